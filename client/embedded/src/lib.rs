@@ -1,0 +1,1 @@
+//! Windlass servers inside the trainer's own process.

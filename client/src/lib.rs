@@ -1,0 +1,1 @@
+//! The Windlass client: push and pull of model parameters.

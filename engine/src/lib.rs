@@ -1,0 +1,1 @@
+//! The Windlass server: shards, tables, update rules, log, coordinator.

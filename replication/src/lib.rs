@@ -1,0 +1,1 @@
+//! Chains, range clocks, placement and membership as pure state machines.

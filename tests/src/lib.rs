@@ -1,0 +1,1 @@
+//! Windlass tests that span crates: simulation, crash, end to end.

@@ -1,0 +1,1 @@
+//! RDMA verbs semantics over InfiniBand, RoCE, shared memory and TCP.

@@ -1,1 +1,21 @@
-//! RDMA verbs semantics over InfiniBand, RoCE, shared memory and TCP.
+//! RDMA verbs semantics over InfiniBand, RoCE and SoftRoCE (`verbs`), shared memory (`shm`) and TCP
+//! (`tcp`): one trait, one conformance suite, three providers.
+//!
+//! - [`fabric`] is the trait and its rules; [`memory`] the pinned memory it works on.
+//! - [`shm`], [`tcp`], [`verbs`] implement it.
+//! - [`mailbox`] is the message ring that a peer writes one-sided.
+#![deny(unsafe_code)]
+
+pub mod batch;
+pub mod error;
+pub mod fabric;
+pub mod memory;
+
+pub use batch::Batch;
+pub use fabric::{
+    Access, Capabilities, Completion, CompletionStatus, Endpoint, InlineBytes, LocalSlice,
+    MemoryRegion, Opcode, Operation, PendingQueuePair, QueuePairId, QueuePairState, RegionId,
+    RemoteAddress, RemoteKey, RemoteRegion, Role, ScatterList, SendRequest, Transport, Waker,
+    WorkId,
+};
+pub use memory::Pages;

@@ -1,0 +1,572 @@
+//! The transport trait: the semantics of RDMA verbs, whatever carries them. It names nothing that a
+//! network card cannot do one-sided, and it knows no provider.
+//!
+//! One instance belongs to one thread; only [`Transport::wait`] blocks. The rules every provider
+//! keeps, proved by the conformance suite in `tests/conformance.rs`:
+//!
+//! 1. **Order.** Requests of one queue pair take effect at the peer in the order they were posted:
+//!    a peer that sees the second write sees the first. Reads may overtake nothing either, but the
+//!    bytes *within* reads are ordered only where [`Capabilities::reads_in_order`] says so;
+//!    otherwise only a completion orders them.
+//! 2. **Completion.** A successful write completion says the bytes were placed in the peer's
+//!    memory, not that its processor looked. A successful read or atomic completion says the local
+//!    bytes are valid. Completions of one queue pair come in posting order. Only requests posted
+//!    with `signaled` complete on success; a failure always completes.
+//! 3. **Failure.** The first failure moves the queue pair to [`QueuePairState::Error`]; every later
+//!    and still pending request completes as [`CompletionStatus::Flushed`]. Other queue pairs are
+//!    unaffected.
+//! 4. **Protection.** A request outside a shared region, or without the access it needs, completes
+//!    as [`CompletionStatus::RemoteAccess`] and changes nothing at the peer.
+//! 5. **Atomics** are eight bytes, eight-byte aligned, little-endian, and atomic among requests of
+//!    this provider to that region.
+//! 6. **Immediates.** A write with immediate consumes one posted receive at the peer and yields a
+//!    [`Opcode::ReceiveImmediate`] completion there after its bytes are placed; it wakes a peer in
+//!    `wait`. Without a posted receive the provider waits or fails, as verbs do: callers keep
+//!    credits so that it never happens.
+//! 7. **Wake-ups.** Only write with immediate, a completion of one's own, a change of connection
+//!    or a [`Waker`] is promised to end `wait`. A plain write may, and nobody may rely on it.
+
+use std::{fmt, time::Duration};
+
+use crate::{
+    batch::Batch,
+    error::{ConnectError, PostError, RegisterError, ShareError},
+    memory::Pages,
+};
+
+/// A queue pair of one transport instance. Never reused by that instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct QueuePairId(pub u32);
+
+/// A registered region's number at its owner, as local side of requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RegionId(pub u32);
+
+/// What a peer names to reach a shared region: the rkey of verbs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RemoteKey(pub u32);
+
+/// What the caller puts on a request to know its completion by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkId(pub u64);
+
+/// What peers may do to a region. The owner may always read and write it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Peers may read.
+    pub remote_read: bool,
+    /// Peers may write.
+    pub remote_write: bool,
+    /// Peers may fetch-add and compare-swap.
+    pub remote_atomic: bool,
+}
+
+impl Access {
+    /// No access for peers: a local source or destination only.
+    pub const LOCAL: Self = Self { remote_read: false, remote_write: false, remote_atomic: false };
+    /// Peers may read, never write: parameter memory.
+    pub const READ: Self = Self { remote_read: true, ..Self::LOCAL };
+    /// Peers may read and write: mailboxes and reply regions.
+    pub const READ_WRITE: Self = Self { remote_read: true, remote_write: true, ..Self::LOCAL };
+    /// Everything.
+    pub const ALL: Self = Self { remote_read: true, remote_write: true, remote_atomic: true };
+}
+
+/// A region registered with one transport instance. Cloning shares it; the provider also holds its
+/// pages until the last request that names them has completed, so dropping is always safe.
+#[derive(Clone, Debug)]
+pub struct MemoryRegion {
+    /// The region's number at this instance.
+    pub id: RegionId,
+    /// The memory.
+    pub pages: Pages,
+    /// What peers may do.
+    pub access: Access,
+}
+
+impl MemoryRegion {
+    /// Bytes `offset..offset + len` of the region. Panics when they are not inside it.
+    #[must_use]
+    pub fn slice(&self, offset: u64, len: u32) -> LocalSlice {
+        let end = offset.checked_add(u64::from(len));
+        assert!(
+            end.is_some_and(|end| end <= self.pages.len() as u64),
+            "slice {offset}+{len} leaves its region of {} bytes",
+            self.pages.len()
+        );
+        LocalSlice { region: self.id, offset, len }
+    }
+}
+
+/// Bytes of a region of one's own. Provider posts check it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalSlice {
+    /// The region.
+    pub region: RegionId,
+    /// First byte within the region.
+    pub offset: u64,
+    /// Number of bytes.
+    pub len: u32,
+}
+
+/// What a peer tells of a region it shares: travels in control messages and mailboxes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RemoteRegion {
+    /// Key to name it by.
+    pub key: RemoteKey,
+    /// Address of its first byte in the owner's terms.
+    pub address: u64,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+impl RemoteRegion {
+    /// Address of the byte at `offset`, as requests name it.
+    #[must_use]
+    pub fn at(&self, offset: u64) -> RemoteAddress {
+        RemoteAddress { key: self.key, address: self.address.wrapping_add(offset) }
+    }
+}
+
+/// A place in a peer's region.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RemoteAddress {
+    /// Key of the region.
+    pub key: RemoteKey,
+    /// Address in the owner's terms.
+    pub address: u64,
+}
+
+/// Most pieces a request scatters to or gathers from. A provider may offer fewer, see
+/// [`Capabilities::scatter_max`], never fewer than two.
+pub const SCATTER_MAX: usize = 8;
+
+/// Most bytes of an inline payload at this interface.
+pub const INLINE_LEN_MAX: usize = 64;
+
+/// Up to [`SCATTER_MAX`] local slices, in order.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct ScatterList {
+    slices: [LocalSlice; SCATTER_MAX],
+    count: u8,
+}
+
+impl ScatterList {
+    /// No slice.
+    pub const EMPTY: Self = Self {
+        slices: [LocalSlice { region: RegionId(0), offset: 0, len: 0 }; SCATTER_MAX],
+        count: 0,
+    };
+
+    /// Adds a slice at the end. Panics when there are [`SCATTER_MAX`] already.
+    pub fn push(&mut self, slice: LocalSlice) {
+        self.slices[usize::from(self.count)] = slice;
+        self.count += 1;
+    }
+
+    /// The slices.
+    #[must_use]
+    pub fn as_slice(&self) -> &[LocalSlice] {
+        &self.slices[..usize::from(self.count)]
+    }
+
+    /// Total bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.as_slice().iter().map(|slice| u64::from(slice.len)).sum()
+    }
+
+    /// Whether there are no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl From<LocalSlice> for ScatterList {
+    fn from(slice: LocalSlice) -> Self {
+        let mut list = Self::EMPTY;
+        list.push(slice);
+        list
+    }
+}
+
+impl fmt::Debug for ScatterList {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_list().entries(self.as_slice()).finish()
+    }
+}
+
+/// A payload small enough to travel in the request itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct InlineBytes {
+    bytes: [u8; INLINE_LEN_MAX],
+    len: u8,
+}
+
+impl InlineBytes {
+    /// A copy of `bytes`. Panics when there are more than [`INLINE_LEN_MAX`].
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Self {
+        assert!(bytes.len() <= INLINE_LEN_MAX, "{} bytes do not go inline", bytes.len());
+        let mut inline = Self { bytes: [0; INLINE_LEN_MAX], len: 0 };
+        inline.bytes[..bytes.len()].copy_from_slice(bytes);
+        #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_LEN_MAX, asserted above")]
+        let len = bytes.len() as u8;
+        inline.len = len;
+        inline
+    }
+
+    /// The eight little-endian bytes of a word, as commit words and acknowledgements are.
+    #[must_use]
+    pub fn word(word: u64) -> Self {
+        Self::new(&word.to_le_bytes())
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+impl fmt::Debug for InlineBytes {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "InlineBytes({})", self.len)
+    }
+}
+
+/// What a request does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Gathers local bytes into the peer's memory. The local bytes must stay unchanged until this
+    /// or a later request of the queue pair has completed. An aligned eight-byte write is placed
+    /// as one.
+    Write {
+        /// Source.
+        local: ScatterList,
+        /// Destination.
+        remote: RemoteAddress,
+    },
+    /// Writes bytes carried by the request: the source may be reused at once.
+    WriteInline {
+        /// Source.
+        bytes: InlineBytes,
+        /// Destination.
+        remote: RemoteAddress,
+    },
+    /// A write, possibly of nothing, that also consumes a receive at the peer and wakes it.
+    WriteWithImmediate {
+        /// Source.
+        bytes: InlineBytes,
+        /// Destination; ignored when there are no bytes.
+        remote: RemoteAddress,
+        /// What the peer's completion carries.
+        immediate: u32,
+    },
+    /// Scatters the peer's bytes into local memory.
+    Read {
+        /// Destination.
+        local: ScatterList,
+        /// Source.
+        remote: RemoteAddress,
+    },
+    /// Adds to the peer's word; its old value goes to eight local bytes.
+    FetchAdd {
+        /// Where the old value goes: eight aligned bytes.
+        local: LocalSlice,
+        /// The word.
+        remote: RemoteAddress,
+        /// What is added, wrapping.
+        add: u64,
+    },
+    /// Replaces the peer's word if it has the expected value; its old value goes to eight local
+    /// bytes.
+    CompareSwap {
+        /// Where the old value goes: eight aligned bytes.
+        local: LocalSlice,
+        /// The word.
+        remote: RemoteAddress,
+        /// Value the word must have.
+        expected: u64,
+        /// Value it gets.
+        desired: u64,
+    },
+}
+
+/// One work request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SendRequest {
+    /// Comes back in the completion.
+    pub work_id: WorkId,
+    /// Whether success yields a completion. A failure always does. At least one request in
+    /// [`Capabilities::outstanding_max`] has to be signaled, or the send queue never empties.
+    pub signaled: bool,
+    /// What to do.
+    pub operation: Operation,
+}
+
+/// What completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opcode {
+    /// A write, inline or not, with or without immediate.
+    Write,
+    /// A read.
+    Read,
+    /// A fetch-add or compare-swap.
+    Atomic,
+    /// A peer's write with immediate.
+    ReceiveImmediate,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CompletionStatus {
+    /// As asked.
+    Success,
+    /// The peer refused: unknown key, outside the region, or access not granted.
+    RemoteAccess,
+    /// The peer could not carry it out: misaligned atomic, or it failed inside.
+    RemoteOperation,
+    /// The peer did not answer in time, or the connection broke.
+    RetryExceeded,
+    /// The peer had no receive posted in time.
+    ReceiverNotReady,
+    /// A local slice was not valid.
+    LocalProtection,
+    /// An earlier request of the queue pair had failed, or it was disconnected.
+    Flushed,
+    /// Anything else, with the provider's own number.
+    Provider(u32),
+}
+
+/// The end of one request, or the arrival of an immediate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// The queue pair.
+    pub queue_pair: QueuePairId,
+    /// The request's work id; zero for a received immediate.
+    pub work_id: WorkId,
+    /// What it was.
+    pub opcode: Opcode,
+    /// How it ended.
+    pub status: CompletionStatus,
+    /// The immediate received; zero otherwise.
+    pub immediate: u32,
+}
+
+impl Completion {
+    /// A value to fill completion arrays with before [`Transport::poll`].
+    pub const EMPTY: Self = Self {
+        queue_pair: QueuePairId(0),
+        work_id: WorkId(0),
+        opcode: Opcode::Write,
+        status: CompletionStatus::Success,
+        immediate: 0,
+    };
+}
+
+/// A queue pair's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueuePairState {
+    /// Connected on this side, but the peer has not been heard of: a passive side must not post yet.
+    Connecting,
+    /// Ready.
+    Ready,
+    /// Failed, or the peer went away. Only [`Transport::disconnect`] is left to do.
+    Error,
+}
+
+/// What one instance can do, fixed at its opening.
+#[derive(Clone, Debug)]
+pub struct Capabilities {
+    /// Name of the provider: `verbs`, `shm`, `tcp`, `simulated`.
+    pub provider: &'static str,
+    /// Name of the device or address in use.
+    pub device: String,
+    /// Most requests of one queue pair in flight.
+    pub outstanding_max: u32,
+    /// Most receives posted on one queue pair.
+    pub receives_max: u32,
+    /// Most slices of a scatter list, from 2 to [`SCATTER_MAX`].
+    pub scatter_max: usize,
+    /// Most bytes of one request.
+    pub message_len_max: u32,
+    /// Whether a read takes the peer's bytes in ascending address order, so that one read can
+    /// validate itself by versions at both ends.
+    pub reads_in_order: bool,
+    /// Whether a region over memory that was not allocated by [`Pages::allocate`] can be shared
+    /// with peers. Always possible as local side.
+    pub shares_foreign_memory: bool,
+}
+
+/// Which side opens the carrier when two endpoints connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Waits for the peer.
+    Passive,
+    /// Goes to the peer.
+    Active,
+}
+
+/// What one side of a queue pair tells the other over the control connection: opaque bytes of its
+/// provider, at most [`Endpoint::LEN_MAX`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint(pub Vec<u8>);
+
+impl Endpoint {
+    /// Most bytes of an endpoint.
+    pub const LEN_MAX: usize = 512;
+}
+
+/// A queue pair that is not connected yet: nothing can be posted on it, only
+/// [`Transport::connect`] takes it. Dropping it leaves a half-open queue pair to be reclaimed by
+/// [`Transport::disconnect`] of [`PendingQueuePair::id`].
+#[derive(Debug)]
+#[must_use = "a pending queue pair has to be connected or disconnected"]
+pub struct PendingQueuePair {
+    id: QueuePairId,
+    endpoint: Endpoint,
+}
+
+impl PendingQueuePair {
+    /// For providers: a queue pair just made.
+    pub fn new(id: QueuePairId, endpoint: Endpoint) -> Self {
+        Self { id, endpoint }
+    }
+
+    /// The number it will have.
+    #[must_use]
+    pub fn id(&self) -> QueuePairId {
+        self.id
+    }
+
+    /// What the peer has to be told.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+}
+
+/// Ends another thread's [`Transport::wait`]. Cheap to clone; may outlive the transport.
+#[derive(Clone)]
+pub struct Waker(std::sync::Arc<dyn Fn() + Send + Sync>);
+
+impl Waker {
+    /// For providers: a waker that calls `wake`.
+    #[must_use]
+    pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(std::sync::Arc::new(wake))
+    }
+
+    /// Wakes the transport's thread, now or at its next `wait`.
+    pub fn wake(&self) {
+        (self.0)();
+    }
+}
+
+impl fmt::Debug for Waker {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Waker")
+    }
+}
+
+/// Bytes of a peer's region that the processor can read in place. Valid until the queue pair is
+/// disconnected; the peer may change them at any time, so never form a reference over them.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerBytes {
+    /// First byte.
+    pub pointer: *const u8,
+    /// Number of bytes.
+    pub len: usize,
+}
+
+/// One thread's access to a fabric: see the module's rules.
+pub trait Transport: Send {
+    /// What this instance can do.
+    fn capabilities(&self) -> &Capabilities;
+
+    /// Registers memory for local use and, with what `access` grants, for peers. Costs time in
+    /// proportion to the length: register few and large regions.
+    ///
+    /// # Errors
+    /// When the provider or the system refuses, with the remedy.
+    fn register(&mut self, pages: &Pages, access: Access) -> Result<MemoryRegion, RegisterError>;
+
+    /// Ends a registration: later requests of peers to it fail as remote access errors. Requests in
+    /// flight that use it locally must have completed.
+    fn deregister(&mut self, region: &MemoryRegion);
+
+    /// Makes a queue pair and the endpoint to tell the peer.
+    ///
+    /// # Errors
+    /// When the provider has no room or the system refuses.
+    fn create_queue_pair(&mut self) -> Result<PendingQueuePair, ConnectError>;
+
+    /// Connects to the peer's endpoint. The passive side returns at once and is
+    /// [`QueuePairState::Connecting`] until the peer is there; the active side returns connected.
+    ///
+    /// # Errors
+    /// When the endpoint is malformed, of another provider, stale, or cannot be reached.
+    fn connect(
+        &mut self,
+        pending: PendingQueuePair,
+        role: Role,
+        remote: &Endpoint,
+    ) -> Result<QueuePairId, ConnectError>;
+
+    /// The queue pair's state; [`QueuePairState::Error`] for one that is unknown.
+    fn state(&self, queue_pair: QueuePairId) -> QueuePairState;
+
+    /// Breaks the connection: pending requests complete as flushed, the peer's side goes to error.
+    /// Unknown ones are ignored.
+    fn disconnect(&mut self, queue_pair: QueuePairId);
+
+    /// Makes a region reachable for the peer of one queue pair and says how to name it. The answer
+    /// may be sent to the peer at once by any way.
+    ///
+    /// # Errors
+    /// When the region grants nothing, or cannot be shared by this provider.
+    fn share(
+        &mut self,
+        queue_pair: QueuePairId,
+        region: &MemoryRegion,
+    ) -> Result<RemoteRegion, ShareError>;
+
+    /// Posts receives for writes with immediate.
+    ///
+    /// # Errors
+    /// When the queue pair is unknown, in error, or its receive queue is full.
+    fn post_receive(&mut self, queue_pair: QueuePairId, count: u32) -> Result<(), PostError>;
+
+    /// Posts requests in order; those taken leave the batch, those refused stay in it. Never
+    /// blocks and never allocates.
+    ///
+    /// # Errors
+    /// The reason why the first one left in the batch was refused.
+    fn post_send(
+        &mut self,
+        queue_pair: QueuePairId,
+        requests: &mut Batch<SendRequest>,
+    ) -> Result<(), PostError>;
+
+    /// Makes bounded progress and reports up to `completions.len()` completions, returning their
+    /// number. Never blocks, never allocates in a steady state.
+    fn poll(&mut self, completions: &mut [Completion]) -> usize;
+
+    /// Sleeps until something may be there to poll, a waker is used, or the time is over. Spurious
+    /// returns are allowed.
+    fn wait(&mut self, timeout: Duration);
+
+    /// Something for other threads to end `wait` with.
+    fn waker(&self) -> Waker;
+
+    /// The peer's bytes in place, where its memory is this host's (shm); `None` on a network. The
+    /// region must have been shared for reading.
+    fn view(
+        &mut self,
+        queue_pair: QueuePairId,
+        remote: RemoteAddress,
+        len: u64,
+    ) -> Option<PeerBytes>;
+}

@@ -1,1 +1,6 @@
-//! The library behind the `windlass` command.
+//! The library behind the `windlass` command: data files, metrics, reports, training, benches and
+//! the command line itself. Results go to stdout, all else to stderr.
+#![forbid(unsafe_code)]
+
+pub mod data;
+pub mod metrics;

@@ -1,0 +1,87 @@
+//! The verbs suite: compiled here, run where the device is by `tests/softroce/suite.sh`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::bounded::BoundedError;
+use super::{SoftroceError, Topology};
+
+/// Packages whose test programs the suite runs.
+const PACKAGES: &[&str] = &["windlass-transport", "windlass-tests"];
+
+/// Compiles test programs and the `windlass` command; returns the topology and command line.
+///
+/// # Errors
+/// When cargo fails; its own messages have been printed.
+pub(super) fn build() -> Result<(Topology, Vec<String>), SoftroceError> {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = manifest.ancestors().nth(2).unwrap_or(manifest);
+    let mut command = vec![
+        "bash".into(),
+        root.join("tests/softroce/suite.sh").display().to_string(),
+    ];
+    let mut arguments = vec!["test", "--no-run"];
+    for package in PACKAGES {
+        arguments.extend(["-p", package]);
+    }
+    for (name, path) in executables(root, &arguments)? {
+        command.push(format!("{name}={}", path.display()));
+    }
+    for (name, path) in executables(root, &["build", "--release", "-p", "windlass", "--bins"])? {
+        command.push(format!("bin:{name}={}", path.display()));
+    }
+    Ok((Topology::Pair, command))
+}
+
+/// Runs cargo and collects the programs it made, by target name.
+fn executables(root: &Path, arguments: &[&str]) -> Result<Vec<(String, PathBuf)>, SoftroceError> {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let shown = format!("cargo {}", arguments.join(" "));
+    let output = Command::new(program)
+        .args(arguments)
+        .arg("--message-format=json-render-diagnostics")
+        .current_dir(root)
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|source| BoundedError::Start {
+            program: shown.clone(),
+            source,
+        })?;
+    if !output.status.success() {
+        return Err(BoundedError::Failed {
+            program: shown,
+            status: output.status,
+            output: "its messages are above".into(),
+        }
+        .into());
+    }
+    Ok(parse_executables(&String::from_utf8_lossy(&output.stdout)))
+}
+
+fn parse_executables(messages: &str) -> Vec<(String, PathBuf)> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter_map(|message| {
+            let path = message["executable"].as_str()?;
+            let name = message["target"]["name"].as_str()?;
+            Some((name.to_owned(), PathBuf::from(path)))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_messages_with_an_executable_count() {
+        let messages = "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"lib\"},\"executable\":null}\n\
+            {\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"conformance\"},\"executable\":\"/t/c\"}\n\
+            not json\n";
+        assert_eq!(
+            parse_executables(messages),
+            [("conformance".to_owned(), PathBuf::from("/t/c"))]
+        );
+    }
+}

@@ -26,7 +26,7 @@
 //! 7. **Wake-ups.** Only write with immediate, a completion of one's own, a change of connection
 //!    or a [`Waker`] is promised to end `wait`. A plain write may, and nobody may rely on it.
 
-use std::{fmt, time::Duration};
+use std::{fmt, os::fd::BorrowedFd, time::Duration};
 
 use crate::{
     batch::Batch,
@@ -142,7 +142,7 @@ pub struct RemoteAddress {
 pub const SCATTER_MAX: usize = 8;
 
 /// Most bytes of an inline payload at this interface.
-pub const INLINE_LEN_MAX: usize = 64;
+pub const INLINE_LEN_MAX: usize = 128;
 
 /// Up to [`SCATTER_MAX`] local slices, in order.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -554,9 +554,26 @@ pub trait Transport: Send {
     /// number. Never blocks, never allocates in a steady state.
     fn poll(&mut self, completions: &mut [Completion]) -> usize;
 
+    /// Announces that this thread is about to sleep: from now on whatever rule 7 names makes
+    /// [`Transport::wait_descriptor`] readable. Returns false when there is something to poll
+    /// already, in which case the caller does not sleep. Every `arm` is followed by a `disarm`.
+    fn arm(&mut self) -> bool;
+
+    /// The descriptor to sleep on between `arm` and `disarm`, readable when there may be something
+    /// to poll. It stays the same for the life of the instance.
+    fn wait_descriptor(&self) -> BorrowedFd<'_>;
+
+    /// Ends what `arm` began, whether woken or not, and clears the descriptor.
+    fn disarm(&mut self);
+
     /// Sleeps until something may be there to poll, a waker is used, or the time is over. Spurious
-    /// returns are allowed.
-    fn wait(&mut self, timeout: Duration);
+    /// returns are allowed. A thread with several transports uses [`crate::wait::wait_any`].
+    fn wait(&mut self, timeout: Duration) {
+        if self.arm() {
+            crate::wait::sleep_on(&[self.wait_descriptor()], timeout);
+        }
+        self.disarm();
+    }
 
     /// Something for other threads to end `wait` with.
     fn waker(&self) -> Waker;

@@ -10,6 +10,7 @@ pub mod batch;
 pub mod error;
 pub mod fabric;
 pub mod memory;
+pub mod wait;
 
 pub use batch::Batch;
 pub use fabric::{

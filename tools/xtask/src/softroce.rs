@@ -131,9 +131,8 @@ impl Options {
             if flag == "--help" || flag == "-h" {
                 return Err(SoftroceError::Usage("help".into()));
             }
-            let value = rest
-                .next()
-                .ok_or_else(|| SoftroceError::Usage(format!("{flag} needs a value")))?;
+            let value =
+                rest.next().ok_or_else(|| SoftroceError::Usage(format!("{flag} needs a value")))?;
             let bad = || SoftroceError::Usage(format!("{flag} does not take {value}"));
             match flag.as_str() {
                 "--where" => {
@@ -219,10 +218,7 @@ mod tests {
     #[test]
     fn an_unknown_option_is_refused() {
         let refused = Options::parse(&words("--gpu 3"));
-        assert!(
-            matches!(refused, Err(SoftroceError::Usage(_))),
-            "{refused:?}"
-        );
+        assert!(matches!(refused, Err(SoftroceError::Usage(_))), "{refused:?}");
     }
 
     #[test]

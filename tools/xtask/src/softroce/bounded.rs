@@ -50,10 +50,7 @@ pub(super) fn run(
         .stdin(Stdio::null())
         .process_group(0)
         .spawn()
-        .map_err(|source| BoundedError::Start {
-            program: program.clone(),
-            source,
-        })?;
+        .map_err(|source| BoundedError::Start { program: program.clone(), source })?;
     loop {
         if let Ok(Some(status)) = child.try_wait() {
             tick();
@@ -75,10 +72,7 @@ pub(super) fn run(
 /// When it cannot be started, overruns, or ends with a status that is not 0.
 pub(super) fn output(command: &mut Command, deadline: Instant) -> Result<String, BoundedError> {
     let program = display(command);
-    let start = |source| BoundedError::Start {
-        program: program.clone(),
-        source,
-    };
+    let start = |source| BoundedError::Start { program: program.clone(), source };
     // A file, not a pipe: nobody has to drain it, so a chatty program cannot block.
     let path = std::env::temp_dir().join(format!(
         "windlass-softroce-{}-{:x}",
@@ -101,18 +95,12 @@ pub(super) fn output(command: &mut Command, deadline: Instant) -> Result<String,
     let complaints = String::from_utf8_lossy(&complaints);
     let text = format!("{printed}{complaints}");
     let from = text.char_indices().rev().nth(2000).map_or(0, |(at, _)| at);
-    Err(BoundedError::Failed {
-        program,
-        status,
-        output: text[from..].to_owned(),
-    })
+    Err(BoundedError::Failed { program, status, output: text[from..].to_owned() })
 }
 
 /// The status a shell would report: the exit code, or 128 + the signal.
 pub(super) fn shell_status(status: ExitStatus) -> i32 {
-    status
-        .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
 fn kill_group(child: &mut Child) {
@@ -141,24 +129,16 @@ mod tests {
     #[test]
     fn an_overrun_kills_the_children_too() {
         let deadline = Instant::now() + Duration::from_millis(200);
-        let overrun = run(
-            Command::new("sh").args(["-c", "sleep 600 & sleep 600"]),
-            deadline,
-            || {},
-        );
-        assert!(
-            matches!(overrun, Err(BoundedError::Overrun { .. })),
-            "{overrun:?}"
-        );
+        let overrun =
+            run(Command::new("sh").args(["-c", "sleep 600 & sleep 600"]), deadline, || {});
+        assert!(matches!(overrun, Err(BoundedError::Overrun { .. })), "{overrun:?}");
     }
 
     #[test]
     fn a_failure_carries_what_was_printed() {
         let deadline = Instant::now() + Duration::from_secs(20);
-        let failed = output(
-            Command::new("sh").args(["-c", "echo one; echo two >&2; exit 3"]),
-            deadline,
-        );
+        let failed =
+            output(Command::new("sh").args(["-c", "echo one; echo two >&2; exit 3"]), deadline);
         let text = failed.unwrap_err().to_string();
         assert!(text.contains("one\ntwo"), "{text}");
     }

@@ -29,15 +29,9 @@ pub(super) fn devices(topology: Topology, deadline: Instant) -> Result<Devices, 
         bounded::output(Command::new(program).args(arguments), deadline)
     };
     quietly("modprobe", &["rdma_rxe"]).map_err(|_| "its kernel has no rdma_rxe module")?;
-    quietly(
-        "rdma",
-        &["link", "add", "rxe_lo", "type", "rxe", "netdev", "lo"],
-    )
-    .map_err(|_| "rdma_rxe is there but `rdma link add` was refused: try as root")?;
-    Ok(Devices {
-        name: "rxe_lo".into(),
-        made: true,
-    })
+    quietly("rdma", &["link", "add", "rxe_lo", "type", "rxe", "netdev", "lo"])
+        .map_err(|_| "rdma_rxe is there but `rdma link add` was refused: try as root")?;
+    Ok(Devices { name: "rxe_lo".into(), made: true })
 }
 
 /// Runs the command with the device's name in its environment.
@@ -62,10 +56,8 @@ pub(super) fn run(
         || {},
     );
     if devices.made {
-        let _ = bounded::output(
-            Command::new("rdma").args(["link", "delete", &devices.name]),
-            deadline,
-        );
+        let _ =
+            bounded::output(Command::new("rdma").args(["link", "delete", &devices.name]), deadline);
     }
     Ok(bounded::shell_status(status?))
 }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use super::bounded::{self, BoundedError};
 use super::SoftroceError;
+use super::bounded::{self, BoundedError};
 
 /// Pinned: its command line is not a stable interface.
 const VIRTME_NG_VERSION: &str = "1.42";
@@ -105,9 +105,7 @@ fn install_packages(deadline: Instant) -> Result<(), SoftroceError> {
     eprintln!("softroce: installing {}", missing.join(" "));
     bounded::output(as_root("apt-get").args(["update", "-qq"]), deadline)?;
     bounded::output(
-        as_root("apt-get")
-            .args(["install", "-qq", "-y", "--no-install-recommends"])
-            .args(&missing),
+        as_root("apt-get").args(["install", "-qq", "-y", "--no-install-recommends"]).args(&missing),
         deadline,
     )?;
     Ok(())
@@ -121,9 +119,7 @@ fn install_virtme_ng(cache: &Path, deadline: Instant) -> Result<(), SoftroceErro
     }
     eprintln!("softroce: installing virtme-ng {VIRTME_NG_VERSION}");
     bounded::output(
-        Command::new("python3")
-            .args(["-m", "venv", "--clear"])
-            .arg(&environment),
+        Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment),
         deadline,
     )?;
     bounded::output(
@@ -156,10 +152,7 @@ fn unpack_kernel(folder: &Path, deadline: Instant) -> Result<PathBuf, SoftroceEr
         deadline,
     )?;
     for package in entries(&fetched, "", ".deb") {
-        bounded::output(
-            Command::new("dpkg").arg("-x").arg(&package).arg(&fetched),
-            deadline,
-        )?;
+        bounded::output(Command::new("dpkg").arg("-x").arg(&package).arg(&fetched), deadline)?;
         let _ = fs::remove_file(&package);
     }
     bounded::output(
@@ -186,7 +179,8 @@ fn unpacked_image(folder: &Path) -> Option<PathBuf> {
 
 /// `6.1.0-13-amd64`, from the meta package's dependency `linux-image-6.1.0-13-amd64`.
 fn kernel_version(meta: &str, deadline: Instant) -> Result<Option<String>, BoundedError> {
-    let listed = match bounded::output(Command::new("apt-cache").args(["depends", meta]), deadline) {
+    let listed = match bounded::output(Command::new("apt-cache").args(["depends", meta]), deadline)
+    {
         Ok(listed) => listed,
         Err(BoundedError::Failed { .. }) => return Ok(None),
         Err(error) => return Err(error),

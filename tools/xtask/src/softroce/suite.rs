@@ -16,10 +16,8 @@ const PACKAGES: &[&str] = &["windlass-transport", "windlass-tests"];
 pub(super) fn build() -> Result<(Topology, Vec<String>), SoftroceError> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     let root = manifest.ancestors().nth(2).unwrap_or(manifest);
-    let mut command = vec![
-        "bash".into(),
-        root.join("tests/softroce/suite.sh").display().to_string(),
-    ];
+    let mut command =
+        vec!["bash".into(), root.join("tests/softroce/suite.sh").display().to_string()];
     let mut arguments = vec!["test", "--no-run"];
     for package in PACKAGES {
         arguments.extend(["-p", package]);
@@ -43,10 +41,7 @@ fn executables(root: &Path, arguments: &[&str]) -> Result<Vec<(String, PathBuf)>
         .current_dir(root)
         .stderr(Stdio::inherit())
         .output()
-        .map_err(|source| BoundedError::Start {
-            program: shown.clone(),
-            source,
-        })?;
+        .map_err(|source| BoundedError::Start { program: shown.clone(), source })?;
     if !output.status.success() {
         return Err(BoundedError::Failed {
             program: shown,

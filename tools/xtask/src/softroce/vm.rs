@@ -60,10 +60,7 @@ pub(super) fn choose_accel(host: &Host, deadline: Instant) -> Result<Accel, Soft
     }
     eprintln!("softroce: trying whether /dev/kvm works");
     let mut probe = boot_command(host, Accel::Kvm, "512M");
-    probe
-        .args(["--", "true"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    probe.args(["--", "true"]).stdout(Stdio::null()).stderr(Stdio::null());
     let until = deadline.min(Instant::now() + PROBE_TIMEOUT);
     let accel = match bounded::run(&mut probe, until, || {}) {
         Ok(status) if status.success() => Accel::Kvm,
@@ -125,7 +122,10 @@ pub(super) fn run(
         if status == 0 {
             let _ = fs::remove_dir_all(&run.path);
         } else {
-            eprintln!("softroce: the command ended with status {status}; see {}", run.path.display());
+            eprintln!(
+                "softroce: the command ended with status {status}; see {}",
+                run.path.display()
+            );
         }
         return Ok(status);
     }

@@ -1,0 +1,49 @@
+#!/bin/bash
+# The verbs suite, run by `cargo xtask softroce` where the RDMA devices are.
+# usage: suite.sh NAME=TEST_PROGRAM... bin:NAME=PROGRAM...
+# Every step runs even if an earlier one fails; the exit status is the number of failures.
+set -u
+failures=0
+declare -A programs
+for argument in "$@"; do
+    programs[${argument%%=*}]=${argument#*=}
+done
+
+step() {
+    local name=$1 began=$SECONDS
+    shift
+    echo "=== $name"
+    if "$@"; then
+        echo "=== $name: ok ($((SECONDS - began)) s)"
+    else
+        echo "=== $name: FAILED with status $? ($((SECONDS - began)) s)"
+        failures=$((failures + 1))
+    fi
+}
+
+# perftest between a server on the first device and a client on the same: proves the device,
+# not us, so that a failure below can be told from a broken machine.
+perftest() {
+    local program=$1
+    shift
+    timeout 60 "$program" -d "$WINDLASS_VERBS_DEVICE" "$@" >/dev/null 2>&1 &
+    local server=$!
+    sleep 1
+    timeout 60 "$program" -d "$WINDLASS_VERBS_DEVICE" "$@" localhost 2>/dev/null | tail -n 3
+    local status=${PIPESTATUS[0]}
+    wait $server
+    return "$status"
+}
+
+if command -v ib_write_lat >/dev/null; then
+    step "perftest write latency, 8 B" perftest ib_write_lat -x 1 -s 8 -n 1000
+    step "perftest read bandwidth, 64 KiB" perftest ib_read_bw -x 1 -s 65536 -n 300
+fi
+for name in "${!programs[@]}"; do
+    case $name in
+        bin:*) ;;
+        conformance|softroce*) step "$name" timeout 300 "${programs[$name]}" verbs --nocapture ;;
+    esac
+done
+echo "=== $failures failed"
+exit $failures

@@ -2,6 +2,7 @@
 //! the command line itself. Results go to stdout, all else to stderr.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod data;
 pub mod metrics;
 pub mod report;

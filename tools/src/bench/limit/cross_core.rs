@@ -1,0 +1,86 @@
+//! The time a cache line takes to another core and back, both sides spinning.
+
+use std::{
+    hint::spin_loop,
+    io,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::pin::{Pinned, allowed_cores};
+
+const ROUNDS_PER_LOOK: u64 = 1000;
+/// A peer that shares our core answers only when it is scheduled: give way after this many turns.
+const SPINS_BEFORE_YIELD: u32 = 10_000;
+const END: u64 = u64::MAX;
+
+/// On a line of its own, away from the prefetcher's pair.
+#[repr(align(128))]
+struct Line(AtomicU64);
+
+/// Microseconds of one round trip, over about `time`.
+#[expect(clippy::cast_precision_loss, reason = "rounds of a few seconds")]
+pub(super) fn round_trip_us(time: Duration) -> io::Result<f64> {
+    let cores = allowed_cores()?;
+    let (here, there) = (cores[0], cores[cores.len() - 1]);
+    let (ping, pong) = (Line(AtomicU64::new(0)), Line(AtomicU64::new(0)));
+    thread::scope(|scope| {
+        let peer = scope.spawn(|| {
+            let _pinned = Pinned::to(there)?;
+            let mut expected = 1;
+            loop {
+                let value = wait_for(&ping.0, expected);
+                if value == END {
+                    return Ok::<(), io::Error>(());
+                }
+                pong.0.store(value, Ordering::Release);
+                expected = value + 1;
+            }
+        });
+        let measured = Pinned::to(here).map(|_pinned| {
+            let mut round = 0;
+            let mut run = || {
+                for _ in 0..ROUNDS_PER_LOOK {
+                    round += 1;
+                    ping.0.store(round, Ordering::Release);
+                    if peer.is_finished() {
+                        return;
+                    }
+                    wait_for(&pong.0, round);
+                }
+            };
+            run();
+            let start = Instant::now();
+            let mut rounds = 0;
+            loop {
+                run();
+                rounds += ROUNDS_PER_LOOK;
+                let elapsed = start.elapsed();
+                if elapsed >= time {
+                    return elapsed.as_secs_f64() * 1e6 / rounds as f64;
+                }
+            }
+        });
+        ping.0.store(END, Ordering::Release);
+        peer.join().unwrap_or_else(|_| Err(io::Error::other("the peer thread ended early")))?;
+        measured
+    })
+}
+
+/// Spins until the value is `expected` or above.
+fn wait_for(value: &AtomicU64, expected: u64) -> u64 {
+    let mut spins = 0;
+    loop {
+        let seen = value.load(Ordering::Acquire);
+        if seen >= expected {
+            return seen;
+        }
+        spins += 1;
+        if spins % SPINS_BEFORE_YIELD == 0 {
+            thread::yield_now();
+        } else {
+            spin_loop();
+        }
+    }
+}

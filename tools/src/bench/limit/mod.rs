@@ -1,0 +1,199 @@
+//! What the machine itself can do, measured in slices between the slices of a bench: a figure taken
+//! minutes apart from what it is compared with says little on a shared machine.
+
+mod cross_core;
+mod memory;
+mod pin;
+mod tcp;
+
+use std::{io, time::Duration};
+
+pub use pin::{Pinned, allowed_cores};
+
+/// A limit that a bench is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitKind {
+    /// Copying the same bytes from memory to memory, one thread.
+    Memcpy,
+    /// Adding the same bytes, as f32, onto as many others in memory, one thread.
+    Add,
+    /// Both of the above one after the other.
+    AddThenMemcpy,
+    /// One cache line there and back between two spinning cores.
+    CrossCore,
+    /// Eight bytes there and back over loopback TCP, both ends blocking in read.
+    TcpBlocking,
+    /// The same with both ends spinning on non-blocking sockets.
+    TcpSpinning,
+    /// The same bytes in one direction of one loopback TCP connection.
+    TcpStream,
+}
+
+/// What a limit is a limit of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quantity {
+    /// Bytes per second.
+    BytesPerSecond,
+    /// Microseconds.
+    Micros,
+}
+
+/// Why a limit could not be measured.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot measure the limit {name}: check that two cores and the loopback network are there")]
+pub struct LimitError {
+    name: &'static str,
+    source: io::Error,
+}
+
+/// Repeated measurements of one limit.
+#[derive(Debug)]
+pub struct Limit {
+    kind: LimitKind,
+    probe: Probe,
+    samples: Vec<f64>,
+}
+
+#[derive(Debug)]
+enum Probe {
+    Memcpy(memory::Copy),
+    Add(memory::Add),
+    AddThenMemcpy(memory::Add, memory::Copy),
+    CrossCore,
+    Blocking(tcp::PingPong),
+    /// Nothing is kept: a spinning peer between two samples would take a core from the bench.
+    Spinning,
+    Stream(tcp::Stream),
+}
+
+impl LimitKind {
+    /// The name in results.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Memcpy => "memcpy",
+            Self::Add => "p += g",
+            Self::AddThenMemcpy => "p += g, then memcpy",
+            Self::CrossCore => "cross-core round trip",
+            Self::TcpBlocking => "TCP ping-pong, blocking",
+            Self::TcpSpinning => "TCP ping-pong, spinning",
+            Self::TcpStream => "TCP stream",
+        }
+    }
+
+    /// What it limits.
+    #[must_use]
+    pub fn quantity(self) -> Quantity {
+        match self {
+            Self::Memcpy | Self::Add | Self::AddThenMemcpy | Self::TcpStream => {
+                Quantity::BytesPerSecond
+            }
+            Self::CrossCore | Self::TcpBlocking | Self::TcpSpinning => Quantity::Micros,
+        }
+    }
+}
+
+impl Limit {
+    /// Prepares to measure `kind` for operations that move `bytes` bytes out of `working_set_bytes`.
+    pub fn new(
+        kind: LimitKind,
+        bytes: usize,
+        working_set_bytes: usize,
+    ) -> Result<Self, LimitError> {
+        let failed = |source| LimitError { name: kind.name(), source };
+        let probe = match kind {
+            LimitKind::Memcpy => Probe::Memcpy(memory::Copy::new(bytes, working_set_bytes)),
+            LimitKind::Add => Probe::Add(memory::Add::new(bytes, working_set_bytes)),
+            LimitKind::AddThenMemcpy => Probe::AddThenMemcpy(
+                memory::Add::new(bytes, working_set_bytes),
+                memory::Copy::new(bytes, working_set_bytes),
+            ),
+            LimitKind::CrossCore => Probe::CrossCore,
+            LimitKind::TcpBlocking => {
+                Probe::Blocking(tcp::PingPong::start(tcp::Waiting::Blocking).map_err(failed)?)
+            }
+            LimitKind::TcpSpinning => Probe::Spinning,
+            LimitKind::TcpStream => Probe::Stream(tcp::Stream::start(bytes).map_err(failed)?),
+        };
+        Ok(Self { kind, probe, samples: Vec::new() })
+    }
+
+    /// Measures once, for about `time`.
+    pub fn sample(&mut self, time: Duration) -> Result<(), LimitError> {
+        let name = self.kind.name();
+        let failed = |source| LimitError { name, source };
+        let sample = match &mut self.probe {
+            Probe::Memcpy(copy) => copy.rate(time),
+            Probe::Add(add) => add.rate(time),
+            Probe::AddThenMemcpy(add, copy) => {
+                let (add, copy) = (add.rate(time / 2), copy.rate(time / 2));
+                // Twice the bytes in the sum of both times.
+                2.0 / (1.0 / add + 1.0 / copy)
+            }
+            Probe::CrossCore => cross_core::round_trip_us(time).map_err(failed)?,
+            Probe::Blocking(ping_pong) => ping_pong.round_trip_us(time).map_err(failed)?,
+            Probe::Spinning => tcp::PingPong::start(tcp::Waiting::Spinning)
+                .and_then(|mut ping_pong| ping_pong.round_trip_us(time))
+                .map_err(failed)?,
+            Probe::Stream(stream) => stream.rate(time).map_err(failed)?,
+        };
+        self.samples.push(sample);
+        Ok(())
+    }
+
+    /// Which limit it is.
+    #[must_use]
+    pub fn kind(&self) -> LimitKind {
+        self.kind
+    }
+
+    /// The median of the samples: bytes per second or microseconds; 0 before the first sample.
+    #[must_use]
+    pub fn median(&self) -> f64 {
+        median(&self.samples)
+    }
+}
+
+/// The middle value, or the mean of the middle two; 0 of nothing.
+#[must_use]
+pub fn median(samples: &[f64]) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    match sorted.len() {
+        0 => 0.0,
+        count if count % 2 == 1 => sorted[count / 2],
+        count => 0.5 * (sorted[count / 2 - 1] + sorted[count / 2]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_limit_measures_something() {
+        for kind in [
+            LimitKind::Memcpy,
+            LimitKind::Add,
+            LimitKind::AddThenMemcpy,
+            LimitKind::CrossCore,
+            LimitKind::TcpBlocking,
+            LimitKind::TcpSpinning,
+            LimitKind::TcpStream,
+        ] {
+            let mut limit = Limit::new(kind, 100_000, 1 << 20).unwrap();
+            assert_eq!(limit.median(), 0.0);
+            for _ in 0..2 {
+                limit.sample(Duration::from_millis(1)).unwrap();
+            }
+            assert!(limit.median() > 0.0 && limit.median().is_finite(), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(&[]), 0.0);
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0]), 2.5);
+    }
+}

@@ -1,0 +1,87 @@
+//! A range clock as bytes, for checkpoints and catch-up. Equal clocks have equal bytes.
+//!
+//! ```text
+//! 0         4
+//! | workers | worker entries ...
+//! 0      4      5       9
+//! | rank | live | steps | steps: first row (8) | clock (8) ...
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use windlass_wire::WorkerRank;
+
+use super::steps::Steps;
+use super::{RangeClock, RangeClockLimits, Worker};
+use crate::bytes::{DecodeError, Reader, write_count};
+
+const WORKER_BYTES: usize = 9;
+const STEP_BYTES: usize = 16;
+
+impl RangeClock {
+    /// Appends the clock's bytes.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.reserve(4 + self.workers.len() * WORKER_BYTES + self.step_count() * STEP_BYTES);
+        write_count(out, self.workers.len());
+        for (rank, entry) in &self.workers {
+            out.extend_from_slice(&rank.0.to_le_bytes());
+            out.push(u8::from(entry.live));
+            write_count(out, entry.steps.count());
+            entry.steps.each(&mut |start, clock| {
+                out.extend_from_slice(&start.to_le_bytes());
+                out.extend_from_slice(&clock.to_le_bytes());
+            });
+        }
+    }
+
+    /// Reads a clock from all of `bytes`. Refuses what `encode` never writes: above a bound, out of
+    /// order, not coalesced.
+    pub fn decode(bytes: &[u8], limits: RangeClockLimits) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(bytes, "a range clock");
+        let count = reader.count("a range clock's workers", limits.workers_max, WORKER_BYTES)?;
+        let mut workers = BTreeMap::new();
+        let mut minima = BTreeSet::new();
+        for _ in 0..count {
+            let rank = WorkerRank(reader.u32()?);
+            let live = match reader.u8()? {
+                0 => false,
+                1 => true,
+                value => return Err(malformed("a worker's live flag", u64::from(value))),
+            };
+            let steps = decode_steps(&mut reader, limits.steps_max)?;
+            if workers.last_key_value().is_some_and(|(last, _)| *last >= rank) {
+                return Err(malformed("a worker's rank", u64::from(rank.0)));
+            }
+            if live {
+                minima.insert((steps.minimum(), rank));
+            }
+            workers.insert(rank, Worker { steps, live });
+        }
+        reader.finish()?;
+        Ok(Self { workers, minima, limits })
+    }
+}
+
+fn decode_steps(reader: &mut Reader<'_>, steps_max: usize) -> Result<Steps, DecodeError> {
+    let count = reader.count("a worker's steps", steps_max, STEP_BYTES)?;
+    let mut sorted: Vec<(u64, u64)> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (start, clock) = (reader.u64()?, reader.u64()?);
+        let in_order = match sorted.last() {
+            None => start == 0,
+            Some(&(last, before)) => last < start && before != clock && start < u64::MAX,
+        };
+        if !in_order {
+            return Err(malformed("a step's first row", start));
+        }
+        sorted.push((start, clock));
+    }
+    if sorted.is_empty() {
+        return Err(malformed("a worker's steps", 0));
+    }
+    Ok(Steps::from_sorted(&sorted))
+}
+
+fn malformed(what: &'static str, value: u64) -> DecodeError {
+    DecodeError::Malformed { what, value }
+}

@@ -3,12 +3,27 @@
 #![forbid(unsafe_code)]
 
 pub mod checksum;
+pub mod codec;
+pub mod completion;
+pub mod control;
 pub mod dtype;
 pub mod ids;
+pub mod map;
+pub mod request;
+pub mod rule;
+pub mod schema;
 
 pub use checksum::Checksum;
+pub use codec::{Blob, DecodeError, Wire};
+pub use completion::{CompletionWord, Status};
 pub use dtype::DataType;
 pub use ids::{
     Epoch, Incarnation, Key, Lsn, PartitionId, RowRange, Sequence, ServerId, SessionId, ShardId,
     TableId, Timestamp, WorkerClock, WorkerRank,
+};
+pub use map::{ClusterMap, Layout, ServerEntry};
+pub use request::{Place, RequestHeader, RequestKind, Rows};
+pub use rule::UpdateRule;
+pub use schema::{
+    Aggregation, Consistency, Durability, NotFinitePolicy, TableEntry, TableKind, TableSchema,
 };

@@ -1,0 +1,156 @@
+//! The eight-byte word that completes a request, written by the server into the requester's
+//! completion ring at `sequence % slots`.
+//!
+//! ```text
+//! bits  0..32  low half of the request's sequence in its mailbox
+//! bits 32..40  status
+//! bits 40..64  detail: what the status points at, for example the index of a bad row
+//! ```
+
+use std::fmt;
+
+/// How a request ended. The discriminant is its number on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Status {
+    /// Done.
+    Done = 0,
+    /// The request's bytes made no sense.
+    Malformed = 1,
+    /// Its checksum did not match.
+    Checksum = 2,
+    /// There is no such table.
+    UnknownTable = 3,
+    /// The table has another dtype.
+    WrongDtype = 4,
+    /// The table's rows have another width.
+    WrongWidth = 5,
+    /// Keys are not ascending; the detail is the index of the first that is not.
+    UnsortedKeys = 6,
+    /// A key appears twice; the detail is the index of the second.
+    DuplicateKey = 7,
+    /// A row is past the table's end; the detail is its index in the request.
+    OutOfRange = 8,
+    /// A value is not finite and the table refuses such; the detail is the row's index.
+    NotFinite = 9,
+    /// The sender's cluster map is old: fetch the new one and try again.
+    StaleEpoch = 10,
+    /// The rows live elsewhere: fetch the map and try again.
+    NotHere = 11,
+    /// The session may not do that.
+    Forbidden = 12,
+    /// The requester's memory could not be read or written.
+    Unreachable = 13,
+    /// No memory is left for new rows.
+    Full = 14,
+    /// The partition stopped accepting pushes after a failed write to disk.
+    Poisoned = 15,
+    /// The server is shutting down.
+    ShuttingDown = 16,
+    /// The request would have to wait for a worker that is behind the table's bound.
+    TooEarly = 17,
+    /// The sequence is older than the last one applied and its outcome is no longer known.
+    Superseded = 18,
+}
+
+impl Status {
+    const ALL: [Self; 19] = [
+        Self::Done,
+        Self::Malformed,
+        Self::Checksum,
+        Self::UnknownTable,
+        Self::WrongDtype,
+        Self::WrongWidth,
+        Self::UnsortedKeys,
+        Self::DuplicateKey,
+        Self::OutOfRange,
+        Self::NotFinite,
+        Self::StaleEpoch,
+        Self::NotHere,
+        Self::Forbidden,
+        Self::Unreachable,
+        Self::Full,
+        Self::Poisoned,
+        Self::ShuttingDown,
+        Self::TooEarly,
+        Self::Superseded,
+    ];
+
+    /// The status with this number, or `None`.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Done => "done",
+            Self::Malformed => "the request was malformed",
+            Self::Checksum => "the request was damaged on its way",
+            Self::UnknownTable => "there is no such table",
+            Self::WrongDtype => "the table has another dtype",
+            Self::WrongWidth => "the table's rows have another width",
+            Self::UnsortedKeys => "keys must be ascending",
+            Self::DuplicateKey => "a key appears twice",
+            Self::OutOfRange => "a row is past the table's end",
+            Self::NotFinite => "a value is NaN or infinite and the table refuses such",
+            Self::StaleEpoch => "the cluster map changed",
+            Self::NotHere => "the rows live on another server",
+            Self::Forbidden => "the session may not do that",
+            Self::Unreachable => "the server could not reach the client's memory",
+            Self::Full => "the server has no memory left for new rows",
+            Self::Poisoned => "the partition accepts no pushes after a failed write to disk",
+            Self::ShuttingDown => "the server is shutting down",
+            Self::TooEarly => "a worker is behind the table's staleness bound",
+            Self::Superseded => "the outcome of so old a request is no longer known",
+        })
+    }
+}
+
+/// One completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompletionWord {
+    /// Low half of the request's number in its mailbox, from 1.
+    pub number: u32,
+    /// How it ended.
+    pub status: Status,
+    /// What the status points at, below 2^24.
+    pub detail: u32,
+}
+
+/// Largest detail a word holds; larger ones are cut to it.
+pub const DETAIL_MAX: u32 = (1 << 24) - 1;
+
+impl CompletionWord {
+    /// The word.
+    #[must_use]
+    pub fn encode(self) -> u64 {
+        u64::from(self.number)
+            | u64::from(self.status as u8) << 32
+            | u64::from(self.detail.min(DETAIL_MAX)) << 40
+    }
+
+    /// The completion in a word, or `None` for a status this version does not know.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the fields are cut out by shifts")]
+    pub fn decode(word: u64) -> Option<Self> {
+        let status = Status::from_number((word >> 32) as u8)?;
+        Some(Self { number: word as u32, status, detail: (word >> 40) as u32 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_round_trips() {
+        for status in Status::ALL {
+            let word = CompletionWord { number: 0xdead_beef, status, detail: DETAIL_MAX };
+            assert_eq!(CompletionWord::decode(word.encode()), Some(word));
+        }
+        assert_eq!(CompletionWord::decode(255 << 32), None);
+    }
+}

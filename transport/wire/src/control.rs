@@ -1,0 +1,353 @@
+//! Control messages: what clients, servers and the coordinator say over a control connection.
+//!
+//! ```text
+//! offset size
+//!      0    4  magic "WLC1"
+//!      4    4  length of the message, at most 1 MiB
+//!      8    4  CRC32C of the message
+//!     12       message: a tag byte, then its fields
+//! ```
+
+use crate::{
+    checksum::Checksum,
+    codec::{BLOB_LEN_MAX, Blob, DecodeError, Wire},
+    ids::{Epoch, Incarnation, PartitionId, ServerId, SessionId, ShardId, TableId, WorkerRank},
+    map::ClusterMap,
+    schema::{TableEntry, TableSchema},
+};
+
+/// Version of the protocol; peers of different versions refuse each other.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Length of a frame's header in bytes.
+pub const FRAME_HEADER_LEN: usize = 12;
+
+/// Most bytes of a message.
+pub const MESSAGE_LEN_MAX: usize = BLOB_LEN_MAX + 4096;
+
+const MAGIC: [u8; 4] = *b"WLC1";
+
+/// A message with its header.
+#[must_use]
+pub fn encode_frame<M: Wire>(message: &M) -> Vec<u8> {
+    let mut frame = vec![0; FRAME_HEADER_LEN];
+    message.encode(&mut frame);
+    let len = u32::try_from(frame.len() - FRAME_HEADER_LEN).unwrap_or(u32::MAX);
+    let checksum = Checksum::of(&frame[FRAME_HEADER_LEN..]);
+    frame[0..4].copy_from_slice(&MAGIC);
+    frame[4..8].copy_from_slice(&len.to_le_bytes());
+    frame[8..12].copy_from_slice(&checksum.0.to_le_bytes());
+    frame
+}
+
+/// Checks a frame's header; returns the message's length and checksum.
+///
+/// # Errors
+/// When the magic is wrong or the length over its bound.
+pub fn decode_frame_header(
+    header: &[u8; FRAME_HEADER_LEN],
+) -> Result<(usize, Checksum), DecodeError> {
+    let word = |at: usize| {
+        u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+    };
+    if header[0..4] != MAGIC {
+        return Err(DecodeError::Unknown { field: "frame magic", value: u64::from(word(0)) });
+    }
+    let len = word(4) as usize;
+    if len > MESSAGE_LEN_MAX {
+        return Err(DecodeError::TooLong {
+            field: "message length",
+            value: len as u64,
+            max: MESSAGE_LEN_MAX as u64,
+        });
+    }
+    Ok((len, Checksum(word(8))))
+}
+
+/// Checks a message's checksum and decodes it.
+///
+/// # Errors
+/// When the bytes are damaged or are no message.
+pub fn decode_message<M: Wire>(bytes: &[u8], checksum: Checksum) -> Result<M, DecodeError> {
+    let computed = Checksum::of(bytes);
+    if computed != checksum {
+        return Err(DecodeError::Checksum { found: checksum.0, computed: computed.0 });
+    }
+    M::from_bytes(bytes)
+}
+
+/// A way that bytes can travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Provider {
+    /// InfiniBand, RoCE, SoftRoCE.
+    Verbs {},
+    /// Shared memory of one host.
+    Shm {},
+    /// TCP.
+    Tcp {},
+}
+
+impl Provider {
+    /// All, in the order in which they are tried.
+    pub const ALL: [Self; 3] = [Self::Verbs {}, Self::Shm {}, Self::Tcp {}];
+
+    /// Its name in flags and results.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Verbs {} => "verbs",
+            Self::Shm {} => "shm",
+            Self::Tcp {} => "tcp",
+        }
+    }
+}
+
+/// A region of the peer, as [`RemoteRegion`] of the transport.
+///
+/// [`RemoteRegion`]: https://docs.rs/windlass-transport
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SharedRegion {
+    /// Key to name it by.
+    pub key: u32,
+    /// Address of its first byte in the owner's terms.
+    pub address: u64,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+/// Where the rows of one partition of a dense table lie, for one-sided reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionPlace {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Region that holds it.
+    pub region: SharedRegion,
+    /// Offset of its first block's line within the region.
+    pub offset: u64,
+    /// First row.
+    pub first_row: u64,
+    /// Number of rows.
+    pub row_count: u64,
+    /// Rows per block; the last one may have fewer.
+    pub block_rows: u32,
+    /// Bytes from one block's line to the next one's.
+    pub block_stride: u32,
+}
+
+/// What a client asks of a server.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ClientRequest {
+    /// First message of every control connection.
+    Hello {
+        /// [`PROTOCOL_VERSION`].
+        version: u32,
+        /// The token, or empty.
+        token: String,
+        /// The session to go on with, or zero for a new one.
+        session: SessionId,
+        /// The life of the session.
+        incarnation: Incarnation,
+        /// The worker's rank, when it has one.
+        rank: Option<WorkerRank>,
+        /// Names this host and user: equal names can share memory.
+        host: String,
+    },
+    /// The cluster map in force.
+    Map {},
+    /// Creates a table; an equal one that exists already is returned.
+    CreateTable {
+        /// Its name.
+        name: String,
+        /// Its schema.
+        schema: TableSchema,
+    },
+    /// Finds a table.
+    OpenTable {
+        /// Its name.
+        name: String,
+    },
+    /// Drops a table and its rows.
+    DropTable {
+        /// Its name.
+        name: String,
+    },
+    /// All tables.
+    ListTables {},
+    /// First half of connecting to a shard: exchanges endpoints.
+    OpenMailbox {
+        /// The shard.
+        shard: ShardId,
+        /// By which provider.
+        provider: Provider,
+        /// The client's endpoint.
+        endpoint: Blob,
+    },
+    /// Second half: exchanges regions.
+    AttachMailbox {
+        /// The shard.
+        shard: ShardId,
+        /// The client's reply region.
+        reply: SharedRegion,
+        /// Slots of its completion ring.
+        completion_slots: u32,
+    },
+    /// Where the rows of a dense table lie at a shard.
+    Locate {
+        /// The table.
+        table: TableId,
+        /// The shard.
+        shard: ShardId,
+    },
+    /// Counters of the server.
+    Statistics {},
+    /// Asks the server to shut down after what it has is done.
+    Shutdown {},
+}
+
+/// What a server answers to a client.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ClientReply {
+    /// To `Hello`.
+    Welcome {
+        /// The session.
+        session: SessionId,
+        /// The server.
+        server: ServerId,
+        /// Its life.
+        incarnation: Incarnation,
+        /// Its shards.
+        shard_count: u16,
+        /// Providers it offers to this client, best first.
+        providers: Vec<Provider>,
+        /// Why better ones are not offered, one sentence each.
+        notes: Vec<String>,
+    },
+    /// To `Map`.
+    Map {
+        /// The map.
+        map: ClusterMap,
+    },
+    /// To `CreateTable` and `OpenTable`.
+    Table {
+        /// The table.
+        table: TableEntry,
+    },
+    /// To `ListTables`.
+    Tables {
+        /// The tables, by id.
+        tables: Vec<TableEntry>,
+    },
+    /// To `OpenMailbox`.
+    Mailbox {
+        /// The shard's endpoint.
+        endpoint: Blob,
+    },
+    /// To `AttachMailbox`.
+    Attached {
+        /// The mailbox's region.
+        mailbox: SharedRegion,
+        /// Bytes of its ring.
+        ring_len: u32,
+        /// Microseconds a shard spins before it sleeps.
+        spin_us: u32,
+        /// Values longer than this go by reference, in bytes.
+        by_reference_len: u32,
+    },
+    /// To `Locate`.
+    Located {
+        /// The partitions of the shard that hold rows of the table.
+        places: Vec<PartitionPlace>,
+    },
+    /// To `Statistics`: JSON, whose keys are documented with the command line.
+    Statistics {
+        /// The text.
+        json: Blob,
+    },
+    /// Done, nothing to say.
+    Done {},
+    /// Not done.
+    Refused {
+        /// Its kind.
+        status: RefusalKind,
+        /// A sentence for people.
+        text: String,
+    },
+}
+
+/// Why a control request was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// The peers' protocol versions differ.
+    Version {},
+    /// The token does not match.
+    Token {},
+    /// There is no such table.
+    UnknownTable {},
+    /// A table of that name exists with another schema.
+    TableExists {},
+    /// The request is not valid.
+    Invalid {},
+    /// The server has no room.
+    Full {},
+    /// The server is shutting down.
+    ShuttingDown {},
+    /// The coordinator cannot be reached; try again.
+    NoCoordinator {},
+    /// Something failed inside the server.
+    Internal {},
+    /// The map is older than what the request needs; try again.
+    StaleEpoch {
+        /// Epoch of the server's map.
+        epoch: Epoch,
+    },
+}
+
+crate::codec::wire_enum!(Provider { 1 => Verbs {}, 2 => Shm {}, 3 => Tcp {} });
+crate::codec::wire_struct!(SharedRegion { key, address, len });
+crate::codec::wire_struct!(PartitionPlace {
+    partition,
+    region,
+    offset,
+    first_row,
+    row_count,
+    block_rows,
+    block_stride,
+});
+crate::codec::wire_enum!(ClientRequest {
+    1 => Hello { version, token, session, incarnation, rank, host },
+    2 => Map {},
+    3 => CreateTable { name, schema },
+    4 => OpenTable { name },
+    5 => DropTable { name },
+    6 => ListTables {},
+    7 => OpenMailbox { shard, provider, endpoint },
+    8 => AttachMailbox { shard, reply, completion_slots },
+    9 => Locate { table, shard },
+    10 => Statistics {},
+    11 => Shutdown {},
+});
+crate::codec::wire_enum!(ClientReply {
+    1 => Welcome { session, server, incarnation, shard_count, providers, notes },
+    2 => Map { map },
+    3 => Table { table },
+    4 => Tables { tables },
+    5 => Mailbox { endpoint },
+    6 => Attached { mailbox, ring_len, spin_us, by_reference_len },
+    7 => Located { places },
+    8 => Statistics { json },
+    9 => Done {},
+    10 => Refused { status, text },
+});
+crate::codec::wire_enum!(RefusalKind {
+    1 => Version {},
+    2 => Token {},
+    3 => UnknownTable {},
+    4 => TableExists {},
+    5 => Invalid {},
+    6 => Full {},
+    7 => ShuttingDown {},
+    8 => NoCoordinator {},
+    9 => Internal {},
+    10 => StaleEpoch { epoch },
+});
+

@@ -1,0 +1,176 @@
+//! The cluster map: which servers there are and which chain holds each partition. Clients compute
+//! placement from it; nothing is looked up on the data path.
+
+use crate::{
+    ids::{Epoch, Incarnation, PartitionId, RowRange, ServerId, ShardId, TableId},
+    schema::TableKind,
+};
+
+/// Most partitions of a cluster; always a power of two.
+pub const PARTITIONS_MAX: u32 = 1 << 14;
+
+/// A server as the map has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerEntry {
+    /// Its number.
+    pub id: ServerId,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// Where its control port listens, `host:port`.
+    pub address: String,
+    /// How many shards it has, from 1.
+    pub shard_count: u16,
+}
+
+/// The servers of one partition, head first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Chain {
+    /// The servers.
+    pub servers: Vec<ServerId>,
+}
+
+/// The map of one epoch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClusterMap {
+    /// Its number: a later map has a larger one.
+    pub epoch: Epoch,
+    /// The servers.
+    pub servers: Vec<ServerEntry>,
+    /// The chain of each partition; as many as there are partitions, a power of two.
+    pub chains: Vec<Chain>,
+}
+
+crate::codec::wire_struct!(ServerEntry { id, incarnation, address, shard_count });
+crate::codec::wire_struct!(Chain { servers });
+crate::codec::wire_struct!(ClusterMap { epoch, servers, chains });
+
+impl ClusterMap {
+    /// Number of partitions.
+    #[must_use]
+    pub fn partition_count(&self) -> u32 {
+        u32::try_from(self.chains.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The server with this number.
+    #[must_use]
+    pub fn server(&self, id: ServerId) -> Option<&ServerEntry> {
+        self.servers.iter().find(|server| server.id == id)
+    }
+
+    /// The head of a partition's chain, which takes its pushes.
+    #[must_use]
+    pub fn head(&self, partition: PartitionId) -> Option<ServerId> {
+        self.chains.get(partition.0 as usize)?.servers.first().copied()
+    }
+
+    /// The tail of a partition's chain, which answers strong pulls.
+    #[must_use]
+    pub fn tail(&self, partition: PartitionId) -> Option<ServerId> {
+        self.chains.get(partition.0 as usize)?.servers.last().copied()
+    }
+}
+
+/// The shard of a server that owns a partition there.
+#[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "the remainder is below a u16")]
+pub fn shard_of(partition: PartitionId, shard_count: u16) -> ShardId {
+    ShardId((partition.0 % u32::from(shard_count.max(1))) as u16)
+}
+
+/// How the rows of one table spread over the partitions of the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    kind: TableKind,
+    partition_mask: u32,
+    rotation: u32,
+    rows_per_partition: u64,
+}
+
+impl Layout {
+    /// The layout of a table in a cluster of `partition_count` partitions, a power of two.
+    #[must_use]
+    pub fn new(table: TableId, kind: TableKind, partition_count: u32) -> Self {
+        assert!(partition_count.is_power_of_two(), "{partition_count} partitions");
+        let rows = match kind {
+            TableKind::Dense { rows } => rows,
+            TableKind::Sparse {} => 0,
+        };
+        Self {
+            kind,
+            partition_mask: partition_count - 1,
+            // Small tables would otherwise all begin in partition 0.
+            rotation: mix(u64::from(table.0)).to_le_bytes()[0].into(),
+            rows_per_partition: rows.div_ceil(u64::from(partition_count)).max(1),
+        }
+    }
+
+    /// The partition that holds a row or key.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the mask is below 2^32")]
+    pub fn partition_of(&self, key: u64) -> PartitionId {
+        let index = match self.kind {
+            TableKind::Dense { .. } => (key / self.rows_per_partition) as u32,
+            TableKind::Sparse {} => mix(key) as u32,
+        };
+        PartitionId(index.wrapping_add(self.rotation) & self.partition_mask)
+    }
+
+    /// The rows of a dense table that a partition holds; empty for sparse tables and for
+    /// partitions past the table's end.
+    #[must_use]
+    pub fn rows_of(&self, partition: PartitionId) -> RowRange {
+        let TableKind::Dense { rows } = self.kind else { return RowRange::default() };
+        let index = partition.0.wrapping_sub(self.rotation) & self.partition_mask;
+        let start = (u64::from(index) * self.rows_per_partition).min(rows);
+        RowRange::new(start, (start + self.rows_per_partition).min(rows))
+    }
+
+    /// Rows that neighbouring partitions hold each; the last one may hold fewer.
+    #[must_use]
+    pub fn rows_per_partition(&self) -> u64 {
+        self.rows_per_partition
+    }
+}
+
+/// A bijective mixer of 64 bits (the finalizer of SplitMix64): spreads keys that count up.
+#[must_use]
+pub const fn mix(key: u64) -> u64 {
+    let mut mixed = key.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dense_rows_are_covered_once_and_agree_with_partition_of() {
+        for rows in [1, 2, 63, 64, 65, 1000, 1 << 20] {
+            for table in 0..5 {
+                let layout = Layout::new(TableId(table), TableKind::Dense { rows }, 64);
+                let mut covered = 0;
+                for partition in (0..64).map(PartitionId) {
+                    let range = layout.rows_of(partition);
+                    covered += range.count();
+                    if !range.is_empty() {
+                        assert_eq!(layout.partition_of(range.start), partition);
+                        assert_eq!(layout.partition_of(range.end - 1), partition);
+                    }
+                }
+                assert_eq!(covered, rows, "table {table} with {rows} rows");
+            }
+        }
+    }
+
+    #[test]
+    fn small_ids_of_sparse_tables_spread() {
+        let layout = Layout::new(TableId(1), TableKind::Sparse {}, 64);
+        let mut counts = [0_u32; 64];
+        for key in 0..6400 {
+            counts[layout.partition_of(key).0 as usize] += 1;
+        }
+        assert!(counts.iter().all(|count| (60..140).contains(count)), "{counts:?}");
+    }
+}

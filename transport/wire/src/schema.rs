@@ -1,0 +1,299 @@
+//! What a table is: its schema as users give it, and its encoding.
+
+use crate::{
+    codec::{DecodeError, Reader, Wire},
+    dtype::DataType,
+    ids::TableId,
+    request::WIDTH_MAX,
+    rule::UpdateRule,
+};
+
+/// Whether rows are numbered without gaps or named by any key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableKind {
+    /// Rows `0..rows`, all present from the start, pulled by one-sided reads.
+    Dense {
+        /// Number of rows.
+        rows: u64,
+    },
+    /// Any 64-bit key; a row is made by the first push to it.
+    Sparse {},
+}
+
+/// Which pushes a pull may miss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consistency {
+    /// Every worker's pushes of the rounds before: bulk synchronous.
+    Sequential {},
+    /// All but those of the last `tau` rounds: stale synchronous.
+    Bounded {
+        /// The bound in rounds.
+        tau: u64,
+    },
+    /// Whatever has arrived.
+    Eventual {},
+}
+
+/// What an acknowledged push has survived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// It is in the memory of every live replica.
+    Memory {},
+    /// As `Memory`, and on disk within so many milliseconds.
+    Interval {
+        /// Milliseconds, from 1.
+        milliseconds: u32,
+    },
+    /// It is on disk on every live replica.
+    Sync {},
+}
+
+/// What happens to pushed values that are NaN or infinite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotFinitePolicy {
+    /// They are applied like any other value.
+    Accept {},
+    /// The whole push is refused.
+    Reject {},
+}
+
+/// How pushes of one clock are combined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aggregation {
+    /// Each turn's sum is applied.
+    Immediate {},
+    /// Pushes of one worker clock are summed until `quorum` workers contributed, then applied once.
+    Rounds {
+        /// How many workers close a round; zero for all.
+        quorum: u32,
+        /// Whether a late push is added to the next round (or dropped).
+        fold_late: bool,
+    },
+}
+
+/// A table's schema.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TableSchema {
+    /// Element type.
+    pub dtype: DataType,
+    /// Values per row, from 1.
+    pub width: u32,
+    /// Dense or sparse.
+    pub kind: TableKind,
+    /// How a push changes a row.
+    pub rule: UpdateRule,
+    /// Staleness of pulls.
+    pub consistency: Consistency,
+    /// Servers that hold each partition, from 1.
+    pub replicas: u8,
+    /// When a push is acknowledged.
+    pub durability: Durability,
+    /// NaN policy.
+    pub not_finite: NotFinitePolicy,
+    /// Turn or round.
+    pub aggregation: Aggregation,
+}
+
+/// Most replicas of a partition.
+pub const REPLICAS_MAX: u8 = 8;
+
+/// Most rows of a dense table.
+pub const DENSE_ROWS_MAX: u64 = 1 << 40;
+
+/// Most bytes of a table's name.
+pub const TABLE_NAME_LEN_MAX: usize = 255;
+
+/// Why a schema or a table's name is not valid.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum SchemaError {
+    /// The name is empty, too long or has control characters.
+    #[error(
+        "table name {name:?} is not valid: use 1 to {TABLE_NAME_LEN_MAX} bytes without control characters"
+    )]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// The width is out of bounds.
+    #[error("width {width} is not valid: use 1 to {WIDTH_MAX} values per row")]
+    Width {
+        /// The width.
+        width: u32,
+    },
+    /// The number of rows is out of bounds.
+    #[error("{rows} rows are not valid for a dense table: use 1 to {DENSE_ROWS_MAX}, or a sparse table")]
+    Rows {
+        /// The rows.
+        rows: u64,
+    },
+    /// The number of replicas is out of bounds.
+    #[error("{replicas} replicas are not valid: use 1 to {REPLICAS_MAX}")]
+    Replicas {
+        /// The replicas.
+        replicas: u8,
+    },
+    /// The write-back interval is zero.
+    #[error("a durability interval of 0 ms is not valid: use at least 1 ms, or sync")]
+    Interval,
+    /// The rule's hyper-parameters or dtype are not valid.
+    #[error("the update rule is not valid")]
+    Rule {
+        /// Why.
+        source: crate::rule::RuleError,
+    },
+    /// Rows are too large for one request.
+    #[error("a row of {bytes} bytes is too large: the most is {max} bytes")]
+    RowTooLarge {
+        /// Bytes of a row.
+        bytes: u64,
+        /// Most bytes of a row.
+        max: u64,
+    },
+}
+
+/// Most bytes of one row: a row always fits one request.
+pub const ROW_LEN_MAX: u64 = crate::request::VALUES_LEN_MAX / 4;
+
+impl TableSchema {
+    /// A dense table of `rows` rows with the rule `add`, one replica, in memory.
+    #[must_use]
+    pub fn dense(dtype: DataType, rows: u64, width: u32) -> Self {
+        Self {
+            dtype,
+            width,
+            kind: TableKind::Dense { rows },
+            rule: UpdateRule::Add,
+            consistency: Consistency::Eventual {},
+            replicas: 1,
+            durability: Durability::Memory {},
+            not_finite: NotFinitePolicy::Accept {},
+            aggregation: Aggregation::Immediate {},
+        }
+    }
+
+    /// A sparse table with the rule `add`, one replica, in memory.
+    #[must_use]
+    pub fn sparse(dtype: DataType, width: u32) -> Self {
+        Self { kind: TableKind::Sparse {}, ..Self::dense(dtype, 1, width) }
+    }
+
+    /// Bytes of one row's values.
+    #[must_use]
+    pub fn row_len(&self) -> u64 {
+        u64::from(self.width) * self.dtype.size() as u64
+    }
+
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// The first that is out of its bounds.
+    pub fn validate(&self) -> Result<(), SchemaError> {
+        if self.width == 0 || self.width > WIDTH_MAX {
+            return Err(SchemaError::Width { width: self.width });
+        }
+        if self.row_len() > ROW_LEN_MAX {
+            return Err(SchemaError::RowTooLarge { bytes: self.row_len(), max: ROW_LEN_MAX });
+        }
+        if let TableKind::Dense { rows } = self.kind
+            && (rows == 0 || rows > DENSE_ROWS_MAX)
+        {
+            return Err(SchemaError::Rows { rows });
+        }
+        if self.replicas == 0 || self.replicas > REPLICAS_MAX {
+            return Err(SchemaError::Replicas { replicas: self.replicas });
+        }
+        if self.durability == (Durability::Interval { milliseconds: 0 }) {
+            return Err(SchemaError::Interval);
+        }
+        self.rule.validate().map_err(|source| SchemaError::Rule { source })?;
+        self.rule.check_dtype(self.dtype).map_err(|source| SchemaError::Rule { source })
+    }
+}
+
+/// Checks a table's name.
+///
+/// # Errors
+/// When it is empty, too long or has control characters.
+pub fn validate_table_name(name: &str) -> Result<(), SchemaError> {
+    let valid = !name.is_empty()
+        && name.len() <= TABLE_NAME_LEN_MAX
+        && !name.chars().any(char::is_control);
+    if valid { Ok(()) } else { Err(SchemaError::Name { name: name.to_owned() }) }
+}
+
+/// A table as the catalogue holds it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TableEntry {
+    /// Its number.
+    pub id: TableId,
+    /// Its name.
+    pub name: String,
+    /// Its schema.
+    pub schema: TableSchema,
+}
+
+crate::codec::wire_enum!(TableKind { 0 => Dense { rows }, 1 => Sparse {} });
+crate::codec::wire_enum!(Consistency { 0 => Sequential {}, 1 => Bounded { tau }, 2 => Eventual {} });
+crate::codec::wire_enum!(Durability { 0 => Memory {}, 1 => Interval { milliseconds }, 2 => Sync {} });
+crate::codec::wire_enum!(NotFinitePolicy { 0 => Accept {}, 1 => Reject {} });
+crate::codec::wire_enum!(Aggregation { 0 => Immediate {}, 1 => Rounds { quorum, fold_late } });
+crate::codec::wire_struct!(TableSchema {
+    dtype,
+    width,
+    kind,
+    rule,
+    consistency,
+    replicas,
+    durability,
+    not_finite,
+    aggregation,
+});
+crate::codec::wire_struct!(TableEntry { id, name, schema });
+
+impl Wire for DataType {
+    fn encode(&self, into: &mut Vec<u8>) {
+        into.push(*self as u8);
+    }
+
+    fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let number = u8::decode(from)?;
+        Self::from_number(number)
+            .ok_or(DecodeError::Unknown { field: "dtype", value: u64::from(number) })
+    }
+}
+
+impl Wire for UpdateRule {
+    fn encode(&self, into: &mut Vec<u8>) {
+        into.extend_from_slice(&Self::encode(self));
+    }
+
+    fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Self::decode(&from.array()?)
+            .map_err(|_| DecodeError::Inconsistent { reason: "the update rule is not valid" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schemas_round_trip() {
+        let schema = TableSchema {
+            durability: Durability::Interval { milliseconds: 20 },
+            aggregation: Aggregation::Rounds { quorum: 3, fold_late: true },
+            ..TableSchema::sparse(DataType::Bf16, 128)
+        };
+        assert_eq!(TableSchema::from_bytes(&schema.to_bytes()), Ok(schema));
+    }
+
+    #[test]
+    fn invalid_schemas_are_refused() {
+        assert!(TableSchema::dense(DataType::F32, 0, 1).validate().is_err());
+        assert!(TableSchema::dense(DataType::F32, 1, 0).validate().is_err());
+        assert!(TableSchema::dense(DataType::F32, 1, WIDTH_MAX).validate().is_err());
+        assert!(TableSchema::sparse(DataType::U64, 3).validate().is_ok());
+        assert!(validate_table_name("").is_err());
+        assert!(validate_table_name("embedding/0").is_ok());
+    }
+}

@@ -3,7 +3,7 @@
 //! virtual machine boots a distribution kernel that has the driver. The machine sees this
 //! host's files, so binaries built here run there unchanged.
 
-mod bounded;
+pub(crate) mod bounded;
 mod direct;
 mod host;
 mod suite;

@@ -40,7 +40,7 @@ pub enum BoundedError {
 ///
 /// # Errors
 /// When it cannot be started or overruns; a bad exit status is returned, not an error.
-pub(super) fn run(
+pub(crate) fn run(
     command: &mut Command,
     deadline: Instant,
     mut tick: impl FnMut(),
@@ -70,7 +70,7 @@ pub(super) fn run(
 ///
 /// # Errors
 /// When it cannot be started, overruns, or ends with a status that is not 0.
-pub(super) fn output(command: &mut Command, deadline: Instant) -> Result<String, BoundedError> {
+pub(crate) fn output(command: &mut Command, deadline: Instant) -> Result<String, BoundedError> {
     let program = display(command);
     let start = |source| BoundedError::Start { program: program.clone(), source };
     // A file, not a pipe: nobody has to drain it, so a chatty program cannot block.
@@ -99,7 +99,7 @@ pub(super) fn output(command: &mut Command, deadline: Instant) -> Result<String,
 }
 
 /// The status a shell would report: the exit code, or 128 + the signal.
-pub(super) fn shell_status(status: ExitStatus) -> i32 {
+pub(crate) fn shell_status(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 

@@ -9,6 +9,7 @@
 pub mod batch;
 pub mod error;
 pub mod fabric;
+pub mod mailbox;
 pub mod memory;
 pub mod wait;
 

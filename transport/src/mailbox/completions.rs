@@ -1,0 +1,158 @@
+//! The completion ring: how a receiver tells a sender, by eight-byte one-sided writes, which of its
+//! messages are done. Completions come in any order.
+
+use windlass_wire::{CompletionWord, Status};
+
+use super::{RING_AT, SLEEP_EPOCH_AT, Sender, WAKE_IMMEDIATE};
+use crate::{
+    fabric::{INLINE_LEN_MAX, InlineBytes, Operation, RemoteRegion},
+    memory::Pages,
+};
+
+/// Collects completions of one sender's messages and writes them to its reply region.
+#[derive(Debug)]
+pub struct CompletionWriter {
+    reply: RemoteRegion,
+    slots: u32,
+    words: Vec<CompletionWord>,
+    posted_count: usize,
+    sleep_epoch_answered: u64,
+    sleep_epoch_told: u64,
+    unanswered: bool,
+}
+
+const WORDS_PER_WRITE: usize = INLINE_LEN_MAX / 8;
+
+impl CompletionWriter {
+    /// A writer to a fresh reply region.
+    #[must_use]
+    pub fn new(reply: RemoteRegion, slots: u32) -> Self {
+        assert!(slots.is_power_of_two(), "{slots} completion slots");
+        Self {
+            reply,
+            slots,
+            words: Vec::with_capacity(slots as usize),
+            posted_count: 0,
+            sleep_epoch_answered: 0,
+            sleep_epoch_told: 0,
+            unanswered: false,
+        }
+    }
+
+    /// Whether one more completion can be held. False only when the sender has broken its credits.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.words.len() < self.slots as usize
+    }
+
+    /// Completes a message. Panics without room.
+    pub fn complete(&mut self, number: u32, status: Status, detail: u32) {
+        assert!(self.has_room(), "a sender has at most as many messages as slots");
+        self.words.push(CompletionWord { number, status, detail });
+    }
+
+    /// Whether completions wait to be posted.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        !self.words.is_empty()
+    }
+
+    /// Pushes the collected completions to the sender, as many as it has room for; runs of
+    /// neighbouring slots go in one write. `peer_sleep_epoch` is what the mailbox says now: the
+    /// last write carries an immediate when the peer fell asleep since the last such.
+    pub fn post(&mut self, peer_sleep_epoch: u64, sender: &mut Sender) {
+        while self.posted_count < self.words.len() && sender.room() > 1 {
+            let words = &self.words[self.posted_count..];
+            let slot = words[0].number % self.slots;
+            let run = words
+                .iter()
+                .take(WORDS_PER_WRITE.min((self.slots - slot) as usize))
+                .zip(words[0].number..)
+                .take_while(|(word, number)| word.number == *number)
+                .count();
+            let mut bytes = [0_u8; INLINE_LEN_MAX];
+            for (chunk, word) in bytes.chunks_exact_mut(8).zip(&words[..run]) {
+                chunk.copy_from_slice(&word.encode().to_le_bytes());
+            }
+            let bytes = InlineBytes::new(&bytes[..run * 8]);
+            let remote = self.reply.at(RING_AT + u64::from(slot) * 8);
+            self.posted_count += run;
+            let last = self.posted_count == self.words.len();
+            self.unanswered = true;
+            sender.push(if last && peer_sleep_epoch != self.sleep_epoch_answered {
+                self.sleep_epoch_answered = peer_sleep_epoch;
+                self.unanswered = false;
+                Operation::WriteWithImmediate { bytes, remote, immediate: WAKE_IMMEDIATE }
+            } else {
+                Operation::WriteInline { bytes, remote }
+            });
+        }
+        if self.posted_count == self.words.len() {
+            self.words.clear();
+            self.posted_count = 0;
+        }
+    }
+
+    /// Wakes a peer that fell asleep after completions were posted without an immediate.
+    pub fn wake_if_asleep(&mut self, peer_sleep_epoch: u64, sender: &mut Sender) {
+        if peer_sleep_epoch == self.sleep_epoch_answered || !self.unanswered || sender.room() < 2 {
+            return;
+        }
+        self.sleep_epoch_answered = peer_sleep_epoch;
+        self.unanswered = false;
+        sender.push(Operation::WriteWithImmediate {
+            bytes: InlineBytes::new(&[]),
+            remote: self.reply.at(0),
+            immediate: WAKE_IMMEDIATE,
+        });
+    }
+
+    /// Tells the peer that this side is about to sleep, once per wake-up: `epoch` counts sleeps
+    /// that ended by a message. Returns whether something was pushed.
+    pub fn tell_sleep(&mut self, epoch: u64, sender: &mut Sender) -> bool {
+        if self.sleep_epoch_told == epoch || sender.room() < 2 {
+            return false;
+        }
+        self.sleep_epoch_told = epoch;
+        let remote = self.reply.at(SLEEP_EPOCH_AT);
+        sender.push(Operation::WriteInline { bytes: InlineBytes::word(epoch), remote });
+        true
+    }
+}
+
+/// Reads the completion ring in one's own reply region.
+#[derive(Debug)]
+pub struct CompletionReader {
+    pages: Pages,
+    slots: u32,
+}
+
+impl CompletionReader {
+    /// Reads the ring in `pages`, which are fresh.
+    #[must_use]
+    pub fn new(pages: Pages, slots: u32) -> Self {
+        assert!(slots.is_power_of_two(), "{slots} completion slots");
+        assert!(pages.contains(RING_AT, u64::from(slots) * 8), "the region is too short");
+        Self { pages, slots }
+    }
+
+    /// How message `number` ended, once it has. A status that this version does not know counts as
+    /// [`Status::Malformed`].
+    #[must_use]
+    pub fn completion_of(&self, number: u32) -> Option<CompletionWord> {
+        let slot = number % self.slots;
+        let word = self.pages.load_u64(RING_AT + u64::from(slot) * 8);
+        #[expect(clippy::cast_possible_truncation, reason = "the low half is the number")]
+        if word as u32 != number {
+            return None;
+        }
+        let unknown = CompletionWord { number, status: Status::Malformed, detail: 0 };
+        Some(CompletionWord::decode(word).unwrap_or(unknown))
+    }
+
+    /// The server's sleep epoch.
+    #[must_use]
+    pub fn sleep_epoch(&self) -> u64 {
+        self.pages.load_u64(SLEEP_EPOCH_AT)
+    }
+}

@@ -1,0 +1,81 @@
+//! The mailbox: a ring of bytes in the receiver's memory that exactly one peer writes one-sided,
+//! and the completion ring that goes the other way.
+//!
+//! ```text
+//! mailbox region, in the receiver's memory
+//!   0 ..   8  sleep epoch of the sender: differs from the last one answered when the sender
+//!             sleeps and wants its next completion by write with immediate
+//!   8 ..  64  zero
+//!  64 ..      ring of `ring_len` bytes, a multiple of 64
+//!
+//! message in the ring, at a multiple of 8
+//!   0 ..   8  commit word: length in the low half, message number in the high half
+//!   8 .. 8+n  payload, padded to a multiple of 8
+//!  then       the next commit word, written as zero together with this payload
+//!
+//! reply region, in the sender's memory
+//!   0 ..   8  sleep epoch of the receiver: differs from the last one answered when the
+//!             receiver sleeps and wants the next commit word by write with immediate
+//!   8 ..  64  zero
+//!  64 ..      completion ring: word of message `number` in slot `number % slots`
+//! ```
+//!
+//! The payload is written before its commit word on one queue pair, so who sees the word sees the
+//! payload. Because every payload clears the commit word behind it, nothing left from an earlier
+//! lap can be taken for a message; offset 0 always holds a commit word and is told by its number.
+//! A length of [`WRAP`] says that the next message is at offset 0.
+
+mod completions;
+mod reader;
+mod sender;
+mod writer;
+
+pub use completions::{CompletionReader, CompletionWriter};
+pub use reader::{MailboxError, MailboxReader, Message};
+pub use sender::Sender;
+pub use writer::{MailboxFull, MailboxWriter};
+
+/// Offset of the ring in a mailbox region, and of the completion ring in a reply region.
+pub const RING_AT: u64 = 64;
+
+/// Offset of the sleep epoch in both regions.
+pub const SLEEP_EPOCH_AT: u64 = 0;
+
+/// Length in a commit word that sends the reader back to the ring's start.
+pub const WRAP: u32 = u32::MAX;
+
+/// Smallest ring.
+pub const RING_LEN_MIN: u32 = 4096;
+
+/// Largest ring.
+pub const RING_LEN_MAX: u32 = 256 << 20;
+
+/// Most slots of a completion ring, and so most requests of one mailbox in flight.
+pub const COMPLETION_SLOTS_MAX: u32 = 4096;
+
+/// The immediate of a write that only wakes.
+pub const WAKE_IMMEDIATE: u32 = 1;
+
+fn commit_word(number: u32, len: u32) -> u64 {
+    u64::from(len) | u64::from(number) << 32
+}
+
+/// Bytes a payload takes in the ring, commit word included.
+fn footprint(len: u64) -> u64 {
+    8 + len.next_multiple_of(8)
+}
+
+/// Length of a mailbox region for a ring of so many bytes.
+#[must_use]
+pub fn mailbox_len(ring_len: u32) -> usize {
+    RING_AT as usize + ring_len as usize
+}
+
+/// Length of a reply region with so many completion slots.
+#[must_use]
+pub fn reply_len(slots: u32) -> usize {
+    RING_AT as usize + slots as usize * 8
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,126 @@
+//! The receiving side of a mailbox. Every byte of it is foreign.
+
+use super::{RING_AT, SLEEP_EPOCH_AT, WRAP, footprint};
+use crate::memory::Pages;
+
+/// What is wrong with a mailbox's bytes: the session that writes it has to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MailboxError {
+    /// A commit word has a number that is neither the next one nor an old one.
+    #[error("mailbox message has number {found}, expected {expected}")]
+    Number {
+        /// The next number.
+        expected: u32,
+        /// In the word.
+        found: u32,
+    },
+    /// A length leaves the ring, or is zero.
+    #[error("mailbox message of {len} bytes at {offset} leaves its ring")]
+    Length {
+        /// In the word.
+        len: u32,
+        /// Offset of the word in the ring.
+        offset: u64,
+    },
+    /// A wrap at the ring's start.
+    #[error("mailbox wraps twice")]
+    Wrap,
+}
+
+/// A message that is in the ring, whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Its number.
+    pub number: u32,
+    /// Offset of its payload in the mailbox's pages.
+    pub offset: u64,
+    /// Length of its payload.
+    pub len: u32,
+}
+
+/// Reads one peer's mailbox.
+#[derive(Debug)]
+pub struct MailboxReader {
+    pages: Pages,
+    ring_len: u64,
+    position: u64,
+    expected: u32,
+}
+
+impl MailboxReader {
+    /// Reads the fresh mailbox in `pages`.
+    #[must_use]
+    pub fn new(pages: Pages, ring_len: u32) -> Self {
+        assert!(pages.contains(RING_AT, u64::from(ring_len)), "the region is shorter than its ring");
+        Self { pages, ring_len: u64::from(ring_len), position: 0, expected: 1 }
+    }
+
+    /// The mailbox's memory.
+    #[must_use]
+    pub fn pages(&self) -> &Pages {
+        &self.pages
+    }
+
+    /// Takes the next message if it is there. Its bytes stay as they are until the peer learns of
+    /// its completion (an honest peer; a dishonest one harms itself only).
+    ///
+    /// # Errors
+    /// When the bytes make no sense.
+    pub fn next(&mut self) -> Result<Option<Message>, MailboxError> {
+        let Some((len, at)) = self.commit_word()? else { return Ok(None) };
+        if len != WRAP {
+            return self.take(len, at).map(Some);
+        }
+        if at == 0 {
+            return Err(MailboxError::Wrap);
+        }
+        // The word at the start may not be there yet: stay, and come by here again.
+        let (position, start) = (self.position, self.position + self.ring_len - at);
+        self.position = start;
+        match self.commit_word()? {
+            None => {
+                self.position = position;
+                Ok(None)
+            }
+            Some((WRAP, _)) => Err(MailboxError::Wrap),
+            Some((len, at)) => self.take(len, at).map(Some),
+        }
+    }
+
+    /// The writer's sleep epoch.
+    #[must_use]
+    pub fn sleep_epoch(&self) -> u64 {
+        self.pages.load_u64(SLEEP_EPOCH_AT)
+    }
+
+    /// Length and ring offset of the commit word at the position, if it is the expected one.
+    fn commit_word(&self) -> Result<Option<(u32, u64)>, MailboxError> {
+        let at = self.position % self.ring_len;
+        let word = self.pages.load_u64(RING_AT + at);
+        if word == 0 {
+            return Ok(None);
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "the halves are cut out by shifts")]
+        let (len, number) = (word as u32, (word >> 32) as u32);
+        if number == self.expected {
+            return Ok(Some((len, at)));
+        }
+        // Only offset 0 may still hold the word of an earlier lap.
+        let age = self.expected.wrapping_sub(number);
+        if at == 0 && age < u32::MAX / 2 {
+            return Ok(None);
+        }
+        Err(MailboxError::Number { expected: self.expected, found: number })
+    }
+
+    fn take(&mut self, len: u32, at: u64) -> Result<Message, MailboxError> {
+        let footprint = footprint(u64::from(len));
+        if len == 0 || at + footprint > self.ring_len {
+            return Err(MailboxError::Length { len, offset: at });
+        }
+        let message = Message { number: self.expected, offset: RING_AT + at + 8, len };
+        self.position += footprint;
+        self.expected = self.expected.wrapping_add(1);
+        Ok(message)
+    }
+}

@@ -1,0 +1,201 @@
+//! A writer and a reader over one memory, with requests carried out by hand in the order posted.
+
+use windlass_wire::Status;
+
+use super::*;
+use crate::{
+    batch::Batch,
+    error::PostError,
+    fabric::{
+        Access, MemoryRegion, Operation, QueuePairId, RegionId, RemoteKey, RemoteRegion,
+        SendRequest,
+    },
+    memory::{Pages, PagesOptions},
+};
+
+/// Carries out requests on the peer's memory one by one, as a queue pair does.
+struct Loop {
+    local: Pages,
+    remote: Pages,
+    immediates: usize,
+}
+
+impl Loop {
+    fn carry_out(&mut self, request: &SendRequest) {
+        let (bytes, remote) = match request.operation {
+            Operation::Write { local, remote } => {
+                let mut bytes = Vec::new();
+                for slice in local.as_slice() {
+                    let mut part = vec![0; slice.len as usize];
+                    self.local.read(slice.offset, &mut part);
+                    bytes.extend(part);
+                }
+                (bytes, remote)
+            }
+            Operation::WriteInline { bytes, remote } => (bytes.as_slice().to_vec(), remote),
+            Operation::WriteWithImmediate { bytes, remote, .. } => {
+                self.immediates += 1;
+                (bytes.as_slice().to_vec(), remote)
+            }
+            other => panic!("a mailbox posts no {other:?}"),
+        };
+        self.remote.write(remote.address, &bytes);
+    }
+}
+
+fn posted(sender: &mut Sender) -> Vec<SendRequest> {
+    struct Capture(Vec<SendRequest>);
+    let mut capture = Capture(Vec::new());
+    sender.take_for_test(|batch: &mut Batch<SendRequest>| {
+        capture.0.extend_from_slice(batch.as_slice());
+        batch.clear();
+        Ok::<(), PostError>(())
+    });
+    capture.0
+}
+
+fn region(pages: &Pages) -> RemoteRegion {
+    RemoteRegion { key: RemoteKey(1), address: 0, len: pages.len() as u64 }
+}
+
+fn setup(ring_len: u32, slots: u32) -> (MailboxWriter, MailboxReader, Sender, Loop) {
+    let pages = |len| Pages::allocate(len, PagesOptions::default()).unwrap();
+    let (mailbox, mirror) = (pages(mailbox_len(ring_len)), pages(ring_len as usize));
+    let region_of = |pages: &Pages| MemoryRegion {
+        id: RegionId(0),
+        pages: pages.clone(),
+        access: Access::LOCAL,
+    };
+    let writer = MailboxWriter::new(region_of(&mirror), region(&mailbox), ring_len, slots);
+    let reader = MailboxReader::new(mailbox.clone(), ring_len);
+    let sender = Sender::new(QueuePairId(0), 64);
+    (writer, reader, sender, Loop { local: mirror, remote: mailbox, immediates: 0 })
+}
+
+#[test]
+fn messages_of_every_length_come_out_whole_and_in_order() {
+    let (mut writer, mut reader, mut sender, mut fabric) = setup(4096, 64);
+    let mut random = 1_u64;
+    let mut unread = std::collections::VecDeque::new();
+    let (mut sent, mut received) = (0_u32, 0_u32);
+    while received < 20_000 {
+        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let len = 1 + (random >> 33) % writer.payload_len_max();
+        let payload: Vec<u8> = (0..len).map(|at| (at as u8) ^ (sent as u8) | 1).collect();
+        let (front, back) = payload.split_at(payload.len() / 3);
+        match writer.write(&[front, back], sent.is_multiple_of(7), &mut sender) {
+            Ok(number) => {
+                assert_eq!(number, sent.wrapping_add(1));
+                sent += 1;
+                unread.push_back(payload);
+                for request in posted(&mut sender) {
+                    // Before its commit word, a message must not be seen.
+                    fabric.carry_out(&request);
+                }
+            }
+            Err(MailboxFull) => {
+                let message = reader.next().unwrap().expect("a full ring has a message");
+                let mut bytes = vec![0; message.len as usize];
+                fabric.remote.read(message.offset, &mut bytes);
+                assert_eq!(bytes, unread.pop_front().unwrap());
+                writer.release(message.number);
+                received += 1;
+            }
+        }
+    }
+    assert!(fabric.immediates > 1000);
+}
+
+#[test]
+fn a_message_is_not_seen_before_its_commit_word() {
+    let (mut writer, mut reader, mut sender, mut fabric) = setup(4096, 64);
+    for round in 0..1000 {
+        // 24-byte payloads walk over every offset, wrap included.
+        let number = writer.write(&[&[0xff; 24]], false, &mut sender).unwrap();
+        for request in posted(&mut sender) {
+            assert_eq!(reader.next(), Ok(None), "seen too early in round {round}");
+            fabric.carry_out(&request);
+        }
+        assert_eq!(reader.next().unwrap().unwrap().number, number);
+        writer.release(number);
+    }
+}
+
+#[test]
+fn released_out_of_order_frees_in_order() {
+    let (mut writer, _reader, mut sender, _) = setup(4096, 4);
+    let numbers: Vec<u32> =
+        (0..4).map(|_| writer.write(&[&[1; 8]], false, &mut sender).unwrap()).collect();
+    posted(&mut sender);
+    assert_eq!(writer.write(&[&[1; 8]], false, &mut sender), Err(MailboxFull));
+    writer.release(numbers[2]);
+    writer.release(numbers[1]);
+    assert_eq!(writer.in_flight_count(), 4);
+    writer.release(numbers[0]);
+    assert_eq!(writer.in_flight_count(), 1);
+    writer.release(77);
+    writer.release(numbers[3]);
+    assert_eq!(writer.in_flight_count(), 0);
+}
+
+#[test]
+fn random_bytes_never_panic_the_reader() {
+    let mut random = 7_u64;
+    for _ in 0..10_000 {
+        let pages = Pages::allocate(mailbox_len(4096), PagesOptions::default()).unwrap();
+        let mut reader = MailboxReader::new(pages.clone(), 4096);
+        for at in (0..4096).step_by(8) {
+            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let word = match random >> 62 {
+                0 => commit_word(1 + (random >> 20) as u32 % 4, (random >> 40) as u32 % 5000),
+                1 => commit_word(1, WRAP),
+                2 => 0,
+                _ => random,
+            };
+            pages.store_u64(RING_AT + at, word);
+        }
+        for _ in 0..600 {
+            match reader.next() {
+                Ok(Some(message)) => {
+                    assert!(pages.contains(message.offset, u64::from(message.len)));
+                }
+                Ok(None) | Err(_) => break,
+            }
+        }
+    }
+}
+
+#[test]
+fn completions_arrive_in_any_order_and_wake_a_sleeper() {
+    let reply = Pages::allocate(reply_len(16), PagesOptions::default()).unwrap();
+    let mut fabric = Loop { local: reply.clone(), remote: reply.clone(), immediates: 0 };
+    let mut writer = CompletionWriter::new(region(&reply), 16);
+    let reader = CompletionReader::new(reply, 16);
+    let mut sender = Sender::new(QueuePairId(0), 64);
+    for number in [13, 14, 15, 16, 17, 20, 18] {
+        writer.complete(number, Status::Done, number);
+    }
+    writer.post(0, &mut sender);
+    let requests = posted(&mut sender);
+    assert_eq!(requests.len(), 4, "runs 13..=15, 16..=17, 20, 18");
+    for request in &requests {
+        fabric.carry_out(request);
+    }
+    for number in 13..=20 {
+        assert_eq!(reader.completion_of(number).is_some(), number != 19, "number {number}");
+    }
+    assert_eq!(fabric.immediates, 0);
+    writer.wake_if_asleep(5, &mut sender);
+    writer.wake_if_asleep(5, &mut sender);
+    for request in posted(&mut sender) {
+        fabric.carry_out(&request);
+    }
+    assert_eq!(fabric.immediates, 1, "one wake per sleep");
+    writer.complete(19, Status::OutOfRange, 3);
+    writer.post(6, &mut sender);
+    for request in posted(&mut sender) {
+        fabric.carry_out(&request);
+    }
+    assert_eq!(fabric.immediates, 2);
+    assert_eq!(reader.completion_of(19).unwrap().status, Status::OutOfRange);
+}

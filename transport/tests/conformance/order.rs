@@ -1,0 +1,64 @@
+//! Rule 1: requests of one queue pair take effect in the order they were posted.
+
+use windlass_transport::Access;
+
+use super::harness::{Fixture, pair, unsignaled, write, write_word};
+
+const PAYLOAD_LEN: u32 = 4096;
+const COMMIT_OFFSET: u64 = 8192;
+
+/// A checker that spins on the commit word never sees a payload older than it.
+pub fn commit_words_never_overtake_their_payload<F: Fixture>() {
+    let rounds = F::rounds(20_000);
+    pair::<F>(
+        move |mut side| {
+            let queue_pair = side.connect();
+            let source = side.region(PAYLOAD_LEN as usize, Access::LOCAL);
+            let answer = side.region(4096, Access::READ_WRITE);
+            side.share(queue_pair, &answer);
+            let target = side.hear_region();
+            for round in 1..=rounds {
+                source.pages.write(0, &vec![round.to_le_bytes()[0]; PAYLOAD_LEN as usize]);
+                // An odd length: whatever copies in words has to end somewhere else.
+                let len = PAYLOAD_LEN - u32::from(round.to_le_bytes()[0] % 64);
+                side.post_all(
+                    queue_pair,
+                    &[
+                        unsignaled(write(source.slice(0, len), target.at(0))),
+                        super::harness::signaled(
+                            round,
+                            write_word(round, target.at(COMMIT_OFFSET)),
+                        ),
+                    ],
+                );
+                side.succeeds(round);
+                side.until("the checker answers", |_| answer.pages.load_u64(0) == round);
+            }
+            side.meet();
+        },
+        move |mut side| {
+            let queue_pair = side.connect();
+            let target = side.region(3 * 4096, Access::READ_WRITE);
+            side.share(queue_pair, &target);
+            let answer = side.hear_region();
+            let mut payload = vec![0; PAYLOAD_LEN as usize];
+            for round in 1..=rounds {
+                side.until("the commit word comes", |_| {
+                    target.pages.load_u64(COMMIT_OFFSET) == round
+                });
+                target.pages.read(0, &mut payload);
+                let len = PAYLOAD_LEN as usize - usize::from(round.to_le_bytes()[0] % 64);
+                assert!(
+                    payload[..len].iter().all(|byte| *byte == round.to_le_bytes()[0]),
+                    "round {round}: the commit word overtook its payload"
+                );
+                side.post_all(
+                    queue_pair,
+                    &[super::harness::signaled(round, write_word(round, answer.at(0)))],
+                );
+                side.succeeds(round);
+            }
+            side.meet();
+        },
+    );
+}

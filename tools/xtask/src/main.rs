@@ -1,3 +1,90 @@
-//! Development tasks.
+//! Development tasks: `cargo xtask --help`.
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, reason = "results of a task go to stdout")]
 
-fn main() {}
+mod check;
+mod counts;
+mod header;
+mod need;
+mod passed;
+mod runner;
+mod sanitize;
+mod softroce;
+mod steps;
+
+use std::{path::Path, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// Development tasks of Windlass. Everything a reviewer or CI checks is one of these.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Every check there is, from formatting to SoftRoCE; ends with a line `N passed, N failed`.
+    Test(steps::TestArguments),
+    /// The quick part of `test`: formatting, clippy, documentation and tidiness.
+    Check,
+    /// The demo, built for release.
+    Demo(PassedOn),
+    /// The benches that compare with the limits of this machine.
+    Bench(PassedOn),
+    /// Transport and engine tests under AddressSanitizer and ThreadSanitizer.
+    Sanitize(sanitize::SanitizeArguments),
+    /// Whole clusters of the real state machines under seeds.
+    Simulate(PassedOn),
+    /// Power cuts at every IO of a workload, on a simulated disk.
+    Crash(PassedOn),
+    /// Real servers killed under load.
+    Chaos(PassedOn),
+    /// A command, or the whole verbs suite, where an RDMA device exists.
+    #[command(disable_help_flag = true)]
+    Softroce(PassedOn),
+    /// The C header, written anew from the sources.
+    Header(header::HeaderArguments),
+}
+
+/// Whatever the task is given, it gets as it stands.
+#[derive(Debug, clap::Args)]
+struct PassedOn {
+    /// Arguments of the task itself.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
+    arguments: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // Tasks name files from the root, wherever they are started.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap_or(Path::new("."));
+    if let Err(error) = std::env::set_current_dir(root) {
+        eprintln!("xtask: cannot enter {}: {error}", root.display());
+        return ExitCode::FAILURE;
+    }
+    match arguments.task {
+        Task::Test(arguments) => steps::test(&arguments),
+        Task::Check => check::check(),
+        Task::Demo(passed) => passed::demo(&passed.arguments),
+        Task::Bench(passed) => passed::bench(&passed.arguments),
+        Task::Sanitize(arguments) => sanitize::sanitize(&arguments),
+        Task::Simulate(passed) => passed::harness("simulate", &passed.arguments),
+        Task::Crash(passed) => passed::harness("crash", &passed.arguments),
+        Task::Chaos(passed) => passed::harness("chaos", &passed.arguments),
+        Task::Softroce(passed) => passed::softroce(&passed.arguments),
+        Task::Header(arguments) => header::header(&arguments),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Arguments::command().debug_assert();
+    }
+}

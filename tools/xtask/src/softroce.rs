@@ -12,7 +12,7 @@ mod vm;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-pub use bounded::BoundedError;
+use bounded::BoundedError;
 
 /// Wall-clock bound of everything but the compilation of the suite.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(590);
@@ -35,7 +35,7 @@ WINDLASS_REQUIRE_VERBS=1, which turns a test that would skip for want of a devic
 
 /// Why the command could not be run; a command that ran and failed is not an error.
 #[derive(Debug, thiserror::Error)]
-pub enum SoftroceError {
+pub(crate) enum SoftroceError {
     /// The command line was not understood.
     #[error("{0}\n\n{USAGE}")]
     Usage(String),
@@ -167,7 +167,7 @@ impl Options {
 ///
 /// # Errors
 /// When the command could not be run at all; its own failure is a status that is not 0.
-pub fn run(args: &[String]) -> Result<i32, SoftroceError> {
+pub(crate) fn run(args: &[String]) -> Result<i32, SoftroceError> {
     let mut options = Options::parse(args)?;
     if options.command.is_empty() {
         let (topology, command) = suite::build()?;

@@ -9,7 +9,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Why a helper program did not do its work.
 #[derive(Debug, thiserror::Error)]
-pub enum BoundedError {
+pub(crate) enum BoundedError {
     /// It could not be started.
     #[error("cannot start `{program}`; is it installed?")]
     Start {

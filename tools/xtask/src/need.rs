@@ -1,0 +1,92 @@
+//! What a step needs beyond Rust: programs, which are installed where that can be done, and files,
+//! which are there or not.
+
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use crate::softroce::bounded;
+
+const INSTALL_TIME_MAX: Duration = Duration::from_secs(300);
+
+/// Something without which a step cannot run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Need {
+    /// A program on the path, and the Debian package that has it.
+    Program { name: &'static str, package: &'static str },
+    /// A file or folder of this repository: a part that may not have been written.
+    Part { path: &'static str },
+    /// A component of the Rust toolchain, by the program it brings.
+    Component { program: &'static str, component: &'static str },
+}
+
+impl Need {
+    /// Makes sure of it, installing what is missing; otherwise says in a sentence what to do.
+    pub(crate) fn meet(self) -> Result<(), String> {
+        match self {
+            Self::Part { path } if Path::new(path).exists() => Ok(()),
+            Self::Part { path } => Err(format!("{path} does not exist in this tree")),
+            Self::Component { program, component } => {
+                if on_path(program) {
+                    return Ok(());
+                }
+                let added = Command::new("rustup")
+                    .args(["component", "add", component])
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null())
+                    .status();
+                match added {
+                    Ok(status) if status.success() => Ok(()),
+                    _ => Err(format!(
+                        "{program} is missing: install it with `rustup component add {component}`"
+                    )),
+                }
+            }
+            Self::Program { name, package } => {
+                if on_path(name) || install(package) && on_path(name) {
+                    return Ok(());
+                }
+                Err(format!("{name} is missing: install it with `sudo apt-get install {package}`"))
+            }
+        }
+    }
+}
+
+pub(crate) fn on_path(name: &str) -> bool {
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(name).is_file()))
+}
+
+/// Installs a Debian package if this is Debian, or like it, and we are root.
+fn install(package: &str) -> bool {
+    if !on_path("apt-get") || !is_root() {
+        return false;
+    }
+    eprintln!("xtask: installing {package}");
+    let deadline = Instant::now() + INSTALL_TIME_MAX;
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+        bounded::output(&mut command, deadline).is_ok()
+    };
+    let install = ["install", "-qq", "-y", "--no-install-recommends", package];
+    run(&install) || run(&["update", "-qq"]) && run(&install)
+}
+
+fn is_root() -> bool {
+    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.starts_with(b"0\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_there_is_met_and_what_is_not_is_explained() {
+        assert!(Need::Part { path: "src/main.rs" }.meet().is_ok());
+        assert!(Need::Part { path: "no/such/part" }.meet().unwrap_err().contains("no/such/part"));
+        assert!(Need::Program { name: "sh", package: "dash" }.meet().is_ok());
+    }
+}

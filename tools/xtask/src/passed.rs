@@ -1,0 +1,59 @@
+//! Tasks that are programs of their own: built for release, then given the rest of the command line.
+
+use std::process::{Command, ExitCode};
+
+use crate::softroce;
+
+/// `cargo run --release -- demo`.
+pub(crate) fn demo(arguments: &[String]) -> ExitCode {
+    let mut command = cargo(&["run", "--release", "--quiet", "-p", "windlass", "--", "demo"]);
+    command.args(arguments);
+    finish(&mut command)
+}
+
+/// Every criterion bench, or what the arguments of `cargo bench` choose.
+pub(crate) fn bench(arguments: &[String]) -> ExitCode {
+    let mut command = cargo(&["bench", "-p", "windlass-benches"]);
+    command.args(arguments);
+    finish(&mut command)
+}
+
+/// A program of the `tests` crate. They are examples there, so that `cargo run` in the root has one
+/// program only: `windlass`.
+pub(crate) fn harness(name: &str, arguments: &[String]) -> ExitCode {
+    let mut command = harness_command(name);
+    command.arg("--").args(arguments);
+    finish(&mut command)
+}
+
+pub(crate) fn harness_command(name: &str) -> Command {
+    cargo(&["run", "--release", "--quiet", "-p", "windlass-tests", "--example", name])
+}
+
+pub(crate) fn softroce(arguments: &[String]) -> ExitCode {
+    match softroce::run(arguments) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(status) => u8::try_from(status).map_or(ExitCode::FAILURE, ExitCode::from),
+        Err(error) => {
+            eprintln!("xtask softroce: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+pub(crate) fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments);
+    command
+}
+
+fn finish(command: &mut Command) -> ExitCode {
+    match command.status() {
+        Ok(status) if status.success() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: cannot start {}: {error}", command.get_program().to_string_lossy());
+            ExitCode::FAILURE
+        }
+    }
+}

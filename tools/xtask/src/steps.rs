@@ -1,0 +1,228 @@
+//! `cargo xtask test`: the ladder of checks, as a table. Cheap ones first; each bounded in time, all
+//! together under half an hour on two cores.
+
+use std::process::{Command, ExitCode};
+
+use crate::{
+    counts::Counts,
+    need::{Need, on_path},
+    passed::{cargo, harness_command},
+    runner::{Outcome, Step},
+};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TestArguments {
+    /// Run only these steps; see `--list`.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Run all but these steps.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    skip: Vec<String>,
+    /// Print the steps and stop.
+    #[arg(long)]
+    list: bool,
+}
+
+const CLIPPY: Need = Need::Component { program: "cargo-clippy", component: "clippy" };
+const RUSTFMT: Need = Need::Component { program: "rustfmt", component: "rustfmt" };
+const C_COMPILER: Need = Need::Program { name: "cc", package: "gcc" };
+
+const STEPS: &[Step] = &[
+    Step {
+        name: "fmt",
+        about: "formatting",
+        minutes_max: 1,
+        needs: &[RUSTFMT],
+        command: || cargo(&["fmt", "--all", "--check"]),
+    },
+    Step {
+        name: "clippy",
+        about: "lints, warnings denied",
+        minutes_max: 8,
+        needs: &[CLIPPY],
+        command: || cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+    },
+    Step {
+        name: "docs",
+        about: "documentation of every public item, links included",
+        minutes_max: 6,
+        needs: &[],
+        command: || {
+            let mut command = cargo(&["doc", "--workspace", "--no-deps"]);
+            command.env("RUSTDOCFLAGS", "-D warnings");
+            command
+        },
+    },
+    Step {
+        name: "tidy",
+        about: "rules of the house that a program can check",
+        minutes_max: 6,
+        needs: &[],
+        command: || cargo(&["test", "-p", "windlass-tests", "--test", "tidy"]),
+    },
+    Step {
+        name: "unit",
+        about: "unit, property, conformance, C client and end-to-end tests",
+        minutes_max: 12,
+        needs: &[C_COMPILER],
+        command: || {
+            if on_path("cargo-nextest") {
+                cargo(&["nextest", "run", "--workspace", "--no-fail-fast"])
+            } else {
+                cargo(&["test", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"])
+            }
+        },
+    },
+    Step {
+        name: "doctest",
+        about: "examples in the documentation",
+        minutes_max: 5,
+        needs: &[],
+        command: || cargo(&["test", "--workspace", "--doc"]),
+    },
+    Step {
+        name: "loom",
+        about: "every interleaving of the lock-free structures",
+        minutes_max: 6,
+        needs: &[Need::Part { path: "transport/src/sync.rs" }],
+        command: || {
+            let mut command = cargo(&["test", "--release", "-p", "windlass-transport", "loom"]);
+            command.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", "target/loom");
+            command
+        },
+    },
+    Step {
+        name: "simulation",
+        about: "clusters under seeds: delays, drops, crashes, disk faults",
+        minutes_max: 5,
+        needs: &[Need::Part { path: "tests/examples/simulate.rs" }],
+        command: || {
+            let mut command = harness_command("simulate");
+            command.args(["--", "--seeds", "200", "--json"]);
+            command
+        },
+    },
+    Step {
+        name: "crash",
+        about: "power cuts at every IO of a workload",
+        minutes_max: 5,
+        needs: &[Need::Part { path: "tests/examples/crash.rs" }],
+        command: || {
+            let mut command = harness_command("crash");
+            command.args(["--", "--points", "200", "--json"]);
+            command
+        },
+    },
+    Step {
+        name: "chaos",
+        about: "real servers killed under load",
+        minutes_max: 4,
+        needs: &[Need::Part { path: "tests/examples/chaos.rs" }],
+        command: || {
+            let mut command = harness_command("chaos");
+            command.args(["--", "--kills", "5", "--json"]);
+            command
+        },
+    },
+    Step {
+        name: "python",
+        about: "the Python client",
+        minutes_max: 6,
+        needs: &[
+            Need::Part { path: "client/python/run_tests.sh" },
+            Need::Program { name: "python3", package: "python3-venv" },
+        ],
+        command: || {
+            let mut command = Command::new("bash");
+            command.arg("client/python/run_tests.sh");
+            command
+        },
+    },
+    Step {
+        name: "softroce",
+        about: "the verbs suite on an RDMA device, in a virtual machine if need be",
+        minutes_max: 12,
+        needs: &[],
+        command: || {
+            let mut command =
+                Command::new(std::env::current_exe().unwrap_or_else(|_| "xtask".into()));
+            command.arg("softroce");
+            command
+        },
+    },
+];
+
+/// Runs the whole ladder, or what the arguments choose.
+pub(crate) fn test(arguments: &TestArguments) -> ExitCode {
+    if arguments.list {
+        for step in STEPS {
+            println!("{:<12} {} (at most {} minutes)", step.name, step.about, step.minutes_max);
+        }
+        return ExitCode::SUCCESS;
+    }
+    for name in arguments.only.iter().chain(&arguments.skip) {
+        if !STEPS.iter().any(|step| step.name == name) {
+            let names: Vec<&str> = STEPS.iter().map(|step| step.name).collect();
+            eprintln!("xtask test: there is no step {name:?}: use one of {}", names.join(", "));
+            return ExitCode::from(2);
+        }
+    }
+    run(STEPS.iter().filter(|step| {
+        let is_in = |names: &[String]| names.iter().any(|name| name == step.name);
+        (arguments.only.is_empty() || is_in(&arguments.only)) && !is_in(&arguments.skip)
+    }))
+}
+
+/// Runs the steps with these names.
+pub(crate) fn run_named(names: &[&str]) -> ExitCode {
+    run(STEPS.iter().filter(|step| names.contains(&step.name)))
+}
+
+fn run<'a>(steps: impl Iterator<Item = &'a Step>) -> ExitCode {
+    let mut total = Counts::default();
+    let mut skipped = Vec::new();
+    let mut failed = Vec::new();
+    for step in steps {
+        match step.run() {
+            Outcome::Ran(counts) => {
+                if counts.failed > 0 {
+                    failed.push(step.name);
+                }
+                total.add(counts);
+            }
+            Outcome::Skipped(reason) => {
+                total.skipped += 1;
+                skipped.push((step.name, reason));
+            }
+        }
+    }
+    println!();
+    if !skipped.is_empty() {
+        println!("Could not run:");
+        for (name, reason) in &skipped {
+            println!("  {name}: {reason}");
+        }
+    }
+    if !failed.is_empty() {
+        println!(
+            "Failed steps: {} (again: cargo xtask test --only {})",
+            failed.join(", "),
+            failed.join(",")
+        );
+    }
+    println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);
+    if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_distinct_and_the_ladder_is_bounded() {
+        for (index, step) in STEPS.iter().enumerate() {
+            assert!(STEPS[index + 1..].iter().all(|other| other.name != step.name));
+            assert!((1..=12).contains(&step.minutes_max), "{}", step.name);
+        }
+    }
+}

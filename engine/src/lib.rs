@@ -1,4 +1,10 @@
-//! The Windlass server: shards, tables, update rules, log, coordinator.
+//! The Windlass server: shards that own tables and aggregate pushes into them, the log, and the
+//! coordinator.
+#![deny(unsafe_code)]
 
+pub mod limits;
+#[allow(unsafe_code)] // io_uring
 pub mod persist;
+pub mod table;
+#[allow(unsafe_code)] // the SIMD kernels
 pub mod update;

@@ -1,0 +1,81 @@
+//! Every bound of the server in one place, and how they depend on each other.
+
+use windlass_transport::mailbox;
+use windlass_wire::{request, schema};
+
+/// Most shards of one server.
+pub const SHARDS_MAX: u16 = 256;
+
+/// Most sessions of one shard.
+pub const SESSIONS_MAX: usize = 4096;
+
+/// Most control connections of one server.
+pub const CONTROL_CONNECTIONS_MAX: usize = 8192;
+
+/// Most tables of one cluster.
+pub const TABLES_MAX: usize = 4096;
+
+/// Bytes of a mailbox's ring.
+pub const MAILBOX_RING_LEN: u32 = 1 << 20;
+
+/// Completion slots of a session, and so its most requests in flight at one shard.
+pub const COMPLETION_SLOTS: u32 = 1024;
+
+/// Inline requests are at most this long: keys and values together, in bytes.
+pub const INLINE_LEN_MAX: u64 = 256 << 10;
+
+/// Messages a shard takes from one session in one turn.
+pub const SESSION_MESSAGES_PER_TURN: usize = 64;
+
+/// Bytes of messages a shard copies out of mailboxes in one turn.
+pub const TURN_BYTES_MAX: u64 = 4 << 20;
+
+/// Requests a shard carries out in one turn.
+pub const TURN_REQUESTS_MAX: usize = 1024;
+
+/// Bytes of values by reference a shard takes on in one turn: bounds how long a turn lasts.
+pub const TURN_REFERENCED_BYTES_MAX: u64 = 8 << 20;
+
+/// Bytes a shard stages for pushes fetched from clients and pulls gathered for them.
+pub const STAGING_LEN: usize = 32 << 20;
+
+/// Requests of one session whose values are on their way at once.
+pub const FETCHES_MAX: usize = 16;
+
+/// Bytes of one region of parameter memory, unless a table needs a larger one.
+pub const ARENA_REGION_LEN: usize = 8 << 20;
+
+/// Data bytes a block of parameter memory aims at: large enough that its version words cost
+/// little, small enough that reading a whole block for a few rows costs little.
+pub const BLOCK_DATA_LEN: u64 = 960;
+
+/// Length of the line between blocks, which holds their version words.
+pub const BLOCK_LINE_LEN: u64 = 64;
+
+/// Completions polled from one transport in one call.
+pub const COMPLETIONS_PER_POLL: usize = 64;
+
+/// Receives kept posted on each queue pair: a client posts at most one wake-up per sleep of the
+/// shard and one per message in flight.
+pub const RECEIVES_POSTED: u32 = 64;
+
+/// How long a shard sleeps at most when nothing wakes it, in milliseconds: a net under the
+/// wake-up protocol, not its means.
+pub const SLEEP_MS_MAX: u64 = 100;
+
+/// How long a detached session's duplicate suppression is kept, in seconds.
+pub const SESSION_EXPIRY_S: u64 = 3600;
+
+/// Rows a sparse partition's first slab holds; each next one holds twice as many.
+pub const SLAB_ROWS_FIRST: u64 = 16;
+
+/// Bytes of sums a shard keeps when it aggregates the pushes of one turn.
+pub const AGGREGATE_LEN_MAX: usize = 16 << 20;
+
+const _: () = assert!(INLINE_LEN_MAX + 4096 < MAILBOX_RING_LEN as u64 / 2);
+const _: () = assert!(COMPLETION_SLOTS <= mailbox::COMPLETION_SLOTS_MAX);
+const _: () = assert!(COMPLETION_SLOTS.is_power_of_two());
+const _: () = assert!(INLINE_LEN_MAX < TURN_BYTES_MAX);
+const _: () = assert!(request::VALUES_LEN_MAX + 8 * request::ROWS_MAX as u64 <= STAGING_LEN as u64);
+const _: () = assert!(schema::ROW_LEN_MAX <= request::VALUES_LEN_MAX);
+const _: () = assert!(BLOCK_DATA_LEN.is_multiple_of(64) && BLOCK_LINE_LEN == 64);

@@ -1,0 +1,251 @@
+//! Parameter memory: rows in versioned blocks that peers read one-sided and nobody but the owning
+//! shard writes.
+//!
+//! ```text
+//! line 0            | block 0 rows ...        | line 1            | block 1 rows ... | line n
+//! 64 bytes          | block_rows * row_len,   | 64 bytes          |
+//!                   | padded to 64            |                   |
+//!  0.. 8 tail of -1                             0.. 8 tail of 0
+//! 56..64 head of 0                             56..64 head of 1
+//! ```
+//!
+//! Head and tail of a block hold the same version: odd while its shard writes the block, even
+//! otherwise, bit 63 set when the memory is fenced. The writer sets tail then head odd, writes
+//! rows, then sets head and tail to the next even version. A read in ascending order of
+//! `head .. tail` is whole when both are equal and even; so is one that sees the same even head
+//! before and after.
+#![allow(unsafe_code)]
+
+use std::sync::atomic::{Ordering, fence};
+
+use windlass_transport::Pages;
+use windlass_wire::RowRange;
+
+use crate::limits::{BLOCK_DATA_LEN, BLOCK_LINE_LEN};
+
+/// Offset of a block's head version from its line.
+pub const HEAD_VERSION_AT: u64 = 56;
+
+/// Offset of a block's tail version from the next line.
+pub const TAIL_VERSION_AT: u64 = 0;
+
+/// The bit of a version that says the memory is no longer current.
+pub const FENCED: u64 = 1 << 63;
+
+/// How rows of one length lie in blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockGeometry {
+    /// Bytes of one row.
+    pub row_len: u64,
+    /// Rows of one block.
+    pub block_rows: u32,
+    /// Bytes from line to line.
+    pub block_stride: u32,
+}
+
+impl BlockGeometry {
+    /// For rows of `row_len` bytes, at most 4 MiB.
+    #[must_use]
+    pub fn new(row_len: u64) -> Self {
+        assert!(row_len > 0, "rows have at least one byte");
+        let block_rows = (BLOCK_DATA_LEN / row_len).max(1);
+        let stride = BLOCK_LINE_LEN + (block_rows * row_len).next_multiple_of(BLOCK_LINE_LEN);
+        let fits = |value: u64| u32::try_from(value).unwrap_or_else(|_| unreachable!("row bound"));
+        Self { row_len, block_rows: fits(block_rows), block_stride: fits(stride) }
+    }
+
+    /// Blocks that hold so many rows.
+    #[must_use]
+    pub fn block_count(&self, row_count: u64) -> u64 {
+        row_count.div_ceil(u64::from(self.block_rows))
+    }
+
+    /// Bytes that so many rows take, lines included.
+    #[must_use]
+    pub fn len(&self, row_count: u64) -> u64 {
+        self.block_count(row_count) * u64::from(self.block_stride) + BLOCK_LINE_LEN
+    }
+}
+
+/// The blocks of one partition. One shard writes them; anybody may read the pages.
+#[derive(Debug)]
+pub struct Blocks {
+    pages: Pages,
+    offset: u64,
+    row_count: u64,
+    geometry: BlockGeometry,
+}
+
+impl Blocks {
+    /// Blocks for `row_count` rows at `offset` of `pages`, which have to be zero there.
+    #[must_use]
+    pub fn new(pages: Pages, offset: u64, row_count: u64, geometry: BlockGeometry) -> Self {
+        assert!(offset.is_multiple_of(BLOCK_LINE_LEN), "blocks begin at a line");
+        assert!(pages.contains(offset, geometry.len(row_count)), "blocks leave their pages");
+        Self { pages, offset, row_count, geometry }
+    }
+
+    /// Offset of the first line.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// How the rows lie.
+    #[must_use]
+    pub fn geometry(&self) -> BlockGeometry {
+        self.geometry
+    }
+
+    /// Number of rows.
+    #[must_use]
+    pub fn row_count(&self) -> u64 {
+        self.row_count
+    }
+
+    /// Calls `write(values, first, count)` for the rows of each block that `rows` touches, with the
+    /// block marked as being written. Panics when `rows` are not all there.
+    #[inline]
+    pub fn update(&mut self, rows: RowRange, mut write: impl FnMut(*mut u8, u64, u64)) {
+        assert!(rows.end <= self.row_count, "rows {rows} of {}", self.row_count);
+        let block_rows = u64::from(self.geometry.block_rows);
+        let mut first = rows.start;
+        while first < rows.end {
+            let block = first / block_rows;
+            let end = rows.end.min((block + 1) * block_rows);
+            let line = self.offset + block * u64::from(self.geometry.block_stride);
+            let values = line + BLOCK_LINE_LEN + (first % block_rows) * self.geometry.row_len;
+            let version = self.begin(line);
+            write(self.values_pointer(values), first, end - first);
+            self.end(line, version);
+            first = end;
+        }
+    }
+
+    /// Calls `read(values, first, count)` for the rows of each block that `rows` touches. Only for
+    /// the owning shard: nothing is being written meanwhile.
+    #[inline]
+    pub fn read(&self, rows: RowRange, mut read: impl FnMut(*const u8, u64, u64)) {
+        assert!(rows.end <= self.row_count, "rows {rows} of {}", self.row_count);
+        let block_rows = u64::from(self.geometry.block_rows);
+        let mut first = rows.start;
+        while first < rows.end {
+            let block = first / block_rows;
+            let end = rows.end.min((block + 1) * block_rows);
+            let line = self.offset + block * u64::from(self.geometry.block_stride);
+            let values = line + BLOCK_LINE_LEN + (first % block_rows) * self.geometry.row_len;
+            read(self.values_pointer(values), first, end - first);
+            first = end;
+        }
+    }
+
+    /// Version of a block.
+    #[must_use]
+    pub fn version(&self, block: u64) -> u64 {
+        let line = self.offset + block * u64::from(self.geometry.block_stride);
+        self.pages.load_u64(line + HEAD_VERSION_AT)
+    }
+
+    /// Marks every block as no longer current: one-sided readers see it at once.
+    pub fn fence(&mut self) {
+        for block in 0..self.geometry.block_count(self.row_count) {
+            let line = self.offset + block * u64::from(self.geometry.block_stride);
+            let version = self.pages.load_u64(line + HEAD_VERSION_AT) | FENCED;
+            self.pages.store_u64(line + HEAD_VERSION_AT, version);
+            let tail = line + u64::from(self.geometry.block_stride) + TAIL_VERSION_AT;
+            self.pages.store_u64(tail, version);
+        }
+    }
+
+    /// Pointer to values at `at`. The blocks were checked to lie in the pages when they were made,
+    /// so no check is repeated for each block.
+    #[inline]
+    fn values_pointer(&self, at: u64) -> *mut u8 {
+        #[expect(clippy::cast_possible_truncation, reason = "inside a mapping")]
+        let at = at as usize;
+        self.pages.as_ptr().wrapping_add(at)
+    }
+
+    #[inline]
+    fn version_words(&self, line: u64) -> (&std::sync::atomic::AtomicU64, &std::sync::atomic::AtomicU64) {
+        let tail = line + u64::from(self.geometry.block_stride) + TAIL_VERSION_AT;
+        let word = |at: u64| {
+            // SAFETY: `new` asserted that every line of the blocks, the last one included, lies in
+            // the pages; lines are 64-byte aligned in page-aligned memory, so the word is aligned;
+            // version words are only accessed as atomics, by this process and through devices.
+            unsafe {
+                std::sync::atomic::AtomicU64::from_ptr(self.values_pointer(at).cast::<u64>())
+            }
+        };
+        (word(line + HEAD_VERSION_AT), word(tail))
+    }
+
+    #[inline]
+    fn begin(&self, line: u64) -> u64 {
+        let (head, tail) = self.version_words(line);
+        let version = head.load(Ordering::Relaxed);
+        debug_assert_eq!(version & 1, 0, "one writer");
+        let odd = version | 1;
+        tail.store(odd, Ordering::Relaxed);
+        head.store(odd, Ordering::Relaxed);
+        // The rows' stores stay behind the odd versions.
+        fence(Ordering::Release);
+        version
+    }
+
+    #[inline]
+    fn end(&self, line: u64, version: u64) {
+        let (head, tail) = self.version_words(line);
+        // Wraps within the low 62 bits' worth of counting: two updates a nanosecond take a century.
+        let next = version.wrapping_add(2);
+        head.store(next, Ordering::Release);
+        tail.store(next, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass_transport::memory::PagesOptions;
+
+    use super::*;
+
+    fn blocks(row_len: u64, row_count: u64) -> Blocks {
+        let geometry = BlockGeometry::new(row_len);
+        let len = usize::try_from(geometry.len(row_count)).unwrap();
+        let pages = Pages::allocate(len + 64, PagesOptions::default()).unwrap();
+        Blocks::new(pages, 64, row_count, geometry)
+    }
+
+    #[test]
+    fn rows_do_not_touch_version_words_whatever_their_length() {
+        for row_len in [1, 4, 8, 12, 100, 512, 960, 961, 5000] {
+            let mut blocks = blocks(row_len, 1000);
+            blocks.update(RowRange::new(0, 1000), |values, _, count| {
+                let len = usize::try_from(count * row_len).unwrap();
+                // SAFETY: the values of `count` rows, handed out for writing.
+                unsafe { std::ptr::write_bytes(values, 0xff, len) };
+            });
+            blocks.update(RowRange::new(500, 501), |_, first, count| {
+                assert_eq!((first, count), (500, 1));
+            });
+            let rows = u64::from(blocks.geometry.block_rows);
+            for block in 0..blocks.geometry.block_count(1000) {
+                let expected = if block == 500 / rows { 4 } else { 2 };
+                assert_eq!(blocks.version(block), expected, "row length {row_len}");
+            }
+            blocks.read(RowRange::new(999, 1000), |values, _, _| {
+                // SAFETY: the values of one row, handed out for reading.
+                assert_eq!(unsafe { values.read() }, 0xff);
+            });
+        }
+    }
+
+    #[test]
+    fn fencing_marks_every_block() {
+        let mut blocks = blocks(64, 100);
+        blocks.fence();
+        for block in 0..blocks.geometry.block_count(100) {
+            assert_eq!(blocks.version(block), FENCED);
+        }
+    }
+}

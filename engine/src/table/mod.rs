@@ -1,0 +1,13 @@
+//! Tables of one shard: the rows of the partitions it owns, and how pushes and pulls touch them.
+
+mod block;
+mod dense;
+mod hash_index;
+mod sparse;
+mod state;
+
+pub use block::{BlockGeometry, Blocks, FENCED, HEAD_VERSION_AT, TAIL_VERSION_AT};
+pub use dense::DensePartition;
+pub use hash_index::HashIndex;
+pub use sparse::{SparseFull, SparsePartition};
+pub use state::StatePlanes;

@@ -1,0 +1,230 @@
+//! The rows of one partition of a sparse table: an index from keys to rows, and slabs of rows that
+//! never move.
+#![allow(unsafe_code)]
+
+use windlass_wire::{PartitionId, TableSchema};
+
+use super::{HashIndex, StatePlanes};
+use crate::{
+    limits::SLAB_ROWS_FIRST,
+    update::{Kernel, Run},
+};
+
+/// No memory is left for a new row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no memory is left for new rows")]
+pub struct SparseFull;
+
+/// Rows of a sparse table that one partition holds.
+#[derive(Debug)]
+pub struct SparsePartition {
+    partition: PartitionId,
+    schema: TableSchema,
+    index: HashIndex,
+    slabs: Vec<Slab>,
+}
+
+/// Rows beside each other. Slab `n` holds `SLAB_ROWS_FIRST << n` rows.
+#[derive(Debug)]
+struct Slab {
+    values: Vec<u64>,
+    state: StatePlanes,
+}
+
+impl SparsePartition {
+    /// No rows yet.
+    #[must_use]
+    pub fn new(partition: PartitionId, schema: &TableSchema) -> Self {
+        Self { partition, schema: schema.clone(), index: HashIndex::new(), slabs: Vec::new() }
+    }
+
+    /// The partition.
+    #[must_use]
+    pub fn partition(&self) -> PartitionId {
+        self.partition
+    }
+
+    /// Number of rows.
+    #[must_use]
+    pub fn row_count(&self) -> u64 {
+        self.index.len()
+    }
+
+    /// Keys and rows, in no order.
+    pub fn keys(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.index.iter()
+    }
+
+    /// Applies one row's gradient, making the row if it is new. `memory` is what may still be
+    /// allocated, in bytes, and is reduced by what was.
+    ///
+    /// # Errors
+    /// When the row is new and there is no memory for it.
+    ///
+    /// # Safety
+    /// `gradient` points to one row's readable gradient of the kernel's gradient dtype, outside
+    /// this partition; the kernel is of this table's schema.
+    #[inline]
+    pub unsafe fn apply(
+        &mut self,
+        kernel: &Kernel,
+        key: u64,
+        gradient: *const u8,
+        memory: &mut u64,
+    ) -> Result<(), SparseFull> {
+        let row = self.row_of_or_new(key, memory)?;
+        let width = self.schema.width as usize;
+        let row_len = usize_of(self.schema.row_len());
+        let (slab, within) = locate(row);
+        let slab = &mut self.slabs[slab];
+        let run = Run {
+            values: slab.values.as_mut_ptr().cast::<u8>().wrapping_add(within * row_len),
+            state: slab.state.planes_at(within),
+            steps: slab.state.steps_at(within),
+            gradient,
+            rows: 1,
+            width,
+        };
+        // SAFETY: `locate` gives a row inside its slab, whose values and state have room for every
+        // row of the slab and belong to this partition alone; the caller promises the gradient.
+        unsafe { kernel.apply(&run) };
+        Ok(())
+    }
+
+    /// Makes the row of a key if it is new.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    #[inline]
+    pub fn row_of_or_new(&mut self, key: u64, memory: &mut u64) -> Result<u64, SparseFull> {
+        if self.index.len() == self.capacity() && self.index.find(key).is_none() {
+            self.grow(memory)?;
+        }
+        Ok(self.index.find_or_insert(key).0)
+    }
+
+    /// Copies a key's values into `into`; zeros if the key has no row.
+    ///
+    /// # Safety
+    /// `into` has room for one row, outside this partition.
+    #[inline]
+    pub unsafe fn copy_out(&self, key: u64, into: *mut u8) {
+        let row_len = usize_of(self.schema.row_len());
+        match self.index.find(key) {
+            // SAFETY: a row's values lie whole in its slab; the caller promises room for them.
+            Some(row) => unsafe {
+                std::ptr::copy_nonoverlapping(self.values_of(row), into, row_len);
+            },
+            // SAFETY: the caller promises room for one row.
+            None => unsafe { std::ptr::write_bytes(into, 0, row_len) },
+        }
+    }
+
+    /// Pointer to a row's values.
+    #[must_use]
+    pub fn values_of(&self, row: u64) -> *const u8 {
+        let (slab, within) = locate(row);
+        let offset = within * usize_of(self.schema.row_len());
+        self.slabs[slab].values.as_ptr().cast::<u8>().wrapping_add(offset)
+    }
+
+    /// A row's state, for checkpoints: appends to `into`.
+    pub fn save_state(&self, row: u64, into: &mut Vec<u8>) {
+        let (slab, within) = locate(row);
+        self.slabs[slab].state.save(within, 1, into);
+    }
+
+    /// Bytes of memory it takes.
+    #[must_use]
+    pub fn memory_len(&self) -> usize {
+        let slabs: usize =
+            self.slabs.iter().map(|slab| slab.values.len() * 8 + slab.state.memory_len()).sum();
+        slabs + self.index.memory_len()
+    }
+
+    fn capacity(&self) -> u64 {
+        SLAB_ROWS_FIRST * ((1 << self.slabs.len()) - 1)
+    }
+
+    #[cold]
+    fn grow(&mut self, memory: &mut u64) -> Result<(), SparseFull> {
+        let rows = usize_of(SLAB_ROWS_FIRST << self.slabs.len());
+        let words = (rows * usize_of(self.schema.row_len())).div_ceil(8);
+        let state_len = self.schema.rule.state_width()
+            * rows
+            * self.schema.width as usize
+            * windlass_wire::UpdateRule::state_value_size(self.schema.dtype);
+        // The index doubles too, at worst.
+        let needed = (words * 8 + state_len + rows * 64) as u64;
+        let Some(left) = memory.checked_sub(needed) else { return Err(SparseFull) };
+        *memory = left;
+        self.slabs.push(Slab {
+            values: vec![0; words],
+            state: StatePlanes::new(
+                &self.schema.rule,
+                self.schema.dtype,
+                rows,
+                self.schema.width as usize,
+            ),
+        });
+        Ok(())
+    }
+}
+
+/// Slab and row within it.
+#[inline]
+fn locate(row: u64) -> (usize, usize) {
+    let slab = (row / SLAB_ROWS_FIRST + 1).ilog2();
+    let before = SLAB_ROWS_FIRST * ((1 << slab) - 1);
+    (slab as usize, usize_of(row - before))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the transport asserts a 64-bit target")]
+const fn usize_of(value: u64) -> usize {
+    value as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass_wire::{DataType, UpdateRule};
+
+    use super::*;
+
+    #[test]
+    fn slabs_cover_rows_without_gaps() {
+        let mut expected = (0, 0);
+        for row in 0..1000 {
+            assert_eq!(locate(row), expected);
+            expected.1 += 1;
+            if expected.1 == 16 << expected.0 {
+                expected = (expected.0 + 1, 0);
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_made_by_pushes_and_bounded_by_memory() {
+        let schema = TableSchema::sparse(DataType::F32, 2);
+        let kernel = Kernel::new(UpdateRule::Add, DataType::F32, DataType::F32).unwrap();
+        let mut partition = SparsePartition::new(PartitionId(0), &schema);
+        let mut memory = 4000;
+        let mut full = 0;
+        for key in (0..100).chain(0..100) {
+            let gradient = [key as f32, 1.0];
+            // SAFETY: two readable values of the table's dtype.
+            let pushed = unsafe {
+                partition.apply(&kernel, key << 40, gradient.as_ptr().cast(), &mut memory)
+            };
+            full += u32::from(pushed.is_err());
+        }
+        assert_eq!(partition.row_count(), 48);
+        assert_eq!(full, 2 * 52);
+        let mut row = [9.0_f32; 2];
+        // SAFETY: room for one row.
+        unsafe { partition.copy_out(47 << 40, row.as_mut_ptr().cast()) };
+        assert_eq!(row, [94.0, 2.0]);
+        // SAFETY: room for one row.
+        unsafe { partition.copy_out(48 << 40, row.as_mut_ptr().cast()) };
+        assert_eq!(row, [0.0; 2]);
+    }
+}

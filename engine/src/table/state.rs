@@ -1,0 +1,112 @@
+//! Optimiser state beside the values: planes of state values and step counts, never read by peers.
+
+use windlass_wire::{DataType, UpdateRule};
+
+/// State of a run of rows: as many planes as the rule has, each laid out as the values are, and a
+/// step count for each row if the rule counts steps. Starts as zeros.
+#[derive(Debug)]
+pub struct StatePlanes {
+    planes: [Vec<u64>; UpdateRule::STATE_WIDTH_MAX],
+    steps: Vec<u32>,
+    row_stride: usize,
+}
+
+impl StatePlanes {
+    /// Zeroed state for `row_count` rows of `width` values.
+    #[must_use]
+    pub fn new(rule: &UpdateRule, dtype: DataType, row_count: usize, width: usize) -> Self {
+        let row_stride = width * UpdateRule::state_value_size(dtype);
+        let words = (row_stride * row_count).div_ceil(8);
+        let plane_count = rule.state_width();
+        Self {
+            planes: std::array::from_fn(|plane| {
+                if plane < plane_count { vec![0; words] } else { Vec::new() }
+            }),
+            steps: if rule.counts_steps() { vec![0; row_count] } else { Vec::new() },
+            row_stride,
+        }
+    }
+
+    /// Bytes of memory it takes.
+    #[must_use]
+    pub fn memory_len(&self) -> usize {
+        self.planes.iter().map(|plane| plane.len() * 8).sum::<usize>() + self.steps.len() * 4
+    }
+
+    /// Pointers to the planes' values of a row; dangling for planes the rule does not have.
+    #[must_use]
+    pub fn planes_at(&mut self, row: usize) -> [*mut u8; UpdateRule::STATE_WIDTH_MAX] {
+        let offset = row * self.row_stride;
+        std::array::from_fn(|plane| {
+            self.planes[plane].as_mut_ptr().cast::<u8>().wrapping_add(offset)
+        })
+    }
+
+    /// Pointer to a row's step count; dangling if the rule counts none.
+    #[must_use]
+    pub fn steps_at(&mut self, row: usize) -> *mut u32 {
+        self.steps.as_mut_ptr().wrapping_add(row)
+    }
+
+    /// Copies the state of `count` rows into `into`: each plane's values, then the step counts,
+    /// little-endian. Appends; for checkpoints.
+    pub fn save(&self, row: usize, count: usize, into: &mut Vec<u8>) {
+        for plane in self.planes.iter().filter(|plane| !plane.is_empty()) {
+            into.extend_from_slice(&as_bytes(plane)[row * self.row_stride..][..count * self.row_stride]);
+        }
+        if !self.steps.is_empty() {
+            for step in &self.steps[row..row + count] {
+                into.extend_from_slice(&step.to_le_bytes());
+            }
+        }
+    }
+
+    /// Bytes that [`StatePlanes::save`] makes of `count` rows.
+    #[must_use]
+    pub fn saved_len(&self, count: usize) -> usize {
+        let planes = self.planes.iter().filter(|plane| !plane.is_empty()).count();
+        planes * count * self.row_stride + if self.steps.is_empty() { 0 } else { count * 4 }
+    }
+
+    /// Takes back what [`StatePlanes::save`] made. Panics when the length is not right.
+    pub fn restore(&mut self, row: usize, count: usize, saved: &[u8]) {
+        assert_eq!(saved.len(), self.saved_len(count), "state of {count} rows");
+        let mut rest = saved;
+        for plane in self.planes.iter_mut().filter(|plane| !plane.is_empty()) {
+            let (bytes, after) = rest.split_at(count * self.row_stride);
+            as_bytes_mut(plane)[row * self.row_stride..][..bytes.len()].copy_from_slice(bytes);
+            rest = after;
+        }
+        for (step, bytes) in self.steps.iter_mut().skip(row).zip(rest.chunks_exact(4)) {
+            *step = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        }
+    }
+}
+
+fn as_bytes(words: &[u64]) -> &[u8] {
+    bytemuck::cast_slice(words)
+}
+
+fn as_bytes_mut(words: &mut [u64]) -> &mut [u8] {
+    bytemuck::cast_slice_mut(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn saved_state_comes_back() {
+        let rule: UpdateRule = "adam:lr=0.1".parse().unwrap();
+        let mut state = StatePlanes::new(&rule, DataType::F32, 10, 3);
+        let saved: Vec<u8> = (0..state.saved_len(2)).map(|at| at as u8).collect();
+        assert_eq!(saved.len(), 2 * 2 * 12 + 2 * 4);
+        state.restore(4, 2, &saved);
+        let mut again = Vec::new();
+        state.save(4, 2, &mut again);
+        assert_eq!(again, saved);
+        again.clear();
+        state.save(6, 1, &mut again);
+        assert!(again.iter().all(|byte| *byte == 0));
+    }
+}

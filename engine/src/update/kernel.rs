@@ -6,12 +6,7 @@ use windlass_wire::{
     rule::{RuleError, UpdateRule},
 };
 
-use super::kernels::{
-    apply::Apply,
-    path::Path,
-    real::Constants,
-    select::{constants_of, select},
-};
+use super::kernels::{apply::Apply, path::Path, select::select, steps::Constants};
 
 pub use super::kernels::apply::Run;
 
@@ -53,7 +48,7 @@ impl Kernel {
         }
         let apply = select(&rule, table, gradient, path)
             .ok_or(KernelError::Gradient { table, gradient })?;
-        Ok(Self { apply, constants: constants_of(&rule), rule, table, gradient, path })
+        Ok(Self { apply, constants: Constants::new(&rule), rule, table, gradient, path })
     }
 
     /// Applies the rule to a run of rows: `run.rows * run.width` values by one indirect call.

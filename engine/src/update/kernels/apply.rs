@@ -2,10 +2,10 @@
 
 use super::{
     integer::{self, Integer},
+    pairs::Pair,
     path::Path,
-    real::{Constants, Real},
-    steps::{PLANES_MAX, Step},
-    value::{Source, Value},
+    real::{Load, Real, Store},
+    steps::{Constants, PLANES_MAX, Step},
 };
 
 /// Contiguous rows and the gradient to apply to them.
@@ -41,32 +41,30 @@ pub struct Run {
 /// Safe to call as [`Run`] says, on a processor with the instructions it is compiled for.
 pub(in super::super) type Apply = unsafe fn(&Constants, &Run);
 
-/// Lanes handled together: one vector of AVX-512, two of AVX2, four of SSE2.
-const LANES: usize = 16;
-/// Lanes handled together where fewer are left: narrow rows are common.
-const LANES_TAIL: usize = 4;
+/// Vectors handled in one turn of the main loop: enough to hide its bookkeeping.
+const UNROLL: usize = 4;
 
-/// Where the next lanes are.
-struct Cursor<V: Value, G> {
-    values: *mut V,
-    state: [*mut V::Compute; PLANES_MAX],
-    gradient: *const G,
-}
-
+/// `W` computes the bulk, `N` and `T` the ends of runs: narrow rows are common.
+///
+/// # Safety
+/// As [`Run`] says for the dtypes of the pair, on a processor that has the instructions of `W` and `N`.
 #[inline(always)]
-unsafe fn apply<V: Value, G: Source<V::Compute>, S: Step<V::Compute>>(
-    constants: &Constants,
-    run: &Run,
-) {
-    let mut cursor = Cursor::<V, G> {
+unsafe fn apply<P, S, W, N, T>(constants: &Constants, run: &Run)
+where
+    P: Pair,
+    S: Step,
+    W: Lanes<P>,
+    N: Lanes<P>,
+    T: Lanes<P>,
+{
+    let mut cursor = Cursor::<P> {
         values: run.values.cast(),
         state: run.state.map(<*mut u8>::cast),
         gradient: run.gradient.cast(),
     };
-    let step = S::new(V::Compute::constants(constants));
     if !S::COUNTS_STEPS {
         // SAFETY: the caller promises n values behind each pointer in use.
-        unsafe { cursor.apply(step, run.rows * run.width) };
+        unsafe { cursor.apply::<S, W, N, T>(constants, run.rows * run.width) };
         return;
     }
     for row in 0..run.rows {
@@ -77,110 +75,127 @@ unsafe fn apply<V: Value, G: Source<V::Compute>, S: Step<V::Compute>>(
         // SAFETY: as above, and that it may be written.
         unsafe { at.write_unaligned(count) };
         // SAFETY: the caller promises `rows` times `width` values; each turn advances by `width`.
-        unsafe { cursor.apply(step.at(constants, count), run.width) };
+        unsafe { cursor.apply::<S, W, N, T>(&S::at(constants, count), run.width) };
     }
 }
 
-impl<V: Value, G: Source<V::Compute>> Cursor<V, G> {
+/// A number or vector that can compute with the dtypes of a pair.
+pub(super) trait Lanes<P: Pair>:
+    Real<Element = P::State> + Load<P::Value> + Store<P::Value> + Load<P::Gradient>
+{
+}
+
+impl<P: Pair, R> Lanes<P> for R where
+    R: Real<Element = P::State> + Load<P::Value> + Store<P::Value> + Load<P::Gradient>
+{
+}
+
+/// Where the next values are.
+struct Cursor<P: Pair> {
+    values: *mut P::Value,
+    state: [*mut P::State; PLANES_MAX],
+    gradient: *const P::Gradient,
+}
+
+impl<P: Pair> Cursor<P> {
     /// Applies the step to the next `count` values and moves beyond them.
     ///
     /// # Safety
     /// `count` values follow each pointer in use.
     #[inline(always)]
-    unsafe fn apply<S: Step<V::Compute>>(&mut self, step: S, count: usize) {
+    unsafe fn apply<S, W, N, T>(&mut self, constants: &Constants, count: usize)
+    where
+        S: Step,
+        W: Lanes<P>,
+        N: Lanes<P>,
+        T: Lanes<P>,
+    {
         let mut left = count;
-        while left >= LANES {
-            // SAFETY: at least LANES values are left.
-            unsafe { self.lanes::<S, LANES>(step) };
-            left = left.wrapping_sub(LANES);
+        if left >= W::LANES {
+            let splat = constants.splat::<W>();
+            while left >= UNROLL * W::LANES {
+                for _ in 0..UNROLL {
+                    // SAFETY: that many vectors of values are left.
+                    unsafe { self.lanes::<S, W>(&splat) };
+                }
+                left = left.wrapping_sub(UNROLL * W::LANES);
+            }
+            while left >= W::LANES {
+                // SAFETY: a vector of values is left.
+                unsafe { self.lanes::<S, W>(&splat) };
+                left = left.wrapping_sub(W::LANES);
+            }
         }
-        while left >= LANES_TAIL {
-            // SAFETY: at least LANES_TAIL values are left.
-            unsafe { self.lanes::<S, LANES_TAIL>(step) };
-            left = left.wrapping_sub(LANES_TAIL);
+        if left >= N::LANES {
+            let splat = constants.splat::<N>();
+            while left >= N::LANES {
+                // SAFETY: a vector of values is left.
+                unsafe { self.lanes::<S, N>(&splat) };
+                left = left.wrapping_sub(N::LANES);
+            }
         }
-        for _ in 0..left {
-            // SAFETY: one value is left at each turn.
-            unsafe { self.lanes::<S, 1>(step) };
+        if left > 0 {
+            let splat = constants.splat::<T>();
+            const { assert!(T::LANES == 1) };
+            for _ in 0..left {
+                // SAFETY: a value is left at each turn.
+                unsafe { self.lanes::<S, T>(&splat) };
+            }
         }
     }
 
-    /// Reads all lanes before it writes any, so that the compiler may use vectors without proving that
-    /// the arrays are apart.
+    /// Applies the step to as many values as `R` has lanes and moves beyond them.
     ///
     /// # Safety
-    /// `LANES` values follow each pointer in use.
+    /// That many values follow each pointer in use.
     #[inline(always)]
-    #[allow(clippy::needless_range_loop, reason = "lanes of several arrays and pointers in step")]
-    unsafe fn lanes<S: Step<V::Compute>, const LANES: usize>(&mut self, step: S) {
-        let zero = V::Compute::ZERO;
-        let mut values = [zero; LANES];
-        let mut gradient = [zero; LANES];
-        let mut state = [[zero; LANES]; PLANES_MAX];
-        for lane in 0..LANES {
-            // SAFETY: the caller promises LANES values.
-            values[lane] = unsafe { V::load(self.values.add(lane)) };
+    unsafe fn lanes<S: Step, R: Lanes<P>>(&mut self, constants: &super::steps::Splat<R>) {
+        // SAFETY: the caller promises the values.
+        let value = unsafe { <R as Load<P::Value>>::load(self.values) };
+        // SAFETY: the caller promises the values.
+        let gradient = unsafe { <R as Load<P::Gradient>>::load(self.gradient) };
+        let mut state = [R::splat(0.0); PLANES_MAX];
+        for (lanes, plane) in state.iter_mut().zip(self.state).take(S::PLANES) {
+            // SAFETY: the caller promises values in each plane below PLANES.
+            *lanes = unsafe { <R as Load<P::State>>::load(plane) };
         }
-        for lane in 0..LANES {
-            // SAFETY: the caller promises LANES values.
-            gradient[lane] = unsafe { G::load(self.gradient.add(lane)) };
-        }
-        for plane in 0..S::PLANES {
-            for lane in 0..LANES {
-                // SAFETY: the caller promises LANES values of each plane below PLANES.
-                state[plane][lane] = unsafe { self.state[plane].add(lane).read_unaligned() };
-            }
-        }
-        for lane in 0..LANES {
-            let before = std::array::from_fn(|plane| state[plane][lane]);
-            let (value, after) = step.step(values[lane], before, gradient[lane]);
-            values[lane] = value.canonical();
-            for plane in 0..S::PLANES {
-                state[plane][lane] = after[plane].canonical();
-            }
-        }
-        for lane in 0..LANES {
-            // SAFETY: the caller promises LANES values that may be written.
-            unsafe { V::store(self.values.add(lane), values[lane]) };
-        }
-        for plane in 0..S::PLANES {
-            for lane in 0..LANES {
-                // SAFETY: the caller promises LANES values of each plane below PLANES.
-                unsafe { self.state[plane].add(lane).write_unaligned(state[plane][lane]) };
-            }
-        }
-        // SAFETY: the caller promises LANES values, so the ends are within or just past the arrays.
-        self.values = unsafe { self.values.add(LANES) };
+        let (value, state) = S::step(constants, value, state, gradient);
+        // SAFETY: the caller promises the values, and that they may be written.
+        unsafe { <R as Store<P::Value>>::store(value.canonical(), self.values) };
+        // SAFETY: the caller promises LANES values, so this is within the array or just past it.
+        self.values = unsafe { self.values.add(R::LANES) };
         // SAFETY: as above.
-        self.gradient = unsafe { self.gradient.add(LANES) };
-        for plane in 0..S::PLANES {
-            // SAFETY: as above, for each plane in use.
-            self.state[plane] = unsafe { self.state[plane].add(LANES) };
+        self.gradient = unsafe { self.gradient.add(R::LANES) };
+        for (lanes, plane) in state.into_iter().zip(&mut self.state).take(S::PLANES) {
+            // SAFETY: the caller promises values in each plane below PLANES that may be written.
+            unsafe { <R as Store<P::State>>::store(lanes.canonical(), *plane) };
+            // SAFETY: as for the values.
+            *plane = unsafe { plane.add(R::LANES) };
         }
     }
 }
 
 /// Compiles a body for each path and gives the function that picks one of them.
 macro_rules! compile {
-    ($pick:ident, $body:path, [$($generic:ident: $bound:path),*]) => {
+    ($pick:ident [$($generic:ident: $bound:path),*], $avx512:path, $avx2:path, $baseline:path) => {
         pub(super) fn $pick<$($generic: $bound),*>(path: Path) -> Apply {
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
             unsafe fn avx512<$($generic: $bound),*>(constants: &Constants, run: &Run) {
                 // SAFETY: this function has the contract of its body.
-                unsafe { $body(constants, run) }
+                unsafe { $avx512(constants, run) }
             }
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,f16c")]
             unsafe fn avx2<$($generic: $bound),*>(constants: &Constants, run: &Run) {
                 // SAFETY: this function has the contract of its body.
-                unsafe { $body(constants, run) }
+                unsafe { $avx2(constants, run) }
             }
 
             unsafe fn baseline<$($generic: $bound),*>(constants: &Constants, run: &Run) {
                 // SAFETY: this function has the contract of its body.
-                unsafe { $body(constants, run) }
+                unsafe { $baseline(constants, run) }
             }
 
             match path {
@@ -194,13 +209,10 @@ macro_rules! compile {
     };
 }
 
-compile!(float, apply::<V, G, S>, [V: Value, G: SourceOf<V>, S: StepOf<V>]);
-compile!(integer_add, integer::add::<T>, [T: Integer]);
-
-/// A gradient dtype for tables of dtype `V`.
-pub(super) trait SourceOf<V: Value>: Source<V::Compute> {}
-impl<V: Value, G: Source<V::Compute>> SourceOf<V> for G {}
-
-/// A rule for tables of dtype `V`.
-pub(super) trait StepOf<V: Value>: Step<V::Compute> {}
-impl<V: Value, S: Step<V::Compute>> StepOf<V> for S {}
+compile!(
+    float[P: Pair, S: Step],
+    apply::<P, S, P::Avx512, P::Baseline, P::State>,
+    apply::<P, S, P::Avx2, P::Baseline, P::State>,
+    apply::<P, S, P::Baseline, P::Baseline, P::State>
+);
+compile!(integer_add[T: Integer], integer::add::<T>, integer::add::<T>, integer::add::<T>);

@@ -1,6 +1,6 @@
 //! Integer addition, and assignment within one dtype.
 
-use super::{apply::Run, real::Constants};
+use super::{apply::Run, steps::Constants};
 
 /// An integer dtype.
 pub(super) trait Integer: Copy {

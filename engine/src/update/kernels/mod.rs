@@ -1,16 +1,18 @@
 //! The SIMD kernels: one generic body for each rule, compiled once for each [`path::Path`].
 //!
-//! The body is written in plain arithmetic over fixed numbers of lanes, which the compiler turns into
-//! vectors. Nothing here depends on the order of lanes, so every path gives the same bits.
+//! The body is written over [`real::Real`], which is a number or a vector of numbers; what is exact
+//! for one lane is exact for all, so every path gives the same bits.
 
 pub(super) mod apply;
 pub(super) mod finite;
-pub(super) mod half_bits;
+mod half_bits;
 mod integer;
+mod pairs;
 pub(super) mod path;
-pub(super) mod real;
+mod real;
 pub(super) mod select;
-mod steps;
+pub(super) mod steps;
 #[cfg(test)]
 mod tests;
-mod value;
+#[cfg(target_arch = "x86_64")]
+mod vectors;

@@ -1,55 +1,75 @@
-//! The arithmetic that rules are written in: binary32 or binary64, each operation rounded by itself.
+//! What rules are written in: a number, or a vector of numbers, of binary32 or binary64. Each operation
+//! rounds by itself, so a vector gives in each lane what the number gives.
 
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
-/// Most constants a rule needs.
-pub(in super::super) const CONSTANTS: usize = 6;
+use half::{bf16, f16};
 
-/// The constants of a rule in both precisions, rounded once when the kernel is chosen.
-#[derive(Clone, Copy, Debug)]
-pub(in super::super) struct Constants {
-    single: [f32; CONSTANTS],
-    double: [f64; CONSTANTS],
-}
+use super::half_bits;
 
-impl Constants {
-    pub(in super::super) fn new(double: [f64; CONSTANTS]) -> Self {
-        Self { single: double.map(f32::from_f64), double }
-    }
-}
-
-/// A floating-point type that kernels compute in.
-pub(in super::super) trait Real:
+/// A number or a vector that kernels compute in.
+///
+/// Vectors run instructions that their processor must have: they are used only in functions that are
+/// compiled for its [`super::path::Path`], and these are chosen only where the path is available.
+pub(super) trait Real:
     Copy
-    + PartialOrd
     + Add<Output = Self>
     + Sub<Output = Self>
     + Mul<Output = Self>
     + Div<Output = Self>
     + Neg<Output = Self>
+    + Load<Self::Element>
+    + Store<Self::Element>
 {
-    const ZERO: Self;
-    /// The one NaN that is ever stored: which payload an operation gives depends on the order of its
-    /// operands, and that is the compiler's choice.
-    const CANONICAL_NAN: Self;
+    /// The number in each lane.
+    type Element;
+    /// Numbers handled at once.
+    const LANES: usize;
 
-    fn from_f64(value: f64) -> Self;
+    /// This number, rounded to the precision, in each lane.
+    fn splat(value: f64) -> Self;
     fn sqrt(self) -> Self;
     fn abs(self) -> Self;
     fn copysign(self, sign: Self) -> Self;
-    fn constants(constants: &Constants) -> &[Self; CONSTANTS];
+    /// `self <= limit ? yes : no`; a NaN is never at most anything.
+    fn if_at_most(self, limit: Self, yes: Self, no: Self) -> Self;
+    /// With every NaN replaced by the positive quiet one without a payload: which payload an operation
+    /// gives depends on the order of its operands, and that is the compiler's choice.
     fn canonical(self) -> Self;
 }
 
+/// Reading values of dtype `T`.
+pub(super) trait Load<T>: Copy {
+    /// Reads as many values as there are lanes; the address may have any alignment.
+    ///
+    /// # Safety
+    /// `at` points to that many readable values. Another process may be writing them: the result is
+    /// then some mixture of old and new bytes, which is a value like any other.
+    unsafe fn load(at: *const T) -> Self;
+}
+
+/// Writing values of dtype `T`.
+pub(super) trait Store<T>: Copy {
+    /// Writes the lanes, rounded to nearest even; the address may have any alignment. NaN lanes must be
+    /// canonical: only then do all paths agree on a narrowed NaN.
+    ///
+    /// # Safety
+    /// `at` points to as many writable values as there are lanes.
+    unsafe fn store(self, at: *mut T);
+}
+
+pub(super) const CANONICAL_NAN_F32: f32 = f32::from_bits(0x7FC0_0000);
+pub(super) const CANONICAL_NAN_F64: f64 = f64::from_bits(0x7FF8_0000_0000_0000);
+
 macro_rules! real {
-    ($type:ident, $nan:expr, $field:ident) => {
+    ($type:ident, $nan:expr) => {
         impl Real for $type {
-            const ZERO: Self = 0.0;
-            const CANONICAL_NAN: Self = Self::from_bits($nan);
+            type Element = Self;
+            const LANES: usize = 1;
 
             #[inline(always)]
             #[allow(clippy::cast_possible_truncation, reason = "rounding to nearest is meant")]
-            fn from_f64(value: f64) -> Self {
+            fn splat(value: f64) -> Self {
                 value as Self
             }
 
@@ -69,18 +89,54 @@ macro_rules! real {
             }
 
             #[inline(always)]
-            fn constants(constants: &Constants) -> &[Self; CONSTANTS] {
-                &constants.$field
+            fn if_at_most(self, limit: Self, yes: Self, no: Self) -> Self {
+                if self <= limit { yes } else { no }
             }
 
             #[inline(always)]
-            #[allow(clippy::eq_op, reason = "the form that becomes one vector comparison")]
             fn canonical(self) -> Self {
-                if self != self { Self::CANONICAL_NAN } else { self }
+                if self.is_nan() { $nan } else { self }
             }
         }
     };
 }
 
-real!(f32, 0x7FC0_0000, single);
-real!(f64, 0x7FF8_0000_0000_0000, double);
+real!(f32, CANONICAL_NAN_F32);
+real!(f64, CANONICAL_NAN_F64);
+
+macro_rules! load {
+    ($type:ty => $real:ty, |$raw:ident| $convert:expr) => {
+        impl Load<$type> for $real {
+            #[inline(always)]
+            unsafe fn load(at: *const $type) -> Self {
+                // SAFETY: the caller promises a readable value; read_unaligned asks for no alignment.
+                let $raw = unsafe { at.read_unaligned() };
+                $convert
+            }
+        }
+    };
+}
+
+load!(f32 => f32, |raw| raw);
+load!(f16 => f32, |raw| half_bits::f16_to_f32(raw.to_bits()));
+load!(bf16 => f32, |raw| half_bits::bf16_to_f32(raw.to_bits()));
+load!(f64 => f64, |raw| raw);
+load!(f32 => f64, |raw| Self::from(raw));
+
+macro_rules! store {
+    ($real:ty => $type:ty, |$value:ident| $convert:expr) => {
+        impl Store<$type> for $real {
+            #[inline(always)]
+            unsafe fn store(self, at: *mut $type) {
+                let $value = self;
+                // SAFETY: the caller promises a writable value; write_unaligned asks for no alignment.
+                unsafe { at.write_unaligned($convert) }
+            }
+        }
+    };
+}
+
+store!(f32 => f32, |value| value);
+store!(f32 => f16, |value| f16::from_bits(half_bits::f32_to_f16(value)));
+store!(f32 => bf16, |value| bf16::from_bits(half_bits::f32_to_bf16(value)));
+store!(f64 => f64, |value| value);

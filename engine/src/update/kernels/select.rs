@@ -4,12 +4,11 @@ use half::{bf16, f16};
 use windlass_wire::DataType;
 
 use super::{
-    apply::{Apply, SourceOf, float, integer_add},
+    apply::{Apply, float, integer_add},
     integer::copy,
+    pairs::{Of, Pair},
     path::Path,
-    real::Constants,
-    steps::{Adagrad, Adam, Add, Assign, Ftrl, Momentum, Sgd, constants},
-    value::Value,
+    steps::{Adagrad, Adam, Add, Assign, Ftrl, Momentum, Sgd},
 };
 use crate::update::UpdateRule;
 
@@ -30,15 +29,15 @@ pub(in super::super) fn select(
         });
     }
     Some(match (table, gradient) {
-        (F32, F32) => of_rule::<f32, f32>(rule, path),
-        (F32, F16) => of_rule::<f32, f16>(rule, path),
-        (F32, Bf16) => of_rule::<f32, bf16>(rule, path),
-        (F64, F64) => of_rule::<f64, f64>(rule, path),
-        (F64, F32) => of_rule::<f64, f32>(rule, path),
-        (F16, F16) => of_rule::<f16, f16>(rule, path),
-        (F16, F32) => of_rule::<f16, f32>(rule, path),
-        (Bf16, Bf16) => of_rule::<bf16, bf16>(rule, path),
-        (Bf16, F32) => of_rule::<bf16, f32>(rule, path),
+        (F32, F32) => of_rule::<Of<f32, f32>>(rule, path),
+        (F32, F16) => of_rule::<Of<f32, f16>>(rule, path),
+        (F32, Bf16) => of_rule::<Of<f32, bf16>>(rule, path),
+        (F64, F64) => of_rule::<Of<f64, f64>>(rule, path),
+        (F64, F32) => of_rule::<Of<f64, f32>>(rule, path),
+        (F16, F16) => of_rule::<Of<f16, f16>>(rule, path),
+        (F16, F32) => of_rule::<Of<f16, f32>>(rule, path),
+        (Bf16, Bf16) => of_rule::<Of<bf16, bf16>>(rule, path),
+        (Bf16, F32) => of_rule::<Of<bf16, f32>>(rule, path),
         _ if !matches!(rule, UpdateRule::Add) => return None,
         (I8, I8) => integer_add::<i8>(path),
         (I32, I32) => integer_add::<i32>(path),
@@ -48,19 +47,14 @@ pub(in super::super) fn select(
     })
 }
 
-fn of_rule<V: Value, G: SourceOf<V>>(rule: &UpdateRule, path: Path) -> Apply {
+fn of_rule<P: Pair>(rule: &UpdateRule, path: Path) -> Apply {
     match rule {
-        UpdateRule::Add => float::<V, G, Add>(path),
-        UpdateRule::Assign => float::<V, G, Assign>(path),
-        UpdateRule::Sgd { .. } if rule.state_width() == 0 => float::<V, G, Sgd<V::Compute>>(path),
-        UpdateRule::Sgd { .. } => float::<V, G, Momentum<V::Compute>>(path),
-        UpdateRule::Adagrad { .. } => float::<V, G, Adagrad<V::Compute>>(path),
-        UpdateRule::Adam { .. } => float::<V, G, Adam<V::Compute>>(path),
-        UpdateRule::Ftrl { .. } => float::<V, G, Ftrl<V::Compute>>(path),
+        UpdateRule::Add => float::<P, Add>(path),
+        UpdateRule::Assign => float::<P, Assign>(path),
+        UpdateRule::Sgd { .. } if rule.state_width() == 0 => float::<P, Sgd>(path),
+        UpdateRule::Sgd { .. } => float::<P, Momentum>(path),
+        UpdateRule::Adagrad { .. } => float::<P, Adagrad>(path),
+        UpdateRule::Adam { .. } => float::<P, Adam>(path),
+        UpdateRule::Ftrl { .. } => float::<P, Ftrl>(path),
     }
-}
-
-/// The rule's constants, rounded to both precisions.
-pub(in super::super) fn constants_of(rule: &UpdateRule) -> Constants {
-    Constants::new(constants(rule))
 }

@@ -1,64 +1,38 @@
-//! Adam and AdamW. The bias corrections depend on the row's step count and are computed once a row.
+//! Adam and AdamW. The planes are the moments; the bias corrections depend on the row's step count and
+//! are computed once a row, in binary64, because `1 - beta2` would lose digits in binary32.
 
-use super::{PLANES_MAX, Step, decayed};
-use crate::update::kernels::real::{CONSTANTS, Constants, Real};
+use super::{Constants, PLANES_MAX, Splat, Step};
+use crate::update::kernels::real::Real;
 
-#[derive(Clone, Copy)]
-pub(in super::super) struct Adam<R> {
-    beta1: R,
-    beta2: R,
-    rest1: R,
-    rest2: R,
-    epsilon: R,
-    weight_decay: R,
-    keep: R,
-    step_length: R,
-    root_scale: R,
-}
+pub(in super::super) struct Adam;
 
-impl<R: Real> Step<R> for Adam<R> {
+impl Step for Adam {
     const PLANES: usize = 2;
     const COUNTS_STEPS: bool = true;
 
     #[inline(always)]
-    fn new(constants: &[R; CONSTANTS]) -> Self {
-        let [learning_rate, beta1, beta2, epsilon, weight_decay, _] = *constants;
-        let one = R::from_f64(1.0);
-        Self {
-            beta1,
-            beta2,
-            rest1: one,
-            rest2: one,
-            epsilon,
-            weight_decay,
-            keep: one,
-            step_length: learning_rate,
-            root_scale: one,
-        }
+    fn at(constants: &Constants, count: u32) -> Constants {
+        let [_, learning_rate, beta1, beta2, ..] = constants.numbers;
+        let mut at = *constants;
+        at.numbers[1] = learning_rate / (1.0 - power(beta1, count));
+        at.numbers[6] = 1.0 / (1.0 - power(beta2, count)).sqrt();
+        at
     }
 
     #[inline(always)]
-    fn at(self, constants: &Constants, count: u32) -> Self {
-        // In binary64 for both precisions, and rounded once: 1 - beta2 would lose digits in binary32.
-        let [learning_rate, beta1, beta2, _, _, shrink] = *f64::constants(constants);
-        Self {
-            rest1: R::from_f64(1.0 - beta1),
-            rest2: R::from_f64(1.0 - beta2),
-            keep: R::from_f64(1.0 - shrink),
-            step_length: R::from_f64(learning_rate / (1.0 - power(beta1, count))),
-            root_scale: R::from_f64(1.0 / (1.0 - power(beta2, count)).sqrt()),
-            ..self
-        }
-    }
-
-    #[inline(always)]
-    fn step(self, value: R, mut state: [R; PLANES_MAX], gradient: R) -> (R, [R; PLANES_MAX]) {
-        let direction = decayed(gradient, self.weight_decay, value);
-        let mean = self.beta1 * state[0] + self.rest1 * direction;
-        let square = self.beta2 * state[1] + self.rest2 * direction * direction;
-        state = [mean, square];
-        let scale = square.sqrt() * self.root_scale + self.epsilon;
-        (self.keep * value - self.step_length * mean / scale, state)
+    fn step<R: Real>(
+        constants: &Splat<R>,
+        value: R,
+        state: [R; PLANES_MAX],
+        gradient: R,
+    ) -> (R, [R; PLANES_MAX]) {
+        let [_, step_length, beta1, beta2, epsilon, keep, root_scale] = constants.numbers;
+        let one = R::splat(1.0);
+        let direction = constants.decayed(gradient, value);
+        let mean = beta1 * state[0] + (one - beta1) * direction;
+        let square = beta2 * state[1] + (one - beta2) * (direction * direction);
+        let scale = square.sqrt() * root_scale + epsilon;
+        (keep * value - step_length * mean / scale, [mean, square])
     }
 }
 

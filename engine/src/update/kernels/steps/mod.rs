@@ -1,4 +1,4 @@
-//! The rules as arithmetic on one value, in the precision of the table.
+//! The rules as arithmetic on one value, or on one vector of values, in the precision of the table.
 
 mod adagrad;
 mod adam;
@@ -6,7 +6,7 @@ mod add;
 mod ftrl;
 mod sgd;
 
-use super::real::{CONSTANTS, Constants, Real};
+use super::real::Real;
 use crate::update::UpdateRule;
 
 pub(super) use adagrad::Adagrad;
@@ -17,49 +17,92 @@ pub(super) use sgd::{Momentum, Sgd};
 
 /// Most state planes a rule has.
 pub(super) const PLANES_MAX: usize = UpdateRule::STATE_WIDTH_MAX;
+/// Most constants a rule has.
+pub(super) const CONSTANTS_MAX: usize = 7;
 
-/// One rule with its constants in registers.
-pub(super) trait Step<R: Real>: Copy {
+/// The constants of a rule, in the order its [`Step::step`] reads them, before they are rounded to the
+/// precision of the table.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Constants {
+    numbers: [f64; CONSTANTS_MAX],
+    /// Whether weight decay goes into the gradient. Without it the value must not matter: 0 times an
+    /// infinite value would be NaN.
+    decays: bool,
+    nesterov: bool,
+}
+
+impl Constants {
+    pub(in super::super) fn new(rule: &UpdateRule) -> Self {
+        let mut constants = Self { numbers: [0.0; _], decays: false, nesterov: false };
+        match *rule {
+            UpdateRule::Add | UpdateRule::Assign => {}
+            UpdateRule::Sgd { learning_rate, momentum, nesterov, weight_decay } => {
+                constants.numbers[..3].copy_from_slice(&[weight_decay, learning_rate, momentum]);
+                constants.decays = weight_decay != 0.0;
+                constants.nesterov = nesterov;
+            }
+            UpdateRule::Adagrad { learning_rate, epsilon, initial_accumulator, weight_decay } => {
+                constants.numbers[..4].copy_from_slice(&[
+                    weight_decay,
+                    learning_rate,
+                    epsilon,
+                    initial_accumulator,
+                ]);
+                constants.decays = weight_decay != 0.0;
+            }
+            UpdateRule::Adam { learning_rate, beta1, beta2, epsilon, weight_decay, decoupled } => {
+                let keep = if decoupled { 1.0 - learning_rate * weight_decay } else { 1.0 };
+                constants.numbers = [weight_decay, learning_rate, beta1, beta2, epsilon, keep, 0.0];
+                constants.decays = weight_decay != 0.0 && !decoupled;
+            }
+            UpdateRule::Ftrl { alpha, beta, l1, l2 } => {
+                constants.numbers[..4].copy_from_slice(&[alpha, beta, l1, l2]);
+            }
+        }
+        constants
+    }
+
+    /// The constants, rounded, in registers.
+    #[inline(always)]
+    pub(super) fn splat<R: Real>(&self) -> Splat<R> {
+        Splat { numbers: self.numbers.map(R::splat), decays: self.decays, nesterov: self.nesterov }
+    }
+}
+
+/// [`Constants`] in the precision and lanes of `R`.
+#[derive(Clone, Copy)]
+pub(super) struct Splat<R> {
+    numbers: [R; CONSTANTS_MAX],
+    decays: bool,
+    nesterov: bool,
+}
+
+impl<R: Real> Splat<R> {
+    /// The gradient with its L2 penalty: weight decay is the first constant of all rules that have it.
+    #[inline(always)]
+    fn decayed(&self, gradient: R, value: R) -> R {
+        if self.decays { gradient + self.numbers[0] * value } else { gradient }
+    }
+}
+
+/// One rule.
+pub(super) trait Step {
     /// State planes it reads and writes.
     const PLANES: usize;
     /// Whether it needs the step count of the row.
     const COUNTS_STEPS: bool = false;
 
-    fn new(constants: &[R; CONSTANTS]) -> Self;
-
-    /// The rule for the `count`-th update of a row, counted from 1.
+    /// The constants for the `count`-th update of a row, counted from 1.
     #[inline(always)]
-    fn at(self, _constants: &Constants, _count: u32) -> Self {
-        self
+    fn at(constants: &Constants, _count: u32) -> Constants {
+        *constants
     }
 
     /// The value and state after one gradient.
-    fn step(self, value: R, state: [R; PLANES_MAX], gradient: R) -> (R, [R; PLANES_MAX]);
-}
-
-/// The constants of a rule, in the order its [`Step::new`] reads them.
-pub(in super::super) fn constants(rule: &UpdateRule) -> [f64; CONSTANTS] {
-    match *rule {
-        UpdateRule::Add | UpdateRule::Assign => [0.0; CONSTANTS],
-        UpdateRule::Sgd { learning_rate, momentum, nesterov, weight_decay } => {
-            [learning_rate, momentum, f64::from(u8::from(nesterov)), weight_decay, 0.0, 0.0]
-        }
-        UpdateRule::Adagrad { learning_rate, epsilon, initial_accumulator, weight_decay } => {
-            [learning_rate, epsilon, initial_accumulator, weight_decay, 0.0, 0.0]
-        }
-        UpdateRule::Adam { learning_rate, beta1, beta2, epsilon, weight_decay, decoupled } => {
-            // Coupled decay goes into the gradient, decoupled decay shrinks the value.
-            let (coupled, shrink) =
-                if decoupled { (0.0, learning_rate * weight_decay) } else { (weight_decay, 0.0) };
-            [learning_rate, beta1, beta2, epsilon, coupled, shrink]
-        }
-        UpdateRule::Ftrl { alpha, beta, l1, l2 } => [alpha, beta, l1, l2, 0.0, 0.0],
-    }
-}
-
-/// The gradient with its L2 penalty. Without a penalty the value must not matter: 0 times an infinite
-/// value would be NaN.
-#[inline(always)]
-pub(super) fn decayed<R: Real>(gradient: R, weight_decay: R, value: R) -> R {
-    if weight_decay == R::ZERO { gradient } else { gradient + weight_decay * value }
+    fn step<R: Real>(
+        constants: &Splat<R>,
+        value: R,
+        state: [R; PLANES_MAX],
+        gradient: R,
+    ) -> (R, [R; PLANES_MAX]);
 }

@@ -1,53 +1,43 @@
 //! Stochastic gradient descent, without and with momentum.
 
-use super::{PLANES_MAX, Step, decayed};
-use crate::update::kernels::real::{CONSTANTS, Real};
+use super::{PLANES_MAX, Splat, Step};
+use crate::update::kernels::real::Real;
 
-#[derive(Clone, Copy)]
-pub(in super::super) struct Sgd<R> {
-    learning_rate: R,
-    weight_decay: R,
-}
+pub(in super::super) struct Sgd;
 
-impl<R: Real> Step<R> for Sgd<R> {
+impl Step for Sgd {
     const PLANES: usize = 0;
 
     #[inline(always)]
-    fn new(constants: &[R; CONSTANTS]) -> Self {
-        let [learning_rate, _, _, weight_decay, ..] = *constants;
-        Self { learning_rate, weight_decay }
-    }
-
-    #[inline(always)]
-    fn step(self, value: R, state: [R; PLANES_MAX], gradient: R) -> (R, [R; PLANES_MAX]) {
-        let direction = decayed(gradient, self.weight_decay, value);
-        (value - self.learning_rate * direction, state)
+    fn step<R: Real>(
+        constants: &Splat<R>,
+        value: R,
+        state: [R; PLANES_MAX],
+        gradient: R,
+    ) -> (R, [R; PLANES_MAX]) {
+        let [_, learning_rate, ..] = constants.numbers;
+        (value - learning_rate * constants.decayed(gradient, value), state)
     }
 }
 
-#[derive(Clone, Copy)]
-pub(in super::super) struct Momentum<R> {
-    learning_rate: R,
-    momentum: R,
-    nesterov: bool,
-    weight_decay: R,
-}
+/// The plane is the velocity.
+pub(in super::super) struct Momentum;
 
-impl<R: Real> Step<R> for Momentum<R> {
+impl Step for Momentum {
     const PLANES: usize = 1;
 
     #[inline(always)]
-    fn new(constants: &[R; CONSTANTS]) -> Self {
-        let [learning_rate, momentum, nesterov, weight_decay, ..] = *constants;
-        Self { learning_rate, momentum, nesterov: nesterov != R::ZERO, weight_decay }
-    }
-
-    #[inline(always)]
-    fn step(self, value: R, mut state: [R; PLANES_MAX], gradient: R) -> (R, [R; PLANES_MAX]) {
-        let direction = decayed(gradient, self.weight_decay, value);
-        let velocity = self.momentum * state[0] + direction;
+    fn step<R: Real>(
+        constants: &Splat<R>,
+        value: R,
+        mut state: [R; PLANES_MAX],
+        gradient: R,
+    ) -> (R, [R; PLANES_MAX]) {
+        let [_, learning_rate, momentum, ..] = constants.numbers;
+        let direction = constants.decayed(gradient, value);
+        let velocity = momentum * state[0] + direction;
         state[0] = velocity;
-        let direction = if self.nesterov { direction + self.momentum * velocity } else { velocity };
-        (value - self.learning_rate * direction, state)
+        let ahead = if constants.nesterov { direction + momentum * velocity } else { velocity };
+        (value - learning_rate * ahead, state)
     }
 }

@@ -1,3 +1,8 @@
 //! The `windlass` command.
+#![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    windlass::cli::run(std::env::args_os())
+}

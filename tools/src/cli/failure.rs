@@ -1,0 +1,63 @@
+//! How a command fails: one sentence with the remedy, the causes below it, and an exit code.
+
+use std::{error::Error, process::ExitCode};
+
+/// Exit codes; `windlass --help` lists them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitStatus {
+    /// The command failed.
+    Failed = 1,
+    /// The command line or the config file is wrong.
+    Usage = 2,
+    /// No server could be reached, or it went away.
+    Unreachable = 3,
+    /// Input data is malformed, and `--strict` was given.
+    Malformed = 4,
+    /// The user stopped it.
+    Interrupted = 130,
+}
+
+/// A command that did not do its work.
+#[derive(Debug, thiserror::Error)]
+#[error("{source}")]
+pub struct Failure {
+    status: ExitStatus,
+    source: Box<dyn Error + Send + Sync>,
+}
+
+impl Failure {
+    /// A failure with this exit code; a text or an error says what went wrong.
+    pub fn new(status: ExitStatus, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { status, source: source.into() }
+    }
+
+    /// A failure of the work itself.
+    pub fn failed(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::new(ExitStatus::Failed, source)
+    }
+
+    /// The exit code it gives.
+    #[must_use]
+    pub fn status(&self) -> ExitStatus {
+        self.status
+    }
+
+    /// Prints the failure and its causes on stderr.
+    #[must_use]
+    pub fn report(&self) -> ExitCode {
+        eprintln!("windlass: {}", self.source);
+        let mut text = self.source.to_string();
+        let mut cause = self.source.source();
+        while let Some(error) = cause {
+            // Transparent errors say the same as their cause.
+            let next = error.to_string();
+            if !text.contains(&next) {
+                eprintln!("  because: {next}");
+                text = next;
+            }
+            cause = error.source();
+        }
+        ExitCode::from(self.status as u8)
+    }
+}

@@ -1,0 +1,137 @@
+//! The command line: what it understands, and which command runs. A file per command.
+
+mod completions;
+pub mod config;
+mod failure;
+mod gen_ctr;
+mod output;
+mod progress;
+
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub use failure::{ExitStatus, Failure};
+pub use output::Output;
+
+const LONG_ABOUT: &str = "\
+A parameter server: pulls cost the server no CPU, pushes cost it only the sum, and no acknowledged \
+push is ever lost or applied twice.
+
+Results go to stdout, progress and messages to stderr.";
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0    done
+  1    the command failed; stderr says why
+  2    the command line or the --config file is wrong
+  3    no server could be reached, or it went away
+  4    input data is malformed (only with --strict)
+  130  interrupted
+
+Config file: what flags say, as TOML, in a section per command. Flags beat the file.
+  [train.sparse-lr]
+  data = \"clicks.svm.gz\"
+  l1 = 1.0";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "windlass",
+    version,
+    about = "A parameter server over RDMA verbs, shared memory and TCP",
+    long_about = LONG_ABOUT,
+    after_help = AFTER_HELP,
+    propagate_version = true,
+    disable_help_subcommand = true,
+    max_term_width = 100,
+)]
+pub struct Cli {
+    /// Print results as JSON, one object a line
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    json: bool,
+
+    /// Take what flags say from this TOML file as well; flags beat it
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
+    config: Option<PathBuf>,
+
+    /// Say more on stderr: -v what happens, -vv every detail
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Everywhere")]
+    verbose: u8,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Generate data
+    #[command(subcommand)]
+    Gen(Gen),
+    /// Print a completion script for a shell
+    Completions(completions::Arguments),
+}
+
+#[derive(Debug, Subcommand)]
+enum Gen {
+    /// Click data that follows a power law, with the true model and the best possible AUC
+    Ctr(gen_ctr::Arguments),
+}
+
+/// Runs a command line, program name included, and returns the exit code of the process.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match parse(arguments.into_iter().collect()) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    start_log(cli.verbose);
+    let output = Output::new(cli.json);
+    let result = match &cli.command {
+        Command::Gen(Gen::Ctr(arguments)) => gen_ctr::run(arguments, output),
+        Command::Completions(arguments) => completions::run(arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn parse(arguments: Vec<OsString>) -> Result<Cli, ExitCode> {
+    let command = Cli::command();
+    let arguments = config::expand(&command, arguments)
+        .map_err(|error| Failure::new(ExitStatus::Usage, error).report())?;
+    let shown = |error: clap::Error| {
+        // Nobody is left to tell when the terminal is gone.
+        let _ = error.print();
+        ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+    };
+    let matches = command.try_get_matches_from(arguments).map_err(shown)?;
+    Cli::from_arg_matches(&matches).map_err(shown)
+}
+
+fn start_log(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("WINDLASS_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    let started = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .try_init();
+    // A second command line in one process, as in tests, keeps the first one's log.
+    drop(started);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

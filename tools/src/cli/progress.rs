@@ -1,0 +1,19 @@
+//! Progress on stderr; nothing is drawn where stderr is no terminal.
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// A bar for a known number of things.
+pub(crate) fn bar(total: u64, what: &str) -> ProgressBar {
+    let bar = ProgressBar::new(total);
+    let template = format!(
+        "{{spinner}} {what} {{bar:32}} {{human_pos}}/{{human_len}} {{per_sec}} {{eta}} {{msg}}"
+    );
+    bar.set_style(style(&template));
+    bar
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ")
+}

@@ -7,6 +7,8 @@
 mod accumulator;
 mod kernel;
 mod kernels;
+#[cfg(test)]
+mod tests;
 
 pub use accumulator::Accumulator;
 pub use kernel::{Kernel, KernelError, Run};

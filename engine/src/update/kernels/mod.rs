@@ -12,7 +12,5 @@ pub(super) mod path;
 mod real;
 pub(super) mod select;
 pub(super) mod steps;
-#[cfg(test)]
-mod tests;
 #[cfg(target_arch = "x86_64")]
 mod vectors;

@@ -1,0 +1,153 @@
+//! The rules once more, as plainly as they can be said: one value at a time, values as bit patterns.
+
+use half::{bf16, f16};
+use windlass_wire::DataType;
+
+use crate::update::UpdateRule;
+
+/// One parameter value with its state, as bit patterns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Cell {
+    pub(super) value: u64,
+    pub(super) state: [u64; 2],
+}
+
+/// The cell after the `count`-th update of its row.
+pub(super) fn update(
+    rule: UpdateRule,
+    [table, pushed]: [DataType; 2],
+    cell: Cell,
+    gradient: u64,
+    count: u32,
+) -> Cell {
+    if rule == UpdateRule::Assign && table == pushed {
+        return Cell { value: gradient, ..cell };
+    }
+    if !table.is_float() {
+        let bits = 8 * table.size();
+        let mask = u64::MAX >> (64 - bits);
+        return Cell { value: cell.value.wrapping_add(gradient) & mask, ..cell };
+    }
+    if table == DataType::F64 {
+        let state = cell.state.map(f64::from_bits);
+        let gradient = match pushed {
+            DataType::F64 => f64::from_bits(gradient),
+            _ => f64::from(single(pushed, gradient)),
+        };
+        let (value, state) = double_step(rule, f64::from_bits(cell.value), state, gradient, count);
+        let bits = |x: f64| if x.is_nan() { 0x7FF8_0000_0000_0000 } else { x.to_bits() };
+        let mut next = Cell { value: bits(value), ..cell };
+        for plane in 0..rule.state_width() {
+            next.state[plane] = bits(state[plane]);
+        }
+        return next;
+    }
+    let state = cell.state.map(|bits| single(DataType::F32, bits));
+    let (value, state) =
+        single_step(rule, single(table, cell.value), state, single(pushed, gradient), count);
+    let value = match (table, value.is_nan()) {
+        (DataType::F16, true) => 0x7E00,
+        (DataType::F16, false) => u64::from(f16::from_f32_const(value).to_bits()),
+        (DataType::Bf16, true) => 0x7FC0,
+        (DataType::Bf16, false) => u64::from(bf16::from_f32(value).to_bits()),
+        (_, true) => 0x7FC0_0000,
+        (_, false) => u64::from(value.to_bits()),
+    };
+    let mut next = Cell { value, ..cell };
+    for plane in 0..rule.state_width() {
+        let number = state[plane];
+        next.state[plane] = if number.is_nan() { 0x7FC0_0000 } else { u64::from(number.to_bits()) };
+    }
+    next
+}
+
+fn single(dtype: DataType, bits: u64) -> f32 {
+    match dtype {
+        DataType::F32 => f32::from_bits(u32::try_from(bits).unwrap()),
+        DataType::F16 => f16::from_bits(u16::try_from(bits).unwrap()).to_f32_const(),
+        DataType::Bf16 => bf16::from_bits(u16::try_from(bits).unwrap()).to_f32(),
+        other => panic!("{other} is not computed in f32"),
+    }
+}
+
+fn power(base: f64, exponent: u32) -> f64 {
+    if exponent == 0 {
+        return 1.0;
+    }
+    let root = power(base, exponent / 2);
+    if exponent % 2 == 1 { root * root * base } else { root * root }
+}
+
+/// The formulas of the rules' documentation, in one precision.
+macro_rules! step {
+    ($name:ident, $real:ident) => {
+        #[allow(clippy::cast_possible_truncation)]
+        fn $name(
+            rule: UpdateRule,
+            p: $real,
+            [a, b]: [$real; 2],
+            g: $real,
+            count: u32,
+        ) -> ($real, [$real; 2]) {
+            let penalised = |decay: f64| if decay == 0.0 { g } else { g + decay as $real * p };
+            match rule {
+                UpdateRule::Add => (p + g, [a, b]),
+                UpdateRule::Assign => (g, [a, b]),
+                UpdateRule::Sgd { learning_rate, momentum, nesterov, weight_decay } => {
+                    let lr = learning_rate as $real;
+                    let d = penalised(weight_decay);
+                    if momentum == 0.0 {
+                        return (p - lr * d, [a, b]);
+                    }
+                    let m = momentum as $real * a + d;
+                    let d = if nesterov { d + momentum as $real * m } else { m };
+                    (p - lr * d, [m, b])
+                }
+                UpdateRule::Adagrad {
+                    learning_rate,
+                    epsilon,
+                    initial_accumulator,
+                    weight_decay,
+                } => {
+                    let d = penalised(weight_decay);
+                    let n = a + d * d;
+                    let root = (initial_accumulator as $real + n).sqrt();
+                    (p - learning_rate as $real * d / (root + epsilon as $real), [n, b])
+                }
+                UpdateRule::Adam {
+                    learning_rate,
+                    beta1,
+                    beta2,
+                    epsilon,
+                    weight_decay,
+                    decoupled,
+                } => {
+                    let d = penalised(if decoupled { 0.0 } else { weight_decay });
+                    let keep = if decoupled { 1.0 - learning_rate * weight_decay } else { 1.0 };
+                    let rate = learning_rate / (1.0 - power(beta1, count));
+                    let scale = 1.0 / (1.0 - power(beta2, count)).sqrt();
+                    let (beta1, beta2) = (beta1 as $real, beta2 as $real);
+                    let m = beta1 * a + (1.0 - beta1) * d;
+                    let v = beta2 * b + (1.0 - beta2) * (d * d);
+                    let below = v.sqrt() * scale as $real + epsilon as $real;
+                    (keep as $real * p - rate as $real * m / below, [m, v])
+                }
+                UpdateRule::Ftrl { alpha, beta, l1, l2 } => {
+                    let (alpha, beta) = (alpha as $real, beta as $real);
+                    let (l1, l2) = (l1 as $real, l2 as $real);
+                    let n = b + g * g;
+                    let sigma = (n.sqrt() - b.sqrt()) / alpha;
+                    let z = a + g - sigma * p;
+                    if z.abs() <= l1 {
+                        return (0.0, [z, n]);
+                    }
+                    let sign = if z.is_sign_negative() { -1.0 } else { 1.0 };
+                    (-(z - sign * l1) / ((beta + n.sqrt()) / alpha + l2), [z, n])
+                }
+            }
+        }
+    };
+}
+
+step!(single_step, f32);
+step!(double_step, f64);

@@ -37,8 +37,8 @@ pub(super) fn update(
         let (value, state) = double_step(rule, f64::from_bits(cell.value), state, gradient, count);
         let bits = |x: f64| if x.is_nan() { 0x7FF8_0000_0000_0000 } else { x.to_bits() };
         let mut next = Cell { value: bits(value), ..cell };
-        for plane in 0..rule.state_width() {
-            next.state[plane] = bits(state[plane]);
+        for (plane, number) in state.into_iter().enumerate().take(rule.state_width()) {
+            next.state[plane] = bits(number);
         }
         return next;
     }
@@ -54,8 +54,7 @@ pub(super) fn update(
         (_, false) => u64::from(value.to_bits()),
     };
     let mut next = Cell { value, ..cell };
-    for plane in 0..rule.state_width() {
-        let number = state[plane];
+    for (plane, number) in state.into_iter().enumerate().take(rule.state_width()) {
         next.state[plane] = if number.is_nan() { 0x7FC0_0000 } else { u64::from(number.to_bits()) };
     }
     next

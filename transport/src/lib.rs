@@ -11,6 +11,7 @@ pub mod error;
 pub mod fabric;
 pub mod mailbox;
 pub mod memory;
+pub mod tcp;
 pub mod wait;
 
 pub use batch::Batch;

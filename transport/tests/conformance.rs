@@ -35,3 +35,15 @@ macro_rules! provider {
     };
 }
 
+struct TcpFixture;
+
+impl conformance::harness::Fixture for TcpFixture {
+    type Transport = windlass_transport::tcp::Tcp;
+
+    fn open() -> Result<Self::Transport, String> {
+        windlass_transport::tcp::Tcp::open(windlass_transport::tcp::TcpOptions::LOOPBACK)
+            .map_err(|error| error.to_string())
+    }
+}
+
+provider!(tcp, crate::TcpFixture);

@@ -1,0 +1,397 @@
+//! One queue pair: its requests, what it answers the peer, and the stream that carries both. The
+//! sending half is in [`emit`](super::emit), the receiving half in [`execute`](super::execute).
+
+use std::{
+    collections::VecDeque,
+    io,
+    time::{Duration, Instant},
+};
+
+use crate::fabric::{
+    Access, Completion, CompletionStatus, LocalSlice, QueuePairId, QueuePairState, RegionId,
+    RemoteKey, ScatterList,
+};
+
+use super::{
+    endpoint::Nonce,
+    frame::{FrameError, Header},
+    inbox::Inbox,
+    limits::{BUSY_POLLS, GRANTS_MAX, OUTSTANDING_MAX},
+    outbox::Outbox,
+    region::Regions,
+    requests::{NotPending, Requests},
+    socket::Socket,
+    wait::Interest,
+};
+
+/// What the connections of one instance have in common.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) regions: Regions,
+    /// Completions not handed out yet.
+    pub(super) ready: VecDeque<Completion>,
+    pub(super) payload_checksums: bool,
+    pub(super) silence_max: Duration,
+}
+
+/// Where a queue pair is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Made; the peer may have dialled already.
+    Pending,
+    /// Waits for the peer to dial.
+    Connecting,
+    /// Carries requests.
+    Ready,
+    /// A request of the peer's was refused: only answers still go out, and what comes in is thrown
+    /// away, so that the refusal is not overtaken by a reset.
+    Refusing { until: Instant },
+    /// Over.
+    Failed,
+}
+
+/// An answer to a request of the peer's, to be sent in order.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Answer {
+    Bytes { number: u32, slice: LocalSlice },
+    Nothing { number: u32 },
+    Word { number: u32, word: u64 },
+    Refusal { number: u32, status: CompletionStatus },
+}
+
+/// What the next received bytes belong to.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Receiving {
+    Header,
+    /// A long payload, `done` of whose bytes are in place.
+    Payload {
+        header: Header,
+        list: ScatterList,
+        done: usize,
+    },
+    /// The checksum of a long payload that is in place.
+    Trailer {
+        header: Header,
+        list: ScatterList,
+    },
+}
+
+/// The peer broke the protocol.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+pub(super) enum ProtocolError {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    NotPending(#[from] NotPending),
+    #[error("request {found} came where {expected} was due")]
+    Number { expected: u32, found: u32 },
+    #[error("the peer has more than {OUTSTANDING_MAX} unanswered requests")]
+    TooMany,
+    #[error("the peer introduced itself twice")]
+    Hello,
+    #[error("a payload does not match its checksum")]
+    PayloadChecksum,
+}
+
+/// Why a connection ends.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The stream ended or broke.
+    Lost(io::Error),
+    /// The peer broke the protocol.
+    Protocol(ProtocolError),
+    /// The peer refused a request of ours.
+    Refused { number: u32, status: CompletionStatus },
+    /// A request of the peer's is refused.
+    Refuse { number: u32, status: CompletionStatus },
+    /// Memory of our own was deregistered under a request or an answer.
+    Deregistered,
+}
+
+impl<E: Into<ProtocolError>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Protocol(error.into())
+    }
+}
+
+/// A queue pair.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) id: QueuePairId,
+    pub(super) phase: Phase,
+    pub(super) nonce: Nonce,
+    /// Who may be at the other end, once known; who is, once heard of.
+    pub(super) peer: Option<(QueuePairId, Nonce)>,
+    pub(super) socket: Option<Socket>,
+    /// Regions the peer may name; see [`Connection::grant`].
+    grants: Vec<RegionId>,
+    pub(super) requests: Requests,
+    pub(super) answers: VecDeque<Answer>,
+    pub(super) outbox: Outbox,
+    pub(super) inbox: Inbox,
+    pub(super) receiving: Receiving,
+    /// Receives posted.
+    pub(super) receives: u32,
+    /// Since when a write with immediate waits for one.
+    pub(super) stalled_since: Option<Instant>,
+    /// Number of the last request of the peer's that was carried out.
+    pub(super) executed: u32,
+    pub(super) acknowledgement: Acknowledgement,
+    /// What the wait point watches the socket for.
+    pub(super) interest: Interest,
+    /// Polls left to try this connection without being told that it is ready.
+    pub(super) busy: u32,
+    /// In the list of connections to try.
+    pub(super) is_hot: bool,
+    /// Whether the last turn left received bytes unlooked at.
+    pub(super) has_more: bool,
+}
+
+/// When to acknowledge: at once, until it shows that a request of our own follows each time and
+/// could have carried the acknowledgement.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Acknowledgement {
+    /// The peer wants one.
+    pub(super) wanted: bool,
+    /// One was sent in a frame of its own in the last turn.
+    pub(super) sent_alone: bool,
+    /// Times in a row that a request followed.
+    pub(super) followed: u32,
+}
+
+impl Acknowledgement {
+    const FOLLOWED_ENOUGH: u32 = 4;
+
+    /// Whether to wait for a request to carry it.
+    pub(super) fn may_wait(&self) -> bool {
+        self.followed >= Self::FOLLOWED_ENOUGH
+    }
+
+    /// A request goes out.
+    pub(super) fn request_follows(&mut self) {
+        if std::mem::take(&mut self.sent_alone) {
+            self.followed = (self.followed + 1).min(Self::FOLLOWED_ENOUGH);
+        }
+    }
+}
+
+impl Connection {
+    pub(super) fn new(id: QueuePairId, nonce: Nonce) -> Self {
+        Self {
+            id,
+            phase: Phase::Pending,
+            nonce,
+            peer: None,
+            socket: None,
+            grants: Vec::new(),
+            requests: Requests::new(),
+            answers: VecDeque::with_capacity(OUTSTANDING_MAX as usize + 1),
+            outbox: Outbox::new(),
+            inbox: Inbox::new(),
+            receiving: Receiving::Header,
+            receives: 0,
+            stalled_since: None,
+            executed: 0,
+            acknowledgement: Acknowledgement::default(),
+            interest: Interest::RECEIVE,
+            busy: BUSY_POLLS,
+            is_hot: false,
+            has_more: false,
+        }
+    }
+
+    pub(super) fn state(&self) -> QueuePairState {
+        match self.phase {
+            Phase::Pending | Phase::Connecting => QueuePairState::Connecting,
+            Phase::Ready => QueuePairState::Ready,
+            Phase::Refusing { .. } | Phase::Failed => QueuePairState::Error,
+        }
+    }
+
+    /// Whether the peer has still to come.
+    pub(super) fn is_expected(&self) -> bool {
+        matches!(self.phase, Phase::Pending | Phase::Connecting)
+    }
+
+    /// Lets the peer name a region, by a key that is good on this queue pair only.
+    pub(super) fn grant(&mut self, region: RegionId) -> Option<RemoteKey> {
+        let index = match self.grants.iter().position(|granted| *granted == region) {
+            Some(index) => index,
+            None if self.grants.len() < GRANTS_MAX as usize => {
+                self.grants.push(region);
+                self.grants.len() - 1
+            }
+            None => return None,
+        };
+        u32::try_from(index).ok().map(|index| RemoteKey(self.salt() | index))
+    }
+
+    /// The bytes that the peer names, if it may do to them what `allows` asks.
+    pub(super) fn granted(
+        &self,
+        header: &Header,
+        regions: &Regions,
+        allows: impl Fn(Access) -> bool,
+    ) -> Result<LocalSlice, Failure> {
+        let refusal =
+            Failure::Refuse { number: header.number, status: CompletionStatus::RemoteAccess };
+        if header.key & 0xFFFF_0000 != self.salt() {
+            return Err(refusal);
+        }
+        let Some(region) = self.grants.get((header.key & 0xFFFF) as usize) else {
+            return Err(refusal);
+        };
+        let slice = LocalSlice { region: *region, offset: header.address, len: header.length };
+        match regions.find(*region) {
+            Some(found)
+                if allows(found.access)
+                    && found.pages.contains(slice.offset, u64::from(slice.len)) =>
+            {
+                Ok(slice)
+            }
+            _ => Err(refusal),
+        }
+    }
+
+    /// Upper half of this queue pair's keys, so that a key of another one is not taken for its own.
+    fn salt(&self) -> u32 {
+        u32::from_le_bytes([0, 0, self.nonce.0[0], self.nonce.0[1]])
+    }
+
+    /// Receives, carries out, answers and sends, within bounds. Returns whether bytes came.
+    pub(super) fn turn(&mut self, shared: &mut Shared) -> bool {
+        if self.socket.is_none() {
+            return false;
+        }
+        self.acknowledgement.sent_alone = false;
+        if self.acknowledgement.wanted {
+            self.acknowledgement.followed = 0;
+            self.emit_acknowledgement();
+        }
+        let came = self.receive(shared);
+        let came = self.settle(came, shared).unwrap_or(false);
+        if self.acknowledgement.wanted && !self.acknowledgement.may_wait() {
+            self.acknowledgement.sent_alone = self.emit_acknowledgement();
+        }
+        self.send(shared);
+        came
+    }
+
+    /// Sends what there is to send, as far as the socket takes it.
+    pub(super) fn send(&mut self, shared: &mut Shared) {
+        let sent = self.emit_and_flush(shared);
+        self.settle(sent, shared);
+        if let Phase::Refusing { .. } = self.phase
+            && self.outbox.is_empty()
+            && self.answers.is_empty()
+            && !self.requests.is_empty()
+        {
+            // The outbox no longer refers to memory of these requests.
+            self.report_failure(CompletionStatus::Flushed, shared);
+            if let Some(socket) = &self.socket {
+                socket.finish_sending();
+            }
+        }
+    }
+
+    /// Whether something has to be sent or watched although nothing comes in.
+    pub(super) fn is_pending(&self) -> bool {
+        self.socket.is_some()
+            && (!self.outbox.is_empty()
+                || !self.requests.is_empty()
+                || self.stalled_since.is_some()
+                || matches!(self.phase, Phase::Refusing { .. }))
+    }
+
+    /// Ends what has been silent, stalled or lingering for too long.
+    pub(super) fn check(&mut self, now: Instant, shared: &mut Shared) {
+        let Some(socket) = &self.socket else { return };
+        if socket.silence().is_some_and(|silence| silence > shared.silence_max) {
+            tracing::info!(queue_pair = self.id.0, "the peer's host does not answer any more");
+            self.end(CompletionStatus::RetryExceeded, shared);
+        } else if self.stalled_since.is_some_and(|since| now - since > shared.silence_max) {
+            let refusal = Failure::Refuse {
+                number: self.executed.wrapping_add(1),
+                status: CompletionStatus::ReceiverNotReady,
+            };
+            self.settle::<()>(Err(refusal), shared);
+        } else if let Phase::Refusing { until } = self.phase
+            && now >= until
+        {
+            self.end(CompletionStatus::Flushed, shared);
+        }
+    }
+
+    /// Acts on a failure, or hands the result through.
+    pub(super) fn settle<T>(
+        &mut self,
+        result: Result<T, Failure>,
+        shared: &mut Shared,
+    ) -> Option<T> {
+        let failure = match result {
+            Ok(value) => return Some(value),
+            Err(failure) => failure,
+        };
+        match failure {
+            Failure::Lost(error) => {
+                tracing::debug!(queue_pair = self.id.0, %error, "connection lost");
+                let refusing = matches!(self.phase, Phase::Refusing { .. });
+                let status = if refusing {
+                    CompletionStatus::Flushed
+                } else {
+                    CompletionStatus::RetryExceeded
+                };
+                self.end(status, shared);
+            }
+            Failure::Protocol(error) => {
+                tracing::warn!(queue_pair = self.id.0, %error, "cutting off a malformed peer");
+                self.end(CompletionStatus::RetryExceeded, shared);
+            }
+            Failure::Refused { number, status } => {
+                let (id, ready) = (self.id, &mut shared.ready);
+                let known = self.requests.refuse(number, status, id, |end| ready.push_back(end));
+                if known.is_err() {
+                    tracing::warn!(queue_pair = self.id.0, number, "refusal of an unknown request");
+                }
+                self.end(CompletionStatus::RetryExceeded, shared);
+            }
+            Failure::Refuse { number, status } => {
+                tracing::debug!(queue_pair = self.id.0, number, ?status, "refusing a request");
+                self.answers.push_back(Answer::Refusal { number, status });
+                self.stalled_since = None;
+                self.acknowledgement.wanted = false;
+                self.phase = Phase::Refusing { until: Instant::now() + shared.silence_max };
+            }
+            Failure::Deregistered => {
+                tracing::warn!(queue_pair = self.id.0, "memory deregistered while in use");
+                self.end(CompletionStatus::LocalProtection, shared);
+            }
+        }
+        None
+    }
+
+    /// Closes the stream and completes all that is pending, the first with `status`.
+    pub(super) fn end(&mut self, status: CompletionStatus, shared: &mut Shared) {
+        self.socket = None;
+        self.phase = Phase::Failed;
+        self.outbox.clear();
+        self.answers.clear();
+        self.receiving = Receiving::Header;
+        self.inbox.consume(self.inbox.unread().len());
+        self.stalled_since = None;
+        self.acknowledgement = Acknowledgement::default();
+        self.has_more = false;
+        self.report_failure(status, shared);
+    }
+
+    fn report_failure(&mut self, status: CompletionStatus, shared: &mut Shared) {
+        let (id, ready) = (self.id, &mut shared.ready);
+        self.requests.fail(status, id, |end| ready.push_back(end));
+    }
+
+    /// Reports requests that have succeeded.
+    pub(super) fn report_success(&mut self, shared: &mut Shared) {
+        let (id, ready) = (self.id, &mut shared.ready);
+        self.requests.complete(id, |end| ready.push_back(end));
+    }
+}

@@ -1,0 +1,257 @@
+//! Posting and polling: no allocation, no logging, one system call for a batch of posts.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    batch::Batch,
+    error::PostError,
+    fabric::{Completion, Operation, QueuePairId, QueuePairState, ScatterList, SendRequest},
+};
+
+use super::{
+    Tcp,
+    connection::{Connection, Phase},
+    limits::{BUSY_POLLS, DIRECT_CONNECTIONS_MAX, MESSAGE_LEN_MAX, POLLS_PER_CHECK, RECEIVES_MAX},
+    region::Regions,
+    wait::{Interest, Source},
+};
+
+/// Polls between two looks at the listener while a peer is expected.
+const POLLS_PER_LOOK: u32 = 16;
+
+/// Time between two checks of what may have gone silent.
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+
+impl Tcp {
+    pub(super) fn post(
+        &mut self,
+        queue_pair: QueuePairId,
+        requests: &mut Batch<SendRequest>,
+    ) -> Result<(), PostError> {
+        let connection =
+            self.connections.find_mut(queue_pair.0).ok_or(PostError::QueuePairError)?;
+        match connection.state() {
+            QueuePairState::Ready => {}
+            QueuePairState::Connecting => return Err(PostError::NotConnected),
+            QueuePairState::Error => return Err(PostError::QueuePairError),
+        }
+        let mut taken_count = 0;
+        let mut refusal = Ok(());
+        for request in requests.as_slice() {
+            if connection.requests.is_full() {
+                refusal = Err(PostError::QueueFull);
+                break;
+            }
+            if let Err(reason) = validate(&request.operation, &self.shared.regions) {
+                refusal = Err(PostError::Invalid { reason });
+                break;
+            }
+            connection.requests.push(*request);
+            taken_count += 1;
+        }
+        requests.take_front(taken_count);
+        if taken_count > 0 {
+            connection.acknowledgement.request_follows();
+            connection.send(&mut self.shared);
+            self.heat(queue_pair);
+        }
+        refusal
+    }
+
+    pub(super) fn post_receives(
+        &mut self,
+        queue_pair: QueuePairId,
+        count: u32,
+    ) -> Result<(), PostError> {
+        let connection =
+            self.connections.find_mut(queue_pair.0).ok_or(PostError::QueuePairError)?;
+        if connection.state() == QueuePairState::Error {
+            return Err(PostError::QueuePairError);
+        }
+        if count > RECEIVES_MAX - connection.receives {
+            return Err(PostError::QueueFull);
+        }
+        connection.receives += count;
+        if connection.stalled_since.is_some() {
+            connection.has_more = true;
+            self.heat(queue_pair);
+        }
+        Ok(())
+    }
+
+    /// Has `queue_pair` tried by the next polls.
+    pub(super) fn heat(&mut self, queue_pair: QueuePairId) {
+        if let Some(connection) = self.connections.find_mut(queue_pair.0) {
+            connection.busy = BUSY_POLLS;
+            if !connection.is_hot {
+                connection.is_hot = true;
+                self.hot.push(queue_pair);
+            }
+        }
+    }
+
+    pub(super) fn advance(&mut self) {
+        self.polls = self.polls.wrapping_add(1);
+        let is_direct = self.socket_count <= DIRECT_CONNECTIONS_MAX;
+        let period = if self.expected_count > 0 || !self.strangers.is_empty() {
+            POLLS_PER_LOOK
+        } else {
+            POLLS_PER_CHECK
+        };
+        if !is_direct || self.polls.is_multiple_of(period) {
+            self.look();
+        }
+        if self.polls.is_multiple_of(POLLS_PER_CHECK) {
+            self.check();
+        }
+        let mut index = 0;
+        while index < self.hot.len() {
+            let id = self.hot[index];
+            let Some(connection) = self.connections.find_mut(id.0) else {
+                self.hot.swap_remove(index);
+                continue;
+            };
+            let had_socket = connection.socket.is_some();
+            if connection.turn(&mut self.shared) {
+                connection.busy = BUSY_POLLS;
+            } else {
+                connection.busy = connection.busy.saturating_sub(1);
+            }
+            if had_socket && connection.socket.is_none() {
+                self.socket_count -= 1;
+            }
+            if connection.socket.is_none() || (!is_direct && is_idle(connection)) {
+                connection.is_hot = false;
+                self.hot.swap_remove(index);
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    pub(super) fn hand_out(&mut self, completions: &mut [Completion]) -> usize {
+        let count = completions.len().min(self.shared.ready.len());
+        for (completion, ready) in completions.iter_mut().zip(self.shared.ready.drain(..count)) {
+            *completion = ready;
+        }
+        count
+    }
+
+    /// Sends what waits to be sent, and has the wait point watch for the rest. Returns whether
+    /// there is nothing to poll.
+    pub(super) fn prepare_sleep(&mut self) -> bool {
+        let mut is_quiet = !std::mem::take(&mut self.connected);
+        let mut is_watched = !self.strangers.is_empty();
+        for connection in self.connections.values_mut() {
+            if connection.socket.is_none() || connection.phase == Phase::Pending {
+                continue;
+            }
+            if connection.acknowledgement.wanted {
+                connection.emit_acknowledgement();
+            }
+            connection.send(&mut self.shared);
+            let Some(socket) = &connection.socket else {
+                self.socket_count -= 1;
+                is_quiet = false;
+                continue;
+            };
+            let interest = Interest {
+                receive: connection.stalled_since.is_none(),
+                send: !connection.outbox.is_empty(),
+            };
+            if interest != connection.interest {
+                let source = Source::Connection(connection.id);
+                // A descriptor that is registered can be changed.
+                let _ = self.wait_point.change(socket, source, interest);
+                connection.interest = interest;
+            }
+            is_quiet &= !connection.has_more;
+            is_watched |= connection.is_pending();
+        }
+        is_quiet &= self.shared.ready.is_empty();
+        if is_quiet && is_watched {
+            self.wait_point.set_timer(CHECK_INTERVAL);
+        }
+        is_quiet
+    }
+
+    /// Finds out what ended the sleep.
+    pub(super) fn finish_sleep(&mut self) {
+        self.look();
+        self.check();
+    }
+
+    /// Asks the kernel what is ready, and sees to those who dialled.
+    fn look(&mut self) {
+        let (mut dialled, mut introduced) = (false, false);
+        let (connections, hot) = (&mut self.connections, &mut self.hot);
+        self.wait_point.look(|source| match source {
+            Source::Listener => dialled = true,
+            Source::Stranger => introduced = true,
+            Source::Connection(id) => {
+                if let Some(connection) = connections.find_mut(id.0)
+                    && connection.phase != Phase::Pending
+                {
+                    connection.busy = BUSY_POLLS;
+                    if !connection.is_hot {
+                        connection.is_hot = true;
+                        hot.push(id);
+                    }
+                }
+            }
+            Source::Waker | Source::Timer => {}
+        });
+        if dialled {
+            self.accept();
+        } else if introduced {
+            self.meet_strangers();
+        }
+    }
+
+    /// Ends what has been silent for too long; looks at most every [`CHECK_INTERVAL`].
+    fn check(&mut self) {
+        let now = Instant::now();
+        if now - self.checked_at < CHECK_INTERVAL {
+            return;
+        }
+        self.checked_at = now;
+        self.drop_late_strangers(now);
+        for connection in self.connections.values_mut() {
+            if connection.is_pending() {
+                connection.check(now, &mut self.shared);
+                self.socket_count -= usize::from(connection.socket.is_none());
+            }
+        }
+    }
+}
+
+fn is_idle(connection: &Connection) -> bool {
+    connection.busy == 0
+        && connection.outbox.is_empty()
+        && connection.answers.is_empty()
+        && !connection.requests.has_unemitted()
+        && !connection.acknowledgement.wanted
+        && !connection.has_more
+}
+
+fn validate(operation: &Operation, regions: &Regions) -> Result<(), &'static str> {
+    match operation {
+        Operation::Write { local, .. } | Operation::Read { local, .. } => {
+            if local.len() > u64::from(MESSAGE_LEN_MAX) {
+                return Err("it has more bytes than message_len_max");
+            }
+            validate_list(local, regions)
+        }
+        Operation::WriteInline { .. } | Operation::WriteWithImmediate { .. } => Ok(()),
+        Operation::FetchAdd { local, .. } | Operation::CompareSwap { local, .. } => {
+            if local.len != 8 {
+                return Err("the old value of an atomic takes eight bytes");
+            }
+            validate_list(&(*local).into(), regions)
+        }
+    }
+}
+
+fn validate_list(list: &ScatterList, regions: &Regions) -> Result<(), &'static str> {
+    if regions.contains(list) { Ok(()) } else { Err("a local slice leaves its region") }
+}

@@ -11,7 +11,9 @@ pub mod error;
 pub mod fabric;
 pub mod mailbox;
 pub mod memory;
+mod slab;
 pub mod tcp;
+pub mod verbs;
 pub mod wait;
 
 pub use batch::Batch;

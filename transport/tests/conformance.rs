@@ -13,7 +13,6 @@ mod conformance {
 }
 
 /// Instantiates every case for a fixture.
-#[allow(unused_macros, reason = "until the first provider joins")]
 macro_rules! provider {
     ($name:ident, $fixture:ty) => {
         mod $name {
@@ -47,3 +46,28 @@ impl conformance::harness::Fixture for TcpFixture {
 }
 
 provider!(tcp, crate::TcpFixture);
+
+struct VerbsFixture;
+
+impl conformance::harness::Fixture for VerbsFixture {
+    type Transport = windlass_transport::verbs::VerbsTransport;
+
+    const SLOW: bool = true;
+
+    fn open() -> Result<Self::Transport, String> {
+        let config = windlass_transport::verbs::VerbsConfig {
+            // A dead peer is noticed in 50 ms.
+            timeout: 8,
+            ..windlass_transport::verbs::VerbsConfig::from_environment()
+        };
+        let opened = windlass_transport::verbs::VerbsTransport::open(config);
+        match opened {
+            Err(error) if std::env::var_os("WINDLASS_REQUIRE_VERBS").is_some() => {
+                panic!("this run requires a verbs device: {error}")
+            }
+            other => other.map_err(|error| error.to_string()),
+        }
+    }
+}
+
+provider!(verbs, crate::VerbsFixture);

@@ -1,0 +1,154 @@
+//! Settings of the verbs transport: which device, and how its queue pairs behave.
+
+use std::time::Duration;
+
+/// Settings of a verbs transport. The defaults work unchanged on SoftRoCE, RoCE and InfiniBand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerbsConfig {
+    /// Device name such as `mlx5_0`; the first with an active port when `None`.
+    pub device: Option<String>,
+    /// Port number from 1; the first active one when `None`.
+    pub port: Option<u8>,
+    /// Index into the port's GID table; the best RoCE v2 address when `None`, see
+    /// [`super::device::choose_gid`].
+    pub gid_index: Option<u8>,
+    /// IP traffic class (DSCP and ECN) of RoCE packets.
+    pub traffic_class: u8,
+    /// InfiniBand service level.
+    pub service_level: u8,
+    /// Path MTU in bytes, a power of two from 256 to 4096; the port's active MTU when `None`.
+    pub mtu: Option<u16>,
+    /// How often an unanswered packet is sent again before the queue pair fails, 0 to 7. 7 never
+    /// gives up on SoftRoCE, so a dead peer would go unnoticed.
+    pub retry_count: u8,
+    /// Time until the first repetition: 4.096 us times 2 to this power, 1 to 31.
+    pub timeout: u8,
+    /// How often a request is sent again to a receiver that is not ready, 0 to 7; 7 is for ever.
+    pub rnr_retry: u8,
+    /// Code of the time a receiver that is not ready asks for; 12 is 0.64 ms.
+    pub rnr_timer: u8,
+    /// Requests of one queue pair in flight.
+    pub outstanding_max: u32,
+    /// Receives posted on one queue pair.
+    pub receives_max: u32,
+    /// Whether reads may be taken to proceed in address order; a guess by device when `None`.
+    pub reads_in_order: Option<bool>,
+    /// Bound on the time the active side waits for the passive side's answer.
+    pub connect_timeout: Duration,
+    /// Bound on the time [`disconnect`](crate::fabric::Transport::disconnect) takes to tell the
+    /// peer.
+    pub farewell_timeout: Duration,
+}
+
+impl Default for VerbsConfig {
+    fn default() -> Self {
+        Self {
+            device: None,
+            port: None,
+            gid_index: None,
+            traffic_class: 0,
+            service_level: 0,
+            mtu: None,
+            retry_count: 6,
+            timeout: 14,
+            rnr_retry: 6,
+            rnr_timer: 12,
+            outstanding_max: 128,
+            receives_max: 64,
+            reads_in_order: None,
+            connect_timeout: Duration::from_secs(5),
+            farewell_timeout: Duration::from_millis(20),
+        }
+    }
+}
+
+impl VerbsConfig {
+    /// The defaults, changed where these environment variables say so: `WINDLASS_VERBS_DEVICE`,
+    /// `WINDLASS_VERBS_PORT`, `WINDLASS_VERBS_GID_INDEX` and `WINDLASS_VERBS_TIMEOUT`. For tests
+    /// and tools; a value that makes no sense counts as absent.
+    #[must_use]
+    pub fn from_environment() -> Self {
+        let number = |name| std::env::var(name).ok()?.parse::<u8>().ok();
+        let defaults = Self::default();
+        Self {
+            device: std::env::var("WINDLASS_VERBS_DEVICE").ok().filter(|name| !name.is_empty()),
+            port: number("WINDLASS_VERBS_PORT"),
+            gid_index: number("WINDLASS_VERBS_GID_INDEX"),
+            timeout: number("WINDLASS_VERBS_TIMEOUT").unwrap_or(defaults.timeout),
+            ..defaults
+        }
+    }
+
+    /// Checks every value against its range.
+    ///
+    /// # Errors
+    /// Names the first setting out of range, with the range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let check = |setting, value: u32, min: u32, max: u32| {
+            if (min..=max).contains(&value) {
+                Ok(())
+            } else {
+                Err(ConfigError { setting, value, min, max })
+            }
+        };
+        check("port", u32::from(self.port.unwrap_or(1)), 1, 254)?;
+        check("service_level", u32::from(self.service_level), 0, 15)?;
+        check("retry_count", u32::from(self.retry_count), 0, 7)?;
+        check("timeout", u32::from(self.timeout), 1, 31)?;
+        check("rnr_retry", u32::from(self.rnr_retry), 0, 7)?;
+        check("rnr_timer", u32::from(self.rnr_timer), 0, 31)?;
+        check("outstanding_max", self.outstanding_max, 2, OUTSTANDING_MAX)?;
+        check("receives_max", self.receives_max, 1, OUTSTANDING_MAX)?;
+        if let Some(mtu) = self.mtu {
+            check("mtu", u32::from(mtu), 256, 4096)?;
+            if !mtu.is_power_of_two() {
+                return Err(ConfigError {
+                    setting: "mtu",
+                    value: u32::from(mtu),
+                    min: 256,
+                    max: 4096,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Most requests of one queue pair in flight, whatever the settings say.
+const OUTSTANDING_MAX: u32 = 8192;
+
+/// A setting out of its range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "verbs setting {setting} is {value}: give a value from {min} to {max} (an MTU: a power of two)"
+)]
+pub struct ConfigError {
+    /// The setting's name.
+    pub setting: &'static str,
+    /// Its value.
+    pub value: u32,
+    /// The least.
+    pub min: u32,
+    /// The most.
+    pub max: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid_and_a_dead_peer_is_noticed() {
+        let config = VerbsConfig::default();
+        config.validate().unwrap();
+        assert!(config.retry_count < 7, "7 never gives up on SoftRoCE");
+    }
+
+    #[test]
+    fn values_out_of_range_are_named() {
+        let config = VerbsConfig { mtu: Some(1000), ..VerbsConfig::default() };
+        assert_eq!(config.validate().unwrap_err().setting, "mtu");
+        let config = VerbsConfig { retry_count: 8, ..VerbsConfig::default() };
+        assert_eq!(config.validate().unwrap_err().setting, "retry_count");
+    }
+}

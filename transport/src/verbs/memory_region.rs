@@ -1,0 +1,108 @@
+//! Registered memory: a region pins its pages for the device until it is dropped.
+
+use std::sync::Arc;
+
+use super::{
+    abi::{
+        IBV_ACCESS_LOCAL_WRITE, IBV_ACCESS_REMOTE_ATOMIC, IBV_ACCESS_REMOTE_READ,
+        IBV_ACCESS_REMOTE_WRITE, ibv_mr,
+    },
+    device::Device,
+};
+use crate::{error::RegisterError, fabric::Access, memory::Pages};
+
+/// A registration. Holds the pages, so they cannot be unmapped under the device.
+#[derive(Debug)]
+pub(super) struct Registration {
+    mr: *mut ibv_mr,
+    /// Key for local use.
+    pub(super) lkey: u32,
+    /// Key for peers.
+    pub(super) rkey: u32,
+    /// First byte.
+    pub(super) address: u64,
+    /// Bytes.
+    pub(super) len: u64,
+    /// What peers may do.
+    pub(super) access: Access,
+    device: Arc<Device>,
+    _pages: Pages,
+}
+
+// SAFETY: the region is an object of libibverbs, whose calls are thread-safe; it is never shared.
+unsafe impl Send for Registration {}
+
+impl Registration {
+    pub(super) fn new(
+        device: &Arc<Device>,
+        pages: &Pages,
+        access: Access,
+    ) -> Result<Self, RegisterError> {
+        let address = pages.as_ptr();
+        let len = pages.len();
+        // SAFETY: the pages are mapped readable and writable, and the registration keeps a clone of
+        // them until it is undone in drop.
+        let mr = unsafe {
+            (device.library().ibv_reg_mr)(device.pd, address.cast(), len, access_flags(access))
+        };
+        if mr.is_null() {
+            let source = std::io::Error::last_os_error();
+            return Err(match source.raw_os_error() {
+                Some(libc::ENOMEM | libc::EPERM) => {
+                    RegisterError::Pin { len, limit_bytes: pages.report().limit_bytes, source }
+                }
+                _ => RegisterError::Verb { verb: "ibv_reg_mr", len, source },
+            });
+        }
+        // SAFETY: not null, so a region that lives until ibv_dereg_mr.
+        let (lkey, rkey) = unsafe { ((*mr).lkey, (*mr).rkey) };
+        Ok(Self {
+            mr,
+            lkey,
+            rkey,
+            address: address as u64,
+            len: len as u64,
+            access,
+            device: Arc::clone(device),
+            _pages: pages.clone(),
+        })
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        // SAFETY: registered once and deregistered once; from here on the device refuses its keys.
+        let status = unsafe { (self.device.library().ibv_dereg_mr)(self.mr) };
+        if status != 0 {
+            tracing::warn!(status, len = self.len, "ibv_dereg_mr failed; its memory stays pinned");
+        }
+    }
+}
+
+/// The owner may always write: reads and atomics scatter into the region.
+const fn access_flags(access: Access) -> i32 {
+    let mut flags = IBV_ACCESS_LOCAL_WRITE;
+    if access.remote_read {
+        flags |= IBV_ACCESS_REMOTE_READ;
+    }
+    if access.remote_write {
+        flags |= IBV_ACCESS_REMOTE_WRITE;
+    }
+    if access.remote_atomic {
+        flags |= IBV_ACCESS_REMOTE_ATOMIC;
+    }
+    flags
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameter_memory_gets_no_remote_write_flag() {
+        let flags = access_flags(Access::READ);
+        assert_eq!(flags & IBV_ACCESS_REMOTE_WRITE, 0);
+        assert_eq!(flags & IBV_ACCESS_REMOTE_ATOMIC, 0);
+        assert_ne!(flags & IBV_ACCESS_REMOTE_READ, 0);
+    }
+}

@@ -1,0 +1,24 @@
+//! The verbs provider: reliable connected queue pairs on InfiniBand, RoCE and SoftRoCE devices.
+//!
+//! libibverbs is opened when the first instance is ([`load`]), through declarations of our own
+//! ([`abi`]), so one binary runs with and without it. [`device`] finds devices; one file per verbs
+//! noun sets them up; `datapath` is what runs per request.
+#![allow(unsafe_code)]
+
+pub mod abi;
+mod completion_queue;
+mod config;
+mod connect;
+mod datapath;
+pub mod device;
+pub mod load;
+mod memory_region;
+mod progress;
+mod queue_pair;
+mod send_ring;
+mod slot;
+mod transport;
+mod wake;
+
+pub use config::{ConfigError, VerbsConfig};
+pub use transport::VerbsTransport;

@@ -1,0 +1,189 @@
+//! What completions mean: for the caller's requests, and for the provider's own two messages, the
+//! greeting that makes the passive side ready and the farewell that lets a peer know at once.
+
+use std::time::Instant;
+
+use super::{
+    abi::{IBV_WC_RECV_RDMA_WITH_IMM, IBV_WC_SUCCESS, ibv_wc},
+    datapath::{POLL_MAX, completion_status},
+    slot::{Slot, Stage, WorkRequest},
+    transport::VerbsTransport,
+};
+use crate::fabric::{Completion, CompletionStatus, Opcode, QueuePairId, QueuePairState, WorkId};
+
+/// Polls without a completion between two looks at the device's events, which cost a system call.
+const POLLS_PER_EVENT_CHECK: usize = 1024;
+
+/// Words of the provider's own messages.
+#[derive(Debug)]
+pub(super) struct Greeting;
+
+impl Greeting {
+    /// The active side is connected.
+    pub(super) const HERE: u32 = 0x574c_0001;
+    /// The sender disconnects.
+    pub(super) const FAREWELL: u32 = 0x574c_0002;
+}
+
+impl VerbsTransport {
+    /// Reports completions, at most as many as there is room for.
+    pub(super) fn progress(&mut self, completions: &mut [Completion]) -> usize {
+        let mut count = 0;
+        while count < completions.len()
+            && let Some(completion) = self.ready.pop_front()
+        {
+            completions[count] = completion;
+            count += 1;
+        }
+        self.poll_count = self.poll_count.wrapping_add(1);
+        // A different queue first each time, so that a busy one does not starve the others.
+        for turn in 0..self.queues.len() {
+            let queue = (self.poll_count + turn) % self.queues.len();
+            count += self.take(queue, &mut completions[count..]);
+        }
+        if count == 0 && self.poll_count.is_multiple_of(POLLS_PER_EVENT_CHECK) {
+            self.absorb_events();
+        }
+        count
+    }
+
+    /// Takes completions of one queue; returns how many the caller gets.
+    fn take(&mut self, queue: usize, completions: &mut [Completion]) -> usize {
+        let cq = self.queues[queue].cq;
+        let mut count = 0;
+        while count < completions.len() {
+            let room = completions.len() - count;
+            let taken = self.verbs.poll(cq, room, &mut self.scratch);
+            for index in 0..taken {
+                let work = self.scratch.completions[index];
+                if let Some(completion) = self.absorb(&work) {
+                    completions[count] = completion;
+                    count += 1;
+                }
+            }
+            if taken < room.min(POLL_MAX) {
+                break;
+            }
+        }
+        count
+    }
+
+    /// Takes completions of every queue into `ready`; returns how many came, own ones included.
+    pub(super) fn collect(&mut self) -> usize {
+        let mut total = 0;
+        for queue in 0..self.queues.len() {
+            let cq = self.queues[queue].cq;
+            let taken = self.verbs.poll(cq, POLL_MAX, &mut self.scratch);
+            for index in 0..taken {
+                let work = self.scratch.completions[index];
+                let completion = self.absorb(&work);
+                self.ready.extend(completion);
+            }
+            total += taken;
+        }
+        total
+    }
+
+    /// What one completion of the device is to the caller, if anything.
+    fn absorb(&mut self, work: &ibv_wc) -> Option<Completion> {
+        match WorkRequest::of(work.wr_id) {
+            // A queue pair that is gone may still have completions in the queue.
+            WorkRequest::Send { queue_pair, number } => {
+                let slot = self.slots.find_mut(queue_pair)?;
+                let request = slot.ring.complete(number)?;
+                if work.status != IBV_WC_SUCCESS {
+                    slot.state = QueuePairState::Error;
+                }
+                Some(Completion {
+                    queue_pair: slot.id,
+                    work_id: request.work_id?,
+                    opcode: request.opcode,
+                    status: completion_status(work.status),
+                    immediate: 0,
+                })
+            }
+            WorkRequest::Receive { queue_pair } => {
+                let slot = self.slots.find_mut(queue_pair)?;
+                if work.status != IBV_WC_SUCCESS {
+                    slot.state = QueuePairState::Error;
+                    return None;
+                }
+                if slot.state == QueuePairState::Connecting {
+                    slot.state = QueuePairState::Ready;
+                }
+                let word = u32::from_be(work.imm_data);
+                if work.opcode == IBV_WC_RECV_RDMA_WITH_IMM {
+                    return receive_immediate(slot, word);
+                }
+                match word {
+                    Greeting::FAREWELL => fail(slot),
+                    _ => {
+                        let _ = self.verbs.post_receives(slot, 1, &mut self.scratch);
+                    }
+                }
+                None
+            }
+        }
+    }
+
+    /// Reports immediates that had come before the caller posted receives for them.
+    pub(super) fn deliver_early(&mut self, queue_pair: QueuePairId) {
+        let Some(slot) = self.slots.find_mut(queue_pair.0) else { return };
+        while slot.receives_posted > 0
+            && let Some(word) = slot.early.pop_front()
+        {
+            self.ready.extend(receive_immediate(slot, word));
+        }
+    }
+
+    /// Posts the farewell; says whether there is something to wait for.
+    pub(super) fn say_farewell(&mut self, queue_pair: QueuePairId) -> bool {
+        let Some(slot) = self.slots.find_mut(queue_pair.0) else { return false };
+        slot.state == QueuePairState::Ready && self.verbs.post_own(slot, Greeting::FAREWELL).is_ok()
+    }
+
+    /// Waits until everything posted on the queue pair has completed; false when it failed or the
+    /// time was over first.
+    pub(super) fn settle(&mut self, queue_pair: QueuePairId, deadline: Instant) -> bool {
+        loop {
+            let came = self.collect();
+            let Some(slot) = self.slots.find(queue_pair.0) else { return false };
+            if slot.state == QueuePairState::Error {
+                return false;
+            }
+            if slot.ring.len() == 0 {
+                return true;
+            }
+            if came == 0 {
+                if Instant::now() >= deadline {
+                    return false;
+                }
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+/// Fails a queue pair by our own decision; what is pending will complete as flushed.
+pub(super) fn fail(slot: &mut Slot) {
+    slot.state = QueuePairState::Error;
+    if let Stage::Connected(queue_pair) = &slot.stage {
+        queue_pair.fail();
+    }
+}
+
+/// The caller's completion of an immediate, or `None` when it has to wait for a receive.
+fn receive_immediate(slot: &mut Slot, word: u32) -> Option<Completion> {
+    let Some(left) = slot.receives_posted.checked_sub(1) else {
+        slot.early.push_back(word);
+        return None;
+    };
+    slot.receives_posted = left;
+    Some(Completion {
+        queue_pair: slot.id,
+        work_id: WorkId(0),
+        opcode: Opcode::ReceiveImmediate,
+        status: CompletionStatus::Success,
+        immediate: word,
+    })
+}

@@ -1,0 +1,428 @@
+//! One instance of the verbs provider: what it owns, and the trait's set-up calls.
+
+use std::{collections::VecDeque, os::fd::BorrowedFd, sync::Arc, time::Instant};
+
+use super::{
+    VerbsConfig,
+    completion_queue::{CompletionChannel, CompletionQueue},
+    connect::{VerbsEndpoint, random_sequence_number},
+    datapath::{Limits, Scratch, Verbs},
+    device::{Device, positive},
+    memory_region::Registration,
+    progress::Greeting,
+    queue_pair::{ResetQueuePair, scatter_max},
+    send_ring::SendRing,
+    slot::{Bounce, OWN_RECEIVES, OWN_SENDS, QUEUE_PAIRS_MAX, Slot, Stage, receive_id},
+    wake::WakePoint,
+};
+use crate::{
+    batch::Batch,
+    error::{ConnectError, OpenError, PostError, RegisterError, ShareError},
+    fabric::{
+        Access, Capabilities, Completion, CompletionStatus, Endpoint, INLINE_LEN_MAX, MemoryRegion,
+        PeerBytes, PendingQueuePair, QueuePairId, QueuePairState, RegionId, RemoteAddress,
+        RemoteKey, RemoteRegion, Role, SendRequest, Transport, Waker,
+    },
+    memory::Pages,
+    slab::Slab,
+};
+
+/// Most regions of one instance.
+const REGIONS_MAX: u32 = 0xffff;
+
+/// A verbs device as a [`Transport`].
+// Fields are dropped in order: what the device uses goes before what it is made of.
+#[derive(Debug)]
+pub struct VerbsTransport {
+    pub(super) slots: Slab<Slot>,
+    regions: Slab<Registration>,
+    pub(super) queues: Vec<CompletionQueue>,
+    pub(super) channel: Arc<CompletionChannel>,
+    pub(super) device: Arc<Device>,
+    pub(super) config: VerbsConfig,
+    capabilities: Capabilities,
+    limits: Limits,
+    pub(super) verbs: Verbs,
+    pub(super) scratch: Scratch,
+    /// Completions that were taken from the device and not yet by the caller.
+    pub(super) ready: VecDeque<Completion>,
+    pub(super) wake_point: WakePoint,
+    pub(super) poll_count: usize,
+}
+
+impl VerbsTransport {
+    /// Opens the device the settings name, or the first that is usable.
+    ///
+    /// # Errors
+    /// When there is no libibverbs, no usable device, port or address, with the remedy.
+    pub fn open(config: VerbsConfig) -> Result<Self, OpenError> {
+        config.validate().map_err(|error| OpenError::Unavailable {
+            provider: "verbs",
+            reason: error.to_string(),
+            remedy: "correct the setting".into(),
+        })?;
+        let device = Device::open(&config)?;
+        let channel = CompletionChannel::new(&device)?;
+        // SAFETY: the context is open as long as the device.
+        let ops = unsafe { &(*device.context()).ops };
+        let verbs = Verbs::of(ops).ok_or(OpenError::System {
+            provider: "verbs",
+            step: "finding the driver's post and poll functions",
+            source: std::io::ErrorKind::Unsupported.into(),
+        })?;
+        let wake_point = WakePoint::new(&device, &channel)?;
+        let work_requests_max = positive(device.attributes.max_qp_wr);
+        let config = VerbsConfig {
+            outstanding_max: config.outstanding_max.min(work_requests_max - OWN_SENDS),
+            receives_max: config.receives_max.min(work_requests_max - OWN_RECEIVES),
+            ..config
+        };
+        let limits = Limits {
+            scatter_max: scatter_max(&device),
+            message_len_max: device.port.message_len_max,
+            atomics: device.info.atomics,
+        };
+        let capabilities = Capabilities {
+            provider: "verbs",
+            device: device.info.name.clone(),
+            outstanding_max: config.outstanding_max,
+            receives_max: config.receives_max,
+            scatter_max: limits.scatter_max,
+            message_len_max: limits.message_len_max,
+            // The bus may reorder what a card fetches; the software device copies in order.
+            reads_in_order: config.reads_in_order.unwrap_or_else(|| device.is_software()),
+            shares_foreign_memory: true,
+        };
+        Ok(Self {
+            slots: Slab::new(QUEUE_PAIRS_MAX),
+            regions: Slab::new(REGIONS_MAX),
+            queues: Vec::new(),
+            channel,
+            device,
+            config,
+            capabilities,
+            limits,
+            verbs,
+            scratch: Scratch::new(),
+            ready: VecDeque::with_capacity(64),
+            wake_point,
+            poll_count: 0,
+        })
+    }
+
+    /// Number of the completion queue that has room for one more queue pair.
+    fn reserve_completions(&mut self, count: u32) -> Result<usize, ConnectError> {
+        if let Some(index) = self.queues.iter_mut().position(|queue| queue.reserve(count)) {
+            return Ok(index);
+        }
+        let mut queue = CompletionQueue::new(&self.channel, count).map_err(connect_error)?;
+        if !queue.reserve(count) {
+            return Err(ConnectError::System {
+                step: "finding room for the queue pair's completions",
+                source: std::io::ErrorKind::OutOfMemory.into(),
+            });
+        }
+        self.queues.push(queue);
+        Ok(self.queues.len() - 1)
+    }
+
+    fn make_slot(&mut self, number: u32, queue: usize) -> Result<Slot, ConnectError> {
+        let config = &self.config;
+        let queue_pair = ResetQueuePair::new(
+            &self.device,
+            self.queues[queue].cq,
+            config.outstanding_max + OWN_SENDS,
+            config.receives_max + OWN_RECEIVES,
+        )?
+        .initialize()?;
+        for _ in 0..OWN_RECEIVES {
+            queue_pair.post_receive(receive_id(number))?;
+        }
+        let bounce = if (queue_pair.inline_len_max() as usize) < INLINE_LEN_MAX {
+            let bounce = Bounce::new(&self.device, config.outstanding_max);
+            Some(bounce.map_err(|error| ConnectError::System {
+                step: "registering memory for inline bytes",
+                source: std::io::Error::other(error),
+            })?)
+        } else {
+            None
+        };
+        let own = queue_pair.endpoint(config, random_sequence_number());
+        Ok(Slot {
+            id: QueuePairId(number),
+            stage: Stage::Pending { queue_pair, own },
+            state: QueuePairState::Connecting,
+            ring: SendRing::new(config.outstanding_max + OWN_SENDS),
+            outstanding_max: config.outstanding_max,
+            receives_posted: 0,
+            early: VecDeque::with_capacity(OWN_RECEIVES as usize),
+            completion_queue: queue,
+            completions_max: self.completions_max(),
+            bounce,
+        })
+    }
+
+    /// Completions one queue pair can have at once: everything may be flushed.
+    fn completions_max(&self) -> u32 {
+        self.config.outstanding_max + OWN_SENDS + self.config.receives_max + OWN_RECEIVES
+    }
+
+    /// Takes the slot out, destroys the queue pair and reports what was pending as flushed.
+    pub(super) fn destroy(&mut self, id: QueuePairId) {
+        let Some(mut slot) = self.slots.remove(id.0) else { return };
+        // Destroyed first: only then does the device touch none of its memory any more.
+        slot.stage = Stage::Broken;
+        while let Some(request) = slot.ring.pop() {
+            if let Some(work_id) = request.work_id {
+                self.ready.push_back(Completion {
+                    queue_pair: id,
+                    work_id,
+                    opcode: request.opcode,
+                    status: CompletionStatus::Flushed,
+                    immediate: 0,
+                });
+            }
+        }
+        self.queues[slot.completion_queue].release(slot.completions_max);
+    }
+
+    fn bring_up(&mut self, id: QueuePairId, remote: &VerbsEndpoint) -> Result<(), ConnectError> {
+        let slot = self.slots.find_mut(id.0).ok_or(ConnectError::Stale)?;
+        let (queue_pair, own) = match std::mem::replace(&mut slot.stage, Stage::Broken) {
+            Stage::Pending { queue_pair, own } => (queue_pair, own),
+            other => {
+                slot.stage = other;
+                return Err(ConnectError::Stale);
+            }
+        };
+        if remote.link != own.link {
+            return Err(ConnectError::Unreachable {
+                address: std::net::Ipv6Addr::from(remote.gid.raw).to_string(),
+                source: std::io::Error::other("one side is on InfiniBand, the other on Ethernet"),
+            });
+        }
+        let receiving = queue_pair.ready_to_receive(&self.config, &own, remote)?;
+        let connected = receiving.ready_to_send(&self.config, &own, remote)?;
+        slot.stage = Stage::Connected(connected);
+        Ok(())
+    }
+
+    /// Tells the passive side that we are there and waits for its device's answer.
+    fn greet(&mut self, id: QueuePairId, remote: &VerbsEndpoint) -> Result<(), ConnectError> {
+        let deadline = Instant::now() + self.config.connect_timeout;
+        let slot = self.slots.find_mut(id.0).ok_or(ConnectError::Stale)?;
+        let unreachable = |kind: std::io::ErrorKind| ConnectError::Unreachable {
+            address: std::net::Ipv6Addr::from(remote.gid.raw).to_string(),
+            source: kind.into(),
+        };
+        self.verbs
+            .post_own(slot, Greeting::HERE)
+            .map_err(|_| unreachable(std::io::ErrorKind::NotConnected))?;
+        if self.settle(id, deadline) {
+            if let Some(slot) = self.slots.find_mut(id.0) {
+                slot.state = QueuePairState::Ready;
+            }
+            Ok(())
+        } else {
+            Err(unreachable(std::io::ErrorKind::TimedOut))
+        }
+    }
+}
+
+impl Transport for VerbsTransport {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn register(&mut self, pages: &Pages, access: Access) -> Result<MemoryRegion, RegisterError> {
+        let registration = Registration::new(&self.device, pages, access)?;
+        let id = self
+            .regions
+            .insert_with(|_| registration)
+            .ok_or(RegisterError::TooMany { count_max: REGIONS_MAX })?;
+        Ok(MemoryRegion { id: RegionId(id), pages: pages.clone(), access })
+    }
+
+    fn deregister(&mut self, region: &MemoryRegion) {
+        drop(self.regions.remove(region.id.0));
+    }
+
+    fn create_queue_pair(&mut self) -> Result<PendingQueuePair, ConnectError> {
+        let completions_max = self.completions_max();
+        let queue = self.reserve_completions(completions_max)?;
+        // The number is needed for the receives' ids, so the place is taken before the queue pair
+        // is made.
+        let placeholder = Slot {
+            id: QueuePairId(0),
+            stage: Stage::Broken,
+            state: QueuePairState::Error,
+            ring: SendRing::new(1),
+            outstanding_max: 0,
+            receives_posted: 0,
+            early: VecDeque::new(),
+            completion_queue: queue,
+            completions_max,
+            bounce: None,
+        };
+        let Some(number) = self.slots.insert_with(|_| placeholder) else {
+            self.queues[queue].release(completions_max);
+            return Err(ConnectError::TooMany { count_max: QUEUE_PAIRS_MAX });
+        };
+        let id = QueuePairId(number);
+        match self.make_slot(number, queue) {
+            Ok(made) => {
+                let endpoint = match &made.stage {
+                    Stage::Pending { own, .. } => own.encode(),
+                    Stage::Connected(_) | Stage::Broken => return Err(ConnectError::Stale),
+                };
+                if let Some(slot) = self.slots.find_mut(number) {
+                    *slot = made;
+                }
+                Ok(PendingQueuePair::new(id, endpoint))
+            }
+            Err(error) => {
+                self.destroy(id);
+                Err(error)
+            }
+        }
+    }
+
+    fn connect(
+        &mut self,
+        pending: PendingQueuePair,
+        role: Role,
+        remote: &Endpoint,
+    ) -> Result<QueuePairId, ConnectError> {
+        let id = pending.id();
+        let connected = VerbsEndpoint::decode(remote).and_then(|remote| {
+            self.bring_up(id, &remote)?;
+            match role {
+                Role::Passive => Ok(()),
+                Role::Active => self.greet(id, &remote),
+            }
+        });
+        if let Err(error) = connected {
+            self.destroy(id);
+            return Err(error);
+        }
+        Ok(id)
+    }
+
+    fn state(&self, queue_pair: QueuePairId) -> QueuePairState {
+        self.slots.find(queue_pair.0).map_or(QueuePairState::Error, |slot| slot.state)
+    }
+
+    fn disconnect(&mut self, queue_pair: QueuePairId) {
+        let deadline = Instant::now() + self.config.farewell_timeout;
+        if self.say_farewell(queue_pair) {
+            self.settle(queue_pair, deadline);
+        }
+        self.destroy(queue_pair);
+    }
+
+    fn share(
+        &mut self,
+        queue_pair: QueuePairId,
+        region: &MemoryRegion,
+    ) -> Result<RemoteRegion, ShareError> {
+        if self.slots.find(queue_pair.0).is_none() {
+            return Err(ShareError::NotConnected { queue_pair });
+        }
+        let registration =
+            self.regions.find(region.id.0).ok_or(ShareError::NotConnected { queue_pair })?;
+        if registration.access == Access::LOCAL {
+            return Err(ShareError::NoAccess);
+        }
+        Ok(RemoteRegion {
+            key: RemoteKey(registration.rkey),
+            address: registration.address,
+            len: registration.len,
+        })
+    }
+
+    fn post_receive(&mut self, queue_pair: QueuePairId, count: u32) -> Result<(), PostError> {
+        let slot = self.slots.find_mut(queue_pair.0).ok_or(PostError::QueuePairError)?;
+        if slot.state == QueuePairState::Error {
+            return Err(PostError::QueuePairError);
+        }
+        if slot.receives_posted.saturating_add(count) > self.config.receives_max {
+            return Err(PostError::QueueFull);
+        }
+        self.verbs.post_receives(slot, count, &mut self.scratch)?;
+        slot.receives_posted += count;
+        self.deliver_early(queue_pair);
+        Ok(())
+    }
+
+    fn post_send(
+        &mut self,
+        queue_pair: QueuePairId,
+        requests: &mut Batch<SendRequest>,
+    ) -> Result<(), PostError> {
+        let slot = self.slots.find_mut(queue_pair.0).ok_or(PostError::QueuePairError)?;
+        match slot.state {
+            QueuePairState::Ready => {}
+            QueuePairState::Connecting => return Err(PostError::NotConnected),
+            QueuePairState::Error => return Err(PostError::QueuePairError),
+        }
+        let (taken, outcome) = self.verbs.post(
+            slot,
+            &self.regions,
+            &self.limits,
+            requests.as_slice(),
+            &mut self.scratch,
+        );
+        requests.take_front(taken);
+        outcome
+    }
+
+    fn poll(&mut self, completions: &mut [Completion]) -> usize {
+        self.progress(completions)
+    }
+
+    fn arm(&mut self) -> bool {
+        self.arm_queues()
+    }
+
+    fn wait_descriptor(&self) -> BorrowedFd<'_> {
+        self.wake_point.descriptor()
+    }
+
+    fn disarm(&mut self) {
+        self.clear_wake_point();
+    }
+
+    fn waker(&self) -> Waker {
+        self.wake_point.waker()
+    }
+
+    fn view(&mut self, _: QueuePairId, _: RemoteAddress, _: u64) -> Option<PeerBytes> {
+        None
+    }
+}
+
+impl Drop for VerbsTransport {
+    fn drop(&mut self) {
+        let ids: Vec<QueuePairId> = self.slots.values().map(|slot| slot.id).collect();
+        // All farewells first, then one wait: a thousand peers take no longer than one.
+        let told: Vec<QueuePairId> =
+            ids.iter().copied().filter(|id| self.say_farewell(*id)).collect();
+        let deadline = Instant::now() + self.config.farewell_timeout;
+        for id in told {
+            self.settle(id, deadline);
+        }
+        for id in ids {
+            self.destroy(id);
+        }
+    }
+}
+
+fn connect_error(error: OpenError) -> ConnectError {
+    match error {
+        OpenError::System { step, source, .. } => ConnectError::System { step, source },
+        OpenError::Unavailable { .. } => ConnectError::System {
+            step: "opening the device",
+            source: std::io::Error::other(error),
+        },
+    }
+}

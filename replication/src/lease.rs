@@ -1,0 +1,316 @@
+//! Leases between servers, and the detection of dead ones. A tail may be read strongly only while
+//! every other member of its chain promises not to go on without it; the promise runs out by itself,
+//! so a silent or cut-off tail stops being read without anybody reaching it, and no coordinator is
+//! needed to keep a healthy chain readable. Times of two machines are never compared: a lease counts
+//! at its holder from when it asked, at its grantor from when it answered, and drift is allowed for.
+
+use std::collections::BTreeMap;
+
+use windlass_wire::{Epoch, ServerId};
+
+use crate::time::Time;
+
+/// Timings of leases and heartbeats, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseTimings {
+    /// How long a promise holds.
+    pub lease_us: u64,
+    /// How often a peer is asked to renew; well below `lease_us`.
+    pub ping_us: u64,
+    /// A peer silent for this long is reported to the coordinator.
+    pub suspect_us: u64,
+    /// How much faster one clock may run than another, in parts per million.
+    pub drift_ppm: u64,
+}
+
+impl Default for LeaseTimings {
+    fn default() -> Self {
+        Self { lease_us: 40_000, ping_us: 5_000, suspect_us: 60_000, drift_ppm: 1_000 }
+    }
+}
+
+impl LeaseTimings {
+    fn drift(&self, micros: u64) -> u64 {
+        micros.saturating_mul(self.drift_ppm).div_ceil(1_000_000)
+    }
+}
+
+/// A message or a decision of the lease table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseOutput {
+    /// Ask `to` to renew its promise; it answers with `asked_at` unchanged.
+    Ping {
+        /// The peer.
+        to: ServerId,
+        /// This server's clock.
+        asked_at: Time,
+    },
+    /// Promise `to` what it asked for.
+    Grant {
+        /// The peer.
+        to: ServerId,
+        /// As it came.
+        asked_at: Time,
+        /// The map this server acts by: a holder with an older map must not count the promise.
+        map_epoch: Epoch,
+    },
+    /// Tell the coordinator that `peer` has been silent.
+    Suspect {
+        /// The peer.
+        peer: ServerId,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Peer {
+    /// When this server's promise to the peer ends, by this server's clock.
+    granted_until: Time,
+    /// When the peer's promise to this server ends, by this server's clock.
+    held_until: Time,
+    heard_at: Time,
+    pinged_at: Option<Time>,
+    suspected_at: Option<Time>,
+}
+
+/// One server's promises, given and held. One per server, shared by its partitions.
+#[derive(Clone, Debug)]
+pub struct Leases {
+    peers: BTreeMap<ServerId, Peer>,
+    /// Promises given to servers that are no longer peers, kept until they have run out.
+    parting: BTreeMap<ServerId, Time>,
+    map_epoch: Epoch,
+    timings: LeaseTimings,
+}
+
+impl Leases {
+    /// No peer yet.
+    #[must_use]
+    pub fn new(timings: LeaseTimings) -> Self {
+        assert!(timings.ping_us < timings.lease_us, "leases are renewed before they run out");
+        Self { peers: BTreeMap::new(), parting: BTreeMap::new(), map_epoch: Epoch(0), timings }
+    }
+
+    /// A new map is in force, in which this server shares chains with `peers`. To be called before
+    /// any replica is configured by that map: promises given so far bind it, later ones do not,
+    /// because they name the new epoch.
+    pub fn adopt(
+        &mut self,
+        now: Time,
+        map_epoch: Epoch,
+        peers: impl IntoIterator<Item = ServerId>,
+    ) {
+        self.map_epoch = map_epoch;
+        let mut old = std::mem::take(&mut self.peers);
+        for id in peers {
+            let peer = old.remove(&id).unwrap_or(Peer {
+                granted_until: self.parting.remove(&id).unwrap_or(Time(0)),
+                held_until: Time(0),
+                heard_at: now,
+                pinged_at: None,
+                suspected_at: None,
+            });
+            self.peers.insert(id, peer);
+        }
+        for (id, peer) in old {
+            self.parting.insert(id, peer.granted_until);
+        }
+        self.parting.retain(|_, until| *until > now);
+    }
+
+    /// How long a chain without `removed` must wait before it commits or forwards anything new: the
+    /// end of the promises given to them. To be read after `adopt`, before a replica is configured.
+    #[must_use]
+    pub fn hold_until(&self, removed: impl IntoIterator<Item = ServerId>) -> Time {
+        let until = |id: ServerId| {
+            let peer = self.peers.get(&id).map_or(Time(0), |peer| peer.granted_until);
+            peer.max(self.parting.get(&id).copied().unwrap_or(Time(0)))
+        };
+        removed.into_iter().map(until).max().unwrap_or(Time(0))
+    }
+
+    /// The end of the promises this server holds from all of `peers`: until then none of them goes on
+    /// without it. `Time::NEVER` for a chain of one.
+    #[must_use]
+    pub fn valid_until(&self, peers: impl IntoIterator<Item = ServerId>) -> Time {
+        let until = |id| self.peers.get(&id).map_or(Time(0), |peer| peer.held_until);
+        peers.into_iter().map(until).min().unwrap_or(Time::NEVER)
+    }
+
+    /// A peer asks for a promise.
+    pub fn ping(
+        &mut self,
+        now: Time,
+        from: ServerId,
+        asked_at: Time,
+        outputs: &mut Vec<LeaseOutput>,
+    ) {
+        let lease = self.timings.lease_us;
+        let until = now.after(lease).after(self.timings.drift(lease));
+        let map_epoch = self.map_epoch;
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.heard_at = now;
+            peer.suspected_at = None;
+            peer.granted_until = peer.granted_until.max(until);
+            outputs.push(LeaseOutput::Grant { to: from, asked_at, map_epoch });
+        }
+    }
+
+    /// A peer's promise came. It counts only if this server's map is at least as new as the peer's:
+    /// in a newer one this server may have lost its place already.
+    pub fn grant(&mut self, now: Time, from: ServerId, asked_at: Time, map_epoch: Epoch) {
+        let lease = self.timings.lease_us;
+        let until = asked_at.after(lease - self.timings.drift(lease).min(lease));
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.heard_at = now;
+            peer.suspected_at = None;
+            if map_epoch <= self.map_epoch && asked_at <= now {
+                peer.held_until = peer.held_until.max(until);
+            }
+        }
+    }
+
+    /// Asks for renewals that are due and reports peers that have been silent.
+    pub fn tick(&mut self, now: Time, outputs: &mut Vec<LeaseOutput>) {
+        let LeaseTimings { ping_us, suspect_us, .. } = self.timings;
+        for (&id, peer) in &mut self.peers {
+            if peer.pinged_at.is_none_or(|at| now.since(at) >= ping_us) {
+                peer.pinged_at = Some(now);
+                outputs.push(LeaseOutput::Ping { to: id, asked_at: now });
+            }
+            let due = peer.suspected_at.is_none_or(|at| now.since(at) >= suspect_us);
+            if now.since(peer.heard_at) >= suspect_us && due {
+                peer.suspected_at = Some(now);
+                outputs.push(LeaseOutput::Suspect { peer: id });
+            }
+        }
+    }
+
+    /// The link to `peer` broke (queue pair error, connection reset): suspect it at once.
+    pub fn link_failed(&mut self, now: Time, peer: ServerId, outputs: &mut Vec<LeaseOutput>) {
+        if let Some(entry) = self.peers.get_mut(&peer) {
+            entry.suspected_at = Some(now);
+            outputs.push(LeaseOutput::Suspect { peer });
+        }
+    }
+
+    /// Servers this one shares chains with.
+    pub fn peers(&self) -> impl Iterator<Item = ServerId> + '_ {
+        self.peers.keys().copied()
+    }
+}
+
+/// A client's side: whether what it read one-sidedly from a tail was current. The tail counts up a
+/// word in its readable memory each time its leases are renewed, and beside it how long they then
+/// hold; a client that sees the word change knows that the tail was in force after the client's
+/// previous look. A stopped process does not count, so no NIC can serve its memory as current.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StrongReads {
+    seen: Option<(u64, Time)>,
+    trusted_until: Time,
+}
+
+/// What a tail publishes for strong pulls of one partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeaseWord {
+    /// The chain epoch in which this server is the tail; 0 when it is not, or is fenced.
+    pub epoch: Epoch,
+    /// Counted up at each renewal.
+    pub renewals: u64,
+    /// How long the leases held at that renewal, in microseconds.
+    pub holds_us: u64,
+}
+
+impl StrongReads {
+    /// Takes in a look at the word that began at `looked_at` on the client's clock.
+    pub fn look(&mut self, looked_at: Time, word: LeaseWord, drift_ppm: u64) {
+        match self.seen {
+            Some((renewals, _)) if word.renewals == renewals => {}
+            Some((_, before)) => {
+                let drift = word.holds_us.saturating_mul(drift_ppm).div_ceil(1_000_000);
+                let holds = word.holds_us.saturating_sub(drift);
+                self.trusted_until = self.trusted_until.max(before.after(holds));
+                self.seen = Some((word.renewals, looked_at));
+                return;
+            }
+            None => {}
+        }
+        // The word was still the same at this look, so the next change happens after it.
+        self.seen = Some((word.renewals, looked_at));
+    }
+
+    /// Whether a read that completed at `completed_at` was current, if the word looked at after it
+    /// still named the epoch.
+    #[must_use]
+    pub fn is_current(&self, completed_at: Time) -> bool {
+        completed_at < self.trusted_until
+    }
+
+    /// Forgets the tail: the map has changed.
+    pub fn reset(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: ServerId = ServerId(1);
+    const B: ServerId = ServerId(2);
+
+    fn pair() -> (Leases, Leases) {
+        let timings =
+            LeaseTimings { lease_us: 100, ping_us: 20, suspect_us: 200, drift_ppm: 10_000 };
+        let (mut a, mut b) = (Leases::new(timings), Leases::new(timings));
+        a.adopt(Time(0), Epoch(1), [B]);
+        b.adopt(Time(0), Epoch(1), [A]);
+        (a, b)
+    }
+
+    #[test]
+    fn the_holder_stops_before_the_grantor_goes_on() {
+        let (mut a, mut b) = pair();
+        let mut outputs = Vec::new();
+        b.tick(Time(1000), &mut outputs);
+        assert_eq!(
+            outputs,
+            [LeaseOutput::Ping { to: A, asked_at: Time(1000) }, LeaseOutput::Suspect { peer: A }]
+        );
+        outputs.clear();
+        a.ping(Time(7), B, Time(1000), &mut outputs);
+        assert_eq!(
+            outputs,
+            [LeaseOutput::Grant { to: B, asked_at: Time(1000), map_epoch: Epoch(1) }]
+        );
+        b.grant(Time(1040), A, Time(1000), Epoch(1));
+        assert_eq!(b.valid_until([A]), Time(1099), "from when it asked, less drift");
+        a.adopt(Time(10), Epoch(2), []);
+        assert_eq!(a.hold_until([B]), Time(108), "from when it answered, plus drift");
+        assert_eq!(b.valid_until([]), Time::NEVER);
+    }
+
+    #[test]
+    fn a_promise_of_a_newer_map_does_not_count() {
+        let (_, mut b) = pair();
+        b.grant(Time(50), A, Time(40), Epoch(2));
+        assert_eq!(b.valid_until([A]), Time(0));
+        b.adopt(Time(60), Epoch(2), [A]);
+        b.grant(Time(61), A, Time(60), Epoch(2));
+        assert_eq!(b.valid_until([A]), Time(159));
+    }
+
+    #[test]
+    fn a_stopped_tail_is_trusted_no_longer_than_its_lease() {
+        let mut reads = StrongReads::default();
+        let word = |renewals| LeaseWord { epoch: Epoch(1), renewals, holds_us: 100 };
+        reads.look(Time(0), word(1), 0);
+        assert!(!reads.is_current(Time(0)), "a word seen once says nothing about when");
+        reads.look(Time(10), word(1), 0);
+        reads.look(Time(30), word(2), 0);
+        assert!(reads.is_current(Time(109)) && !reads.is_current(Time(110)), "counted from 10");
+        for at in 31..200 {
+            reads.look(Time(at), word(2), 0);
+        }
+        assert!(!reads.is_current(Time(150)));
+    }
+}

@@ -1,0 +1,511 @@
+//! Legal changes of the map. Each applies to a draft one epoch ahead; several may go into one draft.
+//! A member is never removed when it is the last one: it alone holds all that was committed.
+
+use thiserror::Error;
+use windlass_wire::{Incarnation, PartitionId, ServerId};
+
+use super::{ClusterMap, Joining, JoiningPhase, PartitionEntry, ServerEntry, ServerState};
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A server comes, for the first time or in a new life. In a new life its old one is failed
+    /// first; where it was the last member it resumes if it `kept` its data, else that partition is
+    /// lost.
+    Join {
+        /// The server.
+        server: ServerId,
+        /// Its life; must be newer than the one known.
+        incarnation: Incarnation,
+        /// Its address.
+        address: String,
+        /// Its shards.
+        shards: u16,
+        /// Whether it recovered everything it had acknowledged, from its disk.
+        kept: bool,
+    },
+    /// A server is dead or cut off: fence it and take it out of every chain that has another member.
+    Fail {
+        /// The server.
+        server: ServerId,
+    },
+    /// A server is to hold nothing.
+    Drain {
+        /// The server.
+        server: ServerId,
+    },
+    /// A server that holds nothing is gone for good. Its number is never used again.
+    Forget {
+        /// The server.
+        server: ServerId,
+    },
+    /// The first chain of a partition that has none.
+    Create {
+        /// The partition.
+        partition: PartitionId,
+        /// Its members, head first.
+        members: Vec<ServerId>,
+    },
+    /// A server starts to copy; once it is a member, `leaving` goes.
+    StartJoin {
+        /// The partition.
+        partition: PartitionId,
+        /// The server that joins.
+        server: ServerId,
+        /// The member it replaces; `None` where the chain is short.
+        leaving: Option<ServerId>,
+    },
+    /// The joining server has caught up: it becomes the tail, and commits wait for it.
+    Promote {
+        /// The partition.
+        partition: PartitionId,
+    },
+    /// The new tail holds all that was committed: it is a member, and the leaving one goes.
+    Settle {
+        /// The partition.
+        partition: PartitionId,
+    },
+    /// The joining server is given up.
+    Abandon {
+        /// The partition.
+        partition: PartitionId,
+    },
+    /// An operator accepts that a partition's data is gone; it starts empty on these servers.
+    AcceptLoss {
+        /// The partition.
+        partition: PartitionId,
+        /// Its new members.
+        members: Vec<ServerId>,
+    },
+}
+
+/// Why a change is not legal.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum TransitionError {
+    /// The server is not in the map.
+    #[error("server {server} is not in the map: let it join first")]
+    UnknownServer {
+        /// The server.
+        server: ServerId,
+    },
+    /// The server is fenced.
+    #[error("server {server} is down in the map: it joins again with a newer incarnation")]
+    ServerDown {
+        /// The server.
+        server: ServerId,
+    },
+    /// The join does not bring a newer life.
+    #[error(
+        "server {server} joins with incarnation {its}, {own} is known: restart it with a newer one"
+    )]
+    StaleIncarnation {
+        /// The server.
+        server: ServerId,
+        /// The incarnation it came with.
+        its: Incarnation,
+        /// The one in the map.
+        own: Incarnation,
+    },
+    /// The server still has parts in chains.
+    #[error("server {server} still holds partitions: drain it first")]
+    StillHolds {
+        /// The server.
+        server: ServerId,
+    },
+    /// The partition does not exist.
+    #[error("partition {partition} does not exist in this cluster")]
+    UnknownPartition {
+        /// The partition.
+        partition: PartitionId,
+    },
+    /// The partition is not in the state the change starts from.
+    #[error("partition {partition}: {what}")]
+    WrongState {
+        /// The partition.
+        partition: PartitionId,
+        /// What is in the way, as a sentence.
+        what: &'static str,
+    },
+}
+
+impl ClusterMap {
+    /// This map one epoch ahead, to apply changes to.
+    #[must_use]
+    pub fn draft(&self) -> Self {
+        let mut draft = self.clone();
+        draft.epoch = self.epoch.next();
+        draft
+    }
+
+    /// Applies one change to a draft; on an error the draft is as before.
+    pub fn apply(&mut self, change: Change) -> Result<(), TransitionError> {
+        match change {
+            Change::Join { server, incarnation, address, shards, kept } => self.join(
+                server,
+                ServerEntry { incarnation, address, shards, state: ServerState::Up },
+                kept,
+            ),
+            Change::Fail { server } => self.fail(server),
+            Change::Drain { server } => {
+                self.require_in_force(server)?;
+                self.server_mut(server)?.state = ServerState::Draining;
+                Ok(())
+            }
+            Change::Forget { server } => {
+                if self.held_by(server).next().is_some() {
+                    return Err(TransitionError::StillHolds { server });
+                }
+                self.servers
+                    .remove(&server)
+                    .map(|_| ())
+                    .ok_or(TransitionError::UnknownServer { server })
+            }
+            Change::Create { partition, members } => self.create(partition, members, false),
+            Change::AcceptLoss { partition, members } => self.create(partition, members, true),
+            Change::StartJoin { partition, server, leaving } => {
+                self.start_join(partition, server, leaving)
+            }
+            Change::Promote { partition } => self.promote(partition),
+            Change::Settle { partition } => self.settle(partition),
+            Change::Abandon { partition } => self.abandon(partition),
+        }
+    }
+
+    fn join(
+        &mut self,
+        server: ServerId,
+        entry: ServerEntry,
+        kept: bool,
+    ) -> Result<(), TransitionError> {
+        if let Some(known) = self.servers.get(&server) {
+            if entry.incarnation <= known.incarnation {
+                return Err(TransitionError::StaleIncarnation {
+                    server,
+                    its: entry.incarnation,
+                    own: known.incarnation,
+                });
+            }
+            self.fail(server)?;
+        }
+        self.servers.insert(server, entry);
+        let epoch = self.epoch;
+        for partition in self.partitions.iter_mut().filter(|entry| entry.members == [server]) {
+            // Whoever held links to its old life must see that this is another one.
+            partition.epoch = epoch;
+            partition.lost |= !kept;
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, server: ServerId) -> Result<(), TransitionError> {
+        self.server_mut(server)?.state = ServerState::Down;
+        let epoch = self.epoch;
+        for entry in self.partitions.iter_mut().filter(|entry| entry.involves(server)) {
+            entry.remove(server, epoch);
+        }
+        Ok(())
+    }
+
+    fn create(
+        &mut self,
+        partition: PartitionId,
+        members: Vec<ServerId>,
+        lost: bool,
+    ) -> Result<(), TransitionError> {
+        for &member in &members {
+            self.require_in_force(member)?;
+        }
+        let epoch = self.epoch;
+        let entry = self.entry_mut(partition)?;
+        if !lost && !entry.members.is_empty() {
+            return Err(wrong(partition, "it has a chain already"));
+        }
+        if lost && !entry.lost {
+            return Err(wrong(partition, "its data is not lost"));
+        }
+        if members.is_empty() {
+            return Err(wrong(partition, "a chain needs a member"));
+        }
+        *entry = PartitionEntry { epoch, members, ..PartitionEntry::default() };
+        Ok(())
+    }
+
+    fn start_join(
+        &mut self,
+        partition: PartitionId,
+        server: ServerId,
+        leaving: Option<ServerId>,
+    ) -> Result<(), TransitionError> {
+        self.require_in_force(server)?;
+        let entry = self.entry_mut(partition)?;
+        if entry.members.is_empty() || entry.lost {
+            return Err(wrong(partition, "it has no chain to join"));
+        }
+        if entry.joining.is_some() {
+            return Err(wrong(partition, "another server is joining: wait for it"));
+        }
+        if entry.members.contains(&server) {
+            return Err(wrong(partition, "the server is a member already"));
+        }
+        if leaving.is_some_and(|leaving| !entry.members.contains(&leaving)) {
+            return Err(wrong(partition, "the leaving server is no member"));
+        }
+        entry.joining = Some(Joining { server, phase: JoiningPhase::Copying });
+        entry.leaving = leaving;
+        Ok(())
+    }
+
+    fn promote(&mut self, partition: PartitionId) -> Result<(), TransitionError> {
+        let epoch = self.epoch;
+        let entry = self.entry_mut(partition)?;
+        match &mut entry.joining {
+            Some(joining) if joining.phase == JoiningPhase::Copying => {
+                joining.phase = JoiningPhase::Tail;
+                entry.epoch = epoch;
+                Ok(())
+            }
+            _ => Err(wrong(partition, "no server is copying")),
+        }
+    }
+
+    fn settle(&mut self, partition: PartitionId) -> Result<(), TransitionError> {
+        let epoch = self.epoch;
+        let entry = self.entry_mut(partition)?;
+        match entry.joining {
+            Some(Joining { server, phase: JoiningPhase::Tail }) => {
+                entry.members.push(server);
+                entry.joining = None;
+                if let Some(leaving) = entry.leaving.take() {
+                    entry.remove(leaving, epoch);
+                }
+                Ok(())
+            }
+            _ => Err(wrong(partition, "no server is its unsettled tail")),
+        }
+    }
+
+    fn abandon(&mut self, partition: PartitionId) -> Result<(), TransitionError> {
+        let epoch = self.epoch;
+        let entry = self.entry_mut(partition)?;
+        match entry.joining {
+            Some(joining) => {
+                entry.remove(joining.server, epoch);
+                Ok(())
+            }
+            None => Err(wrong(partition, "no server is joining")),
+        }
+    }
+
+    fn server_mut(&mut self, server: ServerId) -> Result<&mut ServerEntry, TransitionError> {
+        self.servers.get_mut(&server).ok_or(TransitionError::UnknownServer { server })
+    }
+
+    fn require_in_force(&self, server: ServerId) -> Result<(), TransitionError> {
+        let entry = self.servers.get(&server).ok_or(TransitionError::UnknownServer { server })?;
+        if entry.state == ServerState::Down {
+            return Err(TransitionError::ServerDown { server });
+        }
+        Ok(())
+    }
+
+    fn entry_mut(
+        &mut self,
+        partition: PartitionId,
+    ) -> Result<&mut PartitionEntry, TransitionError> {
+        let entry = self.partitions.get_mut(partition.0 as usize);
+        entry.ok_or(TransitionError::UnknownPartition { partition })
+    }
+}
+
+impl PartitionEntry {
+    /// Takes `server` out, except where it is the last member. The epoch moves only with the path.
+    fn remove(&mut self, server: ServerId, epoch: windlass_wire::Epoch) {
+        if let Some(joining) = self.joining.filter(|joining| joining.server == server) {
+            self.joining = None;
+            self.leaving = None;
+            if joining.phase == JoiningPhase::Tail {
+                self.epoch = epoch;
+            }
+        }
+        if self.leaving == Some(server) {
+            self.leaving = None;
+        }
+        if self.members.len() > 1 && self.members.contains(&server) {
+            self.members.retain(|&member| member != server);
+            self.epoch = epoch;
+        }
+    }
+}
+
+fn wrong(partition: PartitionId, what: &'static str) -> TransitionError {
+    TransitionError::WrongState { partition, what }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use windlass_wire::Epoch;
+
+    use super::*;
+
+    const P: PartitionId = PartitionId(0);
+
+    fn map(servers: u32) -> ClusterMap {
+        let mut map = ClusterMap::new(1, 3).draft();
+        for id in 1..=servers {
+            join(&mut map, id, 1, true).unwrap();
+        }
+        map
+    }
+
+    fn join(map: &mut ClusterMap, id: u32, life: u64, kept: bool) -> Result<(), TransitionError> {
+        map.apply(Change::Join {
+            server: ServerId(id),
+            incarnation: Incarnation(life),
+            address: format!("10.0.0.{id}:7700"),
+            shards: 2,
+            kept,
+        })
+    }
+
+    fn ids(ids: &[u32]) -> Vec<ServerId> {
+        ids.iter().map(|&id| ServerId(id)).collect()
+    }
+
+    #[test]
+    fn a_move_is_copy_then_tail_then_member_and_only_then_the_old_one_goes() {
+        let mut map = map(4);
+        map.apply(Change::Create { partition: P, members: ids(&[1, 2, 3]) }).unwrap();
+        let mut map = map.draft();
+        let start =
+            Change::StartJoin { partition: P, server: ServerId(4), leaving: Some(ServerId(1)) };
+        map.apply(start.clone()).unwrap();
+        map.apply(start).unwrap_err();
+        let view = map.partitions[0].view();
+        assert_eq!(
+            (view.path, view.learner, view.epoch),
+            (ids(&[1, 2, 3]), Some(ServerId(4)), Epoch(1))
+        );
+        map.apply(Change::Settle { partition: P }).unwrap_err();
+        let mut map = map.draft();
+        map.apply(Change::Promote { partition: P }).unwrap();
+        let view = map.partitions[0].view();
+        assert_eq!(
+            (view.path, view.tail_synchronised, view.epoch),
+            (ids(&[1, 2, 3, 4]), false, Epoch(3))
+        );
+        let mut map = map.draft();
+        map.apply(Change::Settle { partition: P }).unwrap();
+        let view = map.partitions[0].view();
+        assert_eq!(
+            (view.path, view.tail_synchronised, view.epoch),
+            (ids(&[2, 3, 4]), true, Epoch(4))
+        );
+    }
+
+    #[test]
+    fn the_last_member_stays_and_an_unsettled_tail_does_not_replace_it() {
+        let mut map = map(2);
+        map.apply(Change::Create { partition: P, members: ids(&[1]) }).unwrap();
+        map.apply(Change::StartJoin { partition: P, server: ServerId(2), leaving: None }).unwrap();
+        map.apply(Change::Promote { partition: P }).unwrap();
+        map.apply(Change::Fail { server: ServerId(1) }).unwrap();
+        assert_eq!(map.partitions[0].members, ids(&[1]));
+        assert!(!map.admits(ServerId(1), Incarnation(1)), "its old life is fenced");
+        assert_eq!(
+            join(&mut map, 1, 1, true),
+            Err(TransitionError::StaleIncarnation {
+                server: ServerId(1),
+                its: Incarnation(1),
+                own: Incarnation(1),
+            })
+        );
+        join(&mut map, 1, 2, true).unwrap();
+        assert!(!map.partitions[0].lost);
+        map.apply(Change::Fail { server: ServerId(2) }).unwrap();
+        join(&mut map, 1, 3, false).unwrap();
+        assert!(map.partitions[0].lost && map.partitions[0].view().path.is_empty());
+        map.apply(Change::AcceptLoss { partition: P, members: ids(&[1]) }).unwrap();
+        assert!(!map.partitions[0].lost);
+    }
+
+    #[test]
+    fn a_restart_leaves_every_chain_that_can_do_without() {
+        let mut map = map(3);
+        map.apply(Change::Create { partition: P, members: ids(&[1, 2, 3]) }).unwrap();
+        join(&mut map, 2, 2, true).unwrap();
+        assert_eq!(map.partitions[0].members, ids(&[1, 3]));
+        map.apply(Change::Forget { server: ServerId(1) }).unwrap_err();
+        map.apply(Change::Forget { server: ServerId(2) }).unwrap();
+    }
+
+    fn change() -> impl Strategy<Value = Change> {
+        let server = || (1..6_u32).prop_map(ServerId);
+        let partition = || (0..2_u32).prop_map(PartitionId);
+        prop_oneof![
+            (server(), 1..9_u64, any::<bool>()).prop_map(|(server, life, kept)| Change::Join {
+                server,
+                incarnation: Incarnation(life),
+                address: "a".into(),
+                shards: 1,
+                kept
+            }),
+            server().prop_map(|server| Change::Fail { server }),
+            server().prop_map(|server| Change::Drain { server }),
+            server().prop_map(|server| Change::Forget { server }),
+            (partition(), prop::collection::btree_set(server(), 1..4)).prop_map(
+                |(partition, members)| {
+                    Change::Create { partition, members: members.into_iter().collect() }
+                }
+            ),
+            (partition(), server(), prop::option::of(server())).prop_map(
+                |(partition, server, leaving)| {
+                    Change::StartJoin {
+                        partition,
+                        server,
+                        leaving: leaving.filter(|&leaving| leaving != server),
+                    }
+                }
+            ),
+            partition().prop_map(|partition| Change::Promote { partition }),
+            partition().prop_map(|partition| Change::Settle { partition }),
+            partition().prop_map(|partition| Change::Abandon { partition }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn every_sequence_of_changes_keeps_the_rules(changes in prop::collection::vec(change(), 0..80)) {
+            let mut map = ClusterMap::new(2, 3);
+            for change in changes {
+                let mut draft = map.draft();
+                let before = draft.clone();
+                match draft.apply(change) {
+                    Ok(()) => {
+                        draft.assert_legal();
+                        for (old, new) in map.partitions.iter().zip(&draft.partitions) {
+                            prop_assert!(old.members.is_empty() || !new.members.is_empty());
+                            let survivors = new.members.iter().filter(|id| old.path().any(|was| was == **id));
+                            prop_assert!(old.members.is_empty() || survivors.count() > 0);
+                            if old.path().collect::<Vec<_>>() != new.path().collect::<Vec<_>>() {
+                                prop_assert_eq!(new.epoch, draft.epoch);
+                            }
+                        }
+                        let delta = super::super::MapDelta::between(&map, &draft);
+                        let mut bytes = Vec::new();
+                        delta.encode(&mut bytes);
+                        let delta = super::super::MapDelta::decode(&bytes, Default::default()).unwrap();
+                        let mut follower = map.clone();
+                        prop_assert!(follower.apply_delta(&delta));
+                        prop_assert_eq!(&follower, &draft);
+                        let mut bytes = Vec::new();
+                        draft.encode(&mut bytes);
+                        prop_assert_eq!(&ClusterMap::decode(&bytes, Default::default()).unwrap(), &draft);
+                        map = draft;
+                    }
+                    Err(_) => prop_assert_eq!(&draft, &before, "a refused change changes nothing"),
+                }
+            }
+        }
+    }
+}

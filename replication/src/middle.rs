@@ -1,0 +1,162 @@
+//! What every member does below the head: take in the predecessor's records, pass them on, pass the
+//! committed position back. Also the link to a follower, which head and middle have alike.
+
+use windlass_wire::{Lsn, ServerId};
+
+use crate::chain::{Replica, Role};
+use crate::error::ReplicaError;
+use crate::inflight::Position;
+use crate::input::RecordHeader;
+use crate::output::Output;
+use crate::time::Time;
+
+/// The link to a successor or to a learner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Follower {
+    pub(crate) server: ServerId,
+    /// Whether its report has been accepted on this link; only then does anything flow.
+    pub(crate) accepted: bool,
+    /// The last record sent.
+    pub(crate) sent: Lsn,
+    /// A successor's committed position; a learner's received one.
+    pub(crate) acked: Lsn,
+    /// The last record it is known to hold.
+    pub(crate) held: Lsn,
+}
+
+impl Follower {
+    pub(crate) fn new(server: ServerId) -> Self {
+        Self { server, accepted: false, sent: Lsn(0), acked: Lsn(0), held: Lsn(0) }
+    }
+
+    pub(crate) fn disconnect(&mut self) {
+        self.accepted = false;
+    }
+}
+
+impl Replica {
+    /// A record from above: the next one is taken in, an older one was resent, a gap means that the
+    /// link lost one.
+    pub(crate) fn record(
+        &mut self,
+        now: Time,
+        from: ServerId,
+        record: RecordHeader<'_>,
+        outputs: &mut Vec<Output>,
+    ) -> Result<(), ReplicaError> {
+        self.check_from_above(from)?;
+        if !self.catch_up.takes_records() {
+            let what = "a record before the report was answered";
+            return Err(ReplicaError::NotAwaited { partition: self.partition, what });
+        }
+        let last = self.log.last();
+        if record.lsn <= last {
+            return Ok(());
+        }
+        if record.lsn > last.next() {
+            self.send_report(outputs);
+            return Err(ReplicaError::OutOfOrder {
+                partition: self.partition,
+                lsn: record.lsn,
+                last,
+            });
+        }
+        self.take_in(record, outputs);
+        if self.role == Role::Learner {
+            self.learner_received(outputs);
+            return Ok(());
+        }
+        self.settle_tail(outputs);
+        self.forward(now, outputs);
+        self.advance(now, outputs);
+        Ok(())
+    }
+
+    /// Adds the record to the log and, unless blocks are still being copied in, to memory.
+    pub(crate) fn take_in(&mut self, record: RecordHeader<'_>, outputs: &mut Vec<Output>) {
+        self.log.push(record.lsn, record.epoch, record.sync);
+        self.sessions.apply(record.lsn, record.covered, record.expired);
+        if self.catch_up.holds_records() {
+            self.catch_up.remember_expired(record.expired);
+        } else {
+            Output::Apply { first: record.lsn, last: record.lsn }.push(outputs);
+        }
+    }
+
+    /// Sends each accepted follower what it has not been sent.
+    pub(crate) fn forward(&mut self, now: Time, outputs: &mut Vec<Output>) {
+        if now < self.hold_until {
+            return;
+        }
+        let (epoch, last) = (self.chain.epoch, self.log.last());
+        for link in [&mut self.successor, &mut self.learner].into_iter().flatten() {
+            if link.accepted && link.sent < last {
+                let first = link.sent.next();
+                Output::Forward { to: link.server, epoch, first, last }.push(outputs);
+                link.sent = last;
+            }
+        }
+    }
+
+    /// A follower says what it holds: stream from there, or have a learner copy first.
+    pub(crate) fn report(
+        &mut self,
+        now: Time,
+        from: ServerId,
+        position: Option<Position>,
+        outputs: &mut Vec<Output>,
+    ) -> Result<(), ReplicaError> {
+        let epoch = self.chain.epoch;
+        let last = self.log.last();
+        let streams_from = position.filter(|position| self.log.continues(*position));
+        if let Some(link) = self.successor.as_mut().filter(|link| link.server == from) {
+            let Some(position) = streams_from else {
+                // It was a member, so its log is a prefix of ours: it has lost or damaged its data.
+                Output::Suspect { server: from }.push(outputs);
+                return Ok(());
+            };
+            link.accepted = true;
+            link.sent = position.lsn;
+            link.held = position.lsn;
+            Output::Welcome { to: from, epoch, last }.push(outputs);
+        } else if let Some(link) = self.learner.as_mut().filter(|link| link.server == from) {
+            link.accepted = true;
+            link.acked = Lsn(0);
+            match streams_from {
+                Some(position) => {
+                    link.sent = position.lsn;
+                    Output::Welcome { to: from, epoch, last }.push(outputs);
+                }
+                None => {
+                    let start = self.log.position();
+                    link.sent = start.lsn;
+                    Output::CopyFrom { to: from, epoch, start }.push(outputs);
+                }
+            }
+        } else {
+            return Err(self.not_a_neighbour(from));
+        }
+        self.forward(now, outputs);
+        Ok(())
+    }
+
+    /// The committed position comes back from the successor.
+    pub(crate) fn committed_below(
+        &mut self,
+        now: Time,
+        from: ServerId,
+        lsn: Lsn,
+        outputs: &mut Vec<Output>,
+    ) -> Result<(), ReplicaError> {
+        let last = self.log.last();
+        let links = [&mut self.successor, &mut self.learner].into_iter().flatten();
+        let Some(link) = { links }.find(|link| link.server == from) else {
+            return Err(self.not_a_neighbour(from));
+        };
+        // The word is foreign: a position we do not hold cannot be committed.
+        link.acked = link.acked.max(lsn.min(last));
+        link.held = link.held.max(link.acked);
+        self.advance(now, outputs);
+        Ok(())
+    }
+}

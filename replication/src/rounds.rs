@@ -1,0 +1,199 @@
+//! The `rounds` aggregation mode: pushes of one clock are summed until all live workers, or m of
+//! them, have finished it; then the sum is applied once. Decides which round a push belongs to, when
+//! a round closes and what becomes of late pushes; the sums themselves are the engine's.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use windlass_wire::{WorkerClock, WorkerRank};
+
+/// How many workers close a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Quorum {
+    /// Every live worker.
+    All,
+    /// This many live workers (all of them, if fewer are live).
+    AtLeast(u32),
+}
+
+/// What becomes of a push for a round that is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Late {
+    /// It is acknowledged and forgotten.
+    Drop,
+    /// It counts in the oldest open round.
+    Fold,
+}
+
+/// Where a push goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placed {
+    /// Sum it into the round of this clock.
+    Into(WorkerClock),
+    /// Drop it; acknowledge it with the next record, which covers its sequence.
+    Dropped,
+    /// Its clock is too far ahead: leave it in its mailbox.
+    TooEarly,
+}
+
+/// The open rounds of one table in one partition.
+#[derive(Clone, Debug)]
+pub struct Rounds {
+    quorum: Quorum,
+    late: Late,
+    /// The last closed clock; the next to close is the one after.
+    closed: WorkerClock,
+    /// Finished workers per open clock.
+    open: BTreeMap<WorkerClock, BTreeSet<WorkerRank>>,
+    live: BTreeSet<WorkerRank>,
+    /// Open rounds at a time: each costs the engine a sum.
+    open_max: u64,
+}
+
+impl Rounds {
+    /// Rounds after `closed`, of which at most `open_max` are summed at a time.
+    #[must_use]
+    pub fn new(quorum: Quorum, late: Late, closed: WorkerClock, open_max: u64) -> Self {
+        assert!(open_max > 0, "a table in rounds needs an open round");
+        assert!(quorum != Quorum::AtLeast(0), "a round of no worker would close by itself");
+        let (open, live) = (BTreeMap::new(), BTreeSet::new());
+        Self { quorum, late, closed, open, live, open_max }
+    }
+
+    /// Where a push of clock `clock` goes. A worker may push several times within a clock.
+    #[must_use]
+    pub fn place(&self, clock: WorkerClock) -> Placed {
+        if clock <= self.closed {
+            return match self.late {
+                Late::Drop => Placed::Dropped,
+                Late::Fold => Placed::Into(self.next()),
+            };
+        }
+        if clock.0 - self.closed.0 > self.open_max {
+            return Placed::TooEarly;
+        }
+        Placed::Into(clock)
+    }
+
+    /// `worker` has finished `clock` (and every one before it): it pushes no more for it. Returns
+    /// whether rounds may now close: ask [`Rounds::close`].
+    pub fn finish(&mut self, worker: WorkerRank, clock: WorkerClock) -> bool {
+        let first = self.next();
+        let last = WorkerClock(clock.0.min(self.closed.0.saturating_add(self.open_max)));
+        let mut at = first;
+        while at <= last {
+            self.open.entry(at).or_default().insert(worker);
+            at = WorkerClock(at.0 + 1);
+        }
+        self.is_complete(first)
+    }
+
+    /// Worker membership: a live worker is waited for, a retired one is not.
+    pub fn set_live(&mut self, worker: WorkerRank, live: bool) {
+        if live {
+            self.live.insert(worker);
+        } else {
+            self.live.remove(&worker);
+        }
+    }
+
+    /// Closes the oldest round if enough workers have finished it: apply its sum once, in one record.
+    /// To be asked until it returns `None`, after every `finish` and every change of the workers.
+    pub fn close(&mut self) -> Option<WorkerClock> {
+        let next = self.next();
+        if !self.is_complete(next) {
+            return None;
+        }
+        self.open.remove(&next);
+        self.closed = next;
+        Some(next)
+    }
+
+    /// The last closed clock.
+    #[must_use]
+    pub fn closed(&self) -> WorkerClock {
+        self.closed
+    }
+
+    fn next(&self) -> WorkerClock {
+        WorkerClock(self.closed.0 + 1)
+    }
+
+    fn is_complete(&self, clock: WorkerClock) -> bool {
+        let Some(finished) = self.open.get(&clock) else { return false };
+        let of_live = finished.iter().filter(|rank| self.live.contains(rank)).count();
+        match self.quorum {
+            Quorum::All => of_live == self.live.len() && of_live > 0,
+            Quorum::AtLeast(count) => of_live > 0 && of_live >= self.live.len().min(count as usize),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rounds(quorum: Quorum, late: Late, workers: u32) -> Rounds {
+        let mut rounds = Rounds::new(quorum, late, WorkerClock(0), 4);
+        (0..workers).for_each(|rank| rounds.set_live(WorkerRank(rank), true));
+        rounds
+    }
+
+    #[test]
+    fn all_waits_for_every_live_worker() {
+        let mut rounds = rounds(Quorum::All, Late::Drop, 3);
+        assert!(!rounds.finish(WorkerRank(0), WorkerClock(1)));
+        assert!(!rounds.finish(WorkerRank(1), WorkerClock(2)));
+        assert_eq!(rounds.close(), None);
+        rounds.set_live(WorkerRank(2), false);
+        assert_eq!(rounds.close(), Some(WorkerClock(1)), "a dead worker is not waited for");
+        assert_eq!(rounds.close(), None);
+        assert_eq!(rounds.place(WorkerClock(1)), Placed::Dropped);
+        assert_eq!(rounds.place(WorkerClock(5)), Placed::Into(WorkerClock(5)));
+        assert_eq!(rounds.place(WorkerClock(6)), Placed::TooEarly);
+    }
+
+    #[test]
+    fn m_of_n_folds_the_straggler_into_the_next() {
+        let mut rounds = rounds(Quorum::AtLeast(2), Late::Fold, 3);
+        rounds.finish(WorkerRank(0), WorkerClock(1));
+        rounds.finish(WorkerRank(1), WorkerClock(1));
+        assert_eq!(rounds.close(), Some(WorkerClock(1)));
+        assert_eq!(rounds.place(WorkerClock(1)), Placed::Into(WorkerClock(2)));
+        assert!(!rounds.finish(WorkerRank(2), WorkerClock(1)), "nothing to close");
+    }
+
+    #[test]
+    fn a_round_of_nobody_never_closes() {
+        let mut rounds = rounds(Quorum::All, Late::Drop, 0);
+        assert_eq!(rounds.close(), None);
+        rounds.finish(WorkerRank(0), WorkerClock(1));
+        assert_eq!(rounds.close(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn every_round_closes_once_in_order_and_state_is_bounded(
+            steps in prop::collection::vec((0..4_u32, 1..12_u64, 0..10_u8), 0..200)
+        ) {
+            let mut rounds = rounds(Quorum::AtLeast(3), Late::Fold, 4);
+            let mut last = 0;
+            for (rank, clock, kind) in steps {
+                if kind == 0 {
+                    rounds.set_live(WorkerRank(rank), clock % 2 == 0);
+                } else {
+                    rounds.finish(WorkerRank(rank), WorkerClock(clock));
+                }
+                while let Some(closed) = rounds.close() {
+                    prop_assert_eq!(closed.0, last + 1);
+                    last = closed.0;
+                }
+                prop_assert!(rounds.open.len() <= 4);
+                if let Placed::Into(clock) = rounds.place(WorkerClock(clock)) {
+                    prop_assert!(clock > rounds.closed() && clock.0 <= rounds.closed().0 + 4);
+                }
+            }
+        }
+    }
+}

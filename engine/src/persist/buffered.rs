@@ -1,0 +1,277 @@
+//! Storage by plain system calls on a helper thread, for where io_uring is refused (containers
+//! often forbid it). Same guarantees: durable means `fdatasync` returned. The shard never blocks.
+
+use std::{
+    collections::HashMap,
+    fs::{File, OpenOptions},
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+use windlass_transport::memory::Pages;
+
+use super::{
+    limits, memory,
+    storage::{
+        Completion, FileId, Listed, Operation, Outcome, RegionId, Storage, StorageError,
+        StorageReport, Token,
+    },
+};
+
+/// A helper thread that carries operations out in the order of submission.
+#[derive(Debug)]
+pub struct BufferedStorage {
+    directory: PathBuf,
+    report: StorageReport,
+    regions: Arc<Mutex<Vec<Pages>>>,
+    requests: Option<mpsc::SyncSender<(Token, Operation)>>,
+    results: mpsc::Receiver<Completion>,
+    inflight_count: usize,
+    wake: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl BufferedStorage {
+    /// Storage of one directory. `reason` says why nothing better is used.
+    ///
+    /// # Errors
+    /// When the directory cannot be opened or no thread or event descriptor is to be had.
+    pub fn open(directory: &Path, reason: String) -> Result<Self, StorageError> {
+        let failed = |operation: &'static str, source: io::Error| StorageError {
+            operation,
+            name: directory.display().to_string(),
+            source,
+        };
+        let directory_file = File::open(directory).map_err(|source| failed("open", source))?;
+        let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|source| failed("make an event descriptor for", source.into()))?;
+        let wake = Arc::new(wake);
+        let regions = Arc::new(Mutex::new(Vec::new()));
+        let (requests, request_receiver) = mpsc::sync_channel(limits::OPERATIONS_MAX);
+        // One more than can be under way, so that the helper never waits to report.
+        let (result_sender, results) = mpsc::sync_channel(limits::OPERATIONS_MAX + 1);
+        let mut helper = Helper {
+            directory: directory.to_owned(),
+            directory_file,
+            regions: Arc::clone(&regions),
+            files: HashMap::new(),
+            next_file: 0,
+        };
+        let helper_wake = Arc::clone(&wake);
+        let thread = std::thread::Builder::new()
+            .name("windlass-disk".to_owned())
+            .spawn(move || {
+                while let Ok((token, operation)) = request_receiver.recv() {
+                    let result = helper.run(operation);
+                    if result_sender.send(Completion { token, result }).is_err() {
+                        return;
+                    }
+                    // The counter saturates only after 2^64 events: a failure means "already set".
+                    let _ = rustix::io::write(&*helper_wake, bytemuck::bytes_of(&1_u64));
+                }
+            })
+            .map_err(|source| failed("start the disk thread for", source))?;
+        Ok(Self {
+            directory: directory.to_owned(),
+            report: StorageReport {
+                provider: "buffered",
+                direct: false,
+                registered_buffers: false,
+                registered_files: false,
+                durable_write: "fdatasync",
+                fallbacks: vec![reason],
+            },
+            regions,
+            requests: Some(requests),
+            results,
+            inflight_count: 0,
+            wake,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Storage for BufferedStorage {
+    fn report(&self) -> &StorageReport {
+        &self.report
+    }
+
+    fn register(&mut self, pages: Pages) -> Result<RegionId, StorageError> {
+        let mut regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
+        let id =
+            u16::try_from(regions.len()).ok().filter(|&id| usize::from(id) < limits::REGIONS_MAX);
+        let Some(id) = id else {
+            return Err(StorageError {
+                operation: "register memory for",
+                name: self.directory.display().to_string(),
+                source: io::ErrorKind::OutOfMemory.into(),
+            });
+        };
+        regions.push(pages);
+        Ok(RegionId(id))
+    }
+
+    fn list(&mut self) -> Result<Vec<Listed>, StorageError> {
+        list_directory(&self.directory)
+    }
+
+    fn submit(&mut self, token: Token, operation: Operation) -> Result<(), Operation> {
+        if self.inflight_count == limits::OPERATIONS_MAX {
+            return Err(operation);
+        }
+        let Some(requests) = &self.requests else { return Err(operation) };
+        match requests.try_send((token, operation)) {
+            Ok(()) => {
+                self.inflight_count += 1;
+                Ok(())
+            }
+            Err(
+                mpsc::TrySendError::Full((_, operation))
+                | mpsc::TrySendError::Disconnected((_, operation)),
+            ) => Err(operation),
+        }
+    }
+
+    fn poll(&mut self, completions: &mut Vec<Completion>) {
+        if self.inflight_count == 0 {
+            return;
+        }
+        // Reset first: whatever is reported after this sets it again.
+        let mut counter = [0_u8; 8];
+        let _ = rustix::io::read(&*self.wake, &mut counter);
+        let before = completions.len();
+        completions.extend(self.results.try_iter());
+        self.inflight_count -= completions.len() - before;
+    }
+
+    fn wait(&mut self, timeout: Duration) {
+        let mut polls = [PollFd::new(&*self.wake, PollFlags::IN)];
+        let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        // An interruption is a spurious return, which every caller expects.
+        let _ = rustix::event::poll(&mut polls, Some(&timeout));
+    }
+
+    fn wait_descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.wake.as_fd())
+    }
+}
+
+impl Drop for BufferedStorage {
+    fn drop(&mut self) {
+        drop(self.requests.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the disk thread panicked");
+        }
+    }
+}
+
+/// Names and lengths of a directory's plain files.
+pub(crate) fn list_directory(directory: &Path) -> Result<Vec<Listed>, StorageError> {
+    let failed =
+        |source| StorageError { operation: "list", name: directory.display().to_string(), source };
+    let mut listed = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let metadata = entry.metadata().map_err(failed)?;
+        if let (true, Ok(name)) = (metadata.is_file(), entry.file_name().into_string()) {
+            listed.push(Listed { name, length: metadata.len() });
+        }
+    }
+    Ok(listed)
+}
+
+struct Helper {
+    directory: PathBuf,
+    directory_file: File,
+    regions: Arc<Mutex<Vec<Pages>>>,
+    files: HashMap<FileId, (String, File)>,
+    next_file: u32,
+}
+
+impl Helper {
+    fn run(&mut self, operation: Operation) -> Result<Outcome, StorageError> {
+        let name = self.name_of(&operation);
+        let verb = operation.name();
+        self.carry_out(operation).map_err(|source| StorageError { operation: verb, name, source })
+    }
+
+    fn carry_out(&mut self, operation: Operation) -> io::Result<Outcome> {
+        match operation {
+            Operation::Open { name, create } => {
+                let file = OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .create(create)
+                    .truncate(create)
+                    .open(self.directory.join(&name))?;
+                let id = FileId(self.next_file);
+                self.next_file += 1;
+                self.files.insert(id, (name, file));
+                return Ok(Outcome::Opened(id));
+            }
+            Operation::Close { file } => {
+                self.files.remove(&file).ok_or(io::ErrorKind::NotFound)?;
+            }
+            Operation::Allocate { file, length } => {
+                let flags = rustix::fs::FallocateFlags::empty();
+                rustix::fs::fallocate(self.file(file)?, flags, 0, length)?;
+            }
+            Operation::Write { file, offset, buffer, durable } => {
+                let pages = self.region(buffer.region)?;
+                let file = self.file(file)?;
+                let count =
+                    memory::write_at(file, offset, &pages, buffer.start, buffer.length as usize)?;
+                if durable {
+                    file.sync_data()?;
+                }
+                return Ok(Outcome::Transferred(u32::try_from(count).unwrap_or(u32::MAX)));
+            }
+            Operation::Read { file, offset, buffer } => {
+                let pages = self.region(buffer.region)?;
+                let file = self.file(file)?;
+                let count =
+                    memory::read_at(file, offset, &pages, buffer.start, buffer.length as usize)?;
+                return Ok(Outcome::Transferred(u32::try_from(count).unwrap_or(u32::MAX)));
+            }
+            Operation::Sync { file } => self.file(file)?.sync_data()?,
+            Operation::Rename { from, to } => {
+                std::fs::rename(self.directory.join(from), self.directory.join(to))?;
+            }
+            Operation::Remove { name } => std::fs::remove_file(self.directory.join(name))?,
+            Operation::SyncDirectory => self.directory_file.sync_all()?,
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn file(&self, id: FileId) -> io::Result<&File> {
+        self.files.get(&id).map(|(_, file)| file).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn region(&self, id: RegionId) -> io::Result<Pages> {
+        let regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
+        regions.get(usize::from(id.0)).cloned().ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    }
+
+    fn name_of(&self, operation: &Operation) -> String {
+        match operation {
+            Operation::Open { name, .. } | Operation::Remove { name } => name.clone(),
+            Operation::Rename { from, to } => format!("{from} to {to}"),
+            Operation::SyncDirectory => self.directory.display().to_string(),
+            Operation::Close { file }
+            | Operation::Allocate { file, .. }
+            | Operation::Write { file, .. }
+            | Operation::Read { file, .. }
+            | Operation::Sync { file } => self
+                .files
+                .get(file)
+                .map_or_else(|| format!("file {}", file.0), |(name, _)| name.clone()),
+        }
+    }
+}

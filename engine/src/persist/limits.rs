@@ -1,0 +1,83 @@
+//! Every bound of the log, the checkpoints and recovery, and how they relate.
+
+/// Unit of log and checkpoint writes. A physical sector never holds bytes of two writes, so that a
+/// torn write cannot take back what an earlier one made durable.
+pub const BLOCK_BYTES: usize = 4096;
+
+/// Size and alignment of a frame's header, and the alignment of deltas: one cache line, one vector.
+pub const FRAME_ALIGNMENT: usize = 64;
+
+/// Longest record. Longer pushes are split by the shard.
+pub const RECORD_BYTES_MAX: usize = 16 << 20;
+
+/// Most sessions one record covers.
+pub const COVERED_MAX: usize = 4096;
+
+/// Most worker clock stamps in one record.
+pub const STAMPS_MAX: usize = 4096;
+
+/// Most keys in one record: their lists must end where the delta's 16-bit offset can still point.
+pub const KEYS_MAX: usize = 1 << 18;
+
+/// Most partitions one shard's log serves.
+pub const PARTITIONS_PER_LOG_MAX: usize = 4096;
+
+/// Partition numbers are below this.
+pub const PARTITION_NUMBER_MAX: u32 = 1 << 20;
+
+/// A batch that has grown to this is closed and written without waiting for the turn's end.
+pub const BATCH_BYTES_TARGET: usize = 1 << 20;
+
+/// Most batches between closing and release of their write.
+pub const BATCHES_MAX: usize = 1024;
+
+/// Most operations a storage holds at once.
+pub const OPERATIONS_MAX: usize = 256;
+
+/// Most files a storage has open at once.
+pub const FILES_MAX: usize = 4096;
+
+/// Most memory regions a storage knows.
+pub const REGIONS_MAX: usize = 64;
+
+/// Largest region io_uring takes as one registered buffer.
+pub const REGISTERED_BUFFER_BYTES_MAX: usize = 1 << 30;
+
+/// Smallest segment.
+pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;
+
+/// Most segments of one log.
+pub const SEGMENTS_MAX: usize = 4096;
+
+/// Longest superblock: the fixed part and one entry for each partition, in whole blocks.
+pub const SUPERBLOCK_BYTES_MAX: usize =
+    (FRAME_ALIGNMENT + 64 + PARTITIONS_PER_LOG_MAX * 16).next_multiple_of(BLOCK_BYTES);
+
+/// Longest block of a checkpoint, header excluded.
+pub const CHECKPOINT_BLOCK_BYTES_MAX: usize = 1 << 20;
+
+/// One staging buffer of a checkpoint: several are filled and written in turn.
+pub const STAGING_BYTES: usize = 2 << 20;
+
+/// Longest manifest.
+pub const MANIFEST_BYTES_MAX: usize = 4 << 20;
+
+/// Most data files of one checkpoint; the next one after that is full.
+pub const CHECKPOINT_FILES_MAX: usize = 64;
+
+/// One read of a scan.
+pub const READ_BYTES: usize = 4 << 20;
+
+/// Longest file name within a storage's directory.
+pub const NAME_BYTES_MAX: usize = 128;
+
+const _: () = {
+    assert!(BLOCK_BYTES.is_multiple_of(FRAME_ALIGNMENT));
+    assert!(RECORD_BYTES_MAX.is_multiple_of(BLOCK_BYTES));
+    // The lists before a delta must be addressable by 16 bits of 64-byte units.
+    let lists = FRAME_ALIGNMENT + COVERED_MAX * 24 + STAMPS_MAX * 16 + KEYS_MAX * 8;
+    assert!(lists / FRAME_ALIGNMENT < u16::MAX as usize);
+    assert!(lists < RECORD_BYTES_MAX);
+    assert!(CHECKPOINT_BLOCK_BYTES_MAX + 2 * FRAME_ALIGNMENT <= STAGING_BYTES);
+    assert!(READ_BYTES.is_multiple_of(BLOCK_BYTES));
+};

@@ -1,0 +1,347 @@
+//! The segment files of one log: which is written, which are kept for recovery, which are free, and
+//! the preparation of new ones, step by step and never blocking.
+//!
+//! A new file is reserved, written full of zeros and synced before use: a write into it later
+//! changes no metadata, so that one flush makes it durable.
+
+use std::{collections::VecDeque, io};
+
+use super::{
+    frame::Salt,
+    limits::{BLOCK_BYTES, SEGMENTS_MAX},
+    memory::Window,
+    segment::{LogTail, file_name, file_number},
+    storage::{
+        Buffer, Completion, FileId, Operation, Outcome, RegionId, Storage, StorageError, Token,
+    },
+};
+
+/// Marks this submitter's tokens.
+pub(crate) const OWNER: u8 = 2;
+
+const ZERO_BYTES: usize = 256 << 10;
+
+/// A token whose completion nobody waits for.
+const IGNORED: u64 = 1;
+/// The token of the one step of preparation under way.
+const PREPARE: u64 = 0;
+
+/// All segments of a log.
+#[derive(Debug)]
+pub(crate) struct Segments {
+    file_bytes: u64,
+    count_max: usize,
+    spare_target: usize,
+    zeros: RegionId,
+    /// Keeps the zeros mapped.
+    _zeros: Window,
+    slots: Vec<Slot>,
+    free: VecDeque<usize>,
+    preparing: Option<Preparing>,
+    next_number: u32,
+    failure: Option<StorageError>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    name: String,
+    file: FileId,
+    bytes: u64,
+    /// Log positions of its first byte and of its end, while it holds records.
+    holds: Option<(u64, Option<u64>)>,
+}
+
+#[derive(Debug)]
+struct Preparing {
+    name: String,
+    file: Option<FileId>,
+    step: Step,
+    /// Whether the step's operation is under way.
+    submitted: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Open,
+    Allocate,
+    Zero { offset: u64 },
+    Sync,
+    SyncDirectory,
+}
+
+/// The segment being written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Active {
+    pub(crate) slot: usize,
+    pub(crate) file: FileId,
+    pub(crate) sequence: u64,
+    pub(crate) salt: Salt,
+    pub(crate) base: u64,
+    /// Where the next batch goes, in bytes of the file.
+    pub(crate) offset: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Segments {
+    /// Takes over what recovery found, and prepares at least two free segments. Blocks.
+    pub(crate) fn open(
+        storage: &mut dyn Storage,
+        file_bytes: u64,
+        count_max: usize,
+        spare_target: usize,
+        tail: &LogTail,
+    ) -> Result<Self, StorageError> {
+        let zero_window = Window::allocate(ZERO_BYTES).map_err(|source| StorageError {
+            operation: "allocate memory for",
+            name: "a new segment".to_owned(),
+            source,
+        })?;
+        let zeros = storage.register(zero_window.pages().clone())?;
+        let mut segments = Self {
+            file_bytes: file_bytes.next_multiple_of(BLOCK_BYTES as u64),
+            count_max: count_max.clamp(2, SEGMENTS_MAX),
+            spare_target: spare_target.max(1),
+            zeros,
+            _zeros: zero_window,
+            slots: Vec::with_capacity(count_max.min(SEGMENTS_MAX)),
+            free: VecDeque::with_capacity(count_max.min(SEGMENTS_MAX)),
+            preparing: None,
+            next_number: 0,
+            failure: None,
+        };
+        for live in &tail.live {
+            let holds = Some((live.base, Some(live.base + live.end)));
+            segments.adopt(storage, &live.name, live.file_bytes, holds)?;
+        }
+        for (name, bytes) in &tail.free {
+            // Only a file that was fully prepared keeps the promise of no metadata writes.
+            if *bytes == segments.file_bytes && segments.slots.len() < segments.count_max {
+                segments.adopt(storage, name, *bytes, None)?;
+            } else {
+                super::storage::run(storage, Operation::Remove { name: name.clone() })?;
+                segments.note_number(name);
+            }
+        }
+        let wanted = segments.spare_target.max(2).min(segments.count_max);
+        let mut completions = Vec::new();
+        while segments.free.len() < wanted && segments.failure.is_none() {
+            segments.step(storage, wanted);
+            if segments.preparing.is_none() {
+                break;
+            }
+            storage.poll(&mut completions);
+            for completion in completions.drain(..) {
+                segments.complete(storage, completion);
+            }
+            if segments.preparing.as_ref().is_some_and(|preparing| preparing.submitted) {
+                storage.wait(std::time::Duration::from_millis(100));
+            }
+        }
+        if segments.free.is_empty()
+            && let Some(failure) = segments.failure.take()
+        {
+            return Err(failure);
+        }
+        Ok(segments)
+    }
+
+    fn adopt(
+        &mut self,
+        storage: &mut dyn Storage,
+        name: &str,
+        bytes: u64,
+        holds: Option<(u64, Option<u64>)>,
+    ) -> Result<(), StorageError> {
+        let file = super::storage::open_file(storage, name, false)?;
+        self.note_number(name);
+        if holds.is_none() {
+            self.free.push_back(self.slots.len());
+        }
+        self.slots.push(Slot { name: name.to_owned(), file, bytes, holds });
+        Ok(())
+    }
+
+    fn note_number(&mut self, name: &str) {
+        if let Some(number) = file_number(name) {
+            self.next_number = self.next_number.max(number + 1);
+        }
+    }
+
+    /// Makes a free segment the one being written, or `None` when there is none.
+    pub(crate) fn activate(&mut self, log_id: u64, sequence: u64, base: u64) -> Option<Active> {
+        let slot = self.free.pop_front()?;
+        self.slots[slot].holds = Some((base, None));
+        Some(Active {
+            slot,
+            file: self.slots[slot].file,
+            sequence,
+            salt: Salt::of_segment(log_id, sequence),
+            base,
+            offset: 0,
+            bytes: self.slots[slot].bytes,
+        })
+    }
+
+    /// Ends the segment being written.
+    pub(crate) fn finish(&mut self, active: &Active) {
+        self.slots[active.slot].holds = Some((active.base, Some(active.base + active.offset)));
+    }
+
+    /// Gives back segments that end at or before a log position.
+    pub(crate) fn recycle(&mut self, position: u64) {
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            if matches!(slot.holds, Some((_, Some(end))) if end <= position) {
+                slot.holds = None;
+                self.free.push_back(index);
+            }
+        }
+        // Space may have come back with them.
+        self.failure = None;
+    }
+
+    pub(crate) fn name(&self, slot: usize) -> &str {
+        &self.slots[slot].name
+    }
+
+    /// Why no segment can be prepared.
+    pub(crate) fn take_failure(&mut self) -> Option<StorageError> {
+        self.failure.take()
+    }
+
+    /// Whether a free segment will be there without anybody's help.
+    pub(crate) fn is_preparing(&self) -> bool {
+        self.preparing.is_some()
+    }
+
+    pub(crate) fn free_count(&self) -> usize {
+        self.free.len()
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+
+    pub(crate) fn count_max(&self) -> usize {
+        self.count_max
+    }
+
+    /// Prepares one more segment when fewer than wanted are free, a bounded piece at a time.
+    pub(crate) fn step(&mut self, storage: &mut dyn Storage, wanted: usize) {
+        if self.preparing.is_none()
+            && self.free.len() < wanted
+            && self.slots.len() < self.count_max
+            && self.failure.is_none()
+        {
+            let name = file_name(self.next_number);
+            self.next_number += 1;
+            self.preparing =
+                Some(Preparing { name, file: None, step: Step::Open, submitted: false });
+        }
+        let Some(preparing) = &mut self.preparing else { return };
+        if preparing.submitted {
+            return;
+        }
+        let Some(operation) = operation_of(preparing, self.file_bytes, self.zeros) else {
+            return;
+        };
+        preparing.submitted = storage.submit(Token::new(OWNER, PREPARE), operation).is_ok();
+    }
+
+    /// As [`Segments::step`], up to the configured number of spares.
+    pub(crate) fn step_spares(&mut self, storage: &mut dyn Storage) {
+        self.step(storage, self.spare_target);
+    }
+
+    /// Goes on with a preparation.
+    pub(crate) fn complete(&mut self, storage: &mut dyn Storage, completion: Completion) {
+        if completion.token.value() == IGNORED {
+            if let Err(error) = completion.result {
+                tracing::debug!(%error, "cleaning up after a failed preparation");
+            }
+            return;
+        }
+        let Some(preparing) = &mut self.preparing else { return };
+        preparing.submitted = false;
+        let file_bytes = self.file_bytes;
+        let next = match (preparing.step, completion.result) {
+            (_, Err(error)) => Err(error),
+            (Step::Open, Ok(Outcome::Opened(file))) => {
+                preparing.file = Some(file);
+                Ok(Some(Step::Allocate))
+            }
+            (Step::Allocate, Ok(_)) => Ok(Some(Step::Zero { offset: 0 })),
+            (Step::Zero { offset }, Ok(Outcome::Transferred(bytes))) => {
+                if u64::from(bytes) == chunk(offset, file_bytes) {
+                    let offset = offset + u64::from(bytes);
+                    let done = offset == file_bytes;
+                    Ok(Some(if done { Step::Sync } else { Step::Zero { offset } }))
+                } else {
+                    Err(StorageError {
+                        operation: "fill",
+                        name: preparing.name.clone(),
+                        source: io::ErrorKind::StorageFull.into(),
+                    })
+                }
+            }
+            (Step::Sync, Ok(_)) => Ok(Some(Step::SyncDirectory)),
+            (Step::SyncDirectory, Ok(_)) => Ok(None),
+            (Step::Open | Step::Zero { .. }, Ok(_)) => Err(StorageError {
+                operation: "prepare",
+                name: preparing.name.clone(),
+                source: io::ErrorKind::InvalidData.into(),
+            }),
+        };
+        match next {
+            Ok(Some(step)) => preparing.step = step,
+            Ok(None) => {
+                if let Some(Preparing { name, file: Some(file), .. }) = self.preparing.take() {
+                    self.free.push_back(self.slots.len());
+                    self.slots.push(Slot { name, file, bytes: file_bytes, holds: None });
+                }
+            }
+            Err(error) => self.give_up(storage, error),
+        }
+    }
+
+    /// Frees the space of a half-prepared file, and remembers why.
+    fn give_up(&mut self, storage: &mut dyn Storage, error: StorageError) {
+        tracing::warn!(%error, reason = %error.source, "cannot prepare a log segment");
+        if let Some(preparing) = self.preparing.take() {
+            let ignored = Token::new(OWNER, IGNORED);
+            if let Some(file) = preparing.file {
+                // Refused submissions leave a file that the next start removes.
+                let _ = storage.submit(ignored, Operation::Close { file });
+            }
+            let _ = storage.submit(ignored, Operation::Remove { name: preparing.name });
+        }
+        self.failure = Some(error);
+    }
+}
+
+fn chunk(offset: u64, file_bytes: u64) -> u64 {
+    (file_bytes - offset).min(ZERO_BYTES as u64)
+}
+
+fn operation_of(preparing: &Preparing, file_bytes: u64, zeros: RegionId) -> Option<Operation> {
+    Some(match (preparing.step, preparing.file) {
+        (Step::Open, _) => Operation::Open { name: preparing.name.clone(), create: true },
+        (Step::Allocate, Some(file)) => Operation::Allocate { file, length: file_bytes },
+        (Step::Zero { offset }, Some(file)) => Operation::Write {
+            file,
+            offset,
+            buffer: Buffer {
+                region: zeros,
+                start: 0,
+                length: u32::try_from(chunk(offset, file_bytes)).ok()?,
+            },
+            durable: false,
+        },
+        (Step::Sync, Some(file)) => Operation::Sync { file },
+        (Step::SyncDirectory, _) => Operation::SyncDirectory,
+        _ => return None,
+    })
+}

@@ -34,6 +34,19 @@ macro_rules! provider {
     };
 }
 
+struct ShmFixture;
+
+impl conformance::harness::Fixture for ShmFixture {
+    type Transport = windlass_transport::shm::Shm;
+
+    fn open() -> Result<Self::Transport, String> {
+        windlass_transport::shm::Shm::open(windlass_transport::shm::ShmOptions::default())
+            .map_err(|error| error.to_string())
+    }
+}
+
+provider!(shm, crate::ShmFixture);
+
 struct TcpFixture;
 
 impl conformance::harness::Fixture for TcpFixture {

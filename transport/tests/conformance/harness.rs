@@ -84,12 +84,7 @@ pub fn pair<F: Fixture>(
 
 impl<T: Transport> Side<T> {
     /// A side with its channel. Cases with more than two sides build theirs with this.
-    pub fn new(
-        transport: T,
-        role: Role,
-        to_peer: Sender<Note>,
-        from_peer: Receiver<Note>,
-    ) -> Self {
+    pub fn new(transport: T, role: Role, to_peer: Sender<Note>, from_peer: Receiver<Note>) -> Self {
         Self { transport, role, to_peer, from_peer, inbox: VecDeque::new() }
     }
 
@@ -100,8 +95,7 @@ impl<T: Transport> Side<T> {
         let remote = self.hear_endpoint();
         let queue_pair = match self.role {
             Role::Passive => {
-                let queue_pair =
-                    self.transport.connect(pending, Role::Passive, &remote).unwrap();
+                let queue_pair = self.transport.connect(pending, Role::Passive, &remote).unwrap();
                 self.tell(Note::Word(1));
                 self.hear_word();
                 queue_pair

@@ -1,0 +1,67 @@
+//! Regions: registered by number, shared by handing over their memfd.
+
+use std::{io, os::fd::AsFd};
+
+use super::message::Message;
+use super::{Shm, limits::REGIONS_MAX, socket};
+use crate::{
+    error::{RegisterError, ShareError},
+    fabric::{
+        Access, MemoryRegion, QueuePairId, QueuePairState, RegionId, RemoteKey, RemoteRegion,
+    },
+    memory::Pages,
+};
+
+impl Shm {
+    pub(super) fn register_region(
+        &mut self,
+        pages: &Pages,
+        access: Access,
+    ) -> Result<MemoryRegion, RegisterError> {
+        let make = |number| MemoryRegion { id: RegionId(number), pages: pages.clone(), access };
+        let number = self
+            .regions
+            .insert_with(make)
+            .ok_or(RegisterError::TooMany { count_max: REGIONS_MAX })?;
+        self.page.publish(number);
+        Ok(make(number))
+    }
+
+    pub(super) fn end_region(&mut self, id: RegionId) {
+        if self.regions.remove(id.0).is_some() {
+            self.page.retract(id.0);
+        }
+    }
+
+    pub(super) fn share_region(
+        &mut self,
+        id: QueuePairId,
+        region: &MemoryRegion,
+    ) -> Result<RemoteRegion, ShareError> {
+        let system = |step| move |source: io::Error| ShareError::System { step, source };
+        let key = region.id.0;
+        let Some(region) = self.regions.find(key) else { return Err(ShareError::NoAccess) };
+        if region.access == Access::LOCAL {
+            return Err(ShareError::NoAccess);
+        }
+        let fd = region.pages.fd().ok_or(ShareError::ForeignMemory { provider: "shm" })?;
+        let queue_pair = self
+            .queue_pairs
+            .find_mut(id.0)
+            .filter(|queue_pair| queue_pair.state != QueuePairState::Error)
+            .ok_or(ShareError::NotConnected { queue_pair: id })?;
+        let writable = region.access.remote_write || region.access.remote_atomic;
+        let fd = if writable {
+            fd.try_clone_to_owned().map_err(system("dup"))?
+        } else {
+            socket::reopen_read_only(fd).map_err(system("opening /proc/self/fd read-only"))?
+        };
+        let len = region.pages.len() as u64;
+        let message = Message::Share { key, access: region.access, len };
+        if !queue_pair.send(self.epoll.as_fd(), message, [Some(fd), None, None]) {
+            let source = io::ErrorKind::WouldBlock.into();
+            return Err(ShareError::System { step: "queueing one more region", source });
+        }
+        Ok(RemoteRegion { key: RemoteKey(key), address: 0, len })
+    }
+}

@@ -5,7 +5,7 @@ use super::{
     pairs::Pair,
     path::Path,
     real::{Load, Real, Store},
-    steps::{Constants, PLANES_MAX, Step},
+    steps::{Constants, PLANES_MAX, Splat, Step},
 };
 
 /// Contiguous rows and the gradient to apply to them.
@@ -114,9 +114,14 @@ impl<P: Pair> Cursor<P> {
         if left >= W::LANES {
             let splat = constants.splat::<W>();
             while left >= UNROLL * W::LANES {
-                for _ in 0..UNROLL {
+                if S::PLANES == 0 {
                     // SAFETY: that many vectors of values are left.
-                    unsafe { self.lanes::<S, W>(&splat) };
+                    unsafe { self.stateless::<S, W>(&splat) };
+                } else {
+                    for _ in 0..UNROLL {
+                        // SAFETY: that many vectors of values are left.
+                        unsafe { self.lanes::<S, W>(&splat) };
+                    }
                 }
                 left = left.wrapping_sub(UNROLL * W::LANES);
             }
@@ -144,12 +149,41 @@ impl<P: Pair> Cursor<P> {
         }
     }
 
+    /// Applies a step without state to UNROLL vectors of values and moves beyond them. Such steps are as
+    /// fast as memory, so NaN is looked for in all vectors at once and replaced only where there is one.
+    ///
+    /// # Safety
+    /// That many values follow the pointers to values and gradient.
+    #[inline(always)]
+    unsafe fn stateless<S: Step, R: Lanes<P>>(&mut self, constants: &Splat<R>) {
+        let mut results = [R::splat(0.0); UNROLL];
+        for (vector, result) in results.iter_mut().enumerate() {
+            // SAFETY: the caller promises UNROLL vectors of values.
+            let value = unsafe { <R as Load<P::Value>>::load(self.values.add(vector * R::LANES)) };
+            // SAFETY: as above.
+            let gradient =
+                unsafe { <R as Load<P::Gradient>>::load(self.gradient.add(vector * R::LANES)) };
+            *result = S::step(constants, value, [R::splat(0.0); PLANES_MAX], gradient).0;
+        }
+        if R::any_nan(results) {
+            results = results.map(R::canonical);
+        }
+        for (vector, result) in results.into_iter().enumerate() {
+            // SAFETY: the caller promises UNROLL vectors of values that may be written.
+            unsafe { <R as Store<P::Value>>::store(result, self.values.add(vector * R::LANES)) };
+        }
+        // SAFETY: the caller promises that many values, so this is within the array or just past it.
+        self.values = unsafe { self.values.add(UNROLL * R::LANES) };
+        // SAFETY: as above.
+        self.gradient = unsafe { self.gradient.add(UNROLL * R::LANES) };
+    }
+
     /// Applies the step to as many values as `R` has lanes and moves beyond them.
     ///
     /// # Safety
     /// That many values follow each pointer in use.
     #[inline(always)]
-    unsafe fn lanes<S: Step, R: Lanes<P>>(&mut self, constants: &super::steps::Splat<R>) {
+    unsafe fn lanes<S: Step, R: Lanes<P>>(&mut self, constants: &Splat<R>) {
         // SAFETY: the caller promises the values.
         let value = unsafe { <R as Load<P::Value>>::load(self.values) };
         // SAFETY: the caller promises the values.

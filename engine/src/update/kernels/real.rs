@@ -36,6 +36,8 @@ pub(super) trait Real:
     /// With every NaN replaced by the positive quiet one without a payload: which payload an operation
     /// gives depends on the order of its operands, and that is the compiler's choice.
     fn canonical(self) -> Self;
+    /// Whether any lane of four is NaN: cheaper than replacing where there is none.
+    fn any_nan(four: [Self; 4]) -> bool;
 }
 
 /// Reading values of dtype `T`.
@@ -96,6 +98,11 @@ macro_rules! real {
             #[inline(always)]
             fn canonical(self) -> Self {
                 if self.is_nan() { $nan } else { self }
+            }
+
+            #[inline(always)]
+            fn any_nan(four: [Self; 4]) -> bool {
+                four.into_iter().any(Self::is_nan)
             }
         }
     };

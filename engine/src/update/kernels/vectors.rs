@@ -17,7 +17,8 @@ macro_rules! vector {
      [$add:ident $sub:ident $mul:ident $div:ident $sqrt:ident $splat:ident $load:ident $store:ident],
      sign |$s:ident, $x:ident| $keep_sign:expr, $clear_sign:expr, $flip:expr, $or:ident,
      select_at_most |$a:ident, $b:ident, $yes:ident, $no:ident| $select:expr,
-     select_nan |$n:ident, $c:ident| $canonical:expr) => {
+     select_nan |$n:ident, $c:ident| $canonical:expr,
+     any_nan |$p:ident, $q:ident, $r:ident, $t:ident| $any_nan:expr) => {
         #[derive(Clone, Copy)]
         pub(super) struct $name($raw);
 
@@ -80,6 +81,13 @@ macro_rules! vector {
                 let $c = unsafe { $splat($nan) };
                 Self(unsafe { $canonical })
             }
+
+            #[inline(always)]
+            fn any_nan([$p, $q, $r, $t]: [Self; 4]) -> bool {
+                // One unordered comparison looks at two vectors.
+                let ($p, $q, $r, $t) = ($p.0, $q.0, $r.0, $t.0);
+                unsafe { $any_nan }
+            }
         }
 
         impl Load<$element> for $name {
@@ -117,7 +125,12 @@ select_at_most |a, b, yes, no| {
 select_nan |x, nan| {
     let mask = _mm_cmpunord_ps(x, x);
     _mm_or_ps(_mm_and_ps(mask, nan), _mm_andnot_ps(mask, x))
-});
+},
+    any_nan |p, q, r, t| {
+        let nans = _mm_or_ps(_mm_cmpunord_ps(p, q), _mm_cmpunord_ps(r, t));
+        _mm_movemask_ps(nans) != 0
+    }
+);
 
 vector!(F64x2, __m128d, f64, 2, CANONICAL_NAN_F64,
 [_mm_add_pd _mm_sub_pd _mm_mul_pd _mm_div_pd _mm_sqrt_pd _mm_set1_pd _mm_loadu_pd _mm_storeu_pd],
@@ -129,21 +142,42 @@ select_at_most |a, b, yes, no| {
 select_nan |x, nan| {
     let mask = _mm_cmpunord_pd(x, x);
     _mm_or_pd(_mm_and_pd(mask, nan), _mm_andnot_pd(mask, x))
-});
+},
+    any_nan |p, q, r, t| {
+        let nans = _mm_or_pd(_mm_cmpunord_pd(p, q), _mm_cmpunord_pd(r, t));
+        _mm_movemask_pd(nans) != 0
+    }
+);
 
 vector!(F32x8, __m256, f32, 8, CANONICAL_NAN_F32,
     [_mm256_add_ps _mm256_sub_ps _mm256_mul_ps _mm256_div_ps _mm256_sqrt_ps _mm256_set1_ps
      _mm256_loadu_ps _mm256_storeu_ps],
     sign |s, x| _mm256_and_ps(s, x), _mm256_andnot_ps(s, x), _mm256_xor_ps(s, x), _mm256_or_ps,
     select_at_most |a, b, yes, no| _mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_LE_OQ>(a, b)),
-    select_nan |x, nan| _mm256_blendv_ps(x, nan, _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x)));
+    select_nan |x, nan| _mm256_blendv_ps(x, nan, _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x)),
+    any_nan |p, q, r, t| {
+        let nans = _mm256_or_ps(
+            _mm256_cmp_ps::<_CMP_UNORD_Q>(p, q),
+            _mm256_cmp_ps::<_CMP_UNORD_Q>(r, t),
+        );
+        _mm256_movemask_ps(nans) != 0
+    }
+);
 
 vector!(F64x4, __m256d, f64, 4, CANONICAL_NAN_F64,
     [_mm256_add_pd _mm256_sub_pd _mm256_mul_pd _mm256_div_pd _mm256_sqrt_pd _mm256_set1_pd
      _mm256_loadu_pd _mm256_storeu_pd],
     sign |s, x| _mm256_and_pd(s, x), _mm256_andnot_pd(s, x), _mm256_xor_pd(s, x), _mm256_or_pd,
     select_at_most |a, b, yes, no| _mm256_blendv_pd(no, yes, _mm256_cmp_pd::<_CMP_LE_OQ>(a, b)),
-    select_nan |x, nan| _mm256_blendv_pd(x, nan, _mm256_cmp_pd::<_CMP_UNORD_Q>(x, x)));
+    select_nan |x, nan| _mm256_blendv_pd(x, nan, _mm256_cmp_pd::<_CMP_UNORD_Q>(x, x)),
+    any_nan |p, q, r, t| {
+        let nans = _mm256_or_pd(
+            _mm256_cmp_pd::<_CMP_UNORD_Q>(p, q),
+            _mm256_cmp_pd::<_CMP_UNORD_Q>(r, t),
+        );
+        _mm256_movemask_pd(nans) != 0
+    }
+);
 
 vector!(F32x16, __m512, f32, 16, CANONICAL_NAN_F32,
     [_mm512_add_ps _mm512_sub_ps _mm512_mul_ps _mm512_div_ps _mm512_sqrt_ps _mm512_set1_ps
@@ -152,7 +186,12 @@ vector!(F32x16, __m512, f32, 16, CANONICAL_NAN_F32,
     select_at_most |a, b, yes, no| {
         _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LE_OQ>(a, b), no, yes)
     },
-    select_nan |x, nan| _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x), x, nan));
+    select_nan |x, nan| _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x), x, nan),
+    any_nan |p, q, r, t| {
+        let nans = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(p, q) | _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(r, t);
+        nans != 0
+    }
+);
 
 vector!(F64x8, __m512d, f64, 8, CANONICAL_NAN_F64,
     [_mm512_add_pd _mm512_sub_pd _mm512_mul_pd _mm512_div_pd _mm512_sqrt_pd _mm512_set1_pd
@@ -161,7 +200,12 @@ vector!(F64x8, __m512d, f64, 8, CANONICAL_NAN_F64,
     select_at_most |a, b, yes, no| {
         _mm512_mask_blend_pd(_mm512_cmp_pd_mask::<_CMP_LE_OQ>(a, b), no, yes)
     },
-    select_nan |x, nan| _mm512_mask_blend_pd(_mm512_cmp_pd_mask::<_CMP_UNORD_Q>(x, x), x, nan));
+    select_nan |x, nan| _mm512_mask_blend_pd(_mm512_cmp_pd_mask::<_CMP_UNORD_Q>(x, x), x, nan),
+    any_nan |p, q, r, t| {
+        let nans = _mm512_cmp_pd_mask::<_CMP_UNORD_Q>(p, q) | _mm512_cmp_pd_mask::<_CMP_UNORD_Q>(r, t);
+        nans != 0
+    }
+);
 
 /// A dtype that is read (and written) otherwise than the vector lies in registers.
 macro_rules! narrow {

@@ -7,3 +7,4 @@ pub mod cli;
 pub mod data;
 pub mod metrics;
 pub mod report;
+pub mod train;

@@ -5,6 +5,7 @@
 pub mod limits;
 #[allow(unsafe_code)] // io_uring
 pub mod persist;
+pub mod shard;
 pub mod table;
 #[allow(unsafe_code)] // the SIMD kernels
 pub mod update;

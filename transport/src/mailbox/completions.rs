@@ -5,7 +5,7 @@ use windlass_wire::{CompletionWord, Status};
 
 use super::{RING_AT, SLEEP_EPOCH_AT, Sender, WAKE_IMMEDIATE};
 use crate::{
-    fabric::{INLINE_LEN_MAX, InlineBytes, Operation, RemoteRegion},
+    fabric::{INLINE_LEN_MAX, InlineBytes, Operation, RemoteRegion, WorkId},
     memory::Pages,
 };
 
@@ -17,7 +17,6 @@ pub struct CompletionWriter {
     words: Vec<CompletionWord>,
     posted_count: usize,
     sleep_epoch_answered: u64,
-    sleep_epoch_told: u64,
     unanswered: bool,
 }
 
@@ -34,7 +33,6 @@ impl CompletionWriter {
             words: Vec::with_capacity(slots as usize),
             posted_count: 0,
             sleep_epoch_answered: 0,
-            sleep_epoch_told: 0,
             unanswered: false,
         }
     }
@@ -107,16 +105,12 @@ impl CompletionWriter {
         });
     }
 
-    /// Tells the peer that this side is about to sleep, once per wake-up: `epoch` counts sleeps
-    /// that ended by a message. Returns whether something was pushed.
-    pub fn tell_sleep(&mut self, epoch: u64, sender: &mut Sender) -> bool {
-        if self.sleep_epoch_told == epoch || sender.room() < 2 {
-            return false;
-        }
-        self.sleep_epoch_told = epoch;
+    /// Tells the peer that this side is about to sleep; completes with `work_id` once the peer can
+    /// know. `epoch` differs from every earlier one. Panics without room in the sender.
+    pub fn tell_sleep(&mut self, epoch: u64, work_id: WorkId, sender: &mut Sender) {
         let remote = self.reply.at(SLEEP_EPOCH_AT);
-        sender.push(Operation::WriteInline { bytes: InlineBytes::word(epoch), remote });
-        true
+        let bytes = InlineBytes::word(epoch);
+        sender.push_signaled(work_id, Operation::WriteInline { bytes, remote });
     }
 }
 

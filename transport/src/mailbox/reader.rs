@@ -67,24 +67,40 @@ impl MailboxReader {
     /// # Errors
     /// When the bytes make no sense.
     pub fn next(&mut self) -> Result<Option<Message>, MailboxError> {
-        let Some((len, at)) = self.commit_word()? else { return Ok(None) };
-        if len != WRAP {
-            return self.take(len, at).map(Some);
+        let message = self.peek()?;
+        if let Some(message) = &message {
+            self.advance(message);
         }
-        if at == 0 {
-            return Err(MailboxError::Wrap);
+        Ok(message)
+    }
+
+    /// The next message if it is there, left where it is.
+    ///
+    /// # Errors
+    /// When the bytes make no sense.
+    pub fn peek(&self) -> Result<Option<Message>, MailboxError> {
+        let at = self.position % self.ring_len;
+        match self.commit_word(at)? {
+            None => Ok(None),
+            Some(WRAP) if at == 0 => Err(MailboxError::Wrap),
+            // The word at the start may not be there yet.
+            Some(WRAP) => match self.commit_word(0)? {
+                None => Ok(None),
+                Some(WRAP) => Err(MailboxError::Wrap),
+                Some(len) => self.message(len, 0).map(Some),
+            },
+            Some(len) => self.message(len, at).map(Some),
         }
-        // The word at the start may not be there yet: stay, and come by here again.
-        let (position, start) = (self.position, self.position + self.ring_len - at);
-        self.position = start;
-        match self.commit_word()? {
-            None => {
-                self.position = position;
-                Ok(None)
-            }
-            Some((WRAP, _)) => Err(MailboxError::Wrap),
-            Some((len, at)) => self.take(len, at).map(Some),
-        }
+    }
+
+    /// Goes past a message that was peeked at.
+    pub fn advance(&mut self, message: &Message) {
+        assert_eq!(message.number, self.expected, "only the next message can be passed");
+        let at = message.offset - RING_AT - 8;
+        let from = self.position % self.ring_len;
+        let skipped = if at < from { self.ring_len - from } else { 0 };
+        self.position += skipped + footprint(u64::from(message.len));
+        self.expected = self.expected.wrapping_add(1);
     }
 
     /// The writer's sleep epoch.
@@ -93,9 +109,8 @@ impl MailboxReader {
         self.pages.load_u64(SLEEP_EPOCH_AT)
     }
 
-    /// Length and ring offset of the commit word at the position, if it is the expected one.
-    fn commit_word(&self) -> Result<Option<(u32, u64)>, MailboxError> {
-        let at = self.position % self.ring_len;
+    /// Length in the commit word at `at`, if it is the expected one.
+    fn commit_word(&self, at: u64) -> Result<Option<u32>, MailboxError> {
         let word = self.pages.load_u64(RING_AT + at);
         if word == 0 {
             return Ok(None);
@@ -103,7 +118,7 @@ impl MailboxReader {
         #[expect(clippy::cast_possible_truncation, reason = "the halves are cut out by shifts")]
         let (len, number) = (word as u32, (word >> 32) as u32);
         if number == self.expected {
-            return Ok(Some((len, at)));
+            return Ok(Some(len));
         }
         // Only offset 0 may still hold the word of an earlier lap.
         let age = self.expected.wrapping_sub(number);
@@ -113,14 +128,10 @@ impl MailboxReader {
         Err(MailboxError::Number { expected: self.expected, found: number })
     }
 
-    fn take(&mut self, len: u32, at: u64) -> Result<Message, MailboxError> {
-        let footprint = footprint(u64::from(len));
-        if len == 0 || at + footprint > self.ring_len {
+    fn message(&self, len: u32, at: u64) -> Result<Message, MailboxError> {
+        if len == 0 || at + footprint(u64::from(len)) > self.ring_len {
             return Err(MailboxError::Length { len, offset: at });
         }
-        let message = Message { number: self.expected, offset: RING_AT + at + 8, len };
-        self.position += footprint;
-        self.expected = self.expected.wrapping_add(1);
-        Ok(message)
+        Ok(Message { number: self.expected, offset: RING_AT + at + 8, len })
     }
 }

@@ -1,0 +1,50 @@
+//! Completions on their way back: collected during the turn, written at its end.
+
+use windlass_wire::Status;
+
+use super::Shard;
+
+impl Shard {
+    /// Completes a message of a session.
+    pub(super) fn complete(&mut self, slot: usize, number: u32, status: Status, detail: u32) {
+        self.statistics.refused += u64::from(status != Status::Done);
+        let mailbox = self.sessions[slot].as_mut().and_then(|session| session.mailbox.as_mut());
+        if let Some(mailbox) = mailbox {
+            mailbox.completions.complete(number, status, detail);
+        }
+    }
+
+    /// Writes what was completed, wakes who fell asleep, ends who failed. Returns whether there was
+    /// anything to write.
+    pub(super) fn acknowledge(&mut self) -> bool {
+        let mut acknowledged = false;
+        let mut failed = None;
+        for session in self.sessions.iter_mut().flatten() {
+            let Some(mailbox) = &mut session.mailbox else {
+                if session.failed {
+                    failed = Some(session.id);
+                }
+                continue;
+            };
+            let sleep_epoch = mailbox.reader.sleep_epoch();
+            if mailbox.completions.is_pending() {
+                acknowledged = true;
+                mailbox.completions.post(sleep_epoch, &mut mailbox.sender);
+            } else {
+                mailbox.completions.wake_if_asleep(sleep_epoch, &mut mailbox.sender);
+            }
+            if !mailbox.sender.is_empty() {
+                let transport = self.transports[session.transport].as_mut();
+                session.failed |= mailbox.sender.flush(transport).is_err();
+            }
+            if session.failed {
+                failed = Some(session.id);
+            }
+        }
+        // One a turn is enough.
+        if let Some(session) = failed {
+            self.close_session(session);
+        }
+        acknowledged
+    }
+}

@@ -1,0 +1,399 @@
+//! What control threads ask of a shard, between its turns.
+
+use std::{sync::Arc, time::Instant};
+
+use crossbeam::channel::{Sender, bounded};
+use windlass_transport::{
+    Access, Endpoint, Pages, RemoteKey, RemoteRegion, Role, Waker,
+    mailbox::{self, CompletionWriter, MailboxReader},
+    memory::{HugePages, PagesOptions},
+};
+use windlass_wire::{
+    ClusterMap, Incarnation, SessionId, ShardId, TableEntry, TableId,
+    control::{PartitionPlace, Provider, SharedRegion},
+};
+
+use super::{
+    Shard, ShardStatistics,
+    session::{Applied, Detached, Mailbox, ShardSession},
+    tables::{ShardTable, TableRows},
+};
+use crate::limits::{
+    COMPLETION_SLOTS, MAILBOX_RING_LEN, RECEIVES_POSTED, SESSION_EXPIRY_S, SESSIONS_MAX,
+};
+
+/// Where a command's answer goes.
+type Answer<T> = Sender<Result<T, String>>;
+
+/// One command.
+#[derive(Debug)]
+pub enum ShardCommand {
+    /// Makes a queue pair for a session; answers its endpoint.
+    OpenMailbox {
+        /// The session.
+        session: SessionId,
+        /// Its life.
+        incarnation: Incarnation,
+        /// By which provider.
+        provider: Provider,
+        /// The client's endpoint.
+        endpoint: Endpoint,
+        /// The shard's.
+        answer: Answer<Endpoint>,
+    },
+    /// Makes a mailbox for a session whose queue pair is connected; answers its region.
+    AttachMailbox {
+        /// The session.
+        session: SessionId,
+        /// The client's reply region.
+        reply: SharedRegion,
+        /// Slots of its completion ring.
+        completion_slots: u32,
+        /// The mailbox's region.
+        answer: Answer<SharedRegion>,
+    },
+    /// Ends a session's connection; its duplicate suppression is kept for a while.
+    CloseSession {
+        /// The session.
+        session: SessionId,
+    },
+    /// Takes over a new map.
+    InstallMap {
+        /// The map.
+        map: Arc<ClusterMap>,
+        /// Answered when done.
+        answer: Answer<()>,
+    },
+    /// Makes a table.
+    CreateTable {
+        /// The table.
+        entry: TableEntry,
+        /// Answered when done.
+        answer: Answer<()>,
+    },
+    /// Drops a table.
+    DropTable {
+        /// The table.
+        table: TableId,
+        /// Answered when done.
+        answer: Answer<()>,
+    },
+    /// Tells a session where rows lie.
+    Locate {
+        /// The session.
+        session: SessionId,
+        /// The table.
+        table: TableId,
+        /// The places.
+        answer: Answer<Vec<PartitionPlace>>,
+    },
+    /// Reads the counters.
+    Statistics {
+        /// The counters.
+        answer: Answer<ShardStatistics>,
+    },
+    /// Finishes what is in the mailboxes, then stops.
+    Stop {
+        /// Answered when done.
+        answer: Answer<()>,
+    },
+}
+
+/// How control threads reach a shard.
+#[derive(Clone, Debug)]
+pub struct ShardHandle {
+    id: ShardId,
+    commands: Sender<ShardCommand>,
+    waker: Waker,
+}
+
+impl ShardHandle {
+    pub(super) fn new(id: ShardId, commands: Sender<ShardCommand>, waker: Waker) -> Self {
+        Self { id, commands, waker }
+    }
+
+    /// The shard.
+    #[must_use]
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// Sends a command and wakes the shard.
+    pub fn send(&self, command: ShardCommand) {
+        // A stopped shard drops the command, and with it the answer's sender: the asker sees that.
+        let _ = self.commands.send(command);
+        self.waker.wake();
+    }
+
+    /// Sends the command made by `make` and waits for its answer.
+    ///
+    /// # Errors
+    /// What the shard answers, or that it has stopped.
+    pub fn ask<T>(&self, make: impl FnOnce(Answer<T>) -> ShardCommand) -> Result<T, String> {
+        let (sender, receiver) = bounded(1);
+        self.send(make(sender));
+        receiver.recv().unwrap_or_else(|_| Err(format!("shard {} has stopped", self.id)))
+    }
+}
+
+impl Shard {
+    /// Carries out the commands that wait; returns whether there were any.
+    pub(super) fn take_commands(&mut self) -> bool {
+        let mut commanded = false;
+        while let Ok(command) = self.inbox.try_recv() {
+            commanded = true;
+            self.carry_out(command);
+        }
+        commanded
+    }
+
+    fn carry_out(&mut self, command: ShardCommand) {
+        // An asker that is gone needs no answer.
+        match command {
+            ShardCommand::OpenMailbox { session, incarnation, provider, endpoint, answer } => {
+                let _ = answer.send(self.open_mailbox(session, incarnation, provider, &endpoint));
+            }
+            ShardCommand::AttachMailbox { session, reply, completion_slots, answer } => {
+                let _ = answer.send(self.attach_mailbox(session, reply, completion_slots));
+            }
+            ShardCommand::CloseSession { session } => self.close_session(session),
+            ShardCommand::InstallMap { map, answer } => {
+                let _ = answer.send(self.install_map(map));
+            }
+            ShardCommand::CreateTable { entry, answer } => {
+                let _ = answer.send(self.create_table(entry));
+            }
+            ShardCommand::DropTable { table, answer } => {
+                if let Some(table) = self.tables.remove(&table) {
+                    table.release(&mut self.arena, &mut self.transports, &mut self.memory_left);
+                }
+                let _ = answer.send(Ok(()));
+            }
+            ShardCommand::Locate { session, table, answer } => {
+                let _ = answer.send(self.locate(session, table));
+            }
+            ShardCommand::Statistics { answer } => {
+                let mut statistics = self.statistics;
+                statistics.sessions = self.by_session.len() as u64;
+                statistics.parameter_bytes = self.arena.memory_len();
+                statistics.memory_left = self.memory_left;
+                let _ = answer.send(Ok(statistics));
+            }
+            ShardCommand::Stop { answer } => {
+                self.drain_all();
+                self.stopped = true;
+                let _ = answer.send(Ok(()));
+            }
+        }
+    }
+
+    fn open_mailbox(
+        &mut self,
+        session: SessionId,
+        incarnation: Incarnation,
+        provider: Provider,
+        endpoint: &Endpoint,
+    ) -> Result<Endpoint, String> {
+        let transport = self
+            .transports
+            .iter()
+            .position(|transport| transport.capabilities().provider == provider.name())
+            .ok_or_else(|| format!("the server has no {} transport", provider.name()))?;
+        if self.by_session.len() >= SESSIONS_MAX {
+            return Err(format!("the shard has {SESSIONS_MAX} sessions already"));
+        }
+        self.close_session(session);
+        let pending = self.transports[transport].create_queue_pair().map_err(|e| chain(&e))?;
+        let answer = pending.endpoint().clone();
+        let queue_pair = self.transports[transport]
+            .connect(pending, Role::Passive, endpoint)
+            .map_err(|e| chain(&e))?;
+        self.transports[transport]
+            .post_receive(queue_pair, RECEIVES_POSTED)
+            .map_err(|e| chain(&e))?;
+        let applied = match self.detached.remove(&session) {
+            Some(detached) if detached.incarnation == incarnation => detached.applied,
+            _ => Applied::default(),
+        };
+        let slot = self.sessions.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.sessions.push(None);
+            self.sessions.len() - 1
+        });
+        self.sessions[slot] = Some(ShardSession {
+            id: session,
+            incarnation,
+            transport,
+            queue_pair,
+            applied,
+            mailbox: None,
+            parked: std::collections::VecDeque::with_capacity(crate::limits::FETCHES_MAX),
+            shared: Vec::new(),
+            sleep_epoch: 0,
+            active: true,
+            failed: false,
+        });
+        self.by_session.insert(session, slot);
+        self.by_queue_pair.insert((transport, queue_pair), slot);
+        Ok(answer)
+    }
+
+    fn attach_mailbox(
+        &mut self,
+        session: SessionId,
+        reply: SharedRegion,
+        completion_slots: u32,
+    ) -> Result<SharedRegion, String> {
+        if completion_slots != COMPLETION_SLOTS {
+            return Err(format!("completion rings have {COMPLETION_SLOTS} slots"));
+        }
+        if reply.len < mailbox::reply_len(completion_slots) as u64 {
+            return Err("the reply region is shorter than its completion ring".to_owned());
+        }
+        let slot = *self.by_session.get(&session).ok_or("open the mailbox first")?;
+        let Some(open) = &mut self.sessions[slot] else { return Err("no session".to_owned()) };
+        if open.mailbox.is_some() {
+            return Err("the mailbox is attached already".to_owned());
+        }
+        let transport = &mut self.transports[open.transport];
+        let options = PagesOptions { huge: HugePages::Never, ..PagesOptions::default() };
+        let pages = Pages::allocate(mailbox::mailbox_len(MAILBOX_RING_LEN), options)
+            .map_err(|e| chain(&e))?;
+        let region = transport.register(&pages, Access::READ_WRITE).map_err(|e| chain(&e))?;
+        let shared = transport.share(open.queue_pair, &region).map_err(|e| chain(&e))?;
+        let outstanding_max = transport.capabilities().outstanding_max;
+        open.mailbox = Some(Mailbox {
+            reader: MailboxReader::new(pages, MAILBOX_RING_LEN),
+            region,
+            completions: CompletionWriter::new(remote_of(reply), completion_slots),
+            sender: mailbox::Sender::new(open.queue_pair, outstanding_max),
+        });
+        Ok(shared_of(shared))
+    }
+
+    pub(super) fn close_session(&mut self, session: SessionId) {
+        let Some(slot) = self.by_session.remove(&session) else { return };
+        let Some(open) = self.sessions[slot].take() else { return };
+        self.by_queue_pair.remove(&(open.transport, open.queue_pair));
+        let transport = &mut self.transports[open.transport];
+        transport.disconnect(open.queue_pair);
+        if let Some(mailbox) = &open.mailbox {
+            transport.deregister(&mailbox.region);
+        }
+        for parked in open.parked {
+            self.abandon(parked);
+        }
+        let now = Instant::now();
+        self.detached.retain(|_, detached| {
+            now.duration_since(detached.since).as_secs() < SESSION_EXPIRY_S
+        });
+        if self.detached.len() < SESSIONS_MAX {
+            let (incarnation, applied) = (open.incarnation, open.applied);
+            self.detached.insert(open.id, Detached { incarnation, applied, since: now });
+        }
+    }
+
+    fn install_map(&mut self, map: Arc<ClusterMap>) -> Result<(), String> {
+        if map.epoch <= self.map.epoch {
+            return Ok(());
+        }
+        self.map = map;
+        let shard = (self.id, self.shard_count);
+        for table in self.tables.values_mut() {
+            table
+                .install(
+                    &self.map,
+                    self.server,
+                    shard,
+                    &mut self.arena,
+                    &mut self.transports,
+                    &mut self.memory_left,
+                )
+                .map_err(|e| chain(&e))?;
+        }
+        Ok(())
+    }
+
+    fn create_table(&mut self, entry: TableEntry) -> Result<(), String> {
+        if self.tables.contains_key(&entry.id) {
+            return Ok(());
+        }
+        let id = entry.id;
+        let mut table =
+            ShardTable::new(entry, self.map.partition_count().max(1)).map_err(|e| chain(&e))?;
+        let installed = table.install(
+            &self.map,
+            self.server,
+            (self.id, self.shard_count),
+            &mut self.arena,
+            &mut self.transports,
+            &mut self.memory_left,
+        );
+        if let Err(error) = installed {
+            table.release(&mut self.arena, &mut self.transports, &mut self.memory_left);
+            return Err(chain(&error));
+        }
+        self.tables.insert(id, table);
+        Ok(())
+    }
+
+    fn locate(
+        &mut self,
+        session: SessionId,
+        table: TableId,
+    ) -> Result<Vec<PartitionPlace>, String> {
+        let slot = *self.by_session.get(&session).ok_or("open a mailbox first")?;
+        let Some(open) = &mut self.sessions[slot] else { return Err("no session".to_owned()) };
+        let table = self.tables.get(&table).ok_or("there is no such table here")?;
+        let TableRows::Dense(partitions) = &table.rows else {
+            return Err("rows of sparse tables have no fixed place".to_owned());
+        };
+        let mut places = Vec::with_capacity(partitions.len());
+        for (dense, region) in partitions {
+            let shared = match open.shared.iter().find(|(at, _)| at == region) {
+                Some((_, shared)) => *shared,
+                None => {
+                    let registered = self
+                        .arena
+                        .registered(*region, open.transport)
+                        .ok_or("the region is gone")?;
+                    let shared = self.transports[open.transport]
+                        .share(open.queue_pair, registered)
+                        .map_err(|e| chain(&e))?;
+                    open.shared.push((*region, shared));
+                    shared
+                }
+            };
+            let geometry = dense.blocks().geometry();
+            places.push(PartitionPlace {
+                partition: dense.partition(),
+                region: shared_of(shared),
+                offset: dense.blocks().offset(),
+                first_row: dense.rows().start,
+                row_count: dense.rows().count(),
+                block_rows: geometry.block_rows,
+                block_stride: geometry.block_stride,
+            });
+        }
+        Ok(places)
+    }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text.push_str(": ");
+        text.push_str(&next.to_string());
+        cause = next.source();
+    }
+    text
+}
+
+fn shared_of(region: RemoteRegion) -> SharedRegion {
+    SharedRegion { key: region.key.0, address: region.address, len: region.len }
+}
+
+fn remote_of(region: SharedRegion) -> RemoteRegion {
+    RemoteRegion { key: RemoteKey(region.key), address: region.address, len: region.len }
+}

@@ -1,0 +1,171 @@
+//! Taking messages out of mailboxes: every byte is copied out first and checked then.
+
+use windlass_transport::mailbox::Message;
+use windlass_wire::{Checksum, RequestHeader, RequestKind, Status};
+
+use super::{
+    Shard,
+    fetch::remote_of,
+    work::{Values, Work},
+};
+use crate::limits::{
+    FETCHES_MAX, INLINE_LEN_MAX, SESSION_MESSAGES_PER_TURN, TURN_REFERENCED_BYTES_MAX,
+};
+
+/// What came of looking at one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Admitted {
+    /// It is part of this turn, or parked, or refused.
+    Taken,
+    /// It stays in its mailbox until a later turn.
+    Left,
+}
+
+impl Shard {
+    /// Takes what the turn has room for, from every session in turn.
+    pub(super) fn drain_mailboxes(&mut self) {
+        let count = self.sessions.len();
+        // Whoever came last when the turn was full comes first now.
+        let first = if count == 0 { 0 } else { self.statistics.busy_turns as usize % count };
+        for slot in (first..count).chain(0..first) {
+            self.drain_session(slot);
+        }
+        self.statistics.busy_turns += u64::from(!self.turn.is_empty());
+    }
+
+    fn drain_session(&mut self, slot: usize) {
+        let works_before = self.turn.works.len();
+        if self.sessions[slot].as_ref().is_some_and(|session| !session.parked.is_empty()) {
+            self.take_parked(slot);
+        }
+        for _ in 0..SESSION_MESSAGES_PER_TURN {
+            let Some(session) = &mut self.sessions[slot] else { return };
+            let Some(mailbox) = &mut session.mailbox else { return };
+            if session.failed {
+                return;
+            }
+            let message = match mailbox.reader.peek() {
+                Ok(None) => return,
+                Ok(Some(message)) => message,
+                Err(error) => {
+                    tracing::warn!(session = session.id.0, %error, "session ended: bad mailbox");
+                    session.failed = true;
+                    self.statistics.sessions_failed += 1;
+                    return;
+                }
+            };
+            if !self.turn.has_room(u64::from(message.len)) {
+                return;
+            }
+            if !mailbox.completions.has_room() {
+                tracing::warn!(session = session.id.0, "session ended: more requests than credits");
+                session.failed = true;
+                self.statistics.sessions_failed += 1;
+                return;
+            }
+            session.active = true;
+            if self.admit(slot, message, works_before) == Admitted::Left {
+                return;
+            }
+            if let Some(mailbox) =
+                self.sessions[slot].as_mut().and_then(|session| session.mailbox.as_mut())
+            {
+                mailbox.reader.advance(&message);
+            }
+        }
+    }
+
+    /// Decodes one message into the turn.
+    fn admit(&mut self, slot: usize, message: Message, works_before: usize) -> Admitted {
+        let Some(session) = &mut self.sessions[slot] else { return Admitted::Left };
+        let Some(mailbox) = &session.mailbox else { return Admitted::Left };
+        let pages = mailbox.reader.pages().clone();
+        let body_len = u64::from(message.len).checked_sub(RequestHeader::LEN as u64);
+        let Some(body_len) = body_len.filter(|len| *len <= INLINE_LEN_MAX) else {
+            return self.refuse(slot, message.number, Status::Malformed);
+        };
+        let mut bytes = [0_u8; RequestHeader::LEN];
+        pages.read(message.offset, &mut bytes);
+        let Ok(header) = RequestHeader::decode(&bytes, body_len) else {
+            return self.refuse(slot, message.number, Status::Malformed);
+        };
+
+        // A session's pushes come before its pulls within a turn, so that a pull sees them.
+        let writes = header.kind.pushes() || header.kind == RequestKind::AdvanceClock;
+        let last = self.turn.works[works_before..].last();
+        if writes && last.is_some_and(|work| work.header.kind.pulls()) {
+            return Admitted::Left;
+        }
+        // What waits for its values keeps what comes later waiting, except later fetches.
+        let parked_count = session.parked.len();
+        let fetches = header.values.is_some();
+        if parked_count > 0 && (!fetches || parked_count >= FETCHES_MAX) {
+            return Admitted::Left;
+        }
+        if fetches && self.turn.referenced >= TURN_REFERENCED_BYTES_MAX {
+            return Admitted::Left;
+        }
+
+        let mut body_at = message.offset + RequestHeader::LEN as u64;
+        let keys_at = self.turn.keys.len();
+        let mut checksum = Checksum::default();
+        if header.keys_len() > 0 {
+            self.turn.keys.resize(keys_at + header.row_count as usize, 0);
+            let keys = bytemuck::cast_slice_mut(&mut self.turn.keys[keys_at..]);
+            pages.read(body_at, keys);
+            checksum = checksum.append(keys);
+            body_at += header.keys_len();
+        }
+        let mut values = Values::None;
+        let inline_len = header.inline_values_len();
+        if inline_len > 0 {
+            #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_LEN_MAX")]
+            let (at, copied) = self.turn.reserve_values(inline_len as usize);
+            pages.read(body_at, copied);
+            checksum = checksum.append(copied);
+            values = Values::Inline(at);
+        }
+        if RequestHeader::verify(&bytes, checksum).is_err() {
+            self.turn.keys.truncate(keys_at);
+            return self.refuse(slot, message.number, Status::Checksum);
+        }
+        if let Some(place) = header.values {
+            let len = header.values_len();
+            let view = if parked_count == 0 {
+                self.transports[session.transport].view(session.queue_pair, remote_of(place), len)
+            } else {
+                None
+            };
+            match view {
+                Some(view) => values = Values::Peer(view.pointer),
+                None => {
+                    let Some(chunk) = self.staging.allocate(len) else {
+                        self.turn.keys.truncate(keys_at);
+                        return Admitted::Left;
+                    };
+                    if !self.fetch(slot, message.number, &header, keys_at, chunk) {
+                        self.staging.release(chunk);
+                        self.turn.keys.truncate(keys_at);
+                        return Admitted::Left;
+                    }
+                    return Admitted::Taken;
+                }
+            }
+            self.turn.referenced += len;
+        }
+        self.turn.works.push(Work {
+            session: slot,
+            number: message.number,
+            header,
+            keys: (keys_at, self.turn.keys.len()),
+            values,
+            closed: false,
+        });
+        Admitted::Taken
+    }
+
+    fn refuse(&mut self, slot: usize, number: u32, status: Status) -> Admitted {
+        self.complete(slot, number, status, 0);
+        Admitted::Taken
+    }
+}

@@ -1,0 +1,189 @@
+//! Pushes whose values stay with the client: read in place on one host, fetched by one-sided read
+//! otherwise.
+
+use std::collections::VecDeque;
+
+use windlass_transport::{
+    Operation, RemoteAddress, RemoteKey, WorkId,
+};
+use windlass_wire::{Place, RequestHeader, SessionId, Status};
+
+use super::{
+    Shard,
+    staging::Chunk,
+    work::{Values, Work},
+};
+
+/// What a signaled request of the shard was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outstanding {
+    /// Values on their way into a chunk.
+    Fetch {
+        /// The session and the number of its message.
+        session: SessionId,
+        number: u32,
+        chunk: Chunk,
+    },
+    /// Rows on their way out of a chunk.
+    Reply { chunk: Chunk },
+    /// A sleep told to a client.
+    Tell,
+}
+
+/// A request taken from the mailbox that waits for its values.
+#[derive(Debug)]
+pub(super) struct Parked {
+    pub(super) number: u32,
+    pub(super) header: RequestHeader,
+    pub(super) keys: Vec<u64>,
+    pub(super) chunk: Chunk,
+    pub(super) state: ParkedState,
+}
+
+/// How far it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ParkedState {
+    Fetching,
+    Ready,
+    Failed,
+}
+
+/// A request in the client's memory, as transports name it.
+pub(super) fn remote_of(place: Place) -> RemoteAddress {
+    RemoteAddress { key: RemoteKey(place.key), address: place.address }
+}
+
+impl Shard {
+    /// Starts to fetch a request's values into `chunk`; its keys are those from `keys_at` on in the
+    /// turn. Returns whether the send queue had room.
+    pub(super) fn fetch(
+        &mut self,
+        slot: usize,
+        number: u32,
+        header: &RequestHeader,
+        keys_at: usize,
+        chunk: Chunk,
+    ) -> bool {
+        let Some(session) = &mut self.sessions[slot] else { return false };
+        let Some(mailbox) = &mut session.mailbox else { return false };
+        let Some(place) = header.values else { return false };
+        let transport = &mut self.transports[session.transport];
+        let len = header.values_len();
+        let piece_len = u64::from(transport.capabilities().message_len_max);
+        let piece_count = len.div_ceil(piece_len).max(1);
+        if (mailbox.sender.room() as u64) < piece_count + 2 {
+            return false;
+        }
+        let remote = remote_of(place);
+        let outstanding = Outstanding::Fetch { session: session.id, number, chunk };
+        let work_id = self.staging.start(outstanding);
+        for piece in 0..piece_count {
+            let from = piece * piece_len;
+            let piece_len = piece_len.min(len - from);
+            #[expect(clippy::cast_possible_truncation, reason = "at most message_len_max")]
+            let local = self.staging.slice(session.transport, chunk, from, piece_len as u32);
+            let remote = RemoteAddress { address: remote.address.wrapping_add(from), ..remote };
+            let operation = Operation::Read { local: local.into(), remote };
+            if piece + 1 == piece_count {
+                mailbox.sender.push_signaled(work_id, operation);
+            } else {
+                mailbox.sender.push(operation);
+            }
+        }
+        session.failed |= mailbox.sender.flush(transport.as_mut()).is_err();
+        session.parked.push_back(Parked {
+            number,
+            header: *header,
+            keys: self.turn.keys[keys_at..].to_vec(),
+            chunk,
+            state: ParkedState::Fetching,
+        });
+        self.turn.keys.truncate(keys_at);
+        true
+    }
+
+    /// Values have arrived, or never will.
+    pub(super) fn fetched(
+        &mut self,
+        session: SessionId,
+        number: u32,
+        chunk: Chunk,
+        succeeded: bool,
+    ) {
+        let slot = self.by_session.get(&session);
+        let open = slot.and_then(|slot| self.sessions[*slot].as_mut());
+        let parked = open.and_then(|open| {
+            open.parked.iter_mut().find(|parked| parked.number == number && parked.chunk == chunk)
+        });
+        match parked {
+            Some(parked) if succeeded => parked.state = ParkedState::Ready,
+            Some(parked) => parked.state = ParkedState::Failed,
+            // The session ended meanwhile, and left the chunk to its completion.
+            None => self.staging.release(chunk),
+        }
+    }
+
+    /// Moves parked requests whose turn it is into this turn.
+    pub(super) fn take_parked(&mut self, slot: usize) {
+        loop {
+            let Some(session) = &mut self.sessions[slot] else { return };
+            match session.parked.front().map(|parked| parked.state) {
+                None | Some(ParkedState::Fetching) => return,
+                Some(ParkedState::Ready | ParkedState::Failed) => {}
+            }
+            let front = session.parked.front().map_or(0, |parked| parked.keys.len() as u64 * 8);
+            if !self.turn.has_room(front) {
+                return;
+            }
+            let Some(parked) = session.parked.pop_front() else { return };
+            if parked.state == ParkedState::Failed {
+                self.staging.release(parked.chunk);
+                self.complete(slot, parked.number, Status::Unreachable, 0);
+                continue;
+            }
+            let keys_at = self.turn.keys.len();
+            self.turn.keys.extend_from_slice(&parked.keys);
+            self.turn.works.push(Work {
+                session: slot,
+                number: parked.number,
+                header: parked.header,
+                keys: (keys_at, self.turn.keys.len()),
+                values: Values::Staged(parked.chunk),
+                closed: false,
+            });
+        }
+    }
+
+    /// Forgets a parked request of a session that ends. A chunk that is being fetched into is
+    /// released by its completion.
+    pub(super) fn abandon(&mut self, parked: Parked) {
+        if parked.state != ParkedState::Fetching {
+            self.staging.release(parked.chunk);
+        }
+    }
+}
+
+/// Signaled requests by work id.
+#[derive(Debug, Default)]
+pub(super) struct OutstandingSlab {
+    entries: Vec<Option<Outstanding>>,
+    free: VecDeque<usize>,
+}
+
+impl OutstandingSlab {
+    pub(super) fn insert(&mut self, outstanding: Outstanding) -> WorkId {
+        let at = self.free.pop_front().unwrap_or_else(|| {
+            self.entries.push(None);
+            self.entries.len() - 1
+        });
+        self.entries[at] = Some(outstanding);
+        WorkId(at as u64 + 1)
+    }
+
+    pub(super) fn remove(&mut self, work_id: WorkId) -> Option<Outstanding> {
+        let at = usize::try_from(work_id.0).ok()?.checked_sub(1)?;
+        let outstanding = self.entries.get_mut(at)?.take()?;
+        self.free.push_back(at);
+        Some(outstanding)
+    }
+}

@@ -1,0 +1,179 @@
+//! A shard: one thread on one core, sole owner of its partitions, mailboxes and queue pairs.
+//!
+//! One turn of its loop, an event a file: take commands (`command`), poll the transports, drain
+//! mailboxes (`drain`, `fetch`), carry out pushes (`push`, `aggregate`) and pulls (`pull`), write
+//! completions (`acknowledge`), and when all of that found nothing for a while, sleep (`wait`).
+//! Every step does bounded work.
+
+mod acknowledge;
+mod aggregate;
+mod arena;
+mod command;
+mod drain;
+mod fetch;
+mod poll;
+mod pull;
+mod push;
+mod session;
+mod staging;
+mod statistics;
+mod tables;
+mod wait;
+mod work;
+
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+use crossbeam::channel::Receiver;
+use windlass_transport::{Completion, QueuePairId, Transport};
+use windlass_wire::{ClusterMap, ServerId, SessionId, ShardId, TableId};
+
+pub use command::{ShardCommand, ShardHandle};
+pub use statistics::ShardStatistics;
+
+use self::{
+    aggregate::Aggregator, arena::Arena, session::ShardSession, staging::Staging,
+    tables::ShardTable, work::Turn,
+};
+use crate::limits::COMPLETIONS_PER_POLL;
+
+/// How a shard behaves; the same for all shards of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardOptions {
+    /// How long it spins without finding work before it sleeps, in microseconds.
+    pub spin_us: u32,
+    /// Bytes of values from which a client should send them by reference.
+    pub by_reference_len: u32,
+    /// Bytes of rows, state and indices it may hold.
+    pub memory_len_max: u64,
+}
+
+/// Everything one shard owns.
+pub struct Shard {
+    id: ShardId,
+    server: ServerId,
+    shard_count: u16,
+    options: ShardOptions,
+    inbox: Receiver<ShardCommand>,
+    transports: Vec<Box<dyn Transport>>,
+    map: Arc<ClusterMap>,
+    tables: HashMap<TableId, ShardTable>,
+    arena: Arena,
+    staging: Staging,
+    memory_left: u64,
+    sessions: Vec<Option<ShardSession>>,
+    by_session: HashMap<SessionId, usize>,
+    by_queue_pair: HashMap<(usize, QueuePairId), usize>,
+    /// Duplicate suppression of sessions whose connection is gone, until they come back or expire.
+    detached: HashMap<SessionId, session::Detached>,
+    turn: Turn,
+    aggregator: Aggregator,
+    completions: Box<[Completion]>,
+    statistics: ShardStatistics,
+    idle_since: Option<Instant>,
+    idle_turns: u32,
+    tells_in_flight: u32,
+    stopped: bool,
+}
+
+impl std::fmt::Debug for Shard {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Shard").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Why a shard could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ShardError {
+    /// No memory for staging.
+    #[error("cannot allocate the shard's staging memory")]
+    Staging {
+        /// Why.
+        source: windlass_transport::error::AllocateError,
+    },
+    /// A transport refused to register memory.
+    #[error("the {provider} transport cannot register the shard's staging memory")]
+    Register {
+        /// The transport.
+        provider: &'static str,
+        /// Why.
+        source: windlass_transport::error::RegisterError,
+    },
+}
+
+impl Shard {
+    /// A shard without tables and sessions, and the handle to command it by. `transports` must not
+    /// be empty.
+    ///
+    /// # Errors
+    /// When there is no memory for its staging area, or it cannot be registered.
+    pub fn new(
+        id: ShardId,
+        server: ServerId,
+        shard_count: u16,
+        options: ShardOptions,
+        mut transports: Vec<Box<dyn Transport>>,
+    ) -> Result<(Self, ShardHandle), ShardError> {
+        assert!(!transports.is_empty(), "a shard needs a transport");
+        let staging = Staging::new(&mut transports)?;
+        let (sender, inbox) = crossbeam::channel::unbounded();
+        let handle = ShardHandle::new(id, sender, transports[0].waker());
+        let shard = Self {
+            id,
+            server,
+            shard_count,
+            options,
+            inbox,
+            transports,
+            map: Arc::new(ClusterMap::default()),
+            tables: HashMap::new(),
+            arena: Arena::default(),
+            staging,
+            memory_left: options.memory_len_max,
+            sessions: Vec::new(),
+            by_session: HashMap::new(),
+            by_queue_pair: HashMap::new(),
+            detached: HashMap::new(),
+            turn: Turn::new(),
+            aggregator: Aggregator::new(),
+            completions: vec![Completion::EMPTY; COMPLETIONS_PER_POLL].into_boxed_slice(),
+            statistics: ShardStatistics::default(),
+            idle_since: None,
+            idle_turns: 0,
+            tells_in_flight: 0,
+            stopped: false,
+        };
+        Ok((shard, handle))
+    }
+
+    /// Turns until it is told to stop.
+    pub fn run(&mut self) {
+        while !self.stopped {
+            if self.turn() {
+                self.idle_since = None;
+                self.idle_turns = 0;
+            } else {
+                self.idle();
+            }
+        }
+    }
+
+    /// One turn; returns whether it found anything to do.
+    pub fn turn(&mut self) -> bool {
+        let commanded = self.take_commands();
+        self.turn_once() || commanded
+    }
+
+    /// A turn without commands.
+    fn turn_once(&mut self) -> bool {
+        let polled = self.poll_transports();
+        self.drain_mailboxes();
+        let worked = !self.turn.is_empty();
+        if worked {
+            self.push_all();
+            self.pull_all();
+            self.turn.clear();
+        }
+        let acknowledged = self.acknowledge();
+        polled || worked || acknowledged
+    }
+}

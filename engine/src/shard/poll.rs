@@ -1,0 +1,45 @@
+//! What the transports report: values fetched, replies written, wake-ups, failures.
+
+use windlass_transport::{Completion, CompletionStatus, Opcode, WorkId};
+
+use super::{Shard, fetch::Outstanding};
+
+impl Shard {
+    /// Polls every transport once; returns whether anything was reported.
+    pub(super) fn poll_transports(&mut self) -> bool {
+        let mut polled = false;
+        for transport in 0..self.transports.len() {
+            let mut completions = std::mem::take(&mut self.completions);
+            let count = self.transports[transport].poll(&mut completions);
+            for completion in &completions[..count] {
+                self.complete_one(transport, completion);
+            }
+            self.completions = completions;
+            polled |= count > 0;
+        }
+        polled
+    }
+
+    fn complete_one(&mut self, transport: usize, completion: &Completion) {
+        let slot = self.by_queue_pair.get(&(transport, completion.queue_pair)).copied();
+        let succeeded = completion.status == CompletionStatus::Success;
+        if completion.work_id != WorkId(0) {
+            match self.staging.finish(completion.work_id) {
+                Some(Outstanding::Fetch { session, number, chunk }) => {
+                    self.fetched(session, number, chunk, succeeded);
+                }
+                Some(Outstanding::Reply { chunk }) => self.staging.release(chunk),
+                Some(Outstanding::Tell) => self.tells_in_flight -= 1,
+                None => {}
+            }
+        }
+        let Some(session) = slot.and_then(|slot| self.sessions[slot].as_mut()) else { return };
+        if !succeeded {
+            session.failed = true;
+        } else if completion.opcode == Opcode::ReceiveImmediate {
+            session.active = true;
+            let posted = self.transports[transport].post_receive(completion.queue_pair, 1);
+            session.failed |= posted.is_err();
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Carrying out pulls that go through the server: rows are gathered into staging memory and written
+//! one-sided to where the client wants them, then completed on the same queue pair.
+#![allow(unsafe_code)]
+
+use windlass_transport::{
+    InlineBytes, Operation, RemoteAddress, fabric::INLINE_LEN_MAX as INLINE_BYTES_MAX,
+};
+use windlass_wire::{RowRange, Rows, Status};
+
+use super::{
+    Shard,
+    fetch::{Outstanding, remote_of},
+    tables::{ShardTable, TableRows},
+    work::Work,
+};
+
+/// What came of a pull.
+enum Pulled {
+    Done,
+    /// No room for it now.
+    Later,
+}
+
+impl Shard {
+    /// Carries out every pull of the turn.
+    pub(super) fn pull_all(&mut self) {
+        for at in 0..self.turn.works.len() {
+            let work = self.turn.works[at];
+            if work.closed || !work.header.kind.pulls() {
+                continue;
+            }
+            // Room comes back as soon as peers take what was sent; a turn is short enough to wait.
+            let mut patience = PULL_PATIENCE;
+            while let Pulled::Later = self.pull_one(&work) {
+                patience -= 1;
+                if patience == 0 {
+                    self.close(at, Status::Unreachable, 0);
+                    break;
+                }
+                self.poll_transports();
+            }
+            if patience > 0 {
+                self.statistics.pulls += 1;
+                self.statistics.rows_pulled += u64::from(work.header.row_count);
+                self.statistics.bytes_pulled += work.header.values_len();
+                self.close(at, Status::Done, 0);
+            }
+        }
+    }
+
+    fn pull_one(&mut self, work: &Work) -> Pulled {
+        let Some(table) = self.tables.get(&work.header.table) else { return Pulled::Done };
+        let Some(session) = &mut self.sessions[work.session] else { return Pulled::Done };
+        let Some(mailbox) = &mut session.mailbox else { return Pulled::Done };
+        let Some(place) = work.header.reply else { return Pulled::Done };
+        let transport = self.transports[session.transport].as_mut();
+        let len = work.header.values_len();
+        if len == 0 || session.failed {
+            return Pulled::Done;
+        }
+        let piece_len = u64::from(transport.capabilities().message_len_max);
+        let piece_count = len.div_ceil(piece_len);
+        if (mailbox.sender.room() as u64) < piece_count + 2 {
+            session.failed |= mailbox.sender.flush(transport).is_err();
+            return Pulled::Later;
+        }
+        let keys = &self.turn.keys[work.keys.0..work.keys.1];
+        let remote = remote_of(place);
+        if len <= INLINE_BYTES_MAX as u64 {
+            let mut bytes = [0_u64; INLINE_BYTES_MAX / 8];
+            // SAFETY: the rows take `len` bytes, which the array has room for.
+            unsafe { gather(table, work, keys, bytes.as_mut_ptr().cast()) };
+            #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_BYTES_MAX")]
+            let bytes = InlineBytes::new(&bytemuck::cast_slice(&bytes)[..len as usize]);
+            mailbox.sender.push(Operation::WriteInline { bytes, remote });
+            return Pulled::Done;
+        }
+        let Some(chunk) = self.staging.allocate(len) else { return Pulled::Later };
+        // SAFETY: the rows take `len` bytes, which the chunk has.
+        unsafe { gather(table, work, keys, self.staging.pointer(chunk)) };
+        let work_id = self.staging.start(Outstanding::Reply { chunk });
+        for piece in 0..piece_count {
+            let from = piece * piece_len;
+            #[expect(clippy::cast_possible_truncation, reason = "at most message_len_max")]
+            let piece_len = piece_len.min(len - from) as u32;
+            let local = self.staging.slice(session.transport, chunk, from, piece_len).into();
+            let remote = RemoteAddress { address: remote.address.wrapping_add(from), ..remote };
+            let operation = Operation::Write { local, remote };
+            if piece + 1 == piece_count {
+                mailbox.sender.push_signaled(work_id, operation);
+            } else {
+                mailbox.sender.push(operation);
+            }
+        }
+        session.failed |= mailbox.sender.flush(transport).is_err();
+        Pulled::Done
+    }
+}
+
+/// How often a pull polls for room before it is given up.
+const PULL_PATIENCE: u32 = 10_000_000;
+
+/// Copies the rows of a pull one after the other into `into`.
+///
+/// # Safety
+/// `into` has room for `header.values_len()` bytes, outside the table's memory.
+unsafe fn gather(table: &ShardTable, work: &Work, keys: &[u64], into: *mut u8) {
+    let row_len = work.header.width as usize * work.header.dtype.size();
+    match (&table.rows, work.header.rows) {
+        (TableRows::Dense(partitions), rows) => {
+            let mut at = 0;
+            let count = work.header.row_count as usize;
+            while at < count {
+                let (first, run) = match rows {
+                    Rows::Range { first } => (first + at as u64, count - at),
+                    Rows::Keys => {
+                        let run = keys[at..].windows(2).take_while(|pair| pair[1] == pair[0] + 1);
+                        (keys[at], run.count() + 1)
+                    }
+                };
+                let slot = table.slot(table.layout.partition_of(first));
+                let Some((dense, _)) = slot.and_then(|slot| partitions.get(slot)) else { return };
+                let end = dense.rows().end.min(first + run as u64);
+                let to = into.wrapping_add(at * row_len);
+                // SAFETY: rows `at` and following of the pull, for which the caller promises room.
+                unsafe { dense.copy_out(RowRange::new(first, end), to) };
+                #[expect(clippy::cast_possible_truncation, reason = "at most ROWS_MAX")]
+                let copied = (end - first) as usize;
+                at += copied;
+            }
+        }
+        (TableRows::Sparse(partitions), _) => {
+            for (at, key) in keys.iter().enumerate() {
+                let slot = table.slot(table.layout.partition_of(*key));
+                let Some(sparse) = slot.and_then(|slot| partitions.get(slot)) else { return };
+                // SAFETY: row `at` of the pull, for which the caller promises room.
+                unsafe { sparse.copy_out(*key, into.wrapping_add(at * row_len)) };
+            }
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! Carrying out pushes: check everything, then apply. A push is applied whole or not at all.
+#![allow(unsafe_code)]
+
+use windlass_wire::{RequestKind, RowRange, Rows, Status, rule::Merge};
+
+use super::{
+    Shard,
+    session::Applied,
+    tables::{ShardTable, TableRows},
+    work::{Values, Work},
+};
+
+/// Why a request is refused, and at what.
+pub(super) type Refusal = (Status, u32);
+
+impl Shard {
+    /// Carries out every push of the turn and completes it.
+    pub(super) fn push_all(&mut self) {
+        for at in 0..self.turn.works.len() {
+            let work = self.turn.works[at];
+            if work.closed {
+                continue;
+            }
+            if let Err((status, detail)) = self.check(&work) {
+                self.close(at, status, detail);
+            }
+        }
+        for at in 0..self.turn.works.len() {
+            let work = self.turn.works[at];
+            let pushes = work.header.kind.pushes();
+            if !work.closed && pushes && self.needs_sum(at) {
+                self.push_sum(at);
+            } else if !work.closed && pushes {
+                let outcome = self.push_one(&work);
+                self.finish_push(at, outcome);
+            } else if !work.closed && !work.header.kind.pulls() {
+                // Clocks are kept by whoever keeps the table's consistency; nothing else to do.
+                self.close(at, Status::Done, 0);
+            }
+        }
+    }
+
+    /// Counts a push and completes it, unless it also pulls.
+    pub(super) fn finish_push(&mut self, at: usize, outcome: Result<(), Refusal>) {
+        let work = self.turn.works[at];
+        if let Values::Staged(chunk) = work.values {
+            self.staging.release(chunk);
+            self.turn.works[at].values = Values::None;
+        }
+        match outcome {
+            Ok(()) => {
+                self.statistics.pushes += 1;
+                self.statistics.rows_pushed += u64::from(work.header.row_count);
+                self.statistics.bytes_pushed += work.header.values_len();
+                if work.header.kind == RequestKind::Push {
+                    self.close(at, Status::Done, 0);
+                }
+            }
+            Err((status, detail)) => self.close(at, status, detail),
+        }
+    }
+
+    /// Completes a request.
+    pub(super) fn close(&mut self, at: usize, status: Status, detail: u32) {
+        let work = &mut self.turn.works[at];
+        work.closed = true;
+        let (slot, number) = (work.session, work.number);
+        if let Values::Staged(chunk) = work.values {
+            work.values = Values::None;
+            self.staging.release(chunk);
+        }
+        self.complete(slot, number, status, detail);
+    }
+
+    /// Checks a request against its table, its session and the map, before anything is touched.
+    fn check(&self, work: &Work) -> Result<(), Refusal> {
+        let header = &work.header;
+        if header.epoch != self.map.epoch {
+            return Err((Status::StaleEpoch, 0));
+        }
+        if header.kind == RequestKind::Nothing {
+            return Ok(());
+        }
+        let table = self.tables.get(&header.table).ok_or((Status::UnknownTable, 0))?;
+        if header.kind == RequestKind::AdvanceClock {
+            return Ok(());
+        }
+        let schema = &table.entry.schema;
+        if header.dtype != schema.dtype {
+            return Err((Status::WrongDtype, 0));
+        }
+        if header.width != schema.width {
+            return Err((Status::WrongWidth, 0));
+        }
+        match header.rows {
+            Rows::Range { first } => {
+                table.check_range(first, u64::from(header.row_count))?;
+            }
+            Rows::Keys => table.check_keys(&self.turn.keys[work.keys.0..work.keys.1])?,
+        }
+        if let (Some(scan), Some(values)) = (&table.scan, self.values_pointer(work)) {
+            let (rows, width) = (header.row_count as usize, header.width as usize);
+            // SAFETY: `values_pointer` points to the readable values of all the rows.
+            if !unsafe { scan.is_finite(values, rows * width) } {
+                let row_len = width * header.dtype.size();
+                let bad = (0..rows).find(|row| {
+                    // SAFETY: as above, one row of them.
+                    !unsafe { scan.is_finite(values.wrapping_add(row * row_len), width) }
+                });
+                return Err((Status::NotFinite, detail_of(bad.unwrap_or(0))));
+            }
+        }
+        Ok(())
+    }
+
+    /// Pointer to a push's values: as many as its header says, readable for the rest of the turn.
+    pub(super) fn values_pointer(&self, work: &Work) -> Option<*const u8> {
+        match work.values {
+            Values::None => None,
+            Values::Inline(at) => Some(self.turn.values_at(at)),
+            Values::Peer(pointer) => Some(pointer),
+            Values::Staged(chunk) => Some(self.staging.pointer(chunk).cast_const()),
+        }
+    }
+
+    /// Whether other pushes of this turn hit the same table, and its rule is for their sum.
+    fn needs_sum(&self, at: usize) -> bool {
+        let table = self.turn.works[at].header.table;
+        let Some(rule) = self.tables.get(&table).map(|table| &table.entry.schema.rule) else {
+            return false;
+        };
+        rule.merge() == Merge::Sum
+            && !rule.is_linear()
+            && self.turn.works[at + 1..].iter().any(|work| {
+                !work.closed && work.header.kind.pushes() && work.header.table == table
+            })
+    }
+
+    /// Applies one push directly.
+    fn push_one(&mut self, work: &Work) -> Result<(), Refusal> {
+        let Some(values) = self.values_pointer(work) else { return Ok(()) };
+        let Some(table) = self.tables.get_mut(&work.header.table) else {
+            return Err((Status::UnknownTable, 0));
+        };
+        let Some(session) = &mut self.sessions[work.session] else { return Ok(()) };
+        let mut push = Push {
+            sequence: work.header.sequence,
+            shard_count: self.shard_count,
+            applied: &mut session.applied,
+            row_len: work.header.width as usize * work.header.dtype.size(),
+            values,
+            duplicates: 0,
+        };
+        let keys = &self.turn.keys[work.keys.0..work.keys.1];
+        match (&mut table.rows, work.header.rows) {
+            (TableRows::Dense(_), Rows::Range { first }) => {
+                let rows = RowRange::new(first, first + u64::from(work.header.row_count));
+                push.dense_rows(table, rows, 0);
+                push.record(table, RowsOf::Range(rows));
+            }
+            (TableRows::Dense(_), Rows::Keys) => {
+                let mut start = 0;
+                while start < keys.len() {
+                    let mut end = start + 1;
+                    while end < keys.len() && keys[end] == keys[end - 1] + 1 {
+                        end += 1;
+                    }
+                    push.dense_rows(table, RowRange::new(keys[start], keys[end - 1] + 1), start);
+                    start = end;
+                }
+                push.record(table, RowsOf::Keys(keys));
+            }
+            (TableRows::Sparse(_), _) => {
+                push.reserve(table, keys, &mut self.memory_left)?;
+                push.sparse_rows(table, keys, &mut self.memory_left);
+                push.record(table, RowsOf::Keys(keys));
+            }
+        }
+        self.statistics.duplicates += u64::from(push.duplicates > 0);
+        Ok(())
+    }
+}
+
+/// Which rows a push is about.
+#[derive(Clone, Copy)]
+pub(super) enum RowsOf<'a> {
+    Range(RowRange),
+    Keys(&'a [u64]),
+}
+
+/// One push being applied.
+struct Push<'a> {
+    sequence: windlass_wire::Sequence,
+    shard_count: u16,
+    applied: &'a mut Applied,
+    row_len: usize,
+    /// The readable values of all its rows.
+    values: *const u8,
+    duplicates: u32,
+}
+
+impl Push<'_> {
+    /// Applies consecutive rows, whose values begin at row `at` of the push.
+    #[inline]
+    fn dense_rows(&mut self, table: &mut ShardTable, rows: RowRange, at: usize) {
+        let mut first = rows.start;
+        while first < rows.end {
+            let partition = table.layout.partition_of(first);
+            let slot = table.slot(partition);
+            let TableRows::Dense(partitions) = &mut table.rows else { return };
+            let Some((dense, _)) = slot.and_then(|slot| partitions.get_mut(slot)) else { return };
+            let end = rows.end.min(dense.rows().end);
+            if self.applied.contains(partition, self.shard_count, self.sequence) {
+                self.duplicates += 1;
+            } else {
+                #[expect(clippy::cast_possible_truncation, reason = "at most ROWS_MAX rows")]
+                let row = at + (first - rows.start) as usize;
+                let values = self.values.wrapping_add(row * self.row_len);
+                // SAFETY: the push's values are readable for all of its rows, of which these are
+                // `row` and following; they lie in the turn's arena, the staging area or a
+                // client's memory, never in parameter memory; the kernel is the table's.
+                unsafe { dense.apply(&table.kernel, RowRange::new(first, end), values) };
+            }
+            first = end;
+        }
+    }
+
+    /// Makes the rows of new keys first, so that a push that finds no memory changes no value.
+    fn reserve(
+        &self,
+        table: &mut ShardTable,
+        keys: &[u64],
+        memory: &mut u64,
+    ) -> Result<(), Refusal> {
+        let TableRows::Sparse(partitions) = &mut table.rows else { return Ok(()) };
+        // Rows are the slabs' granularity of memory: only a slab that is missing can fail.
+        for (at, key) in keys.iter().enumerate() {
+            let slot = table.slots.find(table.layout.partition_of(*key));
+            let Some(partition) = slot.and_then(|slot| partitions.get_mut(slot)) else { continue };
+            if partition.row_of_or_new(*key, memory).is_err() {
+                return Err((Status::Full, detail_of(at)));
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn sparse_rows(&mut self, table: &mut ShardTable, keys: &[u64], memory: &mut u64) {
+        let TableRows::Sparse(partitions) = &mut table.rows else { return };
+        for (at, key) in keys.iter().enumerate() {
+            let partition = table.layout.partition_of(*key);
+            let slot = table.slots.find(partition);
+            let Some(sparse) = slot.and_then(|slot| partitions.get_mut(slot)) else { continue };
+            if self.applied.contains(partition, self.shard_count, self.sequence) {
+                self.duplicates += 1;
+                continue;
+            }
+            let values = self.values.wrapping_add(at * self.row_len);
+            // SAFETY: the push's values are readable for all of its rows, of which this is number
+            // `at`, and lie apart from the table's slabs; the kernel is the table's.
+            let applied = unsafe { sparse.apply(&table.kernel, *key, values, memory) };
+            debug_assert!(applied.is_ok(), "rows were reserved");
+        }
+    }
+
+    /// Remembers the push for every partition it touched.
+    fn record(&mut self, table: &ShardTable, rows: RowsOf<'_>) {
+        record(self.applied, self.shard_count, self.sequence, table, rows);
+    }
+}
+
+/// Remembers that a push was applied to every partition of its rows.
+pub(super) fn record(
+    applied: &mut Applied,
+    shard_count: u16,
+    sequence: windlass_wire::Sequence,
+    table: &ShardTable,
+    rows: RowsOf<'_>,
+) {
+    match rows {
+        RowsOf::Range(rows) => {
+            let mut first = rows.start;
+            while first < rows.end {
+                let partition = table.layout.partition_of(first);
+                applied.insert(partition, shard_count, sequence);
+                first = table.layout.rows_of(partition).end.max(first + 1);
+            }
+        }
+        RowsOf::Keys(keys) => {
+            for key in keys {
+                applied.insert(table.layout.partition_of(*key), shard_count, sequence);
+            }
+        }
+    }
+}
+
+pub(super) fn detail_of(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,76 @@
+//! One client's session at one shard: its mailbox, its completions, its duplicate suppression.
+
+use std::{collections::VecDeque, time::Instant};
+
+use windlass_transport::{
+    MemoryRegion, QueuePairId, RemoteRegion,
+    mailbox::{CompletionWriter, MailboxReader, Sender},
+};
+use windlass_wire::{Incarnation, PartitionId, Sequence, SessionId};
+
+use super::fetch::Parked;
+
+/// Highest sequence applied, for each partition of the shard.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Applied {
+    sequences: Vec<Sequence>,
+}
+
+impl Applied {
+    /// Whether a push was applied to a partition already.
+    #[inline]
+    pub(super) fn contains(&self, partition: PartitionId, shard_count: u16, at: Sequence) -> bool {
+        let slot = partition.0 as usize / usize::from(shard_count);
+        self.sequences.get(slot).is_some_and(|applied| *applied >= at)
+    }
+
+    /// A push was applied.
+    #[inline]
+    pub(super) fn insert(&mut self, partition: PartitionId, shard_count: u16, at: Sequence) {
+        let slot = partition.0 as usize / usize::from(shard_count);
+        if slot >= self.sequences.len() {
+            self.sequences.resize(slot + 1, Sequence(0));
+        }
+        self.sequences[slot] = at;
+    }
+}
+
+/// What is kept of a session without a connection.
+#[derive(Debug)]
+pub(super) struct Detached {
+    pub(super) incarnation: Incarnation,
+    pub(super) applied: Applied,
+    pub(super) since: Instant,
+}
+
+/// A connected session.
+#[derive(Debug)]
+pub(super) struct ShardSession {
+    pub(super) id: SessionId,
+    pub(super) incarnation: Incarnation,
+    /// Which of the shard's transports, and which of its queue pairs.
+    pub(super) transport: usize,
+    pub(super) queue_pair: QueuePairId,
+    pub(super) applied: Applied,
+    /// Present once regions were exchanged.
+    pub(super) mailbox: Option<Mailbox>,
+    /// Requests that wait for their values or for room, in order.
+    pub(super) parked: VecDeque<Parked>,
+    /// Regions shared with it: arena region and what to call it.
+    pub(super) shared: Vec<(usize, RemoteRegion)>,
+    /// Counts sleeps told to it.
+    pub(super) sleep_epoch: u64,
+    /// Whether it was heard since it was last told of a sleep.
+    pub(super) active: bool,
+    /// Whether it broke the protocol or its queue pair failed.
+    pub(super) failed: bool,
+}
+
+/// The two ends of a session's rings.
+#[derive(Debug)]
+pub(super) struct Mailbox {
+    pub(super) reader: MailboxReader,
+    pub(super) region: MemoryRegion,
+    pub(super) completions: CompletionWriter,
+    pub(super) sender: Sender,
+}

@@ -1,0 +1,57 @@
+//! What a shard counts. Read by commands, never logged on the way.
+
+/// Counters since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShardStatistics {
+    /// Pushes applied.
+    pub pushes: u64,
+    /// Pushes acknowledged again without being applied again.
+    pub duplicates: u64,
+    /// Pulls answered by gathering rows.
+    pub pulls: u64,
+    /// Rows pushed.
+    pub rows_pushed: u64,
+    /// Rows pulled through the server.
+    pub rows_pulled: u64,
+    /// Bytes of values pushed.
+    pub bytes_pushed: u64,
+    /// Bytes of values pulled through the server.
+    pub bytes_pulled: u64,
+    /// Requests refused.
+    pub refused: u64,
+    /// Pushes that were summed with others before they were applied.
+    pub aggregated: u64,
+    /// Turns that found work.
+    pub busy_turns: u64,
+    /// Times the shard went to sleep.
+    pub sleeps: u64,
+    /// Sessions connected now.
+    pub sessions: u64,
+    /// Sessions ended for breaking the protocol.
+    pub sessions_failed: u64,
+    /// Bytes of parameter memory.
+    pub parameter_bytes: u64,
+    /// Bytes that may still be allocated.
+    pub memory_left: u64,
+}
+
+impl ShardStatistics {
+    /// Adds another shard's.
+    pub fn merge(&mut self, other: &Self) {
+        self.pushes += other.pushes;
+        self.duplicates += other.duplicates;
+        self.pulls += other.pulls;
+        self.rows_pushed += other.rows_pushed;
+        self.rows_pulled += other.rows_pulled;
+        self.bytes_pushed += other.bytes_pushed;
+        self.bytes_pulled += other.bytes_pulled;
+        self.refused += other.refused;
+        self.aggregated += other.aggregated;
+        self.busy_turns += other.busy_turns;
+        self.sleeps += other.sleeps;
+        self.sessions += other.sessions;
+        self.sessions_failed += other.sessions_failed;
+        self.parameter_bytes += other.parameter_bytes;
+        self.memory_left += other.memory_left;
+    }
+}

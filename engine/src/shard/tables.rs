@@ -1,0 +1,237 @@
+//! A table at one shard: its schema turned into kernels, and the partitions held here.
+
+use windlass_transport::Transport;
+use windlass_wire::{
+    ClusterMap, Layout, NotFinitePolicy, PartitionId, ServerId, ShardId, Status, TableEntry,
+    TableKind, map::shard_of,
+};
+
+use super::{
+    arena::{Arena, ArenaError},
+    push::{Refusal, detail_of},
+};
+use crate::{
+    table::{BlockGeometry, DensePartition, SparsePartition},
+    update::{Accumulator, FiniteScan, Kernel, KernelError},
+};
+
+/// One table.
+#[derive(Debug)]
+pub(super) struct ShardTable {
+    pub(super) entry: TableEntry,
+    pub(super) layout: Layout,
+    /// Applies pushed values.
+    pub(super) kernel: Kernel,
+    /// Applies sums of pushed values.
+    pub(super) sum_kernel: Kernel,
+    pub(super) accumulator: Accumulator,
+    /// Set when values that are not finite are refused.
+    pub(super) scan: Option<FiniteScan>,
+    pub(super) rows: TableRows,
+    /// Index into the rows' partitions.
+    pub(super) slots: Slots,
+}
+
+/// The rows held here.
+#[derive(Debug)]
+pub(super) enum TableRows {
+    /// Of a dense table: partitions and the arena region of each.
+    Dense(Vec<(DensePartition, usize)>),
+    /// Of a sparse table.
+    Sparse(Vec<SparsePartition>),
+}
+
+/// Why a table could not be made here.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// No kernel for its rule and dtype.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// No memory.
+    #[error(transparent)]
+    Memory(#[from] ArenaError),
+    /// It would pass the shard's memory bound.
+    #[error("the table needs {needed} bytes here and {left} are left: raise --memory or add servers")]
+    Bound {
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes left.
+        left: u64,
+    },
+}
+
+impl ShardTable {
+    /// A table without rows.
+    pub(super) fn new(entry: TableEntry, partition_count: u32) -> Result<Self, TableError> {
+        let schema = &entry.schema;
+        let sum = Accumulator::sum_dtype(schema.dtype);
+        Ok(Self {
+            layout: Layout::new(entry.id, schema.kind, partition_count),
+            kernel: Kernel::new(schema.rule, schema.dtype, schema.dtype)?,
+            sum_kernel: Kernel::new(schema.rule, schema.dtype, sum)?,
+            accumulator: Accumulator::new(schema.dtype)?,
+            scan: match schema.not_finite {
+                NotFinitePolicy::Accept {} => None,
+                NotFinitePolicy::Reject {} => Some(FiniteScan::new(schema.dtype)),
+            },
+            rows: match schema.kind {
+                TableKind::Dense { .. } => TableRows::Dense(Vec::new()),
+                TableKind::Sparse {} => TableRows::Sparse(Vec::new()),
+            },
+            slots: Slots::new(partition_count),
+            entry,
+        })
+    }
+
+    /// Makes the partitions that the map gives to this shard and that are not here yet, with zeroed
+    /// rows.
+    pub(super) fn install(
+        &mut self,
+        map: &ClusterMap,
+        server: ServerId,
+        shard: (ShardId, u16),
+        arena: &mut Arena,
+        transports: &mut [Box<dyn Transport>],
+        memory_left: &mut u64,
+    ) -> Result<(), TableError> {
+        for partition in (0..map.partition_count()).map(PartitionId) {
+            let chain = &map.chains[partition.0 as usize];
+            let here = chain.servers.contains(&server) && shard_of(partition, shard.1) == shard.0;
+            if !here || self.slots.find(partition).is_some() {
+                continue;
+            }
+            let slot = match &mut self.rows {
+                TableRows::Sparse(partitions) => {
+                    partitions.push(SparsePartition::new(partition, &self.entry.schema));
+                    partitions.len() - 1
+                }
+                TableRows::Dense(partitions) => {
+                    let rows = self.layout.rows_of(partition);
+                    if rows.is_empty() {
+                        continue;
+                    }
+                    let schema = &self.entry.schema;
+                    let needed = BlockGeometry::new(schema.row_len()).len(rows.count());
+                    let left = *memory_left;
+                    *memory_left =
+                        left.checked_sub(needed).ok_or(TableError::Bound { needed, left })?;
+                    let piece = arena.allocate(needed, transports)?;
+                    let dense =
+                        DensePartition::new(partition, rows, schema, piece.pages, piece.offset);
+                    partitions.push((dense, piece.region));
+                    partitions.len() - 1
+                }
+            };
+            self.slots.insert(partition, slot);
+        }
+        Ok(())
+    }
+
+    /// Gives the table's memory back.
+    pub(super) fn release(
+        self,
+        arena: &mut Arena,
+        transports: &mut [Box<dyn Transport>],
+        memory_left: &mut u64,
+    ) {
+        match self.rows {
+            TableRows::Dense(partitions) => {
+                for (mut partition, region) in partitions {
+                    // Clients may hold its place: they must not take it for current.
+                    partition.blocks_mut().fence();
+                    let geometry = partition.blocks().geometry();
+                    *memory_left += geometry.len(partition.blocks().row_count());
+                    arena.release(region, transports);
+                }
+            }
+            TableRows::Sparse(partitions) => {
+                for partition in partitions {
+                    *memory_left += partition.memory_len() as u64;
+                }
+            }
+        }
+    }
+
+    /// Where a partition is in the rows' vector, if it is here.
+    #[inline]
+    pub(super) fn slot(&self, partition: PartitionId) -> Option<usize> {
+        self.slots.find(partition)
+    }
+
+    /// Checks that a range of rows exists and is held here.
+    pub(super) fn check_range(&self, first: u64, count: u64) -> Result<(), Refusal> {
+        let TableKind::Dense { rows } = self.entry.schema.kind else {
+            return Err((Status::OutOfRange, 0));
+        };
+        let end = first.saturating_add(count);
+        if end > rows {
+            return Err((Status::OutOfRange, u32::try_from(rows.saturating_sub(first)).unwrap_or(u32::MAX)));
+        }
+        let mut row = first;
+        while row < end {
+            let partition = self.layout.partition_of(row);
+            if self.slots.find(partition).is_none() {
+                return Err((Status::NotHere, 0));
+            }
+            row = self.layout.rows_of(partition).end;
+        }
+        Ok(())
+    }
+
+    /// Checks that keys ascend, exist and are held here.
+    pub(super) fn check_keys(&self, keys: &[u64]) -> Result<(), Refusal> {
+        for (at, pair) in keys.windows(2).enumerate() {
+            if pair[0] >= pair[1] {
+                let status =
+                    if pair[0] == pair[1] { Status::DuplicateKey } else { Status::UnsortedKeys };
+                return Err((status, detail_of(at + 1)));
+            }
+        }
+        if let (TableKind::Dense { rows }, Some(last)) = (self.entry.schema.kind, keys.last())
+            && *last >= rows
+        {
+            let first_bad = keys.partition_point(|key| *key < rows);
+            return Err((Status::OutOfRange, detail_of(first_bad)));
+        }
+        if self.slots.is_complete() {
+            return Ok(());
+        }
+        let elsewhere =
+            keys.iter().any(|key| self.slots.find(self.layout.partition_of(*key)).is_none());
+        if elsewhere { Err((Status::NotHere, 0)) } else { Ok(()) }
+    }
+}
+
+/// Index into a table's partitions by partition.
+#[derive(Debug)]
+pub(super) struct Slots {
+    slots: Vec<u32>,
+    filled_count: usize,
+}
+
+const NONE: u32 = u32::MAX;
+
+impl Slots {
+    fn new(partition_count: u32) -> Self {
+        Self { slots: vec![NONE; partition_count as usize], filled_count: 0 }
+    }
+
+    fn insert(&mut self, partition: PartitionId, slot: usize) {
+        self.slots[partition.0 as usize] = u32::try_from(slot).unwrap_or(NONE);
+        self.filled_count += 1;
+    }
+
+    /// Whether every partition of the cluster is here.
+    pub(super) fn is_complete(&self) -> bool {
+        self.filled_count == self.slots.len()
+    }
+
+    /// The index of a partition that is here.
+    #[inline]
+    pub(super) fn find(&self, partition: PartitionId) -> Option<usize> {
+        match self.slots.get(partition.0 as usize) {
+            Some(&slot) if slot != NONE => Some(slot as usize),
+            _ => None,
+        }
+    }
+}

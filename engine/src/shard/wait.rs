@@ -1,0 +1,87 @@
+//! What a shard does when there is nothing to do: spin for a while, then sleep on one wait point.
+
+use std::time::{Duration, Instant};
+
+use windlass_transport::{QueuePairState, wait::wait_any};
+
+use super::{Shard, fetch::Outstanding};
+use crate::limits::SLEEP_MS_MAX;
+
+/// Idle turns between looks at the clock.
+const TURNS_PER_CLOCK: u32 = 64;
+
+impl Shard {
+    /// Spins, or sleeps when the spinning has lasted long enough.
+    pub(super) fn idle(&mut self) {
+        self.idle_turns = self.idle_turns.wrapping_add(1);
+        std::hint::spin_loop();
+        if !self.idle_turns.is_multiple_of(TURNS_PER_CLOCK) {
+            return;
+        }
+        let now = Instant::now();
+        let since = *self.idle_since.get_or_insert(now);
+        if now.duration_since(since) >= Duration::from_micros(u64::from(self.options.spin_us)) {
+            self.sleep();
+        }
+    }
+
+    /// Tells active clients that wake-ups are needed from now on, looks once more, and sleeps.
+    fn sleep(&mut self) {
+        self.tell_sleep();
+        // A message may have been written by a client that had not been told yet. Once the telling
+        // has completed, later ones know.
+        while self.tells_in_flight > 0 {
+            if self.turn() {
+                return;
+            }
+        }
+        if self.turn() {
+            return;
+        }
+        self.statistics.sleeps += 1;
+        wait_any(&mut self.transports, Duration::from_millis(SLEEP_MS_MAX));
+        self.idle_since = None;
+        self.end_lost_sessions();
+    }
+
+    fn tell_sleep(&mut self) {
+        for session in self.sessions.iter_mut().flatten() {
+            let Some(mailbox) = &mut session.mailbox else { continue };
+            if !session.active || mailbox.sender.room() < 2 {
+                continue;
+            }
+            session.active = false;
+            session.sleep_epoch += 1;
+            let work_id = self.staging.start(Outstanding::Tell);
+            mailbox.completions.tell_sleep(session.sleep_epoch, work_id, &mut mailbox.sender);
+            self.tells_in_flight += 1;
+            let transport = self.transports[session.transport].as_mut();
+            if mailbox.sender.flush(transport).is_err() {
+                session.failed = true;
+                if self.staging.finish(work_id).is_some() {
+                    self.tells_in_flight -= 1;
+                }
+            }
+        }
+    }
+
+    /// Ends sessions whose queue pair failed without a request to show it.
+    fn end_lost_sessions(&mut self) {
+        for session in self.sessions.iter_mut().flatten() {
+            let transport = &self.transports[session.transport];
+            session.failed |= transport.state(session.queue_pair) == QueuePairState::Error;
+        }
+    }
+
+    /// Turns until the mailboxes are empty, for a shard that is to stop.
+    pub(super) fn drain_all(&mut self) {
+        for _ in 0..DRAIN_TURNS_MAX {
+            if !self.turn_once() {
+                return;
+            }
+        }
+    }
+}
+
+/// Turns a stopping shard takes at most to empty its mailboxes.
+const DRAIN_TURNS_MAX: u32 = 100_000;

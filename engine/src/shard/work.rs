@@ -1,0 +1,96 @@
+//! What one turn has taken from the mailboxes and not yet carried out.
+
+use windlass_wire::RequestHeader;
+
+use super::staging::Chunk;
+use crate::limits::{TURN_BYTES_MAX, TURN_REQUESTS_MAX};
+
+/// Where the values of a push are.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Values {
+    /// There are none.
+    None,
+    /// Copied into the turn's arena, from this byte on.
+    Inline(usize),
+    /// In a client's memory on this host, checked to be readable. Never a reference: the client may
+    /// write them at any time.
+    Peer(*const u8),
+    /// Fetched into the staging area.
+    Staged(Chunk),
+}
+
+/// One request, decoded and copied out of its mailbox.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Work {
+    /// Slot of the session.
+    pub(super) session: usize,
+    /// Number of its message.
+    pub(super) number: u32,
+    /// The request.
+    pub(super) header: RequestHeader,
+    /// Its keys in [`Turn::keys`]; empty for a range.
+    pub(super) keys: (usize, usize),
+    /// Its values.
+    pub(super) values: Values,
+    /// Whether it is done or refused already.
+    pub(super) closed: bool,
+}
+
+/// The requests of one turn and the bytes they refer to. Nothing here allocates in a steady state.
+#[derive(Debug)]
+pub(super) struct Turn {
+    /// In the order they were taken: of one session, pushes before pulls.
+    pub(super) works: Vec<Work>,
+    /// Keys of all of them.
+    pub(super) keys: Vec<u64>,
+    /// Inline values of all of them, in words so that they are aligned.
+    values: Vec<u64>,
+    values_used: usize,
+    /// Bytes by reference taken on.
+    pub(super) referenced: u64,
+}
+
+impl Turn {
+    pub(super) fn new() -> Self {
+        Self {
+            works: Vec::with_capacity(TURN_REQUESTS_MAX),
+            keys: Vec::new(),
+            values: vec![0; TURN_WORDS],
+            values_used: 0,
+            referenced: 0,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.works.is_empty()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.works.clear();
+        self.keys.clear();
+        self.values_used = 0;
+        self.referenced = 0;
+    }
+
+    /// Whether one more request of `len` bytes fits.
+    pub(super) fn has_room(&self, len: u64) -> bool {
+        let used = (self.values_used * 8 + self.keys.len() * 8) as u64;
+        self.works.len() < TURN_REQUESTS_MAX && used + len + 8 <= TURN_BYTES_MAX
+    }
+
+    /// Room for `len` bytes of inline values: their place, and the bytes to fill.
+    pub(super) fn reserve_values(&mut self, len: usize) -> (usize, &mut [u8]) {
+        let at = self.values_used;
+        self.values_used += len.div_ceil(8);
+        let words = &mut self.values[at..self.values_used];
+        (at * 8, &mut bytemuck::cast_slice_mut(words)[..len])
+    }
+
+    /// Pointer to inline values. Stays valid until the turn is cleared: the arena never grows.
+    pub(super) fn values_at(&self, at: usize) -> *const u8 {
+        self.values.as_ptr().cast::<u8>().wrapping_add(at)
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "4 MiB")]
+const TURN_WORDS: usize = TURN_BYTES_MAX as usize / 8;

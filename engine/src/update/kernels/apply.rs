@@ -67,6 +67,8 @@ where
         unsafe { cursor.apply::<S, W, N, T>(constants, run.rows * run.width) };
         return;
     }
+    // Rows of a dense table mostly count alike: their constants are computed once.
+    let mut known = (0, *constants);
     for row in 0..run.rows {
         // SAFETY: the caller promises a count for each row.
         let at = unsafe { run.steps.add(row) };
@@ -74,8 +76,11 @@ where
         let count = unsafe { at.read_unaligned() }.saturating_add(1);
         // SAFETY: as above, and that it may be written.
         unsafe { at.write_unaligned(count) };
+        if count != known.0 {
+            known = (count, S::at(constants, count));
+        }
         // SAFETY: the caller promises `rows` times `width` values; each turn advances by `width`.
-        unsafe { cursor.apply::<S, W, N, T>(&S::at(constants, count), run.width) };
+        unsafe { cursor.apply::<S, W, N, T>(&known.1, run.width) };
     }
 }
 

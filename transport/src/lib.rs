@@ -7,8 +7,10 @@
 #![deny(unsafe_code)]
 
 pub mod batch;
+pub mod doctor;
 pub mod error;
 pub mod fabric;
+pub mod fabric_admin;
 pub mod mailbox;
 pub mod memory;
 pub mod shm;

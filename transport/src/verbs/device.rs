@@ -8,6 +8,8 @@ use std::{
     sync::Arc,
 };
 
+use serde::Serialize;
+
 use super::{
     VerbsConfig,
     abi::{
@@ -20,7 +22,7 @@ use super::{
 use crate::error::OpenError;
 
 /// A device as the host shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DeviceInfo {
     /// Its name, such as `mlx5_0` or `rxe0`.
     pub name: String,
@@ -43,7 +45,7 @@ pub struct DeviceInfo {
 }
 
 /// One port of a device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PortInfo {
     /// Number, from 1.
     pub number: u8,
@@ -66,7 +68,8 @@ pub struct PortInfo {
 }
 
 /// What carries a port's packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Link {
     /// InfiniBand.
     InfiniBand,
@@ -77,7 +80,7 @@ pub enum Link {
 }
 
 /// One entry of a port's address table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct GidInfo {
     /// Index in the table.
     pub index: u8,
@@ -90,7 +93,8 @@ pub struct GidInfo {
 }
 
 /// How packets with an address travel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum GidKind {
     /// InfiniBand.
     InfiniBand,

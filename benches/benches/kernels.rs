@@ -167,15 +167,24 @@ fn ratios() {
     for bytes in [IN_CACHE_BYTES, IN_MEMORY_BYTES] {
         for path in Path::ALL.into_iter().filter(|path| path.is_available()) {
             let Some(kernel) = kernel("add", DataType::F32, DataType::F32, path) else { continue };
-            let mut table = Table::new(DataType::F32, DataType::F32, bytes);
-            let gradient = vec![0.001f32; bytes / 4];
-            let mut values = gradient.clone();
+            // All three work on the same cache lines: how buffers lie decides more than the code does.
+            let mut lines = vec![Line([0.001; 16]); bytes / 64 * 2];
+            let (values, gradient) = lanes(&mut lines).split_at_mut(bytes / 4);
             let mut rounds = [const { Vec::new() }; 3];
             for _ in 0..ROUNDS {
-                rounds[0].push(timed(bytes, || table.apply(&kernel)));
-                rounds[1].push(timed(bytes, || plain(path, &mut values, &gradient)));
+                let run = Run {
+                    values: values.as_mut_ptr().cast(),
+                    state: [std::ptr::null_mut(); 2],
+                    steps: std::ptr::null_mut(),
+                    gradient: gradient.as_ptr().cast(),
+                    rows: bytes / 4 / WIDTH,
+                    width: WIDTH,
+                };
+                // SAFETY: both slices hold that many values and are used for nothing else meanwhile.
+                rounds[0].push(timed(bytes, || unsafe { kernel.apply(black_box(&run)) }));
+                rounds[1].push(timed(bytes, || plain(path, values, gradient)));
                 rounds[2].push(timed(bytes, || {
-                    black_box(&mut values).copy_from_slice(black_box(&gradient));
+                    black_box(&mut *values).copy_from_slice(black_box(gradient));
                 }));
             }
             let [ours, plain, copy] = rounds.map(median);
@@ -188,6 +197,16 @@ fn ratios() {
             );
         }
     }
+}
+
+/// One cache line, so that vectors of them are aligned as tables are.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+fn lanes(lines: &mut [Line]) -> &mut [f32] {
+    // SAFETY: a line is sixteen values and nothing else.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * 16) }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a rate for people")]

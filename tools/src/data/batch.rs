@@ -68,12 +68,22 @@ impl Batch {
         self.ends.push(self.ids.len());
     }
 
+    /// Appends a copy of another batch's example.
+    pub fn push_example(&mut self, example: ExampleRef<'_>) {
+        self.labels.push(example.label);
+        self.ids.extend_from_slice(example.ids);
+        self.values.extend_from_slice(example.values);
+        self.ends.push(self.ids.len());
+    }
+
     /// The examples in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = ExampleRef<'_>> {
         (0..self.len()).map(|index| self.example(index))
     }
 
-    fn example(&self, index: usize) -> ExampleRef<'_> {
+    /// The example at `index`. Panics when there are not so many.
+    #[must_use]
+    pub fn example(&self, index: usize) -> ExampleRef<'_> {
         let start = if index == 0 { 0 } else { self.ends[index - 1] };
         let end = self.ends[index];
         ExampleRef {

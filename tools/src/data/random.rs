@@ -43,6 +43,22 @@ impl Random {
     }
 }
 
+/// The numbers `0..count` in an order that depends on seed and stream only (Fisher and Yates).
+///
+/// Panics when `count` is 2^32 or more.
+#[must_use]
+pub fn shuffle(count: usize, seed: u64, stream: u64) -> Vec<u32> {
+    let count = u32::try_from(count).expect("fewer than 2^32 things are shuffled");
+    let mut order: Vec<u32> = (0..count).collect();
+    let mut random = Random::new(seed, stream);
+    for last in (1..order.len()).rev() {
+        // Of 64 random bits; the bias of 2^-32 at most shows in nothing.
+        let place = (u128::from(random.next_u64()) * (last as u128 + 1)) >> 64;
+        order.swap(last, usize::try_from(place).unwrap_or(last));
+    }
+    order
+}
+
 /// The finaliser of SplitMix64: a bijection that spreads every input bit.
 pub(super) const fn mix(value: u64) -> u64 {
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -93,6 +109,17 @@ mod tests {
         assert_eq!(draw(1, 0), draw(1, 0));
         assert_ne!(draw(1, 0), draw(2, 0));
         assert_ne!(draw(1, 0), draw(1, 1));
+    }
+
+    #[test]
+    fn shuffles_are_permutations() {
+        let order = shuffle(100, 1, 2);
+        let mut sorted = order.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..100).collect::<Vec<_>>());
+        assert_eq!(order, shuffle(100, 1, 2));
+        assert_ne!(order, shuffle(100, 1, 3));
+        assert!(shuffle(0, 1, 1).is_empty());
     }
 
     #[test]

@@ -2,8 +2,14 @@
 //! the processes around it.
 
 pub mod gradient;
-
-pub use gradient::Problem;
+pub mod parameters;
+pub mod source;
+pub mod worker;
 
 #[cfg(test)]
 mod oracle;
+
+pub use gradient::Problem;
+pub use parameters::Parameters;
+pub use source::{Source, SourceOptions};
+pub use worker::{Pace, WorkerError, WorkerTotals};

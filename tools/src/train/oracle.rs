@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::Problem;
+use super::{Pace, Parameters, Source, SourceOptions, worker};
 use crate::data::{Batch, ClickModel, ClickOptions, LibsvmReader, Model, Share, Strictness};
 
 /// FTRL-Proximal, McMahan et al. 2013, algorithm 1.
@@ -30,35 +30,12 @@ impl Ftrl {
         -(z - z.signum() * self.l1) / ((self.beta + n.sqrt()) / self.alpha + self.l2)
     }
 
-    fn push(&mut self, key: u64, gradient: f64) {
+    fn update(&mut self, key: u64, gradient: f64) {
         let weight = self.weight(key);
         let (z, n) = self.state.entry(key).or_default();
         let sigma = ((*n + gradient * gradient).sqrt() - n.sqrt()) / self.alpha;
         *z += gradient - sigma * weight;
         *n += gradient * gradient;
-    }
-
-    fn train(&mut self, data: &Batch, batch_examples: usize, epochs: u32) {
-        let mut problem = Problem::default();
-        let mut gradient = Vec::new();
-        let examples: Vec<_> = data.iter().collect();
-        for _ in 0..epochs {
-            for chunk in examples.chunks(batch_examples) {
-                let mut batch = Batch::default();
-                for example in chunk {
-                    let features: Vec<_> =
-                        example.ids.iter().copied().zip(example.values.iter().copied()).collect();
-                    batch.push(example.label, &features);
-                }
-                problem.prepare(&batch);
-                let keys = problem.keys().to_vec();
-                let weights: Vec<f32> = keys.iter().map(|&key| self.row(key)).collect();
-                problem.gradient(&batch, &weights, &mut gradient);
-                for (&key, &value) in keys.iter().zip(&gradient) {
-                    self.push(key, f64::from(value));
-                }
-            }
-        }
     }
 
     fn model(&self) -> Model {
@@ -69,30 +46,70 @@ impl Ftrl {
     }
 }
 
-/// The data set that `sklearn_reference.py` describes.
-fn generate(data_set: u64, count: u64) -> Batch {
+impl Parameters for Ftrl {
+    type Pull = Vec<f32>;
+    type Error = std::convert::Infallible;
+
+    fn begin_pull(&mut self, keys: &[u64]) -> Result<Vec<f32>, Self::Error> {
+        Ok(keys.iter().map(|&key| self.row(key)).collect())
+    }
+
+    fn finish_pull(&mut self, pull: Vec<f32>, rows: &mut Vec<f32>) -> Result<(), Self::Error> {
+        *rows = pull;
+        Ok(())
+    }
+
+    fn push(&mut self, keys: &[u64], gradients: &[f32]) -> Result<(), Self::Error> {
+        for (&key, &gradient) in keys.iter().zip(gradients) {
+            self.update(key, f64::from(gradient));
+        }
+        Ok(())
+    }
+
+    fn wait_for_pushes(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
+}
+
+/// The data sets that `sklearn_reference.py` describes.
+fn generate(data_set: u64, count: u64) -> (tempfile::NamedTempFile, Batch) {
     let options = ClickOptions { seed: 7, features: 4000, fields: 12, ..ClickOptions::default() };
     let mut file = tempfile::NamedTempFile::new().unwrap();
     ClickModel::new(options).unwrap().write(&mut file, data_set, count, || {}).unwrap();
     let mut reader = LibsvmReader::open(file.path(), Share::WHOLE, Strictness::Strict).unwrap();
     let mut batch = Batch::default();
     while reader.read(&mut batch, 10_000).unwrap() > 0 {}
-    batch
+    (file, batch)
 }
 
 #[test]
 fn agrees_with_scikit_learn() {
     let reference: serde_json::Value =
         serde_json::from_str(include_str!("../../tests/fixtures/sklearn_reference.json")).unwrap();
-    let (train, eval) = (generate(0, 20_000), generate(1, 10_000));
-    let epochs = 5;
-    let l2 = reference["l2"].as_f64().unwrap() * f64::from(epochs);
-    let mut ftrl = Ftrl { alpha: 0.3, beta: 1.0, l1: 0.0, l2, state: HashMap::new() };
-    ftrl.train(&train, 256, epochs);
-    let model = ftrl.model();
-    for (data, key) in [(&train, "train_logloss"), (&eval, "eval_logloss")] {
-        let logloss = model.evaluate(data).logloss.unwrap();
-        let expected = reference[key].as_f64().unwrap();
-        assert!((logloss / expected - 1.0).abs() < 0.01, "{key}: {logloss} {expected}");
+    let (file, train) = generate(0, 20_000);
+    let (_, eval) = generate(1, 10_000);
+    for pace in [Pace::Synchronous, Pace::Asynchronous] {
+        let epochs = 5;
+        let l2 = reference["l2"].as_f64().unwrap() * f64::from(epochs);
+        let mut ftrl = Ftrl { alpha: 0.3, beta: 1.0, l1: 0.0, l2, state: HashMap::new() };
+        let mut source = Source::open(SourceOptions {
+            path: file.path().to_owned(),
+            rank: 0,
+            workers: 1,
+            batch_examples: 256,
+            epochs,
+            seed: 1,
+            strict: true,
+        })
+        .unwrap();
+        let totals = worker::run(&mut source, &mut ftrl, pace, |_, _| {}).unwrap();
+        assert_eq!(totals.examples, 100_000);
+        assert!(totals.loss.mean().unwrap() < 0.45);
+        let model = ftrl.model();
+        for (data, key) in [(&train, "train_logloss"), (&eval, "eval_logloss")] {
+            let logloss = model.evaluate(data).logloss.unwrap();
+            let expected = reference[key].as_f64().unwrap();
+            assert!((logloss / expected - 1.0).abs() < 0.01, "{key}: {logloss} {expected}");
+        }
     }
 }

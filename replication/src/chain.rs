@@ -230,6 +230,14 @@ impl Replica {
         committed.min(held).next()
     }
 
+    /// The tail that clients of this replica's epoch may still be reading although `next` goes on
+    /// without it.
+    #[must_use]
+    pub fn removed_tail(&self, next: &ChainView) -> Option<ServerId> {
+        let tail = self.chain.path.last().copied().filter(|&tail| tail != self.me);
+        tail.filter(|tail| !next.path.contains(tail))
+    }
+
     /// The moment at which `Input::Tick` has something to do, if any.
     #[must_use]
     pub fn wakes_at(&self, now: Time) -> Option<Time> {

@@ -67,6 +67,8 @@ struct Peer {
     granted_until: Time,
     /// When the peer's promise to this server ends, by this server's clock.
     held_until: Time,
+    /// The map by which the peer promised that.
+    held_epoch: Epoch,
     heard_at: Time,
     pinged_at: Option<Time>,
     suspected_at: Option<Time>,
@@ -105,6 +107,7 @@ impl Leases {
             let peer = old.remove(&id).unwrap_or(Peer {
                 granted_until: self.parting.remove(&id).unwrap_or(Time(0)),
                 held_until: Time(0),
+                held_epoch: Epoch(0),
                 heard_at: now,
                 pinged_at: None,
                 suspected_at: None,
@@ -117,8 +120,9 @@ impl Leases {
         self.parting.retain(|_, until| *until > now);
     }
 
-    /// How long a chain without `removed` must wait before it commits or forwards anything new: the
-    /// end of the promises given to them. To be read after `adopt`, before a replica is configured.
+    /// How long a chain without `removed` (see [`crate::Replica::removed_tail`]) must wait before it
+    /// commits or forwards anything: the end of the promise given to it. To be read after `adopt`,
+    /// before a replica is configured; every map adopted is given to every replica it changes.
     #[must_use]
     pub fn hold_until(&self, removed: impl IntoIterator<Item = ServerId>) -> Time {
         let until = |id: ServerId| {
@@ -128,11 +132,20 @@ impl Leases {
         removed.into_iter().map(until).max().unwrap_or(Time(0))
     }
 
-    /// The end of the promises this server holds from all of `peers`: until then none of them goes on
-    /// without it. `Time::NEVER` for a chain of one.
+    /// The end of the promises this server holds from all of `peers` for a chain of `chain_epoch`:
+    /// until then none of them goes on without it. A promise made by a map older than the chain does
+    /// not count: its grantor may never have seen this server as tail, and would not wait for it.
+    /// `Time::NEVER` for a chain of one.
     #[must_use]
-    pub fn valid_until(&self, peers: impl IntoIterator<Item = ServerId>) -> Time {
-        let until = |id| self.peers.get(&id).map_or(Time(0), |peer| peer.held_until);
+    pub fn valid_until(
+        &self,
+        chain_epoch: Epoch,
+        peers: impl IntoIterator<Item = ServerId>,
+    ) -> Time {
+        let until = |id| {
+            let peer = self.peers.get(&id).filter(|peer| peer.held_epoch >= chain_epoch);
+            peer.map_or(Time(0), |peer| peer.held_until)
+        };
         peers.into_iter().map(until).min().unwrap_or(Time::NEVER)
     }
 
@@ -164,7 +177,12 @@ impl Leases {
             peer.heard_at = now;
             peer.suspected_at = None;
             if map_epoch <= self.map_epoch && asked_at <= now {
-                peer.held_until = peer.held_until.max(until);
+                if map_epoch > peer.held_epoch {
+                    peer.held_epoch = map_epoch;
+                    peer.held_until = until;
+                } else if map_epoch == peer.held_epoch {
+                    peer.held_until = peer.held_until.max(until);
+                }
             }
         }
     }
@@ -283,20 +301,21 @@ mod tests {
             [LeaseOutput::Grant { to: B, asked_at: Time(1000), map_epoch: Epoch(1) }]
         );
         b.grant(Time(1040), A, Time(1000), Epoch(1));
-        assert_eq!(b.valid_until([A]), Time(1099), "from when it asked, less drift");
+        assert_eq!(b.valid_until(Epoch(1), [A]), Time(1099), "from when it asked, less drift");
         a.adopt(Time(10), Epoch(2), []);
         assert_eq!(a.hold_until([B]), Time(108), "from when it answered, plus drift");
-        assert_eq!(b.valid_until([]), Time::NEVER);
+        assert_eq!(b.valid_until(Epoch(1), []), Time::NEVER);
     }
 
     #[test]
     fn a_promise_of_a_newer_map_does_not_count() {
         let (_, mut b) = pair();
         b.grant(Time(50), A, Time(40), Epoch(2));
-        assert_eq!(b.valid_until([A]), Time(0));
+        assert_eq!(b.valid_until(Epoch(1), [A]), Time(0));
         b.adopt(Time(60), Epoch(2), [A]);
         b.grant(Time(61), A, Time(60), Epoch(2));
-        assert_eq!(b.valid_until([A]), Time(159));
+        assert_eq!(b.valid_until(Epoch(2), [A]), Time(159));
+        assert_eq!(b.valid_until(Epoch(3), [A]), Time(0), "the peer has not seen that chain");
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod bytes;
 mod catch_up;
 pub mod chain;
 pub mod consistency;
+pub mod coordinator;
 pub mod error;
 mod head;
 pub mod inflight;
@@ -24,6 +25,9 @@ pub mod time;
 pub use bytes::DecodeError;
 pub use chain::{Replica, ReplicaLimits, Role};
 pub use consistency::Consistency;
+pub use coordinator::{
+    Coordinator, CoordinatorInput, CoordinatorOptions, CoordinatorOutput, Workers,
+};
 pub use error::ReplicaError;
 pub use inflight::{LogIndex, Position};
 pub use input::{Input, RecordHeader};

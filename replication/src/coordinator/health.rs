@@ -1,0 +1,103 @@
+//! Who is dead: silence, unanswered probes, lasting accusations. Volatile: a new coordinator starts
+//! by believing everybody alive.
+
+use std::collections::BTreeMap;
+
+use windlass_wire::ServerId;
+
+use super::{CoordinatorOptions, CoordinatorOutput};
+use crate::membership::ClusterMap;
+use crate::time::Time;
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Health {
+    servers: BTreeMap<ServerId, Pulse>,
+    ticked_at: Option<Time>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Pulse {
+    heard_at: Time,
+    probed_at: Option<Time>,
+    /// Per accuser: when it began and when it last repeated it.
+    accused: BTreeMap<ServerId, (Time, Time)>,
+}
+
+impl Health {
+    pub(super) fn all_heard(now: Time, map: &ClusterMap) -> Self {
+        let mut health = Self::default();
+        map.servers.keys().for_each(|&server| health.heard(now, server));
+        health
+    }
+
+    pub(super) fn heard(&mut self, now: Time, server: ServerId) {
+        let pulse = self.servers.entry(server).or_default();
+        pulse.heard_at = now;
+        pulse.probed_at = None;
+    }
+
+    pub(super) fn disconnected(&mut self, now: Time, server: ServerId) {
+        if let Some(pulse) = self.servers.get_mut(&server) {
+            pulse.probed_at.get_or_insert(now);
+        }
+    }
+
+    pub(super) fn suspect(
+        &mut self,
+        now: Time,
+        by: ServerId,
+        server: ServerId,
+        outputs: &mut Vec<CoordinatorOutput>,
+    ) {
+        let pulse = self.servers.entry(server).or_default();
+        pulse.accused.entry(by).or_insert((now, now)).1 = now;
+        if pulse.probed_at.is_none() {
+            pulse.probed_at = Some(now);
+            outputs.push(CoordinatorOutput::Probe { server });
+        }
+    }
+
+    /// Servers in force that must be failed now.
+    pub(super) fn dead(
+        &mut self,
+        now: Time,
+        map: &ClusterMap,
+        options: &CoordinatorOptions,
+    ) -> Vec<ServerId> {
+        let last = self.ticked_at.replace(now);
+        if last.is_some_and(|last| now.since(last) > options.tick_gap_max_us) {
+            for pulse in self.servers.values_mut() {
+                pulse.heard_at = now;
+                pulse.probed_at = None;
+                pulse.accused.clear();
+            }
+            return Vec::new();
+        }
+        self.servers.retain(|server, _| map.servers.contains_key(server));
+        let in_force = |id: &ServerId| map.is_in_force(*id);
+        let mut dead = Vec::new();
+        let mut silent = 0;
+        for (&id, pulse) in self.servers.iter_mut().filter(|(id, _)| in_force(id)) {
+            pulse.accused.retain(|by, (_, last)| {
+                in_force(by) && now.since(*last) < options.accuse_timeout_us
+            });
+            let is_silent = now.since(pulse.heard_at) >= options.heartbeat_timeout_us;
+            let unanswered =
+                pulse.probed_at.is_some_and(|at| now.since(at) >= options.probe_timeout_us);
+            let accused = pulse
+                .accused
+                .values()
+                .any(|(first, _)| now.since(*first) >= options.accuse_timeout_us);
+            silent += usize::from(is_silent || unanswered);
+            if is_silent || unanswered || (accused && dead.is_empty()) {
+                dead.push(id);
+            }
+        }
+        // When nobody at all is heard, it is this coordinator that is cut off.
+        let everybody = map.servers.keys().filter(|id| in_force(id)).count();
+        if silent == everybody && everybody > 1 {
+            return Vec::new();
+        }
+        dead
+    }
+}

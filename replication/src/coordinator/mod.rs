@@ -1,0 +1,381 @@
+//! The coordinator's decisions as a state machine: who is in force, which chains change, who copies
+//! what. It alone changes the map, one epoch at a time, each by a compare-and-swap that its shell
+//! performs on a store; nothing is published before it is stored. The data path never waits for it.
+
+mod health;
+mod plan;
+mod workers;
+
+use windlass_wire::{Epoch, Incarnation, PartitionId, ServerId};
+
+use crate::membership::{Change, ClusterMap, JoiningPhase, TransitionError};
+use crate::time::Time;
+use health::Health;
+use plan::Planner;
+pub use workers::{Registered, WorkerError, WorkerTimings, Workers};
+
+/// Timings of the coordinator, in microseconds, and its bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CoordinatorOptions {
+    /// A server silent for this long is failed.
+    pub heartbeat_timeout_us: u64,
+    /// A suspected server that does not answer a probe for this long is failed.
+    pub probe_timeout_us: u64,
+    /// A server that answers the coordinator but is accused by a peer for this long is failed: their
+    /// link is broken and their chains stand still.
+    pub accuse_timeout_us: u64,
+    /// Two ticks further apart than this: the coordinator itself stood still, and silence says
+    /// nothing.
+    pub tick_gap_max_us: u64,
+    /// Chains are created once so many servers are up.
+    pub servers_at_creation: usize,
+    /// Copies that one server takes in at a time.
+    pub copies_per_server_max: usize,
+    /// Whether chains are mended and moved without being told.
+    pub rebalance: bool,
+}
+
+impl Default for CoordinatorOptions {
+    fn default() -> Self {
+        Self {
+            heartbeat_timeout_us: 500_000,
+            probe_timeout_us: 20_000,
+            accuse_timeout_us: 300_000,
+            tick_gap_max_us: 200_000,
+            servers_at_creation: 3,
+            copies_per_server_max: 4,
+            rebalance: true,
+        }
+    }
+}
+
+/// What happens to a coordinator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CoordinatorInput {
+    /// This coordinator now leads; the store held this map.
+    Elected {
+        /// The map in force.
+        map: ClusterMap,
+    },
+    /// Another one leads.
+    Deposed,
+    /// A server asks to be taken in.
+    Join {
+        /// The server.
+        server: ServerId,
+        /// Its life.
+        incarnation: Incarnation,
+        /// Its address.
+        address: String,
+        /// Its shards.
+        shards: u16,
+        /// Whether it recovered all it had acknowledged.
+        kept: bool,
+    },
+    /// A server is alive (a heartbeat, or the answer to a probe).
+    Heartbeat {
+        /// The server.
+        server: ServerId,
+        /// Its life.
+        incarnation: Incarnation,
+        /// The map it acts by.
+        map_epoch: Epoch,
+    },
+    /// The control connection to a server broke.
+    Disconnected {
+        /// The server.
+        server: ServerId,
+    },
+    /// A server reports that a neighbour is dead or unreachable.
+    Suspect {
+        /// Who reports.
+        by: ServerId,
+        /// The reporter's life.
+        incarnation: Incarnation,
+        /// Whom.
+        server: ServerId,
+    },
+    /// A learner has caught up.
+    CaughtUp {
+        /// The learner.
+        server: ServerId,
+        /// Its life.
+        incarnation: Incarnation,
+        /// The partition.
+        partition: PartitionId,
+        /// The chain epoch in which it did.
+        epoch: Epoch,
+    },
+    /// A new tail holds all that was committed.
+    Synchronised {
+        /// The tail.
+        server: ServerId,
+        /// Its life.
+        incarnation: Incarnation,
+        /// The partition.
+        partition: PartitionId,
+        /// The chain epoch in which it does.
+        epoch: Epoch,
+    },
+    /// An operator's change: `Drain`, `Forget`, `AcceptLoss`, `Fail`.
+    Operator(Change),
+    /// The compare-and-swap of the draft succeeded.
+    Stored {
+        /// The draft's epoch.
+        epoch: Epoch,
+    },
+    /// Time passed.
+    Tick,
+}
+
+/// What a coordinator wants done, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CoordinatorOutput {
+    /// Store [`Coordinator::draft`] if the store still holds `expected`; then give `Stored`, or
+    /// `Deposed` when it holds another.
+    Store {
+        /// The epoch the store must hold.
+        expected: Epoch,
+    },
+    /// Send [`Coordinator::map`] (or the delta to it) to every server and client.
+    Publish {
+        /// Its epoch.
+        epoch: Epoch,
+    },
+    /// Tell this life of a server that it is fenced; it destroys its links and rejoins anew.
+    Fence {
+        /// The server.
+        server: ServerId,
+        /// The life that is fenced.
+        incarnation: Incarnation,
+    },
+    /// Ask a server for a heartbeat at once.
+    Probe {
+        /// The server.
+        server: ServerId,
+    },
+    /// Send the map to a server whose own is old.
+    SendMap {
+        /// The server.
+        to: ServerId,
+    },
+    /// A server or an operator asked for something that is not legal.
+    Refuse {
+        /// The change.
+        change: Change,
+        /// Why.
+        error: TransitionError,
+    },
+}
+
+/// The coordinator.
+#[derive(Clone, Debug)]
+pub struct Coordinator {
+    options: CoordinatorOptions,
+    leads: bool,
+    map: ClusterMap,
+    draft: Option<ClusterMap>,
+    wanted: Vec<Change>,
+    health: Health,
+    planner: Planner,
+}
+
+impl Coordinator {
+    /// A standby; it leads once `Elected`.
+    #[must_use]
+    pub fn new(options: CoordinatorOptions) -> Self {
+        Self {
+            options,
+            leads: false,
+            map: ClusterMap::new(1, 1),
+            draft: None,
+            wanted: Vec::new(),
+            health: Health::default(),
+            planner: Planner::default(),
+        }
+    }
+
+    /// The map in force: stored, and published.
+    #[must_use]
+    pub fn map(&self) -> &ClusterMap {
+        &self.map
+    }
+
+    /// The map being stored.
+    #[must_use]
+    pub fn draft(&self) -> Option<&ClusterMap> {
+        self.draft.as_ref()
+    }
+
+    /// Whether this coordinator leads.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.leads
+    }
+
+    /// Takes one input and pushes what is to be done onto `outputs`.
+    pub fn step(
+        &mut self,
+        now: Time,
+        input: CoordinatorInput,
+        outputs: &mut Vec<CoordinatorOutput>,
+    ) {
+        match input {
+            CoordinatorInput::Elected { map } => self.elected(now, map),
+            CoordinatorInput::Deposed => {
+                self.leads = false;
+                self.draft = None;
+                self.wanted.clear();
+            }
+            _ if !self.leads => {}
+            CoordinatorInput::Join { server, incarnation, address, shards, kept } => {
+                self.join(now, server, incarnation, address, shards, kept, outputs);
+            }
+            CoordinatorInput::Heartbeat { server, incarnation, map_epoch } => {
+                self.heartbeat(now, server, incarnation, map_epoch, outputs);
+            }
+            CoordinatorInput::Disconnected { server } => self.health.disconnected(now, server),
+            CoordinatorInput::Suspect { by, incarnation, server } => {
+                if self.map.admits(by, incarnation) && self.map.is_in_force(server) {
+                    self.health.suspect(now, by, server, outputs);
+                }
+            }
+            CoordinatorInput::CaughtUp { server, incarnation, partition, epoch } => {
+                if self.joins(server, incarnation, partition, epoch, JoiningPhase::Copying) {
+                    self.want(Change::Promote { partition });
+                }
+            }
+            CoordinatorInput::Synchronised { server, incarnation, partition, epoch } => {
+                if self.joins(server, incarnation, partition, epoch, JoiningPhase::Tail) {
+                    self.want(Change::Settle { partition });
+                }
+            }
+            CoordinatorInput::Operator(change) => self.want(change),
+            CoordinatorInput::Stored { epoch } => self.stored(now, epoch, outputs),
+            CoordinatorInput::Tick => {
+                for server in self.health.dead(now, &self.map, &self.options) {
+                    self.want(Change::Fail { server });
+                }
+            }
+        }
+        if self.leads && self.draft.is_none() {
+            self.write_draft(outputs);
+        }
+    }
+
+    fn elected(&mut self, now: Time, map: ClusterMap) {
+        self.leads = true;
+        self.map = map;
+        self.draft = None;
+        self.wanted.clear();
+        // Whoever is silent has until the timeout to find this coordinator.
+        self.health = Health::all_heard(now, &self.map);
+        self.planner.replan();
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one input")]
+    fn join(
+        &mut self,
+        now: Time,
+        server: ServerId,
+        incarnation: Incarnation,
+        address: String,
+        shards: u16,
+        kept: bool,
+        outputs: &mut Vec<CoordinatorOutput>,
+    ) {
+        if self.map.admits(server, incarnation) {
+            // It asks again because it has not seen the map that took it in.
+            self.health.heard(now, server);
+            outputs.push(CoordinatorOutput::SendMap { to: server });
+            return;
+        }
+        self.want(Change::Join { server, incarnation, address, shards, kept });
+    }
+
+    fn heartbeat(
+        &mut self,
+        now: Time,
+        server: ServerId,
+        incarnation: Incarnation,
+        map_epoch: Epoch,
+        outputs: &mut Vec<CoordinatorOutput>,
+    ) {
+        if !self.map.admits(server, incarnation) {
+            if self.map.servers.get(&server).is_some_and(|entry| incarnation <= entry.incarnation) {
+                outputs.push(CoordinatorOutput::Fence { server, incarnation });
+            }
+            return;
+        }
+        self.health.heard(now, server);
+        if map_epoch < self.map.epoch {
+            outputs.push(CoordinatorOutput::SendMap { to: server });
+        }
+    }
+
+    fn joins(
+        &self,
+        server: ServerId,
+        incarnation: Incarnation,
+        partition: PartitionId,
+        epoch: Epoch,
+        phase: JoiningPhase,
+    ) -> bool {
+        let entry = self.map.partition(partition).filter(|entry| entry.epoch == epoch);
+        let joining = entry.and_then(|entry| entry.joining);
+        self.map.admits(server, incarnation)
+            && joining.is_some_and(|joining| joining.server == server && joining.phase == phase)
+    }
+
+    fn want(&mut self, change: Change) {
+        if !self.wanted.contains(&change) {
+            self.wanted.push(change);
+        }
+    }
+
+    fn write_draft(&mut self, outputs: &mut Vec<CoordinatorOutput>) {
+        if self.wanted.is_empty() && !self.planner.has_work() {
+            return;
+        }
+        let mut draft = self.map.draft();
+        let mut changed = false;
+        for change in self.wanted.drain(..) {
+            match draft.apply(change.clone()) {
+                Ok(()) => changed = true,
+                Err(error) => outputs.push(CoordinatorOutput::Refuse { change, error }),
+            }
+        }
+        if changed {
+            self.planner.note_changes(&self.map, &draft);
+        }
+        for change in self.planner.plan(&draft, &self.options) {
+            changed |= draft.apply(change).is_ok();
+        }
+        if changed {
+            draft.assert_legal();
+            outputs.push(CoordinatorOutput::Store { expected: self.map.epoch });
+            self.draft = Some(draft);
+        }
+    }
+
+    fn stored(&mut self, now: Time, epoch: Epoch, outputs: &mut Vec<CoordinatorOutput>) {
+        let Some(draft) = self.draft.take_if(|draft| draft.epoch == epoch) else { return };
+        let old = std::mem::replace(&mut self.map, draft);
+        for (&server, entry) in &old.servers {
+            if old.is_in_force(server) && !self.map.admits(server, entry.incarnation) {
+                let incarnation = entry.incarnation;
+                outputs.push(CoordinatorOutput::Fence { server, incarnation });
+            }
+        }
+        for (&server, entry) in &self.map.servers {
+            if !old.admits(server, entry.incarnation) {
+                self.health.heard(now, server);
+            }
+        }
+        outputs.push(CoordinatorOutput::Publish { epoch });
+        self.planner.note_stored();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+//! The coordinator alone, its store always in agreement.
+
+use super::*;
+
+struct Driver {
+    coordinator: Coordinator,
+    outputs: Vec<CoordinatorOutput>,
+    now: Time,
+}
+
+impl Driver {
+    fn new(servers: u32) -> Self {
+        let options = CoordinatorOptions { copies_per_server_max: 64, ..Default::default() };
+        let mut driver =
+            Self { coordinator: Coordinator::new(options), outputs: Vec::new(), now: Time(1) };
+        driver.give(CoordinatorInput::Elected { map: ClusterMap::new(16, 3) });
+        (1..=servers).for_each(|id| driver.join(id, 1));
+        driver
+    }
+
+    fn give(&mut self, input: CoordinatorInput) {
+        self.coordinator.step(self.now, input, &mut self.outputs);
+        while let Some(epoch) = self.coordinator.draft().map(|draft| draft.epoch) {
+            let stored = CoordinatorInput::Stored { epoch };
+            self.coordinator.step(self.now, stored, &mut self.outputs);
+        }
+    }
+
+    fn join(&mut self, id: u32, life: u64) {
+        self.give(CoordinatorInput::Join {
+            server: ServerId(id),
+            incarnation: Incarnation(life),
+            address: format!("10.0.0.{id}"),
+            shards: 2,
+            kept: true,
+        });
+    }
+
+    fn heartbeats(&mut self, but: u32) {
+        let map = self.coordinator.map().clone();
+        for (&server, entry) in map.servers.iter().filter(|(id, _)| id.0 != but) {
+            self.give(CoordinatorInput::Heartbeat {
+                server,
+                incarnation: entry.incarnation,
+                map_epoch: map.epoch,
+            });
+        }
+    }
+
+    fn pass(&mut self, micros: u64, silent: u32) {
+        for _ in 0..micros / 10_000 {
+            self.now = self.now.after(10_000);
+            self.heartbeats(silent);
+            self.give(CoordinatorInput::Tick);
+        }
+    }
+
+    /// Every joining server does at once what it should.
+    fn settle(&mut self) {
+        for _ in 0..200 {
+            let map = self.coordinator.map().clone();
+            let joins = (0_u32..).zip(&map.partitions);
+            for (id, joining, epoch) in
+                joins.filter_map(|(id, entry)| Some((id, entry.joining?, entry.epoch)))
+            {
+                let server = joining.server;
+                let incarnation = map.servers[&server].incarnation;
+                let partition = PartitionId(id);
+                self.give(match joining.phase {
+                    JoiningPhase::Copying => {
+                        CoordinatorInput::CaughtUp { server, incarnation, partition, epoch }
+                    }
+                    JoiningPhase::Tail => {
+                        CoordinatorInput::Synchronised { server, incarnation, partition, epoch }
+                    }
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn creates_chains_mends_them_and_takes_a_server_back() {
+    let mut driver = Driver::new(4);
+    let map = driver.coordinator.map();
+    assert!(map.partitions.iter().all(|entry| entry.members.len() == 3));
+    driver.pass(1_000_000, 2);
+    let map = driver.coordinator.map();
+    assert!(!map.is_in_force(ServerId(2)));
+    assert!(map.partitions.iter().all(|entry| !entry.members.contains(&ServerId(2))));
+    assert!(
+        driver.outputs.contains(&CoordinatorOutput::Fence {
+            server: ServerId(2),
+            incarnation: Incarnation(1)
+        })
+    );
+    driver.settle();
+    assert!(driver.coordinator.map().partitions.iter().all(|entry| entry.members.len() == 3));
+    driver.join(2, 1);
+    assert!(matches!(driver.outputs.last(), Some(CoordinatorOutput::Refuse { .. })));
+    driver.join(2, 2);
+    driver.settle();
+    let held = driver.coordinator.map().held_by(ServerId(2)).count();
+    assert!((10..=14).contains(&held), "balanced again: {held}");
+}
+
+#[test]
+fn a_drained_server_holds_nothing_and_chains_never_shrink() {
+    let mut driver = Driver::new(4);
+    driver.give(CoordinatorInput::Operator(Change::Drain { server: ServerId(1) }));
+    assert!(driver.coordinator.map().partitions.iter().all(|entry| entry.members.len() == 3));
+    driver.settle();
+    assert_eq!(driver.coordinator.map().held_by(ServerId(1)).count(), 0);
+    assert!(driver.coordinator.map().partitions.iter().all(|entry| entry.members.len() == 3));
+    driver.give(CoordinatorInput::Operator(Change::Forget { server: ServerId(1) }));
+    assert!(!driver.coordinator.map().servers.contains_key(&ServerId(1)));
+}
+
+#[test]
+fn a_suspect_that_answers_lives_and_one_that_does_not_dies_at_once() {
+    let mut driver = Driver::new(4);
+    let suspect = CoordinatorInput::Suspect {
+        by: ServerId(1),
+        incarnation: Incarnation(1),
+        server: ServerId(3),
+    };
+    driver.give(suspect.clone());
+    assert!(driver.outputs.contains(&CoordinatorOutput::Probe { server: ServerId(3) }));
+    driver.pass(10_000, 0);
+    driver.pass(100_000, 0);
+    assert!(driver.coordinator.map().is_in_force(ServerId(3)));
+    driver.give(suspect);
+    driver.pass(30_000, 3);
+    assert!(!driver.coordinator.map().is_in_force(ServerId(3)));
+}
+
+#[test]
+fn a_coordinator_that_stood_still_or_is_cut_off_fails_nobody() {
+    let mut driver = Driver::new(3);
+    driver.pass(50_000, 0);
+    driver.now = driver.now.after(10_000_000);
+    driver.give(CoordinatorInput::Tick);
+    for _ in 0..200 {
+        driver.now = driver.now.after(10_000);
+        driver.give(CoordinatorInput::Tick);
+    }
+    assert!((1..=3).all(|id| driver.coordinator.map().is_in_force(ServerId(id))));
+}
+
+#[test]
+fn a_deposed_coordinator_decides_nothing() {
+    let mut driver = Driver::new(3);
+    let epoch = driver.coordinator.map().epoch;
+    driver.give(CoordinatorInput::Deposed);
+    driver.outputs.clear();
+    driver.join(9, 1);
+    driver.give(CoordinatorInput::Tick);
+    assert!(driver.outputs.is_empty() && driver.coordinator.map().epoch == epoch);
+}

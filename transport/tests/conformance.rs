@@ -5,22 +5,73 @@
 //! A case runs two instances in two threads that talk over channels, as two processes would over
 //! their control connection. Where a provider cannot run (no device), each case says so and passes.
 
+#[allow(unreachable_pub, reason = "a test binary exports nothing")]
 mod conformance {
     pub mod harness;
 
+    pub mod atomics;
     pub mod completion;
+    pub mod connection;
+    pub mod failure;
+    pub mod immediates;
     pub mod order;
+    pub mod process;
+    pub mod protection;
+    pub mod transfer;
 }
 
 /// Instantiates every case for a fixture.
 macro_rules! provider {
     ($name:ident, $fixture:ty) => {
         mod $name {
-            use super::conformance::{completion, harness, order};
+            use super::conformance::{
+                atomics, completion, connection, failure, harness, immediates, order, process,
+                protection, transfer,
+            };
 
             provider! { @cases $fixture;
                 order::commit_words_never_overtake_their_payload,
                 completion::completions_come_in_posting_order,
+                completion::completed_writes_are_in_place,
+                completion::completed_reads_are_in_place,
+                completion::unsignaled_requests_do_not_complete,
+                completion::a_full_queue_leaves_requests_in_the_batch,
+                transfer::inline_payloads_of_every_length,
+                transfer::payloads_of_many_lengths,
+                transfer::scattered_pieces_are_gathered_in_order,
+                transfer::the_most_pieces_go_through,
+                transfer::zero_length_requests_succeed,
+                transfer::views_show_the_peers_bytes,
+                protection::writes_to_readable_memory_are_refused,
+                protection::reads_of_writable_memory_are_refused,
+                protection::atomics_on_other_memory_are_refused,
+                protection::requests_past_the_end_are_refused,
+                protection::unknown_keys_are_refused,
+                protection::deregistered_keys_are_refused,
+                protection::local_slices_are_checked,
+                failure::requests_behind_a_failure_are_flushed,
+                failure::a_failed_queue_pair_carries_nothing_out,
+                failure::disconnecting_ends_both_sides,
+                failure::a_dropped_instance_ends_its_queue_pairs,
+                atomics::atomics_return_what_was_there,
+                atomics::contended_atomics_lose_nothing,
+                atomics::misaligned_atomics_are_refused,
+                immediates::immediates_come_in_order_after_their_bytes,
+                immediates::immediates_may_come_without_bytes,
+                immediates::receives_are_bounded,
+                immediates::immediates_wake_a_sleeper,
+                immediates::wakers_end_a_wait,
+                immediates::waits_end_in_time,
+                immediates::transports_wait_together,
+                connection::malformed_endpoints_are_refused,
+                connection::stale_endpoints_are_refused,
+                connection::endpoints_of_a_gone_instance_are_refused,
+                connection::regions_shared_before_the_connection_can_be_used,
+                connection::regions_shared_later_can_be_used_at_once,
+                connection::many_queue_pairs_work_side_by_side,
+                connection::local_memory_is_not_shared,
+                process::the_child_of_a_death,
+                process::a_killed_process_ends_its_queue_pairs,
             }
         }
     };

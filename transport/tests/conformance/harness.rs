@@ -88,6 +88,18 @@ impl<T: Transport> Side<T> {
         Self { transport, role, to_peer, from_peer, inbox: VecDeque::new() }
     }
 
+    /// Talks over another channel from now on; gives the old one back.
+    pub fn rewire(
+        &mut self,
+        to_peer: Sender<Note>,
+        from_peer: Receiver<Note>,
+    ) -> (Sender<Note>, Receiver<Note>) {
+        (
+            std::mem::replace(&mut self.to_peer, to_peer),
+            std::mem::replace(&mut self.from_peer, from_peer),
+        )
+    }
+
     /// Makes and connects a queue pair; both sides call it at the same point of a case.
     pub fn connect(&mut self) -> QueuePairId {
         let pending = self.transport.create_queue_pair().unwrap();
@@ -212,6 +224,16 @@ impl<T: Transport> Side<T> {
         completion.immediate
     }
 
+    /// Waits for the success of one's own request, leaving received immediates for later.
+    pub fn until_own(&mut self, work_id: u64) {
+        let is_own = |completion: &Completion| completion.opcode != Opcode::ReceiveImmediate;
+        self.until("one's own request completes", |side| side.inbox.iter().any(is_own));
+        let position = self.inbox.iter().position(is_own).unwrap();
+        let completion = self.inbox.remove(position).unwrap();
+        assert_eq!(completion.work_id, WorkId(work_id));
+        assert_eq!(completion.status, CompletionStatus::Success);
+    }
+
     /// Completions that have come and nobody asked for.
     pub fn unread(&self) -> usize {
         self.inbox.len()
@@ -269,6 +291,32 @@ impl<T: Transport> Side<T> {
                 None
             }
         }
+    }
+}
+
+impl<T: Transport> Side<T> {
+    /// Writes to the peer until the queue pair is seen to be dead, which must come.
+    pub fn until_dead(&mut self, queue_pair: QueuePairId, remote: RemoteAddress) {
+        self.until("the queue pair dies", |side| {
+            let mut batch = Batch::with_capacity(1);
+            batch.push(signaled(1, write_word(1, remote))).unwrap();
+            match side.transport.post_send(queue_pair, &mut batch) {
+                Ok(()) => side.completion().status != CompletionStatus::Success,
+                Err(PostError::QueueFull) => false,
+                Err(error) => {
+                    assert_eq!(error, PostError::QueuePairError);
+                    true
+                }
+            }
+        });
+        assert_eq!(self.transport.state(queue_pair), QueuePairState::Error);
+    }
+
+    /// The bytes of a region.
+    pub fn bytes(&self, region: &MemoryRegion, offset: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        region.pages.read(offset, &mut bytes);
+        bytes
     }
 }
 

@@ -1,0 +1,126 @@
+//! Two processes, one of which is killed.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{Receiver, Sender, channel},
+    thread,
+};
+
+use windlass_transport::{Access, Endpoint, RemoteKey, RemoteRegion, Role, Transport};
+
+use super::harness::{Fixture, Note, Side, write_word};
+
+/// Says to the test binary that it is the child.
+const CHILD_VARIABLE: &str = "WINDLASS_CONFORMANCE_CHILD";
+
+fn to_line(note: &Note) -> String {
+    match note {
+        Note::Endpoint(endpoint) => {
+            let hex: String = endpoint.0.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("@E {hex}")
+        }
+        Note::Region(region) => format!("@R {} {} {}", region.key.0, region.address, region.len),
+        Note::Word(word) => format!("@W {word}"),
+    }
+}
+
+fn from_line(line: &str) -> Option<Note> {
+    // The test runner prints before us in the same line.
+    let (_, line) = line.split_once('@')?;
+    let mut words = line.split_whitespace();
+    match words.next()? {
+        "E" => {
+            let hex = words.next()?;
+            let bytes = (0..hex.len() / 2)
+                .map(|position| u8::from_str_radix(&hex[position * 2..position * 2 + 2], 16))
+                .collect::<Result<_, _>>();
+            Some(Note::Endpoint(Endpoint(bytes.ok()?)))
+        }
+        "R" => {
+            let mut number = || words.next()?.parse::<u64>().ok();
+            let key = RemoteKey(u32::try_from(number()?).ok()?);
+            Some(Note::Region(RemoteRegion { key, address: number()?, len: number()? }))
+        }
+        "W" => Some(Note::Word(words.next()?.parse().ok()?)),
+        _ => None,
+    }
+}
+
+/// A channel whose other end is another process.
+fn over_pipes(
+    mut to: impl Write + Send + 'static,
+    from: impl std::io::Read + Send + 'static,
+) -> (Sender<Note>, Receiver<Note>) {
+    let (sender, outgoing) = channel::<Note>();
+    let (incoming, receiver) = channel();
+    thread::spawn(move || {
+        for note in outgoing {
+            if writeln!(to, "{}", to_line(&note)).and_then(|()| to.flush()).is_err() {
+                return;
+            }
+        }
+    });
+    thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            if from_line(&line).is_some_and(|note| incoming.send(note).is_err()) {
+                return;
+            }
+        }
+    });
+    (sender, receiver)
+}
+
+fn spawn_child(provider: &str) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("{provider}::the_child_of_a_death"), "--nocapture"])
+        .env(CHILD_VARIABLE, "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// Does nothing unless it is the child: then it connects, shares memory and waits to be killed.
+pub fn the_child_of_a_death<F: Fixture>() {
+    if std::env::var_os(CHILD_VARIABLE).is_none() {
+        return;
+    }
+    let (to_peer, from_peer) = over_pipes(std::io::stdout(), std::io::stdin());
+    let mut side = Side::new(F::open().unwrap(), Role::Active, to_peer, from_peer);
+    let queue_pair = side.connect();
+    let target = side.region(4096, Access::READ_WRITE);
+    side.share(queue_pair, &target);
+    // Ends by the parent's kill, or by its patience when the parent has gone.
+    let _ = side.hear();
+}
+
+/// A killed process ends its queue pairs at the peer, which goes on working with others.
+pub fn a_killed_process_ends_its_queue_pairs<F: Fixture>() {
+    let transport = F::open().unwrap();
+    let provider = transport.capabilities().provider;
+    let mut first = spawn_child(provider);
+    let mut second = spawn_child(provider);
+    let (to_first, from_first) =
+        over_pipes(first.stdin.take().unwrap(), first.stdout.take().unwrap());
+    let (to_second, from_second) =
+        over_pipes(second.stdin.take().unwrap(), second.stdout.take().unwrap());
+    let mut side = Side::new(transport, Role::Passive, to_first, from_first);
+    let doomed = side.connect();
+    let doomed_region = side.hear_region();
+    let first_channel = side.rewire(to_second, from_second);
+    let survivor = side.connect();
+    let survivor_region = side.hear_region();
+    side.carry_out(doomed, write_word(1, doomed_region.at(0)));
+    first.kill().unwrap();
+    first.wait().unwrap();
+    side.until_dead(doomed, doomed_region.at(0));
+    side.carry_out(survivor, write_word(2, survivor_region.at(0)));
+    side.transport.disconnect(doomed);
+    side.carry_out(survivor, write_word(3, survivor_region.at(0)));
+    second.kill().unwrap();
+    second.wait().unwrap();
+    drop(first_channel);
+    side.until_dead(survivor, survivor_region.at(0));
+}

@@ -1,0 +1,150 @@
+//! Rule 4: what was not granted is refused, changes nothing, and ends that queue pair only.
+
+use windlass_transport::{Access, CompletionStatus, Operation, RemoteKey, RemoteRegion, Transport};
+
+use super::harness::{Fixture, Note, pair, pattern, read, write, write_word};
+
+/// Makes one request on a region with some access; it has to be refused, the memory to stay as it
+/// was, and a second queue pair of the same instances to work as before.
+fn is_refused<F: Fixture>(
+    access: Access,
+    attempt: impl Fn(&RemoteRegion, windlass_transport::LocalSlice) -> Operation + Send + 'static,
+) {
+    pair::<F>(
+        move |mut side| {
+            let victim = side.connect();
+            let bystander = side.connect();
+            let local = side.region(4096, Access::LOCAL);
+            local.pages.write(0, &[0xaa; 64]);
+            let target = side.hear_region();
+            let other = side.hear_region();
+            let status = side.fails(victim, attempt(&target, local.slice(0, 8)));
+            assert!(
+                matches!(status, None | Some(CompletionStatus::RemoteAccess)),
+                "refused as {status:?}"
+            );
+            assert_eq!(side.bytes(&local, 0, 8), [0xaa; 8], "a refused request returned bytes");
+            side.carry_out(bystander, write_word(5, other.at(0)));
+            side.meet();
+        },
+        move |mut side| {
+            let victim = side.connect();
+            let bystander = side.connect();
+            let target = side.region(4096, access);
+            target.pages.write(0, &pattern(4, 4096));
+            let other = side.region(4096, Access::READ_WRITE);
+            side.share(victim, &target);
+            side.share(bystander, &other);
+            side.meet();
+            assert!(side.bytes(&target, 0, 4096) == pattern(4, 4096), "memory was changed");
+            assert_eq!(other.pages.load_u64(0), 5);
+        },
+    );
+}
+
+pub fn writes_to_readable_memory_are_refused<F: Fixture>() {
+    is_refused::<F>(Access::READ, |target, local| write(local, target.at(0)));
+    is_refused::<F>(Access::READ, |target, _| write_word(1, target.at(8)));
+}
+
+pub fn reads_of_writable_memory_are_refused<F: Fixture>() {
+    let write_only = Access { remote_write: true, ..Access::LOCAL };
+    is_refused::<F>(write_only, |target, local| read(local, target.at(0)));
+}
+
+pub fn atomics_on_other_memory_are_refused<F: Fixture>() {
+    is_refused::<F>(Access::READ_WRITE, |target, local| Operation::FetchAdd {
+        local,
+        remote: target.at(0),
+        add: 1,
+    });
+    is_refused::<F>(Access::READ, |target, local| Operation::CompareSwap {
+        local,
+        remote: target.at(0),
+        expected: 0,
+        desired: 1,
+    });
+}
+
+pub fn requests_past_the_end_are_refused<F: Fixture>() {
+    is_refused::<F>(Access::ALL, |target, local| write(local, target.at(target.len - 4)));
+    is_refused::<F>(Access::ALL, |target, local| read(local, target.at(target.len)));
+    is_refused::<F>(Access::ALL, |target, local| write(local, target.at(u64::MAX - 3)));
+    is_refused::<F>(Access::ALL, |target, local| read(local, target.at(0_u64.wrapping_sub(8))));
+}
+
+pub fn unknown_keys_are_refused<F: Fixture>() {
+    is_refused::<F>(Access::ALL, |target, local| {
+        let mut remote = target.at(0);
+        remote.key = RemoteKey(remote.key.0 ^ 0x5a5a_5a5a);
+        write(local, remote)
+    });
+    is_refused::<F>(Access::ALL, |target, local| {
+        let mut remote = target.at(0);
+        remote.key = RemoteKey(0);
+        read(local, remote)
+    });
+}
+
+/// A key ends with its registration; the same memory registered again has another.
+pub fn deregistered_keys_are_refused<F: Fixture>() {
+    pair::<F>(
+        |mut side| {
+            let first = side.connect();
+            let second = side.connect();
+            let target = side.hear_region();
+            side.carry_out(first, write_word(1, target.at(0)));
+            side.meet();
+            let again = side.hear_region();
+            assert_ne!(again.key, target.key);
+            let status = side.fails(first, write_word(2, target.at(0)));
+            assert!(matches!(status, None | Some(CompletionStatus::RemoteAccess)));
+            side.carry_out(second, write_word(3, again.at(8)));
+            side.meet();
+        },
+        |mut side| {
+            let first = side.connect();
+            let second = side.connect();
+            let target = side.region(4096, Access::READ_WRITE);
+            side.share(first, &target);
+            side.meet();
+            side.transport.deregister(&target);
+            let again = side.transport.register(&target.pages, Access::READ_WRITE).unwrap();
+            side.share(second, &again);
+            side.meet();
+            assert_eq!(target.pages.load_u64(0), 1, "a key outlived its registration");
+            assert_eq!(target.pages.load_u64(8), 3);
+        },
+    );
+}
+
+/// Slices that leave their region, or name none, fail at the side that posts them.
+pub fn local_slices_are_checked<F: Fixture>() {
+    pair::<F>(
+        |mut side| {
+            let target = {
+                let queue_pair = side.connect();
+                let target = side.hear_region();
+                let mut slice = side.region(4096, Access::LOCAL).slice(0, 8);
+                slice.offset = 4092;
+                let status = side.fails(queue_pair, write(slice, target.at(0)));
+                assert!(matches!(status, None | Some(CompletionStatus::LocalProtection)));
+                target
+            };
+            let queue_pair = side.connect();
+            let gone = side.region(4096, Access::LOCAL);
+            side.transport.deregister(&gone);
+            let status = side.fails(queue_pair, read(gone.slice(0, 8), target.at(0)));
+            assert!(matches!(status, None | Some(CompletionStatus::LocalProtection)));
+            side.tell(Note::Word(0));
+        },
+        |mut side| {
+            let queue_pair = side.connect();
+            let target = side.region(4096, Access::READ_WRITE);
+            side.share(queue_pair, &target);
+            side.connect();
+            side.hear_word();
+            assert_eq!(target.pages.load_u64(0), 0);
+        },
+    );
+}

@@ -22,6 +22,8 @@ pub(crate) enum CatchUp {
     },
     /// Blocks are being copied; records are kept in the log.
     Copying {
+        /// Where the log starts to stream.
+        start: Lsn,
         /// Sessions expired by records that arrived meanwhile: the copied table may still have them.
         expired: Vec<SessionId>,
     },
@@ -61,7 +63,7 @@ impl CatchUp {
     }
 
     pub(crate) fn remember_expired(&mut self, more: &[SessionId]) {
-        if let Self::Copying { expired } = self {
+        if let Self::Copying { expired, .. } = self {
             expired.extend_from_slice(more);
         }
     }
@@ -133,12 +135,16 @@ impl Replica {
         outputs: &mut Vec<Output>,
     ) -> Result<(), ReplicaError> {
         self.check_from_above(from)?;
-        if self.role != Role::Learner || !matches!(self.catch_up, CatchUp::Asked { .. }) {
+        if self.role != Role::Learner {
             return Err(self.not_awaited("a copy"));
+        }
+        if matches!(self.catch_up, CatchUp::Copying { start: under_way, .. } if under_way == start.lsn)
+        {
+            return Ok(());
         }
         self.log = LogIndex::new(start);
         self.sessions = SessionTable::new(self.limits.sessions_max);
-        self.catch_up = CatchUp::Copying { expired: Vec::new() };
+        self.catch_up = CatchUp::Copying { start: start.lsn, expired: Vec::new() };
         Output::StartCopy { from, start: start.lsn }.push(outputs);
         Ok(())
     }
@@ -147,14 +153,15 @@ impl Replica {
     /// those that a copied block already includes.
     pub(crate) fn copy_finished(
         &mut self,
+        began: Lsn,
         through: Lsn,
         sessions: &SessionTable,
         outputs: &mut Vec<Output>,
     ) -> Result<(), ReplicaError> {
-        let CatchUp::Copying { expired } = &mut self.catch_up else {
-            return Err(self.not_awaited("the end of a copy"));
+        let expired = match &mut self.catch_up {
+            CatchUp::Copying { start, expired } if *start == began => std::mem::take(expired),
+            _ => return Err(self.not_awaited("the end of a copy")),
         };
-        let expired = std::mem::take(expired);
         self.sessions.merge(sessions);
         for session in expired {
             self.sessions.expire(session);

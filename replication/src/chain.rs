@@ -138,8 +138,8 @@ impl Replica {
                 self.check_epoch(from, epoch, outputs)?;
                 self.copy_from(from, start, outputs)
             }
-            Input::CopyFinished { through, sessions } => {
-                self.copy_finished(through, sessions, outputs)
+            Input::CopyFinished { start, through, sessions } => {
+                self.copy_finished(start, through, sessions, outputs)
             }
             Input::Durable { lsn } => {
                 self.log.set_durable(lsn);

@@ -90,6 +90,8 @@ pub enum Input<'a> {
     /// All blocks and the session table have been copied from the feeder; none is newer than
     /// `through`.
     CopyFinished {
+        /// The start named by `Output::StartCopy`: a copy that was started over does not count.
+        start: Lsn,
         /// The newest position seen in any copied block or in the session table.
         through: Lsn,
         /// The copied session table.

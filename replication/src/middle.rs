@@ -22,15 +22,28 @@ pub(crate) struct Follower {
     pub(crate) acked: Lsn,
     /// The last record it is known to hold.
     pub(crate) held: Lsn,
+    /// What was accepted, so that a report that crossed our question is not answered twice.
+    pub(crate) reported: Option<Position>,
+    /// Where the copy it was told to make starts.
+    pub(crate) copy_start: Option<Position>,
 }
 
 impl Follower {
     pub(crate) fn new(server: ServerId) -> Self {
-        Self { server, accepted: false, sent: Lsn(0), acked: Lsn(0), held: Lsn(0) }
+        Self {
+            server,
+            accepted: false,
+            sent: Lsn(0),
+            acked: Lsn(0),
+            held: Lsn(0),
+            reported: None,
+            copy_start: None,
+        }
     }
 
     pub(crate) fn disconnect(&mut self) {
         self.accepted = false;
+        self.copy_start = None;
     }
 }
 
@@ -115,7 +128,11 @@ impl Replica {
                 Output::Suspect { server: from }.push(outputs);
                 return Ok(());
             };
+            if link.accepted && link.reported == Some(position) {
+                return Ok(());
+            }
             link.accepted = true;
+            link.reported = Some(position);
             link.sent = position.lsn;
             link.held = position.lsn;
             Output::Welcome { to: from, epoch, last }.push(outputs);
@@ -128,7 +145,11 @@ impl Replica {
                     Output::Welcome { to: from, epoch, last }.push(outputs);
                 }
                 None => {
-                    let start = self.log.position();
+                    // A repeated report gets the same start, so that a copy under way goes on.
+                    let again =
+                        link.copy_start.filter(|start| start.lsn.next() >= self.log.first());
+                    let start = again.unwrap_or(self.log.position());
+                    link.copy_start = Some(start);
                     link.sent = start.lsn;
                     Output::CopyFrom { to: from, epoch, start }.push(outputs);
                 }

@@ -6,5 +6,6 @@ pub mod bench;
 pub mod cli;
 pub mod data;
 pub mod metrics;
+pub mod process;
 pub mod report;
 pub mod train;

@@ -2,6 +2,8 @@
 
 mod completions;
 pub mod config;
+mod doctor;
+mod fabric;
 mod failure;
 mod gen_ctr;
 mod output;
@@ -68,6 +70,11 @@ enum Command {
     /// Generate data
     #[command(subcommand)]
     Gen(Gen),
+    /// The RDMA devices of this host
+    #[command(subcommand)]
+    Fabric(fabric::Fabric),
+    /// Check this host for every transport
+    Doctor(doctor::Arguments),
     /// Print a completion script for a shell
     Completions(completions::Arguments),
 }
@@ -88,6 +95,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let output = Output::new(cli.json);
     let result = match &cli.command {
         Command::Gen(Gen::Ctr(arguments)) => gen_ctr::run(arguments, output),
+        Command::Fabric(command) => fabric::run(command, output),
+        Command::Doctor(arguments) => doctor::run(arguments, output),
         Command::Completions(arguments) => completions::run(arguments),
     };
     match result {

@@ -1,4 +1,5 @@
 //! Measures operations of a client against a server, and in the same run the limits of the machine
 //! they are compared with.
 
+pub mod driver;
 pub mod limit;

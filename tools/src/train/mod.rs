@@ -2,6 +2,7 @@
 //! the processes around it.
 
 pub mod gradient;
+pub mod message;
 pub mod parameters;
 pub mod source;
 pub mod worker;

@@ -1,0 +1,183 @@
+//! Runs operations in slices, each followed by a sample of the limit, and keeps their times.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use super::limit::{Limit, LimitError, Quantity};
+use crate::report::Latency;
+
+/// An operation that can be started again before the one before has ended.
+pub trait Subject {
+    /// An operation under way.
+    type Pending;
+    /// Why it did not work.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Starts one.
+    fn start(&mut self) -> Result<Self::Pending, Self::Error>;
+
+    /// Waits until it is acknowledged, or its rows are here.
+    fn finish(&mut self, pending: Self::Pending) -> Result<(), Self::Error>;
+}
+
+/// How long and how deep to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    /// Operations in flight, from 1.
+    pub window: u32,
+    /// Slices, from 1.
+    pub rounds: u32,
+    /// Time of one slice of operations.
+    pub slice: Duration,
+    /// Time of one sample of the limit.
+    pub limit_slice: Duration,
+}
+
+/// What was measured.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// From starting an operation to its end.
+    pub latency: Latency,
+    /// Operations per second in the median slice.
+    pub operations_per_s: f64,
+    /// The limit's median.
+    pub limit: f64,
+}
+
+/// Why a bench stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError<E: std::error::Error + 'static> {
+    /// An operation failed.
+    #[error(transparent)]
+    Operation(E),
+    /// The limit could not be measured.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+}
+
+/// Measures a subject and a limit in turns. `on_round` is called after each.
+pub fn measure<S: Subject>(
+    subject: &mut S,
+    limit: &mut Limit,
+    schedule: Schedule,
+    mut on_round: impl FnMut(),
+) -> Result<Measured, BenchError<S::Error>> {
+    let mut latency = Latency::new();
+    let mut rates = Vec::new();
+    // Warms caches, connections and the credit window up; its times are not kept.
+    slice(subject, schedule.window, schedule.slice / 4, &mut Latency::new())?;
+    for _ in 0..schedule.rounds {
+        rates.push(slice(subject, schedule.window, schedule.slice, &mut latency)?);
+        limit.sample(schedule.limit_slice)?;
+        on_round();
+    }
+    Ok(Measured { latency, operations_per_s: super::limit::median(&rates), limit: limit.median() })
+}
+
+impl Measured {
+    /// This over the limit: rate over rate, or median time over the limit's.
+    #[must_use]
+    pub fn ratio(&self, quantity: Quantity, bytes_per_operation: f64) -> f64 {
+        let own = match quantity {
+            Quantity::BytesPerSecond => self.operations_per_s * bytes_per_operation,
+            Quantity::Micros => self.latency.quantile_us(0.5),
+        };
+        if self.limit > 0.0 { own / self.limit } else { 0.0 }
+    }
+}
+
+/// Keeps `window` operations in flight for about `time`, and returns operations per second.
+#[expect(clippy::cast_precision_loss, reason = "operations of a few seconds")]
+fn slice<S: Subject>(
+    subject: &mut S,
+    window: u32,
+    time: Duration,
+    latency: &mut Latency,
+) -> Result<f64, BenchError<S::Error>> {
+    let window = window.max(1) as usize;
+    let mut in_flight: VecDeque<(S::Pending, Instant)> = VecDeque::with_capacity(window);
+    let begin = Instant::now();
+    let mut count = 0_u64;
+    loop {
+        let now = Instant::now();
+        if now - begin >= time && count > 0 {
+            break;
+        }
+        in_flight.push_back((subject.start().map_err(BenchError::Operation)?, now));
+        if in_flight.len() == window {
+            finish_oldest(subject, &mut in_flight, latency)?;
+            count += 1;
+        }
+    }
+    while !in_flight.is_empty() {
+        finish_oldest(subject, &mut in_flight, latency)?;
+        count += 1;
+    }
+    Ok(count as f64 / begin.elapsed().as_secs_f64())
+}
+
+fn finish_oldest<S: Subject>(
+    subject: &mut S,
+    in_flight: &mut VecDeque<(S::Pending, Instant)>,
+    latency: &mut Latency,
+) -> Result<(), BenchError<S::Error>> {
+    if let Some((pending, started)) = in_flight.pop_front() {
+        subject.finish(pending).map_err(BenchError::Operation)?;
+        latency.record(started.elapsed());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::limit::LimitKind;
+
+    /// Counts operations, and how many are in flight at most.
+    #[derive(Default)]
+    struct Counting {
+        started: u64,
+        finished: u64,
+        in_flight_max: u64,
+    }
+
+    impl Subject for Counting {
+        type Pending = u64;
+        type Error = std::io::Error;
+
+        fn start(&mut self) -> Result<u64, Self::Error> {
+            self.started += 1;
+            self.in_flight_max = self.in_flight_max.max(self.started - self.finished);
+            Ok(self.started)
+        }
+
+        fn finish(&mut self, pending: u64) -> Result<(), Self::Error> {
+            self.finished += 1;
+            assert_eq!(pending, self.finished, "finished in order");
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_window_is_kept_full_and_never_over() {
+        for window in [1, 7] {
+            let schedule = Schedule {
+                window,
+                rounds: 2,
+                slice: Duration::from_millis(2),
+                limit_slice: Duration::from_millis(1),
+            };
+            let mut subject = Counting::default();
+            let mut limit = Limit::new(LimitKind::Memcpy, 4096, 4096).unwrap();
+            let mut rounds = 0;
+            let measured = measure(&mut subject, &mut limit, schedule, || rounds += 1).unwrap();
+            assert_eq!(subject.started, subject.finished);
+            assert_eq!(subject.in_flight_max, u64::from(window));
+            assert_eq!(rounds, 2);
+            assert!(measured.latency.count() > 0 && measured.operations_per_s > 0.0);
+            assert!(measured.ratio(Quantity::BytesPerSecond, 8.0) > 0.0);
+        }
+    }
+}

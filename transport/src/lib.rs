@@ -8,6 +8,7 @@
 
 pub mod batch;
 pub mod doctor;
+pub mod control;
 pub mod error;
 pub mod fabric;
 pub mod fabric_admin;

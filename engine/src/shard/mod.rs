@@ -27,6 +27,7 @@ use crossbeam::channel::Receiver;
 use windlass_transport::{Completion, QueuePairId, Transport};
 use windlass_wire::{ClusterMap, ServerId, SessionId, ShardId, TableId};
 
+pub(crate) use command::chain;
 pub use command::{ShardCommand, ShardHandle};
 pub use statistics::ShardStatistics;
 

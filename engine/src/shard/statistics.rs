@@ -36,6 +36,31 @@ pub struct ShardStatistics {
 }
 
 impl ShardStatistics {
+    /// The counters as one JSON object, with the fields' names as keys.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let fields = [
+            ("pushes", self.pushes),
+            ("duplicates", self.duplicates),
+            ("pulls", self.pulls),
+            ("rows_pushed", self.rows_pushed),
+            ("rows_pulled", self.rows_pulled),
+            ("bytes_pushed", self.bytes_pushed),
+            ("bytes_pulled", self.bytes_pulled),
+            ("refused", self.refused),
+            ("aggregated", self.aggregated),
+            ("busy_turns", self.busy_turns),
+            ("sleeps", self.sleeps),
+            ("sessions", self.sessions),
+            ("sessions_failed", self.sessions_failed),
+            ("parameter_bytes", self.parameter_bytes),
+            ("memory_left", self.memory_left),
+        ];
+        let members: Vec<String> =
+            fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+        format!("{{{}}}", members.join(","))
+    }
+
     /// Adds another shard's.
     pub fn merge(&mut self, other: &Self) {
         self.pushes += other.pushes;

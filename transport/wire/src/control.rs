@@ -202,6 +202,38 @@ pub enum ClientRequest {
     Statistics {},
     /// Asks the server to shut down after what it has is done.
     Shutdown {},
+    /// A server joins the cluster. On success the connection turns round: the coordinator sends
+    /// [`Instruction`]s over it and the server answers each with `Done` or `Refused`.
+    Join {
+        /// Where the server's control port listens.
+        address: String,
+        /// Its shards.
+        shard_count: u16,
+        /// Its life.
+        incarnation: Incarnation,
+    },
+}
+
+/// What the coordinator tells a server.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Instruction {
+    /// The map in force from now on.
+    InstallMap {
+        /// The map.
+        map: ClusterMap,
+    },
+    /// A new table.
+    CreateTable {
+        /// The table.
+        table: TableEntry,
+    },
+    /// A table that is no more.
+    DropTable {
+        /// The table.
+        table: TableId,
+    },
+    /// Nothing: is the server there?
+    Ping {},
 }
 
 /// What a server answers to a client.
@@ -272,6 +304,11 @@ pub enum ClientReply {
         /// A sentence for people.
         text: String,
     },
+    /// To `Join`.
+    Joined {
+        /// The server's number from now on.
+        server: ServerId,
+    },
 }
 
 /// Why a control request was refused.
@@ -325,6 +362,13 @@ crate::codec::wire_enum!(ClientRequest {
     9 => Locate { table, shard },
     10 => Statistics {},
     11 => Shutdown {},
+    12 => Join { address, shard_count, incarnation },
+});
+crate::codec::wire_enum!(Instruction {
+    1 => InstallMap { map },
+    2 => CreateTable { table },
+    3 => DropTable { table },
+    4 => Ping {},
 });
 crate::codec::wire_enum!(ClientReply {
     1 => Welcome { session, server, incarnation, shard_count, providers, notes },
@@ -337,6 +381,7 @@ crate::codec::wire_enum!(ClientReply {
     8 => Statistics { json },
     9 => Done {},
     10 => Refused { status, text },
+    11 => Joined { server },
 });
 crate::codec::wire_enum!(RefusalKind {
     1 => Version {},

@@ -1,0 +1,270 @@
+//! What a server knows of its cluster: the map, the tables, and, at the coordinator, the servers
+//! that joined.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use windlass_replication::ring::Ring;
+use windlass_transport::control::ControlStream;
+use windlass_wire::{
+    ClusterMap, Epoch, ServerId, TableEntry, TableId, TableSchema,
+    control::{ClientReply, Instruction, RefusalKind},
+    map::{Chain, ServerEntry},
+    schema::validate_table_name,
+};
+
+use crate::{
+    limits::TABLES_MAX,
+    shard::{ShardCommand, ShardHandle, chain},
+};
+
+/// A refusal for the asker.
+pub(super) type Refusal = (RefusalKind, String);
+
+/// The state, shared by a server's control threads.
+#[derive(Debug)]
+pub(super) struct Cluster {
+    state: Mutex<State>,
+    changed: Condvar,
+    shards: Vec<ShardHandle>,
+    expected_servers: u32,
+    partitions: u32,
+}
+
+#[derive(Debug)]
+struct State {
+    map: Arc<ClusterMap>,
+    tables: BTreeMap<TableId, TableEntry>,
+    next_table: u32,
+    /// Servers so far; the map is published once all expected ones are there.
+    servers: Vec<ServerEntry>,
+    /// Connections to the other servers, at the coordinator.
+    peers: Vec<(ServerId, ControlStream)>,
+}
+
+/// How long a table waits for servers that have not joined yet.
+const JOIN_PATIENCE: Duration = Duration::from_secs(30);
+
+impl Cluster {
+    pub(super) fn new(shards: Vec<ShardHandle>, expected_servers: u32, partitions: u32) -> Self {
+        let state = State {
+            map: Arc::new(ClusterMap::default()),
+            tables: BTreeMap::new(),
+            next_table: 1,
+            servers: Vec::new(),
+            peers: Vec::new(),
+        };
+        let (state, changed) = (Mutex::new(state), Condvar::new());
+        Self { state, changed, shards, expected_servers, partitions }
+    }
+
+    /// The map in force, waiting for it while servers are still to join.
+    pub(super) fn map(&self) -> Result<Arc<ClusterMap>, Refusal> {
+        Ok(self.ready()?.map.clone())
+    }
+
+    /// All tables.
+    pub(super) fn tables(&self) -> Vec<TableEntry> {
+        self.lock().tables.values().cloned().collect()
+    }
+
+    /// The table of a name.
+    pub(super) fn find(&self, name: &str) -> Result<TableEntry, Refusal> {
+        let found = self.lock().tables.values().find(|table| table.name == name).cloned();
+        found.ok_or_else(|| {
+            (RefusalKind::UnknownTable {}, format!("there is no table {name:?}: create it first"))
+        })
+    }
+
+    /// At the coordinator: adds a server, and publishes the map when all are there. `peer` is the
+    /// connection to it, unless it is this server itself.
+    pub(super) fn join(
+        &self,
+        mut entry: ServerEntry,
+        peer: Option<ControlStream>,
+    ) -> Result<ServerId, Refusal> {
+        let mut state = self.lock();
+        if state.map.epoch > Epoch(0) {
+            let text = format!(
+                "the cluster has its {} servers already: start it with more expected servers",
+                self.expected_servers
+            );
+            return Err((RefusalKind::Full {}, text));
+        }
+        let id = ServerId(u32::try_from(state.servers.len()).unwrap_or(u32::MAX));
+        entry.id = id;
+        state.servers.push(entry);
+        if let Some(mut peer) = peer {
+            if peer.send(&ClientReply::Joined { server: id }).is_err() {
+                state.servers.pop();
+                return Err((RefusalKind::Internal {}, "the server went away".to_owned()));
+            }
+            state.peers.push((id, peer));
+        }
+        if state.servers.len() == self.expected_servers as usize {
+            let map = self.first_map(&state.servers)?;
+            let instruction = Instruction::InstallMap { map: map.clone() };
+            instruct(&mut state.peers, &instruction)?;
+            self.install(&mut state, Arc::new(map))?;
+        }
+        Ok(id)
+    }
+
+    /// Takes over a map.
+    pub(super) fn install_map(&self, map: ClusterMap) -> Result<(), Refusal> {
+        let mut state = self.lock();
+        self.install(&mut state, Arc::new(map))
+    }
+
+    /// At the coordinator: creates a table on every server, or returns the equal one there is.
+    pub(super) fn create(&self, name: &str, schema: &TableSchema) -> Result<TableEntry, Refusal> {
+        let invalid = |error: &dyn std::error::Error| (RefusalKind::Invalid {}, chain(error));
+        validate_table_name(name).map_err(|error| invalid(&error))?;
+        schema.validate().map_err(|error| invalid(&error))?;
+        let mut state = self.ready()?;
+        if let Some(found) = state.tables.values().find(|table| table.name == name) {
+            return if found.schema == *schema {
+                Ok(found.clone())
+            } else {
+                let text = format!("table {name:?} exists with another schema: drop it first, or open it");
+                Err((RefusalKind::TableExists {}, text))
+            };
+        }
+        let servers = state.map.servers.len();
+        if usize::from(schema.replicas) > servers {
+            let text = format!("{} replicas need as many servers, there are {servers}", schema.replicas);
+            return Err((RefusalKind::Invalid {}, text));
+        }
+        if state.tables.len() >= TABLES_MAX {
+            return Err((RefusalKind::Full {}, format!("there are {TABLES_MAX} tables already")));
+        }
+        let id = TableId(state.next_table);
+        let table = TableEntry { id, name: name.to_owned(), schema: schema.clone() };
+        let created = self.create_here(&table).and_then(|()| {
+            instruct(&mut state.peers, &Instruction::CreateTable { table: table.clone() })
+        });
+        if let Err(refusal) = created {
+            self.drop_here(id);
+            // The other servers may have it or not; dropping what is not there does nothing.
+            let _ = instruct(&mut state.peers, &Instruction::DropTable { table: id });
+            return Err(refusal);
+        }
+        state.next_table += 1;
+        state.tables.insert(id, table.clone());
+        Ok(table)
+    }
+
+    /// At the coordinator: drops a table everywhere.
+    pub(super) fn drop_table(&self, name: &str) -> Result<(), Refusal> {
+        let id = self.find(name)?.id;
+        let mut state = self.lock();
+        state.tables.remove(&id);
+        self.drop_here(id);
+        instruct(&mut state.peers, &Instruction::DropTable { table: id })
+    }
+
+    /// At another server: carries out what the coordinator says.
+    pub(super) fn carry_out(&self, instruction: Instruction) -> Result<(), Refusal> {
+        match instruction {
+            Instruction::InstallMap { map } => self.install_map(map),
+            Instruction::CreateTable { table } => {
+                self.create_here(&table)?;
+                self.lock().tables.insert(table.id, table);
+                Ok(())
+            }
+            Instruction::DropTable { table } => {
+                self.lock().tables.remove(&table);
+                self.drop_here(table);
+                Ok(())
+            }
+            Instruction::Ping {} => Ok(()),
+        }
+    }
+
+    fn create_here(&self, table: &TableEntry) -> Result<(), Refusal> {
+        for shard in &self.shards {
+            let entry = table.clone();
+            shard
+                .ask(|answer| ShardCommand::CreateTable { entry, answer })
+                .map_err(|text| (RefusalKind::Full {}, text))?;
+        }
+        Ok(())
+    }
+
+    fn drop_here(&self, table: TableId) {
+        for shard in &self.shards {
+            if let Err(error) = shard.ask(|answer| ShardCommand::DropTable { table, answer }) {
+                tracing::warn!(%table, error, "cannot drop a table");
+            }
+        }
+    }
+
+    fn install(&self, state: &mut State, map: Arc<ClusterMap>) -> Result<(), Refusal> {
+        for shard in &self.shards {
+            let map = map.clone();
+            shard
+                .ask(|answer| ShardCommand::InstallMap { map, answer })
+                .map_err(|text| (RefusalKind::Internal {}, text))?;
+        }
+        state.map = map;
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    fn first_map(&self, servers: &[ServerEntry]) -> Result<ClusterMap, Refusal> {
+        let ring = Ring::new(servers.iter().map(|server| server.id));
+        let nowhere = vec![Vec::new(); self.partitions as usize];
+        let chains = ring
+            .place(&nowhere, 1)
+            .map_err(|error| (RefusalKind::Internal {}, chain(&error)))?;
+        Ok(ClusterMap {
+            epoch: Epoch(1),
+            servers: servers.to_vec(),
+            chains: chains.into_iter().map(|servers| Chain { servers }).collect(),
+        })
+    }
+
+    /// The state once there is a map.
+    fn ready(&self) -> Result<MutexGuard<'_, State>, Refusal> {
+        let deadline = Instant::now() + JOIN_PATIENCE;
+        let mut state = self.lock();
+        while state.map.epoch == Epoch(0) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let (here, all) = (state.servers.len(), self.expected_servers);
+                let text = format!("{here} of {all} servers have joined: start the others");
+                return Err((RefusalKind::NoCoordinator {}, text));
+            }
+            let waited = self.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(state)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A control thread that panicked leaves whole values: every change is a single step.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Has every other server carry out an instruction.
+fn instruct(
+    peers: &mut [(ServerId, ControlStream)],
+    instruction: &Instruction,
+) -> Result<(), Refusal> {
+    for (server, peer) in peers {
+        let refusal = |text: String| (RefusalKind::Internal {}, format!("server {server}: {text}"));
+        match peer.ask(instruction) {
+            Ok(ClientReply::Done {}) => {}
+            Ok(ClientReply::Refused { status, text }) => {
+                return Err((status, format!("server {server}: {text}")));
+            }
+            Ok(other) => return Err(refusal(format!("unexpected answer {other:?}"))),
+            Err(error) => return Err(refusal(chain(&error))),
+        }
+    }
+    Ok(())
+}

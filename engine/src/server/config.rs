@@ -1,0 +1,150 @@
+//! What a server is told at its start.
+
+use std::net::SocketAddr;
+
+use windlass_wire::control::Provider;
+
+/// Configuration of one server. Every field has a default that suits one machine.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Where the control port listens. Port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// The address told to clients and other servers, `host:port`; needed when `listen` is
+    /// unspecified (0.0.0.0).
+    pub advertise: Option<String>,
+    /// What clients and joining servers must present; required unless `listen` is loopback or
+    /// `insecure` is set.
+    pub token: Option<String>,
+    /// Allows an address other than loopback without a token.
+    pub insecure: bool,
+    /// Number of shards: threads that own partitions.
+    pub shards: u16,
+    /// Cores to pin the shards to, in order; empty leaves them to the system.
+    pub cores: Vec<usize>,
+    /// Partitions of a new cluster, a power of two.
+    pub partitions: u32,
+    /// Servers that have to join before the cluster serves; this one counts.
+    pub expected_servers: u32,
+    /// Address of the coordinator; `None` makes this server the coordinator of a new cluster.
+    pub join: Option<String>,
+    /// Providers to offer, in order of preference.
+    pub providers: Vec<Provider>,
+    /// Microseconds a shard spins without work before it sleeps.
+    pub spin_us: u32,
+    /// Bytes of values from which clients send them by reference.
+    pub by_reference_len: u32,
+    /// Bytes of rows, state and indices the server may hold, over all shards.
+    pub memory_len_max: u64,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            advertise: None,
+            token: None,
+            insecure: false,
+            shards: 1,
+            cores: Vec::new(),
+            partitions: 64,
+            expected_servers: 1,
+            join: None,
+            providers: Provider::ALL.to_vec(),
+            spin_us: 50,
+            by_reference_len: 16 << 10,
+            memory_len_max: 4 << 30,
+        }
+    }
+}
+
+/// Why a configuration is not valid.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// An address that others can reach, without a token.
+    #[error(
+        "listening on {listen} lets other machines in: give a token that clients must present, or \
+         allow it with the insecure option"
+    )]
+    Open {
+        /// The address.
+        listen: SocketAddr,
+    },
+    /// An unspecified address that nobody can connect to.
+    #[error("listening on {listen} needs an advertised address: clients cannot connect to it")]
+    Advertise {
+        /// The address.
+        listen: SocketAddr,
+    },
+    /// The number of shards.
+    #[error("{shards} shards are not possible: use 1 to {max}")]
+    Shards {
+        /// The number.
+        shards: u16,
+        /// The most.
+        max: u16,
+    },
+    /// The number of partitions.
+    #[error("{partitions} partitions are not possible: use a power of two from 1 to {max}")]
+    Partitions {
+        /// The number.
+        partitions: u32,
+        /// The most.
+        max: u32,
+    },
+    /// No provider.
+    #[error("no transport is allowed: name at least one of verbs, shm, tcp")]
+    NoProvider,
+    /// The number of servers.
+    #[error("a cluster of no servers cannot serve: expect at least 1")]
+    NoServer,
+}
+
+impl ServerConfig {
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// The first that is not valid.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let listen = self.listen;
+        if !listen.ip().is_loopback() && self.token.is_none() && !self.insecure {
+            return Err(ConfigError::Open { listen });
+        }
+        if listen.ip().is_unspecified() && self.advertise.is_none() {
+            return Err(ConfigError::Advertise { listen });
+        }
+        let max = crate::limits::SHARDS_MAX;
+        if self.shards == 0 || self.shards > max {
+            return Err(ConfigError::Shards { shards: self.shards, max });
+        }
+        let max = windlass_wire::map::PARTITIONS_MAX;
+        if !self.partitions.is_power_of_two() || self.partitions > max {
+            return Err(ConfigError::Partitions { partitions: self.partitions, max });
+        }
+        if self.providers.is_empty() {
+            return Err(ConfigError::NoProvider);
+        }
+        if self.expected_servers == 0 {
+            return Err(ConfigError::NoServer);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_address_needs_a_token_or_consent() {
+        let open = ServerConfig {
+            listen: "192.0.2.1:7700".parse().unwrap(),
+            ..ServerConfig::default()
+        };
+        assert!(matches!(open.validate(), Err(ConfigError::Open { .. })));
+        assert_eq!(ServerConfig { insecure: true, ..open.clone() }.validate(), Ok(()));
+        assert_eq!(ServerConfig { token: Some("t".into()), ..open }.validate(), Ok(()));
+        assert_eq!(ServerConfig::default().validate(), Ok(()));
+        let odd = ServerConfig { partitions: 48, ..ServerConfig::default() };
+        assert!(matches!(odd.validate(), Err(ConfigError::Partitions { .. })));
+    }
+}

@@ -1,0 +1,230 @@
+//! Control connections: framed messages over blocking TCP, with deadlines. Set-up only, never on
+//! the data path.
+
+use std::{
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpStream, ToSocketAddrs},
+    time::Duration,
+};
+
+use windlass_wire::{
+    DecodeError, Wire,
+    control::{FRAME_HEADER_LEN, decode_frame_header, decode_message, encode_frame},
+};
+
+/// Why a control message could not be exchanged.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// No connection could be made.
+    #[error("cannot connect to {address}: check that the server runs and that the address is right")]
+    Connect {
+        /// Where to.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The connection broke or was silent for too long.
+    #[error("the control connection to {peer} is gone")]
+    Broken {
+        /// The peer.
+        peer: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The peer sent something that is no message.
+    #[error("{peer} does not speak this protocol")]
+    Decode {
+        /// The peer.
+        peer: String,
+        /// What is wrong.
+        source: DecodeError,
+    },
+}
+
+/// One control connection.
+#[derive(Debug)]
+pub struct ControlStream {
+    stream: TcpStream,
+    peer: String,
+}
+
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long an answer may take: the peer may be allocating and pinning memory.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+impl ControlStream {
+    /// Connects to `address`, `host:port`.
+    ///
+    /// # Errors
+    /// When the name has no address or none of them answers.
+    pub fn connect(address: &str) -> Result<Self, ControlError> {
+        let connect = |source| ControlError::Connect { address: address.to_owned(), source };
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for resolved in address.to_socket_addrs().map_err(connect)? {
+            match TcpStream::connect_timeout(&resolved, CONNECT_TIMEOUT) {
+                Ok(stream) => return Self::new(stream).map_err(connect),
+                Err(error) => last = error,
+            }
+        }
+        Err(connect(last))
+    }
+
+    /// A connection that was accepted.
+    ///
+    /// # Errors
+    /// When the socket is gone already.
+    pub fn new(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+        let peer = stream.peer_addr()?.to_string();
+        Ok(Self { stream, peer })
+    }
+
+    /// The peer's address as text.
+    #[must_use]
+    pub fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    /// This side's address.
+    ///
+    /// # Errors
+    /// When the socket is gone.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.stream.local_addr()
+    }
+
+    /// How long [`ControlStream::receive`] waits; `None` for ever.
+    ///
+    /// # Errors
+    /// When the socket is gone.
+    pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.stream.set_read_timeout(timeout)
+    }
+
+    /// Another handle to the connection, to end it by [`ControlStream::shutdown`] from elsewhere.
+    ///
+    /// # Errors
+    /// When the system has no descriptors left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { stream: self.stream.try_clone()?, peer: self.peer.clone() })
+    }
+
+    /// Ends the connection: whoever waits on it sees its end.
+    pub fn shutdown(&self) {
+        // It may be gone already, which is as good.
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+
+    /// Whether the peer has closed the connection, without waiting. What it has sent stays unread.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        let mut byte = [0_u8; 1];
+        if self.stream.set_nonblocking(true).is_err() {
+            return true;
+        }
+        let peeked = self.stream.peek(&mut byte);
+        let restored = self.stream.set_nonblocking(false);
+        match peeked {
+            Ok(count) => count == 0 || restored.is_err(),
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        }
+    }
+
+    /// Sends one message.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub fn send<M: Wire>(&mut self, message: &M) -> Result<(), ControlError> {
+        self.stream.write_all(&encode_frame(message)).map_err(|source| self.broken(source))
+    }
+
+    /// Waits for one message; `None` when the peer ended the connection between two.
+    ///
+    /// # Errors
+    /// When the connection breaks, is silent for too long, or carries something else.
+    pub fn receive<M: Wire>(&mut self) -> Result<Option<M>, ControlError> {
+        let mut header = [0; FRAME_HEADER_LEN];
+        match self.stream.read(&mut header) {
+            Ok(0) => return Ok(None),
+            Ok(count) => self
+                .stream
+                .read_exact(&mut header[count..])
+                .map_err(|source| self.broken(source))?,
+            Err(source) => return Err(self.broken(source)),
+        }
+        let (len, checksum) = decode_frame_header(&header).map_err(|source| self.decode(source))?;
+        let mut bytes = vec![0; len];
+        self.stream.read_exact(&mut bytes).map_err(|source| self.broken(source))?;
+        decode_message(&bytes, checksum).map(Some).map_err(|source| self.decode(source))
+    }
+
+    /// Sends a request and waits for its answer.
+    ///
+    /// # Errors
+    /// As [`ControlStream::send`] and [`ControlStream::receive`]; a peer that hangs up instead of
+    /// answering is an error here.
+    pub fn ask<Q: Wire, A: Wire>(&mut self, request: &Q) -> Result<A, ControlError> {
+        self.send(request)?;
+        let hung_up = io::Error::from(io::ErrorKind::UnexpectedEof);
+        self.receive()?.ok_or_else(|| self.broken(hung_up))
+    }
+
+    fn broken(&self, source: io::Error) -> ControlError {
+        ControlError::Broken { peer: self.peer.clone(), source }
+    }
+
+    fn decode(&self, source: DecodeError) -> ControlError {
+        ControlError::Decode { peer: self.peer.clone(), source }
+    }
+}
+
+/// Names what has to be equal for two processes to share memory: the running kernel, the network
+/// namespace that abstract sockets live in, and the user.
+#[must_use]
+pub fn host_identity() -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let network = std::fs::read_link("/proc/self/ns/net").unwrap_or_default();
+    let user = rustix::process::geteuid().as_raw();
+    format!("{}/{}/{user}", boot.trim(), network.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use windlass_wire::control::ClientRequest;
+
+    use super::*;
+
+    fn pair() -> (ControlStream, ControlStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let active = ControlStream::connect(&address).unwrap();
+        (active, ControlStream::new(listener.accept().unwrap().0).unwrap())
+    }
+
+    #[test]
+    fn messages_travel_and_ends_are_seen() {
+        let (mut active, mut passive) = pair();
+        active.send(&ClientRequest::Map {}).unwrap();
+        assert_eq!(passive.receive::<ClientRequest>().unwrap(), Some(ClientRequest::Map {}));
+        assert!(!passive.is_closed());
+        drop(active);
+        assert!(passive.is_closed());
+        assert_eq!(passive.receive::<ClientRequest>().unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused() {
+        let (active, mut passive) = pair();
+        (&active.stream).write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        assert!(matches!(
+            passive.receive::<ClientRequest>(),
+            Err(ControlError::Decode { .. })
+        ));
+    }
+}

@@ -122,14 +122,13 @@ impl Tcp {
         connection.outbox.stage(&header.encode());
         connection.outbox.stage(&hello.encode());
         connection.peer = Some((address.queue_pair, address.nonce));
-        connection.phase = Phase::Ready;
         self.wait_point
             .add(&socket, Source::Connection(id), Interest::RECEIVE)
             .map_err(|error| ConnectError::System { step: "epoll_ctl", source: error.into() })?;
         connection.socket = Some(socket);
-        connection.send(&mut self.shared);
+        connection.phase = Phase::Ready;
         self.expected_count -= 1;
-        self.socket_count += 1;
+        connection.send(&mut self.shared);
         self.heat(id);
         Ok(())
     }
@@ -139,7 +138,7 @@ impl Tcp {
         let expected = (address.queue_pair, address.nonce);
         match connection.peer.replace(expected) {
             None => connection.phase = Phase::Connecting,
-            Some(found) if is_same(&found, &expected) => {
+            Some(found) if connection.socket.is_some() && is_same(&found, &expected) => {
                 // It dialled before we knew of it.
                 connection.phase = Phase::Ready;
                 self.expected_count -= 1;
@@ -210,7 +209,6 @@ impl Tcp {
         connection.interest = interest;
         connection.socket = Some(socket);
         connection.peer = Some(found);
-        self.socket_count += 1;
         if is_ready {
             connection.phase = Phase::Ready;
             self.expected_count -= 1;

@@ -134,6 +134,8 @@ pub(super) struct Connection {
     pub(super) receives: u32,
     /// Since when a write with immediate waits for one.
     pub(super) stalled_since: Option<Instant>,
+    /// When a check first found something unanswered by the peer's host.
+    unanswered_since: Option<Instant>,
     /// Number of the last request of the peer's that was carried out.
     pub(super) executed: u32,
     pub(super) acknowledgement: Acknowledgement,
@@ -191,6 +193,7 @@ impl Connection {
             receiving: Receiving::Header,
             receives: 0,
             stalled_since: None,
+            unanswered_since: None,
             executed: 0,
             acknowledgement: Acknowledgement::default(),
             interest: Interest::RECEIVE,
@@ -305,8 +308,7 @@ impl Connection {
 
     /// Ends what has been silent, stalled or lingering for too long.
     pub(super) fn check(&mut self, now: Instant, shared: &mut Shared) {
-        let Some(socket) = &self.socket else { return };
-        if socket.silence().is_some_and(|silence| silence > shared.silence_max) {
+        if self.is_silent(now, shared.silence_max) {
             tracing::info!(queue_pair = self.id.0, "the peer's host does not answer any more");
             self.end(CompletionStatus::RetryExceeded, shared);
         } else if self.stalled_since.is_some_and(|since| now - since > shared.silence_max) {
@@ -320,6 +322,22 @@ impl Connection {
         {
             self.end(CompletionStatus::Flushed, shared);
         }
+    }
+
+    /// Whether the peer's host has acknowledged nothing for so long, although something was on its
+    /// way to it all the time.
+    fn is_silent(&mut self, now: Instant, silence_max: Duration) -> bool {
+        let Some(quiet) = self.socket.as_ref().and_then(Socket::unanswered) else {
+            self.unanswered_since = None;
+            return false;
+        };
+        let since = *self.unanswered_since.get_or_insert(now);
+        if quiet < now - since {
+            // It was heard of meanwhile.
+            self.unanswered_since = Some(now);
+            return false;
+        }
+        now - since > silence_max
     }
 
     /// Acts on a failure, or hands the result through.
@@ -356,7 +374,11 @@ impl Connection {
                 self.end(CompletionStatus::RetryExceeded, shared);
             }
             Failure::Refuse { number, status } => {
+                if matches!(self.phase, Phase::Refusing { .. }) {
+                    return None;
+                }
                 tracing::debug!(queue_pair = self.id.0, number, ?status, "refusing a request");
+                self.receiving = Receiving::Header;
                 self.answers.push_back(Answer::Refusal { number, status });
                 self.stalled_since = None;
                 self.acknowledgement.wanted = false;

@@ -92,7 +92,7 @@ impl Tcp {
 
     pub(super) fn advance(&mut self) {
         self.polls = self.polls.wrapping_add(1);
-        let is_direct = self.socket_count <= DIRECT_CONNECTIONS_MAX;
+        let is_direct = self.queue_pair_count <= DIRECT_CONNECTIONS_MAX;
         let period = if self.expected_count > 0 || !self.strangers.is_empty() {
             POLLS_PER_LOOK
         } else {
@@ -111,14 +111,10 @@ impl Tcp {
                 self.hot.swap_remove(index);
                 continue;
             };
-            let had_socket = connection.socket.is_some();
             if connection.turn(&mut self.shared) {
                 connection.busy = BUSY_POLLS;
             } else {
                 connection.busy = connection.busy.saturating_sub(1);
-            }
-            if had_socket && connection.socket.is_none() {
-                self.socket_count -= 1;
             }
             if connection.socket.is_none() || (!is_direct && is_idle(connection)) {
                 connection.is_hot = false;
@@ -151,7 +147,6 @@ impl Tcp {
             }
             connection.send(&mut self.shared);
             let Some(socket) = &connection.socket else {
-                self.socket_count -= 1;
                 is_quiet = false;
                 continue;
             };
@@ -189,14 +184,16 @@ impl Tcp {
             Source::Listener => dialled = true,
             Source::Stranger => introduced = true,
             Source::Connection(id) => {
-                if let Some(connection) = connections.find_mut(id.0)
-                    && connection.phase != Phase::Pending
-                {
-                    connection.busy = BUSY_POLLS;
-                    if !connection.is_hot {
-                        connection.is_hot = true;
-                        hot.push(id);
-                    }
+                let Some(connection) = connections.find_mut(id.0) else { return };
+                if connection.phase == Phase::Pending {
+                    // It is watched for nothing: only an end is reported.
+                    connection.socket = None;
+                    return;
+                }
+                connection.busy = BUSY_POLLS;
+                if !connection.is_hot {
+                    connection.is_hot = true;
+                    hot.push(id);
                 }
             }
             Source::Waker | Source::Timer => {}
@@ -219,7 +216,6 @@ impl Tcp {
         for connection in self.connections.values_mut() {
             if connection.is_pending() {
                 connection.check(now, &mut self.shared);
-                self.socket_count -= usize::from(connection.socket.is_none());
             }
         }
     }

@@ -9,7 +9,7 @@ use super::frame::HEADER_LEN;
 pub(super) const OUTSTANDING_MAX: u32 = 256;
 
 /// Most receives posted on one queue pair.
-pub(super) const RECEIVES_MAX: u32 = 4096;
+pub(super) const RECEIVES_MAX: u32 = 1024;
 
 /// Most bytes of one request. Part of the protocol.
 pub(super) const MESSAGE_LEN_MAX: u32 = 1 << 30;

@@ -19,6 +19,8 @@ mod region;
 mod requests;
 mod slab;
 mod socket;
+#[cfg(test)]
+mod tests;
 mod wait;
 
 use std::{
@@ -41,7 +43,10 @@ use crate::{
 
 use connect::Stranger;
 use connection::{Connection, Shared};
-use limits::{MESSAGE_LEN_MAX, OUTSTANDING_MAX, QUEUE_PAIRS_MAX, RECEIVES_MAX, STRANGERS_MAX};
+use limits::{
+    DIRECT_CONNECTIONS_MAX, MESSAGE_LEN_MAX, OUTSTANDING_MAX, QUEUE_PAIRS_MAX, RECEIVES_MAX,
+    STRANGERS_MAX,
+};
 use region::Regions;
 use slab::Slab;
 use socket::SocketOptions;
@@ -100,10 +105,9 @@ pub struct Tcp {
     connections: Slab<Connection>,
     /// Connections that the next poll tries.
     hot: Vec<QueuePairId>,
-    /// Queue pairs there are, those that wait for their connection, and those that have a socket.
+    /// Queue pairs there are, and those of them that wait for their connection.
     queue_pair_count: usize,
     expected_count: usize,
-    socket_count: usize,
     /// Made when the first queue pair is.
     listener: Option<TcpListener>,
     strangers: Vec<Stranger>,
@@ -154,7 +158,6 @@ impl Tcp {
             hot: Vec::new(),
             queue_pair_count: 0,
             expected_count: 0,
-            socket_count: 0,
             listener: None,
             strangers: Vec::with_capacity(STRANGERS_MAX),
             wait_point,
@@ -176,7 +179,6 @@ impl Tcp {
     fn forget(&mut self, queue_pair: QueuePairId) {
         let Some(mut connection) = self.connections.remove(queue_pair.0) else { return };
         self.queue_pair_count -= 1;
-        self.socket_count -= usize::from(connection.socket.is_some());
         self.expected_count -= usize::from(connection.is_expected());
         if connection.acknowledgement.wanted {
             connection.emit_acknowledgement();
@@ -184,6 +186,15 @@ impl Tcp {
         connection.send(&mut self.shared);
         connection.end(CompletionStatus::Flushed, &mut self.shared);
         self.hot.retain(|hot| *hot != queue_pair);
+        if self.queue_pair_count == DIRECT_CONNECTIONS_MAX {
+            // From now on every poll tries each: none may be left out.
+            for connection in self.connections.values_mut() {
+                if connection.socket.is_some() && !connection.is_hot && !connection.is_expected() {
+                    connection.is_hot = true;
+                    self.hot.push(connection.id);
+                }
+            }
+        }
     }
 }
 
@@ -271,7 +282,7 @@ impl Transport for Tcp {
     }
 
     fn poll(&mut self, completions: &mut [Completion]) -> usize {
-        if self.shared.ready.len() < completions.len() {
+        if self.shared.ready.len() < completions.len().max(1) {
             self.advance();
         }
         self.hand_out(completions)

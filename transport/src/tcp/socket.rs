@@ -121,7 +121,7 @@ impl Socket {
             sockopt::set_socket_recv_buffer_size(&stream, len)?;
         }
         // Probes find a peer's host that vanished while nothing was being sent; what was sent and
-        // is not acknowledged is watched by `silence`.
+        // is not acknowledged is watched by `unanswered`.
         let seconds = options.silence_max.as_secs().clamp(1, 3600);
         sockopt::set_socket_keepalive(&stream, true)?;
         sockopt::set_tcp_keepidle(&stream, Duration::from_secs(seconds))?;
@@ -164,9 +164,9 @@ impl Socket {
         }
     }
 
-    /// How long the peer's host has acknowledged nothing although something is on its way to it;
-    /// `None` when nothing is. A process that is merely slow to read is not silent.
-    pub(super) fn silence(&self) -> Option<Duration> {
+    /// Time since the peer's host last acknowledged anything, when something is on its way to it.
+    /// A process that is merely slow to read leaves nothing unanswered: its host answers.
+    pub(super) fn unanswered(&self) -> Option<Duration> {
         // SAFETY: tcp_info is plain numbers.
         let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
         #[expect(clippy::cast_possible_truncation, reason = "a few hundred bytes")]
@@ -181,7 +181,9 @@ impl Socket {
                 &raw mut len,
             )
         };
-        let unanswered = info.tcpi_unacked > 0 || info.tcpi_probes > 0;
+        let is_sent_later = info.tcpi_last_data_sent < info.tcpi_last_ack_recv;
+        let unanswered =
+            (info.tcpi_unacked > 0 && is_sent_later) || info.tcpi_probes > PROBES_IGNORED_MAX;
         (result == 0 && unanswered)
             .then(|| Duration::from_millis(u64::from(info.tcpi_last_ack_recv)))
     }
@@ -202,6 +204,10 @@ impl AsFd for Socket {
         self.0.as_fd()
     }
 }
+
+/// A host whose process has stopped reading answers at most one probe of its window in half a
+/// second, so that the first ones, after 0.2 and 0.6 seconds, may go unanswered.
+const PROBES_IGNORED_MAX: u8 = 2;
 
 /// A host program in another language may not ignore SIGPIPE.
 const SEND_FLAGS: libc::c_int = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;

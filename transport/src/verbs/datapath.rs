@@ -6,12 +6,12 @@ use std::ffi::c_int;
 use super::{
     abi::{
         IBV_SEND_INLINE, IBV_SEND_SIGNALED, IBV_WC_LOC_ACCESS_ERR, IBV_WC_LOC_PROT_ERR,
-        IBV_WC_REM_ACCESS_ERR, IBV_WC_REM_INV_REQ_ERR, IBV_WC_REM_OP_ERR, IBV_WC_RETRY_EXC_ERR,
-        IBV_WC_RNR_RETRY_EXC_ERR, IBV_WC_SUCCESS, IBV_WC_WR_FLUSH_ERR, IBV_WR_ATOMIC_CMP_AND_SWP,
-        IBV_WR_ATOMIC_FETCH_AND_ADD, IBV_WR_RDMA_READ, IBV_WR_RDMA_WRITE,
-        IBV_WR_RDMA_WRITE_WITH_IMM, IBV_WR_SEND_WITH_IMM, ibv_context_ops, ibv_cq, ibv_qp,
-        ibv_recv_wr, ibv_send_wr, ibv_send_wr_atomic, ibv_send_wr_rdma, ibv_send_wr_wr, ibv_sge,
-        ibv_wc,
+        IBV_WC_LOC_QP_OP_ERR, IBV_WC_REM_ACCESS_ERR, IBV_WC_REM_INV_REQ_ERR, IBV_WC_REM_OP_ERR,
+        IBV_WC_RETRY_EXC_ERR, IBV_WC_RNR_RETRY_EXC_ERR, IBV_WC_SUCCESS, IBV_WC_WR_FLUSH_ERR,
+        IBV_WR_ATOMIC_CMP_AND_SWP, IBV_WR_ATOMIC_FETCH_AND_ADD, IBV_WR_RDMA_READ,
+        IBV_WR_RDMA_WRITE, IBV_WR_RDMA_WRITE_WITH_IMM, IBV_WR_SEND_WITH_IMM, ibv_context_ops,
+        ibv_cq, ibv_qp, ibv_recv_wr, ibv_send_wr, ibv_send_wr_atomic, ibv_send_wr_rdma,
+        ibv_send_wr_wr, ibv_sge, ibv_wc,
     },
     memory_region::Registration,
     send_ring::InFlight,
@@ -437,7 +437,8 @@ pub(super) const fn completion_status(status: u32) -> CompletionStatus {
         IBV_WC_SUCCESS => CompletionStatus::Success,
         IBV_WC_REM_ACCESS_ERR => CompletionStatus::RemoteAccess,
         IBV_WC_REM_OP_ERR | IBV_WC_REM_INV_REQ_ERR => CompletionStatus::RemoteOperation,
-        IBV_WC_RETRY_EXC_ERR => CompletionStatus::RetryExceeded,
+        // A queue pair whose own link went down reports an operation error instead of a time-out.
+        IBV_WC_RETRY_EXC_ERR | IBV_WC_LOC_QP_OP_ERR => CompletionStatus::RetryExceeded,
         IBV_WC_RNR_RETRY_EXC_ERR => CompletionStatus::ReceiverNotReady,
         IBV_WC_LOC_PROT_ERR | IBV_WC_LOC_ACCESS_ERR => CompletionStatus::LocalProtection,
         IBV_WC_WR_FLUSH_ERR => CompletionStatus::Flushed,

@@ -7,7 +7,7 @@ use super::bounded::BoundedError;
 use super::{SoftroceError, Topology};
 
 /// Packages whose test programs the suite runs.
-const PACKAGES: &[&str] = &["windlass-transport", "windlass-tests"];
+const PACKAGES: &[&str] = &["windlass-transport", "windlass-softroce"];
 
 /// Compiles test programs and the `windlass` command; returns the topology and command line.
 ///
@@ -25,7 +25,9 @@ pub(super) fn build() -> Result<(Topology, Vec<String>), SoftroceError> {
     for (name, path) in executables(root, &arguments)? {
         command.push(format!("{name}={}", path.display()));
     }
-    for (name, path) in executables(root, &["build", "--release", "-p", "windlass", "--bins"])? {
+    // Whatever is measured is measured as users run it.
+    let release = ["build", "--release", "-p", "windlass", "-p", "windlass-softroce", "--bins"];
+    for (name, path) in executables(root, &release)? {
         command.push(format!("bin:{name}={}", path.display()));
     }
     Ok((Topology::Pair, command))

@@ -1,0 +1,72 @@
+//! What the SoftRoCE tests share: devices as `cargo xtask softroce` names them, and peers in
+//! processes of their own, which can be stopped and killed.
+#![forbid(unsafe_code)]
+
+pub mod peer;
+pub mod side;
+
+use windlass_transport::{
+    error::OpenError,
+    verbs::{VerbsConfig, VerbsTransport},
+};
+
+/// The first device, or `None` (with a line saying so) where there is none and none is required.
+#[must_use]
+pub fn device() -> Option<String> {
+    named("WINDLASS_VERBS_DEVICE")
+}
+
+/// The device at the other end of the link, with the link's interface on this side.
+#[must_use]
+pub fn linked_devices() -> Option<LinkedDevices> {
+    Some(LinkedDevices {
+        here: named("WINDLASS_VERBS_DEVICE")?,
+        there: named("WINDLASS_VERBS_PEER_DEVICE")?,
+        interface: named("WINDLASS_VERBS_LINK")?,
+    })
+}
+
+/// Two devices with a link between them.
+#[derive(Clone, Debug)]
+pub struct LinkedDevices {
+    /// The device of the test.
+    pub here: String,
+    /// The device of its peers.
+    pub there: String,
+    /// The interface of the test's device.
+    pub interface: String,
+}
+
+fn named(variable: &str) -> Option<String> {
+    let value = std::env::var(variable).ok();
+    if value.is_none() {
+        assert!(
+            std::env::var_os("WINDLASS_REQUIRE_VERBS").is_none(),
+            "this run requires {variable}: use `cargo xtask softroce`"
+        );
+        report(&format!("NOT RUN: {variable} is not set; use `cargo xtask softroce`"));
+    }
+    value
+}
+
+/// Settings with which a dead peer is noticed in 50 ms.
+#[must_use]
+pub fn config(device: &str) -> VerbsConfig {
+    VerbsConfig { device: Some(device.to_owned()), timeout: 8, ..VerbsConfig::default() }
+}
+
+/// Opens a device for a test.
+///
+/// # Errors
+/// Those of [`VerbsTransport::open`].
+pub fn open(device: &str) -> Result<VerbsTransport, OpenError> {
+    VerbsTransport::open(config(device))
+}
+
+/// A line of the report that the run shows.
+pub fn report(line: &str) {
+    #[allow(clippy::print_stdout, reason = "the report of a test run")]
+    {
+        println!("{line}");
+    }
+}

@@ -128,6 +128,11 @@ impl Options {
                 options.command = rest.cloned().collect();
                 break;
             }
+            // Whoever parsed before us may have taken the separator away.
+            if !flag.starts_with('-') {
+                options.command = std::iter::once(flag).chain(rest).cloned().collect();
+                break;
+            }
             if flag == "--help" || flag == "-h" {
                 return Err(SoftroceError::Usage("help".into()));
             }
@@ -213,6 +218,12 @@ mod tests {
         assert_eq!(options.place, Place::Vm);
         assert_eq!(options.topology, Topology::Pair);
         assert_eq!(options.command, words("ib_write_lat -s 8"));
+    }
+
+    #[test]
+    fn a_command_may_begin_without_the_separator() {
+        let options = Options::parse(&words("--timeout 9 rdma link")).unwrap();
+        assert_eq!(options.command, words("rdma link"));
     }
 
     #[test]

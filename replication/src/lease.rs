@@ -223,7 +223,10 @@ impl Leases {
 /// previous look. A stopped process does not count, so no NIC can serve its memory as current.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StrongReads {
+    /// The count at the last look, and when that look began.
     seen: Option<(u64, Time)>,
+    /// The epoch that every look has named since this moment.
+    named: Option<(Epoch, Time)>,
     trusted_until: Time,
 }
 
@@ -239,28 +242,28 @@ pub struct LeaseWord {
 }
 
 impl StrongReads {
-    /// Takes in a look at the word that began at `looked_at` on the client's clock.
-    pub fn look(&mut self, looked_at: Time, word: LeaseWord, drift_ppm: u64) {
-        match self.seen {
-            Some((renewals, _)) if word.renewals == renewals => {}
-            Some((_, before)) => {
-                let drift = word.holds_us.saturating_mul(drift_ppm).div_ceil(1_000_000);
-                let holds = word.holds_us.saturating_sub(drift);
-                self.trusted_until = self.trusted_until.max(before.after(holds));
-                self.seen = Some((word.renewals, looked_at));
-                return;
-            }
-            None => {}
+    /// Takes in a look at the word that began and ended at these moments of the client's clock.
+    pub fn look(&mut self, began_at: Time, ended_at: Time, word: LeaseWord, drift_ppm: u64) {
+        if let Some((_, before)) = self.seen.filter(|(renewals, _)| *renewals != word.renewals) {
+            // The word changed after the last look began: the leases held from then on.
+            let drift = word.holds_us.saturating_mul(drift_ppm).div_ceil(1_000_000);
+            let until = before.after(word.holds_us.saturating_sub(drift));
+            self.trusted_until = self.trusted_until.max(until);
         }
-        // The word was still the same at this look, so the next change happens after it.
-        self.seen = Some((word.renewals, looked_at));
+        self.seen = Some((word.renewals, began_at));
+        if self.named.is_none_or(|(epoch, _)| epoch != word.epoch) {
+            self.named = Some((word.epoch, ended_at));
+        }
     }
 
-    /// Whether a read that completed at `completed_at` was current, if the word looked at after it
-    /// still named the epoch.
+    /// Whether a read between these moments gave what was current at its end, for the tail of
+    /// `epoch`: the word named that epoch before it and, by a look that began after it, still does,
+    /// and the leases held. `None` of the looks so far may say so yet: look again.
     #[must_use]
-    pub fn is_current(&self, completed_at: Time) -> bool {
-        completed_at < self.trusted_until
+    pub fn is_current(&self, epoch: Epoch, began_at: Time, ended_at: Time) -> bool {
+        let named = self.named.is_some_and(|(at, since)| at == epoch && since <= began_at);
+        let looked_after = self.seen.is_some_and(|(_, began)| began >= ended_at);
+        named && looked_after && epoch > Epoch(0) && ended_at < self.trusted_until
     }
 
     /// Forgets the tail: the map has changed.
@@ -322,14 +325,31 @@ mod tests {
     fn a_stopped_tail_is_trusted_no_longer_than_its_lease() {
         let mut reads = StrongReads::default();
         let word = |renewals| LeaseWord { epoch: Epoch(1), renewals, holds_us: 100 };
-        reads.look(Time(0), word(1), 0);
-        assert!(!reads.is_current(Time(0)), "a word seen once says nothing about when");
-        reads.look(Time(10), word(1), 0);
-        reads.look(Time(30), word(2), 0);
-        assert!(reads.is_current(Time(109)) && !reads.is_current(Time(110)), "counted from 10");
-        for at in 31..200 {
-            reads.look(Time(at), word(2), 0);
+        let look = |reads: &mut StrongReads, at: u64, renewals| {
+            reads.look(Time(at), Time(at + 1), word(renewals), 0);
+        };
+        let current =
+            |reads: &StrongReads, at: u64| reads.is_current(Epoch(1), Time(at), Time(at + 1));
+        look(&mut reads, 0, 1);
+        look(&mut reads, 5, 1);
+        assert!(!current(&reads, 2), "a word that never changed says nothing about when");
+        look(&mut reads, 10, 1);
+        look(&mut reads, 30, 2);
+        assert!(current(&reads, 20), "the tail was in force from 10 on, for 100");
+        assert!(!current(&reads, 30), "no look after the read");
+        look(&mut reads, 105, 2);
+        assert!(current(&reads, 104) && !reads.is_current(Epoch(2), Time(104), Time(105)));
+        for at in 111..200 {
+            look(&mut reads, at, 2);
         }
-        assert!(!reads.is_current(Time(150)));
+        assert!(
+            !current(&reads, 150),
+            "a stopped process is not trusted for longer than its leases"
+        );
+        reads.look(Time(300), Time(301), LeaseWord { epoch: Epoch(2), ..word(3) }, 0);
+        assert!(
+            !reads.is_current(Epoch(2), Time(299), Time(300)),
+            "it was not known as tail before"
+        );
     }
 }

@@ -2,12 +2,16 @@
 
 mod completions;
 pub mod config;
+mod connection;
 mod doctor;
 mod fabric;
 mod failure;
 mod gen_ctr;
 mod output;
 mod progress;
+mod serve;
+mod size;
+mod token;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -67,6 +71,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Serve parameters until stopped
+    Serve(serve::Arguments),
     /// Generate data
     #[command(subcommand)]
     Gen(Gen),
@@ -94,6 +100,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     start_log(cli.verbose);
     let output = Output::new(cli.json);
     let result = match &cli.command {
+        Command::Serve(arguments) => serve::run(arguments, output),
         Command::Gen(Gen::Ctr(arguments)) => gen_ctr::run(arguments, output),
         Command::Fabric(command) => fabric::run(command, output),
         Command::Doctor(arguments) => doctor::run(arguments, output),

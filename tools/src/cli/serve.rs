@@ -1,0 +1,183 @@
+//! `windlass serve`.
+
+use std::{
+    io,
+    net::{SocketAddr, ToSocketAddrs},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use windlass_engine::server::{Server, ServerConfig};
+use windlass_wire::control::Provider;
+
+use super::{ExitStatus, Failure, Output, size, token};
+use crate::process::wait_for_parent_to_go;
+
+const AFTER_HELP: &str = "\
+Prints one line when it is ready (with --json, an object with the address), serves until SIGTERM or \
+ctrl-c, and then finishes what it has taken on.
+
+An address that other machines can reach needs --token-file, which clients must match, or an explicit \
+--insecure.
+
+Examples:
+  windlass serve
+  windlass serve --listen 10.0.0.1:7700 --token-file token --servers 2
+  windlass serve --listen 10.0.0.2:7700 --token-file token --join 10.0.0.1:7700";
+
+/// How often a server looks whether it was asked to stop.
+const STOP_POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Arguments {
+    /// Listen here; port 0 takes any free one
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7700")]
+    listen: String,
+    /// The address told to clients, if they cannot use the one listened on
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Option<String>,
+    /// Clients and joining servers must present the token in this file
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Let any machine in without a token
+    #[arg(long)]
+    insecure: bool,
+    /// Threads that own partitions
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    shards: u16,
+    /// Pin the shards to these cores, in order [default: left to the system]
+    #[arg(long, value_name = "CORE", value_delimiter = ',')]
+    cores: Vec<usize>,
+    /// Join the cluster of this server instead of founding one
+    #[arg(long, value_name = "HOST:PORT")]
+    join: Option<String>,
+    /// Servers a new cluster waits for before it serves, this one included
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "join")]
+    servers: u32,
+    /// Partitions of a new cluster, a power of two; fixed for its life
+    #[arg(long, value_name = "N", default_value_t = ServerConfig::default().partitions, conflicts_with = "join")]
+    partitions: u32,
+    /// Transports to offer, best first
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = super::connection::provider,
+          default_value = "verbs,shm,tcp")]
+    transports: Vec<Provider>,
+    /// How long a shard spins without work before it sleeps, in microseconds
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = ServerConfig::default().spin_us)]
+    spin_us: u32,
+    /// Clients send values larger than this by reference
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "16KiB")]
+    by_reference: u64,
+    /// Memory for rows and optimiser state, over all shards
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "4GiB")]
+    memory: u64,
+    /// Stop when stdin ends, as it does when the parent process is gone
+    #[arg(long, hide = true)]
+    stop_with_stdin: bool,
+}
+
+/// What `--json` prints when the server is ready.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Ready {
+    /// Where clients connect.
+    pub(crate) address: String,
+    server: u32,
+    transports: Vec<String>,
+    /// Why better transports are not on offer.
+    notes: Vec<String>,
+}
+
+pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        // Asked a second time, it stops at once.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, stop.clone())
+            .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
+            .map_err(Failure::failed)?;
+    }
+    let server = Server::start(config(arguments)?).map_err(Failure::failed)?;
+    if arguments.stop_with_stdin {
+        let stop = stop.clone();
+        thread::spawn(move || {
+            wait_for_parent_to_go();
+            stop.store(true, Ordering::Relaxed);
+        });
+    }
+    let (providers, notes) = server.providers();
+    let ready = Ready {
+        address: format!("windlass://{}", server.advertised()),
+        server: server.id().0,
+        transports: providers.iter().map(|provider| provider.name().to_owned()).collect(),
+        notes: notes.to_vec(),
+    };
+    for note in notes {
+        tracing::info!("{note}");
+    }
+    output.result(&ready, || {
+        format!("serving at {} by {}", ready.address, ready.transports.join(", "))
+    })?;
+    while !stop.load(Ordering::Relaxed) && !server.wait_for_stop(STOP_POLL_INTERVAL) {}
+    tracing::info!("finishing what is under way");
+    server.stop();
+    Ok(())
+}
+
+fn config(arguments: &Arguments) -> Result<ServerConfig, Failure> {
+    let config = ServerConfig {
+        listen: resolve(&arguments.listen)?,
+        advertise: arguments.advertise.clone(),
+        token: arguments.token_file.as_deref().map(token::read).transpose()?,
+        insecure: arguments.insecure,
+        shards: arguments.shards,
+        cores: arguments.cores.clone(),
+        partitions: arguments.partitions,
+        expected_servers: arguments.servers,
+        join: arguments.join.clone().map(|address| without_scheme(&address)),
+        providers: arguments.transports.clone(),
+        spin_us: arguments.spin_us,
+        by_reference_len: u32::try_from(arguments.by_reference).unwrap_or(u32::MAX),
+        memory_len_max: arguments.memory,
+        ..ServerConfig::default()
+    };
+    // The library's errors name its fields; these name the flags.
+    let usage = |text: String| Failure::new(ExitStatus::Usage, text);
+    let listen = config.listen;
+    if !listen.ip().is_loopback() && config.token.is_none() && !config.insecure {
+        return Err(usage(format!(
+            "--listen {listen} lets other machines in: add --token-file FILE, which clients must \
+             match, or --insecure to let anybody in"
+        )));
+    }
+    if listen.ip().is_unspecified() && config.advertise.is_none() {
+        return Err(usage(format!(
+            "--listen {listen} is no address that clients can connect to: add --advertise HOST:PORT"
+        )));
+    }
+    config.validate().map_err(|error| Failure::new(ExitStatus::Usage, error))?;
+    Ok(config)
+}
+
+fn resolve(address: &str) -> Result<SocketAddr, Failure> {
+    let address = without_scheme(address);
+    let wrong = |error: io::Error| {
+        Failure::new(
+            ExitStatus::Usage,
+            format!(
+                "--listen {address} is no HOST:PORT of this machine ({error}): try 127.0.0.1:7700"
+            ),
+        )
+    };
+    let mut addresses = address.to_socket_addrs().map_err(wrong)?;
+    addresses.next().ok_or_else(|| wrong(io::ErrorKind::AddrNotAvailable.into()))
+}
+
+fn without_scheme(address: &str) -> String {
+    address.strip_prefix("windlass://").unwrap_or(address).to_owned()
+}

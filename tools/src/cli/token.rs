@@ -1,0 +1,26 @@
+//! Tokens come from files: a command line is visible to every user of the host.
+
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+
+use super::{ExitStatus, Failure};
+
+/// Reads a token: the file's text without the white space around it.
+pub(crate) fn read(path: &Path) -> Result<String, Failure> {
+    let wrong = |text: String| Failure::new(ExitStatus::Usage, text);
+    let text = fs::read_to_string(path).map_err(|error| {
+        wrong(format!("cannot read the token file {}: {error}; check --token-file", path.display()))
+    })?;
+    let token = text.trim();
+    if token.is_empty() {
+        return Err(wrong(format!(
+            "the token file {} is empty: write a secret into it, for example with `openssl rand \
+             -hex 32`",
+            path.display()
+        )));
+    }
+    let mode = fs::metadata(path).map(|metadata| metadata.permissions().mode()).unwrap_or(0);
+    if mode & 0o077 != 0 {
+        tracing::warn!("other users can read the token file {0}: chmod 600 {0}", path.display());
+    }
+    Ok(token.to_owned())
+}

@@ -533,6 +533,23 @@ impl Log {
         self.segments.recycle(position.0.min(self.durable.0));
     }
 
+    /// Identity of the log.
+    #[must_use]
+    pub fn log_id(&self) -> u64 {
+        self.log_id
+    }
+
+    /// From where a checkpoint that begins now needs the log: position, and sequence of the segment
+    /// it lies in.
+    pub(crate) fn checkpoint_position(&self) -> (u64, u64) {
+        match self.batches.back() {
+            // The batch may begin before what is applied; recovery skips by LSN.
+            Some(batch) if !batch.ended => (batch.position, batch.active.sequence),
+            Some(batch) => (batch.position + batch.length, batch.active.sequence),
+            None => (self.durable.0, self.active.map_or(self.previous.0, |active| active.sequence)),
+        }
+    }
+
     /// Bytes of ring in use, and in all.
     #[must_use]
     pub fn ring_use(&self) -> (u64, u64) {

@@ -2,15 +2,22 @@
 #![deny(unsafe_code)]
 
 pub mod buffered;
+pub mod checkpoint;
 pub mod commit;
 pub mod frame;
 pub mod limits;
 pub mod log;
+mod log_files;
+mod log_walk;
+pub mod manifest;
 pub mod memory;
 mod partitions;
+pub mod persistence;
 pub mod poison;
 pub mod record;
+pub mod recovery;
 mod ring;
+mod scan;
 pub mod segment;
 mod segments;
 pub mod storage;

@@ -1,0 +1,742 @@
+//! Checkpoints: fuzzy (pushes go on), incremental (changed blocks only), a bounded piece per turn.
+//!
+//! ```text
+//!  data file:  | CheckpointHeader | block | block | .. | Pad | block | .. | CheckpointEnd | Pad |
+//!
+//!  CheckpointHeader (header only)      CheckpointBlock                   CheckpointEnd (header only)
+//!   lsn        number                   lsn        LSN when copied        lsn        number
+//!   row_start  identity of the log      epoch      epoch when copied      row_count  blocks
+//!                                       partition, table, dtype
+//!                                       row_start  index of the block
+//!                                       row_count  the engine's own
+//!                                       tag        section
+//!                                       delta      the block's bytes
+//! ```
+//!
+//! Why a fuzzy copy is enough: the log is kept from where the checkpoint began, each block says at
+//! which LSN it was copied, and recovery applies to a block only the records after that. Before the
+//! manifest is published the log is durable beyond every copied block, so that no block is ahead of
+//! the log it belongs to.
+
+use std::time::{Duration, SystemTime};
+
+use windlass_wire::{Epoch, Lsn, PartitionId, TableId};
+
+use super::{
+    commit::Position,
+    frame::{HEADER_BYTES, Header, Kind, Salt},
+    limits::{
+        BLOCK_BYTES, CHECKPOINT_BLOCK_BYTES_MAX, CHECKPOINT_FILES_MAX, FRAME_ALIGNMENT,
+        STAGING_BYTES,
+    },
+    log::Log,
+    manifest::{
+        CheckpointPartition, DataFile, Manifest, data_name, data_number, manifest_name,
+        manifest_number, temporary_name,
+    },
+    memory::Window,
+    poison::Poison,
+    storage::{
+        Buffer, Completion, FileId, Operation, Outcome, RegionId, Storage, StorageError, Token,
+    },
+};
+
+/// Marks this submitter's tokens.
+pub(crate) const OWNER: u8 = 3;
+
+const BUFFERS: usize = 4;
+const SINGLE: u64 = 0;
+const IGNORED: u64 = 1;
+/// Tokens of staging writes: this plus the buffer's index.
+const STAGING: u64 = 16;
+
+/// What the engine lets a checkpoint copy. All calls come from the shard's own thread.
+pub trait CheckpointSource {
+    /// The partitions of this shard.
+    fn partitions(&mut self) -> Vec<PartitionId>;
+
+    /// A checkpoint begins: [`CheckpointSource::next`] will ask for all blocks of the partition, or
+    /// for those that changed since they were copied last. Those are fixed now; a block that changes
+    /// from now on may be copied in this checkpoint or in the next.
+    fn begin(&mut self, partition: PartitionId, extent: Extent);
+
+    /// Copies the next block into the buffer, which is 64-aligned. Values and optimiser state of
+    /// the same rows belong in one block: a block is the unit that is consistent.
+    fn next(&mut self, partition: PartitionId, buffer: &mut [u8]) -> Next;
+
+    /// The checkpoint failed: blocks handed out are not safe. The next one asks for all.
+    fn abandoned(&mut self) {}
+
+    /// The checkpoint was published.
+    fn published(&mut self, _manifest: &Manifest) {}
+}
+
+/// Which blocks a checkpoint wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All.
+    Full,
+    /// Those that changed.
+    Changed,
+}
+
+/// What [`CheckpointSource::next`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// It copied a block.
+    Block(BlockHead),
+    /// The next block is longer than the buffer: ask again with an empty one. At most
+    /// [`CHECKPOINT_BLOCK_BYTES_MAX`].
+    NoRoom,
+    /// There are no more.
+    Done,
+}
+
+/// What a block is; opaque here but for the LSN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockHead {
+    /// The table, or zero.
+    pub table: TableId,
+    /// Which kind of state: rows, sessions, range clocks, schema; the engine's numbers.
+    pub section: u16,
+    /// Which block of that section.
+    pub index: u64,
+    /// The engine's own.
+    pub detail: u64,
+    /// The last record whose effect is in the block.
+    pub lsn: Lsn,
+    /// Epoch in force.
+    pub epoch: Epoch,
+    /// Bytes copied.
+    pub length: usize,
+}
+
+/// How checkpoints are taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointConfig {
+    /// Most bytes per second, so that pushes keep the disk; zero for no limit.
+    pub bytes_per_second: u64,
+    /// An increment becomes full when increments hold more than this many hundredths of the full
+    /// file's bytes.
+    pub increments_percent: u64,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self { bytes_per_second: 256 << 20, increments_percent: 100 }
+    }
+}
+
+/// Takes checkpoints of one shard, one at a time.
+#[derive(Debug)]
+pub struct Checkpointer {
+    config: CheckpointConfig,
+    window: Window,
+    region: RegionId,
+    last: Manifest,
+    next_number: u64,
+    force_full: bool,
+    run: Option<Run>,
+    /// Why the last attempt failed, until somebody asks.
+    failure: Option<CheckpointError>,
+    removals: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Run {
+    stage: Stage,
+    submitted: bool,
+    manifest: Manifest,
+    full: bool,
+    file: Option<FileId>,
+    manifest_file: Option<FileId>,
+    file_offset: u64,
+    blocks: u64,
+    /// Which partition is being copied.
+    at: usize,
+    buffers: [BufferState; BUFFERS],
+    filling: usize,
+    started: Duration,
+    /// Log position that must be durable before publication.
+    target: Position,
+    /// Why it is being given up: once nothing is under way any more.
+    error: Option<CheckpointError>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BufferState {
+    Free,
+    Filled {
+        used: usize,
+    },
+    /// Full, not yet accepted by the storage.
+    Ready {
+        used: usize,
+    },
+    Writing {
+        used: usize,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    OpenData,
+    Copy,
+    DrainData,
+    SyncData,
+    CloseData,
+    AwaitLog,
+    OpenManifest,
+    WriteManifest,
+    SyncManifest,
+    CloseManifest,
+    Rename,
+    SyncDirectory,
+}
+
+/// Where a checkpoint is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckpointProgress {
+    /// None is being taken.
+    Idle,
+    /// One is being taken.
+    Running {
+        /// Blocks copied so far.
+        blocks: u64,
+        /// Bytes written so far.
+        bytes: u64,
+    },
+    /// One was published in this step.
+    Published {
+        /// Its number.
+        number: u64,
+    },
+}
+
+/// Why a checkpoint was given up. The log keeps everything; the next attempt is a full one.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The disk refused.
+    #[error("the checkpoint was given up: free or repair the disk")]
+    Storage(#[from] StorageError),
+    /// The log has stopped: blocks may hold what it does not.
+    #[error("the checkpoint was given up because the log is poisoned")]
+    Log(#[from] Poison),
+    /// A write ended early.
+    #[error("the checkpoint was given up: a write of {wanted} bytes ended after {written}")]
+    ShortWrite {
+        /// Bytes to write.
+        wanted: usize,
+        /// Bytes written.
+        written: u32,
+    },
+    /// The engine's block does not fit any buffer.
+    #[error("a block of partition {partition} is longer than {CHECKPOINT_BLOCK_BYTES_MAX} bytes")]
+    BlockTooLong {
+        /// The partition.
+        partition: PartitionId,
+    },
+}
+
+impl Checkpointer {
+    /// Goes on after the newest checkpoint, if there is one.
+    ///
+    /// # Errors
+    /// When there is no memory for staging.
+    pub fn open(
+        storage: &mut dyn Storage,
+        config: CheckpointConfig,
+        last: Option<Manifest>,
+    ) -> Result<Self, StorageError> {
+        let window = Window::allocate(BUFFERS * STAGING_BYTES).map_err(|source| StorageError {
+            operation: "allocate memory for",
+            name: "checkpoints".to_owned(),
+            source,
+        })?;
+        let region = storage.register(window.pages().clone())?;
+        let listed = storage.list()?;
+        let last = last.unwrap_or_default();
+        // A failed attempt may have left files of higher numbers.
+        let newest = listed.iter().filter_map(|file| number_of(&file.name)).max();
+        let newest_manifest = listed.iter().filter_map(|file| manifest_number(&file.name)).max();
+        // Unless a newer manifest could not be read: then its files are left for whoever repairs it.
+        let removals = match newest_manifest {
+            Some(number) if number > last.number => Vec::new(),
+            _ => listed
+                .into_iter()
+                .map(|file| file.name)
+                .filter(|name| is_stale(name, &last))
+                .collect(),
+        };
+        let force_full = last.number == 0;
+        Ok(Self {
+            config,
+            window,
+            region,
+            next_number: newest.unwrap_or(0).max(last.number) + 1,
+            last,
+            force_full,
+            run: None,
+            failure: None,
+            removals,
+        })
+    }
+
+    /// Begins a checkpoint, at the end of a turn, when every sealed record is applied. False when
+    /// one is being taken already or the log is poisoned.
+    pub fn start(&mut self, log: &Log, source: &mut dyn CheckpointSource, now: Duration) -> bool {
+        if self.run.is_some() || log.poison().is_some() {
+            return false;
+        }
+        let number = self.next_number;
+        self.next_number += 1;
+        let full = self.force_full || self.increments_too_large();
+        let (log_position, log_sequence) = log.checkpoint_position();
+        let mut manifest = Manifest {
+            number,
+            log_position,
+            log_sequence,
+            log_id: log.log_id(),
+            files: if full { Vec::new() } else { self.last.files.clone() },
+            ..Manifest::default()
+        };
+        for partition in source.partitions() {
+            let before = self.last.partition(partition).filter(|_| !full);
+            let extent = if before.is_some() { Extent::Changed } else { Extent::Full };
+            source.begin(partition, extent);
+            let begin = log.last_lsn(partition);
+            manifest.partitions.push(CheckpointPartition {
+                partition,
+                begin,
+                end: begin,
+                epoch: Epoch(0),
+                first_file: before.map_or(number, |before| before.first_file),
+            });
+        }
+        let mut buffers = [BufferState::Free; BUFFERS];
+        let header =
+            Header { lsn: number, row_start: log.log_id(), ..Header::of(Kind::CheckpointHeader) };
+        header.seal(self.window.bytes_mut(0, HEADER_BYTES), Salt::NONE);
+        buffers[0] = BufferState::Filled { used: HEADER_BYTES };
+        self.run = Some(Run {
+            stage: Stage::OpenData,
+            submitted: false,
+            manifest,
+            full,
+            file: None,
+            manifest_file: None,
+            file_offset: 0,
+            blocks: 0,
+            at: 0,
+            buffers,
+            filling: 0,
+            started: now,
+            target: Position(0),
+            error: None,
+        });
+        true
+    }
+
+    /// Whether a checkpoint is being taken.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.run.is_some()
+    }
+
+    /// The newest checkpoint, if there is one.
+    #[must_use]
+    pub fn last(&self) -> Option<&Manifest> {
+        (self.last.number > 0).then_some(&self.last)
+    }
+
+    /// Why the last attempt failed, once.
+    pub fn take_failure(&mut self) -> Option<CheckpointError> {
+        self.failure.take()
+    }
+
+    /// Once per turn: copies at most `budget_bytes`, and sees to the rest of the work.
+    pub fn step(
+        &mut self,
+        storage: &mut dyn Storage,
+        log: &mut Log,
+        source: &mut dyn CheckpointSource,
+        now: Duration,
+        budget_bytes: usize,
+    ) -> CheckpointProgress {
+        self.remove_old(storage);
+        let Some(mut run) = self.run.take() else { return CheckpointProgress::Idle };
+        if run.error.is_none() {
+            match self.step_run(&mut run, storage, log, source, now, budget_bytes) {
+                Ok(true) => return self.publish(run, log, source),
+                Ok(false) => {}
+                Err(error) => run.error = Some(error),
+            }
+        }
+        if run.is_quiet()
+            && let Some(error) = run.error.take()
+        {
+            self.give_up(storage, &run, error, source);
+            return CheckpointProgress::Idle;
+        }
+        let (blocks, bytes) = (run.blocks, run.file_offset);
+        self.run = Some(run);
+        CheckpointProgress::Running { blocks, bytes }
+    }
+
+    /// Takes in a completion of this checkpointer's own.
+    pub fn complete(&mut self, completion: Completion) {
+        let value = completion.token.value();
+        if value == IGNORED {
+            if let Err(error) = completion.result {
+                tracing::debug!(%error, "cleaning up after a checkpoint");
+            }
+            return;
+        }
+        let Some(run) = &mut self.run else { return };
+        let mut used = None;
+        if value >= STAGING {
+            let index = usize::try_from(value - STAGING).unwrap_or(usize::MAX);
+            let Some(state) = run.buffers.get_mut(index) else { return };
+            if let BufferState::Writing { used: length } = *state {
+                used = Some(length);
+            }
+            *state = BufferState::Free;
+        } else {
+            run.submitted = false;
+        }
+        let error = match (completion.result, used) {
+            (Err(error), _) => Some(error.into()),
+            (Ok(outcome), Some(used)) => short_write(used, outcome),
+            (Ok(outcome), None) => run.advance(outcome),
+        };
+        run.error = run.error.take().or(error);
+    }
+
+    fn step_run(
+        &mut self,
+        run: &mut Run,
+        storage: &mut dyn Storage,
+        log: &mut Log,
+        source: &mut dyn CheckpointSource,
+        now: Duration,
+        budget_bytes: usize,
+    ) -> Result<bool, CheckpointError> {
+        if run.stage == Stage::Copy {
+            self.copy(run, storage, source, now, budget_bytes)?;
+        }
+        if run.stage == Stage::DrainData {
+            self.write_ready(run, storage);
+            if run.buffers.iter().all(|state| *state == BufferState::Free) {
+                run.stage = Stage::SyncData;
+            }
+        }
+        if run.stage == Stage::AwaitLog {
+            if let Some(poison) = log.poison() {
+                return Err(poison.clone().into());
+            }
+            if log.durable() < run.target {
+                log.flush_all(storage);
+            } else {
+                run.stage = Stage::OpenManifest;
+            }
+        }
+        if run.submitted {
+            return Ok(false);
+        }
+        let number = run.manifest.number;
+        let operation = match (run.stage, run.file, run.manifest_file) {
+            (Stage::Copy | Stage::DrainData | Stage::AwaitLog, ..) => return Ok(false),
+            (Stage::OpenData, ..) => Operation::Open { name: data_name(number), create: true },
+            (Stage::SyncData, Some(file), _) => Operation::Sync { file },
+            (Stage::CloseData, Some(file), _) => {
+                run.target = log.end();
+                run.finish_manifest(log);
+                Operation::Close { file }
+            }
+            (Stage::OpenManifest, ..) => {
+                Operation::Open { name: temporary_name(number), create: true }
+            }
+            (Stage::WriteManifest, _, Some(file)) => {
+                run.manifest.log_durable = log.durable().0;
+                let length = run.manifest.length();
+                run.manifest.encode(self.window.bytes_mut(0, length));
+                let length = u32::try_from(length).expect("a manifest is short");
+                let buffer = Buffer { region: self.region, start: self.window.start(), length };
+                Operation::Write { file, offset: 0, buffer, durable: false }
+            }
+            (Stage::SyncManifest, _, Some(file)) => Operation::Sync { file },
+            (Stage::CloseManifest, _, Some(file)) => Operation::Close { file },
+            (Stage::Rename, ..) => {
+                Operation::Rename { from: temporary_name(number), to: manifest_name(number) }
+            }
+            (Stage::SyncDirectory, None, None) => return Ok(true),
+            (Stage::SyncDirectory, ..) => Operation::SyncDirectory,
+            _ => unreachable!("every stage has its file"),
+        };
+        run.submitted = storage.submit(Token::new(OWNER, SINGLE), operation).is_ok();
+        Ok(false)
+    }
+
+    /// Copies blocks into staging buffers and writes those that are full.
+    fn copy(
+        &mut self,
+        run: &mut Run,
+        storage: &mut dyn Storage,
+        source: &mut dyn CheckpointSource,
+        now: Duration,
+        budget_bytes: usize,
+    ) -> Result<(), CheckpointError> {
+        let mut copied = 0;
+        while copied < budget_bytes && self.within_rate(run, now) {
+            let used = match run.buffers[run.filling] {
+                BufferState::Free => 0,
+                BufferState::Filled { used } => used,
+                BufferState::Ready { .. } | BufferState::Writing { .. } => break,
+            };
+            let Some(entry) = run.manifest.partitions.get_mut(run.at) else {
+                self.end_data(run, used);
+                break;
+            };
+            // The end frame must always fit behind.
+            let room = STAGING_BYTES - used - 2 * HEADER_BYTES;
+            let start = run.filling * STAGING_BYTES + used;
+            let partition = entry.partition;
+            let next = if room == 0 {
+                Next::NoRoom
+            } else {
+                source.next(partition, self.window.bytes_mut(start + HEADER_BYTES, room))
+            };
+            match next {
+                Next::Block(head) => {
+                    assert!(head.length <= room, "a block longer than its buffer");
+                    entry.end = entry.end.max(head.lsn);
+                    entry.epoch = entry.epoch.max(head.epoch);
+                    let length = (HEADER_BYTES + head.length).next_multiple_of(FRAME_ALIGNMENT);
+                    let frame = self.window.bytes_mut(start, length);
+                    frame[HEADER_BYTES + head.length..].fill(0);
+                    block_header(partition, &head, length).seal(frame, Salt::NONE);
+                    run.blocks += 1;
+                    run.buffers[run.filling] = BufferState::Filled { used: used + length };
+                    copied += length;
+                }
+                Next::NoRoom if used <= HEADER_BYTES => {
+                    return Err(CheckpointError::BlockTooLong { partition });
+                }
+                Next::NoRoom => {
+                    self.end_buffer(run, used);
+                    self.write_ready(run, storage);
+                }
+                Next::Done => run.at += 1,
+            }
+        }
+        self.write_ready(run, storage);
+        Ok(())
+    }
+
+    fn end_data(&mut self, run: &mut Run, used: usize) {
+        let start = run.filling * STAGING_BYTES + used;
+        let header = Header {
+            lsn: run.manifest.number,
+            row_count: run.blocks,
+            ..Header::of(Kind::CheckpointEnd)
+        };
+        header.seal(self.window.bytes_mut(start, HEADER_BYTES), Salt::NONE);
+        self.end_buffer(run, used + HEADER_BYTES);
+        run.stage = Stage::DrainData;
+    }
+
+    fn end_buffer(&mut self, run: &mut Run, used: usize) {
+        let padded = used.next_multiple_of(BLOCK_BYTES);
+        if padded > used {
+            let start = run.filling * STAGING_BYTES + used;
+            let bytes = self.window.bytes_mut(start, padded - used);
+            bytes.fill(0);
+            Header::of(Kind::Pad).seal(bytes, Salt::NONE);
+        }
+        run.buffers[run.filling] = BufferState::Ready { used: padded };
+        run.filling = (run.filling + 1) % BUFFERS;
+    }
+
+    /// Writes full buffers, oldest first, each behind the last one.
+    fn write_ready(&mut self, run: &mut Run, storage: &mut dyn Storage) {
+        let Some(file) = run.file else { return };
+        for step in 0..BUFFERS {
+            let index = (run.filling + step) % BUFFERS;
+            let BufferState::Ready { used } = run.buffers[index] else { continue };
+            let start = self.window.start() + (index * STAGING_BYTES) as u64;
+            let length = u32::try_from(used).expect("a buffer's length");
+            let operation = Operation::Write {
+                file,
+                offset: run.file_offset,
+                buffer: Buffer { region: self.region, start, length },
+                durable: false,
+            };
+            if storage.submit(Token::new(OWNER, STAGING + index as u64), operation).is_err() {
+                return;
+            }
+            run.buffers[index] = BufferState::Writing { used };
+            run.file_offset += used as u64;
+        }
+    }
+
+    fn within_rate(&self, run: &Run, now: Duration) -> bool {
+        let rate = self.config.bytes_per_second;
+        if rate == 0 {
+            return true;
+        }
+        let elapsed = now.saturating_sub(run.started);
+        let allowed = u128::from(rate) * elapsed.as_micros() / 1_000_000;
+        u128::from(run.file_offset) <= allowed + STAGING_BYTES as u128
+    }
+
+    fn publish(
+        &mut self,
+        run: Run,
+        log: &mut Log,
+        source: &mut dyn CheckpointSource,
+    ) -> CheckpointProgress {
+        let number = run.manifest.number;
+        log.truncate(Position(run.manifest.log_position));
+        self.removals.push(manifest_name(self.last.number));
+        for old in &self.last.files {
+            if !run.manifest.files.iter().any(|file| file.number == old.number) {
+                self.removals.push(data_name(old.number));
+            }
+        }
+        if self.last.number == 0 {
+            self.removals.clear();
+        }
+        self.last = run.manifest;
+        self.force_full = false;
+        source.published(&self.last);
+        CheckpointProgress::Published { number }
+    }
+
+    fn give_up(
+        &mut self,
+        storage: &mut dyn Storage,
+        run: &Run,
+        error: CheckpointError,
+        source: &mut dyn CheckpointSource,
+    ) {
+        for file in [run.file, run.manifest_file].into_iter().flatten() {
+            // A refused submission leaves a file open until the end of the process.
+            let _ = storage.submit(Token::new(OWNER, IGNORED), Operation::Close { file });
+        }
+        tracing::warn!(%error, number = run.manifest.number, "a checkpoint was given up");
+        self.removals.push(data_name(run.manifest.number));
+        self.removals.push(temporary_name(run.manifest.number));
+        self.failure = Some(error);
+        self.force_full = true;
+        source.abandoned();
+    }
+
+    /// Removes what no manifest names any more, one file per turn.
+    fn remove_old(&mut self, storage: &mut dyn Storage) {
+        if let Some(name) = self.removals.last() {
+            let operation = Operation::Remove { name: name.clone() };
+            if storage.submit(Token::new(OWNER, IGNORED), operation).is_ok() {
+                self.removals.pop();
+            }
+        }
+    }
+
+    fn increments_too_large(&self) -> bool {
+        let bytes = |full| -> u64 {
+            self.last.files.iter().filter(|file| file.full == full).map(|file| file.length).sum()
+        };
+        self.last.files.len() >= CHECKPOINT_FILES_MAX
+            || bytes(false) > bytes(true) / 100 * self.config.increments_percent
+    }
+}
+
+impl Run {
+    /// Goes to the next stage after its operation succeeded.
+    fn advance(&mut self, outcome: Outcome) -> Option<CheckpointError> {
+        self.stage = match (self.stage, outcome) {
+            (Stage::OpenData, Outcome::Opened(file)) => {
+                self.file = Some(file);
+                Stage::Copy
+            }
+            (Stage::SyncData, _) => Stage::CloseData,
+            (Stage::CloseData, _) => {
+                self.file = None;
+                Stage::AwaitLog
+            }
+            (Stage::OpenManifest, Outcome::Opened(file)) => {
+                self.manifest_file = Some(file);
+                Stage::WriteManifest
+            }
+            (Stage::WriteManifest, outcome) => {
+                if let Some(error) = short_write(self.manifest.length(), outcome) {
+                    return Some(error);
+                }
+                Stage::SyncManifest
+            }
+            (Stage::SyncManifest, _) => Stage::CloseManifest,
+            (Stage::CloseManifest, _) => Stage::Rename,
+            (Stage::Rename, _) => Stage::SyncDirectory,
+            (Stage::SyncDirectory, _) => {
+                self.manifest_file = None;
+                Stage::SyncDirectory
+            }
+            (stage, _) => stage,
+        };
+        None
+    }
+
+    /// Whether the device holds nothing of it.
+    fn is_quiet(&self) -> bool {
+        let writing = |state: &BufferState| matches!(state, BufferState::Writing { .. });
+        !self.submitted && !self.buffers.iter().any(writing)
+    }
+
+    fn finish_manifest(&mut self, log: &Log) {
+        for entry in &mut self.manifest.partitions {
+            entry.end = entry.end.max(log.last_lsn(entry.partition));
+        }
+        let full = self.full;
+        let (number, length, blocks) = (self.manifest.number, self.file_offset, self.blocks);
+        if !self.manifest.files.iter().any(|file| file.number == number) {
+            self.manifest.files.push(DataFile { number, length, blocks, full });
+        }
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        self.manifest.published_seconds = since.map_or(0, |since| since.as_secs());
+    }
+}
+
+fn number_of(name: &str) -> Option<u64> {
+    data_number(name).or_else(|| manifest_number(name))
+}
+
+/// Whether a file is a left-over that the newest checkpoint does not name.
+fn is_stale(name: &str, last: &Manifest) -> bool {
+    if let Some(number) = data_number(name) {
+        return !last.files.iter().any(|file| file.number == number);
+    }
+    manifest_number(name).is_some_and(|number| number != last.number)
+        || (name.starts_with("manifest-") && name.ends_with(".new"))
+}
+
+fn short_write(wanted: usize, outcome: Outcome) -> Option<CheckpointError> {
+    match outcome {
+        Outcome::Transferred(written) if written as usize == wanted => None,
+        Outcome::Transferred(written) => Some(CheckpointError::ShortWrite { wanted, written }),
+        Outcome::Opened(_) | Outcome::Done => None,
+    }
+}
+
+fn block_header(partition: PartitionId, head: &BlockHead, frame_bytes: usize) -> Header {
+    let slack = frame_bytes - HEADER_BYTES - head.length;
+    Header {
+        lsn: head.lsn.0,
+        epoch: head.epoch.0,
+        partition: partition.0,
+        table: head.table.0,
+        row_start: head.index,
+        row_count: head.detail,
+        tag: head.section,
+        slack: u8::try_from(slack).expect("less than one alignment"),
+        ..Header::of(Kind::CheckpointBlock)
+    }
+}

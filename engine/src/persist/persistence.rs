@@ -1,0 +1,115 @@
+//! What a shard holds: its storage, its log and its checkpointer, polled together.
+
+use std::time::Duration;
+
+use super::{
+    checkpoint::{self, CheckpointConfig, CheckpointProgress, CheckpointSource, Checkpointer},
+    commit::Position,
+    log::{Log, LogConfig},
+    memory::Window,
+    recovery::RecoveredDirectory,
+    storage::{Completion, Storage, StorageError},
+};
+
+/// Persistence of one shard.
+#[derive(Debug)]
+pub struct Persistence {
+    storage: Box<dyn Storage>,
+    /// Reserve, fill and seal here.
+    pub log: Log,
+    checkpointer: Checkpointer,
+    completions: Vec<Completion>,
+}
+
+impl Persistence {
+    /// Goes on where recovery of the shard's own directory ended; `RecoveredDirectory::default()`
+    /// for a new one. Blocks until the log has its first segments.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn open(
+        mut storage: Box<dyn Storage>,
+        log: &LogConfig,
+        checkpoint: CheckpointConfig,
+        ring: Window,
+        recovered: &RecoveredDirectory,
+    ) -> Result<Self, StorageError> {
+        let log = Log::open(storage.as_mut(), log, ring, &recovered.tail)?;
+        let last = recovered.manifest.clone();
+        let checkpointer = Checkpointer::open(storage.as_mut(), checkpoint, last)?;
+        Ok(Self { storage, log, checkpointer, completions: Vec::with_capacity(64) })
+    }
+
+    /// Once per turn, after sealing: writes what should be written now.
+    pub fn flush(&mut self, now: Duration) {
+        self.log.flush(self.storage.as_mut(), now);
+    }
+
+    /// Once per turn: takes in what the disk has done. Returns the log's durable position, which
+    /// releases acknowledgements.
+    pub fn poll(&mut self) -> Position {
+        self.storage.poll(&mut self.completions);
+        for completion in self.completions.drain(..) {
+            match completion.token.owner() {
+                checkpoint::OWNER => self.checkpointer.complete(completion),
+                _ => self.log.complete(self.storage.as_mut(), completion),
+            }
+        }
+        self.log.durable()
+    }
+
+    /// Begins a checkpoint: at the end of a turn, when every sealed record is applied.
+    pub fn start_checkpoint(&mut self, source: &mut dyn CheckpointSource, now: Duration) -> bool {
+        self.checkpointer.start(&self.log, source, now)
+    }
+
+    /// Once per turn: copies at most `budget_bytes` of the checkpoint being taken.
+    pub fn step_checkpoint(
+        &mut self,
+        source: &mut dyn CheckpointSource,
+        now: Duration,
+        budget_bytes: usize,
+    ) -> CheckpointProgress {
+        let Self { storage, log, checkpointer, .. } = self;
+        checkpointer.step(storage.as_mut(), log, source, now, budget_bytes)
+    }
+
+    /// The checkpointer, for its state.
+    #[must_use]
+    pub fn checkpointer(&mut self) -> &mut Checkpointer {
+        &mut self.checkpointer
+    }
+
+    /// The storage, for its report and for sleeping on.
+    #[must_use]
+    pub fn storage(&self) -> &dyn Storage {
+        self.storage.as_ref()
+    }
+
+    /// Sleeps until the disk has something to report.
+    pub fn wait(&mut self, timeout: Duration) {
+        self.storage.wait(timeout);
+    }
+
+    /// Writes everything sealed and waits for it, at the end of a process. False when the log is
+    /// poisoned, or the disk does not answer in time.
+    pub fn close(&mut self, timeout: Duration) -> bool {
+        let step = Duration::from_millis(50);
+        let mut waited = Duration::ZERO;
+        loop {
+            self.log.flush_all(self.storage.as_mut());
+            self.poll();
+            if self.log.is_idle() || self.log.poison().is_some() || waited >= timeout {
+                return self.log.is_idle() && self.log.poison().is_none();
+            }
+            self.storage.wait(step);
+            waited += step;
+        }
+    }
+
+    /// Gives the storage back, without waiting: as a crash would, in tests.
+    #[must_use]
+    pub fn into_storage(self) -> Box<dyn Storage> {
+        self.storage
+    }
+}

@@ -1,0 +1,602 @@
+//! From what a crash left: the newest valid checkpoint of each partition, then the log behind it.
+//!
+//! The partition is the unit: any number of directories, written by any number of shards or servers,
+//! can be read by a shard that wants any set of partitions. Shards recover in parallel, each with
+//! its own storages and its own memory.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    error::Error,
+};
+
+use windlass_wire::{Epoch, Lsn, PartitionId, TableId};
+
+use super::{
+    checkpoint::BlockHead,
+    frame::{Frame, FrameError, HEADER_BYTES, Header, Kind, Salt},
+    limits::RECORD_BYTES_MAX,
+    log_files::LogFiles,
+    log_walk::{self, BadFrame, Place, Position, TornTail, Visitor},
+    manifest::{BadManifest, Manifest, data_name, read_manifests},
+    record::Record,
+    scan::{Reader, ScanMemory},
+    segment::{LogTail, Superblock},
+    storage::{self, Storage, StorageError},
+};
+
+/// Why the engine cannot take something in.
+pub type Refusal = Box<dyn Error + Send + Sync>;
+
+/// What recovery feeds: the engine's tables.
+pub trait Replay {
+    /// Whether a partition is to be recovered here.
+    fn wants(&self, partition: PartitionId) -> bool;
+
+    /// Takes a block of a checkpoint in. Later calls for the same block replace earlier ones.
+    ///
+    /// # Errors
+    /// When the block makes no sense to the engine; recovery of the partition ends.
+    fn restore(&mut self, block: &Block<'_>) -> Result<(), Refusal>;
+
+    /// Applies a record, except to blocks whose LSN in `applied` is not before the record's. A
+    /// record of kind [`Kind::Begin`] discards the partition's state.
+    ///
+    /// # Errors
+    /// When the record makes no sense to the engine; recovery of the partition ends.
+    fn apply(&mut self, record: &Record<'_>, applied: &AppliedBlocks) -> Result<(), Refusal>;
+
+    /// Told now and then.
+    fn progress(&mut self, _progress: Progress) {}
+}
+
+/// A block of a checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Block<'a> {
+    /// Its partition.
+    pub partition: PartitionId,
+    /// What it is.
+    pub head: BlockHead,
+    /// Its bytes, 64-aligned.
+    pub bytes: &'a [u8],
+}
+
+/// Blocks that were copied after the log position from which records are replayed, with the LSN up
+/// to which they hold everything.
+#[derive(Debug, Default)]
+pub struct AppliedBlocks {
+    blocks: HashMap<(PartitionId, TableId, u16, u64), Lsn>,
+}
+
+impl AppliedBlocks {
+    /// Whether a block already holds the effect of a record.
+    #[must_use]
+    pub fn contains(
+        &self,
+        partition: PartitionId,
+        table: TableId,
+        section: u16,
+        index: u64,
+        lsn: Lsn,
+    ) -> bool {
+        self.blocks.get(&(partition, table, section, index)).is_some_and(|applied| lsn <= *applied)
+    }
+
+    /// Whether no block is ahead of the log, so that nothing has to be asked.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+}
+
+/// How far recovery is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of checkpoint read.
+    pub checkpoint_bytes: u64,
+    /// Bytes of checkpoint there are.
+    pub checkpoint_bytes_total: u64,
+    /// Bytes of log read.
+    pub log_bytes: u64,
+    /// Records applied.
+    pub records: u64,
+}
+
+/// What to do about damage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryOptions {
+    /// Serve damaged partitions without what was lost. Otherwise they are refused.
+    pub accept_damage: bool,
+}
+
+/// A partition after recovery.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveredPartition {
+    /// The last record it holds.
+    pub lsn: Lsn,
+    /// The newest epoch seen.
+    pub epoch: Epoch,
+    /// LSN from which the log was replayed; zero without a checkpoint.
+    pub checkpoint: Lsn,
+    /// Records applied.
+    pub records: u64,
+    /// What is wrong with it. Not empty: it must not be served, unless damage is accepted.
+    pub damage: Vec<Damage>,
+}
+
+/// Something lost from a partition.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize)]
+#[error(
+    "partition {partition}: {reason} in {file} at offset {offset}, LSN {lsn}: \
+     restore the file or a replica, or start with damage accepted"
+)]
+pub struct Damage {
+    /// The partition.
+    pub partition: u32,
+    /// The first LSN that is lost, as far as is known.
+    pub lsn: u64,
+    /// The file.
+    pub file: String,
+    /// Where in it, in bytes.
+    pub offset: u64,
+    /// What was found.
+    pub reason: String,
+}
+
+/// A directory after recovery.
+#[derive(Clone, Debug, Default)]
+pub struct RecoveredDirectory {
+    /// The checkpoint it goes on from.
+    pub manifest: Option<Manifest>,
+    /// Manifests that could not be read.
+    pub bad_manifests: Vec<BadManifest>,
+    /// Where its log goes on.
+    pub tail: LogTail,
+    /// Where writes were cut off: nothing acknowledged was there.
+    pub torn: Option<TornTail>,
+    /// Everything bad in its log.
+    pub damage: Vec<BadFrame>,
+}
+
+/// The result of recovery.
+#[derive(Clone, Debug, Default)]
+pub struct Recovered {
+    /// The wanted partitions that were found.
+    pub partitions: BTreeMap<PartitionId, RecoveredPartition>,
+    /// The directories, in the order given.
+    pub directories: Vec<RecoveredDirectory>,
+    /// Figures.
+    pub progress: Progress,
+}
+
+impl Recovered {
+    /// Damaged partitions' damage.
+    pub fn damage(&self) -> impl Iterator<Item = &Damage> {
+        self.partitions.values().flat_map(|partition| &partition.damage)
+    }
+}
+
+/// Why recovery could not even be tried to the end.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// The disk refused.
+    #[error("recovery could not read the disk")]
+    Storage(#[from] StorageError),
+}
+
+/// Recovers the partitions the engine wants from directories, oldest generation first. The result
+/// must be durable before it is built upon: it is synced here.
+///
+/// # Errors
+/// When a directory cannot be read. Damage is no error: it is in the result, by partition.
+pub fn recover(
+    storages: &mut [Box<dyn Storage>],
+    options: RecoveryOptions,
+    replay: &mut dyn Replay,
+) -> Result<Recovered, RecoveryError> {
+    let mut recovery = Recovery {
+        options,
+        recovered: Recovered::default(),
+        chosen: BTreeMap::new(),
+        applied: AppliedBlocks::default(),
+        suspects: Vec::new(),
+    };
+    for (at, storage) in storages.iter_mut().enumerate() {
+        recovery.choose(at, storage.as_mut(), replay)?;
+    }
+    for (at, storage) in storages.iter_mut().enumerate() {
+        let mut memory = ScanMemory::new(storage.as_mut())?;
+        recovery.load(at, storage.as_mut(), &mut memory, replay)?;
+    }
+    for (at, storage) in storages.iter_mut().enumerate() {
+        let mut memory = ScanMemory::new(storage.as_mut())?;
+        recovery.replay(at, storage.as_mut(), &mut memory, replay)?;
+    }
+    recovery.judge_suspects();
+    Ok(recovery.recovered)
+}
+
+struct Recovery {
+    options: RecoveryOptions,
+    recovered: Recovered,
+    /// Which directory's checkpoint a partition comes from.
+    chosen: BTreeMap<PartitionId, Chosen>,
+    applied: AppliedBlocks,
+    /// Damage that may concern partitions of which nothing was seen since.
+    suspects: Vec<Suspect>,
+}
+
+#[derive(Clone, Copy)]
+struct Chosen {
+    directory: usize,
+    begin: Lsn,
+    first_file: u64,
+}
+
+struct Suspect {
+    place: Place,
+    reason: String,
+    /// Partitions that a later frame proved complete.
+    proved: Vec<PartitionId>,
+}
+
+impl Recovery {
+    /// Reads a directory's manifests and decides for whom its checkpoint is the newest.
+    fn choose(
+        &mut self,
+        at: usize,
+        storage: &mut dyn Storage,
+        replay: &dyn Replay,
+    ) -> Result<(), StorageError> {
+        let (mut manifests, bad_manifests) = read_manifests(storage)?;
+        manifests.truncate(1);
+        let manifest = manifests.pop();
+        for entry in manifest.iter().flat_map(|manifest| &manifest.partitions) {
+            if !replay.wants(entry.partition) {
+                continue;
+            }
+            let newer =
+                self.chosen.get(&entry.partition).is_none_or(|old| old.begin <= entry.begin);
+            if newer {
+                let chosen =
+                    Chosen { directory: at, begin: entry.begin, first_file: entry.first_file };
+                self.chosen.insert(entry.partition, chosen);
+                let partition = self.recovered.partitions.entry(entry.partition).or_default();
+                *partition = RecoveredPartition {
+                    lsn: entry.begin,
+                    epoch: entry.epoch,
+                    checkpoint: entry.begin,
+                    ..RecoveredPartition::default()
+                };
+            }
+        }
+        let files = manifest.iter().flat_map(|manifest| &manifest.files);
+        self.recovered.progress.checkpoint_bytes_total +=
+            files.map(|file| file.length).sum::<u64>();
+        let tail = LogTail::default();
+        let directory =
+            RecoveredDirectory { manifest, bad_manifests, tail, ..RecoveredDirectory::default() };
+        self.recovered.directories.push(directory);
+        Ok(())
+    }
+
+    /// Reads the data files of a directory's checkpoint.
+    fn load(
+        &mut self,
+        at: usize,
+        storage: &mut dyn Storage,
+        memory: &mut ScanMemory,
+        replay: &mut dyn Replay,
+    ) -> Result<(), StorageError> {
+        let Some(manifest) = self.recovered.directories[at].manifest.clone() else {
+            return Ok(());
+        };
+        for file in &manifest.files {
+            let name = data_name(file.number);
+            let mut visit = |block: &Block<'_>| self.restore(at, file.number, &name, block, replay);
+            let read = read_data_file(storage, memory, &name, file.length, &mut visit);
+            self.recovered.progress.checkpoint_bytes += file.length;
+            replay.progress(self.recovered.progress);
+            match read {
+                Ok(blocks) if blocks == file.blocks => {}
+                Ok(blocks) => {
+                    let reason = format!("{blocks} blocks where {} were written", file.blocks);
+                    self.damage_checkpoint(at, &name, file.length, &reason);
+                }
+                Err(bad) => self.damage_checkpoint(at, &name, bad.offset, &bad.reason),
+            }
+        }
+        Ok(())
+    }
+
+    fn restore(
+        &mut self,
+        at: usize,
+        number: u64,
+        name: &str,
+        block: &Block<'_>,
+        replay: &mut dyn Replay,
+    ) {
+        let Some(chosen) = self.chosen.get(&block.partition) else { return };
+        if chosen.directory != at || number < chosen.first_file {
+            return;
+        }
+        if let Err(refusal) = replay.restore(block) {
+            let lsn = block.head.lsn.0;
+            let reason = format!("the engine refuses a block: {refusal}");
+            self.damage(block.partition, lsn, name, 0, reason);
+            return;
+        }
+        let head = &block.head;
+        let key = (block.partition, head.table, head.section, head.index);
+        if head.lsn > chosen.begin {
+            self.applied.blocks.insert(key, head.lsn);
+        }
+    }
+
+    /// Walks a directory's log and applies what the checkpoints do not hold.
+    fn replay(
+        &mut self,
+        at: usize,
+        storage: &mut dyn Storage,
+        memory: &mut ScanMemory,
+        replay: &mut dyn Replay,
+    ) -> Result<(), StorageError> {
+        let manifest = self.recovered.directories[at].manifest.as_ref();
+        let from = manifest.map_or(0, |manifest| manifest.log_position);
+        let durable = manifest.map_or(0, |manifest| manifest.log_durable);
+        let files = LogFiles::open(storage, from)?;
+        let mut applier = Applier { recovery: self, replay };
+        let walked = log_walk::walk(storage, memory, &files, from, durable, &mut applier)?;
+        for link in &files.chain {
+            // What was read may still be on its way to the disk: it is built upon from now on.
+            storage::run(storage, storage::Operation::Sync { file: link.file })?;
+            storage::run(storage, storage::Operation::Close { file: link.file })?;
+        }
+        let directory = &mut self.recovered.directories[at];
+        directory.tail = walked.tail;
+        directory.torn = walked.torn;
+        directory.damage = walked.damage;
+        self.recovered.progress.log_bytes += walked.bytes;
+        replay.progress(self.recovered.progress);
+        Ok(())
+    }
+
+    fn damage(
+        &mut self,
+        partition: PartitionId,
+        lsn: u64,
+        file: &str,
+        offset: u64,
+        reason: String,
+    ) {
+        let damage = Damage { partition: partition.0, lsn, file: file.to_owned(), offset, reason };
+        tracing::error!(%damage, "damage");
+        self.recovered.partitions.entry(partition).or_default().damage.push(damage);
+    }
+
+    fn damage_checkpoint(&mut self, at: usize, name: &str, offset: u64, reason: &str) {
+        let concerned: Vec<(PartitionId, Lsn)> = self
+            .chosen
+            .iter()
+            .filter(|(_, chosen)| chosen.directory == at)
+            .map(|(partition, chosen)| (*partition, chosen.begin))
+            .collect();
+        for (partition, lsn) in concerned {
+            self.damage(partition, lsn.0, name, offset, reason.to_owned());
+        }
+    }
+
+    /// A partition of which no later frame says that it is complete may have lost something.
+    fn judge_suspects(&mut self) {
+        for suspect in std::mem::take(&mut self.suspects) {
+            let partitions: Vec<PartitionId> = self.recovered.partitions.keys().copied().collect();
+            for partition in partitions {
+                let state = &self.recovered.partitions[&partition];
+                let next = state.lsn.next();
+                if suspect.proved.contains(&partition) || !state.damage.is_empty() {
+                    continue;
+                }
+                let Place { file, offset, .. } = &suspect.place;
+                let reason =
+                    format!("{}, and it may have concerned this partition", suspect.reason);
+                self.damage(partition, next.0, file, *offset, reason);
+            }
+        }
+    }
+}
+
+/// Applies frames of one directory's log.
+struct Applier<'a> {
+    recovery: &'a mut Recovery,
+    replay: &'a mut dyn Replay,
+}
+
+impl Applier<'_> {
+    fn record(&mut self, place: &Position<'_>, frame: Frame<'_>) {
+        let partition = PartitionId(frame.header.partition);
+        if !self.replay.wants(partition) {
+            return;
+        }
+        let record = match Record::from_frame(frame) {
+            Ok(record) => record,
+            Err(error) => {
+                let (lsn, reason) = (frame.header.lsn, error.to_string());
+                self.recovery.damage(partition, lsn, place.file, place.offset, reason);
+                return;
+            }
+        };
+        let accept = self.recovery.options.accept_damage;
+        let state = self.recovery.recovered.partitions.entry(partition).or_default();
+        let lsn = record.lsn();
+        if lsn <= state.lsn {
+            return;
+        }
+        let begins = record.kind() == Kind::Begin;
+        let damaged = !state.damage.is_empty();
+        if damaged && !accept && !begins {
+            return;
+        }
+        if lsn != state.lsn.next() && !begins && !damaged {
+            let lost = state.lsn.next().0;
+            let reason = format!("records {lost}..{lsn} are missing");
+            self.recovery.damage(partition, lost, place.file, place.offset, reason);
+            if !accept {
+                return;
+            }
+        }
+        if begins {
+            self.recovery.applied.blocks.retain(|key, _| key.0 != partition);
+        }
+        let result = self.replay.apply(&record, &self.recovery.applied);
+        let state = self.recovery.recovered.partitions.entry(partition).or_default();
+        if begins {
+            state.damage.clear();
+        }
+        state.lsn = lsn;
+        state.epoch = state.epoch.max(record.epoch());
+        state.records += 1;
+        self.recovery.recovered.progress.records += 1;
+        if let Err(refusal) = result {
+            let reason = format!("the engine refuses the record: {refusal}");
+            self.recovery.damage(partition, lsn.0, place.file, place.offset, reason);
+        }
+        self.prove(partition);
+    }
+
+    /// Everything of the partition up to here is there.
+    fn prove(&mut self, partition: PartitionId) {
+        for suspect in &mut self.recovery.suspects {
+            if !suspect.proved.contains(&partition) {
+                suspect.proved.push(partition);
+            }
+        }
+    }
+}
+
+impl Visitor for Applier<'_> {
+    fn frame(&mut self, place: &Position<'_>, frame: Frame<'_>) -> Result<(), StorageError> {
+        match frame.header.kind {
+            Kind::Skip => {
+                let partition = PartitionId(frame.header.partition);
+                if self.replay.wants(partition) {
+                    let state = self.recovery.recovered.partitions.entry(partition).or_default();
+                    state.lsn = state.lsn.max(Lsn(frame.header.lsn));
+                }
+            }
+            kind if kind.is_record() => self.record(place, frame),
+            _ => {}
+        }
+        let progress = &mut self.recovery.recovered.progress;
+        // Now and then: a callback per record would cost more than the record.
+        if progress.records.is_multiple_of(65_536) && frame.header.kind.is_record() {
+            self.replay.progress(*progress);
+        }
+        Ok(())
+    }
+
+    fn superblock(&mut self, position: u64, superblock: &Superblock) {
+        for (partition, lsn) in &superblock.partitions {
+            if !self.replay.wants(*partition) {
+                continue;
+            }
+            let state = self.recovery.recovered.partitions.entry(*partition).or_default();
+            if state.lsn >= *lsn {
+                self.prove(*partition);
+            } else if state.damage.is_empty() {
+                let lost = state.lsn.next().0;
+                let reason = format!("records {lost}..={lsn} before this segment are missing");
+                self.recovery.damage(*partition, lost, "the log", position, reason);
+            }
+        }
+    }
+
+    fn damage(&mut self, bad: &BadFrame) {
+        match (bad.partition, bad.lsn) {
+            (Some(partition), Some(lsn)) if self.replay.wants(PartitionId(partition)) => {
+                let partition = PartitionId(partition);
+                let state = self.recovery.recovered.partitions.entry(partition).or_default();
+                if Lsn(lsn) > state.lsn {
+                    let (file, offset) = (&bad.place.file, bad.place.offset);
+                    self.recovery.damage(partition, lsn, file, offset, bad.reason.clone());
+                }
+            }
+            (Some(_), Some(_)) => {}
+            _ => self.recovery.suspects.push(Suspect {
+                place: bad.place.clone(),
+                reason: bad.reason.clone(),
+                proved: Vec::new(),
+            }),
+        }
+    }
+}
+
+/// Where a checkpoint's file is not what was written.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct BadBlock {
+    /// Offset in the file, in bytes.
+    pub offset: u64,
+    /// What was found.
+    pub reason: String,
+}
+
+/// Reads all blocks of a data file, checking every byte. Returns how many there were.
+pub(crate) fn read_data_file(
+    storage: &mut dyn Storage,
+    memory: &mut ScanMemory,
+    name: &str,
+    length: u64,
+    visit: &mut dyn FnMut(&Block<'_>),
+) -> Result<u64, BadBlock> {
+    let at_start = |error: StorageError| BadBlock { offset: 0, reason: error.source.to_string() };
+    let file = storage::open_file(storage, name, false).map_err(at_start)?;
+    let result = read_blocks(storage, memory, file, length, visit);
+    storage::run(storage, storage::Operation::Close { file }).map_err(at_start)?;
+    result
+}
+
+fn read_blocks(
+    storage: &mut dyn Storage,
+    memory: &mut ScanMemory,
+    file: storage::FileId,
+    length: u64,
+    visit: &mut dyn FnMut(&Block<'_>),
+) -> Result<u64, BadBlock> {
+    let mut reader = Reader::new(storage, memory, file, 0, length);
+    let mut blocks = 0;
+    loop {
+        let offset = reader.offset();
+        let bad = |error: FrameError| BadBlock { offset, reason: error.to_string() };
+        let unread = |error: StorageError| BadBlock { offset, reason: error.source.to_string() };
+        let bytes = reader.bytes(HEADER_BYTES).map_err(unread)?;
+        let (_, length) = Header::decode(bytes, Salt::NONE).map_err(bad)?;
+        if length > RECORD_BYTES_MAX {
+            return Err(bad(FrameError::Length { length }));
+        }
+        let bytes = reader.bytes(length).map_err(unread)?;
+        let frame = Frame::decode(bytes, Salt::NONE).map_err(bad)?;
+        let header = frame.header;
+        match header.kind {
+            Kind::CheckpointBlock => {
+                blocks += 1;
+                let bytes = frame.delta();
+                visit(&Block {
+                    partition: PartitionId(header.partition),
+                    head: BlockHead {
+                        table: TableId(header.table),
+                        section: header.tag,
+                        index: header.row_start,
+                        detail: header.row_count,
+                        lsn: Lsn(header.lsn),
+                        epoch: Epoch(header.epoch),
+                        length: bytes.len(),
+                    },
+                    bytes,
+                });
+            }
+            Kind::CheckpointEnd => return Ok(blocks),
+            Kind::CheckpointHeader | Kind::Pad => {}
+            kind => return Err(bad(FrameError::Kind { found: kind as u8 })),
+        }
+        reader.advance(length);
+    }
+}

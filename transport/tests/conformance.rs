@@ -5,7 +5,12 @@
 //! A case runs two instances in two threads that talk over channels, as two processes would over
 //! their control connection. Where a provider cannot run (no device), each case says so and passes.
 
-#[allow(unreachable_pub, reason = "a test binary exports nothing")]
+#[allow(
+    unreachable_pub,
+    clippy::unwrap_used,
+    missing_debug_implementations,
+    reason = "test code that exports nothing, with helpers outside of test functions"
+)]
 mod conformance {
     pub mod harness;
 
@@ -49,6 +54,7 @@ macro_rules! provider {
                 protection::unknown_keys_are_refused,
                 protection::deregistered_keys_are_refused,
                 protection::local_slices_are_checked,
+                protection::nothing_lands_after_memory_was_taken_back,
                 failure::requests_behind_a_failure_are_flushed,
                 failure::a_failed_queue_pair_carries_nothing_out,
                 failure::disconnecting_ends_both_sides,

@@ -16,6 +16,7 @@ use super::{
     limits::{ACCEPTS_MAX, EVENTS_MAX, GREETINGS_MAX, QUEUE_PAIRS_MAX},
     message::{self, Descriptors, Message},
     queue_pair::{Link, QueuePair},
+    quiesce::fence_peers,
     segment::{ChannelPage, InstancePage, descriptor},
     socket,
 };
@@ -83,6 +84,11 @@ impl Shm {
 
     pub(super) fn end_queue_pair(&mut self, id: QueuePairId) {
         if let Some(mut queue_pair) = self.queue_pairs.remove(id.0) {
+            queue_pair.close();
+            if queue_pair.link.is_some() {
+                fence_peers();
+                queue_pair.wait_for_peer();
+            }
             queue_pair.fail();
         }
         self.receivers.retain(|receiver| *receiver != id);
@@ -161,6 +167,8 @@ impl Shm {
         };
         match message::receive(&socket) {
             Ok(Some((Message::Hello { to, from }, descriptors))) => {
+                // Its queue pair watches it from now on, under a token of its own.
+                let _ = epoll::delete(&self.epoll, &socket);
                 self.welcome(socket, to, from, descriptors);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -185,12 +193,10 @@ impl Shm {
             return;
         };
         if queue_pair.expected.is_none() {
-            // Not watched until it is wanted: nothing more is due from it before our welcome.
-            let _ = epoll::delete(&*epoll, &socket);
+            // Nothing more is due from it before our welcome, so nobody watches it.
             queue_pair.early = Some((socket, from, descriptors));
             return;
         }
-        let _ = epoll::delete(&*epoll, &socket);
         if let Err(error) = establish(queue_pair, socket, descriptors, epoll, true, page, bell) {
             tracing::warn!(%error, "cannot set up a shared-memory connection");
             queue_pair.fail();
@@ -203,8 +209,7 @@ impl Shm {
         queue_pair.expected = Some(peer);
         if let Some((socket, from, descriptors)) = queue_pair.early.take() {
             let nonce = queue_pair.nonce;
-            // Whoever it was, if it is not the expected one it is refused there.
-            let _ = socket::watch(&self.epoll, &socket, BELL_TOKEN);
+            // If it is not the expected one it is refused there.
             self.welcome(socket, nonce, from, descriptors);
         }
         Ok(())
@@ -303,7 +308,7 @@ fn establish(
     page: &InstancePage,
     bell: &OwnedFd,
 ) -> io::Result<()> {
-    let [Some(instance), Some(peer_bell), Some(channel)] = descriptors else {
+    let Descriptors([Some(instance), Some(peer_bell), Some(channel)]) = descriptors else {
         return Err(io::ErrorKind::InvalidData.into());
     };
     let link = Link {
@@ -312,6 +317,7 @@ fn establish(
         bell: peer_bell,
         socket,
         producer: Producer::default(),
+        mark: 0,
     };
     socket::watch(epoll, &link.socket, queue_pair_token(queue_pair.id))?;
     queue_pair.link = Some(link);

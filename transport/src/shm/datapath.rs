@@ -3,12 +3,13 @@
 //! region that was shared a moment ago.
 #![allow(unsafe_code)]
 
-use std::sync::atomic::{AtomicU64, Ordering, compiler_fence, fence};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use super::{
     Shm, doorbell,
     limits::{MESSAGE_LEN_MAX, RINGS_PER_POLL},
     queue_pair::{Import, QueuePair},
+    quiesce::PostFence,
 };
 use crate::{
     batch::Batch,
@@ -40,16 +41,12 @@ impl Shm {
         id: QueuePairId,
         requests: &mut Batch<SendRequest>,
     ) -> Result<(), PostError> {
-        let Self { queue_pairs, regions, completions, capabilities, .. } = self;
+        let Self { queue_pairs, regions, completions, capabilities, post_fence, .. } = self;
         let queue_pair = queue_pairs.find_mut(id.0).ok_or(PostError::QueuePairError)?;
         match queue_pair.state {
             QueuePairState::Ready => {}
             QueuePairState::Connecting => return Err(PostError::NotConnected),
             QueuePairState::Error => return Err(PostError::QueuePairError),
-        }
-        if !queue_pair.begin_posting() {
-            queue_pair.fail();
-            return Err(PostError::QueuePairError);
         }
         let mut taken = 0;
         let mut outcome = Ok(());
@@ -58,20 +55,17 @@ impl Shm {
                 outcome = Err(PostError::QueueFull);
                 break;
             }
-            let status = if queue_pair.state == QueuePairState::Error {
-                CompletionStatus::Flushed
-            } else {
-                match queue_pair.carry_out(regions, &request.operation) {
-                    Ok(()) => CompletionStatus::Success,
-                    Err(Fault::Status(status)) => {
-                        queue_pair.end_posting();
+            let status = match queue_pair.attempt(regions, &request.operation, *post_fence) {
+                Ok(()) => CompletionStatus::Success,
+                Err(Fault::Status(status)) => {
+                    if queue_pair.state != QueuePairState::Error {
                         queue_pair.fail();
-                        status
                     }
-                    Err(Fault::Invalid(reason)) => {
-                        outcome = Err(PostError::Invalid { reason });
-                        break;
-                    }
+                    status
+                }
+                Err(Fault::Invalid(reason)) => {
+                    outcome = Err(PostError::Invalid { reason });
+                    break;
                 }
             };
             taken += 1;
@@ -86,7 +80,6 @@ impl Shm {
                 });
             }
         }
-        queue_pair.end_posting();
         requests.take_front(taken);
         outcome
     }
@@ -165,6 +158,7 @@ impl Shm {
             return None;
         }
         let pointer = queue_pair.resolve(remote, len, |access| access.remote_read).ok()?;
+        queue_pair.keep_for_views(remote.key.0);
         fence(Ordering::Acquire);
         Some(PeerBytes { pointer, len: usize::try_from(len).ok()? })
     }
@@ -181,20 +175,25 @@ fn opcode(operation: &Operation) -> Opcode {
 }
 
 impl QueuePair {
-    /// Marks that requests are being carried out, and checks that the peer still allows it.
-    fn begin_posting(&mut self) -> bool {
-        let Some(link) = &self.link else { return false };
-        link.outbound.posting().store(1, Ordering::Relaxed);
-        // The peer that closes runs a barrier on all processors before it reads the mark, so that
-        // here the compiler's order is enough.
-        compiler_fence(Ordering::SeqCst);
-        link.outbound.closed().load(Ordering::Relaxed) == 0
-    }
-
-    fn end_posting(&mut self) {
-        if let Some(link) = &self.link {
-            link.outbound.posting().store(0, Ordering::Release);
+    /// Carries a request out unless the queue pair has ended, here or at the peer.
+    fn attempt(
+        &mut self,
+        regions: &Slab<MemoryRegion>,
+        operation: &Operation,
+        post_fence: PostFence,
+    ) -> Result<(), Fault> {
+        let Some(link) = &mut self.link else { return Err(CompletionStatus::Flushed.into()) };
+        let is_open = link.begin_request(post_fence);
+        let outcome = if is_open {
+            self.carry_out(regions, operation)
+        } else {
+            Err(CompletionStatus::RetryExceeded.into())
+        };
+        // A hang-up found on the way has ended the link, and its marks with it.
+        if let Some(link) = &mut self.link {
+            link.end_request();
         }
+        outcome
     }
 
     fn carry_out(

@@ -19,6 +19,7 @@ use super::{
         REGIONS_MAX,
     },
     queue_pair::QueuePair,
+    quiesce::PostFence,
     segment::InstancePage,
     socket,
 };
@@ -62,6 +63,7 @@ pub struct Shm {
     pub(super) capabilities: Capabilities,
     pub(super) host: Host,
     pub(super) page: InstancePage,
+    pub(super) post_fence: PostFence,
     pub(super) bell: Arc<OwnedFd>,
     pub(super) epoll: OwnedFd,
     pub(super) listener: Option<Listener>,
@@ -116,6 +118,7 @@ impl Shm {
             },
             host: Host::here(),
             page,
+            post_fence: PostFence::register(),
             bell: Arc::new(bell),
             epoll,
             listener: None,

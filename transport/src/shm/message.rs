@@ -40,7 +40,8 @@ pub(super) enum Message {
 }
 
 /// Descriptors that came with a message.
-pub(super) type Descriptors = [Option<OwnedFd>; DESCRIPTORS_MAX];
+#[derive(Debug, Default)]
+pub(super) struct Descriptors(pub(super) [Option<OwnedFd>; DESCRIPTORS_MAX]);
 
 impl Message {
     pub(super) fn encode(&self) -> [u8; MESSAGE_LEN] {
@@ -110,7 +111,7 @@ pub(super) fn send_owned(
     message: &Message,
     descriptors: &Descriptors,
 ) -> io::Result<()> {
-    match descriptors {
+    match &descriptors.0 {
         [Some(first), Some(second), Some(third)] => {
             send(socket, message, &[first.as_fd(), second.as_fd(), third.as_fd()])
         }
@@ -129,13 +130,13 @@ pub(super) fn receive(socket: impl AsFd) -> io::Result<Option<(Message, Descript
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let received =
         rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags)?;
-    let mut descriptors: Descriptors = Default::default();
+    let mut descriptors = Descriptors::default();
     let mut count = 0;
     for ancillary in control.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = ancillary {
             for descriptor in rights {
                 // What is too much is closed by being dropped.
-                if let Some(place) = descriptors.get_mut(count) {
+                if let Some(place) = descriptors.0.get_mut(count) {
                     *place = Some(descriptor);
                     count += 1;
                 }

@@ -26,6 +26,8 @@ mod message;
 #[cfg(not(loom))]
 mod queue_pair;
 #[cfg(not(loom))]
+mod quiesce;
+#[cfg(not(loom))]
 mod regions;
 #[cfg(not(loom))]
 mod segment;
@@ -33,6 +35,6 @@ mod segment;
 mod socket;
 
 #[cfg(not(loom))]
-pub use instance::{Shm, ShmOptions};
-#[cfg(not(loom))]
 use instance::Listener;
+#[cfg(not(loom))]
+pub use instance::{Shm, ShmOptions};

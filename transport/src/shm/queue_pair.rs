@@ -19,6 +19,7 @@ use super::{
 use crate::{
     fabric::{Access, QueuePairId, QueuePairState},
     memory::Pages,
+    sync::Ordering,
 };
 
 /// Everything of one queue pair.
@@ -41,6 +42,8 @@ pub(super) struct QueuePair {
     /// Whether a write was made that a later read must not overtake.
     pub(super) wrote: bool,
     imports: Vec<Option<Import>>,
+    /// Mappings of regions that have ended, which views may still point into.
+    kept: Vec<Pages>,
     outbox: VecDeque<(Message, Descriptors)>,
     wants_room: bool,
 }
@@ -53,6 +56,8 @@ pub(super) struct Link {
     pub(super) bell: OwnedFd,
     pub(super) outbound: ChannelPage,
     pub(super) producer: Producer,
+    /// Odd while a request is being carried out; its copy in `outbound` is what the peer sees.
+    pub(super) mark: u32,
 }
 
 /// A region of the peer, mapped here.
@@ -62,6 +67,8 @@ pub(super) struct Import {
     pub(super) access: Access,
     pub(super) pages: Pages,
     pub(super) len: u64,
+    /// Whether a view may point into it.
+    viewed: bool,
 }
 
 impl QueuePair {
@@ -78,6 +85,7 @@ impl QueuePair {
             unpolled: 0,
             wrote: false,
             imports: Vec::new(),
+            kept: Vec::new(),
             outbox: VecDeque::new(),
             wants_room: false,
         }
@@ -86,16 +94,28 @@ impl QueuePair {
     /// Ends it: the peer sees the mark at once, or the hang-up. What was mapped stays until the
     /// queue pair is disconnected, because views point into it.
     pub(super) fn fail(&mut self) {
+        self.close();
         self.state = QueuePairState::Error;
-        self.inbound.closed().store(1, crate::sync::Ordering::SeqCst);
         self.link = None;
         self.early = None;
         self.outbox.clear();
     }
 
+    /// Withdraws the peer's permission to send.
+    pub(super) fn close(&self) {
+        self.inbound.closed().store(1, Ordering::SeqCst);
+    }
+
     /// The peer's region by this key, whether alive or not.
     pub(super) fn import(&self, key: u32) -> Option<&Import> {
         self.imports.get(slot_of(key))?.as_ref().filter(|import| import.key == key)
+    }
+
+    /// Keeps a region mapped until the queue pair is disconnected.
+    pub(super) fn keep_for_views(&mut self, key: u32) {
+        if let Some(Some(import)) = self.imports.get_mut(slot_of(key)) {
+            import.viewed = true;
+        }
     }
 
     /// Queues a message, and sends what the socket takes. False when too many wait already.
@@ -121,11 +141,11 @@ impl QueuePair {
         bell: &OwnedFd,
     ) -> io::Result<()> {
         let to = self.expected.ok_or(io::ErrorKind::NotConnected)?;
-        let descriptors = [
+        let descriptors = Descriptors([
             Some(descriptor(page.fd())?.try_clone_to_owned()?),
             Some(bell.try_clone()?),
             Some(descriptor(self.inbound.fd())?.try_clone_to_owned()?),
-        ];
+        ]);
         if self.send(epoll, Message::Welcome { to, from: self.nonce }, descriptors) {
             Ok(())
         } else {
@@ -189,7 +209,7 @@ impl QueuePair {
         len: u64,
         descriptors: Descriptors,
     ) -> io::Result<()> {
-        let [Some(descriptor), ..] = descriptors else {
+        let Descriptors([Some(descriptor), ..]) = descriptors else {
             return Err(io::ErrorKind::InvalidData.into());
         };
         let slot = slot_of(key);
@@ -206,7 +226,13 @@ impl QueuePair {
         if self.imports.len() <= slot {
             self.imports.resize_with(slot + 1, || None);
         }
-        self.imports[slot] = Some(Import { key, access, pages, len });
+        // The owner has used the slot again, so what was there has ended; but views live on.
+        if let Some(ended) = self.imports[slot].take()
+            && ended.viewed
+        {
+            self.kept.push(ended.pages);
+        }
+        self.imports[slot] = Some(Import { key, access, pages, len, viewed: false });
         Ok(())
     }
 }

@@ -2,8 +2,13 @@
 
 use std::{io, os::fd::AsFd};
 
-use super::message::Message;
-use super::{Shm, limits::REGIONS_MAX, socket};
+use super::{
+    Shm,
+    limits::REGIONS_MAX,
+    message::{Descriptors, Message},
+    quiesce::fence_peers,
+    socket,
+};
 use crate::{
     error::{RegisterError, ShareError},
     fabric::{
@@ -30,6 +35,10 @@ impl Shm {
     pub(super) fn end_region(&mut self, id: RegionId) {
         if self.regions.remove(id.0).is_some() {
             self.page.retract(id.0);
+            fence_peers();
+            for queue_pair in self.queue_pairs.values_mut() {
+                queue_pair.wait_for_peer();
+            }
         }
     }
 
@@ -58,7 +67,7 @@ impl Shm {
         };
         let len = region.pages.len() as u64;
         let message = Message::Share { key, access: region.access, len };
-        if !queue_pair.send(self.epoll.as_fd(), message, [Some(fd), None, None]) {
+        if !queue_pair.send(self.epoll.as_fd(), message, Descriptors([Some(fd), None, None])) {
             let source = io::ErrorKind::WouldBlock.into();
             return Err(ShareError::System { step: "queueing one more region", source });
         }

@@ -42,7 +42,7 @@ const INSTANCE_PAGE_LEN: usize = LIVENESS_OFFSET + 4 * REGIONS_MAX as usize;
 ///      0  u64  produced: immediates written so far (sender)
 ///     64  u64  posted: receives posted so far (receiver)
 ///     72  u32  closed: 1 once the receiver has ended the queue pair (receiver)
-///    128  u32  posting: 1 while the sender carries out requests (sender)
+///    128  u32  posting: odd while the sender carries out a request (sender)
 ///    192  u32  immediate slot 0 (sender)
 ///    ...       RECEIVES_MAX slots
 /// ```

@@ -1,5 +1,4 @@
 //! The system calls behind connections: listening, dialling, and who the peer is.
-#![allow(unsafe_code)]
 
 use std::{
     io,
@@ -16,14 +15,9 @@ use super::endpoint::{Nonce, listener_name};
 /// Sixteen random bytes of the kernel.
 pub(super) fn random_nonce() -> io::Result<Nonce> {
     let mut bytes = [0_u8; 16];
-    // SAFETY: the buffer is ours and as long as said.
-    let filled = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
     // Up to 256 bytes come whole or not at all.
-    if usize::try_from(filled) == Ok(bytes.len()) {
-        Ok(Nonce(bytes))
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    if filled == bytes.len() { Ok(Nonce(bytes)) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
 /// Listens under a name that lives as long as the socket.

@@ -1,8 +1,11 @@
 //! Rule 4: what was not granted is refused, changes nothing, and ends that queue pair only.
 
-use windlass_transport::{Access, CompletionStatus, Operation, RemoteKey, RemoteRegion, Transport};
+use windlass_transport::{
+    Access, Batch, CompletionStatus, Operation, RemoteKey, RemoteRegion, Transport,
+    error::PostError,
+};
 
-use super::harness::{Fixture, Note, pair, pattern, read, write, write_word};
+use super::harness::{Fixture, Note, pair, pattern, read, signaled, write, write_word};
 
 /// Makes one request on a region with some access; it has to be refused, the memory to stay as it
 /// was, and a second queue pair of the same instances to work as before.
@@ -145,6 +148,58 @@ pub fn local_slices_are_checked<F: Fixture>() {
             side.connect();
             side.hear_word();
             assert_eq!(target.pages.load_u64(0), 0);
+        },
+    );
+}
+
+/// Once `deregister` or `disconnect` has returned, no write of a peer lands any more, not even the
+/// rest of one that had begun: the owner may use the memory for something else.
+pub fn nothing_lands_after_memory_was_taken_back<F: Fixture>() {
+    const LEN: u32 = 256 * 1024;
+    let rounds = F::rounds(100).min(if F::SLOW { 2 } else { 100 });
+    pair::<F>(
+        move |mut side| {
+            let local = side.region(LEN as usize, Access::LOCAL);
+            for _ in 0..rounds {
+                let queue_pair = side.connect();
+                let target = side.hear_region();
+                let mut fill = 0_u8;
+                side.until("the memory is taken back", |side| {
+                    fill = fill.wrapping_add(1);
+                    local.pages.write(0, &vec![fill; LEN as usize]);
+                    let mut batch = Batch::with_capacity(1);
+                    let request = signaled(1, write(local.slice(0, LEN), target.at(0)));
+                    batch.push(request).unwrap();
+                    match side.transport.post_send(queue_pair, &mut batch) {
+                        Ok(()) => side.completion().status != CompletionStatus::Success,
+                        Err(error) => error == PostError::QueuePairError,
+                    }
+                });
+                side.meet();
+                side.transport.disconnect(queue_pair);
+            }
+        },
+        move |mut side| {
+            for round in 0..rounds {
+                let queue_pair = side.connect();
+                let target = side.region(LEN as usize, Access::READ_WRITE);
+                side.share(queue_pair, &target);
+                side.until("writes land", |_| target.pages.load_u64(0) != 0);
+                // At some other point of a write each time.
+                for _ in 0..round * 37 {
+                    std::hint::spin_loop();
+                }
+                if round % 2 == 0 {
+                    side.transport.deregister(&target);
+                } else {
+                    side.transport.disconnect(queue_pair);
+                }
+                let before = side.bytes(&target, 0, LEN as usize);
+                side.meet();
+                assert!(before == side.bytes(&target, 0, LEN as usize), "round {round}");
+                side.transport.disconnect(queue_pair);
+                side.transport.deregister(&target);
+            }
         },
     );
 }

@@ -104,10 +104,7 @@ pub fn scattered_pieces_are_gathered_in_order<F: Fixture>() {
             );
             // Eight bytes in two pieces, and more pieces where there may be more.
             let halves = pieces(&[first.slice(100, 3), first.slice(103, 5)]);
-            side.carry_out(
-                queue_pair,
-                Operation::Write { local: halves, remote: target.at(6000 - 6000 % 8) },
-            );
+            side.carry_out(queue_pair, Operation::Write { local: halves, remote: target.at(6000) });
             let scattered = pieces(&[second.slice(0, 4321), first.slice(1, 679)]);
             side.carry_out(
                 queue_pair,

@@ -16,7 +16,9 @@ use windlass_wire::{
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// No connection could be made.
-    #[error("cannot connect to {address}: check that the server runs and that the address is right")]
+    #[error(
+        "cannot connect to {address}: check that the server runs and that the address is right"
+    )]
     Connect {
         /// Where to.
         address: String,
@@ -222,9 +224,6 @@ mod tests {
     fn what_is_no_message_is_refused() {
         let (active, mut passive) = pair();
         (&active.stream).write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
-        assert!(matches!(
-            passive.receive::<ClientRequest>(),
-            Err(ControlError::Decode { .. })
-        ));
+        assert!(matches!(passive.receive::<ClientRequest>(), Err(ControlError::Decode { .. })));
     }
 }

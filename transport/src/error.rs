@@ -108,7 +108,9 @@ pub enum ConnectError {
     #[error("the peer does not know this endpoint any more: connect again")]
     Stale,
     /// The peer could not be reached in time.
-    #[error("the peer at {address} cannot be reached: check that it runs and that the address is right")]
+    #[error(
+        "the peer at {address} cannot be reached: check that it runs and that the address is right"
+    )]
     Unreachable {
         /// Where it should be.
         address: String,

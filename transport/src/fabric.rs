@@ -211,7 +211,10 @@ impl InlineBytes {
         assert!(bytes.len() <= INLINE_LEN_MAX, "{} bytes do not go inline", bytes.len());
         let mut inline = Self { bytes: [0; INLINE_LEN_MAX], len: 0 };
         inline.bytes[..bytes.len()].copy_from_slice(bytes);
-        #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_LEN_MAX, asserted above")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "at most INLINE_LEN_MAX, asserted above"
+        )]
         let len = bytes.len() as u8;
         inline.len = len;
         inline

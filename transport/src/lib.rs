@@ -7,8 +7,9 @@
 #![deny(unsafe_code)]
 
 pub mod batch;
-pub mod doctor;
+pub mod chunks;
 pub mod control;
+pub mod doctor;
 pub mod error;
 pub mod fabric;
 pub mod fabric_admin;

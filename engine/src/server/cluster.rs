@@ -129,13 +129,15 @@ impl Cluster {
             return if found.schema == *schema {
                 Ok(found.clone())
             } else {
-                let text = format!("table {name:?} exists with another schema: drop it first, or open it");
+                let text =
+                    format!("table {name:?} exists with another schema: drop it first, or open it");
                 Err((RefusalKind::TableExists {}, text))
             };
         }
         let servers = state.map.servers.len();
         if usize::from(schema.replicas) > servers {
-            let text = format!("{} replicas need as many servers, there are {servers}", schema.replicas);
+            let text =
+                format!("{} replicas need as many servers, there are {servers}", schema.replicas);
             return Err((RefusalKind::Invalid {}, text));
         }
         if state.tables.len() >= TABLES_MAX {
@@ -217,9 +219,8 @@ impl Cluster {
     fn first_map(&self, servers: &[ServerEntry]) -> Result<ClusterMap, Refusal> {
         let ring = Ring::new(servers.iter().map(|server| server.id));
         let nowhere = vec![Vec::new(); self.partitions as usize];
-        let chains = ring
-            .place(&nowhere, 1)
-            .map_err(|error| (RefusalKind::Internal {}, chain(&error)))?;
+        let chains =
+            ring.place(&nowhere, 1).map_err(|error| (RefusalKind::Internal {}, chain(&error)))?;
         Ok(ClusterMap {
             epoch: Epoch(1),
             servers: servers.to_vec(),

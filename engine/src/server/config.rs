@@ -136,10 +136,8 @@ mod tests {
 
     #[test]
     fn an_open_address_needs_a_token_or_consent() {
-        let open = ServerConfig {
-            listen: "192.0.2.1:7700".parse().unwrap(),
-            ..ServerConfig::default()
-        };
+        let open =
+            ServerConfig { listen: "192.0.2.1:7700".parse().unwrap(), ..ServerConfig::default() };
         assert!(matches!(open.validate(), Err(ConfigError::Open { .. })));
         assert_eq!(ServerConfig { insecure: true, ..open.clone() }.validate(), Ok(()));
         assert_eq!(ServerConfig { token: Some("t".into()), ..open }.validate(), Ok(()));

@@ -41,8 +41,7 @@ pub(super) fn serve(shared: &Arc<Shared>, mut stream: ControlStream) -> Result<(
     debug_assert!(patient.is_ok(), "the socket is open");
     while let Some(request) = stream.receive::<ClientRequest>()? {
         if let ClientRequest::Join { address, shard_count, incarnation } = request {
-            let entry =
-                ServerEntry { id: ServerId(0), incarnation, address, shard_count };
+            let entry = ServerEntry { id: ServerId(0), incarnation, address, shard_count };
             let Ok(peer) = stream.try_clone() else { return Ok(()) };
             match shared.cluster.join(entry, Some(peer)) {
                 // The coordinator talks on this connection from now on.
@@ -97,7 +96,9 @@ fn greet(
     let mut providers = Vec::new();
     for provider in &shared.providers {
         if *provider == (Provider::Shm {}) && !same_host {
-            notes.push("shm: client and server are not on one host, network namespace and user".into());
+            notes.push(
+                "shm: client and server are not on one host, network namespace and user".into(),
+            );
         } else {
             providers.push(*provider);
         }

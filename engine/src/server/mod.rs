@@ -18,9 +18,7 @@ use std::{
 use windlass_transport::control::{ControlStream, host_identity};
 use windlass_wire::{
     Incarnation, ServerId, SessionId, ShardId,
-    control::{
-        ClientReply, ClientRequest, Instruction, PROTOCOL_VERSION, Provider, RefusalKind,
-    },
+    control::{ClientReply, ClientRequest, Instruction, PROTOCOL_VERSION, Provider, RefusalKind},
     map::ServerEntry,
 };
 
@@ -115,9 +113,8 @@ impl Shared {
     /// Passes a request on to the coordinator.
     fn ask_coordinator(&self, request: &ClientRequest) -> Result<ClientReply, cluster::Refusal> {
         let coordinator = self.config.join.as_deref().unwrap_or_default();
-        let asked = dial(coordinator, self).and_then(|mut stream| {
-            stream.ask(request).map_err(|error| chain(&error))
-        });
+        let asked = dial(coordinator, self)
+            .and_then(|mut stream| stream.ask(request).map_err(|error| chain(&error)));
         asked.map_err(|text| (RefusalKind::NoCoordinator {}, text))
     }
 }
@@ -304,8 +301,7 @@ fn join(
     advertised: &str,
     incarnation: Incarnation,
 ) -> Result<(ServerId, ControlStream), StartError> {
-    let failed =
-        |reason| StartError::Join { coordinator: coordinator.to_owned(), reason };
+    let failed = |reason| StartError::Join { coordinator: coordinator.to_owned(), reason };
     let token = config.token.clone().unwrap_or_default();
     let mut stream = greet_as_client(coordinator, token, incarnation).map_err(failed)?;
     let request = ClientRequest::Join {

@@ -77,7 +77,8 @@ pub(super) fn start_shard(
             }
             let opened = open_transports(&config, advertised);
             if opened.transports.is_empty() {
-                let _ = sender.send(Err(StartError::NoTransport { notes: opened.notes.join("; ") }));
+                let _ =
+                    sender.send(Err(StartError::NoTransport { notes: opened.notes.join("; ") }));
                 return;
             }
             let options = ShardOptions {

@@ -283,9 +283,8 @@ impl Shard {
             self.abandon(parked);
         }
         let now = Instant::now();
-        self.detached.retain(|_, detached| {
-            now.duration_since(detached.since).as_secs() < SESSION_EXPIRY_S
-        });
+        self.detached
+            .retain(|_, detached| now.duration_since(detached.since).as_secs() < SESSION_EXPIRY_S);
         if self.detached.len() < SESSIONS_MAX {
             let (incarnation, applied) = (open.incarnation, open.applied);
             self.detached.insert(open.id, Detached { incarnation, applied, since: now });

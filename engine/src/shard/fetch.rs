@@ -3,14 +3,11 @@
 
 use std::collections::VecDeque;
 
-use windlass_transport::{
-    Operation, RemoteAddress, RemoteKey, WorkId,
-};
+use windlass_transport::{Operation, RemoteAddress, RemoteKey, WorkId, chunks::Chunk};
 use windlass_wire::{Place, RequestHeader, SessionId, Status};
 
 use super::{
     Shard,
-    staging::Chunk,
     work::{Values, Work},
 };
 

@@ -131,9 +131,9 @@ impl Shard {
         };
         rule.merge() == Merge::Sum
             && !rule.is_linear()
-            && self.turn.works[at + 1..].iter().any(|work| {
-                !work.closed && work.header.kind.pushes() && work.header.table == table
-            })
+            && self.turn.works[at + 1..]
+                .iter()
+                .any(|work| !work.closed && work.header.kind.pushes() && work.header.table == table)
     }
 
     /// Applies one push directly.

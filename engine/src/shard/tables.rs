@@ -51,7 +51,9 @@ pub enum TableError {
     #[error(transparent)]
     Memory(#[from] ArenaError),
     /// It would pass the shard's memory bound.
-    #[error("the table needs {needed} bytes here and {left} are left: raise --memory or add servers")]
+    #[error(
+        "the table needs {needed} bytes here and {left} are left: raise --memory or add servers"
+    )]
     Bound {
         /// Bytes needed.
         needed: u64,
@@ -165,7 +167,10 @@ impl ShardTable {
         };
         let end = first.saturating_add(count);
         if end > rows {
-            return Err((Status::OutOfRange, u32::try_from(rows.saturating_sub(first)).unwrap_or(u32::MAX)));
+            return Err((
+                Status::OutOfRange,
+                u32::try_from(rows.saturating_sub(first)).unwrap_or(u32::MAX),
+            ));
         }
         let mut row = first;
         while row < end {

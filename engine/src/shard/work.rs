@@ -2,8 +2,8 @@
 
 use windlass_wire::RequestHeader;
 
-use super::staging::Chunk;
 use crate::limits::{TURN_BYTES_MAX, TURN_REQUESTS_MAX};
+use windlass_transport::chunks::Chunk;
 
 /// Where the values of a push are.
 #[derive(Clone, Copy, Debug)]

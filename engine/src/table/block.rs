@@ -167,15 +167,16 @@ impl Blocks {
     }
 
     #[inline]
-    fn version_words(&self, line: u64) -> (&std::sync::atomic::AtomicU64, &std::sync::atomic::AtomicU64) {
+    fn version_words(
+        &self,
+        line: u64,
+    ) -> (&std::sync::atomic::AtomicU64, &std::sync::atomic::AtomicU64) {
         let tail = line + u64::from(self.geometry.block_stride) + TAIL_VERSION_AT;
         let word = |at: u64| {
             // SAFETY: `new` asserted that every line of the blocks, the last one included, lies in
             // the pages; lines are 64-byte aligned in page-aligned memory, so the word is aligned;
             // version words are only accessed as atomics, by this process and through devices.
-            unsafe {
-                std::sync::atomic::AtomicU64::from_ptr(self.values_pointer(at).cast::<u64>())
-            }
+            unsafe { std::sync::atomic::AtomicU64::from_ptr(self.values_pointer(at).cast::<u64>()) }
         };
         (word(line + HEAD_VERSION_AT), word(tail))
     }

@@ -91,8 +91,7 @@ impl DensePartition {
                 values,
                 state: state.planes_at(row),
                 steps: state.steps_at(row),
-                gradient: gradient
-                    .wrapping_add((row - usize_of(within.start)) * gradient_len),
+                gradient: gradient.wrapping_add((row - usize_of(within.start)) * gradient_len),
                 rows: usize_of(count),
                 width,
             };

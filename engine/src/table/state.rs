@@ -52,7 +52,9 @@ impl StatePlanes {
     /// little-endian. Appends; for checkpoints.
     pub fn save(&self, row: usize, count: usize, into: &mut Vec<u8>) {
         for plane in self.planes.iter().filter(|plane| !plane.is_empty()) {
-            into.extend_from_slice(&as_bytes(plane)[row * self.row_stride..][..count * self.row_stride]);
+            into.extend_from_slice(
+                &as_bytes(plane)[row * self.row_stride..][..count * self.row_stride],
+            );
         }
         if !self.steps.is_empty() {
             for step in &self.steps[row..row + count] {

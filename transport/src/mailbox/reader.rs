@@ -51,7 +51,10 @@ impl MailboxReader {
     /// Reads the fresh mailbox in `pages`.
     #[must_use]
     pub fn new(pages: Pages, ring_len: u32) -> Self {
-        assert!(pages.contains(RING_AT, u64::from(ring_len)), "the region is shorter than its ring");
+        assert!(
+            pages.contains(RING_AT, u64::from(ring_len)),
+            "the region is shorter than its ring"
+        );
         Self { pages, ring_len: u64::from(ring_len), position: 0, expected: 1 }
     }
 

@@ -40,7 +40,10 @@ impl MailboxWriter {
     ) -> Self {
         assert!(mirror.pages.len() >= ring_len as usize, "the mirror is shorter than the ring");
         assert!(ring_len.is_multiple_of(64), "ring of {ring_len} bytes");
-        assert!(remote.len >= RING_AT + u64::from(ring_len), "the mailbox is shorter than its ring");
+        assert!(
+            remote.len >= RING_AT + u64::from(ring_len),
+            "the mailbox is shorter than its ring"
+        );
         Self {
             mirror,
             remote,

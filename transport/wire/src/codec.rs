@@ -289,8 +289,19 @@ macro_rules! wire_newtypes {
 }
 
 wire_newtypes!(
-    Key, TableId, PartitionId, ServerId, ShardId, SessionId, Incarnation, Sequence, WorkerRank,
-    WorkerClock, Lsn, Epoch, Timestamp
+    Key,
+    TableId,
+    PartitionId,
+    ServerId,
+    ShardId,
+    SessionId,
+    Incarnation,
+    Sequence,
+    WorkerRank,
+    WorkerClock,
+    Lsn,
+    Epoch,
+    Timestamp
 );
 
 /// Gives a struct the encoding of its fields in order.
@@ -355,10 +366,7 @@ mod tests {
             Err(DecodeError::TooLong { .. })
         ));
         assert!(matches!(bool::from_bytes(&[2]), Err(DecodeError::Unknown { .. })));
-        assert!(matches!(
-            String::from_bytes(&[1, 0, 0, 0, 0xff]),
-            Err(DecodeError::Text { .. })
-        ));
+        assert!(matches!(String::from_bytes(&[1, 0, 0, 0, 0xff]), Err(DecodeError::Text { .. })));
     }
 
     #[test]

@@ -395,4 +395,3 @@ crate::codec::wire_enum!(RefusalKind {
     9 => Internal {},
     10 => StaleEpoch { epoch },
 });
-

@@ -244,10 +244,8 @@ impl RequestHeader {
         if reserved != 0 || reserved_after_reply != 0 {
             return Err(DecodeError::Inconsistent { reason: "reserved bytes are not zero" });
         }
-        let dtype = DataType::from_number(dtype_number).ok_or(DecodeError::Unknown {
-            field: "dtype",
-            value: u64::from(dtype_number),
-        })?;
+        let dtype = DataType::from_number(dtype_number)
+            .ok_or(DecodeError::Unknown { field: "dtype", value: u64::from(dtype_number) })?;
         if row_count > ROWS_MAX {
             return Err(DecodeError::TooLong {
                 field: "row count",
@@ -275,7 +273,9 @@ impl RequestHeader {
             return Err(DecodeError::Inconsistent { reason: "inline values have a place" });
         }
         if values.is_some() && !kind.pushes() {
-            return Err(DecodeError::Inconsistent { reason: "a request without values has a place" });
+            return Err(DecodeError::Inconsistent {
+                reason: "a request without values has a place",
+            });
         }
         let reply = kind.pulls().then_some(Place { key: reply_key, address: reply_address });
         if reply.is_none() && (reply_key != 0 || reply_address != 0) {

@@ -121,7 +121,9 @@ pub enum SchemaError {
         width: u32,
     },
     /// The number of rows is out of bounds.
-    #[error("{rows} rows are not valid for a dense table: use 1 to {DENSE_ROWS_MAX}, or a sparse table")]
+    #[error(
+        "{rows} rows are not valid for a dense table: use 1 to {DENSE_ROWS_MAX}, or a sparse table"
+    )]
     Rows {
         /// The rows.
         rows: u64,
@@ -215,9 +217,8 @@ impl TableSchema {
 /// # Errors
 /// When it is empty, too long or has control characters.
 pub fn validate_table_name(name: &str) -> Result<(), SchemaError> {
-    let valid = !name.is_empty()
-        && name.len() <= TABLE_NAME_LEN_MAX
-        && !name.chars().any(char::is_control);
+    let valid =
+        !name.is_empty() && name.len() <= TABLE_NAME_LEN_MAX && !name.chars().any(char::is_control);
     if valid { Ok(()) } else { Err(SchemaError::Name { name: name.to_owned() }) }
 }
 

@@ -220,11 +220,7 @@ impl Range {
             Self::NotNegative => (is_zero_or_in(value, PARAMETER_MAX), "0 or 1e-30 to 1e30"),
             Self::BelowOne => (is_zero_or_in(value, DECAY_MAX), "0 or 1e-30 to 0.9999999"),
         };
-        if holds {
-            Ok(())
-        } else {
-            Err(RuleError::OutOfRange { rule, parameter, value, range })
-        }
+        if holds { Ok(()) } else { Err(RuleError::OutOfRange { rule, parameter, value, range }) }
     }
 }
 
@@ -252,7 +248,9 @@ pub enum RuleError {
     #[error("update rule sgd: nesterov needs a momentum above 0")]
     NesterovWithoutMomentum,
     /// The rule computes fractions and the table holds integers.
-    #[error("update rule {rule} does not work on {dtype} values; use add or assign, or a float dtype")]
+    #[error(
+        "update rule {rule} does not work on {dtype} values; use add or assign, or a float dtype"
+    )]
     Dtype {
         /// Name of the rule.
         rule: &'static str,

@@ -10,8 +10,8 @@ impl FromStr for UpdateRule {
 
     fn from_str(text: &str) -> Result<Self, ParseRuleError> {
         let (name, rest) = text.split_once(':').unwrap_or((text, ""));
-        let mut rule = default_rule(name)
-            .ok_or_else(|| ParseRuleError::Name { name: name.to_owned() })?;
+        let mut rule =
+            default_rule(name).ok_or_else(|| ParseRuleError::Name { name: name.to_owned() })?;
         let mut seen = Vec::new();
         for part in rest.split(',').filter(|part| !part.is_empty()) {
             let (key, value) = part

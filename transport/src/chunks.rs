@@ -1,0 +1,75 @@
+//! Pieces of one registered area: few and large registrations, many small uses.
+
+/// A piece of an area.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// First byte.
+    pub offset: u64,
+    /// Number of bytes, a multiple of [`CHUNK_ALIGNMENT`].
+    pub len: u64,
+}
+
+/// Chunks begin and end at multiples of so many bytes: a cache line.
+pub const CHUNK_ALIGNMENT: u64 = 64;
+
+/// Which pieces of an area are free. First fit; free neighbours join.
+#[derive(Debug)]
+pub struct Chunks {
+    /// Free pieces by offset, never touching each other.
+    free: Vec<Chunk>,
+}
+
+impl Chunks {
+    /// An area of `len` bytes, all of it free.
+    #[must_use]
+    pub fn new(len: u64) -> Self {
+        let len = len / CHUNK_ALIGNMENT * CHUNK_ALIGNMENT;
+        Self { free: vec![Chunk { offset: 0, len }] }
+    }
+
+    /// A piece of at least `len` bytes, or `None` until others are released.
+    pub fn allocate(&mut self, len: u64) -> Option<Chunk> {
+        let len = len.max(1).next_multiple_of(CHUNK_ALIGNMENT);
+        let at = self.free.iter().position(|chunk| chunk.len >= len)?;
+        let chunk = &mut self.free[at];
+        let allocated = Chunk { offset: chunk.offset, len };
+        chunk.offset += len;
+        chunk.len -= len;
+        if chunk.len == 0 {
+            self.free.remove(at);
+        }
+        Some(allocated)
+    }
+
+    /// Gives a piece back.
+    pub fn release(&mut self, chunk: Chunk) {
+        let at = self.free.partition_point(|free| free.offset < chunk.offset);
+        self.free.insert(at, chunk);
+        if at + 1 < self.free.len() && chunk.offset + chunk.len == self.free[at + 1].offset {
+            self.free[at].len += self.free[at + 1].len;
+            self.free.remove(at + 1);
+        }
+        if at > 0 && self.free[at - 1].offset + self.free[at - 1].len == self.free[at].offset {
+            self.free[at - 1].len += self.free[at].len;
+            self.free.remove(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn released_pieces_join_again() {
+        let mut chunks = Chunks::new(32 << 20);
+        let pieces: Vec<Chunk> = (0..8).map(|_| chunks.allocate(1 << 20).unwrap()).collect();
+        for order in [0, 2, 1, 7, 5, 6, 3, 4] {
+            chunks.release(pieces[order]);
+        }
+        assert_eq!(chunks.free, [Chunk { offset: 0, len: 32 << 20 }]);
+        assert!(chunks.allocate((32 << 20) + 1).is_none());
+        assert!(chunks.allocate(32 << 20).is_some());
+        assert!(chunks.allocate(1).is_none());
+    }
+}

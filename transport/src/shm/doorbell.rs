@@ -2,7 +2,7 @@
 //! looks once more for work; the ringer publishes work, then looks for the announcement. Between
 //! each one's store and load stands a full fence, so at least one of them sees the other.
 
-use crate::sync::{AtomicU32, Ordering, fence};
+use super::sync::{AtomicU32, Ordering, fence};
 
 /// Announces a sleep. The caller looks for work once more before it sleeps.
 pub(super) fn announce(sleeping: &AtomicU32) {

@@ -2,7 +2,7 @@
 //! A slot may be written only while a receive is posted for it, so nothing is ever overwritten.
 //! The writer is foreign to the reader: what it claims is checked.
 
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use super::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// The shared words. Counters run from zero and never wrap in practice (64 bits).
 #[derive(Clone, Copy, Debug)]

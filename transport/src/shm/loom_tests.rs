@@ -6,11 +6,15 @@ use loom::{
     thread,
 };
 
-use super::{
-    doorbell,
-    immediates::{Consumer, Overrun, Producer, Ring},
-};
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::modelled as sync;
+
+#[path = "doorbell.rs"]
+mod doorbell;
+#[path = "immediates.rs"]
+mod immediates;
+
+use immediates::{Consumer, Overrun, Producer, Ring};
+use sync::{AtomicU32, AtomicU64, Ordering};
 
 struct Words {
     produced: AtomicU64,

@@ -7,34 +7,23 @@
 //! opened read-only, and [`PagesOptions::sealed_for_peers`](crate::memory::PagesOptions) makes the
 //! kernel refuse writable mappings for good.
 
-mod doorbell;
-mod immediates;
-mod limits;
-
-#[cfg(not(loom))]
 mod connect;
-#[cfg(not(loom))]
 mod datapath;
-#[cfg(not(loom))]
+mod doorbell;
 mod endpoint;
-#[cfg(not(loom))]
+mod immediates;
 mod instance;
+mod limits;
 #[cfg(all(test, loom))]
 mod loom_tests;
-#[cfg(not(loom))]
 mod message;
-#[cfg(not(loom))]
 mod queue_pair;
-#[cfg(not(loom))]
 mod quiesce;
-#[cfg(not(loom))]
 mod regions;
-#[cfg(not(loom))]
 mod segment;
-#[cfg(not(loom))]
 mod socket;
 
-#[cfg(not(loom))]
-use instance::Listener;
-#[cfg(not(loom))]
 pub use instance::{Shm, ShmOptions};
+
+use crate::sync;
+use instance::Listener;

@@ -63,6 +63,17 @@ pub fn open(device: &str) -> Result<VerbsTransport, OpenError> {
     VerbsTransport::open(config(device))
 }
 
+/// Keeps the calling thread on one processor.
+///
+/// # Errors
+/// When there is no such processor.
+pub fn pin(cpu: usize) -> std::io::Result<()> {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(cpu);
+    rustix::thread::sched_setaffinity(None, &set)?;
+    Ok(())
+}
+
 /// A line of the report that the run shows.
 pub fn report(line: &str) {
     #[allow(clippy::print_stdout, reason = "the report of a test run")]

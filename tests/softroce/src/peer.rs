@@ -97,6 +97,15 @@ impl Peer {
         Ok(Connection { queue_pair, peer_queue_pair, mailbox, parameters })
     }
 
+    /// Waits for one more line of the peer and returns its words.
+    ///
+    /// # Panics
+    /// When none comes.
+    pub fn hear(&mut self) -> Vec<String> {
+        let answer = self.answers.recv_timeout(PATIENCE).expect("the peer says something");
+        answer.split_whitespace().map(str::to_owned).collect()
+    }
+
     /// The state of the peer's side, as its `Debug` shows it.
     pub fn state_of(&mut self, peer_queue_pair: u32) -> String {
         self.ask(&format!("state {peer_queue_pair}")).remove(0)

@@ -4,7 +4,9 @@
 //!   address and length, the mailbox (may be written) and the parameters (may be read);
 //! - `state ID`, `disconnect ID`, `receive ID COUNT`;
 //! - `immediates`: how many came, and the last; `word OFFSET`: the mailbox's word there;
-//! - `parameter OFFSET WORD`: stores a parameter.
+//! - `parameter OFFSET WORD`: stores a parameter; `pin CPU`: keeps this thread on one processor;
+//! - `echo ID KEY ADDRESS COUNT`: spins on the mailbox's first word and writes each of the numbers
+//!   1 to COUNT back to that address as it comes.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -14,10 +16,11 @@ use std::{
     time::Duration,
 };
 
-use windlass_softroce::{open, peer, report, side};
+use windlass_softroce::{open, peer, pin, report, side};
 use windlass_transport::{
-    Access, Completion, Endpoint, MemoryRegion, Opcode, QueuePairId, RemoteRegion, Role, Transport,
-    Waker, verbs::VerbsTransport,
+    Access, Batch, Completion, Endpoint, InlineBytes, MemoryRegion, Opcode, Operation, QueuePairId,
+    RemoteAddress, RemoteKey, RemoteRegion, Role, SendRequest, Transport, Waker, WorkId,
+    verbs::VerbsTransport,
 };
 
 const REGION_LEN: usize = 4 << 20;
@@ -95,8 +98,49 @@ impl PeerProcess {
                 self.parameters.pages.store_u64(offset, word);
                 Ok("done".into())
             }
+            "pin" => {
+                pin(words.get(1).ok_or("a processor is missing")?.parse()?)?;
+                Ok("done".into())
+            }
+            "echo" => {
+                let number = |index: usize| -> Result<u64, Box<dyn Error>> {
+                    Ok(words.get(index).ok_or("a number is missing")?.parse()?)
+                };
+                let key = RemoteKey(u32::try_from(number(2)?)?);
+                let remote = RemoteAddress { key, address: number(3)? };
+                self.echo(id(1)?, remote, number(4)?)
+            }
             other => Err(format!("unknown command {other}").into()),
         }
+    }
+
+    fn echo(
+        &mut self,
+        queue_pair: QueuePairId,
+        remote: RemoteAddress,
+        count: u64,
+    ) -> Result<String, Box<dyn Error>> {
+        self.mailbox.pages.store_u64(0, 0);
+        // Answered at once: the other side waits for it before it begins.
+        report("ready");
+        let mut batch = Batch::with_capacity(1);
+        let mut completions = [Completion::EMPTY; 8];
+        for number in 1..=count {
+            while self.mailbox.pages.load_u64(0) != number {
+                std::hint::spin_loop();
+            }
+            let bytes = InlineBytes::word(number);
+            let operation = Operation::WriteInline { bytes, remote };
+            let signaled = number % 32 == 0;
+            let request = SendRequest { work_id: WorkId(number), signaled, operation };
+            batch.push(request).map_err(|_| "the batch is full")?;
+            self.transport.post_send(queue_pair, &mut batch)?;
+            if signaled {
+                self.transport.poll(&mut completions);
+            }
+        }
+        while self.transport.poll(&mut completions) > 0 {}
+        Ok("done".into())
     }
 
     fn connect(&mut self, remote: &Endpoint) -> Result<String, Box<dyn Error>> {

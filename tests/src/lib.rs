@@ -1,1 +1,3 @@
 //! Windlass tests that span crates: simulation, crash, end to end.
+
+pub mod crash;

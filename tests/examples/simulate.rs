@@ -1,0 +1,44 @@
+//! `cargo run --release -p windlass-tests --example simulate -- --seeds 10000 [--start N] [--json]
+//! [--no-shrink] [--mutation NAME] [--threads N]`: what `cargo xtask simulate` runs.
+
+#![allow(clippy::print_stdout, reason = "a tool")]
+
+use std::process::ExitCode;
+
+use windlass_tests::simulation::{Mutation, Options, simulate};
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let (mut start, mut seeds, mut json) = (0_u64, 1_000_u64, false);
+    let mut options = Options::default();
+    let number = |text: Option<String>| -> u64 {
+        text.and_then(|text| text.parse().ok()).expect("a number follows the flag")
+    };
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--seeds" => seeds = number(arguments.next()),
+            "--start" => start = number(arguments.next()),
+            "--threads" => options.threads = number(arguments.next()).try_into().expect("small"),
+            "--json" => json = true,
+            "--no-shrink" => options.shrink = false,
+            "--mutation" => {
+                let name = arguments.next().expect("a name follows --mutation");
+                let found = Mutation::ALL.into_iter().find(|one| format!("{one:?}") == name);
+                options.mutation = Some(found.expect("the name of a mutation"));
+            }
+            other => panic!("unknown flag {other}: see the head of tests/examples/simulate.rs"),
+        }
+    }
+    let began = std::time::Instant::now();
+    let report = simulate(start..start + seeds, &options);
+    if json {
+        println!("{}", report.to_json());
+    } else {
+        println!("{report:#?}");
+        println!("{:.0} seeds per second", seeds as f64 / began.elapsed().as_secs_f64());
+    }
+    if let Some(failure) = &report.first_failure {
+        eprintln!("{failure}");
+    }
+    if report.failed_seeds.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

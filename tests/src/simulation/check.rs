@@ -1,0 +1,177 @@
+//! The invariants: agreement of replicas, no loss, no double, no stale read, no false claim.
+
+use windlass_replication::mix::mix2;
+use windlass_wire::{Epoch, Lsn, WorkerRank};
+
+use super::memory::{Block, rows};
+use super::server::place;
+use super::world::World;
+
+impl World {
+    fn found(&mut self, note: impl FnOnce() -> String) {
+        if self.outcome.note.is_none() {
+            let now = self.now;
+            self.outcome.note = Some(format!("at {now} us: {}", note()));
+        }
+    }
+
+    /// Replicas that are at one record of one epoch must be equal.
+    pub(super) fn check_state(&mut self, p: usize, lsn: Lsn, epoch: Epoch, hash: u64) {
+        let known = *self.states[p].entry((lsn, epoch)).or_insert(hash);
+        if known != hash {
+            self.outcome.divergent += 1;
+            self.found(|| {
+                format!("partition {p}: replicas differ at record {lsn} of epoch {epoch}")
+            });
+        }
+    }
+
+    /// Once committed, a position never changes.
+    pub(super) fn check_committed(&mut self, s: usize, p: usize) {
+        let part = &mut self.servers[s].parts[p];
+        let committed = part.replica.log().committed();
+        while part.checked < committed {
+            let lsn = part.checked.next();
+            part.checked = lsn;
+            let Some(record) = part.record(lsn) else { continue };
+            let pushes = record.pushes.iter().fold(7, |hash, &push| mix2(hash, u64::from(push)));
+            let this = (record.epoch, pushes);
+            let history = &mut self.committed[p];
+            let at = usize::try_from(lsn.0).expect("few records") - 1;
+            if at >= history.len() {
+                history.resize(at + 1, (Epoch(0), 0));
+            }
+            if history[at] == (Epoch(0), 0) {
+                history[at] = this;
+            } else if history[at] != this {
+                self.outcome.divergent += 1;
+                let id = self.servers[s].id;
+                self.found(|| format!("partition {p}: server {id} committed another record {lsn}"));
+                return;
+            }
+        }
+    }
+
+    /// A replica's stamp may claim only pushes that its block includes.
+    pub(super) fn check_claims(&mut self, s: usize, p: usize, block: usize) {
+        let part = &self.servers[s].parts[p];
+        let row = rows(block).start;
+        let list = &part.blocks[block].list;
+        for rank in 0..self.clients.len() {
+            let worker = WorkerRank(u32::try_from(rank).expect("few clients"));
+            let claimed = part.clock.at(worker, row);
+            let included =
+                list.iter().filter(|&&push| self.pushes[push as usize].client == rank).count();
+            if (included as u64) < claimed.0 {
+                self.outcome.stale += 1;
+                let id = self.servers[s].id;
+                self.found(|| {
+                    format!("server {id} partition {p} block {block}: claims clock {claimed} of worker {rank}, has {included} pushes")
+                });
+                return;
+            }
+        }
+        self.any_seen += 1;
+    }
+
+    pub(super) fn final_checks(&mut self) {
+        self.outcome.reads = self.seen.len() as u64;
+        if !self.outcome.is_clean() {
+            return;
+        }
+        let stuck: usize = self.clients.iter().map(super::client::Client::unacknowledged).sum();
+        if stuck > 0 {
+            self.outcome.stuck = stuck as u64;
+            let store = format!("{:?}", self.store.partitions);
+            self.found(|| format!("{stuck} pushes never acknowledged; {store}"));
+            return;
+        }
+        for p in 0..self.partitions {
+            self.check_chain(p);
+            self.check_pushes(p);
+            self.check_reads(p);
+        }
+    }
+
+    fn check_chain(&mut self, p: usize) {
+        let members = self.store.partitions[p].members.clone();
+        let state = |world: &Self, id| {
+            let part = &world.servers[place(id)].parts[p];
+            (part.replica.log().last(), part.hash(), part.replica.sessions().clone())
+        };
+        let first = state(self, members[0]);
+        for &id in &members[1..] {
+            let (last, hash, sessions) = state(self, id);
+            if (last, hash) != (first.0, first.1) || sessions != first.2 {
+                self.outcome.divergent += 1;
+                let heads = first.0;
+                self.found(|| {
+                    format!("partition {p}: server {id} ends at {last}, the head at {heads}, or they differ")
+                });
+            }
+        }
+    }
+
+    fn final_blocks(&self, p: usize) -> &[Block] {
+        let tail = *self.store.partitions[p].members.last().expect("a chain has a member");
+        &self.servers[place(tail)].parts[p].blocks
+    }
+
+    fn check_pushes(&mut self, p: usize) {
+        let mut count = vec![0_u32; self.pushes.len()];
+        for (at, block) in self.final_blocks(p).iter().enumerate() {
+            for &push in &block.list {
+                assert_eq!(self.pushes[push as usize].block, at, "a push is in its block");
+                count[push as usize] += 1;
+            }
+        }
+        for (index, push) in self.pushes.clone().iter().enumerate() {
+            if push.partition != p {
+                continue;
+            }
+            if count[index] == 0 && push.acknowledged_at.is_some() {
+                self.outcome.lost += 1;
+                self.found(|| format!("acknowledged {push:?} is lost"));
+            }
+            if count[index] > 1 {
+                self.outcome.doubled += 1;
+                self.found(|| format!("{push:?} is applied {} times", count[index]));
+            }
+        }
+    }
+
+    /// Strong reads of a block are linearizable: each is a prefix of the final order, has every push
+    /// acknowledged before it began, and nothing less than any read that ended before it began.
+    fn check_reads(&mut self, p: usize) {
+        for block in 0..super::memory::BLOCKS {
+            let list = self.final_blocks(p)[block].list.clone();
+            let mut hashes = vec![0_u64];
+            for &push in &list {
+                hashes.push(mix2(hashes[hashes.len() - 1], u64::from(push)));
+            }
+            let mut reads: Vec<_> = self.seen.iter().copied().collect();
+            reads.retain(|seen| seen.partition == p && seen.block == block);
+            for seen in &reads {
+                if hashes.get(seen.count) != Some(&seen.hash) {
+                    self.outcome.stale += 1;
+                    self.found(|| format!("{seen:?} saw what was never committed"));
+                    continue;
+                }
+                let missed = list.iter().skip(seen.count).find(|&&push| {
+                    let acknowledged = self.pushes[push as usize].acknowledged_at;
+                    acknowledged.is_some_and(|at| at < seen.began_at)
+                });
+                let earlier = reads
+                    .iter()
+                    .find(|other| other.ended_at < seen.began_at && other.count > seen.count);
+                let (missed, earlier) = (missed.copied(), earlier.copied());
+                if missed.is_some() || earlier.is_some() {
+                    self.outcome.stale += 1;
+                    self.found(|| {
+                        format!("{seen:?} missed push {missed:?}, or what {earlier:?} saw")
+                    });
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What is simulated, and the deliberate faults that prove the checks can see.
+
+/// A deliberate fault in the code around the state machines; each must be caught.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mutation {
+    /// The head acknowledges what it has only appended.
+    AcknowledgeBeforeTail,
+    /// A retry is applied again.
+    SkipDuplicates,
+    /// A new chain does not wait for the removed tail's lease.
+    SkipHold,
+    /// A learner reports itself caught up before it has copied.
+    PromoteEarly,
+    /// Messages of any epoch are taken as current.
+    IgnoreEpoch,
+    /// The session table is left out of a block copy.
+    CopyWithoutSessions,
+    /// Records kept during a copy are applied to blocks that already include them.
+    CopyAppliesTwice,
+    /// A stopped or removed tail is trusted for ever.
+    TrustStoppedTail,
+    /// A restarted server goes on in its old life.
+    ReuseIncarnation,
+    /// One replica rounds differently.
+    DivergentApply,
+}
+
+impl Mutation {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::AcknowledgeBeforeTail,
+        Self::SkipDuplicates,
+        Self::SkipHold,
+        Self::PromoteEarly,
+        Self::IgnoreEpoch,
+        Self::CopyWithoutSessions,
+        Self::CopyAppliesTwice,
+        Self::TrustStoppedTail,
+        Self::ReuseIncarnation,
+        Self::DivergentApply,
+    ];
+}
+
+/// What every seed of a run shares.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Pushes per client.
+    pub pushes: u32,
+    /// Faults per seed, at most.
+    pub faults_max: u32,
+    /// A deliberate fault.
+    pub mutation: Option<Mutation>,
+    /// Whether failed seeds are shrunk (slow) or only named.
+    pub shrink: bool,
+    /// Threads.
+    pub threads: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { pushes: 40, faults_max: 8, mutation: None, shrink: true, threads: 2 }
+    }
+}

@@ -1,0 +1,1 @@
+//! How placement, the map and reconfiguration grow with the cluster.

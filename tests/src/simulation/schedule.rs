@@ -1,0 +1,167 @@
+//! What a seed makes go wrong, as a list: so that it can be printed, shortened and replayed.
+
+use super::options::Options;
+use super::random::Random;
+
+/// Virtual microseconds during which faults begin.
+pub(super) const FAULTS_US: u64 = 400_000;
+/// When everything is healed; what is not acknowledged some time after is stuck.
+pub(super) const HEAL_US: u64 = 520_000;
+/// The end of patience.
+pub(super) const END_US: u64 = 3_000_000;
+
+/// One fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// When, in virtual microseconds.
+    pub at_us: u64,
+    /// What.
+    pub kind: FaultKind,
+}
+
+/// What goes wrong. Servers are named by their place in the cluster, from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// The process is killed; its memory is lost and, with `kept`, its disk is not. `visible`: its
+    /// memory stays readable to clients that have it mapped.
+    Crash {
+        /// Which server.
+        server: usize,
+        /// Whether the log on its disk survives.
+        kept: bool,
+        /// Whether its last memory can still be read.
+        visible: bool,
+        /// When it starts again.
+        restart_us: u64,
+    },
+    /// The process stands still; its memory is served by the network card.
+    Pause {
+        /// Which server.
+        server: usize,
+        /// For how long.
+        us: u64,
+    },
+    /// The server is cut off from all other servers and the coordinator, not from clients.
+    Isolate {
+        /// Which server.
+        server: usize,
+        /// For how long.
+        us: u64,
+        /// Whether clients are cut off too.
+        clients: bool,
+    },
+    /// Two servers cannot reach each other.
+    Cut {
+        /// One.
+        a: usize,
+        /// The other.
+        b: usize,
+        /// For how long.
+        us: u64,
+    },
+    /// The connection between two servers breaks and is made anew.
+    Reconnect {
+        /// One.
+        a: usize,
+        /// The other.
+        b: usize,
+    },
+    /// A client's connection to a server breaks and is made anew.
+    ClientReconnect {
+        /// The client.
+        client: usize,
+        /// The server.
+        server: usize,
+    },
+    /// The leading coordinator is replaced by a standby; `both`: it does not know for a while.
+    Takeover {
+        /// Whether the old one goes on.
+        both: bool,
+        /// How long nobody leads.
+        us: u64,
+    },
+    /// An operator drains a server.
+    Drain {
+        /// Which server.
+        server: usize,
+    },
+    /// All servers lose power; what is on disk survives.
+    PowerLoss {
+        /// When they start again.
+        restart_us: u64,
+    },
+}
+
+/// The shape of one seed's cluster.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    /// Servers.
+    pub servers: usize,
+    /// Members per chain.
+    pub replicas: u8,
+    /// Partitions.
+    pub partitions: u32,
+    /// Clients.
+    pub clients: usize,
+    /// Every push is on every replica's disk before it is acknowledged.
+    pub sync: bool,
+    /// Records a server keeps before its log ring overwrites them: small ones force block copies.
+    pub log_records: u64,
+    /// Clock drift per server, in parts per million.
+    pub drift_ppm: Vec<i64>,
+    /// The faults, in order of time.
+    pub faults: Vec<Fault>,
+}
+
+impl Schedule {
+    /// What `seed` makes go wrong.
+    #[must_use]
+    pub fn of(seed: u64, options: &Options) -> Self {
+        let mut random = Random::new(seed ^ 0x5C4E_D01E);
+        let servers = 3 + random.index(3);
+        let replicas = 2 + u8::from(!random.one_in(3));
+        let sync = random.one_in(4);
+        let count = random.below(u64::from(options.faults_max) + 1);
+        let mut faults: Vec<Fault> = (0..count)
+            .map(|_| Fault {
+                at_us: random.between(20_000, FAULTS_US),
+                kind: kind(&mut random, servers, sync),
+            })
+            .collect();
+        faults.sort_by_key(|fault| fault.at_us);
+        let drift = |random: &mut Random| i64::try_from(random.below(1_000)).unwrap_or(0) - 500;
+        Self {
+            servers,
+            replicas,
+            partitions: 1 << random.below(2),
+            clients: 1 + random.index(3),
+            sync,
+            log_records: if random.one_in(2) { 4 } else { 10_000 },
+            drift_ppm: (0..servers).map(|_| drift(&mut random)).collect(),
+            faults,
+        }
+    }
+}
+
+fn kind(random: &mut Random, servers: usize, sync: bool) -> FaultKind {
+    let server = random.index(servers);
+    let other = (server + 1 + random.index(servers - 1)) % servers;
+    let us = random.between(1_000, 150_000);
+    match random.below(20) {
+        0..=6 => FaultKind::Crash {
+            server,
+            kept: random.one_in(2),
+            visible: random.one_in(2),
+            restart_us: random.between(2_000, 150_000),
+        },
+        7..=9 => FaultKind::Pause { server, us },
+        10..=12 => FaultKind::Isolate { server, us, clients: random.one_in(2) },
+        13 => FaultKind::Cut { a: server, b: other, us },
+        14..=15 => FaultKind::Reconnect { a: server, b: other },
+        16 => FaultKind::ClientReconnect { client: random.index(3), server },
+        17 => FaultKind::Takeover { both: random.one_in(2), us: random.between(1, 60_000) },
+        18 => FaultKind::Drain { server },
+        _ if sync => FaultKind::PowerLoss { restart_us: random.between(2_000, 60_000) },
+        _ => FaultKind::Pause { server, us },
+    }
+}

@@ -1,1 +1,44 @@
-//! The Windlass client: push and pull of model parameters.
+//! The Windlass client: `push` gradients to and `pull` parameters from the servers that hold them.
+//!
+//! ```no_run
+//! use windlass_client::{Client, TableSchema};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::connect("windlass://127.0.0.1:7700")?;
+//! let schema = TableSchema { rule: "sgd:lr=0.1".parse()?, ..TableSchema::dense(f32::DTYPE, 1000, 4) };
+//! let table = client.create_table::<f32>("weights", &schema)?;
+//! table.push(&[3, 7], &[1.0; 8], &Default::default())?.wait()?;
+//! let rows: Vec<f32> = table.pull(&[3, 7], &Default::default())?.wait()?;
+//! # use windlass_client::Element;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A client belongs to one thread, has no threads of its own and needs no async runtime: requests
+//! are sent when they are made, and whoever waits for one moves all of them on. Dropping a pending
+//! request forgets its answer, never its memory.
+#![deny(unsafe_code)]
+
+mod client;
+mod config;
+mod core;
+mod element;
+mod error;
+mod pending;
+mod prepared;
+mod rows;
+mod table;
+
+pub use client::{Client, Counters};
+pub use config::{ClientOptions, PullOptions, PushOptions};
+pub use element::Element;
+pub use error::{ConnectError, RequestError, TableError};
+pub use pending::{PendingPull, PendingPush};
+pub use prepared::Prepared;
+pub use rows::Rows;
+pub use table::{RowSelection, Table};
+pub use windlass_wire::{
+    Aggregation, ClusterMap, Consistency, DataType, Durability, NotFinitePolicy, ServerId, Status,
+    TableEntry, TableKind, TableSchema, Timestamp, UpdateRule, WorkerClock, WorkerRank,
+    control::Provider,
+};

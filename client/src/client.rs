@@ -1,0 +1,191 @@
+//! The client as its user sees it.
+
+use std::{cell::RefCell, rc::Rc};
+
+use windlass_transport::error::AllocateError;
+use windlass_wire::{
+    ClusterMap, ServerId, TableEntry, TableSchema, Timestamp, WorkerClock,
+    control::{ClientReply, ClientRequest, Provider},
+};
+
+use crate::{
+    config::ClientOptions,
+    core::Core,
+    element::Element,
+    error::{ConnectError, RequestError, TableError},
+    rows::Rows,
+    table::Table,
+};
+
+pub use crate::core::Counters;
+
+/// A connection to a cluster. Belongs to the thread that made it; cheap to clone there.
+#[derive(Clone, Debug)]
+pub struct Client {
+    core: Rc<RefCell<Core>>,
+}
+
+impl Client {
+    /// Connects to the cluster that the server at `address` belongs to: `windlass://HOST:PORT` or
+    /// `HOST:PORT`.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, refuses, or shares no transport with this host.
+    pub fn connect(address: &str) -> Result<Self, ConnectError> {
+        Self::connect_with(address, ClientOptions::default())
+    }
+
+    /// Connects with options.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn connect_with(address: &str, options: ClientOptions) -> Result<Self, ConnectError> {
+        Ok(Self { core: Rc::new(RefCell::new(Core::connect(address, options)?)) })
+    }
+
+    /// Creates a table with values of type `T`, or opens the one of that name and schema.
+    ///
+    /// # Errors
+    /// When the schema is not valid, another of that name exists, or the servers have no room.
+    pub fn create_table<T: Element>(
+        &self,
+        name: &str,
+        schema: &TableSchema,
+    ) -> Result<Table<T>, TableError> {
+        check_dtype::<T>(name, schema)?;
+        let index = self.core.borrow_mut().create_table(name, schema)?;
+        Ok(Table::new(&self.core, index))
+    }
+
+    /// Opens a table with values of type `T`.
+    ///
+    /// # Errors
+    /// When there is none of that name, or its values are of another type.
+    pub fn open_table<T: Element>(&self, name: &str) -> Result<Table<T>, TableError> {
+        let index = self.core.borrow_mut().open_table(name)?;
+        check_dtype::<T>(name, &self.core.borrow().tables[index.0].entry.schema)?;
+        Ok(Table::new(&self.core, index))
+    }
+
+    /// The number, name and schema of a table.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn table_entry(&self, name: &str) -> Result<TableEntry, TableError> {
+        let index = self.core.borrow_mut().open_table(name)?;
+        Ok(self.core.borrow().tables[index.0].entry.clone())
+    }
+
+    /// Drops a table and its rows, everywhere.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn drop_table(&self, name: &str) -> Result<(), TableError> {
+        self.core.borrow_mut().drop_table(name)
+    }
+
+    /// All tables.
+    ///
+    /// # Errors
+    /// When the server is gone.
+    pub fn list_tables(&self) -> Result<Vec<TableEntry>, TableError> {
+        self.core.borrow_mut().list_tables()
+    }
+
+    /// `len` zeroed values in registered memory.
+    ///
+    /// # Errors
+    /// When the system has no memory.
+    pub fn allocate<T: Element>(&self, len: usize) -> Result<Rows<T>, AllocateError> {
+        Rows::allocate(&self.core, len)
+    }
+
+    /// Ends this worker's round: its clock goes on by one, on every table it has opened.
+    ///
+    /// # Errors
+    /// When a server is gone.
+    pub fn advance_clock(&self) -> Result<Timestamp, RequestError> {
+        self.core.borrow_mut().advance_clock().map(Timestamp)
+    }
+
+    /// The worker's clock: rounds it has ended.
+    #[must_use]
+    pub fn clock(&self) -> WorkerClock {
+        self.core.borrow().clock
+    }
+
+    /// Waits for the request with this timestamp.
+    ///
+    /// # Errors
+    /// Why it failed, if that is still known: the outcomes of the last 1,024 requests are.
+    pub fn wait(&self, timestamp: Timestamp) -> Result<(), RequestError> {
+        self.core.borrow_mut().wait_for(timestamp.0)
+    }
+
+    /// Waits for all requests made so far.
+    ///
+    /// # Errors
+    /// Why the first that failed did, among the last 1,024.
+    pub fn wait_all(&self) -> Result<(), RequestError> {
+        self.core.borrow_mut().wait_for_all()
+    }
+
+    /// Takes in what has arrived without waiting; for trainers with a loop of their own.
+    pub fn poll(&self) {
+        self.core.borrow_mut().progress();
+    }
+
+    /// The cluster map in use.
+    #[must_use]
+    pub fn map(&self) -> ClusterMap {
+        self.core.borrow().map.clone()
+    }
+
+    /// The provider in use for each server, and why better ones are not.
+    #[must_use]
+    pub fn providers(&self) -> Vec<(ServerId, Provider, Vec<String>)> {
+        let core = self.core.borrow();
+        core.servers
+            .iter()
+            .map(|server| (server.id, server.provider, server.notes.clone()))
+            .collect()
+    }
+
+    /// What this client has counted.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.core.borrow().counters
+    }
+
+    /// The counters of one server as JSON.
+    ///
+    /// # Errors
+    /// When the server is gone.
+    pub fn server_statistics(&self, server: ServerId) -> Result<String, TableError> {
+        match self.core.borrow_mut().ask_server(server, &ClientRequest::Statistics {})? {
+            ClientReply::Statistics { json } => {
+                String::from_utf8(json.0).map_err(|_| TableError::Unexpected)
+            }
+            _ => Err(TableError::Unexpected),
+        }
+    }
+
+    /// Asks a server to finish what it has and stop.
+    ///
+    /// # Errors
+    /// When the server is gone or refuses.
+    pub fn shut_down(&self, server: ServerId) -> Result<(), TableError> {
+        match self.core.borrow_mut().ask_server(server, &ClientRequest::Shutdown {})? {
+            ClientReply::Done {} => Ok(()),
+            _ => Err(TableError::Unexpected),
+        }
+    }
+}
+
+fn check_dtype<T: Element>(name: &str, schema: &TableSchema) -> Result<(), TableError> {
+    if schema.dtype == T::DTYPE {
+        Ok(())
+    } else {
+        Err(TableError::Dtype { name: name.to_owned(), found: schema.dtype, asked: T::DTYPE })
+    }
+}

@@ -1,0 +1,56 @@
+//! How a client behaves.
+
+use std::time::Duration;
+
+use windlass_wire::{WorkerRank, control::Provider};
+
+/// Options of a connection; the defaults suit one machine and a trusted network.
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// What the servers ask for, when they do.
+    pub token: Option<String>,
+    /// The worker's rank, when the client is a worker of a training job.
+    pub rank: Option<WorkerRank>,
+    /// Providers that may be used, in order of preference.
+    pub providers: Vec<Provider>,
+    /// How long a wait spins before it sleeps.
+    pub spin: Duration,
+    /// How long a request may take.
+    pub timeout: Duration,
+    /// Bytes of the client's staging area: values on their way that are not in registered rows.
+    pub staging_len: usize,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self {
+            token: None,
+            rank: None,
+            providers: Provider::ALL.to_vec(),
+            spin: Duration::from_micros(50),
+            timeout: Duration::from_secs(30),
+            staging_len: 64 << 20,
+        }
+    }
+}
+
+/// How a push behaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PushOptions {
+    /// The worker's clock; the client's own when `None`.
+    pub clock: Option<windlass_wire::WorkerClock>,
+    /// Acknowledge only what is on disk on every replica, whatever the table says.
+    pub sync: bool,
+    /// Start only when this earlier request is done.
+    pub after: Option<windlass_wire::Timestamp>,
+}
+
+/// How a pull behaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PullOptions {
+    /// Start only when this earlier request is done.
+    pub after: Option<windlass_wire::Timestamp>,
+    /// Whether rows of a dense range may mix values from before and after an update that is under
+    /// way; each value is whole in any case.
+    pub relaxed: bool,
+}

@@ -1,0 +1,54 @@
+//! A link to one shard: queue pair, mailbox, completions, requests in flight.
+
+use std::collections::VecDeque;
+
+use windlass_transport::{
+    QueuePairId,
+    chunks::Chunk,
+    mailbox::{CompletionReader, MailboxWriter, Sender},
+};
+use windlass_wire::{ServerId, ShardId};
+
+use super::{memory::SharedRegions, requests::RequestId};
+
+/// A message without its completion.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct InFlight {
+    pub(super) number: u32,
+    pub(super) request: RequestId,
+    /// Released when the message is done.
+    pub(super) chunk: Option<Chunk>,
+}
+
+/// A link.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(super) server: ServerId,
+    /// Index of the server in the client.
+    pub(super) server_at: usize,
+    pub(super) shard: ShardId,
+    pub(super) transport: usize,
+    pub(super) queue_pair: QueuePairId,
+    pub(super) writer: MailboxWriter,
+    pub(super) completions: CompletionReader,
+    pub(super) sender: Sender,
+    pub(super) in_flight: VecDeque<InFlight>,
+    pub(super) shared: SharedRegions,
+    pub(super) by_reference_len: u64,
+    /// The shard's sleep epoch that was answered by a wake-up.
+    pub(super) woken_epoch: u64,
+    /// Counts this side's sleeps.
+    pub(super) sleep_epoch: u64,
+    pub(super) failed: bool,
+}
+
+impl Link {
+    /// Whether the next commit word has to wake the shard; remembers that it did.
+    #[inline]
+    pub(super) fn take_wake(&mut self) -> bool {
+        let epoch = self.completions.sleep_epoch();
+        let wake = epoch != self.woken_epoch;
+        self.woken_epoch = epoch;
+        wake
+    }
+}

@@ -1,0 +1,162 @@
+//! Registered memory of a client: rows the user allocated, and a staging area for everything else.
+
+use windlass_transport::{
+    Access, MemoryRegion, Pages, RemoteRegion, Transport,
+    chunks::{Chunk, Chunks},
+    error::{AllocateError, RegisterError},
+    memory::PagesOptions,
+};
+
+/// A region of the client, over all of its transports. Never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RegionId(pub(crate) usize);
+
+/// A region, registered with transports when it is first used with them.
+#[derive(Debug)]
+struct Region {
+    pages: Pages,
+    registered: Vec<Option<MemoryRegion>>,
+}
+
+/// The regions, and what of the staging area is free.
+#[derive(Debug)]
+pub(super) struct Memory {
+    regions: Vec<Option<Region>>,
+    staging: Option<(RegionId, Chunks)>,
+    staging_len: usize,
+    /// Regions that requests without an answer may still read.
+    kept: Vec<RegionId>,
+}
+
+impl Memory {
+    pub(super) fn new(staging_len: usize) -> Self {
+        Self { regions: Vec::new(), staging: None, staging_len, kept: Vec::new() }
+    }
+
+    pub(super) fn staging_len(&self) -> usize {
+        self.staging_len
+    }
+
+    /// Keeps pages for registration.
+    pub(super) fn add(&mut self, pages: Pages) -> RegionId {
+        self.regions.push(Some(Region { pages, registered: Vec::new() }));
+        RegionId(self.regions.len() - 1)
+    }
+
+    /// Forgets pages and ends their registrations.
+    pub(super) fn remove(&mut self, id: RegionId, transports: &mut [Box<dyn Transport>]) {
+        let Some(region) = self.regions[id.0].take() else { return };
+        for (transport, registered) in transports.iter_mut().zip(region.registered) {
+            if let Some(registered) = registered {
+                transport.deregister(&registered);
+            }
+        }
+    }
+
+    /// The pages of a region.
+    pub(super) fn pages(&self, id: RegionId) -> &Pages {
+        match &self.regions[id.0] {
+            Some(region) => &region.pages,
+            None => unreachable!("regions are removed by their owner only"),
+        }
+    }
+
+    /// The region as one transport knows it, registered now if it was not.
+    pub(super) fn registered(
+        &mut self,
+        id: RegionId,
+        transport: usize,
+        transports: &mut [Box<dyn Transport>],
+    ) -> Result<MemoryRegion, RegisterError> {
+        let Some(region) = &mut self.regions[id.0] else {
+            unreachable!("regions are removed by their owner only")
+        };
+        if region.registered.len() <= transport {
+            region.registered.resize_with(transport + 1, || None);
+        }
+        if let Some(registered) = &region.registered[transport] {
+            return Ok(registered.clone());
+        }
+        let registered = transports[transport].register(&region.pages, Access::READ_WRITE)?;
+        region.registered[transport] = Some(registered.clone());
+        Ok(registered)
+    }
+
+    /// The staging region, made at its first use.
+    pub(super) fn staging(&mut self) -> Result<RegionId, AllocateError> {
+        if let Some((id, _)) = &self.staging {
+            return Ok(*id);
+        }
+        let pages = Pages::allocate(self.staging_len, PagesOptions::default())?;
+        let chunks = Chunks::new(pages.len() as u64);
+        let id = self.add(pages);
+        self.staging = Some((id, chunks));
+        Ok(id)
+    }
+
+    /// A piece of the staging area, which has to exist.
+    pub(super) fn allocate(&mut self, len: u64) -> Option<Chunk> {
+        self.staging.as_mut()?.1.allocate(len)
+    }
+
+    /// Gives a piece back.
+    pub(super) fn release(&mut self, chunk: Chunk) {
+        if let Some((_, chunks)) = &mut self.staging {
+            chunks.release(chunk);
+        }
+    }
+
+    /// The pages of the staging area, which has to exist.
+    pub(super) fn staging_pages(&self) -> &Pages {
+        match &self.staging {
+            Some((id, _)) => self.pages(*id),
+            None => unreachable!("chunks come from a staging area"),
+        }
+    }
+}
+
+impl super::Core {
+    /// Keeps pages for registration.
+    pub(crate) fn add_region(&mut self, pages: Pages) -> RegionId {
+        self.memory.add(pages)
+    }
+
+    /// Ends the registrations of a region, unless a request may still read it.
+    pub(crate) fn remove_region(&mut self, id: RegionId) {
+        if self.memory.kept.contains(&id) {
+            return;
+        }
+        for link in &mut self.links {
+            link.shared.remove(id);
+        }
+        self.memory.remove(id, &mut self.transports);
+    }
+
+    /// A request that has not been answered may still read a region: it stays for the life of the
+    /// client, whatever its owner does.
+    pub(crate) fn keep_until_done(&mut self, request: super::RequestId, id: RegionId) {
+        if !self.requests.is_over(request) {
+            self.memory.kept.push(id);
+        }
+    }
+}
+
+/// What a link calls regions of the client.
+#[derive(Debug, Default)]
+pub(super) struct SharedRegions {
+    shared: Vec<(RegionId, RemoteRegion)>,
+}
+
+impl SharedRegions {
+    pub(super) fn find(&self, id: RegionId) -> Option<RemoteRegion> {
+        self.shared.iter().find(|(shared, _)| *shared == id).map(|(_, remote)| *remote)
+    }
+
+    pub(super) fn insert(&mut self, id: RegionId, remote: RemoteRegion) {
+        self.shared.push((id, remote));
+    }
+
+    pub(super) fn remove(&mut self, id: RegionId) {
+        self.shared.retain(|(shared, _)| *shared != id);
+    }
+}

@@ -1,0 +1,123 @@
+//! What a client is made of: sessions with servers, links to shards, registered memory, requests
+//! under way. Everything here runs on the caller's thread.
+
+mod connect;
+mod link;
+mod memory;
+mod progress;
+mod pull;
+mod push;
+mod read;
+mod requests;
+mod route;
+mod tables;
+mod view;
+
+use windlass_transport::{Completion, Transport, control::ControlStream};
+use windlass_wire::{
+    ClusterMap, Incarnation, Sequence, ServerId, SessionId, WorkerClock, control::Provider,
+};
+
+use self::{link::Link, memory::Memory, read::Reads, requests::Requests, tables::TableState};
+pub(crate) use self::{memory::RegionId, push::Source, requests::RequestId, tables::TableIndex};
+use crate::config::ClientOptions;
+
+/// Most bytes of values in one message: bounds how long a shard is busy with it.
+pub(crate) const PART_LEN_MAX: u64 = 1 << 20;
+
+/// Most rows in one message that names keys: they travel in the mailbox.
+pub(crate) const PART_KEYS_MAX: usize = 16 << 10;
+
+/// Bytes of a local mirror of each mailbox ring come from the server; requests of one client in
+/// flight at most, over all links.
+pub(crate) const REQUESTS_MAX: usize = 1024;
+
+/// Completions polled in one call.
+const COMPLETIONS_PER_POLL: usize = 32;
+
+/// A server the client has a control connection to.
+#[derive(Debug)]
+pub(crate) struct ServerLink {
+    pub(crate) id: ServerId,
+    pub(crate) control: ControlStream,
+    pub(crate) provider: Provider,
+    /// Which of the client's transports carries its data.
+    pub(crate) transport: usize,
+    pub(crate) shard_count: u16,
+    /// Index of its first shard's link.
+    pub(crate) first_link: usize,
+    /// Why better providers are not used, a sentence each.
+    pub(crate) notes: Vec<String>,
+}
+
+/// Everything of one client.
+pub(crate) struct Core {
+    pub(crate) options: ClientOptions,
+    session: SessionId,
+    incarnation: Incarnation,
+    pub(crate) map: ClusterMap,
+    pub(crate) servers: Vec<ServerLink>,
+    transports: Vec<Box<dyn Transport>>,
+    links: Vec<Link>,
+    /// Link to the head of each partition.
+    link_of: Vec<u32>,
+    pub(crate) tables: Vec<TableState>,
+    memory: Memory,
+    requests: Requests,
+    reads: Reads,
+    sequence: Sequence,
+    pub(crate) clock: WorkerClock,
+    completions: Box<[Completion]>,
+    scratch: Scratch,
+    pub(crate) counters: Counters,
+    polls: u32,
+}
+
+/// Buffers used again and again, so that requests allocate nothing.
+#[derive(Debug, Default)]
+struct Scratch {
+    /// For each link: keys of this request, and where they stand in it.
+    by_link: Vec<LinkScratch>,
+    values: Vec<u8>,
+}
+
+#[derive(Debug, Default)]
+struct LinkScratch {
+    keys: Vec<u64>,
+    positions: Vec<u32>,
+}
+
+/// What a client counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Bytes of values pushed.
+    pub bytes_pushed: u64,
+    /// Bytes of values pulled.
+    pub bytes_pulled: u64,
+    /// Pushes made.
+    pub pushes: u64,
+    /// Pulls made.
+    pub pulls: u64,
+    /// Blocks read again because they changed meanwhile.
+    pub reads_retried: u64,
+    /// Times the client slept in a wait.
+    pub sleeps: u64,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Core")
+            .field("session", &self.session)
+            .field("links", &self.links.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        for link in &self.links {
+            self.transports[link.transport].disconnect(link.queue_pair);
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! Moving requests on: looking for completions, waiting for one, sleeping when nothing comes.
+
+use std::time::{Duration, Instant};
+
+use windlass_transport::{
+    CompletionStatus, Opcode, QueuePairState, WorkId, chunks::Chunk, wait::wait_any,
+};
+use windlass_wire::{CompletionWord, Status, Timestamp};
+
+use super::{
+    Core, RegionId, RequestId,
+    connect::chain,
+    link::InFlight,
+    requests::{Failure, Reply},
+};
+use crate::error::RequestError;
+
+/// Polls between looks at the clock while waiting.
+const POLLS_PER_CLOCK: u32 = 32;
+
+/// Polls between looks at completions behind the oldest one that is missing.
+const POLLS_PER_SCAN: u32 = 16;
+
+/// How long a client sleeps at most when nothing wakes it: a net under the wake-up protocol.
+const SLEEP_MAX: Duration = Duration::from_millis(2);
+
+/// Sleeps after which the servers are looked at.
+const SLEEP_BEFORE_CHECK: Duration = Duration::from_millis(100);
+
+/// How long a wait has lasted.
+#[derive(Debug)]
+pub(super) struct Patience {
+    since: Instant,
+    polls: u32,
+    checked: Instant,
+}
+
+impl Core {
+    /// Starts a request when `after` is done and a slot is free. It has one part until
+    /// [`Core::end_sending`], so that it cannot be done before all of it is sent.
+    pub(super) fn begin(
+        &mut self,
+        after: Option<Timestamp>,
+        claimable: bool,
+    ) -> Result<RequestId, RequestError> {
+        if let Some(after) = after {
+            self.wait_for(after.0)?;
+        }
+        let mut patience = None;
+        while !self.requests.next_is_free() {
+            self.wait_a_little(&mut patience)?;
+        }
+        let id = self.requests.start(claimable);
+        if let Some(request) = self.requests.find_mut(id) {
+            request.parts_left = 1;
+        }
+        Ok(id)
+    }
+
+    /// Everything of a request is sent.
+    pub(super) fn end_sending(&mut self, request: RequestId) {
+        self.end_part(request, None);
+    }
+
+    /// Waits until a request is over; its failure, if it is still known.
+    pub(crate) fn wait_for(&mut self, id: RequestId) -> Result<(), RequestError> {
+        if !self.requests.was_made(id) {
+            return Err(RequestError::UnknownTimestamp { timestamp: Timestamp(id) });
+        }
+        let mut patience = None;
+        while !self.requests.is_over(id) {
+            self.wait_a_little(&mut patience)?;
+        }
+        match self.requests.find(id).and_then(|request| request.failure) {
+            None => Ok(()),
+            Some(failure) => Err(error_of(failure)),
+        }
+    }
+
+    /// Waits for every request made so far; the first failure among those still known.
+    pub(crate) fn wait_for_all(&mut self) -> Result<(), RequestError> {
+        let last = self.requests.last();
+        let first = last.saturating_sub(super::REQUESTS_MAX as u64 - 1).max(1);
+        let mut outcome = Ok(());
+        for id in first..=last {
+            outcome = outcome.and(self.wait_for(id));
+        }
+        outcome
+    }
+
+    /// One step of waiting: polls, and sleeps once it has spun for long enough.
+    pub(super) fn wait_a_little(
+        &mut self,
+        patience: &mut Option<Patience>,
+    ) -> Result<(), RequestError> {
+        if self.progress() {
+            return Ok(());
+        }
+        std::hint::spin_loop();
+        let patience = patience.get_or_insert_with(|| {
+            let now = Instant::now();
+            Patience { since: now, polls: 0, checked: now }
+        });
+        patience.polls += 1;
+        if !patience.polls.is_multiple_of(POLLS_PER_CLOCK) {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let waited = now.duration_since(patience.since);
+        if waited >= self.options.timeout {
+            return Err(RequestError::Timeout { timeout: self.options.timeout });
+        }
+        if now.duration_since(patience.checked) >= SLEEP_BEFORE_CHECK {
+            patience.checked = now;
+            self.check_servers();
+        }
+        if waited >= self.options.spin {
+            self.sleep();
+        }
+        Ok(())
+    }
+
+    /// Takes in what has arrived; returns whether anything has.
+    pub(crate) fn progress(&mut self) -> bool {
+        self.polls = self.polls.wrapping_add(1);
+        let scan = self.polls.is_multiple_of(POLLS_PER_SCAN);
+        let mut moved = false;
+        for at in 0..self.links.len() {
+            moved |= self.take_completions(at, scan);
+            let link = &mut self.links[at];
+            if !link.in_flight.is_empty() && link.take_wake() && link.sender.room() > 2 {
+                link.writer.write_wake(&mut link.sender);
+            }
+            if !link.sender.is_empty() {
+                self.flush(at);
+            }
+        }
+        for transport in 0..self.transports.len() {
+            moved |= self.poll_transport(transport);
+        }
+        moved
+    }
+
+    /// Posts what a link holds.
+    pub(super) fn flush(&mut self, link_at: usize) {
+        let link = &mut self.links[link_at];
+        let transport = self.transports[link.transport].as_mut();
+        if link.sender.flush(transport).is_err() {
+            self.fail_link(link_at);
+        }
+    }
+
+    /// A piece of the staging area, waiting until there is one.
+    pub(super) fn allocate_chunk(&mut self, len: u64) -> Result<Chunk, RequestError> {
+        self.staging_region()?;
+        let staging_len = self.memory.staging_len();
+        if len > staging_len as u64 / 2 {
+            return Err(RequestError::TooLarge { len, staging_len });
+        }
+        let mut patience = None;
+        loop {
+            if let Some(chunk) = self.memory.allocate(len) {
+                return Ok(chunk);
+            }
+            self.wait_a_little(&mut patience)?;
+        }
+    }
+
+    /// The staging area's region.
+    pub(super) fn staging_region(&mut self) -> Result<RegionId, RequestError> {
+        self.memory.staging().map_err(|error| RequestError::Setup { text: chain(&error) })
+    }
+
+    fn take_completions(&mut self, at: usize, scan: bool) -> bool {
+        let mut moved = false;
+        loop {
+            let link = &mut self.links[at];
+            let Some(&in_flight) = link.in_flight.front() else { return moved };
+            let Some(word) = link.completions.completion_of(in_flight.number) else { break };
+            link.in_flight.pop_front();
+            self.end_message(at, in_flight, word);
+            moved = true;
+        }
+        if scan {
+            let mut behind = 1;
+            while behind < self.links[at].in_flight.len() {
+                let link = &mut self.links[at];
+                let in_flight = link.in_flight[behind];
+                match link.completions.completion_of(in_flight.number) {
+                    Some(word) => {
+                        link.in_flight.remove(behind);
+                        self.end_message(at, in_flight, word);
+                        moved = true;
+                    }
+                    None => behind += 1,
+                }
+            }
+        }
+        moved
+    }
+
+    fn end_message(&mut self, at: usize, in_flight: InFlight, word: CompletionWord) {
+        let link = &mut self.links[at];
+        link.writer.release(in_flight.number);
+        let server = link.server;
+        if let Some(chunk) = in_flight.chunk {
+            self.memory.release(chunk);
+        }
+        let failure = (word.status != Status::Done)
+            .then_some(Failure::Refused { server, status: word.status });
+        self.end_part(in_flight.request, failure);
+    }
+
+    /// One part of a request is over.
+    pub(super) fn end_part(&mut self, id: RequestId, failure: Option<Failure>) {
+        let Some(request) = self.requests.find_mut(id) else { return };
+        request.parts_left -= 1;
+        request.failure = request.failure.or(failure);
+        if request.is_done() && request.forgotten {
+            let reply = std::mem::take(&mut request.reply);
+            request.claimable = false;
+            self.drop_reply(id, reply);
+        }
+    }
+
+    /// Nobody will claim the reply of a request: its memory is free once it is done.
+    pub(crate) fn forget(&mut self, id: RequestId) {
+        let Some(request) = self.requests.find_mut(id) else { return };
+        request.forgotten = true;
+        if request.is_done() {
+            let reply = std::mem::take(&mut request.reply);
+            request.claimable = false;
+            self.drop_reply(id, reply);
+        }
+    }
+
+    pub(super) fn drop_reply(&mut self, id: RequestId, reply: Reply) {
+        match reply {
+            Reply::Staged { chunk, positions } => {
+                self.memory.release(chunk);
+                self.requests.give_positions(positions);
+            }
+            Reply::Blocks { .. } => self.drop_reads(id),
+            Reply::None | Reply::Lazy { .. } => {}
+        }
+    }
+
+    fn poll_transport(&mut self, transport: usize) -> bool {
+        let mut completions = std::mem::take(&mut self.completions);
+        let count = self.transports[transport].poll(&mut completions);
+        for completion in &completions[..count] {
+            let link = self.links.iter().position(|link| {
+                link.transport == transport && link.queue_pair == completion.queue_pair
+            });
+            let succeeded = completion.status == CompletionStatus::Success;
+            if completion.opcode == Opcode::ReceiveImmediate && succeeded {
+                let posted = self.transports[transport].post_receive(completion.queue_pair, 1);
+                if let (Some(link), Err(_)) = (link, posted) {
+                    self.fail_link(link);
+                }
+                continue;
+            }
+            if completion.work_id != WorkId(0) {
+                self.end_read(completion.work_id, succeeded);
+            }
+            if let (Some(link), false) = (link, succeeded) {
+                self.fail_link(link);
+            }
+        }
+        self.completions = completions;
+        count > 0
+    }
+
+    /// A link is gone: everything in flight on it fails.
+    pub(super) fn fail_link(&mut self, at: usize) {
+        let link = &mut self.links[at];
+        if link.failed {
+            return;
+        }
+        link.failed = true;
+        let (server, queue_pair) = (link.server, link.queue_pair);
+        self.transports[link.transport].disconnect(queue_pair);
+        self.forget_places(at);
+        while let Some(in_flight) = self.links[at].in_flight.pop_front() {
+            if let Some(chunk) = in_flight.chunk {
+                self.memory.release(chunk);
+            }
+            self.end_part(in_flight.request, Some(Failure::Gone { server }));
+        }
+        self.fail_reads(at);
+    }
+
+    /// Looks whether servers are still there.
+    fn check_servers(&mut self) {
+        for at in 0..self.links.len() {
+            let link = &self.links[at];
+            let state = self.transports[link.transport].state(link.queue_pair);
+            let closed = self.servers[link.server_at].control.is_closed();
+            if state == QueuePairState::Error || closed {
+                self.fail_link(at);
+            }
+        }
+    }
+
+    /// Sleeps until a server wakes this side, for a bounded time.
+    fn sleep(&mut self) {
+        for at in 0..self.links.len() {
+            let link = &mut self.links[at];
+            if !link.in_flight.is_empty() && link.sender.room() > 2 {
+                link.sleep_epoch += 1;
+                link.writer.write_sleep_epoch(link.sleep_epoch, &mut link.sender);
+                self.flush(at);
+            }
+        }
+        if self.progress() {
+            return;
+        }
+        self.counters.sleeps += 1;
+        wait_any(&mut self.transports, SLEEP_MAX);
+    }
+}
+
+/// What a failure is to the user.
+pub(crate) fn error_of(failure: Failure) -> RequestError {
+    match failure {
+        Failure::Gone { server } => RequestError::ServerGone { server },
+        Failure::Refused { status: Status::NotFinite, .. } => RequestError::NotFinite,
+        Failure::Refused { server, status } => RequestError::Refused { server, status },
+    }
+}

@@ -1,0 +1,172 @@
+//! Pulls: dense ranges by one-sided reads, keys gathered by the servers into the staging area.
+
+use windlass_transport::chunks::Chunk;
+use windlass_wire::{RequestKind, RowRange, Rows};
+
+use super::{
+    Core, PART_KEYS_MAX, RequestId, TableIndex,
+    progress::error_of,
+    push::{count_of, index},
+    requests::Reply,
+};
+use crate::{
+    config::{PullOptions, PushOptions},
+    error::RequestError,
+};
+
+/// Bytes a pull may stage; larger ones are read piece by piece when they are claimed.
+const STAGED_LEN_MAX: u64 = 8 << 20;
+
+/// Most bytes of rows in one gathering message.
+const GATHER_LEN_MAX: u64 = 4 << 20;
+
+impl Core {
+    /// Starts to pull a range of rows of a dense table.
+    pub(crate) fn pull_range(
+        &mut self,
+        table: TableIndex,
+        rows: RowRange,
+        options: &PullOptions,
+    ) -> Result<RequestId, RequestError> {
+        self.check_range(table, rows)?;
+        self.locate(table)?;
+        let len = rows.count() * self.tables[table.0].row_len;
+        let request = self.begin(options.after, true)?;
+        self.counters.pulls += 1;
+        self.counters.bytes_pulled += len;
+        let lazy = len > STAGED_LEN_MAX || self.is_viewable(table, rows);
+        let (first_row, row_count) = (rows.start, rows.count());
+        let (reply, started) = if lazy {
+            (Reply::Lazy { first_row, row_count, relaxed: options.relaxed }, Ok(()))
+        } else {
+            let started = self.start_reads(request, table, rows, options.relaxed);
+            (Reply::Blocks { first_row, row_count }, started)
+        };
+        if let Some(slot) = self.requests.find_mut(request) {
+            slot.reply = reply;
+        }
+        self.end_sending(request);
+        self.or_forget(request, started)
+    }
+
+    /// Starts to pull rows by key.
+    pub(crate) fn pull_keys(
+        &mut self,
+        table: TableIndex,
+        keys: &[u64],
+        options: &PullOptions,
+    ) -> Result<RequestId, RequestError> {
+        self.check_keys(table, keys)?;
+        let len = keys.len() as u64 * self.tables[table.0].row_len;
+        let request = self.begin(options.after, true)?;
+        self.counters.pulls += 1;
+        self.counters.bytes_pulled += len;
+        let chunk = match self.allocate_chunk(len) {
+            Ok(chunk) => chunk,
+            Err(error) => {
+                self.end_sending(request);
+                return self.or_forget(request, Err(error));
+            }
+        };
+        let mut positions = self.requests.take_positions();
+        let started = if self.links.len() == 1 {
+            self.gather(0, table, keys, chunk, 0, request)
+        } else {
+            self.sort_by_link(table, keys);
+            let mut row = 0;
+            let mut started = Ok(());
+            for link in 0..self.links.len() {
+                let sorted = std::mem::take(&mut self.scratch.by_link[link]);
+                positions.extend_from_slice(&sorted.positions);
+                started = started
+                    .and_then(|()| self.gather(link, table, &sorted.keys, chunk, row, request));
+                row += sorted.keys.len() as u64;
+                self.scratch.by_link[link] = sorted;
+            }
+            started
+        };
+        if let Some(slot) = self.requests.find_mut(request) {
+            slot.reply = Reply::Staged { chunk, positions };
+        }
+        self.end_sending(request);
+        self.or_forget(request, started)
+    }
+
+    /// Waits for a pull and copies its rows into `into`, which is as long as they are.
+    pub(crate) fn claim(
+        &mut self,
+        table: TableIndex,
+        id: RequestId,
+        into: &mut [u8],
+    ) -> Result<(), RequestError> {
+        self.wait_for(id).inspect_err(|_| self.forget(id))?;
+        let Some(request) = self.requests.find_mut(id) else { return Ok(()) };
+        if let Some(failure) = request.failure {
+            self.forget(id);
+            return Err(error_of(failure));
+        }
+        let reply = std::mem::take(&mut request.reply);
+        request.claimable = false;
+        let row_len = self.tables[table.0].row_len;
+        match &reply {
+            Reply::None => {}
+            Reply::Staged { chunk, positions } if positions.is_empty() => {
+                self.memory.staging_pages().read(chunk.offset, into);
+            }
+            Reply::Staged { chunk, positions } => {
+                let pages = self.memory.staging_pages();
+                for (row, position) in (0_u64..).zip(positions) {
+                    let to = index(u64::from(*position) * row_len);
+                    pages.read(chunk.offset + row * row_len, &mut into[to..][..index(row_len)]);
+                }
+            }
+            Reply::Blocks { first_row, row_count } => {
+                self.copy_blocks(id, table, RowRange::new(*first_row, first_row + row_count), into);
+            }
+            Reply::Lazy { first_row, row_count, relaxed } => {
+                let rows = RowRange::new(*first_row, first_row + row_count);
+                return self.read_now(table, rows, *relaxed, into);
+            }
+        }
+        self.drop_reply(id, reply);
+        Ok(())
+    }
+
+    /// Asks a link's server to write rows into the chunk, from row `row` of it on.
+    fn gather(
+        &mut self,
+        link: usize,
+        table: TableIndex,
+        keys: &[u64],
+        chunk: Chunk,
+        row: u64,
+        request: RequestId,
+    ) -> Result<(), RequestError> {
+        let row_len = self.tables[table.0].row_len;
+        let rows_max =
+            usize::try_from(GATHER_LEN_MAX / row_len).unwrap_or(1).clamp(1, PART_KEYS_MAX);
+        let staging = self.staging_region()?;
+        let mut at = row;
+        for part in keys.chunks(rows_max) {
+            let mut header = self.header(RequestKind::Pull, table, &PushOptions::default());
+            header.rows = Rows::Keys;
+            header.row_count = count_of(part.len() as u64);
+            header.reply = Some(self.place_of(link, staging, chunk.offset + at * row_len)?);
+            self.send(link, &header, part, &[], request, None)?;
+            at += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// A request that could not be started is nobody's to claim.
+    fn or_forget(
+        &mut self,
+        request: RequestId,
+        started: Result<(), RequestError>,
+    ) -> Result<RequestId, RequestError> {
+        if started.is_err() {
+            self.forget(request);
+        }
+        started.map(|()| request)
+    }
+}

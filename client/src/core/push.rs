@@ -1,0 +1,373 @@
+//! Pushes: split by link, sent inline when small, by reference when large.
+
+use windlass_transport::chunks::Chunk;
+use windlass_wire::{Checksum, Place, RequestHeader, RequestKind, RowRange, Rows};
+
+use super::{Core, PART_KEYS_MAX, PART_LEN_MAX, RegionId, RequestId, TableIndex, link::InFlight};
+use crate::{config::PushOptions, error::RequestError};
+
+/// Where the values of a push are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Source<'a> {
+    /// In memory of the caller, copied before the call returns.
+    Plain(&'a [u8]),
+    /// In a registered region, which stays untouched until the push is done.
+    Registered { region: RegionId, offset: u64 },
+}
+
+/// The values of one message.
+enum PartValues<'a> {
+    Inline(&'a [u8]),
+    Chunk(Chunk),
+    Registered { region: RegionId, offset: u64 },
+}
+
+/// The rows of one message.
+#[derive(Clone, Copy)]
+enum PartRows<'a> {
+    Range(RowRange),
+    Keys(&'a [u64]),
+}
+
+impl Core {
+    /// Pushes a range of rows. The values are as long as the rows, which the caller has checked.
+    pub(crate) fn push_range(
+        &mut self,
+        table: TableIndex,
+        rows: RowRange,
+        values: Source<'_>,
+        options: &PushOptions,
+    ) -> Result<RequestId, RequestError> {
+        self.check_range(table, rows)?;
+        let request = self.begin(options.after, false)?;
+        let sent = self.send_range(request, table, rows, values, options);
+        self.end_sending(request);
+        sent?;
+        self.count_push(rows.count() * self.tables[table.0].row_len);
+        Ok(request)
+    }
+
+    fn send_range(
+        &mut self,
+        request: RequestId,
+        table: TableIndex,
+        rows: RowRange,
+        values: Source<'_>,
+        options: &PushOptions,
+    ) -> Result<(), RequestError> {
+        let row_len = self.tables[table.0].row_len;
+        let layout = self.tables[table.0].layout;
+        let rows_max = (PART_LEN_MAX / row_len).max(1);
+        let mut first = rows.start;
+        while first < rows.end {
+            let (link, mut part) = self.rows_at_one_link(&layout, first, rows.end);
+            part.end = part.end.min(part.start + rows_max);
+            let (from, len) = ((first - rows.start) * row_len, part.count() * row_len);
+            let values = self.part_values(link, values, from, len)?;
+            self.send_push(link, table, PartRows::Range(part), &values, request, options)?;
+            first = part.end;
+        }
+        Ok(())
+    }
+
+    /// Pushes rows by key. The values are as long as the rows, which the caller has checked.
+    pub(crate) fn push_keys(
+        &mut self,
+        table: TableIndex,
+        keys: &[u64],
+        values: Source<'_>,
+        options: &PushOptions,
+    ) -> Result<RequestId, RequestError> {
+        self.check_keys(table, keys)?;
+        if let (Some(_), Some(range)) = (self.tables[table.0].dense_rows(), consecutive(keys)) {
+            return self.push_range(table, range, values, options);
+        }
+        let request = self.begin(options.after, false)?;
+        let sent = self.send_keys(request, table, keys, values, options);
+        self.end_sending(request);
+        sent?;
+        self.count_push(keys.len() as u64 * self.tables[table.0].row_len);
+        Ok(request)
+    }
+
+    fn send_keys(
+        &mut self,
+        request: RequestId,
+        table: TableIndex,
+        keys: &[u64],
+        values: Source<'_>,
+        options: &PushOptions,
+    ) -> Result<(), RequestError> {
+        let row_len = self.tables[table.0].row_len;
+        let rows_max = usize::try_from(PART_LEN_MAX / row_len).unwrap_or(1).clamp(1, PART_KEYS_MAX);
+        if self.links.len() == 1 {
+            for (at, part) in keys.chunks(rows_max).enumerate() {
+                let from = (at * rows_max) as u64 * row_len;
+                let values = self.part_values(0, values, from, part.len() as u64 * row_len)?;
+                self.send_push(0, table, PartRows::Keys(part), &values, request, options)?;
+            }
+        } else {
+            self.sort_by_link(table, keys);
+            for link in 0..self.links.len() {
+                let sorted = std::mem::take(&mut self.scratch.by_link[link]);
+                for (keys, positions) in
+                    sorted.keys.chunks(rows_max).zip(sorted.positions.chunks(rows_max))
+                {
+                    self.push_gathered(link, table, keys, positions, values, request, options)?;
+                }
+                self.scratch.by_link[link] = sorted;
+            }
+        }
+        Ok(())
+    }
+
+    /// An empty push over the whole table: the worker has finished a round.
+    pub(crate) fn advance_clock(&mut self) -> Result<RequestId, RequestError> {
+        self.clock.0 += 1;
+        let request = self.begin(None, false)?;
+        let options = PushOptions::default();
+        let mut sent = Ok(());
+        for table in (0..self.tables.len()).map(TableIndex) {
+            for link in 0..self.links.len() {
+                let header = self.header(RequestKind::AdvanceClock, table, &options);
+                sent = sent.and_then(|()| self.send(link, &header, &[], &[], request, None));
+            }
+        }
+        self.end_sending(request);
+        sent.map(|()| request)
+    }
+
+    fn count_push(&mut self, len: u64) {
+        self.counters.pushes += 1;
+        self.counters.bytes_pushed += len;
+    }
+
+    /// Sorts keys by the link that leads to them, into the scratch buffers.
+    pub(super) fn sort_by_link(&mut self, table: TableIndex, keys: &[u64]) {
+        for link in &mut self.scratch.by_link {
+            link.keys.clear();
+            link.positions.clear();
+        }
+        let layout = self.tables[table.0].layout;
+        for (position, key) in (0_u32..).zip(keys) {
+            let link = self.link_of[layout.partition_of(*key).0 as usize] as usize;
+            let sorted = &mut self.scratch.by_link[link];
+            sorted.keys.push(*key);
+            sorted.positions.push(position);
+        }
+    }
+
+    /// Sends rows that do not lie beside each other in the request.
+    #[expect(clippy::too_many_arguments, reason = "one call site; a struct would say the same")]
+    fn push_gathered(
+        &mut self,
+        link: usize,
+        table: TableIndex,
+        keys: &[u64],
+        positions: &[u32],
+        values: Source<'_>,
+        request: RequestId,
+        options: &PushOptions,
+    ) -> Result<(), RequestError> {
+        let row_len = self.tables[table.0].row_len;
+        let mut gathered = std::mem::take(&mut self.scratch.values);
+        gathered.clear();
+        for position in positions {
+            let from = u64::from(*position) * row_len;
+            match values {
+                Source::Plain(bytes) => {
+                    gathered.extend_from_slice(&bytes[index(from)..index(from + row_len)]);
+                }
+                Source::Registered { region, offset } => {
+                    let at = gathered.len();
+                    gathered.resize(at + index(row_len), 0);
+                    self.memory.pages(region).read(offset + from, &mut gathered[at..]);
+                }
+            }
+        }
+        let len = gathered.len() as u64;
+        let sent = self.part_values(link, Source::Plain(&gathered), 0, len).and_then(|values| {
+            self.send_push(link, table, PartRows::Keys(keys), &values, request, options)
+        });
+        self.scratch.values = gathered;
+        sent
+    }
+
+    /// Chooses how the values of one message travel, and copies them if they are to be staged.
+    fn part_values<'a>(
+        &mut self,
+        link: usize,
+        source: Source<'a>,
+        from: u64,
+        len: u64,
+    ) -> Result<PartValues<'a>, RequestError> {
+        let large = len > self.links[link].by_reference_len;
+        match source {
+            Source::Plain(bytes) if !large => {
+                Ok(PartValues::Inline(&bytes[index(from)..index(from + len)]))
+            }
+            Source::Plain(bytes) => {
+                let chunk = self.allocate_chunk(len)?;
+                let bytes = &bytes[index(from)..index(from + len)];
+                self.memory.staging_pages().write(chunk.offset, bytes);
+                Ok(PartValues::Chunk(chunk))
+            }
+            Source::Registered { region, offset } => {
+                Ok(PartValues::Registered { region, offset: offset + from })
+            }
+        }
+    }
+
+    fn send_push(
+        &mut self,
+        link: usize,
+        table: TableIndex,
+        rows: PartRows<'_>,
+        values: &PartValues<'_>,
+        request: RequestId,
+        options: &PushOptions,
+    ) -> Result<(), RequestError> {
+        let mut header = self.header(RequestKind::Push, table, options);
+        let keys = match rows {
+            PartRows::Range(range) => {
+                header.rows = Rows::Range { first: range.start };
+                header.row_count = count_of(range.count());
+                &[][..]
+            }
+            PartRows::Keys(keys) => {
+                header.row_count = count_of(keys.len() as u64);
+                keys
+            }
+        };
+        match *values {
+            PartValues::Inline(bytes) => self.send(link, &header, keys, bytes, request, None),
+            PartValues::Chunk(chunk) => {
+                let staging = self.staging_region()?;
+                header.values = Some(self.place_of(link, staging, chunk.offset)?);
+                self.send(link, &header, keys, &[], request, Some(chunk))
+            }
+            PartValues::Registered { region, offset } => {
+                if header.values_len() <= self.links[link].by_reference_len {
+                    let mut bytes = std::mem::take(&mut self.scratch.values);
+                    bytes.resize(index(header.values_len()), 0);
+                    self.memory.pages(region).read(offset, &mut bytes);
+                    let sent = self.send(link, &header, keys, &bytes, request, None);
+                    self.scratch.values = bytes;
+                    return sent;
+                }
+                header.values = Some(self.place_of(link, region, offset)?);
+                self.send(link, &header, keys, &[], request, None)
+            }
+        }
+    }
+
+    /// A header for this table; rows and values are filled in by the caller.
+    pub(super) fn header(
+        &mut self,
+        kind: RequestKind,
+        table: TableIndex,
+        options: &PushOptions,
+    ) -> RequestHeader {
+        self.sequence = self.sequence.next();
+        let entry = &self.tables[table.0].entry;
+        RequestHeader {
+            kind,
+            sync: options.sync,
+            dtype: entry.schema.dtype,
+            table: entry.id,
+            sequence: self.sequence,
+            epoch: self.map.epoch,
+            clock: options.clock.unwrap_or(self.clock),
+            rows: Rows::Keys,
+            row_count: 0,
+            width: entry.schema.width,
+            values: None,
+            reply: None,
+        }
+    }
+
+    /// How the server of a link names a place in one of the client's regions.
+    pub(super) fn place_of(
+        &mut self,
+        link: usize,
+        region: RegionId,
+        offset: u64,
+    ) -> Result<Place, RequestError> {
+        let link = &mut self.links[link];
+        let remote = match link.shared.find(region) {
+            Some(remote) => remote,
+            None => {
+                let setup = |error: &dyn std::error::Error| RequestError::Setup {
+                    text: super::connect::chain(error),
+                };
+                let registered = self
+                    .memory
+                    .registered(region, link.transport, &mut self.transports)
+                    .map_err(|error| setup(&error))?;
+                let remote = self.transports[link.transport]
+                    .share(link.queue_pair, &registered)
+                    .map_err(|error| setup(&error))?;
+                link.shared.insert(region, remote);
+                remote
+            }
+        };
+        Ok(Place { key: remote.key.0, address: remote.address.wrapping_add(offset) })
+    }
+
+    /// Writes one message into a link's mailbox, waiting for room.
+    pub(super) fn send(
+        &mut self,
+        link_at: usize,
+        header: &RequestHeader,
+        keys: &[u64],
+        values: &[u8],
+        request: RequestId,
+        chunk: Option<Chunk>,
+    ) -> Result<(), RequestError> {
+        let keys: &[u8] = bytemuck::cast_slice(keys);
+        let mut bytes = header.encode();
+        RequestHeader::seal(&mut bytes, Checksum::of(keys).append(values));
+        let mut deadline = None;
+        loop {
+            let link = &mut self.links[link_at];
+            if link.failed {
+                return Err(RequestError::ServerGone { server: link.server });
+            }
+            let wake = link.take_wake();
+            match link.writer.write(&[&bytes, keys, values], wake, &mut link.sender) {
+                Ok(number) => {
+                    link.in_flight.push_back(InFlight { number, request, chunk });
+                    break;
+                }
+                Err(_) => {
+                    if wake {
+                        // It was not sent with this message: it has to be with the next.
+                        link.woken_epoch = link.woken_epoch.wrapping_sub(1);
+                    }
+                    self.wait_a_little(&mut deadline)?;
+                }
+            }
+        }
+        if let Some(request) = self.requests.find_mut(request) {
+            request.parts_left += 1;
+        }
+        self.flush(link_at);
+        Ok(())
+    }
+}
+
+/// The range that ascending keys are, if they are one.
+fn consecutive(keys: &[u64]) -> Option<RowRange> {
+    let (first, last) = (*keys.first()?, *keys.last()?);
+    (last - first == keys.len() as u64 - 1).then(|| RowRange::new(first, last + 1))
+}
+
+pub(super) fn count_of(rows: u64) -> u32 {
+    u32::try_from(rows).unwrap_or_else(|_| unreachable!("parts are bounded"))
+}
+
+/// A length or offset within memory of this process.
+#[expect(clippy::cast_possible_truncation, reason = "the transport asserts a 64-bit target")]
+pub(super) const fn index(value: u64) -> usize {
+    value as usize
+}

@@ -1,0 +1,380 @@
+//! Pulls by one-sided reads over a network: blocks are read as they lie, validated by the versions
+//! at both their ends, and read again if they changed meanwhile.
+
+use windlass_transport::{Operation, RemoteAddress, WorkId, chunks::Chunk};
+use windlass_wire::RowRange;
+
+use super::{
+    Core, RequestId, TableIndex,
+    push::index,
+    requests::Failure,
+    tables::Place,
+    view::{FENCED, HEAD_VERSION_AT, ROWS_AT},
+};
+use crate::error::RequestError;
+
+/// Bytes of one read.
+const READ_LEN_MAX: u64 = 256 << 10;
+
+/// Bytes of rows pulled at once when a large range is read piece by piece.
+const WINDOW_LEN: u64 = 2 << 20;
+
+/// Pieces of a large range under way at once.
+const WINDOWS: usize = 3;
+
+/// Whole blocks of one partition, being read.
+#[derive(Clone, Copy, Debug)]
+struct Read {
+    request: RequestId,
+    place: Place,
+    link: usize,
+    /// First block and how many.
+    block: u64,
+    block_count: u64,
+    /// Where they go, from the head version of the first to the tail version of the last.
+    chunk: Chunk,
+    relaxed: bool,
+    phase: Phase,
+}
+
+/// What a read is doing. Devices that read in ascending order validate a read by itself; others
+/// need versions from before and after, each ordered by a completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Reading the blocks; the versions in them decide.
+    Whole,
+    /// Reading them for their versions only.
+    Before,
+    /// Reading them for their rows.
+    Rows,
+    /// Reading them again for their versions.
+    After,
+    Done,
+}
+
+/// Reads under way or staged.
+#[derive(Debug, Default)]
+pub(super) struct Reads {
+    reads: Vec<Option<Read>>,
+    /// Second buffer of a read whose device does not read in order.
+    shadows: Vec<Option<Chunk>>,
+}
+
+impl Core {
+    /// Starts to read the blocks of a range into the staging area.
+    pub(super) fn start_reads(
+        &mut self,
+        request: RequestId,
+        table: TableIndex,
+        rows: RowRange,
+        relaxed: bool,
+    ) -> Result<(), RequestError> {
+        let mut first = rows.start;
+        while first < rows.end {
+            let state = &self.tables[table.0];
+            let partition = state.layout.partition_of(first);
+            let end = rows.end.min(state.layout.rows_of(partition).end);
+            let Some(place) = state.places.get(partition.0 as usize).copied().flatten() else {
+                return Err(RequestError::Setup { text: "a partition has no place".to_owned() });
+            };
+            let block_rows = u64::from(place.at.block_rows);
+            let stride = u64::from(place.at.block_stride);
+            let mut block = (first - place.at.first_row) / block_rows;
+            let last = (end - 1 - place.at.first_row) / block_rows;
+            while block <= last {
+                let block_count = (last + 1 - block).min((READ_LEN_MAX / stride).max(1));
+                self.start_read(request, place, block, block_count, relaxed)?;
+                block += block_count;
+            }
+            first = end;
+        }
+        Ok(())
+    }
+
+    fn start_read(
+        &mut self,
+        request: RequestId,
+        place: Place,
+        block: u64,
+        block_count: u64,
+        relaxed: bool,
+    ) -> Result<(), RequestError> {
+        let link = place.link;
+        if self.links[link].failed {
+            return Err(RequestError::ServerGone { server: self.links[link].server });
+        }
+        let len = span_len(&place, block_count);
+        let chunk = self.allocate_chunk(len)?;
+        let in_order = self.transports[self.links[link].transport].capabilities().reads_in_order;
+        let shadow = if in_order || relaxed { None } else { Some(self.allocate_chunk(len)?) };
+        let phase = if shadow.is_some() { Phase::Before } else { Phase::Whole };
+        let read = Read { request, place, link, block, block_count, chunk, relaxed, phase };
+        let at = self.reads.reads.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.reads.reads.push(None);
+            self.reads.shadows.push(None);
+            self.reads.reads.len() - 1
+        });
+        self.reads.reads[at] = Some(read);
+        self.reads.shadows[at] = shadow;
+        if let Some(request) = self.requests.find_mut(request) {
+            request.parts_left += 1;
+        }
+        let mut patience = None;
+        while !self.post_read(at) {
+            self.wait_a_little(&mut patience)?;
+        }
+        Ok(())
+    }
+
+    /// Posts a read, if the send queue has room. True also when the read is over already.
+    fn post_read(&mut self, at: usize) -> bool {
+        let Some(read) = self.reads.reads[at] else { return true };
+        if read.phase == Phase::Done {
+            return true;
+        }
+        let to = match read.phase {
+            Phase::Before | Phase::After => self.reads.shadows[at].unwrap_or(read.chunk),
+            Phase::Whole | Phase::Rows | Phase::Done => read.chunk,
+        };
+        let transport = self.links[read.link].transport;
+        let Ok(staging) = self.memory.staging() else { return true };
+        let Ok(region) = self.memory.registered(staging, transport, &mut self.transports) else {
+            return true;
+        };
+        let link = &mut self.links[read.link];
+        if link.sender.room() < 2 {
+            return false;
+        }
+        let line = read.place.line(read.block);
+        let address = line.address.wrapping_add(HEAD_VERSION_AT);
+        let remote = RemoteAddress { address, ..line };
+        let len = span_len(&read.place, read.block_count);
+        let local = region.slice(to.offset, u32::try_from(len).unwrap_or(u32::MAX)).into();
+        link.sender.push_signaled(WorkId(at as u64 + 1), Operation::Read { local, remote });
+        self.flush(read.link);
+        true
+    }
+
+    /// A read has completed.
+    pub(super) fn end_read(&mut self, work_id: WorkId, succeeded: bool) {
+        let at = index(work_id.0 - 1);
+        let Some(mut read) = self.reads.reads.get(at).copied().flatten() else { return };
+        if read.phase == Phase::Done {
+            return;
+        }
+        if !succeeded {
+            let server = self.links[read.link].server;
+            return self.finish_read(at, Some(Failure::Gone { server }));
+        }
+        read.phase = match read.phase {
+            Phase::Whole if read.relaxed || self.is_whole(&read) => Phase::Done,
+            Phase::Before => Phase::Rows,
+            Phase::Rows => {
+                // The versions from before move over the rows' own, to be compared with those
+                // from after.
+                self.keep_versions(at, &read);
+                Phase::After
+            }
+            Phase::After if self.agrees(at, &read) => Phase::Done,
+            Phase::After => Phase::Before,
+            Phase::Whole | Phase::Done => Phase::Whole,
+        };
+        if read.phase == Phase::Done {
+            return self.finish_read(at, None);
+        }
+        if matches!(read.phase, Phase::Whole | Phase::Before) {
+            self.counters.reads_retried += 1;
+            if self.is_fenced(&read) {
+                let server = self.links[read.link].server;
+                return self.finish_read(at, Some(Failure::Gone { server }));
+            }
+        }
+        self.reads.reads[at] = Some(read);
+        if !self.post_read(at) {
+            // The send queue is full of this client's own requests: they fail only with the link.
+            self.finish_read(at, Some(Failure::Gone { server: self.links[read.link].server }));
+        }
+    }
+
+    fn finish_read(&mut self, at: usize, failure: Option<Failure>) {
+        if let Some(shadow) = self.reads.shadows[at].take() {
+            self.memory.release(shadow);
+        }
+        let Some(read) = &mut self.reads.reads[at] else { return };
+        read.phase = Phase::Done;
+        let request = read.request;
+        self.end_part(request, failure);
+    }
+
+    /// Whether every block of a read has equal, even versions at both ends.
+    fn is_whole(&self, read: &Read) -> bool {
+        let pages = self.memory.staging_pages();
+        (0..read.block_count).all(|block| {
+            let head = pages.load_u64(read.chunk.offset + head_at(&read.place, block));
+            let tail = pages.load_u64(read.chunk.offset + tail_at(&read.place, block));
+            head == tail && head & (FENCED | 1) == 0
+        })
+    }
+
+    /// Writes the versions read before over those read with the rows.
+    fn keep_versions(&self, at: usize, read: &Read) {
+        let Some(shadow) = self.reads.shadows[at] else { return };
+        let pages = self.memory.staging_pages();
+        for block in 0..read.block_count {
+            let head = head_at(&read.place, block);
+            pages.store_u64(read.chunk.offset + head, pages.load_u64(shadow.offset + head));
+        }
+    }
+
+    /// Whether the versions from before and after are equal and even.
+    fn agrees(&self, at: usize, read: &Read) -> bool {
+        let Some(shadow) = self.reads.shadows[at] else { return false };
+        let pages = self.memory.staging_pages();
+        (0..read.block_count).all(|block| {
+            let head = head_at(&read.place, block);
+            let before = pages.load_u64(read.chunk.offset + head);
+            before == pages.load_u64(shadow.offset + head) && before & (FENCED | 1) == 0
+        })
+    }
+
+    fn is_fenced(&self, read: &Read) -> bool {
+        let pages = self.memory.staging_pages();
+        (0..read.block_count).any(|block| {
+            pages.load_u64(read.chunk.offset + head_at(&read.place, block)) & FENCED != 0
+        })
+    }
+
+    /// Copies the rows of a request's reads into `into`.
+    pub(super) fn copy_blocks(
+        &mut self,
+        request: RequestId,
+        table: TableIndex,
+        rows: RowRange,
+        into: &mut [u8],
+    ) {
+        let row_len = self.tables[table.0].row_len;
+        let pages = self.memory.staging_pages();
+        for read in self.reads.reads.iter().flatten().filter(|read| read.request == request) {
+            let place = &read.place.at;
+            let block_rows = u64::from(place.block_rows);
+            for block in 0..read.block_count {
+                let first = place.first_row + (read.block + block) * block_rows;
+                let all = RowRange::new(first, first + block_rows);
+                let Some(wanted) = all.intersection(rows) else { continue };
+                let from = block * u64::from(place.block_stride) + ROWS_AT - HEAD_VERSION_AT
+                    + (wanted.start - first) * row_len;
+                let to = index((wanted.start - rows.start) * row_len);
+                let len = index(wanted.count() * row_len);
+                pages.read(read.chunk.offset + from, &mut into[to..to + len]);
+            }
+        }
+    }
+
+    /// Gives the staged blocks of a request back.
+    pub(super) fn drop_reads(&mut self, request: RequestId) {
+        for slot in &mut self.reads.reads {
+            if let Some(read) = slot.take_if(|read| read.request == request) {
+                self.memory.release(read.chunk);
+            }
+        }
+    }
+
+    /// Every read under way on a link fails.
+    pub(super) fn fail_reads(&mut self, link: usize) {
+        let server = self.links[link].server;
+        for at in 0..self.reads.reads.len() {
+            let lost = self.reads.reads[at]
+                .is_some_and(|read| read.link == link && read.phase != Phase::Done);
+            if lost {
+                self.finish_read(at, Some(Failure::Gone { server }));
+            }
+        }
+    }
+
+    /// Places at a link are not known any more, nor is anything in view there.
+    pub(super) fn forget_places(&mut self, link: usize) {
+        for table in &mut self.tables {
+            for place in &mut table.places {
+                place.take_if(|place| place.link == link);
+            }
+        }
+    }
+
+    /// Pulls rows now, in place or by windows of reads.
+    pub(super) fn read_now(
+        &mut self,
+        table: TableIndex,
+        rows: RowRange,
+        relaxed: bool,
+        into: &mut [u8],
+    ) -> Result<(), RequestError> {
+        let row_len = self.tables[table.0].row_len;
+        if self.is_viewable(table, rows) {
+            let mut first = rows.start;
+            while first < rows.end {
+                let state = &self.tables[table.0];
+                let partition = state.layout.partition_of(first);
+                let end = rows.end.min(state.layout.rows_of(partition).end);
+                let place = state.places[partition.0 as usize];
+                let Some((place, view)) = place.and_then(|at| at.view.map(|view| (at, view)))
+                else {
+                    return Err(RequestError::Setup { text: "a view went away".to_owned() });
+                };
+                let from = index((first - rows.start) * row_len);
+                let part = RowRange::new(first, end);
+                let out = &mut into[from..from + index(part.count() * row_len)];
+                self.copy_view(&place, view, part, row_len, relaxed, out)?;
+                first = end;
+            }
+            return Ok(());
+        }
+        let window_rows = (WINDOW_LEN / row_len).max(1);
+        let mut windows = std::collections::VecDeque::with_capacity(WINDOWS);
+        let mut first = rows.start;
+        while first < rows.end || !windows.is_empty() {
+            if first < rows.end && windows.len() < WINDOWS {
+                let part = RowRange::new(first, rows.end.min(first + window_rows));
+                let id = self.begin(None, true)?;
+                let started = self.start_reads(id, table, part, relaxed);
+                if let Some(slot) = self.requests.find_mut(id) {
+                    let (first_row, row_count) = (part.start, part.count());
+                    slot.reply = super::requests::Reply::Blocks { first_row, row_count };
+                }
+                self.end_sending(id);
+                windows.push_back((id, part));
+                if let Err(error) = started {
+                    for (id, _) in windows {
+                        self.forget(id);
+                    }
+                    return Err(error);
+                }
+                first = part.end;
+            } else if let Some((id, part)) = windows.pop_front() {
+                let from = index((part.start - rows.start) * row_len);
+                let out = &mut into[from..from + index(part.count() * row_len)];
+                if let Err(error) = self.claim(table, id, out) {
+                    for (id, _) in windows {
+                        self.forget(id);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bytes from the head version of the first block to the tail version of the last.
+fn span_len(place: &Place, block_count: u64) -> u64 {
+    block_count * u64::from(place.at.block_stride) + 8 - HEAD_VERSION_AT
+}
+
+/// Offset in a span of a block's head version.
+fn head_at(place: &Place, block: u64) -> u64 {
+    block * u64::from(place.at.block_stride)
+}
+
+/// Offset in a span of a block's tail version: at the start of the next line.
+fn tail_at(place: &Place, block: u64) -> u64 {
+    (block + 1) * u64::from(place.at.block_stride) - HEAD_VERSION_AT
+}

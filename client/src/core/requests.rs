@@ -1,0 +1,127 @@
+//! Requests under way: each takes a slot until it is done and claimed or forgotten.
+
+use windlass_transport::chunks::Chunk;
+use windlass_wire::{ServerId, Status};
+
+use super::REQUESTS_MAX;
+
+/// A request of this client, from 1. The timestamp users see.
+pub(crate) type RequestId = u64;
+
+/// Why a request failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    Refused { server: ServerId, status: Status },
+    Gone { server: ServerId },
+}
+
+/// How the rows of a finished pull get to whoever claims them.
+#[derive(Debug, Default)]
+pub(crate) enum Reply {
+    /// A push: nothing.
+    #[default]
+    None,
+    /// Staged in this chunk, one row after the other; `positions` says which row of the request
+    /// each is, and is empty when they are in order.
+    Staged { chunk: Chunk, positions: Vec<u32> },
+    /// Blocks as they lie at the server, staged by reads.
+    Blocks { first_row: u64, row_count: u64 },
+    /// To be read when claimed: a copy out of memory on this host, or too large to stage.
+    Lazy { first_row: u64, row_count: u64, relaxed: bool },
+}
+
+/// One request.
+#[derive(Debug, Default)]
+pub(crate) struct Request {
+    pub(crate) id: RequestId,
+    pub(crate) parts_left: u32,
+    pub(crate) failure: Option<Failure>,
+    pub(crate) reply: Reply,
+    /// Nobody will claim the reply.
+    pub(crate) forgotten: bool,
+    /// Somebody still may.
+    pub(crate) claimable: bool,
+}
+
+impl Request {
+    pub(crate) fn is_done(&self) -> bool {
+        self.parts_left == 0
+    }
+}
+
+/// The slots.
+#[derive(Debug)]
+pub(super) struct Requests {
+    slots: Vec<Request>,
+    next: RequestId,
+    /// Position buffers to use again.
+    spare_positions: Vec<Vec<u32>>,
+}
+
+impl Requests {
+    pub(super) fn new() -> Self {
+        let slots = (0..REQUESTS_MAX).map(|_| Request::default()).collect();
+        Self { slots, next: 1, spare_positions: Vec::new() }
+    }
+
+    /// The slot the next request will take, if it is free: neither under way nor waiting to be
+    /// claimed.
+    pub(super) fn next_is_free(&self) -> bool {
+        let slot = &self.slots[slot_of(self.next)];
+        slot.is_done() && !slot.claimable
+    }
+
+    /// Starts a request. Panics unless its slot is free.
+    pub(super) fn start(&mut self, claimable: bool) -> RequestId {
+        assert!(self.next_is_free(), "the slot of request {} is taken", self.next);
+        let id = self.next;
+        self.next += 1;
+        let slot = &mut self.slots[slot_of(id)];
+        *slot = Request { id, claimable, ..Request::default() };
+        id
+    }
+
+    /// A request that is still known.
+    pub(super) fn find(&self, id: RequestId) -> Option<&Request> {
+        let slot = &self.slots[slot_of(id)];
+        (slot.id == id).then_some(slot)
+    }
+
+    /// A request that is still known.
+    pub(super) fn find_mut(&mut self, id: RequestId) -> Option<&mut Request> {
+        let slot = &mut self.slots[slot_of(id)];
+        (slot.id == id).then_some(slot)
+    }
+
+    /// Whether a request was made and is over, known or not.
+    pub(super) fn is_over(&self, id: RequestId) -> bool {
+        id < self.next && self.find(id).is_none_or(Request::is_done)
+    }
+
+    /// Whether a request was ever made.
+    pub(super) fn was_made(&self, id: RequestId) -> bool {
+        id > 0 && id < self.next
+    }
+
+    /// The last request made.
+    pub(super) fn last(&self) -> RequestId {
+        self.next - 1
+    }
+
+    pub(super) fn take_positions(&mut self) -> Vec<u32> {
+        self.spare_positions.pop().unwrap_or_default()
+    }
+
+    pub(super) fn give_positions(&mut self, mut positions: Vec<u32>) {
+        if positions.capacity() > 0 && self.spare_positions.len() < 64 {
+            positions.clear();
+            self.spare_positions.push(positions);
+        }
+    }
+}
+
+fn slot_of(id: RequestId) -> usize {
+    #[expect(clippy::cast_possible_truncation, reason = "the remainder is below REQUESTS_MAX")]
+    let slot = (id % REQUESTS_MAX as u64) as usize;
+    slot
+}

@@ -1,0 +1,207 @@
+//! Tables as the client knows them.
+
+use windlass_transport::{RemoteAddress, RemoteKey, fabric::PeerBytes};
+use windlass_wire::{
+    Layout, ServerId, TableEntry, TableKind, TableSchema,
+    control::{ClientReply, ClientRequest, PartitionPlace, RefusalKind},
+};
+
+use super::{Core, connect::chain};
+use crate::error::{RequestError, TableError};
+
+/// A table in [`Core::tables`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TableIndex(pub(crate) usize);
+
+/// A table and, once a one-sided pull asked for it, where its rows lie.
+#[derive(Debug)]
+pub(crate) struct TableState {
+    pub(crate) entry: TableEntry,
+    pub(crate) layout: Layout,
+    pub(crate) row_len: u64,
+    /// Place of each partition; empty until it is needed.
+    pub(crate) places: Vec<Option<Place>>,
+}
+
+/// Where the rows of one partition lie.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) link: usize,
+    pub(crate) at: PartitionPlace,
+    /// The whole partition in place, when it is this host's memory.
+    pub(crate) view: Option<PeerBytes>,
+}
+
+impl Place {
+    /// Address of the line of a block.
+    pub(crate) fn line(&self, block: u64) -> RemoteAddress {
+        let offset = self.at.offset + block * u64::from(self.at.block_stride);
+        RemoteAddress {
+            key: RemoteKey(self.at.region.key),
+            address: self.at.region.address.wrapping_add(offset),
+        }
+    }
+
+    /// Number of blocks.
+    pub(crate) fn block_count(&self) -> u64 {
+        self.at.row_count.div_ceil(u64::from(self.at.block_rows))
+    }
+
+    /// Bytes of all blocks and lines.
+    fn len(&self) -> u64 {
+        self.block_count() * u64::from(self.at.block_stride) + 64
+    }
+}
+
+impl TableState {
+    fn new(entry: TableEntry, partition_count: u32) -> Self {
+        Self {
+            layout: Layout::new(entry.id, entry.schema.kind, partition_count),
+            row_len: entry.schema.row_len(),
+            places: Vec::new(),
+            entry,
+        }
+    }
+
+    /// Rows of a dense table.
+    pub(crate) fn dense_rows(&self) -> Option<u64> {
+        match self.entry.schema.kind {
+            TableKind::Dense { rows } => Some(rows),
+            TableKind::Sparse {} => None,
+        }
+    }
+}
+
+impl Core {
+    /// Creates a table, or finds the equal one.
+    pub(crate) fn create_table(
+        &mut self,
+        name: &str,
+        schema: &TableSchema,
+    ) -> Result<TableIndex, TableError> {
+        let request = ClientRequest::CreateTable { name: name.to_owned(), schema: schema.clone() };
+        self.table(name, &request)
+    }
+
+    /// Finds a table.
+    pub(crate) fn open_table(&mut self, name: &str) -> Result<TableIndex, TableError> {
+        self.table(name, &ClientRequest::OpenTable { name: name.to_owned() })
+    }
+
+    /// Drops a table.
+    pub(crate) fn drop_table(&mut self, name: &str) -> Result<(), TableError> {
+        match self.ask_tables(name, &ClientRequest::DropTable { name: name.to_owned() })? {
+            ClientReply::Done {} => {
+                for table in self.tables.iter_mut().filter(|table| table.entry.name == name) {
+                    table.places.clear();
+                }
+                Ok(())
+            }
+            _ => Err(TableError::Unexpected),
+        }
+    }
+
+    /// All tables.
+    pub(crate) fn list_tables(&mut self) -> Result<Vec<TableEntry>, TableError> {
+        match self.ask_tables("", &ClientRequest::ListTables {})? {
+            ClientReply::Tables { tables } => Ok(tables),
+            _ => Err(TableError::Unexpected),
+        }
+    }
+
+    /// Asks the first server of the map, which coordinates.
+    pub(crate) fn ask_tables(
+        &mut self,
+        name: &str,
+        request: &ClientRequest,
+    ) -> Result<ClientReply, TableError> {
+        match self.servers[0].control.ask(request)? {
+            ClientReply::Refused { status: RefusalKind::UnknownTable {}, .. } => {
+                Err(TableError::Unknown { name: name.to_owned() })
+            }
+            ClientReply::Refused { status: RefusalKind::TableExists {}, .. } => {
+                Err(TableError::Exists { name: name.to_owned() })
+            }
+            ClientReply::Refused { status, text } => {
+                Err(TableError::Refused { kind: status, text })
+            }
+            reply => Ok(reply),
+        }
+    }
+
+    /// Asks one server.
+    pub(crate) fn ask_server(
+        &mut self,
+        server: ServerId,
+        request: &ClientRequest,
+    ) -> Result<ClientReply, TableError> {
+        let found = self.servers.iter_mut().find(|known| known.id == server);
+        match found.ok_or(TableError::Unexpected)?.control.ask(request)? {
+            ClientReply::Refused { status, text } => {
+                Err(TableError::Refused { kind: status, text })
+            }
+            reply => Ok(reply),
+        }
+    }
+
+    fn table(&mut self, name: &str, request: &ClientRequest) -> Result<TableIndex, TableError> {
+        let ClientReply::Table { table } = self.ask_tables(name, request)? else {
+            return Err(TableError::Unexpected);
+        };
+        if table.schema.validate().is_err() {
+            return Err(TableError::Unexpected);
+        }
+        let found = self.tables.iter().position(|known| known.entry.id == table.id);
+        Ok(TableIndex(found.unwrap_or_else(|| {
+            self.tables.push(TableState::new(table, self.map.partition_count()));
+            self.tables.len() - 1
+        })))
+    }
+
+    /// Learns where the rows of a dense table lie, unless that is known.
+    pub(crate) fn locate(&mut self, table: TableIndex) -> Result<(), RequestError> {
+        if !self.tables[table.0].places.is_empty() {
+            return Ok(());
+        }
+        let setup = |text: String| RequestError::Setup { text };
+        let id = self.tables[table.0].entry.id;
+        let mut places = vec![None; self.map.partition_count() as usize];
+        for link_at in 0..self.links.len() {
+            let link = &self.links[link_at];
+            let request = ClientRequest::Locate { table: id, shard: link.shard };
+            let server = &mut self.servers[link.server_at];
+            let located = match server.control.ask(&request) {
+                Ok(ClientReply::Located { places }) => places,
+                Ok(ClientReply::Refused { text, .. }) => return Err(setup(text)),
+                Ok(_) => return Err(setup("unexpected answer to locate".to_owned())),
+                Err(error) => return Err(setup(chain(&error))),
+            };
+            for at in located {
+                if !is_sound(&at, self.tables[table.0].row_len) {
+                    return Err(setup("the server named an impossible place".to_owned()));
+                }
+                let mut place = Place { link: link_at, at, view: None };
+                let (address, len) = (place.line(0), place.len());
+                let link = &self.links[link_at];
+                place.view = self.transports[link.transport].view(link.queue_pair, address, len);
+                if let Some(slot) = places.get_mut(at.partition.0 as usize) {
+                    *slot = Some(place);
+                }
+            }
+        }
+        self.tables[table.0].places = places;
+        Ok(())
+    }
+}
+
+/// Whether a place makes sense for rows of `row_len` bytes.
+fn is_sound(place: &PartitionPlace, row_len: u64) -> bool {
+    let (rows, stride) = (u64::from(place.block_rows), u64::from(place.block_stride));
+    let blocks = if rows == 0 { 0 } else { place.row_count.div_ceil(rows) };
+    let len = blocks.checked_mul(stride).and_then(|len| len.checked_add(64));
+    rows > 0
+        && rows.checked_mul(row_len).is_some_and(|data| data + 64 <= stride)
+        && len
+            .and_then(|len| len.checked_add(place.offset))
+            .is_some_and(|end| end <= place.region.len)
+}

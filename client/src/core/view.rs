@@ -1,0 +1,121 @@
+//! Pulls of rows that lie in memory of this host: copied block by block, each validated by its
+//! version.
+#![allow(unsafe_code)]
+
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use windlass_transport::fabric::PeerBytes;
+use windlass_wire::RowRange;
+
+use super::{Core, TableIndex, push::index, tables::Place};
+use crate::error::RequestError;
+
+/// Offset of a block's version from its line, of its rows, and the bit that says it is not current.
+pub(super) const HEAD_VERSION_AT: u64 = 56;
+pub(super) const ROWS_AT: u64 = 64;
+pub(super) const FENCED: u64 = 1 << 63;
+
+/// Times a block that keeps changing is read before the caller gets to check on its server.
+const ATTEMPTS: u32 = 1 << 20;
+
+impl Core {
+    /// Whether all rows of a range lie in memory of this host.
+    pub(super) fn is_viewable(&self, table: TableIndex, rows: RowRange) -> bool {
+        let state = &self.tables[table.0];
+        let mut row = rows.start;
+        while row < rows.end {
+            let partition = state.layout.partition_of(row);
+            let place = state.places.get(partition.0 as usize).and_then(Option::as_ref);
+            if !place.is_some_and(|place| place.view.is_some() && !self.links[place.link].failed) {
+                return false;
+            }
+            row = state.layout.rows_of(partition).end;
+        }
+        true
+    }
+
+    /// Copies rows of one partition, all of which the place has, out of its view.
+    pub(super) fn copy_view(
+        &mut self,
+        place: &Place,
+        view: PeerBytes,
+        rows: RowRange,
+        row_len: u64,
+        relaxed: bool,
+        into: &mut [u8],
+    ) -> Result<(), RequestError> {
+        let block_rows = u64::from(place.at.block_rows);
+        let (mut row, end) = (rows.start - place.at.first_row, rows.end - place.at.first_row);
+        let mut to = 0;
+        while row < end {
+            let block = row / block_rows;
+            let block_end = end.min((block + 1) * block_rows);
+            let line = block * u64::from(place.at.block_stride);
+            let from = line + ROWS_AT + (row % block_rows) * row_len;
+            let len = (block_end - row) * row_len;
+            let out = &mut into[to..to + index(len)];
+            let fresh = if relaxed {
+                copy_bytes(view, from, out);
+                true
+            } else {
+                self.copy_block(view, line, from, out)
+            };
+            if !fresh {
+                return Err(RequestError::ServerGone { server: self.links[place.link].server });
+            }
+            to += index(len);
+            row = block_end;
+        }
+        Ok(())
+    }
+
+    /// Copies bytes of one block as they were at one version; false when the block is fenced or
+    /// never rests.
+    fn copy_block(&mut self, view: PeerBytes, line: u64, from: u64, out: &mut [u8]) -> bool {
+        for _ in 0..ATTEMPTS {
+            let before = version(view, line + HEAD_VERSION_AT).load(Ordering::Acquire);
+            if before & FENCED != 0 {
+                return false;
+            }
+            if before & 1 == 0 {
+                copy_bytes(view, from, out);
+                // The copy stays before the second look.
+                fence(Ordering::Acquire);
+                let after = version(view, line + HEAD_VERSION_AT).load(Ordering::Relaxed);
+                if before == after {
+                    return true;
+                }
+            }
+            self.counters.reads_retried += 1;
+            std::hint::spin_loop();
+        }
+        false
+    }
+}
+
+/// The version word at `at` of a view.
+fn version(view: PeerBytes, at: u64) -> &'static AtomicU64 {
+    assert!(at + 8 <= view.len as u64, "a version outside of its view");
+    let pointer = view.pointer.wrapping_add(index(at)).cast_mut().cast::<u64>();
+    assert!(pointer.is_aligned(), "a misaligned version");
+    // SAFETY: inside the view and aligned, as asserted; the view is mapped as long as its queue
+    // pair is connected, which is when its place is known (`forget_places`), and the reference is
+    // not kept past this module's calls. Versions are only accessed as atomics, and only loaded
+    // here, so that a read-only mapping is enough.
+    unsafe { AtomicU64::from_ptr(pointer) }
+}
+
+/// Copies bytes of a view that its owner may be writing.
+fn copy_bytes(view: PeerBytes, from: u64, out: &mut [u8]) {
+    assert!(from + out.len() as u64 <= view.len as u64, "rows outside of their view");
+    // SAFETY: inside the view, as asserted, which is mapped as long as its place is known; `out` is
+    // memory of this process alone, so they do not overlap. The owner may write meanwhile: the
+    // versions tell.
+    unsafe {
+        std::ptr::copy_nonoverlapping(
+            view.pointer.wrapping_add(index(from)),
+            out.as_mut_ptr(),
+            out.len(),
+        );
+    }
+}

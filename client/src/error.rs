@@ -1,0 +1,201 @@
+//! One error per operation of the client. Each text says what failed and what to do about it.
+
+use std::time::Duration;
+
+use windlass_transport::{
+    control::ControlError,
+    error::{AllocateError, ConnectError as LinkError, OpenError, RegisterError, ShareError},
+};
+use windlass_wire::{DataType, ServerId, Status, Timestamp, control::RefusalKind};
+
+/// Why a client could not connect.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The address is not one.
+    #[error("{address:?} is not an address: use windlass://HOST:PORT or HOST:PORT")]
+    Address {
+        /// The text.
+        address: String,
+    },
+    /// A control connection failed.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The server refused.
+    #[error("the server at {address} refused: {text}")]
+    Refused {
+        /// The server.
+        address: String,
+        /// Its kind.
+        kind: RefusalKind,
+        /// The server's words.
+        text: String,
+    },
+    /// The server answered something else.
+    #[error("the server at {address} answered something else than was asked")]
+    Unexpected {
+        /// The server.
+        address: String,
+    },
+    /// No provider is common to client and server.
+    #[error("no transport works between here and {address}: {reasons}")]
+    NoProvider {
+        /// The server.
+        address: String,
+        /// Why each did not.
+        reasons: String,
+    },
+    /// A provider could not be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Memory could not be allocated.
+    #[error(transparent)]
+    Allocate(#[from] AllocateError),
+    /// Memory could not be registered.
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+    /// Memory could not be shared with the server.
+    #[error(transparent)]
+    Share(#[from] ShareError),
+    /// A queue pair could not be connected.
+    #[error("cannot connect a queue pair to the server at {address}")]
+    Link {
+        /// The server.
+        address: String,
+        /// Why.
+        source: LinkError,
+    },
+}
+
+/// Why a table could not be created, opened or dropped.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// There is no such table.
+    #[error("there is no table {name:?}: create it first")]
+    Unknown {
+        /// The name.
+        name: String,
+    },
+    /// One of that name has another schema.
+    #[error("table {name:?} exists with another schema: drop it first, or open it")]
+    Exists {
+        /// The name.
+        name: String,
+    },
+    /// The table's dtype is not the one asked for.
+    #[error("table {name:?} holds {found}, not {asked}: open it as {found}")]
+    Dtype {
+        /// The name.
+        name: String,
+        /// The table's.
+        found: DataType,
+        /// Asked for.
+        asked: DataType,
+    },
+    /// The servers refused.
+    #[error("the servers refused: {text}")]
+    Refused {
+        /// Its kind.
+        kind: RefusalKind,
+        /// The server's words.
+        text: String,
+    },
+    /// A control connection failed.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The server answered something else.
+    #[error("the server answered something else than was asked")]
+    Unexpected,
+}
+
+/// Why a push or pull failed. Nothing of it was applied, unless it says otherwise.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// The values do not fit the rows.
+    #[error("{rows} rows of {width} values need {expected} values, not {found}")]
+    Length {
+        /// Rows named.
+        rows: u64,
+        /// Values per row.
+        width: u32,
+        /// Values needed.
+        expected: u64,
+        /// Values given, or room for so many.
+        found: u64,
+    },
+    /// Keys do not ascend.
+    #[error("keys must ascend: key {key} at index {index} is not above the one before it")]
+    UnsortedKeys {
+        /// Index of the first that does not.
+        index: usize,
+        /// The key.
+        key: u64,
+    },
+    /// A key appears twice.
+    #[error("key {key} appears twice, at index {index} again: sum its values first")]
+    DuplicateKey {
+        /// Index of the second.
+        index: usize,
+        /// The key.
+        key: u64,
+    },
+    /// A row is past the table's end.
+    #[error("row {row} is past the table's end: it has {rows} rows")]
+    OutOfRange {
+        /// The row.
+        row: u64,
+        /// Rows of the table.
+        rows: u64,
+    },
+    /// A range was asked of a sparse table.
+    #[error("a sparse table has no row ranges: name keys")]
+    RangeOfSparse,
+    /// A value is NaN or infinite, and the table refuses such.
+    #[error(
+        "a value of the push is NaN or infinite and the table refuses such; nothing was applied"
+    )]
+    NotFinite,
+    /// The server refused for another reason.
+    #[error("server {server} refused: {status}")]
+    Refused {
+        /// The server.
+        server: ServerId,
+        /// Its reason.
+        status: Status,
+    },
+    /// The server went away. Requests without an answer may have been applied or not.
+    #[error(
+        "server {server} is gone: connect again; requests without an answer may have been applied"
+    )]
+    ServerGone {
+        /// The server.
+        server: ServerId,
+    },
+    /// No answer in time. The request goes on.
+    #[error("no answer within {timeout:?}: the server is overloaded or gone")]
+    Timeout {
+        /// The bound.
+        timeout: Duration,
+    },
+    /// The timestamp names no request of this client, or one so old that it is forgotten.
+    #[error("timestamp {timestamp} names no request that is still known")]
+    UnknownTimestamp {
+        /// The timestamp.
+        timestamp: Timestamp,
+    },
+    /// The request's values do not fit the staging area.
+    #[error(
+        "{len} bytes do not fit the client's staging area of {staging_len} bytes: raise it, or use registered rows"
+    )]
+    TooLarge {
+        /// Bytes of the request.
+        len: u64,
+        /// Bytes of the area.
+        staging_len: usize,
+    },
+    /// The place of rows could not be learned, or memory could not be shared.
+    #[error("cannot prepare the request: {text}")]
+    Setup {
+        /// Why.
+        text: String,
+    },
+}

@@ -1,0 +1,133 @@
+//! Requests under way, as their maker holds them.
+
+use std::{cell::RefCell, fmt, marker::PhantomData, rc::Rc};
+
+use windlass_wire::Timestamp;
+
+use crate::{
+    core::{Core, RequestId, TableIndex},
+    element::Element,
+    error::RequestError,
+    rows::Rows,
+};
+
+/// A push under way. Dropping it forgets the answer, not the push.
+#[must_use = "a push may fail: wait for it, or keep its timestamp"]
+pub struct PendingPush<T: Element> {
+    core: Rc<RefCell<Core>>,
+    id: RequestId,
+    /// Registered values that belong to the push until it is done.
+    rows: Option<Rows<T>>,
+}
+
+impl<T: Element> PendingPush<T> {
+    pub(crate) fn new(core: &Rc<RefCell<Core>>, id: RequestId, rows: Option<Rows<T>>) -> Self {
+        Self { core: core.clone(), id, rows }
+    }
+
+    /// What later requests name to run after this one.
+    #[must_use]
+    pub fn timestamp(&self) -> Timestamp {
+        Timestamp(self.id)
+    }
+
+    /// Waits until the push is applied and acknowledged.
+    ///
+    /// # Errors
+    /// Why it was not.
+    pub fn wait(self) -> Result<(), RequestError> {
+        self.core.borrow_mut().wait_for(self.id)
+    }
+
+    /// Waits, and gives registered rows back with the outcome; `None` when the push had none.
+    pub fn wait_rows(mut self) -> (Option<Rows<T>>, Result<(), RequestError>) {
+        let outcome = self.core.borrow_mut().wait_for(self.id);
+        let rows = if matches!(outcome, Err(RequestError::Timeout { .. })) {
+            // Still being read: they stay with the push.
+            None
+        } else {
+            self.rows.take()
+        };
+        (rows, outcome)
+    }
+}
+
+impl<T: Element> Drop for PendingPush<T> {
+    fn drop(&mut self) {
+        // Registered rows must outlive the requests that read them.
+        if self.rows.is_some() && self.core.borrow_mut().wait_for(self.id).is_err() {
+            if let Some(rows) = self.rows.take() {
+                self.core.borrow_mut().keep_until_done(self.id, rows.region());
+            }
+        }
+    }
+}
+
+impl<T: Element> fmt::Debug for PendingPush<T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("PendingPush").field("timestamp", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// A pull under way. Dropping it forgets the rows.
+#[must_use = "the rows come from waiting for them"]
+pub struct PendingPull<T: Element> {
+    core: Rc<RefCell<Core>>,
+    id: RequestId,
+    table: TableIndex,
+    value_count: usize,
+    claimed: bool,
+    element: PhantomData<T>,
+}
+
+impl<T: Element> PendingPull<T> {
+    pub(crate) fn new(
+        core: &Rc<RefCell<Core>>,
+        id: RequestId,
+        table: TableIndex,
+        value_count: usize,
+    ) -> Self {
+        Self { core: core.clone(), id, table, value_count, claimed: false, element: PhantomData }
+    }
+
+    /// What later requests name to run after this one.
+    #[must_use]
+    pub fn timestamp(&self) -> Timestamp {
+        Timestamp(self.id)
+    }
+
+    /// Waits for the rows: width values of the first key or row, then of the next.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub fn wait(self) -> Result<Vec<T>, RequestError> {
+        let mut values = vec![T::default(); self.value_count];
+        self.wait_into(&mut values)?;
+        Ok(values)
+    }
+
+    /// Waits for the rows and copies them into `into`, which has to be exactly as long.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub fn wait_into(mut self, into: &mut [T]) -> Result<(), RequestError> {
+        let mut core = self.core.borrow_mut();
+        core.check_length(self.table, self.value_count, into.len())?;
+        self.claimed = true;
+        core.claim(self.table, self.id, bytemuck::cast_slice_mut(into))
+    }
+}
+
+impl<T: Element> Drop for PendingPull<T> {
+    fn drop(&mut self) {
+        if !self.claimed {
+            self.core.borrow_mut().forget(self.id);
+        }
+    }
+}
+
+impl<T: Element> fmt::Debug for PendingPull<T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("PendingPull").field("timestamp", &self.id).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,119 @@
+//! Prepared operations: rows fixed once, pushed and pulled again and again.
+
+use windlass_wire::Timestamp;
+
+use crate::{
+    config::{PullOptions, PushOptions},
+    core::Source,
+    element::Element,
+    error::RequestError,
+    rows::Rows,
+    table::{RowSelection, Table},
+};
+
+/// Rows of a table with registered values of their own. The values are pushed from where they are
+/// and pulled into the same place.
+#[derive(Debug)]
+pub struct Prepared<T: Element> {
+    table: Table<T>,
+    keys: Vec<u64>,
+    range: Option<std::ops::Range<u64>>,
+    values: Option<Rows<T>>,
+    last: Option<Timestamp>,
+}
+
+impl<T: Element> Prepared<T> {
+    pub(crate) fn new(table: Table<T>, rows: &RowSelection<'_>) -> Result<Self, RequestError> {
+        let count = usize::try_from(rows.count()).unwrap_or(usize::MAX);
+        let values = Rows::allocate(table.core(), count.saturating_mul(table.width()))
+            .map_err(|error| RequestError::Setup { text: error.to_string() })?;
+        let (keys, range) = match rows {
+            RowSelection::Keys(keys) => (keys.to_vec(), None),
+            RowSelection::Range(range) => (Vec::new(), Some(range.clone())),
+        };
+        table.core().borrow().check_rows(table.index(), &keys, range.as_ref())?;
+        Ok(Self { table, keys, range, values: Some(values), last: None })
+    }
+
+    /// The values, to read; of the last pull, or what was written to them since.
+    ///
+    /// # Errors
+    /// Why the push that still reads them failed.
+    pub fn values(&mut self) -> Result<&[T], RequestError> {
+        self.settle()?;
+        Ok(self.values.as_deref().unwrap_or_default())
+    }
+
+    /// The values, to write. Waits for the push that still reads them.
+    ///
+    /// # Errors
+    /// Why that push failed; the values can be had by asking again.
+    pub fn values_mut(&mut self) -> Result<&mut [T], RequestError> {
+        self.settle()?;
+        Ok(self.values.as_deref_mut().unwrap_or_default())
+    }
+
+    /// Starts a push of the values from where they are.
+    ///
+    /// # Errors
+    /// Why it could not be sent, or why the one before failed.
+    pub fn push(&mut self, options: &PushOptions) -> Result<Timestamp, RequestError> {
+        self.settle()?;
+        let Some(values) = &self.values else {
+            return Err(RequestError::Setup { text: "the values are gone".to_owned() });
+        };
+        let source = Source::Registered { region: values.region(), offset: 0 };
+        let count = values.len();
+        let id = self.table.start_push(&self.rows(), count, source, options)?;
+        self.last = Some(Timestamp(id));
+        Ok(Timestamp(id))
+    }
+
+    /// Pulls the rows into the values and waits for them.
+    ///
+    /// # Errors
+    /// Why they could not be pulled, or why the push before failed.
+    pub fn pull(&mut self, options: &PullOptions) -> Result<&[T], RequestError> {
+        self.settle()?;
+        let id = self.table.start_pull(&self.rows(), options)?;
+        let values = self.values.as_deref_mut().unwrap_or_default();
+        let bytes = bytemuck::cast_slice_mut(values);
+        self.table.core().borrow_mut().claim(self.table.index(), id, bytes)?;
+        Ok(self.values.as_deref().unwrap_or_default())
+    }
+
+    /// Waits for the last push.
+    ///
+    /// # Errors
+    /// Why it failed.
+    pub fn wait(&mut self) -> Result<(), RequestError> {
+        self.settle()
+    }
+
+    fn rows(&self) -> RowSelection<'_> {
+        match &self.range {
+            Some(range) => RowSelection::Range(range.clone()),
+            None => RowSelection::Keys(&self.keys),
+        }
+    }
+
+    fn settle(&mut self) -> Result<(), RequestError> {
+        let Some(last) = self.last else { return Ok(()) };
+        let outcome = self.table.core().borrow_mut().wait_for(last.0);
+        if !matches!(outcome, Err(RequestError::Timeout { .. })) {
+            self.last = None;
+        }
+        outcome
+    }
+}
+
+impl<T: Element> Drop for Prepared<T> {
+    fn drop(&mut self) {
+        if let (Some(last), Err(_)) = (self.last, self.settle())
+            && let Some(values) = self.values.take()
+        {
+            // A server that does not answer may still read them.
+            self.table.core().borrow_mut().keep_until_done(last.0, values.region());
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Tables: where pushes go and pulls come from.
+
+use std::{cell::RefCell, fmt, marker::PhantomData, ops::Range, rc::Rc};
+
+use windlass_wire::{RowRange, TableEntry, TableSchema};
+
+use crate::{
+    config::{PullOptions, PushOptions},
+    core::{Core, Source, TableIndex},
+    element::Element,
+    error::RequestError,
+    pending::{PendingPull, PendingPush},
+    prepared::Prepared,
+    rows::Rows,
+};
+
+/// Rows of a request: by key, strictly ascending, or a range of a dense table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RowSelection<'a> {
+    /// These keys, or rows of a dense table.
+    Keys(&'a [u64]),
+    /// These rows of a dense table.
+    Range(Range<u64>),
+}
+
+impl<'a> From<&'a [u64]> for RowSelection<'a> {
+    fn from(keys: &'a [u64]) -> Self {
+        Self::Keys(keys)
+    }
+}
+
+impl<'a, const N: usize> From<&'a [u64; N]> for RowSelection<'a> {
+    fn from(keys: &'a [u64; N]) -> Self {
+        Self::Keys(keys)
+    }
+}
+
+impl<'a> From<&'a Vec<u64>> for RowSelection<'a> {
+    fn from(keys: &'a Vec<u64>) -> Self {
+        Self::Keys(keys)
+    }
+}
+
+impl From<Range<u64>> for RowSelection<'_> {
+    fn from(rows: Range<u64>) -> Self {
+        Self::Range(rows)
+    }
+}
+
+impl RowSelection<'_> {
+    /// Number of rows; a reversed range has none.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        match self {
+            Self::Keys(keys) => keys.len() as u64,
+            Self::Range(rows) => rows.end.saturating_sub(rows.start),
+        }
+    }
+}
+
+/// A table with values of type `T`. Cheap to clone.
+pub struct Table<T: Element> {
+    core: Rc<RefCell<Core>>,
+    index: TableIndex,
+    width: usize,
+    element: PhantomData<T>,
+}
+
+impl<T: Element> Clone for Table<T> {
+    fn clone(&self) -> Self {
+        Self::new(&self.core, self.index)
+    }
+}
+
+impl<T: Element> fmt::Debug for Table<T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Table").field("entry", &self.entry()).finish_non_exhaustive()
+    }
+}
+
+impl<T: Element> Table<T> {
+    pub(crate) fn new(core: &Rc<RefCell<Core>>, index: TableIndex) -> Self {
+        let width = core.borrow().tables[index.0].entry.schema.width as usize;
+        Self { core: core.clone(), index, width, element: PhantomData }
+    }
+
+    /// The table's number, name and schema.
+    #[must_use]
+    pub fn entry(&self) -> TableEntry {
+        self.core.borrow().tables[self.index.0].entry.clone()
+    }
+
+    /// The table's schema.
+    #[must_use]
+    pub fn schema(&self) -> TableSchema {
+        self.entry().schema
+    }
+
+    /// Values per row.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Starts a push: `values` has `width` values for each row, in the order of the rows. They are
+    /// copied before this returns.
+    ///
+    /// # Errors
+    /// When keys or lengths are not valid, or the server is gone; nothing is sent then.
+    pub fn push<'a>(
+        &self,
+        rows: impl Into<RowSelection<'a>>,
+        values: &[T],
+        options: &PushOptions,
+    ) -> Result<PendingPush<T>, RequestError> {
+        let source = Source::Plain(bytemuck::cast_slice(values));
+        let id = self.start_push(&rows.into(), values.len(), source, options)?;
+        Ok(PendingPush::new(&self.core, id, None))
+    }
+
+    /// Starts a push of registered rows, without a copy. They come back from
+    /// [`PendingPush::wait_rows`].
+    ///
+    /// # Errors
+    /// As [`Table::push`]; the rows are dropped then.
+    pub fn push_rows<'a>(
+        &self,
+        rows: impl Into<RowSelection<'a>>,
+        values: Rows<T>,
+        options: &PushOptions,
+    ) -> Result<PendingPush<T>, RequestError> {
+        let source = Source::Registered { region: values.region(), offset: 0 };
+        let id = self.start_push(&rows.into(), values.len(), source, options)?;
+        Ok(PendingPush::new(&self.core, id, Some(values)))
+    }
+
+    /// Starts a pull. A dense range is read one-sided, without the server's processor.
+    ///
+    /// # Errors
+    /// When keys are not valid, or the server is gone.
+    pub fn pull<'a>(
+        &self,
+        rows: impl Into<RowSelection<'a>>,
+        options: &PullOptions,
+    ) -> Result<PendingPull<T>, RequestError> {
+        let rows = rows.into();
+        let id = self.start_pull(&rows, options)?;
+        let count = usize::try_from(rows.count()).unwrap_or(usize::MAX);
+        Ok(PendingPull::new(&self.core, id, self.index, count.saturating_mul(self.width)))
+    }
+
+    /// Pulls rows into `into`, which has `width` values for each, and waits for them. The fastest
+    /// way for large dense ranges.
+    ///
+    /// # Errors
+    /// As [`Table::pull`] and [`PendingPull::wait_into`].
+    pub fn pull_into<'a>(
+        &self,
+        rows: impl Into<RowSelection<'a>>,
+        into: &mut [T],
+        options: &PullOptions,
+    ) -> Result<(), RequestError> {
+        self.pull(rows, options)?.wait_into(into)
+    }
+
+    /// A push followed by a pull of the same rows that sees it.
+    ///
+    /// # Errors
+    /// As [`Table::push`] and [`Table::pull`].
+    pub fn push_pull<'a>(
+        &self,
+        rows: impl Into<RowSelection<'a>>,
+        values: &[T],
+        options: &PushOptions,
+    ) -> Result<PendingPull<T>, RequestError> {
+        let rows = rows.into();
+        let pushed = self.push(rows.clone(), values, options)?;
+        // Keys are answered by the servers in order; only one-sided reads could overtake.
+        let overtakes = self.schema_is_dense();
+        let after = overtakes.then(|| pushed.timestamp());
+        let pulled = self.pull(rows, &PullOptions { after, ..PullOptions::default() })?;
+        Ok(pulled)
+    }
+
+    /// Fixes rows once, for pushes and pulls of them again and again: keys are checked and routed,
+    /// memory is registered.
+    ///
+    /// # Errors
+    /// When keys are not valid or there is no memory.
+    pub fn prepare<'a>(
+        &self,
+        rows: impl Into<RowSelection<'a>>,
+    ) -> Result<Prepared<T>, RequestError> {
+        Prepared::new(self.clone(), &rows.into())
+    }
+
+    pub(crate) fn core(&self) -> &Rc<RefCell<Core>> {
+        &self.core
+    }
+
+    pub(crate) fn index(&self) -> TableIndex {
+        self.index
+    }
+
+    pub(crate) fn start_push(
+        &self,
+        rows: &RowSelection<'_>,
+        value_count: usize,
+        source: Source<'_>,
+        options: &PushOptions,
+    ) -> Result<u64, RequestError> {
+        let mut core = self.core.borrow_mut();
+        let expected = rows.count().saturating_mul(self.width as u64);
+        if expected != value_count as u64 {
+            return Err(core.length_error(self.index, rows.count(), value_count));
+        }
+        match rows {
+            RowSelection::Keys(keys) => core.push_keys(self.index, keys, source, options),
+            RowSelection::Range(rows) => {
+                let end = rows.end.max(rows.start);
+                core.push_range(self.index, RowRange::new(rows.start, end), source, options)
+            }
+        }
+    }
+
+    pub(crate) fn start_pull(
+        &self,
+        rows: &RowSelection<'_>,
+        options: &PullOptions,
+    ) -> Result<u64, RequestError> {
+        let mut core = self.core.borrow_mut();
+        match rows {
+            RowSelection::Keys(keys) => core.pull_keys(self.index, keys, options),
+            RowSelection::Range(rows) => {
+                let end = rows.end.max(rows.start);
+                core.pull_range(self.index, RowRange::new(rows.start, end), options)
+            }
+        }
+    }
+
+    fn schema_is_dense(&self) -> bool {
+        self.core.borrow().tables[self.index.0].dense_rows().is_some()
+    }
+}

@@ -1,0 +1,246 @@
+//! Push and pull through real servers in this process, over every transport that works here.
+
+use half::{bf16, f16};
+use windlass_client::{
+    Client, ClientOptions, Element, NotFinitePolicy, Provider, PullOptions, PushOptions,
+    RequestError, TableError, TableSchema,
+};
+use windlass_embedded::{Embedded, EmbeddedClient};
+use windlass_engine::ServerConfig;
+
+const PROVIDERS: [Provider; 2] = [Provider::Shm {}, Provider::Tcp {}];
+
+fn client(provider: Provider, shards: u16) -> EmbeddedClient {
+    let config = ServerConfig {
+        providers: vec![provider],
+        shards,
+        memory_len_max: 1 << 30,
+        ..ServerConfig::default()
+    };
+    let options = ClientOptions { providers: vec![provider], ..ClientOptions::default() };
+    Client::embedded_with(config, options).unwrap()
+}
+
+fn push() -> PushOptions {
+    PushOptions::default()
+}
+
+fn pull() -> PullOptions {
+    PullOptions::default()
+}
+
+fn each(test: impl Fn(&EmbeddedClient)) {
+    for provider in PROVIDERS {
+        for shards in [1, 3] {
+            test(&client(provider, shards));
+        }
+    }
+}
+
+#[test]
+fn dense_rows_by_key_and_by_range() {
+    each(|client| {
+        let table =
+            client.create_table::<f32>("dense", &TableSchema::dense(f32::DTYPE, 1000, 3)).unwrap();
+        let keys = [0, 1, 2, 499, 500, 998, 999];
+        let values: Vec<f32> = (0..21).map(|value| value as f32).collect();
+        table.push(&keys, &values, &push()).unwrap().wait().unwrap();
+        table.push(0..2, &[100.0; 6], &push()).unwrap().wait().unwrap();
+        let rows = table.pull(&keys, &pull()).unwrap().wait().unwrap();
+        let mut expected = values.clone();
+        for value in &mut expected[..6] {
+            *value += 100.0;
+        }
+        assert_eq!(rows, expected);
+        let all = table.pull(0..1000, &pull()).unwrap().wait().unwrap();
+        assert_eq!(all.len(), 3000);
+        for (at, key) in keys.iter().enumerate() {
+            let from = *key as usize * 3;
+            assert_eq!(all[from..from + 3], expected[at * 3..at * 3 + 3], "row {key}");
+        }
+        assert_eq!(all.iter().filter(|value| **value != 0.0).count(), 21);
+    });
+}
+
+#[test]
+fn sparse_rows_are_made_by_pushes_and_zero_before() {
+    each(|client| {
+        let table =
+            client.create_table::<f64>("sparse", &TableSchema::sparse(f64::DTYPE, 2)).unwrap();
+        let keys: Vec<u64> = (0..5000).map(|key| key * 0x0123_4567_89ab).collect();
+        let values: Vec<f64> = (0..10_000).map(f64::from).collect();
+        for _ in 0..3 {
+            table.push(&keys, &values, &push()).unwrap().wait().unwrap();
+        }
+        let rows = table.pull(&keys, &pull()).unwrap().wait().unwrap();
+        assert!(rows.iter().zip(&values).all(|(row, value)| *row == value * 3.0));
+        let absent = table.pull(&[1, 2, u64::MAX], &pull()).unwrap().wait().unwrap();
+        assert_eq!(absent, [0.0; 6]);
+    });
+}
+
+#[test]
+fn tables_of_every_dtype_side_by_side() {
+    fn check<T: Element + PartialEq + std::fmt::Debug>(client: &Client, one: T, two: T) {
+        let name = format!("of {}", T::DTYPE);
+        let schema = TableSchema::dense(T::DTYPE, 70, 5);
+        let table = client.create_table::<T>(&name, &schema).unwrap();
+        table.push(60..70, &[one; 50], &push()).unwrap().wait().unwrap();
+        table.push(&[61, 63], &[one; 10], &push()).unwrap().wait().unwrap();
+        let rows = table.pull(60..64, &pull()).unwrap().wait().unwrap();
+        let expected: Vec<T> = [one, two, one, two].into_iter().flat_map(|row| [row; 5]).collect();
+        assert_eq!(rows, expected, "{}", T::DTYPE);
+    }
+    each(|client| {
+        check(client, 1.5_f32, 3.0);
+        check(client, 1.5_f64, 3.0);
+        check(client, f16::from_f32(1.5), f16::from_f32(3.0));
+        check(client, bf16::from_f32(1.5), bf16::from_f32(3.0));
+        check(client, 100_i8, -56);
+        check(client, -3_i32, -6);
+        check(client, i64::MAX, -2);
+        check(client, u64::MAX, u64::MAX - 1);
+        assert_eq!(client.list_tables().unwrap().len(), 8);
+    });
+}
+
+#[test]
+fn large_values_go_by_reference_and_registered_rows_without_a_copy() {
+    each(|client| {
+        let schema = TableSchema::dense(f32::DTYPE, 1 << 18, 8);
+        let table = client.create_table::<f32>("large", &schema).unwrap();
+        let values: Vec<f32> = (0..1 << 21).map(|value| (value % 1000) as f32).collect();
+        table.push(0..1 << 18, &values, &push()).unwrap().wait().unwrap();
+        let mut rows = client.allocate::<f32>(1 << 21).unwrap();
+        rows.copy_from_slice(&values);
+        for _ in 0..3 {
+            let pending = table.push_rows(0..1 << 18, rows, &push()).unwrap();
+            let (back, outcome) = pending.wait_rows();
+            outcome.unwrap();
+            rows = back.unwrap();
+        }
+        let mut pulled = vec![0.0; 1 << 21];
+        table.pull_into(0..1 << 18, &mut pulled, &pull()).unwrap();
+        assert!(pulled.iter().zip(&values).all(|(row, value)| *row == value * 4.0));
+        let relaxed = PullOptions { relaxed: true, ..pull() };
+        table.pull_into(5..9, &mut pulled[..32], &relaxed).unwrap();
+        assert_eq!(pulled[0], 160.0);
+    });
+}
+
+#[test]
+fn prepared_rows_push_and_pull_in_place() {
+    each(|client| {
+        let table =
+            client.create_table::<f32>("p", &TableSchema::sparse(f32::DTYPE, 128)).unwrap();
+        let keys: Vec<u64> = (0..500).map(|key| key * 977).collect();
+        let mut prepared = table.prepare(&keys).unwrap();
+        prepared.values_mut().unwrap().fill(0.5);
+        for _ in 0..10 {
+            prepared.push(&push()).unwrap();
+        }
+        assert!(prepared.pull(&pull()).unwrap().iter().all(|value| *value == 5.0));
+    });
+}
+
+#[test]
+fn update_rules_and_their_state() {
+    each(|client| {
+        let schema = TableSchema {
+            rule: "adagrad:lr=0.1,eps=1e-10".parse().unwrap(),
+            ..TableSchema::dense(f32::DTYPE, 10, 1)
+        };
+        let table = client.create_table::<f32>("adagrad", &schema).unwrap();
+        for _ in 0..2 {
+            table.push(&[3], &[2.0], &push()).unwrap().wait().unwrap();
+        }
+        let row = table.pull(&[3], &pull()).unwrap().wait().unwrap();
+        let expected = -0.1 * (2.0 / 2.0 + 2.0 / 8.0_f32.sqrt());
+        assert!((row[0] - expected).abs() < 1e-6, "{row:?} is not {expected}");
+    });
+}
+
+#[test]
+fn many_requests_in_flight_end_in_the_right_sum() {
+    each(|client| {
+        let table = client.create_table::<i64>("n", &TableSchema::sparse(i64::DTYPE, 1)).unwrap();
+        let mut last = None;
+        for round in 0..20_000_u64 {
+            let keys = [round % 7, 7 + round % 11];
+            last = Some(table.push(&keys, &[1, 2], &push()).unwrap().timestamp());
+        }
+        client.wait(last.unwrap()).unwrap();
+        client.wait_all().unwrap();
+        let rows = table.pull(&(0..18).collect::<Vec<u64>>(), &pull()).unwrap().wait().unwrap();
+        assert_eq!(rows.iter().sum::<i64>(), 60_000);
+    });
+}
+
+#[test]
+fn mistakes_are_told_and_lose_nothing() {
+    each(|client| {
+        let schema = TableSchema {
+            not_finite: NotFinitePolicy::Reject {},
+            ..TableSchema::dense(f32::DTYPE, 100, 2)
+        };
+        let table = client.create_table::<f32>("strict", &schema).unwrap();
+        let error = |outcome: Result<_, RequestError>| match outcome {
+            Ok(_) => panic!("a mistake went through"),
+            Err(error) => error,
+        };
+        assert!(matches!(
+            error(table.push(&[2, 1], &[0.0; 4], &push())),
+            RequestError::UnsortedKeys { index: 1, key: 1 }
+        ));
+        assert!(matches!(
+            error(table.push(&[1, 1], &[0.0; 4], &push())),
+            RequestError::DuplicateKey { index: 1, key: 1 }
+        ));
+        assert!(matches!(
+            error(table.push(&[1, 100], &[0.0; 4], &push())),
+            RequestError::OutOfRange { row: 100, rows: 100 }
+        ));
+        assert!(matches!(
+            error(table.push(&[1], &[0.0; 3], &push())),
+            RequestError::Length { expected: 2, found: 3, .. }
+        ));
+        let nan = table.push(&[1, 2], &[1.0, 1.0, f32::NAN, 1.0], &push()).unwrap();
+        assert!(matches!(nan.wait(), Err(RequestError::NotFinite)));
+        assert_eq!(table.pull(&[1, 2], &pull()).unwrap().wait().unwrap(), [0.0; 4]);
+        assert!(matches!(
+            client.open_table::<f32>("none"),
+            Err(TableError::Unknown { .. })
+        ));
+        assert!(matches!(
+            client.open_table::<i8>("strict"),
+            Err(TableError::Dtype { .. })
+        ));
+        let other = TableSchema::dense(f32::DTYPE, 101, 2);
+        assert!(matches!(
+            client.create_table::<f32>("strict", &other),
+            Err(TableError::Exists { .. })
+        ));
+        client.drop_table("strict").unwrap();
+        assert!(table.push(&[1], &[0.0; 2], &push()).unwrap().wait().is_err());
+        client.create_table::<f32>("strict", &other).unwrap();
+    });
+}
+
+#[test]
+fn a_stopped_server_is_an_error_and_not_a_hang() {
+    for provider in PROVIDERS {
+        let server = windlass_engine::Server::start(ServerConfig {
+            providers: vec![provider],
+            ..ServerConfig::default()
+        })
+        .unwrap();
+        let options = ClientOptions { providers: vec![provider], ..ClientOptions::default() };
+        let client = Client::connect_with(server.advertised(), options).unwrap();
+        let table =
+            client.create_table::<f32>("t", &TableSchema::dense(f32::DTYPE, 10, 1)).unwrap();
+        table.push(&[1], &[1.0], &push()).unwrap().wait().unwrap();
+        server.stop();
+        let outcome = (0..100).try_for_each(|_| table.push(&[1], &[1.0], &push())?.wait());
+        assert!(matches!(outcome, Err(RequestError::ServerGone { .. })), "{outcome:?}");
+    }
+}

@@ -82,9 +82,9 @@ impl Side {
     }
 }
 
-fn raw_ping_pong(pages: &Pages, mine: u64, theirs: u64, begins: bool) -> Duration {
+fn raw_ping_pong(pages: &Pages, mine: u64, theirs: u64, begins: bool, base: u64) -> Duration {
     let begin = Instant::now();
-    for round in 1..=ROUND_TRIPS {
+    for round in base + 1..=base + ROUND_TRIPS {
         if begins {
             pages.store_u64(mine, round);
         }
@@ -168,8 +168,7 @@ fn main() {
         let mut side = side(Role::Passive, &to_here, &from_here);
         for batch in 0..BATCHES as u64 {
             raw_there.store_u64(256, batch + 1);
-            raw_ping_pong(&raw_there, 128, 64, false);
-            raw_there.store_u64(128, 0);
+            raw_ping_pong(&raw_there, 128, 64, false, batch * ROUND_TRIPS);
             ping_pong(&mut side, false, batch * ROUND_TRIPS);
         }
         // Keeps its memory until the bandwidth was measured.
@@ -182,8 +181,8 @@ fn main() {
         while raw.load_u64(256) != batch + 1 {
             spin_loop();
         }
-        raws.push(raw_ping_pong(&raw, 64, 128, true).as_secs_f64() * 1e9 / ROUND_TRIPS as f64);
-        raw.store_u64(64, 0);
+        let elapsed = raw_ping_pong(&raw, 64, 128, true, batch * ROUND_TRIPS);
+        raws.push(elapsed.as_secs_f64() * 1e9 / ROUND_TRIPS as f64);
         let elapsed = ping_pong(&mut here, true, batch * ROUND_TRIPS);
         ours.push(elapsed.as_secs_f64() * 1e9 / ROUND_TRIPS as f64);
     }

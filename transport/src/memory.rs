@@ -220,6 +220,7 @@ impl Pages {
     }
 
     /// Length in bytes.
+    #[inline]
     #[must_use]
     pub fn len(&self) -> usize {
         self.mapping.len
@@ -232,6 +233,7 @@ impl Pages {
     }
 
     /// First byte. Whoever dereferences it keeps to the rules of this module.
+    #[inline]
     #[must_use]
     pub fn as_ptr(&self) -> *mut u8 {
         self.mapping.address.as_ptr()
@@ -253,6 +255,7 @@ impl Pages {
     }
 
     /// Whether `offset..offset + len` lies inside.
+    #[inline]
     #[must_use]
     pub fn contains(&self, offset: u64, len: u64) -> bool {
         offset.checked_add(len).is_some_and(|end| end <= self.mapping.len as u64)
@@ -283,12 +286,14 @@ impl Pages {
 
     /// The aligned little-endian word at `offset`, with acquire order: what was written before it
     /// is visible after it.
+    #[inline]
     #[must_use]
     pub fn load_u64(&self, offset: u64) -> u64 {
         u64::from_le(self.atomic_u64(offset).load(Ordering::Acquire))
     }
 
     /// Stores an aligned little-endian word with release order.
+    #[inline]
     pub fn store_u64(&self, offset: u64, word: u64) {
         self.atomic_u64(offset).store(word.to_le(), Ordering::Release);
     }
@@ -314,6 +319,7 @@ impl Pages {
     }
 
     /// The atomic at `offset`, for flags shared with a peer. Panics when misaligned or outside.
+    #[inline]
     #[must_use]
     pub fn atomic_u64(&self, offset: u64) -> &AtomicU64 {
         let pointer = self.pointer(offset, 8);
@@ -324,6 +330,7 @@ impl Pages {
     }
 
     /// The 32-bit atomic at `offset`. Panics when misaligned or outside.
+    #[inline]
     #[must_use]
     pub fn atomic_u32(&self, offset: u64) -> &AtomicU32 {
         let pointer = self.pointer(offset, 4);
@@ -333,6 +340,7 @@ impl Pages {
     }
 
     /// Pointer to `len` bytes at `offset`. Panics when they are not all inside.
+    #[inline]
     #[must_use]
     pub fn pointer(&self, offset: u64, len: usize) -> *mut u8 {
         assert!(

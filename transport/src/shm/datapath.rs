@@ -176,6 +176,7 @@ fn opcode(operation: &Operation) -> Opcode {
 
 impl QueuePair {
     /// Carries a request out unless the queue pair has ended, here or at the peer.
+    #[inline]
     fn attempt(
         &mut self,
         regions: &Slab<MemoryRegion>,
@@ -196,6 +197,7 @@ impl QueuePair {
         outcome
     }
 
+    #[inline]
     fn carry_out(
         &mut self,
         regions: &Slab<MemoryRegion>,
@@ -222,6 +224,7 @@ impl QueuePair {
         }
     }
 
+    #[inline]
     fn write_bytes(&mut self, bytes: &[u8], remote: RemoteAddress) -> Result<(), Fault> {
         if bytes.is_empty() {
             return Ok(());
@@ -372,6 +375,7 @@ impl QueuePair {
     }
 
     /// Pointer to `len` bytes of the peer's memory, if it granted them and still does.
+    #[inline]
     fn resolve(
         &mut self,
         remote: RemoteAddress,

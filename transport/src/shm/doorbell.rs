@@ -5,17 +5,20 @@
 use super::sync::{AtomicU32, Ordering, fence};
 
 /// Announces a sleep. The caller looks for work once more before it sleeps.
+#[inline]
 pub(super) fn announce(sleeping: &AtomicU32) {
     sleeping.store(1, Ordering::Relaxed);
     fence(Ordering::SeqCst);
 }
 
 /// Takes the announcement back.
+#[inline]
 pub(super) fn withdraw(sleeping: &AtomicU32) {
     sleeping.store(0, Ordering::Relaxed);
 }
 
 /// Whether the peer has to be woken, asked after work for it was published.
+#[inline]
 pub(super) fn must_ring(sleeping: &AtomicU32) -> bool {
     fence(Ordering::SeqCst);
     sleeping.load(Ordering::Relaxed) != 0

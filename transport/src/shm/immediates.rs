@@ -16,6 +16,7 @@ pub(super) struct Ring<'page> {
 }
 
 impl<'page> Ring<'page> {
+    #[inline]
     fn slot(&self, position: u64) -> &'page AtomicU32 {
         let mask = self.slots.len() as u64 - 1;
         #[expect(clippy::cast_possible_truncation, reason = "masked by the number of slots")]
@@ -31,6 +32,7 @@ pub(super) struct Producer {
 
 impl Producer {
     /// Whether the reader has posted a receive that is not used yet.
+    #[inline]
     pub(super) fn has_receive(&self, ring: Ring<'_>) -> bool {
         // Acquire: the reader has done with the slot that this receive frees.
         ring.posted.load(Ordering::Acquire) > self.produced
@@ -38,6 +40,7 @@ impl Producer {
 
     /// Writes an immediate; the caller has seen a receive. Everything written before is visible to
     /// the reader that takes it.
+    #[inline]
     pub(super) fn push(&mut self, ring: Ring<'_>, immediate: u32) {
         ring.slot(self.produced).store(immediate, Ordering::Relaxed);
         self.produced += 1;
@@ -58,6 +61,7 @@ pub(super) struct Overrun;
 
 impl Consumer {
     /// Posts receives; false when there is no room for all of them.
+    #[inline]
     #[must_use]
     pub(super) fn post(&mut self, ring: Ring<'_>, count: u32) -> bool {
         let posted = self.posted + u64::from(count);
@@ -70,6 +74,7 @@ impl Consumer {
     }
 
     /// Takes the oldest immediate, if there is one.
+    #[inline]
     pub(super) fn take(&mut self, ring: Ring<'_>) -> Result<Option<u32>, Overrun> {
         if self.posted == self.consumed {
             return Ok(None);
@@ -87,6 +92,7 @@ impl Consumer {
     }
 
     /// Whether `take` would find something, a lie included.
+    #[inline]
     pub(super) fn is_ready(&self, ring: Ring<'_>) -> bool {
         self.posted != self.consumed && ring.produced.load(Ordering::Acquire) != self.consumed
     }

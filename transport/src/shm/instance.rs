@@ -135,6 +135,7 @@ impl Shm {
     }
 
     /// Looks after the sockets now and then, without a system call in most polls.
+    #[inline]
     fn serve_if_due(&mut self) {
         self.polls = self.polls.wrapping_add(1);
         if self.polls.is_multiple_of(POLLS_PER_CLOCK) {

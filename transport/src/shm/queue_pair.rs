@@ -107,6 +107,7 @@ impl QueuePair {
     }
 
     /// The peer's region by this key, whether alive or not.
+    #[inline]
     pub(super) fn import(&self, key: u32) -> Option<&Import> {
         self.imports.get(slot_of(key))?.as_ref().filter(|import| import.key == key)
     }

@@ -40,6 +40,7 @@ impl PostFence {
 
 impl Link {
     /// Marks that a request is being carried out, and says whether the peer still allows it.
+    #[inline]
     pub(super) fn begin_request(&mut self, post_fence: PostFence) -> bool {
         self.mark = self.mark.wrapping_add(1);
         self.outbound.posting().store(self.mark, Ordering::Relaxed);
@@ -51,6 +52,7 @@ impl Link {
     }
 
     /// Ends what `begin_request` began, whatever came of it.
+    #[inline]
     pub(super) fn end_request(&mut self) {
         self.mark = self.mark.wrapping_add(1);
         self.outbound.posting().store(self.mark, Ordering::Release);

@@ -14,6 +14,7 @@ use crate::{
 };
 
 /// The slot that a region's key names, below its generation.
+#[inline]
 pub(super) fn slot_of(key: u32) -> usize {
     (key & 0xffff) as usize
 }
@@ -71,12 +72,14 @@ impl InstancePage {
         self.0.fd()
     }
 
+    #[inline]
     pub(super) fn sleeping(&self) -> &AtomicU32 {
         // SAFETY: inside the page, 4-aligned; a peer's page is only loaded from by the callers.
         unsafe { word(&self.0, SLEEPING_OFFSET) }
     }
 
     /// Whether the owner still has a region by this key.
+    #[inline]
     pub(super) fn is_live(&self, key: u32) -> bool {
         self.liveness(key).is_some_and(|word| word.load(Ordering::Acquire) == key)
     }
@@ -95,6 +98,7 @@ impl InstancePage {
         }
     }
 
+    #[inline]
     fn liveness(&self, key: u32) -> Option<&AtomicU32> {
         let slot = slot_of(key);
         // SAFETY: slot < REGIONS_MAX, so the word lies inside the page; 4-aligned.
@@ -117,6 +121,7 @@ impl ChannelPage {
         self.0.fd()
     }
 
+    #[inline]
     pub(super) fn ring(&self) -> Ring<'_> {
         let base = self.0.as_ptr();
         // SAFETY: all offsets lie inside the page, which has at least CHANNEL_PAGE_LEN bytes, and are
@@ -133,11 +138,13 @@ impl ChannelPage {
         }
     }
 
+    #[inline]
     pub(super) fn closed(&self) -> &AtomicU32 {
         // SAFETY: inside the page, 4-aligned.
         unsafe { word(&self.0, CLOSED_OFFSET) }
     }
 
+    #[inline]
     pub(super) fn posting(&self) -> &AtomicU32 {
         // SAFETY: inside the page, 4-aligned.
         unsafe { word(&self.0, POSTING_OFFSET) }
@@ -146,6 +153,7 @@ impl ChannelPage {
 
 /// # Safety
 /// `offset + 4` must not pass the page's end and `offset` be a multiple of four.
+#[inline]
 unsafe fn word(pages: &Pages, offset: usize) -> &AtomicU32 {
     // SAFETY: as the caller promises; the mapping lives as long as `pages`.
     unsafe { AtomicU32::from_ptr(pages.as_ptr().add(offset).cast()) }

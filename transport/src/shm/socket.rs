@@ -75,3 +75,27 @@ fn seqpacket() -> io::Result<OwnedFd> {
 fn address(name: &Nonce) -> io::Result<SocketAddrUnix> {
     Ok(SocketAddrUnix::new_abstract_name(listener_name(name).as_bytes())?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{Pages, PagesOptions};
+
+    #[test]
+    fn memory_handed_over_for_reading_cannot_be_mapped_writable() {
+        let pages = Pages::allocate(4096, PagesOptions::default()).unwrap();
+        let handed_over = reopen_read_only(pages.fd().unwrap()).unwrap();
+        assert!(Pages::map_peer(handed_over.as_fd(), 4096, true).is_err());
+        assert!(Pages::map_peer(handed_over.as_fd(), 4096, false).is_ok());
+    }
+
+    #[test]
+    fn a_peer_of_the_same_user_is_trusted() {
+        let name = random_nonce().unwrap();
+        let listener = listen(&name).unwrap();
+        let dialled = dial(&name).unwrap();
+        let accepted = accept(listener.as_fd()).unwrap();
+        assert!(is_trusted(dialled.as_fd()));
+        assert!(is_trusted(accepted.as_fd()));
+    }
+}

@@ -31,6 +31,13 @@ pub const BATCH_BYTES_TARGET: usize = 1 << 20;
 /// Most batches between closing and release of their write.
 pub const BATCHES_MAX: usize = 1024;
 
+/// Most log writes under way.
+pub const WRITES_MAX: usize = 64;
+
+/// How far a log's sequence jumps when it is opened: beyond every segment that a crash may have
+/// begun without a trace, one per write under way, so that no salt is ever used twice.
+pub const SEQUENCE_JUMP: u64 = 128;
+
 /// Most operations a storage holds at once.
 pub const OPERATIONS_MAX: usize = 256;
 
@@ -80,4 +87,6 @@ const _: () = {
     assert!(lists < RECORD_BYTES_MAX);
     assert!(CHECKPOINT_BLOCK_BYTES_MAX + 2 * FRAME_ALIGNMENT <= STAGING_BYTES);
     assert!(READ_BYTES.is_multiple_of(BLOCK_BYTES));
+    assert!(SEQUENCE_JUMP > WRITES_MAX as u64);
+    assert!(WRITES_MAX < OPERATIONS_MAX);
 };

@@ -8,7 +8,10 @@ use windlass_wire::{Lsn, PartitionId};
 use super::{
     commit::Position,
     frame::{HEADER_BYTES, Header, Kind, Salt, resalt},
-    limits::{BATCH_BYTES_TARGET, BATCHES_MAX, BLOCK_BYTES, RECORD_BYTES_MAX, SEGMENT_BYTES_MIN},
+    limits::{
+        BATCH_BYTES_TARGET, BATCHES_MAX, BLOCK_BYTES, RECORD_BYTES_MAX, SEGMENT_BYTES_MIN,
+        SEQUENCE_JUMP, WRITES_MAX,
+    },
     memory::Window,
     partitions::Partitions,
     poison::{Poison, Trouble},
@@ -208,14 +211,14 @@ impl Log {
             config.segments_spare,
             tail,
         )?;
-        Ok(Self {
+        let mut log = Self {
             log_id: if tail.log_id == 0 { config.log_id } else { tail.log_id },
-            writes_max: config.writes_max.max(1),
+            writes_max: config.writes_max.clamp(1, WRITES_MAX),
             ring: Ring::new(ring),
             region,
             segments,
             active: None,
-            last_sequence: tail.last_sequence,
+            last_sequence: tail.last_sequence + SEQUENCE_JUMP,
             previous: (tail.end_sequence, tail.end_offset),
             partitions: Partitions::new(),
             batches: VecDeque::with_capacity(64),
@@ -226,7 +229,40 @@ impl Log {
             durable: Position(tail.position),
             poison: None,
             statistics: LogStatistics::default(),
-        })
+        };
+        log.claim_sequence(storage)?;
+        Ok(log)
+    }
+
+    /// Writes the first superblock of this life, alone and durably: whatever a crash leaves of the
+    /// batches behind it, the next life sees the sequence and uses another salt.
+    fn claim_sequence(&mut self, storage: &mut dyn Storage) -> Result<(), StorageError> {
+        let failed = |source: std::io::ErrorKind| StorageError {
+            operation: "claim",
+            name: "the first segment of the log".to_owned(),
+            source: source.into(),
+        };
+        self.next_segment().map_err(|_| failed(std::io::ErrorKind::StorageFull))?;
+        let Some(active) = &mut self.active else {
+            return Err(failed(std::io::ErrorKind::StorageFull));
+        };
+        let length = Superblock::length(0) as u64;
+        active.offset = length;
+        let active = *active;
+        let cursor = self.ring.take(length);
+        self.write_superblock(cursor, length, &active);
+        let length = u32::try_from(length).expect("one block");
+        let start = self.ring.page_offset(cursor);
+        let buffer = Buffer { region: self.region, start, length };
+        let write = Operation::Write { file: active.file, offset: 0, buffer, durable: true };
+        let outcome = super::storage::run(storage, write)?;
+        if outcome != Outcome::Transferred(length) {
+            return Err(failed(std::io::ErrorKind::WriteZero));
+        }
+        self.durable = Position(active.base + u64::from(length));
+        self.durable_cursor = self.ring.tail();
+        self.release();
+        Ok(())
     }
 
     /// Makes a partition known, whose last record so far is `last`, durable already.
@@ -511,6 +547,13 @@ impl Log {
                 }
             }
         })
+    }
+
+    /// The bytes of a record just sealed, to be applied straight from the ring. Panics when it was
+    /// released meanwhile.
+    #[must_use]
+    pub fn sealed_bytes(&self, sealed: &Sealed) -> &[u8] {
+        self.ring.at_page_offset(sealed.page_offset, sealed.length)
     }
 
     /// Why the log has stopped, if it has.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     frame::{HEADER_BYTES, Header, Salt},
-    limits::{BLOCK_BYTES, SUPERBLOCK_BYTES_MAX},
+    limits::{BLOCK_BYTES, SEQUENCE_JUMP, SUPERBLOCK_BYTES_MAX},
     memory::Window,
     segment::{Batch, Superblock, file_number},
     storage::{self, Buffer, FileId, RegionId, Storage, StorageError},
@@ -99,14 +99,16 @@ impl LogFiles {
         }
         let mut chain: Vec<Link> = Vec::new();
         // A segment after the newest whose superblock is lost: only its batches tell.
-        if let Some(newest) = newest
-            && let Some(link) = self.probe(storage, window, region, &mut unknown, newest + 1)
-        {
-            self.last_sequence = newest + 1;
-            chain.push(link);
+        for sequence in newest.iter().flat_map(|newest| [newest + 1, newest + 1 + SEQUENCE_JUMP]) {
+            if let Some(link) = self.probe(storage, window, region, &mut unknown, sequence) {
+                self.last_sequence = sequence;
+                chain.push(link);
+                break;
+            }
         }
         let mut wanted = newest.unwrap_or(0);
-        let mut end = None;
+        let newest_base = newest.and_then(|newest| Some(known[&newest].superblock.as_ref()?.base));
+        let mut end = chain.first().and_then(|link| link.base.checked_sub(newest_base?));
         while wanted > 0 && chain.last().is_none_or(|link: &Link| link.base > from) {
             if let Some(file) = known.remove(&wanted)
                 && let Some(superblock) = file.superblock
@@ -126,10 +128,12 @@ impl LogFiles {
             } else if let Some(mut link) = self.probe(storage, window, region, &mut unknown, wanted)
             {
                 link.end = end;
+                // Its link to the one before is lost, but not where it begins.
+                let before = known.range(..wanted).next_back();
+                end = before
+                    .and_then(|(_, file)| link.base.checked_sub(file.superblock.as_ref()?.base));
+                wanted = before.map_or(0, |(sequence, _)| *sequence);
                 chain.push(link);
-                // Its link to the one before is lost; sequences usually follow each other.
-                wanted -= 1;
-                end = known.get(&wanted).map(|file| file.bytes);
             } else {
                 self.missing = Some(wanted);
                 break;

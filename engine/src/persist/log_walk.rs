@@ -124,8 +124,17 @@ pub(crate) fn walk(
             walk.walked.tail.free.push((link.name.clone(), link.file_bytes));
             continue;
         }
+        let (end_sequence, end_offset) =
+            (walk.walked.tail.end_sequence, walk.walked.tail.end_offset);
         stopped = matches!(walk.segment(storage, memory, index, from, visitor)?, Step::Stopped);
         let offset = walk.walked.tail.end_offset;
+        if offset == 0 {
+            // Not even its superblock arrived: the log ends with the segment before.
+            walk.walked.tail.end_sequence = end_sequence;
+            walk.walked.tail.end_offset = end_offset;
+            walk.walked.tail.free.push((link.name.clone(), link.file_bytes));
+            continue;
+        }
         walk.walked.tail.live.push(LiveSegment {
             name: link.name.clone(),
             base: link.base,
@@ -162,6 +171,10 @@ impl Walk<'_> {
         let link = &files.chain[index];
         let limit = link.end.unwrap_or(link.file_bytes);
         let mut offset = link.start.max(from.saturating_sub(link.base));
+        if limit == 0 {
+            self.end_at(link, 0);
+            return Ok(Step::Ended);
+        }
         match &link.superblock {
             Some(superblock) => visitor.superblock(link.base, superblock),
             None => {

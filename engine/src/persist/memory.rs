@@ -27,13 +27,13 @@ impl Window {
         Self { pages, start, length }
     }
 
-    /// Fresh zeroed memory, locked where the limit allows.
+    /// Fresh zeroed memory, not locked: it is pinned where and when a device uses it.
     ///
     /// # Errors
     /// When the system has no memory.
     pub fn allocate(length: usize) -> io::Result<Self> {
         let options =
-            PagesOptions { huge: HugePages::Try, lock: Lock::Try, ..PagesOptions::default() };
+            PagesOptions { huge: HugePages::Try, lock: Lock::Never, ..PagesOptions::default() };
         let pages = Pages::allocate(length, options).map_err(io::Error::other)?;
         // SAFETY: the pages were made here and are handed out only through the window.
         Ok(unsafe { Self::new(pages, 0, length) })

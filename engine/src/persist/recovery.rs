@@ -212,6 +212,7 @@ pub fn recover(
         recovery.replay(at, storage.as_mut(), &mut memory, replay)?;
     }
     recovery.judge_suspects();
+    recovery.judge_blocks();
     Ok(recovery.recovered)
 }
 
@@ -383,6 +384,24 @@ impl Recovery {
             .collect();
         for (partition, lsn) in concerned {
             self.damage(partition, lsn.0, name, offset, reason.to_owned());
+        }
+    }
+
+    /// A checkpoint is published only when the log is durable beyond its blocks: a block that is
+    /// ahead of the log says that the log lost its end.
+    fn judge_blocks(&mut self) {
+        let mut ahead: BTreeMap<PartitionId, Lsn> = BTreeMap::new();
+        for (key, lsn) in &self.applied.blocks {
+            let newest = ahead.entry(key.0).or_default();
+            *newest = (*newest).max(*lsn);
+        }
+        for (partition, newest) in ahead {
+            let state = self.recovered.partitions.entry(partition).or_default();
+            if newest > state.lsn && state.damage.is_empty() {
+                let next = state.lsn.next().0;
+                let reason = format!("the checkpoint holds LSN {newest}, which the log has lost");
+                self.damage(partition, next, "the log", 0, reason);
+            }
         }
     }
 

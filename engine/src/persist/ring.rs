@@ -118,6 +118,12 @@ impl Ring {
         self.window.bytes(self.offset(cursor), length)
     }
 
+    /// Bytes by their offset in the pages.
+    pub(crate) fn at_page_offset(&self, offset: u64, length: usize) -> &[u8] {
+        let start = usize::try_from(offset - self.window.start()).expect("a window is addressable");
+        self.window.bytes(start, length)
+    }
+
     pub(crate) fn bytes_mut(&mut self, cursor: u64, length: usize) -> &mut [u8] {
         let offset = self.offset(cursor);
         self.window.bytes_mut(offset, length)

@@ -21,7 +21,7 @@ const CARRY: usize = RECORD_BYTES_MAX;
 
 /// Memory for scans, to be used by one after the other.
 #[derive(Debug)]
-pub struct ScanMemory {
+pub(crate) struct ScanMemory {
     buffers: [Window; 2],
     regions: [RegionId; 2],
     read_bytes: usize,
@@ -32,7 +32,7 @@ impl ScanMemory {
     ///
     /// # Errors
     /// When the system has none.
-    pub fn new(storage: &mut dyn Storage) -> Result<Self, StorageError> {
+    pub(crate) fn new(storage: &mut dyn Storage) -> Result<Self, StorageError> {
         let mut allocate = || -> Result<(Window, RegionId), StorageError> {
             let window = Window::allocate(CARRY + READ_BYTES).map_err(|source| StorageError {
                 operation: "allocate memory for reading",

@@ -1,0 +1,279 @@
+//! A simulated disk: what is written lies in a volatile cache until it is made durable; a power cut
+//! keeps, loses or tears, sector by sector, whatever was not.
+
+use std::{collections::BTreeMap, io};
+
+use super::random::Random;
+
+const SECTOR: usize = 512;
+
+/// The platter and the cache before it.
+#[derive(Debug)]
+pub struct Disk {
+    random: Random,
+    inodes: Vec<Inode>,
+    names: BTreeMap<String, usize>,
+    durable_names: BTreeMap<String, usize>,
+    /// Changes of names since the directory was synced, in order.
+    name_changes: Vec<NameChange>,
+    events: u64,
+    cut_at: Option<u64>,
+    off: bool,
+    /// What the disk does wrong.
+    pub faults: Faults,
+    writes: u64,
+}
+
+/// What a disk does wrong, besides losing power.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Faults {
+    /// Durable writes and syncs are acknowledged and do nothing: what a missing fsync looks like.
+    pub ignore_durability: bool,
+    /// This write, counted from the first, fails with EIO, and all after it.
+    pub fail_write: Option<u64>,
+    /// This write ends after half of its bytes.
+    pub short_write: Option<u64>,
+    /// No file grows or is made while the disk holds more than this.
+    pub capacity_bytes: Option<u64>,
+    /// A bit was flipped by [`Disk::flip`].
+    pub flipped: bool,
+}
+
+#[derive(Debug, Default)]
+struct Inode {
+    /// What a reader sees.
+    view: Vec<u8>,
+    /// What survives.
+    durable: Vec<u8>,
+    pending: Vec<(usize, Vec<u8>)>,
+}
+
+#[derive(Debug)]
+enum NameChange {
+    Set(String, usize),
+    Remove(String),
+}
+
+impl Disk {
+    /// An empty disk.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self {
+            random: Random::new(seed),
+            inodes: Vec::new(),
+            names: BTreeMap::new(),
+            durable_names: BTreeMap::new(),
+            name_changes: Vec::new(),
+            events: 0,
+            cut_at: None,
+            off: false,
+            faults: Faults::default(),
+            writes: 0,
+        }
+    }
+
+    /// Cuts the power at this many events from now; every submission and completion is one.
+    pub fn cut_after(&mut self, events: Option<u64>) {
+        self.cut_at = events.map(|events| self.events + events);
+    }
+
+    /// Events so far.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// Whether the power is off.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.off
+    }
+
+    /// Counts an event. True when the power goes, or is, off.
+    pub fn event(&mut self) -> bool {
+        self.events += 1;
+        self.off |= self.cut_at.is_some_and(|cut| self.events >= cut);
+        self.off
+    }
+
+    /// A number below a bound, from the disk's own seed.
+    pub fn choose(&mut self, bound: u64) -> u64 {
+        self.random.below(bound)
+    }
+
+    /// The file of a name, made or emptied if asked for.
+    pub fn open(&mut self, name: &str, create: bool) -> io::Result<usize> {
+        match self.names.get(name) {
+            Some(&inode) if create => {
+                // Truncation is a new file for our purposes: the old one may come back.
+                let fresh = self.fresh();
+                self.set_name(name, fresh);
+                let _ = inode;
+                Ok(fresh)
+            }
+            Some(&inode) => Ok(inode),
+            None if create => {
+                if self.is_full(0) {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+                let fresh = self.fresh();
+                self.set_name(name, fresh);
+                Ok(fresh)
+            }
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// Names and lengths.
+    pub fn list(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.names
+            .iter()
+            .map(|(name, &inode)| (name.as_str(), self.inodes[inode].view.len() as u64))
+    }
+
+    /// Reserves space.
+    pub fn allocate(&mut self, inode: usize, length: usize) -> io::Result<()> {
+        let grows = length.saturating_sub(self.inodes[inode].view.len());
+        if grows > 0 && self.is_full(grows as u64) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        if grows > 0 {
+            self.inodes[inode].view.resize(length, 0);
+        }
+        Ok(())
+    }
+
+    /// Writes into the cache, or through it. Returns how many bytes.
+    pub fn write(
+        &mut self,
+        inode: usize,
+        offset: usize,
+        bytes: &[u8],
+        durable: bool,
+    ) -> io::Result<usize> {
+        self.writes += 1;
+        if self.faults.fail_write.is_some_and(|at| self.writes >= at) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        let grows = (offset + bytes.len()).saturating_sub(self.inodes[inode].view.len());
+        if grows > 0 && self.is_full(grows as u64) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let bytes = match self.faults.short_write {
+            Some(at) if at == self.writes => &bytes[..bytes.len() / 2],
+            _ => bytes,
+        };
+        let file = &mut self.inodes[inode];
+        put(&mut file.view, offset, bytes);
+        if durable && !self.faults.ignore_durability {
+            put(&mut file.durable, offset, bytes);
+        } else {
+            file.pending.push((offset, bytes.to_vec()));
+        }
+        Ok(bytes.len())
+    }
+
+    /// Reads; short at the end.
+    pub fn read(&self, inode: usize, offset: usize, into: &mut [u8]) -> usize {
+        let view = &self.inodes[inode].view;
+        let count = view.len().saturating_sub(offset).min(into.len());
+        into[..count].copy_from_slice(&view[offset.min(view.len())..][..count]);
+        count
+    }
+
+    /// Makes a file's cached bytes durable.
+    pub fn sync(&mut self, inode: usize) {
+        if !self.faults.ignore_durability {
+            let file = &mut self.inodes[inode];
+            file.pending.clear();
+            file.durable.clone_from(&file.view);
+        }
+    }
+
+    /// Renames a file over another.
+    pub fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        let inode = self.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        self.names.insert(to.to_owned(), inode);
+        // One journal entry: both or neither.
+        self.name_changes.push(NameChange::Set(to.to_owned(), inode));
+        self.name_changes.push(NameChange::Remove(from.to_owned()));
+        Ok(())
+    }
+
+    /// Removes a name.
+    pub fn remove(&mut self, name: &str) -> io::Result<()> {
+        self.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
+        self.name_changes.push(NameChange::Remove(name.to_owned()));
+        Ok(())
+    }
+
+    /// Makes names durable.
+    pub fn sync_directory(&mut self) {
+        if !self.faults.ignore_durability {
+            self.name_changes.clear();
+            self.durable_names.clone_from(&self.names);
+        }
+    }
+
+    /// Power comes back: what was not durable is kept, lost or torn, sector by sector.
+    pub fn power_cycle(&mut self) {
+        let kept = self.random.below(self.name_changes.len() as u64 + 1);
+        let mut names = self.durable_names.clone();
+        for change in self.name_changes.drain(..).take(usize::try_from(kept).unwrap_or(0)) {
+            match change {
+                NameChange::Set(name, inode) => names.insert(name, inode),
+                NameChange::Remove(name) => names.remove(&name),
+            };
+        }
+        for file in &mut self.inodes {
+            for (offset, bytes) in std::mem::take(&mut file.pending) {
+                let fate = self.random.below(3);
+                for (index, sector) in bytes.chunks(SECTOR).enumerate() {
+                    if fate == 1 || (fate == 2 && self.random.one_in(2)) {
+                        put(&mut file.durable, offset + index * SECTOR, sector);
+                    }
+                }
+            }
+            file.view.clone_from(&file.durable);
+        }
+        self.names.clone_from(&names);
+        self.durable_names = names;
+        self.cut_at = None;
+        self.off = false;
+    }
+
+    /// Flips one bit of a file, on the platter too.
+    pub fn flip(&mut self, name: &str, bit: usize) {
+        self.faults.flipped = true;
+        if let Some(&inode) = self.names.get(name) {
+            let file = &mut self.inodes[inode];
+            for bytes in [&mut file.view, &mut file.durable] {
+                if let Some(byte) = bytes.get_mut(bit / 8) {
+                    *byte ^= 1 << (bit % 8);
+                }
+            }
+        }
+    }
+
+    fn fresh(&mut self) -> usize {
+        self.inodes.push(Inode::default());
+        self.inodes.len() - 1
+    }
+
+    fn set_name(&mut self, name: &str, inode: usize) {
+        self.names.insert(name.to_owned(), inode);
+        self.name_changes.push(NameChange::Set(name.to_owned(), inode));
+    }
+
+    fn is_full(&self, more: u64) -> bool {
+        let used: u64 = self.list().map(|(_, length)| length).sum();
+        self.faults.capacity_bytes.is_some_and(|capacity| used + more > capacity)
+    }
+}
+
+fn put(file: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
+    if file.len() < offset + bytes.len() {
+        file.resize(offset + bytes.len(), 0);
+    }
+    file[offset..offset + bytes.len()].copy_from_slice(bytes);
+}

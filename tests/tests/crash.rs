@@ -1,0 +1,104 @@
+//! Power cuts at IO points: nothing acknowledged is lost, nothing is applied twice, nothing wrong
+//! goes unreported.
+
+use windlass_tests::crash::{
+    Report, crash, crash_on,
+    disk::Faults,
+    events_of_a_life,
+    random::Random,
+    workload::{Verdict, Workload},
+};
+
+#[test]
+fn power_cuts_lose_and_double_nothing() {
+    let report = crash(300, 1);
+    let Report { lost, doubled, silent, refused, .. } = report;
+    assert_eq!((lost, doubled, silent, refused), (0, 0, 0, 0), "{report:?}");
+    assert!(report.promised > 3_000, "the workload acknowledges too little: {report:?}");
+    assert!(report.checkpoints > 100, "the workload takes too few checkpoints: {report:?}");
+}
+
+#[test]
+fn a_life_has_enough_points() {
+    assert!(events_of_a_life(1) > 500, "{}", events_of_a_life(1));
+}
+
+#[test]
+fn a_disk_that_ignores_syncs_is_caught() {
+    let report = crash_on(60, 1, Faults { ignore_durability: true, ..Faults::default() });
+    assert!(report.lost + report.silent + report.refused > 0, "no teeth: {report:?}");
+}
+
+/// A write fails: the log says so and acknowledges nothing more; what it acknowledged survives.
+#[test]
+fn a_failed_write_poisons_and_loses_nothing() {
+    for fail_write in 20..60 {
+        let mut workload = Workload::new(fail_write);
+        workload.disk().borrow_mut().faults.fail_write = Some(fail_write);
+        assert_eq!(workload.live(600), Verdict::default(), "write {fail_write}");
+        let reason = workload.poisoned.take().expect("the log is poisoned");
+        assert!(reason.contains("write"), "{reason}");
+        let promised = workload.promised;
+        workload.disk().borrow_mut().faults.fail_write = None;
+        assert_eq!(workload.live(300), Verdict::default(), "write {fail_write}");
+        assert!(workload.promised > promised, "the log works again after a restart");
+        assert_eq!(workload.check_now(), Verdict::default(), "write {fail_write}");
+    }
+}
+
+#[test]
+fn a_short_write_poisons_and_loses_nothing() {
+    for short_write in 20..60 {
+        let mut workload = Workload::new(short_write);
+        workload.disk().borrow_mut().faults.short_write = Some(short_write);
+        assert_eq!(workload.live(600), Verdict::default(), "write {short_write}");
+        workload.poisoned = None;
+        assert_eq!(workload.live(300), Verdict::default(), "write {short_write}");
+        assert_eq!(workload.check_now(), Verdict::default(), "write {short_write}");
+    }
+}
+
+/// The disk fills up: the log stops with that reason, and goes on when there is space.
+#[test]
+fn a_full_disk_poisons_and_a_restart_with_space_goes_on() {
+    let mut workload = Workload::new(3);
+    // Two segments fit, checkpoints do not.
+    workload.disk().borrow_mut().faults.capacity_bytes = Some(140 << 10);
+    assert_eq!(workload.live(600), Verdict::default());
+    let reason = workload.poisoned.take().expect("the log is poisoned");
+    assert!(reason.contains("the disk is full"), "{reason}");
+    let promised = workload.promised;
+    assert!(promised > 0, "something was acknowledged before the disk was full");
+    workload.disk().borrow_mut().faults.capacity_bytes = None;
+    assert_eq!(workload.live(600), Verdict::default());
+    assert_eq!(workload.poisoned, None);
+    assert!(workload.promised > promised, "the log works again with space");
+    assert_eq!(workload.check_now(), Verdict::default());
+}
+
+/// One flipped bit anywhere in what recovery needs: everything acknowledged is there, or the damage
+/// is reported; never a wrong state.
+#[test]
+fn a_flipped_bit_is_survived_or_reported() {
+    let (mut reported, mut harmless) = (0, 0);
+    for seed in 0..250_u64 {
+        let mut workload = Workload::new(seed % 10);
+        assert_eq!(workload.live(150), Verdict::default());
+        let disk = workload.disk();
+        let mut random = Random::new(seed);
+        let files = disk
+            .borrow()
+            .list()
+            .map(|(name, length)| (name.to_owned(), length))
+            .collect::<Vec<_>>();
+        let files: Vec<_> = files.into_iter().filter(|(_, length)| *length > 0).collect();
+        let (name, length) = &files[usize::try_from(random.below(files.len() as u64)).unwrap()];
+        let bit = random.below(length * 8);
+        disk.borrow_mut().flip(name, usize::try_from(bit).unwrap());
+        let verdict = workload.check_now();
+        let Verdict { lost, doubled, silent, .. } = verdict;
+        assert_eq!((lost, doubled, silent), (0, 0, 0), "seed {seed}: bit {bit} of {name}");
+        if verdict.reported > 0 { reported += 1 } else { harmless += 1 }
+    }
+    assert!(reported > 20 && harmless > 20, "{reported} reported, {harmless} harmless");
+}

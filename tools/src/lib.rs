@@ -5,7 +5,9 @@
 pub mod bench;
 pub mod cli;
 pub mod data;
+pub mod element;
 pub mod metrics;
 pub mod process;
+pub mod remote;
 pub mod report;
 pub mod train;

@@ -104,6 +104,14 @@ impl Process {
         })
     }
 
+    /// Like [`Self::hear`] where the end is not expected.
+    pub fn expect_line<M: DeserializeOwned>(&mut self) -> Result<M, ProcessError> {
+        match self.hear()? {
+            Some(message) => Ok(message),
+            None => Err(self.ended()),
+        }
+    }
+
     /// Its process id.
     #[must_use]
     pub fn id(&self) -> u32 {

@@ -3,3 +3,6 @@
 
 pub mod driver;
 pub mod limit;
+pub mod target;
+
+pub use target::{Operation, Outcome, Target, TargetOptions};

@@ -1,17 +1,22 @@
 //! The command line: what it understands, and which command runs. A file per command.
 
+mod bench;
 mod completions;
 pub mod config;
 mod connection;
+mod demo;
 mod doctor;
 mod fabric;
 mod failure;
 mod gen_ctr;
 mod output;
 mod progress;
+mod rows;
 mod serve;
 mod size;
+mod table;
 mod token;
+mod train;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -73,6 +78,20 @@ pub struct Cli {
 enum Command {
     /// Serve parameters until stopped
     Serve(serve::Arguments),
+    /// Watch real training against real servers on this host, in under a minute
+    Demo(demo::Arguments),
+    /// Create, list, show and drop tables
+    #[command(subcommand)]
+    Table(table::TableCommand),
+    /// Push a few rows by hand
+    Push(rows::PushArguments),
+    /// Pull a few rows by hand
+    Pull(rows::PullArguments),
+    /// Train a model on parameter servers
+    #[command(subcommand)]
+    Train(train::Train),
+    /// Measure pushes and pulls beside the limits of this machine
+    Bench(Box<bench::Arguments>),
     /// Generate data
     #[command(subcommand)]
     Gen(Gen),
@@ -101,6 +120,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let output = Output::new(cli.json);
     let result = match &cli.command {
         Command::Serve(arguments) => serve::run(arguments, output),
+        Command::Demo(arguments) => demo::run(arguments, output),
+        Command::Table(command) => table::run(command, output),
+        Command::Push(arguments) => rows::push(arguments, output),
+        Command::Pull(arguments) => rows::pull(arguments, output),
+        Command::Train(command) => train::run(command, output),
+        Command::Bench(arguments) => bench::run(arguments, output),
         Command::Gen(Gen::Ctr(arguments)) => gen_ctr::run(arguments, output),
         Command::Fabric(command) => fabric::run(command, output),
         Command::Doctor(arguments) => doctor::run(arguments, output),

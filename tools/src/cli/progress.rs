@@ -12,6 +12,15 @@ pub(crate) fn bar(total: u64, what: &str) -> ProgressBar {
     bar
 }
 
+/// A spinner for work of unknown length.
+pub(crate) fn spinner(what: &str) -> ProgressBar {
+    let bar = ProgressBar::new_spinner();
+    bar.set_style(style(&format!(
+        "{{spinner}} {what} {{human_pos}} {{per_sec}} {{elapsed}} {{msg}}"
+    )));
+    bar
+}
+
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())

@@ -144,7 +144,6 @@ fn config(arguments: &Arguments) -> Result<ServerConfig, Failure> {
         spin_us: arguments.spin_us,
         by_reference_len: u32::try_from(arguments.by_reference).unwrap_or(u32::MAX),
         memory_len_max: arguments.memory,
-        ..ServerConfig::default()
     };
     // The library's errors name its fields; these name the flags.
     let usage = |text: String| Failure::new(ExitStatus::Usage, text);

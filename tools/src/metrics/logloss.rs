@@ -32,6 +32,12 @@ impl LogLoss {
         (self.count > 0).then(|| self.sum / self.count as f64)
     }
 
+    /// The summed loss in nats.
+    #[must_use]
+    pub fn sum(&self) -> f64 {
+        self.sum
+    }
+
     /// Number of predictions counted.
     #[must_use]
     pub fn count(&self) -> u64 {

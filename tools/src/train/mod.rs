@@ -4,13 +4,19 @@
 pub mod gradient;
 pub mod message;
 pub mod parameters;
+pub mod run;
+pub mod servers;
 pub mod source;
+pub mod weights;
 pub mod worker;
+pub mod worker_process;
 
 #[cfg(test)]
 mod oracle;
 
 pub use gradient::Problem;
 pub use parameters::Parameters;
+pub use run::{Audit, Event, RunError, RunOptions, Snapshot, Trained};
+pub use servers::{ServerOptions, Servers};
 pub use source::{Source, SourceOptions};
 pub use worker::{Pace, WorkerError, WorkerTotals};

@@ -52,3 +52,44 @@ pub(crate) fn folder() -> tempfile::TempDir {
 pub(crate) fn path(folder: &Path, name: &str) -> PathBuf {
     folder.join(name)
 }
+
+/// A server process for one test, on a port of its own.
+pub(crate) struct Server {
+    child: std::process::Child,
+    pub(crate) address: String,
+}
+
+impl Server {
+    /// Starts one and waits until it is ready.
+    pub(crate) fn start(folder: &Path, extra: &[&str]) -> Self {
+        use std::io::BufRead as _;
+        let mut arguments = vec!["serve", "--json", "--stop-with-stdin", "--listen", "127.0.0.1:0"];
+        arguments.extend(extra);
+        let mut child = windlass(folder, &arguments)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("the server starts");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("stdout is piped");
+        std::io::BufReader::new(stdout).read_line(&mut line).expect("the server says something");
+        let ready: Value = serde_json::from_str(&line).expect("the server is ready");
+        let address = ready["address"].as_str().expect("an address").to_owned();
+        Self { child, address }
+    }
+
+    /// Asks it to stop, as an init system does, and returns its exit code.
+    pub(crate) fn terminate(&mut self) -> Option<i32> {
+        let status = Command::new("kill").arg(self.child.id().to_string()).status();
+        assert!(status.expect("kill runs").success());
+        self.child.wait().expect("the server ends").code()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended; that is then what the test wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -3,11 +3,13 @@
 
 mod cross_core;
 mod memory;
+mod perftest;
 mod pin;
 mod tcp;
 
 use std::{io, time::Duration};
 
+pub use perftest::PerftestProgram;
 pub use pin::{Pinned, allowed_cores};
 
 /// A limit that a bench is compared with.
@@ -27,6 +29,8 @@ pub enum LimitKind {
     TcpSpinning,
     /// The same bytes in one direction of one loopback TCP connection.
     TcpStream,
+    /// What perftest measures between two processes on the RDMA device.
+    Perftest(PerftestProgram),
 }
 
 /// What a limit is a limit of.
@@ -64,9 +68,16 @@ enum Probe {
     /// Nothing is kept: a spinning peer between two samples would take a core from the bench.
     Spinning,
     Stream(tcp::Stream),
+    Perftest(perftest::Perftest),
 }
 
 impl LimitKind {
+    /// Whether perftest is installed on this host.
+    #[must_use]
+    pub fn has_perftest() -> bool {
+        perftest::Perftest::is_installed()
+    }
+
     /// The name in results.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -78,6 +89,8 @@ impl LimitKind {
             Self::TcpBlocking => "TCP ping-pong, blocking",
             Self::TcpSpinning => "TCP ping-pong, spinning",
             Self::TcpStream => "TCP stream",
+            Self::Perftest(PerftestProgram::WriteLatency) => "2 x ib_write_lat",
+            Self::Perftest(program) => program.name(),
         }
     }
 
@@ -89,6 +102,8 @@ impl LimitKind {
                 Quantity::BytesPerSecond
             }
             Self::CrossCore | Self::TcpBlocking | Self::TcpSpinning => Quantity::Micros,
+            Self::Perftest(program) if program.is_latency() => Quantity::Micros,
+            Self::Perftest(_) => Quantity::BytesPerSecond,
         }
     }
 }
@@ -113,6 +128,9 @@ impl Limit {
                 Probe::Blocking(tcp::PingPong::start(tcp::Waiting::Blocking).map_err(failed)?)
             }
             LimitKind::TcpSpinning => Probe::Spinning,
+            LimitKind::Perftest(program) => {
+                Probe::Perftest(perftest::Perftest::new(program, bytes))
+            }
             LimitKind::TcpStream => Probe::Stream(tcp::Stream::start(bytes).map_err(failed)?),
         };
         Ok(Self { kind, probe, samples: Vec::new() })
@@ -135,6 +153,7 @@ impl Limit {
             Probe::Spinning => tcp::PingPong::start(tcp::Waiting::Spinning)
                 .and_then(|mut ping_pong| ping_pong.round_trip_us(time))
                 .map_err(failed)?,
+            Probe::Perftest(perftest) => perftest.run().map_err(failed)?,
             Probe::Stream(stream) => stream.rate(time).map_err(failed)?,
         };
         self.samples.push(sample);

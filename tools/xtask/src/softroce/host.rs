@@ -220,7 +220,8 @@ fn entries(folder: &Path, prefix: &str, suffix: &str) -> Vec<PathBuf> {
     found
 }
 
-fn on_path(program: &str) -> bool {
+/// Whether a program can be started by its name.
+pub(super) fn on_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into()])

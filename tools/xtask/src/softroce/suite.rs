@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::bounded::BoundedError;
+use super::host::on_path;
 use super::{SoftroceError, Topology};
 
 /// Packages whose test programs the suite runs.
@@ -25,12 +26,45 @@ pub(super) fn build() -> Result<(Topology, Vec<String>), SoftroceError> {
     for (name, path) in executables(root, &arguments)? {
         command.push(format!("{name}={}", path.display()));
     }
+    match interop_needs() {
+        None => {
+            let manifest = root.join("tests/interop/Cargo.toml").display().to_string();
+            let target = super::host::target_folder().join("interop").display().to_string();
+            let arguments =
+                ["test", "--no-run", "--manifest-path", &manifest, "--target-dir", &target];
+            for (name, path) in executables(root, &arguments)? {
+                command.push(format!("interop:{name}={}", path.display()));
+            }
+        }
+        Some(missing) => eprintln!(
+            "softroce: NOT RUN: interop peers, which need {missing} to build \
+             (apt-get install libclang-14-dev cmake pkg-config libibverbs-dev librdmacm-dev)"
+        ),
+    }
     // Whatever is measured is measured as users run it.
     let release = ["build", "--release", "-p", "windlass", "-p", "windlass-softroce", "--bins"];
     for (name, path) in executables(root, &release)? {
         command.push(format!("bin:{name}={}", path.display()));
     }
     Ok((Topology::Pair, command))
+}
+
+/// What the peers of other crates need to be compiled and this host lacks.
+fn interop_needs() -> Option<&'static str> {
+    if !on_path("cmake") {
+        Some("cmake")
+    } else if !on_path("pkg-config") {
+        Some("pkg-config")
+    } else if !Path::new("/usr/include/infiniband/verbs.h").exists() {
+        Some("libibverbs-dev")
+    } else if !["14", "15"].iter().any(|version| {
+        Path::new(&format!("/usr/lib/llvm-{version}/lib/libclang.so")).exists()
+            || Path::new(&format!("/usr/lib/llvm-{version}/lib/libclang-{version}.so.1")).exists()
+    }) {
+        Some("libclang 14 or 15")
+    } else {
+        None
+    }
 }
 
 /// Runs cargo and collects the programs it made, by target name.

@@ -1,0 +1,266 @@
+//! What is measured: one kind of operation of a client on rows of one table.
+
+use windlass_client::{
+    Client, DataType, PendingPull, PendingPush, PullOptions, PushOptions, RequestError,
+    RowSelection, Rows, Table, TableSchema, UpdateRule,
+};
+
+use super::{
+    driver::{BenchError, Measured, Schedule, Subject, measure},
+    limit::{Limit, LimitKind, PerftestProgram, Pinned, Quantity, allowed_cores},
+};
+use crate::{
+    element::{Value, with_dtype},
+    remote::{RemoteError, connect},
+    report::{BenchResult, Latency},
+    train::message::Connection,
+};
+
+/// Up to here an operation is compared by its latency, above by its rate.
+const LATENCY_BYTES_MAX: u64 = 4096;
+const TABLE: &str = "windlass-bench";
+
+/// What a bench does again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Operation {
+    /// Push values and wait for the acknowledgement.
+    Push,
+    /// Pull values.
+    Pull,
+    /// Push values and pull the same rows.
+    PushPull,
+}
+
+impl Operation {
+    /// Its name on the command line and in results.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Push => "push",
+            Self::Pull => "pull",
+            Self::PushPull => "push-pull",
+        }
+    }
+}
+
+/// The shape of a bench.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TargetOptions {
+    /// What it does.
+    pub operation: Operation,
+    /// Rows of an operation.
+    pub rows: u64,
+    /// Values of a row.
+    pub width: u32,
+    /// Type of a value.
+    pub dtype: DataType,
+    /// Operations in flight.
+    pub window: u32,
+    /// Rows of the table.
+    pub table_rows: u64,
+    /// Whether rows are named one by one, spread over the table.
+    pub by_keys: bool,
+    /// What a push does.
+    pub rule: UpdateRule,
+}
+
+/// A connected client with its table.
+#[derive(Debug)]
+pub struct Target {
+    client: Client,
+    options: TargetOptions,
+    transport: &'static str,
+}
+
+/// What came out.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// For people and programs.
+    pub result: BenchResult,
+    /// What the limit is a limit of.
+    pub quantity: Quantity,
+    /// The whole distribution.
+    pub latency: Latency,
+}
+
+impl Target {
+    /// Connects and makes the table anew.
+    pub fn new(connection: &Connection, options: TargetOptions) -> Result<Self, RemoteError> {
+        let client = connect(connection)?;
+        if client.list_tables()?.iter().any(|table| table.name == TABLE) {
+            client.drop_table(TABLE)?;
+        }
+        let transport =
+            client.providers().first().map_or("none", |(_, provider, _)| provider.name());
+        Ok(Self { client, options, transport })
+    }
+
+    /// Measures, pinned to the first core of this process if there is another for the server.
+    pub fn measure(
+        &self,
+        schedule: Schedule,
+        on_round: impl FnMut(),
+    ) -> Result<Outcome, BenchError<RemoteError>> {
+        let cores = allowed_cores().unwrap_or_default();
+        let _pinned = if cores.len() > 1 { Pinned::to(cores[0]).ok() } else { None };
+        let kind = self.limit_kind();
+        let bytes = usize::try_from(self.bytes()).unwrap_or(usize::MAX);
+        let table_bytes = self.options.table_rows.saturating_mul(self.row_bytes());
+        let mut limit =
+            Limit::new(kind, bytes, usize::try_from(table_bytes).unwrap_or(usize::MAX))?;
+        let measured = with_dtype!(self.options.dtype, T => {
+            let mut subject =
+                Operations::<T>::new(&self.client, &self.options).map_err(BenchError::Operation)?;
+            measure(&mut subject, &mut limit, schedule, on_round)
+        })?;
+        Ok(self.outcome(kind, &measured))
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "bytes and rows stay below 2^53")]
+    fn outcome(&self, kind: LimitKind, measured: &Measured) -> Outcome {
+        let directions = if self.options.operation == Operation::PushPull { 2 } else { 1 };
+        let bytes = (self.bytes() * directions) as f64;
+        let quantity = kind.quantity();
+        let result = BenchResult {
+            op: self.options.operation.name().to_owned(),
+            transport: self.transport.to_owned(),
+            rows: self.options.rows,
+            width: self.options.width,
+            dtype: self.options.dtype.name().to_owned(),
+            window: self.options.window,
+            p50_us: measured.latency.quantile_us(0.5),
+            p99_us: measured.latency.quantile_us(0.99),
+            p999_us: measured.latency.quantile_us(0.999),
+            rows_per_s: measured.operations_per_s * self.options.rows as f64,
+            bytes_per_s: measured.operations_per_s * bytes,
+            limit_name: kind.name().to_owned(),
+            limit: measured.limit,
+            ratio: measured.ratio(quantity, bytes),
+        };
+        Outcome { result, quantity, latency: measured.latency.clone() }
+    }
+
+    fn row_bytes(&self) -> u64 {
+        u64::from(self.options.width) * self.options.dtype.size() as u64
+    }
+
+    /// Bytes of values in one direction of an operation.
+    fn bytes(&self) -> u64 {
+        self.options.rows.saturating_mul(self.row_bytes())
+    }
+
+    fn limit_kind(&self) -> LimitKind {
+        let is_small = self.bytes() <= LATENCY_BYTES_MAX;
+        match (self.transport, self.options.operation) {
+            ("tcp", _) if is_small => LimitKind::TcpSpinning,
+            ("tcp", _) => LimitKind::TcpStream,
+            ("verbs", operation) if LimitKind::has_perftest() => {
+                LimitKind::Perftest(match (operation, is_small) {
+                    (Operation::Pull, true) => PerftestProgram::ReadLatency,
+                    (Operation::Pull, false) => PerftestProgram::ReadBandwidth,
+                    (_, true) => PerftestProgram::WriteLatency,
+                    (_, false) => PerftestProgram::WriteBandwidth,
+                })
+            }
+            (_, _) if is_small => LimitKind::CrossCore,
+            (_, Operation::Push) => LimitKind::Add,
+            (_, Operation::Pull) => LimitKind::Memcpy,
+            (_, Operation::PushPull) => LimitKind::AddThenMemcpy,
+        }
+    }
+}
+
+/// The operation itself.
+struct Operations<T: Value> {
+    // Rows before the table they are pushed to: fields are dropped in this order.
+    free: Vec<Rows<T>>,
+    table: Table<T>,
+    operation: Operation,
+    keys: Vec<u64>,
+    range: std::ops::Range<u64>,
+    values: Vec<T>,
+    into: Vec<T>,
+}
+
+enum Pending<T: Value> {
+    Push(PendingPush<T>),
+    Pull(PendingPull<T>),
+}
+
+impl<T: Value> Operations<T> {
+    fn new(client: &Client, options: &TargetOptions) -> Result<Self, RemoteError> {
+        let schema = TableSchema {
+            rule: options.rule,
+            ..TableSchema::dense(options.dtype, options.table_rows, options.width)
+        };
+        let table = client.create_table::<T>(TABLE, &schema)?;
+        let count = usize::try_from(options.rows).unwrap_or(usize::MAX) * options.width as usize;
+        let stride = (options.table_rows / options.rows).max(1);
+        let keys = if options.by_keys {
+            (0..options.rows).map(|row| row * stride).collect()
+        } else {
+            Vec::new()
+        };
+        let is_large = options.rows * schema.row_len() > LATENCY_BYTES_MAX;
+        let mut free = Vec::new();
+        if options.operation == Operation::Push && is_large {
+            for _ in 0..options.window {
+                let mut rows = client
+                    .allocate::<T>(count)
+                    .map_err(|error| RequestError::Setup { text: error.to_string() })?;
+                rows.fill(T::one());
+                free.push(rows);
+            }
+        }
+        Ok(Self {
+            free,
+            table,
+            operation: options.operation,
+            keys,
+            range: 0..options.rows,
+            values: vec![T::one(); count],
+            into: vec![T::one(); count],
+        })
+    }
+
+    fn selection(&self) -> RowSelection<'_> {
+        if self.keys.is_empty() {
+            RowSelection::Range(self.range.clone())
+        } else {
+            RowSelection::Keys(&self.keys)
+        }
+    }
+}
+
+impl<T: Value> Subject for Operations<T> {
+    type Pending = Pending<T>;
+    type Error = RemoteError;
+
+    fn start(&mut self) -> Result<Pending<T>, RemoteError> {
+        let options = PushOptions::default();
+        Ok(match self.operation {
+            Operation::Push => Pending::Push(match self.free.pop() {
+                Some(rows) => self.table.push_rows(self.selection(), rows, &options)?,
+                None => self.table.push(self.selection(), &self.values, &options)?,
+            }),
+            Operation::Pull => {
+                Pending::Pull(self.table.pull(self.selection(), &PullOptions::default())?)
+            }
+            Operation::PushPull => {
+                Pending::Pull(self.table.push_pull(self.selection(), &self.values, &options)?)
+            }
+        })
+    }
+
+    fn finish(&mut self, pending: Pending<T>) -> Result<(), RemoteError> {
+        match pending {
+            Pending::Push(push) => {
+                let (rows, outcome) = push.wait_rows();
+                self.free.extend(rows);
+                outcome?;
+            }
+            Pending::Pull(pull) => pull.wait_into(&mut self.into)?,
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,170 @@
+//! `windlass bench {push,pull,push-pull}`.
+
+use std::{path::PathBuf, time::Duration};
+
+use windlass_client::{DataType, UpdateRule};
+
+use super::{ExitStatus, Failure, Output, connection::Means, progress, size};
+use crate::{
+    bench::{
+        Operation, Target, TargetOptions,
+        driver::Schedule,
+        limit::{Quantity, allowed_cores},
+    },
+    report::{BenchResult, Latency, Plot, Scale, svg, table, units},
+    train::{ServerOptions, Servers},
+};
+
+const AFTER_HELP: &str = "\
+Measures in slices, and between them what the machine can do without a parameter server; ratio is \
+this over that limit: p50 over the limit's time for operations of up to 4 KiB, rate over rate above.
+
+  transport   up to 4 KiB               above
+  shm         cross-core round trip     p += g (push), memcpy (pull), both (push-pull)
+  tcp         TCP ping-pong, spinning   TCP stream
+  verbs       perftest, if installed    perftest, if installed
+
+Examples:
+  windlass bench push --rows 1
+  windlass bench push --transport tcp --rows 1048576 --window 4 --plot
+  windlass bench pull --rows 500 --width 128 --keys --svg pull.svg --json";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Arguments {
+    /// What to measure
+    operation: Operation,
+    /// Rows of an operation
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
+    rows: u64,
+    /// Values of a row
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    width: u32,
+    /// Type of a value
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    dtype: DataType,
+    /// Operations in flight
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    window: u32,
+    /// Rows of the table [default: the rows of an operation]
+    #[arg(long, value_name = "N")]
+    table_rows: Option<u64>,
+    /// Name rows one by one, spread over the table, instead of as a range
+    #[arg(long)]
+    keys: bool,
+    /// What a push does
+    #[arg(long, value_name = "RULE", default_value = "add")]
+    rule: UpdateRule,
+    /// Slices
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rounds: u32,
+    /// Time of a slice in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    slice_ms: u64,
+    /// Draw the latency distribution on the terminal
+    #[arg(long)]
+    plot: bool,
+    /// Draw the latency distribution into this SVG file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Use the servers at this address instead of one started for the bench
+    #[arg(long, value_name = "ADDRESS", help_heading = "Connection")]
+    connect: Option<String>,
+    /// Memory of a server started for the bench
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "4GiB", help_heading = "Connection")]
+    memory: u64,
+    #[command(flatten)]
+    by: Means,
+}
+
+pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> {
+    let table_rows = arguments.table_rows.unwrap_or(arguments.rows);
+    if table_rows < arguments.rows {
+        return Err(Failure::new(
+            ExitStatus::Usage,
+            format!(
+                "--table-rows {table_rows} is below --rows {}: an operation touches each row once",
+                arguments.rows
+            ),
+        ));
+    }
+    let (_servers, connection) = match &arguments.connect {
+        Some(address) => (None, arguments.by.connection(address)?),
+        None => {
+            let transports =
+                arguments.by.transport.iter().map(|provider| provider.name().to_owned());
+            let servers = Servers::start(&ServerOptions {
+                transports: transports.collect(),
+                memory_bytes: arguments.memory,
+                core: allowed_cores()
+                    .ok()
+                    .filter(|cores| cores.len() > 1)
+                    .and_then(|cores| cores.last().copied()),
+                ..ServerOptions::default()
+            })
+            .map_err(Failure::failed)?;
+            let connection = arguments.by.connection(servers.address())?;
+            (Some(servers), connection)
+        }
+    };
+    let target = Target::new(
+        &connection,
+        TargetOptions {
+            operation: arguments.operation,
+            rows: arguments.rows,
+            width: arguments.width,
+            dtype: arguments.dtype,
+            window: arguments.window,
+            table_rows,
+            by_keys: arguments.keys,
+            rule: arguments.rule,
+        },
+    )
+    .map_err(super::table::remote)?;
+    let slice = Duration::from_millis(arguments.slice_ms);
+    let schedule = Schedule {
+        window: arguments.window,
+        rounds: arguments.rounds,
+        slice,
+        limit_slice: slice / 4,
+    };
+    let bar = progress::bar(u64::from(arguments.rounds), "measuring");
+    let measured = target.measure(schedule, || bar.inc(1)).map_err(Failure::failed)?;
+    bar.finish_and_clear();
+    let result = measured.result;
+    output.result(&result, || text(&result, measured.quantity))?;
+    let plot = latency_plot(&result, &measured.latency);
+    if let Some(path) = &arguments.svg {
+        svg::write(&plot, path).map_err(Failure::failed)?;
+    }
+    if arguments.plot { output.text(&plot.render(72, 12)) } else { Ok(()) }
+}
+
+fn text(result: &BenchResult, quantity: Quantity) -> String {
+    let limit = match quantity {
+        Quantity::BytesPerSecond => units::bytes_per_s(result.limit),
+        Quantity::Micros => units::micros(result.limit),
+    };
+    let shape = format!("{} x {} {}", units::grouped(result.rows), result.width, result.dtype);
+    table::facts(&[
+        ("operation", format!("{} of {shape} by {}", result.op, result.transport)),
+        ("in flight", result.window.to_string()),
+        ("p50", units::micros(result.p50_us)),
+        ("p99", units::micros(result.p99_us)),
+        ("p99.9", units::micros(result.p999_us)),
+        ("rows/s", units::count(result.rows_per_s)),
+        ("values", units::bytes_per_s(result.bytes_per_s)),
+        ("limit", format!("{limit} ({})", result.limit_name)),
+        ("ratio to it", format!("{:.2}", result.ratio)),
+    ])
+}
+
+fn latency_plot(result: &BenchResult, latency: &Latency) -> Plot {
+    Plot {
+        title: format!("Latency of {} by {}", result.op, result.transport),
+        x_label: "nines (1 = 90 %, 2 = 99 %, 3 = 99.9 %)".to_owned(),
+        y_label: "microseconds".to_owned(),
+        scale: Scale::Logarithmic,
+        curves: vec![(result.op.clone(), latency.curve())],
+    }
+}

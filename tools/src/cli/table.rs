@@ -1,0 +1,216 @@
+//! `windlass table {create,list,show,drop}`.
+
+use serde::Serialize;
+use windlass_client::{
+    Client, Consistency, DataType, Durability, TableEntry, TableKind, TableSchema, UpdateRule,
+};
+
+use super::{ExitStatus, Failure, Output, connection::ConnectionArguments};
+use crate::{
+    remote::{self, RemoteError},
+    report::table as report,
+};
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum TableCommand {
+    /// Create a table; one that is there with the same schema is left as it is
+    Create(CreateArguments),
+    /// List the tables
+    List {
+        #[command(flatten)]
+        connection: ConnectionArguments,
+    },
+    /// Show a table's schema
+    Show {
+        /// The table
+        name: String,
+        #[command(flatten)]
+        connection: ConnectionArguments,
+    },
+    /// Drop a table with all its rows
+    Drop {
+        /// The table
+        name: String,
+        #[command(flatten)]
+        connection: ConnectionArguments,
+    },
+}
+
+const CREATE_HELP: &str = "\
+Rules: add, assign, sgd:lr=X[,momentum=X,wd=X], adagrad:lr=X, adam:lr=X, adamw:lr=X, \
+ftrl:alpha=X,beta=X,l1=X,l2=X.
+
+Examples:
+  windlass table create weights --rows 1000000 --rule sgd:lr=0.1
+  windlass table create embedding --width 64 --dtype bf16 --rule adagrad:lr=0.05   (sparse)";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = CREATE_HELP)]
+pub(crate) struct CreateArguments {
+    /// The table
+    name: String,
+    /// Rows of a dense table; without it the table is sparse, and any key is a row
+    #[arg(long, value_name = "N")]
+    rows: Option<u64>,
+    /// Values of a row
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    width: u32,
+    /// Type of a value: f32, f64, f16, bf16, i8, i32, i64 or u64
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    dtype: DataType,
+    /// What a push does to a row
+    #[arg(long, value_name = "RULE", default_value = "add")]
+    rule: UpdateRule,
+    #[command(flatten)]
+    connection: ConnectionArguments,
+}
+
+/// What `--json` prints of a table.
+#[derive(Serialize)]
+struct TableResult {
+    name: String,
+    id: u32,
+    kind: &'static str,
+    rows: Option<u64>,
+    width: u32,
+    dtype: &'static str,
+    rule: String,
+    consistency: String,
+    replicas: u8,
+    durability: String,
+}
+
+#[derive(Serialize)]
+struct Dropped<'a> {
+    dropped: &'a str,
+}
+
+pub(crate) fn run(command: &TableCommand, output: Output) -> Result<(), Failure> {
+    match command {
+        TableCommand::Create(arguments) => create(arguments, output),
+        TableCommand::List { connection } => {
+            let client = connect(connection)?;
+            let tables: Vec<TableResult> =
+                client.list_tables().map_err(remote)?.iter().map(TableResult::of).collect();
+            output.result(&tables, || list_text(&tables))
+        }
+        TableCommand::Show { name, connection } => {
+            let client = connect(connection)?;
+            let table = TableResult::of(&find(&client, name)?);
+            output.result(&table, || show_text(&table))
+        }
+        TableCommand::Drop { name, connection } => {
+            let client = connect(connection)?;
+            client.drop_table(name).map_err(remote)?;
+            output.result(&Dropped { dropped: name }, || format!("table {name} is dropped"))
+        }
+    }
+}
+
+fn create(arguments: &CreateArguments, output: Output) -> Result<(), Failure> {
+    let kind = match arguments.rows {
+        Some(rows) => TableKind::Dense { rows },
+        None => TableKind::Sparse {},
+    };
+    let schema = TableSchema {
+        kind,
+        rule: arguments.rule,
+        ..TableSchema::sparse(arguments.dtype, arguments.width)
+    };
+    schema.validate().map_err(|error| Failure::new(ExitStatus::Usage, error))?;
+    let client = connect(&arguments.connection)?;
+    let entry = crate::element::with_dtype!(arguments.dtype, T => {
+        client.create_table::<T>(&arguments.name, &schema).map(drop)
+    })
+    .map_err(remote)
+    .and_then(|()| find(&client, &arguments.name))?;
+    let table = TableResult::of(&entry);
+    output.result(&table, || show_text(&table))
+}
+
+/// Connects, with the exit code that tells why not.
+pub(crate) fn connect(arguments: &ConnectionArguments) -> Result<Client, Failure> {
+    remote::connect(&arguments.connection()?).map_err(remote)
+}
+
+/// The failure that an error of the servers is.
+pub(crate) fn remote(error: impl Into<RemoteError>) -> Failure {
+    let error = error.into();
+    let status = if error.is_unreachable() { ExitStatus::Unreachable } else { ExitStatus::Failed };
+    Failure::new(status, error)
+}
+
+/// The table of that name, or what there is instead.
+pub(crate) fn find(client: &Client, name: &str) -> Result<TableEntry, Failure> {
+    let tables = client.list_tables().map_err(remote)?;
+    let names: Vec<String> = tables.iter().map(|table| table.name.clone()).collect();
+    tables.into_iter().find(|table| table.name == name).ok_or_else(|| {
+        let there = if names.is_empty() {
+            "there are none; `windlass table create` makes one".to_owned()
+        } else {
+            format!("there are {}", names.join(", "))
+        };
+        Failure::failed(format!("there is no table {name:?}: {there}"))
+    })
+}
+
+impl TableResult {
+    fn of(entry: &TableEntry) -> Self {
+        let schema = &entry.schema;
+        let (kind, rows) = match schema.kind {
+            TableKind::Dense { rows } => ("dense", Some(rows)),
+            TableKind::Sparse {} => ("sparse", None),
+        };
+        Self {
+            name: entry.name.clone(),
+            id: entry.id.0,
+            kind,
+            rows,
+            width: schema.width,
+            dtype: schema.dtype.name(),
+            rule: schema.rule.to_string(),
+            consistency: match schema.consistency {
+                Consistency::Sequential {} => "sequential".to_owned(),
+                Consistency::Bounded { tau } => format!("bounded:{tau}"),
+                Consistency::Eventual {} => "eventual".to_owned(),
+            },
+            replicas: schema.replicas,
+            durability: match schema.durability {
+                Durability::Memory {} => "memory".to_owned(),
+                Durability::Interval { milliseconds } => format!("interval:{milliseconds}"),
+                Durability::Sync {} => "sync".to_owned(),
+            },
+        }
+    }
+
+    fn shape(&self) -> String {
+        let rows = self.rows.map_or("any key".to_owned(), |rows| rows.to_string());
+        format!("{rows} x {}", self.width)
+    }
+}
+
+fn list_text(tables: &[TableResult]) -> String {
+    if tables.is_empty() {
+        return "no tables; `windlass table create` makes one".to_owned();
+    }
+    let row = |table: &TableResult| {
+        vec![table.name.clone(), table.shape(), table.dtype.to_owned(), table.rule.clone()]
+    };
+    report::table(
+        &["table", "rows x width", "dtype", "rule"],
+        &tables.iter().map(row).collect::<Vec<_>>(),
+    )
+}
+
+fn show_text(table: &TableResult) -> String {
+    report::facts(&[
+        ("table", table.name.clone()),
+        ("kind", table.kind.to_owned()),
+        ("rows x width", table.shape()),
+        ("dtype", table.dtype.to_owned()),
+        ("rule", table.rule.clone()),
+        ("consistency", table.consistency.clone()),
+        ("replicas", table.replicas.to_string()),
+        ("durability", table.durability.clone()),
+    ])
+}

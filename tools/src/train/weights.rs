@@ -1,0 +1,148 @@
+//! The weights on servers: a sparse table of one f32 a row with the rule FTRL, and beside it, if
+//! asked for, a ledger in which every push is counted.
+
+use std::collections::VecDeque;
+
+use windlass_client::{
+    Client, DataType, PendingPull, PendingPush, PullOptions, PushOptions, Table, TableSchema,
+    UpdateRule,
+};
+
+use super::{
+    Audit, Parameters,
+    message::{Connection, Task},
+};
+use crate::remote::{RemoteError, connect};
+
+/// Pushes that may be under way before the oldest is waited for.
+const PUSHES_IN_FLIGHT_MAX: usize = 8;
+/// Ledger rows pulled at a time.
+const AUDIT_CHUNK: usize = 4096;
+/// A ledger row counts one push; its key is the worker's rank above the number of the push.
+const RANK_SHIFT: u32 = 40;
+
+/// The weights, as one client sees them.
+#[derive(Debug)]
+pub struct Weights {
+    // Tables before the client they belong to: fields are dropped in this order.
+    in_flight: VecDeque<InFlight>,
+    weights: Table<f32>,
+    ledger: Option<Ledger>,
+    _client: Client,
+}
+
+#[derive(Debug)]
+struct Ledger {
+    table: Table<i64>,
+    rank: u64,
+    count: u64,
+}
+
+#[derive(Debug)]
+enum InFlight {
+    Weights(PendingPush<f32>),
+    Ledger(PendingPush<i64>),
+}
+
+impl Weights {
+    /// Connects and creates the tables, or finds them as they are.
+    pub fn create(
+        connection: &Connection,
+        table: &str,
+        rule: UpdateRule,
+        ledger: Option<&str>,
+    ) -> Result<Self, RemoteError> {
+        let client = connect(connection)?;
+        let schema = TableSchema { rule, ..TableSchema::sparse(DataType::F32, 1) };
+        let weights = client.create_table::<f32>(table, &schema)?;
+        let ledger = match ledger {
+            Some(name) => {
+                let schema = TableSchema::sparse(DataType::I64, 1);
+                let table = client.create_table::<i64>(name, &schema)?;
+                Some(Ledger { table, rank: 0, count: 0 })
+            }
+            None => None,
+        };
+        Ok(Self { in_flight: VecDeque::new(), weights, ledger, _client: client })
+    }
+
+    /// Connects as the worker of a task.
+    pub fn open(task: &Task) -> Result<Self, RemoteError> {
+        let client = connect(&task.connection)?;
+        let weights = client.open_table::<f32>(&task.table)?;
+        let ledger = match &task.ledger {
+            Some(name) => {
+                let table = client.open_table::<i64>(name)?;
+                Some(Ledger { table, rank: task.source.rank, count: 0 })
+            }
+            None => None,
+        };
+        Ok(Self { in_flight: VecDeque::new(), weights, ledger, _client: client })
+    }
+
+    /// Reads the ledger: each of the `pushes[rank]` acknowledged pushes of each worker must have
+    /// been counted once.
+    pub fn audit(&mut self, pushes: &[u64]) -> Result<Audit, RemoteError> {
+        let mut audit = Audit { acknowledged: pushes.iter().sum(), ..Audit::default() };
+        let Some(ledger) = &self.ledger else { return Ok(audit) };
+        for (rank, &count) in (0_u64..).zip(pushes) {
+            let keys: Vec<u64> = (0..count).map(|number| ledger_key(rank, number)).collect();
+            for keys in keys.chunks(AUDIT_CHUNK) {
+                for counted in ledger.table.pull(keys, &PullOptions::default())?.wait()? {
+                    audit.lost += u64::from(counted < 1);
+                    audit.doubled += u64::from(counted > 1);
+                }
+            }
+        }
+        Ok(audit)
+    }
+
+    fn wait_for_oldest(&mut self) -> Result<(), RemoteError> {
+        match self.in_flight.pop_front() {
+            Some(InFlight::Weights(push)) => drop(push.wait()?),
+            Some(InFlight::Ledger(push)) => drop(push.wait()?),
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+impl Parameters for Weights {
+    type Pull = PendingPull<f32>;
+    type Error = RemoteError;
+
+    fn begin_pull(&mut self, keys: &[u64]) -> Result<Self::Pull, RemoteError> {
+        Ok(self.weights.pull(keys, &PullOptions::default())?)
+    }
+
+    fn finish_pull(&mut self, pull: Self::Pull, rows: &mut Vec<f32>) -> Result<(), RemoteError> {
+        *rows = pull.wait()?;
+        Ok(())
+    }
+
+    fn push(&mut self, keys: &[u64], gradients: &[f32]) -> Result<(), RemoteError> {
+        while self.in_flight.len() >= PUSHES_IN_FLIGHT_MAX {
+            self.wait_for_oldest()?;
+        }
+        let options = PushOptions::default();
+        self.in_flight.push_back(InFlight::Weights(self.weights.push(keys, gradients, &options)?));
+        if let Some(ledger) = &mut self.ledger {
+            let key = ledger_key(ledger.rank, ledger.count);
+            ledger.count += 1;
+            let push = ledger.table.push(&[key], &[1], &options)?;
+            self.in_flight.push_back(InFlight::Ledger(push));
+        }
+        Ok(())
+    }
+
+    fn wait_for_pushes(&mut self) -> Result<(), RemoteError> {
+        while !self.in_flight.is_empty() {
+            self.wait_for_oldest()?;
+        }
+        Ok(())
+    }
+}
+
+fn ledger_key(rank: u64, number: u64) -> u64 {
+    (rank << RANK_SHIFT) | number
+}

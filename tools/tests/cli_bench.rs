@@ -1,0 +1,81 @@
+//! `windlass bench`, tiny, so that it cannot rot: the keys of its results, and every shape of
+//! operation.
+
+#![allow(missing_docs)]
+
+mod support;
+
+use support::{fails, folder, json, run, stderr};
+
+const KEYS: [&str; 14] = [
+    "op",
+    "transport",
+    "rows",
+    "width",
+    "dtype",
+    "window",
+    "p50_us",
+    "p99_us",
+    "p999_us",
+    "rows_per_s",
+    "bytes_per_s",
+    "limit_name",
+    "limit",
+    "ratio",
+];
+
+#[test]
+fn results_have_the_documented_keys() {
+    let folder = folder();
+    let at = folder.path();
+    for operation in ["push", "pull", "push-pull"] {
+        for transport in ["shm", "tcp"] {
+            for shape in [
+                &["--rows", "1"][..],
+                &["--rows", "500", "--width", "128", "--keys", "--window", "4"],
+                &["--rows", "100000", "--window", "2", "--dtype", "f16"],
+            ] {
+                let common =
+                    ["--rounds", "2", "--slice-ms", "20", "--json", "--transport", transport];
+                let arguments = [&["bench", operation][..], &common, shape].concat();
+                let result = json(at, &arguments);
+                let object = result.as_object().unwrap();
+                assert_eq!(object.len(), KEYS.len(), "{arguments:?}");
+                for key in KEYS {
+                    assert!(object.contains_key(key), "{key}");
+                }
+                assert_eq!(result["op"], operation);
+                assert_eq!(result["transport"], transport);
+                for key in ["p50_us", "rows_per_s", "bytes_per_s", "limit", "ratio"] {
+                    assert!(result[key].as_f64().unwrap() > 0.0, "{key} {arguments:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn draws_on_the_terminal_and_into_a_file() {
+    let folder = folder();
+    let at = folder.path();
+    let output = run(
+        at,
+        &["bench", "push", "--rounds", "2", "--slice-ms", "20", "--plot", "--svg", "b.svg"],
+    );
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("p99.9") && text.contains("Latency of push"), "{text}");
+    assert!(std::fs::read_to_string(at.join("b.svg")).unwrap().starts_with("<svg"));
+}
+
+#[test]
+fn wrong_shapes_are_explained() {
+    let folder = folder();
+    let at = folder.path();
+    let text = fails(at, 2, &["bench", "push", "--rows", "10", "--table-rows", "5"]);
+    assert!(text.contains("--table-rows"), "{text}");
+    let text = fails(at, 2, &["bench", "shove"]);
+    assert!(text.contains("push-pull"), "{text}");
+    let text = fails(at, 2, &["bench", "push", "--transport", "pigeon"]);
+    assert!(text.contains("verbs, shm or tcp"), "{text}");
+}

@@ -1,0 +1,129 @@
+//! `windlass serve`, `table`, `push` and `pull`, as a user runs them.
+
+#![allow(missing_docs)]
+
+mod support;
+
+use serde_json::json as value;
+use support::{Server, fails, folder, json, run, stderr};
+
+#[test]
+fn rows_of_every_dtype_go_there_and_back() {
+    let folder = folder();
+    let at = folder.path();
+    let server = Server::start(at, &[]);
+    let connect = server.address.as_str();
+    for dtype in ["f32", "f64", "f16", "bf16", "i8", "i32", "i64", "u64"] {
+        let create =
+            ["table", "create", dtype, "--rows", "100", "--width", "2", "--dtype", dtype, "--json"];
+        let table = json(at, &[&create[..], &["--connect", connect]].concat());
+        assert_eq!(table["kind"], "dense");
+        assert_eq!(table["rule"], "add");
+        let pushed = json(at, &["push", dtype, "7=3,4", "99=1,2", "--connect", connect, "--json"]);
+        assert_eq!(pushed["rows"], 2);
+        let pulled = json(at, &["pull", dtype, "7", "8", "99", "--connect", connect, "--json"]);
+        let rows: Vec<(u64, f64, f64)> = pulled["rows"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| {
+                let number = |index: usize| row["values"][index].as_f64().unwrap();
+                (row["key"].as_u64().unwrap(), number(0), number(1))
+            })
+            .collect();
+        assert_eq!(rows, [(7, 3.0, 4.0), (8, 0.0, 0.0), (99, 1.0, 2.0)], "{dtype}");
+    }
+    let tables = json(at, &["table", "list", "--connect", connect, "--json"]);
+    assert_eq!(tables.as_array().unwrap().len(), 8);
+}
+
+#[test]
+fn a_sparse_table_takes_any_key_and_a_dropped_one_is_gone() {
+    let folder = folder();
+    let at = folder.path();
+    let server = Server::start(at, &[]);
+    let connect = ["--connect", server.address.as_str(), "--json"];
+    let with = |arguments: &[&str]| {
+        let arguments: Vec<String> =
+            arguments.iter().chain(&connect).map(|word| (*word).to_owned()).collect();
+        arguments
+    };
+    let call = |arguments: &[&str]| {
+        let arguments = with(arguments);
+        json(at, &arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let refuse = |code, arguments: &[&str]| {
+        let arguments = with(arguments);
+        fails(at, code, &arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    call(&["table", "create", "e", "--rule", "sgd:lr=0.5"]);
+    // The same again is no error; another schema is.
+    call(&["table", "create", "e", "--rule", "sgd:lr=0.5"]);
+    let text = refuse(1, &["table", "create", "e", "--rule", "add"]);
+    assert!(text.contains("another schema"), "{text}");
+    call(&["push", "e", "18446744073709551000=2"]);
+    let pulled = call(&["pull", "e", "18446744073709551000"]);
+    assert_eq!(pulled["rows"][0]["values"], value!([-1]));
+    assert_eq!(call(&["table", "show", "e"])["kind"], "sparse");
+
+    let text = refuse(1, &["pull", "nothing", "1"]);
+    assert!(text.contains("\"nothing\"") && text.contains("there are e"), "{text}");
+    let text = refuse(2, &["push", "e", "1=2,3"]);
+    assert!(text.contains("1 wide"), "{text}");
+    let text = refuse(2, &["push", "e", "1=2", "1=3"]);
+    assert!(text.contains("twice"), "{text}");
+    let text = refuse(2, &["table", "create", "x", "--rule", "sgd:speed=3"]);
+    assert!(text.contains("lr, momentum"), "{text}");
+
+    call(&["table", "drop", "e"]);
+    assert_eq!(call(&["table", "list"]), value!([]));
+    refuse(1, &["table", "drop", "e"]);
+}
+
+#[test]
+fn a_server_that_is_not_there_or_asks_for_a_token_says_so() {
+    let folder = folder();
+    let at = folder.path();
+    let text = fails(at, 3, &["table", "list", "--connect", "127.0.0.1:1"]);
+    assert!(text.contains("127.0.0.1:1") && text.contains("windlass serve"), "{text}");
+
+    std::fs::write(at.join("token"), "secret\n").unwrap();
+    let server = Server::start(at, &["--token-file", "token"]);
+    let connect = server.address.as_str();
+    let text = fails(at, 1, &["table", "list", "--connect", connect]);
+    assert!(text.contains("token"), "{text}");
+    let listed =
+        json(at, &["table", "list", "--connect", connect, "--token-file", "token", "--json"]);
+    assert_eq!(listed, value!([]));
+    let text = fails(at, 2, &["table", "list", "--connect", connect, "--token-file", "none"]);
+    assert!(text.contains("--token-file"), "{text}");
+}
+
+#[test]
+fn serve_is_closed_to_other_machines_unless_told() {
+    let folder = folder();
+    let at = folder.path();
+    let text = fails(at, 2, &["serve", "--listen", "0.0.0.0:0", "--advertise", "127.0.0.1:1"]);
+    assert!(text.contains("--token-file") && text.contains("--insecure"), "{text}");
+    let text = fails(at, 2, &["serve", "--partitions", "3"]);
+    assert!(text.contains("power of two"), "{text}");
+    let server = Server::start(at, &[]);
+    let taken = server.address.trim_start_matches("windlass://");
+    let text = fails(at, 1, &["serve", "--listen", taken]);
+    assert!(text.contains(taken), "{text}");
+}
+
+#[test]
+fn sigterm_ends_a_server_well() {
+    let folder = folder();
+    let mut server = Server::start(folder.path(), &[]);
+    assert_eq!(server.terminate(), Some(0));
+}
+
+#[test]
+fn a_command_on_its_own_says_what_there_is() {
+    let folder = folder();
+    let output = run(folder.path(), &["table"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("create"), "{}", stderr(&output));
+}

@@ -63,8 +63,7 @@ impl<T: Element> Prepared<T> {
             return Err(RequestError::Setup { text: "the values are gone".to_owned() });
         };
         let source = Source::Registered { region: values.region(), offset: 0 };
-        let count = values.len();
-        let id = self.table.start_push(&self.rows(), count, source, options)?;
+        let id = self.table.start_push(&self.rows(), values, source, options)?;
         self.last = Some(Timestamp(id));
         Ok(Timestamp(id))
     }

@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, fmt, marker::PhantomData, ops::Range, rc::Rc};
 
-use windlass_wire::{RowRange, TableEntry, TableSchema};
+use windlass_wire::{NotFinitePolicy, RowRange, TableEntry, TableSchema};
 
 use crate::{
     config::{PullOptions, PushOptions},
@@ -114,7 +114,7 @@ impl<T: Element> Table<T> {
         options: &PushOptions,
     ) -> Result<PendingPush<T>, RequestError> {
         let source = Source::Plain(bytemuck::cast_slice(values));
-        let id = self.start_push(&rows.into(), values.len(), source, options)?;
+        let id = self.start_push(&rows.into(), values, source, options)?;
         Ok(PendingPush::new(&self.core, id, None))
     }
 
@@ -130,7 +130,7 @@ impl<T: Element> Table<T> {
         options: &PushOptions,
     ) -> Result<PendingPush<T>, RequestError> {
         let source = Source::Registered { region: values.region(), offset: 0 };
-        let id = self.start_push(&rows.into(), values.len(), source, options)?;
+        let id = self.start_push(&rows.into(), &values, source, options)?;
         Ok(PendingPush::new(&self.core, id, Some(values)))
     }
 
@@ -205,14 +205,19 @@ impl<T: Element> Table<T> {
     pub(crate) fn start_push(
         &self,
         rows: &RowSelection<'_>,
-        value_count: usize,
+        values: &[T],
         source: Source<'_>,
         options: &PushOptions,
     ) -> Result<u64, RequestError> {
         let mut core = self.core.borrow_mut();
         let expected = rows.count().saturating_mul(self.width as u64);
-        if expected != value_count as u64 {
-            return Err(core.length_error(self.index, rows.count(), value_count));
+        if expected != values.len() as u64 {
+            return Err(core.length_error(self.index, rows.count(), values.len()));
+        }
+        // Shards refuse what is not finite too, but each only its own part of the push.
+        let policy = core.tables[self.index.0].entry.schema.not_finite;
+        if policy == (NotFinitePolicy::Reject {}) && !T::all_finite(values) {
+            return Err(RequestError::NotFinite);
         }
         match rows {
             RowSelection::Keys(keys) => core.push_keys(self.index, keys, source, options),

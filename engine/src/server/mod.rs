@@ -82,13 +82,13 @@ pub enum StartError {
 
 /// What a server's threads share.
 #[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) config: ServerConfig,
-    pub(crate) incarnation: Incarnation,
-    pub(crate) cluster: Cluster,
-    pub(crate) shards: Vec<ShardHandle>,
-    pub(crate) providers: Vec<Provider>,
-    pub(crate) notes: Vec<String>,
+struct Shared {
+    config: ServerConfig,
+    incarnation: Incarnation,
+    cluster: Cluster,
+    shards: Vec<ShardHandle>,
+    providers: Vec<Provider>,
+    notes: Vec<String>,
     server: OnceLock<ServerId>,
     stopping: AtomicBool,
     stop_asked: Mutex<bool>,

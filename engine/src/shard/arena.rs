@@ -10,7 +10,7 @@ use crate::limits::ARENA_REGION_LEN;
 
 /// Why there is no parameter memory for a table.
 #[derive(Debug, thiserror::Error)]
-pub enum ArenaError {
+pub(super) enum ArenaError {
     /// The system has none.
     #[error("cannot allocate parameter memory")]
     Allocate {

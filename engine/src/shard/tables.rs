@@ -43,7 +43,7 @@ pub(super) enum TableRows {
 
 /// Why a table could not be made here.
 #[derive(Debug, thiserror::Error)]
-pub enum TableError {
+pub(super) enum TableError {
     /// No kernel for its rule and dtype.
     #[error(transparent)]
     Kernel(#[from] KernelError),

@@ -113,6 +113,18 @@ impl Replica {
         }
     }
 
+    /// The log no longer holds what the learner was to be sent next: it starts over.
+    pub(crate) fn restart_outrun_learner(&mut self, outputs: &mut Vec<Output>) {
+        let (first, epoch) = (self.log.first(), self.chain.epoch);
+        if let Some(link) = self.learner.as_mut()
+            && link.accepted
+            && link.sent.next() < first
+        {
+            link.disconnect();
+            Output::AskReport { to: link.server, epoch }.push(outputs);
+        }
+    }
+
     /// The learner's log is a prefix of the feeder's: no copy is needed.
     pub(crate) fn learner_welcome(
         &mut self,
@@ -202,6 +214,10 @@ impl Replica {
         match (&self.catch_up, self.role) {
             (CatchUp::Streaming { told: true, .. }, Role::Learner) => {
                 Some(Output::CaughtUp { epoch })
+            }
+            _ if self.successor.is_some_and(|link| link.rejected && !link.accepted) => {
+                let server = self.successor.map(|link| link.server)?;
+                Some(Output::Reject { server, epoch })
             }
             (CatchUp::Reached, Role::Tail) if !self.chain.tail_synchronised => {
                 Some(Output::Synchronised { epoch })

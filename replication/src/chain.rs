@@ -60,6 +60,8 @@ pub struct Replica {
     pub(crate) successor: Option<Follower>,
     pub(crate) learner: Option<Follower>,
     pub(crate) catch_up: CatchUp,
+    /// Reports that needed an answer so far.
+    pub(crate) attempt: u64,
     /// Until then nothing is forwarded or committed: a removed tail may still be read.
     pub(crate) hold_until: Time,
     pub(crate) limits: ReplicaLimits,
@@ -73,7 +75,8 @@ impl Replica {
         Self::recover(partition, me, limits, LogIndex::default(), sessions)
     }
 
-    /// A replica that found this log and session table on its disk.
+    /// A replica that found this log and session table on its disk, or that goes on from them in a new
+    /// life of its server. A replica whose `position` is `None` has nothing to go on from: use `new`.
     #[must_use]
     pub fn recover(
         partition: PartitionId,
@@ -93,6 +96,7 @@ impl Replica {
             successor: None,
             learner: None,
             catch_up: CatchUp::Complete,
+            attempt: 0,
             hold_until: Time(0),
             limits,
         }
@@ -116,9 +120,9 @@ impl Replica {
                 self.check_epoch(from, epoch, outputs)?;
                 self.record(now, from, record, outputs)
             }
-            Input::Report { from, epoch, position } => {
+            Input::Report { from, epoch, position, attempt } => {
                 self.check_epoch(from, epoch, outputs)?;
-                self.report(now, from, position, outputs)
+                self.report(now, from, position, attempt, outputs)
             }
             Input::AskReport { from, epoch } => {
                 self.check_epoch(from, epoch, outputs)?;
@@ -148,6 +152,7 @@ impl Replica {
             }
             Input::Released { first } => {
                 self.log.release(first);
+                self.restart_outrun_learner(outputs);
                 Ok(())
             }
             Input::Connected { peer } => {
@@ -277,6 +282,7 @@ impl Replica {
             place.and_then(|place| chain.path.get(place + 1)).map(|&server| Follower::new(server));
         self.learner = None;
         self.begin_catch_up();
+        self.attempt += 1;
         if let Some(link) = &self.successor {
             Output::AskReport { to: link.server, epoch: chain.epoch }.push(outputs);
         }
@@ -302,7 +308,8 @@ impl Replica {
         let Some(to) = self.predecessor else { return };
         let epoch = self.chain.epoch;
         let position = self.catch_up.position(&self.log);
-        Output::Report { to, epoch, position }.push(outputs);
+        let attempt = self.attempt;
+        Output::Report { to, epoch, position, attempt }.push(outputs);
     }
 
     fn connected(&mut self, peer: ServerId, outputs: &mut Vec<Output>) {
@@ -315,6 +322,7 @@ impl Replica {
         }
         if self.predecessor == Some(peer) {
             self.restart_copy();
+            self.attempt += 1;
             self.send_report(outputs);
         }
     }

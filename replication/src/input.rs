@@ -52,6 +52,8 @@ pub enum Input<'a> {
         epoch: Epoch,
         /// Its last record; `None` when its state is no prefix of any log.
         position: Option<Position>,
+        /// Counted up whenever it needs an answer anew; a repeated one is not answered twice.
+        attempt: u64,
     },
     /// The predecessor asks for a report.
     AskReport {

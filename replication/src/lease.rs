@@ -81,15 +81,25 @@ pub struct Leases {
     /// Promises given to servers that are no longer peers, kept until they have run out.
     parting: BTreeMap<ServerId, Time>,
     map_epoch: Epoch,
+    /// What an earlier life of this server may have promised has run out by then.
+    forgotten_until: Time,
     timings: LeaseTimings,
 }
 
 impl Leases {
-    /// No peer yet.
+    /// The leases of a server that started at `now`. It may have promised something before, so it
+    /// waits for one lease before it goes on with anything.
     #[must_use]
-    pub fn new(timings: LeaseTimings) -> Self {
+    pub fn new(now: Time, timings: LeaseTimings) -> Self {
         assert!(timings.ping_us < timings.lease_us, "leases are renewed before they run out");
-        Self { peers: BTreeMap::new(), parting: BTreeMap::new(), map_epoch: Epoch(0), timings }
+        let lease = timings.lease_us;
+        Self {
+            peers: BTreeMap::new(),
+            parting: BTreeMap::new(),
+            map_epoch: Epoch(0),
+            forgotten_until: now.after(lease).after(timings.drift(lease)),
+            timings,
+        }
     }
 
     /// A new map is in force, in which this server shares chains with `peers`. To be called before
@@ -129,7 +139,7 @@ impl Leases {
             let peer = self.peers.get(&id).map_or(Time(0), |peer| peer.granted_until);
             peer.max(self.parting.get(&id).copied().unwrap_or(Time(0)))
         };
-        removed.into_iter().map(until).max().unwrap_or(Time(0))
+        removed.into_iter().map(until).max().unwrap_or(Time(0)).max(self.forgotten_until)
     }
 
     /// The end of the promises this server holds from all of `peers` for a chain of `chain_epoch`:
@@ -282,7 +292,7 @@ mod tests {
     fn pair() -> (Leases, Leases) {
         let timings =
             LeaseTimings { lease_us: 100, ping_us: 20, suspect_us: 200, drift_ppm: 10_000 };
-        let (mut a, mut b) = (Leases::new(timings), Leases::new(timings));
+        let (mut a, mut b) = (Leases::new(Time(0), timings), Leases::new(Time(0), timings));
         a.adopt(Time(0), Epoch(1), [B]);
         b.adopt(Time(0), Epoch(1), [A]);
         (a, b)

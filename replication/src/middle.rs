@@ -22,8 +22,10 @@ pub(crate) struct Follower {
     pub(crate) acked: Lsn,
     /// The last record it is known to hold.
     pub(crate) held: Lsn,
-    /// What was accepted, so that a report that crossed our question is not answered twice.
-    pub(crate) reported: Option<Position>,
+    /// The last report answered: one that crossed our question is not answered twice.
+    pub(crate) attempt: u64,
+    /// Whether it holds no prefix of our log.
+    pub(crate) rejected: bool,
     /// Where the copy it was told to make starts.
     pub(crate) copy_start: Option<Position>,
 }
@@ -36,13 +38,15 @@ impl Follower {
             sent: Lsn(0),
             acked: Lsn(0),
             held: Lsn(0),
-            reported: None,
+            attempt: 0,
+            rejected: false,
             copy_start: None,
         }
     }
 
     pub(crate) fn disconnect(&mut self) {
         self.accepted = false;
+        self.attempt = 0;
         self.copy_start = None;
     }
 }
@@ -67,6 +71,7 @@ impl Replica {
             return Ok(());
         }
         if record.lsn > last.next() {
+            self.attempt += 1;
             self.send_report(outputs);
             return Err(ReplicaError::OutOfOrder {
                 partition: self.partition,
@@ -117,45 +122,43 @@ impl Replica {
         now: Time,
         from: ServerId,
         position: Option<Position>,
+        attempt: u64,
         outputs: &mut Vec<Output>,
     ) -> Result<(), ReplicaError> {
         let epoch = self.chain.epoch;
         let last = self.log.last();
         let streams_from = position.filter(|position| self.log.continues(*position));
-        if let Some(link) = self.successor.as_mut().filter(|link| link.server == from) {
-            let Some(position) = streams_from else {
-                // It was a member, so its log is a prefix of ours: it has lost or damaged its data.
-                Output::Suspect { server: from }.push(outputs);
-                return Ok(());
-            };
-            if link.accepted && link.reported == Some(position) {
-                return Ok(());
-            }
-            link.accepted = true;
-            link.reported = Some(position);
-            link.sent = position.lsn;
-            link.held = position.lsn;
-            Output::Welcome { to: from, epoch, last }.push(outputs);
-        } else if let Some(link) = self.learner.as_mut().filter(|link| link.server == from) {
-            link.accepted = true;
-            link.acked = Lsn(0);
-            match streams_from {
-                Some(position) => {
-                    link.sent = position.lsn;
-                    Output::Welcome { to: from, epoch, last }.push(outputs);
-                }
-                None => {
-                    // A repeated report gets the same start, so that a copy under way goes on.
-                    let again =
-                        link.copy_start.filter(|start| start.lsn.next() >= self.log.first());
-                    let start = again.unwrap_or(self.log.position());
-                    link.copy_start = Some(start);
-                    link.sent = start.lsn;
-                    Output::CopyFrom { to: from, epoch, start }.push(outputs);
-                }
-            }
-        } else {
+        let is_successor = self.successor.is_some_and(|link| link.server == from);
+        let links = [&mut self.successor, &mut self.learner].into_iter().flatten();
+        let Some(link) = { links }.find(|link| link.server == from) else {
             return Err(self.not_a_neighbour(from));
+        };
+        if attempt <= link.attempt {
+            return Ok(());
+        }
+        link.attempt = attempt;
+        match streams_from {
+            Some(position) => {
+                link.accepted = true;
+                link.sent = position.lsn;
+                link.held = position.lsn;
+                Output::Welcome { to: from, epoch, last }.push(outputs);
+            }
+            None if is_successor => {
+                // It was a member or had caught up, so its log was a prefix of ours.
+                link.accepted = false;
+                link.rejected = true;
+                Output::Reject { server: from, epoch }.push(outputs);
+            }
+            None => {
+                // The same start as before, if it can be, so that a copy under way goes on.
+                let again = link.copy_start.filter(|start| start.lsn.next() >= self.log.first());
+                let start = again.unwrap_or(self.log.position());
+                link.accepted = true;
+                link.copy_start = Some(start);
+                link.sent = start.lsn;
+                Output::CopyFrom { to: from, epoch, start }.push(outputs);
+            }
         }
         self.forward(now, outputs);
         Ok(())

@@ -48,6 +48,8 @@ pub enum Output {
         epoch: Epoch,
         /// Its last record; `None` when its state is no prefix of any log.
         position: Option<Position>,
+        /// Counted up whenever this replica needs an answer anew.
+        attempt: u64,
     },
     /// Ask the successor (or learner) for its report.
     AskReport {
@@ -99,11 +101,13 @@ pub enum Output {
         /// The epoch in force here.
         epoch: Epoch,
     },
-    /// Tell the coordinator that this member cannot go on with `server` (its log does not continue
-    /// ours).
-    Suspect {
+    /// Tell the coordinator that `server`, next in the chain, holds no prefix of this replica's log:
+    /// it has lost what it had, and the chain stands still until it is out.
+    Reject {
         /// The server.
         server: ServerId,
+        /// Chain epoch.
+        epoch: Epoch,
     },
 }
 

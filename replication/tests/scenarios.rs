@@ -113,7 +113,7 @@ impl World {
             Output::CaughtUp { .. } => ("CAUGHT UP".into(), None),
             Output::Synchronised { .. } => ("SYNCHRONISED".into(), None),
             Output::Refuse { to, epoch } => (format!("tell {} of epoch {epoch}", name(to)), None),
-            Output::Suspect { server } => (format!("SUSPECT {}", name(server)), None),
+            Output::Reject { server, .. } => (format!("REJECT {}", name(server)), None),
         };
         writeln!(self.trace, "{at}: {text}").unwrap();
         let Some(to) = to else { return };
@@ -157,8 +157,8 @@ impl World {
                     Output::ReportCommitted { epoch, lsn, .. } => {
                         Input::Committed { from, epoch, lsn }
                     }
-                    Output::Report { epoch, position, .. } => {
-                        Input::Report { from, epoch, position }
+                    Output::Report { epoch, position, attempt, .. } => {
+                        Input::Report { from, epoch, position, attempt }
                     }
                     Output::AskReport { epoch, .. } => Input::AskReport { from, epoch },
                     Output::Welcome { epoch, last, .. } => Input::Welcome { from, epoch, last },

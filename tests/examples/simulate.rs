@@ -1,5 +1,5 @@
 //! `cargo run --release -p windlass-tests --example simulate -- --seeds 10000 [--start N] [--json]
-//! [--no-shrink] [--mutation NAME] [--threads N]`: what `cargo xtask simulate` runs.
+//! [--no-shrink] [--trace] [--mutation NAME] [--threads N]`: what `cargo xtask simulate` runs.
 
 #![allow(clippy::print_stdout, reason = "a tool")]
 
@@ -20,6 +20,7 @@ fn main() -> ExitCode {
             "--start" => start = number(arguments.next()),
             "--threads" => options.threads = number(arguments.next()).try_into().expect("small"),
             "--json" => json = true,
+            "--trace" => options.trace = true,
             "--no-shrink" => options.shrink = false,
             "--mutation" => {
                 let name = arguments.next().expect("a name follows --mutation");

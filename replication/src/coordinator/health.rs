@@ -76,7 +76,7 @@ impl Health {
         self.servers.retain(|server, _| map.servers.contains_key(server));
         let in_force = |id: &ServerId| map.is_in_force(*id);
         let mut dead = Vec::new();
-        let mut silent = 0;
+        let mut newest = Time(0);
         for (&id, pulse) in self.servers.iter_mut().filter(|(id, _)| in_force(id)) {
             pulse.accused.retain(|by, (_, last)| {
                 in_force(by) && now.since(*last) < options.accuse_timeout_us
@@ -88,14 +88,15 @@ impl Health {
                 .accused
                 .values()
                 .any(|(first, _)| now.since(*first) >= options.accuse_timeout_us);
-            silent += usize::from(is_silent || unanswered);
+            newest = newest.max(pulse.heard_at);
             if is_silent || unanswered || (accused && dead.is_empty()) {
                 dead.push(id);
             }
         }
-        // When nobody at all is heard, it is this coordinator that is cut off.
+        // When nobody at all has been heard lately, it is this coordinator that is cut off. Half the
+        // timeout, so that it sees this before the first server's silence is long enough.
         let everybody = map.servers.keys().filter(|id| in_force(id)).count();
-        if silent == everybody && everybody > 1 {
+        if everybody > 1 && now.since(newest) >= options.heartbeat_timeout_us / 2 {
             return Vec::new();
         }
         dead

@@ -117,6 +117,19 @@ pub enum CoordinatorInput {
         /// The chain epoch in which it does.
         epoch: Epoch,
     },
+    /// A member reports that the server next in the chain holds no prefix of its log.
+    Rejected {
+        /// Who reports.
+        by: ServerId,
+        /// The reporter's life.
+        incarnation: Incarnation,
+        /// The partition.
+        partition: PartitionId,
+        /// The chain epoch in which it found that.
+        epoch: Epoch,
+        /// The server rejected.
+        server: ServerId,
+    },
     /// An operator's change: `Drain`, `Forget`, `AcceptLoss`, `Fail`.
     Operator(Change),
     /// The compare-and-swap of the draft succeeded.
@@ -250,6 +263,11 @@ impl Coordinator {
                     self.want(Change::Settle { partition });
                 }
             }
+            CoordinatorInput::Rejected { by, incarnation, partition, epoch, server } => {
+                if self.map.admits(by, incarnation) {
+                    self.rejected(partition, epoch, server);
+                }
+            }
             CoordinatorInput::Operator(change) => self.want(change),
             CoordinatorInput::Stored { epoch } => self.stored(now, epoch, outputs),
             CoordinatorInput::Tick => {
@@ -310,6 +328,16 @@ impl Coordinator {
         self.health.heard(now, server);
         if map_epoch < self.map.epoch {
             outputs.push(CoordinatorOutput::SendMap { to: server });
+        }
+    }
+
+    fn rejected(&mut self, partition: PartitionId, epoch: Epoch, server: ServerId) {
+        let entry = self.map.partition(partition).filter(|entry| entry.epoch == epoch);
+        let Some(entry) = entry else { return };
+        if entry.joining.is_some_and(|joining| joining.server == server) {
+            self.want(Change::Abandon { partition });
+        } else if entry.members.contains(&server) {
+            self.want(Change::Fail { server });
         }
     }
 

@@ -257,6 +257,10 @@ impl ClusterMap {
 
     fn promote(&mut self, partition: PartitionId) -> Result<(), TransitionError> {
         let epoch = self.epoch;
+        let feeder = self.partition(partition).and_then(PartitionEntry::tail);
+        if !feeder.is_some_and(|feeder| self.is_in_force(feeder)) {
+            return Err(wrong(partition, "its tail is down: wait for it to come back"));
+        }
         let entry = self.entry_mut(partition)?;
         match &mut entry.joining {
             Some(joining) if joining.phase == JoiningPhase::Copying => {
@@ -270,12 +274,16 @@ impl ClusterMap {
 
     fn settle(&mut self, partition: PartitionId) -> Result<(), TransitionError> {
         let epoch = self.epoch;
+        let down: Vec<ServerId> =
+            self.servers.keys().copied().filter(|&id| !self.is_in_force(id)).collect();
         let entry = self.entry_mut(partition)?;
         match entry.joining {
             Some(Joining { server, phase: JoiningPhase::Tail }) => {
                 entry.members.push(server);
                 entry.joining = None;
-                if let Some(leaving) = entry.leaving.take() {
+                // A last member that went down in the meantime is the last no longer.
+                let gone = entry.members.iter().copied().filter(|id| down.contains(id));
+                for leaving in gone.chain(entry.leaving.take()).collect::<Vec<_>>() {
                     entry.remove(leaving, epoch);
                 }
                 Ok(())

@@ -26,9 +26,13 @@ impl World {
         }
     }
 
-    /// Once committed, a position never changes.
+    /// Once committed, a position never changes. With `sync`, what a member calls committed is on the
+    /// disks of those below it; only the head's word speaks for all.
     pub(super) fn check_committed(&mut self, s: usize, p: usize) {
         let part = &mut self.servers[s].parts[p];
+        if self.sync && !part.replica.is_head() {
+            return;
+        }
         let committed = part.replica.log().committed();
         while part.checked < committed {
             let lsn = part.checked.next();
@@ -149,8 +153,15 @@ impl World {
             for &push in &list {
                 hashes.push(mix2(hashes[hashes.len() - 1], u64::from(push)));
             }
-            let mut reads: Vec<_> = self.seen.iter().copied().collect();
-            reads.retain(|seen| seen.partition == p && seen.block == block);
+            let mut reads = self.seen.clone();
+            // A loss of all power may undo what was replicated and read but neither on every disk nor
+            // acknowledged.
+            let since = self.power_lost_at;
+            reads.retain(|seen| {
+                seen.partition == p
+                    && seen.block == block
+                    && since.is_none_or(|at| seen.began_at > at)
+            });
             for seen in &reads {
                 if hashes.get(seen.count) != Some(&seen.hash) {
                     self.outcome.stale += 1;

@@ -59,6 +59,12 @@ pub(super) enum Message {
         partition: usize,
         epoch: Epoch,
     },
+    Rejected {
+        life: Incarnation,
+        partition: usize,
+        epoch: Epoch,
+        server: ServerId,
+    },
     Map(Rc<ClusterMap>),
     Fence {
         life: Incarnation,

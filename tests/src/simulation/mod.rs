@@ -43,6 +43,8 @@ pub struct Report {
     pub divergent: u64,
     /// Pushes never acknowledged although everything was healed.
     pub stuck: u64,
+    /// Runs that ended in a failed assertion of the state machines.
+    pub panicked: u64,
     /// The seeds in which anything was found, lowest first.
     pub failed_seeds: Vec<u64>,
     /// What was found in the first of them, shrunk if asked.
@@ -58,7 +60,13 @@ pub fn run_seed(seed: u64, options: &Options) -> Outcome {
 /// Runs one seed's chances with a schedule of one's own.
 #[must_use]
 pub fn run_schedule(seed: u64, schedule: &Schedule, options: &Options) -> Outcome {
-    world::World::new(seed, schedule, options).run()
+    let run = || world::World::new(seed, schedule, options).run();
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or_else(|cause| {
+        let text = cause.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| cause.downcast_ref::<&str>().map(ToString::to_string));
+        let note = Some(format!("an assertion failed: {}", text.unwrap_or_default()));
+        Outcome { panicked: 1, note, ..Outcome::default() }
+    })
 }
 
 /// Runs all `seeds` on `options.threads` threads.
@@ -103,6 +111,7 @@ impl Report {
         self.stale += outcome.stale;
         self.divergent += outcome.divergent;
         self.stuck += outcome.stuck;
+        self.panicked += outcome.panicked;
         if !outcome.is_clean() {
             self.failed_seeds.push(seed);
         }
@@ -113,7 +122,7 @@ impl Report {
     pub fn to_json(&self) -> String {
         let failed: Vec<String> = self.failed_seeds.iter().map(u64::to_string).collect();
         format!(
-            "{{\"seeds\":{},\"steps\":{},\"reads\":{},\"lost\":{},\"doubled\":{},\"stale\":{},\"divergent\":{},\"stuck\":{},\"failed_seeds\":[{}]}}",
+            "{{\"seeds\":{},\"steps\":{},\"reads\":{},\"lost\":{},\"doubled\":{},\"stale\":{},\"divergent\":{},\"stuck\":{},\"panicked\":{},\"failed_seeds\":[{}]}}",
             self.seeds,
             self.steps,
             self.reads,
@@ -122,6 +131,7 @@ impl Report {
             self.stale,
             self.divergent,
             self.stuck,
+            self.panicked,
             failed.join(",")
         )
     }

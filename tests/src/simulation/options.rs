@@ -52,12 +52,14 @@ pub struct Options {
     pub mutation: Option<Mutation>,
     /// Whether failed seeds are shrunk (slow) or only named.
     pub shrink: bool,
+    /// Whether every step is written to standard error: for one seed.
+    pub trace: bool,
     /// Threads.
     pub threads: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { pushes: 40, faults_max: 8, mutation: None, shrink: true, threads: 2 }
+        Self { pushes: 40, faults_max: 8, mutation: None, shrink: true, trace: false, threads: 2 }
     }
 }

@@ -196,8 +196,8 @@ impl World {
             Output::ReportCommitted { epoch, lsn, .. } => {
                 Input::Committed { from, epoch: current(epoch), lsn }
             }
-            Output::Report { epoch, position, .. } => {
-                Input::Report { from, epoch: current(epoch), position }
+            Output::Report { epoch, position, attempt, .. } => {
+                Input::Report { from, epoch: current(epoch), position, attempt }
             }
             Output::AskReport { epoch, .. } => Input::AskReport { from, epoch: current(epoch) },
             Output::Welcome { epoch, last, .. } => {
@@ -333,6 +333,10 @@ impl World {
         self.steps += 1;
         let mut outputs = std::mem::take(&mut self.outputs);
         let result = self.servers[s].parts[p].replica.step(now, input, &mut outputs);
+        if self.options.trace && !matches!(input, Input::Tick) {
+            let (at, id) = (self.now, self.servers[s].id);
+            eprintln!("{at:>7} server {id} partition {p}: {input:?} -> {result:?} {outputs:?}");
+        }
         for output in outputs.drain(..) {
             self.output(s, p, output);
         }
@@ -366,8 +370,9 @@ impl World {
             Output::Synchronised { epoch } => {
                 self.send(s, COORDINATOR, Message::Synchronised { life, partition: p, epoch });
             }
-            Output::Suspect { server } => {
-                self.send(s, COORDINATOR, Message::Suspect { life, server });
+            Output::Reject { server, epoch } => {
+                let message = Message::Rejected { life, partition: p, epoch, server };
+                self.send(s, COORDINATOR, message);
             }
             Output::ReportCommitted { to, .. }
             | Output::Report { to, .. }
@@ -516,7 +521,11 @@ impl World {
         part.checkpoint();
         part.log.retain(|record| record.lsn >= first);
         let released = Input::Released { first };
-        part.replica.step(Time(0), released, &mut Vec::new()).expect("releasing is always taken");
+        let mut outputs = Vec::new();
+        part.replica.step(Time(0), released, &mut outputs).expect("releasing is always taken");
+        for output in outputs {
+            self.output(s, p, output);
+        }
     }
 
     fn adopt(&mut self, s: usize, map: &Rc<ClusterMap>) {

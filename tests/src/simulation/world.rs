@@ -71,6 +71,8 @@ pub struct Outcome {
     pub divergent: u64,
     /// Pushes never acknowledged although all was healed.
     pub stuck: u64,
+    /// Whether an assertion failed.
+    pub panicked: u64,
     /// Strong reads that were answered.
     pub reads: u64,
     /// What was found first.
@@ -81,7 +83,7 @@ impl Outcome {
     /// Whether nothing was found.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.lost + self.doubled + self.stale + self.divergent + self.stuck == 0
+        self.lost + self.doubled + self.stale + self.divergent + self.stuck + self.panicked == 0
     }
 }
 
@@ -118,6 +120,7 @@ pub(super) struct World {
     numbers: u64,
     faults: Vec<Fault>,
     quiet_since: Option<u64>,
+    pub(super) power_lost_at: Option<u64>,
 }
 
 impl World {
@@ -169,6 +172,7 @@ impl World {
             numbers: 0,
             faults: schedule.faults.clone(),
             quiet_since: None,
+            power_lost_at: None,
         };
         world.start();
         world
@@ -367,9 +371,6 @@ impl World {
                 return;
             }
             let generation = self.link(other, other).generation;
-            let last = &mut self.link(other, other).last_delivery;
-            let at = 0.max(*last);
-            let _ = at;
             self.schedule(latency, Event::Deliver { from, to, generation, message });
             return;
         }
@@ -494,6 +495,15 @@ impl World {
                 partition: partition_id(partition),
                 epoch,
             },
+            Message::Rejected { life, partition, epoch, server: rejected } => {
+                CoordinatorInput::Rejected {
+                    by: server,
+                    incarnation: life,
+                    partition: partition_id(partition),
+                    epoch,
+                    server: rejected,
+                }
+            }
             Message::WantMap => {
                 let map = Rc::new(self.coordinators[leader].map().clone());
                 self.send(COORDINATOR, from, Message::Map(map));
@@ -545,6 +555,9 @@ impl World {
         }
         if self.store.epoch.next() == epoch {
             self.store = draft.clone();
+            if self.options.trace {
+                eprintln!("{:>7} MAP {epoch}: {:?}", self.now, self.store.partitions);
+            }
             self.coordinate(coordinator, CoordinatorInput::Stored { epoch });
             return;
         }
@@ -563,6 +576,9 @@ impl World {
     // ---- faults ----
 
     fn fault(&mut self, kind: FaultKind) {
+        if self.options.trace {
+            eprintln!("{:>7} FAULT {kind:?}", self.now);
+        }
         match kind {
             FaultKind::Crash { server, kept, visible, restart_us } => {
                 if self.may_fail(server) {
@@ -618,6 +634,7 @@ impl World {
             FaultKind::PowerLoss { restart_us } => {
                 let fit = self.servers.iter().all(|server| server.is_running() && server.joined);
                 if self.sync && fit {
+                    self.power_lost_at = Some(self.now);
                     for server in 0..self.servers.len() {
                         self.crash(server, true, false, restart_us + server as u64 * 300);
                     }

@@ -47,6 +47,9 @@ test_program() {
 step "conformance of verbs" test_program conformance verbs::
 step "making and checking devices" test_program fabric_admin
 step "faults" test_program faults
+for name in layout peers; do
+    [ -n "${programs[interop:$name]:-}" ] && step "interop: $name" test_program "interop:$name"
+done
 if command -v ib_write_lat >/dev/null && [ -n "${programs[bin:softroce-perf]:-}" ]; then
     step "beside perftest" timeout 200 "${programs[bin:softroce-perf]}" 1
 fi

@@ -418,6 +418,8 @@ pub const IBV_WC_REM_OP_ERR: c_uint = 11;
 pub const IBV_WC_RETRY_EXC_ERR: c_uint = 12;
 pub const IBV_WC_RNR_RETRY_EXC_ERR: c_uint = 13;
 
+pub const IBV_WC_WITH_IMM: c_uint = 1 << 1;
+
 pub const IBV_WC_RECV: c_uint = 1 << 7;
 pub const IBV_WC_RECV_RDMA_WITH_IMM: c_uint = IBV_WC_RECV + 1;
 

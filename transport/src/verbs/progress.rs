@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::{
-    abi::{IBV_WC_RECV_RDMA_WITH_IMM, IBV_WC_SUCCESS, ibv_wc},
+    abi::{IBV_WC_RECV_RDMA_WITH_IMM, IBV_WC_SUCCESS, IBV_WC_WITH_IMM, ibv_wc},
     datapath::{POLL_MAX, completion_status},
     slot::{Slot, Stage, WorkRequest},
     transport::VerbsTransport,
@@ -115,11 +115,12 @@ impl VerbsTransport {
                 if work.opcode == IBV_WC_RECV_RDMA_WITH_IMM {
                     return receive_immediate(slot, word);
                 }
-                match word {
-                    Greeting::FAREWELL => fail(slot),
-                    _ => {
-                        let _ = self.verbs.post_receives(slot, 1, &mut self.scratch);
-                    }
+                // A message without a word is not ours: some other program's, and ignored.
+                let ours = work.wc_flags & IBV_WC_WITH_IMM != 0;
+                if ours && word == Greeting::FAREWELL {
+                    fail(slot);
+                } else {
+                    let _ = self.verbs.post_receives(slot, 1, &mut self.scratch);
                 }
                 None
             }

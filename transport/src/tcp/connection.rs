@@ -3,7 +3,6 @@
 
 use std::{
     collections::VecDeque,
-    io,
     time::{Duration, Instant},
 };
 
@@ -14,12 +13,13 @@ use crate::fabric::{
 
 use super::{
     endpoint::Nonce,
-    frame::{FrameError, Header},
+    failure::Failure,
+    frame::Header,
     inbox::Inbox,
-    limits::{BUSY_POLLS, GRANTS_MAX, OUTSTANDING_MAX},
+    limits::{GRANTS_MAX, OUTSTANDING_MAX},
     outbox::Outbox,
     region::Regions,
-    requests::{NotPending, Requests},
+    requests::Requests,
     socket::Socket,
     wait::Interest,
 };
@@ -76,44 +76,6 @@ pub(super) enum Receiving {
     },
 }
 
-/// The peer broke the protocol.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-pub(super) enum ProtocolError {
-    #[error(transparent)]
-    Frame(#[from] FrameError),
-    #[error(transparent)]
-    NotPending(#[from] NotPending),
-    #[error("request {found} came where {expected} was due")]
-    Number { expected: u32, found: u32 },
-    #[error("the peer has more than {OUTSTANDING_MAX} unanswered requests")]
-    TooMany,
-    #[error("the peer introduced itself twice")]
-    Hello,
-    #[error("a payload does not match its checksum")]
-    PayloadChecksum,
-}
-
-/// Why a connection ends.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// The stream ended or broke.
-    Lost(io::Error),
-    /// The peer broke the protocol.
-    Protocol(ProtocolError),
-    /// The peer refused a request of ours.
-    Refused { number: u32, status: CompletionStatus },
-    /// A request of the peer's is refused.
-    Refuse { number: u32, status: CompletionStatus },
-    /// Memory of our own was deregistered under a request or an answer.
-    Deregistered,
-}
-
-impl<E: Into<ProtocolError>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self::Protocol(error.into())
-    }
-}
-
 /// A queue pair.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -135,14 +97,14 @@ pub(super) struct Connection {
     /// Since when a write with immediate waits for one.
     pub(super) stalled_since: Option<Instant>,
     /// When a check first found something unanswered by the peer's host.
-    unanswered_since: Option<Instant>,
+    pub(super) unanswered_since: Option<Instant>,
     /// Number of the last request of the peer's that was carried out.
     pub(super) executed: u32,
     pub(super) acknowledgement: Acknowledgement,
     /// What the wait point watches the socket for.
     pub(super) interest: Interest,
-    /// Polls left to try this connection without being told that it is ready.
-    pub(super) busy: u32,
+    /// The wait point said so and no receive was tried since.
+    pub(super) is_readable: bool,
     /// In the list of connections to try.
     pub(super) is_hot: bool,
     /// Whether the last turn left received bytes unlooked at.
@@ -197,7 +159,7 @@ impl Connection {
             executed: 0,
             acknowledgement: Acknowledgement::default(),
             interest: Interest::RECEIVE,
-            busy: BUSY_POLLS,
+            is_readable: false,
             is_hot: false,
             has_more: false,
         }
@@ -261,23 +223,24 @@ impl Connection {
         u32::from_le_bytes([0, 0, self.nonce.0[0], self.nonce.0[1]])
     }
 
-    /// Receives, carries out, answers and sends, within bounds. Returns whether bytes came.
-    pub(super) fn turn(&mut self, shared: &mut Shared) -> bool {
+    /// Receives if it may, carries out, answers and sends, within bounds.
+    pub(super) fn turn(&mut self, may_receive: bool, shared: &mut Shared) {
         if self.socket.is_none() {
-            return false;
+            return;
         }
         self.acknowledgement.sent_alone = false;
         if self.acknowledgement.wanted {
             self.acknowledgement.followed = 0;
             self.emit_acknowledgement();
         }
-        let came = self.receive(shared);
-        let came = self.settle(came, shared).unwrap_or(false);
+        if may_receive {
+            let received = self.receive(shared);
+            self.settle(received, shared);
+        }
         if self.acknowledgement.wanted && !self.acknowledgement.may_wait() {
             self.acknowledgement.sent_alone = self.emit_acknowledgement();
         }
         self.send(shared);
-        came
     }
 
     /// Sends what there is to send, as far as the socket takes it.
@@ -304,116 +267,5 @@ impl Connection {
                 || !self.requests.is_empty()
                 || self.stalled_since.is_some()
                 || matches!(self.phase, Phase::Refusing { .. }))
-    }
-
-    /// Ends what has been silent, stalled or lingering for too long.
-    pub(super) fn check(&mut self, now: Instant, shared: &mut Shared) {
-        if self.is_silent(now, shared.silence_max) {
-            tracing::info!(queue_pair = self.id.0, "the peer's host does not answer any more");
-            self.end(CompletionStatus::RetryExceeded, shared);
-        } else if self.stalled_since.is_some_and(|since| now - since > shared.silence_max) {
-            let refusal = Failure::Refuse {
-                number: self.executed.wrapping_add(1),
-                status: CompletionStatus::ReceiverNotReady,
-            };
-            self.settle::<()>(Err(refusal), shared);
-        } else if let Phase::Refusing { until } = self.phase
-            && now >= until
-        {
-            self.end(CompletionStatus::Flushed, shared);
-        }
-    }
-
-    /// Whether the peer's host has acknowledged nothing for so long, although something was on its
-    /// way to it all the time.
-    fn is_silent(&mut self, now: Instant, silence_max: Duration) -> bool {
-        let Some(quiet) = self.socket.as_ref().and_then(Socket::unanswered) else {
-            self.unanswered_since = None;
-            return false;
-        };
-        let since = *self.unanswered_since.get_or_insert(now);
-        if quiet < now - since {
-            // It was heard of meanwhile.
-            self.unanswered_since = Some(now);
-            return false;
-        }
-        now - since > silence_max
-    }
-
-    /// Acts on a failure, or hands the result through.
-    pub(super) fn settle<T>(
-        &mut self,
-        result: Result<T, Failure>,
-        shared: &mut Shared,
-    ) -> Option<T> {
-        let failure = match result {
-            Ok(value) => return Some(value),
-            Err(failure) => failure,
-        };
-        match failure {
-            Failure::Lost(error) => {
-                tracing::debug!(queue_pair = self.id.0, %error, "connection lost");
-                let refusing = matches!(self.phase, Phase::Refusing { .. });
-                let status = if refusing {
-                    CompletionStatus::Flushed
-                } else {
-                    CompletionStatus::RetryExceeded
-                };
-                self.end(status, shared);
-            }
-            Failure::Protocol(error) => {
-                tracing::warn!(queue_pair = self.id.0, %error, "cutting off a malformed peer");
-                self.end(CompletionStatus::RetryExceeded, shared);
-            }
-            Failure::Refused { number, status } => {
-                let (id, ready) = (self.id, &mut shared.ready);
-                let known = self.requests.refuse(number, status, id, |end| ready.push_back(end));
-                if known.is_err() {
-                    tracing::warn!(queue_pair = self.id.0, number, "refusal of an unknown request");
-                }
-                self.end(CompletionStatus::RetryExceeded, shared);
-            }
-            Failure::Refuse { number, status } => {
-                if matches!(self.phase, Phase::Refusing { .. }) {
-                    return None;
-                }
-                tracing::debug!(queue_pair = self.id.0, number, ?status, "refusing a request");
-                self.receiving = Receiving::Header;
-                self.answers.push_back(Answer::Refusal { number, status });
-                self.stalled_since = None;
-                self.acknowledgement.wanted = false;
-                self.phase = Phase::Refusing { until: Instant::now() + shared.silence_max };
-            }
-            Failure::Deregistered => {
-                tracing::warn!(queue_pair = self.id.0, "memory deregistered while in use");
-                self.end(CompletionStatus::LocalProtection, shared);
-            }
-        }
-        None
-    }
-
-    /// Closes the stream and completes all that is pending, the first with `status`.
-    pub(super) fn end(&mut self, status: CompletionStatus, shared: &mut Shared) {
-        self.socket = None;
-        self.phase = Phase::Failed;
-        self.outbox.clear();
-        self.answers.clear();
-        self.receiving = Receiving::Header;
-        self.inbox.consume(self.inbox.unread().len());
-        self.stalled_since = None;
-        self.acknowledgement = Acknowledgement::default();
-        self.has_more = false;
-        self.report_failure(status, shared);
-    }
-
-    fn report_failure(&mut self, status: CompletionStatus, shared: &mut Shared) {
-        let (id, ready) = (self.id, &mut shared.ready);
-        self.requests.fail(status, id, |end| ready.push_back(end));
-    }
-
-    /// Reports requests that have succeeded.
-    pub(super) fn report_success(&mut self, shared: &mut Shared) {
-        let (id, ready) = (self.id, &mut shared.ready);
-        self.requests.complete(id, |end| ready.push_back(end));
     }
 }

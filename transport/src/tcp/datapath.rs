@@ -11,7 +11,7 @@ use crate::{
 use super::{
     Tcp,
     connection::{Connection, Phase},
-    limits::{BUSY_POLLS, DIRECT_CONNECTIONS_MAX, MESSAGE_LEN_MAX, POLLS_PER_CHECK, RECEIVES_MAX},
+    limits::{DIRECT_CONNECTIONS_MAX, MESSAGE_LEN_MAX, POLLS_PER_CHECK, RECEIVES_MAX},
     region::Regions,
     wait::{Interest, Source},
 };
@@ -53,7 +53,9 @@ impl Tcp {
         if taken_count > 0 {
             connection.acknowledgement.request_follows();
             connection.send(&mut self.shared);
-            self.heat(queue_pair);
+            if !is_settled(connection) {
+                self.heat(queue_pair);
+            }
         }
         refusal
     }
@@ -79,14 +81,13 @@ impl Tcp {
         Ok(())
     }
 
-    /// Has `queue_pair` tried by the next polls.
+    /// Has `queue_pair` tried by the next poll.
     pub(super) fn heat(&mut self, queue_pair: QueuePairId) {
-        if let Some(connection) = self.connections.find_mut(queue_pair.0) {
-            connection.busy = BUSY_POLLS;
-            if !connection.is_hot {
-                connection.is_hot = true;
-                self.hot.push(queue_pair);
-            }
+        if let Some(connection) = self.connections.find_mut(queue_pair.0)
+            && !connection.is_hot
+        {
+            connection.is_hot = true;
+            self.hot.push(queue_pair);
         }
     }
 
@@ -111,12 +112,10 @@ impl Tcp {
                 self.hot.swap_remove(index);
                 continue;
             };
-            if connection.turn(&mut self.shared) {
-                connection.busy = BUSY_POLLS;
-            } else {
-                connection.busy = connection.busy.saturating_sub(1);
-            }
-            if connection.socket.is_none() || (!is_direct && is_idle(connection)) {
+            let may_receive =
+                std::mem::take(&mut connection.is_readable) || connection.has_more || is_direct;
+            connection.turn(may_receive, &mut self.shared);
+            if connection.socket.is_none() || (!is_direct && is_settled(connection)) {
                 connection.is_hot = false;
                 self.hot.swap_remove(index);
             } else {
@@ -190,7 +189,7 @@ impl Tcp {
                     connection.socket = None;
                     return;
                 }
-                connection.busy = BUSY_POLLS;
+                connection.is_readable = true;
                 if !connection.is_hot {
                     connection.is_hot = true;
                     hot.push(id);
@@ -221,9 +220,9 @@ impl Tcp {
     }
 }
 
-fn is_idle(connection: &Connection) -> bool {
-    connection.busy == 0
-        && connection.outbox.is_empty()
+/// Whether a poll has nothing to do for it unless something comes.
+fn is_settled(connection: &Connection) -> bool {
+    connection.outbox.is_empty()
         && connection.answers.is_empty()
         && !connection.requests.has_unemitted()
         && !connection.acknowledgement.wanted

@@ -6,7 +6,8 @@ use windlass_wire::checksum::Checksum;
 use crate::fabric::{Operation, RemoteAddress, ScatterList};
 
 use super::{
-    connection::{Answer, Connection, Failure, Phase, Shared},
+    connection::{Answer, Connection, Phase, Shared},
+    failure::Failure,
     frame::{HEADER_LEN, Header, Kind, TRAILER_LEN, status_to_word},
     limits::{COPIED_LEN_MAX, OUTSTANDING_MAX},
     outbox::Flush,

@@ -8,7 +8,8 @@ use windlass_wire::checksum::Checksum;
 use crate::fabric::{CompletionStatus, LocalSlice, ScatterList};
 
 use super::{
-    connection::{Answer, Connection, Failure, Phase, ProtocolError, Receiving, Shared},
+    connection::{Answer, Connection, Phase, Receiving, Shared},
+    failure::{Failure, ProtocolError},
     frame::{FrameError, HEADER_LEN, Header, Kind, TRAILER_LEN, status_from_word, u32_at, u64_at},
     limits::{CALLS_PER_POLL_MAX, OUTSTANDING_MAX, WHOLE_LEN_MAX},
     region::is_word,
@@ -25,19 +26,18 @@ enum Need {
 }
 
 impl Connection {
-    /// Receives and carries out what has come, within bounds. Returns whether bytes came.
-    pub(super) fn receive(&mut self, shared: &mut Shared) -> Result<bool, Failure> {
-        let mut came = false;
+    /// Receives and carries out what has come, within bounds.
+    pub(super) fn receive(&mut self, shared: &mut Shared) -> Result<(), Failure> {
         self.has_more = false;
         if self.stalled_since.is_some() {
             let need = self.understand(shared);
             self.report_success(shared);
             if need? == Need::Receive {
-                return Ok(false);
+                return Ok(());
             }
         }
         for _ in 0..CALLS_PER_POLL_MAX {
-            let Some(socket) = &self.socket else { return Ok(came) };
+            let Some(socket) = &self.socket else { return Ok(()) };
             let mut scatter = Scatter::new();
             let mut direct_len = 0;
             if let Receiving::Payload { list, done, .. } = &self.receiving {
@@ -48,10 +48,9 @@ impl Connection {
             let asked = scatter.len();
             let received = match socket.receive(&mut scatter) {
                 Transfer::Bytes(received) => received,
-                Transfer::Blocked => return Ok(came),
+                Transfer::Blocked => return Ok(()),
                 Transfer::Ended(error) => return Err(Failure::Lost(error)),
             };
-            came = true;
             if let Receiving::Payload { done, .. } = &mut self.receiving {
                 *done += received.min(direct_len);
             }
@@ -60,11 +59,11 @@ impl Connection {
             self.report_success(shared);
             // A short receive has emptied the socket.
             if need? == Need::Receive || received < asked {
-                return Ok(came);
+                return Ok(());
             }
         }
         self.has_more = true;
-        Ok(came)
+        Ok(())
     }
 
     /// Carries out all that is complete in the inbox.

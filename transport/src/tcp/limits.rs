@@ -43,7 +43,7 @@ pub(super) const STAGE_LEN: usize = 16 << 10;
 pub(super) const SEGMENTS_MAX: usize = 64;
 
 /// Bytes received beyond the payload in progress.
-pub(super) const INBOX_LEN: usize = 16 << 10;
+pub(super) const INBOX_LEN: usize = 64 << 10;
 
 /// Most pieces of one system call.
 pub(super) const PIECES_MAX: usize = 32;
@@ -51,12 +51,9 @@ pub(super) const PIECES_MAX: usize = 32;
 /// Most system calls on one socket and in one direction within one poll.
 pub(super) const CALLS_PER_POLL_MAX: usize = 8;
 
-/// Up to this many connections every poll tries each socket; beyond, it asks the kernel which are
-/// ready and tries only those that were busy of late.
-pub(super) const DIRECT_CONNECTIONS_MAX: usize = 8;
-
-/// A connection counts as busy for this many polls after its last byte.
-pub(super) const BUSY_POLLS: u32 = 256;
+/// Up to this many queue pairs every poll tries each socket; beyond, it asks the kernel which are
+/// ready.
+pub(super) const DIRECT_CONNECTIONS_MAX: usize = 2;
 
 /// Polls between two looks at the clock, at the listener and at the busy connections' silence.
 pub(super) const POLLS_PER_CHECK: u32 = 256;

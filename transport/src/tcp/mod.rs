@@ -11,6 +11,7 @@ mod datapath;
 mod emit;
 mod endpoint;
 mod execute;
+mod failure;
 mod frame;
 mod inbox;
 mod limits;

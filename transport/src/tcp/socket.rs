@@ -131,6 +131,13 @@ impl Socket {
     }
 
     pub(super) fn send(&self, gather: &Gather<'_>) -> Transfer {
+        let fd = self.0.as_raw_fd();
+        if gather.count == 1 {
+            let piece = gather.pieces[0];
+            // SAFETY: the piece was pushed from a borrow that outlives `gather`: readable memory of
+            // that length, which the kernel only reads.
+            return outcome(unsafe { libc::send(fd, piece.iov_base, piece.iov_len, SEND_FLAGS) });
+        }
         // SAFETY: msghdr is plain numbers and pointers; all zero is an empty message.
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
         message.msg_iov = gather.pieces.as_ptr().cast_mut();
@@ -138,7 +145,7 @@ impl Socket {
         // SAFETY: the first `count` pieces were pushed from borrows that outlive `gather`, so each is
         // readable memory for its length; the kernel only reads them and the piece list. A peer may
         // change the bytes meanwhile, which the kernel's copy does not mind.
-        let sent = unsafe { libc::sendmsg(self.0.as_raw_fd(), &raw const message, SEND_FLAGS) };
+        let sent = unsafe { libc::sendmsg(fd, &raw const message, SEND_FLAGS) };
         outcome(sent)
     }
 

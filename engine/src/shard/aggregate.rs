@@ -6,8 +6,6 @@ use windlass_wire::{RowRange, Rows};
 
 use super::{
     Shard,
-    push::{RowsOf, record},
-    session::Applied,
     tables::{ShardTable, TableRows},
 };
 use crate::{limits::AGGREGATE_LEN_MAX, table::HashIndex};
@@ -20,11 +18,19 @@ pub(super) struct Aggregator {
     keys: Vec<u64>,
     sums: Vec<u64>,
     sum_len: usize,
+    /// Sessions with a push to another table that is not carried out yet.
+    behind: Vec<usize>,
 }
 
 impl Aggregator {
     pub(super) fn new() -> Self {
-        Self { index: HashIndex::new(), keys: Vec::new(), sums: Vec::new(), sum_len: 0 }
+        Self {
+            index: HashIndex::new(),
+            keys: Vec::new(),
+            sums: Vec::new(),
+            sum_len: 0,
+            behind: Vec::new(),
+        }
     }
 
     /// Forgets all sums; rows take `sum_len` bytes from now on.
@@ -58,15 +64,25 @@ impl Aggregator {
 }
 
 impl Shard {
-    /// Carries out this push and all later ones of the turn to the same table, as their sum.
+    /// Carries out this push and later ones of the turn to the same table, as their sum. A session's
+    /// pushes stay in order, whatever their tables: duplicates are told by the highest sequence, so a
+    /// push that is overtaken would be taken for one.
     pub(super) fn push_sum(&mut self, first: usize) {
         let id = self.turn.works[first].header.table;
         let Some(mut table) = self.tables.remove(&id) else { return };
         let width = table.entry.schema.width as usize;
         self.aggregator.start(width * table.sum_kernel.gradient_dtype().size());
+        self.aggregator.behind.clear();
         for at in first..self.turn.works.len() {
             let work = self.turn.works[at];
-            if work.closed || !work.header.kind.pushes() || work.header.table != id {
+            if work.closed || !work.header.kind.pushes() {
+                continue;
+            }
+            if self.aggregator.behind.contains(&work.session) {
+                continue;
+            }
+            if work.header.table != id {
+                self.aggregator.behind.push(work.session);
                 continue;
             }
             let outcome = self.add_to_sums(&mut table, at);
@@ -136,18 +152,6 @@ impl Shard {
             }
         }
         self.statistics.duplicates += u64::from(duplicates);
-        let mut none = Applied::default();
-        let applied = match &mut self.sessions[work.session] {
-            Some(session) => &mut session.applied,
-            None => &mut none,
-        };
-        let rows = match work.header.rows {
-            Rows::Range { first } => {
-                RowsOf::Range(RowRange::new(first, first + u64::from(work.header.row_count)))
-            }
-            Rows::Keys => RowsOf::Keys(&self.turn.keys[work.keys.0..work.keys.1]),
-        };
-        record(applied, self.shard_count, work.header.sequence, table, rows);
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! `windlass train sparse-lr` and `windlass demo`, with real server and worker processes.
 
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod support;
 

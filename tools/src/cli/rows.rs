@@ -22,7 +22,7 @@ pub(crate) struct PushArguments {
     /// The table
     table: String,
     /// A row: its key, and as many values as the table is wide
-    #[arg(required = true, value_name = "KEY=VALUE,...", allow_hyphen_values = true)]
+    #[arg(required = true, value_name = "KEY=VALUE,...")]
     rows: Vec<String>,
     #[command(flatten)]
     connection: ConnectionArguments,

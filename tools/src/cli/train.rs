@@ -68,10 +68,10 @@ pub(crate) struct Arguments {
 #[command(next_help_heading = "Method")]
 struct Method {
     /// L1 penalty: weights whose evidence stays below it are exactly zero
-    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = penalty)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = penalty, allow_negative_numbers = true)]
     l1: f64,
     /// L2 penalty
-    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = penalty)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = penalty, allow_negative_numbers = true)]
     l2: f64,
     /// Passes over the data
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]

@@ -88,9 +88,13 @@ impl Weights {
         for (rank, &count) in (0_u64..).zip(pushes) {
             let keys: Vec<u64> = (0..count).map(|number| ledger_key(rank, number)).collect();
             for keys in keys.chunks(AUDIT_CHUNK) {
-                for counted in ledger.table.pull(keys, &PullOptions::default())?.wait()? {
-                    audit.lost += u64::from(counted < 1);
-                    audit.doubled += u64::from(counted > 1);
+                let counts = ledger.table.pull(keys, &PullOptions::default())?.wait()?;
+                for (key, count) in keys.iter().zip(counts) {
+                    if count != 1 {
+                        tracing::error!(key, count, "an acknowledged push was not applied once");
+                    }
+                    audit.lost += u64::from(count < 1);
+                    audit.doubled += u64::from(count > 1);
                 }
             }
         }

@@ -244,3 +244,26 @@ fn a_stopped_server_is_an_error_and_not_a_hang() {
         assert!(matches!(outcome, Err(RequestError::ServerGone { .. })), "{outcome:?}");
     }
 }
+
+#[test]
+fn pushes_to_a_summed_table_never_hide_those_to_another() {
+    // Adagrad is not linear: its pushes of one turn are summed, ahead of pushes to other tables
+    // that were sent between them.
+    each(|client| {
+        let summed = TableSchema {
+            rule: "adagrad:lr=0.1".parse().unwrap(),
+            ..TableSchema::sparse(f32::DTYPE, 1)
+        };
+        let summed = client.create_table::<f32>("summed", &summed).unwrap();
+        let counted = TableSchema::sparse(i64::DTYPE, 1);
+        let counted = client.create_table::<i64>("counted", &counted).unwrap();
+        let many: Vec<u64> = (0..200).collect();
+        for round in 0..2000 {
+            let _ = summed.push(&many, &[1.0; 200], &push()).unwrap();
+            let _ = counted.push(&[round % 100], &[1], &push()).unwrap();
+        }
+        client.wait_all().unwrap();
+        let counts = counted.pull(&many[..100], &pull()).unwrap().wait().unwrap();
+        assert!(counts.iter().all(|count| *count == 20), "{counts:?}");
+    });
+}

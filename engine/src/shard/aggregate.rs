@@ -6,6 +6,8 @@ use windlass_wire::{RowRange, Rows};
 
 use super::{
     Shard,
+    push::{RowsOf, record},
+    session::Applied,
     tables::{ShardTable, TableRows},
 };
 use crate::{limits::AGGREGATE_LEN_MAX, table::HashIndex};
@@ -152,6 +154,18 @@ impl Shard {
             }
         }
         self.statistics.duplicates += u64::from(duplicates);
+        let mut none = Applied::default();
+        let applied = match &mut self.sessions[work.session] {
+            Some(session) => &mut session.applied,
+            None => &mut none,
+        };
+        let rows = match work.header.rows {
+            Rows::Range { first } => {
+                RowsOf::Range(RowRange::new(first, first + u64::from(work.header.row_count)))
+            }
+            Rows::Keys => RowsOf::Keys(&self.turn.keys[work.keys.0..work.keys.1]),
+        };
+        record(applied, self.shard_count, work.header.sequence, table, rows);
         Ok(())
     }
 

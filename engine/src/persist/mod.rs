@@ -4,7 +4,9 @@
 pub mod buffered;
 pub mod checkpoint;
 pub mod commit;
+pub mod export;
 pub mod frame;
+pub mod inspect;
 pub mod limits;
 pub mod log;
 mod log_files;
@@ -18,6 +20,7 @@ pub mod record;
 pub mod recovery;
 mod ring;
 mod scan;
+pub mod scrub;
 pub mod segment;
 mod segments;
 pub mod storage;

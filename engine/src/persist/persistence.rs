@@ -113,3 +113,7 @@ impl Persistence {
         self.storage
     }
 }
+
+#[cfg(test)]
+#[path = "persistence_tests.rs"]
+mod tests;

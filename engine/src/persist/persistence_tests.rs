@@ -1,0 +1,286 @@
+//! The log, checkpoints and recovery on a real directory, through both storages.
+
+use std::{path::Path, time::Duration};
+
+use windlass_wire::{
+    DataType, Epoch, Incarnation, Lsn, PartitionId, RowRange, Sequence, SessionId,
+};
+use windlass_wire::{TableId, WorkerClock, WorkerRank};
+
+use super::Persistence;
+use crate::persist::{
+    checkpoint::{BlockHead, CheckpointConfig, CheckpointProgress, CheckpointSource, Extent, Next},
+    commit::{Durability, Position},
+    frame::Kind,
+    log::{Full, LogConfig, ReserveError, Sealed},
+    memory::Window,
+    record::{Covered, Facts, Record, Shape, Stamp},
+    recovery::{AppliedBlocks, Block, Recovered, RecoveryOptions, Refusal, Replay, recover},
+    storage::{Provider, open},
+};
+
+const PARTITIONS: u32 = 4;
+
+/// Counts what it is given: enough to see that nothing is missing and nothing comes twice.
+#[derive(Debug, Default)]
+struct Counter {
+    sums: [u64; PARTITIONS as usize],
+    records: u64,
+    blocks: u64,
+    only: Option<PartitionId>,
+    copied: [bool; PARTITIONS as usize],
+    lsns: [u64; PARTITIONS as usize],
+}
+
+impl CheckpointSource for Counter {
+    fn partitions(&mut self) -> Vec<PartitionId> {
+        (0..PARTITIONS).map(PartitionId).collect()
+    }
+
+    fn begin(&mut self, partition: PartitionId, _extent: Extent) {
+        self.copied[partition.0 as usize] = false;
+    }
+
+    fn next(&mut self, partition: PartitionId, buffer: &mut [u8]) -> Next {
+        let at = partition.0 as usize;
+        if std::mem::replace(&mut self.copied[at], true) {
+            return Next::Done;
+        }
+        buffer[..8].copy_from_slice(&self.sums[at].to_le_bytes());
+        Next::Block(BlockHead {
+            table: TableId(1),
+            section: 0,
+            index: 0,
+            detail: 0,
+            lsn: Lsn(self.lsns[at]),
+            epoch: Epoch(1),
+            length: 8,
+        })
+    }
+}
+
+impl Replay for Counter {
+    fn wants(&self, partition: PartitionId) -> bool {
+        self.only.is_none_or(|only| only == partition)
+    }
+
+    fn restore(&mut self, block: &Block<'_>) -> Result<(), Refusal> {
+        self.sums[block.partition.0 as usize] = u64::from_le_bytes(block.bytes.try_into()?);
+        self.blocks += 1;
+        Ok(())
+    }
+
+    fn apply(&mut self, record: &Record<'_>, applied: &AppliedBlocks) -> Result<(), Refusal> {
+        let partition = record.partition();
+        if !applied.contains(partition, TableId(1), 0, 0, record.lsn()) {
+            let value = u64::from_le_bytes(record.delta()[..8].try_into()?);
+            self.sums[partition.0 as usize] += value;
+        }
+        self.lsns[partition.0 as usize] = record.lsn().0;
+        self.records += 1;
+        Ok(())
+    }
+}
+
+fn start(directory: &Path, provider: Provider, counter: &mut Counter) -> (Persistence, Recovered) {
+    let mut storage = open(directory, provider).unwrap();
+    let recovered =
+        recover(std::slice::from_mut(&mut storage), RecoveryOptions::default(), counter).unwrap();
+    assert_eq!(recovered.damage().count(), 0);
+    let config = LogConfig {
+        log_id: 5,
+        segment_bytes: 1 << 20,
+        segments_max: 8,
+        segments_spare: 1,
+        writes_max: 2,
+    };
+    let ring = Window::allocate(2 << 20).unwrap();
+    let checkpoint = CheckpointConfig::default();
+    let mut persistence =
+        Persistence::open(storage, &config, checkpoint, ring, &recovered.directories[0]).unwrap();
+    for number in 0..PARTITIONS {
+        let last = recovered.partitions.get(&PartitionId(number)).map_or(Lsn(0), |state| state.lsn);
+        persistence.log.add_partition(PartitionId(number), last);
+        counter.lsns[number as usize] = last.0;
+    }
+    (persistence, recovered)
+}
+
+fn push(
+    persistence: &mut Persistence,
+    counter: &mut Counter,
+    partition: u32,
+    value: u64,
+) -> Sealed {
+    let facts = Facts {
+        kind: Kind::Rows,
+        partition: PartitionId(partition),
+        epoch: Epoch(1),
+        table: TableId(1),
+        dtype: DataType::U64,
+        rows: RowRange::new(0, 100),
+        tag: 0,
+        durability: Durability::Sync,
+    };
+    let shape = Shape { covered_max: 1, stamps_max: 1, keys: 0, delta_bytes: 800 };
+    let mut reservation = loop {
+        match persistence.log.reserve(&facts, shape, Duration::ZERO) {
+            Ok(reservation) => break reservation,
+            Err(ReserveError::Full(_)) => {
+                persistence.flush(Duration::ZERO);
+                persistence.poll();
+                persistence.wait(Duration::from_millis(10));
+            }
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let mut record = persistence.log.fill(&mut reservation);
+    record.delta()[..8].copy_from_slice(&value.to_le_bytes());
+    record.cover(Covered {
+        session: SessionId(1),
+        incarnation: Incarnation(1),
+        sequence: Sequence(value),
+    });
+    record.stamp(Stamp { worker: WorkerRank(0), clock: WorkerClock(value) });
+    counter.sums[partition as usize] += value;
+    counter.lsns[partition as usize] += 1;
+    persistence.log.seal(reservation)
+}
+
+fn settle(persistence: &mut Persistence, position: Position) {
+    while persistence.poll() < position {
+        persistence.flush(Duration::ZERO);
+        persistence.wait(Duration::from_millis(10));
+    }
+}
+
+fn checkpoint(persistence: &mut Persistence, counter: &mut Counter) {
+    assert!(persistence.start_checkpoint(counter, Duration::ZERO));
+    loop {
+        persistence.poll();
+        match persistence.step_checkpoint(counter, Duration::ZERO, 1 << 20) {
+            CheckpointProgress::Published { .. } => return,
+            CheckpointProgress::Running { .. } => persistence.wait(Duration::from_millis(1)),
+            CheckpointProgress::Idle => {
+                panic!("{:?}", persistence.checkpointer().take_failure());
+            }
+        }
+    }
+}
+
+fn round_trip(provider: Provider) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut counter = Counter::default();
+    let (mut persistence, _) = start(directory.path(), provider, &mut counter);
+    let mut last = Position(0);
+    for value in 1..=6000_u32 {
+        last = push(&mut persistence, &mut counter, value % PARTITIONS, u64::from(value)).position;
+        if value % 7 == 0 {
+            persistence.flush(Duration::ZERO);
+            persistence.poll();
+        }
+        if value == 4000 {
+            checkpoint(&mut persistence, &mut counter);
+        }
+    }
+    settle(&mut persistence, last);
+    assert_eq!(persistence.log.durable_lsn(PartitionId(1)), Lsn(1500));
+    // As after kill -9: nothing is closed in order.
+    drop(persistence);
+
+    let mut again = Counter::default();
+    let (mut persistence, recovered) = start(directory.path(), provider, &mut again);
+    assert_eq!(again.sums, counter.sums);
+    assert_eq!(again.records, 2000);
+    assert_eq!(recovered.partitions[&PartitionId(0)].checkpoint, Lsn(1000));
+    let sealed = push(&mut persistence, &mut again, 2, 9);
+    assert_eq!(sealed.lsn, Lsn(1501));
+    settle(&mut persistence, sealed.position);
+    assert!(persistence.close(Duration::from_secs(5)));
+    drop(persistence);
+
+    // Any grouping loads: one shard that wants one partition of that directory.
+    let mut one = Counter { only: Some(PartitionId(2)), ..Counter::default() };
+    let mut storage = open(directory.path(), provider).unwrap();
+    let recovered =
+        recover(std::slice::from_mut(&mut storage), RecoveryOptions::default(), &mut one).unwrap();
+    assert_eq!(one.sums[2], again.sums[2]);
+    assert_eq!(one.sums[1], 0);
+    assert_eq!(recovered.partitions.len(), 1);
+}
+
+#[test]
+fn records_and_checkpoints_survive_on_buffered_storage() {
+    round_trip(Provider::Buffered);
+}
+
+#[test]
+fn records_and_checkpoints_survive_on_the_best_storage() {
+    round_trip(Provider::Automatic);
+}
+
+#[test]
+fn the_ring_holds_records_for_the_successor() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut counter = Counter::default();
+    let (mut persistence, _) = start(directory.path(), Provider::Automatic, &mut counter);
+    persistence.log.hold(PartitionId(1), Lsn(0));
+    let mut last = Position(0);
+    for value in 1..=100_u32 {
+        last = push(&mut persistence, &mut counter, value % PARTITIONS, u64::from(value)).position;
+    }
+    settle(&mut persistence, last);
+    let held: Vec<Lsn> =
+        persistence.log.held(PartitionId(1), Lsn(3)).map(|(lsn, ..)| lsn).collect();
+    assert_eq!(held, (3..=25).map(Lsn).collect::<Vec<_>>());
+    assert!(persistence.log.ring_use().0 > 0);
+    persistence.log.replicated(PartitionId(1), Lsn(25));
+    assert_eq!(persistence.log.ring_use().0, 0);
+}
+
+/// A successor that never answers stops the log when the ring is full, and nothing grows.
+#[test]
+fn a_full_ring_pushes_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut counter = Counter::default();
+    let (mut persistence, _) = start(directory.path(), Provider::Automatic, &mut counter);
+    persistence.log.hold(PartitionId(0), Lsn(0));
+    let facts = Facts {
+        kind: Kind::Rows,
+        partition: PartitionId(0),
+        epoch: Epoch(1),
+        table: TableId(1),
+        dtype: DataType::F32,
+        rows: RowRange::new(0, 1),
+        tag: 0,
+        durability: Durability::Memory,
+    };
+    let shape = Shape { delta_bytes: 100_000, ..Shape::default() };
+    let mut count = 0;
+    loop {
+        match persistence.log.reserve(&facts, shape, Duration::ZERO) {
+            Ok(reservation) => {
+                let _ = persistence.log.abandon(reservation);
+                count += 1;
+            }
+            Err(ReserveError::Full(_)) if count > 15 && persistence.log.is_idle() => break,
+            Err(ReserveError::Full(_)) => {
+                persistence.flush(Duration::ZERO);
+                persistence.poll();
+                persistence.wait(Duration::from_millis(10));
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!((15..21).contains(&count), "{count} records in 2 MiB");
+    persistence.log.replicated(PartitionId(0), Lsn(count));
+    let reservation = loop {
+        match persistence.log.reserve(&facts, shape, Duration::ZERO) {
+            Ok(reservation) => break reservation,
+            Err(error) => assert!(matches!(error, ReserveError::Full(Full::Preparing)), "{error}"),
+        }
+        persistence.flush(Duration::ZERO);
+        persistence.poll();
+    };
+    assert_eq!(persistence.log.abandon(reservation).lsn, Lsn(count + 1));
+}

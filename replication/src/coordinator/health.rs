@@ -36,6 +36,11 @@ impl Health {
         pulse.probed_at = None;
     }
 
+    /// A new life: what was held against the old one no longer counts.
+    pub(super) fn joined(&mut self, now: Time, server: ServerId) {
+        self.servers.insert(server, Pulse { heard_at: now, ..Pulse::default() });
+    }
+
     pub(super) fn disconnected(&mut self, now: Time, server: ServerId) {
         if let Some(pulse) = self.servers.get_mut(&server) {
             pulse.probed_at.get_or_insert(now);

@@ -308,6 +308,11 @@ impl Coordinator {
             outputs.push(CoordinatorOutput::SendMap { to: server });
             return;
         }
+        if self.map.servers.get(&server).is_some_and(|entry| incarnation <= entry.incarnation) {
+            // It was failed before it saw the map that took it in: it needs yet another life.
+            outputs.push(CoordinatorOutput::Fence { server, incarnation });
+            return;
+        }
         self.want(Change::Join { server, incarnation, address, shards, kept });
     }
 
@@ -397,7 +402,7 @@ impl Coordinator {
         }
         for (&server, entry) in &self.map.servers {
             if !old.admits(server, entry.incarnation) {
-                self.health.heard(now, server);
+                self.health.joined(now, server);
             }
         }
         outputs.push(CoordinatorOutput::Publish { epoch });

@@ -97,7 +97,7 @@ fn creates_chains_mends_them_and_takes_a_server_back() {
     driver.settle();
     assert!(driver.coordinator.map().partitions.iter().all(|entry| entry.members.len() == 3));
     driver.join(2, 1);
-    assert!(matches!(driver.outputs.last(), Some(CoordinatorOutput::Refuse { .. })));
+    assert!(matches!(driver.outputs.last(), Some(CoordinatorOutput::Fence { .. })));
     driver.join(2, 2);
     driver.settle();
     let held = driver.coordinator.map().held_by(ServerId(2)).count();

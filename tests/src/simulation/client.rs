@@ -8,6 +8,7 @@ use windlass_wire::{Epoch, Sequence};
 
 use super::memory::{BLOCKS, Pushed, Seen, clock_of, session};
 use super::message::Message;
+use super::options::Mutation;
 use super::server::{TIMINGS, place};
 use super::world::{COORDINATOR, Event, Node, World};
 
@@ -57,7 +58,6 @@ struct Read {
 
 #[derive(Debug)]
 pub(super) struct Client {
-    index: usize,
     map: Rc<ClusterMap>,
     next: Sequence,
     /// Per partition: the last sequence sent.
@@ -72,9 +72,8 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(index: usize, partitions: usize, servers: usize, pushes: u32) -> Self {
+    pub(super) fn new(partitions: usize, servers: usize, pushes: u32) -> Self {
         Self {
-            index,
             map: Rc::new(ClusterMap::new(1, 1)),
             next: Sequence(1),
             previous: vec![Sequence(0); partitions],
@@ -147,16 +146,11 @@ impl World {
         client.to_push -= 1;
         let (session, incarnation) = session(c);
         let previous = std::mem::replace(&mut client.previous[partition], sequence);
-        let push = Push { session, incarnation, lane: Lane(0), sequence, previous: Some(previous) };
+        let mutated = self.options.mutation == Some(Mutation::SkipGaps);
+        let previous = Some(previous).filter(|_| !mutated);
+        let push = Push { session, incarnation, lane: Lane(0), sequence, previous };
         let index = u32::try_from(self.pushes.len()).expect("few pushes");
-        self.pushes.push(Pushed {
-            client: c,
-            sequence,
-            partition,
-            block,
-            clock,
-            acknowledged_at: None,
-        });
+        self.pushes.push(Pushed { client: c, partition, block, clock, acknowledged_at: None });
         self.clients[c].outstanding.push_back(Outstanding {
             index,
             partition,
@@ -219,7 +213,7 @@ impl World {
                     self.pushes[one.index as usize].acknowledged_at = Some(now);
                 }
             }
-            Message::Refused { .. } => self.want_map(c),
+            Message::Refused => self.want_map(c),
             other => unreachable!("no client gets {other:?}"),
         }
     }

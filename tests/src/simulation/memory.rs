@@ -18,7 +18,6 @@ const BLOCK_ROWS: u64 = 8;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pushed {
     pub(super) client: usize,
-    pub(super) sequence: Sequence,
     pub(super) partition: usize,
     pub(super) block: usize,
     /// The worker's clock: its pushes so far to this block.

@@ -82,7 +82,5 @@ pub(super) enum Message {
         sequence: Sequence,
     },
     /// Not the head, or of another epoch: look at the map, send again.
-    Refused {
-        partition: usize,
-    },
+    Refused,
 }

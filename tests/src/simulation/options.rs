@@ -11,8 +11,8 @@ pub enum Mutation {
     SkipHold,
     /// A learner reports itself caught up before it has copied.
     PromoteEarly,
-    /// Messages of any epoch are taken as current.
-    IgnoreEpoch,
+    /// The head does not notice that a push before this one is missing.
+    SkipGaps,
     /// The session table is left out of a block copy.
     CopyWithoutSessions,
     /// Records kept during a copy are applied to blocks that already include them.
@@ -32,7 +32,7 @@ impl Mutation {
         Self::SkipDuplicates,
         Self::SkipHold,
         Self::PromoteEarly,
-        Self::IgnoreEpoch,
+        Self::SkipGaps,
         Self::CopyWithoutSessions,
         Self::CopyAppliesTwice,
         Self::TrustStoppedTail,

@@ -50,6 +50,13 @@ pub enum FaultKind {
         /// Whether clients are cut off too.
         clients: bool,
     },
+    /// A server and the coordinator cannot reach each other; peers and clients notice nothing.
+    LoseControl {
+        /// Which server.
+        server: usize,
+        /// For how long.
+        us: u64,
+    },
     /// Two servers cannot reach each other.
     Cut {
         /// One.
@@ -147,7 +154,7 @@ fn kind(random: &mut Random, servers: usize, sync: bool) -> FaultKind {
     let server = random.index(servers);
     let other = (server + 1 + random.index(servers - 1)) % servers;
     let us = random.between(1_000, 150_000);
-    match random.below(20) {
+    match random.below(24) {
         0..=6 => FaultKind::Crash {
             server,
             kept: random.one_in(2),
@@ -161,6 +168,7 @@ fn kind(random: &mut Random, servers: usize, sync: bool) -> FaultKind {
         16 => FaultKind::ClientReconnect { client: random.index(3), server },
         17 => FaultKind::Takeover { both: random.one_in(2), us: random.between(1, 60_000) },
         18 => FaultKind::Drain { server },
+        20..=23 => FaultKind::LoseControl { server, us },
         _ if sync => FaultKind::PowerLoss { restart_us: random.between(2_000, 60_000) },
         _ => FaultKind::Pause { server, us },
     }

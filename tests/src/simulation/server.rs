@@ -187,25 +187,15 @@ impl World {
     }
 
     fn chain_message(&mut self, s: usize, p: usize, from: usize, output: Output) {
-        let own = self.servers[s].parts[p].replica.epoch();
-        let current = |epoch: Epoch| {
-            if self.options.mutation == Some(Mutation::IgnoreEpoch) { own } else { epoch }
-        };
         let from = self.servers[from].id;
         let input = match output {
-            Output::ReportCommitted { epoch, lsn, .. } => {
-                Input::Committed { from, epoch: current(epoch), lsn }
-            }
+            Output::ReportCommitted { epoch, lsn, .. } => Input::Committed { from, epoch, lsn },
             Output::Report { epoch, position, attempt, .. } => {
-                Input::Report { from, epoch: current(epoch), position, attempt }
+                Input::Report { from, epoch, position, attempt }
             }
-            Output::AskReport { epoch, .. } => Input::AskReport { from, epoch: current(epoch) },
-            Output::Welcome { epoch, last, .. } => {
-                Input::Welcome { from, epoch: current(epoch), last }
-            }
-            Output::CopyFrom { epoch, start, .. } => {
-                Input::CopyFrom { from, epoch: current(epoch), start }
-            }
+            Output::AskReport { epoch, .. } => Input::AskReport { from, epoch },
+            Output::Welcome { epoch, last, .. } => Input::Welcome { from, epoch, last },
+            Output::CopyFrom { epoch, start, .. } => Input::CopyFrom { from, epoch, start },
             Output::Refuse { .. } => {
                 self.send(s, COORDINATOR, Message::WantMap);
                 return;
@@ -222,9 +212,6 @@ impl World {
         let from = self.servers[from].id;
         for record in records {
             let part = &mut self.servers[s].parts[p];
-            let own = part.replica.epoch();
-            let ignore = self.options.mutation == Some(Mutation::IgnoreEpoch);
-            let epoch = if ignore { own } else { epoch };
             // The record lies in the mailbox; it joins the log if the replica takes it in, and the
             // outputs of that very step may already name it.
             let last = part.replica.log().last();
@@ -245,13 +232,13 @@ impl World {
         let client = from - self.client_base();
         let part = &mut self.servers[s].parts[p];
         if !part.replica.is_head() || part.replica.epoch() != epoch {
-            self.send(s, from, Message::Refused { partition: p });
+            self.send(s, from, Message::Refused);
             return;
         }
         let sequence = push.sequence;
         match part.replica.admit(push) {
             Err(_) | Ok(Admission::Gap { .. } | Admission::Full | Admission::Expired) => {
-                self.send(s, from, Message::Refused { partition: p });
+                self.send(s, from, Message::Refused);
             }
             Ok(Admission::StaleIncarnation) => unreachable!("clients have one life"),
             Ok(Admission::Duplicate { .. }) if mutation == Some(Mutation::SkipDuplicates) => {
@@ -597,6 +584,12 @@ impl World {
             part.turn_due = false;
             part.waiting.clear();
             part.copying = None;
+        }
+        // The disk goes on with what it was given.
+        let life = server.life;
+        for p in 0..self.partitions {
+            let lsn = self.servers[s].parts[p].replica.log().last();
+            self.schedule(300, Event::Durable { server: s, life, partition: p, lsn });
         }
         self.renew_links(s);
     }

@@ -129,7 +129,7 @@ impl World {
         let servers: Vec<Server> =
             (0..schedule.servers).map(|index| Server::new(index, partitions)).collect();
         let clients: Vec<Client> = (0..schedule.clients)
-            .map(|index| Client::new(index, partitions, schedule.servers, options.pushes))
+            .map(|_| Client::new(partitions, schedule.servers, options.pushes))
             .collect();
         let nodes = servers.len() + clients.len();
         let coordinator = CoordinatorOptions {
@@ -599,6 +599,12 @@ impl World {
                     for node in 0..until {
                         self.cut(server, node, us);
                     }
+                }
+            }
+            FaultKind::LoseControl { server, us } => {
+                if self.may_fail(server) {
+                    self.unfit(server, us);
+                    self.cut(server, server, us);
                 }
             }
             FaultKind::Cut { a, b, us } => {

@@ -57,7 +57,8 @@ impl Shard {
             if !self.turn.has_room(u64::from(message.len)) {
                 return;
             }
-            if !mailbox.completions.has_room() {
+            let owed = session.parked.len() + (self.turn.works.len() - works_before);
+            if mailbox.completions.room() <= owed {
                 tracing::warn!(session = session.id.0, "session ended: more requests than credits");
                 session.failed = true;
                 self.statistics.sessions_failed += 1;

@@ -24,14 +24,19 @@ impl Applied {
         self.sequences.get(slot).is_some_and(|applied| *applied >= at)
     }
 
-    /// A push was applied.
+    /// Whether no push was applied.
+    pub(super) fn is_empty(&self) -> bool {
+        self.sequences.is_empty()
+    }
+
+    /// A push was applied. A late answer to an old sequence takes nothing back.
     #[inline]
     pub(super) fn insert(&mut self, partition: PartitionId, shard_count: u16, at: Sequence) {
         let slot = partition.0 as usize / usize::from(shard_count);
         if slot >= self.sequences.len() {
             self.sequences.resize(slot + 1, Sequence(0));
         }
-        self.sequences[slot] = at;
+        self.sequences[slot] = self.sequences[slot].max(at);
     }
 }
 

@@ -37,15 +37,21 @@ impl CompletionWriter {
         }
     }
 
-    /// Whether one more completion can be held. False only when the sender has broken its credits.
+    /// How many more completions can be held. A message may only be taken on while this is more than
+    /// what was taken on before and is not completed: with less the sender has broken its credits.
     #[must_use]
-    pub fn has_room(&self) -> bool {
-        self.words.len() < self.slots as usize
+    pub fn room(&self) -> usize {
+        self.slots as usize - (self.words.len() - self.posted_count)
     }
 
     /// Completes a message. Panics without room.
     pub fn complete(&mut self, number: u32, status: Status, detail: u32) {
-        assert!(self.has_room(), "a sender has at most as many messages as slots");
+        assert!(self.room() > 0, "a sender has at most as many messages as slots");
+        if self.words.len() == self.words.capacity() {
+            // What was posted while the rest found no room in the send queue makes way.
+            self.words.drain(..self.posted_count);
+            self.posted_count = 0;
+        }
         self.words.push(CompletionWord { number, status, detail });
     }
 

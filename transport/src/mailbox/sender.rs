@@ -50,6 +50,12 @@ impl Sender {
         self.batch.is_empty()
     }
 
+    /// Work ids of requests that were not posted yet and whose completion somebody waits for.
+    pub fn unposted(&self) -> impl Iterator<Item = WorkId> + '_ {
+        let requests = self.batch.as_slice().iter();
+        requests.map(|request| request.work_id).filter(|work_id| *work_id != WorkId(0))
+    }
+
     /// Adds a request whose success nobody waits for. Panics without room.
     pub fn push(&mut self, operation: Operation) {
         self.unsignaled_count += 1;

@@ -7,8 +7,8 @@ use crate::{
     batch::Batch,
     error::PostError,
     fabric::{
-        Access, MemoryRegion, Operation, QueuePairId, RegionId, RemoteKey, RemoteRegion,
-        SendRequest,
+        Access, InlineBytes, MemoryRegion, Operation, QueuePairId, RegionId, RemoteKey,
+        RemoteRegion, SendRequest,
     },
     memory::{Pages, PagesOptions},
 };
@@ -163,6 +163,36 @@ fn random_bytes_never_panic_the_reader() {
             }
         }
     }
+}
+
+#[test]
+fn completions_wait_for_a_send_queue_without_room_and_none_is_lost() {
+    let reply = Pages::allocate(reply_len(16), PagesOptions::default()).unwrap();
+    let mut fabric = Loop { local: reply.clone(), remote: reply.clone(), immediates: 0 };
+    let mut writer = CompletionWriter::new(region(&reply), 16);
+    let reader = CompletionReader::new(reply.clone(), 16);
+    let mut sender = Sender::new(QueuePairId(0), 64);
+    let (mut seen, mut number) = (0, 0);
+    for _ in 0..1000 {
+        // As many as the credits allow, and room for one write: what wraps has to wait for the next.
+        while number < seen + 16 && writer.room() > 0 {
+            number += 1;
+            writer.complete(number, Status::Done, 0);
+        }
+        while sender.room() > 2 {
+            let filler = InlineBytes::word(0);
+            let remote = region(&reply).at(SLEEP_EPOCH_AT);
+            sender.push(Operation::WriteInline { bytes: filler, remote });
+        }
+        writer.post(0, &mut sender);
+        for request in posted(&mut sender) {
+            fabric.carry_out(&request);
+        }
+        while reader.completion_of(seen + 1).is_some() {
+            seen += 1;
+        }
+    }
+    assert!(seen > 1000 && seen + 16 >= number, "{seen} of {number}");
 }
 
 #[test]

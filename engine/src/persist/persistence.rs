@@ -60,6 +60,8 @@ impl Persistence {
 
     /// Begins a checkpoint: at the end of a turn, when every sealed record is applied.
     pub fn start_checkpoint(&mut self, source: &mut dyn CheckpointSource, now: Duration) -> bool {
+        // Ends the open batch, so that the log is needed from here and not from its start.
+        self.log.flush_all(self.storage.as_mut());
         self.checkpointer.start(&self.log, source, now)
     }
 

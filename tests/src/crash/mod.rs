@@ -66,9 +66,9 @@ pub fn crash_on(points: u64, seed: u64, faults: disk::Faults) -> Report {
 #[must_use]
 pub fn events_of_a_life(seed: u64) -> u64 {
     let mut workload = Workload::new(seed);
+    let disk = workload.disk();
     let _ = workload.live(TURNS);
-    let events = workload.disk().borrow().events();
-    events
+    disk.borrow().events()
 }
 
 impl Report {

@@ -259,7 +259,7 @@ impl Workload {
             session,
             sequence: *sequence,
             row: self.random.below(ROWS as u64 - count),
-            deltas: (0..count * WIDTH as u64).map(|_| self.random.next()).collect(),
+            deltas: (0..count * WIDTH as u64).map(|_| self.random.word()).collect(),
             durability: match self.random.below(4) {
                 0 => Durability::Memory,
                 1 => Durability::Interval(5),

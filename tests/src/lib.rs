@@ -1,3 +1,4 @@
 //! Windlass tests that span crates: simulation, crash, end to end.
 
 pub mod crash;
+pub mod simulation;

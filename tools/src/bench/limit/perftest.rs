@@ -11,6 +11,8 @@ use std::{
 
 use windlass_transport::fabric_admin::{self, GidKind};
 
+use super::pin::Pinned;
+
 /// One of perftest's programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PerftestProgram {
@@ -98,7 +100,11 @@ impl Perftest {
                 .stderr(Stdio::null())
                 .spawn()
         };
-        let mut server = start(&[])?;
+        // Children inherit this thread's core: without a core of its own the server would share it.
+        let mut server = {
+            let _elsewhere = last_core().and_then(|core| Pinned::to(core).ok());
+            start(&[])?
+        };
         let mut last = io::Error::other("perftest did not connect");
         for _ in 0..CONNECT_ATTEMPTS {
             thread::sleep(CONNECT_INTERVAL);
@@ -133,6 +139,12 @@ impl Perftest {
             }
         })
     }
+}
+
+/// The highest core that is online, from a list such as `0-3,6`.
+fn last_core() -> Option<usize> {
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online").ok()?;
+    online.trim().rsplit([',', '-']).next()?.parse().ok()
 }
 
 /// The device that Windlass would use, and the index of its IPv4-mapped RoCE v2 address.

@@ -398,6 +398,9 @@ pub struct Capabilities {
     /// Whether a read takes the peer's bytes in ascending address order, so that one read can
     /// validate itself by versions at both ends.
     pub reads_in_order: bool,
+    /// Whether any write of a peer ends a wait, immediate or not: nobody has to be told of a sleep
+    /// then. Rule 7 promises no more than immediates.
+    pub writes_wake: bool,
     /// Whether a region over memory that was not allocated by [`Pages::allocate`] can be shared
     /// with peers. Always possible as local side.
     pub shares_foreign_memory: bool,

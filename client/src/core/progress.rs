@@ -128,7 +128,7 @@ impl Core {
         for at in 0..self.links.len() {
             moved |= self.take_completions(at, scan);
             let link = &mut self.links[at];
-            if !link.in_flight.is_empty() && link.take_wake() && link.sender.room() > 2 {
+            if !link.in_flight.is_empty() && link.sender.room() > 2 && link.take_wake() {
                 link.writer.write_wake(&mut link.sender);
             }
             if !link.sender.is_empty() {

@@ -1,5 +1,7 @@
 //! Pushes: split by link, sent inline when small, by reference when large.
 
+use std::sync::atomic::{Ordering, fence};
+
 use windlass_transport::chunks::Chunk;
 use windlass_wire::{Checksum, Place, RequestHeader, RequestKind, RowRange, Rows};
 
@@ -352,6 +354,14 @@ impl Core {
             request.parts_left += 1;
         }
         self.flush(link_at);
+        // The shard may have gone to sleep since its epoch was looked at, without seeing the message;
+        // nobody promises to poll again. It tells, then looks: this side writes, then looks.
+        fence(Ordering::SeqCst);
+        let link = &mut self.links[link_at];
+        if !link.failed && link.sender.room() > 2 && link.take_wake() {
+            link.writer.write_wake(&mut link.sender);
+            self.flush(link_at);
+        }
         Ok(())
     }
 }

@@ -208,9 +208,10 @@ impl Shard {
         let queue_pair = self.transports[transport]
             .connect(pending, Role::Passive, endpoint)
             .map_err(|e| chain(&e))?;
-        self.transports[transport]
-            .post_receive(queue_pair, RECEIVES_POSTED)
-            .map_err(|e| chain(&e))?;
+        if let Err(error) = self.transports[transport].post_receive(queue_pair, RECEIVES_POSTED) {
+            self.transports[transport].disconnect(queue_pair);
+            return Err(chain(&error));
+        }
         let applied = match self.detached.remove(&session) {
             Some(detached) if detached.incarnation == incarnation => detached.applied,
             _ => Applied::default(),
@@ -259,7 +260,10 @@ impl Shard {
         let pages = Pages::allocate(mailbox::mailbox_len(MAILBOX_RING_LEN), options)
             .map_err(|e| chain(&e))?;
         let region = transport.register(&pages, Access::READ_WRITE).map_err(|e| chain(&e))?;
-        let shared = transport.share(open.queue_pair, &region).map_err(|e| chain(&e))?;
+        let shared = transport.share(open.queue_pair, &region).map_err(|e| {
+            transport.deregister(&region);
+            chain(&e)
+        })?;
         let outstanding_max = transport.capabilities().outstanding_max;
         open.mailbox = Some(Mailbox {
             reader: MailboxReader::new(pages, MAILBOX_RING_LEN),
@@ -282,13 +286,24 @@ impl Shard {
         for parked in open.parked {
             self.abandon(parked);
         }
+        // What was posted completes as flushed; what was not never will.
+        for work_id in open.mailbox.iter().flat_map(|mailbox| mailbox.sender.unposted()) {
+            self.end_outstanding(work_id, false);
+        }
+        if open.applied.is_empty() {
+            return;
+        }
         let now = Instant::now();
         self.detached
             .retain(|_, detached| now.duration_since(detached.since).as_secs() < SESSION_EXPIRY_S);
-        if self.detached.len() < SESSIONS_MAX {
-            let (incarnation, applied) = (open.incarnation, open.applied);
-            self.detached.insert(open.id, Detached { incarnation, applied, since: now });
+        if self.detached.len() >= SESSIONS_MAX {
+            let oldest = self.detached.iter().min_by_key(|(_, detached)| detached.since);
+            if let Some(oldest) = oldest.map(|(session, _)| *session) {
+                self.detached.remove(&oldest);
+            }
         }
+        let (incarnation, applied) = (open.incarnation, open.applied);
+        self.detached.insert(open.id, Detached { incarnation, applied, since: now });
     }
 
     fn install_map(&mut self, map: Arc<ClusterMap>) -> Result<(), String> {

@@ -24,14 +24,7 @@ impl Shard {
         let slot = self.by_queue_pair.get(&(transport, completion.queue_pair)).copied();
         let succeeded = completion.status == CompletionStatus::Success;
         if completion.work_id != WorkId(0) {
-            match self.staging.finish(completion.work_id) {
-                Some(Outstanding::Fetch { session, number, chunk }) => {
-                    self.fetched(session, number, chunk, succeeded);
-                }
-                Some(Outstanding::Reply { chunk }) => self.staging.release(chunk),
-                Some(Outstanding::Tell) => self.tells_in_flight -= 1,
-                None => {}
-            }
+            self.end_outstanding(completion.work_id, succeeded);
         }
         let Some(session) = slot.and_then(|slot| self.sessions[slot].as_mut()) else { return };
         if !succeeded {
@@ -40,6 +33,17 @@ impl Shard {
             session.active = true;
             let posted = self.transports[transport].post_receive(completion.queue_pair, 1);
             session.failed |= posted.is_err();
+        }
+    }
+    /// A signaled request has completed, or never will.
+    pub(super) fn end_outstanding(&mut self, work_id: WorkId, succeeded: bool) {
+        match self.staging.finish(work_id) {
+            Some(Outstanding::Fetch { session, number, chunk }) => {
+                self.fetched(session, number, chunk, succeeded);
+            }
+            Some(Outstanding::Reply { chunk }) => self.staging.release(chunk),
+            Some(Outstanding::Tell) => self.tells_in_flight -= 1,
+            None => {}
         }
     }
 }

@@ -25,6 +25,8 @@ pub struct ShardStatistics {
     pub busy_turns: u64,
     /// Times the shard went to sleep.
     pub sleeps: u64,
+    /// Sleeps that lasted as long as they may although work was waiting: lost wake-ups.
+    pub late_wakes: u64,
     /// Sessions connected now.
     pub sessions: u64,
     /// Sessions ended for breaking the protocol.
@@ -51,6 +53,7 @@ impl ShardStatistics {
             ("aggregated", self.aggregated),
             ("busy_turns", self.busy_turns),
             ("sleeps", self.sleeps),
+            ("late_wakes", self.late_wakes),
             ("sessions", self.sessions),
             ("sessions_failed", self.sessions_failed),
             ("parameter_bytes", self.parameter_bytes),
@@ -74,6 +77,7 @@ impl ShardStatistics {
         self.aggregated += other.aggregated;
         self.busy_turns += other.busy_turns;
         self.sleeps += other.sleeps;
+        self.late_wakes += other.late_wakes;
         self.sessions += other.sessions;
         self.sessions_failed += other.sessions_failed;
         self.parameter_bytes += other.parameter_bytes;

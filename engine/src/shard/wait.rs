@@ -1,6 +1,9 @@
 //! What a shard does when there is nothing to do: spin for a while, then sleep on one wait point.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{Ordering, fence},
+    time::{Duration, Instant},
+};
 
 use windlass_transport::{QueuePairState, wait::wait_any};
 
@@ -35,19 +38,30 @@ impl Shard {
                 return;
             }
         }
+        // The look must not be older than what was told: clients tell, then look, the other way round.
+        fence(Ordering::SeqCst);
         if self.turn() {
             return;
         }
         self.statistics.sleeps += 1;
-        wait_any(&mut self.transports, Duration::from_millis(SLEEP_MS_MAX));
+        let longest = Duration::from_millis(SLEEP_MS_MAX);
+        let slept_at = Instant::now();
+        wait_any(&mut self.transports, longest);
+        let overslept = slept_at.elapsed() >= longest;
         self.idle_since = None;
         self.end_lost_sessions();
+        // What wakes at the last moment is reported by its transport.
+        if overslept && !self.poll_transports() && self.turn() {
+            self.statistics.late_wakes += 1;
+        }
     }
 
     fn tell_sleep(&mut self) {
         for session in self.sessions.iter_mut().flatten() {
             let Some(mailbox) = &mut session.mailbox else { continue };
-            if !session.active || mailbox.sender.room() < 2 {
+            let transport = self.transports[session.transport].as_mut();
+            if !session.active || mailbox.sender.room() < 2 || transport.capabilities().writes_wake
+            {
                 continue;
             }
             session.active = false;
@@ -55,13 +69,8 @@ impl Shard {
             let work_id = self.staging.start(Outstanding::Tell);
             mailbox.completions.tell_sleep(session.sleep_epoch, work_id, &mut mailbox.sender);
             self.tells_in_flight += 1;
-            let transport = self.transports[session.transport].as_mut();
-            if mailbox.sender.flush(transport).is_err() {
-                session.failed = true;
-                if self.staging.finish(work_id).is_some() {
-                    self.tells_in_flight -= 1;
-                }
-            }
+            // The end of a failed session also ends what it was being told.
+            session.failed |= mailbox.sender.flush(transport).is_err();
         }
     }
 

@@ -114,6 +114,7 @@ impl Shm {
                 scatter_max: SCATTER_MAX,
                 message_len_max: MESSAGE_LEN_MAX,
                 reads_in_order: false,
+                writes_wake: false,
                 shares_foreign_memory: false,
             },
             host: Host::here(),

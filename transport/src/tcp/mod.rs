@@ -146,6 +146,7 @@ impl Tcp {
                 scatter_max: SCATTER_MAX,
                 message_len_max: MESSAGE_LEN_MAX,
                 reads_in_order: true,
+                writes_wake: true,
                 shares_foreign_memory: true,
             },
             options,

@@ -91,6 +91,7 @@ impl VerbsTransport {
             message_len_max: limits.message_len_max,
             // The bus may reorder what a card fetches; the software device copies in order.
             reads_in_order: config.reads_in_order.unwrap_or_else(|| device.is_software()),
+            writes_wake: false,
             shares_foreign_memory: true,
         };
         Ok(Self {

@@ -18,7 +18,8 @@ Generates click data from a known model, starts server and worker processes on t
 logistic regression, and compares the AUC reached with the best possible one. Every push is also \
 counted in a ledger table, which at the end proves that each was applied exactly once.";
 
-const TRAIN_EXAMPLES: u64 = 400_000;
+const TRAIN_EXAMPLES: u64 = 1_000_000;
+const FEATURES: u64 = 20_000;
 const EVAL_EXAMPLES: u64 = 50_000;
 const EPOCHS: u32 = 3;
 const BATCH_EXAMPLES: usize = 512;
@@ -47,7 +48,8 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
     let folder = Folder::new()?;
     let (data, eval) = (folder.path.join("train.svm"), folder.path.join("eval.svm"));
     eprintln!("windlass: generating {} examples", units::grouped(arguments.examples));
-    let options = ClickOptions { seed: arguments.seed, ..ClickOptions::default() };
+    let options =
+        ClickOptions { seed: arguments.seed, features: FEATURES, ..ClickOptions::default() };
     let clicks = ClickModel::new(options).map_err(Failure::failed)?;
     let best_on_train = write(&clicks, &data, 0, arguments.examples)?;
     let best = write(&clicks, &eval, 1, EVAL_EXAMPLES)?;
@@ -64,9 +66,9 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
         workers: arguments.workers,
         epochs: EPOCHS,
         batch_examples: BATCH_EXAMPLES,
-        alpha: 0.1,
+        alpha: 0.2,
         beta: 1.0,
-        l1: 1.0,
+        l1: 6.0,
         l2: 1.0,
         synchronous: false,
         seed: arguments.seed,
@@ -90,7 +92,13 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
     if let Some(path) = &arguments.svg {
         svg::write(&plot, path).map_err(Failure::failed)?;
     }
-    output.result(&result, || text(&trained, &result, best.logloss))?;
+    output.result(&result, || {
+        text(
+            &trained,
+            &result,
+            &Truth { logloss: best.logloss, nonzero: clicks.truth().nonzero_count() },
+        )
+    })?;
     if result.lost + result.doubled > 0 {
         return Err(Failure::failed(format!(
             "{} acknowledged pushes were lost and {} applied twice: please report this",
@@ -100,21 +108,30 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
     Ok(())
 }
 
-fn text(trained: &Trained, result: &DemoResult, logloss_best: Option<f64>) -> String {
+/// What the true model achieves, and how sparse it is.
+struct Truth {
+    logloss: Option<f64>,
+    nonzero: usize,
+}
+
+fn text(trained: &Trained, result: &DemoResult, truth: &Truth) -> String {
     let quality = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
     let against = |value, best| format!("{} (best possible: {})", quality(value), quality(best));
     #[expect(clippy::cast_precision_loss, reason = "bytes stay below 2^53")]
     let rate = |bytes: u64| units::bytes_per_s(bytes as f64 / trained.seconds.max(1e-9));
     table::facts(&[
         ("AUC", against(result.auc, result.auc_best)),
-        ("logloss", against(trained.quality.logloss, logloss_best)),
+        ("logloss", against(trained.quality.logloss, truth.logloss)),
         ("examples/s", units::count(result.examples_per_s)),
         ("pushed, pulled", {
             format!("{}, {}", rate(trained.done.bytes_pushed), rate(trained.done.bytes_pulled))
         }),
         ("pull p50, p99", train::latency(&trained.pull_latency)),
         ("push p50, p99", train::latency(&trained.push_latency)),
-        ("non-zero weights", units::grouped(trained.model.nonzero_count() as u64)),
+        ("non-zero weights", {
+            let count = units::grouped(trained.model.nonzero_count() as u64);
+            format!("{count} (true model: {} of {FEATURES})", truth.nonzero)
+        }),
         ("pushes acknowledged", units::grouped(result.acknowledged)),
         ("lost, applied twice", format!("{}, {}", result.lost, result.doubled)),
     ])

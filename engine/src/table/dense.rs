@@ -4,7 +4,7 @@
 use windlass_transport::Pages;
 use windlass_wire::{PartitionId, RowRange, TableSchema};
 
-use super::{BlockGeometry, Blocks, StatePlanes};
+use super::{BlockGeometry, Blocks, ChangedPieces, StatePlanes};
 use crate::update::{Kernel, Run};
 
 /// Rows `rows` of a dense table: values in readable blocks, state beside them.
@@ -15,6 +15,8 @@ pub struct DensePartition {
     width: usize,
     blocks: Blocks,
     state: StatePlanes,
+    /// Pieces that changed since they were copied into a checkpoint last, when those are taken.
+    changed: ChangedPieces,
 }
 
 impl DensePartition {
@@ -36,7 +38,71 @@ impl DensePartition {
             width,
             blocks: Blocks::new(pages, offset, rows.count(), geometry),
             state: StatePlanes::new(&schema.rule, schema.dtype, row_count, width),
+            changed: ChangedPieces::default(),
         }
+    }
+
+    /// Rows of one piece: what a checkpoint copies as one.
+    #[must_use]
+    pub fn piece_rows(&self) -> u64 {
+        let state = self.state.saved_len(1) as u64;
+        (PIECE_LEN / (self.blocks.geometry().row_len + state)).max(1)
+    }
+
+    /// Number of pieces.
+    #[must_use]
+    pub fn piece_count(&self) -> u64 {
+        self.rows.count().div_ceil(self.piece_rows())
+    }
+
+    /// From now on changes are noted by piece; all pieces count as changed.
+    pub fn track_changes(&mut self) {
+        self.changed = ChangedPieces::all(self.piece_count());
+    }
+
+    /// The pieces that changed.
+    #[must_use]
+    pub fn changed_mut(&mut self) -> &mut ChangedPieces {
+        &mut self.changed
+    }
+
+    /// Rows of a piece, by row of the table.
+    #[must_use]
+    pub fn rows_of_piece(&self, piece: u64) -> RowRange {
+        let start = (self.rows.start + piece * self.piece_rows()).min(self.rows.end);
+        RowRange::new(start, (start + self.piece_rows()).min(self.rows.end))
+    }
+
+    /// Appends the values of a piece's rows, then their state.
+    pub fn save_piece(&self, piece: u64, into: &mut Vec<u8>) {
+        let rows = self.rows_of_piece(piece);
+        let len = usize_of(rows.count() * self.blocks.geometry().row_len);
+        let at = into.len();
+        into.resize(at + len, 0);
+        // SAFETY: room for the values of all the rows was just made.
+        unsafe { self.copy_out(rows, into[at..].as_mut_ptr()) };
+        self.state.save(usize_of(rows.start - self.rows.start), usize_of(rows.count()), into);
+    }
+
+    /// Takes back what [`DensePartition::save_piece`] made; false when the length is not right.
+    #[must_use]
+    pub fn restore_piece(&mut self, piece: u64, saved: &[u8]) -> bool {
+        let rows = self.rows_of_piece(piece);
+        let (first, count) = (rows.start - self.rows.start, rows.count());
+        let row_len = self.blocks.geometry().row_len;
+        let values_len = usize_of(count * row_len);
+        let state_len = self.state.saved_len(usize_of(count));
+        if rows.is_empty() || saved.len() != values_len + state_len {
+            return false;
+        }
+        self.blocks.update(RowRange::new(first, first + count), |values, row, count| {
+            let from = &saved[usize_of((row - first) * row_len)..][..usize_of(count * row_len)];
+            // SAFETY: the blocks hand out the values of `count` rows for writing; `saved` is other
+            // memory.
+            unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), values, from.len()) };
+        });
+        self.state.restore(usize_of(first), usize_of(count), &saved[values_len..]);
+        true
     }
 
     /// The partition.
@@ -84,6 +150,10 @@ impl DensePartition {
         let gradient_len = self.width * kernel.gradient_dtype().size();
         let base = self.rows.start;
         let within = RowRange::new(rows.start - base, rows.end - base);
+        if self.changed.is_tracked() {
+            let piece_rows = self.piece_rows();
+            self.changed.set(within.start / piece_rows, within.end.div_ceil(piece_rows));
+        }
         let (state, width) = (&mut self.state, self.width);
         self.blocks.update(within, |values, first, count| {
             let row = usize_of(first);
@@ -124,6 +194,9 @@ impl DensePartition {
         });
     }
 }
+
+/// Bytes a piece aims at: small enough to be copied within a turn, large enough to be written well.
+const PIECE_LEN: u64 = 64 << 10;
 
 #[expect(clippy::cast_possible_truncation, reason = "the transport asserts a 64-bit target")]
 const fn usize_of(value: u64) -> usize {

@@ -1,13 +1,15 @@
 //! Tables of one shard: the rows of the partitions it owns, and how pushes and pulls touch them.
 
 mod block;
+mod changed;
 mod dense;
 mod hash_index;
 mod sparse;
 mod state;
 
 pub use block::{BlockGeometry, Blocks, FENCED, HEAD_VERSION_AT, TAIL_VERSION_AT};
+pub use changed::ChangedPieces;
 pub use dense::DensePartition;
 pub use hash_index::HashIndex;
-pub use sparse::{SparseFull, SparsePartition};
+pub use sparse::{PIECES, SparseFull, SparsePartition, piece_of};
 pub use state::StatePlanes;

@@ -2,9 +2,9 @@
 //! never move.
 #![allow(unsafe_code)]
 
-use windlass_wire::{PartitionId, TableSchema};
+use windlass_wire::{PartitionId, TableSchema, UpdateRule, map::mix};
 
-use super::{HashIndex, StatePlanes};
+use super::{ChangedPieces, HashIndex, StatePlanes};
 use crate::{
     limits::SLAB_ROWS_FIRST,
     update::{Kernel, Run},
@@ -22,6 +22,18 @@ pub struct SparsePartition {
     schema: TableSchema,
     index: HashIndex,
     slabs: Vec<Slab>,
+    /// Pieces that changed since they were copied into a checkpoint last, when those are taken.
+    changed: ChangedPieces,
+}
+
+/// Pieces of a partition, by hash of the key, so that a key's piece never changes.
+pub const PIECES: u64 = 4096;
+
+/// The piece of a key.
+#[must_use]
+pub fn piece_of(key: u64) -> u64 {
+    // Other bits than those that choose the partition and the index slot.
+    mix(key) >> 52
 }
 
 /// Rows beside each other. Slab `n` holds `SLAB_ROWS_FIRST << n` rows.
@@ -35,7 +47,70 @@ impl SparsePartition {
     /// No rows yet.
     #[must_use]
     pub fn new(partition: PartitionId, schema: &TableSchema) -> Self {
-        Self { partition, schema: schema.clone(), index: HashIndex::new(), slabs: Vec::new() }
+        Self {
+            partition,
+            schema: schema.clone(),
+            index: HashIndex::new(),
+            slabs: Vec::new(),
+            changed: ChangedPieces::default(),
+        }
+    }
+
+    /// From now on changes are noted by piece; all pieces count as changed.
+    pub fn track_changes(&mut self) {
+        self.changed = ChangedPieces::all(PIECES);
+    }
+
+    /// The pieces that changed.
+    #[must_use]
+    pub fn changed_mut(&mut self) -> &mut ChangedPieces {
+        &mut self.changed
+    }
+
+    /// Appends key, values and state of a row.
+    pub fn save_row(&self, key: u64, row: u64, into: &mut Vec<u8>) {
+        into.extend_from_slice(&key.to_le_bytes());
+        let at = into.len();
+        into.resize(at + usize_of(self.schema.row_len()), 0);
+        // SAFETY: a row's values lie whole in its slab, and room for them was just made.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                self.values_of(row),
+                into[at..].as_mut_ptr(),
+                usize_of(self.schema.row_len()),
+            );
+        }
+        self.save_state(row, into);
+    }
+
+    /// Bytes that [`SparsePartition::save_row`] makes.
+    #[must_use]
+    pub fn saved_row_len(&self) -> usize {
+        let rule = &self.schema.rule;
+        let width = self.schema.width as usize;
+        let state = rule.state_width() * width * UpdateRule::state_value_size(self.schema.dtype);
+        8 + usize_of(self.schema.row_len()) + state + if rule.counts_steps() { 4 } else { 0 }
+    }
+
+    /// Takes back what [`SparsePartition::save_row`] made; false when the length is not right or
+    /// there is no memory.
+    #[must_use]
+    pub fn restore_row(&mut self, saved: &[u8], memory: &mut u64) -> bool {
+        let row_len = usize_of(self.schema.row_len());
+        if saved.len() != self.saved_row_len() {
+            return false;
+        }
+        let mut key = [0; 8];
+        key.copy_from_slice(&saved[..8]);
+        let Ok(row) = self.row_of_or_new(u64::from_le_bytes(key), memory) else { return false };
+        let (slab, within) = locate(row);
+        let slab = &mut self.slabs[slab];
+        let values = slab.values.as_mut_ptr().cast::<u8>().wrapping_add(within * row_len);
+        // SAFETY: `locate` gives a row inside its slab, whose values have room for it; `saved` is
+        // other memory.
+        unsafe { std::ptr::copy_nonoverlapping(saved[8..].as_ptr(), values, row_len) };
+        slab.state.restore(within, 1, &saved[8 + row_len..]);
+        true
     }
 
     /// The partition.
@@ -73,6 +148,10 @@ impl SparsePartition {
         memory: &mut u64,
     ) -> Result<(), SparseFull> {
         let row = self.row_of_or_new(key, memory)?;
+        if self.changed.is_tracked() {
+            let piece = piece_of(key);
+            self.changed.set(piece, piece + 1);
+        }
         let width = self.schema.width as usize;
         let row_len = usize_of(self.schema.row_len());
         let (slab, within) = locate(row);
@@ -153,7 +232,7 @@ impl SparsePartition {
         let state_len = self.schema.rule.state_width()
             * rows
             * self.schema.width as usize
-            * windlass_wire::UpdateRule::state_value_size(self.schema.dtype);
+            * UpdateRule::state_value_size(self.schema.dtype);
         // The index doubles too, at worst.
         let needed = (words * 8 + state_len + rows * 64) as u64;
         let Some(left) = memory.checked_sub(needed) else { return Err(SparseFull) };
@@ -186,7 +265,7 @@ const fn usize_of(value: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use windlass_wire::{DataType, UpdateRule};
+    use windlass_wire::DataType;
 
     use super::*;
 

@@ -1,0 +1,63 @@
+//! Which pieces of a partition changed since a checkpoint copied them last.
+
+/// A bit for each piece; empty when nobody asks.
+#[derive(Clone, Debug, Default)]
+pub struct ChangedPieces {
+    bits: Vec<u64>,
+    count: u64,
+}
+
+impl ChangedPieces {
+    /// So many pieces, all changed.
+    #[must_use]
+    pub fn all(count: u64) -> Self {
+        let words = usize::try_from(count.div_ceil(64)).unwrap_or(usize::MAX).max(1);
+        Self { bits: vec![u64::MAX; words], count }
+    }
+
+    /// Whether changes are noted at all.
+    #[inline]
+    #[must_use]
+    pub fn is_tracked(&self) -> bool {
+        !self.bits.is_empty()
+    }
+
+    /// Pieces `from..to` have changed.
+    #[inline]
+    pub fn set(&mut self, from: u64, to: u64) {
+        for piece in from..to {
+            if let Some(word) = self.bits.get_mut(index(piece)) {
+                *word |= 1 << (piece % 64);
+            }
+        }
+    }
+
+    /// Takes the changed pieces out, in ascending order: none has changed then.
+    pub fn take(&mut self) -> Vec<u64> {
+        let changed = (0..self.count)
+            .filter(|piece| self.bits.get(index(*piece)).is_some_and(|w| w >> (piece % 64) & 1 == 1))
+            .collect();
+        self.bits.fill(0);
+        changed
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "pieces fit memory")]
+const fn index(piece: u64) -> usize {
+    (piece / 64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_set_is_taken_once() {
+        let mut changed = ChangedPieces::all(70);
+        assert_eq!(changed.take().len(), 70);
+        changed.set(63, 66);
+        assert_eq!(changed.take(), [63, 64, 65]);
+        assert!(changed.take().is_empty());
+        assert!(!ChangedPieces::default().is_tracked());
+    }
+}

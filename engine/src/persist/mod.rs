@@ -82,6 +82,7 @@
 pub mod buffered;
 pub mod checkpoint;
 pub mod commit;
+pub mod directories;
 pub mod export;
 pub mod frame;
 pub mod inspect;

@@ -22,7 +22,7 @@ use crate::persist::{
         recover,
     },
     scrub::scrub,
-    storage::{Provider, open},
+    storage::{Provider, Storage, open},
 };
 
 const PARTITIONS: u32 = 4;
@@ -249,6 +249,57 @@ fn write_the_fixture() {
         }
     }
     assert!(persistence.close(Duration::from_secs(5)));
+}
+
+/// Two shards' directories load into one shard, which goes on in a third; after a crash before its
+/// first checkpoint all three together still hold everything.
+#[test]
+fn another_grouping_of_partitions_loads() {
+    let folders: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
+    let mut expected = [0; PARTITIONS as usize];
+    for (shard, folder) in folders[..2].iter().enumerate() {
+        let mut counter = Counter::default();
+        let (mut persistence, _) = start(folder.path(), Provider::Automatic, &mut counter);
+        for value in 1..=100_u32 {
+            let partition = value % 2 + 2 * u32::try_from(shard).unwrap();
+            push(&mut persistence, &mut counter, partition, u64::from(value));
+            if value == 60 && shard == 0 {
+                checkpoint(&mut persistence, &mut counter);
+            }
+        }
+        assert!(persistence.close(Duration::from_secs(5)));
+        for (sum, more) in expected.iter_mut().zip(counter.sums) {
+            *sum += more;
+        }
+    }
+    let all = |count: usize| -> Vec<Box<dyn Storage>> {
+        let folders = folders[..count].iter();
+        folders.map(|folder| open(folder.path(), Provider::Automatic).unwrap()).collect()
+    };
+    let mut counter = Counter::default();
+    let options = RecoveryOptions::default();
+    let recovered = recover(&mut all(2), options, &mut counter).unwrap();
+    assert_eq!(recovered.damage().count(), 0);
+    assert_eq!(counter.sums, expected);
+
+    let (mut persistence, _) =
+        start(folders[2].path(), Provider::Automatic, &mut Counter::default());
+    for number in 0..PARTITIONS {
+        persistence.log.remove_partition(PartitionId(number));
+        persistence
+            .log
+            .add_partition(PartitionId(number), recovered.partitions[&PartitionId(number)].lsn);
+    }
+    for value in 1..=40_u32 {
+        push(&mut persistence, &mut counter, value % PARTITIONS, 1000);
+    }
+    assert!(persistence.close(Duration::from_secs(5)));
+    drop(persistence);
+    let mut again = Counter::default();
+    let recovered = recover(&mut all(3), options, &mut again).unwrap();
+    assert_eq!(recovered.damage().map(ToString::to_string).collect::<Vec<_>>(), [""; 0]);
+    assert_eq!(again.sums, counter.sums);
+    assert_eq!(recovered.partitions[&PartitionId(3)].lsn, Lsn(60));
 }
 
 fn round_trip(provider: Provider) {

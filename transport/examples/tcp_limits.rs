@@ -25,8 +25,8 @@ use windlass_transport::{
 
 const ROUND_TRIPS: usize = 20_000;
 const STREAM_LEN: u32 = 4 << 20;
-const STREAM_TIME: Duration = Duration::from_millis(1500);
-const ROUNDS: usize = 2;
+const STREAM_TIME: Duration = Duration::from_millis(500);
+const ROUNDS: usize = 3;
 
 struct Side {
     tcp: Tcp,

@@ -78,7 +78,7 @@ fn hostile_streams_cost_only_themselves() {
     let guarded = region(&mut pair.sides[1], 8192, Access::READ);
     guarded.pages.write(0, &pattern(1, 8192));
     let mut state = 2026;
-    for round in 1..=400 {
+    for round in 1..=2000 {
         let (mut stream, id) = intruder(&mut pair.sides[1]);
         let shared = pair.sides[1].share(id, &guarded).unwrap();
         pair.sides[1].post_receive(id, 2).unwrap();

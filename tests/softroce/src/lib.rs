@@ -13,16 +13,16 @@ use windlass_transport::{
 /// The first device, or `None` (with a line saying so) where there is none and none is required.
 #[must_use]
 pub fn device() -> Option<String> {
-    named("WINDLASS_VERBS_DEVICE")
+    named("WINDLASS_VERBS_DEVICE", "WINDLASS_REQUIRE_VERBS")
 }
 
 /// The device at the other end of the link, with the link's interface on this side.
 #[must_use]
 pub fn linked_devices() -> Option<LinkedDevices> {
     Some(LinkedDevices {
-        here: named("WINDLASS_VERBS_DEVICE")?,
-        there: named("WINDLASS_VERBS_PEER_DEVICE")?,
-        interface: named("WINDLASS_VERBS_LINK")?,
+        here: named("WINDLASS_VERBS_DEVICE", "WINDLASS_REQUIRE_LINK")?,
+        there: named("WINDLASS_VERBS_PEER_DEVICE", "WINDLASS_REQUIRE_LINK")?,
+        interface: named("WINDLASS_VERBS_LINK", "WINDLASS_REQUIRE_LINK")?,
     })
 }
 
@@ -37,11 +37,11 @@ pub struct LinkedDevices {
     pub interface: String,
 }
 
-fn named(variable: &str) -> Option<String> {
+fn named(variable: &str, required_by: &str) -> Option<String> {
     let value = std::env::var(variable).ok();
     if value.is_none() {
         assert!(
-            std::env::var_os("WINDLASS_REQUIRE_VERBS").is_none(),
+            std::env::var_os(required_by).is_none(),
             "this run requires {variable}: use `cargo xtask softroce`"
         );
         report(&format!("NOT RUN: {variable} is not set; use `cargo xtask softroce`"));

@@ -25,13 +25,14 @@ Runs CMD where an RDMA device exists; without CMD, the whole verbs suite.
   --where host|vm     force this host's device or the virtual machine (default: host if it can)
   --accel kvm|tcg     force the virtual machine's accelerator (default: kvm if a probe boot works)
   --topology lo|pair  one device on the loopback interface, or two devices with a real link
-                      between them for faults (default: lo)
+                      between them for faults (default: lo for CMD and on this host, else pair)
   --memory SIZE       memory of the virtual machine (default: 4G)
   --timeout SECONDS   bound on everything but compilation (default: 590)
 
 CMD finds these in its environment: WINDLASS_VERBS_DEVICE, the device to use (and with
 `--topology pair` WINDLASS_VERBS_PEER_DEVICE, WINDLASS_VERBS_LINK and WINDLASS_VERBS_PEER_LINK), and
-WINDLASS_REQUIRE_VERBS=1, which turns a test that would skip for want of a device into a failure.";
+WINDLASS_REQUIRE_VERBS=1, which turns a test that would skip for want of a device into a failure
+(with `--topology pair` also WINDLASS_REQUIRE_LINK=1, the same for want of a link).";
 
 /// Why the command could not be run; a command that ran and failed is not an error.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +107,7 @@ impl Topology {
 struct Options {
     place: Place,
     accel: Option<vm::Accel>,
-    topology: Topology,
+    topology: Option<Topology>,
     memory: String,
     timeout: Duration,
     command: Vec<String>,
@@ -117,7 +118,7 @@ impl Options {
         let mut options = Self {
             place: Place::Any,
             accel: None,
-            topology: Topology::Loopback,
+            topology: None,
             memory: "4G".into(),
             timeout: TIMEOUT_DEFAULT,
             command: Vec::new(),
@@ -152,8 +153,8 @@ impl Options {
                 }
                 "--topology" => {
                     options.topology = match value.as_str() {
-                        "lo" => Topology::Loopback,
-                        "pair" => Topology::Pair,
+                        "lo" => Some(Topology::Loopback),
+                        "pair" => Some(Topology::Pair),
                         _ => return Err(bad()),
                     };
                 }
@@ -174,15 +175,15 @@ impl Options {
 /// When the command could not be run at all; its own failure is a status that is not 0.
 pub(crate) fn run(args: &[String]) -> Result<i32, SoftroceError> {
     let mut options = Options::parse(args)?;
+    let mut vm_topology = options.topology.unwrap_or(Topology::Loopback);
     if options.command.is_empty() {
-        let (topology, command) = suite::build()?;
-        options.topology = topology;
-        options.command = command;
+        options.command = suite::build()?;
+        vm_topology = options.topology.unwrap_or(Topology::Pair);
     }
     let deadline = Instant::now() + options.timeout;
 
     if options.place != Place::Vm {
-        match direct::devices(options.topology, deadline) {
+        match direct::devices(options.topology.unwrap_or(Topology::Loopback), deadline) {
             Ok(devices) => return direct::run(&devices, &options.command, deadline),
             Err(reason) if options.place == Place::Host => {
                 return Err(SoftroceError::NoHostDevice(reason));
@@ -195,7 +196,7 @@ pub(crate) fn run(args: &[String]) -> Result<i32, SoftroceError> {
         Some(accel) => accel,
         None => vm::choose_accel(&host, deadline)?,
     };
-    vm::run(&host, accel, &options, deadline)
+    vm::run(&host, accel, vm_topology, &options, deadline)
 }
 
 /// Quotes one word for a POSIX shell.
@@ -216,7 +217,7 @@ mod tests {
         let options =
             Options::parse(&words("--where vm --topology pair -- ib_write_lat -s 8")).unwrap();
         assert_eq!(options.place, Place::Vm);
-        assert_eq!(options.topology, Topology::Pair);
+        assert_eq!(options.topology, Some(Topology::Pair));
         assert_eq!(options.command, words("ib_write_lat -s 8"));
     }
 

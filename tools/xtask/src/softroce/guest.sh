@@ -49,7 +49,7 @@ make_pair() {
     rdma link add rxe_a type rxe netdev va || fail "cannot make an rxe device on va"
     rdma link add rxe_b type rxe netdev vb || fail "cannot make an rxe device on vb"
     export WINDLASS_VERBS_DEVICE=rxe_a WINDLASS_VERBS_PEER_DEVICE=rxe_b
-    export WINDLASS_VERBS_LINK=va WINDLASS_VERBS_PEER_LINK=vb
+    export WINDLASS_VERBS_LINK=va WINDLASS_VERBS_PEER_LINK=vb WINDLASS_REQUIRE_LINK=1
 }
 
 ip link set lo up

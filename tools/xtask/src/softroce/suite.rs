@@ -3,18 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::SoftroceError;
 use super::bounded::BoundedError;
 use super::host::on_path;
-use super::{SoftroceError, Topology};
 
 /// Packages whose test programs the suite runs.
 const PACKAGES: &[&str] = &["windlass-transport", "windlass-softroce"];
 
-/// Compiles test programs and the `windlass` command; returns the topology and command line.
+/// Compiles test programs and the `windlass` command; returns the suite's command line.
 ///
 /// # Errors
 /// When cargo fails; its own messages have been printed.
-pub(super) fn build() -> Result<(Topology, Vec<String>), SoftroceError> {
+pub(super) fn build() -> Result<Vec<String>, SoftroceError> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     let root = manifest.ancestors().nth(2).unwrap_or(manifest);
     let mut command =
@@ -46,7 +46,7 @@ pub(super) fn build() -> Result<(Topology, Vec<String>), SoftroceError> {
     for (name, path) in executables(root, &release)? {
         command.push(format!("bin:{name}={}", path.display()));
     }
-    Ok((Topology::Pair, command))
+    Ok(command)
 }
 
 /// What the peers of other crates need to be compiled and this host lacks.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::bounded::{self, BoundedError};
 use super::host::Host;
-use super::{Options, SoftroceError, quote};
+use super::{Options, SoftroceError, Topology, quote};
 
 /// A probe boot under KVM takes about 5 s; a broken KVM hangs for ever.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(40);
@@ -79,6 +79,7 @@ pub(super) fn choose_accel(host: &Host, deadline: Instant) -> Result<Accel, Soft
 pub(super) fn run(
     host: &Host,
     accel: Accel,
+    topology: Topology,
     options: &Options,
     deadline: Instant,
 ) -> Result<i32, SoftroceError> {
@@ -95,7 +96,7 @@ pub(super) fn run(
         "bash {} {} {}",
         quote(&run.path.join("setup.sh").to_string_lossy()),
         quote(&run.path.to_string_lossy()),
-        options.topology.name(),
+        topology.name(),
     );
 
     eprintln!("softroce: booting {} under {}", host.kernel.display(), accel.name());

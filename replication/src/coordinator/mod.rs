@@ -372,6 +372,7 @@ impl Coordinator {
         }
         let mut draft = self.map.draft();
         let mut changed = false;
+        let urgent = self.wanted.iter().any(|change| matches!(change, Change::Fail { .. }));
         for change in self.wanted.drain(..) {
             match draft.apply(change.clone()) {
                 Ok(()) => changed = true,
@@ -381,8 +382,11 @@ impl Coordinator {
         if changed {
             self.planner.note_changes(&self.map, &draft);
         }
-        for change in self.planner.plan(&draft, &self.options) {
-            changed |= draft.apply(change).is_ok();
+        // A death is stored at once; who copies what, which may take long to work out, comes after.
+        if !urgent {
+            for change in self.planner.plan(&draft, &self.options) {
+                changed |= draft.apply(change).is_ok();
+            }
         }
         if changed {
             draft.assert_legal();

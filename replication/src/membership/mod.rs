@@ -229,3 +229,6 @@ impl ClusterMap {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,14 +5,20 @@
 
 mod check;
 mod client;
+mod coordinators;
+mod copy;
+mod faults;
+mod lives;
 mod memory;
 mod message;
+mod network;
 mod options;
 mod random;
 pub mod scale;
 mod schedule;
 mod server;
 mod shrink;
+mod turn;
 mod world;
 
 use std::ops::Range;

@@ -2,22 +2,19 @@
 //! schedule does to them.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
-use std::rc::Rc;
+use std::collections::{BTreeMap, BinaryHeap};
 
-use windlass_replication::coordinator::{
-    Coordinator, CoordinatorInput, CoordinatorOptions, CoordinatorOutput,
-};
-use windlass_replication::{Change, ClusterMap, LeaseOutput, Output, Time};
-use windlass_wire::{Epoch, Incarnation, Lsn, PartitionId};
+use windlass_replication::coordinator::{Coordinator, CoordinatorInput, CoordinatorOptions};
+use windlass_replication::{ClusterMap, LeaseOutput, Output, Time};
+use windlass_wire::{Epoch, Incarnation, Lsn};
 
 use super::client::Client;
 use super::memory::{Pushed, Seen};
 use super::message::Message;
 use super::options::Options;
 use super::random::Random;
-use super::schedule::{END_US, Fault, FaultKind, HEAL_US, Schedule};
-use super::server::{Process, Server, TICK_US, place};
+use super::schedule::{END_US, Fault, HEAL_US, Schedule};
+use super::server::{Process, Server, TICK_US};
 
 /// A machine: the coordinators' address, a server, or a client. Servers come first.
 pub(super) type Node = usize;
@@ -50,10 +47,10 @@ pub(super) enum Event {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Link {
-    generation: u32,
-    last_delivery: u64,
-    cuts: u32,
+pub(super) struct Link {
+    pub(super) generation: u32,
+    pub(super) last_delivery: u64,
+    pub(super) cuts: u32,
 }
 
 /// What a run found.
@@ -106,20 +103,20 @@ pub(super) struct World {
     /// Per partition: the committed record at each position, and the state after it.
     pub(super) committed: Vec<Vec<(Epoch, u64)>>,
     pub(super) states: Vec<BTreeMap<(Lsn, Epoch), u64>>,
-    drift_ppm: Vec<i64>,
-    coordinators: [Coordinator; 2],
-    leader: Option<usize>,
-    next_leader: usize,
+    pub(super) drift_ppm: Vec<i64>,
+    pub(super) coordinators: [Coordinator; 2],
+    pub(super) leader: Option<usize>,
+    pub(super) next_leader: usize,
     /// What the store holds.
     pub(super) store: ClusterMap,
-    links: Vec<Link>,
-    nodes: usize,
-    heap: BinaryHeap<Reverse<(u64, u64, usize)>>,
-    events: Vec<Option<Event>>,
-    free: Vec<usize>,
-    numbers: u64,
-    faults: Vec<Fault>,
-    quiet_since: Option<u64>,
+    pub(super) links: Vec<Link>,
+    pub(super) nodes: usize,
+    pub(super) heap: BinaryHeap<Reverse<(u64, u64, usize)>>,
+    pub(super) events: Vec<Option<Event>>,
+    pub(super) free: Vec<usize>,
+    pub(super) numbers: u64,
+    pub(super) faults: Vec<Fault>,
+    pub(super) quiet_since: Option<u64>,
     pub(super) power_lost_at: Option<u64>,
 }
 
@@ -300,13 +297,11 @@ impl World {
         }
     }
 
-    // ---- time and chance ----
-
     pub(super) fn schedule(&mut self, after: u64, event: Event) {
         self.schedule_at(self.now + after, event);
     }
 
-    fn schedule_at(&mut self, at: u64, event: Event) {
+    pub(super) fn schedule_at(&mut self, at: u64, event: Event) {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.events.push(None);
             self.events.len() - 1
@@ -327,381 +322,6 @@ impl World {
         let ppm = self.drift_ppm[server];
         let drift = i64::try_from(self.now).unwrap_or(i64::MAX) / 1_000 * ppm / 1_000;
         Time((self.now + 1_000_000 * (server as u64 + 1)).saturating_add_signed(drift))
-    }
-
-    // ---- the network ----
-
-    pub(super) fn client_base(&self) -> usize {
-        self.servers.len()
-    }
-
-    fn link(&mut self, from: Node, to: Node) -> &mut Link {
-        &mut self.links[from * self.nodes + to]
-    }
-
-    /// The life of the link between two machines.
-    pub(super) fn generation(&self, a: Node, b: Node) -> u32 {
-        let (low, high) = (a.min(b), a.max(b));
-        self.links[low * self.nodes + high].generation
-    }
-
-    /// Whether `from` can read the memory of `server` now.
-    pub(super) fn is_reachable(&self, from: Node, server: usize) -> bool {
-        let (low, high) = (from.min(server), from.max(server));
-        let cut = self.links[low * self.nodes + high].cuts > 0;
-        !cut && match self.servers[server].process {
-            Process::Running | Process::Paused => true,
-            Process::Down { visible } => visible,
-        }
-    }
-
-    pub(super) fn latency(&mut self) -> u64 {
-        if self.random.one_in(60) {
-            return self.random.between(500, 8_000);
-        }
-        self.random.between(4, 40)
-    }
-
-    pub(super) fn send(&mut self, from: Node, to: Node, message: Message) {
-        let latency = self.latency();
-        if to == COORDINATOR || from == COORDINATOR {
-            let other = if to == COORDINATOR { from } else { to };
-            // The control connection: its link is that of the server with itself.
-            if self.link(other, other).cuts > 0 {
-                return;
-            }
-            let generation = self.link(other, other).generation;
-            self.schedule(latency, Event::Deliver { from, to, generation, message });
-            return;
-        }
-        if self.links[from.min(to) * self.nodes + from.max(to)].cuts > 0 {
-            return;
-        }
-        let generation = self.generation(from, to);
-        let now = self.now;
-        let link = self.link(from, to);
-        let at = (link.last_delivery + 1).max(now + latency);
-        link.last_delivery = at;
-        self.schedule_at(at, Event::Deliver { from, to, generation, message });
-    }
-
-    fn deliver(&mut self, from: Node, to: Node, generation: u32, message: Message) {
-        if to == COORDINATOR {
-            if self.link(from, from).generation == generation {
-                self.coordinator_message(from, message);
-            }
-            return;
-        }
-        let current = if from == COORDINATOR {
-            self.link(to, to).generation
-        } else {
-            self.generation(from, to)
-        };
-        if current != generation {
-            return;
-        }
-        if to < self.client_base() {
-            self.server_message(to, from, message);
-        } else {
-            self.client_message(to - self.client_base(), from, message);
-        }
-    }
-
-    /// Breaks the link between two machines: what is under way is lost.
-    fn break_link(&mut self, a: Node, b: Node) {
-        let (low, high) = (a.min(b), a.max(b));
-        self.link(low, high).generation += 1;
-    }
-
-    fn reconnect_soon(&mut self, a: usize, b: usize) {
-        let delay = self.random.between(50, 2_000);
-        let generation = self.generation(a, b);
-        for (a, b) in [(a, b), (b, a)] {
-            self.schedule(delay, Event::Connected { a, b, generation });
-        }
-    }
-
-    /// All links of a server are made anew: it is another life.
-    pub(super) fn renew_links(&mut self, server: usize) {
-        self.break_link(server, server);
-        for node in (0..self.nodes).filter(|&node| node != server) {
-            self.break_link(server, node);
-            if node < self.client_base() {
-                self.reconnect_soon(server, node);
-            }
-        }
-    }
-
-    fn cut(&mut self, a: Node, b: Node, us: u64) {
-        let (low, high) = (a.min(b), a.max(b));
-        self.break_link(a, b);
-        self.link(low, high).cuts += 1;
-        let us = us.min(HEAL_US.saturating_sub(self.now));
-        self.schedule(us, Event::Mend { a, b });
-        if a != b && high < self.client_base() && self.random.one_in(2) {
-            self.report_failed(a, b);
-        }
-    }
-
-    fn report_failed(&mut self, a: usize, b: usize) {
-        let generation = self.generation(a, b);
-        self.schedule(1_000, Event::LinkFailed { server: a, peer: b, generation });
-        self.schedule(1_000, Event::LinkFailed { server: b, peer: a, generation });
-    }
-
-    fn mend(&mut self, a: Node, b: Node) {
-        let (low, high) = (a.min(b), a.max(b));
-        self.link(low, high).cuts -= 1;
-        self.break_link(a, b);
-        if a != b && high < self.client_base() {
-            self.reconnect_soon(a, b);
-        }
-    }
-
-    // ---- the coordinators and their store ----
-
-    fn coordinator_message(&mut self, from: usize, message: Message) {
-        let Some(leader) = self.leader else { return };
-        if from >= self.client_base() {
-            let map = Rc::new(self.coordinators[leader].map().clone());
-            self.send(COORDINATOR, from, Message::Map(map));
-            return;
-        }
-        let server = self.servers[from].id;
-        let partition_id = |p: usize| PartitionId(u32::try_from(p).expect("few partitions"));
-        let input = match message {
-            Message::Join { life, kept } => CoordinatorInput::Join {
-                server,
-                incarnation: life,
-                address: String::new(),
-                shards: 1,
-                kept,
-            },
-            Message::Heartbeat { life, map_epoch } => {
-                CoordinatorInput::Heartbeat { server, incarnation: life, map_epoch }
-            }
-            Message::Suspect { life, server: suspect } => {
-                CoordinatorInput::Suspect { by: server, incarnation: life, server: suspect }
-            }
-            Message::CaughtUp { life, partition, epoch } => CoordinatorInput::CaughtUp {
-                server,
-                incarnation: life,
-                partition: partition_id(partition),
-                epoch,
-            },
-            Message::Synchronised { life, partition, epoch } => CoordinatorInput::Synchronised {
-                server,
-                incarnation: life,
-                partition: partition_id(partition),
-                epoch,
-            },
-            Message::Rejected { life, partition, epoch, server: rejected } => {
-                CoordinatorInput::Rejected {
-                    by: server,
-                    incarnation: life,
-                    partition: partition_id(partition),
-                    epoch,
-                    server: rejected,
-                }
-            }
-            Message::WantMap => {
-                let map = Rc::new(self.coordinators[leader].map().clone());
-                self.send(COORDINATOR, from, Message::Map(map));
-                return;
-            }
-            other => unreachable!("no coordinator gets {other:?}"),
-        };
-        self.coordinate(leader, input);
-    }
-
-    fn coordinate(&mut self, coordinator: usize, input: CoordinatorInput) {
-        let mut outputs = Vec::new();
-        self.coordinators[coordinator].step(Time(self.now), input, &mut outputs);
-        for output in outputs {
-            match output {
-                CoordinatorOutput::Store { .. } => {
-                    let draft = self.coordinators[coordinator].draft().expect("what is stored");
-                    let epoch = draft.epoch;
-                    let delay = self.random.between(50, 1_500);
-                    self.schedule(delay, Event::Stored { coordinator, epoch });
-                }
-                CoordinatorOutput::Publish { .. } => {
-                    let map = Rc::new(self.coordinators[coordinator].map().clone());
-                    for node in 0..self.nodes {
-                        if !self.random.one_in(12) {
-                            self.send(COORDINATOR, node, Message::Map(Rc::clone(&map)));
-                        }
-                    }
-                }
-                CoordinatorOutput::Fence { server, incarnation } => {
-                    self.send(COORDINATOR, place(server), Message::Fence { life: incarnation });
-                }
-                CoordinatorOutput::Probe { server } => {
-                    self.send(COORDINATOR, place(server), Message::Probe);
-                }
-                CoordinatorOutput::SendMap { to } => {
-                    let map = Rc::new(self.coordinators[coordinator].map().clone());
-                    self.send(COORDINATOR, place(to), Message::Map(map));
-                }
-                CoordinatorOutput::Refuse { .. } => {}
-            }
-        }
-    }
-
-    fn compare_and_swap(&mut self, coordinator: usize, epoch: Epoch) {
-        let Some(draft) = self.coordinators[coordinator].draft() else { return };
-        if draft.epoch != epoch {
-            return;
-        }
-        if self.store.epoch.next() == epoch {
-            self.store = draft.clone();
-            if self.options.trace {
-                eprintln!("{:>7} MAP {epoch}: {:?}", self.now, self.store.partitions);
-            }
-            self.coordinate(coordinator, CoordinatorInput::Stored { epoch });
-            return;
-        }
-        self.coordinate(coordinator, CoordinatorInput::Deposed);
-        if self.leader == Some(coordinator) {
-            self.schedule(500, Event::Elect { coordinator });
-        }
-    }
-
-    fn elect(&mut self, coordinator: usize) {
-        self.leader = Some(coordinator);
-        let map = self.store.clone();
-        self.coordinate(coordinator, CoordinatorInput::Elected { map });
-    }
-
-    // ---- faults ----
-
-    fn fault(&mut self, kind: FaultKind) {
-        if self.options.trace {
-            eprintln!("{:>7} FAULT {kind:?}", self.now);
-        }
-        match kind {
-            FaultKind::Crash { server, kept, visible, restart_us } => {
-                if self.may_fail(server) {
-                    self.crash(server, kept, visible, restart_us);
-                }
-            }
-            FaultKind::Pause { server, us } => {
-                if self.may_fail(server) && self.servers[server].is_running() {
-                    self.servers[server].process = Process::Paused;
-                    self.unfit(server, us);
-                    self.schedule(us, Event::Resume { server });
-                }
-            }
-            FaultKind::Isolate { server, us, clients } => {
-                if self.may_fail(server) {
-                    self.unfit(server, us);
-                    let until = if clients { self.nodes } else { self.client_base() };
-                    for node in 0..until {
-                        self.cut(server, node, us);
-                    }
-                }
-            }
-            FaultKind::LoseControl { server, us } => {
-                if self.may_fail(server) {
-                    self.unfit(server, us);
-                    self.cut(server, server, us);
-                }
-            }
-            FaultKind::Cut { a, b, us } => {
-                if self.may_fail(a) && self.may_fail(b) {
-                    self.unfit(a, us);
-                    self.unfit(b, us);
-                    self.cut(a, b, us);
-                }
-            }
-            FaultKind::Reconnect { a, b } => {
-                self.break_link(a, b);
-                self.reconnect_soon(a, b);
-            }
-            FaultKind::ClientReconnect { client, server } => {
-                if client < self.clients.len() {
-                    self.break_link(server, self.client_base() + client);
-                }
-            }
-            FaultKind::Takeover { both, us } => {
-                let Some(old) = self.leader.take() else { return };
-                if !both {
-                    self.coordinate(old, CoordinatorInput::Deposed);
-                }
-                self.next_leader = 1 - old;
-                self.schedule(us, Event::Elect { coordinator: self.next_leader });
-            }
-            FaultKind::Drain { server } => {
-                let drain = Change::Drain { server: self.servers[server].id };
-                if let Some(leader) = self.leader {
-                    self.coordinate(leader, CoordinatorInput::Operator(drain));
-                }
-            }
-            FaultKind::PowerLoss { restart_us } => {
-                let fit = self.servers.iter().all(|server| server.is_running() && server.joined);
-                if self.sync && fit {
-                    self.power_lost_at = Some(self.now);
-                    for server in 0..self.servers.len() {
-                        self.crash(server, true, false, restart_us + server as u64 * 300);
-                    }
-                }
-            }
-        }
-    }
-
-    fn crash(&mut self, server: usize, kept: bool, visible: bool, restart_us: u64) {
-        if matches!(self.servers[server].process, Process::Down { .. }) {
-            return;
-        }
-        self.servers[server].process = Process::Down { visible };
-        self.unfit(server, restart_us);
-        self.break_link(server, server);
-        for node in (0..self.nodes).filter(|&node| node != server) {
-            if !(visible && node >= self.client_base()) {
-                self.break_link(server, node);
-            }
-            if node < self.client_base() && !self.random.one_in(4) {
-                self.report_failed(server, node);
-            }
-        }
-        self.schedule(restart_us, Event::Restart { server, kept });
-    }
-
-    fn resume(&mut self, server: usize) {
-        if self.servers[server].process != Process::Paused {
-            return;
-        }
-        self.servers[server].process = Process::Running;
-        let inbox: VecDeque<Event> = std::mem::take(&mut self.servers[server].inbox);
-        for event in inbox {
-            self.schedule(1, event);
-        }
-    }
-
-    fn unfit(&mut self, server: usize, us: u64) {
-        let until = self.now + us + 60_000;
-        self.servers[server].unfit_until = self.servers[server].unfit_until.max(until);
-    }
-
-    /// Whether the guarantees allow `server` to fail now: every partition it is a member of, in the
-    /// stored map and in any draft, has another full member that is well.
-    fn may_fail(&self, server: usize) -> bool {
-        let id = self.servers[server].id;
-        let drafts = self.coordinators.iter().filter_map(Coordinator::draft);
-        let mut maps = drafts.chain([&self.store]);
-        let well = |map: &ClusterMap, other: usize| {
-            let other = &self.servers[other];
-            other.is_running()
-                && other.unfit_until <= self.now
-                && other.joined
-                && map.admits(other.id, other.life)
-        };
-        maps.all(|map| {
-            map.partitions.iter().filter(|entry| entry.members.contains(&id)).all(|entry| {
-                let mut others = entry.members.iter().filter(|&&other| other != id);
-                others.any(|&other| well(map, place(other)))
-            })
-        })
     }
 }
 

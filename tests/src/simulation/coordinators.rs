@@ -1,0 +1,126 @@
+//! Two coordinators, of which one leads, and the store whose compare-and-swap decides between them.
+
+use std::rc::Rc;
+
+use windlass_replication::Time;
+use windlass_replication::coordinator::{CoordinatorInput, CoordinatorOutput};
+use windlass_wire::{Epoch, PartitionId};
+
+use super::message::Message;
+use super::server::place;
+use super::world::{COORDINATOR, Event, World};
+
+impl World {
+    pub(super) fn coordinator_message(&mut self, from: usize, message: Message) {
+        let Some(leader) = self.leader else { return };
+        if from >= self.client_base() {
+            let map = Rc::new(self.coordinators[leader].map().clone());
+            self.send(COORDINATOR, from, Message::Map(map));
+            return;
+        }
+        let server = self.servers[from].id;
+        let partition_id = |p: usize| PartitionId(u32::try_from(p).expect("few partitions"));
+        let input = match message {
+            Message::Join { life, kept } => CoordinatorInput::Join {
+                server,
+                incarnation: life,
+                address: String::new(),
+                shards: 1,
+                kept,
+            },
+            Message::Heartbeat { life, map_epoch } => {
+                CoordinatorInput::Heartbeat { server, incarnation: life, map_epoch }
+            }
+            Message::Suspect { life, server: suspect } => {
+                CoordinatorInput::Suspect { by: server, incarnation: life, server: suspect }
+            }
+            Message::CaughtUp { life, partition, epoch } => CoordinatorInput::CaughtUp {
+                server,
+                incarnation: life,
+                partition: partition_id(partition),
+                epoch,
+            },
+            Message::Synchronised { life, partition, epoch } => CoordinatorInput::Synchronised {
+                server,
+                incarnation: life,
+                partition: partition_id(partition),
+                epoch,
+            },
+            Message::Rejected { life, partition, epoch, server: rejected } => {
+                CoordinatorInput::Rejected {
+                    by: server,
+                    incarnation: life,
+                    partition: partition_id(partition),
+                    epoch,
+                    server: rejected,
+                }
+            }
+            Message::WantMap => {
+                let map = Rc::new(self.coordinators[leader].map().clone());
+                self.send(COORDINATOR, from, Message::Map(map));
+                return;
+            }
+            other => unreachable!("no coordinator gets {other:?}"),
+        };
+        self.coordinate(leader, input);
+    }
+
+    pub(super) fn coordinate(&mut self, coordinator: usize, input: CoordinatorInput) {
+        let mut outputs = Vec::new();
+        self.coordinators[coordinator].step(Time(self.now), input, &mut outputs);
+        for output in outputs {
+            match output {
+                CoordinatorOutput::Store { .. } => {
+                    let draft = self.coordinators[coordinator].draft().expect("what is stored");
+                    let epoch = draft.epoch;
+                    let delay = self.random.between(50, 1_500);
+                    self.schedule(delay, Event::Stored { coordinator, epoch });
+                }
+                CoordinatorOutput::Publish { .. } => {
+                    let map = Rc::new(self.coordinators[coordinator].map().clone());
+                    for node in 0..self.nodes {
+                        if !self.random.one_in(12) {
+                            self.send(COORDINATOR, node, Message::Map(Rc::clone(&map)));
+                        }
+                    }
+                }
+                CoordinatorOutput::Fence { server, incarnation } => {
+                    self.send(COORDINATOR, place(server), Message::Fence { life: incarnation });
+                }
+                CoordinatorOutput::Probe { server } => {
+                    self.send(COORDINATOR, place(server), Message::Probe);
+                }
+                CoordinatorOutput::SendMap { to } => {
+                    let map = Rc::new(self.coordinators[coordinator].map().clone());
+                    self.send(COORDINATOR, place(to), Message::Map(map));
+                }
+                CoordinatorOutput::Refuse { .. } => {}
+            }
+        }
+    }
+
+    pub(super) fn compare_and_swap(&mut self, coordinator: usize, epoch: Epoch) {
+        let Some(draft) = self.coordinators[coordinator].draft() else { return };
+        if draft.epoch != epoch {
+            return;
+        }
+        if self.store.epoch.next() == epoch {
+            self.store = draft.clone();
+            if self.options.trace {
+                eprintln!("{:>7} MAP {epoch}: {:?}", self.now, self.store.partitions);
+            }
+            self.coordinate(coordinator, CoordinatorInput::Stored { epoch });
+            return;
+        }
+        self.coordinate(coordinator, CoordinatorInput::Deposed);
+        if self.leader == Some(coordinator) {
+            self.schedule(500, Event::Elect { coordinator });
+        }
+    }
+
+    pub(super) fn elect(&mut self, coordinator: usize) {
+        self.leader = Some(coordinator);
+        let map = self.store.clone();
+        self.coordinate(coordinator, CoordinatorInput::Elected { map });
+    }
+}

@@ -1,0 +1,141 @@
+//! What the schedule does to the world, within what the guarantees allow.
+
+use std::collections::VecDeque;
+
+use windlass_replication::coordinator::{Coordinator, CoordinatorInput};
+use windlass_replication::{Change, ClusterMap};
+
+use super::schedule::FaultKind;
+use super::server::{Process, place};
+use super::world::{Event, World};
+
+impl World {
+    pub(super) fn fault(&mut self, kind: FaultKind) {
+        if self.options.trace {
+            eprintln!("{:>7} FAULT {kind:?}", self.now);
+        }
+        match kind {
+            FaultKind::Crash { server, kept, visible, restart_us } => {
+                if self.may_fail(server) {
+                    self.crash(server, kept, visible, restart_us);
+                }
+            }
+            FaultKind::Pause { server, us } => {
+                if self.may_fail(server) && self.servers[server].is_running() {
+                    self.servers[server].process = Process::Paused;
+                    self.unfit(server, us);
+                    self.schedule(us, Event::Resume { server });
+                }
+            }
+            FaultKind::Isolate { server, us, clients } => {
+                if self.may_fail(server) {
+                    self.unfit(server, us);
+                    let until = if clients { self.nodes } else { self.client_base() };
+                    for node in 0..until {
+                        self.cut(server, node, us);
+                    }
+                }
+            }
+            FaultKind::LoseControl { server, us } => {
+                if self.may_fail(server) {
+                    self.unfit(server, us);
+                    self.cut(server, server, us);
+                }
+            }
+            FaultKind::Cut { a, b, us } => {
+                if self.may_fail(a) && self.may_fail(b) {
+                    self.unfit(a, us);
+                    self.unfit(b, us);
+                    self.cut(a, b, us);
+                }
+            }
+            FaultKind::Reconnect { a, b } => {
+                self.break_link(a, b);
+                self.reconnect_soon(a, b);
+            }
+            FaultKind::ClientReconnect { client, server } => {
+                if client < self.clients.len() {
+                    self.break_link(server, self.client_base() + client);
+                }
+            }
+            FaultKind::Takeover { both, us } => {
+                let Some(old) = self.leader.take() else { return };
+                if !both {
+                    self.coordinate(old, CoordinatorInput::Deposed);
+                }
+                self.next_leader = 1 - old;
+                self.schedule(us, Event::Elect { coordinator: self.next_leader });
+            }
+            FaultKind::Drain { server } => {
+                let drain = Change::Drain { server: self.servers[server].id };
+                if let Some(leader) = self.leader {
+                    self.coordinate(leader, CoordinatorInput::Operator(drain));
+                }
+            }
+            FaultKind::PowerLoss { restart_us } => {
+                let fit = self.servers.iter().all(|server| server.is_running() && server.joined);
+                if self.sync && fit {
+                    self.power_lost_at = Some(self.now);
+                    for server in 0..self.servers.len() {
+                        self.crash(server, true, false, restart_us + server as u64 * 300);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn crash(&mut self, server: usize, kept: bool, visible: bool, restart_us: u64) {
+        if matches!(self.servers[server].process, Process::Down { .. }) {
+            return;
+        }
+        self.servers[server].process = Process::Down { visible };
+        self.unfit(server, restart_us);
+        self.break_link(server, server);
+        for node in (0..self.nodes).filter(|&node| node != server) {
+            if !(visible && node >= self.client_base()) {
+                self.break_link(server, node);
+            }
+            if node < self.client_base() && !self.random.one_in(4) {
+                self.report_failed(server, node);
+            }
+        }
+        self.schedule(restart_us, Event::Restart { server, kept });
+    }
+
+    pub(super) fn resume(&mut self, server: usize) {
+        if self.servers[server].process != Process::Paused {
+            return;
+        }
+        self.servers[server].process = Process::Running;
+        let inbox: VecDeque<Event> = std::mem::take(&mut self.servers[server].inbox);
+        for event in inbox {
+            self.schedule(1, event);
+        }
+    }
+
+    pub(super) fn unfit(&mut self, server: usize, us: u64) {
+        let until = self.now + us + 60_000;
+        self.servers[server].unfit_until = self.servers[server].unfit_until.max(until);
+    }
+
+    /// Whether the guarantees allow `server` to fail now: every partition it is a member of, in the
+    /// stored map and in any draft, has another full member that is well.
+    pub(super) fn may_fail(&self, server: usize) -> bool {
+        let id = self.servers[server].id;
+        let drafts = self.coordinators.iter().filter_map(Coordinator::draft);
+        let mut maps = drafts.chain([&self.store]);
+        let well = |map: &ClusterMap, other: usize| {
+            let other = &self.servers[other];
+            other.is_running()
+                && other.unfit_until <= self.now
+                && other.joined
+                && map.admits(other.id, other.life)
+        };
+        maps.all(|map| {
+            map.partitions.iter().filter(|entry| entry.members.contains(&id)).all(|entry| {
+                let mut others = entry.members.iter().filter(|&&other| other != id);
+                others.any(|&other| well(map, place(other)))
+            })
+        })
+    }
+}

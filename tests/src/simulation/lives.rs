@@ -1,0 +1,138 @@
+//! A server's lives: it acts by maps that know its life, takes a new life when fenced, and starts again
+//! with what its disk holds.
+
+use std::rc::Rc;
+
+use windlass_replication::{ClusterMap, Input, Leases, LogIndex, Replica, Time};
+use windlass_wire::{Epoch, Incarnation, ServerId};
+
+use super::memory::Part;
+use super::options::Mutation;
+use super::server::{LIMITS, Process, TIMINGS, partition};
+use super::world::{Event, World};
+
+impl World {
+    pub(super) fn adopt(&mut self, s: usize, map: &Rc<ClusterMap>) {
+        let server = &self.servers[s];
+        let admitted = map.admits(server.id, server.life);
+        if map.epoch <= server.map.epoch {
+            return;
+        }
+        if !admitted {
+            if server.joined {
+                self.rejoin(s);
+            }
+            return;
+        }
+        let now = self.local(s);
+        let me = server.id;
+        let mut peers: Vec<ServerId> = Vec::new();
+        for entry in map.partitions.iter().filter(|entry| entry.involves(me)) {
+            let joining = entry.joining.map(|joining| joining.server);
+            peers.extend(entry.members.iter().copied().chain(joining).filter(|&id| id != me));
+        }
+        peers.sort_unstable();
+        peers.dedup();
+        let server = &mut self.servers[s];
+        server.joined = true;
+        server.map = Rc::clone(map);
+        server.leases.adopt(now, map.epoch, peers);
+        for p in 0..self.partitions {
+            let view = map.partitions[p].view();
+            let server = &self.servers[s];
+            let removed = server.parts[p].replica.removed_tail(&view);
+            let mut hold_until = server.leases.hold_until(removed);
+            if self.options.mutation == Some(Mutation::SkipHold) {
+                hold_until = Time(0);
+            }
+            let configure = Input::Configure { chain: &view, hold_until };
+            self.step(s, p, configure).expect("a map is always taken");
+            let part = &mut self.servers[s].parts[p];
+            if !part.replica.is_head() {
+                part.turn.clear();
+                part.waiting.clear();
+            }
+            if part.replica.role() != windlass_replication::Role::Learner {
+                part.copying = None;
+            }
+        }
+    }
+
+    /// This life is fenced: all links go, and a new life asks to be taken in with what it holds.
+    pub(super) fn rejoin(&mut self, s: usize) {
+        if self.options.mutation == Some(Mutation::ReuseIncarnation) {
+            return;
+        }
+        let server = &mut self.servers[s];
+        server.life = Incarnation(server.life.0 + 1);
+        server.joined = false;
+        server.kept = true;
+        let id = server.id;
+        for (p, part) in server.parts.iter_mut().enumerate() {
+            let whole = part.replica.position().is_some();
+            if whole {
+                let (log, sessions) = (part.replica.log().clone(), part.replica.sessions().clone());
+                part.replica = Replica::recover(partition(p), id, LIMITS, log, sessions);
+            } else {
+                *part = Part::new(Replica::new(partition(p), id, LIMITS));
+            }
+            part.word.epoch = Epoch(0);
+            part.turn.clear();
+            part.turn_due = false;
+            part.waiting.clear();
+            part.copying = None;
+        }
+        // The disk goes on with what it was given.
+        let life = server.life;
+        for p in 0..self.partitions {
+            let lsn = self.servers[s].parts[p].replica.log().last();
+            self.schedule(300, Event::Durable { server: s, life, partition: p, lsn });
+        }
+        self.renew_links(s);
+    }
+
+    /// The process starts again, with nothing or with what its disk holds.
+    pub(super) fn restart(&mut self, s: usize, kept: bool) {
+        let now = self.local(s);
+        let sync = self.sync;
+        let server = &mut self.servers[s];
+        if self.options.mutation != Some(Mutation::ReuseIncarnation) {
+            server.life = Incarnation(server.life.0 + 1);
+        }
+        server.map = Rc::new(ClusterMap::new(1, 1));
+        server.process = Process::Running;
+        server.joined = false;
+        server.leases = Leases::new(now, TIMINGS);
+        server.inbox.clear();
+        let mut all = true;
+        for (p, part) in server.parts.iter_mut().enumerate() {
+            let old =
+                std::mem::replace(part, Part::new(Replica::new(partition(p), server.id, LIMITS)));
+            part.word.renewals = old.word.renewals + 1;
+            let gap = old.log.first().is_some_and(|record| record.lsn > old.snapshot.lsn.next());
+            if !kept || old.replica.position().is_none() || gap {
+                continue;
+            }
+            let index = old.replica.log().clone();
+            let durable = old.disk.max(old.snapshot.lsn);
+            all &= sync || durable == index.last();
+            part.blocks = old.snapshot.blocks.clone();
+            part.clock = old.snapshot.clock.clone();
+            let mut sessions = old.snapshot.sessions.clone();
+            part.log = old.log.iter().filter(|record| record.lsn <= durable).cloned().collect();
+            let replayed = part.log.clone();
+            for record in replayed.iter().filter(|record| record.lsn > old.snapshot.lsn) {
+                part.apply(record, &self.pushes, false);
+                sessions.apply(record.lsn, &record.covered, &[]);
+            }
+            let epochs: Vec<_> = index.epochs().filter(|at| at.lsn <= durable).collect();
+            let log = LogIndex::recovered(index.first().min(durable.next()), durable, &epochs);
+            part.snapshot = old.snapshot;
+            part.replica = Replica::recover(partition(p), server.id, LIMITS, log, sessions);
+            part.checked = durable;
+            part.disk = durable;
+        }
+        server.kept = kept && all;
+        self.renew_links(s);
+    }
+}

@@ -63,7 +63,7 @@ fn a_sparse_table_takes_any_key_and_a_dropped_one_is_gone() {
     assert!(text.contains("another schema"), "{text}");
     call(&["push", "e", "18446744073709551000=2"]);
     let pulled = call(&["pull", "e", "18446744073709551000"]);
-    assert_eq!(pulled["rows"][0]["values"], value!([-1]));
+    assert_eq!(pulled["rows"][0]["values"], value!([-1.0]));
     assert_eq!(call(&["table", "show", "e"])["kind"], "sparse");
 
     let text = refuse(1, &["pull", "nothing", "1"]);
@@ -111,6 +111,29 @@ fn serve_is_closed_to_other_machines_unless_told() {
     let taken = server.address.trim_start_matches("windlass://");
     let text = fails(at, 1, &["serve", "--listen", taken]);
     assert!(text.contains(taken), "{text}");
+}
+
+#[test]
+fn dense_tables_become_files_that_numpy_reads() {
+    let folder = folder();
+    let at = folder.path();
+    let server = Server::start(at, &[]);
+    let connect = ["--connect", server.address.as_str(), "--json"];
+    let create = ["table", "create", "w", "--rows", "1000", "--width", "3", "--dtype", "i32"];
+    json(at, &[&create[..], &connect].concat());
+    json(at, &[&["push", "w", "0=1,2,3", "999=7,8,9"][..], &connect].concat());
+    json(at, &[&["export", "w", "--out", "w.npy"][..], &connect].concat());
+    let bytes = std::fs::read(at.join("w.npy")).unwrap();
+    let values = &bytes[bytes.len() - 12_000..];
+    let value =
+        |index: usize| i32::from_le_bytes(values[4 * index..4 * index + 4].try_into().unwrap());
+    assert_eq!([value(0), value(1), value(2), value(3)], [1, 2, 3, 0]);
+    assert_eq!([value(2997), value(2998), value(2999)], [7, 8, 9]);
+    assert!(bytes.starts_with(b"\x93NUMPY"));
+    let out = json(at, &[&["export", "w", "--out", "w.safetensors"][..], &connect].concat());
+    assert_eq!(out["bytes"], 12_000);
+    let text = fails(at, 2, &[&["export", "w", "--out", "w.xyz"][..], &connect].concat());
+    assert!(text.contains(".safetensors"), "{text}");
 }
 
 #[test]

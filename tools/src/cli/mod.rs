@@ -6,6 +6,7 @@ pub mod config;
 mod connection;
 mod demo;
 mod doctor;
+mod export;
 mod fabric;
 mod failure;
 mod gen_ctr;
@@ -87,6 +88,8 @@ enum Command {
     Push(rows::PushArguments),
     /// Pull a few rows by hand
     Pull(rows::PullArguments),
+    /// Write dense tables into a .npy or .safetensors file
+    Export(export::Arguments),
     /// Train a model on parameter servers
     #[command(subcommand)]
     Train(train::Train),
@@ -124,6 +127,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Table(command) => table::run(command, output),
         Command::Push(arguments) => rows::push(arguments, output),
         Command::Pull(arguments) => rows::pull(arguments, output),
+        Command::Export(arguments) => export::run(arguments, output),
         Command::Train(command) => train::run(command, output),
         Command::Bench(arguments) => bench::run(arguments, output),
         Command::Gen(Gen::Ctr(arguments)) => gen_ctr::run(arguments, output),

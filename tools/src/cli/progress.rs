@@ -12,6 +12,16 @@ pub(crate) fn bar(total: u64, what: &str) -> ProgressBar {
     bar
 }
 
+/// A bar for a known number of bytes.
+pub(crate) fn bytes(total: u64, what: &str) -> ProgressBar {
+    let bar = ProgressBar::new(total);
+    bar.set_style(style(&format!(
+        "{{spinner}} {what} {{bar:32}} {{decimal_bytes}}/{{decimal_total_bytes}} \
+         {{decimal_bytes_per_sec}} {{eta}}"
+    )));
+    bar
+}
+
 /// A spinner for work of unknown length.
 pub(crate) fn spinner(what: &str) -> ProgressBar {
     let bar = ProgressBar::new_spinner();

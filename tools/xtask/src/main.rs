@@ -38,8 +38,8 @@ enum Task {
     Sanitize(sanitize::SanitizeArguments),
     /// Whole clusters of the real state machines under seeds.
     Simulate(PassedOn),
-    /// Power cuts at every IO of a workload, on a simulated disk.
-    Crash(PassedOn),
+    /// Power cuts at every IO of a workload, on a simulated disk; prints JSON.
+    Crash(passed::CrashArguments),
     /// Real servers killed under load.
     Chaos(PassedOn),
     /// A command, or the whole verbs suite, where an RDMA device exists.
@@ -72,7 +72,7 @@ fn main() -> ExitCode {
         Task::Bench(passed) => passed::bench(&passed.arguments),
         Task::Sanitize(arguments) => sanitize::sanitize(&arguments),
         Task::Simulate(passed) => passed::harness("simulate", &passed.arguments),
-        Task::Crash(passed) => passed::harness("crash", &passed.arguments),
+        Task::Crash(arguments) => passed::crash(&arguments),
         Task::Chaos(passed) => passed::harness("chaos", &passed.arguments),
         Task::Softroce(passed) => passed::softroce(&passed.arguments),
         Task::Header(arguments) => header::header(&arguments),

@@ -4,6 +4,19 @@ use std::process::{Command, ExitCode};
 
 use crate::softroce;
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct CrashArguments {
+    /// How many points to cut the power at.
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    points: u64,
+    /// Seed of the workload and of what each cut leaves.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Results are JSON with or without this.
+    #[arg(long)]
+    json: bool,
+}
+
 /// `cargo run --release -- demo`.
 pub(crate) fn demo(arguments: &[String]) -> ExitCode {
     let mut command = cargo(&["run", "--release", "--quiet", "-p", "windlass", "--", "demo"]);
@@ -16,6 +29,10 @@ pub(crate) fn bench(arguments: &[String]) -> ExitCode {
     let mut command = cargo(&["bench", "-p", "windlass-benches"]);
     command.args(arguments);
     finish(&mut command)
+}
+
+pub(crate) fn crash(arguments: &CrashArguments) -> ExitCode {
+    harness("crash", &[arguments.points.to_string(), arguments.seed.to_string()])
 }
 
 /// A program of the `tests` crate. They are examples there, so that `cargo run` in the root has one

@@ -67,7 +67,7 @@ const STEPS: &[Step] = &[
         needs: &[C_COMPILER],
         command: || {
             if on_path("cargo-nextest") {
-                cargo(&["nextest", "run", "--workspace", "--no-fail-fast"])
+                cargo(&["nextest", "run", "--workspace", "--config-file", "tests/nextest.toml"])
             } else {
                 cargo(&["test", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"])
             }
@@ -109,7 +109,7 @@ const STEPS: &[Step] = &[
         needs: &[Need::Part { path: "tests/examples/crash.rs" }],
         command: || {
             let mut command = harness_command("crash");
-            command.args(["--", "--points", "200", "--json"]);
+            command.args(["--", "200"]);
             command
         },
     },

@@ -6,7 +6,7 @@ use windlass_tests::crash::{
     disk::Faults,
     events_of_a_life,
     random::Random,
-    workload::{Verdict, Workload},
+    workload::{End, Verdict, Workload},
 };
 
 #[test]
@@ -35,12 +35,12 @@ fn a_failed_write_poisons_and_loses_nothing() {
     for fail_write in 20..60 {
         let mut workload = Workload::new(fail_write);
         workload.disk().borrow_mut().faults.fail_write = Some(fail_write);
-        assert_eq!(workload.live(600), Verdict::default(), "write {fail_write}");
+        assert_eq!(workload.live(600, End::PowerCut), Verdict::default(), "write {fail_write}");
         let reason = workload.poisoned.take().expect("the log is poisoned");
         assert!(reason.contains("write"), "{reason}");
         let promised = workload.promised;
         workload.disk().borrow_mut().faults.fail_write = None;
-        assert_eq!(workload.live(300), Verdict::default(), "write {fail_write}");
+        assert_eq!(workload.live(300, End::PowerCut), Verdict::default(), "write {fail_write}");
         assert!(workload.promised > promised, "the log works again after a restart");
         assert_eq!(workload.check_now(), Verdict::default(), "write {fail_write}");
     }
@@ -51,9 +51,9 @@ fn a_short_write_poisons_and_loses_nothing() {
     for short_write in 20..60 {
         let mut workload = Workload::new(short_write);
         workload.disk().borrow_mut().faults.short_write = Some(short_write);
-        assert_eq!(workload.live(600), Verdict::default(), "write {short_write}");
+        assert_eq!(workload.live(600, End::PowerCut), Verdict::default(), "write {short_write}");
         workload.poisoned = None;
-        assert_eq!(workload.live(300), Verdict::default(), "write {short_write}");
+        assert_eq!(workload.live(300, End::PowerCut), Verdict::default(), "write {short_write}");
         assert_eq!(workload.check_now(), Verdict::default(), "write {short_write}");
     }
 }
@@ -64,13 +64,13 @@ fn a_full_disk_poisons_and_a_restart_with_space_goes_on() {
     let mut workload = Workload::new(3);
     // Two segments fit, checkpoints do not.
     workload.disk().borrow_mut().faults.capacity_bytes = Some(140 << 10);
-    assert_eq!(workload.live(600), Verdict::default());
+    assert_eq!(workload.live(600, End::PowerCut), Verdict::default());
     let reason = workload.poisoned.take().expect("the log is poisoned");
     assert!(reason.contains("the disk is full"), "{reason}");
     let promised = workload.promised;
     assert!(promised > 0, "something was acknowledged before the disk was full");
     workload.disk().borrow_mut().faults.capacity_bytes = None;
-    assert_eq!(workload.live(600), Verdict::default());
+    assert_eq!(workload.live(600, End::PowerCut), Verdict::default());
     assert_eq!(workload.poisoned, None);
     assert!(workload.promised > promised, "the log works again with space");
     assert_eq!(workload.check_now(), Verdict::default());
@@ -83,7 +83,7 @@ fn a_flipped_bit_is_survived_or_reported() {
     let (mut reported, mut harmless) = (0, 0);
     for seed in 0..250_u64 {
         let mut workload = Workload::new(seed % 10);
-        assert_eq!(workload.live(150), Verdict::default());
+        assert_eq!(workload.live(150, End::PowerCut), Verdict::default());
         let disk = workload.disk();
         let mut random = Random::new(seed);
         let files = disk

@@ -4,7 +4,7 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 
-use windlass_transport::memory::{HugePages, Lock, Pages, PagesOptions};
+use windlass_transport::memory::{Lock, Pages, PagesOptions};
 
 /// Pinned memory that one owner writes, while devices and peers at most read parts of it that the
 /// owner leaves alone.
@@ -32,10 +32,18 @@ impl Window {
     /// # Errors
     /// When the system has no memory.
     pub fn allocate(length: usize) -> io::Result<Self> {
-        let options =
-            PagesOptions { huge: HugePages::Try, lock: Lock::Never, ..PagesOptions::default() };
+        Self::allocate_with(length, PagesOptions { lock: Lock::Never, ..PagesOptions::default() })
+    }
+
+    /// Fresh zeroed memory with wishes. Register [`Window::pages`] with the transport too, and the
+    /// chain's successor can be sent the same bytes.
+    ///
+    /// # Errors
+    /// When the system has no memory, or refuses what was required.
+    pub fn allocate_with(length: usize, options: PagesOptions) -> io::Result<Self> {
         let pages = Pages::allocate(length, options).map_err(io::Error::other)?;
-        // SAFETY: the pages were made here and are handed out only through the window.
+        // SAFETY: the pages were made here; clones of them are handed out to be read by devices,
+        // and written by them on behalf of the window's owner, as the contract says.
         Ok(unsafe { Self::new(pages, 0, length) })
     }
 

@@ -76,6 +76,17 @@ impl Persistence {
         checkpointer.step(storage.as_mut(), log, source, now, budget_bytes)
     }
 
+    /// Writes everything sealed as soon as may be, whatever its level.
+    pub fn flush_all(&mut self) {
+        self.log.flush_all(self.storage.as_mut());
+    }
+
+    /// Whether a checkpoint is being taken.
+    #[must_use]
+    pub fn is_checkpointing(&self) -> bool {
+        self.checkpointer.is_running()
+    }
+
     /// The checkpointer, for its state.
     #[must_use]
     pub fn checkpointer(&mut self) -> &mut Checkpointer {

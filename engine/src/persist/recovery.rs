@@ -203,13 +203,14 @@ pub fn recover(
     for (at, storage) in storages.iter_mut().enumerate() {
         recovery.choose(at, storage.as_mut(), replay)?;
     }
+    let mut memories = Vec::with_capacity(storages.len());
     for (at, storage) in storages.iter_mut().enumerate() {
         let mut memory = ScanMemory::new(storage.as_mut())?;
         recovery.load(at, storage.as_mut(), &mut memory, replay)?;
+        memories.push(memory);
     }
-    for (at, storage) in storages.iter_mut().enumerate() {
-        let mut memory = ScanMemory::new(storage.as_mut())?;
-        recovery.replay(at, storage.as_mut(), &mut memory, replay)?;
+    for (at, (storage, memory)) in storages.iter_mut().zip(&mut memories).enumerate() {
+        recovery.replay(at, storage.as_mut(), memory, replay)?;
     }
     recovery.judge_suspects();
     recovery.judge_blocks();
@@ -353,6 +354,9 @@ impl Recovery {
             storage::run(storage, storage::Operation::Sync { file: link.file })?;
             storage::run(storage, storage::Operation::Close { file: link.file })?;
         }
+        // So may names: a manifest that only a dead process has seen must not be lost after the log
+        // behind it was recycled.
+        storage::run(storage, storage::Operation::SyncDirectory)?;
         let directory = &mut self.recovered.directories[at];
         directory.tail = walked.tail;
         directory.torn = walked.torn;

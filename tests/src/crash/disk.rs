@@ -167,6 +167,14 @@ impl Disk {
         put(&mut file.view, offset, bytes);
         if durable && !self.faults.ignore_durability {
             put(&mut file.durable, offset, bytes);
+            // What is still in the cache is older: it cannot come back over these bytes.
+            for (start, cached) in &mut file.pending {
+                for (at, byte) in (offset..).zip(bytes) {
+                    if let Some(old) = at.checked_sub(*start).and_then(|at| cached.get_mut(at)) {
+                        *old = *byte;
+                    }
+                }
+            }
         } else {
             file.pending.push((offset, bytes.to_vec()));
         }
@@ -213,6 +221,12 @@ impl Disk {
             self.name_changes.clear();
             self.durable_names.clone_from(&self.names);
         }
+    }
+
+    /// The process dies and the power stays: the cache survives, and so does what is in it only.
+    pub fn kill(&mut self) {
+        self.cut_at = None;
+        self.off = false;
     }
 
     /// Power comes back: what was not durable is kept, lost or torn, sector by sector.

@@ -7,7 +7,7 @@ pub mod simulated;
 pub mod store;
 pub mod workload;
 
-use self::workload::{Verdict, Workload};
+use self::workload::{End, Verdict, Workload};
 
 /// Turns of a life that is not cut short.
 const TURNS: u32 = 600;
@@ -50,10 +50,12 @@ pub fn crash_on(points: u64, seed: u64, faults: disk::Faults) -> Report {
         // Every point once, spread over the life.
         let cut = 1 + if points >= events { point % events } else { point * events / points };
         workload.disk().borrow_mut().cut_after(Some(cut));
-        report.add(workload.live(TURNS));
+        // Some processes die before the power does: the next life then builds on a mere cache.
+        let end = if point % 3 == 0 { End::Kill } else { End::PowerCut };
+        report.add(workload.live(TURNS, end));
         let second = 1 + random::Random::new(point).below(events / 2);
         workload.disk().borrow_mut().cut_after(Some(second));
-        report.add(workload.live(TURNS / 2));
+        report.add(workload.live(TURNS / 2, End::PowerCut));
         report.add(workload.check_now());
         report.points += 1;
         report.promised += workload.promised;
@@ -67,7 +69,7 @@ pub fn crash_on(points: u64, seed: u64, faults: disk::Faults) -> Report {
 pub fn events_of_a_life(seed: u64) -> u64 {
     let mut workload = Workload::new(seed);
     let disk = workload.disk();
-    let _ = workload.live(TURNS);
+    let _ = workload.live(TURNS, End::PowerCut);
     disk.borrow().events()
 }
 

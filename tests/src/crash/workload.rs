@@ -65,6 +65,15 @@ pub struct Verdict {
     pub reported: u64,
 }
 
+/// How a life ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The power goes: what is not durable may be gone.
+    PowerCut,
+    /// The process is killed: everything written is still seen, and not yet durable.
+    Kill,
+}
+
 /// A simulated life after life of one shard on one disk.
 #[derive(Debug)]
 pub struct Workload {
@@ -106,9 +115,8 @@ impl Workload {
         Rc::clone(&self.disk)
     }
 
-    /// Recovers, compares with the oracle, then runs so many turns or until the power goes. After
-    /// that the disk has been power-cycled.
-    pub fn live(&mut self, turns: u32) -> Verdict {
+    /// Recovers, compares with the oracle, then runs so many turns or until the end comes.
+    pub fn live(&mut self, turns: u32, end: End) -> Verdict {
         let mut storage: Box<dyn windlass_engine::persist::storage::Storage> =
             Box::new(SimulatedStorage::new(Rc::clone(&self.disk)));
         let mut store = Store::default();
@@ -124,7 +132,10 @@ impl Workload {
                 self.run(storage, &recovered, store, turns);
             }
         }
-        self.disk.borrow_mut().power_cycle();
+        match end {
+            End::PowerCut => self.disk.borrow_mut().power_cycle(),
+            End::Kill => self.disk.borrow_mut().kill(),
+        }
         verdict
     }
 

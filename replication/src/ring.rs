@@ -263,6 +263,7 @@ fn partition_id(index: usize) -> PartitionId {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "small numbers of a test")]
 mod tests {
     use super::*;
 

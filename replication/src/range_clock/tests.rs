@@ -1,5 +1,7 @@
 //! The range clock against one clock per key.
 
+#![allow(clippy::cast_possible_truncation, reason = "small numbers of a test")]
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

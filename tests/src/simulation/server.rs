@@ -90,7 +90,7 @@ impl World {
         self.servers[s].ticks += 1;
         if !self.servers[s].joined {
             let (life, kept) = (self.servers[s].life, self.servers[s].kept);
-            if self.servers[s].ticks % 2 == 0 {
+            if self.servers[s].ticks.is_multiple_of(2) {
                 self.send(s, COORDINATOR, Message::Join { life, kept });
             }
             return;
@@ -107,7 +107,7 @@ impl World {
             }
             self.publish(s, p);
         }
-        if self.servers[s].ticks % 2 == 0 {
+        if self.servers[s].ticks.is_multiple_of(2) {
             let (life, map_epoch) = (self.servers[s].life, self.servers[s].map.epoch);
             self.send(s, COORDINATOR, Message::Heartbeat { life, map_epoch });
             for p in 0..self.partitions {

@@ -1,0 +1,118 @@
+//! Ten thousand malformed control frames and ten thousand malformed mailbox contents, over shared
+//! memory and TCP, against a live server: each is refused or costs its own session only, and a good
+//! client beside them loses nothing.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use windlass_client::{Client, ClientOptions, Provider, PullOptions, PushOptions, TableSchema};
+use windlass_engine::{Server, ServerConfig};
+use windlass_tests::hostile::{Target, attack_control_port, attack_mailbox};
+use windlass_wire::DataType;
+
+const ROWS: u64 = 5000;
+const WIDTH: u32 = 4;
+
+#[test]
+fn malformed_input_costs_its_own_session_only_over_shm() {
+    run(Provider::Shm {}, 0x5eed_0001);
+}
+
+#[test]
+fn malformed_input_costs_its_own_session_only_over_tcp() {
+    run(Provider::Tcp {}, 0x5eed_0002);
+}
+
+fn run(provider: Provider, seed: u64) {
+    let config = ServerConfig {
+        providers: vec![provider],
+        memory_len_max: 256 << 20,
+        ..ServerConfig::default()
+    };
+    let server = Server::start(config).unwrap();
+    let address = server.advertised().to_owned();
+    let good = connect(&address, provider);
+    // The numbers 1 and 2 differ in two bits: no single flip turns the target into the bystander.
+    good.create_table::<i64>("dense", &TableSchema::dense(DataType::I64, ROWS, WIDTH)).unwrap();
+    let target = good
+        .create_table::<f32>("target", &TableSchema::dense(DataType::F32, 1000, WIDTH))
+        .unwrap()
+        .entry();
+    good.create_table::<i64>("sparse", &TableSchema::sparse(DataType::I64, 1)).unwrap();
+    assert_eq!((target.id.0, target.schema.width), (2, WIDTH));
+    drop(good);
+
+    let stop = AtomicBool::new(false);
+    let rounds = std::thread::scope(|scope| {
+        let trainer = scope.spawn(|| train(&address, provider, &stop));
+        let outcome = std::panic::catch_unwind(|| {
+            let refused = attack_control_port(&address, seed, 5000);
+            let target = Target {
+                address: address.clone(),
+                provider,
+                table: target.id,
+                width: WIDTH,
+                rows: 1000,
+            };
+            let tally = attack_mailbox(&target, seed, 5000);
+            eprintln!("{}: {refused} frames refused in words, {tally:?}", provider.name());
+            assert!(tally.refused > 500 && tally.ended > 500, "{tally:?}");
+        });
+        stop.store(true, Ordering::Release);
+        let rounds = trainer.join().unwrap();
+        outcome.unwrap();
+        rounds
+    });
+    assert!(rounds > 10, "the good client got to push {rounds} times only");
+
+    // Nothing is left of any attacker.
+    let good = connect(&address, provider);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let statistics = good.server_statistics(server.id()).unwrap();
+        if statistics.contains("\"sessions\":1,") {
+            assert!(!statistics.contains("\"sessions_failed\":0,"), "{statistics}");
+            break;
+        }
+        assert!(Instant::now() < deadline, "sessions are left: {statistics}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    server.stop();
+}
+
+fn connect(address: &str, provider: Provider) -> Client {
+    let options = ClientOptions { providers: vec![provider], ..ClientOptions::default() };
+    Client::connect_with(address, options).unwrap()
+}
+
+/// Pushes ones everywhere in every way until told to stop; every sum has to be exact.
+fn train(address: &str, provider: Provider, stop: &AtomicBool) -> i64 {
+    let client = connect(address, provider);
+    let dense = client.open_table::<i64>("dense").unwrap();
+    let sparse = client.open_table::<i64>("sparse").unwrap();
+    let (push, pull) = (PushOptions::default(), PullOptions::default());
+    let keys: Vec<u64> = (0..500).map(|key| key * key * 977).collect();
+    let ones = vec![1_i64; 5000 * 4];
+    let mut rounds = 0_i64;
+    while !stop.load(Ordering::Acquire) {
+        dense.push(0..ROWS, &ones, &push).unwrap().wait().unwrap();
+        dense.push(&[0, 17, 4999], &ones[..12], &push).unwrap().wait().unwrap();
+        sparse.push(&keys, &ones[..500], &push).unwrap().wait().unwrap();
+        rounds += 1;
+        let rows = dense.pull(15..18, &pull).unwrap().wait().unwrap();
+        assert_eq!(rows[..4], [rounds; 4]);
+        assert_eq!(rows[8..], [2 * rounds; 4]);
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    let rows = dense.pull(0..ROWS, &pull).unwrap().wait().unwrap();
+    for (row, values) in rows.chunks(4).enumerate() {
+        let expected = if [0, 17, 4999].contains(&row) { 2 * rounds } else { rounds };
+        assert_eq!(values, [expected; 4], "row {row}");
+    }
+    let rows = sparse.pull(&keys, &pull).unwrap().wait().unwrap();
+    assert!(rows.iter().all(|value| *value == rounds), "{rounds} rounds: {rows:?}");
+    rounds
+}

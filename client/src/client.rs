@@ -151,6 +151,13 @@ impl Client {
             .collect()
     }
 
+    /// Whether every transport in use lets servers read memory that the caller owns, as
+    /// [`Rows::borrow`] needs. Shared memory does not: it can share only what it allocated.
+    #[must_use]
+    pub fn shares_foreign_memory(&self) -> bool {
+        self.core.borrow().shares_foreign_memory()
+    }
+
     /// What this client has counted.
     #[must_use]
     pub fn counters(&self) -> Counters {
@@ -170,6 +177,17 @@ impl Client {
         }
     }
 
+    /// Asks a server to begin a checkpoint of what it keeps on disk.
+    ///
+    /// # Errors
+    /// When the server is gone or keeps nothing on disk.
+    pub fn checkpoint(&self, server: ServerId) -> Result<(), TableError> {
+        match self.core.borrow_mut().ask_server(server, &ClientRequest::Checkpoint {})? {
+            ClientReply::Done {} => Ok(()),
+            _ => Err(TableError::Unexpected),
+        }
+    }
+
     /// Asks a server to finish what it has and stop.
     ///
     /// # Errors
@@ -179,6 +197,12 @@ impl Client {
             ClientReply::Done {} => Ok(()),
             _ => Err(TableError::Unexpected),
         }
+    }
+}
+
+impl Client {
+    pub(crate) fn core(&self) -> &Rc<RefCell<Core>> {
+        &self.core
     }
 }
 

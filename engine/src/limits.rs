@@ -69,6 +69,9 @@ pub const SESSION_EXPIRY_S: u64 = 3600;
 /// Rows a sparse partition's first slab holds; each next one holds twice as many.
 pub const SLAB_ROWS_FIRST: u64 = 16;
 
+/// Bytes of a shard's log ring: what may wait for the disk before pushes wait too.
+pub const LOG_RING_LEN: usize = 64 << 20;
+
 /// Bytes of sums a shard keeps when it aggregates the pushes of one turn.
 pub const AGGREGATE_LEN_MAX: usize = 16 << 20;
 

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -10,15 +11,17 @@ use std::{
 use windlass_replication::ring::Ring;
 use windlass_transport::control::ControlStream;
 use windlass_wire::{
-    ClusterMap, Epoch, ServerId, TableEntry, TableId, TableSchema,
+    ClusterMap, Durability, Epoch, ServerId, TableEntry, TableId, TableSchema, UpdateRule,
     control::{ClientReply, Instruction, RefusalKind},
     map::{Chain, ServerEntry},
     schema::validate_table_name,
 };
 
+use super::catalogue::{Catalogue, CatalogueError};
 use crate::{
     limits::TABLES_MAX,
-    shard::{ShardCommand, ShardHandle, chain},
+    persist::limits::CHECKPOINT_BLOCK_BYTES_MAX,
+    shard::{RecoverySummary, ShardCommand, ShardHandle, chain},
 };
 
 /// A refusal for the asker.
@@ -32,6 +35,14 @@ pub(super) struct Cluster {
     shards: Vec<ShardHandle>,
     expected_servers: u32,
     partitions: u32,
+    data: Option<DataDirectory>,
+}
+
+/// Where what is kept lies.
+#[derive(Clone, Debug)]
+pub(super) struct DataDirectory {
+    pub(super) path: PathBuf,
+    pub(super) accept_damage: bool,
 }
 
 #[derive(Debug)]
@@ -45,11 +56,19 @@ struct State {
     peers: Vec<(ServerId, ControlStream)>,
 }
 
+/// Most bytes of a row and its state in a table that is kept on disk: one piece of a checkpoint.
+const KEPT_ROW_LEN_MAX: u64 = CHECKPOINT_BLOCK_BYTES_MAX as u64 / 2;
+
 /// How long a table waits for servers that have not joined yet.
 const JOIN_PATIENCE: Duration = Duration::from_secs(30);
 
 impl Cluster {
-    pub(super) fn new(shards: Vec<ShardHandle>, expected_servers: u32, partitions: u32) -> Self {
+    pub(super) fn new(
+        shards: Vec<ShardHandle>,
+        expected_servers: u32,
+        partitions: u32,
+        data: Option<DataDirectory>,
+    ) -> Self {
         let state = State {
             map: Arc::new(ClusterMap::default()),
             tables: BTreeMap::new(),
@@ -58,7 +77,7 @@ impl Cluster {
             peers: Vec::new(),
         };
         let (state, changed) = (Mutex::new(state), Condvar::new());
-        Self { state, changed, shards, expected_servers, partitions }
+        Self { state, changed, shards, expected_servers, partitions, data }
     }
 
     /// The map in force, waiting for it while servers are still to join.
@@ -140,6 +159,7 @@ impl Cluster {
                 format!("{} replicas need as many servers, there are {servers}", schema.replicas);
             return Err((RefusalKind::Invalid {}, text));
         }
+        self.check_durability(schema)?;
         if state.tables.len() >= TABLES_MAX {
             return Err((RefusalKind::Full {}, format!("there are {TABLES_MAX} tables already")));
         }
@@ -156,6 +176,7 @@ impl Cluster {
         }
         state.next_table += 1;
         state.tables.insert(id, table.clone());
+        self.store_catalogue(&state)?;
         Ok(table)
     }
 
@@ -164,6 +185,7 @@ impl Cluster {
         let id = self.find(name)?.id;
         let mut state = self.lock();
         state.tables.remove(&id);
+        self.store_catalogue(&state)?;
         self.drop_here(id);
         instruct(&mut state.peers, &Instruction::DropTable { table: id })
     }
@@ -173,12 +195,17 @@ impl Cluster {
         match instruction {
             Instruction::InstallMap { map } => self.install_map(map),
             Instruction::CreateTable { table } => {
+                self.check_durability(&table.schema)?;
                 self.create_here(&table)?;
-                self.lock().tables.insert(table.id, table);
-                Ok(())
+                let mut state = self.lock();
+                state.next_table = state.next_table.max(table.id.0 + 1);
+                state.tables.insert(table.id, table);
+                self.store_catalogue(&state)
             }
             Instruction::DropTable { table } => {
-                self.lock().tables.remove(&table);
+                let mut state = self.lock();
+                state.tables.remove(&table);
+                self.store_catalogue(&state)?;
                 self.drop_here(table);
                 Ok(())
             }
@@ -211,9 +238,100 @@ impl Cluster {
                 .ask(|answer| ShardCommand::InstallMap { map, answer })
                 .map_err(|text| (RefusalKind::Internal {}, text))?;
         }
+        if state.map.epoch == Epoch(0)
+            && let Some(data) = &self.data
+        {
+            self.recover(state, data)?;
+        }
         state.map = map;
         self.changed.notify_all();
         Ok(())
+    }
+
+    /// Takes the tables of the data directory back, and their rows.
+    fn recover(&self, state: &mut State, data: &DataDirectory) -> Result<(), Refusal> {
+        let failed = |error: &dyn std::error::Error| (RefusalKind::Internal {}, chain(error));
+        let shard_count = u16::try_from(self.shards.len()).unwrap_or(u16::MAX);
+        if let Some(catalogue) = Catalogue::load(&data.path).map_err(|error| failed(&error))? {
+            if catalogue.shard_count != shard_count {
+                let before = catalogue.shard_count;
+                return Err(failed(&CatalogueError::Shards { before }));
+            }
+            state.next_table = catalogue.next_table;
+            for table in catalogue.tables {
+                self.create_here(&table)?;
+                state.tables.insert(table.id, table);
+            }
+        }
+        let summaries: Vec<Result<RecoverySummary, String>> = std::thread::scope(|scope| {
+            let recovering: Vec<_> = self
+                .shards
+                .iter()
+                .map(|shard| {
+                    let (path, accept_damage) = (data.path.clone(), data.accept_damage);
+                    scope.spawn(move || {
+                        shard.ask(|answer| ShardCommand::Recover {
+                            data: path,
+                            accept_damage,
+                            answer,
+                        })
+                    })
+                })
+                .collect();
+            let died = || Err("recovery ended early".to_owned());
+            recovering.into_iter().map(|shard| shard.join().unwrap_or_else(|_| died())).collect()
+        });
+        for (shard, summary) in self.shards.iter().zip(summaries) {
+            let summary = summary.map_err(|text| (RefusalKind::Internal {}, text))?;
+            tracing::info!(
+                shard = shard.id().0,
+                records = summary.records,
+                checkpoint_bytes = summary.checkpoint_bytes,
+                log_bytes = summary.log_bytes,
+                milliseconds = summary.milliseconds,
+                storage = summary.storage,
+                "recovered"
+            );
+            for damage in summary.damage {
+                tracing::error!(shard = shard.id().0, damage, "served without what was lost");
+            }
+        }
+        self.store_catalogue(state)
+    }
+
+    /// Refuses tables that cannot be kept as they ask.
+    fn check_durability(&self, schema: &TableSchema) -> Result<(), Refusal> {
+        if schema.durability == (Durability::Memory {}) {
+            return Ok(());
+        }
+        if self.data.is_none() {
+            let text =
+                "the server has no data directory: start it with one, or use durability memory";
+            return Err((RefusalKind::Invalid {}, text.to_owned()));
+        }
+        let state_len = schema.rule.state_width() as u64
+            * u64::from(schema.width)
+            * UpdateRule::state_value_size(schema.dtype) as u64;
+        if schema.row_len() + state_len > KEPT_ROW_LEN_MAX {
+            let text = format!(
+                "a row and its optimiser state take {} bytes, and checkpoints hold at most \
+                 {KEPT_ROW_LEN_MAX}: use narrower rows, or durability memory",
+                schema.row_len() + state_len
+            );
+            return Err((RefusalKind::Invalid {}, text));
+        }
+        Ok(())
+    }
+
+    /// Writes the tables down, if there is a data directory.
+    fn store_catalogue(&self, state: &State) -> Result<(), Refusal> {
+        let Some(data) = &self.data else { return Ok(()) };
+        let catalogue = Catalogue {
+            next_table: state.next_table,
+            shard_count: u16::try_from(self.shards.len()).unwrap_or(u16::MAX),
+            tables: state.tables.values().cloned().collect(),
+        };
+        catalogue.store(&data.path).map_err(|error| (RefusalKind::Internal {}, chain(&error)))
     }
 
     fn first_map(&self, servers: &[ServerEntry]) -> Result<ClusterMap, Refusal> {

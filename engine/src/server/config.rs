@@ -33,6 +33,11 @@ pub struct ServerConfig {
     pub spin_us: u32,
     /// Bytes of values from which clients send them by reference.
     pub by_reference_len: u32,
+    /// Where logs and checkpoints of tables with durability `interval` or `sync` go; without one,
+    /// such tables are refused. Every server needs a directory of its own.
+    pub data_dir: Option<std::path::PathBuf>,
+    /// Serve what is left of damaged data, without what was lost.
+    pub accept_damage: bool,
     /// Bytes of rows, state and indices the server may hold, over all shards.
     pub memory_len_max: u64,
 }
@@ -52,6 +57,8 @@ impl Default for ServerConfig {
             providers: Provider::ALL.to_vec(),
             spin_us: 50,
             by_reference_len: 16 << 10,
+            data_dir: None,
+            accept_damage: false,
             memory_len_max: 4 << 30,
         }
     }

@@ -173,6 +173,16 @@ impl Connection {
             }
             ClientRequest::Statistics {} => self.statistics()?,
             ClientRequest::Shutdown {} => ClientReply::Done {},
+            ClientRequest::Checkpoint {} => {
+                if self.shared.config.data_dir.is_none() {
+                    let text = "the server has no data directory".to_owned();
+                    return Err((RefusalKind::Invalid {}, text));
+                }
+                for shard in &self.shared.shards {
+                    shard.send(ShardCommand::Checkpoint {});
+                }
+                ClientReply::Done {}
+            }
         })
     }
 

@@ -1,5 +1,6 @@
 //! A server: its shards, its control port, its place in the cluster.
 
+mod catalogue;
 mod cluster;
 mod config;
 mod connection;
@@ -24,7 +25,10 @@ use windlass_wire::{
 
 pub use config::{ConfigError, ServerConfig};
 
-use self::{cluster::Cluster, shards::RunningShard};
+use self::{
+    cluster::{Cluster, DataDirectory},
+    shards::RunningShard,
+};
 use crate::{
     limits::CONTROL_CONNECTIONS_MAX,
     shard::{ShardCommand, ShardError, ShardHandle, chain},
@@ -163,7 +167,15 @@ impl Server {
         }
         let handles: Vec<ShardHandle> = running.iter().map(|shard| shard.handle.clone()).collect();
         let shared = Arc::new(Shared {
-            cluster: Cluster::new(handles.clone(), config.expected_servers, config.partitions),
+            cluster: Cluster::new(
+                handles.clone(),
+                config.expected_servers,
+                config.partitions,
+                config
+                    .data_dir
+                    .clone()
+                    .map(|path| DataDirectory { path, accept_damage: config.accept_damage }),
+            ),
             shards: handles,
             providers,
             notes,

@@ -87,6 +87,17 @@ pub enum ShardCommand {
         /// The places.
         answer: Answer<Vec<PartitionPlace>>,
     },
+    /// Recovers from a data directory, once map and tables are there.
+    Recover {
+        /// The directory.
+        data: std::path::PathBuf,
+        /// Whether to go on without what is damaged.
+        accept_damage: bool,
+        /// What was found.
+        answer: Answer<super::RecoverySummary>,
+    },
+    /// Begins a checkpoint soon, if there is a data directory.
+    Checkpoint {},
     /// Reads the counters.
     Statistics {
         /// The counters.
@@ -172,6 +183,10 @@ impl Shard {
             ShardCommand::Locate { session, table, answer } => {
                 let _ = answer.send(self.locate(session, table));
             }
+            ShardCommand::Recover { data, accept_damage, answer } => {
+                let _ = answer.send(self.recover(&data, accept_damage));
+            }
+            ShardCommand::Checkpoint {} => self.checkpoint_wanted = true,
             ShardCommand::Statistics { answer } => {
                 let mut statistics = self.statistics;
                 statistics.sessions = self.by_session.len() as u64;
@@ -181,6 +196,8 @@ impl Shard {
             }
             ShardCommand::Stop { answer } => {
                 self.drain_all();
+                self.close_disk();
+                self.acknowledge();
                 self.stopped = true;
                 let _ = answer.send(Ok(()));
             }
@@ -345,6 +362,9 @@ impl Shard {
         if let Err(error) = installed {
             table.release(&mut self.arena, &mut self.transports, &mut self.memory_left);
             return Err(chain(&error));
+        }
+        if self.durable.is_some() {
+            table.track_changes();
         }
         self.tables.insert(id, table);
         Ok(())

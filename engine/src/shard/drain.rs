@@ -161,6 +161,7 @@ impl Shard {
             keys: (keys_at, self.turn.keys.len()),
             values,
             closed: false,
+            durable_at: None,
         });
         Admitted::Taken
     }

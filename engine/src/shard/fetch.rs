@@ -10,6 +10,7 @@ use super::{
     Shard,
     work::{Values, Work},
 };
+use crate::limits::FETCHES_MAX;
 
 /// What a signaled request of the shard was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,10 +89,12 @@ impl Shard {
             }
         }
         session.failed |= mailbox.sender.flush(transport.as_mut()).is_err();
+        let mut keys = self.spare_keys.pop().unwrap_or_default();
+        keys.extend_from_slice(&self.turn.keys[keys_at..]);
         session.parked.push_back(Parked {
             number,
             header: *header,
-            keys: self.turn.keys[keys_at..].to_vec(),
+            keys,
             chunk,
             state: ParkedState::Fetching,
         });
@@ -136,6 +139,7 @@ impl Shard {
             if parked.state == ParkedState::Failed {
                 self.staging.release(parked.chunk);
                 self.complete(slot, parked.number, Status::Unreachable, 0);
+                self.keep_keys(parked.keys);
                 continue;
             }
             let keys_at = self.turn.keys.len();
@@ -147,7 +151,17 @@ impl Shard {
                 keys: (keys_at, self.turn.keys.len()),
                 values: Values::Staged(parked.chunk),
                 closed: false,
+                durable_at: None,
             });
+            self.keep_keys(parked.keys);
+        }
+    }
+
+    /// Keeps a buffer for the keys of the next request that is parked.
+    fn keep_keys(&mut self, mut keys: Vec<u64>) {
+        if keys.capacity() > 0 && self.spare_keys.len() < FETCHES_MAX {
+            keys.clear();
+            self.spare_keys.push(keys);
         }
     }
 

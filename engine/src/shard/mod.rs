@@ -8,12 +8,15 @@
 mod acknowledge;
 mod aggregate;
 mod arena;
+mod checkpoint;
 mod command;
 mod drain;
+mod durable;
 mod fetch;
 mod poll;
 mod pull;
 mod push;
+mod recover;
 mod session;
 mod staging;
 mod statistics;
@@ -29,10 +32,11 @@ use windlass_wire::{ClusterMap, ServerId, SessionId, ShardId, TableId};
 
 pub(crate) use command::chain;
 pub use command::{ShardCommand, ShardHandle};
+pub use recover::RecoverySummary;
 pub use statistics::ShardStatistics;
 
 use self::{
-    aggregate::Aggregator, arena::Arena, session::ShardSession, staging::Staging,
+    aggregate::Aggregator, arena::Arena, durable::Durable, session::ShardSession, staging::Staging,
     tables::ShardTable, work::Turn,
 };
 use crate::limits::COMPLETIONS_PER_POLL;
@@ -67,6 +71,11 @@ pub struct Shard {
     /// Duplicate suppression of sessions whose connection is gone, until they come back or expire.
     detached: HashMap<SessionId, session::Detached>,
     turn: Turn,
+    /// Buffers for the keys of parked requests.
+    spare_keys: Vec<Vec<u64>>,
+    /// Log and checkpoints, when the server has a data directory.
+    durable: Option<Durable>,
+    checkpoint_wanted: bool,
     aggregator: Aggregator,
     completions: Box<[Completion]>,
     statistics: ShardStatistics,
@@ -135,6 +144,9 @@ impl Shard {
             by_queue_pair: HashMap::new(),
             detached: HashMap::new(),
             turn: Turn::new(),
+            spare_keys: Vec::new(),
+            durable: None,
+            checkpoint_wanted: false,
             aggregator: Aggregator::new(),
             completions: vec![Completion::EMPTY; COMPLETIONS_PER_POLL].into_boxed_slice(),
             statistics: ShardStatistics::default(),
@@ -174,7 +186,16 @@ impl Shard {
             self.pull_all();
             self.turn.clear();
         }
+        let kept = self.turn_disk();
         let acknowledged = self.acknowledge();
-        polled || worked || acknowledged
+        polled || worked || kept || acknowledged
     }
+}
+
+/// A number that no earlier life had, never zero.
+pub(crate) fn fresh_number() -> u64 {
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let nanoseconds = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+    windlass_wire::map::mix(nanoseconds ^ u64::from(std::process::id()) << 48) | 1
 }

@@ -28,7 +28,15 @@ impl Shard {
         for at in 0..self.turn.works.len() {
             let work = self.turn.works[at];
             let pushes = work.header.kind.pushes();
-            if !work.closed && pushes && self.needs_sum(at) {
+            if !work.closed && pushes && self.is_kept(&work) {
+                let outcome = self.push_kept(&work);
+                let outcome = outcome.map(|at_position| {
+                    self.turn.works[at].durable_at = at_position;
+                });
+                self.finish_push(at, outcome);
+            } else if !work.closed && pushes && work.header.sync {
+                self.close(at, Status::NotDurable, 0);
+            } else if !work.closed && pushes && self.needs_sum(at) {
                 self.push_sum(at);
             } else if !work.closed && pushes {
                 let outcome = self.push_one(&work);
@@ -64,12 +72,15 @@ impl Shard {
     pub(super) fn close(&mut self, at: usize, status: Status, detail: u32) {
         let work = &mut self.turn.works[at];
         work.closed = true;
-        let (slot, number) = (work.session, work.number);
+        let (slot, number, durable_at) = (work.session, work.number, work.durable_at);
         if let Values::Staged(chunk) = work.values {
             work.values = Values::None;
             self.staging.release(chunk);
         }
-        self.complete(slot, number, status, detail);
+        match durable_at {
+            Some(position) if status == Status::Done => self.complete_at(slot, number, position),
+            _ => self.complete(slot, number, status, detail),
+        }
     }
 
     /// Checks a request against its table, its session and the map, before anything is touched.

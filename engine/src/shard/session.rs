@@ -17,6 +17,12 @@ pub(super) struct Applied {
 }
 
 impl Applied {
+    /// The highest sequence applied to a partition.
+    pub(super) fn sequence(&self, partition: PartitionId, shard_count: u16) -> Sequence {
+        let slot = partition.0 as usize / usize::from(shard_count);
+        self.sequences.get(slot).copied().unwrap_or(Sequence(0))
+    }
+
     /// Whether a push was applied to a partition already.
     #[inline]
     pub(super) fn contains(&self, partition: PartitionId, shard_count: u16, at: Sequence) -> bool {

@@ -31,6 +31,8 @@ pub struct ShardStatistics {
     pub sessions: u64,
     /// Sessions ended for breaking the protocol.
     pub sessions_failed: u64,
+    /// Times a push waited for room in the log.
+    pub log_waits: u64,
     /// Bytes of parameter memory.
     pub parameter_bytes: u64,
     /// Bytes that may still be allocated.
@@ -56,6 +58,7 @@ impl ShardStatistics {
             ("late_wakes", self.late_wakes),
             ("sessions", self.sessions),
             ("sessions_failed", self.sessions_failed),
+            ("log_waits", self.log_waits),
             ("parameter_bytes", self.parameter_bytes),
             ("memory_left", self.memory_left),
         ];
@@ -80,6 +83,7 @@ impl ShardStatistics {
         self.late_wakes += other.late_wakes;
         self.sessions += other.sessions;
         self.sessions_failed += other.sessions_failed;
+        self.log_waits += other.log_waits;
         self.parameter_bytes += other.parameter_bytes;
         self.memory_left += other.memory_left;
     }

@@ -45,13 +45,15 @@ impl Shard {
         }
         self.statistics.sleeps += 1;
         let longest = Duration::from_millis(SLEEP_MS_MAX);
+        let until_disk = self.disk_deadline();
+        let longest = until_disk.map_or(longest, |deadline| deadline.min(longest));
         let slept_at = Instant::now();
         wait_any(&mut self.transports, longest);
         let overslept = slept_at.elapsed() >= longest;
         self.idle_since = None;
         self.end_lost_sessions();
         // What wakes at the last moment is reported by its transport.
-        if overslept && !self.poll_transports() && self.turn() {
+        if overslept && until_disk.is_none() && !self.poll_transports() && self.turn() {
             self.statistics.late_wakes += 1;
         }
     }

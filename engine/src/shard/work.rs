@@ -2,6 +2,8 @@
 
 use windlass_wire::RequestHeader;
 
+use crate::persist::commit::Position;
+
 use crate::limits::{TURN_BYTES_MAX, TURN_REQUESTS_MAX};
 use windlass_transport::chunks::Chunk;
 
@@ -34,6 +36,8 @@ pub(super) struct Work {
     pub(super) values: Values,
     /// Whether it is done or refused already.
     pub(super) closed: bool,
+    /// Position of the log that its acknowledgement waits for.
+    pub(super) durable_at: Option<Position>,
 }
 
 /// The requests of one turn and the bytes they refer to. Nothing here allocates in a steady state.

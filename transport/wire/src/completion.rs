@@ -51,10 +51,14 @@ pub enum Status {
     TooEarly = 17,
     /// The sequence is older than the last one applied and its outcome is no longer known.
     Superseded = 18,
+    /// The push asks for the disk, and the table keeps nothing there.
+    NotDurable = 19,
+    /// The push is larger than one record of the log.
+    TooLarge = 20,
 }
 
 impl Status {
-    const ALL: [Self; 19] = [
+    const ALL: [Self; 21] = [
         Self::Done,
         Self::Malformed,
         Self::Checksum,
@@ -74,6 +78,8 @@ impl Status {
         Self::ShuttingDown,
         Self::TooEarly,
         Self::Superseded,
+        Self::NotDurable,
+        Self::TooLarge,
     ];
 
     /// The status with this number, or `None`.
@@ -105,6 +111,11 @@ impl fmt::Display for Status {
             Self::ShuttingDown => "the server is shutting down",
             Self::TooEarly => "a worker is behind the table's staleness bound",
             Self::Superseded => "the outcome of so old a request is no longer known",
+            Self::NotDurable => {
+                "the table keeps nothing on disk: create it with durability interval or sync on \
+                 servers with a data directory"
+            }
+            Self::TooLarge => "the push is larger than one record of the log: push fewer rows at once",
         })
     }
 }

@@ -202,6 +202,8 @@ pub enum ClientRequest {
     Statistics {},
     /// Asks the server to shut down after what it has is done.
     Shutdown {},
+    /// Asks the server to begin a checkpoint of what it keeps on disk.
+    Checkpoint {},
     /// A server joins the cluster. On success the connection turns round: the coordinator sends
     /// [`Instruction`]s over it and the server answers each with `Done` or `Refused`.
     Join {
@@ -363,6 +365,7 @@ crate::codec::wire_enum!(ClientRequest {
     10 => Statistics {},
     11 => Shutdown {},
     12 => Join { address, shard_count, incarnation },
+    13 => Checkpoint {},
 });
 crate::codec::wire_enum!(Instruction {
     1 => InstallMap { map },

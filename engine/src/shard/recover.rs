@@ -1,0 +1,259 @@
+//! Recovery of a shard: its checkpoint's blocks and its log's records, taken in before it serves.
+#![allow(unsafe_code)]
+
+use std::{path::Path, time::Instant};
+
+use windlass_wire::{
+    DataType, Durability, Incarnation, Lsn, PartitionId, RowRange, Sequence, SessionId,
+    map::shard_of,
+};
+
+use super::{
+    Shard, chain,
+    checkpoint::{ROWS, SESSION_LEN, SESSIONS},
+    durable::{Durable, apply_key, apply_range, shard_directory},
+    session::{Applied, Detached},
+    tables::{ShardTable, TableRows},
+};
+use crate::{
+    persist::{
+        frame::Kind,
+        record::Record,
+        recovery::{AppliedBlocks, Block, RecoveryOptions, Refusal, Replay, recover},
+        storage::{self, Provider},
+    },
+    table::piece_of,
+};
+
+/// What a shard's recovery found, for the log and for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoverySummary {
+    /// Bytes of checkpoint read.
+    pub checkpoint_bytes: u64,
+    /// Bytes of log read.
+    pub log_bytes: u64,
+    /// Records applied.
+    pub records: u64,
+    /// Milliseconds it took.
+    pub milliseconds: u64,
+    /// What is wrong, a sentence each; their partitions accept no pushes.
+    pub damage: Vec<String>,
+    /// How the disk is written.
+    pub storage: String,
+}
+
+impl Shard {
+    /// Recovers the shard's directory under `data` and goes on from there. The tables have to be
+    /// made before.
+    ///
+    /// # Errors
+    /// When the directory cannot be used, or holds damage and `accept_damage` is not set.
+    pub(super) fn recover(
+        &mut self,
+        data: &Path,
+        accept_damage: bool,
+    ) -> Result<RecoverySummary, String> {
+        let started = Instant::now();
+        let directory = shard_directory(data, self.id);
+        let storage =
+            storage::open(&directory, Provider::Automatic).map_err(|error| chain(&error))?;
+        let mut storages = [storage];
+        let options = RecoveryOptions { accept_damage };
+        let mut replay = ShardReplay { shard: self };
+        let recovered =
+            recover(&mut storages, options, &mut replay).map_err(|error| chain(&error))?;
+        let [storage] = storages;
+        let damage: Vec<String> = recovered.damage().map(ToString::to_string).collect();
+        if !damage.is_empty() && !accept_damage {
+            return Err(damage.join("; "));
+        }
+        let summary = RecoverySummary {
+            checkpoint_bytes: recovered.progress.checkpoint_bytes,
+            log_bytes: recovered.progress.log_bytes,
+            records: recovered.progress.records,
+            milliseconds: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            damage,
+            storage: storage.report().to_string(),
+        };
+        let found = recovered.directories.first().cloned().unwrap_or_default();
+        let log_id = super::fresh_number();
+        let mut durable = Durable::open(storage, log_id, &found).map_err(|error| chain(&error))?;
+        for partition in (0..self.map.partition_count()).map(PartitionId) {
+            if shard_of(partition, self.shard_count) == self.id {
+                let last =
+                    recovered.partitions.get(&partition).map_or(Lsn(0), |recovered| recovered.lsn);
+                durable.add_partition(partition, last);
+            }
+        }
+        for table in self.tables.values_mut() {
+            table.track_changes();
+        }
+        self.durable = Some(durable);
+        Ok(summary)
+    }
+}
+
+impl ShardTable {
+    /// Notes which pieces change from now on, if the table is kept on disk.
+    pub(super) fn track_changes(&mut self) {
+        if self.entry.schema.durability == (Durability::Memory {}) {
+            return;
+        }
+        match &mut self.rows {
+            TableRows::Dense(partitions) => {
+                partitions.iter_mut().for_each(|(dense, _)| dense.track_changes());
+            }
+            TableRows::Sparse(partitions) => {
+                partitions.iter_mut().for_each(super::super::table::SparsePartition::track_changes);
+            }
+        }
+    }
+}
+
+/// A shard taking its past in.
+struct ShardReplay<'a> {
+    shard: &'a mut Shard,
+}
+
+impl Replay for ShardReplay<'_> {
+    fn wants(&self, partition: PartitionId) -> bool {
+        shard_of(partition, self.shard.shard_count) == self.shard.id
+    }
+
+    fn restore(&mut self, block: &Block<'_>) -> Result<(), Refusal> {
+        if block.head.section == SESSIONS {
+            for bytes in block.bytes.chunks_exact(SESSION_LEN) {
+                let word = |at: usize| {
+                    let mut word = [0; 8];
+                    word.copy_from_slice(&bytes[at..at + 8]);
+                    u64::from_le_bytes(word)
+                };
+                let (session, incarnation) = (SessionId(word(0)), Incarnation(word(8)));
+                self.cover(block.partition, session, incarnation, Sequence(word(16)));
+            }
+            return Ok(());
+        }
+        if block.head.section != ROWS {
+            return Err(format!("section {} is unknown", block.head.section).into());
+        }
+        // A table that was dropped since: nobody misses its rows.
+        let Some(table) = self.shard.tables.get_mut(&block.head.table) else { return Ok(()) };
+        let Some(slot) = table.slots.find(block.partition) else { return Ok(()) };
+        let restored = match &mut table.rows {
+            TableRows::Dense(partitions) => {
+                partitions[slot].0.restore_piece(block.head.index, block.bytes)
+            }
+            TableRows::Sparse(partitions) => {
+                let sparse = &mut partitions[slot];
+                let row_len = sparse.saved_row_len();
+                let memory = &mut self.shard.memory_left;
+                block.bytes.len().is_multiple_of(row_len)
+                    && block.bytes.chunks_exact(row_len).all(|row| sparse.restore_row(row, memory))
+            }
+        };
+        if restored {
+            Ok(())
+        } else {
+            let (table, index) = (block.head.table, block.head.index);
+            Err(format!("piece {index} of table {table} does not fit, or memory is short").into())
+        }
+    }
+
+    fn apply(&mut self, record: &Record<'_>, applied: &AppliedBlocks) -> Result<(), Refusal> {
+        let partition = record.partition();
+        for covered in record.covered() {
+            self.cover(partition, covered.session, covered.incarnation, covered.sequence);
+        }
+        if !matches!(record.kind(), Kind::Rows | Kind::Keys) {
+            return Ok(());
+        }
+        let id = record.table();
+        let Some(table) = self.shard.tables.get_mut(&id) else { return Ok(()) };
+        let schema = &table.entry.schema;
+        let row_len = usize::try_from(schema.row_len())?;
+        check_record(record, schema.dtype, row_len)?;
+        let lsn = record.lsn();
+        let delta = record.delta().as_ptr();
+        if record.kind() == Kind::Rows {
+            let rows = record.rows();
+            for (piece_rows, piece) in pieces_of(table, partition, rows) {
+                if applied.contains(partition, id, ROWS, piece, lsn) {
+                    continue;
+                }
+                let at = usize::try_from(piece_rows.start - rows.start)?;
+                // SAFETY: `check_record` found the values of all rows of the range in the delta, of
+                // the table's dtype; the delta is memory of the reader.
+                unsafe { apply_range(table, piece_rows, delta.wrapping_add(at * row_len)) };
+            }
+            return Ok(());
+        }
+        for (at, key) in record.keys().enumerate() {
+            let piece = match &table.rows {
+                TableRows::Sparse(_) => piece_of(key),
+                TableRows::Dense(partitions) => {
+                    let Some(slot) = table.slots.find(table.layout.partition_of(key)) else {
+                        continue;
+                    };
+                    let dense = &partitions[slot].0;
+                    if !dense.rows().contains(key) {
+                        return Err(format!("row {key} is not in partition {partition}").into());
+                    }
+                    (key - dense.rows().start) / dense.piece_rows()
+                }
+            };
+            if applied.contains(partition, id, ROWS, piece, lsn) {
+                continue;
+            }
+            // SAFETY: `check_record` found one row of values for each key in the delta.
+            let done = unsafe {
+                apply_key(table, key, delta.wrapping_add(at * row_len), &mut self.shard.memory_left)
+            };
+            if !done {
+                return Err("no memory is left for rows: raise --memory".into());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ShardReplay<'_> {
+    fn cover(
+        &mut self,
+        partition: PartitionId,
+        session: SessionId,
+        incarnation: Incarnation,
+        sequence: Sequence,
+    ) {
+        let since = Instant::now();
+        let detached = self.shard.detached.entry(session).or_insert_with(|| Detached {
+            incarnation,
+            applied: Applied::default(),
+            since,
+        });
+        detached.incarnation = incarnation;
+        detached.applied.insert(partition, self.shard.shard_count, sequence);
+    }
+}
+
+/// Whether a record's rows and delta fit its table.
+fn check_record(record: &Record<'_>, dtype: DataType, row_len: usize) -> Result<(), Refusal> {
+    let rows = match record.kind() {
+        Kind::Rows => usize::try_from(record.rows().count())?,
+        _ => record.keys().len(),
+    };
+    let fits = record.dtype() == dtype && rows.checked_mul(row_len) == Some(record.delta().len());
+    if fits { Ok(()) } else { Err("the record does not fit its table's schema".into()) }
+}
+
+/// A range cut at the pieces of its partition.
+fn pieces_of(table: &ShardTable, partition: PartitionId, rows: RowRange) -> Vec<(RowRange, u64)> {
+    let TableRows::Dense(partitions) = &table.rows else { return Vec::new() };
+    let Some(slot) = table.slots.find(partition) else { return Vec::new() };
+    let dense = &partitions[slot].0;
+    let Some(rows) = dense.rows().intersection(rows) else { return Vec::new() };
+    let first = (rows.start - dense.rows().start) / dense.piece_rows();
+    let last = (rows.end - 1 - dense.rows().start) / dense.piece_rows();
+    (first..=last)
+        .filter_map(|piece| Some((dense.rows_of_piece(piece).intersection(rows)?, piece)))
+        .collect()
+}

@@ -6,14 +6,20 @@ use std::{
     fmt,
     marker::PhantomData,
     ops::{Deref, DerefMut},
+    ptr::NonNull,
     rc::Rc,
 };
 
 use windlass_transport::{Pages, error::AllocateError, memory::PagesOptions};
+use windlass_wire::Timestamp;
 
 use crate::{
-    core::{Core, RegionId},
+    client::Client,
+    config::PushOptions,
+    core::{Core, RegionId, Source},
     element::Element,
+    error::RequestError,
+    table::{RowSelection, Table},
 };
 
 /// `len` values in memory that is registered once and can be pushed from, again and again, without
@@ -35,8 +41,60 @@ impl<T: Element> Rows<T> {
         Ok(Self { core: core.clone(), region, pages, len, element: PhantomData })
     }
 
+    /// `len` values in memory that the caller owns. Servers can read it only where
+    /// [`Client::shares_foreign_memory`] says so: elsewhere pushes of it fail.
+    ///
+    /// # Safety
+    /// `address` must be aligned, and mapped readable and writable for `len` values until the rows
+    /// are dropped. No reference to the values may live while one made from the rows does.
+    #[must_use]
+    pub unsafe fn borrow(client: &Client, address: NonNull<T>, len: usize) -> Self {
+        assert!(address.is_aligned(), "borrowed rows are misaligned");
+        // SAFETY: the caller promises that the memory stays; an empty slice has its address.
+        let pages = unsafe { Pages::borrow(address.cast(), len.saturating_mul(size_of::<T>())) };
+        let core = client.core().clone();
+        let region = core.borrow_mut().add_region(pages.clone());
+        Self { core, region, pages, len, element: PhantomData }
+    }
+
+    /// Where the values are.
+    #[must_use]
+    pub fn as_ptr(&self) -> *mut T {
+        self.pages.as_ptr().cast()
+    }
+
     pub(crate) fn region(&self) -> RegionId {
         self.region
+    }
+}
+
+impl<T: Element> Table<T> {
+    /// Starts a push of registered values, from number `first` on, that stay with the caller: many
+    /// pushes may read them at once.
+    ///
+    /// # Errors
+    /// As [`Table::push`], and when the values belong to another client.
+    ///
+    /// # Safety
+    /// Until the push is over, nobody may write the values.
+    pub unsafe fn push_shared<'a>(
+        &self,
+        rows: impl Into<RowSelection<'a>>,
+        values: &Rows<T>,
+        first: usize,
+        options: &PushOptions,
+    ) -> Result<Timestamp, RequestError> {
+        if !Rc::ptr_eq(self.core(), &values.core) {
+            let text = "the values belong to another client".to_owned();
+            return Err(RequestError::Setup { text });
+        }
+        let rows = rows.into();
+        let wanted = usize::try_from(rows.count()).unwrap_or(usize::MAX);
+        let rest = values.get(first..).unwrap_or_default();
+        let part = &rest[..rest.len().min(wanted.saturating_mul(self.width()))];
+        let offset = first as u64 * size_of::<T>() as u64;
+        let source = Source::Registered { region: values.region(), offset };
+        self.start_push(&rows, part, source, options).map(Timestamp)
     }
 }
 

@@ -121,6 +121,11 @@ impl super::Core {
         self.memory.add(pages)
     }
 
+    /// Whether servers can read regions whose memory was not allocated here.
+    pub(crate) fn shares_foreign_memory(&self) -> bool {
+        self.transports.iter().all(|transport| transport.capabilities().shares_foreign_memory)
+    }
+
     /// Ends the registrations of a region, unless a request may still read it.
     pub(crate) fn remove_region(&mut self, id: RegionId) {
         if self.memory.kept.contains(&id) {

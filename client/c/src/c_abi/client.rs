@@ -1,0 +1,248 @@
+//! Connections.
+
+use std::ffi::{CString, c_char, c_void};
+
+use windlass_client::{Client, Timestamp};
+
+use super::{
+    arguments::{Handle, SizedStruct, fill, handle, out, set_timestamp, take, text},
+    options::{WindlassOptions, client_options},
+    schema::{WindlassSchema, c_schema},
+    status::WindlassStatus,
+};
+use crate::{
+    failure::Failure,
+    guard::{ThreadNumber, c_text, guard},
+};
+
+/// A connection to a cluster. Belongs to the thread that made it.
+#[derive(Debug)]
+pub struct WindlassClient {
+    owner: ThreadNumber,
+    pub(super) client: Client,
+    transports: CString,
+}
+
+impl Handle for WindlassClient {
+    const NAME: &'static str = "client";
+
+    fn owner(&self) -> ThreadNumber {
+        self.owner
+    }
+}
+
+/// What a client has counted since it connected.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WindlassCounters {
+    /// sizeof(windlass_counters).
+    pub size: usize,
+    /// Pushes made.
+    pub pushes: u64,
+    /// Pulls made.
+    pub pulls: u64,
+    /// Bytes of values pushed.
+    pub bytes_pushed: u64,
+    /// Bytes of values pulled.
+    pub bytes_pulled: u64,
+    /// Blocks read again because they changed meanwhile.
+    pub reads_retried: u64,
+    /// Times the client slept in a wait.
+    pub sleeps: u64,
+}
+
+const _: () = assert!(size_of::<WindlassCounters>() == 56);
+
+// SAFETY: `repr(C)`, begins with `size`, has no padding (56 bytes are the sum of the fields), and
+// holds integers only.
+unsafe impl SizedStruct for WindlassCounters {
+    const NAME: &'static str = "windlass_counters";
+}
+
+/// Connects to the cluster that the server at `address` belongs to: "windlass://HOST:PORT" or
+/// "HOST:PORT". `options` may be NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn windlass_connect(
+    address: *const c_char,
+    options: *const WindlassOptions,
+    client: *mut *mut WindlassClient,
+) -> WindlassStatus {
+    guard(|| {
+        // SAFETY: the header's rules on pointers.
+        let place = unsafe { out(client, "client") }?;
+        // SAFETY: as above.
+        let address = unsafe { text(address, "address") }?;
+        // SAFETY: as above.
+        let options = unsafe { client_options(options) }?;
+        let client = Client::connect_with(address, options)?;
+        let transports = c_text(&describe(&client));
+        let owner = ThreadNumber::current();
+        place.set(Box::into_raw(Box::new(WindlassClient { owner, client, transports })));
+        Ok(())
+    })
+}
+
+/// Closes a client; NULL is allowed. What was made with it may be closed later or before: the
+/// connection ends with the last of them.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn windlass_close(client: *mut WindlassClient) -> WindlassStatus {
+    guard(|| {
+        // SAFETY: the header's rules on handles.
+        drop(unsafe { take(client) }?);
+        Ok(())
+    })
+}
+
+/// Which transport carries each server's data, and why better ones do not, a line per server.
+/// The text lives as long as the client.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn windlass_transports(
+    client: *const WindlassClient,
+    text: *mut *const c_char,
+) -> WindlassStatus {
+    guard(|| {
+        // SAFETY: the header's rules on pointers.
+        let place = unsafe { out(text, "text") }?;
+        // SAFETY: the header's rules on handles.
+        place.set(unsafe { handle(client) }?.transports.as_ptr());
+        Ok(())
+    })
+}
+
+/// Calls `each` with every table's name and schema, which live as long as the call. `each` must
+/// return, not jump or throw; it may call windlass.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn windlass_list_tables(
+    client: *const WindlassClient,
+    each: Option<
+        unsafe extern "C" fn(
+            context: *mut c_void,
+            name: *const c_char,
+            schema: *const WindlassSchema,
+        ),
+    >,
+    context: *mut c_void,
+) -> WindlassStatus {
+    guard(|| {
+        let each = each.ok_or_else(|| Failure::null("each"))?;
+        // SAFETY: the header's rules on handles.
+        let tables = unsafe { handle(client) }?.client.list_tables()?;
+        for table in tables {
+            let (name, rule) = (c_text(&table.name), c_text(&table.schema.rule.to_string()));
+            let mut schema = c_schema(&table.schema, &rule);
+            schema.size = size_of::<WindlassSchema>();
+            // SAFETY: a function of this type, as the caller promises; name and schema are live.
+            unsafe { each(context, name.as_ptr(), &raw const schema) };
+        }
+        Ok(())
+    })
+}
+
+/// Drops a table and its rows on all servers.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn windlass_drop_table(
+    client: *const WindlassClient,
+    name: *const c_char,
+) -> WindlassStatus {
+    guard(|| {
+        // SAFETY: the header's rules on pointers.
+        let name = unsafe { text(name, "name") }?;
+        // SAFETY: the header's rules on handles.
+        Ok(unsafe { handle(client) }?.client.drop_table(name)?)
+    })
+}
+
+/// Waits for the request with this timestamp: until a push is applied and acknowledged. The
+/// outcomes of the last 1,024 requests are known; of an older one only that it is over.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn windlass_wait(
+    client: *const WindlassClient,
+    timestamp: u64,
+) -> WindlassStatus {
+    guard(|| {
+        // SAFETY: the header's rules on handles.
+        Ok(unsafe { handle(client) }?.client.wait(Timestamp(timestamp))?)
+    })
+}
+
+/// Waits for all requests made so far; the first failure among the last 1,024 of them.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn windlass_wait_all(client: *const WindlassClient) -> WindlassStatus {
+    guard(|| {
+        // SAFETY: the header's rules on handles.
+        Ok(unsafe { handle(client) }?.client.wait_all()?)
+    })
+}
+
+/// Takes in what has arrived without waiting, for trainers with a loop of their own.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn windlass_poll(client: *const WindlassClient) -> WindlassStatus {
+    guard(|| {
+        // SAFETY: the header's rules on handles.
+        unsafe { handle(client) }?.client.poll();
+        Ok(())
+    })
+}
+
+/// Ends this worker's round: its clock goes on by one on every table it has opened. `timestamp` may
+/// be NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn windlass_advance_clock(
+    client: *const WindlassClient,
+    timestamp: *mut u64,
+) -> WindlassStatus {
+    guard(|| {
+        // SAFETY: the header's rules on handles.
+        let advanced = unsafe { handle(client) }?.client.advance_clock()?;
+        // SAFETY: the header's rules on pointers.
+        unsafe { set_timestamp(timestamp, advanced) }
+    })
+}
+
+/// The worker's clock: rounds it has ended.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn windlass_clock(
+    client: *const WindlassClient,
+    clock: *mut u64,
+) -> WindlassStatus {
+    guard(|| {
+        // SAFETY: the header's rules on pointers.
+        let place = unsafe { out(clock, "clock") }?;
+        // SAFETY: the header's rules on handles.
+        place.set(unsafe { handle(client) }?.client.clock().0);
+        Ok(())
+    })
+}
+
+/// What the client has counted. Set counters->size first.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn windlass_count(
+    client: *const WindlassClient,
+    counters: *mut WindlassCounters,
+) -> WindlassStatus {
+    guard(|| {
+        // SAFETY: the header's rules on handles.
+        let counted = unsafe { handle(client) }?.client.counters();
+        let fields = WindlassCounters {
+            size: 0,
+            pushes: counted.pushes,
+            pulls: counted.pulls,
+            bytes_pushed: counted.bytes_pushed,
+            bytes_pulled: counted.bytes_pulled,
+            reads_retried: counted.reads_retried,
+            sleeps: counted.sleeps,
+        };
+        // SAFETY: the header's rules on pointers.
+        unsafe { fill(counters, &fields) }
+    })
+}
+
+fn describe(client: &Client) -> String {
+    let mut lines = Vec::new();
+    for (server, provider, notes) in client.providers() {
+        let reasons =
+            if notes.is_empty() { String::new() } else { format!(" ({})", notes.join("; ")) };
+        lines.push(format!("server {server}: {}{reasons}", provider.name()));
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,166 @@
+//! Options of connections, pushes and pulls.
+
+use std::{ffi::c_char, time::Duration};
+
+use windlass_client::{
+    ClientOptions, Provider, PullOptions, PushOptions, Timestamp, WorkerClock, WorkerRank,
+};
+
+use super::arguments::{SizedStruct, optional_text, sized};
+use crate::failure::Failure;
+
+/// Options of a connection. Set `size` to sizeof(windlass_options) and everything else to zero for
+/// the defaults; NULL in place of the struct does the same.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct WindlassOptions {
+    /// sizeof(windlass_options).
+    pub size: usize,
+    /// What servers ask for when they were started with a token; NULL for none.
+    pub token: *const c_char,
+    /// Transports that may be used, in order of preference, such as "shm,tcp"; NULL for
+    /// "verbs,shm,tcp".
+    pub providers: *const c_char,
+    /// How long a request may take, in milliseconds; 0 for 30,000.
+    pub timeout_ms: u64,
+    /// How long a wait spins before it sleeps, in microseconds; 0 for 50.
+    pub spin_us: u64,
+    /// Bytes of the staging area, for values on their way that are not in buffers; 0 for 64 MiB.
+    pub staging_len: u64,
+    /// Whether this client is a worker of a training job.
+    pub has_rank: u32,
+    /// Its rank, if so.
+    pub rank: u32,
+}
+
+/// Options of a push. NULL for the defaults.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WindlassPushOptions {
+    /// sizeof(windlass_push_options).
+    pub size: usize,
+    /// Start only when the request with this timestamp is done; 0 for at once.
+    pub after: u64,
+    /// The worker's clock, if has_clock is not 0; else the client's own.
+    pub clock: u64,
+    /// Whether `clock` counts.
+    pub has_clock: u32,
+    /// Acknowledge only what is on disk on every replica, whatever the table says, if not 0.
+    pub sync: u32,
+}
+
+/// Options of a pull. NULL for the defaults.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WindlassPullOptions {
+    /// sizeof(windlass_pull_options).
+    pub size: usize,
+    /// Start only when the request with this timestamp is done; 0 for at once.
+    pub after: u64,
+    /// Whether rows of a dense range may mix values from before and after an update that is under
+    /// way. Each value is whole in any case.
+    pub relaxed: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+const _: () = assert!(size_of::<WindlassOptions>() == 56);
+const _: () = assert!(size_of::<WindlassPushOptions>() == 32);
+const _: () = assert!(size_of::<WindlassPullOptions>() == 24);
+
+// SAFETY: `repr(C)`, begins with `size`, has no padding (56 bytes are the sum of the fields), and
+// holds integers and raw pointers only.
+unsafe impl SizedStruct for WindlassOptions {
+    const NAME: &'static str = "windlass_options";
+}
+
+// SAFETY: as above, with 32 bytes.
+unsafe impl SizedStruct for WindlassPushOptions {
+    const NAME: &'static str = "windlass_push_options";
+}
+
+// SAFETY: as above, with 24 bytes.
+unsafe impl SizedStruct for WindlassPullOptions {
+    const NAME: &'static str = "windlass_pull_options";
+}
+
+impl Default for WindlassOptions {
+    fn default() -> Self {
+        Self {
+            size: 0,
+            token: std::ptr::null(),
+            providers: std::ptr::null(),
+            timeout_ms: 0,
+            spin_us: 0,
+            staging_len: 0,
+            has_rank: 0,
+            rank: 0,
+        }
+    }
+}
+
+/// What C means by its options.
+///
+/// # Safety
+/// `given` is NULL or as its documentation says.
+pub(super) unsafe fn client_options(
+    given: *const WindlassOptions,
+) -> Result<ClientOptions, Failure> {
+    // SAFETY: the caller's promise is the same.
+    let given = unsafe { sized(given) }?;
+    let mut options = ClientOptions::default();
+    // SAFETY: the struct's documentation asks for NULL or a text.
+    let token = unsafe { optional_text(given.token, "token") }?;
+    options.token = token.map(str::to_owned);
+    // SAFETY: as above.
+    if let Some(names) = unsafe { optional_text(given.providers, "providers") }? {
+        options.providers = names.split(',').map(provider).collect::<Result<_, _>>()?;
+    }
+    if given.timeout_ms != 0 {
+        options.timeout = Duration::from_millis(given.timeout_ms);
+    }
+    if given.spin_us != 0 {
+        options.spin = Duration::from_micros(given.spin_us);
+    }
+    if given.staging_len != 0 {
+        options.staging_len = usize::try_from(given.staging_len)
+            .map_err(|_| Failure::argument("staging_len is more than memory can hold"))?;
+    }
+    options.rank = (given.has_rank != 0).then_some(WorkerRank(given.rank));
+    Ok(options)
+}
+
+/// # Safety
+/// `given` is NULL or as its documentation says.
+pub(super) unsafe fn push_options(
+    given: *const WindlassPushOptions,
+) -> Result<PushOptions, Failure> {
+    // SAFETY: the caller's promise is the same.
+    let given = unsafe { sized(given) }?;
+    Ok(PushOptions {
+        clock: (given.has_clock != 0).then_some(WorkerClock(given.clock)),
+        sync: given.sync != 0,
+        after: after(given.after),
+    })
+}
+
+/// # Safety
+/// `given` is NULL or as its documentation says.
+pub(super) unsafe fn pull_options(
+    given: *const WindlassPullOptions,
+) -> Result<PullOptions, Failure> {
+    // SAFETY: the caller's promise is the same.
+    let given = unsafe { sized(given) }?;
+    Ok(PullOptions { after: after(given.after), relaxed: given.relaxed != 0 })
+}
+
+fn after(timestamp: u64) -> Option<Timestamp> {
+    (timestamp != 0).then_some(Timestamp(timestamp))
+}
+
+fn provider(name: &str) -> Result<Provider, Failure> {
+    let name = name.trim();
+    Provider::ALL.into_iter().find(|provider| provider.name() == name).ok_or_else(|| {
+        Failure::argument(format!("unknown provider {name:?}: use verbs, shm or tcp"))
+    })
+}

@@ -1,0 +1,123 @@
+//! Tables.
+
+use std::ffi::{CString, c_char};
+
+use windlass_client::{Client, TableEntry};
+
+use super::{
+    arguments::{Handle, fill, handle, out, take, text},
+    client::WindlassClient,
+    schema::{WindlassSchema, c_schema, table_schema},
+    status::WindlassStatus,
+};
+use crate::{
+    erased::{ErasedTable, create_table, open_table},
+    guard::{ThreadNumber, c_text, guard},
+};
+
+/// A table. Belongs to its client's thread.
+pub struct WindlassTable {
+    owner: ThreadNumber,
+    pub(super) client: Client,
+    pub(super) table: Box<dyn ErasedTable>,
+    pub(super) value_len: usize,
+    entry: TableEntry,
+    rule: CString,
+}
+
+impl Handle for WindlassTable {
+    const NAME: &'static str = "table";
+
+    fn owner(&self) -> ThreadNumber {
+        self.owner
+    }
+}
+
+impl WindlassTable {
+    /// Values per row.
+    pub(super) fn width(&self) -> usize {
+        self.entry.schema.width as usize
+    }
+
+    fn into_handle(client: &Client, table: Box<dyn ErasedTable>) -> *mut Self {
+        let entry = table.entry();
+        let rule = c_text(&entry.schema.rule.to_string());
+        let (owner, value_len) = (ThreadNumber::current(), entry.schema.dtype.size());
+        let client = client.clone();
+        Box::into_raw(Box::new(Self { owner, client, table, value_len, entry, rule }))
+    }
+}
+
+impl std::fmt::Debug for WindlassTable {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("WindlassTable").field("entry", &self.entry).finish_non_exhaustive()
+    }
+}
+
+/// Creates a table, or opens the one of that name and schema.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn windlass_create_table(
+    client: *const WindlassClient,
+    name: *const c_char,
+    schema: *const WindlassSchema,
+    table: *mut *mut WindlassTable,
+) -> WindlassStatus {
+    guard(|| {
+        // SAFETY: the header's rules on pointers.
+        let place = unsafe { out(table, "table") }?;
+        // SAFETY: as above.
+        let name = unsafe { text(name, "name") }?;
+        // SAFETY: as above.
+        let schema = unsafe { table_schema(schema) }?;
+        // SAFETY: the header's rules on handles.
+        let client = &unsafe { handle(client) }?.client;
+        let created = create_table(client, name, &schema)?;
+        place.set(WindlassTable::into_handle(client, created));
+        Ok(())
+    })
+}
+
+/// Opens a table with the schema it has: see windlass_table_schema().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn windlass_open_table(
+    client: *const WindlassClient,
+    name: *const c_char,
+    table: *mut *mut WindlassTable,
+) -> WindlassStatus {
+    guard(|| {
+        // SAFETY: the header's rules on pointers.
+        let place = unsafe { out(table, "table") }?;
+        // SAFETY: as above.
+        let name = unsafe { text(name, "name") }?;
+        // SAFETY: the header's rules on handles.
+        let client = &unsafe { handle(client) }?.client;
+        let opened = open_table(client, name)?;
+        place.set(WindlassTable::into_handle(client, opened));
+        Ok(())
+    })
+}
+
+/// Closes a table's handle; NULL is allowed. The table stays: windlass_drop_table() ends it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn windlass_close_table(table: *mut WindlassTable) -> WindlassStatus {
+    guard(|| {
+        // SAFETY: the header's rules on handles.
+        drop(unsafe { take(table) }?);
+        Ok(())
+    })
+}
+
+/// A table's schema. Set schema->size first. schema->rule lives as long as the handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn windlass_table_schema(
+    table: *const WindlassTable,
+    schema: *mut WindlassSchema,
+) -> WindlassStatus {
+    guard(|| {
+        // SAFETY: the header's rules on handles.
+        let table = unsafe { handle(table) }?;
+        let fields = c_schema(&table.entry.schema, &table.rule);
+        // SAFETY: the header's rules on pointers.
+        unsafe { fill(schema, &fields) }
+    })
+}

@@ -1,0 +1,95 @@
+//! Why a call failed: a code that never changes its meaning, and a sentence.
+
+use windlass_client::{ConnectError, RequestError, Status, TableError};
+
+use crate::c_abi::status::WindlassStatus;
+
+/// A failed call.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) status: WindlassStatus,
+    pub(crate) text: String,
+}
+
+impl Failure {
+    pub(crate) fn new(status: WindlassStatus, text: impl Into<String>) -> Self {
+        Self { status, text: text.into() }
+    }
+
+    /// The caller's mistake.
+    pub(crate) fn argument(text: impl Into<String>) -> Self {
+        Self::new(WindlassStatus::InvalidArgument, text)
+    }
+
+    /// A pointer that must not be NULL.
+    pub(crate) fn null(name: &str) -> Self {
+        Self::argument(format!("{name} is NULL"))
+    }
+
+    /// The system has no memory for values.
+    pub(crate) fn no_memory(error: &dyn std::error::Error) -> Self {
+        Self::new(WindlassStatus::NoMemory, chain(error))
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        let status = match &error {
+            ConnectError::Address { .. } => WindlassStatus::InvalidArgument,
+            ConnectError::Refused { .. } => WindlassStatus::Refused,
+            ConnectError::NoProvider { .. } => WindlassStatus::NoTransport,
+            ConnectError::Allocate(_) | ConnectError::Register(_) => WindlassStatus::NoMemory,
+            _ => WindlassStatus::ConnectFailed,
+        };
+        Self::new(status, chain(&error))
+    }
+}
+
+impl From<TableError> for Failure {
+    fn from(error: TableError) -> Self {
+        let status = match &error {
+            TableError::Unknown { .. } => WindlassStatus::UnknownTable,
+            TableError::Exists { .. } => WindlassStatus::TableExists,
+            TableError::Dtype { .. } => WindlassStatus::WrongDtype,
+            TableError::Control(_) => WindlassStatus::ServerGone,
+            _ => WindlassStatus::Refused,
+        };
+        Self::new(status, chain(&error))
+    }
+}
+
+impl From<RequestError> for Failure {
+    fn from(error: RequestError) -> Self {
+        let status = match &error {
+            RequestError::Length { .. } => WindlassStatus::WrongLength,
+            RequestError::UnsortedKeys { .. } => WindlassStatus::UnsortedKeys,
+            RequestError::DuplicateKey { .. } => WindlassStatus::DuplicateKey,
+            RequestError::OutOfRange { .. } => WindlassStatus::OutOfRange,
+            RequestError::RangeOfSparse => WindlassStatus::RangeOfSparse,
+            RequestError::NotFinite => WindlassStatus::NotFinite,
+            RequestError::Refused { status: Status::UnknownTable, .. } => {
+                WindlassStatus::UnknownTable
+            }
+            RequestError::Refused { status: Status::Full, .. } => WindlassStatus::NoMemory,
+            RequestError::Refused { .. } => WindlassStatus::Refused,
+            RequestError::ServerGone { .. } => WindlassStatus::ServerGone,
+            RequestError::Timeout { .. } => WindlassStatus::Timeout,
+            RequestError::UnknownTimestamp { .. } => WindlassStatus::UnknownTimestamp,
+            RequestError::TooLarge { .. } => WindlassStatus::TooLarge,
+            _ => WindlassStatus::SetupFailed,
+        };
+        Self::new(status, chain(&error))
+    }
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text.push_str(": ");
+        text.push_str(&next.to_string());
+        cause = next.source();
+    }
+    text
+}

@@ -1,0 +1,107 @@
+//! What surrounds every call: panics stop here, failures leave their text behind, and handles are
+//! known to belong to one thread.
+
+use std::{
+    any::Any,
+    cell::RefCell,
+    ffi::{CStr, CString, c_char},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use crate::{c_abi::status::WindlassStatus, failure::Failure};
+
+/// A thread, by a number that is never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ThreadNumber(u64);
+
+static NEXT_THREAD: AtomicU64 = AtomicU64::new(1);
+
+thread_local! {
+    static THREAD: ThreadNumber = ThreadNumber(NEXT_THREAD.fetch_add(1, Ordering::Relaxed));
+    static LAST_ERROR: RefCell<CString> = RefCell::default();
+}
+
+impl ThreadNumber {
+    /// The calling thread.
+    pub(crate) fn current() -> Self {
+        THREAD.with(|number| *number)
+    }
+}
+
+/// Runs a call. Nothing unwinds out of it: C could not stand that.
+pub(crate) fn guard(call: impl FnOnce() -> Result<(), Failure>) -> WindlassStatus {
+    // After a panic the client's own cells are unlocked by unwinding, so it is no worse to use than
+    // after an error.
+    let outcome = catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+        let failure = Failure::new(WindlassStatus::Internal, text_of(panic.as_ref()));
+        // Its destructor could panic again.
+        std::mem::forget(panic);
+        Err(failure)
+    });
+    match outcome {
+        Ok(()) => WindlassStatus::Ok,
+        Err(failure) => {
+            remember(failure.text);
+            failure.status
+        }
+    }
+}
+
+/// The text of the last failure on this thread. It stays where it is until the next failure there.
+pub(crate) fn last_error() -> *const c_char {
+    // While a thread ends its text may be gone already.
+    LAST_ERROR.try_with(|text| text.borrow().as_ptr()).unwrap_or(c"".as_ptr())
+}
+
+fn remember(text: String) {
+    let text = CString::new(text).unwrap_or_else(|error| {
+        let mut bytes = error.into_vec();
+        bytes.retain(|byte| *byte != 0);
+        CString::new(bytes).unwrap_or_default()
+    });
+    let _ = LAST_ERROR.try_with(|last| last.replace(text));
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no text");
+    format!("a bug in windlass: {text}")
+}
+
+/// A text for C; what comes after a NUL is cut.
+pub(crate) fn c_text(text: &str) -> CString {
+    let until = text.split('\0').next().unwrap_or_default();
+    CString::new(until).unwrap_or_else(|_| CStr::to_owned(c""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text() -> String {
+        LAST_ERROR.with(|text| text.borrow().to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn a_panic_is_a_status_and_a_text() {
+        let status = guard(|| panic!("seven is not {}", 8));
+        assert_eq!(status, WindlassStatus::Internal);
+        assert_eq!(text(), "a bug in windlass: seven is not 8");
+        assert_eq!(guard(|| Ok(())), WindlassStatus::Ok);
+        assert_eq!(text(), "a bug in windlass: seven is not 8");
+        assert_eq!(guard(|| Err(Failure::null("client\0"))), WindlassStatus::InvalidArgument);
+        assert_eq!(text(), "client is NULL");
+    }
+
+    #[test]
+    fn threads_have_numbers_of_their_own() {
+        let mine = ThreadNumber::current();
+        assert_eq!(mine, ThreadNumber::current());
+        let other = std::thread::spawn(ThreadNumber::current).join().unwrap();
+        assert_ne!(mine, other);
+    }
+}

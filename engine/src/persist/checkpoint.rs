@@ -18,28 +18,31 @@
 //! manifest is published the log is durable beyond every copied block, so that no block is ahead of
 //! the log it belongs to.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use windlass_wire::{Epoch, Lsn, PartitionId, TableId};
+use windlass_wire::{Epoch, PartitionId};
 
 use super::{
     commit::Position,
     frame::{HEADER_BYTES, Header, Kind, Salt},
-    limits::{
-        BLOCK_BYTES, CHECKPOINT_BLOCK_BYTES_MAX, CHECKPOINT_FILES_MAX, FRAME_ALIGNMENT,
-        STAGING_BYTES,
-    },
+    limits::{CHECKPOINT_BLOCK_BYTES_MAX, CHECKPOINT_FILES_MAX, STAGING_BYTES},
     log::Log,
     manifest::{
-        CheckpointPartition, DataFile, Manifest, data_name, data_number, manifest_name,
-        manifest_number, temporary_name,
+        CheckpointPartition, Manifest, data_name, data_number, manifest_name, manifest_number,
+        temporary_name,
     },
     memory::Window,
     poison::Poison,
-    storage::{
-        Buffer, Completion, FileId, Operation, Outcome, RegionId, Storage, StorageError, Token,
-    },
+    storage::{Buffer, Completion, Operation, Outcome, RegionId, Storage, StorageError, Token},
 };
+
+mod copy;
+mod run;
+mod source;
+
+pub use source::{BlockHead, CheckpointSource, Extent, Next};
+
+use run::{BufferState, Run, Stage};
 
 /// Marks this submitter's tokens.
 pub(crate) const OWNER: u8 = 3;
@@ -49,67 +52,6 @@ const SINGLE: u64 = 0;
 const IGNORED: u64 = 1;
 /// Tokens of staging writes: this plus the buffer's index.
 const STAGING: u64 = 16;
-
-/// What the engine lets a checkpoint copy. All calls come from the shard's own thread.
-pub trait CheckpointSource {
-    /// The partitions of this shard.
-    fn partitions(&mut self) -> Vec<PartitionId>;
-
-    /// A checkpoint begins: [`CheckpointSource::next`] will ask for all blocks of the partition, or
-    /// for those that changed since they were copied last. Those are fixed now; a block that changes
-    /// from now on may be copied in this checkpoint or in the next.
-    fn begin(&mut self, partition: PartitionId, extent: Extent);
-
-    /// Copies the next block into the buffer, which is 64-aligned. Values and optimiser state of
-    /// the same rows belong in one block: a block is the unit that is consistent.
-    fn next(&mut self, partition: PartitionId, buffer: &mut [u8]) -> Next;
-
-    /// The checkpoint failed: blocks handed out are not safe. The next one asks for all.
-    fn abandoned(&mut self) {}
-
-    /// The checkpoint was published.
-    fn published(&mut self, _manifest: &Manifest) {}
-}
-
-/// Which blocks a checkpoint wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extent {
-    /// All.
-    Full,
-    /// Those that changed.
-    Changed,
-}
-
-/// What [`CheckpointSource::next`] did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// It copied a block.
-    Block(BlockHead),
-    /// The next block is longer than the buffer: ask again with an empty one. At most
-    /// [`CHECKPOINT_BLOCK_BYTES_MAX`].
-    NoRoom,
-    /// There are no more.
-    Done,
-}
-
-/// What a block is; opaque here but for the LSN.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BlockHead {
-    /// The table, or zero.
-    pub table: TableId,
-    /// Which kind of state: rows, sessions, range clocks, schema; the engine's numbers.
-    pub section: u16,
-    /// Which block of that section.
-    pub index: u64,
-    /// The engine's own.
-    pub detail: u64,
-    /// The last record whose effect is in the block.
-    pub lsn: Lsn,
-    /// Epoch in force.
-    pub epoch: Epoch,
-    /// Bytes copied.
-    pub length: usize,
-}
 
 /// How checkpoints are taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,58 +82,6 @@ pub struct Checkpointer {
     /// Why the last attempt failed, until somebody asks.
     failure: Option<CheckpointError>,
     removals: Vec<String>,
-}
-
-#[derive(Debug)]
-struct Run {
-    stage: Stage,
-    submitted: bool,
-    manifest: Manifest,
-    full: bool,
-    file: Option<FileId>,
-    manifest_file: Option<FileId>,
-    file_offset: u64,
-    blocks: u64,
-    /// Which partition is being copied.
-    at: usize,
-    buffers: [BufferState; BUFFERS],
-    filling: usize,
-    started: Duration,
-    /// Log position that must be durable before publication.
-    target: Position,
-    /// Why it is being given up: once nothing is under way any more.
-    error: Option<CheckpointError>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum BufferState {
-    Free,
-    Filled {
-        used: usize,
-    },
-    /// Full, not yet accepted by the storage.
-    Ready {
-        used: usize,
-    },
-    Writing {
-        used: usize,
-    },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    OpenData,
-    Copy,
-    DrainData,
-    SyncData,
-    CloseData,
-    AwaitLog,
-    OpenManifest,
-    WriteManifest,
-    SyncManifest,
-    CloseManifest,
-    Rename,
-    SyncDirectory,
 }
 
 /// Where a checkpoint is.
@@ -477,118 +367,6 @@ impl Checkpointer {
         Ok(false)
     }
 
-    /// Copies blocks into staging buffers and writes those that are full.
-    fn copy(
-        &mut self,
-        run: &mut Run,
-        storage: &mut dyn Storage,
-        source: &mut dyn CheckpointSource,
-        now: Duration,
-        budget_bytes: usize,
-    ) -> Result<(), CheckpointError> {
-        let mut copied = 0;
-        while copied < budget_bytes && self.within_rate(run, now) {
-            let used = match run.buffers[run.filling] {
-                BufferState::Free => 0,
-                BufferState::Filled { used } => used,
-                BufferState::Ready { .. } | BufferState::Writing { .. } => break,
-            };
-            let Some(entry) = run.manifest.partitions.get_mut(run.at) else {
-                self.end_data(run, used);
-                break;
-            };
-            // The end frame must always fit behind.
-            let room = STAGING_BYTES - used - 2 * HEADER_BYTES;
-            let start = run.filling * STAGING_BYTES + used;
-            let partition = entry.partition;
-            let next = if room == 0 {
-                Next::NoRoom
-            } else {
-                source.next(partition, self.window.bytes_mut(start + HEADER_BYTES, room))
-            };
-            match next {
-                Next::Block(head) => {
-                    assert!(head.length <= room, "a block longer than its buffer");
-                    entry.end = entry.end.max(head.lsn);
-                    entry.epoch = entry.epoch.max(head.epoch);
-                    let length = (HEADER_BYTES + head.length).next_multiple_of(FRAME_ALIGNMENT);
-                    let frame = self.window.bytes_mut(start, length);
-                    frame[HEADER_BYTES + head.length..].fill(0);
-                    block_header(partition, &head, length).seal(frame, Salt::NONE);
-                    run.blocks += 1;
-                    run.buffers[run.filling] = BufferState::Filled { used: used + length };
-                    copied += length;
-                }
-                Next::NoRoom if used <= HEADER_BYTES => {
-                    return Err(CheckpointError::BlockTooLong { partition });
-                }
-                Next::NoRoom => {
-                    self.end_buffer(run, used);
-                    self.write_ready(run, storage);
-                }
-                Next::Done => run.at += 1,
-            }
-        }
-        self.write_ready(run, storage);
-        Ok(())
-    }
-
-    fn end_data(&mut self, run: &mut Run, used: usize) {
-        let start = run.filling * STAGING_BYTES + used;
-        let header = Header {
-            lsn: run.manifest.number,
-            row_count: run.blocks,
-            ..Header::of(Kind::CheckpointEnd)
-        };
-        header.seal(self.window.bytes_mut(start, HEADER_BYTES), Salt::NONE);
-        self.end_buffer(run, used + HEADER_BYTES);
-        run.stage = Stage::DrainData;
-    }
-
-    fn end_buffer(&mut self, run: &mut Run, used: usize) {
-        let padded = used.next_multiple_of(BLOCK_BYTES);
-        if padded > used {
-            let start = run.filling * STAGING_BYTES + used;
-            let bytes = self.window.bytes_mut(start, padded - used);
-            bytes.fill(0);
-            Header::of(Kind::Pad).seal(bytes, Salt::NONE);
-        }
-        run.buffers[run.filling] = BufferState::Ready { used: padded };
-        run.filling = (run.filling + 1) % BUFFERS;
-    }
-
-    /// Writes full buffers, oldest first, each behind the last one.
-    fn write_ready(&mut self, run: &mut Run, storage: &mut dyn Storage) {
-        let Some(file) = run.file else { return };
-        for step in 0..BUFFERS {
-            let index = (run.filling + step) % BUFFERS;
-            let BufferState::Ready { used } = run.buffers[index] else { continue };
-            let start = self.window.start() + (index * STAGING_BYTES) as u64;
-            let length = u32::try_from(used).expect("a buffer's length");
-            let operation = Operation::Write {
-                file,
-                offset: run.file_offset,
-                buffer: Buffer { region: self.region, start, length },
-                durable: false,
-            };
-            if storage.submit(Token::new(OWNER, STAGING + index as u64), operation).is_err() {
-                return;
-            }
-            run.buffers[index] = BufferState::Writing { used };
-            run.file_offset += used as u64;
-        }
-    }
-
-    fn within_rate(&self, run: &Run, now: Duration) -> bool {
-        let rate = self.config.bytes_per_second;
-        if rate == 0 {
-            return true;
-        }
-        let elapsed = now.saturating_sub(run.started);
-        let allowed = u128::from(rate) * elapsed.as_micros() / 1_000_000;
-        u128::from(run.file_offset) <= allowed + STAGING_BYTES as u128
-    }
-
     fn publish(
         &mut self,
         run: Run,
@@ -650,61 +428,6 @@ impl Checkpointer {
     }
 }
 
-impl Run {
-    /// Goes to the next stage after its operation succeeded.
-    fn advance(&mut self, outcome: Outcome) -> Option<CheckpointError> {
-        self.stage = match (self.stage, outcome) {
-            (Stage::OpenData, Outcome::Opened(file)) => {
-                self.file = Some(file);
-                Stage::Copy
-            }
-            (Stage::SyncData, _) => Stage::CloseData,
-            (Stage::CloseData, _) => {
-                self.file = None;
-                Stage::AwaitLog
-            }
-            (Stage::OpenManifest, Outcome::Opened(file)) => {
-                self.manifest_file = Some(file);
-                Stage::WriteManifest
-            }
-            (Stage::WriteManifest, outcome) => {
-                if let Some(error) = short_write(self.manifest.length(), outcome) {
-                    return Some(error);
-                }
-                Stage::SyncManifest
-            }
-            (Stage::SyncManifest, _) => Stage::CloseManifest,
-            (Stage::CloseManifest, _) => Stage::Rename,
-            (Stage::Rename, _) => Stage::SyncDirectory,
-            (Stage::SyncDirectory, _) => {
-                self.manifest_file = None;
-                Stage::SyncDirectory
-            }
-            (stage, _) => stage,
-        };
-        None
-    }
-
-    /// Whether the device holds nothing of it.
-    fn is_quiet(&self) -> bool {
-        let writing = |state: &BufferState| matches!(state, BufferState::Writing { .. });
-        !self.submitted && !self.buffers.iter().any(writing)
-    }
-
-    fn finish_manifest(&mut self, log: &Log) {
-        for entry in &mut self.manifest.partitions {
-            entry.end = entry.end.max(log.last_lsn(entry.partition));
-        }
-        let full = self.full;
-        let (number, length, blocks) = (self.manifest.number, self.file_offset, self.blocks);
-        if !self.manifest.files.iter().any(|file| file.number == number) {
-            self.manifest.files.push(DataFile { number, length, blocks, full });
-        }
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        self.manifest.published_seconds = since.map_or(0, |since| since.as_secs());
-    }
-}
-
 fn number_of(name: &str) -> Option<u64> {
     data_number(name).or_else(|| manifest_number(name))
 }
@@ -723,20 +446,5 @@ fn short_write(wanted: usize, outcome: Outcome) -> Option<CheckpointError> {
         Outcome::Transferred(written) if written as usize == wanted => None,
         Outcome::Transferred(written) => Some(CheckpointError::ShortWrite { wanted, written }),
         Outcome::Opened(_) | Outcome::Done => None,
-    }
-}
-
-fn block_header(partition: PartitionId, head: &BlockHead, frame_bytes: usize) -> Header {
-    let slack = frame_bytes - HEADER_BYTES - head.length;
-    Header {
-        lsn: head.lsn.0,
-        epoch: head.epoch.0,
-        partition: partition.0,
-        table: head.table.0,
-        row_start: head.index,
-        row_count: head.detail,
-        tag: head.section,
-        slack: u8::try_from(slack).expect("less than one alignment"),
-        ..Header::of(Kind::CheckpointBlock)
     }
 }

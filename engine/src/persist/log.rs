@@ -9,18 +9,26 @@ use super::{
     commit::Position,
     frame::{HEADER_BYTES, Header, Kind, Salt, resalt},
     limits::{
-        BATCH_BYTES_TARGET, BATCHES_MAX, BLOCK_BYTES, RECORD_BYTES_MAX, SEGMENT_BYTES_MIN,
-        SEQUENCE_JUMP, WRITES_MAX,
+        BATCH_BYTES_TARGET, BLOCK_BYTES, RECORD_BYTES_MAX, SEGMENT_BYTES_MIN, SEQUENCE_JUMP,
+        WRITES_MAX,
     },
     memory::Window,
     partitions::Partitions,
     poison::{Poison, Trouble},
     record::{Draft, Facts, Record, RecordMut, Shape},
-    ring::{Ring, Room},
-    segment::{Batch, LogTail, Superblock},
+    ring::Ring,
+    segment::{LogTail, Superblock},
     segments::{Active, Segments},
-    storage::{Buffer, Completion, Operation, Outcome, RegionId, Storage, StorageError, Token},
+    storage::{Completion, Outcome, RegionId, Storage, StorageError},
 };
+
+mod batch;
+mod chain;
+mod error;
+
+pub use error::{Full, ReserveError};
+
+use batch::PendingBatch;
 
 /// Marks this submitter's tokens.
 pub(crate) const OWNER: u8 = 1;
@@ -79,26 +87,6 @@ pub struct Log {
     statistics: LogStatistics,
 }
 
-/// A batch between its first reservation and the release of its write.
-#[derive(Debug)]
-struct PendingBatch {
-    /// Ring cursor of its first byte, the superblock's if it starts a segment.
-    start: u64,
-    /// Bytes of superblock before the Batch frame.
-    superblock: u64,
-    length: u64,
-    active: Active,
-    /// Log position of its first byte.
-    position: u64,
-    /// Reservations not yet sealed.
-    filling: u32,
-    records: u32,
-    /// When it has to be written at the latest; `None` for whenever it is convenient.
-    deadline: Option<Duration>,
-    ended: bool,
-    written: bool,
-}
-
 /// A place in the ring, to be filled and sealed. Dropping it would stop the log: seal or abandon.
 #[derive(Debug)]
 #[must_use = "a reservation that is neither sealed nor abandoned holds up the log"]
@@ -146,52 +134,6 @@ pub struct LogStatistics {
     pub refused: u64,
 }
 
-/// Why there is no room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Full {
-    /// Disk or successor are behind. Poll; take no more pushes meanwhile.
-    #[error("the log ring is full: the disk or the chain's successor is behind")]
-    Ring,
-    /// Too many writes are waiting.
-    #[error("too many log writes are waiting for the disk")]
-    Writes,
-    /// The next segment is still being prepared.
-    #[error("the next log segment is still being prepared")]
-    Preparing,
-    /// All segments hold records that no checkpoint covers: a checkpoint is needed.
-    #[error("all log segments are in use: the log waits for a checkpoint")]
-    Segments,
-}
-
-/// Why a record cannot be reserved.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum ReserveError {
-    /// No room now: back-pressure. Retry after the next poll.
-    #[error("no room in the log")]
-    Full(#[from] Full),
-    /// The log has stopped.
-    #[error("the log is poisoned")]
-    Poisoned(#[from] Poison),
-    /// It never fits; split it.
-    #[error("a record of {length} bytes is longer than {limit_bytes}: split the push")]
-    TooLong {
-        /// Length of the record.
-        length: usize,
-        /// The most this log takes.
-        limit_bytes: usize,
-    },
-    /// A replicated record that does not follow the last one.
-    #[error("record {found} of partition {partition} does not follow {last}: catch up first")]
-    Order {
-        /// The partition.
-        partition: PartitionId,
-        /// The last LSN here.
-        last: Lsn,
-        /// The record's.
-        found: Lsn,
-    },
-}
-
 impl Log {
     /// A log that goes on where recovery ended, or a new one. Blocks until segments are ready.
     ///
@@ -232,37 +174,6 @@ impl Log {
         };
         log.claim_sequence(storage)?;
         Ok(log)
-    }
-
-    /// Writes the first superblock of this life, alone and durably: whatever a crash leaves of the
-    /// batches behind it, the next life sees the sequence and uses another salt.
-    fn claim_sequence(&mut self, storage: &mut dyn Storage) -> Result<(), StorageError> {
-        let failed = |source: std::io::ErrorKind| StorageError {
-            operation: "claim",
-            name: "the first segment of the log".to_owned(),
-            source: source.into(),
-        };
-        self.next_segment().map_err(|_| failed(std::io::ErrorKind::StorageFull))?;
-        let Some(active) = &mut self.active else {
-            return Err(failed(std::io::ErrorKind::StorageFull));
-        };
-        let length = Superblock::length(0) as u64;
-        active.offset = length;
-        let active = *active;
-        let cursor = self.ring.take(length);
-        self.write_superblock(cursor, length, &active);
-        let length = u32::try_from(length).expect("one block");
-        let start = self.ring.page_offset(cursor);
-        let buffer = Buffer { region: self.region, start, length };
-        let write = Operation::Write { file: active.file, offset: 0, buffer, durable: true };
-        let outcome = super::storage::run(storage, write)?;
-        if outcome != Outcome::Transferred(length) {
-            return Err(failed(std::io::ErrorKind::WriteZero));
-        }
-        self.durable = Position(active.base + u64::from(length));
-        self.durable_cursor = self.ring.tail();
-        self.release();
-        Ok(())
     }
 
     /// Makes a partition known, whose last record so far is `last`, durable already.
@@ -500,62 +411,6 @@ impl Log {
         self.partitions.last(partition)
     }
 
-    /// Keeps records of a partition after `lsn` in the ring until [`Log::replicated`] passes them:
-    /// a chain's successor reads them there.
-    pub fn hold(&mut self, partition: PartitionId, lsn: Lsn) {
-        self.partitions.hold(partition, Some(lsn));
-    }
-
-    /// The successor has everything of a partition up to `lsn`.
-    pub fn replicated(&mut self, partition: PartitionId, lsn: Lsn) {
-        self.partitions.hold(partition, Some(lsn));
-        self.release();
-    }
-
-    /// The partition has no successor any more.
-    pub fn unhold(&mut self, partition: PartitionId) {
-        self.partitions.hold(partition, None);
-        self.release();
-    }
-
-    /// Records of a partition still in the ring from `lsn` on, in order, each with its offset in the
-    /// pages: for resending, while no reservation is open. Records before the first one given have
-    /// to come from elsewhere.
-    pub fn held(
-        &self,
-        partition: PartitionId,
-        lsn: Lsn,
-    ) -> impl Iterator<Item = (Lsn, u64, &[u8])> + '_ {
-        let mut cursor = self.ring.released();
-        let end = self.sealed_end();
-        std::iter::from_fn(move || {
-            loop {
-                cursor = self.ring.after_gap(cursor);
-                if cursor >= end {
-                    return None;
-                }
-                let here = cursor;
-                let lying = self.ring.lying(here);
-                cursor += lying.length;
-                if lying.partition == partition.0
-                    && lying.lsn >= lsn.0
-                    && Kind::from_number(lying.kind).is_some_and(Kind::is_record)
-                {
-                    let length = usize::try_from(lying.length).unwrap_or(0);
-                    let bytes = self.ring.bytes(here, length);
-                    return Some((Lsn(lying.lsn), self.ring.page_offset(here), bytes));
-                }
-            }
-        })
-    }
-
-    /// The bytes of a record just sealed, to be applied straight from the ring. Panics when it was
-    /// released meanwhile.
-    #[must_use]
-    pub fn sealed_bytes(&self, sealed: &Sealed) -> &[u8] {
-        self.ring.at_page_offset(sealed.page_offset, sealed.length)
-    }
-
     /// Why the log has stopped, if it has.
     #[must_use]
     pub fn poison(&self) -> Option<&Poison> {
@@ -616,256 +471,5 @@ impl Log {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.batches.is_empty()
-    }
-
-    fn batch_mut(&mut self, number: u64) -> &mut PendingBatch {
-        let index = usize::try_from(number - self.first_batch).expect("a batch in the queue");
-        &mut self.batches[index]
-    }
-
-    fn make_room(
-        &mut self,
-        partition: PartitionId,
-        length: usize,
-        delay: Option<Duration>,
-        now: Duration,
-    ) -> Result<(u64, u64), ReserveError> {
-        if let Some(poison) = &self.poison {
-            return Err(poison.clone().into());
-        }
-        assert!(self.partitions.contains(partition), "partition {partition} was not added");
-        if length > self.record_bytes_max() {
-            let limit_bytes = self.record_bytes_max();
-            return Err(ReserveError::TooLong { length, limit_bytes });
-        }
-        if let Err(full) = self.open_batch(length as u64) {
-            self.statistics.refused += 1;
-            if let Some(batch) = self.batches.back_mut() {
-                // Whatever its levels say, it now stands in the way.
-                batch.deadline = Some(now);
-            }
-            return Err(full.into());
-        }
-        let cursor = self.ring.take(length as u64);
-        let number = self.first_batch + self.batches.len() as u64 - 1;
-        let batch = self.batches.back_mut().expect("open_batch left one");
-        batch.length += length as u64;
-        if let Some(delay) = delay {
-            let deadline = now + delay;
-            batch.deadline = Some(batch.deadline.map_or(deadline, |old| old.min(deadline)));
-        }
-        Ok((cursor, number))
-    }
-
-    /// Sees to it that the last batch is open and has room for `length` more bytes.
-    fn open_batch(&mut self, length: u64) -> Result<(), Full> {
-        if let Some(batch) = self.batches.back()
-            && !batch.ended
-        {
-            let end = batch.position - batch.active.base + batch.length + length;
-            let fits_segment = end.next_multiple_of(BLOCK_BYTES as u64) <= batch.active.bytes;
-            let small = batch.length < BATCH_BYTES_TARGET as u64;
-            match self.ring.room(length) {
-                Room::Here if fits_segment && small => return Ok(()),
-                Room::Full => return Err(Full::Ring),
-                Room::Here | Room::AfterGap => self.end_batch(),
-            }
-        }
-        if self.batches.len() >= BATCHES_MAX {
-            return Err(Full::Writes);
-        }
-        self.begin_batch(length)
-    }
-
-    fn begin_batch(&mut self, length: u64) -> Result<(), Full> {
-        let block = BLOCK_BYTES as u64;
-        let header = HEADER_BYTES as u64;
-        let needed = (header + length).next_multiple_of(block);
-        let fits = |active: &Active| active.offset + needed <= active.bytes;
-        let fresh = !self.active.as_ref().is_some_and(fits);
-        let superblock = if fresh { Superblock::length(self.partitions.count()) as u64 } else { 0 };
-        let room = self.ring.room(superblock + header + length);
-        if room == Room::Full {
-            return Err(Full::Ring);
-        }
-        if fresh {
-            self.next_segment()?;
-        }
-        if room == Room::AfterGap {
-            self.ring.leave_gap();
-        }
-        let active = self.active.expect("a segment is active");
-        let start = self.ring.take(superblock + header);
-        if fresh {
-            self.write_superblock(start, superblock, &active);
-        }
-        // Completed when the batch is submitted; until then it can be walked over.
-        let frame = self.ring.bytes_mut(start + superblock, HEADER_BYTES);
-        Header::of(Kind::Batch).seal(frame, active.salt);
-        self.batches.push_back(PendingBatch {
-            start,
-            superblock,
-            length: superblock + header,
-            active,
-            position: active.base + active.offset,
-            filling: 0,
-            records: 0,
-            deadline: None,
-            ended: false,
-            written: false,
-        });
-        Ok(())
-    }
-
-    fn next_segment(&mut self) -> Result<(), Full> {
-        if self.segments.free_count() == 0 {
-            self.poison_when_stuck();
-            let room = self.segments.count() < self.segments.count_max();
-            return Err(if room { Full::Preparing } else { Full::Segments });
-        }
-        let base = match self.active.take() {
-            Some(active) => {
-                self.segments.finish(&active);
-                self.previous = (active.sequence, active.offset);
-                active.base + active.offset
-            }
-            None => self.durable.0,
-        };
-        self.last_sequence += 1;
-        self.active = self.segments.activate(self.log_id, self.last_sequence, base);
-        Ok(())
-    }
-
-    /// Nothing is free, nothing is being prepared because that failed: only a restart helps.
-    fn poison_when_stuck(&mut self) {
-        let exhausted = self
-            .active
-            .as_ref()
-            .is_none_or(|active| active.offset + 2 * BLOCK_BYTES as u64 > active.bytes);
-        if exhausted && let Some(failure) = self.segments.take_failure() {
-            self.stop(Poison::new(Trouble::Prepare, 0, failure));
-        }
-    }
-
-    fn write_superblock(&mut self, cursor: u64, length: u64, active: &Active) {
-        let superblock = Superblock {
-            log_id: self.log_id,
-            sequence: active.sequence,
-            base: active.base,
-            previous_sequence: self.previous.0,
-            previous_end: self.previous.1,
-            file_bytes: active.bytes,
-            partitions: Vec::new(),
-        };
-        let length = usize::try_from(length).expect("superblocks are short");
-        let bytes = self.ring.bytes_mut(cursor, length);
-        superblock.encode(self.partitions.iter(), bytes);
-    }
-
-    /// Pads the open batch to whole blocks. Its Batch frame is written when it is submitted.
-    fn end_batch(&mut self) {
-        let Some(batch) = self.batches.back_mut() else { return };
-        let padding = batch.length.next_multiple_of(BLOCK_BYTES as u64) - batch.length;
-        if padding > 0 {
-            let cursor = self.ring.take(padding);
-            let length = usize::try_from(padding).expect("less than a block");
-            let bytes = self.ring.bytes_mut(cursor, length);
-            bytes[HEADER_BYTES..].fill(0);
-            Header::of(Kind::Pad).seal(bytes, batch.active.salt);
-            batch.length += padding;
-            self.statistics.padding_bytes += padding;
-        }
-        batch.ended = true;
-        if let Some(active) = &mut self.active {
-            active.offset += batch.length;
-        }
-    }
-
-    fn submit(&mut self, storage: &mut dyn Storage) {
-        while self.writes < self.writes_max {
-            let Some(batch) = self.batches.get(self.submitted) else { return };
-            if !batch.ended || batch.filling > 0 {
-                return;
-            }
-            let number = self.first_batch + self.submitted as u64;
-            let frame = Batch {
-                number,
-                durable: self.durable.0,
-                position: batch.position + batch.superblock,
-                length: batch.length - batch.superblock,
-            };
-            let cursor = batch.start + batch.superblock;
-            frame.encode(self.ring.bytes_mut(cursor, HEADER_BYTES), batch.active.salt);
-            let operation = Operation::Write {
-                file: batch.active.file,
-                offset: batch.position - batch.active.base,
-                buffer: Buffer {
-                    region: self.region,
-                    start: self.ring.page_offset(batch.start),
-                    length: u32::try_from(batch.length).expect("batches are far below 4 GiB"),
-                },
-                durable: true,
-            };
-            self.statistics.bytes_written += batch.length;
-            if storage.submit(Token::new(OWNER, number), operation).is_err() {
-                self.statistics.bytes_written -= batch.length;
-                return;
-            }
-            self.statistics.writes += 1;
-            self.submitted += 1;
-            self.writes += 1;
-        }
-    }
-
-    fn advance_durable(&mut self) {
-        while self.batches.front().is_some_and(|batch| batch.written) {
-            let Some(batch) = self.batches.pop_front() else { break };
-            self.first_batch += 1;
-            self.submitted -= 1;
-            let end = batch.start + batch.length;
-            let mut cursor = batch.start;
-            while cursor < end {
-                let lying = self.ring.lying(cursor);
-                cursor += lying.length;
-                if Kind::from_number(lying.kind)
-                    .is_some_and(|kind| kind.is_record() || kind == Kind::Skip)
-                {
-                    self.partitions.set_durable(PartitionId(lying.partition), Lsn(lying.lsn));
-                }
-            }
-            self.durable_cursor = end;
-            self.durable = Position(batch.position + batch.length);
-        }
-        self.release();
-    }
-
-    /// Gives back what is on disk and with every successor.
-    fn release(&mut self) {
-        if !self.partitions.any_held() {
-            self.ring.release(self.durable_cursor);
-            return;
-        }
-        let mut cursor = self.ring.released();
-        loop {
-            cursor = self.ring.after_gap(cursor);
-            if cursor >= self.durable_cursor {
-                break;
-            }
-            let lying = self.ring.lying(cursor);
-            let is_record = Kind::from_number(lying.kind).is_some_and(Kind::is_record);
-            if is_record && self.partitions.holds(PartitionId(lying.partition), Lsn(lying.lsn)) {
-                break;
-            }
-            cursor += lying.length;
-        }
-        self.ring.release(cursor.min(self.durable_cursor).max(self.ring.released()));
-    }
-
-    /// Ring cursor up to which all frames are sealed.
-    fn sealed_end(&self) -> u64 {
-        self.batches
-            .iter()
-            .find(|batch| batch.filling > 0)
-            .map_or(self.ring.tail(), |batch| batch.start)
     }
 }

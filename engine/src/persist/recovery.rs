@@ -13,16 +13,22 @@ use windlass_wire::{Epoch, Lsn, PartitionId, TableId};
 
 use super::{
     checkpoint::BlockHead,
-    frame::{Frame, FrameError, HEADER_BYTES, Header, Kind, Salt},
-    limits::RECORD_BYTES_MAX,
     log_files::LogFiles,
-    log_walk::{self, BadFrame, Place, Position, TornTail, Visitor},
+    log_walk::{self, BadFrame, Place, TornTail},
     manifest::{BadManifest, Manifest, data_name, read_manifests},
     record::Record,
-    scan::{Reader, ScanMemory},
-    segment::{LogTail, Superblock},
+    scan::ScanMemory,
+    segment::LogTail,
     storage::{self, Storage, StorageError},
 };
+
+mod applier;
+mod data_file;
+
+pub use data_file::BadBlock;
+pub(crate) use data_file::read_data_file;
+
+use applier::Applier;
 
 /// Why the engine cannot take something in.
 pub type Refusal = Box<dyn Error + Send + Sync>;
@@ -425,201 +431,5 @@ impl Recovery {
                 self.damage(partition, next.0, file, *offset, reason);
             }
         }
-    }
-}
-
-/// Applies frames of one directory's log.
-struct Applier<'a> {
-    recovery: &'a mut Recovery,
-    replay: &'a mut dyn Replay,
-}
-
-impl Applier<'_> {
-    fn record(&mut self, place: &Position<'_>, frame: Frame<'_>) {
-        let partition = PartitionId(frame.header.partition);
-        if !self.replay.wants(partition) {
-            return;
-        }
-        let record = match Record::from_frame(frame) {
-            Ok(record) => record,
-            Err(error) => {
-                let (lsn, reason) = (frame.header.lsn, error.to_string());
-                self.recovery.damage(partition, lsn, place.file, place.offset, reason);
-                return;
-            }
-        };
-        let accept = self.recovery.options.accept_damage;
-        let state = self.recovery.recovered.partitions.entry(partition).or_default();
-        let lsn = record.lsn();
-        if lsn <= state.lsn {
-            return;
-        }
-        let begins = record.kind() == Kind::Begin;
-        let damaged = !state.damage.is_empty();
-        if damaged && !accept && !begins {
-            return;
-        }
-        if lsn != state.lsn.next() && !begins && !damaged {
-            let lost = state.lsn.next().0;
-            let reason = format!("records {lost}..{lsn} are missing");
-            self.recovery.damage(partition, lost, place.file, place.offset, reason);
-            if !accept {
-                return;
-            }
-        }
-        if begins {
-            self.recovery.applied.blocks.retain(|key, _| key.0 != partition);
-        }
-        let result = self.replay.apply(&record, &self.recovery.applied);
-        let state = self.recovery.recovered.partitions.entry(partition).or_default();
-        if begins {
-            state.damage.clear();
-        }
-        state.lsn = lsn;
-        state.epoch = state.epoch.max(record.epoch());
-        state.records += 1;
-        self.recovery.recovered.progress.records += 1;
-        if let Err(refusal) = result {
-            let reason = format!("the engine refuses the record: {refusal}");
-            self.recovery.damage(partition, lsn.0, place.file, place.offset, reason);
-        }
-        self.prove(partition);
-    }
-
-    /// Everything of the partition up to here is there.
-    fn prove(&mut self, partition: PartitionId) {
-        for suspect in &mut self.recovery.suspects {
-            if !suspect.proved.contains(&partition) {
-                suspect.proved.push(partition);
-            }
-        }
-    }
-}
-
-impl Visitor for Applier<'_> {
-    fn frame(&mut self, place: &Position<'_>, frame: Frame<'_>) -> Result<(), StorageError> {
-        match frame.header.kind {
-            Kind::Skip => {
-                let partition = PartitionId(frame.header.partition);
-                if self.replay.wants(partition) {
-                    let state = self.recovery.recovered.partitions.entry(partition).or_default();
-                    state.lsn = state.lsn.max(Lsn(frame.header.lsn));
-                }
-            }
-            kind if kind.is_record() => self.record(place, frame),
-            _ => {}
-        }
-        let progress = &mut self.recovery.recovered.progress;
-        // Now and then: a callback per record would cost more than the record.
-        if progress.records.is_multiple_of(65_536) && frame.header.kind.is_record() {
-            self.replay.progress(*progress);
-        }
-        Ok(())
-    }
-
-    fn superblock(&mut self, position: u64, superblock: &Superblock) {
-        for (partition, lsn) in &superblock.partitions {
-            if !self.replay.wants(*partition) {
-                continue;
-            }
-            let state = self.recovery.recovered.partitions.entry(*partition).or_default();
-            if state.lsn >= *lsn {
-                self.prove(*partition);
-            } else if state.damage.is_empty() {
-                let lost = state.lsn.next().0;
-                let reason = format!("records {lost}..={lsn} before this segment are missing");
-                self.recovery.damage(*partition, lost, "the log", position, reason);
-            }
-        }
-    }
-
-    fn damage(&mut self, bad: &BadFrame) {
-        match (bad.partition, bad.lsn) {
-            (Some(partition), Some(lsn)) if self.replay.wants(PartitionId(partition)) => {
-                let partition = PartitionId(partition);
-                let state = self.recovery.recovered.partitions.entry(partition).or_default();
-                if Lsn(lsn) > state.lsn {
-                    let (file, offset) = (&bad.place.file, bad.place.offset);
-                    self.recovery.damage(partition, lsn, file, offset, bad.reason.clone());
-                }
-            }
-            (Some(_), Some(_)) => {}
-            _ => self.recovery.suspects.push(Suspect {
-                place: bad.place.clone(),
-                reason: bad.reason.clone(),
-                proved: Vec::new(),
-            }),
-        }
-    }
-}
-
-/// Where a checkpoint's file is not what was written.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct BadBlock {
-    /// Offset in the file, in bytes.
-    pub offset: u64,
-    /// What was found.
-    pub reason: String,
-}
-
-/// Reads all blocks of a data file, checking every byte. Returns how many there were.
-pub(crate) fn read_data_file(
-    storage: &mut dyn Storage,
-    memory: &mut ScanMemory,
-    name: &str,
-    length: u64,
-    visit: &mut dyn FnMut(&Block<'_>),
-) -> Result<u64, BadBlock> {
-    let at_start = |error: StorageError| BadBlock { offset: 0, reason: error.source.to_string() };
-    let file = storage::open_file(storage, name, false).map_err(at_start)?;
-    let result = read_blocks(storage, memory, file, length, visit);
-    storage::run(storage, storage::Operation::Close { file }).map_err(at_start)?;
-    result
-}
-
-fn read_blocks(
-    storage: &mut dyn Storage,
-    memory: &mut ScanMemory,
-    file: storage::FileId,
-    length: u64,
-    visit: &mut dyn FnMut(&Block<'_>),
-) -> Result<u64, BadBlock> {
-    let mut reader = Reader::new(storage, memory, file, 0, length);
-    let mut blocks = 0;
-    loop {
-        let offset = reader.offset();
-        let bad = |error: FrameError| BadBlock { offset, reason: error.to_string() };
-        let unread = |error: StorageError| BadBlock { offset, reason: error.source.to_string() };
-        let bytes = reader.bytes(HEADER_BYTES).map_err(unread)?;
-        let (_, length) = Header::decode(bytes, Salt::NONE).map_err(bad)?;
-        if length > RECORD_BYTES_MAX {
-            return Err(bad(FrameError::Length { length }));
-        }
-        let bytes = reader.bytes(length).map_err(unread)?;
-        let frame = Frame::decode(bytes, Salt::NONE).map_err(bad)?;
-        let header = frame.header;
-        match header.kind {
-            Kind::CheckpointBlock => {
-                blocks += 1;
-                let bytes = frame.delta();
-                visit(&Block {
-                    partition: PartitionId(header.partition),
-                    head: BlockHead {
-                        table: TableId(header.table),
-                        section: header.tag,
-                        index: header.row_start,
-                        detail: header.row_count,
-                        lsn: Lsn(header.lsn),
-                        epoch: Epoch(header.epoch),
-                        length: bytes.len(),
-                    },
-                    bytes,
-                });
-            }
-            Kind::CheckpointEnd => return Ok(blocks),
-            Kind::CheckpointHeader | Kind::Pad => {}
-            kind => return Err(bad(FrameError::Kind { found: kind as u8 })),
-        }
-        reader.advance(length);
     }
 }

@@ -1,0 +1,144 @@
+//! Copying blocks into staging buffers, and writing those.
+
+use std::time::Duration;
+
+use windlass_wire::PartitionId;
+
+use super::{
+    BUFFERS, BlockHead, CheckpointError, CheckpointSource, Checkpointer, Next, OWNER, STAGING,
+    run::{BufferState, Run, Stage},
+};
+use crate::persist::{
+    frame::{HEADER_BYTES, Header, Kind, Salt},
+    limits::{BLOCK_BYTES, FRAME_ALIGNMENT, STAGING_BYTES},
+    storage::{Buffer, Operation, Storage, Token},
+};
+
+impl Checkpointer {
+    /// Copies blocks into staging buffers and writes those that are full.
+    pub(super) fn copy(
+        &mut self,
+        run: &mut Run,
+        storage: &mut dyn Storage,
+        source: &mut dyn CheckpointSource,
+        now: Duration,
+        budget_bytes: usize,
+    ) -> Result<(), CheckpointError> {
+        let mut copied = 0;
+        while copied < budget_bytes && self.within_rate(run, now) {
+            let used = match run.buffers[run.filling] {
+                BufferState::Free => 0,
+                BufferState::Filled { used } => used,
+                BufferState::Ready { .. } | BufferState::Writing { .. } => break,
+            };
+            let Some(entry) = run.manifest.partitions.get_mut(run.at) else {
+                self.end_data(run, used);
+                break;
+            };
+            // The end frame must always fit behind.
+            let room = STAGING_BYTES - used - 2 * HEADER_BYTES;
+            let start = run.filling * STAGING_BYTES + used;
+            let partition = entry.partition;
+            let next = if room == 0 {
+                Next::NoRoom
+            } else {
+                source.next(partition, self.window.bytes_mut(start + HEADER_BYTES, room))
+            };
+            match next {
+                Next::Block(head) => {
+                    assert!(head.length <= room, "a block longer than its buffer");
+                    entry.end = entry.end.max(head.lsn);
+                    entry.epoch = entry.epoch.max(head.epoch);
+                    let length = (HEADER_BYTES + head.length).next_multiple_of(FRAME_ALIGNMENT);
+                    let frame = self.window.bytes_mut(start, length);
+                    frame[HEADER_BYTES + head.length..].fill(0);
+                    block_header(partition, &head, length).seal(frame, Salt::NONE);
+                    run.blocks += 1;
+                    run.buffers[run.filling] = BufferState::Filled { used: used + length };
+                    copied += length;
+                }
+                Next::NoRoom if used <= HEADER_BYTES => {
+                    return Err(CheckpointError::BlockTooLong { partition });
+                }
+                Next::NoRoom => {
+                    self.end_buffer(run, used);
+                    self.write_ready(run, storage);
+                }
+                Next::Done => run.at += 1,
+            }
+        }
+        self.write_ready(run, storage);
+        Ok(())
+    }
+
+    fn end_data(&mut self, run: &mut Run, used: usize) {
+        let start = run.filling * STAGING_BYTES + used;
+        let header = Header {
+            lsn: run.manifest.number,
+            row_count: run.blocks,
+            ..Header::of(Kind::CheckpointEnd)
+        };
+        header.seal(self.window.bytes_mut(start, HEADER_BYTES), Salt::NONE);
+        self.end_buffer(run, used + HEADER_BYTES);
+        run.stage = Stage::DrainData;
+    }
+
+    fn end_buffer(&mut self, run: &mut Run, used: usize) {
+        let padded = used.next_multiple_of(BLOCK_BYTES);
+        if padded > used {
+            let start = run.filling * STAGING_BYTES + used;
+            let bytes = self.window.bytes_mut(start, padded - used);
+            bytes.fill(0);
+            Header::of(Kind::Pad).seal(bytes, Salt::NONE);
+        }
+        run.buffers[run.filling] = BufferState::Ready { used: padded };
+        run.filling = (run.filling + 1) % BUFFERS;
+    }
+
+    /// Writes full buffers, oldest first, each behind the last one.
+    pub(super) fn write_ready(&mut self, run: &mut Run, storage: &mut dyn Storage) {
+        let Some(file) = run.file else { return };
+        for step in 0..BUFFERS {
+            let index = (run.filling + step) % BUFFERS;
+            let BufferState::Ready { used } = run.buffers[index] else { continue };
+            let start = self.window.start() + (index * STAGING_BYTES) as u64;
+            let length = u32::try_from(used).expect("a buffer's length");
+            let operation = Operation::Write {
+                file,
+                offset: run.file_offset,
+                buffer: Buffer { region: self.region, start, length },
+                durable: false,
+            };
+            if storage.submit(Token::new(OWNER, STAGING + index as u64), operation).is_err() {
+                return;
+            }
+            run.buffers[index] = BufferState::Writing { used };
+            run.file_offset += used as u64;
+        }
+    }
+
+    fn within_rate(&self, run: &Run, now: Duration) -> bool {
+        let rate = self.config.bytes_per_second;
+        if rate == 0 {
+            return true;
+        }
+        let elapsed = now.saturating_sub(run.started);
+        let allowed = u128::from(rate) * elapsed.as_micros() / 1_000_000;
+        u128::from(run.file_offset) <= allowed + STAGING_BYTES as u128
+    }
+}
+
+fn block_header(partition: PartitionId, head: &BlockHead, frame_bytes: usize) -> Header {
+    let slack = frame_bytes - HEADER_BYTES - head.length;
+    Header {
+        lsn: head.lsn.0,
+        epoch: head.epoch.0,
+        partition: partition.0,
+        table: head.table.0,
+        row_start: head.index,
+        row_count: head.detail,
+        tag: head.section,
+        slack: u8::try_from(slack).expect("less than one alignment"),
+        ..Header::of(Kind::CheckpointBlock)
+    }
+}

@@ -1,0 +1,137 @@
+//! Applying the frames of one directory's log, and noticing what is missing.
+
+use windlass_wire::{Lsn, PartitionId};
+
+use super::{Recovery, Replay, Suspect};
+use crate::persist::{
+    frame::{Frame, Kind},
+    log_walk::{BadFrame, Position, Visitor},
+    record::Record,
+    segment::Superblock,
+    storage::StorageError,
+};
+
+/// Applies frames of one directory's log.
+pub(super) struct Applier<'a> {
+    pub(super) recovery: &'a mut Recovery,
+    pub(super) replay: &'a mut dyn Replay,
+}
+
+impl Applier<'_> {
+    fn record(&mut self, place: &Position<'_>, frame: Frame<'_>) {
+        let partition = PartitionId(frame.header.partition);
+        if !self.replay.wants(partition) {
+            return;
+        }
+        let record = match Record::from_frame(frame) {
+            Ok(record) => record,
+            Err(error) => {
+                let (lsn, reason) = (frame.header.lsn, error.to_string());
+                self.recovery.damage(partition, lsn, place.file, place.offset, reason);
+                return;
+            }
+        };
+        let accept = self.recovery.options.accept_damage;
+        let state = self.recovery.recovered.partitions.entry(partition).or_default();
+        let lsn = record.lsn();
+        if lsn <= state.lsn {
+            return;
+        }
+        let begins = record.kind() == Kind::Begin;
+        let damaged = !state.damage.is_empty();
+        if damaged && !accept && !begins {
+            return;
+        }
+        if lsn != state.lsn.next() && !begins && !damaged {
+            let lost = state.lsn.next().0;
+            let reason = format!("records {lost}..{lsn} are missing");
+            self.recovery.damage(partition, lost, place.file, place.offset, reason);
+            if !accept {
+                return;
+            }
+        }
+        if begins {
+            self.recovery.applied.blocks.retain(|key, _| key.0 != partition);
+        }
+        let result = self.replay.apply(&record, &self.recovery.applied);
+        let state = self.recovery.recovered.partitions.entry(partition).or_default();
+        if begins {
+            state.damage.clear();
+        }
+        state.lsn = lsn;
+        state.epoch = state.epoch.max(record.epoch());
+        state.records += 1;
+        self.recovery.recovered.progress.records += 1;
+        if let Err(refusal) = result {
+            let reason = format!("the engine refuses the record: {refusal}");
+            self.recovery.damage(partition, lsn.0, place.file, place.offset, reason);
+        }
+        self.prove(partition);
+    }
+
+    /// Everything of the partition up to here is there.
+    fn prove(&mut self, partition: PartitionId) {
+        for suspect in &mut self.recovery.suspects {
+            if !suspect.proved.contains(&partition) {
+                suspect.proved.push(partition);
+            }
+        }
+    }
+}
+
+impl Visitor for Applier<'_> {
+    fn frame(&mut self, place: &Position<'_>, frame: Frame<'_>) -> Result<(), StorageError> {
+        match frame.header.kind {
+            Kind::Skip => {
+                let partition = PartitionId(frame.header.partition);
+                if self.replay.wants(partition) {
+                    let state = self.recovery.recovered.partitions.entry(partition).or_default();
+                    state.lsn = state.lsn.max(Lsn(frame.header.lsn));
+                }
+            }
+            kind if kind.is_record() => self.record(place, frame),
+            _ => {}
+        }
+        let progress = &mut self.recovery.recovered.progress;
+        // Now and then: a callback per record would cost more than the record.
+        if progress.records.is_multiple_of(65_536) && frame.header.kind.is_record() {
+            self.replay.progress(*progress);
+        }
+        Ok(())
+    }
+
+    fn superblock(&mut self, position: u64, superblock: &Superblock) {
+        for (partition, lsn) in &superblock.partitions {
+            if !self.replay.wants(*partition) {
+                continue;
+            }
+            let state = self.recovery.recovered.partitions.entry(*partition).or_default();
+            if state.lsn >= *lsn {
+                self.prove(*partition);
+            } else if state.damage.is_empty() {
+                let lost = state.lsn.next().0;
+                let reason = format!("records {lost}..={lsn} before this segment are missing");
+                self.recovery.damage(*partition, lost, "the log", position, reason);
+            }
+        }
+    }
+
+    fn damage(&mut self, bad: &BadFrame) {
+        match (bad.partition, bad.lsn) {
+            (Some(partition), Some(lsn)) if self.replay.wants(PartitionId(partition)) => {
+                let partition = PartitionId(partition);
+                let state = self.recovery.recovered.partitions.entry(partition).or_default();
+                if Lsn(lsn) > state.lsn {
+                    let (file, offset) = (&bad.place.file, bad.place.offset);
+                    self.recovery.damage(partition, lsn, file, offset, bad.reason.clone());
+                }
+            }
+            (Some(_), Some(_)) => {}
+            _ => self.recovery.suspects.push(Suspect {
+                place: bad.place.clone(),
+                reason: bad.reason.clone(),
+                proved: Vec::new(),
+            }),
+        }
+    }
+}

@@ -151,6 +151,7 @@ impl Shard {
                 keys: (keys_at, self.turn.keys.len()),
                 values: Values::Staged(parked.chunk),
                 closed: false,
+                durable_at: None,
             });
             self.keep_keys(parked.keys);
         }

@@ -73,8 +73,6 @@ pub struct Shard {
     turn: Turn,
     /// Buffers for the keys of parked requests.
     spare_keys: Vec<Vec<u64>>,
-    /// Buffers for the keys of parked requests.
-    spare_keys: Vec<Vec<u64>>,
     /// Log and checkpoints, when the server has a data directory.
     durable: Option<Durable>,
     checkpoint_wanted: bool,
@@ -146,7 +144,6 @@ impl Shard {
             by_queue_pair: HashMap::new(),
             detached: HashMap::new(),
             turn: Turn::new(),
-            spare_keys: Vec::new(),
             spare_keys: Vec::new(),
             durable: None,
             checkpoint_wanted: false,

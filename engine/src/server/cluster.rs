@@ -11,7 +11,8 @@ use std::{
 use windlass_replication::ring::Ring;
 use windlass_transport::control::ControlStream;
 use windlass_wire::{
-    ClusterMap, Durability, Epoch, ServerId, TableEntry, TableId, TableSchema, UpdateRule,
+    Aggregation, ClusterMap, Consistency, Durability, Epoch, ServerId, TableEntry, TableId,
+    TableSchema, UpdateRule,
     control::{ClientReply, Instruction, RefusalKind},
     map::{Chain, ServerEntry},
     schema::validate_table_name,
@@ -153,12 +154,7 @@ impl Cluster {
                 Err((RefusalKind::TableExists {}, text))
             };
         }
-        let servers = state.map.servers.len();
-        if usize::from(schema.replicas) > servers {
-            let text =
-                format!("{} replicas need as many servers, there are {servers}", schema.replicas);
-            return Err((RefusalKind::Invalid {}, text));
-        }
+        check_features(schema)?;
         self.check_durability(schema)?;
         if state.tables.len() >= TABLES_MAX {
             return Err((RefusalKind::Full {}, format!("there are {TABLES_MAX} tables already")));
@@ -367,6 +363,20 @@ impl Cluster {
         // A control thread that panicked leaves whole values: every change is a single step.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Refuses what a schema can say and the server does not do: keeping quiet would be lying.
+fn check_features(schema: &TableSchema) -> Result<(), Refusal> {
+    let missing = if schema.replicas > 1 {
+        "replicas: this version keeps one copy of each partition; use replicas 1"
+    } else if schema.consistency != (Consistency::Eventual {}) {
+        "staleness bounds: this version serves whatever has arrived; use consistency eventual"
+    } else if schema.aggregation != (Aggregation::Immediate {}) {
+        "rounds: this version applies each turn's sum; use aggregation immediate"
+    } else {
+        return Ok(());
+    };
+    Err((RefusalKind::Invalid {}, missing.to_owned()))
 }
 
 /// Has every other server carry out an instruction.

@@ -10,6 +10,7 @@ mod export;
 mod fabric;
 mod failure;
 mod gen_ctr;
+mod inspect;
 mod output;
 mod progress;
 mod rows;
@@ -90,6 +91,11 @@ enum Command {
     Pull(rows::PullArguments),
     /// Write dense tables into a .npy or .safetensors file
     Export(export::Arguments),
+    /// Look into a server's data directory
+    #[command(subcommand)]
+    Inspect(inspect::Inspect),
+    /// Verify every checksum of a server's data directory
+    Scrub(inspect::ScrubArguments),
     /// Train a model on parameter servers
     #[command(subcommand)]
     Train(train::Train),
@@ -128,6 +134,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Push(arguments) => rows::push(arguments, output),
         Command::Pull(arguments) => rows::pull(arguments, output),
         Command::Export(arguments) => export::run(arguments, output),
+        Command::Inspect(command) => inspect::run(command, output),
+        Command::Scrub(arguments) => inspect::run_scrub(arguments, output),
         Command::Train(command) => train::run(command, output),
         Command::Bench(arguments) => bench::run(arguments, output),
         Command::Gen(Gen::Ctr(arguments)) => gen_ctr::run(arguments, output),

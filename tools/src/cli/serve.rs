@@ -29,6 +29,7 @@ An address that other machines can reach needs --token-file, which clients must 
 
 Examples:
   windlass serve
+  windlass serve --data-dir /var/lib/windlass
   windlass serve --listen 10.0.0.1:7700 --token-file token --servers 2
   windlass serve --listen 10.0.0.2:7700 --token-file token --join 10.0.0.1:7700";
 
@@ -78,6 +79,12 @@ pub(crate) struct Arguments {
     /// Memory for rows and optimiser state, over all shards
     #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "4GiB")]
     memory: u64,
+    /// Keep logs and checkpoints of durable tables in this directory, which is the server's own
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Serve what is left of damaged data, without what was lost
+    #[arg(long, requires = "data_dir")]
+    accept_damage: bool,
     /// Stop when stdin ends, as it does when the parent process is gone
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
@@ -146,6 +153,8 @@ fn config(arguments: &Arguments) -> Result<ServerConfig, Failure> {
         spin_us: arguments.spin_us,
         by_reference_len: u32::try_from(arguments.by_reference).unwrap_or(u32::MAX),
         memory_len_max: arguments.memory,
+        data_dir: arguments.data_dir.clone(),
+        accept_damage: arguments.accept_damage,
     };
     // The library's errors name its fields; these name the flags.
     let usage = |text: String| Failure::new(ExitStatus::Usage, text);

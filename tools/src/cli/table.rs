@@ -61,6 +61,10 @@ pub(crate) struct CreateArguments {
     /// What a push does to a row
     #[arg(long, value_name = "RULE", default_value = "add")]
     rule: UpdateRule,
+    /// When a push is acknowledged: memory, interval:MS (on disk within MS milliseconds) or sync (on
+    /// disk); the last two need servers with --data-dir
+    #[arg(long, value_name = "LEVEL", value_parser = durability, default_value = "memory")]
+    durability: Durability,
     #[command(flatten)]
     connection: ConnectionArguments,
 }
@@ -115,6 +119,7 @@ fn create(arguments: &CreateArguments, output: Output) -> Result<(), Failure> {
     let schema = TableSchema {
         kind,
         rule: arguments.rule,
+        durability: arguments.durability,
         ..TableSchema::sparse(arguments.dtype, arguments.width)
     };
     schema.validate().map_err(|error| Failure::new(ExitStatus::Usage, error))?;
@@ -186,6 +191,16 @@ impl TableResult {
     fn shape(&self) -> String {
         let rows = self.rows.map_or("any key".to_owned(), |rows| rows.to_string());
         format!("{rows} x {}", self.width)
+    }
+}
+
+fn durability(text: &str) -> Result<Durability, String> {
+    let interval = text.strip_prefix("interval:").map(str::parse::<u32>);
+    match (text, interval) {
+        ("memory", _) => Ok(Durability::Memory {}),
+        ("sync", _) => Ok(Durability::Sync {}),
+        (_, Some(Ok(milliseconds @ 1..))) => Ok(Durability::Interval { milliseconds }),
+        _ => Err("use memory, sync, or interval:MS with MS milliseconds from 1".to_owned()),
     }
 }
 

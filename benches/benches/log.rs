@@ -1,5 +1,7 @@
 //! Durable commits of the log alone beside fio on the same directory, in turns: sequential writes
-//! of one block each, O_DIRECT, durable one by one; then group commit of small records.
+//! of one block each, O_DIRECT, durable one by one. The log fills and sums each block as a shard
+//! does, with the next one while the last is written, and once without that overlap. Then group
+//! commit of pushes of three sizes.
 //!
 //! `cargo bench -p windlass-benches --bench log -- [--directory DIR] [--rounds N] [--seconds S]`.
 //! Without arguments, and in tests, a tiny run. fio is left out, and said to be, when not installed.
@@ -44,16 +46,17 @@ fn main() {
         options.directory.display()
     );
     for block in BLOCKS {
-        let mut rounds: Vec<[f64; 4]> = Vec::new();
+        let mut rounds: Vec<[f64; 5]> = Vec::new();
         for round in 0..options.rounds {
             // In turns, and each first every other time, so that no one gets the quiet moments.
-            let mut results = [0.0; 4];
-            let order: [usize; 4] = if round % 2 == 0 { [0, 1, 2, 3] } else { [3, 2, 1, 0] };
+            let mut results = [0.0; 5];
+            let order = if round % 2 == 0 { [0, 1, 2, 3, 4] } else { [4, 3, 2, 1, 0] };
             for which in order {
                 results[which] = match which {
                     0 => fio(&options, block, "fdatasync"),
                     1 => fio(&options, block, "dsync"),
                     2 => commits(&options, block, 1, Provider::Automatic),
+                    3 => commits(&options, block, 2, Provider::Automatic),
                     _ => commits(&options, block, 1, Provider::Buffered),
                 };
             }
@@ -64,11 +67,13 @@ fn main() {
             values.sort_by(f64::total_cmp);
             values[values.len() / 2]
         };
-        let (fdatasync, dsync, log, buffered) = (median(0), median(1), median(2), median(3));
+        let (fdatasync, dsync, one, log) = (median(0), median(1), median(2), median(3));
+        let buffered = median(4);
         println!(
-            "{{\"bench\": \"log_commit\", \"block_bytes\": {block}, \"depth\": 1, \
+            "{{\"bench\": \"log_commit\", \"block_bytes\": {block}, \
              \"fio_fdatasync_per_second\": {fdatasync:.0}, \"fio_dsync_per_second\": {dsync:.0}, \
-             \"log_per_second\": {log:.0}, \"log_buffered_per_second\": {buffered:.0}, \
+             \"log_one_at_a_time_per_second\": {one:.0}, \"log_per_second\": {log:.0}, \
+             \"log_buffered_per_second\": {buffered:.0}, \
              \"ratio_to_fdatasync\": {:.2}, \"ratio_to_dsync\": {:.2}}}",
             log / fdatasync,
             log / dsync
@@ -180,6 +185,7 @@ fn facts(delta: usize, durability: Durability) -> (Facts, Shape) {
 fn commits(options: &Options, block: usize, depth: usize, provider: Provider) -> f64 {
     let mut persistence = start(&options.directory, "commits", provider, depth);
     let (facts, shape) = facts(block - OVERHEAD, Durability::Sync);
+    let mut waiting = CommitQueue::new(depth);
     let begun = Instant::now();
     let mut count = 0_u64;
     while begun.elapsed() < options.time {
@@ -197,10 +203,17 @@ fn commits(options: &Options, block: usize, depth: usize, provider: Provider) ->
         persistence.log.fill(&mut reservation).delta().fill(count.to_le_bytes()[0]);
         let sealed = persistence.log.seal(reservation);
         persistence.flush(now);
-        while persistence.poll() < sealed.position {
+        waiting.push(sealed.position, ()).expect("the queue has room");
+        loop {
+            let durable = persistence.poll();
+            while waiting.release(durable).is_some() {
+                count += 1;
+            }
+            if waiting.len() < depth {
+                break;
+            }
             persistence.wait(Duration::from_millis(100));
         }
-        count += 1;
         persistence.log.truncate(persistence.log.durable());
     }
     rate(count, begun)

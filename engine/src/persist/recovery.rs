@@ -45,7 +45,7 @@ pub trait Replay {
     fn restore(&mut self, block: &Block<'_>) -> Result<(), Refusal>;
 
     /// Applies a record, except to blocks whose LSN in `applied` is not before the record's. A
-    /// record of kind [`Kind::Begin`] discards the partition's state.
+    /// record of kind [`Kind::Begin`](super::frame::Kind::Begin) discards the partition's state.
     ///
     /// # Errors
     /// When the record makes no sense to the engine; recovery of the partition ends.

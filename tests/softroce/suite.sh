@@ -47,6 +47,26 @@ test_program() {
 step "conformance of verbs" test_program conformance verbs::
 step "making and checking devices" test_program fabric_admin
 step "faults" test_program faults
+# Real processes end to end: a server, a client, pushes acknowledged and rows pulled by verbs.
+end_to_end() {
+    local windlass=${programs[bin:windlass]:-} address=127.0.0.1:7799 status=1
+    [ -n "$windlass" ] || return 1
+    "$windlass" serve --listen $address --memory 256MiB --transports verbs --spin-us 100000 --cores 1 &
+    local server=$!
+    for _ in $(seq 50); do
+        sleep 0.2
+        "$windlass" table list --connect $address >/dev/null 2>&1 && status=0 && break
+    done
+    for operation in "push --width 2" "pull --width 2" "push --width 1024" "pull --rows 64 --width 1024"; do
+        # shellcheck disable=SC2086 # the words are arguments
+        timeout 60 "$windlass" bench $operation --connect $address --transport verbs --rounds 3 || status=1
+    done
+    kill -TERM $server
+    wait $server
+    return $status
+}
+
+step "end to end by verbs" end_to_end
 for name in layout peers; do
     [ -n "${programs[interop:$name]:-}" ] && step "interop: $name" test_program "interop:$name"
 done

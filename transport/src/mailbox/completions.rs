@@ -142,8 +142,7 @@ impl CompletionReader {
     pub fn completion_of(&self, number: u32) -> Option<CompletionWord> {
         let slot = number % self.slots;
         let word = self.pages.load_u64(RING_AT + u64::from(slot) * 8);
-        #[expect(clippy::cast_possible_truncation, reason = "the low half is the number")]
-        if word as u32 != number {
+        if CompletionWord::number_of(word) != number {
             return None;
         }
         let unknown = CompletionWord { number, status: Status::Malformed, detail: 0 };

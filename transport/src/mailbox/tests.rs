@@ -122,6 +122,23 @@ fn a_message_is_not_seen_before_its_commit_word() {
 }
 
 #[test]
+fn a_commit_word_placed_byte_by_byte_is_seen_when_it_is_whole() {
+    for number in [1_u32, 0x80, 0x0100, 0x0102, 0x0001_0000, 0xffff_ff02] {
+        let pages = Pages::allocate(RING_AT as usize + 4096, PagesOptions::default()).unwrap();
+        let mut reader = MailboxReader::new(pages.clone(), 4096);
+        reader.expect_for_test(64, number);
+        let word = commit_word(number, 300).to_le_bytes();
+        for (at, byte) in (0_u64..).zip(word) {
+            pages.write(RING_AT + 64 + at, &[byte]);
+            match reader.peek().unwrap() {
+                None => assert!(at < 7, "number {number} was never seen"),
+                Some(message) => assert_eq!((message.number, message.len), (number, 300)),
+            }
+        }
+    }
+}
+
+#[test]
 fn released_out_of_order_frees_in_order() {
     let (mut writer, _reader, mut sender, _) = setup(4096, 4);
     let numbers: Vec<u32> =

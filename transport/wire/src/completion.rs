@@ -2,10 +2,14 @@
 //! completion ring at `sequence % slots`.
 //!
 //! ```text
-//! bits  0..32  low half of the request's sequence in its mailbox
-//! bits 32..40  status
-//! bits 40..64  detail: what the status points at, for example the index of a bad row
+//! bits  0.. 8  status
+//! bits  8..32  detail: what the status points at, for example the index of a bad row
+//! bits 32..64  low half of the request's sequence in its mailbox
 //! ```
+//!
+//! The sequence, which the reader looks for, is in the last bytes: network cards place the word as
+//! one, but software RDMA may copy it byte by byte in ascending order, and a sequence seen early
+//! would lend its request the status of another.
 
 use std::fmt;
 
@@ -115,7 +119,9 @@ impl fmt::Display for Status {
                 "the table keeps nothing on disk: create it with durability interval or sync on \
                  servers with a data directory"
             }
-            Self::TooLarge => "the push is larger than one record of the log: push fewer rows at once",
+            Self::TooLarge => {
+                "the push is larger than one record of the log: push fewer rows at once"
+            }
         })
     }
 }
@@ -138,17 +144,24 @@ impl CompletionWord {
     /// The word.
     #[must_use]
     pub fn encode(self) -> u64 {
-        u64::from(self.number)
-            | u64::from(self.status as u8) << 32
-            | u64::from(self.detail.min(DETAIL_MAX)) << 40
+        u64::from(self.status as u8)
+            | u64::from(self.detail.min(DETAIL_MAX)) << 8
+            | u64::from(self.number) << 32
+    }
+
+    /// The number in a word, whatever its status.
+    #[must_use]
+    pub const fn number_of(word: u64) -> u32 {
+        (word >> 32) as u32
     }
 
     /// The completion in a word, or `None` for a status this version does not know.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "the fields are cut out by shifts")]
     pub fn decode(word: u64) -> Option<Self> {
-        let status = Status::from_number((word >> 32) as u8)?;
-        Some(Self { number: word as u32, status, detail: (word >> 40) as u32 })
+        let status = Status::from_number(word as u8)?;
+        let detail = word as u32 >> 8;
+        Some(Self { number: Self::number_of(word), status, detail })
     }
 }
 
@@ -162,6 +175,20 @@ mod tests {
             let word = CompletionWord { number: 0xdead_beef, status, detail: DETAIL_MAX };
             assert_eq!(CompletionWord::decode(word.encode()), Some(word));
         }
-        assert_eq!(CompletionWord::decode(255 << 32), None);
+        assert_eq!(CompletionWord::decode(255), None);
+    }
+
+    #[test]
+    fn a_word_placed_byte_by_byte_has_its_number_last() {
+        let old = CompletionWord { number: 0x0001_00ff, status: Status::Done, detail: 0 };
+        let new = CompletionWord { number: 0x0002_0100, status: Status::Full, detail: 7 };
+        let mut bytes = old.encode().to_le_bytes();
+        for (at, byte) in new.encode().to_le_bytes().into_iter().enumerate() {
+            bytes[at] = byte;
+            let word = u64::from_le_bytes(bytes);
+            if CompletionWord::number_of(word) == new.number {
+                assert_eq!(CompletionWord::decode(word), Some(new), "after byte {at}");
+            }
+        }
     }
 }

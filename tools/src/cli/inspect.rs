@@ -1,11 +1,13 @@
 //! `windlass inspect {log,checkpoints}` and `windlass scrub`: a server's data directory, read for
 //! people and scripts. Nothing in it is changed.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use serde::Serialize;
 use windlass_engine::persist::{
-    directories::ShardDirectory,
     inspect::{CheckpointSummary, LogFrame, LogSummary, inspect_checkpoints, inspect_log},
     scrub::{ScrubReport, scrub},
     storage::{self, Provider, Storage},
@@ -158,19 +160,30 @@ fn shards(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
             directory.display()
         )));
     }
-    let is_shard =
-        directory.file_name().is_some_and(|name| name.to_string_lossy().starts_with("shard-"));
-    if is_shard {
+    if is_shard(directory) {
         return Ok(vec![directory.to_owned()]);
     }
-    let shards = ShardDirectory::list(directory).map_err(Failure::failed)?;
+    let failed = |error| Failure::failed(format!("cannot list {}: {error}", directory.display()));
+    let mut shards = Vec::new();
+    for entry in fs::read_dir(directory).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.is_dir() && is_shard(&path) {
+            shards.push(path);
+        }
+    }
     if shards.is_empty() {
         return Err(wrong(format!(
             "{} holds no shard's data: give what `windlass serve --data-dir` was given",
             directory.display()
         )));
     }
-    Ok(shards.into_iter().map(|shard| shard.path).collect())
+    shards.sort();
+    Ok(shards)
+}
+
+/// Each shard of each generation has a directory of its own.
+fn is_shard(directory: &Path) -> bool {
+    directory.file_name().is_some_and(|name| name.to_string_lossy().starts_with("shard-"))
 }
 
 fn open(directory: &Path) -> Result<Box<dyn Storage>, Failure> {

@@ -1,0 +1,53 @@
+//! A server with a data directory: what is acknowledged is there after kill -9, and `inspect` and
+//! `scrub` can read it.
+
+#![allow(missing_docs)]
+
+mod support;
+
+use serde_json::json as value;
+use support::{Server, fails, folder, json, run, stderr};
+
+#[test]
+fn synced_pushes_survive_kill_and_can_be_inspected() {
+    let folder = folder();
+    let at = folder.path();
+    let server = Server::start(at, &["--data-dir", "data"]);
+    let connect = server.address.clone();
+    let create =
+        ["table", "create", "w", "--rows", "100", "--durability", "sync", "--connect", &connect];
+    assert_eq!(json(at, &[&create[..], &["--json"]].concat())["durability"], "sync");
+    json(at, &["push", "w", "3=1.5", "99=2", "--connect", &connect, "--json"]);
+    // Dropping kills it, without notice.
+    drop(server);
+
+    let scrubbed = run(at, &["scrub", "data", "--json"]);
+    assert!(scrubbed.status.success(), "{}", stderr(&scrubbed));
+    let log = run(at, &["inspect", "log", "data", "--frames"]);
+    assert!(log.status.success(), "{}", stderr(&log));
+    assert!(String::from_utf8_lossy(&log.stdout).contains("lsn"));
+    let listed = run(at, &["inspect", "checkpoints", "data"]);
+    assert!(listed.status.success(), "{}", stderr(&listed));
+
+    let server = Server::start(at, &["--data-dir", "data"]);
+    let pulled = json(at, &["pull", "w", "3", "4", "99", "--connect", &server.address, "--json"]);
+    let values: Vec<_> =
+        pulled["rows"].as_array().unwrap().iter().map(|row| &row["values"]).collect();
+    assert_eq!(values, [&value!([1.5]), &value!([0.0]), &value!([2.0])]);
+}
+
+#[test]
+fn durable_tables_need_a_data_directory_and_inspection_one_that_exists() {
+    let folder = folder();
+    let at = folder.path();
+    let server = Server::start(at, &[]);
+    let create = ["table", "create", "w", "--durability", "sync", "--connect", &server.address];
+    fails(at, 1, &create);
+    let text = fails(at, 2, &["table", "create", "w", "--durability", "maybe"]);
+    assert!(text.contains("interval:MS"), "{text}");
+    let text = fails(at, 2, &["scrub", "nowhere"]);
+    assert!(text.contains("--data-dir"), "{text}");
+    assert!(!at.join("nowhere").exists());
+    let text = fails(at, 2, &["inspect", "log", "."]);
+    assert!(text.contains("--data-dir"), "{text}");
+}

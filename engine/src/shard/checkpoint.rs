@@ -1,6 +1,6 @@
 //! What a checkpoint copies of a shard: rows by piece, and what suppresses duplicates.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 
 use windlass_wire::{
     Durability, Incarnation, Lsn, PartitionId, Sequence, SessionId, TableId, map::shard_of,
@@ -22,10 +22,15 @@ pub(super) const SESSIONS: u16 = 2;
 /// Bytes of one session in its section: session, incarnation, sequence.
 pub(super) const SESSION_LEN: usize = 24;
 
+/// Pieces in the order in which they are copied: by table and number, the sessions last.
+type Queue = BTreeMap<(TableId, u64), Piece>;
+
+const SESSIONS_LAST: (TableId, u64) = (TableId(u32::MAX), 0);
+
 /// What of the partitions is still to be copied.
 #[derive(Debug, Default)]
 pub(super) struct Copied {
-    queues: HashMap<PartitionId, VecDeque<Piece>>,
+    queues: HashMap<PartitionId, Queue>,
     /// Last record of each partition when this turn began: all of them are applied.
     positions: Vec<Lsn>,
     /// A piece that did not fit the buffer it was asked for with.
@@ -35,8 +40,9 @@ pub(super) struct Copied {
 /// One block to be.
 #[derive(Clone, Debug)]
 enum Piece {
-    Dense { table: TableId, piece: u64 },
-    Sparse { table: TableId, piece: u64, keys: Vec<(u64, u64)> },
+    Dense,
+    /// Keys with their rows.
+    Sparse(Vec<(u64, u64)>),
     Sessions,
 }
 
@@ -67,7 +73,7 @@ impl CheckpointSource for Source<'_> {
     }
 
     fn begin(&mut self, partition: PartitionId, extent: Extent) {
-        let mut queue = VecDeque::new();
+        let mut queue = Queue::new();
         for (id, table) in &mut self.shard.tables {
             if table.entry.schema.durability == (Durability::Memory {}) {
                 continue;
@@ -77,9 +83,7 @@ impl CheckpointSource for Source<'_> {
                 TableRows::Dense(partitions) => {
                     if let Some((dense, _)) = partitions.get_mut(slot) {
                         let pieces = dense_pieces(dense, extent);
-                        queue.extend(
-                            pieces.into_iter().map(|piece| Piece::Dense { table: *id, piece }),
-                        );
+                        queue.extend(pieces.into_iter().map(|piece| ((*id, piece), Piece::Dense)));
                     }
                 }
                 TableRows::Sparse(partitions) => {
@@ -89,23 +93,25 @@ impl CheckpointSource for Source<'_> {
                 }
             }
         }
-        queue.push_back(Piece::Sessions);
+        queue.insert(SESSIONS_LAST, Piece::Sessions);
         self.copied.queues.insert(partition, queue);
     }
 
     fn next(&mut self, partition: PartitionId, buffer: &mut [u8]) -> Next {
         let Some(queue) = self.copied.queues.get_mut(&partition) else { return Next::Done };
-        let Some(piece) = queue.front() else {
+        self.shard.queue_fresh(partition, queue);
+        let Some((at, piece)) = queue.first_key_value() else {
             self.copied.queues.remove(&partition);
+            self.shard.note_fresh(partition, false);
             return Next::Done;
         };
         let mut bytes = std::mem::take(&mut self.copied.buffer);
         bytes.clear();
-        let (table, section, index) = self.shard.save(partition, piece, &mut bytes);
+        let (table, section, index) = self.shard.save(partition, *at, piece, &mut bytes);
         let fits = bytes.len() <= buffer.len();
         if fits {
             buffer[..bytes.len()].copy_from_slice(&bytes);
-            queue.pop_front();
+            queue.pop_first();
         }
         let length = bytes.len();
         self.copied.buffer = bytes;
@@ -124,7 +130,9 @@ impl CheckpointSource for Source<'_> {
     }
 
     fn abandoned(&mut self) {
-        self.copied.queues.clear();
+        for (partition, _) in self.copied.queues.drain() {
+            self.shard.note_fresh(partition, false);
+        }
     }
 }
 
@@ -133,6 +141,7 @@ impl Shard {
     fn save(
         &self,
         partition: PartitionId,
+        (table, index): (TableId, u64),
         piece: &Piece,
         into: &mut Vec<u8>,
     ) -> (TableId, u16, u64) {
@@ -145,17 +154,17 @@ impl Shard {
                 }
                 (TableId(0), SESSIONS, 0)
             }
-            Piece::Dense { table, piece } => {
-                if let Some(found) = self.tables.get(table)
+            Piece::Dense => {
+                if let Some(found) = self.tables.get(&table)
                     && let (Some(slot), TableRows::Dense(rows)) =
                         (found.slots.find(partition), &found.rows)
                 {
-                    rows[slot].0.save_piece(*piece, into);
+                    rows[slot].0.save_piece(index, into);
                 }
-                (*table, ROWS, *piece)
+                (table, ROWS, index)
             }
-            Piece::Sparse { table, piece, keys } => {
-                if let Some(found) = self.tables.get(table)
+            Piece::Sparse(keys) => {
+                if let Some(found) = self.tables.get(&table)
                     && let (Some(slot), TableRows::Sparse(rows)) =
                         (found.slots.find(partition), &found.rows)
                 {
@@ -163,9 +172,39 @@ impl Shard {
                         rows[slot].save_row(*key, *row, into);
                     }
                 }
-                (*table, ROWS, *piece)
+                (table, ROWS, index)
             }
         }
+    }
+
+    /// Adds keys that were made since the queue was to its pieces: a piece's block holds every
+    /// record up to its LSN, or recovery would skip those of the keys it lacks.
+    fn queue_fresh(&mut self, partition: PartitionId, queue: &mut Queue) {
+        for (id, sparse) in self.sparse_of(partition) {
+            for (key, row) in sparse.take_fresh() {
+                if let Some(Piece::Sparse(keys)) = queue.get_mut(&(id, piece_of(key))) {
+                    keys.push((key, row));
+                }
+            }
+        }
+    }
+
+    /// Notes which keys are new from now on, or no more.
+    fn note_fresh(&mut self, partition: PartitionId, noted: bool) {
+        for (_, sparse) in self.sparse_of(partition) {
+            sparse.note_fresh(noted);
+        }
+    }
+
+    fn sparse_of(
+        &mut self,
+        partition: PartitionId,
+    ) -> impl Iterator<Item = (TableId, &mut SparsePartition)> {
+        self.tables.iter_mut().filter_map(move |(id, table)| {
+            let slot = table.slots.find(partition)?;
+            let TableRows::Sparse(partitions) = &mut table.rows else { return None };
+            Some((*id, partitions.get_mut(slot)?))
+        })
     }
 
     /// The highest sequence applied to a partition, of every session that has any.
@@ -193,13 +232,9 @@ fn dense_pieces(dense: &mut DensePartition, extent: Extent) -> Vec<u64> {
     }
 }
 
-fn queue_sparse(
-    table: TableId,
-    sparse: &mut SparsePartition,
-    extent: Extent,
-    queue: &mut VecDeque<Piece>,
-) {
+fn queue_sparse(table: TableId, sparse: &mut SparsePartition, extent: Extent, queue: &mut Queue) {
     let changed = sparse.changed_mut().take();
+    sparse.note_fresh(true);
     let mut wanted = vec![extent == Extent::Full; usize::try_from(PIECES).unwrap_or(0)];
     for piece in changed {
         wanted[index_of(piece)] = true;
@@ -209,7 +244,7 @@ fn queue_sparse(
     keys.sort_unstable_by_key(|(key, row)| (piece_of(*key), *row));
     for keys in keys.chunk_by(|a, b| piece_of(a.0) == piece_of(b.0)) {
         let piece = piece_of(keys[0].0);
-        queue.push_back(Piece::Sparse { table, piece, keys: keys.to_vec() });
+        queue.insert((table, piece), Piece::Sparse(keys.to_vec()));
     }
 }
 

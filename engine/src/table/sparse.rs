@@ -24,6 +24,8 @@ pub struct SparsePartition {
     slabs: Vec<Slab>,
     /// Pieces that changed since they were copied into a checkpoint last, when those are taken.
     changed: ChangedPieces,
+    /// Keys and rows made since a checkpoint listed the keys it is going to copy.
+    fresh: Option<Vec<(u64, u64)>>,
 }
 
 /// Pieces of a partition, by hash of the key, so that a key's piece never changes.
@@ -53,6 +55,7 @@ impl SparsePartition {
             index: HashIndex::new(),
             slabs: Vec::new(),
             changed: ChangedPieces::default(),
+            fresh: None,
         }
     }
 
@@ -65,6 +68,16 @@ impl SparsePartition {
     #[must_use]
     pub fn changed_mut(&mut self) -> &mut ChangedPieces {
         &mut self.changed
+    }
+
+    /// Notes new keys from now on, or no more.
+    pub fn note_fresh(&mut self, noted: bool) {
+        self.fresh = noted.then(Vec::new);
+    }
+
+    /// Takes the keys, with their rows, that were made since they were taken last.
+    pub fn take_fresh(&mut self) -> Vec<(u64, u64)> {
+        self.fresh.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Appends key, values and state of a row.
@@ -179,7 +192,11 @@ impl SparsePartition {
         if self.index.len() == self.capacity() && self.index.find(key).is_none() {
             self.grow(memory)?;
         }
-        Ok(self.index.find_or_insert(key).0)
+        let (row, is_new) = self.index.find_or_insert(key);
+        if is_new && let Some(fresh) = &mut self.fresh {
+            fresh.push((key, row));
+        }
+        Ok(row)
     }
 
     /// Copies a key's values into `into`; zeros if the key has no row.

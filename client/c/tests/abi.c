@@ -1,0 +1,276 @@
+/* Calls every function of the ABI against a server: abi ADDRESS PROVIDERS. Exits with 0 when all is
+ * as the header says. Compiled as C99 and as C++11 by tests/tests/c_client.rs. */
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <windlass.h>
+
+#define ROWS 100000
+#define WIDTH 8
+
+#define EXPECT(condition)                                                              \
+    do {                                                                               \
+        if (!(condition)) {                                                            \
+            fprintf(stderr, "%s:%d: %s; last error: %s\n", __FILE__, __LINE__,         \
+                    #condition, windlass_last_error());                                \
+            exit(1);                                                                   \
+        }                                                                              \
+    } while (0)
+#define OK(call) EXPECT((call) == WINDLASS_STATUS_OK)
+#define FAILS(status, call) EXPECT((call) == WINDLASS_STATUS_##status)
+
+static windlass_client *client;
+
+static void schema_of(windlass_schema *schema, uint32_t dtype, uint64_t rows, uint32_t width)
+{
+    memset(schema, 0, sizeof *schema);
+    schema->size = sizeof *schema;
+    schema->dtype = dtype;
+    schema->rows = rows;
+    schema->width = width;
+    if (rows == 0)
+        schema->kind = WINDLASS_KIND_SPARSE;
+}
+
+static void pushes_and_pulls(void)
+{
+    windlass_schema schema;
+    windlass_table *table, *sparse;
+    windlass_pending_pull *pull;
+    uint64_t keys[3] = {1, 5, 9}, timestamp = 0;
+    double values[6] = {1, 2, 3, 4, 5, 6}, got[6], pair[2] = {0, 0};
+    schema_of(&schema, WINDLASS_DTYPE_F64, 10, 2);
+    OK(windlass_create_table(client, "pairs", &schema, &table));
+    OK(windlass_push(table, keys, 3, values, 6, NULL, &timestamp));
+    EXPECT(timestamp > 0);
+    OK(windlass_wait(client, timestamp));
+    OK(windlass_push_range(table, 5, 1, values, 2, NULL, NULL));
+    OK(windlass_wait_all(client));
+    OK(windlass_pull(table, keys, 3, got, 6, NULL));
+    EXPECT(got[0] == 1 && got[1] == 2 && got[2] == 4 && got[3] == 6 && got[5] == 6);
+    OK(windlass_pull_range(table, 9, 1, pair, 2, NULL));
+    EXPECT(pair[0] == 5 && pair[1] == 6);
+    /* In place. */
+    OK(windlass_push_pull(table, keys, 3, values, values, 6, NULL));
+    EXPECT(values[0] == 2 && values[2] == 7 && values[5] == 12);
+    OK(windlass_push_pull_range(table, 9, 1, pair, pair, 2, NULL));
+    EXPECT(pair[0] == 15 && pair[1] == 18);
+    /* Nothing of nothing. */
+    OK(windlass_push(table, NULL, 0, NULL, 0, NULL, &timestamp));
+    OK(windlass_pull(table, NULL, 0, NULL, 0, NULL));
+
+    schema_of(&schema, WINDLASS_DTYPE_F64, 0, 2);
+    OK(windlass_create_table(client, "sparse pairs", &schema, &sparse));
+    keys[2] = UINT64_MAX;
+    OK(windlass_push_pull(sparse, keys, 3, got, values, 6, NULL));
+    EXPECT(values[2] == 4 && values[5] == 6);
+    windlass_pull_options options;
+    memset(&options, 0, sizeof options);
+    options.size = sizeof options;
+    OK(windlass_push(sparse, keys, 3, values, 6, NULL, &options.after));
+    OK(windlass_start_pull(sparse, keys, 3, &options, &pull));
+    FAILS(WRONG_LENGTH, windlass_finish_pull(pull, got, 5));
+    OK(windlass_finish_pull(pull, got, 6));
+    EXPECT(got[2] == 8);
+    OK(windlass_start_pull_range(table, 0, 5, NULL, &pull));
+    OK(windlass_forget_pull(pull));
+    OK(windlass_forget_pull(NULL));
+    FAILS(RANGE_OF_SPARSE, windlass_pull_range(sparse, 0, 3, got, 6, NULL));
+
+    OK(windlass_close_table(table));
+    OK(windlass_close_table(sparse));
+    OK(windlass_close_table(NULL));
+}
+
+static void buffers(void)
+{
+    windlass_schema schema;
+    windlass_table *table;
+    windlass_buffer *own, *allocated;
+    windlass_prepared *prepared;
+    void *place;
+    size_t count;
+    int32_t is_shared = -1;
+    uint64_t timestamp, keys[2] = {3, ROWS - 1};
+    size_t all = (size_t)ROWS * WIDTH;
+    float *memory = (float *)malloc(all * sizeof(float));
+    float *got = (float *)calloc(all, sizeof(float)), row[WIDTH];
+    schema_of(&schema, WINDLASS_DTYPE_F32, ROWS, WIDTH);
+    OK(windlass_create_table(client, "rows", &schema, &table));
+
+    OK(windlass_register_buffer(client, WINDLASS_DTYPE_F32, memory, all, &own));
+    OK(windlass_buffer_is_shared(own, &is_shared));
+    printf("a buffer from malloc is %s\n", is_shared ? "read in place" : "copied");
+    for (size_t at = 0; at < all; at++)
+        memory[at] = (float)(at % 1000);
+    OK(windlass_push_buffer_range(table, 0, ROWS, own, 0, NULL, &timestamp));
+    OK(windlass_push_buffer_range(table, 0, ROWS / 2, own, 0, NULL, &timestamp));
+    OK(windlass_push_buffer(table, keys, 2, own, all - 2 * WIDTH, NULL, &timestamp));
+    FAILS(WRONG_LENGTH, windlass_push_buffer(table, keys, 2, own, all - WIDTH, NULL, NULL));
+    OK(windlass_settle_buffer(own));
+    OK(windlass_pull_range(table, 0, ROWS, got, all, NULL));
+    EXPECT(got[8] == 16 && got[799] == 1598 && got[all / 2 + 7] == 7);
+    EXPECT(got[3 * WIDTH] == 48 + memory[all - 2 * WIDTH]);
+    EXPECT(got[all - 1] == 2 * memory[all - 1]);
+    FAILS(INVALID_ARGUMENT,
+          windlass_register_buffer(client, WINDLASS_DTYPE_F32, (char *)memory + 1, 4, &allocated));
+
+    OK(windlass_allocate_buffer(client, WINDLASS_DTYPE_F32, WIDTH, &allocated));
+    OK(windlass_buffer_values(allocated, &place, &count));
+    EXPECT(place != NULL && count == WIDTH && *(float *)place == 0);
+    for (int at = 0; at < WIDTH; at++)
+        ((float *)place)[at] = 0.5f;
+    OK(windlass_push_buffer(table, keys, 1, allocated, 0, NULL, NULL));
+    OK(windlass_close_buffer(allocated));
+    OK(windlass_pull(table, keys, 1, row, WIDTH, NULL));
+    EXPECT(row[0] == got[3 * WIDTH] + 0.5f);
+    OK(windlass_allocate_buffer(client, WINDLASS_DTYPE_I8, 1, &allocated));
+    FAILS(WRONG_DTYPE, windlass_push_buffer(table, keys, 1, allocated, 0, NULL, NULL));
+    OK(windlass_close_buffer(allocated));
+    OK(windlass_close_buffer(own));
+    OK(windlass_close_buffer(NULL));
+
+    OK(windlass_prepare(table, keys, 2, &prepared));
+    OK(windlass_prepared_values(prepared, &place, &count));
+    EXPECT(count == 2 * WIDTH);
+    for (int at = 0; at < 2 * WIDTH; at++)
+        ((float *)place)[at] = 1;
+    OK(windlass_push_prepared(prepared, NULL, &timestamp));
+    OK(windlass_push_prepared(prepared, NULL, NULL));
+    OK(windlass_pull_prepared(prepared, NULL));
+    EXPECT(((float *)place)[0] == row[0] + 2);
+    OK(windlass_close_prepared(prepared));
+    OK(windlass_prepare_range(table, 1, 3, &prepared));
+    OK(windlass_prepared_values(prepared, &place, NULL));
+    OK(windlass_close_prepared(prepared));
+    OK(windlass_close_table(table));
+    free(memory);
+    free(got);
+}
+
+static void mistakes(void)
+{
+    windlass_schema schema, small;
+    windlass_table *table = NULL;
+    uint64_t keys[2] = {7, 3};
+    float values[3] = {1, 0, 0};
+    windlass_client *none = NULL;
+    FAILS(INVALID_ARGUMENT, windlass_connect("nowhere", NULL, &none));
+    FAILS(INVALID_ARGUMENT, windlass_connect(NULL, NULL, &none));
+    FAILS(CONNECT_FAILED, windlass_connect("127.0.0.1:1", NULL, &none));
+    EXPECT(none == NULL && strlen(windlass_last_error()) > 20);
+    FAILS(INVALID_ARGUMENT, windlass_wait_all(NULL));
+    EXPECT(strcmp(windlass_last_error(), "client is NULL") == 0);
+    FAILS(UNKNOWN_TABLE, windlass_open_table(client, "none", &table));
+    EXPECT(strstr(windlass_last_error(), "none") != NULL);
+    schema_of(&schema, WINDLASS_DTYPE_F32, 10, 1);
+    schema.not_finite = WINDLASS_NOT_FINITE_REJECT;
+    schema.rule = "sgd:speed=1";
+    FAILS(INVALID_SCHEMA, windlass_create_table(client, "strict", &schema, &table));
+    schema.rule = "adagrad:lr=0.1";
+    FAILS(INVALID_ARGUMENT, windlass_create_table(client, "strict", &schema, NULL));
+    FAILS(INVALID_ARGUMENT, windlass_create_table(client, "strict", NULL, &table));
+    FAILS(INVALID_ARGUMENT, windlass_create_table(client, "\xff", &schema, &table));
+    OK(windlass_create_table(client, "strict", &schema, &table));
+    FAILS(UNSORTED_KEYS, windlass_push(table, keys, 2, values, 2, NULL, NULL));
+    keys[1] = 7;
+    FAILS(DUPLICATE_KEY, windlass_push(table, keys, 2, values, 2, NULL, NULL));
+    keys[1] = 10;
+    FAILS(OUT_OF_RANGE, windlass_push(table, keys, 2, values, 2, NULL, NULL));
+    FAILS(OUT_OF_RANGE, windlass_pull_range(table, 9, 2, values, 2, NULL));
+    FAILS(INVALID_ARGUMENT, windlass_pull_range(table, 2, UINT64_MAX, values, 2, NULL));
+    FAILS(WRONG_LENGTH, windlass_push(table, keys, 1, values, 3, NULL, NULL));
+    FAILS(INVALID_ARGUMENT, windlass_push(table, NULL, 1, values, 1, NULL, NULL));
+    FAILS(INVALID_ARGUMENT, windlass_push(table, keys, 1, NULL, 1, NULL, NULL));
+    FAILS(INVALID_ARGUMENT, windlass_push(table, keys, SIZE_MAX, values, 1, NULL, NULL));
+    FAILS(INVALID_ARGUMENT, windlass_push(table, keys, 1, values, SIZE_MAX / 2, NULL, NULL));
+    FAILS(INVALID_ARGUMENT, windlass_push(table, keys, 1, (char *)values + 1, 1, NULL, NULL));
+    FAILS(INVALID_ARGUMENT, windlass_push(NULL, keys, 1, values, 1, NULL, NULL));
+    FAILS(UNKNOWN_TIMESTAMP, windlass_wait(client, 1u << 30));
+    values[0] /= values[1];
+    FAILS(NOT_FINITE, windlass_push(table, keys, 1, values, 1, NULL, NULL));
+
+    memset(&small, 0, sizeof small);
+    FAILS(INVALID_ARGUMENT, windlass_table_schema(table, &small));
+    small.size = sizeof small;
+    OK(windlass_table_schema(table, &small));
+    EXPECT(small.rows == 10 && small.width == 1 && small.replicas == 1);
+    EXPECT(small.not_finite == WINDLASS_NOT_FINITE_REJECT);
+    EXPECT(strncmp(small.rule, "adagrad:", 8) == 0);
+    memset(&small, 0, sizeof small);
+    small.size = 16;
+    OK(windlass_table_schema(table, &small));
+    EXPECT(small.size == 16 && small.width == 1 && small.rows == 0);
+    schema.rows = 11;
+    windlass_table *other = NULL;
+    FAILS(TABLE_EXISTS, windlass_create_table(client, "strict", &schema, &other));
+    OK(windlass_close_table(table));
+    OK(windlass_drop_table(client, "strict"));
+    FAILS(UNKNOWN_TABLE, windlass_drop_table(client, "strict"));
+}
+
+static void *from_another_thread(void *unused)
+{
+    (void)unused;
+    FAILS(WRONG_THREAD, windlass_wait_all(client));
+    EXPECT(strstr(windlass_last_error(), "thread") != NULL);
+    FAILS(WRONG_THREAD, windlass_close(client));
+    return NULL;
+}
+
+static void count_table(void *context, const char *name, const windlass_schema *schema)
+{
+    EXPECT(strlen(name) > 0 && schema->size == sizeof *schema && schema->width > 0);
+    ++*(int *)context;
+}
+
+int main(int argc, char **argv)
+{
+    windlass_options options;
+    windlass_counters counters;
+    windlass_table *left;
+    const char *transports;
+    uint64_t clock, timestamp;
+    int tables = 0;
+    pthread_t thread;
+    EXPECT(argc == 3 && windlass_abi_version() == WINDLASS_ABI_VERSION);
+    EXPECT(strlen(windlass_version()) >= 5 && strlen(windlass_last_error()) == 0);
+    memset(&options, 0, sizeof options);
+    options.size = sizeof options;
+    options.providers = argv[2];
+    options.timeout_ms = 60000;
+    options.has_rank = 1;
+    OK(windlass_connect(argv[1], &options, &client));
+    OK(windlass_transports(client, &transports));
+    printf("%s\n", transports);
+    EXPECT(strstr(transports, argv[2]) != NULL);
+
+    pushes_and_pulls();
+    buffers();
+    OK(windlass_advance_clock(client, &timestamp));
+    OK(windlass_wait(client, timestamp));
+    OK(windlass_clock(client, &clock));
+    EXPECT(clock == 1);
+    mistakes();
+    EXPECT(pthread_create(&thread, NULL, from_another_thread, NULL) == 0);
+    pthread_join(thread, NULL);
+    EXPECT(strstr(windlass_last_error(), "thread") == NULL);
+
+    OK(windlass_list_tables(client, count_table, &tables));
+    EXPECT(tables == 3);
+    OK(windlass_poll(client));
+    memset(&counters, 0, sizeof counters);
+    counters.size = sizeof counters;
+    OK(windlass_count(client, &counters));
+    EXPECT(counters.pushes > 8 && counters.bytes_pushed > 4 * ROWS * WIDTH);
+    OK(windlass_drop_table(client, "rows"));
+    OK(windlass_drop_table(client, "pairs"));
+    /* Handles may be closed in any order. */
+    OK(windlass_open_table(client, "sparse pairs", &left));
+    OK(windlass_drop_table(client, "sparse pairs"));
+    OK(windlass_close(client));
+    OK(windlass_close_table(left));
+    OK(windlass_close(NULL));
+    return 0;
+}

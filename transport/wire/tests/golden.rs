@@ -1,0 +1,274 @@
+//! The bytes of one message of every kind, as files: a change of any is a change of the protocol,
+//! and needs another [`PROTOCOL_VERSION`](windlass_wire::control::PROTOCOL_VERSION).
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::{fmt::Write, path::PathBuf};
+
+use windlass_wire::{
+    Aggregation, Blob, Checksum, ClusterMap, CompletionWord, Consistency, DataType, Durability,
+    Epoch, Incarnation, NotFinitePolicy, PartitionId, Place, RequestHeader, RequestKind, Rows,
+    Sequence, ServerEntry, ServerId, SessionId, ShardId, Status, TableEntry, TableId, TableSchema,
+    Wire, WorkerClock, WorkerRank,
+    control::{
+        ClientReply, ClientRequest, Instruction, PartitionPlace, Provider, RefusalKind,
+        SharedRegion, encode_frame,
+    },
+    map::Chain,
+};
+
+#[test]
+fn messages_have_the_bytes_of_their_golden_files() {
+    let mut wrong = Vec::new();
+    let mut names = Vec::new();
+    for (name, bytes) in messages() {
+        let file = folder().join(format!("{name}.hex"));
+        let expected = std::fs::read_to_string(&file).unwrap_or_default();
+        if expected != hex(&bytes) {
+            wrong.push(format!("{name}:\n{}", hex(&bytes)));
+        }
+        names.push(format!("{name}.hex"));
+    }
+    for entry in std::fs::read_dir(folder()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if !names.contains(&name) {
+            wrong.push(format!("{name} is the file of no message"));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "the protocol has changed; if it was meant to, raise PROTOCOL_VERSION and run the ignored \
+         test `write_golden_files`:\n{}",
+        wrong.join("\n")
+    );
+}
+
+#[test]
+#[ignore = "writes the golden files"]
+fn write_golden_files() {
+    for (name, bytes) in messages() {
+        std::fs::write(folder().join(format!("{name}.hex")), hex(&bytes)).unwrap();
+    }
+}
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden")
+}
+
+/// Sixteen bytes a line.
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for line in bytes.chunks(16) {
+        for (at, byte) in line.iter().enumerate() {
+            write!(text, "{}{byte:02x}", if at == 0 { "" } else { " " }).unwrap();
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn schema() -> TableSchema {
+    TableSchema {
+        rule: "adamw:lr=0.5,wd=0.25".parse().unwrap(),
+        consistency: Consistency::Bounded { tau: 3 },
+        replicas: 2,
+        durability: Durability::Interval { milliseconds: 20 },
+        not_finite: NotFinitePolicy::Reject {},
+        aggregation: Aggregation::Rounds { quorum: 5, fold_late: true },
+        ..TableSchema::dense(DataType::Bf16, 0x0102_0304_0506, 128)
+    }
+}
+
+fn table() -> TableEntry {
+    TableEntry { id: TableId(7), name: "embedding/0".to_owned(), schema: schema() }
+}
+
+fn map() -> ClusterMap {
+    ClusterMap {
+        epoch: Epoch(9),
+        servers: vec![ServerEntry {
+            id: ServerId(1),
+            incarnation: Incarnation(0x1111_2222_3333_4444),
+            address: "10.0.0.1:7700".to_owned(),
+            shard_count: 2,
+        }],
+        chains: vec![Chain { servers: vec![ServerId(1)] }, Chain { servers: vec![] }],
+    }
+}
+
+fn region() -> SharedRegion {
+    SharedRegion { key: 0x0a0b_0c0d, address: 0x7000_0000_1000, len: 1 << 20 }
+}
+
+fn header() -> RequestHeader {
+    RequestHeader {
+        kind: RequestKind::Push,
+        sync: true,
+        dtype: DataType::F32,
+        table: TableId(7),
+        sequence: Sequence(0x0102_0304),
+        epoch: Epoch(9),
+        clock: WorkerClock(11),
+        rows: Rows::Keys,
+        row_count: 1,
+        width: 2,
+        values: None,
+        reply: None,
+    }
+}
+
+fn request(header: &RequestHeader, body: &[u8]) -> Vec<u8> {
+    let mut bytes = header.encode();
+    RequestHeader::seal(&mut bytes, Checksum::of(body));
+    [&bytes, body].concat()
+}
+
+fn messages() -> Vec<(String, Vec<u8>)> {
+    let place = Place { key: 5, address: 4096 };
+    let range = Rows::Range { first: 3 };
+    let key = 42_u64.to_le_bytes();
+    let body = [&key[..], &1_f32.to_le_bytes(), &(-2_f32).to_le_bytes()].concat();
+    let pushed = RequestHeader { rows: range, values: Some(place), ..header() };
+    let pulled = RequestHeader { kind: RequestKind::Pull, reply: Some(place), ..header() };
+    let both =
+        RequestHeader { kind: RequestKind::PushPull, reply: Some(place), rows: range, ..header() };
+    let none = RequestHeader { row_count: 0, rows: range, ..header() };
+    let clock = RequestHeader { kind: RequestKind::AdvanceClock, ..none };
+    let nothing = RequestHeader { kind: RequestKind::Nothing, ..none };
+    let word =
+        CompletionWord { number: 0x0102_0304, status: Status::OutOfRange, detail: 0x0a_0b0c };
+    let mut all = vec![
+        ("request_push".to_owned(), request(&header(), &body)),
+        ("request_push_by_reference".to_owned(), request(&pushed, &[])),
+        ("request_pull".to_owned(), request(&pulled, &key)),
+        ("request_push_pull".to_owned(), request(&both, &body[8..])),
+        ("request_advance_clock".to_owned(), request(&clock, &[])),
+        ("request_nothing".to_owned(), request(&nothing, &[])),
+        ("completion".to_owned(), word.encode().to_le_bytes().to_vec()),
+        ("frame".to_owned(), encode_frame(&ClientRequest::Map {})),
+    ];
+    all.extend(client_requests());
+    all.extend(client_replies());
+    all.extend(refusals());
+    all.extend(instructions());
+    all
+}
+
+fn named<M: Wire>(kind: &str, messages: Vec<(&str, M)>) -> Vec<(String, Vec<u8>)> {
+    messages
+        .into_iter()
+        .map(|(name, message)| (format!("{kind}_{name}"), message.to_bytes()))
+        .collect()
+}
+
+fn client_requests() -> Vec<(String, Vec<u8>)> {
+    use ClientRequest as Request;
+    let (name, shard) = ("t".to_owned(), ShardId(3));
+    let hello = Request::Hello {
+        version: 1,
+        token: "secret".to_owned(),
+        session: SessionId(0x0102_0304_0506_0708),
+        incarnation: Incarnation(2),
+        rank: Some(WorkerRank(4)),
+        host: "boot/net/0".to_owned(),
+    };
+    let open =
+        Request::OpenMailbox { shard, provider: Provider::Shm {}, endpoint: Blob(vec![1, 2, 3]) };
+    let join = Request::Join {
+        address: "10.0.0.2:7700".to_owned(),
+        shard_count: 2,
+        incarnation: Incarnation(5),
+    };
+    let attach = Request::AttachMailbox { shard, reply: region(), completion_slots: 1024 };
+    named(
+        "client_request",
+        vec![
+            ("hello", hello),
+            ("map", Request::Map {}),
+            ("create_table", Request::CreateTable { name: name.clone(), schema: schema() }),
+            ("open_table", Request::OpenTable { name: name.clone() }),
+            ("drop_table", Request::DropTable { name }),
+            ("list_tables", Request::ListTables {}),
+            ("open_mailbox", open),
+            ("attach_mailbox", attach),
+            ("locate", Request::Locate { table: TableId(7), shard }),
+            ("statistics", Request::Statistics {}),
+            ("shutdown", Request::Shutdown {}),
+            ("join", join),
+        ],
+    )
+}
+
+fn client_replies() -> Vec<(String, Vec<u8>)> {
+    use ClientReply as Reply;
+    let welcome = Reply::Welcome {
+        session: SessionId(6),
+        server: ServerId(1),
+        incarnation: Incarnation(2),
+        shard_count: 4,
+        providers: vec![Provider::Verbs {}, Provider::Tcp {}],
+        notes: vec!["shm: another host".to_owned()],
+    };
+    let attached = Reply::Attached {
+        mailbox: region(),
+        ring_len: 1 << 20,
+        spin_us: 50,
+        by_reference_len: 16 << 10,
+    };
+    let place = PartitionPlace {
+        partition: PartitionId(5),
+        region: region(),
+        offset: 64,
+        first_row: 100,
+        row_count: 50,
+        block_rows: 15,
+        block_stride: 1024,
+    };
+    named(
+        "client_reply",
+        vec![
+            ("welcome", welcome),
+            ("map", Reply::Map { map: map() }),
+            ("table", Reply::Table { table: table() }),
+            ("tables", Reply::Tables { tables: vec![table()] }),
+            ("mailbox", Reply::Mailbox { endpoint: Blob(vec![9, 8]) }),
+            ("attached", attached),
+            ("located", Reply::Located { places: vec![place] }),
+            ("statistics", Reply::Statistics { json: Blob(b"{}".to_vec()) }),
+            ("done", Reply::Done {}),
+            ("joined", Reply::Joined { server: ServerId(3) }),
+        ],
+    )
+}
+
+fn refusals() -> Vec<(String, Vec<u8>)> {
+    use RefusalKind as Kind;
+    let kinds = vec![
+        ("version", Kind::Version {}),
+        ("token", Kind::Token {}),
+        ("unknown_table", Kind::UnknownTable {}),
+        ("table_exists", Kind::TableExists {}),
+        ("invalid", Kind::Invalid {}),
+        ("full", Kind::Full {}),
+        ("shutting_down", Kind::ShuttingDown {}),
+        ("no_coordinator", Kind::NoCoordinator {}),
+        ("internal", Kind::Internal {}),
+        ("stale_epoch", Kind::StaleEpoch { epoch: Epoch(8) }),
+    ];
+    let refused = |status| ClientReply::Refused { status, text: "no".to_owned() };
+    named(
+        "client_reply_refused",
+        kinds.into_iter().map(|(name, kind)| (name, refused(kind))).collect(),
+    )
+}
+
+fn instructions() -> Vec<(String, Vec<u8>)> {
+    named(
+        "instruction",
+        vec![
+            ("install_map", Instruction::InstallMap { map: map() }),
+            ("create_table", Instruction::CreateTable { table: table() }),
+            ("drop_table", Instruction::DropTable { table: TableId(7) }),
+            ("ping", Instruction::Ping {}),
+        ],
+    )
+}

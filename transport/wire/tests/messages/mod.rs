@@ -1,0 +1,220 @@
+//! One message of every kind, and any message of any kind.
+
+use proptest::{option, prelude::*};
+use windlass_wire::{
+    Aggregation, Blob, ClusterMap, Consistency, DataType, Durability, Epoch, Incarnation,
+    NotFinitePolicy, PartitionId, ServerEntry, ServerId, SessionId, ShardId, TableEntry, TableId,
+    TableKind, TableSchema, UpdateRule, WorkerRank,
+    control::{
+        ClientReply, ClientRequest, Instruction, PartitionPlace, Provider, RefusalKind,
+        SharedRegion,
+    },
+    map::Chain,
+};
+
+pub(crate) fn rules() -> Vec<UpdateRule> {
+    [
+        "add",
+        "assign",
+        "sgd:lr=0.5,momentum=0.25",
+        "adagrad:lr=0.5",
+        "adam:lr=0.5,wd=0.25",
+        "ftrl:alpha=0.5,l1=1",
+    ]
+    .iter()
+    .map(|text| text.parse().unwrap_or_else(|error| panic!("{text}: {error}")))
+    .collect()
+}
+
+pub(crate) fn any_schema() -> impl Strategy<Value = TableSchema> {
+    let kind = prop_oneof![
+        any::<u64>().prop_map(|rows| TableKind::Dense { rows }),
+        Just(TableKind::Sparse {})
+    ];
+    let consistency = prop_oneof![
+        Just(Consistency::Sequential {}),
+        any::<u64>().prop_map(|tau| Consistency::Bounded { tau }),
+        Just(Consistency::Eventual {})
+    ];
+    let durability = prop_oneof![
+        Just(Durability::Memory {}),
+        any::<u32>().prop_map(|milliseconds| Durability::Interval { milliseconds }),
+        Just(Durability::Sync {})
+    ];
+    let aggregation = prop_oneof![
+        Just(Aggregation::Immediate {}),
+        any::<(u32, bool)>()
+            .prop_map(|(quorum, fold_late)| Aggregation::Rounds { quorum, fold_late })
+    ];
+    let policy = prop_oneof![Just(NotFinitePolicy::Accept {}), Just(NotFinitePolicy::Reject {})];
+    let dtype = proptest::sample::select(DataType::ALL.to_vec());
+    let rule = proptest::sample::select(rules());
+    (dtype, any::<u32>(), kind, rule, consistency, any::<u8>(), durability, policy, aggregation)
+        .prop_map(
+            |(
+                dtype,
+                width,
+                kind,
+                rule,
+                consistency,
+                replicas,
+                durability,
+                not_finite,
+                aggregation,
+            )| {
+                TableSchema {
+                    dtype,
+                    width,
+                    kind,
+                    rule,
+                    consistency,
+                    replicas,
+                    durability,
+                    not_finite,
+                    aggregation,
+                }
+            },
+        )
+}
+
+pub(crate) fn any_table() -> impl Strategy<Value = TableEntry> {
+    (any::<u32>(), any::<String>(), any_schema()).prop_map(|(id, name, schema)| TableEntry {
+        id: TableId(id),
+        name,
+        schema,
+    })
+}
+
+pub(crate) fn any_map() -> impl Strategy<Value = ClusterMap> {
+    let server = (any::<u32>(), any::<u64>(), any::<String>(), any::<u16>()).prop_map(
+        |(id, incarnation, address, shard_count)| ServerEntry {
+            id: ServerId(id),
+            incarnation: Incarnation(incarnation),
+            address,
+            shard_count,
+        },
+    );
+    let chain = proptest::collection::vec(any::<u32>().prop_map(ServerId), 0..5)
+        .prop_map(|servers| Chain { servers });
+    let servers = proptest::collection::vec(server, 0..5);
+    (any::<u64>(), servers, proptest::collection::vec(chain, 0..70))
+        .prop_map(|(epoch, servers, chains)| ClusterMap { epoch: Epoch(epoch), servers, chains })
+}
+
+fn any_blob() -> impl Strategy<Value = Blob> {
+    proptest::collection::vec(any::<u8>(), 0..600).prop_map(Blob)
+}
+
+fn any_region() -> impl Strategy<Value = SharedRegion> {
+    any::<(u32, u64, u64)>().prop_map(|(key, address, len)| SharedRegion { key, address, len })
+}
+
+fn any_place() -> impl Strategy<Value = PartitionPlace> {
+    (any::<(u32, u64, u64, u64, u32, u32)>(), any_region()).prop_map(|(numbers, region)| {
+        let (partition, offset, first_row, row_count, block_rows, block_stride) = numbers;
+        let partition = PartitionId(partition);
+        PartitionPlace { partition, region, offset, first_row, row_count, block_rows, block_stride }
+    })
+}
+
+fn any_provider() -> impl Strategy<Value = Provider> {
+    proptest::sample::select(Provider::ALL.to_vec())
+}
+
+pub(crate) fn any_request() -> impl Strategy<Value = ClientRequest> {
+    use ClientRequest as Request;
+    let text = any::<String>;
+    let shard = || any::<u16>().prop_map(ShardId);
+    let hello = (any::<(u32, u64, u64)>(), text(), option::of(any::<u32>()), text()).prop_map(
+        |((version, session, incarnation), token, rank, host)| Request::Hello {
+            version,
+            token,
+            session: SessionId(session),
+            incarnation: Incarnation(incarnation),
+            rank: rank.map(WorkerRank),
+            host,
+        },
+    );
+    prop_oneof![
+        hello,
+        Just(Request::Map {}),
+        (text(), any_schema()).prop_map(|(name, schema)| Request::CreateTable { name, schema }),
+        text().prop_map(|name| Request::OpenTable { name }),
+        text().prop_map(|name| Request::DropTable { name }),
+        Just(Request::ListTables {}),
+        (shard(), any_provider(), any_blob()).prop_map(|(shard, provider, endpoint)| {
+            Request::OpenMailbox { shard, provider, endpoint }
+        }),
+        (shard(), any_region(), any::<u32>()).prop_map(|(shard, reply, completion_slots)| {
+            Request::AttachMailbox { shard, reply, completion_slots }
+        }),
+        (any::<u32>().prop_map(TableId), shard())
+            .prop_map(|(table, shard)| Request::Locate { table, shard }),
+        Just(Request::Statistics {}),
+        Just(Request::Shutdown {}),
+    ]
+}
+
+pub(crate) fn any_instruction() -> impl Strategy<Value = Instruction> {
+    prop_oneof![
+        any_map().prop_map(|map| Instruction::InstallMap { map }),
+        any_table().prop_map(|table| Instruction::CreateTable { table }),
+        any::<u32>().prop_map(|table| Instruction::DropTable { table: TableId(table) }),
+        Just(Instruction::Ping {}),
+    ]
+}
+
+pub(crate) fn any_reply() -> impl Strategy<Value = ClientReply> {
+    use ClientReply as Reply;
+    let lists = (
+        proptest::collection::vec(any_provider(), 0..4),
+        proptest::collection::vec(any::<String>(), 0..4),
+    );
+    let refusal = prop_oneof![
+        proptest::sample::select(refusals()),
+        any::<u64>().prop_map(|epoch| RefusalKind::StaleEpoch { epoch: Epoch(epoch) })
+    ];
+    prop_oneof![
+        (any::<(u64, u32, u64, u16)>(), lists).prop_map(
+            |((session, server, incarnation, shard_count), (providers, notes))| Reply::Welcome {
+                session: SessionId(session),
+                server: ServerId(server),
+                incarnation: Incarnation(incarnation),
+                shard_count,
+                providers,
+                notes,
+            }
+        ),
+        any_map().prop_map(|map| Reply::Map { map }),
+        any_table().prop_map(|table| Reply::Table { table }),
+        proptest::collection::vec(any_table(), 0..4).prop_map(|tables| Reply::Tables { tables }),
+        any_blob().prop_map(|endpoint| Reply::Mailbox { endpoint }),
+        (any_region(), any::<(u32, u32, u32)>()).prop_map(
+            |(mailbox, (ring_len, spin_us, by_reference_len))| Reply::Attached {
+                mailbox,
+                ring_len,
+                spin_us,
+                by_reference_len
+            }
+        ),
+        proptest::collection::vec(any_place(), 0..9).prop_map(|places| Reply::Located { places }),
+        any_blob().prop_map(|json| Reply::Statistics { json }),
+        Just(Reply::Done {}),
+        (refusal, any::<String>()).prop_map(|(status, text)| Reply::Refused { status, text }),
+        any::<u32>().prop_map(|server| Reply::Joined { server: ServerId(server) }),
+    ]
+}
+
+pub(crate) fn refusals() -> Vec<RefusalKind> {
+    vec![
+        RefusalKind::Version {},
+        RefusalKind::Token {},
+        RefusalKind::UnknownTable {},
+        RefusalKind::TableExists {},
+        RefusalKind::Invalid {},
+        RefusalKind::Full {},
+        RefusalKind::ShuttingDown {},
+        RefusalKind::NoCoordinator {},
+        RefusalKind::Internal {},
+    ]
+}

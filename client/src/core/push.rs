@@ -369,7 +369,9 @@ impl Core {
 /// The range that ascending keys are, if they are one.
 fn consecutive(keys: &[u64]) -> Option<RowRange> {
     let (first, last) = (*keys.first()?, *keys.last()?);
-    (last - first == keys.len() as u64 - 1).then(|| RowRange::new(first, last + 1))
+    // The last key there is has no end behind it.
+    let end = last.checked_add(1)?;
+    (end - first == keys.len() as u64).then(|| RowRange::new(first, end))
 }
 
 pub(super) fn count_of(rows: u64) -> u32 {

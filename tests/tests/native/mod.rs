@@ -12,21 +12,21 @@ use std::{
 use windlass_client::Provider;
 use windlass_engine::{Server, ServerConfig};
 
-pub const PROVIDERS: [Provider; 2] = [Provider::Shm {}, Provider::Tcp {}];
+pub(crate) const PROVIDERS: [Provider; 2] = [Provider::Shm {}, Provider::Tcp {}];
 
 /// A file of the repository.
-pub fn path(from_root: &str) -> PathBuf {
+pub(crate) fn path(from_root: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(from_root)
 }
 
 /// Where cargo puts what it builds, for all profiles.
-pub fn target() -> PathBuf {
+pub(crate) fn target() -> PathBuf {
     // This runs as TARGET/PROFILE/deps/NAME.
     std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned()
 }
 
 /// The folder of libwindlass.so and libwindlass.a, which are built now, in this test's profile.
-pub fn library() -> &'static Path {
+pub(crate) fn library() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -42,14 +42,14 @@ pub fn library() -> &'static Path {
 }
 
 /// A server in this process.
-pub fn server(provider: Provider) -> Server {
+pub(crate) fn server(provider: Provider) -> Server {
     let config = ServerConfig { providers: vec![provider], ..ServerConfig::default() };
     Server::start(config).unwrap()
 }
 
 /// Whether a program is installed. If not, the output says what did not run for that; in CI, where
 /// everything has to run, it fails.
-pub fn installed(program: &str, what: &str) -> bool {
+pub(crate) fn installed(program: &str, what: &str) -> bool {
     let found = Command::new(program).arg("--version").output();
     let works = found.is_ok_and(|output| output.status.success());
     if !works {
@@ -59,14 +59,14 @@ pub fn installed(program: &str, what: &str) -> bool {
 }
 
 /// Something could not be tested: says so, and fails in CI.
-pub fn not_run(what: &str, reason: &str) {
+pub(crate) fn not_run(what: &str, reason: &str) {
     let is_ci = std::env::var("CI").is_ok_and(|value| value == "true");
     assert!(!is_ci, "{what} has to run in CI, but {reason}");
     eprintln!("NOT RUN: {what}: {reason}");
 }
 
 /// Runs a command that has to succeed, and returns what it printed.
-pub fn succeed(command: &mut Command) -> String {
+pub(crate) fn succeed(command: &mut Command) -> String {
     let output = run(command);
     assert!(
         output.status.success(),
@@ -79,6 +79,6 @@ pub fn succeed(command: &mut Command) -> String {
 }
 
 /// Runs a command.
-pub fn run(command: &mut Command) -> Output {
+pub(crate) fn run(command: &mut Command) -> Output {
     command.output().unwrap_or_else(|error| panic!("{command:?} does not run: {error}"))
 }

@@ -1,0 +1,226 @@
+"""The package against real servers."""
+
+import gc
+import threading
+
+import numpy
+import pytest
+
+import windlass
+from conftest import PROVIDERS, address
+
+
+def test_keys_and_ranges(client, name):
+    table = client.create_table(name, width=3, rows=1000)
+    values = numpy.arange(12, dtype="float32").reshape(4, 3)
+    table.push([0, 1, 500, 999], values).wait()
+    table.push(range(0, 2), numpy.full((2, 3), 100, "float32")).wait()
+    rows = table.pull(numpy.array([0, 1, 500, 999]))
+    assert rows.shape == (4, 3)
+    numpy.testing.assert_array_equal(rows[2:], values[2:])
+    numpy.testing.assert_array_equal(rows[:2], values[:2] + 100)
+    everything = table.pull(slice(None))
+    assert everything.shape == (1000, 3) and numpy.count_nonzero(everything) == 12
+    numpy.testing.assert_array_equal(table.pull(slice(500, 501)), values[2:3])
+    assert table.pull([]).shape == (0, 3)
+    table.push([], []).wait()
+
+
+def test_results_go_where_they_are_wanted(client, name):
+    table = client.create_table(name, width=2, rows=10, dtype="f64")
+    out = numpy.ones((3, 2))
+    assert table.push_pull([1, 2, 3], out, out=out) is out
+    assert table.push_pull([1, 2, 3], out, out=out) is out and (out == 2).all()
+    assert table.pull(range(1, 4), out=out.reshape(6)).base is out
+    pending = table.start_pull([2], after=table.push([2], [[1, 1]]).timestamp)
+    numpy.testing.assert_array_equal(pending.wait(), [[3, 3]])
+    with pytest.raises(ValueError):
+        pending.wait()
+    table.start_pull([2])
+    for wrong in [numpy.ones((2, 2)), numpy.ones((3, 2), "f4"), numpy.ones((2, 3)).T]:
+        with pytest.raises(ValueError):
+            table.pull([1, 2, 3], out=wrong)
+    frozen = numpy.ones((3, 2))
+    frozen.flags.writeable = False
+    with pytest.raises(ValueError):
+        table.pull([1, 2, 3], out=frozen)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64", "f16", "i8", "i32", "i64", "u64", numpy.float16])
+def test_dtypes(client, name, dtype):
+    table = client.create_table(name, width=5, dtype=dtype)
+    values = numpy.array([[1, 2, 3, 4, 100]], dtype=table.dtype)
+    table.push([2**64 - 1], values).wait()
+    numpy.testing.assert_array_equal(table.push_pull([2**64 - 1], values), values + values)
+    with pytest.raises(TypeError):
+        table.push([1], numpy.zeros(5, "complex64"))
+
+
+def test_bfloat16(client, name):
+    table = client.create_table(name, width=2, rows=4, dtype="bf16")
+    assert table.schema.dtype_name == "bf16"
+    try:
+        import ml_dtypes
+    except ImportError:
+        assert table.dtype == numpy.uint16
+        table.push([1], numpy.array([0x3F80, 0x4000], "uint16")).wait()
+        numpy.testing.assert_array_equal(table.pull([1]), [[0x3F80, 0x4000]])
+        buffer = client.register(numpy.array([0x3F80, 0x4000], "uint16"), dtype="bf16")
+        table.push_buffer([2], buffer).wait()
+        with pytest.raises(TypeError):
+            client.register(numpy.zeros(2, "uint16"))
+        return
+    assert table.dtype == ml_dtypes.bfloat16
+    table.push([1], numpy.array([1, 2], ml_dtypes.bfloat16)).wait()
+    numpy.testing.assert_array_equal(table.pull([1]).astype("f4"), [[1, 2]])
+    assert client.create_table(name, width=2, rows=4, dtype=ml_dtypes.bfloat16).width == 2
+
+
+def test_buffers_are_pushed_from_where_they_are(client, name):
+    table = client.create_table(name, width=8, rows=50_000)
+    buffer = client.allocate(50_000 * 8)
+    assert len(buffer) == 400_000 and buffer.is_shared and buffer.dtype == numpy.float32
+    values = buffer.values.reshape(-1, 8)
+    values[:] = numpy.arange(50_000)[:, None]
+    table.push_buffer(range(50_000), buffer).wait()
+    table.push_buffer([3, 5], buffer, first_value=8).wait()
+    rows = table.pull(range(50_000))
+    assert rows[49_999, 7] == 49_999 and rows[3, 0] == 4 and rows[5, 0] == 7
+    with pytest.raises(BufferError):
+        buffer.close()
+    with pytest.raises(windlass.InvalidArgument):
+        table.push_buffer([3, 5], buffer, first_value=400_000 - 15)
+    with pytest.raises(windlass.DtypeError):
+        table.push_buffer([3], client.allocate(8, "f64"))
+    del values
+    buffer.close()
+    buffer.close()
+    with pytest.raises(ValueError):
+        buffer.settle()
+
+
+def test_views_keep_a_buffer(client, name):
+    values = client.allocate(1000).values
+    values[:] = 1
+    gc.collect()
+    assert values.sum() == 1000
+
+
+def test_arrays_of_ones_own_are_registered(client, name):
+    table = client.create_table(name, width=16, rows=10_000)
+    gradients = numpy.ones((10_000, 16), "float32")
+    with client.register(gradients) as buffer:
+        assert buffer.is_shared == ("tcp" in client.transports.split("(")[0])
+        for _ in range(3):
+            table.push_buffer(slice(None), buffer)
+            buffer.settle()
+            gradients += 1
+    numpy.testing.assert_array_equal(table.pull(slice(None)), numpy.full((10_000, 16), 6, "f4"))
+    with pytest.raises(ValueError):
+        client.register(gradients.T)
+
+
+def test_prepared(client, name):
+    table = client.create_table(name, width=4)
+    prepared = table.prepare([1, 1000, 2**40])
+    prepared.values[:] = 0.5
+    for _ in range(4):
+        last = prepared.push()
+    last.wait()
+    rows = prepared.pull()
+    assert rows.shape == (3, 4) and (rows == 2).all()
+    del prepared
+    gc.collect()
+    assert (rows == 2).all()
+
+
+def test_rules_and_schemas(client, name):
+    made = client.create_table(
+        name, width=1, rows=10, rule="adagrad:lr=0.1,eps=1e-10", reject_not_finite=True
+    )
+    made.push([3], [2.0]).wait()
+    made.push([3], [2.0]).wait()
+    numpy.testing.assert_allclose(made.pull([3]), [[-0.1 * (1 + 2 / 8**0.5)]], rtol=1e-5)
+    opened = client.open_table(name)
+    assert opened.schema == made.schema and opened.schema.rows == 10
+    assert opened.schema.rule.startswith("adagrad:") and opened.schema.reject_not_finite
+    assert client.tables()[name] == made.schema
+    assert "10 rows of 1 f32" in repr(opened)
+    with pytest.raises(windlass.TableExists):
+        client.create_table(name, width=2, rows=10)
+    client.drop_table(name)
+    with pytest.raises(windlass.UnknownTable) as told:
+        client.open_table(name)
+    assert name in str(told.value) and told.value.status == 20
+
+
+def test_mistakes(client, name):
+    table = client.create_table(name, width=2, rows=100, reject_not_finite=True)
+    for keys, error in [
+        ([2, 1], windlass.KeysError),
+        ([1, 1], windlass.KeysError),
+        ([1, 100], windlass.OutOfRange),
+        ([-1, 1], ValueError),
+        ([0.5, 1], TypeError),
+        ([[1, 2]], ValueError),
+    ]:
+        with pytest.raises(error):
+            table.push(keys, numpy.zeros((2, 2), "float32"))
+    with pytest.raises(ValueError):
+        table.push([1], numpy.zeros(3, "float32"))
+    with pytest.raises(TypeError):
+        table.push([1], numpy.zeros(2, "float64"))
+    with pytest.raises(windlass.NotFinite):
+        table.push([1], [numpy.nan, 1])
+    with pytest.raises(windlass.InvalidArgument):
+        client.create_table(name + "!", width=2, rows=1, rule="sgd:speed=1")
+    with pytest.raises(TypeError):
+        client.create_table(name + "!", width=2, rows=1, dtype="complex64")
+    with pytest.raises(windlass.InvalidArgument):
+        client.wait(2**40)
+    assert (table.pull(slice(None)) == 0).all()
+
+
+def test_threads_and_clocks(client, name):
+    table = client.create_table(name, width=1, rows=2)
+    caught = []
+
+    def use():
+        try:
+            table.pull([1])
+        except windlass.WrongThread as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert len(caught) == 1 and "thread" in str(caught[0])
+    assert client.clock == 0
+    client.wait(client.advance_clock())
+    assert client.clock == 1
+    table.push([1], [1.0])
+    client.poll()
+    client.wait_all()
+    assert client.counters.pushes >= 1 and client.counters.bytes_pulled == 0
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_closing(provider, name):
+    client = windlass.connect(address(provider), providers=[provider])
+    table = client.create_table(name, width=1, rows=2)
+    view = client.allocate(4).values
+    client.close()
+    client.close()
+    for use in [lambda: table.pull([1]), lambda: client.tables(), lambda: client.allocate(1)]:
+        with pytest.raises(ValueError):
+            use()
+    view[:] = 1
+
+
+def test_no_server():
+    with pytest.raises(ConnectionError):
+        windlass.connect("127.0.0.1:1")
+    with pytest.raises(ValueError):
+        windlass.connect("nowhere")
+    with pytest.raises(ValueError):
+        windlass.connect("127.0.0.1:1", providers=["pigeon"])

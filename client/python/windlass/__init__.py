@@ -1,0 +1,61 @@
+"""Push gradients to and pull weights from Windlass parameter servers.
+
+>>> import numpy, windlass
+>>> with windlass.connect("127.0.0.1:7700") as client:          # doctest: +SKIP
+...     table = client.create_table("weights", width=4, rows=1000, rule="sgd:lr=0.1")
+...     table.push([3, 7], numpy.ones((2, 4), "float32")).wait()
+...     weights = table.pull([3, 7])
+
+A client, and everything made with it, belongs to the thread that connected: connect once per thread.
+While a call waits, other Python threads run.
+"""
+
+from ._version import __version__
+from .buffer import Buffer
+from .client import Client, Counters, connect
+from .errors import (
+    ConnectError,
+    DtypeError,
+    InternalError,
+    InvalidArgument,
+    KeysError,
+    NoMemory,
+    NotFinite,
+    OutOfRange,
+    RefusedError,
+    ServerGone,
+    TableExists,
+    Timeout,
+    UnknownTable,
+    WindlassError,
+    WrongThread,
+)
+from .table import PendingPull, PendingPush, Prepared, Schema, Table
+
+__all__ = [
+    "Buffer",
+    "Client",
+    "ConnectError",
+    "Counters",
+    "DtypeError",
+    "InternalError",
+    "InvalidArgument",
+    "KeysError",
+    "NoMemory",
+    "NotFinite",
+    "OutOfRange",
+    "PendingPull",
+    "PendingPush",
+    "Prepared",
+    "RefusedError",
+    "Schema",
+    "ServerGone",
+    "Table",
+    "TableExists",
+    "Timeout",
+    "UnknownTable",
+    "WindlassError",
+    "WrongThread",
+    "__version__",
+    "connect",
+]

@@ -1,0 +1,223 @@
+"""Connections."""
+
+from __future__ import annotations
+
+import weakref
+from ctypes import byref, c_char_p, c_uint64
+from dataclasses import dataclass
+from typing import Any, Optional, Sequence, Union
+
+import numpy
+
+from . import dtypes
+from .buffer import Buffer
+from .library import Counters as CCounters
+from .library import EachTable, Options, library, sized
+from .library import Schema as CSchema
+from .table import Schema, Table, schema_of
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What a client has counted since it connected."""
+
+    pushes: int
+    pulls: int
+    bytes_pushed: int
+    bytes_pulled: int
+    reads_retried: int
+    sleeps: int
+
+
+def connect(
+    address: str,
+    *,
+    token: Optional[str] = None,
+    rank: Optional[int] = None,
+    timeout: float = 30.0,
+    providers: Optional[Sequence[str]] = None,
+    staging_bytes: int = 0,
+) -> "Client":
+    """Connects to the cluster that the server at `address` belongs to.
+
+    `address` is "windlass://HOST:PORT" or "HOST:PORT"; `timeout` is in seconds and holds for every
+    request; `providers` are transports that may be used, best first, of "verbs", "shm" and "tcp".
+    """
+    return Client(
+        address,
+        token=token,
+        rank=rank,
+        timeout=timeout,
+        providers=providers,
+        staging_bytes=staging_bytes,
+    )
+
+
+class Client:
+    """A connection to a cluster. Belongs to the thread that made it. A context manager."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        token: Optional[str] = None,
+        rank: Optional[int] = None,
+        timeout: float = 30.0,
+        providers: Optional[Sequence[str]] = None,
+        staging_bytes: int = 0,
+    ) -> None:
+        self._handle = 0
+        self._children: weakref.WeakSet[Any] = weakref.WeakSet()
+        options = sized(Options)
+        options.token = None if token is None else token.encode()
+        options.providers = None if providers is None else ",".join(providers).encode()
+        options.timeout_ms = max(1, round(timeout * 1000))
+        options.staging_len = staging_bytes
+        options.has_rank, options.rank = (0, 0) if rank is None else (1, rank)
+        self._handle = library.handle("connect", address.encode(), byref(options))
+
+    def create_table(
+        self,
+        name: str,
+        *,
+        width: int,
+        rows: Optional[int] = None,
+        dtype: Any = "f32",
+        rule: str = "add",
+        replicas: int = 1,
+        durability: Union[str, int] = "memory",
+        reject_not_finite: bool = False,
+        consistency: Union[str, int] = "eventual",
+    ) -> Table:
+        """Creates a table, or opens the one of that name and schema.
+
+        With `rows` it is dense: rows 0 to rows - 1. Without it is sparse: any 64-bit key. `rule` is
+        how a push changes a row, such as "sgd:lr=0.1" or "adagrad:lr=0.1". `durability` is
+        "memory", "sync", or a number of milliseconds; `consistency` is "eventual", "sequential", or
+        the number of rounds that a pull may miss.
+        """
+        schema = sized(CSchema)
+        schema.dtype = dtypes.number_of(dtype)
+        schema.width = width
+        schema.kind, schema.rows = (1, 0) if rows is None else (0, rows)
+        schema.rule = rule.encode()
+        schema.replicas = replicas
+        schema.not_finite = reject_not_finite
+        if isinstance(durability, int):
+            schema.durability, schema.durability_interval_ms = 1, durability
+        else:
+            schema.durability = {"memory": 0, "sync": 2}[durability]
+        if isinstance(consistency, int):
+            schema.consistency, schema.staleness = 1, consistency
+        else:
+            schema.consistency = {"eventual": 0, "sequential": 2}[consistency]
+        handle = library.handle("create_table", self._open(), name.encode(), byref(schema))
+        return Table(self, name, handle)
+
+    def open_table(self, name: str) -> Table:
+        """Opens a table with the schema it has."""
+        return Table(self, name, library.handle("open_table", self._open(), name.encode()))
+
+    def drop_table(self, name: str) -> None:
+        """Drops a table and its rows on all servers."""
+        library.call("drop_table", self._open(), name.encode())
+
+    def tables(self) -> dict[str, Schema]:
+        """All tables, by name."""
+        found: dict[str, Schema] = {}
+
+        def each(_context: Any, name: bytes, schema: Any) -> None:
+            found[name.decode()] = schema_of(schema.contents)
+
+        library.call("list_tables", self._open(), EachTable(each), None)
+        return found
+
+    def allocate(self, count: int, dtype: Any = "f32") -> Buffer:
+        """Allocates zeroed values in registered memory, which pushes do not copy."""
+        number = dtypes.number_of(dtype)
+        handle = library.handle("allocate_buffer", self._open(), number, count)
+        return Buffer(self, handle, number, count)
+
+    def register(self, array: numpy.ndarray, dtype: Any = None) -> Buffer:
+        """Registers the memory of a C-contiguous array, which stays alive as long as the buffer.
+
+        Over verbs and tcp, pushes do not copy it; over shared memory each copies it once. `dtype`
+        is needed for bfloat16 values in a uint16 array only.
+        """
+        if not (array.flags.c_contiguous and array.flags.writeable and array.flags.aligned):
+            raise ValueError("the array has to be C-contiguous, aligned and writable")
+        number = dtypes.number_of(array.dtype if dtype is None else dtype)
+        if dtypes.numpy_of(number).itemsize != array.dtype.itemsize:
+            raise TypeError(f"values of {array.dtype} are not {dtypes.name_of(number)}")
+        handle = library.handle(
+            "register_buffer", self._open(), number, array.ctypes.data, array.size
+        )
+        buffer = Buffer(self, handle, number, array.size)
+        buffer._keep(array)
+        return buffer
+
+    def wait(self, timestamp: int) -> None:
+        """Waits for the request with this timestamp."""
+        library.call("wait", self._open(), timestamp)
+
+    def wait_all(self) -> None:
+        """Waits for all requests made so far; raises the first failure among the last 1,024."""
+        library.call("wait_all", self._open())
+
+    def poll(self) -> None:
+        """Takes in what has arrived without waiting."""
+        library.call("poll", self._open())
+
+    def advance_clock(self) -> int:
+        """Ends this worker's round, and returns the request's timestamp."""
+        timestamp = c_uint64()
+        library.call("advance_clock", self._open(), byref(timestamp))
+        return timestamp.value
+
+    @property
+    def clock(self) -> int:
+        """Rounds this worker has ended."""
+        clock = c_uint64()
+        library.call("clock", self._open(), byref(clock))
+        return clock.value
+
+    @property
+    def counters(self) -> Counters:
+        """What the client has counted."""
+        fields = sized(CCounters)
+        library.call("count", self._open(), byref(fields))
+        names = [name for name, *_ in CCounters._fields_ if name != "size"]
+        return Counters(**{name: getattr(fields, name) for name in names})
+
+    @property
+    def transports(self) -> str:
+        """Which transport carries each server's data, and why better ones do not."""
+        text = c_char_p()
+        library.call("transports", self._open(), byref(text))
+        return (text.value or b"").decode()
+
+    def close(self) -> None:
+        """Closes the client and what was made with it. Buffers with views live on until those end."""
+        if not self._handle:
+            return
+        for child in list(self._children):
+            if isinstance(child, Buffer) and child._memory() is not None:
+                continue
+            child._close()
+        handle, self._handle = self._handle, 0
+        library.call("close", handle)
+
+    def _open(self) -> int:
+        if not self._handle:
+            raise ValueError("the client is closed")
+        return self._handle
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", 0):
+            library.close(self._handle)

@@ -1,0 +1,97 @@
+"""What can go wrong, as exceptions. Each carries the library's status and its sentence."""
+
+from __future__ import annotations
+
+
+class WindlassError(Exception):
+    """A call failed. `status` is the windlass_status of the C header."""
+
+    def __init__(self, text: str, status: int = 0) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class InvalidArgument(WindlassError, ValueError):
+    """An argument, a schema or a number of values makes no sense."""
+
+
+class WrongThread(WindlassError, RuntimeError):
+    """The object belongs to another thread."""
+
+
+class InternalError(WindlassError, RuntimeError):
+    """A bug in windlass."""
+
+
+class NoMemory(WindlassError, MemoryError):
+    """No memory here, or none left at a server."""
+
+
+class ConnectError(WindlassError, ConnectionError):
+    """No server answers, or no transport works."""
+
+
+class RefusedError(WindlassError, PermissionError):
+    """The server refused, for example the token."""
+
+
+class ServerGone(WindlassError, ConnectionError):
+    """The server is gone; requests without an answer may have been applied."""
+
+
+class Timeout(WindlassError, TimeoutError):
+    """No answer within the client's timeout. The request goes on."""
+
+
+class UnknownTable(WindlassError, LookupError):
+    """There is no such table."""
+
+
+class TableExists(WindlassError):
+    """A table of that name has another schema."""
+
+
+class DtypeError(WindlassError, TypeError):
+    """Values are of another dtype than the table's."""
+
+
+class KeysError(WindlassError, ValueError):
+    """Keys do not ascend, or one appears twice."""
+
+
+class OutOfRange(WindlassError, IndexError):
+    """A row is past the table's end."""
+
+
+class NotFinite(WindlassError, ValueError):
+    """A value is NaN or infinite, and the table refuses such. Nothing was applied."""
+
+
+_BY_STATUS = {
+    1: InvalidArgument,
+    2: WrongThread,
+    3: InternalError,
+    4: NoMemory,
+    10: ConnectError,
+    11: ConnectError,
+    12: RefusedError,
+    13: ServerGone,
+    14: Timeout,
+    20: UnknownTable,
+    21: TableExists,
+    22: DtypeError,
+    23: InvalidArgument,
+    30: InvalidArgument,
+    31: KeysError,
+    32: KeysError,
+    33: OutOfRange,
+    34: InvalidArgument,
+    35: NotFinite,
+    36: InvalidArgument,
+    37: InvalidArgument,
+}
+
+
+def of_status(status: int, text: str) -> WindlassError:
+    """The exception for a status of the library."""
+    return _BY_STATUS.get(status, WindlassError)(text, status)

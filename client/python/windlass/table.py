@@ -1,0 +1,355 @@
+"""Tables: where pushes go and pulls come from."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import byref, c_size_t, c_uint64, c_void_p
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Optional, Sequence, Union
+
+import numpy
+
+from . import dtypes
+from .buffer import Buffer, view
+from .library import PullOptions, PushOptions, library, sized
+from .library import Schema as CSchema
+
+if TYPE_CHECKING:
+    from .client import Client
+
+#: Rows of a request: ascending keys, or a range or slice of rows of a dense table.
+Rows = Union[range, slice, Sequence[int], numpy.ndarray]
+
+_DURABILITY = ["memory", "interval", "sync"]
+_CONSISTENCY = ["eventual", "bounded", "sequential"]
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What a table is. `rows` is None for a sparse table."""
+
+    dtype: numpy.dtype
+    #: The dtype's name in the command line and in errors, such as "bf16".
+    dtype_name: str
+    width: int
+    rows: Optional[int]
+    rule: str
+    replicas: int
+    #: "memory", "sync", or milliseconds within which pushes are on disk.
+    durability: Union[str, int]
+    #: Whether pushes with NaN or infinite values are refused.
+    reject_not_finite: bool
+    #: "eventual", "sequential", or the number of rounds a pull may miss.
+    consistency: Union[str, int]
+
+
+def schema_of(fields: CSchema) -> Schema:
+    """A schema from the library."""
+    return Schema(
+        dtype=dtypes.numpy_of(fields.dtype),
+        dtype_name=dtypes.name_of(fields.dtype),
+        width=fields.width,
+        rows=None if fields.kind == 1 else fields.rows,
+        rule=fields.rule.decode(),
+        replicas=fields.replicas,
+        durability=(
+            fields.durability_interval_ms
+            if fields.durability == 1
+            else _DURABILITY[fields.durability]
+        ),
+        reject_not_finite=fields.not_finite == 1,
+        consistency=fields.staleness if fields.consistency == 1 else _CONSISTENCY[fields.consistency],
+    )
+
+
+class PendingPush:
+    """A push under way. Forgetting it forgets its outcome, not the push."""
+
+    def __init__(self, client: "Client", timestamp: int) -> None:
+        self._client = client
+        #: What later requests name, by `after`, to run after this one.
+        self.timestamp = timestamp
+
+    def wait(self) -> None:
+        """Waits until the push is applied and acknowledged."""
+        self._client.wait(self.timestamp)
+
+
+class PendingPull:
+    """A pull under way."""
+
+    def __init__(self, table: "Table", handle: int, shape: tuple[int, int]) -> None:
+        self._table = table
+        self._handle = handle
+        self._shape = shape
+        table._client._children.add(self)
+
+    def wait(self, out: Optional[numpy.ndarray] = None) -> numpy.ndarray:
+        """Waits for the rows: an array of shape (rows, width), or `out`."""
+        if not self._handle:
+            raise ValueError("the pull is over")
+        out = self._table._out(out, self._shape)
+        # The library keeps a pull whose arguments are wrong, and these cannot be.
+        handle, self._handle = self._handle, 0
+        library.call("finish_pull", handle, out.ctypes.data, out.size)
+        return out
+
+    def _close(self) -> None:
+        handle, self._handle = self._handle, 0
+        if handle:
+            library.call("forget_pull", handle)
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", 0):
+            library.forget_pull(self._handle)
+
+
+class Table:
+    """A table of a cluster. Values go in and come out as arrays of its dtype, width per row."""
+
+    def __init__(self, client: "Client", name: str, handle: int) -> None:
+        self._client = client
+        self._handle = handle
+        #: The table's name.
+        self.name = name
+        fields = sized(CSchema)
+        library.call("table_schema", handle, byref(fields))
+        #: The table's schema.
+        self.schema = schema_of(fields)
+        self._number: int = fields.dtype
+        client._children.add(self)
+
+    @property
+    def dtype(self) -> numpy.dtype:
+        """The values' dtype. bfloat16 needs ml_dtypes, and is uint16 without."""
+        return self.schema.dtype
+
+    @property
+    def width(self) -> int:
+        """Values per row."""
+        return self.schema.width
+
+    def push(
+        self,
+        rows: Rows,
+        values: Any,
+        *,
+        after: int = 0,
+        clock: Optional[int] = None,
+        sync: bool = False,
+    ) -> PendingPush:
+        """Starts a push of `width` values for each row. They are copied before this returns.
+
+        `after` is the timestamp of a request that has to be done first; `sync` acknowledges only
+        what is on disk on every replica.
+        """
+        function, arguments, count = self._rows("push", rows)
+        given = self._values(values, count)
+        options = _push_options(after, clock, sync)
+        pushed = c_uint64()
+        library.call(
+            function, self._open(), *arguments, given.ctypes.data, given.size, options, byref(pushed)
+        )
+        return PendingPush(self._client, pushed.value)
+
+    def push_buffer(
+        self,
+        rows: Rows,
+        buffer: Buffer,
+        first_value: int = 0,
+        *,
+        after: int = 0,
+        clock: Optional[int] = None,
+        sync: bool = False,
+    ) -> PendingPush:
+        """Starts a push of a buffer's values, from number `first_value` on, without a copy.
+
+        Do not write them until the push is over.
+        """
+        function, arguments, _ = self._rows("push_buffer", rows)
+        options = _push_options(after, clock, sync)
+        pushed = c_uint64()
+        library.call(
+            function,
+            self._open(),
+            *arguments,
+            buffer._open(),
+            first_value,
+            options,
+            byref(pushed),
+        )
+        return PendingPush(self._client, pushed.value)
+
+    def pull(
+        self,
+        rows: Rows,
+        out: Optional[numpy.ndarray] = None,
+        *,
+        after: int = 0,
+        relaxed: bool = False,
+    ) -> numpy.ndarray:
+        """Pulls rows and waits for them: an array of shape (rows, width), or `out`.
+
+        `out` is filled in place, and is a C-contiguous array of the table's dtype with as many
+        values. With `relaxed`, rows of a range may mix values from before and after an update.
+        """
+        function, arguments, count = self._rows("pull", rows)
+        out = self._out(out, (count, self.width))
+        options = _pull_options(after, relaxed)
+        library.call(function, self._open(), *arguments, out.ctypes.data, out.size, options)
+        return out
+
+    def start_pull(self, rows: Rows, *, after: int = 0, relaxed: bool = False) -> PendingPull:
+        """Starts a pull; its `wait()` has the rows."""
+        function, arguments, count = self._rows("start_pull", rows)
+        options = _pull_options(after, relaxed)
+        handle = library.handle(function, self._open(), *arguments, options)
+        return PendingPull(self, handle, (count, self.width))
+
+    def push_pull(
+        self, rows: Rows, values: Any, out: Optional[numpy.ndarray] = None
+    ) -> numpy.ndarray:
+        """Pushes rows, and pulls the same rows once the push is applied. `out` may be `values`."""
+        function, arguments, count = self._rows("push_pull", rows)
+        given = self._values(values, count)
+        out = self._out(out, (count, self.width))
+        library.call(
+            function, self._open(), *arguments, given.ctypes.data, out.ctypes.data, out.size, None
+        )
+        return out
+
+    def prepare(self, rows: Rows) -> "Prepared":
+        """Fixes rows for pushes and pulls of them again and again, in registered memory."""
+        function, arguments, count = self._rows("prepare", rows)
+        handle = library.handle(function, self._open(), *arguments)
+        return Prepared(self, handle, (count, self.width))
+
+    def _rows(self, function: str, rows: Rows) -> tuple[str, tuple[Any, int], int]:
+        """The function to call, how it is told the rows, and how many they are."""
+        if isinstance(rows, slice):
+            if self.schema.rows is None and rows.stop is None:
+                raise ValueError("a slice of a sparse table has no end")
+            rows = range(*rows.indices(self.schema.rows or rows.stop))
+        if isinstance(rows, range) and rows.step == 1:
+            count = len(rows)
+            if count and rows.start < 0:
+                raise ValueError("rows are numbered from 0")
+            return f"{function}_range", (rows.start if count else 0, count), count
+        keys = numpy.asarray(rows)
+        if keys.size and not numpy.issubdtype(keys.dtype, numpy.integer):
+            raise TypeError(f"keys are integers, not {keys.dtype}")
+        if keys.ndim != 1:
+            raise ValueError(f"keys have one dimension, not {keys.ndim}")
+        if keys.size and numpy.issubdtype(keys.dtype, numpy.signedinteger) and keys.min() < 0:
+            raise ValueError("keys are not negative")
+        keys = numpy.ascontiguousarray(keys, dtype=numpy.uint64)
+        pointer = ctypes.cast(keys.ctypes.data, c_void_p)
+        pointer._keys = keys  # alive as long as the argument
+        return function, (pointer, keys.size), keys.size
+
+    def _values(self, values: Any, count: int) -> numpy.ndarray:
+        given = numpy.asarray(values)
+        if given.dtype != self.dtype:
+            if isinstance(values, numpy.ndarray) and given.size:
+                raise TypeError(f"table {self.name!r} holds {self.dtype}, not {given.dtype}")
+            given = given.astype(self.dtype)
+        if given.size != count * self.width:
+            raise ValueError(
+                f"{count} rows of {self.width} values need {count * self.width} values, "
+                f"not {given.size}"
+            )
+        return numpy.require(given, requirements=["C", "A"])
+
+    def _out(self, out: Optional[numpy.ndarray], shape: tuple[int, int]) -> numpy.ndarray:
+        if out is None:
+            # Zeroed, because the library may read what it is about to write.
+            return numpy.zeros(shape, dtype=self.dtype)
+        if out.dtype != self.dtype or out.size != shape[0] * shape[1]:
+            raise ValueError(f"out has to have {shape[0]} x {shape[1]} values of {self.dtype}")
+        flags = out.flags
+        if not (flags.c_contiguous and flags.writeable and flags.aligned):
+            raise ValueError("out has to be C-contiguous, aligned and writable")
+        return out
+
+    def _open(self) -> int:
+        if not self._handle:
+            raise ValueError("the table is closed")
+        return self._handle
+
+    def _close(self) -> None:
+        handle, self._handle = self._handle, 0
+        if handle:
+            library.call("close_table", handle)
+
+    def __repr__(self) -> str:
+        kind = "sparse" if self.schema.rows is None else f"{self.schema.rows} rows"
+        return f"<windlass.Table {self.name!r}: {kind} of {self.width} {self.schema.dtype_name}>"
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", 0):
+            library.close_table(self._handle)
+
+
+class Prepared:
+    """Rows of a table with registered values of their own: pushed from and pulled into `values`."""
+
+    def __init__(self, table: Table, handle: int, shape: tuple[int, int]) -> None:
+        self._table = table
+        self._handle = handle
+        self._shape = shape
+        table._client._children.add(self)
+
+    @property
+    def values(self) -> numpy.ndarray:
+        """The values, of shape (rows, width), once no push reads them any more.
+
+        Write them after this, or after a pull, and before the next push. The view keeps the memory.
+        """
+        address, count = c_void_p(), c_size_t()
+        library.call("prepared_values", self._open(), byref(address), byref(count))
+        array, _ = view(address.value or 0, self._table.dtype, count.value, self)
+        return array.reshape(self._shape)
+
+    def push(
+        self, *, after: int = 0, clock: Optional[int] = None, sync: bool = False
+    ) -> PendingPush:
+        """Starts a push of the values, once the push before is over."""
+        pushed = c_uint64()
+        options = _push_options(after, clock, sync)
+        library.call("push_prepared", self._open(), options, byref(pushed))
+        return PendingPush(self._table._client, pushed.value)
+
+    def pull(self, *, after: int = 0, relaxed: bool = False) -> numpy.ndarray:
+        """Pulls the rows over the values, waits for them, and returns `values`."""
+        library.call("pull_prepared", self._open(), _pull_options(after, relaxed))
+        return self.values
+
+    def _open(self) -> int:
+        if not self._handle:
+            raise ValueError("the prepared operation is closed")
+        return self._handle
+
+    def _close(self) -> None:
+        """Left to the finalizer: views of the values may be alive."""
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", 0):
+            library.close_prepared(self._handle)
+
+
+def _push_options(after: int, clock: Optional[int], sync: bool) -> Any:
+    if not after and clock is None and not sync:
+        return None
+    options = sized(PushOptions)
+    options.after = after
+    options.has_clock, options.clock = (0, 0) if clock is None else (1, clock)
+    options.sync = sync
+    return byref(options)
+
+
+def _pull_options(after: int, relaxed: bool) -> Any:
+    if not after and not relaxed:
+        return None
+    options = sized(PullOptions)
+    options.after, options.relaxed = after, relaxed
+    return byref(options)

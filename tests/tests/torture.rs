@@ -191,6 +191,9 @@ fn tables_come_and_go(address: &str, provider: Provider, stop: &AtomicBool) {
         client.drop_table("passing").unwrap();
         let late = view.pull(0..3000, &PullOptions::default()).and_then(|pull| pull.wait());
         assert!(late.is_err(), "rows of a dropped table were given for current");
+        let relaxed = PullOptions { relaxed: true, ..PullOptions::default() };
+        let late = view.pull(0..3000, &relaxed).and_then(|pull| pull.wait());
+        assert!(late.is_err(), "rows of a dropped table were given for current, relaxed");
         let late = table.push(&[1], &[1.0; 8], &PushOptions::default()).and_then(|p| p.wait());
         assert!(matches!(late, Err(RequestError::Refused { .. })), "{late:?}");
     }

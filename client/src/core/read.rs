@@ -167,7 +167,8 @@ impl Core {
             return self.finish_read(at, Some(Failure::Gone { server }));
         }
         read.phase = match read.phase {
-            Phase::Whole if read.relaxed || self.is_whole(&read) => Phase::Done,
+            Phase::Whole if read.relaxed && !self.is_fenced(&read) => Phase::Done,
+            Phase::Whole if !read.relaxed && self.is_whole(&read) => Phase::Done,
             Phase::Before => Phase::Rows,
             Phase::Rows => {
                 // The versions from before move over the rows' own, to be compared with those

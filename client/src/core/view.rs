@@ -56,7 +56,8 @@ impl Core {
             let out = &mut into[to..to + index(len)];
             let fresh = if relaxed {
                 copy_bytes(view, from, out);
-                true
+                // Mixed rows are welcome, rows that are no longer current are not.
+                version(view, line + HEAD_VERSION_AT).load(Ordering::Acquire) & FENCED == 0
             } else {
                 self.copy_block(view, line, from, out)
             };

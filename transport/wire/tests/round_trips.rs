@@ -130,7 +130,7 @@ fn no_bytes_harm_a_decoder() {
             seeds[round % seeds.len()].clone()
         };
         for _ in 0..word(&mut state) % 5 {
-            let at = word(&mut state) as usize % bytes.len().max(1);
+            let at = usize::try_from(word(&mut state) % bytes.len().max(1) as u64).unwrap();
             match word(&mut state) % 3 {
                 0 if at < bytes.len() => bytes[at] ^= 1 << (word(&mut state) % 8),
                 1 => bytes.truncate(at),

@@ -14,7 +14,7 @@ fuzz_target!(|bytes: &[u8]| {
     pages.write(0, &bytes[..bytes.len().min(mailbox_len(RING_LEN_MIN))]);
     let mut reader = MailboxReader::new(pages.clone(), RING_LEN_MIN);
     for _ in 0..1024 {
-        match reader.next() {
+        match reader.take_next() {
             Ok(Some(message)) => assert!(pages.contains(message.offset, u64::from(message.len))),
             Ok(None) | Err(_) => return,
         }

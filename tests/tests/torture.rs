@@ -54,9 +54,7 @@ fn torture(provider: Provider) {
     let address = first.advertised().to_owned();
     let other = second.advertised().to_owned();
     let founder = connect(&address, provider);
-    founder
-        .create_table::<f32>("even", &TableSchema::dense(f32::DTYPE, ROWS, WIDTH as u32))
-        .unwrap();
+    founder.create_table::<f32>("even", &TableSchema::dense(f32::DTYPE, ROWS, 16)).unwrap();
     founder.create_table::<i64>("sums", &TableSchema::sparse(i64::DTYPE, 3)).unwrap();
     founder.create_table::<i32>("small", &TableSchema::dense(i32::DTYPE, 100, 1)).unwrap();
     let adagrad = TableSchema {

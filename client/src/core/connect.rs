@@ -164,7 +164,7 @@ impl Core {
             return Ok(found);
         }
         let transport: Box<dyn Transport> = match provider {
-            Provider::Verbs {} => Box::new(VerbsTransport::open(VerbsConfig::default())?),
+            Provider::Verbs {} => Box::new(VerbsTransport::open(VerbsConfig::from_environment())?),
             Provider::Shm {} => Box::new(Shm::open(ShmOptions::default())?),
             Provider::Tcp {} => {
                 let mut options = TcpOptions::LOOPBACK;

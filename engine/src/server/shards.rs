@@ -37,9 +37,8 @@ pub(super) fn open_transports(config: &ServerConfig, advertised: Option<IpAddr>)
     let mut opened = Opened { transports: Vec::new(), providers: Vec::new(), notes: Vec::new() };
     for provider in &config.providers {
         let transport: Result<Box<dyn Transport>, _> = match provider {
-            Provider::Verbs {} => {
-                VerbsTransport::open(VerbsConfig::default()).map(|verbs| Box::new(verbs) as _)
-            }
+            Provider::Verbs {} => VerbsTransport::open(VerbsConfig::from_environment())
+                .map(|verbs| Box::new(verbs) as _),
             Provider::Shm {} => Shm::open(ShmOptions::default()).map(|shm| Box::new(shm) as _),
             Provider::Tcp {} => {
                 let bind = SocketAddr::new(config.listen.ip(), 0);

@@ -5,6 +5,8 @@
 pub mod peer;
 pub mod side;
 
+use std::time::Duration;
+
 use windlass_transport::{
     error::OpenError,
     verbs::{VerbsConfig, VerbsTransport},
@@ -52,7 +54,13 @@ fn named(variable: &str, required_by: &str) -> Option<String> {
 /// Settings with which a dead peer is noticed in 50 ms.
 #[must_use]
 pub fn config(device: &str) -> VerbsConfig {
-    VerbsConfig { device: Some(device.to_owned()), timeout: 8, ..VerbsConfig::default() }
+    VerbsConfig {
+        device: Some(device.to_owned()),
+        timeout: 8,
+        // An emulated machine on a busy host stands still for longer than the default.
+        farewell_timeout: Duration::from_secs(5),
+        ..VerbsConfig::default()
+    }
 }
 
 /// Opens a device for a test.

@@ -41,7 +41,7 @@ pub fn check(config: &VerbsConfig) -> Preflight {
 fn examine(config: &VerbsConfig, findings: &mut Vec<Finding>) {
     if let Err(error) = library() {
         let text = error.to_string();
-        let (what, remedy) = text.split_once(": ").unwrap_or((&text, "install rdma-core"));
+        let (what, remedy) = text.rsplit_once(": ").unwrap_or((&text, "install rdma-core"));
         findings.push(Finding::failed("library", what, remedy));
         findings.push(driver());
         return;

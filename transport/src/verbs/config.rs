@@ -57,24 +57,35 @@ impl Default for VerbsConfig {
             receives_max: 64,
             reads_in_order: None,
             connect_timeout: Duration::from_secs(5),
-            farewell_timeout: Duration::from_millis(20),
+            farewell_timeout: Duration::from_millis(100),
         }
     }
 }
 
 impl VerbsConfig {
-    /// The defaults, changed where these environment variables say so: `WINDLASS_VERBS_DEVICE`,
-    /// `WINDLASS_VERBS_PORT`, `WINDLASS_VERBS_GID_INDEX` and `WINDLASS_VERBS_TIMEOUT`. For tests
-    /// and tools; a value that makes no sense counts as absent.
+    /// The defaults, changed where an environment variable says so: `WINDLASS_VERBS_` and the
+    /// setting in capitals, for `DEVICE`, `PORT`, `GID_INDEX`, `TRAFFIC_CLASS`, `SERVICE_LEVEL`,
+    /// `MTU`, `RETRY_COUNT`, `TIMEOUT`, `RNR_RETRY` and `RNR_TIMER`. A value that is no number
+    /// counts as absent; one out of range is refused at opening.
     #[must_use]
     pub fn from_environment() -> Self {
-        let number = |name| std::env::var(name).ok()?.parse::<u8>().ok();
+        Self::from_variables(|setting| std::env::var(format!("WINDLASS_VERBS_{setting}")).ok())
+    }
+
+    fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let number = |setting| variable(setting)?.parse::<u8>().ok();
         let defaults = Self::default();
         Self {
-            device: std::env::var("WINDLASS_VERBS_DEVICE").ok().filter(|name| !name.is_empty()),
-            port: number("WINDLASS_VERBS_PORT"),
-            gid_index: number("WINDLASS_VERBS_GID_INDEX"),
-            timeout: number("WINDLASS_VERBS_TIMEOUT").unwrap_or(defaults.timeout),
+            device: variable("DEVICE").filter(|name| !name.is_empty()),
+            port: number("PORT"),
+            gid_index: number("GID_INDEX"),
+            traffic_class: number("TRAFFIC_CLASS").unwrap_or(defaults.traffic_class),
+            service_level: number("SERVICE_LEVEL").unwrap_or(defaults.service_level),
+            mtu: variable("MTU").and_then(|mtu| mtu.parse().ok()),
+            retry_count: number("RETRY_COUNT").unwrap_or(defaults.retry_count),
+            timeout: number("TIMEOUT").unwrap_or(defaults.timeout),
+            rnr_retry: number("RNR_RETRY").unwrap_or(defaults.rnr_retry),
+            rnr_timer: number("RNR_TIMER").unwrap_or(defaults.rnr_timer),
             ..defaults
         }
     }
@@ -142,6 +153,24 @@ mod tests {
         let config = VerbsConfig::default();
         config.validate().unwrap();
         assert!(config.retry_count < 7, "7 never gives up on SoftRoCE");
+    }
+
+    #[test]
+    fn variables_change_what_they_name_and_nothing_else() {
+        let config = VerbsConfig::from_variables(|setting| match setting {
+            "DEVICE" => Some("mlx5_1".into()),
+            "MTU" => Some("2048".into()),
+            "TIMEOUT" => Some("fast".into()),
+            "RETRY_COUNT" => Some("3".into()),
+            _ => None,
+        });
+        let expected = VerbsConfig {
+            device: Some("mlx5_1".into()),
+            mtu: Some(2048),
+            retry_count: 3,
+            ..VerbsConfig::default()
+        };
+        assert_eq!(config, expected);
     }
 
     #[test]

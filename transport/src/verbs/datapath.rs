@@ -38,12 +38,15 @@ pub(super) struct Verbs {
     req_notify_cq: unsafe extern "C" fn(*mut ibv_cq, c_int) -> c_int,
     post_send: unsafe extern "C" fn(*mut ibv_qp, *mut ibv_send_wr, *mut *mut ibv_send_wr) -> c_int,
     post_recv: unsafe extern "C" fn(*mut ibv_qp, *mut ibv_recv_wr, *mut *mut ibv_recv_wr) -> c_int,
+    /// Whether the device's work is done by kernel threads on the poster's processor.
+    software: bool,
 }
 
 impl Verbs {
     /// `None` when the driver lacks one, which no driver of reliable connected queue pairs does.
-    pub(super) fn of(ops: &ibv_context_ops) -> Option<Self> {
+    pub(super) fn of(ops: &ibv_context_ops, software: bool) -> Option<Self> {
         Some(Self {
+            software,
             poll_cq: ops.poll_cq?,
             req_notify_cq: ops.req_notify_cq?,
             post_send: ops.post_send?,
@@ -176,6 +179,11 @@ impl Verbs {
             (refused.addr().saturating_sub(first.addr()) / size_of::<ibv_send_wr>())
                 .min(requests.len())
         };
+        // A software device tells sleepers from a kernel thread of this processor, which a poster
+        // that goes on spinning would keep waiting for a scheduler tick, milliseconds.
+        if self.software && requests[..count].iter().any(wakes) {
+            std::thread::yield_now();
+        }
         for request in &requests[..count] {
             slot.ring.push(InFlight {
                 work_id: Some(request.work_id),
@@ -421,6 +429,10 @@ const fn opcode(operation: &Operation) -> Opcode {
         Operation::Read { .. } => Opcode::Read,
         Operation::FetchAdd { .. } | Operation::CompareSwap { .. } => Opcode::Atomic,
     }
+}
+
+const fn wakes(request: &SendRequest) -> bool {
+    matches!(request.operation, Operation::WriteWithImmediate { .. })
 }
 
 const fn post_error(status: c_int) -> PostError {

@@ -65,7 +65,7 @@ impl VerbsTransport {
         let channel = CompletionChannel::new(&device)?;
         // SAFETY: the context is open as long as the device.
         let ops = unsafe { &(*device.context()).ops };
-        let verbs = Verbs::of(ops).ok_or(OpenError::System {
+        let verbs = Verbs::of(ops, device.is_software()).ok_or(OpenError::System {
             provider: "verbs",
             step: "finding the driver's post and poll functions",
             source: std::io::ErrorKind::Unsupported.into(),

@@ -2,6 +2,8 @@
 //!
 //! `WINDLASS_WRITE_HEADER=1 cargo test -p windlass-c --test header` writes it anew.
 
+#![allow(clippy::unwrap_used, missing_docs)]
+
 use std::{fs, path::PathBuf, process::Command};
 
 /// Files of `src/c_abi`, in the order of the header.

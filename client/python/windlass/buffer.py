@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def view(address: int, dtype: numpy.dtype, count: int, owner: Any) -> tuple[numpy.ndarray, Any]:
     """An array over foreign memory, and the object that lives as long as any view of it."""
-    memory = (ctypes.c_char * (count * dtype.itemsize)).from_address(address)
+    memory: Any = (ctypes.c_char * (count * dtype.itemsize)).from_address(address)
     memory._owner = owner
     return numpy.frombuffer(memory, dtype=dtype), memory
 

@@ -18,7 +18,7 @@ _NAMES = {
 }
 
 try:
-    from ml_dtypes import bfloat16 as _bfloat16
+    from ml_dtypes import bfloat16 as _bfloat16  # type: ignore[import-not-found, unused-ignore]
 
     _BFLOAT16 = numpy.dtype(_bfloat16)
 except ImportError:

@@ -7,7 +7,7 @@ import ctypes.util
 import os
 from ctypes import POINTER, byref, c_char_p, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import of_status
 
@@ -174,6 +174,11 @@ class Library:
                 f"this package needs {_ABI_VERSION}: install matching versions"
             )
         self.version: str = library.windlass_version().decode()
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """The functions of `_FUNCTIONS`."""
 
     def call(self, name: str, *arguments: Any) -> None:
         """Calls a function; raises a WindlassError unless it succeeds."""

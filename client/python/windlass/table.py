@@ -243,7 +243,7 @@ class Table:
         if keys.size and numpy.issubdtype(keys.dtype, numpy.signedinteger) and keys.min() < 0:
             raise ValueError("keys are not negative")
         keys = numpy.ascontiguousarray(keys, dtype=numpy.uint64)
-        pointer = ctypes.cast(keys.ctypes.data, c_void_p)
+        pointer: Any = ctypes.cast(keys.ctypes.data, c_void_p)
         pointer._keys = keys  # alive as long as the argument
         return function, (pointer, keys.size), keys.size
 

@@ -101,9 +101,8 @@ pub unsafe extern "C" fn windlass_close_buffer(buffer: *mut WindlassBuffer) -> W
             return Ok(());
         }
         // SAFETY: the header's rules on handles.
-        if let Err(error @ RequestError::Timeout { .. }) =
-            unsafe { handle(buffer) }?.values.settle()
-        {
+        let values = &unsafe { handle(buffer) }?.values;
+        if let Err(error @ RequestError::Timeout { .. }) = values.settle() {
             return Err(error.into());
         }
         // SAFETY: the header's rules on handles, and it is closed from here on.

@@ -6,7 +6,7 @@
 #![allow(clippy::print_stdout, reason = "printing is what a bench does")]
 
 use std::{
-    path::PathBuf,
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
@@ -114,7 +114,7 @@ fn main() {
     let _ = std::fs::remove_dir_all(&directory);
 }
 
-fn write(directory: &PathBuf, length: usize) {
+fn write(directory: &Path, length: usize) {
     let storage = open(directory, Provider::Automatic).expect("storage opens");
     let config = LogConfig { segment_bytes: 1 << 20, ..LogConfig::default() };
     let checkpoint = CheckpointConfig { bytes_per_second: 0, ..CheckpointConfig::default() };
@@ -138,7 +138,7 @@ fn write(directory: &PathBuf, length: usize) {
     println!("checkpoint: {:.0} MiB/s", rate(length, begun));
 }
 
-fn recover_once(directory: &PathBuf, length: usize) -> f64 {
+fn recover_once(directory: &Path, length: usize) -> f64 {
     let mut parameters = Parameters { bytes: vec![1; length], next: 0 };
     let begun = Instant::now();
     let mut storage = open(directory, Provider::Automatic).expect("storage opens");
@@ -151,7 +151,7 @@ fn recover_once(directory: &PathBuf, length: usize) -> f64 {
 }
 
 /// MiB per second of fio over the checkpoint's file, or infinite where it is not installed.
-fn fio(directory: &PathBuf) -> f64 {
+fn fio(directory: &Path) -> f64 {
     let file = directory.join(data_name(1));
     let output = Command::new("fio")
         .args(["--name=read", "--rw=read", "--direct=1", "--bs=4m", "--thread"])

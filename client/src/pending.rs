@@ -55,10 +55,11 @@ impl<T: Element> PendingPush<T> {
 impl<T: Element> Drop for PendingPush<T> {
     fn drop(&mut self) {
         // Registered rows must outlive the requests that read them.
-        if self.rows.is_some() && self.core.borrow_mut().wait_for(self.id).is_err() {
-            if let Some(rows) = self.rows.take() {
-                self.core.borrow_mut().keep_until_done(self.id, rows.region());
-            }
+        if self.rows.is_some()
+            && self.core.borrow_mut().wait_for(self.id).is_err()
+            && let Some(rows) = self.rows.take()
+        {
+            self.core.borrow_mut().keep_until_done(self.id, rows.region());
         }
     }
 }

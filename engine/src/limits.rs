@@ -49,6 +49,12 @@ pub const ARENA_REGION_LEN: usize = 8 << 20;
 /// little, small enough that reading a whole block for a few rows costs little.
 pub const BLOCK_DATA_LEN: u64 = 960;
 
+/// The same for partitions of at least [`LARGE_PARTITION_LEN`]: they are pulled by large ranges.
+pub const LARGE_BLOCK_DATA_LEN: u64 = 4032;
+
+/// Bytes of rows from which a partition is large.
+pub const LARGE_PARTITION_LEN: u64 = 256 << 10;
+
 /// Length of the line between blocks, which holds their version words.
 pub const BLOCK_LINE_LEN: u64 = 64;
 
@@ -82,3 +88,4 @@ const _: () = assert!(INLINE_LEN_MAX < TURN_BYTES_MAX);
 const _: () = assert!(request::VALUES_LEN_MAX + 8 * request::ROWS_MAX as u64 <= STAGING_LEN as u64);
 const _: () = assert!(schema::ROW_LEN_MAX <= request::VALUES_LEN_MAX);
 const _: () = assert!(BLOCK_DATA_LEN.is_multiple_of(64) && BLOCK_LINE_LEN == 64);
+const _: () = assert!(LARGE_BLOCK_DATA_LEN.is_multiple_of(64));

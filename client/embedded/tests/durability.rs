@@ -1,4 +1,5 @@
 //! Tables that are kept on disk come back, rows, optimiser state and duplicate suppression alike.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use windlass_client::{
     Client, ClientOptions, Durability, Element, Provider, PullOptions, PushOptions, Table,

@@ -26,7 +26,8 @@ impl Shard {
     pub(super) fn drain_mailboxes(&mut self) {
         let count = self.sessions.len();
         // Whoever came last when the turn was full comes first now.
-        let first = if count == 0 { 0 } else { self.statistics.busy_turns as usize % count };
+        let turn = usize::try_from(self.statistics.busy_turns).unwrap_or(0);
+        let first = turn.checked_rem(count).unwrap_or(0);
         for slot in (first..count).chain(0..first) {
             self.drain_session(slot);
         }

@@ -113,7 +113,8 @@ impl ShardTable {
                         continue;
                     }
                     let schema = &self.entry.schema;
-                    let needed = BlockGeometry::new(schema.row_len()).len(rows.count());
+                    let needed =
+                        BlockGeometry::new(schema.row_len(), rows.count()).len(rows.count());
                     let left = *memory_left;
                     *memory_left =
                         left.checked_sub(needed).ok_or(TableError::Bound { needed, left })?;

@@ -21,7 +21,7 @@ use std::sync::atomic::{Ordering, fence};
 use windlass_transport::Pages;
 use windlass_wire::RowRange;
 
-use crate::limits::{BLOCK_DATA_LEN, BLOCK_LINE_LEN};
+use crate::limits::{BLOCK_DATA_LEN, BLOCK_LINE_LEN, LARGE_BLOCK_DATA_LEN, LARGE_PARTITION_LEN};
 
 /// Offset of a block's head version from its line.
 pub const HEAD_VERSION_AT: u64 = 56;
@@ -44,11 +44,13 @@ pub struct BlockGeometry {
 }
 
 impl BlockGeometry {
-    /// For rows of `row_len` bytes, at most 4 MiB.
+    /// For `row_count` rows of `row_len` bytes, at most 4 MiB.
     #[must_use]
-    pub fn new(row_len: u64) -> Self {
+    pub fn new(row_len: u64, row_count: u64) -> Self {
         assert!(row_len > 0, "rows have at least one byte");
-        let block_rows = (BLOCK_DATA_LEN / row_len).max(1);
+        let large = row_len.saturating_mul(row_count) >= LARGE_PARTITION_LEN;
+        let data_len = if large { LARGE_BLOCK_DATA_LEN } else { BLOCK_DATA_LEN };
+        let block_rows = (data_len / row_len).max(1);
         let stride = BLOCK_LINE_LEN + (block_rows * row_len).next_multiple_of(BLOCK_LINE_LEN);
         let fits = |value: u64| u32::try_from(value).unwrap_or_else(|_| unreachable!("row bound"));
         Self { row_len, block_rows: fits(block_rows), block_stride: fits(stride) }
@@ -211,7 +213,7 @@ mod tests {
     use super::*;
 
     fn blocks(row_len: u64, row_count: u64) -> Blocks {
-        let geometry = BlockGeometry::new(row_len);
+        let geometry = BlockGeometry::new(row_len, row_count);
         let len = usize::try_from(geometry.len(row_count)).unwrap();
         let pages = Pages::allocate(len + 64, PagesOptions::default()).unwrap();
         Blocks::new(pages, 64, row_count, geometry)

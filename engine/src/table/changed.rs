@@ -35,14 +35,15 @@ impl ChangedPieces {
     /// Takes the changed pieces out, in ascending order: none has changed then.
     pub fn take(&mut self) -> Vec<u64> {
         let changed = (0..self.count)
-            .filter(|piece| self.bits.get(index(*piece)).is_some_and(|w| w >> (piece % 64) & 1 == 1))
+            .filter(|piece| {
+                self.bits.get(index(*piece)).is_some_and(|w| w >> (piece % 64) & 1 == 1)
+            })
             .collect();
         self.bits.fill(0);
         changed
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "pieces fit memory")]
 const fn index(piece: u64) -> usize {
     (piece / 64) as usize
 }

@@ -29,7 +29,7 @@ impl DensePartition {
         pages: Pages,
         offset: u64,
     ) -> Self {
-        let geometry = BlockGeometry::new(schema.row_len());
+        let geometry = BlockGeometry::new(schema.row_len(), rows.count());
         let width = schema.width as usize;
         let row_count = usize_of(rows.count());
         Self {

@@ -89,7 +89,6 @@ impl HashIndex {
     fn probe(&self, key: u64) -> usize {
         let mask = self.slots.len() - 1;
         // The low bits choose the partition, so all keys here share them.
-        #[expect(clippy::cast_possible_truncation, reason = "masked")]
         let mut at = (mix(key) >> 20) as usize & mask;
         loop {
             let slot = &self.slots[at];

@@ -101,7 +101,7 @@ mod tests {
     fn saved_state_comes_back() {
         let rule: UpdateRule = "adam:lr=0.1".parse().unwrap();
         let mut state = StatePlanes::new(&rule, DataType::F32, 10, 3);
-        let saved: Vec<u8> = (0..state.saved_len(2)).map(|at| at as u8).collect();
+        let saved: Vec<u8> = (0..state.saved_len(2)).map(|at| at.to_le_bytes()[0]).collect();
         assert_eq!(saved.len(), 2 * 2 * 12 + 2 * 4);
         state.restore(4, 2, &saved);
         let mut again = Vec::new();

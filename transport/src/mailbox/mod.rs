@@ -38,6 +38,11 @@ pub use writer::{MailboxFull, MailboxWriter};
 /// Offset of the ring in a mailbox region, and of the completion ring in a reply region.
 pub const RING_AT: u64 = 64;
 
+/// Length of what comes before.
+const LINE_LEN: usize = 64;
+
+const _: () = assert!(RING_AT == LINE_LEN as u64);
+
 /// Offset of the sleep epoch in both regions.
 pub const SLEEP_EPOCH_AT: u64 = 0;
 
@@ -67,14 +72,14 @@ fn footprint(len: u64) -> u64 {
 
 /// Length of a mailbox region for a ring of so many bytes.
 #[must_use]
-pub fn mailbox_len(ring_len: u32) -> usize {
-    RING_AT as usize + ring_len as usize
+pub const fn mailbox_len(ring_len: u32) -> usize {
+    LINE_LEN + ring_len as usize
 }
 
 /// Length of a reply region with so many completion slots.
 #[must_use]
-pub fn reply_len(slots: u32) -> usize {
-    RING_AT as usize + slots as usize * 8
+pub const fn reply_len(slots: u32) -> usize {
+    LINE_LEN + slots as usize * 8
 }
 
 #[cfg(test)]

@@ -69,7 +69,7 @@ impl MailboxReader {
     ///
     /// # Errors
     /// When the bytes make no sense.
-    pub fn next(&mut self) -> Result<Option<Message>, MailboxError> {
+    pub fn take_next(&mut self) -> Result<Option<Message>, MailboxError> {
         let message = self.peek()?;
         if let Some(message) = &message {
             self.advance(message);

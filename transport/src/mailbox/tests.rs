@@ -81,7 +81,8 @@ fn messages_of_every_length_come_out_whole_and_in_order() {
     while received < 20_000 {
         random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         let len = 1 + (random >> 33) % writer.payload_len_max();
-        let payload: Vec<u8> = (0..len).map(|at| (at as u8) ^ (sent as u8) | 1).collect();
+        let payload: Vec<u8> =
+            (0..len).map(|at| at.to_le_bytes()[0] ^ sent.to_le_bytes()[0] | 1).collect();
         let (front, back) = payload.split_at(payload.len() / 3);
         match writer.write(&[front, back], sent.is_multiple_of(7), &mut sender) {
             Ok(number) => {
@@ -94,7 +95,7 @@ fn messages_of_every_length_come_out_whole_and_in_order() {
                 }
             }
             Err(MailboxFull) => {
-                let message = reader.next().unwrap().expect("a full ring has a message");
+                let message = reader.take_next().unwrap().expect("a full ring has a message");
                 let mut bytes = vec![0; message.len as usize];
                 fabric.remote.read(message.offset, &mut bytes);
                 assert_eq!(bytes, unread.pop_front().unwrap());
@@ -113,10 +114,10 @@ fn a_message_is_not_seen_before_its_commit_word() {
         // 24-byte payloads walk over every offset, wrap included.
         let number = writer.write(&[&[0xff; 24]], false, &mut sender).unwrap();
         for request in posted(&mut sender) {
-            assert_eq!(reader.next(), Ok(None), "seen too early in round {round}");
+            assert_eq!(reader.take_next(), Ok(None), "seen too early in round {round}");
             fabric.carry_out(&request);
         }
-        assert_eq!(reader.next().unwrap().unwrap().number, number);
+        assert_eq!(reader.take_next().unwrap().unwrap().number, number);
         writer.release(number);
     }
 }
@@ -124,7 +125,7 @@ fn a_message_is_not_seen_before_its_commit_word() {
 #[test]
 fn a_commit_word_placed_byte_by_byte_is_seen_when_it_is_whole() {
     for number in [1_u32, 0x80, 0x0100, 0x0102, 0x0001_0000, 0xffff_ff02] {
-        let pages = Pages::allocate(RING_AT as usize + 4096, PagesOptions::default()).unwrap();
+        let pages = Pages::allocate(mailbox_len(4096), PagesOptions::default()).unwrap();
         let mut reader = MailboxReader::new(pages.clone(), 4096);
         reader.expect_for_test(64, number);
         let word = commit_word(number, 300).to_le_bytes();
@@ -164,7 +165,10 @@ fn random_bytes_never_panic_the_reader() {
         for at in (0..4096).step_by(8) {
             random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             let word = match random >> 62 {
-                0 => commit_word(1 + (random >> 20) as u32 % 4, (random >> 40) as u32 % 5000),
+                0 => {
+                    let [a, b, c, d, ..] = (random >> 20).to_le_bytes();
+                    commit_word(1 + u32::from(a) % 4, u32::from_le_bytes([b, c, d, 0]) % 5000)
+                }
                 1 => commit_word(1, WRAP),
                 2 => 0,
                 _ => random,
@@ -172,7 +176,7 @@ fn random_bytes_never_panic_the_reader() {
             pages.store_u64(RING_AT + at, word);
         }
         for _ in 0..600 {
-            match reader.next() {
+            match reader.take_next() {
                 Ok(Some(message)) => {
                     assert!(pages.contains(message.offset, u64::from(message.len)));
                 }

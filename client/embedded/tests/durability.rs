@@ -70,12 +70,8 @@ fn rows_and_state_come_back_after_a_restart() {
 fn the_disk_has_to_be_there_for_tables_that_ask_for_it() {
     let client = Client::embedded().unwrap();
     let schema = kept(TableSchema::dense(f32::DTYPE, 10, 1), Durability::Sync {});
-    assert!(matches!(
-        client.create_table::<f32>("t", &schema),
-        Err(TableError::Refused { .. })
-    ));
-    let memory =
-        client.create_table::<f32>("m", &TableSchema::dense(f32::DTYPE, 10, 1)).unwrap();
+    assert!(matches!(client.create_table::<f32>("t", &schema), Err(TableError::Refused { .. })));
+    let memory = client.create_table::<f32>("m", &TableSchema::dense(f32::DTYPE, 10, 1)).unwrap();
     let sync = PushOptions { sync: true, ..PushOptions::default() };
     assert!(memory.push(&[1], &[1.0], &sync).unwrap().wait().is_err());
 }

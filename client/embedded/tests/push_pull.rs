@@ -132,8 +132,7 @@ fn large_values_go_by_reference_and_registered_rows_without_a_copy() {
 #[test]
 fn prepared_rows_push_and_pull_in_place() {
     each(|client| {
-        let table =
-            client.create_table::<f32>("p", &TableSchema::sparse(f32::DTYPE, 128)).unwrap();
+        let table = client.create_table::<f32>("p", &TableSchema::sparse(f32::DTYPE, 128)).unwrap();
         let keys: Vec<u64> = (0..500).map(|key| key * 977).collect();
         let mut prepared = table.prepare(&keys).unwrap();
         prepared.values_mut().unwrap().fill(0.5);
@@ -208,14 +207,8 @@ fn mistakes_are_told_and_lose_nothing() {
         let nan = table.push(&[1, 2], &[1.0, 1.0, f32::NAN, 1.0], &push());
         assert!(matches!(error(nan), RequestError::NotFinite));
         assert_eq!(table.pull(&[1, 2], &pull()).unwrap().wait().unwrap(), [0.0; 4]);
-        assert!(matches!(
-            client.open_table::<f32>("none"),
-            Err(TableError::Unknown { .. })
-        ));
-        assert!(matches!(
-            client.open_table::<i8>("strict"),
-            Err(TableError::Dtype { .. })
-        ));
+        assert!(matches!(client.open_table::<f32>("none"), Err(TableError::Unknown { .. })));
+        assert!(matches!(client.open_table::<i8>("strict"), Err(TableError::Dtype { .. })));
         let other = TableSchema::dense(f32::DTYPE, 101, 2);
         assert!(matches!(
             client.create_table::<f32>("strict", &other),

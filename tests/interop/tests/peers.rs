@@ -99,10 +99,8 @@ fn ours_writes_to_and_reads_from_a_queue_pair_of_the_ibverbs_crate() {
     let ours = transport.connect(pending, Role::Active, &Endpoint(remote.encode())).unwrap();
     assert_eq!(transport.state(ours), QueuePairState::Ready);
 
-    let address = RemoteAddress {
-        key: RemoteKey(memory.rkey().key),
-        address: memory.as_ptr() as u64,
-    };
+    let address =
+        RemoteAddress { key: RemoteKey(memory.rkey().key), address: memory.as_ptr() as u64 };
     let at = |index: u64| RemoteAddress { address: address.address + 8 * index, ..address };
     let pages = Pages::allocate(4096, PagesOptions::default()).unwrap();
     let local = transport.register(&pages, Access::LOCAL).unwrap();
@@ -203,8 +201,7 @@ fn a_program_on_rdma_sys_writes_to_and_reads_from_ours() {
         // Both are on one device, at one address.
         gid: ours.gid,
     };
-    let queue_pair =
-        transport.connect(pending, Role::Passive, &Endpoint(theirs.encode())).unwrap();
+    let queue_pair = transport.connect(pending, Role::Passive, &Endpoint(theirs.encode())).unwrap();
     transport.post_receive(queue_pair, 4).unwrap();
     foreign.connect(&ours, 0x123);
     let shared = transport.share(queue_pair, &region).unwrap();

@@ -140,7 +140,10 @@ impl VerbsTransport {
     /// Posts the farewell; says whether there is something to wait for.
     pub(super) fn say_farewell(&mut self, queue_pair: QueuePairId) -> bool {
         let Some(slot) = self.slots.find_mut(queue_pair.0) else { return false };
-        slot.state == QueuePairState::Ready && self.verbs.post_own(slot, Greeting::FAREWELL).is_ok()
+        // A passive side that has not looked at the greeting yet may well have a peer.
+        slot.state != QueuePairState::Error
+            && matches!(slot.stage, Stage::Connected(_))
+            && self.verbs.post_own(slot, Greeting::FAREWELL).is_ok()
     }
 
     /// Waits until everything posted on the queue pair has completed; false when it failed or the

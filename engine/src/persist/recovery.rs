@@ -133,7 +133,7 @@ pub struct RecoveredPartition {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize)]
 #[error(
     "partition {partition}: {reason} in {file} at offset {offset}, LSN {lsn}: \
-     restore the file or a replica, or start with damage accepted"
+     restore the file or a replica, or start with --accept-damage"
 )]
 pub struct Damage {
     /// The partition.

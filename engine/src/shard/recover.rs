@@ -19,7 +19,7 @@ use crate::{
     persist::{
         frame::Kind,
         record::Record,
-        recovery::{AppliedBlocks, Block, RecoveryOptions, Refusal, Replay, recover},
+        recovery::{AppliedBlocks, Block, Recovered, RecoveryOptions, Refusal, Replay, recover},
         storage::{self, Provider},
     },
     table::piece_of,
@@ -63,7 +63,8 @@ impl Shard {
         let recovered =
             recover(&mut storages, options, &mut replay).map_err(|error| chain(&error))?;
         let [storage] = storages;
-        let damage: Vec<String> = recovered.damage().map(ToString::to_string).collect();
+        let mut damage: Vec<String> = recovered.damage().map(ToString::to_string).collect();
+        damage.extend(self.unattributed(&recovered));
         if !damage.is_empty() && !accept_damage {
             return Err(damage.join("; "));
         }
@@ -90,6 +91,27 @@ impl Shard {
         }
         self.durable = Some(durable);
         Ok(summary)
+    }
+
+    /// Damage that names no partition, while there are partitions of which nothing else was found:
+    /// it may have been their first record.
+    fn unattributed(&self, recovered: &Recovered) -> Vec<String> {
+        let mut own = (0..self.map.partition_count()).map(PartitionId);
+        let is_unseen = own.any(|partition| {
+            shard_of(partition, self.shard_count) == self.id
+                && !recovered.partitions.contains_key(&partition)
+        });
+        let bad = recovered.directories.iter().flat_map(|directory| &directory.damage);
+        bad.filter(|bad| is_unseen && bad.partition.is_none())
+            .map(|bad| {
+                let (file, offset) = (&bad.place.file, bad.place.offset);
+                format!(
+                    "partitions without any record left: {} in {file} at offset {offset}, LSN 1: \
+                     restore the file or a replica, or start with --accept-damage",
+                    bad.reason
+                )
+            })
+            .collect()
     }
 }
 

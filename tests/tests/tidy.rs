@@ -11,7 +11,10 @@ use std::{
 const LINES_MAX: usize = 500;
 
 /// Files that may be longer, each with the reason why splitting it would hurt.
-const LONG_FILES: &[(&str, &str)] = &[];
+const LONG_FILES: &[(&str, &str)] = &[
+    ("transport/src/fabric.rs", "the trait and its words are read together; half of it is prose"),
+    ("transport/src/verbs/device.rs", "what a device says of itself: one query, many fields"),
+];
 
 /// Where `unsafe` may stand, a file or a folder with all in it, and what for.
 const UNSAFE_ALLOWED: &[(&str, &str)] = &[
@@ -30,12 +33,16 @@ const UNSAFE_ALLOWED: &[(&str, &str)] = &[
     ("engine/src/update/kernels/", "SIMD"),
     ("engine/src/update/tests/", "calls of the kernels"),
     ("client/src/core/view.rs", "rows in registered memory"),
+    ("engine/src/shard/durable.rs", "deltas that lie in mailboxes and log records"),
+    ("engine/src/shard/recover.rs", "deltas that lie in log records"),
+    ("client/src/rows.rs", "rows in registered memory"),
     ("client/c/src/", "the C ABI"),
     ("client/python/", "numpy's buffers"),
     ("transport/examples/", "measurements over raw segments"),
     ("transport/tests/", "allocators that count, and misuse on purpose"),
     ("engine/tests/", "allocators that count"),
     ("client/tests/", "allocators that count"),
+    ("benches/", "calls of the kernels"),
     ("tests/interop/", "other bindings of libibverbs"),
     ("tests/tests/", "allocators that count"),
 ];
@@ -116,6 +123,8 @@ fn unsafe_stands_in_few_files_and_proves_itself() {
             source.path == *place || place.ends_with('/') && source.path.starts_with(place)
         });
         let lines: Vec<&str> = source.text.lines().collect();
+        // Where one proof holds for all blocks of a file, it stands at the head.
+        let has_proof = source.text.contains("//! SAFETY of every block");
         for (index, line) in lines.iter().enumerate() {
             if !opens_unsafe(line) {
                 continue;
@@ -123,7 +132,7 @@ fn unsafe_stands_in_few_files_and_proves_itself() {
             let place = format!("{}:{}", source.path, index + 1);
             if !is_allowed {
                 problems.push(format!("{place}: unsafe outside the files that may have it"));
-            } else if !is_justified(&lines, index) {
+            } else if !has_proof && !is_justified(&lines, index) {
                 problems.push(format!("{place}: no SAFETY comment above that proves it"));
             }
         }
@@ -202,7 +211,7 @@ fn the_top_level_is_fixed() {
 fn every_limit_is_documented() {
     let mut problems = Vec::new();
     for source in sources() {
-        if !source.path.ends_with("limits.rs") {
+        if !source.path.ends_with("/limits.rs") {
             continue;
         }
         let lines: Vec<&str> = source.text.lines().collect();

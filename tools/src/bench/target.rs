@@ -102,12 +102,12 @@ impl Target {
         on_round: impl FnMut(),
     ) -> Result<Outcome, BenchError<RemoteError>> {
         let cores = allowed_cores().unwrap_or_default();
-        let _pinned = if cores.len() > 1 { Pinned::to(cores[0]).ok() } else { None };
         let kind = self.limit_kind();
         let bytes = usize::try_from(self.bytes()).unwrap_or(usize::MAX);
         let table_bytes = self.options.table_rows.saturating_mul(self.row_bytes());
         let mut limit =
             Limit::new(kind, bytes, usize::try_from(table_bytes).unwrap_or(usize::MAX))?;
+        let _pinned = if cores.len() > 1 { Pinned::to(cores[0]).ok() } else { None };
         let measured = with_dtype!(self.options.dtype, T => {
             let mut subject =
                 Operations::<T>::new(&self.client, &self.options).map_err(BenchError::Operation)?;

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::pin::{Pinned, allowed_cores};
+use super::pin::Pinned;
 
 const ROUNDS_PER_LOOK: u64 = 1000;
 /// A peer that shares our core answers only when it is scheduled: give way after this many turns.
@@ -19,11 +19,12 @@ const END: u64 = u64::MAX;
 #[repr(align(128))]
 struct Line(AtomicU64);
 
-/// Microseconds of one round trip, over about `time`.
+/// Microseconds of one round trip between the first and the last of some cores, over about `time`.
 #[expect(clippy::cast_precision_loss, reason = "rounds of a few seconds")]
-pub(super) fn round_trip_us(time: Duration) -> io::Result<f64> {
-    let cores = allowed_cores()?;
-    let (here, there) = (cores[0], cores[cores.len() - 1]);
+pub(super) fn round_trip_us(cores: &[usize], time: Duration) -> io::Result<f64> {
+    let (Some(&here), Some(&there)) = (cores.first(), cores.last()) else {
+        return Err(io::Error::other("there is no core to run on"));
+    };
     let (ping, pong) = (Line(AtomicU64::new(0)), Line(AtomicU64::new(0)));
     thread::scope(|scope| {
         let peer = scope.spawn(|| {

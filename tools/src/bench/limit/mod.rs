@@ -63,10 +63,12 @@ enum Probe {
     Memcpy(memory::Copy),
     Add(memory::Add),
     AddThenMemcpy(memory::Add, memory::Copy),
-    CrossCore,
+    /// On these cores: whoever measures may be pinned to one of them meanwhile.
+    CrossCore(Vec<usize>),
     Blocking(tcp::PingPong),
-    /// Nothing is kept: a spinning peer between two samples would take a core from the bench.
-    Spinning,
+    /// With the peer on this core. Nothing else is kept: a spinning peer between two samples would
+    /// take a core from the bench.
+    Spinning(Option<usize>),
     Stream(tcp::Stream),
     Perftest(perftest::Perftest),
 }
@@ -109,13 +111,16 @@ impl LimitKind {
 }
 
 impl Limit {
-    /// Prepares to measure `kind` for operations that move `bytes` bytes out of `working_set_bytes`.
+    /// Prepares to measure `kind`, on the cores of this thread, for operations that move `bytes`
+    /// bytes out of `working_set_bytes`.
     pub fn new(
         kind: LimitKind,
         bytes: usize,
         working_set_bytes: usize,
     ) -> Result<Self, LimitError> {
         let failed = |source| LimitError { name: kind.name(), source };
+        let cores = allowed_cores().map_err(failed)?;
+        let far = cores.last().copied();
         let probe = match kind {
             LimitKind::Memcpy => Probe::Memcpy(memory::Copy::new(bytes, working_set_bytes)),
             LimitKind::Add => Probe::Add(memory::Add::new(bytes, working_set_bytes)),
@@ -123,15 +128,15 @@ impl Limit {
                 memory::Add::new(bytes, working_set_bytes),
                 memory::Copy::new(bytes, working_set_bytes),
             ),
-            LimitKind::CrossCore => Probe::CrossCore,
+            LimitKind::CrossCore => Probe::CrossCore(cores),
             LimitKind::TcpBlocking => {
-                Probe::Blocking(tcp::PingPong::start(tcp::Waiting::Blocking).map_err(failed)?)
+                Probe::Blocking(tcp::PingPong::start(tcp::Waiting::Blocking, far).map_err(failed)?)
             }
-            LimitKind::TcpSpinning => Probe::Spinning,
+            LimitKind::TcpSpinning => Probe::Spinning(far),
             LimitKind::Perftest(program) => {
                 Probe::Perftest(perftest::Perftest::new(program, bytes))
             }
-            LimitKind::TcpStream => Probe::Stream(tcp::Stream::start(bytes).map_err(failed)?),
+            LimitKind::TcpStream => Probe::Stream(tcp::Stream::start(bytes, far).map_err(failed)?),
         };
         Ok(Self { kind, probe, samples: Vec::new() })
     }
@@ -148,9 +153,9 @@ impl Limit {
                 // Twice the bytes in the sum of both times.
                 2.0 / (1.0 / add + 1.0 / copy)
             }
-            Probe::CrossCore => cross_core::round_trip_us(time).map_err(failed)?,
+            Probe::CrossCore(cores) => cross_core::round_trip_us(cores, time).map_err(failed)?,
             Probe::Blocking(ping_pong) => ping_pong.round_trip_us(time).map_err(failed)?,
-            Probe::Spinning => tcp::PingPong::start(tcp::Waiting::Spinning)
+            Probe::Spinning(core) => tcp::PingPong::start(tcp::Waiting::Spinning, *core)
                 .and_then(|mut ping_pong| ping_pong.round_trip_us(time))
                 .map_err(failed)?,
             Probe::Perftest(perftest) => perftest.run().map_err(failed)?,

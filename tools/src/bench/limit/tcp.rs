@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::median;
+use super::{Pinned, median};
 
 const PING_BYTES: usize = 8;
 /// Round trips measured one by one, so that the median of a sample is a p50 like the bench's.
@@ -36,8 +36,8 @@ pub(super) struct Stream {
 }
 
 impl PingPong {
-    pub(super) fn start(waiting: Waiting) -> io::Result<Self> {
-        let stream = connect_to_thread(waiting, |mut peer| {
+    pub(super) fn start(waiting: Waiting, core: Option<usize>) -> io::Result<Self> {
+        let stream = connect_to_thread(waiting, core, |mut peer| {
             let mut bytes = [0; PING_BYTES];
             // An error is the end of the connection: the measuring side is gone.
             while read_exact(&mut peer, &mut bytes).is_ok() && peer.write_all(&bytes).is_ok() {}
@@ -61,8 +61,8 @@ impl PingPong {
 }
 
 impl Stream {
-    pub(super) fn start(bytes: usize) -> io::Result<Self> {
-        let stream = connect_to_thread(Waiting::Blocking, |mut peer| {
+    pub(super) fn start(bytes: usize, core: Option<usize>) -> io::Result<Self> {
+        let stream = connect_to_thread(Waiting::Blocking, core, |mut peer| {
             let mut buffer = vec![0; STREAM_WRITE_BYTES_MAX];
             let mut unanswered = 0;
             while let Ok(count @ 1..) = peer.read(&mut buffer) {
@@ -110,9 +110,11 @@ impl Stream {
     }
 }
 
-/// Connects to a new thread that serves `peer` until the connection ends.
+/// Connects to a new thread that serves `peer` until the connection ends, on a core of its own if
+/// there is one: it would otherwise share the one that its maker is pinned to.
 fn connect_to_thread(
     waiting: Waiting,
+    core: Option<usize>,
     peer: impl FnOnce(TcpStream) + Send + 'static,
 ) -> io::Result<TcpStream> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -122,7 +124,10 @@ fn connect_to_thread(
         end.set_nodelay(true)?;
         end.set_nonblocking(waiting == Waiting::Spinning)?;
     }
-    thread::Builder::new().name("tcp-limit".to_owned()).spawn(move || peer(accepted))?;
+    thread::Builder::new().name("tcp-limit".to_owned()).spawn(move || {
+        let _pinned = core.map(Pinned::to);
+        peer(accepted);
+    })?;
     Ok(stream)
 }
 

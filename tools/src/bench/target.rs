@@ -1,13 +1,15 @@
 //! What is measured: one kind of operation of a client on rows of one table.
 
+use std::path::PathBuf;
+
 use windlass_client::{
-    Client, DataType, PendingPull, PendingPush, PullOptions, PushOptions, RequestError,
+    Client, DataType, Durability, PendingPull, PendingPush, PullOptions, PushOptions, RequestError,
     RowSelection, Rows, Table, TableSchema, UpdateRule,
 };
 
 use super::{
     driver::{BenchError, Measured, Schedule, Subject, measure},
-    limit::{Limit, LimitKind, PerftestProgram, Pinned, Quantity, allowed_cores},
+    limit::{Limit, LimitError, LimitKind, PerftestProgram, Pinned, Quantity, allowed_cores},
 };
 use crate::{
     element::{Value, with_dtype},
@@ -19,6 +21,9 @@ use crate::{
 /// Up to here an operation is compared by its latency, above by its rate.
 const LATENCY_BYTES_MAX: u64 = 4096;
 const TABLE: &str = "windlass-bench";
+/// Bytes of a record of the log beside its values, about: header, session, share of its batch.
+const RECORD_HEADER_BYTES: usize = 128;
+const LARGE_WRITE_BYTES: usize = 1 << 20;
 
 /// What a bench does again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -62,6 +67,8 @@ pub struct TargetOptions {
     pub by_keys: bool,
     /// What a push does.
     pub rule: UpdateRule,
+    /// When a push is acknowledged.
+    pub durability: Durability,
 }
 
 /// A connected client with its table.
@@ -70,6 +77,8 @@ pub struct Target {
     client: Client,
     options: TargetOptions,
     transport: &'static str,
+    /// The server's data directory, if pushes are kept there.
+    data: Option<PathBuf>,
 }
 
 /// What came out.
@@ -85,14 +94,18 @@ pub struct Outcome {
 
 impl Target {
     /// Connects and makes the table anew.
-    pub fn new(connection: &Connection, options: TargetOptions) -> Result<Self, RemoteError> {
+    pub fn new(
+        connection: &Connection,
+        options: TargetOptions,
+        data: Option<PathBuf>,
+    ) -> Result<Self, RemoteError> {
         let client = connect(connection)?;
         if client.list_tables()?.iter().any(|table| table.name == TABLE) {
             client.drop_table(TABLE)?;
         }
         let transport =
             client.providers().first().map_or("none", |(_, provider, _)| provider.name());
-        Ok(Self { client, options, transport })
+        Ok(Self { client, options, transport, data })
     }
 
     /// Measures, pinned to the first core of this process if there is another for the server.
@@ -102,11 +115,8 @@ impl Target {
         on_round: impl FnMut(),
     ) -> Result<Outcome, BenchError<RemoteError>> {
         let cores = allowed_cores().unwrap_or_default();
-        let kind = self.limit_kind();
-        let bytes = usize::try_from(self.bytes()).unwrap_or(usize::MAX);
-        let table_bytes = self.options.table_rows.saturating_mul(self.row_bytes());
-        let mut limit =
-            Limit::new(kind, bytes, usize::try_from(table_bytes).unwrap_or(usize::MAX))?;
+        let mut limit = self.limit()?;
+        let kind = limit.kind();
         let _pinned = if cores.len() > 1 { Pinned::to(cores[0]).ok() } else { None };
         let measured = with_dtype!(self.options.dtype, T => {
             let mut subject =
@@ -138,6 +148,26 @@ impl Target {
             ratio: measured.ratio(quantity, bytes),
         };
         Outcome { result, quantity, latency: measured.latency.clone() }
+    }
+
+    fn limit(&self) -> Result<Limit, LimitError> {
+        let bytes = usize::try_from(self.bytes()).unwrap_or(usize::MAX);
+        let window = self.options.window as usize;
+        match (&self.data, self.options.durability) {
+            // All that may be in flight can share one write.
+            (Some(data), Durability::Sync {}) => {
+                Ok(Limit::of_disk(data, window * (bytes + RECORD_HEADER_BYTES), window * bytes))
+            }
+            // Writes are as large as the log likes, but every value is written.
+            (Some(data), Durability::Interval { .. }) => {
+                Ok(Limit::of_disk(data, LARGE_WRITE_BYTES, LARGE_WRITE_BYTES))
+            }
+            _ => {
+                let table_bytes = self.options.table_rows.saturating_mul(self.row_bytes());
+                let table_bytes = usize::try_from(table_bytes).unwrap_or(usize::MAX);
+                Limit::new(self.limit_kind(), bytes, table_bytes)
+            }
+        }
     }
 
     fn row_bytes(&self) -> u64 {
@@ -191,6 +221,7 @@ impl<T: Value> Operations<T> {
     fn new(client: &Client, options: &TargetOptions) -> Result<Self, RemoteError> {
         let schema = TableSchema {
             rule: options.rule,
+            durability: options.durability,
             ..TableSchema::dense(options.dtype, options.table_rows, options.width)
         };
         let table = client.create_table::<T>(TABLE, &schema)?;

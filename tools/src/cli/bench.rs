@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use windlass_client::{DataType, UpdateRule};
+use windlass_client::{DataType, Durability, UpdateRule};
 
 use super::{ExitStatus, Failure, Output, connection::Means, progress, size};
 use crate::{
@@ -24,9 +24,14 @@ this over that limit: p50 over the limit's time for operations of up to 4 KiB, r
   tcp         TCP ping-pong, spinning   TCP stream
   verbs       perftest, if installed    perftest, if installed
 
+With --durability sync the limit is fio, if installed: sequential O_DIRECT writes, each followed by
+fdatasync, of blocks that hold all pushes in flight, in the same directory. With interval it is the
+same of 1 MiB blocks.
+
 Examples:
   windlass bench push --rows 1
   windlass bench push --transport tcp --rows 1048576 --window 4 --plot
+  windlass bench push --rows 4 --width 128 --window 16 --durability sync --data-dir bench-data
   windlass bench pull --rows 500 --width 128 --keys --svg pull.svg --json";
 
 #[derive(Debug, clap::Args)]
@@ -55,6 +60,12 @@ pub(crate) struct Arguments {
     /// What a push does
     #[arg(long, value_name = "RULE", default_value = "add")]
     rule: UpdateRule,
+    /// When a push is acknowledged: memory, interval:MS or sync
+    #[arg(long, value_name = "LEVEL", value_parser = super::table::durability, default_value = "memory")]
+    durability: Durability,
+    /// Data directory of the server started for the bench, for a durability other than memory
+    #[arg(long, value_name = "DIR", conflicts_with = "connect")]
+    data_dir: Option<PathBuf>,
     /// Slices
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: u32,
@@ -88,6 +99,12 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
             ),
         ));
     }
+    if arguments.durability != (Durability::Memory {}) && arguments.data_dir.is_none() {
+        return Err(Failure::new(
+            ExitStatus::Usage,
+            "a durability other than memory needs --data-dir DIR for the server's log",
+        ));
+    }
     let (_servers, connection) = match &arguments.connect {
         Some(address) => (None, arguments.by.connection(address)?),
         None => {
@@ -96,6 +113,7 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
             let servers = Servers::start(&ServerOptions {
                 transports: transports.collect(),
                 memory_bytes: arguments.memory,
+                data: arguments.data_dir.clone(),
                 core: allowed_cores()
                     .ok()
                     .filter(|cores| cores.len() > 1)
@@ -118,7 +136,9 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
             table_rows,
             by_keys: arguments.keys,
             rule: arguments.rule,
+            durability: arguments.durability,
         },
+        arguments.data_dir.clone(),
     )
     .map_err(super::table::remote)?;
     let slice = Duration::from_millis(arguments.slice_ms);

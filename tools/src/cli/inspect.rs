@@ -63,11 +63,14 @@ pub(crate) fn run(command: &Inspect, output: Output) -> Result<(), Failure> {
                 log(&directory, *frames, output)?;
             }
         }
-        Inspect::Checkpoints { directory } => {
-            for directory in shards(directory)? {
-                checkpoints(&directory, output)?;
-            }
-        }
+        Inspect::Checkpoints { directory } => list_checkpoints(directory, output)?,
+    }
+    Ok(())
+}
+
+pub(super) fn list_checkpoints(directory: &Path, output: Output) -> Result<(), Failure> {
+    for directory in shards(directory)? {
+        checkpoints(&directory, output)?;
     }
     Ok(())
 }
@@ -152,7 +155,7 @@ fn scrub_text(directory: &Path, report: &ScrubReport) -> String {
 }
 
 /// The shards' directories of a server, or the directory itself if it is one shard's.
-fn shards(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
+pub(super) fn shards(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
     let wrong = |text: String| Failure::new(ExitStatus::Usage, text);
     if !directory.is_dir() {
         return Err(wrong(format!(
@@ -186,6 +189,6 @@ fn is_shard(directory: &Path) -> bool {
     directory.file_name().is_some_and(|name| name.to_string_lossy().starts_with("shard-"))
 }
 
-fn open(directory: &Path) -> Result<Box<dyn Storage>, Failure> {
+pub(super) fn open(directory: &Path) -> Result<Box<dyn Storage>, Failure> {
     storage::open(directory, Provider::Automatic).map_err(Failure::failed)
 }

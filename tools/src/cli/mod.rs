@@ -1,6 +1,7 @@
 //! The command line: what it understands, and which command runs. A file per command.
 
 mod bench;
+mod checkpoint;
 mod completions;
 pub mod config;
 mod connection;
@@ -94,6 +95,9 @@ enum Command {
     /// Look into a server's data directory
     #[command(subcommand)]
     Inspect(inspect::Inspect),
+    /// Begin, list and verify checkpoints of what servers keep on disk
+    #[command(subcommand)]
+    Checkpoint(checkpoint::Checkpoint),
     /// Verify every checksum of a server's data directory
     Scrub(inspect::ScrubArguments),
     /// Train a model on parameter servers
@@ -135,6 +139,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Pull(arguments) => rows::pull(arguments, output),
         Command::Export(arguments) => export::run(arguments, output),
         Command::Inspect(command) => inspect::run(command, output),
+        Command::Checkpoint(command) => checkpoint::run(command, output),
         Command::Scrub(arguments) => inspect::run_scrub(arguments, output),
         Command::Train(command) => train::run(command, output),
         Command::Bench(arguments) => bench::run(arguments, output),

@@ -1,7 +1,7 @@
 //! `windlass push` and `windlass pull`: a few rows by hand.
 
 use serde::Serialize;
-use windlass_client::{Client, PullOptions, PushOptions, TableEntry};
+use windlass_client::{Client, Durability, PullOptions, PushOptions, TableEntry};
 
 use crate::element::{Value, with_dtype};
 
@@ -24,6 +24,9 @@ pub(crate) struct PushArguments {
     /// A row: its key, and as many values as the table is wide
     #[arg(required = true, value_name = "KEY=VALUE,...")]
     rows: Vec<String>,
+    /// Acknowledge only what is on disk, whatever the table's durability
+    #[arg(long)]
+    sync: bool,
     #[command(flatten)]
     connection: ConnectionArguments,
 }
@@ -70,7 +73,7 @@ pub(crate) fn push(arguments: &PushArguments, output: Output) -> Result<(), Fail
     let client = connect(&arguments.connection)?;
     let entry = find(&client, &arguments.table)?;
     let timestamp = with_dtype!(entry.schema.dtype, T => {
-        push_rows::<T>(&client, &entry, &arguments.rows)
+        push_rows::<T>(&client, &entry, &arguments.rows, arguments.sync)
     })?;
     let pushed = Pushed { table: &arguments.table, rows: arguments.rows.len(), timestamp };
     output.result(&pushed, || format!("{} rows pushed and acknowledged", pushed.rows))
@@ -100,6 +103,7 @@ fn push_rows<T: Value>(
     client: &Client,
     entry: &TableEntry,
     rows: &[String],
+    sync: bool,
 ) -> Result<u64, Failure> {
     let mut parsed = rows
         .iter()
@@ -116,7 +120,14 @@ fn push_rows<T: Value>(
     let keys: Vec<u64> = parsed.iter().map(|row| row.0).collect();
     let values: Vec<T> = parsed.into_iter().flat_map(|row| row.1).collect();
     let table = client.open_table::<T>(&entry.name).map_err(remote)?;
-    let pending = table.push(&keys, &values, &PushOptions::default()).map_err(remote)?;
+    if sync && entry.schema.durability == (Durability::Memory {}) {
+        return Err(Failure::failed(format!(
+            "table {} is in memory only: create it with --durability interval:MS or sync",
+            entry.name
+        )));
+    }
+    let options = PushOptions { sync, ..PushOptions::default() };
+    let pending = table.push(&keys, &values, &options).map_err(remote)?;
     let timestamp = pending.timestamp();
     pending.wait().map_err(remote)?;
     Ok(timestamp.0)

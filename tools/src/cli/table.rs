@@ -194,7 +194,7 @@ impl TableResult {
     }
 }
 
-fn durability(text: &str) -> Result<Durability, String> {
+pub(super) fn durability(text: &str) -> Result<Durability, String> {
     let interval = text.strip_prefix("interval:").map(str::parse::<u32>);
     match (text, interval) {
         ("memory", _) => Ok(Durability::Memory {}),

@@ -1,5 +1,7 @@
 //! Servers on this host for the length of a run.
 
+use std::path::PathBuf;
+
 use serde::Deserialize;
 
 use crate::process::{Process, ProcessError};
@@ -26,6 +28,8 @@ pub struct ServerOptions {
     pub spin_us: Option<u32>,
     /// Core of the first shard; left to the system if not named.
     pub core: Option<usize>,
+    /// Data directory of the only server, for tables that are kept on disk.
+    pub data: Option<PathBuf>,
 }
 
 impl Default for ServerOptions {
@@ -37,6 +41,7 @@ impl Default for ServerOptions {
             memory_bytes: 4 << 30,
             spin_us: None,
             core: None,
+            data: None,
         }
     }
 }
@@ -66,6 +71,9 @@ impl Servers {
             }
             if let Some(core) = options.core {
                 arguments.extend(["--cores".to_owned(), core.to_string()]);
+            }
+            if let Some(data) = &options.data {
+                arguments.extend(["--data-dir".to_owned(), data.display().to_string()]);
             }
             if number == 0 {
                 arguments.extend(["--servers".to_owned(), options.count.to_string()]);

@@ -2,12 +2,13 @@
 //! minutes apart from what it is compared with says little on a shared machine.
 
 mod cross_core;
+mod fio;
 mod memory;
 mod perftest;
 mod pin;
 mod tcp;
 
-use std::{io, time::Duration};
+use std::{io, path::Path, time::Duration};
 
 pub use perftest::PerftestProgram;
 pub use pin::{Pinned, allowed_cores};
@@ -31,6 +32,10 @@ pub enum LimitKind {
     TcpStream,
     /// What perftest measures between two processes on the RDMA device.
     Perftest(PerftestProgram),
+    /// Sequential writes of fio, each synced, to the directory of a log.
+    Fio,
+    /// Where the limit would be [`LimitKind::Fio`], but fio is not installed.
+    NoFio,
 }
 
 /// What a limit is a limit of.
@@ -71,6 +76,8 @@ enum Probe {
     Spinning(Option<usize>),
     Stream(tcp::Stream),
     Perftest(perftest::Perftest),
+    Fio(fio::Fio),
+    None,
 }
 
 impl LimitKind {
@@ -93,6 +100,8 @@ impl LimitKind {
             Self::TcpStream => "TCP stream",
             Self::Perftest(PerftestProgram::WriteLatency) => "2 x ib_write_lat",
             Self::Perftest(program) => program.name(),
+            Self::Fio => "fio, O_DIRECT and fdatasync",
+            Self::NoFio => "none: fio is not installed",
         }
     }
 
@@ -105,7 +114,7 @@ impl LimitKind {
             }
             Self::CrossCore | Self::TcpBlocking | Self::TcpSpinning => Quantity::Micros,
             Self::Perftest(program) if program.is_latency() => Quantity::Micros,
-            Self::Perftest(_) => Quantity::BytesPerSecond,
+            Self::Perftest(_) | Self::Fio | Self::NoFio => Quantity::BytesPerSecond,
         }
     }
 }
@@ -137,8 +146,22 @@ impl Limit {
                 Probe::Perftest(perftest::Perftest::new(program, bytes))
             }
             LimitKind::TcpStream => Probe::Stream(tcp::Stream::start(bytes, far).map_err(failed)?),
+            // Of a directory: see `of_disk`.
+            LimitKind::Fio | LimitKind::NoFio => Probe::None,
         };
         Ok(Self { kind, probe, samples: Vec::new() })
+    }
+
+    /// Prepares to measure synced writes of `bytes` bytes to a directory, `value_bytes` of them
+    /// values; measures nothing, and says so by its kind, where fio is not installed.
+    #[must_use]
+    pub fn of_disk(directory: &Path, bytes: usize, value_bytes: usize) -> Self {
+        let (kind, probe) = if fio::Fio::is_installed() {
+            (LimitKind::Fio, Probe::Fio(fio::Fio::new(directory, bytes, value_bytes)))
+        } else {
+            (LimitKind::NoFio, Probe::None)
+        };
+        Self { kind, probe, samples: Vec::new() }
     }
 
     /// Measures once, for about `time`.
@@ -160,6 +183,8 @@ impl Limit {
                 .map_err(failed)?,
             Probe::Perftest(perftest) => perftest.run().map_err(failed)?,
             Probe::Stream(stream) => stream.rate(time).map_err(failed)?,
+            Probe::Fio(fio) => fio.rate(time).map_err(failed)?,
+            Probe::None => 0.0,
         };
         self.samples.push(sample);
         Ok(())

@@ -9,7 +9,7 @@ use super::{
     push::index,
     requests::Failure,
     tables::Place,
-    view::{FENCED, HEAD_VERSION_AT, ROWS_AT},
+    view::{CopyMode, FENCED, HEAD_VERSION_AT, ROWS_AT},
 };
 use crate::error::RequestError;
 
@@ -18,6 +18,9 @@ const READ_LEN_MAX: u64 = 256 << 10;
 
 /// Bytes of rows pulled at once when a large range is read piece by piece.
 const WINDOW_LEN: u64 = 2 << 20;
+
+/// Bytes of rows from which copies go around the caches.
+const STREAM_LEN_MIN: usize = 16 << 20;
 
 /// Pieces of a large range under way at once.
 const WINDOWS: usize = 3;
@@ -311,6 +314,8 @@ impl Core {
     ) -> Result<(), RequestError> {
         let row_len = self.tables[table.0].row_len;
         if self.is_viewable(table, rows) {
+            let streams = into.len() >= STREAM_LEN_MIN;
+            let copy = CopyMode { relaxed, streams };
             let mut first = rows.start;
             while first < rows.end {
                 let state = &self.tables[table.0];
@@ -324,7 +329,7 @@ impl Core {
                 let from = index((first - rows.start) * row_len);
                 let part = RowRange::new(first, end);
                 let out = &mut into[from..from + index(part.count() * row_len)];
-                self.copy_view(&place, view, part, row_len, relaxed, out)?;
+                self.copy_view(&place, view, part, row_len, copy, out)?;
                 first = end;
             }
             return Ok(());

@@ -15,6 +15,15 @@ pub(super) const HEAD_VERSION_AT: u64 = 56;
 pub(super) const ROWS_AT: u64 = 64;
 pub(super) const FENCED: u64 = 1 << 63;
 
+/// How rows are copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CopyMode {
+    /// Rows may mix values from before and after an update.
+    pub(super) relaxed: bool,
+    /// The whole is larger than the caches.
+    pub(super) streams: bool,
+}
+
 /// Times a block that keeps changing is read before the caller gets to check on its server.
 const ATTEMPTS: u32 = 1 << 20;
 
@@ -41,9 +50,10 @@ impl Core {
         view: PeerBytes,
         rows: RowRange,
         row_len: u64,
-        relaxed: bool,
+        copy: CopyMode,
         into: &mut [u8],
     ) -> Result<(), RequestError> {
+        let CopyMode { relaxed, streams } = copy;
         let block_rows = u64::from(place.at.block_rows);
         let (mut row, end) = (rows.start - place.at.first_row, rows.end - place.at.first_row);
         let mut to = 0;
@@ -55,11 +65,11 @@ impl Core {
             let len = (block_end - row) * row_len;
             let out = &mut into[to..to + index(len)];
             let fresh = if relaxed {
-                copy_bytes(view, from, out);
+                copy_bytes(view, from, out, streams);
                 // Mixed rows are welcome, rows that are no longer current are not.
                 version(view, line + HEAD_VERSION_AT).load(Ordering::Acquire) & FENCED == 0
             } else {
-                self.copy_block(view, line, from, out)
+                self.copy_block(view, line, from, out, streams)
             };
             if !fresh {
                 return Err(RequestError::ServerGone { server: self.links[place.link].server });
@@ -67,19 +77,29 @@ impl Core {
             to += index(len);
             row = block_end;
         }
+        if streams {
+            end_streaming();
+        }
         Ok(())
     }
 
     /// Copies bytes of one block as they were at one version; false when the block is fenced or
     /// never rests.
-    fn copy_block(&mut self, view: PeerBytes, line: u64, from: u64, out: &mut [u8]) -> bool {
+    fn copy_block(
+        &mut self,
+        view: PeerBytes,
+        line: u64,
+        from: u64,
+        out: &mut [u8],
+        streams: bool,
+    ) -> bool {
         for _ in 0..ATTEMPTS {
             let before = version(view, line + HEAD_VERSION_AT).load(Ordering::Acquire);
             if before & FENCED != 0 {
                 return false;
             }
             if before & 1 == 0 {
-                copy_bytes(view, from, out);
+                copy_bytes(view, from, out, streams);
                 // The copy stays before the second look.
                 fence(Ordering::Acquire);
                 let after = version(view, line + HEAD_VERSION_AT).load(Ordering::Relaxed);
@@ -106,17 +126,72 @@ fn version(view: PeerBytes, at: u64) -> &'static AtomicU64 {
     unsafe { AtomicU64::from_ptr(pointer) }
 }
 
-/// Copies bytes of a view that its owner may be writing.
-fn copy_bytes(view: PeerBytes, from: u64, out: &mut [u8]) {
+/// Copies bytes of a view that its owner may be writing. `streams` goes around the caches, which is
+/// faster for what is larger than they are.
+fn copy_bytes(view: PeerBytes, from: u64, out: &mut [u8], streams: bool) {
     assert!(from + out.len() as u64 <= view.len as u64, "rows outside of their view");
+    let source = view.pointer.wrapping_add(index(from));
+    if streams {
+        // SAFETY: as below.
+        unsafe { copy_streaming(source, out) };
+        return;
+    }
     // SAFETY: inside the view, as asserted, which is mapped as long as its place is known; `out` is
     // memory of this process alone, so they do not overlap. The owner may write meanwhile: the
     // versions tell.
+    unsafe { std::ptr::copy_nonoverlapping(source, out.as_mut_ptr(), out.len()) };
+}
+
+/// Copies with stores that leave the caches alone.
+///
+/// # Safety
+/// `source` is readable for as many bytes as `out` has, and does not overlap it.
+#[cfg(target_arch = "x86_64")]
+unsafe fn copy_streaming(source: *const u8, out: &mut [u8]) {
+    use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_stream_si128};
+
+    const VECTOR: usize = size_of::<__m128i>();
+    let head = out.as_ptr().align_offset(VECTOR).min(out.len());
+    let body = (out.len() - head) / (4 * VECTOR) * (4 * VECTOR);
+    let tail = head + body;
+    let to = out.as_mut_ptr();
+    // SAFETY: the first `head` bytes of both.
+    unsafe { std::ptr::copy_nonoverlapping(source, to, head) };
+    for at in (head..tail).step_by(4 * VECTOR) {
+        for vector in 0..4 {
+            let at = at + vector * VECTOR;
+            // SAFETY: `at + VECTOR <= tail <= out.len()`, which the source has as well; no
+            // alignment is needed to load.
+            let value = unsafe { _mm_loadu_si128(source.wrapping_add(at).cast()) };
+            // SAFETY: as above; `to + at` is aligned, because `to + head` is and steps are vectors.
+            unsafe { _mm_stream_si128(to.wrapping_add(at).cast(), value) };
+        }
+    }
+    // SAFETY: the bytes from `tail` on of both.
     unsafe {
         std::ptr::copy_nonoverlapping(
-            view.pointer.wrapping_add(index(from)),
-            out.as_mut_ptr(),
-            out.len(),
+            source.wrapping_add(tail),
+            to.wrapping_add(tail),
+            out.len() - tail,
         );
+    }
+}
+
+/// Elsewhere the platform's copy has to do.
+///
+/// # Safety
+/// `source` is readable for as many bytes as `out` has, and does not overlap it.
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn copy_streaming(source: *const u8, out: &mut [u8]) {
+    // SAFETY: the caller's promise.
+    unsafe { std::ptr::copy_nonoverlapping(source, out.as_mut_ptr(), out.len()) };
+}
+
+/// Makes streamed stores visible before whatever comes after.
+fn end_streaming() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a fence has no preconditions.
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
     }
 }

@@ -147,6 +147,11 @@ impl Shard {
         released
     }
 
+    /// Whether acknowledgements wait for the disk.
+    pub(super) fn is_writing(&self) -> bool {
+        self.durable.as_ref().is_some_and(|durable| !durable.waiting.is_empty())
+    }
+
     /// Whether the disk has something under way, or due soon: the shard must not sleep long.
     pub(super) fn disk_deadline(&self) -> Option<Duration> {
         let durable = self.durable.as_ref()?;

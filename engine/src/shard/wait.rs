@@ -10,6 +10,9 @@ use windlass_transport::{QueuePairState, wait::wait_any};
 use super::{Shard, fetch::Outstanding};
 use crate::limits::SLEEP_MS_MAX;
 
+/// Microseconds a shard spins for a write that is under way before it sleeps after all.
+const DISK_SPIN_US: u32 = 2000;
+
 /// Idle turns between looks at the clock.
 const TURNS_PER_CLOCK: u32 = 64;
 
@@ -23,7 +26,9 @@ impl Shard {
         }
         let now = Instant::now();
         let since = *self.idle_since.get_or_insert(now);
-        if now.duration_since(since) >= Duration::from_micros(u64::from(self.options.spin_us)) {
+        // A write takes the disk some tens of microseconds: sleeping would cost more than it saves.
+        let patience = if self.is_writing() { DISK_SPIN_US } else { self.options.spin_us };
+        if now.duration_since(since) >= Duration::from_micros(u64::from(patience)) {
             self.sleep();
         }
     }

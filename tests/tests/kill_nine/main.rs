@@ -1,6 +1,11 @@
 //! kill -9 of a real server under load, at random moments: every acknowledged push is there exactly
 //! once after the restart, every other at most once, and optimiser state is a serial oracle's bit
 //! for bit. `WINDLASS_KILLS` says how many kills, `WINDLASS_SEED` repeats a run's choices.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::type_complexity,
+    reason = "an oracle computes as the kernels do, and its numbers are small"
+)]
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod damage;
@@ -94,7 +99,7 @@ fn acknowledged_pushes_survive_kill_nine_exactly_once() {
 
 /// Shared memory and TCP in turns; `None` when the server is gone already.
 fn connect(address: &str, life: u64) -> Option<Client> {
-    let provider = if life % 2 == 0 { Provider::Shm {} } else { Provider::Tcp {} };
+    let provider = if life.is_multiple_of(2) { Provider::Shm {} } else { Provider::Tcp {} };
     let timeout = Duration::from_secs(10);
     let options = ClientOptions { providers: vec![provider], timeout, ..ClientOptions::default() };
     Client::connect_with(address, options).ok()

@@ -77,6 +77,8 @@ pub struct PendingPull<T: Element> {
     id: RequestId,
     table: TableIndex,
     value_count: usize,
+    /// The push that came before, whose failure is this one's.
+    pushed: Option<RequestId>,
     claimed: bool,
     element: PhantomData<T>,
 }
@@ -88,7 +90,21 @@ impl<T: Element> PendingPull<T> {
         table: TableIndex,
         value_count: usize,
     ) -> Self {
-        Self { core: core.clone(), id, table, value_count, claimed: false, element: PhantomData }
+        Self {
+            core: core.clone(),
+            id,
+            table,
+            value_count,
+            pushed: None,
+            claimed: false,
+            element: PhantomData,
+        }
+    }
+
+    /// The pull of a push that came before.
+    pub(crate) fn after(mut self, pushed: RequestId) -> Self {
+        self.pushed = Some(pushed);
+        self
     }
 
     /// What later requests name to run after this one.
@@ -114,6 +130,9 @@ impl<T: Element> PendingPull<T> {
     pub fn wait_into(mut self, into: &mut [T]) -> Result<(), RequestError> {
         let mut core = self.core.borrow_mut();
         core.check_length(self.table, self.value_count, into.len())?;
+        if let Some(pushed) = self.pushed {
+            core.wait_for(pushed)?;
+        }
         self.claimed = true;
         core.claim(self.table, self.id, bytemuck::cast_slice_mut(into))
     }

@@ -179,7 +179,7 @@ impl<T: Element> Table<T> {
         let overtakes = self.schema_is_dense();
         let after = overtakes.then(|| pushed.timestamp());
         let pulled = self.pull(rows, &PullOptions { after, ..PullOptions::default() })?;
-        Ok(pulled)
+        Ok(pulled.after(pushed.timestamp().0))
     }
 
     /// Fixes rows once, for pushes and pulls of them again and again: keys are checked and routed,

@@ -215,6 +215,8 @@ fn mistakes_are_told_and_lose_nothing() {
             Err(TableError::Exists { .. })
         ));
         client.drop_table("strict").unwrap();
+        let clock = client.advance_clock().unwrap();
+        client.wait(clock).unwrap();
         assert!(table.push(&[1], &[0.0; 2], &push()).unwrap().wait().is_err());
         client.create_table::<f32>("strict", &other).unwrap();
     });
@@ -259,5 +261,25 @@ fn pushes_to_a_summed_table_never_hide_those_to_another() {
         client.wait_all().unwrap();
         let counts = counted.pull(&many[..100], &pull()).unwrap().wait().unwrap();
         assert!(counts.iter().all(|count| *count == 20), "{counts:?}");
+    });
+}
+
+#[test]
+fn a_push_and_pull_in_one_sees_the_push_and_its_failure() {
+    each(|client| {
+        for (name, schema) in [
+            ("dense", TableSchema::dense(f32::DTYPE, 100, 2)),
+            ("sparse", TableSchema::sparse(f32::DTYPE, 2)),
+        ] {
+            let table = client.create_table::<f32>(name, &schema).unwrap();
+            for round in 1..50 {
+                let rows = table.push_pull(&[7, 99], &[1.0; 4], &push()).unwrap().wait().unwrap();
+                assert_eq!(rows, [round as f32; 4], "{name}");
+            }
+            let sync = PushOptions { sync: true, ..push() };
+            let refused =
+                table.push_pull(&[7], &[1.0; 2], &sync).and_then(|pending| pending.wait());
+            assert!(matches!(refused, Err(RequestError::Refused { .. })), "{refused:?}");
+        }
     });
 }

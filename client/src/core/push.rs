@@ -130,6 +130,9 @@ impl Core {
         let options = PushOptions::default();
         let mut sent = Ok(());
         for table in (0..self.tables.len()).map(TableIndex) {
+            if self.tables[table.0].dropped {
+                continue;
+            }
             for link in 0..self.links.len() {
                 let header = self.header(RequestKind::AdvanceClock, table, &options);
                 sent = sent.and_then(|()| self.send(link, &header, &[], &[], request, None));

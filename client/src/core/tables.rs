@@ -21,6 +21,8 @@ pub(crate) struct TableState {
     pub(crate) row_len: u64,
     /// Place of each partition; empty until it is needed.
     pub(crate) places: Vec<Option<Place>>,
+    /// Dropped by this client: clocks do not go on there.
+    pub(crate) dropped: bool,
 }
 
 /// Where the rows of one partition lie.
@@ -59,6 +61,7 @@ impl TableState {
             layout: Layout::new(entry.id, entry.schema.kind, partition_count),
             row_len: entry.schema.row_len(),
             places: Vec::new(),
+            dropped: false,
             entry,
         }
     }
@@ -94,6 +97,7 @@ impl Core {
             ClientReply::Done {} => {
                 for table in self.tables.iter_mut().filter(|table| table.entry.name == name) {
                     table.places.clear();
+                    table.dropped = true;
                 }
                 Ok(())
             }

@@ -18,7 +18,6 @@ mod limits;
 mod outbox;
 mod region;
 mod requests;
-mod slab;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -42,6 +41,7 @@ use crate::{
     memory::Pages,
 };
 
+use crate::slab::Slab;
 use connect::Stranger;
 use connection::{Connection, Shared};
 use limits::{
@@ -49,7 +49,6 @@ use limits::{
     STRANGERS_MAX,
 };
 use region::Regions;
-use slab::Slab;
 use socket::SocketOptions;
 use wait::WaitPoint;
 

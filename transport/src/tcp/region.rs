@@ -7,11 +7,11 @@ use crate::{
     error::RegisterError,
     fabric::{Access, LocalSlice, RegionId, ScatterList},
     memory::Pages,
+    slab::Slab,
 };
 
 use super::{
     limits::REGIONS_MAX,
-    slab::Slab,
     socket::{Gather, Scatter},
 };
 

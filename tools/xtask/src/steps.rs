@@ -98,7 +98,7 @@ const STEPS: &[Step] = &[
         needs: &[Need::Part { path: "tests/examples/simulate.rs" }],
         command: || {
             let mut command = harness_command("simulate");
-            command.args(["--", "--seeds", "200", "--json"]);
+            command.args(["--", "--seeds", "10000", "--json"]);
             command
         },
     },
@@ -114,27 +114,13 @@ const STEPS: &[Step] = &[
         },
     },
     Step {
-        name: "chaos",
-        about: "real servers killed under load",
+        name: "kills",
+        about: "a real server killed under load, with its data directory kept",
         minutes_max: 4,
-        needs: &[Need::Part { path: "tests/examples/chaos.rs" }],
+        needs: &[],
         command: || {
-            let mut command = harness_command("chaos");
-            command.args(["--", "--kills", "5", "--json"]);
-            command
-        },
-    },
-    Step {
-        name: "python",
-        about: "the Python client",
-        minutes_max: 6,
-        needs: &[
-            Need::Part { path: "client/python/run_tests.sh" },
-            Need::Program { name: "python3", package: "python3-venv" },
-        ],
-        command: || {
-            let mut command = Command::new("bash");
-            command.arg("client/python/run_tests.sh");
+            let mut command = cargo(&["test", "-p", "windlass-tests", "--test", "kill_nine"]);
+            command.env("WINDLASS_KILLS", "20");
             command
         },
     },

@@ -109,7 +109,7 @@ const STEPS: &[Step] = &[
         needs: &[Need::Part { path: "tests/examples/crash.rs" }],
         command: || {
             let mut command = harness_command("crash");
-            command.args(["--", "200"]);
+            command.args(["--", "--points", "1000", "--json"]);
             command
         },
     },

@@ -21,6 +21,8 @@ use windlass_wire::{
     map::{mix, shard_of},
 };
 
+pub(crate) use windlass_transport::error::chain;
+
 use super::{
     COMPLETIONS_PER_POLL, Core, Counters, LinkScratch, Scratch, ServerLink,
     link::Link,
@@ -291,16 +293,4 @@ fn new_session() -> SessionId {
     let nanoseconds = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
     let here = std::ptr::from_ref(&now).addr() as u64;
     SessionId(mix(nanoseconds ^ mix(u64::from(std::process::id()) << 32 ^ here)) | 1)
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text.push_str(": ");
-        text.push_str(&next.to_string());
-        cause = next.source();
-    }
-    text
 }

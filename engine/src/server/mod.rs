@@ -13,7 +13,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use windlass_transport::control::{ControlStream, host_identity};
@@ -31,7 +31,7 @@ use self::{
 };
 use crate::{
     limits::CONTROL_CONNECTIONS_MAX,
-    shard::{ShardCommand, ShardError, ShardHandle, chain},
+    shard::{ShardCommand, ShardError, ShardHandle, chain, fresh_number},
 };
 
 /// Why a server could not start.
@@ -150,7 +150,7 @@ impl Server {
         let advertised_ip = advertised_ip(&advertised);
 
         // A joining server learns its number first: its shards are made with it.
-        let incarnation = new_incarnation();
+        let incarnation = Incarnation(fresh_number());
         let mut joined = None;
         if let Some(coordinator) = &config.join {
             joined = Some(join(coordinator, &config, &advertised, incarnation)?);
@@ -399,13 +399,6 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
 
 /// Stack of a control thread, in bytes.
 const CONTROL_STACK_LEN: usize = 256 << 10;
-
-/// A number that no earlier life had.
-fn new_incarnation() -> Incarnation {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let nanoseconds = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-    Incarnation(nanoseconds ^ u64::from(std::process::id()) << 48 | 1)
-}
 
 /// The address in `host:port`, when it is one.
 fn advertised_ip(advertised: &str) -> Option<IpAddr> {

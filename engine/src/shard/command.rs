@@ -14,7 +14,7 @@ use windlass_wire::{
 };
 
 use super::{
-    Shard, ShardStatistics,
+    Shard, ShardStatistics, chain,
     session::{Applied, Detached, Mailbox, ShardSession},
     tables::{ShardTable, TableRows},
 };
@@ -410,18 +410,6 @@ impl Shard {
         }
         Ok(places)
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text.push_str(": ");
-        text.push_str(&next.to_string());
-        cause = next.source();
-    }
-    text
 }
 
 fn shared_of(region: RemoteRegion) -> SharedRegion {

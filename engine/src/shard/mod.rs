@@ -30,10 +30,10 @@ use crossbeam::channel::Receiver;
 use windlass_transport::{Completion, QueuePairId, Transport};
 use windlass_wire::{ClusterMap, ServerId, SessionId, ShardId, TableId};
 
-pub(crate) use command::chain;
 pub use command::{ShardCommand, ShardHandle};
 pub use recover::RecoverySummary;
 pub use statistics::ShardStatistics;
+pub(crate) use windlass_transport::error::chain;
 
 use self::{
     aggregate::Aggregator, arena::Arena, durable::Durable, session::ShardSession, staging::Staging,

@@ -16,7 +16,7 @@ use crate::{
 
 const LOG_FOLDER: &str = "target/xtask";
 /// How much of a failed step's output is shown; the log file has all.
-const SHOWN_LINES_MAX: usize = 80;
+const SHOWN_LINES_MAX: usize = 200;
 
 /// One check of the ladder.
 #[derive(Clone, Debug)]

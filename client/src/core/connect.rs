@@ -96,6 +96,7 @@ impl Core {
             incarnation: self.incarnation,
             rank: self.options.rank,
             host: host_identity(),
+            peer: None,
         };
         match ask(&mut control, &hello)? {
             ClientReply::Welcome { server, shard_count, providers, notes, .. } => {

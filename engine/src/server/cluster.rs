@@ -337,8 +337,12 @@ impl Cluster {
             ring.place(&nowhere, 1).map_err(|error| (RefusalKind::Internal {}, chain(&error)))?;
         Ok(ClusterMap {
             epoch: Epoch(1),
+            replicas: 1,
             servers: servers.to_vec(),
-            chains: chains.into_iter().map(|servers| Chain { servers }).collect(),
+            chains: chains
+                .into_iter()
+                .map(|servers| Chain { epoch: Epoch(1), servers, ..Chain::default() })
+                .collect(),
         })
     }
 

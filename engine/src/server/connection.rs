@@ -9,7 +9,7 @@ use windlass_transport::{
 use windlass_wire::{
     Blob, Incarnation, ServerId, SessionId, ShardId,
     control::{ClientReply, ClientRequest, PROTOCOL_VERSION, Provider, RefusalKind},
-    map::ServerEntry,
+    map::{ServerEntry, ServerState},
 };
 
 use super::{Shared, cluster::Refusal};
@@ -41,7 +41,13 @@ pub(super) fn serve(shared: &Arc<Shared>, mut stream: ControlStream) -> Result<(
     debug_assert!(patient.is_ok(), "the socket is open");
     while let Some(request) = stream.receive::<ClientRequest>()? {
         if let ClientRequest::Join { address, shard_count, incarnation } = request {
-            let entry = ServerEntry { id: ServerId(0), incarnation, address, shard_count };
+            let entry = ServerEntry {
+                id: ServerId(0),
+                incarnation,
+                address,
+                shard_count,
+                state: ServerState::Up,
+            };
             let Ok(peer) = stream.try_clone() else { return Ok(()) };
             match shared.cluster.join(entry, Some(peer)) {
                 // The coordinator talks on this connection from now on.
@@ -69,7 +75,8 @@ fn greet(
     shared: &Shared,
     greeting: ClientRequest,
 ) -> Result<(ClientReply, SessionId, Incarnation), Refusal> {
-    let ClientRequest::Hello { version, token, session, incarnation, rank: _, host } = greeting
+    let ClientRequest::Hello { version, token, session, incarnation, rank: _, host, peer: _ } =
+        greeting
     else {
         return Err((RefusalKind::Invalid {}, "a connection begins with hello".to_owned()));
     };

@@ -20,7 +20,7 @@ use windlass_transport::control::{ControlStream, host_identity};
 use windlass_wire::{
     Incarnation, ServerId, SessionId, ShardId,
     control::{ClientReply, ClientRequest, Instruction, PROTOCOL_VERSION, Provider, RefusalKind},
-    map::ServerEntry,
+    map::{ServerEntry, ServerState},
 };
 
 pub use config::{ConfigError, ServerConfig};
@@ -195,6 +195,7 @@ impl Server {
                     incarnation,
                     address: advertised.clone(),
                     shard_count: shared.config.shards,
+                    state: ServerState::Up,
                 };
                 shared.cluster.join(entry, None).map_err(|(_, reason)| StartError::Join {
                     coordinator: "this server".to_owned(),
@@ -297,6 +298,7 @@ fn greet_as_client(
         incarnation,
         rank: None,
         host: host_identity(),
+        peer: None,
     };
     match stream.ask(&hello) {
         Ok(ClientReply::Welcome { .. }) => Ok(stream),

@@ -126,6 +126,7 @@ fn hello(random: &mut Random) -> ClientRequest {
         incarnation: Incarnation(1),
         rank: None,
         host: host_identity(),
+        peer: None,
     }
 }
 

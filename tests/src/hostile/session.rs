@@ -88,6 +88,7 @@ impl Hostile {
             incarnation: Incarnation(session | 1),
             rank: None,
             host: host_identity(),
+            peer: None,
         };
         ask(&mut control, &hello)?;
         let ClientReply::Map { map } = ask(&mut control, &ClientRequest::Map {})? else {

@@ -134,6 +134,15 @@ pub struct PartitionPlace {
     pub block_stride: u32,
 }
 
+/// A life of a server, as it names itself to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The server.
+    pub server: ServerId,
+    /// Its life.
+    pub incarnation: Incarnation,
+}
+
 /// What a client asks of a server.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ClientRequest {
@@ -151,6 +160,8 @@ pub enum ClientRequest {
         rank: Option<WorkerRank>,
         /// Names this host and user: equal names can share memory.
         host: String,
+        /// The server that connects, when it is not a client: its mailboxes take chain messages.
+        peer: Option<Peer>,
     },
     /// The cluster map in force.
     Map {},
@@ -342,6 +353,7 @@ pub enum RefusalKind {
 }
 
 crate::codec::wire_enum!(Provider { 1 => Verbs {}, 2 => Shm {}, 3 => Tcp {} });
+crate::codec::wire_struct!(Peer { server, incarnation });
 crate::codec::wire_struct!(SharedRegion { key, address, len });
 crate::codec::wire_struct!(PartitionPlace {
     partition,
@@ -353,7 +365,7 @@ crate::codec::wire_struct!(PartitionPlace {
     block_stride,
 });
 crate::codec::wire_enum!(ClientRequest {
-    1 => Hello { version, token, session, incarnation, rank, host },
+    1 => Hello { version, token, session, incarnation, rank, host, peer },
     2 => Map {},
     3 => CreateTable { name, schema },
     4 => OpenTable { name },

@@ -2,12 +2,40 @@
 //! placement from it; nothing is looked up on the data path.
 
 use crate::{
+    codec::{DecodeError, Reader, Wire},
     ids::{Epoch, Incarnation, PartitionId, RowRange, ServerId, ShardId, TableId},
     schema::TableKind,
 };
 
 /// Most partitions of a cluster; always a power of two.
 pub const PARTITIONS_MAX: u32 = 1 << 14;
+
+/// What a server may be given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ServerState {
+    /// In force; may be placed on.
+    #[default]
+    Up,
+    /// In force; its copies are moving away.
+    Draining,
+    /// Fenced: nobody listens to this life of it.
+    Down,
+}
+
+impl Wire for ServerState {
+    fn encode(&self, into: &mut Vec<u8>) {
+        into.push(*self as u8);
+    }
+
+    fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match u8::decode(from)? {
+            0 => Ok(Self::Up),
+            1 => Ok(Self::Draining),
+            2 => Ok(Self::Down),
+            value => Err(DecodeError::Unknown { field: "server state", value: u64::from(value) }),
+        }
+    }
+}
 
 /// A server as the map has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,13 +48,22 @@ pub struct ServerEntry {
     pub address: String,
     /// How many shards it has, from 1.
     pub shard_count: u16,
+    /// Whether it is in force.
+    pub state: ServerState,
 }
 
-/// The servers of one partition, head first.
+/// The chain of one partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chain {
-    /// The servers.
+    /// The map epoch in which `servers` last changed: a client whose map is at least as new knows
+    /// this chain.
+    pub epoch: Epoch,
+    /// The servers that records pass through, head first; empty when the partition's rows are lost.
     pub servers: Vec<ServerId>,
+    /// Whether the last of them is joining and may not hold all that was committed yet.
+    pub tail_joining: bool,
+    /// A server that copies the partition before it joins; no commit waits for it.
+    pub learner: Option<ServerId>,
 }
 
 /// The map of one epoch.
@@ -34,15 +71,18 @@ pub struct Chain {
 pub struct ClusterMap {
     /// Its number: a later map has a larger one.
     pub epoch: Epoch,
+    /// Copies that each partition should have. With more than one, pushes are acknowledged once the
+    /// whole chain has them.
+    pub replicas: u8,
     /// The servers.
     pub servers: Vec<ServerEntry>,
     /// The chain of each partition; as many as there are partitions, a power of two.
     pub chains: Vec<Chain>,
 }
 
-crate::codec::wire_struct!(ServerEntry { id, incarnation, address, shard_count });
-crate::codec::wire_struct!(Chain { servers });
-crate::codec::wire_struct!(ClusterMap { epoch, servers, chains });
+crate::codec::wire_struct!(ServerEntry { id, incarnation, address, shard_count, state });
+crate::codec::wire_struct!(Chain { epoch, servers, tail_joining, learner });
+crate::codec::wire_struct!(ClusterMap { epoch, replicas, servers, chains });
 
 impl ClusterMap {
     /// Number of partitions.

@@ -10,10 +10,10 @@ use windlass_wire::{
     Sequence, ServerEntry, ServerId, SessionId, ShardId, Status, TableEntry, TableId, TableSchema,
     Wire, WorkerClock, WorkerRank,
     control::{
-        ClientReply, ClientRequest, Instruction, PartitionPlace, Provider, RefusalKind,
+        ClientReply, ClientRequest, Instruction, PartitionPlace, Peer, Provider, RefusalKind,
         SharedRegion, encode_frame,
     },
-    map::Chain,
+    map::{Chain, ServerState},
 };
 
 #[test]
@@ -85,13 +85,23 @@ fn table() -> TableEntry {
 fn map() -> ClusterMap {
     ClusterMap {
         epoch: Epoch(9),
+        replicas: 3,
         servers: vec![ServerEntry {
             id: ServerId(1),
             incarnation: Incarnation(0x1111_2222_3333_4444),
             address: "10.0.0.1:7700".to_owned(),
             shard_count: 2,
+            state: ServerState::Draining,
         }],
-        chains: vec![Chain { servers: vec![ServerId(1)] }, Chain { servers: vec![] }],
+        chains: vec![
+            Chain {
+                epoch: Epoch(8),
+                servers: vec![ServerId(1)],
+                tail_joining: true,
+                learner: Some(ServerId(2)),
+            },
+            Chain::default(),
+        ],
     }
 }
 
@@ -170,6 +180,7 @@ fn client_requests() -> Vec<(String, Vec<u8>)> {
         incarnation: Incarnation(2),
         rank: Some(WorkerRank(4)),
         host: "boot/net/0".to_owned(),
+        peer: Some(Peer { server: ServerId(2), incarnation: Incarnation(5) }),
     };
     let open =
         Request::OpenMailbox { shard, provider: Provider::Shm {}, endpoint: Blob(vec![1, 2, 3]) };

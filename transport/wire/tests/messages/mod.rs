@@ -6,10 +6,10 @@ use windlass_wire::{
     NotFinitePolicy, PartitionId, ServerEntry, ServerId, SessionId, ShardId, TableEntry, TableId,
     TableKind, TableSchema, UpdateRule, WorkerRank,
     control::{
-        ClientReply, ClientRequest, Instruction, PartitionPlace, Provider, RefusalKind,
+        ClientReply, ClientRequest, Instruction, PartitionPlace, Peer, Provider, RefusalKind,
         SharedRegion,
     },
-    map::Chain,
+    map::{Chain, ServerState},
 };
 
 pub(crate) fn rules() -> Vec<UpdateRule> {
@@ -92,13 +92,28 @@ pub(crate) fn any_map() -> impl Strategy<Value = ClusterMap> {
             incarnation: Incarnation(incarnation),
             address,
             shard_count,
+            state: match id % 3 {
+                0 => ServerState::Up,
+                1 => ServerState::Draining,
+                _ => ServerState::Down,
+            },
         },
     );
-    let chain = proptest::collection::vec(any::<u32>().prop_map(ServerId), 0..5)
-        .prop_map(|servers| Chain { servers });
+    let servers = proptest::collection::vec(any::<u32>().prop_map(ServerId), 0..5);
+    let learner = proptest::option::of(any::<u32>().prop_map(ServerId));
+    let chain = (any::<u64>(), servers, any::<bool>(), learner).prop_map(
+        |(epoch, servers, tail_joining, learner)| Chain {
+            epoch: Epoch(epoch),
+            servers,
+            tail_joining,
+            learner,
+        },
+    );
     let servers = proptest::collection::vec(server, 0..5);
-    (any::<u64>(), servers, proptest::collection::vec(chain, 0..70))
-        .prop_map(|(epoch, servers, chains)| ClusterMap { epoch: Epoch(epoch), servers, chains })
+    let chains = proptest::collection::vec(chain, 0..70);
+    (any::<u64>(), any::<u8>(), servers, chains).prop_map(|(epoch, replicas, servers, chains)| {
+        ClusterMap { epoch: Epoch(epoch), replicas, servers, chains }
+    })
 }
 
 fn any_blob() -> impl Strategy<Value = Blob> {
@@ -125,16 +140,20 @@ pub(crate) fn any_request() -> impl Strategy<Value = ClientRequest> {
     use ClientRequest as Request;
     let text = any::<String>;
     let shard = || any::<u16>().prop_map(ShardId);
-    let hello = (any::<(u32, u64, u64)>(), text(), option::of(any::<u32>()), text()).prop_map(
-        |((version, session, incarnation), token, rank, host)| Request::Hello {
+    let peer = option::of(any::<(u32, u64)>());
+    let hello = (any::<(u32, u64, u64)>(), text(), option::of(any::<u32>()), text(), peer)
+        .prop_map(|((version, session, incarnation), token, rank, host, peer)| Request::Hello {
             version,
             token,
             session: SessionId(session),
             incarnation: Incarnation(incarnation),
             rank: rank.map(WorkerRank),
             host,
-        },
-    );
+            peer: peer.map(|(server, incarnation)| Peer {
+                server: ServerId(server),
+                incarnation: Incarnation(incarnation),
+            }),
+        });
     prop_oneof![
         hello,
         Just(Request::Map {}),

@@ -109,6 +109,8 @@ static void buffers(void)
     OK(windlass_push_buffer(table, keys, 2, own, all - 2 * WIDTH, NULL, &timestamp));
     FAILS(WRONG_LENGTH, windlass_push_buffer(table, keys, 2, own, all - WIDTH, NULL, NULL));
     OK(windlass_settle_buffer(own));
+    /* The small push was sent with its values: settling the buffer does not wait for it. */
+    OK(windlass_wait_all(client));
     OK(windlass_pull_range(table, 0, ROWS, got, all, NULL));
     EXPECT(got[8] == 16 && got[799] == 1598 && got[all / 2 + 7] == 7);
     EXPECT(got[3 * WIDTH] == 48 + memory[all - 2 * WIDTH]);
@@ -123,6 +125,7 @@ static void buffers(void)
         ((float *)place)[at] = 0.5f;
     OK(windlass_push_buffer(table, keys, 1, allocated, 0, NULL, NULL));
     OK(windlass_close_buffer(allocated));
+    OK(windlass_wait_all(client));
     OK(windlass_pull(table, keys, 1, row, WIDTH, NULL));
     EXPECT(row[0] == got[3 * WIDTH] + 0.5f);
     OK(windlass_allocate_buffer(client, WINDLASS_DTYPE_I8, 1, &allocated));

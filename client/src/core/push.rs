@@ -278,6 +278,7 @@ impl Core {
         RequestHeader {
             kind,
             sync: options.sync,
+            resumes: false,
             dtype: entry.schema.dtype,
             table: entry.id,
             sequence: self.sequence,

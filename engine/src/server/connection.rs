@@ -1,6 +1,6 @@
 //! One control connection: who is it, and what does it ask for.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use windlass_transport::{
     Endpoint,
@@ -23,6 +23,8 @@ struct Connection {
     shared: Arc<Shared>,
     session: SessionId,
     incarnation: Incarnation,
+    /// Tells it from other connections of the session.
+    number: u64,
 }
 
 /// Serves one connection until it ends.
@@ -35,7 +37,8 @@ pub(super) fn serve(shared: &Arc<Shared>, mut stream: ControlStream) -> Result<(
         }
         Err(refusal) => return stream.send(&refused(refusal)),
     };
-    let connection = Connection { shared: shared.clone(), session, incarnation };
+    let number = shared.connections_ever.fetch_add(1, Ordering::Relaxed);
+    let connection = Connection { shared: shared.clone(), session, incarnation, number };
     // From here on the client may be silent for as long as it trains.
     let patient = stream.set_read_timeout(None);
     debug_assert!(patient.is_ok(), "the socket is open");
@@ -208,6 +211,7 @@ impl Connection {
             .ask(|answer| ShardCommand::OpenMailbox {
                 session,
                 incarnation,
+                connection: self.number,
                 provider,
                 endpoint,
                 answer,
@@ -236,7 +240,10 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         for shard in &self.shared.shards {
-            shard.send(ShardCommand::CloseSession { session: self.session });
+            shard.send(ShardCommand::CloseSession {
+                session: self.session,
+                connection: self.number,
+            });
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
     net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs},
     sync::{
         Arc, Condvar, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
     time::Duration,
@@ -98,6 +98,7 @@ struct Shared {
     stop_asked: Mutex<bool>,
     stop_signal: Condvar,
     connection_count: AtomicUsize,
+    connections_ever: AtomicU64,
 }
 
 impl Shared {
@@ -185,6 +186,7 @@ impl Server {
             stop_asked: Mutex::new(false),
             stop_signal: Condvar::new(),
             connection_count: AtomicUsize::new(0),
+            connections_ever: AtomicU64::new(0),
             config,
         });
         match joined {

@@ -34,6 +34,8 @@ pub enum ShardCommand {
         session: SessionId,
         /// Its life.
         incarnation: Incarnation,
+        /// The control connection it comes by.
+        connection: u64,
         /// By which provider.
         provider: Provider,
         /// The client's endpoint.
@@ -56,6 +58,8 @@ pub enum ShardCommand {
     CloseSession {
         /// The session.
         session: SessionId,
+        /// The control connection that ended: what came by another stays.
+        connection: u64,
     },
     /// Takes over a new map.
     InstallMap {
@@ -161,13 +165,27 @@ impl Shard {
     fn carry_out(&mut self, command: ShardCommand) {
         // An asker that is gone needs no answer.
         match command {
-            ShardCommand::OpenMailbox { session, incarnation, provider, endpoint, answer } => {
-                let _ = answer.send(self.open_mailbox(session, incarnation, provider, &endpoint));
+            ShardCommand::OpenMailbox {
+                session,
+                incarnation,
+                connection,
+                provider,
+                endpoint,
+                answer,
+            } => {
+                let who = (session, incarnation, connection);
+                let _ = answer.send(self.open_mailbox(who, provider, &endpoint));
             }
             ShardCommand::AttachMailbox { session, reply, completion_slots, answer } => {
                 let _ = answer.send(self.attach_mailbox(session, reply, completion_slots));
             }
-            ShardCommand::CloseSession { session } => self.close_session(session),
+            ShardCommand::CloseSession { session, connection } => {
+                let slot = self.by_session.get(&session);
+                let open = slot.and_then(|slot| self.sessions[*slot].as_ref());
+                if open.is_some_and(|open| open.connection == connection) {
+                    self.close_session(session);
+                }
+            }
             ShardCommand::InstallMap { map, answer } => {
                 let _ = answer.send(self.install_map(map));
             }
@@ -206,8 +224,7 @@ impl Shard {
 
     fn open_mailbox(
         &mut self,
-        session: SessionId,
-        incarnation: Incarnation,
+        (session, incarnation, connection): (SessionId, Incarnation, u64),
         provider: Provider,
         endpoint: &Endpoint,
     ) -> Result<Endpoint, String> {
@@ -237,9 +254,13 @@ impl Shard {
             self.sessions.push(None);
             self.sessions.len() - 1
         });
+        self.session_lives += 1;
         self.sessions[slot] = Some(ShardSession {
             id: session,
             incarnation,
+            connection,
+            life: self.session_lives,
+            refuses: false,
             transport,
             queue_pair,
             applied,

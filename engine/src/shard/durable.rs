@@ -4,7 +4,7 @@
 
 use std::{path::Path, time::Duration, time::Instant};
 
-use windlass_wire::{Durability, PartitionId, RowRange, Rows, SessionId, Status};
+use windlass_wire::{Durability, PartitionId, RowRange, Rows, Status};
 
 use super::{
     Shard,
@@ -44,7 +44,8 @@ const WAITING_MAX: usize = SESSIONS_MAX * 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Waiting {
     slot: usize,
-    session: SessionId,
+    /// Life of the connection.
+    life: u64,
     number: u32,
 }
 
@@ -174,18 +175,18 @@ impl Shard {
 
     /// Completes a request when the log is durable up to `position`.
     pub(super) fn complete_at(&mut self, slot: usize, number: u32, position: Position) {
-        let Some(session) = self.sessions[slot].as_ref().map(|session| session.id) else { return };
+        let Some(life) = self.sessions[slot].as_ref().map(|session| session.life) else { return };
         let Some(durable) = &mut self.durable else { return };
-        let waiting = Waiting { slot, session, number };
+        let waiting = Waiting { slot, life, number };
         if durable.waiting.push(position, waiting).is_err() {
             unreachable!("sessions have fewer requests in flight than the queue has room for");
         }
     }
 
     fn acknowledge_waiting(&mut self, waiting: Waiting, status: Status) {
-        // Its slot may be another session's by now.
+        // Its slot may be another connection's by now.
         let session = self.sessions.get(waiting.slot).and_then(Option::as_ref);
-        if session.is_some_and(|session| session.id == waiting.session) {
+        if session.is_some_and(|session| session.life == waiting.life) {
             self.complete(waiting.slot, waiting.number, status, 0);
         }
     }

@@ -67,6 +67,8 @@ pub struct Shard {
     memory_left: u64,
     sessions: Vec<Option<ShardSession>>,
     by_session: HashMap<SessionId, usize>,
+    /// Connections of sessions so far.
+    session_lives: u64,
     by_queue_pair: HashMap<(usize, QueuePairId), usize>,
     /// Duplicate suppression of sessions whose connection is gone, until they come back or expire.
     detached: HashMap<SessionId, session::Detached>,
@@ -141,6 +143,7 @@ impl Shard {
             memory_left: options.memory_len_max,
             sessions: Vec::new(),
             by_session: HashMap::new(),
+            session_lives: 0,
             by_queue_pair: HashMap::new(),
             detached: HashMap::new(),
             turn: Turn::new(),

@@ -21,14 +21,17 @@ impl Shard {
             if work.closed {
                 continue;
             }
-            if let Err((status, detail)) = self.check(&work) {
+            if let Err((status, detail)) = self.check_order(&work).and_then(|()| self.check(&work))
+            {
                 self.close(at, status, detail);
             }
         }
         for at in 0..self.turn.works.len() {
             let work = self.turn.works[at];
             let pushes = work.header.kind.pushes();
-            if !work.closed && pushes && self.is_kept(&work) {
+            if !work.closed && pushes && self.check_order(&work).is_err() {
+                self.close(at, Status::StaleEpoch, 0);
+            } else if !work.closed && pushes && self.is_kept(&work) {
                 let outcome = self.push_kept(&work);
                 let outcome = outcome.map(|at_position| {
                     self.turn.works[at].durable_at = at_position;
@@ -73,14 +76,34 @@ impl Shard {
         let work = &mut self.turn.works[at];
         work.closed = true;
         let (slot, number, durable_at) = (work.session, work.number, work.durable_at);
+        let pushes = work.header.kind.pushes();
         if let Values::Staged(chunk) = work.values {
             work.values = Values::None;
             self.staging.release(chunk);
+        }
+        if pushes
+            && is_sent_again(status)
+            && let Some(session) = &mut self.sessions[slot]
+        {
+            session.refuses = true;
         }
         match durable_at {
             Some(position) if status == Status::Done => self.complete_at(slot, number, position),
             _ => self.complete(slot, number, status, detail),
         }
+    }
+
+    /// Refuses a push behind one that was refused and will be sent again.
+    fn check_order(&mut self, work: &Work) -> Result<(), Refusal> {
+        let Some(session) = &mut self.sessions[work.session] else { return Ok(()) };
+        if !session.refuses || !work.header.kind.pushes() {
+            return Ok(());
+        }
+        if work.header.resumes {
+            session.refuses = false;
+            return Ok(());
+        }
+        Err((Status::StaleEpoch, 0))
     }
 
     /// Checks a request against its table, its session and the map, before anything is touched.
@@ -190,6 +213,19 @@ impl Shard {
         self.statistics.duplicates += u64::from(push.duplicates > 0);
         Ok(())
     }
+}
+
+/// Whether a client sends a push with this outcome again, or may.
+fn is_sent_again(status: Status) -> bool {
+    matches!(
+        status,
+        Status::StaleEpoch
+            | Status::NotHere
+            | Status::Full
+            | Status::Poisoned
+            | Status::ShuttingDown
+            | Status::TooEarly
+    )
 }
 
 /// Which rows a push is about.

@@ -59,6 +59,13 @@ pub(super) struct Detached {
 pub(super) struct ShardSession {
     pub(super) id: SessionId,
     pub(super) incarnation: Incarnation,
+    /// The control connection it came by: a later one of the same session is not ended with it.
+    pub(super) connection: u64,
+    /// Tells lives of a slot apart: an answer to an earlier connection is not for this one.
+    pub(super) life: u64,
+    /// Whether a push was refused that its client will send again: those behind it are refused too,
+    /// until the client has settled them, or the highest sequence would hide the one refused.
+    pub(super) refuses: bool,
     /// Which of the shard's transports, and which of its queue pairs.
     pub(super) transport: usize,
     pub(super) queue_pair: QueuePairId,

@@ -298,6 +298,8 @@ fn push(hostile: &Hostile, target: &Target, random: &mut Random) -> RequestHeade
     RequestHeader {
         kind: RequestKind::Push,
         sync: false,
+        // Whatever was refused before it.
+        resumes: true,
         dtype: DataType::F32,
         table: target.table,
         sequence: Sequence(u64::from(hostile.number) + random.below(3)),
@@ -315,6 +317,7 @@ fn nothing(hostile: &Hostile, random: &mut Random) -> Vec<u8> {
     let header = RequestHeader {
         kind: RequestKind::Nothing,
         sync: false,
+        resumes: false,
         dtype: DataType::F32,
         table: TableId(0),
         sequence: Sequence(random.word()),

@@ -3,7 +3,7 @@
 //! ```text
 //! offset size
 //!      0    1  kind: 1 push, 2 pull, 3 push_pull, 4 advance clock, 5 nothing
-//!      1    1  flags: bit 0 values by reference, bit 1 rows are a range, bit 2 sync
+//!      1    1  flags: bit 0 values by reference, bit 1 rows are a range, bit 2 sync, bit 3 resumes
 //!      2    1  dtype of the values
 //!      3    1  zero
 //!      4    4  table
@@ -114,6 +114,9 @@ pub struct RequestHeader {
     pub kind: RequestKind,
     /// Acknowledge only what is on disk on every replica, whatever the table says.
     pub sync: bool,
+    /// The sender has settled every earlier push of its session: a server that refused one, and
+    /// therefore all behind it, takes pushes again from this one on.
+    pub resumes: bool,
     /// Element type of the values.
     pub dtype: DataType,
     /// The table.
@@ -139,6 +142,7 @@ pub struct RequestHeader {
 const BY_REFERENCE: u8 = 1;
 const RANGE: u8 = 2;
 const SYNC: u8 = 4;
+const RESUMES: u8 = 8;
 
 impl RequestHeader {
     /// Length of the header in bytes.
@@ -185,6 +189,9 @@ impl RequestHeader {
         }
         if self.sync {
             flags |= SYNC;
+        }
+        if self.resumes {
+            flags |= RESUMES;
         }
         let values = self.values.unwrap_or_default();
         let reply = self.reply.unwrap_or_default();
@@ -238,7 +245,7 @@ impl RequestHeader {
         let reply_address = u64::decode(&mut from)?;
         from.finish()?;
 
-        if flags & !(BY_REFERENCE | RANGE | SYNC) != 0 {
+        if flags & !(BY_REFERENCE | RANGE | SYNC | RESUMES) != 0 {
             return Err(DecodeError::Unknown { field: "request flags", value: u64::from(flags) });
         }
         if reserved != 0 || reserved_after_reply != 0 {
@@ -284,6 +291,7 @@ impl RequestHeader {
         let header = Self {
             kind,
             sync: flags & SYNC != 0,
+            resumes: flags & RESUMES != 0,
             dtype,
             table,
             sequence,
@@ -342,6 +350,7 @@ mod tests {
         RequestHeader {
             kind: RequestKind::Push,
             sync: false,
+            resumes: false,
             dtype: DataType::F32,
             table: TableId(3),
             sequence: Sequence(9),
@@ -369,6 +378,7 @@ mod tests {
                 kind: RequestKind::PushPull,
                 reply: Some(Place { key: 1, address: 64 }),
                 sync: true,
+                resumes: true,
                 ..push()
             },
         ];

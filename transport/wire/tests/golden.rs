@@ -113,6 +113,7 @@ fn header() -> RequestHeader {
     RequestHeader {
         kind: RequestKind::Push,
         sync: true,
+        resumes: false,
         dtype: DataType::F32,
         table: TableId(7),
         sequence: Sequence(0x0102_0304),

@@ -51,6 +51,7 @@ fn any_header() -> impl Strategy<Value = RequestHeader> {
             RequestHeader {
                 kind,
                 sync,
+                resumes: sync && kind.pushes(),
                 dtype,
                 table: TableId(table),
                 sequence: Sequence(sequence),

@@ -7,7 +7,7 @@ mod support;
 
 use support::{fails, folder, json, run, stderr};
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "op",
     "transport",
     "rows",
@@ -22,6 +22,7 @@ const KEYS: [&str; 14] = [
     "limit_name",
     "limit",
     "ratio",
+    "cores",
 ];
 
 #[test]

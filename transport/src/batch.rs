@@ -20,6 +20,7 @@ impl<T> Batch<T> {
     ///
     /// # Errors
     /// The request itself.
+    #[inline]
     pub fn push(&mut self, request: T) -> Result<(), T> {
         if self.requests.len() == self.requests.capacity() {
             self.compact();
@@ -33,24 +34,28 @@ impl<T> Batch<T> {
 
     /// Requests not taken yet.
     #[must_use]
+    #[inline]
     pub fn as_slice(&self) -> &[T] {
         &self.requests[self.taken_count..]
     }
 
     /// Number of requests not taken yet.
     #[must_use]
+    #[inline]
     pub fn len(&self) -> usize {
         self.requests.len() - self.taken_count
     }
 
     /// Whether all were taken.
     #[must_use]
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// How many more can be pushed.
     #[must_use]
+    #[inline]
     pub fn room(&self) -> usize {
         self.requests.capacity() - self.len()
     }
@@ -62,6 +67,7 @@ impl<T> Batch<T> {
     }
 
     /// For providers: takes the first `count` away. Panics when there are fewer.
+    #[inline]
     pub fn take_front(&mut self, count: usize) {
         assert!(count <= self.len(), "only {} requests are left", self.len());
         self.taken_count += count;

@@ -87,6 +87,7 @@ pub struct MemoryRegion {
 impl MemoryRegion {
     /// Bytes `offset..offset + len` of the region. Panics when they are not inside it.
     #[must_use]
+    #[inline]
     pub fn slice(&self, offset: u64, len: u32) -> LocalSlice {
         let end = offset.checked_add(u64::from(len));
         assert!(
@@ -123,6 +124,7 @@ pub struct RemoteRegion {
 impl RemoteRegion {
     /// Address of the byte at `offset`, as requests name it.
     #[must_use]
+    #[inline]
     pub fn at(&self, offset: u64) -> RemoteAddress {
         RemoteAddress { key: self.key, address: self.address.wrapping_add(offset) }
     }
@@ -159,6 +161,7 @@ impl ScatterList {
     };
 
     /// Adds a slice at the end. Panics when there are [`SCATTER_MAX`] already.
+    #[inline]
     pub fn push(&mut self, slice: LocalSlice) {
         self.slices[usize::from(self.count)] = slice;
         self.count += 1;
@@ -166,6 +169,7 @@ impl ScatterList {
 
     /// The slices.
     #[must_use]
+    #[inline]
     pub fn as_slice(&self) -> &[LocalSlice] {
         &self.slices[..usize::from(self.count)]
     }
@@ -207,6 +211,7 @@ pub struct InlineBytes {
 impl InlineBytes {
     /// A copy of `bytes`. Panics when there are more than [`INLINE_LEN_MAX`].
     #[must_use]
+    #[inline]
     pub fn new(bytes: &[u8]) -> Self {
         assert!(bytes.len() <= INLINE_LEN_MAX, "{} bytes do not go inline", bytes.len());
         let mut inline = Self { bytes: [0; INLINE_LEN_MAX], len: 0 };
@@ -222,6 +227,7 @@ impl InlineBytes {
 
     /// The eight little-endian bytes of a word, as commit words and acknowledgements are.
     #[must_use]
+    #[inline]
     pub fn word(word: u64) -> Self {
         Self::new(&word.to_le_bytes())
     }
@@ -401,6 +407,9 @@ pub struct Capabilities {
     /// Whether any write of a peer ends a wait, immediate or not: nobody has to be told of a sleep
     /// then. Rule 7 promises no more than immediates.
     pub writes_wake: bool,
+    /// Whether writes of peers land in memory while this side neither polls nor waits: who waits
+    /// for one may look at the memory alone.
+    pub lands_unpolled: bool,
     /// Whether a region over memory that was not allocated by [`Pages::allocate`] can be shared
     /// with peers. Always possible as local side.
     pub shares_foreign_memory: bool,

@@ -262,6 +262,7 @@ impl Pages {
     }
 
     /// Copies bytes out. Panics when they are not all inside.
+    #[inline]
     pub fn read(&self, offset: u64, into: &mut [u8]) {
         let from = self.pointer(offset, into.len());
         // SAFETY: `pointer` checked that the source lies in the mapping; the destination is an
@@ -271,6 +272,7 @@ impl Pages {
     }
 
     /// Copies bytes in. Panics when they do not all fit.
+    #[inline]
     pub fn write(&self, offset: u64, bytes: &[u8]) {
         let to = self.pointer(offset, bytes.len());
         // SAFETY: as in `read`, with the roles exchanged.
@@ -278,6 +280,7 @@ impl Pages {
     }
 
     /// Sets bytes to zero. Panics when they are not all inside.
+    #[inline]
     pub fn zero(&self, offset: u64, len: usize) {
         let to = self.pointer(offset, len);
         // SAFETY: `pointer` checked that the range lies in the mapping, which is writable.

@@ -40,11 +40,13 @@ impl<T> Slab<T> {
         Some(number)
     }
 
+    #[inline]
     pub(crate) fn find(&self, number: u32) -> Option<&T> {
         let slot = self.slots.get(index_of(number))?;
         if u32::from(slot.generation) == number >> 16 { slot.value.as_ref() } else { None }
     }
 
+    #[inline]
     pub(crate) fn find_mut(&mut self, number: u32) -> Option<&mut T> {
         let slot = self.slots.get_mut(index_of(number))?;
         if u32::from(slot.generation) == number >> 16 { slot.value.as_mut() } else { None }
@@ -76,6 +78,7 @@ impl<T> Slab<T> {
     }
 }
 
+#[inline]
 fn index_of(number: u32) -> usize {
     (number & 0xFFFF) as usize
 }

@@ -43,6 +43,13 @@ pub(crate) struct Link {
 }
 
 impl Link {
+    /// Whether the oldest message in flight is done.
+    #[inline]
+    pub(super) fn looks_complete(&self) -> bool {
+        let oldest = self.in_flight.front();
+        oldest.is_some_and(|oldest| self.completions.is_complete(oldest.number))
+    }
+
     /// Whether the next commit word has to wake the shard; remembers that it did.
     #[inline]
     pub(super) fn take_wake(&mut self) -> bool {

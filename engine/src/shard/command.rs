@@ -263,6 +263,7 @@ impl Shard {
             refuses: false,
             transport,
             queue_pair,
+            lands_unpolled: self.transports[transport].capabilities().lands_unpolled,
             applied,
             mailbox: None,
             parked: std::collections::VecDeque::with_capacity(crate::limits::FETCHES_MAX),

@@ -13,6 +13,7 @@ mod command;
 mod drain;
 mod durable;
 mod fetch;
+mod ids_hash;
 mod poll;
 mod pull;
 mod push;
@@ -36,8 +37,8 @@ pub use statistics::ShardStatistics;
 pub(crate) use windlass_transport::error::chain;
 
 use self::{
-    aggregate::Aggregator, arena::Arena, durable::Durable, session::ShardSession, staging::Staging,
-    tables::ShardTable, work::Turn,
+    aggregate::Aggregator, arena::Arena, durable::Durable, ids_hash::IdMap, session::ShardSession,
+    staging::Staging, tables::ShardTable, work::Turn,
 };
 use crate::limits::COMPLETIONS_PER_POLL;
 
@@ -61,7 +62,7 @@ pub struct Shard {
     inbox: Receiver<ShardCommand>,
     transports: Vec<Box<dyn Transport>>,
     map: Arc<ClusterMap>,
-    tables: HashMap<TableId, ShardTable>,
+    tables: IdMap<TableId, ShardTable>,
     arena: Arena,
     staging: Staging,
     memory_left: u64,
@@ -69,7 +70,7 @@ pub struct Shard {
     by_session: HashMap<SessionId, usize>,
     /// Connections of sessions so far.
     session_lives: u64,
-    by_queue_pair: HashMap<(usize, QueuePairId), usize>,
+    by_queue_pair: IdMap<(usize, QueuePairId), usize>,
     /// Duplicate suppression of sessions whose connection is gone, until they come back or expire.
     detached: HashMap<SessionId, session::Detached>,
     turn: Turn,
@@ -137,14 +138,14 @@ impl Shard {
             inbox,
             transports,
             map: Arc::new(ClusterMap::default()),
-            tables: HashMap::new(),
+            tables: IdMap::default(),
             arena: Arena::default(),
             staging,
             memory_left: options.memory_len_max,
             sessions: Vec::new(),
             by_session: HashMap::new(),
             session_lives: 0,
-            by_queue_pair: HashMap::new(),
+            by_queue_pair: IdMap::default(),
             detached: HashMap::new(),
             turn: Turn::new(),
             spare_keys: Vec::new(),
@@ -182,6 +183,14 @@ impl Shard {
     /// A turn without commands.
     fn turn_once(&mut self) -> bool {
         let polled = self.poll_transports();
+        let worked = self.carry_out_messages();
+        let kept = self.turn_disk();
+        let acknowledged = self.acknowledge();
+        polled || worked || kept || acknowledged
+    }
+
+    /// Takes what the turn has room for out of the mailboxes and carries it out.
+    fn carry_out_messages(&mut self) -> bool {
         self.drain_mailboxes();
         let worked = !self.turn.is_empty();
         if worked {
@@ -189,9 +198,7 @@ impl Shard {
             self.pull_all();
             self.turn.clear();
         }
-        let kept = self.turn_disk();
-        let acknowledged = self.acknowledge();
-        polled || worked || kept || acknowledged
+        worked
     }
 }
 

@@ -25,10 +25,11 @@ impl Shard {
     /// Carries out every pull of the turn.
     pub(super) fn pull_all(&mut self) {
         for at in 0..self.turn.works.len() {
-            let work = self.turn.works[at];
+            let work = &self.turn.works[at];
             if work.closed || !work.header.kind.pulls() {
                 continue;
             }
+            let work = *work;
             // Room comes back as soon as peers take what was sent; a turn is short enough to wait.
             let mut patience = PULL_PATIENCE;
             while let Pulled::Later = self.pull_one(&work) {

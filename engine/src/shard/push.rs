@@ -17,34 +17,40 @@ impl Shard {
     /// Carries out every push of the turn and completes it.
     pub(super) fn push_all(&mut self) {
         for at in 0..self.turn.works.len() {
-            let work = self.turn.works[at];
-            if work.closed {
+            if self.turn.works[at].closed {
                 continue;
             }
-            if let Err((status, detail)) = self.check_order(&work).and_then(|()| self.check(&work))
-            {
+            let checked = self.check_order(at).and_then(|()| self.check(&self.turn.works[at]));
+            if let Err((status, detail)) = checked {
                 self.close(at, status, detail);
             }
         }
         for at in 0..self.turn.works.len() {
-            let work = self.turn.works[at];
-            let pushes = work.header.kind.pushes();
-            if !work.closed && pushes && self.check_order(&work).is_err() {
+            if self.turn.works[at].closed {
+                continue;
+            }
+            if self.check_order(at).is_err() {
                 self.close(at, Status::StaleEpoch, 0);
-            } else if !work.closed && pushes && self.is_kept(&work) {
+                continue;
+            }
+            let work = &self.turn.works[at];
+            let pushes = work.header.kind.pushes();
+            if pushes && self.is_kept(work) {
+                let work = *work;
                 let outcome = self.push_kept(&work);
                 let outcome = outcome.map(|at_position| {
                     self.turn.works[at].durable_at = at_position;
                 });
                 self.finish_push(at, outcome);
-            } else if !work.closed && pushes && work.header.sync {
+            } else if pushes && work.header.sync {
                 self.close(at, Status::NotDurable, 0);
-            } else if !work.closed && pushes && self.needs_sum(at) {
+            } else if pushes && self.needs_sum(at) {
                 self.push_sum(at);
-            } else if !work.closed && pushes {
+            } else if pushes {
+                let work = *work;
                 let outcome = self.push_one(&work);
                 self.finish_push(at, outcome);
-            } else if !work.closed && !work.header.kind.pulls() {
+            } else if !work.header.kind.pulls() {
                 // Clocks are kept by whoever keeps the table's consistency; nothing else to do.
                 self.close(at, Status::Done, 0);
             }
@@ -53,17 +59,18 @@ impl Shard {
 
     /// Counts a push and completes it, unless it also pulls.
     pub(super) fn finish_push(&mut self, at: usize, outcome: Result<(), Refusal>) {
-        let work = self.turn.works[at];
+        let work = &mut self.turn.works[at];
         if let Values::Staged(chunk) = work.values {
             self.staging.release(chunk);
-            self.turn.works[at].values = Values::None;
+            work.values = Values::None;
         }
         match outcome {
             Ok(()) => {
+                let is_over = work.header.kind == RequestKind::Push;
                 self.statistics.pushes += 1;
                 self.statistics.rows_pushed += u64::from(work.header.row_count);
                 self.statistics.bytes_pushed += work.header.values_len();
-                if work.header.kind == RequestKind::Push {
+                if is_over {
                     self.close(at, Status::Done, 0);
                 }
             }
@@ -94,7 +101,8 @@ impl Shard {
     }
 
     /// Refuses a push behind one that was refused and will be sent again.
-    fn check_order(&mut self, work: &Work) -> Result<(), Refusal> {
+    fn check_order(&mut self, at: usize) -> Result<(), Refusal> {
+        let work = &self.turn.works[at];
         let Some(session) = &mut self.sessions[work.session] else { return Ok(()) };
         if !session.refuses || !work.header.kind.pushes() {
             return Ok(());
@@ -159,6 +167,9 @@ impl Shard {
 
     /// Whether other pushes of this turn hit the same table, and its rule is for their sum.
     fn needs_sum(&self, at: usize) -> bool {
+        if at + 1 == self.turn.works.len() {
+            return false;
+        }
         let table = self.turn.works[at].header.table;
         let Some(rule) = self.tables.get(&table).map(|table| &table.entry.schema.rule) else {
             return false;

@@ -69,6 +69,8 @@ pub(super) struct ShardSession {
     /// Which of the shard's transports, and which of its queue pairs.
     pub(super) transport: usize,
     pub(super) queue_pair: QueuePairId,
+    /// Whether what it writes lands in the mailbox without the transport being polled.
+    pub(super) lands_unpolled: bool,
     pub(super) applied: Applied,
     /// Present once regions were exchanged.
     pub(super) mailbox: Option<Mailbox>,

@@ -14,13 +14,19 @@ use crate::limits::SLEEP_MS_MAX;
 const DISK_SPIN_US: u32 = 2000;
 
 /// Idle turns between looks at the clock.
-const TURNS_PER_CLOCK: u32 = 64;
+const TURNS_PER_CLOCK: u32 = 16;
+
+/// Looks at the mailboxes between idle turns, all sessions together: a look takes a small part of
+/// what a turn takes, so messages are found sooner.
+const LOOKS_PER_TURN: usize = 16;
 
 impl Shard {
     /// Spins, or sleeps when the spinning has lasted long enough.
     pub(super) fn idle(&mut self) {
         self.idle_turns = self.idle_turns.wrapping_add(1);
-        std::hint::spin_loop();
+        if self.look_for_messages() {
+            return;
+        }
         if !self.idle_turns.is_multiple_of(TURNS_PER_CLOCK) {
             return;
         }
@@ -31,6 +37,35 @@ impl Shard {
         if now.duration_since(since) >= Duration::from_micros(u64::from(patience)) {
             self.sleep();
         }
+    }
+
+    /// Waits a moment for a message, and carries out what comes. Returns whether anything came.
+    fn look_for_messages(&mut self) -> bool {
+        let sessions = || self.sessions.iter().flatten();
+        // Where writes land only while their transport is polled, looking at memory finds nothing.
+        let looks = match sessions().count() {
+            count @ 1.. if sessions().all(|session| session.lands_unpolled) => {
+                LOOKS_PER_TURN / count
+            }
+            _ => 0,
+        };
+        for _ in 0..looks {
+            std::hint::spin_loop();
+            let mut mailboxes = sessions().filter_map(|session| session.mailbox.as_ref());
+            if mailboxes.any(|mailbox| mailbox.reader.looks_ready()) {
+                let worked = self.carry_out_messages();
+                let acknowledged = self.acknowledge();
+                if worked || acknowledged {
+                    self.idle_since = None;
+                    self.idle_turns = 0;
+                }
+                return worked || acknowledged;
+            }
+        }
+        if looks == 0 {
+            std::hint::spin_loop();
+        }
+        false
     }
 
     /// Tells active clients that wake-ups are needed from now on, looks once more, and sleeps.

@@ -79,6 +79,8 @@ pub struct Target {
     transport: &'static str,
     /// The server's data directory, if pushes are kept there.
     data: Option<PathBuf>,
+    /// Core of the server's only shard, if it is known.
+    server_core: Option<usize>,
 }
 
 /// What came out.
@@ -98,6 +100,7 @@ impl Target {
         connection: &Connection,
         options: TargetOptions,
         data: Option<PathBuf>,
+        server_core: Option<usize>,
     ) -> Result<Self, RemoteError> {
         let client = connect(connection)?;
         if client.list_tables()?.iter().any(|table| table.name == TABLE) {
@@ -105,7 +108,7 @@ impl Target {
         }
         let transport =
             client.providers().first().map_or("none", |(_, provider, _)| provider.name());
-        Ok(Self { client, options, transport, data })
+        Ok(Self { client, options, transport, data, server_core })
     }
 
     /// Measures, pinned to the first core of this process if there is another for the server.
@@ -123,7 +126,10 @@ impl Target {
                 Operations::<T>::new(&self.client, &self.options).map_err(BenchError::Operation)?;
             measure(&mut subject, &mut limit, schedule, on_round)
         })?;
-        Ok(self.outcome(kind, &measured))
+        let mut outcome = self.outcome(kind, &measured);
+        let client_core = if cores.len() > 1 { cores.first().copied() } else { None };
+        outcome.result.cores = client_core.zip(self.server_core).map(<[usize; 2]>::from);
+        Ok(outcome)
     }
 
     #[expect(clippy::cast_precision_loss, reason = "bytes and rows stay below 2^53")]
@@ -146,6 +152,7 @@ impl Target {
             limit_name: kind.name().to_owned(),
             limit: measured.limit,
             ratio: measured.ratio(quantity, bytes),
+            cores: None,
         };
         Outcome { result, quantity, latency: measured.latency.clone() }
     }

@@ -18,6 +18,8 @@ use crate::{
 const AFTER_HELP: &str = "\
 Measures in slices, and between them what the machine can do without a parameter server; ratio is \
 this over that limit: p50 over the limit's time for operations of up to 4 KiB, rate over rate above.
+Times are less what reading the clock takes. Client and server are pinned to the first and the last
+core, which --json names, and the limit is measured between the same two.
 
   transport   up to 4 KiB               above
   shm         cross-core round trip     p += g (push), memcpy (pull), both (push-pull)
@@ -105,7 +107,12 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
             "a durability other than memory needs --data-dir DIR for the server's log",
         ));
     }
-    let (_servers, connection) = match &arguments.connect {
+    // The shard is on the last core, the client on the first: the limit is measured between them.
+    let last_core = allowed_cores()
+        .ok()
+        .filter(|cores| cores.len() > 1)
+        .and_then(|cores| cores.last().copied());
+    let (servers, connection) = match &arguments.connect {
         Some(address) => (None, arguments.by.connection(address)?),
         None => {
             let transports =
@@ -114,10 +121,7 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
                 transports: transports.collect(),
                 memory_bytes: arguments.memory,
                 data: arguments.data_dir.clone(),
-                core: allowed_cores()
-                    .ok()
-                    .filter(|cores| cores.len() > 1)
-                    .and_then(|cores| cores.last().copied()),
+                core: last_core,
                 ..ServerOptions::default()
             })
             .map_err(Failure::failed)?;
@@ -139,6 +143,7 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
             durability: arguments.durability,
         },
         arguments.data_dir.clone(),
+        last_core.filter(|_| servers.is_some()),
     )
     .map_err(super::table::remote)?;
     let slice = Duration::from_millis(arguments.slice_ms);

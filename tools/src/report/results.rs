@@ -18,7 +18,8 @@ pub struct BenchResult {
     pub dtype: String,
     /// Operations in flight.
     pub window: u32,
-    /// Median time from the call to the acknowledgement, in microseconds.
+    /// Median time from the call to the acknowledgement, in microseconds; what reading the clock
+    /// takes is taken off.
     pub p50_us: f64,
     /// 99th percentile of the same.
     pub p99_us: f64,
@@ -34,6 +35,9 @@ pub struct BenchResult {
     pub limit: f64,
     /// This result over the limit: rate over rate, or p50 over the limit's latency.
     pub ratio: f64,
+    /// The cores that client and server were pinned to, and between which the limit was measured;
+    /// `null` when there is one core, or the server was not started by the bench.
+    pub cores: Option<[usize; 2]>,
 }
 
 /// What `windlass train --json` prints.
@@ -90,10 +94,10 @@ mod tests {
         let bench: BenchResult = serde_json::from_value(json!({
             "op": "push", "transport": "shm", "rows": 1, "width": 1, "dtype": "f32", "window": 1,
             "p50_us": 1.0, "p99_us": 1.0, "p999_us": 1.0, "rows_per_s": 1.0, "bytes_per_s": 1.0,
-            "limit_name": "memcpy", "limit": 1.0, "ratio": 1.0,
+            "limit_name": "memcpy", "limit": 1.0, "ratio": 1.0, "cores": [0, 1],
         }))
         .unwrap();
-        assert_eq!(keys(bench).len(), 14);
+        assert_eq!(keys(bench).len(), 15);
         let train: TrainResult = serde_json::from_value(json!({
             "examples": 1, "examples_per_s": 1.0, "logloss": null, "auc": 0.5, "nonzero": 1,
             "bytes_pushed": 1, "bytes_pulled": 1, "skipped_lines": 0,

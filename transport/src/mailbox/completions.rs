@@ -40,11 +40,13 @@ impl CompletionWriter {
     /// How many more completions can be held. A message may only be taken on while this is more than
     /// what was taken on before and is not completed: with less the sender has broken its credits.
     #[must_use]
+    #[inline]
     pub fn room(&self) -> usize {
         self.slots as usize - (self.words.len() - self.posted_count)
     }
 
     /// Completes a message. Panics without room.
+    #[inline]
     pub fn complete(&mut self, number: u32, status: Status, detail: u32) {
         assert!(self.room() > 0, "a sender has at most as many messages as slots");
         if self.words.len() == self.words.capacity() {
@@ -57,6 +59,7 @@ impl CompletionWriter {
 
     /// Whether completions wait to be posted.
     #[must_use]
+    #[inline]
     pub fn is_pending(&self) -> bool {
         !self.words.is_empty()
     }
@@ -67,7 +70,7 @@ impl CompletionWriter {
     pub fn post(&mut self, peer_sleep_epoch: u64, sender: &mut Sender) {
         while self.posted_count < self.words.len() && sender.room() > 1 {
             let words = &self.words[self.posted_count..];
-            let slot = words[0].number % self.slots;
+            let slot = words[0].number & (self.slots - 1);
             let run = words
                 .iter()
                 .take(WORDS_PER_WRITE.min((self.slots - slot) as usize))
@@ -98,6 +101,7 @@ impl CompletionWriter {
     }
 
     /// Wakes a peer that fell asleep after completions were posted without an immediate.
+    #[inline]
     pub fn wake_if_asleep(&mut self, peer_sleep_epoch: u64, sender: &mut Sender) {
         if peer_sleep_epoch == self.sleep_epoch_answered || !self.unanswered || sender.room() < 2 {
             return;
@@ -136,11 +140,21 @@ impl CompletionReader {
         Self { pages, slots }
     }
 
+    /// Whether message `number` has ended.
+    #[inline]
+    #[must_use]
+    pub fn is_complete(&self, number: u32) -> bool {
+        let slot = number & (self.slots - 1);
+        let word = self.pages.load_u64(RING_AT + u64::from(slot) * 8);
+        CompletionWord::number_of(word) == number
+    }
+
     /// How message `number` ended, once it has. A status that this version does not know counts as
     /// [`Status::Malformed`].
     #[must_use]
+    #[inline]
     pub fn completion_of(&self, number: u32) -> Option<CompletionWord> {
-        let slot = number % self.slots;
+        let slot = number & (self.slots - 1);
         let word = self.pages.load_u64(RING_AT + u64::from(slot) * 8);
         if CompletionWord::number_of(word) != number {
             return None;
@@ -151,6 +165,7 @@ impl CompletionReader {
 
     /// The server's sleep epoch.
     #[must_use]
+    #[inline]
     pub fn sleep_epoch(&self) -> u64 {
         self.pages.load_u64(SLEEP_EPOCH_AT)
     }

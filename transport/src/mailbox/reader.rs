@@ -43,7 +43,8 @@ pub struct Message {
 pub struct MailboxReader {
     pages: Pages,
     ring_len: u64,
-    position: u64,
+    /// Offset in the ring of the next commit word.
+    at: u64,
     expected: u32,
 }
 
@@ -55,11 +56,12 @@ impl MailboxReader {
             pages.contains(RING_AT, u64::from(ring_len)),
             "the region is shorter than its ring"
         );
-        Self { pages, ring_len: u64::from(ring_len), position: 0, expected: 1 }
+        Self { pages, ring_len: u64::from(ring_len), at: 0, expected: 1 }
     }
 
     /// The mailbox's memory.
     #[must_use]
+    #[inline]
     pub fn pages(&self) -> &Pages {
         &self.pages
     }
@@ -81,8 +83,9 @@ impl MailboxReader {
     ///
     /// # Errors
     /// When the bytes make no sense.
+    #[inline]
     pub fn peek(&self) -> Result<Option<Message>, MailboxError> {
-        let at = self.position % self.ring_len;
+        let at = self.at;
         match self.commit_word(at)? {
             None => Ok(None),
             Some(WRAP) if at == 0 => Err(MailboxError::Wrap),
@@ -96,23 +99,33 @@ impl MailboxReader {
         }
     }
 
+    /// Whether something may be there: a look without a check. False positives are possible, and so
+    /// are false negatives for bytes that make no sense; [`MailboxReader::peek`] finds those.
+    #[inline]
+    #[must_use]
+    pub fn looks_ready(&self) -> bool {
+        let word = self.pages.load_u64(RING_AT + self.at);
+        word >> 32 == u64::from(self.expected)
+    }
+
     /// Goes past a message that was peeked at.
+    #[inline]
     pub fn advance(&mut self, message: &Message) {
         assert_eq!(message.number, self.expected, "only the next message can be passed");
-        let at = message.offset - RING_AT - 8;
-        let from = self.position % self.ring_len;
-        let skipped = if at < from { self.ring_len - from } else { 0 };
-        self.position += skipped + footprint(u64::from(message.len));
+        let behind = message.offset - RING_AT - 8 + footprint(u64::from(message.len));
+        self.at = if behind == self.ring_len { 0 } else { behind };
         self.expected = self.expected.wrapping_add(1);
     }
 
     /// The writer's sleep epoch.
     #[must_use]
+    #[inline]
     pub fn sleep_epoch(&self) -> u64 {
         self.pages.load_u64(SLEEP_EPOCH_AT)
     }
 
     /// Length in the commit word at `at`, if it is the expected one.
+    #[inline]
     fn commit_word(&self, at: u64) -> Result<Option<u32>, MailboxError> {
         let word = self.pages.load_u64(RING_AT + at);
         if word == 0 {
@@ -139,10 +152,11 @@ impl MailboxReader {
     /// Sets where and which the next message is.
     #[cfg(test)]
     pub(super) fn expect_for_test(&mut self, position: u64, expected: u32) {
-        self.position = position;
+        self.at = position % self.ring_len;
         self.expected = expected;
     }
 
+    #[inline]
     fn message(&self, len: u32, at: u64) -> Result<Message, MailboxError> {
         if len == 0 || at + footprint(u64::from(len)) > self.ring_len {
             return Err(MailboxError::Length { len, offset: at });

@@ -34,18 +34,21 @@ impl Sender {
 
     /// The queue pair.
     #[must_use]
+    #[inline]
     pub fn queue_pair(&self) -> QueuePairId {
         self.queue_pair
     }
 
     /// How many more requests it can hold.
     #[must_use]
+    #[inline]
     pub fn room(&self) -> usize {
         self.batch.room()
     }
 
     /// Whether nothing waits to be posted.
     #[must_use]
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.batch.is_empty()
     }
@@ -57,6 +60,7 @@ impl Sender {
     }
 
     /// Adds a request whose success nobody waits for. Panics without room.
+    #[inline]
     pub fn push(&mut self, operation: Operation) {
         self.unsignaled_count += 1;
         let signaled = self.unsignaled_count >= self.signal_every;
@@ -73,6 +77,7 @@ impl Sender {
     ///
     /// # Errors
     /// When the queue pair has failed or the next request can never be posted.
+    #[inline]
     pub fn flush(&mut self, transport: &mut dyn Transport) -> Result<(), PostError> {
         if self.batch.is_empty() {
             return Ok(());
@@ -91,6 +96,7 @@ impl Sender {
         assert!(post(&mut self.batch).is_ok());
     }
 
+    #[inline]
     fn push_request(&mut self, request: SendRequest) {
         if request.signaled {
             self.unsignaled_count = 0;

@@ -3,7 +3,9 @@
 
 use std::collections::VecDeque;
 
-use super::{RING_AT, SLEEP_EPOCH_AT, Sender, WAKE_IMMEDIATE, WRAP, commit_word, footprint};
+use super::{
+    HOT_LEN, RING_AT, SLEEP_EPOCH_AT, Sender, WAKE_IMMEDIATE, WRAP, commit_word, footprint,
+};
 use crate::fabric::{
     INLINE_LEN_MAX, InlineBytes, MemoryRegion, Operation, RemoteRegion, ScatterList,
 };
@@ -23,6 +25,8 @@ pub struct MailboxWriter {
     /// Bytes ever used and ever released; their difference is what is in use.
     tail: u64,
     head: u64,
+    /// Offset in the ring that `tail` is.
+    at: u64,
     next_number: u32,
     /// Message number and `tail` behind it, oldest first.
     in_flight: VecDeque<(u32, u64, bool)>,
@@ -50,6 +54,7 @@ impl MailboxWriter {
             ring_len: u64::from(ring_len),
             tail: 0,
             head: 0,
+            at: 0,
             next_number: 1,
             in_flight: VecDeque::with_capacity(in_flight_max as usize),
             in_flight_max: in_flight_max as usize,
@@ -86,12 +91,14 @@ impl MailboxWriter {
         if self.in_flight.len() == self.in_flight_max || sender.room() < 3 {
             return Err(MailboxFull);
         }
-        let at = self.tail % self.ring_len;
-        let wraps = at + footprint(len) > self.ring_len;
-        let skipped = if wraps { self.ring_len - at } else { 0 };
+        let mut at = self.at;
         // Eight more: the payload also clears the commit word behind it.
-        let needed = skipped + footprint(len) + 8;
-        if self.tail + needed - self.head > self.ring_len {
+        let needed = footprint(len) + 8;
+        let room = self.ring_len - (self.tail - self.head);
+        let rest = self.ring_len - at;
+        let wraps = footprint(len) > rest || (at >= HOT_LEN && rest + needed <= room);
+        let skipped = if wraps { rest } else { 0 };
+        if skipped + needed > room {
             return Err(MailboxFull);
         }
         let number = self.next_number;
@@ -100,8 +107,8 @@ impl MailboxWriter {
             let remote = self.remote.at(RING_AT + at);
             sender.push(Operation::WriteInline { bytes: word, remote });
             self.tail += skipped;
+            at = 0;
         }
-        let at = self.tail % self.ring_len;
         self.write_payload(at, len, parts, sender);
         #[expect(clippy::cast_possible_truncation, reason = "below ring_len, a u32")]
         let word = InlineBytes::word(commit_word(number, len as u32));
@@ -112,12 +119,15 @@ impl MailboxWriter {
             Operation::WriteInline { bytes: word, remote }
         });
         self.tail += footprint(len);
+        let behind = at + footprint(len);
+        self.at = if behind == self.ring_len { 0 } else { behind };
         self.next_number = number.wrapping_add(1);
         self.in_flight.push_back((number, self.tail, false));
         Ok(number)
     }
 
     /// The peer has completed a message: its room is free once all before it are.
+    #[inline]
     pub fn release(&mut self, number: u32) {
         let Some((first, _, _)) = self.in_flight.front() else { return };
         let index = number.wrapping_sub(*first) as usize;

@@ -115,6 +115,7 @@ impl Shm {
                 message_len_max: MESSAGE_LEN_MAX,
                 reads_in_order: false,
                 writes_wake: false,
+                lands_unpolled: true,
                 shares_foreign_memory: false,
             },
             host: Host::here(),

@@ -146,6 +146,7 @@ impl Tcp {
                 message_len_max: MESSAGE_LEN_MAX,
                 reads_in_order: true,
                 writes_wake: true,
+                lands_unpolled: false,
                 shares_foreign_memory: true,
             },
             options,

@@ -92,6 +92,7 @@ impl VerbsTransport {
             // The bus may reorder what a card fetches; the software device copies in order.
             reads_in_order: config.reads_in_order.unwrap_or_else(|| device.is_software()),
             writes_wake: false,
+            lands_unpolled: true,
             shares_foreign_memory: true,
         };
         Ok(Self {

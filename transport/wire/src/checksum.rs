@@ -9,12 +9,14 @@ pub struct Checksum(pub u32);
 impl Checksum {
     /// The checksum of `bytes`.
     #[must_use]
+    #[inline]
     pub fn of(bytes: &[u8]) -> Self {
         Self(crc32c::crc32c(bytes))
     }
 
     /// The checksum of the bytes this one covers followed by `bytes`.
     #[must_use]
+    #[inline]
     pub fn append(self, bytes: &[u8]) -> Self {
         Self(crc32c::crc32c_append(self.0, bytes))
     }

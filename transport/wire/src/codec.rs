@@ -69,6 +69,7 @@ pub struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Reads `bytes` from their start.
     #[must_use]
+    #[inline]
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { bytes }
     }
@@ -83,6 +84,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// When fewer are left.
+    #[inline]
     pub fn take(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
         let Some((front, rest)) = self.bytes.split_at_checked(len) else {
             return Err(DecodeError::Truncated { missing: len - self.bytes.len() });
@@ -95,6 +97,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// When fewer are left.
+    #[inline]
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
         let mut array = [0; N];
         array.copy_from_slice(self.take(N)?);
@@ -105,6 +108,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// When something is.
+    #[inline]
     pub fn finish(self) -> Result<(), DecodeError> {
         match self.bytes.len() {
             0 => Ok(()),

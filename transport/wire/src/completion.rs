@@ -88,6 +88,7 @@ impl Status {
 
     /// The status with this number, or `None`.
     #[must_use]
+    #[inline]
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number)).copied()
     }
@@ -143,6 +144,7 @@ pub const DETAIL_MAX: u32 = (1 << 24) - 1;
 impl CompletionWord {
     /// The word.
     #[must_use]
+    #[inline]
     pub fn encode(self) -> u64 {
         u64::from(self.status as u8)
             | u64::from(self.detail.min(DETAIL_MAX)) << 8
@@ -158,6 +160,7 @@ impl CompletionWord {
     /// The completion in a word, or `None` for a status this version does not know.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "the fields are cut out by shifts")]
+    #[inline]
     pub fn decode(word: u64) -> Option<Self> {
         let status = Status::from_number(word as u8)?;
         let detail = word as u32 >> 8;

@@ -31,6 +31,7 @@ impl DataType {
 
     /// Size of one value in bytes.
     #[must_use]
+    #[inline]
     pub const fn size(self) -> usize {
         match self {
             Self::I8 => 1,
@@ -48,6 +49,7 @@ impl DataType {
 
     /// The type with this number, or `None`.
     #[must_use]
+    #[inline]
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number)).copied()
     }

@@ -74,6 +74,7 @@ id! {
 impl Sequence {
     /// The sequence after this one.
     #[must_use]
+    #[inline]
     pub fn next(self) -> Self {
         Self(self.0 + 1)
     }
@@ -107,6 +108,7 @@ pub struct RowRange {
 impl RowRange {
     /// Rows `start..end`. Panics when `start > end`: ranges made from foreign bytes are checked first.
     #[must_use]
+    #[inline]
     pub fn new(start: u64, end: u64) -> Self {
         assert!(start <= end, "row range {start}..{end} is reversed");
         Self { start, end }
@@ -114,12 +116,14 @@ impl RowRange {
 
     /// Number of rows.
     #[must_use]
+    #[inline]
     pub fn count(self) -> u64 {
         self.end - self.start
     }
 
     /// Whether there is no row.
     #[must_use]
+    #[inline]
     pub fn is_empty(self) -> bool {
         self.start == self.end
     }

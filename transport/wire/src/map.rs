@@ -99,6 +99,7 @@ impl ClusterMap {
 
     /// The head of a partition's chain, which takes its pushes.
     #[must_use]
+    #[inline]
     pub fn head(&self, partition: PartitionId) -> Option<ServerId> {
         self.chains.get(partition.0 as usize)?.servers.first().copied()
     }
@@ -113,6 +114,7 @@ impl ClusterMap {
 /// The shard of a server that owns a partition there.
 #[must_use]
 #[expect(clippy::cast_possible_truncation, reason = "the remainder is below a u16")]
+#[inline]
 pub fn shard_of(partition: PartitionId, shard_count: u16) -> ShardId {
     ShardId((partition.0 % u32::from(shard_count.max(1))) as u16)
 }
@@ -147,6 +149,7 @@ impl Layout {
     /// The partition that holds a row or key.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "the mask is below 2^32")]
+    #[inline]
     pub fn partition_of(&self, key: u64) -> PartitionId {
         let index = match self.kind {
             TableKind::Dense { .. } => (key / self.rows_per_partition) as u32,
@@ -158,6 +161,7 @@ impl Layout {
     /// The rows of a dense table that a partition holds; empty for sparse tables and for
     /// partitions past the table's end.
     #[must_use]
+    #[inline]
     pub fn rows_of(&self, partition: PartitionId) -> RowRange {
         let TableKind::Dense { rows } = self.kind else { return RowRange::default() };
         let index = partition.0.wrapping_sub(self.rotation) & self.partition_mask;
@@ -174,6 +178,7 @@ impl Layout {
 
 /// A bijective mixer of 64 bits (the finalizer of SplitMix64): spreads keys that count up.
 #[must_use]
+#[inline]
 pub const fn mix(key: u64) -> u64 {
     let mut mixed = key.wrapping_add(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -48,6 +48,7 @@ pub enum RequestKind {
 }
 
 impl RequestKind {
+    #[inline]
     fn from_number(number: u8) -> Result<Self, DecodeError> {
         Ok(match number {
             1 => Self::Push,
@@ -66,12 +67,14 @@ impl RequestKind {
 
     /// Whether it carries values.
     #[must_use]
+    #[inline]
     pub fn pushes(self) -> bool {
         matches!(self, Self::Push | Self::PushPull)
     }
 
     /// Whether it returns rows.
     #[must_use]
+    #[inline]
     pub fn pulls(self) -> bool {
         matches!(self, Self::Pull | Self::PushPull)
     }
@@ -150,12 +153,14 @@ impl RequestHeader {
 
     /// Bytes of values this request pushes or pulls.
     #[must_use]
+    #[inline]
     pub fn values_len(&self) -> u64 {
         u64::from(self.row_count) * u64::from(self.width) * self.dtype.size() as u64
     }
 
     /// Bytes of keys in the body.
     #[must_use]
+    #[inline]
     pub fn keys_len(&self) -> u64 {
         match self.rows {
             Rows::Range { .. } => 0,
@@ -165,18 +170,21 @@ impl RequestHeader {
 
     /// Bytes of values in the body.
     #[must_use]
+    #[inline]
     pub fn inline_values_len(&self) -> u64 {
         if self.kind.pushes() && self.values.is_none() { self.values_len() } else { 0 }
     }
 
     /// Bytes of the body: keys, then values.
     #[must_use]
+    #[inline]
     pub fn body_len(&self) -> u64 {
         self.keys_len() + self.inline_values_len()
     }
 
     /// The header with a zero checksum: [`RequestHeader::seal`] puts it in once the body is known.
     #[must_use]
+    #[inline]
     pub fn encode(&self) -> [u8; Self::LEN] {
         let mut flags = 0;
         let mut first_row = 0;
@@ -212,6 +220,7 @@ impl RequestHeader {
     }
 
     /// Puts the checksum of header and body into an encoded header.
+    #[inline]
     pub fn seal(header: &mut [u8; Self::LEN], body: Checksum) {
         header[CHECKSUM_AT..CHECKSUM_AT + 4].fill(0);
         let checksum = body.append(header);
@@ -325,6 +334,7 @@ impl RequestHeader {
     ///
     /// # Errors
     /// When they do not match.
+    #[inline]
     pub fn verify(bytes: &[u8; Self::LEN], body: Checksum) -> Result<(), DecodeError> {
         let mut sealed = *bytes;
         sealed[CHECKSUM_AT..CHECKSUM_AT + 4].fill(0);

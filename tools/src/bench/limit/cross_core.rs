@@ -8,9 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::pin::Pinned;
+use super::{median, pin::Pinned};
 
-const ROUNDS_PER_LOOK: u64 = 1000;
+/// Round trips timed as one: the clock costs a good part of one.
+const ROUNDS_PER_BATCH: u64 = 100;
 /// A peer that shares our core answers only when it is scheduled: give way after this many turns.
 const SPINS_BEFORE_YIELD: u32 = 10_000;
 const END: u64 = u64::MAX;
@@ -19,8 +20,9 @@ const END: u64 = u64::MAX;
 #[repr(align(128))]
 struct Line(AtomicU64);
 
-/// Microseconds of one round trip between the first and the last of some cores, over about `time`.
-#[expect(clippy::cast_precision_loss, reason = "rounds of a few seconds")]
+/// Microseconds of one round trip between the first and the last of some cores: the median batch
+/// over about `time`, so that neither side being descheduled now and then moves it.
+#[expect(clippy::cast_precision_loss, reason = "a small constant")]
 pub(super) fn round_trip_us(cores: &[usize], time: Duration) -> io::Result<f64> {
     let (Some(&here), Some(&there)) = (cores.first(), cores.last()) else {
         return Err(io::Error::other("there is no core to run on"));
@@ -40,28 +42,31 @@ pub(super) fn round_trip_us(cores: &[usize], time: Duration) -> io::Result<f64> 
             }
         });
         let measured = Pinned::to(here).map(|_pinned| {
-            let mut round = 0;
+            // The first round trip, unless the peer could not be pinned and has ended.
+            let mut round = 1;
+            ping.0.store(round, Ordering::Release);
+            while pong.0.load(Ordering::Acquire) < round {
+                if peer.is_finished() {
+                    return 0.0;
+                }
+                thread::yield_now();
+            }
             let mut run = || {
-                for _ in 0..ROUNDS_PER_LOOK {
+                for _ in 0..ROUNDS_PER_BATCH {
                     round += 1;
                     ping.0.store(round, Ordering::Release);
-                    if peer.is_finished() {
-                        return;
-                    }
                     wait_for(&pong.0, round);
                 }
             };
             run();
             let start = Instant::now();
-            let mut rounds = 0;
-            loop {
+            let mut batches = Vec::new();
+            while batches.is_empty() || start.elapsed() < time {
+                let batch = Instant::now();
                 run();
-                rounds += ROUNDS_PER_LOOK;
-                let elapsed = start.elapsed();
-                if elapsed >= time {
-                    return elapsed.as_secs_f64() * 1e6 / rounds as f64;
-                }
+                batches.push(batch.elapsed().as_secs_f64() * 1e6 / ROUNDS_PER_BATCH as f64);
             }
+            median(&batches)
         });
         ping.0.store(END, Ordering::Release);
         peer.join().unwrap_or_else(|_| Err(io::Error::other("the peer thread ended early")))?;

@@ -27,6 +27,10 @@ pub const INLINE_LEN_MAX: u64 = 256 << 10;
 /// Messages a shard takes from one session in one turn.
 pub const SESSION_MESSAGES_PER_TURN: usize = 64;
 
+/// Times a shard looks again at a message that came in one write and makes no sense. Its bytes are
+/// all there within a microsecond of its last word, which takes fewer looks than this.
+pub const DOUBTS_MAX: u32 = 256;
+
 /// Bytes of messages a shard copies out of mailboxes in one turn.
 pub const TURN_BYTES_MAX: u64 = 4 << 20;
 

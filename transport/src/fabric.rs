@@ -410,6 +410,9 @@ pub struct Capabilities {
     /// Whether writes of peers land in memory while this side neither polls nor waits: who waits
     /// for one may look at the memory alone.
     pub lands_unpolled: bool,
+    /// Whether a request costs more than the bytes of a short message: a mailbox then takes one
+    /// write for what it otherwise orders by two.
+    pub prefers_one_write: bool,
     /// Whether a region over memory that was not allocated by [`Pages::allocate`] can be shared
     /// with peers. Always possible as local side.
     pub shares_foreign_memory: bool,

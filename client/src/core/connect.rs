@@ -235,13 +235,15 @@ impl Core {
             len: mailbox.len,
         };
         let outstanding_max = transport.capabilities().outstanding_max;
+        let one_write = transport.capabilities().prefers_one_write;
+        let writer = MailboxWriter::new(mirror, remote, ring_len, COMPLETION_SLOTS);
         Ok(Link {
             server: server.id,
             server_at,
             shard,
             transport: at,
             queue_pair,
-            writer: MailboxWriter::new(mirror, remote, ring_len, COMPLETION_SLOTS),
+            writer: writer.in_one_write(one_write),
             completions: CompletionReader::new(reply, COMPLETION_SLOTS),
             sender: Sender::new(queue_pair, outstanding_max),
             in_flight: VecDeque::with_capacity(COMPLETION_SLOTS as usize),

@@ -270,6 +270,7 @@ impl Shard {
             shared: Vec::new(),
             sleep_epoch: 0,
             active: true,
+            doubts: 0,
             failed: false,
         });
         self.by_session.insert(session, slot);

@@ -9,7 +9,7 @@ use super::{
     work::{Values, Work},
 };
 use crate::limits::{
-    FETCHES_MAX, INLINE_LEN_MAX, SESSION_MESSAGES_PER_TURN, TURN_REFERENCED_BYTES_MAX,
+    DOUBTS_MAX, FETCHES_MAX, INLINE_LEN_MAX, SESSION_MESSAGES_PER_TURN, TURN_REFERENCED_BYTES_MAX,
 };
 
 /// What came of looking at one message.
@@ -84,12 +84,12 @@ impl Shard {
         let pages = mailbox.reader.pages().clone();
         let body_len = u64::from(message.len).checked_sub(RequestHeader::LEN as u64);
         let Some(body_len) = body_len.filter(|len| *len <= INLINE_LEN_MAX) else {
-            return self.refuse(slot, message.number, Status::Malformed);
+            return self.refuse(slot, &message, Status::Malformed);
         };
         let mut bytes = [0_u8; RequestHeader::LEN];
         pages.read(message.offset, &mut bytes);
         let Ok(header) = RequestHeader::decode(&bytes, body_len) else {
-            return self.refuse(slot, message.number, Status::Malformed);
+            return self.refuse(slot, &message, Status::Malformed);
         };
 
         // A session's pushes come before its pulls within a turn, so that a pull sees them.
@@ -109,7 +109,7 @@ impl Shard {
         }
 
         let mut body_at = message.offset + RequestHeader::LEN as u64;
-        let keys_at = self.turn.keys.len();
+        let (keys_at, values_before) = (self.turn.keys.len(), self.turn.values_mark());
         let mut checksum = Checksum::default();
         if header.keys_len() > 0 {
             self.turn.keys.resize(keys_at + header.row_count as usize, 0);
@@ -129,8 +129,10 @@ impl Shard {
         }
         if RequestHeader::verify(&bytes, checksum).is_err() {
             self.turn.keys.truncate(keys_at);
-            return self.refuse(slot, message.number, Status::Checksum);
+            self.turn.give_values_back(values_before);
+            return self.refuse(slot, &message, Status::Checksum);
         }
+        session.doubts = 0;
         if let Some(place) = header.values {
             let len = header.values_len();
             let view = if parked_count == 0 {
@@ -167,8 +169,17 @@ impl Shard {
         Admitted::Taken
     }
 
-    fn refuse(&mut self, slot: usize, number: u32, status: Status) -> Admitted {
-        self.complete(slot, number, status, 0);
+    /// Completes a message that makes no sense. One that came in one write is looked at again for a
+    /// while first: some of it may still be on its way.
+    fn refuse(&mut self, slot: usize, message: &Message, status: Status) -> Admitted {
+        if let Some(session) = &mut self.sessions[slot] {
+            if message.one_write && session.doubts < DOUBTS_MAX {
+                session.doubts += 1;
+                return Admitted::Left;
+            }
+            session.doubts = 0;
+        }
+        self.complete(slot, message.number, status, 0);
         Admitted::Taken
     }
 }

@@ -82,6 +82,8 @@ pub(super) struct ShardSession {
     pub(super) sleep_epoch: u64,
     /// Whether it was heard since it was last told of a sleep.
     pub(super) active: bool,
+    /// Times its next message made no sense and was left for later.
+    pub(super) doubts: u32,
     /// Whether it broke the protocol or its queue pair failed.
     pub(super) failed: bool,
 }

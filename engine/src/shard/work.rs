@@ -90,6 +90,16 @@ impl Turn {
         (at * 8, &mut bytemuck::cast_slice_mut(words)[..len])
     }
 
+    /// How much room inline values take so far.
+    pub(super) fn values_mark(&self) -> usize {
+        self.values_used
+    }
+
+    /// Takes back what was reserved since the mark was read.
+    pub(super) fn give_values_back(&mut self, mark: usize) {
+        self.values_used = mark;
+    }
+
     /// Pointer to inline values. Stays valid until the turn is cleared: the arena never grows.
     pub(super) fn values_at(&self, at: usize) -> *const u8 {
         self.values.as_ptr().cast::<u8>().wrapping_add(at)

@@ -24,6 +24,14 @@
 //! payload. Because every payload clears the commit word behind it, nothing left from an earlier
 //! lap can be taken for a message; offset 0 always holds a commit word and is told by its number.
 //! A length of [`WRAP`] says that the next message is at offset 0.
+//!
+//! Where a request costs more than a few bytes ([`Capabilities::prefers_one_write`]), commit word
+//! and payload travel in one write: bit 31 of the length says so, and the next commit word is then
+//! not zero but this message's number with length 0. The message is there when both words are; and
+//! because no device has to place the bytes of one write in order, the receiver also keeps looking
+//! while the checksum in the payload does not match, before it calls the message malformed.
+//!
+//! [`Capabilities::prefers_one_write`]: crate::fabric::Capabilities::prefers_one_write
 
 mod completions;
 mod reader;
@@ -53,11 +61,20 @@ pub const WRAP: u32 = u32::MAX;
 /// caches of both sides.
 const HOT_LEN: u64 = 16 << 10;
 
+/// The bit of a commit word's length that says that word and payload came in one write.
+const ONE_WRITE: u32 = 1 << 31;
+
+/// Longest payload that comes in one write: its receiver may look at it many times, and for longer
+/// ones a second request does not matter.
+const ONE_WRITE_LEN_MAX: u64 = 8 << 10;
+
 /// Smallest ring.
 pub const RING_LEN_MIN: u32 = 4096;
 
 /// Largest ring.
 pub const RING_LEN_MAX: u32 = 256 << 20;
+
+const _: () = assert!(RING_LEN_MAX < ONE_WRITE, "no length has the bit");
 
 /// Most slots of a completion ring, and so most requests of one mailbox in flight.
 pub const COMPLETION_SLOTS_MAX: u32 = 4096;

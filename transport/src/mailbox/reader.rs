@@ -1,6 +1,6 @@
 //! The receiving side of a mailbox. Every byte of it is foreign.
 
-use super::{RING_AT, SLEEP_EPOCH_AT, WRAP, footprint};
+use super::{ONE_WRITE, ONE_WRITE_LEN_MAX, RING_AT, SLEEP_EPOCH_AT, WRAP, footprint};
 use crate::memory::Pages;
 
 /// What is wrong with a mailbox's bytes: the session that writes it has to end.
@@ -36,6 +36,9 @@ pub struct Message {
     pub offset: u64,
     /// Length of its payload.
     pub len: u32,
+    /// Whether it came in one write, so that a checksum that does not match may only say that
+    /// bytes are still on their way.
+    pub one_write: bool,
 }
 
 /// Reads one peer's mailbox.
@@ -93,9 +96,9 @@ impl MailboxReader {
             Some(WRAP) => match self.commit_word(0)? {
                 None => Ok(None),
                 Some(WRAP) => Err(MailboxError::Wrap),
-                Some(len) => self.message(len, 0).map(Some),
+                Some(len) => self.message(len, 0),
             },
-            Some(len) => self.message(len, at).map(Some),
+            Some(len) => self.message(len, at),
         }
     }
 
@@ -136,9 +139,16 @@ impl MailboxReader {
         if number == self.expected {
             return Ok(Some(len));
         }
-        // Software RDMA may place a word byte by byte, in ascending order, over the zeros that were
-        // there: the number comes last, and until it is whole nothing has arrived.
-        if (0..4).any(|bytes| number == self.expected & ((1 << (8 * bytes)) - 1)) {
+        // Software RDMA may place a word byte by byte, in ascending order, over the zeros or the
+        // message before that were there: the number comes last, and until it is whole nothing has
+        // arrived.
+        let previous = self.expected.wrapping_sub(1);
+        let is_partly_placed = (0..4).any(|bytes| {
+            let placed = (1 << (8 * bytes)) - 1;
+            let arrived = self.expected & placed;
+            number == arrived || number == arrived | previous & !placed
+        });
+        if is_partly_placed {
             return Ok(None);
         }
         // Only offset 0 may still hold the word of an earlier lap.
@@ -157,10 +167,23 @@ impl MailboxReader {
     }
 
     #[inline]
-    fn message(&self, len: u32, at: u64) -> Result<Message, MailboxError> {
-        if len == 0 || at + footprint(u64::from(len)) > self.ring_len {
+    fn message(&self, len: u32, at: u64) -> Result<Option<Message>, MailboxError> {
+        let one_write = len & ONE_WRITE != 0;
+        let len = len & !ONE_WRITE;
+        let behind = at + footprint(u64::from(len));
+        let leaves = behind + if one_write { 8 } else { 0 } > self.ring_len;
+        if len == 0 || leaves || (one_write && u64::from(len) > ONE_WRITE_LEN_MAX) {
             return Err(MailboxError::Length { len, offset: at });
         }
-        Ok(Message { number: self.expected, offset: RING_AT + at + 8, len })
+        if one_write {
+            // The last word of the write has this number, or the next message's already.
+            let last = self.pages.load_u64(RING_AT + behind) >> 32;
+            let next = self.expected.wrapping_add(1);
+            if last != u64::from(self.expected) && last != u64::from(next) {
+                return Ok(None);
+            }
+        }
+        let (number, offset) = (self.expected, RING_AT + at + 8);
+        Ok(Some(Message { number, offset, len, one_write }))
     }
 }

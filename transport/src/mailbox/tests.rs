@@ -74,7 +74,17 @@ fn setup(ring_len: u32, slots: u32) -> (MailboxWriter, MailboxReader, Sender, Lo
 
 #[test]
 fn messages_of_every_length_come_out_whole_and_in_order() {
-    let (mut writer, mut reader, mut sender, mut fabric) = setup(4096, 64);
+    come_out_whole(false);
+}
+
+#[test]
+fn messages_in_one_write_come_out_whole_and_in_order() {
+    come_out_whole(true);
+}
+
+fn come_out_whole(one_write: bool) {
+    let (writer, mut reader, mut sender, mut fabric) = setup(4096, 64);
+    let mut writer = writer.in_one_write(one_write);
     let mut random = 1_u64;
     let mut unread = std::collections::VecDeque::new();
     let (mut sent, mut received) = (0_u32, 0_u32);
@@ -120,6 +130,45 @@ fn a_message_is_not_seen_before_its_commit_word() {
         assert_eq!(reader.take_next().unwrap().unwrap().number, number);
         writer.release(number);
     }
+}
+
+#[test]
+fn a_message_in_one_write_is_seen_when_its_last_word_is_there() {
+    let (writer, mut reader, mut sender, fabric) = setup(4096, 64);
+    let mut writer = writer.in_one_write(true);
+    let mut requests_count = 0;
+    for round in 0..2000_u64 {
+        let len = 8 * (1 + round % 31);
+        let payload = vec![0xa5; usize::try_from(len).unwrap()];
+        let number = writer.write(&[&payload], false, &mut sender).unwrap();
+        for request in posted(&mut sender) {
+            requests_count += 1;
+            let (bytes, at) = match request.operation {
+                Operation::WriteInline { bytes, remote } => (bytes.as_slice().to_vec(), remote),
+                Operation::Write { local, remote } => {
+                    let slice = local.as_slice()[0];
+                    let mut bytes = vec![0; slice.len as usize];
+                    fabric.local.read(slice.offset, &mut bytes);
+                    (bytes, remote)
+                }
+                other => panic!("{other:?}"),
+            };
+            // Every byte but the last word's, which may be told from its first bytes on.
+            let last = bytes.len() - 8;
+            for (offset, byte) in (0_u64..).zip(&bytes[..last]) {
+                fabric.remote.write(at.address + offset, &[*byte]);
+                assert_eq!(reader.peek(), Ok(None), "round {round}, byte {offset}");
+            }
+            fabric.remote.write(at.address + last as u64, &bytes[last..]);
+        }
+        let message = reader.take_next().unwrap().unwrap();
+        assert_eq!((message.number, u64::from(message.len)), (number, len));
+        let mut bytes = vec![0; payload.len()];
+        fabric.remote.read(message.offset, &mut bytes);
+        assert_eq!(bytes, payload, "round {round}");
+        writer.release(number);
+    }
+    assert!(requests_count < 2200, "{requests_count} requests for 2000 messages");
 }
 
 #[test]

@@ -4,7 +4,8 @@
 use std::collections::VecDeque;
 
 use super::{
-    HOT_LEN, RING_AT, SLEEP_EPOCH_AT, Sender, WAKE_IMMEDIATE, WRAP, commit_word, footprint,
+    HOT_LEN, ONE_WRITE, ONE_WRITE_LEN_MAX, RING_AT, SLEEP_EPOCH_AT, Sender, WAKE_IMMEDIATE, WRAP,
+    commit_word, footprint,
 };
 use crate::fabric::{
     INLINE_LEN_MAX, InlineBytes, MemoryRegion, Operation, RemoteRegion, ScatterList,
@@ -31,6 +32,8 @@ pub struct MailboxWriter {
     /// Message number and `tail` behind it, oldest first.
     in_flight: VecDeque<(u32, u64, bool)>,
     in_flight_max: usize,
+    /// Whether commit word and payload travel together.
+    one_write: bool,
 }
 
 impl MailboxWriter {
@@ -58,7 +61,15 @@ impl MailboxWriter {
             next_number: 1,
             in_flight: VecDeque::with_capacity(in_flight_max as usize),
             in_flight_max: in_flight_max as usize,
+            one_write: false,
         }
+    }
+
+    /// The same, putting commit word and payload in one write or not: what
+    /// [`Capabilities::prefers_one_write`](crate::fabric::Capabilities::prefers_one_write) says.
+    #[must_use]
+    pub fn in_one_write(self, one_write: bool) -> Self {
+        Self { one_write, ..self }
     }
 
     /// Longest payload that always fits an empty ring.
@@ -109,15 +120,24 @@ impl MailboxWriter {
             self.tail += skipped;
             at = 0;
         }
-        self.write_payload(at, len, parts, sender);
         #[expect(clippy::cast_possible_truncation, reason = "below ring_len, a u32")]
-        let word = InlineBytes::word(commit_word(number, len as u32));
-        let remote = self.remote.at(RING_AT + at);
-        sender.push(if wake {
-            Operation::WriteWithImmediate { bytes: word, remote, immediate: WAKE_IMMEDIATE }
+        let word_len = len as u32;
+        let has_next = at + footprint(len) + 8 <= self.ring_len;
+        if self.one_write && len <= ONE_WRITE_LEN_MAX && has_next && !wake {
+            // Word, payload and the next word, which says that this is all.
+            let first = commit_word(number, word_len | ONE_WRITE);
+            let last = commit_word(number, 0);
+            self.write_span(at, Some(first), len, parts, Some(last), sender);
         } else {
-            Operation::WriteInline { bytes: word, remote }
-        });
+            self.write_span(at + 8, None, len, parts, has_next.then_some(0), sender);
+            let word = InlineBytes::word(commit_word(number, word_len));
+            let remote = self.remote.at(RING_AT + at);
+            sender.push(if wake {
+                Operation::WriteWithImmediate { bytes: word, remote, immediate: WAKE_IMMEDIATE }
+            } else {
+                Operation::WriteInline { bytes: word, remote }
+            });
+        }
         self.tail += footprint(len);
         let behind = at + footprint(len);
         self.at = if behind == self.ring_len { 0 } else { behind };
@@ -154,34 +174,63 @@ impl MailboxWriter {
         });
     }
 
-    /// Payload, padding and the cleared next commit word, in one write.
-    fn write_payload(&self, at: u64, len: u64, parts: &[&[u8]], sender: &mut Sender) {
-        let padded = len.next_multiple_of(8);
-        let clears_next = at + 8 + padded + 8 <= self.ring_len;
-        let total = padded + if clears_next { 8 } else { 0 };
-        let remote = self.remote.at(RING_AT + at + 8);
+    /// Writes, in one request, a payload with its padding, and the words before and behind it.
+    ///
+    /// The word behind lies where the next message's word will lie, in the mirror too: a device that
+    /// gathers late may send that one instead. It is of a message in one write, which its reader
+    /// believes only when it is there to its end.
+    fn write_span(
+        &self,
+        at: u64,
+        first: Option<u64>,
+        len: u64,
+        parts: &[&[u8]],
+        last: Option<u64>,
+        sender: &mut Sender,
+    ) {
+        let word_len = |word: Option<u64>| if word.is_some() { 8 } else { 0 };
+        let total = word_len(first) + len.next_multiple_of(8) + word_len(last);
+        let remote = self.remote.at(RING_AT + at);
         if total <= INLINE_LEN_MAX as u64 {
             let mut bytes = [0_u8; INLINE_LEN_MAX];
             let mut used = 0;
-            for part in parts {
+            let mut append = |part: &[u8]| {
                 bytes[used..used + part.len()].copy_from_slice(part);
                 used += part.len();
+            };
+            if let Some(word) = first {
+                append(&word.to_le_bytes());
+            }
+            for part in parts {
+                append(part);
             }
             #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_LEN_MAX")]
-            let bytes = InlineBytes::new(&bytes[..total as usize]);
+            let total = total as usize;
+            if let Some(word) = last {
+                bytes[total - 8..total].copy_from_slice(&word.to_le_bytes());
+            }
+            let bytes = InlineBytes::new(&bytes[..total]);
             sender.push(Operation::WriteInline { bytes, remote });
             return;
         }
-        let mut offset = at + 8;
+        let pages = &self.mirror.pages;
+        let mut offset = at;
+        if let Some(word) = first {
+            pages.store_u64(offset, word);
+            offset += 8;
+        }
         for part in parts {
-            self.mirror.pages.write(offset, part);
+            pages.write(offset, part);
             offset += part.len() as u64;
         }
-        #[expect(clippy::cast_possible_truncation, reason = "below 16")]
-        let zero_len = (at + 8 + total - offset) as usize;
-        self.mirror.pages.zero(offset, zero_len);
+        let padded = offset.next_multiple_of(8);
+        #[expect(clippy::cast_possible_truncation, reason = "below 8")]
+        pages.zero(offset, (padded - offset) as usize);
+        if let Some(word) = last {
+            pages.store_u64(padded, word);
+        }
         #[expect(clippy::cast_possible_truncation, reason = "below ring_len, a u32")]
-        let local = ScatterList::from(self.mirror.slice(at + 8, total as u32));
+        let local = ScatterList::from(self.mirror.slice(at, total as u32));
         sender.push(Operation::Write { local, remote });
     }
 }

@@ -116,6 +116,7 @@ impl Shm {
                 reads_in_order: false,
                 writes_wake: false,
                 lands_unpolled: true,
+                prefers_one_write: false,
                 shares_foreign_memory: false,
             },
             host: Host::here(),

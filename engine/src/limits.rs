@@ -82,6 +82,13 @@ pub const SLAB_ROWS_FIRST: u64 = 16;
 /// Bytes of a shard's log ring: what may wait for the disk before pushes wait too.
 pub const LOG_RING_LEN: usize = 64 << 20;
 
+/// Bytes of log that are kept before a checkpoint takes their place, however small the tables are.
+pub const LOG_KEPT_LEN: u64 = 256 << 20;
+
+/// Bytes of values as pushed from which a record takes no further push in: its sum may take twice as
+/// many, and has to fit a record.
+pub const RECORD_VALUES_MAX: u64 = 4 << 20;
+
 /// Bytes of sums a shard keeps when it aggregates the pushes of one turn.
 pub const AGGREGATE_LEN_MAX: usize = 16 << 20;
 

@@ -66,6 +66,84 @@ fn rows_and_state_come_back_after_a_restart() {
     }
 }
 
+/// Pushes that meet in a turn become one record: sums of half floats in `f32`, the last assignment,
+/// rows that overlap in part, as ranges and as keys.
+#[test]
+fn pushes_that_meet_are_recorded_as_one() {
+    let data = tempfile::tempdir().unwrap();
+    let mut expected = None;
+    for life in 0..3_u32 {
+        let client = client(data.path(), 2);
+        let rule = "assign".parse().unwrap();
+        let sync = |schema| kept(schema, Durability::Sync {});
+        let sums = client
+            .create_table::<f32>("sums", &sync(TableSchema::dense(f32::DTYPE, 400, 3)))
+            .unwrap();
+        let halves = client
+            .create_table::<half::bf16>("halves", &sync(TableSchema::sparse(half::bf16::DTYPE, 2)))
+            .unwrap();
+        let schema = TableSchema { rule, ..TableSchema::dense(i64::DTYPE, 300, 1) };
+        let last = client.create_table::<i64>("last", &sync(schema)).unwrap();
+        let state = || {
+            let every: Vec<u64> = (0..300).collect();
+            (all(&sums, &every), all(&halves, &every), all(&last, &every))
+        };
+        if let Some(expected) = &expected {
+            assert_eq!(&state(), expected, "life {life}");
+        }
+        let before = state();
+        std::thread::scope(|scope| {
+            for worker in 0..3_u64 {
+                let address = client.server().advertised().to_owned();
+                scope.spawn(move || {
+                    let client = Client::connect(&address).unwrap();
+                    let sums = client.open_table::<f32>("sums").unwrap();
+                    let halves = client.open_table::<half::bf16>("halves").unwrap();
+                    let keys: Vec<u64> = (0..50).map(|at| at * 6 + worker * 2 % 3).collect();
+                    let ones = vec![half::bf16::ONE; 100];
+                    let options = PushOptions::default();
+                    let mut pending = (Vec::new(), Vec::new());
+                    for round in 0..20 {
+                        let start = worker * 30 + round;
+                        let range = start..start + 200;
+                        pending.0.push(sums.push(range, &[1.0; 600], &options).unwrap());
+                        pending.0.push(sums.push(&keys, &[2.0; 150], &options).unwrap());
+                        pending.1.push(halves.push(&keys, &ones, &options).unwrap());
+                    }
+                    pending.0.into_iter().for_each(|push| push.wait().unwrap());
+                    pending.1.into_iter().for_each(|push| push.wait().unwrap());
+                });
+            }
+            let mut pending = Vec::new();
+            for round in 0..60_u64 {
+                let rows = round..round + 200;
+                let values = vec![i64::try_from(round).unwrap(); 200];
+                pending.push(last.push(rows, &values, &PushOptions::default()).unwrap());
+            }
+            pending.into_iter().for_each(|push| push.wait().unwrap());
+        });
+        let after = state();
+        for row in 0..300_u64 {
+            let at = usize::try_from(row).unwrap();
+            let (mut sum, mut half) = (before.0[at * 3], before.1[at * 2].to_f32());
+            for worker in 0..3_u64 {
+                let ranges = (0..20).map(|round| worker * 30 + round);
+                sum += ranges.filter(|start| (*start..start + 200).contains(&row)).count() as f32;
+                if row % 6 == worker * 2 % 3 {
+                    sum += 40.0;
+                    half += 20.0;
+                }
+            }
+            assert_eq!(after.0[at * 3..at * 3 + 3], [sum; 3], "row {row}, life {life}");
+            assert_eq!(after.1[at * 2].to_f32(), half, "row {row}, life {life}");
+            let newest = i64::try_from(row.min(59)).unwrap();
+            let newest = if row < 259 { newest } else { 0 };
+            assert_eq!(after.2[at], newest, "row {row}, life {life}");
+        }
+        expected = Some(after);
+    }
+}
+
 #[test]
 fn the_disk_has_to_be_there_for_tables_that_ask_for_it() {
     let client = Client::embedded().unwrap();

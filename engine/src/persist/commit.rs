@@ -64,7 +64,8 @@ impl<T> CommitQueue<T> {
         Self { waiting: VecDeque::with_capacity(capacity), capacity }
     }
 
-    /// Puts an acknowledgement behind the record that ends at a position. Positions never decrease.
+    /// Puts an acknowledgement behind the record that ends at a position, and behind all that are
+    /// there already: what was asked for last leaves last.
     ///
     /// # Errors
     /// Gives it back when the queue is full: poll the log, release, retry.
@@ -72,10 +73,7 @@ impl<T> CommitQueue<T> {
         if self.waiting.len() == self.capacity {
             return Err(acknowledgement);
         }
-        assert!(
-            self.waiting.back().is_none_or(|(last, _)| *last <= position),
-            "acknowledgements enter in log order"
-        );
+        let position = self.waiting.back().map_or(position, |(last, _)| position.max(*last));
         self.waiting.push_back((position, acknowledgement));
         Ok(())
     }
@@ -128,6 +126,12 @@ mod tests {
         queue.push(Position(64), "a").unwrap();
         queue.push(Position(128), "b").unwrap();
         assert_eq!(queue.push(Position(192), "c"), Err("c"));
+        let mut late = CommitQueue::new(2);
+        late.push(Position(128), "b").unwrap();
+        late.push(Position(64), "late").unwrap();
+        assert_eq!(late.release(Position(127)), None);
+        assert_eq!(late.release(Position(128)), Some("b"));
+        assert_eq!(late.release(Position(128)), Some("late"));
         assert_eq!(queue.release(Position(63)), None);
         assert_eq!(queue.release(Position(100)), Some("a"));
         assert_eq!(queue.release(Position(100)), None);

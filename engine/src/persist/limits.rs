@@ -7,8 +7,8 @@ pub const BLOCK_BYTES: usize = 4096;
 /// Size and alignment of a frame's header, and the alignment of deltas: one cache line, one vector.
 pub const FRAME_ALIGNMENT: usize = 64;
 
-/// Longest record. Longer pushes are split by the shard.
-pub const RECORD_BYTES_MAX: usize = 16 << 20;
+/// Longest record: the longest push, its keys and a margin for what it covers.
+pub const RECORD_BYTES_MAX: usize = 24 << 20;
 
 /// Most sessions one record covers.
 pub const COVERED_MAX: usize = 4096;
@@ -27,6 +27,10 @@ pub const PARTITION_NUMBER_MAX: u32 = 1 << 20;
 
 /// A batch that has grown to this is closed and written without waiting for the turn's end.
 pub const BATCH_BYTES_TARGET: usize = 1 << 20;
+
+/// Bytes from which a batch is written while another write is under way: from here on a write's
+/// time grows with its length, so that two overlap instead of sharing one flush.
+pub const OVERLAP_BYTES_MIN: u64 = 128 << 10;
 
 /// Most batches between closing and release of their write.
 pub const BATCHES_MAX: usize = 1024;

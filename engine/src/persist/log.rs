@@ -25,6 +25,7 @@ use super::{
 mod batch;
 mod chain;
 mod error;
+mod look;
 
 pub use error::{Full, ReserveError};
 
@@ -315,11 +316,10 @@ impl Log {
         if self.poison.is_some() {
             return;
         }
-        let slot_free = self.writes < self.writes_max;
         if let Some(batch) = self.batches.back()
             && !batch.ended
             && batch.filling == 0
-            && slot_free
+            && self.may_write(batch)
             && (batch.deadline.is_some_and(|deadline| deadline <= now)
                 || batch.length >= BATCH_BYTES_TARGET as u64)
         {
@@ -344,12 +344,8 @@ impl Log {
             self.end_batch();
         }
         self.submit(storage);
-    }
-
-    /// When [`Log::flush`] has to be called next at the latest, on the clock it is given.
-    #[must_use]
-    pub fn deadline(&self) -> Option<Duration> {
-        self.batches.back().filter(|batch| !batch.ended).and_then(|batch| batch.deadline)
+        // Whoever waits for room may be waiting for a segment.
+        self.segments.step_spares(storage);
     }
 
     /// Takes in a completion of this log's own. Called by whoever polls the storage.
@@ -446,30 +442,5 @@ impl Log {
             Some(batch) => (batch.position + batch.length, batch.active.sequence),
             None => (self.durable.0, self.active.map_or(self.previous.0, |active| active.sequence)),
         }
-    }
-
-    /// Bytes of ring in use, and in all.
-    #[must_use]
-    pub fn ring_use(&self) -> (u64, u64) {
-        (self.ring.used(), self.ring.capacity())
-    }
-
-    /// Whether more than half of the allowed segments hold records: time for a checkpoint.
-    #[must_use]
-    pub fn wants_checkpoint(&self) -> bool {
-        let used = self.segments.count() - self.segments.free_count();
-        used * 2 > self.segments.count_max()
-    }
-
-    /// Figures for metrics.
-    #[must_use]
-    pub fn statistics(&self) -> LogStatistics {
-        self.statistics
-    }
-
-    /// Whether everything sealed is on disk.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.batches.is_empty()
     }
 }

@@ -19,6 +19,7 @@ pub struct Persistence {
     pub log: Log,
     checkpointer: Checkpointer,
     completions: Vec<Completion>,
+    polled: bool,
 }
 
 impl Persistence {
@@ -37,7 +38,7 @@ impl Persistence {
         let log = Log::open(storage.as_mut(), log, ring, &recovered.tail)?;
         let last = recovered.manifest.clone();
         let checkpointer = Checkpointer::open(storage.as_mut(), checkpoint, last)?;
-        Ok(Self { storage, log, checkpointer, completions: Vec::with_capacity(64) })
+        Ok(Self { storage, log, checkpointer, completions: Vec::with_capacity(64), polled: false })
     }
 
     /// Once per turn, after sealing: writes what should be written now.
@@ -49,6 +50,7 @@ impl Persistence {
     /// releases acknowledgements.
     pub fn poll(&mut self) -> Position {
         self.storage.poll(&mut self.completions);
+        self.polled = !self.completions.is_empty();
         for completion in self.completions.drain(..) {
             match completion.token.owner() {
                 checkpoint::OWNER => self.checkpointer.complete(completion),
@@ -56,6 +58,12 @@ impl Persistence {
             }
         }
         self.log.durable()
+    }
+
+    /// Whether the last poll found anything. If so, there may be more to submit: do not sleep yet.
+    #[must_use]
+    pub fn has_polled(&self) -> bool {
+        self.polled
     }
 
     /// Begins a checkpoint: at the end of a turn, when every sealed record is applied.

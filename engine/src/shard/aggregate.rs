@@ -2,7 +2,7 @@
 //! sum: what makes rules that are not linear independent of how pushes fall into turns' order.
 #![allow(unsafe_code)]
 
-use windlass_wire::{RowRange, Rows};
+use windlass_wire::{RowRange, Rows, Status};
 
 use super::{
     Shard,
@@ -85,6 +85,10 @@ impl Shard {
             }
             if work.header.table != id {
                 self.aggregator.behind.push(work.session);
+                continue;
+            }
+            if self.check_order(at).is_err() {
+                self.close(at, Status::StaleEpoch, 0);
                 continue;
             }
             let outcome = self.add_to_sums(&mut table, at);

@@ -17,6 +17,7 @@ mod ids_hash;
 mod poll;
 mod pull;
 mod push;
+mod record;
 mod recover;
 mod session;
 mod staging;
@@ -80,6 +81,8 @@ pub struct Shard {
     durable: Option<Durable>,
     checkpoint_wanted: bool,
     aggregator: Aggregator,
+    gathered: record::Gathered,
+    outcomes: Vec<record::Outcome>,
     completions: Box<[Completion]>,
     statistics: ShardStatistics,
     idle_since: Option<Instant>,
@@ -152,6 +155,8 @@ impl Shard {
             durable: None,
             checkpoint_wanted: false,
             aggregator: Aggregator::new(),
+            gathered: record::Gathered::default(),
+            outcomes: Vec::new(),
             completions: vec![Completion::EMPTY; COMPLETIONS_PER_POLL].into_boxed_slice(),
             statistics: ShardStatistics::default(),
             idle_since: None,
@@ -184,7 +189,7 @@ impl Shard {
     fn turn_once(&mut self) -> bool {
         let polled = self.poll_transports();
         let worked = self.carry_out_messages();
-        let kept = self.turn_disk();
+        let kept = self.turn_disk(worked);
         let acknowledged = self.acknowledge();
         polled || worked || kept || acknowledged
     }

@@ -36,12 +36,7 @@ impl Shard {
             let work = &self.turn.works[at];
             let pushes = work.header.kind.pushes();
             if pushes && self.is_kept(work) {
-                let work = *work;
-                let outcome = self.push_kept(&work);
-                let outcome = outcome.map(|at_position| {
-                    self.turn.works[at].durable_at = at_position;
-                });
-                self.finish_push(at, outcome);
+                self.push_records(at);
             } else if pushes && work.header.sync {
                 self.close(at, Status::NotDurable, 0);
             } else if pushes && self.needs_sum(at) {
@@ -101,7 +96,7 @@ impl Shard {
     }
 
     /// Refuses a push behind one that was refused and will be sent again.
-    fn check_order(&mut self, at: usize) -> Result<(), Refusal> {
+    pub(super) fn check_order(&mut self, at: usize) -> Result<(), Refusal> {
         let work = &self.turn.works[at];
         let Some(session) = &mut self.sessions[work.session] else { return Ok(()) };
         if !session.refuses || !work.header.kind.pushes() {

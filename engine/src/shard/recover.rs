@@ -4,14 +4,14 @@
 use std::{path::Path, time::Instant};
 
 use windlass_wire::{
-    DataType, Durability, Incarnation, Lsn, PartitionId, RowRange, Sequence, SessionId,
-    map::shard_of,
+    Durability, Incarnation, Lsn, PartitionId, RowRange, Sequence, SessionId, map::shard_of,
 };
 
 use super::{
     Shard, chain,
     checkpoint::{ROWS, SESSION_LEN, SESSIONS},
     durable::{Durable, apply_key, apply_range, shard_directory},
+    record::kernel_of,
     session::{Applied, Detached},
     tables::{ShardTable, TableRows},
 };
@@ -193,7 +193,11 @@ impl Replay for ShardReplay<'_> {
         let Some(table) = self.shard.tables.get_mut(&id) else { return Ok(()) };
         let schema = &table.entry.schema;
         let row_len = usize::try_from(schema.row_len())?;
-        check_record(record, schema.dtype, row_len)?;
+        let Some(kernel) = kernel_of(table, record.dtype()) else {
+            return Err("the record's type is none of its table's".into());
+        };
+        let row_len = row_len / schema.dtype.size() * record.dtype().size();
+        check_record(record, row_len)?;
         let lsn = record.lsn();
         let delta = record.delta().as_ptr();
         if record.kind() == Kind::Rows {
@@ -205,7 +209,9 @@ impl Replay for ShardReplay<'_> {
                 let at = usize::try_from(piece_rows.start - rows.start)?;
                 // SAFETY: `check_record` found the values of all rows of the range in the delta, of
                 // the table's dtype; the delta is memory of the reader.
-                unsafe { apply_range(table, piece_rows, delta.wrapping_add(at * row_len)) };
+                unsafe {
+                    apply_range(table, &kernel, piece_rows, delta.wrapping_add(at * row_len))
+                };
             }
             return Ok(());
         }
@@ -228,7 +234,13 @@ impl Replay for ShardReplay<'_> {
             }
             // SAFETY: `check_record` found one row of values for each key in the delta.
             let done = unsafe {
-                apply_key(table, key, delta.wrapping_add(at * row_len), &mut self.shard.memory_left)
+                apply_key(
+                    table,
+                    &kernel,
+                    key,
+                    delta.wrapping_add(at * row_len),
+                    &mut self.shard.memory_left,
+                )
             };
             if !done {
                 return Err("no memory is left for rows: raise --memory".into());
@@ -258,12 +270,12 @@ impl ShardReplay<'_> {
 }
 
 /// Whether a record's rows and delta fit its table.
-fn check_record(record: &Record<'_>, dtype: DataType, row_len: usize) -> Result<(), Refusal> {
+fn check_record(record: &Record<'_>, row_len: usize) -> Result<(), Refusal> {
     let rows = match record.kind() {
         Kind::Rows => usize::try_from(record.rows().count())?,
         _ => record.keys().len(),
     };
-    let fits = record.dtype() == dtype && rows.checked_mul(row_len) == Some(record.delta().len());
+    let fits = rows.checked_mul(row_len) == Some(record.delta().len());
     if fits { Ok(()) } else { Err("the record does not fit its table's schema".into()) }
 }
 

@@ -5,13 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use windlass_transport::{QueuePairState, wait::wait_any};
+use windlass_transport::{QueuePairState, wait::wait_any_or};
 
-use super::{Shard, fetch::Outstanding};
+use super::{Shard, durable::Durable, fetch::Outstanding};
 use crate::limits::SLEEP_MS_MAX;
 
-/// Microseconds a shard spins for a write that is under way before it sleeps after all.
-const DISK_SPIN_US: u32 = 2000;
+/// Idle turns before a shard sleeps on a write that is under way: the kernel's worker that ends the
+/// write may need this very core.
+const TURNS_PER_WRITE: u32 = 4;
 
 /// Idle turns between looks at the clock.
 const TURNS_PER_CLOCK: u32 = 16;
@@ -27,14 +28,18 @@ impl Shard {
         if self.look_for_messages() {
             return;
         }
+        if self.is_writing() {
+            if self.idle_turns >= TURNS_PER_WRITE {
+                self.sleep();
+            }
+            return;
+        }
         if !self.idle_turns.is_multiple_of(TURNS_PER_CLOCK) {
             return;
         }
         let now = Instant::now();
         let since = *self.idle_since.get_or_insert(now);
-        // A write takes the disk some tens of microseconds: sleeping would cost more than it saves.
-        let patience = if self.is_writing() { DISK_SPIN_US } else { self.options.spin_us };
-        if now.duration_since(since) >= Duration::from_micros(u64::from(patience)) {
+        if now.duration_since(since) >= Duration::from_micros(u64::from(self.options.spin_us)) {
             self.sleep();
         }
     }
@@ -88,7 +93,8 @@ impl Shard {
         let until_disk = self.disk_deadline();
         let longest = until_disk.map_or(longest, |deadline| deadline.min(longest));
         let slept_at = Instant::now();
-        wait_any(&mut self.transports, longest);
+        let disk = self.durable.as_ref().and_then(Durable::wait_descriptor);
+        wait_any_or(&mut self.transports, disk, longest);
         let overslept = slept_at.elapsed() >= longest;
         self.idle_since = None;
         self.end_lost_sessions();

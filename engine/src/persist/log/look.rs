@@ -1,0 +1,66 @@
+//! What a log says of itself.
+
+use std::time::Duration;
+
+use super::{Log, LogStatistics, PendingBatch};
+use crate::persist::limits::OVERLAP_BYTES_MIN;
+
+impl Log {
+    /// When [`Log::flush`] has to be called next at the latest, on the clock it is given; `None` when
+    /// only a completion changes anything.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Duration> {
+        let open = self.batches.back().filter(|batch| !batch.ended && self.may_write(batch));
+        open.and_then(|batch| batch.deadline)
+    }
+
+    /// Bytes sealed that no write was begun for.
+    #[must_use]
+    pub fn open_bytes(&self) -> u64 {
+        self.batches.back().filter(|batch| !batch.ended).map_or(0, |batch| batch.length)
+    }
+
+    /// Whether a batch gains by being written now. A small one does not while another write is under
+    /// way: it would cost as much as that one and leave its followers waiting.
+    pub(super) fn may_write(&self, batch: &PendingBatch) -> bool {
+        self.writes == 0 || (self.writes < self.writes_max && batch.length >= OVERLAP_BYTES_MIN)
+    }
+
+    /// Bytes of ring in use, and in all.
+    #[must_use]
+    pub fn ring_use(&self) -> (u64, u64) {
+        (self.ring.used(), self.ring.capacity())
+    }
+
+    /// Whether more than half of the allowed segments hold records: time for a checkpoint.
+    #[must_use]
+    pub fn wants_checkpoint(&self) -> bool {
+        let used = self.segments.count() - self.segments.free_count();
+        used * 2 > self.segments.count_max()
+    }
+
+    /// Bytes of segments that a checkpoint would give back for new records.
+    #[must_use]
+    pub fn kept_bytes(&self) -> u64 {
+        let used = self.segments.count() - self.segments.free_count();
+        used as u64 * self.segments.file_bytes()
+    }
+
+    /// Figures for metrics.
+    #[must_use]
+    pub fn statistics(&self) -> LogStatistics {
+        self.statistics
+    }
+
+    /// Whether a write is under way.
+    #[must_use]
+    pub fn is_writing(&self) -> bool {
+        self.writes > 0
+    }
+
+    /// Whether everything sealed is on disk.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.batches.is_empty()
+    }
+}

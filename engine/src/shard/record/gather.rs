@@ -1,0 +1,233 @@
+//! Which rows of which pushes go into one record. Pushes of the same rows share their spans, so that
+//! the usual case, many workers pushing one range or one list of keys, sorts nothing.
+
+use windlass_wire::{Layout, PartitionId, RowRange, Rows, TableId};
+
+use crate::{limits::RECORD_VALUES_MAX, persist::record::Covered, shard::work::Work};
+
+/// Consecutive rows of a push in one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) partition: PartitionId,
+    /// Its first row, by row or key of the table.
+    pub(super) first: u64,
+    pub(super) count: u32,
+    /// Its first row, by row of the push.
+    pub(super) row: u32,
+    /// Which of the [`Gathered::leaders`] it is of.
+    pub(super) leader: u32,
+}
+
+/// A push that brings rows, and those after it that bring the very same rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Leader {
+    /// Index of its first member.
+    pub(super) first: usize,
+    /// Number of its members.
+    pub(super) count: usize,
+    /// The partition in hand when it was last looked at, and its members in [`Gathered::touched`].
+    pub(super) partition: Option<PartitionId>,
+    pub(super) touched: (usize, usize),
+}
+
+/// A push that touches the partition in hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Touched {
+    /// Its place among the members.
+    pub(super) place: usize,
+    /// Whether the partition does not hold it yet.
+    pub(super) fresh: bool,
+}
+
+/// Leaders that a push is compared with: what brings still other rows is its own leader.
+const COMPARED_MAX: usize = 8;
+
+/// The pushes of a turn to one table, by the rows they touch. Its memory is used again each turn.
+#[derive(Debug, Default)]
+pub(in crate::shard) struct Gathered {
+    /// Places in the turn's works; those of one leader beside each other, each in order of arrival.
+    pub(super) members: Vec<usize>,
+    pub(super) leaders: Vec<Leader>,
+    /// By partition, then by first row.
+    pub(super) spans: Vec<Span>,
+    /// Of the partition in hand: who touches it, whom its record covers, the spans that bring
+    /// anything new, and their union, ascending, no run adjacent to the next.
+    pub(super) touched: Vec<Touched>,
+    pub(super) covered: Vec<Covered>,
+    pub(super) kept: Vec<Span>,
+    pub(super) runs: Vec<RowRange>,
+    /// Members and their leaders in order of arrival, where that decides.
+    pub(super) order: Vec<(usize, u32)>,
+    /// Sessions with a push to another table that is not carried out yet.
+    behind: Vec<usize>,
+    picked: Vec<usize>,
+}
+
+impl Gathered {
+    /// Picks the push at `first` and later ones to the same table, keeping each session's pushes in
+    /// their order whatever their tables: duplicates are told by the highest sequence.
+    /// Sessions in `refused` have to send an earlier push again first.
+    pub(super) fn pick(
+        &mut self,
+        works: &[Work],
+        first: usize,
+        keys: &[u64],
+        refused: impl Iterator<Item = usize>,
+    ) {
+        let table: TableId = works[first].header.table;
+        self.behind.clear();
+        self.behind.extend(refused);
+        self.picked.clear();
+        let mut bytes = 0;
+        for (at, work) in works.iter().enumerate().skip(first) {
+            if work.closed || !work.header.kind.pushes() || self.behind.contains(&work.session) {
+                continue;
+            }
+            let len = work.header.values_len();
+            let fits = bytes == 0 || bytes + len <= RECORD_VALUES_MAX;
+            if work.header.table != table || !fits {
+                self.behind.push(work.session);
+                continue;
+            }
+            bytes += len;
+            self.picked.push(at);
+        }
+        self.group(works, keys);
+    }
+
+    /// Puts pushes of the same rows beside each other.
+    fn group(&mut self, works: &[Work], keys: &[u64]) {
+        self.members.clear();
+        self.leaders.clear();
+        let mut at = 0;
+        while at < self.picked.len() {
+            let lead = self.picked[at];
+            let first = self.members.len();
+            self.members.push(lead);
+            at += 1;
+            if self.leaders.len() < COMPARED_MAX {
+                let members = &mut self.members;
+                let rest = at;
+                let mut index = 0;
+                self.picked.retain(|work| {
+                    index += 1;
+                    let same = index > rest && same_rows(&works[lead], &works[*work], keys);
+                    if same {
+                        members.push(*work);
+                    }
+                    !same
+                });
+            }
+            let count = self.members.len() - first;
+            self.leaders.push(Leader { first, count, partition: None, touched: (0, 0) });
+        }
+    }
+
+    /// Cuts the leaders' rows at partitions and gaps.
+    pub(super) fn cut(&mut self, works: &[Work], keys: &[u64], layout: &Layout) {
+        self.spans.clear();
+        for (leader, group) in (0_u32..).zip(&self.leaders) {
+            let work = &works[self.members[group.first]];
+            match work.header.rows {
+                Rows::Range { first } => {
+                    let end = first + u64::from(work.header.row_count);
+                    cut_range(layout, RowRange::new(first, end), leader, &mut self.spans);
+                }
+                Rows::Keys => {
+                    cut_keys(layout, &keys[work.keys.0..work.keys.1], leader, &mut self.spans);
+                }
+            }
+        }
+        let order = |span: &Span| (span.partition, span.first, span.leader);
+        if !self.spans.is_sorted_by_key(order) {
+            self.spans.sort_unstable_by_key(order);
+        }
+    }
+
+    /// Keeps the spans whose leaders bring anything new to the partition in hand, and unites them;
+    /// returns the number of rows.
+    pub(super) fn unite(&mut self, spans: std::ops::Range<usize>) -> u64 {
+        self.kept.clear();
+        self.runs.clear();
+        for span in &self.spans[spans] {
+            let (from, to) = self.leaders[span.leader as usize].touched;
+            if !self.touched[from..to].iter().any(|entry| entry.fresh) {
+                continue;
+            }
+            self.kept.push(*span);
+            let end = span.first + u64::from(span.count);
+            match self.runs.last_mut() {
+                Some(run) if span.first <= run.end => run.end = run.end.max(end),
+                _ => self.runs.push(RowRange::new(span.first, end)),
+            }
+        }
+        self.runs.iter().map(|run| run.count()).sum()
+    }
+
+    /// The members of a leader that bring something new to the partition in hand.
+    pub(super) fn fresh_of(&self, leader: u32) -> impl Iterator<Item = usize> + '_ {
+        let (from, to) = self.leaders[leader as usize].touched;
+        let fresh = self.touched[from..to].iter().filter(|entry| entry.fresh);
+        fresh.map(|entry| self.members[entry.place])
+    }
+}
+
+fn same_rows(a: &Work, b: &Work, keys: &[u64]) -> bool {
+    a.header.rows == b.header.rows
+        && a.header.row_count == b.header.row_count
+        && keys[a.keys.0..a.keys.1] == keys[b.keys.0..b.keys.1]
+}
+
+fn cut_range(layout: &Layout, rows: RowRange, leader: u32, into: &mut Vec<Span>) {
+    let mut first = rows.start;
+    while first < rows.end {
+        let partition = layout.partition_of(first);
+        let end = rows.end.min(layout.rows_of(partition).end).max(first + 1);
+        into.push(span(partition, first, end - first, first - rows.start, leader));
+        first = end;
+    }
+}
+
+fn cut_keys(layout: &Layout, keys: &[u64], leader: u32, into: &mut Vec<Span>) {
+    for (row, key) in (0_u64..).zip(keys) {
+        let partition = layout.partition_of(*key);
+        if let Some(last) = into.last_mut()
+            && row > 0
+            && (last.leader, last.partition) == (leader, partition)
+            && last.first + u64::from(last.count) == *key
+            && u64::from(last.row + last.count) == row
+        {
+            last.count += 1;
+            continue;
+        }
+        into.push(span(partition, *key, 1, row, leader));
+    }
+}
+
+fn span(partition: PartitionId, first: u64, count: u64, row: u64, leader: u32) -> Span {
+    let short = |value| u32::try_from(value).unwrap_or_else(|_| unreachable!("at most ROWS_MAX"));
+    Span { partition, first, count: short(count), row: short(row), leader }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_the_union_of_what_is_new() {
+        let span =
+            |leader, first, count| Span { partition: PartitionId(0), first, count, row: 0, leader };
+        let leader = |touched| Leader { first: 0, count: 1, partition: None, touched };
+        let mut gathered = Gathered {
+            spans: vec![span(0, 3, 4), span(1, 5, 1), span(0, 7, 2), span(2, 20, 1)],
+            leaders: vec![leader((0, 1)), leader((0, 1)), leader((0, 1))],
+            touched: vec![Touched { place: 0, fresh: true }, Touched { place: 0, fresh: false }],
+            ..Gathered::default()
+        };
+        assert_eq!(gathered.unite(0..4), 7);
+        assert_eq!(gathered.runs, [RowRange::new(3, 9), RowRange::new(20, 21)]);
+        gathered.leaders[2].touched = (1, 2);
+        assert_eq!(gathered.unite(0..4), 6);
+        assert_eq!(gathered.kept.len(), 3);
+    }
+}

@@ -1,0 +1,100 @@
+//! From pushes to records: what a turn brings to one table becomes one record for each partition it
+//! touches. The record holds the sum of the rows pushed, covers every push in it, and is applied
+//! from where it lies in the log, so that what is on disk, at a successor and in memory is the same.
+//!
+//! `gather` finds out which rows of which pushes meet, `write` fills and applies one record.
+
+mod gather;
+mod write;
+
+use windlass_wire::{PartitionId, Status};
+
+use super::{
+    Shard,
+    push::{Refusal, detail_of},
+    tables::TableRows,
+};
+use crate::persist::commit::Position;
+
+pub(super) use {gather::Gathered, write::kernel_of};
+
+/// What came of one push: the position of the log its acknowledgement waits for, if it does.
+pub(super) type Outcome = Result<Option<Position>, Refusal>;
+
+impl Shard {
+    /// Writes and applies this push and later ones of the turn to the same table.
+    pub(super) fn push_records(&mut self, first: usize) {
+        let Some(mut durable) = self.durable.take() else {
+            self.close(first, Status::NotDurable, 0);
+            return;
+        };
+        let mut gathered = std::mem::take(&mut self.gathered);
+        let id = self.turn.works[first].header.table;
+        let refused = (0..).zip(&self.sessions);
+        let refused =
+            refused.filter_map(|(slot, session)| session.as_ref()?.refuses.then_some(slot));
+        gathered.pick(&self.turn.works, first, &self.turn.keys, refused);
+        let mut outcomes = std::mem::take(&mut self.outcomes);
+        outcomes.clear();
+        for member in &gathered.members {
+            let made = self.make_rows(*member);
+            outcomes.push(made.map(|()| None));
+        }
+        if outcomes.iter().any(Result::is_err) {
+            self.refuse_behind(&gathered.members, &mut outcomes);
+        }
+        if let Some(table) = self.tables.get(&id) {
+            gathered.cut(&self.turn.works, &self.turn.keys, &table.layout);
+        }
+        let mut start = 0;
+        while let Some(span) = gathered.spans.get(start) {
+            let partition = span.partition;
+            let rest = gathered.spans[start..].iter();
+            let end = start + rest.take_while(|span| span.partition == partition).count();
+            self.write_record(&mut durable, &mut gathered, start..end, &mut outcomes);
+            start = end;
+        }
+        self.durable = Some(durable);
+        let pushes = gathered.members.len();
+        self.statistics.aggregated += if pushes > 1 { pushes as u64 } else { 0 };
+        for (at, outcome) in gathered.members.iter().zip(&outcomes) {
+            if let Ok(position) = outcome {
+                self.turn.works[*at].durable_at = *position;
+            }
+            self.finish_push(*at, outcome.map(|_| ()));
+        }
+        self.gathered = gathered;
+        self.outcomes = outcomes;
+    }
+
+    /// Refuses pushes behind one of their session that was refused and will be sent again.
+    fn refuse_behind(&self, members: &[usize], outcomes: &mut [Outcome]) {
+        let session = |member: usize| self.turn.works[member].session;
+        for at in 0..members.len() {
+            if outcomes[at].is_ok() {
+                continue;
+            }
+            for (member, outcome) in members.iter().zip(&mut *outcomes) {
+                if session(*member) == session(members[at]) && *member > members[at] {
+                    *outcome = Err((Status::StaleEpoch, 0));
+                }
+            }
+        }
+    }
+
+    /// Makes the rows of new keys, so that what is written can be applied.
+    fn make_rows(&mut self, member: usize) -> Result<(), Refusal> {
+        let work = &self.turn.works[member];
+        let Some(table) = self.tables.get_mut(&work.header.table) else { return Ok(()) };
+        let TableRows::Sparse(partitions) = &mut table.rows else { return Ok(()) };
+        for (row, key) in self.turn.keys[work.keys.0..work.keys.1].iter().enumerate() {
+            let partition: PartitionId = table.layout.partition_of(*key);
+            let slot = table.slots.find(partition);
+            let Some(sparse) = slot.and_then(|slot| partitions.get_mut(slot)) else { continue };
+            if sparse.row_of_or_new(*key, &mut self.memory_left).is_err() {
+                return Err((Status::Full, detail_of(row)));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,404 @@
+//! One record: its sum is made in the log's memory, sealed there, and applied from there.
+#![allow(unsafe_code)]
+
+use std::ops::Range;
+
+use windlass_wire::{Durability, PartitionId, RowRange, Status, TableId, rule::Merge};
+
+use super::{
+    Outcome,
+    gather::{Gathered, Touched},
+};
+use crate::{
+    persist::{
+        commit,
+        frame::Kind,
+        log::{Reservation, ReserveError, Sealed},
+        record::{Covered, Facts, Shape},
+    },
+    shard::{
+        Shard,
+        durable::{Durable, apply_key, apply_range},
+        push::Refusal,
+        tables::{ShardTable, TableRows},
+        work::Work,
+    },
+    update::{Accumulator, Kernel},
+};
+
+/// Values added at a time, so that a sum stays in the first cache while pushes are added to it.
+const CHUNK_LEN: usize = 16 << 10;
+
+/// One record to be: where it goes and how its rows lie.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    table: TableId,
+    partition: PartitionId,
+    kind: Kind,
+    row_count: usize,
+    width: usize,
+    /// Bytes of one row as pushed, and as recorded.
+    pushed_len: usize,
+    row_len: usize,
+    /// Whether values of several pushes meet, in the sum's type.
+    summed: bool,
+}
+
+impl Shard {
+    /// Writes and applies the spans of one partition, and notes what came of their pushes.
+    pub(super) fn write_record(
+        &mut self,
+        durable: &mut Durable,
+        gathered: &mut Gathered,
+        spans: Range<usize>,
+        outcomes: &mut [Outcome],
+    ) {
+        let partition = gathered.spans[spans.start].partition;
+        self.choose(gathered, spans.clone(), outcomes);
+        let waits = |shard: &Self, member: usize| {
+            shard.durability_of_work(&shard.turn.works[member]).waits()
+        };
+        let written = if gathered.covered.is_empty() {
+            // All of it was applied before; its record may still be on its way to the disk.
+            Ok(durable.log().end())
+        } else {
+            self.write_fresh(durable, gathered, spans).map(|sealed| sealed.position)
+        };
+        for entry in &gathered.touched {
+            let member = gathered.members[entry.place];
+            match (&mut outcomes[entry.place], written) {
+                (Ok(position), Ok(end)) if waits(self, member) => {
+                    *position = (*position).max(Some(end));
+                }
+                (Ok(_), Ok(_)) | (Err(_), _) => {}
+                (outcome, Err(refusal)) => *outcome = Err(refusal),
+            }
+            if entry.fresh && written.is_ok() {
+                let work = &self.turn.works[member];
+                if let Some(session) = &mut self.sessions[work.session] {
+                    session.applied.insert(partition, self.shard_count, work.header.sequence);
+                }
+            }
+        }
+    }
+
+    /// Finds out which pushes touch the partition, which of them it does not hold yet, and whom a
+    /// record of those covers.
+    fn choose(&mut self, gathered: &mut Gathered, spans: Range<usize>, outcomes: &[Outcome]) {
+        let partition = gathered.spans[spans.start].partition;
+        gathered.touched.clear();
+        gathered.covered.clear();
+        for at in spans {
+            let leader = &mut gathered.leaders[gathered.spans[at].leader as usize];
+            if leader.partition == Some(partition) {
+                continue;
+            }
+            leader.partition = Some(partition);
+            let from = gathered.touched.len();
+            let places = outcomes.iter().enumerate().skip(leader.first).take(leader.count);
+            for (place, outcome) in places {
+                let work = &self.turn.works[gathered.members[place]];
+                let Some(session) = &self.sessions[work.session] else { continue };
+                let sequence = work.header.sequence;
+                let known = session.applied.contains(partition, self.shard_count, sequence);
+                self.statistics.duplicates += u64::from(known);
+                let fresh = outcome.is_ok() && !known;
+                gathered.touched.push(Touched { place, fresh });
+                if !fresh {
+                    continue;
+                }
+                let (id, incarnation) = (session.id, session.incarnation);
+                match gathered.covered.iter_mut().find(|covered| covered.session == id) {
+                    Some(covered) => covered.sequence = covered.sequence.max(sequence),
+                    None => {
+                        gathered.covered.push(Covered { session: id, incarnation, sequence });
+                    }
+                }
+            }
+            leader.touched = (from, gathered.touched.len());
+        }
+    }
+
+    fn write_fresh(
+        &mut self,
+        durable: &mut Durable,
+        gathered: &mut Gathered,
+        spans: Range<usize>,
+    ) -> Result<Sealed, Refusal> {
+        let row_count = gathered.unite(spans);
+        let (plan, facts, shape) = self.plan(gathered, row_count)?;
+        let mut reservation = self.reserve(durable, &facts, shape)?;
+        {
+            let mut record = durable.log_mut().fill(&mut reservation);
+            for covered in &gathered.covered {
+                record.cover(*covered);
+            }
+            let delta = match plan.kind {
+                Kind::Rows => record.delta(),
+                _ => {
+                    let (bytes, delta) = record.keys_and_delta();
+                    let keys = gathered.runs.iter().flat_map(|run| run.start..run.end);
+                    for (bytes, key) in bytes.chunks_exact_mut(8).zip(keys) {
+                        bytes.copy_from_slice(&key.to_le_bytes());
+                    }
+                    delta
+                }
+            };
+            if let Some(table) = self.tables.get(&plan.table) {
+                Filler { shard: self, table, gathered, plan }.fill(delta);
+            }
+        }
+        let sealed = durable.log_mut().seal(reservation);
+        self.apply_sealed(durable, gathered, &plan, shape, &sealed);
+        Ok(sealed)
+    }
+
+    fn plan(&self, gathered: &Gathered, row_count: u64) -> Result<(Plan, Facts, Shape), Refusal> {
+        let span = gathered.kept[0];
+        let leader = gathered.leaders[span.leader as usize];
+        let header = self.turn.works[gathered.members[leader.first]].header;
+        let Some(table) = self.tables.get(&header.table) else {
+            return Err((Status::UnknownTable, 0));
+        };
+        let fresh = || gathered.touched.iter().filter(|entry| entry.fresh);
+        let summed = fresh().count() > 1;
+        let dtype = if summed { Accumulator::sum_dtype(header.dtype) } else { header.dtype };
+        let width = header.width as usize;
+        let durability = fresh()
+            .map(|entry| self.durability_of_work(&self.turn.works[gathered.members[entry.place]]))
+            .fold(commit::Durability::Memory, commit::Durability::stricter);
+        let one_range = gathered.runs.len() == 1 && matches!(table.rows, TableRows::Dense(_));
+        let kind = if one_range { Kind::Rows } else { Kind::Keys };
+        let range = if one_range { gathered.runs[0] } else { RowRange::default() };
+        let row_count = usize::try_from(row_count).map_err(|_| (Status::TooLarge, 0))?;
+        let plan = Plan {
+            table: header.table,
+            partition: span.partition,
+            kind,
+            row_count,
+            width,
+            pushed_len: width * header.dtype.size(),
+            row_len: width * dtype.size(),
+            summed,
+        };
+        let facts = Facts {
+            kind,
+            partition: span.partition,
+            epoch: self.map.epoch,
+            table: header.table,
+            dtype,
+            rows: range,
+            tag: 0,
+            durability,
+        };
+        let shape = Shape {
+            covered_max: gathered.covered.len(),
+            stamps_max: 0,
+            keys: if one_range { 0 } else { row_count },
+            delta_bytes: row_count * plan.row_len,
+        };
+        Ok((plan, facts, shape))
+    }
+
+    /// Applies a record from where it lies in the log.
+    fn apply_sealed(
+        &mut self,
+        durable: &Durable,
+        gathered: &Gathered,
+        plan: &Plan,
+        shape: Shape,
+        sealed: &Sealed,
+    ) {
+        let bytes = durable.log().sealed_bytes(sealed);
+        let delta = bytes[shape.delta_start()..].as_ptr();
+        let Some(table) = self.tables.get_mut(&plan.table) else { return };
+        let kernel = if plan.summed { table.sum_kernel } else { table.kernel };
+        let mut row = 0;
+        for run in &gathered.runs {
+            let at = delta.wrapping_add(row * plan.row_len);
+            let count = usize::try_from(run.count()).unwrap_or(0);
+            if matches!(table.rows, TableRows::Dense(_)) {
+                // SAFETY: the record holds the values of all rows of the run, in the log's memory,
+                // of the type that the kernel takes.
+                unsafe { apply_range(table, &kernel, *run, at) };
+            } else {
+                for (within, key) in (run.start..run.end).enumerate() {
+                    let value = at.wrapping_add(within * plan.row_len);
+                    // SAFETY: as above, for one row of them.
+                    let done =
+                        unsafe { apply_key(table, &kernel, key, value, &mut self.memory_left) };
+                    debug_assert!(done, "rows were made before");
+                }
+            }
+            row += count;
+        }
+        debug_assert_eq!(row, plan.row_count, "every row is applied");
+    }
+
+    /// What a push asks for, or its table.
+    fn durability_of_work(&self, work: &Work) -> commit::Durability {
+        if work.header.sync {
+            return commit::Durability::Sync;
+        }
+        let table = self.tables.get(&work.header.table);
+        match table.map(|table| table.entry.schema.durability) {
+            Some(Durability::Interval { milliseconds }) => {
+                commit::Durability::Interval(milliseconds)
+            }
+            Some(Durability::Sync {}) => commit::Durability::Sync,
+            Some(Durability::Memory {}) | None => commit::Durability::Memory,
+        }
+    }
+
+    /// Room for a record, waiting for the disk if it is behind: that is what slows pushes down.
+    fn reserve(
+        &mut self,
+        durable: &mut Durable,
+        facts: &Facts,
+        shape: Shape,
+    ) -> Result<Reservation, Refusal> {
+        if !shape.is_allowed() {
+            return Err((Status::TooLarge, 0));
+        }
+        loop {
+            let now = durable.now();
+            match durable.log_mut().reserve(facts, shape, now) {
+                Ok(reservation) => return Ok(reservation),
+                Err(ReserveError::Full(full)) => self.wait_for_room(durable, full, now),
+                Err(ReserveError::TooLong { .. }) => return Err((Status::TooLarge, 0)),
+                Err(ReserveError::Poisoned(_) | ReserveError::Order { .. }) => {
+                    return Err((Status::Poisoned, 0));
+                }
+            }
+        }
+    }
+}
+
+/// Makes the sum of a record's pushes in its delta.
+struct Filler<'a> {
+    shard: &'a Shard,
+    table: &'a ShardTable,
+    gathered: &'a mut Gathered,
+    plan: Plan,
+}
+
+impl Filler<'_> {
+    fn fill(&mut self, delta: &mut [u8]) {
+        if self.table.entry.schema.rule.merge() == Merge::Last {
+            self.replace(delta);
+            return;
+        }
+        let (mut run, mut run_row, mut filled) = (0, 0, 0);
+        for span in &self.gathered.kept {
+            let runs = &self.gathered.runs;
+            let end = span.first + u64::from(span.count);
+            while end > runs[run].end {
+                run_row += rows(runs[run].count());
+                run += 1;
+                filled = 0;
+            }
+            // Spans ascend, so rows of the run before `filled` hold values and others do not.
+            let first = span.first.max(filled);
+            filled = filled.max(end);
+            let at = |row: u64| run_row + rows(row - runs[run].start);
+            let row_of = |row: u64| span.row as usize + rows(row - span.first);
+            if first > span.first {
+                let known = rows(first.min(end) - span.first);
+                self.add(span.leader, row_of(span.first), at(span.first), known, false, delta);
+            }
+            if first < end {
+                self.add(span.leader, row_of(first), at(first), rows(end - first), true, delta);
+            }
+        }
+    }
+
+    /// The last push of a row stays: as they came, over each other.
+    fn replace(&mut self, delta: &mut [u8]) {
+        let mut order = std::mem::take(&mut self.gathered.order);
+        order.clear();
+        for (at, leader) in (0_u32..).zip(&self.gathered.leaders) {
+            if leader.partition == Some(self.plan.partition) {
+                order.extend(self.gathered.fresh_of(at).map(|member| (member, at)));
+            }
+        }
+        order.sort_unstable();
+        for (member, leader) in &order {
+            for span in self.gathered.kept.iter().filter(|span| span.leader == *leader) {
+                let to = self.row_of(span.first);
+                self.one(*member, span.row as usize, to, span.count as usize, true, delta);
+            }
+        }
+        self.gathered.order = order;
+    }
+
+    /// Row of the record that holds a row of the table.
+    fn row_of(&self, row: u64) -> usize {
+        let runs = &self.gathered.runs;
+        let run = runs.partition_point(|run| run.end <= row);
+        let before: u64 = runs[..run].iter().map(|run| run.count()).sum();
+        rows(before + row - runs[run].start)
+    }
+
+    /// Adds rows of a leader's members, `set` when the first of them finds no values yet.
+    fn add(&self, leader: u32, from: usize, to: usize, count: usize, set: bool, delta: &mut [u8]) {
+        let step = (CHUNK_LEN / self.plan.row_len).max(1);
+        let mut done = 0;
+        while done < count {
+            // One push alone is copied in one go.
+            let chunk = if self.plan.summed { step.min(count - done) } else { count };
+            let mut set = set;
+            for member in self.gathered.fresh_of(leader) {
+                self.one(member, from + done, to + done, chunk, set, delta);
+                set = false;
+            }
+            done += chunk;
+        }
+    }
+
+    /// Adds rows of one push, or sets them.
+    fn one(
+        &self,
+        member: usize,
+        from: usize,
+        to: usize,
+        count: usize,
+        set: bool,
+        delta: &mut [u8],
+    ) {
+        let work = &self.shard.turn.works[member];
+        let Some(values) = self.shard.values_pointer(work) else { return };
+        let pushed = values.wrapping_add(from * self.plan.pushed_len);
+        let sum = &mut delta[to * self.plan.row_len..(to + count) * self.plan.row_len];
+        let values = count * self.plan.width;
+        if !self.plan.summed {
+            // SAFETY: a push's values are readable for all of its rows, of which these are number
+            // `from` and following; `sum` is as long, in the log's memory.
+            unsafe { std::ptr::copy_nonoverlapping(pushed, sum.as_mut_ptr(), sum.len()) };
+        } else if set {
+            // SAFETY: as above; `sum` has room for as many values of the sum's type.
+            unsafe { self.table.accumulator.set(sum.as_mut_ptr(), pushed, values) };
+        } else {
+            // SAFETY: as above, and the sum was set by an earlier push.
+            unsafe { self.table.accumulator.add(sum.as_mut_ptr(), pushed, values) };
+        }
+    }
+}
+
+/// The kernel that applies a record's delta, by its type; `None` for a type no table of this schema
+/// is pushed with.
+pub(in crate::shard) fn kernel_of(
+    table: &ShardTable,
+    dtype: windlass_wire::DataType,
+) -> Option<Kernel> {
+    let pushed = table.entry.schema.dtype;
+    if dtype == pushed {
+        Some(table.kernel)
+    } else {
+        (dtype == Accumulator::sum_dtype(pushed)).then_some(table.sum_kernel)
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "rows of a turn's pushes")]
+const fn rows(count: u64) -> usize {
+    count as usize
+}

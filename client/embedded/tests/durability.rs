@@ -154,12 +154,41 @@ fn the_disk_has_to_be_there_for_tables_that_ask_for_it() {
     assert!(memory.push(&[1], &[1.0], &sync).unwrap().wait().is_err());
 }
 
+/// Each life groups the partitions anew; rows, state and duplicate suppression move along, and the
+/// directories of older groupings go once the new one has checkpoints.
 #[test]
-fn another_number_of_shards_is_told() {
+fn another_number_of_shards_takes_everything_over() {
     let data = tempfile::tempdir().unwrap();
-    drop(client(data.path(), 2));
-    let config =
-        ServerConfig { data_dir: Some(data.path().to_owned()), shards: 1, ..Default::default() };
-    let error = windlass_engine::Server::start(config).unwrap_err();
-    assert!(error.to_string().contains("--shards 2"), "{error}");
+    let keys: Vec<u64> = (0..2000).map(|key| key * 7919).collect();
+    let mut expected: Option<(Vec<f32>, Vec<f64>)> = None;
+    for shards in [2, 1, 3, 3, 4, 2] {
+        let client = client(data.path(), shards);
+        let rule = "adam:lr=0.01".parse().unwrap();
+        let schema = kept(TableSchema::sparse(f32::DTYPE, 3), Durability::Sync {});
+        let sparse = client.create_table::<f32>("s", &TableSchema { rule, ..schema }).unwrap();
+        let schema =
+            kept(TableSchema::dense(f64::DTYPE, 1000, 2), Durability::Interval { milliseconds: 5 });
+        let dense = client.create_table::<f64>("d", &schema).unwrap();
+        let rows: Vec<u64> = (0..1000).collect();
+        if let Some(expected) = &expected {
+            assert_eq!(all(&sparse, &keys), expected.0, "{shards} shards");
+            assert_eq!(all(&dense, &rows), expected.1, "{shards} shards");
+        }
+        let gradient: Vec<f32> = (0..6000_u16).map(|at| f32::from(at % 17) - 8.0).collect();
+        sparse.push(&keys, &gradient, &PushOptions::default()).unwrap().wait().unwrap();
+        dense.push(0..1000, &vec![0.5; 2000], &PushOptions::default()).unwrap().wait().unwrap();
+        expected = Some((all(&sparse, &keys), all(&dense, &rows)));
+    }
+    let newest = || {
+        let entries = std::fs::read_dir(data.path()).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|name| name.starts_with("shard-")).collect();
+        names.sort();
+        names
+    };
+    let client = client(data.path(), 2);
+    client.checkpoint(client.map().servers[0].id).unwrap();
+    while newest() != ["shard-000004-0000", "shard-000004-0001"] {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
 }

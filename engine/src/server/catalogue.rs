@@ -2,10 +2,13 @@
 //!
 //! ```text
 //! offset size
-//!      0    8  "WLCATAL1"
+//!      0    8  "WLCATAL2"
 //!      8    4  CRC32C of the body
-//!     12       body: next table id (4), shards of the server (2), list of tables
+//!     12       body: next table id (4), shards of the server (2), generation of their
+//!              directories (4), list of tables
 //! ```
+//!
+//! "WLCATAL1" lacks the generation, which is 0.
 //!
 //! It is replaced whole: written beside, synced, renamed, and the directory synced.
 
@@ -17,11 +20,15 @@ use std::{
 
 use windlass_wire::{Checksum, TableEntry, Wire, codec::Reader};
 
+use crate::persist::directories::ShardDirectory;
+
 /// What the file holds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Catalogue {
     pub(super) next_table: u32,
     pub(super) shard_count: u16,
+    /// Which grouping of partitions the shards' directories are of.
+    pub(super) generation: u32,
     pub(super) tables: Vec<TableEntry>,
 }
 
@@ -46,15 +53,10 @@ pub(super) enum CatalogueError {
         /// The file.
         path: PathBuf,
     },
-    /// The server had another number of shards.
-    #[error("the data directory was written by {before} shards: start with --shards {before}")]
-    Shards {
-        /// Shards then.
-        before: u16,
-    },
 }
 
-const MAGIC: [u8; 8] = *b"WLCATAL1";
+const MAGIC: [u8; 8] = *b"WLCATAL2";
+const MAGIC_1: [u8; 8] = *b"WLCATAL1";
 const BODY_AT: usize = 12;
 
 fn path_of(data: &Path) -> PathBuf {
@@ -78,6 +80,20 @@ impl Catalogue {
         decode(&bytes).map(Some).ok_or(CatalogueError::Damaged { path })
     }
 
+    /// The generation that so many shards go on in: this one, or a new one when they group the
+    /// partitions anew. Removes what an attempt to begin one has left: nothing was served from it.
+    pub(super) fn generation_for(
+        &self,
+        data: &Path,
+        shard_count: u16,
+    ) -> Result<u32, CatalogueError> {
+        let path = data.to_owned();
+        let disk = |step| move |source| CatalogueError::Disk { step, path, source };
+        ShardDirectory::remove(data, |generation| generation > self.generation)
+            .map_err(disk("remove directories of an abandoned start from"))?;
+        Ok(if self.shard_count == shard_count { self.generation } else { self.generation + 1 })
+    }
+
     /// Replaces the catalogue of a data directory; durable when it returns.
     pub(super) fn store(&self, data: &Path) -> Result<(), CatalogueError> {
         let path = path_of(data);
@@ -97,6 +113,7 @@ fn encode(catalogue: &Catalogue) -> Vec<u8> {
     let mut bytes = vec![0; BODY_AT];
     catalogue.next_table.encode(&mut bytes);
     catalogue.shard_count.encode(&mut bytes);
+    catalogue.generation.encode(&mut bytes);
     catalogue.tables.encode(&mut bytes);
     let checksum = Checksum::of(&bytes[BODY_AT..]);
     bytes[..8].copy_from_slice(&MAGIC);
@@ -107,13 +124,15 @@ fn encode(catalogue: &Catalogue) -> Vec<u8> {
 fn decode(bytes: &[u8]) -> Option<Catalogue> {
     let (header, body) = bytes.split_at_checked(BODY_AT)?;
     let checksum = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
-    if header[..8] != MAGIC || Checksum::of(body).0 != checksum {
+    let is_first = header[..8] == MAGIC_1;
+    if !(is_first || header[..8] == MAGIC) || Checksum::of(body).0 != checksum {
         return None;
     }
     let mut from = Reader::new(body);
     let catalogue = Catalogue {
         next_table: u32::decode(&mut from).ok()?,
         shard_count: u16::decode(&mut from).ok()?,
+        generation: if is_first { 0 } else { u32::decode(&mut from).ok()? },
         tables: Vec::decode(&mut from).ok()?,
     };
     from.finish().ok()?;
@@ -130,7 +149,8 @@ mod tests {
     fn damage_anywhere_is_noticed() {
         let schema = TableSchema::sparse(DataType::F32, 4);
         let table = TableEntry { id: TableId(7), name: "t".to_owned(), schema };
-        let catalogue = Catalogue { next_table: 8, shard_count: 2, tables: vec![table] };
+        let catalogue =
+            Catalogue { next_table: 8, shard_count: 2, generation: 3, tables: vec![table] };
         let bytes = encode(&catalogue);
         assert_eq!(decode(&bytes), Some(catalogue));
         for at in 0..bytes.len() {
@@ -139,5 +159,18 @@ mod tests {
             assert_eq!(decode(&damaged), None, "byte {at}");
         }
         assert_eq!(decode(&bytes[..bytes.len() - 1]), None);
+    }
+
+    #[test]
+    fn the_first_version_is_still_read() {
+        let mut bytes = vec![0; BODY_AT];
+        9_u32.encode(&mut bytes);
+        3_u16.encode(&mut bytes);
+        Vec::<TableEntry>::new().encode(&mut bytes);
+        bytes[..8].copy_from_slice(b"WLCATAL1");
+        let checksum = Checksum::of(&bytes[BODY_AT..]);
+        bytes[8..BODY_AT].copy_from_slice(&checksum.0.to_le_bytes());
+        let expected = Catalogue { next_table: 9, shard_count: 3, ..Catalogue::default() };
+        assert_eq!(decode(&bytes), Some(expected));
     }
 }

@@ -18,11 +18,11 @@ use windlass_wire::{
     schema::validate_table_name,
 };
 
-use super::catalogue::{Catalogue, CatalogueError};
+use super::catalogue::Catalogue;
 use crate::{
     limits::TABLES_MAX,
     persist::limits::CHECKPOINT_BLOCK_BYTES_MAX,
-    shard::{RecoverySummary, ShardCommand, ShardHandle, chain},
+    shard::{RecoverySummary, Regrouped, ShardCommand, ShardHandle, chain},
 };
 
 /// A refusal for the asker.
@@ -51,6 +51,8 @@ struct State {
     map: Arc<ClusterMap>,
     tables: BTreeMap<TableId, TableEntry>,
     next_table: u32,
+    /// Which grouping of partitions the shards' directories are of.
+    generation: u32,
     /// Servers so far; the map is published once all expected ones are there.
     servers: Vec<ServerEntry>,
     /// Connections to the other servers, at the coordinator.
@@ -74,6 +76,7 @@ impl Cluster {
             map: Arc::new(ClusterMap::default()),
             tables: BTreeMap::new(),
             next_table: 1,
+            generation: 0,
             servers: Vec::new(),
             peers: Vec::new(),
         };
@@ -249,25 +252,26 @@ impl Cluster {
         let failed = |error: &dyn std::error::Error| (RefusalKind::Internal {}, chain(error));
         let shard_count = u16::try_from(self.shards.len()).unwrap_or(u16::MAX);
         if let Some(catalogue) = Catalogue::load(&data.path).map_err(|error| failed(&error))? {
-            if catalogue.shard_count != shard_count {
-                let before = catalogue.shard_count;
-                return Err(failed(&CatalogueError::Shards { before }));
-            }
+            state.generation = catalogue
+                .generation_for(&data.path, shard_count)
+                .map_err(|error| failed(&error))?;
             state.next_table = catalogue.next_table;
             for table in catalogue.tables {
                 self.create_here(&table)?;
                 state.tables.insert(table.id, table);
             }
         }
+        let generation = state.generation;
+        let regrouped = Arc::new(Regrouped::new(&data.path, generation, self.shards.len()));
         let summaries: Vec<Result<RecoverySummary, String>> = std::thread::scope(|scope| {
             let recovering: Vec<_> = self
                 .shards
                 .iter()
                 .map(|shard| {
-                    let (path, accept_damage) = (data.path.clone(), data.accept_damage);
+                    let (regrouped, accept_damage) = (regrouped.clone(), data.accept_damage);
                     scope.spawn(move || {
                         shard.ask(|answer| ShardCommand::Recover {
-                            data: path,
+                            regrouped,
                             accept_damage,
                             answer,
                         })
@@ -325,6 +329,7 @@ impl Cluster {
         let catalogue = Catalogue {
             next_table: state.next_table,
             shard_count: u16::try_from(self.shards.len()).unwrap_or(u16::MAX),
+            generation: state.generation,
             tables: state.tables.values().cloned().collect(),
         };
         catalogue.store(&data.path).map_err(|error| (RefusalKind::Internal {}, chain(&error)))

@@ -93,8 +93,8 @@ pub enum ShardCommand {
     },
     /// Recovers from a data directory, once map and tables are there.
     Recover {
-        /// The directory.
-        data: std::path::PathBuf,
+        /// The directory, and which grouping of partitions to go on in.
+        regrouped: Arc<super::Regrouped>,
         /// Whether to go on without what is damaged.
         accept_damage: bool,
         /// What was found.
@@ -201,8 +201,8 @@ impl Shard {
             ShardCommand::Locate { session, table, answer } => {
                 let _ = answer.send(self.locate(session, table));
             }
-            ShardCommand::Recover { data, accept_damage, answer } => {
-                let _ = answer.send(self.recover(&data, accept_damage));
+            ShardCommand::Recover { regrouped, accept_damage, answer } => {
+                let _ = answer.send(self.recover(regrouped, accept_damage));
             }
             ShardCommand::Checkpoint {} => self.checkpoint_wanted = true,
             ShardCommand::Statistics { answer } => {

@@ -4,7 +4,7 @@
 
 use std::{
     os::fd::BorrowedFd,
-    path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -13,13 +13,14 @@ use windlass_wire::{Durability, PartitionId, RowRange, Status};
 use super::{
     Shard,
     checkpoint::{Copied, Source},
+    regrouped::Regrouped,
     tables::{ShardTable, TableRows},
     work::Work,
 };
 use crate::{
     limits::{LOG_KEPT_LEN, LOG_RING_LEN, SESSIONS_MAX},
     persist::{
-        checkpoint::CheckpointConfig,
+        checkpoint::{CheckpointConfig, CheckpointProgress},
         commit::{CommitQueue, Position},
         limits::OVERLAP_BYTES_MIN,
         log::{Full, Log, LogConfig},
@@ -63,6 +64,8 @@ pub(super) struct Durable {
     /// When the first push came that no write was begun for.
     gathering_since: Option<Duration>,
     pub(super) copied: Copied,
+    /// Whom to tell of the first checkpoint, when the shard began in another's directories.
+    regrouped: Option<Arc<Regrouped>>,
 }
 
 impl Durable {
@@ -84,6 +87,7 @@ impl Durable {
             waiting: CommitQueue::new(WAITING_MAX),
             started: Instant::now(),
             gathering_since: None,
+            regrouped: None,
             copied: Copied::default(),
         })
     }
@@ -106,6 +110,11 @@ impl Durable {
         self.persistence.storage().wait_descriptor()
     }
 
+    /// The first checkpoint makes directories of an older grouping unneeded.
+    pub(super) fn set_regrouped(&mut self, regrouped: Arc<Regrouped>) {
+        self.regrouped = Some(regrouped);
+    }
+
     pub(super) fn log(&self) -> &Log {
         &self.persistence.log
     }
@@ -117,11 +126,6 @@ impl Durable {
     pub(super) fn now(&self) -> Duration {
         self.started.elapsed()
     }
-}
-
-/// The directory of a shard.
-pub(super) fn shard_directory(data: &Path, shard: windlass_wire::ShardId) -> std::path::PathBuf {
-    data.join(format!("shard-{shard}"))
 }
 
 impl Shard {
@@ -222,7 +226,13 @@ impl Shard {
             durable.persistence.start_checkpoint(&mut source, now);
             self.checkpoint_wanted = false;
         } else {
-            durable.persistence.step_checkpoint(&mut source, now, CHECKPOINT_BYTES_PER_TURN);
+            let progress =
+                durable.persistence.step_checkpoint(&mut source, now, CHECKPOINT_BYTES_PER_TURN);
+            if matches!(progress, CheckpointProgress::Published { .. })
+                && let Some(regrouped) = durable.regrouped.take()
+            {
+                regrouped.published();
+            }
         }
         durable.copied = copied;
         if let Some(error) = durable.persistence.checkpointer().take_failure() {

@@ -19,6 +19,7 @@ mod pull;
 mod push;
 mod record;
 mod recover;
+mod regrouped;
 mod session;
 mod staging;
 mod statistics;
@@ -34,6 +35,7 @@ use windlass_wire::{ClusterMap, ServerId, SessionId, ShardId, TableId};
 
 pub use command::{ShardCommand, ShardHandle};
 pub use recover::RecoverySummary;
+pub use regrouped::Regrouped;
 pub use statistics::ShardStatistics;
 pub(crate) use windlass_transport::error::chain;
 

@@ -1,7 +1,7 @@
 //! Recovery of a shard: its checkpoint's blocks and its log's records, taken in before it serves.
 #![allow(unsafe_code)]
 
-use std::{path::Path, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use windlass_wire::{
     Durability, Incarnation, Lsn, PartitionId, RowRange, Sequence, SessionId, map::shard_of,
@@ -10,13 +10,15 @@ use windlass_wire::{
 use super::{
     Shard, chain,
     checkpoint::{ROWS, SESSION_LEN, SESSIONS},
-    durable::{Durable, apply_key, apply_range, shard_directory},
+    durable::{Durable, apply_key, apply_range},
     record::kernel_of,
+    regrouped::Regrouped,
     session::{Applied, Detached},
     tables::{ShardTable, TableRows},
 };
 use crate::{
     persist::{
+        directories::ShardDirectory,
         frame::Kind,
         record::Record,
         recovery::{AppliedBlocks, Block, Recovered, RecoveryOptions, Refusal, Replay, recover},
@@ -43,26 +45,31 @@ pub struct RecoverySummary {
 }
 
 impl Shard {
-    /// Recovers the shard's directory under `data` and goes on from there. The tables have to be
-    /// made before.
+    /// Recovers the shard's partitions from the data directory and goes on in its own part of it. The
+    /// tables have to be made before.
     ///
     /// # Errors
     /// When the directory cannot be used, or holds damage and `accept_damage` is not set.
     pub(super) fn recover(
         &mut self,
-        data: &Path,
+        regrouped: Arc<Regrouped>,
         accept_damage: bool,
     ) -> Result<RecoverySummary, String> {
         let started = Instant::now();
-        let directory = shard_directory(data, self.id);
-        let storage =
-            storage::open(&directory, Provider::Automatic).map_err(|error| chain(&error))?;
-        let mut storages = [storage];
+        let (data, generation) = (&regrouped.data, regrouped.generation);
+        let sources = ShardDirectory::sources(data, generation, self.id);
+        let sources =
+            sources.map_err(|error| format!("cannot read {}: {error}", data.display()))?;
+        let mut storages = Vec::with_capacity(sources.len());
+        for source in &sources {
+            let storage = storage::open(&source.path, Provider::Automatic);
+            storages.push(storage.map_err(|error| chain(&error))?);
+        }
         let options = RecoveryOptions { accept_damage };
         let mut replay = ShardReplay { shard: self };
         let recovered =
             recover(&mut storages, options, &mut replay).map_err(|error| chain(&error))?;
-        let [storage] = storages;
+        let Some(storage) = storages.pop() else { return Err("no directory".to_owned()) };
         let mut damage: Vec<String> = recovered.damage().map(ToString::to_string).collect();
         damage.extend(self.unattributed(&recovered));
         if !damage.is_empty() && !accept_damage {
@@ -76,7 +83,7 @@ impl Shard {
             damage,
             storage: storage.report().to_string(),
         };
-        let found = recovered.directories.first().cloned().unwrap_or_default();
+        let found = recovered.directories.last().cloned().unwrap_or_default();
         let log_id = super::fresh_number();
         let mut durable = Durable::open(storage, log_id, &found).map_err(|error| chain(&error))?;
         for partition in (0..self.map.partition_count()).map(PartitionId) {
@@ -88,6 +95,10 @@ impl Shard {
         }
         for table in self.tables.values_mut() {
             table.track_changes();
+        }
+        if sources.len() > 1 {
+            durable.set_regrouped(regrouped);
+            self.checkpoint_wanted = true;
         }
         self.durable = Some(durable);
         Ok(summary)
@@ -139,7 +150,10 @@ struct ShardReplay<'a> {
 
 impl Replay for ShardReplay<'_> {
     fn wants(&self, partition: PartitionId) -> bool {
-        shard_of(partition, self.shard.shard_count) == self.shard.id
+        let shard = &self.shard;
+        let chain = shard.map.chains.get(partition.0 as usize);
+        shard_of(partition, shard.shard_count) == shard.id
+            && chain.is_none_or(|chain| chain.servers.contains(&shard.server))
     }
 
     fn restore(&mut self, block: &Block<'_>) -> Result<(), Refusal> {

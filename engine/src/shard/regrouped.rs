@@ -1,0 +1,44 @@
+//! Going on in a data directory whose partitions were grouped otherwise: the old directories go when
+//! every shard has a checkpoint of its own.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use crate::persist::directories::ShardDirectory;
+
+/// A data directory, and the shards that still need the directories of older generations in it.
+#[derive(Debug)]
+pub struct Regrouped {
+    pub(super) data: PathBuf,
+    pub(super) generation: u32,
+    waiting: AtomicUsize,
+}
+
+impl Regrouped {
+    /// For so many shards that recover from `data` and go on in `generation`.
+    #[must_use]
+    pub fn new(data: &Path, generation: u32, shard_count: usize) -> Self {
+        Self { data: data.to_owned(), generation, waiting: AtomicUsize::new(shard_count) }
+    }
+
+    /// A shard's first checkpoint is published. After the last of them the old directories are
+    /// removed, by a thread of their own: files may be long.
+    pub(super) fn published(&self) {
+        if self.waiting.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        let (data, generation) = (self.data.clone(), self.generation);
+        let remove = move || match ShardDirectory::remove(&data, |old| old < generation) {
+            Ok(()) => tracing::info!(generation, "the directories of older groupings are removed"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot remove the directories of older groupings")
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("windlass-remove".into()).spawn(remove)
+        {
+            tracing::warn!(%error, "older groupings are removed at a later start");
+        }
+    }
+}

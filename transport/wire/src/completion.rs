@@ -59,10 +59,12 @@ pub enum Status {
     NotDurable = 19,
     /// The push is larger than one record of the log.
     TooLarge = 20,
+    /// The table counts workers' clocks, and the session is none of its workers.
+    NoRank = 21,
 }
 
 impl Status {
-    const ALL: [Self; 21] = [
+    const ALL: [Self; 22] = [
         Self::Done,
         Self::Malformed,
         Self::Checksum,
@@ -84,6 +86,7 @@ impl Status {
         Self::Superseded,
         Self::NotDurable,
         Self::TooLarge,
+        Self::NoRank,
     ];
 
     /// The status with this number, or `None`.
@@ -122,6 +125,9 @@ impl fmt::Display for Status {
             }
             Self::TooLarge => {
                 "the push is larger than one record of the log: push fewer rows at once"
+            }
+            Self::NoRank => {
+                "the table counts its workers' clocks: connect with a rank, and open the table"
             }
         })
     }

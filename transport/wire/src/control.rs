@@ -11,9 +11,12 @@
 use crate::{
     checksum::Checksum,
     codec::{BLOB_LEN_MAX, Blob, DecodeError, Wire},
-    ids::{Epoch, Incarnation, PartitionId, ServerId, SessionId, ShardId, TableId, WorkerRank},
+    ids::{
+        Epoch, Incarnation, PartitionId, ServerId, SessionId, ShardId, TableId, WorkerClock,
+        WorkerRank,
+    },
     map::ClusterMap,
-    schema::{TableEntry, TableSchema},
+    schema::{Consistency, TableEntry, TableSchema},
 };
 
 /// Version of the protocol; peers of different versions refuse each other.
@@ -134,6 +137,17 @@ pub struct PartitionPlace {
     pub block_stride: u32,
 }
 
+/// Where a table's clock at one shard is published, for one-sided reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockPlace {
+    /// Region that holds the [`ClockLine`](crate::ClockLine).
+    pub region: SharedRegion,
+    /// Its offset within the region.
+    pub offset: u64,
+    /// The clock the asking worker starts from; 0 without a rank.
+    pub clock: WorkerClock,
+}
+
 /// A life of a server, as it names itself to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
@@ -215,6 +229,23 @@ pub enum ClientRequest {
     Shutdown {},
     /// Asks the server to begin a checkpoint of what it keeps on disk.
     Checkpoint {},
+    /// The session works on a table: where its clock at a shard is published. A session with a rank
+    /// is one of the table's workers from now on, and waited for.
+    JoinClock {
+        /// The table.
+        table: TableId,
+        /// The shard.
+        shard: ShardId,
+    },
+    /// Changes how far workers may be apart, while the table is in use.
+    AlterTable {
+        /// Its name.
+        name: String,
+        /// How stale pulls may be from now on.
+        consistency: Consistency,
+    },
+    /// The session is no table's worker any more: nobody waits for it from now on.
+    LeaveClocks {},
     /// A server joins the cluster. On success the connection turns round: the coordinator sends
     /// [`Instruction`]s over it and the server answers each with `Done` or `Refused`.
     Join {
@@ -247,6 +278,18 @@ pub enum Instruction {
     },
     /// Nothing: is the server there?
     Ping {},
+    /// A table's workers may be this far apart from now on.
+    AlterTable {
+        /// The table.
+        table: TableId,
+        /// How stale pulls may be.
+        consistency: Consistency,
+    },
+    /// A worker is gone: nobody waits for it from now on.
+    RetireWorker {
+        /// Its rank.
+        rank: WorkerRank,
+    },
 }
 
 /// What a server answers to a client.
@@ -317,6 +360,11 @@ pub enum ClientReply {
         /// A sentence for people.
         text: String,
     },
+    /// To `JoinClock`.
+    ClockJoined {
+        /// Where the clock is published, and where the worker starts.
+        place: ClockPlace,
+    },
     /// To `Join`.
     Joined {
         /// The server's number from now on.
@@ -355,6 +403,7 @@ pub enum RefusalKind {
 crate::codec::wire_enum!(Provider { 1 => Verbs {}, 2 => Shm {}, 3 => Tcp {} });
 crate::codec::wire_struct!(Peer { server, incarnation });
 crate::codec::wire_struct!(SharedRegion { key, address, len });
+crate::codec::wire_struct!(ClockPlace { region, offset, clock });
 crate::codec::wire_struct!(PartitionPlace {
     partition,
     region,
@@ -378,12 +427,17 @@ crate::codec::wire_enum!(ClientRequest {
     11 => Shutdown {},
     12 => Join { address, shard_count, incarnation },
     13 => Checkpoint {},
+    20 => JoinClock { table, shard },
+    21 => AlterTable { name, consistency },
+    22 => LeaveClocks {},
 });
 crate::codec::wire_enum!(Instruction {
     1 => InstallMap { map },
     2 => CreateTable { table },
     3 => DropTable { table },
     4 => Ping {},
+    20 => AlterTable { table, consistency },
+    21 => RetireWorker { rank },
 });
 crate::codec::wire_enum!(ClientReply {
     1 => Welcome { session, server, incarnation, shard_count, providers, notes },
@@ -397,6 +451,7 @@ crate::codec::wire_enum!(ClientReply {
     9 => Done {},
     10 => Refused { status, text },
     11 => Joined { server },
+    20 => ClockJoined { place },
 });
 crate::codec::wire_enum!(RefusalKind {
     1 => Version {},

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod checksum;
+pub mod clock_line;
 pub mod codec;
 pub mod completion;
 pub mod control;
@@ -14,6 +15,7 @@ pub mod rule;
 pub mod schema;
 
 pub use checksum::Checksum;
+pub use clock_line::ClockLine;
 pub use codec::{Blob, DecodeError, Wire};
 pub use completion::{CompletionWord, Status};
 pub use dtype::DataType;

@@ -10,8 +10,8 @@ use windlass_wire::{
     Sequence, ServerEntry, ServerId, SessionId, ShardId, Status, TableEntry, TableId, TableSchema,
     Wire, WorkerClock, WorkerRank,
     control::{
-        ClientReply, ClientRequest, Instruction, PartitionPlace, Peer, Provider, RefusalKind,
-        SharedRegion, encode_frame,
+        ClientReply, ClientRequest, ClockPlace, Instruction, PartitionPlace, Peer, Provider,
+        RefusalKind, SharedRegion, encode_frame,
     },
     map::{Chain, ServerState},
 };
@@ -190,6 +190,8 @@ fn client_requests() -> Vec<(String, Vec<u8>)> {
         shard_count: 2,
         incarnation: Incarnation(5),
     };
+    let alter =
+        Request::AlterTable { name: name.clone(), consistency: Consistency::Bounded { tau: 8 } };
     let attach = Request::AttachMailbox { shard, reply: region(), completion_slots: 1024 };
     named(
         "client_request",
@@ -206,6 +208,9 @@ fn client_requests() -> Vec<(String, Vec<u8>)> {
             ("statistics", Request::Statistics {}),
             ("shutdown", Request::Shutdown {}),
             ("join", join),
+            ("join_clock", Request::JoinClock { table: TableId(7), shard }),
+            ("alter_table", alter),
+            ("leave_clocks", Request::LeaveClocks {}),
         ],
     )
 }
@@ -235,6 +240,7 @@ fn client_replies() -> Vec<(String, Vec<u8>)> {
         block_rows: 15,
         block_stride: 1024,
     };
+    let clock = ClockPlace { region: region(), offset: 128, clock: WorkerClock(9) };
     named(
         "client_reply",
         vec![
@@ -248,6 +254,7 @@ fn client_replies() -> Vec<(String, Vec<u8>)> {
             ("statistics", Reply::Statistics { json: Blob(b"{}".to_vec()) }),
             ("done", Reply::Done {}),
             ("joined", Reply::Joined { server: ServerId(3) }),
+            ("clock_joined", Reply::ClockJoined { place: clock }),
         ],
     )
 }
@@ -274,6 +281,8 @@ fn refusals() -> Vec<(String, Vec<u8>)> {
 }
 
 fn instructions() -> Vec<(String, Vec<u8>)> {
+    let alter =
+        Instruction::AlterTable { table: TableId(7), consistency: Consistency::Sequential {} };
     named(
         "instruction",
         vec![
@@ -281,6 +290,8 @@ fn instructions() -> Vec<(String, Vec<u8>)> {
             ("create_table", Instruction::CreateTable { table: table() }),
             ("drop_table", Instruction::DropTable { table: TableId(7) }),
             ("ping", Instruction::Ping {}),
+            ("alter_table", alter),
+            ("retire_worker", Instruction::RetireWorker { rank: WorkerRank(3) }),
         ],
     )
 }

@@ -4,10 +4,10 @@ use proptest::{option, prelude::*};
 use windlass_wire::{
     Aggregation, Blob, ClusterMap, Consistency, DataType, Durability, Epoch, Incarnation,
     NotFinitePolicy, PartitionId, ServerEntry, ServerId, SessionId, ShardId, TableEntry, TableId,
-    TableKind, TableSchema, UpdateRule, WorkerRank,
+    TableKind, TableSchema, UpdateRule, WorkerClock, WorkerRank,
     control::{
-        ClientReply, ClientRequest, Instruction, PartitionPlace, Peer, Provider, RefusalKind,
-        SharedRegion,
+        ClientReply, ClientRequest, ClockPlace, Instruction, PartitionPlace, Peer, Provider,
+        RefusalKind, SharedRegion,
     },
     map::{Chain, ServerState},
 };
@@ -169,6 +169,13 @@ pub(crate) fn any_request() -> impl Strategy<Value = ClientRequest> {
         }),
         (any::<u32>().prop_map(TableId), shard())
             .prop_map(|(table, shard)| Request::Locate { table, shard }),
+        (any::<u32>().prop_map(TableId), shard())
+            .prop_map(|(table, shard)| Request::JoinClock { table, shard }),
+        (text(), any_schema()).prop_map(|(name, schema)| Request::AlterTable {
+            name,
+            consistency: schema.consistency,
+        }),
+        Just(Request::LeaveClocks {}),
         Just(Request::Statistics {}),
         Just(Request::Shutdown {}),
     ]
@@ -180,6 +187,11 @@ pub(crate) fn any_instruction() -> impl Strategy<Value = Instruction> {
         any_table().prop_map(|table| Instruction::CreateTable { table }),
         any::<u32>().prop_map(|table| Instruction::DropTable { table: TableId(table) }),
         Just(Instruction::Ping {}),
+        (any::<u32>(), any_schema()).prop_map(|(table, schema)| Instruction::AlterTable {
+            table: TableId(table),
+            consistency: schema.consistency,
+        }),
+        any::<u32>().prop_map(|rank| Instruction::RetireWorker { rank: WorkerRank(rank) }),
     ]
 }
 
@@ -217,6 +229,9 @@ pub(crate) fn any_reply() -> impl Strategy<Value = ClientReply> {
             }
         ),
         proptest::collection::vec(any_place(), 0..9).prop_map(|places| Reply::Located { places }),
+        (any_region(), any::<(u64, u64)>()).prop_map(|(region, (offset, clock))| {
+            Reply::ClockJoined { place: ClockPlace { region, offset, clock: WorkerClock(clock) } }
+        }),
         any_blob().prop_map(|json| Reply::Statistics { json }),
         Just(Reply::Done {}),
         (refusal, any::<String>()).prop_map(|(status, text)| Reply::Refused { status, text }),

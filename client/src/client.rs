@@ -4,7 +4,7 @@ use std::{cell::RefCell, rc::Rc};
 
 use windlass_transport::error::AllocateError;
 use windlass_wire::{
-    ClusterMap, ServerId, TableEntry, TableSchema, Timestamp, WorkerClock,
+    ClusterMap, Consistency, ServerId, TableEntry, TableSchema, Timestamp, WorkerClock,
     control::{ClientReply, ClientRequest, Provider},
 };
 
@@ -100,10 +100,24 @@ impl Client {
         Rows::allocate(&self.core, len)
     }
 
-    /// Ends this worker's round: its clock goes on by one, on every table it has opened.
+    /// Changes how far the workers of a table may be apart, while they use it: `Sequential` or
+    /// `Bounded`. Takes effect with their next pulls.
     ///
     /// # Errors
-    /// When a server is gone.
+    /// When there is no such table, or its workers keep no clocks.
+    pub fn set_consistency(
+        &self,
+        name: &str,
+        consistency: Consistency,
+    ) -> Result<TableEntry, TableError> {
+        self.core.borrow_mut().alter_table(name, consistency)
+    }
+
+    /// Ends this worker's round: its clock goes on by one, on every table it has opened that bounds
+    /// staleness. What it pushed before counts for the round.
+    ///
+    /// # Errors
+    /// When a server is gone, or the client has no rank.
     pub fn advance_clock(&self) -> Result<Timestamp, RequestError> {
         self.core.borrow_mut().advance_clock().map(Timestamp)
     }
@@ -156,6 +170,12 @@ impl Client {
     #[must_use]
     pub fn shares_foreign_memory(&self) -> bool {
         self.core.borrow().shares_foreign_memory()
+    }
+
+    /// Ends without saying farewell, as a process that is killed does: the servers find out by
+    /// themselves. For tests of what they do then.
+    pub fn vanish(self) {
+        self.core.borrow_mut().says_farewell = false;
     }
 
     /// What this client has counted.

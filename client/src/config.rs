@@ -9,7 +9,8 @@ use windlass_wire::{WorkerRank, control::Provider};
 pub struct ClientOptions {
     /// What the servers ask for, when they do.
     pub token: Option<String>,
-    /// The worker's rank, when the client is a worker of a training job.
+    /// The worker's rank, when the client is a worker of a training job: it then takes part in the
+    /// clocks of the tables it opens, and may have to wait, and be waited for.
     pub rank: Option<WorkerRank>,
     /// Providers that may be used, in order of preference.
     pub providers: Vec<Provider>,
@@ -37,7 +38,9 @@ impl Default for ClientOptions {
 /// How a push behaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PushOptions {
-    /// The worker's clock; the client's own when `None`.
+    /// The clock that the pushed rows are stamped with; the client's own, the rounds it has ended,
+    /// when `None`. One more says that nothing else comes to these rows in this round, so that pulls
+    /// of them need not wait for the round's end.
     pub clock: Option<windlass_wire::WorkerClock>,
     /// Acknowledge only what is on disk on every replica, whatever the table says.
     pub sync: bool,

@@ -6,7 +6,7 @@ use windlass_transport::{
     control::ControlError,
     error::{AllocateError, ConnectError as LinkError, OpenError, RegisterError, ShareError},
 };
-use windlass_wire::{DataType, ServerId, Status, Timestamp, control::RefusalKind};
+use windlass_wire::{DataType, ServerId, Status, Timestamp, WorkerClock, control::RefusalKind};
 
 /// Why a client could not connect.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +102,12 @@ pub enum TableError {
     /// A control connection failed.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The table is open, and its other workers could not be told where this one starts.
+    #[error("cannot tell the table's shards this worker's clock")]
+    Clock {
+        /// Why.
+        source: Box<RequestError>,
+    },
     /// The server answered something else.
     #[error("the server answered something else than was asked")]
     Unexpected,
@@ -192,6 +198,39 @@ pub enum RequestError {
         /// Bytes of the area.
         staging_len: usize,
     },
+    /// A slower worker kept a pull waiting for too long.
+    #[error(
+        "the slowest worker is at clock {slowest} and the pull needs {needed}; waited {timeout:?}: \
+         let that worker go on or leave, raise the table's bound, or the client's timeout"
+    )]
+    Behind {
+        /// Clock of the slowest live worker.
+        slowest: WorkerClock,
+        /// Clock it has to reach.
+        needed: WorkerClock,
+        /// The bound.
+        timeout: Duration,
+    },
+    /// Too few workers came.
+    #[error(
+        "{live} of {expected} workers have opened the table within {timeout:?}: start the others"
+    )]
+    Missing {
+        /// Workers there are.
+        live: u64,
+        /// Workers waited for.
+        expected: u64,
+        /// The bound.
+        timeout: Duration,
+    },
+    /// The table's workers keep clocks, and this client is none of them.
+    #[error("the table counts its workers' clocks: connect with a rank to be one of them")]
+    NoRank,
+    /// The table's workers keep no clocks.
+    #[error(
+        "the table's consistency is eventual, its workers have no clocks: create it with sequential or bounded:N"
+    )]
+    NoClock,
     /// The place of rows could not be learned, or memory could not be shared.
     #[error("cannot prepare the request: {text}")]
     Setup {

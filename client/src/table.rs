@@ -194,6 +194,15 @@ impl<T: Element> Table<T> {
         Prepared::new(self.clone(), &rows.into())
     }
 
+    /// Waits until so many workers, this one included, have opened the table: those that come later
+    /// start where the others are, and are not waited for before.
+    ///
+    /// # Errors
+    /// When they are not there within the client's timeout, or the table keeps no clocks.
+    pub fn wait_for_workers(&self, count: u64) -> Result<(), RequestError> {
+        self.core.borrow_mut().wait_for_workers(self.index, count)
+    }
+
     pub(crate) fn core(&self) -> &Rc<RefCell<Core>> {
         &self.core
     }

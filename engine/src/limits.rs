@@ -89,6 +89,16 @@ pub const LOG_KEPT_LEN: u64 = 256 << 20;
 /// many, and has to fit a record.
 pub const RECORD_VALUES_MAX: u64 = 4 << 20;
 
+/// Pulls that may wait for slower workers at one shard at once; more are refused.
+pub const WAITING_PULLS_MAX: usize = 16 << 10;
+
+/// Keys of all of them.
+pub const WAITING_KEYS_MAX: usize = 8 << 20;
+
+/// How long a worker whose connection is gone is still waited for, in milliseconds, unless the
+/// server is told otherwise: long enough to connect again.
+pub const WORKER_TIMEOUT_MS: u32 = 5000;
+
 /// Bytes of sums a shard keeps when it aggregates the pushes of one turn.
 pub const AGGREGATE_LEN_MAX: usize = 16 << 20;
 

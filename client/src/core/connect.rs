@@ -62,6 +62,8 @@ impl Core {
             reads: Reads::default(),
             sequence: Sequence(0),
             clock: WorkerClock(0),
+            clock_poll: super::clock::Poll::default(),
+            says_farewell: true,
             completions: vec![Completion::EMPTY; COMPLETIONS_PER_POLL].into_boxed_slice(),
             scratch: Scratch::default(),
             counters: Counters::default(),

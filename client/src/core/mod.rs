@@ -1,6 +1,7 @@
 //! What a client is made of: sessions with servers, links to shards, registered memory, requests
 //! under way. Everything here runs on the caller's thread.
 
+mod clock;
 mod connect;
 mod link;
 mod memory;
@@ -67,6 +68,9 @@ pub(crate) struct Core {
     reads: Reads,
     sequence: Sequence,
     pub(crate) clock: WorkerClock,
+    clock_poll: clock::Poll,
+    /// Whether servers are told when this client ends.
+    pub(crate) says_farewell: bool,
     completions: Box<[Completion]>,
     scratch: Scratch,
     pub(crate) counters: Counters,
@@ -102,6 +106,10 @@ pub struct Counters {
     pub reads_retried: u64,
     /// Times the client slept in a wait.
     pub sleeps: u64,
+    /// Times a pull waited for a slower worker.
+    pub clock_waits: u64,
+    /// Microseconds of idle time: of waiting for slower workers.
+    pub clock_wait_us: u64,
 }
 
 impl std::fmt::Debug for Core {
@@ -116,6 +124,7 @@ impl std::fmt::Debug for Core {
 
 impl Drop for Core {
     fn drop(&mut self) {
+        self.leave_clocks();
         for link in &self.links {
             self.transports[link.transport].disconnect(link.queue_pair);
         }

@@ -9,6 +9,7 @@ use windlass_wire::{CompletionWord, Status, Timestamp};
 
 use super::{
     Core, RegionId, RequestId,
+    clock::CLOCK_READ,
     connect::chain,
     link::InFlight,
     requests::{Failure, Reply},
@@ -75,7 +76,15 @@ impl Core {
         while !self.requests.is_over(id) {
             self.wait_a_little(&mut patience)?;
         }
-        match self.requests.find(id).and_then(|request| request.failure) {
+        let request = self.requests.find(id);
+        let waited_us = request.map_or(0, |request| request.waited_us);
+        let failure = request.and_then(|request| request.failure);
+        if let (Some(patience), true) = (&patience, waited_us > 0) {
+            // What was hidden behind other work did not cost anything.
+            let waited = Duration::from_micros(u64::from(waited_us));
+            self.count_idle(patience.since.elapsed().min(waited));
+        }
+        match failure {
             None => Ok(()),
             Some(failure) => Err(error_of(failure)),
         }
@@ -234,6 +243,12 @@ impl Core {
         }
         let failure = (word.status != Status::Done)
             .then_some(Failure::Refused { server, status: word.status });
+        if word.status == Status::Done
+            && word.detail > 0
+            && let Some(request) = self.requests.find_mut(in_flight.request)
+        {
+            request.waited_us = request.waited_us.max(word.detail);
+        }
         self.end_part(in_flight.request, failure);
     }
 
@@ -286,7 +301,9 @@ impl Core {
                 }
                 continue;
             }
-            if completion.work_id != WorkId(0) {
+            if completion.work_id.0 & CLOCK_READ != 0 {
+                self.end_clock_read(completion.work_id, succeeded);
+            } else if completion.work_id != WorkId(0) {
                 self.end_read(completion.work_id, succeeded);
             }
             if let (Some(link), false) = (link, succeeded) {
@@ -317,7 +334,7 @@ impl Core {
     }
 
     /// Looks whether servers are still there.
-    fn check_servers(&mut self) {
+    pub(super) fn check_servers(&mut self) {
         for at in 0..self.links.len() {
             let link = &self.links[at];
             let state = self.transports[link.transport].state(link.queue_pair);

@@ -34,10 +34,13 @@ impl Core {
         let request = self.begin(options.after, true)?;
         self.counters.pulls += 1;
         self.counters.bytes_pulled += len;
-        let lazy = len > STAGED_LEN_MAX || self.is_viewable(table, rows);
+        let clock = self.pull_clock(table);
+        let lazy = len > STAGED_LEN_MAX
+            || self.is_viewable(table, rows)
+            || !self.may_pull(table, rows, clock);
         let (first_row, row_count) = (rows.start, rows.count());
         let (reply, started) = if lazy {
-            (Reply::Lazy { first_row, row_count, relaxed: options.relaxed }, Ok(()))
+            (Reply::Lazy { first_row, row_count, relaxed: options.relaxed, clock }, Ok(()))
         } else {
             let started = self.start_reads(request, table, rows, options.relaxed);
             (Reply::Blocks { first_row, row_count }, started)
@@ -123,8 +126,9 @@ impl Core {
             Reply::Blocks { first_row, row_count } => {
                 self.copy_blocks(id, table, RowRange::new(*first_row, first_row + row_count), into);
             }
-            Reply::Lazy { first_row, row_count, relaxed } => {
+            Reply::Lazy { first_row, row_count, relaxed, clock } => {
                 let rows = RowRange::new(*first_row, first_row + row_count);
+                self.wait_for_workers_at(table, rows, *clock)?;
                 return self.read_now(table, rows, *relaxed, into);
             }
         }
@@ -148,7 +152,9 @@ impl Core {
         let staging = self.staging_region()?;
         let mut at = row;
         for part in keys.chunks(rows_max) {
-            let mut header = self.header(RequestKind::Pull, table, &PushOptions::default());
+            let clock = Some(self.pull_clock(table));
+            let options = PushOptions { clock, ..PushOptions::default() };
+            let mut header = self.header(RequestKind::Pull, table, &options);
             header.rows = Rows::Keys;
             header.row_count = count_of(part.len() as u64);
             header.reply = Some(self.place_of(link, staging, chunk.offset + at * row_len)?);

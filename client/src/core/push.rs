@@ -123,25 +123,6 @@ impl Core {
         Ok(())
     }
 
-    /// An empty push over the whole table: the worker has finished a round.
-    pub(crate) fn advance_clock(&mut self) -> Result<RequestId, RequestError> {
-        self.clock.0 += 1;
-        let request = self.begin(None, false)?;
-        let options = PushOptions::default();
-        let mut sent = Ok(());
-        for table in (0..self.tables.len()).map(TableIndex) {
-            if self.tables[table.0].dropped {
-                continue;
-            }
-            for link in 0..self.links.len() {
-                let header = self.header(RequestKind::AdvanceClock, table, &options);
-                sent = sent.and_then(|()| self.send(link, &header, &[], &[], request, None));
-            }
-        }
-        self.end_sending(request);
-        sent.map(|()| request)
-    }
-
     fn count_push(&mut self, len: u64) {
         self.counters.pushes += 1;
         self.counters.bytes_pushed += len;

@@ -297,6 +297,7 @@ impl Core {
 
     /// Places at a link are not known any more, nor is anything in view there.
     pub(super) fn forget_places(&mut self, link: usize) {
+        self.forget_lines(link);
         for table in &mut self.tables {
             for place in &mut table.places {
                 place.take_if(|place| place.link == link);

@@ -1,7 +1,7 @@
 //! Requests under way: each takes a slot until it is done and claimed or forgotten.
 
 use windlass_transport::chunks::Chunk;
-use windlass_wire::{ServerId, Status};
+use windlass_wire::{ServerId, Status, WorkerClock};
 
 use super::REQUESTS_MAX;
 
@@ -27,7 +27,8 @@ pub(crate) enum Reply {
     /// Blocks as they lie at the server, staged by reads.
     Blocks { first_row: u64, row_count: u64 },
     /// To be read when claimed: a copy out of memory on this host, or too large to stage.
-    Lazy { first_row: u64, row_count: u64, relaxed: bool },
+    /// Slower workers are waited for first, as a pull at `clock` has to.
+    Lazy { first_row: u64, row_count: u64, relaxed: bool, clock: WorkerClock },
 }
 
 /// One request.
@@ -41,6 +42,8 @@ pub(crate) struct Request {
     pub(crate) forgotten: bool,
     /// Somebody still may.
     pub(crate) claimable: bool,
+    /// Microseconds a server kept it waiting for slower workers.
+    pub(crate) waited_us: u32,
 }
 
 impl Request {

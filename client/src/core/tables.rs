@@ -2,11 +2,11 @@
 
 use windlass_transport::{RemoteAddress, RemoteKey, fabric::PeerBytes};
 use windlass_wire::{
-    Layout, ServerId, TableEntry, TableKind, TableSchema,
+    Consistency, Layout, ServerId, TableEntry, TableKind, TableSchema,
     control::{ClientReply, ClientRequest, PartitionPlace, RefusalKind},
 };
 
-use super::{Core, connect::chain};
+use super::{Core, clock::TableClock, connect::chain};
 use crate::error::{RequestError, TableError};
 
 /// A table in [`Core::tables`].
@@ -23,6 +23,8 @@ pub(crate) struct TableState {
     pub(crate) places: Vec<Option<Place>>,
     /// Dropped by this client: clocks do not go on there.
     pub(crate) dropped: bool,
+    /// Where its workers' clocks are, if it keeps any.
+    pub(super) clock: Option<TableClock>,
 }
 
 /// Where the rows of one partition lie.
@@ -62,6 +64,7 @@ impl TableState {
             row_len: entry.schema.row_len(),
             places: Vec::new(),
             dropped: false,
+            clock: None,
             entry,
         }
     }
@@ -89,6 +92,24 @@ impl Core {
     /// Finds a table.
     pub(crate) fn open_table(&mut self, name: &str) -> Result<TableIndex, TableError> {
         self.table(name, &ClientRequest::OpenTable { name: name.to_owned() })
+    }
+
+    /// Changes how far a table's workers may be apart.
+    pub(crate) fn alter_table(
+        &mut self,
+        name: &str,
+        consistency: Consistency,
+    ) -> Result<TableEntry, TableError> {
+        let request = ClientRequest::AlterTable { name: name.to_owned(), consistency };
+        match self.ask_tables(name, &request)? {
+            ClientReply::Table { table } => {
+                for known in self.tables.iter_mut().filter(|known| known.entry.id == table.id) {
+                    known.entry = table.clone();
+                }
+                Ok(table)
+            }
+            _ => Err(TableError::Unexpected),
+        }
     }
 
     /// Drops a table.
@@ -156,10 +177,12 @@ impl Core {
             return Err(TableError::Unexpected);
         }
         let found = self.tables.iter().position(|known| known.entry.id == table.id);
-        Ok(TableIndex(found.unwrap_or_else(|| {
+        let index = TableIndex(found.unwrap_or_else(|| {
             self.tables.push(TableState::new(table, self.map.partition_count()));
             self.tables.len() - 1
-        })))
+        }));
+        self.join_clock(index)?;
+        Ok(index)
     }
 
     /// Learns where the rows of a dense table lie, unless that is known.

@@ -114,6 +114,11 @@ impl Core {
     }
 }
 
+/// The word at `at` of a view, as it is now.
+pub(super) fn load_word(view: PeerBytes, at: u64) -> u64 {
+    version(view, at).load(Ordering::Acquire)
+}
+
 /// The version word at `at` of a view.
 fn version(view: PeerBytes, at: u64) -> &'static AtomicU64 {
     assert!(at + 8 <= view.len as u64, "a version outside of its view");

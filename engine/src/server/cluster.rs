@@ -149,7 +149,7 @@ impl Cluster {
         schema.validate().map_err(|error| invalid(&error))?;
         let mut state = self.ready()?;
         if let Some(found) = state.tables.values().find(|table| table.name == name) {
-            return if found.schema == *schema {
+            return if is_same(&found.schema, schema) {
                 Ok(found.clone())
             } else {
                 let text =
@@ -209,7 +209,55 @@ impl Cluster {
                 Ok(())
             }
             Instruction::Ping {} => Ok(()),
+            Instruction::AlterTable { table, consistency } => {
+                let mut state = self.lock();
+                self.alter_here(&mut state, table, consistency)
+            }
+            Instruction::RetireWorker { rank } => {
+                for shard in &self.shards {
+                    shard.send(ShardCommand::RetireWorker { rank });
+                }
+                Ok(())
+            }
         }
+    }
+
+    /// At the coordinator: changes how far a table's workers may be apart, everywhere.
+    pub(super) fn alter(
+        &self,
+        name: &str,
+        consistency: Consistency,
+    ) -> Result<TableEntry, Refusal> {
+        let found = self.find(name)?;
+        let eventual = Consistency::Eventual {};
+        if found.schema.consistency == eventual || consistency == eventual {
+            let text = format!(
+                "table {name:?}: workers keep clocks or not from its creation on; create it with                  sequential or bounded:N to change N later, and use a large N instead of eventual"
+            );
+            return Err((RefusalKind::Invalid {}, text));
+        }
+        let mut state = self.ready()?;
+        let table = found.id;
+        self.alter_here(&mut state, table, consistency)?;
+        instruct(&mut state.peers, &Instruction::AlterTable { table, consistency })?;
+        let altered = state.tables.get(&table).cloned();
+        altered.ok_or_else(|| (RefusalKind::UnknownTable {}, format!("table {name:?} is dropped")))
+    }
+
+    fn alter_here(
+        &self,
+        state: &mut State,
+        table: TableId,
+        consistency: Consistency,
+    ) -> Result<(), Refusal> {
+        let Some(entry) = state.tables.get_mut(&table) else { return Ok(()) };
+        entry.schema.consistency = consistency;
+        for shard in &self.shards {
+            shard
+                .ask(|answer| ShardCommand::AlterTable { table, consistency, answer })
+                .map_err(|text| (RefusalKind::Internal {}, text))?;
+        }
+        self.store_catalogue(state)
     }
 
     fn create_here(&self, table: &TableEntry) -> Result<(), Refusal> {
@@ -374,12 +422,19 @@ impl Cluster {
     }
 }
 
+/// Whether a table is the one asked for. How far its workers may be apart may have been changed since
+/// it was made; whether they keep clocks never is.
+fn is_same(found: &TableSchema, asked: &TableSchema) -> bool {
+    let eventual = Consistency::Eventual {};
+    let both = [found.consistency, asked.consistency];
+    let consistency = if both.contains(&eventual) { asked.consistency } else { found.consistency };
+    *found == TableSchema { consistency, ..asked.clone() }
+}
+
 /// Refuses what a schema can say and the server does not do: keeping quiet would be lying.
 fn check_features(schema: &TableSchema) -> Result<(), Refusal> {
     let missing = if schema.replicas > 1 {
         "replicas: this version keeps one copy of each partition; use replicas 1"
-    } else if schema.consistency != (Consistency::Eventual {}) {
-        "staleness bounds: this version serves whatever has arrived; use consistency eventual"
     } else if schema.aggregation != (Aggregation::Immediate {}) {
         "rounds: this version applies each turn's sum; use aggregation immediate"
     } else {

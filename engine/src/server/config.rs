@@ -38,6 +38,8 @@ pub struct ServerConfig {
     pub data_dir: Option<std::path::PathBuf>,
     /// Serve what is left of damaged data, without what was lost.
     pub accept_damage: bool,
+    /// How long a worker whose connection is gone is still waited for, in milliseconds.
+    pub worker_timeout_ms: u32,
     /// Bytes of rows, state and indices the server may hold, over all shards.
     pub memory_len_max: u64,
 }
@@ -59,6 +61,7 @@ impl Default for ServerConfig {
             by_reference_len: 16 << 10,
             data_dir: None,
             accept_damage: false,
+            worker_timeout_ms: crate::limits::WORKER_TIMEOUT_MS,
             memory_len_max: 4 << 30,
         }
     }

@@ -7,7 +7,7 @@ use windlass_transport::{
     control::{ControlError, ControlStream, host_identity},
 };
 use windlass_wire::{
-    Blob, Incarnation, ServerId, SessionId, ShardId,
+    Blob, Incarnation, ServerId, SessionId, ShardId, WorkerRank,
     control::{ClientReply, ClientRequest, PROTOCOL_VERSION, Provider, RefusalKind},
     map::{ServerEntry, ServerState},
 };
@@ -25,11 +25,16 @@ struct Connection {
     incarnation: Incarnation,
     /// Tells it from other connections of the session.
     number: u64,
+    rank: Option<WorkerRank>,
 }
 
 /// Serves one connection until it ends.
 pub(super) fn serve(shared: &Arc<Shared>, mut stream: ControlStream) -> Result<(), ControlError> {
     let Some(greeting) = stream.receive::<ClientRequest>()? else { return Ok(()) };
+    let rank = match &greeting {
+        ClientRequest::Hello { rank, .. } => *rank,
+        _ => None,
+    };
     let (session, incarnation) = match greet(shared, greeting) {
         Ok((welcome, session, incarnation)) => {
             stream.send(&welcome)?;
@@ -38,7 +43,7 @@ pub(super) fn serve(shared: &Arc<Shared>, mut stream: ControlStream) -> Result<(
         Err(refusal) => return stream.send(&refused(refusal)),
     };
     let number = shared.connections_ever.fetch_add(1, Ordering::Relaxed);
-    let connection = Connection { shared: shared.clone(), session, incarnation, number };
+    let connection = Connection { shared: shared.clone(), session, incarnation, number, rank };
     // From here on the client may be silent for as long as it trains.
     let patient = stream.set_read_timeout(None);
     debug_assert!(patient.is_ok(), "the socket is open");
@@ -138,7 +143,9 @@ impl Connection {
                 return Err((RefusalKind::Invalid {}, "only the first message greets".to_owned()));
             }
             ClientRequest::Map {} => ClientReply::Map { map: cluster.map()?.as_ref().clone() },
-            ClientRequest::CreateTable { .. } | ClientRequest::DropTable { .. }
+            ClientRequest::CreateTable { .. }
+            | ClientRequest::DropTable { .. }
+            | ClientRequest::AlterTable { .. }
                 if self.shared.config.join.is_some() =>
             {
                 self.shared.ask_coordinator(&request)?
@@ -181,6 +188,26 @@ impl Connection {
                     .map_err(internal)?;
                 ClientReply::Located { places }
             }
+            ClientRequest::JoinClock { table, shard } => {
+                let session = self.session;
+                let place = self
+                    .shard(shard)?
+                    .ask(|answer| ShardCommand::JoinClock { session, table, answer })
+                    .map_err(|text| (RefusalKind::Invalid {}, text))?;
+                ClientReply::ClockJoined { place }
+            }
+            ClientRequest::AlterTable { name, consistency } => {
+                ClientReply::Table { table: cluster.alter(&name, consistency)? }
+            }
+            ClientRequest::LeaveClocks {} => {
+                let session = self.session;
+                for shard in &self.shared.shards {
+                    shard
+                        .ask(|answer| ShardCommand::LeaveClocks { session, answer })
+                        .map_err(internal)?;
+                }
+                ClientReply::Done {}
+            }
             ClientRequest::Statistics {} => self.statistics()?,
             ClientRequest::Shutdown {} => ClientReply::Done {},
             ClientRequest::Checkpoint {} => {
@@ -205,13 +232,14 @@ impl Connection {
         if endpoint.0.len() > Endpoint::LEN_MAX {
             return Err((RefusalKind::Invalid {}, "the endpoint is too long".to_owned()));
         }
-        let (session, incarnation) = (self.session, self.incarnation);
+        let (session, incarnation, rank) = (self.session, self.incarnation, self.rank);
         let endpoint = self
             .shard(shard)?
             .ask(|answer| ShardCommand::OpenMailbox {
                 session,
                 incarnation,
                 connection: self.number,
+                rank,
                 provider,
                 endpoint,
                 answer,

@@ -9,8 +9,8 @@ use windlass_transport::{
     memory::{HugePages, PagesOptions},
 };
 use windlass_wire::{
-    ClusterMap, Incarnation, SessionId, ShardId, TableEntry, TableId,
-    control::{PartitionPlace, Provider, SharedRegion},
+    ClusterMap, Consistency, Incarnation, SessionId, ShardId, TableEntry, TableId, WorkerRank,
+    control::{ClockPlace, PartitionPlace, Provider, SharedRegion},
 };
 
 use super::{
@@ -36,6 +36,8 @@ pub enum ShardCommand {
         incarnation: Incarnation,
         /// The control connection it comes by.
         connection: u64,
+        /// The worker it is, if it is one.
+        rank: Option<WorkerRank>,
         /// By which provider.
         provider: Provider,
         /// The client's endpoint.
@@ -90,6 +92,36 @@ pub enum ShardCommand {
         table: TableId,
         /// The places.
         answer: Answer<Vec<PartitionPlace>>,
+    },
+    /// Tells a session where a table's clock is published; one with a rank is waited for from now on.
+    JoinClock {
+        /// The session.
+        session: SessionId,
+        /// The table.
+        table: TableId,
+        /// Where, and the clock the worker starts from.
+        answer: Answer<ClockPlace>,
+    },
+    /// Changes how far a table's workers may be apart.
+    AlterTable {
+        /// The table.
+        table: TableId,
+        /// How stale pulls may be.
+        consistency: Consistency,
+        /// Answered when done.
+        answer: Answer<()>,
+    },
+    /// Nobody waits for a session's workers any more.
+    LeaveClocks {
+        /// The session.
+        session: SessionId,
+        /// Answered when done.
+        answer: Answer<()>,
+    },
+    /// Nobody waits for a worker any more.
+    RetireWorker {
+        /// Its rank.
+        rank: WorkerRank,
     },
     /// Recovers from a data directory, once map and tables are there.
     Recover {
@@ -169,12 +201,13 @@ impl Shard {
                 session,
                 incarnation,
                 connection,
+                rank,
                 provider,
                 endpoint,
                 answer,
             } => {
                 let who = (session, incarnation, connection);
-                let _ = answer.send(self.open_mailbox(who, provider, &endpoint));
+                let _ = answer.send(self.open_mailbox(who, rank, provider, &endpoint));
             }
             ShardCommand::AttachMailbox { session, reply, completion_slots, answer } => {
                 let _ = answer.send(self.attach_mailbox(session, reply, completion_slots));
@@ -194,13 +227,31 @@ impl Shard {
             }
             ShardCommand::DropTable { table, answer } => {
                 if let Some(table) = self.tables.remove(&table) {
+                    if table.clocks.is_some() {
+                        self.clocks.remove_table();
+                    }
                     table.release(&mut self.arena, &mut self.transports, &mut self.memory_left);
+                    self.count_silent();
                 }
                 let _ = answer.send(Ok(()));
             }
             ShardCommand::Locate { session, table, answer } => {
                 let _ = answer.send(self.locate(session, table));
             }
+            ShardCommand::JoinClock { session, table, answer } => {
+                let _ = answer.send(self.join_clock(session, table));
+            }
+            ShardCommand::AlterTable { table, consistency, answer } => {
+                self.alter_table(table, consistency);
+                let _ = answer.send(Ok(()));
+            }
+            ShardCommand::LeaveClocks { session, answer } => {
+                // What it has pushed counts before it goes.
+                self.turn_once();
+                self.retire_workers(|_, of| of == session);
+                let _ = answer.send(Ok(()));
+            }
+            ShardCommand::RetireWorker { rank } => self.retire_workers(|of, _| of == rank),
             ShardCommand::Recover { regrouped, accept_damage, answer } => {
                 let _ = answer.send(self.recover(regrouped, accept_damage));
             }
@@ -225,6 +276,7 @@ impl Shard {
     fn open_mailbox(
         &mut self,
         (session, incarnation, connection): (SessionId, Incarnation, u64),
+        rank: Option<WorkerRank>,
         provider: Provider,
         endpoint: &Endpoint,
     ) -> Result<Endpoint, String> {
@@ -261,6 +313,7 @@ impl Shard {
             connection,
             life: self.session_lives,
             refuses: false,
+            rank,
             transport,
             queue_pair,
             lands_unpolled: self.transports[transport].capabilities().lands_unpolled,
@@ -273,6 +326,7 @@ impl Shard {
             doubts: 0,
             failed: false,
         });
+        self.hear_workers(session);
         self.by_session.insert(session, slot);
         self.by_queue_pair.insert((transport, queue_pair), slot);
         Ok(answer)
@@ -326,6 +380,8 @@ impl Shard {
         for parked in open.parked {
             self.abandon(parked);
         }
+        self.forget_pulls(session);
+        self.silence_workers(session);
         // What was posted completes as flushed; what was not never will.
         for work_id in open.mailbox.iter().flat_map(|mailbox| mailbox.sender.unposted()) {
             self.end_outstanding(work_id, false);
@@ -389,6 +445,9 @@ impl Shard {
         if self.durable.is_some() {
             table.track_changes();
         }
+        if table.clocks.is_some() {
+            self.clocks.add_table();
+        }
         self.tables.insert(id, table);
         Ok(())
     }
@@ -399,27 +458,21 @@ impl Shard {
         table: TableId,
     ) -> Result<Vec<PartitionPlace>, String> {
         let slot = *self.by_session.get(&session).ok_or("open a mailbox first")?;
-        let Some(open) = &mut self.sessions[slot] else { return Err("no session".to_owned()) };
-        let table = self.tables.get(&table).ok_or("there is no such table here")?;
-        let TableRows::Dense(partitions) = &table.rows else {
-            return Err("rows of sparse tables have no fixed place".to_owned());
+        let dense = |table: &TableId| match self.tables.get(table).map(|table| &table.rows) {
+            None => Err("there is no such table here"),
+            Some(TableRows::Sparse(_)) => Err("rows of sparse tables have no fixed place"),
+            Some(TableRows::Dense(partitions)) => Ok(partitions),
+        };
+        let regions: Vec<usize> = dense(&table)?.iter().map(|(_, region)| *region).collect();
+        let mut shared = Vec::with_capacity(regions.len());
+        for region in regions {
+            shared.push(self.shared_region(slot, region)?);
+        }
+        let TableRows::Dense(partitions) = &self.tables[&table].rows else {
+            return Err("there is no such table here".to_owned());
         };
         let mut places = Vec::with_capacity(partitions.len());
-        for (dense, region) in partitions {
-            let shared = match open.shared.iter().find(|(at, _)| at == region) {
-                Some((_, shared)) => *shared,
-                None => {
-                    let registered = self
-                        .arena
-                        .registered(*region, open.transport)
-                        .ok_or("the region is gone")?;
-                    let shared = self.transports[open.transport]
-                        .share(open.queue_pair, registered)
-                        .map_err(|e| chain(&e))?;
-                    open.shared.push((*region, shared));
-                    shared
-                }
-            };
+        for ((dense, _), shared) in partitions.iter().zip(shared) {
             let geometry = dense.blocks().geometry();
             places.push(PartitionPlace {
                 partition: dense.partition(),
@@ -433,9 +486,28 @@ impl Shard {
         }
         Ok(places)
     }
+
+    /// A region of the arena, as a session calls it.
+    pub(super) fn shared_region(
+        &mut self,
+        slot: usize,
+        region: usize,
+    ) -> Result<RemoteRegion, String> {
+        let Some(open) = &mut self.sessions[slot] else { return Err("no session".to_owned()) };
+        if let Some((_, shared)) = open.shared.iter().find(|(at, _)| *at == region) {
+            return Ok(*shared);
+        }
+        let registered =
+            self.arena.registered(region, open.transport).ok_or("the region is gone")?;
+        let shared = self.transports[open.transport]
+            .share(open.queue_pair, registered)
+            .map_err(|e| chain(&e))?;
+        open.shared.push((region, shared));
+        Ok(shared)
+    }
 }
 
-fn shared_of(region: RemoteRegion) -> SharedRegion {
+pub(super) fn shared_of(region: RemoteRegion) -> SharedRegion {
     SharedRegion { key: region.key.0, address: region.address, len: region.len }
 }
 

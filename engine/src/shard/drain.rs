@@ -58,7 +58,8 @@ impl Shard {
             if !self.turn.has_room(u64::from(message.len)) {
                 return;
             }
-            let owed = session.parked.len() + (self.turn.works.len() - works_before);
+            let waiting = self.clocks.waiting_count(slot);
+            let owed = session.parked.len() + waiting + (self.turn.works.len() - works_before);
             if mailbox.completions.room() <= owed {
                 tracing::warn!(session = session.id.0, "session ended: more requests than credits");
                 session.failed = true;
@@ -165,6 +166,7 @@ impl Shard {
             values,
             closed: false,
             durable_at: None,
+            waited_us: 0,
         });
         Admitted::Taken
     }

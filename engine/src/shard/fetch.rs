@@ -152,6 +152,7 @@ impl Shard {
                 values: Values::Staged(parked.chunk),
                 closed: false,
                 durable_at: None,
+                waited_us: 0,
             });
             self.keep_keys(parked.keys);
         }

@@ -1,7 +1,8 @@
 //! A shard: one thread on one core, sole owner of its partitions, mailboxes and queue pairs.
 //!
 //! One turn of its loop, an event a file: take commands (`command`), poll the transports, drain
-//! mailboxes (`drain`, `fetch`), carry out pushes (`push`, `aggregate`) and pulls (`pull`), write
+//! mailboxes (`drain`, `fetch`), carry out pushes (`push`, `aggregate`) and pulls (`pull`), keep
+//! workers' clocks and the pulls that wait for them (`clocks`), write
 //! completions (`acknowledge`), and when all of that found nothing for a while, sleep (`wait`).
 //! Every step does bounded work.
 
@@ -9,6 +10,7 @@ mod acknowledge;
 mod aggregate;
 mod arena;
 mod checkpoint;
+mod clocks;
 mod command;
 mod drain;
 mod durable;
@@ -27,7 +29,11 @@ mod tables;
 mod wait;
 mod work;
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crossbeam::channel::Receiver;
 use windlass_transport::{Completion, QueuePairId, Transport};
@@ -40,8 +46,8 @@ pub use statistics::ShardStatistics;
 pub(crate) use windlass_transport::error::chain;
 
 use self::{
-    aggregate::Aggregator, arena::Arena, durable::Durable, ids_hash::IdMap, session::ShardSession,
-    staging::Staging, tables::ShardTable, work::Turn,
+    aggregate::Aggregator, arena::Arena, clocks::Clocks, durable::Durable, ids_hash::IdMap,
+    session::ShardSession, staging::Staging, tables::ShardTable, work::Turn,
 };
 use crate::limits::COMPLETIONS_PER_POLL;
 
@@ -54,6 +60,8 @@ pub struct ShardOptions {
     pub by_reference_len: u32,
     /// Bytes of rows, state and indices it may hold.
     pub memory_len_max: u64,
+    /// How long a worker whose connection is gone is still waited for, in milliseconds.
+    pub worker_timeout_ms: u32,
 }
 
 /// Everything one shard owns.
@@ -74,6 +82,8 @@ pub struct Shard {
     /// Connections of sessions so far.
     session_lives: u64,
     by_queue_pair: IdMap<(usize, QueuePairId), usize>,
+    /// Workers' clocks, and pulls that wait for them.
+    clocks: Clocks,
     /// Duplicate suppression of sessions whose connection is gone, until they come back or expire.
     detached: HashMap<SessionId, session::Detached>,
     turn: Turn,
@@ -152,6 +162,7 @@ impl Shard {
             session_lives: 0,
             by_queue_pair: IdMap::default(),
             detached: HashMap::new(),
+            clocks: Clocks::new(Duration::from_millis(u64::from(options.worker_timeout_ms))),
             turn: Turn::new(),
             spare_keys: Vec::new(),
             durable: None,
@@ -198,6 +209,10 @@ impl Shard {
 
     /// Takes what the turn has room for out of the mailboxes and carries it out.
     fn carry_out_messages(&mut self) -> bool {
+        if self.clocks.is_used() {
+            self.expire_workers();
+            self.release_pulls();
+        }
         self.drain_mailboxes();
         let worked = !self.turn.is_empty();
         if worked {

@@ -30,6 +30,10 @@ impl Shard {
                 continue;
             }
             let work = *work;
+            if self.clocks.is_used() && self.must_wait(&work) {
+                self.park_pull(at);
+                continue;
+            }
             // Room comes back as soon as peers take what was sent; a turn is short enough to wait.
             let mut patience = PULL_PATIENCE;
             while let Pulled::Later = self.pull_one(&work) {
@@ -44,7 +48,7 @@ impl Shard {
                 self.statistics.pulls += 1;
                 self.statistics.rows_pulled += u64::from(work.header.row_count);
                 self.statistics.bytes_pulled += work.header.values_len();
-                self.close(at, Status::Done, 0);
+                self.close(at, Status::Done, work.waited_us);
             }
         }
     }

@@ -46,10 +46,19 @@ impl Shard {
                 let outcome = self.push_one(&work);
                 self.finish_push(at, outcome);
             } else if !work.header.kind.pulls() {
-                // Clocks are kept by whoever keeps the table's consistency; nothing else to do.
-                self.close(at, Status::Done, 0);
+                let work = *work;
+                let (status, detail) = self.carry_out_other(&work);
+                self.close(at, status, detail);
             }
         }
+    }
+
+    /// Carries out a request that neither pushes nor pulls.
+    fn carry_out_other(&mut self, work: &Work) -> Refusal {
+        if work.header.kind == RequestKind::AdvanceClock && self.clocks.is_used() {
+            return self.advance_clock(work).err().unwrap_or((Status::Done, 0));
+        }
+        (Status::Done, 0)
     }
 
     /// Counts a push and completes it, unless it also pulls.
@@ -65,6 +74,10 @@ impl Shard {
                 self.statistics.pushes += 1;
                 self.statistics.rows_pushed += u64::from(work.header.row_count);
                 self.statistics.bytes_pushed += work.header.values_len();
+                if self.clocks.is_used() {
+                    let work = self.turn.works[at];
+                    self.stamp_push(&work);
+                }
                 if is_over {
                     self.close(at, Status::Done, 0);
                 }

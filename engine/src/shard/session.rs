@@ -6,7 +6,7 @@ use windlass_transport::{
     MemoryRegion, QueuePairId, RemoteRegion,
     mailbox::{CompletionWriter, MailboxReader, Sender},
 };
-use windlass_wire::{Incarnation, PartitionId, Sequence, SessionId};
+use windlass_wire::{Incarnation, PartitionId, Sequence, SessionId, WorkerRank};
 
 use super::fetch::Parked;
 
@@ -66,6 +66,8 @@ pub(super) struct ShardSession {
     /// Whether a push was refused that its client will send again: those behind it are refused too,
     /// until the client has settled them, or the highest sequence would hide the one refused.
     pub(super) refuses: bool,
+    /// The worker it is, if it is one.
+    pub(super) rank: Option<WorkerRank>,
     /// Which of the shard's transports, and which of its queue pairs.
     pub(super) transport: usize,
     pub(super) queue_pair: QueuePairId,

@@ -33,6 +33,10 @@ pub struct ShardStatistics {
     pub sessions_failed: u64,
     /// Times a push waited for room in the log.
     pub log_waits: u64,
+    /// Pulls that waited for a slower worker.
+    pub pulls_parked: u64,
+    /// Times a worker of a table left or was given up.
+    pub workers_retired: u64,
     /// Bytes of parameter memory.
     pub parameter_bytes: u64,
     /// Bytes that may still be allocated.
@@ -59,6 +63,8 @@ impl ShardStatistics {
             ("sessions", self.sessions),
             ("sessions_failed", self.sessions_failed),
             ("log_waits", self.log_waits),
+            ("pulls_parked", self.pulls_parked),
+            ("workers_retired", self.workers_retired),
             ("parameter_bytes", self.parameter_bytes),
             ("memory_left", self.memory_left),
         ];
@@ -84,6 +90,8 @@ impl ShardStatistics {
         self.sessions += other.sessions;
         self.sessions_failed += other.sessions_failed;
         self.log_waits += other.log_waits;
+        self.pulls_parked += other.pulls_parked;
+        self.workers_retired += other.workers_retired;
         self.parameter_bytes += other.parameter_bytes;
         self.memory_left += other.memory_left;
     }

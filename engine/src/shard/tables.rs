@@ -2,12 +2,13 @@
 
 use windlass_transport::Transport;
 use windlass_wire::{
-    ClusterMap, Layout, NotFinitePolicy, PartitionId, ServerId, ShardId, Status, TableEntry,
-    TableKind, map::shard_of,
+    ClockLine, ClusterMap, Layout, NotFinitePolicy, PartitionId, ServerId, ShardId, Status,
+    TableEntry, TableKind, map::shard_of,
 };
 
 use super::{
     arena::{Arena, ArenaError},
+    clocks::{TableClocks, is_clocked},
     push::{Refusal, detail_of},
 };
 use crate::{
@@ -30,6 +31,8 @@ pub(super) struct ShardTable {
     pub(super) rows: TableRows,
     /// Index into the rows' partitions.
     pub(super) slots: Slots,
+    /// Its workers' clocks, if pulls may have to wait.
+    pub(super) clocks: Option<Box<TableClocks>>,
 }
 
 /// The rows held here.
@@ -81,6 +84,7 @@ impl ShardTable {
                 TableKind::Sparse {} => TableRows::Sparse(Vec::new()),
             },
             slots: Slots::new(partition_count),
+            clocks: None,
             entry,
         })
     }
@@ -127,7 +131,35 @@ impl ShardTable {
             };
             self.slots.insert(partition, slot);
         }
+        if is_clocked(&self.entry.schema) {
+            self.install_clocks(arena, transports)?;
+        }
         Ok(())
+    }
+
+    fn install_clocks(
+        &mut self,
+        arena: &mut Arena,
+        transports: &mut [Box<dyn Transport>],
+    ) -> Result<(), TableError> {
+        if self.clocks.is_none() {
+            let piece = arena.allocate(ClockLine::LEN as u64, transports)?;
+            let clocks = TableClocks::new(piece, self.entry.schema.consistency);
+            self.clocks = Some(Box::new(clocks));
+        }
+        let count = match &self.rows {
+            TableRows::Dense(partitions) => partitions.len(),
+            TableRows::Sparse(partitions) => partitions.len(),
+        };
+        if let Some(clocks) = &mut self.clocks {
+            clocks.grow(count);
+        }
+        Ok(())
+    }
+
+    /// Whether rows are numbered.
+    pub(super) fn is_dense(&self) -> bool {
+        matches!(self.rows, TableRows::Dense(_))
     }
 
     /// Gives the table's memory back.
@@ -137,6 +169,10 @@ impl ShardTable {
         transports: &mut [Box<dyn Transport>],
         memory_left: &mut u64,
     ) {
+        if let Some(mut clocks) = self.clocks {
+            clocks.open();
+            arena.release(clocks.place().0, transports);
+        }
         match self.rows {
             TableRows::Dense(partitions) => {
                 for (mut partition, region) in partitions {

@@ -38,6 +38,8 @@ pub(super) struct Work {
     pub(super) closed: bool,
     /// Position of the log that its acknowledgement waits for.
     pub(super) durable_at: Option<Position>,
+    /// Microseconds it waited for a slower worker: what its completion tells.
+    pub(super) waited_us: u32,
 }
 
 /// The requests of one turn and the bytes they refer to. Nothing here allocates in a steady state.

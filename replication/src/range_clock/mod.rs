@@ -142,6 +142,12 @@ impl RangeClock {
         WorkerClock(self.workers.get(&worker).map_or(0, |entry| entry.steps.at(row)))
     }
 
+    /// The clock that `worker`, live or not, has finished on every row; 0 for one never seen.
+    #[must_use]
+    pub fn least_of(&self, worker: WorkerRank) -> WorkerClock {
+        WorkerClock(self.workers.get(&worker).map_or(0, |entry| entry.steps.minimum()))
+    }
+
     /// The clock of the slowest live worker over all rows: what a shard publishes. `None` when no
     /// worker is live, so that nobody has anybody to wait for.
     #[must_use]

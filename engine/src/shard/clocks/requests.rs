@@ -1,0 +1,281 @@
+//! What requests and sessions do to clocks, and clocks to pulls.
+
+use std::time::Instant;
+
+use windlass_wire::{
+    Consistency, RowRange, Rows, SessionId, Status, TableId, WorkerRank, completion::DETAIL_MAX,
+    control::ClockPlace,
+};
+
+use super::waiting::WaitingPull;
+use crate::shard::{
+    Shard,
+    command::shared_of,
+    push::Refusal,
+    tables::ShardTable,
+    work::{Values, Work},
+};
+
+impl Shard {
+    /// A session works on a table: where its clock is published, and where the worker starts.
+    pub(in crate::shard) fn join_clock(
+        &mut self,
+        session: SessionId,
+        table: TableId,
+    ) -> Result<ClockPlace, String> {
+        let slot = *self.by_session.get(&session).ok_or("open a mailbox first")?;
+        let rank = self.sessions[slot].as_ref().and_then(|open| open.rank);
+        let found = self.tables.get_mut(&table).ok_or("there is no such table here")?;
+        let clocks = found.clocks.as_mut().ok_or("the table's workers have no clocks")?;
+        let clock = match rank {
+            Some(rank) => clocks.join(rank, session).map_err(|error| error.to_string())?,
+            None => Default::default(),
+        };
+        let (region, offset) = clocks.place();
+        self.clocks.moved |= clocks.publish();
+        self.count_silent();
+        let region = shared_of(self.shared_region(slot, region)?);
+        Ok(ClockPlace { region, offset, clock })
+    }
+
+    /// Workers of a table may be this far apart from now on.
+    pub(in crate::shard) fn alter_table(&mut self, table: TableId, consistency: Consistency) {
+        let Some(table) = self.tables.get_mut(&table) else { return };
+        let Some(clocks) = &mut table.clocks else { return };
+        table.entry.schema.consistency = consistency;
+        self.clocks.moved |= clocks.set_consistency(consistency);
+    }
+
+    /// A session's connection is gone: its workers have some time to come back.
+    pub(in crate::shard) fn silence_workers(&mut self, session: SessionId) {
+        if !self.clocks.is_used() {
+            return;
+        }
+        let now = Instant::now();
+        for table in self.tables.values_mut() {
+            if let Some(clocks) = &mut table.clocks {
+                self.clocks.silent_count += clocks.silence(session, now);
+            }
+        }
+    }
+
+    /// A session is back.
+    pub(in crate::shard) fn hear_workers(&mut self, session: SessionId) {
+        if self.clocks.silent_count == 0 {
+            return;
+        }
+        for table in self.tables.values_mut() {
+            if let Some(clocks) = &mut table.clocks {
+                self.clocks.silent_count -= clocks.hear(session);
+            }
+        }
+    }
+
+    /// Nobody waits for these workers any more.
+    pub(in crate::shard) fn retire_workers(
+        &mut self,
+        leaves: impl Fn(WorkerRank, SessionId) -> bool,
+    ) {
+        for table in self.tables.values_mut() {
+            if let Some(clocks) = &mut table.clocks {
+                let (silent, retired) = clocks.retire(&leaves);
+                self.clocks.silent_count -= silent;
+                self.statistics.workers_retired += retired as u64;
+                self.clocks.moved |= clocks.publish();
+            }
+        }
+    }
+
+    /// Retires workers that were silent for too long.
+    pub(in crate::shard) fn expire_workers(&mut self) {
+        if self.clocks.silent_count == 0 {
+            return;
+        }
+        let (now, timeout) = (Instant::now(), self.clocks.worker_timeout);
+        for (id, table) in &mut self.tables {
+            let Some(clocks) = &mut table.clocks else { continue };
+            let late = clocks.silent_for(timeout, now);
+            if late.is_empty() {
+                continue;
+            }
+            for rank in &late {
+                tracing::warn!(table = %id, rank = %rank, "worker is gone: nobody waits for it");
+            }
+            let (silent, retired) = clocks.retire(|rank, _| late.contains(&rank));
+            self.clocks.silent_count -= silent;
+            self.statistics.workers_retired += retired as u64;
+            self.clocks.moved |= clocks.publish();
+        }
+    }
+
+    /// A worker has finished a clock on all rows of a table.
+    pub(in crate::shard) fn advance_clock(&mut self, work: &Work) -> Result<(), Refusal> {
+        let rank = self.sessions[work.session].as_ref().and_then(|session| session.rank);
+        let Some(table) = self.tables.get_mut(&work.header.table) else {
+            return Err((Status::UnknownTable, 0));
+        };
+        // Where nobody is ever waited for there is nothing to do.
+        let Some(clocks) = &mut table.clocks else { return Ok(()) };
+        let rank = rank.ok_or((Status::NoRank, 0))?;
+        if !clocks.advance(rank, work.header.clock) {
+            return Err((Status::NoRank, 0));
+        }
+        self.clocks.moved |= clocks.publish();
+        Ok(())
+    }
+
+    /// Stamps the rows of a push that was applied.
+    pub(in crate::shard) fn stamp_push(&mut self, work: &Work) {
+        let rank = self.sessions[work.session].as_ref().and_then(|session| session.rank);
+        let (clock, Some(rank)) = (work.header.clock, rank) else { return };
+        let Some(table) = self.tables.get_mut(&work.header.table) else { return };
+        let Some(mut clocks) = table.clocks.take_if(|clocks| clocks.is_news(rank, clock)) else {
+            return;
+        };
+        let keys = &self.turn.keys[work.keys.0..work.keys.1];
+        each_piece(table, rows_of(work), keys, |slot, rows| {
+            let stamped = clocks.stamp(rank, slot, rows, clock);
+            debug_assert!(stamped.is_ok(), "a member has its entry");
+            true
+        });
+        self.clocks.moved |= clocks.publish();
+        table.clocks = Some(clocks);
+    }
+
+    /// Whether a pull has to wait for a slower worker.
+    pub(in crate::shard) fn must_wait(&self, work: &Work) -> bool {
+        let clock = work.header.clock;
+        let Some(table) = self.tables.get(&work.header.table) else { return false };
+        let Some(clocks) = &table.clocks else { return false };
+        let line = clocks.line();
+        if !line.must_wait(clock) {
+            return false;
+        }
+        // Some row is behind; these may not be.
+        let needed = line.needed(clock);
+        let keys = &self.turn.keys[work.keys.0..work.keys.1];
+        !each_piece(table, rows_of(work), keys, |slot, rows| !clocks.is_behind(slot, rows, needed))
+    }
+
+    /// Keeps a pull aside until the clock allows it.
+    pub(in crate::shard) fn park_pull(&mut self, at: usize) {
+        let work = self.turn.works[at];
+        let keys = &self.turn.keys[work.keys.0..work.keys.1];
+        let Some(session) = self.sessions[work.session].as_ref().map(|session| session.id) else {
+            return;
+        };
+        if !self.clocks.waiting.has_room(keys.len()) {
+            return self.close(at, Status::TooEarly, 0);
+        }
+        let mut header = work.header;
+        header.kind = windlass_wire::RequestKind::Pull;
+        let keys = self.clocks.waiting.copy_keys(keys);
+        let (slot, number) = (work.session, work.number);
+        let since = Instant::now();
+        self.clocks.waiting.push(WaitingPull { slot, session, number, header, keys, since });
+        self.turn.works[at].closed = true;
+        self.statistics.pulls_parked += 1;
+    }
+
+    /// Takes pulls that need not wait any more into the turn.
+    pub(in crate::shard) fn release_pulls(&mut self) {
+        if !std::mem::take(&mut self.clocks.moved) {
+            return;
+        }
+        for _ in 0..self.clocks.waiting.pulls.len() {
+            let Some(pull) = self.clocks.waiting.pulls.pop_front() else { return };
+            let open = self.sessions.get(pull.slot).and_then(Option::as_ref);
+            if open.is_none_or(|open| open.id != pull.session) {
+                self.clocks.waiting.end(pull.keys);
+                continue;
+            }
+            let keys_at = self.turn.keys.len();
+            let has_room = self.turn.has_room(pull.keys.len() as u64 * 8);
+            if has_room {
+                self.turn.keys.extend_from_slice(&pull.keys);
+            }
+            let waited_us = u32::try_from(pull.since.elapsed().as_micros()).unwrap_or(DETAIL_MAX);
+            let work = Work {
+                session: pull.slot,
+                number: pull.number,
+                header: pull.header,
+                keys: (keys_at, self.turn.keys.len()),
+                values: Values::None,
+                closed: false,
+                durable_at: None,
+                waited_us: waited_us.max(1),
+            };
+            if !has_room || self.must_wait(&work) {
+                self.clocks.moved |= !has_room;
+                self.turn.keys.truncate(keys_at);
+                self.clocks.waiting.pulls.push_back(pull);
+                continue;
+            }
+            self.turn.works.push(work);
+            self.clocks.waiting.end(pull.keys);
+        }
+    }
+
+    /// Forgets the pulls of a session that ends.
+    pub(in crate::shard) fn forget_pulls(&mut self, session: SessionId) {
+        for _ in 0..self.clocks.waiting.pulls.len() {
+            let Some(pull) = self.clocks.waiting.pulls.pop_front() else { return };
+            if pull.session == session {
+                self.clocks.waiting.end(pull.keys);
+            } else {
+                self.clocks.waiting.pulls.push_back(pull);
+            }
+        }
+    }
+
+    pub(in crate::shard) fn count_silent(&mut self) {
+        let clocks = self.tables.values().filter_map(|table| table.clocks.as_ref());
+        self.clocks.silent_count = clocks.map(|clocks| clocks.silent_count()).sum();
+    }
+}
+
+/// The range of a request, unless it names keys.
+fn rows_of(work: &Work) -> Option<RowRange> {
+    match work.header.rows {
+        Rows::Range { first } => {
+            Some(RowRange::new(first, first + u64::from(work.header.row_count)))
+        }
+        Rows::Keys => None,
+    }
+}
+
+/// Calls `piece` with each partition's slot and the rows of it that a request names, until it says
+/// no. Rows at an end of their partition reach as far as there are numbers, so that a push of all of
+/// a partition covers all of its clock. Returns whether it never said no.
+fn each_piece(
+    table: &ShardTable,
+    range: Option<RowRange>,
+    keys: &[u64],
+    mut piece: impl FnMut(usize, RowRange) -> bool,
+) -> bool {
+    let is_dense = table.is_dense();
+    let mut rows_piece = |rows: RowRange| {
+        let partition = table.layout.partition_of(rows.start);
+        let Some(slot) = table.slot(partition) else { return true };
+        let mut rows = rows;
+        if is_dense {
+            let whole = table.layout.rows_of(partition);
+            rows.start = if rows.start == whole.start { 0 } else { rows.start };
+            rows.end = if rows.end == whole.end { u64::MAX } else { rows.end };
+        }
+        piece(slot, rows)
+    };
+    if let Some(range) = range {
+        let mut first = range.start;
+        while first < range.end {
+            let whole = table.layout.rows_of(table.layout.partition_of(first));
+            let end = range.end.min(whole.end).max(first + 1);
+            if !rows_piece(RowRange::new(first, end)) {
+                return false;
+            }
+            first = end;
+        }
+        return true;
+    }
+    keys.iter().all(|key| rows_piece(RowRange::new(*key, key.saturating_add(1))))
+}

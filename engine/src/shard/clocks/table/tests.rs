@@ -1,0 +1,182 @@
+//! A table's clocks against an oracle: a clock for every worker and row, and a list of who is live.
+#![allow(clippy::cast_possible_truncation, reason = "a handful of rows")]
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use proptest::prelude::*;
+use windlass_replication::Consistency as Rule;
+use windlass_transport::{Pages, memory::PagesOptions};
+use windlass_wire::SessionId;
+
+use super::*;
+
+const SLOTS: usize = 3;
+const ROWS: u64 = 12;
+
+fn clocks(consistency: Consistency) -> TableClocks {
+    let pages = Pages::allocate(4096, PagesOptions::default()).unwrap();
+    let mut clocks = TableClocks::new(Piece { region: 0, pages, offset: 64 }, consistency);
+    clocks.grow(SLOTS);
+    clocks
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Join(u32),
+    Leave(u32),
+    /// The worker's next round ends.
+    Advance(u32),
+    /// The worker has pushed these rows for the last time in its round.
+    Stamp(u32, usize, u64, u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let rank = 0..4_u32;
+    prop_oneof![
+        1 => rank.clone().prop_map(Step::Join),
+        1 => rank.clone().prop_map(Step::Leave),
+        4 => rank.clone().prop_map(Step::Advance),
+        4 => (rank, 0..SLOTS, 0..ROWS, 1..ROWS)
+            .prop_map(|(rank, slot, start, count)| Step::Stamp(rank, slot, start, count)),
+    ]
+}
+
+#[derive(Default)]
+struct Oracle {
+    /// Clock of each worker, slot and row, and whether it is live.
+    workers: BTreeMap<u32, (Vec<u64>, bool)>,
+}
+
+impl Oracle {
+    fn live(&self) -> impl Iterator<Item = &Vec<u64>> {
+        self.workers.values().filter(|worker| worker.1).map(|worker| &worker.0)
+    }
+
+    fn minimum(&self) -> Option<u64> {
+        self.live().flatten().copied().min()
+    }
+
+    fn finished(&self, rank: u32) -> Option<u64> {
+        let worker = self.workers.get(&rank).filter(|worker| worker.1)?;
+        worker.0.iter().copied().min()
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_published_minimum_is_that_of_a_clock_per_row(
+        steps in prop::collection::vec(step(), 0..120), tau in 0..4_u64
+    ) {
+        let mut clocks = clocks(Consistency::Bounded { tau });
+        let mut oracle = Oracle::default();
+        let cells = SLOTS * ROWS as usize;
+        for step in steps {
+            match step {
+                Step::Join(rank) => {
+                    let began = clocks.join(WorkerRank(rank), SessionId(u64::from(rank) + 1)).unwrap();
+                    let was_live = oracle.finished(rank);
+                    if was_live.is_none() {
+                        let floor = match oracle.minimum() {
+                            Some(minimum) => minimum,
+                            // The latest clock that anybody has finished everywhere, in a slot.
+                            None => oracle.workers.values().flat_map(|worker| {
+                                worker.0.chunks(ROWS as usize).filter_map(|slot| slot.iter().copied().min())
+                            }).max().unwrap_or(0),
+                        };
+                        let own = oracle.workers.entry(rank).or_insert((vec![0; cells], true));
+                        let own_least = own.0.chunks(ROWS as usize)
+                            .filter_map(|slot| slot.iter().copied().min()).max().unwrap_or(0);
+                        prop_assert_eq!(began.0, floor.max(own_least));
+                        own.1 = true;
+                        own.0.iter_mut().for_each(|clock| *clock = began.0.max(*clock));
+                    }
+                }
+                Step::Leave(rank) => {
+                    clocks.retire(|of, _| of == WorkerRank(rank));
+                    if let Some(worker) = oracle.workers.get_mut(&rank) {
+                        worker.1 = false;
+                    }
+                }
+                Step::Advance(rank) => {
+                    let finished = oracle.finished(rank);
+                    let advanced = clocks.advance(
+                        WorkerRank(rank), WorkerClock(finished.unwrap_or(0) + 1));
+                    prop_assert_eq!(advanced, finished.is_some());
+                    if let Some(finished) = finished {
+                        let worker = oracle.workers.get_mut(&rank).unwrap();
+                        worker.0.iter_mut().for_each(|clock| *clock = (finished + 1).max(*clock));
+                    }
+                }
+                Step::Stamp(rank, slot, start, count) => {
+                    let Some(finished) = oracle.finished(rank) else { continue };
+                    let clock = WorkerClock(finished + 1);
+                    if !clocks.is_news(WorkerRank(rank), clock) {
+                        continue;
+                    }
+                    let end = (start + count).min(ROWS);
+                    let reach = if end == ROWS { u64::MAX } else { end };
+                    let rows = RowRange { start, end: reach };
+                    clocks.stamp(WorkerRank(rank), slot, rows, clock).unwrap();
+                    let worker = oracle.workers.get_mut(&rank).unwrap();
+                    for row in start..end {
+                        let cell = &mut worker.0[slot * ROWS as usize + row as usize];
+                        *cell = (*cell).max(clock.0);
+                    }
+                }
+            }
+            clocks.publish();
+            let line = clocks.line();
+            prop_assert_eq!(line.minimum, oracle.minimum().unwrap_or(u64::MAX));
+            prop_assert_eq!(line.live, oracle.live().count() as u64);
+            for clock in 0..8 {
+                let rule = Rule::Bounded { tau };
+                let minimum = oracle.minimum().map(WorkerClock);
+                prop_assert_eq!(
+                    line.must_wait(WorkerClock(clock)), rule.must_wait(WorkerClock(clock), minimum)
+                );
+                for slot in 0..SLOTS {
+                    for row in 0..ROWS {
+                        let cell = slot * ROWS as usize + row as usize;
+                        let least = oracle.live().map(|rows| rows[cell]).min();
+                        let behind = clocks.is_behind(
+                            slot, RowRange { start: row, end: row + 1 }, line.needed(WorkerClock(clock)));
+                        let expected = least.is_some_and(|least| least < line.needed(WorkerClock(clock)));
+                        prop_assert_eq!(behind, expected);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_silent_worker_is_given_up_after_the_timeout_and_heard_again_before() {
+    let mut clocks = clocks(Consistency::Sequential {});
+    let (start, timeout) = (Instant::now(), Duration::from_millis(10));
+    for rank in 0..2 {
+        clocks.join(WorkerRank(rank), SessionId(u64::from(rank) + 1)).unwrap();
+    }
+    assert_eq!(clocks.silence(SessionId(2), start), 1);
+    assert_eq!(clocks.silence(SessionId(2), start), 0);
+    assert!(clocks.silent_for(timeout, start + timeout / 2).is_empty());
+    assert_eq!(clocks.hear(SessionId(2)), 1);
+    assert!(clocks.silent_for(timeout, start + timeout).is_empty());
+    clocks.silence(SessionId(2), start);
+    assert_eq!(clocks.silent_for(timeout, start + timeout), [WorkerRank(1)]);
+    // A process that was started anew takes its rank over before the timeout.
+    clocks.advance(WorkerRank(1), WorkerClock(3));
+    assert_eq!(clocks.join(WorkerRank(1), SessionId(9)), Ok(WorkerClock(3)));
+    let taken = clocks.join(WorkerRank(1), SessionId(10)).unwrap_err();
+    assert!(taken.to_string().contains("rank of its own"), "{taken}");
+    assert_eq!(clocks.retire(|rank, _| rank == WorkerRank(1)), (0, 1));
+    clocks.publish();
+    assert_eq!(clocks.line(), ClockLine { minimum: 0, tau: 0, live: 1 });
+    assert!(!clocks.advance(WorkerRank(1), WorkerClock(4)), "it has to open the table again");
+    clocks.set_consistency(Consistency::Bounded { tau: 5 });
+    assert_eq!(clocks.line().tau, 5);
+    clocks.open();
+    assert_eq!(clocks.line(), ClockLine::OPEN);
+}

@@ -112,7 +112,9 @@ impl Shard {
     pub(super) fn check_order(&mut self, at: usize) -> Result<(), Refusal> {
         let work = &self.turn.works[at];
         let Some(session) = &mut self.sessions[work.session] else { return Ok(()) };
-        if !session.refuses || !work.header.kind.pushes() {
+        // A clock that went on without the push before it would promise what is not there.
+        let is_ordered = work.header.kind.pushes() || work.header.kind == RequestKind::AdvanceClock;
+        if !session.refuses || !is_ordered {
             return Ok(());
         }
         if work.header.resumes {

@@ -16,7 +16,7 @@ use windlass_wire::{
 use super::{
     Shard, ShardStatistics, chain,
     session::{Applied, Detached, Mailbox, ShardSession},
-    tables::{ShardTable, TableRows},
+    tables::ShardTable,
 };
 use crate::limits::{
     COMPLETION_SLOTS, MAILBOX_RING_LEN, RECEIVES_POSTED, SESSION_EXPIRY_S, SESSIONS_MAX,
@@ -450,60 +450,6 @@ impl Shard {
         }
         self.tables.insert(id, table);
         Ok(())
-    }
-
-    fn locate(
-        &mut self,
-        session: SessionId,
-        table: TableId,
-    ) -> Result<Vec<PartitionPlace>, String> {
-        let slot = *self.by_session.get(&session).ok_or("open a mailbox first")?;
-        let dense = |table: &TableId| match self.tables.get(table).map(|table| &table.rows) {
-            None => Err("there is no such table here"),
-            Some(TableRows::Sparse(_)) => Err("rows of sparse tables have no fixed place"),
-            Some(TableRows::Dense(partitions)) => Ok(partitions),
-        };
-        let regions: Vec<usize> = dense(&table)?.iter().map(|(_, region)| *region).collect();
-        let mut shared = Vec::with_capacity(regions.len());
-        for region in regions {
-            shared.push(self.shared_region(slot, region)?);
-        }
-        let TableRows::Dense(partitions) = &self.tables[&table].rows else {
-            return Err("there is no such table here".to_owned());
-        };
-        let mut places = Vec::with_capacity(partitions.len());
-        for ((dense, _), shared) in partitions.iter().zip(shared) {
-            let geometry = dense.blocks().geometry();
-            places.push(PartitionPlace {
-                partition: dense.partition(),
-                region: shared_of(shared),
-                offset: dense.blocks().offset(),
-                first_row: dense.rows().start,
-                row_count: dense.rows().count(),
-                block_rows: geometry.block_rows,
-                block_stride: geometry.block_stride,
-            });
-        }
-        Ok(places)
-    }
-
-    /// A region of the arena, as a session calls it.
-    pub(super) fn shared_region(
-        &mut self,
-        slot: usize,
-        region: usize,
-    ) -> Result<RemoteRegion, String> {
-        let Some(open) = &mut self.sessions[slot] else { return Err("no session".to_owned()) };
-        if let Some((_, shared)) = open.shared.iter().find(|(at, _)| *at == region) {
-            return Ok(*shared);
-        }
-        let registered =
-            self.arena.registered(region, open.transport).ok_or("the region is gone")?;
-        let shared = self.transports[open.transport]
-            .share(open.queue_pair, registered)
-            .map_err(|e| chain(&e))?;
-        open.shared.push((region, shared));
-        Ok(shared)
     }
 }
 

@@ -16,6 +16,7 @@ mod drain;
 mod durable;
 mod fetch;
 mod ids_hash;
+mod locate;
 mod poll;
 mod pull;
 mod push;

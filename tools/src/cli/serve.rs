@@ -85,6 +85,9 @@ pub(crate) struct Arguments {
     /// Serve what is left of damaged data, without what was lost
     #[arg(long, requires = "data_dir")]
     accept_damage: bool,
+    /// How long a worker whose connection is gone is still waited for, in milliseconds
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = ServerConfig::default().worker_timeout_ms)]
+    worker_timeout: u32,
     /// Stop when stdin ends, as it does when the parent process is gone
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
@@ -155,6 +158,7 @@ fn config(arguments: &Arguments) -> Result<ServerConfig, Failure> {
         memory_len_max: arguments.memory,
         data_dir: arguments.data_dir.clone(),
         accept_damage: arguments.accept_damage,
+        worker_timeout_ms: arguments.worker_timeout,
     };
     // The library's errors name its fields; these name the flags.
     let usage = |text: String| Failure::new(ExitStatus::Usage, text);

@@ -202,18 +202,32 @@ impl Core {
         rows: RowRange,
         clock: WorkerClock,
     ) -> bool {
-        let links = self.links_of(table, rows);
-        let Some(state) = &mut self.tables[table.0].clock else { return true };
-        links.into_iter().all(|link| {
-            let Some(Some(line)) = state.lines.get_mut(link) else { return false };
-            if line.seen.must_wait(clock)
-                && let Some(view) = line.view
-                && !self.links[link].failed
-            {
-                line.seen = look(view);
+        if clock == WorkerClock(0) {
+            return true;
+        }
+        let layout = self.tables[table.0].layout;
+        let mut first = rows.start;
+        while first < rows.end {
+            let (link, part) = self.rows_at_one_link(&layout, first, rows.end);
+            if !self.is_open(table, link, clock) {
+                return false;
             }
-            !line.seen.must_wait(clock)
-        })
+            first = part.end;
+        }
+        true
+    }
+
+    /// Whether one shard lets a pull at `clock` go on.
+    fn is_open(&mut self, table: TableIndex, link: usize, clock: WorkerClock) -> bool {
+        let Some(state) = &mut self.tables[table.0].clock else { return true };
+        let Some(Some(line)) = state.lines.get_mut(link) else { return false };
+        if line.seen.must_wait(clock)
+            && let Some(view) = line.view
+            && !self.links[link].failed
+        {
+            line.seen = look(view);
+        }
+        !line.seen.must_wait(clock)
     }
 
     /// Waits until the slowest worker allows a pull of rows at `clock`.

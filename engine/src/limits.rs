@@ -3,6 +3,8 @@
 use windlass_transport::mailbox;
 use windlass_wire::{request, schema};
 
+use crate::persist::limits::{KEYS_MAX, RECORD_BYTES_MAX};
+
 /// Most shards of one server.
 pub const SHARDS_MAX: u16 = 256;
 
@@ -102,6 +104,33 @@ pub const WORKER_TIMEOUT_MS: u32 = 5000;
 /// Bytes of sums a shard keeps when it aggregates the pushes of one turn.
 pub const AGGREGATE_LEN_MAX: usize = 16 << 20;
 
+/// Messages a shard takes from one peer in one turn.
+pub const PEER_MESSAGES_PER_TURN: usize = 256;
+
+/// Bytes of records of chains a shard holds before its heads leave pushes in their mailboxes.
+pub const CHAIN_HEAD_LEN_MAX: u64 = 32 << 20;
+
+/// Bytes of records of chains a shard holds before it takes no more from its predecessors.
+pub const CHAIN_HELD_LEN_MAX: u64 = 256 << 20;
+
+/// Records of a shard's heads in flight before they leave pushes in their mailboxes.
+pub const CHAIN_INFLIGHT_MAX: u64 = 2048;
+
+/// Bytes of values that pushes which share a record may bring, summed.
+pub const CHAIN_RECORD_VALUES_MAX: u64 = 8 << 20;
+
+/// Sessions and lanes that a replica remembers.
+pub const CHAIN_SESSIONS_MAX: usize = 65_536;
+
+/// Bytes of keyed rows that a feeder sends at a time.
+pub const COPY_ROWS_LEN: usize = 64 << 10;
+
+/// Bytes of a copy that may wait on a link.
+pub const COPY_BACKLOG_MAX: usize = 256 << 10;
+
+const _: () = assert!(CHAIN_RECORD_VALUES_MAX + 8 * KEYS_MAX as u64 <= RECORD_BYTES_MAX as u64);
+const _: () = assert!(CHAIN_HEAD_LEN_MAX < CHAIN_HELD_LEN_MAX);
+const _: () = assert!(RECORD_BYTES_MAX <= windlass_wire::chain::WHOLE_LEN_MAX as usize);
 const _: () = assert!(INLINE_LEN_MAX + 4096 < MAILBOX_RING_LEN as u64 / 2);
 const _: () = assert!(COMPLETION_SLOTS <= mailbox::COMPLETION_SLOTS_MAX);
 const _: () = assert!(COMPLETION_SLOTS.is_power_of_two());

@@ -260,6 +260,7 @@ impl Core {
             kind,
             sync: options.sync,
             resumes: false,
+            strong: false,
             dtype: entry.schema.dtype,
             table: entry.id,
             sequence: self.sequence,

@@ -8,7 +8,7 @@ use windlass_transport::{
 };
 use windlass_wire::{
     Blob, Incarnation, ServerId, SessionId, ShardId, WorkerRank,
-    control::{ClientReply, ClientRequest, PROTOCOL_VERSION, Provider, RefusalKind},
+    control::{ClientReply, ClientRequest, PROTOCOL_VERSION, Peer, Provider, RefusalKind},
     map::{ServerEntry, ServerState},
 };
 
@@ -23,6 +23,7 @@ struct Connection {
     shared: Arc<Shared>,
     session: SessionId,
     incarnation: Incarnation,
+    peer: Option<Peer>,
     /// Tells it from other connections of the session.
     number: u64,
     rank: Option<WorkerRank>,
@@ -31,9 +32,9 @@ struct Connection {
 /// Serves one connection until it ends.
 pub(super) fn serve(shared: &Arc<Shared>, mut stream: ControlStream) -> Result<(), ControlError> {
     let Some(greeting) = stream.receive::<ClientRequest>()? else { return Ok(()) };
-    let rank = match &greeting {
-        ClientRequest::Hello { rank, .. } => *rank,
-        _ => None,
+    let (rank, peer) = match &greeting {
+        ClientRequest::Hello { rank, peer, .. } => (*rank, *peer),
+        _ => (None, None),
     };
     let (session, incarnation) = match greet(shared, greeting) {
         Ok((welcome, session, incarnation)) => {
@@ -43,7 +44,8 @@ pub(super) fn serve(shared: &Arc<Shared>, mut stream: ControlStream) -> Result<(
         Err(refusal) => return stream.send(&refused(refusal)),
     };
     let number = shared.connections_ever.fetch_add(1, Ordering::Relaxed);
-    let connection = Connection { shared: shared.clone(), session, incarnation, number, rank };
+    let connection =
+        Connection { shared: shared.clone(), session, incarnation, peer, number, rank };
     // From here on the client may be silent for as long as it trains.
     let patient = stream.set_read_timeout(None);
     debug_assert!(patient.is_ok(), "the socket is open");
@@ -240,6 +242,7 @@ impl Connection {
                 incarnation,
                 connection: self.number,
                 rank,
+                peer: self.peer,
                 provider,
                 endpoint,
                 answer,

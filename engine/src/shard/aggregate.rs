@@ -42,6 +42,32 @@ impl Aggregator {
         self.sum_len = sum_len;
     }
 
+    /// As [`Aggregator::start`], for sums that are bounded by whoever picked the pushes.
+    pub(super) fn start_unbounded(&mut self, sum_len: usize) {
+        self.start(sum_len);
+    }
+
+    /// Keys summed so far, in order of first appearance.
+    pub(super) fn keys(&self) -> &[u64] {
+        &self.keys
+    }
+
+    /// Their sums, beside each other in the same order.
+    pub(super) fn sums(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.sums)
+    }
+
+    /// Bytes of one sum.
+    pub(super) fn sum_len(&self) -> usize {
+        self.sum_len
+    }
+
+    /// Where the sum of a row is, and whether it is a new one that still has to be set.
+    pub(super) fn place_of(&mut self, key: u64) -> (*mut u8, bool) {
+        let (row, new) = self.index.find_or_insert(key);
+        self.place(key, row, new)
+    }
+
     /// Where the sum of a row is, and whether it is a new one that still has to be set; `None` when
     /// there is no room for a new one.
     fn sum_of(&mut self, key: u64) -> Option<(*mut u8, bool)> {
@@ -52,6 +78,10 @@ impl Aggregator {
             }
             None => self.index.find_or_insert(key),
         };
+        Some(self.place(key, row, new))
+    }
+
+    fn place(&mut self, key: u64, row: u64, new: bool) -> (*mut u8, bool) {
         if new {
             self.keys.push(key);
             let words = (self.keys.len() * self.sum_len).div_ceil(8);
@@ -59,9 +89,9 @@ impl Aggregator {
                 self.sums.resize(words, 0);
             }
         }
-        #[expect(clippy::cast_possible_truncation, reason = "bounded by AGGREGATE_LEN_MAX")]
+        #[expect(clippy::cast_possible_truncation, reason = "an index into memory")]
         let offset = row as usize * self.sum_len;
-        Some((self.sums.as_mut_ptr().cast::<u8>().wrapping_add(offset), new))
+        (self.sums.as_mut_ptr().cast::<u8>().wrapping_add(offset), new)
     }
 }
 

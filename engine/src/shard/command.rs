@@ -10,7 +10,7 @@ use windlass_transport::{
 };
 use windlass_wire::{
     ClusterMap, Consistency, Incarnation, SessionId, ShardId, TableEntry, TableId, WorkerRank,
-    control::{ClockPlace, PartitionPlace, Provider, SharedRegion},
+    control::{ClockPlace, PartitionPlace, Peer, Provider, SharedRegion},
 };
 
 use super::{
@@ -23,7 +23,7 @@ use crate::limits::{
 };
 
 /// Where a command's answer goes.
-type Answer<T> = Sender<Result<T, String>>;
+pub(super) type Answer<T> = Sender<Result<T, String>>;
 
 /// One command.
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub enum ShardCommand {
         connection: u64,
         /// The worker it is, if it is one.
         rank: Option<WorkerRank>,
+        /// The server it is, when it is no client.
+        peer: Option<Peer>,
         /// By which provider.
         provider: Provider,
         /// The client's endpoint.
@@ -63,6 +65,8 @@ pub enum ShardCommand {
         /// The control connection that ended: what came by another stays.
         connection: u64,
     },
+    /// About its chains.
+    Chain(super::ChainCommand),
     /// Takes over a new map.
     InstallMap {
         /// The map.
@@ -202,11 +206,12 @@ impl Shard {
                 incarnation,
                 connection,
                 rank,
+                peer,
                 provider,
                 endpoint,
                 answer,
             } => {
-                let who = (session, incarnation, connection);
+                let who = (session, incarnation, connection, peer);
                 let _ = answer.send(self.open_mailbox(who, rank, provider, &endpoint));
             }
             ShardCommand::AttachMailbox { session, reply, completion_slots, answer } => {
@@ -219,6 +224,7 @@ impl Shard {
                     self.close_session(session);
                 }
             }
+            ShardCommand::Chain(command) => self.carry_out_chain(command),
             ShardCommand::InstallMap { map, answer } => {
                 let _ = answer.send(self.install_map(map));
             }
@@ -275,16 +281,15 @@ impl Shard {
 
     fn open_mailbox(
         &mut self,
-        (session, incarnation, connection): (SessionId, Incarnation, u64),
+        (session, incarnation, connection, peer): (SessionId, Incarnation, u64, Option<Peer>),
         rank: Option<WorkerRank>,
         provider: Provider,
         endpoint: &Endpoint,
     ) -> Result<Endpoint, String> {
-        let transport = self
-            .transports
-            .iter()
-            .position(|transport| transport.capabilities().provider == provider.name())
-            .ok_or_else(|| format!("the server has no {} transport", provider.name()))?;
+        let transport = self.transport_of(provider)?;
+        if peer.is_some_and(|peer| self.chain.is_none() || !self.admits_peer(peer)) {
+            return Err("this server's map does not admit that server: try again".to_owned());
+        }
         if self.by_session.len() >= SESSIONS_MAX {
             return Err(format!("the shard has {SESSIONS_MAX} sessions already"));
         }
@@ -314,6 +319,8 @@ impl Shard {
             life: self.session_lives,
             refuses: false,
             rank,
+            peer,
+            deferred_count: 0,
             transport,
             queue_pair,
             lands_unpolled: self.transports[transport].capabilities().lands_unpolled,
@@ -365,7 +372,17 @@ impl Shard {
             completions: CompletionWriter::new(remote_of(reply), completion_slots),
             sender: mailbox::Sender::new(open.queue_pair, outstanding_max),
         });
+        if let Some(peer) = open.peer {
+            self.peer_attached(slot, peer);
+        }
         Ok(shared_of(shared))
+    }
+
+    pub(super) fn transport_of(&self, provider: Provider) -> Result<usize, String> {
+        let mut transports = self.transports.iter();
+        transports
+            .position(|transport| transport.capabilities().provider == provider.name())
+            .ok_or_else(|| format!("the server has no {} transport", provider.name()))
     }
 
     pub(super) fn close_session(&mut self, session: SessionId) {
@@ -382,6 +399,9 @@ impl Shard {
         }
         self.forget_pulls(session);
         self.silence_workers(session);
+        if open.peer.is_some() {
+            self.peer_detached(slot);
+        }
         // What was posted completes as flushed; what was not never will.
         for work_id in open.mailbox.iter().flat_map(|mailbox| mailbox.sender.unposted()) {
             self.end_outstanding(work_id, false);
@@ -406,6 +426,7 @@ impl Shard {
         if map.epoch <= self.map.epoch {
             return Ok(());
         }
+        self.fence_peers(&map);
         self.map = map;
         let shard = (self.id, self.shard_count);
         for table in self.tables.values_mut() {
@@ -420,6 +441,7 @@ impl Shard {
                 )
                 .map_err(|e| chain(&e))?;
         }
+        self.configure_chains();
         Ok(())
     }
 
@@ -449,6 +471,7 @@ impl Shard {
             self.clocks.add_table();
         }
         self.tables.insert(id, table);
+        self.fence_new_rows();
         Ok(())
     }
 }
@@ -457,6 +480,6 @@ pub(super) fn shared_of(region: RemoteRegion) -> SharedRegion {
     SharedRegion { key: region.key.0, address: region.address, len: region.len }
 }
 
-fn remote_of(region: SharedRegion) -> RemoteRegion {
+pub(super) fn remote_of(region: SharedRegion) -> RemoteRegion {
     RemoteRegion { key: RemoteKey(region.key), address: region.address, len: region.len }
 }

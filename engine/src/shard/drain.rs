@@ -24,6 +24,9 @@ enum Admitted {
 impl Shard {
     /// Takes what the turn has room for, from every session in turn.
     pub(super) fn drain_mailboxes(&mut self) {
+        if self.is_chain_full() {
+            return;
+        }
         let count = self.sessions.len();
         // Whoever came last when the turn was full comes first now.
         let turn = usize::try_from(self.statistics.busy_turns).unwrap_or(0);
@@ -42,7 +45,7 @@ impl Shard {
         for _ in 0..SESSION_MESSAGES_PER_TURN {
             let Some(session) = &mut self.sessions[slot] else { return };
             let Some(mailbox) = &mut session.mailbox else { return };
-            if session.failed {
+            if session.failed || session.peer.is_some() {
                 return;
             }
             let message = match mailbox.reader.peek() {
@@ -58,7 +61,7 @@ impl Shard {
             if !self.turn.has_room(u64::from(message.len)) {
                 return;
             }
-            let waiting = self.clocks.waiting_count(slot);
+            let waiting = self.clocks.waiting_count(slot) + session.deferred_count;
             let owed = session.parked.len() + waiting + (self.turn.works.len() - works_before);
             if mailbox.completions.room() <= owed {
                 tracing::warn!(session = session.id.0, "session ended: more requests than credits");
@@ -167,6 +170,8 @@ impl Shard {
             closed: false,
             durable_at: None,
             waited_us: 0,
+            wait: None,
+            pushed: false,
         });
         Admitted::Taken
     }

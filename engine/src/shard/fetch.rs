@@ -153,6 +153,8 @@ impl Shard {
                 closed: false,
                 durable_at: None,
                 waited_us: 0,
+                wait: None,
+                pushed: false,
             });
             self.keep_keys(parked.keys);
         }

@@ -9,6 +9,7 @@
 mod acknowledge;
 mod aggregate;
 mod arena;
+mod chain;
 mod checkpoint;
 mod clocks;
 mod command;
@@ -40,6 +41,9 @@ use crossbeam::channel::Receiver;
 use windlass_transport::{Completion, QueuePairId, Transport};
 use windlass_wire::{ClusterMap, ServerId, SessionId, ShardId, TableId};
 
+pub use chain::{
+    ChainCommand, ChainContext, LinkEnded, PartitionChecksum, ServerEvent, SharedLeases,
+};
 pub use command::{ShardCommand, ShardHandle};
 pub use recover::RecoverySummary;
 pub use regrouped::Regrouped;
@@ -47,8 +51,8 @@ pub use statistics::ShardStatistics;
 pub(crate) use windlass_transport::error::chain;
 
 use self::{
-    aggregate::Aggregator, arena::Arena, clocks::Clocks, durable::Durable, ids_hash::IdMap,
-    session::ShardSession, staging::Staging, tables::ShardTable, work::Turn,
+    aggregate::Aggregator, arena::Arena, chain::Chain, clocks::Clocks, durable::Durable,
+    ids_hash::IdMap, session::ShardSession, staging::Staging, tables::ShardTable, work::Turn,
 };
 use crate::limits::COMPLETIONS_PER_POLL;
 
@@ -92,6 +96,9 @@ pub struct Shard {
     spare_keys: Vec<Vec<u64>>,
     /// Log and checkpoints, when the server has a data directory.
     durable: Option<Durable>,
+    /// What it takes to be part of chains, and the part itself in a cluster that has them.
+    chain_context: Option<ChainContext>,
+    chain: Option<Box<Chain>>,
     checkpoint_wanted: bool,
     aggregator: Aggregator,
     gathered: record::Gathered,
@@ -167,6 +174,8 @@ impl Shard {
             turn: Turn::new(),
             spare_keys: Vec::new(),
             durable: None,
+            chain_context: None,
+            chain: None,
             checkpoint_wanted: false,
             aggregator: Aggregator::new(),
             gathered: record::Gathered::default(),
@@ -210,6 +219,7 @@ impl Shard {
 
     /// Takes what the turn has room for out of the mailboxes and carries it out.
     fn carry_out_messages(&mut self) -> bool {
+        let chained = self.begin_chain_turn();
         if self.clocks.is_used() {
             self.expire_workers();
             self.release_pulls();
@@ -221,7 +231,8 @@ impl Shard {
             self.pull_all();
             self.turn.clear();
         }
-        worked
+        let sent = self.end_chain_turn();
+        chained || worked || sent
     }
 }
 

@@ -26,7 +26,17 @@ impl Shard {
         if completion.work_id != WorkId(0) {
             self.end_outstanding(completion.work_id, succeeded);
         }
-        let Some(session) = slot.and_then(|slot| self.sessions[slot].as_mut()) else { return };
+        let Some(session) = slot.and_then(|slot| self.sessions[slot].as_mut()) else {
+            if let Some(chain) = &mut self.chain {
+                if !succeeded {
+                    chain.queue_pair_failed(transport, completion.queue_pair);
+                } else if completion.opcode == Opcode::ReceiveImmediate {
+                    // A queue pair that is gone needs no receives.
+                    let _ = self.transports[transport].post_receive(completion.queue_pair, 1);
+                }
+            }
+            return;
+        };
         if !succeeded {
             session.failed = true;
         } else if completion.opcode == Opcode::ReceiveImmediate {

@@ -7,7 +7,7 @@ use super::{
     Shard,
     session::Applied,
     tables::{ShardTable, TableRows},
-    work::{Values, Work},
+    work::{Values, Work, values_pointer},
 };
 
 /// Why a request is refused, and at what.
@@ -24,6 +24,10 @@ impl Shard {
             if let Err((status, detail)) = checked {
                 self.close(at, status, detail);
             }
+        }
+        if self.chain.is_some() {
+            self.push_chained();
+            return;
         }
         for at in 0..self.turn.works.len() {
             if self.turn.works[at].closed {
@@ -54,7 +58,7 @@ impl Shard {
     }
 
     /// Carries out a request that neither pushes nor pulls.
-    fn carry_out_other(&mut self, work: &Work) -> Refusal {
+    pub(super) fn carry_out_other(&mut self, work: &Work) -> Refusal {
         if work.header.kind == RequestKind::AdvanceClock && self.clocks.is_used() {
             return self.advance_clock(work).err().unwrap_or((Status::Done, 0));
         }
@@ -91,6 +95,7 @@ impl Shard {
         let work = &mut self.turn.works[at];
         work.closed = true;
         let (slot, number, durable_at) = (work.session, work.number, work.durable_at);
+        let wait = work.wait.take();
         let pushes = work.header.kind.pushes();
         if let Values::Staged(chunk) = work.values {
             work.values = Values::None;
@@ -101,6 +106,10 @@ impl Shard {
             && let Some(session) = &mut self.sessions[slot]
         {
             session.refuses = true;
+        }
+        if let Some(wait) = wait {
+            self.end_wait(wait, status, detail);
+            return;
         }
         match durable_at {
             Some(position) if status == Status::Done => self.complete_at(slot, number, position),
@@ -127,7 +136,9 @@ impl Shard {
     /// Checks a request against its table, its session and the map, before anything is touched.
     fn check(&self, work: &Work) -> Result<(), Refusal> {
         let header = &work.header;
-        if header.epoch != self.map.epoch {
+        // A replicated partition's chain says how old a map may be.
+        let is_known = self.chain.is_some() && header.epoch < self.map.epoch;
+        if header.epoch != self.map.epoch && !is_known {
             return Err((Status::StaleEpoch, 0));
         }
         if header.kind == RequestKind::Nothing {
@@ -162,17 +173,12 @@ impl Shard {
                 return Err((Status::NotFinite, detail_of(bad.unwrap_or(0))));
             }
         }
-        Ok(())
+        self.check_chains(work)
     }
 
     /// Pointer to a push's values: as many as its header says, readable for the rest of the turn.
     pub(super) fn values_pointer(&self, work: &Work) -> Option<*const u8> {
-        match work.values {
-            Values::None => None,
-            Values::Inline(at) => Some(self.turn.values_at(at)),
-            Values::Peer(pointer) => Some(pointer),
-            Values::Staged(chunk) => Some(self.staging.pointer(chunk).cast_const()),
-        }
+        values_pointer(&self.turn, &self.staging, work)
     }
 
     /// Whether other pushes of this turn hit the same table, and its rule is for their sum.
@@ -237,7 +243,7 @@ impl Shard {
 }
 
 /// Whether a client sends a push with this outcome again, or may.
-fn is_sent_again(status: Status) -> bool {
+pub(super) fn is_sent_again(status: Status) -> bool {
     matches!(
         status,
         Status::StaleEpoch

@@ -68,6 +68,10 @@ pub(super) struct ShardSession {
     pub(super) refuses: bool,
     /// The worker it is, if it is one.
     pub(super) rank: Option<WorkerRank>,
+    /// The server it is, when it is no client: its mailbox takes chain messages.
+    pub(super) peer: Option<windlass_wire::control::Peer>,
+    /// Messages whose completion waits for a chain.
+    pub(super) deferred_count: usize,
     /// Which of the shard's transports, and which of its queue pairs.
     pub(super) transport: usize,
     pub(super) queue_pair: QueuePairId,

@@ -37,6 +37,10 @@ pub struct ShardStatistics {
     pub pulls_parked: u64,
     /// Times a worker of a table left or was given up.
     pub workers_retired: u64,
+    /// Records appended to chains by this server as head.
+    pub chain_records: u64,
+    /// Bytes of those records.
+    pub chain_bytes: u64,
     /// Bytes of parameter memory.
     pub parameter_bytes: u64,
     /// Bytes that may still be allocated.
@@ -65,6 +69,8 @@ impl ShardStatistics {
             ("log_waits", self.log_waits),
             ("pulls_parked", self.pulls_parked),
             ("workers_retired", self.workers_retired),
+            ("chain_records", self.chain_records),
+            ("chain_bytes", self.chain_bytes),
             ("parameter_bytes", self.parameter_bytes),
             ("memory_left", self.memory_left),
         ];
@@ -92,6 +98,8 @@ impl ShardStatistics {
         self.log_waits += other.log_waits;
         self.pulls_parked += other.pulls_parked;
         self.workers_retired += other.workers_retired;
+        self.chain_records += other.chain_records;
+        self.chain_bytes += other.chain_bytes;
         self.parameter_bytes += other.parameter_bytes;
         self.memory_left += other.memory_left;
     }

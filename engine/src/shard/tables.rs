@@ -102,7 +102,8 @@ impl ShardTable {
     ) -> Result<(), TableError> {
         for partition in (0..map.partition_count()).map(PartitionId) {
             let chain = &map.chains[partition.0 as usize];
-            let here = chain.servers.contains(&server) && shard_of(partition, shard.1) == shard.0;
+            let here = (chain.servers.contains(&server) || chain.learner == Some(server))
+                && shard_of(partition, shard.1) == shard.0;
             if !here || self.slots.find(partition).is_some() {
                 continue;
             }
@@ -160,6 +161,59 @@ impl ShardTable {
     /// Whether rows are numbered.
     pub(super) fn is_dense(&self) -> bool {
         matches!(self.rows, TableRows::Dense(_))
+    }
+
+    /// Marks the rows of a partition as not current, or takes the mark away.
+    pub(super) fn fence_partition(&mut self, partition: PartitionId, fenced: bool) {
+        let Some(slot) = self.slots.find(partition) else { return };
+        if let TableRows::Dense(partitions) = &mut self.rows {
+            let blocks = partitions[slot].0.blocks_mut();
+            if fenced { blocks.fence() } else { blocks.unfence() }
+        }
+    }
+
+    /// Makes every row of a partition as if it had never been pushed to.
+    pub(super) fn clear_partition(&mut self, partition: PartitionId, memory_left: &mut u64) {
+        let Some(slot) = self.slots.find(partition) else { return };
+        match &mut self.rows {
+            TableRows::Dense(partitions) => partitions[slot].0.clear(),
+            TableRows::Sparse(partitions) => {
+                let fresh = SparsePartition::new(partition, &self.entry.schema);
+                let old = std::mem::replace(&mut partitions[slot], fresh);
+                *memory_left += old.charged_len();
+            }
+        }
+    }
+
+    /// Gives back a partition that is kept elsewhere.
+    pub(super) fn remove_partition(
+        &mut self,
+        partition: PartitionId,
+        arena: &mut Arena,
+        transports: &mut [Box<dyn Transport>],
+        memory_left: &mut u64,
+    ) {
+        self.fence_partition(partition, true);
+        let Some(slot) = self.slots.remove(partition) else { return };
+        if let Some(clocks) = &mut self.clocks {
+            clocks.remove(slot);
+        }
+        let moved = match &mut self.rows {
+            TableRows::Dense(partitions) => {
+                let (dense, region) = partitions.swap_remove(slot);
+                *memory_left += dense.blocks().geometry().len(dense.blocks().row_count());
+                arena.release(region, transports);
+                partitions.get(slot).map(|(moved, _)| moved.partition())
+            }
+            TableRows::Sparse(partitions) => {
+                let sparse = partitions.swap_remove(slot);
+                *memory_left += sparse.charged_len();
+                partitions.get(slot).map(SparsePartition::partition)
+            }
+        };
+        if let Some(moved) = moved {
+            self.slots.replace(moved, slot);
+        }
     }
 
     /// Gives the table's memory back.
@@ -261,6 +315,17 @@ impl Slots {
     fn insert(&mut self, partition: PartitionId, slot: usize) {
         self.slots[partition.0 as usize] = u32::try_from(slot).unwrap_or(NONE);
         self.filled_count += 1;
+    }
+
+    fn replace(&mut self, partition: PartitionId, slot: usize) {
+        self.slots[partition.0 as usize] = u32::try_from(slot).unwrap_or(NONE);
+    }
+
+    fn remove(&mut self, partition: PartitionId) -> Option<usize> {
+        let slot = self.find(partition)?;
+        self.slots[partition.0 as usize] = NONE;
+        self.filled_count -= 1;
+        Some(slot)
     }
 
     /// Whether every partition of the cluster is here.

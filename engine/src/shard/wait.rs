@@ -92,6 +92,8 @@ impl Shard {
         let longest = Duration::from_millis(SLEEP_MS_MAX);
         let until_disk = self.disk_deadline();
         let longest = until_disk.map_or(longest, |deadline| deadline.min(longest));
+        let until_chain = self.chain_deadline();
+        let longest = until_chain.map_or(longest, |deadline| deadline.min(longest));
         let slept_at = Instant::now();
         let disk = self.durable.as_ref().and_then(Durable::wait_descriptor);
         wait_any_or(&mut self.transports, disk, longest);
@@ -99,7 +101,12 @@ impl Shard {
         self.idle_since = None;
         self.end_lost_sessions();
         // What wakes at the last moment is reported by its transport.
-        if overslept && until_disk.is_none() && !self.poll_transports() && self.turn() {
+        if overslept
+            && until_disk.is_none()
+            && until_chain.is_none()
+            && !self.poll_transports()
+            && self.turn()
+        {
             self.statistics.late_wakes += 1;
         }
     }

@@ -2,6 +2,8 @@
 
 use windlass_wire::RequestHeader;
 
+use super::staging::Staging;
+
 use crate::persist::commit::Position;
 
 use crate::limits::{TURN_BYTES_MAX, TURN_REQUESTS_MAX};
@@ -40,6 +42,10 @@ pub(super) struct Work {
     pub(super) durable_at: Option<Position>,
     /// Microseconds it waited for a slower worker: what its completion tells.
     pub(super) waited_us: u32,
+    /// What its completion waits for in the chains.
+    pub(super) wait: Option<u32>,
+    /// Whether its rows are in records already.
+    pub(super) pushed: bool,
 }
 
 /// The requests of one turn and the bytes they refer to. Nothing here allocates in a steady state.
@@ -110,3 +116,13 @@ impl Turn {
 
 #[expect(clippy::cast_possible_truncation, reason = "4 MiB")]
 const TURN_WORDS: usize = TURN_BYTES_MAX as usize / 8;
+
+/// Pointer to a push's values: as many as its header says, readable for the rest of the turn.
+pub(super) fn values_pointer(turn: &Turn, staging: &Staging, work: &Work) -> Option<*const u8> {
+    match work.values {
+        Values::None => None,
+        Values::Inline(at) => Some(turn.values_at(at)),
+        Values::Peer(pointer) => Some(pointer),
+        Values::Staged(chunk) => Some(staging.pointer(chunk).cast_const()),
+    }
+}

@@ -159,6 +159,19 @@ impl Blocks {
         }
     }
 
+    /// Takes back what [`Blocks::fence`] marked: the rows are current again.
+    pub fn unfence(&mut self) {
+        for block in 0..self.geometry.block_count(self.row_count) {
+            let line = self.offset + block * u64::from(self.geometry.block_stride);
+            // Another version than any before: a reader that saw rows before they were fenced must
+            // not take those from now on for the same.
+            let version = (self.pages.load_u64(line + HEAD_VERSION_AT) & !FENCED) + 2;
+            self.pages.store_u64(line + HEAD_VERSION_AT, version);
+            let tail = line + u64::from(self.geometry.block_stride) + TAIL_VERSION_AT;
+            self.pages.store_u64(tail, version);
+        }
+    }
+
     /// Pointer to values at `at`. The blocks were checked to lie in the pages when they were made,
     /// so no check is repeated for each block.
     #[inline]
@@ -249,6 +262,10 @@ mod tests {
         blocks.fence();
         for block in 0..blocks.geometry.block_count(100) {
             assert_eq!(blocks.version(block), FENCED);
+        }
+        blocks.unfence();
+        for block in 0..blocks.geometry.block_count(100) {
+            assert_eq!(blocks.version(block), 2);
         }
     }
 }

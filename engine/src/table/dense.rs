@@ -105,6 +105,19 @@ impl DensePartition {
         true
     }
 
+    /// Makes all rows and their state zero, as they were at first.
+    pub fn clear(&mut self) {
+        let row_len = self.blocks.geometry().row_len;
+        self.blocks.update(RowRange::new(0, self.rows.count()), |values, _, count| {
+            // SAFETY: the blocks hand out the values of `count` rows for writing.
+            unsafe { std::ptr::write_bytes(values, 0, usize_of(count * row_len)) };
+        });
+        self.state.clear();
+        if self.changed.is_tracked() {
+            self.changed = ChangedPieces::all(self.piece_count());
+        }
+    }
+
     /// The partition.
     #[must_use]
     pub fn partition(&self) -> PartitionId {

@@ -183,6 +183,12 @@ impl SparsePartition {
         Ok(())
     }
 
+    /// Whether a key has a row.
+    #[must_use]
+    pub fn contains(&self, key: u64) -> bool {
+        self.index.find(key).is_some()
+    }
+
     /// Makes the row of a key if it is new.
     ///
     /// # Errors
@@ -242,16 +248,27 @@ impl SparsePartition {
         SLAB_ROWS_FIRST * ((1 << self.slabs.len()) - 1)
     }
 
-    #[cold]
-    fn grow(&mut self, memory: &mut u64) -> Result<(), SparseFull> {
-        let rows = usize_of(SLAB_ROWS_FIRST << self.slabs.len());
+    /// Bytes that its rows were charged with.
+    #[must_use]
+    pub fn charged_len(&self) -> u64 {
+        (0..self.slabs.len()).map(|slab| self.slab_len(slab).2).sum()
+    }
+
+    /// Rows of a slab, words of its values, and bytes it is charged with.
+    fn slab_len(&self, slab: usize) -> (usize, usize, u64) {
+        let rows = usize_of(SLAB_ROWS_FIRST << slab);
         let words = (rows * usize_of(self.schema.row_len())).div_ceil(8);
         let state_len = self.schema.rule.state_width()
             * rows
             * self.schema.width as usize
             * UpdateRule::state_value_size(self.schema.dtype);
         // The index doubles too, at worst.
-        let needed = (words * 8 + state_len + rows * 64) as u64;
+        (rows, words, (words * 8 + state_len + rows * 64) as u64)
+    }
+
+    #[cold]
+    fn grow(&mut self, memory: &mut u64) -> Result<(), SparseFull> {
+        let (rows, words, needed) = self.slab_len(self.slabs.len());
         let Some(left) = memory.checked_sub(needed) else { return Err(SparseFull) };
         *memory = left;
         self.slabs.push(Slab {

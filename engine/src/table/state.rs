@@ -33,6 +33,12 @@ impl StatePlanes {
         self.planes.iter().map(|plane| plane.len() * 8).sum::<usize>() + self.steps.len() * 4
     }
 
+    /// Makes all of it zero.
+    pub fn clear(&mut self) {
+        self.planes.iter_mut().for_each(|plane| plane.fill(0));
+        self.steps.fill(0);
+    }
+
     /// Pointers to the planes' values of a row; dangling for planes the rule does not have.
     #[must_use]
     pub fn planes_at(&mut self, row: usize) -> [*mut u8; UpdateRule::STATE_WIDTH_MAX] {

@@ -300,6 +300,7 @@ fn push(hostile: &Hostile, target: &Target, random: &mut Random) -> RequestHeade
         sync: false,
         // Whatever was refused before it.
         resumes: true,
+        strong: false,
         dtype: DataType::F32,
         table: target.table,
         sequence: Sequence(u64::from(hostile.number) + random.below(3)),
@@ -318,6 +319,7 @@ fn nothing(hostile: &Hostile, random: &mut Random) -> Vec<u8> {
         kind: RequestKind::Nothing,
         sync: false,
         resumes: false,
+        strong: false,
         dtype: DataType::F32,
         table: TableId(0),
         sequence: Sequence(random.word()),

@@ -2,6 +2,7 @@
 //! checksum. No IO, no unsafe code, little-endian only.
 #![forbid(unsafe_code)]
 
+pub mod chain;
 pub mod checksum;
 pub mod clock_line;
 pub mod codec;

@@ -3,7 +3,8 @@
 //! ```text
 //! offset size
 //!      0    1  kind: 1 push, 2 pull, 3 push_pull, 4 advance clock, 5 nothing
-//!      1    1  flags: bit 0 values by reference, bit 1 rows are a range, bit 2 sync, bit 3 resumes
+//!      1    1  flags: bit 0 values by reference, bit 1 rows are a range, bit 2 sync, bit 3 resumes,
+//!               bit 4 strong
 //!      2    1  dtype of the values
 //!      3    1  zero
 //!      4    4  table
@@ -120,6 +121,9 @@ pub struct RequestHeader {
     /// The sender has settled every earlier push of its session: a server that refused one, and
     /// therefore all behind it, takes pushes again from this one on.
     pub resumes: bool,
+    /// A pull that is answered only where every push acknowledged so far is: by a tail that holds its
+    /// leases.
+    pub strong: bool,
     /// Element type of the values.
     pub dtype: DataType,
     /// The table.
@@ -146,6 +150,7 @@ const BY_REFERENCE: u8 = 1;
 const RANGE: u8 = 2;
 const SYNC: u8 = 4;
 const RESUMES: u8 = 8;
+const STRONG: u8 = 16;
 
 impl RequestHeader {
     /// Length of the header in bytes.
@@ -201,6 +206,9 @@ impl RequestHeader {
         if self.resumes {
             flags |= RESUMES;
         }
+        if self.strong {
+            flags |= STRONG;
+        }
         let values = self.values.unwrap_or_default();
         let reply = self.reply.unwrap_or_default();
         let mut bytes = [0; Self::LEN];
@@ -254,7 +262,7 @@ impl RequestHeader {
         let reply_address = u64::decode(&mut from)?;
         from.finish()?;
 
-        if flags & !(BY_REFERENCE | RANGE | SYNC | RESUMES) != 0 {
+        if flags & !(BY_REFERENCE | RANGE | SYNC | RESUMES | STRONG) != 0 {
             return Err(DecodeError::Unknown { field: "request flags", value: u64::from(flags) });
         }
         if reserved != 0 || reserved_after_reply != 0 {
@@ -301,6 +309,7 @@ impl RequestHeader {
             kind,
             sync: flags & SYNC != 0,
             resumes: flags & RESUMES != 0,
+            strong: flags & STRONG != 0,
             dtype,
             table,
             sequence,
@@ -361,6 +370,7 @@ mod tests {
             kind: RequestKind::Push,
             sync: false,
             resumes: false,
+            strong: false,
             dtype: DataType::F32,
             table: TableId(3),
             sequence: Sequence(9),
@@ -389,6 +399,7 @@ mod tests {
                 reply: Some(Place { key: 1, address: 64 }),
                 sync: true,
                 resumes: true,
+                strong: false,
                 ..push()
             },
         ];

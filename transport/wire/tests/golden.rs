@@ -114,6 +114,7 @@ fn header() -> RequestHeader {
         kind: RequestKind::Push,
         sync: true,
         resumes: false,
+        strong: false,
         dtype: DataType::F32,
         table: TableId(7),
         sequence: Sequence(0x0102_0304),

@@ -52,6 +52,7 @@ fn any_header() -> impl Strategy<Value = RequestHeader> {
                 kind,
                 sync,
                 resumes: sync && kind.pushes(),
+                strong: sync && !kind.pushes(),
                 dtype,
                 table: TableId(table),
                 sequence: Sequence(sequence),

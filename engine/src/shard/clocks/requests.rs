@@ -203,6 +203,8 @@ impl Shard {
                 values: Values::None,
                 closed: false,
                 durable_at: None,
+                wait: None,
+                pushed: false,
                 waited_us: waited_us.max(1),
             };
             if !has_room || self.must_wait(&work) {

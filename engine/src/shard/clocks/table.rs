@@ -62,6 +62,12 @@ impl TableClocks {
         }
     }
 
+    /// The partition in this slot is kept elsewhere; the last one takes its slot.
+    pub(in crate::shard) fn remove(&mut self, slot: usize) {
+        self.clocks.swap_remove(slot);
+        self.publish();
+    }
+
     /// What readers see.
     #[inline]
     pub(in crate::shard) fn line(&self) -> ClockLine {

@@ -1,0 +1,154 @@
+//! Applying records from their bytes: the same at the head and at every other member, so that replicas
+//! are equal bit for bit.
+#![allow(unsafe_code)]
+
+use windlass_wire::{DataType, Lsn, PartitionId, RowRange};
+
+use crate::{
+    persist::{frame::Kind, record::Record},
+    shard::{
+        Shard,
+        tables::{ShardTable, TableRows},
+    },
+    update::Kernel,
+};
+
+/// Which rows of a partition a record may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// All.
+    Whole,
+    /// Of a dense table those before this row; of a sparse one those that are there. The others are
+    /// being copied and will include it.
+    Copied {
+        /// First row of the table that has not been copied.
+        end: u64,
+    },
+}
+
+/// Why a record cannot be applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ApplyError {
+    /// Its bytes do not fit the table.
+    #[error("the record does not fit its table's schema")]
+    Unfit,
+    /// A row is new and there is no memory for it.
+    #[error("no memory is left for rows that other replicas have: raise --memory")]
+    Memory,
+}
+
+impl Shard {
+    /// Applies records to memory, in order, those that were applied already aside.
+    pub(super) fn apply_records(&mut self, partition: PartitionId, first: Lsn, last: Lsn) {
+        for lsn in (first.0..=last.0).map(Lsn) {
+            let Self { chain, tables, memory_left, .. } = self;
+            let Some(part) = chain.as_mut().and_then(|chain| chain.part_mut(partition)) else {
+                return;
+            };
+            if lsn <= part.applied || part.broken {
+                continue;
+            }
+            let applied = part.held(lsn).and_then(|held| held.record().ok()).map(|record| {
+                // A table that was dropped, or is not made here yet, has no rows to change.
+                let Some(table) = tables.get_mut(&record.table()) else { return Ok(()) };
+                apply(table, &record, Extent::Whole, memory_left)
+            });
+            match applied {
+                Some(Ok(())) => part.applied = lsn,
+                Some(Err(error)) => {
+                    part.broken = true;
+                    tracing::error!(%partition, lsn = lsn.0, %error, "a replica has come apart");
+                }
+                None => {
+                    part.broken = true;
+                    tracing::error!(%partition, lsn = lsn.0, "a record to apply is not held");
+                }
+            }
+        }
+    }
+}
+
+/// Applies one record.
+pub(super) fn apply(
+    table: &mut ShardTable,
+    record: &Record<'_>,
+    extent: Extent,
+    memory: &mut u64,
+) -> Result<(), ApplyError> {
+    let ShardTable { entry, kernel, sum_kernel, rows, slots, .. } = table;
+    let kernel = kernel_for(kernel, sum_kernel, entry.schema.dtype, record.dtype())?;
+    let row_len = entry.schema.width as usize * record.dtype().size();
+    let count = match record.kind() {
+        Kind::Rows => usize::try_from(record.rows().count()).map_err(|_| ApplyError::Unfit)?,
+        Kind::Keys => record.keys().len(),
+        _ => return Ok(()),
+    };
+    if count.checked_mul(row_len) != Some(record.delta().len()) {
+        return Err(ApplyError::Unfit);
+    }
+    let Some(slot) = slots.find(record.partition()) else { return Ok(()) };
+    let delta = record.delta().as_ptr();
+    match rows {
+        TableRows::Dense(partitions) => {
+            let dense = &mut partitions[slot].0;
+            let end = match extent {
+                Extent::Whole => dense.rows().end,
+                Extent::Copied { end } => end.min(dense.rows().end),
+            };
+            let within = RowRange { start: dense.rows().start, end };
+            if record.kind() == Kind::Rows {
+                let rows = record.rows();
+                if rows.start < within.start || rows.end > dense.rows().end {
+                    return Err(ApplyError::Unfit);
+                }
+                let rows = RowRange { start: rows.start, end: rows.end.min(end) };
+                if rows.start < rows.end {
+                    // SAFETY: the delta holds the values of all rows of the record's range, checked
+                    // above, of the kernel's gradient dtype; it lies in the record.
+                    unsafe { dense.apply(kernel, rows, delta) };
+                }
+                return Ok(());
+            }
+            for (at, key) in record.keys().enumerate() {
+                if key < within.start || key >= dense.rows().end {
+                    return Err(ApplyError::Unfit);
+                }
+                if key < end {
+                    let value = delta.wrapping_add(at * row_len);
+                    // SAFETY: the delta holds one row of values for each key, checked above.
+                    unsafe { dense.apply(kernel, RowRange::new(key, key + 1), value) };
+                }
+            }
+        }
+        TableRows::Sparse(partitions) => {
+            let sparse = &mut partitions[slot];
+            for (at, key) in record.keys().enumerate() {
+                if extent != Extent::Whole && !sparse.contains(key) {
+                    continue;
+                }
+                let value = delta.wrapping_add(at * row_len);
+                // SAFETY: the delta holds one row of values for each key, checked above, of the
+                // kernel's gradient dtype; it lies in the record.
+                unsafe { sparse.apply(kernel, key, value, memory) }
+                    .map_err(|_| ApplyError::Memory)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The kernel for a delta of this dtype: pushed values as they came, or their sum.
+fn kernel_for<'a>(
+    kernel: &'a Kernel,
+    sum_kernel: &'a Kernel,
+    dtype: DataType,
+    delta: DataType,
+) -> Result<&'a Kernel, ApplyError> {
+    if delta == dtype {
+        Ok(kernel)
+    } else if delta == sum_kernel.gradient_dtype() {
+        Ok(sum_kernel)
+    } else {
+        Err(ApplyError::Unfit)
+    }
+}

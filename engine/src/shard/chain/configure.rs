@@ -1,0 +1,140 @@
+//! A new map: who is out is cut off first, then leases, then every replica.
+
+use std::sync::Arc;
+
+use windlass_replication::{ChainView, Input, Replica, ReplicaLimits};
+use windlass_wire::{
+    ClusterMap, PartitionId, ServerId,
+    control::Peer,
+    map::{self, ServerState, shard_of},
+};
+
+use super::{super::Shard, Chain, ChainContext, part::Part};
+
+impl Shard {
+    /// Gives the shard what it needs to be part of chains.
+    pub(in crate::shard) fn replicate(&mut self, context: ChainContext) {
+        self.chain_context = Some(context);
+    }
+
+    /// Whether the map in force admits this life of a server.
+    pub(in crate::shard) fn admits_peer(&self, peer: Peer) -> bool {
+        admits(&self.map, peer)
+    }
+
+    /// Before a new map is acted on: connections of servers that it does not admit end, so that
+    /// nothing of theirs arrives any more.
+    pub(in crate::shard) fn fence_peers(&mut self, next: &ClusterMap) {
+        let Some(chain) = &mut self.chain else { return };
+        let out: Vec<ServerId> = chain
+            .links
+            .iter()
+            .filter(|link| !admits(next, link.peer))
+            .map(|link| link.peer.server)
+            .collect();
+        for server in out {
+            self.link_close(server);
+        }
+        let Some(chain) = &self.chain else { return };
+        let out = chain.incoming.iter().filter(|incoming| !admits(next, incoming.peer));
+        let out: Vec<_> = out
+            .filter_map(|incoming| self.sessions[incoming.slot].as_ref().map(|open| open.id))
+            .collect();
+        for session in out {
+            self.close_session(session);
+        }
+    }
+
+    /// Acts by the map that is in force now.
+    pub(in crate::shard) fn configure_chains(&mut self) {
+        if self.chain.is_none() {
+            let Some(context) = self.chain_context.clone().filter(|_| self.map.replicas > 1) else {
+                return;
+            };
+            let count = self.map.partition_count();
+            let chain = Chain::new(context, self.server, self.id, self.shard_count, count);
+            self.chain = Some(Box::new(chain));
+        }
+        let map = Arc::clone(&self.map);
+        let Some(chain) = &mut self.chain else { return };
+        chain.now = chain.context.leases.now();
+        chain.context.leases.adopt(chain.now, &map, self.server);
+        for partition in (0..map.partition_count()).map(PartitionId) {
+            if shard_of(partition, self.shard_count) == self.id {
+                self.configure_chain(partition, &map.chains[partition.0 as usize]);
+            }
+        }
+        self.fence_stale_rows();
+    }
+
+    fn configure_chain(&mut self, partition: PartitionId, next: &map::Chain) {
+        let Some(chain) = &mut self.chain else { return };
+        let index = chain.index(partition);
+        let involved = next.servers.contains(&self.server) || next.learner == Some(self.server);
+        if chain.parts.len() <= index {
+            chain.parts.resize_with(index + 1, || None);
+        }
+        if chain.parts[index].is_none() {
+            if !involved {
+                return;
+            }
+            let replica = Replica::new(partition, self.server, ReplicaLimits::default());
+            chain.parts[index] = Some(Box::new(Part::new(partition, replica)));
+        }
+        let Some(part) = chain.parts[index].as_deref() else { return };
+        let view = ChainView {
+            epoch: next.epoch,
+            path: next.servers.clone(),
+            tail_synchronised: !next.tail_joining,
+            learner: next.learner,
+        };
+        let changed = part.epoch() != view.epoch;
+        let removed = part.replica.removed_tail(&view);
+        let was_head = part.replica.is_head();
+        let hold_until = chain.context.leases.hold_until(removed);
+        if changed {
+            for link in &mut chain.links {
+                link.forget(partition);
+            }
+        }
+        // A map is always taken.
+        let _ = self.step(partition, Input::Configure { chain: &view, hold_until });
+        let Some(chain) = &mut self.chain else { return };
+        if hold_until > chain.now && hold_until < chain.next_tick {
+            chain.next_tick = hold_until;
+        }
+        let Some(part) = chain.part_mut(partition) else { return };
+        let is_head = part.replica.is_head();
+        if part.copy_out.as_ref().is_some_and(|copy| next.learner != Some(copy.learner)) {
+            part.copy_out = None;
+            chain.copies_out -= 1;
+        }
+        if was_head && !is_head {
+            self.give_up_waiting(partition);
+        }
+        if !involved {
+            self.forget_records(partition);
+        }
+    }
+
+    /// A partition that is kept elsewhere: its records are of no use here.
+    fn forget_records(&mut self, partition: PartitionId) {
+        let Some(chain) = &mut self.chain else { return };
+        let index = chain.index(partition);
+        let Some(mut part) = chain.parts[index].take() else { return };
+        chain.inflight_count -= part.inflight_count;
+        for held in part.records.drain(..) {
+            chain.spare.put(held.words);
+        }
+        if part.copy_out.is_some() {
+            chain.copies_out -= 1;
+        }
+        self.drop_rows(partition);
+    }
+}
+
+fn admits(map: &ClusterMap, peer: Peer) -> bool {
+    map.server(peer.server).is_some_and(|entry| {
+        entry.incarnation == peer.incarnation && entry.state != ServerState::Down
+    })
+}

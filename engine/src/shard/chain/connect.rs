@@ -1,0 +1,165 @@
+//! Making and ending links, as the server's linker and its control threads ask.
+
+use windlass_transport::{
+    Access, Endpoint, Pages, Role,
+    mailbox::{self, CompletionReader, MailboxWriter, Sender},
+    memory::{HugePages, PagesOptions},
+};
+use windlass_wire::{
+    ServerId,
+    control::{Peer, Provider, SharedRegion},
+};
+
+use super::{super::Shard, Chain, LinkEnded, link::Attached, link::Link, receive::Incoming};
+use crate::{
+    limits::{COMPLETION_SLOTS, RECEIVES_POSTED},
+    shard::{
+        chain as causes,
+        command::{remote_of, shared_of},
+    },
+};
+
+impl Shard {
+    /// First step: a queue pair for a link to a peer; any older link to it ends.
+    pub(in crate::shard) fn link_open(
+        &mut self,
+        peer: Peer,
+        provider: Provider,
+    ) -> Result<Endpoint, String> {
+        let transport = self.transport_of(provider)?;
+        self.link_close(peer.server);
+        let chain = self.chain.as_mut().ok_or("the cluster keeps no replicas")?;
+        let pending = self.transports[transport].create_queue_pair().map_err(|e| causes(&e))?;
+        let endpoint = pending.endpoint().clone();
+        let mut link = Link::new(peer, transport);
+        link.connecting = Some(pending);
+        chain.links.push(link);
+        Ok(endpoint)
+    }
+
+    /// Second step: connects to the peer's endpoint; the reply region to tell it.
+    pub(in crate::shard) fn link_connect(
+        &mut self,
+        peer: Peer,
+        endpoint: &Endpoint,
+    ) -> Result<SharedRegion, String> {
+        let link = find(&mut self.chain, peer)?;
+        let transport = self.transports[link.transport].as_mut();
+        let pending = link.connecting.take().ok_or("the link is connected already")?;
+        let queue_pair =
+            transport.connect(pending, Role::Active, endpoint).map_err(|e| causes(&e))?;
+        link.queue_pair = Some(queue_pair);
+        transport.post_receive(queue_pair, RECEIVES_POSTED).map_err(|e| causes(&e))?;
+        let options = PagesOptions { huge: HugePages::Never, ..PagesOptions::default() };
+        let reply = Pages::allocate(mailbox::reply_len(COMPLETION_SLOTS), options)
+            .map_err(|e| causes(&e))?;
+        let region = transport.register(&reply, Access::READ_WRITE).map_err(|e| causes(&e))?;
+        let shared = transport.share(queue_pair, &region);
+        link.reply = Some(region);
+        shared.map(shared_of).map_err(|e| causes(&e))
+    }
+
+    /// Third step: the peer's mailbox. From now on the link carries messages.
+    pub(in crate::shard) fn link_attach(
+        &mut self,
+        peer: Peer,
+        mailbox: SharedRegion,
+        ring_len: u32,
+    ) -> Result<(), String> {
+        if !(mailbox::RING_LEN_MIN..=mailbox::RING_LEN_MAX).contains(&ring_len)
+            || !ring_len.is_multiple_of(64)
+            || mailbox.len < mailbox::mailbox_len(ring_len) as u64
+        {
+            return Err("the peer's mailbox has an impossible length".to_owned());
+        }
+        let link = find(&mut self.chain, peer)?;
+        let transport = self.transports[link.transport].as_mut();
+        let (Some(queue_pair), Some(reply)) = (link.queue_pair, &link.reply) else {
+            return Err("the link is not connected".to_owned());
+        };
+        let options = PagesOptions { huge: HugePages::Never, ..PagesOptions::default() };
+        let mirror = Pages::allocate(ring_len as usize, options).map_err(|e| causes(&e))?;
+        let mirror = transport.register(&mirror, Access::LOCAL).map_err(|e| causes(&e))?;
+        let outstanding_max = transport.capabilities().outstanding_max;
+        link.attached = Some(Attached {
+            writer: MailboxWriter::new(
+                mirror.clone(),
+                remote_of(mailbox),
+                ring_len,
+                COMPLETION_SLOTS,
+            ),
+            completions: CompletionReader::new(reply.pages.clone(), COMPLETION_SLOTS),
+            sender: Sender::new(queue_pair, outstanding_max),
+            oldest: 1,
+            woken_epoch: 0,
+        });
+        link.mirror = Some(mirror);
+        self.peer_connected(peer.server);
+        Ok(())
+    }
+
+    /// Ends the link to a peer, if there is one.
+    pub(in crate::shard) fn link_close(&mut self, server: ServerId) {
+        let Some(chain) = &mut self.chain else { return };
+        let Some(at) = chain.links.iter().position(|link| link.peer.server == server) else {
+            return;
+        };
+        let mut link = chain.links.swap_remove(at);
+        link.close(self.transports[link.transport].as_mut());
+    }
+
+    /// A peer's session has its mailbox: messages come from now on.
+    pub(in crate::shard) fn peer_attached(&mut self, slot: usize, peer: Peer) {
+        let Some(chain) = &mut self.chain else { return };
+        chain.incoming.push(Incoming::new(slot, peer));
+        self.peer_connected(peer.server);
+    }
+
+    /// A peer's session has ended.
+    pub(in crate::shard) fn peer_detached(&mut self, slot: usize) {
+        let Some(chain) = &mut self.chain else { return };
+        let Some(at) = chain.incoming.iter().position(|incoming| incoming.slot == slot) else {
+            return;
+        };
+        let incoming = chain.incoming.swap_remove(at);
+        if let Some(words) = incoming.assembly.map(|assembly| assembly.words) {
+            chain.spare.put(words);
+        }
+        chain.suspect(incoming.peer.server);
+    }
+
+    /// Ends links that failed and tells who can make them anew. Returns whether there were any.
+    pub(super) fn end_failed_links(&mut self) -> bool {
+        let Some(chain) = &mut self.chain else { return false };
+        let transports = &self.transports;
+        let Some(at) = chain.links.iter().position(|link| {
+            link.attached.is_some() && !link.is_standing(transports[link.transport].as_ref())
+        }) else {
+            return false;
+        };
+        let mut link = chain.links.swap_remove(at);
+        link.close(self.transports[link.transport].as_mut());
+        let Peer { server, incarnation } = link.peer;
+        tracing::info!(shard = chain.shard.0, peer = server.0, "the link to a server broke");
+        let ended = LinkEnded { server, incarnation, shard: chain.shard };
+        // A server that is stopping links no more.
+        let _ = chain.context.ended.send(ended);
+        chain.suspect(server);
+        true
+    }
+}
+
+impl Chain {
+    /// A connection to a peer broke.
+    fn suspect(&mut self, server: ServerId) {
+        let mut outputs = Vec::new();
+        self.context.leases.link_failed(self.now, server, &mut outputs);
+        self.carry_out_leases(&mut outputs);
+    }
+}
+
+fn find(chain: &mut Option<Box<Chain>>, peer: Peer) -> Result<&mut Link, String> {
+    let chain = chain.as_mut().ok_or("the cluster keeps no replicas")?;
+    let link = chain.links.iter_mut().find(|link| link.peer == peer);
+    link.ok_or_else(|| "the link was replaced".to_owned())
+}

@@ -1,0 +1,137 @@
+//! A learner taking in its feeder's rows. The log streams behind them on the same link: a record
+//! changes the rows that were copied before it came, and is in those that are copied after it.
+
+use std::collections::BTreeMap;
+
+use windlass_replication::{Input, SessionTable};
+use windlass_wire::{Epoch, Lsn, PartitionId, ServerId, TableId};
+
+use super::apply::{Extent, apply};
+use crate::{
+    limits::CHAIN_SESSIONS_MAX,
+    shard::{Shard, tables::TableRows},
+};
+
+/// How far a copy is.
+#[derive(Debug)]
+pub(super) struct CopyIn {
+    start: Lsn,
+    /// Of dense tables, the first piece that has not come.
+    pieces: BTreeMap<TableId, u64>,
+}
+
+impl Shard {
+    /// Discards what the replica holds.
+    pub(super) fn start_copy_in(&mut self, partition: PartitionId, start: Lsn) {
+        let Some(chain) = &mut self.chain else { return };
+        let index = chain.index(partition);
+        let Some(part) = chain.parts[index].as_deref_mut() else { return };
+        for held in part.records.drain(..) {
+            chain.spare.put(held.words);
+        }
+        part.copy_in = Some(CopyIn { start, pieces: BTreeMap::new() });
+        part.applied = start;
+        part.broken = false;
+        for table in self.tables.values_mut() {
+            table.clear_partition(partition, &mut self.memory_left);
+        }
+    }
+
+    /// Rows of the feeder.
+    pub(super) fn take_copied_rows(
+        &mut self,
+        from: ServerId,
+        (partition, epoch): (PartitionId, Epoch),
+        (table, index): (TableId, u64),
+        bytes: &[u8],
+    ) -> Result<(), &'static str> {
+        let Some(chain) = &mut self.chain else { return Ok(()) };
+        let Some(part) = chain.part_mut(partition) else { return Ok(()) };
+        let feeder = part.replica.chain().path.last().copied();
+        let Some(copy) = part.copy_in.as_mut().filter(|_| part.replica.epoch() == epoch) else {
+            return Ok(());
+        };
+        if feeder != Some(from) {
+            return Ok(());
+        }
+        // A table that was dropped: nobody misses its rows.
+        let Some(found) = self.tables.get_mut(&table) else { return Ok(()) };
+        let Some(slot) = found.slots.find(partition) else { return Ok(()) };
+        match &mut found.rows {
+            TableRows::Dense(partitions) => {
+                let next = copy.pieces.entry(table).or_default();
+                if index != *next || !partitions[slot].0.restore_piece(index, bytes) {
+                    return Err("copied rows that do not follow, or do not fit their table");
+                }
+                *next += 1;
+            }
+            TableRows::Sparse(partitions) => {
+                let sparse = &mut partitions[slot];
+                let row_len = sparse.saved_row_len();
+                if !bytes.len().is_multiple_of(row_len) {
+                    return Err("copied rows that do not fit their table");
+                }
+                for row in bytes.chunks_exact(row_len) {
+                    if !sparse.restore_row(row, &mut self.memory_left) {
+                        return Err("no memory is left for copied rows");
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A record that came while rows are copied: changes those that are here.
+    pub(super) fn copy_in_record(&mut self, partition: PartitionId, lsn: Lsn) {
+        let Self { chain, tables, memory_left, .. } = self;
+        let Some(part) = chain.as_mut().and_then(|chain| chain.part_mut(partition)) else {
+            return;
+        };
+        if lsn <= part.applied {
+            return;
+        }
+        let Some(copy) = &part.copy_in else { return };
+        let outcome = part.held(lsn).and_then(|held| held.record().ok()).map(|record| {
+            let Some(table) = tables.get_mut(&record.table()) else { return Ok(()) };
+            let end = match (&table.rows, table.slots.find(partition)) {
+                (TableRows::Dense(partitions), Some(slot)) => {
+                    let piece = copy.pieces.get(&record.table()).copied().unwrap_or(0);
+                    partitions[slot].0.rows_of_piece(piece).start
+                }
+                _ => 0,
+            };
+            apply(table, &record, Extent::Copied { end }, memory_left)
+        });
+        if !matches!(outcome, Some(Ok(()))) {
+            part.broken = true;
+            tracing::error!(%partition, lsn = lsn.0, ?outcome, "a learner has come apart");
+        }
+        part.applied = lsn;
+    }
+
+    /// All rows are here; the session table comes last.
+    pub(super) fn take_copy_end(
+        &mut self,
+        from: ServerId,
+        (partition, epoch): (PartitionId, Epoch),
+        (start, through): (Lsn, Lsn),
+        bytes: &[u8],
+    ) -> Result<(), &'static str> {
+        let Some(chain) = &mut self.chain else { return Ok(()) };
+        let Some(part) = chain.part_mut(partition) else { return Ok(()) };
+        let feeder = part.replica.chain().path.last().copied();
+        let is_awaited = part.copy_in.as_ref().is_some_and(|copy| copy.start == start);
+        if !is_awaited || feeder != Some(from) || part.replica.epoch() != epoch {
+            return Ok(());
+        }
+        let Ok(sessions) = SessionTable::decode(bytes, CHAIN_SESSIONS_MAX) else {
+            return Err("a session table that is none");
+        };
+        part.copy_in = None;
+        let finished = Input::CopyFinished { start, through, sessions: &sessions };
+        if let Err(error) = self.step(partition, finished) {
+            tracing::debug!(%error, "a copy was started over meanwhile");
+        }
+        Ok(())
+    }
+}

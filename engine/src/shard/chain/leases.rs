@@ -1,0 +1,106 @@
+//! The server's leases, which its shards share, and the one clock they all read.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use windlass_replication::{LeaseOutput, LeaseTimings, Leases, Time};
+use windlass_wire::{ClusterMap, Epoch, ServerId};
+
+/// One server's leases.
+#[derive(Debug)]
+pub struct SharedLeases {
+    started: Instant,
+    timings: LeaseTimings,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    leases: Leases,
+    adopted: Epoch,
+}
+
+impl SharedLeases {
+    /// The leases of a server that starts now.
+    #[must_use]
+    pub fn new(timings: LeaseTimings) -> Self {
+        let state = State { leases: Leases::new(Time(0), timings), adopted: Epoch(0) };
+        Self { started: Instant::now(), timings, state: Mutex::new(state) }
+    }
+
+    /// This moment on the server's clock.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        Time(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// How often the leases want a tick, in microseconds.
+    #[must_use]
+    pub fn tick_us(&self) -> u64 {
+        self.timings.ping_us
+    }
+
+    /// Takes over a map, once for all shards: before any replica is configured by it.
+    pub(super) fn adopt(&self, now: Time, map: &ClusterMap, server: ServerId) {
+        let mut state = self.lock();
+        if map.epoch <= state.adopted {
+            return;
+        }
+        state.adopted = map.epoch;
+        let mut peers: Vec<ServerId> = Vec::new();
+        for chain in &map.chains {
+            let members = || chain.servers.iter().chain(chain.learner.iter()).copied();
+            if members().any(|member| member == server) {
+                peers.extend(members().filter(|member| *member != server));
+                if peers.len() > 1024 {
+                    peers.sort_unstable();
+                    peers.dedup();
+                }
+            }
+        }
+        peers.sort_unstable();
+        peers.dedup();
+        state.leases.adopt(now, map.epoch, peers);
+    }
+
+    pub(super) fn hold_until(&self, removed: Option<ServerId>) -> Time {
+        self.lock().leases.hold_until(removed)
+    }
+
+    pub(super) fn valid_until(
+        &self,
+        epoch: Epoch,
+        peers: impl IntoIterator<Item = ServerId>,
+    ) -> Time {
+        self.lock().leases.valid_until(epoch, peers)
+    }
+
+    pub(super) fn ping(
+        &self,
+        now: Time,
+        from: ServerId,
+        asked_at: Time,
+        outputs: &mut Vec<LeaseOutput>,
+    ) {
+        self.lock().leases.ping(now, from, asked_at, outputs);
+    }
+
+    pub(super) fn grant(&self, now: Time, from: ServerId, asked_at: Time, map_epoch: Epoch) {
+        self.lock().leases.grant(now, from, asked_at, map_epoch);
+    }
+
+    pub(super) fn tick(&self, now: Time, outputs: &mut Vec<LeaseOutput>) {
+        self.lock().leases.tick(now, outputs);
+    }
+
+    pub(super) fn link_failed(&self, now: Time, peer: ServerId, outputs: &mut Vec<LeaseOutput>) {
+        self.lock().leases.link_failed(now, peer, outputs);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change is one call of the state machine, which leaves whole values if it panics.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,154 @@
+//! Chains of replicas in a running shard: the shell around `windlass_replication`'s state machines.
+//! The head makes one record of each turn, table and partition (`head`, `build`), every member applies
+//! records from their bytes (`apply`), and what a replica wants done is carried out in `outputs`.
+//! Servers talk over one mailbox from each shard to the equal shard of each peer: `link` writes,
+//! `receive` reads, `connect` sets them up; maps come by `configure`; learners copy in `copy_in` what
+//! their feeder sends in `copy_out`.
+
+mod apply;
+mod build;
+mod checksum;
+mod command;
+mod configure;
+mod connect;
+mod copy_in;
+mod copy_out;
+mod event;
+mod head;
+mod leases;
+mod link;
+mod outputs;
+mod part;
+mod receive;
+mod rows;
+mod turn;
+mod waiting;
+
+use std::sync::Arc;
+
+use crossbeam::channel::Sender;
+use windlass_replication::{Covered, Output, Time};
+use windlass_transport::QueuePairId;
+use windlass_wire::{PartitionId, ServerId, ShardId};
+
+pub use checksum::PartitionChecksum;
+pub use command::ChainCommand;
+pub use event::{LinkEnded, ServerEvent};
+pub use leases::SharedLeases;
+
+use self::{
+    build::Scratch,
+    link::Link,
+    part::{Part, Spare},
+    receive::Incoming,
+    waiting::Waits,
+};
+
+/// What a server gives each of its shards when it may be part of chains.
+#[derive(Clone, Debug)]
+pub struct ChainContext {
+    /// The server's leases, shared by its shards.
+    pub leases: Arc<SharedLeases>,
+    /// What the coordinator should hear.
+    pub events: Sender<ServerEvent>,
+    /// Links that ended and have to be made anew.
+    pub ended: Sender<LinkEnded>,
+}
+
+/// A shard's part in the chains of its partitions. There is none in a cluster without replicas.
+pub(super) struct Chain {
+    context: ChainContext,
+    server: ServerId,
+    shard: ShardId,
+    shard_count: u16,
+    /// By partition divided by the number of shards.
+    parts: Vec<Option<Box<Part>>>,
+    links: Vec<Link>,
+    incoming: Vec<Incoming>,
+    waits: Waits,
+    spare: Spare,
+    scratch: Scratch,
+    outputs: Vec<Output>,
+    covered: Vec<Covered>,
+    /// Bytes of a message being taken in.
+    body: Vec<u8>,
+    /// Parts that may let go of records.
+    dirty: Vec<usize>,
+    /// Records appended here and not yet committed, over all partitions.
+    inflight_count: u64,
+    /// This turn's moment.
+    now: Time,
+    next_tick: Time,
+    /// Copies under way to learners.
+    copies_out: usize,
+}
+
+impl Chain {
+    fn new(
+        context: ChainContext,
+        server: ServerId,
+        shard: ShardId,
+        shard_count: u16,
+        partition_count: u32,
+    ) -> Self {
+        let count = (partition_count as usize).div_ceil(usize::from(shard_count));
+        let now = context.leases.now();
+        Self {
+            context,
+            server,
+            shard,
+            shard_count,
+            parts: (0..count).map(|_| None).collect(),
+            links: Vec::new(),
+            incoming: Vec::new(),
+            waits: Waits::default(),
+            spare: Spare::default(),
+            scratch: Scratch::default(),
+            outputs: Vec::with_capacity(64),
+            covered: Vec::with_capacity(64),
+            body: Vec::new(),
+            dirty: Vec::new(),
+            inflight_count: 0,
+            now,
+            next_tick: Time(0),
+            copies_out: 0,
+        }
+    }
+
+    fn index(&self, partition: PartitionId) -> usize {
+        partition.0 as usize / usize::from(self.shard_count)
+    }
+
+    fn part(&self, partition: PartitionId) -> Option<&Part> {
+        self.parts.get(self.index(partition))?.as_deref()
+    }
+
+    fn part_mut(&mut self, partition: PartitionId) -> Option<&mut Part> {
+        let index = self.index(partition);
+        self.parts.get_mut(index)?.as_deref_mut()
+    }
+
+    fn link_mut(&mut self, server: ServerId) -> Option<&mut Link> {
+        self.links.iter_mut().find(|link| link.peer.server == server)
+    }
+
+    fn tell(&self, event: ServerEvent) {
+        // A server that is stopping listens no more.
+        let _ = self.context.events.send(event);
+    }
+
+    /// Notes that a queue pair failed, if it is a link's.
+    pub(super) fn queue_pair_failed(&mut self, transport: usize, queue_pair: QueuePairId) {
+        for link in &mut self.links {
+            if link.transport == transport && link.queue_pair == Some(queue_pair) {
+                link.failed = true;
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Chain {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Chain").field("server", &self.server).finish_non_exhaustive()
+    }
+}

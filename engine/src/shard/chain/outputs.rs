@@ -1,0 +1,183 @@
+//! Carrying out what replicas want done.
+
+use windlass_replication::{Input, LeaseOutput, Output, ReplicaError};
+use windlass_wire::{
+    Lsn, PartitionId, ServerId,
+    chain::{ChainFrame, ChainPosition},
+};
+
+use super::{super::Shard, Chain, ServerEvent, link::Link};
+
+impl Shard {
+    /// Gives one input to a replica and does what it says. A partition without a replica here takes
+    /// nothing.
+    pub(super) fn step(
+        &mut self,
+        partition: PartitionId,
+        input: Input<'_>,
+    ) -> Result<(), ReplicaError> {
+        let Some(chain) = &mut self.chain else { return Ok(()) };
+        let (now, index) = (chain.now, chain.index(partition));
+        let mut outputs = std::mem::take(&mut chain.outputs);
+        let Some(part) = chain.parts.get_mut(index).and_then(Option::as_deref_mut) else {
+            chain.outputs = outputs;
+            return Ok(());
+        };
+        let result = part.replica.step(now, input, &mut outputs);
+        let inflight = if part.replica.is_head() { part.replica.inflight_count() } else { 0 };
+        let before = std::mem::replace(&mut part.inflight_count, inflight);
+        if !std::mem::replace(&mut part.dirty, true) {
+            chain.dirty.push(index);
+        }
+        chain.inflight_count = chain.inflight_count + inflight - before;
+        // Records leave first, so that the next member works while this one applies.
+        for output in &outputs {
+            if let Output::Forward { to, epoch, first, last } = *output
+                && let Some(link) = chain.link_mut(to)
+            {
+                link.push_records(partition, epoch, first, last);
+            }
+        }
+        for output in outputs.drain(..) {
+            self.carry_out_output(partition, output);
+        }
+        if let Some(chain) = &mut self.chain {
+            chain.outputs = outputs;
+        }
+        result
+    }
+
+    pub(super) fn carry_out_output(&mut self, partition: PartitionId, output: Output) {
+        let Some(chain) = &mut self.chain else { return };
+        let (to, frame) = match output {
+            Output::Apply { first, last } => {
+                self.apply_records(partition, first, last);
+                return;
+            }
+            Output::Acknowledge { up_to } => {
+                self.acknowledge_up_to(partition, up_to);
+                return;
+            }
+            Output::Forward { .. } => return,
+            Output::StartCopy { start, .. } => {
+                self.start_copy_in(partition, start);
+                return;
+            }
+            Output::CaughtUp { epoch } => {
+                chain.tell(ServerEvent::CaughtUp { partition, epoch });
+                return;
+            }
+            Output::Synchronised { epoch } => {
+                chain.tell(ServerEvent::Synchronised { partition, epoch });
+                return;
+            }
+            Output::Reject { server, epoch } => {
+                chain.tell(ServerEvent::Rejected { partition, epoch, server });
+                return;
+            }
+            Output::ReportCommitted { to, epoch, lsn } => {
+                (to, ChainFrame::Committed { partition, epoch, lsn })
+            }
+            Output::Report { to, epoch, position, attempt } => {
+                let position = position
+                    .map(|position| ChainPosition { epoch: position.epoch, lsn: position.lsn });
+                (to, ChainFrame::Report { partition, epoch, position, attempt })
+            }
+            Output::AskReport { to, epoch } => (to, ChainFrame::AskReport { partition, epoch }),
+            Output::Welcome { to, epoch, last } => {
+                (to, ChainFrame::Welcome { partition, epoch, last })
+            }
+            Output::CopyFrom { to, epoch, start } => {
+                chain.start_copy_out(partition, to, start.lsn);
+                let start = ChainPosition { epoch: start.epoch, lsn: start.lsn };
+                (to, ChainFrame::CopyFrom { partition, epoch, start })
+            }
+            Output::Refuse { to, epoch } => (to, ChainFrame::Refuse { partition, epoch }),
+        };
+        if let Some(link) = chain.link_mut(to) {
+            link.push_frame(frame);
+        }
+    }
+
+    /// A link to a peer is new, in one direction or the other: what was under way may be lost.
+    pub(super) fn peer_connected(&mut self, peer: ServerId) {
+        let count = self.chain.as_ref().map_or(0, |chain| chain.parts.len());
+        for index in 0..count {
+            let part = self.chain.as_ref().and_then(|chain| chain.parts[index].as_deref());
+            let Some(partition) = part.map(|part| part.partition) else { continue };
+            if let Some(link) = self.chain.as_mut().and_then(|chain| chain.link_mut(peer)) {
+                link.forget(partition);
+            }
+            if let Some(chain) = &mut self.chain {
+                chain.end_copy_out(partition, peer);
+            }
+            // A new link is always taken.
+            let _ = self.step(partition, Input::Connected { peer });
+        }
+    }
+
+    /// Lets go of records that nobody needs any more.
+    pub(super) fn release_records(&mut self) {
+        let Some(chain) = &mut self.chain else { return };
+        let mut dirty = std::mem::take(&mut chain.dirty);
+        for index in dirty.drain(..) {
+            let Some(chain) = &mut self.chain else { break };
+            let Chain { parts, links, spare, .. } = &mut **chain;
+            let Some(part) = parts[index].as_deref_mut() else { continue };
+            part.dirty = false;
+            if part.records.is_empty() {
+                continue;
+            }
+            let pending = links.iter().filter_map(|link: &Link| link.first_pending(part.partition));
+            // Of a copy under way, what came was applied at once to the rows that are here.
+            let own = match part.copy_in {
+                Some(_) => part.applied.next(),
+                None => part.replica.needed_from(),
+            };
+            let needed = pending.fold(own, Lsn::min);
+            let mut released = false;
+            while part.records.front().is_some_and(|held| held.lsn < needed) {
+                if let Some(held) = part.records.pop_front() {
+                    spare.put(held.words);
+                    released = true;
+                }
+            }
+            if released {
+                let (partition, first) = (part.partition, needed);
+                // Releasing is always taken.
+                let _ = self.step(partition, Input::Released { first });
+                if let Some(part) = self.chain.as_mut().and_then(|chain| chain.part_mut(partition))
+                {
+                    part.dirty = false;
+                }
+            }
+        }
+        if let Some(chain) = &mut self.chain {
+            chain.dirty.clear();
+            dirty.clear();
+            chain.dirty = dirty;
+        }
+    }
+}
+
+impl Chain {
+    pub(super) fn carry_out_leases(&mut self, outputs: &mut Vec<LeaseOutput>) {
+        for output in outputs.drain(..) {
+            let (to, frame) = match output {
+                LeaseOutput::Ping { to, asked_at } => {
+                    (to, ChainFrame::Ping { asked_at: asked_at.0 })
+                }
+                LeaseOutput::Grant { to, asked_at, map_epoch } => {
+                    (to, ChainFrame::Grant { asked_at: asked_at.0, map_epoch })
+                }
+                LeaseOutput::Suspect { peer } => {
+                    self.tell(ServerEvent::Suspect { server: peer });
+                    continue;
+                }
+            };
+            if let Some(link) = self.link_mut(to) {
+                link.push_frame(frame);
+            }
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! One partition's replica with the records it holds.
+
+use std::collections::VecDeque;
+
+use windlass_replication::Replica;
+use windlass_wire::{Epoch, Lsn, PartitionId};
+
+use super::{copy_in::CopyIn, copy_out::CopyOut};
+use crate::persist::{
+    frame::Salt,
+    record::{Record, RecordError},
+};
+
+/// A replica and what it goes by.
+pub(super) struct Part {
+    pub(super) partition: PartitionId,
+    pub(super) replica: Replica,
+    /// Records held, oldest first, without gaps.
+    pub(super) records: VecDeque<Held>,
+    /// The last record applied to memory.
+    pub(super) applied: Lsn,
+    /// Messages that wait for a position to be committed, by position.
+    pub(super) waiting: VecDeque<(Lsn, u32)>,
+    /// What of the replica's records counts as in flight.
+    pub(super) inflight_count: u64,
+    /// As a learner: the copy being taken in.
+    pub(super) copy_in: Option<CopyIn>,
+    /// As a feeder: the copy being sent.
+    pub(super) copy_out: Option<CopyOut>,
+    /// Whether its rows are marked as not current.
+    pub(super) fenced: bool,
+    /// Whether it waits in the list of those that may let records go.
+    pub(super) dirty: bool,
+    /// A record could not be applied: this replica says nothing any more.
+    pub(super) broken: bool,
+}
+
+/// A record, as bytes in words so that values are aligned.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) lsn: Lsn,
+    pub(super) words: Vec<u64>,
+}
+
+impl Held {
+    pub(super) fn bytes(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.words)
+    }
+
+    /// The record; its checksums held when it was taken in.
+    pub(super) fn record(&self) -> Result<Record<'_>, RecordError> {
+        Record::checked_before(self.bytes(), Salt::NONE)
+    }
+}
+
+impl Part {
+    pub(super) fn new(partition: PartitionId, replica: Replica) -> Self {
+        Self {
+            partition,
+            applied: replica.log().last(),
+            replica,
+            records: VecDeque::new(),
+            waiting: VecDeque::new(),
+            inflight_count: 0,
+            copy_in: None,
+            copy_out: None,
+            fenced: false,
+            dirty: false,
+            broken: false,
+        }
+    }
+
+    /// The record at a position, if it is held.
+    pub(super) fn held(&self, lsn: Lsn) -> Option<&Held> {
+        let first = self.records.front()?.lsn;
+        let at = usize::try_from(lsn.0.checked_sub(first.0)?).ok()?;
+        self.records.get(at)
+    }
+
+    /// The chain epoch in force here.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.replica.epoch()
+    }
+}
+
+/// Buffers of records that were let go, for those to come.
+#[derive(Debug, Default)]
+pub(super) struct Spare {
+    buffers: Vec<Vec<u64>>,
+    /// Bytes of all records held.
+    pub(super) held_len: u64,
+}
+
+/// Buffers kept for reuse.
+const SPARE_MAX: usize = 256;
+
+/// Words of the longest buffer kept.
+const SPARE_WORDS_MAX: usize = (256 << 10) / 8;
+
+impl Spare {
+    /// A buffer of `len` bytes, a multiple of 8, whose content is any.
+    pub(super) fn take(&mut self, len: usize) -> Vec<u64> {
+        self.held_len += len as u64;
+        let mut words = self.buffers.pop().unwrap_or_default();
+        words.resize(len / 8, 0);
+        words
+    }
+
+    /// Takes back a buffer.
+    pub(super) fn put(&mut self, words: Vec<u64>) {
+        self.held_len -= words.len() as u64 * 8;
+        if self.buffers.len() < SPARE_MAX && words.capacity() <= SPARE_WORDS_MAX {
+            self.buffers.push(words);
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! Taking in what peers wrote into this shard's mailboxes. Every byte is foreign.
+
+use windlass_replication::{Covered, Input, Lane, Position, RecordHeader, ReplicaError, Time};
+use windlass_wire::{
+    Epoch, Lsn, PartitionId, Status,
+    chain::{BODY_LEN_MAX, ChainFrame, ChainPosition, HEADER_LEN},
+    control::Peer,
+};
+
+use super::{super::Shard, ServerEvent, part::Held};
+use crate::{
+    limits::{CHAIN_HELD_LEN_MAX, PEER_MESSAGES_PER_TURN},
+    persist::{
+        frame::{Header, Salt},
+        record::Record,
+    },
+    shard::chain::build::SYNC,
+};
+
+/// A peer's mailbox here.
+pub(super) struct Incoming {
+    pub(super) slot: usize,
+    pub(super) peer: Peer,
+    /// A record of which pieces have come.
+    pub(super) assembly: Option<Assembly>,
+    /// Pieces of a part of a copy.
+    copied: Vec<u8>,
+}
+
+/// A record being put together.
+pub(super) struct Assembly {
+    partition: PartitionId,
+    lsn: Lsn,
+    pub(super) words: Vec<u64>,
+    filled: usize,
+}
+
+impl Incoming {
+    pub(super) fn new(slot: usize, peer: Peer) -> Self {
+        Self { slot, peer, assembly: None, copied: Vec::new() }
+    }
+}
+
+/// What came of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    Yes,
+    /// There is no room for it now.
+    Left,
+    /// It makes no sense.
+    Bad(&'static str),
+}
+
+impl Shard {
+    /// Takes what peers sent; returns whether there was anything.
+    pub(super) fn drain_peers(&mut self) -> bool {
+        let mut worked = false;
+        let count = self.chain.as_ref().map_or(0, |chain| chain.incoming.len());
+        for at in 0..count {
+            worked |= self.drain_peer(at);
+        }
+        worked
+    }
+
+    fn drain_peer(&mut self, at: usize) -> bool {
+        let mut worked = false;
+        for _ in 0..PEER_MESSAGES_PER_TURN {
+            let Some(chain) = &mut self.chain else { break };
+            let Some(incoming) = chain.incoming.get(at) else { break };
+            let Some(session) = self.sessions[incoming.slot].as_mut() else { break };
+            let Some(mailbox) = session.mailbox.as_mut() else { break };
+            if session.failed || mailbox.completions.room() == 0 {
+                break;
+            }
+            let message = match mailbox.reader.peek() {
+                Ok(None) => break,
+                Ok(Some(message)) => message,
+                Err(error) => {
+                    tracing::warn!(peer = incoming.peer.server.0, %error, "bad chain mailbox");
+                    session.failed = true;
+                    break;
+                }
+            };
+            session.active = true;
+            worked = true;
+            let pages = mailbox.reader.pages();
+            let mut header = [0; HEADER_LEN];
+            let body_len = (message.len as usize).checked_sub(HEADER_LEN);
+            let taken = match body_len.filter(|len| *len <= BODY_LEN_MAX) {
+                None => Taken::Bad("a message of an impossible length"),
+                Some(len) => {
+                    let mut body = std::mem::take(&mut chain.body);
+                    body.resize(len, 0);
+                    pages.read(message.offset, &mut header);
+                    pages.read(message.offset + HEADER_LEN as u64, &mut body);
+                    let taken = match ChainFrame::decode(&header, &body) {
+                        Ok(frame) => self.take_frame(at, &frame, &body),
+                        Err(error) => {
+                            tracing::warn!(%error, "a chain frame was refused");
+                            Taken::Bad("a frame that is none")
+                        }
+                    };
+                    if let Some(chain) = &mut self.chain {
+                        chain.body = body;
+                    }
+                    taken
+                }
+            };
+            let Some(chain) = &self.chain else { break };
+            let Some(incoming) = chain.incoming.get(at) else { break };
+            let (slot, peer) = (incoming.slot, incoming.peer);
+            let Some(session) = self.sessions[slot].as_mut() else { break };
+            match (taken, session.mailbox.as_mut()) {
+                (Taken::Yes, Some(mailbox)) => {
+                    mailbox.reader.advance(&message);
+                    mailbox.completions.complete(message.number, Status::Done, 0);
+                }
+                (Taken::Left, _) | (Taken::Yes, None) => break,
+                (Taken::Bad(reason), _) => {
+                    tracing::warn!(peer = peer.server.0, reason, "the link to a server is ended");
+                    session.failed = true;
+                    break;
+                }
+            }
+        }
+        worked
+    }
+
+    fn take_frame(&mut self, at: usize, frame: &ChainFrame, body: &[u8]) -> Taken {
+        let Some(chain) = &mut self.chain else { return Taken::Yes };
+        let from = chain.incoming[at].peer.server;
+        let (partition, input) = match *frame {
+            ChainFrame::Records { partition, epoch, first } => {
+                return self.take_records(at, partition, epoch, first, body);
+            }
+            ChainFrame::RecordPiece { partition, epoch, lsn, offset, len } => {
+                let piece = (offset as usize, len as usize);
+                return self.take_piece(at, (partition, epoch), lsn, piece, body);
+            }
+            ChainFrame::CopyRows { partition, epoch, table, index, offset, len } => {
+                return match self.gather_copy(at, (offset, len), body) {
+                    None => Taken::Bad("a piece of a copy out of order"),
+                    Some(None) => Taken::Yes,
+                    Some(Some(bytes)) => {
+                        let taken =
+                            self.take_copied_rows(from, (partition, epoch), (table, index), &bytes);
+                        taken.map_or_else(Taken::Bad, |()| Taken::Yes)
+                    }
+                };
+            }
+            ChainFrame::CopyEnd { partition, epoch, start, through, offset, len } => {
+                return match self.gather_copy(at, (offset, len), body) {
+                    None => Taken::Bad("a piece of a session table out of order"),
+                    Some(None) => Taken::Yes,
+                    Some(Some(bytes)) => {
+                        let ends = (start, through);
+                        let taken = self.take_copy_end(from, (partition, epoch), ends, &bytes);
+                        taken.map_or_else(Taken::Bad, |()| Taken::Yes)
+                    }
+                };
+            }
+            ChainFrame::Ping { asked_at } => {
+                let mut outputs = Vec::new();
+                chain.context.leases.ping(chain.now, from, Time(asked_at), &mut outputs);
+                chain.carry_out_leases(&mut outputs);
+                return Taken::Yes;
+            }
+            ChainFrame::Grant { asked_at, map_epoch } => {
+                chain.context.leases.grant(chain.now, from, Time(asked_at), map_epoch);
+                return Taken::Yes;
+            }
+            ChainFrame::Refuse { epoch, .. } => {
+                if epoch > self.map.epoch {
+                    chain.tell(ServerEvent::StaleMap { epoch });
+                }
+                return Taken::Yes;
+            }
+            ChainFrame::Committed { partition, epoch, lsn } => {
+                (partition, Input::Committed { from, epoch, lsn })
+            }
+            ChainFrame::Report { partition, epoch, position, attempt } => {
+                let position = position.map(position_of);
+                (partition, Input::Report { from, epoch, position, attempt })
+            }
+            ChainFrame::AskReport { partition, epoch } => {
+                (partition, Input::AskReport { from, epoch })
+            }
+            ChainFrame::Welcome { partition, epoch, last } => {
+                (partition, Input::Welcome { from, epoch, last })
+            }
+            ChainFrame::CopyFrom { partition, epoch, start } => {
+                (partition, Input::CopyFrom { from, epoch, start: position_of(start) })
+            }
+        };
+        self.step_from_peer(partition, input);
+        Taken::Yes
+    }
+
+    /// Puts the pieces of a part of a copy together; the bytes once they are whole, `None` when a
+    /// piece does not follow.
+    fn gather_copy(
+        &mut self,
+        at: usize,
+        (offset, len): (u32, u32),
+        body: &[u8],
+    ) -> Option<Option<Vec<u8>>> {
+        let bytes = &mut self.chain.as_mut()?.incoming[at].copied;
+        if offset == 0 {
+            bytes.clear();
+        }
+        if bytes.len() != offset as usize {
+            return None;
+        }
+        bytes.extend_from_slice(body);
+        Some((bytes.len() == len as usize).then(|| std::mem::take(bytes)))
+    }
+
+    /// Gives a replica what a peer says. What it does not await it drops: the peer says it again when
+    /// both act by one map.
+    fn step_from_peer(&mut self, partition: PartitionId, input: Input<'_>) -> bool {
+        match self.step(partition, input) {
+            Ok(()) => true,
+            Err(error) => {
+                if let ReplicaError::BehindEpoch { its, .. } = error
+                    && its > self.map.epoch
+                    && let Some(chain) = &self.chain
+                {
+                    chain.tell(ServerEvent::StaleMap { epoch: its });
+                }
+                tracing::debug!(shard = self.id.0, %error, "a chain message was not taken");
+                false
+            }
+        }
+    }
+
+    fn take_records(
+        &mut self,
+        at: usize,
+        partition: PartitionId,
+        epoch: Epoch,
+        first: Lsn,
+        body: &[u8],
+    ) -> Taken {
+        let Some(chain) = &mut self.chain else { return Taken::Yes };
+        if chain.spare.held_len > CHAIN_HELD_LEN_MAX {
+            return Taken::Left;
+        }
+        let (mut rest, mut lsn) = (body, first);
+        while !rest.is_empty() {
+            let Ok((_, len)) = Header::decode(rest, Salt::NONE) else {
+                return Taken::Bad("a record whose header is damaged");
+            };
+            let Some((bytes, after)) = rest.split_at_checked(len) else {
+                return Taken::Bad("a record that leaves its message");
+            };
+            let Some(chain) = &mut self.chain else { return Taken::Yes };
+            let mut words = chain.spare.take(len);
+            bytemuck::cast_slice_mut(&mut words).copy_from_slice(bytes);
+            if !self.take_record(at, partition, epoch, lsn, words) {
+                return Taken::Bad("a record that is damaged");
+            }
+            (rest, lsn) = (after, lsn.next());
+        }
+        Taken::Yes
+    }
+
+    fn take_piece(
+        &mut self,
+        at: usize,
+        (partition, epoch): (PartitionId, Epoch),
+        lsn: Lsn,
+        (offset, len): (usize, usize),
+        body: &[u8],
+    ) -> Taken {
+        let Some(chain) = &mut self.chain else { return Taken::Yes };
+        if offset == 0 {
+            if chain.spare.held_len > CHAIN_HELD_LEN_MAX {
+                return Taken::Left;
+            }
+            if !len.is_multiple_of(8) {
+                return Taken::Bad("a record of an impossible length");
+            }
+            let words = chain.spare.take(len);
+            let fresh = Assembly { partition, lsn, words, filled: 0 };
+            if let Some(old) = chain.incoming[at].assembly.replace(fresh) {
+                chain.spare.put(old.words);
+            }
+        }
+        let Some(assembly) = &mut chain.incoming[at].assembly else {
+            return Taken::Bad("a piece of no record");
+        };
+        let same = (assembly.partition, assembly.lsn, assembly.filled) == (partition, lsn, offset)
+            && assembly.words.len() * 8 == len;
+        if !same {
+            return Taken::Bad("a piece of another record");
+        }
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut assembly.words);
+        bytes[offset..offset + body.len()].copy_from_slice(body);
+        assembly.filled += body.len();
+        if assembly.filled < len {
+            return Taken::Yes;
+        }
+        let Some(assembly) = chain.incoming[at].assembly.take() else { return Taken::Yes };
+        if self.take_record(at, partition, epoch, lsn, assembly.words) {
+            Taken::Yes
+        } else {
+            Taken::Bad("a record that is damaged")
+        }
+    }
+
+    /// Takes in one whole record; false when it is none.
+    fn take_record(
+        &mut self,
+        at: usize,
+        partition: PartitionId,
+        epoch: Epoch,
+        lsn: Lsn,
+        words: Vec<u64>,
+    ) -> bool {
+        let Some(chain) = &mut self.chain else { return true };
+        let from = chain.incoming[at].peer.server;
+        let part = chain.part(partition);
+        let is_next = part.is_some_and(|part| part.replica.log().last().next() == lsn);
+        // A stale one is dropped below, whatever its epoch.
+        let newest = part.map(|part| part.replica.log().position().epoch);
+        let known = newest.filter(|_| is_next).unwrap_or_default();
+        let mut covered = std::mem::take(&mut chain.covered);
+        covered.clear();
+        let bytes: &[u8] = bytemuck::cast_slice(&words);
+        let facts = match Record::decode(bytes, Salt::NONE) {
+            Ok(record)
+                if record.partition() == partition
+                    && record.lsn() == lsn
+                    && record.epoch() <= epoch
+                    && record.epoch() >= known =>
+            {
+                covered.extend(record.covered().map(|one| Covered {
+                    session: one.session,
+                    incarnation: one.incarnation,
+                    lane: Lane(0),
+                    sequence: one.sequence,
+                }));
+                Some((record.epoch(), record.tag() & SYNC != 0))
+            }
+            _ => None,
+        };
+        let Some((made_in, sync)) = facts else {
+            chain.spare.put(words);
+            chain.covered = covered;
+            return false;
+        };
+        // It joins the log if the replica takes it in, and the outputs of that very step name it.
+        match chain.part_mut(partition) {
+            Some(part) if is_next => part.records.push_back(Held { lsn, words }),
+            _ => chain.spare.put(words),
+        }
+        let record = RecordHeader { lsn, epoch: made_in, sync, covered: &covered, expired: &[] };
+        let taken = self.step_from_peer(partition, Input::Record { from, epoch, record });
+        let Some(chain) = &mut self.chain else { return true };
+        chain.covered = covered;
+        if is_next && !taken {
+            let refused = chain.part_mut(partition).and_then(|part| part.records.pop_back());
+            if let Some(refused) = refused {
+                chain.spare.put(refused.words);
+            }
+        } else if is_next {
+            self.keep_record(partition, lsn);
+            self.copy_in_record(partition, lsn);
+        }
+        true
+    }
+}
+
+fn position_of(position: ChainPosition) -> Position {
+    Position { epoch: position.epoch, lsn: position.lsn }
+}

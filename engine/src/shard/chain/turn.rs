@@ -1,0 +1,95 @@
+//! What a shard does for its chains in every turn.
+
+use std::time::Duration;
+
+use windlass_replication::{Input, Time};
+use windlass_wire::ShardId;
+
+use super::super::Shard;
+use crate::limits::{CHAIN_HEAD_LEN_MAX, CHAIN_INFLIGHT_MAX};
+
+/// How soon a shard looks again when a peer had no room.
+const BACKLOG_WAIT: Duration = Duration::from_micros(100);
+
+impl Shard {
+    /// The beginning of a turn: time, and what peers sent. Returns whether there was anything.
+    pub(in crate::shard) fn begin_chain_turn(&mut self) -> bool {
+        let Some(chain) = &mut self.chain else { return false };
+        chain.now = chain.context.leases.now();
+        if chain.now >= chain.next_tick {
+            self.tick_chain();
+        }
+        self.drain_peers()
+    }
+
+    /// Whether pushes have to stay in their mailboxes until the chain has caught up.
+    pub(in crate::shard) fn is_chain_full(&self) -> bool {
+        self.chain.as_ref().is_some_and(|chain| {
+            chain.spare.held_len > CHAIN_HEAD_LEN_MAX || chain.inflight_count > CHAIN_INFLIGHT_MAX
+        })
+    }
+
+    /// The end of a turn: sends what waits, lets go of what nobody needs. Returns whether there was
+    /// anything.
+    pub(in crate::shard) fn end_chain_turn(&mut self) -> bool {
+        let Some(chain) = &mut self.chain else { return false };
+        let mut worked = false;
+        let (parts, shard_count) = (&chain.parts, usize::from(chain.shard_count));
+        for link in &mut chain.links {
+            let transport = self.transports[link.transport].as_mut();
+            worked |= link.flush(transport, |partition| {
+                parts.get(partition.0 as usize / shard_count)?.as_deref()
+            });
+        }
+        worked |= self.copy_out_some();
+        self.release_records();
+        worked |= self.end_failed_links();
+        worked
+    }
+
+    /// When the chains want a turn at the latest.
+    pub(in crate::shard) fn chain_deadline(&self) -> Option<Duration> {
+        let chain = self.chain.as_ref()?;
+        let backlog =
+            chain.copies_out > 0 || chain.links.iter().any(|link| !link.pending.is_empty());
+        if backlog {
+            return Some(BACKLOG_WAIT);
+        }
+        let now = chain.context.leases.now();
+        Some(Duration::from_micros(chain.next_tick.since(now)))
+    }
+
+    /// Leases, holds that have run out, reports that may have been missed.
+    fn tick_chain(&mut self) {
+        let Some(chain) = &mut self.chain else { return };
+        let now = chain.now;
+        chain.next_tick = now.after(chain.context.leases.tick_us());
+        if chain.shard == ShardId(0) {
+            let mut outputs = Vec::new();
+            chain.context.leases.tick(now, &mut outputs);
+            chain.carry_out_leases(&mut outputs);
+        }
+        for index in 0..chain.parts.len() {
+            let Some(chain) = &mut self.chain else { return };
+            let Some(part) = chain.parts[index].as_deref_mut() else { continue };
+            let partition = part.partition;
+            if part.replica.wakes_at(Time(0)).is_some() {
+                // A tick is always taken.
+                let _ = self.step(partition, Input::Tick);
+            }
+        }
+        self.fence_stale_rows();
+    }
+
+    /// What the coordinator may have missed, told again: with every heartbeat.
+    pub(in crate::shard) fn repeat_reports(&mut self) {
+        let count = self.chain.as_ref().map_or(0, |chain| chain.parts.len());
+        for index in 0..count {
+            let part = self.chain.as_ref().and_then(|chain| chain.parts[index].as_deref());
+            let Some(part) = part else { continue };
+            if let Some(output) = part.replica.pending_report() {
+                self.carry_out_output(part.partition, output);
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Messages whose completion waits for the chain: each for every record it is part of.
+
+use windlass_wire::{PartitionId, Status};
+
+use super::super::Shard;
+
+/// One message.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wait {
+    /// Slot of the session, and the life it had then.
+    slot: usize,
+    life: u64,
+    number: u32,
+    /// Records not committed yet, and one until the message's own turn is over.
+    left: u32,
+    status: Status,
+    detail: u32,
+}
+
+/// All of them, by number.
+#[derive(Debug, Default)]
+pub(super) struct Waits {
+    waits: Vec<Wait>,
+    free: Vec<u32>,
+}
+
+impl Waits {
+    fn insert(&mut self, wait: Wait) -> u32 {
+        match self.free.pop() {
+            Some(id) => {
+                self.waits[id as usize] = wait;
+                id
+            }
+            None => {
+                self.waits.push(wait);
+                u32::try_from(self.waits.len() - 1).unwrap_or(u32::MAX)
+            }
+        }
+    }
+
+    pub(super) fn add(&mut self, id: u32) {
+        self.waits[id as usize].left += 1;
+    }
+
+    /// One thing less to wait for; the message when it was the last.
+    fn end_one(&mut self, id: u32, status: Status, detail: u32) -> Option<Wait> {
+        let wait = &mut self.waits[id as usize];
+        wait.left -= 1;
+        if status != Status::Done && wait.status == Status::Done {
+            (wait.status, wait.detail) = (status, detail);
+        }
+        if wait.left > 0 {
+            return None;
+        }
+        self.free.push(id);
+        Some(*wait)
+    }
+}
+
+impl Shard {
+    /// Begins to wait for a message of this turn: until its turn is over, at least.
+    pub(super) fn begin_wait(&mut self, at: usize) -> Option<u32> {
+        let work = &mut self.turn.works[at];
+        if work.wait.is_some() {
+            return work.wait;
+        }
+        let session = self.sessions[work.session].as_mut()?;
+        session.deferred_count += 1;
+        let wait = Wait {
+            slot: work.session,
+            life: session.life,
+            number: work.number,
+            left: 1,
+            status: Status::Done,
+            detail: 0,
+        };
+        let id = self.chain.as_mut()?.waits.insert(wait);
+        work.wait = Some(id);
+        Some(id)
+    }
+
+    /// One of the things that a message waits for has come about.
+    pub(in crate::shard) fn end_wait(&mut self, id: u32, status: Status, detail: u32) {
+        let Some(chain) = &mut self.chain else { return };
+        let Some(wait) = chain.waits.end_one(id, status, detail) else { return };
+        // Its slot may be another connection's by now.
+        let session = self.sessions.get_mut(wait.slot).and_then(Option::as_mut);
+        if let Some(session) = session
+            && session.life == wait.life
+        {
+            session.deferred_count -= 1;
+            self.complete(wait.slot, wait.number, wait.status, wait.detail);
+        }
+    }
+
+    /// The chain has everything of a partition up to `lsn`.
+    pub(super) fn acknowledge_up_to(&mut self, partition: PartitionId, lsn: windlass_wire::Lsn) {
+        loop {
+            let part = self.chain.as_mut().and_then(|chain| chain.part_mut(partition));
+            let Some(part) = part else { return };
+            match part.waiting.front() {
+                Some((position, id)) if *position <= lsn => {
+                    let id = *id;
+                    part.waiting.pop_front();
+                    self.end_wait(id, Status::Done, 0);
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// This replica can say no more what becomes of the pushes it took: their clients ask the chain.
+    pub(super) fn give_up_waiting(&mut self, partition: PartitionId) {
+        loop {
+            let part = self.chain.as_mut().and_then(|chain| chain.part_mut(partition));
+            let Some((_, id)) = part.and_then(|part| part.waiting.pop_front()) else { return };
+            self.end_wait(id, Status::StaleEpoch, 0);
+        }
+    }
+}

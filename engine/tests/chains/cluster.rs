@@ -1,0 +1,224 @@
+//! Servers without control ports: shards in threads, linked and told their maps by the test.
+
+use std::{sync::Arc, thread::JoinHandle};
+
+use crossbeam::channel::{Receiver, unbounded};
+use windlass_engine::{
+    limits::{COMPLETION_SLOTS, MAILBOX_RING_LEN},
+    shard::{
+        ChainCommand, ChainContext, LinkEnded, PartitionChecksum, ServerEvent, Shard, ShardCommand,
+        ShardHandle, ShardOptions, SharedLeases,
+    },
+};
+use windlass_replication::LeaseTimings;
+use windlass_transport::{
+    Transport,
+    shm::{Shm, ShmOptions},
+    tcp::{Tcp, TcpOptions},
+};
+use windlass_wire::{
+    ClusterMap, Epoch, Incarnation, PartitionId, ServerEntry, ServerId, SessionId, ShardId,
+    TableEntry,
+    control::{Peer, Provider},
+    map::{Chain, ServerState},
+};
+
+/// Shards of every server.
+pub(crate) const SHARDS: u16 = 2;
+
+/// Partitions of the cluster.
+pub(crate) const PARTITIONS: u32 = 8;
+
+/// One server.
+pub(crate) struct Node {
+    pub(crate) peer: Peer,
+    pub(crate) handles: Vec<ShardHandle>,
+    pub(crate) events: Receiver<ServerEvent>,
+    pub(crate) ended: Receiver<LinkEnded>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+pub(crate) fn transport(provider: Provider) -> Box<dyn Transport> {
+    match provider {
+        Provider::Shm {} => Box::new(Shm::open(ShmOptions::default()).unwrap()),
+        _ => Box::new(Tcp::open(TcpOptions::LOOPBACK).unwrap()),
+    }
+}
+
+impl Node {
+    pub(crate) fn start(server: u32, life: u64, provider: Provider) -> Self {
+        let (events, told) = unbounded();
+        let (ended_sender, ended) = unbounded();
+        // Busy machines must not lose leases: nothing here measures how soon a silence is noticed.
+        let timings = LeaseTimings { suspect_us: 10_000_000, ..LeaseTimings::default() };
+        let leases = Arc::new(SharedLeases::new(timings));
+        let (mut handles, mut threads) = (Vec::new(), Vec::new());
+        for shard in (0..SHARDS).map(ShardId) {
+            let (sender, receiver) = unbounded();
+            threads.push(std::thread::spawn(move || {
+                let options = ShardOptions {
+                    spin_us: 20,
+                    by_reference_len: 16 << 10,
+                    memory_len_max: 1 << 30,
+                    worker_timeout_ms: windlass_engine::limits::WORKER_TIMEOUT_MS,
+                };
+                let transports = vec![transport(provider)];
+                let (mut shard, handle) =
+                    Shard::new(shard, ServerId(server), SHARDS, options, transports).unwrap();
+                sender.send(handle).unwrap();
+                shard.run();
+            }));
+            let handle: ShardHandle = receiver.recv().unwrap();
+            let context = ChainContext {
+                leases: leases.clone(),
+                events: events.clone(),
+                ended: ended_sender.clone(),
+            };
+            handle.send(ShardCommand::Chain(ChainCommand::Replicate { context }));
+            handles.push(handle);
+        }
+        let peer = Peer { server: ServerId(server), incarnation: Incarnation(life) };
+        Self { peer, handles, events: told, ended, threads }
+    }
+
+    pub(crate) fn install(&self, map: &ClusterMap) {
+        for handle in &self.handles {
+            let map = Arc::new(map.clone());
+            handle.ask(|answer| ShardCommand::InstallMap { map, answer }).unwrap();
+        }
+    }
+
+    pub(crate) fn create(&self, table: &TableEntry) {
+        for handle in &self.handles {
+            let entry = table.clone();
+            handle.ask(|answer| ShardCommand::CreateTable { entry, answer }).unwrap();
+        }
+    }
+
+    /// Links every shard to the equal shard of a peer: this side writes, that side reads.
+    pub(crate) fn link(&self, to: &Self, provider: Provider) {
+        let session =
+            SessionId((self.peer.incarnation.0 << 32) | (u64::from(self.peer.server.0) + 1));
+        for (own, its) in self.handles.iter().zip(&to.handles) {
+            let peer = to.peer;
+            let endpoint = own
+                .ask(|answer| {
+                    ShardCommand::Chain(ChainCommand::LinkOpen { peer, provider, answer })
+                })
+                .unwrap();
+            let endpoint = its
+                .ask(|answer| ShardCommand::OpenMailbox {
+                    session,
+                    incarnation: self.peer.incarnation,
+                    connection: 1,
+                    rank: None,
+                    peer: Some(self.peer),
+                    provider,
+                    endpoint,
+                    answer,
+                })
+                .unwrap();
+            let reply = own
+                .ask(|answer| {
+                    ShardCommand::Chain(ChainCommand::LinkConnect { peer, endpoint, answer })
+                })
+                .unwrap();
+            let mailbox = its
+                .ask(|answer| ShardCommand::AttachMailbox {
+                    session,
+                    reply,
+                    completion_slots: COMPLETION_SLOTS,
+                    answer,
+                })
+                .unwrap();
+            let ring_len = MAILBOX_RING_LEN;
+            own.ask(|answer| {
+                ShardCommand::Chain(ChainCommand::LinkAttach { peer, mailbox, ring_len, answer })
+            })
+            .unwrap();
+        }
+    }
+
+    /// Ends it as a killed process ends.
+    pub(crate) fn kill(self) {
+        for handle in &self.handles {
+            handle.send(ShardCommand::Chain(ChainCommand::Die {}));
+        }
+        for thread in self.threads {
+            thread.join().unwrap();
+        }
+    }
+
+    pub(crate) fn checksums(&self) -> Vec<PartitionChecksum> {
+        let mut all = Vec::new();
+        for handle in &self.handles {
+            all.extend(
+                handle
+                    .ask(|answer| ShardCommand::Chain(ChainCommand::Checksums { answer }))
+                    .unwrap(),
+            );
+        }
+        all.sort_unstable_by_key(|one| one.partition);
+        all
+    }
+}
+
+/// Links every two of them, in both directions.
+pub(crate) fn link_all(nodes: &[&Node], provider: Provider) {
+    for from in nodes {
+        for to in nodes {
+            if from.peer != to.peer {
+                from.link(to, provider);
+            }
+        }
+    }
+}
+
+/// A map in which every partition has the members in `order`, rotated by the partition, so that each
+/// server is head, middle and tail somewhere.
+pub(crate) fn map(epoch: u64, nodes: &[Peer], order: &[ServerId]) -> ClusterMap {
+    let chains = (0..PARTITIONS as usize)
+        .map(|partition| {
+            let mut servers = order.to_vec();
+            servers.rotate_left(partition % order.len());
+            Chain { epoch: Epoch(epoch), servers, ..Chain::default() }
+        })
+        .collect();
+    let servers = nodes.iter().map(|peer| ServerEntry {
+        id: peer.server,
+        incarnation: peer.incarnation,
+        address: "127.0.0.1:1".to_owned(),
+        shard_count: SHARDS,
+        state: ServerState::Up,
+    });
+    ClusterMap { epoch: Epoch(epoch), replicas: 3, servers: servers.collect(), chains }
+}
+
+/// Panics unless all replicas of every partition are equal, waiting for them to be at one position.
+pub(crate) fn assert_equal_replicas(map: &ClusterMap, nodes: &[&Node]) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    loop {
+        let sums: Vec<Vec<PartitionChecksum>> = nodes.iter().map(|node| node.checksums()).collect();
+        let mut apart = None;
+        for partition in (0..PARTITIONS).map(PartitionId) {
+            let members = &map.chains[partition.0 as usize].servers;
+            let held: Vec<_> = nodes
+                .iter()
+                .zip(&sums)
+                .filter(|(node, _)| members.contains(&node.peer.server))
+                .map(|(_, sums)| sums.iter().find(|sum| sum.partition == partition).copied())
+                .collect();
+            assert_eq!(held.len(), members.len());
+            if held.windows(2).any(|pair| pair[0] != pair[1] || pair[0].is_none()) {
+                apart = Some(held);
+            }
+        }
+        match apart {
+            None => return,
+            Some(held) if std::time::Instant::now() > deadline => {
+                panic!("replicas differ: {held:?}")
+            }
+            Some(_) => std::thread::sleep(std::time::Duration::from_millis(5)),
+        }
+    }
+}

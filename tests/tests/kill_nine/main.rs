@@ -10,6 +10,7 @@
 
 mod damage;
 mod ledger;
+mod oracle;
 mod process;
 mod trained;
 
@@ -86,11 +87,12 @@ fn acknowledged_pushes_survive_kill_nine_exactly_once() {
     }
     eprintln!(
         "{kills} kills: {} keys acknowledged, all there once; {} unanswered, of which {} are there; \
-         {trained_pushes} pushes of adagrad and adam as the oracle has them; starts took {:?} on \
-         average, {slowest_start:?} at most",
+         {trained_pushes} pushes of adagrad and adam as the oracle has them, {} rows by sums; starts \
+         took {:?} on average, {slowest_start:?} at most",
         found.acknowledged,
         found.unanswered,
         found.unanswered_present,
+        trained.summed,
         recovering / u32::try_from(kills + 1).unwrap(),
     );
     assert!(found.acknowledged > 0, "nothing was ever acknowledged");

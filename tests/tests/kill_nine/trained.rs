@@ -1,34 +1,33 @@
 //! Tables with optimiser state, against a serial oracle bit for bit: every row holds the pushes up
-//! to the last acknowledged one that touched it, and then the next ones up to some point.
+//! to the last acknowledged one that touched it, and then the next ones up to some point. Pushes in
+//! flight together may have come in one turn, and then the rule was applied to their sum.
 
 use std::collections::{HashMap, VecDeque};
 
 use windlass_client::{Client, Element, PendingPush, PullOptions, PushOptions, Table, TableSchema};
 use windlass_tests::crash::random::Random;
 
-use crate::{connect, durable};
+use crate::{
+    connect, durable,
+    oracle::{EPSILON, RATE, Row, Touch},
+};
 
-const RATE: f32 = 0.05;
-const EPSILON: f32 = 1e-8;
-const BETAS: (f64, f64) = (0.9, 0.999);
 /// Enough of them that some pushes go by reference.
 const DENSE_ROWS: u64 = 4096;
 const SPARSE_ROWS: u64 = 2000;
 const WIDTHS: [usize; 2] = [4, 3];
 const NAMES: [&str; 2] = ["adagrad", "adam"];
 const WINDOW: usize = 4;
+/// How often in one life a row is pushed again while it may still be in flight: each time doubles
+/// what the oracle has to try.
+const MEETINGS_MAX: u32 = 4;
 
 /// The oracle: every row of both tables.
 #[derive(Default)]
 pub(crate) struct Trained {
     rows: HashMap<(usize, u64), Row>,
-}
-
-#[derive(Clone, Default)]
-struct Row {
-    values: Vec<f32>,
-    planes: [Vec<f32>; 2],
-    steps: u32,
+    /// Rows that hold what only sums of pushes give.
+    pub(crate) summed: usize,
 }
 
 /// One push of one thread in one life of the server.
@@ -37,7 +36,12 @@ pub(crate) struct Push {
     rows: Vec<u64>,
     gradient: Vec<f32>,
     acknowledged: bool,
+    /// Index of the oldest push that may have been in flight when this one was sent.
+    oldest: usize,
 }
+
+/// What a thread knows of each row, by table: its last push, and how often pushes of it met.
+struct Meetings([Vec<(Option<usize>, u32)>; 2]);
 
 impl Trained {
     pub(crate) fn create(client: &Client) {
@@ -55,11 +59,12 @@ impl Trained {
 
     /// Takes in what was pushed and compares every row; returns how many are wrong.
     pub(crate) fn verify(&mut self, client: &Client, pushes: &[Push]) -> usize {
-        let mut touched: HashMap<(usize, u64), Vec<(&[f32], bool)>> = HashMap::new();
-        for push in pushes {
+        let mut touched: HashMap<(usize, u64), Vec<Touch<'_>>> = HashMap::new();
+        for (index, push) in pushes.iter().enumerate() {
+            let (oldest, acknowledged) = (push.oldest, push.acknowledged);
             for (row, gradient) in push.rows.iter().zip(push.gradient.chunks(WIDTHS[push.table])) {
                 let of_row = touched.entry((push.table, *row)).or_default();
-                of_row.push((gradient, push.acknowledged));
+                of_row.push(Touch { gradient, acknowledged, index, oldest });
             }
         }
         let mut wrong = 0;
@@ -68,78 +73,21 @@ impl Trained {
             let pulled = client.open_table::<f32>(NAMES[table]).unwrap();
             let pulled = pulled.pull(&keys, &PullOptions::default()).unwrap().wait().unwrap();
             for (row, values) in keys.iter().zip(pulled.chunks(WIDTHS[table])) {
-                let state = self.rows.entry((table, *row)).or_default();
-                if state.values.is_empty() {
-                    state.values = vec![0.0; WIDTHS[table]];
-                    state.planes = [vec![0.0; WIDTHS[table]], vec![0.0; WIDTHS[table]]];
-                }
-                let pushes = touched.get(&(table, *row)).map_or(&[][..], Vec::as_slice);
-                if !state.reach(table, pushes, values) {
-                    eprintln!(
-                        "{} row {row} holds {values:?}, not {:?}",
-                        NAMES[table], state.values
-                    );
+                let key = (table, *row);
+                let state = self.rows.entry(key).or_insert_with(|| Row::new(WIDTHS[table]));
+                let pushes = touched.get(&key).map_or(&[][..], Vec::as_slice);
+                if let Some((reached, sums)) = state.reach(table, pushes, values) {
+                    *state = reached;
+                    self.summed += usize::from(sums);
+                } else {
+                    let (name, alone) = (NAMES[table], state.alone(table, pushes));
+                    eprintln!("{name} row {row} holds {values:?}, not {alone:?}: {pushes:?}");
                     wrong += 1;
                 }
             }
         }
         wrong
     }
-}
-
-impl Row {
-    /// Goes on to the state in which the row has these values, at or after its last acknowledged
-    /// push; false if there is none.
-    fn reach(&mut self, table: usize, pushes: &[(&[f32], bool)], values: &[f32]) -> bool {
-        let sure = pushes.iter().rposition(|push| push.1).map_or(0, |last| last + 1);
-        for (gradient, _) in &pushes[..sure] {
-            self.step(table, gradient);
-        }
-        let mut ahead = self.clone();
-        let mut left = pushes[sure..].iter();
-        loop {
-            if ahead.values.iter().zip(values).all(|(a, b)| a.to_bits() == b.to_bits()) {
-                *self = ahead;
-                return true;
-            }
-            let Some((gradient, _)) = left.next() else { return false };
-            ahead.step(table, gradient);
-        }
-    }
-
-    fn step(&mut self, table: usize, gradient: &[f32]) {
-        self.steps += 1;
-        let [first, second] = &mut self.planes;
-        if table == 0 {
-            for (at, gradient) in gradient.iter().enumerate() {
-                first[at] += gradient * gradient;
-                let scale = first[at].sqrt() + EPSILON;
-                self.values[at] -= RATE * gradient / scale;
-            }
-            return;
-        }
-        let steps = i32::try_from(self.steps).unwrap();
-        let (beta1, beta2) = (BETAS.0 as f32, BETAS.1 as f32);
-        // The text of the rule is read as binary64.
-        let rate: f64 = RATE.to_string().parse().unwrap();
-        let step_length = (rate / (1.0 - power(BETAS.0, steps))) as f32;
-        let root_scale = (1.0 / (1.0 - power(BETAS.1, steps)).sqrt()) as f32;
-        for (at, gradient) in gradient.iter().enumerate() {
-            first[at] = beta1 * first[at] + (1.0 - beta1) * gradient;
-            second[at] = beta2 * second[at] + (1.0 - beta2) * (gradient * gradient);
-            let scale = second[at].sqrt() * root_scale + EPSILON;
-            self.values[at] -= step_length * first[at] / scale;
-        }
-    }
-}
-
-/// By squaring from the highest bit, as the engine documents.
-fn power(base: f64, exponent: i32) -> f64 {
-    let bits = i32::BITS - exponent.leading_zeros();
-    (0..bits).rev().fold(1.0, |result, bit| {
-        let square = result * result;
-        if exponent >> bit & 1 == 1 { square * base } else { square }
-    })
 }
 
 /// Pushes until the server is gone, with checkpoints now and then.
@@ -153,13 +101,25 @@ pub(crate) fn load(address: &str, life: u64, seed: u64) -> Vec<Push> {
     }
     let server = client.map().servers[0].id;
     let mut pending: VecDeque<(usize, PendingPush<f32>)> = VecDeque::new();
+    let mut meetings = Meetings::new();
     loop {
         // One that fails shows at the next push.
         if random.one_in(40) {
             let _ = client.checkpoint(server);
         }
         let at = pushes.len();
-        pushes.push(push(&mut random));
+        let mut push = push(&mut random);
+        push.oldest = pending.front().map_or(at, |(oldest, _)| *oldest);
+        if !meetings.note(&push, at) {
+            for (at, push) in pending.drain(..) {
+                if push.wait().is_err() {
+                    return pushes;
+                }
+                pushes[at].acknowledged = true;
+            }
+            push.oldest = at;
+        }
+        pushes.push(push);
         let Push { table, rows, gradient, .. } = &pushes[at];
         let contiguous = rows[rows.len() - 1] - rows[0] + 1 == rows.len() as u64;
         let options = PushOptions::default();
@@ -180,6 +140,26 @@ pub(crate) fn load(address: &str, life: u64, seed: u64) -> Vec<Push> {
     }
 }
 
+impl Meetings {
+    fn new() -> Self {
+        Self([DENSE_ROWS, SPARSE_ROWS].map(|rows| vec![(None, 0); rows as usize]))
+    }
+
+    /// Notes a push about to be sent; false when what is in flight has to be answered before.
+    fn note(&mut self, push: &Push, at: usize) -> bool {
+        let rows = &mut self.0[push.table];
+        let meets = |last: Option<usize>| last.is_some_and(|last| last >= push.oldest);
+        let of_push = || push.rows.iter().map(|row| *row as usize);
+        let waits = of_push().any(|row| meets(rows[row].0) && rows[row].1 == MEETINGS_MAX);
+        for row in of_push() {
+            let (last, met) = &mut rows[row];
+            *met += u32::from(!waits && meets(*last));
+            *last = Some(at);
+        }
+        !waits
+    }
+}
+
 fn push(random: &mut Random) -> Push {
     let table = usize::from(random.one_in(2));
     let rows: Vec<u64> = match (table, random.below(20)) {
@@ -197,7 +177,8 @@ fn push(random: &mut Random) -> Push {
             rows
         }
     };
-    let value = |random: &mut Random| (random.below(4001) as f32 - 2000.5) / 1000.0;
+    // Sums of them are exact, in whatever order they are made.
+    let value = |random: &mut Random| (random.below(4001) as f32 - 2000.5) / 1024.0;
     let gradient = (0..rows.len() * WIDTHS[table]).map(|_| value(random)).collect();
-    Push { table, rows, gradient, acknowledged: false }
+    Push { table, rows, gradient, acknowledged: false, oldest: 0 }
 }

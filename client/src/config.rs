@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use windlass_transport::verbs::VerbsConfig;
 use windlass_wire::{WorkerRank, control::Provider};
 
 /// Options of a connection; the defaults suit one machine and a trusted network.
@@ -20,6 +21,8 @@ pub struct ClientOptions {
     pub timeout: Duration,
     /// Bytes of the client's staging area: values on their way that are not in registered rows.
     pub staging_len: usize,
+    /// Settings of the verbs transport: from the environment, unless they are given here.
+    pub verbs: VerbsConfig,
 }
 
 impl Default for ClientOptions {
@@ -31,6 +34,7 @@ impl Default for ClientOptions {
             spin: Duration::from_micros(50),
             timeout: Duration::from_secs(30),
             staging_len: 64 << 20,
+            verbs: VerbsConfig::from_environment(),
         }
     }
 }

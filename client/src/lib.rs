@@ -30,6 +30,8 @@ mod rows;
 mod table;
 
 pub use client::{Client, Counters};
+pub use windlass_transport::verbs::VerbsConfig;
+
 pub use config::{ClientOptions, PullOptions, PushOptions};
 pub use element::Element;
 pub use error::{ConnectError, RequestError, TableError};

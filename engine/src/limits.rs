@@ -55,8 +55,9 @@ pub const ARENA_REGION_LEN: usize = 8 << 20;
 /// little, small enough that reading a whole block for a few rows costs little.
 pub const BLOCK_DATA_LEN: u64 = 960;
 
-/// The same for partitions of at least [`LARGE_PARTITION_LEN`]: they are pulled by large ranges.
-pub const LARGE_BLOCK_DATA_LEN: u64 = 4032;
+/// The same for partitions of at least [`LARGE_PARTITION_LEN`]: they are pulled by large ranges. A
+/// whole block of values fits a packet of the largest MTU.
+pub const LARGE_BLOCK_DATA_LEN: u64 = 4096;
 
 /// Bytes of rows from which a partition is large.
 pub const LARGE_PARTITION_LEN: u64 = 256 << 10;

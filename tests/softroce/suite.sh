@@ -47,6 +47,7 @@ test_program() {
 step "conformance of verbs" test_program conformance verbs::
 step "making and checking devices" test_program fabric_admin
 step "faults" test_program faults
+step "errors" test_program errors
 # Real processes end to end: a server, a client, pushes acknowledged and rows pulled by verbs.
 end_to_end() {
     local windlass=${programs[bin:windlass]:-} address=127.0.0.1:7799 status=1
@@ -67,11 +68,55 @@ end_to_end() {
 }
 
 step "end to end by verbs" end_to_end
+
+# Training as users run it: servers, workers, evaluation, each a process, verbs and nothing else.
+train() {
+    local windlass=${programs[bin:windlass]:-} folder address=127.0.0.1:7798 status=1 line
+    [ -n "$windlass" ] || return 1
+    folder=$(mktemp -d)
+    "$windlass" gen ctr --out "$folder/train.svm" --examples 4000 --features 2000 --fields 8 \
+        --eval-out "$folder/eval.svm" --eval-examples 1000 || return 1
+    "$windlass" serve --listen $address --memory 256MiB --transports verbs \
+        --verbs-device "$WINDLASS_VERBS_DEVICE" --verbs-retry-count 5 &
+    local server=$!
+    for _ in $(seq 50); do
+        sleep 0.2
+        "$windlass" table list --connect $address >/dev/null 2>&1 && status=0 && break
+    done
+    line=$(timeout 100 "$windlass" train sparse-lr --data "$folder/train.svm" \
+        --eval "$folder/eval.svm" --epochs 2 --workers 2 --connect $address --transport verbs \
+        --verbs-device "$WINDLASS_VERBS_DEVICE" --verbs-timeout 16 --json) || status=1
+    echo "$line"
+    # Better than guessing: the model has learnt from what went through the device.
+    echo "$line" | grep -Eq '"auc":0\.(6|7|8|9)' || status=1
+    kill -TERM $server
+    wait $server
+    rm -r "$folder"
+    return $status
+}
+
+step "training by verbs" train
 for name in layout peers; do
     [ -n "${programs[interop:$name]:-}" ] && step "interop: $name" test_program "interop:$name"
 done
 if command -v ib_write_lat >/dev/null && [ -n "${programs[bin:softroce-perf]:-}" ]; then
     step "beside perftest" timeout 200 "${programs[bin:softroce-perf]}" 1
 fi
+# The way taken on a host that has a device of its own, or can make one: this machine is that host.
+as_host() {
+    local xtask=${programs[bin:xtask]:-} test=${programs[conformance]:-} name
+    [ -n "$xtask" ] && [ -n "$test" ] || return 1
+    (unset WINDLASS_VERBS_DEVICE WINDLASS_VERBS_PEER_DEVICE WINDLASS_VERBS_LINK WINDLASS_REQUIRE_LINK
+        "$xtask" softroce --where host -- "$test" verbs::completed_writes_are_in_place --test-threads 1) || return 1
+    for name in $(rdma link show | sed -n 's|^link \([^/]*\)/.*|\1|p'); do
+        rdma link delete "$name" || return 1
+    done
+    (unset WINDLASS_VERBS_DEVICE WINDLASS_VERBS_PEER_DEVICE WINDLASS_VERBS_LINK WINDLASS_REQUIRE_LINK
+        "$xtask" softroce --where host -- "$test" verbs::completed_writes_are_in_place --test-threads 1) || return 1
+    # The device it made is gone again.
+    ! rdma link show | grep -q rxe_lo
+}
+
+[ -n "${WINDLASS_SOFTROCE_GUEST:-}" ] && step "directly on a host's device" as_host
 echo "=== $failures failed"
 exit $failures

@@ -11,3 +11,4 @@ pub mod process;
 pub mod remote;
 pub mod report;
 pub mod train;
+pub mod verbs_flags;

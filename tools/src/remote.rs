@@ -28,7 +28,9 @@ pub enum RemoteError {
 
 /// Connects.
 pub fn connect(connection: &Connection) -> Result<Client, RemoteError> {
-    let mut options = ClientOptions { token: connection.token.clone(), ..ClientOptions::default() };
+    let defaults = ClientOptions::default();
+    let verbs = connection.verbs.config().unwrap_or_else(|_| defaults.verbs.clone());
+    let mut options = ClientOptions { token: connection.token.clone(), verbs, ..defaults };
     if let Some(name) = &connection.transport {
         options.providers.retain(|provider: &Provider| provider.name() == name);
     }

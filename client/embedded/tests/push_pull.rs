@@ -283,3 +283,36 @@ fn a_push_and_pull_in_one_sees_the_push_and_its_failure() {
         }
     });
 }
+
+#[test]
+fn rows_of_one_value_come_from_the_right_places_read_after_read() {
+    each(|client| {
+        // Blocks of several sizes, and values of every length, whose reads begin and end anywhere.
+        for rows in [1_u64, 7, 500, 70_000] {
+            check_values::<f64>(client, rows, |row| row as f64);
+            check_values::<f32>(client, rows, |row| row as f32);
+            check_values::<i8>(client, rows, |row| (row % 100) as i8);
+        }
+    });
+}
+
+fn check_values<T: Element + PartialEq + std::fmt::Debug>(
+    client: &EmbeddedClient,
+    rows: u64,
+    value: impl Fn(u64) -> T,
+) {
+    let name = format!("values-{}-{rows}", T::DTYPE.name());
+    let table = client.create_table::<T>(&name, &TableSchema::dense(T::DTYPE, rows, 1)).unwrap();
+    let values: Vec<T> = (0..rows).map(&value).collect();
+    table.push(0..rows, &values, &push()).unwrap().wait().unwrap();
+    let mut random = 1_u64;
+    for _ in 0..300 {
+        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let first = (random >> 33) % rows;
+        let end = (first + 1 + (random >> 20) % 700).min(rows);
+        let got = table.pull(first..end, &pull()).unwrap().wait().unwrap();
+        let from = usize::try_from(first).unwrap();
+        assert_eq!(got, values[from..from + got.len()], "{name}: {first}..{end}");
+    }
+    client.drop_table(&name).unwrap();
+}

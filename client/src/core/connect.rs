@@ -12,7 +12,7 @@ use windlass_transport::{
     memory::{HugePages, PagesOptions},
     shm::{Shm, ShmOptions},
     tcp::{Tcp, TcpOptions},
-    verbs::{VerbsConfig, VerbsTransport},
+    verbs::VerbsTransport,
 };
 use windlass_wire::{
     Blob, ClusterMap, Incarnation, PartitionId, Sequence, ServerId, SessionId, ShardId,
@@ -169,7 +169,7 @@ impl Core {
             return Ok(found);
         }
         let transport: Box<dyn Transport> = match provider {
-            Provider::Verbs {} => Box::new(VerbsTransport::open(VerbsConfig::from_environment())?),
+            Provider::Verbs {} => Box::new(VerbsTransport::open(self.options.verbs.clone())?),
             Provider::Shm {} => Box::new(Shm::open(ShmOptions::default())?),
             Provider::Tcp {} => {
                 let mut options = TcpOptions::LOOPBACK;

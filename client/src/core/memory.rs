@@ -1,7 +1,7 @@
 //! Registered memory of a client: rows the user allocated, and a staging area for everything else.
 
 use windlass_transport::{
-    Access, MemoryRegion, Pages, RemoteRegion, Transport,
+    Access, LocalSlice, MemoryRegion, Pages, RemoteRegion, Transport,
     chunks::{Chunk, Chunks},
     error::{AllocateError, RegisterError},
     memory::PagesOptions,
@@ -80,6 +80,14 @@ impl Memory {
         let registered = transports[transport].register(&region.pages, Access::READ_WRITE)?;
         region.registered[transport] = Some(registered.clone());
         Ok(registered)
+    }
+
+    /// Bytes of the staging area as local side of a request, once it is registered with a transport.
+    pub(super) fn staged(&self, transport: usize, chunk: Chunk, len: u64) -> Option<LocalSlice> {
+        let (id, _) = self.staging.as_ref()?;
+        let region = self.regions[id.0].as_ref()?.registered.get(transport)?.as_ref()?.id;
+        debug_assert!(len <= chunk.len, "a request leaves its chunk");
+        Some(LocalSlice { region, offset: chunk.offset, len: u32::try_from(len).ok()? })
     }
 
     /// The staging region, made at its first use.

@@ -1,5 +1,8 @@
 //! Pulls by one-sided reads over a network: blocks are read as they lie, validated by the versions
-//! at both their ends, and read again if they changed meanwhile.
+//! at both their ends, and read again if they changed meanwhile. Rows of a single value need no
+//! versions: a value is written and read whole, so only their bytes are read.
+
+use std::time::{Duration, Instant};
 
 use windlass_transport::{Operation, RemoteAddress, WorkId, chunks::Chunk};
 use windlass_wire::RowRange;
@@ -25,17 +28,26 @@ const STREAM_LEN_MIN: usize = 16 << 20;
 /// Pieces of a large range under way at once.
 const WINDOWS: usize = 3;
 
-/// Whole blocks of one partition, being read.
+/// How long after its versions were looked at a block's memory counts as current. Whoever takes
+/// rows over from a server waits for longer before it serves them.
+const CURRENT_FOR: Duration = Duration::from_millis(5);
+
+/// Blocks of one partition, being read.
 #[derive(Clone, Copy, Debug)]
 struct Read {
     request: RequestId,
+    table: TableIndex,
+    partition: usize,
     place: Place,
     link: usize,
     /// First block and how many.
     block: u64,
     block_count: u64,
-    /// Where they go, from the head version of the first to the tail version of the last.
+    /// Where they go: all from the head version of the first to the tail version of the last, or
+    /// `len` bytes from `skipped` on.
     chunk: Chunk,
+    skipped: u64,
+    len: u64,
     relaxed: bool,
     phase: Phase,
 }
@@ -44,6 +56,8 @@ struct Read {
 /// need versions from before and after, each ordered by a completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    /// Reading rows of a single value each, without versions.
+    Values,
     /// Reading the blocks; the versions in them decide.
     Whole,
     /// Reading them for their versions only.
@@ -72,6 +86,7 @@ impl Core {
         rows: RowRange,
         relaxed: bool,
     ) -> Result<(), RequestError> {
+        let row_len = self.tables[table.0].row_len;
         let mut first = rows.start;
         while first < rows.end {
             let state = &self.tables[table.0];
@@ -82,11 +97,20 @@ impl Core {
             };
             let block_rows = u64::from(place.at.block_rows);
             let stride = u64::from(place.at.block_stride);
-            let mut block = (first - place.at.first_row) / block_rows;
-            let last = (end - 1 - place.at.first_row) / block_rows;
+            let (from, to) = (first - place.at.first_row, end - place.at.first_row);
+            let mut block = from / block_rows;
+            let last = (to - 1) / block_rows;
+            let by_value = self.reads_by_value(table, &place);
             while block <= last {
                 let block_count = (last + 1 - block).min((READ_LEN_MAX / stride).max(1));
-                self.start_read(request, place, block, block_count, relaxed)?;
+                let len = span_len(&place, block_count);
+                let partition = partition.0 as usize;
+                let mut span =
+                    Span { table, partition, block, block_count, skipped: 0, len, by_value };
+                if by_value {
+                    span.trim(&place, from, to, row_len);
+                }
+                self.start_read(request, place, span, relaxed)?;
                 block += block_count;
             }
             first = end;
@@ -98,20 +122,37 @@ impl Core {
         &mut self,
         request: RequestId,
         place: Place,
-        block: u64,
-        block_count: u64,
+        span: Span,
         relaxed: bool,
     ) -> Result<(), RequestError> {
+        let Span { block, block_count, skipped, len, by_value, .. } = span;
         let link = place.link;
         if self.links[link].failed {
             return Err(RequestError::ServerGone { server: self.links[link].server });
         }
-        let len = span_len(&place, block_count);
         let chunk = self.allocate_chunk(len)?;
-        let in_order = self.transports[self.links[link].transport].capabilities().reads_in_order;
-        let shadow = if in_order || relaxed { None } else { Some(self.allocate_chunk(len)?) };
-        let phase = if shadow.is_some() { Phase::Before } else { Phase::Whole };
-        let read = Read { request, place, link, block, block_count, chunk, relaxed, phase };
+        let in_order = || self.transports[self.links[link].transport].capabilities().reads_in_order;
+        let (shadow, phase) = if by_value {
+            (None, Phase::Values)
+        } else if relaxed || in_order() {
+            (None, Phase::Whole)
+        } else {
+            (Some(self.allocate_chunk(len)?), Phase::Before)
+        };
+        let read = Read {
+            request,
+            table: span.table,
+            partition: span.partition,
+            place,
+            link,
+            block,
+            block_count,
+            chunk,
+            skipped,
+            len,
+            relaxed,
+            phase,
+        };
         let at = self.reads.reads.iter().position(Option::is_none).unwrap_or_else(|| {
             self.reads.reads.push(None);
             self.reads.shadows.push(None);
@@ -137,22 +178,23 @@ impl Core {
         }
         let to = match read.phase {
             Phase::Before | Phase::After => self.reads.shadows[at].unwrap_or(read.chunk),
-            Phase::Whole | Phase::Rows | Phase::Done => read.chunk,
+            Phase::Values | Phase::Whole | Phase::Rows | Phase::Done => read.chunk,
         };
         let transport = self.links[read.link].transport;
-        let Ok(staging) = self.memory.staging() else { return true };
-        let Ok(region) = self.memory.registered(staging, transport, &mut self.transports) else {
-            return true;
+        let Some(local) = self.memory.staged(transport, to, read.len) else {
+            let Ok(staging) = self.memory.staging() else { return true };
+            // Only the first read of a transport comes here, and then again.
+            return self.memory.registered(staging, transport, &mut self.transports).is_err()
+                || self.post_read(at);
         };
         let link = &mut self.links[read.link];
         if link.sender.room() < 2 {
             return false;
         }
         let line = read.place.line(read.block);
-        let address = line.address.wrapping_add(HEAD_VERSION_AT);
+        let address = line.address.wrapping_add(HEAD_VERSION_AT + read.skipped);
         let remote = RemoteAddress { address, ..line };
-        let len = span_len(&read.place, read.block_count);
-        let local = region.slice(to.offset, u32::try_from(len).unwrap_or(u32::MAX)).into();
+        let local = local.into();
         link.sender.push_signaled(WorkId(at as u64 + 1), Operation::Read { local, remote });
         self.flush(read.link);
         true
@@ -170,6 +212,7 @@ impl Core {
             return self.finish_read(at, Some(Failure::Gone { server }));
         }
         read.phase = match read.phase {
+            Phase::Values => Phase::Done,
             Phase::Whole if read.relaxed && !self.is_fenced(&read) => Phase::Done,
             Phase::Whole if !read.relaxed && self.is_whole(&read) => Phase::Done,
             Phase::Before => Phase::Rows,
@@ -184,6 +227,9 @@ impl Core {
             Phase::Whole | Phase::Done => Phase::Whole,
         };
         if read.phase == Phase::Done {
+            if read.skipped == 0 {
+                self.saw_current(&read);
+            }
             return self.finish_read(at, None);
         }
         if matches!(read.phase, Phase::Whole | Phase::Before) {
@@ -208,6 +254,27 @@ impl Core {
         read.phase = Phase::Done;
         let request = read.request;
         self.end_part(request, failure);
+    }
+
+    /// Whether rows of this place can be read without their versions: each is one value, nobody
+    /// takes the place over by failover, and it was current a moment ago. Values are aligned and at
+    /// most eight bytes, which every device reads whole.
+    fn reads_by_value(&self, table: TableIndex, place: &Place) -> bool {
+        let schema = &self.tables[table.0].entry.schema;
+        schema.width == 1
+            && schema.replicas == 1
+            && place.current_at.is_some_and(|at| at.elapsed() < CURRENT_FOR)
+    }
+
+    /// Versions at a place were looked at and were not fenced.
+    fn saw_current(&mut self, read: &Read) {
+        let now = Instant::now();
+        let (link, offset) = (read.link, read.place.at.offset);
+        let Some(table) = self.tables.get_mut(read.table.0) else { return };
+        let place = table.places.get_mut(read.partition).and_then(Option::as_mut);
+        if let Some(place) = place.filter(|place| place.link == link && place.at.offset == offset) {
+            place.current_at = Some(now);
+        }
     }
 
     /// Whether every block of a read has equal, even versions at both ends.
@@ -266,7 +333,8 @@ impl Core {
                 let all = RowRange::new(first, first + block_rows);
                 let Some(wanted) = all.intersection(rows) else { continue };
                 let from = block * u64::from(place.block_stride) + ROWS_AT - HEAD_VERSION_AT
-                    + (wanted.start - first) * row_len;
+                    + (wanted.start - first) * row_len
+                    - read.skipped;
                 let to = index((wanted.start - rows.start) * row_len);
                 let len = index(wanted.count() * row_len);
                 pages.read(read.chunk.offset + from, &mut into[to..to + len]);
@@ -368,6 +436,37 @@ impl Core {
             }
         }
         Ok(())
+    }
+}
+
+/// Bytes of neighbouring blocks.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    table: TableIndex,
+    partition: usize,
+    block: u64,
+    block_count: u64,
+    /// Bytes behind the first block's head version that are left out, and how many are not.
+    skipped: u64,
+    len: u64,
+    /// Whether only rows `from..to` are read, without versions.
+    by_value: bool,
+}
+
+impl Span {
+    /// Leaves out what is before row `from` and from row `to` on, counted from the partition's first,
+    /// in words: devices copy words whole.
+    fn trim(&mut self, place: &Place, from: u64, to: u64, row_len: u64) {
+        let block_rows = u64::from(place.at.block_rows);
+        let stride = u64::from(place.at.block_stride);
+        let offset_of = |row: u64| {
+            (row / block_rows - self.block) * stride + ROWS_AT - HEAD_VERSION_AT
+                + row % block_rows * row_len
+        };
+        let begin = from.max(self.block * block_rows);
+        let last = to.min((self.block + self.block_count) * block_rows) - 1;
+        self.skipped = offset_of(begin) / 8 * 8;
+        self.len = (offset_of(last) + row_len).next_multiple_of(8) - self.skipped;
     }
 }
 

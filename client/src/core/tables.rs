@@ -1,5 +1,7 @@
 //! Tables as the client knows them.
 
+use std::time::Instant;
+
 use windlass_transport::{RemoteAddress, RemoteKey, fabric::PeerBytes};
 use windlass_wire::{
     Consistency, Layout, ServerId, TableEntry, TableKind, TableSchema,
@@ -34,6 +36,8 @@ pub(crate) struct Place {
     pub(crate) at: PartitionPlace,
     /// The whole partition in place, when it is this host's memory.
     pub(crate) view: Option<PeerBytes>,
+    /// When a read of its versions last said that it is current.
+    pub(crate) current_at: Option<Instant>,
 }
 
 impl Place {
@@ -207,7 +211,7 @@ impl Core {
                 if !is_sound(&at, self.tables[table.0].row_len) {
                     return Err(setup("the server named an impossible place".to_owned()));
                 }
-                let mut place = Place { link: link_at, at, view: None };
+                let mut place = Place { link: link_at, at, view: None, current_at: None };
                 let (address, len) = (place.line(0), place.len());
                 let link = &self.links[link_at];
                 place.view = self.transports[link.transport].view(link.queue_pair, address, len);

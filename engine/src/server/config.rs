@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use windlass_transport::verbs::VerbsConfig;
 use windlass_wire::control::Provider;
 
 /// Configuration of one server. Every field has a default that suits one machine.
@@ -42,6 +43,8 @@ pub struct ServerConfig {
     pub worker_timeout_ms: u32,
     /// Bytes of rows, state and indices the server may hold, over all shards.
     pub memory_len_max: u64,
+    /// Settings of the verbs transport: from the environment, unless they are given here.
+    pub verbs: VerbsConfig,
 }
 
 impl Default for ServerConfig {
@@ -63,6 +66,7 @@ impl Default for ServerConfig {
             accept_damage: false,
             worker_timeout_ms: crate::limits::WORKER_TIMEOUT_MS,
             memory_len_max: 4 << 30,
+            verbs: VerbsConfig::from_environment(),
         }
     }
 }

@@ -10,7 +10,7 @@ use windlass_transport::{
     Transport,
     shm::{Shm, ShmOptions},
     tcp::{Tcp, TcpOptions},
-    verbs::{VerbsConfig, VerbsTransport},
+    verbs::VerbsTransport,
 };
 use windlass_wire::{ServerId, ShardId, control::Provider};
 
@@ -37,8 +37,9 @@ pub(super) fn open_transports(config: &ServerConfig, advertised: Option<IpAddr>)
     let mut opened = Opened { transports: Vec::new(), providers: Vec::new(), notes: Vec::new() };
     for provider in &config.providers {
         let transport: Result<Box<dyn Transport>, _> = match provider {
-            Provider::Verbs {} => VerbsTransport::open(VerbsConfig::from_environment())
-                .map(|verbs| Box::new(verbs) as _),
+            Provider::Verbs {} => {
+                VerbsTransport::open(config.verbs.clone()).map(|verbs| Box::new(verbs) as _)
+            }
             Provider::Shm {} => Shm::open(ShmOptions::default()).map(|shm| Box::new(shm) as _),
             Provider::Tcp {} => {
                 let bind = SocketAddr::new(config.listen.ip(), 0);

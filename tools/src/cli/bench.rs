@@ -121,6 +121,7 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
                 transports: transports.collect(),
                 memory_bytes: arguments.memory,
                 data: arguments.data_dir.clone(),
+                verbs: arguments.by.verbs.clone(),
                 core: last_core,
                 ..ServerOptions::default()
             })

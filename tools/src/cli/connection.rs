@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use windlass_wire::control::Provider;
 
-use super::{Failure, token};
-use crate::train::message::Connection;
+use super::{ExitStatus, Failure, token};
+use crate::{train::message::Connection, verbs_flags::VerbsFlags};
 
 /// Where `windlass serve` listens if it is told nothing.
 pub(crate) const ADDRESS_DEFAULT: &str = "windlass://127.0.0.1:7700";
@@ -30,6 +30,8 @@ pub(crate) struct Means {
     /// Use this transport or none: verbs, shm or tcp [default: the first of them that works]
     #[arg(long, value_name = "NAME", value_parser = provider)]
     pub(crate) transport: Option<Provider>,
+    #[command(flatten)]
+    pub(crate) verbs: VerbsFlags,
 }
 
 impl ConnectionArguments {
@@ -40,10 +42,12 @@ impl ConnectionArguments {
 
 impl Means {
     pub(crate) fn connection(&self, address: &str) -> Result<Connection, Failure> {
+        self.verbs.config().map_err(|error| Failure::new(ExitStatus::Usage, error))?;
         Ok(Connection {
             address: address.to_owned(),
             transport: self.transport.map(|provider| provider.name().to_owned()),
             token: self.token_file.as_deref().map(token::read).transpose()?,
+            verbs: self.verbs.clone(),
         })
     }
 }

@@ -11,6 +11,7 @@ use crate::{
     data::{ClickModel, ClickOptions},
     report::{DemoResult, svg, table, units},
     train::{RunOptions, ServerOptions, Servers, Trained, message::Connection},
+    verbs_flags::VerbsFlags,
 };
 
 const AFTER_HELP: &str = "\
@@ -58,8 +59,12 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
     let servers =
         Servers::start(&ServerOptions { count: arguments.servers, ..ServerOptions::default() })
             .map_err(Failure::failed)?;
-    let connection =
-        Connection { address: servers.address().to_owned(), transport: None, token: None };
+    let connection = Connection {
+        address: servers.address().to_owned(),
+        transport: None,
+        token: None,
+        verbs: VerbsFlags::default(),
+    };
     let options = RunOptions {
         data,
         eval: Some(eval),

@@ -4,10 +4,10 @@ use serde::Serialize;
 use windlass_transport::{
     doctor::preflights,
     fabric_admin::{Finding, Preflight, Verdict},
-    verbs::VerbsConfig,
 };
 
-use super::{Failure, Output};
+use super::{ExitStatus, Failure, Output};
+use crate::verbs_flags::VerbsFlags;
 
 const AFTER_HELP: &str = "\
 Transports are tried in the order verbs, shm, tcp; each finding that stands in the way of one comes \
@@ -15,7 +15,10 @@ with its remedy. Exits with 0 if any transport works.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub(crate) struct Arguments {}
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    verbs: VerbsFlags,
+}
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
@@ -25,8 +28,9 @@ struct Diagnosis {
     same_host: Option<&'static str>,
 }
 
-pub(crate) fn run(_arguments: &Arguments, output: Output) -> Result<(), Failure> {
-    let preflights = preflights(&VerbsConfig::from_environment());
+pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> {
+    let verbs = arguments.verbs.config();
+    let preflights = preflights(&verbs.map_err(|error| Failure::new(ExitStatus::Usage, error))?);
     let usable = |name: &str| {
         preflights
             .iter()

@@ -1,13 +1,10 @@
 //! `windlass fabric {list,up,down,check}`: the RDMA devices of this host.
 
 use serde::Serialize;
-use windlass_transport::{
-    fabric_admin::{self, DeviceInfo, GidKind, Link},
-    verbs::VerbsConfig,
-};
+use windlass_transport::fabric_admin::{self, DeviceInfo, GidKind, Link};
 
-use super::{Failure, Output, doctor::preflight_text};
-use crate::report::table;
+use super::{ExitStatus, Failure, Output, doctor::preflight_text};
+use crate::{report::table, verbs_flags::VerbsFlags};
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Fabric {
@@ -21,7 +18,13 @@ pub(crate) enum Fabric {
         device: String,
     },
     /// Say whether verbs can be used here, and what to do if not
-    Check,
+    Check(CheckArguments),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct CheckArguments {
+    #[command(flatten)]
+    verbs: VerbsFlags,
 }
 
 #[derive(Debug, clap::Args)]
@@ -54,8 +57,11 @@ pub(crate) fn run(command: &Fabric, output: Output) -> Result<(), Failure> {
             fabric_admin::down(device).map_err(Failure::failed)?;
             output.result(&Removed { device }, || format!("{device}: removed"))
         }
-        Fabric::Check => {
-            let preflight = fabric_admin::check(&VerbsConfig::from_environment());
+        Fabric::Check(arguments) => {
+            let verbs = arguments.verbs.config();
+            let preflight = fabric_admin::check(
+                &verbs.map_err(|error| Failure::new(ExitStatus::Usage, error))?,
+            );
             output.result(&preflight, || preflight_text(&preflight))?;
             if preflight.usable() {
                 return Ok(());

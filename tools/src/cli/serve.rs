@@ -18,7 +18,7 @@ use windlass_engine::server::{Server, ServerConfig};
 use windlass_wire::control::Provider;
 
 use super::{ExitStatus, Failure, Output, size, token};
-use crate::process::wait_for_parent_to_go;
+use crate::{process::wait_for_parent_to_go, verbs_flags::VerbsFlags};
 
 const AFTER_HELP: &str = "\
 Prints one line when it is ready (with --json, an object with the address), serves until SIGTERM or \
@@ -88,6 +88,8 @@ pub(crate) struct Arguments {
     /// How long a worker whose connection is gone is still waited for, in milliseconds
     #[arg(long, value_name = "MILLISECONDS", default_value_t = ServerConfig::default().worker_timeout_ms)]
     worker_timeout: u32,
+    #[command(flatten)]
+    verbs: VerbsFlags,
     /// Stop when stdin ends, as it does when the parent process is gone
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
@@ -159,6 +161,7 @@ fn config(arguments: &Arguments) -> Result<ServerConfig, Failure> {
         data_dir: arguments.data_dir.clone(),
         accept_damage: arguments.accept_damage,
         worker_timeout_ms: arguments.worker_timeout,
+        verbs: arguments.verbs.config().map_err(|error| Failure::new(ExitStatus::Usage, error))?,
     };
     // The library's errors name its fields; these name the flags.
     let usage = |text: String| Failure::new(ExitStatus::Usage, text);

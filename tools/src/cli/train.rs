@@ -244,6 +244,7 @@ fn cluster(cluster: &Cluster) -> Result<(Option<Servers>, Connection), Failure> 
             .iter()
             .map(|name: &Provider| name.name().to_owned())
             .collect(),
+        verbs: cluster.by.verbs.clone(),
         ..ServerOptions::default()
     };
     let servers = Servers::start(&options).map_err(Failure::failed)?;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::SourceOptions;
+use crate::verbs_flags::VerbsFlags;
 
 /// What a worker is to do: the one line on its stdin.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -28,6 +29,9 @@ pub struct Connection {
     pub transport: Option<String>,
     /// The token, if the servers ask for one.
     pub token: Option<String>,
+    /// Settings of the verbs transport.
+    #[serde(default)]
+    pub verbs: VerbsFlags,
 }
 
 /// What a worker says.

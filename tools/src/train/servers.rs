@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use crate::process::{Process, ProcessError};
+use crate::{
+    process::{Process, ProcessError},
+    verbs_flags::VerbsFlags,
+};
 
 /// Server processes that form one cluster; dropping them stops them.
 #[derive(Debug)]
@@ -30,6 +33,8 @@ pub struct ServerOptions {
     pub core: Option<usize>,
     /// Data directory of the only server, for tables that are kept on disk.
     pub data: Option<PathBuf>,
+    /// Settings of the verbs transport.
+    pub verbs: VerbsFlags,
 }
 
 impl Default for ServerOptions {
@@ -42,6 +47,7 @@ impl Default for ServerOptions {
             spin_us: None,
             core: None,
             data: None,
+            verbs: VerbsFlags::default(),
         }
     }
 }
@@ -75,6 +81,7 @@ impl Servers {
             if let Some(data) = &options.data {
                 arguments.extend(["--data-dir".to_owned(), data.display().to_string()]);
             }
+            arguments.extend(options.verbs.words());
             if number == 0 {
                 arguments.extend(["--servers".to_owned(), options.count.to_string()]);
             } else {

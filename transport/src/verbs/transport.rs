@@ -9,7 +9,7 @@ use super::{
     datapath::{Limits, Scratch, Verbs},
     device::{Device, positive},
     memory_region::Registration,
-    progress::Greeting,
+    progress::{Greeting, fail},
     queue_pair::{ResetQueuePair, scatter_max},
     send_ring::SendRing,
     slot::{Bounce, OWN_RECEIVES, OWN_SENDS, QUEUE_PAIRS_MAX, Slot, Stage, receive_id},
@@ -111,6 +111,14 @@ impl VerbsTransport {
             wake_point,
             poll_count: 0,
         })
+    }
+
+    /// Moves a queue pair into the error state, as a device does that fails: for tests of what
+    /// follows. Unknown ones are ignored.
+    pub fn force_error(&mut self, queue_pair: QueuePairId) {
+        if let Some(slot) = self.slots.find_mut(queue_pair.0) {
+            fail(slot);
+        }
     }
 
     /// Number of the completion queue that has room for one more queue pair.

@@ -82,6 +82,10 @@ impl PeerProcess {
                 self.transport.disconnect(id(1)?);
                 Ok("done".into())
             }
+            "fail" => {
+                self.transport.force_error(id(1)?);
+                Ok("done".into())
+            }
             "receive" => {
                 let count = words.get(2).ok_or("a count is missing")?.parse()?;
                 self.transport.post_receive(id(1)?, count)?;

@@ -46,6 +46,10 @@ pub(super) fn build() -> Result<Vec<String>, SoftroceError> {
     for (name, path) in executables(root, &release)? {
         command.push(format!("bin:{name}={}", path.display()));
     }
+    // It runs there too, as on a host that has a device.
+    if let Ok(own) = std::env::current_exe() {
+        command.push(format!("bin:xtask={}", own.display()));
+    }
     Ok(command)
 }
 

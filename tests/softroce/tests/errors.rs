@@ -1,0 +1,142 @@
+//! Peers that fall silent and queue pairs that fail by themselves: reported by name, what was pending
+//! ends, memory is given back, and other peers do not notice.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use windlass_softroce::{
+    LinkedDevices, device, linked_devices, open,
+    peer::Peer,
+    report,
+    side::{self, next_completion, read_word, region, write_word},
+};
+use windlass_transport::{
+    Access, Batch, Completion, CompletionStatus, Operation, QueuePairState, SendRequest, Transport,
+    WorkId,
+};
+
+const PEER: &str = env!("CARGO_BIN_EXE_softroce-peer");
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {errors}");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// Every packet sent through an interface is lost, as if who is behind it had been switched off.
+struct Silence(String);
+
+impl Silence {
+    fn behind(interface: &str) -> Self {
+        run("tc", &["qdisc", "add", "dev", interface, "root", "netem", "loss", "100%"]);
+        Self(interface.to_owned())
+    }
+}
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        run("tc", &["qdisc", "del", "dev", &self.0, "root"]);
+    }
+}
+
+#[test]
+fn a_silent_peer_is_reported_and_its_memory_given_back() {
+    let Some(LinkedDevices { here, there, interface }) = linked_devices() else { return };
+    // The same process talks to somebody behind another device, who must not notice.
+    let (mut near, mut far) = (Peer::start(PEER, "rxe0"), Peer::start(PEER, &there));
+    let mut to_near = open("rxe0").unwrap();
+    let local = region(&mut to_near, 4096, Access::LOCAL);
+    let near_at = near.connect(&mut to_near).unwrap();
+    let mut to_far = open(&here).unwrap();
+    let resources = || run("rdma", &["resource", "show", &here]);
+    let before = resources();
+    let memory = region(&mut to_far, 1 << 20, Access::READ_WRITE);
+    let far_at = far.connect(&mut to_far).unwrap();
+    to_far.share(far_at.queue_pair, &memory).unwrap();
+    let word = far_at.mailbox.at(0);
+    assert_eq!(write_word(&mut to_far, far_at.queue_pair, 1, word), CompletionStatus::Success);
+
+    let silence = Silence::behind(&interface);
+    let began = Instant::now();
+    let status = write_word(&mut to_far, far_at.queue_pair, 2, word);
+    report(&format!("silent peer: {status:?} after {:?}", began.elapsed()));
+    assert_eq!(status, CompletionStatus::RetryExceeded);
+    assert_eq!(to_far.state(far_at.queue_pair), QueuePairState::Error);
+    let parameter = near_at.parameters.at(0);
+    assert_eq!(read_word(&mut to_near, near_at.queue_pair, &local, parameter), Ok(0));
+
+    to_far.disconnect(far_at.queue_pair);
+    to_far.deregister(&memory);
+    assert_eq!(resources(), before, "queue pairs and regions of the session are gone");
+    drop(silence);
+    let again = far.connect(&mut to_far).unwrap();
+    let word = again.mailbox.at(0);
+    assert_eq!(write_word(&mut to_far, again.queue_pair, 3, word), CompletionStatus::Success);
+}
+
+#[test]
+fn a_queue_pair_forced_into_error_ends_what_was_pending_and_nothing_else() {
+    let Some(device) = device() else { return };
+    let (mut first, mut second) = (Peer::start(PEER, &device), Peer::start(PEER, &device));
+    let mut transport = open(&device).unwrap();
+    let resources = || run("rdma", &["resource", "show", &device]);
+    let before = resources();
+    let memory = region(&mut transport, 1 << 20, Access::READ_WRITE);
+    let (to, other) = (first.connect(&mut transport), second.connect(&mut transport));
+    let (to, other) = (to.unwrap(), other.unwrap());
+    // Long reads, so that some are still under way when the queue pair fails.
+    let mut batch = Batch::with_capacity(16);
+    for number in 1..=16 {
+        let local = memory.slice(0, 1 << 16).into();
+        let operation = Operation::Read { local, remote: to.parameters.at(0) };
+        batch.push(SendRequest { work_id: WorkId(number), signaled: true, operation }).unwrap();
+    }
+    transport.post_send(to.queue_pair, &mut batch).unwrap();
+    transport.force_error(to.queue_pair);
+    assert_eq!(transport.state(to.queue_pair), QueuePairState::Error);
+    let mut flushed = 0;
+    for number in 1..=16 {
+        let completion = next_completion(&mut transport, to.queue_pair);
+        assert_eq!(completion.work_id, WorkId(number), "completions come in order");
+        flushed += u32::from(completion.status == CompletionStatus::Flushed);
+    }
+    report(&format!("forced into error: {flushed} of 16 requests flushed"));
+    assert!(flushed > 0, "something was still under way");
+
+    let local = region(&mut transport, 4096, Access::LOCAL);
+    let parameter = other.parameters.at(0);
+    assert_eq!(read_word(&mut transport, other.queue_pair, &local, parameter), Ok(0));
+    assert_eq!(second.state_of(other.peer_queue_pair), "Ready");
+
+    transport.disconnect(to.queue_pair);
+    transport.disconnect(other.queue_pair);
+    transport.deregister(&memory);
+    transport.deregister(&local);
+    drop((first, second));
+    assert_eq!(resources(), before, "queue pairs and regions are gone");
+}
+
+#[test]
+fn a_peer_whose_queue_pair_fails_is_noticed() {
+    let Some(device) = device() else { return };
+    let mut peer = Peer::start(PEER, &device);
+    let mut transport = open(&device).unwrap();
+    let to = peer.connect(&mut transport).unwrap();
+    let word = to.mailbox.at(0);
+    assert_eq!(write_word(&mut transport, to.queue_pair, 1, word), CompletionStatus::Success);
+    peer.ask(&format!("fail {}", to.peer_queue_pair));
+    let status = write_word(&mut transport, to.queue_pair, 2, word);
+    report(&format!("peer's queue pair in error: {status:?}"));
+    assert_ne!(status, CompletionStatus::Success);
+    assert_eq!(transport.state(to.queue_pair), QueuePairState::Error);
+    let deadline = Instant::now() + side::PATIENCE;
+    while peer.state_of(to.peer_queue_pair) != "Error" {
+        transport.poll(&mut [Completion::EMPTY; 4]);
+        assert!(Instant::now() < deadline, "the peer's side is still ready");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

@@ -42,7 +42,7 @@ fn connect(address: &str, rank: Option<u32>) -> Client {
 fn impatient(address: &str, rank: u32) -> Client {
     let options = ClientOptions {
         rank: Some(WorkerRank(rank)),
-        timeout: Duration::from_millis(100),
+        timeout: Duration::from_secs(1),
         ..ClientOptions::default()
     };
     Client::connect_with(address, options).unwrap()
@@ -152,7 +152,7 @@ fn a_pull_waits_for_the_slowest_worker_and_says_so_when_it_takes_too_long() {
                 if slowest == WorkerClock(0) && needed == WorkerClock(1)),
             "{late}"
         );
-        assert!(fast.counters().clock_wait_us >= 100_000);
+        assert!(fast.counters().clock_wait_us >= 1_000_000);
         push_ones(&slows, &[3]);
         let ended = slow.advance_clock().unwrap();
         slow.wait(ended).unwrap();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+pub use windlass_transport::error::chain;
 use windlass_transport::{
     control::ControlError,
     error::{AllocateError, ConnectError as LinkError, OpenError, RegisterError, ShareError},
@@ -173,6 +174,14 @@ pub enum RequestError {
         "server {server} is gone: connect again; requests without an answer may have been applied"
     )]
     ServerGone {
+        /// The server.
+        server: ServerId,
+    },
+    /// The memory that held the rows is no longer current.
+    #[error(
+        "the rows at server {server} are no longer current: the table was dropped; open it again if it was made anew"
+    )]
+    NotCurrent {
         /// The server.
         server: ServerId,
     },

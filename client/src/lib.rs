@@ -34,7 +34,7 @@ pub use windlass_transport::verbs::VerbsConfig;
 
 pub use config::{ClientOptions, PullOptions, PushOptions};
 pub use element::Element;
-pub use error::{ConnectError, RequestError, TableError};
+pub use error::{ConnectError, RequestError, TableError, chain};
 pub use pending::{PendingPull, PendingPush};
 pub use prepared::Prepared;
 pub use rows::Rows;

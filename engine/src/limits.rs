@@ -45,8 +45,19 @@ pub const TURN_REFERENCED_BYTES_MAX: u64 = 8 << 20;
 /// Bytes a shard stages for pushes fetched from clients and pulls gathered for them.
 pub const STAGING_LEN: usize = 32 << 20;
 
+/// Bytes of staging that one session may hold when it holds some already: one that does not take
+/// what it asked for leaves room for others.
+pub const STAGING_SESSION_LEN_MAX: u64 = STAGING_LEN as u64 / 4;
+
 /// Requests of one session whose values are on their way at once.
 pub const FETCHES_MAX: usize = 16;
+
+/// Requests of one session that may be parked: those, and the pulls of one turn.
+pub const PARKED_MAX: usize = FETCHES_MAX + SESSION_MESSAGES_PER_TURN;
+
+/// Bytes of parameter memory without a table that are kept for peers who may still read it, so that
+/// they find it marked as not current instead of losing their queue pair to an access error.
+pub const RETIRED_LEN_MAX: u64 = 64 << 20;
 
 /// Bytes of one region of parameter memory, unless a table needs a larger one.
 pub const ARENA_REGION_LEN: usize = 8 << 20;

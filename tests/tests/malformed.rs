@@ -10,8 +10,8 @@ use std::{
 
 use windlass_client::{Client, ClientOptions, Provider, PullOptions, PushOptions, TableSchema};
 use windlass_engine::{Server, ServerConfig};
-use windlass_tests::hostile::{Target, attack_control_port, attack_mailbox};
-use windlass_wire::DataType;
+use windlass_tests::hostile::{Hostile, Target, attack_control_port, attack_mailbox};
+use windlass_wire::{DataType, Status};
 
 const ROWS: u64 = 5000;
 const WIDTH: u32 = 4;
@@ -79,6 +79,49 @@ fn run(provider: Provider, seed: u64) {
         }
         assert!(Instant::now() < deadline, "sessions are left: {statistics}");
         std::thread::sleep(Duration::from_millis(10));
+    }
+    server.stop();
+}
+
+/// Pulls that nobody takes fill the way to their client and nothing else: the shard goes on with
+/// others, and with the rest of the pulls once they are taken.
+#[test]
+fn a_client_that_takes_nothing_keeps_nobody_waiting() {
+    const PULLS: u64 = 40;
+    let provider = Provider::Tcp {};
+    let config = ServerConfig { providers: vec![provider], ..ServerConfig::default() };
+    let server = Server::start(config).unwrap();
+    let good = connect(server.advertised(), provider);
+    let schema = TableSchema::dense(DataType::F32, 1000, 256);
+    let table = good.create_table::<f32>("wide", &schema).unwrap();
+    let target = Target {
+        address: server.advertised().to_owned(),
+        provider,
+        table: table.entry().id,
+        width: 256,
+        rows: 1000,
+    };
+    let mut slow = Hostile::connect(&target, 1).unwrap();
+    let numbers = slow.pull_without_taking(&target, PULLS);
+
+    let (push, pull) = (PushOptions::default(), PullOptions::default());
+    let keys: Vec<u64> = (0..500).map(|key| key * 2).collect();
+    let ones = vec![1.0; 500 * 256];
+    for round in 1..=10 {
+        table.push(&keys, &ones, &push).unwrap().wait().unwrap();
+        let rows = table.pull(&keys, &pull).unwrap().wait().unwrap();
+        assert!(rows.iter().all(|value| *value == round as f32), "round {round}");
+    }
+    let statistics = good.server_statistics(server.id()).unwrap();
+    assert!(!statistics.contains("\"crowded\":0,"), "nothing was held back: {statistics}");
+
+    // A machine that is busy for long enough ends the connection of who takes nothing.
+    let patience = Duration::from_secs(20);
+    for number in numbers {
+        match slow.outcome(number, patience) {
+            Some(word) => assert_eq!(word.status, Status::Done, "pull {number}"),
+            None => assert!(slow.is_over(), "pull {number} was forgotten"),
+        }
     }
     server.stop();
 }

@@ -41,6 +41,13 @@ impl Chunks {
         Some(allocated)
     }
 
+    /// Whether [`Chunks::allocate`] would find a piece now.
+    #[must_use]
+    pub fn has_room(&self, len: u64) -> bool {
+        let len = len.max(1).next_multiple_of(CHUNK_ALIGNMENT);
+        self.free.iter().any(|chunk| chunk.len >= len)
+    }
+
     /// Gives a piece back.
     pub fn release(&mut self, chunk: Chunk) {
         let at = self.free.partition_point(|free| free.offset < chunk.offset);
@@ -68,6 +75,7 @@ mod tests {
             chunks.release(pieces[order]);
         }
         assert_eq!(chunks.free, [Chunk { offset: 0, len: 32 << 20 }]);
+        assert!(!chunks.has_room((32 << 20) + 1) && chunks.has_room(32 << 20));
         assert!(chunks.allocate((32 << 20) + 1).is_none());
         assert!(chunks.allocate(32 << 20).is_some());
         assert!(chunks.allocate(1).is_none());

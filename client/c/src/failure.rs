@@ -1,6 +1,6 @@
 //! Why a call failed: a code that never changes its meaning, and a sentence.
 
-use windlass_client::{ConnectError, RequestError, Status, TableError};
+use windlass_client::{ConnectError, RequestError, Status, TableError, chain};
 
 use crate::c_abi::status::WindlassStatus;
 
@@ -67,9 +67,8 @@ impl From<RequestError> for Failure {
             RequestError::OutOfRange { .. } => WindlassStatus::OutOfRange,
             RequestError::RangeOfSparse => WindlassStatus::RangeOfSparse,
             RequestError::NotFinite => WindlassStatus::NotFinite,
-            RequestError::Refused { status: Status::UnknownTable, .. } => {
-                WindlassStatus::UnknownTable
-            }
+            RequestError::Refused { status: Status::UnknownTable, .. }
+            | RequestError::NotCurrent { .. } => WindlassStatus::UnknownTable,
             RequestError::Refused { status: Status::Full, .. } => WindlassStatus::NoMemory,
             RequestError::Refused { .. } => WindlassStatus::Refused,
             RequestError::ServerGone { .. } => WindlassStatus::ServerGone,
@@ -80,16 +79,4 @@ impl From<RequestError> for Failure {
         };
         Self::new(status, chain(&error))
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text.push_str(": ");
-        text.push_str(&next.to_string());
-        cause = next.source();
-    }
-    text
 }

@@ -192,3 +192,30 @@ fn another_number_of_shards_takes_everything_over() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }
+
+#[test]
+fn a_push_that_finds_no_memory_midway_changes_nothing() {
+    let data = tempfile::tempdir().unwrap();
+    let config = ServerConfig {
+        data_dir: Some(data.path().to_owned()),
+        memory_len_max: 4 << 20,
+        providers: vec![Provider::Shm {}],
+        ..ServerConfig::default()
+    };
+    let client = Client::embedded_with(config, ClientOptions::default()).unwrap();
+    let schema = kept(TableSchema::sparse(f32::DTYPE, 4096), Durability::Sync {});
+    let table = client.create_table::<f32>("t", &schema).unwrap();
+    // Each partition that a key is new to takes a slab of 16 rows: too many for all of these.
+    let keys: Vec<u64> = (0..64).collect();
+    let values = vec![1.0; keys.len() * 4096];
+    for _ in 0..2 {
+        let pushed = table.push(&keys, &values, &PushOptions::default()).unwrap().wait();
+        assert!(pushed.is_err(), "{pushed:?}");
+        assert!(all(&table, &keys).iter().all(|value| *value == 0.0), "a part of it was applied");
+    }
+    let other = Client::connect(client.server().advertised()).unwrap();
+    let table = other.open_table::<f32>("t").unwrap();
+    let fits = &keys[..1];
+    table.push(fits, &values[..4096], &PushOptions::default()).unwrap().wait().unwrap();
+    assert_eq!(all(&table, fits), values[..4096]);
+}

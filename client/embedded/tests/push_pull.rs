@@ -316,3 +316,29 @@ fn check_values<T: Element + PartialEq + std::fmt::Debug>(
     }
     client.drop_table(&name).unwrap();
 }
+
+#[test]
+fn a_dropped_table_is_an_error_and_costs_nobody_the_link() {
+    for provider in PROVIDERS {
+        let client = client(provider, 2);
+        let options = ClientOptions { providers: vec![provider], ..ClientOptions::default() };
+        let other = Client::connect_with(client.server().advertised(), options).unwrap();
+        let schema = TableSchema::dense(f32::DTYPE, 1000, 4);
+        client.create_table::<f32>("dropped", &schema).unwrap();
+        let stale = other.open_table::<f32>("dropped").unwrap();
+        assert_eq!(stale.pull(0..1000, &pull()).unwrap().wait().unwrap(), [0.0; 4000]);
+        for relaxed in [false, true] {
+            // The first time the memory has no table any more, the second time another one.
+            client.drop_table("dropped").ok();
+            let options = PullOptions { relaxed, ..pull() };
+            let pulled = stale.pull(0..1000, &options).and_then(|pending| pending.wait());
+            assert!(matches!(pulled, Err(RequestError::NotCurrent { .. })), "{pulled:?}");
+            let kept = client.create_table::<f32>("kept", &schema).unwrap();
+            kept.push(&[3], &[1.0; 4], &push()).unwrap().wait().unwrap();
+            let kept = other.open_table::<f32>("kept").unwrap();
+            kept.push(&[3], &[1.0; 4], &push()).unwrap().wait().unwrap();
+            let rows = kept.pull(3..4, &pull()).unwrap().wait().unwrap();
+            assert_eq!(rows, [if relaxed { 4.0 } else { 2.0 }; 4]);
+        }
+    }
+}

@@ -367,6 +367,7 @@ impl Core {
 pub(crate) fn error_of(failure: Failure) -> RequestError {
     match failure {
         Failure::Gone { server } => RequestError::ServerGone { server },
+        Failure::NotCurrent { server } => RequestError::NotCurrent { server },
         Failure::Refused { status: Status::NotFinite, .. } => RequestError::NotFinite,
         Failure::Refused { server, status } => RequestError::Refused { server, status },
     }

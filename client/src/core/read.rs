@@ -236,7 +236,7 @@ impl Core {
             self.counters.reads_retried += 1;
             if self.is_fenced(&read) {
                 let server = self.links[read.link].server;
-                return self.finish_read(at, Some(Failure::Gone { server }));
+                return self.finish_read(at, Some(Failure::NotCurrent { server }));
             }
         }
         self.reads.reads[at] = Some(read);

@@ -13,6 +13,7 @@ pub(crate) type RequestId = u64;
 pub(crate) enum Failure {
     Refused { server: ServerId, status: Status },
     Gone { server: ServerId },
+    NotCurrent { server: ServerId },
 }
 
 /// How the rows of a finished pull get to whoever claims them.

@@ -72,7 +72,7 @@ impl Core {
                 self.copy_block(view, line, from, out, streams)
             };
             if !fresh {
-                return Err(RequestError::ServerGone { server: self.links[place.link].server });
+                return Err(RequestError::NotCurrent { server: self.links[place.link].server });
             }
             to += index(len);
             row = block_end;

@@ -1,12 +1,14 @@
 //! Parameter memory of one shard: few and large regions that peers may read and never write.
 
+use std::collections::VecDeque;
+
 use windlass_transport::{
     Access, MemoryRegion, Pages, Transport,
     error::{AllocateError, RegisterError},
     memory::PagesOptions,
 };
 
-use crate::limits::ARENA_REGION_LEN;
+use crate::limits::{ARENA_REGION_LEN, RETIRED_LEN_MAX};
 
 /// Why there is no parameter memory for a table.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +34,8 @@ pub(super) enum ArenaError {
 #[derive(Debug, Default)]
 pub(super) struct Arena {
     regions: Vec<Option<ArenaRegion>>,
+    /// Regions without a table, oldest first: peers may still read that nothing in them is current.
+    retired: VecDeque<usize>,
 }
 
 #[derive(Debug)]
@@ -60,7 +64,9 @@ impl Arena {
         transports: &mut [Box<dyn Transport>],
     ) -> Result<Piece, ArenaError> {
         let fits = |region: &Option<ArenaRegion>| {
-            region.as_ref().is_some_and(|region| region.used + len <= region.pages.len() as u64)
+            region.as_ref().is_some_and(|region| {
+                region.alive > 0 && region.used + len <= region.pages.len() as u64
+            })
         };
         let at = match self.regions.iter().position(fits) {
             Some(at) => at,
@@ -73,18 +79,39 @@ impl Arena {
         Ok(Piece { region: at, pages: region.pages.clone(), offset })
     }
 
-    /// Gives a piece back. A region whose last piece this was ends: peers that still read it get
-    /// remote access errors, or the bytes as they were.
-    pub(super) fn release(&mut self, region: usize, transports: &mut [Box<dyn Transport>]) {
-        let slot = &mut self.regions[region];
-        let Some(alive) = slot else { return };
+    /// Gives a piece back, whose blocks are fenced. A region whose last piece this was retires.
+    pub(super) fn release(&mut self, region: usize) {
+        let Some(alive) = &mut self.regions[region] else { return };
         alive.alive -= 1;
         if alive.alive == 0 {
-            for (transport, registered) in transports.iter_mut().zip(&alive.registered) {
-                transport.deregister(registered);
-            }
-            *slot = None;
+            self.retired.push_back(region);
         }
+    }
+
+    /// Ends retired regions that nobody was told of, and the oldest ones of those that are too many:
+    /// peers that read these get remote access errors.
+    pub(super) fn sweep(
+        &mut self,
+        is_shared: impl Fn(usize) -> bool,
+        transports: &mut [Box<dyn Transport>],
+    ) {
+        let len_of = |regions: &[Option<ArenaRegion>], at: usize| {
+            regions[at].as_ref().map_or(0, |region| region.pages.len() as u64)
+        };
+        let mut left: u64 = self.retired.iter().map(|at| len_of(&self.regions, *at)).sum();
+        let regions = &mut self.regions;
+        self.retired.retain(|&at| {
+            if left <= RETIRED_LEN_MAX && is_shared(at) {
+                return true;
+            }
+            left -= len_of(regions, at);
+            if let Some(region) = regions[at].take() {
+                for (transport, registered) in transports.iter_mut().zip(&region.registered) {
+                    transport.deregister(registered);
+                }
+            }
+            false
+        });
     }
 
     /// A region as registered with one transport.

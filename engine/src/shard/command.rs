@@ -236,7 +236,8 @@ impl Shard {
                     if table.clocks.is_some() {
                         self.clocks.remove_table();
                     }
-                    table.release(&mut self.arena, &mut self.transports, &mut self.memory_left);
+                    table.release(&mut self.arena, &mut self.memory_left);
+                    self.sweep_arena();
                     self.count_silent();
                 }
                 let _ = answer.send(Ok(()));
@@ -326,7 +327,7 @@ impl Shard {
             lands_unpolled: self.transports[transport].capabilities().lands_unpolled,
             applied,
             mailbox: None,
-            parked: std::collections::VecDeque::with_capacity(crate::limits::FETCHES_MAX),
+            parked: std::collections::VecDeque::with_capacity(crate::limits::PARKED_MAX),
             shared: Vec::new(),
             sleep_epoch: 0,
             active: true,
@@ -406,6 +407,7 @@ impl Shard {
         for work_id in open.mailbox.iter().flat_map(|mailbox| mailbox.sender.unposted()) {
             self.end_outstanding(work_id, false);
         }
+        self.sweep_arena();
         if open.applied.is_empty() {
             return;
         }
@@ -420,6 +422,16 @@ impl Shard {
         }
         let (incarnation, applied) = (open.incarnation, open.applied);
         self.detached.insert(open.id, Detached { incarnation, applied, since: now });
+    }
+
+    /// Ends parameter memory that no table and no peer needs any more.
+    pub(super) fn sweep_arena(&mut self) {
+        let sessions = &self.sessions;
+        let is_shared = |region: usize| {
+            let mut shared = sessions.iter().flatten().flat_map(|session| &session.shared);
+            shared.any(|(at, _)| *at == region)
+        };
+        self.arena.sweep(is_shared, &mut self.transports);
     }
 
     fn install_map(&mut self, map: Arc<ClusterMap>) -> Result<(), String> {
@@ -461,7 +473,8 @@ impl Shard {
             &mut self.memory_left,
         );
         if let Err(error) = installed {
-            table.release(&mut self.arena, &mut self.transports, &mut self.memory_left);
+            table.release(&mut self.arena, &mut self.memory_left);
+            self.sweep_arena();
             return Err(chain(&error));
         }
         if self.durable.is_some() {

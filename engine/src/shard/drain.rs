@@ -147,7 +147,7 @@ impl Shard {
             match view {
                 Some(view) => values = Values::Peer(view.pointer),
                 None => {
-                    let Some(chunk) = self.staging.allocate(len) else {
+                    let Some(chunk) = self.staging.allocate(session.life, len) else {
                         self.turn.keys.truncate(keys_at);
                         return Admitted::Left;
                     };

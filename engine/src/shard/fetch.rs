@@ -1,16 +1,16 @@
 //! Pushes whose values stay with the client: read in place on one host, fetched by one-sided read
-//! otherwise.
+//! otherwise. What waits for its values is parked; so are pulls that wait for room.
 
 use std::collections::VecDeque;
 
 use windlass_transport::{Operation, RemoteAddress, RemoteKey, WorkId, chunks::Chunk};
-use windlass_wire::{Place, RequestHeader, SessionId, Status};
+use windlass_wire::{Place, RequestHeader, RequestKind, SessionId, Status};
 
 use super::{
     Shard,
     work::{Values, Work},
 };
-use crate::limits::FETCHES_MAX;
+use crate::{limits::FETCHES_MAX, persist::commit::Position};
 
 /// What a signaled request of the shard was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,14 +28,21 @@ pub(super) enum Outstanding {
     Tell,
 }
 
-/// A request taken from the mailbox that waits for its values.
+/// A request taken from the mailbox that waits for its values, or for room for its rows.
 #[derive(Debug)]
 pub(super) struct Parked {
     pub(super) number: u32,
     pub(super) header: RequestHeader,
     pub(super) keys: Vec<u64>,
-    pub(super) chunk: Chunk,
+    /// Where its values are or will be; a pull has none.
+    pub(super) chunk: Option<Chunk>,
     pub(super) state: ParkedState,
+    /// Position of the log that its acknowledgement waits for, when it has pushed already.
+    pub(super) durable_at: Option<Position>,
+    /// How long it waited for slower workers.
+    pub(super) waited_us: u32,
+    /// What its completion waits for in the chains, when it has pushed already.
+    pub(super) wait: Option<u32>,
 }
 
 /// How far it is.
@@ -44,6 +51,8 @@ pub(super) enum ParkedState {
     Fetching,
     Ready,
     Failed,
+    /// A pull for whose rows there was no room.
+    Crowded,
 }
 
 /// A request in the client's memory, as transports name it.
@@ -95,8 +104,11 @@ impl Shard {
             number,
             header: *header,
             keys,
-            chunk,
+            chunk: Some(chunk),
             state: ParkedState::Fetching,
+            durable_at: None,
+            waited_us: 0,
+            wait: None,
         });
         self.turn.keys.truncate(keys_at);
         true
@@ -113,7 +125,9 @@ impl Shard {
         let slot = self.by_session.get(&session);
         let open = slot.and_then(|slot| self.sessions[*slot].as_mut());
         let parked = open.and_then(|open| {
-            open.parked.iter_mut().find(|parked| parked.number == number && parked.chunk == chunk)
+            open.parked
+                .iter_mut()
+                .find(|parked| parked.number == number && parked.chunk == Some(chunk))
         });
         match parked {
             Some(parked) if succeeded => parked.state = ParkedState::Ready,
@@ -126,18 +140,26 @@ impl Shard {
     /// Moves parked requests whose turn it is into this turn.
     pub(super) fn take_parked(&mut self, slot: usize) {
         loop {
-            let Some(session) = &mut self.sessions[slot] else { return };
-            match session.parked.front().map(|parked| parked.state) {
-                None | Some(ParkedState::Fetching) => return,
-                Some(ParkedState::Ready | ParkedState::Failed) => {}
-            }
-            let front = session.parked.front().map_or(0, |parked| parked.keys.len() as u64 * 8);
-            if !self.turn.has_room(front) {
+            let Some(session) = &self.sessions[slot] else { return };
+            let Some(front) = session.parked.front() else { return };
+            let is_next = match front.state {
+                ParkedState::Fetching => false,
+                ParkedState::Ready | ParkedState::Failed => true,
+                // One at a time: each takes room from the next.
+                ParkedState::Crowded => {
+                    let has_room = self.has_room_to_pull(slot, &front.header);
+                    has_room && !self.turn.works.iter().any(|work| work.session == slot)
+                }
+            };
+            if !is_next || !self.turn.has_room(front.keys.len() as u64 * 8) {
                 return;
             }
+            let Some(session) = &mut self.sessions[slot] else { return };
             let Some(parked) = session.parked.pop_front() else { return };
             if parked.state == ParkedState::Failed {
-                self.staging.release(parked.chunk);
+                if let Some(chunk) = parked.chunk {
+                    self.staging.release(chunk);
+                }
                 self.complete(slot, parked.number, Status::Unreachable, 0);
                 self.keep_keys(parked.keys);
                 continue;
@@ -149,15 +171,37 @@ impl Shard {
                 number: parked.number,
                 header: parked.header,
                 keys: (keys_at, self.turn.keys.len()),
-                values: Values::Staged(parked.chunk),
+                values: parked.chunk.map_or(Values::None, Values::Staged),
                 closed: false,
-                durable_at: None,
-                waited_us: 0,
-                wait: None,
+                durable_at: parked.durable_at,
+                waited_us: parked.waited_us,
+                wait: parked.wait,
                 pushed: false,
             });
             self.keep_keys(parked.keys);
         }
+    }
+
+    /// Has a pull of this turn wait for room, before everything of its session that came later.
+    pub(super) fn crowd_pull(&mut self, at: usize) {
+        let work = &mut self.turn.works[at];
+        // Of this turn nothing more is to be done for it.
+        work.closed = true;
+        let (slot, number, durable_at) = (work.session, work.number, work.durable_at);
+        let (waited_us, wait) = (work.waited_us, work.wait.take());
+        let mut header = work.header;
+        // What it pushed is applied.
+        header.kind = RequestKind::Pull;
+        let mut keys = self.spare_keys.pop().unwrap_or_default();
+        keys.extend_from_slice(&self.turn.keys[work.keys.0..work.keys.1]);
+        let Some(session) = &mut self.sessions[slot] else { return };
+        let crowded = session.parked.iter();
+        let behind = crowded.take_while(|parked| parked.state == ParkedState::Crowded).count();
+        let state = ParkedState::Crowded;
+        let parked =
+            Parked { number, header, keys, chunk: None, state, durable_at, waited_us, wait };
+        session.parked.insert(behind, parked);
+        self.statistics.crowded += 1;
     }
 
     /// Keeps a buffer for the keys of the next request that is parked.
@@ -171,8 +215,11 @@ impl Shard {
     /// Forgets a parked request of a session that ends. A chunk that is being fetched into is
     /// released by its completion.
     pub(super) fn abandon(&mut self, parked: Parked) {
-        if parked.state != ParkedState::Fetching {
-            self.staging.release(parked.chunk);
+        if let (Some(chunk), false) = (parked.chunk, parked.state == ParkedState::Fetching) {
+            self.staging.release(chunk);
+        }
+        if let Some(wait) = parked.wait {
+            self.end_wait(wait, Status::Unreachable, 0);
         }
     }
 }

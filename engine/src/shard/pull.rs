@@ -5,7 +5,7 @@
 use windlass_transport::{
     InlineBytes, Operation, RemoteAddress, fabric::INLINE_LEN_MAX as INLINE_BYTES_MAX,
 };
-use windlass_wire::{RowRange, Rows, Status};
+use windlass_wire::{RequestHeader, RowRange, Rows, Status};
 
 use super::{
     Shard,
@@ -34,23 +34,26 @@ impl Shard {
                 self.park_pull(at);
                 continue;
             }
-            // Room comes back as soon as peers take what was sent; a turn is short enough to wait.
-            let mut patience = PULL_PATIENCE;
-            while let Pulled::Later = self.pull_one(&work) {
-                patience -= 1;
-                if patience == 0 {
-                    self.close(at, Status::Unreachable, 0);
-                    break;
-                }
-                self.poll_transports();
+            // Room comes back when the client takes what was sent: others are not to wait for it.
+            if let Pulled::Later = self.pull_one(&work) {
+                self.crowd_pull(at);
+                continue;
             }
-            if patience > 0 {
-                self.statistics.pulls += 1;
-                self.statistics.rows_pulled += u64::from(work.header.row_count);
-                self.statistics.bytes_pulled += work.header.values_len();
-                self.close(at, Status::Done, work.waited_us);
-            }
+            self.statistics.pulls += 1;
+            self.statistics.rows_pulled += u64::from(work.header.row_count);
+            self.statistics.bytes_pulled += work.header.values_len();
+            self.close(at, Status::Done, work.waited_us);
         }
+    }
+
+    /// Whether a pull of this session would find room now.
+    pub(super) fn has_room_to_pull(&self, slot: usize, header: &RequestHeader) -> bool {
+        let Some(session) = &self.sessions[slot] else { return false };
+        let Some(mailbox) = &session.mailbox else { return false };
+        let len = header.values_len();
+        let piece_len = self.transports[session.transport].capabilities().message_len_max;
+        mailbox.sender.room() as u64 >= len.div_ceil(u64::from(piece_len)) + 2
+            && (len <= INLINE_BYTES_MAX as u64 || self.staging.has_room(session.life, len))
     }
 
     fn pull_one(&mut self, work: &Work) -> Pulled {
@@ -80,7 +83,7 @@ impl Shard {
             mailbox.sender.push(Operation::WriteInline { bytes, remote });
             return Pulled::Done;
         }
-        let Some(chunk) = self.staging.allocate(len) else { return Pulled::Later };
+        let Some(chunk) = self.staging.allocate(session.life, len) else { return Pulled::Later };
         // SAFETY: the rows take `len` bytes, which the chunk has.
         unsafe { gather(table, work, keys, self.staging.pointer(chunk)) };
         let work_id = self.staging.start(Outstanding::Reply { chunk });
@@ -101,9 +104,6 @@ impl Shard {
         Pulled::Done
     }
 }
-
-/// How often a pull polls for room before it is given up.
-const PULL_PATIENCE: u32 = 10_000_000;
 
 /// Copies the rows of a pull one after the other into `into`.
 ///

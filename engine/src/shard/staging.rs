@@ -9,8 +9,9 @@ use windlass_transport::{
 use super::{
     ShardError,
     fetch::{Outstanding, OutstandingSlab},
+    ids_hash::IdMap,
 };
-use crate::limits::STAGING_LEN;
+use crate::limits::{STAGING_LEN, STAGING_SESSION_LEN_MAX};
 
 /// The area, registered with every transport, and what of it is free.
 #[derive(Debug)]
@@ -18,6 +19,9 @@ pub(super) struct Staging {
     pages: Pages,
     regions: Vec<MemoryRegion>,
     chunks: Chunks,
+    /// Who holds the piece at an offset, and how much each holds, by the session's life.
+    owners: IdMap<u64, u64>,
+    held: IdMap<u64, u64>,
     outstanding: OutstandingSlab,
 }
 
@@ -36,17 +40,47 @@ impl Staging {
             regions.push(region);
         }
         let chunks = Chunks::new(pages.len() as u64);
-        Ok(Self { pages, regions, chunks, outstanding: OutstandingSlab::default() })
+        Ok(Self {
+            pages,
+            regions,
+            chunks,
+            owners: IdMap::default(),
+            held: IdMap::default(),
+            outstanding: OutstandingSlab::default(),
+        })
     }
 
-    /// A piece of at least `len` bytes, or `None` until others are released.
-    pub(super) fn allocate(&mut self, len: u64) -> Option<Chunk> {
-        self.chunks.allocate(len)
+    /// A piece of at least `len` bytes for the session with this life, or `None` until others are
+    /// released.
+    pub(super) fn allocate(&mut self, life: u64, len: u64) -> Option<Chunk> {
+        if !self.may_hold(life, len) {
+            return None;
+        }
+        let chunk = self.chunks.allocate(len)?;
+        self.owners.insert(chunk.offset, life);
+        *self.held.entry(life).or_insert(0) += chunk.len;
+        Some(chunk)
+    }
+
+    /// Whether [`Staging::allocate`] would give a piece now.
+    pub(super) fn has_room(&self, life: u64, len: u64) -> bool {
+        self.may_hold(life, len) && self.chunks.has_room(len)
     }
 
     /// Gives a piece back.
     pub(super) fn release(&mut self, chunk: Chunk) {
         self.chunks.release(chunk);
+        let Some(life) = self.owners.remove(&chunk.offset) else { return };
+        let Some(held) = self.held.get_mut(&life) else { return };
+        *held -= chunk.len;
+        if *held == 0 {
+            self.held.remove(&life);
+        }
+    }
+
+    /// Any one request fits, however large; several only within the bound.
+    fn may_hold(&self, life: u64, len: u64) -> bool {
+        self.held.get(&life).is_none_or(|held| held + len <= STAGING_SESSION_LEN_MAX)
     }
 
     /// Remembers what a signaled request is for; its completion finds it by the work id.

@@ -41,6 +41,8 @@ pub struct ShardStatistics {
     pub chain_records: u64,
     /// Bytes of those records.
     pub chain_bytes: u64,
+    /// Times a pull waited for room because its client had not taken what it was sent.
+    pub crowded: u64,
     /// Bytes of parameter memory.
     pub parameter_bytes: u64,
     /// Bytes that may still be allocated.
@@ -71,6 +73,7 @@ impl ShardStatistics {
             ("workers_retired", self.workers_retired),
             ("chain_records", self.chain_records),
             ("chain_bytes", self.chain_bytes),
+            ("crowded", self.crowded),
             ("parameter_bytes", self.parameter_bytes),
             ("memory_left", self.memory_left),
         ];
@@ -100,6 +103,7 @@ impl ShardStatistics {
         self.workers_retired += other.workers_retired;
         self.chain_records += other.chain_records;
         self.chain_bytes += other.chain_bytes;
+        self.crowded += other.crowded;
         self.parameter_bytes += other.parameter_bytes;
         self.memory_left += other.memory_left;
     }

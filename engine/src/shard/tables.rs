@@ -190,7 +190,6 @@ impl ShardTable {
         &mut self,
         partition: PartitionId,
         arena: &mut Arena,
-        transports: &mut [Box<dyn Transport>],
         memory_left: &mut u64,
     ) {
         self.fence_partition(partition, true);
@@ -202,7 +201,7 @@ impl ShardTable {
             TableRows::Dense(partitions) => {
                 let (dense, region) = partitions.swap_remove(slot);
                 *memory_left += dense.blocks().geometry().len(dense.blocks().row_count());
-                arena.release(region, transports);
+                arena.release(region);
                 partitions.get(slot).map(|(moved, _)| moved.partition())
             }
             TableRows::Sparse(partitions) => {
@@ -217,15 +216,10 @@ impl ShardTable {
     }
 
     /// Gives the table's memory back.
-    pub(super) fn release(
-        self,
-        arena: &mut Arena,
-        transports: &mut [Box<dyn Transport>],
-        memory_left: &mut u64,
-    ) {
+    pub(super) fn release(self, arena: &mut Arena, memory_left: &mut u64) {
         if let Some(mut clocks) = self.clocks {
             clocks.open();
-            arena.release(clocks.place().0, transports);
+            arena.release(clocks.place().0);
         }
         match self.rows {
             TableRows::Dense(partitions) => {
@@ -234,7 +228,7 @@ impl ShardTable {
                     partition.blocks_mut().fence();
                     let geometry = partition.blocks().geometry();
                     *memory_left += geometry.len(partition.blocks().row_count());
-                    arena.release(region, transports);
+                    arena.release(region);
                 }
             }
             TableRows::Sparse(partitions) => {

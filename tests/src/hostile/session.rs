@@ -13,7 +13,8 @@ use windlass_transport::{
     tcp::{Tcp, TcpOptions},
 };
 use windlass_wire::{
-    Blob, CompletionWord, Epoch, Incarnation, SessionId, ShardId, TableId,
+    Blob, Checksum, CompletionWord, DataType, Epoch, Incarnation, Place, RequestHeader,
+    RequestKind, Rows, Sequence, SessionId, ShardId, TableId, WorkerClock,
     control::{ClientReply, ClientRequest, PROTOCOL_VERSION, Provider, SharedRegion},
 };
 
@@ -230,6 +231,43 @@ impl Hostile {
         let number = self.number;
         self.message(payload, u32::try_from(payload.len()).unwrap_or(u32::MAX), number);
         number
+    }
+
+    /// Asks for all rows of the target again and again, all in one write, and takes nothing in.
+    /// Returns the messages' numbers.
+    pub fn pull_without_taking(&mut self, target: &Target, count: u64) -> Vec<u32> {
+        let mut ring = Vec::new();
+        let mut numbers = Vec::new();
+        for _ in 0..count {
+            let header = RequestHeader {
+                kind: RequestKind::Pull,
+                sync: false,
+                resumes: false,
+                strong: false,
+                dtype: DataType::F32,
+                table: target.table,
+                sequence: Sequence(u64::from(self.number)),
+                epoch: self.epoch,
+                clock: WorkerClock(0),
+                rows: Rows::Range { first: 0 },
+                row_count: u32::try_from(target.rows).unwrap_or(u32::MAX),
+                width: target.width,
+                values: None,
+                reply: Some(Place { key: self.own.key.0, address: self.own.address }),
+            };
+            let mut bytes = header.encode();
+            RequestHeader::seal(&mut bytes, Checksum::default());
+            let word = bytes.len() as u64 | u64::from(self.number) << 32;
+            ring.extend(word.to_le_bytes());
+            ring.extend(bytes);
+            numbers.push(self.number);
+            self.number = self.number.wrapping_add(1);
+        }
+        let tail = self.tail;
+        self.tail += ring.len() as u64;
+        ring.extend([0; 8]);
+        self.write(RING_AT + tail, &ring);
+        numbers
     }
 
     /// Waits until a message is completed or the session is over.

@@ -33,10 +33,11 @@ impl Shard {
 
     /// Gives back the rows of a partition that is kept elsewhere.
     pub(super) fn drop_rows(&mut self, partition: PartitionId) {
-        let Self { tables, arena, transports, memory_left, .. } = self;
+        let Self { tables, arena, memory_left, .. } = self;
         for table in tables.values_mut() {
-            table.remove_partition(partition, arena, transports, memory_left);
+            table.remove_partition(partition, arena, memory_left);
         }
+        self.sweep_arena();
     }
 
     /// Writes a record of a table that is kept on disk to the log.

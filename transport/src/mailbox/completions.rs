@@ -3,11 +3,8 @@
 
 use windlass_wire::{CompletionWord, Status};
 
-use super::{RING_AT, SLEEP_EPOCH_AT, Sender, WAKE_IMMEDIATE};
-use crate::{
-    fabric::{INLINE_LEN_MAX, InlineBytes, Operation, RemoteRegion, WorkId},
-    memory::Pages,
-};
+use super::{Pages, RING_AT, SLEEP_EPOCH_AT, Sender, WAKE_IMMEDIATE};
+use crate::fabric::{INLINE_LEN_MAX, InlineBytes, Operation, RemoteRegion, WorkId};
 
 /// Collects completions of one sender's messages and writes them to its reply region.
 #[derive(Debug)]

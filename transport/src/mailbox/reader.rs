@@ -1,7 +1,6 @@
 //! The receiving side of a mailbox. Every byte of it is foreign.
 
-use super::{ONE_WRITE, ONE_WRITE_LEN_MAX, RING_AT, SLEEP_EPOCH_AT, WRAP, footprint};
-use crate::memory::Pages;
+use super::{ONE_WRITE, ONE_WRITE_LEN_MAX, Pages, RING_AT, SLEEP_EPOCH_AT, WRAP, footprint};
 
 /// What is wrong with a mailbox's bytes: the session that writes it has to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -27,7 +27,11 @@ pub struct Client {
 
 impl Client {
     /// Connects to the cluster that the server at `address` belongs to: `windlass://HOST:PORT` or
-    /// `HOST:PORT`.
+    /// `HOST:PORT`, or several, `HOST:PORT,HOST:PORT`, of servers or coordinators, of which any may
+    /// be gone.
+    ///
+    /// A client lives through the failure of servers: what they did not acknowledge is sent again to
+    /// whoever has the rows, and applied once. [`ClientOptions::retry_for`] bounds that.
     ///
     /// # Errors
     /// When the server cannot be reached, refuses, or shares no transport with this host.
@@ -146,7 +150,7 @@ impl Client {
 
     /// Takes in what has arrived without waiting; for trainers with a loop of their own.
     pub fn poll(&self) {
-        self.core.borrow_mut().progress();
+        self.core.borrow_mut().poll();
     }
 
     /// The cluster map in use.

@@ -19,6 +19,10 @@ pub struct ClientOptions {
     pub spin: Duration,
     /// How long a request may take.
     pub timeout: Duration,
+    /// How long requests are tried again when servers fail, restart or hand rows over, before they
+    /// fail with [`RequestError::PartitionUnavailable`](crate::RequestError::PartitionUnavailable).
+    /// Zero never tries again: such requests fail at once, and the client has to be made anew.
+    pub retry_for: Duration,
     /// Bytes of the client's staging area: values on their way that are not in registered rows.
     pub staging_len: usize,
     /// Settings of the verbs transport: from the environment, unless they are given here.
@@ -33,6 +37,7 @@ impl Default for ClientOptions {
             providers: Provider::ALL.to_vec(),
             spin: Duration::from_micros(50),
             timeout: Duration::from_secs(30),
+            retry_for: Duration::from_secs(30),
             staging_len: 64 << 20,
             verbs: VerbsConfig::from_environment(),
         }

@@ -7,7 +7,9 @@ use windlass_transport::{
     control::ControlError,
     error::{AllocateError, ConnectError as LinkError, OpenError, RegisterError, ShareError},
 };
-use windlass_wire::{DataType, ServerId, Status, Timestamp, WorkerClock, control::RefusalKind};
+use windlass_wire::{
+    DataType, PartitionId, ServerId, Status, Timestamp, WorkerClock, control::RefusalKind,
+};
 
 /// Why a client could not connect.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +114,12 @@ pub enum TableError {
     /// The server answered something else.
     #[error("the server answered something else than was asked")]
     Unexpected,
+    /// A server that was named is not connected to.
+    #[error("server {server} is not there: see which servers the map has")]
+    OutOfReach {
+        /// The server.
+        server: ServerId,
+    },
 }
 
 /// Why a push or pull failed. Nothing of it was applied, unless it says otherwise.
@@ -169,6 +177,30 @@ pub enum RequestError {
         /// Its reason.
         status: Status,
     },
+    /// For as long as the client tries, no server took or answered the request. What it pushed may
+    /// have been applied to other partitions, or by servers that are gone.
+    #[error(
+        "no live server has partition {partition}, for {tried_for:?} and longer: start its servers \
+         again; parts of the request may have been applied"
+    )]
+    PartitionUnavailable {
+        /// The partition, or the first of several.
+        partition: PartitionId,
+        /// How long the client tries.
+        tried_for: Duration,
+    },
+    /// The only server with the rows came back without them: nothing kept them.
+    #[error(
+        "a server came back without the table's rows, which were kept in its memory only: open the \
+         table again to go on with what is there, restore it, or use replicas or durability"
+    )]
+    RowsLost,
+    /// The servers have forgotten the session, and with it which of its pushes were applied.
+    #[error(
+        "the session was silent for so long that the servers forgot it: connect again; pushes \
+         without an answer may have been applied"
+    )]
+    SessionExpired,
     /// The server went away. Requests without an answer may have been applied or not.
     #[error(
         "server {server} is gone: connect again; requests without an answer may have been applied"

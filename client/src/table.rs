@@ -102,6 +102,14 @@ impl<T: Element> Table<T> {
         self.width
     }
 
+    /// Whether pulls may overtake pushes made before them, so that one that has to see a push names
+    /// it in [`PullOptions::after`]: one-sided pulls do, and those of other replicas.
+    #[must_use]
+    pub fn pulls_overtake(&self) -> bool {
+        let core = self.core.borrow();
+        core.map.replicas > 1 || core.tables[self.index.0].dense_rows().is_some()
+    }
+
     /// Starts a push: `values` has `width` values for each row, in the order of the rows. They are
     /// copied before this returns.
     ///
@@ -176,7 +184,7 @@ impl<T: Element> Table<T> {
         let rows = rows.into();
         let pushed = self.push(rows.clone(), values, options)?;
         // Keys are answered by the servers in order; only one-sided reads could overtake.
-        let overtakes = self.schema_is_dense();
+        let overtakes = self.pulls_overtake();
         let after = overtakes.then(|| pushed.timestamp());
         let pulled = self.pull(rows, &PullOptions { after, ..PullOptions::default() })?;
         Ok(pulled.after(pushed.timestamp().0))
@@ -250,9 +258,5 @@ impl<T: Element> Table<T> {
                 core.pull_range(self.index, RowRange::new(rows.start, end), options)
             }
         }
-    }
-
-    fn schema_is_dense(&self) -> bool {
-        self.core.borrow().tables[self.index.0].dense_rows().is_some()
     }
 }

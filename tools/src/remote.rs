@@ -46,7 +46,12 @@ impl RemoteError {
             Self::Connect { source, .. } => !matches!(source, ConnectError::Refused { .. }),
             Self::Table(error) => matches!(error, TableError::Control(_)),
             Self::Request(error) => {
-                matches!(error, RequestError::ServerGone { .. } | RequestError::Timeout { .. })
+                matches!(
+                    error,
+                    RequestError::ServerGone { .. }
+                        | RequestError::PartitionUnavailable { .. }
+                        | RequestError::Timeout { .. }
+                )
             }
         }
     }

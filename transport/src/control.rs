@@ -62,10 +62,25 @@ impl ControlStream {
     /// # Errors
     /// When the name has no address or none of them answers.
     pub fn connect(address: &str) -> Result<Self, ControlError> {
+        Self::dial(address, CONNECT_TIMEOUT)
+    }
+
+    /// Connects within `limit`, which bounds every answer too until
+    /// [`ControlStream::set_read_timeout`] says otherwise.
+    ///
+    /// # Errors
+    /// As [`ControlStream::connect`].
+    pub fn connect_within(address: &str, limit: Duration) -> Result<Self, ControlError> {
+        let connected = Self::dial(address, limit)?;
+        connected.set_read_timeout(Some(limit)).map_err(|source| connected.broken(source))?;
+        Ok(connected)
+    }
+
+    fn dial(address: &str, limit: Duration) -> Result<Self, ControlError> {
         let connect = |source| ControlError::Connect { address: address.to_owned(), source };
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for resolved in address.to_socket_addrs().map_err(connect)? {
-            match TcpStream::connect_timeout(&resolved, CONNECT_TIMEOUT) {
+            match TcpStream::connect_timeout(&resolved, limit) {
                 Ok(stream) => return Self::new(stream).map_err(connect),
                 Err(error) => last = error,
             }

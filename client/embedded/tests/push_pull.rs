@@ -230,7 +230,11 @@ fn a_stopped_server_is_an_error_and_not_a_hang() {
             ..ServerConfig::default()
         })
         .unwrap();
-        let options = ClientOptions { providers: vec![provider], ..ClientOptions::default() };
+        let options = ClientOptions {
+            providers: vec![provider],
+            retry_for: std::time::Duration::ZERO,
+            ..ClientOptions::default()
+        };
         let client = Client::connect_with(server.advertised(), options).unwrap();
         let table =
             client.create_table::<f32>("t", &TableSchema::dense(f32::DTYPE, 10, 1)).unwrap();

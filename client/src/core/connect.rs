@@ -2,11 +2,12 @@
 
 use std::{
     collections::VecDeque,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use windlass_transport::{
-    Access, Completion, Endpoint, Pages, RemoteKey, RemoteRegion, Role, Transport,
+    Access, Completion, Endpoint, MemoryRegion, Pages, QueuePairId, RemoteKey, RemoteRegion, Role,
+    Transport,
     control::{ControlStream, host_identity},
     mailbox::{self, CompletionReader, MailboxWriter, Sender},
     memory::{HugePages, PagesOptions},
@@ -15,20 +16,20 @@ use windlass_transport::{
     verbs::VerbsTransport,
 };
 use windlass_wire::{
-    Blob, ClusterMap, Incarnation, PartitionId, Sequence, ServerId, SessionId, ShardId,
-    WorkerClock,
+    Blob, ClusterMap, Incarnation, Sequence, ServerId, SessionId, ShardId, WorkerClock,
     control::{ClientReply, ClientRequest, PROTOCOL_VERSION, Provider, SharedRegion},
-    map::{mix, shard_of},
+    map::{ServerState, mix},
 };
 
 pub(crate) use windlass_transport::error::chain;
 
 use super::{
-    COMPLETIONS_PER_POLL, Core, Counters, LinkScratch, Scratch, ServerLink,
+    COMPLETIONS_PER_POLL, Core, Counters, Scratch,
     link::Link,
     memory::{Memory, SharedRegions},
     read::Reads,
     requests::Requests,
+    route::Routes,
 };
 use crate::{config::ClientOptions, error::ConnectError};
 
@@ -39,13 +40,8 @@ const COMPLETION_SLOTS: u32 = 1024;
 const RECEIVES_POSTED: u32 = 64;
 
 impl Core {
-    /// Connects to the cluster that `address` belongs to.
-    pub(crate) fn connect(address: &str, options: ClientOptions) -> Result<Self, ConnectError> {
-        let address = address.strip_prefix("windlass://").unwrap_or(address);
-        let address = address.trim_end_matches('/');
-        if !address.contains(':') {
-            return Err(ConnectError::Address { address: address.to_owned() });
-        }
+    /// Connects to the cluster that a server or coordinator at one of `addresses` knows.
+    pub(crate) fn connect(addresses: &str, options: ClientOptions) -> Result<Self, ConnectError> {
         let session = new_session();
         let mut core = Self {
             memory: Memory::new(options.staging_len),
@@ -56,7 +52,15 @@ impl Core {
             servers: Vec::new(),
             transports: Vec::new(),
             links: Vec::new(),
-            link_of: Vec::new(),
+            heads: Routes::default(),
+            tails: Routes::default(),
+            generation: 0,
+            addresses: parse(addresses)?,
+            backlog: VecDeque::new(),
+            backlog_len: 0,
+            trouble: None,
+            settling: false,
+            random: session.0,
             tables: Vec::new(),
             requests: Requests::new(),
             reads: Reads::default(),
@@ -69,28 +73,58 @@ impl Core {
             counters: Counters::default(),
             polls: 0,
         };
-        let (mut control, welcome) = core.greet(address)?;
-        core.map = match ask(&mut control, &ClientRequest::Map {})? {
-            ClientReply::Map { map } => map,
-            _ => return Err(ConnectError::Unexpected { address: address.to_owned() }),
-        };
-        let mut first = Some((control, welcome));
+        let mut first = Some(core.first_map()?);
+        let mut failed = None;
         for entry in core.map.servers.clone() {
-            let (control, welcome) = match first.take() {
-                Some(greeted) if greeted.1.server == entry.id => greeted,
-                other => {
-                    first = other;
-                    core.greet(&entry.address)?
-                }
-            };
-            core.add_server(&entry.address, control, welcome)?;
+            if entry.state == ServerState::Down {
+                continue;
+            }
+            let greeted = first.take_if(|(_, welcome)| welcome.server == entry.id);
+            if let Err(error) = core.reach(&entry, None, greeted) {
+                failed = Some(error);
+            }
         }
-        core.route_partitions()?;
+        match failed {
+            // Where others have the rows too, the rest can wait.
+            Some(error) if core.map.replicas <= 1 || core.servers.is_empty() => return Err(error),
+            Some(_) => core.start_trouble(),
+            None => {}
+        }
+        core.route_partitions();
         Ok(core)
     }
 
-    fn greet(&self, address: &str) -> Result<(ControlStream, Welcome), ConnectError> {
-        let mut control = ControlStream::connect(address)?;
+    /// Learns the map from the first of the addresses that answers.
+    fn first_map(&mut self) -> Result<(ControlStream, Welcome), ConnectError> {
+        let mut failed = None;
+        for address in self.addresses.clone() {
+            let asked = self.greet(&address, None).and_then(|(mut control, welcome)| {
+                match ask(&mut control, &ClientRequest::Map {})? {
+                    ClientReply::Map { map } => Ok((map, control, welcome)),
+                    _ => Err(ConnectError::Unexpected { address: address.clone() }),
+                }
+            });
+            match asked {
+                Ok((map, control, welcome)) => {
+                    self.map = map;
+                    return Ok((control, welcome));
+                }
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        Err(failed.unwrap_or(ConnectError::Address { address: String::new() }))
+    }
+
+    /// Greets whoever is at an address. With a limit, everything on the connection has it.
+    pub(super) fn greet(
+        &self,
+        address: &str,
+        limit: Option<Duration>,
+    ) -> Result<(ControlStream, Welcome), ConnectError> {
+        let mut control = match limit {
+            Some(limit) => ControlStream::connect_within(address, limit)?,
+            None => ControlStream::connect(address)?,
+        };
         let hello = ClientRequest::Hello {
             version: PROTOCOL_VERSION,
             token: self.options.token.clone().unwrap_or_default(),
@@ -101,58 +135,32 @@ impl Core {
             peer: None,
         };
         match ask(&mut control, &hello)? {
-            ClientReply::Welcome { server, shard_count, providers, notes, .. } => {
-                Ok((control, Welcome { server, shard_count, providers, notes }))
+            ClientReply::Welcome { server, incarnation, shard_count, providers, notes, .. } => {
+                Ok((control, Welcome { server, incarnation, shard_count, providers, notes }))
             }
             _ => Err(ConnectError::Unexpected { address: address.to_owned() }),
         }
     }
 
-    /// Chooses a provider and links to every shard of a server.
-    fn add_server(
+    /// The best provider that both sides have, and the client's transport of it.
+    pub(super) fn choose_provider(
         &mut self,
-        address: &str,
-        control: ControlStream,
-        welcome: Welcome,
-    ) -> Result<(), ConnectError> {
-        let mut notes = welcome.notes;
-        let wanted: Vec<Provider> = self.options.providers.clone();
-        let mut chosen = None;
-        for provider in wanted {
-            if !welcome.providers.contains(&provider) {
+        offered: &[Provider],
+        control: &ControlStream,
+        notes: &mut Vec<String>,
+    ) -> Result<(Provider, usize), ConnectError> {
+        for provider in self.options.providers.clone() {
+            if !offered.contains(&provider) {
                 notes.push(format!("{}: the server does not offer it", provider.name()));
                 continue;
             }
-            match self.transport_of(provider, &control) {
-                Ok(transport) => {
-                    chosen = Some((provider, transport));
-                    break;
-                }
+            match self.transport_of(provider, control) {
+                Ok(transport) => return Ok((provider, transport)),
                 Err(error) => notes.push(chain(&error)),
             }
         }
-        let Some((provider, transport)) = chosen else {
-            return Err(ConnectError::NoProvider {
-                address: address.to_owned(),
-                reasons: notes.join("; "),
-            });
-        };
-        let server_at = self.servers.len();
-        self.servers.push(ServerLink {
-            id: welcome.server,
-            control,
-            provider,
-            transport,
-            shard_count: welcome.shard_count,
-            first_link: self.links.len(),
-            notes,
-        });
-        for shard in (0..welcome.shard_count).map(ShardId) {
-            let link = self.link(server_at, shard)?;
-            self.links.push(link);
-            self.scratch.by_link.push(LinkScratch::default());
-        }
-        Ok(())
+        let (address, reasons) = (control.peer().to_owned(), notes.join("; "));
+        Err(ConnectError::NoProvider { address, reasons })
     }
 
     /// The client's transport of a provider, opened at its first use.
@@ -183,32 +191,95 @@ impl Core {
         Ok(self.transports.len() - 1)
     }
 
-    fn link(&mut self, server_at: usize, shard: ShardId) -> Result<Link, ConnectError> {
-        let server = &mut self.servers[server_at];
-        let address = server.control.peer().to_owned();
-        let link_error = |source| ConnectError::Link { address: address.clone(), source };
-        let at = server.transport;
-        let transport = self.transports[at].as_mut();
-
-        let pending = transport.create_queue_pair().map_err(link_error)?;
-        let open = ClientRequest::OpenMailbox {
-            shard,
-            provider: server.provider,
-            endpoint: Blob(pending.endpoint().0.clone()),
-        };
-        let ClientReply::Mailbox { endpoint } = ask(&mut server.control, &open)? else {
-            return Err(ConnectError::Unexpected { address });
-        };
-        let queue_pair =
-            transport.connect(pending, Role::Active, &Endpoint(endpoint.0)).map_err(link_error)?;
-        if transport.post_receive(queue_pair, RECEIVES_POSTED).is_err() {
-            return Err(ConnectError::Unexpected { address });
+    /// Links to a shard of a server over its control connection.
+    pub(super) fn link(
+        &mut self,
+        control: &mut ControlStream,
+        (server, server_at): (ServerId, usize),
+        (provider, at): (Provider, usize),
+        shard: ShardId,
+    ) -> Result<Link, ConnectError> {
+        let queue_pair = self.open_queue_pair(control, provider, at, shard)?;
+        let mut registered = Vec::with_capacity(2);
+        let attached = self.attach(control, at, queue_pair, shard, &mut registered);
+        if attached.is_err() {
+            let transport = self.transports[at].as_mut();
+            transport.disconnect(queue_pair);
+            for region in &registered {
+                transport.deregister(region);
+            }
         }
+        let Attached { reply, writer, by_reference_len } = attached?;
+        let outstanding_max = self.transports[at].capabilities().outstanding_max;
+        Ok(Link {
+            server,
+            server_at,
+            shard,
+            transport: at,
+            queue_pair,
+            writer,
+            completions: CompletionReader::new(reply.pages.clone(), COMPLETION_SLOTS),
+            reply,
+            sender: Sender::new(queue_pair, outstanding_max),
+            in_flight: VecDeque::with_capacity(COMPLETION_SLOTS as usize),
+            shared: SharedRegions::default(),
+            by_reference_len: u64::from(by_reference_len),
+            woken_epoch: 0,
+            sleep_epoch: 0,
+            failed: false,
+            refused: false,
+            resumes: false,
+        })
+    }
 
+    fn open_queue_pair(
+        &mut self,
+        control: &mut ControlStream,
+        provider: Provider,
+        at: usize,
+        shard: ShardId,
+    ) -> Result<QueuePairId, ConnectError> {
+        let address = control.peer().to_owned();
+        let link_error = |source| ConnectError::Link { address: address.clone(), source };
+        let transport = self.transports[at].as_mut();
+        let pending = transport.create_queue_pair().map_err(link_error)?;
+        let (id, endpoint) = (pending.id(), Blob(pending.endpoint().0.clone()));
+        let open = ClientRequest::OpenMailbox { shard, provider, endpoint };
+        let connected = match ask(control, &open) {
+            Ok(ClientReply::Mailbox { endpoint }) => transport
+                .connect(pending, Role::Active, &Endpoint(endpoint.0))
+                .map_err(link_error)
+                .and_then(|queue_pair| {
+                    let posted = transport.post_receive(queue_pair, RECEIVES_POSTED);
+                    posted.map_err(|_| ConnectError::Unexpected { address: address.clone() })?;
+                    Ok(queue_pair)
+                }),
+            Ok(_) => Err(ConnectError::Unexpected { address }),
+            Err(error) => Err(error),
+        };
+        if connected.is_err() {
+            transport.disconnect(id);
+        }
+        connected
+    }
+
+    /// Exchanges regions with the shard. What was registered for it is in `registered` even when
+    /// that fails.
+    fn attach(
+        &mut self,
+        control: &mut ControlStream,
+        at: usize,
+        queue_pair: QueuePairId,
+        shard: ShardId,
+        registered: &mut Vec<MemoryRegion>,
+    ) -> Result<Attached, ConnectError> {
+        let address = control.peer().to_owned();
+        let transport = self.transports[at].as_mut();
         let options = PagesOptions { huge: HugePages::Never, ..PagesOptions::default() };
         let reply = Pages::allocate(mailbox::reply_len(COMPLETION_SLOTS), options)?;
-        let reply_region = transport.register(&reply, Access::READ_WRITE)?;
-        let reply_shared = transport.share(queue_pair, &reply_region)?;
+        let reply = transport.register(&reply, Access::READ_WRITE)?;
+        registered.push(reply.clone());
+        let reply_shared = transport.share(queue_pair, &reply)?;
         let attach = ClientRequest::AttachMailbox {
             shard,
             reply: SharedRegion {
@@ -219,7 +290,7 @@ impl Core {
             completion_slots: COMPLETION_SLOTS,
         };
         let ClientReply::Attached { mailbox, ring_len, by_reference_len, .. } =
-            ask(&mut server.control, &attach)?
+            ask(control, &attach)?
         else {
             return Err(ConnectError::Unexpected { address });
         };
@@ -231,59 +302,60 @@ impl Core {
         }
         let mirror = Pages::allocate(ring_len as usize, options)?;
         let mirror = transport.register(&mirror, Access::LOCAL)?;
+        registered.push(mirror.clone());
         let remote = RemoteRegion {
             key: RemoteKey(mailbox.key),
             address: mailbox.address,
             len: mailbox.len,
         };
-        let outstanding_max = transport.capabilities().outstanding_max;
         let one_write = transport.capabilities().prefers_one_write;
         let writer = MailboxWriter::new(mirror, remote, ring_len, COMPLETION_SLOTS);
-        Ok(Link {
-            server: server.id,
-            server_at,
-            shard,
-            transport: at,
-            queue_pair,
-            writer: writer.in_one_write(one_write),
-            completions: CompletionReader::new(reply, COMPLETION_SLOTS),
-            sender: Sender::new(queue_pair, outstanding_max),
-            in_flight: VecDeque::with_capacity(COMPLETION_SLOTS as usize),
-            shared: SharedRegions::default(),
-            by_reference_len: u64::from(by_reference_len),
-            woken_epoch: 0,
-            sleep_epoch: 0,
-            failed: false,
-        })
+        Ok(Attached { reply, writer: writer.in_one_write(one_write), by_reference_len })
     }
 
-    /// Computes which link leads to the head of each partition.
-    fn route_partitions(&mut self) -> Result<(), ConnectError> {
-        self.link_of.clear();
-        for partition in (0..self.map.partition_count()).map(PartitionId) {
-            let head = self.map.head(partition);
-            let server = self.servers.iter().find(|server| Some(server.id) == head);
-            let Some(server) = server else {
-                return Err(ConnectError::Unexpected { address: "the cluster map".to_owned() });
-            };
-            let shard = shard_of(partition, server.shard_count);
-            let link = server.first_link + usize::from(shard.0);
-            self.link_of.push(u32::try_from(link).unwrap_or(u32::MAX));
-        }
-        Ok(())
+    /// Ends what was registered for a link that is gone.
+    pub(super) fn end_registrations(&mut self, link: &Link) {
+        let transport = self.transports[link.transport].as_mut();
+        transport.deregister(&link.reply);
+        transport.deregister(link.writer.mirror());
     }
+}
+
+/// The addresses in `windlass://HOST:PORT,HOST:PORT`.
+fn parse(addresses: &str) -> Result<Vec<String>, ConnectError> {
+    let listed = addresses.strip_prefix("windlass://").unwrap_or(addresses);
+    let listed: Vec<String> = listed
+        .trim_end_matches('/')
+        .split(',')
+        .map(|address| address.trim().trim_start_matches("windlass://").to_owned())
+        .collect();
+    match listed.iter().find(|address| !address.contains(':')) {
+        Some(address) => Err(ConnectError::Address { address: address.clone() }),
+        None => Ok(listed),
+    }
+}
+
+/// The client's side of a mailbox.
+struct Attached {
+    reply: MemoryRegion,
+    writer: MailboxWriter,
+    by_reference_len: u32,
 }
 
 /// What a server says of itself.
-struct Welcome {
-    server: ServerId,
-    shard_count: u16,
-    providers: Vec<Provider>,
-    notes: Vec<String>,
+pub(super) struct Welcome {
+    pub(super) server: ServerId,
+    pub(super) incarnation: Incarnation,
+    pub(super) shard_count: u16,
+    pub(super) providers: Vec<Provider>,
+    pub(super) notes: Vec<String>,
 }
 
 /// Asks; a refusal is an error.
-fn ask(control: &mut ControlStream, request: &ClientRequest) -> Result<ClientReply, ConnectError> {
+pub(super) fn ask(
+    control: &mut ControlStream,
+    request: &ClientRequest,
+) -> Result<ClientReply, ConnectError> {
     match control.ask(request)? {
         ClientReply::Refused { status, text } => {
             Err(ConnectError::Refused { address: control.peer().to_owned(), kind: status, text })

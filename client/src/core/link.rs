@@ -3,21 +3,30 @@
 use std::collections::VecDeque;
 
 use windlass_transport::{
-    QueuePairId,
+    MemoryRegion, QueuePairId,
     chunks::Chunk,
     mailbox::{CompletionReader, MailboxWriter, Sender},
 };
 use windlass_wire::{ServerId, ShardId};
 
-use super::{memory::SharedRegions, requests::RequestId};
+use super::{RegionId, memory::SharedRegions, requests::RequestId};
 
-/// A message without its completion.
+/// Memory that a message's values lie in, released when the message is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    Nothing,
+    /// A piece of the staging area.
+    Chunk(Chunk),
+    /// A region of its own.
+    Region(RegionId),
+}
+
+/// A message without its completion. The mailbox's mirror has its bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct InFlight {
     pub(super) number: u32,
     pub(super) request: RequestId,
-    /// Released when the message is done.
-    pub(super) chunk: Option<Chunk>,
+    pub(super) held: Held,
 }
 
 /// A link.
@@ -31,6 +40,8 @@ pub(crate) struct Link {
     pub(super) queue_pair: QueuePairId,
     pub(super) writer: MailboxWriter,
     pub(super) completions: CompletionReader,
+    /// Where completions are written.
+    pub(super) reply: MemoryRegion,
     pub(super) sender: Sender,
     pub(super) in_flight: VecDeque<InFlight>,
     pub(super) shared: SharedRegions,
@@ -40,6 +51,10 @@ pub(crate) struct Link {
     /// Counts this side's sleeps.
     pub(super) sleep_epoch: u64,
     pub(super) failed: bool,
+    /// A push was refused that has to be sent again: nothing else is sent before.
+    pub(super) refused: bool,
+    /// The next push tells the shard that everything before it is settled.
+    pub(super) resumes: bool,
 }
 
 impl Link {
@@ -48,6 +63,12 @@ impl Link {
     pub(super) fn looks_complete(&self) -> bool {
         let oldest = self.in_flight.front();
         oldest.is_some_and(|oldest| self.completions.is_complete(oldest.number))
+    }
+
+    /// Whether messages may be written to it.
+    #[inline]
+    pub(super) fn is_open(&self) -> bool {
+        !self.failed && !self.refused
     }
 
     /// Whether the next commit word has to wake the shard; remembers that it did.

@@ -6,6 +6,7 @@ use windlass_transport::{
     error::{AllocateError, RegisterError},
     memory::PagesOptions,
 };
+use windlass_wire::Place;
 
 /// A region of the client, over all of its transports. Never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +130,13 @@ impl super::Core {
         self.memory.add(pages)
     }
 
+    /// A region of its own with these bytes; `None` when there is no memory.
+    pub(super) fn region_with(&mut self, bytes: &[u8]) -> Option<RegionId> {
+        let pages = Pages::allocate(bytes.len().max(1), PagesOptions::default()).ok()?;
+        pages.write(0, bytes);
+        Some(self.memory.add(pages))
+    }
+
     /// Whether servers can read regions whose memory was not allocated here.
     pub(crate) fn shares_foreign_memory(&self) -> bool {
         self.transports.iter().all(|transport| transport.capabilities().shares_foreign_memory)
@@ -163,6 +171,14 @@ pub(super) struct SharedRegions {
 impl SharedRegions {
     pub(super) fn find(&self, id: RegionId) -> Option<RemoteRegion> {
         self.shared.iter().find(|(shared, _)| *shared == id).map(|(_, remote)| *remote)
+    }
+
+    /// The region, and the offset in it, that a place of a message is.
+    pub(super) fn region_of(&self, place: Place) -> Option<(RegionId, u64)> {
+        self.shared.iter().find_map(|(id, remote)| {
+            let offset = place.address.wrapping_sub(remote.address);
+            (remote.key.0 == place.key && offset < remote.len).then_some((*id, offset))
+        })
     }
 
     pub(super) fn insert(&mut self, id: RegionId, remote: RemoteRegion) {

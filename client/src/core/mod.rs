@@ -1,25 +1,34 @@
 //! What a client is made of: sessions with servers, links to shards, registered memory, requests
 //! under way. Everything here runs on the caller's thread.
 
+mod backoff;
 mod clock;
 mod connect;
+mod kept;
+mod learn;
 mod link;
 mod memory;
 mod progress;
 mod pull;
 mod push;
 mod read;
+mod recover;
 mod requests;
 mod route;
+mod send;
+mod servers;
 mod tables;
 mod view;
 
-use windlass_transport::{Completion, Transport, control::ControlStream};
-use windlass_wire::{
-    ClusterMap, Incarnation, Sequence, ServerId, SessionId, WorkerClock, control::Provider,
-};
+use std::collections::VecDeque;
 
-use self::{link::Link, memory::Memory, read::Reads, requests::Requests, tables::TableState};
+use windlass_transport::{Completion, Transport};
+use windlass_wire::{ClusterMap, Incarnation, Sequence, SessionId, WorkerClock};
+
+use self::{
+    kept::Kept, link::Link, memory::Memory, read::Reads, recover::Trouble, requests::Requests,
+    route::Routes, servers::ServerLink, tables::TableState,
+};
 pub(crate) use self::{memory::RegionId, push::Source, requests::RequestId, tables::TableIndex};
 use crate::config::ClientOptions;
 
@@ -36,21 +45,6 @@ pub(crate) const REQUESTS_MAX: usize = 1024;
 /// Completions polled in one call.
 const COMPLETIONS_PER_POLL: usize = 32;
 
-/// A server the client has a control connection to.
-#[derive(Debug)]
-pub(crate) struct ServerLink {
-    pub(crate) id: ServerId,
-    pub(crate) control: ControlStream,
-    pub(crate) provider: Provider,
-    /// Which of the client's transports carries its data.
-    pub(crate) transport: usize,
-    pub(crate) shard_count: u16,
-    /// Index of its first shard's link.
-    pub(crate) first_link: usize,
-    /// Why better providers are not used, a sentence each.
-    pub(crate) notes: Vec<String>,
-}
-
 /// Everything of one client.
 pub(crate) struct Core {
     pub(crate) options: ClientOptions,
@@ -60,8 +54,20 @@ pub(crate) struct Core {
     pub(crate) servers: Vec<ServerLink>,
     transports: Vec<Box<dyn Transport>>,
     links: Vec<Link>,
-    /// Link to the head of each partition.
-    link_of: Vec<u32>,
+    /// Links to the head of each partition, and to the replica that pulls read.
+    heads: Routes,
+    tails: Routes,
+    /// Goes up when routes may have changed.
+    generation: u64,
+    /// Where servers and coordinators may be, as the user said.
+    addresses: Vec<String>,
+    /// Messages to be sent again, and the memory they take.
+    backlog: VecDeque<Kept>,
+    backlog_len: usize,
+    trouble: Option<Trouble>,
+    /// Nothing new is sent: what was sent under the last map is being settled.
+    settling: bool,
+    random: u64,
     pub(crate) tables: Vec<TableState>,
     memory: Memory,
     requests: Requests,
@@ -80,7 +86,7 @@ pub(crate) struct Core {
 /// Buffers used again and again, so that requests allocate nothing.
 #[derive(Debug, Default)]
 struct Scratch {
-    /// For each link: keys of this request, and where they stand in it.
+    /// For each link, and for none: keys of this request, and where they stand in it.
     by_link: Vec<LinkScratch>,
     values: Vec<u8>,
 }
@@ -110,6 +116,10 @@ pub struct Counters {
     pub clock_waits: u64,
     /// Microseconds of idle time: of waiting for slower workers.
     pub clock_wait_us: u64,
+    /// Messages sent again, because a server was gone or the map had changed.
+    pub resent: u64,
+    /// Servers connected to again.
+    pub reconnects: u64,
 }
 
 impl std::fmt::Debug for Core {

@@ -3,15 +3,16 @@
 use std::time::{Duration, Instant};
 
 use windlass_transport::{
-    CompletionStatus, Opcode, QueuePairState, WorkId, chunks::Chunk, wait::wait_any,
+    CompletionStatus, Opcode, QueuePairState, WorkId, chunks::Chunk, control::ControlStream,
+    wait::wait_any,
 };
-use windlass_wire::{CompletionWord, Status, Timestamp};
+use windlass_wire::{CompletionWord, PartitionId, Status, Timestamp};
 
 use super::{
     Core, RegionId, RequestId,
     clock::CLOCK_READ,
     connect::chain,
-    link::InFlight,
+    link::{Held, InFlight},
     requests::{Failure, Reply},
 };
 use crate::error::RequestError;
@@ -29,8 +30,14 @@ const LOOKS_PER_POLL: usize = 16;
 /// How long a client sleeps at most when nothing wakes it: a net under the wake-up protocol.
 const SLEEP_MAX: Duration = Duration::from_millis(2);
 
-/// Sleeps after which the servers are looked at.
-const SLEEP_BEFORE_CHECK: Duration = Duration::from_millis(100);
+/// How often the servers are looked at while nothing comes.
+const CHECK_EVERY: Duration = Duration::from_millis(5);
+
+/// Silence of a server after which others are asked whether the map has changed; doubles each time.
+const SILENCE: Duration = Duration::from_millis(250);
+
+/// Bytes of messages kept to be sent again from which new requests wait.
+const BACKLOG_LEN_MAX: usize = 32 << 20;
 
 /// How long a wait has lasted.
 #[derive(Debug)]
@@ -38,6 +45,8 @@ pub(super) struct Patience {
     since: Instant,
     polls: u32,
     checked: Instant,
+    /// How often others were asked.
+    asked: usize,
 }
 
 impl Core {
@@ -52,6 +61,12 @@ impl Core {
             self.wait_for(after.0)?;
         }
         let mut patience = None;
+        if self.in_trouble() {
+            self.recover();
+            while self.backlog_len >= BACKLOG_LEN_MAX {
+                self.wait_a_little(&mut patience)?;
+            }
+        }
         while !self.requests.next_is_free() {
             self.wait_a_little(&mut patience)?;
         }
@@ -86,7 +101,7 @@ impl Core {
         }
         match failure {
             None => Ok(()),
-            Some(failure) => Err(error_of(failure)),
+            Some(failure) => Err(self.error_of(failure)),
         }
     }
 
@@ -106,6 +121,9 @@ impl Core {
         &mut self,
         patience: &mut Option<Patience>,
     ) -> Result<(), RequestError> {
+        if self.in_trouble() {
+            self.recover();
+        }
         if self.progress() {
             return Ok(());
         }
@@ -114,7 +132,7 @@ impl Core {
         }
         let patience = patience.get_or_insert_with(|| {
             let now = Instant::now();
-            Patience { since: now, polls: 0, checked: now }
+            Patience { since: now, polls: 0, checked: now, asked: 0 }
         });
         patience.polls += 1;
         if !patience.polls.is_multiple_of(POLLS_PER_CLOCK) {
@@ -122,12 +140,18 @@ impl Core {
         }
         let now = Instant::now();
         let waited = now.duration_since(patience.since);
-        if waited >= self.options.timeout {
+        // What is tried again ends with an error of its own.
+        let retrying = if self.in_trouble() { self.options.retry_for } else { Duration::ZERO };
+        if waited >= self.options.timeout.max(retrying + CHECK_EVERY) {
             return Err(RequestError::Timeout { timeout: self.options.timeout });
         }
-        if now.duration_since(patience.checked) >= SLEEP_BEFORE_CHECK {
+        if now.duration_since(patience.checked) >= CHECK_EVERY {
             patience.checked = now;
             self.check_servers();
+            if waited >= SILENCE * (1 << patience.asked.min(8)) {
+                patience.asked += 1;
+                self.suspect(patience.asked);
+            }
         }
         if waited >= self.options.spin {
             self.sleep();
@@ -153,6 +177,14 @@ impl Core {
             std::hint::spin_loop();
         }
         false
+    }
+
+    /// As [`Core::progress`], and goes on with what has to be sent again.
+    pub(crate) fn poll(&mut self) {
+        if self.in_trouble() {
+            self.recover();
+        }
+        self.progress();
     }
 
     /// Takes in what has arrived; returns whether anything has.
@@ -235,11 +267,17 @@ impl Core {
     }
 
     fn end_message(&mut self, at: usize, in_flight: InFlight, word: CompletionWord) {
+        if self.is_sent_again(word.status) {
+            self.links[at].refused = true;
+            self.keep_in_flight(at, in_flight);
+            self.links[at].writer.release(in_flight.number);
+            return;
+        }
         let link = &mut self.links[at];
         link.writer.release(in_flight.number);
         let server = link.server;
-        if let Some(chunk) = in_flight.chunk {
-            self.memory.release(chunk);
+        if in_flight.held != Held::Nothing {
+            self.release(in_flight.held);
         }
         let failure = (word.status != Status::Done)
             .then_some(Failure::Refused { server, status: word.status });
@@ -277,7 +315,7 @@ impl Core {
 
     pub(super) fn drop_reply(&mut self, id: RequestId, reply: Reply) {
         match reply {
-            Reply::Staged { chunk, positions } => {
+            Reply::Staged { chunk, positions, .. } => {
                 self.memory.release(chunk);
                 self.requests.give_positions(positions);
             }
@@ -304,7 +342,7 @@ impl Core {
             if completion.work_id.0 & CLOCK_READ != 0 {
                 self.end_clock_read(completion.work_id, succeeded);
             } else if completion.work_id != WorkId(0) {
-                self.end_read(completion.work_id, succeeded);
+                self.end_read(completion.queue_pair, completion.work_id, succeeded);
             }
             if let (Some(link), false) = (link, succeeded) {
                 self.fail_link(link);
@@ -314,7 +352,7 @@ impl Core {
         count > 0
     }
 
-    /// A link is gone: everything in flight on it fails.
+    /// A link is gone: what is in flight on it is sent again, or fails.
     pub(super) fn fail_link(&mut self, at: usize) {
         let link = &mut self.links[at];
         if link.failed {
@@ -324,25 +362,67 @@ impl Core {
         let (server, queue_pair) = (link.server, link.queue_pair);
         self.transports[link.transport].disconnect(queue_pair);
         self.forget_places(at);
+        // What was answered before is done: a refusal must not be taken for no answer.
+        self.take_completions(at, true);
         while let Some(in_flight) = self.links[at].in_flight.pop_front() {
-            if let Some(chunk) = in_flight.chunk {
-                self.memory.release(chunk);
+            if self.options.retry_for.is_zero() {
+                self.release(in_flight.held);
+                self.end_part(in_flight.request, Some(Failure::Gone { server }));
+            } else {
+                self.keep_in_flight(at, in_flight);
             }
-            self.end_part(in_flight.request, Some(Failure::Gone { server }));
         }
         self.fail_reads(at);
+        self.fail_clock_read(at);
+        self.start_trouble();
     }
 
     /// Looks whether servers are still there.
     pub(super) fn check_servers(&mut self) {
-        for at in 0..self.links.len() {
-            let link = &self.links[at];
-            let state = self.transports[link.transport].state(link.queue_pair);
-            let closed = self.servers[link.server_at].control.is_closed();
-            if state == QueuePairState::Error || closed {
-                self.fail_link(at);
+        for at in 0..self.servers.len() {
+            let server = &mut self.servers[at];
+            if server.control.as_ref().is_some_and(ControlStream::is_closed) {
+                server.control = None;
+            }
+            let is_gone = server.control.is_none();
+            for link_at in server.links() {
+                let link = &self.links[link_at];
+                let failed = link.failed
+                    || is_gone
+                    || self.transports[link.transport].state(link.queue_pair)
+                        == QueuePairState::Error;
+                if failed {
+                    self.fail_link(link_at);
+                }
             }
         }
+    }
+
+    /// Whether a push or pull with this outcome is sent again once the map is known.
+    fn is_sent_again(&self, status: Status) -> bool {
+        !self.options.retry_for.is_zero()
+            && match status {
+                Status::StaleEpoch | Status::NotHere | Status::ShuttingDown => true,
+                // Where others have the rows too, a server whose disk fails leaves the chain.
+                Status::Poisoned => self.map.replicas > 1,
+                _ => false,
+            }
+    }
+
+    /// Whether a read that failed so is worth another try.
+    pub(super) fn is_passing(&self, error: &RequestError) -> bool {
+        let is_passing = matches!(
+            error,
+            RequestError::ServerGone { .. }
+                | RequestError::NotCurrent { .. }
+                | RequestError::PartitionUnavailable { .. }
+        );
+        is_passing && !self.options.retry_for.is_zero()
+    }
+
+    /// Nobody has a partition's rows.
+    pub(super) fn unavailable(&self, partition: PartitionId) -> RequestError {
+        RequestError::PartitionUnavailable { partition, tried_for: self.options.retry_for }
     }
 
     /// Sleeps until a server wakes this side, for a bounded time.
@@ -363,12 +443,17 @@ impl Core {
     }
 }
 
-/// What a failure is to the user.
-pub(crate) fn error_of(failure: Failure) -> RequestError {
-    match failure {
-        Failure::Gone { server } => RequestError::ServerGone { server },
-        Failure::NotCurrent { server } => RequestError::NotCurrent { server },
-        Failure::Refused { status: Status::NotFinite, .. } => RequestError::NotFinite,
-        Failure::Refused { server, status } => RequestError::Refused { server, status },
+impl Core {
+    /// What a failure is to the user.
+    fn error_of(&self, failure: Failure) -> RequestError {
+        match failure {
+            Failure::Gone { server } => RequestError::ServerGone { server },
+            Failure::NotCurrent { server } => RequestError::NotCurrent { server },
+            Failure::Unavailable { partition } => self.unavailable(partition),
+            Failure::RowsLost => RequestError::RowsLost,
+            Failure::Refused { status: Status::NotFinite, .. } => RequestError::NotFinite,
+            Failure::Refused { status: Status::Superseded, .. } => RequestError::SessionExpired,
+            Failure::Refused { server, status } => RequestError::Refused { server, status },
+        }
     }
 }

@@ -1,11 +1,12 @@
 //! Pushes: split by link, sent inline when small, by reference when large.
 
-use std::sync::atomic::{Ordering, fence};
+use windlass_wire::{RequestHeader, RequestKind, RowRange, Rows};
 
-use windlass_transport::chunks::Chunk;
-use windlass_wire::{Checksum, Place, RequestHeader, RequestKind, RowRange, Rows};
-
-use super::{Core, PART_KEYS_MAX, PART_LEN_MAX, RegionId, RequestId, TableIndex, link::InFlight};
+use super::{
+    Core, PART_KEYS_MAX, PART_LEN_MAX, RegionId, RequestId, TableIndex,
+    link::Held,
+    send::{Message, Route, Values},
+};
 use crate::{config::PushOptions, error::RequestError};
 
 /// Where the values of a push are.
@@ -17,11 +18,11 @@ pub(crate) enum Source<'a> {
     Registered { region: RegionId, offset: u64 },
 }
 
-/// The values of one message.
-enum PartValues<'a> {
-    Inline(&'a [u8]),
-    Chunk(Chunk),
-    Registered { region: RegionId, offset: u64 },
+/// Which replica of a partition keys are sorted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Replica {
+    Head,
+    Tail,
 }
 
 /// The rows of one message.
@@ -62,11 +63,12 @@ impl Core {
         let rows_max = (PART_LEN_MAX / row_len).max(1);
         let mut first = rows.start;
         while first < rows.end {
-            let (link, mut part) = self.rows_at_one_link(&layout, first, rows.end);
+            let (link, mut part) = self.rows_at_one_link(Replica::Head, &layout, first, rows.end);
+            let route = self.route(link);
             part.end = part.end.min(part.start + rows_max);
             let (from, len) = ((first - rows.start) * row_len, part.count() * row_len);
             let values = self.part_values(link, values, from, len)?;
-            self.send_push(link, table, PartRows::Range(part), &values, request, options)?;
+            self.send_push(route, table, PartRows::Range(part), values, request, options)?;
             first = part.end;
         }
         Ok(())
@@ -102,20 +104,23 @@ impl Core {
     ) -> Result<(), RequestError> {
         let row_len = self.tables[table.0].row_len;
         let rows_max = usize::try_from(PART_LEN_MAX / row_len).unwrap_or(1).clamp(1, PART_KEYS_MAX);
-        if self.links.len() == 1 {
+        if let Some(link) = self.heads.sole {
+            let route = self.route(link);
             for (at, part) in keys.chunks(rows_max).enumerate() {
                 let from = (at * rows_max) as u64 * row_len;
-                let values = self.part_values(0, values, from, part.len() as u64 * row_len)?;
-                self.send_push(0, table, PartRows::Keys(part), &values, request, options)?;
+                let values = self.part_values(link, values, from, part.len() as u64 * row_len)?;
+                self.send_push(route, table, PartRows::Keys(part), values, request, options)?;
             }
         } else {
-            self.sort_by_link(table, keys);
-            for link in 0..self.links.len() {
+            self.sort_by_link(table, keys, Replica::Head);
+            let generation = self.generation;
+            for link in 0..self.scratch.by_link.len() {
+                let route = Route { link, generation };
                 let sorted = std::mem::take(&mut self.scratch.by_link[link]);
                 for (keys, positions) in
                     sorted.keys.chunks(rows_max).zip(sorted.positions.chunks(rows_max))
                 {
-                    self.push_gathered(link, table, keys, positions, values, request, options)?;
+                    self.push_gathered(route, table, keys, positions, values, request, options)?;
                 }
                 self.scratch.by_link[link] = sorted;
             }
@@ -129,14 +134,14 @@ impl Core {
     }
 
     /// Sorts keys by the link that leads to them, into the scratch buffers.
-    pub(super) fn sort_by_link(&mut self, table: TableIndex, keys: &[u64]) {
+    pub(super) fn sort_by_link(&mut self, table: TableIndex, keys: &[u64], replica: Replica) {
         for link in &mut self.scratch.by_link {
             link.keys.clear();
             link.positions.clear();
         }
         let layout = self.tables[table.0].layout;
         for (position, key) in (0_u32..).zip(keys) {
-            let link = self.link_of[layout.partition_of(*key).0 as usize] as usize;
+            let link = self.routes(replica).link_of(layout.partition_of(*key));
             let sorted = &mut self.scratch.by_link[link];
             sorted.keys.push(*key);
             sorted.positions.push(position);
@@ -147,7 +152,7 @@ impl Core {
     #[expect(clippy::too_many_arguments, reason = "one call site; a struct would say the same")]
     fn push_gathered(
         &mut self,
-        link: usize,
+        route: Route,
         table: TableIndex,
         keys: &[u64],
         positions: &[u32],
@@ -172,9 +177,10 @@ impl Core {
             }
         }
         let len = gathered.len() as u64;
-        let sent = self.part_values(link, Source::Plain(&gathered), 0, len).and_then(|values| {
-            self.send_push(link, table, PartRows::Keys(keys), &values, request, options)
-        });
+        let sent =
+            self.part_values(route.link, Source::Plain(&gathered), 0, len).and_then(|values| {
+                self.send_push(route, table, PartRows::Keys(keys), values, request, options)
+            });
         self.scratch.values = gathered;
         sent
     }
@@ -186,30 +192,31 @@ impl Core {
         source: Source<'a>,
         from: u64,
         len: u64,
-    ) -> Result<PartValues<'a>, RequestError> {
-        let large = len > self.links[link].by_reference_len;
+    ) -> Result<Values<'a>, RequestError> {
+        let large = len > self.by_reference_len(link);
         match source {
             Source::Plain(bytes) if !large => {
-                Ok(PartValues::Inline(&bytes[index(from)..index(from + len)]))
+                Ok(Values::Inline(&bytes[index(from)..index(from + len)]))
             }
             Source::Plain(bytes) => {
+                let region = self.staging_region()?;
                 let chunk = self.allocate_chunk(len)?;
                 let bytes = &bytes[index(from)..index(from + len)];
                 self.memory.staging_pages().write(chunk.offset, bytes);
-                Ok(PartValues::Chunk(chunk))
+                Ok(Values::At { region, offset: chunk.offset, held: Held::Chunk(chunk) })
             }
             Source::Registered { region, offset } => {
-                Ok(PartValues::Registered { region, offset: offset + from })
+                Ok(Values::At { region, offset: offset + from, held: Held::Nothing })
             }
         }
     }
 
     fn send_push(
         &mut self,
-        link: usize,
+        route: Route,
         table: TableIndex,
         rows: PartRows<'_>,
-        values: &PartValues<'_>,
+        values: Values<'_>,
         request: RequestId,
         options: &PushOptions,
     ) -> Result<(), RequestError> {
@@ -225,25 +232,18 @@ impl Core {
                 keys
             }
         };
-        match *values {
-            PartValues::Inline(bytes) => self.send(link, &header, keys, bytes, request, None),
-            PartValues::Chunk(chunk) => {
-                let staging = self.staging_region()?;
-                header.values = Some(self.place_of(link, staging, chunk.offset)?);
-                self.send(link, &header, keys, &[], request, Some(chunk))
+        let len = header.values_len();
+        let message = Message { request, header, keys, values, reply: None };
+        match values {
+            Values::At { region, offset, held: Held::Nothing }
+                if len <= self.by_reference_len(route.link) =>
+            {
+                let bytes = self.copy_registered(region, offset, len);
+                let sent = self.send(route, &Message { values: Values::Inline(&bytes), ..message });
+                self.scratch.values = bytes;
+                sent
             }
-            PartValues::Registered { region, offset } => {
-                if header.values_len() <= self.links[link].by_reference_len {
-                    let mut bytes = std::mem::take(&mut self.scratch.values);
-                    bytes.resize(index(header.values_len()), 0);
-                    self.memory.pages(region).read(offset, &mut bytes);
-                    let sent = self.send(link, &header, keys, &bytes, request, None);
-                    self.scratch.values = bytes;
-                    return sent;
-                }
-                header.values = Some(self.place_of(link, region, offset)?);
-                self.send(link, &header, keys, &[], request, None)
-            }
+            _ => self.send(route, &message),
         }
     }
 
@@ -272,83 +272,6 @@ impl Core {
             values: None,
             reply: None,
         }
-    }
-
-    /// How the server of a link names a place in one of the client's regions.
-    pub(super) fn place_of(
-        &mut self,
-        link: usize,
-        region: RegionId,
-        offset: u64,
-    ) -> Result<Place, RequestError> {
-        let link = &mut self.links[link];
-        let remote = match link.shared.find(region) {
-            Some(remote) => remote,
-            None => {
-                let setup = |error: &dyn std::error::Error| RequestError::Setup {
-                    text: super::connect::chain(error),
-                };
-                let registered = self
-                    .memory
-                    .registered(region, link.transport, &mut self.transports)
-                    .map_err(|error| setup(&error))?;
-                let remote = self.transports[link.transport]
-                    .share(link.queue_pair, &registered)
-                    .map_err(|error| setup(&error))?;
-                link.shared.insert(region, remote);
-                remote
-            }
-        };
-        Ok(Place { key: remote.key.0, address: remote.address.wrapping_add(offset) })
-    }
-
-    /// Writes one message into a link's mailbox, waiting for room.
-    pub(super) fn send(
-        &mut self,
-        link_at: usize,
-        header: &RequestHeader,
-        keys: &[u64],
-        values: &[u8],
-        request: RequestId,
-        chunk: Option<Chunk>,
-    ) -> Result<(), RequestError> {
-        let keys: &[u8] = bytemuck::cast_slice(keys);
-        let mut bytes = header.encode();
-        RequestHeader::seal(&mut bytes, Checksum::of(keys).append(values));
-        let mut deadline = None;
-        loop {
-            let link = &mut self.links[link_at];
-            if link.failed {
-                return Err(RequestError::ServerGone { server: link.server });
-            }
-            let wake = link.take_wake();
-            match link.writer.write(&[&bytes, keys, values], wake, &mut link.sender) {
-                Ok(number) => {
-                    link.in_flight.push_back(InFlight { number, request, chunk });
-                    break;
-                }
-                Err(_) => {
-                    if wake {
-                        // It was not sent with this message: it has to be with the next.
-                        link.woken_epoch = link.woken_epoch.wrapping_sub(1);
-                    }
-                    self.wait_a_little(&mut deadline)?;
-                }
-            }
-        }
-        if let Some(request) = self.requests.find_mut(request) {
-            request.parts_left += 1;
-        }
-        self.flush(link_at);
-        // The shard may have gone to sleep since its epoch was looked at, without seeing the message;
-        // nobody promises to poll again. It tells, then looks: this side writes, then looks.
-        fence(Ordering::SeqCst);
-        let link = &mut self.links[link_at];
-        if !link.failed && link.sender.room() > 2 && link.take_wake() {
-            link.writer.write_wake(&mut link.sender);
-            self.flush(link_at);
-        }
-        Ok(())
     }
 }
 

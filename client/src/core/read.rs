@@ -4,13 +4,14 @@
 
 use std::time::{Duration, Instant};
 
-use windlass_transport::{Operation, RemoteAddress, WorkId, chunks::Chunk};
-use windlass_wire::RowRange;
+use windlass_transport::{Operation, QueuePairId, RemoteAddress, WorkId, chunks::Chunk};
+use windlass_wire::{RowRange, WorkerClock};
 
 use super::{
     Core, RequestId, TableIndex,
+    pull::Claimed,
     push::index,
-    requests::Failure,
+    requests::{Failure, Reply},
     tables::Place,
     view::{CopyMode, FENCED, HEAD_VERSION_AT, ROWS_AT},
 };
@@ -40,6 +41,8 @@ struct Read {
     partition: usize,
     place: Place,
     link: usize,
+    /// The link may have another one by the time it completes.
+    queue_pair: QueuePairId,
     /// First block and how many.
     block: u64,
     block_count: u64,
@@ -93,7 +96,7 @@ impl Core {
             let partition = state.layout.partition_of(first);
             let end = rows.end.min(state.layout.rows_of(partition).end);
             let Some(place) = state.places.get(partition.0 as usize).copied().flatten() else {
-                return Err(RequestError::Setup { text: "a partition has no place".to_owned() });
+                return Err(self.unavailable(partition));
             };
             let block_rows = u64::from(place.at.block_rows);
             let stride = u64::from(place.at.block_stride);
@@ -145,6 +148,7 @@ impl Core {
             partition: span.partition,
             place,
             link,
+            queue_pair: self.links[link].queue_pair,
             block,
             block_count,
             chunk,
@@ -188,6 +192,11 @@ impl Core {
                 || self.post_read(at);
         };
         let link = &mut self.links[read.link];
+        if link.failed || link.queue_pair != read.queue_pair {
+            let server = link.server;
+            self.finish_read(at, Some(Failure::Gone { server }));
+            return true;
+        }
         if link.sender.room() < 2 {
             return false;
         }
@@ -201,10 +210,10 @@ impl Core {
     }
 
     /// A read has completed.
-    pub(super) fn end_read(&mut self, work_id: WorkId, succeeded: bool) {
+    pub(super) fn end_read(&mut self, queue_pair: QueuePairId, work_id: WorkId, succeeded: bool) {
         let at = index(work_id.0 - 1);
         let Some(mut read) = self.reads.reads.get(at).copied().flatten() else { return };
-        if read.phase == Phase::Done {
+        if read.phase == Phase::Done || read.queue_pair != queue_pair {
             return;
         }
         if !succeeded {
@@ -252,8 +261,23 @@ impl Core {
         }
         let Some(read) = &mut self.reads.reads[at] else { return };
         read.phase = Phase::Done;
-        let request = read.request;
-        self.end_part(request, failure);
+        let (id, table) = (read.request, read.table);
+        match failure {
+            Some(Failure::Gone { .. } | Failure::NotCurrent { .. })
+                if !self.options.retry_for.is_zero() =>
+            {
+                // Whoever claims the rows reads them again elsewhere.
+                self.tables[table.0].places.clear();
+                if let Some(request) = self.requests.find_mut(id) {
+                    request.reads_again = true;
+                }
+                self.end_part(id, None);
+                if let Some(Failure::Gone { .. }) = failure {
+                    self.start_trouble();
+                }
+            }
+            _ => self.end_part(id, failure),
+        }
     }
 
     /// Whether rows of this place can be read without their versions: each is one value, nobody
@@ -262,7 +286,7 @@ impl Core {
     fn reads_by_value(&self, table: TableIndex, place: &Place) -> bool {
         let schema = &self.tables[table.0].entry.schema;
         schema.width == 1
-            && schema.replicas == 1
+            && self.map.replicas <= 1
             && place.current_at.is_some_and(|at| at.elapsed() < CURRENT_FOR)
     }
 
@@ -373,8 +397,48 @@ impl Core {
         }
     }
 
+    /// Pulls rows now, from whoever has them; while nobody has, tries again as long as requests are
+    /// retried.
+    pub(super) fn read_until_done(
+        &mut self,
+        table: TableIndex,
+        rows: RowRange,
+        (relaxed, clock): (bool, WorkerClock),
+        into: &mut [u8],
+    ) -> Result<(), RequestError> {
+        let (mut since, mut looks_again) = (None, !self.options.retry_for.is_zero());
+        loop {
+            self.wait_for_workers_at(table, rows, clock)?;
+            let read = match self.locate(table) {
+                // Nobody has the table any more.
+                Err(error @ RequestError::NotCurrent { .. }) => return Err(error),
+                located => located.and_then(|()| self.read_now(table, rows, relaxed, into)),
+            };
+            let Err(error) = read else { return Ok(()) };
+            if let RequestError::NotCurrent { .. } = error
+                && std::mem::replace(&mut looks_again, false)
+            {
+                self.tables[table.0].places.clear();
+                continue;
+            }
+            let since = *since.get_or_insert_with(Instant::now);
+            if !self.is_passing(&error) {
+                return Err(error);
+            }
+            if since.elapsed() >= self.options.retry_for {
+                return Err(self.unavailable(self.tables[table.0].layout.partition_of(rows.start)));
+            }
+            self.start_trouble();
+            let generation = self.generation;
+            let mut patience = None;
+            while self.generation == generation && since.elapsed() < self.options.retry_for {
+                self.wait_a_little(&mut patience)?;
+            }
+        }
+    }
+
     /// Pulls rows now, in place or by windows of reads.
-    pub(super) fn read_now(
+    fn read_now(
         &mut self,
         table: TableIndex,
         rows: RowRange,
@@ -393,7 +457,7 @@ impl Core {
                 let place = state.places[partition.0 as usize];
                 let Some((place, view)) = place.and_then(|at| at.view.map(|view| (at, view)))
                 else {
-                    return Err(RequestError::Setup { text: "a view went away".to_owned() });
+                    return Err(self.unavailable(partition));
                 };
                 let from = index((first - rows.start) * row_len);
                 let part = RowRange::new(first, end);
@@ -413,7 +477,9 @@ impl Core {
                 let started = self.start_reads(id, table, part, relaxed);
                 if let Some(slot) = self.requests.find_mut(id) {
                     let (first_row, row_count) = (part.start, part.count());
-                    slot.reply = super::requests::Reply::Blocks { first_row, row_count };
+                    // Whoever reads again waits for slower workers again.
+                    let clock = WorkerClock(0);
+                    slot.reply = Reply::Blocks { first_row, row_count, relaxed, clock };
                 }
                 self.end_sending(id);
                 windows.push_back((id, part));
@@ -427,7 +493,13 @@ impl Core {
             } else if let Some((id, part)) = windows.pop_front() {
                 let from = index((part.start - rows.start) * row_len);
                 let out = &mut into[from..from + index(part.count() * row_len)];
-                if let Err(error) = self.claim(table, id, out) {
+                let claimed = self.claim_once(table, id, out).and_then(|claimed| match claimed {
+                    Claimed::Done => Ok(()),
+                    Claimed::Again { .. } => {
+                        Err(self.unavailable(self.tables[table.0].layout.partition_of(part.start)))
+                    }
+                });
+                if let Err(error) = claimed {
                     for (id, _) in windows {
                         self.forget(id);
                     }

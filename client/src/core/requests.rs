@@ -1,19 +1,37 @@
 //! Requests under way: each takes a slot until it is done and claimed or forgotten.
 
+use std::time::Instant;
+
 use windlass_transport::chunks::Chunk;
-use windlass_wire::{ServerId, Status, WorkerClock};
+use windlass_wire::{PartitionId, ServerId, Status, WorkerClock};
 
 use super::REQUESTS_MAX;
 
 /// A request of this client, from 1. The timestamp users see.
 pub(crate) type RequestId = u64;
 
+/// The request of a message that no user waits for.
+pub(super) const NOBODY: RequestId = RequestId::MAX;
+
 /// Why a request failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
-    Refused { server: ServerId, status: Status },
-    Gone { server: ServerId },
-    NotCurrent { server: ServerId },
+    Refused {
+        server: ServerId,
+        status: Status,
+    },
+    Gone {
+        server: ServerId,
+    },
+    NotCurrent {
+        server: ServerId,
+    },
+    /// No server took it for as long as the client tries.
+    Unavailable {
+        partition: PartitionId,
+    },
+    /// Its server came back without the table's rows.
+    RowsLost,
 }
 
 /// How the rows of a finished pull get to whoever claims them.
@@ -24,9 +42,9 @@ pub(crate) enum Reply {
     None,
     /// Staged in this chunk, one row after the other; `positions` says which row of the request
     /// each is, and is empty when they are in order.
-    Staged { chunk: Chunk, positions: Vec<u32> },
+    Staged { chunk: Chunk, row_count: u32, positions: Vec<u32> },
     /// Blocks as they lie at the server, staged by reads.
-    Blocks { first_row: u64, row_count: u64 },
+    Blocks { first_row: u64, row_count: u64, relaxed: bool, clock: WorkerClock },
     /// To be read when claimed: a copy out of memory on this host, or too large to stage.
     /// Slower workers are waited for first, as a pull at `clock` has to.
     Lazy { first_row: u64, row_count: u64, relaxed: bool, clock: WorkerClock },
@@ -45,6 +63,10 @@ pub(crate) struct Request {
     pub(crate) claimable: bool,
     /// Microseconds a server kept it waiting for slower workers.
     pub(crate) waited_us: u32,
+    /// Its reads found their server gone: whoever claims it reads again.
+    pub(crate) reads_again: bool,
+    /// When it first had to be sent again.
+    pub(crate) kept_since: Option<Instant>,
 }
 
 impl Request {

@@ -1,27 +1,79 @@
 //! Which link leads to which rows.
 
-use windlass_wire::{Layout, RowRange};
+use windlass_wire::{Layout, PartitionId, RowRange, ServerId, map::shard_of};
 
-use super::{Core, TableIndex};
+use super::{Core, LinkScratch, TableIndex, push::Replica};
 use crate::error::RequestError;
 
-impl Core {
-    /// The link to a row's head.
+/// Links to one replica of each partition.
+#[derive(Debug, Default)]
+pub(super) struct Routes {
+    links: Vec<u32>,
+    /// The link that leads to all of them, if one does.
+    pub(super) sole: Option<usize>,
+}
+
+impl Routes {
+    fn new(links: Vec<u32>) -> Self {
+        let first = links.first().copied();
+        let sole = first.filter(|first| links.iter().all(|link| link == first));
+        Self { links, sole: sole.map(|link| link as usize) }
+    }
+
+    /// The link to a partition; the number of links when none leads there.
     #[inline]
-    pub(super) fn link_of_row(&self, layout: &Layout, row: u64) -> usize {
-        self.link_of[layout.partition_of(row).0 as usize] as usize
+    pub(super) fn link_of(&self, partition: PartitionId) -> usize {
+        self.links[partition.0 as usize] as usize
+    }
+
+    /// Whether some partition is at a link.
+    pub(super) fn leads_to(&self, link: usize) -> bool {
+        self.links.iter().any(|of| *of as usize == link)
+    }
+}
+
+impl Core {
+    /// Computes from the map which links lead where.
+    pub(super) fn route_partitions(&mut self) {
+        let nowhere = u32::try_from(self.links.len()).unwrap_or(u32::MAX);
+        let link_of = |partition: PartitionId, server: Option<ServerId>| {
+            let server = self.servers.iter().find(|known| Some(known.id) == server);
+            server.filter(|server| !server.left).map_or(nowhere, |server| {
+                let link =
+                    server.first_link + usize::from(shard_of(partition, server.shard_count).0);
+                u32::try_from(link).unwrap_or(nowhere)
+            })
+        };
+        let partitions = || (0..self.map.partition_count()).map(PartitionId);
+        let heads = partitions().map(|at| link_of(at, self.map.head(at))).collect();
+        let tails = partitions().map(|at| link_of(at, self.map.read_tail(at))).collect();
+        self.heads = Routes::new(heads);
+        self.tails = Routes::new(tails);
+        self.scratch.by_link.resize_with(self.links.len() + 1, LinkScratch::default);
+        self.generation += 1;
+    }
+
+    /// The routes to one replica.
+    #[inline]
+    pub(super) fn routes(&self, replica: Replica) -> &Routes {
+        match replica {
+            Replica::Head => &self.heads,
+            Replica::Tail => &self.tails,
+        }
     }
 
     /// Rows from `first` on, before `end`, that one link leads to.
     pub(super) fn rows_at_one_link(
         &self,
+        replica: Replica,
         layout: &Layout,
         first: u64,
         end: u64,
     ) -> (usize, RowRange) {
-        let link = self.link_of_row(layout, first);
+        let link_of = |row| self.routes(replica).link_of(layout.partition_of(row));
+        let link = link_of(first);
         let mut to = layout.rows_of(layout.partition_of(first)).end;
-        while to < end && self.link_of_row(layout, to) == link {
+        while to < end && link_of(to) == link {
             to = layout.rows_of(layout.partition_of(to)).end;
         }
         (link, RowRange::new(first, to.min(end)))
@@ -29,6 +81,9 @@ impl Core {
 
     /// Checks a list of keys: strictly ascending, and within a dense table.
     pub(super) fn check_keys(&self, table: TableIndex, keys: &[u64]) -> Result<(), RequestError> {
+        if self.tables[table.0].rows_lost {
+            return Err(RequestError::RowsLost);
+        }
         let disorder = keys.windows(2).position(|pair| pair[0] >= pair[1]);
         if let Some(at) = disorder {
             let (index, key) = (at + 1, keys[at + 1]);
@@ -50,7 +105,9 @@ impl Core {
         table: TableIndex,
         rows: RowRange,
     ) -> Result<(), RequestError> {
-        match self.tables[table.0].dense_rows() {
+        let state = &self.tables[table.0];
+        match state.dense_rows() {
+            _ if state.rows_lost => Err(RequestError::RowsLost),
             None => Err(RequestError::RangeOfSparse),
             Some(all) if rows.end > all => {
                 Err(RequestError::OutOfRange { row: rows.end - 1, rows: all })

@@ -27,6 +27,8 @@ pub(crate) struct TableState {
     pub(crate) dropped: bool,
     /// Where its workers' clocks are, if it keeps any.
     pub(super) clock: Option<TableClock>,
+    /// The only copy of its rows went with its server; until it is opened again.
+    pub(crate) rows_lost: bool,
 }
 
 /// Where the rows of one partition lie.
@@ -69,6 +71,7 @@ impl TableState {
             places: Vec::new(),
             dropped: false,
             clock: None,
+            rows_lost: false,
             entry,
         }
     }
@@ -138,13 +141,20 @@ impl Core {
         }
     }
 
-    /// Asks the first server of the map, which coordinates.
+    /// Asks a server about tables.
     pub(crate) fn ask_tables(
         &mut self,
         name: &str,
         request: &ClientRequest,
     ) -> Result<ClientReply, TableError> {
-        match self.servers[0].control.ask(request)? {
+        let (reply, asked_before) = self.ask_any(request)?;
+        match reply {
+            // It was dropped by the first try, whose answer was lost.
+            ClientReply::Refused { status: RefusalKind::UnknownTable {}, .. }
+                if asked_before && matches!(request, ClientRequest::DropTable { .. }) =>
+            {
+                Ok(ClientReply::Done {})
+            }
             ClientReply::Refused { status: RefusalKind::UnknownTable {}, .. } => {
                 Err(TableError::Unknown { name: name.to_owned() })
             }
@@ -165,11 +175,50 @@ impl Core {
         request: &ClientRequest,
     ) -> Result<ClientReply, TableError> {
         let found = self.servers.iter_mut().find(|known| known.id == server);
-        match found.ok_or(TableError::Unexpected)?.control.ask(request)? {
+        let control = found.and_then(|known| known.control.as_mut());
+        match control.ok_or(TableError::OutOfReach { server })?.ask(request)? {
             ClientReply::Refused { status, text } => {
                 Err(TableError::Refused { kind: status, text })
             }
             reply => Ok(reply),
+        }
+    }
+
+    /// Asks the servers that are reached, one after the other, until one answers; tries again as
+    /// long as requests are retried. Says whether somebody was asked before.
+    fn ask_any(&mut self, request: &ClientRequest) -> Result<(ClientReply, bool), TableError> {
+        let since = Instant::now();
+        let mut asked_before = false;
+        let mut failed = TableError::Unexpected;
+        loop {
+            for at in 0..self.servers.len() {
+                let Some(control) = &mut self.servers[at].control else { continue };
+                let passing = match control.ask(request) {
+                    Ok(ClientReply::Refused { status, text }) if is_passing(status) => {
+                        TableError::Refused { kind: status, text }
+                    }
+                    Ok(reply) => return Ok((reply, asked_before)),
+                    Err(error) => {
+                        // The server ends the links of a connection with it.
+                        self.servers[at].control = None;
+                        asked_before = true;
+                        error.into()
+                    }
+                };
+                failed = passing;
+            }
+            if since.elapsed() >= self.options.retry_for {
+                return Err(failed);
+            }
+            self.check_servers();
+            self.start_trouble();
+            let mut patience = None;
+            let generation = self.generation;
+            while self.generation == generation && since.elapsed() < self.options.retry_for {
+                if self.wait_a_little(&mut patience).is_err() {
+                    break;
+                }
+            }
         }
     }
 
@@ -185,6 +234,7 @@ impl Core {
             self.tables.push(TableState::new(table, self.map.partition_count()));
             self.tables.len() - 1
         }));
+        self.tables[index.0].rows_lost = false;
         self.join_clock(index)?;
         Ok(index)
     }
@@ -199,15 +249,39 @@ impl Core {
         let mut places = vec![None; self.map.partition_count() as usize];
         for link_at in 0..self.links.len() {
             let link = &self.links[link_at];
-            let request = ClientRequest::Locate { table: id, shard: link.shard };
             let server = &mut self.servers[link.server_at];
-            let located = match server.control.ask(&request) {
+            if server.left {
+                continue;
+            }
+            let request = ClientRequest::Locate { table: id, shard: link.shard };
+            let gone = RequestError::ServerGone { server: server.id };
+            let Some(control) = server.control.as_mut().filter(|_| !link.failed) else {
+                if self.tails.leads_to(link_at) {
+                    return Err(gone);
+                }
+                continue;
+            };
+            let located = match control.ask(&request) {
                 Ok(ClientReply::Located { places }) => places,
+                Ok(ClientReply::Refused { status, .. }) if is_passing(status) => {
+                    return Err(gone);
+                }
+                Ok(ClientReply::Refused { status: RefusalKind::UnknownTable {}, .. }) => {
+                    return Err(RequestError::NotCurrent { server: server.id });
+                }
                 Ok(ClientReply::Refused { text, .. }) => return Err(setup(text)),
                 Ok(_) => return Err(setup("unexpected answer to locate".to_owned())),
-                Err(error) => return Err(setup(chain(&error))),
+                Err(error) => {
+                    tracing::debug!(error = chain(&error), "a server is gone");
+                    server.control = None;
+                    self.check_servers();
+                    return Err(gone);
+                }
             };
             for at in located {
+                if self.tails.link_of(at.partition) != link_at {
+                    continue;
+                }
                 if !is_sound(&at, self.tables[table.0].row_len) {
                     return Err(setup("the server named an impossible place".to_owned()));
                 }
@@ -223,6 +297,16 @@ impl Core {
         self.tables[table.0].places = places;
         Ok(())
     }
+}
+
+/// Whether a refusal may be over soon.
+pub(super) fn is_passing(kind: RefusalKind) -> bool {
+    matches!(
+        kind,
+        RefusalKind::ShuttingDown {}
+            | RefusalKind::NoCoordinator {}
+            | RefusalKind::StaleEpoch { .. }
+    )
 }
 
 /// Whether a place makes sense for rows of `row_len` bytes.

@@ -50,6 +50,10 @@ pub(super) fn serve(shared: &Arc<Shared>, mut stream: ControlStream) -> Result<(
     let patient = stream.set_read_timeout(None);
     debug_assert!(patient.is_ok(), "the socket is open");
     while let Some(request) = stream.receive::<ClientRequest>()? {
+        if shared.is_stopping() {
+            let text = "the server is shutting down".to_owned();
+            return stream.send(&refused((RefusalKind::ShuttingDown {}, text)));
+        }
         if let ClientRequest::Join { address, shard_count, incarnation } = request {
             let entry = ServerEntry {
                 id: ServerId(0),
@@ -187,7 +191,11 @@ impl Connection {
                 let places = self
                     .shard(shard)?
                     .ask(|answer| ShardCommand::Locate { session, table, answer })
-                    .map_err(internal)?;
+                    .map_err(|text| {
+                        let is_known = cluster.tables().iter().any(|known| known.id == table);
+                        let kind = if is_known { RefusalKind::Internal {} } else { UNKNOWN_TABLE };
+                        (kind, text)
+                    })?;
                 ClientReply::Located { places }
             }
             ClientRequest::JoinClock { table, shard } => {
@@ -278,6 +286,9 @@ impl Drop for Connection {
         }
     }
 }
+
+/// What a table that nobody has is refused as.
+const UNKNOWN_TABLE: RefusalKind = RefusalKind::UnknownTable {};
 
 fn internal(text: String) -> Refusal {
     (RefusalKind::Internal {}, text)

@@ -102,8 +102,13 @@ fn acknowledged_pushes_survive_kill_nine_exactly_once() {
 /// Shared memory and TCP in turns; `None` when the server is gone already.
 fn connect(address: &str, life: u64) -> Option<Client> {
     let provider = if life.is_multiple_of(2) { Provider::Shm {} } else { Provider::Tcp {} };
-    let timeout = Duration::from_secs(10);
-    let options = ClientOptions { providers: vec![provider], timeout, ..ClientOptions::default() };
+    let options = ClientOptions {
+        providers: vec![provider],
+        timeout: Duration::from_secs(10),
+        // A client ends with its server, so that every life of it begins with what it found.
+        retry_for: Duration::ZERO,
+        ..ClientOptions::default()
+    };
     Client::connect_with(address, options).ok()
 }
 

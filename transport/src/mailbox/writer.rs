@@ -16,8 +16,8 @@ use crate::fabric::{
 #[error("the mailbox is full: wait for completions")]
 pub struct MailboxFull;
 
-/// Writes messages into one peer's mailbox. The mirror's bytes of a message stay untouched until
-/// [`MailboxWriter::release`] of its number.
+/// Writes messages into one peer's mailbox. The mirror holds every message, untouched until
+/// [`MailboxWriter::release`] of its number: what a lost peer never answered is read back from it.
 #[derive(Debug)]
 pub struct MailboxWriter {
     mirror: MemoryRegion,
@@ -29,11 +29,23 @@ pub struct MailboxWriter {
     /// Offset in the ring that `tail` is.
     at: u64,
     next_number: u32,
-    /// Message number and `tail` behind it, oldest first.
-    in_flight: VecDeque<(u32, u64, bool)>,
+    /// Oldest first.
+    in_flight: VecDeque<Posted>,
     in_flight_max: usize,
     /// Whether commit word and payload travel together.
     one_write: bool,
+}
+
+/// A message that is not released.
+#[derive(Clone, Copy, Debug)]
+struct Posted {
+    number: u32,
+    /// Its payload in the ring.
+    at: u64,
+    len: u64,
+    /// `tail` behind it.
+    end: u64,
+    is_released: bool,
 }
 
 impl MailboxWriter {
@@ -138,25 +150,50 @@ impl MailboxWriter {
                 Operation::WriteInline { bytes: word, remote }
             });
         }
-        self.tail += footprint(len);
         let behind = at + footprint(len);
         self.at = if behind == self.ring_len { 0 } else { behind };
+        self.tail += footprint(len);
         self.next_number = number.wrapping_add(1);
-        self.in_flight.push_back((number, self.tail, false));
+        self.in_flight.push_back(Posted {
+            number,
+            at: at + 8,
+            len,
+            end: self.tail,
+            is_released: false,
+        });
         Ok(number)
     }
 
     /// The peer has completed a message: its room is free once all before it are.
     #[inline]
     pub fn release(&mut self, number: u32) {
-        let Some((first, _, _)) = self.in_flight.front() else { return };
-        let index = number.wrapping_sub(*first) as usize;
-        let Some(entry) = self.in_flight.get_mut(index) else { return };
-        entry.2 = true;
-        while let Some((_, end, true)) = self.in_flight.front() {
-            self.head = *end;
+        let Some(first) = self.in_flight.front() else { return };
+        let index = number.wrapping_sub(first.number) as usize;
+        let Some(posted) = self.in_flight.get_mut(index) else { return };
+        posted.is_released = true;
+        while let Some(posted) = self.in_flight.front().filter(|posted| posted.is_released) {
+            self.head = posted.end;
             self.in_flight.pop_front();
         }
+    }
+
+    /// Appends the payload of a message that is not released to `into`; false for another.
+    pub fn read_back(&self, number: u32, into: &mut Vec<u8>) -> bool {
+        let Some(first) = self.in_flight.front() else { return false };
+        let index = number.wrapping_sub(first.number) as usize;
+        let posted = self.in_flight.get(index).filter(|posted| !posted.is_released);
+        let Some(posted) = posted else { return false };
+        let from = into.len();
+        #[expect(clippy::cast_possible_truncation, reason = "below ring_len, a u32")]
+        into.resize(from + posted.len as usize, 0);
+        self.mirror.pages.read(posted.at, &mut into[from..]);
+        true
+    }
+
+    /// The local region that mirrors the ring.
+    #[must_use]
+    pub fn mirror(&self) -> &MemoryRegion {
+        &self.mirror
     }
 
     /// Tells the reader that this side sleeps, or no longer (`epoch` as before).
@@ -204,6 +241,7 @@ impl MailboxWriter {
             for part in parts {
                 append(part);
             }
+            self.mirror.pages.write(at, &bytes[..used]);
             #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_LEN_MAX")]
             let total = total as usize;
             if let Some(word) = last {

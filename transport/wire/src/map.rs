@@ -109,6 +109,14 @@ impl ClusterMap {
     pub fn tail(&self, partition: PartitionId) -> Option<ServerId> {
         self.chains.get(partition.0 as usize)?.servers.last().copied()
     }
+
+    /// The replica to read a partition from: the last that holds all that was committed.
+    #[must_use]
+    pub fn read_tail(&self, partition: PartitionId) -> Option<ServerId> {
+        let chain = self.chains.get(partition.0 as usize)?;
+        let joining = usize::from(chain.tail_joining && chain.servers.len() > 1);
+        chain.servers.iter().rev().nth(joining).copied()
+    }
 }
 
 /// The shard of a server that owns a partition there.

@@ -1,0 +1,222 @@
+//! A client lives through restarts of its server: what it pushed is there once, what it pulls is
+//! what it pushed, and what cannot be saved is said.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use windlass_client::{
+    Client, ClientOptions, Durability, Element, PendingPush, Provider, PullOptions, PushOptions,
+    RequestError, Table, TableSchema,
+};
+use windlass_engine::{Server, ServerConfig};
+
+const PROVIDERS: [Provider; 2] = [Provider::Shm {}, Provider::Tcp {}];
+const RESTARTS: usize = 6;
+const DENSE_ROWS: u64 = 20_000;
+
+fn config(listen: SocketAddr, provider: Provider, data: Option<PathBuf>) -> ServerConfig {
+    ServerConfig {
+        listen,
+        providers: vec![provider],
+        shards: 2,
+        memory_len_max: 1 << 30,
+        data_dir: data,
+        ..ServerConfig::default()
+    }
+}
+
+/// Starts a server, also where one was a moment ago.
+fn start(listen: SocketAddr, provider: Provider, data: Option<&Path>) -> Server {
+    let mut patience = 200;
+    loop {
+        match Server::start(config(listen, provider, data.map(Path::to_owned))) {
+            Ok(server) => return server,
+            Err(error) => {
+                patience -= 1;
+                assert!(patience > 0, "{error}");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+}
+
+fn anywhere() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+fn connect(server: &Server, provider: Provider) -> Client {
+    let options = ClientOptions { providers: vec![provider], ..ClientOptions::default() };
+    Client::connect_with(server.advertised(), options).unwrap()
+}
+
+fn kept(schema: TableSchema) -> TableSchema {
+    TableSchema { durability: Durability::Sync {}, ..schema }
+}
+
+/// What one client pushes while its server comes and goes.
+struct Pusher {
+    counted: Table<i64>,
+    dense: Table<f64>,
+    pending: VecDeque<PendingPush<i64>>,
+    next: u64,
+    rounds: u64,
+}
+
+impl Pusher {
+    /// One round of everything: keys that nobody pushes twice, a range by reference, a prepared
+    /// range, and pulls that see what was acknowledged.
+    fn round(&mut self, client: &Client, prepared: &mut windlass_client::Prepared<f64>) {
+        let options = PushOptions::default();
+        for _ in 0..20 {
+            let keys: Vec<u64> = (self.next..self.next + 7).collect();
+            self.next += 7;
+            self.pending.push_back(self.counted.push(&keys, &[1; 7], &options).unwrap());
+            if self.pending.len() > 8 {
+                self.pending.pop_front().unwrap().wait().unwrap();
+            }
+        }
+        let mut rows = client.allocate::<f64>(6000).unwrap();
+        rows.fill(1.0);
+        let (back, outcome) = self.dense.push_rows(0..6000, rows, &options).unwrap().wait_rows();
+        outcome.unwrap();
+        assert_eq!(back.unwrap()[5999], 1.0);
+        prepared.values_mut().unwrap().fill(1.0);
+        prepared.push(&options).unwrap();
+        prepared.wait().unwrap();
+        self.rounds += 1;
+        let pull = PullOptions::default();
+        let range = self.dense.pull(0..DENSE_ROWS, &pull).unwrap().wait().unwrap();
+        assert_eq!(range[..6000], vec![self.rounds as f64; 6000][..]);
+        assert_eq!(range[12_000..], vec![self.rounds as f64; 8000][..]);
+        let some = self.dense.pull(&[0, 5999, 13_000], &pull).unwrap().wait().unwrap();
+        assert_eq!(some, [self.rounds as f64; 3]);
+    }
+}
+
+#[test]
+fn pushes_across_restarts_are_applied_once() {
+    for provider in PROVIDERS {
+        let data = tempfile::tempdir().unwrap();
+        let server = start(anywhere(), provider, Some(data.path()));
+        let address = server.address();
+        let client = connect(&server, provider);
+        let schema = kept(TableSchema::sparse(i64::DTYPE, 1));
+        let counted = client.create_table::<i64>("counted", &schema).unwrap();
+        let schema = kept(TableSchema::dense(f64::DTYPE, DENSE_ROWS, 1));
+        let dense = client.create_table::<f64>("dense", &schema).unwrap();
+        let mut prepared = dense.prepare(12_000..DENSE_ROWS).unwrap();
+        let mut pusher = Pusher { counted, dense, pending: VecDeque::new(), next: 0, rounds: 0 };
+
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let (done, path) = (&done, data.path());
+            let restarting = scope.spawn(move || {
+                let mut server = Some(server);
+                for pause in 0..RESTARTS {
+                    std::thread::sleep(Duration::from_millis(40));
+                    drop(server.take());
+                    std::thread::sleep(Duration::from_millis(15 * (pause as u64 % 3)));
+                    server = Some(start(address, provider, Some(path)));
+                }
+                done.store(true, Ordering::Release);
+                server
+            });
+            while !done.load(Ordering::Acquire) {
+                pusher.round(&client, &mut prepared);
+            }
+            let server = restarting.join().unwrap();
+            pusher.round(&client, &mut prepared);
+            client.wait_all().unwrap();
+            assert!(client.counters().reconnects >= 1, "{:?}", client.counters());
+            let keys: Vec<u64> = (0..pusher.next).collect();
+            for keys in keys.chunks(10_000) {
+                let pulled = pusher.counted.pull(keys, &PullOptions::default()).unwrap();
+                let counts = pulled.wait().unwrap();
+                assert!(counts.iter().all(|count| *count == 1), "{provider:?}: {counts:?}");
+            }
+            drop(server);
+        });
+    }
+}
+
+#[test]
+fn a_partition_without_a_server_is_an_error_that_says_so() {
+    for provider in PROVIDERS {
+        let data = tempfile::tempdir().unwrap();
+        let server = start(anywhere(), provider, Some(data.path()));
+        let address = server.address();
+        let options = ClientOptions {
+            providers: vec![provider],
+            retry_for: Duration::from_millis(200),
+            ..ClientOptions::default()
+        };
+        let client = Client::connect_with(server.advertised(), options).unwrap();
+        let schema = kept(TableSchema::dense(f32::DTYPE, 10, 1));
+        let table = client.create_table::<f32>("t", &schema).unwrap();
+        let push = PushOptions::default();
+        table.push(&[1], &[1.0], &push).unwrap().wait().unwrap();
+        drop(server);
+        let pushed = table.push(&[1], &[1.0], &push).and_then(PendingPush::wait);
+        assert!(matches!(pushed, Err(RequestError::PartitionUnavailable { .. })), "{pushed:?}");
+        let pulled = table.pull(0..10, &PullOptions::default()).and_then(|pull| pull.wait());
+        assert!(matches!(pulled, Err(RequestError::PartitionUnavailable { .. })), "{pulled:?}");
+        // It goes on when the server is there again; what was given up is not sent.
+        let server = start(address, provider, Some(data.path()));
+        table.push(&[1], &[1.0], &push).unwrap().wait().unwrap();
+        assert_eq!(table.pull(&[1], &PullOptions::default()).unwrap().wait().unwrap(), [2.0]);
+        drop(server);
+    }
+}
+
+#[test]
+fn rows_that_went_with_their_server_are_told_and_not_taken_for_zero() {
+    for provider in PROVIDERS {
+        let data = tempfile::tempdir().unwrap();
+        let server = start(anywhere(), provider, Some(data.path()));
+        let address = server.address();
+        let client = connect(&server, provider);
+        let memory = TableSchema::dense(f32::DTYPE, 10, 1);
+        let lost = client.create_table::<f32>("lost", &memory).unwrap();
+        let there = client.create_table::<f32>("there", &kept(memory.clone())).unwrap();
+        let push = PushOptions::default();
+        for table in [&lost, &there] {
+            table.push(&[1], &[1.0], &push).unwrap().wait().unwrap();
+        }
+        drop(server);
+        let server = start(address, provider, Some(data.path()));
+        let pull = PullOptions::default();
+        assert_eq!(there.pull(&[1], &pull).unwrap().wait().unwrap(), [1.0]);
+        let outcome = lost.push(&[1], &[1.0], &push).and_then(PendingPush::wait);
+        assert!(matches!(outcome, Err(RequestError::RowsLost)), "{outcome:?}");
+        let again = client.create_table::<f32>("lost", &memory).unwrap();
+        lost.push(&[1], &[1.0], &push).unwrap().wait().unwrap();
+        assert_eq!(again.pull(0..2, &pull).unwrap().wait().unwrap(), [0.0, 1.0]);
+        drop(server);
+    }
+}
+
+#[test]
+fn tables_are_made_and_found_while_a_server_restarts() {
+    let provider = Provider::Shm {};
+    let data = tempfile::tempdir().unwrap();
+    let server = start(anywhere(), provider, Some(data.path()));
+    let address = server.address();
+    let client = connect(&server, provider);
+    drop(server);
+    let path = data.path().to_owned();
+    let starting = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(30));
+        start(address, provider, Some(&path))
+    });
+    let schema = kept(TableSchema::dense(f32::DTYPE, 10, 1));
+    client.create_table::<f32>("late", &schema).unwrap();
+    assert_eq!(client.list_tables().unwrap().len(), 1);
+    client.drop_table("late").unwrap();
+    drop(starting.join().unwrap());
+}

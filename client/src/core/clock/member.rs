@@ -1,0 +1,228 @@
+//! Being a worker of a table: joining its clock, again wherever a shard may know less, and telling
+//! the shards when a round is finished.
+
+use windlass_wire::{
+    RequestHeader, RequestKind, WorkerClock,
+    control::{ClientReply, ClientRequest},
+};
+
+use super::{TableClock, is_clocked};
+use crate::{
+    config::PushOptions,
+    core::{
+        Core, RequestId, TableIndex,
+        connect::chain,
+        requests::NOBODY,
+        send::{Message, Values},
+        tables::is_passing,
+    },
+    error::{RequestError, TableError},
+};
+
+impl Core {
+    /// Becomes a worker of a table that keeps clocks, if this client has a rank: its clock is at
+    /// least the one that the table's other workers are at.
+    pub(in crate::core) fn join_clock(&mut self, table: TableIndex) -> Result<(), TableError> {
+        if !is_clocked(&self.tables[table.0].entry.schema) || self.tables[table.0].clock.is_some() {
+            return Ok(());
+        }
+        self.tables[table.0].clock = Some(TableClock { lines: Vec::new(), owes: false });
+        let mut least = None;
+        for link in 0..self.links.len() {
+            let clock = match self.join_at(table, link) {
+                Ok(clock) => clock,
+                // It is joined once it is reached.
+                Err(error) if self.may_pass(&error) => continue,
+                Err(error) => {
+                    self.tables[table.0].clock = None;
+                    return Err(error);
+                }
+            };
+            least = Some(least.map_or(clock, |least: WorkerClock| least.min(clock)));
+            if self.options.rank.is_some() {
+                self.clock = self.clock.max(clock);
+            }
+        }
+        if self.options.rank.is_some() && least.is_some_and(|least| least < self.clock) {
+            // Shards that saw less of this job must not hold the others up.
+            let told = self.announce(table).and_then(|request| self.wait_for(request));
+            told.map_err(|error| TableError::Clock { source: Box::new(error) })?;
+        }
+        Ok(())
+    }
+
+    /// Joins a table's clock at one shard; returns the clock this worker has there.
+    fn join_at(&mut self, table: TableIndex, at: usize) -> Result<WorkerClock, TableError> {
+        let id = self.tables[table.0].entry.id;
+        let link = &self.links[at];
+        let request = ClientRequest::JoinClock { table: id, shard: link.shard };
+        let server = &mut self.servers[link.server_at];
+        let control = server.control.as_mut().filter(|_| !link.failed);
+        let asked = control.ok_or(TableError::OutOfReach { server: server.id })?.ask(&request);
+        if asked.is_err() {
+            // The server ends the links of a connection with it.
+            server.control = None;
+            self.check_servers();
+        }
+        let place = match asked? {
+            ClientReply::ClockJoined { place } => place,
+            ClientReply::Refused { status, text } => {
+                return Err(TableError::Refused { kind: status, text });
+            }
+            _ => return Err(TableError::Unexpected),
+        };
+        let line = self.line_at(at, &place).ok_or(TableError::Unexpected)?;
+        if let Some(clock) = &mut self.tables[table.0].clock {
+            if clock.lines.len() <= at {
+                clock.lines.resize(at + 1, None);
+            }
+            clock.lines[at] = Some(line);
+        }
+        Ok(place.clock)
+    }
+
+    /// Joins every table's clock where a link was made anew: its shard may know less of this worker.
+    pub(in crate::core) fn rejoin_clocks(&mut self) {
+        for table in (0..self.tables.len()).map(TableIndex) {
+            if self.tables[table.0].dropped || self.tables[table.0].clock.is_none() {
+                continue;
+            }
+            for link in 0..self.links.len() {
+                if self.links[link].is_open()
+                    && self.line(table, link).is_none()
+                    && let Err(error) = self.rejoin(table, link)
+                {
+                    tracing::debug!(error = chain(&error), "a clock is not joined");
+                }
+            }
+        }
+    }
+
+    pub(super) fn rejoin(&mut self, table: TableIndex, link: usize) -> Result<(), TableError> {
+        let known = self.join_at(table, link)?;
+        if let Some(clock) = &mut self.tables[table.0].clock
+            && self.options.rank.is_some()
+            && known < self.clock
+        {
+            clock.owes = true;
+        }
+        Ok(())
+    }
+
+    /// Tells shards that knew less of this worker where it is. What it pushed before has been sent.
+    /// Returns whether all of them are told.
+    pub(in crate::core) fn settle_clocks(&mut self) -> bool {
+        let mut settled = true;
+        for table in (0..self.tables.len()).map(TableIndex) {
+            let owes = self.tables[table.0].clock.as_ref().is_some_and(|clock| clock.owes);
+            if !owes || self.tables[table.0].dropped {
+                continue;
+            }
+            let told = !self.holds_back(table)
+                && (0..self.links.len()).all(|link| {
+                    if self.line(table, link).is_none() {
+                        return true;
+                    }
+                    let header = self.clock_header(table);
+                    let (keys, values, reply) = (&[][..], Values::None, None);
+                    let message = Message { request: NOBODY, header, keys, values, reply };
+                    self.write_now(link, &message)
+                });
+            if let Some(clock) = &mut self.tables[table.0].clock {
+                clock.owes = !told;
+            }
+            settled &= told;
+        }
+        settled
+    }
+
+    /// An empty push over the whole of every table that keeps clocks: the worker has finished a
+    /// round.
+    pub(crate) fn advance_clock(&mut self) -> Result<RequestId, RequestError> {
+        let tables = self.tables.iter();
+        let clocked = tables.filter(|table| !table.dropped && table.clock.is_some()).count();
+        if clocked > 0 && self.options.rank.is_none() {
+            return Err(RequestError::NoRank);
+        }
+        self.clock.0 += 1;
+        let request = self.begin(None, false)?;
+        let mut sent = Ok(());
+        for table in (0..self.tables.len()).map(TableIndex) {
+            sent = sent.and_then(|()| self.send_clock(table, request));
+        }
+        self.end_sending(request);
+        sent.map(|()| request)
+    }
+
+    /// Tells the shards of one table where this worker is.
+    fn announce(&mut self, table: TableIndex) -> Result<RequestId, RequestError> {
+        let request = self.begin(None, false)?;
+        let sent = self.send_clock(table, request);
+        self.end_sending(request);
+        sent.map(|()| request)
+    }
+
+    fn send_clock(&mut self, table: TableIndex, request: RequestId) -> Result<(), RequestError> {
+        let state = &self.tables[table.0];
+        if state.dropped || state.clock.is_none() {
+            return Ok(());
+        }
+        for link in 0..self.links.len() {
+            if self.servers[self.links[link].server_at].left {
+                continue;
+            }
+            if self.links[link].is_open() && self.line(table, link).is_none() {
+                match self.join_at(table, link) {
+                    Err(error) if !self.may_pass(&error) => {
+                        return Err(RequestError::Setup { text: chain(&error) });
+                    }
+                    Ok(_) | Err(_) => {}
+                }
+            }
+            let header = self.clock_header(table);
+            let message = Message { request, header, keys: &[], values: Values::None, reply: None };
+            if self.holds_back(table) {
+                // It goes to all links, once what is before it can be sent.
+                return self.put_off(self.route(link), &message);
+            }
+            let route = self.route(link);
+            self.send(route, &message)?;
+        }
+        Ok(())
+    }
+
+    fn clock_header(&mut self, table: TableIndex) -> RequestHeader {
+        let options = PushOptions { clock: Some(self.clock), ..PushOptions::default() };
+        self.header(RequestKind::AdvanceClock, table, &options)
+    }
+
+    /// Whether pushes to a table wait to be sent again: a clock that overtook them would promise
+    /// what is not there.
+    pub(in crate::core) fn holds_back(&self, table: TableIndex) -> bool {
+        let id = self.tables[table.0].entry.id;
+        self.backlog.iter().any(|kept| kept.header.kind.pushes() && kept.header.table == id)
+    }
+
+    /// Whether an operation that failed so may succeed once servers are reached again.
+    pub(super) fn may_pass(&self, error: &TableError) -> bool {
+        !self.options.retry_for.is_zero()
+            && match error {
+                TableError::Control(_) | TableError::OutOfReach { .. } => true,
+                TableError::Refused { kind, .. } => is_passing(*kind),
+                _ => false,
+            }
+    }
+
+    /// Nobody waits for this client any more. Best effort: servers notice by themselves, later.
+    pub(in crate::core) fn leave_clocks(&mut self) {
+        let works = self.tables.iter().any(|table| table.clock.is_some() && !table.dropped);
+        if !works || self.options.rank.is_none() || !self.says_farewell {
+            return;
+        }
+        for server in &mut self.servers {
+            if let Some(control) = server.control.as_mut().filter(|control| !control.is_closed()) {
+                let _ = control.ask::<_, ClientReply>(&ClientRequest::LeaveClocks {});
+            }
+        }
+    }
+}

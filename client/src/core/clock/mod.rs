@@ -1,0 +1,79 @@
+//! Workers' clocks: tables that bound staleness publish their slowest worker's clock at every shard,
+//! and a pull that has to wait polls it there, one-sidedly, before it reads.
+
+mod member;
+mod wait;
+
+use windlass_transport::{RemoteAddress, RemoteKey, fabric::PeerBytes};
+use windlass_wire::{Aggregation, ClockLine, Consistency, TableSchema, control::ClockPlace};
+
+use super::{Core, TableIndex};
+
+/// Work ids with this bit are polls of a clock.
+pub(super) const CLOCK_READ: u64 = 1 << 62;
+
+/// Bytes of a line, as a chunk of the staging area.
+const LINE_LEN: u64 = ClockLine::LEN as u64;
+
+/// A table's clocks, by link.
+#[derive(Debug)]
+pub(super) struct TableClock {
+    /// `None` where it has to be asked for again.
+    lines: Vec<Option<Line>>,
+    /// Shards that knew less of this worker have to be told its clock, behind what it pushed.
+    owes: bool,
+}
+
+/// Where one shard publishes a clock.
+#[derive(Clone, Copy, Debug)]
+struct Line {
+    at: RemoteAddress,
+    /// In place, when it is this host's memory.
+    view: Option<PeerBytes>,
+    /// As it was read last.
+    seen: ClockLine,
+}
+
+/// A poll under way; there is one at a time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Poll {
+    /// Counts polls, so that an answer to one given up is not taken for the next one's.
+    number: u64,
+    link: usize,
+    /// Whether it succeeded, once it has completed.
+    completed: Option<bool>,
+}
+
+/// Whether a table's workers keep clocks.
+pub(super) fn is_clocked(schema: &TableSchema) -> bool {
+    schema.consistency != (Consistency::Eventual {})
+        || schema.aggregation != (Aggregation::Immediate {})
+}
+
+impl Core {
+    /// What is known of a table's clock at a link.
+    fn line(&self, table: TableIndex, link: usize) -> Option<Line> {
+        self.tables[table.0].clock.as_ref()?.lines.get(link).copied().flatten()
+    }
+
+    /// Clocks at a link are not in view any more.
+    pub(super) fn forget_lines(&mut self, link: usize) {
+        for clock in self.tables.iter_mut().filter_map(|table| table.clock.as_mut()) {
+            if let Some(line) = clock.lines.get_mut(link) {
+                *line = None;
+            }
+        }
+    }
+
+    fn line_at(&mut self, link: usize, place: &ClockPlace) -> Option<Line> {
+        let end = place.offset.checked_add(LINE_LEN)?;
+        if end > place.region.len || !place.offset.is_multiple_of(8) {
+            return None;
+        }
+        let address = place.region.address.wrapping_add(place.offset);
+        let at = RemoteAddress { key: RemoteKey(place.region.key), address };
+        let link = &self.links[link];
+        let view = self.transports[link.transport].view(link.queue_pair, at, LINE_LEN);
+        Some(Line { at, view, seen: ClockLine { minimum: 0, tau: 0, live: 0 } })
+    }
+}

@@ -1,0 +1,300 @@
+//! Messages that have to be sent again: their server is gone, or refused them for an old map.
+//!
+//! A push stays with the client until it is acknowledged: in flight, its bytes are in the mailbox's
+//! mirror and its values in the memory they were pushed from; otherwise it is here.
+
+use windlass_wire::{Place, RequestHeader, RowRange, Rows, Sequence};
+
+use super::{
+    Core, RegionId, RequestId, TableIndex,
+    link::{Held, InFlight},
+    push::index,
+    requests::{Failure, NOBODY, Reply},
+};
+
+/// A message to be sent again.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) request: RequestId,
+    /// Epoch and places are filled in when it is sent.
+    pub(super) header: RequestHeader,
+    /// Empty for a range.
+    pub(super) keys: Vec<u64>,
+    pub(super) values: KeptValues,
+    /// Where pulled rows go.
+    pub(super) reply: Option<(RegionId, u64)>,
+}
+
+/// The values of a kept push.
+#[derive(Debug)]
+pub(super) enum KeptValues {
+    None,
+    Inline(Vec<u8>),
+    At { region: RegionId, offset: u64, held: Held },
+}
+
+impl Kept {
+    pub(super) fn sequence(&self) -> Sequence {
+        self.header.sequence
+    }
+
+    /// Memory it holds here, in bytes.
+    pub(super) fn len(&self) -> usize {
+        let values = match &self.values {
+            KeptValues::Inline(bytes) => bytes.len(),
+            KeptValues::None | KeptValues::At { .. } => 0,
+        };
+        size_of::<Self>() + self.keys.len() * 8 + values
+    }
+
+    fn row_len(&self) -> usize {
+        self.header.width as usize * self.header.dtype.size()
+    }
+
+    /// The first row, to name a partition by.
+    pub(super) fn first_row(&self) -> u64 {
+        match self.header.rows {
+            Rows::Range { first } => first,
+            Rows::Keys => self.keys.first().copied().unwrap_or(0),
+        }
+    }
+}
+
+impl Core {
+    /// Takes a message that its server did not carry out, or that has no answer, out of the mailbox
+    /// of its link. False when its bytes make no sense, which is a bug.
+    pub(super) fn keep_in_flight(&mut self, link_at: usize, in_flight: InFlight) {
+        let mut bytes = Vec::new();
+        let link = &self.links[link_at];
+        let found = link.writer.read_back(in_flight.number, &mut bytes);
+        let split = bytes.split_first_chunk::<{ RequestHeader::LEN }>();
+        let decoded = split.filter(|_| found).and_then(|(header, body)| {
+            Some((RequestHeader::decode(header, body.len() as u64).ok()?, body))
+        });
+        let Some((header, body)) = decoded else {
+            unreachable!("the mirror holds every message in flight as it was written");
+        };
+        let (keys, inline) = body.split_at(index(header.keys_len()));
+        let region_of = |place: Place| match link.shared.region_of(place) {
+            Some(found) => found,
+            None => unreachable!("messages name regions that were shared with their link"),
+        };
+        let values = match header.values {
+            Some(place) => {
+                let (region, offset) = region_of(place);
+                KeptValues::At { region, offset, held: in_flight.held }
+            }
+            None if inline.is_empty() => KeptValues::None,
+            None => KeptValues::Inline(inline.to_vec()),
+        };
+        let reply = header.reply.map(region_of);
+        let keys = keys.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect();
+        self.keep(Kept { request: in_flight.request, header, keys, values, reply });
+    }
+
+    /// Keeps a message until it can be sent.
+    pub(super) fn keep(&mut self, kept: Kept) {
+        if let Some(request) = self.requests.find_mut(kept.request) {
+            request.kept_since.get_or_insert_with(std::time::Instant::now);
+        }
+        self.backlog_len += kept.len();
+        self.backlog.push_back(kept);
+        self.start_trouble();
+    }
+
+    /// Gives up on messages whose requests were tried for too long.
+    pub(super) fn expire_kept(&mut self) {
+        let patience = self.options.retry_for;
+        let requests = &self.requests;
+        let is_over = |kept: &Kept| {
+            let since = requests.find(kept.request).and_then(|request| request.kept_since);
+            kept.request != NOBODY && since.is_none_or(|since| since.elapsed() >= patience)
+        };
+        if !self.backlog.iter().any(is_over) {
+            return;
+        }
+        let (over, left) = std::mem::take(&mut self.backlog).into_iter().partition(is_over);
+        self.backlog = left;
+        let over: std::collections::VecDeque<Kept> = over;
+        for kept in over {
+            let partition = self.partition_of_kept(&kept);
+            self.drop_kept(kept, Failure::Unavailable { partition });
+        }
+    }
+
+    /// Ends a kept message.
+    pub(super) fn drop_kept(&mut self, kept: Kept, failure: Failure) {
+        self.backlog_len = self.backlog_len.saturating_sub(kept.len());
+        if let KeptValues::At { held, .. } = kept.values {
+            self.release(held);
+        }
+        self.end_part(kept.request, Some(failure));
+    }
+
+    /// Gives memory of a message back.
+    pub(super) fn release(&mut self, held: Held) {
+        match held {
+            Held::Nothing => {}
+            Held::Chunk(chunk) => self.memory.release(chunk),
+            Held::Region(region) => self.remove_region(region),
+        }
+    }
+
+    /// The table of a message.
+    pub(super) fn table_of(&self, kept: &Kept) -> Option<TableIndex> {
+        let id = kept.header.table;
+        self.tables.iter().position(|table| table.entry.id == id).map(TableIndex)
+    }
+
+    fn partition_of_kept(&self, kept: &Kept) -> windlass_wire::PartitionId {
+        let table = self.table_of(kept);
+        table.map_or_else(Default::default, |table| {
+            self.tables[table.0].layout.partition_of(kept.first_row())
+        })
+    }
+
+    /// Splits a message by where its rows lie now. Each piece goes to one link; pieces of pushes
+    /// have the sequence of the whole, which is right because no two of them share a partition.
+    pub(super) fn split(&mut self, kept: Kept) -> Vec<(usize, Kept)> {
+        let Some(table) = self.table_of(&kept) else {
+            // Forgotten here; any server knows as much.
+            return vec![(0, kept)];
+        };
+        let layout = self.tables[table.0].layout;
+        let routes = if kept.header.kind.pushes() { &self.heads } else { &self.tails };
+        let link_of = |row: u64| routes.link_of(layout.partition_of(row));
+        let mut pieces: Vec<(usize, Piece)> = Vec::new();
+        match kept.header.rows {
+            Rows::Range { first } => {
+                let end = first + u64::from(kept.header.row_count);
+                let mut row = first;
+                while row < end {
+                    let link = link_of(row);
+                    let to = layout.rows_of(layout.partition_of(row)).end.min(end);
+                    match pieces.last_mut() {
+                        Some((last, Piece::Range(range))) if *last == link => range.end = to,
+                        _ => pieces.push((link, Piece::Range(RowRange::new(row, to)))),
+                    }
+                    row = to;
+                }
+            }
+            Rows::Keys => {
+                for (at, key) in kept.keys.iter().enumerate() {
+                    let link = link_of(*key);
+                    match pieces.iter_mut().find(|(of, _)| *of == link) {
+                        Some((_, Piece::Rows(rows))) => rows.push(at),
+                        _ => pieces.push((link, Piece::Rows(vec![at]))),
+                    }
+                }
+            }
+        }
+        match pieces.len() {
+            0 => vec![(0, kept)],
+            1 => vec![(pieces[0].0, kept)],
+            _ => self.cut(kept, &pieces),
+        }
+    }
+
+    fn cut(&mut self, kept: Kept, pieces: &[(usize, Piece)]) -> Vec<(usize, Kept)> {
+        self.backlog_len = self.backlog_len.saturating_sub(kept.len());
+        if let Some(request) = self.requests.find_mut(kept.request) {
+            request.parts_left += u32::try_from(pieces.len() - 1).unwrap_or(0);
+        }
+        if let Some((region, offset)) = kept.reply {
+            self.reorder_reply(&kept, region, offset, pieces);
+        }
+        let row_len = kept.row_len();
+        let first = kept.first_row();
+        let mut cut = Vec::with_capacity(pieces.len());
+        let mut before = 0;
+        for (link, piece) in pieces {
+            let mut header = kept.header;
+            let (rows, keys) = match piece {
+                Piece::Range(range) => {
+                    header.rows = Rows::Range { first: range.start };
+                    let from = index(range.start - first);
+                    ((from..from + index(range.count())).collect(), Vec::new())
+                }
+                Piece::Rows(rows) => {
+                    (rows.clone(), rows.iter().map(|row| kept.keys[*row]).collect())
+                }
+            };
+            header.row_count = super::push::count_of(rows.len() as u64);
+            let values = self.values_of(&kept, &rows, row_len);
+            let reply = kept.reply.map(|(region, offset)| (region, offset + before));
+            before += (rows.len() * row_len) as u64;
+            let piece = Kept { request: kept.request, header, keys, values, reply };
+            self.backlog_len += piece.len();
+            cut.push((*link, piece));
+        }
+        if let KeptValues::At { held, .. } = kept.values {
+            self.release(held);
+        }
+        cut
+    }
+
+    /// The values of some rows of a message, in memory of their own unless the user's is as good.
+    fn values_of(&mut self, kept: &Kept, rows: &[usize], row_len: usize) -> KeptValues {
+        let mut gathered = vec![0; rows.len() * row_len];
+        match &kept.values {
+            KeptValues::None => return KeptValues::None,
+            KeptValues::Inline(bytes) => {
+                for (to, row) in gathered.chunks_exact_mut(row_len).zip(rows) {
+                    to.copy_from_slice(&bytes[row * row_len..][..row_len]);
+                }
+                return KeptValues::Inline(gathered);
+            }
+            KeptValues::At { region, offset, held } => {
+                let contiguous = rows.windows(2).all(|pair| pair[1] == pair[0] + 1);
+                if contiguous && *held == Held::Nothing {
+                    let from = (rows.first().copied().unwrap_or(0) * row_len) as u64;
+                    let (region, offset, held) = (*region, offset + from, *held);
+                    return KeptValues::At { region, offset, held };
+                }
+                let pages = self.memory.pages(*region);
+                for (to, row) in gathered.chunks_exact_mut(row_len).zip(rows) {
+                    pages.read(offset + (row * row_len) as u64, to);
+                }
+            }
+        }
+        match self.region_with(&gathered) {
+            Some(region) => KeptValues::At { region, offset: 0, held: Held::Region(region) },
+            // Without memory they go in the message, as far as it has room.
+            None => KeptValues::Inline(gathered),
+        }
+    }
+
+    /// Rows of a pull that is cut come in the order of its pieces.
+    fn reorder_reply(
+        &mut self,
+        kept: &Kept,
+        region: RegionId,
+        offset: u64,
+        pieces: &[(usize, Piece)],
+    ) {
+        let row_len = kept.row_len() as u64;
+        debug_assert!(self.memory.staging().is_ok_and(|staging| staging == region));
+        let Some(request) = self.requests.find_mut(kept.request) else { return };
+        let Reply::Staged { chunk, row_count, positions } = &mut request.reply else { return };
+        let from = index((offset - chunk.offset) / row_len);
+        if positions.is_empty() {
+            positions.extend(0..*row_count);
+        }
+        let before: Vec<u32> = positions[from..from + kept.keys.len()].to_vec();
+        let order = pieces.iter().flat_map(|(_, piece)| match piece {
+            Piece::Rows(rows) => rows.as_slice(),
+            Piece::Range(_) => &[],
+        });
+        for (to, row) in positions[from..].iter_mut().zip(order) {
+            *to = before[*row];
+        }
+    }
+}
+
+/// Rows of a message that one link leads to.
+#[derive(Debug)]
+enum Piece {
+    Range(RowRange),
+    /// Indices of its keys.
+    Rows(Vec<usize>),
+}

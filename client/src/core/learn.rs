@@ -1,0 +1,65 @@
+//! Learning the map in force, from whoever answers.
+
+use std::{collections::VecDeque, time::Duration};
+
+use windlass_wire::{
+    ClusterMap,
+    control::{ClientReply, ClientRequest},
+};
+
+use super::{
+    Core,
+    connect::{ask, chain},
+};
+use crate::error::ConnectError;
+
+impl Core {
+    /// The newest map that somebody knows. Asks one after the other, beginning with another at each
+    /// attempt, until one answers: who has not heard of a change yet is not asked next time.
+    pub(super) fn learn_map(&mut self, attempt: usize, limit: Duration) -> Option<ClusterMap> {
+        let mut known = self.known_addresses();
+        let count = known.len().max(1);
+        known.rotate_left(attempt % count);
+        for address in known {
+            match self.ask_map(&address, limit) {
+                Ok(map) if map.epoch >= self.map.epoch && !map.chains.is_empty() => {
+                    return Some(map);
+                }
+                Ok(map) => tracing::debug!(address, epoch = map.epoch.0, "an old map"),
+                Err(error) => tracing::debug!(address, error = chain(&error), "no map"),
+            }
+        }
+        None
+    }
+
+    fn ask_map(&mut self, address: &str, limit: Duration) -> Result<ClusterMap, ConnectError> {
+        let (mut control, _) = self.greet(address, Some(limit))?;
+        match ask(&mut control, &ClientRequest::Map {})? {
+            ClientReply::Map { map } => Ok(map),
+            _ => Err(ConnectError::Unexpected { address: address.to_owned() }),
+        }
+    }
+
+    /// Servers that are reached, then whatever the user named, then the others.
+    fn known_addresses(&self) -> VecDeque<String> {
+        let is_reached = |id| {
+            let server = self.servers.iter().find(|server| server.id == id);
+            server.is_some_and(|server| {
+                !server.left && !server.links().any(|link| self.links[link].failed)
+            })
+        };
+        let (reached, others): (Vec<_>, Vec<_>) =
+            self.map.servers.iter().partition(|server| is_reached(server.id));
+        let mut known = VecDeque::new();
+        let named = self.addresses.iter().cloned();
+        for address in (reached.iter().map(|server| server.address.clone()))
+            .chain(named)
+            .chain(others.iter().map(|server| server.address.clone()))
+        {
+            if !known.contains(&address) {
+                known.push_back(address);
+            }
+        }
+        known
+    }
+}

@@ -1,0 +1,252 @@
+//! Going on after a server is gone, or the map has changed: learn the map, settle what was sent
+//! under the old one, connect, send again what was not acknowledged, in order.
+//!
+//! Duplicate suppression keeps the highest sequence of a session and partition. So nothing new is
+//! sent to a partition before everything older is answered, or its link is gone and it is sent
+//! again first.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use windlass_wire::{ClusterMap, Epoch, RequestKind, map::ServerState};
+
+use super::{Core, backoff::Backoff, kept::Kept, send::Written};
+
+/// How long answers to what was sent under the old map are waited for, before links are cut.
+const SETTLE_MAX: Duration = Duration::from_secs(5);
+
+/// Trouble that comes back so soon is the same one.
+const CALM: Duration = Duration::from_millis(100);
+
+/// What keeps messages from being sent.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    phase: Phase,
+    backoff: Backoff,
+    attempts: usize,
+    /// When it was over, as far as could be told.
+    over: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The map is to be learned, when it is time.
+    Learn,
+    /// This map is to be installed once everything in flight is settled.
+    Settle { map: ClusterMap, since: Instant },
+    /// What was kept is being sent.
+    Resend,
+}
+
+impl Trouble {
+    fn new(now: Instant) -> Self {
+        Self { phase: Phase::Learn, backoff: Backoff::new(now), attempts: 0, over: None }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.over.is_some()
+    }
+}
+
+impl Core {
+    /// Whether something keeps messages from being sent.
+    #[inline]
+    pub(super) fn in_trouble(&self) -> bool {
+        self.trouble.as_ref().is_some_and(|trouble| !trouble.is_over())
+    }
+
+    /// Something has to be sent again, or a server is gone.
+    pub(super) fn start_trouble(&mut self) {
+        if self.options.retry_for.is_zero() || self.in_trouble() {
+            return;
+        }
+        let now = Instant::now();
+        let recent = self
+            .trouble
+            .take()
+            .filter(|trouble| trouble.over.is_some_and(|over| now.duration_since(over) < CALM));
+        self.trouble = Some(match recent {
+            Some(trouble) => Trouble { over: None, phase: Phase::Learn, ..trouble },
+            None => Trouble::new(now),
+        });
+    }
+
+    /// One step out of trouble. Blocks only to ask others, for bounded times.
+    pub(super) fn recover(&mut self) {
+        // While a step runs there is no trouble: what it meets starts the next one.
+        let Some(mut trouble) = self.trouble.take() else { return };
+        if trouble.is_over() {
+            self.trouble = Some(trouble);
+            return;
+        }
+        let now = Instant::now();
+        if let Phase::Learn = trouble.phase {
+            self.expire_kept();
+            if trouble.backoff.is_due(now) {
+                let learned = self.learn_map(trouble.attempts, trouble.backoff.limit());
+                trouble.attempts += 1;
+                let random = self.random();
+                trouble.backoff.fail(Instant::now(), random);
+                if let Some(map) = learned {
+                    self.settling = true;
+                    trouble.phase = Phase::Settle { map, since: now };
+                }
+            }
+        }
+        if let Phase::Settle { map, since } = &mut trouble.phase
+            && self.is_settled(map, *since)
+        {
+            let map = std::mem::take(map);
+            trouble.phase = Phase::Resend;
+            self.install(map, now);
+        }
+        let is_whole = matches!(trouble.phase, Phase::Resend) && self.resend() && {
+            self.settling = false;
+            trouble.phase = Phase::Learn;
+            self.settle_clocks() && self.backlog.is_empty() && self.is_reached()
+        };
+        let worse = self.trouble.take().is_some();
+        if is_whole && !worse {
+            trouble.over = Some(Instant::now());
+        } else if worse && !matches!(trouble.phase, Phase::Settle { .. }) {
+            trouble.phase = Phase::Learn;
+            self.settling = false;
+        }
+        self.trouble = Some(trouble);
+    }
+
+    /// Looks for a newer map: a server is silent, and others may know why.
+    pub(super) fn suspect(&mut self, attempt: usize) {
+        if self.in_trouble() || self.options.retry_for.is_zero() {
+            return;
+        }
+        let limit = Backoff::new(Instant::now()).limit();
+        let newer = self.learn_map(attempt, limit).filter(|map| map.epoch > self.map.epoch);
+        if let Some(map) = newer {
+            self.start_trouble();
+            if let Some(trouble) = &mut self.trouble {
+                self.settling = true;
+                trouble.phase = Phase::Settle { map, since: Instant::now() };
+            }
+        }
+    }
+
+    /// Whether everything in flight that the new map concerns is answered, or its link is gone.
+    fn is_settled(&mut self, map: &ClusterMap, since: Instant) -> bool {
+        let patience_is_over = since.elapsed() >= SETTLE_MAX;
+        let changes = map.epoch != self.map.epoch;
+        let mut settled = true;
+        for at in 0..self.links.len() {
+            let link = &self.links[at];
+            if link.failed || link.in_flight.is_empty() {
+                continue;
+            }
+            let concerned = changes || link.refused;
+            let server = &self.servers[link.server_at];
+            let entry = map.server(server.id).filter(|entry| entry.state != ServerState::Down);
+            let replaced = entry.is_none_or(|entry| {
+                let before = self.map.server(server.id).map(|entry| entry.incarnation);
+                entry.incarnation != server.incarnation && before != Some(entry.incarnation)
+            });
+            if replaced || (concerned && patience_is_over) {
+                self.fail_link(at);
+            } else {
+                settled &= !concerned;
+            }
+        }
+        settled
+    }
+
+    fn install(&mut self, map: ClusterMap, now: Instant) {
+        let (before, epoch) = (self.map.epoch, map.epoch);
+        self.map = map;
+        let all = self.reach_servers(now);
+        for link in &mut self.links {
+            link.resumes |= link.refused;
+            link.refused = false;
+        }
+        self.route_partitions();
+        for table in &mut self.tables {
+            table.places.clear();
+        }
+        self.rejoin_clocks();
+        if epoch > before && before > Epoch(0) {
+            tracing::info!(epoch = epoch.0, all, "the cluster map changed");
+        }
+    }
+
+    /// Whether every server of the map is reached and every partition has a head.
+    fn is_reached(&self) -> bool {
+        let in_force = self.map.servers.iter().filter(|entry| entry.state != ServerState::Down);
+        let mut servers = in_force.map(|entry| self.servers.iter().find(|s| s.id == entry.id));
+        servers.all(|server| {
+            server.is_some_and(|server| !server.links().any(|link| self.links[link].failed))
+        }) && self.map.chains.iter().all(|chain| !chain.servers.is_empty())
+    }
+
+    /// Sends what was kept, in the order of its sequences; what has nowhere to go stays. False when
+    /// a mailbox is full: the rest goes later, and nothing new before.
+    fn resend(&mut self) -> bool {
+        let mut waiting = std::mem::take(&mut self.backlog);
+        waiting.make_contiguous().sort_by_key(Kept::sequence);
+        let mut left = VecDeque::new();
+        let mut all = true;
+        'messages: while let Some(kept) = waiting.pop_front() {
+            let table = kept.header.table;
+            let is_behind =
+                |other: &Kept| other.header.kind.pushes() && other.header.table == table;
+            if kept.header.kind == RequestKind::AdvanceClock && left.iter().any(is_behind) {
+                left.push_back(kept);
+                continue;
+            }
+            let mut pieces = self.split(kept).into_iter();
+            while let Some((link, piece)) = pieces.next() {
+                match self.write_kept(link, piece) {
+                    Written::Done => {}
+                    Written::Nowhere(piece) => left.push_back(piece),
+                    Written::Full(piece) => {
+                        for (_, piece) in pieces.rev() {
+                            waiting.push_front(piece);
+                        }
+                        waiting.push_front(piece);
+                        all = false;
+                        break 'messages;
+                    }
+                }
+            }
+        }
+        left.append(&mut waiting);
+        // What failed meanwhile was kept anew.
+        left.append(&mut self.backlog);
+        self.backlog = left;
+        all
+    }
+
+    /// Writes a kept message to a link. Clocks go to every link that is open: any may have become
+    /// the head of rows.
+    fn write_kept(&mut self, link: usize, kept: Kept) -> Written {
+        if kept.header.kind != RequestKind::AdvanceClock {
+            return self.write_again(link, kept);
+        }
+        let open: Vec<usize> =
+            (0..self.links.len()).filter(|at| self.links[*at].is_open()).collect();
+        let Some((last, others)) = open.split_last() else { return Written::Nowhere(kept) };
+        for link in others {
+            let copy = Kept {
+                request: kept.request,
+                header: kept.header,
+                keys: Vec::new(),
+                values: super::kept::KeptValues::None,
+                reply: None,
+            };
+            if let Written::Done = self.write_again(*link, copy)
+                && let Some(request) = self.requests.find_mut(kept.request)
+            {
+                request.parts_left += 1;
+            }
+        }
+        self.write_again(*last, kept)
+    }
+}

@@ -1,0 +1,303 @@
+//! Writing messages into mailboxes, or putting them off while their server is out of reach.
+
+use std::sync::atomic::{Ordering, fence};
+
+use windlass_transport::{QueuePairState, error::chain, mailbox::MailboxFull};
+use windlass_wire::{Checksum, Place, RequestHeader, RequestKind, ServerId};
+
+use super::{
+    Core, RegionId, RequestId,
+    kept::{Kept, KeptValues},
+    link::{Held, InFlight},
+    push::index,
+};
+use crate::error::RequestError;
+
+/// The values of one message.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Values<'a> {
+    None,
+    Inline(&'a [u8]),
+    At { region: RegionId, offset: u64, held: Held },
+}
+
+/// One message.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Message<'a> {
+    pub(super) request: RequestId,
+    /// Places are filled in once it is known which link it goes by.
+    pub(super) header: RequestHeader,
+    pub(super) keys: &'a [u64],
+    pub(super) values: Values<'a>,
+    /// Where pulled rows go.
+    pub(super) reply: Option<(RegionId, u64)>,
+}
+
+/// A link as it was chosen: by the routes of this generation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Route {
+    pub(super) link: usize,
+    pub(super) generation: u64,
+}
+
+/// What came of writing a kept message.
+#[derive(Debug)]
+pub(super) enum Written {
+    Done,
+    /// Its server is out of reach.
+    Nowhere(Kept),
+    /// The mailbox is full.
+    Full(Kept),
+}
+
+/// Why a header could not be made for a link.
+enum Unsealed {
+    LinkFailed,
+    Setup(RequestError),
+}
+
+impl Core {
+    /// The route by a link, as of now.
+    #[inline]
+    pub(super) fn route(&self, link: usize) -> Route {
+        Route { link, generation: self.generation }
+    }
+
+    /// Writes one message into its link's mailbox, waiting for room, and counts it as a part of its
+    /// request.
+    pub(super) fn send(&mut self, route: Route, message: &Message<'_>) -> Result<(), RequestError> {
+        if !self.takes(route) {
+            return self.put_off(route, message);
+        }
+        let inline = match message.values {
+            Values::Inline(bytes) => bytes,
+            Values::None | Values::At { .. } => &[],
+        };
+        let bytes = match self.seal(route.link, message, inline) {
+            Ok(bytes) => bytes,
+            Err(Unsealed::LinkFailed) => return self.put_off(route, message),
+            Err(Unsealed::Setup(error)) => {
+                self.release(message.held());
+                return Err(error);
+            }
+        };
+        let mut patience = None;
+        while self.write(route.link, &bytes, message, inline).is_err() {
+            if let Err(error) = self.wait_a_little(&mut patience) {
+                self.release(message.held());
+                return Err(error);
+            }
+            if !self.takes(route) {
+                return self.put_off(route, message);
+            }
+        }
+        if let Some(request) = self.requests.find_mut(message.request) {
+            request.parts_left += 1;
+        }
+        self.push_out(route.link);
+        Ok(())
+    }
+
+    /// Writes a kept message, which counts as a part already.
+    pub(super) fn write_again(&mut self, link: usize, kept: Kept) -> Written {
+        if !self.links.get(link).is_some_and(super::link::Link::is_open) {
+            return Written::Nowhere(kept);
+        }
+        let (values, inline) = match &kept.values {
+            KeptValues::None => (Values::None, &[][..]),
+            KeptValues::Inline(bytes) => (Values::Inline(bytes), bytes.as_slice()),
+            KeptValues::At { region, offset, held } => {
+                (Values::At { region: *region, offset: *offset, held: *held }, &[][..])
+            }
+        };
+        let mut header = kept.header;
+        header.epoch = self.map.epoch;
+        let message =
+            Message { request: kept.request, header, keys: &kept.keys, values, reply: kept.reply };
+        let Ok(bytes) = self.seal(link, &message, inline) else {
+            return Written::Nowhere(kept);
+        };
+        if self.write(link, &bytes, &message, inline).is_err() {
+            return Written::Full(kept);
+        }
+        self.backlog_len = self.backlog_len.saturating_sub(kept.len());
+        self.counters.resent += 1;
+        self.push_out(link);
+        Written::Done
+    }
+
+    /// Writes a message that no user waits for, if its link takes it at once.
+    pub(super) fn write_now(&mut self, link: usize, message: &Message<'_>) -> bool {
+        if !self.links[link].is_open() {
+            return false;
+        }
+        let Ok(bytes) = self.seal(link, message, &[]) else { return false };
+        let written = self.write(link, &bytes, message, &[]).is_ok();
+        self.push_out(link);
+        written
+    }
+
+    /// Whether new messages may go by a route.
+    #[inline]
+    fn takes(&self, route: Route) -> bool {
+        route.generation == self.generation
+            && !self.settling
+            && self.links.get(route.link).is_some_and(super::link::Link::is_open)
+    }
+
+    /// Keeps a message that cannot be sent now.
+    #[cold]
+    pub(super) fn put_off(
+        &mut self,
+        route: Route,
+        message: &Message<'_>,
+    ) -> Result<(), RequestError> {
+        if self.options.retry_for.is_zero() {
+            self.release(message.held());
+            let server = self.links.get(route.link).map_or(ServerId(0), |link| link.server);
+            return Err(RequestError::ServerGone { server });
+        }
+        if let Some(request) = self.requests.find_mut(message.request) {
+            request.parts_left += 1;
+        }
+        let values = match message.values {
+            Values::None => KeptValues::None,
+            Values::Inline(bytes) => KeptValues::Inline(bytes.to_vec()),
+            Values::At { region, offset, held } => KeptValues::At { region, offset, held },
+        };
+        let keys = message.keys.to_vec();
+        let (request, header, reply) = (message.request, message.header, message.reply);
+        self.keep(Kept { request, header, keys, values, reply });
+        Ok(())
+    }
+
+    /// The header as this link's server is to read it.
+    fn seal(
+        &mut self,
+        link_at: usize,
+        message: &Message<'_>,
+        inline: &[u8],
+    ) -> Result<[u8; RequestHeader::LEN], Unsealed> {
+        let mut header = message.header;
+        if let Values::At { region, offset, .. } = message.values {
+            header.values = Some(self.place_of(link_at, region, offset)?);
+        }
+        if let Some((region, offset)) = message.reply {
+            header.reply = Some(self.place_of(link_at, region, offset)?);
+        }
+        header.resumes = self.links[link_at].resumes && is_ordered(header.kind);
+        let mut bytes = header.encode();
+        let keys: &[u8] = bytemuck::cast_slice(message.keys);
+        RequestHeader::seal(&mut bytes, Checksum::of(keys).append(inline));
+        Ok(bytes)
+    }
+
+    /// Writes one message, if there is room.
+    fn write(
+        &mut self,
+        link_at: usize,
+        header: &[u8; RequestHeader::LEN],
+        message: &Message<'_>,
+        inline: &[u8],
+    ) -> Result<(), MailboxFull> {
+        let keys: &[u8] = bytemuck::cast_slice(message.keys);
+        let link = &mut self.links[link_at];
+        let wake = link.take_wake();
+        match link.writer.write(&[header, keys, inline], wake, &mut link.sender) {
+            Ok(number) => {
+                let (request, held) = (message.request, message.held());
+                link.in_flight.push_back(InFlight { number, request, held });
+                link.resumes &= !is_ordered(message.header.kind);
+                Ok(())
+            }
+            Err(full) => {
+                if wake {
+                    // It was not sent with this message: it has to be with the next.
+                    link.woken_epoch = link.woken_epoch.wrapping_sub(1);
+                }
+                Err(full)
+            }
+        }
+    }
+
+    /// Posts what was written, and wakes the shard if it fell asleep meanwhile.
+    fn push_out(&mut self, link_at: usize) {
+        self.flush(link_at);
+        // The shard may have gone to sleep since its epoch was looked at, without seeing the message;
+        // nobody promises to poll again. It tells, then looks: this side writes, then looks.
+        fence(Ordering::SeqCst);
+        let link = &mut self.links[link_at];
+        if !link.failed && link.sender.room() > 2 && link.take_wake() {
+            link.writer.write_wake(&mut link.sender);
+            self.flush(link_at);
+        }
+    }
+
+    /// How the server of a link names a place in one of the client's regions.
+    fn place_of(
+        &mut self,
+        link_at: usize,
+        region: RegionId,
+        offset: u64,
+    ) -> Result<Place, Unsealed> {
+        let link = &mut self.links[link_at];
+        let remote = match link.shared.find(region) {
+            Some(remote) => remote,
+            None => {
+                let setup = |error: &dyn std::error::Error| {
+                    Unsealed::Setup(RequestError::Setup { text: chain(error) })
+                };
+                let registered = self
+                    .memory
+                    .registered(region, link.transport, &mut self.transports)
+                    .map_err(|error| setup(&error))?;
+                let transport = self.transports[link.transport].as_mut();
+                match transport.share(link.queue_pair, &registered) {
+                    Ok(remote) => {
+                        link.shared.insert(region, remote);
+                        remote
+                    }
+                    Err(_) if transport.state(link.queue_pair) == QueuePairState::Error => {
+                        self.fail_link(link_at);
+                        return Err(Unsealed::LinkFailed);
+                    }
+                    Err(error) => return Err(setup(&error)),
+                }
+            }
+        };
+        Ok(Place { key: remote.key.0, address: remote.address.wrapping_add(offset) })
+    }
+
+    /// Bytes from which values go by reference on a link.
+    #[inline]
+    pub(super) fn by_reference_len(&self, link: usize) -> u64 {
+        self.links.get(link).map_or(BY_REFERENCE_LEN, |link| link.by_reference_len)
+    }
+}
+
+/// Values longer than this are staged for servers that are not known yet.
+const BY_REFERENCE_LEN: u64 = 16 << 10;
+
+/// Whether a shard carries these out in the order they were first sent in.
+fn is_ordered(kind: RequestKind) -> bool {
+    kind.pushes() || kind == RequestKind::AdvanceClock
+}
+
+impl Message<'_> {
+    fn held(&self) -> Held {
+        match self.values {
+            Values::At { held, .. } => held,
+            Values::None | Values::Inline(_) => Held::Nothing,
+        }
+    }
+}
+
+impl Core {
+    /// Copies values out of a registered region into a buffer that has to be given back.
+    pub(super) fn copy_registered(&mut self, region: RegionId, offset: u64, len: u64) -> Vec<u8> {
+        let mut bytes = std::mem::take(&mut self.scratch.values);
+        bytes.resize(index(len), 0);
+        self.memory.pages(region).read(offset, &mut bytes);
+        bytes
+    }
+}

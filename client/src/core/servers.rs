@@ -1,0 +1,200 @@
+//! The servers of the map: connecting to those that are new or came back, leaving the others.
+
+use std::time::{Duration, Instant};
+
+use windlass_transport::control::{ANSWER_TIMEOUT, ControlStream};
+use windlass_wire::{
+    Durability, Incarnation, ServerId, ShardId,
+    control::Provider,
+    map::{ServerEntry, ServerState},
+};
+
+use super::{
+    Core,
+    backoff::Backoff,
+    connect::{Welcome, chain},
+    requests::Failure,
+};
+use crate::error::ConnectError;
+
+/// A server the client has, or had, a control connection to.
+#[derive(Debug)]
+pub(crate) struct ServerLink {
+    pub(crate) id: ServerId,
+    pub(super) incarnation: Incarnation,
+    /// `None` while it is out of reach.
+    pub(crate) control: Option<ControlStream>,
+    pub(crate) provider: Provider,
+    pub(crate) shard_count: u16,
+    /// Index of its first shard's link.
+    pub(crate) first_link: usize,
+    /// Why better providers are not used, a sentence each.
+    pub(crate) notes: Vec<String>,
+    /// The map does not have it any more.
+    pub(super) left: bool,
+    /// When to connect again.
+    pub(super) backoff: Backoff,
+}
+
+impl ServerLink {
+    /// Indices of its links.
+    pub(super) fn links(&self) -> std::ops::Range<usize> {
+        self.first_link..self.first_link + usize::from(self.shard_count)
+    }
+}
+
+impl Core {
+    /// Connects to a server of the map and links to all its shards. `limit` bounds every step.
+    pub(super) fn reach(
+        &mut self,
+        entry: &ServerEntry,
+        limit: Option<Duration>,
+        greeted: Option<(ControlStream, Welcome)>,
+    ) -> Result<(), ConnectError> {
+        let address = &entry.address;
+        let (mut control, welcome) = match greeted {
+            Some(greeted) => greeted,
+            None => self.greet(address, limit)?,
+        };
+        if welcome.server != entry.id || welcome.shard_count == 0 {
+            return Err(ConnectError::Unexpected { address: address.clone() });
+        }
+        let mut notes = welcome.notes;
+        let (provider, transport) =
+            self.choose_provider(&welcome.providers, &control, &mut notes)?;
+        let known = self.servers.iter().position(|known| known.id == entry.id);
+        let known = known.filter(|at| self.servers[*at].shard_count == welcome.shard_count);
+        let server_at = known.unwrap_or(self.servers.len());
+        // What was in flight is settled by being sent again.
+        let before = known.map_or(0..0, |at| self.servers[at].links());
+        for link in before {
+            self.fail_link(link);
+        }
+        let mut links = Vec::with_capacity(usize::from(welcome.shard_count));
+        for shard in (0..welcome.shard_count).map(ShardId) {
+            match self.link(&mut control, (entry.id, server_at), (provider, transport), shard) {
+                Ok(link) => links.push(link),
+                Err(error) => {
+                    for link in links {
+                        self.transports[transport].disconnect(link.queue_pair);
+                        self.end_registrations(&link);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        // The server is patient from here on, and so is the client.
+        let _ = control.set_read_timeout(Some(ANSWER_TIMEOUT));
+        let server = ServerLink {
+            id: entry.id,
+            incarnation: welcome.incarnation,
+            control: Some(control),
+            provider,
+            shard_count: welcome.shard_count,
+            first_link: known.map_or(self.links.len(), |at| self.servers[at].first_link),
+            notes,
+            left: false,
+            backoff: Backoff::new(Instant::now()),
+        };
+        match known {
+            None => {
+                self.links.extend(links);
+                self.servers.push(server);
+            }
+            Some(at) => {
+                let before = std::mem::replace(&mut self.servers[at], server);
+                for (at, link) in before.links().zip(links) {
+                    let old = std::mem::replace(&mut self.links[at], link);
+                    self.end_registrations(&old);
+                }
+                self.counters.reconnects += 1;
+                if before.incarnation != self.servers[at].incarnation {
+                    self.note_new_life();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the servers those of the map. Returns whether all of them are reached.
+    pub(super) fn reach_servers(&mut self, now: Instant) -> bool {
+        for at in 0..self.servers.len() {
+            let entry = self.map.server(self.servers[at].id);
+            if entry.is_none_or(|entry| entry.state == ServerState::Down) {
+                self.leave(at);
+            }
+        }
+        let mut reached = true;
+        for entry in self.map.servers.clone() {
+            if entry.state == ServerState::Down {
+                continue;
+            }
+            let known = self.servers.iter().position(|known| known.id == entry.id);
+            let (limit, is_due) = match known.map(|at| &self.servers[at]) {
+                Some(server) if !self.needs_reaching(server) => continue,
+                Some(server) => (server.backoff.limit(), server.backoff.is_due(now)),
+                None => (Backoff::new(now).limit(), true),
+            };
+            if !is_due {
+                reached = false;
+                continue;
+            }
+            if let Err(error) = self.reach(&entry, Some(limit), None) {
+                tracing::debug!(server = entry.id.0, error = chain(&error), "not reached");
+                reached = false;
+                let random = self.random();
+                if let Some(at) = known {
+                    self.servers[at].backoff.fail(Instant::now(), random);
+                }
+            }
+        }
+        reached
+    }
+
+    /// Ends everything with a server.
+    fn leave(&mut self, at: usize) {
+        if self.servers[at].left {
+            return;
+        }
+        self.servers[at].left = true;
+        self.servers[at].control = None;
+        for link in self.servers[at].links() {
+            self.fail_link(link);
+        }
+    }
+
+    fn needs_reaching(&self, server: &ServerLink) -> bool {
+        server.left
+            || server.control.is_none()
+            || server.links().any(|link| self.links[link].failed)
+    }
+
+    /// A server came back as a new process. Where there is one copy of each row, those of tables
+    /// that are kept in memory only are gone: going on as if they were zero would be worse than to
+    /// say so.
+    fn note_new_life(&mut self) {
+        if self.map.replicas > 1 {
+            return;
+        }
+        let mut lost = Vec::new();
+        for table in &mut self.tables {
+            if table.entry.schema.durability == (Durability::Memory {}) {
+                table.rows_lost = true;
+                lost.push(table.entry.id);
+            }
+        }
+        for kept in std::mem::take(&mut self.backlog) {
+            if lost.contains(&kept.header.table) {
+                self.drop_kept(kept, Failure::RowsLost);
+            } else {
+                self.backlog.push_back(kept);
+            }
+        }
+    }
+
+    /// A number to spread retries by.
+    pub(super) fn random(&mut self) -> u64 {
+        self.random = windlass_wire::map::mix(self.random);
+        self.random
+    }
+}

@@ -1,6 +1,8 @@
 //! Connecting to servers as every command does, and telling apart why it failed.
 
-use windlass_client::{Client, ClientOptions, ConnectError, Provider, RequestError, TableError};
+use windlass_client::{
+    Client, ClientOptions, ConnectError, Provider, RequestError, TableError, WorkerRank,
+};
 
 use crate::train::message::Connection;
 
@@ -28,9 +30,18 @@ pub enum RemoteError {
 
 /// Connects.
 pub fn connect(connection: &Connection) -> Result<Client, RemoteError> {
+    connect_as(connection, None)
+}
+
+/// Connects as a worker of that rank, if there is one.
+pub fn connect_as(
+    connection: &Connection,
+    rank: Option<WorkerRank>,
+) -> Result<Client, RemoteError> {
     let defaults = ClientOptions::default();
     let verbs = connection.verbs.config().unwrap_or_else(|_| defaults.verbs.clone());
-    let mut options = ClientOptions { token: connection.token.clone(), verbs, ..defaults };
+    let token = connection.token.clone();
+    let mut options = ClientOptions { token, rank, verbs, ..defaults };
     if let Some(name) = &connection.transport {
         options.providers.retain(|provider: &Provider| provider.name() == name);
     }

@@ -66,6 +66,13 @@ fn a_sparse_table_takes_any_key_and_a_dropped_one_is_gone() {
     assert_eq!(pulled["rows"][0]["values"], value!([-1.0]));
     assert_eq!(call(&["table", "show", "e"])["kind"], "sparse");
 
+    call(&["table", "create", "bounded", "--consistency", "bounded:4"]);
+    let changed = call(&["table", "set", "bounded", "--consistency", "sequential"]);
+    assert_eq!(changed["consistency"], "sequential");
+    assert_eq!(call(&["table", "show", "bounded"])["consistency"], "sequential");
+    refuse(1, &["table", "set", "e", "--consistency", "bounded:1"]);
+    call(&["table", "drop", "bounded"]);
+
     let text = refuse(1, &["pull", "nothing", "1"]);
     assert!(text.contains("\"nothing\"") && text.contains("there are e"), "{text}");
     let text = refuse(2, &["push", "e", "1=2,3"]);

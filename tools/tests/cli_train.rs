@@ -109,6 +109,43 @@ fn one_synchronous_worker_is_reproducible_to_the_bit() {
 }
 
 #[test]
+fn workers_wait_for_a_straggler_as_their_table_says() {
+    let folder = folder();
+    let at = folder.path();
+    json(at, &["gen", "ctr", "--out", "d.svm", "--examples", "4000", "--json"]);
+    let idle = |consistency: &str| -> Vec<f64> {
+        let result = json(
+            at,
+            &[
+                "train",
+                "sparse-lr",
+                "--data",
+                "d.svm",
+                "--workers",
+                "2",
+                "--batch",
+                "100",
+                "--straggler",
+                "10",
+                "--consistency",
+                consistency,
+                "--json",
+            ],
+        );
+        assert_eq!(result["examples"], 4000);
+        assert_eq!(result["consistency"], consistency);
+        result["idle"].as_array().unwrap().iter().map(|idle| idle.as_f64().unwrap()).collect()
+    };
+    let [slow, fast] = idle("sequential")[..] else { panic!("one of each worker") };
+    assert!(fast > 0.0 && fast > slow, "{slow} {fast}");
+    // Each has 20 batches: nobody is ever so far ahead.
+    assert_eq!(idle("bounded:1000"), [0.0, 0.0]);
+    assert_eq!(idle("eventual"), [0.0, 0.0]);
+    let text = fails(at, 2, &["train", "sparse-lr", "--data", "d.svm", "--consistency", "bounded"]);
+    assert!(text.contains("bounded:N"), "{text}");
+}
+
+#[test]
 fn malformed_lines_are_named_counted_and_fatal_only_if_strict() {
     let folder = folder();
     let at = folder.path();

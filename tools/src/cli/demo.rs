@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use windlass_client::Consistency;
+
 use super::{Failure, Output, train};
 use crate::{
     data::{ClickModel, ClickOptions},
@@ -76,6 +78,8 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
         l1: 6.0,
         l2: 1.0,
         synchronous: false,
+        consistency: Consistency::Eventual {},
+        straggler_ms: 0,
         seed: arguments.seed,
         strict: true,
         table: "demo".to_owned(),

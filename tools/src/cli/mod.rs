@@ -5,6 +5,7 @@ mod checkpoint;
 mod completions;
 pub mod config;
 mod connection;
+mod consistency;
 mod demo;
 mod doctor;
 mod export;

@@ -1,11 +1,11 @@
-//! `windlass table {create,list,show,drop}`.
+//! `windlass table {create,list,show,set,drop}`.
 
 use serde::Serialize;
 use windlass_client::{
     Client, Consistency, DataType, Durability, TableEntry, TableKind, TableSchema, UpdateRule,
 };
 
-use super::{ExitStatus, Failure, Output, connection::ConnectionArguments};
+use super::{ExitStatus, Failure, Output, connection::ConnectionArguments, consistency};
 use crate::{
     remote::{self, RemoteError},
     report::table as report,
@@ -24,6 +24,16 @@ pub(crate) enum TableCommand {
     Show {
         /// The table
         name: String,
+        #[command(flatten)]
+        connection: ConnectionArguments,
+    },
+    /// Change a table that is in use
+    Set {
+        /// The table
+        name: String,
+        /// How far its workers may be apart from now on: sequential or bounded:N
+        #[arg(long, value_name = "MODEL", value_parser = consistency::parse)]
+        consistency: Consistency,
         #[command(flatten)]
         connection: ConnectionArguments,
     },
@@ -65,6 +75,9 @@ pub(crate) struct CreateArguments {
     /// disk); the last two need servers with --data-dir
     #[arg(long, value_name = "LEVEL", value_parser = durability, default_value = "memory")]
     durability: Durability,
+    /// How far workers with a rank may be apart: sequential, bounded:N (rounds) or eventual
+    #[arg(long, value_name = "MODEL", value_parser = consistency::parse, default_value = "eventual")]
+    consistency: Consistency,
     #[command(flatten)]
     connection: ConnectionArguments,
 }
@@ -103,6 +116,12 @@ pub(crate) fn run(command: &TableCommand, output: Output) -> Result<(), Failure>
             let table = TableResult::of(&find(&client, name)?);
             output.result(&table, || show_text(&table))
         }
+        TableCommand::Set { name, consistency, connection } => {
+            let client = connect(connection)?;
+            let entry = client.set_consistency(name, *consistency).map_err(remote)?;
+            let table = TableResult::of(&entry);
+            output.result(&table, || show_text(&table))
+        }
         TableCommand::Drop { name, connection } => {
             let client = connect(connection)?;
             client.drop_table(name).map_err(remote)?;
@@ -120,6 +139,7 @@ fn create(arguments: &CreateArguments, output: Output) -> Result<(), Failure> {
         kind,
         rule: arguments.rule,
         durability: arguments.durability,
+        consistency: arguments.consistency,
         ..TableSchema::sparse(arguments.dtype, arguments.width)
     };
     schema.validate().map_err(|error| Failure::new(ExitStatus::Usage, error))?;
@@ -174,11 +194,7 @@ impl TableResult {
             width: schema.width,
             dtype: schema.dtype.name(),
             rule: schema.rule.to_string(),
-            consistency: match schema.consistency {
-                Consistency::Sequential {} => "sequential".to_owned(),
-                Consistency::Bounded { tau } => format!("bounded:{tau}"),
-                Consistency::Eventual {} => "eventual".to_owned(),
-            },
+            consistency: consistency::text(schema.consistency),
             replicas: schema.replicas,
             durability: match schema.durability {
                 Durability::Memory {} => "memory".to_owned(),

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use windlass_client::Consistency;
 use windlass_wire::control::Provider;
 
-use super::{ExitStatus, Failure, Output, connection::Means, progress};
+use super::{ExitStatus, Failure, Output, connection::Means, consistency, progress};
 use crate::{
     data::ReadError,
     report::{Plot, Scale, TrainResult, plot, svg, table, units},
@@ -88,6 +89,12 @@ struct Method {
     /// Wait for each push before the next pull
     #[arg(long)]
     synchronous: bool,
+    /// How far workers may be apart: sequential, bounded:N (a batch is a round), or eventual
+    #[arg(long, value_name = "MODEL", default_value = "eventual", value_parser = consistency::parse, conflicts_with = "synchronous")]
+    consistency: Consistency,
+    /// Slow worker 0 down by so many milliseconds a batch, to see what the others wait
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    straggler: u64,
     /// Seed of the order of examples
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -137,6 +144,8 @@ fn sparse_lr(arguments: &Arguments, output: Output) -> Result<(), Failure> {
         l1: arguments.method.l1,
         l2: arguments.method.l2,
         synchronous: arguments.method.synchronous,
+        consistency: arguments.method.consistency,
+        straggler_ms: arguments.method.straggler,
         seed: arguments.method.seed,
         strict: arguments.strict,
         table: arguments.cluster.table.clone(),
@@ -151,7 +160,7 @@ fn sparse_lr(arguments: &Arguments, output: Output) -> Result<(), Failure> {
     if let Some(path) = &arguments.svg {
         svg::write(&plot, path).map_err(Failure::failed)?;
     }
-    let result = result(&trained);
+    let result = result(&trained, arguments.method.consistency);
     output.result(&result, || text(&trained, &result))?;
     if arguments.plot { output.text(&plot.render(72, 12)) } else { Ok(()) }
 }
@@ -198,7 +207,7 @@ pub(crate) fn loss_plot(trained: &Trained, best: Option<f64>) -> Plot {
     }
 }
 
-pub(crate) fn result(trained: &Trained) -> TrainResult {
+fn result(trained: &Trained, consistency: Consistency) -> TrainResult {
     TrainResult {
         examples: trained.done.examples,
         examples_per_s: examples_per_s(trained),
@@ -208,6 +217,8 @@ pub(crate) fn result(trained: &Trained) -> TrainResult {
         bytes_pushed: trained.done.bytes_pushed,
         bytes_pulled: trained.done.bytes_pulled,
         skipped_lines: trained.skipped_lines,
+        consistency: consistency::text(consistency),
+        idle: trained.idle.clone(),
     }
 }
 
@@ -267,6 +278,11 @@ fn text(trained: &Trained, result: &TrainResult) -> String {
         ("pull p50, p99", latency(&trained.pull_latency)),
         ("push p50, p99", latency(&trained.push_latency)),
     ];
+    if trained.idle.iter().any(|&idle| idle > 0.0) {
+        let each: Vec<String> =
+            trained.idle.iter().map(|idle| format!("{:.0}%", idle * 100.0)).collect();
+        rows.push(("waiting, by worker", each.join(" ")));
+    }
     if result.skipped_lines > 0 {
         rows.push(("malformed lines", units::grouped(result.skipped_lines)));
     }

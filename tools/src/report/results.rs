@@ -59,6 +59,10 @@ pub struct TrainResult {
     pub bytes_pulled: u64,
     /// Malformed lines passed over in one reading of each file.
     pub skipped_lines: u64,
+    /// How far workers may be apart: `sequential`, `bounded:N` or `eventual`.
+    pub consistency: String,
+    /// Of each worker's time, the part spent waiting for slower workers, by rank.
+    pub idle: Vec<f64>,
 }
 
 /// What `windlass demo --json` prints.
@@ -100,10 +104,10 @@ mod tests {
         assert_eq!(keys(bench).len(), 15);
         let train: TrainResult = serde_json::from_value(json!({
             "examples": 1, "examples_per_s": 1.0, "logloss": null, "auc": 0.5, "nonzero": 1,
-            "bytes_pushed": 1, "bytes_pulled": 1, "skipped_lines": 0,
+            "bytes_pushed": 1, "bytes_pulled": 1, "skipped_lines": 0, "consistency": "bounded:4", "idle": [0.0, 0.5],
         }))
         .unwrap();
-        assert_eq!(keys(train).len(), 8);
+        assert_eq!(keys(train).len(), 10);
         let demo: DemoResult = serde_json::from_value(json!({
             "auc": 0.7, "auc_best": 0.8, "examples_per_s": 1.0, "acknowledged": 1, "lost": 0,
             "doubled": 0,

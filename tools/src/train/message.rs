@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::SourceOptions;
+use super::{Pace, SourceOptions};
 use crate::verbs_flags::VerbsFlags;
 
 /// What a worker is to do: the one line on its stdin.
@@ -16,8 +16,10 @@ pub struct Task {
     pub ledger: Option<String>,
     /// The examples.
     pub source: SourceOptions,
-    /// Whether each push is waited for.
-    pub synchronous: bool,
+    /// When it goes on to its next batch.
+    pub pace: Pace,
+    /// Microseconds that it takes longer over each batch.
+    pub delay_us: u64,
 }
 
 /// How to reach the servers.
@@ -78,6 +80,10 @@ pub struct Done {
     pub bytes_pulled: u64,
     /// Malformed lines.
     pub skipped_lines: u64,
+    /// Microseconds spent waiting for slower workers.
+    pub idle_us: u64,
+    /// Microseconds of its loop altogether.
+    pub loop_us: u64,
     /// Times of pulls: nanoseconds and how often.
     pub pull_latency: Vec<(u64, u64)>,
     /// Times of pushes, likewise.

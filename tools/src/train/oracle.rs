@@ -1,7 +1,7 @@
 //! FTRL in a few lines, in one thread and in double precision: what training on servers is compared
 //! with, and what is compared with scikit-learn.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use super::{Pace, Parameters, Source, SourceOptions, worker};
 use crate::data::{Batch, ClickModel, ClickOptions, LibsvmReader, Model, Share, Strictness};
@@ -66,6 +66,10 @@ impl Parameters for Ftrl {
         Ok(())
     }
 
+    fn end_round(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
     fn wait_for_pushes(&mut self) -> Result<(), Self::Error> {
         Ok(())
     }
@@ -88,7 +92,7 @@ fn agrees_with_scikit_learn() {
         serde_json::from_str(include_str!("../../tests/fixtures/sklearn_reference.json")).unwrap();
     let (file, train) = generate(0, 20_000);
     let (_, eval) = generate(1, 10_000);
-    for pace in [Pace::Synchronous, Pace::Asynchronous] {
+    for pace in [Pace::Synchronous, Pace::Asynchronous, Pace::InRounds] {
         let epochs = 5;
         let l2 = reference["l2"].as_f64().unwrap() * f64::from(epochs);
         let mut ftrl = Ftrl { alpha: 0.3, beta: 1.0, l1: 0.0, l2, state: HashMap::new() };
@@ -102,7 +106,7 @@ fn agrees_with_scikit_learn() {
             strict: true,
         })
         .unwrap();
-        let totals = worker::run(&mut source, &mut ftrl, pace, |_, _| {}).unwrap();
+        let totals = worker::run(&mut source, &mut ftrl, pace, Duration::ZERO, |_, _| {}).unwrap();
         assert_eq!(totals.examples, 100_000);
         assert!(totals.loss.mean().unwrap() < 0.45);
         let model = ftrl.model();

@@ -17,6 +17,9 @@ pub trait Parameters {
     /// before the push is acknowledged.
     fn push(&mut self, keys: &[u64], gradients: &[f32]) -> Result<(), Self::Error>;
 
+    /// Ends a round: what was pushed belongs to it.
+    fn end_round(&mut self) -> Result<(), Self::Error>;
+
     /// Waits until every push is acknowledged.
     fn wait_for_pushes(&mut self) -> Result<(), Self::Error>;
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Parameters, Problem, SourceOptions,
+    Pace, Parameters, Problem, SourceOptions,
     message::{Connection, Done, Report, Task},
     weights::Weights,
 };
@@ -23,7 +23,7 @@ use crate::{
     remote::RemoteError,
     report::{Latency, Point},
 };
-use windlass_client::UpdateRule;
+use windlass_client::{Consistency, UpdateRule};
 
 /// Examples read, or keys pulled, at a time when a model is evaluated or fetched.
 const CHUNK: usize = 8192;
@@ -51,6 +51,10 @@ pub struct RunOptions {
     pub l2: f64,
     /// Whether workers wait for their pushes.
     pub synchronous: bool,
+    /// How far workers may be apart; eventual: as far as they get.
+    pub consistency: Consistency,
+    /// Milliseconds that worker 0 takes longer over each batch.
+    pub straggler_ms: u64,
     /// Seed of the order of examples.
     pub seed: u64,
     /// Whether a malformed line ends the run.
@@ -59,6 +63,16 @@ pub struct RunOptions {
     pub table: String,
     /// Whether to prove that every acknowledged push was applied exactly once.
     pub ledger: bool,
+}
+
+impl RunOptions {
+    fn pace(&self) -> Pace {
+        match self.consistency {
+            Consistency::Eventual {} if self.synchronous => Pace::Synchronous,
+            Consistency::Eventual {} => Pace::Asynchronous,
+            Consistency::Sequential {} | Consistency::Bounded { .. } => Pace::InRounds,
+        }
+    }
 }
 
 /// How far a run is.
@@ -90,6 +104,8 @@ pub struct Trained {
     pub done: Done,
     /// Pushes acknowledged of each worker, by rank.
     pub pushes: Vec<u64>,
+    /// Of each worker's time, the part spent waiting for slower workers, by rank.
+    pub idle: Vec<f64>,
     /// Seconds from the first worker's start to the last one's end.
     pub seconds: f64,
     /// Quality on the evaluation data.
@@ -163,7 +179,8 @@ pub fn run(
         l2: options.l2 * penalty_scale,
     };
     let ledger = options.ledger.then(|| format!("{}/ledger", options.table));
-    let mut weights = Weights::create(connection, &options.table, rule, ledger.as_deref())?;
+    let mut weights =
+        Weights::create(connection, &options.table, rule, options.consistency, ledger.as_deref())?;
     let mut trained = train(options, connection, ledger, &mut on_event)?;
     on_event(Event::Evaluating);
     let (quality, skipped_in_eval) = evaluate(&mut weights, eval)?;
@@ -202,7 +219,8 @@ fn train(
                 seed: options.seed,
                 strict: options.strict,
             },
-            synchronous: options.synchronous,
+            pace: options.pace(),
+            delay_us: if rank == 0 { options.straggler_ms * 1000 } else { 0 },
         })?;
         let sender = sender.clone();
         // The thread ends with its process, and that when we let go of the channel's other end:
@@ -225,11 +243,12 @@ fn train(
             }
         }
     }
-    let Totals { done, pushes, pull_latency, push_latency, curve, .. } = totals;
+    let Totals { done, pushes, idle, pull_latency, push_latency, curve, .. } = totals;
     Ok(Trained {
         skipped_lines: done.skipped_lines,
         done,
         pushes,
+        idle,
         seconds: start.elapsed().as_secs_f64(),
         quality: Quality { logloss: None, auc: None },
         model: Model::default(),
@@ -261,6 +280,7 @@ fn listen(
 
 struct Totals {
     pushes: Vec<u64>,
+    idle: Vec<f64>,
     done: Done,
     pull_latency: Latency,
     push_latency: Latency,
@@ -273,6 +293,7 @@ impl Totals {
     fn new(workers: u32) -> Self {
         Self {
             pushes: vec![0; workers as usize],
+            idle: vec![0.0; workers as usize],
             done: Done::default(),
             pull_latency: Latency::new(),
             push_latency: Latency::new(),
@@ -295,7 +316,11 @@ impl Totals {
         self.curve.push(Point { x: self.examples as f64, y: smoothed });
     }
 
+    #[expect(clippy::cast_precision_loss, reason = "microseconds stay below 2^53")]
     fn add_done(&mut self, rank: u32, done: &Done) {
+        if let Some(idle) = self.idle.get_mut(rank as usize) {
+            *idle = done.idle_us as f64 / done.loop_us.max(1) as f64;
+        }
         if let Some(pushes) = self.pushes.get_mut(rank as usize) {
             *pushes = done.pushes;
         }

@@ -4,15 +4,15 @@
 use std::collections::VecDeque;
 
 use windlass_client::{
-    Client, DataType, PendingPull, PendingPush, PullOptions, PushOptions, Table, TableSchema,
-    UpdateRule,
+    Client, Consistency, DataType, PendingPull, PendingPush, PullOptions, PushOptions, Table,
+    TableSchema, UpdateRule, WorkerRank,
 };
 
 use super::{
-    Audit, Parameters,
+    Audit, Pace, Parameters,
     message::{Connection, Task},
 };
-use crate::remote::{RemoteError, connect};
+use crate::remote::{RemoteError, connect, connect_as};
 
 /// Pushes that may be under way before the oldest is waited for.
 const PUSHES_IN_FLIGHT_MAX: usize = 8;
@@ -28,7 +28,7 @@ pub struct Weights {
     in_flight: VecDeque<InFlight>,
     weights: Table<f32>,
     ledger: Option<Ledger>,
-    _client: Client,
+    client: Client,
 }
 
 #[derive(Debug)]
@@ -50,10 +50,11 @@ impl Weights {
         connection: &Connection,
         table: &str,
         rule: UpdateRule,
+        consistency: Consistency,
         ledger: Option<&str>,
     ) -> Result<Self, RemoteError> {
         let client = connect(connection)?;
-        let schema = TableSchema { rule, ..TableSchema::sparse(DataType::F32, 1) };
+        let schema = TableSchema { rule, consistency, ..TableSchema::sparse(DataType::F32, 1) };
         let weights = client.create_table::<f32>(table, &schema)?;
         let ledger = match ledger {
             Some(name) => {
@@ -63,13 +64,18 @@ impl Weights {
             }
             None => None,
         };
-        Ok(Self { in_flight: VecDeque::new(), weights, ledger, _client: client })
+        Ok(Self { in_flight: VecDeque::new(), weights, ledger, client })
     }
 
     /// Connects as the worker of a task.
     pub fn open(task: &Task) -> Result<Self, RemoteError> {
-        let client = connect(&task.connection)?;
+        let in_rounds = task.pace == Pace::InRounds;
+        let rank = u32::try_from(task.source.rank).ok().filter(|_| in_rounds).map(WorkerRank);
+        let client = connect_as(&task.connection, rank)?;
         let weights = client.open_table::<f32>(&task.table)?;
+        if in_rounds {
+            weights.wait_for_workers(task.source.workers)?;
+        }
         let ledger = match &task.ledger {
             Some(name) => {
                 let table = client.open_table::<i64>(name)?;
@@ -77,7 +83,7 @@ impl Weights {
             }
             None => None,
         };
-        Ok(Self { in_flight: VecDeque::new(), weights, ledger, _client: client })
+        Ok(Self { in_flight: VecDeque::new(), weights, ledger, client })
     }
 
     /// Reads the ledger: each of the `pushes[rank]` acknowledged pushes of each worker must have
@@ -99,6 +105,12 @@ impl Weights {
             }
         }
         Ok(audit)
+    }
+
+    /// Microseconds spent waiting for slower workers.
+    #[must_use]
+    pub fn idle_us(&self) -> u64 {
+        self.client.counters().clock_wait_us
     }
 
     fn wait_for_oldest(&mut self) -> Result<(), RemoteError> {
@@ -136,6 +148,11 @@ impl Parameters for Weights {
             let push = ledger.table.push(&[key], &[1], &options)?;
             self.in_flight.push_back(InFlight::Ledger(push));
         }
+        Ok(())
+    }
+
+    fn end_round(&mut self) -> Result<(), RemoteError> {
+        self.client.advance_clock()?;
         Ok(())
     }
 

@@ -3,9 +3,15 @@
 //! Asynchronously, the weights of the next batch are already under way while this one is computed,
 //! and pushes are not waited for; so a gradient may be one batch old, besides what other workers do.
 //! Synchronously, each push is acknowledged before the next pull: with one worker the result is then
-//! the same to the bit, run after run.
+//! the same to the bit, run after run. In rounds, a batch is a round of the worker's clock: the push
+//! belongs to it, and the next pull waits for slower workers as long as the table says.
 
-use std::time::Instant;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
 
 use super::{Parameters, Problem, Source};
 use crate::{
@@ -18,12 +24,14 @@ const KEY_BYTES: u64 = 8;
 const VALUE_BYTES: u64 = 4;
 
 /// When a worker goes on to its next batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pace {
     /// Without waiting for pushes.
     Asynchronous,
     /// After its push is acknowledged.
     Synchronous,
+    /// When its clock has gone on, and slower workers are near enough.
+    InRounds,
 }
 
 /// What a worker has done.
@@ -64,11 +72,13 @@ struct Slot<P> {
     pull: Option<(P, Instant)>,
 }
 
-/// Trains until the source is exhausted. `on_batch` is told the totals after every batch.
+/// Trains until the source is exhausted, `delay` longer over each batch than it takes. `on_batch` is
+/// told the totals after every batch.
 pub fn run<P: Parameters>(
     source: &mut Source,
     parameters: &mut P,
     pace: Pace,
+    delay: Duration,
     mut on_batch: impl FnMut(&WorkerTotals, &mut Source),
 ) -> Result<WorkerTotals, WorkerError<P::Error>> {
     let mut totals = WorkerTotals::default();
@@ -84,11 +94,16 @@ pub fn run<P: Parameters>(
         totals.pull_latency.record(asked.elapsed());
 
         let loss = current.problem.gradient(&current.batch, &rows, &mut gradient);
+        if !delay.is_zero() {
+            thread::sleep(delay);
+        }
         let keys = current.problem.keys();
         let pushed = Instant::now();
         parameters.push(keys, &gradient).map_err(WorkerError::Parameters)?;
-        if pace == Pace::Synchronous {
-            parameters.wait_for_pushes().map_err(WorkerError::Parameters)?;
+        match pace {
+            Pace::Asynchronous => {}
+            Pace::Synchronous => parameters.wait_for_pushes().map_err(WorkerError::Parameters)?,
+            Pace::InRounds => parameters.end_round().map_err(WorkerError::Parameters)?,
         }
         totals.push_latency.record(pushed.elapsed());
 
@@ -99,7 +114,7 @@ pub fn run<P: Parameters>(
         totals.examples += loss.count();
         totals.loss.merge(loss);
         on_batch(&totals, source);
-        if pace == Pace::Synchronous {
+        if pace != Pace::Asynchronous {
             begin(source, parameters, &mut next)?;
         }
         std::mem::swap(&mut current, &mut next);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Pace, Source, WorkerError, WorkerTotals,
+    Source, WorkerError, WorkerTotals,
     message::{Done, Progress, Report, Task},
     weights::Weights,
     worker,
@@ -50,7 +50,8 @@ pub fn run(codes: ExitCodes) -> io::Result<()> {
 fn train(task: &Task) -> Result<Done, WorkerError<RemoteError>> {
     let mut source = Source::open(task.source.clone())?;
     let mut weights = Weights::open(task).map_err(WorkerError::Parameters)?;
-    let pace = if task.synchronous { Pace::Synchronous } else { Pace::Asynchronous };
+    let started = Instant::now();
+    let delay = Duration::from_micros(task.delay_us);
     let mut reported = (0, 0.0);
     let mut last = Instant::now();
     let on_batch = |totals: &WorkerTotals, source: &mut Source| {
@@ -62,7 +63,8 @@ fn train(task: &Task) -> Result<Done, WorkerError<RemoteError>> {
             reported = tell_progress(totals, reported);
         }
     };
-    let totals = worker::run(&mut source, &mut weights, pace, on_batch)?;
+    let totals = worker::run(&mut source, &mut weights, task.pace, delay, on_batch)?;
+    let loop_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     tell_progress(&totals, reported);
     for malformed in source.take_malformed() {
         tell(&malformed.into());
@@ -73,6 +75,8 @@ fn train(task: &Task) -> Result<Done, WorkerError<RemoteError>> {
         bytes_pushed: totals.bytes_pushed,
         bytes_pulled: totals.bytes_pulled,
         skipped_lines: source.skipped_count(),
+        idle_us: weights.idle_us(),
+        loop_us,
         pull_latency: totals.pull_latency.counts(),
         push_latency: totals.push_latency.counts(),
     })

@@ -12,6 +12,7 @@ mod progress;
 mod pull;
 mod push;
 mod read;
+mod read_now;
 mod recover;
 mod requests;
 mod route;

@@ -1,0 +1,133 @@
+//! Pulls that are carried out when they are claimed: in place, piece by piece when they are large,
+//! and again when whoever had the rows is gone.
+
+use std::{collections::VecDeque, time::Instant};
+
+use windlass_wire::{RowRange, WorkerClock};
+
+use super::{Core, TableIndex, pull::Claimed, push::index, requests::Reply, view::CopyMode};
+use crate::error::RequestError;
+
+/// Bytes of rows pulled at once when a large range is read piece by piece.
+const WINDOW_LEN: u64 = 2 << 20;
+
+/// Bytes of rows from which copies go around the caches.
+const STREAM_LEN_MIN: usize = 16 << 20;
+
+/// Pieces of a large range under way at once.
+const WINDOWS: usize = 3;
+
+impl Core {
+    /// Pulls rows now, from whoever has them; while nobody has, tries again as long as requests are
+    /// retried.
+    pub(super) fn read_until_done(
+        &mut self,
+        table: TableIndex,
+        rows: RowRange,
+        (relaxed, clock): (bool, WorkerClock),
+        into: &mut [u8],
+    ) -> Result<(), RequestError> {
+        let (mut since, mut looks_again) = (None, !self.options.retry_for.is_zero());
+        loop {
+            self.wait_for_workers_at(table, rows, clock)?;
+            let read = match self.locate(table) {
+                // Nobody has the table any more.
+                Err(error @ RequestError::NotCurrent { .. }) => return Err(error),
+                located => located.and_then(|()| self.read_now(table, rows, relaxed, into)),
+            };
+            let Err(error) = read else { return Ok(()) };
+            if let RequestError::NotCurrent { .. } = error
+                && std::mem::replace(&mut looks_again, false)
+            {
+                self.tables[table.0].places.clear();
+                continue;
+            }
+            let since = *since.get_or_insert_with(Instant::now);
+            if !self.is_passing(&error) {
+                return Err(error);
+            }
+            if since.elapsed() >= self.options.retry_for {
+                return Err(self.unavailable(self.tables[table.0].layout.partition_of(rows.start)));
+            }
+            self.start_trouble();
+            let generation = self.generation;
+            let mut patience = None;
+            while self.generation == generation && since.elapsed() < self.options.retry_for {
+                self.wait_a_little(&mut patience)?;
+            }
+        }
+    }
+
+    /// Pulls rows now, in place or by windows of reads.
+    fn read_now(
+        &mut self,
+        table: TableIndex,
+        rows: RowRange,
+        relaxed: bool,
+        into: &mut [u8],
+    ) -> Result<(), RequestError> {
+        let row_len = self.tables[table.0].row_len;
+        if self.is_viewable(table, rows) {
+            let streams = into.len() >= STREAM_LEN_MIN;
+            let copy = CopyMode { relaxed, streams };
+            let mut first = rows.start;
+            while first < rows.end {
+                let state = &self.tables[table.0];
+                let partition = state.layout.partition_of(first);
+                let end = rows.end.min(state.layout.rows_of(partition).end);
+                let place = state.places[partition.0 as usize];
+                let Some((place, view)) = place.and_then(|at| at.view.map(|view| (at, view)))
+                else {
+                    return Err(self.unavailable(partition));
+                };
+                let from = index((first - rows.start) * row_len);
+                let part = RowRange::new(first, end);
+                let out = &mut into[from..from + index(part.count() * row_len)];
+                self.copy_view(&place, view, part, row_len, copy, out)?;
+                first = end;
+            }
+            return Ok(());
+        }
+        let window_rows = (WINDOW_LEN / row_len).max(1);
+        let mut windows = VecDeque::with_capacity(WINDOWS);
+        let mut first = rows.start;
+        while first < rows.end || !windows.is_empty() {
+            if first < rows.end && windows.len() < WINDOWS {
+                let part = RowRange::new(first, rows.end.min(first + window_rows));
+                let id = self.begin(None, true)?;
+                let started = self.start_reads(id, table, part, relaxed);
+                if let Some(slot) = self.requests.find_mut(id) {
+                    let (first_row, row_count) = (part.start, part.count());
+                    // Whoever reads again waits for slower workers again.
+                    let clock = WorkerClock(0);
+                    slot.reply = Reply::Blocks { first_row, row_count, relaxed, clock };
+                }
+                self.end_sending(id);
+                windows.push_back((id, part));
+                if let Err(error) = started {
+                    for (id, _) in windows {
+                        self.forget(id);
+                    }
+                    return Err(error);
+                }
+                first = part.end;
+            } else if let Some((id, part)) = windows.pop_front() {
+                let from = index((part.start - rows.start) * row_len);
+                let out = &mut into[from..from + index(part.count() * row_len)];
+                let claimed = self.claim_once(table, id, out).and_then(|claimed| match claimed {
+                    Claimed::Done => Ok(()),
+                    Claimed::Again { .. } => {
+                        Err(self.unavailable(self.tables[table.0].layout.partition_of(part.start)))
+                    }
+                });
+                if let Err(error) = claimed {
+                    for (id, _) in windows {
+                        self.forget(id);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+}

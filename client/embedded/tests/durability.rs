@@ -157,6 +157,29 @@ fn the_disk_has_to_be_there_for_tables_that_ask_for_it() {
 /// Each life groups the partitions anew; rows, state and duplicate suppression move along, and the
 /// directories of older groupings go once the new one has checkpoints.
 #[test]
+fn a_table_that_cannot_be_stored_is_not_made() {
+    let data = tempfile::tempdir().unwrap();
+    let schema = kept(TableSchema::dense(i64::DTYPE, 8, 1), Durability::Sync {});
+    let client_of = || client(data.path(), 1);
+    let first = client_of();
+    let kept_table = first.create_table::<i64>("kept", &schema).unwrap();
+    // Whoever writes the catalogue anew finds a directory in its way.
+    let way = data.path().join("catalogue.new");
+    std::fs::create_dir(&way).unwrap();
+    assert!(first.create_table::<i64>("t", &schema).is_err());
+    assert!(first.open_table::<i64>("t").is_err(), "its rows would be lost");
+    assert!(first.drop_table("kept").is_err());
+    kept_table.push(&[3], &[7], &PushOptions::default()).unwrap().wait().unwrap();
+    std::fs::remove_dir(&way).unwrap();
+    let table = first.create_table::<i64>("t", &schema).unwrap();
+    table.push(&[5], &[9], &PushOptions::default()).unwrap().wait().unwrap();
+    drop((table, kept_table, first));
+    let second = client_of();
+    assert_eq!(all(&second.open_table::<i64>("t").unwrap(), &[5]), [9]);
+    assert_eq!(all(&second.open_table::<i64>("kept").unwrap(), &[3]), [7]);
+}
+
+#[test]
 fn another_number_of_shards_takes_everything_over() {
     let data = tempfile::tempdir().unwrap();
     let keys: Vec<u64> = (0..2000).map(|key| key * 7919).collect();

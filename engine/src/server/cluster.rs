@@ -167,15 +167,13 @@ impl Cluster {
         let created = self.create_here(&table).and_then(|()| {
             instruct(&mut state.peers, &Instruction::CreateTable { table: table.clone() })
         });
+        let created = created.and_then(|()| self.list(&mut state, table.clone()));
         if let Err(refusal) = created {
             self.drop_here(id);
             // The other servers may have it or not; dropping what is not there does nothing.
             let _ = instruct(&mut state.peers, &Instruction::DropTable { table: id });
             return Err(refusal);
         }
-        state.next_table += 1;
-        state.tables.insert(id, table.clone());
-        self.store_catalogue(&state)?;
         Ok(table)
     }
 
@@ -183,8 +181,7 @@ impl Cluster {
     pub(super) fn drop_table(&self, name: &str) -> Result<(), Refusal> {
         let id = self.find(name)?.id;
         let mut state = self.lock();
-        state.tables.remove(&id);
-        self.store_catalogue(&state)?;
+        self.strike(&mut state, id)?;
         self.drop_here(id);
         instruct(&mut state.peers, &Instruction::DropTable { table: id })
     }
@@ -196,15 +193,10 @@ impl Cluster {
             Instruction::CreateTable { table } => {
                 self.check_durability(&table.schema)?;
                 self.create_here(&table)?;
-                let mut state = self.lock();
-                state.next_table = state.next_table.max(table.id.0 + 1);
-                state.tables.insert(table.id, table);
-                self.store_catalogue(&state)
+                self.list(&mut self.lock(), table)
             }
             Instruction::DropTable { table } => {
-                let mut state = self.lock();
-                state.tables.remove(&table);
-                self.store_catalogue(&state)?;
+                self.strike(&mut self.lock(), table)?;
                 self.drop_here(table);
                 Ok(())
             }
@@ -258,6 +250,25 @@ impl Cluster {
                 .map_err(|text| (RefusalKind::Internal {}, text))?;
         }
         self.store_catalogue(state)
+    }
+
+    /// Lists a table in the catalogue. One that could not be stored is not listed: after a restart
+    /// nobody would know whose its records are.
+    fn list(&self, state: &mut State, table: TableEntry) -> Result<(), Refusal> {
+        let id = table.id;
+        state.next_table = state.next_table.max(id.0 + 1);
+        state.tables.insert(id, table);
+        self.store_catalogue(state).inspect_err(|_| {
+            state.tables.remove(&id);
+        })
+    }
+
+    /// Strikes a table from the catalogue, or leaves it there when that cannot be stored.
+    fn strike(&self, state: &mut State, id: TableId) -> Result<(), Refusal> {
+        let Some(table) = state.tables.remove(&id) else { return Ok(()) };
+        self.store_catalogue(state).inspect_err(|_| {
+            state.tables.insert(id, table);
+        })
     }
 
     fn create_here(&self, table: &TableEntry) -> Result<(), Refusal> {

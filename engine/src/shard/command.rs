@@ -268,6 +268,9 @@ impl Shard {
                 statistics.sessions = self.by_session.len() as u64;
                 statistics.parameter_bytes = self.arena.memory_len();
                 statistics.memory_left = self.memory_left;
+                if let Some(durable) = &mut self.durable {
+                    durable.count(&mut statistics);
+                }
                 let _ = answer.send(Ok(statistics));
             }
             ShardCommand::Stop { answer } => {

@@ -11,7 +11,7 @@ use std::{
 use windlass_wire::{Durability, PartitionId, RowRange, Status};
 
 use super::{
-    Shard,
+    Shard, ShardStatistics,
     checkpoint::{Copied, Source},
     regrouped::Regrouped,
     tables::{ShardTable, TableRows},
@@ -108,6 +108,21 @@ impl Durable {
     /// Becomes readable when the disk has something to report.
     pub(super) fn wait_descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.persistence.storage().wait_descriptor()
+    }
+
+    /// Adds what the log and the checkpoints count.
+    pub(super) fn count(&mut self, statistics: &mut ShardStatistics) {
+        let log = &self.persistence.log;
+        let counted = log.statistics();
+        let (waiting, waiting_max) = log.ring_use();
+        statistics.log_records = counted.records;
+        statistics.log_writes = counted.writes;
+        statistics.log_bytes = counted.bytes_written;
+        statistics.log_waiting_bytes = waiting;
+        statistics.log_waiting_bytes_max = waiting_max;
+        statistics.logs_stopped = u64::from(log.poison().is_some());
+        let newest = self.persistence.checkpointer().last();
+        statistics.checkpoints = newest.map_or(0, |manifest| manifest.number);
     }
 
     /// The first checkpoint makes directories of an older grouping unneeded.
@@ -250,6 +265,8 @@ impl Shard {
         durable.persistence.poll();
         self.step_checkpoint(durable, now);
         durable.persistence.wait(ROOM_WAIT);
+        let waited = durable.now().saturating_sub(now).as_micros();
+        self.statistics.log_wait_us += u64::try_from(waited).unwrap_or(0);
     }
 }
 

@@ -43,6 +43,22 @@ pub struct ShardStatistics {
     pub chain_bytes: u64,
     /// Times a pull waited for room because its client had not taken what it was sent.
     pub crowded: u64,
+    /// Records in the log since the start.
+    pub log_records: u64,
+    /// Writes of the log.
+    pub log_writes: u64,
+    /// Bytes written to the log, padding included.
+    pub log_bytes: u64,
+    /// Bytes that wait for the disk now; pushes wait when they reach `log_waiting_bytes_max`.
+    pub log_waiting_bytes: u64,
+    /// Most bytes that may wait for the disk: what the log takes of memory.
+    pub log_waiting_bytes_max: u64,
+    /// Microseconds pushes waited for room in the log.
+    pub log_wait_us: u64,
+    /// Logs that a failed write has stopped: their partitions accept no pushes.
+    pub logs_stopped: u64,
+    /// Number of the newest checkpoint.
+    pub checkpoints: u64,
     /// Bytes of parameter memory.
     pub parameter_bytes: u64,
     /// Bytes that may still be allocated.
@@ -74,6 +90,14 @@ impl ShardStatistics {
             ("chain_records", self.chain_records),
             ("chain_bytes", self.chain_bytes),
             ("crowded", self.crowded),
+            ("log_records", self.log_records),
+            ("log_writes", self.log_writes),
+            ("log_bytes", self.log_bytes),
+            ("log_waiting_bytes", self.log_waiting_bytes),
+            ("log_waiting_bytes_max", self.log_waiting_bytes_max),
+            ("log_wait_us", self.log_wait_us),
+            ("logs_stopped", self.logs_stopped),
+            ("checkpoints", self.checkpoints),
             ("parameter_bytes", self.parameter_bytes),
             ("memory_left", self.memory_left),
         ];
@@ -104,6 +128,14 @@ impl ShardStatistics {
         self.chain_records += other.chain_records;
         self.chain_bytes += other.chain_bytes;
         self.crowded += other.crowded;
+        self.log_records += other.log_records;
+        self.log_writes += other.log_writes;
+        self.log_bytes += other.log_bytes;
+        self.log_waiting_bytes += other.log_waiting_bytes;
+        self.log_waiting_bytes_max += other.log_waiting_bytes_max;
+        self.log_wait_us += other.log_wait_us;
+        self.logs_stopped += other.logs_stopped;
+        self.checkpoints = self.checkpoints.max(other.checkpoints);
         self.parameter_bytes += other.parameter_bytes;
         self.memory_left += other.memory_left;
     }

@@ -16,10 +16,17 @@ fn doctor_has_a_verdict_and_a_remedy_for_each_transport() {
     {
         assert_eq!(finding["verdict"] == "good", finding["remedy"].is_null(), "{finding}");
     }
+    let storage = &result["storage"];
+    for finding in storage["findings"].as_array().unwrap() {
+        assert!(finding["remedy"].is_string(), "{finding}");
+    }
+    assert!(storage["provider"].is_string() && storage["durable_by"].is_string(), "{storage}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "doctor leaves nothing");
     let output = run(folder.path(), &["doctor"]);
     assert!(output.status.success(), "{}", stderr(&output));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("between hosts"), "{text}");
+    assert!(text.contains("storage in") && text.contains("O_DIRECT"), "{text}");
 }
 
 #[test]

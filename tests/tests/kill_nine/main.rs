@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod damage;
+mod faults;
 mod ledger;
 mod oracle;
 mod process;

@@ -104,6 +104,11 @@ impl Program {
 }
 
 impl Process {
+    /// What it has logged so far.
+    pub(crate) fn said(&self) -> String {
+        fs::read_to_string(&self.stderr).unwrap()
+    }
+
     /// kill -9, and nothing else: no signal handler runs, nothing is flushed.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();

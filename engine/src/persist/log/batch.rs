@@ -169,7 +169,7 @@ impl Log {
 
     fn next_segment(&mut self) -> Result<(), Full> {
         if self.segments.free_count() == 0 {
-            self.poison_when_stuck();
+            self.poison_without_segments();
             let room = self.segments.count() < self.segments.count_max();
             return Err(if room { Full::Preparing } else { Full::Segments });
         }
@@ -186,14 +186,22 @@ impl Log {
         Ok(())
     }
 
-    /// Nothing is free, nothing is being prepared because that failed: only a restart helps.
+    /// Nothing is free, nothing is being prepared because that failed: only a restart helps. Asked
+    /// when the next record goes into a segment that is not there.
+    fn poison_without_segments(&mut self) {
+        if let Some(failure) = self.segments.take_failure() {
+            self.stop(Poison::new(Trouble::Prepare, 0, failure));
+        }
+    }
+
+    /// The same before there is such a record, once none fits any more.
     pub(super) fn poison_when_stuck(&mut self) {
         let exhausted = self
             .active
             .as_ref()
             .is_none_or(|active| active.offset + 2 * BLOCK_BYTES as u64 > active.bytes);
-        if exhausted && let Some(failure) = self.segments.take_failure() {
-            self.stop(Poison::new(Trouble::Prepare, 0, failure));
+        if exhausted {
+            self.poison_without_segments();
         }
     }
 

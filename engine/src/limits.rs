@@ -122,6 +122,9 @@ pub const PEER_MESSAGES_PER_TURN: usize = 256;
 /// Bytes of records of chains a shard holds before its heads leave pushes in their mailboxes.
 pub const CHAIN_HEAD_LEN_MAX: u64 = 32 << 20;
 
+/// Bytes of records of chains a shard holds before learners that are behind have to start over.
+pub const CHAIN_LEARNER_LEN_MAX: u64 = 16 << 20;
+
 /// Bytes of records of chains a shard holds before it takes no more from its predecessors.
 pub const CHAIN_HELD_LEN_MAX: u64 = 256 << 20;
 
@@ -141,6 +144,7 @@ pub const COPY_ROWS_LEN: usize = 64 << 10;
 pub const COPY_BACKLOG_MAX: usize = 256 << 10;
 
 const _: () = assert!(CHAIN_RECORD_VALUES_MAX + 8 * KEYS_MAX as u64 <= RECORD_BYTES_MAX as u64);
+const _: () = assert!(CHAIN_LEARNER_LEN_MAX < CHAIN_HEAD_LEN_MAX);
 const _: () = assert!(CHAIN_HEAD_LEN_MAX < CHAIN_HELD_LEN_MAX);
 const _: () = assert!(RECORD_BYTES_MAX <= windlass_wire::chain::WHOLE_LEN_MAX as usize);
 const _: () = assert!(INLINE_LEN_MAX + 4096 < MAILBOX_RING_LEN as u64 / 2);

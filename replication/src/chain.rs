@@ -231,8 +231,18 @@ impl Replica {
             return self.log.first();
         }
         let committed = self.log.committed();
-        let held = self.successor.filter(|link| link.accepted).map_or(committed, |link| link.held);
+        let known = |link: &Follower| link.accepted || link.held > Lsn(0);
+        let held = self.successor.filter(known).map_or(committed, |link| link.held);
         committed.min(held).next()
+    }
+
+    /// The learner fed from here, and the first record it has not said to hold. Without that it has
+    /// to start over, and once it is promoted it would be rejected; a shell that is short of room may
+    /// let it go all the same.
+    #[must_use]
+    pub fn learner_needs(&self) -> Option<(ServerId, Lsn)> {
+        let link = self.learner.filter(|link| link.accepted)?;
+        Some((link.server, link.held.next()))
     }
 
     /// The tail that clients of this replica's epoch may still be reading although `next` goes on
@@ -278,8 +288,15 @@ impl Replica {
             (None, Role::Learner) => chain.path.last().copied(),
             _ => None,
         };
-        self.successor =
-            place.and_then(|place| chain.path.get(place + 1)).map(|&server| Follower::new(server));
+        // A learner that was promoted may be behind what was committed without it.
+        let before = [self.successor, self.learner];
+        let held_by = |server| {
+            let link = before.into_iter().flatten().find(|link| link.server == server);
+            link.map_or(Lsn(0), |link| link.held)
+        };
+        self.successor = place
+            .and_then(|place| chain.path.get(place + 1))
+            .map(|&server| Follower { held: held_by(server), ..Follower::new(server) });
         self.learner = None;
         self.begin_catch_up();
         self.attempt += 1;

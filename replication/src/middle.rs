@@ -157,6 +157,7 @@ impl Replica {
                 link.accepted = true;
                 link.copy_start = Some(start);
                 link.sent = start.lsn;
+                link.held = start.lsn;
                 Output::CopyFrom { to: from, epoch, start }.push(outputs);
             }
         }

@@ -4,6 +4,7 @@ mod catalogue;
 mod cluster;
 mod config;
 mod connection;
+mod peers;
 mod shards;
 
 use std::{
@@ -24,6 +25,7 @@ use windlass_wire::{
 };
 
 pub use config::{ConfigError, ServerConfig};
+pub use peers::{Peers, PeersConfig};
 
 use self::{
     cluster::{Cluster, DataDirectory},

@@ -117,7 +117,7 @@ impl Shard {
                 self.aggregator.behind.push(work.session);
                 continue;
             }
-            if self.check_order(at).is_err() {
+            if self.is_behind_refused(at) {
                 self.close(at, Status::StaleEpoch, 0);
                 continue;
             }

@@ -13,6 +13,7 @@ mod chain;
 mod checkpoint;
 mod clocks;
 mod command;
+mod connect;
 mod drain;
 mod durable;
 mod fetch;
@@ -42,7 +43,8 @@ use windlass_transport::{Completion, QueuePairId, Transport};
 use windlass_wire::{ClusterMap, ServerId, SessionId, ShardId, TableId};
 
 pub use chain::{
-    ChainCommand, ChainContext, LinkEnded, PartitionChecksum, ServerEvent, SharedLeases,
+    ChainCommand, ChainContext, LinkEnded, PartitionChecksum, PartitionStatus, ServerEvent,
+    SharedLeases,
 };
 pub use command::{ShardCommand, ShardHandle};
 pub use recover::RecoverySummary;
@@ -79,6 +81,8 @@ pub struct Shard {
     transports: Vec<Box<dyn Transport>>,
     map: Arc<ClusterMap>,
     tables: IdMap<TableId, ShardTable>,
+    /// Tables with smaller numbers were made here, or dropped.
+    tables_below: u32,
     arena: Arena,
     staging: Staging,
     memory_left: u64,
@@ -162,6 +166,7 @@ impl Shard {
             transports,
             map: Arc::new(ClusterMap::default()),
             tables: IdMap::default(),
+            tables_below: 0,
             arena: Arena::default(),
             staging,
             memory_left: options.memory_len_max,

@@ -33,7 +33,7 @@ impl Shard {
             if self.turn.works[at].closed {
                 continue;
             }
-            if self.check_order(at).is_err() {
+            if self.is_behind_refused(at) {
                 self.close(at, Status::StaleEpoch, 0);
                 continue;
             }
@@ -117,13 +117,20 @@ impl Shard {
         }
     }
 
-    /// Refuses a push behind one that was refused and will be sent again.
-    pub(super) fn check_order(&mut self, at: usize) -> Result<(), Refusal> {
+    /// Whether a push that was in order when it was looked at first no longer is. One of the turn that
+    /// was refused since is behind it or before it; either way it will be sent again with that one.
+    pub(super) fn is_behind_refused(&self, at: usize) -> bool {
+        let work = &self.turn.works[at];
+        let refuses = self.sessions[work.session].as_ref().is_some_and(|session| session.refuses);
+        refuses && is_ordered(work.header.kind)
+    }
+
+    /// Refuses a push behind one that was refused and will be sent again. To be asked once for each,
+    /// in the order they came.
+    fn check_order(&mut self, at: usize) -> Result<(), Refusal> {
         let work = &self.turn.works[at];
         let Some(session) = &mut self.sessions[work.session] else { return Ok(()) };
-        // A clock that went on without the push before it would promise what is not there.
-        let is_ordered = work.header.kind.pushes() || work.header.kind == RequestKind::AdvanceClock;
-        if !session.refuses || !is_ordered {
+        if !session.refuses || !is_ordered(work.header.kind) {
             return Ok(());
         }
         if work.header.resumes {
@@ -144,7 +151,11 @@ impl Shard {
         if header.kind == RequestKind::Nothing {
             return Ok(());
         }
-        let table = self.tables.get(&header.table).ok_or((Status::UnknownTable, 0))?;
+        let Some(table) = self.tables.get(&header.table) else {
+            // Other replicas may know it before this one is told of it.
+            let is_awaited = self.chain.is_some() && self.awaits_table(header.table);
+            return Err((if is_awaited { Status::StaleEpoch } else { Status::UnknownTable }, 0));
+        };
         if header.kind == RequestKind::AdvanceClock {
             return Ok(());
         }
@@ -240,6 +251,12 @@ impl Shard {
         self.statistics.duplicates += u64::from(push.duplicates > 0);
         Ok(())
     }
+}
+
+/// Whether it counts in which order a session's requests are carried out. A clock that went on without
+/// the push before it would promise what is not there.
+fn is_ordered(kind: RequestKind) -> bool {
+    kind.pushes() || kind == RequestKind::AdvanceClock
 }
 
 /// Whether a client sends a push with this outcome again, or may.

@@ -59,6 +59,10 @@ pub struct ShardStatistics {
     pub logs_stopped: u64,
     /// Number of the newest checkpoint.
     pub checkpoints: u64,
+    /// Of records appended as head, those that not every replica has yet.
+    pub chain_inflight: u64,
+    /// Bytes of records that are held for others.
+    pub chain_held_bytes: u64,
     /// Bytes of parameter memory.
     pub parameter_bytes: u64,
     /// Bytes that may still be allocated.
@@ -98,6 +102,8 @@ impl ShardStatistics {
             ("log_wait_us", self.log_wait_us),
             ("logs_stopped", self.logs_stopped),
             ("checkpoints", self.checkpoints),
+            ("chain_inflight", self.chain_inflight),
+            ("chain_held_bytes", self.chain_held_bytes),
             ("parameter_bytes", self.parameter_bytes),
             ("memory_left", self.memory_left),
         ];
@@ -136,6 +142,8 @@ impl ShardStatistics {
         self.log_wait_us += other.log_wait_us;
         self.logs_stopped += other.logs_stopped;
         self.checkpoints = self.checkpoints.max(other.checkpoints);
+        self.chain_inflight += other.chain_inflight;
+        self.chain_held_bytes += other.chain_held_bytes;
         self.parameter_bytes += other.parameter_bytes;
         self.memory_left += other.memory_left;
     }

@@ -6,8 +6,8 @@ use crossbeam::channel::{Receiver, unbounded};
 use windlass_engine::{
     limits::{COMPLETION_SLOTS, MAILBOX_RING_LEN},
     shard::{
-        ChainCommand, ChainContext, LinkEnded, PartitionChecksum, ServerEvent, Shard, ShardCommand,
-        ShardHandle, ShardOptions, SharedLeases,
+        ChainCommand, ChainContext, LinkEnded, PartitionChecksum, PartitionStatus, ServerEvent,
+        Shard, ShardCommand, ShardHandle, ShardOptions, SharedLeases,
     },
 };
 use windlass_replication::LeaseTimings;
@@ -139,14 +139,34 @@ impl Node {
         }
     }
 
+    /// It was fenced, and goes on in a new life with what it holds.
+    pub(crate) fn begin_life(&mut self, life: Incarnation) {
+        for handle in &self.handles {
+            handle.ask(|answer| ShardCommand::Chain(ChainCommand::BeginLife { answer })).unwrap();
+        }
+        self.peer.incarnation = life;
+    }
+
     /// Ends it as a killed process ends.
-    pub(crate) fn kill(self) {
+    pub(crate) fn kill(mut self) {
+        self.die();
+        for thread in self.threads.drain(..) {
+            thread.join().unwrap();
+        }
+    }
+
+    pub(crate) fn die(&self) {
         for handle in &self.handles {
             handle.send(ShardCommand::Chain(ChainCommand::Die {}));
         }
-        for thread in self.threads {
-            thread.join().unwrap();
-        }
+    }
+
+    /// What its replicas say, for a test that fails.
+    pub(crate) fn states(&self) -> Vec<PartitionStatus> {
+        let states = |handle: &ShardHandle| {
+            handle.ask(|answer| ShardCommand::Chain(ChainCommand::States { answer })).unwrap()
+        };
+        self.handles.iter().flat_map(states).collect()
     }
 
     pub(crate) fn checksums(&self) -> Vec<PartitionChecksum> {
@@ -160,6 +180,12 @@ impl Node {
         }
         all.sort_unstable_by_key(|one| one.partition);
         all
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.die();
     }
 }
 

@@ -4,13 +4,13 @@
 
 mod client;
 mod cluster;
+mod faults;
+mod linked;
+mod world;
 
 use windlass_wire::{DataType, ServerId, TableEntry, TableId, TableSchema, control::Provider};
 
-use self::{
-    client::Client,
-    cluster::{Node, assert_equal_replicas, link_all, map},
-};
+use self::{client::Client, world::World};
 
 const ROWS: u64 = 400;
 
@@ -26,10 +26,6 @@ fn tables() -> Vec<TableEntry> {
         .zip(1..)
         .map(|((name, schema), id)| TableEntry { id: TableId(id), name: name.to_owned(), schema })
         .collect()
-}
-
-fn ids(nodes: &[&Node]) -> Vec<ServerId> {
-    nodes.iter().map(|node| node.peer.server).collect()
 }
 
 /// Pushes a little of everything.
@@ -92,34 +88,15 @@ fn assert_exact(client: &mut Client, count: u64) {
     }
 }
 
-fn start(provider: Provider, servers: std::ops::RangeInclusive<u32>) -> Vec<Node> {
-    servers.map(|server| Node::start(server, u64::from(server) * 10, provider)).collect()
-}
-
 fn chains_of_three(provider: Provider) {
-    let nodes = start(provider, 1..=3);
-    let all: Vec<&Node> = nodes.iter().collect();
-    let peers: Vec<_> = all.iter().map(|node| node.peer).collect();
-    let first = map(1, &peers, &ids(&all));
-    for node in &all {
-        node.install(&first);
-        tables().iter().for_each(|table| node.create(table));
-    }
-    link_all(&all, provider);
-    let mut client = Client::new(77, &first, &tables());
-    for node in &all {
-        client.connect(node, provider);
-    }
-    push_some(&mut client, 300, 0);
-    client.settle();
-    assert_eq!(client.unacknowledged(), 0);
-    assert_equal_replicas(&first, &all);
-    assert_exact(&mut client, 300);
-    for node in &all {
-        assert!(
-            node.ended.is_empty() && node.events.is_empty(),
-            "links stand, nobody is suspected"
-        );
+    let mut world = World::start(provider, 3, tables());
+    world.push(300);
+    world.client.settle();
+    assert_eq!(world.client.unacknowledged(), 0);
+    world.check();
+    for node in &world.nodes {
+        assert_eq!(node.ended.try_iter().collect::<Vec<_>>(), [], "links stand");
+        assert_eq!(node.events.try_iter().collect::<Vec<_>>(), [], "nobody is suspected");
     }
 }
 
@@ -133,44 +110,42 @@ fn pushes_are_acknowledged_by_the_whole_chain_on_tcp() {
     chains_of_three(Provider::Tcp {});
 }
 
-fn killed(provider: Provider, victim: u32) {
-    let mut nodes = start(provider, 1..=3);
-    let peers: Vec<_> = nodes.iter().map(|node| node.peer).collect();
-    let first = map(1, &peers, &ids(&nodes.iter().collect::<Vec<_>>()));
-    for node in &nodes {
-        node.install(&first);
-        tables().iter().for_each(|table| node.create(table));
+/// The property: after each kill and each join what was acknowledged is there once, on equal replicas.
+fn members_come_and_go(provider: Provider, victims: [u32; 3]) {
+    let mut world = World::start(provider, 3, tables());
+    world.push(100);
+    for (victim, newcomer) in victims.into_iter().zip(4..) {
+        world.kill(ServerId(victim));
+        world.push(50);
+        world.check();
+        world.is_quiet = newcomer == 5;
+        world.join(newcomer, u64::from(newcomer) * 10);
+        world.push(50);
+        world.check();
     }
-    link_all(&nodes.iter().collect::<Vec<_>>(), provider);
-    let mut client = Client::new(78, &first, &tables());
-    for node in &nodes {
-        client.connect(node, provider);
-    }
-    push_some(&mut client, 100, 0);
-    let at = nodes.iter().position(|node| node.peer.server == ServerId(victim)).unwrap();
-    nodes.remove(at).kill();
-    push_some(&mut client, 100, 100);
-    let left: Vec<&Node> = nodes.iter().collect();
-    // Every chain keeps its order without the victim.
-    let mut second = first.clone();
-    second.epoch = windlass_wire::Epoch(2);
-    second.servers.retain(|server| server.id != ServerId(victim));
-    for chain in &mut second.chains {
-        chain.servers.retain(|server| *server != ServerId(victim));
-        chain.epoch = windlass_wire::Epoch(2);
-    }
-    left.iter().for_each(|node| node.install(&second));
-    client.reroute(&second);
-    push_some(&mut client, 100, 200);
-    client.settle_by(&second);
-    assert_equal_replicas(&second, &left);
-    assert_exact(&mut client, 300);
 }
 
 #[test]
-fn a_killed_server_loses_and_doubles_nothing() {
-    for victim in 1..=3 {
-        killed(Provider::Shm {}, victim);
-    }
-    killed(Provider::Tcp {}, 2);
+fn killed_and_joining_servers_lose_and_double_nothing_on_shm() {
+    members_come_and_go(Provider::Shm {}, [1, 2, 3]);
+    // Each time the one that joined last.
+    members_come_and_go(Provider::Shm {}, [3, 4, 5]);
+}
+
+#[test]
+fn killed_and_joining_servers_lose_and_double_nothing_on_tcp() {
+    members_come_and_go(Provider::Tcp {}, [2, 4, 1]);
+}
+
+#[test]
+fn the_last_member_goes_on_alone() {
+    let mut world = World::start(Provider::Shm {}, 3, tables());
+    world.push(50);
+    world.kill(ServerId(1));
+    world.kill(ServerId(3));
+    world.push(50);
+    world.check();
+    world.join(7, 70);
+    world.kill(ServerId(2));
+    world.check();
 }

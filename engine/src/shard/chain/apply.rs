@@ -49,7 +49,7 @@ impl Shard {
                 continue;
             }
             let applied = part.held(lsn).and_then(|held| held.record().ok()).map(|record| {
-                // A table that was dropped, or is not made here yet, has no rows to change.
+                // A table that was dropped has no rows to change.
                 let Some(table) = tables.get_mut(&record.table()) else { return Ok(()) };
                 apply(table, &record, Extent::Whole, memory_left)
             });

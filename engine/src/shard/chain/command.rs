@@ -6,7 +6,7 @@ use windlass_wire::{
     control::{Peer, Provider, SharedRegion},
 };
 
-use super::{ChainContext, PartitionChecksum};
+use super::{ChainContext, PartitionChecksum, PartitionStatus};
 use crate::shard::{Shard, command::Answer};
 
 /// One command.
@@ -46,6 +46,18 @@ pub enum ChainCommand {
         /// Answered when the link carries messages.
         answer: Answer<()>,
     },
+    /// Tables with smaller numbers that were not made here were dropped: records of others wait until
+    /// they are made.
+    KnowTables {
+        /// The number of the cluster's next table.
+        next_table: u32,
+    },
+    /// The server's life before is over: all links end, what is held stays, and no pull is answered
+    /// before a map takes the new life in.
+    BeginLife {
+        /// Answered when nothing of the old life can arrive or leave any more.
+        answer: Answer<()>,
+    },
     /// Ends the link to a peer.
     LinkClose {
         /// The peer.
@@ -57,6 +69,11 @@ pub enum ChainCommand {
     Checksums {
         /// One for each partition that this server is a member for.
         answer: Answer<Vec<PartitionChecksum>>,
+    },
+    /// How far every replica is.
+    States {
+        /// One for each partition that this server has a part in.
+        answer: Answer<Vec<PartitionStatus>>,
     },
     /// Ends the shard at once, as if its process had died: nothing more is carried out or said.
     Die {},
@@ -76,10 +93,20 @@ impl Shard {
             ChainCommand::LinkAttach { peer, mailbox, ring_len, answer } => {
                 let _ = answer.send(self.link_attach(peer, mailbox, ring_len));
             }
+            ChainCommand::KnowTables { next_table } => {
+                self.tables_below = self.tables_below.max(next_table);
+            }
+            ChainCommand::BeginLife { answer } => {
+                self.begin_life();
+                let _ = answer.send(Ok(()));
+            }
             ChainCommand::LinkClose { server } => self.link_close(server),
             ChainCommand::RepeatReports {} => self.repeat_reports(),
             ChainCommand::Checksums { answer } => {
                 let _ = answer.send(Ok(self.partition_checksums()));
+            }
+            ChainCommand::States { answer } => {
+                let _ = answer.send(Ok(self.partition_states()));
             }
             ChainCommand::Die {} => self.stopped = true,
         }

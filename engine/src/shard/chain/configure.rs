@@ -117,6 +117,45 @@ impl Shard {
         }
     }
 
+    /// The life before is over: what it had under way is given up, what it holds is kept for the
+    /// chains to continue from, if it is whole.
+    pub(in crate::shard) fn begin_life(&mut self) {
+        let Some(chain) = &self.chain else { return };
+        let peers: Vec<ServerId> = chain.links.iter().map(|link| link.peer.server).collect();
+        let incoming = chain.incoming.iter().map(|incoming| incoming.slot);
+        let sessions: Vec<_> =
+            incoming.filter_map(|slot| self.sessions[slot].as_ref().map(|open| open.id)).collect();
+        peers.into_iter().for_each(|server| self.link_close(server));
+        sessions.into_iter().for_each(|session| self.close_session(session));
+        let count = self.chain.as_ref().map_or(0, |chain| chain.parts.len());
+        for index in 0..count {
+            let part = self.chain.as_ref().and_then(|chain| chain.parts[index].as_deref());
+            let Some(partition) = part.map(|part| part.partition) else { continue };
+            self.give_up_waiting(partition);
+            let Some(chain) = &mut self.chain else { return };
+            let (server, limits) = (chain.server, ReplicaLimits::default());
+            let Some(mut part) = chain.parts[index].take() else { continue };
+            chain.inflight_count -= part.inflight_count;
+            chain.copies_out -= usize::from(part.copy_out.is_some());
+            let is_whole = part.replica.position().is_some() && !part.broken;
+            let replica = if is_whole {
+                let (log, sessions) = (part.replica.log().clone(), part.replica.sessions().clone());
+                Replica::recover(partition, server, limits, log, sessions)
+            } else {
+                part.records.drain(..).for_each(|held| chain.spare.put(held.words));
+                Replica::new(partition, server, limits)
+            };
+            let next = Part {
+                records: std::mem::take(&mut part.records),
+                fenced: part.fenced,
+                dirty: part.dirty,
+                ..Part::new(partition, replica)
+            };
+            chain.parts[index] = Some(Box::new(next));
+        }
+        self.fence_stale_rows();
+    }
+
     /// A partition that is kept elsewhere: its records are of no use here.
     fn forget_records(&mut self, partition: PartitionId) {
         let Some(chain) = &mut self.chain else { return };

@@ -27,6 +27,9 @@ impl Shard {
         provider: Provider,
     ) -> Result<Endpoint, String> {
         let transport = self.transport_of(provider)?;
+        if !self.admits_peer(peer) {
+            return Err("the map in force does not admit that server".to_owned());
+        }
         self.link_close(peer.server);
         let chain = self.chain.as_mut().ok_or("the cluster keeps no replicas")?;
         let pending = self.transports[transport].create_queue_pair().map_err(|e| causes(&e))?;
@@ -111,7 +114,14 @@ impl Shard {
     /// A peer's session has its mailbox: messages come from now on.
     pub(in crate::shard) fn peer_attached(&mut self, slot: usize, peer: Peer) {
         let Some(chain) = &mut self.chain else { return };
+        // What still lies in an older mailbox is not in order with what comes by this one.
+        let same = |incoming: &Incoming| incoming.peer.server == peer.server;
+        let older = chain.incoming.iter().position(same).map(|at| chain.forget_incoming(at));
         chain.incoming.push(Incoming::new(slot, peer));
+        let session = older.and_then(|older| self.sessions[older.slot].as_ref());
+        if let Some(session) = session.map(|open| open.id) {
+            self.close_session(session);
+        }
         self.peer_connected(peer.server);
     }
 
@@ -121,10 +131,7 @@ impl Shard {
         let Some(at) = chain.incoming.iter().position(|incoming| incoming.slot == slot) else {
             return;
         };
-        let incoming = chain.incoming.swap_remove(at);
-        if let Some(words) = incoming.assembly.map(|assembly| assembly.words) {
-            chain.spare.put(words);
-        }
+        let incoming = chain.forget_incoming(at);
         chain.suspect(incoming.peer.server);
     }
 
@@ -150,6 +157,14 @@ impl Shard {
 }
 
 impl Chain {
+    fn forget_incoming(&mut self, at: usize) -> Incoming {
+        let mut incoming = self.incoming.swap_remove(at);
+        if let Some(assembly) = incoming.assembly.take() {
+            self.spare.put(assembly.words);
+        }
+        incoming
+    }
+
     /// A connection to a peer broke.
     fn suspect(&mut self, server: ServerId) {
         let mut outputs = Vec::new();

@@ -21,6 +21,7 @@ mod outputs;
 mod part;
 mod receive;
 mod rows;
+mod status;
 mod turn;
 mod waiting;
 
@@ -35,6 +36,7 @@ pub use checksum::PartitionChecksum;
 pub use command::ChainCommand;
 pub use event::{LinkEnded, ServerEvent};
 pub use leases::SharedLeases;
+pub use status::PartitionStatus;
 
 use self::{
     build::Scratch,

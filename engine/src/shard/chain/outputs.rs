@@ -7,6 +7,7 @@ use windlass_wire::{
 };
 
 use super::{super::Shard, Chain, ServerEvent, link::Link};
+use crate::limits::CHAIN_LEARNER_LEN_MAX;
 
 impl Shard {
     /// Gives one input to a replica and does what it says. A partition without a replica here takes
@@ -30,14 +31,6 @@ impl Shard {
             chain.dirty.push(index);
         }
         chain.inflight_count = chain.inflight_count + inflight - before;
-        // Records leave first, so that the next member works while this one applies.
-        for output in &outputs {
-            if let Output::Forward { to, epoch, first, last } = *output
-                && let Some(link) = chain.link_mut(to)
-            {
-                link.push_records(partition, epoch, first, last);
-            }
-        }
         for output in outputs.drain(..) {
             self.carry_out_output(partition, output);
         }
@@ -58,7 +51,13 @@ impl Shard {
                 self.acknowledge_up_to(partition, up_to);
                 return;
             }
-            Output::Forward { .. } => return,
+            // In its place among the frames: what welcomes a follower goes before its records.
+            Output::Forward { to, epoch, first, last } => {
+                if let Some(link) = chain.link_mut(to) {
+                    link.push_records(partition, epoch, first, last);
+                }
+                return;
+            }
             Output::StartCopy { start, .. } => {
                 self.start_copy_in(partition, start);
                 return;
@@ -116,6 +115,17 @@ impl Shard {
         }
     }
 
+    /// A learner is so far behind that its records make way: it is asked anew what it holds.
+    fn start_learner_over(&mut self, partition: PartitionId, learner: ServerId) {
+        let Some(chain) = &mut self.chain else { return };
+        if let Some(link) = chain.link_mut(learner) {
+            link.forget(partition);
+        }
+        chain.end_copy_out(partition, learner);
+        // A new link, as far as this partition goes, is always taken.
+        let _ = self.step(partition, Input::Connected { peer: learner });
+    }
+
     /// Lets go of records that nobody needs any more.
     pub(super) fn release_records(&mut self) {
         let Some(chain) = &mut self.chain else { return };
@@ -128,13 +138,23 @@ impl Shard {
             if part.records.is_empty() {
                 continue;
             }
-            let pending = links.iter().filter_map(|link: &Link| link.first_pending(part.partition));
             // Of a copy under way, what came was applied at once to the rows that are here.
             let own = match part.copy_in {
                 Some(_) => part.applied.next(),
                 None => part.replica.needed_from(),
             };
-            let needed = pending.fold(own, Lsn::min);
+            let mut outrun = None;
+            let mut needed = own;
+            if let Some((learner, first)) = part.replica.learner_needs() {
+                if spare.held_len <= CHAIN_LEARNER_LEN_MAX {
+                    needed = needed.min(first);
+                } else if first < own {
+                    outrun = Some(learner);
+                }
+            }
+            let sent_by = links.iter().filter(|link| Some(link.peer.server) != outrun);
+            let pending = sent_by.filter_map(|link: &Link| link.first_pending(part.partition));
+            let needed = pending.fold(needed, Lsn::min);
             let mut released = false;
             while part.records.front().is_some_and(|held| held.lsn < needed) {
                 if let Some(held) = part.records.pop_front() {
@@ -144,6 +164,9 @@ impl Shard {
             }
             if released {
                 let (partition, first) = (part.partition, needed);
+                if let Some(learner) = outrun {
+                    self.start_learner_over(partition, learner);
+                }
                 // Releasing is always taken.
                 let _ = self.step(partition, Input::Released { first });
                 if let Some(part) = self.chain.as_mut().and_then(|chain| chain.part_mut(partition))

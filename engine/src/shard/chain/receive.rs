@@ -2,7 +2,7 @@
 
 use windlass_replication::{Covered, Input, Lane, Position, RecordHeader, ReplicaError, Time};
 use windlass_wire::{
-    Epoch, Lsn, PartitionId, Status,
+    Epoch, Lsn, PartitionId, Status, TableId,
     chain::{BODY_LEN_MAX, ChainFrame, ChainPosition, HEADER_LEN},
     control::Peer,
 };
@@ -82,7 +82,6 @@ impl Shard {
                 }
             };
             session.active = true;
-            worked = true;
             let pages = mailbox.reader.pages();
             let mut header = [0; HEADER_LEN];
             let body_len = (message.len as usize).checked_sub(HEADER_LEN);
@@ -112,6 +111,7 @@ impl Shard {
             let Some(session) = self.sessions[slot].as_mut() else { break };
             match (taken, session.mailbox.as_mut()) {
                 (Taken::Yes, Some(mailbox)) => {
+                    worked = true;
                     mailbox.reader.advance(&message);
                     mailbox.completions.complete(message.number, Status::Done, 0);
                 }
@@ -127,6 +127,11 @@ impl Shard {
     }
 
     fn take_frame(&mut self, at: usize, frame: &ChainFrame, body: &[u8]) -> Taken {
+        if let ChainFrame::CopyRows { table, .. } = *frame
+            && self.awaits_table(table)
+        {
+            return Taken::Left;
+        }
         let Some(chain) = &mut self.chain else { return Taken::Yes };
         let from = chain.incoming[at].peer.server;
         let (partition, input) = match *frame {
@@ -196,6 +201,12 @@ impl Shard {
         Taken::Yes
     }
 
+    /// Whether a table is newer than any that was made or dropped here. What names it is left for
+    /// later: without the table it would change nothing, and other replicas would differ.
+    pub(in crate::shard) fn awaits_table(&self, table: TableId) -> bool {
+        table.0 >= self.tables_below
+    }
+
     /// Puts the pieces of a part of a copy together; the bytes once they are whole, `None` when a
     /// piece does not follow.
     fn gather_copy(
@@ -247,9 +258,13 @@ impl Shard {
         }
         let (mut rest, mut lsn) = (body, first);
         while !rest.is_empty() {
-            let Ok((_, len)) = Header::decode(rest, Salt::NONE) else {
+            let Ok((header, len)) = Header::decode(rest, Salt::NONE) else {
                 return Taken::Bad("a record whose header is damaged");
             };
+            // What was taken before is dropped when it is looked at again.
+            if self.awaits_table(TableId(header.table)) {
+                return Taken::Left;
+            }
             let Some((bytes, after)) = rest.split_at_checked(len) else {
                 return Taken::Bad("a record that leaves its message");
             };
@@ -279,6 +294,12 @@ impl Shard {
             }
             if !len.is_multiple_of(8) {
                 return Taken::Bad("a record of an impossible length");
+            }
+            let Ok((header, _)) = Header::decode(body, Salt::NONE) else {
+                return Taken::Bad("a record whose header is damaged");
+            };
+            if header.table >= self.tables_below {
+                return Taken::Left;
             }
             let words = chain.spare.take(len);
             let fresh = Assembly { partition, lsn, words, filled: 0 };

@@ -1,0 +1,185 @@
+//! Links of this server's shards with the equal shards of the servers it shares chains with. A thread
+//! for each peer, since a peer that is stopped answers nobody for as long as it likes; one more hands
+//! out what shards and maps say.
+
+mod link;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::Arc,
+    thread::{Builder, JoinHandle},
+};
+
+use crossbeam::channel::{Receiver, Sender, select, unbounded};
+use windlass_wire::{
+    ClusterMap, ServerId, ShardId,
+    control::{Peer, Provider},
+    map::ServerState,
+};
+
+use self::link::Linker;
+use crate::shard::{ChainCommand, LinkEnded, ShardCommand, ShardHandle};
+
+/// What it takes to link a server with others.
+#[derive(Debug)]
+pub struct PeersConfig {
+    /// The server's shards, in order.
+    pub shards: Vec<ShardHandle>,
+    /// The providers they have, best first.
+    pub providers: Vec<Provider>,
+    /// The cluster's token, or empty.
+    pub token: String,
+    /// Where the shards tell of links that broke: [`crate::shard::ChainContext::ended`].
+    pub ended: Receiver<LinkEnded>,
+}
+
+/// The links. Dropping it ends them.
+#[derive(Debug)]
+pub struct Peers {
+    orders: Option<Sender<Following>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// The life of this server that a map admits.
+#[derive(Debug)]
+struct Following {
+    own: Peer,
+    map: Arc<ClusterMap>,
+}
+
+/// One peer and the thread that links with it.
+#[derive(Debug)]
+struct Worker {
+    own: Peer,
+    peer: Peer,
+    address: String,
+    broken: Sender<ShardId>,
+}
+
+impl Peers {
+    /// Starts without any link.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(config: PeersConfig) -> io::Result<Self> {
+        let (orders, received) = unbounded();
+        let thread = Builder::new()
+            .name("windlass-peers".to_owned())
+            .spawn(move || Dispatcher { config, workers: BTreeMap::new() }.run(&received))?;
+        Ok(Self { orders: Some(orders), thread: Some(thread) })
+    }
+
+    /// Links with those that share chains with this server by a map, and with nobody else. To be
+    /// called after every shard has taken the map over, and only with maps that admit `own`.
+    pub fn follow(&self, own: Peer, map: Arc<ClusterMap>) {
+        if let Some(orders) = &self.orders {
+            // The thread lives as long as this.
+            let _ = orders.send(Following { own, map });
+        }
+    }
+}
+
+impl Drop for Peers {
+    fn drop(&mut self) {
+        self.orders = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that links servers panicked");
+        }
+    }
+}
+
+struct Dispatcher {
+    config: PeersConfig,
+    workers: BTreeMap<ServerId, Worker>,
+}
+
+impl Dispatcher {
+    fn run(&mut self, orders: &Receiver<Following>) {
+        loop {
+            select! {
+                recv(orders) -> order => match order {
+                    Ok(order) => self.follow(&order),
+                    Err(_) => break,
+                },
+                recv(self.config.ended) -> ended => match ended {
+                    Ok(ended) => self.broken(&ended),
+                    // All shards are gone.
+                    Err(_) => break,
+                },
+            }
+        }
+        // Threads end by themselves: one may be waiting for its peer's answer.
+        self.workers.clear();
+    }
+
+    fn broken(&self, ended: &LinkEnded) {
+        let peer = Peer { server: ended.server, incarnation: ended.incarnation };
+        if let Some(worker) = self.workers.get(&ended.server).filter(|worker| worker.peer == peer) {
+            // It may be on its way out.
+            let _ = worker.broken.send(ended.shard);
+        }
+    }
+
+    fn follow(&mut self, order: &Following) {
+        let wanted = neighbours(&order.map, order.own.server);
+        let is_wanted = |(server, worker): &(&ServerId, &Worker)| {
+            worker.own == order.own
+                && wanted.get(server) == Some(&(worker.peer, worker.address.clone()))
+        };
+        let unwanted = self.workers.iter().filter(|entry| !is_wanted(entry));
+        for server in unwanted.map(|(server, _)| *server).collect::<Vec<_>>() {
+            self.workers.remove(&server);
+            for shard in &self.config.shards {
+                shard.send(ShardCommand::Chain(ChainCommand::LinkClose { server }));
+            }
+        }
+        for (server, (peer, address)) in wanted {
+            if self.workers.contains_key(&server) {
+                continue;
+            }
+            match self.start_worker(order.own, peer, address) {
+                Ok(worker) => drop(self.workers.insert(server, worker)),
+                Err(error) => tracing::error!(%error, peer = server.0, "no thread to link with"),
+            }
+        }
+    }
+
+    fn start_worker(&self, own: Peer, peer: Peer, address: String) -> io::Result<Worker> {
+        let (broken, told) = unbounded();
+        let mut linker = Linker {
+            own,
+            peer,
+            address: address.clone(),
+            token: self.config.token.clone(),
+            shards: self.config.shards.clone(),
+            providers: self.config.providers.clone(),
+            broken: told,
+        };
+        Builder::new()
+            .name(format!("windlass-link-{}", peer.server))
+            .spawn(move || linker.run())?;
+        Ok(Worker { own, peer, address, broken })
+    }
+}
+
+/// Servers that share a chain with this one, in force, and where they are.
+fn neighbours(map: &ClusterMap, own: ServerId) -> BTreeMap<ServerId, (Peer, String)> {
+    let mut wanted = BTreeMap::new();
+    for chain in &map.chains {
+        let members = || chain.servers.iter().chain(&chain.learner).copied();
+        if !members().any(|member| member == own) {
+            continue;
+        }
+        for server in members().filter(|member| *member != own) {
+            if let Some(entry) = map.server(server).filter(|entry| entry.state != ServerState::Down)
+            {
+                let peer = Peer { server, incarnation: entry.incarnation };
+                wanted.entry(server).or_insert_with(|| (peer, entry.address.clone()));
+            }
+        }
+    }
+    wanted
+}

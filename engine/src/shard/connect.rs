@@ -1,0 +1,178 @@
+//! Sessions begin and end: a queue pair, then a mailbox on it, as control threads ask.
+
+use std::time::Instant;
+
+use windlass_transport::{
+    Access, Endpoint, Pages, Role,
+    mailbox::{self, CompletionWriter, MailboxReader},
+    memory::{HugePages, PagesOptions},
+};
+use windlass_wire::{
+    Incarnation, SessionId, WorkerRank,
+    control::{Peer, Provider, SharedRegion},
+};
+
+use super::{
+    Shard, chain,
+    command::{remote_of, shared_of},
+    session::{Applied, Detached, Mailbox, ShardSession},
+};
+use crate::limits::{
+    COMPLETION_SLOTS, MAILBOX_RING_LEN, RECEIVES_POSTED, SESSION_EXPIRY_S, SESSIONS_MAX,
+};
+
+impl Shard {
+    pub(super) fn open_mailbox(
+        &mut self,
+        (session, incarnation, connection, peer): (SessionId, Incarnation, u64, Option<Peer>),
+        rank: Option<WorkerRank>,
+        provider: Provider,
+        endpoint: &Endpoint,
+    ) -> Result<Endpoint, String> {
+        let transport = self.transport_of(provider)?;
+        if peer.is_some_and(|peer| self.chain.is_none() || !self.admits_peer(peer)) {
+            return Err("this server's map does not admit that server: try again".to_owned());
+        }
+        if self.by_session.len() >= SESSIONS_MAX {
+            return Err(format!("the shard has {SESSIONS_MAX} sessions already"));
+        }
+        self.close_session(session);
+        let pending = self.transports[transport].create_queue_pair().map_err(|e| chain(&e))?;
+        let answer = pending.endpoint().clone();
+        let queue_pair = self.transports[transport]
+            .connect(pending, Role::Passive, endpoint)
+            .map_err(|e| chain(&e))?;
+        if let Err(error) = self.transports[transport].post_receive(queue_pair, RECEIVES_POSTED) {
+            self.transports[transport].disconnect(queue_pair);
+            return Err(chain(&error));
+        }
+        let applied = match self.detached.remove(&session) {
+            Some(detached) if detached.incarnation == incarnation => detached.applied,
+            _ => Applied::default(),
+        };
+        let slot = self.sessions.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.sessions.push(None);
+            self.sessions.len() - 1
+        });
+        self.session_lives += 1;
+        self.sessions[slot] = Some(ShardSession {
+            id: session,
+            incarnation,
+            connection,
+            life: self.session_lives,
+            refuses: false,
+            rank,
+            peer,
+            deferred_count: 0,
+            transport,
+            queue_pair,
+            lands_unpolled: self.transports[transport].capabilities().lands_unpolled,
+            applied,
+            mailbox: None,
+            parked: std::collections::VecDeque::with_capacity(crate::limits::PARKED_MAX),
+            shared: Vec::new(),
+            sleep_epoch: 0,
+            active: true,
+            doubts: 0,
+            failed: false,
+        });
+        self.hear_workers(session);
+        self.by_session.insert(session, slot);
+        self.by_queue_pair.insert((transport, queue_pair), slot);
+        Ok(answer)
+    }
+
+    pub(super) fn attach_mailbox(
+        &mut self,
+        session: SessionId,
+        reply: SharedRegion,
+        completion_slots: u32,
+    ) -> Result<SharedRegion, String> {
+        if completion_slots != COMPLETION_SLOTS {
+            return Err(format!("completion rings have {COMPLETION_SLOTS} slots"));
+        }
+        if reply.len < mailbox::reply_len(completion_slots) as u64 {
+            return Err("the reply region is shorter than its completion ring".to_owned());
+        }
+        let slot = *self.by_session.get(&session).ok_or("open the mailbox first")?;
+        let Some(open) = &mut self.sessions[slot] else { return Err("no session".to_owned()) };
+        if open.mailbox.is_some() {
+            return Err("the mailbox is attached already".to_owned());
+        }
+        let transport = &mut self.transports[open.transport];
+        let options = PagesOptions { huge: HugePages::Never, ..PagesOptions::default() };
+        let pages = Pages::allocate(mailbox::mailbox_len(MAILBOX_RING_LEN), options)
+            .map_err(|e| chain(&e))?;
+        let region = transport.register(&pages, Access::READ_WRITE).map_err(|e| chain(&e))?;
+        let shared = transport.share(open.queue_pair, &region).map_err(|e| {
+            transport.deregister(&region);
+            chain(&e)
+        })?;
+        let outstanding_max = transport.capabilities().outstanding_max;
+        open.mailbox = Some(Mailbox {
+            reader: MailboxReader::new(pages, MAILBOX_RING_LEN),
+            region,
+            completions: CompletionWriter::new(remote_of(reply), completion_slots),
+            sender: mailbox::Sender::new(open.queue_pair, outstanding_max),
+        });
+        if let Some(peer) = open.peer {
+            self.peer_attached(slot, peer);
+        }
+        Ok(shared_of(shared))
+    }
+
+    pub(super) fn transport_of(&self, provider: Provider) -> Result<usize, String> {
+        let mut transports = self.transports.iter();
+        transports
+            .position(|transport| transport.capabilities().provider == provider.name())
+            .ok_or_else(|| format!("the server has no {} transport", provider.name()))
+    }
+
+    pub(super) fn close_session(&mut self, session: SessionId) {
+        let Some(slot) = self.by_session.remove(&session) else { return };
+        let Some(open) = self.sessions[slot].take() else { return };
+        self.by_queue_pair.remove(&(open.transport, open.queue_pair));
+        let transport = &mut self.transports[open.transport];
+        transport.disconnect(open.queue_pair);
+        if let Some(mailbox) = &open.mailbox {
+            transport.deregister(&mailbox.region);
+        }
+        for parked in open.parked {
+            self.abandon(parked);
+        }
+        self.forget_pulls(session);
+        self.silence_workers(session);
+        if open.peer.is_some() {
+            self.peer_detached(slot);
+        }
+        // What was posted completes as flushed; what was not never will.
+        for work_id in open.mailbox.iter().flat_map(|mailbox| mailbox.sender.unposted()) {
+            self.end_outstanding(work_id, false);
+        }
+        self.sweep_arena();
+        if open.applied.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        self.detached
+            .retain(|_, detached| now.duration_since(detached.since).as_secs() < SESSION_EXPIRY_S);
+        if self.detached.len() >= SESSIONS_MAX {
+            let oldest = self.detached.iter().min_by_key(|(_, detached)| detached.since);
+            if let Some(oldest) = oldest.map(|(session, _)| *session) {
+                self.detached.remove(&oldest);
+            }
+        }
+        let (incarnation, applied) = (open.incarnation, open.applied);
+        self.detached.insert(open.id, Detached { incarnation, applied, since: now });
+    }
+
+    /// Ends parameter memory that no table and no peer needs any more.
+    pub(super) fn sweep_arena(&mut self) {
+        let sessions = &self.sessions;
+        let is_shared = |region: usize| {
+            let mut shared = sessions.iter().flatten().flat_map(|session| &session.shared);
+            shared.any(|(at, _)| *at == region)
+        };
+        self.arena.sweep(is_shared, &mut self.transports);
+    }
+}

@@ -35,6 +35,21 @@
 #define WINDLASS_ABI_VERSION 1
 
 /**
+ * Pulls read the last replica of each chain: every acknowledged push is there.
+ */
+#define WINDLASS_PULL_FROM_TAIL 0
+
+/**
+ * Pulls read any replica.
+ */
+#define WINDLASS_PULL_FROM_ANY 1
+
+/**
+ * Pulls see every push acknowledged before them, whatever fails; no one-sided reads.
+ */
+#define WINDLASS_PULL_FROM_STRONG 2
+
+/**
  * How a call ended. The numbers never change their meaning.
  */
 enum windlass_status
@@ -83,6 +98,16 @@ enum windlass_status
      * No answer within the client's timeout. The request goes on.
      */
     WINDLASS_STATUS_TIMEOUT = 14,
+    /**
+     * No live server has the rows, for as long as the client tried. Parts of the request may have
+     * been applied.
+     */
+    WINDLASS_STATUS_UNAVAILABLE = 15,
+    /**
+     * A server came back without the table's rows, which nothing kept: open the table again to go
+     * on with what is there.
+     */
+    WINDLASS_STATUS_ROWS_LOST = 16,
     /**
      * There is no such table.
      */
@@ -392,6 +417,11 @@ typedef struct windlass_options {
      * Its rank, if so.
      */
     uint32_t rank;
+    /**
+     * How long requests are tried again while servers fail or restart, in milliseconds; 0 for
+     * 30,000, UINT64_MAX for not at all.
+     */
+    uint64_t retry_for_ms;
 } windlass_options;
 
 /**
@@ -544,9 +574,9 @@ typedef struct windlass_pull_options {
      */
     uint32_t relaxed;
     /**
-     * Zero.
+     * Which replicas are read: WINDLASS_PULL_FROM_*; 0 for the tail.
      */
-    uint32_t reserved;
+    uint32_t from;
 } windlass_pull_options;
 
 #ifdef __cplusplus

@@ -118,7 +118,8 @@ impl Client {
     }
 
     /// Ends this worker's round: its clock goes on by one, on every table it has opened that bounds
-    /// staleness. What it pushed before counts for the round.
+    /// staleness. What it pushed before counts for the round. Where rows have replicas, it first
+    /// waits until that is acknowledged.
     ///
     /// # Errors
     /// When a server is gone, or the client has no rank.

@@ -65,4 +65,21 @@ pub struct PullOptions {
     /// Whether rows of a dense range may mix values from before and after an update that is under
     /// way; each value is whole in any case.
     pub relaxed: bool,
+    /// Which replicas are read. With one copy of each row there is no choice.
+    pub from: PullFrom,
+}
+
+/// Which replica of its rows a pull reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PullFrom {
+    /// The last of the chain, where every acknowledged push is. While servers fail, one that does
+    /// not know yet that it was replaced may still be read.
+    #[default]
+    Tail,
+    /// Any: spreads the load, and each client keeps to one as long as it is there. It may already
+    /// have pushes that are not acknowledged yet, and may lose those.
+    Any,
+    /// The last of the chain, through its processor, and only while no other can have taken its
+    /// place: sees every push acknowledged before it, whatever fails.
+    Strong,
 }

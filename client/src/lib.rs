@@ -32,7 +32,7 @@ mod table;
 pub use client::{Client, Counters};
 pub use windlass_transport::verbs::VerbsConfig;
 
-pub use config::{ClientOptions, PullOptions, PushOptions};
+pub use config::{ClientOptions, PullFrom, PullOptions, PushOptions};
 pub use element::Element;
 pub use error::{ConnectError, RequestError, TableError, chain};
 pub use pending::{PendingPull, PendingPush};

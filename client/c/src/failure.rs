@@ -51,7 +51,7 @@ impl From<TableError> for Failure {
             TableError::Unknown { .. } => WindlassStatus::UnknownTable,
             TableError::Exists { .. } => WindlassStatus::TableExists,
             TableError::Dtype { .. } => WindlassStatus::WrongDtype,
-            TableError::Control(_) => WindlassStatus::ServerGone,
+            TableError::Control(_) | TableError::OutOfReach { .. } => WindlassStatus::ServerGone,
             _ => WindlassStatus::Refused,
         };
         Self::new(status, chain(&error))
@@ -71,7 +71,11 @@ impl From<RequestError> for Failure {
             | RequestError::NotCurrent { .. } => WindlassStatus::UnknownTable,
             RequestError::Refused { status: Status::Full, .. } => WindlassStatus::NoMemory,
             RequestError::Refused { .. } => WindlassStatus::Refused,
-            RequestError::ServerGone { .. } => WindlassStatus::ServerGone,
+            RequestError::ServerGone { .. } | RequestError::SessionExpired => {
+                WindlassStatus::ServerGone
+            }
+            RequestError::PartitionUnavailable { .. } => WindlassStatus::Unavailable,
+            RequestError::RowsLost => WindlassStatus::RowsLost,
             RequestError::Timeout { .. } => WindlassStatus::Timeout,
             RequestError::UnknownTimestamp { .. } => WindlassStatus::UnknownTimestamp,
             RequestError::TooLarge { .. } => WindlassStatus::TooLarge,

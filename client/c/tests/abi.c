@@ -76,6 +76,12 @@ static void pushes_and_pulls(void)
     OK(windlass_start_pull_range(table, 0, 5, NULL, &pull));
     OK(windlass_forget_pull(pull));
     OK(windlass_forget_pull(NULL));
+    options.from = WINDLASS_PULL_FROM_STRONG;
+    OK(windlass_start_pull(sparse, keys, 3, &options, &pull));
+    OK(windlass_finish_pull(pull, got, 6));
+    EXPECT(got[2] == 8);
+    options.from = 3;
+    FAILS(INVALID_ARGUMENT, windlass_start_pull(sparse, keys, 3, &options, &pull));
     FAILS(RANGE_OF_SPARSE, windlass_pull_range(sparse, 0, 3, got, 6, NULL));
 
     OK(windlass_close_table(table));

@@ -11,8 +11,8 @@ use std::{
 };
 
 use windlass_client::{
-    Client, ClientOptions, Durability, Element, PendingPush, Provider, PullOptions, PushOptions,
-    RequestError, Table, TableSchema,
+    Client, ClientOptions, Consistency, Durability, Element, PendingPush, Provider, PullOptions,
+    PushOptions, RequestError, Table, TableSchema, WorkerClock, WorkerRank,
 };
 use windlass_engine::{Server, ServerConfig};
 
@@ -219,4 +219,58 @@ fn tables_are_made_and_found_while_a_server_restarts() {
     assert_eq!(client.list_tables().unwrap().len(), 1);
     client.drop_table("late").unwrap();
     drop(starting.join().unwrap());
+}
+
+/// Two workers, each adding one to every row a round, and waiting for the other. After a restart the
+/// server has forgotten who works: they join again, at their own clocks, and nobody waits for ever.
+#[test]
+fn workers_go_on_with_their_clocks_after_restarts() {
+    const ROUNDS: u64 = 150;
+    for provider in PROVIDERS {
+        let data = tempfile::tempdir().unwrap();
+        let mut server = Some(start(anywhere(), provider, Some(data.path())));
+        let address = server.as_ref().unwrap().address();
+        let advertised = server.as_ref().unwrap().advertised().to_owned();
+        let schema = TableSchema {
+            consistency: Consistency::Bounded { tau: 2 },
+            ..kept(TableSchema::dense(f64::DTYPE, 100, 1))
+        };
+        std::thread::scope(|scope| {
+            let (advertised, schema) = (&advertised, &schema);
+            let work = move |rank| {
+                let options = ClientOptions {
+                    providers: vec![provider],
+                    rank: Some(WorkerRank(rank)),
+                    ..ClientOptions::default()
+                };
+                let client = Client::connect_with(advertised, options).unwrap();
+                let table = client.create_table::<f64>("clocked", schema).unwrap();
+                table.wait_for_workers(2).unwrap();
+                for round in 0..ROUNDS {
+                    let rows = table.pull(0..100, &PullOptions::default()).unwrap().wait().unwrap();
+                    assert!(rows.iter().all(|value| *value >= round as f64), "{round}: {rows:?}");
+                    table
+                        .push(0..100, &[1.0; 100], &PushOptions::default())
+                        .unwrap()
+                        .wait()
+                        .unwrap();
+                    client.advance_clock().unwrap();
+                }
+                client.wait_all().unwrap();
+                assert_eq!(client.clock(), WorkerClock(ROUNDS));
+            };
+            scope.spawn(move || work(0));
+            scope.spawn(move || work(1));
+            for _ in 0..4 {
+                std::thread::sleep(Duration::from_millis(100));
+                drop(server.take());
+                server = Some(start(address, provider, Some(data.path())));
+            }
+        });
+        let client = connect(server.as_ref().unwrap(), provider);
+        let table = client.open_table::<f64>("clocked").unwrap();
+        let rows = table.pull(0..100, &PullOptions::default()).unwrap().wait().unwrap();
+        assert_eq!(rows, vec![(ROUNDS * 2) as f64; 100]);
+        drop(server);
+    }
 }

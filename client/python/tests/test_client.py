@@ -26,6 +26,16 @@ def test_keys_and_ranges(client, name):
     table.push([], []).wait()
 
 
+def test_replicas_of_a_pull(client, name):
+    table = client.create_table(name, width=1, rows=10)
+    table.push([1], [[2.0]]).wait()
+    for replica in ["tail", "any", "strong"]:
+        numpy.testing.assert_array_equal(table.pull([1], replica=replica), [[2.0]])
+        numpy.testing.assert_array_equal(table.start_pull(range(1, 2), replica=replica).wait(), [[2.0]])
+    with pytest.raises(ValueError):
+        table.pull([1], replica="head")
+
+
 def test_results_go_where_they_are_wanted(client, name):
     table = client.create_table(name, width=2, rows=10, dtype="f64")
     out = numpy.ones((3, 2))

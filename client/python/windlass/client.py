@@ -35,19 +35,22 @@ def connect(
     token: Optional[str] = None,
     rank: Optional[int] = None,
     timeout: float = 30.0,
+    retry_for: float = 30.0,
     providers: Optional[Sequence[str]] = None,
     staging_bytes: int = 0,
 ) -> "Client":
     """Connects to the cluster that the server at `address` belongs to.
 
-    `address` is "windlass://HOST:PORT" or "HOST:PORT"; `timeout` is in seconds and holds for every
-    request; `providers` are transports that may be used, best first, of "verbs", "shm" and "tcp".
+    `address` is "windlass://HOST:PORT" or "HOST:PORT", or several, "HOST:PORT,HOST:PORT"; `timeout`
+    is in seconds and holds for every request; for `retry_for` seconds requests are tried again while
+    servers fail or restart, 0 for not at all; `providers` are transports that may be used, best first, of "verbs", "shm" and "tcp".
     """
     return Client(
         address,
         token=token,
         rank=rank,
         timeout=timeout,
+        retry_for=retry_for,
         providers=providers,
         staging_bytes=staging_bytes,
     )
@@ -63,6 +66,7 @@ class Client:
         token: Optional[str] = None,
         rank: Optional[int] = None,
         timeout: float = 30.0,
+        retry_for: float = 30.0,
         providers: Optional[Sequence[str]] = None,
         staging_bytes: int = 0,
     ) -> None:
@@ -72,6 +76,7 @@ class Client:
         options.token = None if token is None else token.encode()
         options.providers = None if providers is None else ",".join(providers).encode()
         options.timeout_ms = max(1, round(timeout * 1000))
+        options.retry_for_ms = max(1, round(retry_for * 1000)) if retry_for > 0 else 2**64 - 1
         options.staging_len = staging_bytes
         options.has_rank, options.rank = (0, 0) if rank is None else (1, rank)
         self._handle = library.handle("connect", address.encode(), byref(options))

@@ -43,6 +43,14 @@ class Timeout(WindlassError, TimeoutError):
     """No answer within the client's timeout. The request goes on."""
 
 
+class Unavailable(WindlassError, ConnectionError):
+    """No live server has the rows, for as long as the client tried."""
+
+
+class RowsLost(WindlassError):
+    """A server came back without the table's rows, which nothing kept. Open the table again to go on."""
+
+
 class UnknownTable(WindlassError, LookupError):
     """There is no such table."""
 
@@ -77,6 +85,8 @@ _BY_STATUS = {
     12: RefusedError,
     13: ServerGone,
     14: Timeout,
+    15: Unavailable,
+    16: RowsLost,
     20: UnknownTable,
     21: TableExists,
     22: DtypeError,

@@ -27,6 +27,7 @@ class Options(ctypes.Structure):
         ("staging_len", c_uint64),
         ("has_rank", c_uint32),
         ("rank", c_uint32),
+        ("retry_for_ms", c_uint64),
     ]
 
 
@@ -49,7 +50,7 @@ class PullOptions(ctypes.Structure):
         ("size", c_size_t),
         ("after", c_uint64),
         ("relaxed", c_uint32),
-        ("reserved", c_uint32),
+        ("replica", c_uint32),
     ]
 
 

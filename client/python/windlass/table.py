@@ -11,6 +11,7 @@ import numpy
 
 from . import dtypes
 from .buffer import Buffer, view
+from .errors import InvalidArgument
 from .library import PullOptions, PushOptions, library, sized
 from .library import Schema as CSchema
 
@@ -187,22 +188,27 @@ class Table:
         *,
         after: int = 0,
         relaxed: bool = False,
+        replica: str = "tail",
     ) -> numpy.ndarray:
         """Pulls rows and waits for them: an array of shape (rows, width), or `out`.
 
         `out` is filled in place, and is a C-contiguous array of the table's dtype with as many
         values. With `relaxed`, rows of a range may mix values from before and after an update.
+        `replica` is "tail", where every acknowledged push is, "any", which spreads the load, or
+        "strong", which sees every push acknowledged before it whatever fails.
         """
         function, arguments, count = self._rows("pull", rows)
         out = self._out(out, (count, self.width))
-        options = _pull_options(after, relaxed)
+        options = _pull_options(after, relaxed, replica)
         library.call(function, self._open(), *arguments, out.ctypes.data, out.size, options)
         return out
 
-    def start_pull(self, rows: Rows, *, after: int = 0, relaxed: bool = False) -> PendingPull:
+    def start_pull(
+        self, rows: Rows, *, after: int = 0, relaxed: bool = False, replica: str = "tail"
+    ) -> PendingPull:
         """Starts a pull; its `wait()` has the rows."""
         function, arguments, count = self._rows("start_pull", rows)
-        options = _pull_options(after, relaxed)
+        options = _pull_options(after, relaxed, replica)
         handle = library.handle(function, self._open(), *arguments, options)
         return PendingPull(self, handle, (count, self.width))
 
@@ -319,9 +325,11 @@ class Prepared:
         library.call("push_prepared", self._open(), options, byref(pushed))
         return PendingPush(self._table._client, pushed.value)
 
-    def pull(self, *, after: int = 0, relaxed: bool = False) -> numpy.ndarray:
+    def pull(
+        self, *, after: int = 0, relaxed: bool = False, replica: str = "tail"
+    ) -> numpy.ndarray:
         """Pulls the rows over the values, waits for them, and returns `values`."""
-        library.call("pull_prepared", self._open(), _pull_options(after, relaxed))
+        library.call("pull_prepared", self._open(), _pull_options(after, relaxed, replica))
         return self.values
 
     def _open(self) -> int:
@@ -347,9 +355,15 @@ def _push_options(after: int, clock: Optional[int], sync: bool) -> Any:
     return byref(options)
 
 
-def _pull_options(after: int, relaxed: bool) -> Any:
-    if not after and not relaxed:
+# In the order of the header's WINDLASS_PULL_FROM_*.
+_REPLICAS = ("tail", "any", "strong")
+
+
+def _pull_options(after: int, relaxed: bool, replica: str) -> Any:
+    if not after and not relaxed and replica == "tail":
         return None
+    if replica not in _REPLICAS:
+        raise InvalidArgument(f'replica is "tail", "any" or "strong", not {replica!r}')
     options = sized(PullOptions)
-    options.after, options.relaxed = after, relaxed
+    options.after, options.relaxed, options.replica = after, relaxed, _REPLICAS.index(replica)
     return byref(options)

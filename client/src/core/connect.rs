@@ -54,6 +54,8 @@ impl Core {
             links: Vec::new(),
             heads: Routes::default(),
             tails: Routes::default(),
+            strong: Routes::default(),
+            any: Routes::default(),
             generation: 0,
             addresses: parse(addresses)?,
             backlog: VecDeque::new(),

@@ -8,7 +8,7 @@ use windlass_wire::{Place, RequestHeader, RowRange, Rows, Sequence};
 use super::{
     Core, RegionId, RequestId, TableIndex,
     link::{Held, InFlight},
-    push::index,
+    push::{Replica, index},
     requests::{Failure, NOBODY, Reply},
 };
 
@@ -161,7 +161,11 @@ impl Core {
             return vec![(0, kept)];
         };
         let layout = self.tables[table.0].layout;
-        let routes = if kept.header.kind.pushes() { &self.heads } else { &self.tails };
+        let routes = self.routes(match kept.header.kind.pushes() {
+            true => Replica::Head,
+            false if kept.header.strong => Replica::Strong,
+            false => Replica::Tail,
+        });
         let link_of = |row: u64| routes.link_of(layout.partition_of(row));
         let mut pieces: Vec<(usize, Piece)> = Vec::new();
         match kept.header.rows {

@@ -58,6 +58,8 @@ pub(crate) struct Core {
     /// Links to the head of each partition, and to the replica that pulls read.
     heads: Routes,
     tails: Routes,
+    strong: Routes,
+    any: Routes,
     /// Goes up when routes may have changed.
     generation: u64,
     /// Where servers and coordinators may be, as the user said.

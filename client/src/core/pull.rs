@@ -1,12 +1,12 @@
 //! Pulls: dense ranges by one-sided reads, keys gathered by the servers into the staging area.
 
 use windlass_transport::chunks::Chunk;
-use windlass_wire::{RequestKind, RowRange, Rows, WorkerClock};
+use windlass_wire::{RequestKind, RowRange, Rows};
 
 use super::{
     Core, PART_KEYS_MAX, RequestId, TableIndex,
     push::{Replica, count_of, index},
-    requests::Reply,
+    requests::{Reading, Reply},
     send::{Message, Route, Values},
 };
 use crate::{
@@ -27,9 +27,24 @@ pub(super) enum Claimed {
     /// These rows are to be read, again or for the first time.
     Again {
         rows: RowRange,
-        relaxed: bool,
-        clock: WorkerClock,
+        reading: Reading,
     },
+}
+
+/// Rows of one message.
+#[derive(Clone, Copy)]
+enum Asked<'a> {
+    Keys(&'a [u64]),
+    Range(RowRange),
+}
+
+/// Where rows that servers write go: from row `row` of a chunk on.
+#[derive(Clone, Copy)]
+struct Gathering {
+    chunk: Chunk,
+    row: u64,
+    request: RequestId,
+    replica: Replica,
 }
 
 impl Core {
@@ -41,35 +56,64 @@ impl Core {
         options: &PullOptions,
     ) -> Result<RequestId, RequestError> {
         self.check_range(table, rows)?;
+        let (relaxed, clock) = (options.relaxed, self.pull_clock(table));
+        let reading = Reading { replica: self.replica_of(options.from), relaxed, clock };
+        if reading.replica == Replica::Strong {
+            return self.pull_served_range(table, rows, options);
+        }
         // Rows whose server is gone are looked for when they are claimed.
-        let located = self.locate(table);
+        let located = self.locate(table, reading.replica);
         if located.as_ref().is_err_and(|error| !self.is_passing(error)) {
             return located.map(|()| 0);
         }
         let len = rows.count() * self.tables[table.0].row_len;
-        let request = self.begin(options.after, true)?;
-        self.counters.pulls += 1;
-        self.counters.bytes_pulled += len;
-        let clock = self.pull_clock(table);
+        let request = self.begin_pull(options, len)?;
         let lazy = located.is_err()
             || len > STAGED_LEN_MAX
-            || self.is_viewable(table, rows)
-            || !self.may_pull(table, rows, clock);
-        let (first_row, row_count) = (rows.start, rows.count());
+            || self.is_viewable(table, reading.replica, rows)
+            || !self.may_pull(table, rows, reading);
         let (reply, started) = if lazy {
-            (Reply::Lazy { first_row, row_count, relaxed: options.relaxed, clock }, Ok(()))
+            (Reply::Lazy { rows, reading }, Ok(()))
         } else {
-            let relaxed = options.relaxed;
-            let started = self.start_reads(request, table, rows, relaxed);
+            let started = self.start_reads(request, table, rows, reading);
             let passing = started.as_ref().is_err_and(|error| self.is_passing(error));
             if let (Some(slot), true) = (self.requests.find_mut(request), passing) {
                 slot.reads_again = true;
             }
             let started = if passing { Ok(()) } else { started };
-            (Reply::Blocks { first_row, row_count, relaxed, clock }, started)
+            (Reply::Blocks { rows, reading }, started)
         };
         if let Some(slot) = self.requests.find_mut(request) {
             slot.reply = reply;
+        }
+        self.end_sending(request);
+        self.or_forget(request, started)
+    }
+
+    /// Starts to pull a range of rows that its servers write into the staging area.
+    fn pull_served_range(
+        &mut self,
+        table: TableIndex,
+        rows: RowRange,
+        options: &PullOptions,
+    ) -> Result<RequestId, RequestError> {
+        let row_len = self.tables[table.0].row_len;
+        let len = rows.count() * row_len;
+        let (request, chunk) = self.begin_gathering(options, len)?;
+        let row_count = count_of(rows.count());
+        if let Some(slot) = self.requests.find_mut(request) {
+            slot.reply = Reply::Staged { chunk, row_count, positions: Vec::new() };
+        }
+        let (layout, replica) = (self.tables[table.0].layout, self.replica_of(options.from));
+        let rows_max = (GATHER_LEN_MAX / row_len).max(1);
+        let (mut first, mut started) = (rows.start, Ok(()));
+        while first < rows.end && started.is_ok() {
+            let (link, part) = self.rows_at_one_link(replica, &layout, first, rows.end);
+            let end = part.end.min(first + rows_max);
+            let to = Gathering { chunk, row: first - rows.start, request, replica };
+            let asked = Asked::Range(RowRange::new(first, end));
+            started = self.gather(self.route(link), table, asked, to);
+            first = end;
         }
         self.end_sending(request);
         self.or_forget(request, started)
@@ -84,19 +128,12 @@ impl Core {
     ) -> Result<RequestId, RequestError> {
         self.check_keys(table, keys)?;
         let len = keys.len() as u64 * self.tables[table.0].row_len;
-        let request = self.begin(options.after, true)?;
-        self.counters.pulls += 1;
-        self.counters.bytes_pulled += len;
-        let chunk = match self.allocate_chunk(len) {
-            Ok(chunk) => chunk,
-            Err(error) => {
-                self.end_sending(request);
-                return self.or_forget(request, Err(error));
-            }
-        };
+        let (request, chunk) = self.begin_gathering(options, len)?;
+        let replica = self.replica_of(options.from);
+        let sole = self.routes(replica).sole;
         let mut positions = self.requests.take_positions();
-        if self.tails.sole.is_none() {
-            self.sort_by_link(table, keys, Replica::Tail);
+        if sole.is_none() {
+            self.sort_by_link(table, keys, replica);
             for sorted in &self.scratch.by_link {
                 positions.extend_from_slice(&sorted.positions);
             }
@@ -105,25 +142,45 @@ impl Core {
             slot.reply = Reply::Staged { chunk, row_count: count_of(keys.len() as u64), positions };
         }
         let generation = self.generation;
-        let started = match self.tails.sole {
-            Some(link) => self.gather(Route { link, generation }, table, keys, chunk, 0, request),
-            None => {
-                let mut row = 0;
-                let mut started = Ok(());
-                for link in 0..self.scratch.by_link.len() {
-                    let sorted = std::mem::take(&mut self.scratch.by_link[link]);
-                    let route = Route { link, generation };
-                    started = started.and_then(|()| {
-                        self.gather(route, table, &sorted.keys, chunk, row, request)
-                    });
-                    row += sorted.keys.len() as u64;
-                    self.scratch.by_link[link] = sorted;
-                }
-                started
+        let mut to = Gathering { chunk, row: 0, request, replica };
+        let mut started = Ok(());
+        if let Some(link) = sole {
+            started = self.gather_keys(Route { link, generation }, table, keys, to);
+        } else {
+            for link in 0..self.scratch.by_link.len() {
+                let sorted = std::mem::take(&mut self.scratch.by_link[link]);
+                let route = Route { link, generation };
+                started = started.and_then(|()| self.gather_keys(route, table, &sorted.keys, to));
+                to.row += sorted.keys.len() as u64;
+                self.scratch.by_link[link] = sorted;
             }
-        };
+        }
         self.end_sending(request);
         self.or_forget(request, started)
+    }
+
+    fn begin_pull(&mut self, options: &PullOptions, len: u64) -> Result<RequestId, RequestError> {
+        let request = self.begin(options.after, true)?;
+        self.counters.pulls += 1;
+        self.counters.bytes_pulled += len;
+        Ok(request)
+    }
+
+    /// Starts a pull whose rows servers write into a piece of the staging area.
+    fn begin_gathering(
+        &mut self,
+        options: &PullOptions,
+        len: u64,
+    ) -> Result<(RequestId, Chunk), RequestError> {
+        let request = self.begin_pull(options, len)?;
+        match self.allocate_chunk(len) {
+            Ok(chunk) => Ok((request, chunk)),
+            Err(error) => {
+                self.end_sending(request);
+                self.forget(request);
+                Err(error)
+            }
+        }
     }
 
     /// Waits for a pull and copies its rows into `into`, which is as long as they are. Reads whose
@@ -136,9 +193,7 @@ impl Core {
     ) -> Result<(), RequestError> {
         match self.claim_once(table, id, into)? {
             Claimed::Done => Ok(()),
-            Claimed::Again { rows, relaxed, clock } => {
-                self.read_until_done(table, rows, (relaxed, clock), into)
-            }
+            Claimed::Again { rows, reading } => self.read_until_done(table, rows, reading, into),
         }
     }
 
@@ -167,51 +222,69 @@ impl Core {
                     pages.read(chunk.offset + row * row_len, &mut into[to..][..index(row_len)]);
                 }
             }
-            Reply::Blocks { first_row, row_count, relaxed, clock } => {
-                let rows = RowRange::new(*first_row, first_row + row_count);
+            Reply::Blocks { rows, reading } => {
+                let (rows, reading) = (*rows, *reading);
                 if again {
-                    let (relaxed, clock) = (*relaxed, *clock);
                     self.drop_reply(id, reply);
-                    return Ok(Claimed::Again { rows, relaxed, clock });
+                    return Ok(Claimed::Again { rows, reading });
                 }
                 self.copy_blocks(id, table, rows, into);
             }
-            Reply::Lazy { first_row, row_count, relaxed, clock } => {
-                let rows = RowRange::new(*first_row, first_row + row_count);
-                return Ok(Claimed::Again { rows, relaxed: *relaxed, clock: *clock });
+            Reply::Lazy { rows, reading } => {
+                return Ok(Claimed::Again { rows: *rows, reading: *reading });
             }
         }
         self.drop_reply(id, reply);
         Ok(Claimed::Done)
     }
 
-    /// Asks a link's server to write rows into the chunk, from row `row` of it on.
-    fn gather(
+    /// Asks a link's server for rows by key, in messages of bounded size.
+    fn gather_keys(
         &mut self,
         route: Route,
         table: TableIndex,
         keys: &[u64],
-        chunk: Chunk,
-        row: u64,
-        request: RequestId,
+        mut to: Gathering,
     ) -> Result<(), RequestError> {
         let row_len = self.tables[table.0].row_len;
         let rows_max =
             usize::try_from(GATHER_LEN_MAX / row_len).unwrap_or(1).clamp(1, PART_KEYS_MAX);
-        let staging = self.staging_region()?;
-        let mut at = row;
         for part in keys.chunks(rows_max) {
-            let clock = Some(self.pull_clock(table));
-            let options = PushOptions { clock, ..PushOptions::default() };
-            let mut header = self.header(RequestKind::Pull, table, &options);
-            header.rows = Rows::Keys;
-            header.row_count = count_of(part.len() as u64);
-            let reply = Some((staging, chunk.offset + at * row_len));
-            let message = Message { request, header, keys: part, values: Values::None, reply };
-            self.send(route, &message)?;
-            at += part.len() as u64;
+            self.gather(route, table, Asked::Keys(part), to)?;
+            to.row += part.len() as u64;
         }
         Ok(())
+    }
+
+    /// Asks a link's server to write rows into the staging area.
+    fn gather(
+        &mut self,
+        route: Route,
+        table: TableIndex,
+        asked: Asked<'_>,
+        to: Gathering,
+    ) -> Result<(), RequestError> {
+        let row_len = self.tables[table.0].row_len;
+        let staging = self.staging_region()?;
+        let clock = Some(self.pull_clock(table));
+        let options = PushOptions { clock, ..PushOptions::default() };
+        let mut header = self.header(RequestKind::Pull, table, &options);
+        header.strong = to.replica == Replica::Strong;
+        let keys = match asked {
+            Asked::Keys(keys) => {
+                header.rows = Rows::Keys;
+                header.row_count = count_of(keys.len() as u64);
+                keys
+            }
+            Asked::Range(rows) => {
+                header.rows = Rows::Range { first: rows.start };
+                header.row_count = count_of(rows.count());
+                &[]
+            }
+        };
+        let reply = Some((staging, to.chunk.offset + to.row * row_len));
+        let request = to.request;
+        self.send(route, &Message { request, header, keys, values: Values::None, reply })
     }
 
     /// A request that could not be started is nobody's to claim.

@@ -20,9 +20,14 @@ pub(crate) enum Source<'a> {
 
 /// Which replica of a partition keys are sorted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Replica {
+pub(crate) enum Replica {
     Head,
+    /// The last that holds all that was committed.
     Tail,
+    /// One of those that do, always the same while it can be reached.
+    Any,
+    /// The last of the chain, asked to answer only while it is that.
+    Strong,
 }
 
 /// The rows of one message.

@@ -10,7 +10,7 @@ use windlass_wire::RowRange;
 use super::{
     Core, RequestId, TableIndex,
     push::index,
-    requests::Failure,
+    requests::{Failure, Reading},
     tables::Place,
     view::{FENCED, HEAD_VERSION_AT, ROWS_AT},
 };
@@ -77,7 +77,7 @@ impl Core {
         request: RequestId,
         table: TableIndex,
         rows: RowRange,
-        relaxed: bool,
+        reading: Reading,
     ) -> Result<(), RequestError> {
         let row_len = self.tables[table.0].row_len;
         let mut first = rows.start;
@@ -85,7 +85,8 @@ impl Core {
             let state = &self.tables[table.0];
             let partition = state.layout.partition_of(first);
             let end = rows.end.min(state.layout.rows_of(partition).end);
-            let Some(place) = state.places.get(partition.0 as usize).copied().flatten() else {
+            let Some(place) = state.places.find(reading.replica, partition.0 as usize).copied()
+            else {
                 return Err(self.unavailable(partition));
             };
             let block_rows = u64::from(place.at.block_rows);
@@ -103,7 +104,7 @@ impl Core {
                 if by_value {
                     span.trim(&place, from, to, row_len);
                 }
-                self.start_read(request, place, span, relaxed)?;
+                self.start_read(request, place, span, reading.relaxed)?;
                 block += block_count;
             }
             first = end;
@@ -285,8 +286,8 @@ impl Core {
         let now = Instant::now();
         let (link, offset) = (read.link, read.place.at.offset);
         let Some(table) = self.tables.get_mut(read.table.0) else { return };
-        let place = table.places.get_mut(read.partition).and_then(Option::as_mut);
-        if let Some(place) = place.filter(|place| place.link == link && place.at.offset == offset) {
+        let is_same = |place: &&mut Place| place.link == link && place.at.offset == offset;
+        for place in table.places.of_partition(read.partition).filter(is_same) {
             place.current_at = Some(now);
         }
     }
@@ -381,7 +382,7 @@ impl Core {
     pub(super) fn forget_places(&mut self, link: usize) {
         self.forget_lines(link);
         for table in &mut self.tables {
-            for place in &mut table.places {
+            for place in table.places.iter_mut() {
                 place.take_if(|place| place.link == link);
             }
         }

@@ -3,9 +3,15 @@
 
 use std::{collections::VecDeque, time::Instant};
 
-use windlass_wire::{RowRange, WorkerClock};
+use windlass_wire::RowRange;
 
-use super::{Core, TableIndex, pull::Claimed, push::index, requests::Reply, view::CopyMode};
+use super::{
+    Core, TableIndex,
+    pull::Claimed,
+    push::index,
+    requests::{Reading, Reply},
+    view::CopyMode,
+};
 use crate::error::RequestError;
 
 /// Bytes of rows pulled at once when a large range is read piece by piece.
@@ -24,16 +30,16 @@ impl Core {
         &mut self,
         table: TableIndex,
         rows: RowRange,
-        (relaxed, clock): (bool, WorkerClock),
+        reading: Reading,
         into: &mut [u8],
     ) -> Result<(), RequestError> {
         let (mut since, mut looks_again) = (None, !self.options.retry_for.is_zero());
         loop {
-            self.wait_for_workers_at(table, rows, clock)?;
-            let read = match self.locate(table) {
+            self.wait_for_workers_at(table, rows, reading)?;
+            let read = match self.locate(table, reading.replica) {
                 // Nobody has the table any more.
                 Err(error @ RequestError::NotCurrent { .. }) => return Err(error),
-                located => located.and_then(|()| self.read_now(table, rows, relaxed, into)),
+                located => located.and_then(|()| self.read_now(table, rows, reading, into)),
             };
             let Err(error) = read else { return Ok(()) };
             if let RequestError::NotCurrent { .. } = error
@@ -63,11 +69,12 @@ impl Core {
         &mut self,
         table: TableIndex,
         rows: RowRange,
-        relaxed: bool,
+        reading: Reading,
         into: &mut [u8],
     ) -> Result<(), RequestError> {
         let row_len = self.tables[table.0].row_len;
-        if self.is_viewable(table, rows) {
+        let Reading { replica, relaxed, .. } = reading;
+        if self.is_viewable(table, replica, rows) {
             let streams = into.len() >= STREAM_LEN_MIN;
             let copy = CopyMode { relaxed, streams };
             let mut first = rows.start;
@@ -75,7 +82,7 @@ impl Core {
                 let state = &self.tables[table.0];
                 let partition = state.layout.partition_of(first);
                 let end = rows.end.min(state.layout.rows_of(partition).end);
-                let place = state.places[partition.0 as usize];
+                let place = state.places.find(replica, partition.0 as usize).copied();
                 let Some((place, view)) = place.and_then(|at| at.view.map(|view| (at, view)))
                 else {
                     return Err(self.unavailable(partition));
@@ -95,12 +102,10 @@ impl Core {
             if first < rows.end && windows.len() < WINDOWS {
                 let part = RowRange::new(first, rows.end.min(first + window_rows));
                 let id = self.begin(None, true)?;
-                let started = self.start_reads(id, table, part, relaxed);
+                let started = self.start_reads(id, table, part, reading);
                 if let Some(slot) = self.requests.find_mut(id) {
-                    let (first_row, row_count) = (part.start, part.count());
                     // Whoever reads again waits for slower workers again.
-                    let clock = WorkerClock(0);
-                    slot.reply = Reply::Blocks { first_row, row_count, relaxed, clock };
+                    slot.reply = Reply::Blocks { rows: part, reading };
                 }
                 self.end_sending(id);
                 windows.push_back((id, part));

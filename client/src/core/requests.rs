@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use windlass_transport::chunks::Chunk;
-use windlass_wire::{PartitionId, ServerId, Status, WorkerClock};
+use windlass_wire::{PartitionId, RowRange, ServerId, Status, WorkerClock};
 
-use super::REQUESTS_MAX;
+use super::{REQUESTS_MAX, push::Replica};
 
 /// A request of this client, from 1. The timestamp users see.
 pub(crate) type RequestId = u64;
@@ -44,10 +44,18 @@ pub(crate) enum Reply {
     /// each is, and is empty when they are in order.
     Staged { chunk: Chunk, row_count: u32, positions: Vec<u32> },
     /// Blocks as they lie at the server, staged by reads.
-    Blocks { first_row: u64, row_count: u64, relaxed: bool, clock: WorkerClock },
+    Blocks { rows: RowRange, reading: Reading },
     /// To be read when claimed: a copy out of memory on this host, or too large to stage.
-    /// Slower workers are waited for first, as a pull at `clock` has to.
-    Lazy { first_row: u64, row_count: u64, relaxed: bool, clock: WorkerClock },
+    Lazy { rows: RowRange, reading: Reading },
+}
+
+/// How rows are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reading {
+    pub(crate) replica: Replica,
+    pub(crate) relaxed: bool,
+    /// Slower workers are waited for first, as a pull at this clock has to.
+    pub(crate) clock: WorkerClock,
 }
 
 /// One request.

@@ -1,9 +1,12 @@
 //! Which link leads to which rows.
 
-use windlass_wire::{Layout, PartitionId, RowRange, ServerId, map::shard_of};
+use windlass_wire::{
+    Layout, PartitionId, RowRange, ServerId,
+    map::{mix, shard_of},
+};
 
 use super::{Core, LinkScratch, TableIndex, push::Replica};
-use crate::error::RequestError;
+use crate::{config::PullFrom, error::RequestError};
 
 /// Links to one replica of each partition.
 #[derive(Debug, Default)]
@@ -47,10 +50,37 @@ impl Core {
         let partitions = || (0..self.map.partition_count()).map(PartitionId);
         let heads = partitions().map(|at| link_of(at, self.map.head(at))).collect();
         let tails = partitions().map(|at| link_of(at, self.map.read_tail(at))).collect();
+        let strong = partitions().map(|at| link_of(at, self.map.tail(at))).collect();
+        let any = partitions().map(|at| {
+            let readable = self.map.readable(at);
+            let first = usize::try_from(mix(self.session.0 ^ u64::from(at.0))).unwrap_or(0);
+            let links = (0..readable.len()).map(|offset| {
+                let server = readable[first.wrapping_add(offset) % readable.len()];
+                link_of(at, Some(server))
+            });
+            let is_open =
+                |link: &u32| self.links.get(*link as usize).is_some_and(super::link::Link::is_open);
+            links.clone().find(is_open).or(links.clone().next()).unwrap_or(nowhere)
+        });
+        let any = any.collect();
         self.heads = Routes::new(heads);
         self.tails = Routes::new(tails);
+        self.strong = Routes::new(strong);
+        self.any = Routes::new(any);
         self.scratch.by_link.resize_with(self.links.len() + 1, LinkScratch::default);
         self.generation += 1;
+    }
+
+    /// The replica that a pull reads.
+    #[inline]
+    pub(super) fn replica_of(&self, from: PullFrom) -> Replica {
+        match from {
+            // The only copy is all of them.
+            _ if self.map.replicas <= 1 => Replica::Tail,
+            PullFrom::Tail => Replica::Tail,
+            PullFrom::Any => Replica::Any,
+            PullFrom::Strong => Replica::Strong,
+        }
     }
 
     /// The routes to one replica.
@@ -59,6 +89,8 @@ impl Core {
         match replica {
             Replica::Head => &self.heads,
             Replica::Tail => &self.tails,
+            Replica::Any => &self.any,
+            Replica::Strong => &self.strong,
         }
     }
 

@@ -8,7 +8,7 @@ use windlass_wire::{
     control::{ClientReply, ClientRequest, PartitionPlace, RefusalKind},
 };
 
-use super::{Core, clock::TableClock, connect::chain};
+use super::{Core, clock::TableClock, connect::chain, push::Replica};
 use crate::error::{RequestError, TableError};
 
 /// A table in [`Core::tables`].
@@ -22,13 +22,52 @@ pub(crate) struct TableState {
     pub(crate) layout: Layout,
     pub(crate) row_len: u64,
     /// Place of each partition; empty until it is needed.
-    pub(crate) places: Vec<Option<Place>>,
+    pub(super) places: Places,
     /// Dropped by this client: clocks do not go on there.
     pub(crate) dropped: bool,
     /// Where its workers' clocks are, if it keeps any.
     pub(super) clock: Option<TableClock>,
     /// The only copy of its rows went with its server; until it is opened again.
     pub(crate) rows_lost: bool,
+}
+
+/// Places of each partition, at the tail of its chain and at any replica; empty until needed.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    tail: Vec<Option<Place>>,
+    any: Vec<Option<Place>>,
+}
+
+impl Places {
+    pub(super) fn of(&self, replica: Replica) -> &[Option<Place>] {
+        if replica == Replica::Any { &self.any } else { &self.tail }
+    }
+
+    fn of_mut(&mut self, replica: Replica) -> &mut Vec<Option<Place>> {
+        if replica == Replica::Any { &mut self.any } else { &mut self.tail }
+    }
+
+    /// A place, if it is known.
+    #[inline]
+    pub(super) fn find(&self, replica: Replica, partition: usize) -> Option<&Place> {
+        self.of(replica).get(partition)?.as_ref()
+    }
+
+    /// Those of one partition that are known.
+    pub(super) fn of_partition(&mut self, partition: usize) -> impl Iterator<Item = &mut Place> {
+        let places = [self.tail.get_mut(partition), self.any.get_mut(partition)];
+        places.into_iter().flatten().flatten()
+    }
+
+    /// All that are known.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Option<Place>> {
+        self.tail.iter_mut().chain(&mut self.any)
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.tail.clear();
+        self.any.clear();
+    }
 }
 
 /// Where the rows of one partition lie.
@@ -68,7 +107,7 @@ impl TableState {
         Self {
             layout: Layout::new(entry.id, entry.schema.kind, partition_count),
             row_len: entry.schema.row_len(),
-            places: Vec::new(),
+            places: Places::default(),
             dropped: false,
             clock: None,
             rows_lost: false,
@@ -240,8 +279,12 @@ impl Core {
     }
 
     /// Learns where the rows of a dense table lie, unless that is known.
-    pub(crate) fn locate(&mut self, table: TableIndex) -> Result<(), RequestError> {
-        if !self.tables[table.0].places.is_empty() {
+    pub(crate) fn locate(
+        &mut self,
+        table: TableIndex,
+        replica: Replica,
+    ) -> Result<(), RequestError> {
+        if !self.tables[table.0].places.of(replica).is_empty() {
             return Ok(());
         }
         let setup = |text: String| RequestError::Setup { text };
@@ -256,7 +299,7 @@ impl Core {
             let request = ClientRequest::Locate { table: id, shard: link.shard };
             let gone = RequestError::ServerGone { server: server.id };
             let Some(control) = server.control.as_mut().filter(|_| !link.failed) else {
-                if self.tails.leads_to(link_at) {
+                if self.routes(replica).leads_to(link_at) {
                     return Err(gone);
                 }
                 continue;
@@ -279,7 +322,7 @@ impl Core {
                 }
             };
             for at in located {
-                if self.tails.link_of(at.partition) != link_at {
+                if self.routes(replica).link_of(at.partition) != link_at {
                     continue;
                 }
                 if !is_sound(&at, self.tables[table.0].row_len) {
@@ -294,7 +337,7 @@ impl Core {
                 }
             }
         }
-        self.tables[table.0].places = places;
+        *self.tables[table.0].places.of_mut(replica) = places;
         Ok(())
     }
 }

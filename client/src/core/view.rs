@@ -7,7 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use windlass_transport::fabric::PeerBytes;
 use windlass_wire::RowRange;
 
-use super::{Core, TableIndex, push::index, tables::Place};
+use super::{
+    Core, TableIndex,
+    push::{Replica, index},
+    tables::Place,
+};
 use crate::error::RequestError;
 
 /// Offset of a block's version from its line, of its rows, and the bit that says it is not current.
@@ -29,12 +33,12 @@ const ATTEMPTS: u32 = 1 << 20;
 
 impl Core {
     /// Whether all rows of a range lie in memory of this host.
-    pub(super) fn is_viewable(&self, table: TableIndex, rows: RowRange) -> bool {
+    pub(super) fn is_viewable(&self, table: TableIndex, replica: Replica, rows: RowRange) -> bool {
         let state = &self.tables[table.0];
         let mut row = rows.start;
         while row < rows.end {
             let partition = state.layout.partition_of(row);
-            let place = state.places.get(partition.0 as usize).and_then(Option::as_ref);
+            let place = state.places.find(replica, partition.0 as usize);
             if !place.is_some_and(|place| place.view.is_some() && !self.links[place.link].failed) {
                 return false;
             }

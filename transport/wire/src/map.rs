@@ -110,12 +110,18 @@ impl ClusterMap {
         self.chains.get(partition.0 as usize)?.servers.last().copied()
     }
 
+    /// The replicas that hold all of a partition that was committed, head first.
+    #[must_use]
+    pub fn readable(&self, partition: PartitionId) -> &[ServerId] {
+        let Some(chain) = self.chains.get(partition.0 as usize) else { return &[] };
+        let joining = usize::from(chain.tail_joining && chain.servers.len() > 1);
+        &chain.servers[..chain.servers.len() - joining]
+    }
+
     /// The replica to read a partition from: the last that holds all that was committed.
     #[must_use]
     pub fn read_tail(&self, partition: PartitionId) -> Option<ServerId> {
-        let chain = self.chains.get(partition.0 as usize)?;
-        let joining = usize::from(chain.tail_joining && chain.servers.len() > 1);
-        chain.servers.iter().rev().nth(joining).copied()
+        self.readable(partition).last().copied()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{ffi::c_char, time::Duration};
 
 use windlass_client::{
-    ClientOptions, Provider, PullOptions, PushOptions, Timestamp, WorkerClock, WorkerRank,
+    ClientOptions, Provider, PullFrom, PullOptions, PushOptions, Timestamp, WorkerClock, WorkerRank,
 };
 
 use super::arguments::{SizedStruct, optional_text, sized};
@@ -31,6 +31,9 @@ pub struct WindlassOptions {
     pub has_rank: u32,
     /// Its rank, if so.
     pub rank: u32,
+    /// How long requests are tried again while servers fail or restart, in milliseconds; 0 for
+    /// 30,000, UINT64_MAX for not at all.
+    pub retry_for_ms: u64,
 }
 
 /// Options of a push. NULL for the defaults.
@@ -49,6 +52,13 @@ pub struct WindlassPushOptions {
     pub sync: u32,
 }
 
+/// Pulls read the last replica of each chain: every acknowledged push is there.
+pub const WINDLASS_PULL_FROM_TAIL: u32 = 0;
+/// Pulls read any replica.
+pub const WINDLASS_PULL_FROM_ANY: u32 = 1;
+/// Pulls see every push acknowledged before them, whatever fails; no one-sided reads.
+pub const WINDLASS_PULL_FROM_STRONG: u32 = 2;
+
 /// Options of a pull. NULL for the defaults.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,11 +70,11 @@ pub struct WindlassPullOptions {
     /// Whether rows of a dense range may mix values from before and after an update that is under
     /// way. Each value is whole in any case.
     pub relaxed: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Which replicas are read: WINDLASS_PULL_FROM_*; 0 for the tail.
+    pub from: u32,
 }
 
-const _: () = assert!(size_of::<WindlassOptions>() == 56);
+const _: () = assert!(size_of::<WindlassOptions>() == 64);
 const _: () = assert!(size_of::<WindlassPushOptions>() == 32);
 const _: () = assert!(size_of::<WindlassPullOptions>() == 24);
 
@@ -95,6 +105,7 @@ impl Default for WindlassOptions {
             staging_len: 0,
             has_rank: 0,
             rank: 0,
+            retry_for_ms: 0,
         }
     }
 }
@@ -118,6 +129,11 @@ pub(super) unsafe fn client_options(
     }
     if given.timeout_ms != 0 {
         options.timeout = Duration::from_millis(given.timeout_ms);
+    }
+    match given.retry_for_ms {
+        0 => {}
+        u64::MAX => options.retry_for = Duration::ZERO,
+        retry_for_ms => options.retry_for = Duration::from_millis(retry_for_ms),
     }
     if given.spin_us != 0 {
         options.spin = Duration::from_micros(given.spin_us);
@@ -151,7 +167,16 @@ pub(super) unsafe fn pull_options(
 ) -> Result<PullOptions, Failure> {
     // SAFETY: the caller's promise is the same.
     let given = unsafe { sized(given) }?;
-    Ok(PullOptions { after: after(given.after), relaxed: given.relaxed != 0 })
+    let from = match given.from {
+        WINDLASS_PULL_FROM_TAIL => PullFrom::Tail,
+        WINDLASS_PULL_FROM_ANY => PullFrom::Any,
+        WINDLASS_PULL_FROM_STRONG => PullFrom::Strong,
+        other => {
+            let text = format!("{other} is no WINDLASS_PULL_FROM_*: use 0, 1 or 2");
+            return Err(Failure::argument(text));
+        }
+    };
+    Ok(PullOptions { after: after(given.after), relaxed: given.relaxed != 0, from })
 }
 
 fn after(timestamp: u64) -> Option<Timestamp> {

@@ -34,6 +34,12 @@ pub enum WindlassStatus {
     ServerGone = 13,
     /// No answer within the client's timeout. The request goes on.
     Timeout = 14,
+    /// No live server has the rows, for as long as the client tried. Parts of the request may have
+    /// been applied.
+    Unavailable = 15,
+    /// A server came back without the table's rows, which nothing kept: open the table again to go
+    /// on with what is there.
+    RowsLost = 16,
     /// There is no such table.
     UnknownTable = 20,
     /// A table of that name has another schema.
@@ -75,6 +81,8 @@ impl WindlassStatus {
             12 => c"refused",
             13 => c"server gone",
             14 => c"timeout",
+            15 => c"unavailable",
+            16 => c"rows lost",
             20 => c"unknown table",
             21 => c"table exists",
             22 => c"wrong dtype",

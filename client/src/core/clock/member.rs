@@ -144,6 +144,10 @@ impl Core {
         if clocked > 0 && self.options.rank.is_none() {
             return Err(RequestError::NoRank);
         }
+        if clocked > 0 && self.map.replicas > 1 {
+            // A clock goes to every replica at once, a push from one to the next.
+            self.wait_for_pushes()?;
+        }
         self.clock.0 += 1;
         let request = self.begin(None, false)?;
         let mut sent = Ok(());

@@ -7,7 +7,7 @@ use windlass_wire::{ClockLine, RowRange, ServerId, WorkerClock};
 
 use super::{CLOCK_READ, LINE_LEN, Poll};
 use crate::{
-    core::{Core, TableIndex, connect::chain, push::Replica, view::load_word},
+    core::{Core, TableIndex, connect::chain, requests::Reading, view::load_word},
     error::RequestError,
 };
 
@@ -34,9 +34,9 @@ impl Core {
         &mut self,
         table: TableIndex,
         rows: RowRange,
-        clock: WorkerClock,
+        reading: Reading,
     ) -> bool {
-        clock == WorkerClock(0) || self.closed_link(table, rows, clock).is_none()
+        reading.clock == WorkerClock(0) || self.closed_link(table, rows, reading).is_none()
     }
 
     /// A link to rows whose shard does not let a pull at `clock` go on.
@@ -44,13 +44,13 @@ impl Core {
         &mut self,
         table: TableIndex,
         rows: RowRange,
-        clock: WorkerClock,
+        reading: Reading,
     ) -> Option<usize> {
         let layout = self.tables[table.0].layout;
         let mut first = rows.start;
         while first < rows.end {
-            let (link, part) = self.rows_at_one_link(Replica::Tail, &layout, first, rows.end);
-            if !self.is_open(table, link, clock) {
+            let (link, part) = self.rows_at_one_link(reading.replica, &layout, first, rows.end);
+            if !self.is_open(table, link, reading.clock) {
                 return Some(link);
             }
             first = part.end;
@@ -76,15 +76,16 @@ impl Core {
         &mut self,
         table: TableIndex,
         rows: RowRange,
-        clock: WorkerClock,
+        reading: Reading,
     ) -> Result<(), RequestError> {
-        if self.may_pull(table, rows, clock) {
+        if self.may_pull(table, rows, reading) {
             return Ok(());
         }
+        let clock = reading.clock;
         let started = Instant::now();
         let mut outcome = Ok(());
         while outcome.is_ok()
-            && let Some(link) = self.closed_link(table, rows, clock)
+            && let Some(link) = self.closed_link(table, rows, reading)
         {
             let until = |line: &ClockLine| !line.must_wait(clock);
             outcome = self.poll_line(table, link, started, until);

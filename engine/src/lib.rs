@@ -2,13 +2,18 @@
 //! coordinator.
 #![deny(unsafe_code)]
 
+mod control_port;
+pub mod coordinator;
+mod greeting;
 pub mod limits;
 #[allow(unsafe_code)] // io_uring
 pub mod persist;
+mod refusal;
 pub mod server;
 pub mod shard;
 pub mod table;
 #[allow(unsafe_code)] // the SIMD kernels
 pub mod update;
 
+pub use coordinator::{CoordinatorConfig, CoordinatorConfigError, CoordinatorServer, StoreConfig};
 pub use server::{Server, ServerConfig, StartError};

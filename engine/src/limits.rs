@@ -14,6 +14,13 @@ pub const SESSIONS_MAX: usize = 4096;
 /// Most control connections of one server.
 pub const CONTROL_CONNECTIONS_MAX: usize = 8192;
 
+/// A peer that says nothing for this long is suspected: longer than a busy machine keeps a thread
+/// waiting, and short enough for a host that vanishes to be replaced within a second.
+pub const SUSPECT_AFTER: std::time::Duration = std::time::Duration::from_millis(200);
+
+/// Orders that wait for one server to read them; one that reads no more is cut off.
+pub const ORDERS_QUEUED_MAX: usize = 1024;
+
 /// Most tables of one cluster.
 pub const TABLES_MAX: usize = 4096;
 

@@ -29,8 +29,8 @@ fn cluster(provider: Provider) -> (Server, Server) {
         ..ServerConfig::default()
     };
     let first = Server::start(config.clone()).unwrap();
-    let join = Some(first.advertised().to_owned());
-    let second = Server::start(ServerConfig { join, ..config }).unwrap();
+    let coordinators = vec![first.advertised().to_owned()];
+    let second = Server::start(ServerConfig { coordinators, ..config }).unwrap();
     (first, second)
 }
 

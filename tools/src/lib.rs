@@ -4,6 +4,7 @@
 
 pub mod bench;
 pub mod cli;
+pub mod control;
 pub mod data;
 pub mod element;
 pub mod metrics;

@@ -122,6 +122,14 @@ impl ControlStream {
         self.stream.set_read_timeout(timeout)
     }
 
+    /// How long [`ControlStream::send`] waits for a peer that does not read; `None` for ever.
+    ///
+    /// # Errors
+    /// When the socket is gone.
+    pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.stream.set_write_timeout(timeout)
+    }
+
     /// Another handle to the connection, to end it by [`ControlStream::shutdown`] from elsewhere.
     ///
     /// # Errors
@@ -156,7 +164,15 @@ impl ControlStream {
     /// # Errors
     /// When the connection is gone.
     pub fn send<M: Wire>(&mut self, message: &M) -> Result<(), ControlError> {
-        self.stream.write_all(&encode_frame(message)).map_err(|source| self.broken(source))
+        self.send_frame(&encode_frame(message))
+    }
+
+    /// Sends a message that [`encode_frame`] has encoded already.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub fn send_frame(&mut self, frame: &[u8]) -> Result<(), ControlError> {
+        self.stream.write_all(frame).map_err(|source| self.broken(source))
     }
 
     /// Waits for one message; `None` when the peer ended the connection between two.

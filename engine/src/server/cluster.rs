@@ -1,41 +1,34 @@
-//! What a server knows of its cluster: the map, the tables, and, at the coordinator, the servers
-//! that joined.
+//! What a server knows of its cluster: its own life, the map, the tables, the workers. All of it
+//! comes from the coordinator; the data path goes on with it when there is none.
 
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
-use windlass_replication::ring::Ring;
-use windlass_transport::control::ControlStream;
 use windlass_wire::{
-    Aggregation, ClusterMap, Consistency, Durability, Epoch, ServerId, TableEntry, TableId,
+    ClusterMap, Consistency, Durability, Epoch, Incarnation, ServerId, TableEntry, TableId,
     TableSchema, UpdateRule,
-    control::{ClientReply, Instruction, RefusalKind},
-    map::{Chain, ServerEntry},
-    schema::validate_table_name,
+    control::{Peer, RefusalKind},
+    coordination::{Instruction, PartitionChecksum, WorkerEntry},
 };
 
-use super::catalogue::Catalogue;
+use super::{catalogue::Catalogue, peers::Peers};
 use crate::{
-    limits::TABLES_MAX,
     persist::limits::CHECKPOINT_BLOCK_BYTES_MAX,
-    shard::{RecoverySummary, Regrouped, ShardCommand, ShardHandle, chain},
+    refusal::{Refusal, internal, invalid},
+    shard::{ChainCommand, RecoverySummary, Regrouped, ShardCommand, ShardHandle, chain},
 };
-
-/// A refusal for the asker.
-pub(super) type Refusal = (RefusalKind, String);
 
 /// The state, shared by a server's control threads.
 #[derive(Debug)]
 pub(super) struct Cluster {
     state: Mutex<State>,
     changed: Condvar,
-    shards: Vec<ShardHandle>,
-    expected_servers: u32,
-    partitions: u32,
+    shards: OnceLock<Vec<ShardHandle>>,
+    peers: OnceLock<Peers>,
     data: Option<DataDirectory>,
 }
 
@@ -44,54 +37,149 @@ pub(super) struct Cluster {
 pub(super) struct DataDirectory {
     pub(super) path: PathBuf,
     pub(super) accept_damage: bool,
+    /// Which grouping of partitions the shards' directories are of.
+    pub(super) generation: u32,
+    /// Whether nothing was kept there before.
+    pub(super) is_new: bool,
 }
 
 #[derive(Debug)]
 struct State {
+    server: ServerId,
+    life: Incarnation,
     map: Arc<ClusterMap>,
+    /// What became of the first map, and with it of recovery.
+    first: Option<Result<(), String>>,
+    is_recovered: bool,
     tables: BTreeMap<TableId, TableEntry>,
     next_table: u32,
-    /// Which grouping of partitions the shards' directories are of.
-    generation: u32,
-    /// Servers so far; the map is published once all expected ones are there.
-    servers: Vec<ServerEntry>,
-    /// Connections to the other servers, at the coordinator.
-    peers: Vec<(ServerId, ControlStream)>,
+    workers: Vec<WorkerEntry>,
 }
 
 /// Most bytes of a row and its state in a table that is kept on disk: one piece of a checkpoint.
 const KEPT_ROW_LEN_MAX: u64 = CHECKPOINT_BLOCK_BYTES_MAX as u64 / 2;
 
-/// How long a table waits for servers that have not joined yet.
+/// How long clients wait for servers that have not joined yet.
 const JOIN_PATIENCE: Duration = Duration::from_secs(30);
 
 impl Cluster {
-    pub(super) fn new(
-        shards: Vec<ShardHandle>,
-        expected_servers: u32,
-        partitions: u32,
-        data: Option<DataDirectory>,
-    ) -> Self {
+    pub(super) fn new(data: Option<DataDirectory>) -> Self {
         let state = State {
+            server: ServerId(0),
+            life: Incarnation(0),
             map: Arc::new(ClusterMap::default()),
+            first: None,
+            is_recovered: false,
             tables: BTreeMap::new(),
             next_table: 1,
-            generation: 0,
-            servers: Vec::new(),
-            peers: Vec::new(),
+            workers: Vec::new(),
         };
-        let (state, changed) = (Mutex::new(state), Condvar::new());
-        Self { state, changed, shards, expected_servers, partitions, data }
+        Self {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            shards: OnceLock::new(),
+            peers: OnceLock::new(),
+            data,
+        }
+    }
+
+    /// Gives it the shards, once they are made: with the server's number, which comes by joining.
+    pub(super) fn attach(&self, shards: Vec<ShardHandle>, peers: Peers) {
+        let is_first = self.shards.set(shards).is_ok() && self.peers.set(peers).is_ok();
+        assert!(is_first, "a server's shards are made once");
+    }
+
+    /// The server has this number.
+    pub(super) fn set_server(&self, server: ServerId) {
+        self.lock().server = server;
+    }
+
+    /// A life begins, and the one before is over: its links are gone when this returns.
+    pub(super) fn begin_life(&self, life: Incarnation) {
+        let mut state = self.lock();
+        let is_first = state.life == Incarnation(0);
+        state.life = life;
+        if is_first {
+            return;
+        }
+        for shard in self.shards() {
+            if let Err(error) = shard.ask(|answer| ShardCommand::Fence { answer }) {
+                tracing::error!(error, shard = shard.id().0, "cannot fence a shard");
+            }
+        }
+    }
+
+    /// Has the shards report again what a coordinator may have missed.
+    pub(super) fn repeat_reports(&self) {
+        for shard in self.shards() {
+            shard.send(ShardCommand::Chain(ChainCommand::RepeatReports {}));
+        }
+    }
+
+    /// What every partition amounts to that this server holds a replica of.
+    pub(super) fn checksums(&self) -> Result<Vec<PartitionChecksum>, Refusal> {
+        if self.lock().map.replicas < 2 {
+            return Err(invalid(
+                "the cluster keeps one copy of each partition: there is nothing to compare",
+            ));
+        }
+        let mut partitions = Vec::new();
+        for shard in self.shards() {
+            let held = shard
+                .ask(|answer| ShardCommand::Chain(ChainCommand::Checksums { answer }))
+                .map_err(internal)?;
+            partitions.extend(held.into_iter().map(|held| PartitionChecksum {
+                partition: held.partition,
+                lsn: held.lsn,
+                checksum: held.checksum,
+            }));
+        }
+        partitions.sort_unstable_by_key(|held| held.partition);
+        Ok(partitions)
+    }
+
+    /// Waits until the first map is in force here, and what was kept is recovered.
+    pub(super) fn wait_for_first_map(&self, patience: Duration) -> Result<(), String> {
+        let deadline = Instant::now() + patience;
+        let mut state = self.lock();
+        loop {
+            if let Some(first) = &state.first {
+                return first.clone();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err("the coordinator sends no map".to_owned());
+            }
+            let waited = self.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 
     /// The map in force, waiting for it while servers are still to join.
     pub(super) fn map(&self) -> Result<Arc<ClusterMap>, Refusal> {
-        Ok(self.ready()?.map.clone())
+        let deadline = Instant::now() + JOIN_PATIENCE;
+        let mut state = self.lock();
+        while !state.map.is_founded() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let here = state.map.servers.len();
+                let text = format!("{here} servers have joined, and more are waited for");
+                return Err((RefusalKind::NoCoordinator {}, text));
+            }
+            let waited = self.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(state.map.clone())
     }
 
     /// All tables.
     pub(super) fn tables(&self) -> Vec<TableEntry> {
         self.lock().tables.values().cloned().collect()
+    }
+
+    /// The training workers, as the coordinator last told them.
+    pub(super) fn workers(&self) -> Vec<WorkerEntry> {
+        self.lock().workers.clone()
     }
 
     /// The table of a name.
@@ -102,138 +190,89 @@ impl Cluster {
         })
     }
 
-    /// At the coordinator: adds a server, and publishes the map when all are there. `peer` is the
-    /// connection to it, unless it is this server itself.
-    pub(super) fn join(
-        &self,
-        mut entry: ServerEntry,
-        peer: Option<ControlStream>,
-    ) -> Result<ServerId, Refusal> {
-        let mut state = self.lock();
-        if state.map.epoch > Epoch(0) {
-            let text = format!(
-                "the cluster has its {} servers already: start it with more expected servers",
-                self.expected_servers
-            );
-            return Err((RefusalKind::Full {}, text));
-        }
-        let id = ServerId(u32::try_from(state.servers.len()).unwrap_or(u32::MAX));
-        entry.id = id;
-        state.servers.push(entry);
-        if let Some(mut peer) = peer {
-            if peer.send(&ClientReply::Joined { server: id }).is_err() {
-                state.servers.pop();
-                return Err((RefusalKind::Internal {}, "the server went away".to_owned()));
-            }
-            state.peers.push((id, peer));
-        }
-        if state.servers.len() == self.expected_servers as usize {
-            let map = self.first_map(&state.servers)?;
-            let instruction = Instruction::InstallMap { map: map.clone() };
-            instruct(&mut state.peers, &instruction)?;
-            self.install(&mut state, Arc::new(map))?;
-        }
-        Ok(id)
-    }
-
-    /// Takes over a map.
-    pub(super) fn install_map(&self, map: ClusterMap) -> Result<(), Refusal> {
-        let mut state = self.lock();
-        self.install(&mut state, Arc::new(map))
-    }
-
-    /// At the coordinator: creates a table on every server, or returns the equal one there is.
-    pub(super) fn create(&self, name: &str, schema: &TableSchema) -> Result<TableEntry, Refusal> {
-        let invalid = |error: &dyn std::error::Error| (RefusalKind::Invalid {}, chain(error));
-        validate_table_name(name).map_err(|error| invalid(&error))?;
-        schema.validate().map_err(|error| invalid(&error))?;
-        let mut state = self.ready()?;
-        if let Some(found) = state.tables.values().find(|table| table.name == name) {
-            return if is_same(&found.schema, schema) {
-                Ok(found.clone())
-            } else {
-                let text =
-                    format!("table {name:?} exists with another schema: drop it first, or open it");
-                Err((RefusalKind::TableExists {}, text))
-            };
-        }
-        check_features(schema)?;
-        self.check_durability(schema)?;
-        if state.tables.len() >= TABLES_MAX {
-            return Err((RefusalKind::Full {}, format!("there are {TABLES_MAX} tables already")));
-        }
-        let id = TableId(state.next_table);
-        let table = TableEntry { id, name: name.to_owned(), schema: schema.clone() };
-        let created = self.create_here(&table).and_then(|()| {
-            instruct(&mut state.peers, &Instruction::CreateTable { table: table.clone() })
-        });
-        let created = created.and_then(|()| self.list(&mut state, table.clone()));
-        if let Err(refusal) = created {
-            self.drop_here(id);
-            // The other servers may have it or not; dropping what is not there does nothing.
-            let _ = instruct(&mut state.peers, &Instruction::DropTable { table: id });
-            return Err(refusal);
-        }
-        Ok(table)
-    }
-
-    /// At the coordinator: drops a table everywhere.
-    pub(super) fn drop_table(&self, name: &str) -> Result<(), Refusal> {
-        let id = self.find(name)?.id;
-        let mut state = self.lock();
-        self.strike(&mut state, id)?;
-        self.drop_here(id);
-        instruct(&mut state.peers, &Instruction::DropTable { table: id })
-    }
-
-    /// At another server: carries out what the coordinator says.
+    /// Carries out what the coordinator says.
     pub(super) fn carry_out(&self, instruction: Instruction) -> Result<(), Refusal> {
         match instruction {
             Instruction::InstallMap { map } => self.install_map(map),
+            Instruction::SetTables { partitions, next_table, tables } => {
+                self.set_tables(partitions, next_table, tables)
+            }
             Instruction::CreateTable { table } => {
                 self.check_durability(&table.schema)?;
+                let mut state = self.lock();
                 self.create_here(&table)?;
-                self.list(&mut self.lock(), table)
+                self.list(&mut state, table)
             }
             Instruction::DropTable { table } => {
                 self.strike(&mut self.lock(), table)?;
                 self.drop_here(table);
                 Ok(())
             }
-            Instruction::Ping {} => Ok(()),
             Instruction::AlterTable { table, consistency } => {
                 let mut state = self.lock();
                 self.alter_here(&mut state, table, consistency)
             }
+            Instruction::SetWorkers { workers } => {
+                self.set_workers(workers);
+                Ok(())
+            }
             Instruction::RetireWorker { rank } => {
-                for shard in &self.shards {
+                for shard in self.shards() {
                     shard.send(ShardCommand::RetireWorker { rank });
                 }
                 Ok(())
             }
+            // Carried out by the member itself.
+            Instruction::Ping {} | Instruction::Fence { .. } | Instruction::Leave {} => Ok(()),
         }
     }
 
-    /// At the coordinator: changes how far a table's workers may be apart, everywhere.
-    pub(super) fn alter(
-        &self,
-        name: &str,
-        consistency: Consistency,
-    ) -> Result<TableEntry, Refusal> {
-        let found = self.find(name)?;
-        let eventual = Consistency::Eventual {};
-        if found.schema.consistency == eventual || consistency == eventual {
-            let text = format!(
-                "table {name:?}: workers keep clocks or not from its creation on; create it with                  sequential or bounded:N to change N later, and use a large N instead of eventual"
-            );
-            return Err((RefusalKind::Invalid {}, text));
+    /// Takes over a map, unless it is of another life of this server.
+    fn install_map(&self, map: ClusterMap) -> Result<(), Refusal> {
+        let mut state = self.lock();
+        if map.epoch <= state.map.epoch || !map.admits(state.server, state.life) {
+            return Ok(());
         }
-        let mut state = self.ready()?;
-        let table = found.id;
-        self.alter_here(&mut state, table, consistency)?;
-        instruct(&mut state.peers, &Instruction::AlterTable { table, consistency })?;
-        let altered = state.tables.get(&table).cloned();
-        altered.ok_or_else(|| (RefusalKind::UnknownTable {}, format!("table {name:?} is dropped")))
+        // Before chains are created there is nothing to recover rows into.
+        let is_enough = map.is_founded() || self.data.as_ref().is_none_or(|data| data.is_new);
+        let installed = self.install(&mut state, Arc::new(map));
+        if state.first.is_none() && (is_enough || installed.is_err()) {
+            state.first = Some(installed.clone().map_err(|(_, text)| text));
+        }
+        self.changed.notify_all();
+        installed
+    }
+
+    /// Makes the tables there are, and drops those that are no more.
+    fn set_tables(
+        &self,
+        partitions: u32,
+        next_table: u32,
+        tables: Vec<TableEntry>,
+    ) -> Result<(), Refusal> {
+        let mut state = self.lock();
+        if state.map.epoch == Epoch(0) {
+            // Tables are laid out by the number of partitions, which no map has said yet.
+            let nothing = windlass_wire::map::Chain::default();
+            let chains = vec![nothing; partitions.next_power_of_two() as usize];
+            self.map_shards(&Arc::new(ClusterMap { chains, ..ClusterMap::default() }))?;
+        }
+        let listed: Vec<TableId> = tables.iter().map(|table| table.id).collect();
+        let is_gone = |id: &TableId| id.0 < next_table && !listed.contains(id);
+        for id in state.tables.keys().copied().filter(is_gone).collect::<Vec<_>>() {
+            state.tables.remove(&id);
+            self.drop_here(id);
+        }
+        for table in tables {
+            let (id, consistency) = (table.id, table.schema.consistency);
+            self.create_here(&table)?;
+            let before = state.tables.insert(id, table);
+            if before.is_some_and(|before| before.schema.consistency != consistency) {
+                self.alter_here(&mut state, id, consistency)?;
+            }
+        }
+        state.next_table = state.next_table.max(next_table);
+        self.store_catalogue(&state)
     }
 
     fn alter_here(
@@ -244,10 +283,10 @@ impl Cluster {
     ) -> Result<(), Refusal> {
         let Some(entry) = state.tables.get_mut(&table) else { return Ok(()) };
         entry.schema.consistency = consistency;
-        for shard in &self.shards {
+        for shard in self.shards() {
             shard
                 .ask(|answer| ShardCommand::AlterTable { table, consistency, answer })
-                .map_err(|text| (RefusalKind::Internal {}, text))?;
+                .map_err(internal)?;
         }
         self.store_catalogue(state)
     }
@@ -271,8 +310,19 @@ impl Cluster {
         })
     }
 
+    /// Takes over who lives; nobody waits for those who did and no longer do.
+    fn set_workers(&self, workers: Vec<WorkerEntry>) {
+        let before = std::mem::replace(&mut self.lock().workers, workers.clone());
+        let lived = |rank| before.iter().any(|worker| worker.rank == rank && worker.live);
+        for worker in workers.iter().filter(|worker| !worker.live && lived(worker.rank)) {
+            for shard in self.shards() {
+                shard.send(ShardCommand::RetireWorker { rank: worker.rank });
+            }
+        }
+    }
+
     fn create_here(&self, table: &TableEntry) -> Result<(), Refusal> {
-        for shard in &self.shards {
+        for shard in self.shards() {
             let entry = table.clone();
             shard
                 .ask(|answer| ShardCommand::CreateTable { entry, answer })
@@ -282,7 +332,7 @@ impl Cluster {
     }
 
     fn drop_here(&self, table: TableId) {
-        for shard in &self.shards {
+        for shard in self.shards() {
             if let Err(error) = shard.ask(|answer| ShardCommand::DropTable { table, answer }) {
                 tracing::warn!(%table, error, "cannot drop a table");
             }
@@ -290,41 +340,36 @@ impl Cluster {
     }
 
     fn install(&self, state: &mut State, map: Arc<ClusterMap>) -> Result<(), Refusal> {
-        for shard in &self.shards {
-            let map = map.clone();
-            shard
-                .ask(|answer| ShardCommand::InstallMap { map, answer })
-                .map_err(|text| (RefusalKind::Internal {}, text))?;
+        self.map_shards(&map)?;
+        let own = Peer { server: state.server, incarnation: state.life };
+        if let Some(peers) = self.peers.get() {
+            peers.follow(own, map.clone());
         }
-        if state.map.epoch == Epoch(0)
+        if !state.is_recovered
+            && map.is_founded()
             && let Some(data) = &self.data
         {
             self.recover(state, data)?;
+            state.is_recovered = true;
         }
         state.map = map;
-        self.changed.notify_all();
         Ok(())
     }
 
-    /// Takes the tables of the data directory back, and their rows.
-    fn recover(&self, state: &mut State, data: &DataDirectory) -> Result<(), Refusal> {
-        let failed = |error: &dyn std::error::Error| (RefusalKind::Internal {}, chain(error));
-        let shard_count = u16::try_from(self.shards.len()).unwrap_or(u16::MAX);
-        if let Some(catalogue) = Catalogue::load(&data.path).map_err(|error| failed(&error))? {
-            state.generation = catalogue
-                .generation_for(&data.path, shard_count)
-                .map_err(|error| failed(&error))?;
-            state.next_table = catalogue.next_table;
-            for table in catalogue.tables {
-                self.create_here(&table)?;
-                state.tables.insert(table.id, table);
-            }
+    fn map_shards(&self, map: &Arc<ClusterMap>) -> Result<(), Refusal> {
+        for shard in self.shards() {
+            let map = map.clone();
+            shard.ask(|answer| ShardCommand::InstallMap { map, answer }).map_err(internal)?;
         }
-        let generation = state.generation;
-        let regrouped = Arc::new(Regrouped::new(&data.path, generation, self.shards.len()));
+        Ok(())
+    }
+
+    /// Takes the rows of the data directory back.
+    fn recover(&self, state: &State, data: &DataDirectory) -> Result<(), Refusal> {
+        let regrouped = Arc::new(Regrouped::new(&data.path, data.generation, self.shards().len()));
         let summaries: Vec<Result<RecoverySummary, String>> = std::thread::scope(|scope| {
             let recovering: Vec<_> = self
-                .shards
+                .shards()
                 .iter()
                 .map(|shard| {
                     let (regrouped, accept_damage) = (regrouped.clone(), data.accept_damage);
@@ -340,8 +385,8 @@ impl Cluster {
             let died = || Err("recovery ended early".to_owned());
             recovering.into_iter().map(|shard| shard.join().unwrap_or_else(|_| died())).collect()
         });
-        for (shard, summary) in self.shards.iter().zip(summaries) {
-            let summary = summary.map_err(|text| (RefusalKind::Internal {}, text))?;
+        for (shard, summary) in self.shards().iter().zip(summaries) {
+            let summary = summary.map_err(internal)?;
             tracing::info!(
                 shard = shard.id().0,
                 records = summary.records,
@@ -366,7 +411,7 @@ impl Cluster {
         if self.data.is_none() {
             let text =
                 "the server has no data directory: start it with one, or use durability memory";
-            return Err((RefusalKind::Invalid {}, text.to_owned()));
+            return Err(invalid(text));
         }
         let state_len = schema.rule.state_width() as u64
             * u64::from(schema.width)
@@ -377,7 +422,7 @@ impl Cluster {
                  {KEPT_ROW_LEN_MAX}: use narrower rows, or durability memory",
                 schema.row_len() + state_len
             );
-            return Err((RefusalKind::Invalid {}, text));
+            return Err(invalid(text));
         }
         Ok(())
     }
@@ -387,88 +432,23 @@ impl Cluster {
         let Some(data) = &self.data else { return Ok(()) };
         let catalogue = Catalogue {
             next_table: state.next_table,
-            shard_count: u16::try_from(self.shards.len()).unwrap_or(u16::MAX),
-            generation: state.generation,
+            shard_count: self.shard_count(),
+            generation: data.generation,
             tables: state.tables.values().cloned().collect(),
         };
-        catalogue.store(&data.path).map_err(|error| (RefusalKind::Internal {}, chain(&error)))
+        catalogue.store(&data.path).map_err(|error| internal(chain(&error)))
     }
 
-    fn first_map(&self, servers: &[ServerEntry]) -> Result<ClusterMap, Refusal> {
-        let ring = Ring::new(servers.iter().map(|server| server.id));
-        let nowhere = vec![Vec::new(); self.partitions as usize];
-        let chains =
-            ring.place(&nowhere, 1).map_err(|error| (RefusalKind::Internal {}, chain(&error)))?;
-        Ok(ClusterMap {
-            epoch: Epoch(1),
-            replicas: 1,
-            servers: servers.to_vec(),
-            chains: chains
-                .into_iter()
-                .map(|servers| Chain { epoch: Epoch(1), servers, ..Chain::default() })
-                .collect(),
-        })
+    fn shards(&self) -> &[ShardHandle] {
+        self.shards.get().map_or(&[], Vec::as_slice)
     }
 
-    /// The state once there is a map.
-    fn ready(&self) -> Result<MutexGuard<'_, State>, Refusal> {
-        let deadline = Instant::now() + JOIN_PATIENCE;
-        let mut state = self.lock();
-        while state.map.epoch == Epoch(0) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                let (here, all) = (state.servers.len(), self.expected_servers);
-                let text = format!("{here} of {all} servers have joined: start the others");
-                return Err((RefusalKind::NoCoordinator {}, text));
-            }
-            let waited = self.changed.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        Ok(state)
+    fn shard_count(&self) -> u16 {
+        u16::try_from(self.shards().len()).unwrap_or(u16::MAX)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // A control thread that panicked leaves whole values: every change is a single step.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Whether a table is the one asked for. How far its workers may be apart may have been changed since
-/// it was made; whether they keep clocks never is.
-fn is_same(found: &TableSchema, asked: &TableSchema) -> bool {
-    let eventual = Consistency::Eventual {};
-    let both = [found.consistency, asked.consistency];
-    let consistency = if both.contains(&eventual) { asked.consistency } else { found.consistency };
-    *found == TableSchema { consistency, ..asked.clone() }
-}
-
-/// Refuses what a schema can say and the server does not do: keeping quiet would be lying.
-fn check_features(schema: &TableSchema) -> Result<(), Refusal> {
-    let missing = if schema.replicas > 1 {
-        "replicas: this version keeps one copy of each partition; use replicas 1"
-    } else if schema.aggregation != (Aggregation::Immediate {}) {
-        "rounds: this version applies each turn's sum; use aggregation immediate"
-    } else {
-        return Ok(());
-    };
-    Err((RefusalKind::Invalid {}, missing.to_owned()))
-}
-
-/// Has every other server carry out an instruction.
-fn instruct(
-    peers: &mut [(ServerId, ControlStream)],
-    instruction: &Instruction,
-) -> Result<(), Refusal> {
-    for (server, peer) in peers {
-        let refusal = |text: String| (RefusalKind::Internal {}, format!("server {server}: {text}"));
-        match peer.ask(instruction) {
-            Ok(ClientReply::Done {}) => {}
-            Ok(ClientReply::Refused { status, text }) => {
-                return Err((status, format!("server {server}: {text}")));
-            }
-            Ok(other) => return Err(refusal(format!("unexpected answer {other:?}"))),
-            Err(error) => return Err(refusal(chain(&error))),
-        }
-    }
-    Ok(())
 }

@@ -24,10 +24,13 @@ pub struct ServerConfig {
     pub cores: Vec<usize>,
     /// Partitions of a new cluster, a power of two.
     pub partitions: u32,
-    /// Servers that have to join before the cluster serves; this one counts.
+    /// Copies of each partition of a new cluster.
+    pub replicas: u8,
+    /// Servers that have to join before a new cluster serves; this one counts.
     pub expected_servers: u32,
-    /// Address of the coordinator; `None` makes this server the coordinator of a new cluster.
-    pub join: Option<String>,
+    /// Addresses of the coordinators, `host:port`; without any, this server has the coordinator of
+    /// its cluster in its own process, and others name this server.
+    pub coordinators: Vec<String>,
     /// Providers to offer, in order of preference.
     pub providers: Vec<Provider>,
     /// Microseconds a shard spins without work before it sleeps.
@@ -57,8 +60,9 @@ impl Default for ServerConfig {
             shards: 1,
             cores: Vec::new(),
             partitions: 64,
+            replicas: 1,
             expected_servers: 1,
-            join: None,
+            coordinators: Vec::new(),
             providers: Provider::ALL.to_vec(),
             spin_us: 50,
             by_reference_len: 16 << 10,
@@ -111,6 +115,14 @@ pub enum ConfigError {
     /// The number of servers.
     #[error("a cluster of no servers cannot serve: expect at least 1")]
     NoServer,
+    /// The number of copies.
+    #[error("{replicas} replicas are not possible: use 1 to {max}")]
+    Replicas {
+        /// The number.
+        replicas: u8,
+        /// The most.
+        max: usize,
+    },
 }
 
 impl ServerConfig {
@@ -139,6 +151,10 @@ impl ServerConfig {
         }
         if self.expected_servers == 0 {
             return Err(ConfigError::NoServer);
+        }
+        let max = windlass_replication::membership::REPLICAS_MAX;
+        if self.replicas == 0 || usize::from(self.replicas) > max {
+            return Err(ConfigError::Replicas { replicas: self.replicas, max });
         }
         Ok(())
     }

@@ -7,14 +7,16 @@ use windlass_transport::{
     control::{ControlError, ControlStream, host_identity},
 };
 use windlass_wire::{
-    Blob, Incarnation, ServerId, SessionId, ShardId, WorkerRank,
-    control::{ClientReply, ClientRequest, PROTOCOL_VERSION, Peer, Provider, RefusalKind},
-    map::{ServerEntry, ServerState},
+    Blob, Incarnation, SessionId, ShardId, WorkerRank,
+    control::{ClientReply, ClientRequest, Peer, Provider, RefusalKind},
 };
 
-use super::{Shared, cluster::Refusal};
+use super::Shared;
 use crate::{
+    coordinator::Joining,
+    greeting::Greeting,
     limits::MAILBOX_RING_LEN,
+    refusal::{Refusal, internal, invalid, refused},
     shard::{ShardCommand, ShardHandle, ShardStatistics},
 };
 
@@ -31,21 +33,26 @@ struct Connection {
 
 /// Serves one connection until it ends.
 pub(super) fn serve(shared: &Arc<Shared>, mut stream: ControlStream) -> Result<(), ControlError> {
-    let Some(greeting) = stream.receive::<ClientRequest>()? else { return Ok(()) };
-    let (rank, peer) = match &greeting {
-        ClientRequest::Hello { rank, peer, .. } => (*rank, *peer),
-        _ => (None, None),
-    };
-    let (session, incarnation) = match greet(shared, greeting) {
-        Ok((welcome, session, incarnation)) => {
+    let Some(message) = stream.receive::<ClientRequest>()? else { return Ok(()) };
+    let greeting = match greet(shared, message) {
+        Ok((welcome, greeting)) => {
             stream.send(&welcome)?;
-            (session, incarnation)
+            greeting
         }
         Err(refusal) => return stream.send(&refused(refusal)),
     };
-    let number = shared.connections_ever.fetch_add(1, Ordering::Relaxed);
-    let connection =
-        Connection { shared: shared.clone(), session, incarnation, peer, number, rank };
+    let rank = greeting.rank.filter(|_| greeting.peer.is_none());
+    let connection = Connection {
+        shared: shared.clone(),
+        session: greeting.session,
+        incarnation: greeting.incarnation,
+        peer: greeting.peer,
+        number: shared.connections_ever.fetch_add(1, Ordering::Relaxed),
+        rank,
+    };
+    if let Some(rank) = rank {
+        shared.member.presence().enter(rank, connection.incarnation);
+    }
     // From here on the client may be silent for as long as it trains.
     let patient = stream.set_read_timeout(None);
     debug_assert!(patient.is_ok(), "the socket is open");
@@ -54,21 +61,16 @@ pub(super) fn serve(shared: &Arc<Shared>, mut stream: ControlStream) -> Result<(
             let text = "the server is shutting down".to_owned();
             return stream.send(&refused((RefusalKind::ShuttingDown {}, text)));
         }
-        if let ClientRequest::Join { address, shard_count, incarnation } = request {
-            let entry = ServerEntry {
-                id: ServerId(0),
-                incarnation,
-                address,
-                shard_count,
-                state: ServerState::Up,
+        if let ClientRequest::Join { server, cluster, address, shard_count, incarnation, kept } =
+            request
+        {
+            let Some(desk) = shared.member.coordinators().here() else {
+                let text = "this server is not the coordinator: join by the address it joined by";
+                stream.send(&refused((RefusalKind::NoCoordinator {}, text.to_owned())))?;
+                continue;
             };
-            let Ok(peer) = stream.try_clone() else { return Ok(()) };
-            match shared.cluster.join(entry, Some(peer)) {
-                // The coordinator talks on this connection from now on.
-                Ok(_) => return Ok(()),
-                Err(refusal) => stream.send(&refused(refusal))?,
-            }
-            continue;
+            let joining = Joining { server, cluster, address, shard_count, incarnation, kept };
+            return desk.serve(stream, joining);
         }
         let stops = request == ClientRequest::Shutdown {};
         let reply = connection.answer(request).unwrap_or_else(refused);
@@ -80,39 +82,13 @@ pub(super) fn serve(shared: &Arc<Shared>, mut stream: ControlStream) -> Result<(
     Ok(())
 }
 
-fn refused((status, text): Refusal) -> ClientReply {
-    ClientReply::Refused { status, text }
-}
-
-/// Checks a greeting; the answer to it, and the session.
-fn greet(
-    shared: &Shared,
-    greeting: ClientRequest,
-) -> Result<(ClientReply, SessionId, Incarnation), Refusal> {
-    let ClientRequest::Hello { version, token, session, incarnation, rank: _, host, peer: _ } =
-        greeting
-    else {
-        return Err((RefusalKind::Invalid {}, "a connection begins with hello".to_owned()));
-    };
-    if version != PROTOCOL_VERSION {
-        let text = format!(
-            "the server speaks protocol {PROTOCOL_VERSION}, the client {version}: use one release for both"
-        );
-        return Err((RefusalKind::Version {}, text));
-    }
-    if let Some(expected) = &shared.config.token
-        && !equal_in_constant_time(expected.as_bytes(), token.as_bytes())
-    {
-        let text = "the token is missing or wrong: pass the server's token file".to_owned();
-        return Err((RefusalKind::Token {}, text));
-    }
-    if session == SessionId(0) {
-        return Err((RefusalKind::Invalid {}, "a session number cannot be zero".to_owned()));
-    }
+/// Checks a greeting; the answer to it, and who it is.
+fn greet(shared: &Shared, message: ClientRequest) -> Result<(ClientReply, Greeting), Refusal> {
+    let greeting = Greeting::check(message, shared.config.token.as_deref())?;
     if shared.is_stopping() {
         return Err((RefusalKind::ShuttingDown {}, "the server is shutting down".to_owned()));
     }
-    let same_host = host == host_identity();
+    let same_host = greeting.host == host_identity();
     let mut notes = shared.notes.clone();
     let mut providers = Vec::new();
     for provider in &shared.providers {
@@ -125,20 +101,14 @@ fn greet(
         }
     }
     let welcome = ClientReply::Welcome {
-        session,
+        session: greeting.session,
         server: shared.server_id(),
-        incarnation: shared.incarnation,
+        incarnation: shared.member.incarnation(),
         shard_count: shared.config.shards,
         providers,
         notes,
     };
-    Ok((welcome, session, incarnation))
-}
-
-/// Takes as long for any pair of one length, so that a token cannot be guessed byte by byte.
-fn equal_in_constant_time(expected: &[u8], presented: &[u8]) -> bool {
-    expected.len() == presented.len()
-        && expected.iter().zip(presented).fold(0, |differences, (a, b)| differences | (a ^ b)) == 0
+    Ok((welcome, greeting))
 }
 
 impl Connection {
@@ -146,22 +116,20 @@ impl Connection {
         let cluster = &self.shared.cluster;
         Ok(match request {
             ClientRequest::Hello { .. } | ClientRequest::Join { .. } => {
-                return Err((RefusalKind::Invalid {}, "only the first message greets".to_owned()));
+                return Err(invalid("only the first message greets"));
             }
             ClientRequest::Map {} => ClientReply::Map { map: cluster.map()?.as_ref().clone() },
             ClientRequest::CreateTable { .. }
             | ClientRequest::DropTable { .. }
             | ClientRequest::AlterTable { .. }
-                if self.shared.config.join.is_some() =>
-            {
-                self.shared.ask_coordinator(&request)?
+            | ClientRequest::CoordinatorStatus {}
+            | ClientRequest::Operate { .. }
+            | ClientRequest::RegisterWorker { .. }
+            | ClientRequest::LeaveWorker { .. } => {
+                self.shared.member.coordinators().ask(&request)?
             }
-            ClientRequest::CreateTable { name, schema } => {
-                ClientReply::Table { table: cluster.create(&name, &schema)? }
-            }
-            ClientRequest::DropTable { name } => {
-                cluster.drop_table(&name)?;
-                ClientReply::Done {}
+            ClientRequest::Checksums {} => {
+                ClientReply::Checksums { partitions: cluster.checksums()? }
             }
             ClientRequest::OpenTable { name } => ClientReply::Table { table: cluster.find(&name)? },
             ClientRequest::ListTables {} => ClientReply::Tables { tables: cluster.tables() },
@@ -203,11 +171,8 @@ impl Connection {
                 let place = self
                     .shard(shard)?
                     .ask(|answer| ShardCommand::JoinClock { session, table, answer })
-                    .map_err(|text| (RefusalKind::Invalid {}, text))?;
+                    .map_err(invalid)?;
                 ClientReply::ClockJoined { place }
-            }
-            ClientRequest::AlterTable { name, consistency } => {
-                ClientReply::Table { table: cluster.alter(&name, consistency)? }
             }
             ClientRequest::LeaveClocks {} => {
                 let session = self.session;
@@ -278,6 +243,9 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        if let Some(rank) = self.rank {
+            self.shared.member.presence().leave(rank, self.incarnation);
+        }
         for shard in &self.shared.shards {
             shard.send(ShardCommand::CloseSession {
                 session: self.session,
@@ -289,20 +257,3 @@ impl Drop for Connection {
 
 /// What a table that nobody has is refused as.
 const UNKNOWN_TABLE: RefusalKind = RefusalKind::UnknownTable {};
-
-fn internal(text: String) -> Refusal {
-    (RefusalKind::Internal {}, text)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tokens_compare_whole() {
-        assert!(equal_in_constant_time(b"token", b"token"));
-        assert!(!equal_in_constant_time(b"token", b"tokem"));
-        assert!(!equal_in_constant_time(b"token", b"toke"));
-        assert!(!equal_in_constant_time(b"token", b""));
-    }
-}

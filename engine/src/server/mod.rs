@@ -4,36 +4,46 @@ mod catalogue;
 mod cluster;
 mod config;
 mod connection;
+mod coordinators;
+mod identity;
+mod member;
 mod peers;
+mod presence;
 mod shards;
 
 use std::{
     net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs},
+    path::Path,
     sync::{
-        Arc, Condvar, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use windlass_transport::control::{ControlStream, host_identity};
-use windlass_wire::{
-    Incarnation, ServerId, SessionId, ShardId,
-    control::{ClientReply, ClientRequest, Instruction, PROTOCOL_VERSION, Provider, RefusalKind},
-    map::{ServerEntry, ServerState},
-};
+use crossbeam::channel::unbounded;
+use windlass_replication::LeaseTimings;
+use windlass_wire::{Durability, ServerId, ShardId, control::Provider, coordination::WorkerEntry};
 
 pub use config::{ConfigError, ServerConfig};
 pub use peers::{Peers, PeersConfig};
 
+pub use identity::IdentityError;
+
 use self::{
+    catalogue::{Catalogue, CatalogueError},
     cluster::{Cluster, DataDirectory},
+    coordinators::Coordinators,
+    member::{Member, MemberOptions, StartMemberError},
     shards::RunningShard,
 };
 use crate::{
-    limits::CONTROL_CONNECTIONS_MAX,
-    shard::{ShardCommand, ShardError, ShardHandle, chain, fresh_number},
+    control_port::ControlPort,
+    coordinator::{CoordinatorConfig, RunError, RunningCoordinator, StoreConfig, StoreError},
+    limits::SUSPECT_AFTER,
+    shard::{
+        ChainCommand, ChainContext, ShardCommand, ShardError, ShardHandle, SharedLeases, chain,
+    },
 };
 
 /// Why a server could not start.
@@ -84,28 +94,38 @@ pub enum StartError {
         /// Why.
         reason: String,
     },
+    /// What this server's own coordinator keeps cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The data directory does not say who this server is.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// What the data directory holds cannot be used.
+    #[error("cannot serve what the data directory holds: {reason}")]
+    Data {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// What a server's threads share.
 #[derive(Debug)]
 struct Shared {
     config: ServerConfig,
-    incarnation: Incarnation,
-    cluster: Cluster,
+    cluster: Arc<Cluster>,
+    member: Arc<Member>,
     shards: Vec<ShardHandle>,
     providers: Vec<Provider>,
     notes: Vec<String>,
-    server: OnceLock<ServerId>,
     stopping: AtomicBool,
     stop_asked: Mutex<bool>,
     stop_signal: Condvar,
-    connection_count: AtomicUsize,
     connections_ever: AtomicU64,
 }
 
 impl Shared {
     fn server_id(&self) -> ServerId {
-        self.server.get().copied().unwrap_or(ServerId(0))
+        self.member.server()
     }
 
     fn is_stopping(&self) -> bool {
@@ -116,14 +136,6 @@ impl Shared {
         *self.stop_asked.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.stop_signal.notify_all();
     }
-
-    /// Passes a request on to the coordinator.
-    fn ask_coordinator(&self, request: &ClientRequest) -> Result<ClientReply, cluster::Refusal> {
-        let coordinator = self.config.join.as_deref().unwrap_or_default();
-        let asked = dial(coordinator, self)
-            .and_then(|mut stream| stream.ask(request).map_err(|error| chain(&error)));
-        asked.map_err(|text| (RefusalKind::NoCoordinator {}, text))
-    }
 }
 
 /// A running server. Dropping it stops it.
@@ -133,86 +145,122 @@ pub struct Server {
     address: SocketAddr,
     advertised: String,
     shards: Vec<RunningShard>,
-    listener: Option<JoinHandle<()>>,
+    port: Option<ControlPort>,
+    coordinator: Option<RunningCoordinator>,
 }
+
+/// How long the first map may take to come and be acted on: recovery of what was kept is part of it.
+const FIRST_MAP_PATIENCE: Duration = Duration::from_secs(3600);
 
 impl Server {
     /// Starts the shards and the control port, and joins or founds the cluster.
     ///
     /// # Errors
     /// When the configuration is not valid, the port is taken, no transport works, memory is
-    /// refused, or the coordinator does not take this server.
+    /// refused, the data directory cannot be used, or the coordinator does not take this server.
     pub fn start(config: ServerConfig) -> Result<Self, StartError> {
         config.validate()?;
-        let listener = TcpListener::bind(config.listen)
-            .map_err(|source| StartError::Listen { address: config.listen, source })?;
-        let address = listener
-            .local_addr()
-            .map_err(|source| StartError::Listen { address: config.listen, source })?;
+        let listen = |source| StartError::Listen { address: config.listen, source };
+        let listener = TcpListener::bind(config.listen).map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
         let advertised = config.advertise.clone().unwrap_or_else(|| address.to_string());
         let advertised_ip = advertised_ip(&advertised);
 
-        // A joining server learns its number first: its shards are made with it.
-        let incarnation = Incarnation(fresh_number());
-        let mut joined = None;
-        if let Some(coordinator) = &config.join {
-            joined = Some(join(coordinator, &config, &advertised, incarnation)?);
-        }
-        let server = joined.as_ref().map_or(ServerId(0), |(server, _)| *server);
-
-        let mut running = Vec::new();
-        let (mut providers, mut notes) = (Vec::new(), Vec::new());
-        for shard in (0..config.shards).map(ShardId) {
-            let (one, offered, missing) =
-                shards::start_shard(shard, server, &config, advertised_ip)?;
-            running.push(one);
-            (providers, notes) = (offered, missing);
-        }
-        let handles: Vec<ShardHandle> = running.iter().map(|shard| shard.handle.clone()).collect();
-        let shared = Arc::new(Shared {
-            cluster: Cluster::new(
-                handles.clone(),
-                config.expected_servers,
-                config.partitions,
-                config
-                    .data_dir
-                    .clone()
-                    .map(|path| DataDirectory { path, accept_damage: config.accept_damage }),
+        let unusable = |error: CatalogueError| StartError::Data { reason: chain(&error) };
+        let kept = match &config.data_dir {
+            Some(data) => Catalogue::load(data).map_err(unusable)?,
+            None => None,
+        };
+        let generation = match (&config.data_dir, &kept) {
+            (Some(data), Some(kept)) => {
+                kept.generation_for(data, config.shards).map_err(unusable)?
+            }
+            _ => 0,
+        };
+        let kept_nothing = kept.is_none();
+        let has_all = kept.as_ref().is_some_and(keeps_everything);
+        let coordinator = match config.coordinators.is_empty() {
+            true => Some(found(&config, kept)?),
+            false => None,
+        };
+        let data = config.data_dir.clone();
+        let accept_damage = config.accept_damage;
+        // Others have to reach the control port before chains can be created.
+        let is_new = kept_nothing || config.coordinators.is_empty() && config.expected_servers > 1;
+        let cluster = Arc::new(Cluster::new(data.clone().map(|path| DataDirectory {
+            path,
+            accept_damage,
+            generation,
+            is_new,
+        })));
+        let coordinators = match &coordinator {
+            Some(coordinator) => Coordinators::Here(coordinator.desk().clone()),
+            None => Coordinators::at(
+                config.coordinators.clone(),
+                config.token.clone().unwrap_or_default(),
             ),
+        };
+        // The server learns its number first: its shards are made with it.
+        let (member, downlink) = Member::join(MemberOptions {
+            coordinators,
+            cluster: cluster.clone(),
+            data,
+            address: advertised.clone(),
+            shard_count: config.shards,
+            kept: has_all,
+        })?;
+        let (events, reported) = unbounded();
+        let thread = |source| StartError::Thread { source };
+        let orders = member.run(downlink, reported).map_err(thread)?;
+        let started = start_shards(&config, member.server(), advertised_ip);
+        let Started { running: shards, providers, notes } = match started {
+            Ok(started) => started,
+            Err(error) => {
+                member.stop();
+                return Err(error);
+            }
+        };
+        let handles: Vec<ShardHandle> = shards.iter().map(|shard| shard.handle.clone()).collect();
+        let (ended, broken) = unbounded();
+        let context =
+            ChainContext { leases: Arc::new(SharedLeases::new(lease_timings())), events, ended };
+        for shard in &handles {
+            let context = context.clone();
+            shard.send(ShardCommand::Chain(ChainCommand::Replicate { context }));
+        }
+        let peers = Peers::start(PeersConfig {
+            shards: handles.clone(),
+            providers: providers.clone(),
+            token: config.token.clone().unwrap_or_default(),
+            ended: broken,
+        })
+        .map_err(thread)?;
+        cluster.attach(handles.clone(), peers);
+        let shared = Arc::new(Shared {
+            cluster,
+            member,
             shards: handles,
             providers,
             notes,
-            incarnation,
-            server: OnceLock::from(server),
             stopping: AtomicBool::new(false),
             stop_asked: Mutex::new(false),
             stop_signal: Condvar::new(),
-            connection_count: AtomicUsize::new(0),
             connections_ever: AtomicU64::new(0),
             config,
         });
-        match joined {
-            Some((_, stream)) => obey(&shared, stream)?,
-            None => {
-                let entry = ServerEntry {
-                    id: server,
-                    incarnation,
-                    address: advertised.clone(),
-                    shard_count: shared.config.shards,
-                    state: ServerState::Up,
-                };
-                shared.cluster.join(entry, None).map_err(|(_, reason)| StartError::Join {
-                    coordinator: "this server".to_owned(),
-                    reason,
-                })?;
-            }
-        }
-        let accepting = shared.clone();
-        let listener = std::thread::Builder::new()
-            .name("windlass-control".to_owned())
-            .spawn(move || accept(&accepting, &listener))
-            .map_err(|source| StartError::Thread { source })?;
-        Ok(Self { shared, address, advertised, shards: running, listener: Some(listener) })
+        // From here on dropping it stops what runs.
+        let mut server = Self { shared, address, advertised, shards, port: None, coordinator };
+        server.shared.member.start_obeying(orders).map_err(thread)?;
+        server
+            .shared
+            .cluster
+            .wait_for_first_map(FIRST_MAP_PATIENCE)
+            .map_err(|reason| StartError::Data { reason })?;
+        let serving = server.shared.clone();
+        let port = ControlPort::open(listener, move |stream| connection::serve(&serving, stream))
+            .map_err(thread)?;
+        server.port = Some(port);
+        Ok(server)
     }
 
     /// Where the control port listens.
@@ -233,23 +281,38 @@ impl Server {
         self.shared.server_id()
     }
 
+    /// The training workers the cluster knows: who is not live is not waited for.
+    #[must_use]
+    pub fn workers(&self) -> Vec<WorkerEntry> {
+        self.shared.cluster.workers()
+    }
+
     /// Providers on offer, best first, and why others are not.
     #[must_use]
     pub fn providers(&self) -> (&[Provider], &[String]) {
         (&self.shared.providers, &self.shared.notes)
     }
 
-    /// Waits until a client with the right asks the server to shut down, or `timeout` is over.
-    /// Returns whether somebody asked.
+    /// Waits until a client with the right asks the server to shut down, it has left its cluster,
+    /// or `timeout` is over. Returns whether it is to stop.
     #[must_use]
     pub fn wait_for_stop(&self, timeout: Duration) -> bool {
-        let asked = self.shared.stop_asked.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self
-            .shared
-            .stop_signal
-            .wait_timeout_while(asked, timeout, |asked| !*asked)
-            .unwrap_or_else(PoisonError::into_inner);
-        *waited.0
+        let deadline = Instant::now() + timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let asked = self.shared.stop_asked.lock().unwrap_or_else(PoisonError::into_inner);
+            let waited = self
+                .shared
+                .stop_signal
+                .wait_timeout_while(asked, left.min(LEAVE_POLL_INTERVAL), |asked| !*asked)
+                .unwrap_or_else(PoisonError::into_inner);
+            if *waited.0 || self.shared.member.has_left() {
+                return true;
+            }
+            if left.is_zero() {
+                return false;
+            }
+        }
     }
 
     /// Carries out what is in the mailboxes, then ends all threads.
@@ -261,11 +324,8 @@ impl Server {
         if self.shared.stopping.swap(true, Ordering::AcqRel) {
             return;
         }
-        // The listener waits in accept: a connection ends that.
-        drop(std::net::TcpStream::connect_timeout(&self.address, Duration::from_secs(1)));
-        if let Some(listener) = self.listener.take() {
-            let _ = listener.join();
-        }
+        self.port = None;
+        self.shared.member.stop();
         for shard in self.shards.drain(..) {
             if let Err(error) = shard.handle.ask(|answer| ShardCommand::Stop { answer }) {
                 tracing::debug!(error, "the shard had stopped");
@@ -274,6 +334,7 @@ impl Server {
                 tracing::error!(shard = shard.handle.id().0, "a shard panicked");
             }
         }
+        self.coordinator = None;
     }
 }
 
@@ -283,128 +344,80 @@ impl Drop for Server {
     }
 }
 
-/// Greets the server at `address` as a client of the cluster.
-fn dial(address: &str, shared: &Shared) -> Result<ControlStream, String> {
-    let token = shared.config.token.clone().unwrap_or_default();
-    greet_as_client(address, token, shared.incarnation)
-}
-
-fn greet_as_client(
-    address: &str,
-    token: String,
-    incarnation: Incarnation,
-) -> Result<ControlStream, String> {
-    let mut stream = ControlStream::connect(address).map_err(|error| chain(&error))?;
-    let hello = ClientRequest::Hello {
-        version: PROTOCOL_VERSION,
-        token,
-        session: SessionId(incarnation.0),
-        incarnation,
-        rank: None,
-        host: host_identity(),
-        peer: None,
-    };
-    match stream.ask(&hello) {
-        Ok(ClientReply::Welcome { .. }) => Ok(stream),
-        Ok(ClientReply::Refused { text, .. }) => Err(text),
-        Ok(_) => Err("unexpected answer to hello".to_owned()),
-        Err(error) => Err(chain(&error)),
+impl From<StartMemberError> for StartError {
+    fn from(error: StartMemberError) -> Self {
+        match error {
+            StartMemberError::Join(error) => {
+                Self::Join { coordinator: error.coordinator, reason: error.reason }
+            }
+            StartMemberError::Identity(error) => Self::Identity(error),
+        }
     }
 }
 
-/// Asks the coordinator for a place in its cluster.
-fn join(
-    coordinator: &str,
+impl From<RunError> for StartError {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Store(source) => Self::Store(source),
+            RunError::Thread { source } => Self::Thread { source },
+        }
+    }
+}
+
+/// How often a waiting server looks whether it has left its cluster.
+const LEAVE_POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Workers are heard of with their servers' heartbeats: a shorter silence means nothing.
+const WORKER_TIMEOUT_MIN: Duration = Duration::from_secs(3);
+
+fn lease_timings() -> LeaseTimings {
+    let suspect_us = u64::try_from(SUSPECT_AFTER.as_micros()).unwrap_or(u64::MAX);
+    LeaseTimings { suspect_us, ..LeaseTimings::default() }
+}
+
+/// Whether all that was acknowledged is on disk when the process ends: no table says less.
+fn keeps_everything(catalogue: &Catalogue) -> bool {
+    catalogue.tables.iter().all(|table| table.schema.durability == (Durability::Sync {}))
+}
+
+/// Starts the coordinator of a cluster inside this process. It takes over the tables that the server
+/// has kept.
+fn found(config: &ServerConfig, kept: Option<Catalogue>) -> Result<RunningCoordinator, StartError> {
+    let store = |data: &Path| StoreConfig::File(data.join("coordinator"));
+    let coordinator = CoordinatorConfig {
+        partitions: config.partitions,
+        expected_servers: config.expected_servers,
+        worker_timeout: Duration::from_millis(u64::from(config.worker_timeout_ms))
+            .max(WORKER_TIMEOUT_MIN),
+        store: config.data_dir.as_deref().map_or(StoreConfig::Memory, store),
+        ..CoordinatorConfig::new(config.replicas)
+    };
+    let kept = kept.unwrap_or_default();
+    Ok(RunningCoordinator::start(coordinator, kept.tables, kept.next_table)?)
+}
+
+/// A server's shards, and by which providers they are reached.
+#[derive(Debug, Default)]
+struct Started {
+    running: Vec<RunningShard>,
+    providers: Vec<Provider>,
+    notes: Vec<String>,
+}
+
+/// Starts all shards; what they are made of is the same for each.
+fn start_shards(
     config: &ServerConfig,
-    advertised: &str,
-    incarnation: Incarnation,
-) -> Result<(ServerId, ControlStream), StartError> {
-    let failed = |reason| StartError::Join { coordinator: coordinator.to_owned(), reason };
-    let token = config.token.clone().unwrap_or_default();
-    let mut stream = greet_as_client(coordinator, token, incarnation).map_err(failed)?;
-    let request = ClientRequest::Join {
-        address: advertised.to_owned(),
-        shard_count: config.shards,
-        incarnation,
-    };
-    match stream.ask(&request) {
-        Ok(ClientReply::Joined { server }) => Ok((server, stream)),
-        Ok(ClientReply::Refused { text, .. }) => Err(failed(text)),
-        Ok(_) => Err(failed("unexpected answer to join".to_owned())),
-        Err(error) => Err(failed(chain(&error))),
+    server: ServerId,
+    advertised: Option<IpAddr>,
+) -> Result<Started, StartError> {
+    let mut started = Started::default();
+    for shard in (0..config.shards).map(ShardId) {
+        let (one, offered, missing) = shards::start_shard(shard, server, config, advertised)?;
+        started.running.push(one);
+        (started.providers, started.notes) = (offered, missing);
     }
+    Ok(started)
 }
-
-/// Carries out the coordinator's instructions on a thread of its own.
-fn obey(shared: &Arc<Shared>, mut stream: ControlStream) -> Result<(), StartError> {
-    let shared = shared.clone();
-    std::thread::Builder::new()
-        .name("windlass-member".to_owned())
-        .spawn(move || {
-            // The socket is open: it was used a moment ago.
-            let _ = stream.set_read_timeout(None);
-            loop {
-                match stream.receive::<Instruction>() {
-                    Ok(Some(instruction)) => {
-                        let reply = match shared.cluster.carry_out(instruction) {
-                            Ok(()) => ClientReply::Done {},
-                            Err((status, text)) => ClientReply::Refused { status, text },
-                        };
-                        if stream.send(&reply).is_err() {
-                            break;
-                        }
-                    }
-                    Ok(None) => break,
-                    Err(error) => {
-                        tracing::warn!(error = chain(&error), "the coordinator is gone");
-                        break;
-                    }
-                }
-            }
-        })
-        .map(drop)
-        .map_err(|source| StartError::Thread { source })
-}
-
-/// Takes control connections, each on a thread of its own.
-fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
-    for stream in listener.incoming() {
-        if shared.is_stopping() {
-            return;
-        }
-        let stream = match stream.and_then(ControlStream::new) {
-            Ok(stream) => stream,
-            Err(error) => {
-                tracing::debug!(%error, "a control connection failed at once");
-                continue;
-            }
-        };
-        let count = shared.connection_count.fetch_add(1, Ordering::AcqRel);
-        let serving = shared.clone();
-        let spawned = if count < CONTROL_CONNECTIONS_MAX {
-            std::thread::Builder::new()
-                .name("windlass-client".to_owned())
-                .stack_size(CONTROL_STACK_LEN)
-                .spawn(move || {
-                    let peer = stream.peer().to_owned();
-                    if let Err(error) = connection::serve(&serving, stream) {
-                        tracing::debug!(peer, error = chain(&error), "control connection ended");
-                    }
-                    serving.connection_count.fetch_sub(1, Ordering::AcqRel);
-                })
-                .is_ok()
-        } else {
-            false
-        };
-        if !spawned {
-            shared.connection_count.fetch_sub(1, Ordering::AcqRel);
-            tracing::warn!(count, "a control connection was refused: too many");
-        }
-    }
-}
-
-/// Stack of a control thread, in bytes.
-const CONTROL_STACK_LEN: usize = 256 << 10;
 
 /// The address in `host:port`, when it is one.
 fn advertised_ip(advertised: &str) -> Option<IpAddr> {

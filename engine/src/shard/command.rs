@@ -57,6 +57,11 @@ pub enum ShardCommand {
     },
     /// About its chains.
     Chain(super::ChainCommand),
+    /// The life before is fenced: ends all its links. What the shard holds stays.
+    Fence {
+        /// Answered when the links are gone.
+        answer: Answer<()>,
+    },
     /// Takes over a new map.
     InstallMap {
         /// The map.
@@ -215,6 +220,10 @@ impl Shard {
                 }
             }
             ShardCommand::Chain(command) => self.carry_out_chain(command),
+            ShardCommand::Fence { answer } => {
+                self.fence();
+                let _ = answer.send(Ok(()));
+            }
             ShardCommand::InstallMap { map, answer } => {
                 let _ = answer.send(self.install_map(map));
             }
@@ -276,7 +285,7 @@ impl Shard {
     }
 
     fn install_map(&mut self, map: Arc<ClusterMap>) -> Result<(), String> {
-        if map.epoch <= self.map.epoch {
+        if map.epoch <= self.map.epoch && !self.map.chains.is_empty() {
             return Ok(());
         }
         self.fence_peers(&map);

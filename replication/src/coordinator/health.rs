@@ -19,6 +19,7 @@ pub(super) struct Health {
 struct Pulse {
     heard_at: Time,
     probed_at: Option<Time>,
+    disconnected_at: Option<Time>,
     /// Per accuser: when it began and when it last repeated it.
     accused: BTreeMap<ServerId, (Time, Time)>,
 }
@@ -34,6 +35,7 @@ impl Health {
         let pulse = self.servers.entry(server).or_default();
         pulse.heard_at = now;
         pulse.probed_at = None;
+        pulse.disconnected_at = None;
     }
 
     /// A new life: what was held against the old one no longer counts.
@@ -43,7 +45,7 @@ impl Health {
 
     pub(super) fn disconnected(&mut self, now: Time, server: ServerId) {
         if let Some(pulse) = self.servers.get_mut(&server) {
-            pulse.probed_at.get_or_insert(now);
+            pulse.disconnected_at.get_or_insert(now);
         }
     }
 
@@ -74,6 +76,7 @@ impl Health {
             for pulse in self.servers.values_mut() {
                 pulse.heard_at = now;
                 pulse.probed_at = None;
+                pulse.disconnected_at = pulse.disconnected_at.map(|_| now);
                 pulse.accused.clear();
             }
             return Vec::new();
@@ -83,18 +86,21 @@ impl Health {
         let mut dead = Vec::new();
         let mut newest = Time(0);
         for (&id, pulse) in self.servers.iter_mut().filter(|(id, _)| in_force(id)) {
-            pulse.accused.retain(|by, (_, last)| {
-                in_force(by) && now.since(*last) < options.accuse_timeout_us
-            });
+            pulse
+                .accused
+                .retain(|by, (_, last)| in_force(by) && now.since(*last) < options.accuse_gap_us);
             let is_silent = now.since(pulse.heard_at) >= options.heartbeat_timeout_us;
             let unanswered =
                 pulse.probed_at.is_some_and(|at| now.since(at) >= options.probe_timeout_us);
+            let gone = pulse
+                .disconnected_at
+                .is_some_and(|at| now.since(at) >= options.disconnect_timeout_us);
             let accused = pulse
                 .accused
                 .values()
                 .any(|(first, _)| now.since(*first) >= options.accuse_timeout_us);
             newest = newest.max(pulse.heard_at);
-            if is_silent || unanswered || (accused && dead.is_empty()) {
+            if is_silent || unanswered || gone || (accused && dead.is_empty()) {
                 dead.push(id);
             }
         }

@@ -21,9 +21,15 @@ pub struct CoordinatorOptions {
     pub heartbeat_timeout_us: u64,
     /// A suspected server that does not answer a probe for this long is failed.
     pub probe_timeout_us: u64,
+    /// A server whose control connection broke and that has not come back for this long is failed.
+    pub disconnect_timeout_us: u64,
+    /// How much later than the timeouts a new leader first fails servers: they have to find it.
+    pub election_grace_us: u64,
     /// A server that answers the coordinator but is accused by a peer for this long is failed: their
     /// link is broken and their chains stand still.
     pub accuse_timeout_us: u64,
+    /// An accusation that is not repeated for this long is withdrawn: the peer was slow for a moment.
+    pub accuse_gap_us: u64,
     /// Two ticks further apart than this: the coordinator itself stood still, and silence says
     /// nothing.
     pub tick_gap_max_us: u64,
@@ -31,7 +37,7 @@ pub struct CoordinatorOptions {
     pub servers_at_creation: usize,
     /// Copies that one server takes in at a time.
     pub copies_per_server_max: usize,
-    /// Whether chains are mended and moved without being told.
+    /// Whether chains are mended and moved; without, they are only created.
     pub rebalance: bool,
 }
 
@@ -40,7 +46,10 @@ impl Default for CoordinatorOptions {
         Self {
             heartbeat_timeout_us: 500_000,
             probe_timeout_us: 20_000,
+            disconnect_timeout_us: 20_000,
+            election_grace_us: 0,
             accuse_timeout_us: 300_000,
+            accuse_gap_us: 150_000,
             tick_gap_max_us: 200_000,
             servers_at_creation: 3,
             copies_per_server_max: 4,
@@ -130,8 +139,10 @@ pub enum CoordinatorInput {
         /// The server rejected.
         server: ServerId,
     },
-    /// An operator's change: `Drain`, `Forget`, `AcceptLoss`, `Fail`.
+    /// An operator's change: `Drain`, `Undrain`, `Forget`, `AcceptLoss`, `Fail`.
     Operator(Change),
+    /// An operator wants the placement worked out anew.
+    Rebalance,
     /// The compare-and-swap of the draft succeeded.
     Stored {
         /// The draft's epoch.
@@ -269,6 +280,7 @@ impl Coordinator {
                 }
             }
             CoordinatorInput::Operator(change) => self.want(change),
+            CoordinatorInput::Rebalance => self.planner.replan(),
             CoordinatorInput::Stored { epoch } => self.stored(now, epoch, outputs),
             CoordinatorInput::Tick => {
                 for server in self.health.dead(now, &self.map, &self.options) {
@@ -287,7 +299,8 @@ impl Coordinator {
         self.draft = None;
         self.wanted.clear();
         // Whoever is silent has until the timeout to find this coordinator.
-        self.health = Health::all_heard(now, &self.map);
+        let heard_at = now.after(self.options.election_grace_us);
+        self.health = Health::all_heard(heard_at, &self.map);
         self.planner.replan();
     }
 

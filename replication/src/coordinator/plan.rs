@@ -43,7 +43,7 @@ impl Planner {
 
     /// Changes that bring `map` nearer to its placement.
     pub(super) fn plan(&mut self, map: &ClusterMap, options: &CoordinatorOptions) -> Vec<Change> {
-        if !self.has_work() || !options.rebalance {
+        if !self.has_work() {
             return Vec::new();
         }
         self.look = false;
@@ -60,6 +60,8 @@ impl Planner {
             let partition = PartitionId(id);
             if entry.members.is_empty() {
                 changes.push(Change::Create { partition, members: wanted.clone() });
+            } else if !options.rebalance {
+                continue;
             } else if let Some((server, leaving)) = next_join(map, entry, wanted) {
                 let copies = busy.entry(server).or_default();
                 if *copies < options.copies_per_server_max {

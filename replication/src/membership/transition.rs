@@ -34,6 +34,11 @@ pub enum Change {
         /// The server.
         server: ServerId,
     },
+    /// A draining server stays.
+    Undrain {
+        /// The server.
+        server: ServerId,
+    },
     /// A server that holds nothing is gone for good. Its number is never used again.
     Forget {
         /// The server.
@@ -70,7 +75,8 @@ pub enum Change {
         /// The partition.
         partition: PartitionId,
     },
-    /// An operator accepts that a partition's data is gone; it starts empty on these servers.
+    /// An operator accepts that a partition's data is gone, or that its last member, which is down,
+    /// will not come back; it starts empty on these servers.
     AcceptLoss {
         /// The partition.
         partition: PartitionId,
@@ -151,6 +157,11 @@ impl ClusterMap {
                 self.server_mut(server)?.state = ServerState::Draining;
                 Ok(())
             }
+            Change::Undrain { server } => {
+                self.require_in_force(server)?;
+                self.server_mut(server)?.state = ServerState::Up;
+                Ok(())
+            }
             Change::Forget { server } => {
                 if self.held_by(server).next().is_some() {
                     return Err(TransitionError::StillHolds { server });
@@ -216,11 +227,14 @@ impl ClusterMap {
             self.require_in_force(member)?;
         }
         let epoch = self.epoch;
+        let is_last_down = self
+            .partition(partition)
+            .is_some_and(|entry| matches!(entry.members[..], [last] if !self.is_in_force(last)));
         let entry = self.entry_mut(partition)?;
         if !lost && !entry.members.is_empty() {
             return Err(wrong(partition, "it has a chain already"));
         }
-        if lost && !entry.lost {
+        if lost && !entry.lost && !is_last_down {
             return Err(wrong(partition, "its data is not lost"));
         }
         if members.is_empty() {

@@ -5,7 +5,7 @@ use libfuzzer_sys::fuzz_target;
 use windlass_wire::Wire;
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Ok(message) = <windlass_wire::control::Instruction>::from_bytes(bytes) {
+    if let Ok(message) = <windlass_wire::coordination::Instruction>::from_bytes(bytes) {
         assert_eq!(message.to_bytes(), bytes);
     }
 });

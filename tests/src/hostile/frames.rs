@@ -169,9 +169,12 @@ fn senseless(random: &mut Random) -> ClientRequest {
         8 => ClientRequest::DropTable { name: "there is none".to_owned() },
         9 => ClientRequest::OpenTable { name: "x".repeat(4000) },
         _ => ClientRequest::Join {
+            server: None,
+            cluster: 0,
             address: "nowhere".to_owned(),
             shard_count: u16::MAX,
             incarnation: Incarnation(random.word()),
+            kept: true,
         },
     }
 }

@@ -133,9 +133,12 @@ impl World {
             heartbeat_timeout_us: 40_000,
             probe_timeout_us: 8_000,
             accuse_timeout_us: 90_000,
+            accuse_gap_us: 90_000,
             tick_gap_max_us: 30_000,
             servers_at_creation: schedule.servers,
             copies_per_server_max: 2,
+            disconnect_timeout_us: 8_000,
+            election_grace_us: 0,
             rebalance: true,
         };
         let mut world = Self {

@@ -2,10 +2,12 @@
 
 mod bench;
 mod checkpoint;
+mod cluster;
 mod completions;
 pub mod config;
 mod connection;
 mod consistency;
+mod coordinator;
 mod demo;
 mod doctor;
 mod export;
@@ -18,9 +20,11 @@ mod progress;
 mod rows;
 mod serve;
 mod size;
+mod stop;
 mod table;
 mod token;
 mod train;
+mod verify;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
@@ -82,6 +86,13 @@ pub struct Cli {
 enum Command {
     /// Serve parameters until stopped
     Serve(serve::Arguments),
+    /// Own a cluster's map, for servers that join it
+    Coordinator(coordinator::Arguments),
+    /// Show and change which servers a cluster has, and what they hold
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
+    /// Check that the replicas of every partition are equal
+    Verify(verify::Arguments),
     /// Watch real training against real servers on this host, in under a minute
     Demo(demo::Arguments),
     /// Create, list, show and drop tables
@@ -134,6 +145,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let output = Output::new(cli.json);
     let result = match &cli.command {
         Command::Serve(arguments) => serve::run(arguments, output),
+        Command::Coordinator(arguments) => coordinator::run(arguments, output),
+        Command::Cluster(command) => cluster::run(command, output),
+        Command::Verify(arguments) => verify::run(arguments, output),
         Command::Demo(arguments) => demo::run(arguments, output),
         Command::Table(command) => table::run(command, output),
         Command::Push(arguments) => rows::push(arguments, output),

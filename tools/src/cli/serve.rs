@@ -4,20 +4,18 @@ use std::{
     io,
     net::{SocketAddr, ToSocketAddrs},
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     thread,
-    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
-use signal_hook::consts::{SIGINT, SIGTERM};
 use windlass_engine::server::{Server, ServerConfig};
 use windlass_wire::control::Provider;
 
-use super::{ExitStatus, Failure, Output, size, token};
+use super::{
+    ExitStatus, Failure, Output, size,
+    stop::{self, STOP_POLL_INTERVAL},
+    token,
+};
 use crate::{process::wait_for_parent_to_go, verbs_flags::VerbsFlags};
 
 const AFTER_HELP: &str = "\
@@ -31,10 +29,7 @@ Examples:
   windlass serve
   windlass serve --data-dir /var/lib/windlass
   windlass serve --listen 10.0.0.1:7700 --token-file token --servers 2
-  windlass serve --listen 10.0.0.2:7700 --token-file token --join 10.0.0.1:7700";
-
-/// How often a server looks whether it was asked to stop.
-const STOP_POLL_INTERVAL: Duration = Duration::from_millis(100);
+  windlass serve --listen 10.0.0.2:7700 --token-file token --coordinator 10.0.0.1:7700";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
@@ -57,14 +52,17 @@ pub(crate) struct Arguments {
     /// Pin the shards to these cores, in order [default: left to the system]
     #[arg(long, value_name = "CORE", value_delimiter = ',')]
     cores: Vec<usize>,
-    /// Join the cluster of this server instead of founding one
-    #[arg(long, value_name = "HOST:PORT")]
-    join: Option<String>,
-    /// Servers a new cluster waits for before it serves, this one included
-    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "join")]
-    servers: u32,
+    /// Join the cluster of these coordinators, or of the server that founded it, instead of founding one
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', alias = "join")]
+    coordinator: Vec<String>,
+    /// Servers a new cluster waits for before it serves, this one included [default: --replicas]
+    #[arg(long, value_name = "N", conflicts_with = "coordinator")]
+    servers: Option<u32>,
+    /// Copies of each partition of a new cluster
+    #[arg(long, value_name = "K", default_value_t = 1, conflicts_with = "coordinator")]
+    replicas: u8,
     /// Partitions of a new cluster, a power of two; fixed for its life
-    #[arg(long, value_name = "N", default_value_t = ServerConfig::default().partitions, conflicts_with = "join")]
+    #[arg(long, value_name = "N", default_value_t = ServerConfig::default().partitions, conflicts_with = "coordinator")]
     partitions: u32,
     /// Transports to offer, best first
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = super::connection::provider,
@@ -107,21 +105,13 @@ pub(crate) struct Ready {
 }
 
 pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let signalled = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT] {
-        // Asked a second time, it stops at once.
-        signal_hook::flag::register_conditional_shutdown(signal, 130, signalled.clone())
-            .and_then(|_| signal_hook::flag::register(signal, signalled.clone()))
-            .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
-            .map_err(Failure::failed)?;
-    }
+    let stop = stop::on_signals()?;
     let server = Server::start(config(arguments)?).map_err(Failure::failed)?;
     if arguments.stop_with_stdin {
         let stop = stop.clone();
         thread::spawn(move || {
             wait_for_parent_to_go();
-            stop.store(true, Ordering::Relaxed);
+            stop.request();
         });
     }
     let (providers, notes) = server.providers();
@@ -137,7 +127,7 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
     output.result(&ready, || {
         format!("serving at {} by {}", ready.address, ready.transports.join(", "))
     })?;
-    while !stop.load(Ordering::Relaxed) && !server.wait_for_stop(STOP_POLL_INTERVAL) {}
+    while !stop.is_requested() && !server.wait_for_stop(STOP_POLL_INTERVAL) {}
     tracing::info!("finishing what is under way");
     server.stop();
     Ok(())
@@ -152,8 +142,9 @@ fn config(arguments: &Arguments) -> Result<ServerConfig, Failure> {
         shards: arguments.shards,
         cores: arguments.cores.clone(),
         partitions: arguments.partitions,
-        expected_servers: arguments.servers,
-        join: arguments.join.clone().map(|address| without_scheme(&address)),
+        replicas: arguments.replicas,
+        expected_servers: arguments.servers.unwrap_or(u32::from(arguments.replicas)),
+        coordinators: arguments.coordinator.iter().map(|at| without_scheme(at)).collect(),
         providers: arguments.transports.clone(),
         spin_us: arguments.spin_us,
         by_reference_len: u32::try_from(arguments.by_reference).unwrap_or(u32::MAX),
@@ -181,7 +172,7 @@ fn config(arguments: &Arguments) -> Result<ServerConfig, Failure> {
     Ok(config)
 }
 
-fn resolve(address: &str) -> Result<SocketAddr, Failure> {
+pub(super) fn resolve(address: &str) -> Result<SocketAddr, Failure> {
     let address = without_scheme(address);
     let wrong = |error: io::Error| {
         Failure::new(

@@ -85,7 +85,7 @@ impl Servers {
             if number == 0 {
                 arguments.extend(["--servers".to_owned(), options.count.to_string()]);
             } else {
-                arguments.extend(["--join".to_owned(), servers.address.clone()]);
+                arguments.extend(["--coordinator".to_owned(), servers.address.clone()]);
             }
             let mut process = Process::start(&format!("server {number}"), &arguments)?;
             let ready: Ready = process.expect_line()?;

@@ -62,8 +62,17 @@ pub(crate) struct Server {
 impl Server {
     /// Starts one and waits until it is ready.
     pub(crate) fn start(folder: &Path, extra: &[&str]) -> Self {
+        Self::start_as("serve", folder, "127.0.0.1:0", extra)
+    }
+
+    /// Starts a coordinator instead.
+    pub(crate) fn coordinator(folder: &Path, listen: &str, extra: &[&str]) -> Self {
+        Self::start_as("coordinator", folder, listen, extra)
+    }
+
+    fn start_as(command: &str, folder: &Path, listen: &str, extra: &[&str]) -> Self {
         use std::io::BufRead as _;
-        let mut arguments = vec!["serve", "--json", "--stop-with-stdin", "--listen", "127.0.0.1:0"];
+        let mut arguments = vec![command, "--json", "--stop-with-stdin", "--listen", listen];
         arguments.extend(extra);
         let mut child = windlass(folder, &arguments)
             .stdin(std::process::Stdio::piped())

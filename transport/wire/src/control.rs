@@ -11,6 +11,7 @@
 use crate::{
     checksum::Checksum,
     codec::{BLOB_LEN_MAX, Blob, DecodeError, Wire},
+    coordination::{CoordinatorStatus, Operation, PartitionChecksum},
     ids::{
         Epoch, Incarnation, PartitionId, ServerId, SessionId, ShardId, TableId, WorkerClock,
         WorkerRank,
@@ -247,48 +248,44 @@ pub enum ClientRequest {
     /// The session is no table's worker any more: nobody waits for it from now on.
     LeaveClocks {},
     /// A server joins the cluster. On success the connection turns round: the coordinator sends
-    /// [`Instruction`]s over it and the server answers each with `Done` or `Refused`.
+    /// [`Order`](crate::coordination::Order)s over it and the server
+    /// [`Report`](crate::coordination::Report)s.
     Join {
+        /// The number it had before, if it has one.
+        server: Option<ServerId>,
+        /// The cluster it had that number in; zero when it had none.
+        cluster: u64,
         /// Where the server's control port listens.
         address: String,
         /// Its shards.
         shard_count: u16,
         /// Its life.
         incarnation: Incarnation,
+        /// Whether it still holds all that it acknowledged.
+        kept: bool,
     },
-}
-
-/// What the coordinator tells a server.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Instruction {
-    /// The map in force from now on.
-    InstallMap {
-        /// The map.
-        map: ClusterMap,
+    /// How the coordinator is doing.
+    CoordinatorStatus {},
+    /// An operator's change.
+    Operate {
+        /// Which.
+        operation: Operation,
     },
-    /// A new table.
-    CreateTable {
-        /// The table.
-        table: TableEntry,
+    /// What every partition of this server amounts to.
+    Checksums {},
+    /// A worker begins: it gets a rank, or the one it asks for, and the clock to start from.
+    RegisterWorker {
+        /// The rank it had.
+        rank: Option<WorkerRank>,
+        /// Its life.
+        incarnation: Incarnation,
     },
-    /// A table that is no more.
-    DropTable {
-        /// The table.
-        table: TableId,
-    },
-    /// Nothing: is the server there?
-    Ping {},
-    /// A table's workers may be this far apart from now on.
-    AlterTable {
-        /// The table.
-        table: TableId,
-        /// How stale pulls may be.
-        consistency: Consistency,
-    },
-    /// A worker is gone: nobody waits for it from now on.
-    RetireWorker {
+    /// A worker ends: its rank is free, and nobody waits for it.
+    LeaveWorker {
         /// Its rank.
         rank: WorkerRank,
+        /// Its life.
+        incarnation: Incarnation,
     },
 }
 
@@ -369,6 +366,27 @@ pub enum ClientReply {
     Joined {
         /// The server's number from now on.
         server: ServerId,
+        /// Names the cluster.
+        cluster: u64,
+        /// How often it sends heartbeats, in milliseconds.
+        heartbeat_ms: u32,
+    },
+    /// To `CoordinatorStatus`.
+    CoordinatorStatus {
+        /// The answer.
+        status: CoordinatorStatus,
+    },
+    /// To `Checksums`.
+    Checksums {
+        /// One per partition held.
+        partitions: Vec<PartitionChecksum>,
+    },
+    /// To `RegisterWorker`.
+    WorkerRegistered {
+        /// Its rank.
+        rank: WorkerRank,
+        /// The clock to start from.
+        clock: WorkerClock,
     },
 }
 
@@ -425,19 +443,16 @@ crate::codec::wire_enum!(ClientRequest {
     9 => Locate { table, shard },
     10 => Statistics {},
     11 => Shutdown {},
-    12 => Join { address, shard_count, incarnation },
+    12 => Join { server, cluster, address, shard_count, incarnation, kept },
     13 => Checkpoint {},
+    14 => CoordinatorStatus {},
+    15 => Operate { operation },
+    16 => Checksums {},
+    17 => RegisterWorker { rank, incarnation },
+    18 => LeaveWorker { rank, incarnation },
     20 => JoinClock { table, shard },
     21 => AlterTable { name, consistency },
     22 => LeaveClocks {},
-});
-crate::codec::wire_enum!(Instruction {
-    1 => InstallMap { map },
-    2 => CreateTable { table },
-    3 => DropTable { table },
-    4 => Ping {},
-    20 => AlterTable { table, consistency },
-    21 => RetireWorker { rank },
 });
 crate::codec::wire_enum!(ClientReply {
     1 => Welcome { session, server, incarnation, shard_count, providers, notes },
@@ -450,7 +465,10 @@ crate::codec::wire_enum!(ClientReply {
     8 => Statistics { json },
     9 => Done {},
     10 => Refused { status, text },
-    11 => Joined { server },
+    11 => Joined { server, cluster, heartbeat_ms },
+    12 => CoordinatorStatus { status },
+    13 => Checksums { partitions },
+    14 => WorkerRegistered { rank, clock },
     20 => ClockJoined { place },
 });
 crate::codec::wire_enum!(RefusalKind {

@@ -8,6 +8,7 @@ pub mod clock_line;
 pub mod codec;
 pub mod completion;
 pub mod control;
+pub mod coordination;
 pub mod dtype;
 pub mod ids;
 pub mod map;

@@ -91,6 +91,20 @@ impl ClusterMap {
         u32::try_from(self.chains.len()).unwrap_or(u32::MAX)
     }
 
+    /// Whether chains have been created: before that, servers join and nothing can be stored.
+    #[must_use]
+    pub fn is_founded(&self) -> bool {
+        self.chains.iter().any(|chain| chain.epoch > Epoch(0))
+    }
+
+    /// Whether this life of a server is in force.
+    #[must_use]
+    pub fn admits(&self, server: ServerId, incarnation: Incarnation) -> bool {
+        self.server(server).is_some_and(|entry| {
+            entry.incarnation == incarnation && entry.state != ServerState::Down
+        })
+    }
+
     /// The server with this number.
     #[must_use]
     pub fn server(&self, id: ServerId) -> Option<&ServerEntry> {

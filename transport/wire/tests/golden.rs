@@ -6,12 +6,16 @@ use std::{fmt::Write, path::PathBuf};
 
 use windlass_wire::{
     Aggregation, Blob, Checksum, ClusterMap, CompletionWord, Consistency, DataType, Durability,
-    Epoch, Incarnation, NotFinitePolicy, PartitionId, Place, RequestHeader, RequestKind, Rows,
+    Epoch, Incarnation, Lsn, NotFinitePolicy, PartitionId, Place, RequestHeader, RequestKind, Rows,
     Sequence, ServerEntry, ServerId, SessionId, ShardId, Status, TableEntry, TableId, TableSchema,
     Wire, WorkerClock, WorkerRank,
     control::{
-        ClientReply, ClientRequest, ClockPlace, Instruction, PartitionPlace, Peer, Provider,
-        RefusalKind, SharedRegion, encode_frame,
+        ClientReply, ClientRequest, ClockPlace, PartitionPlace, Peer, Provider, RefusalKind,
+        SharedRegion, encode_frame,
+    },
+    coordination::{
+        CoordinatorStatus, Instruction, Operation, Order, OrderRefusal, PartitionChecksum, Report,
+        WorkerEntry, WorkerPulse,
     },
     map::{Chain, ServerState},
 };
@@ -162,6 +166,11 @@ fn messages() -> Vec<(String, Vec<u8>)> {
     all.extend(client_replies());
     all.extend(refusals());
     all.extend(instructions());
+    all.extend(reports());
+    all.push((
+        "order".to_owned(),
+        Order { number: 7, instruction: Instruction::Ping {} }.to_bytes(),
+    ));
     all
 }
 
@@ -187,9 +196,12 @@ fn client_requests() -> Vec<(String, Vec<u8>)> {
     let open =
         Request::OpenMailbox { shard, provider: Provider::Shm {}, endpoint: Blob(vec![1, 2, 3]) };
     let join = Request::Join {
+        server: Some(ServerId(4)),
+        cluster: 9,
         address: "10.0.0.2:7700".to_owned(),
         shard_count: 2,
         incarnation: Incarnation(5),
+        kept: true,
     };
     let alter =
         Request::AlterTable { name: name.clone(), consistency: Consistency::Bounded { tau: 8 } };
@@ -212,6 +224,18 @@ fn client_requests() -> Vec<(String, Vec<u8>)> {
             ("join_clock", Request::JoinClock { table: TableId(7), shard }),
             ("alter_table", alter),
             ("leave_clocks", Request::LeaveClocks {}),
+            ("checkpoint", Request::Checkpoint {}),
+            ("coordinator_status", Request::CoordinatorStatus {}),
+            ("operate", Request::Operate { operation: Operation::Drain { server: ServerId(4) } }),
+            ("checksums", Request::Checksums {}),
+            (
+                "register_worker",
+                Request::RegisterWorker { rank: Some(WorkerRank(2)), incarnation: Incarnation(5) },
+            ),
+            (
+                "leave_worker",
+                Request::LeaveWorker { rank: WorkerRank(2), incarnation: Incarnation(5) },
+            ),
         ],
     )
 }
@@ -254,8 +278,23 @@ fn client_replies() -> Vec<(String, Vec<u8>)> {
             ("located", Reply::Located { places: vec![place] }),
             ("statistics", Reply::Statistics { json: Blob(b"{}".to_vec()) }),
             ("done", Reply::Done {}),
-            ("joined", Reply::Joined { server: ServerId(3) }),
             ("clock_joined", Reply::ClockJoined { place: clock }),
+            ("joined", Reply::Joined { server: ServerId(3), cluster: 9, heartbeat_ms: 100 }),
+            ("coordinator_status", Reply::CoordinatorStatus { status: status() }),
+            (
+                "checksums",
+                Reply::Checksums {
+                    partitions: vec![PartitionChecksum {
+                        partition: PartitionId(5),
+                        lsn: Lsn(6),
+                        checksum: 7,
+                    }],
+                },
+            ),
+            (
+                "worker_registered",
+                Reply::WorkerRegistered { rank: WorkerRank(2), clock: WorkerClock(8) },
+            ),
         ],
     )
 }
@@ -293,6 +332,47 @@ fn instructions() -> Vec<(String, Vec<u8>)> {
             ("ping", Instruction::Ping {}),
             ("alter_table", alter),
             ("retire_worker", Instruction::RetireWorker { rank: WorkerRank(3) }),
+            (
+                "set_tables",
+                Instruction::SetTables { partitions: 64, next_table: 8, tables: vec![table()] },
+            ),
+            ("fence", Instruction::Fence { incarnation: Incarnation(5), known: Incarnation(6) }),
+            ("set_workers", Instruction::SetWorkers { workers: status().workers }),
+            ("leave", Instruction::Leave {}),
+        ],
+    )
+}
+
+fn status() -> CoordinatorStatus {
+    CoordinatorStatus {
+        leads: true,
+        store: "etcd".to_owned(),
+        store_error: None,
+        connected: vec![ServerId(1), ServerId(4)],
+        workers: vec![WorkerEntry { rank: WorkerRank(2), live: false, clock: WorkerClock(8) }],
+        copies_under_way: 3,
+        map: map(),
+    }
+}
+
+fn reports() -> Vec<(String, Vec<u8>)> {
+    let (partition, epoch, server) = (PartitionId(5), Epoch(8), ServerId(4));
+    let workers = vec![WorkerPulse {
+        rank: WorkerRank(2),
+        incarnation: Incarnation(5),
+        clock: WorkerClock(8),
+    }];
+    let refusal = OrderRefusal { status: RefusalKind::Full {}, text: "no".to_owned() };
+    named(
+        "report",
+        vec![
+            ("heartbeat", Report::Heartbeat { map_epoch: epoch, workers }),
+            ("answer", Report::Answer { number: 7, refusal: Some(refusal) }),
+            ("suspect", Report::Suspect { server }),
+            ("caught_up", Report::CaughtUp { partition, epoch }),
+            ("synchronised", Report::Synchronised { partition, epoch }),
+            ("rejected", Report::Rejected { partition, epoch, server }),
+            ("want_map", Report::WantMap {}),
         ],
     )
 }

@@ -4,15 +4,19 @@
 
 mod messages;
 
-use messages::{any_instruction, any_map, any_reply, any_request, any_schema, any_table};
+use messages::{
+    any_map, any_reply, any_request, any_schema, any_table,
+    coordination::{any_instruction, any_order, any_report},
+};
 use proptest::prelude::*;
 use windlass_wire::{
     Checksum, ClusterMap, CompletionWord, DataType, Epoch, Place, RequestHeader, RequestKind, Rows,
     Sequence, Status, TableEntry, TableId, TableSchema, UpdateRule, Wire, WorkerClock,
     control::{
-        ClientReply, ClientRequest, FRAME_HEADER_LEN, Instruction, decode_frame_header,
-        decode_message, encode_frame,
+        ClientReply, ClientRequest, FRAME_HEADER_LEN, decode_frame_header, decode_message,
+        encode_frame,
     },
+    coordination::{Instruction, Order, Report},
     request::{ROWS_MAX, VALUES_LEN_MAX, WIDTH_MAX},
 };
 
@@ -79,6 +83,12 @@ proptest! {
     fn instructions(message in any_instruction()) { comes_back(&message); }
 
     #[test]
+    fn orders(message in any_order()) { comes_back(&message); }
+
+    #[test]
+    fn reports(message in any_report()) { comes_back(&message); }
+
+    #[test]
     fn maps(message in any_map()) { comes_back(&message); }
 
     #[test]
@@ -142,6 +152,8 @@ fn no_bytes_harm_a_decoder() {
         decoded += u32::from(same_again::<ClientRequest>(&bytes));
         decoded += u32::from(same_again::<ClientReply>(&bytes));
         decoded += u32::from(same_again::<Instruction>(&bytes));
+        decoded += u32::from(same_again::<Order>(&bytes));
+        decoded += u32::from(same_again::<Report>(&bytes));
         decoded += u32::from(same_again::<ClusterMap>(&bytes));
         decoded += u32::from(same_again::<TableEntry>(&bytes));
         decoded += u32::from(same_again::<TableSchema>(&bytes));

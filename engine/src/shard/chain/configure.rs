@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use windlass_replication::{ChainView, Input, Replica, ReplicaLimits};
 use windlass_wire::{
-    ClusterMap, PartitionId, ServerId,
+    ClusterMap, PartitionId, ServerId, SessionId,
     control::Peer,
     map::{self, ServerState, shard_of},
 };
@@ -20,6 +20,19 @@ impl Shard {
     /// Whether the map in force admits this life of a server.
     pub(in crate::shard) fn admits_peer(&self, peer: Peer) -> bool {
         admits(&self.map, peer)
+    }
+
+    /// This life of the server is over: all its links end. What the shard holds stays, until a map
+    /// says what becomes of it.
+    pub(in crate::shard) fn fence(&mut self) {
+        while let Some(link) = self.chain.as_ref().and_then(|chain| chain.links.first()) {
+            let server = link.peer.server;
+            self.link_close(server);
+        }
+        let sessions: Vec<SessionId> = self.by_session.keys().copied().collect();
+        for session in sessions {
+            self.close_session(session);
+        }
     }
 
     /// Before a new map is acted on: connections of servers that it does not admit end, so that

@@ -1,13 +1,15 @@
 //! One message of every kind, and any message of any kind.
 
+pub(crate) mod coordination;
+
 use proptest::{option, prelude::*};
 use windlass_wire::{
     Aggregation, Blob, ClusterMap, Consistency, DataType, Durability, Epoch, Incarnation,
     NotFinitePolicy, PartitionId, ServerEntry, ServerId, SessionId, ShardId, TableEntry, TableId,
     TableKind, TableSchema, UpdateRule, WorkerClock, WorkerRank,
     control::{
-        ClientReply, ClientRequest, ClockPlace, Instruction, PartitionPlace, Peer, Provider,
-        RefusalKind, SharedRegion,
+        ClientReply, ClientRequest, ClockPlace, PartitionPlace, Peer, Provider, RefusalKind,
+        SharedRegion,
     },
     map::{Chain, ServerState},
 };
@@ -178,20 +180,28 @@ pub(crate) fn any_request() -> impl Strategy<Value = ClientRequest> {
         Just(Request::LeaveClocks {}),
         Just(Request::Statistics {}),
         Just(Request::Shutdown {}),
-    ]
-}
-
-pub(crate) fn any_instruction() -> impl Strategy<Value = Instruction> {
-    prop_oneof![
-        any_map().prop_map(|map| Instruction::InstallMap { map }),
-        any_table().prop_map(|table| Instruction::CreateTable { table }),
-        any::<u32>().prop_map(|table| Instruction::DropTable { table: TableId(table) }),
-        Just(Instruction::Ping {}),
-        (any::<u32>(), any_schema()).prop_map(|(table, schema)| Instruction::AlterTable {
-            table: TableId(table),
-            consistency: schema.consistency,
+        Just(Request::Checkpoint {}),
+        (option::of(any::<u32>()), text(), any::<(u64, u16, u64, bool)>()).prop_map(
+            |(server, address, (cluster, shard_count, incarnation, kept))| Request::Join {
+                server: server.map(ServerId),
+                cluster,
+                address,
+                shard_count,
+                incarnation: Incarnation(incarnation),
+                kept,
+            }
+        ),
+        Just(Request::CoordinatorStatus {}),
+        coordination::any_operation().prop_map(|operation| Request::Operate { operation }),
+        Just(Request::Checksums {}),
+        (option::of(any::<u32>()), any::<u64>()).prop_map(|(rank, incarnation)| {
+            let incarnation = Incarnation(incarnation);
+            Request::RegisterWorker { rank: rank.map(WorkerRank), incarnation }
         }),
-        any::<u32>().prop_map(|rank| Instruction::RetireWorker { rank: WorkerRank(rank) }),
+        any::<(u32, u64)>().prop_map(|(rank, incarnation)| Request::LeaveWorker {
+            rank: WorkerRank(rank),
+            incarnation: Incarnation(incarnation),
+        }),
     ]
 }
 
@@ -235,7 +245,18 @@ pub(crate) fn any_reply() -> impl Strategy<Value = ClientReply> {
         any_blob().prop_map(|json| Reply::Statistics { json }),
         Just(Reply::Done {}),
         (refusal, any::<String>()).prop_map(|(status, text)| Reply::Refused { status, text }),
-        any::<u32>().prop_map(|server| Reply::Joined { server: ServerId(server) }),
+        any::<(u32, u64, u32)>().prop_map(|(server, cluster, heartbeat_ms)| Reply::Joined {
+            server: ServerId(server),
+            cluster,
+            heartbeat_ms,
+        }),
+        coordination::any_status().prop_map(|status| Reply::CoordinatorStatus { status }),
+        proptest::collection::vec(coordination::any_checksum(), 0..9)
+            .prop_map(|partitions| Reply::Checksums { partitions }),
+        any::<(u32, u64)>().prop_map(|(rank, clock)| Reply::WorkerRegistered {
+            rank: WorkerRank(rank),
+            clock: WorkerClock(clock),
+        }),
     ]
 }
 

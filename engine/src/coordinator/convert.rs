@@ -1,0 +1,75 @@
+//! The coordinator's map as servers and clients have it.
+
+use windlass_replication::{
+    ClusterMap,
+    membership::{JoiningPhase, PartitionEntry, ServerState},
+};
+use windlass_wire::map;
+
+/// The map as it is sent.
+pub(super) fn wire_map(map: &ClusterMap) -> map::ClusterMap {
+    let servers = map.servers.iter().map(|(&id, entry)| map::ServerEntry {
+        id,
+        incarnation: entry.incarnation,
+        address: entry.address.clone(),
+        shard_count: entry.shards,
+        state: match entry.state {
+            ServerState::Up => map::ServerState::Up,
+            ServerState::Draining => map::ServerState::Draining,
+            ServerState::Down => map::ServerState::Down,
+        },
+    });
+    map::ClusterMap {
+        epoch: map.epoch,
+        replicas: map.replicas,
+        servers: servers.collect(),
+        chains: map.partitions.iter().map(chain).collect(),
+    }
+}
+
+fn chain(entry: &PartitionEntry) -> map::Chain {
+    let view = entry.view();
+    map::Chain {
+        epoch: view.epoch,
+        servers: view.path,
+        tail_joining: entry.joining.is_some_and(|joining| joining.phase == JoiningPhase::Tail),
+        learner: view.learner,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass_replication::{Change, membership::Joining};
+    use windlass_wire::{Epoch, Incarnation, PartitionId, ServerId};
+
+    use super::*;
+
+    #[test]
+    fn chains_say_how_far_a_joining_server_is() {
+        let (one, two) = (ServerId(1), ServerId(2));
+        let mut map = ClusterMap::new(2, 2).draft();
+        for server in [one, two] {
+            let address = format!("10.0.0.{server}:7700");
+            let join = Change::Join {
+                server,
+                incarnation: Incarnation(9),
+                address,
+                shards: 4,
+                kept: true,
+            };
+            map.apply(join).unwrap();
+        }
+        map.apply(Change::Create { partition: PartitionId(0), members: vec![one] }).unwrap();
+        let wire = wire_map(&map);
+        assert_eq!((wire.epoch, wire.servers.len()), (Epoch(1), 2));
+        assert_eq!(wire.chains[0].servers, [one]);
+        assert!(wire.chains[1].servers.is_empty());
+        map.partitions[0].joining = Some(Joining { server: two, phase: JoiningPhase::Copying });
+        assert_eq!(wire_map(&map).chains[0].learner, Some(two));
+        map.partitions[0].joining = Some(Joining { server: two, phase: JoiningPhase::Tail });
+        let chain = &wire_map(&map).chains[0];
+        assert_eq!((chain.servers.as_slice(), chain.tail_joining), ([one, two].as_slice(), true));
+        map.partitions[0].lost = true;
+        assert!(wire_map(&map).chains[0].servers.is_empty());
+    }
+}

@@ -1,0 +1,444 @@
+//! The thread that steps the coordinator's machines on time and inputs, and carries out what they
+//! say. It never blocks but on its events.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use windlass_replication::{
+    Change, Coordinator, CoordinatorInput, CoordinatorOutput, Time, Workers,
+    coordinator::WorkerTimings, membership::ADDRESS_BYTES_MAX,
+};
+use windlass_wire::{
+    ClusterMap, Epoch, ServerId,
+    control::{ClientReply, RefusalKind},
+    coordination::{Instruction, Report},
+};
+
+use super::{
+    CoordinatorConfig,
+    ask::Waiting,
+    convert::wire_map,
+    desk::{Downward, Joining},
+    event::Event,
+    keeper::Job,
+    members::{Members, shared},
+    operator::Operations,
+    store::{Catalogue, Item, Kept},
+    tables::Tables,
+};
+use crate::refusal::{Refusal, invalid, refused};
+
+/// All that the stepping thread owns.
+#[derive(Debug)]
+pub(super) struct Machine {
+    pub(super) config: CoordinatorConfig,
+    pub(super) store_name: &'static str,
+    pub(super) store_error: Option<String>,
+    pub(super) coordinator: Coordinator,
+    pub(super) map: Arc<ClusterMap>,
+    pub(super) catalogue: Catalogue,
+    /// Version of the catalogue that is safe.
+    pub(super) catalogue_stored: u64,
+    pub(super) members: Members,
+    /// Joins that wait for the number they were given to be safe.
+    pub(super) numbered: Vec<(u64, u64, Joining)>,
+    pub(super) tables: Tables,
+    pub(super) workers: Workers,
+    pub(super) operations: Operations,
+    pub(super) waiting: Waiting,
+    jobs: Sender<Job>,
+    events: Receiver<Event>,
+    outputs: Vec<CoordinatorOutput>,
+    started: Instant,
+    beaten: Instant,
+    /// Somebody may be dead: look often.
+    alert_until: Time,
+}
+
+/// How long and how often it looks when somebody may be dead.
+const ALERT: Duration = Duration::from_secs(1);
+const ALERT_TICK: Duration = Duration::from_millis(4);
+
+/// How often servers hear from the coordinator at least: they look for another one when it is silent.
+const BEAT_INTERVAL: Duration = Duration::from_secs(1);
+
+impl Machine {
+    pub(super) fn new(
+        config: CoordinatorConfig,
+        store_name: &'static str,
+        jobs: Sender<Job>,
+        events: Receiver<Event>,
+    ) -> Self {
+        let coordinator = Coordinator::new(config.options());
+        let timings = worker_timings(&config);
+        Self {
+            config,
+            store_name,
+            store_error: None,
+            coordinator,
+            map: Arc::default(),
+            catalogue: Catalogue::default(),
+            catalogue_stored: 0,
+            members: Members::default(),
+            numbered: Vec::new(),
+            tables: Tables::default(),
+            workers: Workers::new(timings),
+            operations: Operations::default(),
+            waiting: Waiting::default(),
+            jobs,
+            events,
+            outputs: Vec::new(),
+            started: Instant::now(),
+            beaten: Instant::now(),
+            alert_until: Time(0),
+        }
+    }
+
+    /// Runs until told to stop.
+    pub(super) fn run(mut self) {
+        let mut next_tick = Instant::now();
+        loop {
+            let wait = next_tick.saturating_duration_since(Instant::now());
+            match self.events.recv_timeout(wait) {
+                Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(event) => self.take(event),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let is_alert = self.now() < self.alert_until;
+            let tick = if is_alert { ALERT_TICK } else { self.config.tick() };
+            next_tick = next_tick.min(Instant::now() + tick);
+            if Instant::now() >= next_tick {
+                self.tick();
+                next_tick = Instant::now() + tick;
+            }
+        }
+    }
+
+    pub(super) fn now(&self) -> Time {
+        Time(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Elected(kept) => self.elected(*kept),
+            Event::Deposed => self.deposed(),
+            Event::Stored { item: Item::Map, version } => {
+                self.step(CoordinatorInput::Stored { epoch: Epoch(version) });
+            }
+            Event::Stored { item: Item::Catalogue, version } => {
+                self.catalogue_stored = version;
+                self.number_joins();
+                self.tables_stored();
+            }
+            Event::StoreTrouble(error) => self.store_error = error,
+            Event::Joining { connection, joining, downward } => {
+                self.joining(connection, joining, downward);
+            }
+            Event::Report { connection, report } => self.report(connection, report),
+            Event::Closed { connection } => self.closed(connection),
+            Event::Ask { request, answer } => self.asked(request, answer),
+            Event::Stop => {}
+        }
+    }
+
+    fn tick(&mut self) {
+        self.step(CoordinatorInput::Tick);
+        if self.coordinator.leads() {
+            self.retire_workers();
+        }
+        if self.beaten.elapsed() >= BEAT_INTERVAL {
+            self.beaten = Instant::now();
+            self.members.tell_all(Instruction::Ping {});
+        }
+        self.give_up_waiting();
+    }
+
+    fn elected(&mut self, kept: Kept) {
+        tracing::info!(store = self.store_name, epoch = kept.map.epoch.0, "this coordinator leads");
+        self.store_error = None;
+        self.catalogue_stored = kept.catalogue.version;
+        self.catalogue = kept.catalogue;
+        self.restore_workers();
+        self.map = Arc::new(wire_map(&kept.map));
+        self.step(CoordinatorInput::Elected { map: kept.map });
+        self.settle_waiting();
+    }
+
+    fn deposed(&mut self) {
+        if self.coordinator.leads() {
+            tracing::warn!("this coordinator no longer leads");
+        }
+        self.step(CoordinatorInput::Deposed);
+        self.members.clear();
+        self.numbered.clear();
+        self.operations.abandon();
+        self.tables.abandon();
+    }
+
+    /// Gives an input to the machine and carries out what it wants.
+    pub(super) fn step(&mut self, input: CoordinatorInput) {
+        let now = self.now();
+        let mut outputs = std::mem::take(&mut self.outputs);
+        self.coordinator.step(now, input, &mut outputs);
+        for output in outputs.drain(..) {
+            self.output(output);
+        }
+        self.outputs = outputs;
+    }
+
+    fn output(&mut self, output: CoordinatorOutput) {
+        match output {
+            CoordinatorOutput::Store { expected } => {
+                let Some(draft) = self.coordinator.draft() else { return };
+                let mut bytes = Vec::new();
+                draft.encode(&mut bytes);
+                self.store(Item::Map, expected.0, bytes);
+            }
+            CoordinatorOutput::Publish { epoch } => self.publish(epoch),
+            CoordinatorOutput::Fence { server, incarnation } => self.fence(server, incarnation),
+            CoordinatorOutput::Probe { server } => {
+                self.be_alert();
+                if let Some(connection) = self.members.connection_of(server) {
+                    self.members.tell(connection, Instruction::Ping {});
+                }
+            }
+            CoordinatorOutput::SendMap { to } => {
+                if let Some(connection) = self.members.connection_of(to) {
+                    self.admit(connection);
+                    self.send_map(connection);
+                }
+            }
+            CoordinatorOutput::Refuse { change, error } => {
+                if let Change::Join { server, incarnation, .. } = &change {
+                    self.fence(*server, *incarnation);
+                }
+                self.operations.refuse(&change, &error);
+            }
+        }
+    }
+
+    /// Has the keeper write an item.
+    pub(super) fn store(&self, item: Item, expected: u64, bytes: Vec<u8>) {
+        // The keeper ends after this thread.
+        let _ = self.jobs.send(Job { item, expected, bytes });
+    }
+
+    /// Has the keeper write the catalogue; returns its new version.
+    pub(super) fn store_catalogue(&mut self) -> u64 {
+        let expected = self.catalogue.version;
+        self.catalogue.version += 1;
+        self.store(Item::Catalogue, expected, self.catalogue.to_bytes());
+        self.catalogue.version
+    }
+
+    fn publish(&mut self, epoch: Epoch) {
+        self.map = Arc::new(wire_map(self.coordinator.map()));
+        tracing::info!(epoch = epoch.0, "a new map");
+        let order = shared(0, Instruction::InstallMap { map: self.map.as_ref().clone() });
+        let connections: Vec<u64> = self.members.iter().map(|(at, _)| at).collect();
+        for connection in connections {
+            let Some(member) = self.members.get(connection) else { continue };
+            let (server, is_joined) = (member.server, member.is_joined);
+            if self.coordinator.map().admits(server, member.incarnation) {
+                self.admit(connection);
+                self.members.order(connection, &order);
+            } else if is_joined && !self.coordinator.map().servers.contains_key(&server) {
+                self.members.tell(connection, Instruction::Leave {});
+            }
+        }
+        self.operations.published(epoch);
+        self.settle_waiting();
+    }
+
+    fn send_map(&mut self, connection: u64) {
+        let map = self.map.as_ref().clone();
+        self.members.tell(connection, Instruction::InstallMap { map });
+    }
+
+    /// Tells a server that it is in, with the tables and workers there are, unless it was told.
+    fn admit(&mut self, connection: u64) {
+        let Some(member) = self.members.get(connection) else { return };
+        if member.is_joined {
+            return;
+        }
+        let server = member.server;
+        tracing::info!(%server, incarnation = member.incarnation.0, "a server has joined");
+        let reply = self.joined(server);
+        self.members.welcome(connection, reply);
+        let tables = Instruction::SetTables {
+            partitions: self.map.partition_count(),
+            next_table: self.catalogue.next_table,
+            tables: self.catalogue.tables.clone(),
+        };
+        self.members.tell(connection, tables);
+        self.tables_joined(connection);
+        let workers = self.worker_entries();
+        self.members.tell(connection, Instruction::SetWorkers { workers });
+    }
+
+    fn joined(&self, server: ServerId) -> ClientReply {
+        let heartbeat_ms = self.config.heartbeat_interval.as_millis();
+        ClientReply::Joined {
+            server,
+            cluster: self.catalogue.cluster,
+            heartbeat_ms: u32::try_from(heartbeat_ms).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Tells a life of a server that it is over.
+    fn fence(&mut self, server: ServerId, incarnation: windlass_wire::Incarnation) {
+        let Some(connection) = self.members.connection_of(server) else { return };
+        let Some(member) = self.members.get(connection) else { return };
+        if member.incarnation != incarnation {
+            return;
+        }
+        tracing::warn!(%server, incarnation = incarnation.0, "a server's life is fenced");
+        if !member.is_joined {
+            let reply = self.joined(server);
+            self.members.welcome(connection, reply);
+        }
+        let entry = self.coordinator.map().servers.get(&server);
+        let known = entry.map_or(incarnation, |entry| entry.incarnation.max(incarnation));
+        self.members.tell(connection, Instruction::Fence { incarnation, known });
+    }
+
+    fn joining(&mut self, connection: u64, joining: Joining, downward: Sender<Downward>) {
+        if let Err(refusal) = self.may_join(&joining) {
+            Members::refuse(&downward, refused(refusal));
+            return;
+        }
+        let server = joining.server.unwrap_or_else(|| {
+            let map = self.coordinator.map();
+            let unused = map.servers.keys().last().map_or(0, |last| last.0 + 1);
+            let server = ServerId(self.catalogue.next_server.max(unused));
+            self.catalogue.next_server = server.0 + 1;
+            server
+        });
+        self.members.insert(connection, server, joining.incarnation, downward);
+        if joining.server.is_none() {
+            // The number must never be given to another, whatever becomes of this coordinator.
+            let version = self.store_catalogue();
+            self.numbered.push((version, connection, joining));
+        } else {
+            self.join(server, joining);
+        }
+    }
+
+    fn may_join(&self, joining: &Joining) -> Result<(), Refusal> {
+        if !self.coordinator.leads() {
+            return Err(not_leading());
+        }
+        let map = self.coordinator.map();
+        if joining.server.is_some() && joining.cluster != self.catalogue.cluster {
+            return Err(invalid(
+                "the server's data directory is of another cluster: give it that cluster's \
+                 coordinator, or an empty directory",
+            ));
+        }
+        if joining.address.len() > ADDRESS_BYTES_MAX || joining.shard_count == 0 {
+            return Err(invalid("the address is too long, or there are no shards"));
+        }
+        let known = joining.server.is_some_and(|server| map.servers.contains_key(&server));
+        if map.replicas == 1 && self.is_founded() && !known {
+            let count = map.servers.len();
+            let text = format!(
+                "the cluster has its {count} servers already, and one copy of each partition, \
+                 which cannot move: start it with more expected servers, or with replicas"
+            );
+            return Err((RefusalKind::Full {}, text));
+        }
+        let shards = map.servers.values().map(|entry| entry.shards).next();
+        if map.replicas > 1 && !known && shards.is_some_and(|shards| shards != joining.shard_count)
+        {
+            let shards = shards.unwrap_or(1);
+            return Err(invalid(format!(
+                "servers of a cluster with replicas have equally many shards: use {shards}"
+            )));
+        }
+        Ok(())
+    }
+
+    fn join(&mut self, server: ServerId, joining: Joining) {
+        let Joining { address, shard_count: shards, incarnation, kept, .. } = joining;
+        // Where there is one copy, what a returning server recovered is all there is.
+        let kept = kept || self.coordinator.map().replicas == 1;
+        self.step(CoordinatorInput::Join { server, incarnation, address, shards, kept });
+    }
+
+    fn number_joins(&mut self) {
+        for (version, connection, joining) in std::mem::take(&mut self.numbered) {
+            if version > self.catalogue_stored {
+                self.numbered.push((version, connection, joining));
+            } else if let Some(server) = self.members.get(connection).map(|member| member.server) {
+                self.join(server, joining);
+            }
+        }
+    }
+
+    fn report(&mut self, connection: u64, report: Report) {
+        let Some(member) = self.members.get(connection) else { return };
+        let (server, incarnation) = (member.server, member.incarnation);
+        let input = match report {
+            Report::Heartbeat { map_epoch, workers } => {
+                self.hear_workers(&workers);
+                CoordinatorInput::Heartbeat { server, incarnation, map_epoch }
+            }
+            Report::Answer { number, refusal } => {
+                self.table_answered(connection, number, refusal);
+                return;
+            }
+            Report::Suspect { server: suspect } => {
+                CoordinatorInput::Suspect { by: server, incarnation, server: suspect }
+            }
+            Report::CaughtUp { partition, epoch } => {
+                CoordinatorInput::CaughtUp { server, incarnation, partition, epoch }
+            }
+            Report::Synchronised { partition, epoch } => {
+                CoordinatorInput::Synchronised { server, incarnation, partition, epoch }
+            }
+            Report::Rejected { partition, epoch, server: rejected } => CoordinatorInput::Rejected {
+                by: server,
+                incarnation,
+                partition,
+                epoch,
+                server: rejected,
+            },
+            Report::WantMap {} => {
+                self.send_map(connection);
+                return;
+            }
+        };
+        self.step(input);
+    }
+
+    fn closed(&mut self, connection: u64) {
+        let Some(member) = self.members.remove(connection) else { return };
+        self.be_alert();
+        self.numbered.retain(|(_, waiting, _)| *waiting != connection);
+        self.tables_closed(connection);
+        self.step(CoordinatorInput::Disconnected { server: member.server });
+    }
+
+    fn be_alert(&mut self) {
+        self.alert_until = self.now().after(u64::try_from(ALERT.as_micros()).unwrap_or(0));
+    }
+
+    /// Whether chains have been created.
+    pub(super) fn is_founded(&self) -> bool {
+        self.map.is_founded()
+    }
+}
+
+/// Refusal of a standby.
+pub(super) fn not_leading() -> Refusal {
+    let text = "this coordinator does not lead: ask another one, or wait until one is elected";
+    (RefusalKind::NoCoordinator {}, text.to_owned())
+}
+
+pub(super) fn worker_timings(config: &CoordinatorConfig) -> WorkerTimings {
+    let micros = u64::try_from(config.worker_timeout.as_micros()).unwrap_or(u64::MAX);
+    WorkerTimings { heartbeat_timeout_us: micros, ..WorkerTimings::default() }
+}

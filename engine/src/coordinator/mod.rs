@@ -1,0 +1,29 @@
+//! The coordinator: it alone changes the cluster map, and it owns the table catalogue and the worker
+//! ranks. Its decisions are [`windlass_replication::Coordinator`]'s; here is what carries them out.
+//!
+//! One thread steps the machine on time and inputs (`machine`), one writes the store (`keeper`), and
+//! every control connection has a thread that reads and, once a server joined by it, one that writes:
+//! nothing that can block is done by the stepping thread. A server process has one of these inside it
+//! when it founds a cluster; `windlass coordinator` is one alone.
+
+mod ask;
+mod config;
+mod convert;
+mod desk;
+mod event;
+mod keeper;
+mod machine;
+mod members;
+mod operator;
+mod running;
+mod standalone;
+mod status;
+mod store;
+mod tables;
+mod workers;
+
+pub use config::{CoordinatorConfig, CoordinatorConfigError, StoreConfig};
+pub(crate) use desk::{Desk, Downward, Joining};
+pub(crate) use running::{RunError, RunningCoordinator};
+pub use standalone::{CoordinatorServer, CoordinatorStartError};
+pub use store::StoreError;

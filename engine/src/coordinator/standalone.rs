@@ -1,0 +1,167 @@
+//! A coordinator as a process of its own: a control port before it.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    time::Duration,
+};
+
+use windlass_transport::control::{ControlError, ControlStream};
+use windlass_wire::{
+    ServerId,
+    control::{ClientReply, ClientRequest},
+};
+
+use super::{
+    CoordinatorConfig, Desk, Joining, StoreError,
+    running::{RunError, RunningCoordinator},
+};
+use crate::{control_port::ControlPort, greeting::Greeting, refusal::refused};
+
+/// Why a coordinator could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum CoordinatorStartError {
+    /// An address that others can reach, without a token.
+    #[error(
+        "listening on {listen} lets other machines in: give a token that servers and clients must \
+         present, or allow it with the insecure option"
+    )]
+    Open {
+        /// The address.
+        listen: SocketAddr,
+    },
+    /// The control port cannot be used.
+    #[error("cannot listen on {address}: choose another address, or stop who uses it")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No thread could be started.
+    #[error("cannot start a thread")]
+    Thread {
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// A running coordinator with its control port. Dropping it stops it.
+#[derive(Debug)]
+pub struct CoordinatorServer {
+    // Declared first: no more connections before the coordinator stops.
+    port: ControlPort,
+    running: RunningCoordinator,
+    stop: Arc<Stop>,
+}
+
+#[derive(Debug, Default)]
+struct Stop {
+    is_asked: Mutex<bool>,
+    signal: Condvar,
+}
+
+impl CoordinatorServer {
+    /// Starts a coordinator that listens on `listen`, for clients and servers that present `token`.
+    ///
+    /// # Errors
+    /// When the port is taken, the address is open without a token, or the store cannot be used.
+    pub fn start(
+        listen: SocketAddr,
+        token: Option<String>,
+        is_insecure: bool,
+        config: CoordinatorConfig,
+    ) -> Result<Self, CoordinatorStartError> {
+        if !listen.ip().is_loopback() && token.is_none() && !is_insecure {
+            return Err(CoordinatorStartError::Open { listen });
+        }
+        let listener = TcpListener::bind(listen)
+            .map_err(|source| CoordinatorStartError::Listen { address: listen, source })?;
+        let running = RunningCoordinator::start(config, Vec::new(), 1)?;
+        let stop = Arc::new(Stop::default());
+        let (desk, stopping) = (running.desk().clone(), stop.clone());
+        let port = ControlPort::open(listener, move |stream| {
+            serve(stream, &desk, token.as_deref(), &stopping)
+        })
+        .map_err(|source| CoordinatorStartError::Thread { source })?;
+        Ok(Self { port, running, stop })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.port.address()
+    }
+
+    /// Whether it leads now.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        let status = self.running.desk().ask(ClientRequest::CoordinatorStatus {});
+        matches!(status, Ok(ClientReply::CoordinatorStatus { status }) if status.leads)
+    }
+
+    /// Waits until somebody with the token asks it to shut down, or `timeout` is over. Returns
+    /// whether somebody asked.
+    #[must_use]
+    pub fn wait_for_stop(&self, timeout: Duration) -> bool {
+        let asked = self.stop.is_asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.stop.signal.wait_timeout_while(asked, timeout, |asked| !*asked);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Stops it; a standby takes over.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl From<RunError> for CoordinatorStartError {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Store(source) => Self::Store(source),
+            RunError::Thread { source } => Self::Thread { source },
+        }
+    }
+}
+
+fn serve(
+    mut stream: ControlStream,
+    desk: &Desk,
+    token: Option<&str>,
+    stop: &Stop,
+) -> Result<(), ControlError> {
+    let Some(message) = stream.receive::<ClientRequest>()? else { return Ok(()) };
+    let greeting = match Greeting::check(message, token) {
+        Ok(greeting) => greeting,
+        Err(refusal) => return stream.send(&refused(refusal)),
+    };
+    // A coordinator has no shards: nobody pushes to it.
+    stream.send(&ClientReply::Welcome {
+        session: greeting.session,
+        server: ServerId(u32::MAX),
+        incarnation: greeting.incarnation,
+        shard_count: 0,
+        providers: Vec::new(),
+        notes: Vec::new(),
+    })?;
+    let patient = stream.set_read_timeout(None);
+    debug_assert!(patient.is_ok(), "the socket is open");
+    while let Some(request) = stream.receive::<ClientRequest>()? {
+        match request {
+            ClientRequest::Join { server, cluster, address, shard_count, incarnation, kept } => {
+                let joining = Joining { server, cluster, address, shard_count, incarnation, kept };
+                return desk.serve(stream, joining);
+            }
+            ClientRequest::Shutdown {} => {
+                stream.send(&ClientReply::Done {})?;
+                *stop.is_asked.lock().unwrap_or_else(PoisonError::into_inner) = true;
+                stop.signal.notify_all();
+            }
+            request => stream.send(&desk.ask(request).unwrap_or_else(refused))?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,64 @@
+//! The first message of a control connection, checked.
+
+use windlass_wire::{
+    Incarnation, SessionId, WorkerRank,
+    control::{ClientRequest, PROTOCOL_VERSION, Peer, RefusalKind},
+};
+
+use crate::refusal::{Refusal, invalid};
+
+/// Who connects.
+#[derive(Clone, Debug)]
+pub(crate) struct Greeting {
+    pub(crate) session: SessionId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) rank: Option<WorkerRank>,
+    pub(crate) host: String,
+    pub(crate) peer: Option<Peer>,
+}
+
+impl Greeting {
+    /// Checks a greeting against the token that is asked for, if one is.
+    pub(crate) fn check(message: ClientRequest, expected: Option<&str>) -> Result<Self, Refusal> {
+        let ClientRequest::Hello { version, token, session, incarnation, rank, host, peer } =
+            message
+        else {
+            return Err(invalid("a connection begins with hello"));
+        };
+        if version != PROTOCOL_VERSION {
+            let text = format!(
+                "the server speaks protocol {PROTOCOL_VERSION}, the client {version}: use one release for both"
+            );
+            return Err((RefusalKind::Version {}, text));
+        }
+        if let Some(expected) = expected
+            && !equal_in_constant_time(expected.as_bytes(), token.as_bytes())
+        {
+            let text = "the token is missing or wrong: pass the server's token file".to_owned();
+            return Err((RefusalKind::Token {}, text));
+        }
+        if session == SessionId(0) {
+            return Err(invalid("a session number cannot be zero"));
+        }
+        Ok(Self { session, incarnation, rank, host, peer })
+    }
+}
+
+/// Takes as long for any pair of one length, so that a token cannot be guessed byte by byte.
+fn equal_in_constant_time(expected: &[u8], presented: &[u8]) -> bool {
+    expected.len() == presented.len()
+        && expected.iter().zip(presented).fold(0, |differences, (a, b)| differences | (a ^ b)) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_compare_whole() {
+        assert!(equal_in_constant_time(b"token", b"token"));
+        assert!(!equal_in_constant_time(b"token", b"tokem"));
+        assert!(!equal_in_constant_time(b"token", b"toke"));
+        assert!(!equal_in_constant_time(b"token", b""));
+    }
+}

@@ -1,0 +1,412 @@
+//! A server as a member of its cluster: its connection to the coordinator, its lives.
+//!
+//! Three threads: one connects and reads orders, answering probes at once; one carries out what takes
+//! long, in order; one sends heartbeats and what shards report. The data path needs none of them.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use windlass_transport::control::ControlStream;
+use windlass_wire::{
+    Epoch, Incarnation, ServerId,
+    coordination::{Instruction, Order, OrderRefusal, Report},
+};
+
+use super::{
+    cluster::Cluster,
+    coordinators::{Coordinators, Downlink, JoinError},
+    identity::{Identity, IdentityError, next_life},
+    presence::Presence,
+};
+use crate::{coordinator::Joining, shard::ServerEvent};
+
+/// The member, shared by its threads.
+#[derive(Debug)]
+pub(super) struct Member {
+    coordinators: Coordinators,
+    cluster: Arc<Cluster>,
+    presence: Presence,
+    data: Option<PathBuf>,
+    address: String,
+    shard_count: u16,
+    life: Mutex<Life>,
+    uplink: Mutex<Option<Uplink>>,
+    /// Newest map received.
+    received: AtomicU64,
+    stopping: AtomicBool,
+    /// Set when the coordinator says that this server is no longer of the cluster.
+    has_left: AtomicBool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Life {
+    server: Option<ServerId>,
+    cluster: u64,
+    incarnation: Incarnation,
+    kept: bool,
+    heartbeat: Duration,
+}
+
+/// How reports go out.
+#[derive(Debug)]
+pub(super) enum Uplink {
+    Local { desk: crate::coordinator::Desk, connection: u64 },
+    Remote(ControlStream),
+}
+
+/// What a member is made of.
+#[derive(Debug)]
+pub(super) struct MemberOptions {
+    pub(super) coordinators: Coordinators,
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) data: Option<PathBuf>,
+    pub(super) address: String,
+    pub(super) shard_count: u16,
+    /// Whether the data directory, if this server was here before, has all that it acknowledged.
+    pub(super) kept: bool,
+}
+
+/// How long a first join is tried while no coordinator answers.
+const FIRST_JOIN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two attempts to reach a coordinator: short at first, since a new leader fails whoever
+/// does not find it.
+const RETRY_DELAY_MIN: Duration = Duration::from_millis(10);
+const RETRY_DELAY_MAX: Duration = Duration::from_millis(200);
+
+/// A coordinator says something every second; one silent for this long is gone.
+const COORDINATOR_TIMEOUT: Duration = Duration::from_secs(3);
+
+impl Member {
+    /// Joins the cluster for the first time in this process.
+    pub(super) fn join(options: MemberOptions) -> Result<(Arc<Self>, Downlink), StartMemberError> {
+        let found = match &options.data {
+            Some(data) => Identity::load(data)?,
+            None => None,
+        };
+        let life = Life {
+            server: found.map(|identity| identity.server),
+            cluster: found.map_or(0, |identity| identity.cluster),
+            incarnation: next_life(found.map_or(Incarnation(0), |found| found.incarnation)),
+            kept: options.kept,
+            heartbeat: Duration::from_millis(100),
+        };
+        options.cluster.begin_life(life.incarnation);
+        let member = Arc::new(Self {
+            coordinators: options.coordinators,
+            cluster: options.cluster,
+            presence: Presence::default(),
+            data: options.data,
+            address: options.address,
+            shard_count: options.shard_count,
+            life: Mutex::new(life),
+            uplink: Mutex::new(None),
+            received: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+            has_left: AtomicBool::new(false),
+        });
+        let deadline = Instant::now() + FIRST_JOIN_PATIENCE;
+        let mut delay = RETRY_DELAY_MIN;
+        loop {
+            match member.connect() {
+                Ok(downlink) => return Ok((member, downlink)),
+                Err(MemberError::Join(error))
+                    if error.is_passing() && Instant::now() < deadline =>
+                {
+                    std::thread::sleep(delay);
+                    delay = (delay * 2).min(RETRY_DELAY_MAX);
+                }
+                Err(MemberError::Join(error)) => return Err(error.into()),
+                Err(MemberError::Identity(error)) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Starts to be alive for the coordinator; `events` are what shards report. What it orders
+    /// waits for [`Member::start_obeying`].
+    pub(super) fn run(
+        self: &Arc<Self>,
+        downlink: Downlink,
+        events: Receiver<ServerEvent>,
+    ) -> std::io::Result<Receiver<Order>> {
+        let (orders, to_do) = unbounded();
+        let member = self.clone();
+        thread("windlass-member").spawn(move || member.listen(downlink, &orders))?;
+        let member = self.clone();
+        thread("windlass-pulse").spawn(move || member.pulse(&events))?;
+        Ok(to_do)
+    }
+
+    /// Starts to carry out orders, now that there are shards.
+    pub(super) fn start_obeying(self: &Arc<Self>, orders: Receiver<Order>) -> std::io::Result<()> {
+        let member = self.clone();
+        thread("windlass-orders").spawn(move || member.obey(&orders)).map(drop)
+    }
+
+    /// This server's number.
+    pub(super) fn server(&self) -> ServerId {
+        self.life().server.unwrap_or_default()
+    }
+
+    /// Its present life.
+    pub(super) fn incarnation(&self) -> Incarnation {
+        self.life().incarnation
+    }
+
+    /// Workers that are connected to this server.
+    pub(super) fn presence(&self) -> &Presence {
+        &self.presence
+    }
+
+    /// The coordinators.
+    pub(super) fn coordinators(&self) -> &Coordinators {
+        &self.coordinators
+    }
+
+    /// Whether the server is no longer of the cluster, and is to stop.
+    pub(super) fn has_left(&self) -> bool {
+        self.has_left.load(Ordering::Acquire)
+    }
+
+    /// Ends the threads.
+    pub(super) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.hang_up();
+    }
+
+    fn connect(&self) -> Result<Downlink, MemberError> {
+        let life = *self.life();
+        let joining = Joining {
+            server: life.server,
+            cluster: life.cluster,
+            address: self.address.clone(),
+            shard_count: self.shard_count,
+            incarnation: life.incarnation,
+            kept: life.kept,
+        };
+        let (joined, uplink, downlink) = self.coordinators.join(joining, COORDINATOR_TIMEOUT)?;
+        let identity = {
+            let mut life = self.life();
+            life.server = Some(joined.server);
+            life.cluster = joined.cluster;
+            life.heartbeat = joined.heartbeat;
+            Identity {
+                server: joined.server,
+                cluster: joined.cluster,
+                incarnation: life.incarnation,
+            }
+        };
+        if let Some(data) = &self.data {
+            identity.store(data)?;
+        }
+        self.cluster.set_server(joined.server);
+        *self.uplink() = Some(uplink);
+        self.cluster.repeat_reports();
+        Ok(downlink)
+    }
+
+    /// Reads orders; connects again when the connection is gone.
+    fn listen(&self, mut downlink: Downlink, orders: &Sender<Order>) {
+        let mut delay = RETRY_DELAY_MIN;
+        loop {
+            while let Some(order) = downlink.next() {
+                delay = RETRY_DELAY_MIN;
+                if self.is_stopping() {
+                    return;
+                }
+                self.take(order, orders);
+                if self.has_left() {
+                    return;
+                }
+            }
+            drop(downlink);
+            self.hang_up();
+            downlink = loop {
+                if self.is_stopping() {
+                    return;
+                }
+                match self.connect() {
+                    Ok(downlink) => break downlink,
+                    Err(error) => {
+                        tracing::debug!(%error, "no coordinator yet");
+                        std::thread::sleep(delay);
+                        delay = (delay * 2).min(RETRY_DELAY_MAX);
+                    }
+                }
+            };
+        }
+    }
+
+    fn take(&self, order: Order, orders: &Sender<Order>) {
+        match &order.instruction {
+            Instruction::Ping {} => self.beat(),
+            Instruction::Fence { incarnation, known } => {
+                if self.incarnation() == *incarnation {
+                    self.begin_new_life(*known);
+                }
+            }
+            Instruction::Leave {} => {
+                tracing::warn!("this server is no longer of the cluster");
+                self.has_left.store(true, Ordering::Release);
+            }
+            other => {
+                if let Instruction::InstallMap { map } = other {
+                    self.received.fetch_max(map.epoch.0, Ordering::AcqRel);
+                }
+                // The other end lives as long as the process.
+                let _ = orders.send(order);
+            }
+        }
+    }
+
+    /// This life is over: links go, and a new one asks to be taken in with what it holds.
+    fn begin_new_life(&self, known: Incarnation) {
+        let incarnation = {
+            let mut life = self.life();
+            life.incarnation = next_life(known.max(life.incarnation));
+            // What it acknowledged is in its memory.
+            life.kept = true;
+            life.incarnation
+        };
+        tracing::warn!(incarnation = incarnation.0, "fenced: beginning a new life");
+        self.cluster.begin_life(incarnation);
+        self.hang_up();
+    }
+
+    /// Carries out orders that take long, in order.
+    fn obey(&self, orders: &Receiver<Order>) {
+        while let Ok(first) = orders.recv() {
+            let mut batch = vec![first];
+            batch.extend(orders.try_iter());
+            let is_map =
+                |order: &Order| matches!(order.instruction, Instruction::InstallMap { .. });
+            let last_map = batch.iter().rposition(is_map);
+            for (at, order) in batch.into_iter().enumerate() {
+                // Only the newest map counts.
+                if is_map(&order) && last_map.is_some_and(|last| at < last) {
+                    continue;
+                }
+                self.carry_out(order);
+            }
+        }
+    }
+
+    fn carry_out(&self, order: Order) {
+        let number = order.number;
+        let result = self.cluster.carry_out(order.instruction);
+        if let Err((_, text)) = &result {
+            tracing::error!(text, "an order of the coordinator was not carried out");
+        }
+        if number != 0 {
+            let refusal = result.err().map(|(status, text)| OrderRefusal { status, text });
+            self.send(&Report::Answer { number, refusal });
+        }
+    }
+
+    /// Sends heartbeats, and what shards report.
+    fn pulse(&self, events: &Receiver<ServerEvent>) {
+        let mut next = Instant::now();
+        while !self.is_stopping() {
+            match events.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Ok(event) => self.report(event),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    std::thread::sleep(next.saturating_duration_since(Instant::now()));
+                }
+            }
+            if Instant::now() >= next {
+                self.beat();
+                next = Instant::now() + self.life().heartbeat;
+            }
+        }
+    }
+
+    fn report(&self, event: ServerEvent) {
+        let report = match event {
+            ServerEvent::CaughtUp { partition, epoch } => Report::CaughtUp { partition, epoch },
+            ServerEvent::Synchronised { partition, epoch } => {
+                Report::Synchronised { partition, epoch }
+            }
+            ServerEvent::Rejected { partition, epoch, server } => {
+                Report::Rejected { partition, epoch, server }
+            }
+            ServerEvent::Suspect { server } => Report::Suspect { server },
+            ServerEvent::StaleMap { epoch } if epoch.0 > self.received.load(Ordering::Acquire) => {
+                Report::WantMap {}
+            }
+            ServerEvent::StaleMap { .. } => return,
+        };
+        self.send(&report);
+    }
+
+    fn beat(&self) {
+        let map_epoch = Epoch(self.received.load(Ordering::Acquire));
+        self.send(&Report::Heartbeat { map_epoch, workers: self.presence.pulses() });
+    }
+
+    fn send(&self, report: &Report) {
+        let mut uplink = self.uplink();
+        let is_broken = match uplink.as_mut() {
+            Some(Uplink::Local { desk, connection }) => {
+                desk.report(*connection, report.clone());
+                false
+            }
+            Some(Uplink::Remote(stream)) => stream.send(report).is_err(),
+            None => false,
+        };
+        if is_broken {
+            drop(uplink);
+            self.hang_up();
+        }
+    }
+
+    /// Ends the connection; the reading thread makes another one.
+    fn hang_up(&self) {
+        match self.uplink().take() {
+            Some(Uplink::Local { desk, connection }) => desk.close(connection),
+            Some(Uplink::Remote(stream)) => stream.shutdown(),
+            None => {}
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    fn life(&self) -> MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn uplink(&self) -> MutexGuard<'_, Option<Uplink>> {
+        self.uplink.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn thread(name: &str) -> std::thread::Builder {
+    std::thread::Builder::new().name(name.to_owned())
+}
+
+/// Why a connection was not made.
+#[derive(Debug, thiserror::Error)]
+enum MemberError {
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+/// Why a server did not become a member.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartMemberError {
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}

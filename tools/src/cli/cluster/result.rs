@@ -1,0 +1,208 @@
+//! What `windlass cluster status` and `map` print.
+
+use serde::Serialize;
+use windlass_wire::{
+    ClusterMap, PartitionId, ServerEntry, ServerId,
+    coordination::{CoordinatorStatus, WorkerEntry},
+    map::ServerState,
+};
+
+use crate::report::table;
+
+/// Of `status`.
+#[derive(Debug, Serialize)]
+pub(super) struct StatusResult {
+    epoch: u64,
+    replicas: u8,
+    partitions: u32,
+    leads: bool,
+    store: String,
+    store_error: Option<String>,
+    copies_under_way: u32,
+    short_partitions: usize,
+    lost_partitions: usize,
+    servers: Vec<ServerStatus>,
+    workers: Vec<WorkerStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct ServerStatus {
+    server: u32,
+    address: String,
+    state: &'static str,
+    connected: bool,
+    shards: u16,
+    incarnation: u64,
+    heads: usize,
+    copies: usize,
+    learning: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct WorkerStatus {
+    rank: u32,
+    live: bool,
+    clock: u64,
+}
+
+/// Of `map`.
+#[derive(Debug, Serialize)]
+pub(super) struct MapResult {
+    epoch: u64,
+    replicas: u8,
+    servers: Vec<MapServer>,
+    chains: Vec<MapChain>,
+}
+
+#[derive(Debug, Serialize)]
+struct MapServer {
+    server: u32,
+    address: String,
+    state: &'static str,
+    shards: u16,
+    incarnation: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct MapChain {
+    partition: u32,
+    epoch: u64,
+    servers: Vec<u32>,
+    tail_joining: bool,
+    learner: Option<u32>,
+}
+
+impl StatusResult {
+    pub(super) fn new(status: &CoordinatorStatus, map: &ClusterMap) -> Self {
+        let replicas = usize::from(map.replicas);
+        let servers = map.servers.iter().map(|server| server_status(server, status, map));
+        let worker = |entry: &WorkerEntry| WorkerStatus {
+            rank: entry.rank.0,
+            live: entry.live,
+            clock: entry.clock.0,
+        };
+        let chains = || map.chains.iter();
+        Self {
+            epoch: map.epoch.0,
+            replicas: map.replicas,
+            partitions: map.partition_count(),
+            leads: status.leads,
+            store: status.store.clone(),
+            store_error: status.store_error.clone(),
+            copies_under_way: status.copies_under_way,
+            short_partitions: chains().filter(|chain| chain.servers.len() < replicas).count(),
+            lost_partitions: chains().filter(|chain| chain.servers.is_empty()).count(),
+            servers: servers.collect(),
+            workers: status.workers.iter().map(worker).collect(),
+        }
+    }
+
+    pub(super) fn to_text(&self) -> String {
+        let store = match &self.store_error {
+            Some(error) => format!("{}, and it cannot be written: {error}", self.store),
+            None => self.store.clone(),
+        };
+        let chains = format!(
+            "{} of {} short of copies, {} lost, {} copies under way",
+            self.short_partitions, self.partitions, self.lost_partitions, self.copies_under_way
+        );
+        let facts = table::facts(&[
+            ("epoch", self.epoch.to_string()),
+            ("replicas", self.replicas.to_string()),
+            ("partitions", chains),
+            ("store", store),
+            ("live workers", self.workers.iter().filter(|one| one.live).count().to_string()),
+        ]);
+        let row = |one: &ServerStatus| {
+            let state = if one.connected || one.state == "down" {
+                one.state.to_owned()
+            } else {
+                format!("{}, not connected", one.state)
+            };
+            vec![
+                format!("{} at {}", one.server, one.address),
+                state,
+                one.heads.to_string(),
+                one.copies.to_string(),
+                one.learning.to_string(),
+            ]
+        };
+        let servers = table::table(
+            &["server", "state", "heads", "copies", "learning"],
+            &self.servers.iter().map(row).collect::<Vec<_>>(),
+        );
+        format!("{facts}\n{servers}")
+    }
+}
+
+impl MapResult {
+    pub(super) fn new(map: &ClusterMap) -> Self {
+        let server = |entry: &ServerEntry| MapServer {
+            server: entry.id.0,
+            address: entry.address.clone(),
+            state: state_name(entry.state),
+            shards: entry.shard_count,
+            incarnation: entry.incarnation.0,
+        };
+        let chains = (0..).map(PartitionId).zip(&map.chains);
+        Self {
+            epoch: map.epoch.0,
+            replicas: map.replicas,
+            servers: map.servers.iter().map(server).collect(),
+            chains: chains
+                .map(|(partition, chain)| MapChain {
+                    partition: partition.0,
+                    epoch: chain.epoch.0,
+                    servers: chain.servers.iter().map(|server| server.0).collect(),
+                    tail_joining: chain.tail_joining,
+                    learner: chain.learner.map(|learner| learner.0),
+                })
+                .collect(),
+        }
+    }
+
+    pub(super) fn to_text(&self) -> String {
+        let row = |chain: &MapChain| {
+            let servers: Vec<String> = chain.servers.iter().map(u32::to_string).collect();
+            let path = if servers.is_empty() { "lost".to_owned() } else { servers.join(" > ") };
+            let joining = match (chain.tail_joining, chain.learner) {
+                (true, _) => "tail synchronises".to_owned(),
+                (_, Some(learner)) => format!("{learner} copies"),
+                _ => String::new(),
+            };
+            vec![chain.partition.to_string(), path, joining, chain.epoch.to_string()]
+        };
+        table::table(
+            &["partition", "head > tail", "joining", "since epoch"],
+            &self.chains.iter().map(row).collect::<Vec<_>>(),
+        )
+    }
+}
+
+fn server_status(
+    entry: &ServerEntry,
+    status: &CoordinatorStatus,
+    map: &ClusterMap,
+) -> ServerStatus {
+    let id: ServerId = entry.id;
+    let chains = || map.chains.iter();
+    ServerStatus {
+        server: id.0,
+        address: entry.address.clone(),
+        state: state_name(entry.state),
+        connected: status.connected.contains(&id),
+        shards: entry.shard_count,
+        incarnation: entry.incarnation.0,
+        heads: chains().filter(|chain| chain.servers.first() == Some(&id)).count(),
+        copies: chains().filter(|chain| chain.servers.contains(&id)).count(),
+        learning: chains().filter(|chain| chain.learner == Some(id)).count(),
+    }
+}
+
+fn state_name(state: ServerState) -> &'static str {
+    match state {
+        ServerState::Up => "up",
+        ServerState::Draining => "draining",
+        ServerState::Down => "down",
+    }
+}

@@ -1,0 +1,112 @@
+//! `windlass coordinator`, servers that join it, and `windlass cluster`, as a user runs them.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::{Server, fails, folder, json};
+
+/// Asks until what is seen is as wanted; fails after a while that is long for any machine.
+fn eventually(what: &str, mut look: impl FnMut() -> (bool, Value)) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let (is_so, seen) = look();
+        if is_so {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{what}: {seen}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The first value of a row that was pulled.
+fn value(pulled: &Value, row: usize) -> f64 {
+    pulled["rows"][row]["values"][0].as_f64().unwrap()
+}
+
+#[test]
+fn servers_join_a_coordinator_and_serve_while_it_is_gone() {
+    let folder = folder();
+    let at = folder.path();
+    let options = ["--data-dir", "coordinator", "--servers", "2"];
+    let mut coordinator = Server::coordinator(at, "127.0.0.1:0", &options);
+    let address = coordinator.address.clone();
+    let join = ["--coordinator", address.as_str()];
+    // The first is ready before there are others.
+    let first = Server::start(at, &join);
+    let unready = json(at, &["cluster", "status", "--connect", &address, "--json"]);
+    assert_eq!(unready["servers"].as_array().unwrap().len(), 1);
+    let second = Server::start(at, &join);
+    let connect = ["--connect", second.address.as_str(), "--json"];
+    let call = |arguments: &[&str]| json(at, &[arguments, &connect[..]].concat());
+    eventually("both have partitions", || {
+        let map = call(&["cluster", "map"]);
+        let chains = map["chains"].as_array().unwrap();
+        (chains.iter().all(|chain| chain["servers"].as_array().unwrap().len() == 1), map)
+    });
+    let status = call(&["cluster", "status"]);
+    assert_eq!((&status["leads"], &status["store"]), (&true.into(), &"file".into()));
+    assert_eq!((&status["partitions"], &status["short_partitions"]), (&64.into(), &0.into()));
+    let heads: Vec<u64> = { status["servers"].as_array().unwrap().iter() }
+        .map(|server| server["heads"].as_u64().unwrap())
+        .collect();
+    assert_eq!(heads.iter().sum::<u64>(), 64);
+    assert!(heads.iter().all(|heads| *heads > 0), "{heads:?}");
+    // Tables are made through any server, and are at all of them.
+    call(&["table", "create", "t"]);
+    let tables = json(at, &["table", "list", "--connect", &first.address, "--json"]);
+    assert_eq!(tables[0]["name"], "t");
+    call(&["push", "t", "1=1", "2=2", "3=3", "4=4"]);
+    let text = fails(at, 1, &["cluster", "drain", "0", "--connect", &address]);
+    assert!(text.contains("--replicas 2"), "{text}");
+    let text = fails(at, 1, &["cluster", "fail", "9", "--connect", &address]);
+    assert!(text.contains("server 9"), "{text}");
+
+    // Without its coordinator the cluster serves, and changes wait.
+    assert_eq!(coordinator.terminate(), Some(0));
+    call(&["push", "t", "1=1"]);
+    let pulled = call(&["pull", "t", "1", "4"]);
+    assert_eq!((value(&pulled, 0), value(&pulled, 1)), (2.0, 4.0));
+    let text = fails(at, 3, &["cluster", "status", "--connect", &address]);
+    assert!(text.contains("windlass coordinator"), "{text}");
+
+    // It goes on from its directory, and finds its servers.
+    let listen = address.trim_start_matches("windlass://");
+    let _coordinator = Server::coordinator(at, listen, &options);
+    eventually("both servers are back", || {
+        let status = json(at, &["cluster", "status", "--connect", &address, "--json"]);
+        let servers = status["servers"].as_array().unwrap();
+        (servers.iter().all(|server| server["connected"] == true), status)
+    });
+    call(&["table", "create", "u"]);
+    let tables = call(&["table", "list"]);
+    assert_eq!(tables.as_array().unwrap().len(), 2);
+    call(&["table", "drop", "t"]);
+}
+
+#[test]
+fn a_server_that_returns_keeps_its_number_and_its_rows() {
+    let folder = folder();
+    let at = folder.path();
+    let coordinator = Server::coordinator(at, "127.0.0.1:0", &[]);
+    let serve = ["--coordinator", coordinator.address.as_str(), "--data-dir", "data"];
+    let mut server = Server::start(at, &serve);
+    let with = |address: &str, arguments: &[&str]| {
+        json(at, &[arguments, &["--connect", address, "--json"]].concat())
+    };
+    with(&server.address, &["table", "create", "t", "--durability", "sync"]);
+    with(&server.address, &["push", "t", "5=5"]);
+    assert_eq!(server.terminate(), Some(0));
+    let server = Server::start(at, &serve);
+    let pulled = with(&server.address, &["pull", "t", "5"]);
+    assert_eq!(value(&pulled, 0).to_string(), "5");
+    let map = with(&coordinator.address, &["cluster", "map"]);
+    assert_eq!(map["servers"].as_array().unwrap().len(), 1);
+    // Another one has no place in a cluster that cannot move partitions.
+    let text =
+        fails(at, 1, &["serve", "--listen", "127.0.0.1:0", "--coordinator", &coordinator.address]);
+    assert!(text.contains("more expected servers"), "{text}");
+}

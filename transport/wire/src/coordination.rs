@@ -1,0 +1,263 @@
+//! What the coordinator and those it coordinates say to each other: servers over a connection that
+//! turned round with `Join`, operators and workers by requests.
+//!
+//! After `Joined`, both directions are asynchronous: the coordinator sends [`Order`]s, the server
+//! [`Report`]s. An order with a number other than zero wants [`Report::Answer`] with it.
+
+use crate::{
+    control::RefusalKind,
+    ids::{Epoch, Incarnation, Lsn, PartitionId, ServerId, TableId, WorkerClock, WorkerRank},
+    map::ClusterMap,
+    schema::{Consistency, TableEntry},
+};
+
+/// What the coordinator tells a server.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Instruction {
+    /// The map in force from now on.
+    InstallMap {
+        /// The map.
+        map: ClusterMap,
+    },
+    /// A new table.
+    CreateTable {
+        /// The table.
+        table: TableEntry,
+    },
+    /// A table that is no more.
+    DropTable {
+        /// The table.
+        table: TableId,
+    },
+    /// Nothing: is the server there? It sends a heartbeat at once.
+    Ping {},
+    /// All tables: those that are not among them and have smaller numbers than `next_table` were
+    /// dropped.
+    SetTables {
+        /// Partitions of the cluster: a server may not have its map yet.
+        partitions: u32,
+        /// The number of the next table.
+        next_table: u32,
+        /// The tables.
+        tables: Vec<TableEntry>,
+    },
+    /// This life of the server is over: it ends its links, and joins again with a life above
+    /// `known`.
+    Fence {
+        /// The life that is over.
+        incarnation: Incarnation,
+        /// The newest life of it that is known.
+        known: Incarnation,
+    },
+    /// The training workers; who is not live is not waited for.
+    SetWorkers {
+        /// All that are known.
+        workers: Vec<WorkerEntry>,
+    },
+    /// The server is no longer of the cluster, and stops.
+    Leave {},
+    /// A table's workers may be this far apart from now on.
+    AlterTable {
+        /// The table.
+        table: TableId,
+        /// How stale pulls may be.
+        consistency: Consistency,
+    },
+    /// A worker is gone: nobody waits for it from now on.
+    RetireWorker {
+        /// Its rank.
+        rank: WorkerRank,
+    },
+}
+
+/// A numbered instruction.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Order {
+    /// What the answer carries; zero wants none.
+    pub number: u64,
+    /// What to do.
+    pub instruction: Instruction,
+}
+
+/// What a server tells the coordinator.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Report {
+    /// It is alive.
+    Heartbeat {
+        /// The newest map it has received.
+        map_epoch: Epoch,
+        /// Workers whose connections to it are open.
+        workers: Vec<WorkerPulse>,
+    },
+    /// What became of an order.
+    Answer {
+        /// The order's number.
+        number: u64,
+        /// Why it was not carried out, if it was not.
+        refusal: Option<OrderRefusal>,
+    },
+    /// A neighbour is dead or unreachable.
+    Suspect {
+        /// Which.
+        server: ServerId,
+    },
+    /// This learner has caught up.
+    CaughtUp {
+        /// Of which partition.
+        partition: PartitionId,
+        /// In which chain epoch.
+        epoch: Epoch,
+    },
+    /// This tail holds all that was committed.
+    Synchronised {
+        /// Of which partition.
+        partition: PartitionId,
+        /// In which chain epoch.
+        epoch: Epoch,
+    },
+    /// The server next in a chain holds no prefix of this one's log.
+    Rejected {
+        /// Of which partition.
+        partition: PartitionId,
+        /// In which chain epoch.
+        epoch: Epoch,
+        /// The server next in the chain.
+        server: ServerId,
+    },
+    /// Its map is older than one it has heard of.
+    WantMap {},
+}
+
+/// Why an order was not carried out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OrderRefusal {
+    /// Its kind.
+    pub status: RefusalKind,
+    /// A sentence for people.
+    pub text: String,
+}
+
+/// A sign of life of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerPulse {
+    /// Its rank.
+    pub rank: WorkerRank,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// Rounds it has finished.
+    pub clock: WorkerClock,
+}
+
+/// A worker as the coordinator has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerEntry {
+    /// Its rank.
+    pub rank: WorkerRank,
+    /// Whether anybody waits for it: a dead worker is retired until it registers again.
+    pub live: bool,
+    /// Where its clock stands, or starts from.
+    pub clock: WorkerClock,
+}
+
+/// What an operator wants changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Move a server's copies away, and give it no new ones.
+    Drain {
+        /// The server.
+        server: ServerId,
+    },
+    /// Take a draining server back.
+    Undrain {
+        /// The server.
+        server: ServerId,
+    },
+    /// A server that holds nothing is gone for good, and stops.
+    Forget {
+        /// The server.
+        server: ServerId,
+    },
+    /// Treat a server as dead.
+    Fail {
+        /// The server.
+        server: ServerId,
+    },
+    /// Work out anew where everything should be, and move it there.
+    Rebalance {},
+    /// Start partitions whose last copy is gone empty again.
+    AcceptLoss {},
+}
+
+/// What one replica holds of one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionChecksum {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Its last record applied.
+    pub lsn: Lsn,
+    /// Of all values and optimiser state at that position.
+    pub checksum: u64,
+}
+
+/// How a coordinator is doing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CoordinatorStatus {
+    /// Whether this one leads.
+    pub leads: bool,
+    /// Where the map is kept: `memory`, `file` or `etcd`.
+    pub store: String,
+    /// Why the store cannot be written, if it cannot: changes wait.
+    pub store_error: Option<String>,
+    /// Servers connected to it.
+    pub connected: Vec<ServerId>,
+    /// Workers known.
+    pub workers: Vec<WorkerEntry>,
+    /// Copies under way.
+    pub copies_under_way: u32,
+    /// The map in force, also before chains are created.
+    pub map: ClusterMap,
+}
+
+crate::codec::wire_enum!(Instruction {
+    1 => InstallMap { map },
+    2 => CreateTable { table },
+    3 => DropTable { table },
+    4 => Ping {},
+    5 => SetTables { partitions, next_table, tables },
+    6 => Fence { incarnation, known },
+    7 => SetWorkers { workers },
+    8 => Leave {},
+    20 => AlterTable { table, consistency },
+    21 => RetireWorker { rank },
+});
+crate::codec::wire_struct!(Order { number, instruction });
+crate::codec::wire_enum!(Report {
+    1 => Heartbeat { map_epoch, workers },
+    2 => Answer { number, refusal },
+    3 => Suspect { server },
+    4 => CaughtUp { partition, epoch },
+    5 => Synchronised { partition, epoch },
+    6 => Rejected { partition, epoch, server },
+    7 => WantMap {},
+});
+crate::codec::wire_struct!(OrderRefusal { status, text });
+crate::codec::wire_struct!(WorkerPulse { rank, incarnation, clock });
+crate::codec::wire_struct!(WorkerEntry { rank, live, clock });
+crate::codec::wire_enum!(Operation {
+    1 => Drain { server },
+    2 => Undrain { server },
+    3 => Forget { server },
+    4 => Fail { server },
+    5 => Rebalance {},
+    6 => AcceptLoss {},
+});
+crate::codec::wire_struct!(PartitionChecksum { partition, lsn, checksum });
+crate::codec::wire_struct!(CoordinatorStatus {
+    leads,
+    store,
+    store_error,
+    connected,
+    workers,
+    copies_under_way,
+    map,
+});

@@ -13,6 +13,7 @@ mod faults;
 mod ledger;
 mod oracle;
 mod process;
+mod program;
 mod trained;
 
 use std::time::{Duration, Instant};

@@ -5,10 +5,11 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::OnceLock,
 };
 
 use serde_json::Value;
+
+use super::program::copy_into;
 
 /// The program, built now, and how it is started on a folder of the test's own.
 pub(crate) struct Program {
@@ -25,30 +26,9 @@ pub(crate) struct Process {
 }
 
 impl Program {
-    /// The one that `WINDLASS_PROGRAM` names, or else one built now. It is copied: whoever builds it
-    /// anew meanwhile does not change what is tested.
     pub(crate) fn new(folder: &Path, options: &[&'static str]) -> Self {
-        static BUILT: OnceLock<PathBuf> = OnceLock::new();
-        let named = std::env::var_os("WINDLASS_PROGRAM").map(PathBuf::from);
-        let program = folder.join("windlass");
-        fs::copy(BUILT.get_or_init(|| named.unwrap_or_else(Self::build)), &program).unwrap();
+        let program = copy_into(folder);
         Self { program, folder: folder.to_owned(), options: options.to_vec() }
-    }
-
-    /// Builds it in this test's profile.
-    fn build() -> PathBuf {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        // This runs as TARGET/PROFILE/deps/NAME.
-        let target = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned();
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.args(["build", "--quiet", "--package", "windlass", "--bin", "windlass"]);
-        cargo.arg("--target-dir").arg(&target).arg("--manifest-path").arg(root.join("Cargo.toml"));
-        let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
-        if profile == "release" {
-            cargo.arg("--release");
-        }
-        assert!(cargo.status().unwrap().success(), "the program does not build");
-        target.join(profile).join("windlass")
     }
 
     pub(crate) fn data(&self) -> PathBuf {

@@ -1,0 +1,106 @@
+//! A cluster of real processes: a coordinator, servers with chains of three, and clients that push. A
+//! head is killed with kill -9, another server is stopped for a while, new ones join: clients go on,
+//! every acknowledged push is there exactly once, and the replicas end equal.
+//!
+//! Nothing here measures how long that takes: machines are busy. What never happens fails after a time
+//! that is long for any of them.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod processes;
+#[path = "../kill_nine/program.rs"]
+mod program;
+mod pusher;
+
+use serde_json::Value;
+
+use processes::{Cluster, eventually};
+use pusher::Pusher;
+
+const REPLICAS: usize = 3;
+const PARTITIONS: &str = "16";
+
+fn list<'a>(value: &'a Value, key: &str) -> &'a Vec<Value> {
+    value[key].as_array().unwrap()
+}
+
+/// Whether every chain has three members that hold everything, and none is under way.
+fn is_whole(map: &Value) -> bool {
+    list(map, "chains").iter().all(|chain| {
+        list(chain, "servers").len() == REPLICAS
+            && chain["tail_joining"] == false
+            && chain["learner"].is_null()
+    })
+}
+
+fn server(map: &Value, number: u64) -> Value {
+    let found = list(map, "servers").iter().find(|server| server["server"] == number);
+    found.unwrap_or_else(|| panic!("no server {number} in {map}")).clone()
+}
+
+/// How many chains a server is head of.
+fn heads(map: &Value, number: u64) -> usize {
+    list(map, "chains").iter().filter(|chain| chain["servers"][0] == number).count()
+}
+
+fn holds(map: &Value, number: u64) -> bool {
+    list(map, "chains").iter().any(|chain| list(chain, "servers").iter().any(|one| *one == number))
+}
+
+#[test]
+fn a_killed_head_is_replaced_while_clients_push() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster =
+        Cluster::start(folder.path(), &["--replicas", "3", "--partitions", PARTITIONS]);
+    for _ in 0..REPLICAS {
+        cluster.add_server();
+    }
+    eventually("three servers have all copies", || {
+        let map = cluster.map();
+        (is_whole(&map), map)
+    });
+    let pusher = Pusher::start(&cluster.addresses());
+    pusher.wait_for_more(20);
+
+    let map = cluster.map();
+    let head = (0..REPLICAS as u64).max_by_key(|number| heads(&map, *number)).unwrap();
+    assert!(heads(&map, head) > 0, "{map}");
+    cluster.kill(head);
+    // Not one push is acknowledged for the partitions it headed before there is a new head.
+    pusher.wait_for_more(20);
+    eventually("the killed server is out of all chains", || {
+        let map = cluster.map();
+        (!holds(&map, head) && server(&map, head)["state"] == "down", map)
+    });
+
+    // Another one takes its place: a learner first, then the tail.
+    let new = cluster.add_server();
+    assert_eq!(new, REPLICAS as u64, "numbers are not used again");
+    eventually("the new server has a copy of everything", || {
+        let map = cluster.map();
+        (is_whole(&map) && holds(&map, new), map)
+    });
+    pusher.wait_for_more(20);
+
+    // A server that stands still is taken out, and what it held counts for nothing when it goes on.
+    let map = cluster.map();
+    let stale = (0..REPLICAS as u64).find(|number| *number != head).unwrap();
+    let life = server(&map, stale)["incarnation"].as_u64().unwrap();
+    cluster.stop_for_a_while(stale);
+    eventually("the silent server is out of all chains", || {
+        let map = cluster.map();
+        (!holds(&map, stale) && server(&map, stale)["state"] == "down", map)
+    });
+    pusher.wait_for_more(20);
+    cluster.go_on(stale);
+    eventually("it is back in another life, with copies of everything", || {
+        let map = cluster.map();
+        let entry = server(&map, stale);
+        let is_another = entry["incarnation"].as_u64().unwrap() > life;
+        (is_another && entry["state"] == "up" && is_whole(&map) && holds(&map, stale), map)
+    });
+    pusher.wait_for_more(20);
+
+    pusher.end_and_check();
+    let verified = cluster.verify();
+    assert_eq!(verified["replicas"], 3 * verified["partitions"].as_u64().unwrap(), "{verified}");
+}

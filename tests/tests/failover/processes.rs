@@ -1,0 +1,145 @@
+//! The program's processes that make up a cluster.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use super::program;
+
+/// A coordinator and servers; dropping it ends them.
+pub(crate) struct Cluster {
+    program: PathBuf,
+    folder: PathBuf,
+    coordinator: Process,
+    servers: BTreeMap<u64, Process>,
+}
+
+struct Process {
+    child: Child,
+    address: String,
+    server: u64,
+}
+
+/// Long for any machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Asks until what is seen is as wanted.
+pub(crate) fn eventually(what: &str, mut look: impl FnMut() -> (bool, Value)) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (is_so, seen) = look();
+        if is_so {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{what}: {seen}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+impl Cluster {
+    pub(crate) fn start(folder: &Path, options: &[&str]) -> Self {
+        let program = program::copy_into(folder);
+        let listen = ["coordinator", "--data-dir", "coordinator", "--listen", "127.0.0.1:0"];
+        let coordinator =
+            Process::start(&program, folder, "coordinator", &[&listen, options].concat());
+        Self { program, folder: folder.to_owned(), coordinator, servers: BTreeMap::new() }
+    }
+
+    /// Starts another server; its number.
+    pub(crate) fn add_server(&mut self) -> u64 {
+        let address = self.coordinator.address.clone();
+        let serve = ["serve", "--listen", "127.0.0.1:0", "--transports", "shm,tcp"];
+        let rest = ["--memory", "256MiB", "--coordinator", address.as_str()];
+        let name = format!("server-{}", self.servers.len());
+        let process =
+            Process::start(&self.program, &self.folder, &name, &[&serve[..], &rest].concat());
+        let number = process.server;
+        self.servers.insert(number, process);
+        number
+    }
+
+    /// Addresses of servers and coordinator, as clients take them.
+    pub(crate) fn addresses(&self) -> String {
+        let servers = self.servers.values().map(|server| server.address.as_str());
+        servers.chain([self.coordinator.address.as_str()]).collect::<Vec<_>>().join(",")
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(&mut self, number: u64) {
+        let mut process = self.servers.remove(&number).unwrap();
+        process.child.kill().unwrap();
+        process.child.wait().unwrap();
+    }
+
+    pub(crate) fn stop_for_a_while(&self, number: u64) {
+        self.signal(number, "STOP");
+    }
+
+    pub(crate) fn go_on(&self, number: u64) {
+        self.signal(number, "CONT");
+    }
+
+    fn signal(&self, number: u64, signal: &str) {
+        let id = self.servers[&number].child.id().to_string();
+        let status = Command::new("kill").args([&format!("-{signal}"), &id]).status().unwrap();
+        assert!(status.success());
+    }
+
+    pub(crate) fn map(&self) -> Value {
+        self.run(&["cluster", "map"])
+    }
+
+    pub(crate) fn verify(&self) -> Value {
+        self.run(&["verify", "--timeout", "60"])
+    }
+
+    fn run(&self, arguments: &[&str]) -> Value {
+        let output = Command::new(&self.program)
+            .args(arguments)
+            .args(["--json", "--connect", &self.coordinator.address])
+            .output()
+            .unwrap();
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {stderr}{stdout}");
+        serde_json::from_str(&stdout).unwrap()
+    }
+}
+
+impl Process {
+    fn start(program: &Path, folder: &Path, name: &str, arguments: &[&str]) -> Self {
+        let stderr = folder.join(format!("{name}.stderr"));
+        let mut child = Command::new(program)
+            .args(arguments)
+            .args(["--json", "--stop-with-stdin"])
+            .current_dir(folder)
+            .env_remove("WINDLASS_LOG")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(File::create(&stderr).unwrap())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let text = || fs::read_to_string(&stderr).unwrap();
+        let ready: Value = serde_json::from_str(&line)
+            .unwrap_or_else(|error| panic!("{name}: {error}: {}", text()));
+        let address = ready["address"].as_str().unwrap().to_owned();
+        Self { child, address, server: ready["server"].as_u64().unwrap_or(u64::MAX) }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already; that is then what was wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -18,6 +18,9 @@ pub const CONTROL_CONNECTIONS_MAX: usize = 8192;
 /// waiting, and short enough for a host that vanishes to be replaced within a second.
 pub const SUSPECT_AFTER: std::time::Duration = std::time::Duration::from_millis(200);
 
+/// Events that wait for the coordinator's stepping thread.
+pub const COORDINATOR_EVENTS_MAX: usize = 1024;
+
 /// Orders that wait for one server to read them; one that reads no more is cut off.
 pub const ORDERS_QUEUED_MAX: usize = 1024;
 

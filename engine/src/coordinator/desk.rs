@@ -91,10 +91,14 @@ impl Desk {
 
     /// Opens the connection of the server in this process.
     pub(crate) fn connect(&self, joining: Joining) -> (u64, Receiver<Downward>) {
+        self.join(joining, true)
+    }
+
+    fn join(&self, joining: Joining, is_local: bool) -> (u64, Receiver<Downward>) {
         let connection = self.next_connection.fetch_add(1, Ordering::Relaxed);
         let (downward, receiver) = bounded(ORDERS_QUEUED_MAX);
         // A stopped coordinator drops the sender, which the receiver sees.
-        let _ = self.events.send(Event::Joining { connection, joining, downward });
+        let _ = self.events.send(Event::Joining { connection, joining, is_local, downward });
         (connection, receiver)
     }
 
@@ -119,7 +123,7 @@ impl Desk {
         mut stream: ControlStream,
         joining: Joining,
     ) -> Result<(), ControlError> {
-        let (connection, downward) = self.connect(joining);
+        let (connection, downward) = self.join(joining, false);
         let Ok(writing) = stream.try_clone() else { return Ok(()) };
         let writer = std::thread::Builder::new()
             .name("windlass-orders".to_owned())

@@ -26,6 +26,7 @@ pub(super) enum Event {
     Joining {
         connection: u64,
         joining: Joining,
+        is_local: bool,
         downward: Sender<Downward>,
     },
     /// A server said something.

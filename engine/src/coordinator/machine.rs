@@ -134,8 +134,8 @@ impl Machine {
                 self.tables_stored();
             }
             Event::StoreTrouble(error) => self.store_error = error,
-            Event::Joining { connection, joining, downward } => {
-                self.joining(connection, joining, downward);
+            Event::Joining { connection, joining, is_local, downward } => {
+                self.joining(connection, joining, is_local, downward);
             }
             Event::Report { connection, report } => self.report(connection, report),
             Event::Closed { connection } => self.closed(connection),
@@ -151,7 +151,7 @@ impl Machine {
         }
         if self.beaten.elapsed() >= BEAT_INTERVAL {
             self.beaten = Instant::now();
-            self.members.tell_all(Instruction::Ping {});
+            self.members.beat();
         }
         self.give_up_waiting();
     }
@@ -305,7 +305,13 @@ impl Machine {
         self.members.tell(connection, Instruction::Fence { incarnation, known });
     }
 
-    fn joining(&mut self, connection: u64, joining: Joining, downward: Sender<Downward>) {
+    fn joining(
+        &mut self,
+        connection: u64,
+        joining: Joining,
+        is_local: bool,
+        downward: Sender<Downward>,
+    ) {
         if let Err(refusal) = self.may_join(&joining) {
             Members::refuse(&downward, refused(refusal));
             return;
@@ -317,7 +323,7 @@ impl Machine {
             self.catalogue.next_server = server.0 + 1;
             server
         });
-        self.members.insert(connection, server, joining.incarnation, downward);
+        self.members.insert(connection, server, joining.incarnation, is_local, downward);
         if joining.server.is_none() {
             // The number must never be given to another, whatever becomes of this coordinator.
             let version = self.store_catalogue();

@@ -18,6 +18,8 @@ pub(super) struct Member {
     pub(super) incarnation: Incarnation,
     /// Whether it was told that it is in.
     pub(super) is_joined: bool,
+    /// Whether it is in this process.
+    is_local: bool,
     downward: Sender<Downward>,
 }
 
@@ -34,11 +36,12 @@ impl Members {
         connection: u64,
         server: ServerId,
         incarnation: Incarnation,
+        is_local: bool,
         downward: Sender<Downward>,
     ) {
         // A server has one: what an older one says is void.
         self.by_connection.retain(|_, member| member.server != server);
-        let member = Member { server, incarnation, is_joined: false, downward };
+        let member = Member { server, incarnation, is_joined: false, is_local, downward };
         self.by_connection.insert(connection, member);
     }
 
@@ -96,6 +99,20 @@ impl Members {
     pub(super) fn tell_all(&mut self, instruction: Instruction) {
         let order = shared(0, instruction);
         for connection in self.joined() {
+            self.order(connection, &order);
+        }
+    }
+
+    /// Lets servers elsewhere hear of the coordinator. The one in this process knows that it lives.
+    pub(super) fn beat(&mut self) {
+        let remote = |member: &Member| member.is_joined && !member.is_local;
+        let Some(first) = self.by_connection.values().position(remote) else { return };
+        let order = shared(0, Instruction::Ping {});
+        let connections: Vec<u64> = { self.by_connection.iter().skip(first) }
+            .filter(|(_, member)| remote(member))
+            .map(|(&connection, _)| connection)
+            .collect();
+        for connection in connections {
             self.order(connection, &order);
         }
     }

@@ -8,7 +8,7 @@ use std::{
     thread::JoinHandle,
 };
 
-use crossbeam::channel::unbounded;
+use crossbeam::channel::{bounded, unbounded};
 use windlass_wire::TableEntry;
 
 use super::{
@@ -17,6 +17,7 @@ use super::{
     machine::Machine,
     store::{self, Catalogue},
 };
+use crate::limits::COORDINATOR_EVENTS_MAX;
 
 /// A coordinator that runs. Dropping it stops it.
 #[derive(Debug)]
@@ -47,7 +48,8 @@ impl RunningCoordinator {
         next_table: u32,
     ) -> Result<Self, RunError> {
         let store = store::open(&config)?;
-        let (events, received) = unbounded();
+        // Whoever tells something waits while it is full; the stepping thread itself tells nothing.
+        let (events, received) = bounded(COORDINATOR_EVENTS_MAX);
         let (jobs, to_do) = unbounded();
         let stopping = Arc::new(AtomicBool::new(false));
         let machine = Machine::new(config.clone(), store.name(), jobs, received);

@@ -46,7 +46,7 @@ pub(super) struct Joined {
 /// Orders as they come in.
 #[derive(Debug)]
 pub(super) enum Downlink {
-    Local { downward: Receiver<Downward>, timeout: Duration },
+    Local(Receiver<Downward>),
     Remote(ControlStream),
 }
 
@@ -98,7 +98,7 @@ impl Coordinators {
         silence: Duration,
     ) -> Result<(Joined, Uplink, Downlink), JoinError> {
         match self {
-            Self::Here(desk) => join_here(desk, joining, silence),
+            Self::Here(desk) => join_here(desk, joining),
             Self::At { addresses, token, current } => {
                 try_each(addresses, current, |address| join_at(address, token, &joining, silence))
             }
@@ -136,7 +136,7 @@ impl Downlink {
     /// The next order; `None` when the connection is gone or silent for too long.
     pub(super) fn next(&mut self) -> Option<Order> {
         match self {
-            Self::Local { downward, timeout } => match downward.recv_timeout(*timeout).ok()? {
+            Self::Local(downward) => match downward.recv().ok()? {
                 Downward::Order(order) => Some(order.order.clone()),
                 Downward::Reply(_) => None,
             },
@@ -173,11 +173,7 @@ fn try_each<T>(
     Err(last)
 }
 
-fn join_here(
-    desk: &Desk,
-    joining: Joining,
-    silence: Duration,
-) -> Result<(Joined, Uplink, Downlink), JoinError> {
+fn join_here(desk: &Desk, joining: Joining) -> Result<(Joined, Uplink, Downlink), JoinError> {
     let address = "this server";
     let (connection, downward) = desk.connect(joining);
     let reply = match downward.recv_timeout(JOIN_TIMEOUT) {
@@ -186,7 +182,7 @@ fn join_here(
     };
     let joined = joined(address, reply)?;
     let uplink = Uplink::Local { desk: desk.clone(), connection };
-    Ok((joined, uplink, Downlink::Local { downward, timeout: silence }))
+    Ok((joined, uplink, Downlink::Local(downward)))
 }
 
 fn join_at(

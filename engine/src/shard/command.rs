@@ -10,7 +10,7 @@ use windlass_wire::{
     control::{ClockPlace, PartitionPlace, Peer, Provider, SharedRegion},
 };
 
-use super::{Shard, ShardStatistics, chain, clocks::is_clocked, tables::ShardTable};
+use super::{Shard, ShardStatistics, chain, tables::ShardTable};
 
 /// Where a command's answer goes.
 pub(super) type Answer<T> = Sender<Result<T, String>>;
@@ -316,13 +316,6 @@ impl Shard {
             return Err("replicas are kept in memory only, so far: use durability memory, or a \
                         cluster with one replica"
                 .to_owned());
-        }
-        if self.map.replicas > 1 && is_clocked(&entry.schema) {
-            return Err(
-                "replicas keep no workers' clocks, so far: use consistency eventual, or a \
-                        cluster with one replica"
-                    .to_owned(),
-            );
         }
         let mut table =
             ShardTable::new(entry, self.map.partition_count().max(1)).map_err(|e| chain(&e))?;

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use windlass_engine::shard::{ServerEvent, ShardCommand};
 use windlass_wire::{
-    Consistency, DataType, Durability, Epoch, Incarnation, ServerId, SessionId, Status, TableEntry,
-    TableId, TableSchema, control::Provider,
+    DataType, Durability, Epoch, Incarnation, ServerId, SessionId, Status, TableEntry, TableId,
+    TableSchema, control::Provider,
 };
 
 use super::{
@@ -141,21 +141,16 @@ fn records_wait_for_their_table() {
 }
 
 #[test]
-fn tables_that_chains_do_not_carry_are_refused() {
+fn tables_on_disk_are_refused() {
     let node = Node::start(1, 10, Provider::Shm {});
-    let refusal_of = |schema: TableSchema| {
-        let entry = TableEntry { id: TableId(9), name: "t".to_owned(), schema };
-        node.handles[0].ask(|answer| ShardCommand::CreateTable { entry, answer }).unwrap_err()
-    };
     node.install(&map(1, &[node.peer], &[ONE]));
-    let eventual = TableSchema::sparse(DataType::F32, 4);
-    for consistency in [Consistency::Sequential {}, Consistency::Bounded { tau: 2 }] {
-        let refusal = refusal_of(TableSchema { consistency, ..eventual.clone() }).to_string();
-        assert!(refusal.contains("use consistency eventual"), "{refusal}");
-    }
-    let durability = Durability::Sync {};
-    let refusal = refusal_of(TableSchema { durability, ..eventual.clone() }).to_string();
+    let memory = TableSchema::sparse(DataType::F32, 4);
+    let sync = TableSchema { durability: Durability::Sync {}, ..memory.clone() };
+    let named = |schema| TableEntry { id: TableId(9), name: "t".to_owned(), schema };
+    let entry = named(sync);
+    let refused = node.handles[0].ask(|answer| ShardCommand::CreateTable { entry, answer });
+    let refusal = refused.unwrap_err();
     assert!(refusal.contains("use durability memory"), "{refusal}");
     // What was refused left nothing behind.
-    node.create(&TableEntry { id: TableId(9), name: "t".to_owned(), schema: eventual });
+    node.create(&named(memory));
 }

@@ -192,12 +192,16 @@ fn wrong_arguments_are_explained() {
 }
 
 #[test]
-fn the_demo_trains_and_loses_nothing() {
+fn the_demo_goes_on_over_a_killed_server_and_loses_nothing() {
     let folder = folder();
+    let text = fails(folder.path(), 2, &["demo", "--servers", "2", "--replicas", "3"]);
+    assert!(text.contains("--replicas"), "{text}");
     let result = json(folder.path(), &["demo", "--examples", "20000", "--json"]);
     assert_eq!(result["lost"], 0);
     assert_eq!(result["doubled"], 0);
     assert!(result["acknowledged"].as_u64().unwrap() > 100);
+    assert!(result["recovery_ms"].as_f64().unwrap() > 0.0, "a server was killed on the way");
+    assert_eq!(result["replicas_equal"], true);
     let (auc, best) = (result["auc"].as_f64().unwrap(), result["auc_best"].as_f64().unwrap());
     assert!(auc > 0.6 && auc < best + 0.01, "{auc} {best}");
 }

@@ -5,6 +5,10 @@ use std::time::{Duration, Instant};
 /// The wait after a first failure.
 const FIRST: Duration = Duration::from_millis(2);
 
+/// The longest wait while a failover is likely to end soon, and how often it is waited for.
+const SOON: Duration = Duration::from_millis(32);
+const SOON_COUNT: u32 = 40;
+
 /// The longest wait.
 const LONGEST: Duration = Duration::from_millis(500);
 
@@ -13,12 +17,13 @@ const LONGEST: Duration = Duration::from_millis(500);
 pub(super) struct Backoff {
     next: Instant,
     delay: Duration,
+    failures: u32,
 }
 
 impl Backoff {
     /// Due at once.
     pub(super) fn new(now: Instant) -> Self {
-        Self { next: now, delay: FIRST }
+        Self { next: now, delay: FIRST, failures: 0 }
     }
 
     pub(super) fn is_due(&self, now: Instant) -> bool {
@@ -29,7 +34,9 @@ impl Backoff {
     pub(super) fn fail(&mut self, now: Instant, random: u64) {
         let thousandths = u32::try_from(500 + random % 501).unwrap_or(1000);
         self.next = now + self.delay * thousandths / 1000;
-        self.delay = (self.delay * 2).min(LONGEST);
+        self.failures = self.failures.saturating_add(1);
+        let longest = if self.failures < SOON_COUNT { SOON } else { LONGEST };
+        self.delay = (self.delay * 2).min(longest);
     }
 
     /// How long the step that comes now may block: as long as the wait, within bounds.
@@ -48,10 +55,11 @@ mod tests {
         let mut backoff = Backoff::new(now);
         assert!(backoff.is_due(now));
         let mut last = Duration::ZERO;
-        for round in 0..20 {
+        for round in 0..60 {
             backoff.fail(now, 500);
             let wait = backoff.next - now;
             assert!(wait >= last && wait <= LONGEST, "round {round}: {wait:?}");
+            assert!(round >= 40 || wait <= SOON, "round {round}: {wait:?}");
             last = wait;
         }
         assert_eq!(last, LONGEST);

@@ -10,6 +10,7 @@ mod consistency;
 mod coordinator;
 mod demo;
 mod doctor;
+mod drill;
 mod export;
 mod fabric;
 mod failure;
@@ -95,6 +96,8 @@ enum Command {
     Verify(verify::Arguments),
     /// Watch real training against real servers on this host, in under a minute
     Demo(demo::Arguments),
+    /// Kill servers under load on this host, and see what it costs
+    Drill(drill::Arguments),
     /// Create, list, show and drop tables
     #[command(subcommand)]
     Table(table::TableCommand),
@@ -161,6 +164,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Gen(Gen::Ctr(arguments)) => gen_ctr::run(arguments, output),
         Command::Fabric(command) => fabric::run(command, output),
         Command::Doctor(arguments) => doctor::run(arguments, output),
+        Command::Drill(arguments) => drill::run(arguments, output),
         Command::Completions(arguments) => completions::run(arguments),
     };
     match result {

@@ -151,7 +151,7 @@ fn sparse_lr(arguments: &Arguments, output: Output) -> Result<(), Failure> {
         table: arguments.cluster.table.clone(),
         ledger: false,
     };
-    let trained = watch(&options, &connection, None)?;
+    let trained = watch(&options, &connection, None, |_| {})?;
     if let Some(path) = &arguments.model_out {
         let npy = trained.model.save(path).map_err(Failure::failed)?;
         eprintln!("windlass: weights are in {} and {}", path.display(), npy.display());
@@ -165,11 +165,13 @@ fn sparse_lr(arguments: &Arguments, output: Output) -> Result<(), Failure> {
     if arguments.plot { output.text(&plot.render(72, 12)) } else { Ok(()) }
 }
 
-/// Trains with a progress bar; `examples` is how many there will be, if that is known.
+/// Trains with a progress bar; `examples` is how many there will be, if that is known, and
+/// `on_progress` is told how many there are.
 pub(crate) fn watch(
     options: &RunOptions,
     connection: &Connection,
     examples: Option<u64>,
+    mut on_progress: impl FnMut(u64),
 ) -> Result<Trained, Failure> {
     let bar = match examples {
         Some(examples) => progress::bar(examples, "training"),
@@ -178,6 +180,7 @@ pub(crate) fn watch(
     let trained = train(options, connection, |event| match event {
         Event::Progress(snapshot) => {
             bar.set_position(snapshot.examples);
+            on_progress(snapshot.examples);
             if let Some(loss) = snapshot.recent_logloss {
                 bar.set_message(format!("logloss {loss:.4}"));
             }

@@ -80,6 +80,11 @@ pub struct DemoResult {
     pub lost: u64,
     /// Pushes that were applied more than once.
     pub doubled: u64,
+    /// From the kill of a server until a push to every partition was acknowledged again, in
+    /// milliseconds; `null` when none was killed.
+    pub recovery_ms: Option<f64>,
+    /// Whether all replicas of every partition were equal at the end; `null` without replicas.
+    pub replicas_equal: Option<bool>,
 }
 
 #[cfg(test)]
@@ -110,9 +115,9 @@ mod tests {
         assert_eq!(keys(train).len(), 10);
         let demo: DemoResult = serde_json::from_value(json!({
             "auc": 0.7, "auc_best": 0.8, "examples_per_s": 1.0, "acknowledged": 1, "lost": 0,
-            "doubled": 0,
+            "doubled": 0, "recovery_ms": 40.0, "replicas_equal": true,
         }))
         .unwrap();
-        assert_eq!(keys(demo).len(), 6);
+        assert_eq!(keys(demo).len(), 8);
     }
 }

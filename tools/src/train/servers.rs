@@ -3,17 +3,23 @@
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use windlass_wire::ServerId;
 
 use crate::{
     process::{Process, ProcessError},
     verbs_flags::VerbsFlags,
 };
 
-/// Server processes that form one cluster; dropping them stops them.
+/// Server processes that form one cluster, with a coordinator of their own where there are replicas;
+/// dropping them stops them.
 #[derive(Debug)]
 pub struct Servers {
-    processes: Vec<Process>,
+    options: ServerOptions,
+    // Before the coordinator, which they would miss.
+    members: Vec<Member>,
+    coordinator: Option<Coordinator>,
     address: String,
+    started: u32,
 }
 
 /// How to start them.
@@ -21,6 +27,8 @@ pub struct Servers {
 pub struct ServerOptions {
     /// How many processes, from 1.
     pub count: u32,
+    /// Copies of each partition, from 1 to `count`.
+    pub replicas: u8,
     /// Shards of each.
     pub shards: u16,
     /// Names of the transports they offer; all if empty.
@@ -41,6 +49,7 @@ impl Default for ServerOptions {
     fn default() -> Self {
         Self {
             count: 1,
+            replicas: 1,
             shards: 1,
             transports: Vec::new(),
             memory_bytes: 4 << 30,
@@ -52,54 +61,163 @@ impl Default for ServerOptions {
     }
 }
 
+#[derive(Debug)]
+struct Member {
+    process: Process,
+    id: ServerId,
+}
+
+#[derive(Debug)]
+struct Coordinator {
+    _process: Process,
+    address: String,
+}
+
 /// The part of a server's first line that matters here.
 #[derive(Deserialize)]
 struct Ready {
     address: String,
+    #[serde(default)]
+    server: u32,
 }
 
 impl Servers {
     /// Starts them on loopback and waits until all are ready.
+    ///
+    /// # Errors
+    /// When a process does not start or ends.
     pub fn start(options: &ServerOptions) -> Result<Self, ProcessError> {
-        let mut servers = Self { processes: Vec::new(), address: String::new() };
-        for number in 0..options.count {
-            let mut arguments: Vec<String> =
-                ["serve", "--json", "--stop-with-stdin", "--listen", "127.0.0.1:0"]
-                    .map(str::to_owned)
-                    .into();
-            arguments.extend(["--shards".to_owned(), options.shards.to_string()]);
-            arguments.extend(["--memory".to_owned(), options.memory_bytes.to_string()]);
-            if !options.transports.is_empty() {
-                arguments.extend(["--transports".to_owned(), options.transports.join(",")]);
-            }
-            if let Some(spin_us) = options.spin_us {
-                arguments.extend(["--spin-us".to_owned(), spin_us.to_string()]);
-            }
-            if let Some(core) = options.core {
-                arguments.extend(["--cores".to_owned(), core.to_string()]);
-            }
-            if let Some(data) = &options.data {
-                arguments.extend(["--data-dir".to_owned(), data.display().to_string()]);
-            }
-            arguments.extend(options.verbs.words());
-            if number == 0 {
-                arguments.extend(["--servers".to_owned(), options.count.to_string()]);
-            } else {
-                arguments.extend(["--coordinator".to_owned(), servers.address.clone()]);
-            }
-            let mut process = Process::start(&format!("server {number}"), &arguments)?;
-            let ready: Ready = process.expect_line()?;
-            if number == 0 {
-                servers.address = ready.address;
-            }
-            servers.processes.push(process);
+        let mut servers = Self {
+            options: options.clone(),
+            members: Vec::new(),
+            coordinator: None,
+            address: String::new(),
+            started: 0,
+        };
+        if options.replicas > 1 {
+            let mut process = Process::start("coordinator", &coordinator_words(options))?;
+            let Ready { address, .. } = process.expect_line()?;
+            servers.coordinator = Some(Coordinator { _process: process, address });
+            servers.start_chained()?;
+        } else {
+            servers.start_unchained()?;
         }
         Ok(servers)
     }
 
-    /// Where clients connect.
+    /// Addresses for clients: each is tried until one answers.
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
     }
+
+    /// The coordinator's address, where there is one of its own.
+    #[must_use]
+    pub fn coordinator(&self) -> Option<&str> {
+        self.coordinator.as_ref().map(|coordinator| coordinator.address.as_str())
+    }
+
+    /// The servers that run.
+    #[must_use]
+    pub fn ids(&self) -> Vec<ServerId> {
+        self.members.iter().map(|member| member.id).collect()
+    }
+
+    /// Kills a server at once, without a word to anybody. Returns whether there was one.
+    pub fn kill(&mut self, server: ServerId) -> bool {
+        let Some(at) = self.members.iter().position(|member| member.id == server) else {
+            return false;
+        };
+        self.members.swap_remove(at).process.kill();
+        true
+    }
+
+    /// Starts one more server, which joins the others, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When the process does not start or ends.
+    pub fn add(&mut self) -> Result<ServerId, ProcessError> {
+        let process = self.spawn()?;
+        self.await_ready(process)
+    }
+
+    /// Whoever is first founds the cluster, and the others join it.
+    fn start_unchained(&mut self) -> Result<(), ProcessError> {
+        for _ in 0..self.options.count {
+            self.add()?;
+        }
+        Ok(())
+    }
+
+    /// A cluster with replicas is ready when all have joined.
+    fn start_chained(&mut self) -> Result<(), ProcessError> {
+        let processes: Result<Vec<Process>, _> =
+            (0..self.options.count).map(|_| self.spawn()).collect();
+        for process in processes? {
+            self.await_ready(process)?;
+        }
+        Ok(())
+    }
+
+    fn spawn(&mut self) -> Result<Process, ProcessError> {
+        let mut words = server_words(&self.options);
+        match &self.coordinator {
+            Some(Coordinator { address, .. }) => {
+                words.extend(["--coordinator".to_owned(), address.clone()]);
+            }
+            None if self.started == 0 => {
+                words.extend(["--servers".to_owned(), self.options.count.to_string()]);
+            }
+            None => words.extend(["--coordinator".to_owned(), self.address.clone()]),
+        }
+        let name = format!("server {}", self.started);
+        self.started += 1;
+        Process::start(&name, &words)
+    }
+
+    fn await_ready(&mut self, mut process: Process) -> Result<ServerId, ProcessError> {
+        let Ready { address, server } = process.expect_line()?;
+        if self.coordinator.is_some() {
+            // Any of them may be the one that goes.
+            let separator = if self.address.is_empty() { "" } else { "," };
+            self.address = format!("{}{separator}{address}", self.address);
+        } else if self.address.is_empty() {
+            self.address = address;
+        }
+        self.members.push(Member { process, id: ServerId(server) });
+        Ok(ServerId(server))
+    }
+}
+
+fn coordinator_words(options: &ServerOptions) -> Vec<String> {
+    let mut words: Vec<String> =
+        ["coordinator", "--json", "--stop-with-stdin", "--listen", "127.0.0.1:0"]
+            .map(str::to_owned)
+            .into();
+    words.extend(["--replicas".to_owned(), options.replicas.to_string()]);
+    words.extend(["--servers".to_owned(), options.count.to_string()]);
+    words
+}
+
+fn server_words(options: &ServerOptions) -> Vec<String> {
+    let mut words: Vec<String> =
+        ["serve", "--json", "--stop-with-stdin", "--listen", "127.0.0.1:0"]
+            .map(str::to_owned)
+            .into();
+    words.extend(["--shards".to_owned(), options.shards.to_string()]);
+    words.extend(["--memory".to_owned(), options.memory_bytes.to_string()]);
+    if !options.transports.is_empty() {
+        words.extend(["--transports".to_owned(), options.transports.join(",")]);
+    }
+    if let Some(spin_us) = options.spin_us {
+        words.extend(["--spin-us".to_owned(), spin_us.to_string()]);
+    }
+    if let Some(core) = options.core {
+        words.extend(["--cores".to_owned(), core.to_string()]);
+    }
+    if let Some(data) = &options.data {
+        words.extend(["--data-dir".to_owned(), data.display().to_string()]);
+    }
+    words.extend(options.verbs.words());
+    words
 }

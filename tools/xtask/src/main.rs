@@ -40,7 +40,7 @@ enum Task {
     Simulate(PassedOn),
     /// Power cuts at every IO of a workload, on a simulated disk; prints JSON.
     Crash(passed::CrashArguments),
-    /// Real servers killed under load.
+    /// Real servers killed under load, and others put in their place; prints JSON with `--json`.
     Chaos(PassedOn),
     /// A command, or the whole verbs suite, where an RDMA device exists.
     #[command(disable_help_flag = true)]
@@ -73,7 +73,7 @@ fn main() -> ExitCode {
         Task::Sanitize(arguments) => sanitize::sanitize(&arguments),
         Task::Simulate(passed) => passed::harness("simulate", &passed.arguments),
         Task::Crash(arguments) => passed::crash(&arguments),
-        Task::Chaos(passed) => passed::harness("chaos", &passed.arguments),
+        Task::Chaos(passed) => passed::chaos(&passed.arguments),
         Task::Softroce(passed) => passed::softroce(&passed.arguments),
         Task::Header(arguments) => header::header(&arguments),
     }

@@ -24,6 +24,13 @@ pub(crate) fn demo(arguments: &[String]) -> ExitCode {
     finish(&mut command)
 }
 
+/// `cargo run --release -- drill`: real servers killed under load.
+pub(crate) fn chaos(arguments: &[String]) -> ExitCode {
+    let mut command = cargo(&["run", "--release", "--quiet", "-p", "windlass", "--", "drill"]);
+    command.args(arguments);
+    finish(&mut command)
+}
+
 /// Every criterion bench, or what the arguments of `cargo bench` choose.
 pub(crate) fn bench(arguments: &[String]) -> ExitCode {
     let mut command = cargo(&["bench", "-p", "windlass-benches"]);

@@ -125,6 +125,15 @@ const STEPS: &[Step] = &[
         },
     },
     Step {
+        name: "chaos",
+        about: "servers of a replicated cluster killed under load, one after another",
+        minutes_max: 8,
+        needs: &[],
+        command: || {
+            cargo(&["run", "--quiet", "-p", "windlass", "--", "drill", "--kills", "100", "--json"])
+        },
+    },
+    Step {
         name: "softroce",
         about: "the verbs suite on an RDMA device, in a virtual machine if need be",
         minutes_max: 20,

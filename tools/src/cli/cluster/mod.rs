@@ -12,7 +12,10 @@ use windlass_wire::{ClusterMap, ServerId, coordination::Operation, map::ServerSt
 
 use self::result::{MapResult, StatusResult};
 use super::{ExitStatus, Failure, Output, connection::ADDRESS_DEFAULT, token};
-use crate::control::{AskError, Control};
+use crate::{
+    control::{AskError, Control},
+    replicas::is_whole,
+};
 
 const STATUS_HELP: &str = "\
 JSON keys: epoch; replicas; partitions; leads (whether the coordinator asked leads); store (memory, \
@@ -93,10 +96,10 @@ pub(crate) struct Patience {
 pub(crate) struct ControlArguments {
     /// A server or a coordinator of the cluster, or several
     #[arg(long, value_name = "ADDRESS[,ADDRESS]", default_value = ADDRESS_DEFAULT)]
-    connect: String,
+    pub(super) connect: String,
     /// The file with the token that they ask for
     #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
+    pub(super) token_file: Option<PathBuf>,
 }
 
 /// What `--json` prints of a change.
@@ -235,15 +238,6 @@ fn is_up(map: &ClusterMap, server: ServerId) -> bool {
 
 fn holds(map: &ClusterMap, server: ServerId) -> bool {
     map.chains.iter().any(|chain| chain.servers.contains(&server) || chain.learner == Some(server))
-}
-
-/// Whether every chain has its copies, and none moves.
-fn is_whole(map: &ClusterMap) -> bool {
-    map.chains.iter().all(|chain| {
-        chain.servers.len() == usize::from(map.replicas)
-            && chain.learner.is_none()
-            && !chain.tail_joining
-    })
 }
 
 pub(super) fn connect(arguments: &ControlArguments) -> Result<Control, Failure> {

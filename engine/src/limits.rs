@@ -109,6 +109,15 @@ pub const LOG_RING_LEN: usize = 64 << 20;
 /// Bytes of log that are kept before a checkpoint takes their place, however small the tables are.
 pub const LOG_KEPT_LEN: u64 = 256 << 20;
 
+/// Bytes of rows of `interval` tables, by the longest form of their images, that are recorded before
+/// their time is over. A turn may bring as many again and one push more: together they fit a record.
+pub const IMAGE_LEN_MAX: u64 = 4 << 20;
+
+/// Pushes to `interval` tables with more bytes of values, or more rows, are recorded at once.
+pub const IMAGED_PUSH_LEN_MAX: u64 = 1 << 20;
+/// See [`IMAGED_PUSH_LEN_MAX`].
+pub const IMAGED_PUSH_ROWS_MAX: u32 = 1 << 16;
+
 /// Bytes of values as pushed from which a record takes no further push in: its sum may take twice as
 /// many, and has to fit a record.
 pub const RECORD_VALUES_MAX: u64 = 4 << 20;

@@ -36,11 +36,11 @@ fn rows_and_state_come_back_after_a_restart() {
     let mut expected = (Vec::new(), Vec::new());
     for life in 0..4 {
         let client = client(data.path(), 2);
-        let schema = kept(TableSchema::sparse(f32::DTYPE, 3), Durability::Sync {});
+        let interval = Durability::Interval { milliseconds: 5 };
+        let schema = kept(TableSchema::sparse(f32::DTYPE, 3), interval);
         let sparse =
             client.create_table::<f32>("s", &TableSchema { rule: adam, ..schema }).unwrap();
-        let schema =
-            kept(TableSchema::dense(f64::DTYPE, 1000, 5), Durability::Interval { milliseconds: 5 });
+        let schema = kept(TableSchema::dense(f64::DTYPE, 1000, 5), interval);
         let dense = client.create_table::<f64>("d", &schema).unwrap();
         let memory = client
             .create_table::<i64>("forgotten", &TableSchema::dense(i64::DTYPE, 10, 1))
@@ -156,6 +156,33 @@ fn the_disk_has_to_be_there_for_tables_that_ask_for_it() {
 
 /// Each life groups the partitions anew; rows, state and duplicate suppression move along, and the
 /// directories of older groupings go once the new one has checkpoints.
+#[test]
+fn scattered_rows_of_many_pushes_fit_their_images() {
+    const ROWS: u64 = 1 << 18;
+    let data = tempfile::tempdir().unwrap();
+    let interval = Durability::Interval { milliseconds: 1000 };
+    let adam = "adam:lr=0.5".parse().unwrap();
+    let schema = TableSchema { rule: adam, ..TableSchema::dense(f32::DTYPE, ROWS, 1) };
+    // Longer pushes than the middle one are recorded themselves.
+    let pushes: Vec<Vec<u64>> =
+        [60_000, 1 << 16, 70_000].map(|count| (0..count).map(|row| row * 3 + 1).collect()).to_vec();
+    let expected = {
+        let client = client(data.path(), 1);
+        let table = client.create_table::<f32>("t", &kept(schema, interval)).unwrap();
+        let pending: Vec<_> = (0..12)
+            .map(|at| {
+                let keys = &pushes[at % 3];
+                let values = vec![at as f32 - 4.5; keys.len()];
+                table.push(keys, &values, &PushOptions::default()).unwrap()
+            })
+            .collect();
+        pending.into_iter().for_each(|push| push.wait().unwrap());
+        all(&table, &pushes[2])
+    };
+    let client = client(data.path(), 1);
+    assert_eq!(all(&client.open_table::<f32>("t").unwrap(), &pushes[2]), expected);
+}
+
 #[test]
 fn a_table_that_cannot_be_stored_is_not_made() {
     let data = tempfile::tempdir().unwrap();

@@ -233,6 +233,13 @@ impl Checkpointer {
         self.run.is_some()
     }
 
+    /// Whether every block of the checkpoint being taken is copied, and none is published yet.
+    #[must_use]
+    pub fn has_copied(&self) -> bool {
+        let stage = self.run.as_ref().map(|run| run.stage);
+        matches!(stage, Some(Stage::DrainData | Stage::SyncData))
+    }
+
     /// The newest checkpoint, if there is one.
     #[must_use]
     pub fn last(&self) -> Option<&Manifest> {

@@ -6,11 +6,15 @@ use windlass_wire::{RowRange, Rows, Status};
 
 use super::{
     Shard,
+    image::may_wait,
     push::{RowsOf, record},
     session::Applied,
     tables::{ShardTable, TableRows},
 };
-use crate::{limits::AGGREGATE_LEN_MAX, table::HashIndex};
+use crate::{
+    limits::{AGGREGATE_LEN_MAX, IMAGE_LEN_MAX},
+    table::HashIndex,
+};
 
 /// Sums by row of one table.
 #[derive(Debug)]
@@ -105,6 +109,8 @@ impl Shard {
         let width = table.entry.schema.width as usize;
         self.aggregator.start(width * table.sum_kernel.gradient_dtype().size());
         self.aggregator.behind.clear();
+        let (image_len, mut imaged) =
+            (if table.is_imaged() { table.row_image_len() } else { 0 }, 0);
         for at in first..self.turn.works.len() {
             let work = self.turn.works[at];
             if work.closed || !work.header.kind.pushes() {
@@ -113,7 +119,9 @@ impl Shard {
             if self.aggregator.behind.contains(&work.session) {
                 continue;
             }
-            if work.header.table != id {
+            // What has to be recorded is not summed with what is only applied; that fits one image.
+            let waits = image_len == 0 || (may_wait(&work) && imaged <= IMAGE_LEN_MAX);
+            if work.header.table != id || !waits {
                 self.aggregator.behind.push(work.session);
                 continue;
             }
@@ -121,6 +129,7 @@ impl Shard {
                 self.close(at, Status::StaleEpoch, 0);
                 continue;
             }
+            imaged += u64::from(work.header.row_count) * image_len;
             let outcome = self.add_to_sums(&mut table, at);
             self.statistics.aggregated += 1;
             self.finish_push(at, outcome);

@@ -13,6 +13,7 @@ use windlass_wire::{Durability, PartitionId, RowRange, Status};
 use super::{
     Shard, ShardStatistics,
     checkpoint::{Copied, Source},
+    image::Images,
     regrouped::Regrouped,
     tables::{ShardTable, TableRows},
     work::Work,
@@ -66,6 +67,9 @@ pub(super) struct Durable {
     pub(super) copied: Copied,
     /// Whom to tell of the first checkpoint, when the shard began in another's directories.
     regrouped: Option<Arc<Regrouped>>,
+    pub(super) images: Images,
+    /// Whether rows that a running checkpoint holds are in the log, too.
+    imaged: bool,
 }
 
 impl Durable {
@@ -88,6 +92,8 @@ impl Durable {
             started: Instant::now(),
             gathering_since: None,
             regrouped: None,
+            images: Images::default(),
+            imaged: false,
             copied: Copied::default(),
         })
     }
@@ -156,6 +162,7 @@ impl Shard {
     pub(super) fn turn_disk(&mut self, worked: bool) -> bool {
         let Some(mut durable) = self.durable.take() else { return false };
         let now = durable.now();
+        self.turn_images(&mut durable, now);
         if !(worked && durable.lingers(now)) {
             durable.gathering_since = None;
             durable.persistence.flush(now);
@@ -191,15 +198,18 @@ impl Shard {
         if durable.persistence.is_checkpointing() || blind {
             return Some(ROOM_WAIT);
         }
-        log.deadline().map(|deadline| deadline.saturating_sub(durable.now()))
+        let deadline = log.deadline().into_iter().chain(durable.images.due()).min()?;
+        Some(deadline.saturating_sub(durable.now()))
     }
 
     /// Keeps everything before a stop.
     pub(super) fn close_disk(&mut self) {
-        if let Some(durable) = &mut self.durable
-            && !durable.persistence.close(CLOSE_TIMEOUT)
-        {
-            tracing::error!(shard = self.id.0, "the log could not be written to its end");
+        if let Some(mut durable) = self.durable.take() {
+            self.write_images(&mut durable);
+            if !durable.persistence.close(CLOSE_TIMEOUT) {
+                tracing::error!(shard = self.id.0, "the log could not be written to its end");
+            }
+            self.durable = Some(durable);
         }
         self.turn_disk(false);
     }
@@ -239,6 +249,7 @@ impl Shard {
         let mut source = Source { shard: self, copied: &mut copied };
         if !running {
             durable.persistence.start_checkpoint(&mut source, now);
+            durable.imaged = false;
             self.checkpoint_wanted = false;
         } else {
             let progress =
@@ -250,6 +261,10 @@ impl Shard {
             }
         }
         durable.copied = copied;
+        if durable.persistence.checkpointer().has_copied() && !durable.imaged {
+            durable.imaged = true;
+            self.write_images(durable);
+        }
         if let Some(error) = durable.persistence.checkpointer().take_failure() {
             tracing::error!(shard = self.id.0, error = super::chain(&error), "checkpoint failed");
         }
@@ -263,10 +278,27 @@ impl Shard {
         }
         durable.persistence.flush_all();
         durable.persistence.poll();
-        self.step_checkpoint(durable, now);
+        // A checkpoint must not end before the rows being recorded are: it may hold them.
+        if !durable.images.is_writing() {
+            self.step_checkpoint(durable, now);
+        }
         durable.persistence.wait(ROOM_WAIT);
         let waited = durable.now().saturating_sub(now).as_micros();
         self.statistics.log_wait_us += u64::try_from(waited).unwrap_or(0);
+    }
+
+    /// Waits until the log has segments to spare: the last ones are for the images that a checkpoint
+    /// needs to end, and only its end brings segments back.
+    pub(super) fn await_segments(&mut self, durable: &mut Durable) {
+        while durable.log().is_nearly_full() && durable.log().poison().is_none() {
+            let now = durable.now();
+            self.wait_for_room(durable, Full::Segments, now);
+        }
+    }
+
+    /// Whether the log has stopped.
+    pub(super) fn is_poisoned(&self) -> bool {
+        self.durable.as_ref().is_some_and(|durable| durable.log().poison().is_some())
     }
 }
 

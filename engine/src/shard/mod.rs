@@ -18,6 +18,7 @@ mod drain;
 mod durable;
 mod fetch;
 mod ids_hash;
+mod image;
 mod locate;
 mod poll;
 mod pull;

@@ -39,7 +39,14 @@ impl Shard {
             }
             let work = &self.turn.works[at];
             let pushes = work.header.kind.pushes();
-            if pushes && self.is_kept(work) {
+            let (table, rows) = (work.header.table, self.statistics.rows_pushed);
+            let is_kept = pushes && self.is_kept(work);
+            let is_imaged = is_kept && self.is_imaged(work);
+            if is_imaged && self.is_poisoned() {
+                self.close(at, Status::Poisoned, 0);
+                continue;
+            }
+            if is_kept && !is_imaged {
                 self.push_records(at);
             } else if pushes && work.header.sync {
                 self.close(at, Status::NotDurable, 0);
@@ -53,6 +60,9 @@ impl Shard {
                 let work = *work;
                 let (status, detail) = self.carry_out_other(&work);
                 self.close(at, status, detail);
+            }
+            if is_imaged {
+                self.note_imaged(table, self.statistics.rows_pushed - rows);
             }
         }
     }

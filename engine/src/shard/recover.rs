@@ -11,6 +11,7 @@ use super::{
     Shard, chain,
     checkpoint::{ROWS, SESSION_LEN, SESSIONS},
     durable::{Durable, apply_key, apply_range},
+    image::{IMAGE, restore_image},
     record::kernel_of,
     regrouped::Regrouped,
     session::{Applied, Detached},
@@ -132,12 +133,23 @@ impl ShardTable {
         if self.entry.schema.durability == (Durability::Memory {}) {
             return;
         }
+        let imaged = self.is_imaged();
         match &mut self.rows {
             TableRows::Dense(partitions) => {
-                partitions.iter_mut().for_each(|(dense, _)| dense.track_changes());
+                for (dense, _) in partitions {
+                    dense.track_changes();
+                    if imaged {
+                        dense.track_dirty();
+                    }
+                }
             }
             TableRows::Sparse(partitions) => {
-                partitions.iter_mut().for_each(super::super::table::SparsePartition::track_changes);
+                for sparse in partitions {
+                    sparse.track_changes();
+                    if imaged {
+                        sparse.track_dirty();
+                    }
+                }
             }
         }
     }
@@ -199,6 +211,9 @@ impl Replay for ShardReplay<'_> {
         let partition = record.partition();
         for covered in record.covered() {
             self.cover(partition, covered.session, covered.incarnation, covered.sequence);
+        }
+        if record.kind() == Kind::Engine && record.tag() == IMAGE {
+            return restore_image(self.shard, record, applied);
         }
         if !matches!(record.kind(), Kind::Rows | Kind::Keys) {
             return Ok(());

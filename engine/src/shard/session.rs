@@ -14,6 +14,8 @@ use super::fetch::Parked;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Applied {
     sequences: Vec<Sequence>,
+    /// Of those, what records of the log cover; may be shorter.
+    recorded: Vec<Sequence>,
 }
 
 impl Applied {
@@ -33,6 +35,21 @@ impl Applied {
     /// Whether no push was applied.
     pub(super) fn is_empty(&self) -> bool {
         self.sequences.is_empty()
+    }
+
+    /// The highest sequence, if no record covers it; from now on one does.
+    pub(super) fn take_unrecorded(
+        &mut self,
+        partition: PartitionId,
+        shard_count: u16,
+    ) -> Option<Sequence> {
+        let slot = partition.0 as usize / usize::from(shard_count);
+        let sequence = *self.sequences.get(slot)?;
+        if slot >= self.recorded.len() {
+            self.recorded.resize(self.sequences.len(), Sequence(0));
+        }
+        let before = std::mem::replace(&mut self.recorded[slot], sequence);
+        (sequence > before).then_some(sequence)
     }
 
     /// A push was applied. A late answer to an old sequence takes nothing back.

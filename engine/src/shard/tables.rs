@@ -322,6 +322,14 @@ impl Slots {
         Some(slot)
     }
 
+    /// The partitions that are here, with their indices.
+    pub(super) fn filled(&self) -> impl Iterator<Item = (PartitionId, usize)> + '_ {
+        (0..)
+            .map(PartitionId)
+            .zip(&self.slots)
+            .filter_map(|(partition, slot)| (*slot != NONE).then_some((partition, *slot as usize)))
+    }
+
     /// Whether every partition of the cluster is here.
     pub(super) fn is_complete(&self) -> bool {
         self.filled_count == self.slots.len()

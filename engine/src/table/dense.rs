@@ -4,7 +4,7 @@
 use windlass_transport::Pages;
 use windlass_wire::{PartitionId, RowRange, TableSchema};
 
-use super::{BlockGeometry, Blocks, ChangedPieces, StatePlanes};
+use super::{BlockGeometry, Blocks, ChangedPieces, DirtyRows, StatePlanes};
 use crate::update::{Kernel, Run};
 
 /// Rows `rows` of a dense table: values in readable blocks, state beside them.
@@ -17,6 +17,8 @@ pub struct DensePartition {
     state: StatePlanes,
     /// Pieces that changed since they were copied into a checkpoint last, when those are taken.
     changed: ChangedPieces,
+    /// Rows that changed since the log recorded them last, when it records rows and not pushes.
+    dirty: DirtyRows,
 }
 
 impl DensePartition {
@@ -39,6 +41,7 @@ impl DensePartition {
             blocks: Blocks::new(pages, offset, rows.count(), geometry),
             state: StatePlanes::new(&schema.rule, schema.dtype, row_count, width),
             changed: ChangedPieces::default(),
+            dirty: DirtyRows::default(),
         }
     }
 
@@ -60,6 +63,27 @@ impl DensePartition {
         self.changed = ChangedPieces::all(self.piece_count());
     }
 
+    /// From now on changes are noted by row.
+    pub fn track_dirty(&mut self) {
+        self.dirty.track();
+    }
+
+    /// The rows that changed, by row within the partition.
+    #[must_use]
+    pub fn dirty(&self) -> &DirtyRows {
+        &self.dirty
+    }
+
+    /// Takes the rows that changed, by row of the table, as runs that lie in one piece each.
+    pub fn take_dirty(&mut self) -> Vec<RowRange> {
+        let (first, piece_rows) = (self.rows.start, self.piece_rows());
+        let mut runs = Vec::new();
+        self.dirty.take(piece_rows, |run| {
+            runs.push(RowRange::new(first + run.start, first + run.end));
+        });
+        runs
+    }
+
     /// The pieces that changed.
     #[must_use]
     pub fn changed_mut(&mut self) -> &mut ChangedPieces {
@@ -75,7 +99,11 @@ impl DensePartition {
 
     /// Appends the values of a piece's rows, then their state.
     pub fn save_piece(&self, piece: u64, into: &mut Vec<u8>) {
-        let rows = self.rows_of_piece(piece);
+        self.save_rows(self.rows_of_piece(piece), into);
+    }
+
+    /// Appends the values of rows, then their state.
+    pub fn save_rows(&self, rows: RowRange, into: &mut Vec<u8>) {
         let len = usize_of(rows.count() * self.blocks.geometry().row_len);
         let at = into.len();
         into.resize(at + len, 0);
@@ -88,11 +116,22 @@ impl DensePartition {
     #[must_use]
     pub fn restore_piece(&mut self, piece: u64, saved: &[u8]) -> bool {
         let rows = self.rows_of_piece(piece);
-        let (first, count) = (rows.start - self.rows.start, rows.count());
+        self.restore_rows(rows.start, rows.count(), saved)
+    }
+
+    /// Takes back what [`DensePartition::save_rows`] made of rows from `start` on; false when they
+    /// are not here or the length is not right.
+    #[must_use]
+    pub fn restore_rows(&mut self, start: u64, count: u64, saved: &[u8]) -> bool {
+        let end = start.checked_add(count);
+        if start < self.rows.start || end.is_none_or(|end| end > self.rows.end) {
+            return false;
+        }
+        let first = start - self.rows.start;
         let row_len = self.blocks.geometry().row_len;
         let values_len = usize_of(count * row_len);
         let state_len = self.state.saved_len(usize_of(count));
-        if rows.is_empty() || saved.len() != values_len + state_len {
+        if count == 0 || saved.len() != values_len + state_len {
             return false;
         }
         self.blocks.update(RowRange::new(first, first + count), |values, row, count| {
@@ -166,6 +205,9 @@ impl DensePartition {
         if self.changed.is_tracked() {
             let piece_rows = self.piece_rows();
             self.changed.set(within.start / piece_rows, within.end.div_ceil(piece_rows));
+        }
+        if self.dirty.is_tracked() {
+            self.dirty.set_range(within.start, within.end);
         }
         let (state, width) = (&mut self.state, self.width);
         self.blocks.update(within, |values, first, count| {

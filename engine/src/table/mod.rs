@@ -3,6 +3,7 @@
 mod block;
 mod changed;
 mod dense;
+mod dirty;
 mod hash_index;
 mod sparse;
 mod state;
@@ -10,6 +11,7 @@ mod state;
 pub use block::{BlockGeometry, Blocks, FENCED, HEAD_VERSION_AT, TAIL_VERSION_AT};
 pub use changed::ChangedPieces;
 pub use dense::DensePartition;
+pub use dirty::DirtyRows;
 pub use hash_index::HashIndex;
 pub use sparse::{PIECES, SparseFull, SparsePartition, piece_of};
 pub use state::StatePlanes;

@@ -4,7 +4,7 @@
 
 use windlass_wire::{PartitionId, TableSchema, UpdateRule, map::mix};
 
-use super::{ChangedPieces, HashIndex, StatePlanes};
+use super::{ChangedPieces, DirtyRows, HashIndex, StatePlanes};
 use crate::{
     limits::SLAB_ROWS_FIRST,
     update::{Kernel, Run},
@@ -26,6 +26,9 @@ pub struct SparsePartition {
     changed: ChangedPieces,
     /// Keys and rows made since a checkpoint listed the keys it is going to copy.
     fresh: Option<Vec<(u64, u64)>>,
+    /// Rows that changed since the log recorded them last, with their keys, when it records rows.
+    dirty: DirtyRows,
+    dirty_keys: Vec<(u64, u64)>,
 }
 
 /// Pieces of a partition, by hash of the key, so that a key's piece never changes.
@@ -56,12 +59,31 @@ impl SparsePartition {
             slabs: Vec::new(),
             changed: ChangedPieces::default(),
             fresh: None,
+            dirty: DirtyRows::default(),
+            dirty_keys: Vec::new(),
         }
     }
 
     /// From now on changes are noted by piece; all pieces count as changed.
     pub fn track_changes(&mut self) {
         self.changed = ChangedPieces::all(PIECES);
+    }
+
+    /// From now on changes are noted by row.
+    pub fn track_dirty(&mut self) {
+        self.dirty.track();
+    }
+
+    /// The rows that changed.
+    #[must_use]
+    pub fn dirty(&self) -> &DirtyRows {
+        &self.dirty
+    }
+
+    /// Takes the keys, with their rows, whose rows changed.
+    pub fn take_dirty(&mut self) -> Vec<(u64, u64)> {
+        self.dirty.take(u64::MAX, |_| {});
+        std::mem::take(&mut self.dirty_keys)
     }
 
     /// The pieces that changed.
@@ -164,6 +186,9 @@ impl SparsePartition {
         if self.changed.is_tracked() {
             let piece = piece_of(key);
             self.changed.set(piece, piece + 1);
+        }
+        if self.dirty.is_tracked() && self.dirty.set(row) {
+            self.dirty_keys.push((key, row));
         }
         let width = self.schema.width as usize;
         let row_len = usize_of(self.schema.row_len());

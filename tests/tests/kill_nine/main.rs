@@ -10,6 +10,7 @@
 
 mod damage;
 mod faults;
+mod interval;
 mod ledger;
 mod oracle;
 mod process;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 use windlass_client::{Client, ClientOptions, Durability, Provider, TableSchema};
 use windlass_tests::crash::random::Random;
 
+use interval::Interval;
 use ledger::{Found, Ledger};
 use process::Program;
 use trained::Trained;
@@ -40,6 +42,7 @@ fn acknowledged_pushes_survive_kill_nine_exactly_once() {
     let mut random = Random::new(seed);
     let (mut ledger, mut trained, mut found) =
         (Ledger::default(), Trained::default(), Found::default());
+    let (mut interval, mut sent) = (Interval::default(), interval::Sent::default());
     let (mut pushes, mut wrong_rows, mut trained_pushes) = (Vec::new(), 0, 0);
     let (mut recovering, mut slowest_start) = (Duration::ZERO, Duration::ZERO);
     for life in 0..=kills {
@@ -57,9 +60,11 @@ fn acknowledged_pushes_survive_kill_nine_exactly_once() {
         if life == 0 {
             Ledger::create(&client);
             Trained::create(&client);
+            Interval::create(&client);
         }
         ledger.verify(&client, &mut found);
         wrong_rows += trained.verify(&client, &pushes);
+        wrong_rows += interval.verify(&client, &sent);
         drop(client);
         if wrong_rows + found.lost + found.doubled + found.risen > 0 {
             let kept = folder.keep();
@@ -76,15 +81,18 @@ fn acknowledged_pushes_survive_kill_nine_exactly_once() {
             })
             .collect();
         let trainer = {
-            let seed = random.word();
+            let (address, seed) = (address.clone(), random.word());
             std::thread::spawn(move || trained::load(&address, life, seed))
         };
+        let hot = std::thread::spawn(move || interval::load(&address, life));
         std::thread::sleep(Duration::from_millis(30 + random.below(400)));
         process.kill();
         for pusher in ledgers {
             ledger.note(pusher.join().unwrap(), &mut found);
         }
         pushes = trainer.join().unwrap();
+        sent = hot.join().unwrap();
+        interval.note(&sent);
         trained_pushes += pushes.len();
     }
     eprintln!(
@@ -96,6 +104,12 @@ fn acknowledged_pushes_survive_kill_nine_exactly_once() {
         found.unanswered_present,
         trained.summed,
         recovering / u32::try_from(kills + 1).unwrap(),
+    );
+    eprintln!(
+        "interval:5: {} pushes acknowledged, whole ones in every partition; of {} per kill and \
+         partition the last 5 ms and a write are gone",
+        interval.counted,
+        interval.forgotten / (4 * i64::try_from(kills.max(1)).unwrap()),
     );
     assert!(found.acknowledged > 0, "nothing was ever acknowledged");
     assert!(trained_pushes > 0, "nothing was ever pushed to the trained tables");

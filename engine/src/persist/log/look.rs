@@ -5,6 +5,9 @@ use std::time::Duration;
 use super::{Log, LogStatistics, PendingBatch};
 use crate::persist::limits::OVERLAP_BYTES_MIN;
 
+/// Segments left when a log is nearly full.
+const SEGMENTS_LAST: usize = 4;
+
 impl Log {
     /// When [`Log::flush`] has to be called next at the latest, on the clock it is given; `None` when
     /// only a completion changes anything.
@@ -37,6 +40,13 @@ impl Log {
     pub fn wants_checkpoint(&self) -> bool {
         let used = self.segments.count() - self.segments.free_count();
         used * 2 > self.segments.count_max()
+    }
+
+    /// Whether only the last few segments are left.
+    #[must_use]
+    pub fn is_nearly_full(&self) -> bool {
+        let used = self.segments.count() - self.segments.free_count();
+        used + SEGMENTS_LAST >= self.segments.count_max()
     }
 
     /// Bytes of segments that a checkpoint would give back for new records.

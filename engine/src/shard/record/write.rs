@@ -77,6 +77,7 @@ impl Shard {
                 let work = &self.turn.works[member];
                 if let Some(session) = &mut self.sessions[work.session] {
                     session.applied.insert(partition, self.shard_count, work.header.sequence);
+                    session.applied.take_unrecorded(partition, self.shard_count);
                 }
             }
         }
@@ -125,6 +126,11 @@ impl Shard {
         gathered: &mut Gathered,
         spans: Range<usize>,
     ) -> Result<Sealed, Refusal> {
+        self.await_segments(durable);
+        let partition = gathered.spans[spans.start].partition;
+        if self.owes_image(durable, partition) {
+            self.write_image(durable, partition)?;
+        }
         let row_count = gathered.unite(spans);
         let (plan, facts, shape) = self.plan(gathered, row_count)?;
         let mut reservation = self.reserve(durable, &facts, shape)?;
@@ -251,7 +257,7 @@ impl Shard {
     }
 
     /// Room for a record, waiting for the disk if it is behind: that is what slows pushes down.
-    fn reserve(
+    pub(in crate::shard) fn reserve(
         &mut self,
         durable: &mut Durable,
         facts: &Facts,

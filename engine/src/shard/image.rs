@@ -1,0 +1,327 @@
+//! Tables of durability `interval`: pushes are applied at once, and when the time is over the rows
+//! they changed go into the log as they are by then, each once, however often it was pushed.
+//! The rows of a partition, of all such tables, are one record, with the sessions it covers: after a
+//! crash a partition holds whole pushes.
+//!
+//! ```text
+//! the delta of a record of kind Engine with tag IMAGE, any number of times:
+//!  0   4  table
+//!  4   4  0: neighbouring rows of a dense table; 1: rows of a sparse one
+//!  8   8  first row; 0 for sparse ones
+//! 16   8  number of rows
+//! 24   8  bytes of what follows
+//! 32      values, then state, of the rows; for sparse ones key, values, state of each
+//! ```
+
+use std::time::Duration;
+
+use windlass_wire::{DataType, Durability, PartitionId, RowRange, Status, TableId, UpdateRule};
+
+use super::{
+    Shard,
+    durable::Durable,
+    push::Refusal,
+    tables::{ShardTable, TableRows},
+    work::Work,
+};
+use crate::{
+    limits::{IMAGE_LEN_MAX, IMAGED_PUSH_LEN_MAX, IMAGED_PUSH_ROWS_MAX},
+    persist::{
+        commit,
+        frame::Kind,
+        record::{Covered, Facts, Record, Shape},
+        recovery::{AppliedBlocks, Refusal as Refused},
+    },
+    table::piece_of,
+};
+
+use super::checkpoint::ROWS;
+
+/// Tag of a record of images.
+pub(super) const IMAGE: u16 = 1;
+
+const ENTRY_LEN: usize = 32;
+
+/// Rows of dense and of sparse tables.
+const DENSE: u32 = 0;
+const SPARSE: u32 = 1;
+
+/// What is to be imaged, and when.
+#[derive(Debug, Default)]
+pub(super) struct Images {
+    /// By when, if any row has changed.
+    due: Option<Duration>,
+    /// At least so many bytes.
+    bytes: u64,
+    buffer: Vec<u8>,
+    partitions: Vec<PartitionId>,
+    /// Whether rows were taken that no record holds yet.
+    writing: bool,
+}
+
+impl Images {
+    /// By when the rows that changed have to be recorded, if there are any.
+    pub(super) fn due(&self) -> Option<Duration> {
+        self.due
+    }
+
+    /// Whether rows were taken that no record holds yet.
+    pub(super) fn is_writing(&self) -> bool {
+        self.writing
+    }
+}
+
+impl ShardTable {
+    /// Whether its rows are recorded as they are, now and then, instead of each push.
+    pub(super) fn is_imaged(&self) -> bool {
+        let schema = &self.entry.schema;
+        matches!(schema.durability, Durability::Interval { .. }) && schema.replicas == 1
+    }
+
+    /// Bytes of the image of one row that has no neighbour.
+    pub(super) fn row_image_len(&self) -> u64 {
+        let schema = &self.entry.schema;
+        let values = u64::from(schema.width) * schema.rule.state_width() as u64;
+        let state = values * UpdateRule::state_value_size(schema.dtype) as u64;
+        schema.row_len() + state + 4 + 8 + ENTRY_LEN as u64
+    }
+
+    fn dirty_count(&self, slot: usize) -> u64 {
+        match &self.rows {
+            TableRows::Dense(partitions) => partitions[slot].0.dirty().count(),
+            TableRows::Sparse(partitions) => partitions[slot].dirty().count(),
+        }
+    }
+}
+
+impl Shard {
+    /// Whether a push is only applied now and its rows are recorded later.
+    pub(super) fn is_imaged(&self, work: &Work) -> bool {
+        may_wait(work) && self.tables.get(&work.header.table).is_some_and(ShardTable::is_imaged)
+    }
+
+    /// Pushes of so many rows to such a table were applied.
+    pub(super) fn note_imaged(&mut self, table: TableId, rows: u64) {
+        let Some(table) = self.tables.get(&table) else { return };
+        let Durability::Interval { milliseconds } = table.entry.schema.durability else { return };
+        let bytes = rows * table.row_image_len();
+        let Some(mut durable) = self.durable.take() else { return };
+        let now = durable.now();
+        let due = now + Duration::from_millis(milliseconds.into());
+        durable.images.due = Some(durable.images.due.map_or(due, |old| old.min(due)));
+        durable.images.bytes += bytes;
+        if durable.images.bytes > IMAGE_LEN_MAX {
+            // Rows pushed again and again are imaged once.
+            durable.images.bytes = self.images_len();
+            if durable.images.bytes > IMAGE_LEN_MAX / 2 {
+                durable.images.due = Some(now);
+                self.turn_images(&mut durable, now);
+            }
+        }
+        self.durable = Some(durable);
+    }
+
+    fn images_len(&self) -> u64 {
+        let imaged = self.tables.values().filter(|table| table.is_imaged());
+        let lengths = imaged.map(|table| {
+            let slots = table.slots.filled().map(|(_, slot)| table.dirty_count(slot));
+            slots.sum::<u64>() * table.row_image_len()
+        });
+        lengths.sum()
+    }
+
+    /// Records what is due.
+    pub(super) fn turn_images(&mut self, durable: &mut Durable, now: Duration) {
+        if durable.images.due.is_some_and(|due| due <= now) {
+            self.await_segments(durable);
+            self.write_images(durable);
+        }
+    }
+
+    /// Records every row that changed.
+    pub(super) fn write_images(&mut self, durable: &mut Durable) {
+        let mut partitions = std::mem::take(&mut durable.images.partitions);
+        partitions.clear();
+        for table in self.tables.values().filter(|table| table.is_imaged()) {
+            let held = table.slots.filled();
+            partitions.extend(
+                held.filter(|(_, slot)| table.dirty_count(*slot) > 0)
+                    .map(|(partition, _)| partition),
+            );
+        }
+        partitions.sort_unstable();
+        partitions.dedup();
+        for partition in &partitions {
+            // A log that has stopped says so itself, and pushes are refused from then on.
+            let _ = self.write_image(durable, *partition);
+        }
+        durable.images.partitions = partitions;
+        durable.images.due = None;
+        durable.images.bytes = 0;
+    }
+
+    /// Whether a partition has rows to be imaged: a record that covers later pushes of the sessions
+    /// that changed them has to come after them.
+    pub(super) fn owes_image(&self, durable: &Durable, partition: PartitionId) -> bool {
+        if durable.images.due.is_none() {
+            return false;
+        }
+        self.tables.values().filter(|table| table.is_imaged()).any(|table| {
+            table.slots.find(partition).is_some_and(|slot| table.dirty_count(slot) > 0)
+        })
+    }
+
+    /// Records the changed rows of one partition.
+    pub(super) fn write_image(
+        &mut self,
+        durable: &mut Durable,
+        partition: PartitionId,
+    ) -> Result<(), Refusal> {
+        let mut buffer = std::mem::take(&mut durable.images.buffer);
+        durable.images.writing = true;
+        buffer.clear();
+        for (id, table) in self.tables.iter_mut().filter(|(_, table)| table.is_imaged()) {
+            if let Some(slot) = table.slots.find(partition) {
+                append(*id, &mut table.rows, slot, &mut buffer);
+            }
+        }
+        let covered: Vec<Covered> = self.take_unrecorded(partition);
+        let facts = Facts {
+            kind: Kind::Engine,
+            partition,
+            epoch: self.map.epoch,
+            table: TableId(0),
+            dtype: DataType::F32,
+            rows: RowRange::default(),
+            tag: IMAGE,
+            durability: commit::Durability::Interval(0),
+        };
+        let shape =
+            Shape { covered_max: covered.len(), delta_bytes: buffer.len(), ..Shape::default() };
+        let written = self.reserve(durable, &facts, shape).map(|mut reservation| {
+            let mut record = durable.log_mut().fill(&mut reservation);
+            covered.iter().for_each(|covered| record.cover(*covered));
+            record.delta().copy_from_slice(&buffer);
+            durable.log_mut().seal(reservation);
+        });
+        if written == Err((Status::TooLarge, 0)) {
+            unreachable!("images are recorded before they are longer than a record");
+        }
+        durable.images.buffer = buffer;
+        durable.images.writing = false;
+        written
+    }
+
+    /// The sessions whose newest push to a partition no record covers; from now on one does.
+    fn take_unrecorded(&mut self, partition: PartitionId) -> Vec<Covered> {
+        let shard_count = self.shard_count;
+        let open = self.sessions.iter_mut().flatten();
+        let open = open.map(|session| (session.id, session.incarnation, &mut session.applied));
+        let detached = self.detached.iter_mut();
+        let detached =
+            detached.map(|(id, detached)| (*id, detached.incarnation, &mut detached.applied));
+        open.chain(detached)
+            .filter_map(|(session, incarnation, applied)| {
+                let sequence = applied.take_unrecorded(partition, shard_count)?;
+                Some(Covered { session, incarnation, sequence })
+            })
+            .take(crate::persist::limits::COVERED_MAX)
+            .collect()
+    }
+}
+
+/// Whether a push may wait for the images of its rows. Long ones are recorded as they are, so that
+/// the images of a partition fit a record.
+pub(super) fn may_wait(work: &Work) -> bool {
+    let header = &work.header;
+    !header.sync
+        && header.values_len() <= IMAGED_PUSH_LEN_MAX
+        && header.row_count <= IMAGED_PUSH_ROWS_MAX
+}
+
+/// Appends the changed rows of one table in one partition.
+fn append(table: TableId, rows: &mut TableRows, slot: usize, buffer: &mut Vec<u8>) {
+    match rows {
+        TableRows::Dense(partitions) => {
+            let dense = &mut partitions[slot].0;
+            for run in dense.take_dirty() {
+                let at = begin_entry(table, DENSE, run.start, run.count(), buffer);
+                dense.save_rows(run, buffer);
+                end_entry(at, buffer);
+            }
+        }
+        TableRows::Sparse(partitions) => {
+            let sparse = &mut partitions[slot];
+            let rows = sparse.take_dirty();
+            if rows.is_empty() {
+                return;
+            }
+            let at = begin_entry(table, SPARSE, 0, rows.len() as u64, buffer);
+            for (key, row) in rows {
+                sparse.save_row(key, row, buffer);
+            }
+            end_entry(at, buffer);
+        }
+    }
+}
+
+/// Appends an entry's head, with its length left open; returns where it ends.
+fn begin_entry(table: TableId, kind: u32, first: u64, count: u64, buffer: &mut Vec<u8>) -> usize {
+    buffer.extend_from_slice(&table.0.to_le_bytes());
+    buffer.extend_from_slice(&kind.to_le_bytes());
+    buffer.extend_from_slice(&first.to_le_bytes());
+    buffer.extend_from_slice(&count.to_le_bytes());
+    buffer.extend_from_slice(&[0; 8]);
+    buffer.len()
+}
+
+fn end_entry(at: usize, buffer: &mut [u8]) {
+    let length = (buffer.len() - at) as u64;
+    buffer[at - 8..at].copy_from_slice(&length.to_le_bytes());
+}
+
+/// Puts the rows of a record back, except those that a checkpoint's blocks hold newer.
+pub(super) fn restore_image(
+    shard: &mut Shard,
+    record: &Record<'_>,
+    applied: &AppliedBlocks,
+) -> Result<(), Refused> {
+    let (partition, lsn) = (record.partition(), record.lsn());
+    let mut bytes = record.delta();
+    while !bytes.is_empty() {
+        let (head, rest) = bytes.split_at_checked(ENTRY_LEN).ok_or("an image is cut off")?;
+        let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| head[at + byte]));
+        let half = |at: usize| u32::from_le_bytes(std::array::from_fn(|byte| head[at + byte]));
+        let (id, kind, first, count) = (TableId(half(0)), half(4), word(8), word(16));
+        let length = usize::try_from(word(24))?;
+        let (rows, rest) = rest.split_at_checked(length).ok_or("an image is cut off")?;
+        bytes = rest;
+        // A table that was dropped since: nobody misses its rows.
+        let Some(table) = shard.tables.get_mut(&id) else { continue };
+        let Some(slot) = table.slots.find(partition) else { continue };
+        let fits = match (&mut table.rows, kind) {
+            (TableRows::Dense(partitions), DENSE) => {
+                let dense = &mut partitions[slot].0;
+                let piece = first.saturating_sub(dense.rows().start) / dense.piece_rows();
+                applied.contains(partition, id, ROWS, piece, lsn)
+                    || dense.restore_rows(first, count, rows)
+            }
+            (TableRows::Sparse(partitions), SPARSE) => {
+                let sparse = &mut partitions[slot];
+                let memory = &mut shard.memory_left;
+                let row_len = sparse.saved_row_len();
+                rows.len().is_multiple_of(row_len)
+                    && rows.chunks_exact(row_len).all(|row| {
+                        let key = u64::from_le_bytes(std::array::from_fn(|byte| row[byte]));
+                        applied.contains(partition, id, ROWS, piece_of(key), lsn)
+                            || sparse.restore_row(row, memory)
+                    })
+            }
+            _ => false,
+        };
+        if !fits {
+            return Err(format!("an image of table {id} does not fit, or memory is short").into());
+        }
+    }
+    Ok(())
+}

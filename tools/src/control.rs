@@ -44,20 +44,26 @@ pub enum AskError {
 }
 
 impl Control {
-    /// Connects to the first of several addresses, `HOST:PORT[,HOST:PORT]`, that answers.
+    /// Connects to the first of several addresses, `HOST:PORT[,HOST:PORT]`, that answers and knows the
+    /// coordinator that leads; where there is none, to the first that answers.
     ///
     /// # Errors
     /// When none does, or the token is refused.
     pub fn connect(addresses: &str, token: Option<&str>) -> Result<Self, AskError> {
-        let mut result = Err(AskError::Unexpected);
+        let mut failed = None;
+        let mut standby = None;
         for address in addresses.split(',') {
             let address = address.trim().trim_start_matches("windlass://");
-            result = Self::connect_one(address, token);
-            if !matches!(result, Err(AskError::Unreachable { .. })) {
-                break;
+            match Self::connect_one(address, token) {
+                Ok(mut control) => match control.status() {
+                    Ok(status) if status.leads => return Ok(control),
+                    _ => standby = standby.or(Some(control)),
+                },
+                Err(error @ AskError::Unreachable { .. }) => failed = Some(error),
+                Err(error) => return Err(error),
             }
         }
-        result
+        standby.map_or_else(|| Err(failed.unwrap_or(AskError::Unexpected)), Ok)
     }
 
     fn connect_one(address: &str, token: Option<&str>) -> Result<Self, AskError> {

@@ -35,6 +35,13 @@ pub enum StoreConfig {
     Memory,
     /// In files of this directory, for one coordinator.
     File(PathBuf),
+    /// In etcd, for several coordinators, of which one leads and the others take over.
+    Etcd {
+        /// Members of the etcd cluster, `HOST:PORT`.
+        endpoints: Vec<String>,
+        /// What the keys begin with: one for each cluster.
+        prefix: String,
+    },
 }
 
 impl CoordinatorConfig {

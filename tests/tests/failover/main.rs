@@ -6,6 +6,7 @@
 //! that is long for any of them.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod etcd;
 mod processes;
 #[path = "../kill_nine/program.rs"]
 mod program;
@@ -23,10 +24,11 @@ fn list<'a>(value: &'a Value, key: &str) -> &'a Vec<Value> {
     value[key].as_array().unwrap()
 }
 
-/// Whether every chain has three members that hold everything, and none is under way.
+/// Whether every chain has its members that hold everything, and none is under way.
 fn is_whole(map: &Value) -> bool {
+    let replicas = map["replicas"].as_u64().unwrap();
     list(map, "chains").iter().all(|chain| {
-        list(chain, "servers").len() == REPLICAS
+        list(chain, "servers").len() as u64 == replicas
             && chain["tail_joining"] == false
             && chain["learner"].is_null()
     })
@@ -49,8 +51,10 @@ fn holds(map: &Value, number: u64) -> bool {
 #[test]
 fn a_killed_head_is_replaced_while_clients_push() {
     let folder = tempfile::tempdir().unwrap();
-    let mut cluster =
-        Cluster::start(folder.path(), &["--replicas", "3", "--partitions", PARTITIONS]);
+    let mut cluster = Cluster::start(
+        folder.path(),
+        &["--replicas", "3", "--partitions", PARTITIONS, "--data-dir", "coordinator"],
+    );
     for _ in 0..REPLICAS {
         cluster.add_server();
     }
@@ -103,4 +107,50 @@ fn a_killed_head_is_replaced_while_clients_push() {
     pusher.end_and_check();
     let verified = cluster.verify();
     assert_eq!(verified["replicas"], 3 * verified["partitions"].as_u64().unwrap(), "{verified}");
+}
+
+#[test]
+#[ignore = "needs etcd (Debian: etcd-server)"]
+fn a_standby_takes_over_from_a_killed_coordinator() {
+    let folder = tempfile::tempdir().unwrap();
+    let etcd = etcd::Etcd::start(folder.path());
+    let options = ["--replicas", "2", "--partitions", PARTITIONS, "--etcd", &etcd.address];
+    let mut cluster = Cluster::start(folder.path(), &options);
+    let leads = |cluster: &Cluster| {
+        let status = cluster.run(&["cluster", "status"]);
+        (status["leads"] == true, status)
+    };
+    eventually("the first coordinator leads", || leads(&cluster));
+    cluster.add_coordinator(&options);
+    cluster.add_server();
+    cluster.add_server();
+    eventually("two servers have all copies", || {
+        let map = cluster.map();
+        (is_whole(&map), map)
+    });
+    let pusher = Pusher::start(&cluster.addresses());
+    pusher.wait_for_more(20);
+
+    cluster.kill_first_coordinator();
+    pusher.wait_for_more(20);
+    eventually("the second coordinator leads, and both servers found it", || {
+        let status = cluster.run(&["cluster", "status"]);
+        let servers = list(&status, "servers");
+        let is_found = servers.iter().all(|server| server["connected"] == true);
+        (status["leads"] == true && servers.len() == 2 && is_found, status)
+    });
+    // Neither the map nor the tables are lost, and both can be changed.
+    assert_eq!(cluster.run(&["table", "list"]).as_array().unwrap().len(), 2);
+    cluster.run(&["table", "create", "another"]);
+    cluster.kill(0);
+    pusher.wait_for_more(20);
+    let new = cluster.add_server();
+    assert_eq!(new, 2, "numbers are not used again");
+    eventually("the new server has a copy of everything", || {
+        let map = cluster.map();
+        (is_whole(&map) && holds(&map, new), map)
+    });
+    pusher.end_and_check();
+    let verified = cluster.verify();
+    assert_eq!(verified["replicas"], 2 * verified["partitions"].as_u64().unwrap(), "{verified}");
 }

@@ -17,7 +17,7 @@ use super::program;
 pub(crate) struct Cluster {
     program: PathBuf,
     folder: PathBuf,
-    coordinator: Process,
+    coordinators: Vec<Process>,
     servers: BTreeMap<u64, Process>,
 }
 
@@ -44,17 +44,41 @@ pub(crate) fn eventually(what: &str, mut look: impl FnMut() -> (bool, Value)) {
 }
 
 impl Cluster {
+    /// Starts it with one coordinator.
     pub(crate) fn start(folder: &Path, options: &[&str]) -> Self {
         let program = program::copy_into(folder);
-        let listen = ["coordinator", "--data-dir", "coordinator", "--listen", "127.0.0.1:0"];
-        let coordinator =
-            Process::start(&program, folder, "coordinator", &[&listen, options].concat());
-        Self { program, folder: folder.to_owned(), coordinator, servers: BTreeMap::new() }
+        let mut cluster = Self {
+            program,
+            folder: folder.to_owned(),
+            coordinators: Vec::new(),
+            servers: BTreeMap::new(),
+        };
+        cluster.add_coordinator(options);
+        cluster
+    }
+
+    pub(crate) fn add_coordinator(&mut self, options: &[&str]) {
+        let name = format!("coordinator-{}", self.coordinators.len());
+        let arguments = [&["coordinator", "--listen", "127.0.0.1:0"][..], options].concat();
+        let process = Process::start(&self.program, &self.folder, &name, &arguments);
+        self.coordinators.push(process);
+    }
+
+    /// kill -9 of the coordinator that was started first.
+    pub(crate) fn kill_first_coordinator(&mut self) {
+        let mut process = self.coordinators.remove(0);
+        process.child.kill().unwrap();
+        process.child.wait().unwrap();
+    }
+
+    fn coordinator_addresses(&self) -> String {
+        let addresses = self.coordinators.iter().map(|one| one.address.as_str());
+        addresses.collect::<Vec<_>>().join(",")
     }
 
     /// Starts another server; its number.
     pub(crate) fn add_server(&mut self) -> u64 {
-        let address = self.coordinator.address.clone();
+        let address = self.coordinator_addresses();
         let serve = ["serve", "--listen", "127.0.0.1:0", "--transports", "shm,tcp"];
         let rest = ["--memory", "256MiB", "--coordinator", address.as_str()];
         let name = format!("server-{}", self.servers.len());
@@ -68,7 +92,8 @@ impl Cluster {
     /// Addresses of servers and coordinator, as clients take them.
     pub(crate) fn addresses(&self) -> String {
         let servers = self.servers.values().map(|server| server.address.as_str());
-        servers.chain([self.coordinator.address.as_str()]).collect::<Vec<_>>().join(",")
+        let coordinators = self.coordinators.iter().map(|one| one.address.as_str());
+        servers.chain(coordinators).collect::<Vec<_>>().join(",")
     }
 
     /// kill -9.
@@ -100,10 +125,10 @@ impl Cluster {
         self.run(&["verify", "--timeout", "60"])
     }
 
-    fn run(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Value {
         let output = Command::new(&self.program)
             .args(arguments)
-            .args(["--json", "--connect", &self.coordinator.address])
+            .args(["--json", "--connect", &self.coordinator_addresses()])
             .output()
             .unwrap();
         let stdout = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -38,6 +38,13 @@ pub(crate) struct Arguments {
     /// ends with this process]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// Keep them in etcd instead: several coordinators with the same etcd and the same flags elect
+    /// one that leads, and another takes over when it is gone
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', conflicts_with = "data_dir")]
+    etcd: Vec<String>,
+    /// What this cluster's keys in etcd begin with
+    #[arg(long, value_name = "KEY", default_value = "/windlass", requires = "etcd")]
+    etcd_prefix: String,
     /// Copies of each partition of a new cluster
     #[arg(long, value_name = "K", default_value_t = 1)]
     replicas: u8,
@@ -64,7 +71,7 @@ pub(crate) struct Arguments {
 struct Ready {
     /// Where servers and clients connect.
     address: String,
-    /// Where the map is kept: `memory` or `file`.
+    /// Where the map is kept: `memory`, `file` or `etcd`.
     store: String,
 }
 
@@ -76,6 +83,7 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
     let store = match config.store {
         StoreConfig::Memory => "memory",
         StoreConfig::File(_) => "file",
+        StoreConfig::Etcd { .. } => "etcd",
     };
     let coordinator = CoordinatorServer::start(listen, token, arguments.insecure, config)
         .map_err(Failure::failed)?;
@@ -102,6 +110,10 @@ fn config(arguments: &Arguments) -> Result<CoordinatorConfig, Failure> {
     };
     if let Some(path) = &arguments.data_dir {
         config.store = StoreConfig::File(path.clone());
+    }
+    if !arguments.etcd.is_empty() {
+        let (endpoints, prefix) = (arguments.etcd.clone(), arguments.etcd_prefix.clone());
+        config.store = StoreConfig::Etcd { endpoints, prefix };
     }
     if let Some(interval) = arguments.heartbeat_interval {
         config.heartbeat_interval = Duration::from_millis(interval);

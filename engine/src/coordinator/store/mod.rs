@@ -2,6 +2,7 @@
 //! compare-and-swap, and who leads.
 
 mod catalogue;
+mod etcd;
 mod file;
 mod memory;
 
@@ -67,6 +68,25 @@ pub enum StoreError {
         /// The directory.
         path: PathBuf,
     },
+    /// No member of etcd was named.
+    #[error("no address of etcd is given: name at least one")]
+    NoEndpoint,
+    /// A member of etcd does not answer.
+    #[error("etcd at {endpoint} does not answer")]
+    Unreachable {
+        /// Its address.
+        endpoint: String,
+        /// Why.
+        source: Box<ureq::Error>,
+    },
+    /// etcd refuses.
+    #[error("etcd at {endpoint} refuses: {text}")]
+    Refused {
+        /// Its address.
+        endpoint: String,
+        /// What it says.
+        text: String,
+    },
     /// What is stored cannot be read.
     #[error("{what} is damaged or of another version: restore it from a backup")]
     Damaged {
@@ -100,6 +120,9 @@ pub(super) fn open(config: &CoordinatorConfig) -> Result<Box<dyn Store>, StoreEr
     Ok(match &config.store {
         StoreConfig::Memory => Box::new(memory::MemoryStore::default()),
         StoreConfig::File(path) => Box::new(file::FileStore::open(path)?),
+        StoreConfig::Etcd { endpoints, prefix } => {
+            Box::new(etcd::EtcdStore::new(endpoints, prefix))
+        }
     })
 }
 

@@ -126,11 +126,10 @@ impl Cluster {
     }
 
     pub(crate) fn run(&self, arguments: &[&str]) -> Value {
-        let output = Command::new(&self.program)
-            .args(arguments)
-            .args(["--json", "--connect", &self.coordinator_addresses()])
-            .output()
-            .unwrap();
+        let mut command = Command::new(&self.program);
+        command.args(arguments).args(["--json", "--connect", &self.coordinator_addresses()]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = program::start(&mut command).wait_with_output().unwrap();
         let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{arguments:?}: {stderr}{stdout}");
@@ -139,18 +138,13 @@ impl Cluster {
 }
 
 impl Process {
-    fn start(program: &Path, folder: &Path, name: &str, arguments: &[&str]) -> Self {
+    fn start(copy: &Path, folder: &Path, name: &str, arguments: &[&str]) -> Self {
         let stderr = folder.join(format!("{name}.stderr"));
-        let mut child = Command::new(program)
-            .args(arguments)
-            .args(["--json", "--stop-with-stdin"])
-            .current_dir(folder)
-            .env_remove("WINDLASS_LOG")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(File::create(&stderr).unwrap())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(copy);
+        command.args(arguments).args(["--json", "--stop-with-stdin"]);
+        command.current_dir(folder).env_remove("WINDLASS_LOG");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(&stderr).unwrap());
+        let mut child = program::start(&mut command);
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let text = || fs::read_to_string(&stderr).unwrap();

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::program::copy_into;
+use super::program::{copy_into, start};
 
 /// The program, built now, and how it is started on a folder of the test's own.
 pub(crate) struct Program {
@@ -38,7 +38,8 @@ impl Program {
     /// Starts a server without waiting for it.
     pub(crate) fn spawn(&self, extra: &[&str]) -> Process {
         let stderr = self.folder.join("stderr");
-        let child = Command::new(&self.program)
+        let mut command = Command::new(&self.program);
+        command
             .args(["serve", "--json", "--stop-with-stdin", "--listen", "127.0.0.1:0"])
             .args(["--transports", "shm,tcp", "--memory", "512MiB", "--data-dir", "data"])
             .args(&self.options)
@@ -47,9 +48,8 @@ impl Program {
             .env_remove("WINDLASS_LOG")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(File::create(&stderr).unwrap())
-            .spawn()
-            .unwrap();
+            .stderr(File::create(&stderr).unwrap());
+        let child = start(&mut command);
         Process { child, stderr, address: String::new() }
     }
 
@@ -71,12 +71,10 @@ impl Program {
 
     /// Runs another command of the program; the lines of JSON that it prints.
     pub(crate) fn run(&self, arguments: &[&str]) -> Vec<Value> {
-        let output = Command::new(&self.program)
-            .args(arguments)
-            .arg("--json")
-            .current_dir(&self.folder)
-            .output()
-            .unwrap();
+        let mut command = Command::new(&self.program);
+        command.args(arguments).arg("--json").current_dir(&self.folder);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = start(&mut command).wait_with_output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{arguments:?}: {stderr}");
         output.stdout.lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect()

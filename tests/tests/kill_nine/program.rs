@@ -1,10 +1,11 @@
 //! The real program, as tests of several kinds run it.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command},
     sync::OnceLock,
+    time::Duration,
 };
 
 /// Copies the program into a folder: the one that `WINDLASS_PROGRAM` names, or else one built now.
@@ -15,6 +16,19 @@ pub(crate) fn copy_into(folder: &Path) -> PathBuf {
     let program = folder.join("windlass");
     fs::copy(BUILT.get_or_init(|| named.unwrap_or_else(build)), &program).unwrap();
     program
+}
+
+/// Starts a copy. Another thread that starts a process at this moment holds the copy open for writing
+/// until its own program runs; the system then refuses, for a moment.
+pub(crate) fn start(command: &mut Command) -> Child {
+    loop {
+        match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            started => return started.unwrap(),
+        }
+    }
 }
 
 /// Builds it in this test's profile.

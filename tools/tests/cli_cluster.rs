@@ -110,3 +110,27 @@ fn a_server_that_returns_keeps_its_number_and_its_rows() {
         fails(at, 1, &["serve", "--listen", "127.0.0.1:0", "--coordinator", &coordinator.address]);
     assert!(text.contains("more expected servers"), "{text}");
 }
+
+#[test]
+fn a_cluster_with_replicas_refuses_tables_with_clocks() {
+    let folder = folder();
+    let at = folder.path();
+    let coordinator = Server::coordinator(at, "127.0.0.1:0", &["--replicas", "2"]);
+    let join = ["--coordinator", coordinator.address.as_str()];
+    let [server, _second] = [(); 2].map(|()| Server::start(at, &join));
+    eventually("both have all partitions", || {
+        let map = json(at, &["cluster", "map", "--connect", &server.address, "--json"]);
+        let chains = map["chains"].as_array().unwrap();
+        let is_whole = |chain: &Value| chain["servers"].as_array().unwrap().len() == 2;
+        (!chains.is_empty() && chains.iter().all(is_whole), map)
+    });
+    let connect = ["--connect", server.address.as_str()];
+    let refuse = |arguments: &[&str]| {
+        let text = fails(at, 1, &[arguments, &connect[..]].concat());
+        assert!(text.contains("use consistency eventual"), "{text}");
+    };
+    refuse(&["table", "create", "t", "--consistency", "sequential"]);
+    refuse(&["table", "create", "t", "--consistency", "bounded:2"]);
+    json(at, &["table", "create", "t", "--connect", &server.address, "--json"]);
+    refuse(&["table", "set", "t", "--consistency", "bounded:2"]);
+}

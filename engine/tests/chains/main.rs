@@ -6,6 +6,7 @@ mod client;
 mod cluster;
 mod faults;
 mod linked;
+mod order;
 mod world;
 
 use windlass_wire::{DataType, ServerId, TableEntry, TableId, TableSchema, control::Provider};

@@ -134,6 +134,16 @@ const STEPS: &[Step] = &[
         },
     },
     Step {
+        name: "etcd",
+        about: "a standby takes over from a killed coordinator whose map is in etcd",
+        minutes_max: 6,
+        needs: &[Need::Program { name: "etcd", package: "etcd-server" }],
+        command: || {
+            let tests = ["test", "-p", "windlass-tests", "--test", "failover", "--", "--ignored"];
+            cargo(&tests)
+        },
+    },
+    Step {
         name: "softroce",
         about: "the verbs suite on an RDMA device, in a virtual machine if need be",
         minutes_max: 20,

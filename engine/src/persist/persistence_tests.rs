@@ -71,7 +71,7 @@ impl Replay for Counter {
     }
 
     fn restore(&mut self, block: &Block<'_>) -> Result<(), Refusal> {
-        self.sums[block.partition.0 as usize] = u64::from_le_bytes(block.bytes.try_into()?);
+        self.sums[block.partition.0 as usize] = u64::from_le_bytes(block.bytes[..8].try_into()?);
         self.blocks += 1;
         Ok(())
     }
@@ -160,11 +160,11 @@ fn settle(persistence: &mut Persistence, position: Position) {
     }
 }
 
-fn checkpoint(persistence: &mut Persistence, counter: &mut Counter) {
-    assert!(persistence.start_checkpoint(counter, Duration::ZERO));
+fn checkpoint(persistence: &mut Persistence, source: &mut dyn CheckpointSource) {
+    assert!(persistence.start_checkpoint(source, Duration::ZERO));
     loop {
         persistence.poll();
-        match persistence.step_checkpoint(counter, Duration::ZERO, 1 << 20) {
+        match persistence.step_checkpoint(source, Duration::ZERO, 1 << 20) {
             CheckpointProgress::Published { .. } => return,
             CheckpointProgress::Running { .. } => persistence.wait(Duration::from_millis(1)),
             CheckpointProgress::Idle => {
@@ -172,6 +172,46 @@ fn checkpoint(persistence: &mut Persistence, counter: &mut Counter) {
             }
         }
     }
+}
+
+/// One partition of three blocks: a long one, one that fills the rest of the buffer, a short one.
+#[derive(Default)]
+struct Brim {
+    blocks: u64,
+}
+
+impl CheckpointSource for Brim {
+    fn partitions(&mut self) -> Vec<PartitionId> {
+        vec![PartitionId(0)]
+    }
+
+    fn begin(&mut self, _partition: PartitionId, _extent: Extent) {}
+
+    fn next(&mut self, _partition: PartitionId, buffer: &mut [u8]) -> Next {
+        let length = [1 << 20, buffer.len(), 8, 0][usize::try_from(self.blocks).unwrap()];
+        if length == 0 {
+            return Next::Done;
+        }
+        if length > buffer.len() || buffer.is_empty() {
+            return Next::NoRoom;
+        }
+        self.blocks += 1;
+        let (table, index) = (TableId(1), self.blocks);
+        let (lsn, epoch) = (Lsn(0), Epoch(1));
+        Next::Block(BlockHead { table, section: 0, index, detail: 0, lsn, epoch, length })
+    }
+}
+
+#[test]
+fn a_block_may_fill_a_buffer_to_the_brim() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut counter = Counter::default();
+    let (mut persistence, _) = start(directory.path(), Provider::Buffered, &mut counter);
+    checkpoint(&mut persistence, &mut Brim::default());
+    drop(persistence);
+    let (_, recovered) = start(directory.path(), Provider::Buffered, &mut counter);
+    let manifest = recovered.directories[0].manifest.as_ref().unwrap();
+    assert_eq!(manifest.files.iter().map(|file| file.blocks).sum::<u64>(), 3);
 }
 
 #[test]

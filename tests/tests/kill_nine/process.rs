@@ -96,6 +96,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the server's end is {:?}; it said: {}", self.child.try_wait(), self.said());
+        }
         // It may have ended already; that is then what was wanted.
         let _ = self.child.kill();
         let _ = self.child.wait();

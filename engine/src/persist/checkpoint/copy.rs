@@ -35,8 +35,8 @@ impl Checkpointer {
                 self.end_data(run, used);
                 break;
             };
-            // The end frame must always fit behind.
-            let room = STAGING_BYTES - used - 2 * HEADER_BYTES;
+            // The end frame must always fit behind. A block that ended just before it leaves no room.
+            let room = STAGING_BYTES.saturating_sub(used + 2 * HEADER_BYTES);
             let start = run.filling * STAGING_BYTES + used;
             let partition = entry.partition;
             let next = if room == 0 {

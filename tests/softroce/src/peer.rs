@@ -4,7 +4,8 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc::{Receiver, channel},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -109,6 +110,22 @@ impl Peer {
     /// The state of the peer's side, as its `Debug` shows it.
     pub fn state_of(&mut self, peer_queue_pair: u32) -> String {
         self.ask(&format!("state {peer_queue_pair}")).remove(0)
+    }
+
+    /// Waits until its queue pair is in this state: it sees what we did when it polls next.
+    ///
+    /// # Panics
+    /// When it never is.
+    pub fn await_state(&mut self, peer_queue_pair: u32, state: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let found = self.state_of(peer_queue_pair);
+            if found == state {
+                return;
+            }
+            assert!(Instant::now() < deadline, "the peer's queue pair stays {found}, not {state}");
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Stops the process: its threads get no processor until [`Peer::resume`].

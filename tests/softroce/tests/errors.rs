@@ -53,6 +53,9 @@ fn a_silent_peer_is_reported_and_its_memory_given_back() {
     let near_at = near.connect(&mut to_near).unwrap();
     let mut to_far = open(&here).unwrap();
     let resources = || run("rdma", &["resource", "show", &here]);
+    // The first connection makes what later ones share.
+    let first = far.connect(&mut to_far).unwrap();
+    to_far.disconnect(first.queue_pair);
     let before = resources();
     let memory = region(&mut to_far, 1 << 20, Access::READ_WRITE);
     let far_at = far.connect(&mut to_far).unwrap();
@@ -80,44 +83,53 @@ fn a_silent_peer_is_reported_and_its_memory_given_back() {
 
 #[test]
 fn a_queue_pair_forced_into_error_ends_what_was_pending_and_nothing_else() {
-    let Some(device) = device() else { return };
-    let (mut first, mut second) = (Peer::start(PEER, &device), Peer::start(PEER, &device));
-    let mut transport = open(&device).unwrap();
-    let resources = || run("rdma", &["resource", "show", &device]);
+    let Some(LinkedDevices { here, there, interface }) = linked_devices() else { return };
+    let (mut near, mut far) = (Peer::start(PEER, "rxe0"), Peer::start(PEER, &there));
+    let mut to_near = open("rxe0").unwrap();
+    let local = region(&mut to_near, 4096, Access::LOCAL);
+    let near_at = near.connect(&mut to_near).unwrap();
+    let mut to_far = open(&here).unwrap();
+    let resources = || run("rdma", &["resource", "show", &here]);
+    // The first connection makes what later ones share.
+    let first = far.connect(&mut to_far).unwrap();
+    to_far.disconnect(first.queue_pair);
     let before = resources();
-    let memory = region(&mut transport, 1 << 20, Access::READ_WRITE);
-    let (to, other) = (first.connect(&mut transport), second.connect(&mut transport));
-    let (to, other) = (to.unwrap(), other.unwrap());
-    // Long reads, so that some are still under way when the queue pair fails.
+    let memory = region(&mut to_far, 4096, Access::READ_WRITE);
+    let far_at = far.connect(&mut to_far).unwrap();
+    let word = far_at.mailbox.at(0);
+    assert_eq!(write_word(&mut to_far, far_at.queue_pair, 1, word), CompletionStatus::Success);
+
+    // Nothing arrives any more, so that all of these are under way when the queue pair fails.
+    let silence = Silence::behind(&interface);
     let mut batch = Batch::with_capacity(16);
     for number in 1..=16 {
-        let local = memory.slice(0, 1 << 16).into();
-        let operation = Operation::Read { local, remote: to.parameters.at(0) };
+        let local = memory.slice(0, 8).into();
+        let operation = Operation::Read { local, remote: far_at.parameters.at(0) };
         batch.push(SendRequest { work_id: WorkId(number), signaled: true, operation }).unwrap();
     }
-    transport.post_send(to.queue_pair, &mut batch).unwrap();
-    transport.force_error(to.queue_pair);
-    assert_eq!(transport.state(to.queue_pair), QueuePairState::Error);
+    to_far.post_send(far_at.queue_pair, &mut batch).unwrap();
+    to_far.force_error(far_at.queue_pair);
+    assert_eq!(to_far.state(far_at.queue_pair), QueuePairState::Error);
     let mut flushed = 0;
     for number in 1..=16 {
-        let completion = next_completion(&mut transport, to.queue_pair);
+        let completion = next_completion(&mut to_far, far_at.queue_pair);
         assert_eq!(completion.work_id, WorkId(number), "completions come in order");
+        assert_ne!(completion.status, CompletionStatus::Success);
         flushed += u32::from(completion.status == CompletionStatus::Flushed);
     }
     report(&format!("forced into error: {flushed} of 16 requests flushed"));
-    assert!(flushed > 0, "something was still under way");
+    assert!(flushed > 0, "what was under way is flushed");
+    drop(silence);
 
-    let local = region(&mut transport, 4096, Access::LOCAL);
-    let parameter = other.parameters.at(0);
-    assert_eq!(read_word(&mut transport, other.queue_pair, &local, parameter), Ok(0));
-    assert_eq!(second.state_of(other.peer_queue_pair), "Ready");
-
-    transport.disconnect(to.queue_pair);
-    transport.disconnect(other.queue_pair);
-    transport.deregister(&memory);
-    transport.deregister(&local);
-    drop((first, second));
+    let parameter = near_at.parameters.at(0);
+    assert_eq!(read_word(&mut to_near, near_at.queue_pair, &local, parameter), Ok(0));
+    near.await_state(near_at.peer_queue_pair, "Ready");
+    to_far.disconnect(far_at.queue_pair);
+    to_far.deregister(&memory);
     assert_eq!(resources(), before, "queue pairs and regions are gone");
+    let again = far.connect(&mut to_far).unwrap();
+    let word = again.mailbox.at(0);
+    assert_eq!(write_word(&mut to_far, again.queue_pair, 3, word), CompletionStatus::Success);
 }
 
 #[test]

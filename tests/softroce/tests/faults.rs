@@ -121,7 +121,7 @@ fn a_rogue_request_is_refused_and_kills_only_its_queue_pair() {
 
     let parameter = to_honest.parameters.at(0);
     assert_eq!(read_word(&mut honest, to_honest.queue_pair, &local, parameter), Ok(77));
-    assert_eq!(peer.state_of(to_honest.peer_queue_pair), "Ready");
+    peer.await_state(to_honest.peer_queue_pair, "Ready");
 }
 
 #[test]
@@ -131,9 +131,9 @@ fn a_disconnect_is_seen_by_the_peer_at_once() {
     let mut transport = open(&device).unwrap();
     let mut peer = Peer::start(PEER, &device);
     let to = peer.connect(&mut transport).unwrap();
-    assert_eq!(peer.state_of(to.peer_queue_pair), "Ready");
+    peer.await_state(to.peer_queue_pair, "Ready");
     transport.disconnect(to.queue_pair);
-    assert_eq!(peer.state_of(to.peer_queue_pair), "Error");
+    peer.await_state(to.peer_queue_pair, "Error");
 
     let to = peer.connect(&mut transport).unwrap();
     peer.ask(&format!("disconnect {}", to.peer_queue_pair));

@@ -96,6 +96,16 @@ train() {
 }
 
 step "training by verbs" train
+# Chains over verbs: three servers, the writers and the links between servers by nothing else; two
+# servers are killed and replaced, and every acknowledged push must be there once on each replica.
+chains() {
+    local windlass=${programs[bin:windlass]:-}
+    [ -n "$windlass" ] || return 1
+    timeout 200 "$windlass" drill --transports verbs --kills 2 --writers 1 --json \
+        --verbs-device "$WINDLASS_VERBS_DEVICE" --verbs-retry-count 5
+}
+
+step "chains by verbs, servers killed" chains
 for name in layout peers; do
     [ -n "${programs[interop:$name]:-}" ] && step "interop: $name" test_program "interop:$name"
 done

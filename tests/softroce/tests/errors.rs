@@ -9,13 +9,13 @@ use std::{
 
 use windlass_softroce::{
     LinkedDevices, device, linked_devices, open,
-    peer::Peer,
+    peer::{Connection, Peer},
     report,
     side::{self, next_completion, read_word, region, write_word},
 };
 use windlass_transport::{
-    Access, Batch, Completion, CompletionStatus, Operation, QueuePairState, SendRequest, Transport,
-    WorkId,
+    Access, Batch, Completion, CompletionStatus, MemoryRegion, Operation, QueuePairState,
+    SendRequest, Transport, WorkId, verbs::VerbsTransport,
 };
 
 const PEER: &str = env!("CARGO_BIN_EXE_softroce-peer");
@@ -43,76 +43,114 @@ impl Drop for Silence {
     }
 }
 
+/// One process that talks to a peer on its own host, who must never notice, and to one behind a link.
+struct NearAndFar {
+    near: Peer,
+    near_at: Connection,
+    to_near: VerbsTransport,
+    local: MemoryRegion,
+    far: Peer,
+    far_at: Connection,
+    to_far: VerbsTransport,
+    /// Of the session with the far peer.
+    memory: MemoryRegion,
+    here: String,
+    interface: String,
+    /// What the device held before that session.
+    before: String,
+}
+
+impl NearAndFar {
+    fn connect() -> Option<Self> {
+        let LinkedDevices { here, there, interface } = linked_devices()?;
+        let (mut near, mut far) = (Peer::start(PEER, "rxe0"), Peer::start(PEER, &there));
+        let mut to_near = open("rxe0").unwrap();
+        let local = region(&mut to_near, 4096, Access::LOCAL);
+        let near_at = near.connect(&mut to_near).unwrap();
+        let mut to_far = open(&here).unwrap();
+        // The first connection makes what later ones share.
+        let first = far.connect(&mut to_far).unwrap();
+        to_far.disconnect(first.queue_pair);
+        let before = resources(&here);
+        let memory = region(&mut to_far, 1 << 20, Access::READ_WRITE);
+        let far_at = far.connect(&mut to_far).unwrap();
+        let word = far_at.mailbox.at(0);
+        assert_eq!(write_word(&mut to_far, far_at.queue_pair, 1, word), CompletionStatus::Success);
+        Some(Self {
+            near,
+            near_at,
+            to_near,
+            local,
+            far,
+            far_at,
+            to_far,
+            memory,
+            here,
+            interface,
+            before,
+        })
+    }
+
+    fn near_answers(&mut self) {
+        let parameter = self.near_at.parameters.at(0);
+        let queue_pair = self.near_at.queue_pair;
+        assert_eq!(read_word(&mut self.to_near, queue_pair, &self.local, parameter), Ok(0));
+    }
+
+    fn far_is_forgotten(&mut self) {
+        self.to_far.disconnect(self.far_at.queue_pair);
+        self.to_far.deregister(&self.memory);
+        assert_eq!(resources(&self.here), self.before, "queue pairs and regions are gone");
+    }
+
+    fn far_answers_again(&mut self) {
+        let again = self.far.connect(&mut self.to_far).unwrap();
+        let word = again.mailbox.at(0);
+        let status = write_word(&mut self.to_far, again.queue_pair, 3, word);
+        assert_eq!(status, CompletionStatus::Success);
+    }
+}
+
+fn resources(device: &str) -> String {
+    run("rdma", &["resource", "show", device])
+}
+
 #[test]
 fn a_silent_peer_is_reported_and_its_memory_given_back() {
-    let Some(LinkedDevices { here, there, interface }) = linked_devices() else { return };
-    // The same process talks to somebody behind another device, who must not notice.
-    let (mut near, mut far) = (Peer::start(PEER, "rxe0"), Peer::start(PEER, &there));
-    let mut to_near = open("rxe0").unwrap();
-    let local = region(&mut to_near, 4096, Access::LOCAL);
-    let near_at = near.connect(&mut to_near).unwrap();
-    let mut to_far = open(&here).unwrap();
-    let resources = || run("rdma", &["resource", "show", &here]);
-    // The first connection makes what later ones share.
-    let first = far.connect(&mut to_far).unwrap();
-    to_far.disconnect(first.queue_pair);
-    let before = resources();
-    let memory = region(&mut to_far, 1 << 20, Access::READ_WRITE);
-    let far_at = far.connect(&mut to_far).unwrap();
-    to_far.share(far_at.queue_pair, &memory).unwrap();
-    let word = far_at.mailbox.at(0);
-    assert_eq!(write_word(&mut to_far, far_at.queue_pair, 1, word), CompletionStatus::Success);
+    let Some(mut peers) = NearAndFar::connect() else { return };
+    peers.to_far.share(peers.far_at.queue_pair, &peers.memory).unwrap();
 
-    let silence = Silence::behind(&interface);
+    let silence = Silence::behind(&peers.interface);
     let began = Instant::now();
-    let status = write_word(&mut to_far, far_at.queue_pair, 2, word);
+    let word = peers.far_at.mailbox.at(0);
+    let status = write_word(&mut peers.to_far, peers.far_at.queue_pair, 2, word);
     report(&format!("silent peer: {status:?} after {:?}", began.elapsed()));
     assert_eq!(status, CompletionStatus::RetryExceeded);
-    assert_eq!(to_far.state(far_at.queue_pair), QueuePairState::Error);
-    let parameter = near_at.parameters.at(0);
-    assert_eq!(read_word(&mut to_near, near_at.queue_pair, &local, parameter), Ok(0));
-
-    to_far.disconnect(far_at.queue_pair);
-    to_far.deregister(&memory);
-    assert_eq!(resources(), before, "queue pairs and regions of the session are gone");
+    assert_eq!(peers.to_far.state(peers.far_at.queue_pair), QueuePairState::Error);
+    peers.near_answers();
+    peers.far_is_forgotten();
     drop(silence);
-    let again = far.connect(&mut to_far).unwrap();
-    let word = again.mailbox.at(0);
-    assert_eq!(write_word(&mut to_far, again.queue_pair, 3, word), CompletionStatus::Success);
+    peers.far_answers_again();
 }
 
 #[test]
 fn a_queue_pair_forced_into_error_ends_what_was_pending_and_nothing_else() {
-    let Some(LinkedDevices { here, there, interface }) = linked_devices() else { return };
-    let (mut near, mut far) = (Peer::start(PEER, "rxe0"), Peer::start(PEER, &there));
-    let mut to_near = open("rxe0").unwrap();
-    let local = region(&mut to_near, 4096, Access::LOCAL);
-    let near_at = near.connect(&mut to_near).unwrap();
-    let mut to_far = open(&here).unwrap();
-    let resources = || run("rdma", &["resource", "show", &here]);
-    // The first connection makes what later ones share.
-    let first = far.connect(&mut to_far).unwrap();
-    to_far.disconnect(first.queue_pair);
-    let before = resources();
-    let memory = region(&mut to_far, 4096, Access::READ_WRITE);
-    let far_at = far.connect(&mut to_far).unwrap();
-    let word = far_at.mailbox.at(0);
-    assert_eq!(write_word(&mut to_far, far_at.queue_pair, 1, word), CompletionStatus::Success);
-
+    let Some(mut peers) = NearAndFar::connect() else { return };
     // Nothing arrives any more, so that all of these are under way when the queue pair fails.
-    let silence = Silence::behind(&interface);
+    let silence = Silence::behind(&peers.interface);
     let mut batch = Batch::with_capacity(16);
     for number in 1..=16 {
-        let local = memory.slice(0, 8).into();
-        let operation = Operation::Read { local, remote: far_at.parameters.at(0) };
+        let local = peers.memory.slice(0, 8).into();
+        let operation = Operation::Read { local, remote: peers.far_at.parameters.at(0) };
         batch.push(SendRequest { work_id: WorkId(number), signaled: true, operation }).unwrap();
     }
-    to_far.post_send(far_at.queue_pair, &mut batch).unwrap();
-    to_far.force_error(far_at.queue_pair);
-    assert_eq!(to_far.state(far_at.queue_pair), QueuePairState::Error);
+    let queue_pair = peers.far_at.queue_pair;
+    peers.to_far.post_send(queue_pair, &mut batch).unwrap();
+    peers.to_far.force_error(queue_pair);
+    assert_eq!(peers.to_far.state(queue_pair), QueuePairState::Error);
     let mut flushed = 0;
     for number in 1..=16 {
-        let completion = next_completion(&mut to_far, far_at.queue_pair);
+        let completion = next_completion(&mut peers.to_far, queue_pair);
         assert_eq!(completion.work_id, WorkId(number), "completions come in order");
         assert_ne!(completion.status, CompletionStatus::Success);
         flushed += u32::from(completion.status == CompletionStatus::Flushed);
@@ -121,15 +159,10 @@ fn a_queue_pair_forced_into_error_ends_what_was_pending_and_nothing_else() {
     assert!(flushed > 0, "what was under way is flushed");
     drop(silence);
 
-    let parameter = near_at.parameters.at(0);
-    assert_eq!(read_word(&mut to_near, near_at.queue_pair, &local, parameter), Ok(0));
-    near.await_state(near_at.peer_queue_pair, "Ready");
-    to_far.disconnect(far_at.queue_pair);
-    to_far.deregister(&memory);
-    assert_eq!(resources(), before, "queue pairs and regions are gone");
-    let again = far.connect(&mut to_far).unwrap();
-    let word = again.mailbox.at(0);
-    assert_eq!(write_word(&mut to_far, again.queue_pair, 3, word), CompletionStatus::Success);
+    peers.near_answers();
+    peers.near.await_state(peers.near_at.peer_queue_pair, "Ready");
+    peers.far_is_forgotten();
+    peers.far_answers_again();
 }
 
 #[test]

@@ -44,6 +44,8 @@ pub(crate) struct Arguments {
     /// Seed of who is killed
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
+    #[command(flatten)]
+    verbs: VerbsFlags,
 }
 
 /// What `--json` prints.
@@ -70,6 +72,7 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
         replicas: arguments.replicas,
         transports: arguments.transports.clone(),
         memory_bytes: 256 << 20,
+        verbs: arguments.verbs.clone(),
         ..ServerOptions::default()
     })
     .map_err(Failure::failed)?;
@@ -77,7 +80,7 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
         address: servers.address().to_owned(),
         transport: None,
         token: None,
-        verbs: VerbsFlags::default(),
+        verbs: arguments.verbs.clone(),
     };
     let mut drill = Drill::new(&connection(&servers)).map_err(Failure::failed)?;
     let writers = Writers::start(&connection(&servers), arguments.writers);

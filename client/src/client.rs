@@ -202,6 +202,22 @@ impl Client {
         }
     }
 
+    /// Sets consecutive rows of a dense table, whatever its rule; their optimiser state begins anew.
+    /// For loading what other programs have made: pushes of the same rows meanwhile may come before or
+    /// after. `values` are whole rows, little-endian. Returns when they are as safe as the table's
+    /// durability says.
+    ///
+    /// # Errors
+    /// When the rows are not all in the table, a server is gone, or the cluster has replicas.
+    pub fn set_rows(
+        &self,
+        table: &TableEntry,
+        first: u64,
+        values: &[u8],
+    ) -> Result<(), TableError> {
+        self.core.borrow_mut().set_rows(table, first, values)
+    }
+
     /// Asks a server to begin a checkpoint of what it keeps on disk.
     ///
     /// # Errors

@@ -15,6 +15,8 @@ pub struct CoordinatorConfig {
     pub expected_servers: u32,
     /// Where map, catalogue and ranks are kept.
     pub store: StoreConfig,
+    /// A restored server's data directory: a new cluster has its tables and as many partitions.
+    pub restored: Option<PathBuf>,
     /// How often servers send heartbeats.
     pub heartbeat_interval: Duration,
     /// A server silent for this long is failed.
@@ -58,6 +60,7 @@ impl CoordinatorConfig {
             replicas,
             expected_servers: u32::from(replicas.max(1)),
             store: StoreConfig::Memory,
+            restored: None,
             heartbeat_interval: choose(100, 500),
             heartbeat_timeout: choose(800, 10_000),
             disconnect_timeout: choose(20, 5_000),

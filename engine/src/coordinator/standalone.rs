@@ -2,6 +2,7 @@
 
 use std::{
     net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, PoisonError},
     time::Duration,
 };
@@ -16,7 +17,13 @@ use super::{
     CoordinatorConfig, Desk, Joining, StoreError,
     running::{RunError, RunningCoordinator},
 };
-use crate::{control_port::ControlPort, greeting::Greeting, refusal::refused};
+use crate::{
+    control_port::ControlPort,
+    greeting::Greeting,
+    refusal::refused,
+    server::catalogue::{Catalogue, ONE_COPY},
+    shard::chain,
+};
 
 /// Why a coordinator could not start.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +48,14 @@ pub enum CoordinatorStartError {
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The restored directory is none.
+    #[error("{path} is no restored data directory: {reason}")]
+    Restored {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// No thread could be started.
     #[error("cannot start a thread")]
     Thread {
@@ -73,14 +88,19 @@ impl CoordinatorServer {
         listen: SocketAddr,
         token: Option<String>,
         is_insecure: bool,
-        config: CoordinatorConfig,
+        mut config: CoordinatorConfig,
     ) -> Result<Self, CoordinatorStartError> {
         if !listen.ip().is_loopback() && token.is_none() && !is_insecure {
             return Err(CoordinatorStartError::Open { listen });
         }
         let listener = TcpListener::bind(listen)
             .map_err(|source| CoordinatorStartError::Listen { address: listen, source })?;
-        let running = RunningCoordinator::start(config, Vec::new(), 1)?;
+        let kept = config.restored.as_deref().map(|path| restored(path, config.replicas));
+        let kept = kept.transpose()?.unwrap_or_default();
+        if kept.partitions != 0 {
+            config.partitions = kept.partitions;
+        }
+        let running = RunningCoordinator::start(config, kept.tables, kept.next_table)?;
         let stop = Arc::new(Stop::default());
         let (desk, stopping) = (running.desk().clone(), stop.clone());
         let port = ControlPort::open(listener, move |stream| {
@@ -125,6 +145,16 @@ impl From<RunError> for CoordinatorStartError {
             RunError::Thread { source } => Self::Thread { source },
         }
     }
+}
+
+/// The tables of a restored data directory.
+fn restored(path: &Path, replicas: u8) -> Result<Catalogue, CoordinatorStartError> {
+    let refused = |reason| CoordinatorStartError::Restored { path: path.to_owned(), reason };
+    if replicas > 1 {
+        return Err(refused(ONE_COPY.to_owned()));
+    }
+    let read = Catalogue::read(path).map_err(|error| refused(chain(&error)))?;
+    read.ok_or_else(|| refused("name one that `checkpoint restore` has made".to_owned()))
 }
 
 fn serve(

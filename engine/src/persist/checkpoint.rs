@@ -246,6 +246,12 @@ impl Checkpointer {
         (self.last.number > 0).then_some(&self.last)
     }
 
+    /// Why the last attempt failed, until [`Checkpointer::take_failure`] takes it.
+    #[must_use]
+    pub fn failure(&self) -> Option<&CheckpointError> {
+        self.failure.as_ref()
+    }
+
     /// Why the last attempt failed, once.
     pub fn take_failure(&mut self) -> Option<CheckpointError> {
         self.failure.take()

@@ -9,10 +9,11 @@ use super::{
     frame::{Frame, Kind},
     log_files::LogFiles,
     log_walk::{self, BadFrame, Place, Position, TornTail, Visitor},
-    manifest::{BadManifest, DataFile, Manifest, data_name, read_manifests},
+    manifest::{BadManifest, DataFile, Manifest, data_name, manifest_name, read_manifests},
     recovery::{BadBlock, read_data_file},
     scan::ScanMemory,
-    storage::{Storage, StorageError},
+    segment,
+    storage::{Listed, Storage, StorageError},
 };
 
 /// One frame of the log.
@@ -134,6 +135,30 @@ pub fn inspect_log(
         damage: walked.damage,
         ..lister.summary
     })
+}
+
+/// The files of a directory that recovery reads: the newest checkpoint's, manifests that cannot be
+/// read, and the log behind it.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn needed_files(storage: &mut dyn Storage) -> Result<Vec<Listed>, StorageError> {
+    let (manifests, unreadable) = read_manifests(storage)?;
+    let newest = manifests.first();
+    let log = LogFiles::open(storage, newest.map_or(0, |manifest| manifest.log_position))?;
+    let mut needed = storage.list()?;
+    needed.retain(|file| {
+        let name = &file.name;
+        let is_of_newest = newest.is_some_and(|newest| {
+            *name == manifest_name(newest.number)
+                || newest.files.iter().any(|file| *name == data_name(file.number))
+        });
+        let is_log = segment::file_number(name).is_some();
+        is_of_newest
+            || unreadable.iter().any(|bad| bad.file == *name)
+            || is_log && !log.free.iter().any(|(free, _)| free == name)
+    });
+    Ok(needed)
 }
 
 struct Lister<'a> {

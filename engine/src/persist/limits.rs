@@ -42,6 +42,13 @@ pub const WRITES_MAX: usize = 64;
 /// begun without a trace, one per write under way, so that no salt is ever used twice.
 pub const SEQUENCE_JUMP: u64 = 128;
 
+/// Longest write that a shard carries out in place; see `uring/in_place.rs`. Longer ones take their time,
+/// and gain by overlapping.
+pub const IN_PLACE_BYTES_MAX: u32 = 512 << 10;
+
+/// Mean time of writes up to which they are carried out in place: a shard does nothing else meanwhile.
+pub const IN_PLACE_MEAN_MAX: std::time::Duration = std::time::Duration::from_micros(250);
+
 /// Most operations a storage holds at once.
 pub const OPERATIONS_MAX: usize = 256;
 
@@ -69,6 +76,13 @@ pub const CHECKPOINT_BLOCK_BYTES_MAX: usize = 1 << 20;
 
 /// One staging buffer of a checkpoint: several are filled and written in turn.
 pub const STAGING_BYTES: usize = 2 << 20;
+
+/// Checkpoints that fail one after another before a log without room for more records stops: only
+/// they bring room back.
+pub const CHECKPOINT_FAILURES_MAX: u32 = 3;
+
+/// Milliseconds from a failed checkpoint to the next attempt, while the log has room.
+pub const CHECKPOINT_RETRY_MS: u64 = 1000;
 
 /// Longest manifest.
 pub const MANIFEST_BYTES_MAX: usize = 4 << 20;

@@ -220,7 +220,9 @@ impl Log {
         self.partitions.advance(facts.partition, lsn);
         let draft = Draft::new(*facts, shape, lsn);
         draft.prepare(self.ring.bytes_mut(cursor, shape.length()));
-        self.batch_mut(batch).filling += 1;
+        let pending = self.batch_mut(batch);
+        pending.filling += 1;
+        pending.awaited |= facts.durability.waits();
         Ok(Reservation { cursor, batch, draft })
     }
 
@@ -279,6 +281,7 @@ impl Log {
         self.partitions.advance(partition, record.lsn());
         let pending = self.batch_mut(batch);
         pending.records += 1;
+        pending.awaited |= durability.waits();
         let to = pending.active.salt;
         let position = Position(pending.position + (cursor - pending.start) + length as u64);
         let bytes = self.ring.bytes_mut(cursor, length);

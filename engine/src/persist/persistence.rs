@@ -5,8 +5,10 @@ use std::time::Duration;
 use super::{
     checkpoint::{self, CheckpointConfig, CheckpointProgress, CheckpointSource, Checkpointer},
     commit::Position,
+    limits::{CHECKPOINT_FAILURES_MAX, CHECKPOINT_RETRY_MS},
     log::{Log, LogConfig},
     memory::Window,
+    poison::Poison,
     recovery::RecoveredDirectory,
     storage::{Completion, Storage, StorageError},
 };
@@ -20,6 +22,9 @@ pub struct Persistence {
     checkpointer: Checkpointer,
     completions: Vec<Completion>,
     polled: bool,
+    /// Checkpoints that failed since one was published, and when the last of them did.
+    failures: u32,
+    failed_at: Option<Duration>,
 }
 
 impl Persistence {
@@ -38,7 +43,15 @@ impl Persistence {
         let log = Log::open(storage.as_mut(), log, ring, &recovered.tail)?;
         let last = recovered.manifest.clone();
         let checkpointer = Checkpointer::open(storage.as_mut(), checkpoint, last)?;
-        Ok(Self { storage, log, checkpointer, completions: Vec::with_capacity(64), polled: false })
+        Ok(Self {
+            storage,
+            log,
+            checkpointer,
+            completions: Vec::with_capacity(64),
+            polled: false,
+            failures: 0,
+            failed_at: None,
+        })
     }
 
     /// Once per turn, after sealing: writes what should be written now.
@@ -66,8 +79,14 @@ impl Persistence {
         self.polled
     }
 
-    /// Begins a checkpoint: at the end of a turn, when every sealed record is applied.
+    /// Begins a checkpoint: at the end of a turn, when every sealed record is applied. Not right after
+    /// one that failed, unless the log needs it to go on.
     pub fn start_checkpoint(&mut self, source: &mut dyn CheckpointSource, now: Duration) -> bool {
+        let retry = Duration::from_millis(CHECKPOINT_RETRY_MS);
+        let is_early = self.failed_at.is_some_and(|failed| now.saturating_sub(failed) < retry);
+        if is_early && !self.log.is_nearly_full() {
+            return false;
+        }
         // Ends the open batch, so that the log is needed from here and not from its start.
         self.log.flush_all(self.storage.as_mut());
         self.checkpointer.start(&self.log, source, now)
@@ -81,7 +100,27 @@ impl Persistence {
         budget_bytes: usize,
     ) -> CheckpointProgress {
         let Self { storage, log, checkpointer, .. } = self;
-        checkpointer.step(storage.as_mut(), log, source, now, budget_bytes)
+        let was_running = checkpointer.is_running();
+        let progress = checkpointer.step(storage.as_mut(), log, source, now, budget_bytes);
+        if let CheckpointProgress::Published { .. } = progress {
+            (self.failures, self.failed_at) = (0, None);
+        } else if was_running && progress == CheckpointProgress::Idle {
+            self.failures += 1;
+            self.failed_at = Some(now);
+            self.stop_without_checkpoints();
+        }
+        progress
+    }
+
+    /// Whoever waits for room in a full log waits for a checkpoint. When none succeeds, the log stops
+    /// instead, and says why.
+    fn stop_without_checkpoints(&mut self) {
+        if self.failures < CHECKPOINT_FAILURES_MAX || !self.log.is_nearly_full() {
+            return;
+        }
+        if let Some(error) = self.checkpointer.failure() {
+            self.log.stop(Poison::without_checkpoints(error));
+        }
     }
 
     /// Writes everything sealed as soon as may be, whatever its level.

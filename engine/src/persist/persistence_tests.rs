@@ -25,6 +25,9 @@ use crate::persist::{
     storage::{Provider, Storage, open},
 };
 
+#[path = "persistence_tests/refusing.rs"]
+mod refusing;
+
 const PARTITIONS: u32 = 4;
 
 /// Counts what it is given: enough to see that nothing is missing and nothing comes twice.
@@ -89,7 +92,10 @@ impl Replay for Counter {
 }
 
 fn start(directory: &Path, provider: Provider, counter: &mut Counter) -> (Persistence, Recovered) {
-    let mut storage = open(directory, provider).unwrap();
+    start_on(open(directory, provider).unwrap(), counter)
+}
+
+fn start_on(mut storage: Box<dyn Storage>, counter: &mut Counter) -> (Persistence, Recovered) {
     let recovered =
         recover(std::slice::from_mut(&mut storage), RecoveryOptions::default(), counter).unwrap();
     assert_eq!(recovered.damage().count(), 0);

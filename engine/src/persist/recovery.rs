@@ -209,13 +209,14 @@ pub fn recover(
     for (at, storage) in storages.iter_mut().enumerate() {
         recovery.choose(at, storage.as_mut(), replay)?;
     }
-    let mut memories = Vec::with_capacity(storages.len());
+    // One memory for all directories: there may be many, of many servers.
+    let mut memory: Option<(usize, ScanMemory)> = None;
     for (at, storage) in storages.iter_mut().enumerate() {
-        let mut memory = ScanMemory::new(storage.as_mut())?;
-        recovery.load(at, storage.as_mut(), &mut memory, replay)?;
-        memories.push(memory);
+        let memory = ScanMemory::for_storage(&mut memory, at, storage.as_mut())?;
+        recovery.load(at, storage.as_mut(), memory, replay)?;
     }
-    for (at, (storage, memory)) in storages.iter_mut().zip(&mut memories).enumerate() {
+    for (at, storage) in storages.iter_mut().enumerate() {
+        let memory = ScanMemory::for_storage(&mut memory, at, storage.as_mut())?;
         recovery.replay(at, storage.as_mut(), memory, replay)?;
     }
     recovery.judge_suspects();

@@ -33,21 +33,42 @@ impl ScanMemory {
     /// # Errors
     /// When the system has none.
     pub(crate) fn new(storage: &mut dyn Storage) -> Result<Self, StorageError> {
-        let mut allocate = || -> Result<(Window, RegionId), StorageError> {
-            let window = Window::allocate(CARRY + READ_BYTES).map_err(|source| StorageError {
+        let allocate = || {
+            Window::allocate(CARRY + READ_BYTES).map_err(|source| StorageError {
                 operation: "allocate memory for reading",
                 name: "the log".to_owned(),
                 source,
-            })?;
-            let region = storage.register(window.pages().clone())?;
-            Ok((window, region))
+            })
         };
-        let (first, second) = (allocate()?, allocate()?);
-        Ok(Self {
-            buffers: [first.0, second.0],
-            regions: [first.1, second.1],
-            read_bytes: READ_BYTES,
-        })
+        let buffers = [allocate()?, allocate()?];
+        let mut memory = Self { buffers, regions: [RegionId(0); 2], read_bytes: READ_BYTES };
+        memory.attach(storage)?;
+        Ok(memory)
+    }
+
+    /// The memory that several storages share, registered with number `at` of them.
+    pub(crate) fn for_storage<'a>(
+        shared: &'a mut Option<(usize, Self)>,
+        at: usize,
+        storage: &mut dyn Storage,
+    ) -> Result<&'a mut Self, StorageError> {
+        match shared {
+            Some((last, _)) if *last == at => {}
+            Some((last, memory)) => {
+                memory.attach(storage)?;
+                *last = at;
+            }
+            None => *shared = Some((at, Self::new(storage)?)),
+        }
+        Ok(shared.as_mut().map(|(_, memory)| memory).expect("set above"))
+    }
+
+    /// Registers the memory with another storage, which is scanned next.
+    fn attach(&mut self, storage: &mut dyn Storage) -> Result<(), StorageError> {
+        for (buffer, region) in self.buffers.iter().zip(&mut self.regions) {
+            *region = storage.register(buffer.pages().clone())?;
+        }
+        Ok(())
     }
 }
 

@@ -35,6 +35,15 @@ pub trait Storage: fmt::Debug {
     /// Gives the operation back when [`limits::OPERATIONS_MAX`] are under way: poll, then retry.
     fn submit(&mut self, token: Token, operation: Operation) -> Result<(), Operation>;
 
+    /// Hands over an operation whose end somebody waits for. It may be carried out before this returns,
+    /// if that is quick; its completion is polled for all the same.
+    ///
+    /// # Errors
+    /// As [`Storage::submit`].
+    fn submit_awaited(&mut self, token: Token, operation: Operation) -> Result<(), Operation> {
+        self.submit(token, operation)
+    }
+
     /// Tells the device what was submitted and appends what has completed. Never waits.
     fn poll(&mut self, completions: &mut Vec<Completion>);
 

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! offset size
-//!      0    8  "WLCATAL2"
+//!      0    8  "WLCATAL3"
 //!      8    4  CRC32C of the body
 //!     12       body: next table id (4), shards of the server (2), generation of their
-//!              directories (4), list of tables
+//!              directories (4), partitions of the cluster (4), list of its servers (4 each),
+//!              list of tables
 //! ```
 //!
-//! "WLCATAL1" lacks the generation, which is 0.
+//! "WLCATAL2" lacks partitions and servers: not known. "WLCATAL1" lacks the generation, too: 0.
 //!
 //! It is replaced whole: written beside, synced, renamed, and the directory synced.
 
@@ -18,23 +19,28 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use windlass_wire::{Checksum, TableEntry, Wire, codec::Reader};
+use windlass_wire::{Checksum, ServerId, TableEntry, Wire, codec::Reader};
 
 use crate::persist::directories::ShardDirectory;
 
 /// What the file holds.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Catalogue {
-    pub(super) next_table: u32,
+pub(crate) struct Catalogue {
+    pub(crate) next_table: u32,
+    /// Zero when the directories are of several servers: any number of shards groups them anew.
     pub(super) shard_count: u16,
     /// Which grouping of partitions the shards' directories are of.
     pub(super) generation: u32,
-    pub(super) tables: Vec<TableEntry>,
+    /// Partitions of the cluster; zero when not known.
+    pub(crate) partitions: u32,
+    /// Servers of the cluster when this was written.
+    pub(super) servers: Vec<ServerId>,
+    pub(crate) tables: Vec<TableEntry>,
 }
 
 /// Why the catalogue cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum CatalogueError {
+pub(crate) enum CatalogueError {
     /// The disk refused.
     #[error("cannot {step} {path}")]
     Disk {
@@ -55,7 +61,12 @@ pub(super) enum CatalogueError {
     },
 }
 
-const MAGIC: [u8; 8] = *b"WLCATAL2";
+/// Why restored tables are not served by chains.
+pub(crate) const ONE_COPY: &str = "each server takes its partitions from the restored files, and \
+                                   copies of them would not be told apart: use --replicas 1";
+
+const MAGIC: [u8; 8] = *b"WLCATAL3";
+const MAGIC_2: [u8; 8] = *b"WLCATAL2";
 const MAGIC_1: [u8; 8] = *b"WLCATAL1";
 const BODY_AT: usize = 12;
 
@@ -66,18 +77,29 @@ fn path_of(data: &Path) -> PathBuf {
 impl Catalogue {
     /// Reads the catalogue of a data directory, which is made if it is missing; `None` for a new one.
     pub(super) fn load(data: &Path) -> Result<Option<Self>, CatalogueError> {
+        let path = data.to_owned();
+        fs::create_dir_all(data).map_err(|source| CatalogueError::Disk {
+            step: "make",
+            path,
+            source,
+        })?;
+        Self::read(data)
+    }
+
+    /// Reads the catalogue of a data directory; `None` when there is none.
+    pub(crate) fn read(data: &Path) -> Result<Option<Self>, CatalogueError> {
         let path = path_of(data);
-        let disk = |step, path: &Path| {
-            let path = path.to_owned();
-            move |source| CatalogueError::Disk { step, path, source }
-        };
-        fs::create_dir_all(data).map_err(disk("make", data))?;
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(disk("read", &path)(error)),
+            Err(source) => return Err(CatalogueError::Disk { step: "read", path, source }),
         };
         decode(&bytes).map(Some).ok_or(CatalogueError::Damaged { path })
+    }
+
+    /// Whether `restore` made it, and no server has served from it yet.
+    pub(crate) fn is_restored(&self) -> bool {
+        self.shard_count == 0
     }
 
     /// The generation that so many shards go on in: this one, or a new one when they group the
@@ -114,6 +136,8 @@ fn encode(catalogue: &Catalogue) -> Vec<u8> {
     catalogue.next_table.encode(&mut bytes);
     catalogue.shard_count.encode(&mut bytes);
     catalogue.generation.encode(&mut bytes);
+    catalogue.partitions.encode(&mut bytes);
+    catalogue.servers.encode(&mut bytes);
     catalogue.tables.encode(&mut bytes);
     let checksum = Checksum::of(&bytes[BODY_AT..]);
     bytes[..8].copy_from_slice(&MAGIC);
@@ -124,15 +148,17 @@ fn encode(catalogue: &Catalogue) -> Vec<u8> {
 fn decode(bytes: &[u8]) -> Option<Catalogue> {
     let (header, body) = bytes.split_at_checked(BODY_AT)?;
     let checksum = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
-    let is_first = header[..8] == MAGIC_1;
-    if !(is_first || header[..8] == MAGIC) || Checksum::of(body).0 != checksum {
+    let version = [MAGIC_1, MAGIC_2, MAGIC].iter().position(|magic| header[..8] == *magic)? + 1;
+    if Checksum::of(body).0 != checksum {
         return None;
     }
     let mut from = Reader::new(body);
     let catalogue = Catalogue {
         next_table: u32::decode(&mut from).ok()?,
         shard_count: u16::decode(&mut from).ok()?,
-        generation: if is_first { 0 } else { u32::decode(&mut from).ok()? },
+        generation: if version < 2 { 0 } else { u32::decode(&mut from).ok()? },
+        partitions: if version < 3 { 0 } else { u32::decode(&mut from).ok()? },
+        servers: if version < 3 { Vec::new() } else { Vec::decode(&mut from).ok()? },
         tables: Vec::decode(&mut from).ok()?,
     };
     from.finish().ok()?;
@@ -149,8 +175,14 @@ mod tests {
     fn damage_anywhere_is_noticed() {
         let schema = TableSchema::sparse(DataType::F32, 4);
         let table = TableEntry { id: TableId(7), name: "t".to_owned(), schema };
-        let catalogue =
-            Catalogue { next_table: 8, shard_count: 2, generation: 3, tables: vec![table] };
+        let catalogue = Catalogue {
+            next_table: 8,
+            shard_count: 2,
+            generation: 3,
+            partitions: 64,
+            servers: vec![ServerId(0), ServerId(4)],
+            tables: vec![table],
+        };
         let bytes = encode(&catalogue);
         assert_eq!(decode(&bytes), Some(catalogue));
         for at in 0..bytes.len() {
@@ -162,15 +194,21 @@ mod tests {
     }
 
     #[test]
-    fn the_first_version_is_still_read() {
-        let mut bytes = vec![0; BODY_AT];
-        9_u32.encode(&mut bytes);
-        3_u16.encode(&mut bytes);
-        Vec::<TableEntry>::new().encode(&mut bytes);
-        bytes[..8].copy_from_slice(b"WLCATAL1");
-        let checksum = Checksum::of(&bytes[BODY_AT..]);
-        bytes[8..BODY_AT].copy_from_slice(&checksum.0.to_le_bytes());
-        let expected = Catalogue { next_table: 9, shard_count: 3, ..Catalogue::default() };
-        assert_eq!(decode(&bytes), Some(expected));
+    fn earlier_versions_are_still_read() {
+        for (magic, generation) in [(b"WLCATAL1", 0), (b"WLCATAL2", 6_u32)] {
+            let mut bytes = vec![0; BODY_AT];
+            9_u32.encode(&mut bytes);
+            3_u16.encode(&mut bytes);
+            if generation > 0 {
+                generation.encode(&mut bytes);
+            }
+            Vec::<TableEntry>::new().encode(&mut bytes);
+            bytes[..8].copy_from_slice(magic);
+            let checksum = Checksum::of(&bytes[BODY_AT..]);
+            bytes[8..BODY_AT].copy_from_slice(&checksum.0.to_le_bytes());
+            let expected =
+                Catalogue { next_table: 9, shard_count: 3, generation, ..Catalogue::default() };
+            assert_eq!(decode(&bytes), Some(expected));
+        }
     }
 }

@@ -41,6 +41,8 @@ pub(super) struct DataDirectory {
     pub(super) generation: u32,
     /// Whether nothing was kept there before.
     pub(super) is_new: bool,
+    /// Partitions of the cluster whose rows are kept there; zero when not known.
+    pub(super) partitions: u32,
 }
 
 #[derive(Debug)]
@@ -204,7 +206,7 @@ impl Cluster {
                 self.list(&mut state, table)
             }
             Instruction::DropTable { table } => {
-                self.strike(&mut self.lock(), table)?;
+                self.strike(&mut self.lock(), table);
                 self.drop_here(table);
                 Ok(())
             }
@@ -302,12 +304,15 @@ impl Cluster {
         })
     }
 
-    /// Strikes a table from the catalogue, or leaves it there when that cannot be stored.
-    fn strike(&self, state: &mut State, id: TableId) -> Result<(), Refusal> {
-        let Some(table) = state.tables.remove(&id) else { return Ok(()) };
-        self.store_catalogue(state).inspect_err(|_| {
-            state.tables.insert(id, table);
-        })
+    /// Strikes a table from the catalogue. It is gone when this is asked for: the coordinator has stored
+    /// that, and tells it again at the next start, should it not be stored here.
+    fn strike(&self, state: &mut State, id: TableId) {
+        if state.tables.remove(&id).is_none() {
+            return;
+        }
+        if let Err((_, text)) = self.store_catalogue(state) {
+            tracing::warn!(table = %id, text, "a dropped table stays in the catalogue on disk for now");
+        }
     }
 
     /// Takes over who lives; nobody waits for those who did and no longer do.
@@ -349,6 +354,16 @@ impl Cluster {
             && map.is_founded()
             && let Some(data) = &self.data
         {
+            let partitions = map.partition_count();
+            if data.partitions != 0 && data.partitions != partitions {
+                return Err(invalid(format!(
+                    "what the data directory holds is cut into {} partitions, and the cluster has \
+                     {partitions}: found the cluster with --partitions {}",
+                    data.partitions, data.partitions
+                )));
+            }
+            // The catalogue names the servers that share the partitions with this one.
+            state.map = map.clone();
             self.recover(state, data)?;
             state.is_recovered = true;
         }
@@ -430,10 +445,14 @@ impl Cluster {
     /// Writes the tables down, if there is a data directory.
     fn store_catalogue(&self, state: &State) -> Result<(), Refusal> {
         let Some(data) = &self.data else { return Ok(()) };
+        let map = &state.map;
+        let partitions = if map.is_founded() { map.partition_count() } else { data.partitions };
         let catalogue = Catalogue {
             next_table: state.next_table,
             shard_count: self.shard_count(),
             generation: data.generation,
+            partitions,
+            servers: map.servers.iter().map(|server| server.id).collect(),
             tables: state.tables.values().cloned().collect(),
         };
         catalogue.store(&data.path).map_err(|error| internal(chain(&error)))

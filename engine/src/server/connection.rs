@@ -9,6 +9,7 @@ use windlass_transport::{
 use windlass_wire::{
     Blob, Incarnation, SessionId, ShardId, WorkerRank,
     control::{ClientReply, ClientRequest, Peer, Provider, RefusalKind},
+    map::shard_of,
 };
 
 use super::Shared;
@@ -181,6 +182,20 @@ impl Connection {
                         .ask(|answer| ShardCommand::LeaveClocks { session, answer })
                         .map_err(internal)?;
                 }
+                ClientReply::Done {}
+            }
+            ClientRequest::SetRows { table, partition, first, values } => {
+                let map = cluster.map()?;
+                if map.replicas > 1 {
+                    return Err(invalid(
+                        "a cluster with replicas takes rows by pushes only: import into a table of \
+                         rule assign, or of a cluster with --replicas 1",
+                    ));
+                }
+                let (shards, values) = (self.shared.config.shards, values.0);
+                self.shard(shard_of(partition, shards))?
+                    .ask(|answer| ShardCommand::SetRows { table, partition, first, values, answer })
+                    .map_err(|text| (RefusalKind::Invalid {}, text))?;
                 ClientReply::Done {}
             }
             ClientRequest::Statistics {} => self.statistics()?,

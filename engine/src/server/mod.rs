@@ -1,14 +1,16 @@
 //! A server: its shards, its control port, its place in the cluster.
 
-mod catalogue;
+pub(crate) mod catalogue;
 mod cluster;
 mod config;
 mod connection;
 mod coordinators;
+mod data_lock;
 mod identity;
 mod member;
 mod peers;
 mod presence;
+pub mod restore;
 mod shards;
 
 use std::{
@@ -34,6 +36,7 @@ use self::{
     catalogue::{Catalogue, CatalogueError},
     cluster::{Cluster, DataDirectory},
     coordinators::Coordinators,
+    data_lock::DataLock,
     member::{Member, MemberOptions, StartMemberError},
     shards::RunningShard,
 };
@@ -147,6 +150,8 @@ pub struct Server {
     shards: Vec<RunningShard>,
     port: Option<ControlPort>,
     coordinator: Option<RunningCoordinator>,
+    // Declared last: nobody else may have the directory before all threads are gone.
+    _lock: Option<DataLock>,
 }
 
 /// How long the first map may take to come and be acted on: recovery of what was kept is part of it.
@@ -167,6 +172,8 @@ impl Server {
         let advertised_ip = advertised_ip(&advertised);
 
         let unusable = |error: CatalogueError| StartError::Data { reason: chain(&error) };
+        let lock = config.data_dir.as_deref().map(DataLock::take).transpose();
+        let lock = lock.map_err(|reason| StartError::Data { reason })?;
         let kept = match &config.data_dir {
             Some(data) => Catalogue::load(data).map_err(unusable)?,
             None => None,
@@ -179,6 +186,7 @@ impl Server {
         };
         let kept_nothing = kept.is_none();
         let has_all = kept.as_ref().is_some_and(keeps_everything);
+        let partitions = kept.as_ref().map_or(0, |kept| kept.partitions);
         let coordinator = match config.coordinators.is_empty() {
             true => Some(found(&config, kept)?),
             false => None,
@@ -192,6 +200,7 @@ impl Server {
             accept_damage,
             generation,
             is_new,
+            partitions,
         })));
         let coordinators = match &coordinator {
             Some(coordinator) => Coordinators::Here(coordinator.desk().clone()),
@@ -249,7 +258,8 @@ impl Server {
             config,
         });
         // From here on dropping it stops what runs.
-        let mut server = Self { shared, address, advertised, shards, port: None, coordinator };
+        let mut server =
+            Self { shared, address, advertised, shards, port: None, coordinator, _lock: lock };
         server.shared.member.start_obeying(orders).map_err(thread)?;
         server
             .shared
@@ -384,15 +394,20 @@ fn keeps_everything(catalogue: &Catalogue) -> bool {
 /// has kept.
 fn found(config: &ServerConfig, kept: Option<Catalogue>) -> Result<RunningCoordinator, StartError> {
     let store = |data: &Path| StoreConfig::File(data.join("coordinator"));
+    let kept = kept.unwrap_or_default();
+    if kept.is_restored() && config.replicas > 1 && !kept.tables.is_empty() {
+        return Err(StartError::Data { reason: catalogue::ONE_COPY.to_owned() });
+    }
+    // Rows that are there already are cut as they are.
+    let partitions = if kept.partitions == 0 { config.partitions } else { kept.partitions };
     let coordinator = CoordinatorConfig {
-        partitions: config.partitions,
+        partitions,
         expected_servers: config.expected_servers,
         worker_timeout: Duration::from_millis(u64::from(config.worker_timeout_ms))
             .max(WORKER_TIMEOUT_MIN),
         store: config.data_dir.as_deref().map_or(StoreConfig::Memory, store),
         ..CoordinatorConfig::new(config.replicas)
     };
-    let kept = kept.unwrap_or_default();
     Ok(RunningCoordinator::start(coordinator, kept.tables, kept.next_table)?)
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crossbeam::channel::{Sender, bounded};
 use windlass_transport::{Endpoint, RemoteKey, RemoteRegion, Waker};
 use windlass_wire::{
-    ClusterMap, Consistency, Durability, Incarnation, SessionId, ShardId, TableEntry, TableId,
-    WorkerRank,
+    ClusterMap, Consistency, Durability, Incarnation, PartitionId, SessionId, ShardId, TableEntry,
+    TableId, WorkerRank,
     control::{ClockPlace, PartitionPlace, Peer, Provider, SharedRegion},
 };
 
@@ -130,6 +130,19 @@ pub enum ShardCommand {
         accept_damage: bool,
         /// What was found.
         answer: Answer<super::RecoverySummary>,
+    },
+    /// Sets rows of one partition of a dense table, whatever its rule.
+    SetRows {
+        /// The table.
+        table: TableId,
+        /// The partition.
+        partition: PartitionId,
+        /// The first row.
+        first: u64,
+        /// Values of whole rows, little-endian.
+        values: Vec<u8>,
+        /// Answered when they are as safe as the table's durability says.
+        answer: Answer<()>,
     },
     /// Begins a checkpoint soon, if there is a data directory.
     Checkpoint {},
@@ -261,6 +274,9 @@ impl Shard {
             ShardCommand::RetireWorker { rank } => self.retire_workers(|of, _| of == rank),
             ShardCommand::Recover { regrouped, accept_damage, answer } => {
                 let _ = answer.send(self.recover(regrouped, accept_damage));
+            }
+            ShardCommand::SetRows { table, partition, first, values, answer } => {
+                self.set_rows(table, partition, first, &values, answer);
             }
             ShardCommand::Checkpoint {} => self.checkpoint_wanted = true,
             ShardCommand::Statistics { answer } => {

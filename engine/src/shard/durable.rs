@@ -15,6 +15,7 @@ use super::{
     checkpoint::{Copied, Source},
     image::Images,
     regrouped::Regrouped,
+    set_rows::SetWaiting,
     tables::{ShardTable, TableRows},
     work::Work,
 };
@@ -68,6 +69,8 @@ pub(super) struct Durable {
     /// Whom to tell of the first checkpoint, when the shard began in another's directories.
     regrouped: Option<Arc<Regrouped>>,
     pub(super) images: Images,
+    /// Who waits for rows that were set.
+    pub(super) set_waiting: SetWaiting,
     /// Whether rows that a running checkpoint holds are in the log, too.
     imaged: bool,
 }
@@ -93,6 +96,7 @@ impl Durable {
             gathering_since: None,
             regrouped: None,
             images: Images::default(),
+            set_waiting: SetWaiting::default(),
             imaged: false,
             copied: Copied::default(),
         })
@@ -173,6 +177,10 @@ impl Shard {
             self.acknowledge_waiting(waiting, Status::Done);
             moved = true;
         }
+        durable.set_waiting.release(position);
+        if durable.persistence.log.poison().is_some() {
+            durable.set_waiting.refuse();
+        }
         if durable.persistence.log.poison().is_some() && !durable.waiting.is_empty() {
             let waiting: Vec<Waiting> = durable.waiting.drain().collect();
             for waiting in waiting {
@@ -186,7 +194,9 @@ impl Shard {
 
     /// Whether acknowledgements wait for the disk.
     pub(super) fn is_writing(&self) -> bool {
-        self.durable.as_ref().is_some_and(|durable| !durable.waiting.is_empty())
+        let waits =
+            |durable: &Durable| !durable.waiting.is_empty() || !durable.set_waiting.is_empty();
+        self.durable.as_ref().is_some_and(waits)
     }
 
     /// Whether the disk has something under way, or due soon: the shard must not sleep long.

@@ -29,6 +29,7 @@ use crate::{
     persist::{
         commit,
         frame::Kind,
+        log::Sealed,
         record::{Covered, Facts, Record, Shape},
         recovery::{AppliedBlocks, Refusal as Refused},
     },
@@ -186,6 +187,25 @@ impl Shard {
             }
         }
         let covered: Vec<Covered> = self.take_unrecorded(partition);
+        let level = commit::Durability::Interval(0);
+        let written = self.record_images(durable, partition, &covered, &buffer, level);
+        if written == Err((Status::TooLarge, 0)) {
+            unreachable!("images are recorded before they are longer than a record");
+        }
+        durable.images.buffer = buffer;
+        durable.images.writing = false;
+        written.map(drop)
+    }
+
+    /// Writes one record of images of a partition.
+    pub(super) fn record_images(
+        &mut self,
+        durable: &mut Durable,
+        partition: PartitionId,
+        covered: &[Covered],
+        images: &[u8],
+        durability: commit::Durability,
+    ) -> Result<Sealed, Refusal> {
         let facts = Facts {
             kind: Kind::Engine,
             partition,
@@ -194,22 +214,15 @@ impl Shard {
             dtype: DataType::F32,
             rows: RowRange::default(),
             tag: IMAGE,
-            durability: commit::Durability::Interval(0),
+            durability,
         };
         let shape =
-            Shape { covered_max: covered.len(), delta_bytes: buffer.len(), ..Shape::default() };
-        let written = self.reserve(durable, &facts, shape).map(|mut reservation| {
-            let mut record = durable.log_mut().fill(&mut reservation);
-            covered.iter().for_each(|covered| record.cover(*covered));
-            record.delta().copy_from_slice(&buffer);
-            durable.log_mut().seal(reservation);
-        });
-        if written == Err((Status::TooLarge, 0)) {
-            unreachable!("images are recorded before they are longer than a record");
-        }
-        durable.images.buffer = buffer;
-        durable.images.writing = false;
-        written
+            Shape { covered_max: covered.len(), delta_bytes: images.len(), ..Shape::default() };
+        let mut reservation = self.reserve(durable, &facts, shape)?;
+        let mut record = durable.log_mut().fill(&mut reservation);
+        covered.iter().for_each(|covered| record.cover(*covered));
+        record.delta().copy_from_slice(images);
+        Ok(durable.log_mut().seal(reservation))
     }
 
     /// The sessions whose newest push to a partition no record covers; from now on one does.
@@ -263,6 +276,17 @@ fn append(table: TableId, rows: &mut TableRows, slot: usize, buffer: &mut Vec<u8
             end_entry(at, buffer);
         }
     }
+}
+
+/// The image of neighbouring rows of a dense table, from what [`save_rows`] makes of them.
+///
+/// [`save_rows`]: crate::table::DensePartition::save_rows
+pub(super) fn image_of(table: TableId, rows: RowRange, saved: &[u8]) -> Vec<u8> {
+    let mut image = Vec::with_capacity(ENTRY_LEN + saved.len());
+    let at = begin_entry(table, DENSE, rows.start, rows.count(), &mut image);
+    image.extend_from_slice(saved);
+    end_entry(at, &mut image);
+    image
 }
 
 /// Appends an entry's head, with its length left open; returns where it ends.

@@ -27,6 +27,7 @@ mod record;
 mod recover;
 mod regrouped;
 mod session;
+mod set_rows;
 mod staging;
 mod statistics;
 mod tables;

@@ -144,6 +144,29 @@ impl DensePartition {
         true
     }
 
+    /// What [`DensePartition::save_rows`] would make of rows of these values whose state begins anew.
+    #[must_use]
+    pub fn saved_of(&self, values: &[u8]) -> Vec<u8> {
+        let rows = values.len() / usize_of(self.blocks.geometry().row_len);
+        let mut saved = Vec::with_capacity(values.len() + self.state.saved_len(rows));
+        saved.extend_from_slice(values);
+        saved.resize(values.len() + self.state.saved_len(rows), 0);
+        saved
+    }
+
+    /// Sets rows of the table, whose state begins anew; false when they are not all here. A log that
+    /// records rows has to hold them already.
+    #[must_use]
+    pub fn set_rows(&mut self, rows: RowRange, values: &[u8]) -> bool {
+        let is_set = self.restore_rows(rows.start, rows.count(), &self.saved_of(values));
+        if is_set && self.changed.is_tracked() {
+            let piece_rows = self.piece_rows();
+            let within = RowRange::new(rows.start - self.rows.start, rows.end - self.rows.start);
+            self.changed.set(within.start / piece_rows, within.end.div_ceil(piece_rows));
+        }
+        is_set
+    }
+
     /// Makes all rows and their state zero, as they were at first.
     pub fn clear(&mut self) {
         let row_len = self.blocks.geometry().row_len;

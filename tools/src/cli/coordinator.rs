@@ -45,6 +45,9 @@ pub(crate) struct Arguments {
     /// What this cluster's keys in etcd begin with
     #[arg(long, value_name = "KEY", default_value = "/windlass", requires = "etcd")]
     etcd_prefix: String,
+    /// A data directory that `windlass checkpoint restore` made: a new cluster begins with its tables
+    #[arg(long, value_name = "DIR")]
+    restored: Option<PathBuf>,
     /// Copies of each partition of a new cluster
     #[arg(long, value_name = "K", default_value_t = 1)]
     replicas: u8,
@@ -106,6 +109,7 @@ fn config(arguments: &Arguments) -> Result<CoordinatorConfig, Failure> {
     let mut config = CoordinatorConfig {
         partitions: arguments.partitions,
         expected_servers: arguments.servers.unwrap_or(u32::from(arguments.replicas)),
+        restored: arguments.restored.clone(),
         ..CoordinatorConfig::new(arguments.replicas)
     };
     if let Some(path) = &arguments.data_dir {

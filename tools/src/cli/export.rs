@@ -50,8 +50,9 @@ struct Exported<'a> {
     bytes: u64,
 }
 
+/// A file's format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
+pub(super) enum Format {
     Npy,
     Safetensors,
 }
@@ -81,17 +82,28 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
 }
 
 fn format_of(arguments: &Arguments) -> Result<Format, Failure> {
-    let usage = |text: String| Failure::new(ExitStatus::Usage, text);
-    match arguments.out.extension().and_then(|ending| ending.to_str()) {
-        Some("npy") if arguments.tables.len() == 1 => Ok(Format::Npy),
-        Some("npy") => Err(usage(
-            "a .npy file holds one table: export one, or write a .safetensors file".to_owned(),
-        )),
-        Some("safetensors") => Ok(Format::Safetensors),
-        _ => Err(usage(format!(
-            "the ending of {} names no format: use .npy or .safetensors",
-            arguments.out.display()
-        ))),
+    let format = Format::of(&arguments.out)?;
+    if format == Format::Npy && arguments.tables.len() > 1 {
+        let text = "a .npy file holds one table: export one, or write a .safetensors file";
+        return Err(Failure::new(ExitStatus::Usage, text.to_owned()));
+    }
+    Ok(format)
+}
+
+impl Format {
+    /// The format that a file's ending names.
+    pub(super) fn of(path: &Path) -> Result<Self, Failure> {
+        match path.extension().and_then(|ending| ending.to_str()) {
+            Some("npy") => Ok(Self::Npy),
+            Some("safetensors") => Ok(Self::Safetensors),
+            _ => Err(Failure::new(
+                ExitStatus::Usage,
+                format!(
+                    "the ending of {} names no format: use .npy or .safetensors",
+                    path.display()
+                ),
+            )),
+        }
     }
 }
 

@@ -15,6 +15,7 @@ mod export;
 mod fabric;
 mod failure;
 mod gen_ctr;
+mod import;
 mod inspect;
 mod output;
 mod progress;
@@ -107,10 +108,12 @@ enum Command {
     Pull(rows::PullArguments),
     /// Write dense tables into a .npy or .safetensors file
     Export(export::Arguments),
+    /// Set tables' rows from a .npy or .safetensors file
+    Import(import::Arguments),
     /// Look into a server's data directory
     #[command(subcommand)]
     Inspect(inspect::Inspect),
-    /// Begin, list and verify checkpoints of what servers keep on disk
+    /// Begin, list, verify and restore checkpoints of what servers keep on disk
     #[command(subcommand)]
     Checkpoint(checkpoint::Checkpoint),
     /// Verify every checksum of a server's data directory
@@ -156,6 +159,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Push(arguments) => rows::push(arguments, output),
         Command::Pull(arguments) => rows::pull(arguments, output),
         Command::Export(arguments) => export::run(arguments, output),
+        Command::Import(arguments) => import::run(arguments, output),
         Command::Inspect(command) => inspect::run(command, output),
         Command::Checkpoint(command) => checkpoint::run(command, output),
         Command::Scrub(arguments) => inspect::run_scrub(arguments, output),

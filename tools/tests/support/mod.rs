@@ -65,6 +65,11 @@ impl Server {
         Self::start_as("serve", folder, "127.0.0.1:0", extra)
     }
 
+    /// Starts one on an address that others are told before.
+    pub(crate) fn start_at(folder: &Path, listen: &str, extra: &[&str]) -> Self {
+        Self::start_as("serve", folder, listen, extra)
+    }
+
     /// Starts a coordinator instead.
     pub(crate) fn coordinator(folder: &Path, listen: &str, extra: &[&str]) -> Self {
         Self::start_as("coordinator", folder, listen, extra)

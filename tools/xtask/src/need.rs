@@ -20,6 +20,8 @@ pub(crate) enum Need {
     Part { path: &'static str },
     /// A component of the Rust toolchain, by the program it brings.
     Component { program: &'static str, component: &'static str },
+    /// Mounting file systems, and loop devices to mount them from.
+    Mounts,
 }
 
 impl Need {
@@ -44,6 +46,7 @@ impl Need {
                     )),
                 }
             }
+            Self::Mounts => mounts(),
             Self::Program { name, package } => {
                 if on_path(name) || install(package) && on_path(name) {
                     return Ok(());
@@ -73,6 +76,35 @@ fn install(package: &str) -> bool {
     };
     let install = ["install", "-qq", "-y", "--no-install-recommends", package];
     run(&install) || run(&["update", "-qq"]) && run(&install)
+}
+
+/// Tries a small mount and a loop device out.
+fn mounts() -> Result<(), String> {
+    if !is_root() {
+        return Err("mounting file systems needs root: run it with sudo".to_owned());
+    }
+    let folder = std::env::temp_dir().join(format!("xtask-mount-{}", std::process::id()));
+    let refused = |what: &str| format!("this machine, or container, refuses {what} even to root");
+    std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+    let succeeds = |program: &str, arguments: &[&str], last: &Path| {
+        let mut command = Command::new(program);
+        command.args(arguments).arg(last).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    let mounted = succeeds("mount", &["-t", "tmpfs", "-o", "size=64k", "none"], &folder);
+    if mounted {
+        succeeds("umount", &["--lazy"], &folder);
+    }
+    // Nothing of value is in it; a folder that stays is a small matter.
+    let _ = std::fs::remove_dir(&folder);
+    if !mounted {
+        return Err(refused("to mount a file system"));
+    }
+    if succeeds("losetup", &[], Path::new("--find")) {
+        Ok(())
+    } else {
+        Err(refused("a loop device"))
+    }
 }
 
 fn is_root() -> bool {

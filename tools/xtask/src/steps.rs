@@ -125,6 +125,24 @@ const STEPS: &[Step] = &[
         },
     },
     Step {
+        name: "faults",
+        about: "real disks that fill up and that fail under a server",
+        minutes_max: 6,
+        needs: &[
+            Need::Program { name: "mkfs.ext4", package: "e2fsprogs" },
+            Need::Program { name: "losetup", package: "mount" },
+            Need::Program { name: "python3", package: "python3" },
+            Need::Mounts,
+        ],
+        command: || {
+            let tests = ["test", "-p", "windlass-tests", "--test", "kill_nine", "--", "--ignored"];
+            let mut command = cargo(&tests);
+            // One disk at a time: a busy machine writes back slowly.
+            command.arg("--test-threads=1");
+            command
+        },
+    },
+    Step {
         name: "chaos",
         about: "servers of a replicated cluster killed under load, one after another",
         minutes_max: 8,

@@ -238,6 +238,18 @@ pub enum ClientRequest {
         /// The shard.
         shard: ShardId,
     },
+    /// Sets rows of one partition of a dense table, whatever its rule; their optimiser state begins
+    /// anew. The server holds the partition and has no replicas.
+    SetRows {
+        /// The table.
+        table: TableId,
+        /// The partition.
+        partition: PartitionId,
+        /// The first row.
+        first: u64,
+        /// Values of whole rows, little-endian.
+        values: Blob,
+    },
     /// Changes how far workers may be apart, while the table is in use.
     AlterTable {
         /// Its name.
@@ -453,6 +465,7 @@ crate::codec::wire_enum!(ClientRequest {
     20 => JoinClock { table, shard },
     21 => AlterTable { name, consistency },
     22 => LeaveClocks {},
+    23 => SetRows { table, partition, first, values },
 });
 crate::codec::wire_enum!(ClientReply {
     1 => Welcome { session, server, incarnation, shard_count, providers, notes },

@@ -224,6 +224,15 @@ fn client_requests() -> Vec<(String, Vec<u8>)> {
             ("join_clock", Request::JoinClock { table: TableId(7), shard }),
             ("alter_table", alter),
             ("leave_clocks", Request::LeaveClocks {}),
+            (
+                "set_rows",
+                Request::SetRows {
+                    table: TableId(7),
+                    partition: PartitionId(3),
+                    first: 9,
+                    values: Blob(vec![1, 2, 3, 4]),
+                },
+            ),
             ("checkpoint", Request::Checkpoint {}),
             ("coordinator_status", Request::CoordinatorStatus {}),
             ("operate", Request::Operate { operation: Operation::Drain { server: ServerId(4) } }),

@@ -32,6 +32,8 @@ pub(super) struct PendingBatch {
     pub(super) records: u32,
     /// When it has to be written at the latest; `None` for whenever it is convenient.
     pub(super) deadline: Option<Duration>,
+    /// Whether an acknowledgement waits for it.
+    pub(super) awaited: bool,
     pub(super) ended: bool,
     pub(super) written: bool,
 }
@@ -161,6 +163,7 @@ impl Log {
             filling: 0,
             records: 0,
             deadline: None,
+            awaited: false,
             ended: false,
             written: false,
         });
@@ -265,7 +268,12 @@ impl Log {
                 durable: true,
             };
             self.statistics.bytes_written += batch.length;
-            if storage.submit(Token::new(OWNER, number), operation).is_err() {
+            let token = Token::new(OWNER, number);
+            let submitted = match batch.awaited {
+                true => storage.submit_awaited(token, operation),
+                false => storage.submit(token, operation),
+            };
+            if submitted.is_err() {
                 self.statistics.bytes_written -= batch.length;
                 return;
             }

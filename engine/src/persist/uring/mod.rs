@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 mod files;
+mod in_place;
 mod inflight;
 mod setup;
 mod submit;
@@ -18,7 +19,7 @@ use std::{
 use io_uring::{IoUring, types};
 use windlass_transport::memory::Pages;
 
-use self::{files::Files, inflight::Inflight};
+use self::{files::Files, in_place::InPlace, inflight::Inflight};
 use super::{
     buffered::list_directory,
     limits,
@@ -38,6 +39,7 @@ pub struct UringStorage {
     inflight: Inflight,
     /// Ends of operations that need no system call of the ring.
     ready: Vec<Completion>,
+    in_place: InPlace,
 }
 
 /// Memory the ring may be told to use.
@@ -117,6 +119,13 @@ impl Storage for UringStorage {
 
     fn submit(&mut self, token: Token, operation: Operation) -> Result<(), Operation> {
         self.queue(token, operation)
+    }
+
+    fn submit_awaited(&mut self, token: Token, operation: Operation) -> Result<(), Operation> {
+        match self.write_in_place(token, operation) {
+            Ok(()) => Ok(()),
+            Err(operation) => self.queue(token, operation),
+        }
     }
 
     fn poll(&mut self, completions: &mut Vec<Completion>) {

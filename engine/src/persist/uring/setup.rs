@@ -10,7 +10,7 @@ use std::{
 use io_uring::{IoUring, opcode, types};
 use windlass_transport::memory::{HugePages, Lock, Pages, PagesOptions};
 
-use super::{UringStorage, files::Files, inflight::Inflight};
+use super::{UringStorage, files::Files, in_place::InPlace, inflight::Inflight};
 use crate::persist::{limits, storage::StorageReport};
 
 const PROBE_NAME: &str = ".windlass-probe";
@@ -54,6 +54,7 @@ pub(super) fn open(directory: &Path) -> io::Result<UringStorage> {
         files: Files::new(),
         inflight: Inflight::new(),
         ready: Vec::new(),
+        in_place: InPlace::default(),
     })
 }
 

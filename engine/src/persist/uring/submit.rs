@@ -103,12 +103,12 @@ impl UringStorage {
         })
     }
 
-    fn open_file(&self, file: FileId) -> io::Result<&OpenFile> {
+    pub(super) fn open_file(&self, file: FileId) -> io::Result<&OpenFile> {
         self.files.open_file(file).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// The bytes' address, and their registration if they have one.
-    fn locate(&self, buffer: Buffer) -> io::Result<(*mut u8, Option<u16>)> {
+    pub(super) fn locate(&self, buffer: Buffer) -> io::Result<(*mut u8, Option<u16>)> {
         let region =
             self.regions.get(usize::from(buffer.region.0)).ok_or(io::ErrorKind::NotFound)?;
         if !region.pages.contains(buffer.start, u64::from(buffer.length)) {
@@ -197,7 +197,7 @@ impl UringStorage {
         }
     }
 
-    fn failed(&self, operation: &Operation, source: io::Error) -> StorageError {
+    pub(super) fn failed(&self, operation: &Operation, source: io::Error) -> StorageError {
         let name = match operation {
             Operation::Open { name, .. } | Operation::Remove { name } => name.clone(),
             Operation::Rename { from, to } => format!("{from} to {to}"),

@@ -12,6 +12,7 @@ use super::path::Path;
 #[derive(Clone, Copy, Debug)]
 pub struct FiniteScan {
     scan: Scan,
+    value_len: usize,
 }
 
 /// Whether all of `count` values are finite. Safe to call where they are readable, on a processor with
@@ -22,7 +23,7 @@ impl FiniteScan {
     /// A scan for values of this dtype by the fastest path.
     #[must_use]
     pub fn new(dtype: DataType) -> Self {
-        Self::on(dtype, Path::best()).unwrap_or(Self { scan: nothing })
+        Self::on(dtype, Path::best()).unwrap_or(Self { scan: nothing, value_len: 1 })
     }
 
     /// A scan by this path, or `None` where the processor lacks it.
@@ -36,6 +37,7 @@ impl FiniteScan {
                 DataType::Bf16 => compiled::<bf16>(path),
                 DataType::I8 | DataType::I32 | DataType::I64 | DataType::U64 => nothing,
             },
+            value_len: dtype.size(),
         })
     }
 
@@ -48,6 +50,13 @@ impl FiniteScan {
     pub unsafe fn is_finite(&self, values: *const u8, count: usize) -> bool {
         // SAFETY: the caller promises the values, and the path was available when this was made.
         unsafe { (self.scan)(values, count) }
+    }
+
+    /// Whether all values that these bytes are are finite.
+    #[must_use]
+    pub fn are_finite(&self, values: &[u8]) -> bool {
+        // SAFETY: the bytes hold so many whole values of the dtype.
+        unsafe { self.is_finite(values.as_ptr(), values.len() / self.value_len) }
     }
 }
 

@@ -191,6 +191,14 @@ pub(crate) fn any_request() -> impl Strategy<Value = ClientRequest> {
                 kept,
             }
         ),
+        (any::<(u32, u32, u64)>(), any::<Vec<u8>>()).prop_map(
+            |((table, partition, first), values)| Request::SetRows {
+                table: TableId(table),
+                partition: PartitionId(partition),
+                first,
+                values: Blob(values),
+            }
+        ),
         Just(Request::CoordinatorStatus {}),
         coordination::any_operation().prop_map(|operation| Request::Operate { operation }),
         Just(Request::Checksums {}),

@@ -1,0 +1,186 @@
+//! Pushes while checkpoints are taken, beside pushes while none is, in turns: percentiles, and the longest
+//! that any push waited. One server in this process, one client over shared memory, one push at a time.
+//!
+//! `cargo bench -p windlass-benches --bench checkpoint -- [--directory DIR] [--mib N] [--rounds N]
+//! [--seconds S] [--durability sync|interval:MS]`. Without arguments, and in tests, a tiny run.
+#![allow(clippy::print_stdout, reason = "printing is what a bench does")]
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use windlass_client::{Client, Durability, Element, PushOptions, Table, TableSchema};
+use windlass_engine::{Server, ServerConfig};
+use windlass_wire::control::Provider;
+
+/// Values of a row: 512 bytes.
+const WIDTH: u32 = 128;
+/// Rows of a push.
+const ROWS: u64 = 8;
+
+struct Options {
+    directory: PathBuf,
+    mib: u64,
+    rounds: usize,
+    time: Duration,
+    durability: Durability,
+}
+
+/// Latencies of a phase, in nanoseconds, ascending.
+struct Latencies(Vec<u64>);
+
+impl Latencies {
+    fn quantile(&self, part: f64) -> f64 {
+        let last = self.0.len() - 1;
+        // Counts are far below 2^52.
+        let at = (part * last as f64).round() as usize;
+        self.0[at.min(last)] as f64 / 1e3
+    }
+}
+
+fn main() {
+    let options = options();
+    let data = options.directory.join("checkpoint");
+    let _ = std::fs::remove_dir_all(&data);
+    let config = ServerConfig {
+        data_dir: Some(data.clone()),
+        providers: vec![Provider::Shm {}],
+        memory_len_max: (options.mib << 21) + (256 << 20),
+        ..ServerConfig::default()
+    };
+    let server = Server::start(config).expect("the server starts");
+    let client = Client::connect(&format!("windlass://{}", server.advertised())).expect("connects");
+    let rows = (options.mib << 20) / (u64::from(WIDTH) * 4);
+    let schema = TableSchema {
+        durability: options.durability,
+        ..TableSchema::dense(f32::DTYPE, rows, WIDTH)
+    };
+    let table = client.create_table::<f32>("bench", &schema).expect("the table is made");
+    touch_all(&table, rows);
+    let (mut p99s, mut longest) = (Vec::new(), Vec::new());
+    for _ in 0..options.rounds {
+        let without = phase(&client, &table, rows, options.time, false);
+        let with = phase(&client, &table, rows, options.time, true);
+        let line = |name: &str, latencies: &Latencies| {
+            println!(
+                "{{\"bench\": \"checkpoint\", \"phase\": \"{name}\", \"pushes\": {}, \"p50_us\": \
+                 {:.1}, \"p99_us\": {:.1}, \"p999_us\": {:.1}, \"longest_us\": {:.1}}}",
+                latencies.0.len(),
+                latencies.quantile(0.5),
+                latencies.quantile(0.99),
+                latencies.quantile(0.999),
+                latencies.quantile(1.0)
+            );
+        };
+        line("without", &without);
+        line("with", &with);
+        p99s.push(with.quantile(0.99) / without.quantile(0.99));
+        longest.push(with.quantile(1.0) - without.quantile(1.0));
+    }
+    println!(
+        "median ratio of p99 {:.2}, longest wait beyond that without {:.0} us",
+        median(&mut p99s),
+        median(&mut longest)
+    );
+    drop(table);
+    drop(client);
+    server.stop();
+    let _ = std::fs::remove_dir_all(&data);
+}
+
+fn options() -> Options {
+    let mut options = Options {
+        directory: std::env::temp_dir()
+            .join(format!("windlass-checkpoint-bench-{}", std::process::id())),
+        mib: 8,
+        rounds: 1,
+        time: Duration::from_millis(50),
+        durability: Durability::Sync {},
+    };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().expect("the option has a value");
+        match argument.as_str() {
+            "--directory" => options.directory = value().into(),
+            "--mib" => options.mib = value().parse().expect("a number of MiB"),
+            "--rounds" => options.rounds = value().parse().expect("a number of rounds"),
+            "--seconds" => {
+                options.time = Duration::from_secs_f64(value().parse().expect("seconds"));
+            }
+            "--durability" => {
+                options.durability = match value().strip_prefix("interval:") {
+                    Some(text) => Durability::Interval {
+                        milliseconds: text.parse().expect("milliseconds"),
+                    },
+                    None => Durability::Sync {},
+                };
+            }
+            _ => {}
+        }
+    }
+    options
+}
+
+/// Makes every row worth a place in the first checkpoint.
+fn touch_all(table: &Table<f32>, rows: u64) {
+    let step = 1024;
+    let values = vec![1.0; (step * u64::from(WIDTH)) as usize];
+    for first in (0..rows).step_by(step as usize) {
+        let count = step.min(rows - first);
+        let values = &values[..(count * u64::from(WIDTH)) as usize];
+        let push = table.push(first..first + count, values, &PushOptions::default());
+        push.and_then(|push| push.wait()).expect("the push is acknowledged");
+    }
+}
+
+/// Pushes for a while, one at a time, spread over the table.
+fn phase(
+    client: &Client,
+    table: &Table<f32>,
+    rows: u64,
+    time: Duration,
+    checkpoints: bool,
+) -> Latencies {
+    let server = client.map().servers[0].id;
+    let values = vec![0.5; (ROWS * u64::from(WIDTH)) as usize];
+    let mut latencies = Vec::new();
+    let (begun, mut asked, mut first) = (Instant::now(), None, 0);
+    while begun.elapsed() < time {
+        // As one ends the next begins; asking while one is taken begins another right behind it.
+        if checkpoints && asked.is_none_or(|at: Instant| at.elapsed() > Duration::from_millis(20)) {
+            client.checkpoint(server).expect("the checkpoint begins");
+            asked = Some(Instant::now());
+        }
+        first = (first + 7919 * ROWS) % (rows - ROWS);
+        let sent = Instant::now();
+        let push = table.push(first..first + ROWS, &values, &PushOptions::default());
+        push.and_then(|push| push.wait()).expect("the push is acknowledged");
+        latencies.push(u64::try_from(sent.elapsed().as_nanos()).expect("a short time"));
+    }
+    if checkpoints {
+        // What is under way must not disturb the next phase.
+        settle(client, server);
+    }
+    latencies.sort_unstable();
+    Latencies(latencies)
+}
+
+/// Waits until no checkpoint is published any more.
+fn settle(client: &Client, server: windlass_wire::ServerId) {
+    let (mut last, mut since) = (String::new(), Instant::now());
+    while since.elapsed() < Duration::from_millis(500) {
+        let statistics = client.server_statistics(server).expect("the server answers");
+        let count = statistics.split("\"checkpoints\":").nth(1).unwrap_or_default();
+        let count = count.split([',', '}']).next().unwrap_or_default().to_owned();
+        if count != last {
+            (last, since) = (count, Instant::now());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}

@@ -1,0 +1,45 @@
+//! A data directory belongs to one process at a time: two logs in one file would be none.
+
+use std::{fs::File, io, path::Path};
+
+use rustix::fs::{FlockOperation, flock};
+
+/// Held while a process uses a data directory; gone with the process, however it ends.
+#[derive(Debug)]
+pub(super) struct DataLock {
+    _file: File,
+}
+
+impl DataLock {
+    /// Takes it; what is wrong, as a sentence, when another process has it.
+    pub(super) fn take(data: &Path) -> Result<Self, String> {
+        let shown = data.display();
+        let failed = |error: io::Error| format!("cannot lock {shown}: {error}");
+        std::fs::create_dir_all(data).map_err(failed)?;
+        let mut options = File::options();
+        let file = options.write(true).create(true).truncate(false).open(data.join("lock"));
+        let file = file.map_err(failed)?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
+            if error == rustix::io::Errno::WOULDBLOCK {
+                format!("another process uses {shown}: stop it, or use a directory of its own")
+            } else {
+                failed(error.into())
+            }
+        })?;
+        Ok(Self { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_has_one_user_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = DataLock::take(folder.path()).unwrap();
+        assert!(DataLock::take(folder.path()).unwrap_err().contains("stop it"));
+        drop(lock);
+        DataLock::take(folder.path()).unwrap();
+    }
+}

@@ -126,7 +126,7 @@ impl<T: Element> PendingPull<T> {
     /// Waits for the rows and copies them into `into`, which has to be exactly as long.
     ///
     /// # Errors
-    /// Why there are none.
+    /// Why there are none; `into` may hold some of them then.
     pub fn wait_into(mut self, into: &mut [T]) -> Result<(), RequestError> {
         let mut core = self.core.borrow_mut();
         core.check_length(self.table, self.value_count, into.len())?;

@@ -204,6 +204,7 @@ impl Core {
         id: RequestId,
         into: &mut [u8],
     ) -> Result<Claimed, RequestError> {
+        self.copy_while_waiting(table, id, into).inspect_err(|_| self.forget(id))?;
         self.wait_for(id).inspect_err(|_| self.forget(id))?;
         let Some(request) = self.requests.find_mut(id) else { return Ok(Claimed::Done) };
         let again = std::mem::take(&mut request.reads_again);
@@ -228,7 +229,7 @@ impl Core {
                     self.drop_reply(id, reply);
                     return Ok(Claimed::Again { rows, reading });
                 }
-                self.copy_blocks(id, table, rows, into);
+                self.copy_done(id, table, rows, into);
             }
             Reply::Lazy { rows, reading } => {
                 return Ok(Claimed::Again { rows: *rows, reading: *reading });
@@ -236,6 +237,30 @@ impl Core {
         }
         self.drop_reply(id, reply);
         Ok(Claimed::Done)
+    }
+
+    /// Copies the blocks of a pull as they come, while they are in the caches and more are on their
+    /// way.
+    fn copy_while_waiting(
+        &mut self,
+        table: TableIndex,
+        id: RequestId,
+        into: &mut [u8],
+    ) -> Result<(), RequestError> {
+        let (mut patience, mut parts_left) = (None, u32::MAX);
+        while let Some(request) = self.requests.find(id)
+            && let Reply::Blocks { rows, .. } = request.reply
+            && !request.is_done()
+        {
+            let is_fewer = request.parts_left < parts_left;
+            parts_left = request.parts_left;
+            if is_fewer {
+                self.copy_done(id, table, rows, into);
+            } else {
+                self.wait_a_little(&mut patience)?;
+            }
+        }
+        Ok(())
     }
 
     /// Asks a link's server for rows by key, in messages of bounded size.

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use windlass_transport::{Operation, QueuePairId, RemoteAddress, WorkId, chunks::Chunk};
+use windlass_transport::{Operation, Pages, QueuePairId, RemoteAddress, WorkId, chunks::Chunk};
 use windlass_wire::RowRange;
 
 use super::{
@@ -330,8 +330,8 @@ impl Core {
         })
     }
 
-    /// Copies the rows of a request's reads into `into`.
-    pub(super) fn copy_blocks(
+    /// Copies the rows of a request's finished reads into `into`, and gives their blocks back.
+    pub(super) fn copy_done(
         &mut self,
         request: RequestId,
         table: TableIndex,
@@ -339,21 +339,11 @@ impl Core {
         into: &mut [u8],
     ) {
         let row_len = self.tables[table.0].row_len;
-        let pages = self.memory.staging_pages();
-        for read in self.reads.reads.iter().flatten().filter(|read| read.request == request) {
-            let place = &read.place.at;
-            let block_rows = u64::from(place.block_rows);
-            for block in 0..read.block_count {
-                let first = place.first_row + (read.block + block) * block_rows;
-                let all = RowRange::new(first, first + block_rows);
-                let Some(wanted) = all.intersection(rows) else { continue };
-                let from = block * u64::from(place.block_stride) + ROWS_AT - HEAD_VERSION_AT
-                    + (wanted.start - first) * row_len
-                    - read.skipped;
-                let to = index((wanted.start - rows.start) * row_len);
-                let len = index(wanted.count() * row_len);
-                pages.read(read.chunk.offset + from, &mut into[to..to + len]);
-            }
+        for slot in &mut self.reads.reads {
+            let done = |read: &mut Read| read.request == request && read.phase == Phase::Done;
+            let Some(read) = slot.take_if(done) else { continue };
+            copy_read(&read, self.memory.staging_pages(), rows, row_len, into);
+            self.memory.release(read.chunk);
         }
     }
 
@@ -417,6 +407,23 @@ impl Span {
         let last = to.min((self.block + self.block_count) * block_rows) - 1;
         self.skipped = offset_of(begin) / 8 * 8;
         self.len = (offset_of(last) + row_len).next_multiple_of(8) - self.skipped;
+    }
+}
+
+/// Copies those of `rows` that a read has staged to where they belong in `into`.
+fn copy_read(read: &Read, pages: &Pages, rows: RowRange, row_len: u64, into: &mut [u8]) {
+    let place = &read.place.at;
+    let block_rows = u64::from(place.block_rows);
+    for block in 0..read.block_count {
+        let first = place.first_row + (read.block + block) * block_rows;
+        let all = RowRange::new(first, first + block_rows);
+        let Some(wanted) = all.intersection(rows) else { continue };
+        let from = block * u64::from(place.block_stride) + ROWS_AT - HEAD_VERSION_AT
+            + (wanted.start - first) * row_len
+            - read.skipped;
+        let to = index((wanted.start - rows.start) * row_len);
+        let len = index(wanted.count() * row_len);
+        pages.read(read.chunk.offset + from, &mut into[to..to + len]);
     }
 }
 

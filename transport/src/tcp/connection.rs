@@ -92,6 +92,8 @@ pub(super) struct Connection {
     pub(super) outbox: Outbox,
     pub(super) inbox: Inbox,
     pub(super) receiving: Receiving,
+    /// The last header was that of a long payload: the next may be, too.
+    pub(super) follows_long: bool,
     /// Receives posted.
     pub(super) receives: u32,
     /// Since when a write with immediate waits for one.
@@ -153,6 +155,7 @@ impl Connection {
             outbox: Outbox::new(),
             inbox: Inbox::new(),
             receiving: Receiving::Header,
+            follows_long: false,
             receives: 0,
             stalled_since: None,
             unanswered_since: None,

@@ -11,7 +11,7 @@ use super::{
     connection::{Answer, Connection, Phase, Receiving, Shared},
     failure::{Failure, ProtocolError},
     frame::{FrameError, HEADER_LEN, Header, Kind, TRAILER_LEN, status_from_word, u32_at, u64_at},
-    limits::{CALLS_PER_POLL_MAX, OUTSTANDING_MAX, WHOLE_LEN_MAX},
+    limits::{CALLS_PER_POLL_MAX, INBOX_LEN, OUTSTANDING_MAX, WHOLE_LEN_MAX},
     region::is_word,
     requests::arrival,
     socket::{Scatter, Transfer},
@@ -44,7 +44,10 @@ impl Connection {
                 shared.regions.scatter(list, *done, &mut scatter)?;
                 direct_len = scatter.len();
             }
-            scatter.push_buffer(self.inbox.room());
+            let room_len = self.inbox_room_len();
+            let room = self.inbox.room();
+            let room_len = room_len.min(room.len());
+            scatter.push_buffer(&mut room[..room_len]);
             let asked = scatter.len();
             let received = match socket.receive(&mut scatter) {
                 Transfer::Bytes(received) => received,
@@ -64,6 +67,20 @@ impl Connection {
         }
         self.has_more = true;
         Ok(())
+    }
+
+    /// How much to receive beyond the payload in progress. A long payload is received in place only
+    /// if none of it is in the inbox, so while they come one after the other it is no more than the
+    /// next header.
+    fn inbox_room_len(&self) -> usize {
+        let unread_len = self.inbox.unread().len();
+        match &self.receiving {
+            Receiving::Payload { header, .. } => header.trailer_len() + HEADER_LEN,
+            Receiving::Header if self.follows_long && unread_len < HEADER_LEN => {
+                HEADER_LEN - unread_len
+            }
+            Receiving::Header | Receiving::Trailer { .. } => INBOX_LEN,
+        }
     }
 
     /// Carries out all that is complete in the inbox.
@@ -94,7 +111,8 @@ impl Connection {
         let Some(bytes) = unread.first_chunk::<HEADER_LEN>() else { return Ok(Some(Need::Bytes)) };
         let header = Header::decode(bytes)?;
         let (payload_len, trailer_len) = (header.payload_len(), header.trailer_len());
-        if payload_len > WHOLE_LEN_MAX {
+        self.follows_long = payload_len > WHOLE_LEN_MAX;
+        if self.follows_long {
             let list = self.admit(&header, shared)?;
             self.inbox.consume(HEADER_LEN);
             self.receiving = Receiving::Payload { header, list, done: 0 };

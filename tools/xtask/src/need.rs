@@ -22,6 +22,8 @@ pub(crate) enum Need {
     Component { program: &'static str, component: &'static str },
     /// Mounting file systems, and loop devices to mount them from.
     Mounts,
+    /// A nightly compiler with the sources of the standard library.
+    Nightly,
 }
 
 impl Need {
@@ -47,6 +49,19 @@ impl Need {
                 }
             }
             Self::Mounts => mounts(),
+            Self::Nightly if has_nightly_sources() => Ok(()),
+            Self::Nightly => {
+                eprintln!("xtask: installing a nightly compiler");
+                let mut install = Command::new("rustup");
+                install.args(NIGHTLY_WITH_SOURCES).stdout(Stdio::null()).stderr(Stdio::null());
+                match install.status() {
+                    Ok(status) if status.success() => Ok(()),
+                    _ => Err(format!(
+                        "a nightly compiler with rust-src is missing: install it with `rustup {}`",
+                        NIGHTLY_WITH_SOURCES.join(" ")
+                    )),
+                }
+            }
             Self::Program { name, package } => {
                 if on_path(name) || install(package) && on_path(name) {
                     return Ok(());
@@ -55,6 +70,21 @@ impl Need {
             }
         }
     }
+}
+
+const NIGHTLY_WITH_SOURCES: [&str; 7] =
+    ["toolchain", "install", "nightly", "--profile", "minimal", "--component", "rust-src"];
+
+fn has_nightly_sources() -> bool {
+    let sysroot = Command::new("rustup")
+        .args(["run", "nightly", "rustc", "--print", "sysroot"])
+        .stderr(Stdio::null())
+        .output();
+    sysroot.is_ok_and(|output| {
+        let sysroot = String::from_utf8_lossy(&output.stdout);
+        output.status.success()
+            && Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/Cargo.lock").exists()
+    })
 }
 
 pub(crate) fn on_path(name: &str) -> bool {

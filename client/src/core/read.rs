@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use windlass_transport::{Operation, Pages, QueuePairId, RemoteAddress, WorkId, chunks::Chunk};
-use windlass_wire::RowRange;
+use windlass_wire::{PartitionId, RowRange};
 
 use super::{
     Core, RequestId, TableIndex,
@@ -28,7 +28,7 @@ const CURRENT_FOR: Duration = Duration::from_millis(5);
 struct Read {
     request: RequestId,
     table: TableIndex,
-    partition: usize,
+    partition: PartitionId,
     place: Place,
     link: usize,
     /// The link may have another one by the time it completes.
@@ -98,7 +98,6 @@ impl Core {
             while block <= last {
                 let block_count = (last + 1 - block).min((READ_LEN_MAX / stride).max(1));
                 let len = span_len(&place, block_count);
-                let partition = partition.0 as usize;
                 let mut span =
                     Span { table, partition, block, block_count, skipped: 0, len, by_value };
                 if by_value {
@@ -287,7 +286,7 @@ impl Core {
         let (link, offset) = (read.link, read.place.at.offset);
         let Some(table) = self.tables.get_mut(read.table.0) else { return };
         let is_same = |place: &&mut Place| place.link == link && place.at.offset == offset;
-        for place in table.places.of_partition(read.partition).filter(is_same) {
+        for place in table.places.of_partition(read.partition.0 as usize).filter(is_same) {
             place.current_at = Some(now);
         }
     }
@@ -338,11 +337,13 @@ impl Core {
         rows: RowRange,
         into: &mut [u8],
     ) {
-        let row_len = self.tables[table.0].row_len;
+        let state = &self.tables[table.0];
+        let (row_len, layout) = (state.row_len, state.layout);
         for slot in &mut self.reads.reads {
             let done = |read: &mut Read| read.request == request && read.phase == Phase::Done;
             let Some(read) = slot.take_if(done) else { continue };
-            copy_read(&read, self.memory.staging_pages(), rows, row_len, into);
+            let part = layout.rows_of(read.partition);
+            copy_read(&read, self.memory.staging_pages(), (part, rows), row_len, into);
             self.memory.release(read.chunk);
         }
     }
@@ -383,7 +384,7 @@ impl Core {
 #[derive(Clone, Copy, Debug)]
 struct Span {
     table: TableIndex,
-    partition: usize,
+    partition: PartitionId,
     block: u64,
     block_count: u64,
     /// Bytes behind the first block's head version that are left out, and how many are not.
@@ -410,14 +411,22 @@ impl Span {
     }
 }
 
-/// Copies those of `rows` that a read has staged to where they belong in `into`.
-fn copy_read(read: &Read, pages: &Pages, rows: RowRange, row_len: u64, into: &mut [u8]) {
+/// Copies those of `rows` that a read has staged to where they belong in `into`. The last block of a
+/// partition may have room for more rows than `part`: those are other reads'.
+fn copy_read(
+    read: &Read,
+    pages: &Pages,
+    (part, rows): (RowRange, RowRange),
+    row_len: u64,
+    into: &mut [u8],
+) {
+    let Some(of_part) = part.intersection(rows) else { return };
     let place = &read.place.at;
     let block_rows = u64::from(place.block_rows);
     for block in 0..read.block_count {
         let first = place.first_row + (read.block + block) * block_rows;
         let all = RowRange::new(first, first + block_rows);
-        let Some(wanted) = all.intersection(rows) else { continue };
+        let Some(wanted) = all.intersection(of_part) else { continue };
         let from = block * u64::from(place.block_stride) + ROWS_AT - HEAD_VERSION_AT
             + (wanted.start - first) * row_len
             - read.skipped;

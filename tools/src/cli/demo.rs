@@ -17,7 +17,7 @@ use crate::{
     drill::{Drill, DrillError, Recovery, busy_head},
     replicas::compare_within,
     report::{DemoResult, svg, table, units},
-    train::{RunOptions, ServerOptions, Servers, Trained, message::Connection},
+    train::{RunOptions, ServerOptions, Servers, Straggler, Trained, message::Connection},
     verbs_flags::VerbsFlags,
 };
 
@@ -104,7 +104,7 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
         l2: 1.0,
         synchronous: false,
         consistency: Consistency::Eventual {},
-        straggler_ms: 0,
+        straggler: Straggler::NONE,
         seed: arguments.seed,
         strict: true,
         table: "demo".to_owned(),

@@ -10,7 +10,7 @@ use crate::{
     data::ReadError,
     report::{Plot, Scale, TrainResult, plot, svg, table, units},
     train::{
-        Event, RunError, RunOptions, ServerOptions, Servers, Trained,
+        Event, RunError, RunOptions, ServerOptions, Servers, Straggler, Trained,
         message::Connection,
         run::run as train,
         worker_process::{self, ExitCodes},
@@ -92,9 +92,13 @@ struct Method {
     /// How far workers may be apart: sequential, bounded:N (a batch is a round), or eventual
     #[arg(long, value_name = "MODEL", default_value = "eventual", value_parser = consistency::parse, conflicts_with = "synchronous")]
     consistency: Consistency,
-    /// Slow worker 0 down by so many milliseconds a batch, to see what the others wait
-    #[arg(long, value_name = "MS", default_value_t = 0)]
+    /// Slow one worker down by so many milliseconds a batch, to see what the others wait; which one is
+    /// drawn by the seed, again and again
+    #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=60_000))]
     straggler: u64,
+    /// Batches for which the worker that was drawn is slow, before the next draw
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    straggler_batches: u64,
     /// Seed of the order of examples
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -145,7 +149,11 @@ fn sparse_lr(arguments: &Arguments, output: Output) -> Result<(), Failure> {
         l2: arguments.method.l2,
         synchronous: arguments.method.synchronous,
         consistency: arguments.method.consistency,
-        straggler_ms: arguments.method.straggler,
+        straggler: Straggler {
+            delay_ms: arguments.method.straggler,
+            batches: arguments.method.straggler_batches,
+            seed: arguments.method.seed,
+        },
         seed: arguments.method.seed,
         strict: arguments.strict,
         table: arguments.cluster.table.clone(),

@@ -12,4 +12,4 @@ pub use batch::{Batch, ExampleRef};
 pub use generate::{ClickModel, ClickOptions, ClickSummary};
 pub use libsvm::{LibsvmReader, MalformedLine, ReadError, Share, Strictness};
 pub use model::{Model, ModelError};
-pub use random::shuffle;
+pub use random::{draw, shuffle};

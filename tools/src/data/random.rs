@@ -36,6 +36,13 @@ impl Random {
         (self.next_u64() >> 11) as f64 * (1.0 / 9_007_199_254_740_992.0)
     }
 
+    /// Uniform in `0..count`.
+    fn below(&mut self, count: u64) -> u64 {
+        // Of 64 random bits; the bias of 2^-32 at most shows in nothing.
+        let scaled = (u128::from(self.next_u64()) * u128::from(count)) >> 64;
+        u64::try_from(scaled).expect("less than the count")
+    }
+
     /// Standard normal, by Box and Muller.
     pub(super) fn normal(&mut self) -> f64 {
         let radius = libm::sqrt(-2.0 * libm::log(1.0 - self.unit()));
@@ -52,11 +59,16 @@ pub fn shuffle(count: usize, seed: u64, stream: u64) -> Vec<u32> {
     let mut order: Vec<u32> = (0..count).collect();
     let mut random = Random::new(seed, stream);
     for last in (1..order.len()).rev() {
-        // Of 64 random bits; the bias of 2^-32 at most shows in nothing.
-        let place = (u128::from(random.next_u64()) * (last as u128 + 1)) >> 64;
+        let place = random.below(last as u64 + 1);
         order.swap(last, usize::try_from(place).unwrap_or(last));
     }
     order
+}
+
+/// One of the numbers `0..count`, which depends on seed and stream only.
+#[must_use]
+pub fn draw(count: u64, seed: u64, stream: u64) -> u64 {
+    Random::new(seed, stream).below(count)
 }
 
 /// The finaliser of SplitMix64: a bijection that spreads every input bit.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Pace, SourceOptions};
+use super::{Pace, SourceOptions, Straggler};
 use crate::verbs_flags::VerbsFlags;
 
 /// What a worker is to do: the one line on its stdin.
@@ -18,8 +18,8 @@ pub struct Task {
     pub source: SourceOptions,
     /// When it goes on to its next batch.
     pub pace: Pace,
-    /// Microseconds that it takes longer over each batch.
-    pub delay_us: u64,
+    /// Who is slow, to see what the others wait.
+    pub straggler: Straggler,
 }
 
 /// How to reach the servers.

@@ -106,7 +106,8 @@ fn agrees_with_scikit_learn() {
             strict: true,
         })
         .unwrap();
-        let totals = worker::run(&mut source, &mut ftrl, pace, Duration::ZERO, |_, _| {}).unwrap();
+        let totals =
+            worker::run(&mut source, &mut ftrl, pace, |_| Duration::ZERO, |_, _| {}).unwrap();
         assert_eq!(totals.examples, 100_000);
         assert!(totals.loss.mean().unwrap() < 0.45);
         let model = ftrl.model();

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Pace, Parameters, Problem, SourceOptions,
+    Pace, Parameters, Problem, SourceOptions, Straggler,
     message::{Connection, Done, Report, Task},
     weights::Weights,
 };
@@ -53,8 +53,8 @@ pub struct RunOptions {
     pub synchronous: bool,
     /// How far workers may be apart; eventual: as far as they get.
     pub consistency: Consistency,
-    /// Milliseconds that worker 0 takes longer over each batch.
-    pub straggler_ms: u64,
+    /// Who is slow, to see what the others wait.
+    pub straggler: Straggler,
     /// Seed of the order of examples.
     pub seed: u64,
     /// Whether a malformed line ends the run.
@@ -220,7 +220,7 @@ fn train(
                 strict: options.strict,
             },
             pace: options.pace(),
-            delay_us: if rank == 0 { options.straggler_ms * 1000 } else { 0 },
+            straggler: options.straggler,
         })?;
         let sender = sender.clone();
         // The thread ends with its process, and that when we let go of the channel's other end:

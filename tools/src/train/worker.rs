@@ -72,13 +72,13 @@ struct Slot<P> {
     pull: Option<(P, Instant)>,
 }
 
-/// Trains until the source is exhausted, `delay` longer over each batch than it takes. `on_batch` is
-/// told the totals after every batch.
+/// Trains until the source is exhausted, over the batch of each number longer by `delay` than it takes.
+/// `on_batch` is told the totals after every batch.
 pub fn run<P: Parameters>(
     source: &mut Source,
     parameters: &mut P,
     pace: Pace,
-    delay: Duration,
+    delay: impl Fn(u64) -> Duration,
     mut on_batch: impl FnMut(&WorkerTotals, &mut Source),
 ) -> Result<WorkerTotals, WorkerError<P::Error>> {
     let mut totals = WorkerTotals::default();
@@ -94,6 +94,7 @@ pub fn run<P: Parameters>(
         totals.pull_latency.record(asked.elapsed());
 
         let loss = current.problem.gradient(&current.batch, &rows, &mut gradient);
+        let delay = delay(totals.pushes);
         if !delay.is_zero() {
             thread::sleep(delay);
         }

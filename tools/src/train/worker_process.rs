@@ -51,7 +51,7 @@ fn train(task: &Task) -> Result<Done, WorkerError<RemoteError>> {
     let mut source = Source::open(task.source.clone())?;
     let mut weights = Weights::open(task).map_err(WorkerError::Parameters)?;
     let started = Instant::now();
-    let delay = Duration::from_micros(task.delay_us);
+    let delay = |batch| task.straggler.delay(task.source.rank, task.source.workers, batch);
     let mut reported = (0, 0.0);
     let mut last = Instant::now();
     let on_batch = |totals: &WorkerTotals, source: &mut Source| {

@@ -33,8 +33,11 @@ const SLEEP_MAX: Duration = Duration::from_millis(2);
 /// How often the servers are looked at while nothing comes.
 const CHECK_EVERY: Duration = Duration::from_millis(5);
 
-/// Silence of a server after which others are asked whether the map has changed; doubles each time.
+/// Silence of a server after which others are asked whether the map has changed.
 const SILENCE: Duration = Duration::from_millis(250);
+/// They are asked so often at intervals of half of that, while a silent server may just have been
+/// replaced; then later and later.
+const ASKED_SOON: u32 = 8;
 
 /// Bytes of messages kept to be sent again from which new requests wait.
 const BACKLOG_LEN_MAX: usize = 32 << 20;
@@ -46,7 +49,15 @@ pub(super) struct Patience {
     polls: u32,
     checked: Instant,
     /// How often others were asked.
-    asked: usize,
+    asked: u32,
+}
+
+/// How long a wait lasts before others are asked once more.
+pub(super) fn ask_after(asked: u32) -> Duration {
+    match asked.checked_sub(ASKED_SOON) {
+        None => SILENCE + SILENCE / 2 * asked,
+        Some(later) => SILENCE * (8 << later.min(5)),
+    }
 }
 
 impl Core {
@@ -161,7 +172,7 @@ impl Core {
         if now.duration_since(patience.checked) >= CHECK_EVERY {
             patience.checked = now;
             self.check_servers();
-            if waited >= SILENCE * (1 << patience.asked.min(8)) {
+            if waited >= ask_after(patience.asked) {
                 patience.asked += 1;
                 self.suspect(patience.asked);
             }

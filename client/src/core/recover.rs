@@ -12,7 +12,7 @@ use std::{
 
 use windlass_wire::{ClusterMap, Epoch, RequestKind, map::ServerState};
 
-use super::{Core, backoff::Backoff, kept::Kept, send::Written};
+use super::{Core, backoff::Backoff, kept::Kept, progress::ask_after, send::Written};
 
 /// How long answers to what was sent under the old map are waited for, before links are cut.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
@@ -34,8 +34,9 @@ pub(super) struct Trouble {
 enum Phase {
     /// The map is to be learned, when it is time.
     Learn,
-    /// This map is to be installed once everything in flight is settled.
-    Settle { map: ClusterMap, since: Instant },
+    /// This map is to be installed once everything in flight is settled. Who does not answer may be
+    /// dead, so others are asked meanwhile, so often, whether there is a newer one.
+    Settle { map: ClusterMap, since: Instant, asked: u32 },
     /// What was kept is being sent.
     Resend,
 }
@@ -91,16 +92,23 @@ impl Core {
                 trouble.backoff.fail(Instant::now(), random);
                 if let Some(map) = learned {
                     self.settling = true;
-                    trouble.phase = Phase::Settle { map, since: now };
+                    trouble.phase = Phase::Settle { map, since: now, asked: 0 };
                 }
             }
         }
-        if let Phase::Settle { map, since } = &mut trouble.phase
-            && self.is_settled(map, *since)
-        {
-            let map = std::mem::take(map);
-            trouble.phase = Phase::Resend;
-            self.install(map, now);
+        if let Phase::Settle { map, since, asked } = &mut trouble.phase {
+            if now.duration_since(*since) >= ask_after(*asked) {
+                *asked += 1;
+                let learned = self.learn_map(*asked as usize, Backoff::new(now).limit());
+                if let Some(newer) = learned.filter(|learned| learned.epoch > map.epoch) {
+                    *map = newer;
+                }
+            }
+            if self.is_settled(map, *since) {
+                let map = std::mem::take(map);
+                trouble.phase = Phase::Resend;
+                self.install(map, now);
+            }
         }
         let is_whole = matches!(trouble.phase, Phase::Resend) && self.resend() && {
             self.settling = false;
@@ -118,17 +126,18 @@ impl Core {
     }
 
     /// Looks for a newer map: a server is silent, and others may know why.
-    pub(super) fn suspect(&mut self, attempt: usize) {
+    pub(super) fn suspect(&mut self, attempt: u32) {
         if self.in_trouble() || self.options.retry_for.is_zero() {
             return;
         }
         let limit = Backoff::new(Instant::now()).limit();
-        let newer = self.learn_map(attempt, limit).filter(|map| map.epoch > self.map.epoch);
+        let newer =
+            self.learn_map(attempt as usize, limit).filter(|map| map.epoch > self.map.epoch);
         if let Some(map) = newer {
             self.start_trouble();
             if let Some(trouble) = &mut self.trouble {
                 self.settling = true;
-                trouble.phase = Phase::Settle { map, since: Instant::now() };
+                trouble.phase = Phase::Settle { map, since: Instant::now(), asked: 0 };
             }
         }
     }

@@ -17,8 +17,27 @@ use super::program;
 pub(crate) struct Cluster {
     program: PathBuf,
     folder: PathBuf,
+    site: Box<dyn Fn(usize) -> Site>,
     coordinators: Vec<Process>,
     servers: BTreeMap<u64, Process>,
+    started: usize,
+}
+
+/// Where a process runs.
+pub(crate) struct Site {
+    /// What starts a program there, and its first arguments; empty: it is started as it is.
+    pub(crate) launcher: Vec<String>,
+    /// Address to listen on.
+    pub(crate) listen: &'static str,
+    /// Transports that servers offer there.
+    pub(crate) transports: &'static str,
+}
+
+impl Site {
+    /// This host.
+    pub(crate) fn loopback() -> Self {
+        Self { launcher: Vec::new(), listen: "127.0.0.1:0", transports: "shm,tcp" }
+    }
 }
 
 struct Process {
@@ -44,14 +63,25 @@ pub(crate) fn eventually(what: &str, mut look: impl FnMut() -> (bool, Value)) {
 }
 
 impl Cluster {
-    /// Starts it with one coordinator.
+    /// Starts it with one coordinator on this host.
     pub(crate) fn start(folder: &Path, options: &[&str]) -> Self {
+        Self::start_on(folder, Box::new(|_| Site::loopback()), options)
+    }
+
+    /// Starts it with one coordinator on host 0 of these.
+    pub(crate) fn start_on(
+        folder: &Path,
+        site: Box<dyn Fn(usize) -> Site>,
+        options: &[&str],
+    ) -> Self {
         let program = program::copy_into(folder);
         let mut cluster = Self {
             program,
             folder: folder.to_owned(),
+            site,
             coordinators: Vec::new(),
             servers: BTreeMap::new(),
+            started: 0,
         };
         cluster.add_coordinator(options);
         cluster
@@ -59,9 +89,9 @@ impl Cluster {
 
     pub(crate) fn add_coordinator(&mut self, options: &[&str]) {
         let name = format!("coordinator-{}", self.coordinators.len());
-        let arguments = [&["coordinator", "--listen", "127.0.0.1:0"][..], options].concat();
-        let process = Process::start(&self.program, &self.folder, &name, &arguments);
-        self.coordinators.push(process);
+        let site = (self.site)(0);
+        let arguments = [&["coordinator", "--listen", site.listen][..], options].concat();
+        self.coordinators.push(self.start_process(&site, &name, &arguments));
     }
 
     /// kill -9 of the coordinator that was started first.
@@ -78,20 +108,44 @@ impl Cluster {
 
     /// Starts another server; its number.
     pub(crate) fn add_server(&mut self) -> u64 {
+        self.add_server_on(0, &[])
+    }
+
+    /// Starts another server on a host; its number.
+    pub(crate) fn add_server_on(&mut self, host: usize, options: &[&str]) -> u64 {
         let address = self.coordinator_addresses();
-        let serve = ["serve", "--listen", "127.0.0.1:0", "--transports", "shm,tcp"];
+        let site = (self.site)(host);
+        let serve = ["serve", "--listen", site.listen, "--transports", site.transports];
         let rest = ["--memory", "256MiB", "--coordinator", address.as_str()];
-        let name = format!("server-{}", self.servers.len());
-        let process =
-            Process::start(&self.program, &self.folder, &name, &[&serve[..], &rest].concat());
+        let name = format!("server-{}", self.started);
+        self.started += 1;
+        let process = self.start_process(&site, &name, &[&serve[..], &rest, options].concat());
         let number = process.server;
         self.servers.insert(number, process);
         number
     }
 
+    fn start_process(&self, site: &Site, name: &str, arguments: &[&str]) -> Process {
+        let mut command = match site.launcher.split_first() {
+            None => Command::new(&self.program),
+            Some((launcher, first)) => {
+                let mut command = Command::new(launcher);
+                command.args(first).arg(&self.program);
+                command
+            }
+        };
+        command.args(arguments);
+        Process::start(command, &self.folder, name)
+    }
+
+    /// Where a server listens.
+    pub(crate) fn address(&self, number: u64) -> &str {
+        &self.servers[&number].address
+    }
+
     /// Addresses of servers and coordinator, as clients take them.
     pub(crate) fn addresses(&self) -> String {
-        let servers = self.servers.values().map(|server| server.address.as_str());
+        let servers = self.servers.keys().map(|number| self.address(*number));
         let coordinators = self.coordinators.iter().map(|one| one.address.as_str());
         servers.chain(coordinators).collect::<Vec<_>>().join(",")
     }
@@ -138,10 +192,9 @@ impl Cluster {
 }
 
 impl Process {
-    fn start(copy: &Path, folder: &Path, name: &str, arguments: &[&str]) -> Self {
+    fn start(mut command: Command, folder: &Path, name: &str) -> Self {
         let stderr = folder.join(format!("{name}.stderr"));
-        let mut command = Command::new(copy);
-        command.args(arguments).args(["--json", "--stop-with-stdin"]);
+        command.args(["--json", "--stop-with-stdin"]);
         command.current_dir(folder).env_remove("WINDLASS_LOG");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(&stderr).unwrap());
         let mut child = program::start(&mut command);

@@ -26,10 +26,15 @@ pub(crate) struct Pusher {
 
 impl Pusher {
     pub(crate) fn start(addresses: &str) -> Self {
+        Self::start_as("", addresses)
+    }
+
+    /// One with tables of its own, whose names begin with `name`.
+    pub(crate) fn start_as(name: &str, addresses: &str) -> Self {
         let (is_over, acknowledged) = (Arc::default(), Arc::default());
-        let (addresses, end, count) =
-            (addresses.to_owned(), Arc::clone(&is_over), Arc::clone(&acknowledged));
-        let thread = std::thread::spawn(move || run(&addresses, &end, &count));
+        let (name, addresses) = (name.to_owned(), addresses.to_owned());
+        let (end, count) = (Arc::clone(&is_over), Arc::clone(&acknowledged));
+        let thread = std::thread::spawn(move || run(&name, &addresses, &end, &count));
         Self { is_over, acknowledged, thread }
     }
 
@@ -44,14 +49,15 @@ impl Pusher {
         }
     }
 
-    /// Ends the pushing and compares all rows with what was pushed.
-    pub(crate) fn end_and_check(self) {
+    /// Ends the pushing and compares all rows with what was pushed; how many pushes there were.
+    pub(crate) fn end_and_check(self) -> u64 {
         self.is_over.store(true, Ordering::Release);
         self.thread.join().unwrap();
+        self.acknowledged.load(Ordering::Acquire)
     }
 }
 
-fn run(addresses: &str, is_over: &AtomicBool, acknowledged: &AtomicU64) {
+fn run(name: &str, addresses: &str, is_over: &AtomicBool, acknowledged: &AtomicU64) {
     let options = ClientOptions {
         providers: vec![Provider::Shm {}, Provider::Tcp {}],
         timeout: PATIENCE,
@@ -59,8 +65,9 @@ fn run(addresses: &str, is_over: &AtomicBool, acknowledged: &AtomicU64) {
         ..ClientOptions::default()
     };
     let client = Client::connect_with(addresses, options).unwrap();
-    let dense = client.create_table::<f64>("dense", &TableSchema::dense(f64::DTYPE, ROWS, 1));
-    let sparse = client.create_table::<f64>("sparse", &TableSchema::sparse(f64::DTYPE, 1));
+    let create = |kind: &str, schema| client.create_table::<f64>(&format!("{name}{kind}"), &schema);
+    let dense = create("dense", TableSchema::dense(f64::DTYPE, ROWS, 1));
+    let sparse = create("sparse", TableSchema::sparse(f64::DTYPE, 1));
     let tables = [dense.unwrap(), sparse.unwrap()];
     let mut expected = vec![[0.0; 2]; usize::try_from(ROWS).unwrap()];
     let mut random = Random::new(u64::from(std::process::id()));

@@ -42,6 +42,8 @@ enum Task {
     Crash(passed::CrashArguments),
     /// Real servers killed under load, and others put in their place; prints JSON with `--json`.
     Chaos(PassedOn),
+    /// A cluster over network namespaces, as root: `--link-downs N`; prints JSON.
+    Hosts(PassedOn),
     /// A command, or the whole verbs suite, where an RDMA device exists.
     #[command(disable_help_flag = true)]
     Softroce(PassedOn),
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
         Task::Simulate(passed) => passed::harness("simulate", &passed.arguments),
         Task::Crash(arguments) => passed::crash(&arguments),
         Task::Chaos(passed) => passed::chaos(&passed.arguments),
+        Task::Hosts(passed) => passed::harness("hosts", &passed.arguments),
         Task::Softroce(passed) => passed::softroce(&passed.arguments),
         Task::Header(arguments) => header::header(&arguments),
     }

@@ -18,6 +18,8 @@ pub(crate) enum Need {
     Program { name: &'static str, package: &'static str },
     /// A file or folder of this repository: a part that may not have been written.
     Part { path: &'static str },
+    /// Network namespaces, in which hosts of their own are made.
+    Hosts,
     /// A component of the Rust toolchain, by the program it brings.
     Component { program: &'static str, component: &'static str },
     /// Mounting file systems, and loop devices to mount them from.
@@ -32,6 +34,14 @@ impl Need {
         match self {
             Self::Part { path } if Path::new(path).exists() => Ok(()),
             Self::Part { path } => Err(format!("{path} does not exist in this tree")),
+            Self::Hosts => {
+                Self::Program { name: "ip", package: "iproute2" }.meet().and_then(|()| {
+                    if !is_root() {
+                        return Err("network namespaces need root: run it with sudo".to_owned());
+                    }
+                    can_make_hosts()
+                })
+            }
             Self::Component { program, component } => {
                 if on_path(program) {
                     return Ok(());
@@ -135,6 +145,23 @@ fn mounts() -> Result<(), String> {
     } else {
         Err(refused("a loop device"))
     }
+}
+
+/// Whether the kernel has namespaces of the network, pairs of devices and bridges.
+fn can_make_hosts() -> Result<(), String> {
+    let name = format!("windlass-{}-probe", std::process::id());
+    let run = |arguments: &[&str]| match Command::new("ip").args(arguments).output() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            Err(format!("the kernel cannot: ip {}: {text}", arguments.join(" ")))
+        }
+        Err(error) => Err(format!("ip: {error}")),
+    };
+    run(&["netns", "add", &name])?;
+    let can = run(&["-n", &name, "link", "add", "one", "type", "veth", "peer", "name", "other"])
+        .and_then(|()| run(&["-n", &name, "link", "add", "switch", "type", "bridge"]));
+    can.and(run(&["netns", "del", &name]))
 }
 
 fn is_root() -> bool {

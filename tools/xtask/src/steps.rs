@@ -152,6 +152,16 @@ const STEPS: &[Step] = &[
         },
     },
     Step {
+        name: "hosts",
+        about: "a cluster over several hosts: killed, stopped, silent, cut off, slow",
+        minutes_max: 8,
+        needs: &[Need::Hosts],
+        command: || {
+            // The debug build, which is there already.
+            cargo(&["run", "--quiet", "-p", "windlass-tests", "--example", "hosts"])
+        },
+    },
+    Step {
         name: "etcd",
         about: "a standby takes over from a killed coordinator whose map is in etcd",
         minutes_max: 6,

@@ -110,9 +110,9 @@ fn options() -> Options {
             }
             "--durability" => {
                 options.durability = match value().strip_prefix("interval:") {
-                    Some(text) => Durability::Interval {
-                        milliseconds: text.parse().expect("milliseconds"),
-                    },
+                    Some(text) => {
+                        Durability::Interval { milliseconds: text.parse().expect("milliseconds") }
+                    }
                     None => Durability::Sync {},
                 };
             }

@@ -261,6 +261,24 @@ impl SessionTable {
         }
     }
 
+    /// The replicated part as tables of at most `entries_max` entries each, to be merged again.
+    #[must_use]
+    pub fn encode_pieces(&self, entries_max: usize) -> Vec<Vec<u8>> {
+        let applied = self.sessions.iter().filter(|(_, session)| session.lsn.0 > 0);
+        let applied: Vec<_> = applied.map(|(key, session)| (*key, *session)).collect();
+        let mut pieces = applied.chunks(entries_max.max(1)).collect::<Vec<_>>();
+        if pieces.is_empty() {
+            pieces.push(&[]);
+        }
+        let encoded = pieces.into_iter().map(|entries| {
+            let sessions = entries.iter().copied().collect();
+            let mut bytes = Vec::new();
+            Self { sessions, ..*self }.encode(&mut bytes);
+            bytes
+        });
+        encoded.collect()
+    }
+
     /// Reads a table from all of `bytes`; refuses more than `sessions_max` entries.
     pub fn decode(bytes: &[u8], sessions_max: usize) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes, "a session table");

@@ -12,7 +12,7 @@ use windlass_replication::{
     coordinator::WorkerTimings, membership::ADDRESS_BYTES_MAX,
 };
 use windlass_wire::{
-    ClusterMap, Epoch, ServerId,
+    ClusterMap, Epoch, PartitionId, ServerId,
     control::{ClientReply, RefusalKind},
     coordination::{Instruction, Report},
 };
@@ -356,9 +356,9 @@ impl Machine {
             );
             return Err((RefusalKind::Full {}, text));
         }
-        let shards = map.servers.values().map(|entry| entry.shards).next();
-        if map.replicas > 1 && !known && shards.is_some_and(|shards| shards != joining.shard_count)
-        {
+        let others = map.servers.iter().filter(|(id, _)| Some(**id) != joining.server);
+        let shards = others.map(|(_, entry)| entry.shards).next();
+        if map.replicas > 1 && shards.is_some_and(|shards| shards != joining.shard_count) {
             let shards = shards.unwrap_or(1);
             return Err(invalid(format!(
                 "servers of a cluster with replicas have equally many shards: use {shards}"
@@ -412,6 +412,19 @@ impl Machine {
                 epoch,
                 server: rejected,
             },
+            Report::DiskFailed {} => {
+                // The last replica goes on answering pulls.
+                let map = self.coordinator.map();
+                let others = |id: &PartitionId| {
+                    let entry = map.partition(*id);
+                    entry.is_some_and(|entry| entry.members != [server])
+                };
+                if map.admits(server, incarnation) && map.held_by(server).any(|id| others(&id)) {
+                    tracing::error!(%server, "a server's disk refuses writes: its chains go on without it");
+                    self.step(CoordinatorInput::Operator(Change::Fail { server }));
+                }
+                return;
+            }
             Report::WantMap {} => {
                 self.send_map(connection);
                 return;

@@ -9,7 +9,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use windlass_wire::{
-    Aggregation, Consistency, Durability, TableEntry, TableId, TableSchema,
+    Aggregation, Consistency, TableEntry, TableId, TableSchema,
     control::{ClientReply, RefusalKind},
     coordination::{Instruction, OrderRefusal},
     schema::validate_table_name,
@@ -300,12 +300,6 @@ fn check_features(schema: &TableSchema, replicas: u8) -> Result<(), Refusal> {
             schema.replicas, schema.replicas
         )));
     }
-    if replicas > 1 && schema.durability != (Durability::Memory {}) {
-        return Err(invalid(
-            "a cluster with replicas keeps tables in its servers' memory: use durability memory, or a \
-             cluster with --replicas 1",
-        ));
-    }
     check_consistency(schema.consistency, replicas)?;
     if schema.aggregation != (Aggregation::Immediate {}) {
         return Err(invalid(
@@ -338,7 +332,7 @@ fn is_same(found: &TableSchema, asked: &TableSchema) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use windlass_wire::DataType;
+    use windlass_wire::{DataType, Durability};
 
     use super::*;
 
@@ -354,8 +348,6 @@ mod tests {
         }
         assert_eq!(check_features(&eventual, 3), Ok(()));
         let on_disk = TableSchema { durability: Durability::Sync {}, ..eventual };
-        assert_eq!(check_features(&on_disk, 1), Ok(()));
-        let (_, text) = check_features(&on_disk, 3).unwrap_err();
-        assert!(text.contains("use durability memory"), "{text}");
+        assert_eq!(check_features(&on_disk, 3), Ok(()));
     }
 }

@@ -191,7 +191,8 @@ impl Checkpointer {
             ..Manifest::default()
         };
         for partition in source.partitions() {
-            let before = self.last.partition(partition).filter(|_| !full);
+            let anew = full || source.begins_anew(partition);
+            let before = self.last.partition(partition).filter(|_| !anew);
             let extent = if before.is_some() { Extent::Changed } else { Extent::Full };
             source.begin(partition, extent);
             let begin = log.last_lsn(partition);

@@ -354,7 +354,7 @@ impl Recovery {
         let from = manifest.map_or(0, |manifest| manifest.log_position);
         let durable = manifest.map_or(0, |manifest| manifest.log_durable);
         let files = LogFiles::open(storage, from)?;
-        let mut applier = Applier { recovery: self, replay };
+        let mut applier = Applier { recovery: self, replay, from };
         let walked = log_walk::walk(storage, memory, &files, from, durable, &mut applier)?;
         for link in &files.chain {
             // What was read may still be on its way to the disk: it is built upon from now on.

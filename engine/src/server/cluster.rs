@@ -253,6 +253,13 @@ impl Cluster {
         tables: Vec<TableEntry>,
     ) -> Result<(), Refusal> {
         let mut state = self.lock();
+        let kept = tables.iter().map(|table| self.check_durability(&table.schema));
+        if let Some((kind, text)) = kept.filter_map(Result::err).next() {
+            // Whoever takes part without it would keep less than is promised.
+            state.first.get_or_insert_with(|| Err(text.clone()));
+            self.changed.notify_all();
+            return Err((kind, text));
+        }
         if state.map.epoch == Epoch(0) {
             // Tables are laid out by the number of partitions, which no map has said yet.
             let nothing = windlass_wire::map::Chain::default();

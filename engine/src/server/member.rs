@@ -41,6 +41,8 @@ pub(super) struct Member {
     /// Newest map received.
     received: AtomicU64,
     stopping: AtomicBool,
+    /// The disk refused a write: a fenced life is the last.
+    disk_failed: AtomicBool,
     /// Set when the coordinator says that this server is no longer of the cluster.
     has_left: AtomicBool,
 }
@@ -110,6 +112,7 @@ impl Member {
             uplink: Mutex::new(None),
             received: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
+            disk_failed: AtomicBool::new(false),
             has_left: AtomicBool::new(false),
         });
         let deadline = Instant::now() + FIRST_JOIN_PATIENCE;
@@ -173,6 +176,11 @@ impl Member {
     /// Whether the server is no longer of the cluster, and is to stop.
     pub(super) fn has_left(&self) -> bool {
         self.has_left.load(Ordering::Acquire)
+    }
+
+    /// Whether the disk refused a write.
+    pub(super) fn has_failed(&self) -> bool {
+        self.disk_failed.load(Ordering::Acquire)
     }
 
     /// Ends the threads.
@@ -248,7 +256,14 @@ impl Member {
         match &order.instruction {
             Instruction::Ping {} => self.beat(),
             Instruction::Fence { incarnation, known } => {
-                if self.incarnation() == *incarnation {
+                if self.incarnation() == *incarnation && self.has_failed() {
+                    tracing::error!(
+                        "the disk refused a write, and the cluster goes on without this server: \
+                         repair or free the disk, then start it again"
+                    );
+                    self.cluster.begin_life(next_life(*incarnation));
+                    self.has_left.store(true, Ordering::Release);
+                } else if self.incarnation() == *incarnation {
                     self.begin_new_life(*known);
                 }
             }
@@ -342,6 +357,10 @@ impl Member {
                 Report::WantMap {}
             }
             ServerEvent::StaleMap { .. } => return,
+            ServerEvent::DiskFailed {} => {
+                self.disk_failed.store(true, Ordering::Release);
+                Report::DiskFailed {}
+            }
         };
         self.send(&report);
     }

@@ -185,7 +185,7 @@ impl Server {
             _ => 0,
         };
         let kept_nothing = kept.is_none();
-        let has_all = kept.as_ref().is_some_and(keeps_everything);
+        let has_all = kept.as_ref().is_some_and(keeps_what_it_promised);
         let partitions = kept.as_ref().map_or(0, |kept| kept.partitions);
         let coordinator = match config.coordinators.is_empty() {
             true => Some(found(&config, kept)?),
@@ -297,6 +297,12 @@ impl Server {
         self.shared.cluster.workers()
     }
 
+    /// Whether the server stops because its disk refused a write.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.shared.member.has_failed() && self.shared.member.has_left()
+    }
+
     /// Providers on offer, best first, and why others are not.
     #[must_use]
     pub fn providers(&self) -> (&[Provider], &[String]) {
@@ -385,9 +391,12 @@ fn lease_timings() -> LeaseTimings {
     LeaseTimings { suspect_us, ..LeaseTimings::default() }
 }
 
-/// Whether all that was acknowledged is on disk when the process ends: no table says less.
-fn keeps_everything(catalogue: &Catalogue) -> bool {
-    catalogue.tables.iter().all(|table| table.schema.durability == (Durability::Sync {}))
+/// Whether the disk holds what tables promise to keep there. Where none promises anything, a server
+/// that was the last to hold a partition has lost it with its process.
+fn keeps_what_it_promised(catalogue: &Catalogue) -> bool {
+    let mut tables = catalogue.tables.iter();
+    catalogue.tables.is_empty()
+        || tables.any(|table| table.schema.durability != (Durability::Memory {}))
 }
 
 /// Starts the coordinator of a cluster inside this process. It takes over the tables that the server

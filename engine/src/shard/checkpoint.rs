@@ -2,15 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use windlass_wire::{
-    Durability, Incarnation, Lsn, PartitionId, Sequence, SessionId, TableId, map::shard_of,
-};
+use windlass_wire::{Incarnation, Lsn, PartitionId, Sequence, SessionId, TableId, map::shard_of};
 
 use super::{Shard, tables::TableRows};
 use crate::{
     persist::{
         checkpoint::{BlockHead, CheckpointSource, Extent, Next},
         log::Log,
+        manifest::Manifest,
     },
     table::{DensePartition, PIECES, SparsePartition, piece_of},
 };
@@ -18,6 +17,8 @@ use crate::{
 /// Sections of a partition's checkpoint.
 pub(super) const ROWS: u16 = 1;
 pub(super) const SESSIONS: u16 = 2;
+/// Of a replicated partition: session tables as chains copy them, which together are the whole one.
+pub(super) const CHAIN_SESSIONS: u16 = 3;
 
 /// Bytes of one session in its section: session, incarnation, sequence.
 pub(super) const SESSION_LEN: usize = 24;
@@ -26,6 +27,9 @@ pub(super) const SESSION_LEN: usize = 24;
 type Queue = BTreeMap<(TableId, u64), Piece>;
 
 const SESSIONS_LAST: (TableId, u64) = (TableId(u32::MAX), 0);
+
+/// Sessions of one block of chains' sessions.
+const SESSIONS_PER_BLOCK: usize = 16 << 10;
 
 /// What of the partitions is still to be copied.
 #[derive(Debug, Default)]
@@ -44,9 +48,16 @@ enum Piece {
     /// Keys with their rows.
     Sparse(Vec<(u64, u64)>),
     Sessions,
+    /// Of a chain's sessions, as they go into the block.
+    ChainSessions(Vec<u8>),
 }
 
 impl Copied {
+    /// What is to be copied of a partition is there no more.
+    pub(super) fn forget(&mut self, partition: PartitionId) {
+        self.queues.remove(&partition);
+    }
+
     pub(super) fn note_positions(&mut self, partition_count: u32, log: &Log) {
         self.positions.clear();
         self.positions
@@ -66,16 +77,24 @@ impl CheckpointSource for Source<'_> {
         (0..shard.map.partition_count())
             .map(PartitionId)
             .filter(|partition| {
+                let chain = &shard.map.chains[partition.0 as usize];
+                let holds =
+                    chain.servers.contains(&shard.server) || chain.learner == Some(shard.server);
                 shard_of(*partition, shard.shard_count) == shard.id
-                    && shard.map.chains[partition.0 as usize].servers.contains(&shard.server)
+                    && holds
+                    && shard.is_checkpointed(*partition)
             })
             .collect()
+    }
+
+    fn begins_anew(&self, partition: PartitionId) -> bool {
+        self.shard.begins_anew(partition)
     }
 
     fn begin(&mut self, partition: PartitionId, extent: Extent) {
         let mut queue = Queue::new();
         for (id, table) in &mut self.shard.tables {
-            if table.entry.schema.durability == (Durability::Memory {}) {
+            if !table.is_kept() {
                 continue;
             }
             let Some(slot) = table.slots.find(partition) else { continue };
@@ -95,11 +114,23 @@ impl CheckpointSource for Source<'_> {
         }
         queue.insert(SESSIONS_LAST, Piece::Sessions);
         self.copied.queues.insert(partition, queue);
+        self.shard.note_checkpoint_begun(partition);
     }
 
     fn next(&mut self, partition: PartitionId, buffer: &mut [u8]) -> Next {
         let Some(queue) = self.copied.queues.get_mut(&partition) else { return Next::Done };
         self.shard.queue_fresh(partition, queue);
+        if queue.len() == 1
+            && matches!(queue.get(&SESSIONS_LAST), Some(Piece::Sessions))
+            && let Some(table) = self.shard.chain_sessions(partition)
+        {
+            // All at once: what comes later is in the log.
+            let pieces = table.encode_pieces(SESSIONS_PER_BLOCK);
+            let at = |index| (TableId(u32::MAX), index);
+            let pieces = (0..).map(at).zip(pieces.into_iter().map(Piece::ChainSessions));
+            queue.clear();
+            queue.extend(pieces);
+        }
         let Some((at, piece)) = queue.first_key_value() else {
             self.copied.queues.remove(&partition);
             self.shard.note_fresh(partition, false);
@@ -124,7 +155,7 @@ impl CheckpointSource for Source<'_> {
             index,
             detail: 0,
             lsn: self.copied.positions.get(partition.0 as usize).copied().unwrap_or_default(),
-            epoch: self.shard.map.epoch,
+            epoch: self.shard.record_epoch(partition),
             length,
         })
     }
@@ -133,6 +164,11 @@ impl CheckpointSource for Source<'_> {
         for (partition, _) in self.copied.queues.drain() {
             self.shard.note_fresh(partition, false);
         }
+        self.shard.note_checkpoint_ended(false);
+    }
+
+    fn published(&mut self, _manifest: &Manifest) {
+        self.shard.note_checkpoint_ended(true);
     }
 }
 
@@ -153,6 +189,10 @@ impl Shard {
                     into.extend_from_slice(&sequence.0.to_le_bytes());
                 }
                 (TableId(0), SESSIONS, 0)
+            }
+            Piece::ChainSessions(bytes) => {
+                into.extend_from_slice(bytes);
+                (TableId(0), CHAIN_SESSIONS, index)
             }
             Piece::Dense => {
                 if let Some(found) = self.tables.get(&table)

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crossbeam::channel::{Sender, bounded};
 use windlass_transport::{Endpoint, RemoteKey, RemoteRegion, Waker};
 use windlass_wire::{
-    ClusterMap, Consistency, Durability, Incarnation, PartitionId, SessionId, ShardId, TableEntry,
-    TableId, WorkerRank,
+    ClusterMap, Consistency, Incarnation, PartitionId, SessionId, ShardId, TableEntry, TableId,
+    WorkerRank,
     control::{ClockPlace, PartitionPlace, Peer, Provider, SharedRegion},
 };
 
@@ -318,6 +318,9 @@ impl Shard {
                     &mut self.memory_left,
                 )
                 .map_err(|e| chain(&e))?;
+            if self.durable.is_some() {
+                table.track_changes();
+            }
         }
         self.configure_chains();
         Ok(())
@@ -328,11 +331,6 @@ impl Shard {
             return Ok(());
         }
         let id = entry.id;
-        if self.map.replicas > 1 && entry.schema.durability != (Durability::Memory {}) {
-            return Err("replicas are kept in memory only, so far: use durability memory, or a \
-                        cluster with one replica"
-                .to_owned());
-        }
         let mut table =
             ShardTable::new(entry, self.map.partition_count().max(1)).map_err(|e| chain(&e))?;
         let installed = table.install(

@@ -28,6 +28,7 @@ use crate::{
         log::{Full, Log, LogConfig},
         memory::Window,
         persistence::Persistence,
+        poison::{Poison, Trouble},
         recovery::RecoveredDirectory,
         storage::{Storage, StorageError},
     },
@@ -178,14 +179,20 @@ impl Shard {
             moved = true;
         }
         durable.set_waiting.release(position);
-        if durable.persistence.log.poison().is_some() {
+        let is_poisoned = durable.persistence.log.poison().is_some();
+        if is_poisoned {
             durable.set_waiting.refuse();
         }
-        if durable.persistence.log.poison().is_some() && !durable.waiting.is_empty() {
+        if is_poisoned && !durable.waiting.is_empty() {
             let waiting: Vec<Waiting> = durable.waiting.drain().collect();
             for waiting in waiting {
                 self.acknowledge_waiting(waiting, Status::Poisoned);
             }
+        }
+        if is_poisoned {
+            self.note_disk_failed();
+        } else if moved {
+            self.note_durable(position);
         }
         self.step_checkpoint(&mut durable, now);
         self.durable = Some(durable);
@@ -194,9 +201,36 @@ impl Shard {
 
     /// Whether acknowledgements wait for the disk.
     pub(super) fn is_writing(&self) -> bool {
-        let waits =
-            |durable: &Durable| !durable.waiting.is_empty() || !durable.set_waiting.is_empty();
-        self.durable.as_ref().is_some_and(waits)
+        self.durable.as_ref().is_some_and(|durable| {
+            let chain = self.chain.as_ref();
+            let is_chain_writing = chain.is_some_and(|chain| chain.disk.is_writing());
+            !durable.waiting.is_empty()
+                || !durable.set_waiting.is_empty()
+                || is_chain_writing && durable.log().is_writing()
+        })
+    }
+
+    /// Whether the log has to be emptied by a checkpoint before it takes more in.
+    pub(super) fn is_log_full(&self) -> bool {
+        self.durable.as_ref().is_some_and(|durable| {
+            durable.log().is_nearly_full() && durable.log().poison().is_none()
+        })
+    }
+
+    /// Stops the log as a failed write does.
+    pub(super) fn fail_disk(&mut self) {
+        if let Some(durable) = &mut self.durable {
+            let source = std::io::Error::other("the disk was told to fail");
+            let error = StorageError { operation: "write", name: "the log".to_owned(), source };
+            durable.log_mut().stop(Poison::new(Trouble::Write, 0, error));
+        }
+    }
+
+    /// A partition's rows are no longer what they were: a running checkpoint copies no more of them.
+    pub(super) fn forget_copied(&mut self, partition: PartitionId) {
+        if let Some(durable) = &mut self.durable {
+            durable.copied.forget(partition);
+        }
     }
 
     /// Whether the disk has something under way, or due soon: the shard must not sleep long.
@@ -214,6 +248,7 @@ impl Shard {
 
     /// Keeps everything before a stop.
     pub(super) fn close_disk(&mut self) {
+        self.log_all_records();
         if let Some(mut durable) = self.durable.take() {
             self.write_images(&mut durable);
             if !durable.persistence.close(CLOSE_TIMEOUT) {
@@ -243,7 +278,9 @@ impl Shard {
     }
 
     fn step_checkpoint(&mut self, durable: &mut Durable, now: Duration) {
-        if durable.persistence.log.poison().is_some() {
+        // Blocks must not hold records that the log does not.
+        let is_behind = self.chain.as_ref().is_some_and(|chain| chain.disk.is_behind());
+        if durable.persistence.log.poison().is_some() || is_behind {
             return;
         }
         let running = durable.persistence.is_checkpointing();

@@ -76,7 +76,7 @@ impl ShardTable {
     /// Whether its rows are recorded as they are, now and then, instead of each push.
     pub(super) fn is_imaged(&self) -> bool {
         let schema = &self.entry.schema;
-        matches!(schema.durability, Durability::Interval { .. }) && schema.replicas == 1
+        matches!(schema.durability, Durability::Interval { .. }) && !self.is_chained
     }
 
     /// Bytes of the image of one row that has no neighbour.

@@ -1,15 +1,14 @@
 //! Recovery of a shard: its checkpoint's blocks and its log's records, taken in before it serves.
 #![allow(unsafe_code)]
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use windlass_wire::{
-    Durability, Incarnation, Lsn, PartitionId, RowRange, Sequence, SessionId, map::shard_of,
-};
+use windlass_replication::{Lane, SessionTable, session as chained};
+use windlass_wire::{Incarnation, Lsn, PartitionId, RowRange, Sequence, SessionId, map::shard_of};
 
 use super::{
     Shard, chain,
-    checkpoint::{ROWS, SESSION_LEN, SESSIONS},
+    checkpoint::{CHAIN_SESSIONS, ROWS, SESSION_LEN, SESSIONS},
     durable::{Durable, apply_key, apply_range},
     image::{IMAGE, restore_image},
     record::kernel_of,
@@ -18,6 +17,7 @@ use super::{
     tables::{ShardTable, TableRows},
 };
 use crate::{
+    limits::CHAIN_SESSIONS_MAX,
     persist::{
         directories::ShardDirectory,
         frame::Kind,
@@ -67,9 +67,18 @@ impl Shard {
             storages.push(storage.map_err(|error| chain(&error))?);
         }
         let options = RecoveryOptions { accept_damage };
-        let mut replay = ShardReplay { shard: self };
+        let is_chained = self.map.replicas > 1;
+        let mut replay =
+            ShardReplay { shard: self, is_chained, sessions: BTreeMap::new(), void: Vec::new() };
         let recovered =
             recover(&mut storages, options, &mut replay).map_err(|error| chain(&error))?;
+        let ShardReplay { sessions, void, .. } = replay;
+        if let Some(partition) = void.first() {
+            return Err(format!(
+                "partition {partition} was being copied here when the server ended: another server \
+                 has it, or restore it from a backup"
+            ));
+        }
         let Some(storage) = storages.pop() else { return Err("no directory".to_owned()) };
         let mut damage: Vec<String> = recovered.damage().map(ToString::to_string).collect();
         damage.extend(self.unattributed(&recovered));
@@ -101,8 +110,21 @@ impl Shard {
             durable.set_regrouped(regrouped);
             self.checkpoint_wanted = true;
         }
+        let is_blank = found.tail.log_id == 0 && sources.len() == 1;
         self.durable = Some(durable);
+        self.recover_chains(&recovered.partitions, sessions, is_blank);
         Ok(summary)
+    }
+
+    /// Whether what the disk holds of a partition is taken up. Where there are replicas, others went on
+    /// without a server that was down, unless it is the only one left.
+    pub(super) fn recovers(&self, partition: PartitionId) -> bool {
+        let chain = self.map.chains.get(partition.0 as usize);
+        shard_of(partition, self.shard_count) == self.id
+            && chain.is_none_or(|chain| match self.map.replicas {
+                0 | 1 => chain.servers.contains(&self.server),
+                _ => chain.servers == [self.server],
+            })
     }
 
     /// Damage that names no partition, while there are partitions of which nothing else was found:
@@ -110,8 +132,7 @@ impl Shard {
     fn unattributed(&self, recovered: &Recovered) -> Vec<String> {
         let mut own = (0..self.map.partition_count()).map(PartitionId);
         let is_unseen = own.any(|partition| {
-            shard_of(partition, self.shard_count) == self.id
-                && !recovered.partitions.contains_key(&partition)
+            self.recovers(partition) && !recovered.partitions.contains_key(&partition)
         });
         let bad = recovered.directories.iter().flat_map(|directory| &directory.damage);
         bad.filter(|bad| is_unseen && bad.partition.is_none())
@@ -128,15 +149,19 @@ impl Shard {
 }
 
 impl ShardTable {
-    /// Notes which pieces change from now on, if the table is kept on disk.
+    /// Notes which pieces change from now on, if the table is kept on disk, also of partitions that
+    /// have come since it was last asked.
     pub(super) fn track_changes(&mut self) {
-        if self.entry.schema.durability == (Durability::Memory {}) {
+        if !self.is_kept() {
             return;
         }
         let imaged = self.is_imaged();
         match &mut self.rows {
             TableRows::Dense(partitions) => {
                 for (dense, _) in partitions {
+                    if dense.changed_mut().is_tracked() {
+                        continue;
+                    }
                     dense.track_changes();
                     if imaged {
                         dense.track_dirty();
@@ -145,6 +170,9 @@ impl ShardTable {
             }
             TableRows::Sparse(partitions) => {
                 for sparse in partitions {
+                    if sparse.changed_mut().is_tracked() {
+                        continue;
+                    }
                     sparse.track_changes();
                     if imaged {
                         sparse.track_dirty();
@@ -158,14 +186,16 @@ impl ShardTable {
 /// A shard taking its past in.
 struct ShardReplay<'a> {
     shard: &'a mut Shard,
+    is_chained: bool,
+    /// What suppresses duplicates in chains.
+    sessions: BTreeMap<PartitionId, SessionTable>,
+    /// Partitions whose rows no checkpoint holds yet.
+    void: Vec<PartitionId>,
 }
 
 impl Replay for ShardReplay<'_> {
     fn wants(&self, partition: PartitionId) -> bool {
-        let shard = &self.shard;
-        let chain = shard.map.chains.get(partition.0 as usize);
-        shard_of(partition, shard.shard_count) == shard.id
-            && chain.is_none_or(|chain| chain.servers.contains(&shard.server))
+        self.shard.recovers(partition)
     }
 
     fn restore(&mut self, block: &Block<'_>) -> Result<(), Refusal> {
@@ -179,6 +209,11 @@ impl Replay for ShardReplay<'_> {
                 let (session, incarnation) = (SessionId(word(0)), Incarnation(word(8)));
                 self.cover(block.partition, session, incarnation, Sequence(word(16)));
             }
+            return Ok(());
+        }
+        if block.head.section == CHAIN_SESSIONS {
+            let piece = SessionTable::decode(block.bytes, CHAIN_SESSIONS_MAX)?;
+            self.sessions_of(block.partition).merge(&piece);
             return Ok(());
         }
         if block.head.section != ROWS {
@@ -209,8 +244,20 @@ impl Replay for ShardReplay<'_> {
 
     fn apply(&mut self, record: &Record<'_>, applied: &AppliedBlocks) -> Result<(), Refusal> {
         let partition = record.partition();
+        if record.kind() == Kind::Begin {
+            self.begin_anew(partition);
+            return Ok(());
+        }
         for covered in record.covered() {
-            self.cover(partition, covered.session, covered.incarnation, covered.sequence);
+            let (session, incarnation) = (covered.session, covered.incarnation);
+            if self.is_chained {
+                let lane = Lane(0);
+                let covered =
+                    chained::Covered { session, incarnation, lane, sequence: covered.sequence };
+                self.sessions_of(partition).apply(record.lsn(), &[covered], &[]);
+            } else {
+                self.cover(partition, session, incarnation, covered.sequence);
+            }
         }
         if record.kind() == Kind::Engine && record.tag() == IMAGE {
             return restore_image(self.shard, record, applied);
@@ -280,6 +327,22 @@ impl Replay for ShardReplay<'_> {
 }
 
 impl ShardReplay<'_> {
+    fn sessions_of(&mut self, partition: PartitionId) -> &mut SessionTable {
+        let none = || SessionTable::new(CHAIN_SESSIONS_MAX);
+        self.sessions.entry(partition).or_insert_with(none)
+    }
+
+    /// What was taken in of a partition is void: another server's rows took its place.
+    fn begin_anew(&mut self, partition: PartitionId) {
+        self.sessions.remove(&partition);
+        for table in self.shard.tables.values_mut() {
+            table.clear_partition(partition, &mut self.shard.memory_left);
+        }
+        if !self.void.contains(&partition) {
+            self.void.push(partition);
+        }
+    }
+
     fn cover(
         &mut self,
         partition: PartitionId,

@@ -2,8 +2,8 @@
 
 use windlass_transport::Transport;
 use windlass_wire::{
-    ClockLine, ClusterMap, Layout, NotFinitePolicy, PartitionId, ServerId, ShardId, Status,
-    TableEntry, TableKind, map::shard_of,
+    ClockLine, ClusterMap, Durability, Layout, NotFinitePolicy, PartitionId, ServerId, ShardId,
+    Status, TableEntry, TableKind, map::shard_of,
 };
 
 use super::{
@@ -31,6 +31,8 @@ pub(super) struct ShardTable {
     pub(super) rows: TableRows,
     /// Index into the rows' partitions.
     pub(super) slots: Slots,
+    /// Whether its partitions are kept by chains.
+    pub(super) is_chained: bool,
     /// Its workers' clocks, if pulls may have to wait.
     pub(super) clocks: Option<Box<TableClocks>>,
 }
@@ -84,6 +86,7 @@ impl ShardTable {
                 TableKind::Sparse {} => TableRows::Sparse(Vec::new()),
             },
             slots: Slots::new(partition_count),
+            is_chained: false,
             clocks: None,
             entry,
         })
@@ -100,6 +103,7 @@ impl ShardTable {
         transports: &mut [Box<dyn Transport>],
         memory_left: &mut u64,
     ) -> Result<(), TableError> {
+        self.is_chained = map.replicas > 1;
         for partition in (0..map.partition_count()).map(PartitionId) {
             let chain = &map.chains[partition.0 as usize];
             let here = (chain.servers.contains(&server) || chain.learner == Some(server))
@@ -158,6 +162,11 @@ impl ShardTable {
         Ok(())
     }
 
+    /// Whether it is kept on disk.
+    pub(super) fn is_kept(&self) -> bool {
+        self.entry.schema.durability != Durability::Memory {}
+    }
+
     /// Whether rows are numbered.
     pub(super) fn is_dense(&self) -> bool {
         matches!(self.rows, TableRows::Dense(_))
@@ -179,7 +188,10 @@ impl ShardTable {
             TableRows::Dense(partitions) => partitions[slot].0.clear(),
             TableRows::Sparse(partitions) => {
                 let fresh = SparsePartition::new(partition, &self.entry.schema);
-                let old = std::mem::replace(&mut partitions[slot], fresh);
+                let mut old = std::mem::replace(&mut partitions[slot], fresh);
+                if old.changed_mut().is_tracked() {
+                    partitions[slot].track_changes();
+                }
                 *memory_left += old.charged_len();
             }
         }

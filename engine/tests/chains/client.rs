@@ -140,6 +140,11 @@ impl Client {
         }
     }
 
+    /// Forgets links to a server that comes back as another life.
+    pub(crate) fn disconnect(&mut self, server: ServerId) {
+        self.links.retain(|link| link.server != server);
+    }
+
     /// Pushes rows of ones, `scale` times.
     pub(crate) fn push(&mut self, table: usize, keys: Vec<u64>, scale: f32) {
         let width = self.tables[table].0.schema.width as usize;

@@ -1,13 +1,17 @@
 //! Servers without control ports: shards in threads, linked and told their maps by the test.
 
-use std::{sync::Arc, thread::JoinHandle};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle,
+};
 
 use crossbeam::channel::{Receiver, unbounded};
 use windlass_engine::{
     limits::{COMPLETION_SLOTS, MAILBOX_RING_LEN},
     shard::{
-        ChainCommand, ChainContext, LinkEnded, PartitionChecksum, PartitionStatus, ServerEvent,
-        Shard, ShardCommand, ShardHandle, ShardOptions, SharedLeases,
+        ChainCommand, ChainContext, LinkEnded, PartitionChecksum, PartitionStatus, Regrouped,
+        ServerEvent, Shard, ShardCommand, ShardHandle, ShardOptions, SharedLeases,
     },
 };
 use windlass_replication::LeaseTimings;
@@ -35,6 +39,7 @@ pub(crate) struct Node {
     pub(crate) handles: Vec<ShardHandle>,
     pub(crate) events: Receiver<ServerEvent>,
     pub(crate) ended: Receiver<LinkEnded>,
+    data: Option<PathBuf>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -78,7 +83,55 @@ impl Node {
             handles.push(handle);
         }
         let peer = Peer { server: ServerId(server), incarnation: Incarnation(life) };
-        Self { peer, handles, events: told, ended, threads }
+        Self { peer, handles, events: told, ended, data: None, threads }
+    }
+
+    /// As `start`, with what it keeps in a folder of its own: the tables are known before the map.
+    pub(crate) fn start_kept(
+        server: u32,
+        life: u64,
+        provider: Provider,
+        root: &Path,
+        tables: &[TableEntry],
+        map: &ClusterMap,
+    ) -> Self {
+        let mut node = Self::start(server, life, provider);
+        node.data = Some(root.join(server.to_string()));
+        let chains = vec![Chain::default(); PARTITIONS as usize];
+        node.install(&ClusterMap { chains, ..ClusterMap::default() });
+        tables.iter().for_each(|table| node.create(table));
+        node.install(map);
+        node.recover().unwrap();
+        node
+    }
+
+    /// Takes up what its folder holds.
+    pub(crate) fn recover(&self) -> Result<(), String> {
+        let regrouped =
+            Arc::new(Regrouped::new(self.data.as_ref().unwrap(), 0, self.handles.len()));
+        for handle in &self.handles {
+            let regrouped = regrouped.clone();
+            let accept_damage = false;
+            handle.ask(|answer| ShardCommand::Recover { regrouped, accept_damage, answer })?;
+        }
+        Ok(())
+    }
+
+    /// Its disk refuses all writes from now on.
+    pub(crate) fn fail_disk(&self) {
+        for handle in &self.handles {
+            handle.send(ShardCommand::Chain(ChainCommand::FailDisk {}));
+        }
+    }
+
+    /// Ends it with all it has taken on written down.
+    pub(crate) fn stop(mut self) {
+        for handle in &self.handles {
+            handle.ask(|answer| ShardCommand::Stop { answer }).unwrap();
+        }
+        for thread in self.threads.drain(..) {
+            thread.join().unwrap();
+        }
     }
 
     pub(crate) fn install(&self, map: &ClusterMap) {

@@ -3,13 +3,10 @@
 use std::time::{Duration, Instant};
 
 use windlass_engine::shard::{ServerEvent, ShardCommand};
-use windlass_wire::{
-    DataType, Durability, Epoch, Incarnation, ServerId, SessionId, Status, TableEntry, TableId,
-    TableSchema, control::Provider,
-};
+use windlass_wire::{Epoch, Incarnation, ServerId, SessionId, Status, control::Provider};
 
 use super::{
-    cluster::{Node, map, transport},
+    cluster::{Node, transport},
     tables,
     world::World,
 };
@@ -138,19 +135,4 @@ fn records_wait_for_their_table() {
     assert!(world.client.unacknowledged() > 0);
     all[1..].iter().for_each(|table| world.nodes[2].create(table));
     world.check();
-}
-
-#[test]
-fn tables_on_disk_are_refused() {
-    let node = Node::start(1, 10, Provider::Shm {});
-    node.install(&map(1, &[node.peer], &[ONE]));
-    let memory = TableSchema::sparse(DataType::F32, 4);
-    let sync = TableSchema { durability: Durability::Sync {}, ..memory.clone() };
-    let named = |schema| TableEntry { id: TableId(9), name: "t".to_owned(), schema };
-    let entry = named(sync);
-    let refused = node.handles[0].ask(|answer| ShardCommand::CreateTable { entry, answer });
-    let refusal = refused.unwrap_err();
-    assert!(refusal.contains("use durability memory"), "{refusal}");
-    // What was refused left nothing behind.
-    node.create(&named(memory));
 }

@@ -5,6 +5,7 @@
 mod client;
 mod cluster;
 mod faults;
+mod kept;
 mod linked;
 mod order;
 mod world;

@@ -1,12 +1,15 @@
 //! A cluster and what a coordinator does with it: members die, are fenced, and join, while a client
 //! pushes. What the client was told is compared with what replicas hold.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use windlass_engine::shard::ServerEvent;
 use windlass_wire::{
-    ClusterMap, Epoch, PartitionId, ServerId, TableEntry,
-    control::Provider,
+    ClusterMap, Epoch, Incarnation, PartitionId, ServerId, TableEntry,
+    control::{Peer, Provider},
     map::{Chain, ServerEntry, ServerState},
 };
 
@@ -21,8 +24,10 @@ use super::{
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct World {
-    provider: Provider,
-    tables: Vec<TableEntry>,
+    pub(crate) provider: Provider,
+    pub(crate) tables: Vec<TableEntry>,
+    /// Where servers keep their folders, if they keep anything.
+    pub(crate) root: Option<PathBuf>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) map: ClusterMap,
     pub(crate) client: Client,
@@ -52,7 +57,54 @@ impl World {
         }
         let mut client = Client::new(77, &map, &tables);
         nodes.iter().for_each(|node| client.connect(node, provider));
-        Self { provider, tables, nodes, map, client, pushed: 0, is_quiet: false }
+        Self { provider, tables, root: None, nodes, map, client, pushed: 0, is_quiet: false }
+    }
+
+    /// As `start`, with folders below `root`.
+    pub(crate) fn start_kept(
+        provider: Provider,
+        count: u32,
+        tables: Vec<TableEntry>,
+        root: &Path,
+    ) -> Self {
+        let peer = |id| Peer { server: ServerId(id), incarnation: Incarnation(u64::from(id) * 10) };
+        let peers: Vec<_> = (1..=count).map(peer).collect();
+        let ids: Vec<_> = peers.iter().map(|peer| peer.server).collect();
+        let map = map(1, &peers, &ids);
+        let start = |peer: &Peer| {
+            let (server, life) = (peer.server.0, peer.incarnation.0);
+            Node::start_kept(server, life, provider, root, &tables, &map)
+        };
+        let nodes: Vec<Node> = peers.iter().map(start).collect();
+        link_all(&nodes.iter().collect::<Vec<_>>(), provider);
+        let mut client = Client::new(77, &map, &tables);
+        nodes.iter().for_each(|node| client.connect(node, provider));
+        let root = Some(root.to_owned());
+        Self { provider, tables, root, nodes, map, client, pushed: 0, is_quiet: false }
+    }
+
+    /// Ends all servers, and starts `last`, alone in all chains, with what its folder holds.
+    pub(crate) fn restart_all(&mut self, last: u32, life: u64, end: impl Fn(Node)) {
+        self.nodes.drain(..).for_each(end);
+        let peer = Peer { server: ServerId(last), incarnation: Incarnation(life) };
+        let epoch = self.map.epoch.next();
+        self.map = map(epoch.0, &[peer], &[peer.server]);
+        self.start_again(last, life);
+        self.client.reroute(&self.map);
+    }
+
+    fn start_again(&mut self, server: u32, life: u64) {
+        let root = self.root.as_ref().unwrap();
+        let node = Node::start_kept(server, life, self.provider, root, &self.tables, &self.map);
+        self.client.disconnect(ServerId(server));
+        self.client.connect(&node, self.provider);
+        self.nodes.push(node);
+    }
+
+    /// A server that was down comes back with its folder, and becomes the tail of every chain.
+    pub(crate) fn rejoin(&mut self, server: u32, life: u64) {
+        self.start_again(server, life);
+        self.admit(ServerId(server), false);
     }
 
     pub(crate) fn push(&mut self, count: u64) {

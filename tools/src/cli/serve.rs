@@ -129,7 +129,14 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
     })?;
     while !stop.is_requested() && !server.wait_for_stop(STOP_POLL_INTERVAL) {}
     tracing::info!("finishing what is under way");
+    let has_failed = server.has_failed();
     server.stop();
+    if has_failed {
+        return Err(Failure::failed(
+            "the disk refused a write, and the cluster goes on without this server: repair or free \
+             the disk, then start it again",
+        ));
+    }
     Ok(())
 }
 

@@ -126,6 +126,8 @@ pub enum Report {
     },
     /// Its map is older than one it has heard of.
     WantMap {},
+    /// Its disk refused a write: chains with other members should go on without it.
+    DiskFailed {},
 }
 
 /// Why an order was not carried out.
@@ -239,6 +241,7 @@ crate::codec::wire_enum!(Report {
     5 => Synchronised { partition, epoch },
     6 => Rejected { partition, epoch, server },
     7 => WantMap {},
+    8 => DiskFailed {},
 });
 crate::codec::wire_struct!(OrderRefusal { status, text });
 crate::codec::wire_struct!(WorkerPulse { rank, incarnation, clock });

@@ -382,6 +382,7 @@ fn reports() -> Vec<(String, Vec<u8>)> {
             ("synchronised", Report::Synchronised { partition, epoch }),
             ("rejected", Report::Rejected { partition, epoch, server }),
             ("want_map", Report::WantMap {}),
+            ("disk_failed", Report::DiskFailed {}),
         ],
     )
 }

@@ -9,6 +9,11 @@ pub trait CheckpointSource {
     /// The partitions of this shard.
     fn partitions(&mut self) -> Vec<PartitionId>;
 
+    /// Whether what earlier checkpoints hold of the partition is void: all its blocks are copied.
+    fn begins_anew(&self, _partition: PartitionId) -> bool {
+        false
+    }
+
     /// A checkpoint begins: [`CheckpointSource::next`] will ask for all blocks of the partition, or
     /// for those that changed since they were copied last. Those are fixed now; a block that changes
     /// from now on may be copied in this checkpoint or in the next.

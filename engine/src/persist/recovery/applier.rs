@@ -15,6 +15,8 @@ use crate::persist::{
 pub(super) struct Applier<'a> {
     pub(super) recovery: &'a mut Recovery,
     pub(super) replay: &'a mut dyn Replay,
+    /// Position from which the checkpoint needs the log.
+    pub(super) from: u64,
 }
 
 impl Applier<'_> {
@@ -34,10 +36,13 @@ impl Applier<'_> {
         let accept = self.recovery.options.accept_damage;
         let state = self.recovery.recovered.partitions.entry(partition).or_default();
         let lsn = record.lsn();
-        if lsn <= state.lsn {
+        // One that begins the partition anew may go back behind what an earlier life had; where its
+        // epoch is no newer, what was restored is what it begins with.
+        let begins =
+            record.kind() == Kind::Begin && (lsn > state.lsn || record.epoch() > state.epoch);
+        if lsn <= state.lsn && !begins {
             return;
         }
-        let begins = record.kind() == Kind::Begin;
         let damaged = !state.damage.is_empty();
         if damaged && !accept && !begins {
             return;
@@ -108,7 +113,8 @@ impl Visitor for Applier<'_> {
             let state = self.recovery.recovered.partitions.entry(*partition).or_default();
             if state.lsn >= *lsn {
                 self.prove(*partition);
-            } else if state.damage.is_empty() {
+            } else if state.damage.is_empty() && position >= self.from {
+                // What an older one says may be of a life that the checkpoint has put an end to.
                 let lost = state.lsn.next().0;
                 let reason = format!("records {lost}..={lsn} before this segment are missing");
                 self.recovery.damage(*partition, lost, "the log", position, reason);

@@ -75,6 +75,8 @@ pub enum ChainCommand {
         /// One for each partition that this server has a part in.
         answer: Answer<Vec<PartitionStatus>>,
     },
+    /// Stops the log, as a disk does that refuses a write.
+    FailDisk {},
     /// Ends the shard at once, as if its process had died: nothing more is carried out or said.
     Die {},
 }
@@ -108,6 +110,7 @@ impl Shard {
             ChainCommand::States { answer } => {
                 let _ = answer.send(Ok(self.partition_states()));
             }
+            ChainCommand::FailDisk {} => self.fail_disk(),
             ChainCommand::Die {} => self.stopped = true,
         }
     }

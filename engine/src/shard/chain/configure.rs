@@ -80,7 +80,7 @@ impl Shard {
         self.fence_stale_rows();
     }
 
-    fn configure_chain(&mut self, partition: PartitionId, next: &map::Chain) {
+    pub(super) fn configure_chain(&mut self, partition: PartitionId, next: &map::Chain) {
         let Some(chain) = &mut self.chain else { return };
         let index = chain.index(partition);
         let involved = next.servers.contains(&self.server) || next.learner == Some(self.server);
@@ -156,6 +156,7 @@ impl Shard {
                 Replica::recover(partition, server, limits, log, sessions)
             } else {
                 part.records.drain(..).for_each(|held| chain.spare.put(held.words));
+                chain.disk.forget(index);
                 Replica::new(partition, server, limits)
             };
             let next = Part {
@@ -181,6 +182,8 @@ impl Shard {
         if part.copy_out.is_some() {
             chain.copies_out -= 1;
         }
+        chain.disk.forget(index);
+        self.forget_copied(partition);
         self.drop_rows(partition);
     }
 }

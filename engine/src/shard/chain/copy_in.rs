@@ -32,6 +32,8 @@ impl Shard {
         part.copy_in = Some(CopyIn { start, pieces: BTreeMap::new() });
         part.applied = start;
         part.broken = false;
+        chain.disk.forget(index);
+        self.forget_copied(partition);
         for table in self.tables.values_mut() {
             table.clear_partition(partition, &mut self.memory_left);
         }
@@ -132,6 +134,7 @@ impl Shard {
         if let Err(error) = self.step(partition, finished) {
             tracing::debug!(%error, "a copy was started over meanwhile");
         }
+        self.keep_record(partition);
         Ok(())
     }
 }

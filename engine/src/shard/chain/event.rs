@@ -33,6 +33,8 @@ pub enum ServerEvent {
         /// The peer.
         server: ServerId,
     },
+    /// This server's disk refused a write: its chains have to go on without it.
+    DiskFailed {},
     /// A peer acts by a newer map: this server should ask for it.
     StaleMap {
         /// An epoch that is in force there.

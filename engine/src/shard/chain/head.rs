@@ -1,6 +1,6 @@
 //! The head's turn: admits pushes, makes their records, appends them to the chain.
 
-use windlass_replication::{Admission, Covered, Input, Lane, Push, RecordHeader};
+use windlass_replication::{Admission, Covered, Input, Lane, Push, RecordHeader, Role};
 use windlass_wire::{DataType, Epoch, Lsn, PartitionId, Rows, Status};
 
 use super::{
@@ -38,10 +38,16 @@ impl Shard {
         if pushes && (record_len > RECORD_BYTES_MAX as u64 || is_keyed_long) {
             return Err((Status::TooLarge, 0));
         }
+        let is_unsafe = pushes && table.is_kept() && chain.disk.has_failed();
         let check = |partition: PartitionId| -> Result<(), Refusal> {
             let Some(part) = chain.part(partition) else { return Err((Status::NotHere, 0)) };
             if part.epoch() > work.header.epoch || part.broken {
                 return Err((Status::StaleEpoch, 0));
+            }
+            if is_unsafe {
+                // Others go on without this server, if there are any.
+                let is_alone = part.replica.role() == Role::Single;
+                return Err((if is_alone { Status::Poisoned } else { Status::StaleEpoch }, 0));
             }
             let serves = if pushes { part.replica.is_head() } else { part.replica.is_readable() };
             if !serves {
@@ -164,7 +170,7 @@ impl Shard {
         let Some(table) = self.tables.get_mut(&work.header.table) else {
             return Err((Status::UnknownTable, 0));
         };
-        if work.header.sync && self.durable.is_none() {
+        if work.header.sync && !table.is_kept() {
             return Err((Status::NotDurable, 0));
         }
         make_rows(table, &self.turn.keys[work.keys.0..work.keys.1], &mut self.memory_left)?;
@@ -293,7 +299,7 @@ impl Shard {
         if let Some(chain) = &mut self.chain {
             chain.covered = covered;
         }
-        self.keep_record(partition, lsn);
+        self.keep_record(partition);
     }
 }
 

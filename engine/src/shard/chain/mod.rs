@@ -3,7 +3,7 @@
 //! records from their bytes (`apply`), and what a replica wants done is carried out in `outputs`.
 //! Servers talk over one mailbox from each shard to the equal shard of each peer: `link` writes,
 //! `receive` reads, `connect` sets them up; maps come by `configure`; learners copy in `copy_in` what
-//! their feeder sends in `copy_out`.
+//! their feeder sends in `copy_out`; `disk` writes records of durable tables to the shard's log.
 
 mod apply;
 mod build;
@@ -13,6 +13,7 @@ mod configure;
 mod connect;
 mod copy_in;
 mod copy_out;
+mod disk;
 mod event;
 mod head;
 mod leases;
@@ -40,6 +41,7 @@ pub use status::PartitionStatus;
 
 use self::{
     build::Scratch,
+    disk::ChainDisk,
     link::Link,
     part::{Part, Spare},
     receive::Incoming,
@@ -83,6 +85,8 @@ pub(super) struct Chain {
     next_tick: Time,
     /// Copies under way to learners.
     copies_out: usize,
+    /// What of all this is on disk.
+    pub(super) disk: ChainDisk,
 }
 
 impl Chain {
@@ -114,6 +118,7 @@ impl Chain {
             now,
             next_tick: Time(0),
             copies_out: 0,
+            disk: ChainDisk::default(),
         }
     }
 

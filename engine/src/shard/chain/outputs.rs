@@ -41,6 +41,11 @@ impl Shard {
     }
 
     pub(super) fn carry_out_output(&mut self, partition: PartitionId, output: Output) {
+        if matches!(output, Output::CaughtUp { .. }) && !self.has_base(partition) {
+            // It is told once what was copied is on disk.
+            self.keep_record(partition);
+            return;
+        }
         let Some(chain) = &mut self.chain else { return };
         let (to, frame) = match output {
             Output::Apply { first, last } => {
@@ -132,7 +137,7 @@ impl Shard {
         let mut dirty = std::mem::take(&mut chain.dirty);
         for index in dirty.drain(..) {
             let Some(chain) = &mut self.chain else { break };
-            let Chain { parts, links, spare, .. } = &mut **chain;
+            let Chain { parts, links, spare, disk, .. } = &mut **chain;
             let Some(part) = parts[index].as_deref_mut() else { continue };
             part.dirty = false;
             if part.records.is_empty() {
@@ -143,6 +148,7 @@ impl Shard {
                 Some(_) => part.applied.next(),
                 None => part.replica.needed_from(),
             };
+            let own = disk.needed_from(index).map_or(own, |first| own.min(first));
             let mut outrun = None;
             let mut needed = own;
             if let Some((learner, first)) = part.replica.learner_needs() {

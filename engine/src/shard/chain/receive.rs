@@ -252,8 +252,8 @@ impl Shard {
         first: Lsn,
         body: &[u8],
     ) -> Taken {
-        let Some(chain) = &mut self.chain else { return Taken::Yes };
-        if chain.spare.held_len > CHAIN_HELD_LEN_MAX {
+        let Some(chain) = &self.chain else { return Taken::Yes };
+        if chain.spare.held_len > CHAIN_HELD_LEN_MAX || self.is_log_full() {
             return Taken::Left;
         }
         let (mut rest, mut lsn) = (body, first);
@@ -287,9 +287,10 @@ impl Shard {
         (offset, len): (usize, usize),
         body: &[u8],
     ) -> Taken {
+        let is_log_full = self.is_log_full();
         let Some(chain) = &mut self.chain else { return Taken::Yes };
         if offset == 0 {
-            if chain.spare.held_len > CHAIN_HELD_LEN_MAX {
+            if chain.spare.held_len > CHAIN_HELD_LEN_MAX || is_log_full {
                 return Taken::Left;
             }
             if !len.is_multiple_of(8) {
@@ -385,7 +386,7 @@ impl Shard {
                 chain.spare.put(refused.words);
             }
         } else if is_next {
-            self.keep_record(partition, lsn);
+            self.keep_record(partition);
             self.copy_in_record(partition, lsn);
         }
         true

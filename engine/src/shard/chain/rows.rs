@@ -1,7 +1,7 @@
 //! Which rows may be read: those of a replica that is whole and has its place in the chain. Others
 //! carry a mark that one-sided readers see.
 
-use windlass_wire::{Lsn, PartitionId};
+use windlass_wire::PartitionId;
 
 use super::{Chain, part::Part};
 use crate::shard::Shard;
@@ -38,11 +38,6 @@ impl Shard {
             table.remove_partition(partition, arena, memory_left);
         }
         self.sweep_arena();
-    }
-
-    /// Writes a record of a table that is kept on disk to the log.
-    pub(super) fn keep_record(&mut self, partition: PartitionId, lsn: Lsn) {
-        let _ = (partition, lsn);
     }
 }
 

@@ -25,7 +25,9 @@ impl Shard {
     /// Whether pushes have to stay in their mailboxes until the chain has caught up.
     pub(in crate::shard) fn is_chain_full(&self) -> bool {
         self.chain.as_ref().is_some_and(|chain| {
-            chain.spare.held_len > CHAIN_HEAD_LEN_MAX || chain.inflight_count > CHAIN_INFLIGHT_MAX
+            chain.spare.held_len > CHAIN_HEAD_LEN_MAX
+                || chain.inflight_count > CHAIN_INFLIGHT_MAX
+                || self.is_log_full()
         })
     }
 
@@ -42,6 +44,7 @@ impl Shard {
             });
         }
         worked |= self.copy_out_some();
+        self.log_records();
         self.release_records();
         worked |= self.end_failed_links();
         worked
@@ -52,7 +55,7 @@ impl Shard {
         let chain = self.chain.as_ref()?;
         let backlog =
             chain.copies_out > 0 || chain.links.iter().any(|link| !link.pending.is_empty());
-        if backlog {
+        if backlog || chain.disk.is_behind() {
             return Some(BACKLOG_WAIT);
         }
         let now = chain.context.leases.now();
@@ -78,6 +81,7 @@ impl Shard {
                 let _ = self.step(partition, Input::Tick);
             }
         }
+        self.tick_disk();
         self.fence_stale_rows();
     }
 

@@ -111,10 +111,15 @@ impl Shard {
 
     /// This replica can say no more what becomes of the pushes it took: their clients ask the chain.
     pub(super) fn give_up_waiting(&mut self, partition: PartitionId) {
+        self.end_waiting(partition, Status::StaleEpoch);
+    }
+
+    /// All that waits for a partition ends so.
+    pub(super) fn end_waiting(&mut self, partition: PartitionId, status: Status) {
         loop {
             let part = self.chain.as_mut().and_then(|chain| chain.part_mut(partition));
             let Some((_, id)) = part.and_then(|part| part.waiting.pop_front()) else { return };
-            self.end_wait(id, Status::StaleEpoch, 0);
+            self.end_wait(id, status, 0);
         }
     }
 }

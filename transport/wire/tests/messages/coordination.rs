@@ -75,6 +75,7 @@ pub(crate) fn any_report() -> impl Strategy<Value = Report> {
             server: ServerId(server)
         }),
         Just(Report::WantMap {}),
+        Just(Report::DiskFailed {}),
     ]
 }
 

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod etcd;
+mod kept;
 mod processes;
 #[path = "../kill_nine/program.rs"]
 mod program;

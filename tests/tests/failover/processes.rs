@@ -20,6 +20,8 @@ pub(crate) struct Cluster {
     site: Box<dyn Fn(usize) -> Site>,
     coordinators: Vec<Process>,
     servers: BTreeMap<u64, Process>,
+    /// Folders of servers that keep data, by number; `None` for a cluster in memory.
+    folders: Option<BTreeMap<u64, String>>,
     started: usize,
 }
 
@@ -81,10 +83,16 @@ impl Cluster {
             site,
             coordinators: Vec::new(),
             servers: BTreeMap::new(),
+            folders: None,
             started: 0,
         };
         cluster.add_coordinator(options);
         cluster
+    }
+
+    /// From now on servers have folders of their own.
+    pub(crate) fn keep_data(&mut self) {
+        self.folders = Some(BTreeMap::new());
     }
 
     pub(crate) fn add_coordinator(&mut self, options: &[&str]) {
@@ -92,6 +100,15 @@ impl Cluster {
         let site = (self.site)(0);
         let arguments = [&["coordinator", "--listen", site.listen][..], options].concat();
         self.coordinators.push(self.start_process(&site, &name, &arguments));
+    }
+
+    /// kill -9 of the only coordinator, and another one at its address with what it has stored.
+    pub(crate) fn restart_coordinator(&mut self, options: &[&str]) {
+        let address = self.coordinators[0].address.trim_start_matches("windlass://").to_owned();
+        self.kill_first_coordinator();
+        let arguments = [&["coordinator", "--listen", &address][..], options].concat();
+        let site = (self.site)(0);
+        self.coordinators.push(self.start_process(&site, "coordinator-again", &arguments));
     }
 
     /// kill -9 of the coordinator that was started first.
@@ -113,13 +130,29 @@ impl Cluster {
 
     /// Starts another server on a host; its number.
     pub(crate) fn add_server_on(&mut self, host: usize, options: &[&str]) -> u64 {
+        let name = format!("server-{}", self.started);
+        self.started += 1;
+        let number = self.start_server(&name, host, options);
+        if let Some(folders) = &mut self.folders {
+            folders.insert(number, name);
+        }
+        number
+    }
+
+    /// Starts a killed server again, with the folder it had.
+    pub(crate) fn start_again(&mut self, number: u64) {
+        let name = self.folders.as_ref().unwrap()[&number].clone();
+        assert_eq!(self.start_server(&name, 0, &[]), number, "a server keeps its number");
+    }
+
+    fn start_server(&mut self, name: &str, host: usize, options: &[&str]) -> u64 {
         let address = self.coordinator_addresses();
         let site = (self.site)(host);
         let serve = ["serve", "--listen", site.listen, "--transports", site.transports];
         let rest = ["--memory", "256MiB", "--coordinator", address.as_str()];
-        let name = format!("server-{}", self.started);
-        self.started += 1;
-        let process = self.start_process(&site, &name, &[&serve[..], &rest, options].concat());
+        let data = ["--data-dir", name];
+        let data = if self.folders.is_some() { &data[..] } else { &[] };
+        let process = self.start_process(&site, name, &[&serve[..], &rest, data, options].concat());
         let number = process.server;
         self.servers.insert(number, process);
         number
@@ -155,6 +188,13 @@ impl Cluster {
         let mut process = self.servers.remove(&number).unwrap();
         process.child.kill().unwrap();
         process.child.wait().unwrap();
+    }
+
+    /// kill -9 of all servers, as near to one moment as can be.
+    pub(crate) fn kill_all(&mut self) {
+        self.servers.values_mut().for_each(|server| server.child.kill().unwrap());
+        let numbers: Vec<u64> = self.servers.keys().copied().collect();
+        numbers.into_iter().for_each(|number| self.kill(number));
     }
 
     pub(crate) fn stop_for_a_while(&self, number: u64) {

@@ -13,6 +13,7 @@ use windlass_client::{
     Client, ClientOptions, Element, Provider, PullOptions, PushOptions, TableSchema,
 };
 use windlass_tests::crash::random::Random;
+use windlass_wire::Durability;
 
 const ROWS: u64 = 512;
 const ROWS_PER_PUSH: usize = 8;
@@ -31,10 +32,15 @@ impl Pusher {
 
     /// One with tables of its own, whose names begin with `name`.
     pub(crate) fn start_as(name: &str, addresses: &str) -> Self {
+        Self::start_with(name, addresses, Durability::Memory {})
+    }
+
+    /// One with tables of this durability.
+    pub(crate) fn start_with(name: &str, addresses: &str, durability: Durability) -> Self {
         let (is_over, acknowledged) = (Arc::default(), Arc::default());
         let (name, addresses) = (name.to_owned(), addresses.to_owned());
         let (end, count) = (Arc::clone(&is_over), Arc::clone(&acknowledged));
-        let thread = std::thread::spawn(move || run(&name, &addresses, &end, &count));
+        let thread = std::thread::spawn(move || run(&name, &addresses, durability, &end, &count));
         Self { is_over, acknowledged, thread }
     }
 
@@ -57,7 +63,13 @@ impl Pusher {
     }
 }
 
-fn run(name: &str, addresses: &str, is_over: &AtomicBool, acknowledged: &AtomicU64) {
+fn run(
+    name: &str,
+    addresses: &str,
+    durability: Durability,
+    is_over: &AtomicBool,
+    acknowledged: &AtomicU64,
+) {
     let options = ClientOptions {
         providers: vec![Provider::Shm {}, Provider::Tcp {}],
         timeout: PATIENCE,
@@ -65,7 +77,10 @@ fn run(name: &str, addresses: &str, is_over: &AtomicBool, acknowledged: &AtomicU
         ..ClientOptions::default()
     };
     let client = Client::connect_with(addresses, options).unwrap();
-    let create = |kind: &str, schema| client.create_table::<f64>(&format!("{name}{kind}"), &schema);
+    let create = |kind: &str, schema| {
+        let schema = TableSchema { durability, ..schema };
+        client.create_table::<f64>(&format!("{name}{kind}"), &schema)
+    };
     let dense = create("dense", TableSchema::dense(f64::DTYPE, ROWS, 1));
     let sparse = create("sparse", TableSchema::sparse(f64::DTYPE, 1));
     let tables = [dense.unwrap(), sparse.unwrap()];

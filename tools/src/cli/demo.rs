@@ -196,7 +196,7 @@ fn kill_busiest(
 ) -> Result<Option<Recovery>, DrillError> {
     // Every example has the intercept.
     let Some(victim) = busy_head(connection, table, INTERCEPT_KEY)? else { return Ok(None) };
-    let mut drill = Drill::new(connection)?;
+    let mut drill = Drill::new(connection, windlass_wire::Durability::Memory {})?;
     eprintln!("windlass: killing server {victim}, which heads the busiest chain");
     let recovery = drill.kill_and_replace(servers, victim)?;
     eprintln!(

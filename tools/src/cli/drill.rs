@@ -1,6 +1,9 @@
 //! `windlass drill`: servers killed under load, again and again.
 
+use std::path::PathBuf;
+
 use serde::Serialize;
+use windlass_wire::Durability;
 
 use super::{ExitStatus, Failure, Output, progress};
 use crate::{
@@ -41,6 +44,13 @@ pub(crate) struct Arguments {
     /// Transports that the servers offer [default: all]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     transports: Vec<String>,
+    /// How the tables pushed to are kept: memory, interval:MS or sync. With other than memory the server
+    /// killed comes back with its data directory instead of a new one
+    #[arg(long, value_name = "LEVEL", value_parser = super::table::durability, default_value = "memory")]
+    durability: Durability,
+    /// A new directory, in which each server keeps one
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
     /// Seed of who is killed
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -67,7 +77,13 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
         let text = format!("--replicas {} needs as many --servers", arguments.replicas);
         return Err(Failure::new(ExitStatus::Usage, text));
     }
+    if arguments.durability != (Durability::Memory {}) && arguments.data_dir.is_none() {
+        let text =
+            "a durability other than memory needs --data-dir DIR, a new one, for the servers";
+        return Err(Failure::new(ExitStatus::Usage, text));
+    }
     let mut servers = Servers::start(&ServerOptions {
+        data: arguments.data_dir.clone(),
         count: arguments.servers,
         replicas: arguments.replicas,
         transports: arguments.transports.clone(),
@@ -82,8 +98,9 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
         token: None,
         verbs: arguments.verbs.clone(),
     };
-    let mut drill = Drill::new(&connection(&servers)).map_err(Failure::failed)?;
-    let writers = Writers::start(&connection(&servers), arguments.writers);
+    let mut drill =
+        Drill::new(&connection(&servers), arguments.durability).map_err(Failure::failed)?;
+    let writers = Writers::start(&connection(&servers), arguments.writers, arguments.durability);
     let bar = progress::bar(u64::from(arguments.kills), "kills");
     let (mut first_pushes, mut wholes, mut divergent) = (Latency::new(), Latency::new(), 0);
     let mut random = arguments.seed;

@@ -13,6 +13,8 @@ use windlass_client::{
     Client, DataType, PendingPush, PullOptions, PushOptions, Table, TableSchema, UpdateRule,
 };
 
+use windlass_wire::Durability;
+
 use crate::{
     remote::{RemoteError, connect},
     train::{Audit, message::Connection},
@@ -69,7 +71,7 @@ pub enum LedgerError {
 impl Writers {
     /// Starts so many.
     #[must_use]
-    pub fn start(connection: &Connection, count: u32) -> Self {
+    pub fn start(connection: &Connection, count: u32, durability: Durability) -> Self {
         let shared = Arc::new(Shared {
             gate: Mutex::new(Gate::default()),
             changed: Condvar::new(),
@@ -79,7 +81,7 @@ impl Writers {
             .map(|rank| {
                 let (shared, connection) = (Arc::clone(&shared), connection.clone());
                 thread::spawn(move || {
-                    let written = write(&shared, &connection, rank);
+                    let written = write(&shared, &connection, rank, durability);
                     // Who waits for all to be idle waits for this one no more.
                     shared.with_gate(|gate| gate.idle += 1);
                     written
@@ -165,9 +167,14 @@ impl Shared {
 }
 
 /// Pushes one row of the ledger and some of the weights at a time.
-fn write(shared: &Shared, connection: &Connection, rank: u32) -> Result<(), RemoteError> {
+fn write(
+    shared: &Shared,
+    connection: &Connection,
+    rank: u32,
+    durability: Durability,
+) -> Result<(), RemoteError> {
     let client = connect(connection)?;
-    let (ledger, weights) = tables(&client)?;
+    let (ledger, weights) = tables(&client, durability)?;
     let gradients = [0.001; ROWS_PUSHED as usize];
     let mut in_flight: VecDeque<(PendingPush<i64>, PendingPush<f32>)> = VecDeque::new();
     let mut number = 0;
@@ -191,8 +198,12 @@ fn write(shared: &Shared, connection: &Connection, rank: u32) -> Result<(), Remo
     }
 }
 
-fn tables(client: &Client) -> Result<(Table<i64>, Table<f32>), RemoteError> {
-    let ledger = client.create_table(LEDGER, &TableSchema::sparse(DataType::I64, 1))?;
+fn tables(
+    client: &Client,
+    durability: Durability,
+) -> Result<(Table<i64>, Table<f32>), RemoteError> {
+    let schema = TableSchema { durability, ..TableSchema::sparse(DataType::I64, 1) };
+    let ledger = client.create_table(LEDGER, &schema)?;
     // State is replicated like values: a rule that has some.
     let rule = UpdateRule::Adagrad {
         learning_rate: 0.1,
@@ -200,7 +211,7 @@ fn tables(client: &Client) -> Result<(Table<i64>, Table<f32>), RemoteError> {
         initial_accumulator: 0.0,
         weight_decay: 0.0,
     };
-    let schema = TableSchema { rule, ..TableSchema::dense(DataType::F32, ROWS, 1) };
+    let schema = TableSchema { rule, durability, ..TableSchema::dense(DataType::F32, ROWS, 1) };
     Ok((ledger, client.create_table(WEIGHTS, &schema)?))
 }
 
@@ -223,7 +234,7 @@ impl Ledger {
 
     fn read(connection: &Connection, pushes: &[u64]) -> Result<Audit, RemoteError> {
         let client = connect(connection)?;
-        let (ledger, _) = tables(&client)?;
+        let ledger = client.open_table::<i64>(LEDGER)?;
         let mut audit = Audit { acknowledged: pushes.iter().sum(), ..Audit::default() };
         for (rank, &count) in (0_u32..).zip(pushes) {
             for first in (0..count).step_by(AUDIT_CHUNK.into()) {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use windlass_client::{
     Client, DataType, PushOptions, RequestError, Table, TableError, TableSchema,
 };
-use windlass_wire::{ClusterMap, PartitionId, ServerId, TableKind, map::Layout};
+use windlass_wire::{ClusterMap, Durability, PartitionId, ServerId, TableKind, map::Layout};
 
 use crate::{
     control::{AskError, Control},
@@ -88,10 +88,10 @@ impl Drill {
     ///
     /// # Errors
     /// When the cluster does not answer.
-    pub fn new(connection: &Connection) -> Result<Self, DrillError> {
+    pub fn new(connection: &Connection, durability: Durability) -> Result<Self, DrillError> {
         let client = connect(connection)?;
         let rows = map(connection)?.chains.len() as u64;
-        let schema = TableSchema::dense(DataType::I64, rows, 1);
+        let schema = TableSchema { durability, ..TableSchema::dense(DataType::I64, rows, 1) };
         let probe = client.create_table::<i64>(PROBE, &schema)?;
         let mut drill =
             Self { probe, rows, pushes: 0, connection: connection.clone(), _client: client };

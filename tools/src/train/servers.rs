@@ -20,6 +20,8 @@ pub struct Servers {
     coordinator: Option<Coordinator>,
     address: String,
     started: u32,
+    /// Folders of servers that were killed: the next ones go on in them.
+    vacant: Vec<PathBuf>,
 }
 
 /// How to start them.
@@ -39,7 +41,8 @@ pub struct ServerOptions {
     pub spin_us: Option<u32>,
     /// Core of the first shard; left to the system if not named.
     pub core: Option<usize>,
-    /// Data directory of the only server, for tables that are kept on disk.
+    /// Data directory of the only server, for tables that are kept on disk; where there are replicas,
+    /// each server has a folder in it.
     pub data: Option<PathBuf>,
     /// Settings of the verbs transport.
     pub verbs: VerbsFlags,
@@ -65,6 +68,7 @@ impl Default for ServerOptions {
 struct Member {
     process: Process,
     id: ServerId,
+    data: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -93,6 +97,7 @@ impl Servers {
             coordinator: None,
             address: String::new(),
             started: 0,
+            vacant: Vec::new(),
         };
         if options.replicas > 1 {
             let mut process = Process::start("coordinator", &coordinator_words(options))?;
@@ -128,17 +133,20 @@ impl Servers {
         let Some(at) = self.members.iter().position(|member| member.id == server) else {
             return false;
         };
-        self.members.swap_remove(at).process.kill();
+        let Member { mut process, data, .. } = self.members.swap_remove(at);
+        process.kill();
+        self.vacant.extend(data);
         true
     }
 
-    /// Starts one more server, which joins the others, and waits until it is ready.
+    /// Starts one more server, which joins the others, and waits until it is ready. One that was killed
+    /// and has a folder comes back in it.
     ///
     /// # Errors
     /// When the process does not start or ends.
     pub fn add(&mut self) -> Result<ServerId, ProcessError> {
-        let process = self.spawn()?;
-        self.await_ready(process)
+        let (process, data) = self.spawn()?;
+        self.await_ready(process, data)
     }
 
     /// Whoever is first founds the cluster, and the others join it.
@@ -151,16 +159,22 @@ impl Servers {
 
     /// A cluster with replicas is ready when all have joined.
     fn start_chained(&mut self) -> Result<(), ProcessError> {
-        let processes: Result<Vec<Process>, _> =
-            (0..self.options.count).map(|_| self.spawn()).collect();
-        for process in processes? {
-            self.await_ready(process)?;
+        let processes: Result<Vec<_>, _> = (0..self.options.count).map(|_| self.spawn()).collect();
+        for (process, data) in processes? {
+            self.await_ready(process, data)?;
         }
         Ok(())
     }
 
-    fn spawn(&mut self) -> Result<Process, ProcessError> {
+    fn spawn(&mut self) -> Result<(Process, Option<PathBuf>), ProcessError> {
         let mut words = server_words(&self.options);
+        let data = self.options.data.as_ref().map(|data| match self.options.replicas {
+            1 => data.clone(),
+            _ => self.vacant.pop().unwrap_or_else(|| data.join(format!("server-{}", self.started))),
+        });
+        if let Some(data) = &data {
+            words.extend(["--data-dir".to_owned(), data.display().to_string()]);
+        }
         match &self.coordinator {
             Some(Coordinator { address, .. }) => {
                 words.extend(["--coordinator".to_owned(), address.clone()]);
@@ -172,10 +186,14 @@ impl Servers {
         }
         let name = format!("server {}", self.started);
         self.started += 1;
-        Process::start(&name, &words)
+        Ok((Process::start(&name, &words)?, data))
     }
 
-    fn await_ready(&mut self, mut process: Process) -> Result<ServerId, ProcessError> {
+    fn await_ready(
+        &mut self,
+        mut process: Process,
+        data: Option<PathBuf>,
+    ) -> Result<ServerId, ProcessError> {
         let Ready { address, server } = process.expect_line()?;
         if self.coordinator.is_some() {
             // Any of them may be the one that goes.
@@ -184,7 +202,7 @@ impl Servers {
         } else if self.address.is_empty() {
             self.address = address;
         }
-        self.members.push(Member { process, id: ServerId(server) });
+        self.members.push(Member { process, id: ServerId(server), data });
         Ok(ServerId(server))
     }
 }
@@ -214,9 +232,6 @@ fn server_words(options: &ServerOptions) -> Vec<String> {
     }
     if let Some(core) = options.core {
         words.extend(["--cores".to_owned(), core.to_string()]);
-    }
-    if let Some(data) = &options.data {
-        words.extend(["--data-dir".to_owned(), data.display().to_string()]);
     }
     words.extend(options.verbs.words());
     words

@@ -1,0 +1,53 @@
+//! Tables of durability `sync`: all servers are killed at once, and come back with what they kept.
+
+use windlass_wire::Durability;
+
+use super::processes::{Cluster, eventually};
+use super::pusher::Pusher;
+use super::{PARTITIONS, REPLICAS, holds, is_whole, list};
+
+fn await_whole(cluster: &Cluster, what: &str) {
+    eventually(what, || {
+        let map = cluster.map();
+        let all = (0..REPLICAS as u64).all(|number| holds(&map, number));
+        (is_whole(&map) && all && list(&map, "servers").len() == REPLICAS, map)
+    });
+}
+
+#[test]
+fn what_was_acknowledged_outlives_kill_nine_of_all_servers() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = ["--replicas", "3", "--partitions", PARTITIONS, "--data-dir", "coordinator"];
+    let mut cluster = Cluster::start(folder.path(), &options);
+    cluster.keep_data();
+    for _ in 0..REPLICAS {
+        cluster.add_server();
+    }
+    await_whole(&cluster, "three servers have all copies");
+    let pusher = Pusher::start_with("", &cluster.addresses(), Durability::Sync {});
+    pusher.wait_for_more(50);
+
+    for with_coordinator in [false, true] {
+        cluster.kill_all();
+        if with_coordinator {
+            cluster.restart_coordinator(&options);
+        }
+        for number in 0..REPLICAS as u64 {
+            cluster.start_again(number);
+        }
+        pusher.wait_for_more(50);
+        await_whole(&cluster, "all servers have all copies again");
+        pusher.wait_for_more(20);
+    }
+
+    // One alone is given what it missed.
+    cluster.kill(1);
+    pusher.wait_for_more(20);
+    cluster.start_again(1);
+    await_whole(&cluster, "the one that was away has copies again");
+    pusher.wait_for_more(20);
+
+    pusher.end_and_check();
+    let verified = cluster.verify();
+    assert_eq!(verified["replicas"], 3 * verified["partitions"].as_u64().unwrap(), "{verified}");
+}

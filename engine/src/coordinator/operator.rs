@@ -94,7 +94,15 @@ impl Machine {
             Operation::Forget { server } => vec![Change::Forget { server }],
             Operation::Fail { server } => vec![Change::Fail { server }],
             Operation::Rebalance {} => Vec::new(),
-            Operation::AcceptLoss {} => self.accept_loss()?,
+            Operation::AcceptLoss {} => {
+                let changes = self.accept_loss()?;
+                if changes.is_empty() {
+                    return Err(invalid(
+                        "every partition has a copy on a server that is up: there is no loss to accept",
+                    ));
+                }
+                changes
+            }
         };
         let mut draft = map.draft();
         for change in &changes {

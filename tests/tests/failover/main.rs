@@ -8,6 +8,7 @@
 
 mod etcd;
 mod kept;
+mod lost;
 mod processes;
 #[path = "../kill_nine/program.rs"]
 mod program;

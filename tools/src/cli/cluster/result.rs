@@ -20,6 +20,7 @@ pub(super) struct StatusResult {
     store_error: Option<String>,
     copies_under_way: u32,
     short_partitions: usize,
+    down_partitions: usize,
     lost_partitions: usize,
     servers: Vec<ServerStatus>,
     workers: Vec<WorkerStatus>,
@@ -82,6 +83,9 @@ impl StatusResult {
             clock: entry.clock.0,
         };
         let chains = || map.chains.iter();
+        let is_down =
+            |id: &ServerId| map.server(*id).is_none_or(|server| server.state == ServerState::Down);
+        let waits = |servers: &[ServerId]| !servers.is_empty() && servers.iter().all(is_down);
         Self {
             epoch: map.epoch.0,
             replicas: map.replicas,
@@ -91,6 +95,7 @@ impl StatusResult {
             store_error: status.store_error.clone(),
             copies_under_way: status.copies_under_way,
             short_partitions: chains().filter(|chain| chain.servers.len() < replicas).count(),
+            down_partitions: chains().filter(|chain| waits(&chain.servers)).count(),
             lost_partitions: chains().filter(|chain| chain.servers.is_empty()).count(),
             servers: servers.collect(),
             workers: status.workers.iter().map(worker).collect(),
@@ -102,8 +107,14 @@ impl StatusResult {
             Some(error) => format!("{}, and it cannot be written: {error}", self.store),
             None => self.store.clone(),
         };
+        let waiting = match self.down_partitions {
+            0 => String::new(),
+            count => format!(
+                ", {count} wait for their last server (start it, or see cluster accept-loss)"
+            ),
+        };
         let chains = format!(
-            "{} of {} short of copies, {} lost, {} copies under way",
+            "{} of {} short of copies{waiting}, {} lost, {} copies under way",
             self.short_partitions, self.partitions, self.lost_partitions, self.copies_under_way
         );
         let facts = table::facts(&[

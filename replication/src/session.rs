@@ -373,6 +373,21 @@ mod tests {
     }
 
     #[test]
+    fn pieces_make_up_the_whole() {
+        let mut table = SessionTable::new(8);
+        let none = table.encode_pieces(2);
+        assert_eq!(none.len(), 1, "what has expired is told even where nothing else is");
+        table.apply(Lsn(4), &[covered(9, 2), covered(11, 5), covered(12, 1)], &[SessionId(3)]);
+        let pieces = table.encode_pieces(2);
+        assert_eq!(pieces.len(), 2);
+        let mut whole = SessionTable::new(8);
+        for piece in pieces {
+            whole.merge(&SessionTable::decode(&piece, 2).unwrap());
+        }
+        assert_eq!(whole, table);
+    }
+
+    #[test]
     fn bytes_round_trip_and_foreign_ones_are_refused() {
         let mut table = SessionTable::new(8);
         table.apply(Lsn(4), &[covered(9, 2), covered(11, 5)], &[SessionId(3)]);

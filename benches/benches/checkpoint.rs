@@ -31,11 +31,10 @@ struct Options {
 struct Latencies(Vec<u64>);
 
 impl Latencies {
-    fn quantile(&self, part: f64) -> f64 {
-        let last = self.0.len() - 1;
-        // Counts are far below 2^52.
-        let at = (part * last as f64).round() as usize;
-        self.0[at.min(last)] as f64 / 1e3
+    /// In microseconds, below which so many thousandths lie.
+    fn quantile(&self, thousandths: usize) -> f64 {
+        // Times are far below 2^52 ns.
+        self.0[(self.0.len() - 1) * thousandths / 1000] as f64 / 1e3
     }
 }
 
@@ -67,16 +66,16 @@ fn main() {
                 "{{\"bench\": \"checkpoint\", \"phase\": \"{name}\", \"pushes\": {}, \"p50_us\": \
                  {:.1}, \"p99_us\": {:.1}, \"p999_us\": {:.1}, \"longest_us\": {:.1}}}",
                 latencies.0.len(),
-                latencies.quantile(0.5),
-                latencies.quantile(0.99),
-                latencies.quantile(0.999),
-                latencies.quantile(1.0)
+                latencies.quantile(500),
+                latencies.quantile(990),
+                latencies.quantile(999),
+                latencies.quantile(1000)
             );
         };
         line("without", &without);
         line("with", &with);
-        p99s.push(with.quantile(0.99) / without.quantile(0.99));
-        longest.push(with.quantile(1.0) - without.quantile(1.0));
+        p99s.push(with.quantile(990) / without.quantile(990));
+        longest.push(with.quantile(1000) - without.quantile(1000));
     }
     println!(
         "median ratio of p99 {:.2}, longest wait beyond that without {:.0} us",
@@ -124,14 +123,18 @@ fn options() -> Options {
 
 /// Makes every row worth a place in the first checkpoint.
 fn touch_all(table: &Table<f32>, rows: u64) {
-    let step = 1024;
-    let values = vec![1.0; (step * u64::from(WIDTH)) as usize];
-    for first in (0..rows).step_by(step as usize) {
-        let count = step.min(rows - first);
-        let values = &values[..(count * u64::from(WIDTH)) as usize];
-        let push = table.push(first..first + count, values, &PushOptions::default());
+    let mut first = 0;
+    while first < rows {
+        let count = (rows - first).min(1024);
+        let values = vec![1.0; values_of(count)];
+        let push = table.push(first..first + count, &values, &PushOptions::default());
         push.and_then(|push| push.wait()).expect("the push is acknowledged");
+        first += count;
     }
+}
+
+fn values_of(rows: u64) -> usize {
+    usize::try_from(rows * u64::from(WIDTH)).expect("rows in memory")
 }
 
 /// Pushes for a while, one at a time, spread over the table.
@@ -143,7 +146,7 @@ fn phase(
     checkpoints: bool,
 ) -> Latencies {
     let server = client.map().servers[0].id;
-    let values = vec![0.5; (ROWS * u64::from(WIDTH)) as usize];
+    let values = vec![0.5; values_of(ROWS)];
     let mut latencies = Vec::new();
     let (begun, mut asked, mut first) = (Instant::now(), None, 0);
     while begun.elapsed() < time {

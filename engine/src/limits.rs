@@ -113,6 +113,9 @@ pub const LOG_KEPT_LEN: u64 = 256 << 20;
 /// their time is over. A turn may bring as many again and one push more: together they fit a record.
 pub const IMAGE_LEN_MAX: u64 = 4 << 20;
 
+/// Bytes of images that a turn records, and one partition's more, when they are due.
+pub const IMAGES_LEN_PER_TURN: usize = 512 << 10;
+
 /// Pushes to `interval` tables with more bytes of values, or more rows, are recorded at once.
 pub const IMAGED_PUSH_LEN_MAX: u64 = 1 << 20;
 /// See [`IMAGED_PUSH_LEN_MAX`].

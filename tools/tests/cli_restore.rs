@@ -56,7 +56,10 @@ fn pull(at: &Path, connect: &str, table: &str) -> Value {
 fn expect(at: &Path, connect: &str, before: &[Value; 3]) -> [Value; 3] {
     assert_eq!(pull_all(at, connect), *before, "restored");
     let memory = pull(at, connect, "memory");
-    assert!(memory.as_array().unwrap().iter().all(|row| row["values"][0] == 0.0), "{memory}");
+    assert!(
+        memory.as_array().expect("the test's own doing").iter().all(|row| row["values"][0] == 0.0),
+        "{memory}"
+    );
     push(at, connect);
     pull_all(at, connect)
 }
@@ -67,7 +70,10 @@ fn pull_all(at: &Path, connect: &str) -> [Value; 3] {
 
 /// A cluster of two servers, the first with its coordinator.
 fn two(at: &Path, first: &[&str], second: &[&str]) -> [Server; 2] {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .expect("the test's own doing")
+        .local_addr()
+        .expect("the test's own doing");
     let address = port.to_string();
     thread::scope(|scope| {
         let joining = scope.spawn(|| {
@@ -75,7 +81,7 @@ fn two(at: &Path, first: &[&str], second: &[&str]) -> [Server; 2] {
             Server::start(at, &[second, &["--coordinator", &address]].concat())
         });
         let founding = Server::start_at(at, &address, &[first, &["--servers", "2"]].concat());
-        [founding, joining.join().unwrap()]
+        [founding, joining.join().expect("the test's own doing")]
     })
 }
 
@@ -166,14 +172,14 @@ fn settle(at: &Path, connect: &str) {
 }
 
 fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
+    std::fs::create_dir(to).expect("the test's own doing");
+    for entry in std::fs::read_dir(from).expect("the test's own doing") {
+        let entry = entry.expect("the test's own doing");
         let into = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
+        if entry.file_type().expect("the test's own doing").is_dir() {
             copy(&entry.path(), &into);
         } else {
-            std::fs::copy(entry.path(), into).unwrap();
+            std::fs::copy(entry.path(), into).expect("the test's own doing");
         }
     }
 }

@@ -205,6 +205,7 @@ pub fn recover(
         chosen: BTreeMap::new(),
         applied: AppliedBlocks::default(),
         suspects: Vec::new(),
+        blocks: 0,
     };
     for (at, storage) in storages.iter_mut().enumerate() {
         recovery.choose(at, storage.as_mut(), replay)?;
@@ -224,6 +225,9 @@ pub fn recover(
     Ok(recovery.recovered)
 }
 
+/// Blocks between two tellings of progress.
+const BLOCKS_PER_PROGRESS: u64 = 256;
+
 struct Recovery {
     options: RecoveryOptions,
     recovered: Recovered,
@@ -232,6 +236,8 @@ struct Recovery {
     applied: AppliedBlocks,
     /// Damage that may concern partitions of which nothing was seen since.
     suspects: Vec<Suspect>,
+    /// Blocks seen, for telling progress.
+    blocks: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -301,9 +307,11 @@ impl Recovery {
         };
         for file in &manifest.files {
             let name = data_name(file.number);
+            let before = self.recovered.progress.checkpoint_bytes;
             let mut visit = |block: &Block<'_>| self.restore(at, file.number, &name, block, replay);
             let read = read_data_file(storage, memory, &name, file.length, &mut visit);
-            self.recovered.progress.checkpoint_bytes += file.length;
+            // With what lies between the blocks.
+            self.recovered.progress.checkpoint_bytes = before + file.length;
             replay.progress(self.recovered.progress);
             match read {
                 Ok(blocks) if blocks == file.blocks => {}
@@ -325,6 +333,11 @@ impl Recovery {
         block: &Block<'_>,
         replay: &mut dyn Replay,
     ) {
+        self.recovered.progress.checkpoint_bytes += block.bytes.len() as u64;
+        self.blocks += 1;
+        if self.blocks.is_multiple_of(BLOCKS_PER_PROGRESS) {
+            replay.progress(self.recovered.progress);
+        }
         let Some(chosen) = self.chosen.get(&block.partition) else { return };
         if chosen.directory != at || number < chosen.first_file {
             return;

@@ -5,11 +5,11 @@
 //!      0    8  "WLCATAL3"
 //!      8    4  CRC32C of the body
 //!     12       body: next table id (4), shards of the server (2), generation of their
-//!              directories (4), partitions of the cluster (4), list of its servers (4 each),
-//!              list of tables
+//!              directories (4), partitions of the cluster (4), copies of each (1), list of its
+//!              servers (4 each), list of tables
 //! ```
 //!
-//! "WLCATAL2" lacks partitions and servers: not known. "WLCATAL1" lacks the generation, too: 0.
+//! "WLCATAL2" lacks partitions, copies and servers: not known. "WLCATAL1" lacks the generation, too: 0.
 //!
 //! It is replaced whole: written beside, synced, renamed, and the directory synced.
 
@@ -33,6 +33,8 @@ pub(crate) struct Catalogue {
     pub(super) generation: u32,
     /// Partitions of the cluster; zero when not known.
     pub(crate) partitions: u32,
+    /// Copies of each partition; zero when not known.
+    pub(super) replicas: u8,
     /// Servers of the cluster when this was written.
     pub(super) servers: Vec<ServerId>,
     pub(crate) tables: Vec<TableEntry>,
@@ -137,6 +139,7 @@ fn encode(catalogue: &Catalogue) -> Vec<u8> {
     catalogue.shard_count.encode(&mut bytes);
     catalogue.generation.encode(&mut bytes);
     catalogue.partitions.encode(&mut bytes);
+    catalogue.replicas.encode(&mut bytes);
     catalogue.servers.encode(&mut bytes);
     catalogue.tables.encode(&mut bytes);
     let checksum = Checksum::of(&bytes[BODY_AT..]);
@@ -158,6 +161,7 @@ fn decode(bytes: &[u8]) -> Option<Catalogue> {
         shard_count: u16::decode(&mut from).ok()?,
         generation: if version < 2 { 0 } else { u32::decode(&mut from).ok()? },
         partitions: if version < 3 { 0 } else { u32::decode(&mut from).ok()? },
+        replicas: if version < 3 { 0 } else { u8::decode(&mut from).ok()? },
         servers: if version < 3 { Vec::new() } else { Vec::decode(&mut from).ok()? },
         tables: Vec::decode(&mut from).ok()?,
     };
@@ -180,6 +184,7 @@ mod tests {
             shard_count: 2,
             generation: 3,
             partitions: 64,
+            replicas: 2,
             servers: vec![ServerId(0), ServerId(4)],
             tables: vec![table],
         };

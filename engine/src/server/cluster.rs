@@ -459,6 +459,7 @@ impl Cluster {
             shard_count: self.shard_count(),
             generation: data.generation,
             partitions,
+            replicas: map.replicas,
             servers: map.servers.iter().map(|server| server.id).collect(),
             tables: state.tables.values().cloned().collect(),
         };

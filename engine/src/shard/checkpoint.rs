@@ -279,13 +279,24 @@ fn queue_sparse(table: TableId, sparse: &mut SparsePartition, extent: Extent, qu
     for piece in changed {
         wanted[index_of(piece)] = true;
     }
-    let mut keys: Vec<(u64, u64)> =
-        sparse.keys().filter(|(key, _)| wanted[index_of(piece_of(*key))]).collect();
-    keys.sort_unstable_by_key(|(key, row)| (piece_of(*key), *row));
-    for keys in keys.chunk_by(|a, b| piece_of(a.0) == piece_of(b.0)) {
-        let piece = piece_of(keys[0].0);
-        queue.insert((table, piece), Piece::Sparse(keys.to_vec()));
+    // Two passes instead of sorting: this is done within a turn.
+    let mut counts = vec![0_u32; wanted.len()];
+    for (key, _) in sparse.keys() {
+        counts[index_of(piece_of(key))] += 1;
     }
+    let room = |(count, wanted): (&u32, &bool)| match wanted {
+        true => Vec::with_capacity(*count as usize),
+        false => Vec::new(),
+    };
+    let mut pieces: Vec<Vec<(u64, u64)>> = counts.iter().zip(&wanted).map(room).collect();
+    for (key, row) in sparse.keys() {
+        let piece = index_of(piece_of(key));
+        if wanted[piece] {
+            pieces[piece].push((key, row));
+        }
+    }
+    let filled = (0..).zip(pieces).filter(|(_, keys)| !keys.is_empty());
+    queue.extend(filled.map(|(piece, keys)| ((table, piece), Piece::Sparse(keys))));
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "below PIECES")]

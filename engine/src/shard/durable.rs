@@ -20,7 +20,7 @@ use super::{
     work::Work,
 };
 use crate::{
-    limits::{LOG_KEPT_LEN, LOG_RING_LEN, SESSIONS_MAX},
+    limits::{IMAGES_LEN_PER_TURN, LOG_KEPT_LEN, LOG_RING_LEN, SESSIONS_MAX},
     persist::{
         checkpoint::{CheckpointConfig, CheckpointProgress},
         commit::{CommitQueue, Position},
@@ -73,7 +73,17 @@ pub(super) struct Durable {
     /// Who waits for rows that were set.
     pub(super) set_waiting: SetWaiting,
     /// Whether rows that a running checkpoint holds are in the log, too.
-    imaged: bool,
+    imaged: Imaged,
+}
+
+/// How far the images of rows that a checkpoint holds are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Imaged {
+    #[default]
+    No,
+    /// Some of them are recorded.
+    Begun,
+    Done,
 }
 
 impl Durable {
@@ -98,7 +108,7 @@ impl Durable {
             regrouped: None,
             images: Images::default(),
             set_waiting: SetWaiting::default(),
-            imaged: false,
+            imaged: Imaged::default(),
             copied: Copied::default(),
         })
     }
@@ -295,10 +305,11 @@ impl Shard {
         copied.note_positions(self.map.partition_count(), &durable.persistence.log);
         let mut source = Source { shard: self, copied: &mut copied };
         if !running {
-            durable.persistence.start_checkpoint(&mut source, now);
-            durable.imaged = false;
-            self.checkpoint_wanted = false;
-        } else {
+            if durable.persistence.start_checkpoint(&mut source, now) {
+                durable.imaged = Imaged::No;
+                self.checkpoint_wanted = false;
+            }
+        } else if durable.imaged != Imaged::Begun {
             let progress =
                 durable.persistence.step_checkpoint(&mut source, now, CHECKPOINT_BYTES_PER_TURN);
             if matches!(progress, CheckpointProgress::Published { .. })
@@ -308,9 +319,14 @@ impl Shard {
             }
         }
         durable.copied = copied;
-        if durable.persistence.checkpointer().has_copied() && !durable.imaged {
-            durable.imaged = true;
-            self.write_images(durable);
+        if durable.persistence.checkpointer().has_copied() && durable.imaged == Imaged::No {
+            durable.imaged = Imaged::Begun;
+            durable.images.restart();
+        }
+        // The checkpoint goes on when all of them are in the log.
+        if durable.imaged == Imaged::Begun && self.write_images_up_to(durable, IMAGES_LEN_PER_TURN)
+        {
+            durable.imaged = Imaged::Done;
         }
         if let Some(error) = durable.persistence.checkpointer().take_failure() {
             tracing::error!(shard = self.id.0, error = super::chain(&error), "checkpoint failed");

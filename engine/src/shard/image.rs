@@ -25,7 +25,7 @@ use super::{
     work::Work,
 };
 use crate::{
-    limits::{IMAGE_LEN_MAX, IMAGED_PUSH_LEN_MAX, IMAGED_PUSH_ROWS_MAX},
+    limits::{IMAGE_LEN_MAX, IMAGED_PUSH_LEN_MAX, IMAGED_PUSH_ROWS_MAX, IMAGES_LEN_PER_TURN},
     persist::{
         commit,
         frame::Kind,
@@ -58,12 +58,20 @@ pub(super) struct Images {
     partitions: Vec<PartitionId>,
     /// Whether rows were taken that no record holds yet.
     writing: bool,
+    /// When the pass over the partitions began that is under way, and where it goes on.
+    pass: Option<Duration>,
+    from: PartitionId,
 }
 
 impl Images {
     /// By when the rows that changed have to be recorded, if there are any.
     pub(super) fn due(&self) -> Option<Duration> {
         self.due
+    }
+
+    /// The next pass over the partitions begins with the first.
+    pub(super) fn restart(&mut self) {
+        (self.from, self.pass) = (PartitionId(0), None);
     }
 
     /// Whether rows were taken that no record holds yet.
@@ -135,12 +143,19 @@ impl Shard {
     pub(super) fn turn_images(&mut self, durable: &mut Durable, now: Duration) {
         if durable.images.due.is_some_and(|due| due <= now) {
             self.await_segments(durable);
-            self.write_images(durable);
+            self.write_images_up_to(durable, IMAGES_LEN_PER_TURN);
         }
     }
 
     /// Records every row that changed.
     pub(super) fn write_images(&mut self, durable: &mut Durable) {
+        durable.images.restart();
+        self.write_images_up_to(durable, usize::MAX);
+    }
+
+    /// Records rows that changed, partition by partition, until so many bytes are; the others stay
+    /// due. Returns whether there are no others.
+    pub(super) fn write_images_up_to(&mut self, durable: &mut Durable, budget: usize) -> bool {
         let mut partitions = std::mem::take(&mut durable.images.partitions);
         partitions.clear();
         for table in self.tables.values().filter(|table| table.is_imaged()) {
@@ -152,13 +167,39 @@ impl Shard {
         }
         partitions.sort_unstable();
         partitions.dedup();
-        for partition in &partitions {
+        // Where the last turn ended: pushes meanwhile must not bring the first ones up again.
+        let begun = *durable.images.pass.get_or_insert(durable.now());
+        let from = partitions.partition_point(|partition| *partition < durable.images.from);
+        let mut written = 0;
+        for partition in &partitions[from..] {
+            if written >= budget {
+                durable.images.from = *partition;
+                durable.images.partitions = partitions;
+                return false;
+            }
             // A log that has stopped says so itself, and pushes are refused from then on.
             let _ = self.write_image(durable, *partition);
+            written += durable.images.buffer.len();
         }
         durable.images.partitions = partitions;
-        durable.images.due = None;
-        durable.images.bytes = 0;
+        durable.images.restart();
+        self.end_images(durable, begun);
+        true
+    }
+
+    /// All that was due when the pass began is recorded; what changed since is due in its turn.
+    fn end_images(&self, durable: &mut Durable, begun: Duration) {
+        durable.images.bytes = self.images_len();
+        let intervals =
+            self.tables.values().filter(|table| table.is_imaged()).filter_map(|table| {
+                let is_dirty = table.slots.filled().any(|(_, slot)| table.dirty_count(slot) > 0);
+                match table.entry.schema.durability {
+                    Durability::Interval { milliseconds } if is_dirty => Some(milliseconds),
+                    _ => None,
+                }
+            });
+        let interval = intervals.min().map(|ms| Duration::from_millis(ms.into()));
+        durable.images.due = interval.map(|interval| begun + interval);
     }
 
     /// Whether a partition has rows to be imaged: a record that covers later pushes of the sessions

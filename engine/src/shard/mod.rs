@@ -100,8 +100,9 @@ pub struct Shard {
     turn: Turn,
     /// Buffers for the keys of parked requests.
     spare_keys: Vec<Vec<u64>>,
-    /// Log and checkpoints, when the server has a data directory.
-    durable: Option<Durable>,
+    /// Log and checkpoints, when the server has a data directory. In a box, because it is taken out
+    /// while the shard works with it.
+    durable: Option<Box<Durable>>,
     /// What it takes to be part of chains, and the part itself in a cluster that has them.
     chain_context: Option<ChainContext>,
     chain: Option<Box<Chain>>,

@@ -1,7 +1,11 @@
 //! Recovery of a shard: its checkpoint's blocks and its log's records, taken in before it serves.
 #![allow(unsafe_code)]
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use windlass_replication::{Lane, SessionTable, session as chained};
 use windlass_wire::{Incarnation, Lsn, PartitionId, RowRange, Sequence, SessionId, map::shard_of};
@@ -22,7 +26,9 @@ use crate::{
         directories::ShardDirectory,
         frame::Kind,
         record::Record,
-        recovery::{AppliedBlocks, Block, Recovered, RecoveryOptions, Refusal, Replay, recover},
+        recovery::{
+            AppliedBlocks, Block, Progress, Recovered, RecoveryOptions, Refusal, Replay, recover,
+        },
         storage::{self, Provider},
     },
     table::piece_of,
@@ -68,8 +74,13 @@ impl Shard {
         }
         let options = RecoveryOptions { accept_damage };
         let is_chained = self.map.replicas > 1;
-        let mut replay =
-            ShardReplay { shard: self, is_chained, sessions: BTreeMap::new(), void: Vec::new() };
+        let mut replay = ShardReplay {
+            shard: self,
+            told: started,
+            is_chained,
+            sessions: BTreeMap::new(),
+            void: Vec::new(),
+        };
         let recovered =
             recover(&mut storages, options, &mut replay).map_err(|error| chain(&error))?;
         let ShardReplay { sessions, void, .. } = replay;
@@ -111,7 +122,7 @@ impl Shard {
             self.checkpoint_wanted = true;
         }
         let is_blank = found.tail.log_id == 0 && sources.len() == 1;
-        self.durable = Some(durable);
+        self.durable = Some(Box::new(durable));
         self.recover_chains(&recovered.partitions, sessions, is_blank);
         Ok(summary)
     }
@@ -191,11 +202,32 @@ struct ShardReplay<'a> {
     sessions: BTreeMap<PartitionId, SessionTable>,
     /// Partitions whose rows no checkpoint holds yet.
     void: Vec<PartitionId>,
+    /// When progress was shown last.
+    told: Instant,
 }
+
+/// How often the progress of a recovery is shown.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Replay for ShardReplay<'_> {
     fn wants(&self, partition: PartitionId) -> bool {
         self.shard.recovers(partition)
+    }
+
+    fn progress(&mut self, progress: Progress) {
+        if self.told.elapsed() < PROGRESS_INTERVAL {
+            return;
+        }
+        self.told = Instant::now();
+        // A warning so that it is seen: until this is over nobody is served.
+        tracing::warn!(
+            shard = self.shard.id.0,
+            checkpoint_mib = progress.checkpoint_bytes >> 20,
+            of_mib = progress.checkpoint_bytes_total >> 20,
+            log_mib = progress.log_bytes >> 20,
+            records = progress.records,
+            "still recovering"
+        );
     }
 
     fn restore(&mut self, block: &Block<'_>) -> Result<(), Refusal> {

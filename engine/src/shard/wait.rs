@@ -95,7 +95,7 @@ impl Shard {
         let until_chain = self.chain_deadline();
         let longest = until_chain.map_or(longest, |deadline| deadline.min(longest));
         let slept_at = Instant::now();
-        let disk = self.durable.as_ref().and_then(Durable::wait_descriptor);
+        let disk = self.durable.as_deref().and_then(Durable::wait_descriptor);
         wait_any_or(&mut self.transports, disk, longest);
         let overslept = slept_at.elapsed() >= longest;
         self.idle_since = None;

@@ -27,6 +27,7 @@ pub(crate) enum Inspect {
         frames: bool,
     },
     /// List the checkpoints
+    #[command(alias = "checkpoint")]
     Checkpoints {
         /// A server's data directory, or one shard's in it
         directory: PathBuf,

@@ -99,7 +99,7 @@ impl Visitor for Applier<'_> {
         }
         let progress = &mut self.recovery.recovered.progress;
         // Now and then: a callback per record would cost more than the record.
-        if progress.records.is_multiple_of(65_536) && frame.header.kind.is_record() {
+        if progress.records.is_multiple_of(4096) && frame.header.kind.is_record() {
             self.replay.progress(*progress);
         }
         Ok(())

@@ -41,6 +41,18 @@ pub enum RestoreError {
         /// The server.
         server: ServerId,
     },
+    /// Copies of one partition in several directories.
+    #[error(
+        "{path} is of a cluster that kept {replicas} copies of each partition, which may have ended in \
+         different places: name the directory of one server alone, with --accept-missing; it has a copy \
+         of everything if there were no more servers than copies"
+    )]
+    Copies {
+        /// The directory.
+        path: PathBuf,
+        /// Copies.
+        replicas: u8,
+    },
     /// Not every server's directory.
     #[error(
         "servers {servers} of the cluster held rows, too: name their data directories as well, or \

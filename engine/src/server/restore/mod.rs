@@ -63,6 +63,7 @@ pub fn restore(
     }
     let mut old = Old::default();
     let mut locks = Vec::new();
+    let several = options.from.len() > 1;
     for path in &options.from {
         let read = |reason: String| RestoreError::Source { path: path.clone(), reason };
         // Before the lock, which would make the directory.
@@ -70,6 +71,9 @@ pub fn restore(
         let Some(catalogue) = catalogue else {
             return Err(RestoreError::NoServer { path: path.clone() });
         };
+        if several && catalogue.replicas > 1 {
+            return Err(RestoreError::Copies { path: path.clone(), replicas: catalogue.replicas });
+        }
         locks.push(DataLock::take(path).map_err(read)?);
         let identity = Identity::load(path).map_err(|error| read(crate::shard::chain(&error)))?;
         old.add(path, &catalogue, identity)?;
@@ -85,6 +89,7 @@ pub fn restore(
         shard_count: 0,
         generation,
         partitions,
+        replicas: 1,
         servers: Vec::new(),
         tables: tables.clone(),
     };

@@ -153,6 +153,10 @@ pub const CHAIN_HELD_LEN_MAX: u64 = 256 << 20;
 /// Records of a shard's heads in flight before they leave pushes in their mailboxes.
 pub const CHAIN_INFLIGHT_MAX: u64 = 2048;
 
+/// Records of one partition in flight from which workers' clocks wait: what is left of a replica's
+/// bound is for the pushes of a turn.
+pub const CLOCK_RECORD_INFLIGHT_MAX: u64 = 3072;
+
 /// Bytes of values that pushes which share a record may bring, summed.
 pub const CHAIN_RECORD_VALUES_MAX: u64 = 8 << 20;
 

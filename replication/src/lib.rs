@@ -83,7 +83,7 @@ pub use input::{Input, RecordHeader};
 pub use lease::{LeaseOutput, LeaseTimings, LeaseWord, Leases, StrongReads};
 pub use membership::{ChainView, Change, ClusterMap, MapDelta, MapLimits};
 pub use output::Output;
-pub use range_clock::{RangeClock, RangeClockError, RangeClockLimits, Stamp};
+pub use range_clock::{ALL_ROWS, RangeClock, RangeClockError, RangeClockLimits, Stamp};
 pub use ring::{PlacementError, Ring};
 pub use rounds::Rounds;
 pub use session::{Admission, Covered, Lane, Push, SessionTable};

@@ -127,19 +127,6 @@ impl Core {
         outcome
     }
 
-    /// Waits until every push made so far is over, however it ended.
-    pub(super) fn wait_for_pushes(&mut self) -> Result<(), RequestError> {
-        let last = self.requests.last();
-        let first = last.saturating_sub(super::REQUESTS_MAX as u64 - 1).max(1);
-        for id in first..=last {
-            let mut patience = None;
-            while self.requests.find(id).is_some_and(|push| !push.claimable && !push.is_done()) {
-                self.wait_a_little(&mut patience)?;
-            }
-        }
-        Ok(())
-    }
-
     /// One step of waiting: polls, and sleeps once it has spun for long enough.
     pub(super) fn wait_a_little(
         &mut self,

@@ -155,7 +155,6 @@ impl Machine {
         consistency: Consistency,
     ) -> Result<(TableEntry, Kind, u64), Refusal> {
         let id = self.find_table(name)?.id;
-        check_consistency(consistency, self.map.replicas)?;
         let eventual = Consistency::Eventual {};
         let tables = self.catalogue.tables.iter_mut();
         let entry = tables
@@ -300,22 +299,9 @@ fn check_features(schema: &TableSchema, replicas: u8) -> Result<(), Refusal> {
             schema.replicas, schema.replicas
         )));
     }
-    check_consistency(schema.consistency, replicas)?;
     if schema.aggregation != (Aggregation::Immediate {}) {
         return Err(invalid(
             "rounds: this version applies each turn's sum; use aggregation immediate",
-        ));
-    }
-    Ok(())
-}
-
-/// A server that takes over a copy knows no worker before each has come back to it: pulls there would
-/// not wait for those who have not.
-fn check_consistency(consistency: Consistency, replicas: u8) -> Result<(), Refusal> {
-    if replicas > 1 && consistency != (Consistency::Eventual {}) {
-        return Err(invalid(
-            "a server that joins a cluster with replicas knows no worker's clock yet, so that pulls \
-             would be staler than bound: use consistency eventual, or a cluster with --replicas 1",
         ));
     }
     Ok(())
@@ -341,10 +327,7 @@ mod tests {
         let eventual = TableSchema::sparse(DataType::F32, 4);
         let with = |consistency| TableSchema { consistency, ..eventual.clone() };
         for clocked in [Consistency::Sequential {}, Consistency::Bounded { tau: 2 }] {
-            assert_eq!(check_features(&with(clocked), 1), Ok(()));
-            let (kind, text) = check_features(&with(clocked), 2).unwrap_err();
-            assert_eq!(kind, RefusalKind::Invalid {});
-            assert!(text.contains("use consistency eventual"), "{text}");
+            assert_eq!(check_features(&with(clocked), 2), Ok(()));
         }
         assert_eq!(check_features(&eventual, 3), Ok(()));
         let on_disk = TableSchema { durability: Durability::Sync {}, ..eventual };

@@ -220,7 +220,7 @@ impl Cluster {
             }
             Instruction::RetireWorker { rank } => {
                 for shard in self.shards() {
-                    shard.send(ShardCommand::RetireWorker { rank });
+                    shard.send(ShardCommand::RetireWorker { rank, unheard: false });
                 }
                 Ok(())
             }
@@ -326,9 +326,10 @@ impl Cluster {
     fn set_workers(&self, workers: Vec<WorkerEntry>) {
         let before = std::mem::replace(&mut self.lock().workers, workers.clone());
         let lived = |rank| before.iter().any(|worker| worker.rank == rank && worker.live);
-        for worker in workers.iter().filter(|worker| !worker.live && lived(worker.rank)) {
+        for worker in workers.iter().filter(|worker| !worker.live) {
+            let (rank, unheard) = (worker.rank, !lived(worker.rank));
             for shard in self.shards() {
-                shard.send(ShardCommand::RetireWorker { rank: worker.rank });
+                shard.send(ShardCommand::RetireWorker { rank, unheard });
             }
         }
     }

@@ -121,6 +121,8 @@ pub enum ShardCommand {
     RetireWorker {
         /// Its rank.
         rank: WorkerRank,
+        /// Only if it was never heard here.
+        unheard: bool,
     },
     /// Recovers from a data directory, once map and tables are there.
     Recover {
@@ -259,7 +261,7 @@ impl Shard {
                 let _ = answer.send(self.locate(session, table));
             }
             ShardCommand::JoinClock { session, table, answer } => {
-                let _ = answer.send(self.join_clock(session, table));
+                self.join_clock(session, table, answer);
             }
             ShardCommand::AlterTable { table, consistency, answer } => {
                 self.alter_table(table, consistency);
@@ -271,7 +273,7 @@ impl Shard {
                 self.retire_workers(|_, of| of == session);
                 let _ = answer.send(Ok(()));
             }
-            ShardCommand::RetireWorker { rank } => self.retire_workers(|of, _| of == rank),
+            ShardCommand::RetireWorker { rank, unheard } => self.give_up_worker(rank, unheard),
             ShardCommand::Recover { regrouped, accept_damage, answer } => {
                 let _ = answer.send(self.recover(regrouped, accept_damage));
             }

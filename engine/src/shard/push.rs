@@ -58,7 +58,7 @@ impl Shard {
                 self.finish_push(at, outcome);
             } else if !work.header.kind.pulls() {
                 let work = *work;
-                let (status, detail) = self.carry_out_other(&work);
+                let (status, detail) = self.carry_out_other(at, &work);
                 self.close(at, status, detail);
             }
             if is_imaged {
@@ -68,9 +68,9 @@ impl Shard {
     }
 
     /// Carries out a request that neither pushes nor pulls.
-    pub(super) fn carry_out_other(&mut self, work: &Work) -> Refusal {
+    pub(super) fn carry_out_other(&mut self, at: usize, work: &Work) -> Refusal {
         if work.header.kind == RequestKind::AdvanceClock && self.clocks.is_used() {
-            return self.advance_clock(work).err().unwrap_or((Status::Done, 0));
+            return self.advance_clock(at).err().unwrap_or((Status::Done, 0));
         }
         (Status::Done, 0)
     }
@@ -167,7 +167,8 @@ impl Shard {
             return Err((if is_awaited { Status::StaleEpoch } else { Status::UnknownTable }, 0));
         };
         if header.kind == RequestKind::AdvanceClock {
-            return Ok(());
+            let stale = table.clocks.is_some() && self.is_clock_stale(header.epoch);
+            return if stale { Err((Status::StaleEpoch, 0)) } else { Ok(()) };
         }
         let schema = &table.entry.schema;
         if header.dtype != schema.dtype {

@@ -137,19 +137,20 @@ impl ShardTable {
             self.slots.insert(partition, slot);
         }
         if is_clocked(&self.entry.schema) {
-            self.install_clocks(arena, transports)?;
+            self.install_clocks(map.replicas > 1, arena, transports)?;
         }
         Ok(())
     }
 
     fn install_clocks(
         &mut self,
+        chained: bool,
         arena: &mut Arena,
         transports: &mut [Box<dyn Transport>],
     ) -> Result<(), TableError> {
         if self.clocks.is_none() {
             let piece = arena.allocate(ClockLine::LEN as u64, transports)?;
-            let clocks = TableClocks::new(piece, self.entry.schema.consistency);
+            let clocks = TableClocks::new(piece, self.entry.schema.consistency, chained);
             self.clocks = Some(Box::new(clocks));
         }
         let count = match &self.rows {
@@ -157,6 +158,8 @@ impl ShardTable {
             TableRows::Sparse(partitions) => partitions.len(),
         };
         if let Some(clocks) = &mut self.clocks {
+            // The first map may not be known when a table is made.
+            clocks.chained = chained;
             clocks.grow(count);
         }
         Ok(())
@@ -175,6 +178,9 @@ impl ShardTable {
     /// Marks the rows of a partition as not current, or takes the mark away.
     pub(super) fn fence_partition(&mut self, partition: PartitionId, fenced: bool) {
         let Some(slot) = self.slots.find(partition) else { return };
+        if let Some(clocks) = &mut self.clocks {
+            clocks.hide(slot, fenced);
+        }
         if let TableRows::Dense(partitions) = &mut self.rows {
             let blocks = partitions[slot].0.blocks_mut();
             if fenced { blocks.fence() } else { blocks.unfence() }
@@ -184,6 +190,9 @@ impl ShardTable {
     /// Makes every row of a partition as if it had never been pushed to.
     pub(super) fn clear_partition(&mut self, partition: PartitionId, memory_left: &mut u64) {
         let Some(slot) = self.slots.find(partition) else { return };
+        if let Some(clocks) = &mut self.clocks {
+            clocks.clear(slot);
+        }
         match &mut self.rows {
             TableRows::Dense(partitions) => partitions[slot].0.clear(),
             TableRows::Sparse(partitions) => {

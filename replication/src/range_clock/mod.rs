@@ -136,6 +136,12 @@ impl RangeClock {
         self.workers.get(&worker).is_some_and(|entry| entry.live)
     }
 
+    /// Workers counted in minima.
+    #[must_use]
+    pub fn live_count(&self) -> usize {
+        self.minima.len()
+    }
+
     /// The clock of `worker` at `row`; 0 for a worker never seen.
     #[must_use]
     pub fn at(&self, worker: WorkerRank, row: u64) -> WorkerClock {

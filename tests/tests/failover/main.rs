@@ -13,11 +13,13 @@ mod processes;
 #[path = "../kill_nine/program.rs"]
 mod program;
 mod pusher;
+mod workers;
 
 use serde_json::Value;
 
 use processes::{Cluster, eventually};
 use pusher::Pusher;
+use workers::Workers;
 
 const REPLICAS: usize = 3;
 const PARTITIONS: &str = "16";
@@ -109,6 +111,58 @@ fn a_killed_head_is_replaced_while_clients_push() {
     pusher.end_and_check();
     let verified = cluster.verify();
     assert_eq!(verified["replicas"], 3 * verified["partitions"].as_u64().unwrap(), "{verified}");
+}
+
+/// A head is killed during a training whose staleness is bounded, and another server takes its place:
+/// no pull is staler than it may be, and nobody waits for ever.
+#[test]
+fn workers_stay_within_their_bound_when_a_head_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster =
+        Cluster::start(folder.path(), &["--replicas", "3", "--partitions", PARTITIONS]);
+    for _ in 0..REPLICAS {
+        cluster.add_server();
+    }
+    eventually("three servers have all copies", || {
+        let map = cluster.map();
+        (is_whole(&map), map)
+    });
+    let addresses = cluster.addresses();
+    let workers = Workers::start(&addresses);
+    workers.wait_for_more(20);
+    let map = cluster.map();
+    let head = (0..REPLICAS as u64).max_by_key(|number| heads(&map, *number)).unwrap();
+    cluster.kill(head);
+    workers.wait_for_more(20);
+    let new = cluster.add_server();
+    eventually("the new server has a copy of everything", || {
+        let map = cluster.map();
+        (is_whole(&map) && holds(&map, new), map)
+    });
+    workers.wait_for_more(20);
+    // One that only the old servers have heard of is waited for by whoever leads then.
+    workers.be_held_back(&cluster.addresses(), || {
+        let map = cluster.map();
+        let head = (0..=new).filter(|one| *one != head).max_by_key(|one| heads(&map, *one));
+        cluster.kill(head.unwrap());
+        eventually("the killed server is out of all chains", || {
+            let map = cluster.map();
+            (!holds(&map, head.unwrap()), map)
+        });
+        std::thread::sleep(std::time::Duration::from_millis(300));
+    });
+    workers.end_and_check(&cluster.addresses());
+    // The program's own training goes the same way.
+    let examples: Vec<String> =
+        (0..2000_u32).map(|at| format!("{} {}:1 {}:1", at % 2, 1 + at % 50, 60 + at % 7)).collect();
+    let data = folder.path().join("examples");
+    std::fs::write(&data, examples.join("\n")).unwrap();
+    let data = data.to_str().unwrap();
+    let train = ["train", "sparse-lr", "--data", data, "--workers", "2", "--batch", "64"];
+    let trained = cluster.run(&[&train[..], &["--consistency", "bounded:4"]].concat());
+    assert_eq!(trained["examples"], 2000, "{trained}");
+    let verified = cluster.verify();
+    assert_eq!(verified["replicas"], 2 * verified["partitions"].as_u64().unwrap(), "{verified}");
 }
 
 #[test]

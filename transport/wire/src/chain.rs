@@ -131,6 +131,19 @@ pub enum ChainFrame {
         /// Length of the rows' bytes.
         len: u32,
     },
+    /// A piece of a table's range clock, as of the last record sent before it.
+    CopyClock {
+        /// The partition.
+        partition: PartitionId,
+        /// The sender's chain epoch.
+        epoch: Epoch,
+        /// The table.
+        table: TableId,
+        /// Where in the clock's bytes the piece begins.
+        offset: u32,
+        /// Length of the clock's bytes.
+        len: u32,
+    },
     /// A piece of the session table, with whose last piece the copy is whole.
     CopyEnd {
         /// The partition.
@@ -248,6 +261,7 @@ impl ChainFrame {
         match *self {
             Self::RecordPiece { offset, len, .. }
             | Self::CopyRows { offset, len, .. }
+            | Self::CopyClock { offset, len, .. }
             | Self::CopyEnd { offset, len, .. } => {
                 if len > WHOLE_LEN_MAX {
                     let (field, value) = ("a chain frame's whole length", u64::from(len));
@@ -306,6 +320,11 @@ impl ChainFrame {
                 halves: [offset, len],
                 ..of(8, partition, epoch)
             },
+            Self::CopyClock { partition, epoch, table, offset, len } => Raw {
+                words: [0, u64::from(table.0)],
+                halves: [offset, len],
+                ..of(13, partition, epoch)
+            },
             Self::CopyEnd { partition, epoch, start, through, offset, len } => Raw {
                 words: [start.0, through.0],
                 halves: [offset, len],
@@ -363,6 +382,13 @@ impl ChainFrame {
             10 => Self::Refuse { partition, epoch },
             11 => Self::Ping { asked_at: first },
             12 => Self::Grant { asked_at: first, map_epoch: epoch },
+            13 => Self::CopyClock {
+                partition,
+                epoch,
+                table: TableId(u32::try_from(second).unwrap_or(u32::MAX)),
+                offset: third,
+                len: fourth,
+            },
             value => {
                 let field = "chain frame kind";
                 return Err(DecodeError::Unknown { field, value: u64::from(value) });
@@ -426,6 +452,16 @@ mod tests {
                     len: 48,
                 },
                 vec![3; 40],
+            ),
+            (
+                ChainFrame::CopyClock {
+                    partition: P,
+                    epoch: E,
+                    table: TableId(4),
+                    offset: 0,
+                    len: 12,
+                },
+                vec![5; 12],
             ),
             (
                 ChainFrame::CopyEnd {

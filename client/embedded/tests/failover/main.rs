@@ -6,21 +6,24 @@
 #[path = "../../../../engine/tests/chains/cluster.rs"]
 mod cluster;
 mod control;
+mod workers;
 
 use std::{
+    collections::BTreeSet,
     net::TcpListener,
     sync::{
         Barrier,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use windlass_client::{
     Client, ClientOptions, Consistency, Element, PendingPush, Provider, PullFrom, PullOptions,
     PushOptions, RequestError, TableEntry, TableSchema, WorkerRank,
 };
-use windlass_wire::{ClusterMap, Epoch, ServerId, TableId};
+use windlass_engine::shard::ServerEvent;
+use windlass_wire::{ClusterMap, Epoch, ServerEntry, ServerId, TableId, map::ServerState};
 
 use self::{
     cluster::{Node, assert_equal_replicas, link_all, map},
@@ -37,6 +40,7 @@ fn tables() -> Vec<TableEntry> {
         ("counted", TableSchema::sparse(i64::DTYPE, 1)),
         ("dense", TableSchema::dense(f64::DTYPE, ROWS, 2)),
         ("clocked", TableSchema { consistency, ..TableSchema::dense(f64::DTYPE, 64, 2) }),
+        ("by worker", workers::schema()),
     ];
     let numbered = schemas.into_iter().zip(1..);
     numbered
@@ -46,6 +50,7 @@ fn tables() -> Vec<TableEntry> {
 
 /// Three servers, every one of them head, middle and tail of some chains.
 struct Cluster {
+    provider: Provider,
     servers: Vec<(Node, Port)>,
     map: ClusterMap,
 }
@@ -72,7 +77,73 @@ impl Cluster {
             (node, port)
         };
         let servers = nodes.into_iter().zip(listeners).map(open).collect();
-        Self { servers, map }
+        Self { provider, servers, map }
+    }
+
+    /// Starts a server that copies every partition, and waits until it has.
+    fn learn(&mut self, id: u32) {
+        let node = Node::start(id, u64::from(id) * 10, self.provider);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        self.map.epoch = Epoch(self.map.epoch.0 + 1);
+        self.map.servers.push(ServerEntry {
+            id: node.peer.server,
+            incarnation: node.peer.incarnation,
+            address: listener.local_addr().unwrap().to_string(),
+            shard_count: cluster::SHARDS,
+            state: ServerState::Up,
+        });
+        self.map.chains.iter_mut().for_each(|chain| chain.learner = Some(node.peer.server));
+        node.install(&self.map);
+        tables().iter().for_each(|table| node.create(table));
+        let port = Port::open(listener, &node, self.provider, &tables(), &self.map);
+        self.servers.push((node, port));
+        self.tell();
+        let (node, _) = self.servers.last().unwrap();
+        for (other, _) in &self.servers[..self.servers.len() - 1] {
+            other.link(node, self.provider);
+            node.link(other, self.provider);
+        }
+        self.hear(id, |event| matches!(event, ServerEvent::CaughtUp { .. }));
+    }
+
+    /// Makes a server that has copied every partition their tail.
+    fn promote(&mut self, id: u32) {
+        self.map.epoch = Epoch(self.map.epoch.0 + 1);
+        for chain in &mut self.map.chains {
+            chain.servers.push(ServerId(id));
+            (chain.learner, chain.tail_joining, chain.epoch) = (None, true, self.map.epoch);
+        }
+        self.tell();
+        self.hear(id, |event| matches!(event, ServerEvent::Synchronised { .. }));
+        self.map.epoch = Epoch(self.map.epoch.0 + 1);
+        self.map.chains.iter_mut().for_each(|chain| chain.tail_joining = false);
+        self.tell();
+    }
+
+    fn tell(&self) {
+        for (node, port) in &self.servers {
+            node.install(&self.map);
+            port.tell(&self.map);
+        }
+    }
+
+    /// Waits until a server has said so of every partition.
+    fn hear(&self, id: u32, is_so: impl Fn(&ServerEvent) -> bool) {
+        let (node, _) =
+            self.servers.iter().find(|(node, _)| node.peer.server == ServerId(id)).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut said = BTreeSet::new();
+        while said.len() < cluster::PARTITIONS as usize {
+            assert!(Instant::now() < deadline, "server {id} said so of {said:?} only");
+            let event = node.events.recv_timeout(Duration::from_millis(100));
+            if let Ok(event) = event.as_ref()
+                && is_so(event)
+                && let ServerEvent::CaughtUp { partition, .. }
+                | ServerEvent::Synchronised { partition, .. } = event
+            {
+                said.insert(*partition);
+            }
+        }
     }
 
     /// Where any of them is.
@@ -95,10 +166,7 @@ impl Cluster {
             chain.servers.retain(|server| *server != ServerId(victim));
             chain.epoch = self.map.epoch;
         }
-        for (node, port) in &self.servers {
-            node.install(&self.map);
-            port.tell(&self.map);
-        }
+        self.tell();
     }
 
     fn assert_equal_replicas(&self) {

@@ -48,6 +48,10 @@ impl Core {
             let told = self.announce(table).and_then(|request| self.wait_for(request));
             told.map_err(|error| TableError::Clock { source: Box::new(error) })?;
         }
+        if self.map.replicas > 1 {
+            // Who leads by a newer map may not have heard of this worker.
+            self.suspect(0);
+        }
         Ok(())
     }
 
@@ -143,10 +147,6 @@ impl Core {
         let clocked = tables.filter(|table| !table.dropped && table.clock.is_some()).count();
         if clocked > 0 && self.options.rank.is_none() {
             return Err(RequestError::NoRank);
-        }
-        if clocked > 0 && self.map.replicas > 1 {
-            // A clock goes to every replica at once, a push from one to the next.
-            self.wait_for_pushes()?;
         }
         self.clock.0 += 1;
         let request = self.begin(None, false)?;

@@ -4,6 +4,7 @@
 
 use windlass_wire::{DataType, Lsn, PartitionId, RowRange};
 
+use super::clocks::apply_clock;
 use crate::{
     persist::{frame::Kind, record::Record},
     shard::{
@@ -41,7 +42,7 @@ impl Shard {
     /// Applies records to memory, in order, those that were applied already aside.
     pub(super) fn apply_records(&mut self, partition: PartitionId, first: Lsn, last: Lsn) {
         for lsn in (first.0..=last.0).map(Lsn) {
-            let Self { chain, tables, memory_left, .. } = self;
+            let Self { chain, tables, memory_left, clocks, .. } = self;
             let Some(part) = chain.as_mut().and_then(|chain| chain.part_mut(partition)) else {
                 return;
             };
@@ -50,8 +51,12 @@ impl Shard {
             }
             let applied = part.held(lsn).and_then(|held| held.record().ok()).map(|record| {
                 // A table that was dropped has no rows to change.
-                let Some(table) = tables.get_mut(&record.table()) else { return Ok(()) };
-                apply(table, &record, Extent::Whole, memory_left)
+                let Some(table) = tables.get_mut(&record.table()) else {
+                    return Ok::<(), ApplyError>(());
+                };
+                apply(table, &record, Extent::Whole, memory_left)?;
+                clocks.is_stale |= apply_clock(table, &record);
+                Ok(())
             });
             match applied {
                 Some(Ok(())) => part.applied = lsn,
@@ -75,13 +80,15 @@ pub(super) fn apply(
     extent: Extent,
     memory: &mut u64,
 ) -> Result<(), ApplyError> {
+    if !matches!(record.kind(), Kind::Rows | Kind::Keys) {
+        return Ok(());
+    }
     let ShardTable { entry, kernel, sum_kernel, rows, slots, .. } = table;
     let kernel = kernel_for(kernel, sum_kernel, entry.schema.dtype, record.dtype())?;
     let row_len = entry.schema.width as usize * record.dtype().size();
     let count = match record.kind() {
         Kind::Rows => usize::try_from(record.rows().count()).map_err(|_| ApplyError::Unfit)?,
-        Kind::Keys => record.keys().len(),
-        _ => return Ok(()),
+        _ => record.keys().len(),
     };
     if count.checked_mul(row_len) != Some(record.delta().len()) {
         return Err(ApplyError::Unfit);

@@ -2,14 +2,14 @@
 //! single push as they are, those of several as their sum.
 #![allow(unsafe_code)]
 
-use windlass_wire::{Durability, PartitionId, RowRange, Rows, rule::Merge};
+use windlass_wire::{Durability, PartitionId, RowRange, Rows, WorkerRank, rule::Merge};
 
 use super::part::Held;
 use crate::{
     persist::{
         commit,
         frame::{Kind, Salt},
-        record::{Covered, Draft, Facts, RecordMut, Shape},
+        record::{Covered, Draft, Facts, RecordMut, Shape, Stamp},
     },
     shard::{
         aggregate::Aggregator,
@@ -42,6 +42,8 @@ pub(super) struct Member {
     /// Its values, readable for the rest of the turn.
     pub(super) values: *const u8,
     pub(super) covered: Covered,
+    /// The worker it is of.
+    pub(super) rank: Option<WorkerRank>,
     /// Whether the partition at hand takes it in.
     pub(super) is_in: bool,
 }
@@ -104,6 +106,8 @@ pub(super) struct Ingredients<'a> {
     /// Keys of the turn.
     pub(super) keys: &'a [u64],
     pub(super) facts: Facts,
+    /// Clock of the one worker whose rows these are.
+    pub(super) stamp: Option<Stamp>,
 }
 
 impl<'a> Ingredients<'a> {
@@ -242,7 +246,7 @@ fn shape_of(
     delta_bytes: usize,
 ) -> Option<Shape> {
     let keys = if rows.is_some() { 0 } else { count };
-    let shape = Shape { covered_max, stamps_max: 0, keys, delta_bytes };
+    let shape = Shape { covered_max, stamps_max: 1, keys, delta_bytes };
     (keys <= crate::persist::limits::KEYS_MAX && shape.is_allowed()).then_some(shape)
 }
 
@@ -273,6 +277,9 @@ fn fill(
     }
     for member in from.members.iter().filter(|member| member.is_in) {
         record.cover(member.covered);
+    }
+    if let Some(stamp) = from.stamp {
+        record.stamp(stamp);
     }
     draft.seal(bytes, Salt::NONE);
     Some(Held { lsn, words })

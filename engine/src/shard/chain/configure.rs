@@ -78,6 +78,8 @@ impl Shard {
             }
         }
         self.fence_stale_rows();
+        // Whoever leads now has heard workers that no record speaks of yet.
+        self.clocks.unrecorded = self.clocks.is_used();
     }
 
     pub(super) fn configure_chain(&mut self, partition: PartitionId, next: &map::Chain) {

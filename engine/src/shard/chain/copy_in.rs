@@ -83,6 +83,32 @@ impl Shard {
         Ok(())
     }
 
+    /// A table's clock of the feeder, as of all records that came.
+    pub(super) fn take_copied_clock(
+        &mut self,
+        from: ServerId,
+        (partition, epoch): (PartitionId, Epoch),
+        table: TableId,
+        bytes: &[u8],
+    ) -> Result<(), &'static str> {
+        let Some(part) = self.chain.as_ref().and_then(|chain| chain.part(partition)) else {
+            return Ok(());
+        };
+        let feeder = part.replica.chain().path.last().copied();
+        if part.copy_in.is_none() || part.replica.epoch() != epoch || feeder != Some(from) {
+            return Ok(());
+        }
+        let Some(found) = self.tables.get_mut(&table) else { return Ok(()) };
+        let (Some(slot), Some(clocks)) = (found.slots.find(partition), &mut found.clocks) else {
+            return Ok(());
+        };
+        if !clocks.decode_slot(slot, bytes) {
+            return Err("a range clock that is none");
+        }
+        self.clocks.is_stale = true;
+        Ok(())
+    }
+
     /// A record that came while rows are copied: changes those that are here.
     pub(super) fn copy_in_record(&mut self, partition: PartitionId, lsn: Lsn) {
         let Self { chain, tables, memory_left, .. } = self;

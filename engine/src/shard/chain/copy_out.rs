@@ -111,6 +111,15 @@ impl Shard {
                 true
             }
             Step::Finished => {
+                let mut clocks = Vec::new();
+                for (id, table) in tables.iter() {
+                    let slot = table.slot(partition);
+                    if let (Some(slot), Some(clock)) = (slot, table.clocks.as_ref()) {
+                        let mut bytes = Vec::new();
+                        clock.encode_slot(slot, &mut bytes);
+                        clocks.push((*id, bytes));
+                    }
+                }
                 let through = part.replica.log().last();
                 let mut bytes = Vec::new();
                 part.replica.sessions().encode(&mut bytes);
@@ -120,6 +129,11 @@ impl Shard {
                 part.copy_out = None;
                 chain.copies_out -= 1;
                 if let Some(link) = chain.link_mut(learner) {
+                    for (table, bytes) in clocks {
+                        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+                        let of = ChainFrame::CopyClock { partition, epoch, table, offset: 0, len };
+                        link.push_copy(of, bytes);
+                    }
                     link.push_copy(frame, bytes);
                 }
                 true

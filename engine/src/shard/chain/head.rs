@@ -1,6 +1,6 @@
 //! The head's turn: admits pushes, makes their records, appends them to the chain.
 
-use windlass_replication::{Admission, Covered, Input, Lane, Push, RecordHeader, Role};
+use windlass_replication::{Admission, Covered, Lane, Push, Role};
 use windlass_wire::{DataType, Epoch, Lsn, PartitionId, Rows, Status};
 
 use super::{
@@ -13,7 +13,7 @@ use crate::{
         commit,
         frame::Kind,
         limits::{KEYS_MAX, RECORD_BYTES_MAX},
-        record,
+        record::{self, Stamp},
     },
     shard::{
         Shard,
@@ -90,8 +90,10 @@ impl Shard {
             }
             if work.header.kind.pushes() {
                 self.push_group(at);
+            } else if self.is_behind_refused(at) {
+                self.close(at, Status::StaleEpoch, 0);
             } else if !work.header.kind.pulls() {
-                let (status, detail) = self.carry_out_other(&work);
+                let (status, detail) = self.carry_out_other(at, &work);
                 self.close(at, status, detail);
             }
         }
@@ -182,7 +184,8 @@ impl Shard {
         };
         let values = values_pointer(&self.turn, &self.staging, work);
         let Some(values) = values.filter(|_| work.header.row_count > 0) else { return Ok(None) };
-        Ok(Some(Member { at, work: *work, values, covered, is_in: false }))
+        let rank = session.rank;
+        Ok(Some(Member { at, work: *work, values, covered, rank, is_in: false }))
     }
 
     /// One partition's part of a group: one record, unless all of it is here already.
@@ -233,7 +236,7 @@ impl Shard {
     }
 
     /// A message waits for a position of a partition, unless it is committed.
-    fn wait_for_lsn(&mut self, partition: PartitionId, at: usize, lsn: Lsn) {
+    pub(super) fn wait_for_lsn(&mut self, partition: PartitionId, at: usize, lsn: Lsn) {
         let Some(id) = self.begin_wait(at) else { return };
         let Some(chain) = &mut self.chain else { return };
         let Some(part) = chain.part_mut(partition) else { return };
@@ -273,7 +276,8 @@ impl Shard {
         let Some(part) = parts[index].as_deref_mut() else { return };
         let (lsn, epoch) = (part.replica.log().last().next(), part.epoch());
         let facts = facts_of(table, partition, epoch);
-        let ingredients = Ingredients { table, members, spans, keys: &turn.keys, facts };
+        let stamp = stamp_of(table, partition, members);
+        let ingredients = Ingredients { table, members, spans, keys: &turn.keys, facts, stamp };
         let Some(held) = build(ingredients, lsn, aggregator, |len| spare.take(len)) else {
             // Whoever is admitted has to be in a record: one that changes nothing would say that its
             // rows are applied. Sizes were checked before.
@@ -289,17 +293,7 @@ impl Shard {
             }
         }
         let sync = held.record().is_ok_and(|record| record.tag() & SYNC != 0);
-        self.statistics.chain_records += 1;
-        self.statistics.chain_bytes += held.bytes().len() as u64;
-        part.records.push_back(held);
-        let covered = std::mem::take(covered);
-        let record = RecordHeader { lsn, epoch, sync, covered: &covered, expired: &[] };
-        let appended = self.step(partition, Input::Append(record));
-        assert!(appended.is_ok(), "the head admitted these pushes: {appended:?}");
-        if let Some(chain) = &mut self.chain {
-            chain.covered = covered;
-        }
-        self.keep_record(partition);
+        self.append_held(partition, held, sync);
     }
 }
 
@@ -308,6 +302,23 @@ enum Admitted {
     New,
     /// By a record no later than this.
     Before(Lsn),
+}
+
+/// The clock that the rows of one worker's pushes have from now on, if that is news.
+fn stamp_of(table: &ShardTable, partition: PartitionId, members: &[Member]) -> Option<Stamp> {
+    let clocks = table.clocks.as_ref().filter(|clocks| clocks.chained)?;
+    let slot = table.slot(partition)?;
+    let mut ranks = members.iter().filter(|member| member.is_in).map(|member| member.rank);
+    let worker = ranks.next().flatten()?;
+    // Rows of several workers' pushes are not all of each.
+    if !ranks.all(|rank| rank == Some(worker)) {
+        return None;
+    }
+    let pushed = members.iter().filter(|member| member.is_in).map(|one| one.work.header.clock);
+    // Of several pushes, what all of them say.
+    let clock = pushed.min()?;
+    let finished = clocks.live_clock(slot, worker)?;
+    (clock > finished).then_some(Stamp { worker, clock })
 }
 
 /// Bytes of a push's values when they are summed with others.

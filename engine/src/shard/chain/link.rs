@@ -78,6 +78,7 @@ impl Pending {
                 | ChainFrame::Welcome { partition, .. }
                 | ChainFrame::CopyFrom { partition, .. }
                 | ChainFrame::CopyRows { partition, .. }
+                | ChainFrame::CopyClock { partition, .. }
                 | ChainFrame::CopyEnd { partition, .. }
                 | ChainFrame::Refuse { partition, .. } => Some(*partition),
             },
@@ -329,8 +330,9 @@ impl Attached {
         bytes: &[u8],
         offset: &mut usize,
     ) -> Option<Written> {
-        if let ChainFrame::CopyRows { offset: at, .. } | ChainFrame::CopyEnd { offset: at, .. } =
-            &mut frame
+        if let ChainFrame::CopyRows { offset: at, .. }
+        | ChainFrame::CopyClock { offset: at, .. }
+        | ChainFrame::CopyEnd { offset: at, .. } = &mut frame
         {
             *at = u32::try_from(*offset).ok()?;
         }

@@ -8,6 +8,7 @@
 mod apply;
 mod build;
 mod checksum;
+mod clocks;
 mod command;
 mod configure;
 mod connect;
@@ -39,8 +40,11 @@ pub use event::{LinkEnded, ServerEvent};
 pub use leases::SharedLeases;
 pub use status::PartitionStatus;
 
+pub(super) use clocks::reaching;
+
 use self::{
     build::Scratch,
+    clocks::Joining,
     disk::ChainDisk,
     link::Link,
     part::{Part, Spare},
@@ -87,6 +91,8 @@ pub(super) struct Chain {
     copies_out: usize,
     /// What of all this is on disk.
     pub(super) disk: ChainDisk,
+    /// Workers who are not told yet that they have joined.
+    joining: Vec<Joining>,
 }
 
 impl Chain {
@@ -119,6 +125,7 @@ impl Chain {
             next_tick: Time(0),
             copies_out: 0,
             disk: ChainDisk::default(),
+            joining: Vec::new(),
         }
     }
 

@@ -127,7 +127,7 @@ impl Shard {
     }
 
     fn take_frame(&mut self, at: usize, frame: &ChainFrame, body: &[u8]) -> Taken {
-        if let ChainFrame::CopyRows { table, .. } = *frame
+        if let ChainFrame::CopyRows { table, .. } | ChainFrame::CopyClock { table, .. } = *frame
             && self.awaits_table(table)
         {
             return Taken::Left;
@@ -149,6 +149,16 @@ impl Shard {
                     Some(Some(bytes)) => {
                         let taken =
                             self.take_copied_rows(from, (partition, epoch), (table, index), &bytes);
+                        taken.map_or_else(Taken::Bad, |()| Taken::Yes)
+                    }
+                };
+            }
+            ChainFrame::CopyClock { partition, epoch, table, offset, len } => {
+                return match self.gather_copy(at, (offset, len), body) {
+                    None => Taken::Bad("a piece of a range clock out of order"),
+                    Some(None) => Taken::Yes,
+                    Some(Some(bytes)) => {
+                        let taken = self.take_copied_clock(from, (partition, epoch), table, &bytes);
                         taken.map_or_else(Taken::Bad, |()| Taken::Yes)
                     }
                 };

@@ -9,11 +9,12 @@ use crate::shard::Shard;
 impl Shard {
     /// Marks rows that are no longer, or not yet, current, and takes the mark from those that are.
     pub(in crate::shard) fn fence_stale_rows(&mut self) {
-        let Self { chain: Some(chain), tables, .. } = self else { return };
+        let Self { chain: Some(chain), tables, clocks, .. } = self else { return };
         for part in chain.parts.iter_mut().flatten() {
             let stale = !part.replica.is_readable() || part.broken;
             if part.fenced != stale {
                 part.fenced = stale;
+                clocks.is_stale = true;
                 for table in tables.values_mut() {
                     table.fence_partition(part.partition, stale);
                 }

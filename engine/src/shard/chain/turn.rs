@@ -19,7 +19,9 @@ impl Shard {
         if chain.now >= chain.next_tick {
             self.tick_chain();
         }
-        self.drain_peers()
+        let drained = self.drain_peers();
+        self.publish_clocks();
+        drained
     }
 
     /// Whether pushes have to stay in their mailboxes until the chain has caught up.
@@ -34,6 +36,8 @@ impl Shard {
     /// The end of a turn: sends what waits, lets go of what nobody needs. Returns whether there was
     /// anything.
     pub(in crate::shard) fn end_chain_turn(&mut self) -> bool {
+        self.record_workers();
+        self.publish_clocks();
         let Some(chain) = &mut self.chain else { return false };
         let mut worked = false;
         let (parts, shard_count) = (&chain.parts, usize::from(chain.shard_count));

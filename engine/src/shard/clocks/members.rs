@@ -55,14 +55,14 @@ impl TableClocks {
         }
         let is_live = |member: &Member| member.live;
         let floor = if self.members.values().any(is_live) {
-            self.clocks.iter().filter_map(RangeClock::minimum).min()
+            self.clocks.iter().filter_map(|slot| slot.range.minimum()).min()
         } else {
-            self.clocks.iter().flat_map(latest).max()
+            self.clocks.iter().filter_map(|slot| latest(&slot.range)).max()
         };
-        let own = self.clocks.iter().map(|clock| clock.least_of(rank)).max();
+        let own = self.clocks.iter().map(|slot| slot.range.least_of(rank)).max();
         let start = own.max(floor).unwrap_or_default();
-        for clock in &mut self.clocks {
-            clock.revive(rank, start)?;
+        for slot in &mut self.clocks {
+            slot.range.revive(rank, start)?;
         }
         let member = Member { session, live: true, finished: start, silent_since: None };
         self.members.insert(rank, member);
@@ -98,7 +98,9 @@ impl TableClocks {
                 member.live = false;
                 retired += 1;
                 silent += usize::from(member.silent_since.take().is_some());
-                self.clocks.iter_mut().for_each(|clock| clock.retire(*rank));
+                if !self.chained {
+                    self.clocks.iter_mut().for_each(|slot| slot.range.retire(*rank));
+                }
             }
         }
         (silent, retired)
@@ -119,6 +121,6 @@ impl TableClocks {
 }
 
 /// The latest clock that any worker, live or not, has finished on all rows.
-fn latest(clock: &RangeClock) -> Option<WorkerClock> {
+pub(super) fn latest(clock: &RangeClock) -> Option<WorkerClock> {
     clock.workers().map(|(rank, _)| clock.least_of(rank)).max()
 }

@@ -2,6 +2,7 @@
 //! their slowest worker's clock published for one-sided polls, and the pulls that wait for it.
 //! Tables that do not bound staleness have none of this, and pay nothing for it.
 
+mod chained;
 mod members;
 mod published;
 mod requests;
@@ -10,8 +11,11 @@ mod waiting;
 
 use std::time::Duration;
 
-pub(super) use self::table::{TableClocks, is_clocked};
 use self::waiting::Waiting;
+pub(super) use self::{
+    chained::WorkerEvent,
+    table::{TableClocks, is_clocked},
+};
 
 /// What the clocks of all tables of a shard have in common.
 #[derive(Debug)]
@@ -23,7 +27,11 @@ pub(super) struct Clocks {
     /// Members of tables whose session is gone.
     silent_count: usize,
     /// Whether a clock has moved since waiting pulls were last looked at.
-    moved: bool,
+    pub(super) moved: bool,
+    /// Whether heads may have to record who was heard, or was not any more.
+    pub(super) unrecorded: bool,
+    /// Whether a record has moved a clock that is not published yet.
+    pub(super) is_stale: bool,
     waiting: Waiting,
 }
 
@@ -34,6 +42,8 @@ impl Clocks {
             worker_timeout,
             silent_count: 0,
             moved: false,
+            unrecorded: false,
+            is_stale: false,
             waiting: Waiting::default(),
         }
     }

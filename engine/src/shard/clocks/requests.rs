@@ -3,14 +3,15 @@
 use std::time::Instant;
 
 use windlass_wire::{
-    Consistency, RowRange, Rows, SessionId, Status, TableId, WorkerRank, completion::DETAIL_MAX,
-    control::ClockPlace,
+    Consistency, RowRange, Rows, SessionId, Status, TableId, WorkerClock, WorkerRank,
+    completion::DETAIL_MAX, control::ClockPlace,
 };
 
 use super::waiting::WaitingPull;
 use crate::shard::{
     Shard,
-    command::shared_of,
+    chain::reaching,
+    command::{Answer, shared_of},
     push::Refusal,
     tables::ShardTable,
     work::{Values, Work},
@@ -22,7 +23,40 @@ impl Shard {
         &mut self,
         session: SessionId,
         table: TableId,
-    ) -> Result<ClockPlace, String> {
+        answer: Answer<ClockPlace>,
+    ) {
+        // An asker that is gone needs no answer.
+        if !self.has_chained_clock(table) {
+            let _ = answer.send(self.join_here(session, table));
+            return;
+        }
+        match self.join_chained(session, table) {
+            Ok((Some(rank), place)) => self.answer_when_recorded(table, rank, place, answer),
+            Ok((None, place)) => drop(answer.send(Ok(place))),
+            Err(text) => drop(answer.send(Err(text))),
+        }
+    }
+
+    /// Hears a worker of a table with replicas, whose records will say that it has joined.
+    fn join_chained(
+        &mut self,
+        session: SessionId,
+        table: TableId,
+    ) -> Result<(Option<WorkerRank>, ClockPlace), String> {
+        let slot = *self.by_session.get(&session).ok_or("open a mailbox first")?;
+        let rank = self.sessions[slot].as_ref().and_then(|open| open.rank);
+        let found = self.tables.get_mut(&table).ok_or("there is no such table here")?;
+        let clocks = found.clocks.as_mut().ok_or("the table's workers have no clocks")?;
+        if let Some(rank) = rank {
+            clocks.hear_worker(rank, session).map_err(|error| error.to_string())?;
+        }
+        let (region, offset) = clocks.place();
+        self.count_silent();
+        let region = shared_of(self.shared_region(slot, region)?);
+        Ok((rank, ClockPlace { region, offset, clock: WorkerClock(0) }))
+    }
+
+    fn join_here(&mut self, session: SessionId, table: TableId) -> Result<ClockPlace, String> {
         let slot = *self.by_session.get(&session).ok_or("open a mailbox first")?;
         let rank = self.sessions[slot].as_ref().and_then(|open| open.rank);
         let found = self.tables.get_mut(&table).ok_or("there is no such table here")?;
@@ -82,6 +116,21 @@ impl Shard {
                 self.clocks.silent_count -= silent;
                 self.statistics.workers_retired += retired as u64;
                 self.clocks.moved |= clocks.publish();
+                self.clocks.unrecorded |= clocks.chained;
+            }
+        }
+    }
+
+    /// The coordinator says that a worker is gone: `unheard` when this concerns it only where it was
+    /// never heard.
+    pub(in crate::shard) fn give_up_worker(&mut self, gone: WorkerRank, unheard: bool) {
+        if !unheard {
+            self.retire_workers(|rank, _| rank == gone);
+        }
+        for table in self.tables.values_mut() {
+            if let Some(clocks) = table.clocks.as_mut().filter(|clocks| clocks.chained) {
+                clocks.give_up_worker(gone, unheard);
+                self.clocks.unrecorded = true;
             }
         }
     }
@@ -105,11 +154,13 @@ impl Shard {
             self.clocks.silent_count -= silent;
             self.statistics.workers_retired += retired as u64;
             self.clocks.moved |= clocks.publish();
+            self.clocks.unrecorded |= clocks.chained;
         }
     }
 
     /// A worker has finished a clock on all rows of a table.
-    pub(in crate::shard) fn advance_clock(&mut self, work: &Work) -> Result<(), Refusal> {
+    pub(in crate::shard) fn advance_clock(&mut self, at: usize) -> Result<(), Refusal> {
+        let work = self.turn.works[at];
         let rank = self.sessions[work.session].as_ref().and_then(|session| session.rank);
         let Some(table) = self.tables.get_mut(&work.header.table) else {
             return Err((Status::UnknownTable, 0));
@@ -117,6 +168,9 @@ impl Shard {
         // Where nobody is ever waited for there is nothing to do.
         let Some(clocks) = &mut table.clocks else { return Ok(()) };
         let rank = rank.ok_or((Status::NoRank, 0))?;
+        if clocks.chained {
+            return self.advance_chained(at, rank);
+        }
         if !clocks.advance(rank, work.header.clock) {
             return Err((Status::NoRank, 0));
         }
@@ -129,6 +183,9 @@ impl Shard {
         let rank = self.sessions[work.session].as_ref().and_then(|session| session.rank);
         let (clock, Some(rank)) = (work.header.clock, rank) else { return };
         let Some(table) = self.tables.get_mut(&work.header.table) else { return };
+        if table.clocks.as_ref().is_none_or(|clocks| clocks.chained) {
+            return;
+        }
         let Some(mut clocks) = table.clocks.take_if(|clocks| clocks.is_news(rank, clock)) else {
             return;
         };
@@ -259,13 +316,7 @@ fn each_piece(
     let mut rows_piece = |rows: RowRange| {
         let partition = table.layout.partition_of(rows.start);
         let Some(slot) = table.slot(partition) else { return true };
-        let mut rows = rows;
-        if is_dense {
-            let whole = table.layout.rows_of(partition);
-            rows.start = if rows.start == whole.start { 0 } else { rows.start };
-            rows.end = if rows.end == whole.end { u64::MAX } else { rows.end };
-        }
-        piece(slot, rows)
+        piece(slot, reaching(rows, is_dense, table.layout.rows_of(partition)))
     };
     if let Some(range) = range {
         let mut first = range.start;

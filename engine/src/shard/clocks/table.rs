@@ -15,10 +15,29 @@ use crate::shard::arena::Piece;
 #[derive(Debug)]
 pub(in crate::shard) struct TableClocks {
     /// By slot of the table's partitions.
-    pub(super) clocks: Vec<RangeClock>,
+    pub(super) clocks: Vec<SlotClock>,
     pub(super) members: BTreeMap<WorkerRank, Member>,
-    published: Published,
+    pub(super) published: Published,
     tau: u64,
+    /// Whether records of chains move the clocks: they say who is live, and members are only who was
+    /// heard here.
+    pub(in crate::shard) chained: bool,
+    /// Whether the line has to be published again.
+    pub(in crate::shard) is_stale: bool,
+}
+
+/// The clock of one partition.
+#[derive(Debug)]
+pub(in crate::shard) struct SlotClock {
+    pub(in crate::shard) range: RangeClock,
+    /// Whether its rows are not current: nobody reads them, and nobody waits for their clock.
+    pub(super) hidden: bool,
+}
+
+impl SlotClock {
+    pub(super) fn new() -> Self {
+        Self { range: RangeClock::new(RangeClockLimits::default()), hidden: false }
+    }
 }
 
 /// Whether a table's workers have clocks.
@@ -37,28 +56,34 @@ const fn tau_of(consistency: Consistency) -> u64 {
 }
 
 impl TableClocks {
-    /// Clocks of a table without workers, published in `piece`.
-    pub(in crate::shard) fn new(piece: Piece, consistency: Consistency) -> Self {
+    /// Clocks of a table without workers, published in `piece`; `chained` where partitions have
+    /// replicas.
+    pub(in crate::shard) fn new(piece: Piece, consistency: Consistency, chained: bool) -> Self {
         let mut clocks = Self {
             clocks: Vec::new(),
             members: BTreeMap::new(),
             published: Published::new(piece),
             tau: tau_of(consistency),
+            chained,
+            is_stale: false,
         };
         clocks.publish();
         clocks
     }
 
-    /// Has a clock for each of `count` partitions; those that came later start where the others are.
+    /// Has a clock for each of `count` partitions; those that came later start where the others are,
+    /// unless a chain's copy or its records will say.
     pub(in crate::shard) fn grow(&mut self, count: usize) {
         while self.clocks.len() < count {
-            let mut clock = RangeClock::new(RangeClockLimits::default());
-            for (rank, member) in self.members.iter().filter(|(_, member)| member.live) {
+            let mut clock = SlotClock::new();
+            let members = self.members.iter().filter(|(_, member)| member.live);
+            for (rank, member) in members.filter(|_| !self.chained) {
                 // As many workers as another partition's clock has room for.
-                let registered = clock.revive(*rank, member.finished);
+                let registered = clock.range.revive(*rank, member.finished);
                 debug_assert!(registered.is_ok(), "members are bounded");
             }
             self.clocks.push(clock);
+            self.is_stale = true;
         }
     }
 
@@ -97,8 +122,8 @@ impl TableClocks {
         };
         if clock > member.finished {
             member.finished = clock;
-            for range_clock in &mut self.clocks {
-                let advanced = range_clock.advance(rank, clock);
+            for slot in &mut self.clocks {
+                let advanced = slot.range.advance(rank, clock);
                 debug_assert!(advanced.is_ok(), "a member has its entry");
             }
         }
@@ -114,7 +139,7 @@ impl TableClocks {
         clock: WorkerClock,
     ) -> Result<(), RangeClockError> {
         match self.clocks.get_mut(slot) {
-            Some(range_clock) => range_clock.tick(rank, rows, clock),
+            Some(slot) => slot.range.tick(rank, rows, clock),
             None => Ok(()),
         }
     }
@@ -127,7 +152,7 @@ impl TableClocks {
 
     /// Whether some worker is behind `needed` on rows of one partition.
     pub(in crate::shard) fn is_behind(&self, slot: usize, rows: RowRange, needed: u64) -> bool {
-        let Some(clock) = self.clocks.get(slot) else { return false };
+        let Some(clock) = self.clocks.get(slot).map(|slot| &slot.range) else { return false };
         // The row without a number of its own has the whole partition's clock.
         let minimum = if rows.is_empty() { clock.minimum() } else { clock.minimum_in(rows) };
         minimum.is_some_and(|minimum| minimum.0 < needed)
@@ -135,9 +160,16 @@ impl TableClocks {
 
     /// Publishes where the workers are; returns whether they were elsewhere before.
     pub(in crate::shard) fn publish(&mut self) -> bool {
-        let minimum = self.clocks.iter().filter_map(RangeClock::minimum).min();
-        let live = self.members.values().filter(|member| member.live).count() as u64;
+        self.is_stale = false;
+        let shown = || self.clocks.iter().filter(|slot| !slot.hidden).map(|slot| &slot.range);
+        let minimum = shown().filter_map(RangeClock::minimum).min();
         let minimum = minimum.map_or(u64::MAX, |minimum| minimum.0);
+        let live = if self.chained {
+            // Where no partition can be read nobody has to be missed.
+            shown().map(|range| range.live_count() as u64).min().unwrap_or(u64::MAX)
+        } else {
+            self.members.values().filter(|member| member.live).count() as u64
+        };
         self.published.publish(ClockLine { minimum, tau: self.tau, live })
     }
 }

@@ -11,14 +11,14 @@ use windlass_replication::Consistency as Rule;
 use windlass_transport::{Pages, memory::PagesOptions};
 use windlass_wire::SessionId;
 
-use super::*;
+use super::{super::chained::WorkerEvent, *};
 
 const SLOTS: usize = 3;
 const ROWS: u64 = 12;
 
 fn clocks(consistency: Consistency) -> TableClocks {
     let pages = Pages::allocate(4096, PagesOptions::default()).unwrap();
-    let mut clocks = TableClocks::new(Piece { region: 0, pages, offset: 64 }, consistency);
+    let mut clocks = TableClocks::new(Piece { region: 0, pages, offset: 64 }, consistency, false);
     clocks.grow(SLOTS);
     clocks
 }
@@ -179,4 +179,129 @@ fn a_silent_worker_is_given_up_after_the_timeout_and_heard_again_before() {
     assert_eq!(clocks.line().tau, 5);
     clocks.open();
     assert_eq!(clocks.line(), ClockLine::OPEN);
+}
+
+#[derive(Clone, Debug)]
+enum Recorded {
+    Event(usize, WorkerEvent),
+    Stamp(usize, u32, u64, u64, u64),
+}
+
+fn recorded() -> impl Strategy<Value = Recorded> {
+    let event =
+        (0..SLOTS, 0..4_u32, 0..6_u64, any::<bool>()).prop_map(|(slot, rank, clock, joins)| {
+            let (rank, clock) = (WorkerRank(rank), WorkerClock(clock));
+            let session = SessionId(u64::from(rank.0) + 1);
+            let event = if joins {
+                WorkerEvent::Joined { rank, session, clock }
+            } else {
+                WorkerEvent::Retired { rank }
+            };
+            Recorded::Event(slot, event)
+        });
+    let stamp = (0..SLOTS, 0..4_u32, 0..ROWS, 0..ROWS, 1..9_u64)
+        .prop_map(|(slot, rank, start, end, clock)| Recorded::Stamp(slot, rank, start, end, clock));
+    prop_oneof![1 => event, 3 => stamp]
+}
+
+fn chained() -> TableClocks {
+    let mut clocks = clocks(Consistency::Bounded { tau: 1 });
+    clocks.chained = true;
+    clocks
+}
+
+fn take_in(clocks: &mut TableClocks, record: &Recorded) {
+    match *record {
+        Recorded::Event(slot, event) => {
+            let event = WorkerEvent::decode(&event.encode()).unwrap();
+            clocks.apply_event(slot, event);
+        }
+        Recorded::Stamp(slot, rank, start, end, clock) if start < end => {
+            clocks.apply_stamp(slot, WorkerRank(rank), RowRange { start, end }, WorkerClock(clock));
+        }
+        Recorded::Stamp(slot, rank, _, _, clock) => {
+            let all = windlass_replication::ALL_ROWS;
+            clocks.apply_stamp(slot, WorkerRank(rank), all, WorkerClock(clock));
+        }
+    }
+}
+
+fn bytes_of(clocks: &TableClocks) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    (0..SLOTS).for_each(|slot| clocks.encode_slot(slot, &mut bytes));
+    bytes
+}
+
+proptest! {
+    /// Whoever copies a clock at any moment, and applies what comes after, has the clock of those who
+    /// applied everything.
+    #[test]
+    fn a_copied_clock_goes_on_as_the_others(
+        records in prop::collection::vec(recorded(), 0..80), at in 0..80_usize
+    ) {
+        let (mut member, mut learner) = (chained(), chained());
+        for (number, record) in records.iter().enumerate() {
+            if number == at {
+                for slot in 0..SLOTS {
+                    learner.clear(slot);
+                    let mut bytes = Vec::new();
+                    member.encode_slot(slot, &mut bytes);
+                    prop_assert!(learner.decode_slot(slot, &bytes));
+                }
+            }
+            take_in(&mut member, record);
+            if number >= at || at >= records.len() {
+                take_in(&mut learner, record);
+            }
+        }
+        member.publish();
+        learner.publish();
+        prop_assert_eq!(member.line(), learner.line());
+        prop_assert_eq!(bytes_of(&member), bytes_of(&learner));
+    }
+}
+
+#[test]
+fn rows_that_are_not_current_hold_nobody_up() {
+    let mut clocks = chained();
+    let joined = |rank, clock| WorkerEvent::Joined {
+        rank: WorkerRank(rank),
+        session: SessionId(1),
+        clock: WorkerClock(clock),
+    };
+    clocks.apply_event(0, joined(0, 4));
+    clocks.apply_event(1, joined(0, 2));
+    clocks.hide(2, true);
+    clocks.publish();
+    assert_eq!(clocks.line(), ClockLine { minimum: 2, tau: 1, live: 1 });
+    clocks.hide(1, true);
+    clocks.publish();
+    assert_eq!(clocks.line(), ClockLine { minimum: 4, tau: 1, live: 1 });
+    clocks.hide(0, true);
+    clocks.publish();
+    assert_eq!(clocks.line(), ClockLine { minimum: u64::MAX, tau: 1, live: u64::MAX });
+}
+
+#[test]
+fn heads_record_what_they_heard() {
+    let mut clocks = chained();
+    let (rank, session) = (WorkerRank(3), SessionId(9));
+    clocks.hear_worker(rank, session).unwrap();
+    let joined = WorkerEvent::Joined { rank, session, clock: WorkerClock(0) };
+    assert_eq!(clocks.unrecorded(&[1]), [(1, joined)], "only what is led here");
+    clocks.apply_event(1, joined);
+    assert_eq!(clocks.unrecorded(&[1]), []);
+    assert!(clocks.hear_worker(rank, SessionId(10)).is_err(), "its rank is taken");
+    // Gone as far as this server knows, and so recorded where it leads.
+    clocks.give_up_worker(rank, true);
+    assert_eq!(clocks.unrecorded(&[1]), [], "it was heard here");
+    clocks.give_up_worker(rank, false);
+    assert_eq!(clocks.unrecorded(&[1]), [(1, WorkerEvent::Retired { rank })]);
+    // Elsewhere it has come back in another life before that.
+    clocks.apply_event(
+        1,
+        WorkerEvent::Joined { rank, session: SessionId(10), clock: WorkerClock(5) },
+    );
+    assert_eq!(clocks.unrecorded(&[1]), []);
+    assert_eq!(clocks.live_clock(1, rank), Some(WorkerClock(5)));
 }

@@ -1,0 +1,337 @@
+//! Workers' clocks in the records of chains: heads record who joins and leaves, and each clock that
+//! ends, in every partition of a table; every replica applies that in order with the rows.
+
+use windlass_replication::Input;
+use windlass_wire::{
+    DataType, Epoch, Lsn, PartitionId, RowRange, Status, TableId, WorkerClock, WorkerRank,
+    control::ClockPlace,
+};
+
+use super::{Chain, part::Held};
+use crate::{
+    limits::CLOCK_RECORD_INFLIGHT_MAX,
+    persist::{
+        commit,
+        frame::{Kind, Salt},
+        record::{Draft, Facts, Record, RecordMut, Shape, Stamp},
+    },
+    shard::{
+        Shard,
+        clocks::{TableClocks, WorkerEvent},
+        command::Answer,
+        push::Refusal,
+        tables::ShardTable,
+        work::Work,
+    },
+};
+
+/// Bit of a record's tag: the engine's own event says something of a worker.
+const WORKER: u16 = 4;
+
+/// A worker whose answer waits until it is on every replica.
+#[derive(Debug)]
+pub(super) struct Joining {
+    table: TableId,
+    rank: WorkerRank,
+    place: ClockPlace,
+    answer: Answer<ClockPlace>,
+    /// Positions to be committed, once its records are made; whoever leads a later epoch records it
+    /// again, if it has to.
+    until: Option<Vec<(PartitionId, Epoch, Lsn)>>,
+}
+
+impl Shard {
+    /// Whether records of chains move the clocks of a table.
+    pub(in crate::shard) fn has_chained_clock(&self, table: TableId) -> bool {
+        let clocks = self.tables.get(&table).and_then(|table| table.clocks.as_ref());
+        clocks.is_some_and(|clocks| clocks.chained) && self.chain.is_some()
+    }
+
+    /// Answers a worker that has joined once it is known to the whole of every chain led from here.
+    pub(in crate::shard) fn answer_when_recorded(
+        &mut self,
+        table: TableId,
+        rank: WorkerRank,
+        place: ClockPlace,
+        answer: Answer<ClockPlace>,
+    ) {
+        self.clocks.unrecorded = true;
+        if let Some(chain) = &mut self.chain {
+            chain.joining.push(Joining { table, rank, place, answer, until: None });
+        }
+        self.record_workers();
+    }
+
+    /// Records who was heard, or is not any more, where this server leads; then answers whoever is
+    /// waiting for that.
+    pub(in crate::shard) fn record_workers(&mut self) {
+        if std::mem::take(&mut self.clocks.unrecorded) {
+            let tables: Vec<TableId> = self.tables.keys().copied().collect();
+            for id in tables {
+                self.record_workers_of(id);
+            }
+        }
+        let Some(chain) = &mut self.chain else { return };
+        if chain.joining.is_empty() {
+            return;
+        }
+        for mut joining in std::mem::take(&mut chain.joining) {
+            if joining.until.is_none() {
+                joining.until = self.positions_of(joining.table, joining.rank);
+            }
+            let Some(chain) = &mut self.chain else { return };
+            let is_over = |(partition, epoch, lsn): &(PartitionId, Epoch, Lsn)| {
+                chain.part(*partition).is_none_or(|part| {
+                    part.epoch() != *epoch || part.replica.log().committed() >= *lsn
+                })
+            };
+            if !joining.until.as_ref().is_some_and(|until| until.iter().all(is_over)) {
+                chain.joining.push(joining);
+                continue;
+            }
+            let heads = chain.led_slots(self.tables.get(&joining.table));
+            let clocks = self.tables.get(&joining.table).and_then(|table| table.clocks.as_ref());
+            let clock = clocks
+                .map_or(WorkerClock(0), |clocks| clocks.start_of(&slots_of(&heads), joining.rank));
+            let place = ClockPlace { clock, ..joining.place };
+            // An asker that is gone needs no answer.
+            let _ = joining.answer.send(Ok(place));
+        }
+    }
+
+    /// The positions at which a worker is known to every chain led from here; `None` before all of
+    /// its records are made.
+    fn positions_of(
+        &self,
+        table: TableId,
+        rank: WorkerRank,
+    ) -> Option<Vec<(PartitionId, Epoch, Lsn)>> {
+        let chain = self.chain.as_ref()?;
+        let Some(found) = self.tables.get(&table) else { return Some(Vec::new()) };
+        let Some(clocks) = &found.clocks else { return Some(Vec::new()) };
+        let led = chain.led_slots(Some(found));
+        led.into_iter()
+            .map(|(partition, slot)| {
+                clocks.live_clock(slot, rank)?;
+                let part = chain.part(partition)?;
+                Some((partition, part.epoch(), part.replica.log().last()))
+            })
+            .collect()
+    }
+
+    fn record_workers_of(&mut self, id: TableId) {
+        let Some(chain) = &self.chain else { return };
+        let Some(table) = self.tables.get(&id) else { return };
+        let Some(clocks) = table.clocks.as_ref().filter(|clocks| clocks.chained) else { return };
+        let led = chain.led_slots(Some(table));
+        for (slot, event) in clocks.unrecorded(&slots_of(&led)) {
+            let Some((partition, _)) = led.iter().find(|(_, of)| *of == slot) else { continue };
+            if self.append_event(*partition, id, event).is_none() {
+                self.clocks.unrecorded = true;
+            }
+        }
+    }
+
+    /// A worker has finished a clock on all rows of a table: recorded wherever this server leads, and
+    /// acknowledged when all of that is on every replica.
+    pub(in crate::shard) fn advance_chained(
+        &mut self,
+        at: usize,
+        rank: WorkerRank,
+    ) -> Result<(), Refusal> {
+        let Work { header, .. } = self.turn.works[at];
+        let Some(chain) = &self.chain else { return Ok(()) };
+        let table = self.tables.get(&header.table);
+        let led = chain.led_slots(table);
+        let Some(clocks) = table.and_then(|table| table.clocks.as_ref()) else { return Ok(()) };
+        let mut behind = Vec::new();
+        for (partition, slot) in &led {
+            // One that nobody waits for has to open the table again.
+            let finished = clocks.live_clock(*slot, rank).ok_or((Status::NoRank, 0))?;
+            let part = chain.part(*partition);
+            if part.is_none_or(|part| part.replica.inflight_count() >= CLOCK_RECORD_INFLIGHT_MAX) {
+                return Err((Status::StaleEpoch, 0));
+            }
+            if finished < header.clock {
+                behind.push(*partition);
+            }
+        }
+        for partition in behind {
+            let stamp = Stamp { worker: rank, clock: header.clock };
+            self.append_stamp(partition, header.table, stamp);
+        }
+        for (partition, _) in led {
+            let last = self.chain.as_ref().and_then(|chain| chain.part(partition));
+            let Some(last) = last.map(|part| part.replica.log().last()) else { continue };
+            self.wait_for_lsn(partition, at, last);
+        }
+        Ok(())
+    }
+
+    /// Whether an older map than this one's could miss a chain that a clock has to reach.
+    pub(in crate::shard) fn is_clock_stale(&self, epoch: Epoch) -> bool {
+        let Some(chain) = &self.chain else { return false };
+        let chains = (0..).map(PartitionId).zip(&self.map.chains);
+        let mut own = chains.filter(|(partition, _)| {
+            windlass_wire::map::shard_of(*partition, chain.shard_count) == chain.shard
+        });
+        own.any(|(_, chain)| chain.epoch > epoch)
+    }
+
+    fn append_event(
+        &mut self,
+        partition: PartitionId,
+        table: TableId,
+        event: WorkerEvent,
+    ) -> Option<()> {
+        let shape = Shape { delta_bytes: WorkerEvent::LEN, ..Shape::default() };
+        self.append_small(partition, (table, Kind::Engine, WORKER), shape, |record| {
+            record.delta().copy_from_slice(&event.encode());
+        })
+    }
+
+    fn append_stamp(&mut self, partition: PartitionId, table: TableId, stamp: Stamp) -> Option<()> {
+        let shape = Shape { stamps_max: 1, ..Shape::default() };
+        self.append_small(partition, (table, Kind::ClockAdvance, 0), shape, |record| {
+            record.stamp(stamp);
+        })
+    }
+
+    /// Appends a record without rows; `None` when there is no room for it now.
+    fn append_small(
+        &mut self,
+        partition: PartitionId,
+        (table, kind, tag): (TableId, Kind, u16),
+        shape: Shape,
+        fill: impl FnOnce(&mut RecordMut<'_>),
+    ) -> Option<()> {
+        let chain = self.chain.as_mut()?;
+        let index = chain.index(partition);
+        let part = chain.parts.get(index)?.as_deref()?;
+        if part.replica.inflight_count() >= CLOCK_RECORD_INFLIGHT_MAX {
+            return None;
+        }
+        let facts = Facts {
+            kind,
+            partition,
+            epoch: part.epoch(),
+            table,
+            dtype: DataType::I8,
+            rows: RowRange::default(),
+            tag,
+            durability: commit::Durability::Memory,
+        };
+        let lsn = part.replica.log().last().next();
+        // What the last record that was taken in covers is none of this one's.
+        chain.covered.clear();
+        let mut words = chain.spare.take(shape.length());
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+        let mut draft = Draft::new(facts, shape, lsn);
+        draft.prepare(bytes);
+        fill(&mut RecordMut::new(bytes, &mut draft));
+        draft.seal(bytes, Salt::NONE);
+        self.append_held(partition, Held { lsn, words }, false);
+        Some(())
+    }
+
+    /// Gives a finished record to the replica; what it covers is in [`Chain::covered`].
+    pub(super) fn append_held(&mut self, partition: PartitionId, held: Held, sync: bool) {
+        let Some(chain) = &mut self.chain else { return };
+        let covered = std::mem::take(&mut chain.covered);
+        let lsn = held.lsn;
+        self.statistics.chain_records += 1;
+        self.statistics.chain_bytes += held.bytes().len() as u64;
+        let Some(part) = chain.part_mut(partition) else { return };
+        let epoch = part.epoch();
+        part.records.push_back(held);
+        let record = windlass_replication::RecordHeader {
+            lsn,
+            epoch,
+            sync,
+            covered: &covered,
+            expired: &[],
+        };
+        let appended = self.step(partition, Input::Append(record));
+        assert!(appended.is_ok(), "the head has room for this record: {appended:?}");
+        if let Some(chain) = &mut self.chain {
+            chain.covered = covered;
+            chain.covered.clear();
+        }
+        self.keep_record(partition);
+    }
+
+    /// Publishes the clocks that records have moved since.
+    pub(in crate::shard) fn publish_clocks(&mut self) {
+        if !std::mem::take(&mut self.clocks.is_stale) {
+            return;
+        }
+        for table in self.tables.values_mut() {
+            if let Some(clocks) = table.clocks.as_mut().filter(|clocks| clocks.is_stale) {
+                self.clocks.moved |= clocks.publish();
+            }
+        }
+    }
+}
+
+impl Chain {
+    /// The partitions of a table that this server leads, with their slots.
+    fn led_slots(&self, table: Option<&ShardTable>) -> Vec<(PartitionId, usize)> {
+        let Some(table) = table else { return Vec::new() };
+        let mut led = Vec::new();
+        for part in self.parts.iter().flatten() {
+            let leads = part.replica.is_head() && !part.broken;
+            if let Some(slot) = table.slot(part.partition).filter(|_| leads) {
+                led.push((part.partition, slot));
+            }
+        }
+        led
+    }
+}
+
+fn slots_of(led: &[(PartitionId, usize)]) -> Vec<usize> {
+    led.iter().map(|(_, slot)| *slot).collect()
+}
+
+/// Applies what a record says of workers to the clock of its partition. Returns whether it says
+/// anything.
+pub(super) fn apply_clock(table: &mut ShardTable, record: &Record<'_>) -> bool {
+    let Some(slot) = table.slot(record.partition()) else { return false };
+    let is_dense = table.is_dense();
+    let whole = table.layout.rows_of(record.partition());
+    let Some(clocks) = table.clocks.as_mut().filter(|clocks| clocks.chained) else { return false };
+    let clocks: &mut TableClocks = clocks;
+    if record.kind() == Kind::Engine {
+        if record.tag() & WORKER == 0 {
+            return false;
+        }
+        let event = WorkerEvent::decode(record.delta());
+        event.inspect(|event| clocks.apply_event(slot, *event));
+        return event.is_some();
+    }
+    let mut any = false;
+    for stamp in record.stamps() {
+        any = true;
+        let mut apply = |rows| clocks.apply_stamp(slot, stamp.worker, rows, stamp.clock);
+        match record.kind() {
+            Kind::ClockAdvance => apply(windlass_replication::ALL_ROWS),
+            Kind::Rows => apply(reaching(record.rows(), is_dense, whole)),
+            Kind::Keys => record.keys().for_each(|key| {
+                apply(reaching(RowRange::new(key, key.saturating_add(1)), is_dense, whole));
+            }),
+            _ => {}
+        }
+    }
+    any
+}
+
+/// Rows at an end of their partition reach as far as there are numbers, so that a push of all of a
+/// partition covers all of its clock.
+pub(in crate::shard) fn reaching(rows: RowRange, is_dense: bool, whole: RowRange) -> RowRange {
+    if !is_dense {
+        return rows;
+    }
+    RowRange {
+        start: if rows.start == whole.start { 0 } else { rows.start },
+        end: if rows.end == whole.end { u64::MAX } else { rows.end },
+    }
+}

@@ -1,0 +1,207 @@
+//! Clocks of a replicated table: one range clock a partition, which only the records of its chain
+//! move, so that it is that of the rows beside it on every replica. Who was heard at this server
+//! is known here alone, and tells a head what to record.
+
+use windlass_replication::{RangeClock, RangeClockLimits};
+use windlass_wire::{RowRange, SessionId, WorkerClock, WorkerRank};
+
+use super::{
+    members::{JoinError, Member, latest},
+    table::{SlotClock, TableClocks},
+};
+
+/// What a record says of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::shard) enum WorkerEvent {
+    /// It is waited for from now on, as having finished `clock`.
+    Joined { rank: WorkerRank, session: SessionId, clock: WorkerClock },
+    /// Nobody waits for it any more.
+    Retired { rank: WorkerRank },
+}
+
+impl WorkerEvent {
+    /// Bytes of an event.
+    pub(in crate::shard) const LEN: usize = 24;
+
+    /// ```text
+    /// 0      1      4      8         16       24
+    /// | kind | zero | rank | session | clock  |
+    /// ```
+    pub(in crate::shard) fn encode(&self) -> [u8; Self::LEN] {
+        let (kind, rank, session, clock) = match *self {
+            Self::Joined { rank, session, clock } => (1, rank, session, clock),
+            Self::Retired { rank } => (2, rank, SessionId(0), WorkerClock(0)),
+        };
+        let mut bytes = [0; Self::LEN];
+        bytes[0] = kind;
+        bytes[4..8].copy_from_slice(&rank.0.to_le_bytes());
+        bytes[8..16].copy_from_slice(&session.0.to_le_bytes());
+        bytes[16..].copy_from_slice(&clock.0.to_le_bytes());
+        bytes
+    }
+
+    /// The event of foreign bytes, if they are one.
+    pub(in crate::shard) fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; Self::LEN] = bytes.try_into().ok()?;
+        let word = |at: usize| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_le_bytes(word)
+        };
+        let rank = WorkerRank(u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]));
+        let (session, clock) = (SessionId(word(8)), WorkerClock(word(16)));
+        let event = match bytes[0] {
+            1 => Self::Joined { rank, session, clock },
+            2 => Self::Retired { rank },
+            _ => return None,
+        };
+        (event.encode() == *bytes).then_some(event)
+    }
+}
+
+impl TableClocks {
+    /// Rows of a partition are, or are not, current.
+    pub(in crate::shard) fn hide(&mut self, slot: usize, hidden: bool) {
+        if let Some(clock) = self.clocks.get_mut(slot) {
+            self.is_stale |= clock.hidden != hidden;
+            clock.hidden = hidden;
+        }
+    }
+
+    /// A partition begins anew, until a copy says where it is.
+    pub(in crate::shard) fn clear(&mut self, slot: usize) {
+        if let Some(clock) = self.clocks.get_mut(slot) {
+            *clock = SlotClock { hidden: clock.hidden, ..SlotClock::new() };
+            self.is_stale = true;
+        }
+    }
+
+    /// A session is heard as the table's worker `rank`; heads record it.
+    pub(in crate::shard) fn hear_worker(
+        &mut self,
+        rank: WorkerRank,
+        session: SessionId,
+    ) -> Result<(), JoinError> {
+        let known = self.members.get(&rank).filter(|member| member.live);
+        if known.is_some_and(|known| known.session != session && known.silent_since.is_none()) {
+            return Err(JoinError::Taken { rank });
+        }
+        let finished = WorkerClock::default();
+        let member = Member { session, live: true, finished, silent_since: None };
+        self.members.insert(rank, member);
+        Ok(())
+    }
+
+    /// The coordinator says that a worker is gone: `unheard` when this concerns only one that was
+    /// never heard here.
+    pub(in crate::shard) fn give_up_worker(&mut self, rank: WorkerRank, unheard: bool) {
+        let gone = Member {
+            session: SessionId(0),
+            live: false,
+            finished: WorkerClock::default(),
+            silent_since: None,
+        };
+        let member = self.members.entry(rank).or_insert(gone);
+        if !unheard {
+            (member.live, member.silent_since) = (false, None);
+        }
+    }
+
+    /// What the head of these slots' partitions has to record, so that records say what was heard.
+    pub(in crate::shard) fn unrecorded(&self, heads: &[usize]) -> Vec<(usize, WorkerEvent)> {
+        let mut events = Vec::new();
+        let ranges = || heads.iter().map(|slot| (*slot, &self.clocks[*slot].range));
+        for (&rank, member) in &self.members {
+            if !member.live {
+                let live = ranges().filter(|(_, range)| range.is_live(rank));
+                events.extend(live.map(|(slot, _)| (slot, WorkerEvent::Retired { rank })));
+            } else if ranges().any(|(_, range)| !range.is_live(rank)) {
+                // Its own last clock, or that of the slowest if it is later; where nobody is live,
+                // the latest anybody had.
+                let floor = ranges().filter_map(|(_, range)| range.minimum()).min();
+                let floor = floor.or_else(|| ranges().filter_map(|(_, range)| latest(range)).max());
+                let own = ranges().map(|(_, range)| range.least_of(rank)).max();
+                let clock = own.max(floor).unwrap_or_default();
+                let joined = WorkerEvent::Joined { rank, session: member.session, clock };
+                let dead = ranges().filter(|(_, range)| !range.is_live(rank));
+                events.extend(dead.map(|(slot, _)| (slot, joined)));
+            }
+        }
+        events
+    }
+
+    /// Whether a worker is waited for in a partition, and the clock it has finished there.
+    pub(in crate::shard) fn live_clock(
+        &self,
+        slot: usize,
+        rank: WorkerRank,
+    ) -> Option<WorkerClock> {
+        let range = &self.clocks.get(slot)?.range;
+        range.is_live(rank).then(|| range.least_of(rank))
+    }
+
+    /// The clock a worker that joined here starts from: the least it has in these slots.
+    pub(in crate::shard) fn start_of(&self, heads: &[usize], rank: WorkerRank) -> WorkerClock {
+        let known = heads.iter().filter_map(|slot| self.live_clock(*slot, rank)).min();
+        // Other servers' shards are heads, and say it.
+        known.unwrap_or_else(|| {
+            let ranges = self.clocks.iter().map(|slot| &slot.range);
+            ranges.map(|range| range.least_of(rank)).max().unwrap_or_default()
+        })
+    }
+
+    /// A record says something of a worker.
+    pub(in crate::shard) fn apply_event(&mut self, slot: usize, event: WorkerEvent) {
+        let Some(clock) = self.clocks.get_mut(slot) else { return };
+        self.is_stale = true;
+        match event {
+            WorkerEvent::Joined { rank, session, clock: at } => {
+                // A clock without room waits for nobody new; it is the same on every replica.
+                let revived = clock.range.revive(rank, at);
+                debug_assert!(revived.is_ok(), "members are bounded");
+                // What was heard of an earlier life of the worker is over.
+                if self
+                    .members
+                    .get(&rank)
+                    .is_some_and(|known| !known.live && known.session != session)
+                {
+                    self.members.remove(&rank);
+                }
+            }
+            WorkerEvent::Retired { rank } => clock.range.retire(rank),
+        }
+    }
+
+    /// A record's stamp: a worker has pushed rows of a partition.
+    pub(in crate::shard) fn apply_stamp(
+        &mut self,
+        slot: usize,
+        rank: WorkerRank,
+        rows: RowRange,
+        clock: WorkerClock,
+    ) {
+        let Some(slot) = self.clocks.get_mut(slot) else { return };
+        let stamped = slot.range.tick(rank, rows, clock);
+        debug_assert!(stamped.is_ok(), "heads stamp for workers that joined");
+        self.is_stale = true;
+    }
+
+    /// A partition's clock, for a learner.
+    pub(in crate::shard) fn encode_slot(&self, slot: usize, into: &mut Vec<u8>) {
+        if let Some(clock) = self.clocks.get(slot) {
+            clock.range.encode(into);
+        }
+    }
+
+    /// Takes a partition's clock over; false when the bytes are none.
+    pub(in crate::shard) fn decode_slot(&mut self, slot: usize, bytes: &[u8]) -> bool {
+        let Ok(range) = RangeClock::decode(bytes, RangeClockLimits::default()) else {
+            return false;
+        };
+        if let Some(clock) = self.clocks.get_mut(slot) {
+            clock.range = range;
+            self.is_stale = true;
+        }
+        true
+    }
+}

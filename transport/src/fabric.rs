@@ -225,6 +225,23 @@ impl InlineBytes {
         inline
     }
 
+    /// Room for `len` bytes, all zero: see [`InlineBytes::as_mut_slice`]. Panics as
+    /// [`InlineBytes::new`] does.
+    #[must_use]
+    #[inline]
+    pub(crate) fn zeroed(len: usize) -> Self {
+        assert!(len <= INLINE_LEN_MAX, "{len} bytes do not go inline");
+        #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_LEN_MAX")]
+        let len = len as u8;
+        Self { bytes: [0; INLINE_LEN_MAX], len }
+    }
+
+    /// The bytes, to be laid out in place.
+    #[inline]
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
+        &mut self.bytes[..usize::from(self.len)]
+    }
+
     /// The eight little-endian bytes of a word, as commit words and acknowledgements are.
     #[must_use]
     #[inline]

@@ -7,6 +7,7 @@
 #![deny(unsafe_code)]
 
 pub mod batch;
+pub mod block_version;
 pub mod chunks;
 pub mod control;
 pub mod doctor;

@@ -2,9 +2,13 @@
 //! version.
 #![allow(unsafe_code)]
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use windlass_transport::fabric::PeerBytes;
+pub(super) use windlass_transport::block_version::FENCED;
+use windlass_transport::{
+    block_version::{Look, is_unchanged, look},
+    fabric::PeerBytes,
+};
 use windlass_wire::RowRange;
 
 use super::{
@@ -14,10 +18,9 @@ use super::{
 };
 use crate::error::RequestError;
 
-/// Offset of a block's version from its line, of its rows, and the bit that says it is not current.
+/// Offset of a block's version from its line, and of its rows.
 pub(super) const HEAD_VERSION_AT: u64 = 56;
 pub(super) const ROWS_AT: u64 = 64;
-pub(super) const FENCED: u64 = 1 << 63;
 
 /// How rows are copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,18 +101,16 @@ impl Core {
         streams: bool,
     ) -> bool {
         for _ in 0..ATTEMPTS {
-            let before = version(view, line + HEAD_VERSION_AT).load(Ordering::Acquire);
-            if before & FENCED != 0 {
-                return false;
-            }
-            if before & 1 == 0 {
-                copy_bytes(view, from, out, streams);
-                // The copy stays before the second look.
-                fence(Ordering::Acquire);
-                let after = version(view, line + HEAD_VERSION_AT).load(Ordering::Relaxed);
-                if before == after {
-                    return true;
+            let head = version(view, line + HEAD_VERSION_AT);
+            match look(head) {
+                Look::Rests(before) => {
+                    copy_bytes(view, from, out, streams);
+                    if is_unchanged(head, before) {
+                        return true;
+                    }
                 }
+                Look::Moves => {}
+                Look::Fenced => return false,
             }
             self.counters.reads_retried += 1;
             std::hint::spin_loop();

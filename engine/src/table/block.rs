@@ -10,15 +10,16 @@
 //! ```
 //!
 //! Head and tail of a block hold the same version: odd while its shard writes the block, even
-//! otherwise, bit 63 set when the memory is fenced. The writer sets tail then head odd, writes
-//! rows, then sets head and tail to the next even version. A read in ascending order of
+//! otherwise, bit 63 set when the memory is fenced ([`windlass_transport::block_version`]). The writer
+//! sets tail then head odd, writes rows, then sets head and tail to the next even version. A read in ascending order of
 //! `head .. tail` is whole when both are equal and even; so is one that sees the same even head
 //! before and after.
 #![allow(unsafe_code)]
 
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::AtomicU64;
 
-use windlass_transport::Pages;
+pub use windlass_transport::block_version::FENCED;
+use windlass_transport::{Pages, block_version};
 use windlass_wire::RowRange;
 
 use crate::limits::{BLOCK_DATA_LEN, BLOCK_LINE_LEN, LARGE_BLOCK_DATA_LEN, LARGE_PARTITION_LEN};
@@ -28,9 +29,6 @@ pub const HEAD_VERSION_AT: u64 = 56;
 
 /// Offset of a block's tail version from the next line.
 pub const TAIL_VERSION_AT: u64 = 0;
-
-/// The bit of a version that says the memory is no longer current.
-pub const FENCED: u64 = 1 << 63;
 
 /// How rows of one length lie in blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,9 +115,10 @@ impl Blocks {
             let end = rows.end.min((block + 1) * block_rows);
             let line = self.offset + block * u64::from(self.geometry.block_stride);
             let values = line + BLOCK_LINE_LEN + (first % block_rows) * self.geometry.row_len;
-            let version = self.begin(line);
+            let (head, tail) = self.version_words(line);
+            let version = block_version::begin(head, tail);
             write(self.values_pointer(values), first, end - first);
-            self.end(line, version);
+            block_version::end(head, tail, version);
             first = end;
         }
     }
@@ -181,41 +180,17 @@ impl Blocks {
         self.pages.as_ptr().wrapping_add(at)
     }
 
+    /// The versions at both ends of a block.
     #[inline]
-    fn version_words(
-        &self,
-        line: u64,
-    ) -> (&std::sync::atomic::AtomicU64, &std::sync::atomic::AtomicU64) {
+    fn version_words(&self, line: u64) -> (&AtomicU64, &AtomicU64) {
         let tail = line + u64::from(self.geometry.block_stride) + TAIL_VERSION_AT;
         let word = |at: u64| {
             // SAFETY: `new` asserted that every line of the blocks, the last one included, lies in
             // the pages; lines are 64-byte aligned in page-aligned memory, so the word is aligned;
             // version words are only accessed as atomics, by this process and through devices.
-            unsafe { std::sync::atomic::AtomicU64::from_ptr(self.values_pointer(at).cast::<u64>()) }
+            unsafe { AtomicU64::from_ptr(self.values_pointer(at).cast::<u64>()) }
         };
         (word(line + HEAD_VERSION_AT), word(tail))
-    }
-
-    #[inline]
-    fn begin(&self, line: u64) -> u64 {
-        let (head, tail) = self.version_words(line);
-        let version = head.load(Ordering::Relaxed);
-        debug_assert_eq!(version & 1, 0, "one writer");
-        let odd = version | 1;
-        tail.store(odd, Ordering::Relaxed);
-        head.store(odd, Ordering::Relaxed);
-        // The rows' stores stay behind the odd versions.
-        fence(Ordering::Release);
-        version
-    }
-
-    #[inline]
-    fn end(&self, line: u64, version: u64) {
-        let (head, tail) = self.version_words(line);
-        // Wraps within the low 62 bits' worth of counting: two updates a nanosecond take a century.
-        let next = version.wrapping_add(2);
-        head.store(next, Ordering::Release);
-        tail.store(next, Ordering::Release);
     }
 }
 

@@ -229,26 +229,24 @@ impl MailboxWriter {
         let total = word_len(first) + len.next_multiple_of(8) + word_len(last);
         let remote = self.remote.at(RING_AT + at);
         if total <= INLINE_LEN_MAX as u64 {
-            let mut bytes = [0_u8; INLINE_LEN_MAX];
+            #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_LEN_MAX")]
+            let mut inline = InlineBytes::zeroed(total as usize);
+            let bytes = inline.as_mut_slice();
             let mut used = 0;
-            let mut append = |part: &[u8]| {
-                bytes[used..used + part.len()].copy_from_slice(part);
-                used += part.len();
-            };
             if let Some(word) = first {
-                append(&word.to_le_bytes());
+                bytes[..8].copy_from_slice(&word.to_le_bytes());
+                used = 8;
             }
             for part in parts {
-                append(part);
+                bytes[used..used + part.len()].copy_from_slice(part);
+                used += part.len();
             }
             self.mirror.pages.write(at, &bytes[..used]);
-            #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_LEN_MAX")]
-            let total = total as usize;
             if let Some(word) = last {
-                bytes[total - 8..total].copy_from_slice(&word.to_le_bytes());
+                let behind = bytes.len() - 8;
+                bytes[behind..].copy_from_slice(&word.to_le_bytes());
             }
-            let bytes = InlineBytes::new(&bytes[..total]);
-            sender.push(Operation::WriteInline { bytes, remote });
+            sender.push(Operation::WriteInline { bytes: inline, remote });
             return;
         }
         let pages = &self.mirror.pages;

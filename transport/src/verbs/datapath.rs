@@ -153,6 +153,13 @@ impl Verbs {
         Ok(())
     }
 
+    /// Lets a software device's kernel threads run on this processor.
+    pub(super) fn give_way(&self) {
+        if self.software {
+            std::thread::yield_now();
+        }
+    }
+
     /// Posts the chain that was built; returns how many requests of it were taken.
     fn ring_doorbell(
         &self,
@@ -182,7 +189,7 @@ impl Verbs {
         // A software device tells sleepers from a kernel thread of this processor, which a poster
         // that goes on spinning would keep waiting for a scheduler tick, milliseconds.
         if self.software && requests[..count].iter().any(wakes) {
-            std::thread::yield_now();
+            self.give_way();
         }
         for request in &requests[..count] {
             slot.ring.push(InFlight {

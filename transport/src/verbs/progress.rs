@@ -14,6 +14,11 @@ use crate::fabric::{Completion, CompletionStatus, Opcode, QueuePairId, QueuePair
 /// Polls without a completion between two looks at the device's events, which cost a system call.
 const POLLS_PER_EVENT_CHECK: usize = 1024;
 
+/// Polls of a software device without a completion between two yields. Its work is done by kernel
+/// threads of the pollers' processors: who only spins keeps them waiting for scheduler ticks, whole
+/// milliseconds of which a push then takes several.
+const POLLS_PER_YIELD: usize = 16;
+
 /// Words of the provider's own messages.
 #[derive(Debug)]
 pub(super) struct Greeting;
@@ -43,6 +48,9 @@ impl VerbsTransport {
         }
         if count == 0 && self.poll_count.is_multiple_of(POLLS_PER_EVENT_CHECK) {
             self.absorb_events();
+        }
+        if count == 0 && self.poll_count.is_multiple_of(POLLS_PER_YIELD) {
+            self.verbs.give_way();
         }
         count
     }

@@ -1,0 +1,86 @@
+//! Frames come back as they went, and nothing else is taken for one.
+
+use super::*;
+
+const P: PartitionId = PartitionId(0x0102);
+const E: Epoch = Epoch(7);
+
+fn frames() -> Vec<(ChainFrame, Vec<u8>)> {
+    let at = ChainPosition { epoch: Epoch(5), lsn: Lsn(99) };
+    let bare = |frame| (frame, Vec::new());
+    vec![
+        (ChainFrame::Records { partition: P, epoch: E, first: Lsn(3) }, vec![1; 64]),
+        (
+            ChainFrame::RecordPiece { partition: P, epoch: E, lsn: Lsn(3), offset: 64, len: 128 },
+            vec![2; 64],
+        ),
+        bare(ChainFrame::Committed { partition: P, epoch: E, lsn: Lsn(8) }),
+        bare(ChainFrame::Report { partition: P, epoch: E, position: Some(at), attempt: 1 << 40 }),
+        bare(ChainFrame::Report { partition: P, epoch: E, position: None, attempt: 2 }),
+        bare(ChainFrame::AskReport { partition: P, epoch: E }),
+        bare(ChainFrame::Welcome { partition: P, epoch: E, last: Lsn(4) }),
+        bare(ChainFrame::CopyFrom { partition: P, epoch: E, start: at }),
+        (
+            ChainFrame::CopyRows {
+                partition: P,
+                epoch: E,
+                table: TableId(4),
+                index: 77,
+                offset: 8,
+                len: 48,
+            },
+            vec![3; 40],
+        ),
+        (
+            ChainFrame::CopyClock { partition: P, epoch: E, table: TableId(4), offset: 0, len: 12 },
+            vec![5; 12],
+        ),
+        (
+            ChainFrame::CopyEnd {
+                partition: P,
+                epoch: E,
+                start: Lsn(9),
+                through: Lsn(12),
+                offset: 0,
+                len: 12,
+            },
+            vec![0; 12],
+        ),
+        bare(ChainFrame::Refuse { partition: P, epoch: E }),
+        bare(ChainFrame::Ping { asked_at: 123 }),
+        bare(ChainFrame::Grant { asked_at: 123, map_epoch: E }),
+    ]
+}
+
+#[test]
+fn frames_come_back_and_flipped_bits_are_refused() {
+    for (frame, body) in frames() {
+        let bytes = frame.encode(&body);
+        assert_eq!(ChainFrame::decode(&bytes, &body), Ok(frame));
+        for bit in 0..HEADER_LEN * 8 {
+            let mut bad = bytes;
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(ChainFrame::decode(&bad, &body).is_err(), "{frame:?} bit {bit}");
+        }
+        let mut longer = body.clone();
+        longer.resize(BODY_LEN_MAX + 1, 0);
+        assert!(ChainFrame::decode(&bytes, &longer).is_err());
+    }
+}
+
+#[test]
+fn a_report_has_these_bytes() {
+    let at = ChainPosition { epoch: Epoch(5), lsn: Lsn(99) };
+    let frame = ChainFrame::Report { partition: P, epoch: E, position: Some(at), attempt: 3 };
+    let mut expected = [0_u8; HEADER_LEN];
+    expected[0] = 4;
+    expected[1] = 1;
+    expected[4..6].copy_from_slice(&[2, 1]);
+    expected[8] = 7;
+    expected[16] = 5;
+    expected[24] = 99;
+    expected[32] = 3;
+    let checksum = Checksum::of(&expected);
+    expected[40..44].copy_from_slice(&checksum.0.to_le_bytes());
+    assert_eq!(frame.encode(&[]), expected);
+}

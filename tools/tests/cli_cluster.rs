@@ -112,7 +112,7 @@ fn a_server_that_returns_keeps_its_number_and_its_rows() {
 }
 
 #[test]
-fn a_cluster_with_replicas_refuses_tables_with_clocks() {
+fn a_cluster_with_replicas_takes_tables_with_clocks_and_changes_them() {
     let folder = folder();
     let at = folder.path();
     let coordinator = Server::coordinator(at, "127.0.0.1:0", &["--replicas", "2"]);
@@ -124,13 +124,12 @@ fn a_cluster_with_replicas_refuses_tables_with_clocks() {
         let is_whole = |chain: &Value| chain["servers"].as_array().unwrap().len() == 2;
         (!chains.is_empty() && chains.iter().all(is_whole), map)
     });
-    let connect = ["--connect", server.address.as_str()];
-    let refuse = |arguments: &[&str]| {
-        let text = fails(at, 1, &[arguments, &connect[..]].concat());
-        assert!(text.contains("use consistency eventual"), "{text}");
+    let consistency = |words: &[&str]| {
+        let connect = ["--connect", server.address.as_str(), "--json"];
+        json(at, &[words, &connect[..]].concat())["consistency"].as_str().unwrap().to_owned()
     };
-    refuse(&["table", "create", "t", "--consistency", "sequential"]);
-    refuse(&["table", "create", "t", "--consistency", "bounded:2"]);
-    json(at, &["table", "create", "t", "--connect", &server.address, "--json"]);
-    refuse(&["table", "set", "t", "--consistency", "bounded:2"]);
+    let create = ["table", "create", "t", "--consistency", "bounded:2"];
+    assert_eq!(consistency(&create), "bounded:2");
+    assert_eq!(consistency(&["table", "set", "t", "--consistency", "sequential"]), "sequential");
+    assert_eq!(consistency(&["table", "show", "t"]), "sequential");
 }

@@ -6,10 +6,12 @@ use std::fmt;
 use windlass_wire::DataType;
 
 use super::{
+    clocks::{CLOCKS, WorkerSeen, workers_of_clock, workers_of_record},
     frame::{Frame, Kind},
     log_files::LogFiles,
     log_walk::{self, BadFrame, Place, Position, TornTail, Visitor},
     manifest::{BadManifest, DataFile, Manifest, data_name, manifest_name, read_manifests},
+    record::Record,
     recovery::{BadBlock, read_data_file},
     scan::ScanMemory,
     segment,
@@ -43,6 +45,8 @@ pub struct LogFrame {
     pub covered: u16,
     /// Worker clocks.
     pub stamps: u16,
+    /// What it says of workers: of its stamps, or of an event or a whole clock.
+    pub workers: Vec<WorkerSeen>,
     /// Bytes of delta.
     pub delta_bytes: usize,
 }
@@ -95,7 +99,7 @@ pub struct PartitionSummary {
 }
 
 /// A block of a checkpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct BlockSummary {
     /// The partition.
     pub partition: u32,
@@ -109,6 +113,8 @@ pub struct BlockSummary {
     pub lsn: u64,
     /// Its bytes.
     pub bytes: usize,
+    /// The workers of a range clock, when it is one.
+    pub workers: Vec<WorkerSeen>,
 }
 
 /// Gives every frame of a directory's log, from where its checkpoint begins.
@@ -171,6 +177,8 @@ impl Visitor for Lister<'_> {
         let header = &frame.header;
         self.summary.frames += 1;
         self.summary.records += u64::from(header.kind.is_record());
+        let workers = Record::from_frame(frame).map(|record| workers_of_record(&record));
+        let header = &frame.header;
         (self.visit)(&LogFrame {
             place: place.place(),
             kind: header.kind,
@@ -184,6 +192,7 @@ impl Visitor for Lister<'_> {
             row_count: header.row_count,
             covered: header.covered,
             stamps: header.stamps,
+            workers: workers.unwrap_or_default(),
             delta_bytes: frame.delta().len(),
         });
         Ok(())
@@ -238,6 +247,10 @@ pub fn inspect_blocks(
             index: block.head.index,
             lsn: block.head.lsn.0,
             bytes: block.bytes.len(),
+            workers: match block.head.section {
+                CLOCKS => workers_of_clock(block.bytes),
+                _ => Vec::new(),
+            },
         });
     }))
 }
@@ -268,7 +281,20 @@ impl fmt::Display for LogFrame {
                 self.covered,
                 self.stamps
             ),
-        }
+        }?;
+        self.workers.iter().try_for_each(|seen| write!(formatter, ", {seen}"))
+    }
+}
+
+impl fmt::Display for BlockSummary {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { partition, table, section, index, lsn, bytes, workers } = self;
+        write!(
+            formatter,
+            "partition {partition} table {table} section {section} index {index}: {bytes} B as of \
+             lsn {lsn}"
+        )?;
+        workers.iter().try_for_each(|seen| write!(formatter, ", {seen}"))
     }
 }
 

@@ -81,6 +81,7 @@
 
 pub mod buffered;
 pub mod checkpoint;
+pub mod clocks;
 pub mod commit;
 pub mod directories;
 pub mod export;

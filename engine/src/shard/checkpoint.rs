@@ -1,4 +1,4 @@
-//! What a checkpoint copies of a shard: rows by piece, and what suppresses duplicates.
+//! What a checkpoint copies of a shard: rows by piece, workers' clocks, and what suppresses duplicates.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,6 +8,7 @@ use super::{Shard, tables::TableRows};
 use crate::{
     persist::{
         checkpoint::{BlockHead, CheckpointSource, Extent, Next},
+        clocks::CLOCKS,
         log::Log,
         manifest::Manifest,
     },
@@ -28,6 +29,9 @@ type Queue = BTreeMap<(TableId, u64), Piece>;
 
 const SESSIONS_LAST: (TableId, u64) = (TableId(u32::MAX), 0);
 
+/// A table's clock comes behind its rows.
+const CLOCK_INDEX: u64 = u64::MAX;
+
 /// Sessions of one block of chains' sessions.
 const SESSIONS_PER_BLOCK: usize = 16 << 10;
 
@@ -45,6 +49,8 @@ pub(super) struct Copied {
 #[derive(Clone, Debug)]
 enum Piece {
     Dense,
+    /// The clock of a table.
+    Clock,
     /// Keys with their rows.
     Sparse(Vec<(u64, u64)>),
     Sessions,
@@ -98,6 +104,9 @@ impl CheckpointSource for Source<'_> {
                 continue;
             }
             let Some(slot) = table.slots.find(partition) else { continue };
+            if table.clocks.is_some() {
+                queue.insert((*id, CLOCK_INDEX), Piece::Clock);
+            }
             match &mut table.rows {
                 TableRows::Dense(partitions) => {
                     if let Some((dense, _)) = partitions.get_mut(slot) {
@@ -189,6 +198,14 @@ impl Shard {
                     into.extend_from_slice(&sequence.0.to_le_bytes());
                 }
                 (TableId(0), SESSIONS, 0)
+            }
+            Piece::Clock => {
+                if let Some(found) = self.tables.get(&table)
+                    && let (Some(slot), Some(clocks)) = (found.slots.find(partition), &found.clocks)
+                {
+                    clocks.save_slot(slot, into);
+                }
+                (table, CLOCKS, 0)
             }
             Piece::ChainSessions(bytes) => {
                 into.extend_from_slice(bytes);

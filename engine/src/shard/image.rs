@@ -69,6 +69,10 @@ impl Images {
         self.due
     }
 
+    fn come_due(&mut self, due: Duration) {
+        self.due = Some(self.due.map_or(due, |old| old.min(due)));
+    }
+
     /// The next pass over the partitions begins with the first.
     pub(super) fn restart(&mut self) {
         (self.from, self.pass) = (PartitionId(0), None);
@@ -95,6 +99,11 @@ impl ShardTable {
         schema.row_len() + state + 4 + 8 + ENTRY_LEN as u64
     }
 
+    /// Whether rows of a partition, or its clock, have changed since they were recorded.
+    fn is_dirty(&self, slot: usize) -> bool {
+        self.dirty_count(slot) > 0 || self.owes_clock(slot)
+    }
+
     fn dirty_count(&self, slot: usize) -> u64 {
         match &self.rows {
             TableRows::Dense(partitions) => partitions[slot].0.dirty().count(),
@@ -116,8 +125,7 @@ impl Shard {
         let bytes = rows * table.row_image_len();
         let Some(mut durable) = self.durable.take() else { return };
         let now = durable.now();
-        let due = now + Duration::from_millis(milliseconds.into());
-        durable.images.due = Some(durable.images.due.map_or(due, |old| old.min(due)));
+        durable.images.come_due(now + Duration::from_millis(milliseconds.into()));
         durable.images.bytes += bytes;
         if durable.images.bytes > IMAGE_LEN_MAX {
             // Rows pushed again and again are imaged once.
@@ -128,6 +136,14 @@ impl Shard {
             }
         }
         self.durable = Some(durable);
+    }
+
+    /// Something of a table has changed that is recorded as it is by then.
+    pub(super) fn image_within(&mut self, milliseconds: u32) {
+        if let Some(durable) = &mut self.durable {
+            let now = durable.now();
+            durable.images.come_due(now + Duration::from_millis(milliseconds.into()));
+        }
     }
 
     fn images_len(&self) -> u64 {
@@ -161,8 +177,7 @@ impl Shard {
         for table in self.tables.values().filter(|table| table.is_imaged()) {
             let held = table.slots.filled();
             partitions.extend(
-                held.filter(|(_, slot)| table.dirty_count(*slot) > 0)
-                    .map(|(partition, _)| partition),
+                held.filter(|(_, slot)| table.is_dirty(*slot)).map(|(partition, _)| partition),
             );
         }
         partitions.sort_unstable();
@@ -192,7 +207,7 @@ impl Shard {
         durable.images.bytes = self.images_len();
         let intervals =
             self.tables.values().filter(|table| table.is_imaged()).filter_map(|table| {
-                let is_dirty = table.slots.filled().any(|(_, slot)| table.dirty_count(slot) > 0);
+                let is_dirty = table.slots.filled().any(|(_, slot)| table.is_dirty(slot));
                 match table.entry.schema.durability {
                     Durability::Interval { milliseconds } if is_dirty => Some(milliseconds),
                     _ => None,
@@ -213,7 +228,7 @@ impl Shard {
         })
     }
 
-    /// Records the changed rows of one partition.
+    /// Records the changed rows of one partition, then its clocks.
     pub(super) fn write_image(
         &mut self,
         durable: &mut Durable,
@@ -229,13 +244,20 @@ impl Shard {
         }
         let covered: Vec<Covered> = self.take_unrecorded(partition);
         let level = commit::Durability::Interval(0);
-        let written = self.record_images(durable, partition, &covered, &buffer, level);
+        let mut written = Ok(());
+        if !(buffer.is_empty() && covered.is_empty()) {
+            let images = self.record_images(durable, partition, &covered, &buffer, level);
+            written = images.map(drop);
+        }
         if written == Err((Status::TooLarge, 0)) {
             unreachable!("images are recorded before they are longer than a record");
         }
+        if written.is_ok() {
+            written = self.write_clock_images(durable, partition);
+        }
         durable.images.buffer = buffer;
         durable.images.writing = false;
-        written.map(drop)
+        written
     }
 
     /// Writes one record of images of a partition.

@@ -13,6 +13,7 @@ use windlass_wire::{Incarnation, Lsn, PartitionId, RowRange, Sequence, SessionId
 use super::{
     Shard, chain,
     checkpoint::{CHAIN_SESSIONS, ROWS, SESSION_LEN, SESSIONS},
+    clocks::apply_record,
     durable::{Durable, apply_key, apply_range},
     image::{IMAGE, restore_image},
     record::kernel_of,
@@ -23,6 +24,7 @@ use super::{
 use crate::{
     limits::CHAIN_SESSIONS_MAX,
     persist::{
+        clocks::CLOCKS,
         directories::ShardDirectory,
         frame::Kind,
         record::Record,
@@ -124,6 +126,7 @@ impl Shard {
         let is_blank = found.tail.log_id == 0 && sources.len() == 1;
         self.durable = Some(Box::new(durable));
         self.recover_chains(&recovered.partitions, sessions, is_blank);
+        self.resume_clocks();
         Ok(summary)
     }
 
@@ -248,6 +251,9 @@ impl Replay for ShardReplay<'_> {
             self.sessions_of(block.partition).merge(&piece);
             return Ok(());
         }
+        if block.head.section == CLOCKS {
+            return self.restore_clock(block);
+        }
         if block.head.section != ROWS {
             return Err(format!("section {} is unknown", block.head.section).into());
         }
@@ -293,6 +299,11 @@ impl Replay for ShardReplay<'_> {
         }
         if record.kind() == Kind::Engine && record.tag() == IMAGE {
             return restore_image(self.shard, record, applied);
+        }
+        if !applied.contains(partition, record.table(), CLOCKS, 0, record.lsn())
+            && let Some(table) = self.shard.tables.get_mut(&record.table())
+        {
+            apply_record(table, record);
         }
         if !matches!(record.kind(), Kind::Rows | Kind::Keys) {
             return Ok(());
@@ -359,6 +370,18 @@ impl Replay for ShardReplay<'_> {
 }
 
 impl ShardReplay<'_> {
+    /// A table's clock in a partition. A table that was dropped since, or made anew without clocks, has
+    /// nobody who waits; one that was dropped while it was copied had none left.
+    fn restore_clock(&mut self, block: &Block<'_>) -> Result<(), Refusal> {
+        let Some(table) = self.shard.tables.get_mut(&block.head.table) else { return Ok(()) };
+        let (slot, clocks) = (table.slots.find(block.partition), &mut table.clocks);
+        let (Some(slot), Some(clocks)) = (slot, clocks) else { return Ok(()) };
+        if block.bytes.is_empty() || clocks.decode_slot(slot, block.bytes) {
+            return Ok(());
+        }
+        Err(format!("the clock of table {} is damaged", block.head.table).into())
+    }
+
     fn sessions_of(&mut self, partition: PartitionId) -> &mut SessionTable {
         let none = || SessionTable::new(CHAIN_SESSIONS_MAX);
         self.sessions.entry(partition).or_insert_with(none)

@@ -21,7 +21,7 @@ const STEP_BYTES: usize = 16;
 impl RangeClock {
     /// Appends the clock's bytes.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.reserve(4 + self.workers.len() * WORKER_BYTES + self.step_count() * STEP_BYTES);
+        out.reserve(self.encoded_len());
         write_count(out, self.workers.len());
         for (rank, entry) in &self.workers {
             out.extend_from_slice(&rank.0.to_le_bytes());
@@ -32,6 +32,33 @@ impl RangeClock {
                 out.extend_from_slice(&clock.to_le_bytes());
             });
         }
+    }
+
+    /// Appends the clock's bytes, at most `len_max` of them: where they would be more, steps of each
+    /// worker are merged to the lower clock, which claims no push that is not there. Panics when
+    /// `len_max` has no room for a step of each worker.
+    pub fn encode_within(&self, len_max: usize, out: &mut Vec<u8>) {
+        if self.encoded_len() <= len_max {
+            self.encode(out);
+            return;
+        }
+        let room = (len_max - 4) / self.workers.len() - WORKER_BYTES;
+        let mut coarse = self.clone();
+        for entry in coarse.workers.values_mut() {
+            entry.steps.coarsen(room / STEP_BYTES);
+        }
+        assert!(coarse.encoded_len() <= len_max, "{len_max} bytes have no room for a clock");
+        coarse.encode(out);
+    }
+
+    fn encoded_len(&self) -> usize {
+        4 + self.workers.len() * WORKER_BYTES + self.step_count() * STEP_BYTES
+    }
+
+    /// Most bytes of a clock within these bounds, when each worker has one step.
+    #[must_use]
+    pub const fn encoded_len_least(limits: &RangeClockLimits) -> usize {
+        4 + limits.workers_max * (WORKER_BYTES + STEP_BYTES)
     }
 
     /// Reads a clock from all of `bytes`. Refuses what `encode` never writes: above a bound, out of

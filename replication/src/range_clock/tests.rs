@@ -167,6 +167,23 @@ proptest! {
     }
 
     #[test]
+    fn a_clock_cut_to_a_length_claims_no_more_and_has_the_same_minimum(
+        ops in prop::collection::vec(op(), 0..60),
+        more in 0_usize..300,
+    ) {
+        let limits = RangeClockLimits { workers_max: 4, steps_max: 1024 };
+        let mut clock = RangeClock::new(limits);
+        apply(&ops, &mut clock);
+        let (len_max, mut bytes) = (RangeClock::encoded_len_least(&limits) + more, Vec::new());
+        clock.encode_within(len_max, &mut bytes);
+        prop_assert!(bytes.len() <= len_max);
+        let cut = RangeClock::decode(&bytes, limits).unwrap();
+        prop_assert!(matches!(cut.compare(&clock), Some(Ordering::Less | Ordering::Equal)));
+        prop_assert_eq!(cut.minimum(), clock.minimum());
+        prop_assert!(cut.workers().eq(clock.workers()));
+    }
+
+    #[test]
     fn merge_is_the_least_upper_bound(left in prop::collection::vec(op(), 0..30), right in prop::collection::vec(op(), 0..30)) {
         let mut a = RangeClock::new(RangeClockLimits::default());
         let mut b = RangeClock::new(RangeClockLimits::default());

@@ -2,6 +2,7 @@
 
 use windlass_wire::Durability;
 
+use super::bounded::Bounded;
 use super::processes::{Cluster, eventually};
 use super::pusher::Pusher;
 use super::{PARTITIONS, REPLICAS, holds, is_whole, list};
@@ -48,6 +49,40 @@ fn what_was_acknowledged_outlives_kill_nine_of_all_servers() {
     pusher.wait_for_more(20);
 
     pusher.end_and_check();
+    let verified = cluster.verify();
+    assert_eq!(verified["replicas"], 3 * verified["partitions"].as_u64().unwrap(), "{verified}");
+}
+
+/// Whoever was ahead of a slower worker before all servers were killed is held back by it afterwards,
+/// and nobody waits for a clock that was finished before.
+#[test]
+fn clocks_outlive_kill_nine_of_all_servers() {
+    let folder = tempfile::tempdir().unwrap();
+    let replicas = ["--replicas", "3", "--partitions", PARTITIONS, "--data-dir", "coordinator"];
+    // Busy machines are slow, and workers that are late are not gone.
+    let options = [&replicas[..], &["--worker-timeout", "120000"]].concat();
+    let mut cluster = Cluster::start(folder.path(), &options);
+    cluster.keep_data();
+    cluster.start_servers_with(&["--worker-timeout", "120000"]);
+    for _ in 0..REPLICAS {
+        cluster.add_server();
+    }
+    await_whole(&cluster, "three servers have all copies");
+    let mut workers = Bounded::start(&cluster.addresses());
+    for with_coordinator in [false, true] {
+        workers.await_held_back();
+        cluster.kill_all();
+        if with_coordinator {
+            cluster.restart_coordinator(&options);
+        }
+        for number in 0..REPLICAS as u64 {
+            cluster.start_again(number);
+        }
+        workers.come_back_and_be_waited_for();
+        workers.finish_a_round();
+    }
+    await_whole(&cluster, "all servers have all copies again");
+    workers.end_and_check();
     let verified = cluster.verify();
     assert_eq!(verified["replicas"], 3 * verified["partitions"].as_u64().unwrap(), "{verified}");
 }

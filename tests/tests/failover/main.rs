@@ -6,6 +6,7 @@
 //! that is long for any of them.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod bounded;
 mod etcd;
 mod kept;
 mod lost;

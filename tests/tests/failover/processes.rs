@@ -22,6 +22,8 @@ pub(crate) struct Cluster {
     servers: BTreeMap<u64, Process>,
     /// Folders of servers that keep data, by number; `None` for a cluster in memory.
     folders: Option<BTreeMap<u64, String>>,
+    /// More options of every server.
+    options: &'static [&'static str],
     started: usize,
 }
 
@@ -84,6 +86,7 @@ impl Cluster {
             coordinators: Vec::new(),
             servers: BTreeMap::new(),
             folders: None,
+            options: &[],
             started: 0,
         };
         cluster.add_coordinator(options);
@@ -93,6 +96,11 @@ impl Cluster {
     /// From now on servers have folders of their own.
     pub(crate) fn keep_data(&mut self) {
         self.folders = Some(BTreeMap::new());
+    }
+
+    /// From now on servers are started with these, too.
+    pub(crate) fn start_servers_with(&mut self, options: &'static [&'static str]) {
+        self.options = options;
     }
 
     pub(crate) fn add_coordinator(&mut self, options: &[&str]) {
@@ -152,7 +160,11 @@ impl Cluster {
         let rest = ["--memory", "256MiB", "--coordinator", address.as_str()];
         let data = ["--data-dir", name];
         let data = if self.folders.is_some() { &data[..] } else { &[] };
-        let process = self.start_process(&site, name, &[&serve[..], &rest, data, options].concat());
+        let process = self.start_process(
+            &site,
+            name,
+            &[&serve[..], &rest, data, self.options, options].concat(),
+        );
         let number = process.server;
         self.servers.insert(number, process);
         number

@@ -8,6 +8,7 @@
 )]
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod clocks;
 mod damage;
 mod faults;
 mod interval;

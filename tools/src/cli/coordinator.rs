@@ -64,6 +64,10 @@ pub(crate) struct Arguments {
     /// 10000]
     #[arg(long, value_name = "MILLISECONDS")]
     heartbeat_timeout: Option<u64>,
+    /// How long a worker that no server hears any more is still waited for, in milliseconds
+    /// [default: 3000]
+    #[arg(long, value_name = "MILLISECONDS")]
+    worker_timeout: Option<u64>,
     /// Stop when stdin ends, as it does when the parent process is gone
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
@@ -124,6 +128,9 @@ fn config(arguments: &Arguments) -> Result<CoordinatorConfig, Failure> {
     }
     if let Some(timeout) = arguments.heartbeat_timeout {
         config.heartbeat_timeout = Duration::from_millis(timeout);
+    }
+    if let Some(timeout) = arguments.worker_timeout {
+        config.worker_timeout = Duration::from_millis(timeout);
     }
     config.validate().map_err(|error| Failure::new(ExitStatus::Usage, error))?;
     Ok(config)

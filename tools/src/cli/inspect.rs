@@ -8,7 +8,10 @@ use std::{
 
 use serde::Serialize;
 use windlass_engine::persist::{
-    inspect::{CheckpointSummary, LogFrame, LogSummary, inspect_checkpoints, inspect_log},
+    inspect::{
+        BlockSummary, CheckpointSummary, LogFrame, LogSummary, inspect_blocks, inspect_checkpoints,
+        inspect_log,
+    },
     scrub::{ScrubReport, scrub},
     storage::{self, Provider, Storage},
 };
@@ -31,6 +34,9 @@ pub(crate) enum Inspect {
     Checkpoints {
         /// A server's data directory, or one shard's in it
         directory: PathBuf,
+        /// Print every block of the newest one
+        #[arg(long)]
+        blocks: bool,
     },
 }
 
@@ -64,7 +70,14 @@ pub(crate) fn run(command: &Inspect, output: Output) -> Result<(), Failure> {
                 log(&directory, *frames, output)?;
             }
         }
-        Inspect::Checkpoints { directory } => list_checkpoints(directory, output)?,
+        Inspect::Checkpoints { directory, blocks } => {
+            if *blocks {
+                for directory in shards(directory)? {
+                    list_blocks(&directory, output)?;
+                }
+            }
+            list_checkpoints(directory, output)?;
+        }
     }
     Ok(())
 }
@@ -105,6 +118,23 @@ fn log(directory: &Path, frames: bool, output: Output) -> Result<(), Failure> {
     failed?;
     let found = Found { directory, found: &summary };
     output.result(&found, || format!("{}: {summary}", directory.display()))
+}
+
+fn list_blocks(directory: &Path, output: Output) -> Result<(), Failure> {
+    let mut storage = open(directory)?;
+    let (checkpoints, _) = inspect_checkpoints(storage.as_mut()).map_err(Failure::failed)?;
+    for file in checkpoints.first().iter().flat_map(|newest| &newest.files) {
+        let mut failed = Ok(());
+        let mut visit = |block: &BlockSummary| {
+            if failed.is_ok() {
+                failed = output.result(block, || block.to_string());
+            }
+        };
+        // Where it is bad is for `scrub` to say.
+        let _ = inspect_blocks(storage.as_mut(), file, &mut visit).map_err(Failure::failed)?;
+        failed?;
+    }
+    Ok(())
 }
 
 fn checkpoints(directory: &Path, output: Output) -> Result<(), Failure> {

@@ -3,30 +3,23 @@
 
 use windlass_replication::Input;
 use windlass_wire::{
-    DataType, Epoch, Lsn, PartitionId, RowRange, Status, TableId, WorkerClock, WorkerRank,
-    control::ClockPlace,
+    DataType, Durability, Epoch, Lsn, PartitionId, RowRange, Status, TableId, WorkerClock,
+    WorkerRank, control::ClockPlace,
 };
 
-use super::{Chain, part::Held};
+use super::{Chain, build::SYNC, part::Held};
 use crate::{
     limits::CLOCK_RECORD_INFLIGHT_MAX,
     persist::{
+        clocks::{WORKER, WorkerEvent},
         commit,
         frame::{Kind, Salt},
         record::{Draft, Facts, Record, RecordMut, Shape, Stamp},
     },
     shard::{
-        Shard,
-        clocks::{TableClocks, WorkerEvent},
-        command::Answer,
-        push::Refusal,
-        tables::ShardTable,
-        work::Work,
+        Shard, clocks::apply_record, command::Answer, push::Refusal, tables::ShardTable, work::Work,
     },
 };
-
-/// Bit of a record's tag: the engine's own event says something of a worker.
-const WORKER: u16 = 4;
 
 /// A worker whose answer waits until it is on every replica.
 #[derive(Debug)]
@@ -192,7 +185,10 @@ impl Shard {
 
     fn append_stamp(&mut self, partition: PartitionId, table: TableId, stamp: Stamp) -> Option<()> {
         let shape = Shape { stamps_max: 1, ..Shape::default() };
-        self.append_small(partition, (table, Kind::ClockAdvance, 0), shape, |record| {
+        // As the pushes before it: who has finished a clock is not waited for after a restart.
+        let schema = self.tables.get(&table).map(|table| table.entry.schema.durability);
+        let tag = if schema == Some(Durability::Sync {}) { SYNC } else { 0 };
+        self.append_small(partition, (table, Kind::ClockAdvance, tag), shape, |record| {
             record.stamp(stamp);
         })
     }
@@ -230,7 +226,7 @@ impl Shard {
         draft.prepare(bytes);
         fill(&mut RecordMut::new(bytes, &mut draft));
         draft.seal(bytes, Salt::NONE);
-        self.append_held(partition, Held { lsn, words }, false);
+        self.append_held(partition, Held { lsn, words }, tag & SYNC != 0);
         Some(())
     }
 
@@ -292,36 +288,10 @@ fn slots_of(led: &[(PartitionId, usize)]) -> Vec<usize> {
     led.iter().map(|(_, slot)| *slot).collect()
 }
 
-/// Applies what a record says of workers to the clock of its partition. Returns whether it says
-/// anything.
+/// Applies what a record says of workers to the clock of its partition, where records of chains move
+/// it. Returns whether it says anything.
 pub(super) fn apply_clock(table: &mut ShardTable, record: &Record<'_>) -> bool {
-    let Some(slot) = table.slot(record.partition()) else { return false };
-    let is_dense = table.is_dense();
-    let whole = table.layout.rows_of(record.partition());
-    let Some(clocks) = table.clocks.as_mut().filter(|clocks| clocks.chained) else { return false };
-    let clocks: &mut TableClocks = clocks;
-    if record.kind() == Kind::Engine {
-        if record.tag() & WORKER == 0 {
-            return false;
-        }
-        let event = WorkerEvent::decode(record.delta());
-        event.inspect(|event| clocks.apply_event(slot, *event));
-        return event.is_some();
-    }
-    let mut any = false;
-    for stamp in record.stamps() {
-        any = true;
-        let mut apply = |rows| clocks.apply_stamp(slot, stamp.worker, rows, stamp.clock);
-        match record.kind() {
-            Kind::ClockAdvance => apply(windlass_replication::ALL_ROWS),
-            Kind::Rows => apply(reaching(record.rows(), is_dense, whole)),
-            Kind::Keys => record.keys().for_each(|key| {
-                apply(reaching(RowRange::new(key, key.saturating_add(1)), is_dense, whole));
-            }),
-            _ => {}
-        }
-    }
-    any
+    table.clocks.as_ref().is_some_and(|clocks| clocks.chained) && apply_record(table, record)
 }
 
 /// Rows at an end of their partition reach as far as there are numbers, so that a push of all of a

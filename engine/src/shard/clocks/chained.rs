@@ -9,55 +9,7 @@ use super::{
     members::{JoinError, Member, latest},
     table::{SlotClock, TableClocks},
 };
-
-/// What a record says of a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::shard) enum WorkerEvent {
-    /// It is waited for from now on, as having finished `clock`.
-    Joined { rank: WorkerRank, session: SessionId, clock: WorkerClock },
-    /// Nobody waits for it any more.
-    Retired { rank: WorkerRank },
-}
-
-impl WorkerEvent {
-    /// Bytes of an event.
-    pub(in crate::shard) const LEN: usize = 24;
-
-    /// ```text
-    /// 0      1      4      8         16       24
-    /// | kind | zero | rank | session | clock  |
-    /// ```
-    pub(in crate::shard) fn encode(&self) -> [u8; Self::LEN] {
-        let (kind, rank, session, clock) = match *self {
-            Self::Joined { rank, session, clock } => (1, rank, session, clock),
-            Self::Retired { rank } => (2, rank, SessionId(0), WorkerClock(0)),
-        };
-        let mut bytes = [0; Self::LEN];
-        bytes[0] = kind;
-        bytes[4..8].copy_from_slice(&rank.0.to_le_bytes());
-        bytes[8..16].copy_from_slice(&session.0.to_le_bytes());
-        bytes[16..].copy_from_slice(&clock.0.to_le_bytes());
-        bytes
-    }
-
-    /// The event of foreign bytes, if they are one.
-    pub(in crate::shard) fn decode(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; Self::LEN] = bytes.try_into().ok()?;
-        let word = |at: usize| {
-            let mut word = [0; 8];
-            word.copy_from_slice(&bytes[at..at + 8]);
-            u64::from_le_bytes(word)
-        };
-        let rank = WorkerRank(u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]));
-        let (session, clock) = (SessionId(word(8)), WorkerClock(word(16)));
-        let event = match bytes[0] {
-            1 => Self::Joined { rank, session, clock },
-            2 => Self::Retired { rank },
-            _ => return None,
-        };
-        (event.encode() == *bytes).then_some(event)
-    }
-}
+use crate::persist::clocks::WorkerEvent;
 
 impl TableClocks {
     /// Rows of a partition are, or are not, current.

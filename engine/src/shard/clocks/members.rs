@@ -87,16 +87,16 @@ impl TableClocks {
         silent.filter_map(|member| member.silent_since.take()).count()
     }
 
-    /// Retires workers; returns how many of them were silent, and how many were live.
+    /// Retires workers; returns how many of them were silent, and who was live.
     pub(in crate::shard) fn retire(
         &mut self,
         leaves: impl Fn(WorkerRank, SessionId) -> bool,
-    ) -> (usize, usize) {
-        let (mut silent, mut retired) = (0, 0);
+    ) -> (usize, Vec<WorkerRank>) {
+        let (mut silent, mut retired) = (0, Vec::new());
         for (rank, member) in &mut self.members {
             if member.live && leaves(*rank, member.session) {
                 member.live = false;
-                retired += 1;
+                retired.push(*rank);
                 silent += usize::from(member.silent_since.take().is_some());
                 if !self.chained {
                     self.clocks.iter_mut().for_each(|slot| slot.range.retire(*rank));
@@ -104,6 +104,11 @@ impl TableClocks {
             }
         }
         (silent, retired)
+    }
+
+    /// Whether a worker is waited for.
+    pub(super) fn is_live(&self, rank: WorkerRank) -> bool {
+        self.members.get(&rank).is_some_and(|member| member.live)
     }
 
     /// Live workers whose session is gone.

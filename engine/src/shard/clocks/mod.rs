@@ -3,6 +3,7 @@
 //! Tables that do not bound staleness have none of this, and pay nothing for it.
 
 mod chained;
+mod kept;
 mod members;
 mod published;
 mod requests;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use self::waiting::Waiting;
 pub(super) use self::{
-    chained::WorkerEvent,
+    kept::apply_record,
     table::{TableClocks, is_clocked},
 };
 

@@ -7,14 +7,17 @@ use windlass_wire::{
     completion::DETAIL_MAX, control::ClockPlace,
 };
 
-use super::waiting::WaitingPull;
-use crate::shard::{
-    Shard,
-    chain::reaching,
-    command::{Answer, shared_of},
-    push::Refusal,
-    tables::ShardTable,
-    work::{Values, Work},
+use super::{kept::Change, waiting::WaitingPull};
+use crate::{
+    persist::{clocks::WorkerEvent, record::Stamp},
+    shard::{
+        Shard,
+        chain::reaching,
+        command::{Answer, shared_of},
+        push::Refusal,
+        tables::ShardTable,
+        work::{Values, Work},
+    },
 };
 
 impl Shard {
@@ -61,6 +64,7 @@ impl Shard {
         let rank = self.sessions[slot].as_ref().and_then(|open| open.rank);
         let found = self.tables.get_mut(&table).ok_or("there is no such table here")?;
         let clocks = found.clocks.as_mut().ok_or("the table's workers have no clocks")?;
+        let is_new = rank.filter(|rank| !clocks.is_live(*rank));
         let clock = match rank {
             Some(rank) => clocks.join(rank, session).map_err(|error| error.to_string())?,
             None => Default::default(),
@@ -68,6 +72,9 @@ impl Shard {
         let (region, offset) = clocks.place();
         self.clocks.moved |= clocks.publish();
         self.count_silent();
+        if let Some(rank) = is_new {
+            self.keep_event(table, WorkerEvent::Joined { rank, session, clock });
+        }
         let region = shared_of(self.shared_region(slot, region)?);
         Ok(ClockPlace { region, offset, clock })
     }
@@ -110,15 +117,18 @@ impl Shard {
         &mut self,
         leaves: impl Fn(WorkerRank, SessionId) -> bool,
     ) {
-        for table in self.tables.values_mut() {
+        let mut gone = Vec::new();
+        for (id, table) in &mut self.tables {
             if let Some(clocks) = &mut table.clocks {
                 let (silent, retired) = clocks.retire(&leaves);
                 self.clocks.silent_count -= silent;
-                self.statistics.workers_retired += retired as u64;
+                self.statistics.workers_retired += retired.len() as u64;
                 self.clocks.moved |= clocks.publish();
                 self.clocks.unrecorded |= clocks.chained;
+                gone.extend(retired.into_iter().map(|rank| (*id, rank)));
             }
         }
+        self.keep_retired(&gone);
     }
 
     /// The coordinator says that a worker is gone: `unheard` when this concerns it only where it was
@@ -141,6 +151,7 @@ impl Shard {
             return;
         }
         let (now, timeout) = (Instant::now(), self.clocks.worker_timeout);
+        let mut gone = Vec::new();
         for (id, table) in &mut self.tables {
             let Some(clocks) = &mut table.clocks else { continue };
             let late = clocks.silent_for(timeout, now);
@@ -152,9 +163,24 @@ impl Shard {
             }
             let (silent, retired) = clocks.retire(|rank, _| late.contains(&rank));
             self.clocks.silent_count -= silent;
-            self.statistics.workers_retired += retired as u64;
+            self.statistics.workers_retired += retired.len() as u64;
             self.clocks.moved |= clocks.publish();
             self.clocks.unrecorded |= clocks.chained;
+            gone.extend(retired.into_iter().map(|rank| (*id, rank)));
+        }
+        self.keep_retired(&gone);
+    }
+
+    fn keep_retired(&mut self, gone: &[(TableId, WorkerRank)]) {
+        for (table, rank) in gone {
+            self.keep_event(*table, WorkerEvent::Retired { rank: *rank });
+        }
+    }
+
+    fn keep_event(&mut self, table: TableId, event: WorkerEvent) {
+        if let Err((status, _)) = self.keep_change(table, Change::Event(event)) {
+            // A log that has stopped says so itself; a restart asks the workers again.
+            tracing::debug!(%table, ?event, ?status, "a worker's coming or going is not kept");
         }
     }
 
@@ -171,10 +197,17 @@ impl Shard {
         if clocks.chained {
             return self.advance_chained(at, rank);
         }
+        let is_news = clocks.is_news(rank, work.header.clock);
         if !clocks.advance(rank, work.header.clock) {
             return Err((Status::NoRank, 0));
         }
         self.clocks.moved |= clocks.publish();
+        self.turn.works[at].durable_at = if is_news {
+            let stamp = Stamp { worker: rank, clock: work.header.clock };
+            self.keep_change(work.header.table, Change::Finished(stamp))?
+        } else {
+            self.tables.get(&work.header.table).and_then(|table| self.kept_until(table))
+        };
         Ok(())
     }
 

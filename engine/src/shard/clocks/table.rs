@@ -32,11 +32,14 @@ pub(in crate::shard) struct SlotClock {
     pub(in crate::shard) range: RangeClock,
     /// Whether its rows are not current: nobody reads them, and nobody waits for their clock.
     pub(super) hidden: bool,
+    /// Whether it has changed since it was recorded as it is.
+    pub(super) unkept: bool,
 }
 
 impl SlotClock {
     pub(super) fn new() -> Self {
-        Self { range: RangeClock::new(RangeClockLimits::default()), hidden: false }
+        let range = RangeClock::new(RangeClockLimits::default());
+        Self { range, hidden: false, unkept: false }
     }
 }
 
@@ -139,7 +142,10 @@ impl TableClocks {
         clock: WorkerClock,
     ) -> Result<(), RangeClockError> {
         match self.clocks.get_mut(slot) {
-            Some(slot) => slot.range.tick(rank, rows, clock),
+            Some(slot) => {
+                slot.unkept = true;
+                slot.range.tick(rank, rows, clock)
+            }
             None => Ok(()),
         }
     }

@@ -14,7 +14,7 @@ use crate::{
         commit,
         frame::Kind,
         log::{Reservation, ReserveError, Sealed},
-        record::{Covered, Facts, Shape},
+        record::{Covered, Facts, Shape, Stamp},
     },
     shard::{
         Shard,
@@ -132,12 +132,17 @@ impl Shard {
             self.write_image(durable, partition)?;
         }
         let row_count = gathered.unite(spans);
-        let (plan, facts, shape) = self.plan(gathered, row_count)?;
+        let (plan, facts, mut shape) = self.plan(gathered, row_count)?;
+        let stamp = self.stamp_of(gathered, plan.table);
+        shape.stamps_max = usize::from(stamp.is_some());
         let mut reservation = self.reserve(durable, &facts, shape)?;
         {
             let mut record = durable.log_mut().fill(&mut reservation);
             for covered in &gathered.covered {
                 record.cover(*covered);
+            }
+            if let Some(stamp) = stamp {
+                record.stamp(stamp);
             }
             let delta = match plan.kind {
                 Kind::Rows => record.delta(),
@@ -157,6 +162,24 @@ impl Shard {
         let sealed = durable.log_mut().seal(reservation);
         self.apply_sealed(durable, gathered, &plan, shape, &sealed);
         Ok(sealed)
+    }
+
+    /// The clock that a record's rows have from then on, if all of them are of one worker.
+    fn stamp_of(&self, gathered: &Gathered, table: TableId) -> Option<Stamp> {
+        let table = self.tables.get(&table).filter(|table| !table.is_imaged())?;
+        let clocks = table.clocks.as_ref()?;
+        let fresh = || {
+            let fresh = gathered.touched.iter().filter(|entry| entry.fresh);
+            fresh.map(|entry| &self.turn.works[gathered.members[entry.place]])
+        };
+        let mut ranks = fresh().map(|work| self.sessions[work.session].as_ref()?.rank);
+        let worker = ranks.next().flatten()?;
+        if !ranks.all(|rank| rank == Some(worker)) {
+            return None;
+        }
+        // Of several pushes, what all of them say.
+        let clock = fresh().map(|work| work.header.clock).min()?;
+        clocks.is_news(worker, clock).then_some(Stamp { worker, clock })
     }
 
     fn plan(&self, gathered: &Gathered, row_count: u64) -> Result<(Plan, Facts, Shape), Refusal> {

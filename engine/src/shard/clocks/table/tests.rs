@@ -11,7 +11,8 @@ use windlass_replication::Consistency as Rule;
 use windlass_transport::{Pages, memory::PagesOptions};
 use windlass_wire::SessionId;
 
-use super::{super::chained::WorkerEvent, *};
+use super::*;
+use crate::persist::clocks::WorkerEvent;
 
 const SLOTS: usize = 3;
 const ROWS: u64 = 12;
@@ -171,7 +172,7 @@ fn a_silent_worker_is_given_up_after_the_timeout_and_heard_again_before() {
     assert_eq!(clocks.join(WorkerRank(1), SessionId(9)), Ok(WorkerClock(3)));
     let taken = clocks.join(WorkerRank(1), SessionId(10)).unwrap_err();
     assert!(taken.to_string().contains("rank of its own"), "{taken}");
-    assert_eq!(clocks.retire(|rank, _| rank == WorkerRank(1)), (0, 1));
+    assert_eq!(clocks.retire(|rank, _| rank == WorkerRank(1)), (0, vec![WorkerRank(1)]));
     clocks.publish();
     assert_eq!(clocks.line(), ClockLine { minimum: 0, tau: 0, live: 1 });
     assert!(!clocks.advance(WorkerRank(1), WorkerClock(4)), "it has to open the table again");

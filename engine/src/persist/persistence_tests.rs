@@ -27,6 +27,8 @@ use crate::persist::{
 
 #[path = "persistence_tests/refusing.rs"]
 mod refusing;
+#[path = "persistence_tests/slow.rs"]
+mod slow;
 
 const PARTITIONS: u32 = 4;
 

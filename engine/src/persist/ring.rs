@@ -96,6 +96,16 @@ impl Ring {
         }
     }
 
+    /// Goes back to the start of the memory when nothing of it is in use: a log that is written as fast
+    /// as it grows stays in the caches.
+    pub(crate) fn rewind(&mut self) {
+        if self.used() == 0 {
+            self.tail = self.tail.next_multiple_of(self.capacity());
+            self.released = self.tail;
+            self.gap = None;
+        }
+    }
+
     /// Takes bytes at the tail, for which [`Room::Here`] was found.
     pub(crate) fn take(&mut self, length: u64) -> u64 {
         let cursor = self.tail;
@@ -173,5 +183,20 @@ mod tests {
         let cursor = ring.take(8 << 10);
         assert_eq!(ring.offset(cursor), 0);
         assert_eq!(ring.room(1), Room::Full);
+    }
+
+    #[test]
+    fn an_empty_ring_begins_at_its_start_again() {
+        let mut ring = Ring::new(Window::allocate(16 << 10).unwrap());
+        ring.take(4 << 10);
+        ring.rewind();
+        assert_eq!(ring.tail(), 4 << 10, "in use");
+        ring.release(4 << 10);
+        ring.rewind();
+        assert_eq!((ring.tail(), ring.released()), (16 << 10, 16 << 10));
+        ring.rewind();
+        assert_eq!(ring.tail(), 16 << 10);
+        assert_eq!(ring.offset(ring.tail()), 0);
+        assert_eq!(ring.room(16 << 10), Room::Here);
     }
 }

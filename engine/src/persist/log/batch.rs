@@ -130,6 +130,10 @@ impl Log {
     }
 
     fn begin_batch(&mut self, length: u64) -> Result<(), Full> {
+        if self.ring.used() == 0 {
+            self.ring.rewind();
+            self.durable_cursor = self.ring.tail();
+        }
         let block = BLOCK_BYTES as u64;
         let header = HEADER_BYTES as u64;
         let needed = (header + length).next_multiple_of(block);

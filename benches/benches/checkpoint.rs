@@ -58,6 +58,7 @@ fn main() {
     let table = client.create_table::<f32>("bench", &schema).expect("the table is made");
     touch_all(&table, rows);
     let (mut p99s, mut longest) = (Vec::new(), Vec::new());
+    let mut before = Turns::of(&client);
     for _ in 0..options.rounds {
         let without = phase(&client, &table, rows, options.time, false);
         let with = phase(&client, &table, rows, options.time, true);
@@ -74,6 +75,15 @@ fn main() {
         };
         line("without", &without);
         line("with", &with);
+        let turns = Turns::of(&client);
+        println!(
+            "{{\"bench\": \"checkpoint\", \"phase\": \"turns\", \"turns\": {}, \"mean_us\": {:.1}, \
+             \"longest_us_so_far\": {}}}",
+            turns.count - before.count,
+            (turns.us - before.us) as f64 / (turns.count - before.count).max(1) as f64,
+            turns.longest_us
+        );
+        before = turns;
         p99s.push(with.quantile(990) / without.quantile(990));
         longest.push(with.quantile(1000) - without.quantile(1000));
     }
@@ -169,13 +179,37 @@ fn phase(
     Latencies(latencies)
 }
 
+/// Turns of the shards that did a piece of a checkpoint, and what those took.
+struct Turns {
+    count: u64,
+    us: u64,
+    longest_us: u64,
+}
+
+impl Turns {
+    fn of(client: &Client) -> Self {
+        let server = client.map().servers[0].id;
+        let statistics = client.server_statistics(server).expect("the server answers");
+        let counter = |name| counter_of(&statistics, name).parse().expect("a number");
+        Self {
+            count: counter("checkpoint_turns"),
+            us: counter("checkpoint_us"),
+            longest_us: counter("checkpoint_turn_us_max"),
+        }
+    }
+}
+
+fn counter_of(statistics: &str, name: &str) -> String {
+    let (_, rest) = statistics.split_once(&format!("\"{name}\":")).expect("the counter is there");
+    rest.split([',', '}']).next().unwrap_or_default().to_owned()
+}
+
 /// Waits until no checkpoint is published any more.
 fn settle(client: &Client, server: windlass_wire::ServerId) {
     let (mut last, mut since) = (String::new(), Instant::now());
     while since.elapsed() < Duration::from_millis(500) {
         let statistics = client.server_statistics(server).expect("the server answers");
-        let count = statistics.split("\"checkpoints\":").nth(1).unwrap_or_default();
-        let count = count.split([',', '}']).next().unwrap_or_default().to_owned();
+        let count = counter_of(&statistics, "checkpoints");
         if count != last {
             (last, since) = (count, Instant::now());
         }

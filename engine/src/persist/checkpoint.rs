@@ -20,7 +20,7 @@
 
 use std::time::Duration;
 
-use windlass_wire::{Epoch, PartitionId};
+use windlass_wire::{Epoch, Lsn, PartitionId};
 
 use super::{
     commit::Position,
@@ -191,17 +191,12 @@ impl Checkpointer {
             ..Manifest::default()
         };
         for partition in source.partitions() {
-            let anew = full || source.begins_anew(partition);
-            let before = self.last.partition(partition).filter(|_| !anew);
-            let extent = if before.is_some() { Extent::Changed } else { Extent::Full };
-            source.begin(partition, extent);
-            let begin = log.last_lsn(partition);
             manifest.partitions.push(CheckpointPartition {
                 partition,
-                begin,
-                end: begin,
+                begin: Lsn(0),
+                end: Lsn(0),
                 epoch: Epoch(0),
-                first_file: before.map_or(number, |before| before.first_file),
+                first_file: number,
             });
         }
         let mut buffers = [BufferState::Free; BUFFERS];
@@ -219,6 +214,7 @@ impl Checkpointer {
             file_offset: 0,
             blocks: 0,
             at: 0,
+            begun: false,
             buffers,
             filling: 0,
             started: now,
@@ -326,7 +322,7 @@ impl Checkpointer {
         budget_bytes: usize,
     ) -> Result<bool, CheckpointError> {
         if run.stage == Stage::Copy {
-            self.copy(run, storage, source, now, budget_bytes)?;
+            self.copy(run, storage, log, source, now, budget_bytes)?;
         }
         if run.stage == Stage::DrainData {
             self.write_ready(run, storage);

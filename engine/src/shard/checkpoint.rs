@@ -1,5 +1,7 @@
 //! What a checkpoint copies of a shard: rows by piece, workers' clocks, and what suppresses duplicates.
 
+mod listing;
+
 use std::collections::{BTreeMap, HashMap};
 
 use windlass_wire::{Incarnation, Lsn, PartitionId, Sequence, SessionId, TableId, map::shard_of};
@@ -12,8 +14,10 @@ use crate::{
         log::Log,
         manifest::Manifest,
     },
-    table::{DensePartition, PIECES, SparsePartition, piece_of},
+    table::{SparsePartition, piece_of},
 };
+
+use listing::Listing;
 
 /// Sections of a partition's checkpoint.
 pub(super) const ROWS: u16 = 1;
@@ -39,6 +43,8 @@ const SESSIONS_PER_BLOCK: usize = 16 << 10;
 #[derive(Debug, Default)]
 pub(super) struct Copied {
     queues: HashMap<PartitionId, Queue>,
+    /// What is not in the queue yet of the partition in hand.
+    listings: HashMap<PartitionId, Vec<Listing>>,
     /// Last record of each partition when this turn began: all of them are applied.
     positions: Vec<Lsn>,
     /// A piece that did not fit the buffer it was asked for with.
@@ -62,6 +68,32 @@ impl Copied {
     /// What is to be copied of a partition is there no more.
     pub(super) fn forget(&mut self, partition: PartitionId) {
         self.queues.remove(&partition);
+        self.listings.remove(&partition);
+    }
+
+    /// Goes on listing what is to be copied of a partition; what that counts as, or `None` when all of
+    /// it is listed.
+    fn list(&mut self, shard: &Shard, partition: PartitionId) -> Option<usize> {
+        let listings = self.listings.get_mut(&partition)?;
+        let queue = self.queues.get_mut(&partition)?;
+        let Some(listing) = listings.last_mut() else {
+            self.listings.remove(&partition);
+            return None;
+        };
+        let table = shard.tables.get(&listing.table());
+        let rows = table.and_then(|table| Some((&table.rows, table.slots.find(partition)?)));
+        let (cost, is_last) = match rows {
+            Some((TableRows::Dense(_), _)) => listing.list_dense(queue),
+            Some((TableRows::Sparse(partitions), slot)) => {
+                listing.list_sparse(&partitions[slot], queue)
+            }
+            // Dropped meanwhile.
+            None => (0, true),
+        };
+        if is_last {
+            listings.pop();
+        }
+        Some(cost)
     }
 
     pub(super) fn note_positions(&mut self, partition_count: u32, log: &Log) {
@@ -98,7 +130,11 @@ impl CheckpointSource for Source<'_> {
     }
 
     fn begin(&mut self, partition: PartitionId, extent: Extent) {
-        let mut queue = Queue::new();
+        if !self.shard.is_checkpointed(partition) {
+            // It was given away, or is being copied anew, since the checkpoint began.
+            return;
+        }
+        let (mut queue, mut listings) = (Queue::new(), Vec::new());
         for (id, table) in &mut self.shard.tables {
             if !table.is_kept() {
                 continue;
@@ -110,23 +146,26 @@ impl CheckpointSource for Source<'_> {
             match &mut table.rows {
                 TableRows::Dense(partitions) => {
                     if let Some((dense, _)) = partitions.get_mut(slot) {
-                        let pieces = dense_pieces(dense, extent);
-                        queue.extend(pieces.into_iter().map(|piece| ((*id, piece), Piece::Dense)));
+                        listings.push(Listing::of_dense(*id, dense, extent));
                     }
                 }
                 TableRows::Sparse(partitions) => {
                     if let Some(sparse) = partitions.get_mut(slot) {
-                        queue_sparse(*id, sparse, extent, &mut queue);
+                        listings.push(Listing::of_sparse(*id, sparse, extent));
                     }
                 }
             }
         }
         queue.insert(SESSIONS_LAST, Piece::Sessions);
         self.copied.queues.insert(partition, queue);
+        self.copied.listings.insert(partition, listings);
         self.shard.note_checkpoint_begun(partition);
     }
 
     fn next(&mut self, partition: PartitionId, buffer: &mut [u8]) -> Next {
+        if let Some(cost) = self.copied.list(self.shard, partition) {
+            return Next::Later { cost };
+        }
         let Some(queue) = self.copied.queues.get_mut(&partition) else { return Next::Done };
         self.shard.queue_fresh(partition, queue);
         if queue.len() == 1
@@ -170,6 +209,7 @@ impl CheckpointSource for Source<'_> {
     }
 
     fn abandoned(&mut self) {
+        self.copied.listings.clear();
         for (partition, _) in self.copied.queues.drain() {
             self.shard.note_fresh(partition, false);
         }
@@ -279,44 +319,4 @@ impl Shard {
             (sequence > Sequence(0)).then_some((id, incarnation, sequence))
         })
     }
-}
-
-fn dense_pieces(dense: &mut DensePartition, extent: Extent) -> Vec<u64> {
-    let changed = dense.changed_mut().take();
-    match extent {
-        Extent::Changed => changed,
-        Extent::Full => (0..dense.piece_count()).collect(),
-    }
-}
-
-fn queue_sparse(table: TableId, sparse: &mut SparsePartition, extent: Extent, queue: &mut Queue) {
-    let changed = sparse.changed_mut().take();
-    sparse.note_fresh(true);
-    let mut wanted = vec![extent == Extent::Full; usize::try_from(PIECES).unwrap_or(0)];
-    for piece in changed {
-        wanted[index_of(piece)] = true;
-    }
-    // Two passes instead of sorting: this is done within a turn.
-    let mut counts = vec![0_u32; wanted.len()];
-    for (key, _) in sparse.keys() {
-        counts[index_of(piece_of(key))] += 1;
-    }
-    let room = |(count, wanted): (&u32, &bool)| match wanted {
-        true => Vec::with_capacity(*count as usize),
-        false => Vec::new(),
-    };
-    let mut pieces: Vec<Vec<(u64, u64)>> = counts.iter().zip(&wanted).map(room).collect();
-    for (key, row) in sparse.keys() {
-        let piece = index_of(piece_of(key));
-        if wanted[piece] {
-            pieces[piece].push((key, row));
-        }
-    }
-    let filled = (0..).zip(pieces).filter(|(_, keys)| !keys.is_empty());
-    queue.extend(filled.map(|(piece, keys)| ((table, piece), Piece::Sparse(keys))));
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "below PIECES")]
-const fn index_of(piece: u64) -> usize {
-    piece as usize
 }

@@ -182,7 +182,10 @@ impl Shard {
             durable.gathering_since = None;
             durable.persistence.flush(now);
         }
+        // What a checkpoint writes is begun by the poll.
+        let polled = durable.persistence.is_checkpointing().then(Instant::now);
         let position = durable.persistence.poll();
+        let polled = polled.map_or(Duration::ZERO, |begun| begun.elapsed());
         let mut moved = durable.persistence.has_polled();
         while let Some(waiting) = durable.waiting.release(position) {
             self.acknowledge_waiting(waiting, Status::Done);
@@ -204,7 +207,7 @@ impl Shard {
         } else if moved {
             self.note_durable(position);
         }
-        self.step_checkpoint(&mut durable, now);
+        self.step_checkpoint(&mut durable, now, polled);
         self.durable = Some(durable);
         moved
     }
@@ -287,7 +290,8 @@ impl Shard {
         }
     }
 
-    fn step_checkpoint(&mut self, durable: &mut Durable, now: Duration) {
+    /// Does a bounded piece of a checkpoint, on which this turn has spent `spent` already.
+    fn step_checkpoint(&mut self, durable: &mut Durable, now: Duration, spent: Duration) {
         // Blocks must not hold records that the log does not.
         let is_behind = self.chain.as_ref().is_some_and(|chain| chain.disk.is_behind());
         if durable.persistence.log.poison().is_some() || is_behind {
@@ -301,6 +305,7 @@ impl Shard {
         if !running && !long && !self.checkpoint_wanted {
             return;
         }
+        let begun = Instant::now();
         let mut copied = std::mem::take(&mut durable.copied);
         copied.note_positions(self.map.partition_count(), &durable.persistence.log);
         let mut source = Source { shard: self, copied: &mut copied };
@@ -331,6 +336,7 @@ impl Shard {
         if let Some(error) = durable.persistence.checkpointer().take_failure() {
             tracing::error!(shard = self.id.0, error = super::chain(&error), "checkpoint failed");
         }
+        self.statistics.note_checkpoint_turn(spent + begun.elapsed());
     }
 
     /// Lets the disk make room in a full log.
@@ -343,7 +349,7 @@ impl Shard {
         durable.persistence.poll();
         // A checkpoint must not end before the rows being recorded are: it may hold them.
         if !durable.images.is_writing() {
-            self.step_checkpoint(durable, now);
+            self.step_checkpoint(durable, now, Duration::ZERO);
         }
         durable.persistence.wait(ROOM_WAIT);
         let waited = durable.now().saturating_sub(now).as_micros();

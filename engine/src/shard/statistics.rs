@@ -1,5 +1,7 @@
 //! What a shard counts. Read by commands, never logged on the way.
 
+use std::time::Duration;
+
 /// Counters since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShardStatistics {
@@ -59,6 +61,12 @@ pub struct ShardStatistics {
     pub logs_stopped: u64,
     /// Number of the newest checkpoint.
     pub checkpoints: u64,
+    /// Turns that did a piece of a checkpoint.
+    pub checkpoint_turns: u64,
+    /// Microseconds they spent on it.
+    pub checkpoint_us: u64,
+    /// The longest of them: what a checkpoint has kept a push waiting at most.
+    pub checkpoint_turn_us_max: u64,
     /// Of records appended as head, those that not every replica has yet.
     pub chain_inflight: u64,
     /// Bytes of records that are held for others.
@@ -70,6 +78,14 @@ pub struct ShardStatistics {
 }
 
 impl ShardStatistics {
+    /// A turn did so much of a checkpoint.
+    pub(super) fn note_checkpoint_turn(&mut self, took: Duration) {
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.checkpoint_turns += 1;
+        self.checkpoint_us += us;
+        self.checkpoint_turn_us_max = self.checkpoint_turn_us_max.max(us);
+    }
+
     /// The counters as one JSON object, with the fields' names as keys.
     #[must_use]
     pub fn to_json(&self) -> String {
@@ -102,6 +118,9 @@ impl ShardStatistics {
             ("log_wait_us", self.log_wait_us),
             ("logs_stopped", self.logs_stopped),
             ("checkpoints", self.checkpoints),
+            ("checkpoint_turns", self.checkpoint_turns),
+            ("checkpoint_us", self.checkpoint_us),
+            ("checkpoint_turn_us_max", self.checkpoint_turn_us_max),
             ("chain_inflight", self.chain_inflight),
             ("chain_held_bytes", self.chain_held_bytes),
             ("parameter_bytes", self.parameter_bytes),
@@ -142,6 +161,9 @@ impl ShardStatistics {
         self.log_wait_us += other.log_wait_us;
         self.logs_stopped += other.logs_stopped;
         self.checkpoints = self.checkpoints.max(other.checkpoints);
+        self.checkpoint_turns += other.checkpoint_turns;
+        self.checkpoint_us += other.checkpoint_us;
+        self.checkpoint_turn_us_max = self.checkpoint_turn_us_max.max(other.checkpoint_turn_us_max);
         self.chain_inflight += other.chain_inflight;
         self.chain_held_bytes += other.chain_held_bytes;
         self.parameter_bytes += other.parameter_bytes;

@@ -32,15 +32,23 @@ impl ChangedPieces {
         }
     }
 
-    /// Takes the changed pieces out, in ascending order: none has changed then.
-    pub fn take(&mut self) -> Vec<u64> {
-        let changed = (0..self.count)
-            .filter(|piece| {
-                self.bits.get(index(*piece)).is_some_and(|w| w >> (piece % 64) & 1 == 1)
-            })
-            .collect();
-        self.bits.fill(0);
-        changed
+    /// Whether a piece has changed.
+    #[must_use]
+    pub fn contains(&self, piece: u64) -> bool {
+        self.bits.get(index(piece)).is_some_and(|word| word >> (piece % 64) & 1 == 1)
+    }
+
+    /// Number of pieces, changed or not.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Takes the marks: none has changed then.
+    #[must_use]
+    pub fn take(&mut self) -> Self {
+        let bits = vec![0; self.bits.len()];
+        Self { bits: std::mem::replace(&mut self.bits, bits), count: self.count }
     }
 }
 
@@ -54,11 +62,14 @@ mod tests {
 
     #[test]
     fn what_is_set_is_taken_once() {
+        let marked = |changed: &ChangedPieces| -> Vec<u64> {
+            (0..changed.count()).filter(|piece| changed.contains(*piece)).collect()
+        };
         let mut changed = ChangedPieces::all(70);
-        assert_eq!(changed.take().len(), 70);
+        assert_eq!(marked(&changed.take()).len(), 70);
         changed.set(63, 66);
-        assert_eq!(changed.take(), [63, 64, 65]);
-        assert!(changed.take().is_empty());
+        assert_eq!(marked(&changed.take()), [63, 64, 65]);
+        assert!(marked(&changed.take()).is_empty());
         assert!(!ChangedPieces::default().is_tracked());
     }
 }

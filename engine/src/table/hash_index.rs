@@ -79,9 +79,16 @@ impl HashIndex {
         }
     }
 
-    /// Keys and their rows, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        self.slots.iter().filter(|slot| slot.1 != 0).map(|slot| (slot.0, slot.1 - 1))
+    /// Number of slots: it grows at once, and every key may move then.
+    #[must_use]
+    pub fn slot_count(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Keys of some slots and their rows, in no order.
+    pub fn iter_in(&self, slots: std::ops::Range<usize>) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let slots = self.slots.get(slots).unwrap_or_default().iter();
+        slots.filter(|slot| slot.1 != 0).map(|slot| (slot.0, slot.1 - 1))
     }
 
     /// Where the key is, or the free slot where it belongs.
@@ -132,7 +139,7 @@ mod tests {
         for key in 0..10_000 {
             assert_eq!(index.find(key), oracle.get(&key).copied());
         }
-        assert_eq!(index.iter().count() as u64, index.len());
+        assert_eq!(index.iter_in(0..index.slot_count()).count() as u64, index.len());
         index.clear();
         assert_eq!(index.find(1), None);
         assert!(index.is_empty());

@@ -162,7 +162,18 @@ impl SparsePartition {
 
     /// Keys and rows, in no order.
     pub fn keys(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        self.index.iter()
+        self.keys_in(0..self.slot_count())
+    }
+
+    /// Slots of the index. While there are as many, each key stays where it is.
+    #[must_use]
+    pub fn slot_count(&self) -> usize {
+        self.index.slot_count()
+    }
+
+    /// Keys and rows of some slots, in no order.
+    pub fn keys_in(&self, slots: std::ops::Range<usize>) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.index.iter_in(slots)
     }
 
     /// Applies one row's gradient, making the row if it is new. `memory` is what may still be

@@ -5,14 +5,19 @@ use std::time::Duration;
 use windlass_wire::PartitionId;
 
 use super::{
-    BUFFERS, BlockHead, CheckpointError, CheckpointSource, Checkpointer, Next, OWNER, STAGING,
+    BUFFERS, BlockHead, CheckpointError, CheckpointSource, Checkpointer, Extent, Next, OWNER,
+    STAGING,
     run::{BufferState, Run, Stage},
 };
 use crate::persist::{
     frame::{HEADER_BYTES, Header, Kind, Salt},
     limits::{BLOCK_BYTES, FRAME_ALIGNMENT, STAGING_BYTES},
+    log::Log,
     storage::{Buffer, Operation, Storage, Token},
 };
+
+/// What beginning with a partition counts as, in bytes copied.
+const BEGIN_COST: usize = 8 << 10;
 
 impl Checkpointer {
     /// Copies blocks into staging buffers and writes those that are full.
@@ -20,6 +25,7 @@ impl Checkpointer {
         &mut self,
         run: &mut Run,
         storage: &mut dyn Storage,
+        log: &Log,
         source: &mut dyn CheckpointSource,
         now: Duration,
         budget_bytes: usize,
@@ -31,10 +37,16 @@ impl Checkpointer {
                 BufferState::Filled { used } => used,
                 BufferState::Ready { .. } | BufferState::Writing { .. } => break,
             };
-            let Some(entry) = run.manifest.partitions.get_mut(run.at) else {
+            if run.at == run.manifest.partitions.len() {
                 self.end_data(run, used);
                 break;
-            };
+            }
+            if !run.begun {
+                self.begin(run, log, source);
+                copied += BEGIN_COST;
+                continue;
+            }
+            let entry = &mut run.manifest.partitions[run.at];
             // The end frame must always fit behind. A block that ended just before it leaves no room.
             let room = STAGING_BYTES.saturating_sub(used + 2 * HEADER_BYTES);
             let start = run.filling * STAGING_BYTES + used;
@@ -64,11 +76,26 @@ impl Checkpointer {
                     self.end_buffer(run, used);
                     self.write_ready(run, storage);
                 }
-                Next::Done => run.at += 1,
+                Next::Later { cost } => copied += cost.max(1),
+                Next::Done => (run.at, run.begun) = (run.at + 1, false),
             }
         }
         self.write_ready(run, storage);
         Ok(())
+    }
+
+    /// Begins with the next partition. Between the checkpoint's beginning and this its records are in
+    /// the log that is kept, and all of them are applied: blocks hold what was before.
+    fn begin(&mut self, run: &mut Run, log: &Log, source: &mut dyn CheckpointSource) {
+        let entry = &mut run.manifest.partitions[run.at];
+        let anew = run.full || source.begins_anew(entry.partition);
+        let before = self.last.partition(entry.partition).filter(|_| !anew);
+        let extent = if before.is_some() { Extent::Changed } else { Extent::Full };
+        source.begin(entry.partition, extent);
+        entry.begin = log.last_lsn(entry.partition);
+        entry.end = entry.begin;
+        entry.first_file = before.map_or(run.manifest.number, |before| before.first_file);
+        run.begun = true;
     }
 
     fn end_data(&mut self, run: &mut Run, used: usize) {

@@ -20,8 +20,9 @@ pub(super) struct Run {
     pub(super) manifest_file: Option<FileId>,
     pub(super) file_offset: u64,
     pub(super) blocks: u64,
-    /// Which partition is being copied.
+    /// Which partition is being copied, and whether that has begun.
     pub(super) at: usize,
+    pub(super) begun: bool,
     pub(super) buffers: [BufferState; BUFFERS],
     pub(super) filling: usize,
     pub(super) started: Duration,

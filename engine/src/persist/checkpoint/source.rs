@@ -14,9 +14,10 @@ pub trait CheckpointSource {
         false
     }
 
-    /// A checkpoint begins: [`CheckpointSource::next`] will ask for all blocks of the partition, or
-    /// for those that changed since they were copied last. Those are fixed now; a block that changes
-    /// from now on may be copied in this checkpoint or in the next.
+    /// The checkpoint has come to a partition: [`CheckpointSource::next`] will ask for all its blocks,
+    /// or for those that changed since they were copied last. Those are fixed now; a block that changes
+    /// from now on may be copied in this checkpoint or in the next. Called at the end of a turn, when
+    /// every sealed record is applied; not for all partitions in one.
     fn begin(&mut self, partition: PartitionId, extent: Extent);
 
     /// Copies the next block into the buffer, which is 64-aligned. Values and optimiser state of
@@ -47,6 +48,12 @@ pub enum Next {
     /// The next block is longer than the buffer: ask again with an empty one. At most
     /// [`CHECKPOINT_BLOCK_BYTES_MAX`](crate::persist::limits::CHECKPOINT_BLOCK_BYTES_MAX).
     NoRoom,
+    /// It looked for the next block and has to go on in a later call; that took as long as copying so
+    /// many bytes.
+    Later {
+        /// Bytes, at least one.
+        cost: usize,
+    },
     /// There are no more.
     Done,
 }

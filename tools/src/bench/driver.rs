@@ -42,8 +42,8 @@ pub struct Measured {
     pub latency: Latency,
     /// Operations per second in the median slice.
     pub operations_per_s: f64,
-    /// The limit's median.
-    pub limit: f64,
+    /// The limits' medians.
+    pub limits: Vec<f64>,
 }
 
 /// Why a bench stopped.
@@ -57,35 +57,52 @@ pub enum BenchError<E: std::error::Error + 'static> {
     Limit(#[from] LimitError),
 }
 
-/// Measures a subject and a limit in turns. `on_round` is called after each.
+/// Measures a subject and its limits in turns. `on_round` is called after each.
 pub fn measure<S: Subject>(
     subject: &mut S,
-    limit: &mut Limit,
+    limits: &mut [Limit],
     schedule: Schedule,
     mut on_round: impl FnMut(),
 ) -> Result<Measured, BenchError<S::Error>> {
     let mut latency = Latency::new();
     let mut rates = Vec::new();
     let clock = clock_cost();
-    // Warms caches, connections and the credit window up; its times are not kept.
-    slice(subject, schedule.window, schedule.slice / 4, clock, &mut Latency::new())?;
+    warm_up(subject, schedule.window, schedule.slice / 4)?;
     for _ in 0..schedule.rounds {
         rates.push(slice(subject, schedule.window, schedule.slice, clock, &mut latency)?);
-        limit.sample(schedule.limit_slice)?;
+        for limit in &mut *limits {
+            limit.sample(schedule.limit_slice)?;
+        }
         on_round();
     }
-    Ok(Measured { latency, operations_per_s: super::limit::median(&rates), limit: limit.median() })
+    let limits = limits.iter().map(Limit::median).collect();
+    Ok(Measured { latency, operations_per_s: super::limit::median(&rates), limits })
+}
+
+/// Warms caches, connections and the credit window up: operations whose times are not kept.
+pub fn warm_up<S: Subject>(
+    subject: &mut S,
+    window: u32,
+    time: Duration,
+) -> Result<(), BenchError<S::Error>> {
+    slice(subject, window, time, Duration::ZERO, &mut Latency::new()).map(drop)
 }
 
 impl Measured {
-    /// This over the limit: rate over rate, or median time over the limit's.
+    /// The first limit's median; 0 without one.
+    #[must_use]
+    pub fn limit(&self) -> f64 {
+        self.limits.first().copied().unwrap_or(0.0)
+    }
+
+    /// This over the first limit: rate over rate, or median time over the limit's.
     #[must_use]
     pub fn ratio(&self, quantity: Quantity, bytes_per_operation: f64) -> f64 {
         let own = match quantity {
             Quantity::BytesPerSecond => self.operations_per_s * bytes_per_operation,
             Quantity::Micros => self.latency.quantile_us(0.5),
         };
-        if self.limit > 0.0 { own / self.limit } else { 0.0 }
+        if self.limit() > 0.0 { own / self.limit() } else { 0.0 }
     }
 }
 
@@ -184,9 +201,9 @@ mod tests {
                 limit_slice: Duration::from_millis(1),
             };
             let mut subject = Counting::default();
-            let mut limit = Limit::new(LimitKind::Memcpy, 4096, 4096).unwrap();
+            let mut limits = [Limit::new(LimitKind::Memcpy, 4096, 4096).unwrap()];
             let mut rounds = 0;
-            let measured = measure(&mut subject, &mut limit, schedule, || rounds += 1).unwrap();
+            let measured = measure(&mut subject, &mut limits, schedule, || rounds += 1).unwrap();
             assert_eq!(subject.started, subject.finished);
             assert_eq!(subject.in_flight_max, u64::from(window));
             assert_eq!(rounds, 2);

@@ -3,6 +3,7 @@
 
 pub mod driver;
 pub mod limit;
+mod log_use;
 pub mod target;
 
 pub use target::{Operation, Outcome, Target, TargetOptions};

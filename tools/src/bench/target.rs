@@ -8,13 +8,14 @@ use windlass_client::{
 };
 
 use super::{
-    driver::{BenchError, Measured, Schedule, Subject, measure},
+    driver::{BenchError, Measured, Schedule, Subject, measure, warm_up},
     limit::{Limit, LimitError, LimitKind, PerftestProgram, Pinned, Quantity, allowed_cores},
+    log_use::LogUse,
 };
 use crate::{
     element::{Value, with_dtype},
     remote::{RemoteError, connect},
-    report::{BenchResult, Latency},
+    report::{BenchResult, Latency, LogResult},
     train::message::Connection,
 };
 
@@ -24,6 +25,8 @@ const TABLE: &str = "windlass-bench";
 /// Bytes of a record of the log beside its values, about: header, session, share of its batch.
 const RECORD_HEADER_BYTES: usize = 128;
 const LARGE_WRITE_BYTES: usize = 1 << 20;
+/// What the log's writes are multiples of.
+const BLOCK_BYTES: usize = 4096;
 
 /// What a bench does again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -118,22 +121,68 @@ impl Target {
         on_round: impl FnMut(),
     ) -> Result<Outcome, BenchError<RemoteError>> {
         let cores = allowed_cores().unwrap_or_default();
-        let mut limit = self.limit()?;
-        let kind = limit.kind();
         let _pinned = if cores.len() > 1 { Pinned::to(cores[0]).ok() } else { None };
-        let measured = with_dtype!(self.options.dtype, T => {
+        let (kind, measured, log) = with_dtype!(self.options.dtype, T => {
             let mut subject =
                 Operations::<T>::new(&self.client, &self.options).map_err(BenchError::Operation)?;
-            measure(&mut subject, &mut limit, schedule, on_round)
+            let before = self.log_use()?;
+            let mut writes = None;
+            if let Some(before) = before {
+                // How long the log's writes become shows when it is used.
+                warm_up(&mut subject, schedule.window, schedule.slice)?;
+                writes = self.log_use()?.map(|now| now.since(before));
+            }
+            let mut limits = self.limits(writes)?;
+            let kind = limits[0].kind();
+            let before = self.log_use()?;
+            let measured = measure(&mut subject, &mut limits, schedule, on_round)?;
+            let used = self.log_use()?.zip(before).map(|(now, before)| now.since(before));
+            let log = used.zip(writes).map(|(used, first)| self.log_result(used, first, &measured));
+            Ok::<_, BenchError<RemoteError>>((kind, measured, log))
         })?;
-        let mut outcome = self.outcome(kind, &measured);
+        let mut outcome = self.outcome(kind, &measured, log);
         let client_core = if cores.len() > 1 { cores.first().copied() } else { None };
         outcome.result.cores = client_core.zip(self.server_core).map(<[usize; 2]>::from);
         Ok(outcome)
     }
 
+    /// The counters of the log, where its writes are what is measured.
+    fn log_use(&self) -> Result<Option<LogUse>, BenchError<RemoteError>> {
+        if self.data.is_none() || self.options.durability != (Durability::Sync {}) {
+            return Ok(None);
+        }
+        LogUse::now(&self.client).map(Some).map_err(BenchError::Operation)
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "bytes of a block stay below 2^53")]
+    fn log_result(&self, used: LogUse, first: LogUse, measured: &Measured) -> LogResult {
+        let (window, values) = (self.window_block(), self.window_values());
+        let limit = measured.limits.get(1).copied().unwrap_or(0.0) * values as f64 / window as f64;
+        let values_per_s = measured.operations_per_s * self.bytes() as f64;
+        LogResult {
+            write_bytes: used.bytes_per_write(),
+            pushes_per_write: used.pushes_per_write(),
+            writes_per_s: measured.operations_per_s / used.pushes_per_write().max(1e-9),
+            block_bytes: block_of(first) as u64,
+            window_block_bytes: window as u64,
+            window_limit: limit,
+            window_ratio: if limit > 0.0 { values_per_s / limit } else { 0.0 },
+        }
+    }
+
+    /// A block that holds all pushes in flight, each a record of its own.
+    fn window_block(&self) -> usize {
+        let records = self.options.window as usize * RECORD_HEADER_BYTES;
+        (self.window_values() + records).next_multiple_of(BLOCK_BYTES)
+    }
+
+    fn window_values(&self) -> usize {
+        let bytes = usize::try_from(self.bytes()).unwrap_or(usize::MAX);
+        bytes.saturating_mul(self.options.window as usize)
+    }
+
     #[expect(clippy::cast_precision_loss, reason = "bytes and rows stay below 2^53")]
-    fn outcome(&self, kind: LimitKind, measured: &Measured) -> Outcome {
+    fn outcome(&self, kind: LimitKind, measured: &Measured, log: Option<LogResult>) -> Outcome {
         let directions = if self.options.operation == Operation::PushPull { 2 } else { 1 };
         let bytes = (self.bytes() * directions) as f64;
         let quantity = kind.quantity();
@@ -150,31 +199,37 @@ impl Target {
             rows_per_s: measured.operations_per_s * self.options.rows as f64,
             bytes_per_s: measured.operations_per_s * bytes,
             limit_name: kind.name().to_owned(),
-            limit: measured.limit,
-            ratio: measured.ratio(quantity, bytes),
+            limit: measured.limit(),
+            ratio: match log {
+                // A write each, of as many bytes as nearly as blocks allow.
+                Some(log) => {
+                    measured.ratio(quantity, log.block_bytes as f64 / log.pushes_per_write)
+                }
+                None => measured.ratio(quantity, bytes),
+            },
             cores: None,
+            log,
         };
         Outcome { result, quantity, latency: measured.latency.clone() }
     }
 
-    fn limit(&self) -> Result<Limit, LimitError> {
+    /// What it is compared with; `writes` are those of the log, where they are known.
+    fn limits(&self, writes: Option<LogUse>) -> Result<Vec<Limit>, LimitError> {
         let bytes = usize::try_from(self.bytes()).unwrap_or(usize::MAX);
-        let window = self.options.window as usize;
-        match (&self.data, self.options.durability) {
-            // All that may be in flight can share one write.
-            (Some(data), Durability::Sync {}) => {
-                Ok(Limit::of_disk(data, window * (bytes + RECORD_HEADER_BYTES), window * bytes))
-            }
+        Ok(match (&self.data, self.options.durability, writes) {
+            (Some(data), _, Some(writes)) => [block_of(writes), self.window_block()]
+                .map(|bytes| Limit::of_disk(data, bytes))
+                .into(),
             // Writes are as large as the log likes, but every value is written.
-            (Some(data), Durability::Interval { .. }) => {
-                Ok(Limit::of_disk(data, LARGE_WRITE_BYTES, LARGE_WRITE_BYTES))
+            (Some(data), Durability::Interval { .. }, _) => {
+                vec![Limit::of_disk(data, LARGE_WRITE_BYTES)]
             }
             _ => {
                 let table_bytes = self.options.table_rows.saturating_mul(self.row_bytes());
                 let table_bytes = usize::try_from(table_bytes).unwrap_or(usize::MAX);
-                Limit::new(self.limit_kind(), bytes, table_bytes)
+                vec![Limit::new(self.limit_kind(), bytes, table_bytes)?]
             }
-        }
+        })
     }
 
     fn row_bytes(&self) -> u64 {
@@ -207,6 +262,18 @@ impl Target {
     }
 }
 
+/// The log's writes in whole blocks.
+fn block_of(writes: LogUse) -> usize {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a positive number of bytes of memory"
+    )]
+    let bytes = writes.bytes_per_write().round() as usize;
+    let half = BLOCK_BYTES / 2;
+    ((bytes + half) / BLOCK_BYTES).max(1) * BLOCK_BYTES
+}
+
 /// The operation itself.
 struct Operations<T: Value> {
     // Rows before the table they are pushed to: fields are dropped in this order.
@@ -214,7 +281,9 @@ struct Operations<T: Value> {
     table: Table<T>,
     operation: Operation,
     keys: Vec<u64>,
+    /// The next rows in turn, of so many of the table.
     range: std::ops::Range<u64>,
+    table_rows: u64,
     values: Vec<T>,
     into: Vec<T>,
 }
@@ -256,9 +325,17 @@ impl<T: Value> Operations<T> {
             operation: options.operation,
             keys,
             range: 0..options.rows,
+            table_rows: options.table_rows,
             values: vec![T::one(); count],
             into: vec![T::one(); count],
         })
+    }
+
+    /// Takes the next rows of the table, from its start again behind its end.
+    fn go_on(&mut self) {
+        let rows = self.range.end - self.range.start;
+        let start = if self.range.end + rows <= self.table_rows { self.range.end } else { 0 };
+        self.range = start..start + rows;
     }
 
     fn selection(&self) -> RowSelection<'_> {
@@ -276,6 +353,7 @@ impl<T: Value> Subject for Operations<T> {
 
     fn start(&mut self) -> Result<Pending<T>, RemoteError> {
         let options = PushOptions::default();
+        self.go_on();
         Ok(match self.operation {
             Operation::Push => Pending::Push(match self.free.pop() {
                 Some(rows) => self.table.push_rows(self.selection(), rows, &options)?,

@@ -27,8 +27,9 @@ core, which --json names, and the limit is measured between the same two.
   verbs       perftest, if installed    perftest, if installed
 
 With --durability sync the limit is fio, if installed: sequential O_DIRECT writes, each followed by
-fdatasync, of blocks that hold all pushes in flight, in the same directory. With interval it is the
-same of 1 MiB blocks.
+fdatasync, in the same directory, of blocks as long as the log's writes are; ratio compares writes
+per second. --json adds how many pushes share a write, and values acknowledged beside fio with blocks that
+hold all pushes in flight. With interval the limit is fio with blocks of 1 MiB.
 
 Examples:
   windlass bench push --rows 1
@@ -53,7 +54,7 @@ pub(crate) struct Arguments {
     /// Operations in flight
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     window: u32,
-    /// Rows of the table [default: the rows of an operation]
+    /// Rows of the table, which operations take in turn [default: the rows of an operation]
     #[arg(long, value_name = "N")]
     table_rows: Option<u64>,
     /// Name rows one by one, spread over the table, instead of as a range
@@ -172,7 +173,7 @@ fn text(result: &BenchResult, quantity: Quantity) -> String {
         Quantity::Micros => units::micros(result.limit),
     };
     let shape = format!("{} x {} {}", units::grouped(result.rows), result.width, result.dtype);
-    table::facts(&[
+    let mut facts = vec![
         ("operation", format!("{} of {shape} by {}", result.op, result.transport)),
         ("in flight", result.window.to_string()),
         ("p50", units::micros(result.p50_us)),
@@ -182,7 +183,14 @@ fn text(result: &BenchResult, quantity: Quantity) -> String {
         ("values", units::bytes_per_s(result.bytes_per_s)),
         ("limit", format!("{limit} ({})", result.limit_name)),
         ("ratio to it", format!("{:.2}", result.ratio)),
-    ])
+    ];
+    if let Some(log) = result.log {
+        let (pushes, bytes) = (log.pushes_per_write, log.write_bytes / 1024.0);
+        facts.push(("a write", format!("{pushes:.1} pushes, {bytes:.1} KiB")));
+        let window = log.window_block_bytes / 1024;
+        facts.push(("to blocks of", format!("{window} KiB: {:.2} in values", log.window_ratio)));
+    }
+    table::facts(&facts)
 }
 
 fn latency_plot(result: &BenchResult, latency: &Latency) -> Plot {

@@ -10,4 +10,4 @@ pub mod units;
 
 pub use latency::Latency;
 pub use plot::{Plot, Point, Scale};
-pub use results::{BenchResult, DemoResult, TrainResult};
+pub use results::{BenchResult, DemoResult, LogResult, TrainResult};

@@ -38,6 +38,29 @@ pub struct BenchResult {
     /// The cores that client and server were pinned to, and between which the limit was measured;
     /// `null` when there is one core, or the server was not started by the bench.
     pub cores: Option<[usize; 2]>,
+    /// How the log was written, for pushes of durability `sync`. Then `limit` is fio with blocks as long
+    /// as the log's writes were, and `ratio` compares writes per second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogResult>,
+}
+
+/// The writes of a server's log beside those of fio.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogResult {
+    /// Bytes of a write of the log, on average.
+    pub write_bytes: f64,
+    /// Pushes that shared a write, on average.
+    pub pushes_per_write: f64,
+    /// Writes per second.
+    pub writes_per_s: f64,
+    /// fio's block: `write_bytes` in whole blocks.
+    pub block_bytes: u64,
+    /// Block of the second comparison: all pushes in flight beside each other.
+    pub window_block_bytes: u64,
+    /// Bytes of values per second that fio writes with such blocks.
+    pub window_limit: f64,
+    /// `bytes_per_s` over it: what group commit is worth to whoever waits for all of them.
+    pub window_ratio: f64,
 }
 
 /// What `windlass train --json` prints.

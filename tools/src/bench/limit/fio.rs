@@ -21,8 +21,6 @@ const BLOCK_BYTES: usize = 4096;
 pub(super) struct Fio {
     file: PathBuf,
     block_bytes: usize,
-    /// Bytes of values that one block carries.
-    value_bytes: usize,
 }
 
 impl Fio {
@@ -31,13 +29,13 @@ impl Fio {
         version.is_ok_and(|status| status.success())
     }
 
-    /// For blocks of `bytes` bytes, rounded up to what the device takes, `value_bytes` of them values.
-    pub(super) fn new(directory: &Path, bytes: usize, value_bytes: usize) -> Self {
+    /// For blocks of `bytes` bytes, rounded up to what the device takes.
+    pub(super) fn new(directory: &Path, bytes: usize) -> Self {
         let block_bytes = bytes.next_multiple_of(BLOCK_BYTES);
-        Self { file: directory.join("fio.data"), block_bytes, value_bytes }
+        Self { file: directory.join("fio.data"), block_bytes }
     }
 
-    /// Bytes of values per second.
+    /// Bytes per second.
     pub(super) fn rate(&self, time: Duration) -> io::Result<f64> {
         let output = Command::new(PROGRAM)
             .args(["--name=log", "--rw=write", "--direct=1", "--fdatasync=1", "--ioengine=psync"])
@@ -58,7 +56,7 @@ impl Fio {
             serde_json::from_slice(&output.stdout[start..]).map_err(io::Error::other)?;
         let iops = report["jobs"][0]["write"]["iops"].as_f64().ok_or_else(unreadable)?;
         #[expect(clippy::cast_precision_loss, reason = "bytes of a block")]
-        Ok(iops * self.value_bytes as f64)
+        Ok(iops * self.block_bytes as f64)
     }
 }
 

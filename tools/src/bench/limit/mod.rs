@@ -152,12 +152,12 @@ impl Limit {
         Ok(Self { kind, probe, samples: Vec::new() })
     }
 
-    /// Prepares to measure synced writes of `bytes` bytes to a directory, `value_bytes` of them
-    /// values; measures nothing, and says so by its kind, where fio is not installed.
+    /// Prepares to measure synced writes of blocks of `bytes` bytes to a directory; measures nothing,
+    /// and says so by its kind, where fio is not installed.
     #[must_use]
-    pub fn of_disk(directory: &Path, bytes: usize, value_bytes: usize) -> Self {
+    pub fn of_disk(directory: &Path, bytes: usize) -> Self {
         let (kind, probe) = if fio::Fio::is_installed() {
-            (LimitKind::Fio, Probe::Fio(fio::Fio::new(directory, bytes, value_bytes)))
+            (LimitKind::Fio, Probe::Fio(fio::Fio::new(directory, bytes)))
         } else {
             (LimitKind::NoFio, Probe::None)
         };

@@ -77,6 +77,10 @@ pub const CHECKPOINT_BLOCK_BYTES_MAX: usize = 1 << 20;
 /// One staging buffer of a checkpoint: several are filled and written in turn.
 pub const STAGING_BYTES: usize = 2 << 20;
 
+/// Bytes from which a staging buffer is written before it is full: a file system that copies what it is
+/// given, as some do, does so within the turn that gives it.
+pub const STAGING_WRITE_BYTES: usize = 256 << 10;
+
 /// Checkpoints that fail one after another before a log without room for more records stops: only
 /// they bring room back.
 pub const CHECKPOINT_FAILURES_MAX: u32 = 3;

@@ -170,9 +170,11 @@ fn settle(persistence: &mut Persistence, position: Position) {
 
 fn checkpoint(persistence: &mut Persistence, source: &mut dyn CheckpointSource) {
     assert!(persistence.start_checkpoint(source, Duration::ZERO));
+    // Late enough for its rate to allow all of it.
+    let now = Duration::from_secs(60);
     loop {
         persistence.poll();
-        match persistence.step_checkpoint(source, Duration::ZERO, 1 << 20) {
+        match persistence.step_checkpoint(source, now, 1 << 20) {
             CheckpointProgress::Published { .. } => return,
             CheckpointProgress::Running { .. } => persistence.wait(Duration::from_millis(1)),
             CheckpointProgress::Idle => {

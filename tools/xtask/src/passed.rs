@@ -12,7 +12,7 @@ pub(crate) struct CrashArguments {
     /// Seed of the workload and of what each cut leaves.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Results are JSON with or without this.
+    /// Print the result as JSON.
     #[arg(long)]
     json: bool,
 }
@@ -39,7 +39,10 @@ pub(crate) fn bench(arguments: &[String]) -> ExitCode {
 }
 
 pub(crate) fn crash(arguments: &CrashArguments) -> ExitCode {
-    harness("crash", &[arguments.points.to_string(), arguments.seed.to_string()])
+    let (points, seed) = (arguments.points.to_string(), arguments.seed.to_string());
+    let mut words = vec!["--points".to_owned(), points, "--seed".to_owned(), seed];
+    words.extend(arguments.json.then(|| "--json".to_owned()));
+    harness("crash", &words)
 }
 
 /// A program of the `tests` crate. They are examples there, so that `cargo run` in the root has one

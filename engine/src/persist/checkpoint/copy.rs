@@ -11,7 +11,7 @@ use super::{
 };
 use crate::persist::{
     frame::{HEADER_BYTES, Header, Kind, Salt},
-    limits::{BLOCK_BYTES, FRAME_ALIGNMENT, STAGING_BYTES},
+    limits::{BLOCK_BYTES, FRAME_ALIGNMENT, STAGING_BYTES, STAGING_WRITE_BYTES},
     log::Log,
     storage::{Buffer, Operation, Storage, Token},
 };
@@ -68,6 +68,10 @@ impl Checkpointer {
                     run.blocks += 1;
                     run.buffers[run.filling] = BufferState::Filled { used: used + length };
                     copied += length;
+                    if used + length >= STAGING_WRITE_BYTES {
+                        self.end_buffer(run, used + length);
+                        self.write_ready(run, storage);
+                    }
                 }
                 Next::NoRoom if used <= HEADER_BYTES => {
                     return Err(CheckpointError::BlockTooLong { partition });

@@ -180,14 +180,16 @@ pub enum RequestError {
     /// For as long as the client tries, no server took or answered the request. What it pushed may
     /// have been applied to other partitions, or by servers that are gone.
     #[error(
-        "no live server has partition {partition}, for {tried_for:?} and longer: start its servers \
-         again; parts of the request may have been applied"
+        "no live server has partition {partition}, for {tried_for:?} and longer: {remedy}; parts of \
+         the request may have been applied"
     )]
     PartitionUnavailable {
         /// The partition, or the first of several.
         partition: PartitionId,
         /// How long the client tries.
         tried_for: Duration,
+        /// Which server is waited for, or what else is to be done, by the newest map known.
+        remedy: String,
     },
     /// The only server with the rows came back without them: nothing kept them.
     #[error(

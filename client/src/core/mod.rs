@@ -14,6 +14,7 @@ mod push;
 mod read;
 mod read_now;
 mod recover;
+mod remedy;
 mod requests;
 mod route;
 mod send;

@@ -433,7 +433,9 @@ impl Core {
 
     /// Nobody has a partition's rows.
     pub(super) fn unavailable(&self, partition: PartitionId) -> RequestError {
-        RequestError::PartitionUnavailable { partition, tried_for: self.options.retry_for }
+        let tried_for = self.options.retry_for;
+        let remedy = self.remedy(partition);
+        RequestError::PartitionUnavailable { partition, tried_for, remedy }
     }
 
     /// Sleeps until a server wakes this side, for a bounded time.

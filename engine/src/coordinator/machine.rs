@@ -429,6 +429,10 @@ impl Machine {
                 self.send_map(connection);
                 return;
             }
+            Report::Emptied { tables } => {
+                self.note_emptied(server, &tables);
+                return;
+            }
         };
         self.step(input);
     }

@@ -129,7 +129,7 @@ impl Machine {
     fn accept_loss(&self) -> Result<Vec<Change>, Refusal> {
         let map = self.coordinator.map();
         let is_lost = |entry: &windlass_replication::membership::PartitionEntry| {
-            entry.lost || entry.members.len() == 1 && !map.is_in_force(entry.members[0])
+            entry.lost || map.is_waiting(entry)
         };
         let current: Vec<Vec<ServerId>> = map
             .partitions

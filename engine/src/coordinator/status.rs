@@ -1,10 +1,32 @@
 //! How the coordinator is doing.
 
-use windlass_wire::{ServerId, coordination::CoordinatorStatus};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use windlass_wire::{
+    ServerId, TableId,
+    coordination::{CoordinatorStatus, EmptiedTable},
+};
 
 use super::machine::Machine;
 
 impl Machine {
+    /// A server came back without the rows of these tables, and nobody else has them. Kept until a table
+    /// is dropped: whoever looks is to know why rows are missing.
+    pub(super) fn note_emptied(&mut self, server: ServerId, tables: &[TableId]) {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let seconds = since.map_or(0, |since| since.as_secs());
+        let known = |id: &&TableId| self.catalogue.tables.iter().any(|table| table.id == **id);
+        let emptied: Vec<TableId> = tables.iter().filter(known).copied().collect();
+        if emptied.is_empty() {
+            return;
+        }
+        tracing::warn!(%server, ?emptied, "tables in memory only went with a server's restart");
+        self.catalogue.emptied.retain(|one| !emptied.contains(&one.table));
+        let new = emptied.into_iter().map(|table| EmptiedTable { table, server, seconds });
+        self.catalogue.emptied.extend(new);
+        self.store_catalogue();
+    }
+
     pub(super) fn status(&self) -> CoordinatorStatus {
         let joined = self.members.iter().filter(|(_, member)| member.is_joined);
         let mut connected: Vec<ServerId> = joined.map(|(_, member)| member.server).collect();
@@ -17,6 +39,7 @@ impl Machine {
             store_error: self.store_error.clone(),
             connected,
             workers: self.worker_entries(),
+            emptied: self.catalogue.emptied.clone(),
             copies_under_way: u32::try_from(copies).unwrap_or(u32::MAX),
             map: self.map.as_ref().clone(),
         }

@@ -145,6 +145,7 @@ impl Machine {
     fn begin_drop(&mut self, name: &str) -> Result<(TableEntry, Kind, u64), Refusal> {
         let entry = self.find_table(name)?.clone();
         self.catalogue.tables.retain(|table| table.id != entry.id);
+        self.catalogue.emptied.retain(|emptied| emptied.table != entry.id);
         let version = self.store_catalogue();
         Ok((entry, Kind::Drop, version))
     }

@@ -30,6 +30,8 @@ pub(super) struct Cluster {
     shards: OnceLock<Vec<ShardHandle>>,
     peers: OnceLock<Peers>,
     data: Option<DataDirectory>,
+    /// Tables whose rows in memory went with the restart, which the coordinator is still to be told.
+    pub(super) emptied: Mutex<Vec<TableId>>,
 }
 
 /// Where what is kept lies.
@@ -46,14 +48,14 @@ pub(super) struct DataDirectory {
 }
 
 #[derive(Debug)]
-struct State {
+pub(super) struct State {
     server: ServerId,
     life: Incarnation,
     map: Arc<ClusterMap>,
     /// What became of the first map, and with it of recovery.
     first: Option<Result<(), String>>,
     is_recovered: bool,
-    tables: BTreeMap<TableId, TableEntry>,
+    pub(super) tables: BTreeMap<TableId, TableEntry>,
     next_table: u32,
     workers: Vec<WorkerEntry>,
 }
@@ -82,6 +84,7 @@ impl Cluster {
             shards: OnceLock::new(),
             peers: OnceLock::new(),
             data,
+            emptied: Mutex::default(),
         }
     }
 
@@ -408,6 +411,7 @@ impl Cluster {
             let died = || Err("recovery ended early".to_owned());
             recovering.into_iter().map(|shard| shard.join().unwrap_or_else(|_| died())).collect()
         });
+        let mut resumed = 0;
         for (shard, summary) in self.shards().iter().zip(summaries) {
             let summary = summary.map_err(internal)?;
             tracing::info!(
@@ -422,6 +426,10 @@ impl Cluster {
             for damage in summary.damage {
                 tracing::error!(shard = shard.id().0, damage, "served without what was lost");
             }
+            resumed += summary.resumed;
+        }
+        if resumed > 0 {
+            self.note_emptied(state);
         }
         self.store_catalogue(state)
     }

@@ -368,9 +368,14 @@ impl Member {
     fn beat(&self) {
         let map_epoch = Epoch(self.received.load(Ordering::Acquire));
         self.send(&Report::Heartbeat { map_epoch, workers: self.presence.pulses() });
+        let mut emptied = self.cluster.emptied();
+        if !emptied.is_empty() && self.send(&Report::Emptied { tables: emptied.clone() }) {
+            emptied.clear();
+        }
     }
 
-    fn send(&self, report: &Report) {
+    /// Whether it was sent.
+    fn send(&self, report: &Report) -> bool {
         let mut uplink = self.uplink();
         let is_broken = match uplink.as_mut() {
             Some(Uplink::Local { desk, connection }) => {
@@ -378,12 +383,13 @@ impl Member {
                 false
             }
             Some(Uplink::Remote(stream)) => stream.send(report).is_err(),
-            None => false,
+            None => return false,
         };
         if is_broken {
             drop(uplink);
             self.hang_up();
         }
+        !is_broken
     }
 
     /// Ends the connection; the reading thread makes another one.

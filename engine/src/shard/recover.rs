@@ -51,6 +51,8 @@ pub struct RecoverySummary {
     pub damage: Vec<String>,
     /// How the disk is written.
     pub storage: String,
+    /// Partitions that were here before and go on from what the disk holds.
+    pub resumed: usize,
 }
 
 impl Shard {
@@ -98,13 +100,14 @@ impl Shard {
         if !damage.is_empty() && !accept_damage {
             return Err(damage.join("; "));
         }
-        let summary = RecoverySummary {
+        let mut summary = RecoverySummary {
             checkpoint_bytes: recovered.progress.checkpoint_bytes,
             log_bytes: recovered.progress.log_bytes,
             records: recovered.progress.records,
             milliseconds: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             damage,
             storage: storage.report().to_string(),
+            resumed: 0,
         };
         let found = recovered.directories.last().cloned().unwrap_or_default();
         let log_id = super::fresh_number();
@@ -124,6 +127,10 @@ impl Shard {
             self.checkpoint_wanted = true;
         }
         let is_blank = found.tail.log_id == 0 && sources.len() == 1;
+        if !is_blank {
+            let partitions = (0..self.map.partition_count()).map(PartitionId);
+            summary.resumed = partitions.filter(|partition| self.recovers(*partition)).count();
+        }
         self.durable = Some(Box::new(durable));
         self.recover_chains(&recovered.partitions, sessions, is_blank);
         self.resume_clocks();

@@ -17,7 +17,10 @@ pub(super) struct Health {
 
 #[derive(Clone, Debug, Default)]
 struct Pulse {
+    /// When it was heard, or counts as heard.
     heard_at: Time,
+    /// When it was heard indeed, by this coordinator.
+    spoke_at: Option<Time>,
     probed_at: Option<Time>,
     disconnected_at: Option<Time>,
     /// Per accuser: when it began and when it last repeated it.
@@ -26,21 +29,23 @@ struct Pulse {
 
 impl Health {
     pub(super) fn all_heard(now: Time, map: &ClusterMap) -> Self {
-        let mut health = Self::default();
-        map.servers.keys().for_each(|&server| health.heard(now, server));
-        health
+        let pulse = Pulse { heard_at: now, ..Pulse::default() };
+        let servers = map.servers.keys().map(|server| (*server, pulse.clone()));
+        Self { servers: servers.collect(), ticked_at: None }
     }
 
     pub(super) fn heard(&mut self, now: Time, server: ServerId) {
         let pulse = self.servers.entry(server).or_default();
         pulse.heard_at = now;
+        pulse.spoke_at = Some(now);
         pulse.probed_at = None;
         pulse.disconnected_at = None;
     }
 
     /// A new life: what was held against the old one no longer counts.
     pub(super) fn joined(&mut self, now: Time, server: ServerId) {
-        self.servers.insert(server, Pulse { heard_at: now, ..Pulse::default() });
+        let pulse = Pulse { heard_at: now, spoke_at: Some(now), ..Pulse::default() };
+        self.servers.insert(server, pulse);
     }
 
     pub(super) fn disconnected(&mut self, now: Time, server: ServerId) {
@@ -64,12 +69,19 @@ impl Health {
         }
     }
 
-    /// Servers in force that must be failed now.
+    /// Whether a server was heard after a moment.
+    pub(super) fn is_heard_since(&self, server: ServerId, since: Time) -> bool {
+        let spoke_at = self.servers.get(&server).and_then(|pulse| pulse.spoke_at);
+        spoke_at.is_some_and(|spoke_at| spoke_at > since)
+    }
+
+    /// Servers in force that must be failed now; `reached` when others than they are being heard.
     pub(super) fn dead(
         &mut self,
         now: Time,
         map: &ClusterMap,
         options: &CoordinatorOptions,
+        reached: bool,
     ) -> Vec<ServerId> {
         let last = self.ticked_at.replace(now);
         if last.is_some_and(|last| now.since(last) > options.tick_gap_max_us) {
@@ -85,6 +97,7 @@ impl Health {
         let in_force = |id: &ServerId| map.is_in_force(*id);
         let mut dead = Vec::new();
         let mut newest = Time(0);
+        let (mut undecided, mut first_gone) = (false, None::<Time>);
         for (&id, pulse) in self.servers.iter_mut().filter(|(id, _)| in_force(id)) {
             pulse
                 .accused
@@ -100,6 +113,10 @@ impl Health {
                 .values()
                 .any(|(first, _)| now.since(*first) >= options.accuse_timeout_us);
             newest = newest.max(pulse.heard_at);
+            match pulse.disconnected_at {
+                Some(at) if gone => first_gone = Some(first_gone.map_or(at, |first| first.min(at))),
+                other => undecided |= other.is_some(),
+            }
             if is_silent || unanswered || gone || (accused && dead.is_empty()) {
                 dead.push(id);
             }
@@ -107,7 +124,13 @@ impl Health {
         // When nobody at all has been heard lately, it is this coordinator that is cut off. Half the
         // timeout, so that it sees this before the first server's silence is long enough.
         let everybody = map.servers.keys().filter(|id| in_force(id)).count();
-        if everybody > 1 && now.since(newest) >= options.heartbeat_timeout_us / 2 {
+        let is_cut_off = now.since(newest) >= options.heartbeat_timeout_us / 2;
+        if everybody > 1 && is_cut_off && !reached {
+            return Vec::new();
+        }
+        // Servers that die at one moment are failed in one map: each of them still holds everything.
+        let waits = |first: Time| now.since(first) < 2 * options.disconnect_timeout_us;
+        if undecided && first_gone.is_some_and(waits) {
             return Vec::new();
         }
         dead

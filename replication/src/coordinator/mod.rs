@@ -4,6 +4,7 @@
 
 mod health;
 mod plan;
+mod returning;
 mod workers;
 
 use windlass_wire::{Epoch, Incarnation, PartitionId, ServerId};
@@ -12,6 +13,7 @@ use crate::membership::{Change, ClusterMap, JoiningPhase, TransitionError};
 use crate::time::Time;
 use health::Health;
 use plan::Planner;
+use returning::Returning;
 pub use workers::{Registered, WorkerError, WorkerTimings, Workers};
 
 /// Timings of the coordinator, in microseconds, and its bounds.
@@ -202,6 +204,7 @@ pub struct Coordinator {
     wanted: Vec<Change>,
     health: Health,
     planner: Planner,
+    returning: Returning,
 }
 
 impl Coordinator {
@@ -216,6 +219,7 @@ impl Coordinator {
             wanted: Vec::new(),
             health: Health::default(),
             planner: Planner::default(),
+            returning: Returning::default(),
         }
     }
 
@@ -250,6 +254,7 @@ impl Coordinator {
                 self.leads = false;
                 self.draft = None;
                 self.wanted.clear();
+                self.returning.clear();
             }
             _ if !self.leads => {}
             CoordinatorInput::Join { server, incarnation, address, shards, kept } => {
@@ -283,11 +288,13 @@ impl Coordinator {
             CoordinatorInput::Rebalance => self.planner.replan(),
             CoordinatorInput::Stored { epoch } => self.stored(now, epoch, outputs),
             CoordinatorInput::Tick => {
-                for server in self.health.dead(now, &self.map, &self.options) {
+                let reached = !self.returning.is_empty();
+                for server in self.health.dead(now, &self.map, &self.options, reached) {
                     self.want(Change::Fail { server });
                 }
             }
         }
+        self.take_back();
         if self.leads && self.draft.is_none() {
             self.write_draft(outputs);
         }
@@ -298,6 +305,7 @@ impl Coordinator {
         self.map = map;
         self.draft = None;
         self.wanted.clear();
+        self.returning.clear();
         // Whoever is silent has until the timeout to find this coordinator.
         let heard_at = now.after(self.options.election_grace_us);
         self.health = Health::all_heard(heard_at, &self.map);
@@ -326,7 +334,28 @@ impl Coordinator {
             outputs.push(CoordinatorOutput::Fence { server, incarnation });
             return;
         }
-        self.want(Change::Join { server, incarnation, address, shards, kept });
+        let change = Change::Join { server, incarnation, address, shards, kept };
+        if kept && self.map.is_in_force(server) {
+            // Whether others go on without it is to be seen first.
+            for peer in self.returning.insert(now, server, change, &self.map) {
+                outputs.push(CoordinatorOutput::Probe { server: peer });
+            }
+            return;
+        }
+        self.want(change);
+    }
+
+    /// Takes servers back that came in new lives, once it is known who went on without them.
+    fn take_back(&mut self) {
+        if self.draft.is_some() || !self.returning.is_decided(&self.map, &self.health) {
+            return;
+        }
+        for (server, change) in self.returning.take() {
+            if self.map.is_in_force(server) {
+                self.want(Change::Fail { server });
+            }
+            self.want(change);
+        }
     }
 
     fn heartbeat(
@@ -385,7 +414,16 @@ impl Coordinator {
         }
         let mut draft = self.map.draft();
         let mut changed = false;
-        let urgent = self.wanted.iter().any(|change| matches!(change, Change::Fail { .. }));
+        let failing = self.wanted.iter().filter_map(|change| match change {
+            Change::Fail { server } if self.map.servers.contains_key(server) => Some(*server),
+            _ => None,
+        });
+        let failing: Vec<ServerId> = failing.collect();
+        let urgent = !failing.is_empty();
+        let marked = draft.mark_down(&failing);
+        debug_assert!(marked.is_ok(), "they are in the map");
+        // Deaths first: whoever comes back may be a member that is left.
+        self.wanted.sort_by_key(|change| !matches!(change, Change::Fail { .. }));
         for change in self.wanted.drain(..) {
             match draft.apply(change.clone()) {
                 Ok(()) => changed = true,

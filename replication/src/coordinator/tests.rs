@@ -157,3 +157,87 @@ fn a_deposed_coordinator_decides_nothing() {
     driver.give(CoordinatorInput::Tick);
     assert!(driver.outputs.is_empty() && driver.coordinator.map().epoch == epoch);
 }
+
+/// One member of every chain is enough after all were down, whichever it is: nobody went on alone.
+#[test]
+fn any_member_brings_back_a_chain_that_went_down_together() {
+    for first in 1..=3 {
+        let mut driver = Driver::new(3);
+        for id in 1..=3 {
+            driver.give(CoordinatorInput::Disconnected { server: ServerId(id) });
+            driver.now = driver.now.after(3_000);
+        }
+        for _ in 0..10 {
+            driver.now = driver.now.after(4_000);
+            driver.give(CoordinatorInput::Tick);
+        }
+        let map = driver.coordinator.map();
+        assert!(map.partitions.iter().all(|entry| entry.members.len() == 3), "{map:?}");
+        assert!(map.partitions.iter().all(|entry| map.is_waiting(entry)));
+        driver.join(first, 2);
+        let map = driver.coordinator.map();
+        assert!(map.partitions.iter().all(|entry| entry.members == [ServerId(first)]), "{map:?}");
+        assert!(map.partitions.iter().all(|entry| !entry.lost));
+        (1..=3).filter(|id| *id != first).for_each(|id| driver.join(id, 2));
+        driver.settle();
+        let map = driver.coordinator.map();
+        assert!(map.partitions.iter().all(|entry| entry.members.len() == 3));
+    }
+}
+
+/// A power cut takes coordinator and servers; one of them never comes back.
+#[test]
+fn servers_that_come_back_before_their_end_was_noticed_need_no_dead_one() {
+    let mut driver = Driver::new(3);
+    let map = driver.coordinator.map().clone();
+    driver.give(CoordinatorInput::Elected { map });
+    driver.join(1, 2);
+    driver.join(2, 2);
+    assert!(!driver.coordinator.map().admits(ServerId(1), Incarnation(2)), "3 may have gone on");
+    for _ in 0..100 {
+        driver.now = driver.now.after(10_000);
+        driver.give(CoordinatorInput::Tick);
+    }
+    let map = driver.coordinator.map();
+    assert!(!map.is_in_force(ServerId(3)));
+    assert!(map.admits(ServerId(1), Incarnation(2)));
+    let is_held = |id| map.partitions.iter().all(|entry| entry.members.contains(&ServerId(id)));
+    assert!(is_held(1) || is_held(2), "{map:?}");
+}
+
+/// One that lives has gone on: a server that comes back takes second place.
+#[test]
+fn a_server_that_comes_back_at_once_copies_from_those_that_went_on() {
+    let mut driver = Driver::new(3);
+    driver.join(2, 2);
+    driver.now = driver.now.after(1_000);
+    driver.heartbeats(2);
+    let map = driver.coordinator.map();
+    assert!(map.admits(ServerId(2), Incarnation(2)));
+    assert!(map.partitions.iter().all(|entry| !entry.members.contains(&ServerId(2))), "{map:?}");
+}
+
+/// What was kept in memory only is gone with one; the others may still have it.
+#[test]
+fn a_member_that_kept_nothing_leaves_it_to_the_others() {
+    let mut driver = Driver::new(3);
+    (1..=3).for_each(|id| driver.give(CoordinatorInput::Disconnected { server: ServerId(id) }));
+    driver.now = driver.now.after(20_000);
+    driver.give(CoordinatorInput::Tick);
+    let mut join = |id, kept| {
+        driver.give(CoordinatorInput::Join {
+            server: ServerId(id),
+            incarnation: Incarnation(2),
+            address: String::new(),
+            shards: 2,
+            kept,
+        });
+        let map = driver.coordinator.map();
+        let entries = map.partitions.iter();
+        entries.map(|entry| (entry.members.clone(), entry.lost)).collect::<Vec<_>>()
+    };
+    let left = join(1, false);
+    assert!(left.iter().all(|(members, lost)| members.len() == 2 && !lost), "{left:?}");
+    let back = join(3, true);
+    assert!(back.iter().all(|(members, lost)| *members == [ServerId(3)] && !lost), "{back:?}");
+}

@@ -82,7 +82,8 @@ pub struct Joining {
 pub struct PartitionEntry {
     /// The map epoch in which the path last changed: what chain messages and pushes are stamped with.
     pub epoch: Epoch,
-    /// Full members, head first: each holds all that was ever committed. Never emptied.
+    /// Full members, head first: each holds all that was ever committed. Never emptied. Either all are in
+    /// force, or none: then any that comes back with what it held is enough.
     pub members: Vec<ServerId>,
     /// The server that joins behind them.
     pub joining: Option<Joining>,
@@ -194,6 +195,12 @@ impl ClusterMap {
         self.servers.get(&server).is_some_and(|entry| entry.state != ServerState::Down)
     }
 
+    /// Whether a partition has members, all of which are down: it waits for one of them.
+    #[must_use]
+    pub fn is_waiting(&self, entry: &PartitionEntry) -> bool {
+        !entry.members.is_empty() && !entry.members.iter().any(|id| self.is_in_force(*id))
+    }
+
     /// Servers to place on.
     pub fn placeable(&self) -> impl Iterator<Item = ServerId> + '_ {
         let up = self.servers.iter().filter(|(_, entry)| entry.state == ServerState::Up);
@@ -211,11 +218,11 @@ impl ClusterMap {
     pub fn assert_legal(&self) {
         for (id, entry) in self.partitions.iter().enumerate() {
             assert!(entry.epoch <= self.epoch, "partition {id} is ahead of the map");
+            let any = entry.members.iter().any(|member| self.is_in_force(*member));
             for (at, member) in entry.members.iter().enumerate() {
                 assert!(!entry.members[..at].contains(member), "partition {id}: {member} twice");
                 assert!(self.servers.contains_key(member), "partition {id}: {member} is unknown");
-                let last = entry.members.len() == 1;
-                assert!(last || self.is_in_force(*member), "partition {id}: {member} is fenced");
+                assert!(!any || self.is_in_force(*member), "partition {id}: {member} is fenced");
             }
             if let Some(joining) = entry.joining {
                 assert!(!entry.members.is_empty(), "partition {id}: nobody to join");

@@ -1,5 +1,6 @@
 //! Legal changes of the map. Each applies to a draft one epoch ahead; several may go into one draft.
-//! A member is never removed when it is the last one: it alone holds all that was committed.
+//! A member is never removed when no other one is in force: nobody has gone on without it. Those that
+//! go down together all stay, and the first that comes back with what it held is enough.
 
 use thiserror::Error;
 use windlass_wire::{Incarnation, PartitionId, ServerId};
@@ -10,8 +11,8 @@ use super::{ClusterMap, Joining, JoiningPhase, PartitionEntry, ServerEntry, Serv
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// A server comes, for the first time or in a new life. In a new life its old one is failed
-    /// first; where it was the last member it resumes if it `kept` its data, else that partition is
-    /// lost.
+    /// first; where no other member was in force any more it resumes if it `kept` its data. If not, the
+    /// other members are waited for; where there is none, the partition is lost.
     Join {
         /// The server.
         server: ServerId,
@@ -75,7 +76,7 @@ pub enum Change {
         /// The partition.
         partition: PartitionId,
     },
-    /// An operator accepts that a partition's data is gone, or that its last member, which is down,
+    /// An operator accepts that a partition's data is gone, or that its members, all of which are down,
     /// will not come back; it starts empty on these servers.
     AcceptLoss {
         /// The partition.
@@ -200,19 +201,41 @@ impl ClusterMap {
         }
         self.servers.insert(server, entry);
         let epoch = self.epoch;
-        for partition in self.partitions.iter_mut().filter(|entry| entry.members == [server]) {
+        for partition in self.partitions.iter_mut().filter(|entry| entry.members.contains(&server))
+        {
             // Whoever held links to its old life must see that this is another one.
             partition.epoch = epoch;
-            partition.lost |= !kept;
+            if kept {
+                // What the others hold beyond it was never committed.
+                partition.members = vec![server];
+            } else if partition.members.len() > 1 {
+                partition.members.retain(|&member| member != server);
+            } else {
+                partition.lost = true;
+            }
+            let members = &partition.members;
+            partition.leaving = partition.leaving.filter(|leaving| members.contains(leaving));
         }
         Ok(())
     }
 
     fn fail(&mut self, server: ServerId) -> Result<(), TransitionError> {
-        self.server_mut(server)?.state = ServerState::Down;
-        let epoch = self.epoch;
-        for entry in self.partitions.iter_mut().filter(|entry| entry.involves(server)) {
-            entry.remove(server, epoch);
+        self.mark_down(&[server])?;
+        let Self { servers, partitions, epoch, .. } = self;
+        let is_up = |id: &ServerId| servers[id].state != ServerState::Down;
+        for entry in partitions.iter_mut().filter(|entry| entry.involves(server)) {
+            entry.stop_joining(server, *epoch);
+            if entry.members.iter().any(is_up) {
+                entry.remove(server, *epoch);
+            }
+        }
+        Ok(())
+    }
+
+    /// Servers die together: none of them counts as one that goes on without the others.
+    pub(crate) fn mark_down(&mut self, servers: &[ServerId]) -> Result<(), TransitionError> {
+        for server in servers {
+            self.server_mut(*server)?.state = ServerState::Down;
         }
         Ok(())
     }
@@ -227,14 +250,12 @@ impl ClusterMap {
             self.require_in_force(member)?;
         }
         let epoch = self.epoch;
-        let is_last_down = self
-            .partition(partition)
-            .is_some_and(|entry| matches!(entry.members[..], [last] if !self.is_in_force(last)));
+        let is_waiting = self.partition(partition).is_some_and(|entry| self.is_waiting(entry));
         let entry = self.entry_mut(partition)?;
         if !lost && !entry.members.is_empty() {
             return Err(wrong(partition, "it has a chain already"));
         }
-        if lost && !entry.lost && !is_last_down {
+        if lost && !entry.lost && !is_waiting {
             return Err(wrong(partition, "its data is not lost"));
         }
         if members.is_empty() {
@@ -311,7 +332,7 @@ impl ClusterMap {
         let entry = self.entry_mut(partition)?;
         match entry.joining {
             Some(joining) => {
-                entry.remove(joining.server, epoch);
+                entry.stop_joining(joining.server, epoch);
                 Ok(())
             }
             None => Err(wrong(partition, "no server is joining")),
@@ -340,8 +361,9 @@ impl ClusterMap {
 }
 
 impl PartitionEntry {
-    /// Takes `server` out, except where it is the last member. The epoch moves only with the path.
-    fn remove(&mut self, server: ServerId, epoch: windlass_wire::Epoch) {
+    /// Gives a server up that joins, or that leaves once another has joined. The epoch moves only with
+    /// the path.
+    fn stop_joining(&mut self, server: ServerId, epoch: windlass_wire::Epoch) {
         if let Some(joining) = self.joining.filter(|joining| joining.server == server) {
             self.joining = None;
             self.leaving = None;
@@ -352,6 +374,10 @@ impl PartitionEntry {
         if self.leaving == Some(server) {
             self.leaving = None;
         }
+    }
+
+    /// Takes a member out, except the last one.
+    fn remove(&mut self, server: ServerId, epoch: windlass_wire::Epoch) {
         if self.members.len() > 1 && self.members.contains(&server) {
             self.members.retain(|&member| member != server);
             self.epoch = epoch;

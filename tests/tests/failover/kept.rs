@@ -53,6 +53,57 @@ fn what_was_acknowledged_outlives_kill_nine_of_all_servers() {
     assert_eq!(verified["replicas"], 3 * verified["partitions"].as_u64().unwrap(), "{verified}");
 }
 
+/// A power cut ends coordinator and servers at one moment, and one of them never comes back: any of the
+/// others holds all that was acknowledged. Whoever looks sees who is waited for, and what is gone.
+#[test]
+fn any_server_of_a_chain_brings_its_rows_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = ["--replicas", "3", "--partitions", PARTITIONS, "--data-dir", "coordinator"];
+    let mut cluster = Cluster::start(folder.path(), &options);
+    cluster.keep_data();
+    for _ in 0..REPLICAS {
+        cluster.add_server();
+    }
+    await_whole(&cluster, "three servers have all copies");
+    cluster.run(&["table", "create", "fleeting", "--rows", "10"]);
+    let pusher = Pusher::start_with("", &cluster.addresses(), Durability::Sync {});
+    pusher.wait_for_more(20);
+    cluster.kill_first_coordinator_and_all();
+    cluster.start_coordinator_again(&options);
+    // Nobody has come back yet.
+    cluster.start_again(0);
+    cluster.start_again(2);
+    pusher.wait_for_more(20);
+    eventually("two servers have all copies", || {
+        let map = cluster.map();
+        let chains = list(&map, "chains").iter();
+        (chains.clone().all(|chain| list(chain, "servers").len() == 2), map)
+    });
+    eventually("the table in memory is known to be empty", || {
+        let status = cluster.run(&["cluster", "status"]);
+        (list(&status, "emptied").len() == 1 && list(&status, "waiting").is_empty(), status)
+    });
+    let tables = cluster.run(&["table", "list"]);
+    for table in tables.as_array().unwrap() {
+        assert_eq!(table["emptied"].is_null(), table["durability"] != "memory", "{tables}");
+    }
+
+    // Of those two, one went on alone for a while: it alone is waited for.
+    cluster.kill(0);
+    pusher.wait_for_more(20);
+    cluster.kill(2);
+    cluster.start_again(0);
+    eventually("the last one is waited for", || {
+        let status = cluster.run(&["cluster", "status"]);
+        let waiting = list(&status, "waiting");
+        let is_so = waiting.len() == 1 && waiting[0]["servers"] == serde_json::json!([2]);
+        (is_so && waiting[0]["partitions"] == 16, status)
+    });
+    cluster.start_again(2);
+    pusher.wait_for_more(20);
+    pusher.end_and_check();
+}
+
 /// Whoever was ahead of a slower worker before all servers were killed is held back by it afterwards,
 /// and nobody waits for a clock that was finished before.
 #[test]

@@ -22,6 +22,8 @@ pub(crate) struct Cluster {
     servers: BTreeMap<u64, Process>,
     /// Folders of servers that keep data, by number; `None` for a cluster in memory.
     folders: Option<BTreeMap<u64, String>>,
+    /// Address of the coordinator that was killed.
+    gone: String,
     /// More options of every server.
     options: &'static [&'static str],
     started: usize,
@@ -86,6 +88,7 @@ impl Cluster {
             coordinators: Vec::new(),
             servers: BTreeMap::new(),
             folders: None,
+            gone: String::new(),
             options: &[],
             started: 0,
         };
@@ -112,8 +115,21 @@ impl Cluster {
 
     /// kill -9 of the only coordinator, and another one at its address with what it has stored.
     pub(crate) fn restart_coordinator(&mut self, options: &[&str]) {
-        let address = self.coordinators[0].address.trim_start_matches("windlass://").to_owned();
+        self.gone = self.coordinators[0].address.clone();
         self.kill_first_coordinator();
+        self.start_coordinator_again(options);
+    }
+
+    /// kill -9 of the only coordinator and all servers.
+    pub(crate) fn kill_first_coordinator_and_all(&mut self) {
+        self.gone = self.coordinators[0].address.clone();
+        self.kill_first_coordinator();
+        self.kill_all();
+    }
+
+    /// Another coordinator at the address of the one that was killed, with what it has stored.
+    pub(crate) fn start_coordinator_again(&mut self, options: &[&str]) {
+        let address = self.gone.trim_start_matches("windlass://").to_owned();
         let arguments = [&["coordinator", "--listen", &address][..], options].concat();
         let site = (self.site)(0);
         self.coordinators.push(self.start_process(&site, "coordinator-again", &arguments));

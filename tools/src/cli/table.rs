@@ -7,6 +7,7 @@ use windlass_client::{
 
 use super::{ExitStatus, Failure, Output, connection::ConnectionArguments, consistency};
 use crate::{
+    control::Control,
     remote::{self, RemoteError},
     report::table as report,
 };
@@ -95,6 +96,8 @@ struct TableResult {
     consistency: String,
     replicas: u8,
     durability: String,
+    /// When rows in memory only last went with a server's restart, in seconds since 1970.
+    emptied: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -107,13 +110,15 @@ pub(crate) fn run(command: &TableCommand, output: Output) -> Result<(), Failure>
         TableCommand::Create(arguments) => create(arguments, output),
         TableCommand::List { connection } => {
             let client = connect(connection)?;
-            let tables: Vec<TableResult> =
+            let mut tables: Vec<TableResult> =
                 client.list_tables().map_err(remote)?.iter().map(TableResult::of).collect();
+            note_emptied(connection, &mut tables)?;
             output.result(&tables, || list_text(&tables))
         }
         TableCommand::Show { name, connection } => {
             let client = connect(connection)?;
-            let table = TableResult::of(&find(&client, name)?);
+            let mut table = TableResult::of(&find(&client, name)?);
+            note_emptied(connection, std::slice::from_mut(&mut table))?;
             output.result(&table, || show_text(&table))
         }
         TableCommand::Set { name, consistency, connection } => {
@@ -128,6 +133,21 @@ pub(crate) fn run(command: &TableCommand, output: Output) -> Result<(), Failure>
             output.result(&Dropped { dropped: name }, || format!("table {name} is dropped"))
         }
     }
+}
+
+/// Tells which tables lost rows with a restart, as far as a coordinator answers.
+fn note_emptied(
+    arguments: &ConnectionArguments,
+    tables: &mut [TableResult],
+) -> Result<(), Failure> {
+    let connection = arguments.connection()?;
+    let control = Control::connect(&connection.address, connection.token.as_deref());
+    let Ok(status) = control.and_then(|mut control| control.status()) else { return Ok(()) };
+    for table in tables {
+        let of = status.emptied.iter().filter(|one| one.table.0 == table.id);
+        table.emptied = of.map(|one| one.seconds).max();
+    }
+    Ok(())
 }
 
 fn create(arguments: &CreateArguments, output: Output) -> Result<(), Failure> {
@@ -201,6 +221,7 @@ impl TableResult {
                 Durability::Interval { milliseconds } => format!("interval:{milliseconds}"),
                 Durability::Sync {} => "sync".to_owned(),
             },
+            emptied: None,
         }
     }
 
@@ -225,10 +246,12 @@ fn list_text(tables: &[TableResult]) -> String {
         return "no tables; `windlass table create` makes one".to_owned();
     }
     let row = |table: &TableResult| {
-        vec![table.name.clone(), table.shape(), table.dtype.to_owned(), table.rule.clone()]
+        let note = table.emptied.map_or("", |_| "emptied by a restart: durability memory");
+        let shape = table.shape();
+        vec![table.name.clone(), shape, table.dtype.to_owned(), table.rule.clone(), note.to_owned()]
     };
     report::table(
-        &["table", "rows x width", "dtype", "rule"],
+        &["table", "rows x width", "dtype", "rule", ""],
         &tables.iter().map(row).collect::<Vec<_>>(),
     )
 }
@@ -243,5 +266,9 @@ fn show_text(table: &TableResult) -> String {
         ("consistency", table.consistency.clone()),
         ("replicas", table.replicas.to_string()),
         ("durability", table.durability.clone()),
+        (
+            "emptied by a restart",
+            table.emptied.map_or("never".to_owned(), |at| format!("{at} s after 1970")),
+        ),
     ])
 }

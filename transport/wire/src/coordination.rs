@@ -128,6 +128,11 @@ pub enum Report {
     WantMap {},
     /// Its disk refused a write: chains with other members should go on without it.
     DiskFailed {},
+    /// It came back with what its disk holds, which is nothing of these tables.
+    Emptied {
+        /// Tables of durability `memory` in partitions that it brought back.
+        tables: Vec<TableId>,
+    },
 }
 
 /// Why an order was not carried out.
@@ -201,6 +206,18 @@ pub struct PartitionChecksum {
     pub checksum: u64,
 }
 
+/// A table whose rows were in memory only, and went with the restart of a server that nobody went on
+/// without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EmptiedTable {
+    /// The table.
+    pub table: TableId,
+    /// The server that was restarted.
+    pub server: ServerId,
+    /// When the coordinator heard of it, in seconds since 1970.
+    pub seconds: u64,
+}
+
 /// How a coordinator is doing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CoordinatorStatus {
@@ -216,6 +233,8 @@ pub struct CoordinatorStatus {
     pub workers: Vec<WorkerEntry>,
     /// Copies under way.
     pub copies_under_way: u32,
+    /// Tables that lost rows with a server's restart.
+    pub emptied: Vec<EmptiedTable>,
     /// The map in force, also before chains are created.
     pub map: ClusterMap,
 }
@@ -242,6 +261,7 @@ crate::codec::wire_enum!(Report {
     6 => Rejected { partition, epoch, server },
     7 => WantMap {},
     8 => DiskFailed {},
+    9 => Emptied { tables },
 });
 crate::codec::wire_struct!(OrderRefusal { status, text });
 crate::codec::wire_struct!(WorkerPulse { rank, incarnation, clock });
@@ -254,6 +274,7 @@ crate::codec::wire_enum!(Operation {
     5 => Rebalance {},
     6 => AcceptLoss {},
 });
+crate::codec::wire_struct!(EmptiedTable { table, server, seconds });
 crate::codec::wire_struct!(PartitionChecksum { partition, lsn, checksum });
 crate::codec::wire_struct!(CoordinatorStatus {
     leads,
@@ -262,5 +283,6 @@ crate::codec::wire_struct!(CoordinatorStatus {
     connected,
     workers,
     copies_under_way,
+    emptied,
     map,
 });

@@ -14,8 +14,8 @@ use windlass_wire::{
         SharedRegion, encode_frame,
     },
     coordination::{
-        CoordinatorStatus, Instruction, Operation, Order, OrderRefusal, PartitionChecksum, Report,
-        WorkerEntry, WorkerPulse,
+        CoordinatorStatus, EmptiedTable, Instruction, Operation, Order, OrderRefusal,
+        PartitionChecksum, Report, WorkerEntry, WorkerPulse,
     },
     map::{Chain, ServerState},
 };
@@ -360,6 +360,7 @@ fn status() -> CoordinatorStatus {
         connected: vec![ServerId(1), ServerId(4)],
         workers: vec![WorkerEntry { rank: WorkerRank(2), live: false, clock: WorkerClock(8) }],
         copies_under_way: 3,
+        emptied: vec![EmptiedTable { table: TableId(7), server: ServerId(4), seconds: 1 << 30 }],
         map: map(),
     }
 }
@@ -383,6 +384,7 @@ fn reports() -> Vec<(String, Vec<u8>)> {
             ("rejected", Report::Rejected { partition, epoch, server }),
             ("want_map", Report::WantMap {}),
             ("disk_failed", Report::DiskFailed {}),
+            ("emptied", Report::Emptied { tables: vec![TableId(7)] }),
         ],
     )
 }

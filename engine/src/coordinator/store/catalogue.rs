@@ -1,6 +1,8 @@
 //! The catalogue: the cluster's identity, its tables, the numbers given out, the workers' ranks.
 
-use windlass_wire::{Blob, DecodeError, TableEntry, Wire, codec::Reader};
+use windlass_wire::{
+    Blob, DecodeError, TableEntry, Wire, codec::Reader, coordination::EmptiedTable,
+};
 
 /// What it holds.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -17,10 +19,13 @@ pub(in crate::coordinator) struct Catalogue {
     pub(in crate::coordinator) tables: Vec<TableEntry>,
     /// The registry of workers, as it encodes itself.
     pub(in crate::coordinator) workers: Vec<u8>,
+    /// Tables that lost rows with a server's restart.
+    pub(in crate::coordinator) emptied: Vec<EmptiedTable>,
 }
 
 impl Catalogue {
-    /// `version, cluster, next table, next server, tables, workers`, in the codec's terms.
+    /// `version, cluster, next table, next server, tables, workers, emptied`, in the codec's terms. The
+    /// last may be missing: it came later.
     pub(in crate::coordinator) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         self.version.encode(&mut bytes);
@@ -29,6 +34,7 @@ impl Catalogue {
         self.next_server.encode(&mut bytes);
         self.tables.encode(&mut bytes);
         Blob(self.workers.clone()).encode(&mut bytes);
+        self.emptied.encode(&mut bytes);
         bytes
     }
 
@@ -41,6 +47,7 @@ impl Catalogue {
             next_server: u32::decode(&mut from)?,
             tables: Vec::decode(&mut from)?,
             workers: Blob::decode(&mut from)?.0,
+            emptied: if from.remaining() > 0 { Vec::decode(&mut from)? } else { Vec::new() },
         };
         from.finish()?;
         Ok(catalogue)

@@ -20,8 +20,10 @@ use crate::{
 const STATUS_HELP: &str = "\
 JSON keys: epoch; replicas; partitions; leads (whether the coordinator asked leads); store (memory, \
 file or etcd); store_error (why it cannot be written, or null); copies_under_way; short_partitions \
-(with fewer copies than replicas); down_partitions (the last copy is on a server that is down); \
-lost_partitions (no copy is left); servers: a list of server, address, state (up, draining or down), \
+(with fewer copies than replicas); down_partitions (all copies are on servers that are down); \
+lost_partitions (no copy is left); waiting: a list of servers, any of which brings back so many \
+partitions, which are down; emptied: a list of table (its number), server, seconds (since 1970), of \
+tables in memory only whose rows went with that server's restart; servers: a list of server, address, state (up, draining or down), \
 connected, shards, incarnation, heads, copies, learning (numbers of partitions); workers: a list of \
 rank, live, clock.";
 

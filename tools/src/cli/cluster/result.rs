@@ -3,7 +3,7 @@
 use serde::Serialize;
 use windlass_wire::{
     ClusterMap, PartitionId, ServerEntry, ServerId,
-    coordination::{CoordinatorStatus, WorkerEntry},
+    coordination::{CoordinatorStatus, EmptiedTable, WorkerEntry},
     map::ServerState,
 };
 
@@ -22,8 +22,25 @@ pub(super) struct StatusResult {
     short_partitions: usize,
     down_partitions: usize,
     lost_partitions: usize,
+    waiting: Vec<Waiting>,
+    emptied: Vec<Emptied>,
     servers: Vec<ServerStatus>,
     workers: Vec<WorkerStatus>,
+}
+
+/// Partitions whose members are all down: any one of these servers brings them back.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Waiting {
+    servers: Vec<u32>,
+    partitions: usize,
+}
+
+/// A table whose rows were in memory only, and went with a server's restart.
+#[derive(Debug, Serialize)]
+pub(super) struct Emptied {
+    table: u32,
+    server: u32,
+    seconds: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -97,6 +114,10 @@ impl StatusResult {
             short_partitions: chains().filter(|chain| chain.servers.len() < replicas).count(),
             down_partitions: chains().filter(|chain| waits(&chain.servers)).count(),
             lost_partitions: chains().filter(|chain| chain.servers.is_empty()).count(),
+            waiting: waiting(
+                chains().map(|chain| &*chain.servers).filter(|servers| waits(servers)),
+            ),
+            emptied: status.emptied.iter().map(emptied).collect(),
             servers: servers.collect(),
             workers: status.workers.iter().map(worker).collect(),
         }
@@ -107,12 +128,12 @@ impl StatusResult {
             Some(error) => format!("{}, and it cannot be written: {error}", self.store),
             None => self.store.clone(),
         };
-        let waiting = match self.down_partitions {
-            0 => String::new(),
-            count => format!(
-                ", {count} wait for their last server (start it, or see cluster accept-loss)"
-            ),
+        let waiting = |waiting: &Waiting| {
+            let servers: Vec<String> = waiting.servers.iter().map(u32::to_string).collect();
+            let count = waiting.partitions;
+            format!(", {count} wait for server {} (see cluster accept-loss)", servers.join(" or "))
         };
+        let waiting: String = self.waiting.iter().map(waiting).collect();
         let chains = format!(
             "{} of {} short of copies{waiting}, {} lost, {} copies under way",
             self.short_partitions, self.partitions, self.lost_partitions, self.copies_under_way
@@ -124,6 +145,14 @@ impl StatusResult {
             ("store", store),
             ("live workers", self.workers.iter().filter(|one| one.live).count().to_string()),
         ]);
+        let emptied: Vec<String> = self.emptied.iter().map(|one| one.table.to_string()).collect();
+        let facts = match &emptied[..] {
+            [] => facts,
+            tables => format!(
+                "{facts}\ntables of durability memory that a restart has emptied: {}",
+                tables.join(", ")
+            ),
+        };
         let row = |one: &ServerStatus| {
             let state = if one.connected || one.state == "down" {
                 one.state.to_owned()
@@ -188,6 +217,23 @@ impl MapResult {
             &self.chains.iter().map(row).collect::<Vec<_>>(),
         )
     }
+}
+
+fn waiting<'a>(chains: impl Iterator<Item = &'a [ServerId]>) -> Vec<Waiting> {
+    let mut found: Vec<Waiting> = Vec::new();
+    for chain in chains {
+        let mut servers: Vec<u32> = chain.iter().map(|server| server.0).collect();
+        servers.sort_unstable();
+        match found.iter_mut().find(|waiting| waiting.servers == servers) {
+            Some(waiting) => waiting.partitions += 1,
+            None => found.push(Waiting { servers, partitions: 1 }),
+        }
+    }
+    found
+}
+
+fn emptied(one: &EmptiedTable) -> Emptied {
+    Emptied { table: one.table.0, server: one.server.0, seconds: one.seconds }
 }
 
 fn server_status(

@@ -5,8 +5,8 @@ use windlass_wire::{
     Epoch, Incarnation, Lsn, PartitionId, ServerId, TableId, WorkerClock, WorkerRank,
     control::RefusalKind,
     coordination::{
-        CoordinatorStatus, Instruction, Operation, Order, OrderRefusal, PartitionChecksum, Report,
-        WorkerEntry, WorkerPulse,
+        CoordinatorStatus, EmptiedTable, Instruction, Operation, Order, OrderRefusal,
+        PartitionChecksum, Report, WorkerEntry, WorkerPulse,
     },
 };
 
@@ -76,6 +76,9 @@ pub(crate) fn any_report() -> impl Strategy<Value = Report> {
         }),
         Just(Report::WantMap {}),
         Just(Report::DiskFailed {}),
+        vec(any::<u32>(), 0..4).prop_map(|tables| Report::Emptied {
+            tables: tables.into_iter().map(TableId).collect()
+        }),
     ]
 }
 
@@ -106,6 +109,14 @@ pub(crate) fn any_status() -> impl Strategy<Value = CoordinatorStatus> {
     let texts = (any::<String>(), option::of(any::<String>()));
     (any::<(bool, u32)>(), texts, servers, vec(any_worker(), 0..5), any_map()).prop_map(
         |((leads, copies_under_way), (store, store_error), connected, workers, map)| {
+            let emptied: Vec<_> = connected
+                .iter()
+                .map(|server: &ServerId| EmptiedTable {
+                    table: TableId(server.0),
+                    server: *server,
+                    seconds: u64::from(copies_under_way),
+                })
+                .collect();
             CoordinatorStatus {
                 leads,
                 store,
@@ -113,6 +124,7 @@ pub(crate) fn any_status() -> impl Strategy<Value = CoordinatorStatus> {
                 connected,
                 workers,
                 copies_under_way,
+                emptied,
                 map,
             }
         },

@@ -428,6 +428,8 @@ pub struct Capabilities {
     /// Whether writes of peers land in memory while this side neither polls nor waits: who waits
     /// for one may look at the memory alone.
     pub lands_unpolled: bool,
+    /// Whether polling it in vain lets others have the core now and then, because it needs them to.
+    pub gives_way: bool,
     /// Whether a request costs more than the bytes of a short message: a mailbox then takes one
     /// write for what it otherwise orders by two.
     pub prefers_one_write: bool,
@@ -585,6 +587,21 @@ pub trait Transport: Send {
         queue_pair: QueuePairId,
         requests: &mut Batch<SendRequest>,
     ) -> Result<(), PostError>;
+
+    /// Carries an inline write out at once, without a completion unless it fails, where posting it
+    /// would only take longer (shm). False says that nothing was done: it is to be posted.
+    ///
+    /// # Errors
+    /// As [`Transport::post_send`].
+    fn write_now(
+        &mut self,
+        queue_pair: QueuePairId,
+        bytes: &[u8],
+        remote: RemoteAddress,
+    ) -> Result<bool, PostError> {
+        let _ = (queue_pair, bytes, remote);
+        Ok(false)
+    }
 
     /// Makes bounded progress and reports up to `completions.len()` completions, returning their
     /// number. Never blocks, never allocates in a steady state.

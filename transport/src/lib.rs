@@ -18,6 +18,7 @@ pub mod mailbox;
 pub mod memory;
 pub mod shm;
 mod slab;
+pub mod spin;
 mod sync;
 pub mod tcp;
 pub mod verbs;

@@ -12,6 +12,7 @@ use windlass_transport::{
     mailbox::{self, CompletionReader, MailboxWriter, Sender},
     memory::{HugePages, PagesOptions},
     shm::{Shm, ShmOptions},
+    spin::Spin,
     tcp::{Tcp, TcpOptions},
     verbs::VerbsTransport,
 };
@@ -74,6 +75,7 @@ impl Core {
             scratch: Scratch::default(),
             counters: Counters::default(),
             polls: 0,
+            spin: Spin::over(&[]),
         };
         let mut first = Some(core.first_map()?);
         let mut failed = None;
@@ -190,6 +192,7 @@ impl Core {
             }
         };
         self.transports.push(transport);
+        self.spin = Spin::over(&self.transports);
         Ok(self.transports.len() - 1)
     }
 
@@ -212,7 +215,9 @@ impl Core {
             }
         }
         let Attached { reply, writer, by_reference_len } = attached?;
-        let outstanding_max = self.transports[at].capabilities().outstanding_max;
+        let capabilities = self.transports[at].capabilities();
+        let (outstanding_max, lands_unpolled) =
+            (capabilities.outstanding_max, capabilities.lands_unpolled);
         Ok(Link {
             server,
             server_at,
@@ -226,6 +231,7 @@ impl Core {
             in_flight: VecDeque::with_capacity(COMPLETION_SLOTS as usize),
             shared: SharedRegions::default(),
             by_reference_len: u64::from(by_reference_len),
+            lands_unpolled,
             woken_epoch: 0,
             sleep_epoch: 0,
             failed: false,

@@ -46,6 +46,8 @@ pub(crate) struct Link {
     pub(super) in_flight: VecDeque<InFlight>,
     pub(super) shared: SharedRegions,
     pub(super) by_reference_len: u64,
+    /// Whether what the shard writes lands in memory without the transport being polled.
+    pub(super) lands_unpolled: bool,
     /// The shard's sleep epoch that was answered by a wake-up.
     pub(super) woken_epoch: u64,
     /// Counts this side's sleeps.
@@ -69,6 +71,12 @@ impl Link {
     #[inline]
     pub(super) fn is_open(&self) -> bool {
         !self.failed && !self.refused
+    }
+
+    /// Whether the shard fell asleep since it was woken last.
+    #[inline]
+    pub(super) fn is_asleep(&self) -> bool {
+        self.completions.sleep_epoch() != self.woken_epoch
     }
 
     /// Whether the next commit word has to wake the shard; remembers that it did.

@@ -19,12 +19,13 @@ mod requests;
 mod route;
 mod send;
 mod servers;
+mod short;
 mod tables;
 mod view;
 
 use std::collections::VecDeque;
 
-use windlass_transport::{Completion, Transport};
+use windlass_transport::{Completion, Transport, spin::Spin};
 use windlass_wire::{ClusterMap, Incarnation, Sequence, SessionId, WorkerClock};
 
 use self::{
@@ -85,6 +86,7 @@ pub(crate) struct Core {
     scratch: Scratch,
     pub(crate) counters: Counters,
     polls: u32,
+    spin: Spin,
 }
 
 /// Buffers used again and again, so that requests allocate nothing.

@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use windlass_transport::{
-    CompletionStatus, Opcode, QueuePairState, WorkId, chunks::Chunk, control::ControlStream,
+    CompletionStatus, Opcode, QueuePairState, WorkId,
+    chunks::Chunk,
+    control::ControlStream,
+    spin::{Idle, LOOKS_PER_PAUSE},
     wait::wait_any,
 };
 use windlass_wire::{CompletionWord, PartitionId, Status, Timestamp};
@@ -25,7 +28,7 @@ const POLLS_PER_SCAN: u32 = 8;
 
 /// Looks at the completion rings between polls, all links together: a look takes a small part of
 /// what a poll takes, so completions are found sooner.
-const LOOKS_PER_POLL: usize = 16;
+const LOOKS_PER_POLL: usize = 32;
 
 /// How long a client sleeps at most when nothing wakes it: a net under the wake-up protocol.
 const SLEEP_MAX: Duration = Duration::from_millis(2);
@@ -135,16 +138,18 @@ impl Core {
         if self.in_trouble() {
             self.recover();
         }
-        if self.progress() {
-            return Ok(());
-        }
-        if self.look_for_completions() {
+        if !self.spin.is_shared() && self.look_for_completions() || self.progress() {
+            self.spin.found();
             return Ok(());
         }
         let patience = patience.get_or_insert_with(|| {
             let now = Instant::now();
             Patience { since: now, polls: 0, checked: now, asked: 0 }
         });
+        if self.spin.idle() == Idle::Crowded {
+            self.sleep();
+            return Ok(());
+        }
         patience.polls += 1;
         if !patience.polls.is_multiple_of(POLLS_PER_CLOCK) {
             return Ok(());
@@ -164,7 +169,7 @@ impl Core {
                 self.suspect(patience.asked);
             }
         }
-        if waited >= self.options.spin {
+        if self.spin.is_over(waited, self.options.spin) {
             self.sleep();
         }
         Ok(())
@@ -172,20 +177,25 @@ impl Core {
 
     /// Waits a moment for a completion, and takes in what comes. Returns whether anything came.
     fn look_for_completions(&mut self) -> bool {
-        // Where writes land only while their transport is polled, looking at memory finds nothing.
-        let lands_unpolled =
-            self.transports.iter().all(|transport| transport.capabilities().lands_unpolled);
-        let looks = if lands_unpolled { LOOKS_PER_POLL / self.links.len().max(1) } else { 0 };
-        for _ in 0..looks {
-            std::hint::spin_loop();
+        // Where writes land only while their transport is polled, looking at memory finds nothing; nor
+        // does it where only reads are under way.
+        let mut waiting = 0;
+        for link in self.links.iter().filter(|link| !link.in_flight.is_empty()) {
+            if !link.lands_unpolled {
+                return false;
+            }
+            waiting += 1;
+        }
+        let looks = LOOKS_PER_POLL.checked_div(waiting).unwrap_or(0);
+        for look in 0..looks {
             for at in 0..self.links.len() {
                 if self.links[at].looks_complete() {
                     return self.take_completions(at, false);
                 }
             }
-        }
-        if looks == 0 {
-            std::hint::spin_loop();
+            if look % LOOKS_PER_PAUSE == 0 {
+                std::hint::spin_loop();
+            }
         }
         false
     }
@@ -277,7 +287,18 @@ impl Core {
         moved
     }
 
+    #[inline]
     fn end_message(&mut self, at: usize, in_flight: InFlight, word: CompletionWord) {
+        if word.status == Status::Done && word.detail == 0 && in_flight.held == Held::Nothing {
+            self.links[at].writer.release(in_flight.number);
+            self.end_part(in_flight.request, None);
+        } else {
+            self.end_special(at, in_flight, word);
+        }
+    }
+
+    /// Ends a message that was refused, had to wait, or holds memory.
+    fn end_special(&mut self, at: usize, in_flight: InFlight, word: CompletionWord) {
         if self.is_sent_again(word.status) {
             self.links[at].refused = true;
             self.keep_in_flight(at, in_flight);
@@ -302,6 +323,7 @@ impl Core {
     }
 
     /// One part of a request is over.
+    #[inline]
     pub(super) fn end_part(&mut self, id: RequestId, failure: Option<Failure>) {
         let Some(request) = self.requests.find_mut(id) else { return };
         request.parts_left -= 1;

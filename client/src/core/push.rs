@@ -32,7 +32,7 @@ pub(crate) enum Replica {
 
 /// The rows of one message.
 #[derive(Clone, Copy)]
-enum PartRows<'a> {
+pub(super) enum PartRows<'a> {
     Range(RowRange),
     Keys(&'a [u64]),
 }
@@ -47,6 +47,9 @@ impl Core {
         options: &PushOptions,
     ) -> Result<RequestId, RequestError> {
         self.check_range(table, rows)?;
+        if let Some(request) = self.push_short(table, PartRows::Range(rows), values, options) {
+            return Ok(request);
+        }
         let request = self.begin(options.after, false)?;
         let sent = self.send_range(request, table, rows, values, options);
         self.end_sending(request);
@@ -91,6 +94,9 @@ impl Core {
         if let (Some(_), Some(range)) = (self.tables[table.0].dense_rows(), consecutive(keys)) {
             return self.push_range(table, range, values, options);
         }
+        if let Some(request) = self.push_short(table, PartRows::Keys(keys), values, options) {
+            return Ok(request);
+        }
         let request = self.begin(options.after, false)?;
         let sent = self.send_keys(request, table, keys, values, options);
         self.end_sending(request);
@@ -133,7 +139,7 @@ impl Core {
         Ok(())
     }
 
-    fn count_push(&mut self, len: u64) {
+    pub(super) fn count_push(&mut self, len: u64) {
         self.counters.pushes += 1;
         self.counters.bytes_pushed += len;
     }

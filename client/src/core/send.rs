@@ -3,7 +3,7 @@
 use std::sync::atomic::{Ordering, fence};
 
 use windlass_transport::{QueuePairState, error::chain, mailbox::MailboxFull};
-use windlass_wire::{Checksum, Place, RequestHeader, RequestKind, ServerId};
+use windlass_wire::{Place, RequestHeader, RequestKind, ServerId};
 
 use super::{
     Core, RegionId, RequestId,
@@ -187,8 +187,7 @@ impl Core {
         }
         header.resumes = self.links[link_at].resumes && is_ordered(header.kind);
         let mut bytes = header.encode();
-        let keys: &[u8] = bytemuck::cast_slice(message.keys);
-        RequestHeader::seal(&mut bytes, Checksum::of(keys).append(inline));
+        RequestHeader::seal(&mut bytes, &[bytemuck::cast_slice(message.keys), inline]);
         Ok(bytes)
     }
 
@@ -221,7 +220,7 @@ impl Core {
     }
 
     /// Posts what was written, and wakes the shard if it fell asleep meanwhile.
-    fn push_out(&mut self, link_at: usize) {
+    pub(super) fn push_out(&mut self, link_at: usize) {
         self.flush(link_at);
         // The shard may have gone to sleep since its epoch was looked at, without seeing the message;
         // nobody promises to poll again. It tells, then looks: this side writes, then looks.

@@ -29,7 +29,15 @@ impl Shard {
             let sleep_epoch = mailbox.reader.sleep_epoch();
             if mailbox.completions.is_pending() {
                 acknowledged = true;
-                mailbox.completions.post(sleep_epoch, &mut mailbox.sender);
+                if mailbox.sender.room() > 1
+                    && let Some((word, remote)) = mailbox.completions.take_only(sleep_epoch)
+                {
+                    let transport = self.transports[session.transport].as_mut();
+                    let written = mailbox.sender.write(transport, &word.to_le_bytes(), remote);
+                    session.failed |= written.is_err();
+                } else {
+                    mailbox.completions.post(sleep_epoch, &mut mailbox.sender);
+                }
             } else {
                 mailbox.completions.wake_if_asleep(sleep_epoch, &mut mailbox.sender);
             }

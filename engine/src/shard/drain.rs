@@ -12,6 +12,9 @@ use crate::limits::{
     DOUBTS_MAX, FETCHES_MAX, INLINE_LEN_MAX, SESSION_MESSAGES_PER_TURN, TURN_REFERENCED_BYTES_MAX,
 };
 
+/// Messages up to this length are copied out of their mailbox as one.
+const SHORT_LEN: usize = 128;
+
 /// What came of looking at one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Admitted {
@@ -85,14 +88,22 @@ impl Shard {
     fn admit(&mut self, slot: usize, message: Message, works_before: usize) -> Admitted {
         let Some(session) = &mut self.sessions[slot] else { return Admitted::Left };
         let Some(mailbox) = &session.mailbox else { return Admitted::Left };
-        let pages = mailbox.reader.pages().clone();
+        let pages = mailbox.reader.pages();
         let body_len = u64::from(message.len).checked_sub(RequestHeader::LEN as u64);
         let Some(body_len) = body_len.filter(|len| *len <= INLINE_LEN_MAX) else {
             return self.refuse(slot, &message, Status::Malformed);
         };
-        let mut bytes = [0_u8; RequestHeader::LEN];
-        pages.read(message.offset, &mut bytes);
-        let Ok(header) = RequestHeader::decode(&bytes, body_len) else {
+        // Of a short message everything at once: one copy, one pass of the checksum.
+        let is_short = message.len as usize <= SHORT_LEN;
+        let mut copied = [0_u8; SHORT_LEN];
+        let copied =
+            &mut copied[..if is_short { message.len as usize } else { RequestHeader::LEN }];
+        pages.read(message.offset, copied);
+        let Some((bytes, _)) = copied.split_first_chunk_mut() else {
+            return self.refuse(slot, &message, Status::Malformed);
+        };
+        let sealed = RequestHeader::unseal(bytes);
+        let Ok(header) = RequestHeader::decode(bytes, body_len) else {
             return self.refuse(slot, &message, Status::Malformed);
         };
 
@@ -112,26 +123,34 @@ impl Shard {
             return Admitted::Left;
         }
 
+        let mut checksum = Checksum::of(copied);
+        let (_, mut body) = copied.split_at(RequestHeader::LEN);
         let mut body_at = message.offset + RequestHeader::LEN as u64;
+        let mut take = |into: &mut [u8]| {
+            if is_short {
+                let (part, rest) = body.split_at(into.len());
+                into.copy_from_slice(part);
+                body = rest;
+            } else {
+                pages.read(body_at, into);
+                checksum = checksum.append(into);
+                body_at += into.len() as u64;
+            }
+        };
         let (keys_at, values_before) = (self.turn.keys.len(), self.turn.values_mark());
-        let mut checksum = Checksum::default();
         if header.keys_len() > 0 {
             self.turn.keys.resize(keys_at + header.row_count as usize, 0);
-            let keys = bytemuck::cast_slice_mut(&mut self.turn.keys[keys_at..]);
-            pages.read(body_at, keys);
-            checksum = checksum.append(keys);
-            body_at += header.keys_len();
+            take(bytemuck::cast_slice_mut(&mut self.turn.keys[keys_at..]));
         }
         let mut values = Values::None;
         let inline_len = header.inline_values_len();
         if inline_len > 0 {
             #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_LEN_MAX")]
-            let (at, copied) = self.turn.reserve_values(inline_len as usize);
-            pages.read(body_at, copied);
-            checksum = checksum.append(copied);
+            let (at, room) = self.turn.reserve_values(inline_len as usize);
+            take(room);
             values = Values::Inline(at);
         }
-        if RequestHeader::verify(&bytes, checksum).is_err() {
+        if checksum != sealed {
             self.turn.keys.truncate(keys_at);
             self.turn.give_values_back(values_before);
             return self.refuse(slot, &message, Status::Checksum);

@@ -41,7 +41,7 @@ use std::{
 };
 
 use crossbeam::channel::Receiver;
-use windlass_transport::{Completion, QueuePairId, Transport};
+use windlass_transport::{Completion, QueuePairId, Transport, spin::Spin};
 use windlass_wire::{ClusterMap, ServerId, SessionId, ShardId, TableId};
 
 pub use chain::{
@@ -114,6 +114,7 @@ pub struct Shard {
     statistics: ShardStatistics,
     idle_since: Option<Instant>,
     idle_turns: u32,
+    spin: Spin,
     tells_in_flight: u32,
     stopped: bool,
 }
@@ -158,6 +159,7 @@ impl Shard {
     ) -> Result<(Self, ShardHandle), ShardError> {
         assert!(!transports.is_empty(), "a shard needs a transport");
         let staging = Staging::new(&mut transports)?;
+        let spin = Spin::over(&transports);
         let (sender, inbox) = crossbeam::channel::unbounded();
         let handle = ShardHandle::new(id, sender, transports[0].waker());
         let shard = Self {
@@ -192,6 +194,7 @@ impl Shard {
             statistics: ShardStatistics::default(),
             idle_since: None,
             idle_turns: 0,
+            spin,
             tells_in_flight: 0,
             stopped: false,
         };
@@ -202,8 +205,7 @@ impl Shard {
     pub fn run(&mut self) {
         while !self.stopped {
             if self.turn() {
-                self.idle_since = None;
-                self.idle_turns = 0;
+                self.end_idling();
             } else {
                 self.idle();
             }

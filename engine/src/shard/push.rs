@@ -53,8 +53,7 @@ impl Shard {
             } else if pushes && self.needs_sum(at) {
                 self.push_sum(at);
             } else if pushes {
-                let work = *work;
-                let outcome = self.push_one(&work);
+                let outcome = self.push_one(at);
                 self.finish_push(at, outcome);
             } else if !work.header.kind.pulls() {
                 let work = *work;
@@ -220,8 +219,9 @@ impl Shard {
     }
 
     /// Applies one push directly.
-    fn push_one(&mut self, work: &Work) -> Result<(), Refusal> {
-        let Some(values) = self.values_pointer(work) else { return Ok(()) };
+    fn push_one(&mut self, at: usize) -> Result<(), Refusal> {
+        let work = &self.turn.works[at];
+        let Some(values) = values_pointer(&self.turn, &self.staging, work) else { return Ok(()) };
         let Some(table) = self.tables.get_mut(&work.header.table) else {
             return Err((Status::UnknownTable, 0));
         };
@@ -238,8 +238,7 @@ impl Shard {
         match (&mut table.rows, work.header.rows) {
             (TableRows::Dense(_), Rows::Range { first }) => {
                 let rows = RowRange::new(first, first + u64::from(work.header.row_count));
-                push.dense_rows(table, rows, 0);
-                push.record(table, RowsOf::Range(rows));
+                push.dense_rows(table, rows, 0, true);
             }
             (TableRows::Dense(_), Rows::Keys) => {
                 let mut start = 0;
@@ -248,7 +247,8 @@ impl Shard {
                     while end < keys.len() && keys[end] == keys[end - 1] + 1 {
                         end += 1;
                     }
-                    push.dense_rows(table, RowRange::new(keys[start], keys[end - 1] + 1), start);
+                    let rows = RowRange::new(keys[start], keys[end - 1] + 1);
+                    push.dense_rows(table, rows, start, false);
                     start = end;
                 }
                 push.record(table, RowsOf::Keys(keys));
@@ -302,9 +302,10 @@ struct Push<'a> {
 }
 
 impl Push<'_> {
-    /// Applies consecutive rows, whose values begin at row `at` of the push.
+    /// Applies consecutive rows, whose values begin at row `at` of the push. Where they are all of it,
+    /// each partition is recorded at once.
     #[inline]
-    fn dense_rows(&mut self, table: &mut ShardTable, rows: RowRange, at: usize) {
+    fn dense_rows(&mut self, table: &mut ShardTable, rows: RowRange, at: usize, are_all: bool) {
         let mut first = rows.start;
         while first < rows.end {
             let partition = table.layout.partition_of(first);
@@ -322,6 +323,9 @@ impl Push<'_> {
                 // `row` and following; they lie in the turn's arena, the staging area or a
                 // client's memory, never in parameter memory; the kernel is the table's.
                 unsafe { dense.apply(&table.kernel, RowRange::new(first, end), values) };
+            }
+            if are_all {
+                self.applied.insert(partition, self.shard_count, self.sequence);
             }
             first = end;
         }

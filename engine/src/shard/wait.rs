@@ -5,7 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use windlass_transport::{QueuePairState, wait::wait_any_or};
+use windlass_transport::{
+    QueuePairState,
+    spin::{Idle, LOOKS_PER_PAUSE},
+    wait::wait_any_or,
+};
 
 use super::{Shard, durable::Durable, fetch::Outstanding};
 use crate::limits::SLEEP_MS_MAX;
@@ -19,13 +23,13 @@ const TURNS_PER_CLOCK: u32 = 16;
 
 /// Looks at the mailboxes between idle turns, all sessions together: a look takes a small part of
 /// what a turn takes, so messages are found sooner.
-const LOOKS_PER_TURN: usize = 16;
+const LOOKS_PER_TURN: usize = 32;
 
 impl Shard {
     /// Spins, or sleeps when the spinning has lasted long enough.
     pub(super) fn idle(&mut self) {
         self.idle_turns = self.idle_turns.wrapping_add(1);
-        if self.look_for_messages() {
+        if !self.spin.is_shared() && self.look_for_messages() {
             return;
         }
         if self.is_writing() {
@@ -34,14 +38,26 @@ impl Shard {
             }
             return;
         }
+        if self.spin.idle() == Idle::Crowded {
+            return self.sleep();
+        }
         if !self.idle_turns.is_multiple_of(TURNS_PER_CLOCK) {
             return;
         }
         let now = Instant::now();
         let since = *self.idle_since.get_or_insert(now);
-        if now.duration_since(since) >= Duration::from_micros(u64::from(self.options.spin_us)) {
+        let budget = Duration::from_micros(u64::from(self.options.spin_us));
+        if self.spin.is_over(now.duration_since(since), budget) {
             self.sleep();
         }
+    }
+
+    /// There was something to do.
+    #[inline]
+    pub(super) fn end_idling(&mut self) {
+        self.idle_since = None;
+        self.idle_turns = 0;
+        self.spin.found();
     }
 
     /// Waits a moment for a message, and carries out what comes. Returns whether anything came.
@@ -54,15 +70,16 @@ impl Shard {
             }
             _ => 0,
         };
-        for _ in 0..looks {
-            std::hint::spin_loop();
+        for look in 0..looks {
+            if look % LOOKS_PER_PAUSE == 0 {
+                std::hint::spin_loop();
+            }
             let mut mailboxes = sessions().filter_map(|session| session.mailbox.as_ref());
             if mailboxes.any(|mailbox| mailbox.reader.looks_ready()) {
                 let worked = self.carry_out_messages();
                 let acknowledged = self.acknowledge();
                 if worked || acknowledged {
-                    self.idle_since = None;
-                    self.idle_turns = 0;
+                    self.end_idling();
                 }
                 return worked || acknowledged;
             }
@@ -99,6 +116,7 @@ impl Shard {
         wait_any_or(&mut self.transports, disk, longest);
         let overslept = slept_at.elapsed() >= longest;
         self.idle_since = None;
+        self.spin.found();
         self.end_lost_sessions();
         // What wakes at the last moment is reported by its transport.
         if overslept

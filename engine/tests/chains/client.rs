@@ -17,8 +17,8 @@ use windlass_transport::{
     memory::{HugePages, Lock, PagesOptions},
 };
 use windlass_wire::{
-    Checksum, ClusterMap, Incarnation, Layout, Place, RequestHeader, RequestKind, Rows, Sequence,
-    ServerId, SessionId, Status, TableEntry, WorkerClock,
+    ClusterMap, Incarnation, Layout, Place, RequestHeader, RequestKind, Rows, Sequence, ServerId,
+    SessionId, Status, TableEntry, WorkerClock,
     control::{Provider, SharedRegion},
     map::shard_of,
 };
@@ -246,7 +246,7 @@ impl Client {
             header.resumes = header.kind.pushes() && link.resumes;
             let mut bytes = header.encode();
             let keys: &[u8] = bytemuck::cast_slice(keys);
-            RequestHeader::seal(&mut bytes, Checksum::of(keys).append(values));
+            RequestHeader::seal(&mut bytes, &[keys, values]);
             let epoch = link.completions.sleep_epoch();
             let wake = epoch != link.woken;
             if let Ok(number) = link.writer.write(&[&bytes, keys, values], wake, &mut link.sender) {
@@ -382,7 +382,7 @@ impl Client {
             let header = RequestHeader { reply: Some(place), ..header };
             let mut bytes = header.encode();
             let body: &[u8] = bytemuck::bytes_of(key);
-            RequestHeader::seal(&mut bytes, Checksum::of(body));
+            RequestHeader::seal(&mut bytes, &[body]);
             let number = link.writer.write(&[&bytes, body], true, &mut link.sender).unwrap();
             link.sender.flush(link.transport.as_mut()).unwrap();
             let deadline = Instant::now() + Duration::from_secs(20);

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use windlass_transport::mailbox::{RING_AT, SLEEP_EPOCH_AT};
 use windlass_wire::{
-    Checksum, DataType, Place, RequestHeader, RequestKind, Rows, Sequence, Status, TableId,
-    WorkerClock,
+    DataType, Place, RequestHeader, RequestKind, Rows, Sequence, Status, TableId, WorkerClock,
 };
 
 use super::session::{Hostile, OWN_LEN, Target};
@@ -119,7 +118,7 @@ fn one_case(
             // Anything but kind 4 and 5, and a table that nobody else uses.
             let bit = random.below(RequestHeader::LEN as u64 * 8);
             flip(&mut bytes, bit);
-            RequestHeader::seal(&mut bytes, Checksum::of(&body));
+            RequestHeader::seal(&mut bytes, &[&body]);
             let mut bytes = bytes.to_vec();
             bytes.extend(body);
             (hostile.honest_message(&bytes), Allowed::Anything)
@@ -343,7 +342,7 @@ fn body(rows: u64, width: u32) -> Vec<u8> {
 
 fn sealed(header: &RequestHeader, body: &[u8]) -> Vec<u8> {
     let mut bytes = header.encode();
-    RequestHeader::seal(&mut bytes, Checksum::of(body));
+    RequestHeader::seal(&mut bytes, &[body]);
     [&bytes, body].concat()
 }
 

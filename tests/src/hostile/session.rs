@@ -13,8 +13,8 @@ use windlass_transport::{
     tcp::{Tcp, TcpOptions},
 };
 use windlass_wire::{
-    Blob, Checksum, CompletionWord, DataType, Epoch, Incarnation, Place, RequestHeader,
-    RequestKind, Rows, Sequence, SessionId, ShardId, TableId, WorkerClock,
+    Blob, CompletionWord, DataType, Epoch, Incarnation, Place, RequestHeader, RequestKind, Rows,
+    Sequence, SessionId, ShardId, TableId, WorkerClock,
     control::{ClientReply, ClientRequest, PROTOCOL_VERSION, Provider, SharedRegion},
 };
 
@@ -256,7 +256,7 @@ impl Hostile {
                 reply: Some(Place { key: self.own.key.0, address: self.own.address }),
             };
             let mut bytes = header.encode();
-            RequestHeader::seal(&mut bytes, Checksum::default());
+            RequestHeader::seal(&mut bytes, &[]);
             let word = bytes.len() as u64 | u64::from(self.number) << 32;
             ring.extend(word.to_le_bytes());
             ring.extend(bytes);

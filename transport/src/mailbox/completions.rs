@@ -4,7 +4,7 @@
 use windlass_wire::{CompletionWord, Status};
 
 use super::{Pages, RING_AT, SLEEP_EPOCH_AT, Sender, WAKE_IMMEDIATE};
-use crate::fabric::{INLINE_LEN_MAX, InlineBytes, Operation, RemoteRegion, WorkId};
+use crate::fabric::{INLINE_LEN_MAX, InlineBytes, Operation, RemoteAddress, RemoteRegion, WorkId};
 
 /// Collects completions of one sender's messages and writes them to its reply region.
 #[derive(Debug)]
@@ -95,6 +95,20 @@ impl CompletionWriter {
             self.words.clear();
             self.posted_count = 0;
         }
+    }
+
+    /// The completion that waits, when it is the only one and its reader need not be woken: the word
+    /// and where it goes. It counts as posted: the caller writes it at once.
+    #[inline]
+    pub fn take_only(&mut self, peer_sleep_epoch: u64) -> Option<(u64, RemoteAddress)> {
+        let is_only = self.words.len() == 1 && self.posted_count == 0;
+        if !is_only || peer_sleep_epoch != self.sleep_epoch_answered {
+            return None;
+        }
+        let word = self.words.pop()?;
+        self.unanswered = true;
+        let slot = word.number & (self.slots - 1);
+        Some((word.encode(), self.reply.at(RING_AT + u64::from(slot) * 8)))
     }
 
     /// Wakes a peer that fell asleep after completions were posted without an immediate.

@@ -13,7 +13,9 @@ use super::{
     commit_word, footprint,
 };
 use crate::{
-    fabric::{Access, MemoryRegion, Operation, RegionId, RemoteKey, RemoteRegion, WorkId},
+    fabric::{
+        Access, InlineBytes, MemoryRegion, Operation, RegionId, RemoteKey, RemoteRegion, WorkId,
+    },
     memory::PagesOptions,
     sync::modelled::{AtomicU64, Ordering, fence},
 };
@@ -152,6 +154,16 @@ fn model(preemptions: usize, test: impl Fn() + Send + Sync + 'static) {
     builder.check(test);
 }
 
+/// Lays a message out and writes it, as short pushes are.
+fn lay(writer: &mut MailboxWriter, value: [u8; 8], sender: &mut Sender) -> bool {
+    let laid = writer.lay(8, |bytes| bytes.copy_from_slice(&value));
+    laid.is_some_and(|laid| {
+        let (bytes, remote) = (InlineBytes::new(laid.as_slice()), writer.place_of(&laid));
+        sender.push(Operation::WriteInline { bytes, remote });
+        true
+    })
+}
+
 /// Messages are taken whole and in order, and no byte of one is written over before its completion
 /// was seen, over the ring's end and back to its start.
 fn messages_and_completions(one_write: bool) {
@@ -167,7 +179,10 @@ fn messages_and_completions(one_write: bool) {
                 let completions = CompletionReader::new(reply, SLOTS);
                 let mut released = 0;
                 for value in 1_u64..=4 {
-                    while writer.write(&[&value.to_le_bytes()], false, &mut sender).is_err() {
+                    let value = value.to_le_bytes();
+                    while !(one_write && lay(&mut writer, value, &mut sender))
+                        && writer.write(&[&value], false, &mut sender).is_err()
+                    {
                         match completions.completion_of(released + 1) {
                             Some(word) => {
                                 released += 1;

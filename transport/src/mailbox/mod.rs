@@ -25,8 +25,8 @@
 //! lap can be taken for a message; offset 0 always holds a commit word and is told by its number.
 //! A length of [`WRAP`] says that the next message is at offset 0.
 //!
-//! Where a request costs more than a few bytes ([`Capabilities::prefers_one_write`]), commit word
-//! and payload travel in one write: bit 31 of the length says so, and the next commit word is then
+//! Where a request costs more than a few bytes ([`Capabilities::prefers_one_write`]), and in messages
+//! so short that they go inline ([`MailboxWriter::lay`]), commit word and payload travel in one write: bit 31 of the length says so, and the next commit word is then
 //! not zero but this message's number with length 0. The message is there when both words are; and
 //! because no device has to place the bytes of one write in order, the receiver also keeps looking
 //! while the checksum in the payload does not match, before it calls the message malformed.
@@ -41,7 +41,7 @@ mod writer;
 pub use completions::{CompletionReader, CompletionWriter};
 pub use reader::{MailboxError, MailboxReader, Message};
 pub use sender::Sender;
-pub use writer::{MailboxFull, MailboxWriter};
+pub use writer::{Laid, MailboxFull, MailboxWriter};
 
 // Named by what is here, so that the model checker can give it other memory.
 use crate::memory::Pages;

@@ -4,7 +4,7 @@
 use crate::{
     batch::Batch,
     error::PostError,
-    fabric::{Operation, QueuePairId, SendRequest, Transport, WorkId},
+    fabric::{InlineBytes, Operation, QueuePairId, RemoteAddress, SendRequest, Transport, WorkId},
 };
 
 /// Requests of one queue pair on their way to its send queue.
@@ -71,6 +71,25 @@ impl Sender {
     pub fn push_signaled(&mut self, work_id: WorkId, operation: Operation) {
         assert_ne!(work_id, WorkId(0), "work id 0 is for requests nobody waits for");
         self.push_request(SendRequest { work_id, signaled: true, operation });
+    }
+
+    /// Writes bytes at once where the transport can, or else as [`Sender::push`] does, behind what it
+    /// holds. Panics without room.
+    ///
+    /// # Errors
+    /// When the queue pair has failed.
+    #[inline]
+    pub fn write(
+        &mut self,
+        transport: &mut dyn Transport,
+        bytes: &[u8],
+        remote: RemoteAddress,
+    ) -> Result<(), PostError> {
+        if self.batch.is_empty() && transport.write_now(self.queue_pair, bytes, remote)? {
+            return Ok(());
+        }
+        self.push(Operation::WriteInline { bytes: InlineBytes::new(bytes), remote });
+        Ok(())
     }
 
     /// Posts what it holds; what does not fit the send queue now stays for the next time.

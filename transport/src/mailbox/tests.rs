@@ -87,14 +87,26 @@ fn come_out_whole(one_write: bool) {
     let mut writer = writer.in_one_write(one_write);
     let mut random = 1_u64;
     let mut unread = std::collections::VecDeque::new();
-    let (mut sent, mut received) = (0_u32, 0_u32);
+    let (mut sent, mut received, mut laid_count) = (0_u32, 0_u32, 0_u32);
     while received < 20_000 {
         random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        let len = 1 + (random >> 33) % writer.payload_len_max();
+        let len_max = if sent.is_multiple_of(3) { 112 } else { writer.payload_len_max() };
+        let len = 1 + (random >> 33) % len_max;
         let payload: Vec<u8> =
             (0..len).map(|at| at.to_le_bytes()[0] ^ sent.to_le_bytes()[0] | 1).collect();
         let (front, back) = payload.split_at(payload.len() / 3);
-        match writer.write(&[front, back], sent.is_multiple_of(7), &mut sender) {
+        // Short ones are laid out in place where that can be.
+        let laid = writer.lay(payload.len(), |bytes| bytes.copy_from_slice(&payload));
+        let written = match &laid {
+            Some(laid) => {
+                laid_count += 1;
+                let (bytes, remote) = (InlineBytes::new(laid.as_slice()), writer.place_of(laid));
+                sender.push(Operation::WriteInline { bytes, remote });
+                Ok(laid.number)
+            }
+            None => writer.write(&[front, back], sent.is_multiple_of(7), &mut sender),
+        };
+        match written {
             Ok(number) => {
                 assert_eq!(number, sent.wrapping_add(1));
                 sent += 1;
@@ -114,7 +126,7 @@ fn come_out_whole(one_write: bool) {
             }
         }
     }
-    assert!(fabric.immediates > 1000);
+    assert!(fabric.immediates > 1000 && laid_count > 1000);
 }
 
 #[test]
@@ -292,10 +304,20 @@ fn completions_arrive_in_any_order_and_wake_a_sleeper() {
     }
     assert_eq!(fabric.immediates, 1, "one wake per sleep");
     writer.complete(19, Status::OutOfRange, 3);
+    assert_eq!(writer.take_only(6), None, "the peer has to be woken");
     writer.post(6, &mut sender);
     for request in posted(&mut sender) {
         fabric.carry_out(&request);
     }
     assert_eq!(fabric.immediates, 2);
     assert_eq!(reader.completion_of(19).unwrap().status, Status::OutOfRange);
+    writer.complete(21, Status::Done, 0);
+    writer.complete(22, Status::Done, 0);
+    assert_eq!(writer.take_only(6), None, "there are two");
+    writer.post(6, &mut sender);
+    assert!(!writer.is_pending());
+    writer.complete(23, Status::Done, 0);
+    let (word, place) = writer.take_only(6).unwrap();
+    fabric.remote.store_u64(place.address, word);
+    assert!(!writer.is_pending() && reader.is_complete(23));
 }

@@ -8,7 +8,7 @@ use super::{
     commit_word, footprint,
 };
 use crate::fabric::{
-    INLINE_LEN_MAX, InlineBytes, MemoryRegion, Operation, RemoteRegion, ScatterList,
+    INLINE_LEN_MAX, InlineBytes, MemoryRegion, Operation, RemoteAddress, RemoteRegion, ScatterList,
 };
 
 /// There is no room in the ring or the send queue: wait for completions.
@@ -34,6 +34,26 @@ pub struct MailboxWriter {
     in_flight_max: usize,
     /// Whether commit word and payload travel together.
     one_write: bool,
+}
+
+/// A short message, laid out to be written.
+#[derive(Clone, Debug)]
+pub struct Laid {
+    /// Its number.
+    pub number: u32,
+    bytes: [u8; INLINE_LEN_MAX],
+    len: usize,
+    /// Its commit word in the ring.
+    at: u64,
+}
+
+impl Laid {
+    /// What has to be written.
+    #[must_use]
+    #[inline]
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
 }
 
 /// A message that is not released.
@@ -151,17 +171,59 @@ impl MailboxWriter {
             });
         }
         let behind = at + footprint(len);
-        self.at = if behind == self.ring_len { 0 } else { behind };
-        self.tail += footprint(len);
-        self.next_number = number.wrapping_add(1);
-        self.in_flight.push_back(Posted {
-            number,
-            at: at + 8,
-            len,
-            end: self.tail,
-            is_released: false,
-        });
+        self.pass(behind, Posted { number, at: at + 8, len, end: 0, is_released: false });
         Ok(number)
+    }
+
+    /// Goes past a message that ends at `behind`.
+    #[inline]
+    fn pass(&mut self, behind: u64, mut posted: Posted) {
+        self.at = if behind == self.ring_len { 0 } else { behind };
+        self.tail += footprint(posted.len);
+        self.next_number = posted.number.wrapping_add(1);
+        posted.end = self.tail;
+        self.in_flight.push_back(posted);
+    }
+
+    /// Lays out a message so short that it goes in one inline write, whose `len` bytes `fill` writes
+    /// into zeros; `None` when it has to go by [`MailboxWriter::write`], and nothing was done. It
+    /// counts as written: the caller does that at once.
+    #[inline]
+    pub fn lay(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> Option<Laid> {
+        let total = 16 + len.next_multiple_of(8);
+        let at = self.at;
+        let needed = total as u64;
+        let room = self.ring_len - (self.tail - self.head);
+        // Near the ends of ring and hot part, and of what there is room for, it is written as others
+        // are.
+        let is_in_the_way = at + needed > self.ring_len || at >= HOT_LEN;
+        let is_full = needed > room || self.in_flight.len() == self.in_flight_max;
+        if len == 0 || total > INLINE_LEN_MAX || is_in_the_way || is_full {
+            return None;
+        }
+        let number = self.next_number;
+        let mut laid = Laid { number, bytes: [0; INLINE_LEN_MAX], len: total, at };
+        let (first, rest) = laid.bytes[..total].split_at_mut(8);
+        let (payload, last) = rest.split_at_mut(total - 16);
+        #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_LEN_MAX")]
+        let word = commit_word(number, len as u32 | ONE_WRITE);
+        first.copy_from_slice(&word.to_le_bytes());
+        fill(&mut payload[..len]);
+        last.copy_from_slice(&commit_word(number, 0).to_le_bytes());
+        self.mirror.pages.write(at, &laid.bytes[..total - 8]);
+        let behind = at + needed - 8;
+        self.pass(
+            behind,
+            Posted { number, at: at + 8, len: len as u64, end: 0, is_released: false },
+        );
+        Some(laid)
+    }
+
+    /// Where a laid message goes.
+    #[must_use]
+    #[inline]
+    pub fn place_of(&self, laid: &Laid) -> RemoteAddress {
+        self.remote.at(RING_AT + laid.at)
     }
 
     /// The peer has completed a message: its room is free once all before it are.

@@ -84,6 +84,28 @@ impl Shm {
         outcome
     }
 
+    /// As one unsignaled inline write, without a request around it. Left to `post_requests` is
+    /// whatever may fail.
+    #[inline]
+    pub(super) fn write_at_once(
+        &mut self,
+        id: QueuePairId,
+        bytes: &[u8],
+        remote: RemoteAddress,
+    ) -> Result<bool, PostError> {
+        let queue_pair = self.queue_pairs.find_mut(id.0).ok_or(PostError::QueuePairError)?;
+        if queue_pair.state != QueuePairState::Ready || queue_pair.import(remote.key.0).is_none() {
+            return Ok(false);
+        }
+        let Some(link) = &mut queue_pair.link else { return Ok(false) };
+        let is_open = link.begin_request(self.post_fence);
+        let written = is_open && queue_pair.write_bytes(bytes, remote).is_ok();
+        if let Some(link) = &mut queue_pair.link {
+            link.end_request();
+        }
+        Ok(written)
+    }
+
     pub(super) fn report(&mut self, completions: &mut [Completion]) -> usize {
         let mut count = 0;
         for place in &mut *completions {

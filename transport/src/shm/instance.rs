@@ -116,6 +116,7 @@ impl Shm {
                 reads_in_order: false,
                 writes_wake: false,
                 lands_unpolled: true,
+                gives_way: false,
                 prefers_one_write: false,
                 shares_foreign_memory: false,
             },
@@ -212,6 +213,15 @@ impl Transport for Shm {
         requests: &mut Batch<SendRequest>,
     ) -> Result<(), PostError> {
         self.post_requests(queue_pair, requests)
+    }
+
+    fn write_now(
+        &mut self,
+        queue_pair: QueuePairId,
+        bytes: &[u8],
+        remote: RemoteAddress,
+    ) -> Result<bool, PostError> {
+        self.write_at_once(queue_pair, bytes, remote)
     }
 
     fn poll(&mut self, completions: &mut [Completion]) -> usize {

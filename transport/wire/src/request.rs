@@ -15,7 +15,7 @@
 //!     40    4  number of rows
 //!     44    4  width: values per row
 //!     48    4  key of the values' region (by reference); zero inline
-//!     52    4  CRC32C of header and body, taken with this field zero
+//!     52    4  CRC32C of header and body, in this order, taken with this field zero
 //!     56    8  address of the values (by reference); zero inline
 //!     64    4  key of the region that pulled rows go to; zero for a push
 //!     68    4  zero
@@ -191,6 +191,14 @@ impl RequestHeader {
     #[must_use]
     #[inline]
     pub fn encode(&self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        self.encode_into(&mut bytes);
+        bytes
+    }
+
+    /// As [`RequestHeader::encode`], into zeros.
+    #[inline]
+    pub fn encode_into(&self, bytes: &mut [u8; Self::LEN]) {
         let mut flags = 0;
         let mut first_row = 0;
         if self.values.is_some() {
@@ -211,7 +219,6 @@ impl RequestHeader {
         }
         let values = self.values.unwrap_or_default();
         let reply = self.reply.unwrap_or_default();
-        let mut bytes = [0; Self::LEN];
         bytes[0..4].copy_from_slice(&[self.kind as u8, flags, self.dtype as u8, 0]);
         bytes[4..8].copy_from_slice(&self.table.0.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.sequence.0.to_le_bytes());
@@ -224,15 +231,33 @@ impl RequestHeader {
         bytes[56..64].copy_from_slice(&values.address.to_le_bytes());
         bytes[64..68].copy_from_slice(&reply.key.to_le_bytes());
         bytes[72..80].copy_from_slice(&reply.address.to_le_bytes());
-        bytes
     }
 
     /// Puts the checksum of header and body into an encoded header.
     #[inline]
-    pub fn seal(header: &mut [u8; Self::LEN], body: Checksum) {
+    pub fn seal(header: &mut [u8; Self::LEN], body: &[&[u8]]) {
         header[CHECKSUM_AT..CHECKSUM_AT + 4].fill(0);
-        let checksum = body.append(header);
+        let checksum = checksum_of(header, body);
         header[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&checksum.0.to_le_bytes());
+    }
+
+    /// The same where header and body are beside each other, which takes one pass. Panics when there
+    /// is no whole header.
+    #[inline]
+    pub fn seal_message(message: &mut [u8]) {
+        message[CHECKSUM_AT..CHECKSUM_AT + 4].fill(0);
+        let checksum = Checksum::of(message);
+        message[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&checksum.0.to_le_bytes());
+    }
+
+    /// Takes the checksum out of a sealed header: it is that of the header as it then is, and of the
+    /// body behind it.
+    #[inline]
+    pub fn unseal(header: &mut [u8; Self::LEN]) -> Checksum {
+        let mut found = [0; 4];
+        found.copy_from_slice(&header[CHECKSUM_AT..CHECKSUM_AT + 4]);
+        header[CHECKSUM_AT..CHECKSUM_AT + 4].fill(0);
+        Checksum(u32::from_le_bytes(found))
     }
 
     /// Decodes a header and checks everything that can be checked without the body and the
@@ -339,24 +364,24 @@ impl RequestHeader {
         Ok(header)
     }
 
-    /// Checks an encoded header's checksum, given that of the body.
+    /// Checks a sealed header's checksum.
     ///
     /// # Errors
-    /// When they do not match.
-    #[inline]
-    pub fn verify(bytes: &[u8; Self::LEN], body: Checksum) -> Result<(), DecodeError> {
-        let mut sealed = *bytes;
-        sealed[CHECKSUM_AT..CHECKSUM_AT + 4].fill(0);
-        let computed = body.append(&sealed);
-        let mut found = [0; 4];
-        found.copy_from_slice(&bytes[CHECKSUM_AT..CHECKSUM_AT + 4]);
-        let found = u32::from_le_bytes(found);
-        if found == computed.0 {
+    /// When it is not that of header and body.
+    pub fn verify(sealed: &[u8; Self::LEN], body: &[&[u8]]) -> Result<(), DecodeError> {
+        let mut header = *sealed;
+        let found = Self::unseal(&mut header);
+        let computed = checksum_of(&header, body);
+        if found == computed {
             Ok(())
         } else {
-            Err(DecodeError::Checksum { found, computed: computed.0 })
+            Err(DecodeError::Checksum { found: found.0, computed: computed.0 })
         }
     }
+}
+
+fn checksum_of(header: &[u8], body: &[&[u8]]) -> Checksum {
+    body.iter().fold(Checksum::of(header), |checksum, part| checksum.append(part))
 }
 
 const CHECKSUM_AT: usize = 52;
@@ -406,15 +431,18 @@ mod tests {
         for header in headers {
             let body = &body[..usize::try_from(header.body_len()).unwrap()];
             let mut bytes = header.encode();
-            RequestHeader::seal(&mut bytes, Checksum::of(body));
+            RequestHeader::seal(&mut bytes, &[body]);
             assert_eq!(RequestHeader::decode(&bytes, body.len() as u64), Ok(header));
-            assert_eq!(RequestHeader::verify(&bytes, Checksum::of(body)), Ok(()));
+            assert_eq!(RequestHeader::verify(&bytes, &[body]), Ok(()));
+            let mut message = [&header.encode(), body].concat();
+            RequestHeader::seal_message(&mut message);
+            assert_eq!(message, [&bytes, body].concat());
             assert!(RequestHeader::decode(&bytes, body.len() as u64 + 1).is_err());
             for bit in 0..bytes.len() * 8 {
                 let mut damaged = bytes;
                 damaged[bit / 8] ^= 1 << (bit % 8);
                 assert!(
-                    RequestHeader::verify(&damaged, Checksum::of(body)).is_err(),
+                    RequestHeader::verify(&damaged, &[body]).is_err(),
                     "flip of bit {bit} went unnoticed"
                 );
             }

@@ -181,7 +181,7 @@ impl Core {
                 return Err(Waited::TooLong(line));
             }
             if waited < self.options.spin {
-                std::hint::spin_loop();
+                self.spin.idle();
                 continue;
             }
             if checked.elapsed() >= CHECK_INTERVAL {

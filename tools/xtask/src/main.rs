@@ -4,6 +4,7 @@
 
 mod check;
 mod counts;
+mod fuzz;
 mod header;
 mod need;
 mod passed;
@@ -36,6 +37,8 @@ enum Task {
     Bench(PassedOn),
     /// Transport and engine tests under AddressSanitizer and ThreadSanitizer.
     Sanitize(sanitize::SanitizeArguments),
+    /// Every decoder on bytes that a fuzzer finds: `--seconds N` each.
+    Fuzz(fuzz::FuzzArguments),
     /// Whole clusters of the real state machines under seeds.
     Simulate(PassedOn),
     /// Power cuts at every IO of a workload, on a simulated disk; prints JSON.
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Task::Demo(passed) => passed::demo(&passed.arguments),
         Task::Bench(passed) => passed::bench(&passed.arguments),
         Task::Sanitize(arguments) => sanitize::sanitize(&arguments),
+        Task::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Task::Simulate(passed) => passed::harness("simulate", &passed.arguments),
         Task::Crash(arguments) => passed::crash(&arguments),
         Task::Chaos(passed) => passed::chaos(&passed.arguments),

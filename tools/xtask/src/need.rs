@@ -22,6 +22,8 @@ pub(crate) enum Need {
     Hosts,
     /// A component of the Rust toolchain, by the program it brings.
     Component { program: &'static str, component: &'static str },
+    /// A program that `cargo install` brings.
+    CargoTool(&'static str),
     /// Mounting file systems, and loop devices to mount them from.
     Mounts,
     /// A nightly compiler with the sources of the standard library.
@@ -55,6 +57,17 @@ impl Need {
                     Ok(status) if status.success() => Ok(()),
                     _ => Err(format!(
                         "{program} is missing: install it with `rustup component add {component}`"
+                    )),
+                }
+            }
+            Self::CargoTool(name) if on_path(name) => Ok(()),
+            Self::CargoTool(name) => {
+                eprintln!("xtask: installing {name}");
+                let installed = Command::new("cargo").args(["install", "--locked", name]).status();
+                match installed {
+                    Ok(status) if status.success() => Ok(()),
+                    _ => Err(format!(
+                        "{name} is missing: install it with `cargo install --locked {name}`"
                     )),
                 }
             }

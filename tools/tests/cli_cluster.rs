@@ -133,3 +133,43 @@ fn a_cluster_with_replicas_takes_tables_with_clocks_and_changes_them() {
     assert_eq!(consistency(&["table", "set", "t", "--consistency", "sequential"]), "sequential");
     assert_eq!(consistency(&["table", "show", "t"]), "sequential");
 }
+
+#[test]
+fn a_movable_cluster_of_one_copy_changes_its_servers() {
+    let folder = folder();
+    let at = folder.path();
+    let coordinator = Server::coordinator(at, "127.0.0.1:0", &["--movable"]);
+    let address = coordinator.address.as_str();
+    let cluster = |words: &[&str]| {
+        json(at, &[&["cluster"], words, &["--connect", address, "--json"]].concat())
+    };
+    let serve = |data| Server::start(at, &["--coordinator", address, "--data-dir", data]);
+    let mut first = serve("first");
+    let call = |server: &Server, words: &[&str]| {
+        json(at, &[words, &["--connect", &server.address, "--json"]].concat())
+    };
+    call(&first, &["table", "create", "t", "--durability", "sync"]);
+    call(&first, &["push", "t", "1=1", "2=2", "3=3", "4=4"]);
+    let mut second = serve("second");
+    cluster(&["join", "1"]);
+    let status = cluster(&["status"]);
+    let heads = |server: usize| status["servers"][server]["heads"].as_u64().unwrap();
+    assert!(heads(0) + heads(1) == 64 && heads(0).abs_diff(heads(1)) < 7, "{status}");
+    call(&second, &["push", "t", "1=1"]);
+    cluster(&["leave", "0"]);
+    first.terminate();
+    // All of it went to the other one, and is on its disk.
+    let rows = |server: &Server| {
+        let pulled = call(server, &["pull", "t", "1", "2", "3", "4"]);
+        (0..4).map(|row| value(&pulled, row)).collect::<Vec<_>>()
+    };
+    assert_eq!(rows(&second), [2.0, 2.0, 3.0, 4.0]);
+    assert_eq!(second.terminate(), Some(0));
+    let second = serve("second");
+    assert_eq!(rows(&second), [2.0, 2.0, 3.0, 4.0]);
+    // Who left may come back, with what the others have made of its rows meanwhile.
+    call(&second, &["push", "t", "3=1"]);
+    let first = serve("first");
+    cluster(&["join", "0"]);
+    assert_eq!(rows(&first), [2.0, 2.0, 4.0, 4.0]);
+}

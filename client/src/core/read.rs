@@ -276,7 +276,7 @@ impl Core {
     fn reads_by_value(&self, table: TableIndex, place: &Place) -> bool {
         let schema = &self.tables[table.0].entry.schema;
         schema.width == 1
-            && self.map.replicas <= 1
+            && !self.map.chained
             && place.current_at.is_some_and(|at| at.elapsed() < CURRENT_FOR)
     }
 

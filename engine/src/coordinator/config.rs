@@ -11,6 +11,9 @@ pub struct CoordinatorConfig {
     pub partitions: u32,
     /// Copies of each partition of a new cluster.
     pub replicas: u8,
+    /// Lets the partitions of a new cluster move between servers where there is one copy of each, as
+    /// they can where there are more: pushes go through records then, which copies can be made from.
+    pub movable: bool,
     /// Servers that have to join before a new cluster serves.
     pub expected_servers: u32,
     /// Where map, catalogue and ranks are kept.
@@ -58,6 +61,7 @@ impl CoordinatorConfig {
         Self {
             partitions: 64,
             replicas,
+            movable: false,
             expected_servers: u32::from(replicas.max(1)),
             store: StoreConfig::Memory,
             restored: None,
@@ -110,8 +114,6 @@ impl CoordinatorConfig {
             // What stood still for half of the timeout says nothing about others' silence.
             tick_gap_max_us: micros(self.heartbeat_timeout / 2),
             servers_at_creation: self.expected_servers as usize,
-            // Without chains there is no way to move a partition.
-            rebalance: self.replicas > 1,
             ..CoordinatorOptions::default()
         }
     }

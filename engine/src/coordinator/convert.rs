@@ -22,6 +22,7 @@ pub(super) fn wire_map(map: &ClusterMap) -> map::ClusterMap {
     map::ClusterMap {
         epoch: map.epoch,
         replicas: map.replicas,
+        chained: map.chained,
         servers: servers.collect(),
         chains: map.partitions.iter().map(chain).collect(),
     }

@@ -30,6 +30,8 @@ pub(super) struct Job {
 pub(super) struct Founding {
     pub(super) partitions: u32,
     pub(super) replicas: u8,
+    /// Whether partitions move, if there is one copy of each.
+    pub(super) movable: bool,
     /// Tables that were there before the coordinator kept them.
     pub(super) catalogue: Catalogue,
 }
@@ -76,7 +78,11 @@ impl Keeper {
         let mut items = items.into_iter();
         let map = match items.next().flatten() {
             Some(bytes) => ClusterMap::decode(&bytes, MapLimits::default()).map_err(damaged)?,
-            None => ClusterMap::new(self.founding.partitions, self.founding.replicas),
+            None => {
+                let mut map = ClusterMap::new(self.founding.partitions, self.founding.replicas);
+                map.chained |= self.founding.movable;
+                map
+            }
         };
         let catalogue = match items.next().flatten() {
             Some(bytes) => Catalogue::from_bytes(&bytes).map_err(damaged)?,

@@ -348,20 +348,21 @@ impl Machine {
             return Err(invalid("the address is too long, or there are no shards"));
         }
         let known = joining.server.is_some_and(|server| map.servers.contains_key(&server));
-        if map.replicas == 1 && self.is_founded() && !known {
+        if !map.chained && self.is_founded() && !known {
             let count = map.servers.len();
             let text = format!(
                 "the cluster has its {count} servers already, and one copy of each partition, \
-                 which cannot move: start it with more expected servers, or with replicas"
+                 which cannot move: start it with more expected servers, with --movable, or \
+                 with replicas"
             );
             return Err((RefusalKind::Full {}, text));
         }
         let others = map.servers.iter().filter(|(id, _)| Some(**id) != joining.server);
         let shards = others.map(|(_, entry)| entry.shards).next();
-        if map.replicas > 1 && shards.is_some_and(|shards| shards != joining.shard_count) {
+        if map.chained && shards.is_some_and(|shards| shards != joining.shard_count) {
             let shards = shards.unwrap_or(1);
             return Err(invalid(format!(
-                "servers of a cluster with replicas have equally many shards: use {shards}"
+                "servers of a cluster of chains have equally many shards: use {shards}"
             )));
         }
         Ok(())
@@ -369,8 +370,8 @@ impl Machine {
 
     fn join(&mut self, server: ServerId, joining: Joining) {
         let Joining { address, shard_count: shards, incarnation, kept, .. } = joining;
-        // Where there is one copy, what a returning server recovered is all there is.
-        let kept = kept || self.coordinator.map().replicas == 1;
+        // Where there is one copy that cannot move, what a returning server has is all there is.
+        let kept = kept || !self.coordinator.map().chained;
         self.step(CoordinatorInput::Join { server, incarnation, address, shards, kept });
     }
 

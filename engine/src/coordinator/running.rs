@@ -58,6 +58,7 @@ impl RunningCoordinator {
             founding: Founding {
                 partitions: config.partitions,
                 replicas: config.replicas,
+                movable: config.movable,
                 catalogue: Catalogue { tables, next_table, ..Catalogue::default() },
             },
             jobs: to_do,

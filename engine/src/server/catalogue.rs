@@ -65,7 +65,8 @@ pub(crate) enum CatalogueError {
 
 /// Why restored tables are not served by chains.
 pub(crate) const ONE_COPY: &str = "each server takes its partitions from the restored files, and \
-                                   copies of them would not be told apart: use --replicas 1";
+                                   copies of them would not be told apart: use --replicas 1 without \
+                                   --movable";
 
 const MAGIC: [u8; 8] = *b"WLCATAL3";
 const MAGIC_2: [u8; 8] = *b"WLCATAL2";

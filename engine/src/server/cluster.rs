@@ -123,7 +123,7 @@ impl Cluster {
 
     /// What every partition amounts to that this server holds a replica of.
     pub(super) fn checksums(&self) -> Result<Vec<PartitionChecksum>, Refusal> {
-        if self.lock().map.replicas < 2 {
+        if !self.lock().map.chained {
             return Err(invalid(
                 "the cluster keeps one copy of each partition: there is nothing to compare",
             ));
@@ -468,7 +468,7 @@ impl Cluster {
             shard_count: self.shard_count(),
             generation: data.generation,
             partitions,
-            replicas: map.replicas,
+            replicas: copies_left(map),
             servers: map.servers.iter().map(|server| server.id).collect(),
             tables: state.tables.values().cloned().collect(),
         };
@@ -487,4 +487,9 @@ impl Cluster {
         // A control thread that panicked leaves whole values: every change is a single step.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How many directories may have rows of the same partition: one that moved has left them behind, too.
+fn copies_left(map: &ClusterMap) -> u8 {
+    map.replicas.max(1 + u8::from(map.chained))
 }

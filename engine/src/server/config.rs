@@ -26,6 +26,9 @@ pub struct ServerConfig {
     pub partitions: u32,
     /// Copies of each partition of a new cluster.
     pub replicas: u8,
+    /// Lets the partitions of a new cluster move although there is one copy of each, at the cost of
+    /// a record for what each turn pushes. With more copies they always can.
+    pub movable: bool,
     /// Servers that have to join before a new cluster serves; this one counts.
     pub expected_servers: u32,
     /// Addresses of the coordinators, `host:port`; without any, this server has the coordinator of
@@ -61,6 +64,7 @@ impl Default for ServerConfig {
             cores: Vec::new(),
             partitions: 64,
             replicas: 1,
+            movable: false,
             expected_servers: 1,
             coordinators: Vec::new(),
             providers: Provider::ALL.to_vec(),

@@ -186,10 +186,10 @@ impl Connection {
             }
             ClientRequest::SetRows { table, partition, first, values } => {
                 let map = cluster.map()?;
-                if map.replicas > 1 {
+                if map.chained {
                     return Err(invalid(
-                        "a cluster with replicas takes rows by pushes only: import into a table of \
-                         rule assign, or of a cluster with --replicas 1",
+                        "a cluster of chains takes rows by pushes only: import into a table of \
+                         rule assign, or of a cluster with --replicas 1 that is not --movable",
                     ));
                 }
                 let (shards, values) = (self.shared.config.shards, values.0);

@@ -405,7 +405,7 @@ fn keeps_what_it_promised(catalogue: &Catalogue) -> bool {
 fn found(config: &ServerConfig, kept: Option<Catalogue>) -> Result<RunningCoordinator, StartError> {
     let store = |data: &Path| StoreConfig::File(data.join("coordinator"));
     let kept = kept.unwrap_or_default();
-    if kept.is_restored() && config.replicas > 1 && !kept.tables.is_empty() {
+    if kept.is_restored() && (config.replicas > 1 || config.movable) && !kept.tables.is_empty() {
         return Err(StartError::Data { reason: catalogue::ONE_COPY.to_owned() });
     }
     // Rows that are there already are cut as they are.
@@ -413,6 +413,7 @@ fn found(config: &ServerConfig, kept: Option<Catalogue>) -> Result<RunningCoordi
     let coordinator = CoordinatorConfig {
         partitions,
         expected_servers: config.expected_servers,
+        movable: config.movable,
         worker_timeout: Duration::from_millis(u64::from(config.worker_timeout_ms))
             .max(WORKER_TIMEOUT_MIN),
         store: config.data_dir.as_deref().map_or(StoreConfig::Memory, store),

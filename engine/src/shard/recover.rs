@@ -77,7 +77,7 @@ impl Shard {
             storages.push(storage.map_err(|error| chain(&error))?);
         }
         let options = RecoveryOptions { accept_damage };
-        let is_chained = self.map.replicas > 1;
+        let is_chained = self.map.chained;
         let mut replay = ShardReplay {
             shard: self,
             told: started,
@@ -142,9 +142,9 @@ impl Shard {
     pub(super) fn recovers(&self, partition: PartitionId) -> bool {
         let chain = self.map.chains.get(partition.0 as usize);
         shard_of(partition, self.shard_count) == self.id
-            && chain.is_none_or(|chain| match self.map.replicas {
-                0 | 1 => chain.servers.contains(&self.server),
-                _ => chain.servers == [self.server],
+            && chain.is_none_or(|chain| match self.map.chained {
+                false => chain.servers.contains(&self.server),
+                true => chain.servers == [self.server],
             })
     }
 

@@ -103,7 +103,7 @@ impl ShardTable {
         transports: &mut [Box<dyn Transport>],
         memory_left: &mut u64,
     ) -> Result<(), TableError> {
-        self.is_chained = map.replicas > 1;
+        self.is_chained = map.chained;
         for partition in (0..map.partition_count()).map(PartitionId) {
             let chain = &map.chains[partition.0 as usize];
             let here = (chain.servers.contains(&server) || chain.learner == Some(server))
@@ -137,7 +137,7 @@ impl ShardTable {
             self.slots.insert(partition, slot);
         }
         if is_clocked(&self.entry.schema) {
-            self.install_clocks(map.replicas > 1, arena, transports)?;
+            self.install_clocks(map.chained, arena, transports)?;
         }
         Ok(())
     }

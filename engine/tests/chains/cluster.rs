@@ -270,7 +270,13 @@ pub(crate) fn map(epoch: u64, nodes: &[Peer], order: &[ServerId]) -> ClusterMap 
         shard_count: SHARDS,
         state: ServerState::Up,
     });
-    ClusterMap { epoch: Epoch(epoch), replicas: 3, servers: servers.collect(), chains }
+    ClusterMap {
+        epoch: Epoch(epoch),
+        replicas: 3,
+        chained: true,
+        servers: servers.collect(),
+        chains,
+    }
 }
 
 /// Panics unless all replicas of every partition are equal, waiting for them to be at one position.

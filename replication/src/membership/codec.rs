@@ -45,6 +45,7 @@ impl ClusterMap {
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.epoch.0.to_le_bytes());
         out.push(self.replicas);
+        out.push(u8::from(self.chained));
         write_count(out, self.partitions.len());
         write_count(out, self.servers.len());
         for (id, entry) in &self.servers {
@@ -63,6 +64,11 @@ impl ClusterMap {
         if !(1..=REPLICAS_MAX).contains(&usize::from(replicas)) {
             return Err(malformed("a map's replicas", u64::from(replicas)));
         }
+        let chained = match reader.u8()? {
+            0 if replicas == 1 => false,
+            1 => true,
+            value => return Err(malformed("whether a map is of chains", u64::from(value))),
+        };
         let partitions = reader.u32()?;
         if !partitions.is_power_of_two() || partitions as usize > limits.partitions_max {
             return Err(malformed("a map's partitions", u64::from(partitions)));
@@ -70,6 +76,7 @@ impl ClusterMap {
         let servers = reader.count("a map's servers", limits.servers_max, SERVER_BYTES)?;
         let mut map = Self::new(partitions, replicas);
         map.epoch = epoch;
+        map.chained = chained;
         for _ in 0..servers {
             let (id, entry) = decode_server(&mut reader)?;
             if map.servers.last_key_value().is_some_and(|(last, _)| *last >= id) {

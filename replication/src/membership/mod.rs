@@ -154,6 +154,9 @@ pub struct ClusterMap {
     pub epoch: Epoch,
     /// Members every chain should have.
     pub replicas: u8,
+    /// Whether pushes go through chains, be they of one server each: partitions can move then. With
+    /// more replicas than one they do.
+    pub chained: bool,
     /// All servers known, by id.
     pub servers: BTreeMap<ServerId, ServerEntry>,
     /// All partitions, by id.
@@ -170,6 +173,7 @@ impl ClusterMap {
         Self {
             epoch: Epoch(0),
             replicas,
+            chained: replicas > 1,
             servers: BTreeMap::new(),
             partitions: vec![PartitionEntry::default(); partitions as usize],
         }

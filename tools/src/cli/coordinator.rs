@@ -51,6 +51,10 @@ pub(crate) struct Arguments {
     /// Copies of each partition of a new cluster
     #[arg(long, value_name = "K", default_value_t = 1)]
     replicas: u8,
+    /// Let partitions of a new cluster move when servers join, leave or drain although there is one
+    /// copy of each; with more copies they always do
+    #[arg(long)]
+    movable: bool,
     /// Servers a new cluster waits for before it serves [default: --replicas]
     #[arg(long, value_name = "N")]
     servers: Option<u32>,
@@ -60,7 +64,7 @@ pub(crate) struct Arguments {
     /// How often servers send heartbeats, in milliseconds [default: 100 with replicas, else 500]
     #[arg(long, value_name = "MILLISECONDS")]
     heartbeat_interval: Option<u64>,
-    /// A server silent for this long is failed, in milliseconds [default: 500 with replicas, else
+    /// A server silent for this long is failed, in milliseconds [default: 800 with replicas, else
     /// 10000]
     #[arg(long, value_name = "MILLISECONDS")]
     heartbeat_timeout: Option<u64>,
@@ -114,6 +118,7 @@ fn config(arguments: &Arguments) -> Result<CoordinatorConfig, Failure> {
         partitions: arguments.partitions,
         expected_servers: arguments.servers.unwrap_or(u32::from(arguments.replicas)),
         restored: arguments.restored.clone(),
+        movable: arguments.movable,
         ..CoordinatorConfig::new(arguments.replicas)
     };
     if let Some(path) = &arguments.data_dir {

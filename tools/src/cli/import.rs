@@ -168,7 +168,7 @@ impl RowSink for Sink<'_> {
             None => self.create(shape)?,
         };
         check(&entry, shape).map_err(io::Error::other)?;
-        let way = way(&entry, created, self.client.map().replicas).map_err(io::Error::other)?;
+        let way = way(&entry, created, self.client.map().chained).map_err(io::Error::other)?;
         self.imported.push(ImportedTable {
             name: shape.name.clone(),
             rows: shape.rows,
@@ -234,14 +234,14 @@ fn check(entry: &TableEntry, shape: &TableShape) -> Result<(), String> {
     ))
 }
 
-fn way(entry: &TableEntry, created: bool, replicas: u8) -> Result<Way, String> {
+fn way(entry: &TableEntry, created: bool, is_chained: bool) -> Result<Way, String> {
     let rule = entry.schema.rule;
     match rule {
-        _ if replicas < 2 => Ok(Way::Set),
+        _ if !is_chained => Ok(Way::Set),
         UpdateRule::Assign => Ok(Way::Push),
         UpdateRule::Add if created => Ok(Way::Push),
         _ => Err(format!(
-            "a push to table {} is a change by rule {rule}, and a cluster with replicas takes rows by \
+            "a push to table {} is a change by rule {rule}, and a cluster of chains takes rows by \
              pushes only: import into a table of rule assign, or one of rule add that does not exist",
             entry.name
         )),

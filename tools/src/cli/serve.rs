@@ -61,6 +61,10 @@ pub(crate) struct Arguments {
     /// Copies of each partition of a new cluster
     #[arg(long, value_name = "K", default_value_t = 1, conflicts_with = "coordinator")]
     replicas: u8,
+    /// Let partitions of a new cluster move when servers join, leave or drain although there is one
+    /// copy of each; with more copies they always do
+    #[arg(long, conflicts_with = "coordinator")]
+    movable: bool,
     /// Partitions of a new cluster, a power of two; fixed for its life
     #[arg(long, value_name = "N", default_value_t = ServerConfig::default().partitions, conflicts_with = "coordinator")]
     partitions: u32,
@@ -150,6 +154,7 @@ fn config(arguments: &Arguments) -> Result<ServerConfig, Failure> {
         cores: arguments.cores.clone(),
         partitions: arguments.partitions,
         replicas: arguments.replicas,
+        movable: arguments.movable,
         expected_servers: arguments.servers.unwrap_or(u32::from(arguments.replicas)),
         coordinators: arguments.coordinator.iter().map(|at| without_scheme(at)).collect(),
         providers: arguments.transports.clone(),

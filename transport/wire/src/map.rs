@@ -74,6 +74,8 @@ pub struct ClusterMap {
     /// Copies that each partition should have. With more than one, pushes are acknowledged once the
     /// whole chain has them.
     pub replicas: u8,
+    /// Whether pushes go through chains, be they of one server each: partitions can move then.
+    pub chained: bool,
     /// The servers.
     pub servers: Vec<ServerEntry>,
     /// The chain of each partition; as many as there are partitions, a power of two.
@@ -82,7 +84,7 @@ pub struct ClusterMap {
 
 crate::codec::wire_struct!(ServerEntry { id, incarnation, address, shard_count, state });
 crate::codec::wire_struct!(Chain { epoch, servers, tail_joining, learner });
-crate::codec::wire_struct!(ClusterMap { epoch, replicas, servers, chains });
+crate::codec::wire_struct!(ClusterMap { epoch, replicas, chained, servers, chains });
 
 impl ClusterMap {
     /// Number of partitions.

@@ -90,6 +90,7 @@ fn map() -> ClusterMap {
     ClusterMap {
         epoch: Epoch(9),
         replicas: 3,
+        chained: true,
         servers: vec![ServerEntry {
             id: ServerId(1),
             incarnation: Incarnation(0x1111_2222_3333_4444),

@@ -48,7 +48,7 @@ impl Core {
             let told = self.announce(table).and_then(|request| self.wait_for(request));
             told.map_err(|error| TableError::Clock { source: Box::new(error) })?;
         }
-        if self.map.replicas > 1 {
+        if self.map.chained {
             // Who leads by a newer map may not have heard of this worker.
             self.suspect(0);
         }

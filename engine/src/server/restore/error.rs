@@ -43,8 +43,8 @@ pub enum RestoreError {
     },
     /// Copies of one partition in several directories.
     #[error(
-        "{path} is of a cluster that kept {replicas} copies of each partition, which may have ended in \
-         different places: name the directory of one server alone, with --accept-missing; it has a copy \
+        "{path} is of a cluster of which up to {replicas} directories have the same partition, each in \
+         another state maybe: name the directory of one server alone, with --accept-missing; it has a copy \
          of everything if there were no more servers than copies"
     )]
     Copies {

@@ -61,7 +61,7 @@ impl Shard {
     /// Acts by the map that is in force now.
     pub(in crate::shard) fn configure_chains(&mut self) {
         if self.chain.is_none() {
-            let Some(context) = self.chain_context.clone().filter(|_| self.map.replicas > 1) else {
+            let Some(context) = self.chain_context.clone().filter(|_| self.map.chained) else {
                 return;
             };
             let count = self.map.partition_count();

@@ -113,9 +113,15 @@ pub(crate) fn any_map() -> impl Strategy<Value = ClusterMap> {
     );
     let servers = proptest::collection::vec(server, 0..5);
     let chains = proptest::collection::vec(chain, 0..70);
-    (any::<u64>(), any::<u8>(), servers, chains).prop_map(|(epoch, replicas, servers, chains)| {
-        ClusterMap { epoch: Epoch(epoch), replicas, servers, chains }
-    })
+    (any::<u64>(), any::<(u8, bool)>(), servers, chains).prop_map(
+        |(epoch, (replicas, chained), servers, chains)| ClusterMap {
+            epoch: Epoch(epoch),
+            replicas,
+            chained,
+            servers,
+            chains,
+        },
+    )
 }
 
 fn any_blob() -> impl Strategy<Value = Blob> {

@@ -1,0 +1,176 @@
+//! Where there is one copy of each partition, partitions move all the same if the cluster is told so:
+//! servers join and leave under a client that pushes, and nothing is lost, doubled or refused.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use windlass_client::{
+    Client, ClientOptions, Consistency, Durability, Element, Provider, PullOptions, PushOptions,
+    TableSchema,
+};
+use windlass_engine::{CoordinatorConfig, CoordinatorServer, Server, ServerConfig};
+use windlass_transport::control::ControlStream;
+use windlass_wire::{
+    ClusterMap, Incarnation, ServerId, SessionId,
+    control::{ClientReply, ClientRequest, PROTOCOL_VERSION},
+    coordination::Operation,
+};
+
+const ROWS: u64 = 3000;
+
+fn anywhere() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+struct Cluster {
+    coordinator: CoordinatorServer,
+    provider: Provider,
+    servers: Vec<Server>,
+}
+
+impl Cluster {
+    fn start(provider: Provider, data: Option<&Path>) -> Self {
+        let config =
+            CoordinatorConfig { partitions: 16, movable: true, ..CoordinatorConfig::new(1) };
+        let coordinator = CoordinatorServer::start(anywhere(), None, false, config).unwrap();
+        let mut cluster = Self { coordinator, provider, servers: Vec::new() };
+        cluster.join(data.map(|data| data.join("first")));
+        cluster
+    }
+
+    fn join(&mut self, data_dir: Option<PathBuf>) {
+        let config = ServerConfig {
+            listen: anywhere(),
+            providers: vec![self.provider],
+            coordinators: vec![self.coordinator.address().to_string()],
+            shards: 2,
+            memory_len_max: 1 << 28,
+            data_dir,
+            ..ServerConfig::default()
+        };
+        self.servers.push(Server::start(config).unwrap());
+    }
+
+    /// Asks the coordinator.
+    fn ask(&self, request: &ClientRequest) -> ClientReply {
+        let mut stream = ControlStream::connect(&self.coordinator.address().to_string()).unwrap();
+        let hello = ClientRequest::Hello {
+            version: PROTOCOL_VERSION,
+            token: String::new(),
+            session: SessionId(1),
+            incarnation: Incarnation(1),
+            rank: None,
+            host: String::new(),
+            peer: None,
+        };
+        assert!(matches!(stream.ask(&hello).unwrap(), ClientReply::Welcome { .. }));
+        stream.ask(request).unwrap()
+    }
+
+    fn operate(&self, operation: Operation) {
+        let done = self.ask(&ClientRequest::Operate { operation });
+        assert!(matches!(done, ClientReply::Done {}), "{done:?}");
+    }
+
+    /// Waits until every partition is at one of these servers and each of them has some.
+    fn wait_until_at(&self, servers: &[u32]) {
+        let is_so = |map: &ClusterMap| {
+            let whole = |chain: &windlass_wire::map::Chain| {
+                chain.learner.is_none() && chain.servers.len() == 1 && !chain.tail_joining
+            };
+            let holds = |id: &u32| map.chains.iter().any(|chain| chain.servers == [ServerId(*id)]);
+            let only = |chain: &windlass_wire::map::Chain| servers.contains(&chain.servers[0].0);
+            map.chains.iter().all(whole) && map.chains.iter().all(only) && servers.iter().all(holds)
+        };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let status = self.ask(&ClientRequest::CoordinatorStatus {});
+            let ClientReply::CoordinatorStatus { status } = status else { panic!("{status:?}") };
+            if is_so(&status.map) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not at {servers:?}: {:?}", status.map.chains);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn client(&self) -> Client {
+        let options = ClientOptions { providers: vec![self.provider], ..ClientOptions::default() };
+        let addresses: Vec<&str> = self.servers.iter().map(Server::advertised).collect();
+        Client::connect_with(&addresses.join(","), options).unwrap()
+    }
+}
+
+/// Pushes until told to stop, every row as often as the others; returns how often.
+fn load(client: &Client, is_over: &AtomicBool) -> i64 {
+    let counted = client.open_table::<i64>("counted").unwrap();
+    let dense = client.open_table::<f64>("dense").unwrap();
+    let ones = vec![1.0; usize::try_from(ROWS).unwrap()];
+    let keys: Vec<u64> = (0..500).map(|key| key * 1_000_003).collect();
+    let options = PushOptions::default();
+    let mut rounds = 0_i64;
+    while !is_over.load(Ordering::SeqCst) {
+        let first = counted.push(&keys, &[1; 500], &options).unwrap();
+        let second = dense.push(0..ROWS, &ones, &options).unwrap();
+        first.wait().unwrap();
+        second.wait().unwrap();
+        rounds += 1;
+        let seen = dense.pull(0..ROWS, &PullOptions::default()).unwrap().wait().unwrap();
+        assert!(seen.iter().all(|value| *value == rounds as f64), "round {rounds}");
+    }
+    let counts = counted.pull(&keys, &PullOptions::default()).unwrap().wait().unwrap();
+    assert!(counts.iter().all(|count| *count == rounds), "{rounds}: {counts:?}");
+    rounds
+}
+
+fn moved_under_load(provider: Provider, durability: Durability) {
+    let folder = tempfile::tempdir().unwrap();
+    let data = (durability != (Durability::Memory {})).then(|| folder.path());
+    let mut cluster = Cluster::start(provider, data);
+    cluster.wait_until_at(&[0]);
+    let client = cluster.client();
+    let consistency = Consistency::Eventual {};
+    let counted = TableSchema { durability, consistency, ..TableSchema::sparse(i64::DTYPE, 1) };
+    let dense = TableSchema { durability, consistency, ..TableSchema::dense(f64::DTYPE, ROWS, 1) };
+    client.create_table::<i64>("counted", &counted).unwrap();
+    client.create_table::<f64>("dense", &dense).unwrap();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let pusher = {
+            let (addresses, provider, is_over) =
+                (cluster.servers[0].advertised().to_owned(), cluster.provider, &is_over);
+            scope.spawn(move || {
+                let providers = vec![provider];
+                let options = ClientOptions { providers, ..ClientOptions::default() };
+                load(&Client::connect_with(&addresses, options).unwrap(), is_over)
+            })
+        };
+        cluster.join(data.map(|data| data.join("second")));
+        cluster.wait_until_at(&[0, 1]);
+        cluster.operate(Operation::Drain { server: ServerId(0) });
+        cluster.wait_until_at(&[1]);
+        cluster.operate(Operation::Forget { server: ServerId(0) });
+        drop(cluster.servers.remove(0));
+        // The rows are where they went, and pushes go on there.
+        std::thread::sleep(Duration::from_millis(200));
+        is_over.store(true, Ordering::SeqCst);
+        assert!(pusher.join().unwrap() > 0);
+    });
+}
+
+#[test]
+fn one_copy_moves_with_the_servers_that_join_and_leave() {
+    for provider in [Provider::Shm {}, Provider::Tcp {}] {
+        moved_under_load(provider, Durability::Memory {});
+    }
+}
+
+#[test]
+fn one_copy_on_disk_moves_too() {
+    moved_under_load(Provider::Shm {}, Durability::Sync {});
+}

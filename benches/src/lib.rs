@@ -1,1 +1,3 @@
 //! Windlass benchmarks.
+
+pub mod chain_bytes;

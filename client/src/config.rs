@@ -49,7 +49,8 @@ impl Default for ClientOptions {
 pub struct PushOptions {
     /// The clock that the pushed rows are stamped with; the client's own, the rounds it has ended,
     /// when `None`. One more says that nothing else comes to these rows in this round, so that pulls
-    /// of them need not wait for the round's end.
+    /// of them need not wait for the round's end. Pushes to tables in rounds are always of the round
+    /// that the client is in.
     pub clock: Option<windlass_wire::WorkerClock>,
     /// Acknowledge only what is on disk on every replica, whatever the table says.
     pub sync: bool,

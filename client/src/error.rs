@@ -269,6 +269,14 @@ pub enum RequestError {
     /// The table's workers keep clocks, and this client is none of them.
     #[error("the table counts its workers' clocks: connect with a rank to be one of them")]
     NoRank,
+    /// What this worker has pushed in its round leaves no room for more: servers acknowledge it when
+    /// the round closes. Of this request, nothing or only some of its rows may have been pushed.
+    #[error(
+        "what was pushed in this round takes all the room there is until the round closes (1,000 \
+         requests, 1,000 messages and 1 MiB of keys to a shard, the client's staging area): push \
+         more rows at once, advance the clock sooner, or raise the staging area"
+    )]
+    RoundFull,
     /// The table's workers keep no clocks.
     #[error(
         "the table's consistency is eventual, its workers have no clocks: create it with sequential or bounded:N"

@@ -153,6 +153,10 @@ pub const CHAIN_HELD_LEN_MAX: u64 = 256 << 20;
 /// Records of a shard's heads in flight before they leave pushes in their mailboxes.
 pub const CHAIN_INFLIGHT_MAX: u64 = 2048;
 
+/// Rounds of a partition that are summed at once. Clients stay four ahead of the one that closes next;
+/// the rest is for rounds that close in some partitions sooner than in others.
+pub const ROUNDS_OPEN_MAX: u64 = 16;
+
 /// Records of one partition in flight from which workers' clocks wait: what is left of a replica's
 /// bound is for the pushes of a turn.
 pub const CLOCK_RECORD_INFLIGHT_MAX: u64 = 3072;

@@ -31,8 +31,17 @@ pub enum Placed {
     Into(WorkerClock),
     /// Drop it; acknowledge it with the next record, which covers its sequence.
     Dropped,
-    /// Its clock is too far ahead: leave it in its mailbox.
+    /// Its clock is further ahead than rounds are summed.
     TooEarly,
+}
+
+/// A round that has just closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// Its clock.
+    pub clock: WorkerClock,
+    /// The workers that had finished it.
+    pub finished: BTreeSet<WorkerRank>,
 }
 
 /// The open rounds of one table in one partition.
@@ -87,25 +96,29 @@ impl Rounds {
         self.is_complete(first)
     }
 
-    /// Worker membership: a live worker is waited for, a retired one is not.
+    /// Worker membership: a live worker is waited for, a retired one is not. What a retired one had
+    /// finished is forgotten, or another life of its rank would be taken to have finished it.
     pub fn set_live(&mut self, worker: WorkerRank, live: bool) {
         if live {
             self.live.insert(worker);
         } else {
             self.live.remove(&worker);
+            for finished in self.open.values_mut() {
+                finished.remove(&worker);
+            }
         }
     }
 
     /// Closes the oldest round if enough workers have finished it: apply its sum once, in one record.
     /// To be asked until it returns `None`, after every `finish` and every change of the workers.
-    pub fn close(&mut self) -> Option<WorkerClock> {
-        let next = self.next();
-        if !self.is_complete(next) {
+    pub fn close(&mut self) -> Option<Closed> {
+        let clock = self.next();
+        if !self.is_complete(clock) {
             return None;
         }
-        self.open.remove(&next);
-        self.closed = next;
-        Some(next)
+        let finished = self.open.remove(&clock)?;
+        self.closed = clock;
+        Some(Closed { clock, finished })
     }
 
     /// The last closed clock.
@@ -140,15 +153,19 @@ mod tests {
         rounds
     }
 
+    fn close(rounds: &mut Rounds) -> Option<u64> {
+        rounds.close().map(|closed| closed.clock.0)
+    }
+
     #[test]
     fn all_waits_for_every_live_worker() {
         let mut rounds = rounds(Quorum::All, Late::Drop, 3);
         assert!(!rounds.finish(WorkerRank(0), WorkerClock(1)));
         assert!(!rounds.finish(WorkerRank(1), WorkerClock(2)));
-        assert_eq!(rounds.close(), None);
+        assert_eq!(close(&mut rounds), None);
         rounds.set_live(WorkerRank(2), false);
-        assert_eq!(rounds.close(), Some(WorkerClock(1)), "a dead worker is not waited for");
-        assert_eq!(rounds.close(), None);
+        assert_eq!(close(&mut rounds), Some(1), "a dead worker is not waited for");
+        assert_eq!(close(&mut rounds), None);
         assert_eq!(rounds.place(WorkerClock(1)), Placed::Dropped);
         assert_eq!(rounds.place(WorkerClock(5)), Placed::Into(WorkerClock(5)));
         assert_eq!(rounds.place(WorkerClock(6)), Placed::TooEarly);
@@ -159,17 +176,30 @@ mod tests {
         let mut rounds = rounds(Quorum::AtLeast(2), Late::Fold, 3);
         rounds.finish(WorkerRank(0), WorkerClock(1));
         rounds.finish(WorkerRank(1), WorkerClock(1));
-        assert_eq!(rounds.close(), Some(WorkerClock(1)));
+        assert_eq!(close(&mut rounds), Some(1));
         assert_eq!(rounds.place(WorkerClock(1)), Placed::Into(WorkerClock(2)));
         assert!(!rounds.finish(WorkerRank(2), WorkerClock(1)), "nothing to close");
     }
 
     #[test]
+    fn a_new_life_of_a_rank_has_finished_nothing() {
+        let mut rounds = rounds(Quorum::All, Late::Drop, 2);
+        rounds.finish(WorkerRank(1), WorkerClock(2));
+        rounds.set_live(WorkerRank(1), false);
+        rounds.set_live(WorkerRank(1), true);
+        rounds.finish(WorkerRank(0), WorkerClock(1));
+        assert_eq!(close(&mut rounds), None);
+        rounds.finish(WorkerRank(1), WorkerClock(1));
+        let finished = [WorkerRank(0), WorkerRank(1)].into();
+        assert_eq!(rounds.close(), Some(Closed { clock: WorkerClock(1), finished }));
+    }
+
+    #[test]
     fn a_round_of_nobody_never_closes() {
         let mut rounds = rounds(Quorum::All, Late::Drop, 0);
-        assert_eq!(rounds.close(), None);
+        assert_eq!(close(&mut rounds), None);
         rounds.finish(WorkerRank(0), WorkerClock(1));
-        assert_eq!(rounds.close(), None);
+        assert_eq!(close(&mut rounds), None);
     }
 
     proptest! {
@@ -186,8 +216,8 @@ mod tests {
                     rounds.finish(WorkerRank(rank), WorkerClock(clock));
                 }
                 while let Some(closed) = rounds.close() {
-                    prop_assert_eq!(closed.0, last + 1);
-                    last = closed.0;
+                    prop_assert_eq!(closed.clock.0, last + 1);
+                    last = closed.clock.0;
                 }
                 prop_assert!(rounds.open.len() <= 4);
                 if let Placed::Into(clock) = rounds.place(WorkerClock(clock)) {

@@ -73,6 +73,18 @@ fn a_sparse_table_takes_any_key_and_a_dropped_one_is_gone() {
     refuse(1, &["table", "set", "e", "--consistency", "bounded:1"]);
     call(&["table", "drop", "bounded"]);
 
+    let rounds = ["table", "create", "rounds", "--aggregation", "rounds:2:fold"];
+    assert_eq!(call(&rounds)["aggregation"], "rounds:2:fold");
+    assert_eq!(call(&["table", "show", "rounds"])["aggregation"], "rounds:2:fold");
+    let text = refuse(1, &["push", "rounds", "1=1"]);
+    assert!(text.contains("rank"), "{text}");
+    call(&["table", "drop", "rounds"]);
+    let text = refuse(2, &["table", "create", "x", "--aggregation", "rounds:0"]);
+    assert!(text.contains("rounds:M with M workers from 1"), "{text}");
+    let kept = ["table", "create", "x", "--aggregation", "rounds", "--durability", "sync"];
+    let text = refuse(1, &kept);
+    assert!(text.contains("use durability memory"), "{text}");
+
     let text = refuse(1, &["pull", "nothing", "1"]);
     assert!(text.contains("\"nothing\"") && text.contains("there are e"), "{text}");
     let text = refuse(2, &["push", "e", "1=2,3"]);

@@ -78,7 +78,7 @@ impl From<RequestError> for Failure {
             RequestError::RowsLost => WindlassStatus::RowsLost,
             RequestError::Timeout { .. } => WindlassStatus::Timeout,
             RequestError::UnknownTimestamp { .. } => WindlassStatus::UnknownTimestamp,
-            RequestError::TooLarge { .. } => WindlassStatus::TooLarge,
+            RequestError::TooLarge { .. } | RequestError::RoundFull => WindlassStatus::TooLarge,
             _ => WindlassStatus::SetupFailed,
         };
         Self::new(status, chain(&error))

@@ -164,6 +164,41 @@ def test_rules_and_schemas(client, name):
     assert name in str(told.value) and told.value.status == 20
 
 
+def test_rounds(client, name, request):
+    provider = request.node.callspec.params["client"]
+    connected = [
+        windlass.connect(address(provider), providers=[provider], rank=rank) for rank in range(2)
+    ]
+    schema = dict(width=2, rows=10, consistency="sequential", aggregation="rounds")
+    tables = [one.create_table(name, **schema) for one in connected]
+    assert (tables[0].schema.aggregation, tables[0].schema.fold_late) == ("rounds", False)
+    ones = numpy.ones((10, 2), "float32")
+    pushed = [table.push(slice(None), ones) for table in tables]
+    connected[0].advance_clock()
+    assert (client.open_table(name).pull(slice(None)) == 0).all()
+    connected[1].advance_clock()
+    for push in pushed:
+        push.wait()
+    assert (tables[0].pull(slice(None)) == 2).all()
+    for one in connected:
+        one.close()
+    client.drop_table(name)
+
+
+def test_rounds_of_some(client, name):
+    table = client.create_table(name, width=1, rows=2, aggregation=2, fold_late=True)
+    assert (table.schema.aggregation, table.schema.fold_late) == (2, True)
+    for wrong in ["round", 0, -1, True, 1.5]:
+        with pytest.raises(ValueError) as told:
+            client.create_table(name + "!", width=1, rows=2, aggregation=wrong)
+        assert "from 1" in str(told.value)
+    with pytest.raises(ValueError):
+        client.create_table(name + "!", width=1, rows=2, fold_late=True)
+    with pytest.raises(windlass.WindlassError) as told:
+        client.create_table(name + "!", width=1, rows=2, aggregation=2, durability="sync")
+    assert "durability memory" in str(told.value)
+
+
 def test_mistakes(client, name):
     table = client.create_table(name, width=2, rows=100, reject_not_finite=True)
     for keys, error in [

@@ -93,13 +93,19 @@ class Client:
         durability: Union[str, int] = "memory",
         reject_not_finite: bool = False,
         consistency: Union[str, int] = "eventual",
+        aggregation: Union[str, int] = "immediate",
+        fold_late: bool = False,
     ) -> Table:
         """Creates a table, or opens the one of that name and schema.
 
         With `rows` it is dense: rows 0 to rows - 1. Without it is sparse: any 64-bit key. `rule` is
         how a push changes a row, such as "sgd:lr=0.1" or "adagrad:lr=0.1". `durability` is
         "memory", "sync", or a number of milliseconds; `consistency` is "eventual", "sequential", or
-        the number of rounds that a pull may miss.
+        the number of rounds that a pull may miss. `aggregation` is "immediate"; "rounds", in which
+        the pushes of a worker clock are summed until all workers have finished it, and a push is
+        acknowledged then; or a number of workers, from 1, that are enough for that. Pushes that come
+        too late are dropped or, with `fold_late`, count in the next round. A table in rounds is of
+        durability "memory", and its workers have ranks.
         """
         schema = sized(CSchema)
         schema.dtype = dtypes.number_of(dtype)
@@ -116,6 +122,10 @@ class Client:
             schema.consistency, schema.staleness = 1, consistency
         else:
             schema.consistency = {"eventual": 0, "sequential": 2}[consistency]
+        schema.aggregation, schema.quorum = quorum_of(aggregation)
+        schema.fold_late = fold_late
+        if fold_late and not schema.aggregation:
+            raise ValueError("fold_late is for tables in rounds: give aggregation, too")
         handle = library.handle("create_table", self._open(), name.encode(), byref(schema))
         return Table(self, name, handle)
 
@@ -226,3 +236,16 @@ class Client:
     def __del__(self) -> None:
         if getattr(self, "_handle", 0):
             library.close(self._handle)
+
+
+def quorum_of(aggregation: Union[str, int]) -> tuple[int, int]:
+    """The mode by number, and how many workers close a round, 0 for all."""
+    if aggregation == "immediate":
+        return 0, 0
+    if aggregation == "rounds":
+        return 1, 0
+    if isinstance(aggregation, int) and not isinstance(aggregation, bool) and 0 < aggregation < 2**32:
+        return 1, aggregation
+    raise ValueError(
+        f'aggregation is "immediate", "rounds" or a number of workers from 1, not {aggregation!r}'
+    )

@@ -42,6 +42,10 @@ class Schema:
     reject_not_finite: bool
     #: "eventual", "sequential", or the number of rounds a pull may miss.
     consistency: Union[str, int]
+    #: "immediate", "rounds", or the number of workers that close a round.
+    aggregation: Union[str, int] = "immediate"
+    #: Whether pushes that come too late for their round count in the next one.
+    fold_late: bool = False
 
 
 def schema_of(fields: CSchema) -> Schema:
@@ -60,6 +64,8 @@ def schema_of(fields: CSchema) -> Schema:
         ),
         reject_not_finite=fields.not_finite == 1,
         consistency=fields.staleness if fields.consistency == 1 else _CONSISTENCY[fields.consistency],
+        aggregation=(fields.quorum or "rounds") if fields.aggregation else "immediate",
+        fold_late=fields.fold_late == 1,
     )
 
 

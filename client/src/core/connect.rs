@@ -71,6 +71,7 @@ impl Core {
             clock: WorkerClock(0),
             clock_poll: super::clock::Poll::default(),
             says_farewell: true,
+            rounds: super::rounds::Rounds::default(),
             completions: vec![Completion::EMPTY; COMPLETIONS_PER_POLL].into_boxed_slice(),
             scratch: Scratch::default(),
             counters: Counters::default(),

@@ -2,6 +2,7 @@
 //! under way. Everything here runs on the caller's thread.
 
 mod backoff;
+mod begin;
 mod clock;
 mod connect;
 mod kept;
@@ -16,6 +17,7 @@ mod read_now;
 mod recover;
 mod remedy;
 mod requests;
+mod rounds;
 mod route;
 mod send;
 mod servers;
@@ -82,6 +84,7 @@ pub(crate) struct Core {
     clock_poll: clock::Poll,
     /// Whether servers are told when this client ends.
     pub(crate) says_farewell: bool,
+    rounds: rounds::Rounds,
     completions: Box<[Completion]>,
     scratch: Scratch,
     pub(crate) counters: Counters,

@@ -42,9 +42,6 @@ const SILENCE: Duration = Duration::from_millis(250);
 /// replaced; then later and later.
 const ASKED_SOON: u32 = 8;
 
-/// Bytes of messages kept to be sent again from which new requests wait.
-const BACKLOG_LEN_MAX: usize = 32 << 20;
-
 /// How long a wait has lasted.
 #[derive(Debug)]
 pub(super) struct Patience {
@@ -64,38 +61,6 @@ pub(super) fn ask_after(asked: u32) -> Duration {
 }
 
 impl Core {
-    /// Starts a request when `after` is done and a slot is free. It has one part until
-    /// [`Core::end_sending`], so that it cannot be done before all of it is sent.
-    pub(super) fn begin(
-        &mut self,
-        after: Option<Timestamp>,
-        claimable: bool,
-    ) -> Result<RequestId, RequestError> {
-        if let Some(after) = after {
-            self.wait_for(after.0)?;
-        }
-        let mut patience = None;
-        if self.in_trouble() {
-            self.recover();
-            while self.backlog_len >= BACKLOG_LEN_MAX {
-                self.wait_a_little(&mut patience)?;
-            }
-        }
-        while !self.requests.next_is_free() {
-            self.wait_a_little(&mut patience)?;
-        }
-        let id = self.requests.start(claimable);
-        if let Some(request) = self.requests.find_mut(id) {
-            request.parts_left = 1;
-        }
-        Ok(id)
-    }
-
-    /// Everything of a request is sent.
-    pub(super) fn end_sending(&mut self, request: RequestId) {
-        self.end_part(request, None);
-    }
-
     /// Waits until a request is over; its failure, if it is still known.
     pub(crate) fn wait_for(&mut self, id: RequestId) -> Result<(), RequestError> {
         if !self.requests.was_made(id) {
@@ -250,7 +215,7 @@ impl Core {
             if let Some(chunk) = self.memory.allocate(len) {
                 return Ok(chunk);
             }
-            self.wait_a_little(&mut patience)?;
+            self.wait_a_little(&mut patience).map_err(|error| self.blame_round(error))?;
         }
     }
 

@@ -1,6 +1,6 @@
 //! Pushes: split by link, sent inline when small, by reference when large.
 
-use windlass_wire::{RequestHeader, RequestKind, RowRange, Rows};
+use windlass_wire::{Aggregation, RequestHeader, RequestKind, RowRange, Rows, WorkerClock};
 
 use super::{
     Core, PART_KEYS_MAX, PART_LEN_MAX, RegionId, RequestId, TableIndex,
@@ -51,6 +51,7 @@ impl Core {
             return Ok(request);
         }
         let request = self.begin(options.after, false)?;
+        self.note_push(table, request);
         let sent = self.send_range(request, table, rows, values, options);
         self.end_sending(request);
         sent?;
@@ -75,7 +76,7 @@ impl Core {
             let route = self.route(link);
             part.end = part.end.min(part.start + rows_max);
             let (from, len) = ((first - rows.start) * row_len, part.count() * row_len);
-            let values = self.part_values(link, values, from, len)?;
+            let values = self.part_values((table, link), values, from, len)?;
             self.send_push(route, table, PartRows::Range(part), values, request, options)?;
             first = part.end;
         }
@@ -98,6 +99,7 @@ impl Core {
             return Ok(request);
         }
         let request = self.begin(options.after, false)?;
+        self.note_push(table, request);
         let sent = self.send_keys(request, table, keys, values, options);
         self.end_sending(request);
         sent?;
@@ -119,7 +121,8 @@ impl Core {
             let route = self.route(link);
             for (at, part) in keys.chunks(rows_max).enumerate() {
                 let from = (at * rows_max) as u64 * row_len;
-                let values = self.part_values(link, values, from, part.len() as u64 * row_len)?;
+                let len = part.len() as u64 * row_len;
+                let values = self.part_values((table, link), values, from, len)?;
                 self.send_push(route, table, PartRows::Keys(part), values, request, options)?;
             }
         } else {
@@ -188,10 +191,10 @@ impl Core {
             }
         }
         let len = gathered.len() as u64;
-        let sent =
-            self.part_values(route.link, Source::Plain(&gathered), 0, len).and_then(|values| {
-                self.send_push(route, table, PartRows::Keys(keys), values, request, options)
-            });
+        let values = self.part_values((table, route.link), Source::Plain(&gathered), 0, len);
+        let sent = values.and_then(|values| {
+            self.send_push(route, table, PartRows::Keys(keys), values, request, options)
+        });
         self.scratch.values = gathered;
         sent
     }
@@ -199,12 +202,12 @@ impl Core {
     /// Chooses how the values of one message travel, and copies them if they are to be staged.
     fn part_values<'a>(
         &mut self,
-        link: usize,
+        (table, link): (TableIndex, usize),
         source: Source<'a>,
         from: u64,
         len: u64,
     ) -> Result<Values<'a>, RequestError> {
-        let large = len > self.by_reference_len(link);
+        let large = len > self.inline_len_max(table, link);
         match source {
             Source::Plain(bytes) if !large => {
                 Ok(Values::Inline(&bytes[index(from)..index(from + len)]))
@@ -247,7 +250,7 @@ impl Core {
         let message = Message { request, header, keys, values, reply: None };
         match values {
             Values::At { region, offset, held: Held::Nothing }
-                if len <= self.by_reference_len(route.link) =>
+                if len <= self.inline_len_max(table, route.link) =>
             {
                 let bytes = self.copy_registered(region, offset, len);
                 let sent = self.send(route, &Message { values: Values::Inline(&bytes), ..message });
@@ -267,6 +270,11 @@ impl Core {
     ) -> RequestHeader {
         self.sequence = self.sequence.next();
         let entry = &self.tables[table.0].entry;
+        let clock = match entry.schema.aggregation {
+            // Of the round that this worker is in.
+            Aggregation::Rounds { .. } if kind.pushes() => WorkerClock(self.clock.0 + 1),
+            _ => options.clock.unwrap_or(self.clock),
+        };
         RequestHeader {
             kind,
             sync: options.sync,
@@ -276,7 +284,7 @@ impl Core {
             table: entry.id,
             sequence: self.sequence,
             epoch: self.map.epoch,
-            clock: options.clock.unwrap_or(self.clock),
+            clock,
             rows: Rows::Keys,
             row_count: 0,
             width: entry.schema.width,

@@ -82,10 +82,13 @@ impl Core {
             }
         };
         let mut patience = None;
-        while self.write(route.link, &bytes, message, inline).is_err() {
+        let len = message.keys.len() * 8 + inline.len();
+        while !self.leaves_room(route.link, &message.header, len)
+            || self.write(route.link, &bytes, message, inline).is_err()
+        {
             if let Err(error) = self.wait_a_little(&mut patience) {
                 self.release(message.held());
-                return Err(error);
+                return Err(self.blame_round(error));
             }
             if !self.takes(route) {
                 return self.put_off(route, message);

@@ -9,7 +9,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use windlass_wire::{
-    Aggregation, Consistency, TableEntry, TableId, TableSchema,
+    Aggregation, Consistency, Durability, TableEntry, TableId, TableSchema,
     control::{ClientReply, RefusalKind},
     coordination::{Instruction, OrderRefusal},
     schema::validate_table_name,
@@ -300,9 +300,11 @@ fn check_features(schema: &TableSchema, replicas: u8) -> Result<(), Refusal> {
             schema.replicas, schema.replicas
         )));
     }
-    if schema.aggregation != (Aggregation::Immediate {}) {
+    let in_rounds = schema.aggregation != (Aggregation::Immediate {});
+    if in_rounds && schema.durability != (Durability::Memory {}) {
         return Err(invalid(
-            "rounds: this version applies each turn's sum; use aggregation immediate",
+            "tables in rounds are kept in memory, on every replica: use durability memory, or \
+             aggregation immediate",
         ));
     }
     Ok(())
@@ -319,7 +321,7 @@ fn is_same(found: &TableSchema, asked: &TableSchema) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use windlass_wire::{DataType, Durability};
+    use windlass_wire::DataType;
 
     use super::*;
 
@@ -331,7 +333,11 @@ mod tests {
             assert_eq!(check_features(&with(clocked), 2), Ok(()));
         }
         assert_eq!(check_features(&eventual, 3), Ok(()));
-        let on_disk = TableSchema { durability: Durability::Sync {}, ..eventual };
+        let on_disk = TableSchema { durability: Durability::Sync {}, ..eventual.clone() };
         assert_eq!(check_features(&on_disk, 3), Ok(()));
+        let aggregation = Aggregation::Rounds { quorum: 0, fold_late: false };
+        assert_eq!(check_features(&TableSchema { aggregation, ..eventual }, 3), Ok(()));
+        let refused = check_features(&TableSchema { aggregation, ..on_disk }, 3);
+        assert!(refused.unwrap_err().1.contains("durability memory"));
     }
 }

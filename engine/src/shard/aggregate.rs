@@ -66,6 +66,11 @@ impl Aggregator {
         self.sum_len
     }
 
+    /// Whether a row has a sum.
+    pub(super) fn has(&self, key: u64) -> bool {
+        self.index.find(key).is_some()
+    }
+
     /// Where the sum of a row is, and whether it is a new one that still has to be set.
     pub(super) fn place_of(&mut self, key: u64) -> (*mut u8, bool) {
         let (row, new) = self.index.find_or_insert(key);

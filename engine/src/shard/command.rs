@@ -247,6 +247,7 @@ impl Shard {
             }
             ShardCommand::DropTable { table, answer } => {
                 self.tables_below = self.tables_below.max(table.0 + 1);
+                self.drop_rounds(table);
                 if let Some(table) = self.tables.remove(&table) {
                     if table.clocks.is_some() {
                         self.clocks.remove_table();
@@ -325,6 +326,7 @@ impl Shard {
             }
         }
         self.configure_chains();
+        self.end_round_waits();
         Ok(())
     }
 

@@ -26,6 +26,7 @@ mod push;
 mod record;
 mod recover;
 mod regrouped;
+mod rounds;
 mod session;
 mod set_rows;
 mod staging;
@@ -107,6 +108,9 @@ pub struct Shard {
     chain_context: Option<ChainContext>,
     chain: Option<Box<Chain>>,
     checkpoint_wanted: bool,
+    /// Messages whose completion waits for chains or rounds, and buffers of pushes carried out together.
+    waits: chain::Waits,
+    scratch: chain::Scratch,
     aggregator: Aggregator,
     gathered: record::Gathered,
     outcomes: Vec<record::Outcome>,
@@ -187,6 +191,8 @@ impl Shard {
             chain_context: None,
             chain: None,
             checkpoint_wanted: false,
+            waits: chain::Waits::default(),
+            scratch: chain::Scratch::default(),
             aggregator: Aggregator::new(),
             gathered: record::Gathered::default(),
             outcomes: Vec::new(),
@@ -241,6 +247,7 @@ impl Shard {
             self.pull_all();
             self.turn.clear();
         }
+        self.close_rounds();
         let sent = self.end_chain_turn();
         chained || worked || sent
     }

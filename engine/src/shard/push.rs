@@ -30,7 +30,7 @@ impl Shard {
             return;
         }
         for at in 0..self.turn.works.len() {
-            if self.turn.works[at].closed {
+            if self.turn.works[at].closed || self.turn.works[at].pushed {
                 continue;
             }
             if self.is_behind_refused(at) {
@@ -40,6 +40,10 @@ impl Shard {
             let work = &self.turn.works[at];
             let pushes = work.header.kind.pushes();
             let (table, rows) = (work.header.table, self.statistics.rows_pushed);
+            if pushes && self.tables.get(&table).is_some_and(|table| table.rounds.is_some()) {
+                self.push_group(at);
+                continue;
+            }
             let is_kept = pushes && self.is_kept(work);
             let is_imaged = is_kept && self.is_imaged(work);
             if is_imaged && self.is_poisoned() {
@@ -165,6 +169,10 @@ impl Shard {
             let is_awaited = self.chain.is_some() && self.awaits_table(header.table);
             return Err((if is_awaited { Status::StaleEpoch } else { Status::UnknownTable }, 0));
         };
+        // What waits for a round under one map is asked for again under the next.
+        if table.rounds.is_some() && header.epoch != self.map.epoch {
+            return Err((Status::StaleEpoch, 0));
+        }
         if header.kind == RequestKind::AdvanceClock {
             let stale = table.clocks.is_some() && self.is_clock_stale(header.epoch);
             return if stale { Err((Status::StaleEpoch, 0)) } else { Ok(()) };

@@ -383,7 +383,7 @@ impl ShardReplay<'_> {
         let Some(table) = self.shard.tables.get_mut(&block.head.table) else { return Ok(()) };
         let (slot, clocks) = (table.slots.find(block.partition), &mut table.clocks);
         let (Some(slot), Some(clocks)) = (slot, clocks) else { return Ok(()) };
-        if block.bytes.is_empty() || clocks.decode_slot(slot, block.bytes) {
+        if block.bytes.is_empty() || clocks.restore_slot(slot, block.bytes) {
             return Ok(());
         }
         Err(format!("the clock of table {} is damaged", block.head.table).into())

@@ -43,6 +43,14 @@ pub struct ShardStatistics {
     pub chain_records: u64,
     /// Bytes of those records.
     pub chain_bytes: u64,
+    /// Bytes of messages with records, from the servers before this one in chains.
+    pub chain_received_bytes: u64,
+    /// Rounds of tables in rounds that were applied, by partition.
+    pub rounds_closed: u64,
+    /// Pushes dropped at a partition because their round was closed.
+    pub late_dropped: u64,
+    /// Pushes counted in a later round of a partition than their own.
+    pub late_folded: u64,
     /// Times a pull waited for room because its client had not taken what it was sent.
     pub crowded: u64,
     /// Records in the log since the start.
@@ -109,6 +117,10 @@ impl ShardStatistics {
             ("workers_retired", self.workers_retired),
             ("chain_records", self.chain_records),
             ("chain_bytes", self.chain_bytes),
+            ("chain_received_bytes", self.chain_received_bytes),
+            ("rounds_closed", self.rounds_closed),
+            ("late_dropped", self.late_dropped),
+            ("late_folded", self.late_folded),
             ("crowded", self.crowded),
             ("log_records", self.log_records),
             ("log_writes", self.log_writes),
@@ -152,6 +164,10 @@ impl ShardStatistics {
         self.workers_retired += other.workers_retired;
         self.chain_records += other.chain_records;
         self.chain_bytes += other.chain_bytes;
+        self.chain_received_bytes += other.chain_received_bytes;
+        self.rounds_closed += other.rounds_closed;
+        self.late_dropped += other.late_dropped;
+        self.late_folded += other.late_folded;
         self.crowded += other.crowded;
         self.log_records += other.log_records;
         self.log_writes += other.log_writes;

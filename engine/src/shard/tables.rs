@@ -10,6 +10,7 @@ use super::{
     arena::{Arena, ArenaError},
     clocks::{TableClocks, is_clocked},
     push::{Refusal, detail_of},
+    rounds::TableRounds,
 };
 use crate::{
     table::{BlockGeometry, DensePartition, SparsePartition},
@@ -35,6 +36,8 @@ pub(super) struct ShardTable {
     pub(super) is_chained: bool,
     /// Its workers' clocks, if pulls may have to wait.
     pub(super) clocks: Option<Box<TableClocks>>,
+    /// Its open rounds, if pushes count by rounds.
+    pub(super) rounds: Option<Box<TableRounds>>,
 }
 
 /// The rows held here.
@@ -88,6 +91,7 @@ impl ShardTable {
             slots: Slots::new(partition_count),
             is_chained: false,
             clocks: None,
+            rounds: TableRounds::new(schema.aggregation).map(Box::new),
             entry,
         })
     }
@@ -150,7 +154,7 @@ impl ShardTable {
     ) -> Result<(), TableError> {
         if self.clocks.is_none() {
             let piece = arena.allocate(ClockLine::LEN as u64, transports)?;
-            let clocks = TableClocks::new(piece, self.entry.schema.consistency, chained);
+            let clocks = TableClocks::new(piece, &self.entry.schema, chained);
             self.clocks = Some(Box::new(clocks));
         }
         let count = match &self.rows {

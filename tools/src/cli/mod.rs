@@ -1,5 +1,6 @@
 //! The command line: what it understands, and which command runs. A file per command.
 
+mod aggregation;
 mod bench;
 mod checkpoint;
 mod cluster;

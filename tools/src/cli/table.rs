@@ -2,10 +2,13 @@
 
 use serde::Serialize;
 use windlass_client::{
-    Client, Consistency, DataType, Durability, TableEntry, TableKind, TableSchema, UpdateRule,
+    Aggregation, Client, Consistency, DataType, Durability, TableEntry, TableKind, TableSchema,
+    UpdateRule,
 };
 
-use super::{ExitStatus, Failure, Output, connection::ConnectionArguments, consistency};
+use super::{
+    ExitStatus, Failure, Output, aggregation, connection::ConnectionArguments, consistency,
+};
 use crate::{
     control::Control,
     remote::{self, RemoteError},
@@ -79,6 +82,11 @@ pub(crate) struct CreateArguments {
     /// How far workers with a rank may be apart: sequential, bounded:N (rounds) or eventual
     #[arg(long, value_name = "MODEL", value_parser = consistency::parse, default_value = "eventual")]
     consistency: Consistency,
+    /// When pushes are applied: immediate, or rounds[:M][:fold], where the pushes of a worker clock are
+    /// summed until all workers with a rank (or M) have finished it; late ones are dropped or, with
+    /// fold, count in the next round
+    #[arg(long, value_name = "MODE", value_parser = aggregation::parse, default_value = "immediate")]
+    aggregation: Aggregation,
     #[command(flatten)]
     connection: ConnectionArguments,
 }
@@ -94,6 +102,7 @@ struct TableResult {
     dtype: &'static str,
     rule: String,
     consistency: String,
+    aggregation: String,
     replicas: u8,
     durability: String,
     /// When rows in memory only last went with a server's restart, in seconds since 1970.
@@ -160,6 +169,7 @@ fn create(arguments: &CreateArguments, output: Output) -> Result<(), Failure> {
         rule: arguments.rule,
         durability: arguments.durability,
         consistency: arguments.consistency,
+        aggregation: arguments.aggregation,
         ..TableSchema::sparse(arguments.dtype, arguments.width)
     };
     schema.validate().map_err(|error| Failure::new(ExitStatus::Usage, error))?;
@@ -215,6 +225,7 @@ impl TableResult {
             dtype: schema.dtype.name(),
             rule: schema.rule.to_string(),
             consistency: consistency::text(schema.consistency),
+            aggregation: aggregation::text(schema.aggregation),
             replicas: schema.replicas,
             durability: match schema.durability {
                 Durability::Memory {} => "memory".to_owned(),
@@ -264,6 +275,7 @@ fn show_text(table: &TableResult) -> String {
         ("dtype", table.dtype.to_owned()),
         ("rule", table.rule.clone()),
         ("consistency", table.consistency.clone()),
+        ("aggregation", table.aggregation.clone()),
         ("replicas", table.replicas.to_string()),
         ("durability", table.durability.clone()),
         (

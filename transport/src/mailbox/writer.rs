@@ -116,6 +116,18 @@ impl MailboxWriter {
         self.in_flight.len()
     }
 
+    /// Messages that can be written before one is released, if they are short enough.
+    #[must_use]
+    pub fn messages_left(&self) -> usize {
+        self.in_flight_max - self.in_flight.len()
+    }
+
+    /// Bytes of the ring that are free.
+    #[must_use]
+    pub fn bytes_left(&self) -> u64 {
+        self.ring_len - (self.tail - self.head)
+    }
+
     /// Writes one message made of `parts` and returns its number. `wake` makes the commit word a
     /// write with immediate.
     ///

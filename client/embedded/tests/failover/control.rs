@@ -36,6 +36,8 @@ struct State {
     tables: Vec<TableEntry>,
     map: Mutex<ClusterMap>,
     is_closed: AtomicBool,
+    /// Mailboxes that clients have opened.
+    mailboxes: AtomicU64,
     streams: Mutex<Vec<ControlStream>>,
 }
 
@@ -55,6 +57,7 @@ impl Port {
             tables: tables.to_vec(),
             map: Mutex::new(map.clone()),
             is_closed: AtomicBool::new(false),
+            mailboxes: AtomicU64::new(0),
             streams: Mutex::new(Vec::new()),
         });
         let accepting = state.clone();
@@ -75,6 +78,11 @@ impl Port {
     /// Clients that ask from now on learn this map.
     pub(crate) fn tell(&self, map: &ClusterMap) {
         *self.state.map.lock().unwrap() = map.clone();
+    }
+
+    /// Mailboxes that clients have opened here so far.
+    pub(crate) fn mailboxes(&self) -> u64 {
+        self.state.mailboxes.load(Ordering::SeqCst)
     }
 
     /// As the process that had it is killed: connections end, new ones are refused.
@@ -114,19 +122,21 @@ impl State {
                     let table = self.tables.iter().find(|table| table.name == name).unwrap();
                     Ok(ClientReply::Table { table: table.clone() })
                 }
-                ClientRequest::OpenMailbox { shard, provider, endpoint } => self.handles
-                    [usize::from(shard.0)]
-                .ask(|answer| ShardCommand::OpenMailbox {
-                    session,
-                    incarnation,
-                    connection,
-                    rank,
-                    peer: None,
-                    provider,
-                    endpoint: Endpoint(endpoint.0),
-                    answer,
-                })
-                .map(|endpoint| ClientReply::Mailbox { endpoint: Blob(endpoint.0) }),
+                ClientRequest::OpenMailbox { shard, provider, endpoint } => {
+                    self.mailboxes.fetch_add(1, Ordering::SeqCst);
+                    self.handles[usize::from(shard.0)]
+                        .ask(|answer| ShardCommand::OpenMailbox {
+                            session,
+                            incarnation,
+                            connection,
+                            rank,
+                            peer: None,
+                            provider,
+                            endpoint: Endpoint(endpoint.0),
+                            answer,
+                        })
+                        .map(|endpoint| ClientReply::Mailbox { endpoint: Blob(endpoint.0) })
+                }
                 ClientRequest::AttachMailbox { shard, reply, completion_slots } => self.handles
                     [usize::from(shard.0)]
                 .ask(|answer| ShardCommand::AttachMailbox {

@@ -6,6 +6,7 @@
 #[path = "../../../../engine/tests/chains/cluster.rs"]
 mod cluster;
 mod control;
+mod rounds;
 mod workers;
 
 use std::{
@@ -41,6 +42,7 @@ fn tables() -> Vec<TableEntry> {
         ("dense", TableSchema::dense(f64::DTYPE, ROWS, 2)),
         ("clocked", TableSchema { consistency, ..TableSchema::dense(f64::DTYPE, 64, 2) }),
         ("by worker", workers::schema()),
+        ("in rounds", rounds::schema()),
     ];
     let numbered = schemas.into_iter().zip(1..);
     numbered

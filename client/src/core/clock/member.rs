@@ -2,7 +2,7 @@
 //! the shards when a round is finished.
 
 use windlass_wire::{
-    RequestHeader, RequestKind, WorkerClock,
+    Aggregation, RequestHeader, RequestKind, WorkerClock,
     control::{ClientReply, ClientRequest},
 };
 
@@ -45,7 +45,12 @@ impl Core {
         }
         if self.options.rank.is_some() && least.is_some_and(|least| least < self.clock) {
             // Shards that saw less of this job must not hold the others up.
-            let told = self.announce(table).and_then(|request| self.wait_for(request));
+            let in_rounds = self.aggregation_of(table) != (Aggregation::Immediate {});
+            // The answer comes when the others have been told as much.
+            let told = self.announce(table).and_then(|request| match in_rounds {
+                true => Ok(()),
+                false => self.wait_for(request),
+            });
             told.map_err(|error| TableError::Clock { source: Box::new(error) })?;
         }
         if self.map.chained {
@@ -148,19 +153,23 @@ impl Core {
         if clocked > 0 && self.options.rank.is_none() {
             return Err(RequestError::NoRank);
         }
+        let in_rounds = self.await_rounds()?;
+        let request = self.begin_now(None, false)?;
         self.clock.0 += 1;
-        let request = self.begin(None, false)?;
         let mut sent = Ok(());
         for table in (0..self.tables.len()).map(TableIndex) {
             sent = sent.and_then(|()| self.send_clock(table, request));
         }
         self.end_sending(request);
+        if in_rounds {
+            self.note_round_end(request);
+        }
         sent.map(|()| request)
     }
 
     /// Tells the shards of one table where this worker is.
     fn announce(&mut self, table: TableIndex) -> Result<RequestId, RequestError> {
-        let request = self.begin(None, false)?;
+        let request = self.begin_now(None, false)?;
         let sent = self.send_clock(table, request);
         self.end_sending(request);
         sent.map(|()| request)

@@ -55,7 +55,11 @@ impl Shard {
                     return Ok::<(), ApplyError>(());
                 };
                 apply(table, &record, Extent::Whole, memory_left)?;
-                clocks.is_stale |= apply_clock(table, &record);
+                if apply_clock(table, &record) {
+                    clocks.is_stale = true;
+                    clocks.unclosed |= table.rounds.is_some();
+                    table.note_workers_of(partition);
+                }
                 Ok(())
             });
             match applied {

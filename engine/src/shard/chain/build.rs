@@ -2,7 +2,9 @@
 //! single push as they are, those of several as their sum.
 #![allow(unsafe_code)]
 
-use windlass_wire::{Durability, PartitionId, RowRange, Rows, WorkerRank, rule::Merge};
+use windlass_wire::{
+    DataType, Durability, PartitionId, RowRange, Rows, TableSchema, WorkerRank, rule::Merge,
+};
 
 use super::part::Held;
 use crate::{
@@ -24,28 +26,28 @@ pub(in crate::shard) const SYNC: u16 = 1;
 
 /// Rows of one push in one partition, beside each other in the push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span {
-    pub(super) partition: PartitionId,
+pub(in crate::shard) struct Span {
+    pub(in crate::shard) partition: PartitionId,
     /// Which of the group's pushes.
-    pub(super) member: u32,
+    pub(in crate::shard) member: u32,
     /// First row, by row of the push.
-    pub(super) row: u32,
-    pub(super) count: u32,
+    pub(in crate::shard) row: u32,
+    pub(in crate::shard) count: u32,
 }
 
 /// One push of the group.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Member {
+pub(in crate::shard) struct Member {
     /// Its place in the turn.
-    pub(super) at: usize,
-    pub(super) work: Work,
+    pub(in crate::shard) at: usize,
+    pub(in crate::shard) work: Work,
     /// Its values, readable for the rest of the turn.
-    pub(super) values: *const u8,
-    pub(super) covered: Covered,
+    pub(in crate::shard) values: *const u8,
+    pub(in crate::shard) covered: Covered,
     /// The worker it is of.
-    pub(super) rank: Option<WorkerRank>,
+    pub(in crate::shard) rank: Option<WorkerRank>,
     /// Whether the partition at hand takes it in.
-    pub(super) is_in: bool,
+    pub(in crate::shard) is_in: bool,
 }
 
 // The pointer is only followed by the shard that owns the turn.
@@ -55,7 +57,7 @@ unsafe impl Send for Member {}
 
 /// Buffers used again each turn.
 #[derive(Debug, Default)]
-pub(super) struct Scratch {
+pub(in crate::shard) struct Scratch {
     pub(super) members: Vec<Member>,
     pub(super) spans: Vec<Span>,
     pub(super) behind: Vec<usize>,
@@ -209,26 +211,47 @@ fn copy_one(
 /// Sums the members' rows, or for rules whose last push counts, takes the last one of each row.
 fn sum_up(from: &mut Ingredients<'_>, aggregator: &mut Aggregator) {
     let schema = &from.table.entry.schema;
-    let (width, row_len) = (schema.width as usize, row_len_of(from));
-    let sums = schema.rule.merge() == Merge::Sum;
-    if sums {
-        from.facts.dtype = Accumulator::sum_dtype(schema.dtype);
-    }
-    aggregator.start_unbounded(width * from.facts.dtype.size());
+    from.facts.dtype = sum_dtype_of(schema);
+    aggregator.start_unbounded(schema.width as usize * from.facts.dtype.size());
     for (span, member) in from.spans_in() {
         for row in span.row..span.row + span.count {
-            let (sum, new) = aggregator.place_of(from.key_of(member, row));
-            let pushed = member.values.wrapping_add(row as usize * row_len);
-            // SAFETY: `sum` has room for one row of sums in the aggregator and was set unless it is
-            // new; `pushed` is row `row` of the push's readable values, which lie elsewhere.
-            unsafe {
-                if !sums {
-                    std::ptr::copy_nonoverlapping(pushed, sum, row_len);
-                } else if new {
-                    from.table.accumulator.set(sum, pushed, width);
-                } else {
-                    from.table.accumulator.add(sum, pushed, width);
-                }
+            let key = from.key_of(member, row);
+            member.add_row((row, key), (schema, &from.table.accumulator), aggregator);
+        }
+    }
+}
+
+/// The dtype of what pushes to a table are summed to.
+pub(in crate::shard) fn sum_dtype_of(schema: &TableSchema) -> DataType {
+    match schema.rule.merge() {
+        Merge::Sum => Accumulator::sum_dtype(schema.dtype),
+        _ => schema.dtype,
+    }
+}
+
+impl Member {
+    /// Adds a row of the push to the sum of its key; of rules whose last push counts, puts it there.
+    #[inline]
+    pub(in crate::shard) fn add_row(
+        &self,
+        (row, key): (u32, u64),
+        (schema, accumulator): (&TableSchema, &Accumulator),
+        sums: &mut Aggregator,
+    ) {
+        let (width, row_len) = (schema.width as usize, schema.width as usize * schema.dtype.size());
+        assert!(row < self.work.header.row_count, "a row of the push");
+        assert_eq!(sums.sum_len(), width * sum_dtype_of(schema).size(), "sums of this table");
+        let (sum, new) = sums.place_of(key);
+        let pushed = self.values.wrapping_add(row as usize * row_len);
+        // SAFETY: `sum` has room for one row of sums in the aggregator and was set unless it is
+        // new; `pushed` is row `row` of the push's readable values, which lie elsewhere.
+        unsafe {
+            if schema.rule.merge() != Merge::Sum {
+                std::ptr::copy_nonoverlapping(pushed, sum, row_len);
+            } else if new {
+                accumulator.set(sum, pushed, width);
+            } else {
+                accumulator.add(sum, pushed, width);
             }
         }
     }

@@ -1,13 +1,18 @@
 //! Workers' clocks in the records of chains: heads record who joins and leaves, and each clock that
 //! ends, in every partition of a table; every replica applies that in order with the rows.
 
-use windlass_replication::Input;
+use windlass_replication::{Admission, Covered, Input, Lane, Push, ReplicaError};
 use windlass_wire::{
-    DataType, Durability, Epoch, Lsn, PartitionId, RowRange, Status, TableId, WorkerClock,
-    WorkerRank, control::ClockPlace,
+    DataType, Durability, Epoch, Incarnation, Lsn, PartitionId, RowRange, Sequence, SessionId,
+    Status, TableId, WorkerClock, WorkerRank, control::ClockPlace,
 };
 
-use super::{Chain, build::SYNC, part::Held};
+use super::{
+    Chain,
+    apply::{Extent, apply},
+    build::SYNC,
+    part::Held,
+};
 use crate::{
     limits::CLOCK_RECORD_INFLIGHT_MAX,
     persist::{
@@ -17,7 +22,13 @@ use crate::{
         record::{Draft, Facts, Record, RecordMut, Shape, Stamp},
     },
     shard::{
-        Shard, clocks::apply_record, command::Answer, push::Refusal, tables::ShardTable, work::Work,
+        Shard,
+        clocks::apply_record,
+        command::Answer,
+        push::Refusal,
+        rounds::{self, CLOSES},
+        tables::ShardTable,
+        work::Work,
     },
 };
 
@@ -183,7 +194,12 @@ impl Shard {
         })
     }
 
-    fn append_stamp(&mut self, partition: PartitionId, table: TableId, stamp: Stamp) -> Option<()> {
+    pub(in crate::shard) fn append_stamp(
+        &mut self,
+        partition: PartitionId,
+        table: TableId,
+        stamp: Stamp,
+    ) -> Option<()> {
         let shape = Shape { stamps_max: 1, ..Shape::default() };
         // As the pushes before it: who has finished a clock is not waited for after a restart.
         let schema = self.tables.get(&table).map(|table| table.entry.schema.durability);
@@ -230,6 +246,56 @@ impl Shard {
         Some(())
     }
 
+    /// Appends the record that closes a round; messages wait for it.
+    pub(in crate::shard) fn append_round(
+        &mut self,
+        (table, partition): (TableId, PartitionId),
+        held: Held,
+        covered: &[crate::persist::record::Covered],
+        waits: &[u32],
+    ) {
+        let Some(chain) = &mut self.chain else { return };
+        let lane = rounds::lane_of(table);
+        chain.covered.clear();
+        chain.covered.extend(covered.iter().map(|one| Covered {
+            session: one.session,
+            incarnation: one.incarnation,
+            lane,
+            sequence: one.sequence,
+        }));
+        if let Some(part) = chain.part_mut(partition) {
+            part.waiting.extend(waits.iter().map(|wait| (held.lsn, *wait)));
+        }
+        self.append_held(partition, held, false);
+    }
+
+    /// Applies a record of a table without replicas.
+    pub(in crate::shard) fn apply_alone(&mut self, held: &Held) {
+        let Ok(record) = held.record() else { return };
+        let Some(table) = self.tables.get_mut(&record.table()) else { return };
+        let applied = apply(table, &record, Extent::Whole, &mut self.memory_left);
+        debug_assert!(applied.is_ok(), "rows were made when they were pushed");
+        apply_record(table, &record);
+        if let Some(clocks) = &mut table.clocks {
+            self.clocks.moved |= clocks.publish();
+        }
+    }
+
+    /// The partitions of a table that pushes come to here, with their slots.
+    pub(in crate::shard) fn led_partitions(&self, table: TableId) -> Vec<(PartitionId, usize)> {
+        let Some(table) = self.tables.get(&table) else { return Vec::new() };
+        match &self.chain {
+            Some(chain) => chain.led_slots(Some(table)),
+            None => table.slots.filled().collect(),
+        }
+    }
+
+    /// The last record of a partition.
+    pub(in crate::shard) fn last_of(&self, partition: PartitionId) -> Option<Lsn> {
+        let part = self.chain.as_ref()?.part(partition)?;
+        Some(part.replica.log().last())
+    }
+
     /// Gives a finished record to the replica; what it covers is in [`Chain::covered`].
     pub(super) fn append_held(&mut self, partition: PartitionId, held: Held, sync: bool) {
         let Some(chain) = &mut self.chain else { return };
@@ -270,6 +336,37 @@ impl Shard {
 }
 
 impl Chain {
+    /// Whether a push is new to a partition that is led here; `None` where there is none.
+    pub(in crate::shard) fn admit(
+        &mut self,
+        partition: PartitionId,
+        push: &Push,
+    ) -> Option<Result<Admission, ReplicaError>> {
+        Some(self.part_mut(partition)?.replica.admit(push))
+    }
+
+    /// The last push of a session that is applied to a partition, of one lane.
+    pub(in crate::shard) fn applied(
+        &self,
+        partition: PartitionId,
+        session: SessionId,
+        lane: Lane,
+    ) -> Option<(Incarnation, Sequence)> {
+        self.part(partition)?.replica.sessions().applied(session, lane)
+    }
+
+    /// Epoch and position of a partition's next record; `Err` when there is no room for it now.
+    pub(in crate::shard) fn next_record(
+        &self,
+        partition: PartitionId,
+    ) -> Option<Result<(Epoch, Lsn), ()>> {
+        let part = self.part(partition)?;
+        if part.replica.inflight_count() >= CLOCK_RECORD_INFLIGHT_MAX {
+            return Some(Err(()));
+        }
+        Some(Ok((part.epoch(), part.replica.log().last().next())))
+    }
+
     /// The partitions of a table that this server leads, with their slots.
     fn led_slots(&self, table: Option<&ShardTable>) -> Vec<(PartitionId, usize)> {
         let Some(table) = table else { return Vec::new() };
@@ -292,6 +389,11 @@ fn slots_of(led: &[(PartitionId, usize)]) -> Vec<usize> {
 /// it. Returns whether it says anything.
 pub(super) fn apply_clock(table: &mut ShardTable, record: &Record<'_>) -> bool {
     table.clocks.as_ref().is_some_and(|clocks| clocks.chained) && apply_record(table, record)
+}
+
+/// The lane of what a record covers.
+pub(super) fn lane_of(record: &Record<'_>) -> Lane {
+    if record.tag() & CLOSES == 0 { Lane(0) } else { rounds::lane_of(record.table()) }
 }
 
 /// Rows at an end of their partition reach as far as there are numbers, so that a push of all of a

@@ -101,32 +101,31 @@ impl Shard {
 
     /// Carries out the push at `first` with later ones to the same table. A session's pushes stay in
     /// order, whatever their tables: duplicates are told by the highest sequence of a partition.
-    fn push_group(&mut self, first: usize) {
-        let Some(chain) = &mut self.chain else { return };
-        let mut scratch = std::mem::take(&mut chain.scratch);
+    pub(in crate::shard) fn push_group(&mut self, first: usize) {
+        let mut scratch = std::mem::take(&mut self.scratch);
         self.pick(first, &mut scratch);
         let id = self.turn.works[first].header.table;
         if let Some(table) = self.tables.get(&id) {
             scratch.cut(table, &self.turn.keys);
+            let is_in_rounds = table.rounds.is_some();
             let mut at = 0;
             while at < scratch.spans.len() {
                 let partition = scratch.spans[at].partition;
                 let same = |span: &&Span| span.partition == partition;
                 let count = scratch.spans[at..].iter().take_while(same).count();
-                self.push_partition(
-                    partition,
-                    &mut scratch.members,
-                    &scratch.spans[at..at + count],
-                );
+                let spans = &scratch.spans[at..at + count];
+                if is_in_rounds {
+                    self.push_round(partition, &scratch.members, spans);
+                } else {
+                    self.push_partition(partition, &mut scratch.members, spans);
+                }
                 at += count;
             }
         }
         for member in scratch.members.drain(..) {
             self.finish_push(member.at, Ok(()));
         }
-        if let Some(chain) = &mut self.chain {
-            chain.scratch = scratch;
-        }
+        self.scratch = scratch;
     }
 
     /// Picks the group's members, and makes the rows they need: whoever finds no memory is refused
@@ -236,7 +235,7 @@ impl Shard {
     }
 
     /// A message waits for a position of a partition, unless it is committed.
-    pub(super) fn wait_for_lsn(&mut self, partition: PartitionId, at: usize, lsn: Lsn) {
+    pub(in crate::shard) fn wait_for_lsn(&mut self, partition: PartitionId, at: usize, lsn: Lsn) {
         let Some(id) = self.begin_wait(at) else { return };
         let Some(chain) = &mut self.chain else { return };
         let Some(part) = chain.part_mut(partition) else { return };
@@ -245,15 +244,13 @@ impl Shard {
         }
         let place = part.waiting.partition_point(|(position, _)| *position <= lsn);
         part.waiting.insert(place, (lsn, id));
-        chain.waits.add(id);
+        self.waits.add(id);
     }
 
     /// A message whose rows of one partition are refused: it ends so once the others are settled.
-    fn refuse_later(&mut self, at: usize, status: Status) {
+    pub(in crate::shard) fn refuse_later(&mut self, at: usize, status: Status) {
         let Some(id) = self.begin_wait(at) else { return };
-        if let Some(chain) = &mut self.chain {
-            chain.waits.add(id);
-        }
+        self.waits.add(id);
         let session = self.turn.works[at].session;
         if is_sent_again(status)
             && let Some(session) = &mut self.sessions[session]
@@ -268,10 +265,10 @@ impl Shard {
         for member in members.iter().filter(|member| member.is_in) {
             self.begin_wait(member.at);
         }
-        let Self { chain: Some(chain), tables, aggregator, turn, .. } = self else { return };
+        let Self { chain: Some(chain), tables, aggregator, turn, waits, .. } = self else { return };
         let id = members[0].work.header.table;
         let Some(table) = tables.get(&id) else { return };
-        let Chain { parts, spare, waits, covered, shard_count, .. } = &mut **chain;
+        let Chain { parts, spare, covered, shard_count, .. } = &mut **chain;
         let index = partition.0 as usize / usize::from(*shard_count);
         let Some(part) = parts[index].as_deref_mut() else { return };
         let (lsn, epoch) = (part.replica.log().last().next(), part.epoch());

@@ -42,14 +42,18 @@ pub use status::PartitionStatus;
 
 pub(super) use clocks::reaching;
 
+pub(super) use self::{
+    build::{Member, Scratch, Span, sum_dtype_of},
+    part::Held,
+    waiting::Waits,
+};
+
 use self::{
-    build::Scratch,
     clocks::Joining,
     disk::ChainDisk,
     link::Link,
     part::{Part, Spare},
     receive::Incoming,
-    waiting::Waits,
 };
 
 /// What a server gives each of its shards when it may be part of chains.
@@ -73,9 +77,7 @@ pub(super) struct Chain {
     parts: Vec<Option<Box<Part>>>,
     links: Vec<Link>,
     incoming: Vec<Incoming>,
-    waits: Waits,
     spare: Spare,
-    scratch: Scratch,
     outputs: Vec<Output>,
     covered: Vec<Covered>,
     /// Bytes of a message being taken in.
@@ -113,9 +115,7 @@ impl Chain {
             parts: (0..count).map(|_| None).collect(),
             links: Vec::new(),
             incoming: Vec::new(),
-            waits: Waits::default(),
             spare: Spare::default(),
-            scratch: Scratch::default(),
             outputs: Vec::with_capacity(64),
             covered: Vec::with_capacity(64),
             body: Vec::new(),
@@ -140,6 +140,11 @@ impl Chain {
     fn part_mut(&mut self, partition: PartitionId) -> Option<&mut Part> {
         let index = self.index(partition);
         self.parts.get_mut(index)?.as_deref_mut()
+    }
+
+    /// A buffer for a record of `len` bytes.
+    pub(super) fn take(&mut self, len: usize) -> Vec<u64> {
+        self.spare.take(len)
     }
 
     fn link_mut(&mut self, server: ServerId) -> Option<&mut Link> {

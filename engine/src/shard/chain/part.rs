@@ -37,9 +37,9 @@ pub(super) struct Part {
 
 /// A record, as bytes in words so that values are aligned.
 #[derive(Debug)]
-pub(super) struct Held {
-    pub(super) lsn: Lsn,
-    pub(super) words: Vec<u64>,
+pub(in crate::shard) struct Held {
+    pub(in crate::shard) lsn: Lsn,
+    pub(in crate::shard) words: Vec<u64>,
 }
 
 impl Held {

@@ -1,13 +1,13 @@
 //! Taking in what peers wrote into this shard's mailboxes. Every byte is foreign.
 
-use windlass_replication::{Covered, Input, Lane, Position, RecordHeader, ReplicaError, Time};
+use windlass_replication::{Covered, Input, Position, RecordHeader, ReplicaError, Time};
 use windlass_wire::{
     Epoch, Lsn, PartitionId, Status, TableId,
     chain::{BODY_LEN_MAX, ChainFrame, ChainPosition, HEADER_LEN},
     control::Peer,
 };
 
-use super::{super::Shard, ServerEvent, part::Held};
+use super::{super::Shard, ServerEvent, clocks::lane_of, part::Held};
 use crate::{
     limits::{CHAIN_HELD_LEN_MAX, PEER_MESSAGES_PER_TURN},
     persist::{
@@ -136,11 +136,13 @@ impl Shard {
         let from = chain.incoming[at].peer.server;
         let (partition, input) = match *frame {
             ChainFrame::Records { partition, epoch, first } => {
-                return self.take_records(at, partition, epoch, first, body);
+                let taken = self.take_records(at, partition, epoch, first, body);
+                return self.count_received(taken, body);
             }
             ChainFrame::RecordPiece { partition, epoch, lsn, offset, len } => {
                 let piece = (offset as usize, len as usize);
-                return self.take_piece(at, (partition, epoch), lsn, piece, body);
+                let taken = self.take_piece(at, (partition, epoch), lsn, piece, body);
+                return self.count_received(taken, body);
             }
             ChainFrame::CopyRows { partition, epoch, table, index, offset, len } => {
                 return match self.gather_copy(at, (offset, len), body) {
@@ -209,6 +211,13 @@ impl Shard {
         };
         self.step_from_peer(partition, input);
         Taken::Yes
+    }
+
+    fn count_received(&mut self, taken: Taken, body: &[u8]) -> Taken {
+        if let Taken::Yes = taken {
+            self.statistics.chain_received_bytes += (HEADER_LEN + body.len()) as u64;
+        }
+        taken
     }
 
     /// Whether a table is newer than any that was made or dropped here. What names it is left for
@@ -366,10 +375,11 @@ impl Shard {
                     && record.epoch() <= epoch
                     && record.epoch() >= known =>
             {
+                let lane = lane_of(&record);
                 covered.extend(record.covered().map(|one| Covered {
                     session: one.session,
                     incarnation: one.incarnation,
-                    lane: Lane(0),
+                    lane,
                     sequence: one.sequence,
                 }));
                 Some((record.epoch(), record.tag() & SYNC != 0))

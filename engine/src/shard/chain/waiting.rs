@@ -6,7 +6,7 @@ use super::super::Shard;
 
 /// One message.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Wait {
+struct Wait {
     /// Slot of the session, and the life it had then.
     slot: usize,
     life: u64,
@@ -19,7 +19,7 @@ pub(super) struct Wait {
 
 /// All of them, by number.
 #[derive(Debug, Default)]
-pub(super) struct Waits {
+pub(in crate::shard) struct Waits {
     waits: Vec<Wait>,
     free: Vec<u32>,
 }
@@ -38,7 +38,7 @@ impl Waits {
         }
     }
 
-    pub(super) fn add(&mut self, id: u32) {
+    pub(in crate::shard) fn add(&mut self, id: u32) {
         self.waits[id as usize].left += 1;
     }
 
@@ -59,7 +59,7 @@ impl Waits {
 
 impl Shard {
     /// Begins to wait for a message of this turn: until its turn is over, at least.
-    pub(super) fn begin_wait(&mut self, at: usize) -> Option<u32> {
+    pub(in crate::shard) fn begin_wait(&mut self, at: usize) -> Option<u32> {
         let work = &mut self.turn.works[at];
         if work.wait.is_some() {
             return work.wait;
@@ -74,15 +74,14 @@ impl Shard {
             status: Status::Done,
             detail: 0,
         };
-        let id = self.chain.as_mut()?.waits.insert(wait);
+        let id = self.waits.insert(wait);
         work.wait = Some(id);
         Some(id)
     }
 
     /// One of the things that a message waits for has come about.
     pub(in crate::shard) fn end_wait(&mut self, id: u32, status: Status, detail: u32) {
-        let Some(chain) = &mut self.chain else { return };
-        let Some(wait) = chain.waits.end_one(id, status, detail) else { return };
+        let Some(wait) = self.waits.end_one(id, status, detail) else { return };
         // Its slot may be another connection's by now.
         let session = self.sessions.get_mut(wait.slot).and_then(Option::as_mut);
         if let Some(session) = session
@@ -111,6 +110,7 @@ impl Shard {
 
     /// This replica can say no more what becomes of the pushes it took: their clients ask the chain.
     pub(super) fn give_up_waiting(&mut self, partition: PartitionId) {
+        self.give_up_rounds(partition);
         self.end_waiting(partition, Status::StaleEpoch);
     }
 

@@ -73,7 +73,8 @@ impl TableClocks {
                 let floor = ranges().filter_map(|(_, range)| range.minimum()).min();
                 let floor = floor.or_else(|| ranges().filter_map(|(_, range)| latest(range)).max());
                 let own = ranges().map(|(_, range)| range.least_of(rank)).max();
-                let clock = own.max(floor).unwrap_or_default();
+                let closed = heads.iter().map(|slot| self.closed(*slot)).max();
+                let clock = own.max(floor).max(closed).unwrap_or_default();
                 let joined = WorkerEvent::Joined { rank, session: member.session, clock };
                 let dead = ranges().filter(|(_, range)| !range.is_live(rank));
                 events.extend(dead.map(|(slot, _)| (slot, joined)));
@@ -138,15 +139,54 @@ impl TableClocks {
         self.is_stale = true;
     }
 
-    /// A partition's clock, for a learner.
+    /// A round of a partition is applied, and all before it.
+    pub(in crate::shard) fn close_round(&mut self, slot: usize, clock: WorkerClock) {
+        if let Some(slot) = self.clocks.get_mut(slot) {
+            slot.closed = slot.closed.max(clock);
+            self.is_stale = true;
+        }
+    }
+
+    /// The last round of a partition that is applied.
+    pub(in crate::shard) fn closed(&self, slot: usize) -> WorkerClock {
+        self.clocks.get(slot).map_or(WorkerClock(0), |clock| clock.closed)
+    }
+
+    /// The workers of a partition, and whether each is waited for.
+    pub(in crate::shard) fn workers(
+        &self,
+        slot: usize,
+    ) -> impl Iterator<Item = (WorkerRank, bool)> + '_ {
+        self.clocks.get(slot).into_iter().flat_map(|clock| clock.range.workers())
+    }
+
+    /// A partition's clock, for a learner:
+    ///
+    /// ```text
+    /// 0              8
+    /// | closed round | range clock ...
+    /// ```
     pub(in crate::shard) fn encode_slot(&self, slot: usize, into: &mut Vec<u8>) {
         if let Some(clock) = self.clocks.get(slot) {
+            into.extend_from_slice(&clock.closed.0.to_le_bytes());
             clock.range.encode(into);
         }
     }
 
-    /// Takes a partition's clock over; false when the bytes are none.
+    /// Takes a partition's clock over from another replica; false when the bytes are none.
     pub(in crate::shard) fn decode_slot(&mut self, slot: usize, bytes: &[u8]) -> bool {
+        let Some((closed, bytes)) = bytes.split_first_chunk() else { return false };
+        if !self.restore_slot(slot, bytes) {
+            return false;
+        }
+        if let Some(clock) = self.clocks.get_mut(slot) {
+            clock.closed = WorkerClock(u64::from_le_bytes(*closed));
+        }
+        true
+    }
+
+    /// Takes a range clock over as a partition's; false when the bytes are none.
+    pub(in crate::shard) fn restore_slot(&mut self, slot: usize, bytes: &[u8]) -> bool {
         let Ok(range) = RangeClock::decode(bytes, RangeClockLimits::default()) else {
             return false;
         };

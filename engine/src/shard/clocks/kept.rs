@@ -18,7 +18,9 @@ use crate::{
         log::Sealed,
         record::{Facts, Record, RecordMut, Shape, Stamp},
     },
-    shard::{Shard, chain::reaching, durable::Durable, push::Refusal, tables::ShardTable},
+    shard::{
+        Shard, chain::reaching, durable::Durable, push::Refusal, rounds::CLOSES, tables::ShardTable,
+    },
 };
 
 /// What becomes of a worker.
@@ -232,7 +234,7 @@ pub(in crate::shard) fn apply_record(table: &mut ShardTable, record: &Record<'_>
     let Some(clocks) = &mut table.clocks else { return false };
     if record.kind() == Kind::Engine {
         if record.tag() == CLOCK {
-            return clocks.decode_slot(slot, record.delta());
+            return clocks.restore_slot(slot, record.delta());
         }
         if record.tag() & WORKER == 0 {
             return false;
@@ -241,11 +243,17 @@ pub(in crate::shard) fn apply_record(table: &mut ShardTable, record: &Record<'_>
         event.inspect(|event| clocks.apply_event(slot, *event));
         return event.is_some();
     }
+    let closes = record.tag() & CLOSES != 0;
     let mut any = false;
     for stamp in record.stamps() {
         any = true;
+        if closes {
+            clocks.close_round(slot, stamp.clock);
+        }
         let mut apply = |rows| clocks.apply_stamp(slot, stamp.worker, rows, stamp.clock);
         match record.kind() {
+            // Who has finished a round has on all rows.
+            _ if closes => apply(windlass_replication::ALL_ROWS),
             Kind::ClockAdvance => apply(windlass_replication::ALL_ROWS),
             Kind::Rows => apply(reaching(record.rows(), is_dense, whole)),
             Kind::Keys => record.keys().for_each(|key| {

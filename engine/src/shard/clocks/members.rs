@@ -60,7 +60,8 @@ impl TableClocks {
             self.clocks.iter().filter_map(|slot| latest(&slot.range)).max()
         };
         let own = self.clocks.iter().map(|slot| slot.range.least_of(rank)).max();
-        let start = own.max(floor).unwrap_or_default();
+        let closed = self.clocks.iter().map(|slot| slot.closed).max();
+        let start = own.max(floor).max(closed).unwrap_or_default();
         for slot in &mut self.clocks {
             slot.range.revive(rank, start)?;
         }

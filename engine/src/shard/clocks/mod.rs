@@ -31,6 +31,8 @@ pub(super) struct Clocks {
     pub(super) moved: bool,
     /// Whether heads may have to record who was heard, or was not any more.
     pub(super) unrecorded: bool,
+    /// Whether rounds may have to be closed because workers came or went.
+    pub(super) unclosed: bool,
     /// Whether a record has moved a clock that is not published yet.
     pub(super) is_stale: bool,
     waiting: Waiting,
@@ -44,6 +46,7 @@ impl Clocks {
             silent_count: 0,
             moved: false,
             unrecorded: false,
+            unclosed: false,
             is_stale: false,
             waiting: Waiting::default(),
         }

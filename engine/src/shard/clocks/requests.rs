@@ -125,6 +125,8 @@ impl Shard {
                 self.statistics.workers_retired += retired.len() as u64;
                 self.clocks.moved |= clocks.publish();
                 self.clocks.unrecorded |= clocks.chained;
+                self.clocks.unclosed |= table.rounds.is_some();
+                table.note_workers();
                 gone.extend(retired.into_iter().map(|rank| (*id, rank)));
             }
         }
@@ -166,6 +168,8 @@ impl Shard {
             self.statistics.workers_retired += retired.len() as u64;
             self.clocks.moved |= clocks.publish();
             self.clocks.unrecorded |= clocks.chained;
+            self.clocks.unclosed |= table.rounds.is_some();
+            table.note_workers();
             gone.extend(retired.into_iter().map(|rank| (*id, rank)));
         }
         self.keep_retired(&gone);
@@ -194,6 +198,9 @@ impl Shard {
         // Where nobody is ever waited for there is nothing to do.
         let Some(clocks) = &mut table.clocks else { return Ok(()) };
         let rank = rank.ok_or((Status::NoRank, 0))?;
+        if table.rounds.is_some() {
+            return self.finish_round(at, rank);
+        }
         if clocks.chained {
             return self.advance_chained(at, rank);
         }
@@ -216,7 +223,8 @@ impl Shard {
         let rank = self.sessions[work.session].as_ref().and_then(|session| session.rank);
         let (clock, Some(rank)) = (work.header.clock, rank) else { return };
         let Some(table) = self.tables.get_mut(&work.header.table) else { return };
-        if table.clocks.as_ref().is_none_or(|clocks| clocks.chained) {
+        let is_recorded = table.clocks.as_ref().is_none_or(|clocks| clocks.chained);
+        if is_recorded || table.rounds.is_some() {
             return;
         }
         let Some(mut clocks) = table.clocks.take_if(|clocks| clocks.is_news(rank, clock)) else {
@@ -304,6 +312,23 @@ impl Shard {
                 continue;
             }
             self.turn.works.push(work);
+            self.clocks.waiting.end(pull.keys);
+        }
+    }
+
+    /// Has the clients of pulls that wait for a round ask again, by the map that has just come.
+    pub(in crate::shard) fn end_parked_pulls(&mut self) {
+        for _ in 0..self.clocks.waiting.pulls.len() {
+            let Some(pull) = self.clocks.waiting.pulls.pop_front() else { return };
+            let table = self.tables.get(&pull.header.table);
+            if table.is_some_and(|table| table.rounds.is_none()) {
+                self.clocks.waiting.pulls.push_back(pull);
+                continue;
+            }
+            let open = self.sessions.get(pull.slot).and_then(Option::as_ref);
+            if open.is_some_and(|open| open.id == pull.session) {
+                self.complete(pull.slot, pull.number, Status::StaleEpoch, 0);
+            }
             self.clocks.waiting.end(pull.keys);
         }
     }

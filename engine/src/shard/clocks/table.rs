@@ -22,6 +22,8 @@ pub(in crate::shard) struct TableClocks {
     /// Whether records of chains move the clocks: they say who is live, and members are only who was
     /// heard here.
     pub(in crate::shard) chained: bool,
+    /// Whether pushes count by rounds.
+    in_rounds: bool,
     /// Whether the line has to be published again.
     pub(in crate::shard) is_stale: bool,
 }
@@ -34,12 +36,21 @@ pub(in crate::shard) struct SlotClock {
     pub(super) hidden: bool,
     /// Whether it has changed since it was recorded as it is.
     pub(super) unkept: bool,
+    /// Of a table in rounds, the last round that is applied.
+    pub(super) closed: WorkerClock,
 }
 
 impl SlotClock {
     pub(super) fn new() -> Self {
         let range = RangeClock::new(RangeClockLimits::default());
-        Self { range, hidden: false, unkept: false }
+        Self { range, hidden: false, unkept: false, closed: WorkerClock(0) }
+    }
+
+    /// The clock that pulls of any row may count on; `None` when nobody is waited for.
+    fn minimum(&self, in_rounds: bool) -> Option<WorkerClock> {
+        let slowest = self.range.minimum();
+        // Rows change when rounds close, whoever has not finished them.
+        if in_rounds { slowest.map(|_| self.closed) } else { slowest }
     }
 }
 
@@ -61,13 +72,14 @@ const fn tau_of(consistency: Consistency) -> u64 {
 impl TableClocks {
     /// Clocks of a table without workers, published in `piece`; `chained` where partitions have
     /// replicas.
-    pub(in crate::shard) fn new(piece: Piece, consistency: Consistency, chained: bool) -> Self {
+    pub(in crate::shard) fn new(piece: Piece, schema: &TableSchema, chained: bool) -> Self {
         let mut clocks = Self {
             clocks: Vec::new(),
             members: BTreeMap::new(),
             published: Published::new(piece),
-            tau: tau_of(consistency),
+            tau: tau_of(schema.consistency),
             chained,
+            in_rounds: schema.aggregation != (Aggregation::Immediate {}),
             is_stale: false,
         };
         clocks.publish();
@@ -77,8 +89,12 @@ impl TableClocks {
     /// Has a clock for each of `count` partitions; those that came later start where the others are,
     /// unless a chain's copy or its records will say.
     pub(in crate::shard) fn grow(&mut self, count: usize) {
+        let closed = self.clocks.iter().map(|slot| slot.closed).max().unwrap_or_default();
         while self.clocks.len() < count {
             let mut clock = SlotClock::new();
+            if !self.chained {
+                clock.closed = closed;
+            }
             let members = self.members.iter().filter(|(_, member)| member.live);
             for (rank, member) in members.filter(|_| !self.chained) {
                 // As many workers as another partition's clock has room for.
@@ -158,7 +174,11 @@ impl TableClocks {
 
     /// Whether some worker is behind `needed` on rows of one partition.
     pub(in crate::shard) fn is_behind(&self, slot: usize, rows: RowRange, needed: u64) -> bool {
-        let Some(clock) = self.clocks.get(slot).map(|slot| &slot.range) else { return false };
+        let Some(found) = self.clocks.get(slot) else { return false };
+        if self.in_rounds {
+            return found.minimum(true).is_some_and(|minimum| minimum.0 < needed);
+        }
+        let clock = &found.range;
         // The row without a number of its own has the whole partition's clock.
         let minimum = if rows.is_empty() { clock.minimum() } else { clock.minimum_in(rows) };
         minimum.is_some_and(|minimum| minimum.0 < needed)
@@ -167,12 +187,12 @@ impl TableClocks {
     /// Publishes where the workers are; returns whether they were elsewhere before.
     pub(in crate::shard) fn publish(&mut self) -> bool {
         self.is_stale = false;
-        let shown = || self.clocks.iter().filter(|slot| !slot.hidden).map(|slot| &slot.range);
-        let minimum = shown().filter_map(RangeClock::minimum).min();
+        let shown = || self.clocks.iter().filter(|slot| !slot.hidden);
+        let minimum = shown().filter_map(|slot| slot.minimum(self.in_rounds)).min();
         let minimum = minimum.map_or(u64::MAX, |minimum| minimum.0);
         let live = if self.chained {
             // Where no partition can be read nobody has to be missed.
-            shown().map(|range| range.live_count() as u64).min().unwrap_or(u64::MAX)
+            shown().map(|slot| slot.range.live_count() as u64).min().unwrap_or(u64::MAX)
         } else {
             self.members.values().filter(|member| member.live).count() as u64
         };

@@ -9,7 +9,7 @@ use std::{
 use proptest::prelude::*;
 use windlass_replication::Consistency as Rule;
 use windlass_transport::{Pages, memory::PagesOptions};
-use windlass_wire::SessionId;
+use windlass_wire::{DataType, SessionId};
 
 use super::*;
 use crate::persist::clocks::WorkerEvent;
@@ -18,8 +18,9 @@ const SLOTS: usize = 3;
 const ROWS: u64 = 12;
 
 fn clocks(consistency: Consistency) -> TableClocks {
+    let schema = TableSchema { consistency, ..TableSchema::sparse(DataType::F32, 1) };
     let pages = Pages::allocate(4096, PagesOptions::default()).unwrap();
-    let mut clocks = TableClocks::new(Piece { region: 0, pages, offset: 64 }, consistency, false);
+    let mut clocks = TableClocks::new(Piece { region: 0, pages, offset: 64 }, &schema, false);
     clocks.grow(SLOTS);
     clocks
 }

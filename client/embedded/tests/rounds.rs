@@ -1,0 +1,243 @@
+//! Tables in rounds through real servers in this process: sums are applied once a round, whole.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::{sync::Barrier, thread, time::Duration};
+
+use windlass_client::{
+    Aggregation, Client, ClientOptions, Consistency, Element, Provider, PullOptions, PushOptions,
+    RequestError, Status, TableSchema, WorkerRank,
+};
+use windlass_engine::{Server, ServerConfig};
+
+const ROWS: u64 = 96;
+
+fn server(provider: Provider) -> Server {
+    let config = ServerConfig {
+        providers: vec![provider],
+        shards: 2,
+        memory_len_max: 1 << 30,
+        worker_timeout_ms: 300,
+        ..ServerConfig::default()
+    };
+    Server::start(config).unwrap()
+}
+
+fn connect(address: &str, rank: Option<u32>) -> Client {
+    let options = ClientOptions {
+        rank: rank.map(WorkerRank),
+        timeout: Duration::from_secs(30),
+        ..ClientOptions::default()
+    };
+    Client::connect_with(address, options).unwrap()
+}
+
+fn schema(quorum: u32, fold_late: bool) -> TableSchema {
+    TableSchema {
+        aggregation: Aggregation::Rounds { quorum, fold_late },
+        consistency: Consistency::Sequential {},
+        ..TableSchema::dense(f64::DTYPE, ROWS, 2)
+    }
+}
+
+/// Each of three workers adds its rank and one to every row, in two pushes a round. Whatever is
+/// pulled is a whole number of rounds, and never fewer than the puller's own.
+#[test]
+fn every_pull_sees_whole_rounds_and_every_round_counts_once() {
+    const WORKERS: u32 = 3;
+    const ROUNDS: u64 = 40;
+    for provider in [Provider::Shm {}, Provider::Tcp {}] {
+        let server = server(provider);
+        let address = server.address().to_string();
+        let keyed = TableSchema { kind: windlass_client::TableKind::Sparse {}, ..schema(0, false) };
+        let owner = connect(&address, None);
+        owner.create_table::<f64>("dense", &schema(0, false)).unwrap();
+        owner.create_table::<f64>("sparse", &keyed).unwrap();
+        let together = Barrier::new(WORKERS as usize);
+        thread::scope(|scope| {
+            for rank in 0..WORKERS {
+                let (address, together) = (&address, &together);
+                scope.spawn(move || {
+                    let client = connect(address, Some(rank));
+                    let names = ["dense", "sparse"];
+                    let tables = names.map(|name| client.open_table::<f64>(name).unwrap());
+                    for table in &tables {
+                        table.wait_for_workers(u64::from(WORKERS)).unwrap();
+                    }
+                    together.wait();
+                    let keys: Vec<u64> = (0..ROWS).collect();
+                    for round in 0..ROUNDS {
+                        for table in &tables {
+                            let pulled = table.pull(&keys, &PullOptions::default()).unwrap();
+                            let pulled = pulled.wait().unwrap();
+                            let least = 6.0 * round as f64;
+                            let is_whole = |value: &f64| *value >= least && value % 6.0 == 0.0;
+                            assert!(pulled.iter().all(is_whole), "round {round}: {pulled:?}");
+                            for half in keys.chunks(keys.len() / 2) {
+                                let values = vec![f64::from(rank) + 1.0; half.len() * 2];
+                                drop(table.push(half, &values, &PushOptions::default()).unwrap());
+                            }
+                        }
+                        client.advance_clock().unwrap();
+                    }
+                    client.wait_all().unwrap();
+                });
+            }
+        });
+        for name in ["dense", "sparse"] {
+            let keys: Vec<u64> = (0..ROWS).collect();
+            let table = owner.open_table::<f64>(name).unwrap();
+            let rows = table.pull(&keys, &PullOptions::default()).unwrap().wait().unwrap();
+            assert!(rows.iter().all(|value| *value == 6.0 * ROUNDS as f64), "{name}: {rows:?}");
+        }
+    }
+}
+
+/// Two of three workers close a round; what the third pushes for it then is dropped, or counts in
+/// the next.
+#[test]
+fn late_pushes_are_dropped_or_count_in_the_next_round() {
+    for (fold_late, expected) in [(false, 6.0), (true, 9.0)] {
+        let server = server(Provider::Shm {});
+        let address = server.address().to_string();
+        let workers = [0, 1, 2].map(|rank| connect(&address, Some(rank)));
+        let tables: Vec<_> = workers
+            .iter()
+            .map(|worker| worker.create_table::<f64>("t", &schema(2, fold_late)).unwrap())
+            .collect();
+        let push = |rank: usize| {
+            let values = vec![rank as f64 + 1.0; usize::try_from(ROWS).unwrap() * 2];
+            tables[rank].push(0..ROWS, &values, &PushOptions::default()).unwrap()
+        };
+        let rows = |rank: usize| {
+            tables[rank].pull(0..ROWS, &PullOptions::default()).unwrap().wait().unwrap()
+        };
+        let first = [push(0), push(1)];
+        assert!(rows(2).iter().all(|value| *value == 0.0), "nobody has finished the round");
+        workers[0].advance_clock().unwrap();
+        workers[1].advance_clock().unwrap();
+        first.into_iter().for_each(|pushed| pushed.wait().unwrap());
+        assert!(rows(2).iter().all(|value| *value == 3.0), "its round is applied");
+        let late = push(2);
+        if !fold_late {
+            late.wait().unwrap();
+        }
+        let second = [push(0), push(1)];
+        workers[0].advance_clock().unwrap();
+        workers[1].advance_clock().unwrap();
+        second.into_iter().for_each(|pushed| pushed.wait().unwrap());
+        assert!(rows(0).iter().all(|value| *value == expected), "{:?}", rows(0));
+    }
+}
+
+/// A worker that is gone closes no round and holds none open; one without a rank cannot take part.
+#[test]
+fn a_round_closes_without_a_worker_that_is_gone() {
+    let server = server(Provider::Shm {});
+    let address = server.address().to_string();
+    let workers = [0, 1].map(|rank| connect(&address, Some(rank)));
+    let [first, second] =
+        [0, 1].map(|at: usize| workers[at].create_table::<f64>("t", &schema(0, false)).unwrap());
+    let ones = vec![1.0; usize::try_from(ROWS).unwrap() * 2];
+    let pushed = first.push(0..ROWS, &ones, &PushOptions::default()).unwrap();
+    workers[0].advance_clock().unwrap();
+    drop(second);
+    let [first_worker, second_worker] = workers;
+    second_worker.vanish();
+    pushed.wait().unwrap();
+    let rows = first.pull(0..ROWS, &PullOptions::default()).unwrap().wait().unwrap();
+    assert!(rows.iter().all(|value| *value == 1.0), "{rows:?}");
+    let visitor = connect(&address, None);
+    let table = visitor.open_table::<f64>("t").unwrap();
+    let refused = table.push(0..ROWS, &ones, &PushOptions::default()).unwrap().wait();
+    assert!(matches!(refused, Err(RequestError::Refused { .. })), "{refused:?}");
+    drop((table, first));
+    drop(first_worker);
+}
+
+/// A worker that comes back as another session has not finished what it had said it had: its round
+/// stays open until it has pushed its part.
+#[test]
+fn a_worker_that_comes_back_is_waited_for_again() {
+    let server = server(Provider::Shm {});
+    let address = server.address().to_string();
+    let stays = connect(&address, Some(0));
+    let table = stays.create_table::<f64>("t", &schema(0, false)).unwrap();
+    let ones = vec![1.0; usize::try_from(ROWS).unwrap() * 2];
+    let leaves = connect(&address, Some(1));
+    let its = leaves.open_table::<f64>("t").unwrap();
+    drop(its.push(0..ROWS, &ones, &PushOptions::default()).unwrap());
+    leaves.advance_clock().unwrap();
+    drop((its, leaves));
+    let back = connect(&address, Some(1));
+    let its = back.open_table::<f64>("t").unwrap();
+    let pushed = table.push(0..ROWS, &ones, &PushOptions::default()).unwrap();
+    stays.advance_clock().unwrap();
+    thread::sleep(Duration::from_millis(50));
+    let visitor = connect(&address, None);
+    let seen = visitor.open_table::<f64>("t").unwrap();
+    let rows = seen.pull(0..ROWS, &PullOptions::default()).unwrap().wait().unwrap();
+    assert!(rows.iter().all(|value| *value == 0.0), "{rows:?}");
+    let again = its.push(0..ROWS, &ones, &PushOptions::default()).unwrap();
+    back.advance_clock().unwrap();
+    pushed.wait().unwrap();
+    again.wait().unwrap();
+    // What it had pushed before it left was not acknowledged, and counts too.
+    let rows = seen.pull(0..ROWS, &PullOptions::default()).unwrap().wait().unwrap();
+    assert!(rows.iter().all(|value| *value == 3.0), "{rows:?}");
+}
+
+/// What waits for a round of a table that is dropped is told so.
+#[test]
+fn a_dropped_table_ends_its_rounds() {
+    let server = server(Provider::Shm {});
+    let address = server.address().to_string();
+    let worker = connect(&address, Some(0));
+    let table = worker.create_table::<f64>("t", &schema(0, false)).unwrap();
+    let ones = vec![1.0; usize::try_from(ROWS).unwrap() * 2];
+    let pushed = table.push(0..ROWS, &ones, &PushOptions::default()).unwrap();
+    connect(&address, None).drop_table("t").unwrap();
+    let refused = pushed.wait();
+    let is_so = |status: &Status| *status == Status::UnknownTable;
+    assert!(matches!(&refused, Err(RequestError::Refused { status, .. }) if is_so(status)));
+}
+
+/// More pushes than there is room for before the round closes are refused, and the round can still be
+/// ended.
+#[test]
+fn a_round_with_too_many_pushes_says_so() {
+    let server = server(Provider::Shm {});
+    let client = connect(server.address().to_string().as_str(), Some(0));
+    let table = client.create_table::<f64>("t", &schema(0, false)).unwrap();
+    let push = || table.push(0..1, &[1.0, 1.0], &PushOptions::default());
+    let pushed = (0..2000).take_while(|_| push().is_ok()).count();
+    assert_eq!(pushed, 1000);
+    assert!(matches!(push(), Err(RequestError::RoundFull)));
+    client.advance_clock().unwrap();
+    client.wait_all().unwrap();
+    drop(push().unwrap());
+    let rows = table.pull(0..1, &PullOptions::default()).unwrap().wait().unwrap();
+    assert_eq!(rows, [1000.0; 2]);
+}
+
+/// Long lists of keys fill a mailbox before the number of pushes counts.
+#[test]
+fn a_round_with_too_many_keys_says_so() {
+    let server = server(Provider::Shm {});
+    let options = ClientOptions {
+        rank: Some(WorkerRank(0)),
+        timeout: Duration::from_millis(200),
+        retry_for: Duration::from_millis(200),
+        ..ClientOptions::default()
+    };
+    let address = server.address().to_string();
+    let client = Client::connect_with(&address, options).unwrap();
+    let keyed = TableSchema { kind: windlass_client::TableKind::Sparse {}, ..schema(0, false) };
+    let table = client.create_table::<f64>("t", &keyed).unwrap();
+    let keys: Vec<u64> = (0..20_000).collect();
+    let values = vec![1.0; keys.len() * 2];
+    let failed = (0..100).find_map(|_| table.push(&keys, &values, &PushOptions::default()).err());
+    assert!(matches!(failed, Some(RequestError::RoundFull)), "{failed:?}");
+    client.advance_clock().unwrap();
+    let _ = client.wait_all();
+    drop(table.push(&keys[..1], &[1.0, 1.0], &PushOptions::default()).unwrap());
+}

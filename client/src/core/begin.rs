@@ -1,0 +1,53 @@
+//! Starting requests: when a slot is free, and what they follow is done.
+
+use windlass_wire::Timestamp;
+
+use super::{Core, RequestId};
+use crate::error::RequestError;
+
+/// Bytes of messages kept to be sent again from which new requests wait.
+const BACKLOG_LEN_MAX: usize = 32 << 20;
+
+impl Core {
+    /// Starts a request when `after` is done and a slot is free. It has one part until
+    /// [`Core::end_sending`], so that it cannot be done before all of it is sent.
+    pub(super) fn begin(
+        &mut self,
+        after: Option<Timestamp>,
+        claimable: bool,
+    ) -> Result<RequestId, RequestError> {
+        self.check_round()?;
+        self.begin_now(after, claimable)
+    }
+
+    /// The same for what ends a round, or begins one.
+    pub(super) fn begin_now(
+        &mut self,
+        after: Option<Timestamp>,
+        claimable: bool,
+    ) -> Result<RequestId, RequestError> {
+        if let Some(after) = after {
+            self.wait_for(after.0)?;
+        }
+        let mut patience = None;
+        if self.in_trouble() {
+            self.recover();
+            while self.backlog_len >= BACKLOG_LEN_MAX {
+                self.wait_a_little(&mut patience)?;
+            }
+        }
+        while !self.requests.next_is_free() {
+            self.wait_a_little(&mut patience)?;
+        }
+        let id = self.requests.start(claimable);
+        if let Some(request) = self.requests.find_mut(id) {
+            request.parts_left = 1;
+        }
+        Ok(id)
+    }
+
+    /// Everything of a request is sent.
+    pub(super) fn end_sending(&mut self, request: RequestId) {
+        self.end_part(request, None);
+    }
+}

@@ -1,0 +1,145 @@
+//! Workers finish rounds; rounds close, and are applied.
+
+use windlass_replication::{
+    ALL_ROWS,
+    rounds::{Closed, Placed},
+};
+use windlass_wire::{Epoch, Lsn, PartitionId, Status, TableId, WorkerClock, WorkerRank};
+
+use super::sum::{Closing, closing_record};
+use crate::{
+    persist::record::{Covered, Stamp},
+    shard::{Shard, chain::Held, push::Refusal},
+};
+
+impl Shard {
+    /// A worker of a table in rounds has finished a clock: acknowledged when its round is applied.
+    pub(in crate::shard) fn finish_round(
+        &mut self,
+        at: usize,
+        rank: WorkerRank,
+    ) -> Result<(), Refusal> {
+        let header = self.turn.works[at].header;
+        let (id, clock) = (header.table, header.clock);
+        let led = self.led_partitions(id);
+        let Some(table) = self.tables.get_mut(&id) else { return Err((Status::UnknownTable, 0)) };
+        let (Some(clocks), Some(rounds)) = (&table.clocks, &mut table.rounds) else {
+            return Ok(());
+        };
+        for (partition, slot) in &led {
+            clocks.live_clock(*slot, rank).ok_or((Status::NoRank, 0))?;
+            // No worker that knows how far the rounds are is so far ahead: this one is to join anew.
+            if rounds.of(*partition, clocks.closed(*slot)).rounds.place(clock) == Placed::TooEarly {
+                return Err((Status::NoRank, 0));
+            }
+        }
+        let Some(wait) = self.begin_wait(at) else { return Ok(()) };
+        for (partition, slot) in led {
+            self.finish_round_of(id, (partition, slot), (rank, clock), (at, wait));
+        }
+        Ok(())
+    }
+
+    fn finish_round_of(
+        &mut self,
+        id: TableId,
+        (partition, slot): (PartitionId, usize),
+        (rank, clock): (WorkerRank, WorkerClock),
+        (at, wait): (usize, u32),
+    ) {
+        let Some(table) = self.tables.get_mut(&id) else { return };
+        let (Some(clocks), Some(rounds)) = (&mut table.clocks, &mut table.rounds) else { return };
+        let open = rounds.of(partition, clocks.closed(slot));
+        if clock > open.rounds.closed() {
+            open.rounds.finish(rank, clock);
+            open.waiting.push((clock, wait));
+            self.waits.add(wait);
+            self.close_rounds_of(id, partition);
+            return;
+        }
+        // Its round was closed without it.
+        let is_news = clocks.live_clock(slot, rank).is_some_and(|known| known < clock);
+        if !clocks.chained {
+            clocks.apply_stamp(slot, rank, ALL_ROWS, clock);
+            self.clocks.is_stale = true;
+            return;
+        }
+        if is_news && self.append_stamp(partition, id, Stamp { worker: rank, clock }).is_none() {
+            self.refuse_later(at, Status::StaleEpoch);
+            return;
+        }
+        if let Some(last) = self.last_of(partition) {
+            self.wait_for_lsn(partition, at, last);
+        }
+    }
+
+    /// Closes what may be closed, after workers have come or gone.
+    pub(in crate::shard) fn close_rounds(&mut self) {
+        if !std::mem::take(&mut self.clocks.unclosed) {
+            return;
+        }
+        let in_rounds = self.tables.iter().filter(|(_, table)| table.rounds.is_some());
+        for id in in_rounds.map(|(id, _)| *id).collect::<Vec<_>>() {
+            for (partition, _) in self.led_partitions(id) {
+                self.close_rounds_of(id, partition);
+            }
+        }
+    }
+
+    fn close_rounds_of(&mut self, id: TableId, partition: PartitionId) {
+        if let Some(table) = self.tables.get_mut(&id) {
+            table.note_workers_of(partition);
+        }
+        while self.close_next(id, partition) {}
+    }
+
+    /// Closes a partition's oldest round, if enough workers have finished it.
+    fn close_next(&mut self, id: TableId, partition: PartitionId) -> bool {
+        let next = match &self.chain {
+            Some(chain) => chain.next_record(partition),
+            None => Some(Ok((Epoch(0), Lsn(1)))),
+        };
+        let (epoch, lsn) = match next {
+            Some(Ok(next)) => next,
+            Some(Err(())) => {
+                self.clocks.unclosed = true;
+                return false;
+            }
+            None => return false,
+        };
+        let Some(table) = self.tables.get_mut(&id) else { return false };
+        let open = table.rounds.as_mut().and_then(|rounds| rounds.open.get_mut(&partition));
+        let Some(open) = open else { return false };
+        let Some(Closed { clock, finished }) = open.rounds.close() else { return false };
+        let (sum, waits) = (open.sums.remove(&clock), open.take_waits(clock));
+        let stamps: Vec<Stamp> =
+            finished.into_iter().map(|worker| Stamp { worker, clock }).collect();
+        let closing = Closing { partition, epoch, lsn, stamps: &stamps };
+        let words = match &mut self.chain {
+            Some(chain) => closing_record(table, &closing, sum.as_ref(), |len| chain.take(len)),
+            None => closing_record(table, &closing, sum.as_ref(), |len| vec![0; len / 8]),
+        };
+        self.statistics.rounds_closed += 1;
+        let covered = sum.as_ref().map_or(&[][..], |sum| sum.covered());
+        self.carry_out_round((id, partition), Held { lsn, words }, covered, &waits);
+        true
+    }
+
+    /// Applies a round's record, here or by its chain, and has its messages wait for that.
+    fn carry_out_round(
+        &mut self,
+        (table, partition): (TableId, PartitionId),
+        held: Held,
+        covered: &[Covered],
+        waits: &[u32],
+    ) {
+        if self.chain.is_some() {
+            self.append_round((table, partition), held, covered, waits);
+            return;
+        }
+        self.apply_alone(&held);
+        for wait in waits {
+            self.end_wait(*wait, Status::Done, 0);
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The sum of one round in one partition, and the record that closes it.
+
+use windlass_wire::{DataType, Epoch, Lsn, PartitionId, RowRange, Rows, Status, TableSchema};
+
+use super::CLOSES;
+use crate::{
+    limits::CHAIN_RECORD_VALUES_MAX,
+    persist::{
+        commit,
+        frame::{Kind, Salt},
+        limits::{COVERED_MAX, KEYS_MAX},
+        record::{Covered, Draft, Facts, RecordMut, Shape, Stamp},
+    },
+    shard::{
+        aggregate::Aggregator,
+        chain::{Member, Span, sum_dtype_of},
+        tables::ShardTable,
+    },
+    update::Accumulator,
+};
+
+/// Pushes of a round, summed by row; of rules whose last push counts, the last of each row.
+#[derive(Debug)]
+pub(super) struct Sum {
+    rows: Aggregator,
+    dtype: DataType,
+    /// The highest sequence of each session in it.
+    covered: Vec<Covered>,
+}
+
+impl Sum {
+    pub(super) fn new(schema: &TableSchema) -> Self {
+        let dtype = sum_dtype_of(schema);
+        let mut rows = Aggregator::new();
+        rows.start_unbounded(schema.width as usize * dtype.size());
+        Self { rows, dtype, covered: Vec::new() }
+    }
+
+    /// Whether a session's push, or a later one of it, is in it.
+    pub(super) fn has(&self, push: Covered) -> bool {
+        let life = (push.incarnation, push.sequence);
+        self.of(push).is_some_and(|one| (one.incarnation, one.sequence) >= life)
+    }
+
+    /// Whether any push of this life of a session is in it.
+    pub(super) fn has_pushes_of(&self, push: Covered) -> bool {
+        self.of(push).is_some_and(|one| one.incarnation == push.incarnation)
+    }
+
+    fn of(&self, push: Covered) -> Option<&Covered> {
+        self.covered.iter().find(|one| one.session == push.session)
+    }
+
+    /// Whether a push's rows fit the record of the round beside those that are in it.
+    pub(super) fn check_room(
+        &self,
+        keys: &[u64],
+        member: &Member,
+        spans: &[Span],
+    ) -> Result<(), Status> {
+        if self.covered.len() >= COVERED_MAX && self.of(member.covered).is_none() {
+            return Err(Status::Full);
+        }
+        let fits = |count: usize| {
+            count <= KEYS_MAX && (count * self.rows.sum_len()) as u64 <= CHAIN_RECORD_VALUES_MAX
+        };
+        let held = self.rows.keys().len();
+        let pushed: usize = spans.iter().map(|span| span.count as usize).sum();
+        let new = || keys_of(keys, member, spans).filter(|(_, key)| !self.rows.has(*key)).count();
+        if fits(held + pushed) || fits(held + new()) { Ok(()) } else { Err(Status::TooLarge) }
+    }
+
+    /// Adds a push's rows of one partition.
+    pub(super) fn add(
+        &mut self,
+        sums: (&TableSchema, &Accumulator),
+        keys: &[u64],
+        member: &Member,
+        spans: &[Span],
+    ) {
+        for row in keys_of(keys, member, spans) {
+            member.add_row(row, sums, &mut self.rows);
+        }
+        match self.covered.iter_mut().find(|one| one.session == member.covered.session) {
+            Some(one) => *one = member.covered,
+            None => self.covered.push(member.covered),
+        }
+    }
+
+    /// The pushes in it.
+    pub(super) fn covered(&self) -> &[Covered] {
+        &self.covered
+    }
+}
+
+/// The rows of a push in one partition: where each is in the push, and its key.
+fn keys_of(keys: &[u64], member: &Member, spans: &[Span]) -> impl Iterator<Item = (u32, u64)> {
+    let work = &member.work;
+    spans.iter().flat_map(|span| span.row..span.row + span.count).map(move |row| {
+        let key = match work.header.rows {
+            Rows::Range { first } => first + u64::from(row),
+            Rows::Keys => keys[work.keys.0 + row as usize],
+        };
+        (row, key)
+    })
+}
+
+/// What the record of a round says beside its rows.
+pub(super) struct Closing<'a> {
+    pub(super) partition: PartitionId,
+    pub(super) epoch: Epoch,
+    pub(super) lsn: Lsn,
+    /// Workers that have finished the round.
+    pub(super) stamps: &'a [Stamp],
+}
+
+/// The record that closes a round: with its sum, if anybody pushed anything.
+pub(super) fn closing_record(
+    table: &ShardTable,
+    closing: &Closing<'_>,
+    sum: Option<&Sum>,
+    take: impl FnOnce(usize) -> Vec<u64>,
+) -> Vec<u64> {
+    let keys = sum.map_or(&[][..], |sum| sum.rows.keys());
+    let consecutive = keys.first().is_some_and(|first| {
+        table.is_dense() && keys.iter().zip(*first..).all(|(key, expected)| *key == expected)
+    });
+    let kind = match (keys.is_empty(), consecutive) {
+        (true, _) => Kind::ClockAdvance,
+        (false, true) => Kind::Rows,
+        (false, false) => Kind::Keys,
+    };
+    let rows = match kind {
+        Kind::Rows => RowRange::new(keys[0], keys[0] + keys.len() as u64),
+        _ => RowRange::default(),
+    };
+    let covered = sum.map_or(&[][..], Sum::covered);
+    let delta_bytes = sum.map_or(0, |sum| keys.len() * sum.rows.sum_len());
+    let shape = Shape {
+        covered_max: covered.len(),
+        stamps_max: closing.stamps.len(),
+        keys: if kind == Kind::Keys { keys.len() } else { 0 },
+        delta_bytes,
+    };
+    let facts = Facts {
+        kind,
+        partition: closing.partition,
+        epoch: closing.epoch,
+        table: table.entry.id,
+        dtype: sum.map_or(DataType::I8, |sum| sum.dtype),
+        rows,
+        tag: CLOSES,
+        durability: commit::Durability::Memory,
+    };
+    let mut words = take(shape.length());
+    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+    let mut draft = Draft::new(facts, shape, closing.lsn);
+    draft.prepare(bytes);
+    let mut record = RecordMut::new(bytes, &mut draft);
+    if let Some(sum) = sum {
+        record.delta().copy_from_slice(&sum.rows.sums()[..delta_bytes]);
+    }
+    if kind == Kind::Keys {
+        for (to, key) in record.keys().chunks_exact_mut(8).zip(keys) {
+            to.copy_from_slice(&key.to_le_bytes());
+        }
+    }
+    covered.iter().for_each(|one| record.cover(*one));
+    closing.stamps.iter().for_each(|stamp| record.stamp(*stamp));
+    draft.seal(bytes, Salt::NONE);
+    words
+}

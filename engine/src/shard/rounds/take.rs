@@ -1,0 +1,156 @@
+//! Taking pushes into their rounds.
+
+use windlass_replication::{Admission, Push, rounds::Placed};
+use windlass_wire::{Lsn, PartitionId, Status, WorkerClock};
+
+use super::{lane_of, sum::Sum};
+use crate::{
+    persist::record::Covered,
+    shard::{
+        Shard,
+        chain::{Chain, Member, Span},
+        session::ShardSession,
+        tables::ShardTable,
+    },
+};
+
+/// What becomes of one push at one partition.
+enum Taken {
+    /// Its rows are in this round's sum.
+    In(WorkerClock),
+    /// It is applied, or never will be.
+    Over,
+    /// It is applied by a record that may not be everywhere yet.
+    At(Lsn),
+}
+
+impl Shard {
+    /// One partition's part of pushes to a table in rounds.
+    pub(in crate::shard) fn push_round(
+        &mut self,
+        partition: PartitionId,
+        members: &[Member],
+        spans: &[Span],
+    ) {
+        for spans in spans.chunk_by(|one, next| one.member == next.member) {
+            let member = &members[spans[0].member as usize];
+            match self.take_into_round(partition, member, spans) {
+                Ok(Taken::In(clock)) => self.wait_for_round(partition, member, clock),
+                Ok(Taken::At(lsn)) => self.wait_for_lsn(partition, member.at, lsn),
+                Ok(Taken::Over) => {}
+                Err(status) => self.refuse_later(member.at, status),
+            }
+        }
+    }
+
+    fn take_into_round(
+        &mut self,
+        partition: PartitionId,
+        member: &Member,
+        spans: &[Span],
+    ) -> Result<Taken, Status> {
+        let Self { tables, chain, sessions, turn, statistics, shard_count, .. } = self;
+        let header = member.work.header;
+        let table = tables.get_mut(&header.table).ok_or(Status::UnknownTable)?;
+        let slot = table.slots.find(partition).ok_or(Status::NotHere)?;
+        let ShardTable { entry, accumulator, clocks: Some(clocks), rounds: Some(rounds), .. } =
+            table
+        else {
+            return Err(Status::NoRank);
+        };
+        let rank = member.rank.ok_or(Status::NoRank)?;
+        clocks.live_clock(slot, rank).ok_or(Status::NoRank)?;
+        let open = rounds.of(partition, clocks.closed(slot));
+        if let Some(clock) = open.round_with(member.covered) {
+            statistics.duplicates += 1;
+            return Ok(Taken::In(clock));
+        }
+        // Replicas know the last push of a session that is applied, and take those before it to be.
+        let last = open.last_of(member.covered).unwrap_or_default();
+        let placed = open.rounds.place(header.clock.max(last));
+        if let Placed::TooEarly = placed {
+            // No worker that knows how far the rounds are is so far ahead: this one is to join anew.
+            return Err(Status::NoRank);
+        }
+        let mut admission = Admissions { chain, sessions, shard_count: *shard_count };
+        if let Placed::Into(clock) = placed
+            && !admission.is_applied(partition, member)
+        {
+            let sum = open.sums.entry(clock).or_insert_with(|| Sum::new(&entry.schema));
+            sum.check_room(&turn.keys, member, spans)?;
+        }
+        match admission.admit(partition, member)? {
+            Admission::Apply => {}
+            Admission::Duplicate { lsn } => {
+                statistics.duplicates += 1;
+                return Ok(Taken::At(lsn));
+            }
+            // Applied, or dropped.
+            _ => {
+                statistics.duplicates += 1;
+                return Ok(Taken::Over);
+            }
+        }
+        let Placed::Into(clock) = placed else {
+            statistics.late_dropped += 1;
+            return Ok(Taken::Over);
+        };
+        statistics.late_folded += u64::from(header.clock <= open.rounds.closed());
+        let sum = open.sums.entry(clock).or_insert_with(|| Sum::new(&entry.schema));
+        sum.add((&entry.schema, accumulator), &turn.keys, member, spans);
+        Ok(Taken::In(clock))
+    }
+
+    fn wait_for_round(&mut self, partition: PartitionId, member: &Member, clock: WorkerClock) {
+        let Some(wait) = self.begin_wait(member.at) else { return };
+        let table = self.tables.get_mut(&member.work.header.table);
+        let rounds = table.and_then(|table| table.rounds.as_mut());
+        if let Some(open) = rounds.and_then(|rounds| rounds.open.get_mut(&partition)) {
+            open.waiting.push((clock, wait));
+            self.waits.add(wait);
+        }
+    }
+}
+
+/// What tells pushes that were taken before: the chain's replicas, or sessions where there is none.
+struct Admissions<'a> {
+    chain: &'a mut Option<Box<Chain>>,
+    sessions: &'a mut [Option<ShardSession>],
+    shard_count: u16,
+}
+
+impl Admissions<'_> {
+    fn is_applied(&self, partition: PartitionId, member: &Member) -> bool {
+        let Covered { session, incarnation, sequence } = member.covered;
+        match &self.chain {
+            Some(chain) => {
+                let lane = lane_of(member.work.header.table);
+                chain.applied(partition, session, lane) >= Some((incarnation, sequence))
+            }
+            None => self.sessions[member.work.session]
+                .as_ref()
+                .is_some_and(|open| open.applied.contains(partition, self.shard_count, sequence)),
+        }
+    }
+
+    /// Whether a push is new to a partition; from now on it is not.
+    fn admit(&mut self, partition: PartitionId, member: &Member) -> Result<Admission, Status> {
+        let Covered { session, incarnation, sequence } = member.covered;
+        if let Some(chain) = self.chain {
+            let lane = lane_of(member.work.header.table);
+            let push = Push { session, incarnation, lane, sequence, previous: None };
+            return match chain.admit(partition, &push).ok_or(Status::NotHere)? {
+                Ok(Admission::Full | Admission::Gap { .. }) => Err(Status::Full),
+                Ok(Admission::StaleIncarnation | Admission::Expired) => Err(Status::Superseded),
+                Ok(admission) => Ok(admission),
+                Err(_) => Err(Status::StaleEpoch),
+            };
+        }
+        let open = self.sessions[member.work.session].as_mut().ok_or(Status::Superseded)?;
+        if open.applied.contains(partition, self.shard_count, sequence) {
+            return Ok(Admission::Pending);
+        }
+        open.applied.insert(partition, self.shard_count, sequence);
+        Ok(Admission::Apply)
+    }
+}

@@ -1,0 +1,52 @@
+//! Messages that wait for rounds which do not close here, or not under this map.
+
+use windlass_wire::{PartitionId, Status, TableId};
+
+use super::OpenRounds;
+use crate::shard::Shard;
+
+impl Shard {
+    /// Has the clients of everything that waits for a round ask again, by the map that has just come.
+    /// Before what they sent by the last one is answered they send nothing new, and a round in which
+    /// several wait so would never close. What they pushed stays in the sums.
+    pub(in crate::shard) fn end_round_waits(&mut self) {
+        let mut waits = Vec::new();
+        for open in self.tables.values_mut().filter_map(|table| table.rounds.as_mut()) {
+            waits.extend(open.open.values_mut().flat_map(OpenRounds::take_all_waits));
+        }
+        for wait in waits {
+            self.end_wait(wait, Status::StaleEpoch, 0);
+        }
+        self.end_parked_pulls();
+    }
+
+    /// What is open of a partition is given up: its clients send it to whoever leads now.
+    pub(in crate::shard) fn give_up_rounds(&mut self, partition: PartitionId) {
+        let mut waits = Vec::new();
+        for rounds in self.tables.values_mut().filter_map(|table| table.rounds.as_mut()) {
+            let open = rounds.open.remove(&partition);
+            waits.extend(open.into_iter().flat_map(|mut open| open.take_all_waits()));
+        }
+        for wait in waits {
+            self.end_wait(wait, Status::StaleEpoch, 0);
+        }
+    }
+
+    /// A table goes away with its rounds.
+    pub(in crate::shard) fn drop_rounds(&mut self, table: TableId) {
+        let Some(rounds) = self.tables.get_mut(&table).and_then(|table| table.rounds.take()) else {
+            return;
+        };
+        for (_, mut open) in rounds.open {
+            for wait in open.take_all_waits() {
+                self.end_wait(wait, Status::UnknownTable, 0);
+            }
+        }
+    }
+}
+
+impl OpenRounds {
+    fn take_all_waits(&mut self) -> Vec<u32> {
+        self.waiting.drain(..).map(|(_, wait)| wait).collect()
+    }
+}

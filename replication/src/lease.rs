@@ -102,6 +102,13 @@ impl Leases {
         }
     }
 
+    /// The server begins another life. What it promised in the one before binds it still, in chains of
+    /// which it does not know any more who was removed.
+    pub fn begin_life(&mut self, now: Time) {
+        let lease = self.timings.lease_us;
+        self.forgotten_until = now.after(lease).after(self.timings.drift(lease));
+    }
+
     /// A new map is in force, in which this server shares chains with `peers`. To be called before
     /// any replica is configured by that map: promises given so far bind it, later ones do not,
     /// because they name the new epoch.

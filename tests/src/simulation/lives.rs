@@ -63,10 +63,12 @@ impl World {
         if self.options.mutation == Some(Mutation::ReuseIncarnation) {
             return;
         }
+        let now = self.local(s);
         let server = &mut self.servers[s];
         server.life = Incarnation(server.life.0 + 1);
         server.joined = false;
         server.kept = true;
+        server.leases.begin_life(now);
         let id = server.id;
         for (p, part) in server.parts.iter_mut().enumerate() {
             let whole = part.replica.position().is_some();

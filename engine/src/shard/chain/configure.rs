@@ -25,6 +25,9 @@ impl Shard {
     /// This life of the server is over: all its links end. What the shard holds stays, until a map
     /// says what becomes of it.
     pub(in crate::shard) fn fence(&mut self) {
+        if let Some(chain) = &self.chain {
+            chain.context.leases.begin_life();
+        }
         while let Some(link) = self.chain.as_ref().and_then(|chain| chain.links.first()) {
             let server = link.peer.server;
             self.link_close(server);

@@ -65,6 +65,11 @@ impl SharedLeases {
         state.leases.adopt(now, map.epoch, peers);
     }
 
+    pub(super) fn begin_life(&self) {
+        let now = self.now();
+        self.lock().leases.begin_life(now);
+    }
+
     pub(super) fn hold_until(&self, removed: Option<ServerId>) -> Time {
         self.lock().leases.hold_until(removed)
     }

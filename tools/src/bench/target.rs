@@ -121,7 +121,6 @@ impl Target {
         on_round: impl FnMut(),
     ) -> Result<Outcome, BenchError<RemoteError>> {
         let cores = allowed_cores().unwrap_or_default();
-        let _pinned = if cores.len() > 1 { Pinned::to(cores[0]).ok() } else { None };
         let (kind, measured, log) = with_dtype!(self.options.dtype, T => {
             let mut subject =
                 Operations::<T>::new(&self.client, &self.options).map_err(BenchError::Operation)?;
@@ -132,8 +131,10 @@ impl Target {
                 warm_up(&mut subject, schedule.window, schedule.slice)?;
                 writes = self.log_use()?.map(|now| now.since(before));
             }
+            // Limits choose their cores among those of this thread, all of them until it is pinned.
             let mut limits = self.limits(writes)?;
             let kind = limits[0].kind();
+            let _pinned = if cores.len() > 1 { Pinned::to(cores[0]).ok() } else { None };
             let before = self.log_use()?;
             let measured = measure(&mut subject, &mut limits, schedule, on_round)?;
             let used = self.log_use()?.zip(before).map(|(now, before)| now.since(before));

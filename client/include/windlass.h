@@ -109,6 +109,11 @@ enum windlass_status
      */
     WINDLASS_STATUS_ROWS_LOST = 16,
     /**
+     * The push had no answer for so long that servers may have applied it and forgotten that: it is
+     * unknown whether it was applied, and it is not sent again.
+     */
+    WINDLASS_STATUS_SESSION_EXPIRED = 17,
+    /**
      * There is no such table.
      */
     WINDLASS_STATUS_UNKNOWN_TABLE = 20,

@@ -21,6 +21,8 @@ pub struct ClientOptions {
     pub timeout: Duration,
     /// How long requests are tried again when servers fail, restart or hand rows over, before they
     /// fail with [`RequestError::PartitionUnavailable`](crate::RequestError::PartitionUnavailable).
+    /// A push is not tried for longer than half of the cluster's session expiry, and fails with
+    /// [`RequestError::SessionExpired`](crate::RequestError::SessionExpired) then.
     /// Zero never tries again: such requests fail at once, and the client has to be made anew.
     pub retry_for: Duration,
     /// Bytes of the client's staging area: values on their way that are not in registered rows.

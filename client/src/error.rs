@@ -197,12 +197,16 @@ pub enum RequestError {
          table again to go on with what is there, restore it, or use replicas or durability"
     )]
     RowsLost,
-    /// The servers have forgotten the session, and with it which of its pushes were applied.
+    /// The push had no answer for so long that the servers may have applied it and forgotten that. It is
+    /// not sent again, since it could be applied twice; parts of it may have been applied, or all.
     #[error(
-        "the session was silent for so long that the servers forgot it: connect again; pushes \
-         without an answer may have been applied"
+        "the push had no answer for half of the {expiry:?} after which servers forget which pushes \
+         were applied: it is unknown whether it was; pull the rows to see, and push anew what is missing"
     )]
-    SessionExpired,
+    SessionExpired {
+        /// How long servers remember an idle session: `--session-expiry` of the cluster.
+        expiry: Duration,
+    },
     /// The server went away. Requests without an answer may have been applied or not.
     #[error(
         "server {server} is gone: connect again; requests without an answer may have been applied"

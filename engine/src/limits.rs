@@ -97,8 +97,14 @@ pub const RECEIVES_POSTED: u32 = 64;
 /// wake-up protocol, not its means.
 pub const SLEEP_MS_MAX: u64 = 100;
 
-/// How long a detached session's duplicate suppression is kept, in seconds.
-pub const SESSION_EXPIRY_S: u64 = 3600;
+/// The shortest time after which sessions may expire, in milliseconds.
+pub const SESSION_EXPIRY_MS_MIN: u32 = 1_000;
+
+/// Sessions without a connection whose last pushes a shard without chains remembers.
+pub const SESSIONS_DETACHED_MAX: usize = 65_536;
+
+/// Sessions that one record of a chain names as expired.
+pub const SESSIONS_EXPIRED_PER_RECORD_MAX: usize = 1024;
 
 /// Rows a sparse partition's first slab holds; each next one holds twice as many.
 pub const SLAB_ROWS_FIRST: u64 = 16;

@@ -2,10 +2,13 @@
 //! position if its log is a prefix of the chain's, else blocks are copied one-sidedly while the log
 //! streams behind. The learner reports when it has caught up, and only the coordinator promotes it.
 
+use std::collections::BTreeMap;
+
 use windlass_wire::{Lsn, ServerId, SessionId};
 
 use crate::chain::{Replica, Role};
 use crate::error::ReplicaError;
+use crate::idle::IdleNotes;
 use crate::inflight::{LogIndex, Position};
 use crate::output::Output;
 use crate::session::SessionTable;
@@ -24,8 +27,9 @@ pub(crate) enum CatchUp {
     Copying {
         /// Where the log starts to stream.
         start: Lsn,
-        /// Sessions expired by records that arrived meanwhile: the copied table may still have them.
-        expired: Vec<SessionId>,
+        /// Sessions expired by records that arrived meanwhile, and by the last of which: the copied table
+        /// may still have them.
+        expired: BTreeMap<SessionId, Lsn>,
     },
     /// Blocks are copied, some newer than the log's last record.
     Settling { through: Lsn },
@@ -62,9 +66,9 @@ impl CatchUp {
         self.is_whole().then(|| log.position())
     }
 
-    pub(crate) fn remember_expired(&mut self, more: &[SessionId]) {
+    pub(crate) fn remember_expired(&mut self, lsn: Lsn, more: &[SessionId]) {
         if let Self::Copying { expired, .. } = self {
-            expired.extend_from_slice(more);
+            expired.extend(more.iter().map(|session| (*session, lsn)));
         }
     }
 
@@ -156,7 +160,9 @@ impl Replica {
         }
         self.log = LogIndex::new(start);
         self.sessions = SessionTable::new(self.limits.sessions_max);
-        self.catch_up = CatchUp::Copying { start: start.lsn, expired: Vec::new() };
+        // Positions of another history say nothing of this one.
+        self.idle = IdleNotes::default();
+        self.catch_up = CatchUp::Copying { start: start.lsn, expired: BTreeMap::new() };
         Output::StartCopy { from, start: start.lsn }.push(outputs);
         Ok(())
     }
@@ -175,8 +181,8 @@ impl Replica {
             _ => return Err(self.not_awaited("the end of a copy")),
         };
         self.sessions.merge(sessions);
-        for session in expired {
-            self.sessions.expire(session);
+        for (session, lsn) in expired {
+            self.sessions.expire(session, lsn);
         }
         let (first, last) = (self.log.first(), self.log.last());
         if first <= last {

@@ -5,6 +5,7 @@ use windlass_wire::{Epoch, Lsn, PartitionId, ServerId};
 
 use crate::catch_up::CatchUp;
 use crate::error::ReplicaError;
+use crate::idle::IdleNotes;
 use crate::inflight::{LogIndex, Position};
 use crate::input::Input;
 use crate::membership::ChainView;
@@ -56,6 +57,7 @@ pub struct Replica {
     pub(crate) role: Role,
     pub(crate) log: LogIndex,
     pub(crate) sessions: SessionTable,
+    pub(crate) idle: IdleNotes,
     pub(crate) predecessor: Option<ServerId>,
     pub(crate) successor: Option<Follower>,
     pub(crate) learner: Option<Follower>,
@@ -92,6 +94,7 @@ impl Replica {
             role: Role::Outside,
             log,
             sessions,
+            idle: IdleNotes::default(),
             predecessor: None,
             successor: None,
             learner: None,

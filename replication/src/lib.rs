@@ -13,7 +13,9 @@
 //!   `Acknowledge` to clients, the others as small messages or to the coordinator;
 //! - every turn: [`Input::Tick`] once [`Replica::wakes_at`] has passed, and the readable status word:
 //!   a strong pull may be served while [`Replica::is_strong`] and [`Leases::valid_until`] say so;
-//! - with every heartbeat: [`Replica::pending_report`].
+//! - with every heartbeat: [`Replica::pending_report`];
+//! - some times in the time after which sessions expire: [`Replica::idle_sessions`], of which those that
+//!   are not connected go into a record's [`RecordHeader::expired`].
 //!
 //! ```
 //! use windlass_replication::{Admission, ChainView, Covered, Input, Lane, Output, Push};
@@ -57,6 +59,7 @@ pub mod consistency;
 pub mod coordinator;
 pub mod error;
 mod head;
+pub mod idle;
 pub mod inflight;
 pub mod input;
 pub mod lease;

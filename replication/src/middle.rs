@@ -95,7 +95,7 @@ impl Replica {
         self.log.push(record.lsn, record.epoch, record.sync);
         self.sessions.apply(record.lsn, record.covered, record.expired);
         if self.catch_up.holds_records() {
-            self.catch_up.remember_expired(record.expired);
+            self.catch_up.remember_expired(record.lsn, record.expired);
         } else {
             Output::Apply { first: record.lsn, last: record.lsn }.push(outputs);
         }

@@ -1,7 +1,7 @@
 //! Duplicate suppression: per (session, lane) the highest sequence applied, and nothing else. The
 //! table changes only by what log records carry, so replicas, checkpoints and copies agree on it.
-//! Bounded by `sessions_max`; a session expires by a record too, and can then never be mistaken for a
-//! new one, because no session at or below the expired floor is opened again.
+//! Bounded by `sessions_max`; idle sessions expire by a record too. One that expired and pushes again
+//! begins afresh: clients send nothing again that is old enough for that (see [`crate::idle`]).
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as MapEntry;
@@ -65,8 +65,6 @@ pub enum Admission {
     },
     /// Of an earlier life of the session: refuse it.
     StaleIncarnation,
-    /// The session has expired: the client opens a new one.
-    Expired,
     /// The table is full: the client waits until idle sessions have expired.
     Full,
 }
@@ -85,8 +83,6 @@ struct Session {
 #[derive(Clone, Debug)]
 pub struct SessionTable {
     sessions: BTreeMap<(SessionId, Lane), Session>,
-    /// No session at or below this without an entry is opened again.
-    expired_floor: SessionId,
     sessions_max: usize,
 }
 
@@ -98,7 +94,7 @@ impl PartialEq for SessionTable {
             kept.map(|(&key, session)| (key, session.incarnation, session.applied))
                 .collect::<Vec<_>>()
         };
-        self.expired_floor == other.expired_floor && applied(self) == applied(other)
+        applied(self) == applied(other)
     }
 }
 
@@ -109,7 +105,7 @@ impl SessionTable {
     #[must_use]
     pub fn new(sessions_max: usize) -> Self {
         assert!(sessions_max > 0, "a session table needs room for a session");
-        Self { sessions: BTreeMap::new(), expired_floor: SessionId(0), sessions_max }
+        Self { sessions: BTreeMap::new(), sessions_max }
     }
 
     /// Decides on a push at the head, and remembers it as admitted.
@@ -117,7 +113,6 @@ impl SessionTable {
         let full = self.sessions.len() >= self.sessions_max;
         let session = match self.sessions.entry((push.session, push.lane)) {
             MapEntry::Occupied(entry) => entry.into_mut(),
-            MapEntry::Vacant(_) if push.session <= self.expired_floor => return Admission::Expired,
             MapEntry::Vacant(_) if full => return Admission::Full,
             MapEntry::Vacant(entry) => entry.insert(Session {
                 incarnation: push.incarnation,
@@ -178,7 +173,7 @@ impl SessionTable {
             }
         }
         for &session in expired {
-            self.expire(session);
+            self.expire(session, lsn);
         }
     }
 
@@ -215,16 +210,16 @@ impl SessionTable {
                 *own = *its;
             }
         }
-        self.expired_floor = self.expired_floor.max(copied.expired_floor);
     }
 
-    /// Removes a session; it can never come back.
-    pub fn expire(&mut self, session: SessionId) {
+    /// Removes what records before `lsn` have applied of a session. What it has pushed since stays.
+    pub fn expire(&mut self, session: SessionId, lsn: Lsn) {
         let lanes = (session, Lane(0))..=(session, Lane(u32::MAX));
-        while let Some((&key, _)) = self.sessions.range(lanes.clone()).next() {
+        let of_it = self.sessions.range(lanes).filter(|(_, entry)| entry.lsn < lsn);
+        let over: Vec<(SessionId, Lane)> = of_it.map(|(key, _)| *key).collect();
+        for key in over {
             self.sessions.remove(&key);
         }
-        self.expired_floor = self.expired_floor.max(session);
     }
 
     /// The highest sequence applied and its life, `None` for a session not known here.
@@ -243,13 +238,12 @@ impl SessionTable {
     /// Appends the replicated part:
     ///
     /// ```text
-    /// 0              8       12
-    /// | expired floor | count | entries ...
+    /// 0       4
+    /// | count | entries ...
     /// 0         8      12            20         28    36
     /// | session | lane | incarnation | sequence | lsn |
     /// ```
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.expired_floor.0.to_le_bytes());
         let applied = || self.sessions.iter().filter(|(_, session)| session.lsn.0 > 0);
         write_count(out, applied().count());
         for ((id, lane), session) in applied() {
@@ -283,7 +277,6 @@ impl SessionTable {
     pub fn decode(bytes: &[u8], sessions_max: usize) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes, "a session table");
         let mut table = Self::new(sessions_max);
-        table.expired_floor = SessionId(reader.u64()?);
         let count = reader.count("a session table's entries", sessions_max, SESSION_BYTES)?;
         for _ in 0..count {
             let key = (SessionId(reader.u64()?), Lane(reader.u32()?));
@@ -349,16 +342,39 @@ mod tests {
     }
 
     #[test]
-    fn an_expired_session_never_comes_back() {
+    fn an_idle_session_makes_room_and_begins_afresh() {
         let mut table = SessionTable::new(2);
         table.apply(Lsn(1), &[covered(5, 1)], &[]);
         table.apply(Lsn(2), &[covered(6, 1)], &[]);
         assert_eq!(table.admit(&push(7, 1, 0)), Admission::Full);
         assert_eq!(table.idle(Lsn(1)).collect::<Vec<_>>(), [SessionId(5)]);
         table.apply(Lsn(3), &[], &[SessionId(5)]);
-        assert_eq!(table.admit(&push(5, 1, 0)), Admission::Expired);
-        assert_eq!(table.admit(&push(4, 1, 0)), Admission::Expired);
-        assert_eq!(table.admit(&push(7, 1, 0)), Admission::Apply);
+        assert_eq!(table.applied(SessionId(5), Lane(0)), None);
+        let later = Push { previous: None, ..push(5, 2, 1) };
+        assert_eq!(table.admit(&later), Admission::Apply);
+        assert_eq!(table.admit(&later), Admission::Pending);
+    }
+
+    #[test]
+    fn what_is_pushed_again_after_expiry_stays() {
+        let mut table = SessionTable::new(4);
+        table.apply(Lsn(1), &[covered(5, 1)], &[]);
+        table.apply(Lsn(4), &[covered(5, 2)], &[]);
+        table.expire(SessionId(5), Lsn(3));
+        assert_eq!(table.applied(SessionId(5), Lane(0)), Some((Incarnation(1), Sequence(2))));
+        table.expire(SessionId(5), Lsn(5));
+        assert_eq!(table.count(), 0);
+    }
+
+    #[test]
+    fn who_has_something_under_way_is_not_idle() {
+        let mut table = SessionTable::new(4);
+        table.apply(Lsn(1), &[covered(5, 1)], &[]);
+        let in_round = Push { lane: Lane(3), ..push(5, 2, 0) };
+        assert_eq!(table.admit(&in_round), Admission::Apply);
+        assert_eq!(table.idle(Lsn(9)).count(), 0);
+        table.forget_admitted();
+        assert_eq!(table.idle(Lsn(9)).collect::<Vec<_>>(), [SessionId(5)]);
     }
 
     #[test]
@@ -376,8 +392,8 @@ mod tests {
     fn pieces_make_up_the_whole() {
         let mut table = SessionTable::new(8);
         let none = table.encode_pieces(2);
-        assert_eq!(none.len(), 1, "what has expired is told even where nothing else is");
-        table.apply(Lsn(4), &[covered(9, 2), covered(11, 5), covered(12, 1)], &[SessionId(3)]);
+        assert_eq!(none.len(), 1, "an empty table is told too");
+        table.apply(Lsn(4), &[covered(9, 2), covered(11, 5), covered(12, 1)], &[]);
         let pieces = table.encode_pieces(2);
         assert_eq!(pieces.len(), 2);
         let mut whole = SessionTable::new(8);
@@ -390,7 +406,7 @@ mod tests {
     #[test]
     fn bytes_round_trip_and_foreign_ones_are_refused() {
         let mut table = SessionTable::new(8);
-        table.apply(Lsn(4), &[covered(9, 2), covered(11, 5)], &[SessionId(3)]);
+        table.apply(Lsn(4), &[covered(9, 2), covered(11, 5)], &[]);
         let mut bytes = Vec::new();
         table.encode(&mut bytes);
         assert_eq!(SessionTable::decode(&bytes, 8), Ok(table));

@@ -1,11 +1,11 @@
 //! `cargo run --release -p windlass-tests --example simulate -- --seeds 10000 [--start N] [--json]
-//! [--no-shrink] [--trace] [--mutation NAME] [--threads N]`: what `cargo xtask simulate` runs.
+//! [--no-shrink] [--trace] [--mutation NAME] [--threads N] [--mode pushes|sessions]`: what `cargo xtask simulate` runs.
 
 #![allow(clippy::print_stdout, reason = "a tool")]
 
 use std::process::ExitCode;
 
-use windlass_tests::simulation::{Mutation, Options, simulate};
+use windlass_tests::simulation::{Mode, Mutation, Options, simulate};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -21,10 +21,18 @@ fn main() -> ExitCode {
             "--threads" => options.threads = number(arguments.next()).try_into().expect("small"),
             "--json" => json = true,
             "--trace" => options.trace = true,
+            "--mode" => {
+                options.mode = match arguments.next().expect("a name follows --mode").as_str() {
+                    "pushes" => Mode::Pushes,
+                    "sessions" => Mode::Sessions,
+                    other => panic!("there is no mode {other}"),
+                }
+            }
             "--no-shrink" => options.shrink = false,
             "--mutation" => {
                 let name = arguments.next().expect("a name follows --mutation");
-                let found = Mutation::ALL.into_iter().find(|one| format!("{one:?}") == name);
+                let mut all = Mutation::ALL.into_iter().chain(Mutation::OF_SESSIONS);
+                let found = all.find(|one| format!("{one:?}") == name);
                 options.mutation = Some(found.expect("the name of a mutation"));
             }
             other => panic!("unknown flag {other}: see the head of tests/examples/simulate.rs"),

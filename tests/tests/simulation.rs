@@ -2,7 +2,7 @@
 //! is seen.
 
 use windlass_tests::simulation::{
-    Fault, FaultKind, Mutation, Options, Schedule, run_schedule, run_seed, simulate,
+    Fault, FaultKind, Mode, Mutation, Options, Schedule, run_schedule, run_seed, simulate,
 };
 
 fn clean(seeds: std::ops::Range<u64>) {
@@ -14,6 +14,27 @@ fn clean(seeds: std::ops::Range<u64>) {
 #[test]
 fn no_seed_fails() {
     clean(0..400);
+}
+
+fn of_sessions() -> Options {
+    Options { mode: Mode::Sessions, ..Options::default() }
+}
+
+#[test]
+fn sessions_expire_and_nothing_is_lost_or_doubled() {
+    let report = simulate(0..300, &of_sessions());
+    assert!(report.failed_seeds.is_empty(), "{}", report.first_failure.unwrap_or_default());
+    assert!(report.expired > 2 * report.seeds, "sessions are forgotten: {}", report.expired);
+    assert!(report.given_up > report.seeds, "pushes become too old: {}", report.given_up);
+}
+
+#[test]
+fn every_deliberate_fault_of_sessions_is_seen() {
+    for mutation in Mutation::OF_SESSIONS {
+        let options = Options { mutation: Some(mutation), shrink: false, ..of_sessions() };
+        let report = simulate(0..200, &options);
+        assert!(!report.failed_seeds.is_empty(), "{mutation:?} went unseen");
+    }
 }
 
 #[test]

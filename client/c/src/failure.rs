@@ -71,9 +71,8 @@ impl From<RequestError> for Failure {
             | RequestError::NotCurrent { .. } => WindlassStatus::UnknownTable,
             RequestError::Refused { status: Status::Full, .. } => WindlassStatus::NoMemory,
             RequestError::Refused { .. } => WindlassStatus::Refused,
-            RequestError::ServerGone { .. } | RequestError::SessionExpired => {
-                WindlassStatus::ServerGone
-            }
+            RequestError::ServerGone { .. } => WindlassStatus::ServerGone,
+            RequestError::SessionExpired { .. } => WindlassStatus::SessionExpired,
             RequestError::PartitionUnavailable { .. } => WindlassStatus::Unavailable,
             RequestError::RowsLost => WindlassStatus::RowsLost,
             RequestError::Timeout { .. } => WindlassStatus::Timeout,

@@ -51,6 +51,11 @@ class RowsLost(WindlassError):
     """A server came back without the table's rows, which nothing kept. Open the table again to go on."""
 
 
+class SessionExpired(WindlassError, TimeoutError):
+    """The push had no answer for so long that servers may have applied it and forgotten that. Pull the
+    rows to see, and push anew what is missing."""
+
+
 class UnknownTable(WindlassError, LookupError):
     """There is no such table."""
 
@@ -87,6 +92,7 @@ _BY_STATUS = {
     14: Timeout,
     15: Unavailable,
     16: RowsLost,
+    17: SessionExpired,
     20: UnknownTable,
     21: TableExists,
     22: DtypeError,

@@ -1,6 +1,7 @@
 //! What a client is made of: sessions with servers, links to shards, registered memory, requests
 //! under way. Everything here runs on the caller's thread.
 
+mod age;
 mod backoff;
 mod begin;
 mod clock;
@@ -72,6 +73,8 @@ pub(crate) struct Core {
     backlog: VecDeque<Kept>,
     backlog_len: usize,
     trouble: Option<Trouble>,
+    /// What the clock of requests missed before the last trouble was over.
+    suspended: age::Suspended,
     /// Nothing new is sent: what was sent under the last map is being settled.
     settling: bool,
     random: u64,

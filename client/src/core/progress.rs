@@ -452,7 +452,7 @@ impl Core {
             Failure::Unavailable { partition } => self.unavailable(partition),
             Failure::RowsLost => RequestError::RowsLost,
             Failure::Refused { status: Status::NotFinite, .. } => RequestError::NotFinite,
-            Failure::Refused { status: Status::Superseded, .. } => RequestError::SessionExpired,
+            Failure::Expired { expiry } => RequestError::SessionExpired { expiry },
             Failure::Refused { server, status } => RequestError::Refused { server, status },
         }
     }

@@ -118,6 +118,7 @@ impl Core {
         let worse = self.trouble.take().is_some();
         if is_whole && !worse {
             trouble.over = Some(Instant::now());
+            self.settle_ages();
         } else if worse && !matches!(trouble.phase, Phase::Settle { .. }) {
             trouble.phase = Phase::Learn;
             self.settling = false;
@@ -198,6 +199,7 @@ impl Core {
     /// Sends what was kept, in the order of its sequences; what has nowhere to go stays. False when
     /// a mailbox is full: the rest goes later, and nothing new before.
     fn resend(&mut self) -> bool {
+        self.give_up_old();
         let mut waiting = std::mem::take(&mut self.backlog);
         waiting.make_contiguous().sort_by_key(Kept::sequence);
         let mut left = VecDeque::new();

@@ -1,11 +1,11 @@
 //! Requests under way: each takes a slot until it is done and claimed or forgotten.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use windlass_transport::chunks::Chunk;
 use windlass_wire::{PartitionId, RowRange, ServerId, Status, WorkerClock};
 
-use super::{REQUESTS_MAX, push::Replica};
+use super::{REQUESTS_MAX, age::coarse_ms, push::Replica};
 
 /// A request of this client, from 1. The timestamp users see.
 pub(crate) type RequestId = u64;
@@ -32,6 +32,10 @@ pub(crate) enum Failure {
     },
     /// Its server came back without the table's rows.
     RowsLost,
+    /// It is so old that servers may have applied and forgotten it.
+    Expired {
+        expiry: Duration,
+    },
 }
 
 /// How the rows of a finished pull get to whoever claims them.
@@ -73,6 +77,8 @@ pub(crate) struct Request {
     pub(crate) waited_us: u32,
     /// Its reads found their server gone: whoever claims it reads again.
     pub(crate) reads_again: bool,
+    /// When it was made, on the clock of [`super::age`]: before anything of it was sent.
+    pub(crate) begun_ms: u64,
     /// When it first had to be sent again.
     pub(crate) kept_since: Option<Instant>,
 }
@@ -111,7 +117,7 @@ impl Requests {
         let id = self.next;
         self.next += 1;
         let slot = &mut self.slots[slot_of(id)];
-        *slot = Request { id, claimable, ..Request::default() };
+        *slot = Request { id, claimable, begun_ms: coarse_ms(), ..Request::default() };
         id
     }
 

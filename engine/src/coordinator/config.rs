@@ -2,7 +2,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use windlass_replication::CoordinatorOptions;
+use crate::limits::SESSION_EXPIRY_MS_MIN;
+use windlass_replication::{CoordinatorOptions, membership::SESSION_EXPIRY_MS};
 
 /// Configuration of a coordinator. All coordinators of a cluster have the same.
 #[derive(Clone, Debug)]
@@ -14,6 +15,9 @@ pub struct CoordinatorConfig {
     /// Lets the partitions of a new cluster move between servers where there is one copy of each, as
     /// they can where there are more: pushes go through records then, which copies can be made from.
     pub movable: bool,
+    /// How long a new cluster remembers sessions that are not connected and push nothing, in
+    /// milliseconds; 0 for ever. A client gives up a push that had no answer for half of that.
+    pub session_expiry_ms: u32,
     /// Servers that have to join before a new cluster serves.
     pub expected_servers: u32,
     /// Where map, catalogue and ranks are kept.
@@ -62,6 +66,7 @@ impl CoordinatorConfig {
             partitions: 64,
             replicas,
             movable: false,
+            session_expiry_ms: SESSION_EXPIRY_MS,
             expected_servers: u32::from(replicas.max(1)),
             store: StoreConfig::Memory,
             restored: None,
@@ -86,6 +91,7 @@ impl CoordinatorConfig {
         if self.replicas == 0 || usize::from(self.replicas) > max {
             return Err(CoordinatorConfigError::Replicas { replicas: self.replicas, max });
         }
+        check_session_expiry(self.session_expiry_ms)?;
         let (servers, replicas) = (self.expected_servers, self.replicas);
         if servers < u32::from(replicas) {
             return Err(CoordinatorConfigError::Servers { servers, replicas });
@@ -119,6 +125,25 @@ impl CoordinatorConfig {
     }
 }
 
+/// Whether sessions may expire so soon.
+pub(crate) fn check_session_expiry(milliseconds: u32) -> Result<(), SessionExpiryError> {
+    if milliseconds == 0 || milliseconds >= SESSION_EXPIRY_MS_MIN {
+        return Ok(());
+    }
+    Err(SessionExpiryError { milliseconds })
+}
+
+/// A time after which no session can expire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "sessions cannot expire after {milliseconds} ms, since clients retry for half of that: use \
+     {SESSION_EXPIRY_MS_MIN} ms or more, or 0 for never"
+)]
+pub struct SessionExpiryError {
+    /// The time, in milliseconds.
+    pub milliseconds: u32,
+}
+
 /// Why a configuration is not valid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CoordinatorConfigError {
@@ -138,6 +163,9 @@ pub enum CoordinatorConfigError {
         /// The most.
         max: usize,
     },
+    /// When sessions expire.
+    #[error(transparent)]
+    SessionExpiry(#[from] SessionExpiryError),
     /// Fewer servers than copies.
     #[error(
         "{servers} servers cannot keep {replicas} copies: wait for at least {replicas} servers"

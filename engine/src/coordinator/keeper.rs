@@ -32,6 +32,8 @@ pub(super) struct Founding {
     pub(super) replicas: u8,
     /// Whether partitions move, if there is one copy of each.
     pub(super) movable: bool,
+    /// How long it remembers idle sessions.
+    pub(super) session_expiry_ms: u32,
     /// Tables that were there before the coordinator kept them.
     pub(super) catalogue: Catalogue,
 }
@@ -81,6 +83,7 @@ impl Keeper {
             None => {
                 let mut map = ClusterMap::new(self.founding.partitions, self.founding.replicas);
                 map.chained |= self.founding.movable;
+                map.session_expiry_ms = self.founding.session_expiry_ms;
                 map
             }
         };

@@ -22,7 +22,8 @@ mod store;
 mod tables;
 mod workers;
 
-pub use config::{CoordinatorConfig, CoordinatorConfigError, StoreConfig};
+pub(crate) use config::check_session_expiry;
+pub use config::{CoordinatorConfig, CoordinatorConfigError, SessionExpiryError, StoreConfig};
 pub(crate) use desk::{Desk, Downward, Joining};
 pub(crate) use running::{RunError, RunningCoordinator};
 pub use standalone::{CoordinatorServer, CoordinatorStartError};

@@ -59,6 +59,7 @@ impl RunningCoordinator {
                 partitions: config.partitions,
                 replicas: config.replicas,
                 movable: config.movable,
+                session_expiry_ms: config.session_expiry_ms,
                 catalogue: Catalogue { tables, next_table, ..Catalogue::default() },
             },
             jobs: to_do,

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use windlass_replication::SessionTable;
 use windlass_wire::DataType;
 
 use super::{
@@ -12,11 +13,13 @@ use super::{
     log_walk::{self, BadFrame, Place, Position, TornTail, Visitor},
     manifest::{BadManifest, DataFile, Manifest, data_name, manifest_name, read_manifests},
     record::Record,
-    recovery::{BadBlock, read_data_file},
+    recovery::{BadBlock, Block, read_data_file},
     scan::ScanMemory,
     segment,
+    sessions::{CHAIN_SESSIONS, SESSION_LEN, SESSIONS, expired_of},
     storage::{Listed, Storage, StorageError},
 };
+use crate::limits::CHAIN_SESSIONS_MAX;
 
 /// One frame of the log.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -47,6 +50,8 @@ pub struct LogFrame {
     pub stamps: u16,
     /// What it says of workers: of its stamps, or of an event or a whole clock.
     pub workers: Vec<WorkerSeen>,
+    /// Sessions that are forgotten with it, by their numbers.
+    pub expired: Vec<u64>,
     /// Bytes of delta.
     pub delta_bytes: usize,
 }
@@ -113,6 +118,8 @@ pub struct BlockSummary {
     pub lsn: u64,
     /// Its bytes.
     pub bytes: usize,
+    /// Sessions whose last pushes it holds, when it is of those.
+    pub sessions: usize,
     /// The workers of a range clock, when it is one.
     pub workers: Vec<WorkerSeen>,
 }
@@ -178,6 +185,8 @@ impl Visitor for Lister<'_> {
         self.summary.frames += 1;
         self.summary.records += u64::from(header.kind.is_record());
         let workers = Record::from_frame(frame).map(|record| workers_of_record(&record));
+        let expired = Record::from_frame(frame)
+            .map(|record| expired_of(&record).map(|session| session.0).collect());
         let header = &frame.header;
         (self.visit)(&LogFrame {
             place: place.place(),
@@ -193,6 +202,7 @@ impl Visitor for Lister<'_> {
             covered: header.covered,
             stamps: header.stamps,
             workers: workers.unwrap_or_default(),
+            expired: expired.unwrap_or_default(),
             delta_bytes: frame.delta().len(),
         });
         Ok(())
@@ -247,12 +257,24 @@ pub fn inspect_blocks(
             index: block.head.index,
             lsn: block.head.lsn.0,
             bytes: block.bytes.len(),
+            sessions: sessions_of_block(block),
             workers: match block.head.section {
                 CLOCKS => workers_of_clock(block.bytes),
                 _ => Vec::new(),
             },
         });
     }))
+}
+
+/// The sessions whose last pushes a block holds.
+fn sessions_of_block(block: &Block<'_>) -> usize {
+    match block.head.section {
+        SESSIONS => block.bytes.len() / SESSION_LEN,
+        CHAIN_SESSIONS => {
+            SessionTable::decode(block.bytes, CHAIN_SESSIONS_MAX).map_or(0, |table| table.count())
+        }
+        _ => 0,
+    }
 }
 
 impl fmt::Display for LogFrame {
@@ -282,18 +304,25 @@ impl fmt::Display for LogFrame {
                 self.stamps
             ),
         }?;
-        self.workers.iter().try_for_each(|seen| write!(formatter, ", {seen}"))
+        self.workers.iter().try_for_each(|seen| write!(formatter, ", {seen}"))?;
+        if self.expired.is_empty() {
+            return Ok(());
+        }
+        write!(formatter, ", forgets {} idle sessions", self.expired.len())
     }
 }
 
 impl fmt::Display for BlockSummary {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { partition, table, section, index, lsn, bytes, workers } = self;
+        let Self { partition, table, section, index, lsn, bytes, sessions, workers } = self;
         write!(
             formatter,
             "partition {partition} table {table} section {section} index {index}: {bytes} B as of \
              lsn {lsn}"
         )?;
+        if *sessions > 0 {
+            write!(formatter, ", {sessions} sessions")?;
+        }
         workers.iter().try_for_each(|seen| write!(formatter, ", {seen}"))
     }
 }

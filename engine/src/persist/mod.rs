@@ -103,5 +103,6 @@ mod scan;
 pub mod scrub;
 pub mod segment;
 mod segments;
+pub(crate) mod sessions;
 pub mod storage;
 pub mod uring;

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use windlass_transport::verbs::VerbsConfig;
 use windlass_wire::control::Provider;
 
+use crate::coordinator::{SessionExpiryError, check_session_expiry};
+
 /// Configuration of one server. Every field has a default that suits one machine.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
@@ -29,6 +31,9 @@ pub struct ServerConfig {
     /// Lets the partitions of a new cluster move although there is one copy of each, at the cost of
     /// a record for what each turn pushes. With more copies they always can.
     pub movable: bool,
+    /// How long a new cluster remembers sessions that are not connected and push nothing, in
+    /// milliseconds; 0 for ever. A client gives up a push that had no answer for half of that.
+    pub session_expiry_ms: u32,
     /// Servers that have to join before a new cluster serves; this one counts.
     pub expected_servers: u32,
     /// Addresses of the coordinators, `host:port`; without any, this server has the coordinator of
@@ -65,6 +70,7 @@ impl Default for ServerConfig {
             partitions: 64,
             replicas: 1,
             movable: false,
+            session_expiry_ms: windlass_replication::membership::SESSION_EXPIRY_MS,
             expected_servers: 1,
             coordinators: Vec::new(),
             providers: Provider::ALL.to_vec(),
@@ -119,6 +125,9 @@ pub enum ConfigError {
     /// The number of servers.
     #[error("a cluster of no servers cannot serve: expect at least 1")]
     NoServer,
+    /// When sessions expire.
+    #[error(transparent)]
+    SessionExpiry(#[from] SessionExpiryError),
     /// The number of copies.
     #[error("{replicas} replicas are not possible: use 1 to {max}")]
     Replicas {
@@ -160,6 +169,7 @@ impl ServerConfig {
         if self.replicas == 0 || usize::from(self.replicas) > max {
             return Err(ConfigError::Replicas { replicas: self.replicas, max });
         }
+        check_session_expiry(self.session_expiry_ms)?;
         Ok(())
     }
 }

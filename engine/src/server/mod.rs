@@ -414,6 +414,7 @@ fn found(config: &ServerConfig, kept: Option<Catalogue>) -> Result<RunningCoordi
         partitions,
         expected_servers: config.expected_servers,
         movable: config.movable,
+        session_expiry_ms: config.session_expiry_ms,
         worker_timeout: Duration::from_millis(u64::from(config.worker_timeout_ms))
             .max(WORKER_TIMEOUT_MIN),
         store: config.data_dir.as_deref().map_or(StoreConfig::Memory, store),

@@ -21,12 +21,7 @@ use listing::Listing;
 
 /// Sections of a partition's checkpoint.
 pub(super) const ROWS: u16 = 1;
-pub(super) const SESSIONS: u16 = 2;
-/// Of a replicated partition: session tables as chains copy them, which together are the whole one.
-pub(super) const CHAIN_SESSIONS: u16 = 3;
-
-/// Bytes of one session in its section: session, incarnation, sequence.
-pub(super) const SESSION_LEN: usize = 24;
+pub(super) use crate::persist::sessions::{CHAIN_SESSIONS, SESSION_LEN, SESSIONS};
 
 /// Pieces in the order in which they are copied: by table and number, the sessions last.
 type Queue = BTreeMap<(TableId, u64), Piece>;

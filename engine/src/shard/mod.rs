@@ -98,6 +98,7 @@ pub struct Shard {
     clocks: Clocks,
     /// Duplicate suppression of sessions whose connection is gone, until they come back or expire.
     detached: HashMap<SessionId, session::Detached>,
+    detached_looked_at: Instant,
     turn: Turn,
     /// Buffers for the keys of parked requests.
     spare_keys: Vec<Vec<u64>>,
@@ -184,6 +185,7 @@ impl Shard {
             session_lives: 0,
             by_queue_pair: IdMap::default(),
             detached: HashMap::new(),
+            detached_looked_at: Instant::now(),
             clocks: Clocks::new(Duration::from_millis(u64::from(options.worker_timeout_ms))),
             turn: Turn::new(),
             spare_keys: Vec::new(),

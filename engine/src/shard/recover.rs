@@ -31,6 +31,7 @@ use crate::{
         recovery::{
             AppliedBlocks, Block, Progress, Recovered, RecoveryOptions, Refusal, Replay, recover,
         },
+        sessions::expired_of,
         storage::{self, Provider},
     },
     table::piece_of,
@@ -303,6 +304,10 @@ impl Replay for ShardReplay<'_> {
             } else {
                 self.cover(partition, session, incarnation, covered.sequence);
             }
+        }
+        if self.is_chained {
+            let expired: Vec<SessionId> = expired_of(record).collect();
+            self.sessions_of(partition).apply(record.lsn(), &[], &expired);
         }
         if record.kind() == Kind::Engine && record.tag() == IMAGE {
             return restore_image(self.shard, record, applied);

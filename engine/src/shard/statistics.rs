@@ -31,6 +31,10 @@ pub struct ShardStatistics {
     pub late_wakes: u64,
     /// Sessions connected now.
     pub sessions: u64,
+    /// Sessions whose last pushes are remembered, for each partition that remembers them.
+    pub sessions_remembered: u64,
+    /// Of those, how many were forgotten because they were idle.
+    pub sessions_expired: u64,
     /// Sessions ended for breaking the protocol.
     pub sessions_failed: u64,
     /// Times a push waited for room in the log.
@@ -111,6 +115,8 @@ impl ShardStatistics {
             ("sleeps", self.sleeps),
             ("late_wakes", self.late_wakes),
             ("sessions", self.sessions),
+            ("sessions_remembered", self.sessions_remembered),
+            ("sessions_expired", self.sessions_expired),
             ("sessions_failed", self.sessions_failed),
             ("log_waits", self.log_waits),
             ("pulls_parked", self.pulls_parked),
@@ -158,6 +164,8 @@ impl ShardStatistics {
         self.sleeps += other.sleeps;
         self.late_wakes += other.late_wakes;
         self.sessions += other.sessions;
+        self.sessions_remembered += other.sessions_remembered;
+        self.sessions_expired += other.sessions_expired;
         self.sessions_failed += other.sessions_failed;
         self.log_waits += other.log_waits;
         self.pulls_parked += other.pulls_parked;

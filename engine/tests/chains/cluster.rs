@@ -274,6 +274,7 @@ pub(crate) fn map(epoch: u64, nodes: &[Peer], order: &[ServerId]) -> ClusterMap 
         epoch: Epoch(epoch),
         replicas: 3,
         chained: true,
+        session_expiry_ms: 0,
         servers: servers.collect(),
         chains,
     }

@@ -4,6 +4,7 @@
 
 mod client;
 mod cluster;
+mod expiry;
 mod faults;
 mod kept;
 mod linked;

@@ -34,6 +34,10 @@ pub const ADDRESS_BYTES_MAX: usize = 255;
 
 const _: () = assert!(ADDRESS_BYTES_MAX <= u8::MAX as usize, "an address length is one byte");
 
+/// After how many milliseconds an idle session is forgotten, unless a cluster is founded with another
+/// number: an hour.
+pub const SESSION_EXPIRY_MS: u32 = 3_600_000;
+
 /// What a server may be given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ServerState {
@@ -157,6 +161,9 @@ pub struct ClusterMap {
     /// Whether pushes go through chains, be they of one server each: partitions can move then. With
     /// more replicas than one they do.
     pub chained: bool,
+    /// After how many milliseconds an idle session is forgotten; 0 never. Fixed for the cluster's life:
+    /// clients give up pushes that are half as old.
+    pub session_expiry_ms: u32,
     /// All servers known, by id.
     pub servers: BTreeMap<ServerId, ServerEntry>,
     /// All partitions, by id.
@@ -174,6 +181,7 @@ impl ClusterMap {
             epoch: Epoch(0),
             replicas,
             chained: replicas > 1,
+            session_expiry_ms: SESSION_EXPIRY_MS,
             servers: BTreeMap::new(),
             partitions: vec![PartitionEntry::default(); partitions as usize],
         }

@@ -3,12 +3,12 @@
 use windlass_replication::mix::mix2;
 use windlass_wire::{Epoch, Lsn, WorkerRank};
 
-use super::memory::{Block, rows};
+use super::memory::{Block, Pushed, rows};
 use super::server::place;
 use super::world::World;
 
 impl World {
-    fn found(&mut self, note: impl FnOnce() -> String) {
+    pub(super) fn found(&mut self, note: impl FnOnce() -> String) {
         if self.outcome.note.is_none() {
             let now = self.now;
             self.outcome.note = Some(format!("at {now} us: {}", note()));
@@ -66,7 +66,18 @@ impl World {
             let claimed = part.clock.at(worker, row);
             let included =
                 list.iter().filter(|&&push| self.pushes[push as usize].client == rank).count();
-            if (included as u64) < claimed.0 {
+            // A later push says the clock of one that was given up, and may never have come.
+            let is_missing = |&(index, push): &(usize, &Pushed)| {
+                push.given_up
+                    && (push.client, push.partition, push.block) == (rank, p, block)
+                    && push.clock <= claimed
+                    && !list.iter().any(|applied| *applied as usize == index)
+            };
+            let missing = match self.outcome.given_up {
+                0 => 0,
+                _ => self.pushes.iter().enumerate().filter(is_missing).count(),
+            };
+            if ((included + missing) as u64) < claimed.0 {
                 self.outcome.stale += 1;
                 let id = self.servers[s].id;
                 self.found(|| {

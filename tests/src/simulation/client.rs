@@ -8,7 +8,7 @@ use windlass_wire::{Epoch, Sequence};
 
 use super::memory::{BLOCKS, Pushed, Seen, clock_of, session};
 use super::message::Message;
-use super::options::Mutation;
+use super::options::{Mode, Mutation};
 use super::server::{TIMINGS, place};
 use super::world::{COORDINATOR, Event, Node, World};
 
@@ -25,6 +25,8 @@ struct Outstanding {
     partition: usize,
     push: Push,
     sent_at: u64,
+    /// When it was sent first.
+    begun_at: u64,
 }
 
 /// What one access to a server's memory brought.
@@ -69,6 +71,8 @@ pub(super) struct Client {
     /// Per (server, partition): whether it is trusted, and over which life of the link.
     trusted: Vec<(u32, StrongReads)>,
     wanted_map_at: u64,
+    /// Until then nothing it decides to send leaves it.
+    stands_until: u64,
 }
 
 impl Client {
@@ -83,7 +87,36 @@ impl Client {
             read: None,
             trusted: vec![(0, StrongReads::default()); servers * partitions],
             wanted_map_at: 0,
+            stands_until: 0,
         }
+    }
+
+    pub(super) fn stands_until(&mut self) -> &mut u64 {
+        &mut self.stands_until
+    }
+
+    /// Takes out what was sent first more than `us` ago, and mends the order of what is left.
+    pub(super) fn give_up(&mut self, partition: usize, now: u64, us: u64) -> Vec<u32> {
+        let is_old = |one: &Outstanding| one.partition == partition && now - one.begun_at >= us;
+        let over = self.outstanding.iter().filter(|one| is_old(one)).map(|one| one.index).collect();
+        self.outstanding.retain(|one| !is_old(one));
+        self.mend_order(partition);
+        over
+    }
+
+    /// Each push names the one before it that has no answer; what was answered is known everywhere.
+    pub(super) fn mend_order(&mut self, partition: usize) {
+        let mut previous = None;
+        for one in self.outstanding.iter_mut().filter(|one| one.partition == partition) {
+            one.push.previous = previous;
+            previous = Some(one.push.sequence);
+        }
+    }
+
+    /// The last push to a partition that has no answer.
+    pub(super) fn last_outstanding(&self, partition: usize) -> Option<Sequence> {
+        let mut of_it = self.outstanding.iter().rev().filter(|one| one.partition == partition);
+        of_it.next().map(|one| one.push.sequence)
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -108,7 +141,10 @@ impl World {
             self.want_map(c);
             return;
         }
-        let pace = self.random.one_in(2);
+        if self.options.mode == Mode::Sessions && self.is_elsewhere(c) {
+            return;
+        }
+        let pace = self.random.one_in(self.pace());
         if pace && self.clients[c].to_push > 0 && self.clients[c].outstanding.len() < WINDOW {
             let partition = self.random.index(self.partitions);
             let burst = 1 + self.random.below(3);
@@ -147,15 +183,23 @@ impl World {
         let (session, incarnation) = session(c);
         let previous = std::mem::replace(&mut client.previous[partition], sequence);
         let mutated = self.options.mutation == Some(Mutation::SkipGaps);
-        let previous = Some(previous).filter(|_| !mutated);
+        let previous = self.previous_of(c, partition, previous).filter(|_| !mutated);
         let push = Push { session, incarnation, lane: Lane(0), sequence, previous };
         let index = u32::try_from(self.pushes.len()).expect("few pushes");
-        self.pushes.push(Pushed { client: c, partition, block, clock, acknowledged_at: None });
+        self.pushes.push(Pushed {
+            client: c,
+            partition,
+            block,
+            clock,
+            acknowledged_at: None,
+            given_up: false,
+        });
         self.clients[c].outstanding.push_back(Outstanding {
             index,
             partition,
             push,
             sent_at: self.now,
+            begun_at: self.now,
         });
         self.send_push(c, index, partition, push);
     }
@@ -164,11 +208,17 @@ impl World {
         let entry = &self.clients[c].map.partitions[partition];
         let (Some(head), epoch) = (entry.head(), entry.epoch) else { return };
         let from = self.client_base() + c;
-        self.send(from, place(head), Message::Push { partition, epoch, push, index });
+        let message = Message::Push { partition, epoch, push, index };
+        if self.options.mode == Mode::Sessions {
+            self.write(c, place(head), message);
+            return;
+        }
+        self.send(from, place(head), message);
     }
 
     /// Sends again, in order, everything of a partition that is not acknowledged.
     fn resend(&mut self, c: usize, partition: usize) {
+        self.give_up_old(c, partition);
         let now = self.now;
         let mut again = Vec::new();
         for one in self.clients[c].outstanding.iter_mut().filter(|one| one.partition == partition) {

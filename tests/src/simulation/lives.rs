@@ -125,7 +125,7 @@ impl World {
             let replayed = part.log.clone();
             for record in replayed.iter().filter(|record| record.lsn > old.snapshot.lsn) {
                 part.apply(record, &self.pushes, false);
-                sessions.apply(record.lsn, &record.covered, &[]);
+                sessions.apply(record.lsn, &record.covered, &record.expired);
             }
             let epochs: Vec<_> = index.epochs().filter(|at| at.lsn <= durable).collect();
             let log = LogIndex::recovered(index.first().min(durable.next()), durable, &epochs);

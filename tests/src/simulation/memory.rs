@@ -23,6 +23,8 @@ pub(super) struct Pushed {
     /// The worker's clock: its pushes so far to this block.
     pub(super) clock: WorkerClock,
     pub(super) acknowledged_at: Option<u64>,
+    /// Its client will never know.
+    pub(super) given_up: bool,
 }
 
 /// One block.

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use windlass_replication::{ClusterMap, Covered, Output, Push, Time};
-use windlass_wire::{Epoch, Incarnation, Lsn, Sequence, ServerId};
+use windlass_wire::{Epoch, Incarnation, Lsn, Sequence, ServerId, SessionId};
 
 /// A record of one partition's log.
 #[derive(Debug)]
@@ -14,6 +14,8 @@ pub(super) struct Record {
     pub(super) covered: Vec<Covered>,
     /// Indices of the pushes it sums.
     pub(super) pushes: Vec<u32>,
+    /// Sessions that expire with it.
+    pub(super) expired: Vec<SessionId>,
 }
 
 /// One message.

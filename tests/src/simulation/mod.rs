@@ -17,6 +17,7 @@ mod random;
 pub mod scale;
 mod schedule;
 mod server;
+mod sessions;
 mod shrink;
 mod turn;
 mod world;
@@ -25,7 +26,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub use options::{Mutation, Options};
+pub use options::{Mode, Mutation, Options};
 pub use schedule::{Fault, FaultKind, Schedule};
 pub use shrink::shrink;
 pub use world::Outcome;
@@ -51,6 +52,10 @@ pub struct Report {
     pub stuck: u64,
     /// Runs that ended in a failed assertion of the state machines.
     pub panicked: u64,
+    /// Sessions that were forgotten, and pushes that clients gave up for that.
+    pub expired: u64,
+    /// See `expired`.
+    pub given_up: u64,
     /// The seeds in which anything was found, lowest first.
     pub failed_seeds: Vec<u64>,
     /// What was found in the first of them, shrunk if asked.
@@ -112,6 +117,8 @@ impl Report {
         self.seeds += 1;
         self.steps += outcome.steps;
         self.reads += outcome.reads;
+        self.expired += outcome.expired;
+        self.given_up += outcome.given_up;
         self.lost += outcome.lost;
         self.doubled += outcome.doubled;
         self.stale += outcome.stale;
@@ -128,7 +135,7 @@ impl Report {
     pub fn to_json(&self) -> String {
         let failed: Vec<String> = self.failed_seeds.iter().map(u64::to_string).collect();
         format!(
-            "{{\"seeds\":{},\"steps\":{},\"reads\":{},\"lost\":{},\"doubled\":{},\"stale\":{},\"divergent\":{},\"stuck\":{},\"panicked\":{},\"failed_seeds\":[{}]}}",
+            "{{\"seeds\":{},\"steps\":{},\"reads\":{},\"lost\":{},\"doubled\":{},\"stale\":{},\"divergent\":{},\"stuck\":{},\"panicked\":{},\"expired\":{},\"given_up\":{},\"failed_seeds\":[{}]}}",
             self.seeds,
             self.steps,
             self.reads,
@@ -138,6 +145,8 @@ impl Report {
             self.divergent,
             self.stuck,
             self.panicked,
+            self.expired,
+            self.given_up,
             failed.join(",")
         )
     }

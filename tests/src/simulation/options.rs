@@ -23,10 +23,27 @@ pub enum Mutation {
     ReuseIncarnation,
     /// One replica rounds differently.
     DivergentApply,
+    /// Clients send pushes again however old they are.
+    RetryForEver,
+    /// Heads forget sessions that are connected.
+    ExpireConnected,
+    /// Replicas below the head forget nobody.
+    ExpireAtHeadOnly,
+}
+
+/// What clients do with the tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// They push, one thing after the other, and read.
+    #[default]
+    Pushes,
+    /// They push now and then, go away for long, stand still between looking at the time and sending,
+    /// and have clocks of very different speed; sessions expire.
+    Sessions,
 }
 
 impl Mutation {
-    /// All of them.
+    /// All that show in [`Mode::Pushes`].
     pub const ALL: [Self; 10] = [
         Self::AcknowledgeBeforeTail,
         Self::SkipDuplicates,
@@ -39,6 +56,10 @@ impl Mutation {
         Self::ReuseIncarnation,
         Self::DivergentApply,
     ];
+
+    /// Those of [`Mode::Sessions`].
+    pub const OF_SESSIONS: [Self; 3] =
+        [Self::RetryForEver, Self::ExpireConnected, Self::ExpireAtHeadOnly];
 }
 
 /// What every seed of a run shares.
@@ -46,6 +67,8 @@ impl Mutation {
 pub struct Options {
     /// Pushes per client.
     pub pushes: u32,
+    /// What clients do.
+    pub mode: Mode,
     /// Faults per seed, at most.
     pub faults_max: u32,
     /// A deliberate fault.
@@ -60,6 +83,14 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { pushes: 40, faults_max: 8, mutation: None, shrink: true, trace: false, threads: 2 }
+        Self {
+            pushes: 40,
+            mode: Mode::Pushes,
+            faults_max: 8,
+            mutation: None,
+            shrink: true,
+            trace: false,
+            threads: 2,
+        }
     }
 }

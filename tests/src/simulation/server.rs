@@ -105,6 +105,7 @@ impl World {
             if self.servers[s].parts[p].replica.wakes_at(Time(0)).is_some() {
                 self.step(s, p, Input::Tick).expect("a tick is always taken");
             }
+            self.expire_sessions(s, p);
             self.publish(s, p);
         }
         if self.servers[s].ticks.is_multiple_of(2) {
@@ -218,7 +219,11 @@ impl World {
             if record.lsn == last.next() {
                 part.store(Rc::clone(record));
             }
-            let input = Input::Record { from, epoch, record: header(record) };
+            let mut record_header = header(record);
+            if self.options.mutation == Some(Mutation::ExpireAtHeadOnly) {
+                record_header.expired = &[];
+            }
+            let input = Input::Record { from, epoch, record: record_header };
             let taken = self.step(s, p, input);
             let part = &mut self.servers[s].parts[p];
             if taken.is_err() && record.lsn == last.next() {
@@ -305,6 +310,7 @@ impl World {
                 self.check_state(p, lsn, record.epoch, hash);
             }
         }
+        self.check_sessions(s, p, last);
         let delay = self.random.between(30, 600);
         let life = self.servers[s].life;
         self.schedule(delay, Event::Durable { server: s, life, partition: p, lsn: last });
@@ -362,6 +368,6 @@ pub(super) fn header(record: &Record) -> RecordHeader<'_> {
         epoch: record.epoch,
         sync: record.sync,
         covered: &record.covered,
-        expired: &[],
+        expired: &record.expired,
     }
 }

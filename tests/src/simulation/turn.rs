@@ -30,7 +30,7 @@ impl World {
         }
         let sequence = push.sequence;
         match part.replica.admit(push) {
-            Err(_) | Ok(Admission::Gap { .. } | Admission::Full | Admission::Expired) => {
+            Err(_) | Ok(Admission::Gap { .. } | Admission::Full) => {
                 self.send(s, from, Message::Refused);
             }
             Ok(Admission::StaleIncarnation) => unreachable!("clients have one life"),
@@ -88,6 +88,7 @@ impl World {
             sync: self.sync,
             covered,
             pushes: turn.iter().map(|(index, _)| *index).collect(),
+            expired: Vec::new(),
         });
         part.store(Rc::clone(&record));
         let waits = turn.iter().map(|(index, push)| Waiting {

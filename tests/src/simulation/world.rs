@@ -11,7 +11,7 @@ use windlass_wire::{Epoch, Incarnation, Lsn};
 use super::client::Client;
 use super::memory::{Pushed, Seen};
 use super::message::Message;
-use super::options::Options;
+use super::options::{Mode, Options};
 use super::random::Random;
 use super::schedule::{END_US, Fault, HEAL_US, Schedule};
 use super::server::{Process, Server, TICK_US};
@@ -27,23 +27,87 @@ const SETTLE_US: u64 = 150_000;
 
 #[derive(Clone, Debug)]
 pub(super) enum Event {
-    Deliver { from: Node, to: Node, generation: u32, message: Message },
-    Connected { a: usize, b: usize, generation: u32 },
-    LinkFailed { server: usize, peer: usize, generation: u32 },
-    ServerTick { server: usize },
-    Turn { server: usize, life: Incarnation, partition: usize },
-    Durable { server: usize, life: Incarnation, partition: usize, lsn: Lsn },
-    CopyBlock { server: usize, life: Incarnation, partition: usize, number: u64, generation: u32 },
-    CoordinatorTick { coordinator: usize },
-    Stored { coordinator: usize, epoch: Epoch },
-    Elect { coordinator: usize },
-    ClientTick { client: usize },
-    Access { client: usize, number: u64, generation: u32 },
-    Arrive { client: usize, number: u64, look: super::client::Look },
-    Fault { index: usize },
-    Restart { server: usize, kept: bool },
-    Resume { server: usize },
-    Mend { a: Node, b: Node },
+    Deliver {
+        from: Node,
+        to: Node,
+        generation: u32,
+        message: Message,
+    },
+    Connected {
+        a: usize,
+        b: usize,
+        generation: u32,
+    },
+    LinkFailed {
+        server: usize,
+        peer: usize,
+        generation: u32,
+    },
+    ServerTick {
+        server: usize,
+    },
+    Turn {
+        server: usize,
+        life: Incarnation,
+        partition: usize,
+    },
+    Durable {
+        server: usize,
+        life: Incarnation,
+        partition: usize,
+        lsn: Lsn,
+    },
+    CopyBlock {
+        server: usize,
+        life: Incarnation,
+        partition: usize,
+        number: u64,
+        generation: u32,
+    },
+    CoordinatorTick {
+        coordinator: usize,
+    },
+    Stored {
+        coordinator: usize,
+        epoch: Epoch,
+    },
+    Elect {
+        coordinator: usize,
+    },
+    ClientTick {
+        client: usize,
+    },
+    Access {
+        client: usize,
+        number: u64,
+        generation: u32,
+    },
+    Arrive {
+        client: usize,
+        number: u64,
+        look: super::client::Look,
+    },
+    Fault {
+        index: usize,
+    },
+    Restart {
+        server: usize,
+        kept: bool,
+    },
+    Resume {
+        server: usize,
+    },
+    Mend {
+        a: Node,
+        b: Node,
+    },
+    /// What a client has decided to send is sent now that it runs again.
+    Written {
+        client: usize,
+        server: usize,
+        generation: u32,
+        message: Message,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,6 +136,10 @@ pub struct Outcome {
     pub panicked: u64,
     /// Strong reads that were answered.
     pub reads: u64,
+    /// Sessions forgotten, by partition.
+    pub expired: u64,
+    /// Pushes that clients gave up because they may be forgotten.
+    pub given_up: u64,
     /// What was found first.
     pub note: Option<String>,
 }
@@ -103,6 +171,8 @@ pub(super) struct World {
     /// Per partition: the committed record at each position, and the state after it.
     pub(super) committed: Vec<Vec<(Epoch, u64)>>,
     pub(super) states: Vec<BTreeMap<(Lsn, Epoch), u64>>,
+    /// What replicas remember of sessions, by partition and record.
+    pub(super) sessions_at: BTreeMap<(usize, Lsn, Epoch), u64>,
     pub(super) drift_ppm: Vec<i64>,
     pub(super) coordinators: [Coordinator; 2],
     pub(super) leader: Option<usize>,
@@ -159,6 +229,7 @@ impl World {
             lease_outputs: Vec::new(),
             committed: vec![Vec::new(); partitions],
             states: vec![BTreeMap::new(); partitions],
+            sessions_at: BTreeMap::new(),
             drift_ppm: schedule.drift_ppm.clone(),
             coordinators: [Coordinator::new(coordinator), Coordinator::new(coordinator)],
             leader: None,
@@ -174,6 +245,9 @@ impl World {
             quiet_since: None,
             power_lost_at: None,
         };
+        if options.mode == Mode::Sessions {
+            world.store.session_expiry_ms = super::sessions::EXPIRY_MS;
+        }
         world.start();
         world
     }
@@ -297,6 +371,9 @@ impl World {
             Event::Restart { server, kept } => self.restart(server, kept),
             Event::Resume { server } => self.resume(server),
             Event::Mend { a, b } => self.mend(a, b),
+            Event::Written { client, server, generation, message } => {
+                self.written(client, server, generation, message);
+            }
         }
     }
 

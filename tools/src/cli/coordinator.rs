@@ -61,6 +61,10 @@ pub(crate) struct Arguments {
     /// Partitions of a new cluster, a power of two; fixed for its life
     #[arg(long, value_name = "N", default_value_t = CoordinatorConfig::new(1).partitions)]
     partitions: u32,
+    /// How long a new cluster remembers clients that are gone, such as 30min; fixed for its life. A client
+    /// gives up a push that had no answer for half of that
+    #[arg(long, value_name = "TIME", value_parser = super::span::parse_ms, default_value = "1h")]
+    session_expiry: u32,
     /// How often servers send heartbeats, in milliseconds [default: 100 with replicas, else 500]
     #[arg(long, value_name = "MILLISECONDS")]
     heartbeat_interval: Option<u64>,
@@ -119,6 +123,7 @@ fn config(arguments: &Arguments) -> Result<CoordinatorConfig, Failure> {
         expected_servers: arguments.servers.unwrap_or(u32::from(arguments.replicas)),
         restored: arguments.restored.clone(),
         movable: arguments.movable,
+        session_expiry_ms: arguments.session_expiry,
         ..CoordinatorConfig::new(arguments.replicas)
     };
     if let Some(path) = &arguments.data_dir {

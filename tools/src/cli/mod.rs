@@ -23,6 +23,7 @@ mod progress;
 mod rows;
 mod serve;
 mod size;
+mod span;
 mod stop;
 mod table;
 mod token;

@@ -68,6 +68,10 @@ pub(crate) struct Arguments {
     /// Partitions of a new cluster, a power of two; fixed for its life
     #[arg(long, value_name = "N", default_value_t = ServerConfig::default().partitions, conflicts_with = "coordinator")]
     partitions: u32,
+    /// How long a new cluster remembers clients that are gone, such as 30min; fixed for its life. A client
+    /// gives up a push that had no answer for half of that
+    #[arg(long, value_name = "TIME", value_parser = super::span::parse_ms, default_value = "1h", conflicts_with = "coordinator")]
+    session_expiry: u32,
     /// Transports to offer, best first
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = super::connection::provider,
           default_value = "verbs,shm,tcp")]
@@ -155,6 +159,7 @@ fn config(arguments: &Arguments) -> Result<ServerConfig, Failure> {
         partitions: arguments.partitions,
         replicas: arguments.replicas,
         movable: arguments.movable,
+        session_expiry_ms: arguments.session_expiry,
         expected_servers: arguments.servers.unwrap_or(u32::from(arguments.replicas)),
         coordinators: arguments.coordinator.iter().map(|at| without_scheme(at)).collect(),
         providers: arguments.transports.clone(),

@@ -103,6 +103,17 @@ const STEPS: &[Step] = &[
         },
     },
     Step {
+        name: "sessions",
+        about: "the same with clients that go away, and sessions that expire",
+        minutes_max: 4,
+        needs: &[Need::Part { path: "tests/examples/simulate.rs" }],
+        command: || {
+            let mut command = harness_command("simulate");
+            command.args(["--", "--mode", "sessions", "--seeds", "3000", "--json"]);
+            command
+        },
+    },
+    Step {
         name: "crash",
         about: "power cuts at every IO of a workload",
         minutes_max: 6,

@@ -61,10 +61,12 @@ pub enum Status {
     TooLarge = 20,
     /// The table counts workers' clocks, and the session is none of its workers.
     NoRank = 21,
+    /// The partition remembers as many sessions as it may, and this is none of them.
+    TooManySessions = 22,
 }
 
 impl Status {
-    const ALL: [Self; 22] = [
+    const ALL: [Self; 23] = [
         Self::Done,
         Self::Malformed,
         Self::Checksum,
@@ -87,6 +89,7 @@ impl Status {
         Self::NotDurable,
         Self::TooLarge,
         Self::NoRank,
+        Self::TooManySessions,
     ];
 
     /// The status with this number, or `None`.
@@ -128,6 +131,10 @@ impl fmt::Display for Status {
             }
             Self::NoRank => {
                 "the table counts its workers' clocks: connect with a rank, and open the table"
+            }
+            Self::TooManySessions => {
+                "the partition remembers the pushes of as many sessions as it may: push from fewer \
+                 clients, or wait until idle ones have expired"
             }
         })
     }

@@ -76,6 +76,9 @@ pub struct ClusterMap {
     pub replicas: u8,
     /// Whether pushes go through chains, be they of one server each: partitions can move then.
     pub chained: bool,
+    /// How long a session that is not connected and pushes nothing is remembered, in milliseconds; 0 for
+    /// ever. A push not answered within half of that is not sent again.
+    pub session_expiry_ms: u32,
     /// The servers.
     pub servers: Vec<ServerEntry>,
     /// The chain of each partition; as many as there are partitions, a power of two.
@@ -84,7 +87,14 @@ pub struct ClusterMap {
 
 crate::codec::wire_struct!(ServerEntry { id, incarnation, address, shard_count, state });
 crate::codec::wire_struct!(Chain { epoch, servers, tail_joining, learner });
-crate::codec::wire_struct!(ClusterMap { epoch, replicas, chained, servers, chains });
+crate::codec::wire_struct!(ClusterMap {
+    epoch,
+    replicas,
+    chained,
+    session_expiry_ms,
+    servers,
+    chains
+});
 
 impl ClusterMap {
     /// Number of partitions.

@@ -91,6 +91,7 @@ fn map() -> ClusterMap {
         epoch: Epoch(9),
         replicas: 3,
         chained: true,
+        session_expiry_ms: 0x0036_ee80,
         servers: vec![ServerEntry {
             id: ServerId(1),
             incarnation: Incarnation(0x1111_2222_3333_4444),

@@ -40,6 +40,9 @@ pub enum WindlassStatus {
     /// A server came back without the table's rows, which nothing kept: open the table again to go
     /// on with what is there.
     RowsLost = 16,
+    /// The push had no answer for so long that servers may have applied it and forgotten that: it is
+    /// unknown whether it was applied, and it is not sent again.
+    SessionExpired = 17,
     /// There is no such table.
     UnknownTable = 20,
     /// A table of that name has another schema.

@@ -189,7 +189,7 @@ impl Shard {
         event: WorkerEvent,
     ) -> Option<()> {
         let shape = Shape { delta_bytes: WorkerEvent::LEN, ..Shape::default() };
-        self.append_small(partition, (table, Kind::Engine, WORKER), shape, |record| {
+        self.append_small(partition, (table, Kind::Engine, WORKER), shape, &[], |record| {
             record.delta().copy_from_slice(&event.encode());
         })
     }
@@ -204,17 +204,18 @@ impl Shard {
         // As the pushes before it: who has finished a clock is not waited for after a restart.
         let schema = self.tables.get(&table).map(|table| table.entry.schema.durability);
         let tag = if schema == Some(Durability::Sync {}) { SYNC } else { 0 };
-        self.append_small(partition, (table, Kind::ClockAdvance, tag), shape, |record| {
+        self.append_small(partition, (table, Kind::ClockAdvance, tag), shape, &[], |record| {
             record.stamp(stamp);
         })
     }
 
     /// Appends a record without rows; `None` when there is no room for it now.
-    fn append_small(
+    pub(super) fn append_small(
         &mut self,
         partition: PartitionId,
         (table, kind, tag): (TableId, Kind, u16),
         shape: Shape,
+        expired: &[SessionId],
         fill: impl FnOnce(&mut RecordMut<'_>),
     ) -> Option<()> {
         let chain = self.chain.as_mut()?;
@@ -242,7 +243,7 @@ impl Shard {
         draft.prepare(bytes);
         fill(&mut RecordMut::new(bytes, &mut draft));
         draft.seal(bytes, Salt::NONE);
-        self.append_held(partition, Held { lsn, words }, tag & SYNC != 0);
+        self.append_held(partition, Held { lsn, words }, tag & SYNC != 0, expired);
         Some(())
     }
 
@@ -266,7 +267,7 @@ impl Shard {
         if let Some(part) = chain.part_mut(partition) {
             part.waiting.extend(waits.iter().map(|wait| (held.lsn, *wait)));
         }
-        self.append_held(partition, held, false);
+        self.append_held(partition, held, false, &[]);
     }
 
     /// Applies a record of a table without replicas.
@@ -297,7 +298,13 @@ impl Shard {
     }
 
     /// Gives a finished record to the replica; what it covers is in [`Chain::covered`].
-    pub(super) fn append_held(&mut self, partition: PartitionId, held: Held, sync: bool) {
+    pub(super) fn append_held(
+        &mut self,
+        partition: PartitionId,
+        held: Held,
+        sync: bool,
+        expired: &[SessionId],
+    ) {
         let Some(chain) = &mut self.chain else { return };
         let covered = std::mem::take(&mut chain.covered);
         let lsn = held.lsn;
@@ -306,13 +313,8 @@ impl Shard {
         let Some(part) = chain.part_mut(partition) else { return };
         let epoch = part.epoch();
         part.records.push_back(held);
-        let record = windlass_replication::RecordHeader {
-            lsn,
-            epoch,
-            sync,
-            covered: &covered,
-            expired: &[],
-        };
+        let record =
+            windlass_replication::RecordHeader { lsn, epoch, sync, covered: &covered, expired };
         let appended = self.step(partition, Input::Append(record));
         assert!(appended.is_ok(), "the head has room for this record: {appended:?}");
         if let Some(chain) = &mut self.chain {

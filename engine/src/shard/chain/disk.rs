@@ -22,6 +22,7 @@ use crate::{
         log::{Log, ReserveError},
         record::{Draft, Facts, Record, Shape},
         recovery::RecoveredPartition,
+        sessions::EXPIRES,
     },
     shard::{Shard, durable::Durable},
 };
@@ -443,7 +444,10 @@ fn write_records(
             let (partition, last) = (part.partition, *logged);
             return Err(ReserveError::Order { partition, last, found: lsn });
         };
-        if let Some(level) = level_of(record.table()) {
+        // Who is forgotten is told with whatever is written next.
+        let expires = record.kind() == Kind::Engine && record.tag() == EXPIRES;
+        let level = if expires { Some(Level::Memory) } else { level_of(record.table()) };
+        if let Some(level) = level {
             let level = if record.tag() & SYNC != 0 { level.stricter(Level::Sync) } else { level };
             let before = Lsn(lsn.0 - 1);
             if log.last_lsn(part.partition) < before {

@@ -225,8 +225,9 @@ impl Shard {
             Ok(Admission::Duplicate { lsn }) => Ok(Admitted::Before(lsn)),
             // Of this very turn: it is in the record that comes next.
             Ok(Admission::Pending) => Ok(Admitted::Before(part.replica.log().last().next())),
-            Ok(Admission::Full | Admission::Gap { .. }) => Err(Status::Full),
-            Ok(Admission::StaleIncarnation | Admission::Expired) => Err(Status::Superseded),
+            Ok(Admission::Full) => Err(Status::TooManySessions),
+            Ok(Admission::Gap { .. }) => Err(Status::Full),
+            Ok(Admission::StaleIncarnation) => Err(Status::Superseded),
             Err(error) => {
                 tracing::debug!(%error, "a push was refused");
                 Err(Status::StaleEpoch)
@@ -290,7 +291,7 @@ impl Shard {
             }
         }
         let sync = held.record().is_ok_and(|record| record.tag() & SYNC != 0);
-        self.append_held(partition, held, sync);
+        self.append_held(partition, held, sync, &[]);
     }
 }
 

@@ -16,6 +16,7 @@ mod copy_in;
 mod copy_out;
 mod disk;
 mod event;
+mod expiry;
 mod head;
 mod leases;
 mod link;
@@ -32,7 +33,7 @@ use std::sync::Arc;
 use crossbeam::channel::Sender;
 use windlass_replication::{Covered, Output, Time};
 use windlass_transport::QueuePairId;
-use windlass_wire::{PartitionId, ServerId, ShardId};
+use windlass_wire::{PartitionId, ServerId, SessionId, ShardId};
 
 pub use checksum::PartitionChecksum;
 pub use command::ChainCommand;
@@ -80,6 +81,8 @@ pub(super) struct Chain {
     spare: Spare,
     outputs: Vec<Output>,
     covered: Vec<Covered>,
+    /// Sessions that expire with the record being made or taken in.
+    expired: Vec<SessionId>,
     /// Bytes of a message being taken in.
     body: Vec<u8>,
     /// Parts that may let go of records.
@@ -89,6 +92,8 @@ pub(super) struct Chain {
     /// This turn's moment.
     now: Time,
     next_tick: Time,
+    /// When idle sessions are looked for.
+    next_expiry: Time,
     /// Copies under way to learners.
     copies_out: usize,
     /// What of all this is on disk.
@@ -118,11 +123,13 @@ impl Chain {
             spare: Spare::default(),
             outputs: Vec::with_capacity(64),
             covered: Vec::with_capacity(64),
+            expired: Vec::new(),
             body: Vec::new(),
             dirty: Vec::new(),
             inflight_count: 0,
             now,
             next_tick: Time(0),
+            next_expiry: Time(0),
             copies_out: 0,
             disk: ChainDisk::default(),
             joining: Vec::new(),

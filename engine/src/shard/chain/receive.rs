@@ -13,6 +13,7 @@ use crate::{
     persist::{
         frame::{Header, Salt},
         record::Record,
+        sessions::expired_of,
     },
     shard::chain::build::SYNC,
 };
@@ -367,6 +368,8 @@ impl Shard {
         let known = newest.filter(|_| is_next).unwrap_or_default();
         let mut covered = std::mem::take(&mut chain.covered);
         covered.clear();
+        let mut expired = std::mem::take(&mut chain.expired);
+        expired.clear();
         let bytes: &[u8] = bytemuck::cast_slice(&words);
         let facts = match Record::decode(bytes, Salt::NONE) {
             Ok(record)
@@ -375,6 +378,7 @@ impl Shard {
                     && record.epoch() <= epoch
                     && record.epoch() >= known =>
             {
+                expired.extend(expired_of(&record));
                 let lane = lane_of(&record);
                 covered.extend(record.covered().map(|one| Covered {
                     session: one.session,
@@ -388,7 +392,7 @@ impl Shard {
         };
         let Some((made_in, sync)) = facts else {
             chain.spare.put(words);
-            chain.covered = covered;
+            (chain.covered, chain.expired) = (covered, expired);
             return false;
         };
         // It joins the log if the replica takes it in, and the outputs of that very step name it.
@@ -396,10 +400,12 @@ impl Shard {
             Some(part) if is_next => part.records.push_back(Held { lsn, words }),
             _ => chain.spare.put(words),
         }
-        let record = RecordHeader { lsn, epoch: made_in, sync, covered: &covered, expired: &[] };
+        let record =
+            RecordHeader { lsn, epoch: made_in, sync, covered: &covered, expired: &expired };
         let taken = self.step_from_peer(partition, Input::Record { from, epoch, record });
         let Some(chain) = &mut self.chain else { return true };
-        chain.covered = covered;
+        expired.clear();
+        (chain.covered, chain.expired) = (covered, expired);
         if is_next && !taken {
             let refused = chain.part_mut(partition).and_then(|part| part.records.pop_back());
             if let Some(refused) = refused {

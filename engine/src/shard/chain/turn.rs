@@ -85,6 +85,7 @@ impl Shard {
                 let _ = self.step(partition, Input::Tick);
             }
         }
+        self.expire_sessions();
         self.tick_disk();
         self.fence_stale_rows();
     }

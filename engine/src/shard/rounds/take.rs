@@ -79,6 +79,11 @@ impl Shard {
             let sum = open.sums.entry(clock).or_insert_with(|| Sum::new(&entry.schema));
             sum.check_room(&turn.keys, member, spans)?;
         }
+        if placed == Placed::Dropped && !admission.is_applied(partition, member) {
+            // However often it comes, it is not in any sum: nothing has to be remembered of it.
+            statistics.late_dropped += 1;
+            return Ok(Taken::Over);
+        }
         match admission.admit(partition, member)? {
             Admission::Apply => {}
             Admission::Duplicate { lsn } => {
@@ -91,10 +96,7 @@ impl Shard {
                 return Ok(Taken::Over);
             }
         }
-        let Placed::Into(clock) = placed else {
-            statistics.late_dropped += 1;
-            return Ok(Taken::Over);
-        };
+        let Placed::Into(clock) = placed else { return Ok(Taken::Over) };
         statistics.late_folded += u64::from(header.clock <= open.rounds.closed());
         let sum = open.sums.entry(clock).or_insert_with(|| Sum::new(&entry.schema));
         sum.add((&entry.schema, accumulator), &turn.keys, member, spans);
@@ -140,8 +142,9 @@ impl Admissions<'_> {
             let lane = lane_of(member.work.header.table);
             let push = Push { session, incarnation, lane, sequence, previous: None };
             return match chain.admit(partition, &push).ok_or(Status::NotHere)? {
-                Ok(Admission::Full | Admission::Gap { .. }) => Err(Status::Full),
-                Ok(Admission::StaleIncarnation | Admission::Expired) => Err(Status::Superseded),
+                Ok(Admission::Full) => Err(Status::TooManySessions),
+                Ok(Admission::Gap { .. }) => Err(Status::Full),
+                Ok(Admission::StaleIncarnation) => Err(Status::Superseded),
                 Ok(admission) => Ok(admission),
                 Err(_) => Err(Status::StaleEpoch),
             };

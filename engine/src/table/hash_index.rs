@@ -1,28 +1,31 @@
-//! From key to row number: open addressing with linear probing, keys never removed one by one.
+//! From key to row number: open addressing with linear probing, keys never removed one by one. It
+//! grows a few slots at a time, since moving every key at once would stop a shard for as long.
 
 use windlass_wire::map::mix;
 
 /// Numbers keys in the order in which they were first seen.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct HashIndex {
-    /// Key and row + 1; zero marks a free slot.
-    slots: Vec<(u64, u64)>,
+    slots: Slots,
+    /// The slots before they grew, as long as keys are left in them.
+    old: Slots,
     count: u64,
 }
 
 const SLOTS_FIRST: usize = 16;
 
-impl Default for HashIndex {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+/// Old slots that are emptied for each new key. They must all be before the new ones, twice as many,
+/// are full: two would do.
+const MOVED_PER_KEY: usize = 4;
+
+/// Old slots that are given back at once, which costs the time of unmapping them: 1 MiB.
+const GIVEN_BACK: usize = 64 << 10;
 
 impl HashIndex {
     /// No key.
     #[must_use]
     pub fn new() -> Self {
-        Self { slots: Vec::new(), count: 0 }
+        Self::default()
     }
 
     /// Number of keys.
@@ -40,80 +43,129 @@ impl HashIndex {
     /// Bytes of memory it takes.
     #[must_use]
     pub fn memory_len(&self) -> usize {
-        self.slots.len() * size_of::<(u64, u64)>()
+        (self.slots.held.capacity() + self.old.held.capacity()) * size_of::<Slot>()
     }
 
     /// The row of a key.
     #[inline]
     #[must_use]
     pub fn find(&self, key: u64) -> Option<u64> {
-        if self.slots.is_empty() {
-            return None;
+        if self.old.held.is_empty() {
+            self.slots.row_at(self.slots.probe(key))
+        } else {
+            self.find_growing(key)
         }
-        let (_, row) = self.slots[self.probe(key)];
-        row.checked_sub(1)
     }
 
     /// The row of a key, and whether it is a new one: then the next row's number.
     #[inline]
     pub fn find_or_insert(&mut self, key: u64) -> (u64, bool) {
-        // At most seven eighths full, so that probes stay short and always end.
-        if (self.count + 1) * 8 > self.slots.len() as u64 * 7 {
-            self.grow();
-        }
-        let at = self.probe(key);
-        let slot = &mut self.slots[at];
-        if let Some(row) = slot.1.checked_sub(1) {
+        let growing = !self.old.held.is_empty();
+        if growing && let Some(row) = self.find_growing(key) {
             return (row, false);
         }
+        let mut at = self.slots.probe(key);
+        if let Some(row) = self.slots.row_at(at) {
+            return (row, false);
+        }
+        // At most seven eighths full, so that probes stay short and always end.
+        let full = (self.count + 1) * 8 > self.slots.held.len() as u64 * 7;
+        if growing || full {
+            self.make_room(full);
+            at = self.slots.probe(key);
+        }
         self.count += 1;
-        *slot = (key, self.count);
+        self.slots.held[at] = (key, self.count);
         (self.count - 1, true)
     }
 
     /// Forgets every key, keeping the memory.
     pub fn clear(&mut self) {
         if self.count > 0 {
-            self.slots.fill((0, 0));
+            self.slots.held.fill(FREE);
+            self.old = Slots::default();
             self.count = 0;
         }
     }
 
-    /// Number of slots: it grows at once, and every key may move then.
-    #[must_use]
-    pub fn slot_count(&self) -> usize {
-        self.slots.len()
+    /// Most keys are in the old slots at first. One that is not ends there at a slot near its first,
+    /// or at the front, which is in the cache.
+    #[inline(never)]
+    fn find_growing(&self, key: u64) -> Option<u64> {
+        self.old.find_left(key).or_else(|| self.slots.row_at(self.slots.probe(key)))
     }
 
-    /// Keys of some slots and their rows, in no order.
-    pub fn iter_in(&self, slots: std::ops::Range<usize>) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let slots = self.slots.get(slots).unwrap_or_default().iter();
-        slots.filter(|slot| slot.1 != 0).map(|slot| (slot.0, slot.1 - 1))
+    /// Moves a few keys, to more slots if these are full.
+    #[inline(never)]
+    fn make_room(&mut self, full: bool) {
+        if full {
+            let grown = Slots::new((self.slots.held.len() * 2).max(SLOTS_FIRST));
+            self.old = std::mem::replace(&mut self.slots, grown);
+        }
+        for _ in 0..MOVED_PER_KEY {
+            if let Some(slot) = self.old.held.pop()
+                && slot != FREE
+            {
+                let at = self.slots.probe(slot.0);
+                self.slots.held[at] = slot;
+            }
+        }
+        if self.old.held.len().is_multiple_of(GIVEN_BACK) {
+            self.old.held.shrink_to_fit();
+        }
+    }
+}
+
+/// Key and row + 1.
+type Slot = (u64, u64);
+
+const FREE: Slot = (0, 0);
+
+/// Slots, a power of two of them until the last ones are taken out.
+#[derive(Debug, Default)]
+struct Slots {
+    held: Vec<Slot>,
+    /// Bits of a hash that number a slot.
+    mask: usize,
+}
+
+impl Slots {
+    fn new(count: usize) -> Self {
+        Self { held: vec![FREE; count], mask: count - 1 }
     }
 
-    /// Where the key is, or the free slot where it belongs.
+    /// Where the key is, or the free slot where it belongs. No slot was taken out.
     #[inline]
     fn probe(&self, key: u64) -> usize {
-        let mask = self.slots.len() - 1;
-        // The low bits choose the partition, so all keys here share them.
-        let mut at = (mix(key) >> 20) as usize & mask;
-        loop {
-            let slot = &self.slots[at];
-            if slot.1 == 0 || slot.0 == key {
-                return at;
-            }
-            at = (at + 1) & mask;
+        let mut at = self.first(key);
+        while let Some(slot) = self.held.get(at)
+            && slot.1 != 0
+            && slot.0 != key
+        {
+            at = (at + 1) & self.mask;
         }
+        at
     }
 
-    #[cold]
-    fn grow(&mut self) {
-        let len = (self.slots.len() * 2).max(SLOTS_FIRST);
-        let old = std::mem::replace(&mut self.slots, vec![(0, 0); len]);
-        for slot in old.into_iter().filter(|slot| slot.1 != 0) {
-            let at = self.probe(slot.0);
-            self.slots[at] = slot;
-        }
+    /// The row in a slot, if it is taken.
+    #[inline]
+    fn row_at(&self, at: usize) -> Option<u64> {
+        self.held.get(at)?.1.checked_sub(1)
+    }
+
+    /// The row of a key that was not taken out. One whose first slot was went on at the front.
+    fn find_left(&self, key: u64) -> Option<u64> {
+        let first = self.first(key);
+        let (front, back) = self.held.split_at_checked(first).unwrap_or((&self.held, &[]));
+        let slot = back.iter().chain(front).find(|slot| slot.1 == 0 || slot.0 == key)?;
+        slot.1.checked_sub(1)
+    }
+
+    /// Where looking for a key begins.
+    #[inline]
+    fn first(&self, key: u64) -> usize {
+        // The low bits choose the partition, so all keys here share them.
+        (mix(key) >> 20) as usize & self.mask
     }
 }
 
@@ -135,11 +187,14 @@ mod tests {
             let next = oracle.len() as u64;
             let row = *oracle.entry(key).or_insert(next);
             assert_eq!(index.find_or_insert(key), (row, row == next));
+            // While it grows too, most of the time.
+            let other = (random >> 20) % 9000;
+            assert_eq!(index.find(other), oracle.get(&other).copied());
         }
         for key in 0..10_000 {
             assert_eq!(index.find(key), oracle.get(&key).copied());
         }
-        assert_eq!(index.iter_in(0..index.slot_count()).count() as u64, index.len());
+        assert_eq!(index.len(), oracle.len() as u64);
         index.clear();
         assert_eq!(index.find(1), None);
         assert!(index.is_empty());

@@ -24,11 +24,10 @@ pub struct SparsePartition {
     slabs: Vec<Slab>,
     /// Pieces that changed since they were copied into a checkpoint last, when those are taken.
     changed: ChangedPieces,
-    /// Keys and rows made since a checkpoint listed the keys it is going to copy.
-    fresh: Option<Vec<(u64, u64)>>,
-    /// Rows that changed since the log recorded them last, with their keys, when it records rows.
+    /// The first row made since a checkpoint listed the keys it is going to copy.
+    fresh: Option<u64>,
+    /// Rows that changed since the log recorded them last, when it records rows.
     dirty: DirtyRows,
-    dirty_keys: Vec<(u64, u64)>,
 }
 
 /// Pieces of a partition, by hash of the key, so that a key's piece never changes.
@@ -44,6 +43,8 @@ pub fn piece_of(key: u64) -> u64 {
 /// Rows beside each other. Slab `n` holds `SLAB_ROWS_FIRST << n` rows.
 #[derive(Debug)]
 struct Slab {
+    /// As many as rows have been made.
+    keys: Vec<u64>,
     values: Vec<u64>,
     state: StatePlanes,
 }
@@ -60,7 +61,6 @@ impl SparsePartition {
             changed: ChangedPieces::default(),
             fresh: None,
             dirty: DirtyRows::default(),
-            dirty_keys: Vec::new(),
         }
     }
 
@@ -82,8 +82,9 @@ impl SparsePartition {
 
     /// Takes the keys, with their rows, whose rows changed.
     pub fn take_dirty(&mut self) -> Vec<(u64, u64)> {
-        self.dirty.take(u64::MAX, |_| {});
-        std::mem::take(&mut self.dirty_keys)
+        let mut rows = Vec::new();
+        self.dirty.take(u64::MAX, |run| rows.extend(run.start..run.end));
+        rows.into_iter().map(|row| (self.key_of(row), row)).collect()
     }
 
     /// The pieces that changed.
@@ -94,12 +95,14 @@ impl SparsePartition {
 
     /// Notes new keys from now on, or no more.
     pub fn note_fresh(&mut self, noted: bool) {
-        self.fresh = noted.then(Vec::new);
+        self.fresh = noted.then_some(self.row_count());
     }
 
     /// Takes the keys, with their rows, that were made since they were taken last.
-    pub fn take_fresh(&mut self) -> Vec<(u64, u64)> {
-        self.fresh.as_mut().map(std::mem::take).unwrap_or_default()
+    pub fn take_fresh(&mut self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let count = self.row_count();
+        let first = self.fresh.as_mut().map_or(count, |first| std::mem::replace(first, count));
+        self.keys_of(first..count)
     }
 
     /// Appends key, values and state of a row.
@@ -160,20 +163,20 @@ impl SparsePartition {
         self.index.len()
     }
 
-    /// Keys and rows, in no order.
+    /// Keys and rows, in the order of rows: that in which they were made.
     pub fn keys(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        self.keys_in(0..self.slot_count())
+        self.keys_of(0..self.row_count())
     }
 
-    /// Slots of the index. While there are as many, each key stays where it is.
-    #[must_use]
-    pub fn slot_count(&self) -> usize {
-        self.index.slot_count()
+    /// Keys of some of the rows there are, and these.
+    pub fn keys_of(&self, rows: std::ops::Range<u64>) -> impl Iterator<Item = (u64, u64)> + '_ {
+        rows.map(|row| (self.key_of(row), row))
     }
 
-    /// Keys and rows of some slots, in no order.
-    pub fn keys_in(&self, slots: std::ops::Range<usize>) -> impl Iterator<Item = (u64, u64)> + '_ {
-        self.index.iter_in(slots)
+    #[inline]
+    fn key_of(&self, row: u64) -> u64 {
+        let (slab, within) = locate(row);
+        self.slabs[slab].keys[within]
     }
 
     /// Applies one row's gradient, making the row if it is new. `memory` is what may still be
@@ -198,8 +201,8 @@ impl SparsePartition {
             let piece = piece_of(key);
             self.changed.set(piece, piece + 1);
         }
-        if self.dirty.is_tracked() && self.dirty.set(row) {
-            self.dirty_keys.push((key, row));
+        if self.dirty.is_tracked() {
+            self.dirty.set(row);
         }
         let width = self.schema.width as usize;
         let row_len = usize_of(self.schema.row_len());
@@ -235,8 +238,8 @@ impl SparsePartition {
             self.grow(memory)?;
         }
         let (row, is_new) = self.index.find_or_insert(key);
-        if is_new && let Some(fresh) = &mut self.fresh {
-            fresh.push((key, row));
+        if is_new {
+            self.slabs[locate(row).0].keys.push(key);
         }
         Ok(row)
     }
@@ -276,7 +279,7 @@ impl SparsePartition {
     #[must_use]
     pub fn memory_len(&self) -> usize {
         let slabs: usize =
-            self.slabs.iter().map(|slab| slab.values.len() * 8 + slab.state.memory_len()).sum();
+            self.slabs.iter().map(|slab| slab.words() * 8 + slab.state.memory_len()).sum();
         slabs + self.index.memory_len()
     }
 
@@ -298,7 +301,8 @@ impl SparsePartition {
             * rows
             * self.schema.width as usize
             * UpdateRule::state_value_size(self.schema.dtype);
-        // The index doubles too, at worst.
+        // A key, and its part of an index that is growing: three slots for each of the old ones, of
+        // which seven in eight are taken.
         (rows, words, (words * 8 + state_len + rows * 64) as u64)
     }
 
@@ -308,6 +312,7 @@ impl SparsePartition {
         let Some(left) = memory.checked_sub(needed) else { return Err(SparseFull) };
         *memory = left;
         self.slabs.push(Slab {
+            keys: Vec::with_capacity(rows),
             values: vec![0; words],
             state: StatePlanes::new(
                 &self.schema.rule,
@@ -317,6 +322,13 @@ impl SparsePartition {
             ),
         });
         Ok(())
+    }
+}
+
+impl Slab {
+    /// Words of its keys and values.
+    fn words(&self) -> usize {
+        self.keys.capacity() + self.values.len()
     }
 }
 

@@ -29,11 +29,8 @@ pub(super) struct CopyOut {
 #[derive(Debug)]
 struct Current {
     table: TableId,
-    /// Of a dense table, the next piece.
-    piece: u64,
-    /// Of a sparse one, keys and rows in the order of rows, and the next of them.
-    keys: Vec<(u64, u64)>,
-    next: usize,
+    /// Of a dense table, the next piece; of a sparse one, the next row.
+    next: u64,
 }
 
 /// What the next step of a copy is.
@@ -161,8 +158,7 @@ impl CopyOut {
         match rows {
             Some((index, bytes)) => Step::Rows { table: current.table, index, bytes },
             None => {
-                let sent = row_count(table, partition).min(current.sent(table, partition));
-                self.done.insert(current.table, sent);
+                self.done.insert(current.table, row_count(table, partition));
                 self.current = None;
                 self.begin_next(partition, ids, table_of)
             }
@@ -182,15 +178,11 @@ impl CopyOut {
             if sent == Some(row_count(table, partition)) {
                 continue;
             }
-            let mut keys = Vec::new();
-            if let (TableRows::Sparse(partitions), Some(slot)) =
-                (&table.rows, table.slots.find(partition))
-            {
-                let from = sent.unwrap_or(0);
-                keys.extend(partitions[slot].keys().filter(|(_, row)| *row >= from));
-                keys.sort_unstable_by_key(|(_, row)| *row);
-            }
-            let mut current = Current { table: *id, piece: 0, keys, next: 0 };
+            let next = match &table.rows {
+                TableRows::Dense(_) => 0,
+                TableRows::Sparse(_) => sent.unwrap_or(0),
+            };
+            let mut current = Current { table: *id, next };
             let rows = current.next_rows(partition, table);
             match rows {
                 Some((index, bytes)) => {
@@ -211,36 +203,28 @@ impl Current {
         match &table.rows {
             TableRows::Dense(partitions) => {
                 let dense = &partitions[slot].0;
-                if self.piece == dense.piece_count() {
+                if self.next == dense.piece_count() {
                     return None;
                 }
                 let mut bytes = Vec::new();
-                dense.save_piece(self.piece, &mut bytes);
-                self.piece += 1;
-                Some((self.piece - 1, bytes))
+                dense.save_piece(self.next, &mut bytes);
+                self.next += 1;
+                Some((self.next - 1, bytes))
             }
             TableRows::Sparse(partitions) => {
                 let sparse = &partitions[slot];
-                let rows = (COPY_ROWS_LEN / sparse.saved_row_len()).max(1);
-                let end = self.keys.len().min(self.next + rows);
+                let rows = (COPY_ROWS_LEN / sparse.saved_row_len()).max(1) as u64;
+                let end = sparse.row_count().min(self.next + rows);
                 if self.next == end {
                     return None;
                 }
                 let mut bytes = Vec::new();
-                for (key, row) in &self.keys[self.next..end] {
-                    sparse.save_row(*key, *row, &mut bytes);
+                for (key, row) in sparse.keys_of(self.next..end) {
+                    sparse.save_row(key, row, &mut bytes);
                 }
                 self.next = end;
                 Some((0, bytes))
             }
-        }
-    }
-
-    /// Rows that have been sent, once all of this listing have.
-    fn sent(&self, table: &ShardTable, partition: PartitionId) -> u64 {
-        match &table.rows {
-            TableRows::Dense(_) => row_count(table, partition),
-            TableRows::Sparse(_) => self.keys.last().map_or(0, |(_, row)| row + 1),
         }
     }
 }

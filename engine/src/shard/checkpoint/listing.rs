@@ -9,11 +9,11 @@ use crate::{
     table::{ChangedPieces, DensePartition, PIECES, SparsePartition, piece_of},
 };
 
-/// What listing one piece or looking at one slot of an index counts as, in bytes copied.
+/// What listing one piece or one key counts as, in bytes copied.
 const COST: usize = 16;
 
-/// Pieces and slots in one part.
-const PART: usize = 8 << 10;
+/// Pieces or keys in one part.
+const PART: u64 = 8 << 10;
 
 /// The pieces of one table in one partition, as far as they are not in the queue yet.
 #[derive(Debug)]
@@ -21,11 +21,9 @@ pub(super) struct Listing {
     table: TableId,
     /// Pieces to be copied.
     wanted: ChangedPieces,
-    /// Where the next part begins: by piece of a dense table, by slot of a sparse one's index.
-    at: usize,
-    /// Of a sparse table, what its index was like when slots were numbered as they are, its rows when
-    /// the checkpoint began, and the keys found so far.
-    slots: usize,
+    /// Where the next part begins: by piece of a dense table, by row of a sparse one.
+    at: u64,
+    /// Of a sparse table, its rows when the checkpoint began, and the keys listed so far by piece.
     rows: u64,
     found: Vec<Vec<(u64, u64)>>,
 }
@@ -38,7 +36,7 @@ impl Listing {
             Extent::Changed => changed,
             Extent::Full => ChangedPieces::all(dense.piece_count()),
         };
-        Self { table, wanted, at: 0, slots: 0, rows: 0, found: Vec::new() }
+        Self { table, wanted, at: 0, rows: 0, found: Vec::new() }
     }
 
     /// The same of a sparse one. It notes new keys from now on: those are added to the pieces when they
@@ -51,7 +49,8 @@ impl Listing {
             Extent::Full => ChangedPieces::all(PIECES),
         };
         let rows = sparse.row_count();
-        Self { table, wanted, at: 0, slots: 0, rows, found: Vec::new() }
+        let found = vec![Vec::new(); index_of(PIECES)];
+        Self { table, wanted, at: 0, rows, found }
     }
 
     pub(super) fn table(&self) -> TableId {
@@ -60,13 +59,10 @@ impl Listing {
 
     /// Lists the next part of a dense table's pieces; what that counts as, and whether it was the last.
     pub(super) fn list_dense(&mut self, queue: &mut Queue) -> (usize, bool) {
-        let count = usize::try_from(self.wanted.count()).unwrap_or(usize::MAX);
-        let end = (self.at + PART).min(count);
-        let pieces = (self.at as u64..end as u64).filter(|piece| self.wanted.contains(*piece));
+        let (from, last) = self.next_part(self.wanted.count());
+        let pieces = (from..self.at).filter(|piece| self.wanted.contains(*piece));
         queue.extend(pieces.map(|piece| ((self.table, piece), Piece::Dense)));
-        let cost = (end - self.at) * COST;
-        self.at = end;
-        (cost, end == count)
+        (index_of(self.at - from) * COST, last)
     }
 
     /// The same of a sparse table's keys. Its pieces are listed with the last part.
@@ -75,23 +71,16 @@ impl Listing {
         sparse: &SparsePartition,
         queue: &mut Queue,
     ) -> (usize, bool) {
-        let slots = sparse.slot_count();
-        if slots != self.slots {
-            // The index has grown, and what was at one slot is at another.
-            (self.slots, self.at) = (slots, 0);
-            self.found = vec![Vec::new(); index_of(PIECES)];
-        }
-        let end = (self.at + PART).min(slots);
-        for (key, row) in sparse.keys_in(self.at..end) {
+        // Later rows are noted as new ones.
+        let (from, last) = self.next_part(self.rows);
+        for (key, row) in sparse.keys_of(from..self.at) {
             let piece = piece_of(key);
-            // Later rows are noted as new ones.
-            if row < self.rows && self.wanted.contains(piece) {
+            if self.wanted.contains(piece) {
                 self.found[index_of(piece)].push((key, row));
             }
         }
-        let cost = (end - self.at) * COST;
-        self.at = end;
-        if end < slots {
+        let cost = index_of(self.at - from) * COST;
+        if !last {
             return (cost, false);
         }
         let filled =
@@ -99,11 +88,18 @@ impl Listing {
         queue.extend(filled.map(|(piece, keys)| ((self.table, piece), Piece::Sparse(keys))));
         (cost, true)
     }
+
+    /// Goes on by a part of `count` in all; where that began, and whether it was the last.
+    fn next_part(&mut self, count: u64) -> (u64, bool) {
+        let from = self.at;
+        self.at = count.min(from + PART);
+        (from, self.at == count)
+    }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "below PIECES")]
-const fn index_of(piece: u64) -> usize {
-    piece as usize
+#[expect(clippy::cast_possible_truncation, reason = "at most PIECES or PART")]
+const fn index_of(number: u64) -> usize {
+    number as usize
 }
 
 #[cfg(test)]
@@ -137,7 +133,7 @@ mod tests {
             assert!(queue.is_empty());
             parts += 1;
         }
-        assert!(parts > 4, "{parts}");
+        assert_eq!(parts, 2);
         let mut keys = Vec::new();
         for ((_, number), piece) in &queue {
             let Piece::Sparse(rows) = piece else { panic!("a piece of keys") };
@@ -146,7 +142,7 @@ mod tests {
         }
         keys.sort_unstable();
         assert!(keys.into_iter().eq(0..20_000));
-        assert_eq!(sparse.take_fresh().len(), 40_000);
+        assert_eq!(sparse.take_fresh().count(), 40_000);
         let mut none = Listing::of_sparse(TableId(1), &mut sparse, Extent::Changed);
         queue.clear();
         while !list(&mut none, &sparse, &mut queue) {}

@@ -1,13 +1,21 @@
 #!/bin/bash
 # Verbs beside perftest, and the instructions of one push and one pull.
-# usage: cargo xtask softroce --timeout 1800 -- bash benches/verbs.sh PROGRAMS [ROUNDS]
+# usage: cargo xtask softroce --timeout 1800 -- bash benches/verbs.sh PROGRAMS [ROUNDS [WHAT...]]
 # PROGRAMS is the folder of `cargo build --release --bins -p windlass -p windlass-softroce`.
+# WHAT is any of provider, push-BYTES, pull-BYTES (8, 64, 512, 4096, 65536, 1048576, 4194304) and
+# instructions; all of them without it.
 set -u
 programs=$1 rounds=${2:-5} address=127.0.0.1:7797
+shift $(($# < 2 ? $# : 2))
+what=" $* "
 export LC_ALL=C
 
-echo "== the provider alone, $rounds interleaved rounds"
-"$programs/softroce-perf" "$rounds"
+is_wanted() { [ "$what" = "  " ] || [[ $what == *" $1 "* ]]; }
+
+if is_wanted provider; then
+    echo "== the provider alone, $rounds interleaved rounds"
+    "$programs/softroce-perf" "$rounds"
+fi
 
 "$programs/windlass" serve --listen $address --memory 256MiB --transports verbs --spin-us 100000 --cores 1 &
 server=$!
@@ -18,24 +26,33 @@ for _ in $(seq 50); do
 done
 
 echo "== push and pull as clients do them, $rounds interleaved rounds"
-for shape in "--width 2" "--width 16" "--width 128" "--width 1024" "--rows 16 --width 1024 --window 16" \
-    "--rows 256 --width 1024 --window 8" "--rows 1024 --width 1024 --window 4"; do
+shapes="8:--width 2
+64:--width 16
+512:--width 128
+4096:--width 1024
+65536:--rows 16 --width 1024 --window 16
+1048576:--rows 256 --width 1024 --window 8
+4194304:--rows 1024 --width 1024 --window 4"
+while IFS=: read -r bytes shape; do
     for operation in push pull; do
+        is_wanted "$operation-$bytes" || continue
         # shellcheck disable=SC2086 # the words are arguments
         timeout 200 taskset -c 0 "$programs/windlass" bench $operation $shape --connect $address \
-            --transport verbs --rounds "$rounds" --json
+            --transport verbs --rounds "$rounds" --json </dev/null
     done
-done
+done <<<"$shapes"
 
 # Instructions in user space of the client's side, without what it waits: all functions below the
 # calls that start and finish an operation, each polled about once because the emulated processor
 # that counts is slower than the answer.
-if command -v valgrind >/dev/null; then
+if ! is_wanted instructions; then
+    exit
+elif command -v valgrind >/dev/null; then
     echo "== instructions of the client for one of 8 B"
     for operation in push pull; do
         counts=$(mktemp)
         taskset -c 0 valgrind --quiet --tool=callgrind --callgrind-out-file="$counts" "$programs/windlass" bench \
-            $operation --width 2 --connect $address --transport verbs --rounds 1 --json >/dev/null
+            $operation --width 2 --slice-ms 100 --connect $address --transport verbs --rounds 1 --json >/dev/null
         awk -v operation=$operation '
             # A name is written out once, behind its number; what follows calls= is what they cost.
             /^c?fn=/ {
@@ -48,8 +65,10 @@ if command -v valgrind >/dev/null; then
                 for (number in calls)
                     if (names[number] ~ /bench::driver::Subject>::(start|finish)$/)
                         sum += cost[number] / calls[number]
-                    else if (names[number] ~ /verbs::datapath::Verbs::post$/)
+                    else if (names[number] ~ /VerbsTransport as .*::(post_send|write_now|read_now)$/ && calls[number] > most) {
+                        most = calls[number]
                         post = cost[number] / calls[number]
+                    }
                 printf "{\"op\":\"%s\",\"instructions\":%d,\"of_which_post_send\":%d}\n", operation, sum, post
             }' "$counts"
         rm "$counts"

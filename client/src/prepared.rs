@@ -63,7 +63,8 @@ impl<T: Element> Prepared<T> {
             return Err(RequestError::Setup { text: "the values are gone".to_owned() });
         };
         let source = Source::Registered { region: values.region(), offset: 0 };
-        let id = self.table.start_push(&self.rows(), values, source, options)?;
+        let rows = selection(&self.keys, &self.range);
+        let id = self.table.start_push(&rows, values, source, options)?;
         self.last = Some(Timestamp(id));
         Ok(Timestamp(id))
     }
@@ -74,10 +75,8 @@ impl<T: Element> Prepared<T> {
     /// Why they could not be pulled, or why the push before failed.
     pub fn pull(&mut self, options: &PullOptions) -> Result<&[T], RequestError> {
         self.settle()?;
-        let id = self.table.start_pull(&self.rows(), options)?;
         let values = self.values.as_deref_mut().unwrap_or_default();
-        let bytes = bytemuck::cast_slice_mut(values);
-        self.table.core().borrow_mut().claim(self.table.index(), id, bytes)?;
+        self.table.pull_into(selection(&self.keys, &self.range), values, options)?;
         Ok(self.values.as_deref().unwrap_or_default())
     }
 
@@ -89,13 +88,6 @@ impl<T: Element> Prepared<T> {
         self.settle()
     }
 
-    fn rows(&self) -> RowSelection<'_> {
-        match &self.range {
-            Some(range) => RowSelection::Range(range.clone()),
-            None => RowSelection::Keys(&self.keys),
-        }
-    }
-
     fn settle(&mut self) -> Result<(), RequestError> {
         let Some(last) = self.last else { return Ok(()) };
         let outcome = self.table.core().borrow_mut().wait_for(last.0);
@@ -103,6 +95,14 @@ impl<T: Element> Prepared<T> {
             self.last = None;
         }
         outcome
+    }
+}
+
+/// The rows: a range, or else these keys.
+fn selection<'a>(keys: &'a [u64], range: &Option<std::ops::Range<u64>>) -> RowSelection<'a> {
+    match range {
+        Some(range) => RowSelection::Range(range.clone()),
+        None => RowSelection::Keys(keys),
     }
 }
 

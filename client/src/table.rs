@@ -168,7 +168,16 @@ impl<T: Element> Table<T> {
         into: &mut [T],
         options: &PullOptions,
     ) -> Result<(), RequestError> {
-        self.pull(rows, options)?.wait_into(into)
+        match rows.into() {
+            RowSelection::Range(range) => {
+                let rows = RowRange::new(range.start, range.end.max(range.start));
+                let count = usize::try_from(rows.count()).unwrap_or(usize::MAX);
+                let mut core = self.core.borrow_mut();
+                core.check_length(self.index, count.saturating_mul(self.width), into.len())?;
+                core.pull_into(self.index, rows, options, bytemuck::cast_slice_mut(into))
+            }
+            keys @ RowSelection::Keys(_) => self.pull(keys, options)?.wait_into(into),
+        }
     }
 
     /// A push followed by a pull of the same rows that sees it.

@@ -51,14 +51,20 @@ impl Chunks {
     /// Gives a piece back.
     pub fn release(&mut self, chunk: Chunk) {
         let at = self.free.partition_point(|free| free.offset < chunk.offset);
-        self.free.insert(at, chunk);
-        if at + 1 < self.free.len() && chunk.offset + chunk.len == self.free[at + 1].offset {
-            self.free[at].len += self.free[at + 1].len;
-            self.free.remove(at + 1);
-        }
-        if at > 0 && self.free[at - 1].offset + self.free[at - 1].len == self.free[at].offset {
-            self.free[at - 1].len += self.free[at].len;
-            self.free.remove(at);
+        let (before, behind) = self.free.split_at_mut(at);
+        let before = before.last_mut().filter(|free| free.offset + free.len == chunk.offset);
+        let behind = behind.first_mut().filter(|free| chunk.offset + chunk.len == free.offset);
+        match (before, behind) {
+            (Some(before), Some(behind)) => {
+                before.len += chunk.len + behind.len;
+                self.free.remove(at);
+            }
+            (Some(before), None) => before.len += chunk.len,
+            (None, Some(behind)) => {
+                behind.offset = chunk.offset;
+                behind.len += chunk.len;
+            }
+            (None, None) => self.free.insert(at, chunk),
         }
     }
 }

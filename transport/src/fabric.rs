@@ -589,7 +589,7 @@ pub trait Transport: Send {
     ) -> Result<(), PostError>;
 
     /// Carries an inline write out at once, without a completion unless it fails, where posting it
-    /// would only take longer (shm). False says that nothing was done: it is to be posted.
+    /// would only take longer (shm, verbs). False says that nothing was done: it is to be posted.
     ///
     /// # Errors
     /// As [`Transport::post_send`].
@@ -600,6 +600,22 @@ pub trait Transport: Send {
         remote: RemoteAddress,
     ) -> Result<bool, PostError> {
         let _ = (queue_pair, bytes, remote);
+        Ok(false)
+    }
+
+    /// Posts one read that completes with `work_id`, where that takes less than building a request for
+    /// [`Transport::post_send`] (verbs). False says that nothing was done: it is to be posted.
+    ///
+    /// # Errors
+    /// As [`Transport::post_send`].
+    fn read_now(
+        &mut self,
+        queue_pair: QueuePairId,
+        work_id: WorkId,
+        local: LocalSlice,
+        remote: RemoteAddress,
+    ) -> Result<bool, PostError> {
+        let _ = (queue_pair, work_id, local, remote);
         Ok(false)
     }
 

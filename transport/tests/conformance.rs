@@ -40,6 +40,7 @@ macro_rules! provider {
                 completion::completed_writes_are_in_place,
                 completion::completed_reads_are_in_place,
                 completion::unsignaled_requests_do_not_complete,
+                completion::requests_made_at_once_are_as_those_posted,
                 completion::a_full_queue_leaves_requests_in_the_batch,
                 transfer::inline_payloads_of_every_length,
                 transfer::payloads_of_many_lengths,

@@ -218,8 +218,9 @@ impl Core {
         }
         let Attached { reply, writer, by_reference_len } = attached?;
         let capabilities = self.transports[at].capabilities();
-        let (outstanding_max, lands_unpolled) =
-            (capabilities.outstanding_max, capabilities.lands_unpolled);
+        let (lands_unpolled, reads_in_order) =
+            (capabilities.lands_unpolled, capabilities.reads_in_order);
+        let outstanding_max = capabilities.outstanding_max;
         Ok(Link {
             server,
             server_at,
@@ -234,6 +235,7 @@ impl Core {
             shared: SharedRegions::default(),
             by_reference_len: u64::from(by_reference_len),
             lands_unpolled,
+            reads_in_order,
             woken_epoch: 0,
             sleep_epoch: 0,
             failed: false,

@@ -48,6 +48,8 @@ pub(crate) struct Link {
     pub(super) by_reference_len: u64,
     /// Whether what the shard writes lands in memory without the transport being polled.
     pub(super) lands_unpolled: bool,
+    /// Whether one read of a block validates itself.
+    pub(super) reads_in_order: bool,
     /// The shard's sleep epoch that was answered by a wake-up.
     pub(super) woken_epoch: u64,
     /// Counts this side's sleeps.

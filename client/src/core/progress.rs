@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use windlass_transport::{
-    CompletionStatus, Opcode, QueuePairState, WorkId,
+    Completion, CompletionStatus, Opcode, QueuePairState, WorkId,
     chunks::Chunk,
     control::ControlStream,
     spin::{Idle, LOOKS_PER_PAUSE},
@@ -326,28 +326,33 @@ impl Core {
         let mut completions = std::mem::take(&mut self.completions);
         let count = self.transports[transport].poll(&mut completions);
         for completion in &completions[..count] {
-            let link = self.links.iter().position(|link| {
-                link.transport == transport && link.queue_pair == completion.queue_pair
-            });
-            let succeeded = completion.status == CompletionStatus::Success;
-            if completion.opcode == Opcode::ReceiveImmediate && succeeded {
-                let posted = self.transports[transport].post_receive(completion.queue_pair, 1);
-                if let (Some(link), Err(_)) = (link, posted) {
-                    self.fail_link(link);
-                }
-                continue;
-            }
-            if completion.work_id.0 & CLOCK_READ != 0 {
-                self.end_clock_read(completion.work_id, succeeded);
-            } else if completion.work_id != WorkId(0) {
-                self.end_read(completion.queue_pair, completion.work_id, succeeded);
-            }
-            if let (Some(link), false) = (link, succeeded) {
-                self.fail_link(link);
-            }
+            self.take_completion(transport, completion);
         }
         self.completions = completions;
         count > 0
+    }
+
+    /// Takes one completion of a transport in.
+    pub(super) fn take_completion(&mut self, transport: usize, completion: &Completion) {
+        let link = self.links.iter().position(|link| {
+            link.transport == transport && link.queue_pair == completion.queue_pair
+        });
+        let succeeded = completion.status == CompletionStatus::Success;
+        if completion.opcode == Opcode::ReceiveImmediate && succeeded {
+            let posted = self.transports[transport].post_receive(completion.queue_pair, 1);
+            if let (Some(link), Err(_)) = (link, posted) {
+                self.fail_link(link);
+            }
+            return;
+        }
+        if completion.work_id.0 & CLOCK_READ != 0 {
+            self.end_clock_read(completion.work_id, succeeded);
+        } else if completion.work_id != WorkId(0) {
+            self.end_read(completion.queue_pair, completion.work_id, succeeded);
+        }
+        if let (Some(link), false) = (link, succeeded) {
+            self.fail_link(link);
+        }
     }
 
     /// A link is gone: what is in flight on it is sent again, or fails.

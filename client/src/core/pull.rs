@@ -161,9 +161,13 @@ impl Core {
 
     fn begin_pull(&mut self, options: &PullOptions, len: u64) -> Result<RequestId, RequestError> {
         let request = self.begin(options.after, true)?;
+        self.count_pull(len);
+        Ok(request)
+    }
+
+    pub(super) fn count_pull(&mut self, len: u64) {
         self.counters.pulls += 1;
         self.counters.bytes_pulled += len;
-        Ok(request)
     }
 
     /// Starts a pull whose rows servers write into a piece of the staging area.

@@ -2,6 +2,8 @@
 //! at both their ends, and read again if they changed meanwhile. Rows of a single value need no
 //! versions: a value is written and read whole, so only their bytes are read.
 
+mod short;
+
 use std::time::{Duration, Instant};
 
 use windlass_transport::{Operation, Pages, QueuePairId, RemoteAddress, WorkId, chunks::Chunk};
@@ -70,6 +72,28 @@ pub(super) struct Reads {
     shadows: Vec<Option<Chunk>>,
 }
 
+impl Read {
+    /// Where the bytes come from.
+    #[inline]
+    fn remote(&self) -> RemoteAddress {
+        let line = self.place.line(self.block);
+        let address = line.address.wrapping_add(HEAD_VERSION_AT + self.skipped);
+        RemoteAddress { address, ..line }
+    }
+}
+
+impl Reads {
+    /// A place for one more read.
+    #[inline]
+    fn vacant(&mut self) -> usize {
+        self.reads.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.reads.push(None);
+            self.shadows.push(None);
+            self.reads.len() - 1
+        })
+    }
+}
+
 impl Core {
     /// Starts to read the blocks of a range into the staging area.
     pub(super) fn start_reads(
@@ -124,10 +148,9 @@ impl Core {
             return Err(RequestError::ServerGone { server: self.links[link].server });
         }
         let chunk = self.allocate_chunk(len)?;
-        let in_order = || self.transports[self.links[link].transport].capabilities().reads_in_order;
         let (shadow, phase) = if by_value {
             (None, Phase::Values)
-        } else if relaxed || in_order() {
+        } else if relaxed || self.links[link].reads_in_order {
             (None, Phase::Whole)
         } else {
             (Some(self.allocate_chunk(len)?), Phase::Before)
@@ -147,11 +170,7 @@ impl Core {
             relaxed,
             phase,
         };
-        let at = self.reads.reads.iter().position(Option::is_none).unwrap_or_else(|| {
-            self.reads.reads.push(None);
-            self.reads.shadows.push(None);
-            self.reads.reads.len() - 1
-        });
+        let at = self.reads.vacant();
         self.reads.reads[at] = Some(read);
         self.reads.shadows[at] = shadow;
         if let Some(request) = self.requests.find_mut(request) {
@@ -190,10 +209,7 @@ impl Core {
         if link.sender.room() < 2 {
             return false;
         }
-        let line = read.place.line(read.block);
-        let address = line.address.wrapping_add(HEAD_VERSION_AT + read.skipped);
-        let remote = RemoteAddress { address, ..line };
-        let local = local.into();
+        let (local, remote) = (local.into(), read.remote());
         link.sender.push_signaled(WorkId(at as u64 + 1), Operation::Read { local, remote });
         self.flush(read.link);
         true

@@ -43,6 +43,12 @@ impl Core {
         }
     }
 
+    /// Whether a round that this worker is in has pushes.
+    #[inline]
+    pub(super) fn has_open_round(&self) -> bool {
+        !self.rounds.pushes.is_empty()
+    }
+
     /// Refuses a request for which there would be no room before the round is over.
     pub(super) fn check_round(&mut self) -> Result<(), RequestError> {
         let room = (REQUESTS_MAX - MESSAGES_LEFT) as u64;

@@ -48,7 +48,8 @@ impl BlockGeometry {
         assert!(row_len > 0, "rows have at least one byte");
         let large = row_len.saturating_mul(row_count) >= LARGE_PARTITION_LEN;
         let data_len = if large { LARGE_BLOCK_DATA_LEN } else { BLOCK_DATA_LEN };
-        let block_rows = (data_len / row_len).max(1);
+        // A pull reads whole blocks: one of few rows is no longer than they are.
+        let block_rows = (data_len / row_len).min(row_count).max(1);
         let stride = BLOCK_LINE_LEN + (block_rows * row_len).next_multiple_of(BLOCK_LINE_LEN);
         let fits = |value: u64| u32::try_from(value).unwrap_or_else(|_| unreachable!("row bound"));
         Self { row_len, block_rows: fits(block_rows), block_stride: fits(stride) }

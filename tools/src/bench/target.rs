@@ -281,6 +281,8 @@ struct Operations<T: Value> {
     free: Vec<Rows<T>>,
     table: Table<T>,
     operation: Operation,
+    /// Whether each operation is waited for before the next.
+    waits: bool,
     keys: Vec<u64>,
     /// The next rows in turn, of so many of the table.
     range: std::ops::Range<u64>,
@@ -290,6 +292,8 @@ struct Operations<T: Value> {
 }
 
 enum Pending<T: Value> {
+    /// Over already: a pull that is waited for at once.
+    Pulled,
     Push(PendingPush<T>),
     Pull(PendingPull<T>),
 }
@@ -324,6 +328,7 @@ impl<T: Value> Operations<T> {
             free,
             table,
             operation: options.operation,
+            waits: options.window == 1,
             keys,
             range: 0..options.rows,
             table_rows: options.table_rows,
@@ -340,12 +345,12 @@ impl<T: Value> Operations<T> {
     }
 
     fn selection(&self) -> RowSelection<'_> {
-        if self.keys.is_empty() {
-            RowSelection::Range(self.range.clone())
-        } else {
-            RowSelection::Keys(&self.keys)
-        }
+        selection(&self.keys, &self.range)
     }
+}
+
+fn selection<'a>(keys: &'a [u64], range: &std::ops::Range<u64>) -> RowSelection<'a> {
+    if keys.is_empty() { RowSelection::Range(range.clone()) } else { RowSelection::Keys(keys) }
 }
 
 impl<T: Value> Subject for Operations<T> {
@@ -360,6 +365,11 @@ impl<T: Value> Subject for Operations<T> {
                 Some(rows) => self.table.push_rows(self.selection(), rows, &options)?,
                 None => self.table.push(self.selection(), &self.values, &options)?,
             }),
+            Operation::Pull if self.waits => {
+                let rows = selection(&self.keys, &self.range);
+                self.table.pull_into(rows, &mut self.into, &PullOptions::default())?;
+                Pending::Pulled
+            }
             Operation::Pull => {
                 Pending::Pull(self.table.pull(self.selection(), &PullOptions::default())?)
             }
@@ -371,6 +381,7 @@ impl<T: Value> Subject for Operations<T> {
 
     fn finish(&mut self, pending: Pending<T>) -> Result<(), RemoteError> {
         match pending {
+            Pending::Pulled => {}
             Pending::Push(push) => {
                 let (rows, outcome) = push.wait_rows();
                 self.free.extend(rows);

@@ -36,7 +36,8 @@ pub(super) const POLL_MAX: usize = 32;
 pub(super) struct Verbs {
     poll_cq: unsafe extern "C" fn(*mut ibv_cq, c_int, *mut ibv_wc) -> c_int,
     req_notify_cq: unsafe extern "C" fn(*mut ibv_cq, c_int) -> c_int,
-    post_send: unsafe extern "C" fn(*mut ibv_qp, *mut ibv_send_wr, *mut *mut ibv_send_wr) -> c_int,
+    pub(super) post_send:
+        unsafe extern "C" fn(*mut ibv_qp, *mut ibv_send_wr, *mut *mut ibv_send_wr) -> c_int,
     post_recv: unsafe extern "C" fn(*mut ibv_qp, *mut ibv_recv_wr, *mut *mut ibv_recv_wr) -> c_int,
     /// Whether the device's work is done by kernel threads on the poster's processor.
     software: bool,
@@ -149,7 +150,7 @@ impl Verbs {
         if status != 0 {
             return Err(post_error(status));
         }
-        slot.ring.push(InFlight { work_id: None, opcode: Opcode::Write });
+        slot.ring.push(InFlight { work_id: None, opcode: Opcode::Write, quiet: true });
         Ok(())
     }
 
@@ -195,6 +196,7 @@ impl Verbs {
             slot.ring.push(InFlight {
                 work_id: Some(request.work_id),
                 opcode: opcode(&request.operation),
+                quiet: false,
             });
         }
         (count, (status != 0).then(|| post_error(status)))
@@ -209,7 +211,7 @@ pub(super) struct Limits {
     pub(super) atomics: bool,
 }
 
-const EMPTY_SEND: ibv_send_wr = ibv_send_wr {
+pub(super) const EMPTY_SEND: ibv_send_wr = ibv_send_wr {
     wr_id: 0,
     next: std::ptr::null_mut(),
     sg_list: std::ptr::null_mut(),
@@ -335,7 +337,7 @@ fn describe(
     Ok(())
 }
 
-fn rdma(remote: RemoteAddress) -> ibv_send_wr_wr {
+pub(super) fn rdma(remote: RemoteAddress) -> ibv_send_wr_wr {
     ibv_send_wr_wr { rdma: ibv_send_wr_rdma { remote_addr: remote.address, rkey: remote.key.0 } }
 }
 
@@ -371,7 +373,10 @@ fn scatter(
     Ok(count)
 }
 
-fn local_slice(regions: &Slab<Registration>, piece: LocalSlice) -> Result<ibv_sge, &'static str> {
+pub(super) fn local_slice(
+    regions: &Slab<Registration>,
+    piece: LocalSlice,
+) -> Result<ibv_sge, &'static str> {
     let Some(region) = regions.find(piece.region.0) else {
         return Err("a local slice of a region that is not registered");
     };
@@ -442,7 +447,7 @@ const fn wakes(request: &SendRequest) -> bool {
     matches!(request.operation, Operation::WriteWithImmediate { .. })
 }
 
-const fn post_error(status: c_int) -> PostError {
+pub(super) const fn post_error(status: c_int) -> PostError {
     match status {
         libc::ENOMEM | libc::EAGAIN => PostError::QueueFull,
         libc::EINVAL => PostError::Invalid { reason: "the device refused the request (EINVAL)" },

@@ -16,6 +16,7 @@ mod memory_region;
 mod progress;
 mod queue_pair;
 mod send_ring;
+mod single;
 mod slot;
 mod transport;
 mod wake;

@@ -101,6 +101,8 @@ impl VerbsTransport {
                 let request = slot.ring.complete(number)?;
                 if work.status != IBV_WC_SUCCESS {
                     slot.state = QueuePairState::Error;
+                } else if request.quiet {
+                    return None;
                 }
                 Some(Completion {
                     queue_pair: slot.id,

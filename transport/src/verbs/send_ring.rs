@@ -8,6 +8,8 @@ pub(super) struct InFlight {
     /// What the caller knows it by; `None` for the provider's own messages.
     pub(super) work_id: Option<WorkId>,
     pub(super) opcode: Opcode,
+    /// Whether nobody is told that it succeeded.
+    pub(super) quiet: bool,
 }
 
 /// Requests in flight, oldest first, numbered without end. A completion of one says that all
@@ -24,7 +26,7 @@ impl SendRing {
     /// A ring with room for at least `capacity` requests.
     pub(super) fn new(capacity: u32) -> Self {
         let len = capacity.next_power_of_two() as usize;
-        let empty = InFlight { work_id: None, opcode: Opcode::Write };
+        let empty = InFlight { work_id: None, opcode: Opcode::Write, quiet: false };
         Self { entries: vec![empty; len], head: 0, tail: 0 }
     }
 
@@ -69,7 +71,7 @@ mod tests {
     use super::*;
 
     fn request(work_id: u64) -> InFlight {
-        InFlight { work_id: Some(WorkId(work_id)), opcode: Opcode::Read }
+        InFlight { work_id: Some(WorkId(work_id)), opcode: Opcode::Read, quiet: false }
     }
 
     #[test]

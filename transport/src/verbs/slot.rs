@@ -35,6 +35,8 @@ pub(super) struct Slot {
     pub(super) stage: Stage,
     pub(super) state: QueuePairState,
     pub(super) ring: SendRing,
+    /// Single writes since the last that asked for a completion.
+    pub(super) unsignaled: u32,
     /// Requests the caller may have in flight.
     pub(super) outstanding_max: u32,
     /// Receives the caller has posted that were not consumed yet.

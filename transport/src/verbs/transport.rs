@@ -19,9 +19,9 @@ use crate::{
     batch::Batch,
     error::{ConnectError, OpenError, PostError, RegisterError, ShareError},
     fabric::{
-        Access, Capabilities, Completion, CompletionStatus, Endpoint, INLINE_LEN_MAX, MemoryRegion,
-        PeerBytes, PendingQueuePair, QueuePairId, QueuePairState, RegionId, RemoteAddress,
-        RemoteKey, RemoteRegion, Role, SendRequest, Transport, Waker,
+        Access, Capabilities, Completion, CompletionStatus, Endpoint, INLINE_LEN_MAX, LocalSlice,
+        MemoryRegion, PeerBytes, PendingQueuePair, QueuePairId, QueuePairState, RegionId,
+        RemoteAddress, RemoteKey, RemoteRegion, Role, SendRequest, Transport, Waker, WorkId,
     },
     memory::Pages,
     slab::Slab,
@@ -165,6 +165,7 @@ impl VerbsTransport {
             stage: Stage::Pending { queue_pair, own },
             state: QueuePairState::Connecting,
             ring: SendRing::new(config.outstanding_max + OWN_SENDS),
+            unsignaled: 0,
             outstanding_max: config.outstanding_max,
             receives_posted: 0,
             early: VecDeque::with_capacity(OWN_RECEIVES as usize),
@@ -269,6 +270,7 @@ impl Transport for VerbsTransport {
             stage: Stage::Broken,
             state: QueuePairState::Error,
             ring: SendRing::new(1),
+            unsignaled: 0,
             outstanding_max: 0,
             receives_posted: 0,
             early: VecDeque::new(),
@@ -386,6 +388,27 @@ impl Transport for VerbsTransport {
         );
         requests.take_front(taken);
         outcome
+    }
+
+    fn write_now(
+        &mut self,
+        queue_pair: QueuePairId,
+        bytes: &[u8],
+        remote: RemoteAddress,
+    ) -> Result<bool, PostError> {
+        let Some(slot) = self.slots.find_mut(queue_pair.0) else { return Ok(false) };
+        self.verbs.write_single(slot, bytes, remote)
+    }
+
+    fn read_now(
+        &mut self,
+        queue_pair: QueuePairId,
+        work_id: WorkId,
+        local: LocalSlice,
+        remote: RemoteAddress,
+    ) -> Result<bool, PostError> {
+        let Some(slot) = self.slots.find_mut(queue_pair.0) else { return Ok(false) };
+        self.verbs.read_single(slot, &self.regions, work_id, local, remote)
     }
 
     fn poll(&mut self, completions: &mut [Completion]) -> usize {

@@ -1,6 +1,8 @@
 //! Rule 2: what a completion means, and which requests complete.
 
-use windlass_transport::{Access, Batch, Opcode, Transport, WorkId, error::PostError};
+use windlass_transport::{
+    Access, Batch, CompletionStatus, Opcode, Transport, WorkId, error::PostError,
+};
 
 use super::harness::{Fixture, pair, pattern, read, signaled, unsignaled, write, write_word};
 
@@ -123,6 +125,47 @@ pub fn unsignaled_requests_do_not_complete<F: Fixture>() {
             for word in 0..8 {
                 assert_eq!(target.pages.load_u64(8 * word), (rounds - 1) * 8 + word);
             }
+        },
+    );
+}
+
+/// Requests carried out or posted at once keep the order, and writes complete only when they fail; what
+/// a provider does not do so is posted.
+pub fn requests_made_at_once_are_as_those_posted<F: Fixture>() {
+    pair::<F>(
+        |mut side| {
+            let queue_pair = side.connect();
+            let target = side.hear_region();
+            let into = side.region(64, Access::LOCAL);
+            let count = u64::from(side.transport.capabilities().outstanding_max) * 2 + 5;
+            for word in 1..=count {
+                let (bytes, remote) = (word.to_le_bytes(), target.at(8 * (word % 8)));
+                if !side.transport.write_now(queue_pair, &bytes, remote).unwrap() {
+                    side.carry_out(queue_pair, write_word(word, remote));
+                }
+            }
+            let (local, remote) = (into.slice(0, 64), target.at(0));
+            if !side.transport.read_now(queue_pair, WorkId(9), local, remote).unwrap() {
+                side.post(queue_pair, 9, read(local, remote));
+            }
+            side.succeeds(9);
+            assert_eq!(side.unread(), 0, "a write made at once completed");
+            for word in count - 7..=count {
+                assert_eq!(into.pages.load_u64(8 * (word % 8)), word);
+            }
+            let outside = target.at(1 << 20);
+            match side.transport.write_now(queue_pair, &[1; 8], outside) {
+                Ok(true) => assert_ne!(side.completion().status, CompletionStatus::Success),
+                Ok(false) => drop(side.fails(queue_pair, write_word(1, outside))),
+                Err(error) => assert!(matches!(error, PostError::Invalid { .. }), "{error}"),
+            }
+            side.meet();
+        },
+        |mut side| {
+            let queue_pair = side.connect();
+            let target = side.region(4096, Access::READ_WRITE);
+            side.share(queue_pair, &target);
+            side.meet();
         },
     );
 }

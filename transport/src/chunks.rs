@@ -12,6 +12,9 @@ pub struct Chunk {
 /// Chunks begin and end at multiples of so many bytes: a cache line.
 pub const CHUNK_ALIGNMENT: u64 = 64;
 
+/// Gaps between pieces in use from which a list of them grows.
+const GAPS: usize = 64;
+
 /// Which pieces of an area are free. First fit; free neighbours join.
 #[derive(Debug)]
 pub struct Chunks {
@@ -24,7 +27,10 @@ impl Chunks {
     #[must_use]
     pub fn new(len: u64) -> Self {
         let len = len / CHUNK_ALIGNMENT * CHUNK_ALIGNMENT;
-        Self { free: vec![Chunk { offset: 0, len }] }
+        // Pieces come back in any order: room for gaps is not to be made when there is one first.
+        let mut free = Vec::with_capacity(GAPS);
+        free.push(Chunk { offset: 0, len });
+        Self { free }
     }
 
     /// A piece of at least `len` bytes, or `None` until others are released.

@@ -58,6 +58,9 @@ fn main() {
     let table = client.create_table::<f32>("bench", &schema).expect("the table is made");
     touch_all(&table, rows);
     let (mut p99s, mut longest) = (Vec::new(), Vec::new());
+    // The first one is full; then what it took is not counted any more.
+    client.checkpoint(client.map().servers[0].id).expect("the checkpoint begins");
+    settle(&client, client.map().servers[0].id);
     let mut before = Turns::of(&client);
     for _ in 0..options.rounds {
         let without = phase(&client, &table, rows, options.time, false);
@@ -77,11 +80,17 @@ fn main() {
         line("with", &with);
         let turns = Turns::of(&client);
         println!(
-            "{{\"bench\": \"checkpoint\", \"phase\": \"turns\", \"turns\": {}, \"mean_us\": {:.1}, \
-             \"longest_us_so_far\": {}}}",
+            "{{\"bench\": \"checkpoint\", \"phase\": \"turns\", \"checkpoints\": {}, \"turns\": {}, \
+             \"mean_us\": {:.1}, \"mean_cpu_us\": {:.1}, \"over_1_ms\": {}, \"over_1_ms_of_cpu\": {}, \
+             \"longest_us_so_far\": {}, \"longest_cpu_us_so_far\": {}}}",
+            turns.checkpoints - before.checkpoints,
             turns.count - before.count,
             (turns.us - before.us) as f64 / (turns.count - before.count).max(1) as f64,
-            turns.longest_us
+            (turns.cpu_us - before.cpu_us) as f64 / (turns.count - before.count).max(1) as f64,
+            turns.long - before.long,
+            turns.cpu_long - before.cpu_long,
+            turns.longest_us,
+            turns.longest_cpu_us
         );
         before = turns;
         p99s.push(with.quantile(990) / without.quantile(990));
@@ -181,9 +190,15 @@ fn phase(
 
 /// Turns of the shards that did a piece of a checkpoint, and what those took.
 struct Turns {
+    checkpoints: u64,
     count: u64,
     us: u64,
+    cpu_us: u64,
+    /// Those of more than a millisecond, and those with as much of the processor's time.
+    long: u64,
+    cpu_long: u64,
     longest_us: u64,
+    longest_cpu_us: u64,
 }
 
 impl Turns {
@@ -192,9 +207,14 @@ impl Turns {
         let statistics = client.server_statistics(server).expect("the server answers");
         let counter = |name| counter_of(&statistics, name).parse().expect("a number");
         Self {
+            checkpoints: counter("checkpoints"),
             count: counter("checkpoint_turns"),
             us: counter("checkpoint_us"),
+            cpu_us: counter("checkpoint_cpu_us"),
+            long: counter("checkpoint_turns_long"),
+            cpu_long: counter("checkpoint_turns_cpu_long"),
             longest_us: counter("checkpoint_turn_us_max"),
+            longest_cpu_us: counter("checkpoint_turn_cpu_us_max"),
         }
     }
 }

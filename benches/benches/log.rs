@@ -164,7 +164,15 @@ fn start(directory: &Path, name: &str, provider: Provider, writes_max: usize) ->
         Persistence::open(storage, &config, CheckpointConfig::default(), ring, &recovered)
             .expect("the log opens");
     persistence.log.add_partition(PartitionId(0), Lsn(0));
-    persistence
+    // As fio lays its file out before it measures.
+    loop {
+        persistence.flush(Duration::ZERO);
+        persistence.poll();
+        if !persistence.log.is_preparing() {
+            return persistence;
+        }
+        persistence.wait(Duration::from_millis(10));
+    }
 }
 
 fn facts(delta: usize, durability: Durability) -> (Facts, Shape) {

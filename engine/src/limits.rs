@@ -115,17 +115,24 @@ pub const LOG_RING_LEN: usize = 64 << 20;
 /// Bytes of log that are kept before a checkpoint takes their place, however small the tables are.
 pub const LOG_KEPT_LEN: u64 = 256 << 20;
 
+/// A turn that spends more than this on a checkpoint is counted: pushes should not notice one.
+pub const CHECKPOINT_TURN_LONG: std::time::Duration = std::time::Duration::from_millis(1);
+
 /// Bytes of rows of `interval` tables, by the longest form of their images, that are recorded before
-/// their time is over. A turn may bring as many again and one push more: together they fit a record.
+/// their time is over.
 pub const IMAGE_LEN_MAX: u64 = 4 << 20;
+
+/// Bytes of rows of `interval` tables in one partition from half of which on they are recorded: the
+/// image of a partition is one record, made in one turn. Longer by the push that passes it at most.
+pub const IMAGE_PARTITION_LEN_MAX: u64 = 1 << 20;
 
 /// Bytes of images that a turn records, and one partition's more, when they are due.
 pub const IMAGES_LEN_PER_TURN: usize = 512 << 10;
 
 /// Pushes to `interval` tables with more bytes of values, or more rows, are recorded at once.
-pub const IMAGED_PUSH_LEN_MAX: u64 = 1 << 20;
+pub const IMAGED_PUSH_LEN_MAX: u64 = 512 << 10;
 /// See [`IMAGED_PUSH_LEN_MAX`].
-pub const IMAGED_PUSH_ROWS_MAX: u32 = 1 << 16;
+pub const IMAGED_PUSH_ROWS_MAX: u32 = 1 << 14;
 
 /// Bytes of values as pushed from which a record takes no further push in: its sum may take twice as
 /// many, and has to fit a record.

@@ -165,7 +165,7 @@ fn scattered_rows_of_many_pushes_fit_their_images() {
     let schema = TableSchema { rule: adam, ..TableSchema::dense(f32::DTYPE, ROWS, 1) };
     // Longer pushes than the middle one are recorded themselves.
     let pushes: Vec<Vec<u64>> =
-        [60_000, 1 << 16, 70_000].map(|count| (0..count).map(|row| row * 3 + 1).collect()).to_vec();
+        [15_000, 1 << 14, 70_000].map(|count| (0..count).map(|row| row * 3 + 1).collect()).to_vec();
     let expected = {
         let client = client(data.path(), 1);
         let table = client.create_table::<f32>("t", &kept(schema, interval)).unwrap();
@@ -181,6 +181,40 @@ fn scattered_rows_of_many_pushes_fit_their_images() {
     };
     let client = client(data.path(), 1);
     assert_eq!(all(&client.open_table::<f32>("t").unwrap(), &pushes[2]), expected);
+}
+
+/// The image of a partition is made in one turn, so it must not grow with the table or the interval.
+#[test]
+fn images_of_one_partition_stay_short() {
+    let data = tempfile::tempdir().unwrap();
+    let config = || ServerConfig {
+        data_dir: Some(data.path().to_owned()),
+        partitions: 1,
+        memory_len_max: 1 << 30,
+        providers: vec![Provider::Shm {}],
+        ..ServerConfig::default()
+    };
+    let (rows, pushes, width) = (500, 64, 128);
+    {
+        let client = Client::embedded_with(config(), ClientOptions::default()).unwrap();
+        let schema = TableSchema::dense(f32::DTYPE, rows * pushes, width);
+        let durability = Durability::Interval { milliseconds: 60_000 };
+        let table = client.create_table::<f32>("t", &kept(schema, durability)).unwrap();
+        let values = vec![1.0; 500 * 128];
+        for push in 0..pushes {
+            let at = push * rows..(push + 1) * rows;
+            table.push(at, &values, &PushOptions::default()).unwrap().wait().unwrap();
+        }
+        // 16 MiB long before they are due: each record is of less than 1 MiB and one push.
+        let json = client.server_statistics(client.map().servers[0].id).unwrap();
+        let (_, rest) = json.split_once("\"log_records\":").unwrap();
+        let records: u64 = rest.split(',').next().unwrap().parse().unwrap();
+        assert!(records >= 14, "{records} records");
+    }
+    let client = Client::embedded_with(config(), ClientOptions::default()).unwrap();
+    let table = client.open_table::<f32>("t").unwrap();
+    let values = table.pull(0..rows * pushes, &PullOptions::default()).unwrap().wait().unwrap();
+    assert!(values.iter().all(|value| *value == 1.0));
 }
 
 #[test]

@@ -83,6 +83,7 @@ pub mod buffered;
 pub mod checkpoint;
 pub mod clocks;
 pub mod commit;
+pub mod delayed;
 pub mod directories;
 pub mod export;
 pub mod frame;

@@ -102,6 +102,8 @@ impl Persistence {
         let Self { storage, log, checkpointer, .. } = self;
         let was_running = checkpointer.is_running();
         let progress = checkpointer.step(storage.as_mut(), log, source, now, budget_bytes);
+        // Here, so that what the device makes of it counts as the checkpoint's.
+        storage.begin();
         if let CheckpointProgress::Published { .. } = progress {
             (self.failures, self.failed_at) = (0, None);
         } else if was_running && progress == CheckpointProgress::Idle {

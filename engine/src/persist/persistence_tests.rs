@@ -25,6 +25,8 @@ use crate::persist::{
     storage::{Provider, Storage, open},
 };
 
+#[path = "persistence_tests/hooked.rs"]
+mod hooked;
 #[path = "persistence_tests/refusing.rs"]
 mod refusing;
 #[path = "persistence_tests/slow.rs"]
@@ -159,6 +161,20 @@ fn push(
     counter.sums[partition as usize] += value;
     counter.lsns[partition as usize] += 1;
     persistence.log.seal(reservation)
+}
+
+/// One row of the first partition.
+fn facts(durability: Durability) -> Facts {
+    Facts {
+        kind: Kind::Rows,
+        partition: PartitionId(0),
+        epoch: Epoch(1),
+        table: TableId(1),
+        dtype: DataType::F32,
+        rows: RowRange::new(0, 1),
+        tag: 0,
+        durability,
+    }
 }
 
 fn settle(persistence: &mut Persistence, position: Position) {
@@ -429,16 +445,7 @@ fn a_full_ring_pushes_back() {
     let mut counter = Counter::default();
     let (mut persistence, _) = start(directory.path(), Provider::Automatic, &mut counter);
     persistence.log.hold(PartitionId(0), Lsn(0));
-    let facts = Facts {
-        kind: Kind::Rows,
-        partition: PartitionId(0),
-        epoch: Epoch(1),
-        table: TableId(1),
-        dtype: DataType::F32,
-        rows: RowRange::new(0, 1),
-        tag: 0,
-        durability: Durability::Memory,
-    };
+    let facts = facts(Durability::Memory);
     let shape = Shape { delta_bytes: 100_000, ..Shape::default() };
     let mut count = 0;
     loop {

@@ -44,6 +44,9 @@ pub trait Storage: fmt::Debug {
         self.submit(token, operation)
     }
 
+    /// Tells the device what was submitted, ahead of the next poll, which does so anyway. Never waits.
+    fn begin(&mut self) {}
+
     /// Tells the device what was submitted and appends what has completed. Never waits.
     fn poll(&mut self, completions: &mut Vec<Completion>);
 
@@ -277,6 +280,9 @@ pub enum Provider {
     Uring,
     /// A helper thread with plain system calls.
     Buffered,
+    /// As `Automatic`, but each durable write takes so much longer: to see what a slow disk does to a
+    /// server.
+    Delayed(Duration),
 }
 
 /// Opens the storage of a directory, which is made if it is missing. To be called on the thread
@@ -294,6 +300,10 @@ pub fn open(directory: &Path, provider: Provider) -> Result<Box<dyn Storage>, St
         Provider::Buffered => "the configuration asks for buffered storage".to_owned(),
         Provider::Uring => {
             return Ok(Box::new(super::uring::UringStorage::open(directory)?));
+        }
+        Provider::Delayed(delay) => {
+            let inner = open(directory, Provider::Automatic)?;
+            return Ok(Box::new(super::delayed::DelayedStorage::new(inner, delay)));
         }
         Provider::Automatic => match super::uring::UringStorage::open(directory) {
             Ok(storage) => return Ok(Box::new(storage)),

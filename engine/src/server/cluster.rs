@@ -17,7 +17,7 @@ use windlass_wire::{
 
 use super::{catalogue::Catalogue, peers::Peers};
 use crate::{
-    persist::limits::CHECKPOINT_BLOCK_BYTES_MAX,
+    persist::{limits::CHECKPOINT_BLOCK_BYTES_MAX, storage},
     refusal::{Refusal, internal, invalid},
     shard::{ChainCommand, RecoverySummary, Regrouped, ShardCommand, ShardHandle, chain},
 };
@@ -39,6 +39,7 @@ pub(super) struct Cluster {
 pub(super) struct DataDirectory {
     pub(super) path: PathBuf,
     pub(super) accept_damage: bool,
+    pub(super) storage: storage::Provider,
     /// Which grouping of partitions the shards' directories are of.
     pub(super) generation: u32,
     /// Whether nothing was kept there before.
@@ -392,7 +393,12 @@ impl Cluster {
 
     /// Takes the rows of the data directory back.
     fn recover(&self, state: &State, data: &DataDirectory) -> Result<(), Refusal> {
-        let regrouped = Arc::new(Regrouped::new(&data.path, data.generation, self.shards().len()));
+        let regrouped = Arc::new(Regrouped::new(
+            &data.path,
+            data.generation,
+            self.shards().len(),
+            data.storage,
+        ));
         let summaries: Vec<Result<RecoverySummary, String>> = std::thread::scope(|scope| {
             let recovering: Vec<_> = self
                 .shards()

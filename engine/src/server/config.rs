@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 use windlass_transport::verbs::VerbsConfig;
 use windlass_wire::control::Provider;
 
-use crate::coordinator::{SessionExpiryError, check_session_expiry};
+use crate::{
+    coordinator::{SessionExpiryError, check_session_expiry},
+    persist::storage,
+};
 
 /// Configuration of one server. Every field has a default that suits one machine.
 #[derive(Clone, Debug)]
@@ -48,6 +51,8 @@ pub struct ServerConfig {
     /// Where logs and checkpoints of tables with durability `interval` or `sync` go; without one,
     /// such tables are refused. Every server needs a directory of its own.
     pub data_dir: Option<std::path::PathBuf>,
+    /// How that directory is written.
+    pub storage: storage::Provider,
     /// Serve what is left of damaged data, without what was lost.
     pub accept_damage: bool,
     /// How long a worker whose connection is gone is still waited for, in milliseconds.
@@ -77,6 +82,7 @@ impl Default for ServerConfig {
             spin_us: 50,
             by_reference_len: 16 << 10,
             data_dir: None,
+            storage: storage::Provider::Automatic,
             accept_damage: false,
             worker_timeout_ms: crate::limits::WORKER_TIMEOUT_MS,
             memory_len_max: 4 << 30,

@@ -193,12 +193,13 @@ impl Server {
             false => None,
         };
         let data = config.data_dir.clone();
-        let accept_damage = config.accept_damage;
+        let (accept_damage, storage) = (config.accept_damage, config.storage);
         // Others have to reach the control port before chains can be created.
         let is_new = kept_nothing || config.coordinators.is_empty() && config.expected_servers > 1;
         let cluster = Arc::new(Cluster::new(data.clone().map(|path| DataDirectory {
             path,
             accept_damage,
+            storage,
             generation,
             is_new,
             partitions,

@@ -12,7 +12,7 @@ use super::{
     tables::{ShardTable, TableRows},
 };
 use crate::{
-    limits::{AGGREGATE_LEN_MAX, IMAGE_LEN_MAX},
+    limits::{AGGREGATE_LEN_MAX, IMAGE_PARTITION_LEN_MAX},
     table::HashIndex,
 };
 
@@ -114,8 +114,7 @@ impl Shard {
         let width = table.entry.schema.width as usize;
         self.aggregator.start(width * table.sum_kernel.gradient_dtype().size());
         self.aggregator.behind.clear();
-        let (image_len, mut imaged) =
-            (if table.is_imaged() { table.row_image_len() } else { 0 }, 0);
+        let image_len = if table.is_imaged() { table.row_image_len() } else { 0 };
         for at in first..self.turn.works.len() {
             let work = self.turn.works[at];
             if work.closed || !work.header.kind.pushes() {
@@ -125,7 +124,8 @@ impl Shard {
                 continue;
             }
             // What has to be recorded is not summed with what is only applied; that fits one image.
-            let waits = image_len == 0 || (may_wait(&work) && imaged <= IMAGE_LEN_MAX);
+            let imaged = self.aggregator.keys.len() as u64 * image_len;
+            let waits = image_len == 0 || (may_wait(&work) && imaged <= IMAGE_PARTITION_LEN_MAX);
             if work.header.table != id || !waits {
                 self.aggregator.behind.push(work.session);
                 continue;
@@ -134,7 +134,6 @@ impl Shard {
                 self.close(at, Status::StaleEpoch, 0);
                 continue;
             }
-            imaged += u64::from(work.header.row_count) * image_len;
             let outcome = self.add_to_sums(&mut table, at);
             self.statistics.aggregated += 1;
             self.finish_push(at, outcome);

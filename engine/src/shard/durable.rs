@@ -16,6 +16,7 @@ use super::{
     image::Images,
     regrouped::Regrouped,
     set_rows::SetWaiting,
+    stopwatch::Stopwatch,
     tables::{ShardTable, TableRows},
     work::Work,
 };
@@ -182,10 +183,7 @@ impl Shard {
             durable.gathering_since = None;
             durable.persistence.flush(now);
         }
-        // What a checkpoint writes is begun by the poll.
-        let polled = durable.persistence.is_checkpointing().then(Instant::now);
         let position = durable.persistence.poll();
-        let polled = polled.map_or(Duration::ZERO, |begun| begun.elapsed());
         let mut moved = durable.persistence.has_polled();
         while let Some(waiting) = durable.waiting.release(position) {
             self.acknowledge_waiting(waiting, Status::Done);
@@ -207,7 +205,7 @@ impl Shard {
         } else if moved {
             self.note_durable(position);
         }
-        self.step_checkpoint(&mut durable, now, polled);
+        self.step_checkpoint(&mut durable, now);
         self.durable = Some(durable);
         moved
     }
@@ -290,8 +288,8 @@ impl Shard {
         }
     }
 
-    /// Does a bounded piece of a checkpoint, on which this turn has spent `spent` already.
-    fn step_checkpoint(&mut self, durable: &mut Durable, now: Duration, spent: Duration) {
+    /// Does a bounded piece of a checkpoint.
+    fn step_checkpoint(&mut self, durable: &mut Durable, now: Duration) {
         // Blocks must not hold records that the log does not.
         let is_behind = self.chain.as_ref().is_some_and(|chain| chain.disk.is_behind());
         if durable.persistence.log.poison().is_some() || is_behind {
@@ -305,7 +303,7 @@ impl Shard {
         if !running && !long && !self.checkpoint_wanted {
             return;
         }
-        let begun = Instant::now();
+        let begun = Stopwatch::start();
         let mut copied = std::mem::take(&mut durable.copied);
         copied.note_positions(self.map.partition_count(), &durable.persistence.log);
         let mut source = Source { shard: self, copied: &mut copied };
@@ -336,7 +334,7 @@ impl Shard {
         if let Some(error) = durable.persistence.checkpointer().take_failure() {
             tracing::error!(shard = self.id.0, error = super::chain(&error), "checkpoint failed");
         }
-        self.statistics.note_checkpoint_turn(spent + begun.elapsed());
+        self.statistics.note_checkpoint_turn(begun.took());
     }
 
     /// Lets the disk make room in a full log.
@@ -349,7 +347,7 @@ impl Shard {
         durable.persistence.poll();
         // A checkpoint must not end before the rows being recorded are: it may hold them.
         if !durable.images.is_writing() {
-            self.step_checkpoint(durable, now, Duration::ZERO);
+            self.step_checkpoint(durable, now);
         }
         durable.persistence.wait(ROOM_WAIT);
         let waited = durable.now().saturating_sub(now).as_micros();

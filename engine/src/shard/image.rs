@@ -25,7 +25,10 @@ use super::{
     work::Work,
 };
 use crate::{
-    limits::{IMAGE_LEN_MAX, IMAGED_PUSH_LEN_MAX, IMAGED_PUSH_ROWS_MAX, IMAGES_LEN_PER_TURN},
+    limits::{
+        IMAGE_LEN_MAX, IMAGE_PARTITION_LEN_MAX, IMAGED_PUSH_LEN_MAX, IMAGED_PUSH_ROWS_MAX,
+        IMAGES_LEN_PER_TURN,
+    },
     persist::{
         commit,
         frame::Kind,
@@ -56,6 +59,9 @@ pub(super) struct Images {
     bytes: u64,
     buffer: Vec<u8>,
     partitions: Vec<PartitionId>,
+    /// Bytes noted since partitions were looked over for long images, and whether some were found.
+    unseen: u64,
+    has_long: bool,
     /// Whether rows were taken that no record holds yet.
     writing: bool,
     /// When the pass over the partitions began that is under way, and where it goes on.
@@ -127,6 +133,10 @@ impl Shard {
         let now = durable.now();
         durable.images.come_due(now + Duration::from_millis(milliseconds.into()));
         durable.images.bytes += bytes;
+        durable.images.unseen += bytes;
+        if durable.images.unseen > IMAGE_PARTITION_LEN_MAX / 2 {
+            self.write_long_images(&mut durable);
+        }
         if durable.images.bytes > IMAGE_LEN_MAX {
             // Rows pushed again and again are imaged once.
             durable.images.bytes = self.images_len();
@@ -155,8 +165,47 @@ impl Shard {
         lengths.sum()
     }
 
+    /// Records the partitions whose images would be long soon: an image is made in one turn.
+    fn write_long_images(&mut self, durable: &mut Durable) {
+        durable.images.unseen = 0;
+        let mut partitions = std::mem::take(&mut durable.images.partitions);
+        partitions.clear();
+        for table in self.tables.values().filter(|table| table.is_imaged()) {
+            partitions.extend(table.slots.filled().map(|(partition, _)| partition));
+        }
+        partitions.sort_unstable();
+        partitions.dedup();
+        partitions.retain(|partition| self.image_len(*partition) > IMAGE_PARTITION_LEN_MAX / 2);
+        let mut written = 0;
+        durable.images.has_long = false;
+        for partition in &partitions {
+            if written >= IMAGES_LEN_PER_TURN {
+                durable.images.has_long = true;
+                break;
+            }
+            self.await_segments(durable);
+            // As below.
+            let _ = self.write_image(durable, *partition);
+            written += durable.images.buffer.len();
+        }
+        durable.images.partitions = partitions;
+    }
+
+    /// At most so many bytes is the image of a partition now.
+    fn image_len(&self, partition: PartitionId) -> u64 {
+        let imaged = self.tables.values().filter(|table| table.is_imaged());
+        let lengths = imaged.filter_map(|table| {
+            let slot = table.slots.find(partition)?;
+            Some(table.dirty_count(slot) * table.row_image_len())
+        });
+        lengths.sum()
+    }
+
     /// Records what is due.
     pub(super) fn turn_images(&mut self, durable: &mut Durable, now: Duration) {
+        if durable.images.has_long {
+            self.write_long_images(durable);
+        }
         if durable.images.due.is_some_and(|due| due <= now) {
             self.await_segments(durable);
             self.write_images_up_to(durable, IMAGES_LEN_PER_TURN);

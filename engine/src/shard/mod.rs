@@ -31,6 +31,7 @@ mod session;
 mod set_rows;
 mod staging;
 mod statistics;
+mod stopwatch;
 mod tables;
 mod wait;
 mod work;

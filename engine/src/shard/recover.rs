@@ -32,7 +32,7 @@ use crate::{
             AppliedBlocks, Block, Progress, Recovered, RecoveryOptions, Refusal, Replay, recover,
         },
         sessions::expired_of,
-        storage::{self, Provider},
+        storage,
     },
     table::piece_of,
 };
@@ -74,7 +74,7 @@ impl Shard {
             sources.map_err(|error| format!("cannot read {}: {error}", data.display()))?;
         let mut storages = Vec::with_capacity(sources.len());
         for source in &sources {
-            let storage = storage::open(&source.path, Provider::Automatic);
+            let storage = storage::open(&source.path, regrouped.provider);
             storages.push(storage.map_err(|error| chain(&error))?);
         }
         let options = RecoveryOptions { accept_damage };

@@ -6,21 +6,23 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use crate::persist::directories::ShardDirectory;
+use crate::persist::{directories::ShardDirectory, storage::Provider};
 
 /// A data directory, and the shards that still need the directories of older generations in it.
 #[derive(Debug)]
 pub struct Regrouped {
     pub(super) data: PathBuf,
     pub(super) generation: u32,
+    pub(super) provider: Provider,
     waiting: AtomicUsize,
 }
 
 impl Regrouped {
-    /// For so many shards that recover from `data` and go on in `generation`.
+    /// For so many shards that recover from `data` and go on in `generation`, through such storage.
     #[must_use]
-    pub fn new(data: &Path, generation: u32, shard_count: usize) -> Self {
-        Self { data: data.to_owned(), generation, waiting: AtomicUsize::new(shard_count) }
+    pub fn new(data: &Path, generation: u32, shard_count: usize, provider: Provider) -> Self {
+        let waiting = AtomicUsize::new(shard_count);
+        Self { data: data.to_owned(), generation, provider, waiting }
     }
 
     /// A shard's first checkpoint is published. After the last of them the old directories are

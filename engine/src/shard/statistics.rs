@@ -1,6 +1,7 @@
 //! What a shard counts. Read by commands, never logged on the way.
 
-use std::time::Duration;
+use super::stopwatch::Took;
+use crate::limits::CHECKPOINT_TURN_LONG;
 
 /// Counters since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,6 +80,14 @@ pub struct ShardStatistics {
     pub checkpoint_us: u64,
     /// The longest of them: what a checkpoint has kept a push waiting at most.
     pub checkpoint_turn_us_max: u64,
+    /// Those of more than a millisecond.
+    pub checkpoint_turns_long: u64,
+    /// Microseconds of the processor that they took. What the clock says more is others who had the core.
+    pub checkpoint_cpu_us: u64,
+    /// The most that one of them took of the processor.
+    pub checkpoint_turn_cpu_us_max: u64,
+    /// Those that took more than a millisecond of the processor.
+    pub checkpoint_turns_cpu_long: u64,
     /// Of records appended as head, those that not every replica has yet.
     pub chain_inflight: u64,
     /// Bytes of records that are held for others.
@@ -91,11 +100,16 @@ pub struct ShardStatistics {
 
 impl ShardStatistics {
     /// A turn did so much of a checkpoint.
-    pub(super) fn note_checkpoint_turn(&mut self, took: Duration) {
-        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    pub(super) fn note_checkpoint_turn(&mut self, took: Took) {
+        let us = u64::try_from(took.wall.as_micros()).unwrap_or(u64::MAX);
+        let cpu_us = u64::try_from(took.cpu.as_micros()).unwrap_or(u64::MAX);
         self.checkpoint_turns += 1;
         self.checkpoint_us += us;
         self.checkpoint_turn_us_max = self.checkpoint_turn_us_max.max(us);
+        self.checkpoint_turns_long += u64::from(took.wall > CHECKPOINT_TURN_LONG);
+        self.checkpoint_cpu_us += cpu_us;
+        self.checkpoint_turn_cpu_us_max = self.checkpoint_turn_cpu_us_max.max(cpu_us);
+        self.checkpoint_turns_cpu_long += u64::from(took.cpu > CHECKPOINT_TURN_LONG);
     }
 
     /// The counters as one JSON object, with the fields' names as keys.
@@ -139,6 +153,10 @@ impl ShardStatistics {
             ("checkpoint_turns", self.checkpoint_turns),
             ("checkpoint_us", self.checkpoint_us),
             ("checkpoint_turn_us_max", self.checkpoint_turn_us_max),
+            ("checkpoint_turns_long", self.checkpoint_turns_long),
+            ("checkpoint_cpu_us", self.checkpoint_cpu_us),
+            ("checkpoint_turn_cpu_us_max", self.checkpoint_turn_cpu_us_max),
+            ("checkpoint_turns_cpu_long", self.checkpoint_turns_cpu_long),
             ("chain_inflight", self.chain_inflight),
             ("chain_held_bytes", self.chain_held_bytes),
             ("parameter_bytes", self.parameter_bytes),
@@ -188,6 +206,11 @@ impl ShardStatistics {
         self.checkpoint_turns += other.checkpoint_turns;
         self.checkpoint_us += other.checkpoint_us;
         self.checkpoint_turn_us_max = self.checkpoint_turn_us_max.max(other.checkpoint_turn_us_max);
+        self.checkpoint_turns_long += other.checkpoint_turns_long;
+        self.checkpoint_cpu_us += other.checkpoint_cpu_us;
+        self.checkpoint_turn_cpu_us_max =
+            self.checkpoint_turn_cpu_us_max.max(other.checkpoint_turn_cpu_us_max);
+        self.checkpoint_turns_cpu_long += other.checkpoint_turns_cpu_long;
         self.chain_inflight += other.chain_inflight;
         self.chain_held_bytes += other.chain_held_bytes;
         self.parameter_bytes += other.parameter_bytes;

@@ -9,6 +9,7 @@ use std::{
 use crossbeam::channel::{Receiver, unbounded};
 use windlass_engine::{
     limits::{COMPLETION_SLOTS, MAILBOX_RING_LEN},
+    persist::storage,
     shard::{
         ChainCommand, ChainContext, LinkEnded, PartitionChecksum, PartitionStatus, Regrouped,
         ServerEvent, Shard, ShardCommand, ShardHandle, ShardOptions, SharedLeases,
@@ -107,8 +108,9 @@ impl Node {
 
     /// Takes up what its folder holds.
     pub(crate) fn recover(&self) -> Result<(), String> {
-        let regrouped =
-            Arc::new(Regrouped::new(self.data.as_ref().unwrap(), 0, self.handles.len()));
+        let (data, count) = (self.data.as_ref().unwrap(), self.handles.len());
+        let regrouped = Regrouped::new(data, 0, count, storage::Provider::Automatic);
+        let regrouped = Arc::new(regrouped);
         for handle in &self.handles {
             let regrouped = regrouped.clone();
             let accept_damage = false;

@@ -8,7 +8,10 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use windlass_engine::server::{Server, ServerConfig};
+use windlass_engine::{
+    persist::storage,
+    server::{Server, ServerConfig},
+};
 use windlass_wire::control::Provider;
 
 use super::{
@@ -167,6 +170,7 @@ fn config(arguments: &Arguments) -> Result<ServerConfig, Failure> {
         by_reference_len: u32::try_from(arguments.by_reference).unwrap_or(u32::MAX),
         memory_len_max: arguments.memory,
         data_dir: arguments.data_dir.clone(),
+        storage: storage::Provider::Automatic,
         accept_damage: arguments.accept_damage,
         worker_timeout_ms: arguments.worker_timeout,
         verbs: arguments.verbs.config().map_err(|error| Failure::new(ExitStatus::Usage, error))?,

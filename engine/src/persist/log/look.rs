@@ -68,6 +68,12 @@ impl Log {
         self.writes > 0
     }
 
+    /// Whether a segment is being prepared, which takes a share of the disk.
+    #[must_use]
+    pub fn is_preparing(&self) -> bool {
+        self.segments.is_preparing()
+    }
+
     /// Whether everything sealed is on disk.
     #[must_use]
     pub fn is_idle(&self) -> bool {

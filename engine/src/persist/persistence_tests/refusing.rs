@@ -1,69 +1,17 @@
 //! A full log on a disk without room for the checkpoint that would shorten it.
 
-use std::{cell::Cell, os::fd::BorrowedFd, rc::Rc, time::Duration};
+use std::{cell::Cell, rc::Rc, time::Duration};
 
-use windlass_transport::Pages;
-
-use super::{Counter, checkpoint, push, settle, start, start_on};
+use super::{
+    Counter, checkpoint,
+    hooked::{Hooked, Verdict},
+    push, settle, start, start_on,
+};
 use crate::persist::{
     checkpoint::CheckpointProgress,
     persistence::Persistence,
-    storage::{
-        Completion, Listed, Operation, Provider, RegionId, Storage, StorageError, StorageReport,
-        Token, open,
-    },
+    storage::{Operation, Provider},
 };
-
-/// A disk on which no checkpoint can be begun, while it says so.
-#[derive(Debug)]
-struct Refusing {
-    inner: Box<dyn Storage>,
-    refuses: Rc<Cell<bool>>,
-    refused: Vec<Completion>,
-}
-
-impl Storage for Refusing {
-    fn report(&self) -> &StorageReport {
-        self.inner.report()
-    }
-
-    fn register(&mut self, pages: Pages) -> Result<RegionId, StorageError> {
-        self.inner.register(pages)
-    }
-
-    fn list(&mut self) -> Result<Vec<Listed>, StorageError> {
-        self.inner.list()
-    }
-
-    fn submit(&mut self, token: Token, operation: Operation) -> Result<(), Operation> {
-        match operation {
-            Operation::Open { name, create: true }
-                if name.starts_with("checkpoint-") && self.refuses.get() =>
-            {
-                let source = std::io::ErrorKind::StorageFull.into();
-                let result = Err(StorageError { operation: "open", name, source });
-                self.refused.push(Completion { token, result });
-                Ok(())
-            }
-            operation => self.inner.submit(token, operation),
-        }
-    }
-
-    fn poll(&mut self, completions: &mut Vec<Completion>) {
-        completions.append(&mut self.refused);
-        self.inner.poll(completions);
-    }
-
-    fn wait(&mut self, timeout: Duration) {
-        if self.refused.is_empty() {
-            self.inner.wait(timeout);
-        }
-    }
-
-    fn wait_descriptor(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-}
 
 /// Fills the log until it takes no more; whether it was stopped rather than left waiting.
 fn fill(persistence: &mut Persistence, counter: &mut Counter, attempts: u32) -> bool {
@@ -98,8 +46,16 @@ fn a_full_log_whose_checkpoints_fail_stops_instead_of_waiting_for_ever() {
     let folder = tempfile::tempdir().unwrap();
     let refuses = Rc::new(Cell::new(true));
     let mut counter = Counter::default();
-    let inner = open(folder.path(), Provider::Buffered).unwrap();
-    let storage = Box::new(Refusing { inner, refuses: refuses.clone(), refused: Vec::new() });
+    // No checkpoint can be begun on it.
+    let refuses_now = Rc::clone(&refuses);
+    let storage = Hooked::open(folder.path(), move |operation| match operation {
+        Operation::Open { name, create: true }
+            if name.starts_with("checkpoint-") && refuses_now.get() =>
+        {
+            Verdict::Fail(std::io::ErrorKind::StorageFull)
+        }
+        _ => Verdict::CarryOut,
+    });
     let mut persistence = start_on(storage, &mut counter).0;
     assert!(fill(&mut persistence, &mut counter, 100), "it waits for ever");
     let poison = persistence.log.poison().unwrap().to_string();

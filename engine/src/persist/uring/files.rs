@@ -57,15 +57,16 @@ impl Files {
         self.slots.get(usize::try_from(id.0).ok()?)?.as_ref()
     }
 
-    pub(super) fn remove(&mut self, ring: &IoUring, id: FileId) -> bool {
+    /// Takes a file out, still open.
+    pub(super) fn remove(&mut self, ring: &IoUring, id: FileId) -> Option<File> {
         let slot = usize::try_from(id.0).ok().and_then(|index| self.slots.get_mut(index));
-        let Some(open) = slot.and_then(Option::take) else { return false };
+        let open = slot.and_then(Option::take)?;
         if open.registered {
             const NONE: RawFd = -1;
             // A stale registration is harmless: the slot is registered anew before its next use.
             let _ = ring.submitter().register_files_update(id.0, &[NONE]);
         }
-        true
+        Some(open.file)
     }
 
     pub(super) fn name(&self, id: FileId) -> String {

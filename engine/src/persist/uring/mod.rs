@@ -128,6 +128,12 @@ impl Storage for UringStorage {
         }
     }
 
+    fn begin(&mut self) {
+        if !self.ring.submission().is_empty() {
+            self.enter();
+        }
+    }
+
     fn poll(&mut self, completions: &mut Vec<Completion>) {
         let queue = self.ring.submission();
         let needs_kernel = !queue.is_empty() || queue.taskrun() || queue.cq_overflow();

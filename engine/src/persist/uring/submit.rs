@@ -4,10 +4,14 @@ use std::{
     ffi::CString,
     fs::File,
     io,
-    os::fd::{AsRawFd, FromRawFd},
+    os::fd::{AsRawFd, FromRawFd, IntoRawFd},
 };
 
-use io_uring::{opcode, squeue::Entry, types};
+use io_uring::{
+    opcode,
+    squeue::{Entry, Flags},
+    types,
+};
 
 use super::{UringStorage, files::OpenFile, inflight::Slot};
 use crate::persist::storage::{
@@ -21,12 +25,13 @@ impl UringStorage {
             return Err(operation);
         }
         if let Operation::Close { file } = operation {
-            let result = if self.files.remove(&self.ring, file) {
-                Ok(Outcome::Done)
-            } else {
-                Err(self.failed(&operation, io::ErrorKind::NotFound.into()))
-            };
-            self.ready.push(Completion { token, result });
+            match self.files.remove(&self.ring, file) {
+                Some(file) => self.close(token, operation, file),
+                None => {
+                    let result = Err(self.failed(&operation, io::ErrorKind::NotFound.into()));
+                    self.ready.push(Completion { token, result });
+                }
+            }
             return Ok(());
         }
         let paths = match &operation {
@@ -49,6 +54,13 @@ impl UringStorage {
             }
         }
         Ok(())
+    }
+
+    /// By one of the kernel's workers: the last close of a long file may take its time.
+    fn close(&mut self, token: Token, operation: Operation, file: File) {
+        let index = self.inflight.start(Slot { token, operation, paths: [None, None] });
+        let entry = opcode::Close::new(types::Fd(file.into_raw_fd())).build();
+        self.push(entry.flags(Flags::ASYNC).user_data(index as u64));
     }
 
     fn push(&mut self, entry: Entry) {

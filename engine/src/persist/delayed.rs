@@ -1,0 +1,82 @@
+//! A storage whose durable writes take longer than the disk's: how a server fares on a slow one.
+
+use std::{
+    collections::VecDeque,
+    os::fd::BorrowedFd,
+    time::{Duration, Instant},
+};
+
+use windlass_transport::memory::Pages;
+
+use super::storage::{
+    Completion, Listed, Operation, RegionId, Storage, StorageError, StorageReport, Token,
+};
+
+/// Holds each durable write back for a time before the storage below gets it.
+#[derive(Debug)]
+pub struct DelayedStorage {
+    inner: Box<dyn Storage>,
+    delay: Duration,
+    /// Until when, in order of submission.
+    held: VecDeque<(Instant, Token, Operation)>,
+    report: StorageReport,
+}
+
+impl DelayedStorage {
+    /// Over another storage.
+    #[must_use]
+    pub fn new(inner: Box<dyn Storage>, delay: Duration) -> Self {
+        let mut report = inner.report().clone();
+        report.fallbacks.push(format!("durable writes are delayed by {delay:?}, as asked for"));
+        Self { inner, delay, held: VecDeque::new(), report }
+    }
+}
+
+impl Storage for DelayedStorage {
+    fn report(&self) -> &StorageReport {
+        &self.report
+    }
+
+    fn register(&mut self, pages: Pages) -> Result<RegionId, StorageError> {
+        self.inner.register(pages)
+    }
+
+    fn list(&mut self) -> Result<Vec<Listed>, StorageError> {
+        self.inner.list()
+    }
+
+    fn submit(&mut self, token: Token, operation: Operation) -> Result<(), Operation> {
+        if matches!(operation, Operation::Write { durable: true, .. }) {
+            self.held.push_back((Instant::now() + self.delay, token, operation));
+            return Ok(());
+        }
+        self.inner.submit(token, operation)
+    }
+
+    fn begin(&mut self) {
+        self.inner.begin();
+    }
+
+    fn poll(&mut self, completions: &mut Vec<Completion>) {
+        let now = Instant::now();
+        while self.held.front().is_some_and(|(due, ..)| *due <= now)
+            && let Some((due, token, operation)) = self.held.pop_front()
+        {
+            if let Err(operation) = self.inner.submit(token, operation) {
+                self.held.push_front((due, token, operation));
+                break;
+            }
+        }
+        self.inner.poll(completions);
+    }
+
+    fn wait(&mut self, timeout: Duration) {
+        let due = self.held.front().map(|(due, ..)| due.saturating_duration_since(Instant::now()));
+        self.inner.wait(due.map_or(timeout, |due| due.min(timeout)));
+    }
+
+    /// None: nothing becomes readable when a delay is over.
+    fn wait_descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}

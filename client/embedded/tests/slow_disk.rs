@@ -17,6 +17,7 @@ use windlass_engine::{ServerConfig, persist::storage};
 const WIDTH: u32 = 256;
 /// Rows of a push: 1 MiB of values, more than what waits for a later image.
 const ROWS: u64 = 1024;
+const VALUES: usize = 1024 * 256;
 /// Pushes of all workers together: twice what the log's memory holds.
 const PUSHES: u64 = 128;
 const WORKERS: u64 = 2;
@@ -49,7 +50,7 @@ fn push_all(address: &str) {
                 let pushes = (worker..PUSHES).step_by(usize::try_from(WORKERS).unwrap());
                 let pending: Vec<_> = pushes
                     .map(|push| {
-                        let values = vec![(push + 1) as f32; (ROWS * u64::from(WIDTH)) as usize];
+                        let values = vec![(push + 1) as f32; VALUES];
                         let rows = push * ROWS..(push + 1) * ROWS;
                         table.push(rows, &values, &PushOptions::default()).unwrap()
                     })

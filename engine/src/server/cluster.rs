@@ -393,12 +393,9 @@ impl Cluster {
 
     /// Takes the rows of the data directory back.
     fn recover(&self, state: &State, data: &DataDirectory) -> Result<(), Refusal> {
-        let regrouped = Arc::new(Regrouped::new(
-            &data.path,
-            data.generation,
-            self.shards().len(),
-            data.storage,
-        ));
+        let shards = self.shards().len();
+        let regrouped = Regrouped::new(&data.path, data.generation, shards, data.storage);
+        let regrouped = Arc::new(regrouped);
         let summaries: Vec<Result<RecoverySummary, String>> = std::thread::scope(|scope| {
             let recovering: Vec<_> = self
                 .shards()

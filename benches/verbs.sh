@@ -52,7 +52,7 @@ elif command -v valgrind >/dev/null; then
     for operation in push pull; do
         counts=$(mktemp)
         taskset -c 0 valgrind --quiet --tool=callgrind --callgrind-out-file="$counts" "$programs/windlass" bench \
-            $operation --width 2 --slice-ms 100 --connect $address --transport verbs --rounds 1 --json >/dev/null
+            $operation --width 2 --slice-ms 1000 --connect $address --transport verbs --rounds 1 --json >/dev/null
         awk -v operation=$operation '
             # A name is written out once, behind its number; what follows calls= is what they cost.
             /^c?fn=/ {

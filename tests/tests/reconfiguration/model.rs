@@ -18,11 +18,17 @@ pub(crate) enum Flaw {
     StoresWithoutComparing,
     /// A server that joins counts as a copy before it has what the others have.
     CountsBeforeCaughtUp,
+    /// Of servers that go down together, one that was joining is taken for a copy.
+    TakesUpJoining,
     /// Duplicates are told by what the head remembers, not by what is replicated.
     ForgetsSessions,
 }
 
 /// What must happen in some order of things, or the model does too little.
+pub(crate) const RETURNS: &str =
+    "an acknowledged push is brought back by either of a chain that went down";
+
+/// As `RETURNS`.
 pub(crate) const OUTLIVES: &str = "an acknowledged push outlives its first head";
 
 type Server = u8;
@@ -49,10 +55,15 @@ pub(crate) struct Map {
     joining: bool,
     /// When each server joined last.
     since: [Epoch; SERVERS],
+    /// Copies that went down together, and there is no chain: any of them is enough to go on from.
+    gone: Vec<Server>,
 }
 
 impl Map {
     fn copies(&self) -> &[Server] {
+        if self.chain.is_empty() {
+            return &self.gone;
+        }
         &self.chain[..self.chain.len() - usize::from(self.joining)]
     }
 
@@ -131,6 +142,10 @@ pub(crate) enum Action {
     Remove(Map, Server),
     Join(Map, Server),
     Settle(Map),
+    /// It takes all of the chain for dead at once.
+    RemoveAll(Map),
+    /// The first of those comes back; the others have to join anew.
+    Return(Map, Server),
     Adopt(Server, Map),
 }
 
@@ -291,7 +306,13 @@ impl Model for Reconfiguration {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        let map = Map { epoch: 1, chain: vec![0, 1], joining: false, since: [1; SERVERS] };
+        let map = Map {
+            epoch: 1,
+            chain: vec![0, 1],
+            joining: false,
+            since: [1; SERVERS],
+            gone: Vec::new(),
+        };
         let replica = Replica {
             map: map.clone(),
             log: Vec::new(),
@@ -323,6 +344,12 @@ impl Model for Reconfiguration {
             if *read != state.stored && !self.has(Flaw::StoresWithoutComparing) {
                 continue;
             }
+            if read.chain.is_empty() {
+                let back = read.gone.iter().map(|server| Action::Return(read.clone(), *server));
+                actions.extend(back);
+                continue;
+            }
+            actions.push(Action::RemoveAll(read.clone()));
             for server in 0..3 {
                 match read.place(server) {
                     Some(_) if read.copies() != [server] => {
@@ -356,6 +383,18 @@ impl Model for Reconfiguration {
                 map.chain.push(server);
                 map.joining = true;
                 map.since[usize::from(server)] = map.epoch + 1;
+                state.store(map);
+            }
+            Action::RemoveAll(mut map) => {
+                let copies = map.copies().to_vec();
+                let all = std::mem::take(&mut map.chain);
+                map.gone = if self.has(Flaw::TakesUpJoining) { all } else { copies };
+                map.joining = false;
+                state.store(map);
+            }
+            Action::Return(mut map, server) => {
+                map.gone.clear();
+                map.chain = vec![server];
                 state.store(map);
             }
             Action::Settle(mut map) => {
@@ -392,6 +431,11 @@ impl Model for Reconfiguration {
             Property::always("one head acts in an epoch", |_, state: &State| {
                 let epochs: BTreeSet<_> = state.acted.iter().map(|(epoch, _)| epoch).collect();
                 epochs.len() == state.acted.len()
+            }),
+            Property::sometimes(RETURNS, |_, state: &State| {
+                let is_back = |map: &Map| map.chain == [1] && map.epoch == 3;
+                let was_gone = state.published.iter().any(|map| map.chain.is_empty());
+                !state.acknowledged.is_empty() && was_gone && is_back(&state.stored)
             }),
             Property::sometimes(OUTLIVES, |_, state: &State| {
                 let newest = state.stored.copies();

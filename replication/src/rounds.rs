@@ -53,6 +53,8 @@ pub struct Rounds {
     closed: WorkerClock,
     /// Finished workers per open clock.
     open: BTreeMap<WorkerClock, BTreeSet<WorkerRank>>,
+    /// Workers whose late pushes count in an open round, by its clock.
+    folded: BTreeMap<WorkerClock, BTreeSet<WorkerRank>>,
     live: BTreeSet<WorkerRank>,
     /// Open rounds at a time: each costs the engine a sum.
     open_max: u64,
@@ -64,8 +66,8 @@ impl Rounds {
     pub fn new(quorum: Quorum, late: Late, closed: WorkerClock, open_max: u64) -> Self {
         assert!(open_max > 0, "a table in rounds needs an open round");
         assert!(quorum != Quorum::AtLeast(0), "a round of no worker would close by itself");
-        let (open, live) = (BTreeMap::new(), BTreeSet::new());
-        Self { quorum, late, closed, open, live, open_max }
+        let (open, folded, live) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        Self { quorum, late, closed, open, folded, live, open_max }
     }
 
     /// Where a push of clock `clock` goes. A worker may push several times within a clock.
@@ -96,6 +98,15 @@ impl Rounds {
         self.is_complete(first)
     }
 
+    /// A late push of `worker` counts in the open round of `clock`, and is acknowledged with it. Its worker
+    /// may wait for that before it goes on, so a round in which all others are through does not wait
+    /// for it: ask [`Rounds::close`].
+    pub fn fold(&mut self, worker: WorkerRank, clock: WorkerClock) {
+        if clock > self.closed {
+            self.folded.entry(clock).or_default().insert(worker);
+        }
+    }
+
     /// Worker membership: a live worker is waited for, a retired one is not. What a retired one had
     /// finished is forgotten, or another life of its rank would be taken to have finished it.
     pub fn set_live(&mut self, worker: WorkerRank, live: bool) {
@@ -103,7 +114,7 @@ impl Rounds {
             self.live.insert(worker);
         } else {
             self.live.remove(&worker);
-            for finished in self.open.values_mut() {
+            for finished in self.open.values_mut().chain(self.folded.values_mut()) {
                 finished.remove(&worker);
             }
         }
@@ -116,7 +127,8 @@ impl Rounds {
         if !self.is_complete(clock) {
             return None;
         }
-        let finished = self.open.remove(&clock)?;
+        let finished = self.open.remove(&clock).unwrap_or_default();
+        self.folded.remove(&clock);
         self.closed = clock;
         Some(Closed { clock, finished })
     }
@@ -132,7 +144,13 @@ impl Rounds {
     }
 
     fn is_complete(&self, clock: WorkerClock) -> bool {
-        let Some(finished) = self.open.get(&clock) else { return false };
+        let none = BTreeSet::new();
+        let finished = self.open.get(&clock).unwrap_or(&none);
+        let folded = self.folded.get(&clock).unwrap_or(&none);
+        let is_through = |rank: &WorkerRank| finished.contains(rank) || folded.contains(rank);
+        if !self.live.is_empty() && self.live.iter().all(is_through) {
+            return true;
+        }
         let of_live = finished.iter().filter(|rank| self.live.contains(rank)).count();
         match self.quorum {
             Quorum::All => of_live == self.live.len() && of_live > 0,
@@ -179,6 +197,25 @@ mod tests {
         assert_eq!(close(&mut rounds), Some(1));
         assert_eq!(rounds.place(WorkerClock(1)), Placed::Into(WorkerClock(2)));
         assert!(!rounds.finish(WorkerRank(2), WorkerClock(1)), "nothing to close");
+    }
+
+    #[test]
+    fn who_waits_for_a_late_push_is_not_waited_for() {
+        let mut rounds = rounds(Quorum::AtLeast(2), Late::Fold, 3);
+        for worker in [0, 1] {
+            rounds.finish(WorkerRank(worker), WorkerClock(1));
+        }
+        assert_eq!(close(&mut rounds), Some(1));
+        assert_eq!(rounds.place(WorkerClock(1)), Placed::Into(WorkerClock(2)));
+        rounds.fold(WorkerRank(2), WorkerClock(2));
+        rounds.finish(WorkerRank(0), WorkerClock(2));
+        assert_eq!(close(&mut rounds), None, "worker 1 is on its way");
+        rounds.set_live(WorkerRank(1), false);
+        assert_eq!(close(&mut rounds), Some(2));
+        rounds.fold(WorkerRank(2), WorkerClock(3));
+        rounds.set_live(WorkerRank(0), false);
+        assert_eq!(close(&mut rounds), Some(3));
+        assert_eq!(close(&mut rounds), None);
     }
 
     #[test]

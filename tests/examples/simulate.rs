@@ -1,5 +1,6 @@
 //! `cargo run --release -p windlass-tests --example simulate -- --seeds 10000 [--start N] [--json]
-//! [--no-shrink] [--trace] [--mutation NAME] [--threads N] [--mode pushes|sessions]`: what `cargo xtask simulate` runs.
+//! [--no-shrink] [--trace] [--mutation NAME] [--threads N] [--mode pushes|sessions|rounds]`:
+//! what `cargo xtask simulate` runs.
 
 #![allow(clippy::print_stdout, reason = "a tool")]
 
@@ -25,13 +26,15 @@ fn main() -> ExitCode {
                 options.mode = match arguments.next().expect("a name follows --mode").as_str() {
                     "pushes" => Mode::Pushes,
                     "sessions" => Mode::Sessions,
+                    "rounds" => Mode::Rounds,
                     other => panic!("there is no mode {other}"),
                 }
             }
             "--no-shrink" => options.shrink = false,
             "--mutation" => {
                 let name = arguments.next().expect("a name follows --mutation");
-                let mut all = Mutation::ALL.into_iter().chain(Mutation::OF_SESSIONS);
+                let all = Mutation::ALL.into_iter().chain(Mutation::OF_SESSIONS);
+                let mut all = all.chain(Mutation::OF_ROUNDS);
                 let found = all.find(|one| format!("{one:?}") == name);
                 options.mutation = Some(found.expect("the name of a mutation"));
             }

@@ -37,6 +37,28 @@ fn every_deliberate_fault_of_sessions_is_seen() {
     }
 }
 
+fn of_rounds() -> Options {
+    Options { mode: Mode::Rounds, ..Options::default() }
+}
+
+#[test]
+fn every_push_counts_in_one_round_and_no_round_waits_for_the_dead() {
+    let report = simulate(0..300, &of_rounds());
+    assert!(report.failed_seeds.is_empty(), "{}", report.first_failure.unwrap_or_default());
+    assert!(report.rounds > 20 * report.seeds, "rounds close: {}", report.rounds);
+    assert!(report.late > report.seeds, "pushes come late: {}", report.late);
+    assert!(report.given_up > report.seeds, "workers are given up: {}", report.given_up);
+}
+
+#[test]
+fn every_deliberate_fault_of_rounds_is_seen() {
+    for mutation in Mutation::OF_ROUNDS {
+        let options = Options { mutation: Some(mutation), shrink: false, ..of_rounds() };
+        let report = simulate(0..100, &options);
+        assert!(!report.failed_seeds.is_empty(), "{mutation:?} went unseen");
+    }
+}
+
 #[test]
 fn seeds_that_once_failed_stay_fixed() {
     let text = include_str!("../fixtures/seeds.txt");

@@ -38,7 +38,9 @@ impl World {
             let lsn = part.checked.next();
             part.checked = lsn;
             let Some(record) = part.record(lsn) else { continue };
-            let pushes = record.pushes.iter().fold(7, |hash, &push| mix2(hash, u64::from(push)));
+            let closes = record.turned.closes.map_or(7, |clock| clock.0 << 8);
+            let pushes =
+                record.pushes.iter().fold(closes, |hash, &push| mix2(hash, u64::from(push)));
             let this = (record.epoch, pushes);
             let history = &mut self.committed[p];
             let at = usize::try_from(lsn.0).expect("few records") - 1;
@@ -98,7 +100,8 @@ impl World {
         if stuck > 0 {
             self.outcome.stuck = stuck as u64;
             let store = format!("{:?}", self.store.partitions);
-            self.found(|| format!("{stuck} pushes never acknowledged; {store}"));
+            let rounds = self.rounds_note();
+            self.found(|| format!("{stuck} pushes never acknowledged; {store}{rounds}"));
             return;
         }
         for p in 0..self.partitions {
@@ -144,7 +147,7 @@ impl World {
             if push.partition != p {
                 continue;
             }
-            if count[index] == 0 && push.acknowledged_at.is_some() {
+            if count[index] == 0 && push.acknowledged_at.is_some() && !push.dropped {
                 self.outcome.lost += 1;
                 self.found(|| format!("acknowledged {push:?} is lost"));
             }

@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use windlass_replication::{ClusterMap, Lane, LeaseWord, Push, StrongReads, Time};
-use windlass_wire::{Epoch, Sequence};
+use windlass_wire::{Epoch, Sequence, WorkerClock};
 
 use super::memory::{BLOCKS, Pushed, Seen, clock_of, session};
 use super::message::Message;
 use super::options::{Mode, Mutation};
+use super::rounds::Worker;
 use super::server::{TIMINGS, place};
 use super::world::{COORDINATOR, Event, Node, World};
 
@@ -20,13 +21,17 @@ const LOOKS_MAX: u32 = 10;
 const LOOK_EVERY_US: u64 = 1_500;
 
 #[derive(Clone, Copy, Debug)]
-struct Outstanding {
-    index: u32,
-    partition: usize,
-    push: Push,
-    sent_at: u64,
+pub(super) struct Outstanding {
+    pub(super) index: u32,
+    pub(super) partition: usize,
+    pub(super) push: Push,
+    pub(super) sent_at: u64,
     /// When it was sent first.
-    begun_at: u64,
+    pub(super) begun_at: u64,
+    /// Of a worker: the clock it belongs to.
+    pub(super) clock: WorkerClock,
+    /// It is no push but the end of that clock.
+    pub(super) ends: Option<WorkerClock>,
 }
 
 /// What one access to a server's memory brought.
@@ -73,6 +78,7 @@ pub(super) struct Client {
     wanted_map_at: u64,
     /// Until then nothing it decides to send leaves it.
     stands_until: u64,
+    worker: Worker,
 }
 
 impl Client {
@@ -88,7 +94,56 @@ impl Client {
             trusted: vec![(0, StrongReads::default()); servers * partitions],
             wanted_map_at: 0,
             stands_until: 0,
+            worker: Worker::default(),
         }
+    }
+
+    pub(super) fn worker(&self) -> &Worker {
+        &self.worker
+    }
+
+    pub(super) fn worker_mut(&mut self) -> &mut Worker {
+        &mut self.worker
+    }
+
+    pub(super) fn map(&self) -> &ClusterMap {
+        &self.map
+    }
+
+    pub(super) fn next_sequence(&mut self) -> Sequence {
+        let sequence = self.next;
+        self.next = sequence.next();
+        sequence
+    }
+
+    pub(super) fn add(&mut self, one: Outstanding) {
+        self.outstanding.push_back(one);
+    }
+
+    /// The last push to a partition before another one that has no answer.
+    pub(super) fn last_before(&self, partition: usize, sequence: Sequence) -> Option<Sequence> {
+        let of_it = self.outstanding.iter().filter(|one| one.partition == partition);
+        let pushes = of_it.filter(|one| one.ends.is_none() && one.push.sequence < sequence);
+        pushes.map(|one| one.push.sequence).max()
+    }
+
+    /// The oldest clock of which something has no answer.
+    pub(super) fn oldest_clock(&self) -> Option<WorkerClock> {
+        self.outstanding.iter().map(|one| one.clock).min()
+    }
+
+    /// Clocks still to be worked at.
+    pub(super) fn clocks_left(&self) -> u32 {
+        self.to_push
+    }
+
+    pub(super) fn end_clock(&mut self) {
+        self.to_push -= 1;
+    }
+
+    /// Gives up all that has no answer; the numbers of its pushes, and others.
+    pub(super) fn abandon(&mut self) -> Vec<u32> {
+        self.outstanding.drain(..).map(|one| one.index).collect()
     }
 
     pub(super) fn stands_until(&mut self) -> &mut u64 {
@@ -107,7 +162,8 @@ impl Client {
     /// Each push names the one before it that has no answer; what was answered is known everywhere.
     pub(super) fn mend_order(&mut self, partition: usize) {
         let mut previous = None;
-        for one in self.outstanding.iter_mut().filter(|one| one.partition == partition) {
+        let pushes = |one: &&mut Outstanding| one.partition == partition && one.ends.is_none();
+        for one in self.outstanding.iter_mut().filter(pushes) {
             one.push.previous = previous;
             previous = Some(one.push.sequence);
         }
@@ -115,7 +171,8 @@ impl Client {
 
     /// The last push to a partition that has no answer.
     pub(super) fn last_outstanding(&self, partition: usize) -> Option<Sequence> {
-        let mut of_it = self.outstanding.iter().rev().filter(|one| one.partition == partition);
+        let pushes = |one: &&Outstanding| one.partition == partition && one.ends.is_none();
+        let mut of_it = self.outstanding.iter().rev().filter(pushes);
         of_it.next().map(|one| one.push.sequence)
     }
 
@@ -141,10 +198,13 @@ impl World {
             self.want_map(c);
             return;
         }
-        if self.options.mode == Mode::Sessions && self.is_elsewhere(c) {
+        if self.options.mode != Mode::Pushes && self.is_elsewhere(c) {
             return;
         }
-        let pace = self.random.one_in(self.pace());
+        if self.is_in_rounds() {
+            self.worker_tick(c);
+        }
+        let pace = self.random.one_in(self.pace()) && !self.is_in_rounds();
         if pace && self.clients[c].to_push > 0 && self.clients[c].outstanding.len() < WINDOW {
             let partition = self.random.index(self.partitions);
             let burst = 1 + self.random.below(3);
@@ -186,30 +246,25 @@ impl World {
         let previous = self.previous_of(c, partition, previous).filter(|_| !mutated);
         let push = Push { session, incarnation, lane: Lane(0), sequence, previous };
         let index = u32::try_from(self.pushes.len()).expect("few pushes");
-        self.pushes.push(Pushed {
-            client: c,
-            partition,
-            block,
-            clock,
-            acknowledged_at: None,
-            given_up: false,
-        });
+        self.pushes.push(Pushed { client: c, partition, block, clock, ..Pushed::default() });
         self.clients[c].outstanding.push_back(Outstanding {
             index,
             partition,
             push,
             sent_at: self.now,
             begun_at: self.now,
+            clock,
+            ends: None,
         });
         self.send_push(c, index, partition, push);
     }
 
-    fn send_push(&mut self, c: usize, index: u32, partition: usize, push: Push) {
+    pub(super) fn send_push(&mut self, c: usize, index: u32, partition: usize, push: Push) {
         let entry = &self.clients[c].map.partitions[partition];
         let (Some(head), epoch) = (entry.head(), entry.epoch) else { return };
         let from = self.client_base() + c;
         let message = Message::Push { partition, epoch, push, index };
-        if self.options.mode == Mode::Sessions {
+        if self.options.mode != Mode::Pushes {
             self.write(c, place(head), message);
             return;
         }
@@ -219,6 +274,9 @@ impl World {
     /// Sends again, in order, everything of a partition that is not acknowledged.
     fn resend(&mut self, c: usize, partition: usize) {
         self.give_up_old(c, partition);
+        if self.is_in_rounds() {
+            self.clients[c].mend_order(partition);
+        }
         let now = self.now;
         let mut again = Vec::new();
         for one in self.clients[c].outstanding.iter_mut().filter(|one| one.partition == partition) {
@@ -226,11 +284,11 @@ impl World {
             again.push(*one);
         }
         for one in again {
-            self.send_push(c, one.index, partition, one.push);
+            self.send_one(c, &one);
         }
     }
 
-    fn want_map(&mut self, c: usize) {
+    pub(super) fn want_map(&mut self, c: usize) {
         if self.clients[c].wanted_map_at + 2_000 <= self.now {
             self.clients[c].wanted_map_at = self.now;
             self.send(self.client_base() + c, COORDINATOR, Message::WantMap);
@@ -260,10 +318,14 @@ impl World {
                     .position(|one| one.push.sequence == sequence && one.partition == partition);
                 if let Some(place) = found {
                     let one = client.outstanding.remove(place).expect("found");
-                    self.pushes[one.index as usize].acknowledged_at = Some(now);
+                    if one.ends.is_none() {
+                        self.pushes[one.index as usize].acknowledged_at = Some(now);
+                    }
                 }
             }
             Message::Refused => self.want_map(c),
+            Message::NoRank => self.worker_lost_rank(c),
+            Message::Joined { partition, clock } => self.worker_joined(c, partition, clock),
             other => unreachable!("no client gets {other:?}"),
         }
     }
@@ -273,7 +335,7 @@ impl World {
     fn begin_read(&mut self, c: usize) {
         let partition = self.random.index(self.partitions);
         let block = self.random.index(BLOCKS);
-        if self.random.one_in(4) {
+        if self.random.one_in(4) && !self.is_in_rounds() {
             self.any_read(c, partition, block);
             return;
         }

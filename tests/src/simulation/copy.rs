@@ -17,6 +17,7 @@ impl World {
         part.disk = Lsn(0);
         part.snapshot.lsn = Lsn(0);
         part.clock = new_clock();
+        part.members = super::rounds::Members::default();
         part.blocks.iter_mut().for_each(|block| *block = Default::default());
         part.copying = Some(Copying { feeder, start, next: 0, through: start, number });
         if mutated {
@@ -67,8 +68,10 @@ impl World {
             from.replica.sessions().clone()
         };
         let clock = from.clock.clone();
+        let members = from.members.clone();
         let start = copying.start;
         self.servers[s].parts[p].copying = None;
+        self.servers[s].parts[p].members = members;
         self.servers[s].parts[p].clock.merge(&clock).expect("few workers");
         let finished = Input::CopyFinished { start, through, sessions: &sessions };
         // Refused when the copy was started over meanwhile.

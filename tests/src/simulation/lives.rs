@@ -51,6 +51,7 @@ impl World {
             if !part.replica.is_head() {
                 part.turn.clear();
                 part.waiting.clear();
+                part.rounds = None;
             }
             if part.replica.role() != windlass_replication::Role::Learner {
                 part.copying = None;
@@ -82,6 +83,7 @@ impl World {
             part.turn.clear();
             part.turn_due = false;
             part.waiting.clear();
+            part.rounds = None;
             part.copying = None;
         }
         // The disk goes on with what it was given.
@@ -120,6 +122,7 @@ impl World {
             all &= sync || durable == index.last();
             part.blocks = old.snapshot.blocks.clone();
             part.clock = old.snapshot.clock.clone();
+            part.members = old.snapshot.members.clone();
             let mut sessions = old.snapshot.sessions.clone();
             part.log = old.log.iter().filter(|record| record.lsn <= durable).cloned().collect();
             let replayed = part.log.clone();

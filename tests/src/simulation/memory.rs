@@ -8,6 +8,7 @@ use windlass_replication::{LeaseWord, RangeClock, RangeClockLimits, Replica, Ses
 use windlass_wire::{Incarnation, Lsn, RowRange, Sequence, WorkerClock, WorkerRank};
 
 use super::message::Record;
+use super::rounds::{Members, OpenRounds};
 
 /// Blocks per partition.
 pub(super) const BLOCKS: usize = 3;
@@ -15,7 +16,7 @@ pub(super) const BLOCKS: usize = 3;
 const BLOCK_ROWS: u64 = 8;
 
 /// A push as the oracle knows it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pushed {
     pub(super) client: usize,
     pub(super) partition: usize,
@@ -25,6 +26,8 @@ pub(super) struct Pushed {
     pub(super) acknowledged_at: Option<u64>,
     /// Its client will never know.
     pub(super) given_up: bool,
+    /// It came too late for its round, and counts nowhere.
+    pub(super) dropped: bool,
 }
 
 /// One block.
@@ -78,6 +81,9 @@ pub(super) struct Part {
     pub(super) log: Vec<Rc<Record>>,
     pub(super) blocks: Vec<Block>,
     pub(super) clock: RangeClock,
+    pub(super) members: Members,
+    /// As head of a table in rounds.
+    pub(super) rounds: Option<OpenRounds>,
     /// Memory of all blocks as of `snapshot_lsn`: the checkpoint on disk.
     pub(super) snapshot: Snapshot,
     pub(super) copying: Option<Copying>,
@@ -99,6 +105,7 @@ pub(super) struct Snapshot {
     pub(super) lsn: Lsn,
     pub(super) blocks: Vec<Block>,
     pub(super) clock: RangeClock,
+    pub(super) members: Members,
     pub(super) sessions: SessionTable,
 }
 
@@ -117,10 +124,13 @@ impl Part {
                 lsn: Lsn(0),
                 blocks: blocks.clone(),
                 clock: new_clock(),
+                members: Members::default(),
                 sessions,
             },
             blocks,
             clock: new_clock(),
+            members: Members::default(),
+            rounds: None,
             copying: None,
             turn: Vec::new(),
             turn_due: false,
@@ -144,6 +154,7 @@ impl Part {
             let ticked = self.clock.tick(worker, rows(push.block), push.clock);
             ticked.expect("few clients");
         }
+        self.members.apply(record.lsn, &record.turned);
         for block in &mut self.blocks {
             block.lsn = block.lsn.max(record.lsn);
         }
@@ -155,13 +166,18 @@ impl Part {
             lsn: self.replica.log().last(),
             blocks: self.blocks.clone(),
             clock: self.clock.clone(),
+            members: self.members.clone(),
             sessions: self.replica.sessions().clone(),
         };
     }
 
     /// The state as one number.
     pub(super) fn hash(&self) -> u64 {
-        self.blocks.iter().fold(0, |hash, block| mix2(hash, block.hash))
+        let Members { closed, workers, .. } = &self.members;
+        let of_workers = workers.iter().fold(closed.0, |hash, (rank, (clock, is_live))| {
+            mix2(hash, mix2(clock.0, u64::from(rank.0) << 1 | u64::from(*is_live)))
+        });
+        self.blocks.iter().fold(of_workers, |hash, block| mix2(hash, block.hash))
     }
 
     pub(super) fn record(&self, lsn: Lsn) -> Option<&Rc<Record>> {

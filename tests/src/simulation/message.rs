@@ -3,7 +3,9 @@
 use std::rc::Rc;
 
 use windlass_replication::{ClusterMap, Covered, Output, Push, Time};
-use windlass_wire::{Epoch, Incarnation, Lsn, Sequence, ServerId, SessionId};
+use windlass_wire::{Epoch, Incarnation, Lsn, Sequence, ServerId, SessionId, WorkerClock};
+
+use super::rounds::Turned;
 
 /// A record of one partition's log.
 #[derive(Debug)]
@@ -16,6 +18,8 @@ pub(super) struct Record {
     pub(super) pushes: Vec<u32>,
     /// Sessions that expire with it.
     pub(super) expired: Vec<SessionId>,
+    /// What it does to rounds and workers.
+    pub(super) turned: Turned,
 }
 
 /// One message.
@@ -79,6 +83,26 @@ pub(super) enum Message {
         push: Push,
         index: u32,
     },
+    /// A worker has ended a clock.
+    Finish {
+        partition: usize,
+        epoch: Epoch,
+        clock: WorkerClock,
+        sequence: Sequence,
+        /// The last push before it that has no answer.
+        after: Option<Sequence>,
+    },
+    JoinRounds {
+        partition: usize,
+        epoch: Epoch,
+    },
+    /// It is waited for, as having finished this clock.
+    Joined {
+        partition: usize,
+        clock: WorkerClock,
+    },
+    /// It is not waited for: it has to join.
+    NoRank,
     Acknowledged {
         partition: usize,
         sequence: Sequence,

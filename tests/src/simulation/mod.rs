@@ -14,12 +14,14 @@ mod message;
 mod network;
 mod options;
 mod random;
+mod rounds;
 pub mod scale;
 mod schedule;
 mod server;
 mod sessions;
 mod shrink;
 mod turn;
+mod worker;
 mod world;
 
 use std::ops::Range;
@@ -56,6 +58,10 @@ pub struct Report {
     pub expired: u64,
     /// See `expired`.
     pub given_up: u64,
+    /// Rounds closed at heads.
+    pub rounds: u64,
+    /// Pushes that came too late for their round.
+    pub late: u64,
     /// The seeds in which anything was found, lowest first.
     pub failed_seeds: Vec<u64>,
     /// What was found in the first of them, shrunk if asked.
@@ -119,6 +125,8 @@ impl Report {
         self.reads += outcome.reads;
         self.expired += outcome.expired;
         self.given_up += outcome.given_up;
+        self.rounds += outcome.rounds;
+        self.late += outcome.late;
         self.lost += outcome.lost;
         self.doubled += outcome.doubled;
         self.stale += outcome.stale;
@@ -135,7 +143,7 @@ impl Report {
     pub fn to_json(&self) -> String {
         let failed: Vec<String> = self.failed_seeds.iter().map(u64::to_string).collect();
         format!(
-            "{{\"seeds\":{},\"steps\":{},\"reads\":{},\"lost\":{},\"doubled\":{},\"stale\":{},\"divergent\":{},\"stuck\":{},\"panicked\":{},\"expired\":{},\"given_up\":{},\"failed_seeds\":[{}]}}",
+            "{{\"seeds\":{},\"steps\":{},\"reads\":{},\"lost\":{},\"doubled\":{},\"stale\":{},\"divergent\":{},\"stuck\":{},\"panicked\":{},\"expired\":{},\"given_up\":{},\"rounds\":{},\"late\":{},\"failed_seeds\":[{}]}}",
             self.seeds,
             self.steps,
             self.reads,
@@ -147,6 +155,8 @@ impl Report {
             self.panicked,
             self.expired,
             self.given_up,
+            self.rounds,
+            self.late,
             failed.join(",")
         )
     }

@@ -29,6 +29,10 @@ pub enum Mutation {
     ExpireConnected,
     /// Replicas below the head forget nobody.
     ExpireAtHeadOnly,
+    /// Heads never retire workers that are gone.
+    WaitForTheDead,
+    /// The record that closes a round does not say whose pushes it sums.
+    RoundForgetsWho,
 }
 
 /// What clients do with the tables.
@@ -40,6 +44,8 @@ pub enum Mode {
     /// They push now and then, go away for long, stand still between looking at the time and sending,
     /// and have clocks of very different speed; sessions expire.
     Sessions,
+    /// They are workers of tables in rounds, of all or of two workers; they die and join again.
+    Rounds,
 }
 
 impl Mutation {
@@ -56,6 +62,9 @@ impl Mutation {
         Self::ReuseIncarnation,
         Self::DivergentApply,
     ];
+
+    /// Those of [`Mode::Rounds`].
+    pub const OF_ROUNDS: [Self; 2] = [Self::WaitForTheDead, Self::RoundForgetsWho];
 
     /// Those of [`Mode::Sessions`].
     pub const OF_SESSIONS: [Self; 3] =

@@ -106,6 +106,7 @@ impl World {
                 self.step(s, p, Input::Tick).expect("a tick is always taken");
             }
             self.expire_sessions(s, p);
+            self.tick_rounds(s, p);
             self.publish(s, p);
         }
         if self.servers[s].ticks.is_multiple_of(2) {
@@ -183,6 +184,10 @@ impl World {
             Message::Push { partition, epoch, push, index } => {
                 self.pushed(s, partition, from, epoch, &push, index);
             }
+            Message::Finish { partition, epoch, clock, sequence, after } => {
+                self.finished(s, partition, from, (epoch, clock, sequence), after);
+            }
+            Message::JoinRounds { partition, epoch } => self.joins(s, partition, from, epoch),
             other => unreachable!("no server gets {other:?}"),
         }
     }
@@ -305,7 +310,7 @@ impl World {
             if diverges && lsn.0 == 3 {
                 part.blocks[0].hash ^= 1;
             }
-            if part.blocks.iter().all(|block| block.lsn == lsn) {
+            if part.blocks.iter().all(|block| block.lsn == lsn) && part.members.lsn == lsn {
                 let hash = part.hash();
                 self.check_state(p, lsn, record.epoch, hash);
             }

@@ -33,8 +33,12 @@ impl World {
         if self.link(node, node).cuts > 0 {
             return true;
         }
-        if now < HEAL_US && self.random.one_in(25) {
-            let us = self.random.between(1_000, 4 * EXPIRY_US);
+        let (often, long) = match self.options.mode {
+            Mode::Rounds => (100, 2 * EXPIRY_US),
+            _ => (25, 4 * EXPIRY_US),
+        };
+        if now < HEAL_US && self.random.one_in(often) {
+            let us = self.random.between(1_000, long);
             for other in 0..=node {
                 if other < self.client_base() || other == node {
                     self.cut(other, node, us);
@@ -42,8 +46,8 @@ impl World {
             }
             return true;
         }
-        if now < HEAL_US && self.random.one_in(25) {
-            let us = self.random.between(1_000, 4 * EXPIRY_US).min(HEAL_US - now);
+        if now < HEAL_US && self.random.one_in(often) {
+            let us = self.random.between(1_000, long).min(HEAL_US - now);
             let until = self.clients[c].stands_until();
             *until = (*until).max(now + us);
         }
@@ -74,8 +78,8 @@ impl World {
         sent: Sequence,
     ) -> Option<Sequence> {
         match self.options.mode {
-            Mode::Sessions => self.clients[c].last_outstanding(partition),
-            _ => Some(sent),
+            Mode::Pushes => Some(sent),
+            _ => self.clients[c].last_outstanding(partition),
         }
     }
 
@@ -120,6 +124,7 @@ impl World {
             covered: Vec::new(),
             pushes: Vec::new(),
             expired,
+            turned: super::rounds::Turned::default(),
         });
         part.store(Rc::clone(&record));
         self.step(s, p, Input::Append(header(&record))).expect("the head has room");

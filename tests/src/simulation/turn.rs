@@ -28,6 +28,11 @@ impl World {
             self.send(s, from, Message::Refused);
             return;
         }
+        if self.is_in_rounds() {
+            self.pushed_into_round(s, p, from, push, index);
+            return;
+        }
+        let part = &mut self.servers[s].parts[p];
         let sequence = push.sequence;
         match part.replica.admit(push) {
             Err(_) | Ok(Admission::Gap { .. } | Admission::Full) => {
@@ -89,6 +94,7 @@ impl World {
             covered,
             pushes: turn.iter().map(|(index, _)| *index).collect(),
             expired: Vec::new(),
+            turned: super::rounds::Turned::default(),
         });
         part.store(Rc::clone(&record));
         let waits = turn.iter().map(|(index, push)| Waiting {

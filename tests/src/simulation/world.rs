@@ -13,6 +13,7 @@ use super::memory::{Pushed, Seen};
 use super::message::Message;
 use super::options::{Mode, Options};
 use super::random::Random;
+use super::rounds::RoundsRule;
 use super::schedule::{END_US, Fault, HEAL_US, Schedule};
 use super::server::{Process, Server, TICK_US};
 
@@ -140,6 +141,10 @@ pub struct Outcome {
     pub expired: u64,
     /// Pushes that clients gave up because they may be forgotten.
     pub given_up: u64,
+    /// Rounds closed at heads.
+    pub rounds: u64,
+    /// Pushes that came too late for their round.
+    pub late: u64,
     /// What was found first.
     pub note: Option<String>,
 }
@@ -173,6 +178,8 @@ pub(super) struct World {
     pub(super) states: Vec<BTreeMap<(Lsn, Epoch), u64>>,
     /// What replicas remember of sessions, by partition and record.
     pub(super) sessions_at: BTreeMap<(usize, Lsn, Epoch), u64>,
+    /// Of tables in rounds.
+    pub(super) rule: RoundsRule,
     pub(super) drift_ppm: Vec<i64>,
     pub(super) coordinators: [Coordinator; 2],
     pub(super) leader: Option<usize>,
@@ -230,6 +237,7 @@ impl World {
             committed: vec![Vec::new(); partitions],
             states: vec![BTreeMap::new(); partitions],
             sessions_at: BTreeMap::new(),
+            rule: RoundsRule::of(seed),
             drift_ppm: schedule.drift_ppm.clone(),
             coordinators: [Coordinator::new(coordinator), Coordinator::new(coordinator)],
             leader: None,

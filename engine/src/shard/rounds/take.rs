@@ -49,7 +49,8 @@ impl Shard {
         member: &Member,
         spans: &[Span],
     ) -> Result<Taken, Status> {
-        let Self { tables, chain, sessions, turn, statistics, shard_count, .. } = self;
+        let Self { tables, chain, sessions, turn, statistics, shard_count, clocks: known, .. } =
+            self;
         let header = member.work.header;
         let table = tables.get_mut(&header.table).ok_or(Status::UnknownTable)?;
         let slot = table.slots.find(partition).ok_or(Status::NotHere)?;
@@ -97,7 +98,11 @@ impl Shard {
             }
         }
         let Placed::Into(clock) = placed else { return Ok(Taken::Over) };
-        statistics.late_folded += u64::from(header.clock <= open.rounds.closed());
+        if header.clock <= open.rounds.closed() {
+            statistics.late_folded += 1;
+            open.rounds.fold(rank, clock);
+            known.unclosed = true;
+        }
         let sum = open.sums.entry(clock).or_insert_with(|| Sum::new(&entry.schema));
         sum.add((&entry.schema, accumulator), &turn.keys, member, spans);
         Ok(Taken::In(clock))

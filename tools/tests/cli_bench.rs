@@ -75,6 +75,8 @@ fn wrong_shapes_are_explained() {
     let at = folder.path();
     let text = fails(at, 2, &["bench", "push", "--rows", "10", "--table-rows", "5"]);
     assert!(text.contains("--table-rows"), "{text}");
+    let text = fails(at, 2, &["bench", "push", "--from", "any", "--connect", "127.0.0.1:1"]);
+    assert!(text.contains("first of the chain"), "{text}");
     let text = fails(at, 2, &["bench", "shove"]);
     assert!(text.contains("push-pull"), "{text}");
     let text = fails(at, 2, &["bench", "push", "--transport", "pigeon"]);

@@ -132,6 +132,17 @@ fn a_cluster_with_replicas_takes_tables_with_clocks_and_changes_them() {
     assert_eq!(consistency(&create), "bounded:2");
     assert_eq!(consistency(&["table", "set", "t", "--consistency", "sequential"]), "sequential");
     assert_eq!(consistency(&["table", "show", "t"]), "sequential");
+
+    let call = |words: &[&str]| {
+        let connect = ["--connect", server.address.as_str(), "--json"];
+        json(at, &[words, &connect[..]].concat())
+    };
+    call(&["table", "create", "read"]);
+    call(&["push", "read", "1=2", "9=4"]);
+    for replica in ["tail", "any", "strong"] {
+        let pulled = call(&["pull", "read", "1", "9", "--from", replica]);
+        assert_eq!((value(&pulled, 0), value(&pulled, 1)), (2.0, 4.0), "{replica}");
+    }
 }
 
 #[test]

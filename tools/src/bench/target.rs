@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use windlass_client::{
-    Client, DataType, Durability, PendingPull, PendingPush, PullOptions, PushOptions, RequestError,
-    RowSelection, Rows, Table, TableSchema, UpdateRule,
+    Client, DataType, Durability, PendingPull, PendingPush, PullFrom, PullOptions, PushOptions,
+    RequestError, RowSelection, Rows, Table, TableSchema, UpdateRule,
 };
 
 use super::{
@@ -72,6 +72,8 @@ pub struct TargetOptions {
     pub rule: UpdateRule,
     /// When a push is acknowledged.
     pub durability: Durability,
+    /// Which replica a pull reads.
+    pub from: PullFrom,
 }
 
 /// A connected client with its table.
@@ -281,6 +283,7 @@ struct Operations<T: Value> {
     free: Vec<Rows<T>>,
     table: Table<T>,
     operation: Operation,
+    pull: PullOptions,
     /// Whether each operation is waited for before the next.
     waits: bool,
     keys: Vec<u64>,
@@ -328,6 +331,7 @@ impl<T: Value> Operations<T> {
             free,
             table,
             operation: options.operation,
+            pull: PullOptions { from: options.from, ..PullOptions::default() },
             waits: options.window == 1,
             keys,
             range: 0..options.rows,
@@ -367,12 +371,10 @@ impl<T: Value> Subject for Operations<T> {
             }),
             Operation::Pull if self.waits => {
                 let rows = selection(&self.keys, &self.range);
-                self.table.pull_into(rows, &mut self.into, &PullOptions::default())?;
+                self.table.pull_into(rows, &mut self.into, &self.pull)?;
                 Pending::Pulled
             }
-            Operation::Pull => {
-                Pending::Pull(self.table.pull(self.selection(), &PullOptions::default())?)
-            }
+            Operation::Pull => Pending::Pull(self.table.pull(self.selection(), &self.pull)?),
             Operation::PushPull => {
                 Pending::Pull(self.table.push_pull(self.selection(), &self.values, &options)?)
             }

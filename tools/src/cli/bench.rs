@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use windlass_client::{DataType, Durability, UpdateRule};
 
-use super::{ExitStatus, Failure, Output, connection::Means, progress, size};
+use super::{ExitStatus, Failure, Output, connection::Means, progress, replica::Replica, size};
 use crate::{
     bench::{
         Operation, Target, TargetOptions,
@@ -66,6 +66,9 @@ pub(crate) struct Arguments {
     /// When a push is acknowledged: memory, interval:MS or sync
     #[arg(long, value_name = "LEVEL", value_parser = super::table::durability, default_value = "memory")]
     durability: Durability,
+    /// Which replica pulls read, in a cluster where rows have several
+    #[arg(long, value_name = "REPLICA", default_value = "tail", requires = "connect")]
+    from: Replica,
     /// Data directory of the server started for the bench, for a durability other than memory
     #[arg(long, value_name = "DIR", conflicts_with = "connect")]
     data_dir: Option<PathBuf>,
@@ -108,6 +111,12 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
             "a durability other than memory needs --data-dir DIR for the server's log",
         ));
     }
+    if arguments.from != Replica::Tail && arguments.operation != Operation::Pull {
+        return Err(Failure::new(
+            ExitStatus::Usage,
+            "--from says which replica `bench pull` reads: pushes go to the first of the chain",
+        ));
+    }
     // The shard is on the last core, the client on the first: the limit is measured between them.
     let last_core = allowed_cores()
         .ok()
@@ -143,6 +152,7 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
             by_keys: arguments.keys,
             rule: arguments.rule,
             durability: arguments.durability,
+            from: arguments.from.pull_from(),
         },
         arguments.data_dir.clone(),
         last_core.filter(|_| servers.is_some()),

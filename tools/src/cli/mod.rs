@@ -20,6 +20,7 @@ mod import;
 mod inspect;
 mod output;
 mod progress;
+mod replica;
 mod rows;
 mod serve;
 mod size;

@@ -1,13 +1,14 @@
 //! `windlass push` and `windlass pull`: a few rows by hand.
 
 use serde::Serialize;
-use windlass_client::{Client, Durability, PullOptions, PushOptions, TableEntry};
+use windlass_client::{Client, Durability, PullFrom, PullOptions, PushOptions, TableEntry};
 
 use crate::element::{Value, with_dtype};
 
 use super::{
     ExitStatus, Failure, Output,
     connection::ConnectionArguments,
+    replica::Replica,
     table::{connect, find, remote},
 };
 
@@ -44,6 +45,9 @@ pub(crate) struct PullArguments {
     /// Rows from a first up to, but not including, a last
     #[arg(long, value_name = "FIRST..LAST", value_parser = range, conflicts_with = "keys")]
     range: Option<(u64, u64)>,
+    /// Which replica is read, where rows have several
+    #[arg(long, value_name = "REPLICA", default_value = "tail")]
+    from: Replica,
     #[command(flatten)]
     connection: ConnectionArguments,
 }
@@ -88,7 +92,7 @@ pub(crate) fn pull(arguments: &PullArguments, output: Output) -> Result<(), Fail
     keys.dedup();
     let client = connect(&arguments.connection)?;
     let entry = find(&client, &arguments.table)?;
-    let rows = with_dtype!(entry.schema.dtype, T => pull_rows::<T>(&client, &entry, &keys))?;
+    let rows = with_dtype!(entry.schema.dtype, T => pull_rows::<T>(&client, &entry, &keys, arguments.from.pull_from()))?;
     let pulled = Pulled { table: &arguments.table, rows };
     output.result(&pulled, || {
         let line = |row: &Row| {
@@ -137,10 +141,11 @@ fn pull_rows<T: Value>(
     client: &Client,
     entry: &TableEntry,
     keys: &[u64],
+    from: PullFrom,
 ) -> Result<Vec<Row>, Failure> {
     let table = client.open_table::<T>(&entry.name).map_err(remote)?;
     let values = table
-        .pull(keys, &PullOptions::default())
+        .pull(keys, &PullOptions { from, ..PullOptions::default() })
         .and_then(|pending| pending.wait())
         .map_err(remote)?;
     let width = entry.schema.width as usize;

@@ -78,6 +78,12 @@ impl CoordinatorConfig {
         }
     }
 
+    /// Whether partitions are kept by chains, which hand them over, if only of one server each.
+    #[must_use]
+    pub fn is_chained(&self) -> bool {
+        self.replicas > 1 || self.movable
+    }
+
     /// Checks what a new cluster would be.
     ///
     /// # Errors

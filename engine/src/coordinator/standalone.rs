@@ -95,10 +95,7 @@ impl CoordinatorServer {
         }
         let listener = TcpListener::bind(listen)
             .map_err(|source| CoordinatorStartError::Listen { address: listen, source })?;
-        let kept = config
-            .restored
-            .as_deref()
-            .map(|path| restored(path, config.replicas > 1 || config.movable));
+        let kept = config.restored.as_deref().map(|path| restored(path, config.is_chained()));
         let kept = kept.transpose()?.unwrap_or_default();
         if kept.partitions != 0 {
             config.partitions = kept.partitions;

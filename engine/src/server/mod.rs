@@ -406,9 +406,6 @@ fn keeps_what_it_promised(catalogue: &Catalogue) -> bool {
 fn found(config: &ServerConfig, kept: Option<Catalogue>) -> Result<RunningCoordinator, StartError> {
     let store = |data: &Path| StoreConfig::File(data.join("coordinator"));
     let kept = kept.unwrap_or_default();
-    if kept.is_restored() && (config.replicas > 1 || config.movable) && !kept.tables.is_empty() {
-        return Err(StartError::Data { reason: catalogue::ONE_COPY.to_owned() });
-    }
     // Rows that are there already are cut as they are.
     let partitions = if kept.partitions == 0 { config.partitions } else { kept.partitions };
     let coordinator = CoordinatorConfig {
@@ -421,6 +418,9 @@ fn found(config: &ServerConfig, kept: Option<Catalogue>) -> Result<RunningCoordi
         store: config.data_dir.as_deref().map_or(StoreConfig::Memory, store),
         ..CoordinatorConfig::new(config.replicas)
     };
+    if kept.is_restored() && coordinator.is_chained() && !kept.tables.is_empty() {
+        return Err(StartError::Data { reason: catalogue::ONE_COPY.to_owned() });
+    }
     Ok(RunningCoordinator::start(coordinator, kept.tables, kept.next_table)?)
 }
 

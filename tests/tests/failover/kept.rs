@@ -1,11 +1,27 @@
 //! Tables of durability `sync`: all servers are killed at once, and come back with what they kept.
 
+use std::path::Path;
+
 use windlass_wire::Durability;
 
 use super::bounded::Bounded;
 use super::processes::{Cluster, eventually};
 use super::pusher::Pusher;
 use super::{PARTITIONS, REPLICAS, holds, is_whole, list};
+
+const OPTIONS: [&str; 6] =
+    ["--replicas", "3", "--partitions", PARTITIONS, "--data-dir", "coordinator"];
+
+/// Three servers that keep all copies, also on disk.
+fn whole_cluster(folder: &Path) -> Cluster {
+    let mut cluster = Cluster::start(folder, &OPTIONS);
+    cluster.keep_data();
+    for _ in 0..REPLICAS {
+        cluster.add_server();
+    }
+    await_whole(&cluster, "three servers have all copies");
+    cluster
+}
 
 fn await_whole(cluster: &Cluster, what: &str) {
     eventually(what, || {
@@ -18,20 +34,14 @@ fn await_whole(cluster: &Cluster, what: &str) {
 #[test]
 fn what_was_acknowledged_outlives_kill_nine_of_all_servers() {
     let folder = tempfile::tempdir().unwrap();
-    let options = ["--replicas", "3", "--partitions", PARTITIONS, "--data-dir", "coordinator"];
-    let mut cluster = Cluster::start(folder.path(), &options);
-    cluster.keep_data();
-    for _ in 0..REPLICAS {
-        cluster.add_server();
-    }
-    await_whole(&cluster, "three servers have all copies");
+    let mut cluster = whole_cluster(folder.path());
     let pusher = Pusher::start_with("", &cluster.addresses(), Durability::Sync {});
     pusher.wait_for_more(50);
 
     for with_coordinator in [false, true] {
         cluster.kill_all();
         if with_coordinator {
-            cluster.restart_coordinator(&options);
+            cluster.restart_coordinator(&OPTIONS);
         }
         for number in 0..REPLICAS as u64 {
             cluster.start_again(number);
@@ -58,18 +68,12 @@ fn what_was_acknowledged_outlives_kill_nine_of_all_servers() {
 #[test]
 fn any_server_of_a_chain_brings_its_rows_back() {
     let folder = tempfile::tempdir().unwrap();
-    let options = ["--replicas", "3", "--partitions", PARTITIONS, "--data-dir", "coordinator"];
-    let mut cluster = Cluster::start(folder.path(), &options);
-    cluster.keep_data();
-    for _ in 0..REPLICAS {
-        cluster.add_server();
-    }
-    await_whole(&cluster, "three servers have all copies");
+    let mut cluster = whole_cluster(folder.path());
     cluster.run(&["table", "create", "fleeting", "--rows", "10"]);
     let pusher = Pusher::start_with("", &cluster.addresses(), Durability::Sync {});
     pusher.wait_for_more(20);
     cluster.kill_first_coordinator_and_all();
-    cluster.start_coordinator_again(&options);
+    cluster.start_coordinator_again(&OPTIONS);
     // Nobody has come back yet.
     cluster.start_again(0);
     cluster.start_again(2);
@@ -124,7 +128,7 @@ fn clocks_outlive_kill_nine_of_all_servers() {
         workers.await_held_back();
         cluster.kill_all();
         if with_coordinator {
-            cluster.restart_coordinator(&options);
+            cluster.restart_coordinator(&OPTIONS);
         }
         for number in 0..REPLICAS as u64 {
             cluster.start_again(number);

@@ -4,11 +4,8 @@
 pub(crate) fn parse(text: &str) -> Result<u64, String> {
     let wrong =
         || format!("{text:?} is no size: write a number and B, kB, MB, GB, KiB, MiB or GiB");
-    let text = text.trim();
-    let end = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
-    let (digits, unit) = text.split_at(end);
-    let number: u64 = digits.parse().map_err(|_| wrong())?;
-    let factor: u64 = match unit.trim() {
+    let (number, unit) = number_and_unit(text).ok_or_else(wrong)?;
+    let factor: u64 = match unit {
         "" | "B" => 1,
         "k" | "kB" | "KB" => 1_000,
         "M" | "MB" => 1_000_000,
@@ -19,6 +16,14 @@ pub(crate) fn parse(text: &str) -> Result<u64, String> {
         _ => return Err(wrong()),
     };
     number.checked_mul(factor).ok_or_else(wrong)
+}
+
+/// A whole number and what follows it.
+pub(super) fn number_and_unit(text: &str) -> Option<(u64, &str)> {
+    let text = text.trim();
+    let end = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(end);
+    Some((digits.parse().ok()?, unit.trim()))
 }
 
 #[cfg(test)]

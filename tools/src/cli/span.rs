@@ -1,18 +1,17 @@
 //! Spans of time as people write them.
 
+use super::size;
+
 /// Reads `1h`, `90 s`, `500ms`; milliseconds. `never` is 0.
 pub(crate) fn parse_ms(text: &str) -> Result<u32, String> {
     let wrong = || {
         format!("{text:?} is no span of time: write a number and ms, s, min, h or d, or `never`")
     };
-    let text = text.trim();
-    if text == "never" {
+    if text.trim() == "never" {
         return Ok(0);
     }
-    let end = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
-    let (digits, unit) = text.split_at(end);
-    let number: u32 = digits.parse().map_err(|_| wrong())?;
-    let factor: u32 = match unit.trim() {
+    let (number, unit) = size::number_and_unit(text).ok_or_else(wrong)?;
+    let factor: u64 = match unit {
         "ms" => 1,
         "s" => 1_000,
         "min" | "m" => 60_000,
@@ -20,7 +19,7 @@ pub(crate) fn parse_ms(text: &str) -> Result<u32, String> {
         "d" => 86_400_000,
         _ => return Err(wrong()),
     };
-    number.checked_mul(factor).ok_or_else(wrong)
+    number.checked_mul(factor).and_then(|span| span.try_into().ok()).ok_or_else(wrong)
 }
 
 #[cfg(test)]

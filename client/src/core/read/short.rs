@@ -165,6 +165,10 @@ impl Core {
             slot.reply = Reply::Blocks { rows, reading };
         }
         self.reads.reads[at] = Some(Read { request, ..*read });
+        if self.links[read.link].failed {
+            // What completed meanwhile ended the link, and the reads that were known then.
+            self.fail_reads(read.link);
+        }
         self.count_pull(into.len() as u64);
         Short::Started(request)
     }

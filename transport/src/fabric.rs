@@ -428,8 +428,9 @@ pub struct Capabilities {
     /// Whether writes of peers land in memory while this side neither polls nor waits: who waits
     /// for one may look at the memory alone.
     pub lands_unpolled: bool,
-    /// Whether polling it in vain lets others have the core now and then, because it needs them to.
-    pub gives_way: bool,
+    /// Whether its work is done by threads of the kernel on the poller's core, which a poller that
+    /// never yields keeps waiting: [`crate::spin::Spin`] lets them run.
+    pub has_helpers: bool,
     /// Whether a request costs more than the bytes of a short message: a mailbox then takes one
     /// write for what it otherwise orders by two.
     pub prefers_one_write: bool,

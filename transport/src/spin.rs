@@ -49,6 +49,8 @@ pub enum Idle {
 #[derive(Debug)]
 pub struct Spin {
     polls_per_probe: u32,
+    /// Who has the core for long is doing what this thread waits for.
+    has_helpers: bool,
     /// Empty polls since something came, or since the last yield.
     empty: u32,
     /// For how long others had the core since something came.
@@ -63,16 +65,17 @@ pub struct Spin {
 }
 
 impl Spin {
-    /// For a thread that polls these transports. It leaves yielding to those that do it by themselves.
+    /// For a thread that polls these transports.
     #[must_use]
     pub fn over(transports: &[Box<dyn Transport>]) -> Self {
-        let gives_way = transports.iter().any(|transport| transport.capabilities().gives_way);
-        Self::new(if gives_way { u32::MAX } else { POLLS_PER_PROBE })
+        let has_helpers = transports.iter().any(|transport| transport.capabilities().has_helpers);
+        Self { has_helpers, ..Self::new(POLLS_PER_PROBE) }
     }
 
     fn new(polls_per_probe: u32) -> Self {
         Self {
             polls_per_probe,
+            has_helpers: false,
             empty: 0,
             given: Duration::ZERO,
             shared: 0,
@@ -127,7 +130,7 @@ impl Spin {
 
     /// What a yield at `now` that took so long says.
     fn judge(&mut self, now: Instant, took: Duration) -> Idle {
-        if took >= self.bare * CROWDED_FACTOR {
+        if took >= self.bare * CROWDED_FACTOR && !self.has_helpers {
             self.shared = 0;
             self.not_before = Some(now + took + self.probe_again);
             self.probe_again = (self.probe_again * 2).min(PROBE_AGAIN_MAX);
@@ -212,6 +215,13 @@ mod tests {
         assert_eq!(pauses.last(), Some(&PROBE_AGAIN_MAX));
         spin.judge(now, BARE);
         assert_eq!(spin.probe_again, PROBE_AGAIN_MIN);
+    }
+
+    #[test]
+    fn who_waits_for_helpers_yields_to_them_however_long_they_take() {
+        let (mut spin, now) = (Spin { has_helpers: true, ..spin() }, Instant::now());
+        assert_eq!(spin.judge(now, LONG * 100), Idle::Gave);
+        assert!(spin.is_shared() && spin.not_before.is_none());
     }
 
     #[test]

@@ -3,23 +3,21 @@
 //! versions: a value is written and read whole, so only their bytes are read.
 
 mod short;
+mod span;
 
 use std::time::{Duration, Instant};
 
 use windlass_transport::{Operation, Pages, QueuePairId, RemoteAddress, WorkId, chunks::Chunk};
 use windlass_wire::{PartitionId, RowRange};
 
+use self::span::Span;
 use super::{
     Core, RequestId, TableIndex,
     push::index,
-    requests::{Failure, Reading},
+    requests::Failure,
     tables::Place,
     view::{FENCED, HEAD_VERSION_AT, ROWS_AT},
 };
-use crate::error::RequestError;
-
-/// Bytes of one read.
-const READ_LEN_MAX: u64 = 256 << 10;
 
 /// How long after its versions were looked at a block's memory counts as current. Whoever takes
 /// rows over from a server waits for longer before it serves them.
@@ -45,6 +43,8 @@ struct Read {
     len: u64,
     relaxed: bool,
     phase: Phase,
+    /// The read behind it in the same request to the device, which ends with it.
+    joined: Option<usize>,
 }
 
 /// What a read is doing. Devices that read in ascending order validate a read by itself; others
@@ -70,15 +70,15 @@ pub(super) struct Reads {
     reads: Vec<Option<Read>>,
     /// Second buffer of a read whose device does not read in order.
     shadows: Vec<Option<Chunk>>,
+    /// What is about to be read; empty in between.
+    spans: Vec<Span>,
 }
 
 impl Read {
     /// Where the bytes come from.
     #[inline]
     fn remote(&self) -> RemoteAddress {
-        let line = self.place.line(self.block);
-        let address = line.address.wrapping_add(HEAD_VERSION_AT + self.skipped);
-        RemoteAddress { address, ..line }
+        remote_of(&self.place, self.block, self.skipped)
     }
 }
 
@@ -95,92 +95,14 @@ impl Reads {
 }
 
 impl Core {
-    /// Starts to read the blocks of a range into the staging area.
-    pub(super) fn start_reads(
-        &mut self,
-        request: RequestId,
-        table: TableIndex,
-        rows: RowRange,
-        reading: Reading,
-    ) -> Result<(), RequestError> {
-        let row_len = self.tables[table.0].row_len;
-        let mut first = rows.start;
-        while first < rows.end {
-            let state = &self.tables[table.0];
-            let partition = state.layout.partition_of(first);
-            let end = rows.end.min(state.layout.rows_of(partition).end);
-            let Some(place) = state.places.find(reading.replica, partition.0 as usize).copied()
-            else {
-                return Err(self.unavailable(partition));
-            };
-            let block_rows = u64::from(place.at.block_rows);
-            let stride = u64::from(place.at.block_stride);
-            let (from, to) = (first - place.at.first_row, end - place.at.first_row);
-            let mut block = from / block_rows;
-            let last = (to - 1) / block_rows;
-            let by_value = self.reads_by_value(table, &place);
-            while block <= last {
-                let block_count = (last + 1 - block).min((READ_LEN_MAX / stride).max(1));
-                let len = span_len(&place, block_count);
-                let mut span =
-                    Span { table, partition, block, block_count, skipped: 0, len, by_value };
-                if by_value {
-                    span.trim(&place, from, to, row_len);
-                }
-                self.start_read(request, place, span, reading.relaxed)?;
-                block += block_count;
-            }
-            first = end;
+    /// Where a read's request goes, and how much it brings with those joined to it.
+    fn extent(&self, read: &Read) -> (Chunk, u64) {
+        let (mut last, mut chunk) = (*read, read.chunk);
+        while let Some(next) = last.joined.and_then(|next| self.reads.reads[next]) {
+            chunk.len += next.chunk.len;
+            last = next;
         }
-        Ok(())
-    }
-
-    fn start_read(
-        &mut self,
-        request: RequestId,
-        place: Place,
-        span: Span,
-        relaxed: bool,
-    ) -> Result<(), RequestError> {
-        let Span { block, block_count, skipped, len, by_value, .. } = span;
-        let link = place.link;
-        if self.links[link].failed {
-            return Err(RequestError::ServerGone { server: self.links[link].server });
-        }
-        let chunk = self.allocate_chunk(len)?;
-        let (shadow, phase) = if by_value {
-            (None, Phase::Values)
-        } else if relaxed || self.links[link].reads_in_order {
-            (None, Phase::Whole)
-        } else {
-            (Some(self.allocate_chunk(len)?), Phase::Before)
-        };
-        let read = Read {
-            request,
-            table: span.table,
-            partition: span.partition,
-            place,
-            link,
-            queue_pair: self.links[link].queue_pair,
-            block,
-            block_count,
-            chunk,
-            skipped,
-            len,
-            relaxed,
-            phase,
-        };
-        let at = self.reads.vacant();
-        self.reads.reads[at] = Some(read);
-        self.reads.shadows[at] = shadow;
-        if let Some(request) = self.requests.find_mut(request) {
-            request.parts_left += 1;
-        }
-        let mut patience = None;
-        while !self.post_read(at) {
-            self.wait_a_little(&mut patience)?;
-        }
-        Ok(())
+        (chunk, last.chunk.offset - read.chunk.offset + last.len)
     }
 
     /// Posts a read, if the send queue has room. True also when the read is over already.
@@ -189,12 +111,14 @@ impl Core {
         if read.phase == Phase::Done {
             return true;
         }
-        let to = match read.phase {
-            Phase::Before | Phase::After => self.reads.shadows[at].unwrap_or(read.chunk),
-            Phase::Values | Phase::Whole | Phase::Rows | Phase::Done => read.chunk,
+        let (to, len) = match read.phase {
+            Phase::Before | Phase::After => {
+                (self.reads.shadows[at].unwrap_or(read.chunk), read.len)
+            }
+            Phase::Values | Phase::Whole | Phase::Rows | Phase::Done => self.extent(&read),
         };
         let transport = self.links[read.link].transport;
-        let Some(local) = self.memory.staged(transport, to, read.len) else {
+        let Some(local) = self.memory.staged(transport, to, len) else {
             let Ok(staging) = self.memory.staging() else { return true };
             // Only the first read of a transport comes here, and then again.
             return self.memory.registered(staging, transport, &mut self.transports).is_err()
@@ -203,7 +127,11 @@ impl Core {
         let link = &mut self.links[read.link];
         if link.failed || link.queue_pair != read.queue_pair {
             let server = link.server;
-            self.finish_read(at, Some(Failure::Gone { server }));
+            let mut ended = Some(at);
+            while let Some(at) = ended {
+                ended = self.reads.reads[at].and_then(|read| read.joined);
+                self.finish_read(at, Some(Failure::Gone { server }));
+            }
             return true;
         }
         if link.sender.room() < 2 {
@@ -215,13 +143,20 @@ impl Core {
         true
     }
 
-    /// A read has completed.
+    /// A read has completed, and those joined to it.
     pub(super) fn end_read(&mut self, queue_pair: QueuePairId, work_id: WorkId, succeeded: bool) {
-        let at = index(work_id.0 - 1);
-        let Some(mut read) = self.reads.reads.get(at).copied().flatten() else { return };
-        if read.phase == Phase::Done || read.queue_pair != queue_pair {
-            return;
+        let mut ended = Some(index(work_id.0 - 1));
+        while let Some(at) = ended {
+            let Some(mut read) = self.reads.reads.get(at).copied().flatten() else { return };
+            if read.phase == Phase::Done || read.queue_pair != queue_pair {
+                return;
+            }
+            ended = read.joined.take();
+            self.end_one_read(at, read, succeeded);
         }
+    }
+
+    fn end_one_read(&mut self, at: usize, mut read: Read, succeeded: bool) {
         if !succeeded {
             let server = self.links[read.link].server;
             return self.finish_read(at, Some(Failure::Gone { server }));
@@ -396,37 +331,6 @@ impl Core {
     }
 }
 
-/// Bytes of neighbouring blocks.
-#[derive(Clone, Copy, Debug)]
-struct Span {
-    table: TableIndex,
-    partition: PartitionId,
-    block: u64,
-    block_count: u64,
-    /// Bytes behind the first block's head version that are left out, and how many are not.
-    skipped: u64,
-    len: u64,
-    /// Whether only rows `from..to` are read, without versions.
-    by_value: bool,
-}
-
-impl Span {
-    /// Leaves out what is before row `from` and from row `to` on, counted from the partition's first,
-    /// in words: devices copy words whole.
-    fn trim(&mut self, place: &Place, from: u64, to: u64, row_len: u64) {
-        let block_rows = u64::from(place.at.block_rows);
-        let stride = u64::from(place.at.block_stride);
-        let offset_of = |row: u64| {
-            (row / block_rows - self.block) * stride + ROWS_AT - HEAD_VERSION_AT
-                + row % block_rows * row_len
-        };
-        let begin = from.max(self.block * block_rows);
-        let last = to.min((self.block + self.block_count) * block_rows) - 1;
-        self.skipped = offset_of(begin) / 8 * 8;
-        self.len = (offset_of(last) + row_len).next_multiple_of(8) - self.skipped;
-    }
-}
-
 /// Copies those of `rows` that a read has staged to where they belong in `into`. The last block of a
 /// partition may have room for more rows than `part`: those are other reads'.
 fn copy_read(
@@ -450,6 +354,13 @@ fn copy_read(
         let len = index(wanted.count() * row_len);
         pages.read(read.chunk.offset + from, &mut into[to..to + len]);
     }
+}
+
+/// What is `skipped` bytes behind the head version of a block.
+#[inline]
+fn remote_of(place: &Place, block: u64, skipped: u64) -> RemoteAddress {
+    let line = place.line(block);
+    RemoteAddress { address: line.address.wrapping_add(HEAD_VERSION_AT + skipped), ..line }
 }
 
 /// Bytes from the head version of the first block to the tail version of the last.

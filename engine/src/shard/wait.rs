@@ -115,17 +115,19 @@ impl Shard {
         let disk = self.durable.as_deref().and_then(Durable::wait_descriptor);
         wait_any_or(&mut self.transports, disk, longest);
         let overslept = slept_at.elapsed() >= longest;
-        self.idle_since = None;
+        // Who slept for as long as there is has nothing to spin for: it looks once, and sleeps again.
+        if !overslept || until_disk.is_some() || until_chain.is_some() {
+            self.idle_since = None;
+        }
         self.spin.found();
         self.end_lost_sessions();
-        // What wakes at the last moment is reported by its transport.
-        if overslept
-            && until_disk.is_none()
-            && until_chain.is_none()
-            && !self.poll_transports()
-            && self.turn()
-        {
-            self.statistics.late_wakes += 1;
+        if overslept && until_disk.is_none() && until_chain.is_none() {
+            // What wakes at the last moment is reported by its transport.
+            let polled = self.poll_transports();
+            if polled || self.turn() {
+                self.statistics.late_wakes += u64::from(!polled);
+                self.end_idling();
+            }
         }
     }
 

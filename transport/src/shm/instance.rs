@@ -116,7 +116,7 @@ impl Shm {
                 reads_in_order: false,
                 writes_wake: false,
                 lands_unpolled: true,
-                gives_way: false,
+                has_helpers: false,
                 prefers_one_write: false,
                 shares_foreign_memory: false,
             },

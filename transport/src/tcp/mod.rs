@@ -147,7 +147,7 @@ impl Tcp {
                 reads_in_order: true,
                 writes_wake: true,
                 lands_unpolled: false,
-                gives_way: false,
+                has_helpers: false,
                 prefers_one_write: false,
                 shares_foreign_memory: true,
             },

@@ -14,10 +14,10 @@ use crate::fabric::{Completion, CompletionStatus, Opcode, QueuePairId, QueuePair
 /// Polls without a completion between two looks at the device's events, which cost a system call.
 const POLLS_PER_EVENT_CHECK: usize = 1024;
 
-/// Polls of a software device without a completion between two yields. Its work is done by kernel
-/// threads of the pollers' processors: who only spins keeps them waiting for scheduler ticks, whole
-/// milliseconds of which a push then takes several.
-const POLLS_PER_YIELD: usize = 16;
+/// Polls of a software device without a completion between two yields, for those who poll without
+/// [`crate::spin::Spin`]. Its work is done by kernel threads of the pollers' processors: who only spins
+/// keeps them waiting for scheduler ticks, whole milliseconds of which a push then takes several.
+const POLLS_PER_YIELD: usize = 64;
 
 /// Words of the provider's own messages.
 #[derive(Debug)]

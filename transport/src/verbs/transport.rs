@@ -93,7 +93,7 @@ impl VerbsTransport {
             reads_in_order: config.reads_in_order.unwrap_or_else(|| device.is_software()),
             writes_wake: false,
             lands_unpolled: true,
-            gives_way: device.is_software(),
+            has_helpers: device.is_software(),
             prefers_one_write: true,
             shares_foreign_memory: true,
         };

@@ -2,7 +2,7 @@
 //! or by one read that is posted, waited for, checked and copied in a line. It takes no request, and
 //! becomes one when it takes long; whatever is out of the ordinary goes the general way.
 
-use windlass_transport::{Completion, CompletionStatus, WorkId};
+use windlass_transport::{Completion, CompletionStatus, WorkId, spin::Idle};
 use windlass_wire::RowRange;
 
 use super::{
@@ -118,6 +118,7 @@ impl Core {
             len,
             relaxed,
             phase: Phase::Whole,
+            joined: None,
         };
         self.read_short(&read, (rows, reading), into)
     }
@@ -144,7 +145,13 @@ impl Core {
             return Short::Impossible;
         }
         for _ in 0..POLLS_MAX {
-            let Some(succeeded) = self.poll_for(transport, read, work_id) else { continue };
+            let Some(succeeded) = self.poll_for(transport, read, work_id) else {
+                if self.spin.idle() == Idle::Crowded {
+                    break;
+                }
+                continue;
+            };
+            self.spin.found();
             let is_whole =
                 succeeded && if read.relaxed { !self.is_fenced(read) } else { self.is_whole(read) };
             if is_whole {

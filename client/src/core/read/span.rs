@@ -1,0 +1,272 @@
+//! Which bytes a pull reads: pieces of partitions, and which of them come by one request.
+
+use windlass_transport::{
+    RemoteAddress,
+    chunks::{CHUNK_ALIGNMENT, Chunk},
+};
+use windlass_wire::{PartitionId, RowRange};
+
+use super::{
+    super::{
+        Core, RequestId, TableIndex,
+        requests::Reading,
+        tables::Place,
+        view::{HEAD_VERSION_AT, ROWS_AT},
+    },
+    Phase, Read, remote_of, span_len,
+};
+use crate::error::RequestError;
+
+/// Bytes of one read.
+const READ_LEN_MAX: u64 = 256 << 10;
+
+/// Bytes between pieces that are read along rather than left out: the ends of two lines.
+const GAP_LEN_MAX: u64 = 128;
+
+/// Bytes of neighbouring blocks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    table: TableIndex,
+    partition: PartitionId,
+    place: Place,
+    block: u64,
+    block_count: u64,
+    /// Bytes behind the first block's head version that are left out, and how many are not.
+    skipped: u64,
+    len: u64,
+    /// Whether only rows `from..to` are read, without versions.
+    by_value: bool,
+}
+
+impl Span {
+    /// Where the bytes come from.
+    fn remote(&self) -> RemoteAddress {
+        remote_of(&self.place, self.block, self.skipped)
+    }
+
+    /// Leaves out what is before row `from` and from row `to` on, counted from the partition's first,
+    /// in words: devices copy words whole.
+    fn trim(&mut self, from: u64, to: u64, row_len: u64) {
+        let block_rows = u64::from(self.place.at.block_rows);
+        let stride = u64::from(self.place.at.block_stride);
+        let offset_of = |row: u64| {
+            (row / block_rows - self.block) * stride + ROWS_AT - HEAD_VERSION_AT
+                + row % block_rows * row_len
+        };
+        let begin = from.max(self.block * block_rows);
+        let last = to.min((self.block + self.block_count) * block_rows) - 1;
+        self.skipped = offset_of(begin) / 8 * 8;
+        self.len = (offset_of(last) + row_len).next_multiple_of(8) - self.skipped;
+    }
+}
+
+impl Core {
+    /// Starts to read the blocks of a range into the staging area.
+    pub(in crate::core) fn start_reads(
+        &mut self,
+        request: RequestId,
+        table: TableIndex,
+        rows: RowRange,
+        reading: Reading,
+    ) -> Result<(), RequestError> {
+        let mut spans = std::mem::take(&mut self.reads.spans);
+        spans.clear();
+        let generation = self.generation;
+        let started = self
+            .list_spans(table, rows, reading, &mut spans)
+            .and_then(|()| self.read_spans(request, &mut spans, reading.relaxed, generation));
+        self.reads.spans = spans;
+        started
+    }
+
+    /// Lists where the blocks of a range lie, in pieces of bounded length.
+    fn list_spans(
+        &mut self,
+        table: TableIndex,
+        rows: RowRange,
+        reading: Reading,
+        spans: &mut Vec<Span>,
+    ) -> Result<(), RequestError> {
+        let row_len = self.tables[table.0].row_len;
+        let mut first = rows.start;
+        while first < rows.end {
+            let state = &self.tables[table.0];
+            let partition = state.layout.partition_of(first);
+            let end = rows.end.min(state.layout.rows_of(partition).end);
+            let Some(place) = state.places.find(reading.replica, partition.0 as usize).copied()
+            else {
+                return Err(self.unavailable(partition));
+            };
+            let block_rows = u64::from(place.at.block_rows);
+            let stride = u64::from(place.at.block_stride);
+            let (from, to) = (first - place.at.first_row, end - place.at.first_row);
+            let mut block = from / block_rows;
+            let last = (to - 1) / block_rows;
+            let by_value = self.reads_by_value(table, &place);
+            while block <= last {
+                let block_count = (last + 1 - block).min((READ_LEN_MAX / stride).max(1));
+                let len = span_len(&place, block_count);
+                let mut span =
+                    Span { table, partition, place, block, block_count, skipped: 0, len, by_value };
+                if by_value {
+                    span.trim(from, to, row_len);
+                }
+                spans.push(span);
+                block += block_count;
+            }
+            first = end;
+        }
+        Ok(())
+    }
+
+    /// Starts to read what was listed. Partitions of one shard lie one behind the other: pieces that do
+    /// come by one request.
+    fn read_spans(
+        &mut self,
+        request: RequestId,
+        spans: &mut [Span],
+        relaxed: bool,
+        generation: u64,
+    ) -> Result<(), RequestError> {
+        spans.sort_unstable_by_key(|span| (span.place.link, span.remote().address));
+        let mut rest = &*spans;
+        while let Some(first) = rest.first() {
+            let link = &self.links[first.place.link];
+            if link.failed {
+                return Err(RequestError::ServerGone { server: link.server });
+            }
+            let phase = if first.by_value {
+                Phase::Values
+            } else if relaxed || link.reads_in_order {
+                Phase::Whole
+            } else {
+                Phase::Before
+            };
+            let count = if phase == Phase::Whole { joined_count(rest) } else { 1 };
+            let (joined, behind) = rest.split_at(count);
+            let first = self.stage_spans(request, joined, (phase, relaxed), generation)?;
+            let mut patience = None;
+            while !self.post_read(first) {
+                self.wait_a_little(&mut patience)?;
+            }
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    /// Makes reads of pieces that come by one request, into one piece of the staging area; returns the
+    /// first. They were listed in this generation.
+    fn stage_spans(
+        &mut self,
+        request: RequestId,
+        spans: &[Span],
+        (phase, relaxed): (Phase, bool),
+        generation: u64,
+    ) -> Result<usize, RequestError> {
+        let offset_of = |span: &Span| span.remote().address - spans[0].remote().address;
+        let len = spans.last().map_or(0, |last| offset_of(last) + last.len);
+        let whole = self.allocate_chunk(len)?;
+        let shadow = match phase {
+            Phase::Before => Some(self.allocate_chunk(len)?),
+            _ => None,
+        };
+        if self.generation != generation {
+            // The rows may lie elsewhere by now: whoever claims them looks again.
+            self.memory.release(whole);
+            if let Some(shadow) = shadow {
+                self.memory.release(shadow);
+            }
+            return Err(self.unavailable(spans[0].partition));
+        }
+        let (mut next, mut end) = (None, whole.offset + whole.len);
+        for span in spans.iter().rev() {
+            let Span { table, partition, place, block, block_count, skipped, len, .. } = *span;
+            let offset = whole.offset + offset_of(span);
+            let link = place.link;
+            let at = self.reads.vacant();
+            self.reads.reads[at] = Some(Read {
+                request,
+                table,
+                partition,
+                place,
+                link,
+                queue_pair: self.links[link].queue_pair,
+                block,
+                block_count,
+                chunk: Chunk { offset, len: end - offset },
+                skipped,
+                len,
+                relaxed,
+                phase,
+                joined: next,
+            });
+            self.reads.shadows[at] = shadow;
+            (next, end) = (Some(at), offset);
+            if let Some(request) = self.requests.find_mut(request) {
+                request.parts_left += 1;
+            }
+        }
+        Ok(next.unwrap_or_default())
+    }
+}
+
+/// How many pieces from the first on lie so near to each other that one request reads them all.
+fn joined_count(spans: &[Span]) -> usize {
+    let Some(first) = spans.first() else { return 0 };
+    let begin = first.remote().address;
+    let joins = |(before, span): (&Span, &Span)| {
+        let (last, next) = (before.remote(), span.remote());
+        let gap = next.address.checked_sub(last.address.saturating_add(before.len));
+        span.place.link == first.place.link
+            && next.key == first.remote().key
+            && gap.is_some_and(|gap| gap <= GAP_LEN_MAX)
+            && next.address - begin + span.len <= READ_LEN_MAX
+            // Pieces of the staging area begin at such multiples.
+            && (next.address - begin).is_multiple_of(CHUNK_ALIGNMENT)
+            && !span.by_value
+    };
+    1 + spans.iter().zip(&spans[1..]).take_while(|pair| joins(*pair)).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass_wire::control::{PartitionPlace, SharedRegion};
+
+    use super::*;
+
+    /// A partition of two blocks of 1,024 bytes at `offset`.
+    fn span(link: usize, key: u32, offset: u64) -> Span {
+        let at = PartitionPlace {
+            partition: PartitionId(0),
+            region: SharedRegion { key, address: 4096, len: 1 << 20 },
+            offset,
+            first_row: 0,
+            row_count: 2,
+            block_rows: 1,
+            block_stride: 1024,
+        };
+        let place = Place { link, at, view: None, current_at: None };
+        let len = span_len(&place, 2);
+        let table = TableIndex(0);
+        let (partition, by_value) = (at.partition, false);
+        Span { table, partition, place, block: 0, block_count: 2, skipped: 0, len, by_value }
+    }
+
+    #[test]
+    fn neighbours_of_one_region_join_and_nothing_else() {
+        let stride = 2 * 1024 + 64;
+        let spans = [0, 1, 2].map(|number| span(0, 7, number * stride));
+        assert_eq!(joined_count(&spans), 3);
+        let far = [spans[0], span(0, 7, stride + 128)];
+        assert_eq!(joined_count(&far), 1, "too far away");
+        assert_eq!(joined_count(&[spans[0], span(1, 7, stride)]), 1, "another link");
+        assert_eq!(joined_count(&[spans[0], span(0, 8, stride)]), 1, "another region");
+        assert_eq!(joined_count(&[spans[0], spans[0]]), 1, "the same bytes");
+        let by_value = Span { by_value: true, ..spans[1] };
+        assert_eq!(joined_count(&[spans[0], by_value]), 1);
+        let many: Vec<Span> = (0..200).map(|number| span(0, 7, number * stride)).collect();
+        let joined = joined_count(&many) as u64;
+        assert_eq!(joined, READ_LEN_MAX / stride, "as long as a read may be");
+        assert!(joined_count(&[]) == 0 && joined_count(&many[199..]) == 1);
+    }
+}

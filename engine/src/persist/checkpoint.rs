@@ -37,11 +37,13 @@ use super::{
 };
 
 mod copy;
+mod pace;
 mod run;
 mod source;
 
 pub use source::{BlockHead, CheckpointSource, Extent, Next};
 
+use pace::Pace;
 use run::{BufferState, Run, Stage};
 
 /// Marks this submitter's tokens.
@@ -82,6 +84,7 @@ pub struct Checkpointer {
     /// Why the last attempt failed, until somebody asks.
     failure: Option<CheckpointError>,
     removals: Vec<String>,
+    pace: Pace,
 }
 
 /// Where a checkpoint is.
@@ -169,6 +172,7 @@ impl Checkpointer {
             run: None,
             failure: None,
             removals,
+            pace: Pace::new(),
         })
     }
 
@@ -283,6 +287,11 @@ impl Checkpointer {
         CheckpointProgress::Running { blocks, bytes }
     }
 
+    /// The turn's submissions were handed to the device, which took so long.
+    pub fn end_turn(&mut self, took: Duration) {
+        self.pace.end_turn(took);
+    }
+
     /// Takes in a completion of this checkpointer's own.
     pub fn complete(&mut self, completion: Completion) {
         let value = completion.token.value();
@@ -293,20 +302,23 @@ impl Checkpointer {
             return;
         }
         let Some(run) = &mut self.run else { return };
-        let mut used = None;
+        let mut piece = None;
         if value >= STAGING {
             let index = usize::try_from(value - STAGING).unwrap_or(usize::MAX);
             let Some(state) = run.buffers.get_mut(index) else { return };
-            if let BufferState::Writing { used: length } = *state {
-                used = Some(length);
+            if let BufferState::Writing { used, offset, at, to } = *state {
+                piece = Some(to - at);
+                *state = match to == used {
+                    true => BufferState::Free,
+                    false => BufferState::Ready { used, offset, at: to },
+                };
             }
-            *state = BufferState::Free;
         } else {
             run.submitted = false;
         }
-        let error = match (completion.result, used) {
+        let error = match (completion.result, piece) {
             (Err(error), _) => Some(error.into()),
-            (Ok(outcome), Some(used)) => short_write(used, outcome),
+            (Ok(outcome), Some(length)) => short_write(length, outcome),
             (Ok(outcome), None) => run.advance(outcome),
         };
         run.error = run.error.take().or(error);

@@ -53,8 +53,8 @@ impl Storage for DelayedStorage {
         self.inner.submit(token, operation)
     }
 
-    fn begin(&mut self) {
-        self.inner.begin();
+    fn begin(&mut self) -> Duration {
+        self.inner.begin()
     }
 
     fn poll(&mut self, completions: &mut Vec<Completion>) {

@@ -103,7 +103,7 @@ impl Persistence {
         let was_running = checkpointer.is_running();
         let progress = checkpointer.step(storage.as_mut(), log, source, now, budget_bytes);
         // Here, so that what the device makes of it counts as the checkpoint's.
-        storage.begin();
+        checkpointer.end_turn(storage.begin());
         if let CheckpointProgress::Published { .. } = progress {
             (self.failures, self.failed_at) = (0, None);
         } else if was_running && progress == CheckpointProgress::Idle {

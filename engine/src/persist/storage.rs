@@ -45,7 +45,10 @@ pub trait Storage: fmt::Debug {
     }
 
     /// Tells the device what was submitted, ahead of the next poll, which does so anyway. Never waits.
-    fn begin(&mut self) {}
+    /// Returns how long that took, where the device may carry operations out meanwhile.
+    fn begin(&mut self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Tells the device what was submitted and appends what has completed. Never waits.
     fn poll(&mut self, completions: &mut Vec<Completion>);

@@ -122,29 +122,35 @@ impl Checkpointer {
             bytes.fill(0);
             Header::of(Kind::Pad).seal(bytes, Salt::NONE);
         }
-        run.buffers[run.filling] = BufferState::Ready { used: padded };
+        run.buffers[run.filling] =
+            BufferState::Ready { used: padded, offset: run.file_offset, at: 0 };
+        run.file_offset += padded as u64;
         run.filling = (run.filling + 1) % BUFFERS;
     }
 
-    /// Writes full buffers, oldest first, each behind the last one.
+    /// Writes what is full, oldest first, as much as one turn may.
     pub(super) fn write_ready(&mut self, run: &mut Run, storage: &mut dyn Storage) {
         let Some(file) = run.file else { return };
         for step in 0..BUFFERS {
             let index = (run.filling + step) % BUFFERS;
-            let BufferState::Ready { used } = run.buffers[index] else { continue };
-            let start = self.window.start() + (index * STAGING_BYTES) as u64;
-            let length = u32::try_from(used).expect("a buffer's length");
+            let BufferState::Ready { used, offset, at } = run.buffers[index] else { continue };
+            let to = used.min(at + self.pace.left());
+            if to == at {
+                return;
+            }
+            let start = self.window.start() + (index * STAGING_BYTES + at) as u64;
+            let length = u32::try_from(to - at).expect("a buffer's length");
             let operation = Operation::Write {
                 file,
-                offset: run.file_offset,
+                offset: offset + at as u64,
                 buffer: Buffer { region: self.region, start, length },
                 durable: false,
             };
             if storage.submit(Token::new(OWNER, STAGING + index as u64), operation).is_err() {
                 return;
             }
-            run.buffers[index] = BufferState::Writing { used };
-            run.file_offset += used as u64;
+            self.pace.submitted(to - at);
+            run.buffers[index] = BufferState::Writing { used, offset, at, to };
         }
     }
 

@@ -38,12 +38,18 @@ pub(super) enum BufferState {
     Filled {
         used: usize,
     },
-    /// Full, not yet accepted by the storage.
+    /// Full, and to be written from `at` on; the file has it at `offset`.
     Ready {
         used: usize,
+        offset: u64,
+        at: usize,
     },
+    /// A piece of it is being written, up to `to`.
     Writing {
         used: usize,
+        offset: u64,
+        at: usize,
+        to: usize,
     },
 }
 

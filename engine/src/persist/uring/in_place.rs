@@ -23,7 +23,7 @@ use crate::persist::{
 /// Writes through the ring after the mean has grown too long, until one is tried in place again.
 const WRITES_PER_TRIAL: u32 = 256;
 
-/// How long writes in place have taken lately.
+/// How long calls in place have taken lately.
 #[derive(Debug, Default)]
 pub(super) struct InPlace {
     mean: Duration,
@@ -33,13 +33,19 @@ pub(super) struct InPlace {
 
 impl InPlace {
     /// Whether the next write goes in place.
-    fn is_next(&mut self) -> bool {
+    pub(super) fn is_next(&mut self) -> bool {
         self.avoided = self.avoided.saturating_sub(1);
         self.avoided == 0
     }
 
-    fn note(&mut self, took: Duration) {
-        self.mean = (self.mean * 7 + took) / 8;
+    /// Whether calls have been short lately.
+    pub(super) fn is_quick(&self) -> bool {
+        self.avoided == 0
+    }
+
+    pub(super) fn note(&mut self, took: Duration) {
+        // One that took long says little of the next: a few of them do.
+        self.mean = (self.mean * 7 + took.min(IN_PLACE_MEAN_MAX * 4)) / 8;
         if self.mean > IN_PLACE_MEAN_MAX {
             self.avoided = WRITES_PER_TRIAL;
             // One quick trial is enough to come back.
@@ -103,6 +109,13 @@ mod tests {
             in_place.note(quick);
         }
         in_place.note(slow);
+        assert!(in_place.is_next(), "one long write is an exception");
+        in_place.note(quick);
+        let slow_ones = (0..10).take_while(|_| {
+            in_place.note(slow);
+            in_place.is_quick()
+        });
+        assert!(slow_ones.count() < 4);
         assert!(!in_place.is_next());
         let through_ring = (0..WRITES_PER_TRIAL).take_while(|_| !in_place.is_next()).count();
         assert!(through_ring > 200, "{through_ring}");

@@ -21,6 +21,18 @@ pub(super) struct Slot {
     pub(super) operation: Operation,
     /// Paths that the submission points to: kept until the completion.
     pub(super) paths: [Option<CString>; 2],
+    pub(super) flush: Flush,
+}
+
+/// What of a durable write is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flush {
+    /// All of the operation.
+    None,
+    /// Its bytes; the device is told to keep them once they are there.
+    Later,
+    /// Only that: its bytes are there.
+    Now,
 }
 
 impl Inflight {

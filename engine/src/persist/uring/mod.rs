@@ -5,6 +5,7 @@
 mod files;
 mod in_place;
 mod inflight;
+mod overlapped;
 mod setup;
 mod submit;
 
@@ -13,13 +14,17 @@ use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use io_uring::{IoUring, types};
 use windlass_transport::memory::Pages;
 
-use self::{files::Files, in_place::InPlace, inflight::Inflight};
+use self::{
+    files::Files,
+    in_place::InPlace,
+    inflight::{Inflight, Slot},
+};
 use super::{
     buffered::list_directory,
     limits,
@@ -40,6 +45,9 @@ pub struct UringStorage {
     /// Ends of operations that need no system call of the ring.
     ready: Vec<Completion>,
     in_place: InPlace,
+    /// Writes whose bytes are there, and how long it takes to keep such.
+    written: Vec<Slot>,
+    flushes: InPlace,
 }
 
 /// Memory the ring may be told to use.
@@ -66,11 +74,14 @@ impl UringStorage {
         completions.append(&mut self.ready);
         loop {
             let Some(entry) = self.ring.completion().next() else { break };
-            if let Some(done) = self.inflight.finish(entry.user_data()) {
-                let result = self.conclude(done.operation, entry.result());
-                completions.push(Completion { token: done.token, result });
+            if let Some(done) = self.inflight.finish(entry.user_data())
+                && let Some(done) = self.hold_back(done, entry.result())
+            {
+                let result = self.conclude(done.slot.operation, done.result);
+                completions.push(Completion { token: done.slot.token, result });
             }
         }
+        self.flush_written(completions);
     }
 
     fn enter(&mut self) {
@@ -122,16 +133,18 @@ impl Storage for UringStorage {
     }
 
     fn submit_awaited(&mut self, token: Token, operation: Operation) -> Result<(), Operation> {
-        match self.write_in_place(token, operation) {
-            Ok(()) => Ok(()),
-            Err(operation) => self.queue(token, operation),
-        }
+        self.write_overlapped(token, operation)
+            .or_else(|operation| self.write_in_place(token, operation))
+            .or_else(|operation| self.queue(token, operation))
     }
 
-    fn begin(&mut self) {
-        if !self.ring.submission().is_empty() {
-            self.enter();
+    fn begin(&mut self) -> Duration {
+        if self.ring.submission().is_empty() {
+            return Duration::ZERO;
         }
+        let begun = Instant::now();
+        self.enter();
+        begun.elapsed()
     }
 
     fn poll(&mut self, completions: &mut Vec<Completion>) {

@@ -55,6 +55,8 @@ pub(super) fn open(directory: &Path) -> io::Result<UringStorage> {
         inflight: Inflight::new(),
         ready: Vec::new(),
         in_place: InPlace::default(),
+        written: Vec::new(),
+        flushes: InPlace::default(),
     })
 }
 

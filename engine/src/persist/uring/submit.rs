@@ -13,7 +13,11 @@ use io_uring::{
     types,
 };
 
-use super::{UringStorage, files::OpenFile, inflight::Slot};
+use super::{
+    UringStorage,
+    files::OpenFile,
+    inflight::{Flush, Slot},
+};
 use crate::persist::storage::{
     Buffer, Completion, FileId, Operation, Outcome, StorageError, Token,
 };
@@ -43,7 +47,14 @@ impl UringStorage {
             }
             _ => [None, None],
         };
-        let index = self.inflight.start(Slot { token, operation, paths });
+        self.start(Slot { token, operation, paths, flush: Flush::None });
+        Ok(())
+    }
+
+    /// Queues what a slot says. There has to be one free.
+    pub(super) fn start(&mut self, slot: Slot) {
+        let token = slot.token;
+        let index = self.inflight.start(slot);
         match self.entry(index) {
             Ok(entry) => self.push(entry.user_data(index as u64)),
             Err(source) => {
@@ -53,12 +64,12 @@ impl UringStorage {
                 }
             }
         }
-        Ok(())
     }
 
     /// By one of the kernel's workers: the last close of a long file may take its time.
     fn close(&mut self, token: Token, operation: Operation, file: File) {
-        let index = self.inflight.start(Slot { token, operation, paths: [None, None] });
+        let slot = Slot { token, operation, paths: [None, None], flush: Flush::None };
+        let index = self.inflight.start(slot);
         let entry = opcode::Close::new(types::Fd(file.into_raw_fd())).build();
         self.push(entry.flags(Flags::ASYNC).user_data(index as u64));
     }
@@ -94,17 +105,18 @@ impl UringStorage {
                 let fd = types::Fd(self.open_file(file)?.file.as_raw_fd());
                 opcode::Fallocate::new(fd, length).build()
             }
+            Operation::Write { file, .. } if slot.flush == Flush::Now => {
+                flush_entry(self.open_file(file)?)
+            }
             Operation::Write { file, offset, buffer, durable } => {
-                let flags = if durable { libc::RWF_DSYNC } else { 0 };
+                let flushes = durable && slot.flush == Flush::None;
+                let flags = if flushes { libc::RWF_DSYNC } else { 0 };
                 self.write_entry(self.open_file(file)?, file.0, offset, buffer, flags)?
             }
             Operation::Read { file, offset, buffer } => {
                 self.read_entry(self.open_file(file)?, file.0, offset, buffer)?
             }
-            Operation::Sync { file } => {
-                let fd = types::Fd(self.open_file(file)?.file.as_raw_fd());
-                opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build()
-            }
+            Operation::Sync { file } => flush_entry(self.open_file(file)?),
             Operation::Rename { .. } => {
                 opcode::RenameAt::new(here, path(0)?, here, path(1)?).build()
             }
@@ -222,4 +234,9 @@ impl UringStorage {
         };
         StorageError { operation: operation.name(), name, source }
     }
+}
+
+fn flush_entry(file: &OpenFile) -> Entry {
+    let fd = types::Fd(file.file.as_raw_fd());
+    opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build()
 }

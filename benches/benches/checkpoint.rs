@@ -82,6 +82,7 @@ fn main() {
         println!(
             "{{\"bench\": \"checkpoint\", \"phase\": \"turns\", \"checkpoints\": {}, \"turns\": {}, \
              \"mean_us\": {:.1}, \"mean_cpu_us\": {:.1}, \"over_1_ms\": {}, \"over_1_ms_of_cpu\": {}, \
+             \"over_1_ms_blocked\": {}, \"longest_blocked_us_so_far\": {}, \
              \"longest_us_so_far\": {}, \"longest_cpu_us_so_far\": {}}}",
             turns.checkpoints - before.checkpoints,
             turns.count - before.count,
@@ -89,6 +90,8 @@ fn main() {
             (turns.cpu_us - before.cpu_us) as f64 / (turns.count - before.count).max(1) as f64,
             turns.long - before.long,
             turns.cpu_long - before.cpu_long,
+            turns.blocked - before.blocked,
+            turns.longest_blocked_us,
             turns.longest_us,
             turns.longest_cpu_us
         );
@@ -197,6 +200,9 @@ struct Turns {
     /// Those of more than a millisecond, and those with as much of the processor's time.
     long: u64,
     cpu_long: u64,
+    /// Those of more than a millisecond in which the shard slept inside the kernel.
+    blocked: u64,
+    longest_blocked_us: u64,
     longest_us: u64,
     longest_cpu_us: u64,
 }
@@ -213,6 +219,8 @@ impl Turns {
             cpu_us: counter("checkpoint_cpu_us"),
             long: counter("checkpoint_turns_long"),
             cpu_long: counter("checkpoint_turns_cpu_long"),
+            blocked: counter("checkpoint_turns_blocked"),
+            longest_blocked_us: counter("checkpoint_blocked_us_max"),
             longest_us: counter("checkpoint_turn_us_max"),
             longest_cpu_us: counter("checkpoint_turn_cpu_us_max"),
         }

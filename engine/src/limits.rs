@@ -112,6 +112,12 @@ pub const SLAB_ROWS_FIRST: u64 = 16;
 /// Bytes of a shard's log ring: what may wait for the disk before pushes wait too.
 pub const LOG_RING_LEN: usize = 64 << 20;
 
+/// Bytes of that ring which pushes leave for what is recorded beside them: images, clocks, padding.
+pub const LOG_ROOM_LEN: u64 = 4 << 20;
+
+/// Bytes that a record takes at most beside its rows, one more push in it included.
+pub const LOG_RECORD_LEN: u64 = 256;
+
 /// Bytes of log that are kept before a checkpoint takes their place, however small the tables are.
 pub const LOG_KEPT_LEN: u64 = 256 << 20;
 
@@ -187,6 +193,7 @@ pub const COPY_ROWS_LEN: usize = 64 << 10;
 pub const COPY_BACKLOG_MAX: usize = 256 << 10;
 
 const _: () = assert!(CHAIN_RECORD_VALUES_MAX + 8 * KEYS_MAX as u64 <= RECORD_BYTES_MAX as u64);
+const _: () = assert!(2 * RECORD_BYTES_MAX as u64 + LOG_ROOM_LEN < LOG_RING_LEN as u64);
 const _: () = assert!(CHAIN_LEARNER_LEN_MAX < CHAIN_HEAD_LEN_MAX);
 const _: () = assert!(CHAIN_HEAD_LEN_MAX < CHAIN_HELD_LEN_MAX);
 const _: () = assert!(RECORD_BYTES_MAX <= windlass_wire::chain::WHOLE_LEN_MAX as usize);

@@ -125,7 +125,8 @@ impl Shard {
             }
             // What has to be recorded is not summed with what is only applied; that fits one image.
             let imaged = self.aggregator.keys.len() as u64 * image_len;
-            let waits = image_len == 0 || (may_wait(&work) && imaged <= IMAGE_PARTITION_LEN_MAX);
+            let waits =
+                image_len == 0 || (may_wait(&work.header) && imaged <= IMAGE_PARTITION_LEN_MAX);
             if work.header.table != id || !waits {
                 self.aggregator.behind.push(work.session);
                 continue;

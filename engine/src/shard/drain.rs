@@ -37,6 +37,7 @@ impl Shard {
         for slot in (first..count).chain(0..first) {
             self.drain_session(slot);
         }
+        self.note_held_back();
         self.statistics.busy_turns += u64::from(!self.turn.is_empty());
     }
 
@@ -120,6 +121,13 @@ impl Shard {
             return Admitted::Left;
         }
         if fetches && self.turn.referenced >= TURN_REFERENCED_BYTES_MAX {
+            return Admitted::Left;
+        }
+
+        if let Some(durable) = &mut self.durable
+            && self.chain.is_none()
+            && !durable.admits(&header, self.tables.get(&header.table), &self.map)
+        {
             return Admitted::Left;
         }
 

@@ -13,6 +13,7 @@ use windlass_wire::{Durability, PartitionId, RowRange, Status};
 use super::{
     Shard, ShardStatistics,
     checkpoint::{Copied, Source},
+    held_back::HeldBack,
     image::Images,
     regrouped::Regrouped,
     set_rows::SetWaiting,
@@ -75,6 +76,7 @@ pub(super) struct Durable {
     pub(super) set_waiting: SetWaiting,
     /// Whether rows that a running checkpoint holds are in the log, too.
     imaged: Imaged,
+    pub(super) held: HeldBack,
 }
 
 /// How far the images of rows that a checkpoint holds are.
@@ -111,6 +113,7 @@ impl Durable {
             set_waiting: SetWaiting::default(),
             imaged: Imaged::default(),
             copied: Copied::default(),
+            held: HeldBack::default(),
         })
     }
 
@@ -142,6 +145,8 @@ impl Durable {
         statistics.log_bytes = counted.bytes_written;
         statistics.log_waiting_bytes = waiting;
         statistics.log_waiting_bytes_max = waiting_max;
+        statistics.log_segments = log.segment_count() as u64;
+        statistics.logs_preparing = u64::from(log.is_preparing());
         statistics.logs_stopped = u64::from(log.poison().is_some());
         let newest = self.persistence.checkpointer().last();
         statistics.checkpoints = newest.map_or(0, |manifest| manifest.number);
@@ -179,6 +184,11 @@ impl Shard {
         let Some(mut durable) = self.durable.take() else { return false };
         let now = durable.now();
         self.turn_images(&mut durable, now);
+        if durable.held.is_any() {
+            // Whatever its levels say, what is in the log stands in the way.
+            durable.persistence.flush_all();
+            self.checkpoint_wanted |= durable.log().is_nearly_full();
+        }
         if !(worked && durable.lingers(now)) {
             durable.gathering_since = None;
             durable.persistence.flush(now);
@@ -250,7 +260,7 @@ impl Shard {
         let log = &durable.persistence.log;
         // Whatever is under way wakes the shard by the storage's descriptor, where there is one.
         let blind = durable.wait_descriptor().is_none() && log.is_writing();
-        if durable.persistence.is_checkpointing() || blind {
+        if durable.persistence.is_checkpointing() || blind || durable.held.is_any() {
             return Some(ROOM_WAIT);
         }
         let deadline = log.deadline().into_iter().chain(durable.images.due()).min()?;
@@ -355,9 +365,9 @@ impl Shard {
     }
 
     /// Waits until the log has segments to spare: the last ones are for the images that a checkpoint
-    /// needs to end, and only its end brings segments back.
+    /// needs to end, and only its end brings segments back. Pushes are held back well before.
     pub(super) fn await_segments(&mut self, durable: &mut Durable) {
-        while durable.log().is_nearly_full() && durable.log().poison().is_none() {
+        while durable.log().is_all_but_full() && durable.log().poison().is_none() {
             let now = durable.now();
             self.wait_for_room(durable, Full::Segments, now);
         }

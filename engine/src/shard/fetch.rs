@@ -142,16 +142,26 @@ impl Shard {
         loop {
             let Some(session) = &self.sessions[slot] else { return };
             let Some(front) = session.parked.front() else { return };
+            if !self.turn.has_room(front.keys.len() as u64 * 8) {
+                return;
+            }
             let is_next = match front.state {
                 ParkedState::Fetching => false,
-                ParkedState::Ready | ParkedState::Failed => true,
+                ParkedState::Failed => true,
+                ParkedState::Ready => match &mut self.durable {
+                    Some(durable) if self.chain.is_none() => {
+                        let table = self.tables.get(&front.header.table);
+                        durable.admits(&front.header, table, &self.map)
+                    }
+                    _ => true,
+                },
                 // One at a time: each takes room from the next.
                 ParkedState::Crowded => {
                     let has_room = self.has_room_to_pull(slot, &front.header);
                     has_room && !self.turn.works.iter().any(|work| work.session == slot)
                 }
             };
-            if !is_next || !self.turn.has_room(front.keys.len() as u64 * 8) {
+            if !is_next {
                 return;
             }
             let Some(session) = &mut self.sessions[slot] else { return };

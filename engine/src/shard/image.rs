@@ -15,7 +15,9 @@
 
 use std::time::Duration;
 
-use windlass_wire::{DataType, Durability, PartitionId, RowRange, Status, TableId, UpdateRule};
+use windlass_wire::{
+    DataType, Durability, PartitionId, RequestHeader, RowRange, Status, TableId, UpdateRule,
+};
 
 use super::{
     Shard,
@@ -121,7 +123,8 @@ impl ShardTable {
 impl Shard {
     /// Whether a push is only applied now and its rows are recorded later.
     pub(super) fn is_imaged(&self, work: &Work) -> bool {
-        may_wait(work) && self.tables.get(&work.header.table).is_some_and(ShardTable::is_imaged)
+        may_wait(&work.header)
+            && self.tables.get(&work.header.table).is_some_and(ShardTable::is_imaged)
     }
 
     /// Pushes of so many rows to such a table were applied.
@@ -206,8 +209,10 @@ impl Shard {
         if durable.images.has_long {
             self.write_long_images(durable);
         }
-        if durable.images.due.is_some_and(|due| due <= now) {
-            self.await_segments(durable);
+        // A log without segments to spare leaves that to the checkpoint that brings others back.
+        let has_room = !durable.log().is_nearly_full() || durable.log().poison().is_some();
+        self.checkpoint_wanted |= !has_room;
+        if has_room && durable.images.due.is_some_and(|due| due <= now) {
             self.write_images_up_to(durable, IMAGES_LEN_PER_TURN);
         }
     }
@@ -357,8 +362,7 @@ impl Shard {
 
 /// Whether a push may wait for the images of its rows. Long ones are recorded as they are, so that
 /// the images of a partition fit a record.
-pub(super) fn may_wait(work: &Work) -> bool {
-    let header = &work.header;
+pub(super) fn may_wait(header: &RequestHeader) -> bool {
     !header.sync
         && header.values_len() <= IMAGED_PUSH_LEN_MAX
         && header.row_count <= IMAGED_PUSH_ROWS_MAX

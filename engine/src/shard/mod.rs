@@ -17,6 +17,7 @@ mod connect;
 mod drain;
 mod durable;
 mod fetch;
+mod held_back;
 mod ids_hash;
 mod image;
 mod locate;
@@ -37,7 +38,7 @@ mod wait;
 mod work;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -98,7 +99,7 @@ pub struct Shard {
     /// Workers' clocks, and pulls that wait for them.
     clocks: Clocks,
     /// Duplicate suppression of sessions whose connection is gone, until they come back or expire.
-    detached: HashMap<SessionId, session::Detached>,
+    detached: BTreeMap<SessionId, session::Detached>,
     detached_looked_at: Instant,
     turn: Turn,
     /// Buffers for the keys of parked requests.
@@ -185,7 +186,7 @@ impl Shard {
             by_session: HashMap::new(),
             session_lives: 0,
             by_queue_pair: IdMap::default(),
-            detached: HashMap::new(),
+            detached: BTreeMap::new(),
             detached_looked_at: Instant::now(),
             clocks: Clocks::new(Duration::from_millis(u64::from(options.worker_timeout_ms))),
             turn: Turn::new(),

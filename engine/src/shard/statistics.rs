@@ -70,6 +70,10 @@ pub struct ShardStatistics {
     pub log_waiting_bytes_max: u64,
     /// Microseconds pushes waited for room in the log.
     pub log_wait_us: u64,
+    /// Files of the log, those with records and those kept ready.
+    pub log_segments: u64,
+    /// Logs that are filling a new file with zeros now, which takes a share of the disk.
+    pub logs_preparing: u64,
     /// Logs that a failed write has stopped: their partitions accept no pushes.
     pub logs_stopped: u64,
     /// Number of the newest checkpoint.
@@ -88,6 +92,11 @@ pub struct ShardStatistics {
     pub checkpoint_turn_cpu_us_max: u64,
     /// Those that took more than a millisecond of the processor.
     pub checkpoint_turns_cpu_long: u64,
+    /// Those of more than a millisecond by the clock in which the shard slept inside the kernel. The
+    /// others were long by their own work, or because another thread had the core.
+    pub checkpoint_turns_blocked: u64,
+    /// The longest of these.
+    pub checkpoint_blocked_us_max: u64,
     /// Of records appended as head, those that not every replica has yet.
     pub chain_inflight: u64,
     /// Bytes of records that are held for others.
@@ -110,6 +119,10 @@ impl ShardStatistics {
         self.checkpoint_cpu_us += cpu_us;
         self.checkpoint_turn_cpu_us_max = self.checkpoint_turn_cpu_us_max.max(cpu_us);
         self.checkpoint_turns_cpu_long += u64::from(took.cpu > CHECKPOINT_TURN_LONG);
+        if took.blocked {
+            self.checkpoint_turns_blocked += 1;
+            self.checkpoint_blocked_us_max = self.checkpoint_blocked_us_max.max(us);
+        }
     }
 
     /// The counters as one JSON object, with the fields' names as keys.
@@ -148,6 +161,8 @@ impl ShardStatistics {
             ("log_waiting_bytes", self.log_waiting_bytes),
             ("log_waiting_bytes_max", self.log_waiting_bytes_max),
             ("log_wait_us", self.log_wait_us),
+            ("log_segments", self.log_segments),
+            ("logs_preparing", self.logs_preparing),
             ("logs_stopped", self.logs_stopped),
             ("checkpoints", self.checkpoints),
             ("checkpoint_turns", self.checkpoint_turns),
@@ -157,6 +172,8 @@ impl ShardStatistics {
             ("checkpoint_cpu_us", self.checkpoint_cpu_us),
             ("checkpoint_turn_cpu_us_max", self.checkpoint_turn_cpu_us_max),
             ("checkpoint_turns_cpu_long", self.checkpoint_turns_cpu_long),
+            ("checkpoint_turns_blocked", self.checkpoint_turns_blocked),
+            ("checkpoint_blocked_us_max", self.checkpoint_blocked_us_max),
             ("chain_inflight", self.chain_inflight),
             ("chain_held_bytes", self.chain_held_bytes),
             ("parameter_bytes", self.parameter_bytes),
@@ -201,6 +218,8 @@ impl ShardStatistics {
         self.log_waiting_bytes += other.log_waiting_bytes;
         self.log_waiting_bytes_max += other.log_waiting_bytes_max;
         self.log_wait_us += other.log_wait_us;
+        self.log_segments += other.log_segments;
+        self.logs_preparing += other.logs_preparing;
         self.logs_stopped += other.logs_stopped;
         self.checkpoints = self.checkpoints.max(other.checkpoints);
         self.checkpoint_turns += other.checkpoint_turns;
@@ -211,6 +230,9 @@ impl ShardStatistics {
         self.checkpoint_turn_cpu_us_max =
             self.checkpoint_turn_cpu_us_max.max(other.checkpoint_turn_cpu_us_max);
         self.checkpoint_turns_cpu_long += other.checkpoint_turns_cpu_long;
+        self.checkpoint_turns_blocked += other.checkpoint_turns_blocked;
+        self.checkpoint_blocked_us_max =
+            self.checkpoint_blocked_us_max.max(other.checkpoint_blocked_us_max);
         self.chain_inflight += other.chain_inflight;
         self.chain_held_bytes += other.chain_held_bytes;
         self.parameter_bytes += other.parameter_bytes;

@@ -1,14 +1,25 @@
-//! How long a piece of a turn took: by the clock, and of the processor's time.
+//! How long a piece of a turn took: by the clock, of the processor's time, and whether it slept in
+//! between. What the clock says more than the processor of a piece that did not sleep was others' who had
+//! the core.
 
-use std::time::{Duration, Instant};
+use std::{
+    ffi::c_long,
+    time::{Duration, Instant},
+};
 
-use nix::time::{ClockId, clock_gettime};
+use nix::{
+    sys::resource::{UsageWho, getrusage},
+    time::{ClockId, clock_gettime},
+};
+
+use crate::limits::CHECKPOINT_TURN_LONG;
 
 /// Runs since it was made.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stopwatch {
     wall: Instant,
     cpu: Duration,
+    sleeps: c_long,
 }
 
 /// What a stopwatch shows.
@@ -19,21 +30,31 @@ pub(super) struct Took {
     /// Of the processor, the kernel's work for this thread included: the rest of the clock's is
     /// others that had the core, or a call that slept.
     pub(super) cpu: Duration,
+    /// Whether it was long and the thread gave its core up for something it waited for in the kernel.
+    pub(super) blocked: bool,
 }
 
 impl Stopwatch {
     pub(super) fn start() -> Self {
-        Self { wall: Instant::now(), cpu: thread_time() }
+        let sleeps = sleeps();
+        Self { wall: Instant::now(), cpu: thread_time(), sleeps }
     }
 
     pub(super) fn took(self) -> Took {
-        Took { wall: self.wall.elapsed(), cpu: thread_time().saturating_sub(self.cpu) }
+        let cpu = thread_time().saturating_sub(self.cpu);
+        let wall = self.wall.elapsed();
+        Took { wall, cpu, blocked: wall > CHECKPOINT_TURN_LONG && sleeps() != self.sleeps }
     }
 }
 
 /// Time that this thread has had a core.
 fn thread_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
+/// Times that this thread has given its core up by itself.
+fn sleeps() -> c_long {
+    getrusage(UsageWho::RUSAGE_THREAD).map_or(0, |usage| usage.voluntary_context_switches())
 }
 
 #[cfg(test)]
@@ -47,5 +68,16 @@ mod tests {
         let took = watch.took();
         assert!(took.wall >= Duration::from_millis(30));
         assert!(took.cpu < took.wall, "{took:?}");
+        assert!(took.blocked, "{took:?}");
+    }
+
+    #[test]
+    fn working_is_no_sleep() {
+        let watch = Stopwatch::start();
+        let began = watch.cpu;
+        while thread_time() - began < 2 * CHECKPOINT_TURN_LONG {}
+        let took = watch.took();
+        assert!(took.cpu >= 2 * CHECKPOINT_TURN_LONG && took.wall >= took.cpu, "{took:?}");
+        assert!(!took.blocked, "{took:?}");
     }
 }

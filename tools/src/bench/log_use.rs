@@ -11,6 +11,12 @@ pub(super) struct LogUse {
     pub(super) writes: u64,
     /// Bytes of the writes, headers and padding included.
     pub(super) bytes: u64,
+    /// Files that were made for it.
+    pub(super) segments: u64,
+    /// Checkpoints, which give files back for new records.
+    pub(super) checkpoints: u64,
+    /// Whether a file is being made now.
+    pub(super) is_preparing: bool,
 }
 
 impl LogUse {
@@ -26,6 +32,9 @@ impl LogUse {
             pushes: counter("pushes"),
             writes: counter("log_writes"),
             bytes: counter("log_bytes"),
+            segments: counter("log_segments"),
+            checkpoints: counter("checkpoints"),
+            is_preparing: counter("logs_preparing") > 0,
         })
     }
 
@@ -35,6 +44,9 @@ impl LogUse {
             pushes: self.pushes.saturating_sub(before.pushes),
             writes: self.writes.saturating_sub(before.writes),
             bytes: self.bytes.saturating_sub(before.bytes),
+            segments: self.segments.saturating_sub(before.segments),
+            checkpoints: self.checkpoints.saturating_sub(before.checkpoints),
+            is_preparing: self.is_preparing,
         }
     }
 

@@ -1,6 +1,6 @@
 //! What is measured: one kind of operation of a client on rows of one table.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Instant};
 
 use windlass_client::{
     Client, DataType, Durability, PendingPull, PendingPush, PullFrom, PullOptions, PushOptions,
@@ -27,6 +27,9 @@ const RECORD_HEADER_BYTES: usize = 128;
 const LARGE_WRITE_BYTES: usize = 1 << 20;
 /// What the log's writes are multiples of.
 const BLOCK_BYTES: usize = 4096;
+/// How much longer than it is measured a log is used before at most: a slow one, or few pushes, never
+/// fill its files.
+const SETTLE_TIMES_MAX: u32 = 8;
 
 /// What a bench does again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -126,6 +129,7 @@ impl Target {
         let (kind, measured, log) = with_dtype!(self.options.dtype, T => {
             let mut subject =
                 Operations::<T>::new(&self.client, &self.options).map_err(BenchError::Operation)?;
+            self.settle_log(&mut subject, schedule)?;
             let before = self.log_use()?;
             let mut writes = None;
             if let Some(before) = before {
@@ -149,6 +153,26 @@ impl Target {
         Ok(outcome)
     }
 
+    /// Pushes until the log goes round: its first files are filled with zeros while it is used, until a
+    /// checkpoint gives back others for new records.
+    fn settle_log<S: Subject<Error = RemoteError>>(
+        &self,
+        subject: &mut S,
+        schedule: Schedule,
+    ) -> Result<(), BenchError<RemoteError>> {
+        let Some(first) = self.log_use()? else { return Ok(()) };
+        let begun = Instant::now();
+        let longest = schedule.slice * schedule.rounds * SETTLE_TIMES_MAX;
+        while begun.elapsed() < longest {
+            warm_up(subject, schedule.window, schedule.slice)?;
+            let Some(now) = self.log_use()? else { return Ok(()) };
+            if now.checkpoints > first.checkpoints && !now.is_preparing {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
     /// The counters of the log, where its writes are what is measured.
     fn log_use(&self) -> Result<Option<LogUse>, BenchError<RemoteError>> {
         if self.data.is_none() || self.options.durability != (Durability::Sync {}) {
@@ -169,6 +193,7 @@ impl Target {
             block_bytes: block_of(first) as u64,
             window_block_bytes: window as u64,
             window_limit: limit,
+            segments_made: used.segments,
             window_ratio: if limit > 0.0 { values_per_s / limit } else { 0.0 },
         }
     }

@@ -28,8 +28,10 @@ core, which --json names, and the limit is measured between the same two.
 
 With --durability sync the limit is fio, if installed: sequential O_DIRECT writes, each followed by
 fdatasync, in the same directory, of blocks as long as the log's writes are; ratio compares writes
-per second. --json adds how many pushes share a write, and values acknowledged beside fio with blocks that
-hold all pushes in flight. With interval the limit is fio with blocks of 1 MiB.
+per second. A new log makes its files as it goes and fills them with zeros, until checkpoints give files
+back: pushes before that do not count, for up to eight times as long as is measured, and the result
+says how many files were made all the same. --json adds how many pushes share a write, and values
+acknowledged beside fio with blocks that hold all pushes in flight. With interval the limit is fio with blocks of 1 MiB.
 
 Examples:
   windlass bench push --rows 1
@@ -199,6 +201,9 @@ fn text(result: &BenchResult, quantity: Quantity) -> String {
         facts.push(("a write", format!("{pushes:.1} pushes, {bytes:.1} KiB")));
         let window = log.window_block_bytes / 1024;
         facts.push(("to blocks of", format!("{window} KiB: {:.2} in values", log.window_ratio)));
+        if log.segments_made > 0 {
+            facts.push(("log files made", format!("{} meanwhile", log.segments_made)));
+        }
     }
     table::facts(&facts)
 }

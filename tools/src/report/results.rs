@@ -61,6 +61,8 @@ pub struct LogResult {
     pub window_limit: f64,
     /// `bytes_per_s` over it: what group commit is worth to whoever waits for all of them.
     pub window_ratio: f64,
+    /// Files of the log that were made, and filled with zeros first, while pushes were measured.
+    pub segments_made: u64,
 }
 
 /// What `windlass train --json` prints.

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use super::{Log, LogStatistics, PendingBatch};
-use crate::persist::limits::OVERLAP_BYTES_MIN;
+use crate::persist::limits::{BATCHES_MAX, OVERLAP_BYTES_MIN};
 
-/// Segments left when a log is nearly full.
+/// Segments left when a log is nearly full: no new pushes from then on.
 const SEGMENTS_LAST: usize = 4;
+
+/// Segments left for the images that a checkpoint needs to end, whatever is recorded meanwhile.
+const SEGMENTS_OF_IMAGES: usize = 2;
 
 impl Log {
     /// When [`Log::flush`] has to be called next at the latest, on the clock it is given; `None` when
@@ -49,6 +52,25 @@ impl Log {
         used + SEGMENTS_LAST >= self.segments.count_max()
     }
 
+    /// Whether the segments are left that only a checkpoint's images may take.
+    #[must_use]
+    pub fn is_all_but_full(&self) -> bool {
+        let used = self.segments.count() - self.segments.free_count();
+        used + SEGMENTS_OF_IMAGES >= self.segments.count_max()
+    }
+
+    /// Whether so many bytes, in pieces, find room now. Where a segment is missing that nobody prepares,
+    /// that is found out by asking for it.
+    #[must_use]
+    pub fn has_room(&self, bytes: u64) -> bool {
+        let left = self.active.map_or(0, |active| active.bytes - active.offset);
+        let has_segment =
+            self.segments.free_count() > 0 || !self.segments.is_preparing() || left >= bytes;
+        has_segment
+            && self.ring.capacity() - self.ring.used() >= bytes
+            && self.batches.len() < BATCHES_MAX / 2
+    }
+
     /// Bytes of segments that a checkpoint would give back for new records.
     #[must_use]
     pub fn kept_bytes(&self) -> u64 {
@@ -66,6 +88,12 @@ impl Log {
     #[must_use]
     pub fn is_writing(&self) -> bool {
         self.writes > 0
+    }
+
+    /// Segment files: with records, and ready for some.
+    #[must_use]
+    pub fn segment_count(&self) -> usize {
+        self.segments.count()
     }
 
     /// Whether a segment is being prepared, which takes a share of the disk.

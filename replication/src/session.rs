@@ -3,8 +3,10 @@
 //! Bounded by `sessions_max`; idle sessions expire by a record too. One that expired and pushes again
 //! begins afresh: clients send nothing again that is old enough for that (see [`crate::idle`]).
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry as MapEntry;
+use std::{
+    collections::{BTreeMap, btree_map::Entry as MapEntry},
+    ops::Bound,
+};
 
 use windlass_wire::{Incarnation, Lsn, Sequence, SessionId};
 
@@ -244,33 +246,44 @@ impl SessionTable {
     /// | session | lane | incarnation | sequence | lsn |
     /// ```
     pub fn encode(&self, out: &mut Vec<u8>) {
-        let applied = || self.sessions.iter().filter(|(_, session)| session.lsn.0 > 0);
-        write_count(out, applied().count());
-        for ((id, lane), session) in applied() {
-            out.extend_from_slice(&id.0.to_le_bytes());
-            out.extend_from_slice(&lane.0.to_le_bytes());
-            out.extend_from_slice(&session.incarnation.0.to_le_bytes());
-            out.extend_from_slice(&session.applied.0.to_le_bytes());
-            out.extend_from_slice(&session.lsn.0.to_le_bytes());
+        self.encode_piece(None, usize::MAX, out);
+    }
+
+    /// Appends a piece of the replicated part, from behind the entry `after` on: a table of its own of at
+    /// most `entries_max` entries, to be merged again. What changes between two pieces is in one of them
+    /// as it was, or as it is.
+    pub fn encode_piece(
+        &self,
+        after: Option<(SessionId, Lane)>,
+        entries_max: usize,
+        out: &mut Vec<u8>,
+    ) {
+        let piece = || self.applied_behind(after).take(entries_max);
+        write_count(out, piece().count());
+        for (key, session) in piece() {
+            encode_entry(key, session, out);
         }
     }
 
-    /// The replicated part as tables of at most `entries_max` entries each, to be merged again.
+    /// The entry with which that piece ends, if there are others behind it.
     #[must_use]
-    pub fn encode_pieces(&self, entries_max: usize) -> Vec<Vec<u8>> {
-        let applied = self.sessions.iter().filter(|(_, session)| session.lsn.0 > 0);
-        let applied: Vec<_> = applied.map(|(key, session)| (*key, *session)).collect();
-        let mut pieces = applied.chunks(entries_max.max(1)).collect::<Vec<_>>();
-        if pieces.is_empty() {
-            pieces.push(&[]);
-        }
-        let encoded = pieces.into_iter().map(|entries| {
-            let sessions = entries.iter().copied().collect();
-            let mut bytes = Vec::new();
-            Self { sessions, ..*self }.encode(&mut bytes);
-            bytes
-        });
-        encoded.collect()
+    pub fn last_of_piece(
+        &self,
+        after: Option<(SessionId, Lane)>,
+        entries_max: usize,
+    ) -> Option<(SessionId, Lane)> {
+        let mut behind = self.applied_behind(after).map(|(key, _)| *key);
+        let last = behind.nth(entries_max.checked_sub(1)?)?;
+        behind.next().map(|_| last)
+    }
+
+    fn applied_behind(
+        &self,
+        after: Option<(SessionId, Lane)>,
+    ) -> impl Iterator<Item = (&(SessionId, Lane), &Session)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let behind = self.sessions.range((from, Bound::Unbounded));
+        behind.filter(|(_, session)| session.lsn.0 > 0)
     }
 
     /// Reads a table from all of `bytes`; refuses more than `sessions_max` entries.
@@ -292,6 +305,14 @@ impl SessionTable {
         reader.finish()?;
         Ok(table)
     }
+}
+
+fn encode_entry((id, lane): &(SessionId, Lane), session: &Session, out: &mut Vec<u8>) {
+    out.extend_from_slice(&id.0.to_le_bytes());
+    out.extend_from_slice(&lane.0.to_le_bytes());
+    out.extend_from_slice(&session.incarnation.0.to_le_bytes());
+    out.extend_from_slice(&session.applied.0.to_le_bytes());
+    out.extend_from_slice(&session.lsn.0.to_le_bytes());
 }
 
 #[cfg(test)]
@@ -391,16 +412,53 @@ mod tests {
     #[test]
     fn pieces_make_up_the_whole() {
         let mut table = SessionTable::new(8);
-        let none = table.encode_pieces(2);
-        assert_eq!(none.len(), 1, "an empty table is told too");
-        table.apply(Lsn(4), &[covered(9, 2), covered(11, 5), covered(12, 1)], &[]);
-        let pieces = table.encode_pieces(2);
-        assert_eq!(pieces.len(), 2);
-        let mut whole = SessionTable::new(8);
-        for piece in pieces {
-            whole.merge(&SessionTable::decode(&piece, 2).unwrap());
+        let mut none = Vec::new();
+        table.encode_piece(None, 2, &mut none);
+        assert_eq!(SessionTable::decode(&none, 2), Ok(table.clone()), "an empty table is told too");
+        table.apply(Lsn(4), &[covered(9, 2), covered(11, 5), covered(12, 1), covered(13, 3)], &[]);
+        assert_eq!(pieces_of(&mut table, 2, |_, _| {}), (2, table.clone()));
+        assert_eq!(pieces_of(&mut table, 3, |_, _| {}), (2, table.clone()));
+        assert_eq!(pieces_of(&mut table, 9, |_, _| {}), (1, table.clone()));
+    }
+
+    /// The pieces of a table that changes between them, and what they make together.
+    fn pieces_of(
+        table: &mut SessionTable,
+        entries_max: usize,
+        mut between: impl FnMut(&mut SessionTable, usize),
+    ) -> (usize, SessionTable) {
+        let (mut whole, mut count, mut after) = (SessionTable::new(8), 0, None);
+        loop {
+            let mut piece = Vec::new();
+            table.encode_piece(after, entries_max, &mut piece);
+            after = table.last_of_piece(after, entries_max);
+            whole.merge(&SessionTable::decode(&piece, entries_max).unwrap());
+            count += 1;
+            if after.is_none() {
+                return (count, whole);
+            }
+            between(table, count);
         }
-        assert_eq!(whole, table);
+    }
+
+    #[test]
+    fn pieces_and_the_records_since_make_up_a_table_that_changes_between_them() {
+        let mut table = SessionTable::new(8);
+        table.apply(Lsn(4), &[covered(9, 2), covered(11, 5), covered(12, 1), covered(13, 3)], &[]);
+        // One that is copied already goes on, one goes, one comes in front and one behind.
+        let later = |table: &mut SessionTable, count: usize| {
+            if count == 1 {
+                table.apply(Lsn(5), &[covered(9, 3), covered(5, 1)], &[]);
+                table.apply(Lsn(6), &[], &[SessionId(11)]);
+            } else if count == 2 {
+                table.apply(Lsn(7), &[covered(20, 1)], &[]);
+            }
+        };
+        let (count, mut recovered) = pieces_of(&mut table, 1, later);
+        assert_eq!(count, 4);
+        later(&mut recovered, 1);
+        later(&mut recovered, 2);
+        assert_eq!(recovered, table);
     }
 
     #[test]

@@ -2,8 +2,12 @@
 
 mod listing;
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::{Bound, RangeBounds},
+};
 
+use windlass_replication::Lane;
 use windlass_wire::{Incarnation, Lsn, PartitionId, Sequence, SessionId, TableId, map::shard_of};
 
 use super::{Shard, tables::TableRows};
@@ -31,8 +35,8 @@ const SESSIONS_LAST: (TableId, u64) = (TableId(u32::MAX), 0);
 /// A table's clock comes behind its rows.
 const CLOCK_INDEX: u64 = u64::MAX;
 
-/// Sessions of one block of chains' sessions.
-const SESSIONS_PER_BLOCK: usize = 16 << 10;
+/// Sessions looked at for one block: of many, a turn takes a part.
+const SESSIONS_PER_BLOCK: usize = 2 << 10;
 
 /// What of the partitions is still to be copied.
 #[derive(Debug, Default)]
@@ -54,9 +58,16 @@ enum Piece {
     Clock,
     /// Keys with their rows.
     Sparse(Vec<(u64, u64)>),
-    Sessions,
-    /// Of a chain's sessions, as they go into the block.
-    ChainSessions(Vec<u8>),
+    /// Those behind a session, and the number of their block.
+    Sessions {
+        after: Option<SessionId>,
+        index: u64,
+    },
+    /// The same of a chain's sessions.
+    ChainSessions {
+        after: Option<(SessionId, Lane)>,
+        index: u64,
+    },
 }
 
 impl Copied {
@@ -151,7 +162,11 @@ impl CheckpointSource for Source<'_> {
                 }
             }
         }
-        queue.insert(SESSIONS_LAST, Piece::Sessions);
+        let sessions = match self.shard.chain_sessions(partition) {
+            Some(_) => Piece::ChainSessions { after: None, index: 0 },
+            None => Piece::Sessions { after: None, index: 0 },
+        };
+        queue.insert(SESSIONS_LAST, sessions);
         self.copied.queues.insert(partition, queue);
         self.copied.listings.insert(partition, listings);
         self.shard.note_checkpoint_begun(partition);
@@ -163,17 +178,6 @@ impl CheckpointSource for Source<'_> {
         }
         let Some(queue) = self.copied.queues.get_mut(&partition) else { return Next::Done };
         self.shard.queue_fresh(partition, queue);
-        if queue.len() == 1
-            && matches!(queue.get(&SESSIONS_LAST), Some(Piece::Sessions))
-            && let Some(table) = self.shard.chain_sessions(partition)
-        {
-            // All at once: what comes later is in the log.
-            let pieces = table.encode_pieces(SESSIONS_PER_BLOCK);
-            let at = |index| (TableId(u32::MAX), index);
-            let pieces = (0..).map(at).zip(pieces.into_iter().map(Piece::ChainSessions));
-            queue.clear();
-            queue.extend(pieces);
-        }
         let Some((at, piece)) = queue.first_key_value() else {
             self.copied.queues.remove(&partition);
             self.shard.note_fresh(partition, false);
@@ -181,11 +185,15 @@ impl CheckpointSource for Source<'_> {
         };
         let mut bytes = std::mem::take(&mut self.copied.buffer);
         bytes.clear();
-        let (table, section, index) = self.shard.save(partition, *at, piece, &mut bytes);
+        let (at, rest) = (*at, self.shard.rest_of(partition, piece));
+        let (table, section, index) = self.shard.save(partition, at, piece, &mut bytes);
         let fits = bytes.len() <= buffer.len();
         if fits {
             buffer[..bytes.len()].copy_from_slice(&bytes);
-            queue.pop_first();
+            match rest {
+                Some(rest) => queue.insert(at, rest),
+                None => queue.remove(&at),
+            };
         }
         let length = bytes.len();
         self.copied.buffer = bytes;
@@ -217,6 +225,23 @@ impl CheckpointSource for Source<'_> {
 }
 
 impl Shard {
+    /// What is left of a piece that goes into several blocks, behind the one that comes next. A session
+    /// may come and go between two of them: what it has pushed since is in the log.
+    fn rest_of(&self, partition: PartitionId, piece: &Piece) -> Option<Piece> {
+        match piece {
+            Piece::Sessions { after, index } => {
+                let after = Some(self.last_of_block(*after)?);
+                Some(Piece::Sessions { after, index: index + 1 })
+            }
+            Piece::ChainSessions { after, index } => {
+                let table = self.chain_sessions(partition)?;
+                let after = Some(table.last_of_piece(*after, SESSIONS_PER_BLOCK)?);
+                Some(Piece::ChainSessions { after, index: index + 1 })
+            }
+            Piece::Dense | Piece::Clock | Piece::Sparse(_) => None,
+        }
+    }
+
     /// Appends a piece's bytes; its table, section and index.
     fn save(
         &self,
@@ -226,13 +251,14 @@ impl Shard {
         into: &mut Vec<u8>,
     ) -> (TableId, u16, u64) {
         match piece {
-            Piece::Sessions => {
-                for (session, incarnation, sequence) in self.sequences_of(partition) {
+            Piece::Sessions { after, index } => {
+                let sessions = self.sequences_of(partition, *after);
+                for (session, incarnation, sequence) in sessions {
                     into.extend_from_slice(&session.0.to_le_bytes());
                     into.extend_from_slice(&incarnation.0.to_le_bytes());
                     into.extend_from_slice(&sequence.0.to_le_bytes());
                 }
-                (TableId(0), SESSIONS, 0)
+                (TableId(0), SESSIONS, *index)
             }
             Piece::Clock => {
                 if let Some(found) = self.tables.get(&table)
@@ -242,9 +268,11 @@ impl Shard {
                 }
                 (table, CLOCKS, 0)
             }
-            Piece::ChainSessions(bytes) => {
-                into.extend_from_slice(bytes);
-                (TableId(0), CHAIN_SESSIONS, index)
+            Piece::ChainSessions { after, index } => {
+                if let Some(table) = self.chain_sessions(partition) {
+                    table.encode_piece(*after, SESSIONS_PER_BLOCK, into);
+                }
+                (TableId(0), CHAIN_SESSIONS, *index)
             }
             Piece::Dense => {
                 if let Some(found) = self.tables.get(&table)
@@ -299,14 +327,19 @@ impl Shard {
         })
     }
 
-    /// The highest sequence applied to a partition, of every session that has any.
+    /// The highest sequence applied to a partition, of every session of one block that has any.
     fn sequences_of(
         &self,
         partition: PartitionId,
+        after: Option<SessionId>,
     ) -> impl Iterator<Item = (SessionId, Incarnation, Sequence)> + '_ {
-        let open = self.sessions.iter().flatten();
+        let block = (
+            after.map_or(Bound::Unbounded, Bound::Excluded),
+            self.last_of_block(after).map_or(Bound::Unbounded, Bound::Included),
+        );
+        let open = self.sessions.iter().flatten().filter(move |open| block.contains(&open.id));
         let open = open.map(|session| (session.id, session.incarnation, &session.applied));
-        let detached = self.detached.iter();
+        let detached = self.detached.range(block);
         let detached =
             detached.map(|(id, detached)| (*id, detached.incarnation, &detached.applied));
         open.chain(detached).filter_map(move |(id, incarnation, applied)| {
@@ -314,4 +347,16 @@ impl Shard {
             (sequence > Sequence(0)).then_some((id, incarnation, sequence))
         })
     }
+
+    /// The session with which a block ends that begins behind another; `None` for the last block. Few
+    /// sessions are connected: those without a connection fill blocks.
+    fn last_of_block(&self, after: Option<SessionId>) -> Option<SessionId> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut behind = self.detached.range((from, Bound::Unbounded)).map(|(id, _)| *id);
+        let last = behind.nth(SESSIONS_PER_BLOCK - 1)?;
+        behind.next().map(|_| last)
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,79 @@
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use windlass_transport::tcp::{Tcp, TcpOptions};
+use windlass_wire::{ClusterMap, ServerId, ShardId, map::Chain};
+
+use super::*;
+use crate::shard::{
+    ShardOptions,
+    session::{Applied, Detached},
+};
+
+const PARTITION: PartitionId = PartitionId(0);
+
+fn shard() -> Shard {
+    let options = ShardOptions {
+        spin_us: 20,
+        by_reference_len: 16 << 10,
+        memory_len_max: 1 << 20,
+        worker_timeout_ms: 1000,
+    };
+    let transport = Tcp::open(TcpOptions::LOOPBACK).unwrap();
+    let (mut shard, _handle) =
+        Shard::new(ShardId(0), ServerId(0), 1, options, vec![Box::new(transport)]).unwrap();
+    shard.map = Arc::new(ClusterMap { chains: vec![Chain::default()], ..ClusterMap::default() });
+    shard
+}
+
+fn leave(shard: &mut Shard, session: u64, sequence: u64) {
+    let mut applied = Applied::default();
+    applied.insert(PARTITION, 1, Sequence(sequence));
+    let detached = Detached { incarnation: Incarnation(1), applied, since: Instant::now() };
+    shard.detached.insert(SessionId(session), detached);
+}
+
+#[test]
+fn many_sessions_go_into_short_blocks_while_others_come_and_go() {
+    const COUNT: u64 = 3 * SESSIONS_PER_BLOCK as u64 + 5;
+    let mut shard = shard();
+    let mut expected = BTreeMap::new();
+    for session in (1..=COUNT).map(|number| number * 10) {
+        leave(&mut shard, session, session + 1);
+        expected.insert(session, session + 1);
+    }
+    let mut copied = Copied { positions: vec![Lsn(7)], ..Copied::default() };
+    let (mut found, mut blocks) = (BTreeMap::new(), Vec::new());
+    Source { shard: &mut shard, copied: &mut copied }.begin(PARTITION, Extent::Full);
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let mut source = Source { shard: &mut shard, copied: &mut copied };
+        match source.next(PARTITION, &mut buffer) {
+            Next::Block(head) => {
+                assert_eq!((head.section, head.lsn), (SESSIONS, Lsn(7)));
+                let words: Vec<u64> = buffer[..head.length]
+                    .chunks_exact(8)
+                    .map(|word| u64::from_le_bytes(word.try_into().unwrap()))
+                    .collect();
+                assert!(words.len() <= 3 * (SESSIONS_PER_BLOCK + blocks.len()));
+                for session in words.chunks_exact(3) {
+                    assert_eq!(found.insert(session[0], session[2]), None, "it is there twice");
+                }
+                blocks.push(head.index);
+                // One in front of what is copied, one behind it, and one of those behind it goes.
+                let number = blocks.len() as u64;
+                leave(&mut shard, number, 1);
+                leave(&mut shard, COUNT * 10 + number, 1);
+                shard.detached.remove(&SessionId((COUNT - number) * 10));
+            }
+            Next::Later { .. } => {}
+            Next::NoRoom => panic!("a block longer than its buffer"),
+            Next::Done => break,
+        }
+    }
+    assert_eq!(blocks, [0, 1, 2, 3]);
+    for (session, sequence) in expected {
+        if shard.detached.contains_key(&SessionId(session)) {
+            assert_eq!(found.get(&session), Some(&sequence), "session {session}");
+        }
+    }
+}

@@ -1,6 +1,24 @@
 //! The `rounds` aggregation mode: pushes of one clock are summed until all live workers, or m of
 //! them, have finished it; then the sum is applied once. Decides which round a push belongs to, when
 //! a round closes and what becomes of late pushes; the sums themselves are the engine's.
+//!
+//! # Why nobody waits for ever
+//!
+//! A worker pushes and finishes its clocks one by one, in every partition; what it waits for then, an
+//! acknowledgement or a pull, is of clocks it has finished. Let some wait for ever, all others be done
+//! or retired.
+//!
+//! - A push waits somewhere for a round beyond its clock: it came late, or behind one that its session
+//!   pushed in another life of its worker. Whoever has not finished the partition's next round waits
+//!   too, elsewhere, and so says again and again that it is idle ([`Rounds::idle`]); once all have, that
+//!   round closes, and in the end the one that is waited for.
+//! - Otherwise let `t` be the lowest clock that one of them has finished. All have finished the rounds
+//!   up to `t`, so those close in every partition: all that this worker pushed is applied, and no pull
+//!   of it has to wait for a slower one.
+//!
+//! Only the first needs `idle`. It has to be said again, as a round it was said in may close by those
+//! who finished it, and because a new head has heard nothing. No rule for one partition can do without:
+//! there, a worker that computes and one that waits for another partition look the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -53,8 +71,11 @@ pub struct Rounds {
     closed: WorkerClock,
     /// Finished workers per open clock.
     open: BTreeMap<WorkerClock, BTreeSet<WorkerRank>>,
-    /// Workers whose late pushes count in an open round, by its clock.
-    folded: BTreeMap<WorkerClock, BTreeSet<WorkerRank>>,
+    /// The last round in which a push counts that was made at an earlier clock.
+    late_until: WorkerClock,
+    /// Workers that have finished an earlier clock, or said that they are idle, since the next round
+    /// is the next.
+    idle: BTreeSet<WorkerRank>,
     live: BTreeSet<WorkerRank>,
     /// Open rounds at a time: each costs the engine a sum.
     open_max: u64,
@@ -66,8 +87,8 @@ impl Rounds {
     pub fn new(quorum: Quorum, late: Late, closed: WorkerClock, open_max: u64) -> Self {
         assert!(open_max > 0, "a table in rounds needs an open round");
         assert!(quorum != Quorum::AtLeast(0), "a round of no worker would close by itself");
-        let (open, folded, live) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        Self { quorum, late, closed, open, folded, live, open_max }
+        let (open, idle, live) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        Self { quorum, late, closed, open, late_until: closed, idle, live, open_max }
     }
 
     /// Where a push of clock `clock` goes. A worker may push several times within a clock.
@@ -89,6 +110,9 @@ impl Rounds {
     /// whether rounds may now close: ask [`Rounds::close`].
     pub fn finish(&mut self, worker: WorkerRank, clock: WorkerClock) -> bool {
         let first = self.next();
+        if clock < first {
+            return self.idle(worker, clock);
+        }
         let last = WorkerClock(clock.0.min(self.closed.0.saturating_add(self.open_max)));
         let mut at = first;
         while at <= last {
@@ -98,13 +122,20 @@ impl Rounds {
         self.is_complete(first)
     }
 
-    /// A late push of `worker` counts in the open round of `clock`, and is acknowledged with it. Its worker
-    /// may wait for that before it goes on, so a round in which all others are through does not wait
-    /// for it: ask [`Rounds::close`].
-    pub fn fold(&mut self, worker: WorkerRank, clock: WorkerClock) {
-        if clock > self.closed {
-            self.folded.entry(clock).or_default().insert(worker);
+    /// A push was summed into the round of `clock`, beyond its own, and is acknowledged with it: rounds
+    /// up to this one do not wait for workers that wait for something like it. Ask [`Rounds::close`].
+    pub fn fold(&mut self, clock: WorkerClock) {
+        self.late_until = self.late_until.max(clock);
+    }
+
+    /// `worker`, which has finished `clock`, waits and will say so again until it goes on: a round
+    /// beyond its clock does not wait for it if pushes in that round, or in a later one, were made at
+    /// an earlier clock. Returns whether rounds may now close: ask [`Rounds::close`].
+    pub fn idle(&mut self, worker: WorkerRank, clock: WorkerClock) -> bool {
+        if clock <= self.closed && self.live.contains(&worker) {
+            self.idle.insert(worker);
         }
+        self.is_complete(self.next())
     }
 
     /// Worker membership: a live worker is waited for, a retired one is not. What a retired one had
@@ -114,7 +145,8 @@ impl Rounds {
             self.live.insert(worker);
         } else {
             self.live.remove(&worker);
-            for finished in self.open.values_mut().chain(self.folded.values_mut()) {
+            self.idle.remove(&worker);
+            for finished in self.open.values_mut() {
                 finished.remove(&worker);
             }
         }
@@ -128,7 +160,7 @@ impl Rounds {
             return None;
         }
         let finished = self.open.remove(&clock).unwrap_or_default();
-        self.folded.remove(&clock);
+        self.idle.clear();
         self.closed = clock;
         Some(Closed { clock, finished })
     }
@@ -146,9 +178,8 @@ impl Rounds {
     fn is_complete(&self, clock: WorkerClock) -> bool {
         let none = BTreeSet::new();
         let finished = self.open.get(&clock).unwrap_or(&none);
-        let folded = self.folded.get(&clock).unwrap_or(&none);
-        let is_through = |rank: &WorkerRank| finished.contains(rank) || folded.contains(rank);
-        if !self.live.is_empty() && self.live.iter().all(is_through) {
+        let is_through = |rank: &WorkerRank| finished.contains(rank) || self.idle.contains(rank);
+        if clock <= self.late_until && !self.live.is_empty() && self.live.iter().all(is_through) {
             return true;
         }
         let of_live = finished.iter().filter(|rank| self.live.contains(rank)).count();
@@ -200,22 +231,58 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_a_late_push_is_not_waited_for() {
-        let mut rounds = rounds(Quorum::AtLeast(2), Late::Fold, 3);
+    fn who_waits_is_not_waited_for_where_a_late_push_waits() {
+        let mut rounds = rounds(Quorum::AtLeast(2), Late::Fold, 4);
         for worker in [0, 1] {
             rounds.finish(WorkerRank(worker), WorkerClock(1));
         }
         assert_eq!(close(&mut rounds), Some(1));
         assert_eq!(rounds.place(WorkerClock(1)), Placed::Into(WorkerClock(2)));
-        rounds.fold(WorkerRank(2), WorkerClock(2));
+        rounds.fold(WorkerClock(2));
+        rounds.finish(WorkerRank(2), WorkerClock(1));
         rounds.finish(WorkerRank(0), WorkerClock(2));
+        rounds.idle(WorkerRank(3), WorkerClock(1));
         assert_eq!(close(&mut rounds), None, "worker 1 is on its way");
-        rounds.set_live(WorkerRank(1), false);
+        assert!(rounds.idle(WorkerRank(1), WorkerClock(1)), "it waits for another partition");
         assert_eq!(close(&mut rounds), Some(2));
-        rounds.fold(WorkerRank(2), WorkerClock(3));
-        rounds.set_live(WorkerRank(0), false);
+        rounds.fold(WorkerClock(3));
+        for worker in 0..4 {
+            assert_eq!(close(&mut rounds), None, "all have to say it again");
+            rounds.idle(WorkerRank(worker), WorkerClock(2));
+        }
         assert_eq!(close(&mut rounds), Some(3));
-        assert_eq!(close(&mut rounds), None);
+    }
+
+    #[test]
+    fn nobody_is_idle_where_no_late_push_waits() {
+        for (quorum, late) in [
+            (Quorum::All, Late::Fold),
+            (Quorum::AtLeast(2), Late::Fold),
+            (Quorum::AtLeast(2), Late::Drop),
+        ] {
+            let mut rounds = rounds(quorum, late, 3);
+            for worker in 0..3 {
+                rounds.finish(WorkerRank(worker), WorkerClock(1));
+            }
+            assert_eq!(close(&mut rounds), Some(1));
+            rounds.finish(WorkerRank(0), WorkerClock(2));
+            for worker in 0..3 {
+                rounds.idle(WorkerRank(worker), WorkerClock(1));
+            }
+            assert_eq!(close(&mut rounds), None);
+        }
+    }
+
+    #[test]
+    fn an_idle_worker_has_not_finished_the_round_it_lets_close() {
+        let mut rounds = rounds(Quorum::AtLeast(1), Late::Fold, 2);
+        rounds.finish(WorkerRank(0), WorkerClock(1));
+        assert_eq!(close(&mut rounds), Some(1));
+        rounds.fold(WorkerClock(2));
+        rounds.idle(WorkerRank(0), WorkerClock(1));
+        rounds.finish(WorkerRank(1), WorkerClock(1));
+        let closed = Closed { clock: WorkerClock(2), finished: BTreeSet::new() };
+        assert_eq!(rounds.close(), Some(closed));
     }
 
     #[test]
@@ -249,6 +316,10 @@ mod tests {
             for (rank, clock, kind) in steps {
                 if kind == 0 {
                     rounds.set_live(WorkerRank(rank), clock % 2 == 0);
+                } else if kind == 1 {
+                    rounds.fold(WorkerClock(rounds.closed().0 + clock % 4 + 1));
+                } else if kind == 2 {
+                    rounds.idle(WorkerRank(rank), WorkerClock(clock));
                 } else {
                     rounds.finish(WorkerRank(rank), WorkerClock(clock));
                 }

@@ -1,6 +1,6 @@
 //! `cargo run --release -p windlass-tests --example simulate -- --seeds 10000 [--start N] [--json]
-//! [--no-shrink] [--trace] [--mutation NAME] [--threads N] [--mode pushes|sessions|rounds]`:
-//! what `cargo xtask simulate` runs.
+//! [--no-shrink] [--trace] [--mutation NAME] [--threads N] [--mode pushes|sessions|rounds]
+//! [--clients MAX] [--movable]`: what `cargo xtask simulate` runs.
 
 #![allow(clippy::print_stdout, reason = "a tool")]
 
@@ -20,6 +20,10 @@ fn main() -> ExitCode {
             "--seeds" => seeds = number(arguments.next()),
             "--start" => start = number(arguments.next()),
             "--threads" => options.threads = number(arguments.next()).try_into().expect("small"),
+            "--clients" => {
+                options.clients_max = number(arguments.next()).try_into().expect("small");
+            }
+            "--movable" => options.movable = true,
             "--json" => json = true,
             "--trace" => options.trace = true,
             "--mode" => {

@@ -50,11 +50,38 @@ fn every_push_counts_in_one_round_and_no_round_waits_for_the_dead() {
     assert!(report.given_up > report.seeds, "workers are given up: {}", report.given_up);
 }
 
+/// Seeds in which workers once waited for each other for ever, each in another partition: for a late
+/// push, or for one behind what another life of its worker had pushed.
+#[test]
+fn workers_that_waited_for_each_other_go_on() {
+    for (clients_max, seeds) in [(3, &[579, 744, 4247, 4781][..]), (6, &[3338, 4247, 4781][..])] {
+        for seed in seeds {
+            let outcome = run_seed(*seed, &Options { clients_max, ..of_rounds() });
+            assert!(outcome.is_clean(), "seed {seed}: {}", outcome.note.unwrap_or_default());
+        }
+    }
+}
+
+#[test]
+fn more_workers_wait_for_each_other_no_longer() {
+    let report = simulate(0..150, &Options { clients_max: 6, ..of_rounds() });
+    assert!(report.failed_seeds.is_empty(), "{}", report.first_failure.unwrap_or_default());
+    assert!(report.late > 10 * report.seeds, "pushes come late: {}", report.late);
+}
+
+#[test]
+fn single_copies_move_while_rounds_are_open() {
+    let report = simulate(0..150, &Options { movable: true, ..of_rounds() });
+    assert!(report.failed_seeds.is_empty(), "{}", report.first_failure.unwrap_or_default());
+    assert!(report.moved > report.seeds / 2, "partitions move: {}", report.moved);
+    assert!(report.rounds > 20 * report.seeds, "rounds close: {}", report.rounds);
+}
+
 #[test]
 fn every_deliberate_fault_of_rounds_is_seen() {
     for mutation in Mutation::OF_ROUNDS {
         let options = Options { mutation: Some(mutation), shrink: false, ..of_rounds() };
-        let report = simulate(0..100, &options);
+        let report = simulate(0..250, &options);
         assert!(!report.failed_seeds.is_empty(), "{mutation:?} went unseen");
     }
 }

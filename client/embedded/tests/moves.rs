@@ -5,13 +5,13 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
 use windlass_client::{
-    Client, ClientOptions, Consistency, Durability, Element, Provider, PullOptions, PushOptions,
-    TableSchema,
+    Aggregation, Client, ClientOptions, Consistency, Durability, Element, Provider, PullOptions,
+    PushOptions, TableSchema, WorkerRank,
 };
 use windlass_engine::{CoordinatorConfig, CoordinatorServer, Server, ServerConfig};
 use windlass_transport::control::ControlStream;
@@ -173,4 +173,111 @@ fn one_copy_moves_with_the_servers_that_join_and_leave() {
 #[test]
 fn one_copy_on_disk_moves_too() {
     moved_under_load(Provider::Shm {}, Durability::Sync {});
+}
+
+/// A barrier that fails where one party does not come.
+struct Meeting {
+    parties: u64,
+    came: AtomicU64,
+}
+
+impl Meeting {
+    fn of(parties: u64) -> Self {
+        Self { parties, came: AtomicU64::new(0) }
+    }
+
+    fn wait(&self) {
+        let before = self.came.fetch_add(1, Ordering::SeqCst);
+        let all = (before / self.parties + 1) * self.parties;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.came.load(Ordering::SeqCst) < all {
+            assert!(Instant::now() < deadline, "somebody does not come");
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+}
+
+/// Two workers add one to every row in each round, while their servers change; then a server is drained
+/// while a round is open, which one worker has ended and the other has not.
+#[test]
+fn rounds_go_on_while_their_partitions_move() {
+    for provider in [Provider::Shm {}, Provider::Tcp {}] {
+        let mut cluster = Cluster::start(provider, None);
+        cluster.wait_until_at(&[0]);
+        let schema = TableSchema {
+            aggregation: Aggregation::Rounds { quorum: 0, fold_late: false },
+            consistency: Consistency::Sequential {},
+            ..TableSchema::dense(f64::DTYPE, ROWS, 1)
+        };
+        let client = cluster.client();
+        drop(client.create_table::<f64>("in rounds", &schema).unwrap());
+        let address = cluster.servers[0].advertised().to_owned();
+        let (is_over, is_last) = (AtomicBool::new(false), AtomicBool::new(false));
+        let [together, drained, ready, held_open] = [2, 2, 3, 3].map(Meeting::of);
+        std::thread::scope(|scope| {
+            for rank in 0..2 {
+                let (address, is_over, is_last) = (&address, &is_over, &is_last);
+                let (together, drained) = (&together, &drained);
+                let (ready, held_open) = (&ready, &held_open);
+                scope.spawn(move || {
+                    let options = ClientOptions {
+                        providers: vec![provider],
+                        rank: Some(WorkerRank(rank)),
+                        timeout: Duration::from_secs(60),
+                        ..ClientOptions::default()
+                    };
+                    let client = Client::connect_with(address, options).unwrap();
+                    let table = client.open_table::<f64>("in rounds").unwrap();
+                    table.wait_for_workers(2).unwrap();
+                    ready.wait();
+                    let ones = vec![1.0; usize::try_from(ROWS).unwrap()];
+                    let push = || table.push(0..ROWS, &ones, &PushOptions::default()).unwrap();
+                    let pull = || table.pull(0..ROWS, &PullOptions::default()).unwrap();
+                    let mut round = 0.0;
+                    while !is_last.load(Ordering::SeqCst) {
+                        drop(push());
+                        client.advance_clock().unwrap();
+                        round += 1.0;
+                        let seen = pull().wait().unwrap();
+                        let is_whole = |value: &f64| *value >= 2.0 * round && value % 2.0 == 0.0;
+                        assert!(seen.iter().all(is_whole), "round {round}: {seen:?}");
+                        // Both stop after the same round.
+                        together.wait();
+                        if rank == 0 {
+                            is_last.store(is_over.load(Ordering::SeqCst), Ordering::SeqCst);
+                        }
+                        together.wait();
+                    }
+                    if rank == 0 {
+                        let pushed = push();
+                        client.advance_clock().unwrap();
+                        held_open.wait();
+                        pushed.wait().unwrap();
+                    } else {
+                        held_open.wait();
+                        drained.wait();
+                        let pushed = push();
+                        client.advance_clock().unwrap();
+                        pushed.wait().unwrap();
+                    }
+                    let seen = pull().wait().unwrap();
+                    assert!(seen.iter().all(|value| *value == 2.0 * (round + 1.0)), "{seen:?}");
+                    // Neither leaves before the other has seen it.
+                    together.wait();
+                });
+            }
+            ready.wait();
+            cluster.join(None);
+            cluster.wait_until_at(&[0, 1]);
+            cluster.operate(Operation::Drain { server: ServerId(0) });
+            cluster.wait_until_at(&[1]);
+            cluster.operate(Operation::Undrain { server: ServerId(0) });
+            cluster.wait_until_at(&[0, 1]);
+            is_over.store(true, Ordering::SeqCst);
+            held_open.wait();
+            cluster.operate(Operation::Drain { server: ServerId(1) });
+            cluster.wait_until_at(&[0]);
+            drained.wait();
+        });
+    }
 }

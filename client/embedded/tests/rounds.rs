@@ -241,3 +241,72 @@ fn a_round_with_too_many_keys_says_so() {
     let _ = client.wait_all();
     drop(table.push(&keys[..1], &[1.0, 1.0], &PushOptions::default()).unwrap());
 }
+
+/// Two workers whose pushes come late are left alone, and each waits for its own, at another shard:
+/// neither waits for the other.
+#[test]
+fn late_workers_that_wait_in_different_partitions_do_not_wait_for_each_other() {
+    for provider in [Provider::Shm {}, Provider::Tcp {}] {
+        let server = server(provider);
+        let address = server.address().to_string();
+        let [first, second] = [0, 1].map(|rank| connect(&address, Some(rank)));
+        let tables =
+            [&first, &second].map(|worker| worker.create_table::<f64>("t", &schema(2, true)));
+        let [table, other] = tables.map(Result::unwrap);
+        let (joined, alone) = (Barrier::new(3), Barrier::new(3));
+        thread::scope(|scope| {
+            for (rank, row) in [(2, 0), (3, ROWS - 1)] {
+                let (address, joined, alone) = (&address, &joined, &alone);
+                scope.spawn(move || {
+                    let worker = connect(address, Some(rank));
+                    let table = worker.open_table::<f64>("t").unwrap();
+                    joined.wait();
+                    alone.wait();
+                    let late = table.push(row..row + 1, &[1.0; 2], &PushOptions::default());
+                    late.unwrap().wait().unwrap();
+                });
+            }
+            joined.wait();
+            let early = table.push(0..ROWS, &[1.0; 192], &PushOptions::default()).unwrap();
+            first.advance_clock().unwrap();
+            second.advance_clock().unwrap();
+            early.wait().unwrap();
+            drop((table, other, first, second));
+            alone.wait();
+        });
+        let visitor = connect(&address, None);
+        let seen = visitor.open_table::<f64>("t").unwrap();
+        let rows = seen.pull(0..ROWS, &PullOptions::default()).unwrap().wait().unwrap();
+        let expected = |at: usize| if (2..190).contains(&at) { 1.0 } else { 2.0 };
+        assert!(rows.iter().enumerate().all(|(at, row)| *row == expected(at)), "{rows:?}");
+    }
+}
+
+/// What a client waited for in a round that does not close is forgotten with its connection.
+#[test]
+fn clients_that_come_again_and_again_leave_nothing_behind() {
+    let server = server(Provider::Shm {});
+    let address = server.address().to_string();
+    let slow = connect(&address, Some(0));
+    drop(slow.create_table::<f64>("t", &schema(0, false)).unwrap());
+    for _ in 0..20 {
+        let client = connect(&address, Some(1));
+        let table = client.open_table::<f64>("t").unwrap();
+        for _ in 0..10 {
+            drop(table.push(0..ROWS, &[1.0; 192], &PushOptions::default()).unwrap());
+        }
+        client.advance_clock().unwrap();
+        drop(table);
+        client.vanish();
+    }
+    let waiting = || {
+        let text = slow.server_statistics(windlass_client::ServerId(0)).unwrap();
+        let (_, after) = text.split_once("\"messages_waiting\":").unwrap();
+        after.split(',').next().unwrap().parse::<u64>().unwrap()
+    };
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while waiting() > 0 {
+        assert!(std::time::Instant::now() < deadline, "{} messages wait for nobody", waiting());
+        thread::sleep(Duration::from_millis(5));
+    }
+}

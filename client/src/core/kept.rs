@@ -3,7 +3,7 @@
 //! A push stays with the client until it is acknowledged: in flight, its bytes are in the mailbox's
 //! mirror and its values in the memory they were pushed from; otherwise it is here.
 
-use windlass_wire::{Place, RequestHeader, RowRange, Rows, Sequence};
+use windlass_wire::{Place, RequestHeader, RequestKind, RowRange, Rows, Sequence};
 
 use super::{
     Core, RegionId, RequestId, TableIndex,
@@ -87,6 +87,10 @@ impl Core {
             None if inline.is_empty() => KeptValues::None,
             None => KeptValues::Inline(inline.to_vec()),
         };
+        if header.kind == RequestKind::Idle {
+            // It comes again by itself.
+            return;
+        }
         let reply = header.reply.map(region_of);
         let keys = keys.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect();
         self.keep(Kept { request: in_flight.request, header, keys, values, reply });

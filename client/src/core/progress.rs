@@ -129,6 +129,7 @@ impl Core {
         if now.duration_since(patience.checked) >= CHECK_EVERY {
             patience.checked = now;
             self.check_servers();
+            self.note_idle(now);
             if waited >= ask_after(patience.asked) {
                 patience.asked += 1;
                 self.suspect(patience.asked);

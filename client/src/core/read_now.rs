@@ -42,6 +42,8 @@ impl Core {
                 located => located.and_then(|()| self.read_now(table, rows, reading, into)),
             };
             let Err(error) = read else { return Ok(()) };
+            // Rows that become current later may be behind the clock that was looked at.
+            self.look_again();
             if let RequestError::NotCurrent { .. } = error
                 && std::mem::replace(&mut looks_again, false)
             {

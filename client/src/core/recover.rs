@@ -181,6 +181,7 @@ impl Core {
         for table in &mut self.tables {
             table.places.clear();
         }
+        self.look_again();
         self.rejoin_clocks();
         if epoch > before && before > Epoch(0) {
             tracing::info!(epoch = epoch.0, all, "the cluster map changed");

@@ -1,11 +1,19 @@
 //! Tables in rounds: what a worker pushes is acknowledged when its round closes, so it has to find
 //! room until then, and room has to be left to say that the round is over.
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
-use windlass_wire::{Aggregation, RequestHeader};
+use windlass_wire::{Aggregation, RequestHeader, RequestKind};
 
-use super::{Core, REQUESTS_MAX, RequestId, TableIndex};
+use super::{
+    Core, REQUESTS_MAX, RequestId, TableIndex,
+    requests::NOBODY,
+    send::{Message, Values},
+};
+use crate::config::PushOptions;
 use crate::error::RequestError;
 
 /// Rounds that a worker may end before the first of them is applied: servers sum a bounded number.
@@ -21,13 +29,27 @@ const BYTES_LEFT: u64 = 8 << 10;
 /// Longest values that go inline: the mailbox keeps its messages until the round closes.
 const INLINE_LEN_MAX: u64 = 512;
 
+/// A worker that waits for so long says so; then after twice as long, and so on.
+const IDLE_FIRST: Duration = Duration::from_millis(10);
+/// The longest it is silent while it waits.
+const IDLE_EVERY_MAX: Duration = Duration::from_millis(640);
+
 /// What of this worker's rounds is not applied.
 #[derive(Debug, Default)]
 pub(super) struct Rounds {
+    /// How long this worker waits before it says again that it does, while it waits.
+    idle: Option<Idle>,
     /// Pushes of the round it is in.
     pushes: VecDeque<RequestId>,
     /// Ends of earlier rounds.
     ends: VecDeque<RequestId>,
+}
+
+/// A worker that waits.
+#[derive(Clone, Copy, Debug)]
+struct Idle {
+    said_at: Instant,
+    pause: Duration,
 }
 
 impl Core {
@@ -36,9 +58,14 @@ impl Core {
         self.tables[table.0].entry.schema.aggregation
     }
 
+    fn is_in_rounds(&self, table: TableIndex) -> bool {
+        !self.tables[table.0].dropped && self.aggregation_of(table) != (Aggregation::Immediate {})
+    }
+
     /// A push to a table has begun.
     pub(super) fn note_push(&mut self, table: TableIndex, request: RequestId) {
         if let Aggregation::Rounds { .. } = self.aggregation_of(table) {
+            self.rounds.idle = None;
             self.rounds.pushes.push_back(request);
         }
     }
@@ -97,10 +124,8 @@ impl Core {
     /// Waits until the worker may be in one more round than those it has ended; returns whether any
     /// of its tables is in rounds.
     pub(super) fn await_rounds(&mut self) -> Result<bool, RequestError> {
-        let in_rounds = (0..self.tables.len()).map(TableIndex).any(|table| {
-            !self.tables[table.0].dropped
-                && self.aggregation_of(table) != (Aggregation::Immediate {})
-        });
+        let in_rounds =
+            (0..self.tables.len()).map(TableIndex).any(|table| self.is_in_rounds(table));
         while in_rounds && self.rounds.ends.len() >= ROUNDS_AHEAD_MAX {
             if let Some(oldest) = self.rounds.ends.pop_front() {
                 self.wait_for(oldest)?;
@@ -111,7 +136,42 @@ impl Core {
 
     /// The worker has ended a round by this request.
     pub(super) fn note_round_end(&mut self, request: RequestId) {
+        self.rounds.idle = None;
         self.rounds.pushes.clear();
         self.rounds.ends.push_back(request);
+    }
+
+    /// The worker waits, and has for a while: shards where late pushes wait are told now and then, so
+    /// that these do not wait for a worker that waits for others itself.
+    pub(super) fn note_idle(&mut self, now: Instant) {
+        if self.options.rank.is_none() {
+            return;
+        }
+        let first = Idle { said_at: now, pause: IDLE_FIRST };
+        let idle = *self.rounds.idle.get_or_insert(first);
+        if now.duration_since(idle.said_at) < idle.pause {
+            return;
+        }
+        let pause = (idle.pause * 2).min(IDLE_EVERY_MAX);
+        self.rounds.idle = Some(Idle { said_at: now, pause });
+        for table in (0..self.tables.len()).map(TableIndex) {
+            if self.tables[table.0].clock.is_some() && self.is_in_rounds(table) {
+                self.say_idle(table);
+            }
+        }
+    }
+
+    fn say_idle(&mut self, table: TableIndex) {
+        for link in 0..self.links.len() {
+            let writer = &self.links[link].writer;
+            // It leaves as much room as pushes do.
+            if writer.messages_left() > MESSAGES_LEFT && writer.bytes_left() > BYTES_LEFT {
+                let options = PushOptions { clock: Some(self.clock), ..PushOptions::default() };
+                let header = self.header(RequestKind::Idle, table, &options);
+                let (keys, values, reply) = (&[][..], Values::None, None);
+                let message = Message { request: NOBODY, header, keys, values, reply };
+                self.write_now(link, &message);
+            }
+        }
     }
 }

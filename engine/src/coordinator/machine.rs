@@ -295,11 +295,6 @@ impl Machine {
         if member.incarnation != incarnation {
             return;
         }
-        if member.is_joined && !self.coordinator.map().servers.contains_key(&server) {
-            // It was forgotten, and is told to leave with the map that says so: a fence would have it
-            // come back in another life.
-            return;
-        }
         tracing::warn!(%server, incarnation = incarnation.0, "a server's life is fenced");
         if !member.is_joined {
             let reply = self.joined(server);

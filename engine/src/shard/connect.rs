@@ -149,6 +149,7 @@ impl Shard {
             self.abandon(parked);
         }
         self.forget_pulls(session);
+        self.forget_round_waits(slot, open.life);
         self.silence_workers(session);
         if open.peer.is_some() {
             self.peer_detached(slot);

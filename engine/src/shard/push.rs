@@ -75,6 +75,9 @@ impl Shard {
         if work.header.kind == RequestKind::AdvanceClock && self.clocks.is_used() {
             return self.advance_clock(at).err().unwrap_or((Status::Done, 0));
         }
+        if work.header.kind == RequestKind::Idle {
+            self.note_idle(at);
+        }
         (Status::Done, 0)
     }
 
@@ -156,6 +159,10 @@ impl Shard {
     /// Checks a request against its table, its session and the map, before anything is touched.
     fn check(&self, work: &Work) -> Result<(), Refusal> {
         let header = &work.header;
+        if header.kind == RequestKind::Idle {
+            // By another map it says nothing, and comes again.
+            return Ok(());
+        }
         // A replicated partition's chain says how old a map may be.
         let is_known = self.chain.is_some() && header.epoch < self.map.epoch;
         if header.epoch != self.map.epoch && !is_known {

@@ -56,6 +56,8 @@ pub struct ShardStatistics {
     pub late_dropped: u64,
     /// Pushes counted in a later round of a partition than their own.
     pub late_folded: u64,
+    /// Messages that wait for rounds or for replicas now.
+    pub messages_waiting: u64,
     /// Times a pull waited for room because its client had not taken what it was sent.
     pub crowded: u64,
     /// Records in the log since the start.
@@ -154,6 +156,7 @@ impl ShardStatistics {
             ("rounds_closed", self.rounds_closed),
             ("late_dropped", self.late_dropped),
             ("late_folded", self.late_folded),
+            ("messages_waiting", self.messages_waiting),
             ("crowded", self.crowded),
             ("log_records", self.log_records),
             ("log_writes", self.log_writes),
@@ -211,6 +214,7 @@ impl ShardStatistics {
         self.rounds_closed += other.rounds_closed;
         self.late_dropped += other.late_dropped;
         self.late_folded += other.late_folded;
+        self.messages_waiting += other.messages_waiting;
         self.crowded += other.crowded;
         self.log_records += other.log_records;
         self.log_writes += other.log_writes;

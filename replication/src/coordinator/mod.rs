@@ -449,7 +449,9 @@ impl Coordinator {
     fn stored(&mut self, now: Time, epoch: Epoch, outputs: &mut Vec<CoordinatorOutput>) {
         let Some(draft) = self.draft.take_if(|draft| draft.epoch == epoch) else { return };
         let old = std::mem::replace(&mut self.map, draft);
-        for (&server, entry) in &old.servers {
+        // One that was forgotten is told to leave by the map: fenced, it would come back in another life.
+        let is_known = |server: &ServerId| self.map.servers.contains_key(server);
+        for (&server, entry) in old.servers.iter().filter(|(server, _)| is_known(server)) {
             if old.is_in_force(server) && !self.map.admits(server, entry.incarnation) {
                 let incarnation = entry.incarnation;
                 outputs.push(CoordinatorOutput::Fence { server, incarnation });

@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use windlass_replication::Time;
 use windlass_replication::coordinator::{CoordinatorInput, CoordinatorOutput};
+use windlass_replication::{ClusterMap, Time};
 use windlass_wire::{Epoch, PartitionId};
 
 use super::message::Message;
@@ -105,6 +105,12 @@ impl World {
             return;
         }
         if self.store.epoch.next() == epoch {
+            let head = |map: &ClusterMap, p: usize| map.partitions.get(p).and_then(|at| at.head());
+            let is_moved = |p: &usize| {
+                let before = head(&self.store, *p);
+                before.is_some() && before != head(draft, *p)
+            };
+            self.outcome.moved += (0..self.partitions).filter(is_moved).count() as u64;
             self.store = draft.clone();
             if self.options.trace {
                 eprintln!("{:>7} MAP {epoch}: {:?}", self.now, self.store.partitions);

@@ -72,6 +72,12 @@ impl World {
                     self.coordinate(leader, CoordinatorInput::Operator(drain));
                 }
             }
+            FaultKind::Undrain { server } => {
+                let undrain = Change::Undrain { server: self.servers[server].id };
+                if let Some(leader) = self.leader {
+                    self.coordinate(leader, CoordinatorInput::Operator(undrain));
+                }
+            }
             FaultKind::PowerLoss { restart_us } => {
                 let fit = self.servers.iter().all(|server| server.is_running() && server.joined);
                 if self.sync && fit {

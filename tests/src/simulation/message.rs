@@ -92,6 +92,12 @@ pub(super) enum Message {
         /// The last push before it that has no answer.
         after: Option<Sequence>,
     },
+    /// A worker that has ended this clock waits.
+    Idle {
+        partition: usize,
+        epoch: Epoch,
+        clock: WorkerClock,
+    },
     JoinRounds {
         partition: usize,
         epoch: Epoch,

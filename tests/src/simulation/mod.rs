@@ -62,6 +62,8 @@ pub struct Report {
     pub rounds: u64,
     /// Pushes that came too late for their round.
     pub late: u64,
+    /// Times a partition got another head.
+    pub moved: u64,
     /// The seeds in which anything was found, lowest first.
     pub failed_seeds: Vec<u64>,
     /// What was found in the first of them, shrunk if asked.
@@ -127,6 +129,7 @@ impl Report {
         self.given_up += outcome.given_up;
         self.rounds += outcome.rounds;
         self.late += outcome.late;
+        self.moved += outcome.moved;
         self.lost += outcome.lost;
         self.doubled += outcome.doubled;
         self.stale += outcome.stale;
@@ -143,7 +146,7 @@ impl Report {
     pub fn to_json(&self) -> String {
         let failed: Vec<String> = self.failed_seeds.iter().map(u64::to_string).collect();
         format!(
-            "{{\"seeds\":{},\"steps\":{},\"reads\":{},\"lost\":{},\"doubled\":{},\"stale\":{},\"divergent\":{},\"stuck\":{},\"panicked\":{},\"expired\":{},\"given_up\":{},\"rounds\":{},\"late\":{},\"failed_seeds\":[{}]}}",
+            "{{\"seeds\":{},\"steps\":{},\"reads\":{},\"lost\":{},\"doubled\":{},\"stale\":{},\"divergent\":{},\"stuck\":{},\"panicked\":{},\"expired\":{},\"given_up\":{},\"rounds\":{},\"late\":{},\"moved\":{},\"failed_seeds\":[{}]}}",
             self.seeds,
             self.steps,
             self.reads,
@@ -157,6 +160,7 @@ impl Report {
             self.given_up,
             self.rounds,
             self.late,
+            self.moved,
             failed.join(",")
         )
     }

@@ -33,6 +33,8 @@ pub enum Mutation {
     WaitForTheDead,
     /// The record that closes a round does not say whose pushes it sums.
     RoundForgetsWho,
+    /// Heads do not hear that workers wait.
+    NeverIdle,
 }
 
 /// What clients do with the tables.
@@ -44,7 +46,8 @@ pub enum Mode {
     /// They push now and then, go away for long, stand still between looking at the time and sending,
     /// and have clocks of very different speed; sessions expire.
     Sessions,
-    /// They are workers of tables in rounds, of all or of two workers; they die and join again.
+    /// They are workers of tables in rounds, of all or of two workers; they die and join again, and wait
+    /// for what they have pushed two clocks before.
     Rounds,
 }
 
@@ -64,7 +67,7 @@ impl Mutation {
     ];
 
     /// Those of [`Mode::Rounds`].
-    pub const OF_ROUNDS: [Self; 2] = [Self::WaitForTheDead, Self::RoundForgetsWho];
+    pub const OF_ROUNDS: [Self; 3] = [Self::WaitForTheDead, Self::RoundForgetsWho, Self::NeverIdle];
 
     /// Those of [`Mode::Sessions`].
     pub const OF_SESSIONS: [Self; 3] =
@@ -78,6 +81,10 @@ pub struct Options {
     pub pushes: u32,
     /// What clients do.
     pub mode: Mode,
+    /// Clients of a seed, at most.
+    pub clients_max: usize,
+    /// One copy of each partition: servers are drained and taken back instead of failing.
+    pub movable: bool,
     /// Faults per seed, at most.
     pub faults_max: u32,
     /// A deliberate fault.
@@ -95,6 +102,8 @@ impl Default for Options {
         Self {
             pushes: 40,
             mode: Mode::Pushes,
+            clients_max: 3,
+            movable: false,
             faults_max: 8,
             mutation: None,
             shrink: true,

@@ -226,8 +226,8 @@ impl World {
         let open = self.open_rounds(s, p);
         open.sums.entry(clock).or_default().push((index, *push));
         open.wait(clock, client, sequence);
-        if pushed_at <= open.rounds.closed() {
-            open.rounds.fold(rank(client), clock);
+        if pushed_at < clock {
+            open.rounds.fold(clock);
             self.close_rounds(s, p);
         }
     }
@@ -279,13 +279,30 @@ impl World {
                 return;
             }
         }
+        self.open_rounds(s, p).rounds.finish(worker, clock);
         let log = self.servers[s].parts[p].replica.log();
         let lsn = log.last();
         if lsn <= log.committed() {
             self.send(s, from, Message::Acknowledged { partition: p, sequence });
-            return;
+        } else {
+            self.servers[s].parts[p].waiting.push(Waiting { lsn, client, sequence });
         }
-        self.servers[s].parts[p].waiting.push(Waiting { lsn, client, sequence });
+        self.close_rounds(s, p);
+    }
+
+    /// A worker that has finished a clock waits for something.
+    pub(super) fn is_idle(
+        &mut self,
+        s: usize,
+        p: usize,
+        from: Node,
+        (epoch, clock): (Epoch, WorkerClock),
+    ) {
+        if self.leads(s, p, epoch) && self.options.mutation != Some(Mutation::NeverIdle) {
+            let worker = rank(from - self.client_base());
+            self.open_rounds(s, p).rounds.idle(worker, clock);
+            self.close_rounds(s, p);
+        }
     }
 
     /// Closes what may be closed.

@@ -92,6 +92,11 @@ pub enum FaultKind {
         /// Which server.
         server: usize,
     },
+    /// An operator takes a drained server back.
+    Undrain {
+        /// Which server.
+        server: usize,
+    },
     /// All servers lose power; what is on disk survives.
     PowerLoss {
         /// When they start again.
@@ -127,12 +132,15 @@ impl Schedule {
         let mut random = Random::new(seed ^ 0x5C4E_D01E);
         let servers = 3 + random.index(3);
         let replicas = 2 + u8::from(!random.one_in(3));
+        let replicas = if options.movable { 1 } else { replicas };
         let sync = random.one_in(4);
         let count = random.below(u64::from(options.faults_max) + 1);
+        let kind = if options.movable { kind_of_moves } else { kind };
+        let count = if options.movable { 2 * count } else { count };
         let mut faults: Vec<Fault> = (0..count)
             .map(|_| Fault {
                 at_us: random.between(20_000, FAULTS_US),
-                kind: kind(&mut random, servers, sync),
+                kind: kind(&mut random, servers, sync, options.clients_max),
             })
             .collect();
         faults.sort_by_key(|fault| fault.at_us);
@@ -141,7 +149,7 @@ impl Schedule {
             servers,
             replicas,
             partitions: 1 << random.below(2),
-            clients: 1 + random.index(3),
+            clients: 1 + random.index(options.clients_max),
             sync,
             log_records: if random.one_in(2) { 4 } else { 10_000 },
             drift_ppm: (0..servers).map(|_| drift(&mut random)).collect(),
@@ -150,7 +158,7 @@ impl Schedule {
     }
 }
 
-fn kind(random: &mut Random, servers: usize, sync: bool) -> FaultKind {
+fn kind(random: &mut Random, servers: usize, sync: bool, clients: usize) -> FaultKind {
     let server = random.index(servers);
     let other = (server + 1 + random.index(servers - 1)) % servers;
     let us = random.between(1_000, 150_000);
@@ -165,11 +173,22 @@ fn kind(random: &mut Random, servers: usize, sync: bool) -> FaultKind {
         10..=12 => FaultKind::Isolate { server, us, clients: random.one_in(2) },
         13 => FaultKind::Cut { a: server, b: other, us },
         14..=15 => FaultKind::Reconnect { a: server, b: other },
-        16 => FaultKind::ClientReconnect { client: random.index(3), server },
+        16 => FaultKind::ClientReconnect { client: random.index(clients), server },
         17 => FaultKind::Takeover { both: random.one_in(2), us: random.between(1, 60_000) },
         18 => FaultKind::Drain { server },
         20..=23 => FaultKind::LoseControl { server, us },
         _ if sync => FaultKind::PowerLoss { restart_us: random.between(2_000, 60_000) },
         _ => FaultKind::Pause { server, us },
+    }
+}
+
+/// Where there is one copy, a server that holds one may not fail: what does is up to the world.
+fn kind_of_moves(random: &mut Random, servers: usize, sync: bool, clients: usize) -> FaultKind {
+    let server = random.index(servers);
+    match random.below(8) {
+        0..=2 => FaultKind::Drain { server },
+        3..=4 => FaultKind::Undrain { server },
+        5 => FaultKind::ClientReconnect { client: random.index(clients), server },
+        _ => kind(random, servers, sync, clients),
     }
 }

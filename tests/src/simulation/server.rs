@@ -187,6 +187,9 @@ impl World {
             Message::Finish { partition, epoch, clock, sequence, after } => {
                 self.finished(s, partition, from, (epoch, clock, sequence), after);
             }
+            Message::Idle { partition, epoch, clock } => {
+                self.is_idle(s, partition, from, (epoch, clock));
+            }
             Message::JoinRounds { partition, epoch } => self.joins(s, partition, from, epoch),
             other => unreachable!("no server gets {other:?}"),
         }

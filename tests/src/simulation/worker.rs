@@ -13,7 +13,7 @@ use super::world::World;
 
 /// Clocks of a worker that are not acknowledged, at most.
 const CLOCKS_AHEAD: u64 = 2;
-/// How soon it asks again to be waited for.
+/// How soon it asks again to be waited for, or says again that it waits.
 const ASK_US: u64 = 4_000;
 
 impl World {
@@ -36,8 +36,22 @@ impl World {
         }
         let clock = worker.clock;
         let ahead = self.clients[c].oldest_clock().map_or(0, |oldest| clock.0 - oldest.0);
-        if ahead < CLOCKS_AHEAD && self.clients[c].clocks_left() > 0 && self.random.one_in(2) {
+        if ahead >= CLOCKS_AHEAD || self.clients[c].clocks_left() == 0 {
+            if self.clients[c].worker().asked_at + ASK_US <= now {
+                self.clients[c].worker_mut().asked_at = now;
+                self.say_idle(c, WorkerClock(clock.0 - 1));
+            }
+        } else if self.random.one_in(2) {
             self.work_at(c, clock);
+        }
+    }
+
+    /// It waits, and has ended this clock.
+    fn say_idle(&mut self, c: usize, clock: WorkerClock) {
+        for partition in 0..self.partitions {
+            let entry = &self.clients[c].map().partitions[partition];
+            let (Some(head), epoch) = (entry.head(), entry.epoch) else { continue };
+            self.write(c, place(head), Message::Idle { partition, epoch, clock });
         }
     }
 

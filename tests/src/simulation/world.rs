@@ -145,6 +145,8 @@ pub struct Outcome {
     pub rounds: u64,
     /// Pushes that came too late for their round.
     pub late: u64,
+    /// Times a partition got another head.
+    pub moved: u64,
     /// What was found first.
     pub note: Option<String>,
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! offset size
-//!      0    1  kind: 1 push, 2 pull, 3 push_pull, 4 advance clock, 5 nothing
+//!      0    1  kind: 1 push, 2 pull, 3 push_pull, 4 advance clock, 5 nothing, 6 idle
 //!      1    1  flags: bit 0 values by reference, bit 1 rows are a range, bit 2 sync, bit 3 resumes,
 //!               bit 4 strong
 //!      2    1  dtype of the values
@@ -46,6 +46,9 @@ pub enum RequestKind {
     AdvanceClock = 4,
     /// Nothing: is completed like any other.
     Nothing = 5,
+    /// The worker has finished this clock and waits: in a round in which late pushes wait too, it is
+    /// not waited for. Completed at once; said again and again while it waits.
+    Idle = 6,
 }
 
 impl RequestKind {
@@ -57,6 +60,7 @@ impl RequestKind {
             3 => Self::PushPull,
             4 => Self::AdvanceClock,
             5 => Self::Nothing,
+            6 => Self::Idle,
             value => {
                 return Err(DecodeError::Unknown {
                     field: "request kind",

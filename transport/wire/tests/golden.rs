@@ -152,6 +152,7 @@ fn messages() -> Vec<(String, Vec<u8>)> {
     let none = RequestHeader { row_count: 0, rows: range, ..header() };
     let clock = RequestHeader { kind: RequestKind::AdvanceClock, ..none };
     let nothing = RequestHeader { kind: RequestKind::Nothing, ..none };
+    let idle = RequestHeader { kind: RequestKind::Idle, ..none };
     let word =
         CompletionWord { number: 0x0102_0304, status: Status::OutOfRange, detail: 0x0a_0b0c };
     let mut all = vec![
@@ -161,6 +162,7 @@ fn messages() -> Vec<(String, Vec<u8>)> {
         ("request_push_pull".to_owned(), request(&both, &body[8..])),
         ("request_advance_clock".to_owned(), request(&clock, &[])),
         ("request_nothing".to_owned(), request(&nothing, &[])),
+        ("request_idle".to_owned(), request(&idle, &[])),
         ("completion".to_owned(), word.encode().to_le_bytes().to_vec()),
         ("frame".to_owned(), encode_frame(&ClientRequest::Map {})),
     ];

@@ -41,7 +41,7 @@ fn any_header() -> impl Strategy<Value = RequestHeader> {
     ];
     let size = (0..=ROWS_MAX, 0..=WIDTH_MAX);
     let dtype = proptest::sample::select(DataType::ALL.to_vec());
-    (0_u8..5, numbers, rows, size, dtype, proptest::option::of(place()), place()).prop_map(
+    (0_u8..6, numbers, rows, size, dtype, proptest::option::of(place()), place()).prop_map(
         |(kind, (table, sequence, epoch, clock, sync), rows, size, dtype, values, reply)| {
             let kind = [
                 RequestKind::Push,
@@ -49,6 +49,7 @@ fn any_header() -> impl Strategy<Value = RequestHeader> {
                 RequestKind::PushPull,
                 RequestKind::AdvanceClock,
                 RequestKind::Nothing,
+                RequestKind::Idle,
             ][usize::from(kind)];
             let row_count = if kind.pushes() || kind.pulls() { size.0 } else { 0 };
             let most = VALUES_LEN_MAX / dtype.size() as u64 / u64::from(row_count.max(1));

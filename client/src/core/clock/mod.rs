@@ -12,6 +12,9 @@ use super::{Core, TableIndex};
 /// Work ids with this bit are polls of a clock.
 pub(super) const CLOCK_READ: u64 = 1 << 62;
 
+/// A line that was not looked at: every pull that may have to wait looks.
+const UNSEEN: ClockLine = ClockLine { minimum: 0, tau: 0, live: 0 };
+
 /// Bytes of a line, as a chunk of the staging area.
 const LINE_LEN: u64 = ClockLine::LEN as u64;
 
@@ -65,6 +68,15 @@ impl Core {
         }
     }
 
+    /// Clocks have to be looked at again: those of rows that have come to a server may be behind those
+    /// that it had.
+    pub(super) fn look_again(&mut self) {
+        let clocks = self.tables.iter_mut().filter_map(|table| table.clock.as_mut());
+        for line in clocks.flat_map(|clock| clock.lines.iter_mut().flatten()) {
+            line.seen = UNSEEN;
+        }
+    }
+
     fn line_at(&mut self, link: usize, place: &ClockPlace) -> Option<Line> {
         let end = place.offset.checked_add(LINE_LEN)?;
         if end > place.region.len || !place.offset.is_multiple_of(8) {
@@ -74,6 +86,6 @@ impl Core {
         let at = RemoteAddress { key: RemoteKey(place.region.key), address };
         let link = &self.links[link];
         let view = self.transports[link.transport].view(link.queue_pair, at, LINE_LEN);
-        Some(Line { at, view, seen: ClockLine { minimum: 0, tau: 0, live: 0 } })
+        Some(Line { at, view, seen: UNSEEN })
     }
 }

@@ -62,7 +62,8 @@ impl Core {
     fn is_open(&mut self, table: TableIndex, link: usize, clock: WorkerClock) -> bool {
         let Some(state) = &mut self.tables[table.0].clock else { return true };
         let Some(Some(line)) = state.lines.get_mut(link) else { return false };
-        if line.seen.must_wait(clock)
+        // A server without rows of the table keeps nobody waiting, before it gets some.
+        if (line.seen.must_wait(clock) || line.seen.minimum == u64::MAX)
             && let Some(view) = line.view
             && !self.links[link].failed
         {
@@ -187,6 +188,7 @@ impl Core {
             if checked.elapsed() >= CHECK_INTERVAL {
                 checked = Instant::now();
                 self.check_servers();
+                self.note_idle(checked);
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(PAUSE_MAX);

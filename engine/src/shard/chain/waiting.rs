@@ -38,6 +38,17 @@ impl Waits {
         }
     }
 
+    /// Messages that wait.
+    pub(in crate::shard) fn count(&self) -> u64 {
+        (self.waits.len() - self.free.len()) as u64
+    }
+
+    /// Whether a message came by this life of a slot.
+    pub(in crate::shard) fn is_of(&self, id: u32, slot: usize, life: u64) -> bool {
+        let wait = &self.waits[id as usize];
+        (wait.slot, wait.life) == (slot, life)
+    }
+
     pub(in crate::shard) fn add(&mut self, id: u32) {
         self.waits[id as usize].left += 1;
     }

@@ -12,11 +12,15 @@ use super::{
 use crate::persist::clocks::WorkerEvent;
 
 impl TableClocks {
-    /// Rows of a partition are, or are not, current.
+    /// Rows of a partition are not current from now on, or are about to become it: whoever reads them
+    /// then sees how far they are.
     pub(in crate::shard) fn hide(&mut self, slot: usize, hidden: bool) {
         if let Some(clock) = self.clocks.get_mut(slot) {
             self.is_stale |= clock.hidden != hidden;
             clock.hidden = hidden;
+            if !hidden && let Some(minimum) = clock.minimum(self.in_rounds) {
+                self.published.lower(minimum);
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! The line of memory in which a table's clock is published.
 
-use windlass_wire::ClockLine;
+use windlass_wire::{ClockLine, WorkerClock};
 
 use crate::shard::arena::Piece;
 
@@ -31,6 +31,12 @@ impl Published {
     /// Where: the arena's region, and the offset in it.
     pub(in crate::shard) fn place(&self) -> (usize, u64) {
         (self.piece.region, self.piece.offset)
+    }
+
+    /// Publishes an earlier clock at once.
+    pub(in crate::shard) fn lower(&mut self, minimum: WorkerClock) {
+        let minimum = self.line.minimum.min(minimum.0);
+        self.publish(ClockLine { minimum, ..self.line });
     }
 
     /// Publishes another line; returns whether it differs.

@@ -23,7 +23,7 @@ pub(in crate::shard) struct TableClocks {
     /// heard here.
     pub(in crate::shard) chained: bool,
     /// Whether pushes count by rounds.
-    in_rounds: bool,
+    pub(super) in_rounds: bool,
     /// Whether the line has to be published again.
     pub(in crate::shard) is_stale: bool,
 }
@@ -47,7 +47,7 @@ impl SlotClock {
     }
 
     /// The clock that pulls of any row may count on; `None` when nobody is waited for.
-    fn minimum(&self, in_rounds: bool) -> Option<WorkerClock> {
+    pub(super) fn minimum(&self, in_rounds: bool) -> Option<WorkerClock> {
         let slowest = self.range.minimum();
         // Rows change when rounds close, whoever has not finished them.
         if in_rounds { slowest.map(|_| self.closed) } else { slowest }

@@ -1,4 +1,4 @@
-//! Workers finish rounds; rounds close, and are applied.
+//! Workers finish rounds, or say that they wait; rounds close, and are applied.
 
 use windlass_replication::{
     ALL_ROWS,
@@ -58,6 +58,7 @@ impl Shard {
             return;
         }
         // Its round was closed without it.
+        self.clocks.unclosed |= open.rounds.finish(rank, clock);
         let is_news = clocks.live_clock(slot, rank).is_some_and(|known| known < clock);
         if !clocks.chained {
             clocks.apply_stamp(slot, rank, ALL_ROWS, clock);
@@ -73,7 +74,21 @@ impl Shard {
         }
     }
 
-    /// Closes what may be closed, after workers have come or gone.
+    /// A worker that has finished a clock waits: for what closes in other partitions, perhaps.
+    pub(in crate::shard) fn note_idle(&mut self, at: usize) {
+        let work = self.turn.works[at];
+        let (id, clock) = (work.header.table, work.header.clock);
+        let rank = self.sessions[work.session].as_ref().and_then(|session| session.rank);
+        let (Some(rank), true) = (rank, work.header.epoch == self.map.epoch) else { return };
+        for (partition, _) in self.led_partitions(id) {
+            let rounds = self.tables.get_mut(&id).and_then(|table| table.rounds.as_mut());
+            // Where nothing is open nobody waits.
+            let open = rounds.and_then(|rounds| rounds.open.get_mut(&partition));
+            self.clocks.unclosed |= open.is_some_and(|open| open.rounds.idle(rank, clock));
+        }
+    }
+
+    /// Closes what may be closed, after workers have come or gone, or late pushes have come.
     pub(in crate::shard) fn close_rounds(&mut self) {
         if !std::mem::take(&mut self.clocks.unclosed) {
             return;

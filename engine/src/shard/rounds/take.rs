@@ -98,9 +98,9 @@ impl Shard {
             }
         }
         let Placed::Into(clock) = placed else { return Ok(Taken::Over) };
-        if header.clock <= open.rounds.closed() {
-            statistics.late_folded += 1;
-            open.rounds.fold(rank, clock);
+        statistics.late_folded += u64::from(header.clock <= open.rounds.closed());
+        if header.clock < clock {
+            open.rounds.fold(clock);
             known.unclosed = true;
         }
         let sum = open.sums.entry(clock).or_insert_with(|| Sum::new(&entry.schema));

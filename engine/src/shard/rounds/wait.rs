@@ -1,4 +1,4 @@
-//! Messages that wait for rounds which do not close here, or not under this map.
+//! Messages that wait for rounds which do not close here, or not under this map, or for nobody.
 
 use windlass_wire::{PartitionId, Status, TableId};
 
@@ -29,6 +29,22 @@ impl Shard {
         }
         for wait in waits {
             self.end_wait(wait, Status::StaleEpoch, 0);
+        }
+    }
+
+    /// Nobody hears any more what a connection has asked for: a client that connects again asks again,
+    /// and what it pushed stays in the sums.
+    pub(in crate::shard) fn forget_round_waits(&mut self, slot: usize, life: u64) {
+        let mut over = Vec::new();
+        for open in self.tables.values_mut().filter_map(|table| table.rounds.as_mut()) {
+            for open in open.open.values_mut() {
+                let is_over = |wait: &u32| self.waits.is_of(*wait, slot, life);
+                over.extend(open.waiting.iter().map(|(_, wait)| *wait).filter(is_over));
+                open.waiting.retain(|(_, wait)| !is_over(wait));
+            }
+        }
+        for wait in over {
+            self.end_wait(wait, Status::Superseded, 0);
         }
     }
 

@@ -2,14 +2,16 @@
 //! replicas, in turns: what replication adds, or on a machine with fewer cores than busy threads, what
 //! handing cores on does. Servers and client are threads of this process; one push at a time.
 //!
-//! `cargo bench -p windlass-benches --bench chains -- [--rounds N] [--pushes N] [--spin-us N] [--servers N]`.
+//! `cargo bench -p windlass-benches --bench chains -- [--rounds N] [--pushes N] [--spin-us N] [--servers N]
+//! [--together]`. With the last, all shards of a cluster share one thread on core 1; keep the client off it
+//! by `taskset -c 0`.
 //! Without arguments, and in tests, a tiny run.
 #![allow(clippy::print_stdout, reason = "printing is what a bench does")]
 
 use std::time::{Duration, Instant};
 
 use windlass_client::{Client, ClientOptions, Element, PushOptions, Table, TableSchema};
-use windlass_engine::{Server, ServerConfig};
+use windlass_engine::{Server, ServerConfig, ShardThread};
 use windlass_wire::control::Provider;
 
 /// Rows of a push, and values of a row.
@@ -21,6 +23,7 @@ struct Options {
     pushes: usize,
     spin_us: u32,
     servers: u8,
+    together: bool,
 }
 
 /// Servers with as many copies of each row, and a client of them.
@@ -36,12 +39,16 @@ struct Cluster {
 
 impl Cluster {
     /// One server without chains for `length` zero.
-    fn start(length: u8, spin_us: u32) -> Self {
+    fn start(length: u8, options: &Options) -> Self {
+        let thread =
+            options.together.then(|| ShardThread::start("bench", Some(1)).expect("a thread"));
+        let spin_us = options.spin_us;
         let config = ServerConfig {
             providers: vec![Provider::Shm {}],
             memory_len_max: 256 << 20,
             partitions: 16,
             spin_us,
+            thread,
             replicas: length.max(1),
             expected_servers: u32::from(length.max(1)),
             ..ServerConfig::default()
@@ -79,8 +86,7 @@ impl Cluster {
 fn main() {
     let options = options();
     let clusters = 0..=options.servers;
-    let mut clusters: Vec<_> =
-        clusters.map(|length| Cluster::start(length, options.spin_us)).collect();
+    let mut clusters: Vec<_> = clusters.map(|length| Cluster::start(length, &options)).collect();
     for _ in 0..options.rounds {
         for cluster in &mut clusters {
             cluster.push(options.pushes / 10);
@@ -112,7 +118,7 @@ fn quantile(times: &mut [f64], thousandths: usize) -> f64 {
 }
 
 fn options() -> Options {
-    let mut options = Options { rounds: 1, pushes: 20, spin_us: 50, servers: 3 };
+    let mut options = Options { rounds: 1, pushes: 20, spin_us: 50, servers: 3, together: false };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut number = || {
@@ -124,6 +130,7 @@ fn options() -> Options {
             "--pushes" => options.pushes = number(),
             "--spin-us" => options.spin_us = u32::try_from(number()).expect("microseconds"),
             "--servers" => options.servers = u8::try_from(number()).expect("a few servers"),
+            "--together" => options.together = true,
             // What `cargo bench` and `cargo test` add.
             _ => {}
         }

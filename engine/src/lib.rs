@@ -16,4 +16,4 @@ pub mod table;
 pub mod update;
 
 pub use coordinator::{CoordinatorConfig, CoordinatorConfigError, CoordinatorServer, StoreConfig};
-pub use server::{Server, ServerConfig, StartError};
+pub use server::{Server, ServerConfig, ShardThread, StartError};

@@ -1,12 +1,18 @@
 //! Every bound of the server in one place, and how they depend on each other.
 
-use windlass_transport::mailbox;
+use windlass_transport::{
+    mailbox,
+    wait::{DESCRIPTORS_MAX, TRANSPORTS_MAX},
+};
 use windlass_wire::{request, schema};
 
 use crate::persist::limits::{KEYS_MAX, RECORD_BYTES_MAX};
 
 /// Most shards of one server.
 pub const SHARDS_MAX: u16 = 256;
+
+/// Most shards that share one thread.
+pub const SHARDS_PER_THREAD_MAX: usize = 16;
 
 /// Most sessions of one shard.
 pub const SESSIONS_MAX: usize = 4096;
@@ -100,6 +106,9 @@ pub const SLEEP_MS_MAX: u64 = 100;
 /// The shortest time after which sessions may expire, in milliseconds.
 pub const SESSION_EXPIRY_MS_MIN: u32 = 1_000;
 
+/// Looks at idle sessions in the time after which they expire.
+pub const EXPIRY_LOOKS: u32 = 16;
+
 /// Sessions without a connection whose last pushes a shard without chains remembers.
 pub const SESSIONS_DETACHED_MAX: usize = 65_536;
 
@@ -192,6 +201,8 @@ pub const COPY_ROWS_LEN: usize = 64 << 10;
 /// Bytes of a copy that may wait on a link.
 pub const COPY_BACKLOG_MAX: usize = 256 << 10;
 
+// Each shard's transports, and its disk.
+const _: () = assert!(SHARDS_PER_THREAD_MAX * (TRANSPORTS_MAX + 1) <= DESCRIPTORS_MAX);
 const _: () = assert!(CHAIN_RECORD_VALUES_MAX + 8 * KEYS_MAX as u64 <= RECORD_BYTES_MAX as u64);
 const _: () = assert!(2 * RECORD_BYTES_MAX as u64 + LOG_ROOM_LEN < LOG_RING_LEN as u64);
 const _: () = assert!(CHAIN_LEARNER_LEN_MAX < CHAIN_HEAD_LEN_MAX);

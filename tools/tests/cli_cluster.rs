@@ -28,6 +28,35 @@ fn value(pulled: &Value, row: usize) -> f64 {
 }
 
 #[test]
+fn a_whole_cluster_in_one_process_keeps_its_rows() {
+    let folder = folder();
+    let at = folder.path();
+    let options = ["--together", "--replicas", "3", "--data-dir", "data", "--shards", "2"];
+    let mut server = Server::start(at, &options);
+    let call = |server: &Server, arguments: &[&str]| {
+        json(at, &[arguments, &["--connect", server.address.as_str(), "--json"]].concat())
+    };
+    let whole = |server: &Server| {
+        eventually("all partitions have three replicas", || {
+            let status = call(server, &["cluster", "status"]);
+            let count = status["servers"].as_array().unwrap().len();
+            (count == 3 && status["short_partitions"] == 0, status)
+        });
+    };
+    whole(&server);
+    call(&server, &["table", "create", "t", "--durability", "sync"]);
+    call(&server, &["push", "t", "1=1", "2=2"]);
+    assert_eq!(call(&server, &["verify"])["divergent"].as_array().unwrap().len(), 0);
+    assert_eq!(server.terminate(), Some(0));
+    let server = Server::start(at, &options);
+    whole(&server);
+    let pulled = call(&server, &["pull", "t", "1", "2"]);
+    assert_eq!((value(&pulled, 0), value(&pulled, 1)), (1.0, 2.0));
+    let text = fails(at, 2, &["serve", "--together", "--coordinator", &server.address]);
+    assert!(text.contains("--coordinator"), "{text}");
+}
+
+#[test]
 fn servers_join_a_coordinator_and_serve_while_it_is_gone() {
     let folder = folder();
     let at = folder.path();

@@ -554,6 +554,19 @@ pub trait Transport: Send {
         remote: &Endpoint,
     ) -> Result<QueuePairId, ConnectError>;
 
+    /// As [`Self::connect`] on the active side, without waiting for the peer's thread, which may be this
+    /// very thread: [`QueuePairState::Connecting`] until the peer has answered, which polling finds.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    fn begin_connect(
+        &mut self,
+        pending: PendingQueuePair,
+        remote: &Endpoint,
+    ) -> Result<QueuePairId, ConnectError> {
+        self.connect(pending, Role::Active, remote)
+    }
+
     /// The queue pair's state; [`QueuePairState::Error`] for one that is unknown.
     fn state(&self, queue_pair: QueuePairId) -> QueuePairState;
 
@@ -640,7 +653,7 @@ pub trait Transport: Send {
     /// returns are allowed. A thread with several transports uses [`crate::wait::wait_any`].
     fn wait(&mut self, timeout: Duration) {
         if self.arm() {
-            crate::wait::sleep_on(&[self.wait_descriptor()], timeout);
+            crate::wait::sleep_on([self.wait_descriptor()], timeout);
         }
         self.disarm();
     }

@@ -68,8 +68,14 @@ impl Spin {
     /// For a thread that polls these transports.
     #[must_use]
     pub fn over(transports: &[Box<dyn Transport>]) -> Self {
-        let has_helpers = transports.iter().any(|transport| transport.capabilities().has_helpers);
-        Self { has_helpers, ..Self::new(POLLS_PER_PROBE) }
+        let mut spin = Self::default();
+        spin.add(transports);
+        spin
+    }
+
+    /// The thread polls these as well.
+    pub fn add(&mut self, transports: &[Box<dyn Transport>]) {
+        self.has_helpers |= transports.iter().any(|one| one.capabilities().has_helpers);
     }
 
     fn new(polls_per_probe: u32) -> Self {
@@ -157,6 +163,13 @@ fn cheapest_call() -> Duration {
         began.elapsed()
     };
     (0..8).map(time).min().unwrap_or_default().max(Duration::from_nanos(50))
+}
+
+impl Default for Spin {
+    /// For a thread that polls nothing yet.
+    fn default() -> Self {
+        Self::new(POLLS_PER_PROBE)
+    }
 }
 
 #[cfg(test)]

@@ -71,6 +71,7 @@ macro_rules! provider {
                 immediates::waits_end_in_time,
                 immediates::transports_wait_together,
                 connection::malformed_endpoints_are_refused,
+                connection::instances_of_one_thread_connect,
                 connection::stale_endpoints_are_refused,
                 connection::endpoints_of_a_gone_instance_are_refused,
                 connection::regions_shared_before_the_connection_can_be_used,

@@ -14,7 +14,7 @@ pub(super) fn coarse_ms() -> u64 {
 }
 
 /// Milliseconds the machine has been suspended.
-fn suspended_ms() -> u64 {
+pub(super) fn suspended_ms() -> u64 {
     milliseconds(ClockId::CLOCK_BOOTTIME).saturating_sub(milliseconds(ClockId::CLOCK_MONOTONIC))
 }
 
@@ -25,23 +25,10 @@ fn milliseconds(clock: ClockId) -> u64 {
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// What the clock of requests does not count.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Suspended {
-    /// Milliseconds of suspension when nothing was to be sent again.
-    before: u64,
-}
-
-impl Suspended {
-    pub(super) fn new() -> Self {
-        Self { before: suspended_ms() }
-    }
-}
-
 impl Core {
     /// Nothing waits to be sent again: what the machine was suspended until now is of no push.
     pub(super) fn settle_ages(&mut self) {
-        self.suspended = Suspended::new();
+        self.suspended_ms = suspended_ms();
     }
 
     /// Gives up pushes that servers may have applied and forgotten.
@@ -50,7 +37,7 @@ impl Core {
         if expiry == 0 || self.backlog.is_empty() {
             return;
         }
-        let (now, suspended) = (coarse_ms(), suspended_ms().saturating_sub(self.suspended.before));
+        let (now, suspended) = (coarse_ms(), suspended_ms().saturating_sub(self.suspended_ms));
         let requests = &self.requests;
         let is_over = |kept: &Kept| {
             let begun = requests.find(kept.request).map(|request| request.begun_ms);

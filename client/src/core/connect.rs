@@ -62,7 +62,7 @@ impl Core {
             backlog: VecDeque::new(),
             backlog_len: 0,
             trouble: None,
-            suspended: super::age::Suspended::new(),
+            suspended_ms: super::age::suspended_ms(),
             settling: false,
             random: session.0,
             tables: Vec::new(),

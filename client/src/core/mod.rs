@@ -73,8 +73,9 @@ pub(crate) struct Core {
     backlog: VecDeque<Kept>,
     backlog_len: usize,
     trouble: Option<Trouble>,
-    /// What the clock of requests missed before the last trouble was over.
-    suspended: age::Suspended,
+    /// Milliseconds of suspension, which the clock of requests misses, when nothing was last left to be
+    /// sent again.
+    suspended_ms: u64,
     /// Nothing new is sent: what was sent under the last map is being settled.
     settling: bool,
     random: u64,

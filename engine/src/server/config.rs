@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use windlass_transport::verbs::VerbsConfig;
 use windlass_wire::control::Provider;
 
+use super::ShardThread;
 use crate::{
     coordinator::{SessionExpiryError, check_session_expiry},
     persist::storage,
@@ -25,8 +26,12 @@ pub struct ServerConfig {
     pub insecure: bool,
     /// Number of shards: threads that own partitions.
     pub shards: u16,
-    /// Cores to pin the shards to, in order; empty leaves them to the system.
+    /// Cores to pin the shards to, in order, those in excess on the same threads from the first on; empty
+    /// gives each a thread and leaves it to the system.
     pub cores: Vec<usize>,
+    /// A thread for all of them, which other servers of this process may share, instead of one each:
+    /// where there are fewer cores than shards, which else wait for each other's turn on a core.
+    pub thread: Option<ShardThread>,
     /// Partitions of a new cluster, a power of two.
     pub partitions: u32,
     /// Copies of each partition of a new cluster.
@@ -72,6 +77,7 @@ impl Default for ServerConfig {
             insecure: false,
             shards: 1,
             cores: Vec::new(),
+            thread: None,
             partitions: 64,
             replicas: 1,
             movable: false,

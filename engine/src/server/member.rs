@@ -317,7 +317,10 @@ impl Member {
         let number = order.number;
         let result = self.cluster.carry_out(order.instruction);
         if let Err((_, text)) = &result {
-            tracing::error!(text, "an order of the coordinator was not carried out");
+            match self.is_stopping() {
+                true => tracing::debug!(text, "an order came to a server that stops"),
+                false => tracing::error!(text, "an order of the coordinator was not carried out"),
+            }
         }
         if number != 0 {
             let refusal = result.err().map(|(status, text)| OrderRefusal { status, text });

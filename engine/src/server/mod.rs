@@ -13,6 +13,7 @@ mod peers;
 mod presence;
 pub mod restore;
 mod shards;
+mod thread;
 
 use std::{
     net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs},
@@ -32,6 +33,7 @@ pub use config::{ConfigError, ServerConfig};
 pub use peers::{Peers, PeersConfig};
 
 pub use identity::IdentityError;
+pub use thread::ShardThread;
 
 use self::{
     catalogue::{Catalogue, CatalogueError},
@@ -89,6 +91,12 @@ pub enum StartError {
     Died {
         /// The shard.
         shard: ShardId,
+    },
+    /// The thread it is to share is full.
+    #[error("the thread given to this server has {max} shards: give it another")]
+    Crowded {
+        /// As many as it takes.
+        max: usize,
     },
     /// The coordinator does not take this server.
     #[error("cannot join the cluster at {coordinator}: {reason}")]
@@ -344,14 +352,7 @@ impl Server {
         }
         self.port = None;
         self.shared.member.stop();
-        for shard in self.shards.drain(..) {
-            if let Err(error) = shard.handle.ask(|answer| ShardCommand::Stop { answer }) {
-                tracing::debug!(error, "the shard had stopped");
-            }
-            if shard.thread.join().is_err() {
-                tracing::error!(shard = shard.handle.id().0, "a shard panicked");
-            }
-        }
+        self.shards.clear();
         self.coordinator = None;
     }
 }
@@ -439,8 +440,21 @@ fn start_shards(
     advertised: Option<IpAddr>,
 ) -> Result<Started, StartError> {
     let mut started = Started::default();
+    let mut threads: Vec<_> = config.thread.iter().cloned().collect();
+    let thread_count = match (threads.len(), config.cores.len()) {
+        (0, 0) => usize::from(config.shards),
+        (0, cores) => cores.min(usize::from(config.shards)),
+        (given, _) => given,
+    };
     for shard in (0..config.shards).map(ShardId) {
-        let (one, offered, missing) = shards::start_shard(shard, server, config, advertised)?;
+        let at = usize::from(shard.0) % thread_count;
+        if at == threads.len() {
+            let name = format!("windlass-shard-{shard}");
+            let started = ShardThread::start(&name, config.cores.get(at).copied());
+            threads.push(started.map_err(|source| StartError::Thread { source })?);
+        }
+        let (one, offered, missing) =
+            shards::start_shard(shard, server, config, &threads[at], advertised)?;
         started.running.push(one);
         (started.providers, started.notes) = (offered, missing);
     }

@@ -1,9 +1,6 @@
 //! Starting the shards of a server, each on its thread with its transports.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    thread::JoinHandle,
-};
+use std::net::{IpAddr, SocketAddr};
 
 use crossbeam::channel::bounded;
 use windlass_transport::{
@@ -14,14 +11,24 @@ use windlass_transport::{
 };
 use windlass_wire::{ServerId, ShardId, control::Provider};
 
-use super::{ServerConfig, StartError};
-use crate::shard::{Shard, ShardHandle, ShardOptions, chain};
+use super::{ServerConfig, ShardThread, StartError, thread::Seat};
+use crate::limits::SHARDS_PER_THREAD_MAX;
+use crate::shard::{Shard, ShardCommand, ShardHandle, ShardOptions, chain};
 
-/// A shard's thread.
+/// A shard, and its place on a thread. Dropping it stops the shard.
 #[derive(Debug)]
 pub(super) struct RunningShard {
     pub(super) handle: ShardHandle,
-    pub(super) thread: JoinHandle<()>,
+    _seat: Seat,
+}
+
+impl Drop for RunningShard {
+    /// Carries out what is in its mailboxes; its thread ends, too, unless others run on it.
+    fn drop(&mut self) {
+        if let Err(error) = self.handle.ask(|answer| ShardCommand::Stop { answer }) {
+            tracing::debug!(error, "the shard had stopped");
+        }
+    }
 }
 
 /// What one shard's transports turned out to be.
@@ -58,60 +65,40 @@ pub(super) fn open_transports(config: &ServerConfig, advertised: Option<IpAddr>)
     opened
 }
 
-/// Starts one shard on a thread of its own; returns it with the providers it has and why it lacks
-/// others.
+/// Starts one shard on its thread; returns it with the providers it has and why it lacks others.
 pub(super) fn start_shard(
     id: ShardId,
     server: ServerId,
     config: &ServerConfig,
+    thread: &ShardThread,
     advertised: Option<IpAddr>,
 ) -> Result<(RunningShard, Vec<Provider>, Vec<String>), StartError> {
+    let seat = thread.take_seat().ok_or(StartError::Crowded { max: SHARDS_PER_THREAD_MAX })?;
     let (sender, receiver) = bounded(1);
     let config = config.clone();
-    let core = config.cores.get(usize::from(id.0)).copied();
-    let thread = std::thread::Builder::new()
-        .name(format!("windlass-shard-{id}"))
-        .spawn(move || {
-            if let Some(core) = core {
-                pin_to(core);
-            }
-            let opened = open_transports(&config, advertised);
-            if opened.transports.is_empty() {
-                let _ =
-                    sender.send(Err(StartError::NoTransport { notes: opened.notes.join("; ") }));
-                return;
-            }
-            let options = ShardOptions {
-                spin_us: config.spin_us,
-                by_reference_len: config.by_reference_len,
-                memory_len_max: config.memory_len_max / u64::from(config.shards),
-                worker_timeout_ms: config.worker_timeout_ms,
-            };
-            match Shard::new(id, server, config.shards, options, opened.transports) {
-                Ok((mut shard, handle)) => {
-                    let _ = sender.send(Ok((handle, opened.providers, opened.notes)));
-                    shard.run();
-                }
-                Err(source) => {
-                    let _ = sender.send(Err(StartError::Shard { shard: id, source }));
-                }
-            }
-        })
-        .map_err(|source| StartError::Thread { source })?;
+    seat.make(move || {
+        let opened = open_transports(&config, advertised);
+        if opened.transports.is_empty() {
+            let notes = opened.notes.join("; ");
+            let _ = sender.send(Err(StartError::NoTransport { notes }));
+            return None;
+        }
+        let options = ShardOptions {
+            spin_us: config.spin_us,
+            by_reference_len: config.by_reference_len,
+            memory_len_max: config.memory_len_max / u64::from(config.shards),
+            worker_timeout_ms: config.worker_timeout_ms,
+        };
+        let made = Shard::new(id, server, config.shards, options, opened.transports);
+        let (shard, told) = match made {
+            Ok((shard, handle)) => (Some(shard), Ok((handle, opened.providers, opened.notes))),
+            Err(source) => (None, Err(StartError::Shard { shard: id, source })),
+        };
+        let _ = sender.send(told);
+        shard
+    });
     let started = receiver.recv().unwrap_or(Err(StartError::Died { shard: id }))?;
     let (handle, providers, notes) = started;
-    Ok((RunningShard { handle, thread }, providers, notes))
-}
-
-/// Keeps this thread on one core. Failing to is worth a warning, not a refusal to serve.
-fn pin_to(core: usize) {
-    let mut set = rustix::thread::CpuSet::new();
-    if core >= rustix::thread::CpuSet::MAX_CPU {
-        tracing::warn!(core, "no such core");
-        return;
-    }
-    set.set(core);
-    if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
-        tracing::warn!(core, %error, "cannot pin the shard to its core");
-    }
+    seat.set_waker(handle.waker().clone());
+    Ok((RunningShard { handle, _seat: seat }, providers, notes))
 }

@@ -40,15 +40,10 @@ impl Aggregator {
     }
 
     /// Forgets all sums; rows take `sum_len` bytes from now on.
-    fn start(&mut self, sum_len: usize) {
+    pub(super) fn start(&mut self, sum_len: usize) {
         self.index.clear();
         self.keys.clear();
         self.sum_len = sum_len;
-    }
-
-    /// As [`Aggregator::start`], for sums that are bounded by whoever picked the pushes.
-    pub(super) fn start_unbounded(&mut self, sum_len: usize) {
-        self.start(sum_len);
     }
 
     /// Keys summed so far, in order of first appearance.

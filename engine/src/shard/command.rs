@@ -155,7 +155,7 @@ pub enum ShardCommand {
     },
     /// Finishes what is in the mailboxes, then stops.
     Stop {
-        /// Answered when done.
+        /// Answered when the shard and its memory are gone.
         answer: Answer<()>,
     },
 }
@@ -177,6 +177,12 @@ impl ShardHandle {
     #[must_use]
     pub fn id(&self) -> ShardId {
         self.id
+    }
+
+    /// Wakes the shard's thread.
+    #[must_use]
+    pub fn waker(&self) -> &Waker {
+        &self.waker
     }
 
     /// Sends a command and wakes the shard.
@@ -300,7 +306,7 @@ impl Shard {
                 self.close_disk();
                 self.acknowledge();
                 self.stopped = true;
-                let _ = answer.send(Ok(()));
+                self.stop_answer = Some(answer);
             }
         }
     }

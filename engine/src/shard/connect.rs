@@ -18,7 +18,8 @@ use super::{
     session::{Applied, Detached, Mailbox, ShardSession},
 };
 use crate::limits::{
-    COMPLETION_SLOTS, MAILBOX_RING_LEN, RECEIVES_POSTED, SESSIONS_DETACHED_MAX, SESSIONS_MAX,
+    COMPLETION_SLOTS, EXPIRY_LOOKS, MAILBOX_RING_LEN, RECEIVES_POSTED, SESSIONS_DETACHED_MAX,
+    SESSIONS_MAX,
 };
 
 impl Shard {
@@ -174,7 +175,7 @@ impl Shard {
         let expiry = Duration::from_millis(u64::from(self.map.session_expiry_ms));
         let is_full = self.detached.len() >= SESSIONS_DETACHED_MAX;
         let now = Instant::now();
-        let is_due = now.duration_since(self.detached_looked_at) >= expiry / 16;
+        let is_due = now.duration_since(self.detached_looked_at) >= expiry / EXPIRY_LOOKS;
         if expiry.is_zero() || !(is_due || is_full) {
             return;
         }

@@ -1,10 +1,10 @@
 //! A shard: one thread on one core, sole owner of its partitions, mailboxes and queue pairs.
 //!
-//! One turn of its loop, an event a file: take commands (`command`), poll the transports, drain
+//! One turn, an event a file: take commands (`command`), poll the transports, drain
 //! mailboxes (`drain`, `fetch`), carry out pushes (`push`, `aggregate`) and pulls (`pull`), keep
 //! workers' clocks and the pulls that wait for them (`clocks`), write
-//! completions (`acknowledge`), and when all of that found nothing for a while, sleep (`wait`).
-//! Every step does bounded work.
+//! completions (`acknowledge`). When all of that found nothing for a while, its thread sleeps
+//! (`reactor`, `wait`). Every step does bounded work.
 
 mod acknowledge;
 mod aggregate;
@@ -24,6 +24,7 @@ mod locate;
 mod poll;
 mod pull;
 mod push;
+mod reactor;
 mod record;
 mod recover;
 mod regrouped;
@@ -44,7 +45,7 @@ use std::{
 };
 
 use crossbeam::channel::Receiver;
-use windlass_transport::{Completion, QueuePairId, Transport, spin::Spin};
+use windlass_transport::{Completion, QueuePairId, Transport};
 use windlass_wire::{ClusterMap, ServerId, SessionId, ShardId, TableId};
 
 pub use chain::{
@@ -52,6 +53,7 @@ pub use chain::{
     SharedLeases,
 };
 pub use command::{ShardCommand, ShardHandle};
+pub use reactor::Reactor;
 pub use recover::RecoverySummary;
 pub use regrouped::Regrouped;
 pub use statistics::ShardStatistics;
@@ -119,11 +121,11 @@ pub struct Shard {
     outcomes: Vec<record::Outcome>,
     completions: Box<[Completion]>,
     statistics: ShardStatistics,
-    idle_since: Option<Instant>,
-    idle_turns: u32,
-    spin: Spin,
     tells_in_flight: u32,
+    /// It has been told to stop.
     stopped: bool,
+    /// Who is to be told when it is gone.
+    stop_answer: Option<command::Answer<()>>,
 }
 
 impl std::fmt::Debug for Shard {
@@ -166,7 +168,6 @@ impl Shard {
     ) -> Result<(Self, ShardHandle), ShardError> {
         assert!(!transports.is_empty(), "a shard needs a transport");
         let staging = Staging::new(&mut transports)?;
-        let spin = Spin::over(&transports);
         let (sender, inbox) = crossbeam::channel::unbounded();
         let handle = ShardHandle::new(id, sender, transports[0].waker());
         let shard = Self {
@@ -202,24 +203,11 @@ impl Shard {
             outcomes: Vec::new(),
             completions: vec![Completion::EMPTY; COMPLETIONS_PER_POLL].into_boxed_slice(),
             statistics: ShardStatistics::default(),
-            idle_since: None,
-            idle_turns: 0,
-            spin,
             tells_in_flight: 0,
             stopped: false,
+            stop_answer: None,
         };
         Ok((shard, handle))
-    }
-
-    /// Turns until it is told to stop.
-    pub fn run(&mut self) {
-        while !self.stopped {
-            if self.turn() {
-                self.end_idling();
-            } else {
-                self.idle();
-            }
-        }
     }
 
     /// One turn; returns whether it found anything to do.

@@ -4,6 +4,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread::JoinHandle,
+    time::Duration,
 };
 
 use crossbeam::channel::{Receiver, unbounded};
@@ -11,8 +12,8 @@ use windlass_engine::{
     limits::{COMPLETION_SLOTS, MAILBOX_RING_LEN},
     persist::storage,
     shard::{
-        ChainCommand, ChainContext, LinkEnded, PartitionChecksum, PartitionStatus, Regrouped,
-        ServerEvent, Shard, ShardCommand, ShardHandle, ShardOptions, SharedLeases,
+        ChainCommand, ChainContext, LinkEnded, PartitionChecksum, PartitionStatus, Reactor,
+        Regrouped, ServerEvent, Shard, ShardCommand, ShardHandle, ShardOptions, SharedLeases,
     },
 };
 use windlass_replication::LeaseTimings;
@@ -69,10 +70,10 @@ impl Node {
                     worker_timeout_ms: windlass_engine::limits::WORKER_TIMEOUT_MS,
                 };
                 let transports = vec![transport(provider)];
-                let (mut shard, handle) =
+                let (shard, handle) =
                     Shard::new(shard, ServerId(server), SHARDS, options, transports).unwrap();
                 sender.send(handle).unwrap();
-                shard.run();
+                Reactor::of(shard).run();
             }));
             let handle: ShardHandle = receiver.recv().unwrap();
             let context = ChainContext {
@@ -173,11 +174,16 @@ impl Node {
                     answer,
                 })
                 .unwrap();
-            let reply = own
-                .ask(|answer| {
+            let reply = loop {
+                let endpoint = endpoint.clone();
+                let connect = |answer| {
                     ShardCommand::Chain(ChainCommand::LinkConnect { peer, endpoint, answer })
-                })
-                .unwrap();
+                };
+                match own.ask(connect).unwrap() {
+                    Some(reply) => break reply,
+                    None => std::thread::sleep(Duration::from_millis(1)),
+                }
+            };
             let mailbox = its
                 .ask(|answer| ShardCommand::AttachMailbox {
                     session,

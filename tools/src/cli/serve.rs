@@ -5,12 +5,13 @@ use std::{
     net::{SocketAddr, ToSocketAddrs},
     path::PathBuf,
     thread,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 use windlass_engine::{
     persist::storage,
-    server::{Server, ServerConfig},
+    server::{Server, ServerConfig, ShardThread, StartError},
 };
 use windlass_wire::control::Provider;
 
@@ -31,6 +32,7 @@ An address that other machines can reach needs --token-file, which clients must 
 Examples:
   windlass serve
   windlass serve --data-dir /var/lib/windlass
+  windlass serve --replicas 3 --together
   windlass serve --listen 10.0.0.1:7700 --token-file token --servers 2
   windlass serve --listen 10.0.0.2:7700 --token-file token --coordinator 10.0.0.1:7700";
 
@@ -52,7 +54,8 @@ pub(crate) struct Arguments {
     /// Threads that own partitions
     #[arg(long, value_name = "N", default_value_t = 1)]
     shards: u16,
-    /// Pin the shards to these cores, in order [default: left to the system]
+    /// Pin the shards to these cores, in order; with fewer cores, shards share a thread on each
+    /// [default: a thread each, left to the system]
     #[arg(long, value_name = "CORE", value_delimiter = ',')]
     cores: Vec<usize>,
     /// Join the cluster of these coordinators, or of the server that founded it, instead of founding one
@@ -61,6 +64,10 @@ pub(crate) struct Arguments {
     /// Servers a new cluster waits for before it serves, this one included [default: --replicas]
     #[arg(long, value_name = "N", conflicts_with = "coordinator")]
     servers: Option<u32>,
+    /// Start all --servers of the new cluster in this process, their shards on one thread: chains for a
+    /// machine with few cores, which go down together
+    #[arg(long, conflicts_with_all = ["coordinator", "advertise"])]
+    together: bool,
     /// Copies of each partition of a new cluster
     #[arg(long, value_name = "K", default_value_t = 1, conflicts_with = "coordinator")]
     replicas: u8,
@@ -117,7 +124,8 @@ pub(crate) struct Ready {
 
 pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> {
     let stop = stop::on_signals()?;
-    let server = Server::start(config(arguments)?).map_err(Failure::failed)?;
+    let servers = start(arguments)?;
+    let server = &servers[0];
     if arguments.stop_with_stdin {
         let stop = stop.clone();
         thread::spawn(move || {
@@ -138,10 +146,14 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
     output.result(&ready, || {
         format!("serving at {} by {}", ready.address, ready.transports.join(", "))
     })?;
-    while !stop.is_requested() && !server.wait_for_stop(STOP_POLL_INTERVAL) {}
+    while !stop.is_requested()
+        && !servers[1..].iter().any(|server| server.wait_for_stop(Duration::ZERO))
+        && !server.wait_for_stop(STOP_POLL_INTERVAL)
+    {}
     tracing::info!("finishing what is under way");
-    let has_failed = server.has_failed();
-    server.stop();
+    let has_failed = servers.iter().any(Server::has_failed);
+    // The first has the coordinator.
+    servers.into_iter().rev().for_each(Server::stop);
     if has_failed {
         return Err(Failure::failed(
             "the disk refused a write, and the cluster goes on without this server: repair or free \
@@ -149,6 +161,27 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
         ));
     }
     Ok(())
+}
+
+/// One server, or all of a cluster with --together; the first is the one that is listened for.
+fn start(arguments: &Arguments) -> Result<Vec<Server>, Failure> {
+    let config = config(arguments)?;
+    if !arguments.together {
+        return Ok(vec![Server::start(config).map_err(Failure::failed)?]);
+    }
+    let thread = ShardThread::start("windlass-shards", config.cores.first().copied())
+        .map_err(|error| Failure::failed(StartError::Thread { source: error }))?;
+    let mut servers: Vec<Server> = Vec::new();
+    for number in 0..config.expected_servers {
+        let mut one = ServerConfig { thread: Some(thread.clone()), ..config.clone() };
+        one.data_dir = config.data_dir.as_ref().map(|root| root.join(number.to_string()));
+        if let Some(first) = servers.first() {
+            one.listen.set_port(0);
+            one.coordinators = vec![first.advertised().to_string()];
+        }
+        servers.push(Server::start(one).map_err(Failure::failed)?);
+    }
+    Ok(servers)
 }
 
 fn config(arguments: &Arguments) -> Result<ServerConfig, Failure> {
@@ -159,6 +192,7 @@ fn config(arguments: &Arguments) -> Result<ServerConfig, Failure> {
         insecure: arguments.insecure,
         shards: arguments.shards,
         cores: arguments.cores.clone(),
+        thread: None,
         partitions: arguments.partitions,
         replicas: arguments.replicas,
         movable: arguments.movable,

@@ -71,11 +71,33 @@ impl Shm {
         role: Role,
         remote: &Endpoint,
     ) -> Result<QueuePairId, ConnectError> {
+        let deadline = Instant::now() + self.options.connect_timeout;
         let connected = match Address::decode(remote, &self.host) {
-            Ok(address) if role == Role::Active => self.dial(id, &address),
+            Ok(address) if role == Role::Active => self
+                .dial(id, &address, deadline)
+                .and_then(|()| self.await_welcome(id, &address, deadline)),
             Ok(address) => self.expect(id, address.nonce),
             Err(error) => Err(error),
         };
+        self.end_unless(connected, id)
+    }
+
+    /// Leaves the peer's answer to [`Self::serve`].
+    pub(super) fn begin_connect_queue_pair(
+        &mut self,
+        id: QueuePairId,
+        remote: &Endpoint,
+    ) -> Result<QueuePairId, ConnectError> {
+        let dialled = Address::decode(remote, &self.host)
+            .and_then(|address| self.dial(id, &address, Instant::now()));
+        self.end_unless(dialled, id)
+    }
+
+    fn end_unless(
+        &mut self,
+        connected: Result<(), ConnectError>,
+        id: QueuePairId,
+    ) -> Result<QueuePairId, ConnectError> {
         if connected.is_err() {
             self.end_queue_pair(id);
         }
@@ -117,6 +139,7 @@ impl Shm {
                 LISTENER_TOKEN => self.accept_all(),
                 GREETING_TOKEN => self.greet(number),
                 QUEUE_PAIR_TOKEN => {
+                    self.hear(QueuePairId(number));
                     if let Some(queue_pair) = self.queue_pairs.find_mut(number) {
                         queue_pair.drain();
                         queue_pair.flush(self.epoll.as_fd());
@@ -215,9 +238,14 @@ impl Shm {
         Ok(())
     }
 
-    fn dial(&mut self, id: QueuePairId, address: &Address) -> Result<(), ConnectError> {
+    /// Reaches the peer's listener and says hello.
+    fn dial(
+        &mut self,
+        id: QueuePairId,
+        address: &Address,
+        deadline: Instant,
+    ) -> Result<(), ConnectError> {
         let unreachable = |source| ConnectError::Unreachable { address: address.name(), source };
-        let deadline = Instant::now() + self.options.connect_timeout;
         let socket = loop {
             match socket::dial(&address.listener) {
                 Ok(socket) => break socket,
@@ -225,7 +253,7 @@ impl Shm {
                     return Err(ConnectError::Stale);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.pause(None, deadline).map_err(unreachable)?;
+                    self.pause(id, deadline).map_err(unreachable)?;
                 }
                 Err(error) => return Err(unreachable(error)),
             }
@@ -233,52 +261,74 @@ impl Shm {
         if !socket::is_trusted(socket.as_fd()) {
             return Err(unreachable(io::ErrorKind::PermissionDenied.into()));
         }
-        let hello = {
-            let queue_pair = self.queue_pairs.find_mut(id.0).ok_or(ConnectError::Stale)?;
-            queue_pair.expected = Some(address.nonce);
-            let from = queue_pair.nonce;
-            let descriptors = [
-                descriptor(self.page.fd()).map_err(system("sharing the instance page"))?,
-                self.bell.as_fd(),
-                descriptor(queue_pair.inbound.fd()).map_err(system("sharing a queue pair"))?,
-            ];
-            message::send(socket.as_fd(), &Message::Hello { to: address.nonce, from }, &descriptors)
-        };
-        hello.map_err(unreachable)?;
+        let queue_pair = self.queue_pairs.find_mut(id.0).ok_or(ConnectError::Stale)?;
+        queue_pair.expected = Some(address.nonce);
+        let from = queue_pair.nonce;
+        let descriptors = [
+            descriptor(self.page.fd()).map_err(system("sharing the instance page"))?,
+            self.bell.as_fd(),
+            descriptor(queue_pair.inbound.fd()).map_err(system("sharing a queue pair"))?,
+        ];
+        message::send(socket.as_fd(), &Message::Hello { to: address.nonce, from }, &descriptors)
+            .map_err(unreachable)?;
+        socket::watch(&self.epoll, &socket, queue_pair_token(id)).map_err(system("epoll_ctl"))?;
+        queue_pair.dialled = Some(socket);
+        Ok(())
+    }
+
+    /// Looks after sockets until the peer has answered.
+    fn await_welcome(
+        &mut self,
+        id: QueuePairId,
+        address: &Address,
+        deadline: Instant,
+    ) -> Result<(), ConnectError> {
         loop {
-            let received = message::receive(&socket);
-            let queue_pair = self.queue_pairs.find_mut(id.0).ok_or(ConnectError::Stale)?;
-            match received {
+            let queue_pair = self.queue_pairs.find(id.0).ok_or(ConnectError::Stale)?;
+            match queue_pair.state {
+                QueuePairState::Ready => return Ok(()),
+                // Refused, or gone before it could say so.
+                QueuePairState::Error => return Err(ConnectError::Stale),
+                QueuePairState::Connecting => {}
+            }
+            self.pause(id, deadline)
+                .map_err(|source| ConnectError::Unreachable { address: address.name(), source })?;
+        }
+    }
+
+    /// What the peer says to the hello: what it shares, and then that we are welcome.
+    fn hear(&mut self, id: QueuePairId) {
+        let Self { queue_pairs, epoll, page, bell, .. } = self;
+        let Some(queue_pair) = queue_pairs.find_mut(id.0) else { return };
+        while let Some(socket) = &queue_pair.dialled {
+            let heard = match message::receive(socket) {
                 Ok(Some((Message::Share { key, access, len }, descriptors))) => {
-                    queue_pair
-                        .map(key, access, len, descriptors)
-                        .map_err(system("mapping a peer's region"))?;
+                    queue_pair.map(key, access, len, descriptors)
                 }
                 Ok(Some((Message::Welcome { to, from }, descriptors)))
-                    if to == queue_pair.nonce && from == address.nonce =>
+                    if to == queue_pair.nonce && queue_pair.expected == Some(from) =>
                 {
-                    let Self { epoll, page, bell, .. } = self;
-                    establish(queue_pair, socket, descriptors, epoll, false, page, bell)
-                        .map_err(system("setting up the connection"))?;
+                    let Some(socket) = queue_pair.dialled.take() else { return };
+                    // It is watched again as the link's.
+                    let _ = epoll::delete(&*epoll, &socket);
                     self.receivers.push(id);
-                    return Ok(());
+                    establish(queue_pair, socket, descriptors, epoll, false, page, bell)
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.pause(Some(&socket), deadline).map_err(unreachable)?;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    return Err(unreachable(error));
-                }
-                // Refused, or gone before it could say so.
-                Ok(_) | Err(_) => return Err(ConnectError::Stale),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+                Ok(_) => Err(io::ErrorKind::ConnectionRefused.into()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = heard {
+                tracing::debug!(%error, "a shared-memory connection was not made");
+                queue_pair.fail();
             }
         }
     }
 
     /// Sleeps a little until something may have changed, looking after other queue pairs meanwhile:
     /// two instances that dial each other must not wait for each other.
-    fn pause(&mut self, socket: Option<&OwnedFd>, deadline: Instant) -> io::Result<()> {
+    fn pause(&mut self, id: QueuePairId, deadline: Instant) -> io::Result<()> {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
@@ -286,7 +336,8 @@ impl Shm {
         let slice = left.min(std::time::Duration::from_millis(10));
         let slice = Timespec::try_from(slice).unwrap_or(Timespec { tv_sec: 0, tv_nsec: 1 });
         let listener = self.listener.as_ref().map(|listener| &listener.socket);
-        let first = socket.or(listener).unwrap_or(&self.epoll);
+        let dialled = self.queue_pairs.find(id.0).and_then(|pair| pair.dialled.as_ref());
+        let first = dialled.or(listener).unwrap_or(&self.epoll);
         let second = listener.unwrap_or(&self.epoll);
         let mut polls = [PollFd::new(first, PollFlags::IN), PollFd::new(second, PollFlags::IN)];
         match rustix::event::poll(&mut polls, Some(&slice)) {

@@ -178,6 +178,14 @@ impl Transport for Shm {
         self.connect_queue_pair(pending.id(), role, remote)
     }
 
+    fn begin_connect(
+        &mut self,
+        pending: PendingQueuePair,
+        remote: &Endpoint,
+    ) -> Result<QueuePairId, ConnectError> {
+        self.begin_connect_queue_pair(pending.id(), remote)
+    }
+
     fn state(&self, queue_pair: QueuePairId) -> QueuePairState {
         self.queue_pairs.find(queue_pair.0).map_or(QueuePairState::Error, |found| found.state)
     }

@@ -28,10 +28,12 @@ pub(super) struct QueuePair {
     pub(super) id: QueuePairId,
     pub(super) nonce: Nonce,
     pub(super) state: QueuePairState,
-    /// On the passive side, once `connect` was called: who has to come.
+    /// Once `connect` was called: who has to come, or to answer.
     pub(super) expected: Option<Nonce>,
     /// A peer that came before `connect` was called here.
     pub(super) early: Option<(OwnedFd, Nonce, Descriptors)>,
+    /// On the active side, from its hello until the peer's welcome.
+    pub(super) dialled: Option<OwnedFd>,
     /// What the peer sends by.
     pub(super) inbound: ChannelPage,
     pub(super) consumer: Consumer,
@@ -79,6 +81,7 @@ impl QueuePair {
             state: QueuePairState::Connecting,
             expected: None,
             early: None,
+            dialled: None,
             inbound,
             consumer: Consumer::default(),
             link: None,
@@ -98,6 +101,7 @@ impl QueuePair {
         self.state = QueuePairState::Error;
         self.link = None;
         self.early = None;
+        self.dialled = None;
         self.outbox.clear();
     }
 

@@ -1,8 +1,10 @@
 //! Endpoints and regions: who may connect, and when what is shared can be used.
 
-use windlass_transport::{Access, Endpoint, Role, Transport};
+use std::time::Instant;
 
-use super::harness::{Fixture, Note, pair, pattern, read, signaled, write_word};
+use windlass_transport::{Access, Completion, Endpoint, QueuePairState, Role, Transport};
+
+use super::harness::{Fixture, Note, PATIENCE, pair, pattern, read, signaled, write_word};
 
 /// Bytes that no provider made are refused, by both roles, at once.
 pub fn malformed_endpoints_are_refused<F: Fixture>() {
@@ -27,6 +29,39 @@ pub fn malformed_endpoints_are_refused<F: Fixture>() {
         let pending = transport.create_queue_pair().unwrap();
         let cut = Endpoint(own[..len].to_vec());
         assert!(transport.connect(pending, Role::Passive, &cut).is_err(), "{len} bytes are enough");
+    }
+}
+
+/// Who begins to connect need not wait for a peer whose turn comes later in the same thread.
+pub fn instances_of_one_thread_connect<F: Fixture>() {
+    let (mut active, mut passive) = (F::open().unwrap(), F::open().unwrap());
+    let dialling = active.create_queue_pair().unwrap();
+    let dialled = passive.create_queue_pair().unwrap();
+    let (to, from) = (dialled.endpoint().clone(), dialling.endpoint().clone());
+    let expected = passive.connect(dialled, Role::Passive, &from).unwrap();
+    let begun = active.begin_connect(dialling, &to).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let mut completions = [Completion::EMPTY; 4];
+    while active.state(begun) != QueuePairState::Ready
+        || passive.state(expected) != QueuePairState::Ready
+    {
+        assert!(Instant::now() < deadline, "the queue pairs never get ready");
+        active.poll(&mut completions);
+        passive.poll(&mut completions);
+    }
+    // One that nobody expects ends in an error, at once or when the peer has said so.
+    let unwanted = active.create_queue_pair().unwrap();
+    let gone = passive.create_queue_pair().unwrap();
+    let endpoint = gone.endpoint().clone();
+    passive.disconnect(gone.id());
+    if let Ok(refused) = active.begin_connect(unwanted, &endpoint)
+        && active.state(refused) == QueuePairState::Connecting
+    {
+        while active.state(refused) != QueuePairState::Error {
+            assert!(Instant::now() < deadline, "nobody refuses it");
+            active.poll(&mut completions);
+            passive.poll(&mut completions);
+        }
     }
 }
 

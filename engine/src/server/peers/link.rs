@@ -1,7 +1,7 @@
 //! Linking with one peer: a control connection to it, over which each shard opens a mailbox at the
 //! equal shard there. The links live as long as the connection.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use windlass_transport::{
@@ -26,6 +26,9 @@ const RETRY_DELAY_MAX: Duration = Duration::from_millis(200);
 /// How long a peer may take to accept, and to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Between two looks whether the peer's shard has answered.
+const ANSWER_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What one peer's thread goes by.
 pub(super) struct Linker {
@@ -164,9 +167,19 @@ impl Linker {
             return Err(LinkError::Unexpected);
         };
         let endpoint = Endpoint(endpoint.0);
-        let reply = own
-            .ask(|answer| ShardCommand::Chain(ChainCommand::LinkConnect { peer, endpoint, answer }))
-            .map_err(failed)?;
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        let reply = loop {
+            let endpoint = endpoint.clone();
+            let connect =
+                |answer| ShardCommand::Chain(ChainCommand::LinkConnect { peer, endpoint, answer });
+            match own.ask(connect).map_err(failed)? {
+                Some(reply) => break reply,
+                None if Instant::now() >= deadline => {
+                    return Err(failed("the peer's shard does not answer".to_owned()));
+                }
+                None => std::thread::sleep(ANSWER_POLL_INTERVAL),
+            }
+        };
         let attach =
             ClientRequest::AttachMailbox { shard, reply, completion_slots: COMPLETION_SLOTS };
         let ClientReply::Attached { mailbox, ring_len, .. } = ask(stream, &attach)? else {

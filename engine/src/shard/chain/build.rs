@@ -212,7 +212,7 @@ fn copy_one(
 fn sum_up(from: &mut Ingredients<'_>, aggregator: &mut Aggregator) {
     let schema = &from.table.entry.schema;
     from.facts.dtype = sum_dtype_of(schema);
-    aggregator.start_unbounded(schema.width as usize * from.facts.dtype.size());
+    aggregator.start(schema.width as usize * from.facts.dtype.size());
     for (span, member) in from.spans_in() {
         for row in span.row..span.row + span.count {
             let key = from.key_of(member, row);

@@ -33,7 +33,7 @@ pub enum ChainCommand {
         /// Its endpoint.
         endpoint: Endpoint,
         /// This side's reply region.
-        answer: Answer<SharedRegion>,
+        answer: Answer<Option<SharedRegion>>,
     },
     /// Third step: the mailbox at the peer.
     LinkAttach {

@@ -1,7 +1,7 @@
 //! Making and ending links, as the server's linker and its control threads ask.
 
 use windlass_transport::{
-    Access, Endpoint, Pages, Role,
+    Access, Endpoint, Pages, QueuePairState,
     mailbox::{self, CompletionReader, MailboxWriter, Sender},
     memory::{HugePages, PagesOptions},
 };
@@ -40,18 +40,28 @@ impl Shard {
         Ok(endpoint)
     }
 
-    /// Second step: connects to the peer's endpoint; the reply region to tell it.
+    /// Second step: connects to the peer's endpoint; the reply region to tell it, or `None` while
+    /// the peer's shard has not answered: to be asked again.
     pub(in crate::shard) fn link_connect(
         &mut self,
         peer: Peer,
         endpoint: &Endpoint,
-    ) -> Result<SharedRegion, String> {
+    ) -> Result<Option<SharedRegion>, String> {
         let link = find(&mut self.chain, peer)?;
         let transport = self.transports[link.transport].as_mut();
-        let pending = link.connecting.take().ok_or("the link is connected already")?;
-        let queue_pair =
-            transport.connect(pending, Role::Active, endpoint).map_err(|e| causes(&e))?;
-        link.queue_pair = Some(queue_pair);
+        if let Some(pending) = link.connecting.take() {
+            let begun = transport.begin_connect(pending, endpoint).map_err(|e| causes(&e))?;
+            link.queue_pair = Some(begun);
+        }
+        let queue_pair = link.queue_pair.ok_or("the link was given up")?;
+        match transport.state(queue_pair) {
+            QueuePairState::Connecting => return Ok(None),
+            QueuePairState::Error => return Err("the peer's shard hung up".to_owned()),
+            QueuePairState::Ready => {}
+        }
+        if link.reply.is_some() {
+            return Err("the link is connected already".to_owned());
+        }
         transport.post_receive(queue_pair, RECEIVES_POSTED).map_err(|e| causes(&e))?;
         let options = PagesOptions { huge: HugePages::Never, ..PagesOptions::default() };
         let reply = Pages::allocate(mailbox::reply_len(COMPLETION_SLOTS), options)
@@ -59,7 +69,7 @@ impl Shard {
         let region = transport.register(&reply, Access::READ_WRITE).map_err(|e| causes(&e))?;
         let shared = transport.share(queue_pair, &region);
         link.reply = Some(region);
-        shared.map(shared_of).map_err(|e| causes(&e))
+        shared.map(|shared| Some(shared_of(shared))).map_err(|e| causes(&e))
     }
 
     /// Third step: the peer's mailbox. From now on the link carries messages.

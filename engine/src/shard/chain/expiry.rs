@@ -6,7 +6,7 @@ use windlass_wire::{PartitionId, TableId};
 
 use super::Chain;
 use crate::{
-    limits::SESSIONS_EXPIRED_PER_RECORD_MAX,
+    limits::{EXPIRY_LOOKS, SESSIONS_EXPIRED_PER_RECORD_MAX},
     persist::{
         frame::Kind,
         record::Shape,
@@ -14,9 +14,6 @@ use crate::{
     },
     shard::Shard,
 };
-
-/// Looks at idle sessions in the time after which they expire.
-const LOOKS: u64 = 16;
 
 impl Shard {
     /// Looks now and then which sessions are over.
@@ -26,7 +23,7 @@ impl Shard {
         if expiry_us == 0 || chain.now < chain.next_expiry {
             return;
         }
-        chain.next_expiry = chain.now.after(expiry_us / LOOKS);
+        chain.next_expiry = chain.now.after(expiry_us / u64::from(EXPIRY_LOOKS));
         for index in 0..chain.parts.len() {
             let now = chain.now;
             let Some(part) = chain.parts[index].as_deref_mut() else { continue };

@@ -32,7 +32,7 @@ impl Sum {
     pub(super) fn new(schema: &TableSchema) -> Self {
         let dtype = sum_dtype_of(schema);
         let mut rows = Aggregator::new();
-        rows.start_unbounded(schema.width as usize * dtype.size());
+        rows.start(schema.width as usize * dtype.size());
         Self { rows, dtype, covered: Vec::new() }
     }
 

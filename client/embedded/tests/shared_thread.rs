@@ -1,0 +1,73 @@
+//! Servers of one process whose shards share one thread.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use windlass_client::{
+    Client, ClientOptions, Element, Provider, PullOptions, PushOptions, TableSchema,
+};
+use windlass_engine::{
+    Server, ServerConfig, ShardThread, StartError, limits::SHARDS_PER_THREAD_MAX,
+};
+
+/// Servers with a copy of each row on each of them, all on one thread.
+fn start(provider: Provider, count: u8, thread: &ShardThread) -> Vec<Server> {
+    let config = ServerConfig {
+        providers: vec![provider],
+        memory_len_max: 64 << 20,
+        partitions: 8,
+        shards: 2,
+        replicas: count,
+        expected_servers: u32::from(count),
+        thread: Some(thread.clone()),
+        ..ServerConfig::default()
+    };
+    let first = Server::start(config.clone()).unwrap();
+    let joining = ServerConfig { coordinators: vec![first.advertised().to_string()], ..config };
+    let others = (1..count).map(|_| Server::start(joining.clone()).unwrap());
+    std::iter::once(first).chain(others).collect::<Vec<_>>()
+}
+
+#[test]
+fn chains_of_three_on_one_thread_lose_a_server_and_nothing_else() {
+    for provider in [Provider::Shm {}, Provider::Tcp {}] {
+        let thread = ShardThread::start("shared", None).unwrap();
+        let mut servers = start(provider, 3, &thread);
+        let options = ClientOptions { providers: vec![provider], ..ClientOptions::default() };
+        let client = Client::connect_with(servers[0].advertised(), options).unwrap();
+        let schema = TableSchema::dense(f32::DTYPE, 64, 4);
+        let table = client.create_table::<f32>("shared", &schema).unwrap();
+        let push = |count: usize| {
+            for _ in 0..count {
+                table.push(0..64, &[1.0; 256], &PushOptions::default()).unwrap().wait().unwrap();
+            }
+        };
+        push(50);
+        // Not the first, which has the coordinator.
+        servers.pop().unwrap().stop();
+        push(50);
+        let rows = table.pull(0..64, &PullOptions::default()).unwrap().wait().unwrap();
+        assert_eq!(rows, [100.0; 256], "{provider:?}");
+        drop(client);
+        servers.drain(..).rev().for_each(Server::stop);
+    }
+}
+
+#[test]
+fn a_full_thread_takes_no_more_until_a_shard_has_gone() {
+    let thread = ShardThread::start("full", None).unwrap();
+    let config = ServerConfig {
+        providers: vec![Provider::Shm {}],
+        memory_len_max: 1 << 20,
+        shards: 4,
+        thread: Some(thread),
+        ..ServerConfig::default()
+    };
+    let mut servers: Vec<_> =
+        (0..SHARDS_PER_THREAD_MAX / 4).map(|_| Server::start(config.clone()).unwrap()).collect();
+    let refused = Server::start(config.clone()).unwrap_err();
+    assert!(matches!(refused, StartError::Crowded { max: SHARDS_PER_THREAD_MAX }), "{refused}");
+    servers.pop().unwrap().stop();
+    // One that has room for some of its shards only leaves none behind.
+    let longer = ServerConfig { shards: 5, ..config.clone() };
+    assert!(matches!(Server::start(longer), Err(StartError::Crowded { .. })));
+    servers.push(Server::start(config).unwrap());
+}

@@ -1,0 +1,188 @@
+//! The shards of one thread, mostly one: turns them, and when none of them has found anything for a
+//! while, sleeps for all of them on one wait point.
+
+use std::{
+    sync::atomic::{Ordering, fence},
+    time::{Duration, Instant},
+};
+
+use windlass_transport::{
+    Transport,
+    spin::{Idle, Spin},
+    wait,
+};
+
+use super::{Shard, durable::Durable};
+use crate::limits::SLEEP_MS_MAX;
+
+/// Idle turns before a thread sleeps on a write that is under way: the kernel's worker that ends the
+/// write may need this very core.
+const TURNS_PER_WRITE: u32 = 4;
+
+/// Idle turns between looks at the clock.
+const TURNS_PER_CLOCK: u32 = 16;
+
+/// The loop of one thread: polls its shards, never in vain for long.
+#[derive(Debug, Default)]
+pub struct Reactor {
+    shards: Vec<Shard>,
+    spin: Spin,
+    idle_since: Option<Instant>,
+    idle_turns: u32,
+}
+
+impl Reactor {
+    /// The loop of one shard.
+    #[must_use]
+    pub fn of(shard: Shard) -> Self {
+        let mut reactor = Self::default();
+        reactor.add(shard);
+        reactor
+    }
+
+    /// One more shard: at most [`crate::limits::SHARDS_PER_THREAD_MAX`] in all.
+    pub fn add(&mut self, shard: Shard) {
+        self.spin.add(&shard.transports);
+        self.shards.push(shard);
+    }
+
+    /// One turn of each shard, and what there is to do when none found anything, such as sleeping.
+    /// Returns whether one did. Those told to stop are gone afterwards.
+    pub fn step(&mut self) -> bool {
+        let worked = self.turn();
+        if worked {
+            self.found();
+        } else {
+            self.idle();
+        }
+        // It may have been told in a last turn before sleeping.
+        self.dismiss();
+        worked
+    }
+
+    /// Whether it has no shard any more.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.shards.is_empty()
+    }
+
+    /// Turns until each shard has been told to stop.
+    pub fn run(mut self) {
+        while !self.is_empty() {
+            self.step();
+        }
+    }
+
+    /// Lets those go that have been told to stop.
+    fn dismiss(&mut self) {
+        for mut shard in self.shards.extract_if(.., |shard| shard.stopped) {
+            let answer = shard.stop_answer.take();
+            drop(shard);
+            if let Some(answer) = answer {
+                let _ = answer.send(Ok(()));
+            }
+        }
+    }
+
+    /// Whether any found something to do.
+    fn turn(&mut self) -> bool {
+        let mut worked = false;
+        for shard in &mut self.shards {
+            worked |= shard.turn();
+        }
+        worked
+    }
+
+    fn found(&mut self) {
+        self.idle_since = None;
+        self.idle_turns = 0;
+        self.spin.found();
+    }
+
+    /// Spins, or sleeps when the spinning has lasted long enough.
+    fn idle(&mut self) {
+        self.idle_turns = self.idle_turns.wrapping_add(1);
+        match &mut *self.shards {
+            [alone] if !self.spin.is_shared() => {
+                if alone.look_for_messages() {
+                    return self.found();
+                }
+            }
+            // The others would wait for one shard's looks.
+            _ => std::hint::spin_loop(),
+        }
+        if self.shards.iter().any(Shard::is_writing) {
+            if self.idle_turns >= TURNS_PER_WRITE {
+                self.sleep();
+            }
+            return;
+        }
+        if self.spin.idle() == Idle::Crowded {
+            return self.sleep();
+        }
+        if !self.idle_turns.is_multiple_of(TURNS_PER_CLOCK) {
+            return;
+        }
+        let now = Instant::now();
+        let since = *self.idle_since.get_or_insert(now);
+        let budget = self.shards.iter().map(|shard| shard.options.spin_us).max().unwrap_or(0);
+        let budget = Duration::from_micros(u64::from(budget));
+        if self.spin.is_over(now.duration_since(since), budget) {
+            self.sleep();
+        }
+    }
+
+    /// Tells active clients that wake-ups are needed from now on, looks once more, and sleeps.
+    fn sleep(&mut self) {
+        self.shards.iter_mut().for_each(Shard::tell_sleep);
+        // A message may have been written by a client that had not been told yet. Once the telling
+        // has completed, later ones know.
+        while self.shards.iter().any(|shard| shard.tells_in_flight > 0) {
+            if self.turn() {
+                return;
+            }
+        }
+        // The look must not be older than what was told: clients tell, then look, the other way round.
+        fence(Ordering::SeqCst);
+        if self.turn() {
+            return;
+        }
+        let deadline = self.shards.iter().filter_map(Shard::deadline).min();
+        let longest = Duration::from_millis(SLEEP_MS_MAX);
+        let longest = deadline.map_or(longest, |deadline| deadline.min(longest));
+        let slept_at = Instant::now();
+        self.wait(longest);
+        let overslept = slept_at.elapsed() >= longest && deadline.is_none();
+        self.spin.found();
+        let mut caught = false;
+        for shard in &mut self.shards {
+            caught |= shard.end_sleep(overslept);
+        }
+        if caught {
+            self.found();
+        } else if !overslept {
+            self.idle_since = None;
+        }
+        // Who slept for as long as there is has nothing to spin for: it looks once, and sleeps again.
+    }
+
+    /// Until a transport or a disk of one of them has something, or the time is over.
+    fn wait(&mut self, timeout: Duration) {
+        let mut quiet = true;
+        for transport in self.transports() {
+            quiet &= transport.arm();
+        }
+        if quiet {
+            let descriptors = self.shards.iter().flat_map(|shard| {
+                let transports = shard.transports.iter().map(|one| one.wait_descriptor());
+                transports.chain(shard.durable.as_deref().and_then(Durable::wait_descriptor))
+            });
+            wait::sleep_on(descriptors, timeout);
+        }
+        self.transports().for_each(|transport| transport.disarm());
+    }
+
+    fn transports(&mut self) -> impl Iterator<Item = &mut Box<dyn Transport>> {
+        self.shards.iter_mut().flat_map(|shard| &mut shard.transports)
+    }
+}

@@ -3,10 +3,12 @@
 use windlass_transport::{
     Access, LocalSlice, MemoryRegion, Pages, RemoteRegion, Transport,
     chunks::{Chunk, Chunks},
-    error::{AllocateError, RegisterError},
+    error::{AllocateError, RegisterError, chain},
     memory::PagesOptions,
 };
 use windlass_wire::Place;
+
+use crate::error::RequestError;
 
 /// A region of the client, over all of its transports. Never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +93,11 @@ impl Memory {
         Some(LocalSlice { region, offset: chunk.offset, len: u32::try_from(len).ok()? })
     }
 
+    fn is_staging_registered(&self, transport: usize) -> bool {
+        let region = self.staging.as_ref().and_then(|(id, _)| self.regions[id.0].as_ref());
+        region.is_some_and(|region| matches!(region.registered.get(transport), Some(Some(_))))
+    }
+
     /// The staging region, made at its first use.
     pub(super) fn staging(&mut self) -> Result<RegionId, AllocateError> {
         if let Some((id, _)) = &self.staging {
@@ -125,6 +132,19 @@ impl Memory {
 }
 
 impl super::Core {
+    /// Makes sure that requests of a transport can use the staging area.
+    #[inline]
+    pub(super) fn register_staging(&mut self, transport: usize) -> Result<(), RequestError> {
+        if self.memory.is_staging_registered(transport) {
+            return Ok(());
+        }
+        let staging = self.staging_region()?;
+        match self.memory.registered(staging, transport, &mut self.transports) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(RequestError::Setup { text: chain(&error) }),
+        }
+    }
+
     /// Keeps pages for registration.
     pub(crate) fn add_region(&mut self, pages: Pages) -> RegionId {
         self.memory.add(pages)

@@ -119,10 +119,7 @@ impl Core {
         };
         let transport = self.links[read.link].transport;
         let Some(local) = self.memory.staged(transport, to, len) else {
-            let Ok(staging) = self.memory.staging() else { return true };
-            // Only the first read of a transport comes here, and then again.
-            return self.memory.registered(staging, transport, &mut self.transports).is_err()
-                || self.post_read(at);
+            unreachable!("reads start once the staging area is registered")
         };
         let link = &mut self.links[read.link];
         if link.failed || link.queue_pair != read.queue_pair {

@@ -135,9 +135,11 @@ impl Core {
             if link.failed {
                 return Err(RequestError::ServerGone { server: link.server });
             }
+            let (transport, reads_in_order) = (link.transport, link.reads_in_order);
+            self.register_staging(transport)?;
             let phase = if first.by_value {
                 Phase::Values
-            } else if relaxed || link.reads_in_order {
+            } else if relaxed || reads_in_order {
                 Phase::Whole
             } else {
                 Phase::Before

@@ -5,6 +5,7 @@
 use std::{
     os::fd::BorrowedFd,
     sync::Arc,
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -71,6 +72,8 @@ pub(super) struct Durable {
     pub(super) copied: Copied,
     /// Whom to tell of the first checkpoint, when the shard began in another's directories.
     regrouped: Option<Arc<Regrouped>>,
+    /// Directories of an older grouping are being removed.
+    removal: Option<JoinHandle<()>>,
     pub(super) images: Images,
     /// Who waits for rows that were set.
     pub(super) set_waiting: SetWaiting,
@@ -109,6 +112,7 @@ impl Durable {
             started: Instant::now(),
             gathering_since: None,
             regrouped: None,
+            removal: None,
             images: Images::default(),
             set_waiting: SetWaiting::default(),
             imaged: Imaged::default(),
@@ -278,6 +282,9 @@ impl Shard {
             self.durable = Some(durable);
         }
         self.turn_disk(false);
+        let removal = self.durable.as_mut().and_then(|durable| durable.removal.take());
+        // One that panicked has said so.
+        let _ = removal.map(JoinHandle::join);
     }
 
     /// Completes a request when the log is durable up to `position`.
@@ -328,7 +335,7 @@ impl Shard {
             if matches!(progress, CheckpointProgress::Published { .. })
                 && let Some(regrouped) = durable.regrouped.take()
             {
-                regrouped.published();
+                durable.removal = regrouped.published();
             }
         }
         durable.copied = copied;

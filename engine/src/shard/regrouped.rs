@@ -4,6 +4,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
+    thread::JoinHandle,
 };
 
 use crate::persist::{directories::ShardDirectory, storage::Provider};
@@ -26,10 +27,11 @@ impl Regrouped {
     }
 
     /// A shard's first checkpoint is published. After the last of them the old directories are
-    /// removed, by a thread of their own: files may be long.
-    pub(super) fn published(&self) {
+    /// removed, by a thread of their own, as files may be long: it has to end before the server does,
+    /// or the next one finds directories that are about to go.
+    pub(super) fn published(&self) -> Option<JoinHandle<()>> {
         if self.waiting.fetch_sub(1, Ordering::AcqRel) > 1 {
-            return;
+            return None;
         }
         let (data, generation) = (self.data.clone(), self.generation);
         let remove = move || match ShardDirectory::remove(&data, |old| old < generation) {
@@ -38,9 +40,11 @@ impl Regrouped {
                 tracing::warn!(%error, "cannot remove the directories of older groupings")
             }
         };
-        if let Err(error) = std::thread::Builder::new().name("windlass-remove".into()).spawn(remove)
-        {
+        let thread = std::thread::Builder::new().name("windlass-remove".into());
+        let started = thread.spawn(remove);
+        if let Err(error) = &started {
             tracing::warn!(%error, "older groupings are removed at a later start");
         }
+        started.ok()
     }
 }

@@ -7,13 +7,14 @@ mod support;
 
 use support::{fails, folder, json, run, stderr};
 
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "op",
     "transport",
     "rows",
     "width",
     "dtype",
     "window",
+    "clients",
     "p50_us",
     "p99_us",
     "p999_us",
@@ -52,6 +53,18 @@ fn results_have_the_documented_keys() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn several_clients_pull_at_once() {
+    let folder = folder();
+    let common = ["bench", "pull", "--clients", "3", "--rounds", "2", "--slice-ms", "20", "--json"];
+    for transport in ["shm", "tcp"] {
+        let arguments = [&common[..], &["--transport", transport]].concat();
+        let result = json(folder.path(), &arguments);
+        assert_eq!(result["clients"], 3);
+        assert!(result["rows_per_s"].as_f64().unwrap() > 0.0, "{result}");
     }
 }
 

@@ -1,9 +1,6 @@
 //! Which link leads to which rows.
 
-use windlass_wire::{
-    Layout, PartitionId, RowRange, ServerId,
-    map::{mix, shard_of},
-};
+use windlass_wire::{Layout, PartitionId, RowRange, ServerId, map::shard_of};
 
 use super::{Core, LinkScratch, TableIndex, push::Replica};
 use crate::{config::PullFrom, error::RequestError};
@@ -52,12 +49,7 @@ impl Core {
         let tails = partitions().map(|at| link_of(at, self.map.read_tail(at))).collect();
         let strong = partitions().map(|at| link_of(at, self.map.tail(at))).collect();
         let any = partitions().map(|at| {
-            let readable = self.map.readable(at);
-            let first = usize::try_from(mix(self.session.0 ^ u64::from(at.0))).unwrap_or(0);
-            let links = (0..readable.len()).map(|offset| {
-                let server = readable[first.wrapping_add(offset) % readable.len()];
-                link_of(at, Some(server))
-            });
+            let links = self.map.any_of(at, self.session).map(|server| link_of(at, Some(server)));
             let is_open =
                 |link: &u32| self.links.get(*link as usize).is_some_and(super::link::Link::is_open);
             links.clone().find(is_open).or(links.clone().next()).unwrap_or(nowhere)

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
@@ -77,6 +78,71 @@ pub fn measure<S: Subject>(
     }
     let limits = limits.iter().map(Limit::median).collect();
     Ok(Measured { latency, operations_per_s: super::limit::median(&rates), limits })
+}
+
+/// Measures several subjects at once, each made and driven by a thread of its own, and their limits in
+/// turns with them: the rates of all together, every operation's time.
+pub fn measure_together<S: Subject>(
+    count: u32,
+    make: impl Fn() -> Result<S, S::Error> + Sync,
+    limits: &mut [Limit],
+    schedule: Schedule,
+    mut on_round: impl FnMut(),
+) -> Result<Measured, BenchError<S::Error>> {
+    let clock = clock_cost();
+    let (done, results) = mpsc::channel();
+    let drive = |slices: mpsc::Receiver<Duration>, done: mpsc::Sender<_>| {
+        let mut made = make().map_err(BenchError::Operation);
+        for time in slices {
+            let mut latency = Latency::new();
+            let rate = match &mut made {
+                Ok(subject) => slice(subject, schedule.window, time, clock, &mut latency),
+                Err(_) => break,
+            };
+            let failed = rate.is_err();
+            if done.send(rate.map(|rate| (rate, latency))).is_err() || failed {
+                return;
+            }
+        }
+        if let Err(error) = made {
+            let _ = done.send(Err(error));
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<mpsc::Sender<Duration>> = (0..count)
+            .map(|_| {
+                let (begin, slices) = mpsc::channel();
+                let (drive, done) = (&drive, done.clone());
+                scope.spawn(move || drive(slices, done));
+                begin
+            })
+            .collect();
+        drop(done);
+        let all_for = |time: Duration, latency: &mut Latency| {
+            for thread in &threads {
+                // One that has ended has said why.
+                let _ = thread.send(time);
+            }
+            let mut sum = 0.0;
+            for result in results.iter().take(threads.len()) {
+                let (rate, own) = result?;
+                latency.merge(&own);
+                sum += rate;
+            }
+            Ok::<f64, BenchError<S::Error>>(sum)
+        };
+        all_for(schedule.slice / 4, &mut Latency::new())?;
+        let (mut latency, mut rates) = (Latency::new(), Vec::new());
+        for _ in 0..schedule.rounds {
+            rates.push(all_for(schedule.slice, &mut latency)?);
+            for limit in &mut *limits {
+                limit.sample(schedule.limit_slice)?;
+            }
+            on_round();
+        }
+        let limits = limits.iter().map(Limit::median).collect();
+        Ok(Measured { latency, operations_per_s: super::limit::median(&rates), limits })
+    })
 }
 
 /// Warms caches, connections and the credit window up: operations whose times are not kept.
@@ -210,5 +276,27 @@ mod tests {
             assert!(measured.latency.count() > 0 && measured.operations_per_s > 0.0);
             assert!(measured.ratio(Quantity::BytesPerSecond, 8.0) > 0.0);
         }
+    }
+
+    #[test]
+    fn several_are_driven_at_once_and_one_that_fails_ends_all() {
+        let schedule = Schedule {
+            window: 2,
+            rounds: 3,
+            slice: Duration::from_millis(2),
+            limit_slice: Duration::from_millis(1),
+        };
+        let mut rounds = 0;
+        let make = || Ok(Counting::default());
+        let measured = measure_together(3, make, &mut [], schedule, || rounds += 1).unwrap();
+        assert!(measured.latency.count() >= 9 && measured.operations_per_s > 0.0);
+        assert_eq!(rounds, 3);
+        let made = std::sync::atomic::AtomicU32::new(0);
+        let make = || match made.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+            0 => Err(std::io::Error::other("no server")),
+            _ => Ok(Counting::default()),
+        };
+        let failed = measure_together(3, make, &mut [], schedule, || {});
+        assert!(matches!(failed, Err(BenchError::Operation(_))));
     }
 }

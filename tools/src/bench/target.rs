@@ -8,7 +8,7 @@ use windlass_client::{
 };
 
 use super::{
-    driver::{BenchError, Measured, Schedule, Subject, measure, warm_up},
+    driver::{BenchError, Measured, Schedule, Subject, measure, measure_together, warm_up},
     limit::{Limit, LimitError, LimitKind, PerftestProgram, Pinned, Quantity, allowed_cores},
     log_use::LogUse,
 };
@@ -77,12 +77,15 @@ pub struct TargetOptions {
     pub durability: Durability,
     /// Which replica a pull reads.
     pub from: PullFrom,
+    /// Clients that do it at once, each on a thread of its own.
+    pub clients: u32,
 }
 
 /// A connected client with its table.
 #[derive(Debug)]
 pub struct Target {
     client: Client,
+    connection: Connection,
     options: TargetOptions,
     transport: &'static str,
     /// The server's data directory, if pushes are kept there.
@@ -116,15 +119,20 @@ impl Target {
         }
         let transport =
             client.providers().first().map_or("none", |(_, provider, _)| provider.name());
-        Ok(Self { client, options, transport, data, server_core })
+        let connection = connection.clone();
+        Ok(Self { client, connection, options, transport, data, server_core })
     }
 
-    /// Measures, pinned to the first core of this process if there is another for the server.
+    /// Measures, pinned to the first core of this process if there is another for the server and one
+    /// client.
     pub fn measure(
         &self,
         schedule: Schedule,
         on_round: impl FnMut(),
     ) -> Result<Outcome, BenchError<RemoteError>> {
+        if self.options.clients > 1 {
+            return self.measure_together(schedule, on_round);
+        }
         let cores = allowed_cores().unwrap_or_default();
         let (kind, measured, log) = with_dtype!(self.options.dtype, T => {
             let mut subject =
@@ -171,6 +179,25 @@ impl Target {
             }
         }
         Ok(())
+    }
+
+    /// Measures several clients at once.
+    fn measure_together(
+        &self,
+        schedule: Schedule,
+        on_round: impl FnMut(),
+    ) -> Result<Outcome, BenchError<RemoteError>> {
+        let (kind, measured) = with_dtype!(self.options.dtype, T => {
+            // The table is there before they look for it.
+            drop(Operations::<T>::new(&self.client, &self.options).map_err(BenchError::Operation)?);
+            let mut limits = self.limits(None)?;
+            let (connection, options) = (&self.connection, &self.options);
+            let make = || Operations::<T>::new(&connect(connection)?, options);
+            let count = options.clients;
+            let measured = measure_together(count, make, &mut limits, schedule, on_round)?;
+            Ok::<_, BenchError<RemoteError>>((limits[0].kind(), measured))
+        })?;
+        Ok(self.outcome(kind, &measured, None))
     }
 
     /// The counters of the log, where its writes are what is measured.
@@ -221,6 +248,7 @@ impl Target {
             width: self.options.width,
             dtype: self.options.dtype.name().to_owned(),
             window: self.options.window,
+            clients: self.options.clients,
             p50_us: measured.latency.quantile_us(0.5),
             p99_us: measured.latency.quantile_us(0.99),
             p999_us: measured.latency.quantile_us(0.999),

@@ -33,6 +33,9 @@ back: pushes before that do not count, for up to eight times as long as is measu
 says how many files were made all the same. --json adds how many pushes share a write, and values
 acknowledged beside fio with blocks that hold all pushes in flight. With interval the limit is fio with blocks of 1 MiB.
 
+--clients N connects N times, each on a thread of its own that is not pinned: rates are those of all
+together, times those of every operation. With --from any each reads the replicas that fall to it.
+
 Examples:
   windlass bench push --rows 1
   windlass bench push --transport tcp --rows 1048576 --window 4 --plot
@@ -56,6 +59,9 @@ pub(crate) struct Arguments {
     /// Operations in flight
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     window: u32,
+    /// Clients at once
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    clients: u32,
     /// Rows of the table, which operations take in turn [default: the rows of an operation]
     #[arg(long, value_name = "N")]
     table_rows: Option<u64>,
@@ -122,6 +128,7 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
     // The shard is on the last core, the client on the first: the limit is measured between them.
     let last_core = allowed_cores()
         .ok()
+        .filter(|_| arguments.clients == 1)
         .filter(|cores| cores.len() > 1)
         .and_then(|cores| cores.last().copied());
     let (servers, connection) = match &arguments.connect {
@@ -155,6 +162,7 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
             rule: arguments.rule,
             durability: arguments.durability,
             from: arguments.from.pull_from(),
+            clients: arguments.clients,
         },
         arguments.data_dir.clone(),
         last_core.filter(|_| servers.is_some()),
@@ -187,6 +195,7 @@ fn text(result: &BenchResult, quantity: Quantity) -> String {
     let shape = format!("{} x {} {}", units::grouped(result.rows), result.width, result.dtype);
     let mut facts = vec![
         ("operation", format!("{} of {shape} by {}", result.op, result.transport)),
+        ("clients", result.clients.to_string()),
         ("in flight", result.window.to_string()),
         ("p50", units::micros(result.p50_us)),
         ("p99", units::micros(result.p99_us)),

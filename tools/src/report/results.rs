@@ -18,6 +18,8 @@ pub struct BenchResult {
     pub dtype: String,
     /// Operations in flight.
     pub window: u32,
+    /// Clients at once, each with so many in flight: rates are those of all together.
+    pub clients: u32,
     /// Median time from the call to the acknowledgement, in microseconds; what reading the clock
     /// takes is taken off.
     pub p50_us: f64,

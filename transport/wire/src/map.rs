@@ -3,7 +3,7 @@
 
 use crate::{
     codec::{DecodeError, Reader, Wire},
-    ids::{Epoch, Incarnation, PartitionId, RowRange, ServerId, ShardId, TableId},
+    ids::{Epoch, Incarnation, PartitionId, RowRange, ServerId, SessionId, ShardId, TableId},
     schema::TableKind,
 };
 
@@ -149,6 +149,18 @@ impl ClusterMap {
     pub fn read_tail(&self, partition: PartitionId) -> Option<ServerId> {
         self.readable(partition).last().copied()
     }
+
+    /// The replicas that may be read, in the order in which a session that takes any of them prefers
+    /// them: sessions spread evenly over each partition's.
+    pub fn any_of(
+        &self,
+        partition: PartitionId,
+        session: SessionId,
+    ) -> impl Iterator<Item = ServerId> + Clone {
+        let readable = self.readable(partition);
+        let first = usize::try_from(mix(session.0 ^ u64::from(partition.0))).unwrap_or(0);
+        (0..readable.len()).map(move |offset| readable[first.wrapping_add(offset) % readable.len()])
+    }
 }
 
 /// The shard of a server that owns a partition there.
@@ -247,6 +259,23 @@ mod tests {
                 assert_eq!(covered, rows, "table {table} with {rows} rows");
             }
         }
+    }
+
+    #[test]
+    fn sessions_spread_over_the_readable_replicas() {
+        let servers = [4, 7, 9].map(ServerId).to_vec();
+        let chain = Chain { servers: servers.clone(), ..Chain::default() };
+        let map = ClusterMap { chains: vec![chain], ..ClusterMap::default() };
+        let mut counts = [0; 3];
+        for session in (0..3000).map(|session| SessionId(mix(session))) {
+            let mut order: Vec<_> = map.any_of(PartitionId(0), session).collect();
+            let first = servers.iter().position(|server| *server == order[0]).unwrap();
+            counts[first] += 1;
+            order.sort();
+            assert_eq!(order, servers, "each is there once");
+        }
+        assert!(counts.iter().all(|count| (900..1100).contains(count)), "{counts:?}");
+        assert_eq!(map.any_of(PartitionId(1), SessionId(1)).count(), 0);
     }
 
     #[test]

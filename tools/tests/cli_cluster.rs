@@ -54,6 +54,8 @@ fn a_whole_cluster_in_one_process_keeps_its_rows() {
     assert_eq!((value(&pulled, 0), value(&pulled, 1)), (1.0, 2.0));
     let text = fails(at, 2, &["serve", "--together", "--coordinator", &server.address]);
     assert!(text.contains("--coordinator"), "{text}");
+    let text = fails(at, 2, &["serve", "--together", "--servers", "6", "--shards", "3"]);
+    assert!(text.contains("18 shards"), "{text}");
 }
 
 #[test]

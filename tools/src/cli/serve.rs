@@ -10,6 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use windlass_engine::{
+    limits::SHARDS_PER_THREAD_MAX,
     persist::storage,
     server::{Server, ServerConfig, ShardThread, StartError},
 };
@@ -168,6 +169,16 @@ fn start(arguments: &Arguments) -> Result<Vec<Server>, Failure> {
     let config = config(arguments)?;
     if !arguments.together {
         return Ok(vec![Server::start(config).map_err(Failure::failed)?]);
+    }
+    let shards = u64::from(config.expected_servers) * u64::from(config.shards);
+    if shards > SHARDS_PER_THREAD_MAX as u64 {
+        return Err(Failure::new(
+            ExitStatus::Usage,
+            format!(
+                "--together puts {shards} shards on one thread, which takes {SHARDS_PER_THREAD_MAX}: \
+                 give fewer --servers or --shards"
+            ),
+        ));
     }
     let thread = ShardThread::start("windlass-shards", config.cores.first().copied())
         .map_err(|error| Failure::failed(StartError::Thread { source: error }))?;

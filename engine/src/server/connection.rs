@@ -18,7 +18,7 @@ use crate::{
     greeting::Greeting,
     limits::MAILBOX_RING_LEN,
     refusal::{Refusal, internal, invalid, refused},
-    shard::{ShardCommand, ShardHandle, ShardStatistics},
+    shard::{NO_MAILBOX, ShardCommand, ShardHandle, ShardStatistics},
 };
 
 /// A connection after its greeting.
@@ -172,7 +172,10 @@ impl Connection {
                 let place = self
                     .shard(shard)?
                     .ask(|answer| ShardCommand::JoinClock { session, table, answer })
-                    .map_err(invalid)?;
+                    .map_err(|text| match text == NO_MAILBOX {
+                        true => internal(text),
+                        false => invalid(text),
+                    })?;
                 ClientReply::ClockJoined { place }
             }
             ClientRequest::LeaveClocks {} => {

@@ -3,7 +3,7 @@
 use windlass_transport::RemoteRegion;
 use windlass_wire::{SessionId, TableId, control::PartitionPlace};
 
-use super::{Shard, chain, command::shared_of, tables::TableRows};
+use super::{Shard, chain, command::shared_of, session::NO_MAILBOX, tables::TableRows};
 
 impl Shard {
     /// The places of a dense table's partitions here.
@@ -12,7 +12,7 @@ impl Shard {
         session: SessionId,
         table: TableId,
     ) -> Result<Vec<PartitionPlace>, String> {
-        let slot = *self.by_session.get(&session).ok_or("open a mailbox first")?;
+        let slot = *self.by_session.get(&session).ok_or(NO_MAILBOX)?;
         let dense = |table: &TableId| match self.tables.get(table).map(|table| &table.rows) {
             None => Err("there is no such table here"),
             Some(TableRows::Sparse(_)) => Err("rows of sparse tables have no fixed place"),

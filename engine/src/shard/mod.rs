@@ -56,6 +56,7 @@ pub use command::{ShardCommand, ShardHandle};
 pub use reactor::Reactor;
 pub use recover::RecoverySummary;
 pub use regrouped::Regrouped;
+pub(crate) use session::NO_MAILBOX;
 pub use statistics::ShardStatistics;
 pub(crate) use windlass_transport::error::chain;
 

@@ -129,11 +129,11 @@ mod tests {
     fn keys_are_the_documented_ones() {
         let bench: BenchResult = serde_json::from_value(json!({
             "op": "push", "transport": "shm", "rows": 1, "width": 1, "dtype": "f32", "window": 1,
-            "p50_us": 1.0, "p99_us": 1.0, "p999_us": 1.0, "rows_per_s": 1.0, "bytes_per_s": 1.0,
+            "clients": 1, "p50_us": 1.0, "p99_us": 1.0, "p999_us": 1.0, "rows_per_s": 1.0, "bytes_per_s": 1.0,
             "limit_name": "memcpy", "limit": 1.0, "ratio": 1.0, "cores": [0, 1],
         }))
         .unwrap();
-        assert_eq!(keys(bench).len(), 15);
+        assert_eq!(keys(bench).len(), 16);
         let train: TrainResult = serde_json::from_value(json!({
             "examples": 1, "examples_per_s": 1.0, "logloss": null, "auc": 0.5, "nonzero": 1,
             "bytes_pushed": 1, "bytes_pulled": 1, "skipped_lines": 0, "consistency": "bounded:4", "idle": [0.0, 0.5],

@@ -3,7 +3,7 @@
 
 use windlass_wire::{
     Aggregation, RequestHeader, RequestKind, WorkerClock,
-    control::{ClientReply, ClientRequest},
+    control::{ClientReply, ClientRequest, RefusalKind},
 };
 
 use super::{TableClock, is_clocked};
@@ -65,6 +65,7 @@ impl Core {
         let id = self.tables[table.0].entry.id;
         let link = &self.links[at];
         let request = ClientRequest::JoinClock { table: id, shard: link.shard };
+        let at_server = link.server;
         let server = &mut self.servers[link.server_at];
         let control = server.control.as_mut().filter(|_| !link.failed);
         let asked = control.ok_or(TableError::OutOfReach { server: server.id })?.ask(&request);
@@ -75,6 +76,12 @@ impl Core {
         }
         let place = match asked? {
             ClientReply::ClockJoined { place } => place,
+            ClientReply::Refused { status: RefusalKind::Internal {}, text } => {
+                // As where rows are located: it has begun another life.
+                tracing::warn!(text, server = at_server.0, "connecting again");
+                self.fail_link(at);
+                return Err(TableError::OutOfReach { server: at_server });
+            }
             ClientReply::Refused { status, text } => {
                 return Err(TableError::Refused { kind: status, text });
             }

@@ -15,6 +15,7 @@ use crate::{
         chain::reaching,
         command::{Answer, shared_of},
         push::Refusal,
+        session::NO_MAILBOX,
         tables::ShardTable,
         work::{Values, Work},
     },
@@ -46,7 +47,7 @@ impl Shard {
         session: SessionId,
         table: TableId,
     ) -> Result<(Option<WorkerRank>, ClockPlace), String> {
-        let slot = *self.by_session.get(&session).ok_or("open a mailbox first")?;
+        let slot = *self.by_session.get(&session).ok_or(NO_MAILBOX)?;
         let rank = self.sessions[slot].as_ref().and_then(|open| open.rank);
         let found = self.tables.get_mut(&table).ok_or("there is no such table here")?;
         let clocks = found.clocks.as_mut().ok_or("the table's workers have no clocks")?;
@@ -60,7 +61,7 @@ impl Shard {
     }
 
     fn join_here(&mut self, session: SessionId, table: TableId) -> Result<ClockPlace, String> {
-        let slot = *self.by_session.get(&session).ok_or("open a mailbox first")?;
+        let slot = *self.by_session.get(&session).ok_or(NO_MAILBOX)?;
         let rank = self.sessions[slot].as_ref().and_then(|open| open.rank);
         let found = self.tables.get_mut(&table).ok_or("there is no such table here")?;
         let clocks = found.clocks.as_mut().ok_or("the table's workers have no clocks")?;

@@ -87,15 +87,15 @@ impl Memory {
 
     /// Bytes of the staging area as local side of a request, once it is registered with a transport.
     pub(super) fn staged(&self, transport: usize, chunk: Chunk, len: u64) -> Option<LocalSlice> {
-        let (id, _) = self.staging.as_ref()?;
-        let region = self.regions[id.0].as_ref()?.registered.get(transport)?.as_ref()?.id;
+        let region = self.staging_at(transport)?.id;
         debug_assert!(len <= chunk.len, "a request leaves its chunk");
         Some(LocalSlice { region, offset: chunk.offset, len: u32::try_from(len).ok()? })
     }
 
-    fn is_staging_registered(&self, transport: usize) -> bool {
-        let region = self.staging.as_ref().and_then(|(id, _)| self.regions[id.0].as_ref());
-        region.is_some_and(|region| matches!(region.registered.get(transport), Some(Some(_))))
+    /// The staging area as one transport knows it, if it is registered there.
+    fn staging_at(&self, transport: usize) -> Option<&MemoryRegion> {
+        let (id, _) = self.staging.as_ref()?;
+        self.regions[id.0].as_ref()?.registered.get(transport)?.as_ref()
     }
 
     /// The staging region, made at its first use.
@@ -135,7 +135,7 @@ impl super::Core {
     /// Makes sure that requests of a transport can use the staging area.
     #[inline]
     pub(super) fn register_staging(&mut self, transport: usize) -> Result<(), RequestError> {
-        if self.memory.is_staging_registered(transport) {
+        if self.memory.staging_at(transport).is_some() {
             return Ok(());
         }
         let staging = self.staging_region()?;

@@ -243,8 +243,6 @@ impl Core {
     }
 
     fn fetch_line(&mut self, at: RemoteAddress, link: usize) -> Result<ClockLine, RequestError> {
-        let setup = |error: &dyn std::error::Error| RequestError::Setup { text: chain(error) };
-        let staging = self.staging_region()?;
         let chunk = self.allocate_chunk(LINE_LEN)?;
         let queue_pair = self.links[link].queue_pair;
         let is_same = |core: &Self| {
@@ -259,13 +257,11 @@ impl Core {
         self.clock_poll = Poll { number: self.clock_poll.number + 1, link, completed: None };
         if outcome.is_ok() && is_same(self) {
             let transport = self.links[link].transport;
-            let region = self
-                .memory
-                .registered(staging, transport, &mut self.transports)
-                .map_err(|error| setup(&error))?;
-            #[expect(clippy::cast_possible_truncation, reason = "24 bytes")]
-            let local = region.slice(chunk.offset, LINE_LEN as u32).into();
-            let read = Operation::Read { local, remote: at };
+            self.register_staging(transport)?;
+            let Some(local) = self.memory.staged(transport, chunk, LINE_LEN) else {
+                unreachable!("the staging area was registered")
+            };
+            let read = Operation::Read { local: local.into(), remote: at };
             let work_id = WorkId(CLOCK_READ | self.clock_poll.number);
             self.links[link].sender.push_signaled(work_id, read);
             self.flush(link);

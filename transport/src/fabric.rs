@@ -602,8 +602,9 @@ pub trait Transport: Send {
         requests: &mut Batch<SendRequest>,
     ) -> Result<(), PostError>;
 
-    /// Carries an inline write out at once, without a completion unless it fails, where posting it
-    /// would only take longer (shm, verbs). False says that nothing was done: it is to be posted.
+    /// Carries a write of the bytes out at once, without a completion unless it fails, where posting it
+    /// would only take longer (shm; verbs, where they go inline). False says that nothing was done: it is
+    /// to be posted.
     ///
     /// # Errors
     /// As [`Transport::post_send`].

@@ -231,6 +231,14 @@ impl Header {
         if word32(header, 0) ^ salt.0 != Checksum::of(&header[4..]).0 {
             return Err(FrameError::Header);
         }
+        Self::read(header)
+    }
+
+    /// Reads a header whose checksum held before, or that was sealed here.
+    ///
+    /// # Errors
+    /// When it is no valid header.
+    pub fn read(header: &[u8; HEADER_BYTES]) -> Result<(Self, usize), FrameError> {
         if header[14] != FORMAT_VERSION {
             return Err(FrameError::Version { found: header[14] });
         }

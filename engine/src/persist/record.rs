@@ -236,12 +236,15 @@ impl<'a> Record<'a> {
         Self::from_frame(Frame::decode(bytes, salt)?)
     }
 
-    /// A record that was decoded before, or made here: its body is not summed again.
+    /// A record that was decoded before, or made here: nothing of it is summed again.
     ///
     /// # Errors
-    /// When the header is damaged after all.
-    pub fn checked_before(bytes: &'a [u8], salt: Salt) -> Result<Self, RecordError> {
-        let (header, length) = Header::decode(bytes, salt)?;
+    /// When the bytes are no record after all.
+    pub fn checked_before(bytes: &'a [u8]) -> Result<Self, RecordError> {
+        let Some(header) = bytes.first_chunk() else {
+            return Err(FrameError::Short { needed: HEADER_BYTES, present: bytes.len() }.into());
+        };
+        let (header, length) = Header::read(header)?;
         let Some(bytes) = bytes.get(..length) else {
             return Err(FrameError::Short { needed: length, present: bytes.len() }.into());
         };

@@ -220,15 +220,18 @@ impl Shard {
     /// A turn without commands.
     fn turn_once(&mut self) -> bool {
         let polled = self.poll_transports();
+        self.note_time();
         let worked = self.carry_out_messages();
+        self.release_records();
+        let failed = self.end_failed_links();
         let kept = self.turn_disk(worked);
         let acknowledged = self.acknowledge();
-        polled || worked || kept || acknowledged
+        polled || worked || failed || kept || acknowledged
     }
 
     /// Takes what the turn has room for out of the mailboxes and carries it out.
     fn carry_out_messages(&mut self) -> bool {
-        let chained = self.begin_chain_turn();
+        let chained = self.take_from_peers();
         if self.clocks.is_used() {
             self.expire_workers();
             self.release_pulls();

@@ -1,5 +1,5 @@
-//! The shards of one thread, mostly one: turns them, and when none of them has found anything for a
-//! while, sleeps for all of them on one wait point.
+//! The shards of one thread, mostly one: turns them, goes where messages are between turns, and when none of
+//! them has found anything for a while, sleeps for all of them on one wait point.
 
 use std::{
     sync::atomic::{Ordering, fence},
@@ -8,11 +8,11 @@ use std::{
 
 use windlass_transport::{
     Transport,
-    spin::{Idle, Spin},
+    spin::{Idle, LOOKS_PER_PAUSE, Spin},
     wait,
 };
 
-use super::{Shard, durable::Durable};
+use super::{Shard, durable::Durable, wait::Errand};
 use crate::limits::SLEEP_MS_MAX;
 
 /// Idle turns before a thread sleeps on a write that is under way: the kernel's worker that ends the
@@ -22,6 +22,13 @@ const TURNS_PER_WRITE: u32 = 4;
 /// Idle turns between looks at the clock.
 const TURNS_PER_CLOCK: u32 = 16;
 
+/// Looks at mailboxes between turns, all sessions of a shard together: a look takes a small part of what
+/// a turn takes, so messages are found sooner.
+const LOOKS_PER_TURN: usize = 32;
+
+/// Times messages are carried out between turns: commands and the clock wait for the next one.
+const ERRANDS_PER_TURN: usize = 64;
+
 /// The loop of one thread: polls its shards, never in vain for long.
 #[derive(Debug, Default)]
 pub struct Reactor {
@@ -29,6 +36,8 @@ pub struct Reactor {
     spin: Spin,
     idle_since: Option<Instant>,
     idle_turns: u32,
+    /// The shard to be looked at first.
+    next: usize,
 }
 
 impl Reactor {
@@ -46,10 +55,10 @@ impl Reactor {
         self.shards.push(shard);
     }
 
-    /// One turn of each shard, and what there is to do when none found anything, such as sleeping.
-    /// Returns whether one did. Those told to stop are gone afterwards.
+    /// One turn of each shard and whatever messages come meanwhile, and what there is to do when none
+    /// found anything, such as sleeping. Returns whether one did. Those told to stop are gone afterwards.
     pub fn step(&mut self) -> bool {
-        let worked = self.turn();
+        let worked = self.turn() | self.run_errands();
         if worked {
             self.found();
         } else {
@@ -93,6 +102,54 @@ impl Reactor {
         worked
     }
 
+    /// Carries out messages where they are, each after a look at memory, until none comes for a moment.
+    /// Shards of a chain that share a thread hand a push on without turns of those it does not concern.
+    fn run_errands(&mut self) -> bool {
+        let Some(count) = self.shards.iter().map(Shard::visible_mailboxes).sum::<Option<usize>>()
+        else {
+            std::hint::spin_loop();
+            return false;
+        };
+        // Who shares its core hands it on at once.
+        let looks = match self.spin.is_shared() {
+            true => usize::from(count > 0),
+            false => (LOOKS_PER_TURN * self.shards.len()).checked_div(count).unwrap_or(0),
+        };
+        let (mut errands, mut fruitless) = (0, 0);
+        while errands < ERRANDS_PER_TURN && fruitless < looks {
+            let Some((at, errand)) = self.find_errand() else {
+                fruitless += 1;
+                if fruitless % LOOKS_PER_PAUSE == 0 {
+                    std::hint::spin_loop();
+                }
+                continue;
+            };
+            self.next = at + 1;
+            let shard = &mut self.shards[at];
+            // What stays in its mailbox waits for something else than a look.
+            if !shard.run_errand(errand) {
+                break;
+            }
+            (errands, fruitless) = (errands + 1, 0);
+            // What was written has to be on its way to the disk at once.
+            if shard.durable.is_some() {
+                break;
+            }
+        }
+        if looks == 0 {
+            std::hint::spin_loop();
+        }
+        errands > 0
+    }
+
+    /// A shard with a message, in turns.
+    fn find_errand(&self) -> Option<(usize, Errand)> {
+        let count = self.shards.len();
+        let first = if self.next < count { self.next } else { 0 };
+        let mut shards = (first..count).chain(0..first);
+        shards.find_map(|at| Some((at, self.shards[at].looks_ready()?)))
+    }
+
     fn found(&mut self) {
         self.idle_since = None;
         self.idle_turns = 0;
@@ -102,15 +159,6 @@ impl Reactor {
     /// Spins, or sleeps when the spinning has lasted long enough.
     fn idle(&mut self) {
         self.idle_turns = self.idle_turns.wrapping_add(1);
-        match &mut *self.shards {
-            [alone] if !self.spin.is_shared() => {
-                if alone.look_for_messages() {
-                    return self.found();
-                }
-            }
-            // The others would wait for one shard's looks.
-            _ => std::hint::spin_loop(),
-        }
         if self.shards.iter().any(Shard::is_writing) {
             if self.idle_turns >= TURNS_PER_WRITE {
                 self.sleep();

@@ -1,42 +1,50 @@
-//! What one shard does when there is nothing to do: look at its mailboxes, tell its clients before its
-//! thread sleeps, and take stock after it. When that is, the thread decides: see `reactor`.
+//! What one shard does between turns: look at its mailboxes, tell its clients before its thread sleeps, and
+//! take stock after it. When that is, the thread decides: see `reactor`.
 
 use std::time::Duration;
 
-use windlass_transport::{QueuePairState, spin::LOOKS_PER_PAUSE};
+use windlass_transport::QueuePairState;
 
 use super::{Shard, fetch::Outstanding};
 
-/// Looks at the mailboxes between idle turns, all sessions together: a look takes a small part of
-/// what a turn takes, so messages are found sooner.
-const LOOKS_PER_TURN: usize = 32;
+/// Whose messages are to be looked after between turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Errand {
+    /// Clients', and whatever else there is.
+    Clients,
+    /// Those of other servers' shards.
+    Peers,
+}
 
 impl Shard {
-    /// Waits a moment for a message, and carries out what comes. Returns whether anything came.
-    pub(super) fn look_for_messages(&mut self) -> bool {
-        let sessions = || self.sessions.iter().flatten();
-        // Where writes land only while their transport is polled, looking at memory finds nothing.
-        let looks = match sessions().count() {
-            count @ 1.. if sessions().all(|session| session.lands_unpolled) => {
-                LOOKS_PER_TURN / count
+    /// Number of its mailboxes, if looking at memory shows what lands in each of them; where writes land
+    /// only while their transport is polled, it shows nothing.
+    pub(super) fn visible_mailboxes(&self) -> Option<usize> {
+        let mut sessions = self.sessions.iter().flatten();
+        let count = sessions.clone().count();
+        sessions.all(|session| session.lands_unpolled).then_some(count)
+    }
+
+    /// Whose message may be there: a look at memory.
+    #[inline]
+    pub(super) fn looks_ready(&self) -> Option<Errand> {
+        let ready = self.sessions.iter().flatten().find(|session| {
+            session.mailbox.as_ref().is_some_and(|mailbox| mailbox.reader.looks_ready())
+        })?;
+        Some(if ready.peer.is_some() { Errand::Peers } else { Errand::Clients })
+    }
+
+    /// What of a turn a message needs. Returns whether there was anything to do.
+    pub(super) fn run_errand(&mut self, errand: Errand) -> bool {
+        // Records that move clocks may be what pulls and rounds wait for.
+        let worked = match errand {
+            Errand::Peers if !self.clocks.is_used() => {
+                self.take_from_peers() | self.end_chain_turn()
             }
-            _ => 0,
+            _ => self.carry_out_messages(),
         };
-        for look in 0..looks {
-            if look % LOOKS_PER_PAUSE == 0 {
-                std::hint::spin_loop();
-            }
-            let mut mailboxes = sessions().filter_map(|session| session.mailbox.as_ref());
-            if mailboxes.any(|mailbox| mailbox.reader.looks_ready()) {
-                let worked = self.carry_out_messages();
-                let acknowledged = self.acknowledge();
-                return worked || acknowledged;
-            }
-        }
-        if looks == 0 {
-            std::hint::spin_loop();
-        }
-        false
+        let acknowledged = self.acknowledge();
+        worked || acknowledged
     }
 
     /// When it has something to do although nothing comes, from now on.

@@ -85,11 +85,26 @@ impl Sender {
         bytes: &[u8],
         remote: RemoteAddress,
     ) -> Result<(), PostError> {
-        if self.batch.is_empty() && transport.write_now(self.queue_pair, bytes, remote)? {
+        if self.write_now(transport, bytes, remote)? {
             return Ok(());
         }
         self.push(Operation::WriteInline { bytes: InlineBytes::new(bytes), remote });
         Ok(())
+    }
+
+    /// Writes bytes at once where the transport can and nothing it holds is before them; false when
+    /// nothing was done.
+    ///
+    /// # Errors
+    /// When the queue pair has failed.
+    #[inline]
+    pub fn write_now(
+        &self,
+        transport: &mut dyn Transport,
+        bytes: &[u8],
+        remote: RemoteAddress,
+    ) -> Result<bool, PostError> {
+        Ok(self.batch.is_empty() && transport.write_now(self.queue_pair, bytes, remote)?)
     }
 
     /// Posts what it holds; what does not fit the send queue now stays for the next time.

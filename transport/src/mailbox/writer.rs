@@ -7,9 +7,16 @@ use super::{
     HOT_LEN, ONE_WRITE, ONE_WRITE_LEN_MAX, RING_AT, SLEEP_EPOCH_AT, Sender, WAKE_IMMEDIATE, WRAP,
     commit_word, footprint,
 };
-use crate::fabric::{
-    INLINE_LEN_MAX, InlineBytes, MemoryRegion, Operation, RemoteAddress, RemoteRegion, ScatterList,
+use crate::{
+    error::PostError,
+    fabric::{
+        INLINE_LEN_MAX, InlineBytes, MemoryRegion, Operation, RemoteAddress, RemoteRegion,
+        ScatterList, Transport,
+    },
 };
+
+/// Longest payload that is written at once: a longer one is not worth another copy.
+const AT_ONCE_LEN_MAX: usize = 1 << 10;
 
 /// There is no room in the ring or the send queue: wait for completions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +41,8 @@ pub struct MailboxWriter {
     in_flight_max: usize,
     /// Whether commit word and payload travel together.
     one_write: bool,
+    /// A message being put together to be written at once.
+    whole: Vec<u8>,
 }
 
 /// A short message, laid out to be written.
@@ -94,6 +103,7 @@ impl MailboxWriter {
             in_flight: VecDeque::with_capacity(in_flight_max as usize),
             in_flight_max: in_flight_max as usize,
             one_write: false,
+            whole: Vec::with_capacity(AT_ONCE_LEN_MAX),
         }
     }
 
@@ -185,6 +195,46 @@ impl MailboxWriter {
         let behind = at + footprint(len);
         self.pass(behind, Posted { number, at: at + 8, len, end: 0, is_released: false });
         Ok(number)
+    }
+
+    /// Writes a short message made of `parts` at once, where the transport can; false when it has to go by
+    /// [`MailboxWriter::write`], and nothing was done. The mirror does not get it, so it cannot be read
+    /// back.
+    ///
+    /// # Errors
+    /// When the queue pair has failed.
+    pub fn write_at_once(
+        &mut self,
+        parts: &[&[u8]],
+        sender: &mut Sender,
+        transport: &mut dyn Transport,
+    ) -> Result<bool, PostError> {
+        let at = self.at;
+        let len = parts.iter().map(|part| part.len()).sum::<usize>();
+        let needed = footprint(len as u64) + 8;
+        let room = self.ring_len - (self.tail - self.head);
+        // Near the ends of ring and hot part, and of what there is room for, it is written as others
+        // are.
+        let is_in_the_way = at + needed > self.ring_len || at >= HOT_LEN;
+        let is_full = needed > room || self.in_flight.len() == self.in_flight_max;
+        if len == 0 || len > AT_ONCE_LEN_MAX || self.one_write || is_in_the_way || is_full {
+            return Ok(false);
+        }
+        self.whole.clear();
+        parts.iter().for_each(|part| self.whole.extend_from_slice(part));
+        // Padding, and the next commit word.
+        self.whole.resize(len.next_multiple_of(8) + 8, 0);
+        let remote = self.remote.at(RING_AT + at);
+        if !sender.write_now(transport, &self.whole, self.remote.at(RING_AT + at + 8))? {
+            return Ok(false);
+        }
+        let number = self.next_number;
+        #[expect(clippy::cast_possible_truncation, reason = "at most AT_ONCE_LEN_MAX")]
+        let word = commit_word(number, len as u32);
+        sender.write(transport, &word.to_le_bytes(), remote)?;
+        let posted = Posted { number, at: at + 8, len: len as u64, end: 0, is_released: false };
+        self.pass(at + footprint(len as u64), posted);
+        Ok(true)
     }
 
     /// Goes past a message that ends at `behind`.

@@ -105,6 +105,7 @@ impl Shard {
             sender: Sender::new(queue_pair, outstanding_max),
             oldest: 1,
             woken_epoch: 0,
+            failed: false,
         });
         link.mirror = Some(mirror);
         self.peer_connected(peer.server);
@@ -146,7 +147,7 @@ impl Shard {
     }
 
     /// Ends links that failed and tells who can make them anew. Returns whether there were any.
-    pub(super) fn end_failed_links(&mut self) -> bool {
+    pub(in crate::shard) fn end_failed_links(&mut self) -> bool {
         let Some(chain) = &mut self.chain else { return false };
         let transports = &self.transports;
         let Some(at) = chain.links.iter().position(|link| {

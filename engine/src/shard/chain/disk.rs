@@ -477,7 +477,7 @@ fn begin(part: &Part, log: &mut Log, now: Duration) -> Result<(), ReserveError> 
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
     draft.prepare(bytes);
     draft.seal(bytes, Salt::NONE);
-    let Ok(record) = Record::checked_before(bytes, Salt::NONE) else {
+    let Ok(record) = Record::checked_before(bytes) else {
         unreachable!("what was sealed just now is a record")
     };
     log.append(&record, Salt::NONE, Level::Memory, now).map(drop)

@@ -5,7 +5,7 @@ use windlass_wire::{DataType, Epoch, Lsn, PartitionId, Rows, Status};
 
 use super::{
     Chain,
-    build::{Ingredients, Member, SYNC, Scratch, Span, build},
+    build::{Ingredients, Member, Scratch, Span, build, is_sync},
 };
 use crate::{
     limits::CHAIN_RECORD_VALUES_MAX,
@@ -290,7 +290,8 @@ impl Shard {
                 waits.add(wait);
             }
         }
-        let sync = held.record().is_ok_and(|record| record.tag() & SYNC != 0);
+        let mut taken = members.iter().filter(|member| member.is_in);
+        let sync = taken.any(|member| is_sync(table, &member.work));
         self.append_held(partition, held, sync, &[]);
     }
 }

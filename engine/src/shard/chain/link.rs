@@ -42,6 +42,8 @@ pub(super) struct Attached {
     pub(super) oldest: u32,
     /// The peer's sleep epoch that was answered by a wake-up.
     pub(super) woken_epoch: u64,
+    /// Whether the queue pair refused a write.
+    pub(super) failed: bool,
 }
 
 /// Something to send, in order.
@@ -206,16 +208,17 @@ impl Link {
         while let Some(front) = self.pending.front_mut() {
             let written = match front {
                 Pending::Frame(frame) => {
-                    attached.write(&[&frame.encode(&[])]).map(|()| Written::Whole)
+                    attached.write(&[&frame.encode(&[])], transport).map(|()| Written::Whole)
                 }
                 Pending::Records { partition, epoch, next, last, offset } => {
                     let part = part_of(*partition);
                     part.map_or(Some(Written::Whole), |part| {
-                        attached.write_records(part, (*partition, *epoch), next, *last, offset)
+                        let which = (*partition, *epoch);
+                        attached.write_records(part, which, (next, *last), offset, transport)
                     })
                 }
                 Pending::Copy { frame, bytes, offset } => {
-                    attached.write_copy(*frame, bytes, offset)
+                    attached.write_copy(*frame, bytes, offset, transport)
                 }
             };
             match written {
@@ -229,6 +232,7 @@ impl Link {
         if !attached.sender.is_empty() {
             self.failed |= attached.sender.flush(transport).is_err();
         }
+        self.failed |= attached.failed;
         worked
     }
 
@@ -253,9 +257,19 @@ impl Attached {
     }
 
     /// Writes one message, if there is room.
-    fn write(&mut self, parts: &[&[u8]]) -> Option<()> {
+    fn write(&mut self, parts: &[&[u8]], transport: &mut dyn Transport) -> Option<()> {
         let epoch = self.completions.sleep_epoch();
         let wake = epoch != self.woken_epoch;
+        if !wake {
+            match self.writer.write_at_once(parts, &mut self.sender, transport) {
+                Ok(true) => return Some(()),
+                Ok(false) => {}
+                Err(_) => {
+                    self.failed = true;
+                    return None;
+                }
+            }
+        }
         self.writer.write(parts, wake, &mut self.sender).ok()?;
         self.woken_epoch = epoch;
         Some(())
@@ -278,9 +292,9 @@ impl Attached {
         &mut self,
         part: &Part,
         (partition, epoch): (PartitionId, Epoch),
-        next: &mut Lsn,
-        last: Lsn,
+        (next, last): (&mut Lsn, Lsn),
         offset: &mut usize,
+        transport: &mut dyn Transport,
     ) -> Option<Written> {
         let Some(held) = part.held(*next) else {
             // It was let go: whoever needs it has been told to start over.
@@ -296,7 +310,7 @@ impl Attached {
                 offset: u32::try_from(*offset).ok()?,
                 len: u32::try_from(bytes.len()).ok()?,
             };
-            self.write(&[&frame.encode(piece), piece])?;
+            self.write(&[&frame.encode(piece), piece], transport)?;
             *offset += piece.len();
             if *offset < bytes.len() {
                 return Some(Written::Partly);
@@ -318,7 +332,7 @@ impl Attached {
                 parts[count] = held.bytes();
                 at = at.next();
             }
-            self.write(&parts[..=count])?;
+            self.write(&parts[..=count], transport)?;
             *next = at;
         }
         Some(if *next > last { Written::Whole } else { Written::Partly })
@@ -329,6 +343,7 @@ impl Attached {
         mut frame: ChainFrame,
         bytes: &[u8],
         offset: &mut usize,
+        transport: &mut dyn Transport,
     ) -> Option<Written> {
         if let ChainFrame::CopyRows { offset: at, .. }
         | ChainFrame::CopyClock { offset: at, .. }
@@ -337,7 +352,7 @@ impl Attached {
             *at = u32::try_from(*offset).ok()?;
         }
         let piece = &bytes[*offset..bytes.len().min(*offset + BODY_LEN_MAX)];
-        self.write(&[&frame.encode(piece), piece])?;
+        self.write(&[&frame.encode(piece), piece], transport)?;
         *offset += piece.len();
         Some(if *offset == bytes.len() { Written::Whole } else { Written::Partly })
     }

@@ -87,6 +87,8 @@ pub(super) struct Chain {
     body: Vec<u8>,
     /// Parts that may let go of records.
     dirty: Vec<usize>,
+    /// Turns since it was last looked what of them can be let go of.
+    unreleased: u32,
     /// Records appended here and not yet committed, over all partitions.
     inflight_count: u64,
     /// This turn's moment.
@@ -126,6 +128,7 @@ impl Chain {
             expired: Vec::new(),
             body: Vec::new(),
             dirty: Vec::new(),
+            unreleased: 0,
             inflight_count: 0,
             now,
             next_tick: Time(0),

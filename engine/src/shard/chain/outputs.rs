@@ -9,6 +9,12 @@ use windlass_wire::{
 use super::{super::Shard, Chain, ServerEvent, link::Link};
 use crate::limits::CHAIN_LEARNER_LEN_MAX;
 
+/// Turns between messages after which records are let go of, at the latest; whole turns do it always.
+const TURNS_PER_RELEASE: u32 = 16;
+
+/// Bytes of records held from which on each turn lets go of what it can, so that they stay in the caches.
+const RELEASE_LEN: u64 = 64 << 10;
+
 impl Shard {
     /// Gives one input to a replica and does what it says. A partition without a replica here takes
     /// nothing.
@@ -131,16 +137,26 @@ impl Shard {
         let _ = self.step(partition, Input::Connected { peer: learner });
     }
 
-    /// Lets go of records that nobody needs any more.
-    pub(super) fn release_records(&mut self) {
+    /// Lets go of records that nobody needs any more, if there are enough of them to be worth a look.
+    pub(super) fn release_some_records(&mut self) {
         let Some(chain) = &mut self.chain else { return };
+        chain.unreleased += u32::from(!chain.dirty.is_empty());
+        if chain.unreleased >= TURNS_PER_RELEASE || chain.spare.held_len > RELEASE_LEN {
+            self.release_records();
+        }
+    }
+
+    /// Lets go of records that nobody needs any more.
+    pub(in crate::shard) fn release_records(&mut self) {
+        let Some(chain) = &mut self.chain else { return };
+        chain.unreleased = 0;
         let mut dirty = std::mem::take(&mut chain.dirty);
         for index in dirty.drain(..) {
             let Some(chain) = &mut self.chain else { break };
             let Chain { parts, links, spare, disk, .. } = &mut **chain;
             let Some(part) = parts[index].as_deref_mut() else { continue };
-            part.dirty = false;
             if part.records.is_empty() {
+                part.dirty = false;
                 continue;
             }
             // Of a copy under way, what came was applied at once to the rows that are here.
@@ -175,15 +191,14 @@ impl Shard {
                 }
                 // Releasing is always taken.
                 let _ = self.step(partition, Input::Released { first });
-                if let Some(part) = self.chain.as_mut().and_then(|chain| chain.part_mut(partition))
-                {
-                    part.dirty = false;
-                }
+            }
+            if let Some(Some(part)) = self.chain.as_mut().map(|chain| chain.parts[index].as_mut()) {
+                part.dirty = false;
             }
         }
         if let Some(chain) = &mut self.chain {
-            chain.dirty.clear();
-            dirty.clear();
+            // What a step for another partition may have added.
+            dirty.append(&mut chain.dirty);
             chain.dirty = dirty;
         }
     }

@@ -6,10 +6,7 @@ use windlass_replication::Replica;
 use windlass_wire::{Epoch, Lsn, PartitionId};
 
 use super::{copy_in::CopyIn, copy_out::CopyOut};
-use crate::persist::{
-    frame::Salt,
-    record::{Record, RecordError},
-};
+use crate::persist::record::{Record, RecordError};
 
 /// A replica and what it goes by.
 pub(super) struct Part {
@@ -49,7 +46,7 @@ impl Held {
 
     /// The record; its checksums held when it was taken in.
     pub(super) fn record(&self) -> Result<Record<'_>, RecordError> {
-        Record::checked_before(self.bytes(), Salt::NONE)
+        Record::checked_before(self.bytes())
     }
 }
 

@@ -11,8 +11,8 @@ use super::{super::Shard, ServerEvent, clocks::lane_of, part::Held};
 use crate::{
     limits::{CHAIN_HELD_LEN_MAX, PEER_MESSAGES_PER_TURN},
     persist::{
-        frame::{Header, Salt},
-        record::Record,
+        frame::{Frame, Header, Salt},
+        record::{Record, RecordError},
         sessions::expired_of,
     },
     shard::chain::build::SYNC,
@@ -40,6 +40,16 @@ impl Incoming {
     pub(super) fn new(slot: usize, peer: Peer) -> Self {
         Self { slot, peer, assembly: None, copied: Vec::new() }
     }
+}
+
+/// What a replica has to know of a record.
+#[derive(Clone, Copy, Debug)]
+struct RecordFacts {
+    lsn: Lsn,
+    made_in: Epoch,
+    sync: bool,
+    /// Whether it follows the last one that is here.
+    is_next: bool,
 }
 
 /// What came of a message.
@@ -179,11 +189,13 @@ impl Shard {
             }
             ChainFrame::Ping { asked_at } => {
                 let mut outputs = Vec::new();
+                chain.now = chain.context.leases.now();
                 chain.context.leases.ping(chain.now, from, Time(asked_at), &mut outputs);
                 chain.carry_out_leases(&mut outputs);
                 return Taken::Yes;
             }
             ChainFrame::Grant { asked_at, map_epoch } => {
+                chain.now = chain.context.leases.now();
                 chain.context.leases.grant(chain.now, from, Time(asked_at), map_epoch);
                 return Taken::Yes;
             }
@@ -278,23 +290,22 @@ impl Shard {
         }
         let (mut rest, mut lsn) = (body, first);
         while !rest.is_empty() {
-            let Ok((header, len)) = Header::decode(rest, Salt::NONE) else {
-                return Taken::Bad("a record whose header is damaged");
+            let Ok(frame) = Frame::decode(rest, Salt::NONE) else {
+                return Taken::Bad("a record that is damaged");
             };
             // What was taken before is dropped when it is looked at again.
-            if self.awaits_table(TableId(header.table)) {
+            if self.awaits_table(TableId(frame.header.table)) {
                 return Taken::Left;
             }
-            let Some((bytes, after)) = rest.split_at_checked(len) else {
-                return Taken::Bad("a record that leaves its message");
+            let facts = self.facts_of(Record::from_frame(frame), partition, epoch, lsn);
+            let Some(facts) = facts else {
+                return Taken::Bad("a record of something else");
             };
             let Some(chain) = &mut self.chain else { return Taken::Yes };
-            let mut words = chain.spare.take(len);
-            bytemuck::cast_slice_mut(&mut words).copy_from_slice(bytes);
-            if !self.take_record(at, partition, epoch, lsn, words) {
-                return Taken::Bad("a record that is damaged");
-            }
-            (rest, lsn) = (after, lsn.next());
+            let mut words = chain.spare.take(frame.bytes.len());
+            bytemuck::cast_slice_mut(&mut words).copy_from_slice(frame.bytes);
+            self.take_record(at, (partition, epoch), facts, words);
+            (rest, lsn) = (&rest[frame.bytes.len()..], lsn.next());
         }
         Taken::Yes
     }
@@ -343,58 +354,73 @@ impl Shard {
             return Taken::Yes;
         }
         let Some(assembly) = chain.incoming[at].assembly.take() else { return Taken::Yes };
-        if self.take_record(at, partition, epoch, lsn, assembly.words) {
-            Taken::Yes
-        } else {
-            Taken::Bad("a record that is damaged")
+        let words = assembly.words;
+        let record = Record::decode(bytemuck::cast_slice(&words), Salt::NONE);
+        match self.facts_of(record, partition, epoch, lsn) {
+            Some(facts) => {
+                self.take_record(at, (partition, epoch), facts, words);
+                Taken::Yes
+            }
+            None => {
+                self.put_back(words);
+                Taken::Bad("a record that is damaged")
+            }
         }
     }
 
-    /// Takes in one whole record; false when it is none.
-    fn take_record(
+    fn put_back(&mut self, words: Vec<u64>) {
+        if let Some(chain) = &mut self.chain {
+            chain.spare.put(words);
+        }
+    }
+
+    /// What a replica has to know of a record, if it can be the partition's at that place; whom it
+    /// covers and whom it expires are left in the chain.
+    fn facts_of(
         &mut self,
-        at: usize,
+        record: Result<Record<'_>, RecordError>,
         partition: PartitionId,
         epoch: Epoch,
         lsn: Lsn,
-        words: Vec<u64>,
-    ) -> bool {
-        let Some(chain) = &mut self.chain else { return true };
-        let from = chain.incoming[at].peer.server;
+    ) -> Option<RecordFacts> {
+        let (record, chain) = (record.ok()?, self.chain.as_mut()?);
         let part = chain.part(partition);
         let is_next = part.is_some_and(|part| part.replica.log().last().next() == lsn);
-        // A stale one is dropped below, whatever its epoch.
+        // A stale one is dropped later, whatever its epoch.
         let newest = part.map(|part| part.replica.log().position().epoch);
         let known = newest.filter(|_| is_next).unwrap_or_default();
-        let mut covered = std::mem::take(&mut chain.covered);
-        covered.clear();
-        let mut expired = std::mem::take(&mut chain.expired);
-        expired.clear();
-        let bytes: &[u8] = bytemuck::cast_slice(&words);
-        let facts = match Record::decode(bytes, Salt::NONE) {
-            Ok(record)
-                if record.partition() == partition
-                    && record.lsn() == lsn
-                    && record.epoch() <= epoch
-                    && record.epoch() >= known =>
-            {
-                expired.extend(expired_of(&record));
-                let lane = lane_of(&record);
-                covered.extend(record.covered().map(|one| Covered {
-                    session: one.session,
-                    incarnation: one.incarnation,
-                    lane,
-                    sequence: one.sequence,
-                }));
-                Some((record.epoch(), record.tag() & SYNC != 0))
-            }
-            _ => None,
-        };
-        let Some((made_in, sync)) = facts else {
-            chain.spare.put(words);
-            (chain.covered, chain.expired) = (covered, expired);
-            return false;
-        };
+        let is_its = record.partition() == partition
+            && record.lsn() == lsn
+            && (known..=epoch).contains(&record.epoch());
+        if !is_its {
+            return None;
+        }
+        chain.expired.clear();
+        chain.expired.extend(expired_of(&record));
+        chain.covered.clear();
+        let lane = lane_of(&record);
+        chain.covered.extend(record.covered().map(|one| Covered {
+            session: one.session,
+            incarnation: one.incarnation,
+            lane,
+            sequence: one.sequence,
+        }));
+        Some(RecordFacts { lsn, made_in: record.epoch(), sync: record.tag() & SYNC != 0, is_next })
+    }
+
+    /// Takes in one whole record, of which the chain holds whom it covers and expires.
+    fn take_record(
+        &mut self,
+        at: usize,
+        (partition, epoch): (PartitionId, Epoch),
+        facts: RecordFacts,
+        words: Vec<u64>,
+    ) {
+        let Some(chain) = &mut self.chain else { return };
+        let RecordFacts { lsn, made_in, sync, is_next } = facts;
+        let from = chain.incoming[at].peer.server;
+        let covered = std::mem::take(&mut chain.covered);
+        let expired = std::mem::take(&mut chain.expired);
         // It joins the log if the replica takes it in, and the outputs of that very step name it.
         match chain.part_mut(partition) {
             Some(part) if is_next => part.records.push_back(Held { lsn, words }),
@@ -403,9 +429,9 @@ impl Shard {
         let record =
             RecordHeader { lsn, epoch: made_in, sync, covered: &covered, expired: &expired };
         let taken = self.step_from_peer(partition, Input::Record { from, epoch, record });
-        let Some(chain) = &mut self.chain else { return true };
-        expired.clear();
+        let Some(chain) = &mut self.chain else { return };
         (chain.covered, chain.expired) = (covered, expired);
+        chain.expired.clear();
         if is_next && !taken {
             let refused = chain.part_mut(partition).and_then(|part| part.records.pop_back());
             if let Some(refused) = refused {
@@ -415,7 +441,6 @@ impl Shard {
             self.keep_record(partition);
             self.copy_in_record(partition, lsn);
         }
-        true
     }
 }
 

@@ -12,12 +12,20 @@ use crate::limits::{CHAIN_HEAD_LEN_MAX, CHAIN_INFLIGHT_MAX};
 const BACKLOG_WAIT: Duration = Duration::from_micros(100);
 
 impl Shard {
-    /// The beginning of a turn: time, and what peers sent. Returns whether there was anything.
-    pub(in crate::shard) fn begin_chain_turn(&mut self) -> bool {
-        let Some(chain) = &mut self.chain else { return false };
+    /// The beginning of a turn: what is due by now. Between turns the chain's time stands still, which
+    /// only makes it wait a little longer; who makes promises looks at the clock.
+    pub(in crate::shard) fn note_time(&mut self) {
+        let Some(chain) = &mut self.chain else { return };
         chain.now = chain.context.leases.now();
         if chain.now >= chain.next_tick {
             self.tick_chain();
+        }
+    }
+
+    /// Takes what peers sent. Returns whether there was anything.
+    pub(in crate::shard) fn take_from_peers(&mut self) -> bool {
+        if self.chain.is_none() {
+            return false;
         }
         let drained = self.drain_peers();
         self.publish_clocks();
@@ -49,8 +57,7 @@ impl Shard {
         }
         worked |= self.copy_out_some();
         self.log_records();
-        self.release_records();
-        worked |= self.end_failed_links();
+        self.release_some_records();
         worked
     }
 

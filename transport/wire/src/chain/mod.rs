@@ -180,6 +180,10 @@ pub enum ChainFrame {
     },
 }
 
+/// A header where the processor sums whole words of it.
+#[repr(align(8))]
+struct Aligned([u8; HEADER_LEN]);
+
 /// The fields as they lie.
 #[derive(Default)]
 struct Raw {
@@ -196,7 +200,8 @@ impl ChainFrame {
     #[must_use]
     pub fn encode(&self, body: &[u8]) -> [u8; HEADER_LEN] {
         let raw = self.raw();
-        let mut bytes = [0; HEADER_LEN];
+        let mut aligned = Aligned([0; HEADER_LEN]);
+        let bytes = &mut aligned.0;
         bytes[0] = raw.kind;
         bytes[1] = raw.flags;
         bytes[4..8].copy_from_slice(&raw.partition.to_le_bytes());
@@ -205,9 +210,9 @@ impl ChainFrame {
         bytes[24..32].copy_from_slice(&raw.words[1].to_le_bytes());
         bytes[32..36].copy_from_slice(&raw.halves[0].to_le_bytes());
         bytes[36..40].copy_from_slice(&raw.halves[1].to_le_bytes());
-        let checksum = self.checksum(&bytes, body);
+        let checksum = self.checksum(bytes, body);
         bytes[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&checksum.0.to_le_bytes());
-        bytes
+        aligned.0
     }
 
     /// Decodes foreign bytes and checks them, `body` included.
@@ -236,9 +241,9 @@ impl ChainFrame {
         };
         let frame = Self::from_raw(&raw)?;
         frame.check_body(body)?;
-        let mut header = *bytes;
-        header[CHECKSUM_AT..CHECKSUM_AT + 4].fill(0);
-        let (found, computed) = (half(CHECKSUM_AT), frame.checksum(&header, body).0);
+        let mut header = Aligned(*bytes);
+        header.0[CHECKSUM_AT..CHECKSUM_AT + 4].fill(0);
+        let (found, computed) = (half(CHECKSUM_AT), frame.checksum(&header.0, body).0);
         if found != computed {
             return Err(DecodeError::Checksum { found, computed });
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use windlass_transport::verbs::VerbsConfig;
+use windlass_transport::{tcp::TcpOptions, verbs::VerbsConfig};
 use windlass_wire::{WorkerRank, control::Provider};
 
 /// Options of a connection; the defaults suit one machine and a trusted network.
@@ -29,6 +29,8 @@ pub struct ClientOptions {
     pub staging_len: usize,
     /// Settings of the verbs transport: from the environment, unless they are given here.
     pub verbs: VerbsConfig,
+    /// Settings of the tcp transport. It binds to the address that the server is reached from.
+    pub tcp: TcpOptions,
 }
 
 impl Default for ClientOptions {
@@ -42,6 +44,7 @@ impl Default for ClientOptions {
             retry_for: Duration::from_secs(30),
             staging_len: 64 << 20,
             verbs: VerbsConfig::from_environment(),
+            tcp: TcpOptions::LOOPBACK,
         }
     }
 }

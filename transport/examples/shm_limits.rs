@@ -64,7 +64,9 @@ fn side(
 
 impl Side {
     fn post(&mut self, signaled: bool, operation: Operation) {
-        self.batch.push(SendRequest { work_id: WorkId(1), signaled, operation }).unwrap();
+        self.batch
+            .push(SendRequest { work_id: WorkId(1), signaled, fenced: false, operation })
+            .unwrap();
         self.shm.post_send(self.queue_pair, &mut self.batch).unwrap();
     }
 

@@ -94,7 +94,7 @@ fn median(mut samples: Vec<Duration>) -> Duration {
 fn word(side: &Side, word: u64, offset: u64, signaled: bool) -> SendRequest {
     let operation =
         Operation::WriteInline { bytes: InlineBytes::word(word), remote: side.remote.at(offset) };
-    SendRequest { work_id: WorkId(word), signaled, operation }
+    SendRequest { work_id: WorkId(word), signaled, fenced: false, operation }
 }
 
 /// Round trips of a word each way; every 64th is signaled. With a payload, the push is two writes.
@@ -108,7 +108,12 @@ fn write_round_trip(payload_len: u32, signal_every: u64) -> Duration {
                 if payload_len > 0 {
                     let local = side.region.slice(4096, payload_len).into();
                     let operation = Operation::Write { local, remote: side.remote.at(4096) };
-                    let payload = SendRequest { work_id: WorkId(0), signaled: false, operation };
+                    let payload = SendRequest {
+                        work_id: WorkId(0),
+                        signaled: false,
+                        fenced: false,
+                        operation,
+                    };
                     side.post(&[payload, commit]);
                 } else {
                     side.post(&[commit]);
@@ -177,7 +182,12 @@ fn stream(write: bool, len: u32, window: usize) -> f64 {
                     } else {
                         Operation::Read { local, remote }
                     };
-                    let request = SendRequest { work_id: WorkId(1), signaled: true, operation };
+                    let request = SendRequest {
+                        work_id: WorkId(1),
+                        signaled: true,
+                        fenced: false,
+                        operation,
+                    };
                     side.post(&vec![request; window - in_flight]);
                     in_flight = window;
                 }

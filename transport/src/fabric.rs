@@ -7,7 +7,8 @@
 //! 1. **Order.** Requests of one queue pair take effect at the peer in the order they were posted:
 //!    a peer that sees the second write sees the first. Reads may overtake nothing either, but the
 //!    bytes *within* reads are ordered only where [`Capabilities::reads_in_order`] says so;
-//!    otherwise only a completion orders them.
+//!    otherwise only a completion orders them, or a fence: a request posted with `fenced` begins
+//!    when the bytes of every earlier read of its queue pair have arrived.
 //! 2. **Completion.** A successful write completion says the bytes were placed in the peer's
 //!    memory, not that its processor looked. A successful read or atomic completion says the local
 //!    bytes are valid. Completions of one queue pair come in posting order. Only requests posted
@@ -329,6 +330,9 @@ pub struct SendRequest {
     /// Whether success yields a completion. A failure always does. At least one request in
     /// [`Capabilities::outstanding_max`] has to be signaled, or the send queue never empties.
     pub signaled: bool,
+    /// Whether it begins only when every earlier read and atomic of the queue pair has completed.
+    /// What is behind it waits with it.
+    pub fenced: bool,
     /// What to do.
     pub operation: Operation,
 }

@@ -36,6 +36,7 @@ macro_rules! provider {
 
             provider! { @cases $fixture;
                 order::commit_words_never_overtake_their_payload,
+                order::fenced_reads_begin_when_those_before_have_ended,
                 completion::completions_come_in_posting_order,
                 completion::completed_writes_are_in_place,
                 completion::completed_reads_are_in_place,
@@ -118,6 +119,23 @@ impl conformance::harness::Fixture for TcpFixture {
 }
 
 provider!(tcp, crate::TcpFixture);
+
+/// Reads go backwards, in pieces.
+struct UnorderedFixture;
+
+impl conformance::harness::Fixture for UnorderedFixture {
+    type Transport = windlass_transport::tcp::Tcp;
+
+    fn open() -> Result<Self::Transport, String> {
+        let options = windlass_transport::tcp::TcpOptions {
+            reads_in_order: false,
+            ..windlass_transport::tcp::TcpOptions::LOOPBACK
+        };
+        windlass_transport::tcp::Tcp::open(options).map_err(|error| error.to_string())
+    }
+}
+
+provider!(tcp_unordered, crate::UnorderedFixture);
 
 struct VerbsFixture;
 

@@ -102,7 +102,9 @@ fn a_steady_state_allocates_nothing() {
             Operation::FetchAdd { local: local.slice(8, 8), remote: peer.at(64), add: 1 },
         ];
         for operation in operations {
-            batch.push(SendRequest { work_id: WorkId(1), signaled: true, operation }).unwrap();
+            batch
+                .push(SendRequest { work_id: WorkId(1), signaled: true, fenced: false, operation })
+                .unwrap();
         }
         shm.post_send(queue_pair, &mut batch).unwrap();
         let mut done = 0;
@@ -113,13 +115,17 @@ fn a_steady_state_allocates_nothing() {
         while pages.load_u64(16) + 32 < u64::from(round) {
             let operation =
                 Operation::Read { local: local.slice(16, 8).into(), remote: peer.at(256) };
-            batch.push(SendRequest { work_id: WorkId(3), signaled: false, operation }).unwrap();
+            batch
+                .push(SendRequest { work_id: WorkId(3), signaled: false, fenced: false, operation })
+                .unwrap();
             shm.post_send(queue_pair, &mut batch).unwrap();
             thread::yield_now();
         }
         let operation =
             Operation::WriteWithImmediate { bytes, remote: peer.at(128), immediate: round };
-        batch.push(SendRequest { work_id: WorkId(2), signaled: false, operation }).unwrap();
+        batch
+            .push(SendRequest { work_id: WorkId(2), signaled: false, fenced: false, operation })
+            .unwrap();
         shm.post_send(queue_pair, &mut batch).unwrap();
     }
     assert_eq!(ALLOCATION_COUNT.get(), allocated_before, "the sender allocated");

@@ -113,7 +113,7 @@ fn exchange(sides: &mut [Side; 2]) {
         },
     ];
     for operation in operations {
-        let request = SendRequest { work_id: WorkId(1), signaled: true, operation };
+        let request = SendRequest { work_id: WorkId(1), signaled: true, fenced: false, operation };
         active.batch.push(request).unwrap();
     }
     active.tcp.post_send(active.queue_pair, &mut active.batch).unwrap();

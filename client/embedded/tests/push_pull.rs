@@ -8,18 +8,25 @@ use windlass_client::{
 };
 use windlass_embedded::{Embedded, EmbeddedClient};
 use windlass_engine::ServerConfig;
+use windlass_transport::tcp::TcpOptions;
 
-const PROVIDERS: [Provider; 2] = [Provider::Shm {}, Provider::Tcp {}];
+/// Providers, and whether their reads may be taken to go in ascending order.
+const PROVIDERS: [(Provider, bool); 3] =
+    [(Provider::Shm {}, false), (Provider::Tcp {}, true), (Provider::Tcp {}, false)];
 
-fn client(provider: Provider, shards: u16) -> EmbeddedClient {
+fn options((provider, reads_in_order): (Provider, bool)) -> ClientOptions {
+    let tcp = TcpOptions { reads_in_order, ..TcpOptions::LOOPBACK };
+    ClientOptions { providers: vec![provider], tcp, ..ClientOptions::default() }
+}
+
+fn client((provider, reads_in_order): (Provider, bool), shards: u16) -> EmbeddedClient {
     let config = ServerConfig {
         providers: vec![provider],
         shards,
         memory_len_max: 1 << 30,
         ..ServerConfig::default()
     };
-    let options = ClientOptions { providers: vec![provider], ..ClientOptions::default() };
-    Client::embedded_with(config, options).unwrap()
+    Client::embedded_with(config, options((provider, reads_in_order))).unwrap()
 }
 
 fn push() -> PushOptions {
@@ -226,15 +233,11 @@ fn mistakes_are_told_and_lose_nothing() {
 fn a_stopped_server_is_an_error_and_not_a_hang() {
     for provider in PROVIDERS {
         let server = windlass_engine::Server::start(ServerConfig {
-            providers: vec![provider],
+            providers: vec![provider.0],
             ..ServerConfig::default()
         })
         .unwrap();
-        let options = ClientOptions {
-            providers: vec![provider],
-            retry_for: std::time::Duration::ZERO,
-            ..ClientOptions::default()
-        };
+        let options = ClientOptions { retry_for: std::time::Duration::ZERO, ..options(provider) };
         let client = Client::connect_with(server.advertised(), options).unwrap();
         let table =
             client.create_table::<f32>("t", &TableSchema::dense(f32::DTYPE, 10, 1)).unwrap();
@@ -325,8 +328,7 @@ fn check_values<T: Element + PartialEq + std::fmt::Debug>(
 fn a_dropped_table_is_an_error_and_costs_nobody_the_link() {
     for provider in PROVIDERS {
         let client = client(provider, 2);
-        let options = ClientOptions { providers: vec![provider], ..ClientOptions::default() };
-        let other = Client::connect_with(client.server().advertised(), options).unwrap();
+        let other = Client::connect_with(client.server().advertised(), options(provider)).unwrap();
         let schema = TableSchema::dense(f32::DTYPE, 1000, 4);
         client.create_table::<f32>("dropped", &schema).unwrap();
         let stale = other.open_table::<f32>("dropped").unwrap();

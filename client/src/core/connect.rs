@@ -13,7 +13,7 @@ use windlass_transport::{
     memory::{HugePages, PagesOptions},
     shm::{Shm, ShmOptions},
     spin::Spin,
-    tcp::{Tcp, TcpOptions},
+    tcp::Tcp,
     verbs::VerbsTransport,
 };
 use windlass_wire::{
@@ -186,7 +186,7 @@ impl Core {
             Provider::Verbs {} => Box::new(VerbsTransport::open(self.options.verbs.clone())?),
             Provider::Shm {} => Box::new(Shm::open(ShmOptions::default())?),
             Provider::Tcp {} => {
-                let mut options = TcpOptions::LOOPBACK;
+                let mut options = self.options.tcp;
                 if let Ok(local) = control.local_address() {
                     options.bind.set_ip(local.ip());
                 }

@@ -123,6 +123,10 @@ pub struct Counters {
     pub pulls: u64,
     /// Blocks read again because they changed meanwhile.
     pub reads_retried: u64,
+    /// One-sided reads of rows and versions asked for, and bytes that they bring.
+    pub reads: u64,
+    /// See [`Counters::reads`].
+    pub bytes_read: u64,
     /// Times the client slept in a wait.
     pub sleeps: u64,
     /// Times a pull waited for a slower worker.

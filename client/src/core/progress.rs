@@ -192,6 +192,9 @@ impl Core {
         for transport in 0..self.transports.len() {
             moved |= self.poll_transport(transport);
         }
+        if self.has_postponed() {
+            self.post_postponed();
+        }
         moved
     }
 

@@ -2,15 +2,20 @@
 //! at both their ends, and read again if they changed meanwhile. Rows of a single value need no
 //! versions: a value is written and read whole, so only their bytes are read.
 
+mod guard;
 mod short;
 mod span;
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use windlass_transport::{Operation, Pages, QueuePairId, RemoteAddress, WorkId, chunks::Chunk};
+use windlass_transport::{Pages, QueuePairId, RemoteAddress, WorkId, chunks::Chunk};
 use windlass_wire::{PartitionId, RowRange};
 
-use self::span::Span;
+use self::{
+    guard::{Guard, VersionRead, Versions},
+    span::Span,
+};
 use super::{
     Core, RequestId, TableIndex,
     push::index,
@@ -42,24 +47,28 @@ struct Read {
     skipped: u64,
     len: u64,
     relaxed: bool,
+    /// The whole of its pull, with those joined to it.
+    is_sole: bool,
+    /// Where the versions go that it is read between.
+    versions: Option<Versions>,
     phase: Phase,
     /// The read behind it in the same request to the device, which ends with it.
     joined: Option<usize>,
 }
 
-/// What a read is doing. Devices that read in ascending order validate a read by itself; others
-/// need versions from before and after, each ordered by a completion.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a read is doing, up to which step it was posted. Devices that read in ascending order validate
+/// a read by itself; others need versions from before and after, see [`guard`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     /// Reading rows of a single value each, without versions.
     Values,
     /// Reading the blocks; the versions in them decide.
     Whole,
-    /// Reading them for their versions only.
+    /// Reading versions.
     Before,
-    /// Reading them for their rows.
+    /// Reading the rows.
     Rows,
-    /// Reading them again for their versions.
+    /// Reading versions again.
     After,
     Done,
 }
@@ -68,8 +77,11 @@ enum Phase {
 #[derive(Debug, Default)]
 pub(super) struct Reads {
     reads: Vec<Option<Read>>,
-    /// Second buffer of a read whose device does not read in order.
-    shadows: Vec<Option<Chunk>>,
+    guards: Vec<Option<Guard>>,
+    /// Reads whose next step waits for room on their link.
+    postponed: VecDeque<usize>,
+    /// What is about to be read for versions; empty in between.
+    version_reads: Vec<VersionRead>,
     /// What is about to be read; empty in between.
     spans: Vec<Span>,
 }
@@ -88,21 +100,26 @@ impl Reads {
     fn vacant(&mut self) -> usize {
         self.reads.iter().position(Option::is_none).unwrap_or_else(|| {
             self.reads.push(None);
-            self.shadows.push(None);
             self.reads.len() - 1
         })
     }
 }
 
 impl Core {
+    /// A read and those joined to it.
+    fn joined(&self, read: &Read) -> impl Iterator<Item = Read> {
+        let next = |read: &Read| read.joined.and_then(|next| self.reads.reads[next]);
+        std::iter::successors(Some(*read), next)
+    }
+
     /// Where a read's request goes, and how much it brings with those joined to it.
     fn extent(&self, read: &Read) -> (Chunk, u64) {
-        let (mut last, mut chunk) = (*read, read.chunk);
-        while let Some(next) = last.joined.and_then(|next| self.reads.reads[next]) {
-            chunk.len += next.chunk.len;
-            last = next;
+        let (mut chunk, mut len) = (Chunk { len: 0, ..read.chunk }, 0);
+        for joined in self.joined(read) {
+            chunk.len += joined.chunk.len;
+            len = joined.chunk.offset - read.chunk.offset + joined.len;
         }
-        (chunk, last.chunk.offset - read.chunk.offset + last.len)
+        (chunk, len)
     }
 
     /// Posts a read, if the send queue has room. True also when the read is over already.
@@ -111,17 +128,7 @@ impl Core {
         if read.phase == Phase::Done {
             return true;
         }
-        let (to, len) = match read.phase {
-            Phase::Before | Phase::After => {
-                (self.reads.shadows[at].unwrap_or(read.chunk), read.len)
-            }
-            Phase::Values | Phase::Whole | Phase::Rows | Phase::Done => self.extent(&read),
-        };
-        let transport = self.links[read.link].transport;
-        let Some(local) = self.memory.staged(transport, to, len) else {
-            unreachable!("reads start once the staging area is registered")
-        };
-        let link = &mut self.links[read.link];
+        let link = &self.links[read.link];
         if link.failed || link.queue_pair != read.queue_pair {
             let server = link.server;
             let mut ended = Some(at);
@@ -131,18 +138,79 @@ impl Core {
             }
             return true;
         }
+        let work_id = WorkId(at as u64 + 1);
+        if matches!(read.phase, Phase::Before | Phase::Rows | Phase::After) {
+            let last = if self.may_fence(&read) { Phase::After } else { read.phase };
+            let is_posted = self.post_guarded(&read, last, work_id);
+            if is_posted {
+                self.set_phase(at, last);
+            }
+            return is_posted;
+        }
         if link.sender.room() < 2 {
             return false;
         }
-        let (local, remote) = (local.into(), read.remote());
-        link.sender.push_signaled(WorkId(at as u64 + 1), Operation::Read { local, remote });
+        let (to, len) = self.extent(&read);
+        let Some(local) = self.memory.staged(link.transport, to, len) else {
+            unreachable!("reads start once the staging area is registered")
+        };
+        let ends = Some(work_id);
+        self.links[read.link].sender.push_read((local, read.remote()), false, ends);
+        self.count_reads(1, len);
         self.flush(read.link);
         true
     }
 
+    #[inline]
+    fn count_reads(&mut self, reads: u64, len: u64) {
+        self.counters.reads += reads;
+        self.counters.bytes_read += len;
+    }
+
+    /// Sets what a read and those joined to it are doing.
+    fn set_phase(&mut self, first: usize, phase: Phase) {
+        let mut at = Some(first);
+        while let Some(read) = at.and_then(|at| self.reads.reads[at].as_mut()) {
+            read.phase = phase;
+            at = read.joined;
+        }
+    }
+
+    /// Posts a read's next step, now or when its link has room.
+    fn go_on(&mut self, at: usize) {
+        if !self.post_read(at) {
+            self.reads.postponed.push_back(at);
+        }
+    }
+
+    /// Posts what waited for room.
+    pub(super) fn post_postponed(&mut self) {
+        while let Some(at) = self.reads.postponed.front().copied() {
+            if !self.post_read(at) {
+                return;
+            }
+            self.reads.postponed.pop_front();
+        }
+    }
+
+    /// Whether reads that are under way wait for room on their link.
+    #[inline]
+    pub(super) fn has_postponed(&self) -> bool {
+        !self.reads.postponed.is_empty()
+    }
+
     /// A read has completed, and those joined to it.
     pub(super) fn end_read(&mut self, queue_pair: QueuePairId, work_id: WorkId, succeeded: bool) {
-        let mut ended = Some(index(work_id.0 - 1));
+        let first = index(work_id.0 - 1);
+        if let Some(read) = self.reads.reads.get(first).copied().flatten()
+            && let (Phase::Before | Phase::Rows, true) = (read.phase, succeeded)
+            && read.queue_pair == queue_pair
+        {
+            let next = if read.phase == Phase::Before { Phase::Rows } else { Phase::After };
+            self.set_phase(first, next);
+            return self.go_on(first);
+        }
+        let mut ended = Some(first);
         while let Some(at) = ended {
             let Some(mut read) = self.reads.reads.get(at).copied().flatten() else { return };
             if read.phase == Phase::Done || read.queue_pair != queue_pair {
@@ -158,47 +226,39 @@ impl Core {
             let server = self.links[read.link].server;
             return self.finish_read(at, Some(Failure::Gone { server }));
         }
-        read.phase = match read.phase {
-            Phase::Values => Phase::Done,
-            Phase::Whole if read.relaxed && !self.is_fenced(&read) => Phase::Done,
-            Phase::Whole if !read.relaxed && self.is_whole(&read) => Phase::Done,
-            Phase::Before => Phase::Rows,
-            Phase::Rows => {
-                // The versions from before move over the rows' own, to be compared with those
-                // from after.
-                self.keep_versions(at, &read);
-                Phase::After
-            }
-            Phase::After if self.agrees(at, &read) => Phase::Done,
-            Phase::After => Phase::Before,
-            Phase::Whole | Phase::Done => Phase::Whole,
+        let is_whole = match read.phase {
+            Phase::Values => return self.finish_read(at, None),
+            Phase::After => self.agrees(&read),
+            _ if read.relaxed => !self.is_fenced(&read),
+            _ => self.is_whole(&read),
         };
-        if read.phase == Phase::Done {
-            if read.skipped == 0 {
-                self.saw_current(&read);
-            }
+        if is_whole {
+            self.saw_current(&read);
             return self.finish_read(at, None);
         }
-        if matches!(read.phase, Phase::Whole | Phase::Before) {
-            self.counters.reads_retried += 1;
-            if self.is_fenced(&read) {
-                let server = self.links[read.link].server;
-                return self.finish_read(at, Some(Failure::NotCurrent { server }));
-            }
+        self.counters.reads_retried += 1;
+        let is_fenced = match read.phase {
+            Phase::After => self.ends_fenced(&read),
+            _ => self.is_fenced(&read),
+        };
+        if is_fenced {
+            let server = self.links[read.link].server;
+            return self.finish_read(at, Some(Failure::NotCurrent { server }));
+        }
+        if read.phase == Phase::After {
+            self.turn_versions(&read);
+            read.phase = Phase::Rows;
         }
         self.reads.reads[at] = Some(read);
-        if !self.post_read(at) {
-            // The send queue is full of this client's own requests: they fail only with the link.
-            self.finish_read(at, Some(Failure::Gone { server: self.links[read.link].server }));
-        }
+        self.go_on(at);
     }
 
     fn finish_read(&mut self, at: usize, failure: Option<Failure>) {
-        if let Some(shadow) = self.reads.shadows[at].take() {
-            self.memory.release(shadow);
-        }
-        let Some(read) = &mut self.reads.reads[at] else { return };
+        let Some(mut read) = self.reads.reads[at] else { return };
         read.phase = Phase::Done;
+        self.release_versions(&mut read);
+        self.reads.reads[at] = Some(read);
+        self.reads.postponed.retain(|other| *other != at);
         let (id, table) = (read.request, read.table);
         match failure {
             Some(Failure::Gone { .. } | Failure::NotCurrent { .. })
@@ -246,27 +306,6 @@ impl Core {
             let head = pages.load_u64(read.chunk.offset + head_at(&read.place, block));
             let tail = pages.load_u64(read.chunk.offset + tail_at(&read.place, block));
             head == tail && head & (FENCED | 1) == 0
-        })
-    }
-
-    /// Writes the versions read before over those read with the rows.
-    fn keep_versions(&self, at: usize, read: &Read) {
-        let Some(shadow) = self.reads.shadows[at] else { return };
-        let pages = self.memory.staging_pages();
-        for block in 0..read.block_count {
-            let head = head_at(&read.place, block);
-            pages.store_u64(read.chunk.offset + head, pages.load_u64(shadow.offset + head));
-        }
-    }
-
-    /// Whether the versions from before and after are equal and even.
-    fn agrees(&self, at: usize, read: &Read) -> bool {
-        let Some(shadow) = self.reads.shadows[at] else { return false };
-        let pages = self.memory.staging_pages();
-        (0..read.block_count).all(|block| {
-            let head = head_at(&read.place, block);
-            let before = pages.load_u64(read.chunk.offset + head);
-            before == pages.load_u64(shadow.offset + head) && before & (FENCED | 1) == 0
         })
     }
 

@@ -24,7 +24,7 @@ fn open(device: &str) -> VerbsTransport {
 
 fn carry_out(transport: &mut VerbsTransport, queue_pair: QueuePairId, operation: Operation) {
     let mut batch = Batch::with_capacity(1);
-    batch.push(SendRequest { work_id: WorkId(1), signaled: true, operation }).unwrap();
+    batch.push(SendRequest { work_id: WorkId(1), signaled: true, fenced: false, operation }).unwrap();
     transport.post_send(queue_pair, &mut batch).unwrap();
     let completion = next(transport);
     assert_eq!(completion.status, CompletionStatus::Success, "{operation:?}");

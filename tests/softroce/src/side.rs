@@ -30,7 +30,7 @@ pub fn carry_out(
     operation: Operation,
 ) -> CompletionStatus {
     let mut batch = Batch::with_capacity(1);
-    let request = SendRequest { work_id: WorkId(42), signaled: true, operation };
+    let request = SendRequest { work_id: WorkId(42), signaled: true, fenced: false, operation };
     batch.push(request).expect("room in a fresh batch");
     transport.post_send(queue_pair, &mut batch).expect("a post");
     next_completion(transport, queue_pair).status

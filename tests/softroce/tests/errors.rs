@@ -142,7 +142,9 @@ fn a_queue_pair_forced_into_error_ends_what_was_pending_and_nothing_else() {
     for number in 1..=16 {
         let local = peers.memory.slice(0, 8).into();
         let operation = Operation::Read { local, remote: peers.far_at.parameters.at(0) };
-        batch.push(SendRequest { work_id: WorkId(number), signaled: true, operation }).unwrap();
+        batch
+            .push(SendRequest { work_id: WorkId(number), signaled: true, fenced: false, operation })
+            .unwrap();
     }
     let queue_pair = peers.far_at.queue_pair;
     peers.to_far.post_send(queue_pair, &mut batch).unwrap();

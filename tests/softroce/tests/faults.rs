@@ -297,7 +297,14 @@ fn survives(name: &str, fault: &[&str]) {
         ];
         let mut batch = Batch::with_capacity(3);
         for operation in operations {
-            batch.push(SendRequest { work_id: WorkId(round), signaled: true, operation }).unwrap();
+            batch
+                .push(SendRequest {
+                    work_id: WorkId(round),
+                    signaled: true,
+                    fenced: false,
+                    operation,
+                })
+                .unwrap();
         }
         transport.post_send(to.queue_pair, &mut batch).unwrap();
         for _ in 0..3 {

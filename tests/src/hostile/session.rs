@@ -195,7 +195,8 @@ impl Hostile {
             let len = u32::try_from(piece.len()).unwrap_or(u32::MAX);
             let local = self.own_region.slice(0, len).into();
             let operation = Operation::Write { local, remote: region.at(offset + at) };
-            let request = SendRequest { work_id: WorkId(7), signaled: true, operation };
+            let request =
+                SendRequest { work_id: WorkId(7), signaled: true, fenced: false, operation };
             if self.batch.push(request).is_err() || !self.carry_out() {
                 self.batch.clear();
                 return;

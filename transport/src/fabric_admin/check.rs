@@ -284,7 +284,12 @@ fn carry_out(
     for (index, operation) in operations.iter().enumerate() {
         let signaled = index + 1 == operations.len();
         // A fresh batch of this capacity takes them all.
-        let _ = batch.push(SendRequest { work_id: WorkId(1), signaled, operation: *operation });
+        let _ = batch.push(SendRequest {
+            work_id: WorkId(1),
+            signaled,
+            fenced: false,
+            operation: *operation,
+        });
     }
     transport.post_send(queue_pair, &mut batch)?;
     let deadline = Instant::now() + SELF_TEST_TIMEOUT;

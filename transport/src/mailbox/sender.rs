@@ -4,7 +4,10 @@
 use crate::{
     batch::Batch,
     error::PostError,
-    fabric::{InlineBytes, Operation, QueuePairId, RemoteAddress, SendRequest, Transport, WorkId},
+    fabric::{
+        InlineBytes, LocalSlice, Operation, QueuePairId, RemoteAddress, SendRequest, Transport,
+        WorkId,
+    },
 };
 
 /// Requests of one queue pair on their way to its send queue.
@@ -64,13 +67,28 @@ impl Sender {
     pub fn push(&mut self, operation: Operation) {
         self.unsignaled_count += 1;
         let signaled = self.unsignaled_count >= self.signal_every;
-        self.push_request(SendRequest { work_id: WorkId(0), signaled, operation });
+        self.push_request(SendRequest { work_id: WorkId(0), signaled, fenced: false, operation });
     }
 
     /// Adds a request that completes with `work_id`, which must not be zero. Panics without room.
     pub fn push_signaled(&mut self, work_id: WorkId, operation: Operation) {
         assert_ne!(work_id, WorkId(0), "work id 0 is for requests nobody waits for");
-        self.push_request(SendRequest { work_id, signaled: true, operation });
+        self.push_request(SendRequest { work_id, signaled: true, fenced: false, operation });
+    }
+
+    /// Adds a read into one slice that completes with a work id, if it has one, and begins only when
+    /// those before it have completed, if it is fenced. Panics without room.
+    pub fn push_read(
+        &mut self,
+        (local, remote): (LocalSlice, RemoteAddress),
+        fenced: bool,
+        work_id: Option<WorkId>,
+    ) {
+        let operation = Operation::Read { local: local.into(), remote };
+        self.unsignaled_count += 1;
+        let signaled = work_id.is_some() || self.unsignaled_count >= self.signal_every;
+        let work_id = work_id.unwrap_or_default();
+        self.push_request(SendRequest { work_id, signaled, fenced, operation });
     }
 
     /// Writes bytes at once where the transport can, or else as [`Sender::push`] does, behind what it

@@ -10,6 +10,7 @@ use crate::{
 
 use super::{
     Tcp,
+    backwards::{PIECES, backwards},
     connection::{Connection, Phase},
     limits::{DIRECT_CONNECTIONS_MAX, MESSAGE_LEN_MAX, POLLS_PER_CHECK, RECEIVES_MAX},
     region::Regions,
@@ -38,7 +39,8 @@ impl Tcp {
         let mut taken_count = 0;
         let mut refusal = Ok(());
         for request in requests.as_slice() {
-            if connection.requests.is_full() {
+            let pieces = if self.options.reads_in_order { 1 } else { PIECES as usize };
+            if connection.requests.room() < pieces {
                 refusal = Err(PostError::QueueFull);
                 break;
             }
@@ -46,7 +48,11 @@ impl Tcp {
                 refusal = Err(PostError::Invalid { reason });
                 break;
             }
-            connection.requests.push(*request);
+            if self.options.reads_in_order {
+                connection.requests.push(*request);
+            } else {
+                backwards(request, |piece| connection.requests.push(piece));
+            }
             taken_count += 1;
         }
         requests.take_front(taken_count);

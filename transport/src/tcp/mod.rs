@@ -5,6 +5,7 @@
 //! written: whole blocks of one thread's writing validate themselves by versions at both ends.
 //! Nothing happens at a peer that neither polls nor waits.
 
+mod backwards;
 mod connect;
 mod connection;
 mod datapath;
@@ -72,6 +73,9 @@ pub struct TcpOptions {
     /// for. Headers always do. A damaged payload ends the connection before anything posted later
     /// is carried out.
     pub payload_checksums: bool,
+    /// Whether this side's reads take the peer's bytes in ascending order. False does what a device may
+    /// that promises none, at its worst: for tests of what has to hold on such devices.
+    pub reads_in_order: bool,
 }
 
 impl TcpOptions {
@@ -83,6 +87,7 @@ impl TcpOptions {
         dial_timeout: Duration::from_secs(2),
         socket_buffer_len: None,
         payload_checksums: false,
+        reads_in_order: true,
     };
 
     fn socket(&self) -> SocketOptions {
@@ -144,7 +149,7 @@ impl Tcp {
                 receives_max: RECEIVES_MAX,
                 scatter_max: SCATTER_MAX,
                 message_len_max: MESSAGE_LEN_MAX,
-                reads_in_order: true,
+                reads_in_order: options.reads_in_order,
                 writes_wake: true,
                 lands_unpolled: false,
                 has_helpers: false,

@@ -43,8 +43,9 @@ impl Requests {
         }
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.ring.len() == OUTSTANDING_MAX as usize
+    /// How many more it takes.
+    pub(super) fn room(&self) -> usize {
+        OUTSTANDING_MAX as usize - self.ring.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -57,13 +58,19 @@ impl Requests {
     }
 
     pub(super) fn push(&mut self, request: SendRequest) {
-        assert!(!self.is_full(), "room was checked before");
+        assert!(self.room() > 0, "room was checked before");
         self.ring.push_back(Entry { request, answered: false });
     }
 
-    /// The next to emit, with its number.
+    /// The next to emit, with its number; none while it waits for answers to those before it.
     pub(super) fn next(&self) -> Option<(u32, &SendRequest)> {
         let entry = self.ring.get(self.emitted)?;
+        let waits = |before: &Entry| {
+            !before.answered && opcode_of(&before.request.operation) != Opcode::Write
+        };
+        if entry.request.fenced && self.ring.range(..self.emitted).any(waits) {
+            return None;
+        }
         Some((self.number_at(self.emitted), &entry.request))
     }
 
@@ -222,13 +229,13 @@ mod tests {
             bytes: InlineBytes::word(0),
             remote: RemoteAddress::default(),
         };
-        SendRequest { work_id: WorkId(work_id), signaled, operation }
+        SendRequest { work_id: WorkId(work_id), signaled, fenced: false, operation }
     }
 
     fn read(work_id: u64) -> SendRequest {
         let local = LocalSlice { region: RegionId(1), offset: 0, len: 16 }.into();
         let operation = Operation::Read { local, remote: RemoteAddress::default() };
-        SendRequest { work_id: WorkId(work_id), signaled: true, operation }
+        SendRequest { work_id: WorkId(work_id), signaled: true, fenced: false, operation }
     }
 
     fn filled(requests: &[SendRequest]) -> Requests {
@@ -284,6 +291,20 @@ mod tests {
             (4, CompletionStatus::Flushed),
         ];
         assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn a_fenced_request_waits_for_the_answers_before_it_and_holds_what_is_behind() {
+        let mut ring = filled(&[write(1, true), read(2), read(3)]);
+        ring.push(SendRequest { fenced: true, ..read(4) });
+        ring.push(write(5, true));
+        for number in [2, 3] {
+            assert!(ring.next().is_none(), "before the answer to {number}");
+            ring.answer(number).unwrap();
+        }
+        assert_eq!(ring.next().unwrap().1.work_id, WorkId(4));
+        ring.emit();
+        assert_eq!(ring.next().unwrap().1.work_id, WorkId(5), "it is not fenced itself");
     }
 
     #[test]

@@ -65,8 +65,8 @@ impl Default for VerbsConfig {
 impl VerbsConfig {
     /// The defaults, changed where an environment variable says so: `WINDLASS_VERBS_` and the
     /// setting in capitals, for `DEVICE`, `PORT`, `GID_INDEX`, `TRAFFIC_CLASS`, `SERVICE_LEVEL`,
-    /// `MTU`, `RETRY_COUNT`, `TIMEOUT`, `RNR_RETRY` and `RNR_TIMER`. A value that is no number
-    /// counts as absent; one out of range is refused at opening.
+    /// `MTU`, `RETRY_COUNT`, `TIMEOUT`, `RNR_RETRY`, `RNR_TIMER` and `READS_IN_ORDER` (0 or 1). A
+    /// value that is no number counts as absent; one out of range is refused at opening.
     #[must_use]
     pub fn from_environment() -> Self {
         Self::from_variables(|setting| std::env::var(format!("WINDLASS_VERBS_{setting}")).ok())
@@ -86,6 +86,7 @@ impl VerbsConfig {
             timeout: number("TIMEOUT").unwrap_or(defaults.timeout),
             rnr_retry: number("RNR_RETRY").unwrap_or(defaults.rnr_retry),
             rnr_timer: number("RNR_TIMER").unwrap_or(defaults.rnr_timer),
+            reads_in_order: number("READS_IN_ORDER").map(|in_order| in_order != 0),
             ..defaults
         }
     }
@@ -162,12 +163,14 @@ mod tests {
             "MTU" => Some("2048".into()),
             "TIMEOUT" => Some("fast".into()),
             "RETRY_COUNT" => Some("3".into()),
+            "READS_IN_ORDER" => Some("0".into()),
             _ => None,
         });
         let expected = VerbsConfig {
             device: Some("mlx5_1".into()),
             mtu: Some(2048),
             retry_count: 3,
+            reads_in_order: Some(false),
             ..VerbsConfig::default()
         };
         assert_eq!(config, expected);

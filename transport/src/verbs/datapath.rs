@@ -5,13 +5,13 @@ use std::ffi::c_int;
 
 use super::{
     abi::{
-        IBV_SEND_INLINE, IBV_SEND_SIGNALED, IBV_WC_LOC_ACCESS_ERR, IBV_WC_LOC_PROT_ERR,
-        IBV_WC_LOC_QP_OP_ERR, IBV_WC_REM_ACCESS_ERR, IBV_WC_REM_INV_REQ_ERR, IBV_WC_REM_OP_ERR,
-        IBV_WC_RETRY_EXC_ERR, IBV_WC_RNR_RETRY_EXC_ERR, IBV_WC_SUCCESS, IBV_WC_WR_FLUSH_ERR,
-        IBV_WR_ATOMIC_CMP_AND_SWP, IBV_WR_ATOMIC_FETCH_AND_ADD, IBV_WR_RDMA_READ,
-        IBV_WR_RDMA_WRITE, IBV_WR_RDMA_WRITE_WITH_IMM, IBV_WR_SEND_WITH_IMM, ibv_context_ops,
-        ibv_cq, ibv_qp, ibv_recv_wr, ibv_send_wr, ibv_send_wr_atomic, ibv_send_wr_rdma,
-        ibv_send_wr_wr, ibv_sge, ibv_wc,
+        IBV_SEND_FENCE, IBV_SEND_INLINE, IBV_SEND_SIGNALED, IBV_WC_LOC_ACCESS_ERR,
+        IBV_WC_LOC_PROT_ERR, IBV_WC_LOC_QP_OP_ERR, IBV_WC_REM_ACCESS_ERR, IBV_WC_REM_INV_REQ_ERR,
+        IBV_WC_REM_OP_ERR, IBV_WC_RETRY_EXC_ERR, IBV_WC_RNR_RETRY_EXC_ERR, IBV_WC_SUCCESS,
+        IBV_WC_WR_FLUSH_ERR, IBV_WR_ATOMIC_CMP_AND_SWP, IBV_WR_ATOMIC_FETCH_AND_ADD,
+        IBV_WR_RDMA_READ, IBV_WR_RDMA_WRITE, IBV_WR_RDMA_WRITE_WITH_IMM, IBV_WR_SEND_WITH_IMM,
+        ibv_context_ops, ibv_cq, ibv_qp, ibv_recv_wr, ibv_send_wr, ibv_send_wr_atomic,
+        ibv_send_wr_rdma, ibv_send_wr_wr, ibv_sge, ibv_wc,
     },
     memory_region::Registration,
     send_ring::InFlight,
@@ -274,6 +274,12 @@ fn build(
         send.next = first_send.wrapping_add(index + 1);
         send.sg_list = slices.as_mut_ptr();
         send.send_flags = if request.signaled { IBV_SEND_SIGNALED } else { 0 };
+        if request.fenced {
+            // Reliable connections hold such a request, and what is behind it, until every read and
+            // atomic before it has completed: https://www.rdmamojo.com/2013/01/26/ibv_post_send/,
+            // and "fence" in ibv_post_send(3). The peer is not even asked before.
+            send.send_flags |= IBV_SEND_FENCE;
+        }
         if let Err(reason) =
             describe(slot, index, regions, limits, &request.operation, send, slices)
         {

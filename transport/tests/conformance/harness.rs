@@ -260,7 +260,10 @@ impl<T: Transport> Side<T> {
     /// Posts one signaled request.
     pub fn post(&mut self, queue_pair: QueuePairId, work_id: u64, operation: Operation) {
         let work_id = WorkId(work_id);
-        self.post_all(queue_pair, &[SendRequest { work_id, signaled: true, operation }]);
+        self.post_all(
+            queue_pair,
+            &[SendRequest { work_id, signaled: true, fenced: false, operation }],
+        );
     }
 
     /// Posts one request and expects it to succeed.
@@ -277,7 +280,9 @@ impl<T: Transport> Side<T> {
         operation: Operation,
     ) -> Option<CompletionStatus> {
         let mut batch = Batch::with_capacity(1);
-        batch.push(SendRequest { work_id: WorkId(13), signaled: false, operation }).unwrap();
+        batch
+            .push(SendRequest { work_id: WorkId(13), signaled: false, fenced: false, operation })
+            .unwrap();
         match self.transport.post_send(queue_pair, &mut batch) {
             Ok(()) => {
                 let completion = self.completion();
@@ -322,12 +327,12 @@ impl<T: Transport> Side<T> {
 
 /// An unsignaled request.
 pub fn unsignaled(operation: Operation) -> SendRequest {
-    SendRequest { work_id: WorkId(0), signaled: false, operation }
+    SendRequest { work_id: WorkId(0), signaled: false, fenced: false, operation }
 }
 
 /// A signaled request.
 pub fn signaled(work_id: u64, operation: Operation) -> SendRequest {
-    SendRequest { work_id: WorkId(work_id), signaled: true, operation }
+    SendRequest { work_id: WorkId(work_id), signaled: true, fenced: false, operation }
 }
 
 /// A write of one slice.

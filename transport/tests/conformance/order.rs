@@ -1,8 +1,8 @@
 //! Rule 1: requests of one queue pair take effect in the order they were posted.
 
-use windlass_transport::Access;
+use windlass_transport::{Access, SendRequest};
 
-use super::harness::{Fixture, pair, unsignaled, write, write_word};
+use super::harness::{Fixture, pair, read, signaled, unsignaled, write, write_word};
 
 const PAYLOAD_LEN: u32 = 4096;
 const COMMIT_OFFSET: u64 = 8192;
@@ -25,10 +25,7 @@ pub fn commit_words_never_overtake_their_payload<F: Fixture>() {
                     queue_pair,
                     &[
                         unsignaled(write(source.slice(0, len), target.at(0))),
-                        super::harness::signaled(
-                            round,
-                            write_word(round, target.at(COMMIT_OFFSET)),
-                        ),
+                        signaled(round, write_word(round, target.at(COMMIT_OFFSET))),
                     ],
                 );
                 side.succeeds(round);
@@ -52,12 +49,50 @@ pub fn commit_words_never_overtake_their_payload<F: Fixture>() {
                     payload[..len].iter().all(|byte| *byte == round.to_le_bytes()[0]),
                     "round {round}: the commit word overtook its payload"
                 );
-                side.post_all(
-                    queue_pair,
-                    &[super::harness::signaled(round, write_word(round, answer.at(0)))],
-                );
+                side.post_all(queue_pair, &[signaled(round, write_word(round, answer.at(0)))]);
                 side.succeeds(round);
             }
+            side.meet();
+        },
+    );
+}
+
+/// A fenced read sees what was written before anything that the read before it saw, however long that
+/// is: the peer writes one word behind the other, and they are read in the opposite order.
+pub fn fenced_reads_begin_when_those_before_have_ended<F: Fixture>() {
+    let rounds = F::rounds(200);
+    // More than sockets take at once.
+    let len: u32 = if F::SLOW { 64 << 10 } else { 8 << 20 };
+    pair::<F>(
+        move |mut side| {
+            let queue_pair = side.connect();
+            let local = side.region(len as usize + 4096, Access::LOCAL);
+            let target = side.hear_region();
+            let end = u64::from(len);
+            for round in 1..=rounds {
+                let later = unsignaled(read(local.slice(0, len), target.at(0)));
+                let earlier = signaled(round, read(local.slice(end, 8), target.at(end)));
+                side.post_all(queue_pair, &[later, SendRequest { fenced: true, ..earlier }]);
+                side.succeeds(round);
+                let (later, earlier) = (local.pages.load_u64(end - 8), local.pages.load_u64(end));
+                assert!(later <= earlier, "round {round}: {later} was seen before {earlier}");
+            }
+            side.carry_out(queue_pair, write_word(1, target.at(end + 8)));
+            side.meet();
+        },
+        move |mut side| {
+            let queue_pair = side.connect();
+            let target = side.region(len as usize + 4096, Access::READ_WRITE);
+            side.share(queue_pair, &target);
+            let (end, mut written) = (u64::from(len), 0);
+            side.until("the reader has seen enough", |_| {
+                for _ in 0..64 {
+                    written += 1;
+                    target.pages.store_u64(end, written);
+                    target.pages.store_u64(end - 8, written);
+                }
+                target.pages.load_u64(end + 8) == 1
+            });
             side.meet();
         },
     );

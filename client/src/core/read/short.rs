@@ -2,7 +2,7 @@
 //! or by one read that is posted, waited for, checked and copied in a line. It takes no request, and
 //! becomes one when it takes long; whatever is out of the ordinary goes the general way.
 
-use windlass_transport::{Completion, CompletionStatus, WorkId, spin::Idle};
+use windlass_transport::{Completion, CompletionStatus, WorkId, chunks::Chunk, spin::Idle};
 use windlass_wire::RowRange;
 
 use super::{
@@ -12,7 +12,10 @@ use super::{
         requests::{NOBODY, Reading, Reply},
         view::CopyMode,
     },
-    Phase, Read, copy_read, span_len,
+    Phase, Read, copy_read,
+    guard::{Guard, Layout},
+    span::Span,
+    span_len,
 };
 use crate::{config::PullOptions, error::RequestError};
 
@@ -97,72 +100,134 @@ impl Core {
         let block_rows = u64::from(place.at.block_rows);
         let block = (rows.start - place.at.first_row) / block_rows;
         let block_count = (rows.end - 1 - place.at.first_row) / block_rows + 1 - block;
-        let len = span_len(place, block_count);
-        let link = &self.links[place.link];
-        let reads = (link.reads_in_order || relaxed) && link.sender.is_empty();
-        if !reads || len > SPAN_LEN_MAX {
-            return Short::Impossible;
-        }
-        let Some(chunk) = self.memory.allocate(len) else { return Short::Impossible };
-        let read = Read {
-            request: NOBODY,
+        let (skipped, len) = (0, span_len(place, block_count));
+        let mut span = Span {
             table,
             partition,
             place: *place,
-            link: place.link,
-            queue_pair: link.queue_pair,
             block,
             block_count,
-            chunk,
-            skipped: 0,
+            skipped,
+            len,
+            by_value: false,
+        };
+        let guarded = self.is_guarded(place.link, relaxed);
+        if guarded {
+            let first = place.at.first_row;
+            span.trim_guarded((rows.start - first, rows.end - first), row_len);
+        }
+        if !self.links[span.place.link].sender.is_empty() || span.len > SPAN_LEN_MAX {
+            return Short::Impossible;
+        }
+        let Some(read) = self.stage_short(&span, guarded, relaxed) else {
+            return Short::Impossible;
+        };
+        self.read_short(read, (rows, reading), into)
+    }
+
+    /// Memory for a read that takes no request, unless there is none or it would take several steps.
+    fn stage_short(&mut self, span: &Span, guarded: bool, relaxed: bool) -> Option<Read> {
+        let mut versions = None;
+        if guarded {
+            let mut layout = Layout::default();
+            let laid = layout.add(&span.place, span.block, span.block_count);
+            if !layout.fits() {
+                return None;
+            }
+            let guard = Guard::new(self.memory.allocate(2 * layout.len)?, layout.len);
+            let guard = self.reads.add_guard(guard);
+            versions = Some(self.reads.guarded_by(guard, laid));
+        }
+        let Span { table, partition, place, block, block_count, skipped, len, .. } = *span;
+        let chunk = self.memory.allocate(len);
+        let mut read = Read {
+            request: NOBODY,
+            table,
+            partition,
+            place,
+            link: place.link,
+            queue_pair: self.links[place.link].queue_pair,
+            block,
+            block_count,
+            chunk: chunk.unwrap_or(Chunk { offset: 0, len: 0 }),
+            skipped,
             len,
             relaxed,
-            phase: Phase::Whole,
+            is_sole: true,
+            versions,
+            phase: if guarded { Phase::Before } else { Phase::Whole },
             joined: None,
         };
-        self.read_short(&read, (rows, reading), into)
+        if chunk.is_none() || guarded && !self.may_fence(&read) {
+            self.release_short(&mut read);
+            return None;
+        }
+        Some(read)
+    }
+
+    fn release_short(&mut self, read: &mut Read) {
+        self.release_versions(read);
+        if read.chunk.len > 0 {
+            self.memory.release(read.chunk);
+        }
+    }
+
+    /// Posts a read at once.
+    fn post_short(&mut self, read: &mut Read, work_id: WorkId) -> bool {
+        let transport = self.links[read.link].transport;
+        let Some(local) = self.memory.staged(transport, read.chunk, read.len) else { return false };
+        if read.phase == Phase::Before {
+            let is_posted = self.post_guarded(read, Phase::After, work_id);
+            read.phase = Phase::After;
+            return is_posted;
+        }
+        let transport = self.transports[transport].as_mut();
+        let posted = transport.read_now(read.queue_pair, work_id, local, read.remote());
+        // What has failed shows again on the general way.
+        let is_posted = posted.unwrap_or(false);
+        if is_posted {
+            self.count_reads(1, read.len);
+        }
+        is_posted
     }
 
     /// Posts a read of whole blocks and takes what it brings, unless that takes long.
     fn read_short(
         &mut self,
-        read: &Read,
+        mut read: Read,
         (rows, reading): (RowRange, Reading),
         into: &mut [u8],
     ) -> Short {
         let at = self.reads.vacant();
         let work_id = WorkId(at as u64 + 1);
         let transport = self.links[read.link].transport;
-        let local = self.memory.staged(transport, read.chunk, read.len);
-        let posted = local.is_some_and(|local| {
-            let transport = self.transports[transport].as_mut();
-            let posted = transport.read_now(read.queue_pair, work_id, local, read.remote());
-            // What has failed shows again on the general way.
-            posted.unwrap_or(false)
-        });
-        if !posted {
-            self.memory.release(read.chunk);
+        if !self.post_short(&mut read, work_id) {
+            self.release_short(&mut read);
             return Short::Impossible;
         }
         for _ in 0..POLLS_MAX {
-            let Some(succeeded) = self.poll_for(transport, read, work_id) else {
+            let Some(succeeded) = self.poll_for(transport, &read, work_id) else {
                 if self.spin.idle() == Idle::Crowded {
                     break;
                 }
                 continue;
             };
             self.spin.found();
-            let is_whole =
-                succeeded && if read.relaxed { !self.is_fenced(read) } else { self.is_whole(read) };
+            let is_whole = succeeded
+                && match read.phase {
+                    Phase::After => self.agrees(&read),
+                    _ if read.relaxed => !self.is_fenced(&read),
+                    _ => self.is_whole(&read),
+                };
             if is_whole {
                 let state = &self.tables[read.table.0];
                 let part = state.layout.rows_of(read.partition);
-                copy_read(read, self.memory.staging_pages(), (part, rows), state.row_len, into);
+                copy_read(&read, self.memory.staging_pages(), (part, rows), state.row_len, into);
                 self.count_pull(into.len() as u64);
             } else {
                 self.counters.reads_retried += u64::from(succeeded);
             }
-            self.memory.release(read.chunk);
+            self.release_short(&mut read);
             return if is_whole { Short::Pulled } else { Short::Impossible };
         }
         // From here on it is a read like others.
@@ -171,7 +236,7 @@ impl Core {
             slot.parts_left = 1;
             slot.reply = Reply::Blocks { rows, reading };
         }
-        self.reads.reads[at] = Some(Read { request, ..*read });
+        self.reads.reads[at] = Some(Read { request, ..read });
         if self.links[read.link].failed {
             // What completed meanwhile ended the link, and the reads that were known then.
             self.fail_reads(read.link);

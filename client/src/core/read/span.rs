@@ -13,7 +13,9 @@ use super::{
         tables::Place,
         view::{HEAD_VERSION_AT, ROWS_AT},
     },
-    Phase, Read, remote_of, span_len,
+    Phase, Read,
+    guard::{self, Guard},
+    remote_of, span_len,
 };
 use crate::error::RequestError;
 
@@ -23,19 +25,30 @@ const READ_LEN_MAX: u64 = 256 << 10;
 /// Bytes between pieces that are read along rather than left out: the ends of two lines.
 const GAP_LEN_MAX: u64 = 128;
 
+/// How pieces are staged.
+#[derive(Clone, Copy)]
+struct Staging {
+    phase: Phase,
+    relaxed: bool,
+    /// They are the whole of their pull.
+    is_sole: bool,
+    /// When they were listed.
+    generation: u64,
+}
+
 /// Bytes of neighbouring blocks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Span {
-    table: TableIndex,
-    partition: PartitionId,
-    place: Place,
-    block: u64,
-    block_count: u64,
+    pub(super) table: TableIndex,
+    pub(super) partition: PartitionId,
+    pub(super) place: Place,
+    pub(super) block: u64,
+    pub(super) block_count: u64,
     /// Bytes behind the first block's head version that are left out, and how many are not.
-    skipped: u64,
-    len: u64,
+    pub(super) skipped: u64,
+    pub(super) len: u64,
     /// Whether only rows `from..to` are read, without versions.
-    by_value: bool,
+    pub(super) by_value: bool,
 }
 
 impl Span {
@@ -44,9 +57,10 @@ impl Span {
         remote_of(&self.place, self.block, self.skipped)
     }
 
-    /// Leaves out what is before row `from` and from row `to` on, counted from the partition's first,
-    /// in words: devices copy words whole.
-    fn trim(&mut self, from: u64, to: u64, row_len: u64) {
+    /// Leaves out what is before row `from` and from row `to` on, counted from the partition's first.
+    /// It begins a multiple of `unit` bytes behind a version, and ends with a word: devices copy
+    /// words whole.
+    pub(super) fn trim(&mut self, (from, to): (u64, u64), row_len: u64, unit: u64) {
         let block_rows = u64::from(self.place.at.block_rows);
         let stride = u64::from(self.place.at.block_stride);
         let offset_of = |row: u64| {
@@ -55,12 +69,27 @@ impl Span {
         };
         let begin = from.max(self.block * block_rows);
         let last = to.min((self.block + self.block_count) * block_rows) - 1;
-        self.skipped = offset_of(begin) / 8 * 8;
+        self.skipped = offset_of(begin) / unit * unit;
         self.len = (offset_of(last) + row_len).next_multiple_of(8) - self.skipped;
+    }
+
+    /// As [`Self::trim`], but to the end of the partition whole, so that the next one's piece is near.
+    pub(super) fn trim_guarded(&mut self, (from, to): (u64, u64), row_len: u64) {
+        let whole_end = self.skipped + self.len;
+        self.trim((from, to), row_len, CHUNK_ALIGNMENT);
+        if to >= self.place.at.row_count {
+            self.len = whole_end - self.skipped;
+        }
     }
 }
 
 impl Core {
+    /// Whether rows that come by a link are read between their versions.
+    #[inline]
+    pub(super) fn is_guarded(&self, link: usize, relaxed: bool) -> bool {
+        !relaxed && !self.links[link].reads_in_order
+    }
+
     /// Starts to read the blocks of a range into the staging area.
     pub(in crate::core) fn start_reads(
         &mut self,
@@ -103,13 +132,18 @@ impl Core {
             let mut block = from / block_rows;
             let last = (to - 1) / block_rows;
             let by_value = self.reads_by_value(table, &place);
+            let guarded = !by_value && self.is_guarded(place.link, reading.relaxed);
+            let blocks_max = if guarded { guard::blocks_max(stride) } else { u64::MAX };
+            let blocks_max = (READ_LEN_MAX / stride).clamp(1, blocks_max);
             while block <= last {
-                let block_count = (last + 1 - block).min((READ_LEN_MAX / stride).max(1));
+                let block_count = (last + 1 - block).min(blocks_max);
                 let len = span_len(&place, block_count);
                 let mut span =
                     Span { table, partition, place, block, block_count, skipped: 0, len, by_value };
                 if by_value {
-                    span.trim(from, to, row_len);
+                    span.trim((from, to), row_len, 8);
+                } else if guarded {
+                    span.trim_guarded((from, to), row_len);
                 }
                 spans.push(span);
                 block += block_count;
@@ -135,20 +169,21 @@ impl Core {
             if link.failed {
                 return Err(RequestError::ServerGone { server: link.server });
             }
-            let (transport, reads_in_order) = (link.transport, link.reads_in_order);
+            let transport = link.transport;
             self.register_staging(transport)?;
             let phase = if first.by_value {
                 Phase::Values
-            } else if relaxed || reads_in_order {
-                Phase::Whole
-            } else {
+            } else if self.is_guarded(first.place.link, relaxed) {
                 Phase::Before
+            } else {
+                Phase::Whole
             };
-            let count = if phase == Phase::Whole { joined_count(rest) } else { 1 };
-            let (joined, behind) = rest.split_at(count);
-            let first = self.stage_spans(request, joined, (phase, relaxed), generation)?;
+            let (joined, behind) = rest.split_at(joined_count(rest, phase));
+            let is_sole = joined.len() == spans.len();
+            let how = Staging { phase, relaxed, is_sole, generation };
+            let first = self.stage_spans(request, joined, how)?;
             let mut patience = None;
-            while !self.post_read(first) {
+            while self.has_postponed() || !self.post_read(first) {
                 self.wait_a_little(&mut patience)?;
             }
             rest = behind;
@@ -162,29 +197,48 @@ impl Core {
         &mut self,
         request: RequestId,
         spans: &[Span],
-        (phase, relaxed): (Phase, bool),
-        generation: u64,
+        Staging { phase, relaxed, is_sole, generation }: Staging,
     ) -> Result<usize, RequestError> {
         let offset_of = |span: &Span| span.remote().address - spans[0].remote().address;
         let len = spans.last().map_or(0, |last| offset_of(last) + last.len);
-        let whole = self.allocate_chunk(len)?;
-        let shadow = match phase {
-            Phase::Before => Some(self.allocate_chunk(len)?),
-            _ => None,
+        let mut guard = None;
+        if phase == Phase::Before {
+            let mut layout = guard::Layout::default();
+            for span in spans {
+                layout.add(&span.place, span.block, span.block_count);
+            }
+            let chunk = self.allocate_chunk(2 * layout.len)?;
+            guard = Some((chunk, layout.len));
+        }
+        let whole = match self.allocate_chunk(len) {
+            Ok(whole) => whole,
+            Err(error) => {
+                if let Some((chunk, _)) = guard {
+                    self.memory.release(chunk);
+                }
+                return Err(error);
+            }
         };
         if self.generation != generation {
             // The rows may lie elsewhere by now: whoever claims them looks again.
             self.memory.release(whole);
-            if let Some(shadow) = shadow {
-                self.memory.release(shadow);
+            if let Some((chunk, _)) = guard {
+                self.memory.release(chunk);
             }
             return Err(self.unavailable(spans[0].partition));
         }
-        let (mut next, mut end) = (None, whole.offset + whole.len);
-        for span in spans.iter().rev() {
+        let guard = guard.map(|(chunk, half)| self.reads.add_guard(Guard::new(chunk, half)));
+        let mut layout = guard::Layout::default();
+        let (mut first, mut last) = (None, None::<usize>);
+        for (number, span) in spans.iter().enumerate() {
             let Span { table, partition, place, block, block_count, skipped, len, .. } = *span;
             let offset = whole.offset + offset_of(span);
+            let end = spans.get(number + 1).map_or(whole.len, &offset_of) + whole.offset;
             let link = place.link;
+            let versions = guard.map(|guard| {
+                let laid = layout.add(&place, block, block_count);
+                self.reads.guarded_by(guard, laid)
+            });
             let at = self.reads.vacant();
             self.reads.reads[at] = Some(Read {
                 request,
@@ -199,24 +253,38 @@ impl Core {
                 skipped,
                 len,
                 relaxed,
+                is_sole,
+                versions,
                 phase,
-                joined: next,
+                joined: None,
             });
-            self.reads.shadows[at] = shadow;
-            (next, end) = (Some(at), offset);
+            if let Some(before) = last.and_then(|last| self.reads.reads[last].as_mut()) {
+                before.joined = Some(at);
+            }
+            first = first.or(Some(at));
+            last = Some(at);
             if let Some(request) = self.requests.find_mut(request) {
                 request.parts_left += 1;
             }
         }
-        Ok(next.unwrap_or_default())
+        Ok(first.unwrap_or_default())
     }
 }
 
 /// How many pieces from the first on lie so near to each other that one request reads them all.
-fn joined_count(spans: &[Span]) -> usize {
+fn joined_count(spans: &[Span], phase: Phase) -> usize {
     let Some(first) = spans.first() else { return 0 };
+    if phase == Phase::Values {
+        return 1;
+    }
+    let mut layout = guard::Layout::default();
+    layout.add(&first.place, first.block, first.block_count);
+    let mut is_guarded_too = |span: &Span| {
+        layout.add(&span.place, span.block, span.block_count);
+        phase != Phase::Before || layout.fits()
+    };
     let begin = first.remote().address;
-    let joins = |(before, span): (&Span, &Span)| {
+    let mut joins = |(before, span): (&Span, &Span)| {
         let (last, next) = (before.remote(), span.remote());
         let gap = next.address.checked_sub(last.address.saturating_add(before.len));
         span.place.link == first.place.link
@@ -226,6 +294,7 @@ fn joined_count(spans: &[Span]) -> usize {
             // Pieces of the staging area begin at such multiples.
             && (next.address - begin).is_multiple_of(CHUNK_ALIGNMENT)
             && !span.by_value
+            && is_guarded_too(span)
     };
     1 + spans.iter().zip(&spans[1..]).take_while(|pair| joins(*pair)).count()
 }
@@ -258,17 +327,23 @@ mod tests {
     fn neighbours_of_one_region_join_and_nothing_else() {
         let stride = 2 * 1024 + 64;
         let spans = [0, 1, 2].map(|number| span(0, 7, number * stride));
-        assert_eq!(joined_count(&spans), 3);
+        assert_eq!(joined_count(&spans, Phase::Whole), 3);
         let far = [spans[0], span(0, 7, stride + 128)];
-        assert_eq!(joined_count(&far), 1, "too far away");
-        assert_eq!(joined_count(&[spans[0], span(1, 7, stride)]), 1, "another link");
-        assert_eq!(joined_count(&[spans[0], span(0, 8, stride)]), 1, "another region");
-        assert_eq!(joined_count(&[spans[0], spans[0]]), 1, "the same bytes");
+        assert_eq!(joined_count(&far, Phase::Whole), 1, "too far away");
+        assert_eq!(joined_count(&[spans[0], span(1, 7, stride)], Phase::Whole), 1, "another link");
+        assert_eq!(
+            joined_count(&[spans[0], span(0, 8, stride)], Phase::Whole),
+            1,
+            "another region"
+        );
+        assert_eq!(joined_count(&[spans[0], spans[0]], Phase::Whole), 1, "the same bytes");
         let by_value = Span { by_value: true, ..spans[1] };
-        assert_eq!(joined_count(&[spans[0], by_value]), 1);
+        assert_eq!(joined_count(&[spans[0], by_value], Phase::Whole), 1);
         let many: Vec<Span> = (0..200).map(|number| span(0, 7, number * stride)).collect();
-        let joined = joined_count(&many) as u64;
+        let joined = joined_count(&many, Phase::Whole) as u64;
         assert_eq!(joined, READ_LEN_MAX / stride, "as long as a read may be");
-        assert!(joined_count(&[]) == 0 && joined_count(&many[199..]) == 1);
+        assert!(
+            joined_count(&[], Phase::Whole) == 0 && joined_count(&many[199..], Phase::Whole) == 1
+        );
     }
 }

@@ -136,7 +136,8 @@ impl PeerProcess {
             let bytes = InlineBytes::word(number);
             let operation = Operation::WriteInline { bytes, remote };
             let signaled = number % 32 == 0;
-            let request = SendRequest { work_id: WorkId(number), signaled, operation };
+            let request =
+                SendRequest { work_id: WorkId(number), signaled, fenced: false, operation };
             batch.push(request).map_err(|_| "the batch is full")?;
             self.transport.post_send(queue_pair, &mut batch)?;
             if signaled {

@@ -205,8 +205,12 @@ impl Bench {
     fn post(&mut self, operations: &[(Operation, bool)]) -> Result<(), Box<dyn Error>> {
         let mut batch = Batch::with_capacity(operations.len());
         for (operation, signaled) in operations {
-            let request =
-                SendRequest { work_id: WorkId(1), signaled: *signaled, operation: *operation };
+            let request = SendRequest {
+                work_id: WorkId(1),
+                signaled: *signaled,
+                fenced: false,
+                operation: *operation,
+            };
             batch.push(request).map_err(|_| "the batch is full")?;
         }
         Ok(self.transport.post_send(self.to.queue_pair, &mut batch)?)

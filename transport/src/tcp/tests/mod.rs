@@ -44,7 +44,7 @@ fn contents(region: &MemoryRegion, offset: u64, len: usize) -> Vec<u8> {
 }
 
 fn request(work_id: u64, signaled: bool, operation: Operation) -> SendRequest {
-    SendRequest { work_id: WorkId(work_id), signaled, operation }
+    SendRequest { work_id: WorkId(work_id), signaled, fenced: false, operation }
 }
 
 fn word(word: u64, remote: RemoteAddress) -> Operation {

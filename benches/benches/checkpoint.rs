@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::time::{ClockId, clock_gettime};
 use windlass_client::{Client, Durability, Element, PushOptions, Table, TableSchema};
 use windlass_engine::{Server, ServerConfig};
 use windlass_wire::control::Provider;
@@ -27,8 +28,19 @@ struct Options {
     durability: Durability,
 }
 
-/// Latencies of a phase, in nanoseconds, ascending.
-struct Latencies(Vec<u64>);
+/// Latencies of a phase, in nanoseconds, ascending, and what the client worked meanwhile.
+struct Latencies(Vec<u64>, Worked);
+
+/// Processor time of this thread while it pushed. It takes no checkpoint and never works for long: what is
+/// long here is the machine's, interrupts and a hypervisor's other guests, which count as the work of
+/// whom they interrupt.
+#[derive(Default)]
+struct Worked {
+    ns: u64,
+    /// Pushes in which it worked for more than a millisecond.
+    long: u64,
+    longest_ns: u64,
+}
 
 impl Latencies {
     /// In microseconds, below which so many thousandths lie.
@@ -68,12 +80,17 @@ fn main() {
         let line = |name: &str, latencies: &Latencies| {
             println!(
                 "{{\"bench\": \"checkpoint\", \"phase\": \"{name}\", \"pushes\": {}, \"p50_us\": \
-                 {:.1}, \"p99_us\": {:.1}, \"p999_us\": {:.1}, \"longest_us\": {:.1}}}",
+                 {:.1}, \"p99_us\": {:.1}, \"p999_us\": {:.1}, \"longest_us\": {:.1}, \
+                 \"client_cpu_ms\": {}, \"client_over_1_ms_of_cpu\": {}, \
+                 \"client_longest_cpu_us\": {}}}",
                 latencies.0.len(),
                 latencies.quantile(500),
                 latencies.quantile(990),
                 latencies.quantile(999),
-                latencies.quantile(1000)
+                latencies.quantile(1000),
+                latencies.1.ns / 1_000_000,
+                latencies.1.long,
+                latencies.1.longest_ns / 1000
             );
         };
         line("without", &without);
@@ -169,7 +186,7 @@ fn phase(
 ) -> Latencies {
     let server = client.map().servers[0].id;
     let values = vec![0.5; values_of(ROWS)];
-    let mut latencies = Vec::new();
+    let (mut latencies, mut worked) = (Vec::new(), Worked::default());
     let (begun, mut asked, mut first) = (Instant::now(), None, 0);
     while begun.elapsed() < time {
         // As one ends the next begins; asking while one is taken begins another right behind it.
@@ -178,17 +195,28 @@ fn phase(
             asked = Some(Instant::now());
         }
         first = (first + 7919 * ROWS) % (rows - ROWS);
-        let sent = Instant::now();
+        let (worked_before, sent) = (thread_ns(), Instant::now());
         let push = table.push(first..first + ROWS, &values, &PushOptions::default());
         push.and_then(|push| push.wait()).expect("the push is acknowledged");
         latencies.push(u64::try_from(sent.elapsed().as_nanos()).expect("a short time"));
+        let ns = thread_ns() - worked_before;
+        worked.ns += ns;
+        worked.long += u64::from(ns > 1_000_000);
+        worked.longest_ns = worked.longest_ns.max(ns);
     }
     if checkpoints {
         // What is under way must not disturb the next phase.
         settle(client, server);
     }
     latencies.sort_unstable();
-    Latencies(latencies)
+    Latencies(latencies, worked)
+}
+
+/// Time that this thread has had a core, in nanoseconds.
+fn thread_ns() -> u64 {
+    let time =
+        clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("every kernel has this clock");
+    u64::try_from(Duration::from(time).as_nanos()).expect("a short time")
 }
 
 /// Turns of the shards that did a piece of a checkpoint, and what those took.

@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+use rustix::{
+    event::{EventfdFlags, PollFd, PollFlags, Timespec},
+    fs::FallocateFlags,
+};
 use windlass_transport::memory::Pages;
 
 use super::{
@@ -220,8 +223,12 @@ impl Helper {
                 self.files.remove(&file).ok_or(io::ErrorKind::NotFound)?;
             }
             Operation::Allocate { file, length } => {
-                let flags = rustix::fs::FallocateFlags::empty();
+                let flags = FallocateFlags::empty();
                 rustix::fs::fallocate(self.file(file)?, flags, 0, length)?;
+            }
+            Operation::Release { file, offset, length } => {
+                let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                rustix::fs::fallocate(self.file(file)?, flags, offset, length)?;
             }
             Operation::Write { file, offset, buffer, durable } => {
                 let pages = self.region(buffer.region)?;
@@ -266,6 +273,7 @@ impl Helper {
             Operation::SyncDirectory => self.directory.display().to_string(),
             Operation::Close { file }
             | Operation::Allocate { file, .. }
+            | Operation::Release { file, .. }
             | Operation::Write { file, .. }
             | Operation::Read { file, .. }
             | Operation::Sync { file } => self

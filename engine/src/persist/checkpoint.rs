@@ -25,7 +25,7 @@ use windlass_wire::{Epoch, Lsn, PartitionId};
 use super::{
     commit::Position,
     frame::{HEADER_BYTES, Header, Kind, Salt},
-    limits::{CHECKPOINT_BLOCK_BYTES_MAX, CHECKPOINT_FILES_MAX, STAGING_BYTES},
+    limits::{CHECKPOINT_BLOCK_BYTES_MAX, CHECKPOINT_FILES_MAX, RELEASE_BYTES, STAGING_BYTES},
     log::Log,
     manifest::{
         CheckpointPartition, Manifest, data_name, data_number, manifest_name, manifest_number,
@@ -38,12 +38,14 @@ use super::{
 
 mod copy;
 mod pace;
+mod removal;
 mod run;
 mod source;
 
 pub use source::{BlockHead, CheckpointSource, Extent, Next};
 
 use pace::Pace;
+use removal::{REMOVAL, Removals};
 use run::{BufferState, Run, Stage};
 
 /// Marks this submitter's tokens.
@@ -63,11 +65,14 @@ pub struct CheckpointConfig {
     /// An increment becomes full when increments hold more than this many hundredths of the full
     /// file's bytes.
     pub increments_percent: u64,
+    /// Files that are no longer needed give their space back in pieces of so many bytes, as fast as
+    /// checkpoints are written: a device may do nothing else while it takes one.
+    pub release_bytes: u64,
 }
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        Self { bytes_per_second: 256 << 20, increments_percent: 100 }
+        Self { bytes_per_second: 256 << 20, increments_percent: 100, release_bytes: RELEASE_BYTES }
     }
 }
 
@@ -83,7 +88,7 @@ pub struct Checkpointer {
     run: Option<Run>,
     /// Why the last attempt failed, until somebody asks.
     failure: Option<CheckpointError>,
-    removals: Vec<String>,
+    removals: Removals,
     pace: Pace,
 }
 
@@ -153,14 +158,12 @@ impl Checkpointer {
         let newest = listed.iter().filter_map(|file| number_of(&file.name)).max();
         let newest_manifest = listed.iter().filter_map(|file| manifest_number(&file.name)).max();
         // Unless a newer manifest could not be read: then its files are left for whoever repairs it.
-        let removals = match newest_manifest {
-            Some(number) if number > last.number => Vec::new(),
-            _ => listed
-                .into_iter()
-                .map(|file| file.name)
-                .filter(|name| is_stale(name, &last))
-                .collect(),
-        };
+        let mut removals = Removals::new(&config);
+        if newest_manifest.is_none_or(|number| number <= last.number) {
+            for file in listed.into_iter().filter(|file| is_stale(&file.name, &last)) {
+                removals.push(file.name, file.length);
+            }
+        }
         let force_full = last.number == 0;
         Ok(Self {
             config,
@@ -184,6 +187,7 @@ impl Checkpointer {
         }
         let number = self.next_number;
         self.next_number += 1;
+        // While old files wait to be removed new ones are short: what lies on the disk stays bounded.
         let full = self.force_full || self.increments_too_large();
         let (log_position, log_sequence) = log.checkpoint_position();
         let mut manifest = Manifest {
@@ -267,7 +271,7 @@ impl Checkpointer {
         now: Duration,
         budget_bytes: usize,
     ) -> CheckpointProgress {
-        self.remove_old(storage);
+        self.remove_old(storage, now);
         let Some(mut run) = self.run.take() else { return CheckpointProgress::Idle };
         if run.error.is_none() {
             match self.step_run(&mut run, storage, log, source, now, budget_bytes) {
@@ -287,6 +291,17 @@ impl Checkpointer {
         CheckpointProgress::Running { blocks, bytes }
     }
 
+    /// Gives a piece of what is no longer needed back, when one is due. A checkpoint's steps do, too.
+    pub fn remove_old(&mut self, storage: &mut dyn Storage, now: Duration) {
+        self.removals.step(storage, now);
+    }
+
+    /// When [`Checkpointer::remove_old`] has something to do, unless it waits for the disk.
+    #[must_use]
+    pub fn removal_due(&self) -> Option<Duration> {
+        self.removals.due()
+    }
+
     /// The turn's submissions were handed to the device, which took so long.
     pub fn end_turn(&mut self, took: Duration) {
         self.pace.end_turn(took);
@@ -299,6 +314,10 @@ impl Checkpointer {
             if let Err(error) = completion.result {
                 tracing::debug!(%error, "cleaning up after a checkpoint");
             }
+            return;
+        }
+        if value == REMOVAL {
+            self.removals.complete(completion);
             return;
         }
         let Some(run) = &mut self.run else { return };
@@ -397,14 +416,13 @@ impl Checkpointer {
     ) -> CheckpointProgress {
         let number = run.manifest.number;
         log.truncate(Position(run.manifest.log_position));
-        self.removals.push(manifest_name(self.last.number));
+        if self.last.number > 0 {
+            self.removals.push(manifest_name(self.last.number), self.last.length() as u64);
+        }
         for old in &self.last.files {
             if !run.manifest.files.iter().any(|file| file.number == old.number) {
-                self.removals.push(data_name(old.number));
+                self.removals.push(data_name(old.number), old.length);
             }
-        }
-        if self.last.number == 0 {
-            self.removals.clear();
         }
         self.last = run.manifest;
         self.force_full = false;
@@ -424,21 +442,14 @@ impl Checkpointer {
             let _ = storage.submit(Token::new(OWNER, IGNORED), Operation::Close { file });
         }
         tracing::warn!(%error, number = run.manifest.number, "a checkpoint was given up");
-        self.removals.push(data_name(run.manifest.number));
-        self.removals.push(temporary_name(run.manifest.number));
+        // Renamed, its manifest may have become the newest one in spite of the error.
+        if run.stage != Stage::SyncDirectory {
+            self.removals.push(data_name(run.manifest.number), run.file_offset);
+            self.removals.push(temporary_name(run.manifest.number), 0);
+        }
         self.failure = Some(error);
         self.force_full = true;
         source.abandoned();
-    }
-
-    /// Removes what no manifest names any more, one file per turn.
-    fn remove_old(&mut self, storage: &mut dyn Storage) {
-        if let Some(name) = self.removals.last() {
-            let operation = Operation::Remove { name: name.clone() };
-            if storage.submit(Token::new(OWNER, IGNORED), operation).is_ok() {
-                self.removals.pop();
-            }
-        }
     }
 
     fn increments_too_large(&self) -> bool {
@@ -446,7 +457,8 @@ impl Checkpointer {
             self.last.files.iter().filter(|file| file.full == full).map(|file| file.length).sum()
         };
         self.last.files.len() >= CHECKPOINT_FILES_MAX
-            || bytes(false) > bytes(true) / 100 * self.config.increments_percent
+            || self.removals.is_empty()
+                && bytes(false) > bytes(true) / 100 * self.config.increments_percent
     }
 }
 

@@ -81,6 +81,10 @@ pub const STAGING_BYTES: usize = 2 << 20;
 /// given, as some do, does so within the turn that gives it.
 pub const STAGING_WRITE_BYTES: usize = 256 << 10;
 
+/// Bytes of an old checkpoint's file that are given back to the file system at once: a device discards
+/// them in well below a millisecond.
+pub const RELEASE_BYTES: u64 = 1 << 20;
+
 /// Checkpoints that fail one after another before a log without room for more records stops: only
 /// they bring room back.
 pub const CHECKPOINT_FAILURES_MAX: u32 = 3;

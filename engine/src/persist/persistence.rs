@@ -114,6 +114,18 @@ impl Persistence {
         progress
     }
 
+    /// Between checkpoints: removes what they have left behind, a piece at a time.
+    pub fn remove_old(&mut self, now: Duration) {
+        self.checkpointer.remove_old(self.storage.as_mut(), now);
+        self.storage.begin();
+    }
+
+    /// When [`Persistence::remove_old`] has something to do, unless it waits for the disk.
+    #[must_use]
+    pub fn removal_due(&self) -> Option<Duration> {
+        self.checkpointer.removal_due()
+    }
+
     /// Whoever waits for room in a full log waits for a checkpoint. When none succeeds, the log stops
     /// instead, and says why.
     fn stop_without_checkpoints(&mut self) {

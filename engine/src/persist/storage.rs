@@ -130,6 +130,16 @@ pub enum Operation {
         /// Length in bytes.
         length: u64,
     },
+    /// Gives the space of a part of a file back, which reads as zeros from then on; not on every file
+    /// system.
+    Release {
+        /// The file.
+        file: FileId,
+        /// Where in the file, in bytes.
+        offset: u64,
+        /// Number of bytes.
+        length: u64,
+    },
     /// Writes a buffer; completes with [`Outcome::Transferred`]. `durable`: completes only once
     /// the bytes survive a power cut.
     Write {
@@ -180,6 +190,7 @@ impl Operation {
             Self::Open { .. } => "open",
             Self::Close { .. } => "close",
             Self::Allocate { .. } => "allocate space for",
+            Self::Release { .. } => "give back space of",
             Self::Write { .. } => "write",
             Self::Read { .. } => "read",
             Self::Sync { .. } => "sync",

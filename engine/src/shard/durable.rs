@@ -267,7 +267,9 @@ impl Shard {
         if durable.persistence.is_checkpointing() || blind || durable.held.is_any() {
             return Some(ROOM_WAIT);
         }
-        let deadline = log.deadline().into_iter().chain(durable.images.due()).min()?;
+        let removal = durable.persistence.removal_due();
+        let deadline =
+            log.deadline().into_iter().chain(durable.images.due()).chain(removal).min()?;
         Some(deadline.saturating_sub(durable.now()))
     }
 
@@ -318,6 +320,7 @@ impl Shard {
         let held = self.options.memory_len_max.saturating_sub(self.memory_left);
         let long = log.wants_checkpoint() || log.kept_bytes() > held.max(LOG_KEPT_LEN);
         if !running && !long && !self.checkpoint_wanted {
+            self.remove_old(durable, now);
             return;
         }
         let begun = Stopwatch::start();
@@ -352,6 +355,15 @@ impl Shard {
             tracing::error!(shard = self.id.0, error = super::chain(&error), "checkpoint failed");
         }
         self.statistics.note_checkpoint_turn(begun.took());
+    }
+
+    /// Between checkpoints, removes a piece of what they have left behind.
+    fn remove_old(&mut self, durable: &mut Durable, now: Duration) {
+        if durable.persistence.removal_due().is_some_and(|due| due <= now) {
+            let begun = Stopwatch::start();
+            durable.persistence.remove_old(now);
+            self.statistics.note_checkpoint_turn(begun.took());
+        }
     }
 
     /// Lets the disk make room in a full log.

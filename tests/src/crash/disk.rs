@@ -143,6 +143,17 @@ impl Disk {
         Ok(())
     }
 
+    /// Gives a part of a file back: zeros, which a power cut may keep, lose or tear as it does a write's.
+    pub fn release(&mut self, inode: usize, offset: usize, length: usize) {
+        let file = &mut self.inodes[inode];
+        let end = (offset + length).min(file.view.len());
+        if offset < end {
+            let zeros = vec![0; end - offset];
+            put(&mut file.view, offset, &zeros);
+            file.pending.push((offset, zeros));
+        }
+    }
+
     /// Writes into the cache, or through it. Returns how many bytes.
     pub fn write(
         &mut self,

@@ -79,6 +79,9 @@ impl SimulatedStorage {
             Operation::Allocate { file, length } => {
                 disk.allocate(self.inode(*file)?, to_usize(*length))?;
             }
+            Operation::Release { file, offset, length } => {
+                disk.release(self.inode(*file)?, to_usize(*offset), to_usize(*length));
+            }
             Operation::Write { file, offset, buffer, durable } => {
                 let bytes = self.bytes(*buffer);
                 let count = disk.write(self.inode(*file)?, to_usize(*offset), &bytes, *durable)?;

@@ -105,6 +105,11 @@ impl UringStorage {
                 let fd = types::Fd(self.open_file(file)?.file.as_raw_fd());
                 opcode::Fallocate::new(fd, length).build()
             }
+            Operation::Release { file, offset, length } => {
+                let fd = types::Fd(self.open_file(file)?.file.as_raw_fd());
+                let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+                opcode::Fallocate::new(fd, length).offset(offset).mode(mode).build()
+            }
             Operation::Write { file, .. } if slot.flush == Flush::Now => {
                 flush_entry(self.open_file(file)?)
             }
@@ -228,6 +233,7 @@ impl UringStorage {
             Operation::SyncDirectory => self.directory.display().to_string(),
             Operation::Close { file }
             | Operation::Allocate { file, .. }
+            | Operation::Release { file, .. }
             | Operation::Write { file, .. }
             | Operation::Read { file, .. }
             | Operation::Sync { file } => self.files.name(*file),

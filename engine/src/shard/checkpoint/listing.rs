@@ -10,10 +10,10 @@ use crate::{
 };
 
 /// What listing one piece or one key counts as, in bytes copied.
-const COST: usize = 16;
+const COST: usize = 64;
 
 /// Pieces or keys in one part.
-const PART: u64 = 8 << 10;
+const PART: u64 = 2 << 10;
 
 /// The pieces of one table in one partition, as far as they are not in the queue yet.
 #[derive(Debug)]
@@ -133,7 +133,7 @@ mod tests {
             assert!(queue.is_empty());
             parts += 1;
         }
-        assert_eq!(parts, 2);
+        assert_eq!(parts, 9);
         let mut keys = Vec::new();
         for ((_, number), piece) in &queue {
             let Piece::Sparse(rows) = piece else { panic!("a piece of keys") };

@@ -260,12 +260,12 @@ fn counter_of(statistics: &str, name: &str) -> String {
     rest.split([',', '}']).next().unwrap_or_default().to_owned()
 }
 
-/// Waits until no checkpoint is published any more.
+/// Waits until nothing of checkpoints is done any more, what they leave behind removed included.
 fn settle(client: &Client, server: windlass_wire::ServerId) {
     let (mut last, mut since) = (String::new(), Instant::now());
     while since.elapsed() < Duration::from_millis(500) {
         let statistics = client.server_statistics(server).expect("the server answers");
-        let count = counter_of(&statistics, "checkpoints");
+        let count = counter_of(&statistics, "checkpoint_turns");
         if count != last {
             (last, since) = (count, Instant::now());
         }

@@ -26,13 +26,14 @@ for _ in $(seq 50); do
 done
 
 echo "== push and pull as clients do them, $rounds interleaved rounds"
+# Large ones are of a table of 64 MiB, as models are larger than a pull.
 shapes="8:--width 2
 64:--width 16
 512:--width 128
 4096:--width 1024
-65536:--rows 16 --width 1024 --window 16
-1048576:--rows 256 --width 1024 --window 8
-4194304:--rows 1024 --width 1024 --window 4"
+65536:--rows 16 --width 1024 --table-rows 16384 --window 16
+1048576:--rows 256 --width 1024 --table-rows 16384 --window 8
+4194304:--rows 1024 --width 1024 --table-rows 16384 --window 4"
 while IFS=: read -r bytes shape; do
     for operation in push pull; do
         is_wanted "$operation-$bytes" || continue

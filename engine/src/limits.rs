@@ -36,11 +36,17 @@ pub const TABLES_MAX: usize = 4096;
 /// Bytes of a mailbox's ring.
 pub const MAILBOX_RING_LEN: u32 = 1 << 20;
 
+/// The same on devices where large values are written instead of fetched.
+pub const MAILBOX_RING_LEN_WRITTEN: u32 = 4 << 20;
+
+/// Bytes of values above which clients leave them where they are for the shard to read.
+pub const BY_REFERENCE_LEN: u32 = 16 << 10;
+
 /// Completion slots of a session, and so its most requests in flight at one shard.
 pub const COMPLETION_SLOTS: u32 = 1024;
 
 /// Inline requests are at most this long: keys and values together, in bytes.
-pub const INLINE_LEN_MAX: u64 = 256 << 10;
+pub const INLINE_LEN_MAX: u64 = request::BODY_LEN_MAX;
 
 /// Messages a shard takes from one session in one turn.
 pub const SESSION_MESSAGES_PER_TURN: usize = 64;
@@ -212,6 +218,8 @@ const _: () = assert!(INLINE_LEN_MAX + 4096 < MAILBOX_RING_LEN as u64 / 2);
 const _: () = assert!(COMPLETION_SLOTS <= mailbox::COMPLETION_SLOTS_MAX);
 const _: () = assert!(COMPLETION_SLOTS.is_power_of_two());
 const _: () = assert!(INLINE_LEN_MAX < TURN_BYTES_MAX);
+// What comes in one write is told from half of it by its checksum.
+const _: () = assert!(mailbox::ONE_WRITE_LEN_MAX <= request::CHECKED_VALUES_LEN_MAX);
 const _: () = assert!(request::VALUES_LEN_MAX + 8 * request::ROWS_MAX as u64 <= STAGING_LEN as u64);
 const _: () = assert!(schema::ROW_LEN_MAX <= request::VALUES_LEN_MAX);
 const _: () = assert!(BLOCK_DATA_LEN.is_multiple_of(64) && BLOCK_LINE_LEN == 64);

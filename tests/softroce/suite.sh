@@ -52,13 +52,15 @@ step "errors" test_program errors
 end_to_end() {
     local windlass=${programs[bin:windlass]:-} address=127.0.0.1:7799 status=1
     [ -n "$windlass" ] || return 1
-    "$windlass" serve --listen $address --memory 256MiB --transports verbs --spin-us 100000 --cores 1 &
+    # shellcheck disable=SC2086 # the words are arguments
+    "$windlass" serve --listen $address --memory 256MiB --transports verbs --spin-us 100000 --cores 1 $1 &
     local server=$!
+    shift
     for _ in $(seq 50); do
         sleep 0.2
         "$windlass" table list --connect $address >/dev/null 2>&1 && status=0 && break
     done
-    for operation in "push --width 2" "pull --width 2" "push --width 1024" "pull --rows 64 --width 1024"; do
+    for operation in "$@"; do
         # shellcheck disable=SC2086 # the words are arguments
         timeout 60 "$windlass" bench $operation --connect $address --transport verbs --rounds 3 || status=1
     done
@@ -67,7 +69,10 @@ end_to_end() {
     return $status
 }
 
-step "end to end by verbs" end_to_end
+step "end to end by verbs" end_to_end "" \
+    "push --width 2" "pull --width 2" "push --width 1024" "pull --rows 64 --width 1024" "push --rows 256 --width 1024"
+# As cards do it, where a read costs the server nothing.
+step "large values fetched by the server" end_to_end "--by-reference 16KiB" "push --rows 256 --width 1024"
 
 # Training as users run it: servers, workers, evaluation, each a process, verbs and nothing else.
 train() {

@@ -435,6 +435,9 @@ pub struct Capabilities {
     /// Whether its work is done by threads of the kernel on the poller's core, which a poller that
     /// never yields keeps waiting: [`crate::spin::Spin`] lets them run.
     pub has_helpers: bool,
+    /// Whether a read keeps a core of who posts it busy until its bytes are there, as that of a
+    /// device in software does: what is large is then better written by who has it.
+    pub reads_burden_reader: bool,
     /// Whether a request costs more than the bytes of a short message: a mailbox then takes one
     /// write for what it otherwise orders by two.
     pub prefers_one_write: bool,

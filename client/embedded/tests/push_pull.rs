@@ -37,6 +37,13 @@ fn pull() -> PullOptions {
     PullOptions::default()
 }
 
+/// Pushes whose values the server has read from the client's memory.
+fn by_reference(client: &Client) -> u64 {
+    let json = client.server_statistics(client.map().servers[0].id).unwrap();
+    let (_, rest) = json.split_once("\"by_reference\":").unwrap();
+    rest.split(',').next().unwrap().parse().unwrap()
+}
+
 fn each(test: impl Fn(&EmbeddedClient)) {
     for provider in PROVIDERS {
         for shards in [1, 3] {
@@ -134,6 +141,41 @@ fn large_values_go_by_reference_and_registered_rows_without_a_copy() {
         table.pull_into(5..9, &mut pulled[..32], &relaxed).unwrap();
         assert_eq!(pulled[0], 160.0);
     });
+}
+
+#[test]
+fn values_are_written_where_none_go_by_reference() {
+    for provider in PROVIDERS {
+        for (by_reference_len, is_written) in [(None, false), (Some(u32::MAX), true)] {
+            let config = ServerConfig {
+                providers: vec![provider.0],
+                by_reference_len,
+                ..ServerConfig::default()
+            };
+            let client = Client::embedded_with(config, options(provider)).unwrap();
+
+            // Several messages of rows, and of keys.
+            let schema = TableSchema::dense(f32::DTYPE, 1 << 14, 64);
+            let table = client.create_table::<f32>("dense", &schema).unwrap();
+            let values: Vec<f32> = (0..1 << 20).map(|value| (value % 1000) as f32).collect();
+            table.push(0..1 << 14, &values, &push()).unwrap().wait().unwrap();
+            assert_eq!(table.pull(0..1 << 14, &pull()).unwrap().wait().unwrap(), values);
+            let schema = TableSchema::sparse(f32::DTYPE, 64);
+            let table = client.create_table::<f32>("sparse", &schema).unwrap();
+            let keys: Vec<u64> = (0..1 << 14).map(|key| key * 3).collect();
+            table.push(&keys, &values, &push()).unwrap().wait().unwrap();
+            assert_eq!(table.pull(&keys, &pull()).unwrap().wait().unwrap(), values);
+            assert_eq!(by_reference(&client) == 0, is_written);
+
+            // Rows too long for a message.
+            let before = by_reference(&client);
+            let schema = TableSchema::dense(f32::DTYPE, 2, 1 << 19);
+            let table = client.create_table::<f32>("long", &schema).unwrap();
+            table.push(0..2, &values, &push()).unwrap().wait().unwrap();
+            assert_eq!(table.pull(0..2, &pull()).unwrap().wait().unwrap(), values);
+            assert_eq!(by_reference(&client), before + 2);
+        }
+    }
 }
 
 #[test]

@@ -41,8 +41,16 @@ use crate::config::ClientOptions;
 /// Most bytes of values in one message: bounds how long a shard is busy with it.
 pub(crate) const PART_LEN_MAX: u64 = 1 << 20;
 
+/// The same where values are written into the mailbox whatever their length: the shard sums one
+/// part while the next is on its way.
+pub(crate) const WRITTEN_PART_LEN_MAX: u64 = 256 << 10;
+
 /// Most rows in one message that names keys: they travel in the mailbox.
 pub(crate) const PART_KEYS_MAX: usize = 16 << 10;
+
+const _: () = assert!(
+    WRITTEN_PART_LEN_MAX + 8 * PART_KEYS_MAX as u64 <= windlass_wire::request::BODY_LEN_MAX
+);
 
 /// Bytes of a local mirror of each mailbox ring come from the server; requests of one client in
 /// flight at most, over all links.

@@ -3,7 +3,7 @@
 use windlass_wire::{Aggregation, RequestHeader, RequestKind, RowRange, Rows, WorkerClock};
 
 use super::{
-    Core, PART_KEYS_MAX, PART_LEN_MAX, RegionId, RequestId, TableIndex,
+    Core, PART_KEYS_MAX, PART_LEN_MAX, RegionId, RequestId, TableIndex, WRITTEN_PART_LEN_MAX,
     link::Held,
     send::{Message, Route, Values},
 };
@@ -69,11 +69,11 @@ impl Core {
     ) -> Result<(), RequestError> {
         let row_len = self.tables[table.0].row_len;
         let layout = self.tables[table.0].layout;
-        let rows_max = (PART_LEN_MAX / row_len).max(1);
         let mut first = rows.start;
         while first < rows.end {
             let (link, mut part) = self.rows_at_one_link(Replica::Head, &layout, first, rows.end);
             let route = self.route(link);
+            let rows_max = (self.part_len_max(table, link) / row_len).max(1);
             part.end = part.end.min(part.start + rows_max);
             let (from, len) = ((first - rows.start) * row_len, part.count() * row_len);
             let values = self.part_values((table, link), values, from, len)?;
@@ -116,9 +116,9 @@ impl Core {
         options: &PushOptions,
     ) -> Result<(), RequestError> {
         let row_len = self.tables[table.0].row_len;
-        let rows_max = usize::try_from(PART_LEN_MAX / row_len).unwrap_or(1).clamp(1, PART_KEYS_MAX);
         if let Some(link) = self.heads.sole {
             let route = self.route(link);
+            let rows_max = self.keyed_rows_max(table, link);
             for (at, part) in keys.chunks(rows_max).enumerate() {
                 let from = (at * rows_max) as u64 * row_len;
                 let len = part.len() as u64 * row_len;
@@ -131,6 +131,7 @@ impl Core {
             for link in 0..self.scratch.by_link.len() {
                 let route = Route { link, generation };
                 let sorted = std::mem::take(&mut self.scratch.by_link[link]);
+                let rows_max = self.keyed_rows_max(table, link);
                 for (keys, positions) in
                     sorted.keys.chunks(rows_max).zip(sorted.positions.chunks(rows_max))
                 {
@@ -140,6 +141,19 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Most bytes of values in one message.
+    fn part_len_max(&self, table: TableIndex, link: usize) -> u64 {
+        // What can be written is written; a single row may still be too long for it.
+        let is_written = self.inline_len_max(table, link) == WRITTEN_PART_LEN_MAX;
+        if is_written { WRITTEN_PART_LEN_MAX } else { PART_LEN_MAX }
+    }
+
+    /// Most rows in one message that names keys.
+    fn keyed_rows_max(&self, table: TableIndex, link: usize) -> usize {
+        let rows = self.part_len_max(table, link) / self.tables[table.0].row_len;
+        usize::try_from(rows).unwrap_or(PART_KEYS_MAX).clamp(1, PART_KEYS_MAX)
     }
 
     pub(super) fn count_push(&mut self, len: u64) {

@@ -9,7 +9,7 @@ use std::{
 use windlass_wire::{Aggregation, RequestHeader, RequestKind};
 
 use super::{
-    Core, REQUESTS_MAX, RequestId, TableIndex,
+    Core, REQUESTS_MAX, RequestId, TableIndex, WRITTEN_PART_LEN_MAX,
     requests::NOBODY,
     send::{Message, Values},
 };
@@ -114,7 +114,7 @@ impl Core {
 
     /// Longest values of a push that go in its message.
     pub(super) fn inline_len_max(&self, table: TableIndex, link: usize) -> u64 {
-        let usual = self.by_reference_len(link);
+        let usual = self.by_reference_len(link).min(WRITTEN_PART_LEN_MAX);
         match self.aggregation_of(table) {
             Aggregation::Immediate {} => usual,
             Aggregation::Rounds { .. } => usual.min(INLINE_LEN_MAX),

@@ -190,7 +190,8 @@ impl Core {
         }
         header.resumes = self.links[link_at].resumes && is_ordered(header.kind);
         let mut bytes = header.encode();
-        RequestHeader::seal(&mut bytes, &[bytemuck::cast_slice(message.keys), inline]);
+        let keys = bytemuck::cast_slice(message.keys);
+        RequestHeader::seal(&mut bytes, &[keys, RequestHeader::checked(inline)]);
         Ok(bytes)
     }
 

@@ -51,8 +51,10 @@ pub struct ServerConfig {
     pub providers: Vec<Provider>,
     /// Microseconds a shard spins without work before it sleeps.
     pub spin_us: u32,
-    /// Bytes of values from which clients send them by reference.
-    pub by_reference_len: u32,
+    /// Bytes of values above which clients leave them in their own memory for shards to read; from
+    /// 256 KiB up they never do, but for longer rows. Without, 16 KiB, and never by devices whose
+    /// reads keep the reader's core busy (SoftRoCE).
+    pub by_reference_len: Option<u32>,
     /// Where logs and checkpoints of tables with durability `interval` or `sync` go; without one,
     /// such tables are refused. Every server needs a directory of its own.
     pub data_dir: Option<std::path::PathBuf>,
@@ -86,7 +88,7 @@ impl Default for ServerConfig {
             coordinators: Vec::new(),
             providers: Provider::ALL.to_vec(),
             spin_us: 50,
-            by_reference_len: 16 << 10,
+            by_reference_len: None,
             data_dir: None,
             storage: storage::Provider::Automatic,
             accept_damage: false,

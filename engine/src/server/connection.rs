@@ -16,7 +16,6 @@ use super::Shared;
 use crate::{
     coordinator::Joining,
     greeting::Greeting,
-    limits::MAILBOX_RING_LEN,
     refusal::{Refusal, internal, invalid, refused},
     shard::{NO_MAILBOX, ShardCommand, ShardHandle, ShardStatistics},
 };
@@ -139,7 +138,7 @@ impl Connection {
             }
             ClientRequest::AttachMailbox { shard, reply, completion_slots } => {
                 let session = self.session;
-                let mailbox = self
+                let attached = self
                     .shard(shard)?
                     .ask(|answer| ShardCommand::AttachMailbox {
                         session,
@@ -149,10 +148,10 @@ impl Connection {
                     })
                     .map_err(internal)?;
                 ClientReply::Attached {
-                    mailbox,
-                    ring_len: MAILBOX_RING_LEN,
+                    mailbox: attached.region,
+                    ring_len: attached.ring_len,
                     spin_us: self.shared.config.spin_us,
-                    by_reference_len: self.shared.config.by_reference_len,
+                    by_reference_len: attached.by_reference_len,
                 }
             }
             ClientRequest::Locate { table, shard } => {

@@ -15,6 +15,17 @@ use super::{Shard, ShardStatistics, chain, tables::ShardTable};
 /// Where a command's answer goes.
 pub(super) type Answer<T> = Sender<Result<T, String>>;
 
+/// A mailbox that was made for a session.
+#[derive(Clone, Copy, Debug)]
+pub struct AttachedMailbox {
+    /// Its region.
+    pub region: SharedRegion,
+    /// Bytes of its ring.
+    pub ring_len: u32,
+    /// Bytes of values above which the client should send them by reference; `u32::MAX` if never.
+    pub by_reference_len: u32,
+}
+
 /// One command.
 #[derive(Debug)]
 pub enum ShardCommand {
@@ -37,7 +48,7 @@ pub enum ShardCommand {
         /// The shard's.
         answer: Answer<Endpoint>,
     },
-    /// Makes a mailbox for a session whose queue pair is connected; answers its region.
+    /// Makes a mailbox for a session whose queue pair is connected.
     AttachMailbox {
         /// The session.
         session: SessionId,
@@ -45,8 +56,8 @@ pub enum ShardCommand {
         reply: SharedRegion,
         /// Slots of its completion ring.
         completion_slots: u32,
-        /// The mailbox's region.
-        answer: Answer<SharedRegion>,
+        /// The mailbox.
+        answer: Answer<AttachedMailbox>,
     },
     /// Ends a session's connection; its duplicate suppression is kept for a while.
     CloseSession {

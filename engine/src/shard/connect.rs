@@ -14,12 +14,12 @@ use windlass_wire::{
 
 use super::{
     Shard, chain,
-    command::{remote_of, shared_of},
+    command::{AttachedMailbox, remote_of, shared_of},
     session::{Applied, Detached, Mailbox, ShardSession},
 };
 use crate::limits::{
-    COMPLETION_SLOTS, EXPIRY_LOOKS, MAILBOX_RING_LEN, RECEIVES_POSTED, SESSIONS_DETACHED_MAX,
-    SESSIONS_MAX,
+    BY_REFERENCE_LEN, COMPLETION_SLOTS, EXPIRY_LOOKS, MAILBOX_RING_LEN, MAILBOX_RING_LEN_WRITTEN,
+    RECEIVES_POSTED, SESSIONS_DETACHED_MAX, SESSIONS_MAX,
 };
 
 impl Shard {
@@ -96,7 +96,7 @@ impl Shard {
         session: SessionId,
         reply: SharedRegion,
         completion_slots: u32,
-    ) -> Result<SharedRegion, String> {
+    ) -> Result<AttachedMailbox, String> {
         if completion_slots != COMPLETION_SLOTS {
             return Err(format!("completion rings have {COMPLETION_SLOTS} slots"));
         }
@@ -109,9 +109,16 @@ impl Shard {
             return Err("the mailbox is attached already".to_owned());
         }
         let transport = &mut self.transports[open.transport];
+        let burdens = transport.capabilities().reads_burden_reader;
+        let by_reference_len = match self.options.by_reference_len {
+            Some(len) => len,
+            None if burdens => u32::MAX,
+            None => BY_REFERENCE_LEN,
+        };
+        let ring_len = if burdens { MAILBOX_RING_LEN_WRITTEN } else { MAILBOX_RING_LEN };
         let options = PagesOptions { huge: HugePages::Never, ..PagesOptions::default() };
-        let pages = Pages::allocate(mailbox::mailbox_len(MAILBOX_RING_LEN), options)
-            .map_err(|e| chain(&e))?;
+        let pages =
+            Pages::allocate(mailbox::mailbox_len(ring_len), options).map_err(|e| chain(&e))?;
         let region = transport.register(&pages, Access::READ_WRITE).map_err(|e| chain(&e))?;
         let shared = transport.share(open.queue_pair, &region).map_err(|e| {
             transport.deregister(&region);
@@ -119,7 +126,7 @@ impl Shard {
         })?;
         let outstanding_max = transport.capabilities().outstanding_max;
         open.mailbox = Some(Mailbox {
-            reader: MailboxReader::new(pages, MAILBOX_RING_LEN),
+            reader: MailboxReader::new(pages, ring_len),
             region,
             completions: CompletionWriter::new(remote_of(reply), completion_slots),
             sender: mailbox::Sender::new(open.queue_pair, outstanding_max),
@@ -127,7 +134,7 @@ impl Shard {
         if let Some(peer) = open.peer {
             self.peer_attached(slot, peer);
         }
-        Ok(shared_of(shared))
+        Ok(AttachedMailbox { region: shared_of(shared), ring_len, by_reference_len })
     }
 
     pub(super) fn transport_of(&self, provider: Provider) -> Result<usize, String> {

@@ -1,7 +1,9 @@
 //! Taking messages out of mailboxes: every byte is copied out first and checked then.
 
 use windlass_transport::mailbox::Message;
-use windlass_wire::{Checksum, RequestHeader, RequestKind, Status};
+use windlass_wire::{
+    Checksum, RequestHeader, RequestKind, Status, request::CHECKED_VALUES_LEN_MAX,
+};
 
 use super::{
     Shard,
@@ -134,28 +136,30 @@ impl Shard {
         let mut checksum = Checksum::of(copied);
         let (_, mut body) = copied.split_at(RequestHeader::LEN);
         let mut body_at = message.offset + RequestHeader::LEN as u64;
-        let mut take = |into: &mut [u8]| {
+        let mut take = |into: &mut [u8], is_checked: bool| {
             if is_short {
                 let (part, rest) = body.split_at(into.len());
                 into.copy_from_slice(part);
                 body = rest;
             } else {
                 pages.read(body_at, into);
-                checksum = checksum.append(into);
+                if is_checked {
+                    checksum = checksum.append(into);
+                }
                 body_at += into.len() as u64;
             }
         };
         let (keys_at, values_before) = (self.turn.keys.len(), self.turn.values_mark());
         if header.keys_len() > 0 {
             self.turn.keys.resize(keys_at + header.row_count as usize, 0);
-            take(bytemuck::cast_slice_mut(&mut self.turn.keys[keys_at..]));
+            take(bytemuck::cast_slice_mut(&mut self.turn.keys[keys_at..]), true);
         }
         let mut values = Values::None;
         let inline_len = header.inline_values_len();
         if inline_len > 0 {
             #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_LEN_MAX")]
             let (at, room) = self.turn.reserve_values(inline_len as usize);
-            take(room);
+            take(room, inline_len <= CHECKED_VALUES_LEN_MAX);
             values = Values::Inline(at);
         }
         if checksum != sealed {
@@ -183,10 +187,12 @@ impl Shard {
                         self.turn.keys.truncate(keys_at);
                         return Admitted::Left;
                     }
+                    self.statistics.by_reference += 1;
                     return Admitted::Taken;
                 }
             }
             self.turn.referenced += len;
+            self.statistics.by_reference += 1;
         }
         self.turn.works.push(Work {
             session: slot,

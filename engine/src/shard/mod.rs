@@ -52,7 +52,7 @@ pub use chain::{
     ChainCommand, ChainContext, LinkEnded, PartitionChecksum, PartitionStatus, ServerEvent,
     SharedLeases,
 };
-pub use command::{ShardCommand, ShardHandle};
+pub use command::{AttachedMailbox, ShardCommand, ShardHandle};
 pub use reactor::Reactor;
 pub use recover::RecoverySummary;
 pub use regrouped::Regrouped;
@@ -71,8 +71,9 @@ use crate::limits::COMPLETIONS_PER_POLL;
 pub struct ShardOptions {
     /// How long it spins without finding work before it sleeps, in microseconds.
     pub spin_us: u32,
-    /// Bytes of values from which a client should send them by reference.
-    pub by_reference_len: u32,
+    /// Bytes of values above which clients leave them for the shard to read; without, what suits the
+    /// transport.
+    pub by_reference_len: Option<u32>,
     /// Bytes of rows, state and indices it may hold.
     pub memory_len_max: u64,
     /// How long a worker whose connection is gone is still waited for, in milliseconds.

@@ -20,6 +20,8 @@ pub struct ShardStatistics {
     pub bytes_pushed: u64,
     /// Bytes of values pulled through the server.
     pub bytes_pulled: u64,
+    /// Pushes whose values were read from the client's memory.
+    pub by_reference: u64,
     /// Requests refused.
     pub refused: u64,
     /// Pushes that were summed with others before they were applied.
@@ -138,6 +140,7 @@ impl ShardStatistics {
             ("rows_pulled", self.rows_pulled),
             ("bytes_pushed", self.bytes_pushed),
             ("bytes_pulled", self.bytes_pulled),
+            ("by_reference", self.by_reference),
             ("refused", self.refused),
             ("aggregated", self.aggregated),
             ("busy_turns", self.busy_turns),
@@ -196,6 +199,7 @@ impl ShardStatistics {
         self.rows_pulled += other.rows_pulled;
         self.bytes_pushed += other.bytes_pushed;
         self.bytes_pulled += other.bytes_pulled;
+        self.by_reference += other.by_reference;
         self.refused += other.refused;
         self.aggregated += other.aggregated;
         self.busy_turns += other.busy_turns;

@@ -6,10 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use windlass_engine::{
-    limits::{COMPLETION_SLOTS, MAILBOX_RING_LEN},
-    shard::ShardCommand,
-};
+use windlass_engine::{limits::COMPLETION_SLOTS, shard::ShardCommand};
 use windlass_transport::{
     Access, Completion, MemoryRegion, Pages, QueuePairId, QueuePairState, RemoteKey, RemoteRegion,
     Role, Transport,
@@ -115,12 +112,12 @@ impl Client {
                     answer,
                 })
                 .unwrap();
-            let mirror = Pages::allocate(MAILBOX_RING_LEN as usize, options).unwrap();
+            let mirror = Pages::allocate(mailbox.ring_len as usize, options).unwrap();
             let mirror = transport.register(&mirror, Access::LOCAL).unwrap();
             let remote = RemoteRegion {
-                key: RemoteKey(mailbox.key),
-                address: mailbox.address,
-                len: mailbox.len,
+                key: RemoteKey(mailbox.region.key),
+                address: mailbox.region.address,
+                len: mailbox.region.len,
             };
             let outstanding = transport.capabilities().outstanding_max;
             self.links.push(Link {
@@ -128,7 +125,7 @@ impl Client {
                 shard,
                 transport,
                 queue_pair,
-                writer: MailboxWriter::new(mirror, remote, MAILBOX_RING_LEN, COMPLETION_SLOTS),
+                writer: MailboxWriter::new(mirror, remote, mailbox.ring_len, COMPLETION_SLOTS),
                 completions: CompletionReader::new(reply, COMPLETION_SLOTS),
                 sender: Sender::new(queue_pair, outstanding),
                 own,

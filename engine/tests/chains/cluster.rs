@@ -9,7 +9,7 @@ use std::{
 
 use crossbeam::channel::{Receiver, unbounded};
 use windlass_engine::{
-    limits::{COMPLETION_SLOTS, MAILBOX_RING_LEN},
+    limits::COMPLETION_SLOTS,
     persist::storage,
     shard::{
         ChainCommand, ChainContext, LinkEnded, PartitionChecksum, PartitionStatus, Reactor,
@@ -65,7 +65,7 @@ impl Node {
             threads.push(std::thread::spawn(move || {
                 let options = ShardOptions {
                     spin_us: 20,
-                    by_reference_len: 16 << 10,
+                    by_reference_len: None,
                     memory_len_max: 1 << 30,
                     worker_timeout_ms: windlass_engine::limits::WORKER_TIMEOUT_MS,
                 };
@@ -184,7 +184,7 @@ impl Node {
                     None => std::thread::sleep(Duration::from_millis(1)),
                 }
             };
-            let mailbox = its
+            let attached = its
                 .ask(|answer| ShardCommand::AttachMailbox {
                     session,
                     reply,
@@ -192,7 +192,7 @@ impl Node {
                     answer,
                 })
                 .unwrap();
-            let ring_len = MAILBOX_RING_LEN;
+            let (mailbox, ring_len) = (attached.region, attached.ring_len);
             own.ask(|answer| {
                 ShardCommand::Chain(ChainCommand::LinkAttach { peer, mailbox, ring_len, answer })
             })

@@ -7,7 +7,6 @@ use std::{
 };
 
 use windlass_engine::{
-    limits::MAILBOX_RING_LEN,
     server::{Peers, PeersConfig},
     shard::{ShardCommand, ShardHandle},
 };
@@ -88,11 +87,11 @@ fn serve(
             ClientRequest::AttachMailbox { shard, reply, completion_slots } => shards
                 [usize::from(shard.0)]
             .ask(|answer| ShardCommand::AttachMailbox { session, reply, completion_slots, answer })
-            .map(|mailbox| ClientReply::Attached {
-                mailbox,
-                ring_len: MAILBOX_RING_LEN,
+            .map(|attached| ClientReply::Attached {
+                mailbox: attached.region,
+                ring_len: attached.ring_len,
                 spin_us: 20,
-                by_reference_len: 16 << 10,
+                by_reference_len: attached.by_reference_len,
             }),
             other => panic!("links do not ask {other:?}"),
         };

@@ -90,9 +90,10 @@ pub(crate) struct Arguments {
     /// How long a shard spins without work before it sleeps, in microseconds
     #[arg(long, value_name = "MICROSECONDS", default_value_t = ServerConfig::default().spin_us)]
     spin_us: u32,
-    /// Clients send values larger than this by reference
-    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "16KiB")]
-    by_reference: u64,
+    /// Clients leave values larger than this in their memory, for the server to read; from 256KiB up they
+    /// always write them. Without, 16KiB, and by SoftRoCE, whose reads cost the reader, always written
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    by_reference: Option<u64>,
     /// Memory for rows and optimiser state, over all shards
     #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "4GiB")]
     memory: u64,
@@ -212,7 +213,7 @@ fn config(arguments: &Arguments) -> Result<ServerConfig, Failure> {
         coordinators: arguments.coordinator.iter().map(|at| without_scheme(at)).collect(),
         providers: arguments.transports.clone(),
         spin_us: arguments.spin_us,
-        by_reference_len: u32::try_from(arguments.by_reference).unwrap_or(u32::MAX),
+        by_reference_len: arguments.by_reference.map(|len| u32::try_from(len).unwrap_or(u32::MAX)),
         memory_len_max: arguments.memory,
         data_dir: arguments.data_dir.clone(),
         storage: storage::Provider::Automatic,

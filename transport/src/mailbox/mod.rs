@@ -29,7 +29,8 @@
 //! so short that they go inline ([`MailboxWriter::lay`]), commit word and payload travel in one write: bit 31 of the length says so, and the next commit word is then
 //! not zero but this message's number with length 0. The message is there when both words are; and
 //! because no device has to place the bytes of one write in order, the receiver also keeps looking
-//! while the checksum in the payload does not match, before it calls the message malformed.
+//! while the checksum in the payload does not match, before it calls the message malformed. Longer
+//! payloads need none: their word is written behind them.
 //!
 //! [`Capabilities::prefers_one_write`]: crate::fabric::Capabilities::prefers_one_write
 
@@ -69,7 +70,7 @@ const ONE_WRITE: u32 = 1 << 31;
 
 /// Longest payload that comes in one write: its receiver may look at it many times, and for longer
 /// ones a second request does not matter.
-const ONE_WRITE_LEN_MAX: u64 = 8 << 10;
+pub const ONE_WRITE_LEN_MAX: u64 = 8 << 10;
 
 /// Smallest ring.
 pub const RING_LEN_MIN: u32 = 4096;

@@ -117,6 +117,7 @@ impl Shm {
                 writes_wake: false,
                 lands_unpolled: true,
                 has_helpers: false,
+                reads_burden_reader: false,
                 prefers_one_write: false,
                 shares_foreign_memory: false,
             },

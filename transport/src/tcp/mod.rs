@@ -153,6 +153,7 @@ impl Tcp {
                 writes_wake: true,
                 lands_unpolled: false,
                 has_helpers: false,
+                reads_burden_reader: false,
                 prefers_one_write: false,
                 shares_foreign_memory: true,
             },

@@ -94,6 +94,7 @@ impl VerbsTransport {
             writes_wake: false,
             lands_unpolled: true,
             has_helpers: device.is_software(),
+            reads_burden_reader: device.is_software(),
             prefers_one_write: true,
             shares_foreign_memory: true,
         };

@@ -347,7 +347,7 @@ pub enum ClientReply {
         ring_len: u32,
         /// Microseconds a shard spins before it sleeps.
         spin_us: u32,
-        /// Values longer than this go by reference, in bytes.
+        /// Values longer than this go by reference, in bytes; `u32::MAX` if none should.
         by_reference_len: u32,
     },
     /// To `Locate`.

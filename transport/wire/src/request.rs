@@ -15,7 +15,8 @@
 //!     40    4  number of rows
 //!     44    4  width: values per row
 //!     48    4  key of the values' region (by reference); zero inline
-//!     52    4  CRC32C of header and body, in this order, taken with this field zero
+//!     52    4  CRC32C of header and body, in this order, taken with this field zero; without values
+//!               of more than 8 KiB
 //!     56    8  address of the values (by reference); zero inline
 //!     64    4  key of the region that pulled rows go to; zero for a push
 //!     68    4  zero
@@ -24,6 +25,10 @@
 //! ```
 //!
 //! The body's length follows from the header, and has to equal the message's.
+//!
+//! A checksum tells bytes that have not all arrived from those that have, where a message and the word
+//! that commits it come in one write. Long ones never do: their word is written behind them, and what
+//! is in order needs no second proof, which would cost both sides as much as the sum.
 
 use crate::{
     checksum::Checksum,
@@ -114,6 +119,12 @@ pub const WIDTH_MAX: u32 = 1 << 22;
 
 /// Most bytes of values of one request.
 pub const VALUES_LEN_MAX: u64 = 16 << 20;
+
+/// Most bytes of a body.
+pub const BODY_LEN_MAX: u64 = 384 << 10;
+
+/// Most bytes of values in a body that its checksum covers; of more, it covers none.
+pub const CHECKED_VALUES_LEN_MAX: u64 = 8 << 10;
 
 /// The fixed part of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,7 +248,15 @@ impl RequestHeader {
         bytes[72..80].copy_from_slice(&reply.address.to_le_bytes());
     }
 
-    /// Puts the checksum of header and body into an encoded header.
+    /// What the checksum covers of values in the body.
+    #[must_use]
+    #[inline]
+    pub fn checked(values: &[u8]) -> &[u8] {
+        if values.len() as u64 > CHECKED_VALUES_LEN_MAX { &[] } else { values }
+    }
+
+    /// Puts the checksum of header and body into an encoded header. Of values, `body` has what
+    /// [`RequestHeader::checked`] leaves.
     #[inline]
     pub fn seal(header: &mut [u8; Self::LEN], body: &[&[u8]]) {
         header[CHECKSUM_AT..CHECKSUM_AT + 4].fill(0);
@@ -411,6 +430,13 @@ mod tests {
             values: None,
             reply: None,
         }
+    }
+
+    #[test]
+    fn checksums_leave_long_values_out() {
+        let long = vec![1; usize::try_from(CHECKED_VALUES_LEN_MAX).unwrap() + 1];
+        assert_eq!(RequestHeader::checked(&long), &[0_u8; 0]);
+        assert_eq!(RequestHeader::checked(&long[1..]), &long[1..]);
     }
 
     #[test]

@@ -8,10 +8,7 @@ use std::{
     },
 };
 
-use windlass_engine::{
-    limits::MAILBOX_RING_LEN,
-    shard::{ShardCommand, ShardHandle},
-};
+use windlass_engine::shard::{ShardCommand, ShardHandle};
 use windlass_transport::{Endpoint, control::ControlStream};
 use windlass_wire::{
     Blob, ClusterMap, TableEntry,
@@ -145,11 +142,11 @@ impl State {
                     completion_slots,
                     answer,
                 })
-                .map(|mailbox| ClientReply::Attached {
-                    mailbox,
-                    ring_len: MAILBOX_RING_LEN,
+                .map(|attached| ClientReply::Attached {
+                    mailbox: attached.region,
+                    ring_len: attached.ring_len,
                     spin_us: 20,
-                    by_reference_len: 16 << 10,
+                    by_reference_len: attached.by_reference_len,
                 }),
                 ClientRequest::Locate { table, shard } => self.handles[usize::from(shard.0)]
                     .ask(|answer| ShardCommand::Locate { session, table, answer })

@@ -14,7 +14,7 @@ const PARTITION: PartitionId = PartitionId(0);
 fn shard() -> Shard {
     let options = ShardOptions {
         spin_us: 20,
-        by_reference_len: 16 << 10,
+        by_reference_len: None,
         memory_len_max: 1 << 20,
         worker_timeout_ms: 1000,
     };

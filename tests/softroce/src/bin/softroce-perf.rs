@@ -11,14 +11,15 @@ use std::{
 };
 
 use windlass_softroce::{
-    device, open,
+    config, device,
     peer::{Connection, Peer},
     pin, report,
     side::region,
 };
 use windlass_transport::{
     Access, Batch, Completion, CompletionStatus, InlineBytes, MemoryRegion, Operation, SendRequest,
-    Transport, WorkId, verbs::VerbsTransport,
+    Transport, WorkId,
+    verbs::{VerbsConfig, VerbsTransport},
 };
 
 const LATENCY_SIZES: [u32; 4] = [8, 64, 512, 4096];
@@ -122,7 +123,9 @@ impl Bench {
         let program = std::env::current_exe()?.with_file_name("softroce-peer");
         let mut peer = Peer::start(&program.to_string_lossy(), device);
         peer.ask("pin 1");
-        let mut transport = open(device)?;
+        // A timer that other tests want short would repeat long writes that are merely queued.
+        let patient = VerbsConfig { timeout: VerbsConfig::default().timeout, ..config(device) };
+        let mut transport = VerbsTransport::open(patient)?;
         let local = region(&mut transport, LEN, Access::LOCAL);
         let answer = region(&mut transport, 4096, Access::READ_WRITE);
         let to = peer.connect(&mut transport)?;

@@ -43,9 +43,9 @@ while IFS=: read -r bytes shape; do
     done
 done <<<"$shapes"
 
-# Instructions in user space of the client's side, without what it waits: all functions below the
-# calls that start and finish an operation, each polled about once because the emulated processor
-# that counts is slower than the answer.
+# Instructions in user space of the client's side: all below the calls that start an operation, and that
+# finish it, of which some 250 are the bench's clock and histogram. A pull is waited for where it starts, once
+# polled at least; finishing a push takes in what is polled in vain, so only a quiet host tells what it costs.
 if ! is_wanted instructions; then
     exit
 elif command -v valgrind >/dev/null; then
@@ -59,18 +59,24 @@ elif command -v valgrind >/dev/null; then
             /^c?fn=/ {
                 number = $0; sub(/^c?fn=/, "", number); sub(/\).*/, ")", number)
                 if ($0 ~ /\) /) { name = $0; sub(/^[^)]*\) /, "", name); names[number] = name }
-                if (/^cfn=/) called = number
+                if (/^cfn=/) called = number; else caller = names[number]
             }
-            /^calls=/ { count = substr($1, 7); getline; calls[called] += count; cost[called] += $2 }
+            /^calls=/ {
+                count = substr($1, 7); getline; calls[called] += count; cost[called] += $2
+                if (caller ~ /bench::driver::slice$/ && names[called] ~ /^windlass_client::|driver::finish_oldest$/)
+                    operations[called] = 1
+            }
             END {
                 for (number in calls)
-                    if (names[number] ~ /bench::driver::Subject>::(start|finish)$/)
-                        sum += cost[number] / calls[number]
+                    if (number in operations && names[number] ~ /finish_oldest$/)
+                        finish += cost[number] / calls[number]
+                    else if (number in operations)
+                        start += cost[number] / calls[number]
                     else if (names[number] ~ /VerbsTransport as .*::(post_send|write_now|read_now)$/ && calls[number] > most) {
                         most = calls[number]
                         post = cost[number] / calls[number]
                     }
-                printf "{\"op\":\"%s\",\"instructions\":%d,\"of_which_post_send\":%d}\n", operation, sum, post
+                printf "{\"op\":\"%s\",\"start\":%d,\"of_which_post_send\":%d,\"finish\":%d}\n", operation, start, post, finish
             }' "$counts"
         rm "$counts"
     done

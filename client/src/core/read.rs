@@ -77,6 +77,8 @@ enum Phase {
 #[derive(Debug, Default)]
 pub(super) struct Reads {
     reads: Vec<Option<Read>>,
+    /// All places before this one are taken.
+    vacant_from: usize,
     guards: Vec<Option<Guard>>,
     /// Reads whose next step waits for room on their link.
     postponed: VecDeque<usize>,
@@ -98,10 +100,22 @@ impl Reads {
     /// A place for one more read.
     #[inline]
     fn vacant(&mut self) -> usize {
-        self.reads.iter().position(Option::is_none).unwrap_or_else(|| {
+        let rest = &self.reads[self.vacant_from..];
+        self.vacant_from += rest.iter().position(Option::is_none).unwrap_or(rest.len());
+        if self.vacant_from == self.reads.len() {
             self.reads.push(None);
-            self.reads.len() - 1
-        })
+        }
+        self.vacant_from
+    }
+
+    /// Takes the reads for which `is_over` holds away, one after the other.
+    fn take(&mut self, mut is_over: impl FnMut(&Read) -> bool, mut each: impl FnMut(&Read)) {
+        for (at, slot) in self.reads.iter_mut().enumerate() {
+            if let Some(read) = slot.take_if(|read| is_over(read)) {
+                self.vacant_from = self.vacant_from.min(at);
+                each(&read);
+            }
+        }
     }
 }
 
@@ -326,22 +340,19 @@ impl Core {
     ) {
         let state = &self.tables[table.0];
         let (row_len, layout) = (state.row_len, state.layout);
-        for slot in &mut self.reads.reads {
-            let done = |read: &mut Read| read.request == request && read.phase == Phase::Done;
-            let Some(read) = slot.take_if(done) else { continue };
+        let memory = &mut self.memory;
+        let is_done = |read: &Read| read.request == request && read.phase == Phase::Done;
+        self.reads.take(is_done, |read| {
             let part = layout.rows_of(read.partition);
-            copy_read(&read, self.memory.staging_pages(), (part, rows), row_len, into);
-            self.memory.release(read.chunk);
-        }
+            copy_read(read, memory.staging_pages(), (part, rows), row_len, into);
+            memory.release(read.chunk);
+        });
     }
 
     /// Gives the staged blocks of a request back.
     pub(super) fn drop_reads(&mut self, request: RequestId) {
-        for slot in &mut self.reads.reads {
-            if let Some(read) = slot.take_if(|read| read.request == request) {
-                self.memory.release(read.chunk);
-            }
-        }
+        let memory = &mut self.memory;
+        self.reads.take(|read| read.request == request, |read| memory.release(read.chunk));
     }
 
     /// Every read under way on a link fails.

@@ -171,6 +171,10 @@ impl Shard {
     /// Records the partitions whose images would be long soon: an image is made in one turn.
     fn write_long_images(&mut self, durable: &mut Durable) {
         durable.images.unseen = 0;
+        if self.longest_image_len() <= IMAGE_PARTITION_LEN_MAX / 2 {
+            durable.images.has_long = false;
+            return;
+        }
         let mut partitions = std::mem::take(&mut durable.images.partitions);
         partitions.clear();
         for table in self.tables.values().filter(|table| table.is_imaged()) {
@@ -192,6 +196,17 @@ impl Shard {
             written += durable.images.buffer.len();
         }
         durable.images.partitions = partitions;
+    }
+
+    /// At most so many bytes is the image of any partition now: rows pushed again and again make no
+    /// longer ones.
+    fn longest_image_len(&self) -> u64 {
+        let imaged = self.tables.values().filter(|table| table.is_imaged());
+        let lengths = imaged.map(|table| {
+            let counts = table.slots.filled().map(|(_, slot)| table.dirty_count(slot));
+            counts.max().unwrap_or(0) * table.row_image_len()
+        });
+        lengths.sum()
     }
 
     /// At most so many bytes is the image of a partition now.

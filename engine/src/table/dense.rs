@@ -106,9 +106,13 @@ impl DensePartition {
     pub fn save_rows(&self, rows: RowRange, into: &mut Vec<u8>) {
         let len = usize_of(rows.count() * self.blocks.geometry().row_len);
         let at = into.len();
-        into.resize(at + len, 0);
-        // SAFETY: room for the values of all the rows was just made.
-        unsafe { self.copy_out(rows, into[at..].as_mut_ptr()) };
+        into.reserve(len);
+        // SAFETY: room for the values of all the rows was just made, behind what was there, and all of it
+        // is written before it counts as the vector's.
+        unsafe {
+            self.copy_out(rows, into.as_mut_ptr().add(at));
+            into.set_len(at + len);
+        }
         self.state.save(usize_of(rows.start - self.rows.start), usize_of(rows.count()), into);
     }
 

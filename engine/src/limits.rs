@@ -175,6 +175,13 @@ pub const AGGREGATE_LEN_MAX: usize = 16 << 20;
 /// Messages a shard takes from one peer in one turn.
 pub const PEER_MESSAGES_PER_TURN: usize = 256;
 
+/// Messages of one peer that may wait for their records to be committed before they are completed: a small
+/// part of what it may have in flight.
+pub const CHAIN_ANSWERS_MAX: usize = 64;
+
+/// How long each waits for that, in microseconds.
+pub const CHAIN_ANSWER_WAIT_US: u64 = 100;
+
 /// Bytes of records of chains a shard holds before its heads leave pushes in their mailboxes.
 pub const CHAIN_HEAD_LEN_MAX: u64 = 32 << 20;
 

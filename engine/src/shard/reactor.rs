@@ -26,6 +26,10 @@ const TURNS_PER_CLOCK: u32 = 16;
 /// a turn takes, so messages are found sooner.
 const LOOKS_PER_TURN: usize = 32;
 
+/// The same for a thread of several shards: a message that comes during turns waits for those of all of them,
+/// so they look for longer.
+const LOOKS_PER_ROUND: usize = 64;
+
 /// Times messages are carried out between turns: commands and the clock wait for the next one.
 const ERRANDS_PER_TURN: usize = 64;
 
@@ -111,9 +115,10 @@ impl Reactor {
             return false;
         };
         // Who shares its core hands it on at once.
-        let looks = match self.spin.is_shared() {
-            true => usize::from(count > 0),
-            false => (LOOKS_PER_TURN * self.shards.len()).checked_div(count).unwrap_or(0),
+        let looks = match (self.spin.is_shared(), self.shards.len()) {
+            (true, _) => usize::from(count > 0),
+            (false, 1) => LOOKS_PER_TURN.checked_div(count).unwrap_or(0),
+            (false, shards) => (LOOKS_PER_ROUND * shards.pow(2)).checked_div(count).unwrap_or(0),
         };
         let (mut errands, mut fruitless) = (0, 0);
         while errands < ERRANDS_PER_TURN && fruitless < looks {
@@ -143,11 +148,18 @@ impl Reactor {
     }
 
     /// A shard with a message, in turns.
+    #[inline]
     fn find_errand(&self) -> Option<(usize, Errand)> {
         let count = self.shards.len();
-        let first = if self.next < count { self.next } else { 0 };
-        let mut shards = (first..count).chain(0..first);
-        shards.find_map(|at| Some((at, self.shards[at].looks_ready()?)))
+        let mut at = self.next;
+        for _ in 0..count {
+            at = if at < count { at } else { 0 };
+            if let Some(errand) = self.shards[at].looks_ready() {
+                return Some((at, errand));
+            }
+            at += 1;
+        }
+        None
     }
 
     fn found(&mut self) {

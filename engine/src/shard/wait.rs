@@ -28,10 +28,15 @@ impl Shard {
     /// Whose message may be there: a look at memory.
     #[inline]
     pub(super) fn looks_ready(&self) -> Option<Errand> {
-        let ready = self.sessions.iter().flatten().find(|session| {
-            session.mailbox.as_ref().is_some_and(|mailbox| mailbox.reader.looks_ready())
-        })?;
-        Some(if ready.peer.is_some() { Errand::Peers } else { Errand::Clients })
+        for session in &self.sessions {
+            let Some(session) = session else { continue };
+            let Some(mailbox) = &session.mailbox else { continue };
+            if mailbox.reader.looks_ready() {
+                let is_peer = session.peer.is_some();
+                return Some(if is_peer { Errand::Peers } else { Errand::Clients });
+            }
+        }
+        self.chain.as_ref()?.is_answered().then_some(Errand::Peers)
     }
 
     /// What of a turn a message needs. Returns whether there was anything to do.
@@ -54,6 +59,7 @@ impl Shard {
 
     /// Tells active clients that wake-ups are needed from now on.
     pub(super) fn tell_sleep(&mut self) {
+        self.give_up_answers(true);
         for session in self.sessions.iter_mut().flatten() {
             let Some(mailbox) = &mut session.mailbox else { continue };
             let transport = self.transports[session.transport].as_mut();

@@ -197,8 +197,8 @@ impl MailboxWriter {
         Ok(number)
     }
 
-    /// Writes a short message made of `parts` at once, where the transport can; false when it has to go by
-    /// [`MailboxWriter::write`], and nothing was done. The mirror does not get it, so it cannot be read
+    /// Writes a short message made of `parts` at once, where the transport can, and returns its number; `None`
+    /// when it has to go by [`MailboxWriter::write`], and nothing was done. The mirror does not get it, so it cannot be read
     /// back.
     ///
     /// # Errors
@@ -208,7 +208,7 @@ impl MailboxWriter {
         parts: &[&[u8]],
         sender: &mut Sender,
         transport: &mut dyn Transport,
-    ) -> Result<bool, PostError> {
+    ) -> Result<Option<u32>, PostError> {
         let at = self.at;
         let len = parts.iter().map(|part| part.len()).sum::<usize>();
         let needed = footprint(len as u64) + 8;
@@ -218,7 +218,7 @@ impl MailboxWriter {
         let is_in_the_way = at + needed > self.ring_len || at >= HOT_LEN;
         let is_full = needed > room || self.in_flight.len() == self.in_flight_max;
         if len == 0 || len > AT_ONCE_LEN_MAX || self.one_write || is_in_the_way || is_full {
-            return Ok(false);
+            return Ok(None);
         }
         self.whole.clear();
         parts.iter().for_each(|part| self.whole.extend_from_slice(part));
@@ -226,7 +226,7 @@ impl MailboxWriter {
         self.whole.resize(len.next_multiple_of(8) + 8, 0);
         let remote = self.remote.at(RING_AT + at);
         if !sender.write_now(transport, &self.whole, self.remote.at(RING_AT + at + 8))? {
-            return Ok(false);
+            return Ok(None);
         }
         let number = self.next_number;
         #[expect(clippy::cast_possible_truncation, reason = "at most AT_ONCE_LEN_MAX")]
@@ -234,7 +234,7 @@ impl MailboxWriter {
         sender.write(transport, &word.to_le_bytes(), remote)?;
         let posted = Posted { number, at: at + 8, len: len as u64, end: 0, is_released: false };
         self.pass(at + footprint(len as u64), posted);
-        Ok(true)
+        Ok(Some(number))
     }
 
     /// Goes past a message that ends at `behind`.

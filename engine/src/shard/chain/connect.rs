@@ -1,5 +1,7 @@
 //! Making and ending links, as the server's linker and its control threads ask.
 
+use std::collections::VecDeque;
+
 use windlass_transport::{
     Access, Endpoint, Pages, QueuePairState,
     mailbox::{self, CompletionReader, MailboxWriter, Sender},
@@ -106,6 +108,8 @@ impl Shard {
             oldest: 1,
             woken_epoch: 0,
             failed: false,
+            owes_wake: false,
+            records: VecDeque::new(),
         });
         link.mirror = Some(mirror);
         self.peer_connected(peer.server);

@@ -8,12 +8,18 @@ use windlass_transport::{
     mailbox::{CompletionReader, MailboxWriter, Sender},
 };
 use windlass_wire::{
-    Epoch, Lsn, PartitionId,
+    Epoch, Lsn, PartitionId, Status,
     chain::{BODY_LEN_MAX, ChainFrame},
     control::Peer,
 };
 
-use super::part::Part;
+use super::{
+    answer::{COMMITTED, Records},
+    part::Part,
+};
+
+/// Of the oldest messages with records, so many may be completed in any order.
+const ANSWERS_LOOKED_AT: usize = 64;
 
 /// Records of one message at most.
 const RECORDS_PER_MESSAGE: usize = 15;
@@ -44,6 +50,17 @@ pub(super) struct Attached {
     pub(super) woken_epoch: u64,
     /// Whether the queue pair refused a write.
     pub(super) failed: bool,
+    /// Whether a completion was written without a wake-up.
+    pub(super) owes_wake: bool,
+    /// Messages with records that are not completed, oldest first.
+    pub(super) records: VecDeque<Sent>,
+}
+
+/// A message with records.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent {
+    number: u32,
+    records: Records,
 }
 
 /// Something to send, in order.
@@ -197,18 +214,46 @@ impl Link {
         self.pending.retain(|pending| pending.partition() != Some(partition));
     }
 
-    /// Takes in completions and writes what waits, as far as there is room.
+    /// Takes in completions: what of the records sent is committed at the peer.
+    pub(super) fn take_completions(&mut self, committed: impl FnMut(Records)) -> bool {
+        self.attached.as_mut().is_some_and(|attached| attached.take_completions(committed))
+    }
+
+    /// Whether a message with records seems to be completed: a look at the oldest and the newest.
+    #[inline]
+    pub(super) fn is_answered(&self) -> bool {
+        let Some(Attached { records, completions, .. }) = &self.attached else { return false };
+        let is_complete =
+            |at: usize| records.get(at).is_some_and(|sent| completions.is_complete(sent.number));
+        let last = records.len().min(ANSWERS_LOOKED_AT);
+        is_complete(0) || last > 1 && is_complete(last - 1)
+    }
+
+    /// Whether completions written to the peer will be looked at.
+    pub(super) fn is_awake(&self) -> bool {
+        let attached = self.attached.as_ref();
+        attached.is_some_and(|attached| attached.completions.sleep_epoch() == attached.woken_epoch)
+    }
+
+    /// A completion was written that the peer should not sleep over.
+    pub(super) fn owe_wake(&mut self) {
+        if let Some(attached) = &mut self.attached {
+            attached.owes_wake = true;
+        }
+    }
+
+    /// Writes what waits, as far as there is room.
     pub(super) fn flush<'a>(
         &mut self,
         transport: &mut dyn Transport,
         part_of: impl Fn(PartitionId) -> Option<&'a Part>,
     ) -> bool {
         let Some(attached) = &mut self.attached else { return false };
-        let mut worked = attached.take_completions();
+        let mut worked = false;
         while let Some(front) = self.pending.front_mut() {
             let written = match front {
                 Pending::Frame(frame) => {
-                    attached.write(&[&frame.encode(&[])], transport).map(|()| Written::Whole)
+                    attached.write(&[&frame.encode(&[])], transport).map(|_| Written::Whole)
                 }
                 Pending::Records { partition, epoch, next, last, offset } => {
                     let part = part_of(*partition);
@@ -244,8 +289,22 @@ impl Link {
 }
 
 impl Attached {
-    fn take_completions(&mut self) -> bool {
+    fn take_completions(&mut self, mut committed: impl FnMut(Records)) -> bool {
         let mut taken = false;
+        // In any order: records of one partition may wait for longer than those of another.
+        let mut at = 0;
+        while at < ANSWERS_LOOKED_AT
+            && let Some(sent) = self.records.get(at)
+        {
+            let Some(word) = self.completions.completion_of(sent.number) else {
+                at += 1;
+                continue;
+            };
+            if (word.status, word.detail) == (Status::Done, COMMITTED) {
+                committed(sent.records);
+            }
+            self.records.remove(at);
+        }
         while self.writer.in_flight_count() > 0
             && self.completions.completion_of(self.oldest).is_some()
         {
@@ -257,32 +316,33 @@ impl Attached {
     }
 
     /// Writes one message, if there is room.
-    fn write(&mut self, parts: &[&[u8]], transport: &mut dyn Transport) -> Option<()> {
+    fn write(&mut self, parts: &[&[u8]], transport: &mut dyn Transport) -> Option<u32> {
         let epoch = self.completions.sleep_epoch();
         let wake = epoch != self.woken_epoch;
         if !wake {
             match self.writer.write_at_once(parts, &mut self.sender, transport) {
-                Ok(true) => return Some(()),
-                Ok(false) => {}
+                Ok(Some(number)) => return Some(number),
+                Ok(None) => {}
                 Err(_) => {
                     self.failed = true;
                     return None;
                 }
             }
         }
-        self.writer.write(parts, wake, &mut self.sender).ok()?;
+        let number = self.writer.write(parts, wake, &mut self.sender).ok()?;
         self.woken_epoch = epoch;
-        Some(())
+        Some(number)
     }
 
-    /// A peer that fell asleep while a message was on its way did not see it.
+    /// A peer that fell asleep while a message or a completion was on its way did not see it.
     fn wake_if_asleep(&mut self) {
-        if self.writer.in_flight_count() == 0 || self.sender.room() < 2 {
+        let is_awaited = self.writer.in_flight_count() > 0 || self.owes_wake;
+        if !is_awaited || self.sender.room() < 2 {
             return;
         }
         let epoch = self.completions.sleep_epoch();
         if epoch != self.woken_epoch {
-            self.woken_epoch = epoch;
+            (self.woken_epoch, self.owes_wake) = (epoch, false);
             self.writer.write_wake(&mut self.sender);
         }
     }
@@ -310,11 +370,13 @@ impl Attached {
                 offset: u32::try_from(*offset).ok()?,
                 len: u32::try_from(bytes.len()).ok()?,
             };
-            self.write(&[&frame.encode(piece), piece], transport)?;
+            let number = self.write(&[&frame.encode(piece), piece], transport)?;
             *offset += piece.len();
             if *offset < bytes.len() {
                 return Some(Written::Partly);
             }
+            let records = Records { partition, epoch, last: *next };
+            self.records.push_back(Sent { number, records });
             *offset = 0;
             *next = next.next();
         } else {
@@ -332,7 +394,9 @@ impl Attached {
                 parts[count] = held.bytes();
                 at = at.next();
             }
-            self.write(&parts[..=count], transport)?;
+            let number = self.write(&parts[..=count], transport)?;
+            let records = Records { partition, epoch, last: Lsn(at.0 - 1) };
+            self.records.push_back(Sent { number, records });
             *next = at;
         }
         Some(if *next > last { Written::Whole } else { Written::Partly })

@@ -1,10 +1,12 @@
 //! Chains of replicas in a running shard: the shell around `windlass_replication`'s state machines.
 //! The head makes one record of each turn, table and partition (`head`, `build`), every member applies
-//! records from their bytes (`apply`), and what a replica wants done is carried out in `outputs`.
+//! records from their bytes (`apply`), and what a replica wants done is carried out in `outputs`; that records
+//! are committed goes back with the completions of the messages that brought them (`answer`).
 //! Servers talk over one mailbox from each shard to the equal shard of each peer: `link` writes,
 //! `receive` reads, `connect` sets them up; maps come by `configure`; learners copy in `copy_in` what
 //! their feeder sends in `copy_out`; `disk` writes records of durable tables to the shard's log.
 
+mod answer;
 mod apply;
 mod build;
 mod checksum;
@@ -50,6 +52,7 @@ pub(super) use self::{
 };
 
 use self::{
+    answer::{Records, Taking},
     clocks::Joining,
     disk::ChainDisk,
     link::Link,
@@ -85,6 +88,9 @@ pub(super) struct Chain {
     expired: Vec<SessionId>,
     /// Bytes of a message being taken in.
     body: Vec<u8>,
+    taking: Option<Taking>,
+    /// What completions say that were just found.
+    committed: Vec<(ServerId, Records)>,
     /// Parts that may let go of records.
     dirty: Vec<usize>,
     /// Turns since it was last looked what of them can be let go of.
@@ -127,6 +133,8 @@ impl Chain {
             covered: Vec::with_capacity(64),
             expired: Vec::new(),
             body: Vec::new(),
+            taking: None,
+            committed: Vec::new(),
             dirty: Vec::new(),
             unreleased: 0,
             inflight_count: 0,
@@ -159,6 +167,12 @@ impl Chain {
 
     fn link_mut(&mut self, server: ServerId) -> Option<&mut Link> {
         self.links.iter_mut().find(|link| link.peer.server == server)
+    }
+
+    /// Whether a peer has completed a message with records: a look at memory.
+    #[inline]
+    pub(super) fn is_answered(&self) -> bool {
+        self.links.iter().any(Link::is_answered)
     }
 
     fn tell(&self, event: ServerEvent) {

@@ -52,6 +52,11 @@ impl Shard {
             self.keep_record(partition);
             return;
         }
+        if let Output::ReportCommitted { to, epoch, lsn } = output
+            && self.answer_committed(to, partition, epoch, lsn)
+        {
+            return;
+        }
         let Some(chain) = &mut self.chain else { return };
         let (to, frame) = match output {
             Output::Apply { first, last } => {

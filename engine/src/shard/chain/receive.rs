@@ -2,12 +2,18 @@
 
 use windlass_replication::{Covered, Input, Position, RecordHeader, ReplicaError, Time};
 use windlass_wire::{
-    Epoch, Lsn, PartitionId, Status, TableId,
+    Epoch, Lsn, PartitionId, ServerId, Status, TableId,
     chain::{BODY_LEN_MAX, ChainFrame, ChainPosition, HEADER_LEN},
     control::Peer,
 };
 
-use super::{super::Shard, ServerEvent, clocks::lane_of, part::Held};
+use super::{
+    super::Shard,
+    ServerEvent,
+    answer::{Answers, Records, Taking},
+    clocks::lane_of,
+    part::Held,
+};
 use crate::{
     limits::{CHAIN_HELD_LEN_MAX, PEER_MESSAGES_PER_TURN},
     persist::{
@@ -26,6 +32,7 @@ pub(super) struct Incoming {
     pub(super) assembly: Option<Assembly>,
     /// Pieces of a part of a copy.
     copied: Vec<u8>,
+    pub(super) answers: Answers,
 }
 
 /// A record being put together.
@@ -38,7 +45,7 @@ pub(super) struct Assembly {
 
 impl Incoming {
     pub(super) fn new(slot: usize, peer: Peer) -> Self {
-        Self { slot, peer, assembly: None, copied: Vec::new() }
+        Self { slot, peer, assembly: None, copied: Vec::new(), answers: Answers::default() }
     }
 }
 
@@ -56,6 +63,12 @@ struct RecordFacts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Taken {
     Yes,
+    /// With records, of which the replica took the last, or did not; `is_soon` when they do not wait for
+    /// disks.
+    Records {
+        records: Records,
+        is_soon: bool,
+    },
     /// There is no room for it now.
     Left,
     /// It makes no sense.
@@ -80,7 +93,7 @@ impl Shard {
             let Some(incoming) = chain.incoming.get(at) else { break };
             let Some(session) = self.sessions[incoming.slot].as_mut() else { break };
             let Some(mailbox) = session.mailbox.as_mut() else { break };
-            if session.failed || mailbox.completions.room() == 0 {
+            if session.failed || mailbox.completions.room() <= incoming.answers.count() {
                 break;
             }
             let message = match mailbox.reader.peek() {
@@ -116,7 +129,9 @@ impl Shard {
                     taken
                 }
             };
-            let Some(chain) = &self.chain else { break };
+            let Some(chain) = &mut self.chain else { break };
+            let taking = chain.taking.take();
+            let committed = taking.and_then(|taking| taking.committed);
             let Some(incoming) = chain.incoming.get(at) else { break };
             let (slot, peer) = (incoming.slot, incoming.peer);
             let Some(session) = self.sessions[slot].as_mut() else { break };
@@ -126,7 +141,16 @@ impl Shard {
                     mailbox.reader.advance(&message);
                     mailbox.completions.complete(message.number, Status::Done, 0);
                 }
-                (Taken::Left, _) | (Taken::Yes, None) => break,
+                (Taken::Records { records, is_soon }, Some(mailbox)) => {
+                    worked = true;
+                    mailbox.reader.advance(&message);
+                    self.answer(at, message.number, (records, is_soon), committed);
+                }
+                (Taken::Yes | Taken::Records { .. }, None) => break,
+                (Taken::Left, _) => {
+                    self.tell_taken(peer.server, taking);
+                    break;
+                }
                 (Taken::Bad(reason), _) => {
                     tracing::warn!(peer = peer.server.0, reason, "the link to a server is ended");
                     session.failed = true;
@@ -135,6 +159,14 @@ impl Shard {
             }
         }
         worked
+    }
+
+    /// Of a message that was left, tells what of it was taken in.
+    fn tell_taken(&mut self, peer: ServerId, taking: Option<Taking>) {
+        let Some(Taking { partition, committed: Some((epoch, lsn)), .. }) = taking else { return };
+        if let Some(link) = self.chain.as_mut().and_then(|chain| chain.link_mut(peer)) {
+            link.push_frame(ChainFrame::Committed { partition, epoch, lsn });
+        }
     }
 
     fn take_frame(&mut self, at: usize, frame: &ChainFrame, body: &[u8]) -> Taken {
@@ -227,7 +259,7 @@ impl Shard {
     }
 
     fn count_received(&mut self, taken: Taken, body: &[u8]) -> Taken {
-        if let Taken::Yes = taken {
+        if let Taken::Yes | Taken::Records { .. } = taken {
             self.statistics.chain_received_bytes += (HEADER_LEN + body.len()) as u64;
         }
         taken
@@ -260,7 +292,7 @@ impl Shard {
 
     /// Gives a replica what a peer says. What it does not await it drops: the peer says it again when
     /// both act by one map.
-    fn step_from_peer(&mut self, partition: PartitionId, input: Input<'_>) -> bool {
+    pub(super) fn step_from_peer(&mut self, partition: PartitionId, input: Input<'_>) -> bool {
         match self.step(partition, input) {
             Ok(()) => true,
             Err(error) => {
@@ -284,11 +316,12 @@ impl Shard {
         first: Lsn,
         body: &[u8],
     ) -> Taken {
-        let Some(chain) = &self.chain else { return Taken::Yes };
+        let Some(chain) = &mut self.chain else { return Taken::Yes };
+        chain.taking = Some(Taking { at, partition, committed: None });
         if chain.spare.held_len > CHAIN_HELD_LEN_MAX || self.is_log_full() {
             return Taken::Left;
         }
-        let (mut rest, mut lsn) = (body, first);
+        let (mut rest, mut lsn, mut is_soon) = (body, first, true);
         while !rest.is_empty() {
             let Ok(frame) = Frame::decode(rest, Salt::NONE) else {
                 return Taken::Bad("a record that is damaged");
@@ -304,10 +337,11 @@ impl Shard {
             let Some(chain) = &mut self.chain else { return Taken::Yes };
             let mut words = chain.spare.take(frame.bytes.len());
             bytemuck::cast_slice_mut(&mut words).copy_from_slice(frame.bytes);
-            self.take_record(at, (partition, epoch), facts, words);
+            is_soon &= self.take_record(at, (partition, epoch), facts, words);
             (rest, lsn) = (&rest[frame.bytes.len()..], lsn.next());
         }
-        Taken::Yes
+        let records = Records { partition, epoch, last: Lsn(lsn.0 - 1) };
+        Taken::Records { records, is_soon }
     }
 
     fn take_piece(
@@ -358,8 +392,11 @@ impl Shard {
         let record = Record::decode(bytemuck::cast_slice(&words), Salt::NONE);
         match self.facts_of(record, partition, epoch, lsn) {
             Some(facts) => {
-                self.take_record(at, (partition, epoch), facts, words);
-                Taken::Yes
+                if let Some(chain) = &mut self.chain {
+                    chain.taking = Some(Taking { at, partition, committed: None });
+                }
+                let is_soon = self.take_record(at, (partition, epoch), facts, words);
+                Taken::Records { records: Records { partition, epoch, last: lsn }, is_soon }
             }
             None => {
                 self.put_back(words);
@@ -408,15 +445,16 @@ impl Shard {
         Some(RecordFacts { lsn, made_in: record.epoch(), sync: record.tag() & SYNC != 0, is_next })
     }
 
-    /// Takes in one whole record, of which the chain holds whom it covers and expires.
+    /// Takes in one whole record, of which the chain holds whom it covers and expires. Returns whether the
+    /// replica took it and no disk is waited for.
     fn take_record(
         &mut self,
         at: usize,
         (partition, epoch): (PartitionId, Epoch),
         facts: RecordFacts,
         words: Vec<u64>,
-    ) {
-        let Some(chain) = &mut self.chain else { return };
+    ) -> bool {
+        let Some(chain) = &mut self.chain else { return false };
         let RecordFacts { lsn, made_in, sync, is_next } = facts;
         let from = chain.incoming[at].peer.server;
         let covered = std::mem::take(&mut chain.covered);
@@ -429,7 +467,7 @@ impl Shard {
         let record =
             RecordHeader { lsn, epoch: made_in, sync, covered: &covered, expired: &expired };
         let taken = self.step_from_peer(partition, Input::Record { from, epoch, record });
-        let Some(chain) = &mut self.chain else { return };
+        let Some(chain) = &mut self.chain else { return false };
         (chain.covered, chain.expired) = (covered, expired);
         chain.expired.clear();
         if is_next && !taken {
@@ -441,6 +479,7 @@ impl Shard {
             self.keep_record(partition);
             self.copy_in_record(partition, lsn);
         }
+        is_next && taken && !sync
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use windlass_replication::{Input, Time};
 use windlass_wire::ShardId;
 
-use super::super::Shard;
+use super::{super::Shard, receive::Incoming};
 use crate::limits::{CHAIN_HEAD_LEN_MAX, CHAIN_INFLIGHT_MAX};
 
 /// How soon a shard looks again when a peer had no room.
@@ -20,6 +20,7 @@ impl Shard {
         if chain.now >= chain.next_tick {
             self.tick_chain();
         }
+        self.give_up_answers(false);
     }
 
     /// Takes what peers sent. Returns whether there was anything.
@@ -27,9 +28,10 @@ impl Shard {
         if self.chain.is_none() {
             return false;
         }
+        let answered = self.take_answers();
         let drained = self.drain_peers();
         self.publish_clocks();
-        drained
+        answered || drained
     }
 
     /// Whether pushes have to stay in their mailboxes until the chain has caught up.
@@ -51,9 +53,18 @@ impl Shard {
         let (parts, shard_count) = (&chain.parts, usize::from(chain.shard_count));
         for link in &mut chain.links {
             let transport = self.transports[link.transport].as_mut();
-            worked |= link.flush(transport, |partition| {
+            let sent = link.flush(transport, |partition| {
                 parts.get(partition.0 as usize / shard_count)?.as_deref()
             });
+            worked |= sent;
+            let its = |incoming: &&Incoming| incoming.peer.server == link.peer.server;
+            if sent
+                && let Some(incoming) = chain.incoming.iter().find(its)
+                && let Some(session) = &mut self.sessions[incoming.slot]
+            {
+                // It answers without a message, and has to know when nobody looks.
+                session.active = true;
+            }
         }
         worked |= self.copy_out_some();
         self.log_records();

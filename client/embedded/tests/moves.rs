@@ -35,8 +35,11 @@ struct Cluster {
 
 impl Cluster {
     fn start(provider: Provider, data: Option<&Path>) -> Self {
-        let config =
-            CoordinatorConfig { partitions: 16, movable: true, ..CoordinatorConfig::new(1) };
+        Self::of(16, provider, data)
+    }
+
+    fn of(partitions: u32, provider: Provider, data: Option<&Path>) -> Self {
+        let config = CoordinatorConfig { partitions, movable: true, ..CoordinatorConfig::new(1) };
         let coordinator = CoordinatorServer::start(anywhere(), None, false, config).unwrap();
         let mut cluster = Self { coordinator, provider, servers: Vec::new() };
         cluster.join(data.map(|data| data.join("first")));
@@ -150,6 +153,7 @@ fn moved_under_load(provider: Provider, durability: Durability) {
                 load(&Client::connect_with(&addresses, options).unwrap(), is_over)
             })
         };
+        let ends = Ends(&is_over);
         cluster.join(data.map(|data| data.join("second")));
         cluster.wait_until_at(&[0, 1]);
         cluster.operate(Operation::Drain { server: ServerId(0) });
@@ -158,7 +162,7 @@ fn moved_under_load(provider: Provider, durability: Durability) {
         drop(cluster.servers.remove(0));
         // The rows are where they went, and pushes go on there.
         std::thread::sleep(Duration::from_millis(200));
-        is_over.store(true, Ordering::SeqCst);
+        drop(ends);
         assert!(pusher.join().unwrap() > 0);
     });
 }
@@ -173,6 +177,63 @@ fn one_copy_moves_with_the_servers_that_join_and_leave() {
 #[test]
 fn one_copy_on_disk_moves_too() {
     moved_under_load(Provider::Shm {}, Durability::Sync {});
+}
+
+/// Ends a load whatever happens to whoever started it, who would otherwise wait for it for ever.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Where rows are on their way no server may say that enough workers are there: one partition leaves all
+/// others without any.
+#[test]
+fn workers_that_are_missing_are_missed_while_partitions_move() {
+    for provider in [Provider::Shm {}, Provider::Tcp {}] {
+        let mut cluster = Cluster::of(1, provider, None);
+        cluster.wait_until_at(&[0]);
+        let consistency = Consistency::Sequential {};
+        let schema = TableSchema { consistency, ..TableSchema::dense(f64::DTYPE, ROWS, 1) };
+        let client = cluster.client();
+        drop(client.create_table::<f64>("sequential", &schema).unwrap());
+        let address = cluster.servers[0].advertised().to_owned();
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| {
+                let options = ClientOptions {
+                    providers: vec![provider],
+                    rank: Some(WorkerRank(0)),
+                    timeout: Duration::from_millis(5),
+                    ..ClientOptions::default()
+                };
+                let client = Client::connect_with(&address, options).unwrap();
+                let table = client.open_table::<f64>("sequential").unwrap();
+                while !is_over.load(Ordering::SeqCst) {
+                    let waited = table.wait_for_workers(2);
+                    assert!(waited.is_err(), "there is only one worker");
+                }
+            });
+            let ends = Ends(&is_over);
+            cluster.join(None);
+            for move_number in 0..40 {
+                let (drained, other) = (move_number % 2, (move_number + 1) % 2);
+                cluster.operate(Operation::Undrain { server: ServerId(other) });
+                cluster.operate(Operation::Drain { server: ServerId(drained) });
+                cluster.wait_until_at(&[other]);
+            }
+            drop(ends);
+            waiter.join().unwrap();
+        });
+        // Shards that never had rows keep nobody waiting.
+        let rank = Some(WorkerRank(1));
+        let providers = vec![provider];
+        let options = ClientOptions { providers, rank, ..ClientOptions::default() };
+        let client = Client::connect_with(&address, options).unwrap();
+        client.open_table::<f64>("sequential").unwrap().wait_for_workers(1).unwrap();
+    }
 }
 
 /// A barrier that fails where one party does not come.
@@ -266,6 +327,8 @@ fn rounds_go_on_while_their_partitions_move() {
                     together.wait();
                 });
             }
+            // Whatever fails here must not leave the workers waiting for the last round.
+            let ends = Ends(&is_over);
             ready.wait();
             cluster.join(None);
             cluster.wait_until_at(&[0, 1]);
@@ -273,7 +336,7 @@ fn rounds_go_on_while_their_partitions_move() {
             cluster.wait_until_at(&[1]);
             cluster.operate(Operation::Undrain { server: ServerId(0) });
             cluster.wait_until_at(&[0, 1]);
-            is_over.store(true, Ordering::SeqCst);
+            drop(ends);
             held_open.wait();
             cluster.operate(Operation::Drain { server: ServerId(1) });
             cluster.wait_until_at(&[0]);

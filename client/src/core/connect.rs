@@ -71,6 +71,7 @@ impl Core {
             sequence: Sequence(0),
             clock: WorkerClock(0),
             clock_poll: super::clock::Poll::default(),
+            gains_seen: 0,
             says_farewell: true,
             rounds: super::rounds::Rounds::default(),
             completions: vec![Completion::EMPTY; COMPLETIONS_PER_POLL].into_boxed_slice(),

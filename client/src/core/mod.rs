@@ -94,6 +94,8 @@ pub(crate) struct Core {
     sequence: Sequence,
     pub(crate) clock: WorkerClock,
     clock_poll: clock::Poll,
+    /// How often a shard was seen to have got rows since it was looked at before.
+    gains_seen: u64,
     /// Whether servers are told when this client ends.
     pub(crate) says_farewell: bool,
     rounds: rounds::Rounds,

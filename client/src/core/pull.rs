@@ -57,7 +57,8 @@ impl Core {
     ) -> Result<RequestId, RequestError> {
         self.check_range(table, rows)?;
         let (relaxed, clock) = (options.relaxed, self.pull_clock(table));
-        let reading = Reading { replica: self.replica_of(options.from), relaxed, clock };
+        let replica = self.replica_of(options.from);
+        let mut reading = Reading { replica, relaxed, clock, gains: 0 };
         if reading.replica == Replica::Strong {
             return self.pull_served_range(table, rows, options);
         }
@@ -71,7 +72,7 @@ impl Core {
         let lazy = located.is_err()
             || len > STAGED_LEN_MAX
             || self.is_viewable(table, reading.replica, rows)
-            || !self.may_pull(table, rows, reading);
+            || !self.may_pull(table, rows, &mut reading);
         let (reply, started) = if lazy {
             (Reply::Lazy { rows, reading }, Ok(()))
         } else {
@@ -195,8 +196,17 @@ impl Core {
         id: RequestId,
         into: &mut [u8],
     ) -> Result<(), RequestError> {
+        let read = self.requests.find(id).and_then(|request| match request.reply {
+            Reply::Blocks { rows, reading } => Some((rows, reading)),
+            _ => None,
+        });
         match self.claim_once(table, id, into)? {
-            Claimed::Done => Ok(()),
+            Claimed::Done => match read {
+                Some((rows, reading)) if !self.is_counted_in(table, rows, reading)? => {
+                    self.read_until_done(table, rows, reading, into)
+                }
+                _ => Ok(()),
+            },
             Claimed::Again { rows, reading } => self.read_until_done(table, rows, reading, into),
         }
     }

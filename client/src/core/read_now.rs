@@ -30,18 +30,23 @@ impl Core {
         &mut self,
         table: TableIndex,
         rows: RowRange,
-        reading: Reading,
+        mut reading: Reading,
         into: &mut [u8],
     ) -> Result<(), RequestError> {
         let (mut since, mut looks_again) = (None, !self.options.retry_for.is_zero());
         loop {
-            self.wait_for_workers_at(table, rows, reading)?;
+            self.wait_for_workers_at(table, rows, &mut reading)?;
             let read = match self.locate(table, reading.replica) {
                 // Nobody has the table any more.
                 Err(error @ RequestError::NotCurrent { .. }) => return Err(error),
                 located => located.and_then(|()| self.read_now(table, rows, reading, into)),
             };
-            let Err(error) = read else { return Ok(()) };
+            let Err(error) = read else {
+                if self.is_counted_in(table, rows, reading)? {
+                    return Ok(());
+                }
+                continue;
+            };
             // Rows that become current later may be behind the clock that was looked at.
             self.look_again();
             if let RequestError::NotCurrent { .. } = error

@@ -60,6 +60,8 @@ pub(crate) struct Reading {
     pub(crate) relaxed: bool,
     /// Slower workers are waited for first, as a pull at this clock has to.
     pub(crate) clock: WorkerClock,
+    /// What was known of rows that shards get when the workers were last found not to be slower.
+    pub(crate) gains: u64,
 }
 
 /// One request.

@@ -82,6 +82,8 @@ pub(crate) struct Place {
     pub(crate) view: Option<PeerBytes>,
     /// When a read of its versions last said that it is current.
     pub(crate) current_at: Option<Instant>,
+    /// The shard's gains at which its clock counts these rows in, as was found out.
+    pub(crate) counted_at: Option<u64>,
 }
 
 impl Place {
@@ -379,7 +381,8 @@ impl Core {
                 if !is_sound(&at, self.tables[table.0].row_len) {
                     return Err(setup("the server named an impossible place".to_owned()));
                 }
-                let mut place = Place { link: link_at, at, view: None, current_at: None };
+                let mut place =
+                    Place { link: link_at, at, view: None, current_at: None, counted_at: None };
                 let (address, len) = (place.line(0), place.len());
                 let link = &self.links[link_at];
                 place.view = self.transports[link.transport].view(link.queue_pair, address, len);

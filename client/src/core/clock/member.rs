@@ -93,6 +93,7 @@ impl Core {
                 clock.lines.resize(at + 1, None);
             }
             clock.lines[at] = Some(line);
+            self.gains_seen += 1;
         }
         Ok(place.clock)
     }

@@ -13,7 +13,7 @@ use super::{Core, TableIndex};
 pub(super) const CLOCK_READ: u64 = 1 << 62;
 
 /// A line that was not looked at: every pull that may have to wait looks.
-const UNSEEN: ClockLine = ClockLine { minimum: 0, tau: 0, live: 0 };
+const UNSEEN: ClockLine = ClockLine { gains: 0, minimum: 0, tau: 0, live: 0 };
 
 /// Bytes of a line, as a chunk of the staging area.
 const LINE_LEN: u64 = ClockLine::LEN as u64;
@@ -73,7 +73,7 @@ impl Core {
     pub(super) fn look_again(&mut self) {
         let clocks = self.tables.iter_mut().filter_map(|table| table.clock.as_mut());
         for line in clocks.flat_map(|clock| clock.lines.iter_mut().flatten()) {
-            line.seen = UNSEEN;
+            line.seen = ClockLine { gains: line.seen.gains, ..UNSEEN };
         }
     }
 

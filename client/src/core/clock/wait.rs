@@ -1,13 +1,18 @@
 //! Waiting for slower workers: looking at the clock that a shard publishes, in place or by reads.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{Ordering, fence},
+    time::{Duration, Instant},
+};
 
-use windlass_transport::{Operation, RemoteAddress, WorkId, fabric::PeerBytes};
-use windlass_wire::{ClockLine, RowRange, ServerId, WorkerClock};
+use windlass_transport::{LocalSlice, RemoteAddress, WorkId, fabric::PeerBytes};
+use windlass_wire::{ClockLine, PartitionId, RowRange, ServerId, WorkerClock, map::shard_of};
 
 use super::{CLOCK_READ, LINE_LEN, Poll};
 use crate::{
-    core::{Core, TableIndex, connect::chain, requests::Reading, view::load_word},
+    core::{
+        Core, TableIndex, connect::chain, progress::ask_after, requests::Reading, view::load_word,
+    },
     error::RequestError,
 };
 
@@ -34,9 +39,74 @@ impl Core {
         &mut self,
         table: TableIndex,
         rows: RowRange,
-        reading: Reading,
+        reading: &mut Reading,
     ) -> bool {
-        reading.clock == WorkerClock(0) || self.closed_link(table, rows, reading).is_none()
+        if reading.clock == WorkerClock(0) {
+            return true;
+        }
+        let is_open = self.closed_link(table, rows, *reading).is_none();
+        reading.gains = self.gains_seen;
+        is_open
+    }
+
+    /// Whether rows that were read are counted in the clocks by which that was allowed. They are not
+    /// where a shard got them after its clock was looked at: its gains tell, which are looked at again
+    /// unless these rows were found to be counted in at as many before.
+    pub(in crate::core) fn is_counted_in(
+        &mut self,
+        table: TableIndex,
+        rows: RowRange,
+        reading: Reading,
+    ) -> Result<bool, RequestError> {
+        if reading.clock == WorkerClock(0) {
+            return Ok(true);
+        }
+        // Rows first, then gains.
+        fence(Ordering::Acquire);
+        let layout = self.tables[table.0].layout;
+        let (mut first, mut looked_at) = (rows.start, None);
+        while first < rows.end {
+            let partition = layout.partition_of(first);
+            first = layout.rows_of(partition).end;
+            let at = partition.0 as usize;
+            let place = self.tables[table.0].places.find(reading.replica, at);
+            let Some((link, counted_at)) = place.map(|place| (place.link, place.counted_at)) else {
+                return Ok(false);
+            };
+            let Some(line) = self.line(table, link) else { return Ok(false) };
+            if line.view.is_some() || counted_at != Some(line.seen.gains) {
+                // Partitions of one shard share its line.
+                let looked = match looked_at.replace(link) {
+                    Some(before) if before == link => Ok(line.seen),
+                    _ => self.read_line(table, link),
+                };
+                match looked {
+                    Ok(line) if self.gains_seen == reading.gains => {
+                        let places = self.tables[table.0].places.of_partition(at);
+                        for place in places.filter(|place| place.link == link) {
+                            place.counted_at = Some(line.gains);
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(error) if self.is_passing(&error) => return Ok(false),
+                    Err(error) => return Err(error),
+                }
+            }
+            if self.gains_seen != reading.gains {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes note of a shard's line.
+    fn saw_line(&mut self, table: TableIndex, link: usize, seen: ClockLine) {
+        if let Some(clock) = &mut self.tables[table.0].clock
+            && let Some(Some(line)) = clock.lines.get_mut(link)
+        {
+            self.gains_seen += u64::from(line.seen.gains != seen.gains);
+            line.seen = seen;
+        }
     }
 
     /// A link to rows whose shard does not let a pull at `clock` go on.
@@ -60,14 +130,17 @@ impl Core {
 
     /// Whether one shard lets a pull at `clock` go on.
     fn is_open(&mut self, table: TableIndex, link: usize, clock: WorkerClock) -> bool {
-        let Some(state) = &mut self.tables[table.0].clock else { return true };
-        let Some(Some(line)) = state.lines.get_mut(link) else { return false };
+        if self.tables[table.0].clock.is_none() {
+            return true;
+        }
+        let Some(mut line) = self.line(table, link) else { return false };
         // A server without rows of the table keeps nobody waiting, before it gets some.
         if (line.seen.must_wait(clock) || line.seen.minimum == u64::MAX)
             && let Some(view) = line.view
             && !self.links[link].failed
         {
             line.seen = look(view);
+            self.saw_line(table, link, line.seen);
         }
         !line.seen.must_wait(clock)
     }
@@ -77,7 +150,7 @@ impl Core {
         &mut self,
         table: TableIndex,
         rows: RowRange,
-        reading: Reading,
+        reading: &mut Reading,
     ) -> Result<(), RequestError> {
         if self.may_pull(table, rows, reading) {
             return Ok(());
@@ -86,11 +159,12 @@ impl Core {
         let started = Instant::now();
         let mut outcome = Ok(());
         while outcome.is_ok()
-            && let Some(link) = self.closed_link(table, rows, reading)
+            && let Some(link) = self.closed_link(table, rows, *reading)
         {
             let until = |line: &ClockLine| !line.must_wait(clock);
             outcome = self.poll_line(table, link, started, until);
         }
+        reading.gains = self.gains_seen;
         self.count_idle(started.elapsed());
         let partition = self.tables[table.0].layout.partition_of(rows.start);
         outcome.map_err(|found| match found {
@@ -117,12 +191,16 @@ impl Core {
                 if self.servers[self.links[link].server_at].left {
                     continue;
                 }
-                let waited =
-                    self.poll_line(table, link, started, |line: &ClockLine| line.live >= count);
+                // Nobody has to be missed where there are no rows, and whoever has to have some says
+                // nothing while they are on their way.
+                let Some(has_rows) = self.has_rows(table, link) else { continue };
+                let is_enough =
+                    |line: &ClockLine| line.live >= count && !(has_rows && line.live == u64::MAX);
+                let waited = self.poll_line(table, link, started, is_enough);
                 waited.map_err(|found| match found {
                     Waited::Failed(error) => error,
                     Waited::TooLong(line) => RequestError::Missing {
-                        live: line.live,
+                        live: if line.live == u64::MAX { 0 } else { line.live },
                         expected: count,
                         timeout: self.options.timeout,
                     },
@@ -130,6 +208,25 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Whether pulls read rows of a table at a link, by the map; `None` where it has no part in any.
+    fn has_rows(&self, table: TableIndex, link: usize) -> Option<bool> {
+        let (state, known) = (&self.tables[table.0], &self.links[link]);
+        let shard_count = self.servers[known.server_at].shard_count;
+        let mut has_rows = None;
+        for (partition, chain) in (0..).map(PartitionId).zip(&self.map.chains) {
+            let exists =
+                state.dense_rows().is_none() || !state.layout.rows_of(partition).is_empty();
+            if exists
+                && shard_of(partition, shard_count) == known.shard
+                && chain.servers.contains(&known.server)
+            {
+                let is_read = self.tails.link_of(partition) == link;
+                has_rows = Some(has_rows == Some(true) || is_read);
+            }
+        }
+        has_rows
     }
 
     /// Idle time is what waiting for slower workers has cost.
@@ -159,7 +256,7 @@ impl Core {
         wanted: impl Fn(&ClockLine) -> bool,
     ) -> Result<(), Waited> {
         let mut pause = PAUSE_MIN;
-        let mut checked = started;
+        let (mut checked, mut asked) = (started, 0);
         let generation = self.generation;
         loop {
             let line = match self.read_line(table, link) {
@@ -189,6 +286,11 @@ impl Core {
                 checked = Instant::now();
                 self.check_servers();
                 self.note_idle(checked);
+                if line.live == u64::MAX && waited >= ask_after(asked) {
+                    // Its rows are somewhere else by a map that nothing else may tell of.
+                    asked += 1;
+                    self.suspect(asked);
+                }
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(PAUSE_MAX);
@@ -234,11 +336,7 @@ impl Core {
             Some(view) => look(view),
             None => self.fetch_line(line.at, link)?,
         };
-        if let Some(clock) = &mut self.tables[table.0].clock
-            && let Some(Some(line)) = clock.lines.get_mut(link)
-        {
-            line.seen = seen;
-        }
+        self.saw_line(table, link, seen);
         Ok(seen)
     }
 
@@ -261,10 +359,20 @@ impl Core {
             let Some(local) = self.memory.staged(transport, chunk, LINE_LEN) else {
                 unreachable!("the staging area was registered")
             };
-            let read = Operation::Read { local: local.into(), remote: at };
-            let work_id = WorkId(CLOCK_READ | self.clock_poll.number);
-            self.links[link].sender.push_signaled(work_id, read);
-            self.flush(link);
+            // Gains first, then the clock.
+            let gains = LocalSlice { len: 8, ..local };
+            let rest = LocalSlice { offset: local.offset + 8, len: local.len - 8, ..local };
+            let behind = RemoteAddress { address: at.address.wrapping_add(8), ..at };
+            let ends = Some(WorkId(CLOCK_READ | self.clock_poll.number));
+            let link_at = link;
+            let link = &mut self.links[link_at];
+            if link.reads_in_order {
+                link.sender.push_read((local, at), false, ends);
+            } else {
+                link.sender.push_read((gains, at), false, None);
+                link.sender.push_read((rest, behind), true, ends);
+            }
+            self.flush(link_at);
         } else {
             self.clock_poll.completed = Some(false);
         }
@@ -278,7 +386,7 @@ impl Core {
             return Err(RequestError::ServerGone { server: self.links[link].server });
         }
         let pages = self.memory.staging_pages();
-        let words = [0, 8, 16].map(|word| pages.load_u64(chunk.offset + word));
+        let words = [0, 8, 16, 24].map(|word| pages.load_u64(chunk.offset + word));
         self.memory.release(chunk);
         Ok(ClockLine::from_words(words))
     }
@@ -306,5 +414,5 @@ enum Waited {
 
 /// A line in this host's memory.
 fn look(view: PeerBytes) -> ClockLine {
-    ClockLine::from_words([0, 8, 16].map(|word| load_word(view, word)))
+    ClockLine::from_words([0, 8, 16, 24].map(|word| load_word(view, word)))
 }

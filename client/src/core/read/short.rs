@@ -28,8 +28,8 @@ const POLLS_MAX: u32 = 256;
 
 /// What became of a short pull.
 enum Short {
-    /// The rows are there.
-    Pulled,
+    /// The rows are there, read so.
+    Pulled(Reading),
     /// The read is under way still, as this request.
     Started(RequestId),
     /// Nothing was done, or nothing came of it.
@@ -47,7 +47,8 @@ impl Core {
     ) -> Result<(), RequestError> {
         self.check_range(table, rows)?;
         let id = match self.pull_short(table, rows, options, into) {
-            Short::Pulled => return Ok(()),
+            Short::Pulled(reading) if self.is_counted_in(table, rows, reading)? => return Ok(()),
+            Short::Pulled(_) => self.pull_range(table, rows, options)?,
             Short::Started(id) => id,
             Short::Impossible => self.pull_range(table, rows, options)?,
         };
@@ -73,8 +74,8 @@ impl Core {
             return Short::Impossible;
         }
         let relaxed = options.relaxed;
-        let reading = Reading { replica, relaxed, clock: self.pull_clock(table) };
-        if !self.may_pull(table, rows, reading) {
+        let mut reading = Reading { replica, relaxed, clock: self.pull_clock(table), gains: 0 };
+        if !self.may_pull(table, rows, &mut reading) {
             return Short::Impossible;
         }
         let state = &self.tables[table.0];
@@ -92,7 +93,7 @@ impl Core {
             return match self.copy_view(&place, view, rows, row_len, copy, into) {
                 Ok(()) => {
                     self.count_pull(len);
-                    Short::Pulled
+                    Short::Pulled(reading)
                 }
                 Err(_) => Short::Impossible,
             };
@@ -228,7 +229,7 @@ impl Core {
                 self.counters.reads_retried += u64::from(succeeded);
             }
             self.release_short(&mut read);
-            return if is_whole { Short::Pulled } else { Short::Impossible };
+            return if is_whole { Short::Pulled(reading) } else { Short::Impossible };
         }
         // From here on it is a read like others.
         let request = self.requests.start(true);

@@ -316,7 +316,7 @@ mod tests {
             block_rows: 1,
             block_stride: 1024,
         };
-        let place = Place { link, at, view: None, current_at: None };
+        let place = Place { link, at, view: None, current_at: None, counted_at: None };
         let len = span_len(&place, 2);
         let table = TableIndex(0);
         let (partition, by_value) = (at.partition, false);

@@ -17,9 +17,13 @@ impl TableClocks {
     pub(in crate::shard) fn hide(&mut self, slot: usize, hidden: bool) {
         if let Some(clock) = self.clocks.get_mut(slot) {
             self.is_stale |= clock.hidden != hidden;
+            let is_gained = clock.hidden && !hidden;
             clock.hidden = hidden;
             if !hidden && let Some(minimum) = clock.minimum(self.in_rounds) {
                 self.published.lower(minimum);
+            }
+            if is_gained {
+                self.published.gain();
             }
         }
     }

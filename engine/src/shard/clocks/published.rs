@@ -39,8 +39,17 @@ impl Published {
         self.publish(ClockLine { minimum, ..self.line });
     }
 
+    /// Says that rows are about to become readable, whose clock is published.
+    pub(in crate::shard) fn gain(&mut self) {
+        self.put(ClockLine { gains: self.line.gains + 1, ..self.line });
+    }
+
     /// Publishes another line; returns whether it differs.
     pub(in crate::shard) fn publish(&mut self, line: ClockLine) -> bool {
+        self.put(ClockLine { gains: self.line.gains, ..line })
+    }
+
+    fn put(&mut self, line: ClockLine) -> bool {
         let moved = line != self.line;
         let words = line.words().into_iter().zip(self.line.words());
         for (at, (word, before)) in (0_u64..).zip(words) {

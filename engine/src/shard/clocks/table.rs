@@ -196,7 +196,7 @@ impl TableClocks {
         } else {
             self.members.values().filter(|member| member.live).count() as u64
         };
-        self.published.publish(ClockLine { minimum, tau: self.tau, live })
+        self.published.publish(ClockLine { gains: 0, minimum, tau: self.tau, live })
     }
 }
 

@@ -175,7 +175,7 @@ fn a_silent_worker_is_given_up_after_the_timeout_and_heard_again_before() {
     assert!(taken.to_string().contains("rank of its own"), "{taken}");
     assert_eq!(clocks.retire(|rank, _| rank == WorkerRank(1)), (0, vec![WorkerRank(1)]));
     clocks.publish();
-    assert_eq!(clocks.line(), ClockLine { minimum: 0, tau: 0, live: 1 });
+    assert_eq!(clocks.line(), ClockLine { gains: 0, minimum: 0, tau: 0, live: 1 });
     assert!(!clocks.advance(WorkerRank(1), WorkerClock(4)), "it has to open the table again");
     clocks.set_consistency(Consistency::Bounded { tau: 5 });
     assert_eq!(clocks.line().tau, 5);
@@ -275,13 +275,74 @@ fn rows_that_are_not_current_hold_nobody_up() {
     clocks.apply_event(1, joined(0, 2));
     clocks.hide(2, true);
     clocks.publish();
-    assert_eq!(clocks.line(), ClockLine { minimum: 2, tau: 1, live: 1 });
+    assert_eq!(clocks.line(), ClockLine { gains: 0, minimum: 2, tau: 1, live: 1 });
     clocks.hide(1, true);
     clocks.publish();
-    assert_eq!(clocks.line(), ClockLine { minimum: 4, tau: 1, live: 1 });
+    assert_eq!(clocks.line(), ClockLine { gains: 0, minimum: 4, tau: 1, live: 1 });
     clocks.hide(0, true);
     clocks.publish();
-    assert_eq!(clocks.line(), ClockLine { minimum: u64::MAX, tau: 1, live: u64::MAX });
+    assert_eq!(clocks.line(), ClockLine { gains: 0, minimum: u64::MAX, tau: 1, live: u64::MAX });
+}
+
+/// A server gets rows that are behind the others, while a pull that needs more than they have looks at the
+/// clock, reads, and looks whether rows were gained: every way in which their steps may follow each other.
+#[test]
+fn no_pull_goes_by_a_clock_from_before_its_rows_came() {
+    const NEEDED: u64 = 9;
+    let joined = |clock| WorkerEvent::Joined {
+        rank: WorkerRank(0),
+        session: SessionId(1),
+        clock: WorkerClock(clock),
+    };
+    let (mut taken, mut caught) = (0, 0);
+    // When the server moves: before which of the reader's four steps each of its three comes.
+    for moves in 0..5_u32.pow(3) {
+        let at = [moves % 5, moves / 5 % 5, moves / 25 % 5];
+        if at[0] > at[1] || at[1] > at[2] {
+            continue;
+        }
+        let mut clocks = chained();
+        clocks.apply_event(0, joined(10));
+        clocks.apply_event(1, joined(5));
+        clocks.hide(1, true);
+        clocks.hide(2, true);
+        clocks.publish();
+        let (mut readable, mut moved) = (false, 0);
+        let mut come_before = |step: u32, clocks: &mut TableClocks| {
+            while moved < 3 && at[moved] <= step {
+                match moved {
+                    // What `hide` does, step by step.
+                    0 => clocks.published.lower(WorkerClock(5)),
+                    1 => clocks.published.gain(),
+                    _ => readable = true,
+                }
+                moved += 1;
+            }
+            readable
+        };
+        come_before(0, &mut clocks);
+        let gains = clocks.line().gains;
+        come_before(1, &mut clocks);
+        let minimum = clocks.line().minimum;
+        let is_read = come_before(2, &mut clocks);
+        come_before(3, &mut clocks);
+        if is_read && minimum >= NEEDED {
+            taken += 1;
+            assert_ne!(clocks.line().gains, gains, "rows of clock 5 taken for 9: {at:?}");
+            caught += 1;
+        }
+    }
+    assert!(taken > 0 && caught == taken, "the clock alone does not tell");
+    // And `hide` does just these steps before rows are readable.
+    let mut clocks = chained();
+    clocks.apply_event(0, joined(10));
+    clocks.apply_event(1, joined(5));
+    clocks.hide(1, true);
+    clocks.publish();
+    let before = clocks.line();
+    clocks.hide(1, false);
+    let expected = ClockLine { gains: before.gains + 1, minimum: 5, ..before };
+    assert_eq!(clocks.line(), expected);
 }
 
 #[test]

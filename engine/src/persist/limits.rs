@@ -30,7 +30,7 @@ pub const BATCH_BYTES_TARGET: usize = 1 << 20;
 
 /// Bytes from which a batch is written while another write is under way: from here on a write's
 /// time grows with its length, so that two overlap instead of sharing one flush.
-pub const OVERLAP_BYTES_MIN: u64 = 128 << 10;
+pub const OVERLAP_BYTES_MIN: u64 = 64 << 10;
 
 /// Most batches between closing and release of their write.
 pub const BATCHES_MAX: usize = 1024;

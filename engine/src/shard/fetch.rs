@@ -242,6 +242,16 @@ pub(super) struct OutstandingSlab {
 }
 
 impl OutstandingSlab {
+    /// None, with room for so many.
+    pub(super) fn with_capacity(count: usize) -> Self {
+        Self { entries: Vec::with_capacity(count), free: VecDeque::with_capacity(count) }
+    }
+
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.free.len() == self.entries.len()
+    }
+
     pub(super) fn insert(&mut self, outstanding: Outstanding) -> WorkId {
         let at = self.free.pop_front().unwrap_or_else(|| {
             self.entries.push(None);

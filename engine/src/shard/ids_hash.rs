@@ -9,6 +9,11 @@ use std::{
 /// A map by such numbers.
 pub(super) type IdMap<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
 
+/// A map that grows from so many entries on.
+pub(super) fn with_capacity<K, V>(capacity: usize) -> IdMap<K, V> {
+    HashMap::with_capacity_and_hasher(capacity, BuildHasherDefault::default())
+}
+
 /// Multiplies what is written by an odd constant whose high bits spread well.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct IdHasher(u64);

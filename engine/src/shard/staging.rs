@@ -9,9 +9,12 @@ use windlass_transport::{
 use super::{
     ShardError,
     fetch::{Outstanding, OutstandingSlab},
-    ids_hash::IdMap,
+    ids_hash::{self, IdMap},
 };
 use crate::limits::{STAGING_LEN, STAGING_SESSION_LEN_MAX};
+
+/// Requests under way and pieces in use from which their tables grow.
+const OUTSTANDING_EXPECTED: usize = 128;
 
 /// The area, registered with every transport, and what of it is free.
 #[derive(Debug)]
@@ -44,9 +47,9 @@ impl Staging {
             pages,
             regions,
             chunks,
-            owners: IdMap::default(),
-            held: IdMap::default(),
-            outstanding: OutstandingSlab::default(),
+            owners: ids_hash::with_capacity(OUTSTANDING_EXPECTED),
+            held: ids_hash::with_capacity(OUTSTANDING_EXPECTED),
+            outstanding: OutstandingSlab::with_capacity(OUTSTANDING_EXPECTED),
         })
     }
 
@@ -86,6 +89,12 @@ impl Staging {
     /// Remembers what a signaled request is for; its completion finds it by the work id.
     pub(super) fn start(&mut self, outstanding: Outstanding) -> WorkId {
         self.outstanding.insert(outstanding)
+    }
+
+    /// Whether any such request has not completed.
+    #[inline]
+    pub(super) fn has_outstanding(&self) -> bool {
+        !self.outstanding.is_empty()
     }
 
     /// What a completed request was for.

@@ -49,6 +49,10 @@ impl Shard {
             _ => self.carry_out_messages(),
         };
         let acknowledged = self.acknowledge();
+        // Staged rows have mostly left by now: their place is taken again while it is in the caches.
+        if self.staging.has_outstanding() {
+            self.poll_transports();
+        }
         worked || acknowledged
     }
 

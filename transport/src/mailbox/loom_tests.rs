@@ -13,8 +13,10 @@ use super::{
     commit_word, footprint,
 };
 use crate::{
+    error::PostError,
     fabric::{
-        Access, InlineBytes, MemoryRegion, Operation, RegionId, RemoteKey, RemoteRegion, WorkId,
+        Access, InlineBytes, MemoryRegion, Operation, RegionId, RemoteAddress, RemoteKey,
+        RemoteRegion, Transport, WorkId,
     },
     memory::PagesOptions,
     sync::modelled::{AtomicU64, Ordering, fence},
@@ -121,15 +123,40 @@ impl Sender {
             Operation::WriteWithImmediate { bytes, remote, .. } => (bytes, remote, true),
             other => panic!("short messages post no {other:?}"),
         };
-        let words = bytes.as_slice().chunks_exact(8);
+        self.carry_out(bytes.as_slice(), remote);
+        if let (true, Some(bell)) = (rings, &self.bell) {
+            bell.ring();
+        }
+    }
+
+    /// Every transport may write bytes at once: with the same order as others.
+    fn write_now(
+        &self,
+        _: &mut dyn Transport,
+        bytes: &[u8],
+        remote: RemoteAddress,
+    ) -> Result<bool, PostError> {
+        self.carry_out(bytes, remote);
+        Ok(true)
+    }
+
+    fn write(
+        &mut self,
+        _: &mut dyn Transport,
+        bytes: &[u8],
+        remote: RemoteAddress,
+    ) -> Result<(), PostError> {
+        self.carry_out(bytes, remote);
+        Ok(())
+    }
+
+    fn carry_out(&self, bytes: &[u8], remote: RemoteAddress) {
+        let words = bytes.chunks_exact(8);
         let order =
             if words.len() == 1 || self.in_order { Ordering::Release } else { Ordering::Relaxed };
         fence(Ordering::Release);
         for (at, word) in (remote.address..).step_by(8).zip(words) {
             self.peer.word(at).store(u64::from_le_bytes(word.try_into().unwrap()), order);
-        }
-        if let (true, Some(bell)) = (rings, &self.bell) {
-            bell.ring();
         }
     }
 

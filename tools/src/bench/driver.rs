@@ -63,21 +63,12 @@ pub fn measure<S: Subject>(
     subject: &mut S,
     limits: &mut [Limit],
     schedule: Schedule,
-    mut on_round: impl FnMut(),
+    on_round: impl FnMut(),
 ) -> Result<Measured, BenchError<S::Error>> {
-    let mut latency = Latency::new();
-    let mut rates = Vec::new();
     let clock = clock_cost();
-    warm_up(subject, schedule.window, schedule.slice / 4)?;
-    for _ in 0..schedule.rounds {
-        rates.push(slice(subject, schedule.window, schedule.slice, clock, &mut latency)?);
-        for limit in &mut *limits {
-            limit.sample(schedule.limit_slice)?;
-        }
-        on_round();
-    }
-    let limits = limits.iter().map(Limit::median).collect();
-    Ok(Measured { latency, operations_per_s: super::limit::median(&rates), limits })
+    in_turns(limits, schedule, on_round, |time, latency| {
+        slice(subject, schedule.window, time, clock, latency)
+    })
 }
 
 /// Measures several subjects at once, each made and driven by a thread of its own, and their limits in
@@ -87,7 +78,7 @@ pub fn measure_together<S: Subject>(
     make: impl Fn() -> Result<S, S::Error> + Sync,
     limits: &mut [Limit],
     schedule: Schedule,
-    mut on_round: impl FnMut(),
+    on_round: impl FnMut(),
 ) -> Result<Measured, BenchError<S::Error>> {
     let clock = clock_cost();
     let (done, results) = mpsc::channel();
@@ -118,7 +109,7 @@ pub fn measure_together<S: Subject>(
             })
             .collect();
         drop(done);
-        let all_for = |time: Duration, latency: &mut Latency| {
+        in_turns(limits, schedule, on_round, |time, latency| {
             for thread in &threads {
                 // One that has ended has said why.
                 let _ = thread.send(time);
@@ -129,20 +120,29 @@ pub fn measure_together<S: Subject>(
                 latency.merge(&own);
                 sum += rate;
             }
-            Ok::<f64, BenchError<S::Error>>(sum)
-        };
-        all_for(schedule.slice / 4, &mut Latency::new())?;
-        let (mut latency, mut rates) = (Latency::new(), Vec::new());
-        for _ in 0..schedule.rounds {
-            rates.push(all_for(schedule.slice, &mut latency)?);
-            for limit in &mut *limits {
-                limit.sample(schedule.limit_slice)?;
-            }
-            on_round();
-        }
-        let limits = limits.iter().map(Limit::median).collect();
-        Ok(Measured { latency, operations_per_s: super::limit::median(&rates), limits })
+            Ok(sum)
+        })
     })
+}
+
+/// Warms up, then takes rounds of a slice, which gives operations per second, and a sample of each limit.
+fn in_turns<E: std::error::Error>(
+    limits: &mut [Limit],
+    schedule: Schedule,
+    mut on_round: impl FnMut(),
+    mut slice: impl FnMut(Duration, &mut Latency) -> Result<f64, BenchError<E>>,
+) -> Result<Measured, BenchError<E>> {
+    slice(schedule.slice / 4, &mut Latency::new())?;
+    let (mut latency, mut rates) = (Latency::new(), Vec::new());
+    for _ in 0..schedule.rounds {
+        rates.push(slice(schedule.slice, &mut latency)?);
+        for limit in &mut *limits {
+            limit.sample(schedule.limit_slice)?;
+        }
+        on_round();
+    }
+    let limits = limits.iter().map(Limit::median).collect();
+    Ok(Measured { latency, operations_per_s: super::limit::median(&rates), limits })
 }
 
 /// Warms caches, connections and the credit window up: operations whose times are not kept.

@@ -53,13 +53,10 @@ impl Cluster {
             expected_servers: u32::from(length.max(1)),
             ..ServerConfig::default()
         };
-        let first = Server::start(config.clone()).expect("the first server starts");
-        let address = first.advertised().to_string();
-        let joining = ServerConfig { coordinators: vec![address.clone()], ..config };
-        let others = (1..length).map(|_| Server::start(joining.clone()).expect("a server joins"));
-        let servers = std::iter::once(first).chain(others).collect();
+        let servers = Server::start_together(&config).expect("the servers start");
         let options = ClientOptions { spin: Duration::from_micros(50), ..ClientOptions::default() };
-        let client = Client::connect_with(&address, options).expect("the client connects");
+        let client =
+            Client::connect_with(servers[0].advertised(), options).expect("the client connects");
         let schema = TableSchema::dense(f32::DTYPE, 4096, WIDTH);
         let table = client.create_table::<f32>("bench", &schema).expect("the table is made");
         let name = if length == 0 { "none".to_owned() } else { length.to_string() };

@@ -20,10 +20,7 @@ fn start(provider: Provider, count: u8, thread: &ShardThread) -> Vec<Server> {
         thread: Some(thread.clone()),
         ..ServerConfig::default()
     };
-    let first = Server::start(config.clone()).unwrap();
-    let joining = ServerConfig { coordinators: vec![first.advertised().to_string()], ..config };
-    let others = (1..count).map(|_| Server::start(joining.clone()).unwrap());
-    std::iter::once(first).chain(others).collect::<Vec<_>>()
+    Server::start_together(&config).unwrap()
 }
 
 #[test]

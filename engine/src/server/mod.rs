@@ -14,6 +14,7 @@ mod presence;
 pub mod restore;
 mod shards;
 mod thread;
+mod together;
 
 use std::{
     net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs},

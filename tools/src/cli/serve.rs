@@ -183,17 +183,8 @@ fn start(arguments: &Arguments) -> Result<Vec<Server>, Failure> {
     }
     let thread = ShardThread::start("windlass-shards", config.cores.first().copied())
         .map_err(|error| Failure::failed(StartError::Thread { source: error }))?;
-    let mut servers: Vec<Server> = Vec::new();
-    for number in 0..config.expected_servers {
-        let mut one = ServerConfig { thread: Some(thread.clone()), ..config.clone() };
-        one.data_dir = config.data_dir.as_ref().map(|root| root.join(number.to_string()));
-        if let Some(first) = servers.first() {
-            one.listen.set_port(0);
-            one.coordinators = vec![first.advertised().to_string()];
-        }
-        servers.push(Server::start(one).map_err(Failure::failed)?);
-    }
-    Ok(servers)
+    Server::start_together(&ServerConfig { thread: Some(thread), ..config })
+        .map_err(Failure::failed)
 }
 
 fn config(arguments: &Arguments) -> Result<ServerConfig, Failure> {

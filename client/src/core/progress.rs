@@ -359,6 +359,13 @@ impl Core {
         }
     }
 
+    /// A server no longer knows this session's mailbox: it has begun another life, and the end of the
+    /// link is still on its way.
+    pub(super) fn fail_forgotten(&mut self, at: usize) {
+        tracing::warn!(server = self.links[at].server.0, "connecting again to a server's new life");
+        self.fail_link(at);
+    }
+
     /// A link is gone: what is in flight on it is sent again, or fails.
     pub(super) fn fail_link(&mut self, at: usize) {
         let link = &mut self.links[at];

@@ -358,11 +358,8 @@ impl Core {
                 Ok(ClientReply::Refused { status: RefusalKind::UnknownTable {}, .. }) => {
                     return Err(RequestError::NotCurrent { server: server.id });
                 }
-                Ok(ClientReply::Refused { status: RefusalKind::Internal {}, text }) => {
-                    // It has the table, and not this session's mailbox: it has begun another life,
-                    // and the end of the link is still on its way.
-                    tracing::warn!(text, server = server.id.0, "connecting again");
-                    self.fail_link(link_at);
+                Ok(ClientReply::Refused { status: RefusalKind::NoMailbox {}, .. }) => {
+                    self.fail_forgotten(link_at);
                     return Err(gone);
                 }
                 Ok(ClientReply::Refused { text, .. }) => return Err(setup(text)),

@@ -11,7 +11,7 @@ use super::{
     desk::Answer,
     machine::{Machine, not_leading},
 };
-use crate::refusal::{Refusal, invalid};
+use crate::refusal::{Refusal, invalid, unknown_table};
 
 /// Requests that wait for a leader or for servers.
 #[derive(Debug, Default)]
@@ -102,8 +102,6 @@ impl Machine {
 
     pub(super) fn find_table(&self, name: &str) -> Result<&TableEntry, Refusal> {
         let found = self.catalogue.tables.iter().find(|table| table.name == name);
-        found.ok_or_else(|| {
-            (RefusalKind::UnknownTable {}, format!("there is no table {name:?}: create it first"))
-        })
+        found.ok_or_else(|| unknown_table(format!("there is no table {name:?}: create it first")))
     }
 }

@@ -18,7 +18,7 @@ use windlass_wire::{
 use super::{catalogue::Catalogue, peers::Peers};
 use crate::{
     persist::{limits::CHECKPOINT_BLOCK_BYTES_MAX, storage},
-    refusal::{Refusal, internal, invalid},
+    refusal::{Refusal, internal, invalid, unknown_table},
     shard::{ChainCommand, RecoverySummary, Regrouped, ShardCommand, ShardHandle, chain},
 };
 
@@ -191,9 +191,7 @@ impl Cluster {
     /// The table of a name.
     pub(super) fn find(&self, name: &str) -> Result<TableEntry, Refusal> {
         let found = self.lock().tables.values().find(|table| table.name == name).cloned();
-        found.ok_or_else(|| {
-            (RefusalKind::UnknownTable {}, format!("there is no table {name:?}: create it first"))
-        })
+        found.ok_or_else(|| unknown_table(format!("there is no table {name:?}: create it first")))
     }
 
     /// Carries out what the coordinator says.

@@ -17,7 +17,7 @@ use crate::{
     coordinator::Joining,
     greeting::Greeting,
     refusal::{Refusal, internal, invalid, refused},
-    shard::{NO_MAILBOX, ShardCommand, ShardHandle, ShardStatistics},
+    shard::{ShardCommand, ShardHandle, ShardStatistics},
 };
 
 /// A connection after its greeting.
@@ -156,25 +156,20 @@ impl Connection {
             }
             ClientRequest::Locate { table, shard } => {
                 let session = self.session;
-                let places = self
-                    .shard(shard)?
-                    .ask(|answer| ShardCommand::Locate { session, table, answer })
-                    .map_err(|text| {
-                        let is_known = cluster.tables().iter().any(|known| known.id == table);
-                        let kind = if is_known { RefusalKind::Internal {} } else { UNKNOWN_TABLE };
-                        (kind, text)
-                    })?;
+                let places = self.shard(shard)?.ask(|answer| ShardCommand::Locate {
+                    session,
+                    table,
+                    answer,
+                })?;
                 ClientReply::Located { places }
             }
             ClientRequest::JoinClock { table, shard } => {
                 let session = self.session;
-                let place = self
-                    .shard(shard)?
-                    .ask(|answer| ShardCommand::JoinClock { session, table, answer })
-                    .map_err(|text| match text == NO_MAILBOX {
-                        true => internal(text),
-                        false => invalid(text),
-                    })?;
+                let place = self.shard(shard)?.ask(|answer| ShardCommand::JoinClock {
+                    session,
+                    table,
+                    answer,
+                })?;
                 ClientReply::ClockJoined { place }
             }
             ClientRequest::LeaveClocks {} => {
@@ -271,6 +266,3 @@ impl Drop for Connection {
         }
     }
 }
-
-/// What a table that nobody has is refused as.
-const UNKNOWN_TABLE: RefusalKind = RefusalKind::UnknownTable {};

@@ -7,13 +7,31 @@ use windlass_transport::{Endpoint, RemoteKey, RemoteRegion, Waker};
 use windlass_wire::{
     ClusterMap, Consistency, Incarnation, PartitionId, SessionId, ShardId, TableEntry, TableId,
     WorkerRank,
-    control::{ClockPlace, PartitionPlace, Peer, Provider, SharedRegion},
+    control::{ClockPlace, PartitionPlace, Peer, Provider, RefusalKind, SharedRegion},
 };
 
 use super::{Shard, ShardStatistics, chain, tables::ShardTable};
+use crate::refusal::Refusal;
 
 /// Where a command's answer goes.
-pub(super) type Answer<T> = Sender<Result<T, String>>;
+pub(super) type Answer<T, E = String> = Sender<Result<T, E>>;
+
+/// A shard that was asked has stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("shard {0} has stopped")]
+pub struct ShardStopped(pub ShardId);
+
+impl From<ShardStopped> for String {
+    fn from(stopped: ShardStopped) -> Self {
+        stopped.to_string()
+    }
+}
+
+impl From<ShardStopped> for Refusal {
+    fn from(stopped: ShardStopped) -> Self {
+        (RefusalKind::ShuttingDown {}, stopped.to_string())
+    }
+}
 
 /// A mailbox that was made for a session.
 #[derive(Clone, Copy, Debug)]
@@ -101,7 +119,7 @@ pub enum ShardCommand {
         /// The table.
         table: TableId,
         /// The places.
-        answer: Answer<Vec<PartitionPlace>>,
+        answer: Answer<Vec<PartitionPlace>, Refusal>,
     },
     /// Tells a session where a table's clock is published; one with a rank is waited for from now on.
     JoinClock {
@@ -110,7 +128,7 @@ pub enum ShardCommand {
         /// The table.
         table: TableId,
         /// Where, and the clock the worker starts from.
-        answer: Answer<ClockPlace>,
+        answer: Answer<ClockPlace, Refusal>,
     },
     /// Changes how far a table's workers may be apart.
     AlterTable {
@@ -207,10 +225,13 @@ impl ShardHandle {
     ///
     /// # Errors
     /// What the shard answers, or that it has stopped.
-    pub fn ask<T>(&self, make: impl FnOnce(Answer<T>) -> ShardCommand) -> Result<T, String> {
+    pub fn ask<T, E: From<ShardStopped>>(
+        &self,
+        make: impl FnOnce(Answer<T, E>) -> ShardCommand,
+    ) -> Result<T, E> {
         let (sender, receiver) = bounded(1);
         self.send(make(sender));
-        receiver.recv().unwrap_or_else(|_| Err(format!("shard {} has stopped", self.id)))
+        receiver.recv().unwrap_or_else(|_| Err(ShardStopped(self.id).into()))
     }
 }
 

@@ -3,7 +3,8 @@
 use windlass_transport::RemoteRegion;
 use windlass_wire::{SessionId, TableId, control::PartitionPlace};
 
-use super::{Shard, chain, command::shared_of, session::NO_MAILBOX, tables::TableRows};
+use super::{Shard, chain, command::shared_of, tables::TableRows};
+use crate::refusal::{Refusal, internal, invalid, no_mailbox, unknown_table};
 
 impl Shard {
     /// The places of a dense table's partitions here.
@@ -11,20 +12,20 @@ impl Shard {
         &mut self,
         session: SessionId,
         table: TableId,
-    ) -> Result<Vec<PartitionPlace>, String> {
-        let slot = *self.by_session.get(&session).ok_or(NO_MAILBOX)?;
+    ) -> Result<Vec<PartitionPlace>, Refusal> {
+        let slot = *self.by_session.get(&session).ok_or_else(no_mailbox)?;
         let dense = |table: &TableId| match self.tables.get(table).map(|table| &table.rows) {
-            None => Err("there is no such table here"),
-            Some(TableRows::Sparse(_)) => Err("rows of sparse tables have no fixed place"),
+            None => Err(unknown_table("there is no such table here")),
+            Some(TableRows::Sparse(_)) => Err(invalid("rows of sparse tables have no fixed place")),
             Some(TableRows::Dense(partitions)) => Ok(partitions),
         };
         let regions: Vec<usize> = dense(&table)?.iter().map(|(_, region)| *region).collect();
         let mut shared = Vec::with_capacity(regions.len());
         for region in regions {
-            shared.push(self.shared_region(slot, region)?);
+            shared.push(self.shared_region(slot, region).map_err(internal)?);
         }
         let TableRows::Dense(partitions) = &self.tables[&table].rows else {
-            return Err("there is no such table here".to_owned());
+            return Err(unknown_table("there is no such table here"));
         };
         let mut places = Vec::with_capacity(partitions.len());
         for ((dense, _), shared) in partitions.iter().zip(shared) {

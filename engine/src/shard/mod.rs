@@ -52,11 +52,10 @@ pub use chain::{
     ChainCommand, ChainContext, LinkEnded, PartitionChecksum, PartitionStatus, ServerEvent,
     SharedLeases,
 };
-pub use command::{AttachedMailbox, ShardCommand, ShardHandle};
+pub use command::{AttachedMailbox, ShardCommand, ShardHandle, ShardStopped};
 pub use reactor::Reactor;
 pub use recover::RecoverySummary;
 pub use regrouped::Regrouped;
-pub(crate) use session::NO_MAILBOX;
 pub use statistics::ShardStatistics;
 pub(crate) use windlass_transport::error::chain;
 

@@ -45,6 +45,7 @@ impl Shard {
             session.failed |= posted.is_err();
         }
     }
+
     /// A signaled request has completed, or never will.
     pub(super) fn end_outstanding(&mut self, work_id: WorkId, succeeded: bool) {
         match self.staging.finish(work_id) {

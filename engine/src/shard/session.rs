@@ -10,9 +10,6 @@ use windlass_wire::{Incarnation, PartitionId, Sequence, SessionId, WorkerRank};
 
 use super::fetch::Parked;
 
-/// Why a session gets no answer that has no mailbox here, or whose mailbox ended with the server's life.
-pub(crate) const NO_MAILBOX: &str = "open a mailbox first";
-
 /// Highest sequence applied, for each partition of the shard.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Applied {

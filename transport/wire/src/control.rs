@@ -428,6 +428,8 @@ pub enum RefusalKind {
         /// Epoch of the server's map.
         epoch: Epoch,
     },
+    /// The session has no mailbox at that shard, or none any more: open one.
+    NoMailbox {},
 }
 
 crate::codec::wire_enum!(Provider { 1 => Verbs {}, 2 => Shm {}, 3 => Tcp {} });
@@ -495,4 +497,5 @@ crate::codec::wire_enum!(RefusalKind {
     8 => NoCoordinator {},
     9 => Internal {},
     10 => StaleEpoch { epoch },
+    11 => NoMailbox {},
 });

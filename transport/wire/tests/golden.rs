@@ -325,6 +325,7 @@ fn refusals() -> Vec<(String, Vec<u8>)> {
         ("no_coordinator", Kind::NoCoordinator {}),
         ("internal", Kind::Internal {}),
         ("stale_epoch", Kind::StaleEpoch { epoch: Epoch(8) }),
+        ("no_mailbox", Kind::NoMailbox {}),
     ];
     let refused = |status| ClientReply::Refused { status, text: "no".to_owned() };
     named(

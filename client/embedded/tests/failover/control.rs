@@ -132,6 +132,7 @@ impl State {
                             endpoint: Endpoint(endpoint.0),
                             answer,
                         })
+                        .map_err(internal)
                         .map(|endpoint| ClientReply::Mailbox { endpoint: Blob(endpoint.0) })
                 }
                 ClientRequest::AttachMailbox { shard, reply, completion_slots } => self.handles
@@ -142,6 +143,7 @@ impl State {
                     completion_slots,
                     answer,
                 })
+                .map_err(internal)
                 .map(|attached| ClientReply::Attached {
                     mailbox: attached.region,
                     ring_len: attached.ring_len,
@@ -160,13 +162,12 @@ impl State {
                     .try_for_each(|shard| {
                         shard.ask(|answer| ShardCommand::LeaveClocks { session, answer }).map(drop)
                     })
+                    .map_err(internal)
                     .map(|()| ClientReply::Done {}),
                 other => panic!("not in the script: {other:?}"),
             };
-            let reply = reply.unwrap_or_else(|text| ClientReply::Refused {
-                status: RefusalKind::Internal {},
-                text,
-            });
+            let reply =
+                reply.unwrap_or_else(|(status, text)| ClientReply::Refused { status, text });
             if stream.send(&reply).is_err() {
                 break;
             }
@@ -175,4 +176,9 @@ impl State {
             handle.send(ShardCommand::CloseSession { session, connection });
         }
     }
+}
+
+/// What a shard that fails otherwise answers.
+fn internal(text: String) -> (RefusalKind, String) {
+    (RefusalKind::Internal {}, text)
 }

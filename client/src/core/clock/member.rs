@@ -76,10 +76,8 @@ impl Core {
         }
         let place = match asked? {
             ClientReply::ClockJoined { place } => place,
-            ClientReply::Refused { status: RefusalKind::Internal {}, text } => {
-                // As where rows are located: it has begun another life.
-                tracing::warn!(text, server = at_server.0, "connecting again");
-                self.fail_link(at);
+            ClientReply::Refused { status: RefusalKind::NoMailbox {}, .. } => {
+                self.fail_forgotten(at);
                 return Err(TableError::OutOfReach { server: at_server });
             }
             ClientReply::Refused { status, text } => {

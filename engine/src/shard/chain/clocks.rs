@@ -21,6 +21,7 @@ use crate::{
         frame::{Kind, Salt},
         record::{Draft, Facts, Record, RecordMut, Shape, Stamp},
     },
+    refusal,
     shard::{
         Shard,
         clocks::apply_record,
@@ -38,7 +39,7 @@ pub(super) struct Joining {
     table: TableId,
     rank: WorkerRank,
     place: ClockPlace,
-    answer: Answer<ClockPlace>,
+    answer: Answer<ClockPlace, refusal::Refusal>,
     /// Positions to be committed, once its records are made; whoever leads a later epoch records it
     /// again, if it has to.
     until: Option<Vec<(PartitionId, Epoch, Lsn)>>,
@@ -57,7 +58,7 @@ impl Shard {
         table: TableId,
         rank: WorkerRank,
         place: ClockPlace,
-        answer: Answer<ClockPlace>,
+        answer: Answer<ClockPlace, refusal::Refusal>,
     ) {
         self.clocks.unrecorded = true;
         if let Some(chain) = &mut self.chain {

@@ -10,12 +10,12 @@ use windlass_wire::{
 use super::{kept::Change, waiting::WaitingPull};
 use crate::{
     persist::{clocks::WorkerEvent, record::Stamp},
+    refusal::{self, internal, invalid, no_mailbox, unknown_table},
     shard::{
         Shard,
         chain::reaching,
         command::{Answer, shared_of},
         push::Refusal,
-        session::NO_MAILBOX,
         tables::ShardTable,
         work::{Values, Work},
     },
@@ -27,7 +27,7 @@ impl Shard {
         &mut self,
         session: SessionId,
         table: TableId,
-        answer: Answer<ClockPlace>,
+        answer: Answer<ClockPlace, refusal::Refusal>,
     ) {
         // An asker that is gone needs no answer.
         if !self.has_chained_clock(table) {
@@ -37,7 +37,7 @@ impl Shard {
         match self.join_chained(session, table) {
             Ok((Some(rank), place)) => self.answer_when_recorded(table, rank, place, answer),
             Ok((None, place)) => drop(answer.send(Ok(place))),
-            Err(text) => drop(answer.send(Err(text))),
+            Err(refusal) => drop(answer.send(Err(refusal))),
         }
     }
 
@@ -46,28 +46,32 @@ impl Shard {
         &mut self,
         session: SessionId,
         table: TableId,
-    ) -> Result<(Option<WorkerRank>, ClockPlace), String> {
-        let slot = *self.by_session.get(&session).ok_or(NO_MAILBOX)?;
+    ) -> Result<(Option<WorkerRank>, ClockPlace), refusal::Refusal> {
+        let slot = *self.by_session.get(&session).ok_or_else(no_mailbox)?;
         let rank = self.sessions[slot].as_ref().and_then(|open| open.rank);
-        let found = self.tables.get_mut(&table).ok_or("there is no such table here")?;
-        let clocks = found.clocks.as_mut().ok_or("the table's workers have no clocks")?;
+        let found = self.tables.get_mut(&table).ok_or_else(no_table)?;
+        let clocks = found.clocks.as_mut().ok_or_else(no_clocks)?;
         if let Some(rank) = rank {
-            clocks.hear_worker(rank, session).map_err(|error| error.to_string())?;
+            clocks.hear_worker(rank, session).map_err(|error| invalid(error.to_string()))?;
         }
         let (region, offset) = clocks.place();
         self.count_silent();
-        let region = shared_of(self.shared_region(slot, region)?);
+        let region = shared_of(self.shared_region(slot, region).map_err(internal)?);
         Ok((rank, ClockPlace { region, offset, clock: WorkerClock(0) }))
     }
 
-    fn join_here(&mut self, session: SessionId, table: TableId) -> Result<ClockPlace, String> {
-        let slot = *self.by_session.get(&session).ok_or(NO_MAILBOX)?;
+    fn join_here(
+        &mut self,
+        session: SessionId,
+        table: TableId,
+    ) -> Result<ClockPlace, refusal::Refusal> {
+        let slot = *self.by_session.get(&session).ok_or_else(no_mailbox)?;
         let rank = self.sessions[slot].as_ref().and_then(|open| open.rank);
-        let found = self.tables.get_mut(&table).ok_or("there is no such table here")?;
-        let clocks = found.clocks.as_mut().ok_or("the table's workers have no clocks")?;
+        let found = self.tables.get_mut(&table).ok_or_else(no_table)?;
+        let clocks = found.clocks.as_mut().ok_or_else(no_clocks)?;
         let is_new = rank.filter(|rank| !clocks.is_live(*rank));
         let clock = match rank {
-            Some(rank) => clocks.join(rank, session).map_err(|error| error.to_string())?,
+            Some(rank) => clocks.join(rank, session).map_err(|error| invalid(error.to_string()))?,
             None => Default::default(),
         };
         let (region, offset) = clocks.place();
@@ -76,7 +80,7 @@ impl Shard {
         if let Some(rank) = is_new {
             self.keep_event(table, WorkerEvent::Joined { rank, session, clock });
         }
-        let region = shared_of(self.shared_region(slot, region)?);
+        let region = shared_of(self.shared_region(slot, region).map_err(internal)?);
         Ok(ClockPlace { region, offset, clock })
     }
 
@@ -390,4 +394,12 @@ fn each_piece(
         return true;
     }
     keys.iter().all(|key| rows_piece(RowRange::new(*key, key.saturating_add(1))))
+}
+
+fn no_table() -> refusal::Refusal {
+    unknown_table("there is no such table here")
+}
+
+fn no_clocks() -> refusal::Refusal {
+    invalid("the table's workers have no clocks")
 }

@@ -286,5 +286,6 @@ pub(crate) fn refusals() -> Vec<RefusalKind> {
         RefusalKind::ShuttingDown {},
         RefusalKind::NoCoordinator {},
         RefusalKind::Internal {},
+        RefusalKind::NoMailbox {},
     ]
 }

@@ -13,12 +13,13 @@ use crate::{
     codec::{BLOB_LEN_MAX, Blob, DecodeError, Wire},
     coordination::{CoordinatorStatus, Operation, PartitionChecksum},
     ids::{
-        Epoch, Incarnation, PartitionId, ServerId, SessionId, ShardId, TableId, WorkerClock,
-        WorkerRank,
+        Incarnation, PartitionId, ServerId, SessionId, ShardId, TableId, WorkerClock, WorkerRank,
     },
     map::ClusterMap,
     schema::{Consistency, TableEntry, TableSchema},
 };
+
+pub use crate::refusal::RefusalKind;
 
 /// Version of the protocol; peers of different versions refuse each other.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -402,36 +403,6 @@ pub enum ClientReply {
     },
 }
 
-/// Why a control request was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RefusalKind {
-    /// The peers' protocol versions differ.
-    Version {},
-    /// The token does not match.
-    Token {},
-    /// There is no such table.
-    UnknownTable {},
-    /// A table of that name exists with another schema.
-    TableExists {},
-    /// The request is not valid.
-    Invalid {},
-    /// The server has no room.
-    Full {},
-    /// The server is shutting down.
-    ShuttingDown {},
-    /// The coordinator cannot be reached; try again.
-    NoCoordinator {},
-    /// Something failed inside the server.
-    Internal {},
-    /// The map is older than what the request needs; try again.
-    StaleEpoch {
-        /// Epoch of the server's map.
-        epoch: Epoch,
-    },
-    /// The session has no mailbox at that shard, or none any more: open one.
-    NoMailbox {},
-}
-
 crate::codec::wire_enum!(Provider { 1 => Verbs {}, 2 => Shm {}, 3 => Tcp {} });
 crate::codec::wire_struct!(Peer { server, incarnation });
 crate::codec::wire_struct!(SharedRegion { key, address, len });
@@ -485,17 +456,4 @@ crate::codec::wire_enum!(ClientReply {
     13 => Checksums { partitions },
     14 => WorkerRegistered { rank, clock },
     20 => ClockJoined { place },
-});
-crate::codec::wire_enum!(RefusalKind {
-    1 => Version {},
-    2 => Token {},
-    3 => UnknownTable {},
-    4 => TableExists {},
-    5 => Invalid {},
-    6 => Full {},
-    7 => ShuttingDown {},
-    8 => NoCoordinator {},
-    9 => Internal {},
-    10 => StaleEpoch { epoch },
-    11 => NoMailbox {},
 });

@@ -12,6 +12,7 @@ pub mod coordination;
 pub mod dtype;
 pub mod ids;
 pub mod map;
+mod refusal;
 pub mod request;
 pub mod rule;
 pub mod schema;

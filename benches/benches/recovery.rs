@@ -117,7 +117,11 @@ fn main() {
 fn write(directory: &Path, length: usize) {
     let storage = open(directory, Provider::Automatic).expect("storage opens");
     let config = LogConfig { segment_bytes: 1 << 20, ..LogConfig::default() };
-    let checkpoint = CheckpointConfig { bytes_per_second: 0, ..CheckpointConfig::default() };
+    let checkpoint = CheckpointConfig {
+        bytes_per_second: 0,
+        idle_bytes_per_second: 0,
+        ..CheckpointConfig::default()
+    };
     let ring = Window::allocate(1 << 20).expect("memory");
     let recovered = RecoveredDirectory::default();
     let mut persistence =

@@ -38,6 +38,7 @@ use super::{
 
 mod copy;
 mod pace;
+mod rate;
 mod removal;
 mod run;
 mod source;
@@ -45,6 +46,7 @@ mod source;
 pub use source::{BlockHead, CheckpointSource, Extent, Next};
 
 use pace::Pace;
+use rate::Rate;
 use removal::{REMOVAL, Removals};
 use run::{BufferState, Run, Stage};
 
@@ -60,19 +62,27 @@ const STAGING: u64 = 16;
 /// How checkpoints are taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckpointConfig {
-    /// Most bytes per second, so that pushes keep the disk; zero for no limit.
+    /// Most bytes per second while requests come in, so that pushes keep the disk; zero for no limit.
+    /// There is none either where the log would be full before the checkpoint ends.
     pub bytes_per_second: u64,
+    /// The same while no requests come in.
+    pub idle_bytes_per_second: u64,
     /// An increment becomes full when increments hold more than this many hundredths of the full
     /// file's bytes.
     pub increments_percent: u64,
     /// Files that are no longer needed give their space back in pieces of so many bytes, as fast as
-    /// checkpoints are written: a device may do nothing else while it takes one.
+    /// checkpoints are written beside requests: a device may do nothing else while it takes one.
     pub release_bytes: u64,
 }
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        Self { bytes_per_second: 256 << 20, increments_percent: 100, release_bytes: RELEASE_BYTES }
+        Self {
+            bytes_per_second: 64 << 20,
+            idle_bytes_per_second: 256 << 20,
+            increments_percent: 100,
+            release_bytes: RELEASE_BYTES,
+        }
     }
 }
 
@@ -225,7 +235,7 @@ impl Checkpointer {
             begun: false,
             buffers,
             filling: 0,
-            started: now,
+            rate: Rate::new(now, source.requests(), log.room_bytes()),
             target: Position(0),
             error: None,
         });

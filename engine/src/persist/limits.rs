@@ -81,6 +81,9 @@ pub const STAGING_BYTES: usize = 2 << 20;
 /// given, as some do, does so within the turn that gives it.
 pub const STAGING_WRITE_BYTES: usize = 256 << 10;
 
+/// The same while requests are served: a write of the log waits for the one that the device is at.
+pub const STAGING_WRITE_BYTES_SHORT: usize = 64 << 10;
+
 /// Bytes of an old checkpoint's file that are given back to the file system at once: a device discards
 /// them in well below a millisecond.
 pub const RELEASE_BYTES: u64 = 1 << 20;

@@ -186,9 +186,9 @@ fn settle(persistence: &mut Persistence, position: Position) {
 
 fn checkpoint(persistence: &mut Persistence, source: &mut dyn CheckpointSource) {
     assert!(persistence.start_checkpoint(source, Duration::ZERO));
-    // Late enough for its rate to allow all of it.
-    let now = Duration::from_secs(60);
+    let mut now = Duration::ZERO;
     loop {
+        now += Duration::from_millis(10);
         persistence.poll();
         match persistence.step_checkpoint(source, now, 1 << 20) {
             CheckpointProgress::Published { .. } => return,

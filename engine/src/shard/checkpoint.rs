@@ -131,6 +131,19 @@ impl CheckpointSource for Source<'_> {
             .collect()
     }
 
+    fn requests(&self) -> u64 {
+        if self.shard.chain.as_ref().is_some_and(|chain| chain.disk.awaits_checkpoint()) {
+            // One replica less keeps the rows until it ends: it does not stand back.
+            return 0;
+        }
+        let statistics = &self.shard.statistics;
+        statistics.pushes + statistics.pulls + statistics.chain_received_bytes
+    }
+
+    fn bytes(&self) -> u64 {
+        self.shard.options.memory_len_max.saturating_sub(self.shard.memory_left)
+    }
+
     fn begins_anew(&self, partition: PartitionId) -> bool {
         self.shard.begins_anew(partition)
     }

@@ -207,8 +207,12 @@ impl Workload {
             segments_spare: 1,
             writes_max: 3,
         };
-        let checkpoint =
-            CheckpointConfig { bytes_per_second: 0, increments_percent: 150, release_bytes: 4096 };
+        let checkpoint = CheckpointConfig {
+            bytes_per_second: 0,
+            idle_bytes_per_second: 0,
+            increments_percent: 150,
+            release_bytes: 4096,
+        };
         let ring = Window::allocate(RING_BYTES).expect("memory");
         let opened =
             Persistence::open(storage, &config, checkpoint, ring, &recovered.directories[0]);

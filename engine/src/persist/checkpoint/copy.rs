@@ -11,7 +11,7 @@ use super::{
 };
 use crate::persist::{
     frame::{HEADER_BYTES, Header, Kind, Salt},
-    limits::{BLOCK_BYTES, FRAME_ALIGNMENT, STAGING_BYTES, STAGING_WRITE_BYTES},
+    limits::{BLOCK_BYTES, FRAME_ALIGNMENT, STAGING_BYTES},
     log::Log,
     storage::{Buffer, Operation, Storage, Token},
 };
@@ -30,8 +30,10 @@ impl Checkpointer {
         now: Duration,
         budget_bytes: usize,
     ) -> Result<(), CheckpointError> {
+        let (requests, room) = (source.requests(), log.room_bytes());
+        run.rate.advance(&self.config, (run.copied(), source.bytes()), requests, room, now);
         let mut copied = 0;
-        while copied < budget_bytes && self.within_rate(run, now) {
+        while copied < budget_bytes && run.rate.allows(run.copied()) {
             let used = match run.buffers[run.filling] {
                 BufferState::Free => 0,
                 BufferState::Filled { used } => used,
@@ -68,7 +70,7 @@ impl Checkpointer {
                     run.blocks += 1;
                     run.buffers[run.filling] = BufferState::Filled { used: used + length };
                     copied += length;
-                    if used + length >= STAGING_WRITE_BYTES {
+                    if used + length >= run.rate.write_bytes() {
                         self.end_buffer(run, used + length);
                         self.write_ready(run, storage);
                     }
@@ -152,16 +154,6 @@ impl Checkpointer {
             self.pace.submitted(to - at);
             run.buffers[index] = BufferState::Writing { used, offset, at, to };
         }
-    }
-
-    fn within_rate(&self, run: &Run, now: Duration) -> bool {
-        let rate = self.config.bytes_per_second;
-        if rate == 0 {
-            return true;
-        }
-        let elapsed = now.saturating_sub(run.started);
-        let allowed = u128::from(rate) * elapsed.as_micros() / 1_000_000;
-        u128::from(run.file_offset) <= allowed + STAGING_BYTES as u128
     }
 }
 

@@ -1,8 +1,8 @@
 //! One checkpoint being taken, stage by stage.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use super::{BUFFERS, CheckpointError, short_write};
+use super::{BUFFERS, CheckpointError, rate::Rate, short_write};
 use crate::persist::{
     commit::Position,
     log::Log,
@@ -25,7 +25,7 @@ pub(super) struct Run {
     pub(super) begun: bool,
     pub(super) buffers: [BufferState; BUFFERS],
     pub(super) filling: usize,
-    pub(super) started: Duration,
+    pub(super) rate: Rate,
     /// Log position that must be durable before publication.
     pub(super) target: Position,
     /// Why it is being given up: once nothing is under way any more.
@@ -102,6 +102,14 @@ impl Run {
             (stage, _) => stage,
         };
         None
+    }
+
+    /// Bytes copied so far, those that are not written yet included.
+    pub(super) fn copied(&self) -> u64 {
+        let BufferState::Filled { used } = self.buffers[self.filling] else {
+            return self.file_offset;
+        };
+        self.file_offset + used as u64
     }
 
     /// Whether the device holds nothing of it.

@@ -9,6 +9,16 @@ pub trait CheckpointSource {
     /// The partitions of this shard.
     fn partitions(&mut self) -> Vec<PartitionId>;
 
+    /// Counts requests: while it grows, a checkpoint leaves the disk to them.
+    fn requests(&self) -> u64 {
+        0
+    }
+
+    /// At most so many bytes are the blocks of all partitions.
+    fn bytes(&self) -> u64 {
+        u64::MAX
+    }
+
     /// Whether what earlier checkpoints hold of the partition is void: all its blocks are copied.
     fn begins_anew(&self, _partition: PartitionId) -> bool {
         false

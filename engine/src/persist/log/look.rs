@@ -71,6 +71,15 @@ impl Log {
             && self.batches.len() < BATCHES_MAX / 2
     }
 
+    /// Bytes that it takes, made and still to be made segments together, before it is nearly full.
+    #[must_use]
+    pub fn room_bytes(&self) -> u64 {
+        let used = self.segments.count() - self.segments.free_count();
+        let left = self.segments.count_max().saturating_sub(used + SEGMENTS_LAST) as u64;
+        let active = self.active.map_or(0, |active| active.bytes - active.offset);
+        if left == 0 { 0 } else { left * self.segments.file_bytes() + active }
+    }
+
     /// Bytes of segments that a checkpoint would give back for new records.
     #[must_use]
     pub fn kept_bytes(&self) -> u64 {

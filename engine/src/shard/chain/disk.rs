@@ -119,6 +119,11 @@ impl ChainDisk {
         !self.behind.is_empty() && !self.has_failed
     }
 
+    /// Whether a checkpoint has to end before a copied partition counts as caught up.
+    pub(in crate::shard) fn awaits_checkpoint(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part.base, Base::Begun { .. }))
+    }
+
     /// Whether records are on their way to the disk.
     pub(in crate::shard) fn is_writing(&self) -> bool {
         !self.written.is_empty()

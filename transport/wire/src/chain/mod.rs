@@ -180,10 +180,6 @@ pub enum ChainFrame {
     },
 }
 
-/// A header where the processor sums whole words of it.
-#[repr(align(8))]
-struct Aligned([u8; HEADER_LEN]);
-
 /// The fields as they lie.
 #[derive(Default)]
 struct Raw {
@@ -200,19 +196,22 @@ impl ChainFrame {
     #[must_use]
     pub fn encode(&self, body: &[u8]) -> [u8; HEADER_LEN] {
         let raw = self.raw();
-        let mut aligned = Aligned([0; HEADER_LEN]);
-        let bytes = &mut aligned.0;
-        bytes[0] = raw.kind;
-        bytes[1] = raw.flags;
-        bytes[4..8].copy_from_slice(&raw.partition.to_le_bytes());
-        bytes[8..16].copy_from_slice(&raw.epoch.to_le_bytes());
-        bytes[16..24].copy_from_slice(&raw.words[0].to_le_bytes());
-        bytes[24..32].copy_from_slice(&raw.words[1].to_le_bytes());
-        bytes[32..36].copy_from_slice(&raw.halves[0].to_le_bytes());
-        bytes[36..40].copy_from_slice(&raw.halves[1].to_le_bytes());
-        let checksum = self.checksum(bytes, body);
+        let [third, fourth] = raw.halves.map(u64::from);
+        let words = [
+            u64::from(raw.kind) | u64::from(raw.flags) << 8 | u64::from(raw.partition) << 32,
+            raw.epoch,
+            raw.words[0],
+            raw.words[1],
+            third | fourth << 32,
+            0,
+        ];
+        let mut bytes = [0; HEADER_LEN];
+        for (place, word) in bytes.as_chunks_mut().0.iter_mut().zip(words) {
+            *place = word.to_le_bytes();
+        }
+        let checksum = self.checksum(&bytes, body);
         bytes[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&checksum.0.to_le_bytes());
-        aligned.0
+        bytes
     }
 
     /// Decodes foreign bytes and checks them, `body` included.
@@ -241,16 +240,16 @@ impl ChainFrame {
         };
         let frame = Self::from_raw(&raw)?;
         frame.check_body(body)?;
-        let mut header = Aligned(*bytes);
-        header.0[CHECKSUM_AT..CHECKSUM_AT + 4].fill(0);
-        let (found, computed) = (half(CHECKSUM_AT), frame.checksum(&header.0, body).0);
+        let mut header = *bytes;
+        header[CHECKSUM_AT..].fill(0);
+        let (found, computed) = (half(CHECKSUM_AT), frame.checksum(&header, body).0);
         if found != computed {
             return Err(DecodeError::Checksum { found, computed });
         }
         Ok(frame)
     }
 
-    fn checksum(&self, header: &[u8; HEADER_LEN], body: &[u8]) -> Checksum {
+    fn checksum(&self, header: &[u8], body: &[u8]) -> Checksum {
         let header = Checksum::of(header);
         match self {
             Self::Records { .. } | Self::RecordPiece { .. } => header,

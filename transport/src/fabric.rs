@@ -625,6 +625,23 @@ pub trait Transport: Send {
         Ok(false)
     }
 
+    /// Writes a mailbox's message at once, where a copy is all it takes (shm): `parts` eight bytes behind
+    /// `remote`, zeros up to the next multiple of 8 and eight more, then `word` at `remote`, which must be
+    /// a multiple of 8. As two unsignaled writes. False says that nothing was done.
+    ///
+    /// # Errors
+    /// As [`Transport::post_send`].
+    fn write_message_now(
+        &mut self,
+        queue_pair: QueuePairId,
+        word: u64,
+        parts: &[&[u8]],
+        remote: RemoteAddress,
+    ) -> Result<bool, PostError> {
+        let _ = (queue_pair, word, parts, remote);
+        Ok(false)
+    }
+
     /// Posts one read that completes with `work_id`, where that takes less than building a request for
     /// [`Transport::post_send`] (verbs). False says that nothing was done: it is to be posted.
     ///

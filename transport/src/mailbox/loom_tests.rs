@@ -129,25 +129,19 @@ impl Sender {
         }
     }
 
-    /// Every transport may write bytes at once: with the same order as others.
-    fn write_now(
+    /// A transport may write messages at once: with the same order as others.
+    fn write_message_now(
         &self,
         _: &mut dyn Transport,
-        bytes: &[u8],
+        word: u64,
+        parts: &[&[u8]],
         remote: RemoteAddress,
     ) -> Result<bool, PostError> {
-        self.carry_out(bytes, remote);
+        let mut rest = parts.concat();
+        rest.resize(rest.len().next_multiple_of(8) + 8, 0);
+        self.carry_out(&rest, RemoteAddress { address: remote.address + 8, ..remote });
+        self.carry_out(&word.to_le_bytes(), remote);
         Ok(true)
-    }
-
-    fn write(
-        &mut self,
-        _: &mut dyn Transport,
-        bytes: &[u8],
-        remote: RemoteAddress,
-    ) -> Result<(), PostError> {
-        self.carry_out(bytes, remote);
-        Ok(())
     }
 
     fn carry_out(&self, bytes: &[u8], remote: RemoteAddress) {

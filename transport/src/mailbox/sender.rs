@@ -125,6 +125,23 @@ impl Sender {
         Ok(self.batch.is_empty() && transport.write_now(self.queue_pair, bytes, remote)?)
     }
 
+    /// Writes a message at once where the transport can and nothing it holds is before it; false when
+    /// nothing was done. See [`Transport::write_message_now`].
+    ///
+    /// # Errors
+    /// When the queue pair has failed.
+    #[inline]
+    pub fn write_message_now(
+        &self,
+        transport: &mut dyn Transport,
+        word: u64,
+        parts: &[&[u8]],
+        remote: RemoteAddress,
+    ) -> Result<bool, PostError> {
+        let id = self.queue_pair;
+        Ok(self.batch.is_empty() && transport.write_message_now(id, word, parts, remote)?)
+    }
+
     /// Posts what it holds; what does not fit the send queue now stays for the next time.
     ///
     /// # Errors

@@ -41,8 +41,6 @@ pub struct MailboxWriter {
     in_flight_max: usize,
     /// Whether commit word and payload travel together.
     one_write: bool,
-    /// A message being put together to be written at once.
-    whole: Vec<u8>,
 }
 
 /// A short message, laid out to be written.
@@ -103,7 +101,6 @@ impl MailboxWriter {
             in_flight: VecDeque::with_capacity(in_flight_max as usize),
             in_flight_max: in_flight_max as usize,
             one_write: false,
-            whole: Vec::with_capacity(AT_ONCE_LEN_MAX),
         }
     }
 
@@ -220,18 +217,14 @@ impl MailboxWriter {
         if len == 0 || len > AT_ONCE_LEN_MAX || self.one_write || is_in_the_way || is_full {
             return Ok(None);
         }
-        self.whole.clear();
-        parts.iter().for_each(|part| self.whole.extend_from_slice(part));
-        // Padding, and the next commit word.
-        self.whole.resize(len.next_multiple_of(8) + 8, 0);
-        let remote = self.remote.at(RING_AT + at);
-        if !sender.write_now(transport, &self.whole, self.remote.at(RING_AT + at + 8))? {
-            return Ok(None);
-        }
         let number = self.next_number;
         #[expect(clippy::cast_possible_truncation, reason = "at most AT_ONCE_LEN_MAX")]
         let word = commit_word(number, len as u32);
-        sender.write(transport, &word.to_le_bytes(), remote)?;
+        let remote = self.remote.at(RING_AT + at);
+        // Its padding and the next commit word are written as zeros.
+        if !sender.write_message_now(transport, word, parts, remote)? {
+            return Ok(None);
+        }
         let posted = Posted { number, at: at + 8, len: len as u64, end: 0, is_released: false };
         self.pass(at + footprint(len as u64), posted);
         Ok(Some(number))

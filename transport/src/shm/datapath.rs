@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Why a request was not carried out.
-enum Fault {
+pub(super) enum Fault {
     /// It can never be posted.
     Invalid(&'static str),
     /// It completes as this.
@@ -82,28 +82,6 @@ impl Shm {
         }
         requests.take_front(taken);
         outcome
-    }
-
-    /// As one unsignaled inline write, without a request around it. Left to `post_requests` is
-    /// whatever may fail.
-    #[inline]
-    pub(super) fn write_at_once(
-        &mut self,
-        id: QueuePairId,
-        bytes: &[u8],
-        remote: RemoteAddress,
-    ) -> Result<bool, PostError> {
-        let queue_pair = self.queue_pairs.find_mut(id.0).ok_or(PostError::QueuePairError)?;
-        if queue_pair.state != QueuePairState::Ready || queue_pair.import(remote.key.0).is_none() {
-            return Ok(false);
-        }
-        let Some(link) = &mut queue_pair.link else { return Ok(false) };
-        let is_open = link.begin_request(self.post_fence);
-        let written = is_open && queue_pair.write_bytes(bytes, remote).is_ok();
-        if let Some(link) = &mut queue_pair.link {
-            link.end_request();
-        }
-        Ok(written)
     }
 
     pub(super) fn report(&mut self, completions: &mut [Completion]) -> usize {
@@ -247,7 +225,7 @@ impl QueuePair {
     }
 
     #[inline]
-    fn write_bytes(&mut self, bytes: &[u8], remote: RemoteAddress) -> Result<(), Fault> {
+    pub(super) fn write_bytes(&mut self, bytes: &[u8], remote: RemoteAddress) -> Result<(), Fault> {
         if bytes.is_empty() {
             return Ok(());
         }
@@ -398,7 +376,7 @@ impl QueuePair {
 
     /// Pointer to `len` bytes of the peer's memory, if it granted them and still does.
     #[inline]
-    fn resolve(
+    pub(super) fn resolve(
         &mut self,
         remote: RemoteAddress,
         len: u64,

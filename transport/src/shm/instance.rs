@@ -233,6 +233,16 @@ impl Transport for Shm {
         self.write_at_once(queue_pair, bytes, remote)
     }
 
+    fn write_message_now(
+        &mut self,
+        queue_pair: QueuePairId,
+        word: u64,
+        parts: &[&[u8]],
+        remote: RemoteAddress,
+    ) -> Result<bool, PostError> {
+        self.write_message_at_once(queue_pair, word, parts, remote)
+    }
+
     fn poll(&mut self, completions: &mut [Completion]) -> usize {
         self.serve_if_due();
         self.report(completions)

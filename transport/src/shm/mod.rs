@@ -7,6 +7,7 @@
 //! opened read-only, and [`PagesOptions::sealed_for_peers`](crate::memory::PagesOptions) makes the
 //! kernel refuse writable mappings for good.
 
+mod at_once;
 mod connect;
 mod datapath;
 mod doorbell;

@@ -153,6 +153,16 @@ pub fn requests_made_at_once_are_as_those_posted<F: Fixture>() {
             for word in count - 7..=count {
                 assert_eq!(into.pages.load_u64(8 * (word % 8)), word);
             }
+            let parts: [&[u8]; 3] = [&[7; 3], &[], &[7; 6]];
+            if side.transport.write_message_now(queue_pair, 5, &parts, target.at(16)).unwrap() {
+                side.post(queue_pair, 10, read(local, remote));
+                side.succeeds(10);
+                let words = [16, 24, 32, 40].map(|at| into.pages.load_u64(at));
+                assert_eq!(words, [5, 0x0707_0707_0707_0707, 7, 0]);
+                let outside = target.at(4096 - 24);
+                let is_written = side.transport.write_message_now(queue_pair, 5, &parts, outside);
+                assert!(!is_written.unwrap(), "a message that leaves its region");
+            }
             let outside = target.at(1 << 20);
             match side.transport.write_now(queue_pair, &[1; 8], outside) {
                 Ok(true) => assert_ne!(side.completion().status, CompletionStatus::Success),

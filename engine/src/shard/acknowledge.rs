@@ -2,7 +2,7 @@
 
 use windlass_wire::Status;
 
-use super::Shard;
+use super::{Shard, wait::Pace};
 
 impl Shard {
     /// Completes a message of a session.
@@ -16,7 +16,7 @@ impl Shard {
 
     /// Writes what was completed, wakes who fell asleep, ends who failed. Returns whether there was
     /// anything to write.
-    pub(super) fn acknowledge(&mut self) -> bool {
+    pub(super) fn acknowledge(&mut self, pace: Pace) -> bool {
         let mut acknowledged = false;
         let mut failed = None;
         for session in self.sessions.iter_mut().flatten() {
@@ -26,6 +26,10 @@ impl Shard {
                 }
                 continue;
             };
+            let is_idle = !mailbox.completions.is_pending() && mailbox.sender.is_empty();
+            if pace == Pace::Errand && is_idle && !session.failed {
+                continue;
+            }
             let sleep_epoch = mailbox.reader.sleep_epoch();
             if mailbox.completions.is_pending() {
                 acknowledged = true;

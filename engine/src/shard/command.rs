@@ -336,7 +336,7 @@ impl Shard {
             ShardCommand::Stop { answer } => {
                 self.drain_all();
                 self.close_disk();
-                self.acknowledge();
+                self.acknowledge(super::wait::Pace::Turn);
                 self.stopped = true;
                 self.stop_answer = Some(answer);
             }

@@ -61,7 +61,8 @@ pub(crate) use windlass_transport::error::chain;
 
 use self::{
     aggregate::Aggregator, arena::Arena, chain::Chain, clocks::Clocks, durable::Durable,
-    ids_hash::IdMap, session::ShardSession, staging::Staging, tables::ShardTable, work::Turn,
+    ids_hash::IdMap, session::ShardSession, staging::Staging, tables::ShardTable, wait::Pace,
+    work::Turn,
 };
 use crate::limits::COMPLETIONS_PER_POLL;
 
@@ -221,17 +222,17 @@ impl Shard {
     fn turn_once(&mut self) -> bool {
         let polled = self.poll_transports();
         self.note_time();
-        let worked = self.carry_out_messages();
+        let worked = self.carry_out_messages(Pace::Turn);
         self.release_records();
         let failed = self.end_failed_links();
         let kept = self.turn_disk(worked);
-        let acknowledged = self.acknowledge();
+        let acknowledged = self.acknowledge(Pace::Turn);
         polled || worked || failed || kept || acknowledged
     }
 
     /// Takes what the turn has room for out of the mailboxes and carries it out.
-    fn carry_out_messages(&mut self) -> bool {
-        let chained = self.take_from_peers();
+    fn carry_out_messages(&mut self, pace: Pace) -> bool {
+        let chained = self.take_from_peers(pace);
         if self.clocks.is_used() {
             self.expire_workers();
             self.release_pulls();
@@ -244,7 +245,7 @@ impl Shard {
             self.turn.clear();
         }
         self.close_rounds();
-        let sent = self.end_chain_turn();
+        let sent = self.end_chain_turn(pace);
         chained || worked || sent
     }
 }

@@ -7,6 +7,15 @@ use windlass_transport::QueuePairState;
 
 use super::{Shard, fetch::Outstanding};
 
+/// How much of all there may be is seen to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// All of it: a turn.
+    Turn,
+    /// What a look at memory shows, and what that leads to: between turns.
+    Errand,
+}
+
 /// Whose messages are to be looked after between turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Errand {
@@ -44,11 +53,11 @@ impl Shard {
         // Records that move clocks may be what pulls and rounds wait for.
         let worked = match errand {
             Errand::Peers if !self.clocks.is_used() => {
-                self.take_from_peers() | self.end_chain_turn()
+                self.take_from_peers(Pace::Errand) | self.end_chain_turn(Pace::Errand)
             }
-            _ => self.carry_out_messages(),
+            _ => self.carry_out_messages(Pace::Errand),
         };
-        let acknowledged = self.acknowledge();
+        let acknowledged = self.acknowledge(Pace::Errand);
         // Staged rows have mostly left by now: their place is taken again while it is in the caches.
         if self.staging.has_outstanding() {
             self.poll_transports();

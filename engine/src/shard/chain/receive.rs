@@ -8,7 +8,7 @@ use windlass_wire::{
 };
 
 use super::{
-    super::Shard,
+    super::{Shard, wait::Pace},
     ServerEvent,
     answer::{Answers, Records, Taking},
     clocks::lane_of,
@@ -77,13 +77,23 @@ enum Taken {
 
 impl Shard {
     /// Takes what peers sent; returns whether there was anything.
-    pub(super) fn drain_peers(&mut self) -> bool {
+    pub(super) fn drain_peers(&mut self, pace: Pace) -> bool {
         let mut worked = false;
         let count = self.chain.as_ref().map_or(0, |chain| chain.incoming.len());
         for at in 0..count {
-            worked |= self.drain_peer(at);
+            if pace == Pace::Turn || self.has_message_of(at) {
+                worked |= self.drain_peer(at);
+            }
         }
         worked
+    }
+
+    /// Whether a peer's next message seems to be there: a look at memory.
+    fn has_message_of(&self, at: usize) -> bool {
+        let incoming = self.chain.as_ref().and_then(|chain| chain.incoming.get(at));
+        let session = incoming.and_then(|incoming| self.sessions[incoming.slot].as_ref());
+        let mailbox = session.and_then(|session| session.mailbox.as_ref());
+        mailbox.is_some_and(|mailbox| mailbox.reader.looks_ready())
     }
 
     fn drain_peer(&mut self, at: usize) -> bool {

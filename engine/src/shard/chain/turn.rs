@@ -5,7 +5,10 @@ use std::time::Duration;
 use windlass_replication::{Input, Time};
 use windlass_wire::ShardId;
 
-use super::{super::Shard, receive::Incoming};
+use super::{
+    super::{Shard, wait::Pace},
+    receive::Incoming,
+};
 use crate::limits::{CHAIN_HEAD_LEN_MAX, CHAIN_INFLIGHT_MAX};
 
 /// How soon a shard looks again when a peer had no room.
@@ -24,12 +27,10 @@ impl Shard {
     }
 
     /// Takes what peers sent. Returns whether there was anything.
-    pub(in crate::shard) fn take_from_peers(&mut self) -> bool {
-        if self.chain.is_none() {
-            return false;
-        }
-        let answered = self.take_answers();
-        let drained = self.drain_peers();
+    pub(in crate::shard) fn take_from_peers(&mut self, pace: Pace) -> bool {
+        let Some(chain) = &self.chain else { return false };
+        let answered = (pace == Pace::Turn || chain.is_answered()) && self.take_answers();
+        let drained = self.drain_peers(pace);
         self.publish_clocks();
         answered || drained
     }
@@ -45,13 +46,16 @@ impl Shard {
 
     /// The end of a turn: sends what waits, lets go of what nobody needs. Returns whether there was
     /// anything.
-    pub(in crate::shard) fn end_chain_turn(&mut self) -> bool {
+    pub(in crate::shard) fn end_chain_turn(&mut self, pace: Pace) -> bool {
         self.record_workers();
         self.publish_clocks();
         let Some(chain) = &mut self.chain else { return false };
         let mut worked = false;
         let (parts, shard_count) = (&chain.parts, usize::from(chain.shard_count));
         for link in &mut chain.links {
+            if pace == Pace::Errand && link.pending.is_empty() {
+                continue;
+            }
             let transport = self.transports[link.transport].as_mut();
             let sent = link.flush(transport, |partition| {
                 parts.get(partition.0 as usize / shard_count)?.as_deref()

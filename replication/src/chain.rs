@@ -171,12 +171,14 @@ impl Replica {
 
     /// This replica's role in the chain epoch it knows.
     #[must_use]
+    #[inline]
     pub fn role(&self) -> Role {
         self.role
     }
 
     /// The chain epoch in force here.
     #[must_use]
+    #[inline]
     pub fn epoch(&self) -> Epoch {
         self.chain.epoch
     }
@@ -189,6 +191,7 @@ impl Replica {
 
     /// The log's positions.
     #[must_use]
+    #[inline]
     pub fn log(&self) -> &LogIndex {
         &self.log
     }
@@ -201,12 +204,14 @@ impl Replica {
 
     /// Whether this replica takes pushes.
     #[must_use]
+    #[inline]
     pub fn is_head(&self) -> bool {
         matches!(self.role, Role::Head | Role::Single)
     }
 
     /// Whether this replica is last on the records' path.
     #[must_use]
+    #[inline]
     pub fn is_tail(&self) -> bool {
         matches!(self.role, Role::Tail | Role::Single)
     }
@@ -349,6 +354,7 @@ impl Replica {
 
     /// The commit rule: a record is committed when every replica on the path holds it (and, where it
     /// asks for that, has it on disk), and no removed tail may still be read without it.
+    #[inline]
     pub(crate) fn advance(&mut self, now: Time, outputs: &mut Vec<Output>) {
         if now < self.hold_until || !self.catch_up.is_whole() {
             return;
@@ -381,6 +387,7 @@ impl Replica {
         }
     }
 
+    #[inline]
     fn check_epoch(
         &self,
         from: ServerId,

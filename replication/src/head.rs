@@ -10,6 +10,7 @@ use crate::time::Time;
 impl Replica {
     /// Decides on a push before it is summed. `Admission::Apply` obliges the engine to cover the push
     /// by a record, or to call nothing more on this replica: admitted pushes are remembered.
+    #[inline]
     pub fn admit(&mut self, push: &Push) -> Result<Admission, ReplicaError> {
         if !self.is_head() {
             return Err(ReplicaError::NotHead {
@@ -25,10 +26,12 @@ impl Replica {
 
     /// Records appended here and not yet committed: what back-pressure goes by.
     #[must_use]
+    #[inline]
     pub fn inflight_count(&self) -> u64 {
         self.log.last().0 - self.log.committed().0.min(self.log.last().0)
     }
 
+    #[inline]
     pub(crate) fn append(
         &mut self,
         now: Time,

@@ -71,6 +71,7 @@ impl LogIndex {
     }
 
     /// Takes in the next record.
+    #[inline]
     pub(crate) fn push(&mut self, lsn: Lsn, epoch: Epoch, sync: bool) {
         assert_eq!(lsn, self.last.next(), "records come one by one");
         let known = self.epochs.back().expect("an index knows an epoch").epoch;
@@ -89,6 +90,7 @@ impl LogIndex {
 
     /// The last record.
     #[must_use]
+    #[inline]
     pub fn position(&self) -> Position {
         let epoch = self.epochs.back().expect("an index knows an epoch").epoch;
         Position { epoch, lsn: self.last }
@@ -107,24 +109,28 @@ impl LogIndex {
     /// How far this replica alone could let the log be committed: all of it, or, when records that
     /// must be durable are not, what is durable.
     #[must_use]
+    #[inline]
     pub fn ready(&self) -> Lsn {
         if self.sync_last > self.durable { self.durable } else { self.last }
     }
 
     /// The first record held.
     #[must_use]
+    #[inline]
     pub fn first(&self) -> Lsn {
         self.first
     }
 
     /// The last record.
     #[must_use]
+    #[inline]
     pub fn last(&self) -> Lsn {
         self.last
     }
 
     /// The last record known to be on every replica.
     #[must_use]
+    #[inline]
     pub fn committed(&self) -> Lsn {
         self.committed
     }
@@ -134,6 +140,7 @@ impl LogIndex {
         self.epochs.iter().copied()
     }
 
+    #[inline]
     pub(crate) fn commit(&mut self, lsn: Lsn) {
         assert!(lsn <= self.last, "only what is held is committed");
         self.committed = self.committed.max(lsn);

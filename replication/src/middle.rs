@@ -91,6 +91,7 @@ impl Replica {
     }
 
     /// Adds the record to the log and, unless blocks are still being copied in, to memory.
+    #[inline]
     pub(crate) fn take_in(&mut self, record: RecordHeader<'_>, outputs: &mut Vec<Output>) {
         self.log.push(record.lsn, record.epoch, record.sync);
         self.sessions.apply(record.lsn, record.covered, record.expired);
@@ -102,6 +103,7 @@ impl Replica {
     }
 
     /// Sends each accepted follower what it has not been sent.
+    #[inline]
     pub(crate) fn forward(&mut self, now: Time, outputs: &mut Vec<Output>) {
         if now < self.hold_until {
             return;

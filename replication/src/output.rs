@@ -114,6 +114,7 @@ pub enum Output {
 impl Output {
     /// Pushes the output, joining it to the last one where both are ranges of one stream, so that a
     /// turn of many records sends one range.
+    #[inline]
     pub(crate) fn push(self, outputs: &mut Vec<Self>) {
         if let Some(last) = outputs.last_mut() {
             match (last, self) {

@@ -111,6 +111,7 @@ impl SessionTable {
     }
 
     /// Decides on a push at the head, and remembers it as admitted.
+    #[inline]
     pub fn admit(&mut self, push: &Push) -> Admission {
         let full = self.sessions.len() >= self.sessions_max;
         let session = match self.sessions.entry((push.session, push.lane)) {
@@ -153,6 +154,7 @@ impl SessionTable {
     }
 
     /// Applies what the record at `lsn` covers and expires.
+    #[inline]
     pub fn apply(&mut self, lsn: Lsn, covered: &[Covered], expired: &[SessionId]) {
         for one in covered {
             let new = Session {

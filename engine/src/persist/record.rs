@@ -63,6 +63,7 @@ pub struct Shape {
 impl Shape {
     /// Where the delta starts.
     #[must_use]
+    #[inline]
     pub const fn delta_start(&self) -> usize {
         let lists = self.keys * KEY_BYTES
             + self.covered_max * COVERED_BYTES
@@ -72,12 +73,14 @@ impl Shape {
 
     /// Length of the whole record.
     #[must_use]
+    #[inline]
     pub const fn length(&self) -> usize {
         (self.delta_start() + self.delta_bytes).next_multiple_of(FRAME_ALIGNMENT)
     }
 
     /// Whether it is within the limits.
     #[must_use]
+    #[inline]
     pub const fn is_allowed(&self) -> bool {
         self.covered_max <= COVERED_MAX
             && self.stamps_max <= STAMPS_MAX
@@ -125,6 +128,7 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
+    #[inline]
     pub(crate) fn new(facts: Facts, shape: Shape, lsn: Lsn) -> Self {
         assert!(facts.kind.is_record(), "{:?} is no record", facts.kind);
         assert!(shape.is_allowed(), "a record of {} bytes passes a limit", shape.length());
@@ -132,12 +136,14 @@ impl Draft {
     }
 
     /// Clears what is neither header nor delta, so that every byte is defined.
+    #[inline]
     pub(crate) fn prepare(&self, bytes: &mut [u8]) {
         let start = self.shape.delta_start();
         bytes[HEADER_BYTES..start].fill(0);
         bytes[start + self.shape.delta_bytes..].fill(0);
     }
 
+    #[inline]
     pub(crate) fn seal(&self, bytes: &mut [u8], salt: Salt) {
         let slack = self.shape.length() - self.shape.delta_start() - self.shape.delta_bytes;
         let keyed = matches!(self.facts.kind, Kind::Keys);
@@ -195,6 +201,7 @@ impl<'a> RecordMut<'a> {
     }
 
     /// Adds a session's push. Panics past the reserved number.
+    #[inline]
     pub fn cover(&mut self, covered: Covered) {
         let index = usize::from(self.draft.covered);
         assert!(index < self.draft.shape.covered_max, "more pushes than room was reserved for");
@@ -240,6 +247,7 @@ impl<'a> Record<'a> {
     ///
     /// # Errors
     /// When the bytes are no record after all.
+    #[inline]
     pub fn checked_before(bytes: &'a [u8]) -> Result<Self, RecordError> {
         let Some(header) = bytes.first_chunk() else {
             return Err(FrameError::Short { needed: HEADER_BYTES, present: bytes.len() }.into());
@@ -255,6 +263,7 @@ impl<'a> Record<'a> {
     ///
     /// # Errors
     /// When the frame is no record.
+    #[inline]
     pub fn from_frame(frame: Frame<'a>) -> Result<Self, RecordError> {
         let header = &frame.header;
         if !header.kind.is_record() {

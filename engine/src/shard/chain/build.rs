@@ -208,6 +208,28 @@ fn copy_one(
     })
 }
 
+/// The record of one push alone, whose `values` are readable for all of the facts' rows, as long together as
+/// the shape says. `words` are as long as the record.
+pub(super) fn build_range(
+    (facts, shape): (Facts, Shape),
+    covered: Covered,
+    lsn: windlass_wire::Lsn,
+    values: *const u8,
+    mut words: Vec<u64>,
+) -> Held {
+    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+    let mut draft = Draft::new(facts, shape, lsn);
+    draft.prepare(bytes);
+    let mut record = RecordMut::new(bytes, &mut draft);
+    let to = record.delta();
+    // SAFETY: `values` are readable for the length of the delta, as the caller says; the record is the
+    // chain's own memory.
+    unsafe { std::ptr::copy_nonoverlapping(values, to.as_mut_ptr(), to.len()) };
+    record.cover(covered);
+    draft.seal(bytes, Salt::NONE);
+    Held { lsn, words }
+}
+
 /// Sums the members' rows, or for rules whose last push counts, takes the last one of each row.
 fn sum_up(from: &mut Ingredients<'_>, aggregator: &mut Aggregator) {
     let schema = &from.table.entry.schema;

@@ -84,6 +84,7 @@ pub(in crate::shard) struct ChainDisk {
 }
 
 impl ChainDisk {
+    #[inline]
     fn part_mut(&mut self, index: usize) -> &mut OnDisk {
         if self.parts.len() <= index {
             self.parts.resize(index + 1, OnDisk::default());
@@ -92,6 +93,7 @@ impl ChainDisk {
     }
 
     /// A part may have records that are not in the log.
+    #[inline]
     fn note_behind(&mut self, index: usize) {
         if !std::mem::replace(&mut self.part_mut(index).is_behind, true) {
             self.behind.push(index);
@@ -141,6 +143,7 @@ impl Shard {
     }
 
     /// A record has joined a replica's log.
+    #[inline]
     pub(super) fn keep_record(&mut self, partition: PartitionId) {
         if let Some(chain) = &mut self.chain {
             let index = chain.index(partition);

@@ -83,6 +83,9 @@ impl Shard {
 
     /// Carries out every push of the turn as records of its chains.
     pub(in crate::shard) fn push_chained(&mut self) {
+        if self.push_alone() {
+            return;
+        }
         for at in 0..self.turn.works.len() {
             let work = self.turn.works[at];
             if work.closed || work.pushed {
@@ -340,7 +343,7 @@ fn make_rows(table: &mut ShardTable, keys: &[u64], memory: &mut u64) -> Result<(
     Ok(())
 }
 
-fn facts_of(table: &ShardTable, partition: PartitionId, epoch: Epoch) -> record::Facts {
+pub(super) fn facts_of(table: &ShardTable, partition: PartitionId, epoch: Epoch) -> record::Facts {
     let dtype: DataType = table.entry.schema.dtype;
     record::Facts {
         kind: Kind::Keys,

@@ -6,6 +6,7 @@
 //! `receive` reads, `connect` sets them up; maps come by `configure`; learners copy in `copy_in` what
 //! their feeder sends in `copy_out`; `disk` writes records of durable tables to the shard's log.
 
+mod alone;
 mod answer;
 mod apply;
 mod build;
@@ -147,14 +148,17 @@ impl Chain {
         }
     }
 
+    #[inline]
     fn index(&self, partition: PartitionId) -> usize {
         partition.0 as usize / usize::from(self.shard_count)
     }
 
+    #[inline]
     fn part(&self, partition: PartitionId) -> Option<&Part> {
         self.parts.get(self.index(partition))?.as_deref()
     }
 
+    #[inline]
     fn part_mut(&mut self, partition: PartitionId) -> Option<&mut Part> {
         let index = self.index(partition);
         self.parts.get_mut(index)?.as_deref_mut()
@@ -165,6 +169,7 @@ impl Chain {
         self.spare.take(len)
     }
 
+    #[inline]
     fn link_mut(&mut self, server: ServerId) -> Option<&mut Link> {
         self.links.iter_mut().find(|link| link.peer.server == server)
     }

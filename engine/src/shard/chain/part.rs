@@ -40,11 +40,13 @@ pub(in crate::shard) struct Held {
 }
 
 impl Held {
+    #[inline]
     pub(super) fn bytes(&self) -> &[u8] {
         bytemuck::cast_slice(&self.words)
     }
 
     /// The record; its checksums held when it was taken in.
+    #[inline]
     pub(super) fn record(&self) -> Result<Record<'_>, RecordError> {
         Record::checked_before(self.bytes())
     }
@@ -68,6 +70,7 @@ impl Part {
     }
 
     /// The record at a position, if it is held.
+    #[inline]
     pub(super) fn held(&self, lsn: Lsn) -> Option<&Held> {
         let first = self.records.front()?.lsn;
         let at = usize::try_from(lsn.0.checked_sub(first.0)?).ok()?;
@@ -75,6 +78,7 @@ impl Part {
     }
 
     /// The chain epoch in force here.
+    #[inline]
     pub(super) fn epoch(&self) -> Epoch {
         self.replica.epoch()
     }
@@ -96,6 +100,7 @@ const SPARE_WORDS_MAX: usize = (256 << 10) / 8;
 
 impl Spare {
     /// A buffer of `len` bytes, a multiple of 8, whose content is any.
+    #[inline]
     pub(super) fn take(&mut self, len: usize) -> Vec<u64> {
         self.held_len += len as u64;
         let mut words = self.buffers.pop().unwrap_or_default();
@@ -104,6 +109,7 @@ impl Spare {
     }
 
     /// Takes back a buffer.
+    #[inline]
     pub(super) fn put(&mut self, words: Vec<u64>) {
         self.held_len -= words.len() as u64 * 8;
         if self.buffers.len() < SPARE_MAX && words.capacity() <= SPARE_WORDS_MAX {

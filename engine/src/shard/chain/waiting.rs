@@ -25,6 +25,7 @@ pub(in crate::shard) struct Waits {
 }
 
 impl Waits {
+    #[inline]
     fn insert(&mut self, wait: Wait) -> u32 {
         match self.free.pop() {
             Some(id) => {
@@ -49,11 +50,13 @@ impl Waits {
         (wait.slot, wait.life) == (slot, life)
     }
 
+    #[inline]
     pub(in crate::shard) fn add(&mut self, id: u32) {
         self.waits[id as usize].left += 1;
     }
 
     /// One thing less to wait for; the message when it was the last.
+    #[inline]
     fn end_one(&mut self, id: u32, status: Status, detail: u32) -> Option<Wait> {
         let wait = &mut self.waits[id as usize];
         wait.left -= 1;
@@ -70,6 +73,7 @@ impl Waits {
 
 impl Shard {
     /// Begins to wait for a message of this turn: until its turn is over, at least.
+    #[inline]
     pub(in crate::shard) fn begin_wait(&mut self, at: usize) -> Option<u32> {
         let work = &mut self.turn.works[at];
         if work.wait.is_some() {
@@ -91,6 +95,7 @@ impl Shard {
     }
 
     /// One of the things that a message waits for has come about.
+    #[inline]
     pub(in crate::shard) fn end_wait(&mut self, id: u32, status: Status, detail: u32) {
         let Some(wait) = self.waits.end_one(id, status, detail) else { return };
         // Its slot may be another connection's by now.

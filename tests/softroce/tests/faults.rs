@@ -17,6 +17,7 @@ use windlass_softroce::{
 use windlass_transport::{
     Access, Batch, Completion, CompletionStatus, InlineBytes, Operation, QueuePairState,
     SendRequest, Transport, WorkId,
+    verbs::{VerbsConfig, VerbsTransport},
 };
 
 const PEER: &str = env!("CARGO_BIN_EXE_softroce-peer");
@@ -58,6 +59,29 @@ fn a_killed_peer_is_reported_and_others_are_unaffected() {
     transport.disconnect(to_doomed.queue_pair);
     let parameter = to_other.parameters.at(0);
     assert_eq!(read_word(&mut transport, to_other.queue_pair, &local, parameter), Ok(0));
+}
+
+#[test]
+fn nobody_waits_for_a_device_that_does_not_answer() {
+    let _alone = alone();
+    let Some(device) = device() else { return };
+    // With the usual timer, by which a device gives up after half a second.
+    let config = VerbsConfig { device: Some(device), ..VerbsConfig::default() };
+    let mut transport = VerbsTransport::open(config).unwrap();
+    let gone = transport.create_queue_pair().unwrap();
+    let endpoint = gone.endpoint().clone();
+    transport.disconnect(gone.id());
+    let pending = transport.create_queue_pair().unwrap();
+    let begun = transport.begin_connect(pending, &endpoint).unwrap();
+    assert_eq!(transport.state(begun), QueuePairState::Connecting);
+    let began = Instant::now();
+    while transport.state(begun) == QueuePairState::Connecting {
+        assert!(began.elapsed() < Duration::from_secs(20), "the device never gives up");
+        transport.poll(&mut [Completion::EMPTY; 4]);
+    }
+    report(&format!("nobody answered: given up after {:?}", began.elapsed()));
+    assert_eq!(transport.state(begun), QueuePairState::Error);
+    transport.disconnect(begun);
 }
 
 #[test]

@@ -102,6 +102,10 @@ impl VerbsTransport {
                 if work.status != IBV_WC_SUCCESS {
                     slot.state = QueuePairState::Error;
                 } else if request.quiet {
+                    // The greeting has arrived: nothing else is sent before.
+                    if slot.state == QueuePairState::Connecting {
+                        slot.state = QueuePairState::Ready;
+                    }
                     return None;
                 }
                 Some(Completion {
@@ -150,10 +154,13 @@ impl VerbsTransport {
     /// Posts the farewell; says whether there is something to wait for.
     pub(super) fn say_farewell(&mut self, queue_pair: QueuePairId) -> bool {
         let Some(slot) = self.slots.find_mut(queue_pair.0) else { return false };
+        // A peer whose device has not answered the greeting is not waited for.
+        let is_unanswered = slot.state == QueuePairState::Connecting && slot.ring.len() > 0;
         // A passive side that has not looked at the greeting yet may well have a peer.
         slot.state != QueuePairState::Error
             && matches!(slot.stage, Stage::Connected(_))
             && self.verbs.post_own(slot, Greeting::FAREWELL).is_ok()
+            && !is_unanswered
     }
 
     /// Waits until everything posted on the queue pair has completed; false when it failed or the

@@ -221,25 +221,25 @@ impl VerbsTransport {
         Ok(())
     }
 
-    /// Tells the passive side that we are there and waits for its device's answer.
+    /// Tells the passive side that we are there; its device's answer makes the queue pair ready.
     fn greet(&mut self, id: QueuePairId, remote: &VerbsEndpoint) -> Result<(), ConnectError> {
-        let deadline = Instant::now() + self.config.connect_timeout;
+        self.bring_up(id, remote)?;
         let slot = self.slots.find_mut(id.0).ok_or(ConnectError::Stale)?;
-        let unreachable = |kind: std::io::ErrorKind| ConnectError::Unreachable {
-            address: std::net::Ipv6Addr::from(remote.gid.raw).to_string(),
-            source: kind.into(),
-        };
         self.verbs
             .post_own(slot, Greeting::HERE)
-            .map_err(|_| unreachable(std::io::ErrorKind::NotConnected))?;
-        if self.settle(id, deadline) {
-            if let Some(slot) = self.slots.find_mut(id.0) {
-                slot.state = QueuePairState::Ready;
-            }
-            Ok(())
-        } else {
-            Err(unreachable(std::io::ErrorKind::TimedOut))
+            .map_err(|_| unreachable(remote, std::io::ErrorKind::NotConnected))
+    }
+
+    /// Destroys a queue pair that could not be connected.
+    fn end_unless(
+        &mut self,
+        connected: Result<(), ConnectError>,
+        id: QueuePairId,
+    ) -> Result<QueuePairId, ConnectError> {
+        if connected.is_err() {
+            self.destroy(id);
         }
+        connected.map(|()| id)
     }
 }
 
@@ -309,18 +309,29 @@ impl Transport for VerbsTransport {
         remote: &Endpoint,
     ) -> Result<QueuePairId, ConnectError> {
         let id = pending.id();
-        let connected = VerbsEndpoint::decode(remote).and_then(|remote| {
-            self.bring_up(id, &remote)?;
-            match role {
-                Role::Passive => Ok(()),
-                Role::Active => self.greet(id, &remote),
+        let connected = VerbsEndpoint::decode(remote).and_then(|remote| match role {
+            Role::Passive => self.bring_up(id, &remote),
+            Role::Active => {
+                let deadline = Instant::now() + self.config.connect_timeout;
+                self.greet(id, &remote)?;
+                let is_answered = self.settle(id, deadline);
+                is_answered
+                    .then_some(())
+                    .ok_or_else(|| unreachable(&remote, std::io::ErrorKind::TimedOut))
             }
         });
-        if let Err(error) = connected {
-            self.destroy(id);
-            return Err(error);
-        }
-        Ok(id)
+        self.end_unless(connected, id)
+    }
+
+    /// Leaves the answer of the peer's device to polling.
+    fn begin_connect(
+        &mut self,
+        pending: PendingQueuePair,
+        remote: &Endpoint,
+    ) -> Result<QueuePairId, ConnectError> {
+        let id = pending.id();
+        let greeted = VerbsEndpoint::decode(remote).and_then(|remote| self.greet(id, &remote));
+        self.end_unless(greeted, id)
     }
 
     fn state(&self, queue_pair: QueuePairId) -> QueuePairState {
@@ -451,6 +462,11 @@ impl Drop for VerbsTransport {
             self.destroy(id);
         }
     }
+}
+
+fn unreachable(remote: &VerbsEndpoint, kind: std::io::ErrorKind) -> ConnectError {
+    let address = std::net::Ipv6Addr::from(remote.gid.raw).to_string();
+    ConnectError::Unreachable { address, source: kind.into() }
 }
 
 fn connect_error(error: OpenError) -> ConnectError {

@@ -199,11 +199,11 @@ impl Core {
 
     /// Posts what waited for room.
     pub(super) fn post_postponed(&mut self) {
-        while let Some(at) = self.reads.postponed.front().copied() {
+        // One that fails takes those of its link out.
+        while let Some(at) = self.reads.postponed.pop_front() {
             if !self.post_read(at) {
-                return;
+                return self.reads.postponed.push_front(at);
             }
-            self.reads.postponed.pop_front();
         }
     }
 

@@ -73,11 +73,15 @@ mod tests {
 
     #[test]
     fn working_is_no_sleep() {
-        let watch = Stopwatch::start();
-        let began = watch.cpu;
-        while thread_time() - began < 2 * CHECKPOINT_TURN_LONG {}
-        let took = watch.took();
-        assert!(took.cpu >= 2 * CHECKPOINT_TURN_LONG && took.wall >= took.cpu, "{took:?}");
-        assert!(!took.blocked, "{took:?}");
+        let work = || {
+            let watch = Stopwatch::start();
+            let began = watch.cpu;
+            while thread_time() - began < 2 * CHECKPOINT_TURN_LONG {}
+            let took = watch.took();
+            assert!(took.cpu >= 2 * CHECKPOINT_TURN_LONG && took.wall >= took.cpu, "{took:?}");
+            took.blocked
+        };
+        // One or another may have to wait for the kernel to give it a page.
+        assert!((0..20).any(|_| !work()));
     }
 }

@@ -11,7 +11,11 @@ mod linked;
 mod order;
 mod world;
 
-use windlass_wire::{DataType, ServerId, TableEntry, TableId, TableSchema, control::Provider};
+use std::time::{Duration, Instant};
+
+use windlass_wire::{
+    DataType, ServerId, Status, TableEntry, TableId, TableSchema, control::Provider,
+};
 
 use self::{client::Client, world::World};
 
@@ -74,17 +78,35 @@ fn expected(count: u64) -> (Vec<f32>, std::collections::BTreeMap<u64, f32>) {
     (dense, sparse)
 }
 
+/// Rows of any replica; one that has just come in refuses until it has them all.
+fn pull_in_time(
+    client: &mut Client,
+    table: usize,
+    keys: &[u64],
+    at: impl Fn(&[ServerId]) -> ServerId + Copy,
+) -> Vec<f32> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        match client.pull(table, keys, at, false) {
+            Err(Status::StaleEpoch) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            pulled => return pulled.unwrap(),
+        }
+    }
+}
+
 fn assert_exact(client: &mut Client, count: u64) {
     let (dense, sparse) = expected(count);
     let rows: Vec<u64> = (0..ROWS).collect();
     for at in [0_usize, 1] {
         let pick = move |servers: &[ServerId]| servers[at % servers.len()];
-        let pulled = client.pull(0, &rows, pick, false).unwrap();
+        let pulled = pull_in_time(client, 0, &rows, pick);
         for (row, expected) in dense.iter().enumerate() {
             assert_eq!(pulled[row * 4], *expected, "row {row} at replica {at}");
         }
         let keys: Vec<u64> = sparse.keys().copied().collect();
-        let pulled = client.pull(1, &keys, pick, false).unwrap();
+        let pulled = pull_in_time(client, 1, &keys, pick);
         for (at, expected) in sparse.values().enumerate() {
             assert_eq!(pulled[at * 3], *expected, "key {}", keys[at]);
         }

@@ -13,11 +13,11 @@
 //! 32      values, then state, of the rows; for sparse ones key, values, state of each
 //! ```
 
+mod lengths;
+
 use std::time::Duration;
 
-use windlass_wire::{
-    DataType, Durability, PartitionId, RequestHeader, RowRange, Status, TableId, UpdateRule,
-};
+use windlass_wire::{DataType, Durability, PartitionId, RequestHeader, RowRange, Status, TableId};
 
 use super::{
     Shard,
@@ -55,8 +55,9 @@ const SPARSE: u32 = 1;
 /// What is to be imaged, and when.
 #[derive(Debug, Default)]
 pub(super) struct Images {
-    /// By when, if any row has changed.
+    /// By when, if any row has changed; at most so many milliseconds from whenever it is asked.
     due: Option<Duration>,
+    due_within: u32,
     /// At least so many bytes.
     bytes: u64,
     buffer: Vec<u8>,
@@ -77,8 +78,16 @@ impl Images {
         self.due
     }
 
-    fn come_due(&mut self, due: Duration) {
-        self.due = Some(self.due.map_or(due, |old| old.min(due)));
+    /// Whether rows that change now come due in time, with what is due already: no clock is read then.
+    fn is_due_within(&self, milliseconds: u32) -> bool {
+        self.due.is_some() && self.due_within <= milliseconds
+    }
+
+    fn come_due(&mut self, now: Duration, milliseconds: u32) {
+        let due = now + Duration::from_millis(milliseconds.into());
+        if self.due.is_none_or(|old| due < old) {
+            (self.due, self.due_within) = (Some(due), milliseconds);
+        }
     }
 
     /// The next pass over the partitions begins with the first.
@@ -99,24 +108,9 @@ impl ShardTable {
         matches!(schema.durability, Durability::Interval { .. }) && !self.is_chained
     }
 
-    /// Bytes of the image of one row that has no neighbour.
-    pub(super) fn row_image_len(&self) -> u64 {
-        let schema = &self.entry.schema;
-        let values = u64::from(schema.width) * schema.rule.state_width() as u64;
-        let state = values * UpdateRule::state_value_size(schema.dtype) as u64;
-        schema.row_len() + state + 4 + 8 + ENTRY_LEN as u64
-    }
-
     /// Whether rows of a partition, or its clock, have changed since they were recorded.
     fn is_dirty(&self, slot: usize) -> bool {
         self.dirty_count(slot) > 0 || self.owes_clock(slot)
-    }
-
-    fn dirty_count(&self, slot: usize) -> u64 {
-        match &self.rows {
-            TableRows::Dense(partitions) => partitions[slot].0.dirty().count(),
-            TableRows::Sparse(partitions) => partitions[slot].dirty().count(),
-        }
     }
 }
 
@@ -133,8 +127,10 @@ impl Shard {
         let Durability::Interval { milliseconds } = table.entry.schema.durability else { return };
         let bytes = rows * table.row_image_len();
         let Some(mut durable) = self.durable.take() else { return };
-        let now = durable.now();
-        durable.images.come_due(now + Duration::from_millis(milliseconds.into()));
+        if !durable.images.is_due_within(milliseconds) {
+            let now = durable.now();
+            durable.images.come_due(now, milliseconds);
+        }
         durable.images.bytes += bytes;
         durable.images.unseen += bytes;
         if durable.images.unseen > IMAGE_PARTITION_LEN_MAX / 2 {
@@ -144,7 +140,8 @@ impl Shard {
             // Rows pushed again and again are imaged once.
             durable.images.bytes = self.images_len();
             if durable.images.bytes > IMAGE_LEN_MAX / 2 {
-                durable.images.due = Some(now);
+                let now = durable.now();
+                durable.images.come_due(now, 0);
                 self.turn_images(&mut durable, now);
             }
         }
@@ -153,19 +150,12 @@ impl Shard {
 
     /// Something of a table has changed that is recorded as it is by then.
     pub(super) fn image_within(&mut self, milliseconds: u32) {
-        if let Some(durable) = &mut self.durable {
+        if let Some(durable) = &mut self.durable
+            && !durable.images.is_due_within(milliseconds)
+        {
             let now = durable.now();
-            durable.images.come_due(now + Duration::from_millis(milliseconds.into()));
+            durable.images.come_due(now, milliseconds);
         }
-    }
-
-    fn images_len(&self) -> u64 {
-        let imaged = self.tables.values().filter(|table| table.is_imaged());
-        let lengths = imaged.map(|table| {
-            let slots = table.slots.filled().map(|(_, slot)| table.dirty_count(slot));
-            slots.sum::<u64>() * table.row_image_len()
-        });
-        lengths.sum()
     }
 
     /// Records the partitions whose images would be long soon: an image is made in one turn.
@@ -196,27 +186,6 @@ impl Shard {
             written += durable.images.buffer.len();
         }
         durable.images.partitions = partitions;
-    }
-
-    /// At most so many bytes is the image of any partition now: rows pushed again and again make no
-    /// longer ones.
-    fn longest_image_len(&self) -> u64 {
-        let imaged = self.tables.values().filter(|table| table.is_imaged());
-        let lengths = imaged.map(|table| {
-            let counts = table.slots.filled().map(|(_, slot)| table.dirty_count(slot));
-            counts.max().unwrap_or(0) * table.row_image_len()
-        });
-        lengths.sum()
-    }
-
-    /// At most so many bytes is the image of a partition now.
-    fn image_len(&self, partition: PartitionId) -> u64 {
-        let imaged = self.tables.values().filter(|table| table.is_imaged());
-        let lengths = imaged.filter_map(|table| {
-            let slot = table.slots.find(partition)?;
-            Some(table.dirty_count(slot) * table.row_image_len())
-        });
-        lengths.sum()
     }
 
     /// Records what is due.
@@ -282,8 +251,10 @@ impl Shard {
                     _ => None,
                 }
             });
-        let interval = intervals.min().map(|ms| Duration::from_millis(ms.into()));
-        durable.images.due = interval.map(|interval| begun + interval);
+        durable.images.due = None;
+        if let Some(milliseconds) = intervals.min() {
+            durable.images.come_due(begun, milliseconds);
+        }
     }
 
     /// Whether a partition has rows to be imaged: a record that covers later pushes of the sessions

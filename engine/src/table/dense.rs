@@ -19,6 +19,9 @@ pub struct DensePartition {
     changed: ChangedPieces,
     /// Rows that changed since the log recorded them last, when it records rows and not pushes.
     dirty: DirtyRows,
+    /// Rows within the partition, neighbours, that are marked in both wherever those are asked for: of
+    /// rows pushed again and again nothing is left to be marked.
+    marked: RowRange,
 }
 
 impl DensePartition {
@@ -42,6 +45,7 @@ impl DensePartition {
             state: StatePlanes::new(&schema.rule, schema.dtype, row_count, width),
             changed: ChangedPieces::default(),
             dirty: DirtyRows::default(),
+            marked: RowRange::default(),
         }
     }
 
@@ -66,6 +70,7 @@ impl DensePartition {
     /// From now on changes are noted by row.
     pub fn track_dirty(&mut self) {
         self.dirty.track();
+        self.marked = RowRange::default();
     }
 
     /// The rows that changed, by row within the partition.
@@ -78,6 +83,7 @@ impl DensePartition {
     pub fn take_dirty(&mut self) -> Vec<RowRange> {
         let (first, piece_rows) = (self.rows.start, self.piece_rows());
         let mut runs = Vec::new();
+        self.marked = RowRange::default();
         self.dirty.take(piece_rows, |run| {
             runs.push(RowRange::new(first + run.start, first + run.end));
         });
@@ -87,6 +93,7 @@ impl DensePartition {
     /// The pieces that changed.
     #[must_use]
     pub fn changed_mut(&mut self) -> &mut ChangedPieces {
+        self.marked = RowRange::default();
         &mut self.changed
     }
 
@@ -214,6 +221,25 @@ impl DensePartition {
         &mut self.state
     }
 
+    /// Notes that rows within the partition change.
+    #[inline]
+    fn change(&mut self, within: RowRange) {
+        if within.start < self.marked.start || within.end > self.marked.end {
+            self.mark(within);
+        }
+    }
+
+    fn mark(&mut self, within: RowRange) {
+        if self.changed.is_tracked() {
+            let piece_rows = self.piece_rows();
+            self.changed.set(within.start / piece_rows, within.end.div_ceil(piece_rows));
+        }
+        if self.dirty.is_tracked() {
+            self.dirty.set_range(within.start, within.end);
+        }
+        self.marked = within;
+    }
+
     /// Applies gradients to rows of the table, all of which the partition has to hold.
     ///
     /// # Safety
@@ -229,13 +255,7 @@ impl DensePartition {
         let gradient_len = self.width * kernel.gradient_dtype().size();
         let base = self.rows.start;
         let within = RowRange::new(rows.start - base, rows.end - base);
-        if self.changed.is_tracked() {
-            let piece_rows = self.piece_rows();
-            self.changed.set(within.start / piece_rows, within.end.div_ceil(piece_rows));
-        }
-        if self.dirty.is_tracked() {
-            self.dirty.set_range(within.start, within.end);
-        }
+        self.change(within);
         let (state, width) = (&mut self.state, self.width);
         self.blocks.update(within, |values, first, count| {
             let row = usize_of(first);
@@ -283,4 +303,43 @@ const PIECE_LEN: u64 = 64 << 10;
 #[expect(clippy::cast_possible_truncation, reason = "the transport asserts a 64-bit target")]
 const fn usize_of(value: u64) -> usize {
     value as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass_transport::memory::PagesOptions;
+    use windlass_wire::DataType;
+
+    use super::*;
+
+    #[test]
+    fn rows_that_change_again_are_marked_again_once_marks_are_taken() {
+        let schema = TableSchema::dense(DataType::F32, 100, 4);
+        let rows = RowRange::new(1000, 1100);
+        let len = BlockGeometry::new(schema.row_len(), rows.count()).len(rows.count());
+        let pages = Pages::allocate(usize_of(len) + 64, PagesOptions::default()).unwrap();
+        let mut dense = DensePartition::new(PartitionId(0), rows, &schema, pages, 64);
+        dense.change(RowRange::new(0, 10));
+        dense.track_dirty();
+        dense.change(RowRange::new(0, 10));
+        assert_eq!(
+            dense.take_dirty(),
+            [RowRange::new(1000, 1010)],
+            "changes before were not noted"
+        );
+        for (from, to, count) in [(5, 9, 4), (5, 9, 4), (6, 8, 4), (4, 7, 5), (90, 100, 15)] {
+            dense.change(RowRange::new(from, to));
+            assert_eq!(dense.dirty().count(), count);
+        }
+        assert_eq!(dense.take_dirty(), [RowRange::new(1004, 1009), RowRange::new(1090, 1100)]);
+        dense.change(RowRange::new(90, 100));
+        assert_eq!(dense.take_dirty(), [RowRange::new(1090, 1100)]);
+        dense.track_changes();
+        assert!(dense.changed_mut().take().contains(0));
+        assert!(!dense.changed_mut().contains(0));
+        dense.change(RowRange::new(90, 100));
+        assert!(dense.changed_mut().take().contains(0));
+        dense.change(RowRange::new(90, 100));
+        assert!(dense.changed_mut().contains(0), "a checkpoint took the marks");
+    }
 }

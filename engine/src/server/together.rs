@@ -4,8 +4,9 @@ use super::{Server, ServerConfig, StartError};
 
 impl Server {
     /// Founds a cluster and starts all of its [`ServerConfig::expected_servers`] in this process, each
-    /// with a port of its own and, under the data directory, a folder named by its number. The first has
-    /// the coordinator: stop it last. [`ServerConfig::thread`] has all of their shards share a thread.
+    /// with a port of its own, which it advertises ([`ServerConfig::advertise`] has to be unset), and, under
+    /// the data directory, a folder named by its number. The first has the coordinator: stop it last.
+    /// [`ServerConfig::thread`] has all of their shards share a thread.
     ///
     /// # Errors
     /// As [`Server::start`]; those that had started are gone then.

@@ -1,9 +1,7 @@
 //! Taking messages out of mailboxes: every byte is copied out first and checked then.
 
 use windlass_transport::mailbox::Message;
-use windlass_wire::{
-    Checksum, RequestHeader, RequestKind, Status, request::CHECKED_VALUES_LEN_MAX,
-};
+use windlass_wire::{Checksum, RequestHeader, RequestKind, Status};
 
 use super::{
     Shard,
@@ -159,7 +157,7 @@ impl Shard {
         if inline_len > 0 {
             #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_LEN_MAX")]
             let (at, room) = self.turn.reserve_values(inline_len as usize);
-            take(room, inline_len <= CHECKED_VALUES_LEN_MAX);
+            take(room, RequestHeader::checks_values(inline_len));
             values = Values::Inline(at);
         }
         if checksum != sealed {

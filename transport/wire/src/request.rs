@@ -248,11 +248,18 @@ impl RequestHeader {
         bytes[72..80].copy_from_slice(&reply.address.to_le_bytes());
     }
 
+    /// Whether the checksum covers values of so many bytes in the body.
+    #[must_use]
+    #[inline]
+    pub const fn checks_values(len: u64) -> bool {
+        len <= CHECKED_VALUES_LEN_MAX
+    }
+
     /// What the checksum covers of values in the body.
     #[must_use]
     #[inline]
     pub fn checked(values: &[u8]) -> &[u8] {
-        if values.len() as u64 > CHECKED_VALUES_LEN_MAX { &[] } else { values }
+        if Self::checks_values(values.len() as u64) { values } else { &[] }
     }
 
     /// Puts the checksum of header and body into an encoded header. Of values, `body` has what

@@ -14,7 +14,7 @@ use std::{
     net::TcpListener,
     sync::{
         Barrier,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -312,9 +312,13 @@ fn no_pull_is_staler_than_its_table_allows_when_servers_are_killed() {
         let addresses = cluster.addresses();
         let is_over = AtomicBool::new(false);
         let together = Barrier::new(WORKERS as usize);
+        // Both end after the same round: nobody waits for a worker that has left. The first one
+        // names it two rounds ahead, and the other cannot be there before it has heard.
+        let rounds = AtomicU64::new(u64::MAX);
         std::thread::scope(|scope| {
             for rank in 0..WORKERS {
                 let (addresses, is_over, together) = (&addresses, &is_over, &together);
+                let rounds = &rounds;
                 scope.spawn(move || {
                     let client = connect(addresses, Some(rank));
                     let table = client.open_table::<f64>("clocked").unwrap();
@@ -322,7 +326,10 @@ fn no_pull_is_staler_than_its_table_allows_when_servers_are_killed() {
                     together.wait();
                     let keys: Vec<u64> = (0..64).collect();
                     let mut round = 0_u64;
-                    while !is_over.load(Ordering::SeqCst) {
+                    while round < rounds.load(Ordering::SeqCst) {
+                        if rank == 0 && is_over.swap(false, Ordering::SeqCst) {
+                            rounds.store(round + 2, Ordering::SeqCst);
+                        }
                         let pulled = if round.is_multiple_of(2) {
                             table.pull(0..64, &PullOptions::default())
                         } else {
@@ -339,6 +346,9 @@ fn no_pull_is_staler_than_its_table_allows_when_servers_are_killed() {
                         round += 1;
                     }
                     client.wait_all().unwrap();
+                    let pulled = table.pull(0..64, &PullOptions::default());
+                    let all = round as f64 * f64::from(WORKERS);
+                    assert_eq!(pulled.unwrap().wait().unwrap(), [all; 128]);
                 });
             }
             for victim in [2, 1] {

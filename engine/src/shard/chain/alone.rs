@@ -17,7 +17,7 @@ use crate::{
     shard::{
         Shard,
         tables::TableRows,
-        work::{Work, values_pointer},
+        work::{Values, Work},
     },
 };
 
@@ -37,7 +37,9 @@ impl Shard {
             && table.rounds.is_none()
             && table.clocks.is_none()
             && !is_sync(table, work);
-        if work.closed || !header.kind.pushes() || header.row_count == 0 || !is_plain {
+        let has_values = !matches!(work.values, Values::None);
+        if work.closed || !has_values || !header.kind.pushes() || header.row_count == 0 || !is_plain
+        {
             return false;
         }
         let rows = RowRange::new(first, first + u64::from(header.row_count));
@@ -45,7 +47,6 @@ impl Shard {
         let Some(session) = sessions[*session].as_ref().filter(|session| !session.refuses) else {
             return false;
         };
-        let Some(values) = values_pointer(turn, staging, work) else { return false };
         let row_len = header.width as usize * header.dtype.size();
         let delta_bytes = header.row_count as usize * row_len;
         let shape = Shape { covered_max: 1, stamps_max: 1, keys: 0, delta_bytes };
@@ -66,8 +67,10 @@ impl Shard {
         let facts =
             record::Facts { kind: Kind::Rows, rows, ..facts_of(table, partition, part.epoch()) };
         let its = record::Covered { session, incarnation, sequence };
-        let words = spare.take(shape.length());
-        let held = build_range((facts, shape), its, lsn, values, words);
+        let from = (&*turn, &*staging, work);
+        let Some(held) = build_range((facts, shape), its, lsn, from, |len| spare.take(len)) else {
+            return false;
+        };
         covered.clear();
         covered.push(Covered { session, incarnation, lane, sequence });
         if let Some(wait) = self.begin_wait(0)

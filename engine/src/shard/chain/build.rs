@@ -15,8 +15,9 @@ use crate::{
     },
     shard::{
         aggregate::Aggregator,
+        staging::Staging,
         tables::{ShardTable, TableRows},
-        work::Work,
+        work::{Turn, Work, values_pointer},
     },
     update::Accumulator,
 };
@@ -208,26 +209,33 @@ fn copy_one(
     })
 }
 
-/// The record of one push alone, whose `values` are readable for all of the facts' rows, as long together as
-/// the shape says. `words` are as long as the record.
+/// The record of a push of this turn alone, of the rows that the facts name; `take` gives memory of a record's
+/// length. `None` for what pushes no values.
+///
+/// # Panics
+///
+/// When the shape's delta is not as long as the push's values.
 pub(super) fn build_range(
     (facts, shape): (Facts, Shape),
     covered: Covered,
     lsn: windlass_wire::Lsn,
-    values: *const u8,
-    mut words: Vec<u64>,
-) -> Held {
+    (turn, staging, work): (&Turn, &Staging, &Work),
+    take: impl FnOnce(usize) -> Vec<u64>,
+) -> Option<Held> {
+    let values = values_pointer(turn, staging, work)?;
+    assert_eq!(shape.delta_bytes as u64, work.header.values_len(), "a delta is the push's values");
+    let mut words = take(shape.length());
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
     let mut draft = Draft::new(facts, shape, lsn);
     draft.prepare(bytes);
     let mut record = RecordMut::new(bytes, &mut draft);
     let to = record.delta();
-    // SAFETY: `values` are readable for the length of the delta, as the caller says; the record is the
-    // chain's own memory.
+    // SAFETY: `values` are readable for the rest of the turn, as many as the header says, which is the length
+    // of the delta; the record is the chain's own memory.
     unsafe { std::ptr::copy_nonoverlapping(values, to.as_mut_ptr(), to.len()) };
     record.cover(covered);
     draft.seal(bytes, Salt::NONE);
-    Held { lsn, words }
+    Some(Held { lsn, words })
 }
 
 /// Sums the members' rows, or for rules whose last push counts, takes the last one of each row.

@@ -147,6 +147,9 @@ pub struct Counters {
     pub resent: u64,
     /// Servers connected to again.
     pub reconnects: u64,
+    /// Pulls of dense rows that their servers sent, because one-sided reads of them kept meeting pushes; a large
+    /// one may count several times.
+    pub pulls_served: u64,
 }
 
 impl std::fmt::Debug for Core {

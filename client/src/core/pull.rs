@@ -1,7 +1,7 @@
 //! Pulls: dense ranges by one-sided reads, keys gathered by the servers into the staging area.
 
 use windlass_transport::chunks::Chunk;
-use windlass_wire::{RequestKind, RowRange, Rows};
+use windlass_wire::{RequestKind, RowRange, Rows, WorkerClock};
 
 use super::{
     Core, PART_KEYS_MAX, RequestId, TableIndex,
@@ -29,6 +29,11 @@ pub(super) enum Claimed {
         rows: RowRange,
         reading: Reading,
     },
+    /// These rows are always being pushed to: their servers are to send them.
+    Contended {
+        rows: RowRange,
+        reading: Reading,
+    },
 }
 
 /// Rows of one message.
@@ -45,6 +50,8 @@ struct Gathering {
     row: u64,
     request: RequestId,
     replica: Replica,
+    /// That of the pull.
+    clock: WorkerClock,
 }
 
 impl Core {
@@ -98,20 +105,31 @@ impl Core {
         rows: RowRange,
         options: &PullOptions,
     ) -> Result<RequestId, RequestError> {
-        let row_len = self.tables[table.0].row_len;
-        let len = rows.count() * row_len;
-        let (request, chunk) = self.begin_gathering(options, len)?;
+        let (request, chunk) =
+            self.begin_gathering(options, rows.count() * self.tables[table.0].row_len)?;
+        let (replica, clock) = (self.replica_of(options.from), self.pull_clock(table));
+        self.gather_range(table, rows, Gathering { chunk, row: 0, request, replica, clock })
+    }
+
+    /// Has the servers of a range of rows write them into the staging area.
+    fn gather_range(
+        &mut self,
+        table: TableIndex,
+        rows: RowRange,
+        to: Gathering,
+    ) -> Result<RequestId, RequestError> {
+        let Gathering { chunk, request, replica, .. } = to;
         let row_count = count_of(rows.count());
         if let Some(slot) = self.requests.find_mut(request) {
             slot.reply = Reply::Staged { chunk, row_count, positions: Vec::new() };
         }
-        let (layout, replica) = (self.tables[table.0].layout, self.replica_of(options.from));
+        let (layout, row_len) = (self.tables[table.0].layout, self.tables[table.0].row_len);
         let rows_max = (GATHER_LEN_MAX / row_len).max(1);
         let (mut first, mut started) = (rows.start, Ok(()));
         while first < rows.end && started.is_ok() {
             let (link, part) = self.rows_at_one_link(replica, &layout, first, rows.end);
             let end = part.end.min(first + rows_max);
-            let to = Gathering { chunk, row: first - rows.start, request, replica };
+            let to = Gathering { row: first - rows.start, ..to };
             let asked = Asked::Range(RowRange::new(first, end));
             started = self.gather(self.route(link), table, asked, to);
             first = end;
@@ -143,7 +161,8 @@ impl Core {
             slot.reply = Reply::Staged { chunk, row_count: count_of(keys.len() as u64), positions };
         }
         let generation = self.generation;
-        let mut to = Gathering { chunk, row: 0, request, replica };
+        let clock = self.pull_clock(table);
+        let mut to = Gathering { chunk, row: 0, request, replica, clock };
         let mut started = Ok(());
         if let Some(link) = sole {
             started = self.gather_keys(Route { link, generation }, table, keys, to);
@@ -178,14 +197,15 @@ impl Core {
         len: u64,
     ) -> Result<(RequestId, Chunk), RequestError> {
         let request = self.begin_pull(options, len)?;
-        match self.allocate_chunk(len) {
-            Ok(chunk) => Ok((request, chunk)),
-            Err(error) => {
-                self.end_sending(request);
-                self.forget(request);
-                Err(error)
-            }
-        }
+        self.allocate_for(request, len).map(|chunk| (request, chunk))
+    }
+
+    /// Memory for what a request brings, without which the request is none.
+    fn allocate_for(&mut self, request: RequestId, len: u64) -> Result<Chunk, RequestError> {
+        self.allocate_chunk(len).inspect_err(|_| {
+            self.end_sending(request);
+            self.forget(request);
+        })
     }
 
     /// Waits for a pull and copies its rows into `into`, which is as long as they are. Reads whose
@@ -208,7 +228,36 @@ impl Core {
                 _ => Ok(()),
             },
             Claimed::Again { rows, reading } => self.read_until_done(table, rows, reading, into),
+            Claimed::Contended { rows, reading } => self.pull_contended(table, rows, reading, into),
         }
+    }
+
+    /// Has rows that are always being pushed to sent by their servers, piece by piece.
+    pub(super) fn pull_contended(
+        &mut self,
+        table: TableIndex,
+        rows: RowRange,
+        reading: Reading,
+        into: &mut [u8],
+    ) -> Result<(), RequestError> {
+        self.counters.pulls_served += 1;
+        let row_len = self.tables[table.0].row_len;
+        let piece_rows = (GATHER_LEN_MAX / row_len).max(1);
+        let mut first = rows.start;
+        while first < rows.end {
+            let part = RowRange::new(first, rows.end.min(first + piece_rows));
+            let request = self.begin(None, true)?;
+            let chunk = self.allocate_for(request, part.count() * row_len)?;
+            let Reading { replica, clock, .. } = reading;
+            let to = Gathering { chunk, row: 0, request, replica, clock };
+            let id = self.gather_range(table, part, to)?;
+            let from = index((first - rows.start) * row_len);
+            let out = &mut into[from..from + index(part.count() * row_len)];
+            // What servers send is never to be read again.
+            self.claim_once(table, id, out)?;
+            first = part.end;
+        }
+        Ok(())
     }
 
     /// As [`Core::claim`], without reading again.
@@ -222,6 +271,7 @@ impl Core {
         self.wait_for(id).inspect_err(|_| self.forget(id))?;
         let Some(request) = self.requests.find_mut(id) else { return Ok(Claimed::Done) };
         let again = std::mem::take(&mut request.reads_again);
+        let asks = std::mem::take(&mut request.asks_servers);
         let reply = std::mem::take(&mut request.reply);
         request.claimable = false;
         let row_len = self.tables[table.0].row_len;
@@ -242,6 +292,10 @@ impl Core {
                 if again {
                     self.drop_reply(id, reply);
                     return Ok(Claimed::Again { rows, reading });
+                }
+                if asks {
+                    self.drop_reply(id, reply);
+                    return Ok(Claimed::Contended { rows, reading });
                 }
                 self.copy_done(id, table, rows, into);
             }
@@ -305,8 +359,7 @@ impl Core {
     ) -> Result<(), RequestError> {
         let row_len = self.tables[table.0].row_len;
         let staging = self.staging_region()?;
-        let clock = Some(self.pull_clock(table));
-        let options = PushOptions { clock, ..PushOptions::default() };
+        let options = PushOptions { clock: Some(to.clock), ..PushOptions::default() };
         let mut header = self.header(RequestKind::Pull, table, &options);
         header.strong = to.replica == Replica::Strong;
         let keys = match asked {

@@ -6,8 +6,11 @@ mod guard;
 mod short;
 mod span;
 
-use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use windlass_transport::{Pages, QueuePairId, RemoteAddress, WorkId, chunks::Chunk};
 use windlass_wire::{PartitionId, RowRange};
@@ -27,6 +30,10 @@ use super::{
 /// How long after its versions were looked at a block's memory counts as current. Whoever takes
 /// rows over from a server waits for longer before it serves them.
 const CURRENT_FOR: Duration = Duration::from_millis(5);
+
+/// How often a read may meet pushes before its server is asked for the rows: where rows are always being
+/// pushed to, reads could go on for ever.
+const MET_MAX: u32 = 8;
 
 /// Blocks of one partition, being read.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +61,10 @@ struct Read {
     phase: Phase,
     /// The read behind it in the same request to the device, which ends with it.
     joined: Option<usize>,
+    /// Times it met pushes.
+    met: u32,
+    /// The blocks that it did, from the first to the last of them, which are read again: others are whole.
+    again: Option<(u64, u64)>,
 }
 
 /// What a read is doing, up to which step it was posted. Devices that read in ascending order validate
@@ -93,6 +104,11 @@ impl Read {
     #[inline]
     fn remote(&self) -> RemoteAddress {
         remote_of(&self.place, self.block, self.skipped)
+    }
+
+    /// The blocks that it reads now, counted from its first.
+    fn blocks(&self) -> Range<u64> {
+        self.again.map_or(0..self.block_count, |(first, last)| first..last + 1)
     }
 }
 
@@ -164,12 +180,24 @@ impl Core {
         if link.sender.room() < 2 {
             return false;
         }
-        let (to, len) = self.extent(&read);
+        let (to, len, remote) = match read.again {
+            None => {
+                let (to, len) = self.extent(&read);
+                (to, len, read.remote())
+            }
+            Some((first, last)) => {
+                let skipped = head_at(&read.place, first);
+                let Chunk { offset, len } = read.chunk;
+                let to = Chunk { offset: offset + skipped, len: len - skipped };
+                let remote = remote_of(&read.place, read.block + first, 0);
+                (to, span_len(&read.place, last + 1 - first), remote)
+            }
+        };
         let Some(local) = self.memory.staged(link.transport, to, len) else {
             unreachable!("reads start once the staging area is registered")
         };
         let ends = Some(work_id);
-        self.links[read.link].sender.push_read((local, read.remote()), false, ends);
+        self.links[read.link].sender.push_read((local, remote), false, ends);
         self.count_reads(1, len);
         self.flush(read.link);
         true
@@ -259,11 +287,22 @@ impl Core {
             let server = self.links[read.link].server;
             return self.finish_read(at, Some(Failure::NotCurrent { server }));
         }
+        read.met += 1;
         if read.phase == Phase::After {
             self.turn_versions(&read);
             read.phase = Phase::Rows;
+        } else {
+            read.again = self.changed(&read);
         }
         self.reads.reads[at] = Some(read);
+        let request = self.requests.find_mut(read.request);
+        let asks = request.is_some_and(|request| {
+            request.asks_servers |= read.met >= MET_MAX;
+            request.asks_servers
+        });
+        if asks {
+            return self.finish_read(at, None);
+        }
         self.go_on(at);
     }
 
@@ -315,17 +354,26 @@ impl Core {
 
     /// Whether every block of a read has equal, even versions at both ends.
     fn is_whole(&self, read: &Read) -> bool {
+        read.blocks().all(|block| self.is_block_whole(read, block))
+    }
+
+    fn is_block_whole(&self, read: &Read, block: u64) -> bool {
         let pages = self.memory.staging_pages();
-        (0..read.block_count).all(|block| {
-            let head = pages.load_u64(read.chunk.offset + head_at(&read.place, block));
-            let tail = pages.load_u64(read.chunk.offset + tail_at(&read.place, block));
-            head == tail && head & (FENCED | 1) == 0
-        })
+        let head = pages.load_u64(read.chunk.offset + head_at(&read.place, block));
+        let tail = pages.load_u64(read.chunk.offset + tail_at(&read.place, block));
+        head == tail && head & (FENCED | 1) == 0
+    }
+
+    /// The first and the last block of a read that are not whole.
+    fn changed(&self, read: &Read) -> Option<(u64, u64)> {
+        let mut changed = read.blocks().filter(|block| !self.is_block_whole(read, *block));
+        let first = changed.next()?;
+        Some((first, changed.next_back().unwrap_or(first)))
     }
 
     fn is_fenced(&self, read: &Read) -> bool {
         let pages = self.memory.staging_pages();
-        (0..read.block_count).any(|block| {
+        read.blocks().any(|block| {
             pages.load_u64(read.chunk.offset + head_at(&read.place, block)) & FENCED != 0
         })
     }

@@ -97,7 +97,9 @@ impl Core {
                 let from = index((first - rows.start) * row_len);
                 let part = RowRange::new(first, end);
                 let out = &mut into[from..from + index(part.count() * row_len)];
-                self.copy_view(&place, view, part, row_len, copy, out)?;
+                if !self.copy_view(&place, view, part, row_len, copy, out)? {
+                    self.pull_contended(table, part, reading, out)?;
+                }
                 first = end;
             }
             return Ok(());
@@ -128,6 +130,7 @@ impl Core {
                 let out = &mut into[from..from + index(part.count() * row_len)];
                 let claimed = self.claim_once(table, id, out).and_then(|claimed| match claimed {
                     Claimed::Done => Ok(()),
+                    Claimed::Contended { .. } => self.pull_contended(table, part, reading, out),
                     Claimed::Again { .. } => {
                         Err(self.unavailable(self.tables[table.0].layout.partition_of(part.start)))
                     }

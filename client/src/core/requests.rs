@@ -79,6 +79,8 @@ pub(crate) struct Request {
     pub(crate) waited_us: u32,
     /// Its reads found their server gone: whoever claims it reads again.
     pub(crate) reads_again: bool,
+    /// Its reads met pushes too often: whoever claims it has the rows' servers send them.
+    pub(crate) asks_servers: bool,
     /// When it was made, on the clock of [`super::age`]: before anything of it was sent.
     pub(crate) begun_ms: u64,
     /// When it first had to be sent again.

@@ -31,8 +31,19 @@ pub(super) struct CopyMode {
     pub(super) streams: bool,
 }
 
-/// Times a block that keeps changing is read before the caller gets to check on its server.
-const ATTEMPTS: u32 = 1 << 20;
+/// Times a block that keeps changing is read before its server is asked for the rows: it may have lost its
+/// core in the middle of a push.
+const ATTEMPTS: u32 = 1 << 14;
+
+/// What became of copying a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Copied {
+    Whole,
+    /// Its server has it no longer.
+    Fenced,
+    /// It never rested.
+    Contended,
+}
 
 impl Core {
     /// Whether all rows of a range lie in memory of this host.
@@ -50,7 +61,8 @@ impl Core {
         true
     }
 
-    /// Copies rows of one partition, all of which the place has, out of its view.
+    /// Copies rows of one partition, all of which the place has, out of its view. False when some are pushed
+    /// to all the time.
     pub(super) fn copy_view(
         &mut self,
         place: &Place,
@@ -59,7 +71,7 @@ impl Core {
         row_len: u64,
         copy: CopyMode,
         into: &mut [u8],
-    ) -> Result<(), RequestError> {
+    ) -> Result<bool, RequestError> {
         let CopyMode { relaxed, streams } = copy;
         let block_rows = u64::from(place.at.block_rows);
         let (mut row, end) = (rows.start - place.at.first_row, rows.end - place.at.first_row);
@@ -71,15 +83,22 @@ impl Core {
             let from = line + ROWS_AT + (row % block_rows) * row_len;
             let len = (block_end - row) * row_len;
             let out = &mut into[to..to + index(len)];
-            let fresh = if relaxed {
+            let copied = if !relaxed {
+                self.copy_block(view, line, from, out, streams)
+            } else {
                 copy_bytes(view, from, out, streams);
                 // Mixed rows are welcome, rows that are no longer current are not.
-                version(view, line + HEAD_VERSION_AT).load(Ordering::Acquire) & FENCED == 0
-            } else {
-                self.copy_block(view, line, from, out, streams)
+                match version(view, line + HEAD_VERSION_AT).load(Ordering::Acquire) & FENCED {
+                    0 => Copied::Whole,
+                    _ => Copied::Fenced,
+                }
             };
-            if !fresh {
-                return Err(RequestError::NotCurrent { server: self.links[place.link].server });
+            match copied {
+                Copied::Whole => {}
+                Copied::Contended => return Ok(false),
+                Copied::Fenced => {
+                    return Err(RequestError::NotCurrent { server: self.links[place.link].server });
+                }
             }
             to += index(len);
             row = block_end;
@@ -87,11 +106,10 @@ impl Core {
         if streams {
             end_streaming();
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Copies bytes of one block as they were at one version; false when the block is fenced or
-    /// never rests.
+    /// Copies bytes of one block as they were at one version.
     fn copy_block(
         &mut self,
         view: PeerBytes,
@@ -99,23 +117,23 @@ impl Core {
         from: u64,
         out: &mut [u8],
         streams: bool,
-    ) -> bool {
+    ) -> Copied {
         for _ in 0..ATTEMPTS {
             let head = version(view, line + HEAD_VERSION_AT);
             match look(head) {
                 Look::Rests(before) => {
                     copy_bytes(view, from, out, streams);
                     if is_unchanged(head, before) {
-                        return true;
+                        return Copied::Whole;
                     }
                 }
                 Look::Moves => {}
-                Look::Fenced => return false,
+                Look::Fenced => return Copied::Fenced,
             }
             self.counters.reads_retried += 1;
             std::hint::spin_loop();
         }
-        false
+        Copied::Contended
     }
 }
 

@@ -91,11 +91,11 @@ impl Core {
         if let Some(view) = place.view {
             let (place, copy) = (*place, CopyMode { relaxed, streams: false });
             return match self.copy_view(&place, view, rows, row_len, copy, into) {
-                Ok(()) => {
+                Ok(true) => {
                     self.count_pull(len);
                     Short::Pulled(reading)
                 }
-                Err(_) => Short::Impossible,
+                Ok(false) | Err(_) => Short::Impossible,
             };
         }
         let block_rows = u64::from(place.at.block_rows);
@@ -158,6 +158,8 @@ impl Core {
             versions,
             phase: if guarded { Phase::Before } else { Phase::Whole },
             joined: None,
+            met: 0,
+            again: None,
         };
         if chunk.is_none() || guarded && !self.may_fence(&read) {
             self.release_short(&mut read);

@@ -257,6 +257,8 @@ impl Core {
                 versions,
                 phase,
                 joined: None,
+                met: 0,
+                again: None,
             });
             if let Some(before) = last.and_then(|last| self.reads.reads[last].as_mut()) {
                 before.joined = Some(at);

@@ -104,6 +104,9 @@ pub const CHECKPOINT_FILES_MAX: usize = 64;
 /// One read of a scan.
 pub const READ_BYTES: usize = 4 << 20;
 
+/// Readings of a directory by one scrub, while each finds something bad that the one before did not.
+pub const SCRUB_READINGS_MAX: usize = 4;
+
 /// Longest file name within a storage's directory.
 pub const NAME_BYTES_MAX: usize = 128;
 

@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::{
     inspect::inspect_log,
+    limits::SCRUB_READINGS_MAX,
     manifest::{data_name, read_manifests},
     recovery::read_data_file,
     scan::ScanMemory,
@@ -37,11 +38,36 @@ pub struct ScrubFinding {
     pub reason: String,
 }
 
-/// Reads everything in a directory that recovery would read.
+/// Reads everything in a directory that recovery would read. What is bad is read again, and reported if it
+/// is still there and still bad: beside a running server a file may be given back for new data, or written,
+/// while it is read.
 ///
 /// # Errors
 /// When the directory cannot be read at all.
 pub fn scrub(storage: &mut dyn Storage) -> Result<ScrubReport, StorageError> {
+    let mut report = read_all(storage)?;
+    for _ in 1..SCRUB_READINGS_MAX {
+        if report.bad.is_empty() {
+            break;
+        }
+        let before = std::mem::replace(&mut report, read_all(storage)?).bad;
+        let found = report.bad.len();
+        report.bad.retain(|bad| before.iter().any(|old| old.is_at(bad)));
+        // What is found for the first time has to be confirmed as well.
+        if report.bad.len() == found {
+            break;
+        }
+    }
+    Ok(report)
+}
+
+impl ScrubFinding {
+    fn is_at(&self, other: &Self) -> bool {
+        (&self.file, self.offset) == (&other.file, other.offset)
+    }
+}
+
+fn read_all(storage: &mut dyn Storage) -> Result<ScrubReport, StorageError> {
     let mut report = ScrubReport::default();
     let (manifests, bad) = read_manifests(storage)?;
     for manifest in bad {

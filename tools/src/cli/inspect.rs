@@ -42,7 +42,7 @@ pub(crate) enum Inspect {
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Reads all that recovery would read and verifies every checksum. Exits with 1 if anything is bad. A log\nthat ends in the middle of a write is normal after a crash."
+    after_help = "Reads all that recovery would read and verifies every checksum. Exits with 1 if anything is bad. A log\nthat ends in the middle of a write is normal after a crash. What is bad is read again before it is reported,\nso that files which a running server gives back meanwhile are no damage."
 )]
 pub(crate) struct ScrubArguments {
     /// A server's data directory, or one shard's in it

@@ -67,12 +67,13 @@ impl Core {
         let mut bytes = Vec::new();
         let link = &self.links[link_at];
         let found = link.writer.read_back(in_flight.number, &mut bytes);
-        let len = bytes.len() as u64;
-        let opened = if found { RequestHeader::open(&mut bytes, len).ok() } else { None };
-        let Some(opened) = opened else {
+        let split = bytes.split_first_chunk::<{ RequestHeader::LEN }>();
+        let decoded = split.filter(|_| found).and_then(|(header, body)| {
+            Some((RequestHeader::decode(header, body.len() as u64).ok()?, body))
+        });
+        let Some((header, body)) = decoded else {
             unreachable!("the mirror holds every message in flight as it was written");
         };
-        let (header, body) = (opened.header, &bytes[opened.len..]);
         let (keys, inline) = body.split_at(index(header.keys_len()));
         let region_of = |place: Place| match link.shared.region_of(place) {
             Some(found) => found,

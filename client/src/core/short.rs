@@ -14,9 +14,7 @@ use super::{
 use crate::config::PushOptions;
 
 /// Longest body of a short message: between its header and the words around it there is so much.
-const BODY_LEN_MAX: u64 = (INLINE_LEN_MAX - RequestHeader::SHORT_LEN - 16) as u64;
-
-const _: () = assert!(INLINE_LEN_MAX - 16 <= RequestHeader::SHORT_MESSAGE_LEN_MAX);
+const BODY_LEN_MAX: u64 = (INLINE_LEN_MAX - RequestHeader::LEN - 16) as u64;
 
 impl Core {
     /// Pushes rows, which the caller has checked, by a short message. `None` when that is not
@@ -69,20 +67,19 @@ impl Core {
         let link = &mut self.links[link_at];
         header.resumes = link.resumes;
         let memory = &self.memory;
-        let laid =
-            link.writer.lay(RequestHeader::SHORT_LEN + keys_len + index(values_len), |bytes| {
-                let Some((sealed, body)) = bytes.split_first_chunk_mut() else { return };
-                header.encode_short_into(sealed);
-                let (for_keys, for_values) = body.split_at_mut(keys_len);
-                for_keys.copy_from_slice(bytemuck::cast_slice(keys));
-                match values {
-                    Source::Plain(values) => for_values.copy_from_slice(values),
-                    Source::Registered { region, offset } => {
-                        memory.pages(region).read(offset, for_values);
-                    }
+        let laid = link.writer.lay(RequestHeader::LEN + keys_len + index(values_len), |bytes| {
+            let Some((sealed, body)) = bytes.split_first_chunk_mut() else { return };
+            header.encode_into(sealed);
+            let (for_keys, for_values) = body.split_at_mut(keys_len);
+            for_keys.copy_from_slice(bytemuck::cast_slice(keys));
+            match values {
+                Source::Plain(values) => for_values.copy_from_slice(values),
+                Source::Registered { region, offset } => {
+                    memory.pages(region).read(offset, for_values);
                 }
-                RequestHeader::seal_short_message(bytes);
-            })?;
+            }
+            RequestHeader::seal_message(bytes);
+        })?;
         let request = self.requests.start(false);
         if let Some(request) = self.requests.find_mut(request) {
             request.parts_left = 1;

@@ -1,7 +1,7 @@
 //! Taking messages out of mailboxes: every byte is copied out first and checked then.
 
 use windlass_transport::mailbox::Message;
-use windlass_wire::{Checksum, RequestHeader, RequestKind, Status, request::Opened};
+use windlass_wire::{Checksum, RequestHeader, RequestKind, Status};
 
 use super::{
     Shard,
@@ -13,7 +13,7 @@ use crate::limits::{
 };
 
 /// Messages up to this length are copied out of their mailbox as one.
-const SHORT_LEN: usize = RequestHeader::SHORT_MESSAGE_LEN_MAX;
+const SHORT_LEN: usize = 128;
 
 /// What came of looking at one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,19 +90,23 @@ impl Shard {
         let Some(session) = &mut self.sessions[slot] else { return Admitted::Left };
         let Some(mailbox) = &session.mailbox else { return Admitted::Left };
         let pages = mailbox.reader.pages();
-        if u64::from(message.len) > RequestHeader::LEN as u64 + INLINE_LEN_MAX {
+        let body_len = u64::from(message.len).checked_sub(RequestHeader::LEN as u64);
+        let Some(body_len) = body_len.filter(|len| *len <= INLINE_LEN_MAX) else {
             return self.refuse(slot, &message, Status::Malformed);
-        }
+        };
         // Of a short message everything at once: one copy, one pass of the checksum.
         let is_short = message.len as usize <= SHORT_LEN;
         let mut copied = [0_u8; SHORT_LEN];
         let copied =
             &mut copied[..if is_short { message.len as usize } else { RequestHeader::LEN }];
         pages.read(message.offset, copied);
-        let Ok(opened) = RequestHeader::open(copied, u64::from(message.len)) else {
+        let Some((bytes, _)) = copied.split_first_chunk_mut() else {
             return self.refuse(slot, &message, Status::Malformed);
         };
-        let Opened { header, len: header_len, sealed } = opened;
+        let sealed = RequestHeader::unseal(bytes);
+        let Ok(header) = RequestHeader::decode(bytes, body_len) else {
+            return self.refuse(slot, &message, Status::Malformed);
+        };
 
         // A session's pushes come before its pulls within a turn, so that a pull sees them.
         let writes = header.kind.pushes() || header.kind == RequestKind::AdvanceClock;
@@ -128,8 +132,8 @@ impl Shard {
         }
 
         let mut checksum = Checksum::of(copied);
-        let (_, mut body) = copied.split_at(header_len);
-        let mut body_at = message.offset + header_len as u64;
+        let (_, mut body) = copied.split_at(RequestHeader::LEN);
+        let mut body_at = message.offset + RequestHeader::LEN as u64;
         let mut take = |into: &mut [u8], is_checked: bool| {
             if is_short {
                 let (part, rest) = body.split_at(into.len());

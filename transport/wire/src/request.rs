@@ -26,15 +26,9 @@
 //!
 //! The body's length follows from the header, and has to equal the message's.
 //!
-//! Short messages have shorter headers: see `short`.
-//!
 //! A checksum tells bytes that have not all arrived from those that have, where a message and the word
 //! that commits it come in one write. Long ones never do: their word is written behind them, and what
 //! is in order needs no second proof, which would cost both sides as much as the sum.
-
-mod short;
-
-pub use short::Opened;
 
 use crate::{
     checksum::Checksum,
@@ -220,25 +214,6 @@ impl RequestHeader {
     /// As [`RequestHeader::encode`], into zeros.
     #[inline]
     pub fn encode_into(&self, bytes: &mut [u8; Self::LEN]) {
-        let (flags, first_row) = self.flags_and_first();
-        let values = self.values.unwrap_or_default();
-        let reply = self.reply.unwrap_or_default();
-        bytes[0..4].copy_from_slice(&[self.kind as u8, flags, self.dtype as u8, 0]);
-        bytes[4..8].copy_from_slice(&self.table.0.to_le_bytes());
-        bytes[8..16].copy_from_slice(&self.sequence.0.to_le_bytes());
-        bytes[16..24].copy_from_slice(&self.epoch.0.to_le_bytes());
-        bytes[24..32].copy_from_slice(&self.clock.0.to_le_bytes());
-        bytes[32..40].copy_from_slice(&first_row.to_le_bytes());
-        bytes[40..44].copy_from_slice(&self.row_count.to_le_bytes());
-        bytes[44..48].copy_from_slice(&self.width.to_le_bytes());
-        bytes[48..52].copy_from_slice(&values.key.to_le_bytes());
-        bytes[56..64].copy_from_slice(&values.address.to_le_bytes());
-        bytes[64..68].copy_from_slice(&reply.key.to_le_bytes());
-        bytes[72..80].copy_from_slice(&reply.address.to_le_bytes());
-    }
-
-    #[inline]
-    fn flags_and_first(&self) -> (u8, u64) {
         let mut flags = 0;
         let mut first_row = 0;
         if self.values.is_some() {
@@ -257,7 +232,20 @@ impl RequestHeader {
         if self.strong {
             flags |= STRONG;
         }
-        (flags, first_row)
+        let values = self.values.unwrap_or_default();
+        let reply = self.reply.unwrap_or_default();
+        bytes[0..4].copy_from_slice(&[self.kind as u8, flags, self.dtype as u8, 0]);
+        bytes[4..8].copy_from_slice(&self.table.0.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.sequence.0.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.epoch.0.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.clock.0.to_le_bytes());
+        bytes[32..40].copy_from_slice(&first_row.to_le_bytes());
+        bytes[40..44].copy_from_slice(&self.row_count.to_le_bytes());
+        bytes[44..48].copy_from_slice(&self.width.to_le_bytes());
+        bytes[48..52].copy_from_slice(&values.key.to_le_bytes());
+        bytes[56..64].copy_from_slice(&values.address.to_le_bytes());
+        bytes[64..68].copy_from_slice(&reply.key.to_le_bytes());
+        bytes[72..80].copy_from_slice(&reply.address.to_le_bytes());
     }
 
     /// Whether the checksum covers values of so many bytes in the body.
@@ -283,11 +271,23 @@ impl RequestHeader {
         header[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&checksum.0.to_le_bytes());
     }
 
+    /// The same where header and body are beside each other, which takes one pass. Panics when there
+    /// is no whole header.
+    #[inline]
+    pub fn seal_message(message: &mut [u8]) {
+        message[CHECKSUM_AT..CHECKSUM_AT + 4].fill(0);
+        let checksum = Checksum::of(message);
+        message[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&checksum.0.to_le_bytes());
+    }
+
     /// Takes the checksum out of a sealed header: it is that of the header as it then is, and of the
     /// body behind it.
     #[inline]
     pub fn unseal(header: &mut [u8; Self::LEN]) -> Checksum {
-        take_checksum(header, CHECKSUM_AT)
+        let mut found = [0; 4];
+        found.copy_from_slice(&header[CHECKSUM_AT..CHECKSUM_AT + 4]);
+        header[CHECKSUM_AT..CHECKSUM_AT + 4].fill(0);
+        Checksum(u32::from_le_bytes(found))
     }
 
     /// Decodes a header and checks everything that can be checked without the body and the
@@ -414,15 +414,86 @@ fn checksum_of(header: &[u8], body: &[&[u8]]) -> Checksum {
     body.iter().fold(Checksum::of(header), |checksum, part| checksum.append(part))
 }
 
-#[inline]
-fn take_checksum(header: &mut [u8], at: usize) -> Checksum {
-    let mut found = [0; 4];
-    found.copy_from_slice(&header[at..at + 4]);
-    header[at..at + 4].fill(0);
-    Checksum(u32::from_le_bytes(found))
-}
-
 const CHECKSUM_AT: usize = 52;
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    fn push() -> RequestHeader {
+        RequestHeader {
+            kind: RequestKind::Push,
+            sync: false,
+            resumes: false,
+            strong: false,
+            dtype: DataType::F32,
+            table: TableId(3),
+            sequence: Sequence(9),
+            epoch: Epoch(2),
+            clock: WorkerClock(5),
+            rows: Rows::Keys,
+            row_count: 2,
+            width: 4,
+            values: None,
+            reply: None,
+        }
+    }
+
+    #[test]
+    fn checksums_leave_long_values_out() {
+        let long = vec![1; usize::try_from(CHECKED_VALUES_LEN_MAX).unwrap() + 1];
+        assert_eq!(RequestHeader::checked(&long), &[0_u8; 0]);
+        assert_eq!(RequestHeader::checked(&long[1..]), &long[1..]);
+    }
+
+    #[test]
+    fn headers_round_trip_and_verify() {
+        let body = [7_u8; 48];
+        let headers = [
+            push(),
+            RequestHeader {
+                rows: Rows::Range { first: 10 },
+                values: Some(Place { key: 4, address: 4096 }),
+                ..push()
+            },
+            RequestHeader {
+                kind: RequestKind::PushPull,
+                reply: Some(Place { key: 1, address: 64 }),
+                sync: true,
+                resumes: true,
+                strong: false,
+                ..push()
+            },
+        ];
+        for header in headers {
+            let body = &body[..usize::try_from(header.body_len()).unwrap()];
+            let mut bytes = header.encode();
+            RequestHeader::seal(&mut bytes, &[body]);
+            assert_eq!(RequestHeader::decode(&bytes, body.len() as u64), Ok(header));
+            assert_eq!(RequestHeader::verify(&bytes, &[body]), Ok(()));
+            let mut message = [&header.encode(), body].concat();
+            RequestHeader::seal_message(&mut message);
+            assert_eq!(message, [&bytes, body].concat());
+            assert!(RequestHeader::decode(&bytes, body.len() as u64 + 1).is_err());
+            for bit in 0..bytes.len() * 8 {
+                let mut damaged = bytes;
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                assert!(
+                    RequestHeader::verify(&damaged, &[body]).is_err(),
+                    "flip of bit {bit} went unnoticed"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_out_of_bounds_are_refused() {
+        let wide = RequestHeader { width: WIDTH_MAX, row_count: ROWS_MAX, ..push() };
+        assert!(matches!(
+            RequestHeader::decode(&wide.encode(), wide.body_len()),
+            Err(DecodeError::TooLong { .. })
+        ));
+        let far = RequestHeader { rows: Rows::Range { first: u64::MAX }, ..push() };
+        assert!(RequestHeader::decode(&far.encode(), far.body_len()).is_err());
+    }
+}

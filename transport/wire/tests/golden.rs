@@ -140,14 +140,6 @@ fn request(header: &RequestHeader, body: &[u8]) -> Vec<u8> {
     [&bytes, body].concat()
 }
 
-fn short_request(header: &RequestHeader, body: &[u8]) -> Vec<u8> {
-    let mut bytes = [0; RequestHeader::SHORT_LEN];
-    header.encode_short_into(&mut bytes);
-    let mut message = [&bytes, body].concat();
-    RequestHeader::seal_short_message(&mut message);
-    message
-}
-
 fn messages() -> Vec<(String, Vec<u8>)> {
     let place = Place { key: 5, address: 4096 };
     let range = Rows::Range { first: 3 };
@@ -165,7 +157,6 @@ fn messages() -> Vec<(String, Vec<u8>)> {
         CompletionWord { number: 0x0102_0304, status: Status::OutOfRange, detail: 0x0a_0b0c };
     let mut all = vec![
         ("request_push".to_owned(), request(&header(), &body)),
-        ("request_push_short".to_owned(), short_request(&header(), &body)),
         ("request_push_by_reference".to_owned(), request(&pushed, &[])),
         ("request_pull".to_owned(), request(&pulled, &key)),
         ("request_push_pull".to_owned(), request(&both, &body[8..])),

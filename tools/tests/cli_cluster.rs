@@ -59,6 +59,19 @@ fn a_whole_cluster_in_one_process_keeps_its_rows() {
 }
 
 #[test]
+fn a_server_for_development_has_its_coordinator_and_stays_on_this_machine() {
+    let folder = folder();
+    let at = folder.path();
+    let server = Server::start(at, &["--dev", "--data-dir", "data"]);
+    let status = json(at, &["cluster", "status", "--connect", &server.address, "--json"]);
+    assert_eq!((&status["store"], &status["lost_partitions"]), (&"file".into(), &0.into()));
+    let text = fails(at, 2, &["serve", "--dev", "--coordinator", &server.address]);
+    assert!(text.contains("--coordinator"), "{text}");
+    let text = fails(at, 2, &["serve", "--dev", "--listen", "0.0.0.0:0"]);
+    assert!(text.contains("others can reach 0.0.0.0:0"), "{text}");
+}
+
+#[test]
 fn servers_join_a_coordinator_and_serve_while_it_is_gone() {
     let folder = folder();
     let at = folder.path();

@@ -31,7 +31,7 @@ An address that other machines can reach needs --token-file, which clients must 
 --insecure.
 
 Examples:
-  windlass serve
+  windlass serve --dev
   windlass serve --data-dir /var/lib/windlass
   windlass serve --replicas 3 --together
   windlass serve --listen 10.0.0.1:7700 --token-file token --servers 2
@@ -52,6 +52,10 @@ pub(crate) struct Arguments {
     /// Let any machine in without a token
     #[arg(long)]
     insecure: bool,
+    /// For development: refuse to be anything but a cluster of one's own with its coordinator in this
+    /// process, which only this machine can reach; what serve is by default
+    #[arg(long, conflicts_with_all = ["coordinator", "advertise", "insecure"])]
+    dev: bool,
     /// Threads that own partitions
     #[arg(long, value_name = "N", default_value_t = 1)]
     shards: u16,
@@ -188,8 +192,17 @@ fn start(arguments: &Arguments) -> Result<Vec<Server>, Failure> {
 }
 
 fn config(arguments: &Arguments) -> Result<ServerConfig, Failure> {
+    let listen = resolve(&arguments.listen)?;
+    if arguments.dev && !listen.ip().is_loopback() {
+        return Err(Failure::new(
+            ExitStatus::Usage,
+            format!(
+                "--dev is for this machine only, and others can reach {listen}: leave one of them out"
+            ),
+        ));
+    }
     let config = ServerConfig {
-        listen: resolve(&arguments.listen)?,
+        listen,
         advertise: arguments.advertise.clone(),
         token: arguments.token_file.as_deref().map(token::read).transpose()?,
         insecure: arguments.insecure,

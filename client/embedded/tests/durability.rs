@@ -218,6 +218,46 @@ fn images_of_one_partition_stay_short() {
 }
 
 #[test]
+fn bursts_of_long_pushes_are_kept_and_seen_in_order() {
+    let data = tempfile::tempdir().unwrap();
+    let (rows, width, bursts) = (200_u64, 128, 12);
+    let keys: Vec<u64> = (0..rows).map(|key| key * 3).collect();
+    let values = vec![1.0; 200 * 128];
+    let expected = {
+        let client = client(data.path(), 1);
+        let sync = Durability::Sync {};
+        let sparse = kept(TableSchema::sparse(f32::DTYPE, width), sync);
+        let sparse = client.create_table::<f32>("s", &sparse).unwrap();
+        let dense = kept(TableSchema::dense(f32::DTYPE, rows, width), sync);
+        let dense = client.create_table::<f32>("d", &dense).unwrap();
+        let mut count = 0.0;
+        for burst in 0..bursts {
+            let (mut pushes, mut pulls) = (Vec::new(), Vec::new());
+            for at in 0..12 {
+                pushes.push(sparse.push(&keys, &values, &PushOptions::default()).unwrap());
+                pushes.push(dense.push(0..rows, &values, &PushOptions::default()).unwrap());
+                count += 1.0;
+                if (at + burst) % 4 == 0 {
+                    pulls.push((count, sparse.pull(&keys, &PullOptions::default()).unwrap()));
+                }
+            }
+            for (count, pull) in pulls {
+                assert!(pull.wait().unwrap().iter().all(|value| *value == count), "{burst}");
+            }
+            pushes.into_iter().for_each(|push| push.wait().unwrap());
+        }
+        assert_eq!(all(&dense, &[7]), vec![count; width as usize]);
+        count
+    };
+    let client = client(data.path(), 1);
+    for name in ["s", "d"] {
+        let table = client.open_table::<f32>(name).unwrap();
+        let keys = if name == "s" { &keys } else { &(0..rows).collect::<Vec<u64>>() };
+        assert!(all(&table, keys).iter().all(|value| *value == expected), "{name}");
+    }
+}
+
+#[test]
 fn a_table_that_cannot_be_stored_is_not_made() {
     let data = tempfile::tempdir().unwrap();
     let schema = kept(TableSchema::dense(i64::DTYPE, 8, 1), Durability::Sync {});

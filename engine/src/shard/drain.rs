@@ -35,13 +35,15 @@ impl Shard {
         let turn = usize::try_from(self.statistics.busy_turns).unwrap_or(0);
         let first = turn.checked_rem(count).unwrap_or(0);
         for slot in (first..count).chain(0..first) {
-            self.drain_session(slot);
+            self.drain_session(slot, 0);
         }
+        self.take_burst();
         self.note_held_back();
         self.statistics.busy_turns += u64::from(!self.turn.is_empty());
     }
 
-    fn drain_session(&mut self, slot: usize) {
+    /// Takes messages of one session, of which `taken_before` are part of the turn already.
+    pub(super) fn drain_session(&mut self, slot: usize, taken_before: usize) {
         let works_before = self.turn.works.len();
         if self.sessions[slot].as_ref().is_some_and(|session| !session.parked.is_empty()) {
             self.take_parked(slot);
@@ -66,7 +68,8 @@ impl Shard {
                 return;
             }
             let waiting = self.clocks.waiting_count(slot) + session.deferred_count;
-            let owed = session.parked.len() + waiting + (self.turn.works.len() - works_before);
+            let taken = taken_before + self.turn.works.len() - works_before;
+            let owed = session.parked.len() + waiting + taken;
             if mailbox.completions.room() <= owed {
                 tracing::warn!(session = session.id.0, "session ended: more requests than credits");
                 session.failed = true;

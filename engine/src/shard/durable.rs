@@ -69,6 +69,8 @@ pub(super) struct Durable {
     started: Instant,
     /// When the first push came that no write was begun for.
     gathering_since: Option<Duration>,
+    /// Acknowledgements that have been released since a turn last took pushes.
+    pub(super) released_count: usize,
     pub(super) copied: Copied,
     /// Whom to tell of the first checkpoint, when the shard began in another's directories.
     regrouped: Option<Arc<Regrouped>>,
@@ -111,6 +113,7 @@ impl Durable {
             waiting: CommitQueue::new(WAITING_MAX),
             started: Instant::now(),
             gathering_since: None,
+            released_count: 0,
             regrouped: None,
             removal: None,
             images: Images::default(),
@@ -201,6 +204,7 @@ impl Shard {
         let mut moved = durable.persistence.has_polled();
         while let Some(waiting) = durable.waiting.release(position) {
             self.acknowledge_waiting(waiting, Status::Done);
+            durable.released_count += 1;
             moved = true;
         }
         durable.set_waiting.release(position);

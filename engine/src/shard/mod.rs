@@ -1,7 +1,7 @@
 //! A shard: one thread on one core, sole owner of its partitions, mailboxes and queue pairs.
 //!
 //! One turn, an event a file: take commands (`command`), poll the transports, drain
-//! mailboxes (`drain`, `fetch`), carry out pushes (`push`, `aggregate`) and pulls (`pull`), keep
+//! mailboxes (`drain`, `burst`, `fetch`), carry out pushes (`push`, `aggregate`) and pulls (`pull`), keep
 //! workers' clocks and the pulls that wait for them (`clocks`), write
 //! completions (`acknowledge`). When all of that found nothing for a while, its thread sleeps
 //! (`reactor`, `wait`). Every step does bounded work.
@@ -9,6 +9,7 @@
 mod acknowledge;
 mod aggregate;
 mod arena;
+mod burst;
 mod chain;
 mod checkpoint;
 mod clocks;

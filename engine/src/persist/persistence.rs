@@ -59,6 +59,11 @@ impl Persistence {
         self.log.flush(self.storage.as_mut(), now);
     }
 
+    /// Tells the device what was flushed, ahead of the next poll, which does so anyway.
+    pub fn begin(&mut self) {
+        self.storage.begin();
+    }
+
     /// Once per turn: takes in what the disk has done. Returns the log's durable position, which
     /// releases acknowledgements.
     pub fn poll(&mut self) -> Position {

@@ -137,6 +137,14 @@ impl Durable {
         now.saturating_sub(since) < LINGER && bytes < OVERLAP_BYTES_MIN
     }
 
+    /// Has the disk begin with what is sealed, if it is idle, while the rest of a turn is summed.
+    pub(super) fn begin_part(&mut self) {
+        if !self.log().is_writing() && self.log().open_bytes() >= OVERLAP_BYTES_MIN {
+            self.persistence.flush(self.now());
+            self.persistence.begin();
+        }
+    }
+
     /// Becomes readable when the disk has something to report.
     pub(super) fn wait_descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.persistence.storage().wait_descriptor()

@@ -21,6 +21,10 @@ pub(super) use {gather::Gathered, write::kernel_of};
 /// What came of one push: the position of the log its acknowledgement waits for, if it does.
 pub(super) type Outcome = Result<Option<Position>, Refusal>;
 
+/// Pushes from which a sum is written in two parts, the first while the second is summed: of fewer, telling
+/// the device takes as long as the second part.
+const PART_PUSHES_MIN: usize = 4;
+
 impl Shard {
     /// Writes and applies this push and later ones of the turn to the same table.
     pub(super) fn push_records(&mut self, first: usize) {
@@ -47,11 +51,15 @@ impl Shard {
             gathered.cut(&self.turn.works, &self.turn.keys, &table.layout);
         }
         let mut start = 0;
+        let half = gathered.spans.len() / 2;
         while let Some(span) = gathered.spans.get(start) {
             let partition = span.partition;
             let rest = gathered.spans[start..].iter();
             let end = start + rest.take_while(|span| span.partition == partition).count();
             self.write_record(&mut durable, &mut gathered, start..end, &mut outcomes);
+            if gathered.members.len() >= PART_PUSHES_MIN && start < half && end >= half {
+                durable.begin_part();
+            }
             start = end;
         }
         self.durable = Some(durable);

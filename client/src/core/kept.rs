@@ -67,13 +67,11 @@ impl Core {
         let mut bytes = Vec::new();
         let link = &self.links[link_at];
         let found = link.writer.read_back(in_flight.number, &mut bytes);
-        let split = bytes.split_first_chunk::<{ RequestHeader::LEN }>();
-        let decoded = split.filter(|_| found).and_then(|(header, body)| {
-            Some((RequestHeader::decode(header, body.len() as u64).ok()?, body))
-        });
-        let Some((header, body)) = decoded else {
+        let decoded = RequestHeader::decode(&bytes, bytes.len() as u64);
+        let Some(header) = decoded.ok().filter(|_| found) else {
             unreachable!("the mirror holds every message in flight as it was written");
         };
+        let body = &bytes[header.len()..];
         let (keys, inline) = body.split_at(index(header.keys_len()));
         let region_of = |place: Place| match link.shared.region_of(place) {
             Some(found) => found,

@@ -3,7 +3,7 @@
 use std::sync::atomic::{Ordering, fence};
 
 use windlass_transport::{QueuePairState, error::chain, mailbox::MailboxFull};
-use windlass_wire::{Place, RequestHeader, RequestKind, ServerId};
+use windlass_wire::{Place, RequestHeader, RequestKind, ServerId, request::EncodedHeader};
 
 use super::{
     Core, RegionId, RequestId,
@@ -180,7 +180,7 @@ impl Core {
         link_at: usize,
         message: &Message<'_>,
         inline: &[u8],
-    ) -> Result<[u8; RequestHeader::LEN], Unsealed> {
+    ) -> Result<EncodedHeader, Unsealed> {
         let mut header = message.header;
         if let Values::At { region, offset, .. } = message.values {
             header.values = Some(self.place_of(link_at, region, offset)?);
@@ -191,7 +191,7 @@ impl Core {
         header.resumes = self.links[link_at].resumes && is_ordered(header.kind);
         let mut bytes = header.encode();
         let keys = bytemuck::cast_slice(message.keys);
-        RequestHeader::seal(&mut bytes, &[keys, RequestHeader::checked(inline)]);
+        RequestHeader::seal(&mut bytes, keys, inline);
         Ok(bytes)
     }
 
@@ -199,7 +199,7 @@ impl Core {
     fn write(
         &mut self,
         link_at: usize,
-        header: &[u8; RequestHeader::LEN],
+        header: &EncodedHeader,
         message: &Message<'_>,
         inline: &[u8],
     ) -> Result<(), MailboxFull> {

@@ -14,7 +14,7 @@ use super::{
 use crate::config::PushOptions;
 
 /// Longest body of a short message: between its header and the words around it there is so much.
-const BODY_LEN_MAX: u64 = (INLINE_LEN_MAX - RequestHeader::LEN - 16) as u64;
+const BODY_LEN_MAX: u64 = (INLINE_LEN_MAX - RequestHeader::LEN_MIN - 16) as u64;
 
 impl Core {
     /// Pushes rows, which the caller has checked, by a short message. `None` when that is not
@@ -67,19 +67,20 @@ impl Core {
         let link = &mut self.links[link_at];
         header.resumes = link.resumes;
         let memory = &self.memory;
-        let laid = link.writer.lay(RequestHeader::LEN + keys_len + index(values_len), |bytes| {
-            let Some((sealed, body)) = bytes.split_first_chunk_mut() else { return };
-            header.encode_into(sealed);
-            let (for_keys, for_values) = body.split_at_mut(keys_len);
-            for_keys.copy_from_slice(bytemuck::cast_slice(keys));
-            match values {
-                Source::Plain(values) => for_values.copy_from_slice(values),
-                Source::Registered { region, offset } => {
-                    memory.pages(region).read(offset, for_values);
+        let laid =
+            link.writer.lay(RequestHeader::LEN_MIN + keys_len + index(values_len), |bytes| {
+                let Some((encoded, body)) = bytes.split_first_chunk_mut() else { return };
+                header.encode_into(encoded);
+                let (for_keys, for_values) = body.split_at_mut(keys_len);
+                for_keys.copy_from_slice(bytemuck::cast_slice(keys));
+                match values {
+                    Source::Plain(values) => for_values.copy_from_slice(values),
+                    Source::Registered { region, offset } => {
+                        memory.pages(region).read(offset, for_values);
+                    }
                 }
-            }
-            RequestHeader::seal_message(bytes);
-        })?;
+                RequestHeader::seal(encoded, for_keys, for_values);
+            })?;
         let request = self.requests.start(false);
         if let Some(request) = self.requests.find_mut(request) {
             request.parts_left = 1;

@@ -1,7 +1,7 @@
 //! Taking messages out of mailboxes: every byte is copied out first and checked then.
 
 use windlass_transport::mailbox::Message;
-use windlass_wire::{Checksum, RequestHeader, RequestKind, Status};
+use windlass_wire::{RequestHeader, RequestKind, Status};
 
 use super::{
     Shard,
@@ -93,21 +93,17 @@ impl Shard {
         let Some(session) = &mut self.sessions[slot] else { return Admitted::Left };
         let Some(mailbox) = &session.mailbox else { return Admitted::Left };
         let pages = mailbox.reader.pages();
-        let body_len = u64::from(message.len).checked_sub(RequestHeader::LEN as u64);
-        let Some(body_len) = body_len.filter(|len| *len <= INLINE_LEN_MAX) else {
+        let message_len = u64::from(message.len);
+        if message_len > RequestHeader::LEN_MAX as u64 + INLINE_LEN_MAX {
             return self.refuse(slot, &message, Status::Malformed);
-        };
-        // Of a short message everything at once: one copy, one pass of the checksum.
+        }
+        // Of a short message everything at once, by one copy.
         let is_short = message.len as usize <= SHORT_LEN;
         let mut copied = [0_u8; SHORT_LEN];
         let copied =
-            &mut copied[..if is_short { message.len as usize } else { RequestHeader::LEN }];
+            &mut copied[..if is_short { message.len as usize } else { RequestHeader::LEN_MAX }];
         pages.read(message.offset, copied);
-        let Some((bytes, _)) = copied.split_first_chunk_mut() else {
-            return self.refuse(slot, &message, Status::Malformed);
-        };
-        let sealed = RequestHeader::unseal(bytes);
-        let Ok(header) = RequestHeader::decode(bytes, body_len) else {
+        let Ok(header) = RequestHeader::decode(copied, message_len) else {
             return self.refuse(slot, &message, Status::Malformed);
         };
 
@@ -134,9 +130,9 @@ impl Shard {
             return Admitted::Left;
         }
 
-        let mut checksum = Checksum::of(copied);
-        let (_, mut body) = copied.split_at(RequestHeader::LEN);
-        let mut body_at = message.offset + RequestHeader::LEN as u64;
+        let (encoded, mut body) = copied.split_at(header.len());
+        let mut digest = RequestHeader::digest(encoded);
+        let mut body_at = message.offset + header.len() as u64;
         let mut take = |into: &mut [u8], is_checked: bool| {
             if is_short {
                 let (part, rest) = body.split_at(into.len());
@@ -144,10 +140,10 @@ impl Shard {
                 body = rest;
             } else {
                 pages.read(body_at, into);
-                if is_checked {
-                    checksum = checksum.append(into);
-                }
                 body_at += into.len() as u64;
+            }
+            if is_checked {
+                digest = digest.append(into);
             }
         };
         let (keys_at, values_before) = (self.turn.keys.len(), self.turn.values_mark());
@@ -163,7 +159,7 @@ impl Shard {
             take(room, RequestHeader::checks_values(inline_len));
             values = Values::Inline(at);
         }
-        if checksum != sealed {
+        if digest.finish() != RequestHeader::sealed(encoded) {
             self.turn.keys.truncate(keys_at);
             self.turn.give_values_back(values_before);
             return self.refuse(slot, &message, Status::Checksum);

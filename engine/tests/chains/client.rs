@@ -243,7 +243,7 @@ impl Client {
             header.resumes = header.kind.pushes() && link.resumes;
             let mut bytes = header.encode();
             let keys: &[u8] = bytemuck::cast_slice(keys);
-            RequestHeader::seal(&mut bytes, &[keys, values]);
+            RequestHeader::seal(&mut bytes, keys, values);
             let epoch = link.completions.sleep_epoch();
             let wake = epoch != link.woken;
             if let Ok(number) = link.writer.write(&[&bytes, keys, values], wake, &mut link.sender) {
@@ -379,7 +379,7 @@ impl Client {
             let header = RequestHeader { reply: Some(place), ..header };
             let mut bytes = header.encode();
             let body: &[u8] = bytemuck::bytes_of(key);
-            RequestHeader::seal(&mut bytes, &[body]);
+            RequestHeader::seal(&mut bytes, body, &[]);
             let number = link.writer.write(&[&bytes, body], true, &mut link.sender).unwrap();
             link.sender.flush(link.transport.as_mut()).unwrap();
             let deadline = Instant::now() + Duration::from_secs(20);

@@ -5,15 +5,12 @@ use libfuzzer_sys::fuzz_target;
 use windlass_wire::{CompletionWord, RequestHeader, UpdateRule, control};
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Some(header) = bytes.first_chunk::<{ RequestHeader::LEN }>() {
-        let body = &bytes[RequestHeader::LEN..];
-        if let Ok(found) = RequestHeader::decode(header, body.len() as u64) {
-            let mut again = found.encode();
-            again[52..56].copy_from_slice(&header[52..56]);
-            assert_eq!(&again, header);
-        }
-        let _ = RequestHeader::verify(header, &[body]);
+    if let Ok(found) = RequestHeader::decode(bytes, bytes.len() as u64) {
+        let mut again = found.encode();
+        again[44..48].copy_from_slice(&bytes[44..48]);
+        assert_eq!(again[..], bytes[..found.len()]);
     }
+    let _ = RequestHeader::verify(bytes);
     if let Some(rule) = bytes.first_chunk::<{ UpdateRule::ENCODED_LENGTH }>()
         && let Ok(found) = UpdateRule::decode(rule)
     {

@@ -114,13 +114,11 @@ fn one_case(
         }
         2 => {
             let header = push(hostile, target, random);
-            let (mut bytes, body) = (header.encode(), body(2, target.width));
+            let mut bytes = sealed(&header, &body(2, target.width));
             // Anything but kind 4 and 5, and a table that nobody else uses.
-            let bit = random.below(RequestHeader::LEN as u64 * 8);
+            let bit = random.below(header.len() as u64 * 8);
             flip(&mut bytes, bit);
-            RequestHeader::seal(&mut bytes, &[&body]);
-            let mut bytes = bytes.to_vec();
-            bytes.extend(body);
+            seal_again(&mut bytes);
             (hostile.honest_message(&bytes), Allowed::Anything)
         }
         3 => {
@@ -157,7 +155,7 @@ fn one_case(
             match random.below(3) {
                 0 => header.row_count = 1 << 20,
                 1 => header.width = 1 << 22,
-                _ => (header.row_count, header.width) = (u32::MAX, u32::MAX),
+                _ => (header.row_count, header.width) = ((1 << 21) - 1, (1 << 23) - 1),
             }
             (hostile.honest_message(&sealed(&header, &body(2, 4))), Allowed::Refusal)
         }
@@ -342,8 +340,19 @@ fn body(rows: u64, width: u32) -> Vec<u8> {
 
 fn sealed(header: &RequestHeader, body: &[u8]) -> Vec<u8> {
     let mut bytes = header.encode();
-    RequestHeader::seal(&mut bytes, &[body]);
+    let keys_len = usize::try_from(header.keys_len()).unwrap_or(body.len());
+    let (keys, values) = body.split_at(keys_len.min(body.len()));
+    RequestHeader::seal(&mut bytes, keys, values);
     [&bytes, body].concat()
+}
+
+/// Seals what can be taken for a message.
+fn seal_again(message: &mut [u8]) {
+    let Ok(header) = RequestHeader::decode(message, message.len() as u64) else { return };
+    let (encoded, body) = message.split_at_mut(header.len());
+    let keys_len = usize::try_from(header.keys_len()).unwrap_or(body.len());
+    let (keys, values) = body.split_at(keys_len);
+    RequestHeader::seal(encoded, keys, values);
 }
 
 fn flip(bytes: &mut [u8], bit: u64) {

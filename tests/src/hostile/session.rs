@@ -257,10 +257,10 @@ impl Hostile {
                 reply: Some(Place { key: self.own.key.0, address: self.own.address }),
             };
             let mut bytes = header.encode();
-            RequestHeader::seal(&mut bytes, &[]);
+            RequestHeader::seal(&mut bytes, &[], &[]);
             let word = bytes.len() as u64 | u64::from(self.number) << 32;
             ring.extend(word.to_le_bytes());
-            ring.extend(bytes);
+            ring.extend(&bytes[..]);
             numbers.push(self.number);
             self.number = self.number.wrapping_add(1);
         }

@@ -9,6 +9,7 @@ pub mod codec;
 pub mod completion;
 pub mod control;
 pub mod coordination;
+pub mod digest;
 pub mod dtype;
 pub mod ids;
 pub mod map;
@@ -21,6 +22,7 @@ pub use checksum::Checksum;
 pub use clock_line::ClockLine;
 pub use codec::{Blob, DecodeError, Wire};
 pub use completion::{CompletionWord, Status};
+pub use digest::Digest;
 pub use dtype::DataType;
 pub use ids::{
     Epoch, Incarnation, Key, Lsn, PartitionId, RowRange, Sequence, ServerId, SessionId, ShardId,

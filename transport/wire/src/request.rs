@@ -2,37 +2,37 @@
 //!
 //! ```text
 //! offset size
-//!      0    1  kind: 1 push, 2 pull, 3 push_pull, 4 advance clock, 5 nothing, 6 idle
+//!      0    1  kind in bits 0 to 3: 1 push, 2 pull, 3 push_pull, 4 advance clock, 5 nothing, 6 idle;
+//!               dtype of the values in bits 4 to 7
 //!      1    1  flags: bit 0 values by reference, bit 1 rows are a range, bit 2 sync, bit 3 resumes,
 //!               bit 4 strong
-//!      2    1  dtype of the values
-//!      3    1  zero
-//!      4    4  table
+//!      2    6  number of rows in bits 0 to 20, width (values per row) in bits 21 to 43; rest zero
 //!      8    8  sequence in the session
 //!     16    8  epoch of the sender's cluster map
 //!     24    8  worker clock
 //!     32    8  first row of a range; zero for keys
-//!     40    4  number of rows
-//!     44    4  width: values per row
-//!     48    4  key of the values' region (by reference); zero inline
-//!     52    4  CRC32C of header and body, in this order, taken with this field zero; without values
-//!               of more than 8 KiB
-//!     56    8  address of the values (by reference); zero inline
-//!     64    4  key of the region that pulled rows go to; zero for a push
-//!     68    4  zero
-//!     72    8  address that pulled rows go to; zero for a push
-//!     80       body: row keys (8 bytes each, unless a range), then values (unless by reference)
+//!     40    4  table
+//!     44    4  digest of header and body, without this field; without values of more than 8 KiB
+//!     48   16  by reference only: where the values are
+//!           4  key of the region
+//!           4  zero
+//!           8  address
+//!     ..   16  if it pulls only: where pulled rows go, likewise
+//!     ..       body: row keys (8 bytes each, unless a range), then values (unless by reference)
 //! ```
 //!
-//! The body's length follows from the header, and has to equal the message's.
+//! Header and body have the lengths that the header says, which have to make up the message's. A
+//! short push's latency is that of its bytes, so that it has none for what others need.
 //!
-//! A checksum tells bytes that have not all arrived from those that have, where a message and the word
+//! A [`Digest`] tells bytes that have not all arrived from those that have, where a message and the word
 //! that commits it come in one write. Long ones never do: their word is written behind them, and what
 //! is in order needs no second proof, which would cost both sides as much as the sum.
 
+use std::ops::{Deref, DerefMut};
+
 use crate::{
-    checksum::Checksum,
-    codec::{DecodeError, Reader, Wire},
+    codec::DecodeError,
+    digest::Digest,
     dtype::DataType,
     ids::{Epoch, Sequence, TableId, WorkerClock},
 };
@@ -167,9 +167,44 @@ const SYNC: u8 = 4;
 const RESUMES: u8 = 8;
 const STRONG: u8 = 16;
 
+/// An encoded header.
+#[derive(Clone, Copy, Debug)]
+pub struct EncodedHeader {
+    bytes: [u8; RequestHeader::LEN_MAX],
+    len: usize,
+}
+
+impl Deref for EncodedHeader {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+impl DerefMut for EncodedHeader {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[..self.len]
+    }
+}
+
 impl RequestHeader {
+    /// Length in bytes of a header without places.
+    pub const LEN_MIN: usize = 48;
+
+    /// Length in bytes of the longest header.
+    pub const LEN_MAX: usize = Self::LEN_MIN + 2 * PLACE_LEN;
+
     /// Length of the header in bytes.
-    pub const LEN: usize = 80;
+    #[must_use]
+    #[inline]
+    #[expect(clippy::len_without_is_empty, reason = "it never is")]
+    pub fn len(&self) -> usize {
+        let places = usize::from(self.values.is_some()) + usize::from(self.kind.pulls());
+        Self::LEN_MIN + places * PLACE_LEN
+    }
 
     /// Bytes of values this request pushes or pulls.
     #[must_use]
@@ -202,18 +237,34 @@ impl RequestHeader {
         self.keys_len() + self.inline_values_len()
     }
 
-    /// The header with a zero checksum: [`RequestHeader::seal`] puts it in once the body is known.
+    /// The header without its digest: [`RequestHeader::seal`] puts it in once the body is known. Panics
+    /// when rows or width do not fit, which [`ROWS_MAX`] and [`WIDTH_MAX`] do.
     #[must_use]
     #[inline]
-    pub fn encode(&self) -> [u8; Self::LEN] {
-        let mut bytes = [0; Self::LEN];
-        self.encode_into(&mut bytes);
-        bytes
+    pub fn encode(&self) -> EncodedHeader {
+        let mut encoded = EncodedHeader { bytes: [0; Self::LEN_MAX], len: Self::LEN_MIN };
+        if let Some((start, _)) = encoded.bytes.split_first_chunk_mut() {
+            self.encode_into(start);
+        }
+        let reply = self.kind.pulls().then(|| self.reply.unwrap_or_default());
+        for place in [self.values, reply].into_iter().flatten() {
+            let bytes = &mut encoded.bytes[encoded.len..encoded.len + PLACE_LEN];
+            bytes[..4].copy_from_slice(&place.key.to_le_bytes());
+            bytes[8..].copy_from_slice(&place.address.to_le_bytes());
+            encoded.len += PLACE_LEN;
+        }
+        encoded
     }
 
-    /// As [`RequestHeader::encode`], into zeros.
+    /// As [`RequestHeader::encode`], the part before the places.
     #[inline]
-    pub fn encode_into(&self, bytes: &mut [u8; Self::LEN]) {
+    pub fn encode_into(&self, bytes: &mut [u8; Self::LEN_MIN]) {
+        assert!(
+            self.row_count >> ROWS_BITS == 0 && self.width >> WIDTH_BITS == 0,
+            "{} rows of {} do not fit a header",
+            self.row_count,
+            self.width
+        );
         let mut flags = 0;
         let mut first_row = 0;
         if self.values.is_some() {
@@ -232,113 +283,96 @@ impl RequestHeader {
         if self.strong {
             flags |= STRONG;
         }
-        let values = self.values.unwrap_or_default();
-        let reply = self.reply.unwrap_or_default();
-        bytes[0..4].copy_from_slice(&[self.kind as u8, flags, self.dtype as u8, 0]);
-        bytes[4..8].copy_from_slice(&self.table.0.to_le_bytes());
+        let numbers = self.kind as u8 | (self.dtype as u8) << 4;
+        let counts = u64::from(self.row_count) | u64::from(self.width) << ROWS_BITS;
+        let start = u64::from(numbers) | u64::from(flags) << 8 | counts << 16;
+        bytes[0..8].copy_from_slice(&start.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.sequence.0.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.epoch.0.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.clock.0.to_le_bytes());
         bytes[32..40].copy_from_slice(&first_row.to_le_bytes());
-        bytes[40..44].copy_from_slice(&self.row_count.to_le_bytes());
-        bytes[44..48].copy_from_slice(&self.width.to_le_bytes());
-        bytes[48..52].copy_from_slice(&values.key.to_le_bytes());
-        bytes[56..64].copy_from_slice(&values.address.to_le_bytes());
-        bytes[64..68].copy_from_slice(&reply.key.to_le_bytes());
-        bytes[72..80].copy_from_slice(&reply.address.to_le_bytes());
+        bytes[40..48].copy_from_slice(&u64::from(self.table.0).to_le_bytes());
     }
 
-    /// Whether the checksum covers values of so many bytes in the body.
+    /// Whether the digest covers values of so many bytes in the body.
     #[must_use]
     #[inline]
     pub const fn checks_values(len: u64) -> bool {
         len <= CHECKED_VALUES_LEN_MAX
     }
 
-    /// What the checksum covers of values in the body.
+    /// Puts the digest of header, keys and values into an encoded header. Panics when it is none.
+    #[inline]
+    pub fn seal(header: &mut [u8], keys: &[u8], values: &[u8]) {
+        let digest = digest_of(header, keys, values);
+        header[DIGEST_AT..DIGEST_AT + 4].copy_from_slice(&digest.to_le_bytes());
+    }
+
+    /// The digest of a header; its body's is that with keys and values appended. Panics when it is
+    /// shorter than [`RequestHeader::LEN_MIN`].
     #[must_use]
     #[inline]
-    pub fn checked(values: &[u8]) -> &[u8] {
-        if Self::checks_values(values.len() as u64) { values } else { &[] }
+    pub fn digest(header: &[u8]) -> Digest {
+        let Some((start, places)) = header.split_first_chunk::<{ Self::LEN_MIN }>() else {
+            panic!("a header of {} bytes", header.len());
+        };
+        let mut words = [0; Self::LEN_MIN / 8];
+        for (word, bytes) in words.iter_mut().zip(start.as_chunks().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        // The table's number; above it is the digest itself.
+        words[DIGEST_AT / 8] &= u64::from(u32::MAX);
+        Digest::of_words(&words).append(places)
     }
 
-    /// Puts the checksum of header and body into an encoded header. Of values, `body` has what
-    /// [`RequestHeader::checked`] leaves.
+    /// The digest that a header was sealed with. Panics when it is shorter than
+    /// [`RequestHeader::LEN_MIN`].
+    #[must_use]
     #[inline]
-    pub fn seal(header: &mut [u8; Self::LEN], body: &[&[u8]]) {
-        header[CHECKSUM_AT..CHECKSUM_AT + 4].fill(0);
-        let checksum = checksum_of(header, body);
-        header[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&checksum.0.to_le_bytes());
-    }
-
-    /// The same where header and body are beside each other, which takes one pass. Panics when there
-    /// is no whole header.
-    #[inline]
-    pub fn seal_message(message: &mut [u8]) {
-        message[CHECKSUM_AT..CHECKSUM_AT + 4].fill(0);
-        let checksum = Checksum::of(message);
-        message[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&checksum.0.to_le_bytes());
-    }
-
-    /// Takes the checksum out of a sealed header: it is that of the header as it then is, and of the
-    /// body behind it.
-    #[inline]
-    pub fn unseal(header: &mut [u8; Self::LEN]) -> Checksum {
+    pub fn sealed(header: &[u8]) -> u32 {
         let mut found = [0; 4];
-        found.copy_from_slice(&header[CHECKSUM_AT..CHECKSUM_AT + 4]);
-        header[CHECKSUM_AT..CHECKSUM_AT + 4].fill(0);
-        Checksum(u32::from_le_bytes(found))
+        found.copy_from_slice(&header[DIGEST_AT..DIGEST_AT + 4]);
+        u32::from_le_bytes(found)
     }
 
-    /// Decodes a header and checks everything that can be checked without the body and the
-    /// table: `body_len` is what follows it in the message. The checksum is checked apart, by
-    /// [`RequestHeader::verify`].
+    /// Decodes the header of a message of `message_len` bytes that begins with `start`, at least
+    /// [`RequestHeader::LEN_MAX`] bytes of it or the whole; checks everything that can be checked without
+    /// the body and the table. The digest is checked apart, by [`RequestHeader::verify`].
     ///
     /// # Errors
     /// When any field is out of its bounds or contradicts another.
-    pub fn decode(bytes: &[u8; Self::LEN], body_len: u64) -> Result<Self, DecodeError> {
-        let mut from = Reader::new(bytes);
-        let kind = RequestKind::from_number(u8::decode(&mut from)?)?;
-        let flags = u8::decode(&mut from)?;
-        let dtype_number = u8::decode(&mut from)?;
-        let reserved = u8::decode(&mut from)?;
-        let table = TableId::decode(&mut from)?;
-        let sequence = Sequence::decode(&mut from)?;
-        let epoch = Epoch::decode(&mut from)?;
-        let clock = WorkerClock::decode(&mut from)?;
-        let first = u64::decode(&mut from)?;
-        let row_count = u32::decode(&mut from)?;
-        let width = u32::decode(&mut from)?;
-        let values_key = u32::decode(&mut from)?;
-        let _checksum = u32::decode(&mut from)?;
-        let values_address = u64::decode(&mut from)?;
-        let reply_key = u32::decode(&mut from)?;
-        let reserved_after_reply = u32::decode(&mut from)?;
-        let reply_address = u64::decode(&mut from)?;
-        from.finish()?;
-
+    #[inline]
+    pub fn decode(start: &[u8], message_len: u64) -> Result<Self, DecodeError> {
+        let truncated = |needed: usize| DecodeError::Truncated { missing: needed - start.len() };
+        let Some((bytes, mut places)) = start.split_first_chunk::<{ Self::LEN_MIN }>() else {
+            return Err(truncated(Self::LEN_MIN));
+        };
+        let word = |at: usize| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_le_bytes(word)
+        };
+        let mut place = || {
+            let Some((place, rest)) = places.split_first_chunk::<PLACE_LEN>() else {
+                return Err(truncated(start.len() - places.len() + PLACE_LEN));
+            };
+            places = rest;
+            decode_place(*place)
+        };
+        let numbers = word(0);
+        let kind = RequestKind::from_number(bits(numbers, 0, 4))?;
+        let dtype_number = bits(numbers, 4, 4);
+        let dtype = DataType::from_number(dtype_number)
+            .ok_or(DecodeError::Unknown { field: "dtype", value: u64::from(dtype_number) })?;
+        let flags = bits(numbers, 8, 8);
         if flags & !(BY_REFERENCE | RANGE | SYNC | RESUMES | STRONG) != 0 {
             return Err(DecodeError::Unknown { field: "request flags", value: u64::from(flags) });
         }
-        if reserved != 0 || reserved_after_reply != 0 {
-            return Err(DecodeError::Inconsistent { reason: "reserved bytes are not zero" });
-        }
-        let dtype = DataType::from_number(dtype_number)
-            .ok_or(DecodeError::Unknown { field: "dtype", value: u64::from(dtype_number) })?;
-        if row_count > ROWS_MAX {
-            return Err(DecodeError::TooLong {
-                field: "row count",
-                value: u64::from(row_count),
-                max: u64::from(ROWS_MAX),
-            });
-        }
-        if width > WIDTH_MAX {
-            return Err(DecodeError::TooLong {
-                field: "width",
-                value: u64::from(width),
-                max: u64::from(WIDTH_MAX),
-            });
-        }
+        let counts = numbers >> 16;
+        let (row_count, width) = (counts & ((1 << ROWS_BITS) - 1), counts >> ROWS_BITS);
+        let row_count = within("row count", row_count, ROWS_MAX)?;
+        let width = within("width", width, WIDTH_MAX)?;
+        let first = word(32);
         let rows = if flags & RANGE != 0 { Rows::Range { first } } else { Rows::Keys };
         if rows == Rows::Keys && first != 0 {
             return Err(DecodeError::Inconsistent { reason: "a key list has a first row" });
@@ -346,30 +380,23 @@ impl RequestHeader {
         if first.checked_add(u64::from(row_count)).is_none() {
             return Err(DecodeError::Inconsistent { reason: "the row range passes 2^64" });
         }
-        let values = (flags & BY_REFERENCE != 0)
-            .then_some(Place { key: values_key, address: values_address });
-        if values.is_none() && (values_key != 0 || values_address != 0) {
-            return Err(DecodeError::Inconsistent { reason: "inline values have a place" });
-        }
-        if values.is_some() && !kind.pushes() {
+        if flags & BY_REFERENCE != 0 && !kind.pushes() {
             return Err(DecodeError::Inconsistent {
                 reason: "a request without values has a place",
             });
         }
-        let reply = kind.pulls().then_some(Place { key: reply_key, address: reply_address });
-        if reply.is_none() && (reply_key != 0 || reply_address != 0) {
-            return Err(DecodeError::Inconsistent { reason: "a push has a reply place" });
-        }
+        let values = if flags & BY_REFERENCE != 0 { Some(place()?) } else { None };
+        let reply = if kind.pulls() { Some(place()?) } else { None };
         let header = Self {
             kind,
             sync: flags & SYNC != 0,
             resumes: flags & RESUMES != 0,
             strong: flags & STRONG != 0,
             dtype,
-            table,
-            sequence,
-            epoch,
-            clock,
+            table: TableId(low_half(word(40))),
+            sequence: Sequence(word(8)),
+            epoch: Epoch(word(16)),
+            clock: WorkerClock(word(24)),
             rows,
             row_count,
             width,
@@ -386,7 +413,7 @@ impl RequestHeader {
         if !(kind.pushes() || kind.pulls()) && row_count != 0 {
             return Err(DecodeError::Inconsistent { reason: "a request about no rows has rows" });
         }
-        if header.body_len() != body_len {
+        if header.len() as u64 + header.body_len() != message_len {
             return Err(DecodeError::Inconsistent {
                 reason: "the body's length is not what the header says",
             });
@@ -394,106 +421,67 @@ impl RequestHeader {
         Ok(header)
     }
 
-    /// Checks a sealed header's checksum.
+    /// Checks a message's digest: a sealed header with its body behind it.
     ///
     /// # Errors
-    /// When it is not that of header and body.
-    pub fn verify(sealed: &[u8; Self::LEN], body: &[&[u8]]) -> Result<(), DecodeError> {
-        let mut header = *sealed;
-        let found = Self::unseal(&mut header);
-        let computed = checksum_of(&header, body);
-        if found == computed {
-            Ok(())
-        } else {
-            Err(DecodeError::Checksum { found: found.0, computed: computed.0 })
-        }
+    /// When it is no message, or the digest is another.
+    pub fn verify(message: &[u8]) -> Result<(), DecodeError> {
+        let header = Self::decode(message, message.len() as u64)?;
+        let (encoded, body) = message.split_at(header.len());
+        let keys_len = body.len() as u64 - header.inline_values_len();
+        let (keys, values) = body.split_at(usize::try_from(keys_len).unwrap_or(body.len()));
+        let (found, computed) = (Self::sealed(encoded), digest_of(encoded, keys, values));
+        if found == computed { Ok(()) } else { Err(DecodeError::Checksum { found, computed }) }
     }
 }
 
-fn checksum_of(header: &[u8], body: &[&[u8]]) -> Checksum {
-    body.iter().fold(Checksum::of(header), |checksum, part| checksum.append(part))
+#[inline]
+fn digest_of(header: &[u8], keys: &[u8], values: &[u8]) -> u32 {
+    let values = if RequestHeader::checks_values(values.len() as u64) { values } else { &[] };
+    RequestHeader::digest(header).append(keys).append(values).finish()
 }
 
-const CHECKSUM_AT: usize = 52;
+/// Bits of a number from `from` on, at most eight.
+#[expect(clippy::cast_possible_truncation, reason = "masked to eight bits")]
+const fn bits(number: u64, from: u32, count: u32) -> u8 {
+    (number >> from & ((1 << count) - 1)) as u8
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the half that is asked for")]
+const fn low_half(number: u64) -> u32 {
+    number as u32
+}
+
+#[inline]
+fn within(field: &'static str, value: u64, max: u32) -> Result<u32, DecodeError> {
+    match u32::try_from(value) {
+        Ok(value) if value <= max => Ok(value),
+        _ => Err(DecodeError::TooLong { field, value, max: u64::from(max) }),
+    }
+}
+
+#[inline]
+fn decode_place(bytes: [u8; PLACE_LEN]) -> Result<Place, DecodeError> {
+    let number = u128::from_le_bytes(bytes);
+    let [low, high] = [0, 64].map(|from| {
+        #[expect(clippy::cast_possible_truncation, reason = "the half that is asked for")]
+        let half = (number >> from) as u64;
+        half
+    });
+    if low >> 32 != 0 {
+        return Err(DecodeError::Inconsistent { reason: "reserved bytes are not zero" });
+    }
+    Ok(Place { key: low_half(low), address: high })
+}
+
+const DIGEST_AT: usize = 44;
+const PLACE_LEN: usize = 16;
+/// Bits that numbers of rows and widths take.
+const ROWS_BITS: u32 = 21;
+const WIDTH_BITS: u32 = 23;
+
+const _: () = assert!(ROWS_MAX >> ROWS_BITS == 0 && WIDTH_MAX >> WIDTH_BITS == 0);
+const _: () = assert!(16 + ROWS_BITS + WIDTH_BITS <= 64 && DataType::ALL.len() <= 16);
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn push() -> RequestHeader {
-        RequestHeader {
-            kind: RequestKind::Push,
-            sync: false,
-            resumes: false,
-            strong: false,
-            dtype: DataType::F32,
-            table: TableId(3),
-            sequence: Sequence(9),
-            epoch: Epoch(2),
-            clock: WorkerClock(5),
-            rows: Rows::Keys,
-            row_count: 2,
-            width: 4,
-            values: None,
-            reply: None,
-        }
-    }
-
-    #[test]
-    fn checksums_leave_long_values_out() {
-        let long = vec![1; usize::try_from(CHECKED_VALUES_LEN_MAX).unwrap() + 1];
-        assert_eq!(RequestHeader::checked(&long), &[0_u8; 0]);
-        assert_eq!(RequestHeader::checked(&long[1..]), &long[1..]);
-    }
-
-    #[test]
-    fn headers_round_trip_and_verify() {
-        let body = [7_u8; 48];
-        let headers = [
-            push(),
-            RequestHeader {
-                rows: Rows::Range { first: 10 },
-                values: Some(Place { key: 4, address: 4096 }),
-                ..push()
-            },
-            RequestHeader {
-                kind: RequestKind::PushPull,
-                reply: Some(Place { key: 1, address: 64 }),
-                sync: true,
-                resumes: true,
-                strong: false,
-                ..push()
-            },
-        ];
-        for header in headers {
-            let body = &body[..usize::try_from(header.body_len()).unwrap()];
-            let mut bytes = header.encode();
-            RequestHeader::seal(&mut bytes, &[body]);
-            assert_eq!(RequestHeader::decode(&bytes, body.len() as u64), Ok(header));
-            assert_eq!(RequestHeader::verify(&bytes, &[body]), Ok(()));
-            let mut message = [&header.encode(), body].concat();
-            RequestHeader::seal_message(&mut message);
-            assert_eq!(message, [&bytes, body].concat());
-            assert!(RequestHeader::decode(&bytes, body.len() as u64 + 1).is_err());
-            for bit in 0..bytes.len() * 8 {
-                let mut damaged = bytes;
-                damaged[bit / 8] ^= 1 << (bit % 8);
-                assert!(
-                    RequestHeader::verify(&damaged, &[body]).is_err(),
-                    "flip of bit {bit} went unnoticed"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn lengths_out_of_bounds_are_refused() {
-        let wide = RequestHeader { width: WIDTH_MAX, row_count: ROWS_MAX, ..push() };
-        assert!(matches!(
-            RequestHeader::decode(&wide.encode(), wide.body_len()),
-            Err(DecodeError::TooLong { .. })
-        ));
-        let far = RequestHeader { rows: Rows::Range { first: u64::MAX }, ..push() };
-        assert!(RequestHeader::decode(&far.encode(), far.body_len()).is_err());
-    }
-}
+mod tests;

@@ -136,7 +136,8 @@ fn header() -> RequestHeader {
 
 fn request(header: &RequestHeader, body: &[u8]) -> Vec<u8> {
     let mut bytes = header.encode();
-    RequestHeader::seal(&mut bytes, &[body]);
+    let (keys, values) = body.split_at(usize::try_from(header.keys_len()).unwrap());
+    RequestHeader::seal(&mut bytes, keys, values);
     [&bytes, body].concat()
 }
 

@@ -1,0 +1,124 @@
+//! Headers as they are encoded, sealed and refused.
+
+use super::*;
+
+fn push() -> RequestHeader {
+    RequestHeader {
+        kind: RequestKind::Push,
+        sync: false,
+        resumes: false,
+        strong: false,
+        dtype: DataType::F32,
+        table: TableId(3),
+        sequence: Sequence(9),
+        epoch: Epoch(2),
+        clock: WorkerClock(5),
+        rows: Rows::Keys,
+        row_count: 2,
+        width: 4,
+        values: None,
+        reply: None,
+    }
+}
+
+/// Headers of each length, and whether they have keys.
+fn headers() -> [(RequestHeader, usize); 5] {
+    let place = Place { key: 4, address: 4096 };
+    [
+        (push(), 48),
+        (RequestHeader { rows: Rows::Range { first: 10 }, values: Some(place), ..push() }, 64),
+        (RequestHeader { kind: RequestKind::Pull, reply: Some(place), ..push() }, 64),
+        (
+            RequestHeader {
+                kind: RequestKind::PushPull,
+                reply: Some(Place { key: 1, address: 64 }),
+                sync: true,
+                resumes: true,
+                ..push()
+            },
+            64,
+        ),
+        (
+            RequestHeader {
+                kind: RequestKind::PushPull,
+                values: Some(place),
+                reply: Some(Place { key: 1, address: u64::MAX }),
+                strong: true,
+                row_count: ROWS_MAX,
+                width: 1,
+                dtype: DataType::ALL[DataType::ALL.len() - 1],
+                rows: Rows::Range { first: u64::MAX - u64::from(ROWS_MAX) },
+                ..push()
+            },
+            80,
+        ),
+    ]
+}
+
+/// A sealed message of a header, with a body of as many bytes as it says.
+fn message(header: &RequestHeader) -> Vec<u8> {
+    let body: Vec<u8> = (0..header.body_len()).map(|at| at.to_le_bytes()[0] | 1).collect();
+    let (keys, values) = body.split_at(usize::try_from(header.keys_len()).unwrap());
+    let mut bytes = header.encode();
+    RequestHeader::seal(&mut bytes, keys, values);
+    [&bytes, keys, values].concat()
+}
+
+#[test]
+fn digests_leave_long_values_out() {
+    let long = vec![1; usize::try_from(CHECKED_VALUES_LEN_MAX).unwrap() + 1];
+    let sealed = |values: &[u8]| {
+        let mut bytes = push().encode();
+        RequestHeader::seal(&mut bytes, &[], values);
+        RequestHeader::sealed(&bytes)
+    };
+    assert_eq!(sealed(&long), sealed(&[]));
+    assert_ne!(sealed(&long[1..]), sealed(&[]));
+}
+
+#[test]
+fn headers_round_trip_and_verify() {
+    for (header, len) in headers() {
+        let message = message(&header);
+        let message_len = message.len() as u64;
+        assert_eq!((header.len(), header.encode().len()), (len, len));
+        assert_eq!(message_len, len as u64 + header.body_len());
+        assert_eq!(RequestHeader::decode(&message, message_len), Ok(header));
+        let start = &message[..message.len().min(RequestHeader::LEN_MAX)];
+        assert_eq!(RequestHeader::decode(start, message_len), Ok(header));
+        assert_eq!(RequestHeader::verify(&message), Ok(()));
+        for other in [message_len - 1, message_len + 1] {
+            assert!(RequestHeader::decode(&message, other).is_err());
+        }
+        for shorter in 0..message.len() {
+            assert!(RequestHeader::verify(&message[..shorter]).is_err(), "{shorter} bytes of it");
+        }
+        for bit in 0..message.len() * 8 {
+            let mut damaged = message.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            let seen = RequestHeader::verify(&damaged).is_err();
+            assert!(seen, "flip of bit {bit} of {header:?} went unnoticed");
+        }
+    }
+}
+
+#[test]
+fn lengths_out_of_bounds_are_refused() {
+    let wide = RequestHeader { width: WIDTH_MAX, row_count: ROWS_MAX, ..push() };
+    let refused = |header: &RequestHeader| {
+        RequestHeader::decode(&header.encode(), header.len() as u64 + header.body_len())
+    };
+    assert!(matches!(refused(&wide), Err(DecodeError::TooLong { .. })));
+    let far = RequestHeader { rows: Rows::Range { first: u64::MAX }, ..push() };
+    assert!(refused(&far).is_err());
+    for (word, field) in [(u64::from(ROWS_MAX) + 1, "row count"), (5 << 21 | 7, "")] {
+        let mut bytes = push().encode();
+        let counts = word.to_le_bytes();
+        bytes[2..8].copy_from_slice(&counts[..6]);
+        let len = RequestHeader::LEN_MIN as u64 + 7 * 5 * 4 + 7 * 8;
+        match RequestHeader::decode(&bytes, len) {
+            Ok(header) => assert_eq!((header.row_count, header.width, field), (7, 5, "")),
+            Err(error) => assert!(error.to_string().starts_with(field) && !field.is_empty()),
+        }
+    }
+}

@@ -376,7 +376,7 @@ impl<T: Value> Operations<T> {
                 let mut rows = client
                     .allocate::<T>(count)
                     .map_err(|error| RequestError::Setup { text: error.to_string() })?;
-                rows.fill(T::one());
+                rows.iter_mut().zip(gradients()).for_each(|(value, gradient)| *value = gradient);
                 free.push(rows);
             }
         }
@@ -389,7 +389,7 @@ impl<T: Value> Operations<T> {
             keys,
             range: 0..options.rows,
             table_rows: options.table_rows,
-            values: vec![T::one(); count],
+            values: gradients().take(count).collect(),
             into: vec![T::one(); count],
         })
     }
@@ -404,6 +404,14 @@ impl<T: Value> Operations<T> {
     fn selection(&self) -> RowSelection<'_> {
         selection(&self.keys, &self.range)
     }
+}
+
+/// What is pushed, again and again: small values whose sums are seldom exact, as gradients are. An emulated
+/// processor adds exact ones slower.
+fn gradients<T: Value>() -> impl Iterator<Item = T> {
+    let gradients: Vec<T> =
+        (1..=251).map(|at| T::parse(&format!("0.{at:04}")).unwrap_or(T::one())).collect();
+    gradients.into_iter().cycle()
 }
 
 fn selection<'a>(keys: &'a [u64], range: &std::ops::Range<u64>) -> RowSelection<'a> {

@@ -165,6 +165,23 @@ fn values_are_written_where_none_go_by_reference() {
             let keys: Vec<u64> = (0..1 << 14).map(|key| key * 3).collect();
             table.push(&keys, &values, &push()).unwrap().wait().unwrap();
             assert_eq!(table.pull(&keys, &pull()).unwrap().wait().unwrap(), values);
+            // Registered rows go from where they lie, also where a part begins anywhere.
+            let mut rows = client.allocate::<f32>(1 << 20).unwrap();
+            rows.copy_from_slice(&values);
+            let (_, outcome) = table.push_rows(&keys, rows, &push()).unwrap().wait_rows();
+            outcome.unwrap();
+            let sum: Vec<f32> = values.iter().map(|value| value * 2.0).collect();
+            assert_eq!(table.pull(&keys, &pull()).unwrap().wait().unwrap(), sum);
+            let odd = client
+                .create_table::<i8>("odd", &TableSchema::dense(i8::DTYPE, 1 << 12, 1001))
+                .unwrap();
+            let count = 1001 << 12;
+            let mut rows = client.allocate::<i8>(count).unwrap();
+            rows.iter_mut().zip((0..50).cycle()).for_each(|(row, value)| *row = value);
+            let expected = rows.to_vec();
+            let (_, outcome) = odd.push_rows(0..1 << 12, rows, &push()).unwrap().wait_rows();
+            outcome.unwrap();
+            assert_eq!(odd.pull(0..1 << 12, &pull()).unwrap().wait().unwrap(), expected);
             assert_eq!(by_reference(&client) == 0, is_written);
 
             // Rows too long for a message.

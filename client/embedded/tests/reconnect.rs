@@ -33,9 +33,19 @@ fn config(listen: SocketAddr, provider: Provider, data: Option<PathBuf>) -> Serv
 
 /// Starts a server, also where one was a moment ago.
 fn start(listen: SocketAddr, provider: Provider, data: Option<&Path>) -> Server {
+    start_with(listen, provider, data, None)
+}
+
+fn start_with(
+    listen: SocketAddr,
+    provider: Provider,
+    data: Option<&Path>,
+    by_reference_len: Option<u32>,
+) -> Server {
     let mut patience = 200;
     loop {
-        match Server::start(config(listen, provider, data.map(Path::to_owned))) {
+        let config = config(listen, provider, data.map(Path::to_owned));
+        match Server::start(ServerConfig { by_reference_len, ..config }) {
             Ok(server) => return server,
             Err(error) => {
                 patience -= 1;
@@ -101,9 +111,19 @@ impl Pusher {
 
 #[test]
 fn pushes_across_restarts_are_applied_once() {
+    restart_under_pushes(None);
+}
+
+/// Registered rows are then part of the message, and of none once it has to be sent again.
+#[test]
+fn rows_that_were_lent_to_a_message_are_applied_once_across_restarts() {
+    restart_under_pushes(Some(u32::MAX));
+}
+
+fn restart_under_pushes(by_reference_len: Option<u32>) {
     for provider in PROVIDERS {
         let data = tempfile::tempdir().unwrap();
-        let server = start(anywhere(), provider, Some(data.path()));
+        let server = start_with(anywhere(), provider, Some(data.path()), by_reference_len);
         let address = server.address();
         let client = connect(&server, provider);
         let schema = kept(TableSchema::sparse(i64::DTYPE, 1));
@@ -122,7 +142,8 @@ fn pushes_across_restarts_are_applied_once() {
                     std::thread::sleep(Duration::from_millis(40));
                     drop(server.take());
                     std::thread::sleep(Duration::from_millis(15 * (pause as u64 % 3)));
-                    server = Some(start(address, provider, Some(path)));
+                    let again = start_with(address, provider, Some(path), by_reference_len);
+                    server = Some(again);
                 }
                 done.store(true, Ordering::Release);
                 server

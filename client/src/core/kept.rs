@@ -77,13 +77,16 @@ impl Core {
             Some(found) => found,
             None => unreachable!("messages name regions that were shared with their link"),
         };
-        let values = match header.values {
-            Some(place) => {
+        let values = match (header.values, in_flight.held) {
+            (Some(place), held) => {
                 let (region, offset) = region_of(place);
-                KeptValues::At { region, offset, held: in_flight.held }
+                KeptValues::At { region, offset, held }
             }
-            None if inline.is_empty() => KeptValues::None,
-            None => KeptValues::Inline(inline.to_vec()),
+            (None, Held::Lent { region, offset }) => {
+                KeptValues::At { region, offset, held: Held::Nothing }
+            }
+            (None, _) if inline.is_empty() => KeptValues::None,
+            (None, _) => KeptValues::Inline(inline.to_vec()),
         };
         if header.kind == RequestKind::Idle {
             // It comes again by itself.
@@ -136,7 +139,7 @@ impl Core {
     /// Gives memory of a message back.
     pub(super) fn release(&mut self, held: Held) {
         match held {
-            Held::Nothing => {}
+            Held::Nothing | Held::Lent { .. } => {}
             Held::Chunk(chunk) => self.memory.release(chunk),
             Held::Region(region) => self.remove_region(region),
         }

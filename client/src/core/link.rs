@@ -19,6 +19,11 @@ pub(super) enum Held {
     Chunk(Chunk),
     /// A region of its own.
     Region(RegionId),
+    /// Nothing: the values were written from the user's memory, and are not in the mailbox's mirror.
+    Lent {
+        region: RegionId,
+        offset: u64,
+    },
 }
 
 /// A message without its completion. The mailbox's mirror has its bytes.

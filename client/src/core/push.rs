@@ -266,6 +266,10 @@ impl Core {
             Values::At { region, offset, held: Held::Nothing }
                 if len <= self.inline_len_max(table, route.link) =>
             {
+                if let Some(local) = self.lend(route.link, region, offset, len) {
+                    let values = Values::Lent { region, offset, local };
+                    return self.send(route, &Message { values, ..message });
+                }
                 let bytes = self.copy_registered(region, offset, len);
                 let sent = self.send(route, &Message { values: Values::Inline(&bytes), ..message });
                 self.scratch.values = bytes;

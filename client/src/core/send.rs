@@ -2,7 +2,12 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use windlass_transport::{QueuePairState, error::chain, mailbox::MailboxFull};
+use windlass_transport::{
+    QueuePairState,
+    error::chain,
+    fabric::LocalSlice,
+    mailbox::{LENT_PIECES, MailboxFull},
+};
 use windlass_wire::{Place, RequestHeader, RequestKind, ServerId, request::EncodedHeader};
 
 use super::{
@@ -18,7 +23,17 @@ use crate::error::RequestError;
 pub(super) enum Values<'a> {
     None,
     Inline(&'a [u8]),
-    At { region: RegionId, offset: u64, held: Held },
+    At {
+        region: RegionId,
+        offset: u64,
+        held: Held,
+    },
+    /// In the message, written from where they lie.
+    Lent {
+        region: RegionId,
+        offset: u64,
+        local: LocalSlice,
+    },
 }
 
 /// One message.
@@ -71,7 +86,7 @@ impl Core {
         }
         let inline = match message.values {
             Values::Inline(bytes) => bytes,
-            Values::None | Values::At { .. } => &[],
+            Values::None | Values::At { .. } | Values::Lent { .. } => &[],
         };
         let bytes = match self.seal(route.link, message, inline) {
             Ok(bytes) => bytes,
@@ -82,7 +97,11 @@ impl Core {
             }
         };
         let mut patience = None;
-        let len = message.keys.len() * 8 + inline.len();
+        let lent_len = match message.values {
+            Values::Lent { local, .. } => local.len as usize,
+            _ => 0,
+        };
+        let len = message.keys.len() * 8 + inline.len() + lent_len;
         while !self.leaves_room(route.link, &message.header, len)
             || self.write(route.link, &bytes, message, inline).is_err()
         {
@@ -167,6 +186,9 @@ impl Core {
             Values::None => KeptValues::None,
             Values::Inline(bytes) => KeptValues::Inline(bytes.to_vec()),
             Values::At { region, offset, held } => KeptValues::At { region, offset, held },
+            Values::Lent { region, offset, .. } => {
+                KeptValues::At { region, offset, held: Held::Nothing }
+            }
         };
         let keys = message.keys.to_vec();
         let (request, header, reply) = (message.request, message.header, message.reply);
@@ -206,7 +228,13 @@ impl Core {
         let keys: &[u8] = bytemuck::cast_slice(message.keys);
         let link = &mut self.links[link_at];
         let wake = link.take_wake();
-        match link.writer.write(&[header, keys, inline], wake, &mut link.sender) {
+        let written = match message.values {
+            Values::Lent { local, .. } => {
+                link.writer.write_lent(&[header, keys], local, wake, &mut link.sender)
+            }
+            _ => link.writer.write(&[header, keys, inline], wake, &mut link.sender),
+        };
+        match written {
             Ok(number) => {
                 let (request, held) = (message.request, message.held());
                 link.in_flight.push_back(InFlight { number, request, held });
@@ -290,12 +318,31 @@ impl Message<'_> {
     fn held(&self) -> Held {
         match self.values {
             Values::At { held, .. } => held,
+            Values::Lent { region, offset, .. } => Held::Lent { region, offset },
             Values::None | Values::Inline(_) => Held::Nothing,
         }
     }
 }
 
 impl Core {
+    /// Values in a registered region as part of a message by a link: long ones only, which no digest covers, and
+    /// where the device gathers.
+    pub(super) fn lend(
+        &mut self,
+        link: usize,
+        region: RegionId,
+        offset: u64,
+        len: u64,
+    ) -> Option<LocalSlice> {
+        let link = self.links.get(link)?;
+        let gathers = self.transports[link.transport].capabilities().scatter_max >= LENT_PIECES;
+        if RequestHeader::checks_values(len) || !gathers {
+            return None;
+        }
+        let registered = self.memory.registered(region, link.transport, &mut self.transports);
+        Some(registered.ok()?.slice(offset, u32::try_from(len).ok()?))
+    }
+
     /// Copies values out of a registered region into a buffer that has to be given back.
     pub(super) fn copy_registered(&mut self, region: RegionId, offset: u64, len: u64) -> Vec<u8> {
         let mut bytes = std::mem::take(&mut self.scratch.values);

@@ -72,6 +72,9 @@ const ONE_WRITE: u32 = 1 << 31;
 /// ones a second request does not matter.
 pub const ONE_WRITE_LEN_MAX: u64 = 8 << 10;
 
+/// Slices that one request gathers to write bytes that are lent, see [`MailboxWriter::write_lent`].
+pub const LENT_PIECES: usize = 3;
+
 /// Smallest ring.
 pub const RING_LEN_MIN: u32 = 4096;
 

@@ -7,15 +7,19 @@ use crate::{
     batch::Batch,
     error::PostError,
     fabric::{
-        Access, InlineBytes, MemoryRegion, Operation, QueuePairId, RegionId, RemoteKey,
+        Access, InlineBytes, LocalSlice, MemoryRegion, Operation, QueuePairId, RegionId, RemoteKey,
         RemoteRegion, SendRequest,
     },
     memory::{Pages, PagesOptions},
 };
 
+const LENT: RegionId = RegionId(9);
+
 /// Carries out requests on the peer's memory one by one, as a queue pair does.
 struct Loop {
     local: Pages,
+    /// A user's, registered as [`LENT`].
+    lent: Pages,
     remote: Pages,
     immediates: usize,
 }
@@ -27,7 +31,8 @@ impl Loop {
                 let mut bytes = Vec::new();
                 for slice in local.as_slice() {
                     let mut part = vec![0; slice.len as usize];
-                    self.local.read(slice.offset, &mut part);
+                    let pages = if slice.region == LENT { &self.lent } else { &self.local };
+                    pages.read(slice.offset, &mut part);
                     bytes.extend(part);
                 }
                 (bytes, remote)
@@ -69,7 +74,8 @@ fn setup(ring_len: u32, slots: u32) -> (MailboxWriter, MailboxReader, Sender, Lo
     let writer = MailboxWriter::new(region_of(&mirror), region(&mailbox), ring_len, slots);
     let reader = MailboxReader::new(mailbox.clone(), ring_len);
     let sender = Sender::new(QueuePairId(0), 64);
-    (writer, reader, sender, Loop { local: mirror, remote: mailbox, immediates: 0 })
+    let lent = pages(64 << 10);
+    (writer, reader, sender, Loop { local: mirror, lent, remote: mailbox, immediates: 0 })
 }
 
 #[test]
@@ -127,6 +133,47 @@ fn come_out_whole(one_write: bool) {
         }
     }
     assert!(fabric.immediates > 1000 && laid_count > 1000);
+}
+
+#[test]
+fn lent_bytes_come_out_behind_their_parts() {
+    let (writer, mut reader, mut sender, mut fabric) = setup(64 << 10, 64);
+    let mut writer = writer.in_one_write(true);
+    let lent: Vec<u8> = (0_u32..60 << 10).map(|at| (at % 251 + 1).to_le_bytes()[0]).collect();
+    fabric.lent.write(0, &lent);
+    let mut unread = std::collections::VecDeque::new();
+    let (mut sent, mut received) = (0_u32, 0_u32);
+    while received < 2000 {
+        // Lengths, places and numbers of parts of all kinds, with short messages between them.
+        let len = 8192 + usize::try_from(sent * 37 % 20_000).unwrap();
+        let from = usize::try_from(sent * 101 % 30_000).unwrap();
+        let own = vec![sent.to_le_bytes()[0] | 1; usize::try_from(48 + sent % 3 * 8).unwrap()];
+        let written = if sent.is_multiple_of(4) {
+            writer.write(&[&own], false, &mut sender).map(|_| own)
+        } else {
+            let slice =
+                LocalSlice { region: LENT, offset: from as u64, len: u32::try_from(len).unwrap() };
+            let wake = sent.is_multiple_of(5);
+            let written = writer.write_lent(&[&own[..48], &own[48..]], slice, wake, &mut sender);
+            written.map(|_| [&own[..], &lent[from..from + len]].concat())
+        };
+        match written {
+            Ok(payload) => {
+                sent += 1;
+                unread.push_back(payload);
+                posted(&mut sender).iter().for_each(|request| fabric.carry_out(request));
+            }
+            Err(MailboxFull) => {
+                let message = reader.take_next().unwrap().expect("a full ring has a message");
+                let mut bytes = vec![0; message.len as usize];
+                fabric.remote.read(message.offset, &mut bytes);
+                assert_eq!(bytes, unread.pop_front().unwrap());
+                writer.release(message.number);
+                received += 1;
+            }
+        }
+    }
+    assert!(fabric.immediates > 100);
 }
 
 #[test]
@@ -250,7 +297,8 @@ fn random_bytes_never_panic_the_reader() {
 #[test]
 fn completions_wait_for_a_send_queue_without_room_and_none_is_lost() {
     let reply = Pages::allocate(reply_len(16), PagesOptions::default()).unwrap();
-    let mut fabric = Loop { local: reply.clone(), remote: reply.clone(), immediates: 0 };
+    let (local, lent, remote) = (reply.clone(), reply.clone(), reply.clone());
+    let mut fabric = Loop { local, lent, remote, immediates: 0 };
     let mut writer = CompletionWriter::new(region(&reply), 16);
     let reader = CompletionReader::new(reply.clone(), 16);
     let mut sender = Sender::new(QueuePairId(0), 64);
@@ -280,7 +328,8 @@ fn completions_wait_for_a_send_queue_without_room_and_none_is_lost() {
 #[test]
 fn completions_arrive_in_any_order_and_wake_a_sleeper() {
     let reply = Pages::allocate(reply_len(16), PagesOptions::default()).unwrap();
-    let mut fabric = Loop { local: reply.clone(), remote: reply.clone(), immediates: 0 };
+    let (local, lent, remote) = (reply.clone(), reply.clone(), reply.clone());
+    let mut fabric = Loop { local, lent, remote, immediates: 0 };
     let mut writer = CompletionWriter::new(region(&reply), 16);
     let reader = CompletionReader::new(reply, 16);
     let mut sender = Sender::new(QueuePairId(0), 64);

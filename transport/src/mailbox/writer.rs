@@ -10,8 +10,8 @@ use super::{
 use crate::{
     error::PostError,
     fabric::{
-        INLINE_LEN_MAX, InlineBytes, MemoryRegion, Operation, RemoteAddress, RemoteRegion,
-        ScatterList, Transport,
+        INLINE_LEN_MAX, InlineBytes, LocalSlice, MemoryRegion, Operation, RemoteAddress,
+        RemoteRegion, ScatterList, Transport,
     },
 };
 
@@ -147,7 +147,36 @@ impl MailboxWriter {
         wake: bool,
         sender: &mut Sender,
     ) -> Result<u32, MailboxFull> {
-        let len = parts.iter().map(|part| part.len() as u64).sum::<u64>();
+        self.write_parts(parts, None, wake, sender)
+    }
+
+    /// As [`MailboxWriter::write`], with bytes of a registered region behind `parts`, whose length is a multiple
+    /// of 8: they are written from where they lie and not read back, so they must stay unchanged until the
+    /// message is released. One request gathers [`LENT_PIECES`] slices.
+    ///
+    /// # Errors
+    /// As of [`MailboxWriter::write`], which also says when it panics; and it does when so few bytes are lent
+    /// that the message would go in one write with its word.
+    pub fn write_lent(
+        &mut self,
+        parts: &[&[u8]],
+        lent: LocalSlice,
+        wake: bool,
+        sender: &mut Sender,
+    ) -> Result<u32, MailboxFull> {
+        assert!(u64::from(lent.len) >= ONE_WRITE_LEN_MAX, "{} bytes are lent", lent.len);
+        self.write_parts(parts, Some(lent), wake, sender)
+    }
+
+    fn write_parts(
+        &mut self,
+        parts: &[&[u8]],
+        lent: Option<LocalSlice>,
+        wake: bool,
+        sender: &mut Sender,
+    ) -> Result<u32, MailboxFull> {
+        let own_len = parts.iter().map(|part| part.len() as u64).sum::<u64>();
+        let len = own_len + lent.map_or(0, |lent| u64::from(lent.len));
         assert!(len <= self.payload_len_max(), "payload of {len} bytes");
         assert!(len > 0, "an empty message cannot be told from none");
         if self.in_flight.len() == self.in_flight_max || sender.room() < 3 {
@@ -180,7 +209,12 @@ impl MailboxWriter {
             let last = commit_word(number, 0);
             self.write_span(at, Some(first), len, parts, Some(last), sender);
         } else {
-            self.write_span(at + 8, None, len, parts, has_next.then_some(0), sender);
+            match lent {
+                Some(lent) => self.write_lent_span(at + 8, own_len, parts, lent, has_next, sender),
+                None => {
+                    self.write_span(at + 8, None, len, parts, has_next.then_some(0), sender);
+                }
+            }
             let word = InlineBytes::word(commit_word(number, word_len));
             let remote = self.remote.at(RING_AT + at);
             sender.push(if wake {
@@ -385,5 +419,36 @@ impl MailboxWriter {
         #[expect(clippy::cast_possible_truncation, reason = "below ring_len, a u32")]
         let local = ScatterList::from(self.mirror.slice(at, total as u32));
         sender.push(Operation::Write { local, remote });
+    }
+
+    /// The same for bytes that are lent: between `parts` and the next word, which is zero.
+    fn write_lent_span(
+        &self,
+        at: u64,
+        own_len: u64,
+        parts: &[&[u8]],
+        lent: LocalSlice,
+        has_next: bool,
+        sender: &mut Sender,
+    ) {
+        assert!(own_len.is_multiple_of(8), "lent bytes are behind {own_len}");
+        let pages = &self.mirror.pages;
+        let mut offset = at;
+        for part in parts {
+            pages.write(offset, part);
+            offset += part.len() as u64;
+        }
+        let behind = offset + u64::from(lent.len);
+        let padding = behind.next_multiple_of(8) - behind;
+        let rest_len = padding + if has_next { 8 } else { 0 };
+        #[expect(clippy::cast_possible_truncation, reason = "below ring_len, a u32")]
+        let (own_len, rest_len) = (own_len as u32, rest_len as u32);
+        pages.zero(behind, rest_len as usize);
+        let mut local = ScatterList::from(self.mirror.slice(at, own_len));
+        local.push(lent);
+        if rest_len > 0 {
+            local.push(self.mirror.slice(behind, rest_len));
+        }
+        sender.push(Operation::Write { local, remote: self.remote.at(RING_AT + at) });
     }
 }

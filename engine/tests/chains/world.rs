@@ -214,6 +214,8 @@ impl World {
     /// Every push is there once, and replicas are equal.
     pub(crate) fn check(&mut self) {
         self.client.settle_by(&self.map);
+        // Who had nothing under way has not been told of the last map, and pulls are refused for an old one.
+        self.client.reroute(&self.map);
         assert_equal_replicas(&self.map, &self.nodes.iter().collect::<Vec<_>>());
         assert_exact(&mut self.client, self.pushed);
     }

@@ -210,18 +210,27 @@ impl Target {
 
     #[expect(clippy::cast_precision_loss, reason = "bytes of a block stay below 2^53")]
     fn log_result(&self, used: LogUse, first: LogUse, measured: &Measured) -> LogResult {
-        let (window, values) = (self.window_block(), self.window_values());
-        let limit = measured.limits.get(1).copied().unwrap_or(0.0) * values as f64 / window as f64;
+        let (window, push) = (self.window_block(), self.push_block());
+        // Of values, without what else is in a block.
+        let limit = |at: usize, values: usize, block: usize| {
+            measured.limits.get(at).copied().unwrap_or(0.0) * values as f64 / block as f64
+        };
+        let window_limit = limit(1, self.window_values(), window);
+        let push_limit = limit(2, self.push_values(), push);
         let values_per_s = measured.operations_per_s * self.bytes() as f64;
+        let ratio_to = |limit: f64| if limit > 0.0 { values_per_s / limit } else { 0.0 };
         LogResult {
             write_bytes: used.bytes_per_write(),
             pushes_per_write: used.pushes_per_write(),
             writes_per_s: measured.operations_per_s / used.pushes_per_write().max(1e-9),
             block_bytes: block_of(first) as u64,
             window_block_bytes: window as u64,
-            window_limit: limit,
+            window_limit,
+            window_ratio: ratio_to(window_limit),
+            push_block_bytes: push as u64,
+            push_limit,
+            push_ratio: ratio_to(push_limit),
             segments_made: used.segments,
-            window_ratio: if limit > 0.0 { values_per_s / limit } else { 0.0 },
         }
     }
 
@@ -232,8 +241,16 @@ impl Target {
     }
 
     fn window_values(&self) -> usize {
-        let bytes = usize::try_from(self.bytes()).unwrap_or(usize::MAX);
-        bytes.saturating_mul(self.options.window as usize)
+        self.push_values().saturating_mul(self.options.window as usize)
+    }
+
+    /// A block that holds one push.
+    fn push_block(&self) -> usize {
+        self.push_values().saturating_add(RECORD_HEADER_BYTES).next_multiple_of(BLOCK_BYTES)
+    }
+
+    fn push_values(&self) -> usize {
+        usize::try_from(self.bytes()).unwrap_or(usize::MAX)
     }
 
     #[expect(clippy::cast_precision_loss, reason = "bytes and rows stay below 2^53")]
@@ -273,9 +290,11 @@ impl Target {
     fn limits(&self, writes: Option<LogUse>) -> Result<Vec<Limit>, LimitError> {
         let bytes = usize::try_from(self.bytes()).unwrap_or(usize::MAX);
         Ok(match (&self.data, self.options.durability, writes) {
-            (Some(data), _, Some(writes)) => [block_of(writes), self.window_block()]
-                .map(|bytes| Limit::of_disk(data, bytes))
-                .into(),
+            (Some(data), _, Some(writes)) => {
+                [block_of(writes), self.window_block(), self.push_block()]
+                    .map(|bytes| Limit::of_disk(data, bytes))
+                    .into()
+            }
             // Writes are as large as the log likes, but every value is written.
             (Some(data), Durability::Interval { .. }, _) => {
                 vec![Limit::of_disk(data, LARGE_WRITE_BYTES)]

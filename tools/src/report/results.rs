@@ -63,6 +63,12 @@ pub struct LogResult {
     pub window_limit: f64,
     /// `bytes_per_s` over it: what group commit is worth to whoever waits for all of them.
     pub window_ratio: f64,
+    /// Block of the third comparison: one push.
+    pub push_block_bytes: u64,
+    /// Bytes of values per second that fio writes with such blocks.
+    pub push_limit: f64,
+    /// `bytes_per_s` over it: what group commit is worth beside a write for each push.
+    pub push_ratio: f64,
     /// Files of the log that were made, and filled with zeros first, while pushes were measured.
     pub segments_made: u64,
 }

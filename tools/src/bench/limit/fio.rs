@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use super::Pinned;
+
 const PROGRAM: &str = "fio";
 
 /// A shorter run measures fio's start.
@@ -21,6 +23,7 @@ const BLOCK_BYTES: usize = 4096;
 pub(super) struct Fio {
     file: PathBuf,
     block_bytes: usize,
+    core: Option<usize>,
 }
 
 impl Fio {
@@ -29,14 +32,17 @@ impl Fio {
         version.is_ok_and(|status| status.success())
     }
 
-    /// For blocks of `bytes` bytes, rounded up to what the device takes.
-    pub(super) fn new(directory: &Path, bytes: usize) -> Self {
+    /// For blocks of `bytes` bytes, rounded up to what the device takes, written from `core`: where the
+    /// device's interrupts come may be worth as much as half of the rate.
+    pub(super) fn new(directory: &Path, bytes: usize, core: Option<usize>) -> Self {
         let block_bytes = bytes.next_multiple_of(BLOCK_BYTES);
-        Self { file: directory.join("fio.data"), block_bytes }
+        Self { file: directory.join("fio.data"), block_bytes, core }
     }
 
     /// Bytes per second.
     pub(super) fn rate(&self, time: Duration) -> io::Result<f64> {
+        // It inherits this thread's core.
+        let _there = self.core.and_then(|core| Pinned::to(core).ok());
         let output = Command::new(PROGRAM)
             .args(["--name=log", "--rw=write", "--direct=1", "--fdatasync=1", "--ioengine=psync"])
             // The file is written before it is measured, as segments of a log are.

@@ -152,12 +152,14 @@ impl Limit {
         Ok(Self { kind, probe, samples: Vec::new() })
     }
 
-    /// Prepares to measure synced writes of blocks of `bytes` bytes to a directory; measures nothing,
-    /// and says so by its kind, where fio is not installed.
+    /// Prepares to measure synced writes of blocks of `bytes` bytes to a directory, from the last of this
+    /// thread's cores, which is the server's; measures nothing, and says so by its kind, where fio is not
+    /// installed.
     #[must_use]
     pub fn of_disk(directory: &Path, bytes: usize) -> Self {
         let (kind, probe) = if fio::Fio::is_installed() {
-            (LimitKind::Fio, Probe::Fio(fio::Fio::new(directory, bytes)))
+            let core = allowed_cores().ok().and_then(|cores| cores.last().copied());
+            (LimitKind::Fio, Probe::Fio(fio::Fio::new(directory, bytes, core)))
         } else {
             (LimitKind::NoFio, Probe::None)
         };

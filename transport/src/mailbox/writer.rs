@@ -152,7 +152,7 @@ impl MailboxWriter {
 
     /// As [`MailboxWriter::write`], with bytes of a registered region behind `parts`, whose length is a multiple
     /// of 8: they are written from where they lie and not read back, so they must stay unchanged until the
-    /// message is released. One request gathers [`LENT_PIECES`] slices.
+    /// message is released. One request gathers [`LENT_PIECES`](super::LENT_PIECES) slices.
     ///
     /// # Errors
     /// As of [`MailboxWriter::write`], which also says when it panics; and it does when so few bytes are lent

@@ -210,26 +210,25 @@ impl Target {
 
     #[expect(clippy::cast_precision_loss, reason = "bytes of a block stay below 2^53")]
     fn log_result(&self, used: LogUse, first: LogUse, measured: &Measured) -> LogResult {
-        let (window, push) = (self.window_block(), self.push_block());
+        let limit = |at: usize| measured.limits.get(at).copied().unwrap_or(0.0);
+        let ratio = |per_s: f64, limit: f64| if limit > 0.0 { per_s / limit } else { 0.0 };
+        let (block, window) = (block_of(first), self.window_block());
+        let writes_per_s = measured.operations_per_s / used.pushes_per_write().max(1e-9);
+        let write_limit = limit(1) / block as f64;
         // Of values, without what else is in a block.
-        let limit = |at: usize, values: usize, block: usize| {
-            measured.limits.get(at).copied().unwrap_or(0.0) * values as f64 / block as f64
-        };
-        let window_limit = limit(1, self.window_values(), window);
-        let push_limit = limit(2, self.push_values(), push);
+        let window_limit = limit(2) * self.window_values() as f64 / window as f64;
         let values_per_s = measured.operations_per_s * self.bytes() as f64;
-        let ratio_to = |limit: f64| if limit > 0.0 { values_per_s / limit } else { 0.0 };
         LogResult {
             write_bytes: used.bytes_per_write(),
             pushes_per_write: used.pushes_per_write(),
-            writes_per_s: measured.operations_per_s / used.pushes_per_write().max(1e-9),
-            block_bytes: block_of(first) as u64,
+            writes_per_s,
+            block_bytes: block as u64,
+            write_limit,
+            write_ratio: ratio(writes_per_s, write_limit),
             window_block_bytes: window as u64,
             window_limit,
-            window_ratio: ratio_to(window_limit),
-            push_block_bytes: push as u64,
-            push_limit,
-            push_ratio: ratio_to(push_limit),
+            window_ratio: ratio(values_per_s, window_limit),
+            push_block_bytes: self.push_block() as u64,
             segments_made: used.segments,
         }
     }
@@ -274,10 +273,8 @@ impl Target {
             limit_name: kind.name().to_owned(),
             limit: measured.limit(),
             ratio: match log {
-                // A write each, of as many bytes as nearly as blocks allow.
-                Some(log) => {
-                    measured.ratio(quantity, log.block_bytes as f64 / log.pushes_per_write)
-                }
+                // A write for each push.
+                Some(log) => measured.ratio(quantity, log.push_block_bytes as f64),
                 None => measured.ratio(quantity, bytes),
             },
             cores: None,
@@ -291,7 +288,7 @@ impl Target {
         let bytes = usize::try_from(self.bytes()).unwrap_or(usize::MAX);
         Ok(match (&self.data, self.options.durability, writes) {
             (Some(data), _, Some(writes)) => {
-                [block_of(writes), self.window_block(), self.push_block()]
+                [self.push_block(), block_of(writes), self.window_block()]
                     .map(|bytes| Limit::of_disk(data, bytes))
                     .into()
             }

@@ -78,6 +78,15 @@ fn setup(ring_len: u32, slots: u32) -> (MailboxWriter, MailboxReader, Sender, Lo
     (writer, reader, sender, Loop { local: mirror, lent, remote: mailbox, immediates: 0 })
 }
 
+/// Takes the oldest message of a full ring, which is as it was sent.
+fn take_oldest(reader: &mut MailboxReader, writer: &mut MailboxWriter, fabric: &Loop, sent: &[u8]) {
+    let message = reader.take_next().unwrap().expect("a full ring has a message");
+    let mut bytes = vec![0; message.len as usize];
+    fabric.remote.read(message.offset, &mut bytes);
+    assert_eq!(bytes, sent);
+    writer.release(message.number);
+}
+
 #[test]
 fn messages_of_every_length_come_out_whole_and_in_order() {
     come_out_whole(false);
@@ -123,11 +132,7 @@ fn come_out_whole(one_write: bool) {
                 }
             }
             Err(MailboxFull) => {
-                let message = reader.take_next().unwrap().expect("a full ring has a message");
-                let mut bytes = vec![0; message.len as usize];
-                fabric.remote.read(message.offset, &mut bytes);
-                assert_eq!(bytes, unread.pop_front().unwrap());
-                writer.release(message.number);
+                take_oldest(&mut reader, &mut writer, &fabric, &unread.pop_front().unwrap());
                 received += 1;
             }
         }
@@ -164,11 +169,7 @@ fn lent_bytes_come_out_behind_their_parts() {
                 posted(&mut sender).iter().for_each(|request| fabric.carry_out(request));
             }
             Err(MailboxFull) => {
-                let message = reader.take_next().unwrap().expect("a full ring has a message");
-                let mut bytes = vec![0; message.len as usize];
-                fabric.remote.read(message.offset, &mut bytes);
-                assert_eq!(bytes, unread.pop_front().unwrap());
-                writer.release(message.number);
+                take_oldest(&mut reader, &mut writer, &fabric, &unread.pop_front().unwrap());
                 received += 1;
             }
         }

@@ -210,25 +210,26 @@ impl Target {
 
     #[expect(clippy::cast_precision_loss, reason = "bytes of a block stay below 2^53")]
     fn log_result(&self, used: LogUse, first: LogUse, measured: &Measured) -> LogResult {
-        let limit = |at: usize| measured.limits.get(at).copied().unwrap_or(0.0);
-        let ratio = |per_s: f64, limit: f64| if limit > 0.0 { per_s / limit } else { 0.0 };
-        let (block, window) = (block_of(first), self.window_block());
-        let writes_per_s = measured.operations_per_s / used.pushes_per_write().max(1e-9);
-        let write_limit = limit(1) / block as f64;
+        let (window, push) = (self.window_block(), self.push_block());
         // Of values, without what else is in a block.
-        let window_limit = limit(2) * self.window_values() as f64 / window as f64;
+        let limit = |at: usize, values: usize, block: usize| {
+            measured.limits.get(at).copied().unwrap_or(0.0) * values as f64 / block as f64
+        };
+        let window_limit = limit(1, self.window_values(), window);
+        let push_limit = limit(2, self.push_values(), push);
         let values_per_s = measured.operations_per_s * self.bytes() as f64;
+        let ratio_to = |limit: f64| if limit > 0.0 { values_per_s / limit } else { 0.0 };
         LogResult {
             write_bytes: used.bytes_per_write(),
             pushes_per_write: used.pushes_per_write(),
-            writes_per_s,
-            block_bytes: block as u64,
-            write_limit,
-            write_ratio: ratio(writes_per_s, write_limit),
+            writes_per_s: measured.operations_per_s / used.pushes_per_write().max(1e-9),
+            block_bytes: block_of(first) as u64,
             window_block_bytes: window as u64,
             window_limit,
-            window_ratio: ratio(values_per_s, window_limit),
-            push_block_bytes: self.push_block() as u64,
+            window_ratio: ratio_to(window_limit),
+            push_block_bytes: push as u64,
+            push_limit,
+            push_ratio: ratio_to(push_limit),
             segments_made: used.segments,
         }
     }
@@ -273,8 +274,10 @@ impl Target {
             limit_name: kind.name().to_owned(),
             limit: measured.limit(),
             ratio: match log {
-                // A write for each push.
-                Some(log) => measured.ratio(quantity, log.push_block_bytes as f64),
+                // A write each, of as many bytes as nearly as blocks allow.
+                Some(log) => {
+                    measured.ratio(quantity, log.block_bytes as f64 / log.pushes_per_write)
+                }
                 None => measured.ratio(quantity, bytes),
             },
             cores: None,
@@ -288,7 +291,7 @@ impl Target {
         let bytes = usize::try_from(self.bytes()).unwrap_or(usize::MAX);
         Ok(match (&self.data, self.options.durability, writes) {
             (Some(data), _, Some(writes)) => {
-                [self.push_block(), block_of(writes), self.window_block()]
+                [block_of(writes), self.window_block(), self.push_block()]
                     .map(|bytes| Limit::of_disk(data, bytes))
                     .into()
             }

@@ -208,9 +208,11 @@ fn text(result: &BenchResult, quantity: Quantity) -> String {
     if let Some(log) = result.log {
         let (pushes, bytes) = (log.pushes_per_write, log.write_bytes / 1024.0);
         facts.push(("a write", format!("{pushes:.1} pushes, {bytes:.1} KiB")));
-        let (block, window) = (log.block_bytes / 1024, log.window_block_bytes / 1024);
-        facts.push(("its writes", format!("{:.2} of fio's of {block} KiB", log.write_ratio)));
-        facts.push(("to blocks of", format!("{window} KiB: {:.2} in values", log.window_ratio)));
+        for (block, ratio) in
+            [(log.push_block_bytes, log.push_ratio), (log.window_block_bytes, log.window_ratio)]
+        {
+            facts.push(("to blocks of", format!("{} KiB: {ratio:.2} in values", block / 1024)));
+        }
         if log.segments_made > 0 {
             facts.push(("log files made", format!("{} meanwhile", log.segments_made)));
         }

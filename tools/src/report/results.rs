@@ -55,21 +55,20 @@ pub struct LogResult {
     pub pushes_per_write: f64,
     /// Writes per second.
     pub writes_per_s: f64,
-    /// Bytes of one push in whole blocks: those of fio's writes that `limit` is of, and a write for each push is
-    /// what `ratio` compares with.
-    pub push_block_bytes: u64,
-    /// `write_bytes` in whole blocks.
+    /// fio's block: `write_bytes` in whole blocks.
     pub block_bytes: u64,
-    /// Writes of such blocks that fio makes per second.
-    pub write_limit: f64,
-    /// `writes_per_s` over it: how busy the log keeps the disk.
-    pub write_ratio: f64,
-    /// All pushes in flight beside each other, in whole blocks.
+    /// Block of the second comparison: all pushes in flight beside each other.
     pub window_block_bytes: u64,
     /// Bytes of values per second that fio writes with such blocks.
     pub window_limit: f64,
     /// `bytes_per_s` over it: what group commit is worth to whoever waits for all of them.
     pub window_ratio: f64,
+    /// Block of the third comparison: one push.
+    pub push_block_bytes: u64,
+    /// Bytes of values per second that fio writes with such blocks.
+    pub push_limit: f64,
+    /// `bytes_per_s` over it: what group commit is worth beside a write for each push.
+    pub push_ratio: f64,
     /// Files of the log that were made, and filled with zeros first, while pushes were measured.
     pub segments_made: u64,
 }

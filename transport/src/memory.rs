@@ -5,6 +5,8 @@
 //! then checked.
 #![allow(unsafe_code)]
 
+mod copy_out;
+
 use std::{
     fmt,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -268,7 +270,7 @@ impl Pages {
         // SAFETY: `pointer` checked that the source lies in the mapping; the destination is an
         // exclusive reference, so it cannot be the mapping (no reference over it exists). A peer
         // may write the source meanwhile: bytes then are any mix, which callers check for.
-        unsafe { std::ptr::copy_nonoverlapping(from.cast_const(), into.as_mut_ptr(), into.len()) }
+        unsafe { copy_out::copy_out(from.cast_const(), into) }
     }
 
     /// Copies bytes in. Panics when they do not all fit.

@@ -5,6 +5,7 @@
 mod guard;
 mod short;
 mod span;
+mod staged;
 
 use std::{
     collections::VecDeque,
@@ -18,13 +19,14 @@ use windlass_wire::{PartitionId, RowRange};
 use self::{
     guard::{Guard, VersionRead, Versions},
     span::Span,
+    staged::{Rows, Staged},
 };
 use super::{
     Core, RequestId, TableIndex,
     push::index,
     requests::Failure,
     tables::Place,
-    view::{FENCED, HEAD_VERSION_AT, ROWS_AT},
+    view::{HEAD_VERSION_AT, ROWS_AT},
 };
 
 /// How long after its versions were looked at a block's memory counts as current. Whoever takes
@@ -110,6 +112,13 @@ impl Read {
     fn blocks(&self) -> Range<u64> {
         self.again.map_or(0..self.block_count, |(first, last)| first..last + 1)
     }
+
+    /// What it brought, when it is one of whole blocks.
+    #[inline]
+    fn staged(&self) -> Staged {
+        let stride = u64::from(self.place.at.block_stride);
+        Staged { at: self.chunk.offset, len: self.len, stride }
+    }
 }
 
 impl Reads {
@@ -137,13 +146,16 @@ impl Reads {
 
 impl Core {
     /// A read and those joined to it.
-    fn joined(&self, read: &Read) -> impl Iterator<Item = Read> {
-        let next = |read: &Read| read.joined.and_then(|next| self.reads.reads[next]);
-        std::iter::successors(Some(*read), next)
+    fn joined<'a>(&'a self, read: &'a Read) -> impl Iterator<Item = &'a Read> {
+        let next = |read: &&Read| read.joined.and_then(|next| self.reads.reads[next].as_ref());
+        std::iter::successors(Some(read), next)
     }
 
     /// Where a read's request goes, and how much it brings with those joined to it.
     fn extent(&self, read: &Read) -> (Chunk, u64) {
+        if read.joined.is_none() {
+            return (read.chunk, read.len);
+        }
         let (mut chunk, mut len) = (Chunk { len: 0, ..read.chunk }, 0);
         for joined in self.joined(read) {
             chunk.len += joined.chunk.len;
@@ -154,11 +166,11 @@ impl Core {
 
     /// Posts a read, if the send queue has room. True also when the read is over already.
     fn post_read(&mut self, at: usize) -> bool {
-        let Some(read) = self.reads.reads[at] else { return true };
+        let Some(read) = &self.reads.reads[at] else { return true };
         if read.phase == Phase::Done {
             return true;
         }
-        let link = &self.links[read.link];
+        let (link_at, link) = (read.link, &self.links[read.link]);
         if link.failed || link.queue_pair != read.queue_pair {
             let server = link.server;
             let mut ended = Some(at);
@@ -170,6 +182,7 @@ impl Core {
         }
         let work_id = WorkId(at as u64 + 1);
         if matches!(read.phase, Phase::Before | Phase::Rows | Phase::After) {
+            let read = *read;
             let last = if self.may_fence(&read) { Phase::After } else { read.phase };
             let is_posted = self.post_guarded(&read, last, work_id);
             if is_posted {
@@ -182,7 +195,7 @@ impl Core {
         }
         let (to, len, remote) = match read.again {
             None => {
-                let (to, len) = self.extent(&read);
+                let (to, len) = self.extent(read);
                 (to, len, read.remote())
             }
             Some((first, last)) => {
@@ -197,9 +210,9 @@ impl Core {
             unreachable!("reads start once the staging area is registered")
         };
         let ends = Some(work_id);
-        self.links[read.link].sender.push_read((local, remote), false, ends);
+        self.links[link_at].sender.push_read((local, remote), false, ends);
         self.count_reads(1, len);
-        self.flush(read.link);
+        self.flush(link_at);
         true
     }
 
@@ -244,7 +257,7 @@ impl Core {
     /// A read has completed, and those joined to it.
     pub(super) fn end_read(&mut self, queue_pair: QueuePairId, work_id: WorkId, succeeded: bool) {
         let first = index(work_id.0 - 1);
-        if let Some(read) = self.reads.reads.get(first).copied().flatten()
+        if let Some(Some(read)) = self.reads.reads.get(first)
             && let (Phase::Before | Phase::Rows, true) = (read.phase, succeeded)
             && read.queue_pair == queue_pair
         {
@@ -254,30 +267,32 @@ impl Core {
         }
         let mut ended = Some(first);
         while let Some(at) = ended {
-            let Some(mut read) = self.reads.reads.get(at).copied().flatten() else { return };
+            let Some(Some(read)) = self.reads.reads.get_mut(at) else { return };
             if read.phase == Phase::Done || read.queue_pair != queue_pair {
                 return;
             }
             ended = read.joined.take();
-            self.end_one_read(at, read, succeeded);
+            self.end_one_read(at, succeeded);
         }
     }
 
-    fn end_one_read(&mut self, at: usize, mut read: Read, succeeded: bool) {
+    fn end_one_read(&mut self, at: usize, succeeded: bool) {
+        let Some(read) = &self.reads.reads[at] else { return };
         if !succeeded {
             let server = self.links[read.link].server;
             return self.finish_read(at, Some(Failure::Gone { server }));
         }
         let is_whole = match read.phase {
             Phase::Values => return self.finish_read(at, None),
-            Phase::After => self.agrees(&read),
-            _ if read.relaxed => !self.is_fenced(&read),
-            _ => self.is_whole(&read),
+            Phase::After => self.agrees(read),
+            _ if read.relaxed => !self.is_fenced(read),
+            _ => self.is_whole(read),
         };
         if is_whole {
-            self.saw_current(&read);
+            self.saw_current(at);
             return self.finish_read(at, None);
         }
+        let mut read = *read;
         self.counters.reads_retried += 1;
         let is_fenced = match read.phase {
             Phase::After => self.ends_fenced(&read),
@@ -307,12 +322,11 @@ impl Core {
     }
 
     fn finish_read(&mut self, at: usize, failure: Option<Failure>) {
-        let Some(mut read) = self.reads.reads[at] else { return };
+        let Some(read) = &mut self.reads.reads[at] else { return };
         read.phase = Phase::Done;
-        self.release_versions(&mut read);
-        self.reads.reads[at] = Some(read);
+        let (id, table, versions) = (read.request, read.table, read.versions.take());
+        self.release_versions(versions);
         self.reads.postponed.retain(|other| *other != at);
-        let (id, table) = (read.request, read.table);
         match failure {
             Some(Failure::Gone { .. } | Failure::NotCurrent { .. })
                 if !self.options.retry_for.is_zero() =>
@@ -342,9 +356,10 @@ impl Core {
     }
 
     /// Versions at a place were looked at and were not fenced.
-    fn saw_current(&mut self, read: &Read) {
-        let now = Instant::now();
+    fn saw_current(&mut self, at: usize) {
+        let Some(read) = &self.reads.reads[at] else { return };
         let (link, offset) = (read.link, read.place.at.offset);
+        let now = Instant::now();
         let Some(table) = self.tables.get_mut(read.table.0) else { return };
         let is_same = |place: &&mut Place| place.link == link && place.at.offset == offset;
         for place in table.places.of_partition(read.partition.0 as usize).filter(is_same) {
@@ -354,28 +369,21 @@ impl Core {
 
     /// Whether every block of a read has equal, even versions at both ends.
     fn is_whole(&self, read: &Read) -> bool {
-        read.blocks().all(|block| self.is_block_whole(read, block))
-    }
-
-    fn is_block_whole(&self, read: &Read, block: u64) -> bool {
-        let pages = self.memory.staging_pages();
-        let head = pages.load_u64(read.chunk.offset + head_at(&read.place, block));
-        let tail = pages.load_u64(read.chunk.offset + tail_at(&read.place, block));
-        head == tail && head & (FENCED | 1) == 0
+        let (pages, staged) = (self.memory.staging_pages(), read.staged());
+        read.blocks().all(|block| staged.is_whole(pages, block))
     }
 
     /// The first and the last block of a read that are not whole.
     fn changed(&self, read: &Read) -> Option<(u64, u64)> {
-        let mut changed = read.blocks().filter(|block| !self.is_block_whole(read, *block));
+        let (pages, staged) = (self.memory.staging_pages(), read.staged());
+        let mut changed = read.blocks().filter(|block| !staged.is_whole(pages, *block));
         let first = changed.next()?;
         Some((first, changed.next_back().unwrap_or(first)))
     }
 
     fn is_fenced(&self, read: &Read) -> bool {
-        let pages = self.memory.staging_pages();
-        read.blocks().any(|block| {
-            pages.load_u64(read.chunk.offset + head_at(&read.place, block)) & FENCED != 0
-        })
+        let (pages, staged) = (self.memory.staging_pages(), read.staged());
+        read.blocks().any(|block| staged.is_fenced(pages, block))
     }
 
     /// Copies the rows of a request's finished reads into `into`, and gives their blocks back.
@@ -435,20 +443,21 @@ fn copy_read(
     row_len: u64,
     into: &mut [u8],
 ) {
-    let Some(of_part) = part.intersection(rows) else { return };
     let place = &read.place.at;
     let block_rows = u64::from(place.block_rows);
-    for block in 0..read.block_count {
-        let first = place.first_row + (read.block + block) * block_rows;
-        let all = RowRange::new(first, first + block_rows);
-        let Some(wanted) = all.intersection(of_part) else { continue };
-        let from = block * u64::from(place.block_stride) + ROWS_AT - HEAD_VERSION_AT
-            + (wanted.start - first) * row_len
-            - read.skipped;
-        let to = index((wanted.start - rows.start) * row_len);
-        let len = index(wanted.count() * row_len);
-        pages.read(read.chunk.offset + from, &mut into[to..to + len]);
-    }
+    let first = place.first_row + read.block * block_rows;
+    let all = RowRange::new(first, first + read.block_count * block_rows);
+    let wanted = part.intersection(rows).and_then(|of_part| of_part.intersection(all));
+    let Some(wanted) = wanted else { return };
+    let to = index((wanted.start - rows.start) * row_len);
+    let len = index(wanted.count() * row_len);
+    let blocks = Rows {
+        at: (read.chunk.offset + ROWS_AT - HEAD_VERSION_AT).wrapping_sub(read.skipped),
+        stride: u64::from(place.block_stride),
+        block_rows,
+        row_len,
+    };
+    blocks.copy(pages, wanted.start - first, &mut into[to..to + len]);
 }
 
 /// What is `skipped` bytes behind the head version of a block.
@@ -466,9 +475,4 @@ fn span_len(place: &Place, block_count: u64) -> u64 {
 /// Offset in a span of a block's head version.
 fn head_at(place: &Place, block: u64) -> u64 {
     block * u64::from(place.at.block_stride)
-}
-
-/// Offset in a span of a block's tail version: at the start of the next line.
-fn tail_at(place: &Place, block: u64) -> u64 {
-    (block + 1) * u64::from(place.at.block_stride) - HEAD_VERSION_AT
 }

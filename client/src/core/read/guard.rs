@@ -161,9 +161,9 @@ impl Core {
         }
     }
 
-    /// A read needs its versions no longer.
-    pub(super) fn release_versions(&mut self, read: &mut Read) {
-        let Some(versions) = read.versions.take() else { return };
+    /// What a read was between is needed no longer.
+    pub(super) fn release_versions(&mut self, versions: Option<Versions>) {
+        let Some(versions) = versions else { return };
         let slot = &mut self.reads.guards[versions.guard];
         let Some(guard) = slot else { return };
         guard.users = guard.users.saturating_sub(1);

@@ -280,11 +280,13 @@ fn joined_count(spans: &[Span], phase: Phase) -> usize {
         return 1;
     }
     let mut layout = guard::Layout::default();
-    layout.add(&first.place, first.block, first.block_count);
     let mut is_guarded_too = |span: &Span| {
-        layout.add(&span.place, span.block, span.block_count);
-        phase != Phase::Before || layout.fits()
+        phase != Phase::Before || {
+            layout.add(&span.place, span.block, span.block_count);
+            layout.fits()
+        }
     };
+    is_guarded_too(first);
     let begin = first.remote().address;
     let mut joins = |(before, span): (&Span, &Span)| {
         let (last, next) = (before.remote(), span.remote());

@@ -90,9 +90,9 @@ mod tests {
 
     #[test]
     fn both_ways_copy_every_byte_and_no_more() {
-        let from: Vec<u64> =
-            (0..600).map(|word: u64| word.wrapping_mul(0x9E37_79B9_7F4A_7C15)).collect();
-        let bytes: &[u8] = bytemuck::cast_slice(&from);
+        let words = (0..600).map(|word: u64| word.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let from: Vec<u64> = words.collect();
+        let bytes: Vec<u8> = from.iter().flat_map(|word| word.to_le_bytes()).collect();
         for len in [0, 1, 7, 8, 9, 64, 1023, 1024, 1031, 4096, 4799] {
             for copy in [copy_words, copy_platform] {
                 let mut into = vec![0xEE; len + 16];

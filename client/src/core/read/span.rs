@@ -3,6 +3,7 @@
 use windlass_transport::{
     RemoteAddress,
     chunks::{CHUNK_ALIGNMENT, Chunk},
+    memory::PAGE_LEN,
 };
 use windlass_wire::{PartitionId, RowRange};
 
@@ -24,6 +25,10 @@ const READ_LEN_MAX: u64 = 256 << 10;
 
 /// Bytes between pieces that are read along rather than left out: the ends of two lines.
 const GAP_LEN_MAX: u64 = 128;
+
+/// From so many bytes on they go to whole pages: a device, or the kernel in its place, then copies a
+/// packet into one.
+const ALIGNED_LEN_MIN: u64 = 16 << 10;
 
 /// How pieces are staged.
 #[derive(Clone, Copy)]
@@ -210,7 +215,8 @@ impl Core {
             let chunk = self.allocate_chunk(2 * layout.len)?;
             guard = Some((chunk, layout.len));
         }
-        let whole = match self.allocate_chunk(len) {
+        let unit = if len < ALIGNED_LEN_MIN { 1 } else { PAGE_LEN as u64 };
+        let whole = match self.allocate_chunk(len.next_multiple_of(unit)) {
             Ok(whole) => whole,
             Err(error) => {
                 if let Some((chunk, _)) = guard {

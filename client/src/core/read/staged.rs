@@ -78,3 +78,41 @@ impl Rows {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use windlass_transport::memory::PagesOptions;
+
+    use super::*;
+
+    const STRIDE: u64 = 128;
+    const WHOLE_LEN: u64 = 80;
+
+    /// Whether a block of one line with these versions at its ends is whole, of which so many bytes came.
+    fn is_whole(head: u64, tail: u64, len: u64) -> bool {
+        let pages = Pages::allocate(4096, PagesOptions::default()).unwrap();
+        // What an earlier read left there decides nothing.
+        pages.store_u64(64 + WHOLE_LEN - 8, 0x5555_5555_5555_5555);
+        pages.store_u64(64, head);
+        let tail_len = usize::try_from(len - (WHOLE_LEN - 8)).unwrap();
+        pages.write(64 + WHOLE_LEN - 8, &tail.to_le_bytes()[..tail_len]);
+        let staged = Staged { at: 64, len, stride: STRIDE };
+        assert_eq!(staged.is_fenced(&pages, 0), head & FENCED != 0);
+        staged.is_whole(&pages, 0)
+    }
+
+    #[test]
+    fn versions_decide_whether_they_came_whole_or_by_half() {
+        for len in [WHOLE_LEN, WHOLE_LEN - 4] {
+            for version in [0, 2, 0xFFFF_FFFE, 0x1_0000_0000, 0x1234_5678_9ABC_DEF0] {
+                assert!(is_whole(version, version, len), "{version:#x}");
+                assert!(!is_whole(version, version + 1, len), "being pushed to behind");
+                assert!(!is_whole(version, version + 2, len), "pushed to meanwhile");
+                assert!(!is_whole(version + 1, version + 2, len), "being pushed to");
+                assert!(!is_whole(version | 1, version | 1, len), "the whole time");
+                assert!(!is_whole(version | FENCED, version | FENCED, len), "not current");
+            }
+        }
+        assert!(!is_whole(0, 1 << 32, WHOLE_LEN) && is_whole(0, 1 << 32, WHOLE_LEN - 4));
+    }
+}

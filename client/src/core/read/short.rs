@@ -9,7 +9,7 @@ use super::{
     super::{
         Core, RequestId, TableIndex,
         push::Replica,
-        requests::{NOBODY, Reading, Reply},
+        requests::{Reading, Reply},
         tables::Place,
         view::{CopyMode, HEAD_VERSION_AT, ROWS_AT},
     },
@@ -146,26 +146,9 @@ impl Core {
         self.count_reads(1, len);
         let of = (link_at, queue_pair, work_id);
         let Some(succeeded) = self.wait_shortly(transport, of) else {
-            let read = Read {
-                request: NOBODY,
-                table,
-                partition,
-                place: *place,
-                link: link_at,
-                queue_pair,
-                block,
-                block_count,
-                chunk,
-                skipped: 0,
-                len,
-                relaxed: reading.relaxed,
-                is_sole: true,
-                versions: None,
-                phase: Phase::Whole,
-                joined: None,
-                met: 0,
-                again: None,
-            };
+            let span = Span { len, ..Span::whole((table, partition), place, (block, block_count)) };
+            let read = span.read(queue_pair, chunk, Phase::Whole);
+            let read = Read { relaxed: reading.relaxed, ..read };
             return self.go_on_as_request(at, read, (rows, reading), into.len());
         };
         let pages = self.memory.staging_pages();
@@ -198,18 +181,7 @@ impl Core {
         (rows, reading): (RowRange, Reading),
         into: &mut [u8],
     ) -> Short {
-        let (block, block_count) = blocks_of(place, rows);
-        let (skipped, len) = (0, span_len(place, block_count));
-        let mut span = Span {
-            table,
-            partition,
-            place: *place,
-            block,
-            block_count,
-            skipped,
-            len,
-            by_value: false,
-        };
+        let mut span = Span::whole((table, partition), place, blocks_of(place, rows));
         let (first, row_len) = (place.at.first_row, self.tables[table.0].row_len);
         span.trim_guarded((rows.start - first, rows.end - first), row_len);
         if !self.links[place.link].sender.is_empty() || span.len > SPAN_LEN_MAX {
@@ -244,36 +216,19 @@ impl Core {
     /// Memory for a guarded read that takes no request, unless there is none or it would take several
     /// steps.
     fn stage_guarded(&mut self, span: &Span) -> Option<Read> {
-        let Span { table, partition, place, block, block_count, skipped, len, .. } = *span;
         let mut layout = Layout::default();
-        let laid = layout.add(&place, block, block_count);
+        let laid = layout.add(&span.place, span.block, span.block_count);
         if !layout.fits() {
             return None;
         }
         let guard = Guard::new(self.memory.allocate(2 * layout.len)?, layout.len);
         let guard = self.reads.add_guard(guard);
         let versions = Some(self.reads.guarded_by(guard, laid));
-        let chunk = self.memory.allocate(len);
-        let mut read = Read {
-            request: NOBODY,
-            table,
-            partition,
-            place,
-            link: place.link,
-            queue_pair: self.links[place.link].queue_pair,
-            block,
-            block_count,
-            chunk: chunk.unwrap_or(Chunk { offset: 0, len: 0 }),
-            skipped,
-            len,
-            relaxed: false,
-            is_sole: true,
-            versions,
-            phase: Phase::Before,
-            joined: None,
-            met: 0,
-            again: None,
-        };
+        let chunk = self.memory.allocate(span.len);
+        let (queue_pair, none) =
+            (self.links[span.place.link].queue_pair, Chunk { offset: 0, len: 0 });
+        let read = span.read(queue_pair, chunk.unwrap_or(none), Phase::Before);
+        let mut read = Read { versions, ..read };
         if chunk.is_none() || !self.may_fence(&read) {
             self.release_short(&mut read);
             return None;

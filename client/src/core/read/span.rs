@@ -1,7 +1,7 @@
 //! Which bytes a pull reads: pieces of partitions, and which of them come by one request.
 
 use windlass_transport::{
-    RemoteAddress,
+    QueuePairId, RemoteAddress,
     chunks::{CHUNK_ALIGNMENT, Chunk},
     memory::PAGE_LEN,
 };
@@ -10,7 +10,7 @@ use windlass_wire::{PartitionId, RowRange};
 use super::{
     super::{
         Core, RequestId, TableIndex,
-        requests::Reading,
+        requests::{NOBODY, Reading},
         tables::Place,
         view::{HEAD_VERSION_AT, ROWS_AT},
     },
@@ -57,6 +57,41 @@ pub(super) struct Span {
 }
 
 impl Span {
+    /// So many blocks from one on, with all of their versions.
+    pub(super) fn whole(
+        (table, partition): (TableIndex, PartitionId),
+        place: &Place,
+        (block, block_count): (u64, u64),
+    ) -> Self {
+        let (skipped, len) = (0, span_len(place, block_count));
+        Self { table, partition, place: *place, block, block_count, skipped, len, by_value: false }
+    }
+
+    /// A read of it into a piece of the staging area, the whole of nobody's pull so far.
+    pub(super) fn read(&self, queue_pair: QueuePairId, chunk: Chunk, phase: Phase) -> Read {
+        let Self { table, partition, place, block, block_count, skipped, len, .. } = *self;
+        Read {
+            request: NOBODY,
+            table,
+            partition,
+            place,
+            link: place.link,
+            queue_pair,
+            block,
+            block_count,
+            chunk,
+            skipped,
+            len,
+            relaxed: false,
+            is_sole: true,
+            versions: None,
+            phase,
+            joined: None,
+            met: 0,
+            again: None,
+        }
+    }
+
     /// Where the bytes come from.
     fn remote(&self) -> RemoteAddress {
         remote_of(&self.place, self.block, self.skipped)
@@ -142,9 +177,8 @@ impl Core {
             let blocks_max = (READ_LEN_MAX / stride).clamp(1, blocks_max);
             while block <= last {
                 let block_count = (last + 1 - block).min(blocks_max);
-                let len = span_len(&place, block_count);
-                let mut span =
-                    Span { table, partition, place, block, block_count, skipped: 0, len, by_value };
+                let span = Span::whole((table, partition), &place, (block, block_count));
+                let mut span = Span { by_value, ..span };
                 if by_value {
                     span.trim((from, to), row_len, 8);
                 } else if guarded {
@@ -237,35 +271,16 @@ impl Core {
         let mut layout = guard::Layout::default();
         let (mut first, mut last) = (None, None::<usize>);
         for (number, span) in spans.iter().enumerate() {
-            let Span { table, partition, place, block, block_count, skipped, len, .. } = *span;
             let offset = whole.offset + offset_of(span);
             let end = spans.get(number + 1).map_or(whole.len, &offset_of) + whole.offset;
-            let link = place.link;
             let versions = guard.map(|guard| {
-                let laid = layout.add(&place, block, block_count);
+                let laid = layout.add(&span.place, span.block, span.block_count);
                 self.reads.guarded_by(guard, laid)
             });
             let at = self.reads.vacant();
-            self.reads.reads[at] = Some(Read {
-                request,
-                table,
-                partition,
-                place,
-                link,
-                queue_pair: self.links[link].queue_pair,
-                block,
-                block_count,
-                chunk: Chunk { offset, len: end - offset },
-                skipped,
-                len,
-                relaxed,
-                is_sole,
-                versions,
-                phase,
-                joined: None,
-                met: 0,
-                again: None,
-            });
+            let queue_pair = self.links[span.place.link].queue_pair;
+            let read = span.read(queue_pair, Chunk { offset, len: end - offset }, phase);
+            self.reads.reads[at] = Some(Read { request, relaxed, is_sole, versions, ..read });
             if let Some(before) = last.and_then(|last| self.reads.reads[last].as_mut()) {
                 before.joined = Some(at);
             }
@@ -327,10 +342,7 @@ mod tests {
             block_stride: 1024,
         };
         let place = Place { link, at, view: None, current_at: None, counted_at: None };
-        let len = span_len(&place, 2);
-        let table = TableIndex(0);
-        let (partition, by_value) = (at.partition, false);
-        Span { table, partition, place, block: 0, block_count: 2, skipped: 0, len, by_value }
+        Span::whole((TableIndex(0), at.partition), &place, (0, 2))
     }
 
     #[test]

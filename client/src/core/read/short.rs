@@ -229,7 +229,9 @@ impl Core {
             (self.links[span.place.link].queue_pair, Chunk { offset: 0, len: 0 });
         let read = span.read(queue_pair, chunk.unwrap_or(none), Phase::Before);
         let mut read = Read { versions, ..read };
-        if chunk.is_none() || !self.may_fence(&read) {
+        let transport = self.links[read.link].transport;
+        let is_registered = self.memory.staged(transport, read.chunk, read.chunk.len).is_some();
+        if chunk.is_none() || !is_registered || !self.may_fence(&read) {
             self.release_short(&mut read);
             return None;
         }

@@ -1,6 +1,6 @@
 //! The committed header is what the sources say, and compiles as C99 and as C++11.
 //!
-//! `WINDLASS_WRITE_HEADER=1 cargo test -p windlass-c --test header` writes it anew.
+//! `cargo xtask header` writes it anew.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -38,8 +38,8 @@ fn the_committed_header_is_in_step() {
     let committed = fs::read_to_string(header_path()).unwrap_or_default();
     assert!(
         committed == expected,
-        "client/include/windlass.h is not what the sources say: run this test again with \
-         WINDLASS_WRITE_HEADER=1 and commit it"
+        "client/include/windlass.h is not what the sources say: run `cargo xtask header` \
+         and commit it"
     );
 }
 

@@ -1,15 +1,9 @@
-//! `cargo xtask header`: the committed C header, made by cbindgen from the C ABI's sources.
+//! `cargo xtask header`: the committed C header, written or checked by the test that generates it from the
+//! C ABI's sources.
 
-use std::{
-    fs,
-    process::{Command, ExitCode},
-};
+use std::process::ExitCode;
 
-use crate::need::on_path;
-
-const CBINDGEN_VERSION: &str = "0.29.4";
-const CRATE: &str = "client/c";
-const HEADER: &str = "client/include/windlass.h";
+use crate::passed::{cargo, finish};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct HeaderArguments {
@@ -19,38 +13,10 @@ pub(crate) struct HeaderArguments {
 }
 
 pub(crate) fn header(arguments: &HeaderArguments) -> ExitCode {
-    match generate().and_then(|text| store(&text, arguments.check)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(problem) => {
-            eprintln!("xtask header: {problem}");
-            ExitCode::FAILURE
-        }
+    let test = "the_committed_header_is_in_step";
+    let mut command = cargo(&["test", "--quiet", "-p", "windlass-c", "--test", "header", test]);
+    if !arguments.check {
+        command.env("WINDLASS_WRITE_HEADER", "1");
     }
-}
-
-fn generate() -> Result<String, String> {
-    if !on_path("cbindgen") {
-        return Err(format!(
-            "cbindgen is missing: install it with `cargo install cbindgen --locked --version {CBINDGEN_VERSION}`"
-        ));
-    }
-    let output = Command::new("cbindgen")
-        .args(["--quiet", "--config", "client/c/cbindgen.toml", "--crate", "windlass-c", CRATE])
-        .output()
-        .map_err(|error| format!("cannot start cbindgen: {error}"))?;
-    if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
-    }
-    String::from_utf8(output.stdout).map_err(|error| error.to_string())
-}
-
-fn store(text: &str, is_check: bool) -> Result<(), String> {
-    let committed = fs::read_to_string(HEADER).unwrap_or_default();
-    if committed == text {
-        return Ok(());
-    }
-    if is_check {
-        return Err(format!("{HEADER} is not in step with the sources: run `cargo xtask header`"));
-    }
-    fs::write(HEADER, text).map_err(|error| format!("cannot write {HEADER}: {error}"))
+    finish(&mut command)
 }

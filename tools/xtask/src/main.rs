@@ -13,7 +13,10 @@ mod sanitize;
 mod softroce;
 mod steps;
 
-use std::{path::Path, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 
@@ -65,8 +68,8 @@ struct PassedOn {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // Tasks name files from the root, wherever they are started.
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap_or(Path::new("."));
-    if let Err(error) = std::env::set_current_dir(root) {
+    let root = root();
+    if let Err(error) = std::env::set_current_dir(&root) {
         eprintln!("xtask: cannot enter {}: {error}", root.display());
         return ExitCode::FAILURE;
     }
@@ -84,6 +87,13 @@ fn main() -> ExitCode {
         Task::Softroce(passed) => passed::softroce(&passed.arguments),
         Task::Header(arguments) => header::header(&arguments),
     }
+}
+
+/// The work tree. Read at run time: a program in a copied `target` folder would otherwise run the tree in
+/// which it was compiled.
+pub(crate) fn root() -> PathBuf {
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default();
+    Path::new(&manifest).ancestors().nth(2).unwrap_or(Path::new(".")).to_owned()
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ const STEPS: &[Step] = &[
         about: "rules of the house that a program can check",
         minutes_max: 8,
         needs: &[],
-        command: || cargo(&["test", "-p", "windlass-tests", "--test", "tidy"]),
+        command: || cargo(&["test", "-p", "windlass-tidy"]),
     },
     Step {
         name: "unit",

@@ -83,9 +83,7 @@ pub(super) fn target_folder() -> PathBuf {
         // The machine needs absolute paths: it starts in a folder of its own.
         return std::path::absolute(&folder).unwrap_or_else(|_| folder.into());
     }
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let root = manifest.ancestors().nth(2).unwrap_or(manifest);
-    root.join("target")
+    crate::root().join("target")
 }
 
 fn install_packages(deadline: Instant) -> Result<(), SoftroceError> {

@@ -15,8 +15,7 @@ const PACKAGES: &[&str] = &["windlass-transport", "windlass-softroce"];
 /// # Errors
 /// When cargo fails; its own messages have been printed.
 pub(super) fn build() -> Result<Vec<String>, SoftroceError> {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let root = manifest.ancestors().nth(2).unwrap_or(manifest);
+    let root = &crate::root();
     let mut command =
         vec!["bash".into(), root.join("tests/softroce/suite.sh").display().to_string()];
     let mut arguments = vec!["test", "--no-run"];

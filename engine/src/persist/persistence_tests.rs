@@ -25,6 +25,8 @@ use crate::persist::{
     storage::{Provider, Storage, open},
 };
 
+#[path = "persistence_tests/begun.rs"]
+mod begun;
 #[path = "persistence_tests/beside.rs"]
 mod beside;
 #[path = "persistence_tests/hooked.rs"]

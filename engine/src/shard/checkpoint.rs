@@ -1,6 +1,7 @@
 //! What a checkpoint copies of a shard: rows by piece, workers' clocks, and what suppresses duplicates.
 
 mod listing;
+mod parts;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -8,13 +9,14 @@ use std::{
 };
 
 use windlass_replication::Lane;
-use windlass_wire::{Incarnation, Lsn, PartitionId, Sequence, SessionId, TableId, map::shard_of};
+use windlass_wire::{Epoch, Incarnation, Lsn, PartitionId, Sequence, SessionId, TableId, map::shard_of};
 
 use super::{Shard, tables::TableRows};
 use crate::{
     persist::{
         checkpoint::{BlockHead, CheckpointSource, Extent, Next},
         clocks::CLOCKS,
+        limits::CHECKPOINT_BLOCK_BYTES_MAX,
         log::Log,
         manifest::Manifest,
     },
@@ -22,6 +24,8 @@ use crate::{
 };
 
 use listing::Listing;
+pub(super) use parts::{PieceParts};
+use parts::PiecePart;
 
 /// Sections of a partition's checkpoint.
 pub(super) const ROWS: u16 = 1;
@@ -46,8 +50,45 @@ pub(super) struct Copied {
     listings: HashMap<PartitionId, Vec<Listing>>,
     /// Last record of each partition when this turn began: all of them are applied.
     positions: Vec<Lsn>,
-    /// A piece that did not fit the buffer it was asked for with.
-    buffer: Vec<u8>,
+    /// The piece in hand, which may take several blocks.
+    saved: Saved,
+}
+
+/// A piece as it was when it was copied, all of it in one turn, and how far it has been handed out.
+#[derive(Debug, Default)]
+struct Saved {
+    bytes: Vec<u8>,
+    at: usize,
+    partition: PartitionId,
+    table: TableId,
+    section: u16,
+    index: u64,
+    lsn: Lsn,
+    epoch: Epoch,
+    /// Whether some of it is still to be handed out; a piece may be empty.
+    is_pending: bool,
+}
+
+impl Saved {
+    /// Hands the next block out, if the buffer has room for it.
+    fn next_block(&mut self, buffer: &mut [u8]) -> Next {
+        assert!(self.is_pending, "nothing is left of the piece");
+        let length = (self.bytes.len() - self.at).min(CHECKPOINT_BLOCK_BYTES_MAX);
+        let Some(into) = buffer.get_mut(..length) else { return Next::NoRoom };
+        into.copy_from_slice(&self.bytes[self.at..][..length]);
+        let part = PiecePart { offset: self.at, total: self.bytes.len() };
+        self.at += length;
+        self.is_pending = self.at < self.bytes.len();
+        Next::Block(BlockHead {
+            table: self.table,
+            section: self.section,
+            index: self.index,
+            detail: part.detail(length),
+            lsn: self.lsn,
+            epoch: self.epoch,
+            length,
+        })
+    }
 }
 
 /// One block to be.
@@ -189,6 +230,10 @@ impl CheckpointSource for Source<'_> {
         if let Some(cost) = self.copied.list(self.shard, partition) {
             return Next::Later { cost };
         }
+        if self.copied.saved.is_pending {
+            assert_eq!(self.copied.saved.partition, partition, "a piece was not handed out whole");
+            return self.copied.saved.next_block(buffer);
+        }
         let Some(queue) = self.copied.queues.get_mut(&partition) else { return Next::Done };
         self.shard.queue_fresh(partition, queue);
         let Some((at, piece)) = queue.first_key_value() else {
@@ -196,35 +241,30 @@ impl CheckpointSource for Source<'_> {
             self.shard.note_fresh(partition, false);
             return Next::Done;
         };
-        let mut bytes = std::mem::take(&mut self.copied.buffer);
-        bytes.clear();
         let (at, rest) = (*at, self.shard.rest_of(partition, piece));
+        let mut bytes = std::mem::take(&mut self.copied.saved.bytes);
+        bytes.clear();
         let (table, section, index) = self.shard.save(partition, at, piece, &mut bytes);
-        let fits = bytes.len() <= buffer.len();
-        if fits {
-            buffer[..bytes.len()].copy_from_slice(&bytes);
-            match rest {
-                Some(rest) => queue.insert(at, rest),
-                None => queue.remove(&at),
-            };
-        }
-        let length = bytes.len();
-        self.copied.buffer = bytes;
-        if !fits {
-            return Next::NoRoom;
-        }
-        Next::Block(BlockHead {
+        match rest {
+            Some(rest) => queue.insert(at, rest),
+            None => queue.remove(&at),
+        };
+        self.copied.saved = Saved {
+            bytes,
+            at: 0,
+            partition,
             table,
             section,
             index,
-            detail: 0,
             lsn: self.copied.positions.get(partition.0 as usize).copied().unwrap_or_default(),
-            epoch: self.shard.record_epoch(partition),
-            length,
-        })
+            epoch: self.shard.copied_epoch(partition),
+            is_pending: true,
+        };
+        self.copied.saved.next_block(buffer)
     }
 
     fn abandoned(&mut self) {
+        self.copied.saved.is_pending = false;
         self.copied.listings.clear();
         for (partition, _) in self.copied.queues.drain() {
             self.shard.note_fresh(partition, false);

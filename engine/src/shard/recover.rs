@@ -12,7 +12,7 @@ use windlass_wire::{Incarnation, Lsn, PartitionId, RowRange, Sequence, SessionId
 
 use super::{
     Shard, chain,
-    checkpoint::{CHAIN_SESSIONS, ROWS, SESSION_LEN, SESSIONS},
+    checkpoint::{CHAIN_SESSIONS, PieceParts, ROWS, SESSION_LEN, SESSIONS},
     clocks::apply_record,
     durable::{Durable, apply_key, apply_range},
     image::{IMAGE, restore_image},
@@ -84,6 +84,7 @@ impl Shard {
             told: started,
             is_chained,
             sessions: BTreeMap::new(),
+            parts: PieceParts::default(),
             void: Vec::new(),
         };
         let recovered =
@@ -211,6 +212,8 @@ struct ShardReplay<'a> {
     is_chained: bool,
     /// What suppresses duplicates in chains.
     sessions: BTreeMap<PartitionId, SessionTable>,
+    /// The piece in hand, of which some blocks may still come.
+    parts: PieceParts,
     /// Partitions whose rows no checkpoint holds yet.
     void: Vec<PartitionId>,
     /// When progress was shown last.
@@ -242,50 +245,14 @@ impl Replay for ShardReplay<'_> {
     }
 
     fn restore(&mut self, block: &Block<'_>) -> Result<(), Refusal> {
-        if block.head.section == SESSIONS {
-            for bytes in block.bytes.chunks_exact(SESSION_LEN) {
-                let word = |at: usize| {
-                    let mut word = [0; 8];
-                    word.copy_from_slice(&bytes[at..at + 8]);
-                    u64::from_le_bytes(word)
-                };
-                let (session, incarnation) = (SessionId(word(0)), Incarnation(word(8)));
-                self.cover(block.partition, session, incarnation, Sequence(word(16)));
-            }
-            return Ok(());
-        }
-        if block.head.section == CHAIN_SESSIONS {
-            let piece = SessionTable::decode(block.bytes, CHAIN_SESSIONS_MAX)?;
-            self.sessions_of(block.partition).merge(&piece);
-            return Ok(());
-        }
-        if block.head.section == CLOCKS {
-            return self.restore_clock(block);
-        }
-        if block.head.section != ROWS {
-            return Err(format!("section {} is unknown", block.head.section).into());
-        }
-        // A table that was dropped since: nobody misses its rows.
-        let Some(table) = self.shard.tables.get_mut(&block.head.table) else { return Ok(()) };
-        let Some(slot) = table.slots.find(block.partition) else { return Ok(()) };
-        let restored = match &mut table.rows {
-            TableRows::Dense(partitions) => {
-                partitions[slot].0.restore_piece(block.head.index, block.bytes)
-            }
-            TableRows::Sparse(partitions) => {
-                let sparse = &mut partitions[slot];
-                let row_len = sparse.saved_row_len();
-                let memory = &mut self.shard.memory_left;
-                block.bytes.len().is_multiple_of(row_len)
-                    && block.bytes.chunks_exact(row_len).all(|row| sparse.restore_row(row, memory))
-            }
+        let mut parts = std::mem::take(&mut self.parts);
+        let restored = match parts.take(&block.head, block.bytes) {
+            Ok(None) => Ok(()),
+            Ok(Some(bytes)) => self.restore_piece(&Block { bytes, ..*block }),
+            Err(refusal) => Err(refusal),
         };
-        if restored {
-            Ok(())
-        } else {
-            let (table, index) = (block.head.table, block.head.index);
-            Err(format!("piece {index} of table {table} does not fit, or memory is short").into())
-        }
+        self.parts = parts;
+        restored
     }
 
     fn apply(&mut self, record: &Record<'_>, applied: &AppliedBlocks) -> Result<(), Refusal> {
@@ -382,6 +349,54 @@ impl Replay for ShardReplay<'_> {
 }
 
 impl ShardReplay<'_> {
+    /// Takes a piece in, of which all blocks have come.
+    fn restore_piece(&mut self, block: &Block<'_>) -> Result<(), Refusal> {
+        if block.head.section == SESSIONS {
+            for bytes in block.bytes.chunks_exact(SESSION_LEN) {
+                let word = |at: usize| {
+                    let mut word = [0; 8];
+                    word.copy_from_slice(&bytes[at..at + 8]);
+                    u64::from_le_bytes(word)
+                };
+                let (session, incarnation) = (SessionId(word(0)), Incarnation(word(8)));
+                self.cover(block.partition, session, incarnation, Sequence(word(16)));
+            }
+            return Ok(());
+        }
+        if block.head.section == CHAIN_SESSIONS {
+            let piece = SessionTable::decode(block.bytes, CHAIN_SESSIONS_MAX)?;
+            self.sessions_of(block.partition).merge(&piece);
+            return Ok(());
+        }
+        if block.head.section == CLOCKS {
+            return self.restore_clock(block);
+        }
+        if block.head.section != ROWS {
+            return Err(format!("section {} is unknown", block.head.section).into());
+        }
+        // A table that was dropped since: nobody misses its rows.
+        let Some(table) = self.shard.tables.get_mut(&block.head.table) else { return Ok(()) };
+        let Some(slot) = table.slots.find(block.partition) else { return Ok(()) };
+        let restored = match &mut table.rows {
+            TableRows::Dense(partitions) => {
+                partitions[slot].0.restore_piece(block.head.index, block.bytes)
+            }
+            TableRows::Sparse(partitions) => {
+                let sparse = &mut partitions[slot];
+                let row_len = sparse.saved_row_len();
+                let memory = &mut self.shard.memory_left;
+                block.bytes.len().is_multiple_of(row_len)
+                    && block.bytes.chunks_exact(row_len).all(|row| sparse.restore_row(row, memory))
+            }
+        };
+        if restored {
+            Ok(())
+        } else {
+            let (table, index) = (block.head.table, block.head.index);
+            Err(format!("piece {index} of table {table} does not fit, or memory is short").into())
+        }
+    }
+
     /// A table's clock in a partition. A table that was dropped since, or made anew without clocks, has
     /// nobody who waits; one that was dropped while it was copied had none left.
     fn restore_clock(&mut self, block: &Block<'_>) -> Result<(), Refusal> {

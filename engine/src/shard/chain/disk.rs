@@ -237,10 +237,12 @@ impl Shard {
         self.fence_stale_rows();
     }
 
-    /// The epoch of a partition's last record.
-    pub(in crate::shard) fn record_epoch(&self, partition: PartitionId) -> Epoch {
+    /// The epoch of what a checkpoint copies of a partition now: not before that of its last record, nor
+    /// before that of a [`Kind::Begin`] in the log. Recovery takes a later one for the beginning of
+    /// another life, and discards the rows.
+    pub(in crate::shard) fn copied_epoch(&self, partition: PartitionId) -> Epoch {
         let part = self.chain.as_ref().and_then(|chain| chain.part(partition));
-        part.map_or(self.map.epoch, |part| part.replica.log().position().epoch)
+        part.map_or(self.map.epoch, Part::copied_epoch)
     }
 
     /// What suppresses duplicates in a replicated partition.

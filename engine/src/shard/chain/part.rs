@@ -77,6 +77,12 @@ impl Part {
         self.records.get(at)
     }
 
+    /// The epoch of the rows as they are: that of the last record, or the one in force, in which the log
+    /// may have been told that the partition begins anew with them.
+    pub(super) fn copied_epoch(&self) -> Epoch {
+        self.epoch().max(self.replica.log().position().epoch)
+    }
+
     /// The chain epoch in force here.
     #[inline]
     pub(super) fn epoch(&self) -> Epoch {
@@ -115,5 +121,37 @@ impl Spare {
         if self.buffers.len() < SPARE_MAX && words.capacity() <= SPARE_WORDS_MAX {
             self.buffers.push(words);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass_replication::{
+        ChainView, Input, LogIndex, Position, ReplicaLimits, SessionTable, Time,
+    };
+    use windlass_wire::ServerId;
+
+    use super::*;
+
+    #[test]
+    fn what_is_copied_is_not_older_than_the_beginning_that_the_log_has() {
+        let (me, lsn) = (ServerId(2), Lsn(9));
+        let log = LogIndex::recovered(lsn.next(), lsn, &[Position { epoch: Epoch(3), lsn }]);
+        let limits = ReplicaLimits::default();
+        let sessions = SessionTable::new(limits.sessions_max);
+        let replica = Replica::recover(PartitionId(1), me, limits, log, sessions);
+        let mut part = Part::new(PartitionId(1), replica);
+        assert_eq!(part.copied_epoch(), Epoch(3));
+        // No record was made in the epoch in force, in which the log is told of a beginning.
+        let chain = ChainView {
+            epoch: Epoch(5),
+            path: vec![me],
+            tail_synchronised: true,
+            learner: None,
+        };
+        let configure = Input::Configure { chain: &chain, hold_until: Time(0) };
+        part.replica.step(Time(0), configure, &mut Vec::new()).unwrap();
+        assert_eq!(part.replica.log().position().epoch, Epoch(3));
+        assert_eq!((part.epoch(), part.copied_epoch()), (Epoch(5), Epoch(5)));
     }
 }

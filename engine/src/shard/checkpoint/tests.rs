@@ -77,3 +77,45 @@ fn many_sessions_go_into_short_blocks_while_others_come_and_go() {
         }
     }
 }
+
+#[test]
+fn a_long_piece_goes_into_several_blocks_of_one_position() {
+    const LENGTH: usize = 2 * CHECKPOINT_BLOCK_BYTES_MAX + 100;
+    let mut shard = shard();
+    let piece: Vec<u8> = (0..LENGTH).map(|at| (at % 251).to_le_bytes()[0]).collect();
+    let saved = Saved {
+        bytes: piece.clone(),
+        partition: PARTITION,
+        table: TableId(1),
+        section: ROWS,
+        index: 9,
+        lsn: Lsn(7),
+        epoch: Epoch(2),
+        is_pending: true,
+        ..Saved::default()
+    };
+    let mut copied = Copied { saved, ..Copied::default() };
+    let (mut parts, mut lengths) = (PieceParts::default(), Vec::new());
+    let mut found = None;
+    let mut buffer = vec![0; CHECKPOINT_BLOCK_BYTES_MAX + 5];
+    loop {
+        // Records come in meanwhile.
+        copied.positions = vec![Lsn(8 + lengths.len() as u64)];
+        let mut source = Source { shard: &mut shard, copied: &mut copied };
+        if lengths.len() == 1 {
+            assert_eq!(source.next(PARTITION, &mut buffer[..1000]), Next::NoRoom);
+        }
+        match source.next(PARTITION, &mut buffer) {
+            Next::Block(head) => {
+                assert_eq!((head.index, head.lsn, head.epoch), (9, Lsn(7), Epoch(2)));
+                lengths.push(head.length);
+                found = parts.take(&head, &buffer[..head.length]).unwrap().map(<[u8]>::to_vec);
+            }
+            Next::Done => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    let most = CHECKPOINT_BLOCK_BYTES_MAX;
+    assert_eq!(lengths, [most, most, 100]);
+    assert!(found == Some(piece), "it comes back whole");
+}

@@ -9,7 +9,9 @@ use std::{
 };
 
 use windlass_replication::Lane;
-use windlass_wire::{Epoch, Incarnation, Lsn, PartitionId, Sequence, SessionId, TableId, map::shard_of};
+use windlass_wire::{
+    Epoch, Incarnation, Lsn, PartitionId, Sequence, SessionId, TableId, map::shard_of,
+};
 
 use super::{Shard, tables::TableRows};
 use crate::{
@@ -24,8 +26,8 @@ use crate::{
 };
 
 use listing::Listing;
-pub(super) use parts::{PieceParts};
 use parts::PiecePart;
+pub(super) use parts::PieceParts;
 
 /// Sections of a partition's checkpoint.
 pub(super) const ROWS: u16 = 1;

@@ -143,12 +143,8 @@ mod tests {
         let mut part = Part::new(PartitionId(1), replica);
         assert_eq!(part.copied_epoch(), Epoch(3));
         // No record was made in the epoch in force, in which the log is told of a beginning.
-        let chain = ChainView {
-            epoch: Epoch(5),
-            path: vec![me],
-            tail_synchronised: true,
-            learner: None,
-        };
+        let chain =
+            ChainView { epoch: Epoch(5), path: vec![me], tail_synchronised: true, learner: None };
         let configure = Input::Configure { chain: &chain, hold_until: Time(0) };
         part.replica.step(Time(0), configure, &mut Vec::new()).unwrap();
         assert_eq!(part.replica.log().position().epoch, Epoch(3));

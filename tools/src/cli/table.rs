@@ -6,6 +6,8 @@ use windlass_client::{
     UpdateRule,
 };
 
+use windlass_wire::rule::RuleDescription;
+
 use super::{
     ExitStatus, Failure, Output, aggregation, connection::ConnectionArguments, consistency,
 };
@@ -50,16 +52,20 @@ pub(crate) enum TableCommand {
     },
 }
 
-const CREATE_HELP: &str = "\
-Rules: add, assign, sgd:lr=X[,momentum=X,wd=X], adagrad:lr=X, adam:lr=X, adamw:lr=X, \
-ftrl:alpha=X,beta=X,l1=X,l2=X.
-
-Examples:
-  windlass table create weights --rows 1000000 --rule sgd:lr=0.1
-  windlass table create embedding --width 64 --dtype bf16 --rule adagrad:lr=0.05   (sparse)";
+fn create_help() -> String {
+    let rule = |rule: &RuleDescription| format!("  {} ({})", rule.name, rule.keys());
+    let rules: Vec<String> = UpdateRule::ALL.iter().map(rule).collect();
+    format!(
+        "Rules, and the keys each may be given, as in sgd:lr=0.1,momentum=0.9:\n{}\n  \
+         adamw is adam with decoupled=true\n\nExamples:\n  \
+         windlass table create weights --rows 1000000 --rule sgd:lr=0.1\n  \
+         windlass table create embedding --width 64 --dtype bf16 --rule adagrad:lr=0.05   (sparse)",
+        rules.join("\n")
+    )
+}
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = CREATE_HELP)]
+#[command(after_help = create_help())]
 pub(crate) struct CreateArguments {
     /// The table
     name: String,

@@ -8,7 +8,7 @@ use windlass_wire::{
     Aggregation, Blob, ClusterMap, CompletionWord, Consistency, DataType, Durability, Epoch,
     Incarnation, Lsn, NotFinitePolicy, PartitionId, Place, RequestHeader, RequestKind, Rows,
     Sequence, ServerEntry, ServerId, SessionId, ShardId, Status, TableEntry, TableId, TableSchema,
-    Wire, WorkerClock, WorkerRank,
+    UpdateRule, Wire, WorkerClock, WorkerRank,
     control::{
         ClientReply, ClientRequest, ClockPlace, PartitionPlace, Peer, Provider, RefusalKind,
         SharedRegion, encode_frame,
@@ -18,6 +18,7 @@ use windlass_wire::{
         PartitionChecksum, Report, WorkerEntry, WorkerPulse,
     },
     map::{Chain, ServerState},
+    rule::RuleDescription,
 };
 
 #[test]
@@ -68,6 +69,19 @@ fn hex(bytes: &[u8]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// Every rule, with another value for each of its hyper-parameters.
+fn rules() -> Vec<(String, Vec<u8>)> {
+    let text = |rule: &RuleDescription| {
+        let values = rule.parameters.iter().zip(1..);
+        let mut parts: Vec<String> =
+            values.map(|(parameter, at)| format!("{}=0.{at}", parameter.key)).collect();
+        parts.extend(rule.flag.map(|flag| format!("{flag}=true")));
+        format!("{}:{}", rule.name, parts.join(","))
+    };
+    let rule = |described| text(described).parse::<UpdateRule>().unwrap().encode().to_vec();
+    UpdateRule::ALL.iter().map(|given| (format!("rule_{}", given.name), rule(given))).collect()
 }
 
 fn schema() -> TableSchema {
@@ -167,6 +181,7 @@ fn messages() -> Vec<(String, Vec<u8>)> {
         ("completion".to_owned(), word.encode().to_le_bytes().to_vec()),
         ("frame".to_owned(), encode_frame(&ClientRequest::Map {})),
     ];
+    all.extend(rules());
     all.extend(client_requests());
     all.extend(client_replies());
     all.extend(refusals());

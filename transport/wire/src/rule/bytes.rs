@@ -1,48 +1,31 @@
 //! The rule as bytes, in schemas on the wire and on disk.
 //!
 //! ```text
-//!  0        kind     0 add, 1 assign, 2 sgd, 3 adagrad, 4 adam, 5 ftrl
-//!  1        flags    bit 0: nesterov (sgd) or decoupled (adam); the others 0
+//!  0        number of the rule
+//!  1        1 where its flag is on, else 0
 //!  2 ..  8  zero
-//!  8 .. 48  five hyper-parameters, binary64 little-endian, unused ones zero:
-//!           sgd      lr, momentum, wd
-//!           adagrad  lr, eps, init, wd
-//!           adam     lr, beta1, beta2, eps, wd
-//!           ftrl     alpha, beta, l1, l2
+//!  8 .. 48  the hyper-parameters in the order of `UpdateRule::ALL`, binary64 little-endian, unused
+//!           ones zero
 //! ```
 //!
 //! Each valid rule has exactly one encoding, so schemas may be compared as bytes.
 
-use super::{RuleError, UpdateRule};
+use super::{PARAMETERS_MAX, Parts, RuleError, UpdateRule};
 
 const PARAMETERS_AT: usize = 8;
-const PARAMETERS: usize = 5;
 
 impl UpdateRule {
     /// Length of the encoding in bytes.
-    pub const ENCODED_LENGTH: usize = PARAMETERS_AT + PARAMETERS * 8;
+    pub const ENCODED_LENGTH: usize = PARAMETERS_AT + PARAMETERS_MAX * 8;
 
     /// The rule as bytes.
     #[must_use]
     pub fn encode(&self) -> [u8; Self::ENCODED_LENGTH] {
-        let (kind, flag, parameters) = match *self {
-            Self::Add => (0, false, [0.0; PARAMETERS]),
-            Self::Assign => (1, false, [0.0; PARAMETERS]),
-            Self::Sgd { learning_rate, momentum, nesterov, weight_decay } => {
-                (2, nesterov, [learning_rate, momentum, weight_decay, 0.0, 0.0])
-            }
-            Self::Adagrad { learning_rate, epsilon, initial_accumulator, weight_decay } => {
-                (3, false, [learning_rate, epsilon, initial_accumulator, weight_decay, 0.0])
-            }
-            Self::Adam { learning_rate, beta1, beta2, epsilon, weight_decay, decoupled } => {
-                (4, decoupled, [learning_rate, beta1, beta2, epsilon, weight_decay])
-            }
-            Self::Ftrl { alpha, beta, l1, l2 } => (5, false, [alpha, beta, l1, l2, 0.0]),
-        };
+        let Parts { number, values, flag } = self.parts();
         let mut bytes = [0; Self::ENCODED_LENGTH];
-        bytes[0] = kind;
+        bytes[0] = number;
         bytes[1] = u8::from(flag);
-        for (chunk, parameter) in bytes[PARAMETERS_AT..].chunks_exact_mut(8).zip(parameters) {
+        for (chunk, parameter) in bytes[PARAMETERS_AT..].chunks_exact_mut(8).zip(values) {
             chunk.copy_from_slice(&parameter.to_le_bytes());
         }
         bytes
@@ -53,36 +36,14 @@ impl UpdateRule {
     /// # Errors
     /// [`DecodeRuleError`] where the bytes are not what [`UpdateRule::encode`] makes of a valid rule.
     pub fn decode(bytes: &[u8; Self::ENCODED_LENGTH]) -> Result<Self, DecodeRuleError> {
-        let mut parameters = [0.0; PARAMETERS];
-        for (parameter, chunk) in parameters.iter_mut().zip(bytes[PARAMETERS_AT..].chunks_exact(8))
-        {
+        let mut values = [0.0; PARAMETERS_MAX];
+        for (value, chunk) in values.iter_mut().zip(bytes[PARAMETERS_AT..].chunks_exact(8)) {
             let mut word = [0; 8];
             word.copy_from_slice(chunk);
-            *parameter = f64::from_le_bytes(word);
+            *value = f64::from_le_bytes(word);
         }
-        let flag = bytes[1] == 1;
-        let [a, b, c, d, e] = parameters;
-        let rule = match bytes[0] {
-            0 => Self::Add,
-            1 => Self::Assign,
-            2 => Self::Sgd { learning_rate: a, momentum: b, nesterov: flag, weight_decay: c },
-            3 => Self::Adagrad {
-                learning_rate: a,
-                epsilon: b,
-                initial_accumulator: c,
-                weight_decay: d,
-            },
-            4 => Self::Adam {
-                learning_rate: a,
-                beta1: b,
-                beta2: c,
-                epsilon: d,
-                weight_decay: e,
-                decoupled: flag,
-            },
-            5 => Self::Ftrl { alpha: a, beta: b, l1: c, l2: d },
-            kind => return Err(DecodeRuleError::Kind { kind }),
-        };
+        let rule = Self::from_parts(&Parts { number: bytes[0], values, flag: bytes[1] == 1 })
+            .ok_or(DecodeRuleError::Kind { kind: bytes[0] })?;
         rule.validate()?;
         if rule.encode() != *bytes {
             return Err(DecodeRuleError::Reserved { rule: rule.name() });

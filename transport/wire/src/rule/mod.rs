@@ -1,74 +1,86 @@
 //! The update rule of a table as data: hyper-parameters, their validity, and what it needs of a table.
 
 mod bytes;
+mod describe;
 mod text;
 
 use crate::dtype::DataType;
 
+use describe::{PARAMETERS_MAX, Parts, update_rules};
+
 pub use bytes::DecodeRuleError;
+pub use describe::{Parameter, Range, RuleDescription};
 pub use text::ParseRuleError;
 
-/// How a pushed gradient `g` changes a parameter value `p`.
-///
-/// Hyper-parameters are binary64 and are rounded once, to binary32, for tables that compute in
-/// binary32 (all but `f64`). State starts as zeros.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum UpdateRule {
+update_rules! {
+    /// How a pushed gradient `g` changes a parameter value `p`.
+    ///
+    /// Hyper-parameters are binary64 and are rounded once, to binary32, for tables that compute in
+    /// binary32 (all but `f64`). State starts as zeros.
+    pub enum UpdateRule:
+
     /// `p += g`. Integers wrap in two's complement, so that the sum does not depend on its order.
-    Add,
+    Add = 0 "add"
+
     /// `p = g`; of several pushes to a row the last one holds.
-    Assign,
+    Assign = 1 "assign"
+
     /// Stochastic gradient descent: `d = g + weight_decay p; m = momentum m + d; p -= learning_rate m`
     /// (Nesterov: `p -= learning_rate (d + momentum m)`). Polyak 1964; Sutskever et al. 2013.
-    Sgd {
+    Sgd = 2 "sgd" {
         /// Step length, > 0.
-        learning_rate: f64,
+        learning_rate: "lr" in Positive = 0.01,
         /// Share of the last step that is kept, 0 <= momentum < 1. At 0 the rule has no state.
-        momentum: f64,
-        /// Look ahead by one momentum step; needs a momentum.
-        nesterov: bool,
+        momentum: "momentum" in BelowOne = 0.0,
         /// L2 penalty added to the gradient, >= 0.
-        weight_decay: f64,
-    },
+        weight_decay: "wd" in NotNegative = 0.0,
+        ?
+        /// Look ahead by one momentum step; needs a momentum.
+        nesterov: "nesterov",
+    }
+
     /// Duchi, Hazan, Singer 2011: `d = g + weight_decay p; n += d^2;
     /// p -= learning_rate d / (sqrt(initial_accumulator + n) + epsilon)`.
-    Adagrad {
+    Adagrad = 3 "adagrad" {
         /// Step length, > 0.
-        learning_rate: f64,
+        learning_rate: "lr" in Positive = 0.01,
         /// Guard against division by zero, > 0.
-        epsilon: f64,
+        epsilon: "eps" in Positive = 1e-10,
         /// What the sum of squares starts from, >= 0.
-        initial_accumulator: f64,
+        initial_accumulator: "init" in NotNegative = 0.0,
         /// L2 penalty added to the gradient, >= 0.
-        weight_decay: f64,
-    },
+        weight_decay: "wd" in NotNegative = 0.0,
+    }
+
     /// Kingma and Ba 2015 with bias correction by a step count of each row; decoupled: Loshchilov and
     /// Hutter 2019 (AdamW).
-    Adam {
+    Adam = 4 "adam" {
         /// Step length, > 0.
-        learning_rate: f64,
+        learning_rate: "lr" in Positive = 0.001,
         /// Decay of the first moment, 0 <= beta1 < 1.
-        beta1: f64,
+        beta1: "beta1" in BelowOne = 0.9,
         /// Decay of the second moment, 0 <= beta2 < 1.
-        beta2: f64,
+        beta2: "beta2" in BelowOne = 0.999,
         /// Guard against division by zero, > 0.
-        epsilon: f64,
+        epsilon: "eps" in Positive = 1e-8,
         /// L2 penalty, >= 0.
-        weight_decay: f64,
+        weight_decay: "wd" in NotNegative = 0.0,
+        ?
         /// Shrink the value by `learning_rate * weight_decay` instead of adding to the gradient.
-        decoupled: bool,
-    },
+        decoupled: "decoupled",
+    }
+
     /// FTRL-Proximal with per-coordinate rates, McMahan et al. 2013, algorithm 1.
-    Ftrl {
+    Ftrl = 5 "ftrl" {
         /// Learning rate, > 0.
-        alpha: f64,
+        alpha: "alpha" in Positive = 0.1,
         /// Smoothing of the learning rate, > 0.
-        beta: f64,
+        beta: "beta" in Positive = 1.0,
         /// L1 penalty, >= 0: values whose evidence stays below it are exactly zero.
-        l1: f64,
+        l1: "l1" in NotNegative = 0.0,
         /// L2 penalty, >= 0.
-        l2: f64,
-    },
+        l2: "l2" in NotNegative = 0.0,
+    }
 }
 
 /// How pushes that hit the same rows in one turn combine before the rule is applied.
@@ -84,17 +96,20 @@ impl UpdateRule {
     /// Most state planes any rule has.
     pub const STATE_WIDTH_MAX: usize = 2;
 
+    /// Its name, number and hyper-parameters.
+    ///
+    /// # Panics
+    /// Never: every variant is described.
+    #[must_use]
+    pub fn description(&self) -> &'static RuleDescription {
+        let number = self.parts().number;
+        Self::ALL.iter().find(|rule| rule.number == number).expect("every variant is described")
+    }
+
     /// The name of the rule, without its hyper-parameters.
     #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Add => "add",
-            Self::Assign => "assign",
-            Self::Sgd { .. } => "sgd",
-            Self::Adagrad { .. } => "adagrad",
-            Self::Adam { .. } => "adam",
-            Self::Ftrl { .. } => "ftrl",
-        }
+    pub fn name(&self) -> &'static str {
+        self.description().name
     }
 
     /// State values for each parameter value: each is one plane parallel to the values.
@@ -147,7 +162,7 @@ impl UpdateRule {
     ///
     /// # Errors
     /// [`RuleError::Dtype`].
-    pub const fn check_dtype(&self, dtype: DataType) -> Result<(), RuleError> {
+    pub fn check_dtype(&self, dtype: DataType) -> Result<(), RuleError> {
         if dtype.is_float() || matches!(self, Self::Add | Self::Assign) {
             Ok(())
         } else {
@@ -160,73 +175,17 @@ impl UpdateRule {
     /// # Errors
     /// [`RuleError`] names the first one that is out of its range.
     pub fn validate(&self) -> Result<(), RuleError> {
-        let rule = self.name();
-        let check = |parameter, value: f64, range: Range| range.check(rule, parameter, value);
+        let rule = self.description();
+        for (parameter, value) in rule.parameters.iter().zip(self.parts().values) {
+            parameter.range.check(rule.name, parameter.key, value)?;
+        }
         match *self {
-            Self::Add | Self::Assign => Ok(()),
-            Self::Sgd { learning_rate, momentum, nesterov, weight_decay } => {
-                check("lr", learning_rate, Range::Positive)?;
-                check("momentum", momentum, Range::BelowOne)?;
-                check("wd", weight_decay, Range::NotNegative)?;
-                if nesterov && momentum == 0.0 {
-                    return Err(RuleError::NesterovWithoutMomentum);
-                }
-                Ok(())
+            Self::Sgd { momentum: 0.0, nesterov: true, .. } => {
+                Err(RuleError::NesterovWithoutMomentum)
             }
-            Self::Adagrad { learning_rate, epsilon, initial_accumulator, weight_decay } => {
-                check("lr", learning_rate, Range::Positive)?;
-                check("eps", epsilon, Range::Positive)?;
-                check("init", initial_accumulator, Range::NotNegative)?;
-                check("wd", weight_decay, Range::NotNegative)
-            }
-            Self::Adam { learning_rate, beta1, beta2, epsilon, weight_decay, decoupled: _ } => {
-                check("lr", learning_rate, Range::Positive)?;
-                check("beta1", beta1, Range::BelowOne)?;
-                check("beta2", beta2, Range::BelowOne)?;
-                check("eps", epsilon, Range::Positive)?;
-                check("wd", weight_decay, Range::NotNegative)
-            }
-            Self::Ftrl { alpha, beta, l1, l2 } => {
-                check("alpha", alpha, Range::Positive)?;
-                check("beta", beta, Range::Positive)?;
-                check("l1", l1, Range::NotNegative)?;
-                check("l2", l2, Range::NotNegative)
-            }
+            _ => Ok(()),
         }
     }
-}
-
-/// The bounds on hyper-parameters keep them normal numbers in binary32 too.
-const PARAMETER_MAX: f64 = 1e30;
-const PARAMETER_MIN: f64 = 1e-30;
-/// The largest momentum or beta: the nearest binary32 is still below 1.
-const DECAY_MAX: f64 = 0.999_999_9;
-
-enum Range {
-    Positive,
-    NotNegative,
-    BelowOne,
-}
-
-impl Range {
-    fn check(
-        &self,
-        rule: &'static str,
-        parameter: &'static str,
-        value: f64,
-    ) -> Result<(), RuleError> {
-        let (holds, range) = match self {
-            Self::Positive => ((PARAMETER_MIN..=PARAMETER_MAX).contains(&value), "1e-30 to 1e30"),
-            Self::NotNegative => (is_zero_or_in(value, PARAMETER_MAX), "0 or 1e-30 to 1e30"),
-            Self::BelowOne => (is_zero_or_in(value, DECAY_MAX), "0 or 1e-30 to 0.9999999"),
-        };
-        if holds { Ok(()) } else { Err(RuleError::OutOfRange { rule, parameter, value, range }) }
-    }
-}
-
-/// A negative zero is refused: it would make two encodings of one rule.
-fn is_zero_or_in(value: f64, max: f64) -> bool {
-    value.to_bits() == 0 || (PARAMETER_MIN..=max).contains(&value)
 }
 
 /// Why a rule cannot be used.
@@ -261,7 +220,10 @@ pub enum RuleError {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::*;
+    use super::{
+        describe::{DECAY_MAX, PARAMETER_MAX, PARAMETER_MIN},
+        *,
+    };
 
     /// One valid rule of each shape.
     pub(super) fn samples() -> Vec<UpdateRule> {
@@ -321,6 +283,25 @@ pub(super) mod tests {
                 let accepted = rule.check_dtype(dtype).is_ok();
                 let expected = dtype.is_float() || matches!(rule.name(), "add" | "assign");
                 assert_eq!(accepted, expected, "{rule} on {dtype}");
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_names_and_keys_are_unique() {
+        for (at, rule) in UpdateRule::ALL.iter().enumerate() {
+            let parts = rule.defaults();
+            let default = UpdateRule::from_parts(&parts).unwrap();
+            assert_eq!(default.parts(), parts, "{}", rule.name);
+            assert_eq!(default.name(), rule.name);
+            assert_eq!(default.validate(), Ok(()), "{}", rule.name);
+            let mut keys: Vec<&str> = rule.parameters.iter().map(|given| given.key).collect();
+            keys.extend(rule.flag);
+            for (position, key) in keys.iter().enumerate() {
+                assert!(!keys[..position].contains(key), "{}: {key}", rule.name);
+            }
+            for other in &UpdateRule::ALL[..at] {
+                assert!(rule.name != other.name && rule.number != other.number, "{}", rule.name);
             }
         }
     }

@@ -11,8 +11,11 @@ use super::{
 /// One thing that happened.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// This coordinator leads, and the store holds this.
-    Elected(Box<Kept>),
+    /// This coordinator leads in a new term, and the store holds this.
+    Elected {
+        term: u64,
+        kept: Box<Kept>,
+    },
     /// Another one leads, or nobody.
     Deposed,
     /// A write is safe.

@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
@@ -13,6 +13,7 @@ use windlass_replication::{ClusterMap, MapLimits};
 
 use super::{
     event::Event,
+    lead::Lead,
     store::{Catalogue, Item, Kept, Store, StoreError, Written, version_of},
 };
 use crate::shard::{chain, fresh_number};
@@ -20,6 +21,8 @@ use crate::shard::{chain, fresh_number};
 /// One write.
 #[derive(Debug)]
 pub(super) struct Job {
+    /// The term it was decided in; void in any other.
+    pub(super) term: u64,
     pub(super) item: Item,
     pub(super) expected: u64,
     pub(super) bytes: Vec<u8>,
@@ -41,6 +44,9 @@ pub(super) struct Founding {
 /// The keeper's own state.
 #[derive(Debug)]
 pub(super) struct Keeper {
+    pub(super) lead: Arc<Lead>,
+    /// Counts the times this coordinator was elected.
+    pub(super) term: u64,
     pub(super) store: Box<dyn Store>,
     pub(super) founding: Founding,
     pub(super) jobs: Receiver<Job>,
@@ -62,8 +68,9 @@ impl Keeper {
                 Ok(None) => delay = RETRY_DELAY_MIN,
                 Ok(Some(kept)) => {
                     delay = RETRY_DELAY_MIN;
+                    self.term += 1;
                     self.tell(Event::StoreTrouble(None));
-                    self.tell(Event::Elected(Box::new(kept)));
+                    self.tell(Event::Elected { term: self.term, kept: Box::new(kept) });
                     self.lead();
                     self.tell(Event::Deposed);
                 }
@@ -75,8 +82,11 @@ impl Keeper {
 
     fn campaign(&mut self) -> Result<Option<Kept>, StoreError> {
         let Some(items) = self.store.campaign(CAMPAIGN_PATIENCE)? else { return Ok(None) };
-        // What was to be written in an earlier term is void.
-        while self.jobs.try_recv().is_ok() {}
+        // The lease was granted at some moment of the campaign; that of a renewal is known.
+        let sent = Instant::now();
+        if !self.store.renew()? || !self.lead.begin(sent, self.store.lease()) {
+            return Ok(None);
+        }
         let mut items = items.into_iter();
         let map = match items.next().flatten() {
             Some(bytes) => ClusterMap::decode(&bytes, MapLimits::default()).map_err(damaged)?,
@@ -115,21 +125,25 @@ impl Keeper {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            if self.is_stopping() {
+            if self.is_stopping() || !self.lead.holds(Instant::now()) {
                 return;
             }
+            let sent = Instant::now();
             match self.store.renew() {
-                Ok(true) => {}
-                Ok(false) => return,
+                Ok(true) if self.lead.extend(sent, self.store.lease()) => {}
+                Ok(_) => return,
                 Err(error) => self.tell(Event::StoreTrouble(Some(chain(&error)))),
             }
         }
     }
 
-    /// Writes one item, for as long as that takes; returns whether this coordinator leads still.
+    /// Writes one item, for as long as this coordinator leads; returns whether this coordinator leads still.
     fn write(&mut self, job: &Job) -> bool {
+        if job.term != self.term {
+            return true;
+        }
         let mut delay = RETRY_DELAY_MIN;
-        while !self.is_stopping() {
+        while !self.is_stopping() && self.lead.holds(Instant::now()) {
             match self.store.write(job.item, job.expected, &job.bytes) {
                 Ok(Written::Done) => {
                     let version = version_of(&job.bytes);
@@ -166,4 +180,119 @@ impl Keeper {
 
 fn damaged(error: impl std::error::Error) -> StoreError {
     StoreError::Damaged { what: format!("what the coordinator's store holds ({error})") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use crossbeam::channel::unbounded;
+
+    use super::*;
+
+    /// A store that a test cuts off. It notes what is written.
+    #[derive(Clone, Debug, Default)]
+    struct TestStore {
+        is_cut_off: Arc<AtomicBool>,
+        written: Arc<Mutex<Vec<u64>>>,
+    }
+
+    const LEASE: Duration = Duration::from_millis(300);
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    impl TestStore {
+        fn answer<T>(&self, value: T) -> Result<T, StoreError> {
+            match self.is_cut_off.load(Ordering::SeqCst) {
+                true => Err(StoreError::NoEndpoint),
+                false => Ok(value),
+            }
+        }
+    }
+
+    impl Store for TestStore {
+        fn name(&self) -> &'static str {
+            "test"
+        }
+
+        fn campaign(&mut self, _: Duration) -> Result<Option<Vec<Option<Vec<u8>>>>, StoreError> {
+            self.answer(Some(vec![None, None]))
+        }
+
+        fn write(&mut self, _: Item, _: u64, bytes: &[u8]) -> Result<Written, StoreError> {
+            self.answer(())?;
+            self.written.lock().unwrap().push(version_of(bytes));
+            Ok(Written::Done)
+        }
+
+        fn lease(&self) -> Option<Duration> {
+            Some(LEASE)
+        }
+
+        fn renew(&mut self) -> Result<bool, StoreError> {
+            self.answer(true)
+        }
+
+        fn resign(&mut self) {}
+    }
+
+    fn keeper(store: TestStore) -> (Keeper, Sender<Job>, Receiver<Event>) {
+        let ((to_do, jobs), (events, happened)) = (unbounded(), unbounded());
+        let founding = Founding {
+            partitions: 1,
+            replicas: 1,
+            movable: false,
+            session_expiry_ms: 1,
+            catalogue: Catalogue::default(),
+        };
+        let stopping = Arc::new(AtomicBool::new(false));
+        let lead = Arc::new(Lead::new());
+        (
+            Keeper { lead, term: 0, store: Box::new(store), founding, jobs, events, stopping },
+            to_do,
+            happened,
+        )
+    }
+
+    /// The next event that is one of a term.
+    fn next_of_term(events: &Receiver<Event>) -> Event {
+        loop {
+            match events.recv_timeout(PATIENCE).unwrap() {
+                Event::StoreTrouble(_) => {}
+                event => return event,
+            }
+        }
+    }
+
+    fn job(term: u64, version: u64) -> Job {
+        Job { term, item: Item::Map, expected: 0, bytes: version.to_le_bytes().to_vec() }
+    }
+
+    #[test]
+    fn a_leader_cut_off_from_its_store_steps_down_and_is_elected_anew() {
+        for is_writing in [false, true] {
+            let store = TestStore::default();
+            let (keeper, jobs, events) = keeper(store.clone());
+            let (stopping, lead) = (keeper.stopping.clone(), keeper.lead.clone());
+            let thread = std::thread::spawn(move || keeper.run());
+            assert!(matches!(next_of_term(&events), Event::Elected { term: 1, .. }));
+            store.is_cut_off.store(true, Ordering::SeqCst);
+            if is_writing {
+                jobs.send(job(1, 7)).unwrap();
+            }
+            assert!(matches!(next_of_term(&events), Event::Deposed));
+            assert!(!lead.holds(Instant::now()));
+            // What was decided in the term that has ended is never written.
+            jobs.send(job(1, 8)).unwrap();
+            store.is_cut_off.store(false, Ordering::SeqCst);
+            assert!(matches!(next_of_term(&events), Event::Elected { term: 2, .. }));
+            jobs.send(job(2, 9)).unwrap();
+            let is_done = |event: &Event| matches!(event, Event::Stored { version: 9, .. });
+            assert!(is_done(&next_of_term(&events)));
+            stopping.store(true, Ordering::SeqCst);
+            drop(jobs);
+            thread.join().unwrap();
+            // The first is the catalogue of the new cluster, the second that of the second term.
+            assert_eq!(*store.written.lock().unwrap(), [1, 1, 9]);
+        }
+    }
 }

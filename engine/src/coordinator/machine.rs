@@ -24,6 +24,7 @@ use super::{
     desk::{Downward, Joining},
     event::Event,
     keeper::Job,
+    lead::Lead,
     members::{Members, shared},
     operator::Operations,
     store::{Catalogue, Item, Kept},
@@ -49,6 +50,9 @@ pub(super) struct Machine {
     pub(super) workers: Workers,
     pub(super) operations: Operations,
     pub(super) waiting: Waiting,
+    lead: Arc<Lead>,
+    /// The term it leads in, or led last.
+    term: u64,
     jobs: Sender<Job>,
     events: Receiver<Event>,
     outputs: Vec<CoordinatorOutput>,
@@ -69,6 +73,7 @@ impl Machine {
     pub(super) fn new(
         config: CoordinatorConfig,
         store_name: &'static str,
+        lead: Arc<Lead>,
         jobs: Sender<Job>,
         events: Receiver<Event>,
     ) -> Self {
@@ -88,6 +93,8 @@ impl Machine {
             workers: Workers::new(timings),
             operations: Operations::default(),
             waiting: Waiting::default(),
+            lead,
+            term: 0,
             jobs,
             events,
             outputs: Vec::new(),
@@ -102,7 +109,15 @@ impl Machine {
         let mut next_tick = Instant::now();
         loop {
             let wait = next_tick.saturating_duration_since(Instant::now());
-            match self.events.recv_timeout(wait) {
+            let event = self.events.recv_timeout(wait);
+            if self.lead.lapse(Instant::now()) {
+                tracing::error!(
+                    store = self.store_name,
+                    "the store has not answered for a lease's time: this coordinator stops leading"
+                );
+                self.deposed();
+            }
+            match event {
                 Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(event) => self.take(event),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -123,7 +138,7 @@ impl Machine {
 
     fn take(&mut self, event: Event) {
         match event {
-            Event::Elected(kept) => self.elected(*kept),
+            Event::Elected { term, kept } => self.elected(term, *kept),
             Event::Deposed => self.deposed(),
             Event::Stored { item: Item::Map, version } => {
                 self.step(CoordinatorInput::Stored { epoch: Epoch(version) });
@@ -156,7 +171,8 @@ impl Machine {
         self.give_up_waiting();
     }
 
-    fn elected(&mut self, kept: Kept) {
+    fn elected(&mut self, term: u64, kept: Kept) {
+        self.term = term;
         tracing::info!(store = self.store_name, epoch = kept.map.epoch.0, "this coordinator leads");
         self.store_error = None;
         self.catalogue_stored = kept.catalogue.version;
@@ -217,13 +233,27 @@ impl Machine {
                 }
                 self.operations.refuse(&change, &error);
             }
+            CoordinatorOutput::Outdated { server, epoch } => self.outdated(server, epoch),
         }
+    }
+
+    /// The store holds an older map than a server acts by: it was restored from a backup, or is a copy.
+    fn outdated(&mut self, server: ServerId, epoch: Epoch) {
+        let held = self.map.epoch.0;
+        let text = format!(
+            "the store holds map {held}, and server {server} acts by map {}: the store is an old copy. \
+             Restore the newest one and start the coordinator again",
+            epoch.0
+        );
+        tracing::error!(text, "this coordinator stops leading");
+        self.deposed();
+        self.store_error = Some(text);
     }
 
     /// Has the keeper write an item.
     pub(super) fn store(&self, item: Item, expected: u64, bytes: Vec<u8>) {
         // The keeper ends after this thread.
-        let _ = self.jobs.send(Job { item, expected, bytes });
+        let _ = self.jobs.send(Job { term: self.term, item, expected, bytes });
     }
 
     /// Has the keeper write the catalogue; returns its new version.

@@ -12,6 +12,7 @@ mod convert;
 mod desk;
 mod event;
 mod keeper;
+mod lead;
 mod machine;
 mod members;
 mod operator;

@@ -14,6 +14,7 @@ use windlass_wire::TableEntry;
 use super::{
     CoordinatorConfig, Desk, StoreError,
     keeper::{Founding, Keeper},
+    lead::Lead,
     machine::Machine,
     store::{self, Catalogue},
 };
@@ -52,8 +53,11 @@ impl RunningCoordinator {
         let (events, received) = bounded(COORDINATOR_EVENTS_MAX);
         let (jobs, to_do) = unbounded();
         let stopping = Arc::new(AtomicBool::new(false));
-        let machine = Machine::new(config.clone(), store.name(), jobs, received);
+        let lead = Arc::new(Lead::new());
+        let machine = Machine::new(config.clone(), store.name(), lead.clone(), jobs, received);
         let keeper = Keeper {
+            lead,
+            term: 0,
             store,
             founding: Founding {
                 partitions: config.partitions,

@@ -63,11 +63,9 @@ impl Machine {
 
     pub(super) fn retire_workers(&mut self) {
         let now = self.now();
-        if !self.members.iter().any(|(_, member)| member.is_joined) {
-            // No server is there that could hear them: that says nothing of the workers.
-            self.workers.all_heard(now);
-        }
-        let retired = self.workers.retire_silent(now);
+        let servers_heard = self.members.iter().any(|(_, member)| member.is_joined)
+            && self.coordinator.hears_everybody(now);
+        let retired = self.workers.retire_silent(now, servers_heard);
         for rank in &retired {
             tracing::warn!(%rank, "a worker is gone: nobody waits for it any more");
         }

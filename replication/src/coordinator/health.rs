@@ -75,6 +75,14 @@ impl Health {
         spoke_at.is_some_and(|spoke_at| spoke_at > since)
     }
 
+    /// Whether each server in force was heard less than `within_us` ago, by this coordinator.
+    pub(super) fn hears_everybody(&self, now: Time, map: &ClusterMap, within_us: u64) -> bool {
+        map.servers.keys().filter(|id| map.is_in_force(**id)).all(|id| {
+            let spoke_at = self.servers.get(id).and_then(|pulse| pulse.spoke_at);
+            spoke_at.is_some_and(|at| now.since(at) < within_us)
+        })
+    }
+
     /// Servers in force that must be failed now; `reached` when others than they are being heard.
     pub(super) fn dead(
         &mut self,

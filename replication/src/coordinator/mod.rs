@@ -185,6 +185,14 @@ pub enum CoordinatorOutput {
         /// The server.
         to: ServerId,
     },
+    /// A server acts by a newer map than the store held: the store is an old copy. The coordinator has
+    /// stopped leading, since its next map would contradict those that servers follow.
+    Outdated {
+        /// Who says so.
+        server: ServerId,
+        /// The epoch it acts by.
+        epoch: Epoch,
+    },
     /// A server or an operator asked for something that is not legal.
     Refuse {
         /// The change.
@@ -235,6 +243,13 @@ impl Coordinator {
         self.draft.as_ref()
     }
 
+    /// Whether every server in force was heard lately: less than the time ago after which it would be
+    /// failed.
+    #[must_use]
+    pub fn hears_everybody(&self, now: Time) -> bool {
+        self.health.hears_everybody(now, &self.map, self.options.heartbeat_timeout_us)
+    }
+
     /// Whether this coordinator leads.
     #[must_use]
     pub fn leads(&self) -> bool {
@@ -250,12 +265,7 @@ impl Coordinator {
     ) {
         match input {
             CoordinatorInput::Elected { map } => self.elected(now, map),
-            CoordinatorInput::Deposed => {
-                self.leads = false;
-                self.draft = None;
-                self.wanted.clear();
-                self.returning.clear();
-            }
+            CoordinatorInput::Deposed => self.step_down(),
             _ if !self.leads => {}
             CoordinatorInput::Join { server, incarnation, address, shards, kept } => {
                 self.join(now, server, incarnation, address, shards, kept, outputs);
@@ -298,6 +308,13 @@ impl Coordinator {
         if self.leads && self.draft.is_none() {
             self.write_draft(outputs);
         }
+    }
+
+    fn step_down(&mut self) {
+        self.leads = false;
+        self.draft = None;
+        self.wanted.clear();
+        self.returning.clear();
     }
 
     fn elected(&mut self, now: Time, map: ClusterMap) {
@@ -366,6 +383,12 @@ impl Coordinator {
         map_epoch: Epoch,
         outputs: &mut Vec<CoordinatorOutput>,
     ) {
+        // Maps are published once they are stored, so no server is ever ahead of the store.
+        if map_epoch > self.map.epoch {
+            self.step_down();
+            outputs.push(CoordinatorOutput::Outdated { server, epoch: map_epoch });
+            return;
+        }
         if !self.map.admits(server, incarnation) {
             if self.map.servers.get(&server).is_some_and(|entry| incarnation <= entry.incarnation) {
                 outputs.push(CoordinatorOutput::Fence { server, incarnation });
@@ -420,7 +443,17 @@ impl Coordinator {
         });
         let failing: Vec<ServerId> = failing.collect();
         let urgent = !failing.is_empty();
-        let marked = draft.mark_down(&failing);
+        // The old lives of those that join are over, too: none of them is a member that goes on while
+        // another is taken out.
+        let rejoining = self.wanted.iter().filter_map(|change| match change {
+            Change::Join { server, incarnation, .. } => {
+                let known = self.map.servers.get(server);
+                known.filter(|known| known.incarnation < *incarnation).map(|_| *server)
+            }
+            _ => None,
+        });
+        let over: Vec<ServerId> = failing.into_iter().chain(rejoining).collect();
+        let marked = draft.mark_down(&over);
         debug_assert!(marked.is_ok(), "they are in the map");
         // Deaths first: whoever comes back may be a member that is left.
         self.wanted.sort_by_key(|change| !matches!(change, Change::Fail { .. }));

@@ -2,6 +2,16 @@
 
 use super::*;
 
+fn joining(id: u32, life: u64, kept: bool) -> CoordinatorInput {
+    CoordinatorInput::Join {
+        server: ServerId(id),
+        incarnation: Incarnation(life),
+        address: format!("10.0.0.{id}"),
+        shards: 2,
+        kept,
+    }
+}
+
 struct Driver {
     coordinator: Coordinator,
     outputs: Vec<CoordinatorOutput>,
@@ -27,13 +37,7 @@ impl Driver {
     }
 
     fn join(&mut self, id: u32, life: u64) {
-        self.give(CoordinatorInput::Join {
-            server: ServerId(id),
-            incarnation: Incarnation(life),
-            address: format!("10.0.0.{id}"),
-            shards: 2,
-            kept: true,
-        });
+        self.give(joining(id, life, true));
     }
 
     fn heartbeats(&mut self, but: u32) {
@@ -240,4 +244,51 @@ fn a_member_that_kept_nothing_leaves_it_to_the_others() {
     assert!(left.iter().all(|(members, lost)| members.len() == 2 && !lost), "{left:?}");
     let back = join(3, true);
     assert!(back.iter().all(|(members, lost)| *members == [ServerId(3)] && !lost), "{back:?}");
+}
+
+#[test]
+fn a_join_without_data_and_a_death_in_one_map_lose_nothing() {
+    for first_is_join in [true, false] {
+        let mut driver = Driver::new(3);
+        driver.settle();
+        let (coordinator, outputs) = (&mut driver.coordinator, &mut driver.outputs);
+        // While a map is being stored, one server comes back empty and the other two die.
+        let drain = Change::Drain { server: ServerId(3) };
+        coordinator.step(driver.now, CoordinatorInput::Operator(drain), outputs);
+        assert!(coordinator.draft().is_some());
+        let mut inputs = vec![
+            joining(1, 2, false),
+            CoordinatorInput::Operator(Change::Fail { server: ServerId(2) }),
+            CoordinatorInput::Operator(Change::Fail { server: ServerId(3) }),
+        ];
+        if !first_is_join {
+            inputs.rotate_left(1);
+        }
+        for input in inputs {
+            coordinator.step(driver.now, input, outputs);
+        }
+        driver.give(CoordinatorInput::Tick);
+        let map = driver.coordinator.map();
+        for entry in &map.partitions {
+            assert!(!entry.lost, "the others hold everything and are waited for: {entry:?}");
+            assert!(!entry.members.is_empty() && !entry.members.contains(&ServerId(1)));
+        }
+    }
+}
+
+#[test]
+fn a_server_ahead_of_the_store_ends_the_leading() {
+    let mut driver = Driver::new(3);
+    driver.settle();
+    let epoch = Epoch(driver.coordinator.map().epoch.0 + 1);
+    driver.outputs.clear();
+    driver.give(CoordinatorInput::Heartbeat {
+        server: ServerId(2),
+        incarnation: Incarnation(1),
+        map_epoch: epoch,
+    });
+    assert_eq!(driver.outputs, [CoordinatorOutput::Outdated { server: ServerId(2), epoch }]);
+    assert!(!driver.coordinator.leads());
+    driver.give(CoordinatorInput::Operator(Change::Fail { server: ServerId(1) }));
+    assert!(driver.coordinator.draft().is_none());
 }

@@ -14,13 +14,15 @@ use crate::time::Time;
 pub struct WorkerTimings {
     /// A worker silent for this long is retired, in microseconds.
     pub heartbeat_timeout_us: u64,
+    /// Two looks further apart than this, in microseconds: the coordinator itself stood still.
+    pub look_gap_max_us: u64,
     /// Workers with a rank at a time, live or retired.
     pub workers_max: usize,
 }
 
 impl Default for WorkerTimings {
     fn default() -> Self {
-        Self { heartbeat_timeout_us: 5_000_000, workers_max: 4096 }
+        Self { heartbeat_timeout_us: 5_000_000, look_gap_max_us: 1_000_000, workers_max: 4096 }
     }
 }
 
@@ -71,6 +73,8 @@ struct Worker {
 pub struct Workers {
     workers: BTreeMap<WorkerRank, Worker>,
     timings: WorkerTimings,
+    /// When it was last looked who is silent.
+    looked_at: Option<Time>,
 }
 
 const WORKER_BYTES: usize = 21;
@@ -79,7 +83,7 @@ impl Workers {
     /// Nobody is registered.
     #[must_use]
     pub fn new(timings: WorkerTimings) -> Self {
-        Self { workers: BTreeMap::new(), timings }
+        Self { workers: BTreeMap::new(), timings, looked_at: None }
     }
 
     /// Registers a worker: with the `rank` it had, or the lowest free one. A worker that rejoins
@@ -137,8 +141,18 @@ impl Workers {
     }
 
     /// Retires workers that have been silent for too long, and names them. They keep their ranks.
-    pub fn retire_silent(&mut self, now: Time) -> Vec<WorkerRank> {
+    ///
+    /// Workers are heard through servers: while not all servers are (`servers_heard`), and where this
+    /// coordinator itself stood still since the last call, silence says nothing of the workers, and
+    /// everybody has the whole timeout again.
+    pub fn retire_silent(&mut self, now: Time, servers_heard: bool) -> Vec<WorkerRank> {
         let timeout = self.timings.heartbeat_timeout_us;
+        let last = self.looked_at.replace(now);
+        let stood_still = last.is_some_and(|last| now.since(last) > self.timings.look_gap_max_us);
+        if !servers_heard || stood_still {
+            self.all_heard(now);
+            return Vec::new();
+        }
         let silent =
             self.workers.iter_mut().filter(|(_, w)| w.live && now.since(w.heard_at) >= timeout);
         silent
@@ -149,8 +163,8 @@ impl Workers {
             .collect()
     }
 
-    /// Gives every live worker the whole timeout again: a new coordinator has heard nobody yet.
-    pub fn all_heard(&mut self, now: Time) {
+    /// Gives every live worker the whole timeout again.
+    fn all_heard(&mut self, now: Time) {
         self.workers.values_mut().for_each(|worker| worker.heard_at = now);
     }
 
@@ -214,7 +228,8 @@ mod tests {
 
     #[test]
     fn a_silent_worker_is_retired_and_rejoins_at_the_jobs_clock() {
-        let timings = WorkerTimings { heartbeat_timeout_us: 100, workers_max: 2 };
+        let timings =
+            WorkerTimings { heartbeat_timeout_us: 100, look_gap_max_us: 1_000, workers_max: 2 };
         let mut workers = Workers::new(timings);
         let (one, two) = (Incarnation(1), Incarnation(2));
         let a = workers.register(Time(0), None, one).unwrap();
@@ -223,7 +238,7 @@ mod tests {
         assert_eq!(workers.register(Time(0), None, one), Err(WorkerError::Full { bound: 2 }));
         workers.heartbeat(Time(90), a.rank, one, WorkerClock(7)).unwrap();
         assert_eq!(workers.slowest(), Some(WorkerClock(0)));
-        assert_eq!(workers.retire_silent(Time(120)), [b.rank]);
+        assert_eq!(workers.retire_silent(Time(120), true), [b.rank]);
         assert_eq!(workers.slowest(), Some(WorkerClock(7)));
         workers.heartbeat(Time(121), b.rank, one, WorkerClock(1)).unwrap_err();
         let again = workers.register(Time(130), Some(b.rank), two).unwrap();
@@ -236,5 +251,25 @@ mod tests {
         assert!(back.iter().eq(workers.iter()));
         assert!(workers.leave(b.rank, two) && !workers.leave(b.rank, two));
         assert_eq!(workers.register(Time(140), None, one).unwrap().rank, WorkerRank(1));
+    }
+
+    #[test]
+    fn silence_says_nothing_while_servers_are_not_heard_or_the_coordinator_stood_still() {
+        let timings =
+            WorkerTimings { heartbeat_timeout_us: 100, look_gap_max_us: 50, workers_max: 2 };
+        let mut workers = Workers::new(timings);
+        let rank = workers.register(Time(0), None, Incarnation(1)).unwrap().rank;
+        assert_eq!(workers.retire_silent(Time(40), true), []);
+        // A server is cut off, and the worker's heartbeats with it.
+        for now in (80..400).step_by(40) {
+            assert_eq!(workers.retire_silent(Time(now), false), []);
+        }
+        assert_eq!(workers.retire_silent(Time(420), true), []);
+        // The process was stopped.
+        assert_eq!(workers.retire_silent(Time(900), true), []);
+        for now in (920..1000).step_by(20) {
+            assert_eq!(workers.retire_silent(Time(now), true), []);
+        }
+        assert_eq!(workers.retire_silent(Time(1000), true), [rank]);
     }
 }

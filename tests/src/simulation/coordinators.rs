@@ -95,6 +95,9 @@ impl World {
                     self.send(COORDINATOR, place(to), Message::Map(map));
                 }
                 CoordinatorOutput::Refuse { .. } => {}
+                CoordinatorOutput::Outdated { server, epoch } => {
+                    unreachable!("{server} acts by map {epoch}, which was never stored")
+                }
             }
         }
     }

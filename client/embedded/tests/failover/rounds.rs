@@ -157,12 +157,21 @@ fn a_worker_that_dies_in_a_round_keeps_it_open_no_longer_than_it_is_waited_for()
     stays.advance_clock().unwrap();
     drop(its);
     dies.vanish();
-    for (node, _) in &cluster.servers {
-        for shard in &node.handles {
-            shard.send(ShardCommand::RetireWorker { rank: WorkerRank(1), unheard: false });
-        }
-    }
-    pushed.wait().unwrap();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // A shard that has not seen the end of its connection yet goes on waiting for it.
+        scope.spawn(|| {
+            while !is_over.load(Ordering::SeqCst) {
+                for shard in cluster.servers.iter().flat_map(|(node, _)| &node.handles) {
+                    shard.send(ShardCommand::RetireWorker { rank: WorkerRank(1), unheard: false });
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let waited = pushed.wait();
+        is_over.store(true, Ordering::SeqCst);
+        waited.unwrap();
+    });
     let rows = table.pull(0..ROWS, &PullOptions::default()).unwrap().wait().unwrap();
     // What it had pushed was not acknowledged: each shard may have taken it, or not.
     assert!(rows.iter().all(|value| [1.0, 2.0].contains(value)), "{rows:?}");

@@ -120,6 +120,10 @@ impl Store for FileStore {
         Ok(Written::Done)
     }
 
+    fn lease(&self) -> Option<Duration> {
+        None
+    }
+
     fn renew(&mut self) -> Result<bool, StoreError> {
         Ok(true)
     }

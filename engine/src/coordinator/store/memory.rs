@@ -28,6 +28,10 @@ impl Store for MemoryStore {
         Ok(Written::Done)
     }
 
+    fn lease(&self) -> Option<Duration> {
+        None
+    }
+
     fn renew(&mut self) -> Result<bool, StoreError> {
         Ok(true)
     }

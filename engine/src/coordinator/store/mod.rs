@@ -108,6 +108,10 @@ pub(super) trait Store: Debug + Send {
     /// leads. Safe to repeat after an error.
     fn write(&mut self, item: Item, expected: u64, bytes: &[u8]) -> Result<Written, StoreError>;
 
+    /// How long this coordinator leads after a `campaign` or `renew` that succeeded, counted from when it
+    /// was called; `None` where nobody else can lead while the process lives.
+    fn lease(&self) -> Option<Duration>;
+
     /// Says that this coordinator is alive; returns whether it leads still.
     fn renew(&mut self) -> Result<bool, StoreError>;
 

@@ -107,6 +107,12 @@ impl TableClocks {
         (silent, retired)
     }
 
+    /// Whether a worker's session is open here: whatever others say of it, it lives.
+    pub(in crate::shard) fn is_heard(&self, rank: WorkerRank) -> bool {
+        let member = self.members.get(&rank);
+        member.is_some_and(|member| member.live && member.silent_since.is_none())
+    }
+
     /// Whether a worker is waited for.
     pub(super) fn is_live(&self, rank: WorkerRank) -> bool {
         self.members.get(&rank).is_some_and(|member| member.live)

@@ -139,8 +139,13 @@ impl Shard {
     }
 
     /// The coordinator says that a worker is gone: `unheard` when this concerns it only where it was
-    /// never heard.
+    /// never heard. A worker whose session is open here is not: the coordinator was cut off from it.
     pub(in crate::shard) fn give_up_worker(&mut self, gone: WorkerRank, unheard: bool) {
+        let clocks = self.tables.values().filter_map(|table| table.clocks.as_ref());
+        if { clocks }.any(|clocks| clocks.is_heard(gone)) {
+            tracing::warn!(rank = %gone, "a worker that was given up is connected: it stays");
+            return;
+        }
         if !unheard {
             self.retire_workers(|rank, _| rank == gone);
         }

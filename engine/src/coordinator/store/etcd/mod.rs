@@ -29,6 +29,8 @@ pub(super) struct EtcdStore {
     term: i64,
     /// When each item was last changed.
     revisions: [i64; Item::ALL.len()],
+    /// The version of each item then.
+    versions: [u64; Item::ALL.len()],
 }
 
 /// How long a leader that says nothing leads; etcd grants no less than its own election takes.
@@ -46,6 +48,7 @@ impl EtcdStore {
             lease: None,
             term: 0,
             revisions: Default::default(),
+            versions: Default::default(),
         }
     }
 
@@ -101,14 +104,16 @@ impl EtcdStore {
         let body = json!({ "key": self.key(item.name()) });
         let answer = self.gateway.post("/v3/kv/range", &body)?;
         let Some(found) = answer["kvs"].get(0) else {
-            self.revisions[item as usize] = 0;
+            (self.revisions[item as usize], self.versions[item as usize]) = (0, 0);
             return Ok(None);
         };
         self.revisions[item as usize] = number(&found["mod_revision"]);
         // The gateway leaves out a value that is empty.
         let text = found["value"].as_str().unwrap_or_default();
         let damaged = || StoreError::Damaged { what: format!("{}/{}", self.prefix, item.name()) };
-        STANDARD.decode(text).map(Some).map_err(|_| damaged())
+        let bytes = STANDARD.decode(text).map_err(|_| damaged())?;
+        self.versions[item as usize] = version_of(&bytes);
+        Ok(Some(bytes))
     }
 }
 
@@ -132,7 +137,12 @@ impl Store for EtcdStore {
         Ok(Some(items))
     }
 
-    fn write(&mut self, item: Item, _: u64, bytes: &[u8]) -> Result<Written, StoreError> {
+    fn write(&mut self, item: Item, expected: u64, bytes: &[u8]) -> Result<Written, StoreError> {
+        let (version, known) = (version_of(bytes), self.versions[item as usize]);
+        // The version itself: this very write was done before, and its answer lost.
+        if known != expected && known != version {
+            return Ok(Written::Deposed);
+        }
         let (leader, key) = (self.key("leader"), self.key(item.name()));
         let put = json!({ "key": key, "value": STANDARD.encode(bytes) });
         let body = json!({
@@ -146,6 +156,7 @@ impl Store for EtcdStore {
         let answer: Value = self.gateway.post("/v3/kv/txn", &body)?;
         if answer["succeeded"].as_bool() == Some(true) {
             self.revisions[item as usize] = number(&answer["header"]["revision"]);
+            self.versions[item as usize] = version;
             return Ok(Written::Done);
         }
         let holder = &answer["responses"][0]["response_range"]["kvs"][0];
@@ -153,8 +164,12 @@ impl Store for EtcdStore {
             return Ok(Written::Deposed);
         }
         // It leads, and the item has changed: this very write was done, and its answer lost.
-        let stored = self.read(item)?.as_deref().map_or(0, version_of);
-        Ok(if stored == version_of(bytes) { Written::Done } else { Written::Deposed })
+        let stored = self.read(item)?;
+        Ok(if stored.as_deref() == Some(bytes) { Written::Done } else { Written::Deposed })
+    }
+
+    fn lease(&self) -> Option<Duration> {
+        Some(Duration::from_secs(u64::from(LEASE_S)))
     }
 
     fn renew(&mut self) -> Result<bool, StoreError> {

@@ -83,6 +83,8 @@ pub struct Leases {
     map_epoch: Epoch,
     /// What an earlier life of this server may have promised has run out by then.
     forgotten_until: Time,
+    /// Promises asked for before this moment do not count.
+    void_before: Time,
     timings: LeaseTimings,
 }
 
@@ -98,6 +100,7 @@ impl Leases {
             parting: BTreeMap::new(),
             map_epoch: Epoch(0),
             forgotten_until: now.after(lease).after(timings.drift(lease)),
+            void_before: Time(0),
             timings,
         }
     }
@@ -107,6 +110,18 @@ impl Leases {
     pub fn begin_life(&mut self, now: Time) {
         let lease = self.timings.lease_us;
         self.forgotten_until = now.after(lease).after(self.timings.drift(lease));
+    }
+
+    /// This server's clock stood still for a while, as a virtual machine's does while it is moved: what
+    /// peers promised may have run out meanwhile, also by answers that are still on their way.
+    pub fn forget_held(&mut self, now: Time) {
+        self.void_before = now;
+        for peer in self.peers.values_mut() {
+            peer.held_until = Time(0);
+            // Nor was the peer silent.
+            peer.heard_at = now;
+            peer.pinged_at = None;
+        }
     }
 
     /// A new map is in force, in which this server shares chains with `peers`. To be called before
@@ -193,7 +208,7 @@ impl Leases {
         if let Some(peer) = self.peers.get_mut(&from) {
             peer.heard_at = now;
             peer.suspected_at = None;
-            if map_epoch <= self.map_epoch && asked_at <= now {
+            if map_epoch <= self.map_epoch && (self.void_before..=now).contains(&asked_at) {
                 if map_epoch > peer.held_epoch {
                     peer.held_epoch = map_epoch;
                     peer.held_until = until;
@@ -325,6 +340,23 @@ mod tests {
         a.adopt(Time(10), Epoch(2), []);
         assert_eq!(a.hold_until([B]), Time(108), "from when it answered, plus drift");
         assert_eq!(b.valid_until(Epoch(1), []), Time::NEVER);
+    }
+
+    #[test]
+    fn promises_from_before_a_clock_stood_still_do_not_count() {
+        let (_, mut b) = pair();
+        b.grant(Time(50), A, Time(40), Epoch(1));
+        assert_eq!(b.valid_until(Epoch(1), [A]), Time(139));
+        // Asked before, answered after.
+        b.forget_held(Time(60));
+        assert_eq!(b.valid_until(Epoch(1), [A]), Time(0));
+        b.grant(Time(61), A, Time(55), Epoch(1));
+        assert_eq!(b.valid_until(Epoch(1), [A]), Time(0));
+        let mut outputs = Vec::new();
+        b.tick(Time(62), &mut outputs);
+        assert_eq!(outputs, [LeaseOutput::Ping { to: A, asked_at: Time(62) }]);
+        b.grant(Time(63), A, Time(62), Epoch(1));
+        assert_eq!(b.valid_until(Epoch(1), [A]), Time(161));
     }
 
     #[test]

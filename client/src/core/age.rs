@@ -13,9 +13,27 @@ pub(super) fn coarse_ms() -> u64 {
     milliseconds(ClockId::CLOCK_MONOTONIC_COARSE)
 }
 
-/// Milliseconds the machine has been suspended.
-pub(super) fn suspended_ms() -> u64 {
-    milliseconds(ClockId::CLOCK_BOOTTIME).saturating_sub(milliseconds(ClockId::CLOCK_MONOTONIC))
+/// How far other clocks are ahead of the monotonic one, which stands still while the machine is suspended
+/// or, if it is a virtual one, moved or stopped from outside.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ClockLeads {
+    boot_ms: u64,
+    wall_ms: u64,
+}
+
+impl ClockLeads {
+    pub(super) fn now() -> Self {
+        let monotonic = milliseconds(ClockId::CLOCK_MONOTONIC);
+        let lead = |clock| milliseconds(clock).saturating_sub(monotonic);
+        Self { boot_ms: lead(ClockId::CLOCK_BOOTTIME), wall_ms: lead(ClockId::CLOCK_REALTIME) }
+    }
+
+    /// Milliseconds for which the monotonic clock may have stood still since `earlier`. A wall clock that
+    /// is set forward counts, too: a push is then given up, which is safe, instead of applied twice.
+    pub(super) fn stood_still_ms(self, earlier: Self) -> u64 {
+        let boot = self.boot_ms.saturating_sub(earlier.boot_ms);
+        boot.max(self.wall_ms.saturating_sub(earlier.wall_ms))
+    }
 }
 
 fn milliseconds(clock: ClockId) -> u64 {
@@ -26,9 +44,9 @@ fn milliseconds(clock: ClockId) -> u64 {
 }
 
 impl Core {
-    /// Nothing waits to be sent again: what the machine was suspended until now is of no push.
+    /// Nothing waits to be sent again: how long clocks stood still until now is of no push.
     pub(super) fn settle_ages(&mut self) {
-        self.suspended_ms = suspended_ms();
+        self.clock_leads = ClockLeads::now();
     }
 
     /// Gives up pushes that servers may have applied and forgotten.
@@ -37,11 +55,12 @@ impl Core {
         if expiry == 0 || self.backlog.is_empty() {
             return;
         }
-        let (now, suspended) = (coarse_ms(), suspended_ms().saturating_sub(self.suspended_ms));
+        let stood_still = ClockLeads::now().stood_still_ms(self.clock_leads);
+        let now = coarse_ms();
         let requests = &self.requests;
         let is_over = |kept: &Kept| {
             let begun = requests.find(kept.request).map(|request| request.begun_ms);
-            let age = begun.map_or(0, |begun| now.saturating_sub(begun) + suspended);
+            let age = begun.map_or(0, |begun| now.saturating_sub(begun) + stood_still);
             kept.header.kind.pushes() && age >= expiry / 2
         };
         if !self.backlog.iter().any(is_over) {
@@ -54,5 +73,20 @@ impl Core {
         for kept in over {
             self.drop_kept(kept, Failure::Expired { expiry });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_that_went_furthest_counts() {
+        let earlier = ClockLeads { boot_ms: 100, wall_ms: 1_000_000 };
+        let stood = |boot_ms, wall_ms| ClockLeads { boot_ms, wall_ms }.stood_still_ms(earlier);
+        assert_eq!(stood(100, 1_000_000), 0);
+        assert_eq!(stood(600, 1_000_500), 500, "suspended: both went on");
+        assert_eq!(stood(100, 1_060_000), 60_000, "a virtual machine that was moved");
+        assert_eq!(stood(150, 400_000), 50, "a wall clock that is set back hides nothing");
     }
 }

@@ -62,7 +62,7 @@ impl Core {
             backlog: VecDeque::new(),
             backlog_len: 0,
             trouble: None,
-            suspended_ms: super::age::suspended_ms(),
+            clock_leads: super::age::ClockLeads::now(),
             settling: false,
             random: session.0,
             tables: Vec::new(),

@@ -32,8 +32,8 @@ use windlass_transport::{Completion, Transport, spin::Spin};
 use windlass_wire::{ClusterMap, Incarnation, Sequence, SessionId, WorkerClock};
 
 use self::{
-    kept::Kept, link::Link, memory::Memory, read::Reads, recover::Trouble, requests::Requests,
-    route::Routes, servers::ServerLink, tables::TableState,
+    age::ClockLeads, kept::Kept, link::Link, memory::Memory, read::Reads, recover::Trouble,
+    requests::Requests, route::Routes, servers::ServerLink, tables::TableState,
 };
 pub(crate) use self::{memory::RegionId, push::Source, requests::RequestId, tables::TableIndex};
 use crate::config::ClientOptions;
@@ -81,9 +81,8 @@ pub(crate) struct Core {
     backlog: VecDeque<Kept>,
     backlog_len: usize,
     trouble: Option<Trouble>,
-    /// Milliseconds of suspension, which the clock of requests misses, when nothing was last left to be
-    /// sent again.
-    suspended_ms: u64,
+    /// How far other clocks were ahead of that of requests when nothing was last left to be sent again.
+    clock_leads: ClockLeads,
     /// Nothing new is sent: what was sent under the last map is being settled.
     settling: bool,
     random: u64,

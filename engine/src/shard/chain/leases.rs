@@ -2,11 +2,31 @@
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use windlass_replication::{LeaseOutput, LeaseTimings, Leases, Time};
 use windlass_wire::{ClusterMap, Epoch, ServerId};
+
+/// Tells when the wall clock moves and the monotonic clock does not, or not as far. The monotonic clock
+/// of a virtual machine may stand still while it is moved or stopped; nobody else's does.
+#[derive(Clone, Copy, Debug, Default)]
+struct WallWatch {
+    /// Wall clock less monotonic clock, in microseconds, when last looked.
+    offset_us: Option<u64>,
+}
+
+/// The clocks may differ by this much more than at the look before, in microseconds: a clock that is
+/// adjusted moves by less between two looks, and a lease is longer.
+const PARTED_MIN_US: u64 = 10_000;
+
+impl WallWatch {
+    fn has_parted(&mut self, now: Time, wall_us: u64) -> bool {
+        let offset = wall_us.wrapping_sub(now.0);
+        let last = self.offset_us.replace(offset);
+        last.is_some_and(|last| last.abs_diff(offset) >= PARTED_MIN_US)
+    }
+}
 
 /// One server's leases.
 #[derive(Debug)]
@@ -19,6 +39,7 @@ pub struct SharedLeases {
 #[derive(Debug)]
 struct State {
     leases: Leases,
+    watch: WallWatch,
     adopted: Epoch,
 }
 
@@ -26,7 +47,11 @@ impl SharedLeases {
     /// The leases of a server that starts now.
     #[must_use]
     pub fn new(timings: LeaseTimings) -> Self {
-        let state = State { leases: Leases::new(Time(0), timings), adopted: Epoch(0) };
+        let state = State {
+            leases: Leases::new(Time(0), timings),
+            watch: WallWatch::default(),
+            adopted: Epoch(0),
+        };
         Self { started: Instant::now(), timings, state: Mutex::new(state) }
     }
 
@@ -97,7 +122,13 @@ impl SharedLeases {
     }
 
     pub(super) fn tick(&self, now: Time, outputs: &mut Vec<LeaseOutput>) {
-        self.lock().leases.tick(now, outputs);
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+        let mut state = self.lock();
+        if state.watch.has_parted(now, u64::try_from(wall).unwrap_or(u64::MAX)) {
+            tracing::warn!("wall clock and monotonic clock have parted: leases are asked for anew");
+            state.leases.forget_held(now);
+        }
+        state.leases.tick(now, outputs);
     }
 
     pub(super) fn link_failed(&self, now: Time, peer: ServerId, outputs: &mut Vec<LeaseOutput>) {
@@ -107,5 +138,20 @@ impl SharedLeases {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every change is one call of the state machine, which leaves whole values if it panics.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_stood_still_is_told_from_one_that_is_adjusted() {
+        let mut watch = WallWatch::default();
+        assert!(!watch.has_parted(Time(5), 1_000_000), "the first look compares with nothing");
+        assert!(!watch.has_parted(Time(5_005), 1_005_500), "adjusted by 0.5 ms");
+        assert!(watch.has_parted(Time(10_005), 9_010_500), "stood still for 8 s");
+        assert!(!watch.has_parted(Time(15_005), 9_015_500));
+        assert!(watch.has_parted(Time(20_005), 1_020_500), "set back by an operator");
     }
 }

@@ -17,6 +17,9 @@ pub const SHARDS_PER_THREAD_MAX: usize = 16;
 /// Most sessions of one shard.
 pub const SESSIONS_MAX: usize = 4096;
 
+/// Highest number of a server: servers get ascending ones, and no cluster ever has had so many.
+pub const SERVER_NUMBER_MAX: u32 = u32::MAX >> 1;
+
 /// Most control connections of one server.
 pub const CONTROL_CONNECTIONS_MAX: usize = 8192;
 
@@ -158,6 +161,10 @@ pub const IMAGED_PUSH_ROWS_MAX: u32 = 1 << 14;
 /// Bytes of values as pushed from which a record takes no further push in: its sum may take twice as
 /// many, and has to fit a record.
 pub const RECORD_VALUES_MAX: u64 = 4 << 20;
+
+/// Clocks by which a worker may be ahead of the slowest of a table: a million a second for an hour. A clock at
+/// the end of its numbers would leave the next worker that joins none to go on to.
+pub const CLOCK_AHEAD_MAX: u64 = 1 << 32;
 
 /// Pulls that may wait for slower workers at one shard at once; more are refused.
 pub const WAITING_PULLS_MAX: usize = 16 << 10;

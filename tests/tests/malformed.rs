@@ -10,8 +10,10 @@ use std::{
 
 use windlass_client::{Client, ClientOptions, Provider, PullOptions, PushOptions, TableSchema};
 use windlass_engine::{Server, ServerConfig};
-use windlass_tests::hostile::{Hostile, Target, attack_control_port, attack_mailbox};
-use windlass_wire::{DataType, Status};
+use windlass_tests::hostile::{
+    Hostile, OWN_LEN, Target, attack_control_port, attack_mailbox, attack_with_extremes,
+};
+use windlass_wire::{Consistency, DataType, Durability, NotFinitePolicy, Status};
 
 const ROWS: u64 = 5000;
 const WIDTH: u32 = 4;
@@ -158,4 +160,108 @@ fn train(address: &str, provider: Provider, stop: &AtomicBool) -> i64 {
     let rows = sparse.pull(&keys, &pull).unwrap().wait().unwrap();
     assert!(rows.iter().all(|value| *value == rounds), "{rounds} rounds: {rows:?}");
     rounds
+}
+
+/// What was checked is what is applied, although the client writes its values all the time.
+#[test]
+fn values_by_reference_are_checked_as_they_are_applied() {
+    const ROW_COUNT: u32 = 1 << 15;
+    const PUSHES: u32 = 400;
+    let provider = Provider::Shm {};
+    let config = ServerConfig { providers: vec![provider], ..ServerConfig::default() };
+    let server = Server::start(config).unwrap();
+    let good = connect(server.advertised(), provider);
+    let schema = TableSchema {
+        not_finite: NotFinitePolicy::Reject {},
+        ..TableSchema::dense(DataType::F32, u64::from(ROW_COUNT), WIDTH)
+    };
+    let table = good.create_table::<f32>("finite", &schema).unwrap();
+    let target = Target {
+        address: server.advertised().to_owned(),
+        provider,
+        table: table.entry().id,
+        width: WIDTH,
+        rows: u64::from(ROW_COUNT),
+    };
+    let mut hostile = Hostile::connect(&target, 1).unwrap();
+    let pages = hostile.own_pages();
+    // Of the last row, which is looked at last, both times.
+    let last = OWN_LEN as u64 / 2 + u64::from((ROW_COUNT - 1) * WIDTH) * 4;
+    let stop = AtomicBool::new(false);
+    let statuses = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Acquire) {
+                for value in [f32::NAN, 1.0] {
+                    pages.store_u64(last, u64::from(value.to_bits()));
+                    let until = Instant::now() + Duration::from_micros(40);
+                    while Instant::now() < until {
+                        std::hint::spin_loop();
+                    }
+                }
+            }
+        });
+        let push = |_| {
+            let number = hostile.push_own(&target, ROW_COUNT);
+            hostile.outcome(number, Duration::from_secs(20)).unwrap().status
+        };
+        let statuses: Vec<Status> = (0..PUSHES).map(push).collect();
+        stop.store(true, Ordering::Release);
+        statuses
+    });
+    let applied = statuses.iter().filter(|status| **status == Status::Done).count();
+    let refused = statuses.iter().filter(|status| **status == Status::NotFinite).count();
+    assert_eq!(applied + refused, statuses.len(), "{statuses:?}");
+    assert!(applied > 0 && refused > 0, "{applied} applied, {refused} refused: no race");
+    let row = u64::from(ROW_COUNT) - 1;
+    let values = table.pull(row..row + 1, &PullOptions::default()).unwrap().wait().unwrap();
+    assert_eq!(values[0], applied as f32, "the last row holds what passed");
+}
+
+/// Sequences, clocks, epochs, rows, widths and counts at the ends of their numbers, at servers of every
+/// durability: they may be refused or done, and the server goes on.
+#[test]
+fn extreme_numbers_cost_their_own_session_only() {
+    for (seed, replicas) in [(1, 1), (2, 2), (3, 3)] {
+        let data = tempfile::tempdir().unwrap();
+        let provider = Provider::Shm {};
+        let config = ServerConfig {
+            providers: vec![provider],
+            memory_len_max: 256 << 20,
+            partitions: 4,
+            replicas,
+            expected_servers: u32::from(replicas),
+            data_dir: Some(data.path().to_owned()),
+            ..ServerConfig::default()
+        };
+        let servers = Server::start_together(&config).unwrap();
+        let address = servers[0].advertised().to_owned();
+        let good = connect(&address, provider);
+        let durabilities =
+            [Durability::Memory {}, Durability::Interval { milliseconds: 5 }, Durability::Sync {}];
+        let mut targets = Vec::new();
+        for (at, durability) in durabilities.into_iter().enumerate() {
+            let dense = TableSchema::dense(DataType::F32, 1000, WIDTH);
+            let sparse = TableSchema::sparse(DataType::F32, WIDTH);
+            let consistency = Consistency::Bounded { tau: 3 };
+            let clocked = TableSchema { consistency, ..sparse.clone() };
+            for (kind, schema) in [("dense", dense), ("sparse", sparse), ("clocked", clocked)] {
+                let schema = TableSchema { durability, ..schema };
+                let table = good.create_table::<f32>(&format!("{kind}{at}"), &schema).unwrap();
+                targets.push(table.entry().id);
+            }
+        }
+        let schema = TableSchema::sparse(DataType::I64, 1);
+        let schema = TableSchema { durability: Durability::Sync {}, ..schema };
+        let table = good.create_table::<i64>("bystander", &schema).unwrap();
+        for round in 1..=20 {
+            attack_with_extremes(&address, provider, &targets, seed * 100 + round, 100);
+            let options = PushOptions::default();
+            table.push(&[7, u64::MAX], &[1, 1], &options).unwrap().wait().unwrap();
+            let rows = table.pull(&[7, u64::MAX], &PullOptions::default()).unwrap();
+            assert_eq!(rows.wait().unwrap(), [i64::try_from(round).unwrap(); 2]);
+        }
+        assert!(!servers.iter().any(Server::has_panicked), "{replicas} replicas");
+        drop((table, good));
+        servers.into_iter().rev().for_each(Server::stop);
+    }
 }

@@ -30,6 +30,7 @@ use super::{
     store::{Catalogue, Item, Kept},
     tables::Tables,
 };
+use crate::limits::SERVER_NUMBER_MAX;
 use crate::refusal::{Refusal, invalid, refused};
 
 /// All that the stepping thread owns.
@@ -373,6 +374,9 @@ impl Machine {
                 "the server's data directory is of another cluster: give it that cluster's \
                  coordinator, or an empty directory",
             ));
+        }
+        if joining.server.is_some_and(|server| server.0 > SERVER_NUMBER_MAX) {
+            return Err(invalid("no cluster has given so high a number to a server"));
         }
         if joining.address.len() > ADDRESS_BYTES_MAX || joining.shard_count == 0 {
             return Err(invalid("the address is too long, or there are no shards"));

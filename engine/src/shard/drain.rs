@@ -167,7 +167,10 @@ impl Shard {
         session.doubts = 0;
         if let Some(place) = header.values {
             let len = header.values_len();
-            let view = if parked_count == 0 {
+            // What is checked must not change before it is applied: the client may write it at any time.
+            let table = self.tables.get(&header.table);
+            let is_checked = table.is_some_and(|table| table.scan.is_some());
+            let view = if parked_count == 0 && !is_checked {
                 self.transports[session.transport].view(session.queue_pair, remote_of(place), len)
             } else {
                 None

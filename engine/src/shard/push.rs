@@ -180,6 +180,11 @@ impl Shard {
         if table.rounds.is_some() && header.epoch != self.map.epoch {
             return Err((Status::StaleEpoch, 0));
         }
+        let says_clock = header.kind.pushes() || header.kind == RequestKind::AdvanceClock;
+        if says_clock && table.clocks.as_ref().is_some_and(|clocks| clocks.is_too_far(header.clock))
+        {
+            return Err((Status::ClockTooFar, 0));
+        }
         if header.kind == RequestKind::AdvanceClock {
             let stale = table.clocks.is_some() && self.is_clock_stale(header.epoch);
             return if stale { Err((Status::StaleEpoch, 0)) } else { Ok(()) };

@@ -14,7 +14,7 @@ use windlass_transport::{
 };
 use windlass_wire::{
     Blob, CompletionWord, DataType, Epoch, Incarnation, Place, RequestHeader, RequestKind, Rows,
-    Sequence, SessionId, ShardId, TableId, WorkerClock,
+    Sequence, SessionId, ShardId, TableId, WorkerClock, WorkerRank,
     control::{ClientReply, ClientRequest, PROTOCOL_VERSION, Provider, SharedRegion},
 };
 
@@ -37,7 +37,7 @@ pub struct Target {
 const SLOTS: u32 = 1024;
 
 /// Bytes of the attacker's own memory that the server may read and write.
-pub(super) const OWN_LEN: usize = 1 << 20;
+pub const OWN_LEN: usize = 1 << 20;
 
 /// A session that writes what it likes.
 pub struct Hostile {
@@ -81,13 +81,21 @@ impl Hostile {
     /// # Errors
     /// What the server or the system says.
     pub fn connect(target: &Target, session: u64) -> Result<Self, String> {
+        Self::connect_as(target, session, None)
+    }
+
+    /// As [`Hostile::connect`], as a worker of the target.
+    ///
+    /// # Errors
+    /// What the server or the system says.
+    pub fn connect_as(target: &Target, session: u64, rank: Option<u32>) -> Result<Self, String> {
         let mut control = ControlStream::connect(&target.address).map_err(|e| e.to_string())?;
         let hello = ClientRequest::Hello {
             version: PROTOCOL_VERSION,
             token: String::new(),
             session: SessionId(session | 1 << 63),
             incarnation: Incarnation(session | 1),
-            rank: None,
+            rank: rank.map(WorkerRank),
             host: host_identity(),
             peer: None,
         };
@@ -129,6 +137,13 @@ impl Hostile {
         let ClientReply::Attached { mailbox, ring_len, .. } = ask(&mut control, &attach)? else {
             return Err("not attached".to_owned());
         };
+        if rank.is_some() {
+            // Whoever has the rank already keeps it.
+            let _ = ask(
+                &mut control,
+                &ClientRequest::JoinClock { table: target.table, shard: ShardId(0) },
+            );
+        }
         Ok(Self {
             control,
             transport,
@@ -269,6 +284,37 @@ impl Hostile {
         ring.extend([0; 8]);
         self.write(RING_AT + tail, &ring);
         numbers
+    }
+
+    /// Pushes the first rows of the target from the upper half of the attacker's own memory, which it may
+    /// write to at any time. Returns the message's number.
+    pub fn push_own(&mut self, target: &Target, row_count: u32) -> u32 {
+        let address = self.own.address + OWN_LEN as u64 / 2;
+        let header = RequestHeader {
+            kind: RequestKind::Push,
+            sync: false,
+            resumes: true,
+            strong: false,
+            dtype: DataType::F32,
+            table: target.table,
+            sequence: Sequence(u64::from(self.number)),
+            epoch: self.epoch,
+            clock: WorkerClock(0),
+            rows: Rows::Range { first: 0 },
+            row_count,
+            width: target.width,
+            values: Some(Place { key: self.own.key.0, address }),
+            reply: None,
+        };
+        let mut bytes = header.encode();
+        RequestHeader::seal(&mut bytes, &[], &[]);
+        self.honest_message(&bytes)
+    }
+
+    /// The attacker's own memory.
+    #[must_use]
+    pub fn own_pages(&self) -> Pages {
+        self.own_region.pages.clone()
     }
 
     /// Waits until a message is completed or the session is over.

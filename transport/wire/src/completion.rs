@@ -63,10 +63,12 @@ pub enum Status {
     NoRank = 21,
     /// The partition remembers as many sessions as it may, and this is none of them.
     TooManySessions = 22,
+    /// The clock is so far ahead of the table's slowest worker that it cannot be right.
+    ClockTooFar = 23,
 }
 
 impl Status {
-    const ALL: [Self; 23] = [
+    const ALL: [Self; 24] = [
         Self::Done,
         Self::Malformed,
         Self::Checksum,
@@ -90,6 +92,7 @@ impl Status {
         Self::TooLarge,
         Self::NoRank,
         Self::TooManySessions,
+        Self::ClockTooFar,
     ];
 
     /// The status with this number, or `None`.
@@ -135,6 +138,10 @@ impl fmt::Display for Status {
             Self::TooManySessions => {
                 "the partition remembers the pushes of as many sessions as it may: push from fewer \
                  clients, or wait until idle ones have expired"
+            }
+            Self::ClockTooFar => {
+                "the clock is further ahead of the table's slowest worker than any worker can be: \
+                 push with the worker's own clock"
             }
         })
     }

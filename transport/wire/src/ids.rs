@@ -81,6 +81,10 @@ impl Sequence {
 }
 
 impl Lsn {
+    /// No log gets this far: what a peer says is no position when it is higher. Positions can be counted on
+    /// from without a thought of their end.
+    pub const MAX: Self = Self(u64::MAX >> 1);
+
     /// The position after this one.
     #[must_use]
     pub fn next(self) -> Self {

@@ -166,9 +166,10 @@ pub(super) fn build(
     }
     sum_up(&mut from, aggregator);
     let keys = aggregator.keys();
-    let consecutive = keys.iter().zip(keys[0]..).all(|(key, expected)| *key == expected);
-    let rows = (from.is_dense() && consecutive)
-        .then(|| RowRange::new(keys[0], keys[0] + keys.len() as u64));
+    // Of sparse tables only lists of keys are recorded, and behind the highest of those is none.
+    let consecutive =
+        from.is_dense() && keys.iter().zip(keys[0]..).all(|(key, expected)| *key == expected);
+    let rows = consecutive.then(|| RowRange::new(keys[0], keys[0] + keys.len() as u64));
     let sum_len = aggregator.sum_len();
     let shape = shape_of(member_count, keys.len(), rows, keys.len() * sum_len)?;
     fill(&from, lsn, shape, rows, take, |into_keys, into| {

@@ -9,7 +9,7 @@ use windlass_wire::{
 };
 
 use super::{members::Member, published::Published};
-use crate::shard::arena::Piece;
+use crate::{limits::CLOCK_AHEAD_MAX, shard::arena::Piece};
 
 /// Range clocks, workers and the published line.
 #[derive(Debug)]
@@ -170,6 +170,12 @@ impl TableClocks {
     #[inline]
     pub(in crate::shard) fn is_news(&self, rank: WorkerRank, clock: WorkerClock) -> bool {
         self.members.get(&rank).is_some_and(|member| member.live && clock > member.finished)
+    }
+
+    /// Whether a clock is further ahead of the slowest worker than any worker can be.
+    #[inline]
+    pub(in crate::shard) fn is_too_far(&self, clock: WorkerClock) -> bool {
+        clock.0 > self.line().minimum.saturating_add(CLOCK_AHEAD_MAX)
     }
 
     /// Whether some worker is behind `needed` on rows of one partition.

@@ -1,7 +1,7 @@
 //! Which rows of which pushes go into one record. Pushes of the same rows share their spans, so that
 //! the usual case, many workers pushing one range or one list of keys, sorts nothing.
 
-use windlass_wire::{Layout, PartitionId, RowRange, Rows, TableId};
+use windlass_wire::{self as wire, Layout, PartitionId, RowRange, TableId};
 
 use crate::{limits::RECORD_VALUES_MAX, persist::record::Covered, shard::work::Work};
 
@@ -16,6 +16,33 @@ pub(super) struct Span {
     pub(super) row: u32,
     /// Which of the [`Gathered::leaders`] it is of.
     pub(super) leader: u32,
+}
+
+/// Neighbouring rows that some push brings. By its last row and not one past it: the highest key has none
+/// behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rows {
+    pub(super) first: u64,
+    pub(super) last: u64,
+}
+
+impl Rows {
+    /// Number of rows, at least one.
+    pub(super) fn count(self) -> u64 {
+        self.last - self.first + 1
+    }
+
+    /// The rows of a dense table: it has far fewer than there are keys.
+    pub(super) fn range(self) -> RowRange {
+        RowRange::new(self.first, self.last + 1)
+    }
+}
+
+impl Span {
+    /// Its last row.
+    pub(super) fn last(&self) -> u64 {
+        self.first + u64::from(self.count - 1)
+    }
 }
 
 /// A push that brings rows, and those after it that bring the very same rows.
@@ -55,7 +82,7 @@ pub(in crate::shard) struct Gathered {
     pub(super) touched: Vec<Touched>,
     pub(super) covered: Vec<Covered>,
     pub(super) kept: Vec<Span>,
-    pub(super) runs: Vec<RowRange>,
+    pub(super) runs: Vec<Rows>,
     /// Members and their leaders in order of arrival, where that decides.
     pub(super) order: Vec<(usize, u32)>,
     /// Sessions with a push to another table that is not carried out yet.
@@ -129,11 +156,11 @@ impl Gathered {
         for (leader, group) in (0_u32..).zip(&self.leaders) {
             let work = &works[self.members[group.first]];
             match work.header.rows {
-                Rows::Range { first } => {
+                wire::Rows::Range { first } => {
                     let end = first + u64::from(work.header.row_count);
                     cut_range(layout, RowRange::new(first, end), leader, &mut self.spans);
                 }
-                Rows::Keys => {
+                wire::Rows::Keys => {
                     cut_keys(layout, &keys[work.keys.0..work.keys.1], leader, &mut self.spans);
                 }
             }
@@ -155,10 +182,12 @@ impl Gathered {
                 continue;
             }
             self.kept.push(*span);
-            let end = span.first + u64::from(span.count);
             match self.runs.last_mut() {
-                Some(run) if span.first <= run.end => run.end = run.end.max(end),
-                _ => self.runs.push(RowRange::new(span.first, end)),
+                // What the highest row is adjacent to is itself.
+                Some(run) if span.first <= run.last.saturating_add(1) => {
+                    run.last = run.last.max(span.last());
+                }
+                _ => self.runs.push(Rows { first: span.first, last: span.last() }),
             }
         }
         self.runs.iter().map(|run| run.count()).sum()
@@ -194,7 +223,7 @@ fn cut_keys(layout: &Layout, keys: &[u64], leader: u32, into: &mut Vec<Span>) {
         if let Some(last) = into.last_mut()
             && row > 0
             && (last.leader, last.partition) == (leader, partition)
-            && last.first + u64::from(last.count) == *key
+            && last.last().checked_add(1) == Some(*key)
             && u64::from(last.row + last.count) == row
         {
             last.count += 1;
@@ -225,9 +254,26 @@ mod tests {
             ..Gathered::default()
         };
         assert_eq!(gathered.unite(0..4), 7);
-        assert_eq!(gathered.runs, [RowRange::new(3, 9), RowRange::new(20, 21)]);
+        let rows = |first, last| Rows { first, last };
+        assert_eq!(gathered.runs, [rows(3, 8), rows(20, 20)]);
         gathered.leaders[2].touched = (1, 2);
         assert_eq!(gathered.unite(0..4), 6);
         assert_eq!(gathered.kept.len(), 3);
+    }
+
+    #[test]
+    fn the_highest_key_is_a_row_like_any_other() {
+        let layout = Layout::new(TableId(1), wire::TableKind::Sparse {}, 1);
+        let mut gathered = Gathered {
+            leaders: vec![Leader { first: 0, count: 1, partition: None, touched: (0, 1) }],
+            touched: vec![Touched { place: 0, fresh: true }],
+            ..Gathered::default()
+        };
+        cut_keys(&layout, &[7, u64::MAX - 2, u64::MAX - 1, u64::MAX], 0, &mut gathered.spans);
+        cut_keys(&layout, &[u64::MAX], 0, &mut gathered.spans);
+        let spans = 0..gathered.spans.len();
+        assert_eq!(gathered.unite(spans), 4);
+        let last = Rows { first: u64::MAX - 2, last: u64::MAX };
+        assert_eq!(gathered.runs, [Rows { first: 7, last: 7 }, last]);
     }
 }

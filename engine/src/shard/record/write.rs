@@ -148,7 +148,7 @@ impl Shard {
                 Kind::Rows => record.delta(),
                 _ => {
                     let (bytes, delta) = record.keys_and_delta();
-                    let keys = gathered.runs.iter().flat_map(|run| run.start..run.end);
+                    let keys = gathered.runs.iter().flat_map(|run| run.first..=run.last);
                     for (bytes, key) in bytes.chunks_exact_mut(8).zip(keys) {
                         bytes.copy_from_slice(&key.to_le_bytes());
                     }
@@ -198,7 +198,7 @@ impl Shard {
             .fold(commit::Durability::Memory, commit::Durability::stricter);
         let one_range = gathered.runs.len() == 1 && matches!(table.rows, TableRows::Dense(_));
         let kind = if one_range { Kind::Rows } else { Kind::Keys };
-        let range = if one_range { gathered.runs[0] } else { RowRange::default() };
+        let range = if one_range { gathered.runs[0].range() } else { RowRange::default() };
         let row_count = usize::try_from(row_count).map_err(|_| (Status::TooLarge, 0))?;
         let plan = Plan {
             table: header.table,
@@ -249,9 +249,9 @@ impl Shard {
             if matches!(table.rows, TableRows::Dense(_)) {
                 // SAFETY: the record holds the values of all rows of the run, in the log's memory,
                 // of the type that the kernel takes.
-                unsafe { apply_range(table, &kernel, *run, at) };
+                unsafe { apply_range(table, &kernel, run.range(), at) };
             } else {
-                for (within, key) in (run.start..run.end).enumerate() {
+                for (within, key) in (run.first..=run.last).enumerate() {
                     let value = at.wrapping_add(within * plan.row_len);
                     // SAFETY: as above, for one row of them.
                     let done =
@@ -317,26 +317,25 @@ impl Filler<'_> {
             self.replace(delta);
             return;
         }
-        let (mut run, mut run_row, mut filled) = (0, 0, 0);
+        let (mut run, mut run_row, mut filled) = (0, 0, 0_usize);
         for span in &self.gathered.kept {
             let runs = &self.gathered.runs;
-            let end = span.first + u64::from(span.count);
-            while end > runs[run].end {
+            while span.last() > runs[run].last {
                 run_row += rows(runs[run].count());
                 run += 1;
                 filled = 0;
             }
-            // Spans ascend, so rows of the run before `filled` hold values and others do not.
-            let first = span.first.max(filled);
-            filled = filled.max(end);
-            let at = |row: u64| run_row + rows(row - runs[run].start);
-            let row_of = |row: u64| span.row as usize + rows(row - span.first);
-            if first > span.first {
-                let known = rows(first.min(end) - span.first);
-                self.add(span.leader, row_of(span.first), at(span.first), known, false, delta);
+            // Spans ascend, so the first `filled` rows of the run hold values and others do not.
+            let from = rows(span.first - runs[run].first);
+            let count = span.count as usize;
+            let known = filled.saturating_sub(from).min(count);
+            filled = filled.max(from + count);
+            let (row, at) = (span.row as usize, run_row + from);
+            if known > 0 {
+                self.add(span.leader, row, at, known, false, delta);
             }
-            if first < end {
-                self.add(span.leader, row_of(first), at(first), rows(end - first), true, delta);
+            if known < count {
+                self.add(span.leader, row + known, at + known, count - known, true, delta);
             }
         }
     }
@@ -363,9 +362,9 @@ impl Filler<'_> {
     /// Row of the record that holds a row of the table.
     fn row_of(&self, row: u64) -> usize {
         let runs = &self.gathered.runs;
-        let run = runs.partition_point(|run| run.end <= row);
+        let run = runs.partition_point(|run| run.last < row);
         let before: u64 = runs[..run].iter().map(|run| run.count()).sum();
-        rows(before + row - runs[run].start)
+        rows(before + (row - runs[run].first))
     }
 
     /// Adds rows of a leader's members, `set` when the first of them finds no values yet.

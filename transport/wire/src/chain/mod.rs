@@ -347,26 +347,26 @@ impl ChainFrame {
     fn from_raw(raw: &Raw) -> Result<Self, DecodeError> {
         let (partition, epoch) = (PartitionId(raw.partition), Epoch(raw.epoch));
         let ([first, second], [third, fourth]) = (raw.words, raw.halves);
+        let at = |epoch, lsn| Ok(ChainPosition { epoch: Epoch(epoch), lsn: lsn_of(lsn)? });
         let frame = match raw.kind {
-            1 => Self::Records { partition, epoch, first: Lsn(first) },
+            1 => Self::Records { partition, epoch, first: lsn_of(first)? },
             2 => {
-                Self::RecordPiece { partition, epoch, lsn: Lsn(first), offset: third, len: fourth }
+                let lsn = lsn_of(first)?;
+                Self::RecordPiece { partition, epoch, lsn, offset: third, len: fourth }
             }
-            3 => Self::Committed { partition, epoch, lsn: Lsn(first) },
+            3 => Self::Committed { partition, epoch, lsn: lsn_of(first)? },
             4 => Self::Report {
                 partition,
                 epoch,
-                position: (raw.flags == HAS_POSITION)
-                    .then_some(ChainPosition { epoch: Epoch(first), lsn: Lsn(second) }),
+                position: match raw.flags {
+                    HAS_POSITION => Some(at(first, second)?),
+                    _ => None,
+                },
                 attempt: u64::from(third) | u64::from(fourth) << 32,
             },
             5 => Self::AskReport { partition, epoch },
-            6 => Self::Welcome { partition, epoch, last: Lsn(first) },
-            7 => Self::CopyFrom {
-                partition,
-                epoch,
-                start: ChainPosition { epoch: Epoch(first), lsn: Lsn(second) },
-            },
+            6 => Self::Welcome { partition, epoch, last: lsn_of(first)? },
+            7 => Self::CopyFrom { partition, epoch, start: at(first, second)? },
             8 => Self::CopyRows {
                 partition,
                 epoch,
@@ -378,8 +378,8 @@ impl ChainFrame {
             9 => Self::CopyEnd {
                 partition,
                 epoch,
-                start: Lsn(first),
-                through: Lsn(second),
+                start: lsn_of(first)?,
+                through: lsn_of(second)?,
                 offset: third,
                 len: fourth,
             },
@@ -411,6 +411,14 @@ impl ChainFrame {
             Err(DecodeError::Inconsistent { reason: "a chain frame has a field its kind has not" })
         }
     }
+}
+
+fn lsn_of(word: u64) -> Result<Lsn, DecodeError> {
+    if word > Lsn::MAX.0 {
+        let field = "a position in a log";
+        return Err(DecodeError::TooLong { field, value: word, max: Lsn::MAX.0 });
+    }
+    Ok(Lsn(word))
 }
 
 #[cfg(test)]

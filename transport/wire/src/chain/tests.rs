@@ -69,6 +69,29 @@ fn frames_come_back_and_flipped_bits_are_refused() {
 }
 
 #[test]
+fn positions_that_no_log_has_are_refused() {
+    for lsn in [Lsn(Lsn::MAX.0 + 1), Lsn(u64::MAX)] {
+        let at = ChainPosition { epoch: Epoch(5), lsn };
+        let (start, through, offset, len) = (lsn, lsn, 0, 1);
+        let frames = [
+            (ChainFrame::Records { partition: P, epoch: E, first: lsn }, &[1_u8; 64][..]),
+            (ChainFrame::RecordPiece { partition: P, epoch: E, lsn, offset, len }, &[1]),
+            (ChainFrame::Committed { partition: P, epoch: E, lsn }, &[]),
+            (ChainFrame::Report { partition: P, epoch: E, position: Some(at), attempt: 3 }, &[]),
+            (ChainFrame::Welcome { partition: P, epoch: E, last: lsn }, &[]),
+            (ChainFrame::CopyFrom { partition: P, epoch: E, start: at }, &[]),
+            (ChainFrame::CopyEnd { partition: P, epoch: E, start, through, offset, len }, &[1]),
+        ];
+        for (frame, body) in frames {
+            let decoded = ChainFrame::decode(&frame.encode(body), body);
+            assert!(matches!(decoded, Err(DecodeError::TooLong { .. })), "{frame:?}: {decoded:?}");
+        }
+    }
+    let highest = ChainFrame::Committed { partition: P, epoch: E, lsn: Lsn::MAX };
+    assert_eq!(ChainFrame::decode(&highest.encode(&[]), &[]), Ok(highest));
+}
+
+#[test]
 fn a_report_has_these_bytes() {
     let at = ChainPosition { epoch: Epoch(5), lsn: Lsn(99) };
     let frame = ChainFrame::Report { partition: P, epoch: E, position: Some(at), attempt: 3 };

@@ -1,6 +1,8 @@
 //! Servers of one process whose shards share one thread.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::time::{Duration, Instant};
+
 use windlass_client::{
     Client, ClientOptions, Element, Provider, PullOptions, PushOptions, TableSchema,
 };
@@ -45,6 +47,36 @@ fn chains_of_three_on_one_thread_lose_a_server_and_nothing_else() {
         assert_eq!(rows, [100.0; 256], "{provider:?}");
         drop(client);
         servers.drain(..).rev().for_each(Server::stop);
+    }
+}
+
+/// What a bug in a shard does to the program that has the server in it: nothing hangs, and nothing is silent.
+#[test]
+fn a_panic_of_a_shard_is_told_and_clients_get_errors() {
+    for provider in [Provider::Shm {}, Provider::Tcp {}] {
+        let thread = ShardThread::start("panics", None).unwrap();
+        let servers = start(provider, 1, &thread);
+        let timeout = Duration::from_secs(2);
+        let providers = vec![provider];
+        let options =
+            ClientOptions { providers, timeout, retry_for: timeout, ..ClientOptions::default() };
+        let client = Client::connect_with(servers[0].advertised(), options).unwrap();
+        let schema = TableSchema::dense(f32::DTYPE, 64, 4);
+        let table = client.create_table::<f32>("t", &schema).unwrap();
+        let push = || table.push(0..64, &[1.0; 256], &PushOptions::default())?.wait();
+        push().unwrap();
+        assert!(!servers[0].has_panicked());
+        thread.carry_out(|| panic!("told to"));
+        let begun = Instant::now();
+        let failed = push().unwrap_err();
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(20), "{provider:?}: after {took:?} {failed}");
+        assert!(servers[0].has_panicked());
+        assert!(table.pull(0..64, &PullOptions::default()).and_then(|rows| rows.wait()).is_err());
+        drop(client);
+        // Neither does stopping hang.
+        servers.into_iter().for_each(Server::stop);
+        assert!(thread.has_panicked());
     }
 }
 

@@ -314,6 +314,14 @@ impl Server {
         self.shared.member.has_failed() && self.shared.member.has_left()
     }
 
+    /// Whether a shard's thread has ended by a panic, which is a bug. The rows of that shard are out of
+    /// reach: what is asked of it ends with an error. `windlass serve` does not get as far: there a panic
+    /// ends the process.
+    #[must_use]
+    pub fn has_panicked(&self) -> bool {
+        self.shards.iter().any(RunningShard::has_panicked)
+    }
+
     /// Providers on offer, best first, and why others are not.
     #[must_use]
     pub fn providers(&self) -> (&[Provider], &[String]) {

@@ -19,7 +19,14 @@ use crate::shard::{Shard, ShardCommand, ShardHandle, ShardOptions, chain};
 #[derive(Debug)]
 pub(super) struct RunningShard {
     pub(super) handle: ShardHandle,
-    _seat: Seat,
+    seat: Seat,
+}
+
+impl RunningShard {
+    /// Whether its thread has ended by a panic.
+    pub(super) fn has_panicked(&self) -> bool {
+        self.seat.has_panicked()
+    }
 }
 
 impl Drop for RunningShard {
@@ -100,5 +107,5 @@ pub(super) fn start_shard(
     let started = receiver.recv().unwrap_or(Err(StartError::Died { shard: id }))?;
     let (handle, providers, notes) = started;
     seat.set_waker(handle.waker().clone());
-    Ok((RunningShard { handle, _seat: seat }, providers, notes))
+    Ok((RunningShard { handle, seat }, providers, notes))
 }

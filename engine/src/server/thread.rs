@@ -5,7 +5,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
 };
@@ -21,7 +21,7 @@ use crate::{
 /// Steps that found something, between looks for newcomers.
 const BUSY_STEPS_PER_LOOK: u32 = 64;
 
-/// Makes a shard on the thread that is going to own it.
+/// Makes a shard on the thread that is going to own it, or does something else there.
 type Make = Box<dyn FnOnce() -> Option<Shard> + Send>;
 
 /// A thread for shards to run on. Clones are the same thread, which ends after the last of them and
@@ -36,6 +36,7 @@ struct Inner {
     waker: Mutex<Option<Waker>>,
     /// Shards that it runs, or is to run.
     taken: AtomicUsize,
+    has_panicked: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -47,18 +48,46 @@ impl ShardThread {
     /// When the system has no thread left.
     pub fn start(name: &str, core: Option<usize>) -> io::Result<Self> {
         let (newcomers, comers) = unbounded();
+        let has_panicked = Arc::new(AtomicBool::new(false));
+        let end = End(has_panicked.clone());
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             if let Some(core) = core {
                 pin_to(core);
             }
+            let _end = end;
             run(&comers);
         })?;
         Ok(Self(Arc::new(Inner {
             newcomers: Some(newcomers),
             waker: Mutex::default(),
             taken: AtomicUsize::new(0),
+            has_panicked,
             thread: Some(thread),
         })))
+    }
+
+    /// Has the thread carry out something between turns of its shards, once they wake: they stand still
+    /// meanwhile.
+    pub fn carry_out(&self, work: impl FnOnce() + Send + 'static) {
+        self.send(Box::new(|| {
+            work();
+            None
+        }));
+    }
+
+    /// Whether it has ended by a panic, and its shards with it. What their clients ask of them ends with an
+    /// error.
+    #[must_use]
+    pub fn has_panicked(&self) -> bool {
+        self.0.has_panicked.load(Ordering::Acquire)
+    }
+
+    fn send(&self, make: Make) {
+        if let Some(newcomers) = &self.0.newcomers {
+            // A thread that has panicked drops it, and with it whatever the asker waits for.
+            let _ = newcomers.send(make);
+        }
+        self.0.waker.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(Waker::wake);
     }
 
     /// Room for one more shard, if there is.
@@ -76,17 +105,26 @@ pub(super) struct Seat(ShardThread);
 impl Seat {
     /// Has the thread make a shard and run it.
     pub(super) fn make(&self, make: impl FnOnce() -> Option<Shard> + Send + 'static) {
-        let thread = &self.0.0;
-        if let Some(newcomers) = &thread.newcomers {
-            // A thread that has panicked drops it, and with it whatever the asker waits for.
-            let _ = newcomers.send(Box::new(make));
-        }
-        thread.waker.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(Waker::wake);
+        self.0.send(Box::new(make));
+    }
+
+    /// Whether the thread has ended by a panic.
+    pub(super) fn has_panicked(&self) -> bool {
+        self.0.has_panicked()
     }
 
     /// How to wake the thread from now on.
     pub(super) fn set_waker(&self, waker: Waker) {
         *self.0.0.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker);
+    }
+}
+
+/// Notes how the thread ends.
+struct End(Arc<AtomicBool>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.store(std::thread::panicking(), Ordering::Release);
     }
 }
 

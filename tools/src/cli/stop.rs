@@ -1,4 +1,4 @@
-//! Stopping a process that serves: by signals, or by what else asks for it.
+//! Stopping a process that serves: by signals, by what else asks for it, or by a panic.
 
 use std::{
     sync::{
@@ -31,8 +31,10 @@ impl Stop {
     }
 }
 
-/// Takes SIGTERM and SIGINT as wishes to stop; asked a second time, the process stops at once.
+/// Takes SIGTERM and SIGINT as wishes to stop; asked a second time, the process stops at once. As it does
+/// by a panic of any thread, with the cause as its last line.
 pub(super) fn on_signals() -> Result<Stop, Failure> {
+    end_by_panic();
     let stop = Stop::default();
     let signalled = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
@@ -42,4 +44,56 @@ pub(super) fn on_signals() -> Result<Stop, Failure> {
             .map_err(Failure::failed)?;
     }
     Ok(stop)
+}
+
+/// A server without one of its threads would look alive to its cluster and its supervisor, and serve
+/// nobody: others go on only when the process is gone. It ends before anything is unwound: nothing of what
+/// is half done is seen by anybody.
+fn end_by_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        let cause = panic.payload();
+        let text = cause.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| cause.downcast_ref::<String>().map(String::as_str));
+        let text = text.unwrap_or("no text").replace('\n', " ");
+        let place = panic.location().map(|place| format!(" at {place}")).unwrap_or_default();
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("without a name");
+        eprintln!("windlass ends, thread {name} panicked{place}: {text}");
+        std::process::abort();
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::process::ExitStatusExt, process::Command, thread, time::Duration};
+
+    use super::*;
+
+    const CHILD: &str = "WINDLASS_TEST_PANICS";
+    const TEST: &str =
+        "cli::stop::tests::a_panic_of_any_thread_ends_the_process_with_its_cause_last";
+
+    #[test]
+    fn a_panic_of_any_thread_ends_the_process_with_its_cause_last() {
+        if std::env::var_os(CHILD).is_some() {
+            on_signals().unwrap();
+            let shard = thread::Builder::new().name("windlass-shard-0".to_owned());
+            let shard = shard.spawn(|| panic!("seven is not\n{}", 8)).unwrap();
+            // Nobody looks after it, as long as the process lives.
+            thread::sleep(Duration::from_secs(60));
+            assert!(shard.join().is_ok(), "unreachable");
+            return;
+        }
+        let program = std::env::current_exe().unwrap();
+        let mut child = Command::new(program);
+        child.args(["--exact", TEST, "--nocapture"]).env(CHILD, "1");
+        let output = child.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.signal(), Some(signal_hook::consts::SIGABRT), "{said}");
+        let last = said.lines().last().unwrap_or_default();
+        assert!(last.starts_with("windlass ends, thread windlass-shard-0 panicked at "), "{said}");
+        assert!(last.ends_with(": seven is not 8"), "{said}");
+    }
 }

@@ -113,6 +113,11 @@ impl<T: Element> Table<T> {
     /// Starts a push: `values` has `width` values for each row, in the order of the rows. They are
     /// copied before this returns.
     ///
+    /// Each shard gets it in messages of at most 1 MiB of values (256 KiB where devices write values) and
+    /// 16,384 keys, and applies and keeps each whole or not at all. Of a push that is not acknowledged when
+    /// server and client both end, so that nobody sends it again, some messages may be there and others not;
+    /// of one message some partitions and not others where there are replicas, and in `interval` tables.
+    ///
     /// # Errors
     /// When keys or lengths are not valid, or the server is gone; nothing is sent then.
     pub fn push<'a>(

@@ -5,6 +5,7 @@ use windlass_tests::crash::{
     Report, crash, crash_on,
     disk::Faults,
     events_of_a_life,
+    groups::{crash_groups, flip_in_groups},
     random::Random,
     workload::{End, Verdict, Workload},
 };
@@ -16,6 +17,31 @@ fn power_cuts_lose_and_double_nothing() {
     assert_eq!((lost, doubled, silent, refused), (0, 0, 0, 0), "{report:?}");
     assert!(report.promised > 3_000, "the workload acknowledges too little: {report:?}");
     assert!(report.checkpoints > 100, "the workload takes too few checkpoints: {report:?}");
+}
+
+/// A push of several partitions is there whole or not at all, however many writes its records are in, and
+/// what a cut has left of one is not taken for a part of the next life's.
+#[test]
+fn power_cuts_leave_no_part_of_a_group() {
+    let report = crash_groups(400, 3, true);
+    let found = (report.partial, report.lost, report.wrong);
+    assert_eq!(found, (0, 0, 0), "{report:?}");
+    assert!(report.promised > 10_000 && report.checkpoints > 200, "{report:?}");
+    let untold = crash_groups(60, 3, false);
+    assert!(untold.partial > 0, "no cut went through a group: {untold:?}");
+}
+
+/// A flipped bit in a group, or in what says that it is whole, is no part of a group and no lost one either.
+#[test]
+fn a_flipped_bit_in_a_group_is_survived_or_reported() {
+    let (mut reported, mut harmless) = (0, 0);
+    for seed in 0..200 {
+        let (is_reported, report) = flip_in_groups(seed);
+        let found = (report.partial, report.lost, report.wrong);
+        assert_eq!(found, (0, 0, 0), "seed {seed}: {report:?}");
+        *(if is_reported { &mut reported } else { &mut harmless }) += 1;
+    }
+    assert!(reported > 20 && harmless > 20, "{reported} reported, {harmless} harmless");
 }
 
 #[test]

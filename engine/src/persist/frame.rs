@@ -9,7 +9,8 @@
 //!  12      1   kind
 //!  13      1   dtype of the delta
 //!  14      1   version of this layout: 1
-//!  15      1   slack: bytes between the end of the delta and the end of the frame, 0..64
+//!  15      1   slack in bits 0 to 5: bytes between the end of the delta and the end of the frame;
+//!               bit 7: it is one of a group, which counts once its `Whole` frame is there
 //!  16      8   LSN                              (others than records: drawn where they are made)
 //!  24      8   epoch
 //!  32      4   partition
@@ -35,6 +36,9 @@ pub const HEADER_BYTES: usize = FRAME_ALIGNMENT;
 
 /// Version of the layout above.
 pub const FORMAT_VERSION: u8 = 1;
+
+/// Bit beside the slack.
+const GROUPED: u8 = 0x80;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
@@ -65,6 +69,8 @@ pub enum Kind {
     Skip = 18,
     /// First frame of a segment.
     Superblock = 19,
+    /// The group whose first frame has the log position that is the LSN here is whole.
+    Whole = 20,
     /// First frame of a checkpoint's data file.
     CheckpointHeader = 32,
     /// One block of a partition's state.
@@ -92,6 +98,7 @@ impl Kind {
             17 => Self::Batch,
             18 => Self::Skip,
             19 => Self::Superblock,
+            20 => Self::Whole,
             32 => Self::CheckpointHeader,
             33 => Self::CheckpointBlock,
             34 => Self::CheckpointEnd,
@@ -150,6 +157,8 @@ pub struct Header {
     pub dtype: u8,
     /// Bytes between the delta and the frame's end.
     pub slack: u8,
+    /// Whether it is one of a group, which counts as a whole or not at all.
+    pub grouped: bool,
     /// Position in the partition's log.
     pub lsn: u64,
     /// Epoch.
@@ -180,6 +189,7 @@ impl Header {
             kind,
             dtype: 0,
             slack: 0,
+            grouped: false,
             lsn: 0,
             epoch: 0,
             partition: 0,
@@ -201,8 +211,9 @@ impl Header {
         assert!(frame.len().is_multiple_of(FRAME_ALIGNMENT), "a frame of {} bytes", frame.len());
         let length = u32::try_from(frame.len()).expect("frames are far shorter than 4 GiB");
         let Some((header, body)) = frame.split_first_chunk_mut::<HEADER_BYTES>() else { return };
+        let slack = self.slack | if self.grouped { GROUPED } else { 0 };
         let [of_body, kind, dtype, slack] =
-            [Checksum::of(body).0, self.kind as u32, self.dtype.into(), self.slack.into()]
+            [Checksum::of(body).0, self.kind as u32, self.dtype.into(), slack.into()]
                 .map(u64::from);
         let [covered, stamps, delta_offset, tag] =
             [self.covered, self.stamps, self.delta_offset, self.tag].map(u64::from);
@@ -258,7 +269,8 @@ impl Header {
         let decoded = Self {
             kind,
             dtype: header[13],
-            slack: header[15],
+            slack: header[15] & !GROUPED,
+            grouped: header[15] & GROUPED != 0,
             lsn: word64(header, 16),
             epoch: word64(header, 24),
             partition: word32(header, 32),

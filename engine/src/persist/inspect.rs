@@ -288,6 +288,7 @@ impl fmt::Display for LogFrame {
                 self.lsn, self.row_count, self.epoch
             ),
             Kind::Pad => write!(formatter, "{} bytes", self.bytes),
+            Kind::Whole => write!(formatter, "the group from position {} on", self.lsn),
             _ => write!(
                 formatter,
                 "partition {} lsn {} epoch {} table {} rows {}+{} {} delta {} B, covers {}, \

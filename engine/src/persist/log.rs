@@ -25,11 +25,13 @@ use super::{
 mod batch;
 mod chain;
 mod error;
+mod group;
 mod look;
 
 pub use error::{Full, ReserveError};
 
 use batch::PendingBatch;
+use group::Group;
 
 /// Marks this submitter's tokens.
 pub(crate) const OWNER: u8 = 1;
@@ -85,6 +87,8 @@ pub struct Log {
     durable_cursor: u64,
     durable: Position,
     poison: Option<Poison>,
+    /// The group that is being written.
+    group: Option<Group>,
     statistics: LogStatistics,
 }
 
@@ -171,6 +175,7 @@ impl Log {
             durable_cursor: 0,
             durable: Position(tail.position),
             poison: None,
+            group: None,
             statistics: LogStatistics::default(),
         };
         log.claim_sequence(storage)?;
@@ -218,11 +223,13 @@ impl Log {
         let (cursor, batch) =
             self.make_room(facts.partition, shape.length(), facts.durability.delay_max(), now)?;
         self.partitions.advance(facts.partition, lsn);
-        let draft = Draft::new(*facts, shape, lsn);
+        let mut draft = Draft::new(*facts, shape, lsn);
         draft.prepare(self.ring.bytes_mut(cursor, shape.length()));
         let pending = self.batch_mut(batch);
         pending.filling += 1;
         pending.awaited |= facts.durability.waits();
+        let position = pending.position + (cursor - pending.start);
+        draft.grouped = self.note_grouped(facts, position);
         Ok(Reservation { cursor, batch, draft })
     }
 
@@ -271,6 +278,7 @@ impl Log {
         durability: super::commit::Durability,
         now: Duration,
     ) -> Result<Sealed, ReserveError> {
+        assert!(self.group.is_none() && !record.is_grouped(), "a record that counts alone");
         let partition = record.partition();
         let last = self.partitions.last(partition);
         if record.lsn() != last.next() && record.kind() != Kind::Begin {
@@ -303,6 +311,7 @@ impl Log {
         now: Duration,
     ) -> Result<(), ReserveError> {
         assert!(lsn > self.partitions.last(partition), "a skip goes forward");
+        assert!(self.group.is_none(), "a skip counts alone");
         let (cursor, batch) = self.make_room(partition, HEADER_BYTES, None, now)?;
         self.partitions.advance(partition, lsn);
         let pending = self.batch_mut(batch);

@@ -123,6 +123,8 @@ pub(crate) struct Draft {
     pub(crate) facts: Facts,
     pub(crate) shape: Shape,
     pub(crate) lsn: Lsn,
+    /// Whether it is one of a group of the log.
+    pub(crate) grouped: bool,
     covered: u16,
     stamps: u16,
 }
@@ -132,7 +134,7 @@ impl Draft {
     pub(crate) fn new(facts: Facts, shape: Shape, lsn: Lsn) -> Self {
         assert!(facts.kind.is_record(), "{:?} is no record", facts.kind);
         assert!(shape.is_allowed(), "a record of {} bytes passes a limit", shape.length());
-        Self { facts, shape, lsn, covered: 0, stamps: 0 }
+        Self { facts, shape, lsn, grouped: false, covered: 0, stamps: 0 }
     }
 
     /// Clears what is neither header nor delta, so that every byte is defined.
@@ -151,6 +153,7 @@ impl Draft {
             kind: self.facts.kind,
             dtype: self.facts.dtype as u8,
             slack: u8::try_from(slack).expect("less than one alignment"),
+            grouped: self.grouped,
             lsn: self.lsn.0,
             epoch: self.facts.epoch.0,
             partition: self.facts.partition.0,
@@ -328,6 +331,12 @@ impl<'a> Record<'a> {
     #[must_use]
     pub fn dtype(&self) -> DataType {
         self.dtype
+    }
+
+    /// Whether it is one of a group of the log it lies in.
+    #[must_use]
+    pub fn is_grouped(&self) -> bool {
+        self.frame.header.grouped
     }
 
     /// The engine's own 16 bits.

@@ -24,11 +24,13 @@ use super::{
 
 mod applier;
 mod data_file;
+mod groups;
 
 pub use data_file::BadBlock;
 pub(crate) use data_file::read_data_file;
 
 use applier::Applier;
+use groups::Groups;
 
 /// Why the engine cannot take something in.
 pub type Refusal = Box<dyn Error + Send + Sync>;
@@ -367,7 +369,8 @@ impl Recovery {
         let from = manifest.map_or(0, |manifest| manifest.log_position);
         let durable = manifest.map_or(0, |manifest| manifest.log_durable);
         let files = LogFiles::open(storage, from)?;
-        let mut applier = Applier { recovery: self, replay, from };
+        let (suspects_before, groups) = (self.suspects.len(), Groups::default());
+        let mut applier = Applier { recovery: self, replay, from, suspects_before, groups };
         let walked = log_walk::walk(storage, memory, &files, from, durable, &mut applier)?;
         for link in &files.chain {
             // What was read may still be on its way to the disk: it is built upon from now on.

@@ -386,8 +386,9 @@ impl Shard {
         }
         durable.persistence.flush_all();
         durable.persistence.poll();
-        // A checkpoint must not end before the rows being recorded are: it may hold them.
-        if !durable.images.is_writing() {
+        // A checkpoint must not end before the rows being recorded are: it may hold them. Nor may one hold
+        // a part of a group.
+        if !durable.images.is_writing() && !durable.log().is_in_group() {
             self.step_checkpoint(durable, now);
         }
         durable.persistence.wait(ROOM_WAIT);

@@ -2,6 +2,7 @@
 //! every IO, checked against a serial oracle.
 
 pub mod disk;
+pub mod groups;
 pub mod random;
 pub mod simulated;
 pub mod store;

@@ -2,7 +2,7 @@
 
 use windlass_wire::{Lsn, PartitionId};
 
-use super::{Recovery, Replay, Suspect};
+use super::{Recovery, Replay, Suspect, groups::Groups};
 use crate::persist::{
     frame::{Frame, Kind},
     log_walk::{BadFrame, Position, Visitor},
@@ -17,9 +17,25 @@ pub(super) struct Applier<'a> {
     pub(super) replay: &'a mut dyn Replay,
     /// Position from which the checkpoint needs the log.
     pub(super) from: u64,
+    /// Suspects in logs that were read before: all of this one is later.
+    pub(super) suspects_before: usize,
+    pub(super) groups: Groups,
 }
 
 impl Applier<'_> {
+    /// Takes in what counts.
+    fn take(&mut self, place: &Position<'_>, frame: Frame<'_>) {
+        if frame.header.kind == Kind::Skip {
+            let partition = PartitionId(frame.header.partition);
+            if self.replay.wants(partition) {
+                let state = self.recovery.recovered.partitions.entry(partition).or_default();
+                state.lsn = state.lsn.max(Lsn(frame.header.lsn));
+            }
+        } else {
+            self.record(place, frame);
+        }
+    }
+
     fn record(&mut self, place: &Position<'_>, frame: Frame<'_>) {
         let partition = PartitionId(frame.header.partition);
         if !self.replay.wants(partition) {
@@ -71,13 +87,15 @@ impl Applier<'_> {
             let reason = format!("the engine refuses the record: {refusal}");
             self.recovery.damage(partition, lsn.0, place.file, place.offset, reason);
         }
-        self.prove(partition);
+        self.prove(partition, place.position);
     }
 
-    /// Everything of the partition up to here is there.
-    fn prove(&mut self, partition: PartitionId) {
-        for suspect in &mut self.recovery.suspects {
-            if !suspect.proved.contains(&partition) {
+    /// Everything of the partition up to this position of the log is there. A record that was held back says
+    /// nothing of what lies behind it.
+    fn prove(&mut self, partition: PartitionId, position: u64) {
+        for (at, suspect) in self.recovery.suspects.iter_mut().enumerate() {
+            let is_later = at < self.suspects_before || suspect.place.position <= position;
+            if is_later && !suspect.proved.contains(&partition) {
                 suspect.proved.push(partition);
             }
         }
@@ -87,14 +105,20 @@ impl Applier<'_> {
 impl Visitor for Applier<'_> {
     fn frame(&mut self, place: &Position<'_>, frame: Frame<'_>) -> Result<(), StorageError> {
         match frame.header.kind {
-            Kind::Skip => {
-                let partition = PartitionId(frame.header.partition);
-                if self.replay.wants(partition) {
-                    let state = self.recovery.recovered.partitions.entry(partition).or_default();
-                    state.lsn = state.lsn.max(Lsn(frame.header.lsn));
+            _ if frame.header.grouped => self.groups.hold(place, frame),
+            Kind::Whole => {
+                let mut groups = std::mem::take(&mut self.groups);
+                for (held, frame) in groups.of(frame.header.lsn) {
+                    self.take(&held.place(), frame);
                 }
+                groups.clear();
+                self.groups = groups;
             }
-            kind if kind.is_record() => self.record(place, frame),
+            kind if kind.is_record() || kind == Kind::Skip => {
+                // Whoever wrote this had recovered without the group that was being written before.
+                self.groups.clear();
+                self.take(place, frame);
+            }
             _ => {}
         }
         let progress = &mut self.recovery.recovered.progress;
@@ -112,7 +136,9 @@ impl Visitor for Applier<'_> {
             }
             let state = self.recovery.recovered.partitions.entry(*partition).or_default();
             if state.lsn >= *lsn {
-                self.prove(*partition);
+                self.prove(*partition, position);
+            } else if self.groups.last_of(*partition).is_some_and(|held| held >= *lsn) {
+                // The end of the group tells: it goes on in this segment.
             } else if state.damage.is_empty() && position >= self.from {
                 // What an older one says may be of a life that the checkpoint has put an end to.
                 let lost = state.lsn.next().0;

@@ -438,6 +438,7 @@ impl Shard {
         let known = newest.filter(|_| is_next).unwrap_or_default();
         let is_its = record.partition() == partition
             && record.lsn() == lsn
+            && !record.is_grouped()
             && (known..=epoch).contains(&record.epoch());
         if !is_its {
             return None;

@@ -3,7 +3,11 @@
 
 use windlass_wire::{self as wire, Layout, PartitionId, RowRange, TableId};
 
-use crate::{limits::RECORD_VALUES_MAX, persist::record::Covered, shard::work::Work};
+use crate::{
+    limits::RECORD_VALUES_MAX,
+    persist::{limits::KEYS_MAX, record::Covered},
+    shard::work::Work,
+};
 
 /// Consecutive rows of a push in one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,18 +109,20 @@ impl Gathered {
         self.behind.clear();
         self.behind.extend(refused);
         self.picked.clear();
-        let mut bytes = 0;
+        let (mut bytes, mut rows) = (0, 0);
         for (at, work) in works.iter().enumerate().skip(first) {
             if work.closed || !work.header.kind.pushes() || self.behind.contains(&work.session) {
                 continue;
             }
             let len = work.header.values_len();
-            let fits = bytes == 0 || bytes + len <= RECORD_VALUES_MAX;
+            let more_rows = rows + work.header.row_count as usize;
+            let fits =
+                self.picked.is_empty() || bytes + len <= RECORD_VALUES_MAX && more_rows <= KEYS_MAX;
             if work.header.table != table || !fits {
                 self.behind.push(work.session);
                 continue;
             }
-            bytes += len;
+            (bytes, rows) = (bytes + len, more_rows);
             self.picked.push(at);
         }
         self.group(works, keys);

@@ -11,10 +11,11 @@ use windlass_wire::{PartitionId, Status};
 
 use super::{
     Shard,
+    durable::Durable,
     push::{Refusal, detail_of},
     tables::TableRows,
 };
-use crate::persist::commit::Position;
+use crate::persist::{commit::Position, log::ReserveError};
 
 pub(super) use {gather::Gathered, write::kernel_of};
 
@@ -50,6 +51,15 @@ impl Shard {
         if let Some(table) = self.tables.get(&id) {
             gathered.cut(&self.turn.works, &self.turn.keys, &table.layout);
         }
+        self.await_segments(&mut durable);
+        // The records of several partitions count together: a push is on disk whole or not at all.
+        let is_group = match (gathered.spans.first(), gathered.spans.last()) {
+            (Some(first), Some(last)) => first.partition != last.partition,
+            _ => false,
+        };
+        if is_group {
+            durable.log_mut().begin_group();
+        }
         let mut start = 0;
         let half = gathered.spans.len() / 2;
         while let Some(span) = gathered.spans.get(start) {
@@ -62,6 +72,9 @@ impl Shard {
             }
             start = end;
         }
+        if is_group {
+            self.end_group(&mut durable, &mut outcomes);
+        }
         self.durable = Some(durable);
         let pushes = gathered.members.len();
         self.statistics.aggregated += if pushes > 1 { pushes as u64 } else { 0 };
@@ -73,6 +86,21 @@ impl Shard {
         }
         self.gathered = gathered;
         self.outcomes = outcomes;
+    }
+
+    /// All records of the group are written: from now on its pushes wait for all of it to be on disk.
+    fn end_group(&mut self, durable: &mut Durable, outcomes: &mut [Outcome]) {
+        let end = loop {
+            let now = durable.now();
+            match durable.log_mut().end_group(now) {
+                Ok(end) => break Ok(Some(end)),
+                Err(ReserveError::Full(full)) => self.wait_for_room(durable, full, now),
+                Err(_) => break Err((Status::Poisoned, 0)),
+            }
+        };
+        for outcome in outcomes.iter_mut().filter(|outcome| matches!(outcome, Ok(Some(_)))) {
+            *outcome = end;
+        }
     }
 
     /// Refuses pushes behind one of their session that was refused and will be sent again.

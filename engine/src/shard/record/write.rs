@@ -126,7 +126,6 @@ impl Shard {
         gathered: &mut Gathered,
         spans: Range<usize>,
     ) -> Result<Sealed, Refusal> {
-        self.await_segments(durable);
         let partition = gathered.spans[spans.start].partition;
         if self.owes_image(durable, partition) {
             self.write_image(durable, partition)?;

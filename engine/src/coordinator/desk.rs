@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use crossbeam::channel::{Receiver, Sender, bounded};
+use windlass_replication::membership::ADDRESS_BYTES_MAX;
 use windlass_transport::control::{ControlError, ControlStream};
 use windlass_wire::{
     ServerId,
@@ -14,7 +15,11 @@ use windlass_wire::{
 };
 
 use super::event::Event;
-use crate::{limits::ORDERS_QUEUED_MAX, refusal::Refusal, shard::chain};
+use crate::{
+    limits::{ORDERS_QUEUED_MAX, SERVER_NUMBER_MAX},
+    refusal::{Refusal, invalid},
+    shard::chain,
+};
 
 /// Where the answer to a request goes.
 pub(super) type Answer = Sender<Result<ClientReply, Refusal>>;
@@ -37,6 +42,17 @@ pub(crate) struct Joining {
 }
 
 impl Joining {
+    /// Whether any server can be so.
+    pub(super) fn check(&self) -> Result<(), Refusal> {
+        if self.server.is_some_and(|server| server.0 > SERVER_NUMBER_MAX) {
+            return Err(invalid("no cluster has given so high a number to a server"));
+        }
+        if self.address.len() > ADDRESS_BYTES_MAX || self.shard_count == 0 {
+            return Err(invalid("the address is too long, or there are no shards"));
+        }
+        Ok(())
+    }
+
     pub(crate) fn into_request(self) -> ClientRequest {
         let Self { server, cluster, address, shard_count, incarnation, kept } = self;
         ClientRequest::Join { server, cluster, address, shard_count, incarnation, kept }
@@ -159,4 +175,25 @@ fn write(mut stream: ControlStream, downward: &Receiver<Downward>) {
     }
     // The reader sees it, and the stepping thread hears of it.
     stream.shutdown();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_behind_which_there_is_none_is_refused() {
+        let joining = |number| Joining {
+            server: Some(ServerId(number)),
+            cluster: 1,
+            address: "127.0.0.1:7700".to_owned(),
+            shard_count: 1,
+            incarnation: windlass_wire::Incarnation(1),
+            kept: true,
+        };
+        joining(SERVER_NUMBER_MAX).check().unwrap();
+        for number in [SERVER_NUMBER_MAX + 1, u32::MAX] {
+            joining(number).check().unwrap_err();
+        }
+    }
 }

@@ -9,7 +9,7 @@ use std::{
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use windlass_replication::{
     Change, Coordinator, CoordinatorInput, CoordinatorOutput, Time, Workers,
-    coordinator::WorkerTimings, membership::ADDRESS_BYTES_MAX,
+    coordinator::WorkerTimings,
 };
 use windlass_wire::{
     ClusterMap, Epoch, PartitionId, ServerId,
@@ -30,7 +30,6 @@ use super::{
     store::{Catalogue, Item, Kept},
     tables::Tables,
 };
-use crate::limits::SERVER_NUMBER_MAX;
 use crate::refusal::{Refusal, invalid, refused};
 
 /// All that the stepping thread owns.
@@ -375,12 +374,7 @@ impl Machine {
                  coordinator, or an empty directory",
             ));
         }
-        if joining.server.is_some_and(|server| server.0 > SERVER_NUMBER_MAX) {
-            return Err(invalid("no cluster has given so high a number to a server"));
-        }
-        if joining.address.len() > ADDRESS_BYTES_MAX || joining.shard_count == 0 {
-            return Err(invalid("the address is too long, or there are no shards"));
-        }
+        joining.check()?;
         let known = joining.server.is_some_and(|server| map.servers.contains_key(&server));
         if !map.chained && self.is_founded() && !known {
             let count = map.servers.len();

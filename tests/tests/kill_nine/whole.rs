@@ -112,7 +112,7 @@ fn run(options: &[&'static str], kills: u64, unit: usize) {
 
 #[test]
 fn each_part_of_a_push_is_whole_after_kill_nine() {
-    let kills = number("WINDLASS_KILLS").unwrap_or(10);
+    let kills = number("WINDLASS_KILLS").unwrap_or(4);
     run(&["--shards", "1", "--partitions", "64"], kills, PART_ROWS);
 }
 
@@ -120,6 +120,6 @@ fn each_part_of_a_push_is_whole_after_kill_nine() {
 fn each_partition_of_a_push_is_whole_after_kill_nine_of_all_replicas() {
     let options =
         ["--shards", "1", "--partitions", "64", "--replicas", "2", "--servers", "2", "--together"];
-    let kills = number("WINDLASS_KILLS").unwrap_or(10) / 3 + 1;
+    let kills = number("WINDLASS_KILLS").unwrap_or(4).div_ceil(2);
     run(&options, kills, ROWS as usize / PARTITIONS);
 }

@@ -65,6 +65,8 @@ pub enum Kind {
     Skip = 18,
     /// First frame of a segment.
     Superblock = 19,
+    /// Says up to where the log was durable, in a file of its own.
+    Watermark = 20,
     /// First frame of a checkpoint's data file.
     CheckpointHeader = 32,
     /// One block of a partition's state.
@@ -92,6 +94,7 @@ impl Kind {
             17 => Self::Batch,
             18 => Self::Skip,
             19 => Self::Superblock,
+            20 => Self::Watermark,
             32 => Self::CheckpointHeader,
             33 => Self::CheckpointBlock,
             34 => Self::CheckpointEnd,
@@ -357,6 +360,14 @@ pub enum FrameError {
         /// The length found.
         length: usize,
     },
+}
+
+impl FrameError {
+    /// Whether the bytes are sound, and written by a version of windlass that is not this one.
+    #[must_use]
+    pub const fn is_foreign(&self) -> bool {
+        matches!(self, Self::Version { .. } | Self::Kind { .. })
+    }
 }
 
 /// The little-endian integer at an offset that the caller knows to be inside.

@@ -178,8 +178,12 @@ impl Persistence {
         loop {
             self.log.flush_all(self.storage.as_mut());
             self.poll();
-            if self.log.is_idle() || self.log.poison().is_some() || waited >= timeout {
-                return self.log.is_idle() && self.log.poison().is_none();
+            let is_written = self.log.is_idle() && self.log.poison().is_none();
+            if is_written && self.log.conclude(self.storage.as_mut()) {
+                return true;
+            }
+            if self.log.poison().is_some() || waited >= timeout {
+                return is_written;
             }
             self.storage.wait(step);
             waited += step;

@@ -24,6 +24,7 @@ use super::{
 
 mod applier;
 mod data_file;
+mod tail;
 
 pub use data_file::BadBlock;
 pub(crate) use data_file::read_data_file;
@@ -187,6 +188,14 @@ pub enum RecoveryError {
     /// The disk refused.
     #[error("recovery could not read the disk")]
     Storage(#[from] StorageError),
+    /// Sound files that this version does not understand: nothing of them is touched.
+    #[error("{file} is of another version of windlass: {reason}")]
+    Foreign {
+        /// The file.
+        file: String,
+        /// What is not understood.
+        reason: String,
+    },
 }
 
 /// Recovers the partitions the engine wants from directories, oldest generation first. The result
@@ -261,8 +270,12 @@ impl Recovery {
         at: usize,
         storage: &mut dyn Storage,
         replay: &dyn Replay,
-    ) -> Result<(), StorageError> {
+    ) -> Result<(), RecoveryError> {
         let (mut manifests, bad_manifests) = read_manifests(storage)?;
+        if let Some(bad) = bad_manifests.iter().find(|bad| bad.is_foreign) {
+            let (file, reason) = (bad.file.clone(), bad.reason.clone());
+            return Err(RecoveryError::Foreign { file, reason });
+        }
         manifests.truncate(1);
         let manifest = manifests.pop();
         for entry in manifest.iter().flat_map(|manifest| &manifest.partitions) {
@@ -288,8 +301,12 @@ impl Recovery {
         self.recovered.progress.checkpoint_bytes_total +=
             files.map(|file| file.length).sum::<u64>();
         let tail = LogTail::default();
-        let directory =
-            RecoveredDirectory { manifest, bad_manifests, tail, ..RecoveredDirectory::default() };
+        let directory = RecoveredDirectory {
+            manifest,
+            bad_manifests,
+            tail,
+            ..RecoveredDirectory::default()
+        };
         self.recovered.directories.push(directory);
         Ok(())
     }
@@ -362,13 +379,20 @@ impl Recovery {
         storage: &mut dyn Storage,
         memory: &mut ScanMemory,
         replay: &mut dyn Replay,
-    ) -> Result<(), StorageError> {
-        let manifest = self.recovered.directories[at].manifest.as_ref();
-        let from = manifest.map_or(0, |manifest| manifest.log_position);
-        let durable = manifest.map_or(0, |manifest| manifest.log_durable);
-        let files = LogFiles::open(storage, from)?;
-        let mut applier = Applier { recovery: self, replay, from };
-        let walked = log_walk::walk(storage, memory, &files, from, durable, &mut applier)?;
+    ) -> Result<(), RecoveryError> {
+        let files = LogFiles::open(storage, self.recovered.directories[at].manifest.as_ref())?;
+        let mut applier = Applier { recovery: self, replay, from: files.from };
+        let walked = log_walk::walk(storage, memory, &files, &mut applier)?;
+        if let Some(bad) = walked.damage.iter().find(|bad| bad.is_foreign) {
+            let (file, reason) = (bad.place.file.clone(), bad.reason.clone());
+            return Err(RecoveryError::Foreign { file, reason });
+        }
+        for BadFrame { place, reason, .. } in &walked.damage {
+            tracing::warn!(file = place.file, offset = place.offset, reason, "damage in the log");
+        }
+        if !storage.report().direct {
+            tail::write_again(storage, memory, &files, &walked)?;
+        }
         for link in &files.chain {
             // What was read may still be on its way to the disk: it is built upon from now on.
             storage::run(storage, storage::Operation::Sync { file: link.file })?;

@@ -11,6 +11,7 @@ mod identity;
 mod member;
 mod peers;
 mod presence;
+mod recovering;
 pub mod restore;
 mod shards;
 mod thread;
@@ -197,6 +198,7 @@ impl Server {
         let kept_nothing = kept.is_none();
         let has_all = kept.as_ref().is_some_and(keeps_what_it_promised);
         let partitions = kept.as_ref().map_or(0, |kept| kept.partitions);
+        let logs = kept.as_ref().map_or_else(Vec::new, |kept| kept.logs.clone());
         let coordinator = match config.coordinators.is_empty() {
             true => Some(found(&config, kept)?),
             false => None,
@@ -212,6 +214,7 @@ impl Server {
             generation,
             is_new,
             partitions,
+            logs,
         })));
         let coordinators = match &coordinator {
             Some(coordinator) => Coordinators::Here(coordinator.desk().clone()),

@@ -41,8 +41,8 @@ impl Persistence {
         recovered: &RecoveredDirectory,
     ) -> Result<Self, StorageError> {
         let log = Log::open(storage.as_mut(), log, ring, &recovered.tail)?;
-        let last = recovered.manifest.clone();
-        let checkpointer = Checkpointer::open(storage.as_mut(), checkpoint, last)?;
+        let kept = recovered.manifest.iter().chain(&recovered.older).cloned().collect();
+        let checkpointer = Checkpointer::open(storage.as_mut(), checkpoint, kept)?;
         Ok(Self {
             storage,
             log,

@@ -33,6 +33,8 @@ mod beside;
 mod ends;
 #[path = "persistence_tests/hooked.rs"]
 mod hooked;
+#[path = "persistence_tests/older.rs"]
+mod older;
 #[path = "persistence_tests/refusing.rs"]
 mod refusing;
 #[path = "persistence_tests/slow.rs"]

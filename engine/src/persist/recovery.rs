@@ -15,7 +15,7 @@ use super::{
     checkpoint::BlockHead,
     log_files::LogFiles,
     log_walk::{self, BadFrame, Place, TornTail},
-    manifest::{BadManifest, Manifest, data_name, read_manifests},
+    manifest::{BadManifest, Manifest, data_name, manifest_name, read_manifests},
     record::Record,
     scan::ScanMemory,
     segment::LogTail,
@@ -154,6 +154,8 @@ pub struct Damage {
 pub struct RecoveredDirectory {
     /// The checkpoint it goes on from.
     pub manifest: Option<Manifest>,
+    /// The checkpoint before it, for when its manifest cannot be read one day.
+    pub older: Option<Manifest>,
     /// Manifests that could not be read.
     pub bad_manifests: Vec<BadManifest>,
     /// Where its log goes on.
@@ -276,8 +278,14 @@ impl Recovery {
             let (file, reason) = (bad.file.clone(), bad.reason.clone());
             return Err(RecoveryError::Foreign { file, reason });
         }
-        manifests.truncate(1);
+        manifests.truncate(2);
+        let older = if manifests.len() > 1 { manifests.pop() } else { None };
         let manifest = manifests.pop();
+        let name = manifest.as_ref().map_or_else(String::new, |used| manifest_name(used.number));
+        for BadManifest { file, reason, .. } in bad_manifests.iter().filter(|bad| bad.file > name) {
+            // The log is walked from the older one: where it does not reach back, that is damage.
+            tracing::warn!(file, reason, used = name, "going on from an older checkpoint");
+        }
         for entry in manifest.iter().flat_map(|manifest| &manifest.partitions) {
             if !replay.wants(entry.partition) {
                 continue;
@@ -303,6 +311,7 @@ impl Recovery {
         let tail = LogTail::default();
         let directory = RecoveredDirectory {
             manifest,
+            older,
             bad_manifests,
             tail,
             ..RecoveredDirectory::default()

@@ -13,6 +13,7 @@ mod peers;
 mod presence;
 mod recovering;
 pub mod restore;
+mod scrub;
 mod shards;
 mod thread;
 mod together;
@@ -33,6 +34,7 @@ use windlass_wire::{Durability, ServerId, ShardId, control::Provider, coordinati
 
 pub use config::{ConfigError, ServerConfig};
 pub use peers::{Peers, PeersConfig};
+pub use scrub::scrub_server;
 
 pub use identity::IdentityError;
 pub use thread::ShardThread;

@@ -1,6 +1,8 @@
 //! Power cuts at IO points: nothing acknowledged is lost, nothing is applied twice, nothing wrong
 //! goes unreported.
 
+use std::cell::RefCell;
+
 use windlass_tests::crash::{
     Report, crash, crash_on,
     disk::Faults,
@@ -82,6 +84,104 @@ fn a_short_write_poisons_and_loses_nothing() {
         assert_eq!(workload.live(300, End::PowerCut), Verdict::default(), "write {short_write}");
         assert_eq!(workload.check_now(), Verdict::default(), "write {short_write}");
     }
+}
+
+/// A sync fails, and the process is started again while the machine stays up: what its log is built upon
+/// then lies in a cache that counts it as written.
+#[test]
+fn a_failed_sync_loses_nothing_that_a_later_life_builds_upon() {
+    let mut poisoned = 0;
+    for fail_sync in 20..60 {
+        let mut workload = Workload::new(fail_sync);
+        workload.disk().borrow_mut().faults.fail_sync = Some(fail_sync);
+        assert_eq!(workload.live(600, End::Kill), Verdict::default(), "sync {fail_sync}");
+        poisoned += u32::from(workload.poisoned.take().is_some());
+        workload.disk().borrow_mut().faults.fail_sync = None;
+        assert_eq!(workload.live(300, End::PowerCut), Verdict::default(), "sync {fail_sync}");
+        assert_eq!(workload.check_now(), Verdict::default(), "sync {fail_sync}");
+    }
+    assert!(poisoned > 20, "{poisoned} of 40 logs were stopped");
+}
+
+/// Segments of a workload's log, oldest names first.
+fn segments(workload: &Workload) -> Vec<(String, usize)> {
+    let disk = workload.disk();
+    let disk = disk.borrow();
+    disk.list()
+        .filter(|(name, _)| name.starts_with("segment-"))
+        .map(|(name, length)| (name.to_owned(), usize::try_from(length).unwrap()))
+        .collect()
+}
+
+/// Blocks that cannot be read are reported, wherever they are, and nothing is made of that: when they can be
+/// read again everything is there.
+#[test]
+fn an_unreadable_block_is_reported_and_never_a_torn_tail() {
+    let mut reported = 0;
+    for seed in 0..120_u64 {
+        let mut workload = Workload::new(seed % 8);
+        assert_eq!(workload.live(150, End::Kill), Verdict::default());
+        let mut random = Random::new(seed);
+        let segments = segments(&workload);
+        let choice = usize::try_from(random.below(segments.len() as u64)).unwrap();
+        let (name, length) = &segments[choice];
+        let block = usize::try_from(random.below(*length as u64 / 4096)).unwrap() * 4096;
+        let disk = workload.disk();
+        disk.borrow_mut().fail_reads(Some((name, block..block + 4096)));
+        // A server would not start; should it, it must not have lost anything.
+        let verdict = workload.live(20, End::Kill);
+        reported += u64::from(verdict.reported > 0);
+        let Verdict { lost, doubled, silent, .. } = verdict;
+        assert_eq!((lost, doubled, silent), (0, 0, 0), "seed {seed}: {name}+{block}");
+        disk.borrow_mut().fail_reads(None);
+        assert_eq!(workload.check_now(), Verdict::default(), "seed {seed}: {name}+{block}");
+    }
+    assert!(reported > 30, "{reported}");
+}
+
+/// A segment is gone, or zeros, after an end in order.
+#[test]
+fn a_segment_that_vanished_is_reported() {
+    let mut reported = 0;
+    for seed in 0..40_u64 {
+        let mut workload = Workload::new(seed);
+        assert_eq!(workload.live(150, End::Close), Verdict::default());
+        let segments = segments(&workload);
+        for (name, _) in segments {
+            let disk = workload.disk();
+            let kept = RefCell::new(Vec::new());
+            disk.borrow_mut().damage(&name, |bytes| {
+                kept.borrow_mut().clone_from(bytes);
+                match seed % 2 {
+                    0 => bytes.fill(0),
+                    _ => bytes.clear(),
+                }
+            });
+            let verdict = workload.check_now();
+            let Verdict { lost, doubled, silent, .. } = verdict;
+            assert_eq!((lost, doubled, silent), (0, 0, 0), "seed {seed}: {name}");
+            reported += u64::from(verdict.reported > 0);
+            disk.borrow_mut().damage(&name, |bytes| bytes.clone_from(&kept.borrow()));
+            assert_eq!(workload.check_now(), Verdict::default(), "seed {seed}: {name}");
+        }
+    }
+    assert!(reported >= 40, "each log has a last segment at least: {reported}");
+}
+
+/// A hundred starts in a row, most of which end before anything is pushed.
+#[test]
+fn lives_that_do_nothing_use_up_nothing() {
+    let mut workload = Workload::new(5);
+    assert_eq!(workload.live(150, End::Kill), Verdict::default());
+    for life in 0..100 {
+        let end = [End::Kill, End::PowerCut, End::Close][life % 3];
+        assert_eq!(workload.live(u32::from(life % 10 == 0), end), Verdict::default(), "{life}");
+        assert_eq!(workload.poisoned, None, "life {life}");
+    }
+    let promised = workload.promised;
+    assert_eq!(workload.live(300, End::PowerCut), Verdict::default());
+    assert!(workload.promised > promised);
+    assert_eq!(workload.check_now(), Verdict::default());
 }
 
 /// The disk fills up: the log stops with that reason, and goes on when there is space.

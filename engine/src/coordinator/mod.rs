@@ -29,3 +29,6 @@ pub(crate) use desk::{Desk, Downward, Joining};
 pub(crate) use running::{RunError, RunningCoordinator};
 pub use standalone::{CoordinatorServer, CoordinatorStartError};
 pub use store::StoreError;
+pub(crate) use store::scrub_file_store;
+#[cfg(test)]
+pub(crate) use store::store_sample;

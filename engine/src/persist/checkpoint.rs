@@ -28,8 +28,7 @@ use super::{
     limits::{CHECKPOINT_BLOCK_BYTES_MAX, CHECKPOINT_FILES_MAX, RELEASE_BYTES, STAGING_BYTES},
     log::Log,
     manifest::{
-        CheckpointPartition, Manifest, data_name, data_number, manifest_name, manifest_number,
-        temporary_name,
+        CheckpointPartition, Manifest, data_name, manifest_name, manifest_number, temporary_name,
     },
     memory::Window,
     poison::Poison,
@@ -47,7 +46,7 @@ pub use source::{BlockHead, CheckpointSource, Extent, Next};
 
 use pace::Pace;
 use rate::Rate;
-use removal::{REMOVAL, Removals};
+use removal::{REMOVAL, Removals, is_stale, number_of};
 use run::{BufferState, Run, Stage};
 
 /// Marks this submitter's tokens.
@@ -93,6 +92,9 @@ pub struct Checkpointer {
     window: Window,
     region: RegionId,
     last: Manifest,
+    /// The one before, if the last one has all its files: recovery begins there when the last one's
+    /// manifest cannot be read and the log still reaches back.
+    older: Option<Manifest>,
     next_number: u64,
     force_full: bool,
     run: Option<Run>,
@@ -147,14 +149,14 @@ pub enum CheckpointError {
 }
 
 impl Checkpointer {
-    /// Goes on after the newest checkpoint, if there is one.
+    /// Goes on after the newest checkpoint, if there is one, and keeps all that are given, newest first.
     ///
     /// # Errors
     /// When there is no memory for staging.
     pub fn open(
         storage: &mut dyn Storage,
         config: CheckpointConfig,
-        last: Option<Manifest>,
+        kept: Vec<Manifest>,
     ) -> Result<Self, StorageError> {
         let window = Window::allocate(BUFFERS * STAGING_BYTES).map_err(|source| StorageError {
             operation: "allocate memory for",
@@ -163,17 +165,19 @@ impl Checkpointer {
         })?;
         let region = storage.register(window.pages().clone())?;
         let listed = storage.list()?;
-        let last = last.unwrap_or_default();
         // A failed attempt may have left files of higher numbers.
         let newest = listed.iter().filter_map(|file| number_of(&file.name)).max();
         let newest_manifest = listed.iter().filter_map(|file| manifest_number(&file.name)).max();
         // Unless a newer manifest could not be read: then its files are left for whoever repairs it.
         let mut removals = Removals::new(&config);
-        if newest_manifest.is_none_or(|number| number <= last.number) {
-            for file in listed.into_iter().filter(|file| is_stale(&file.name, &last)) {
+        let number = kept.first().map_or(0, |last| last.number);
+        if newest_manifest.is_none_or(|newest| newest <= number) {
+            for file in listed.into_iter().filter(|file| is_stale(&file.name, &kept)) {
                 removals.push(file.name, file.length);
             }
         }
+        let mut kept = kept.into_iter();
+        let last = kept.next().unwrap_or_default();
         let force_full = last.number == 0;
         Ok(Self {
             config,
@@ -181,6 +185,7 @@ impl Checkpointer {
             region,
             next_number: newest.unwrap_or(0).max(last.number) + 1,
             last,
+            older: kept.next(),
             force_full,
             run: None,
             failure: None,
@@ -426,18 +431,28 @@ impl Checkpointer {
     ) -> CheckpointProgress {
         let number = run.manifest.number;
         log.truncate(Position(run.manifest.log_position));
-        if self.last.number > 0 {
-            self.removals.push(manifest_name(self.last.number), self.last.length() as u64);
+        self.remove_older();
+        let last = std::mem::replace(&mut self.last, run.manifest);
+        // Where all its files stay, it costs nothing; others would hold twice the space.
+        let is_shared = last.files.iter().all(|file| self.last.files.contains(file));
+        self.older = (last.number > 0).then_some(last);
+        if !is_shared {
+            self.remove_older();
         }
-        for old in &self.last.files {
-            if !run.manifest.files.iter().any(|file| file.number == old.number) {
-                self.removals.push(data_name(old.number), old.length);
-            }
-        }
-        self.last = run.manifest;
         self.force_full = false;
         source.published(&self.last);
         CheckpointProgress::Published { number }
+    }
+
+    /// Has the older checkpoint removed, but for what the last one needs.
+    fn remove_older(&mut self) {
+        let Some(older) = self.older.take() else { return };
+        self.removals.push(manifest_name(older.number), older.length() as u64);
+        for old in older.files {
+            if !self.last.files.iter().any(|file| file.number == old.number) {
+                self.removals.push(data_name(old.number), old.length);
+            }
+        }
     }
 
     fn give_up(
@@ -470,19 +485,6 @@ impl Checkpointer {
             || self.removals.is_empty()
                 && bytes(false) > bytes(true) / 100 * self.config.increments_percent
     }
-}
-
-fn number_of(name: &str) -> Option<u64> {
-    data_number(name).or_else(|| manifest_number(name))
-}
-
-/// Whether a file is a left-over that the newest checkpoint does not name.
-fn is_stale(name: &str, last: &Manifest) -> bool {
-    if let Some(number) = data_number(name) {
-        return !last.files.iter().any(|file| file.number == number);
-    }
-    manifest_number(name).is_some_and(|number| number != last.number)
-        || (name.starts_with("manifest-") && name.ends_with(".new"))
 }
 
 fn short_write(wanted: usize, outcome: Outcome) -> Option<CheckpointError> {

@@ -71,6 +71,8 @@ pub enum Kind {
     Superblock = 19,
     /// The group whose first frame has the log position that is the LSN here is whole.
     Whole = 20,
+    /// Says up to where the log was durable, in a file of its own.
+    Watermark = 21,
     /// First frame of a checkpoint's data file.
     CheckpointHeader = 32,
     /// One block of a partition's state.
@@ -99,6 +101,7 @@ impl Kind {
             18 => Self::Skip,
             19 => Self::Superblock,
             20 => Self::Whole,
+            21 => Self::Watermark,
             32 => Self::CheckpointHeader,
             33 => Self::CheckpointBlock,
             34 => Self::CheckpointEnd,
@@ -369,6 +372,14 @@ pub enum FrameError {
         /// The length found.
         length: usize,
     },
+}
+
+impl FrameError {
+    /// Whether the bytes are sound, and written by a version of windlass that is not this one.
+    #[must_use]
+    pub const fn is_foreign(&self) -> bool {
+        matches!(self, Self::Version { .. } | Self::Kind { .. })
+    }
 }
 
 /// The little-endian integer at an offset that the caller knows to be inside.

@@ -18,6 +18,7 @@ use super::{
     segment,
     sessions::{CHAIN_SESSIONS, SESSION_LEN, SESSIONS, expired_of},
     storage::{Listed, Storage, StorageError},
+    watermark::WATERMARK_NAME,
 };
 use crate::limits::CHAIN_SESSIONS_MAX;
 
@@ -134,12 +135,10 @@ pub fn inspect_log(
 ) -> Result<LogSummary, StorageError> {
     let (manifests, _) = read_manifests(storage)?;
     let newest = manifests.first();
-    let from = newest.map_or(0, |manifest| manifest.log_position);
-    let durable = newest.map_or(0, |manifest| manifest.log_durable);
     let mut memory = ScanMemory::new(storage)?;
-    let files = LogFiles::open(storage, from)?;
+    let files = LogFiles::open(storage, newest)?;
     let mut lister = Lister { visit, summary: LogSummary::default() };
-    let walked = log_walk::walk(storage, &mut memory, &files, from, durable, &mut lister)?;
+    let walked = log_walk::walk(storage, &mut memory, &files, &mut lister)?;
     Ok(LogSummary {
         log_id: files.log_id,
         bytes: walked.bytes,
@@ -151,14 +150,14 @@ pub fn inspect_log(
 }
 
 /// The files of a directory that recovery reads: the newest checkpoint's, manifests that cannot be
-/// read, and the log behind it.
+/// read, the log behind it and its watermark.
 ///
 /// # Errors
 /// When the directory cannot be read.
 pub fn needed_files(storage: &mut dyn Storage) -> Result<Vec<Listed>, StorageError> {
     let (manifests, unreadable) = read_manifests(storage)?;
     let newest = manifests.first();
-    let log = LogFiles::open(storage, newest.map_or(0, |manifest| manifest.log_position))?;
+    let log = LogFiles::open(storage, newest)?;
     let mut needed = storage.list()?;
     needed.retain(|file| {
         let name = &file.name;
@@ -168,6 +167,7 @@ pub fn needed_files(storage: &mut dyn Storage) -> Result<Vec<Listed>, StorageErr
         });
         let is_log = segment::file_number(name).is_some();
         is_of_newest
+            || name == WATERMARK_NAME
             || unreadable.iter().any(|bad| bad.file == *name)
             || is_log && !log.free.iter().any(|(free, _)| free == name)
     });

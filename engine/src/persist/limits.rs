@@ -42,6 +42,18 @@ pub const WRITES_MAX: usize = 64;
 /// begun without a trace, one per write under way, so that no salt is ever used twice.
 pub const SEQUENCE_JUMP: u64 = 128;
 
+/// The same where the log's watermark is lost: beyond all segments of lives that left no trace at all.
+pub const SEQUENCE_JUMP_BLIND: u64 = 1 << 20;
+
+/// Least time between two writings of a log's watermark.
+pub const WATERMARK_INTERVAL: std::time::Duration = std::time::Duration::from_millis(250);
+
+/// How often a block that cannot be read is tried.
+pub const READ_ATTEMPTS_MAX: u32 = 3;
+
+/// Time between two of these attempts.
+pub const READ_RETRY_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
+
 /// Longest write that a shard carries out in place; see `uring/in_place.rs`. Longer ones take their time,
 /// and gain by overlapping.
 pub const IN_PLACE_BYTES_MAX: u32 = 512 << 10;
@@ -120,5 +132,6 @@ const _: () = {
     assert!(CHECKPOINT_BLOCK_BYTES_MAX + 2 * FRAME_ALIGNMENT <= STAGING_BYTES);
     assert!(READ_BYTES.is_multiple_of(BLOCK_BYTES));
     assert!(SEQUENCE_JUMP > WRITES_MAX as u64);
+    assert!(SEQUENCE_JUMP_BLIND > SEQUENCE_JUMP);
     assert!(WRITES_MAX < OPERATIONS_MAX);
 };

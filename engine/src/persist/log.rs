@@ -20,6 +20,7 @@ use super::{
     segment::{LogTail, Superblock},
     segments::{Active, Segments},
     storage::{Completion, Outcome, RegionId, Storage, StorageError},
+    watermark::{self, Watermark, WatermarkFile},
 };
 
 mod batch;
@@ -71,6 +72,7 @@ pub struct Log {
     ring: Ring,
     region: RegionId,
     segments: Segments,
+    watermark: WatermarkFile,
     active: Option<Active>,
     last_sequence: u64,
     /// Where the last finished segment ended.
@@ -151,6 +153,12 @@ impl Log {
         tail: &LogTail,
     ) -> Result<Self, StorageError> {
         let region = storage.register(ring.pages().clone())?;
+        let log_id = if tail.log_id == 0 { config.log_id } else { tail.log_id };
+        // Beyond every segment of lives before, whose salts are used up; kept before one is written.
+        let sequence = tail.last_sequence + SEQUENCE_JUMP;
+        let (number, position) = (tail.watermark, tail.position);
+        let first = Watermark { number, log_id, position, sequence };
+        let watermark = WatermarkFile::open(storage, first)?;
         let segments = Segments::open(
             storage,
             config.segment_bytes.max(SEGMENT_BYTES_MIN),
@@ -158,14 +166,15 @@ impl Log {
             config.segments_spare,
             tail,
         )?;
-        let mut log = Self {
-            log_id: if tail.log_id == 0 { config.log_id } else { tail.log_id },
+        Ok(Self {
+            log_id,
             writes_max: config.writes_max.clamp(1, WRITES_MAX),
             ring: Ring::new(ring),
             region,
             segments,
+            watermark,
             active: None,
-            last_sequence: tail.last_sequence + SEQUENCE_JUMP,
+            last_sequence: sequence,
             previous: (tail.end_sequence, tail.end_offset),
             partitions: Partitions::new(),
             batches: VecDeque::with_capacity(64),
@@ -177,9 +186,7 @@ impl Log {
             poison: None,
             group: None,
             statistics: LogStatistics::default(),
-        };
-        log.claim_sequence(storage)?;
-        Ok(log)
+        })
     }
 
     /// Makes a partition known, whose last record so far is `last`, durable already.
@@ -338,6 +345,7 @@ impl Log {
             self.end_batch();
         }
         self.submit(storage);
+        self.watermark.renew(storage, self.durable.0, now);
         self.segments.step_spares(storage);
         if self.segments.free_count() == 0 && !self.segments.is_preparing() {
             self.poison_when_stuck();
@@ -360,11 +368,19 @@ impl Log {
         self.segments.step_spares(storage);
     }
 
+    /// At the end of a process, with nothing sealed left: writes down where the log ends. True when that
+    /// is on disk.
+    pub fn conclude(&mut self, storage: &mut dyn Storage) -> bool {
+        self.watermark.write(storage, self.durable.0);
+        self.watermark.is_current(self.durable.0)
+    }
+
     /// Takes in a completion of this log's own. Called by whoever polls the storage.
     pub fn complete(&mut self, storage: &mut dyn Storage, completion: Completion) {
-        if completion.token.owner() == super::segments::OWNER {
-            self.segments.complete(storage, completion);
-            return;
+        match completion.token.owner() {
+            super::segments::OWNER => return self.segments.complete(storage, completion),
+            watermark::OWNER => return self.watermark.complete(completion),
+            _ => {}
         }
         self.writes -= 1;
         let number = completion.token.value();

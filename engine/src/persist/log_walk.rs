@@ -2,11 +2,13 @@
 //!
 //! Every batch says up to where the log was durable when it was closed. A bad frame at or behind the
 //! highest such position was never promised to anybody: the log ends there. One before it was
-//! durable once: it is damage, is reported, and the walk goes on at the next valid frame.
+//! durable once: it is damage, is reported, and the walk goes on at the next valid frame. The end itself
+//! is held against the log's watermark. What cannot be read at all is damage, wherever it is: nobody
+//! knows what it was.
 
 use super::{
     frame::{Frame, FrameError, HEADER_BYTES, Header, Kind},
-    limits::{BLOCK_BYTES, FRAME_ALIGNMENT, RECORD_BYTES_MAX},
+    limits::{BLOCK_BYTES, FRAME_ALIGNMENT, RECORD_BYTES_MAX, SEQUENCE_JUMP_BLIND},
     log_files::{Link, LogFiles},
     scan::{Reader, ScanMemory},
     segment::{Batch, LiveSegment, LogTail, Superblock},
@@ -37,6 +39,25 @@ pub struct BadFrame {
     pub lsn: Option<u64>,
     /// Bytes skipped to the next valid frame.
     pub skipped_bytes: u64,
+    /// Whether it is sound, and of another version of windlass.
+    #[serde(skip)]
+    pub is_foreign: bool,
+}
+
+impl BadFrame {
+    /// Something bad of which no more is known than the file.
+    pub(crate) fn of_file(file: &str, position: u64, reason: String) -> Self {
+        Self::at(Place { file: file.to_owned(), offset: 0, position }, reason)
+    }
+
+    /// A part of the log that is not there.
+    fn of_log(position: u64, reason: String) -> Self {
+        Self::at(Place { file: "the log".to_owned(), offset: position, position }, reason)
+    }
+
+    fn at(place: Place, reason: String) -> Self {
+        Self { place, reason, partition: None, lsn: None, skipped_bytes: 0, is_foreign: false }
+    }
 }
 
 /// The end of a log in the middle of writes.
@@ -79,6 +100,30 @@ pub(crate) struct Walked {
     pub(crate) torn: Option<TornTail>,
     pub(crate) damage: Vec<BadFrame>,
     pub(crate) bytes: u64,
+    /// Everything before this position was durable for certain.
+    pub(crate) durable: u64,
+}
+
+/// Where frames end, and why.
+struct Break {
+    reason: String,
+    /// The header of the frame it is in, if that is sound.
+    header: Option<Header>,
+    /// Whether no torn write looks so.
+    is_damage: bool,
+    is_foreign: bool,
+}
+
+impl Break {
+    fn of(error: &FrameError, header: Option<Header>) -> Self {
+        let (reason, is_foreign) = (error.to_string(), error.is_foreign());
+        Self { reason, header, is_damage: is_foreign, is_foreign }
+    }
+
+    fn unread(error: &StorageError, header: Option<Header>) -> Self {
+        let reason = format!("it cannot be read: {}", error.source);
+        Self { reason, header, is_damage: true, is_foreign: false }
+    }
 }
 
 struct Walk<'a> {
@@ -95,23 +140,24 @@ enum Step {
     Stopped,
 }
 
-/// Walks the log from a position. `durable` is a position known from elsewhere to have been durable.
+/// Walks the log from where it is needed.
 pub(crate) fn walk(
     storage: &mut dyn Storage,
     memory: &mut ScanMemory,
     files: &LogFiles,
-    from: u64,
-    durable: u64,
     visitor: &mut dyn Visitor,
 ) -> Result<Walked, StorageError> {
-    let mut walk = Walk { files, durable, batch_end: 0, walked: Walked::default() };
+    let from = files.from;
+    let mut walk = Walk { files, durable: files.durable, batch_end: 0, walked: Walked::default() };
+    let blind = if files.watermark.is_none() { SEQUENCE_JUMP_BLIND } else { 0 };
     walk.walked.tail.log_id = files.log_id;
-    walk.walked.tail.last_sequence = files.last_sequence;
+    walk.walked.tail.last_sequence = files.last_sequence + blind;
+    walk.walked.tail.watermark = files.watermark.map_or(0, |mark| mark.number);
     walk.walked.tail.free.clone_from(&files.free);
     walk.walked.tail.position = from;
     let mut stopped = false;
-    if let Some(sequence) = files.missing {
-        walk.lost(from, format!("segment {sequence} of the log is missing"), visitor);
+    if let Some(missing) = &files.missing {
+        walk.note(BadFrame::of_log(from, missing.clone()), visitor);
     }
     for (index, link) in files.chain.iter().enumerate() {
         let end = link.base + link.end.unwrap_or(link.file_bytes);
@@ -124,37 +170,40 @@ pub(crate) fn walk(
             walk.walked.tail.free.push((link.name.clone(), link.file_bytes));
             continue;
         }
-        let (end_sequence, end_offset) =
-            (walk.walked.tail.end_sequence, walk.walked.tail.end_offset);
-        stopped = matches!(walk.segment(storage, memory, index, from, visitor)?, Step::Stopped);
-        let offset = walk.walked.tail.end_offset;
-        if offset == 0 {
-            // Not even its superblock arrived: the log ends with the segment before.
-            walk.walked.tail.end_sequence = end_sequence;
-            walk.walked.tail.end_offset = end_offset;
-            walk.walked.tail.free.push((link.name.clone(), link.file_bytes));
+        let before = walk.walked.tail.clone();
+        stopped = matches!(walk.segment(storage, memory, index, visitor)?, Step::Stopped);
+        let tail = &mut walk.walked.tail;
+        if tail.end_offset == 0 || stopped && tail.end_offset == link.start {
+            // Not even its first batch arrived: the log ends with the segment before.
+            (tail.end_sequence, tail.end_offset) = (before.end_sequence, before.end_offset);
+            tail.position = before.position;
+            tail.free.push((link.name.clone(), link.file_bytes));
             continue;
         }
-        walk.walked.tail.live.push(LiveSegment {
-            name: link.name.clone(),
-            base: link.base,
-            end: offset,
-            file_bytes: link.file_bytes,
-        });
+        let (name, base, end) = (link.name.clone(), link.base, tail.end_offset);
+        tail.live.push(LiveSegment { name, base, end, file_bytes: link.file_bytes });
+    }
+    // It may hold what comes behind everything that was found.
+    for bad in &files.damage {
+        walk.note(bad.clone(), visitor);
     }
     let (position, durable) = (walk.walked.tail.position, walk.durable);
-    if position < durable && walk.walked.damage.is_empty() {
-        let reason = format!("the log ends here, but was durable up to position {durable}");
-        walk.lost(position, reason, visitor);
+    if position < durable {
+        let reason = format!(
+            "the log ends at position {position}, but was durable up to {durable}: {} bytes of what \
+             was acknowledged are missing",
+            durable - position
+        );
+        walk.note(BadFrame::of_log(position, reason), visitor);
+        // Whoever goes on without them begins behind: checkpoints and watermarks name positions.
+        walk.walked.tail.position = durable;
     }
+    walk.walked.durable = durable;
     Ok(walk.walked)
 }
 
 impl Walk<'_> {
-    /// Notes that a part of the log is not there at all.
-    fn lost(&mut self, position: u64, reason: String, visitor: &mut dyn Visitor) {
-        let place = Place { file: "the log".to_owned(), offset: position, position };
-        let bad = BadFrame { place, reason, partition: None, lsn: None, skipped_bytes: 0 };
+    fn note(&mut self, bad: BadFrame, visitor: &mut dyn Visitor) {
         visitor.damage(&bad);
         self.walked.damage.push(bad);
     }
@@ -164,10 +213,10 @@ impl Walk<'_> {
         storage: &mut dyn Storage,
         memory: &mut ScanMemory,
         index: usize,
-        from: u64,
         visitor: &mut dyn Visitor,
     ) -> Result<Step, StorageError> {
         let files = self.files;
+        let from = files.from;
         let link = &files.chain[index];
         let limit = link.end.unwrap_or(link.file_bytes);
         let mut offset = link.start.max(from.saturating_sub(link.base));
@@ -176,23 +225,22 @@ impl Walk<'_> {
             return Ok(Step::Ended);
         }
         match &link.superblock {
-            Some(superblock) => visitor.superblock(link.base, superblock),
-            None => {
+            Ok(superblock) => visitor.superblock(link.base, superblock),
+            Err(head) => {
+                let reason = format!("the superblock cannot be used: {}", head.reason);
                 let bad = BadFrame {
-                    place: Place { file: link.name.clone(), offset: 0, position: link.base },
-                    reason: "the superblock cannot be read".to_owned(),
-                    partition: None,
-                    lsn: None,
                     skipped_bytes: link.start,
+                    is_foreign: head.is_foreign,
+                    ..BadFrame::of_file(&link.name, link.base, reason)
                 };
                 // Written with the first batch: durable if that was.
-                if self.durable_bound(storage, memory, index, link.start)? <= link.base {
+                let (bound, unread) = self.durable_bound(storage, memory, index, link.start)?;
+                if !head.is_damage && unread.is_none() && bound <= link.base {
                     self.end_at(link, 0);
                     self.walked.torn = Some(TornTail { place: bad.place, reason: bad.reason });
                     return Ok(Step::Stopped);
                 }
-                visitor.damage(&bad);
-                self.walked.damage.push(bad);
+                self.note(bad, visitor);
             }
         }
         loop {
@@ -200,40 +248,44 @@ impl Walk<'_> {
             if offset >= limit {
                 return Ok(Step::Ended);
             }
-            let (stopped_at, reason) =
-                self.frames(storage, memory, link, offset, limit, visitor)?;
+            let (stopped_at, found) = self.frames(storage, memory, link, offset, limit, visitor)?;
             self.end_at(link, stopped_at);
-            let Some((reason, header)) = reason else { return Ok(Step::Ended) };
+            let Some(mut found) = found else { return Ok(Step::Ended) };
             offset = stopped_at;
             let place = Place { file: link.name.clone(), offset, position: link.base + offset };
             let batches_before = self.walked.tail.last_batch;
-            let bound = self.durable_bound(storage, memory, index, offset)?;
-            if link.base + offset >= bound {
+            let (bound, unread) = self.durable_bound(storage, memory, index, offset)?;
+            if let Some(unread) = unread
+                && !found.is_damage
+            {
+                found.is_damage = true;
+                found.reason = format!("{}, and behind it {unread}", found.reason);
+            }
+            if !found.is_damage && link.base + offset >= bound {
                 // Between two batches, with nothing behind, it is simply the end.
                 if link.base + offset < self.batch_end
                     || self.walked.tail.last_batch > batches_before
                     || link.end.is_some()
                 {
-                    self.walked.torn = Some(TornTail { place, reason });
+                    self.walked.torn = Some(TornTail { place, reason: found.reason });
                 }
                 return Ok(Step::Stopped);
             }
             let next = resynchronise(storage, memory, link, offset, limit)?;
             let bad = BadFrame {
                 place,
-                reason,
-                partition: header.map(|header| header.partition),
-                lsn: header.map(|header| header.lsn),
+                reason: found.reason,
+                partition: found.header.map(|header| header.partition),
+                lsn: found.header.map(|header| header.lsn),
                 skipped_bytes: next.unwrap_or(limit) - offset,
+                is_foreign: found.is_foreign,
             };
-            visitor.damage(&bad);
-            self.walked.damage.push(bad);
+            self.note(bad, visitor);
             offset = next.unwrap_or(limit);
         }
     }
 
     /// Visits frames until one is bad. Returns where, and why unless the limit was reached.
-    #[expect(clippy::type_complexity, reason = "a reason and the header it concerns")]
     fn frames(
         &mut self,
         storage: &mut dyn Storage,
@@ -242,41 +294,38 @@ impl Walk<'_> {
         offset: u64,
         limit: u64,
         visitor: &mut dyn Visitor,
-    ) -> Result<(u64, Option<(String, Option<Header>)>), StorageError> {
+    ) -> Result<(u64, Option<Break>), StorageError> {
         let mut reader = Reader::new(storage, memory, link.file, offset, limit);
         loop {
             let offset = reader.offset();
             if offset >= limit {
                 return Ok((offset, None));
             }
-            let bytes = match reader.bytes(HEADER_BYTES) {
-                Ok(bytes) => bytes,
-                Err(error) => return Ok((offset, Some((error.source.to_string(), None)))),
-            };
-            let (header, length) = match Header::decode(bytes, link.salt) {
-                Ok(decoded) => decoded,
-                Err(error) => return Ok((offset, Some((error.to_string(), None)))),
+            let (header, length) = match reader.bytes(HEADER_BYTES) {
+                Ok(bytes) => match Header::decode(bytes, link.salt) {
+                    Ok(decoded) => decoded,
+                    Err(error) => return Ok((offset, Some(Break::of(&error, None)))),
+                },
+                Err(error) => return Ok((offset, Some(Break::unread(&error, None)))),
             };
             if length > RECORD_BYTES_MAX {
-                let error = FrameError::Length { length };
-                return Ok((offset, Some((error.to_string(), None))));
+                return Ok((offset, Some(Break::of(&FrameError::Length { length }, None))));
             }
-            let bytes = match reader.bytes(length) {
-                Ok(bytes) => bytes,
-                Err(error) => return Ok((offset, Some((error.source.to_string(), None)))),
-            };
-            let frame = match Frame::decode(bytes, link.salt) {
-                Ok(frame) => frame,
-                Err(error) => {
-                    let known = header.kind.is_record().then_some(header);
-                    return Ok((offset, Some((error.to_string(), known))));
-                }
+            let known = header.kind.is_record().then_some(header);
+            let frame = match reader.bytes(length) {
+                Ok(bytes) => match Frame::decode(bytes, link.salt) {
+                    Ok(frame) => frame,
+                    Err(error) => return Ok((offset, Some(Break::of(&error, known)))),
+                },
+                Err(error) => return Ok((offset, Some(Break::unread(&error, known)))),
             };
             let position = link.base + offset;
             if let Some(batch) = Batch::from_header(&header) {
                 if batch.position != position {
                     let reason = format!("a batch of position {} lies here", batch.position);
-                    return Ok((offset, Some((reason, None))));
+                    let (header, is_damage, is_foreign) = (None, false, false);
+                    let found = Break { reason, header, is_damage, is_foreign };
+                    return Ok((offset, Some(found)));
                 }
                 self.durable = self.durable.max(batch.durable);
                 self.batch_end = position.saturating_add(batch.length);
@@ -294,15 +343,15 @@ impl Walk<'_> {
         self.walked.tail.end_offset = offset;
     }
 
-    /// The highest position that anything from here on says was durable.
+    /// The highest position that anything from here on says was durable, and what of it cannot be read.
     fn durable_bound(
         &mut self,
         storage: &mut dyn Storage,
         memory: &mut ScanMemory,
         index: usize,
         offset: u64,
-    ) -> Result<u64, StorageError> {
-        let mut bound = self.durable;
+    ) -> Result<(u64, Option<String>), StorageError> {
+        let (mut bound, mut unread) = (self.durable, None);
         let mut last_batch = self.walked.tail.last_batch;
         for (at, link) in self.files.chain.iter().enumerate().skip(index) {
             let start = if at == index { offset } else { link.start };
@@ -310,14 +359,22 @@ impl Walk<'_> {
             let limit = link.end.unwrap_or(link.file_bytes);
             let mut reader = Reader::new(storage, memory, link.file, start, limit);
             while reader.offset() < limit {
-                // An unreadable part promises nothing; the walk itself reports it.
-                let Ok(bytes) = reader.bytes(BLOCK_BYTES) else { break };
+                let offset = reader.offset();
+                let bytes = match reader.bytes(BLOCK_BYTES) {
+                    Ok(bytes) => bytes,
+                    Err(error) => {
+                        let (name, source) = (&link.name, error.source);
+                        unread =
+                            Some(format!("offset {offset} of {name} cannot be read: {source}"));
+                        break;
+                    }
+                };
                 if bytes.len() < BLOCK_BYTES {
                     break;
                 }
                 if let Ok((header, _)) = Header::decode(bytes, link.salt)
                     && let Some(batch) = Batch::from_header(&header)
-                    && batch.position == link.base + reader.offset()
+                    && batch.position == link.base + offset
                 {
                     bound = bound.max(batch.durable);
                     last_batch = last_batch.max(batch.number);
@@ -327,7 +384,7 @@ impl Walk<'_> {
         }
         self.durable = bound;
         self.walked.tail.last_batch = last_batch;
-        Ok(bound)
+        Ok((bound, unread))
     }
 }
 
@@ -347,7 +404,11 @@ fn resynchronise(
             if at >= limit {
                 return Ok(None);
             }
-            let Ok(bytes) = reader.bytes(HEADER_BYTES) else { break };
+            let Ok(bytes) = reader.bytes(HEADER_BYTES) else {
+                // An unreadable block: go on behind it.
+                start = (at + 1).next_multiple_of(BLOCK_BYTES as u64);
+                break;
+            };
             if bytes.len() < HEADER_BYTES {
                 return Ok(None);
             }
@@ -360,8 +421,6 @@ fn resynchronise(
             }
             reader.advance(FRAME_ALIGNMENT);
         }
-        // An unreadable block: go on behind it.
-        start = (start + 1).next_multiple_of(BLOCK_BYTES as u64);
     }
     Ok(None)
 }

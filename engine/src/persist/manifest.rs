@@ -213,6 +213,9 @@ pub struct BadManifest {
     pub file: String,
     /// Why.
     pub reason: String,
+    /// Whether it is sound, and of another version of windlass.
+    #[serde(skip)]
+    pub is_foreign: bool,
 }
 
 /// All manifests of a directory, newest first, and those that cannot be read. Blocks.
@@ -238,7 +241,9 @@ pub fn read_manifests(
     for file in listed {
         match read_manifest(storage, &window, region, &file.name, file.length) {
             Ok(manifest) => good.push(manifest),
-            Err(reason) => bad.push(BadManifest { file: file.name, reason }),
+            Err((reason, is_foreign)) => {
+                bad.push(BadManifest { file: file.name, reason, is_foreign });
+            }
         }
     }
     Ok((good, bad))
@@ -250,18 +255,19 @@ fn read_manifest(
     region: RegionId,
     name: &str,
     length: u64,
-) -> Result<Manifest, String> {
+) -> Result<Manifest, (String, bool)> {
     if length > MANIFEST_BYTES_MAX as u64 {
-        return Err(format!("{length} bytes are more than a manifest has"));
+        return Err((format!("{length} bytes are more than a manifest has"), false));
     }
-    let file =
-        storage::open_file(storage, name, false).map_err(|error| error.source.to_string())?;
+    let unread = |error: StorageError| (error.source.to_string(), false);
+    let file = storage::open_file(storage, name, false).map_err(unread)?;
     let length = u32::try_from(MANIFEST_BYTES_MAX).unwrap_or(0);
     let count = storage::read(storage, file, 0, Buffer { region, start: 0, length });
     let closed = storage::run(storage, storage::Operation::Close { file });
     let count = count.and_then(|count| closed.map(|_| count));
-    let count = count.map_err(|error| error.source.to_string())?;
-    Manifest::decode(window.bytes(0, count as usize)).map_err(|error| error.to_string())
+    let count = count.map_err(unread)?;
+    Manifest::decode(window.bytes(0, count as usize))
+        .map_err(|error| (error.to_string(), error.is_foreign()))
 }
 
 #[cfg(test)]

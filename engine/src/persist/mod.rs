@@ -107,3 +107,4 @@ mod segments;
 pub(crate) mod sessions;
 pub mod storage;
 pub mod uring;
+mod watermark;

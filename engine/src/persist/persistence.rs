@@ -41,8 +41,8 @@ impl Persistence {
         recovered: &RecoveredDirectory,
     ) -> Result<Self, StorageError> {
         let log = Log::open(storage.as_mut(), log, ring, &recovered.tail)?;
-        let last = recovered.manifest.clone();
-        let checkpointer = Checkpointer::open(storage.as_mut(), checkpoint, last)?;
+        let kept = recovered.manifest.iter().chain(&recovered.older).cloned().collect();
+        let checkpointer = Checkpointer::open(storage.as_mut(), checkpoint, kept)?;
         Ok(Self {
             storage,
             log,
@@ -178,8 +178,12 @@ impl Persistence {
         loop {
             self.log.flush_all(self.storage.as_mut());
             self.poll();
-            if self.log.is_idle() || self.log.poison().is_some() || waited >= timeout {
-                return self.log.is_idle() && self.log.poison().is_none();
+            let is_written = self.log.is_idle() && self.log.poison().is_none();
+            if is_written && self.log.conclude(self.storage.as_mut()) {
+                return true;
+            }
+            if self.log.poison().is_some() || waited >= timeout {
+                return is_written;
             }
             self.storage.wait(step);
             waited += step;

@@ -29,8 +29,12 @@ use crate::persist::{
 mod begun;
 #[path = "persistence_tests/beside.rs"]
 mod beside;
+#[path = "persistence_tests/ends.rs"]
+mod ends;
 #[path = "persistence_tests/hooked.rs"]
 mod hooked;
+#[path = "persistence_tests/older.rs"]
+mod older;
 #[path = "persistence_tests/refusing.rs"]
 mod refusing;
 #[path = "persistence_tests/slow.rs"]
@@ -107,6 +111,14 @@ fn start_on(mut storage: Box<dyn Storage>, counter: &mut Counter) -> (Persistenc
     let recovered =
         recover(std::slice::from_mut(&mut storage), RecoveryOptions::default(), counter).unwrap();
     assert_eq!(recovered.damage().count(), 0);
+    (go_on_from(storage, &recovered, counter), recovered)
+}
+
+fn go_on_from(
+    storage: Box<dyn Storage>,
+    recovered: &Recovered,
+    counter: &mut Counter,
+) -> Persistence {
     let config = LogConfig {
         log_id: 5,
         segment_bytes: 1 << 20,
@@ -123,7 +135,7 @@ fn start_on(mut storage: Box<dyn Storage>, counter: &mut Counter) -> (Persistenc
         persistence.log.add_partition(PartitionId(number), last);
         counter.lsns[number as usize] = last.0;
     }
-    (persistence, recovered)
+    persistence
 }
 
 fn push(

@@ -15,7 +15,7 @@ use super::{
     checkpoint::BlockHead,
     log_files::LogFiles,
     log_walk::{self, BadFrame, Place, TornTail},
-    manifest::{BadManifest, Manifest, data_name, read_manifests},
+    manifest::{BadManifest, Manifest, data_name, manifest_name, read_manifests},
     record::Record,
     scan::ScanMemory,
     segment::LogTail,
@@ -25,6 +25,7 @@ use super::{
 mod applier;
 mod data_file;
 mod groups;
+mod tail;
 
 pub use data_file::BadBlock;
 pub(crate) use data_file::read_data_file;
@@ -155,6 +156,8 @@ pub struct Damage {
 pub struct RecoveredDirectory {
     /// The checkpoint it goes on from.
     pub manifest: Option<Manifest>,
+    /// The checkpoint before it, for when its manifest cannot be read one day.
+    pub older: Option<Manifest>,
     /// Manifests that could not be read.
     pub bad_manifests: Vec<BadManifest>,
     /// Where its log goes on.
@@ -189,6 +192,14 @@ pub enum RecoveryError {
     /// The disk refused.
     #[error("recovery could not read the disk")]
     Storage(#[from] StorageError),
+    /// Sound files that this version does not understand: nothing of them is touched.
+    #[error("{file} is of another version of windlass: {reason}")]
+    Foreign {
+        /// The file.
+        file: String,
+        /// What is not understood.
+        reason: String,
+    },
 }
 
 /// Recovers the partitions the engine wants from directories, oldest generation first. The result
@@ -263,10 +274,20 @@ impl Recovery {
         at: usize,
         storage: &mut dyn Storage,
         replay: &dyn Replay,
-    ) -> Result<(), StorageError> {
+    ) -> Result<(), RecoveryError> {
         let (mut manifests, bad_manifests) = read_manifests(storage)?;
-        manifests.truncate(1);
+        if let Some(bad) = bad_manifests.iter().find(|bad| bad.is_foreign) {
+            let (file, reason) = (bad.file.clone(), bad.reason.clone());
+            return Err(RecoveryError::Foreign { file, reason });
+        }
+        manifests.truncate(2);
+        let older = if manifests.len() > 1 { manifests.pop() } else { None };
         let manifest = manifests.pop();
+        let name = manifest.as_ref().map_or_else(String::new, |used| manifest_name(used.number));
+        for BadManifest { file, reason, .. } in bad_manifests.iter().filter(|bad| bad.file > name) {
+            // The log is walked from the older one: where it does not reach back, that is damage.
+            tracing::warn!(file, reason, used = name, "going on from an older checkpoint");
+        }
         for entry in manifest.iter().flat_map(|manifest| &manifest.partitions) {
             if !replay.wants(entry.partition) {
                 continue;
@@ -290,8 +311,13 @@ impl Recovery {
         self.recovered.progress.checkpoint_bytes_total +=
             files.map(|file| file.length).sum::<u64>();
         let tail = LogTail::default();
-        let directory =
-            RecoveredDirectory { manifest, bad_manifests, tail, ..RecoveredDirectory::default() };
+        let directory = RecoveredDirectory {
+            manifest,
+            older,
+            bad_manifests,
+            tail,
+            ..RecoveredDirectory::default()
+        };
         self.recovered.directories.push(directory);
         Ok(())
     }
@@ -364,14 +390,22 @@ impl Recovery {
         storage: &mut dyn Storage,
         memory: &mut ScanMemory,
         replay: &mut dyn Replay,
-    ) -> Result<(), StorageError> {
-        let manifest = self.recovered.directories[at].manifest.as_ref();
-        let from = manifest.map_or(0, |manifest| manifest.log_position);
-        let durable = manifest.map_or(0, |manifest| manifest.log_durable);
-        let files = LogFiles::open(storage, from)?;
+    ) -> Result<(), RecoveryError> {
+        let files = LogFiles::open(storage, self.recovered.directories[at].manifest.as_ref())?;
         let (suspects_before, groups) = (self.suspects.len(), Groups::default());
-        let mut applier = Applier { recovery: self, replay, from, suspects_before, groups };
-        let walked = log_walk::walk(storage, memory, &files, from, durable, &mut applier)?;
+        let mut applier =
+            Applier { recovery: self, replay, from: files.from, suspects_before, groups };
+        let walked = log_walk::walk(storage, memory, &files, &mut applier)?;
+        if let Some(bad) = walked.damage.iter().find(|bad| bad.is_foreign) {
+            let (file, reason) = (bad.place.file.clone(), bad.reason.clone());
+            return Err(RecoveryError::Foreign { file, reason });
+        }
+        for BadFrame { place, reason, .. } in &walked.damage {
+            tracing::warn!(file = place.file, offset = place.offset, reason, "damage in the log");
+        }
+        if !storage.report().direct {
+            tail::write_again(storage, memory, &files, &walked)?;
+        }
         for link in &files.chain {
             // What was read may still be on its way to the disk: it is built upon from now on.
             storage::run(storage, storage::Operation::Sync { file: link.file })?;

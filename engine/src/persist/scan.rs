@@ -5,14 +5,18 @@
 //! ```
 //! A frame that crosses the end of a read is moved in front of the next one, so that it lies in one
 //! piece; its alignment survives, because frames and reads are multiples of 64 bytes.
+//!
+//! A read that fails is tried again, block by block: what is reported is the block that cannot be read,
+//! and everything before it was given.
 
-use std::{io, time::Duration};
+use std::{io, ops::Range, time::Duration};
 
 use super::{
-    limits::{BLOCK_BYTES, READ_BYTES, RECORD_BYTES_MAX},
+    limits::{BLOCK_BYTES, READ_ATTEMPTS_MAX, READ_BYTES, READ_RETRY_PAUSE, RECORD_BYTES_MAX},
     memory::Window,
     storage::{
-        Buffer, Completion, FileId, Operation, Outcome, RegionId, Storage, StorageError, Token,
+        self, Buffer, Completion, FileId, Operation, Outcome, RegionId, Storage, StorageError,
+        Token,
     },
 };
 
@@ -24,7 +28,6 @@ const CARRY: usize = RECORD_BYTES_MAX;
 pub(crate) struct ScanMemory {
     buffers: [Window; 2],
     regions: [RegionId; 2],
-    read_bytes: usize,
 }
 
 impl ScanMemory {
@@ -41,7 +44,7 @@ impl ScanMemory {
             })
         };
         let buffers = [allocate()?, allocate()?];
-        let mut memory = Self { buffers, regions: [RegionId(0); 2], read_bytes: READ_BYTES };
+        let mut memory = Self { buffers, regions: [RegionId(0); 2] };
         memory.attach(storage)?;
         Ok(memory)
     }
@@ -72,6 +75,45 @@ impl ScanMemory {
     }
 }
 
+/// Reads part of a file, whole blocks of it, and writes the same bytes again, durably. After a sync that
+/// failed a cache may show bytes as written that never were. Blocks that cannot be read are left out where
+/// that is known, and accepted.
+pub(crate) fn write_again(
+    storage: &mut dyn Storage,
+    memory: &ScanMemory,
+    file: FileId,
+    part: Range<u64>,
+    leave_out: bool,
+) -> Result<(), StorageError> {
+    let region = memory.regions[0];
+    let (mut offset, end) = (part.start, part.end);
+    let mut piece_bytes = READ_BYTES as u64;
+    while offset < end {
+        let length = u32::try_from((end - offset).min(piece_bytes)).expect("a few MiB");
+        let count = match storage::read(storage, file, offset, Buffer { region, start: 0, length })
+        {
+            Ok(count) => count,
+            Err(error) if !leave_out => return Err(error),
+            Err(_) => {
+                offset += if piece_bytes == BLOCK_BYTES as u64 { piece_bytes } else { 0 };
+                piece_bytes = BLOCK_BYTES as u64;
+                continue;
+            }
+        };
+        let buffer = Buffer { region, start: 0, length: count };
+        let write = Operation::Write { file, offset, buffer, durable: true };
+        if count == 0 || storage::run(storage, write)? != Outcome::Transferred(count) {
+            return Err(StorageError {
+                operation: "write again",
+                name: "the end of the log".to_owned(),
+                source: io::ErrorKind::WriteZero.into(),
+            });
+        }
+        offset += u64::from(count);
+    }
+    Ok(())
+}
+
 /// One pass over part of a file.
 #[derive(Debug)]
 pub(crate) struct Reader<'a> {
@@ -86,6 +128,10 @@ pub(crate) struct Reader<'a> {
     end: usize,
     /// File offset of `start`.
     offset: u64,
+    /// Bytes between there and what was asked for first, while none was read.
+    skip: usize,
+    /// Length of the next read: a block behind an error, then twice the one before.
+    read_bytes: usize,
     /// File offset of the next read, and whether it is under way.
     next_read: u64,
     reading: bool,
@@ -103,6 +149,7 @@ impl<'a> Reader<'a> {
     ) -> Self {
         let block = BLOCK_BYTES as u64;
         let next_read = offset / block * block;
+        let skip = usize::try_from(offset - next_read).expect("less than a block");
         let mut reader = Self {
             storage,
             memory,
@@ -112,28 +159,25 @@ impl<'a> Reader<'a> {
             start: CARRY,
             end: CARRY,
             offset: next_read,
+            skip,
+            read_bytes: READ_BYTES,
             next_read,
             reading: false,
             completions: Vec::with_capacity(2),
         };
         reader.read_ahead();
-        if offset > next_read {
-            let skip = usize::try_from(offset - next_read).expect("less than a block");
-            // An error shows again at the first use.
-            if reader.bytes(skip).is_ok_and(|bytes| bytes.len() >= skip) {
-                reader.advance(skip);
-            }
-        }
         reader
     }
 
     /// File offset of the next byte.
     pub(crate) fn offset(&self) -> u64 {
-        self.offset
+        self.offset + self.skip as u64
     }
 
     /// The next bytes: at least as many as are wanted, unless the part ends before.
     pub(crate) fn bytes(&mut self, wanted: usize) -> Result<&[u8], StorageError> {
+        while self.skip > 0 && self.start == self.end && self.refill()? {}
+        self.advance_over_skip();
         let wanted = wanted.min(CARRY);
         while self.end - self.start < wanted && self.offset + self.present() < self.limit {
             if !self.refill()? {
@@ -152,6 +196,11 @@ impl<'a> Reader<'a> {
         self.offset += length as u64;
     }
 
+    fn advance_over_skip(&mut self) {
+        let skip = std::mem::take(&mut self.skip).min(self.end - self.start);
+        self.advance(skip);
+    }
+
     fn present(&self) -> u64 {
         (self.end - self.start) as u64
     }
@@ -161,7 +210,7 @@ impl<'a> Reader<'a> {
             return;
         }
         let rest = (self.limit - self.next_read).next_multiple_of(BLOCK_BYTES as u64);
-        let length = u32::try_from(rest.min(self.memory.read_bytes as u64)).expect("a few MiB");
+        let length = u32::try_from(rest.min(self.read_bytes as u64)).expect("a few MiB");
         let other = 1 - self.current;
         let operation = Operation::Read {
             file: self.file,
@@ -200,7 +249,30 @@ impl<'a> Reader<'a> {
         Ok(true)
     }
 
+    /// The read ahead, tried again in short pieces when it fails.
     fn finish_read(&mut self) -> Result<usize, StorageError> {
+        let mut attempt = 0;
+        loop {
+            let error = match self.await_read() {
+                Ok(count) => {
+                    self.read_bytes = (self.read_bytes * 2).min(READ_BYTES);
+                    return Ok(count);
+                }
+                Err(error) => error,
+            };
+            if attempt == READ_ATTEMPTS_MAX {
+                return Err(error);
+            }
+            tracing::warn!(%error, reason = %error.source, offset = self.next_read, "reading again");
+            attempt += 1;
+            self.read_bytes = BLOCK_BYTES;
+            std::thread::sleep(READ_RETRY_PAUSE);
+            self.read_ahead();
+            assert!(self.reading, "nothing else is under way");
+        }
+    }
+
+    fn await_read(&mut self) -> Result<usize, StorageError> {
         while self.completions.is_empty() {
             self.storage.poll(&mut self.completions);
             if self.completions.is_empty() {
@@ -225,7 +297,7 @@ impl Drop for Reader<'_> {
     fn drop(&mut self) {
         if self.reading {
             // Whatever came of it, nobody wants it any more.
-            let _ = self.finish_read();
+            let _ = self.await_read();
         }
     }
 }

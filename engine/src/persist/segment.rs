@@ -192,6 +192,8 @@ pub struct LogTail {
     pub end_offset: u64,
     /// The newest batch number ever seen.
     pub last_batch: u64,
+    /// Number of the newest writing of the watermark; zero when there is none.
+    pub watermark: u64,
     /// Segments that hold records still needed.
     pub live: Vec<LiveSegment>,
     /// Files that hold nothing needed.

@@ -38,6 +38,8 @@ pub(crate) struct Segments {
     slots: Vec<Slot>,
     free: VecDeque<usize>,
     preparing: Option<Preparing>,
+    /// Operations under way that remove a half-prepared file.
+    removing: u32,
     next_number: u32,
     failure: Option<StorageError>,
 }
@@ -106,6 +108,7 @@ impl Segments {
             slots: Vec::with_capacity(count_max.min(SEGMENTS_MAX)),
             free: VecDeque::with_capacity(count_max.min(SEGMENTS_MAX)),
             preparing: None,
+            removing: 0,
             next_number: 0,
             failure: None,
         };
@@ -124,16 +127,19 @@ impl Segments {
         }
         let wanted = segments.spare_target.max(2).min(segments.count_max);
         let mut completions = Vec::new();
-        while segments.free.len() < wanted && segments.failure.is_none() {
-            segments.step(storage, wanted);
-            if segments.preparing.is_none() {
+        loop {
+            if segments.free.len() < wanted {
+                segments.step(storage, wanted);
+            }
+            // Whoever waits for an operation of its own next must not meet the end of one of these.
+            if segments.preparing.is_none() && segments.removing == 0 {
                 break;
             }
             storage.poll(&mut completions);
             for completion in completions.drain(..) {
                 segments.complete(storage, completion);
             }
-            if segments.preparing.as_ref().is_some_and(|preparing| preparing.submitted) {
+            if segments.is_waiting() {
                 storage.wait(std::time::Duration::from_millis(100));
             }
         }
@@ -143,6 +149,11 @@ impl Segments {
             return Err(failure);
         }
         Ok(segments)
+    }
+
+    /// Whether an operation is under way.
+    fn is_waiting(&self) -> bool {
+        self.removing > 0 || self.preparing.as_ref().is_some_and(|preparing| preparing.submitted)
     }
 
     fn adopt(
@@ -259,6 +270,7 @@ impl Segments {
     /// Goes on with a preparation.
     pub(crate) fn complete(&mut self, storage: &mut dyn Storage, completion: Completion) {
         if completion.token.value() == IGNORED {
+            self.removing -= 1;
             if let Err(error) = completion.result {
                 tracing::debug!(%error, "cleaning up after a failed preparation");
             }
@@ -311,12 +323,13 @@ impl Segments {
     fn give_up(&mut self, storage: &mut dyn Storage, error: StorageError) {
         tracing::warn!(%error, reason = %error.source, "cannot prepare a log segment");
         if let Some(preparing) = self.preparing.take() {
-            let ignored = Token::new(OWNER, IGNORED);
-            if let Some(file) = preparing.file {
+            let close = preparing.file.map(|file| Operation::Close { file });
+            let remove = Operation::Remove { name: preparing.name };
+            for operation in close.into_iter().chain([remove]) {
                 // Refused submissions leave a file that the next start removes.
-                let _ = storage.submit(ignored, Operation::Close { file });
+                let is_under_way = storage.submit(Token::new(OWNER, IGNORED), operation).is_ok();
+                self.removing += u32::from(is_under_way);
             }
-            let _ = storage.submit(ignored, Operation::Remove { name: preparing.name });
         }
         self.failure = Some(error);
     }

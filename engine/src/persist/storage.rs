@@ -370,7 +370,8 @@ pub fn open_file(
     }
 }
 
-/// Reads as much as there is and waits for that. Returns the number of bytes.
+/// Reads as much as there is and waits for that. Returns the number of bytes. What cannot be read is
+/// tried again, as an error may pass.
 ///
 /// # Errors
 /// As [`run`].
@@ -380,8 +381,17 @@ pub fn read(
     offset: u64,
     buffer: Buffer,
 ) -> Result<u32, StorageError> {
-    match run(storage, Operation::Read { file, offset, buffer })? {
-        Outcome::Transferred(bytes) => Ok(bytes),
-        Outcome::Opened(_) | Outcome::Done => unreachable!("read completes with a length"),
+    let mut attempt = 1;
+    loop {
+        match run(storage, Operation::Read { file, offset, buffer }) {
+            Ok(Outcome::Transferred(bytes)) => return Ok(bytes),
+            Ok(_) => unreachable!("read completes with a length"),
+            Err(error) if attempt == limits::READ_ATTEMPTS_MAX => return Err(error),
+            Err(error) => {
+                tracing::warn!(%error, reason = %error.source, "reading again");
+                attempt += 1;
+                std::thread::sleep(limits::READ_RETRY_PAUSE);
+            }
+        }
     }
 }

@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! offset size
-//!      0    8  "WLCATAL3"
+//!      0    8  "WLCATAL4"
 //!      8    4  CRC32C of the body
 //!     12       body: next table id (4), shards of the server (2), generation of their
 //!              directories (4), partitions of the cluster (4), copies of each (1), list of its
-//!              servers (4 each), list of tables
+//!              servers (4 each), list of tables, list of the shards' logs: generation (4), shard
+//!              (2), identity of the log (8)
 //! ```
 //!
-//! "WLCATAL2" lacks partitions, copies and servers: not known. "WLCATAL1" lacks the generation, too: 0.
+//! "WLCATAL3" lacks the logs: not known. "WLCATAL2" lacks partitions, copies and servers: not known. "WLCATAL1" lacks the generation, too: 0.
 //!
 //! It is replaced whole: written beside, synced, renamed, and the directory synced.
 
@@ -19,9 +20,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use windlass_wire::{Checksum, ServerId, TableEntry, Wire, codec::Reader};
+use windlass_wire::{
+    Checksum, ServerId, TableEntry, Wire,
+    codec::{DecodeError, Reader},
+};
 
-use crate::persist::directories::ShardDirectory;
+use crate::{persist::directories::ShardDirectory, shard::KeptLog};
 
 /// What the file holds.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -38,6 +42,8 @@ pub(crate) struct Catalogue {
     /// Servers of the cluster when this was written.
     pub(super) servers: Vec<ServerId>,
     pub(crate) tables: Vec<TableEntry>,
+    /// The logs in the shards' directories, as far as they are known.
+    pub(super) logs: Vec<KeptLog>,
 }
 
 /// Why the catalogue cannot be used.
@@ -52,6 +58,15 @@ pub(crate) enum CatalogueError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// Nobody knows whose the shards' directories are.
+    #[error(
+        "{path} is missing, and there are directories of shards beside it: restore it from a backup, or \
+         move the data directory away"
+    )]
+    Missing {
+        /// The file.
+        path: PathBuf,
     },
     /// The file is damaged, or of another version.
     #[error(
@@ -68,7 +83,8 @@ pub(crate) const ONE_COPY: &str = "each server takes its partitions from the res
                                    copies of them would not be told apart: use --replicas 1 without \
                                    --movable";
 
-const MAGIC: [u8; 8] = *b"WLCATAL3";
+const MAGIC: [u8; 8] = *b"WLCATAL4";
+const MAGIC_3: [u8; 8] = *b"WLCATAL3";
 const MAGIC_2: [u8; 8] = *b"WLCATAL2";
 const MAGIC_1: [u8; 8] = *b"WLCATAL1";
 const BODY_AT: usize = 12;
@@ -86,7 +102,21 @@ impl Catalogue {
             path,
             source,
         })?;
-        Self::read(data)
+        Self::of(data)
+    }
+
+    /// Reads the catalogue of a data directory; `None` when nothing is kept there.
+    pub(super) fn of(data: &Path) -> Result<Option<Self>, CatalogueError> {
+        let read = Self::read(data)?;
+        let listed = ShardDirectory::list(data).map_err(|source| CatalogueError::Disk {
+            step: "list",
+            path: data.to_owned(),
+            source,
+        })?;
+        if read.is_none() && !listed.is_empty() {
+            return Err(CatalogueError::Missing { path: path_of(data) });
+        }
+        Ok(read)
     }
 
     /// Reads the catalogue of a data directory; `None` when there is none.
@@ -143,6 +173,7 @@ fn encode(catalogue: &Catalogue) -> Vec<u8> {
     catalogue.replicas.encode(&mut bytes);
     catalogue.servers.encode(&mut bytes);
     catalogue.tables.encode(&mut bytes);
+    catalogue.logs.encode(&mut bytes);
     let checksum = Checksum::of(&bytes[BODY_AT..]);
     bytes[..8].copy_from_slice(&MAGIC);
     bytes[8..BODY_AT].copy_from_slice(&checksum.0.to_le_bytes());
@@ -152,7 +183,8 @@ fn encode(catalogue: &Catalogue) -> Vec<u8> {
 fn decode(bytes: &[u8]) -> Option<Catalogue> {
     let (header, body) = bytes.split_at_checked(BODY_AT)?;
     let checksum = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
-    let version = [MAGIC_1, MAGIC_2, MAGIC].iter().position(|magic| header[..8] == *magic)? + 1;
+    let magics = [MAGIC_1, MAGIC_2, MAGIC_3, MAGIC];
+    let version = magics.iter().position(|magic| header[..8] == *magic)? + 1;
     if Checksum::of(body).0 != checksum {
         return None;
     }
@@ -165,14 +197,31 @@ fn decode(bytes: &[u8]) -> Option<Catalogue> {
         replicas: if version < 3 { 0 } else { u8::decode(&mut from).ok()? },
         servers: if version < 3 { Vec::new() } else { Vec::decode(&mut from).ok()? },
         tables: Vec::decode(&mut from).ok()?,
+        logs: if version < 4 { Vec::new() } else { Vec::decode(&mut from).ok()? },
     };
     from.finish().ok()?;
     Some(catalogue)
 }
 
+impl Wire for KeptLog {
+    fn encode(&self, into: &mut Vec<u8>) {
+        self.generation.encode(into);
+        self.shard.encode(into);
+        self.log_id.encode(into);
+    }
+
+    fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            generation: Wire::decode(from)?,
+            shard: Wire::decode(from)?,
+            log_id: Wire::decode(from)?,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use windlass_wire::{DataType, TableId, TableSchema};
+    use windlass_wire::{DataType, ShardId, TableId, TableSchema};
 
     use super::*;
 
@@ -188,6 +237,7 @@ mod tests {
             replicas: 2,
             servers: vec![ServerId(0), ServerId(4)],
             tables: vec![table],
+            logs: vec![KeptLog { generation: 3, shard: ShardId(1), log_id: 99 }],
         };
         let bytes = encode(&catalogue);
         assert_eq!(decode(&bytes), Some(catalogue));
@@ -197,6 +247,17 @@ mod tests {
             assert_eq!(decode(&damaged), None, "byte {at}");
         }
         assert_eq!(decode(&bytes[..bytes.len() - 1]), None);
+    }
+
+    #[test]
+    fn directories_of_shards_without_a_catalogue_are_nobody_s() {
+        let data = tempfile::tempdir().unwrap();
+        assert_eq!(Catalogue::load(data.path()).unwrap(), None);
+        fs::create_dir(data.path().join("shard-000001-0000")).unwrap();
+        let refusal = Catalogue::load(data.path()).unwrap_err().to_string();
+        assert!(refusal.contains("catalogue is missing"), "{refusal}");
+        Catalogue::default().store(data.path()).unwrap();
+        assert!(Catalogue::load(data.path()).unwrap().is_some());
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::{catalogue::Catalogue, peers::Peers};
 use crate::{
     persist::{limits::CHECKPOINT_BLOCK_BYTES_MAX, storage},
     refusal::{Refusal, internal, invalid, unknown_table},
-    shard::{ChainCommand, RecoverySummary, Regrouped, ShardCommand, ShardHandle, chain},
+    shard::{ChainCommand, KeptLog, ShardCommand, ShardHandle, chain},
 };
 
 /// The state, shared by a server's control threads.
@@ -46,6 +46,8 @@ pub(super) struct DataDirectory {
     pub(super) is_new: bool,
     /// Partitions of the cluster whose rows are kept there; zero when not known.
     pub(super) partitions: u32,
+    /// The logs in the shards' directories, as the catalogue had them.
+    pub(super) logs: Vec<KeptLog>,
 }
 
 #[derive(Debug)]
@@ -59,6 +61,7 @@ pub(super) struct State {
     pub(super) tables: BTreeMap<TableId, TableEntry>,
     next_table: u32,
     workers: Vec<WorkerEntry>,
+    pub(super) logs: Vec<KeptLog>,
 }
 
 /// Most bytes of a row and its state in a table that is kept on disk: one piece of a checkpoint.
@@ -78,6 +81,7 @@ impl Cluster {
             tables: BTreeMap::new(),
             next_table: 1,
             workers: Vec::new(),
+            logs: data.as_ref().map_or_else(Vec::new, |data| data.logs.clone()),
         };
         Self {
             state: Mutex::new(state),
@@ -389,52 +393,6 @@ impl Cluster {
         Ok(())
     }
 
-    /// Takes the rows of the data directory back.
-    fn recover(&self, state: &State, data: &DataDirectory) -> Result<(), Refusal> {
-        let shards = self.shards().len();
-        let regrouped = Regrouped::new(&data.path, data.generation, shards, data.storage);
-        let regrouped = Arc::new(regrouped);
-        let summaries: Vec<Result<RecoverySummary, String>> = std::thread::scope(|scope| {
-            let recovering: Vec<_> = self
-                .shards()
-                .iter()
-                .map(|shard| {
-                    let (regrouped, accept_damage) = (regrouped.clone(), data.accept_damage);
-                    scope.spawn(move || {
-                        shard.ask(|answer| ShardCommand::Recover {
-                            regrouped,
-                            accept_damage,
-                            answer,
-                        })
-                    })
-                })
-                .collect();
-            let died = || Err("recovery ended early".to_owned());
-            recovering.into_iter().map(|shard| shard.join().unwrap_or_else(|_| died())).collect()
-        });
-        let mut resumed = 0;
-        for (shard, summary) in self.shards().iter().zip(summaries) {
-            let summary = summary.map_err(internal)?;
-            tracing::info!(
-                shard = shard.id().0,
-                records = summary.records,
-                checkpoint_bytes = summary.checkpoint_bytes,
-                log_bytes = summary.log_bytes,
-                milliseconds = summary.milliseconds,
-                storage = summary.storage,
-                "recovered"
-            );
-            for damage in summary.damage {
-                tracing::error!(shard = shard.id().0, damage, "served without what was lost");
-            }
-            resumed += summary.resumed;
-        }
-        if resumed > 0 {
-            self.note_emptied(state);
-        }
-        self.store_catalogue(state)
-    }
-
     /// Refuses tables that cannot be kept as they ask.
     fn check_durability(&self, schema: &TableSchema) -> Result<(), Refusal> {
         if schema.durability == (Durability::Memory {}) {
@@ -460,7 +418,7 @@ impl Cluster {
     }
 
     /// Writes the tables down, if there is a data directory.
-    fn store_catalogue(&self, state: &State) -> Result<(), Refusal> {
+    pub(super) fn store_catalogue(&self, state: &State) -> Result<(), Refusal> {
         let Some(data) = &self.data else { return Ok(()) };
         let map = &state.map;
         let partitions = if map.is_founded() { map.partition_count() } else { data.partitions };
@@ -472,11 +430,12 @@ impl Cluster {
             replicas: copies_left(map),
             servers: map.servers.iter().map(|server| server.id).collect(),
             tables: state.tables.values().cloned().collect(),
+            logs: state.logs.clone(),
         };
         catalogue.store(&data.path).map_err(|error| internal(chain(&error)))
     }
 
-    fn shards(&self) -> &[ShardHandle] {
+    pub(super) fn shards(&self) -> &[ShardHandle] {
         self.shards.get().map_or(&[], Vec::as_slice)
     }
 

@@ -11,7 +11,9 @@ mod identity;
 mod member;
 mod peers;
 mod presence;
+mod recovering;
 pub mod restore;
+mod scrub;
 mod shards;
 mod thread;
 mod together;
@@ -32,6 +34,7 @@ use windlass_wire::{Durability, ServerId, ShardId, control::Provider, coordinati
 
 pub use config::{ConfigError, ServerConfig};
 pub use peers::{Peers, PeersConfig};
+pub use scrub::scrub_server;
 
 pub use identity::IdentityError;
 pub use thread::ShardThread;
@@ -197,6 +200,7 @@ impl Server {
         let kept_nothing = kept.is_none();
         let has_all = kept.as_ref().is_some_and(keeps_what_it_promised);
         let partitions = kept.as_ref().map_or(0, |kept| kept.partitions);
+        let logs = kept.as_ref().map_or_else(Vec::new, |kept| kept.logs.clone());
         let coordinator = match config.coordinators.is_empty() {
             true => Some(found(&config, kept)?),
             false => None,
@@ -212,6 +216,7 @@ impl Server {
             generation,
             is_new,
             partitions,
+            logs,
         })));
         let coordinators = match &coordinator {
             Some(coordinator) => Coordinators::Here(coordinator.desk().clone()),

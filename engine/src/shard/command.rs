@@ -162,6 +162,11 @@ pub enum ShardCommand {
         /// What was found.
         answer: Answer<super::RecoverySummary>,
     },
+    /// Opens the log behind what was recovered.
+    OpenLog {
+        /// Its identity.
+        answer: Answer<u64>,
+    },
     /// Sets rows of one partition of a dense table, whatever its rule.
     SetRows {
         /// The table.
@@ -315,6 +320,9 @@ impl Shard {
             ShardCommand::RetireWorker { rank, unheard } => self.give_up_worker(rank, unheard),
             ShardCommand::Recover { regrouped, accept_damage, answer } => {
                 let _ = answer.send(self.recover(regrouped, accept_damage));
+            }
+            ShardCommand::OpenLog { answer } => {
+                let _ = answer.send(super::open_log::open_log(self));
             }
             ShardCommand::SetRows { table, partition, first, values, answer } => {
                 self.set_rows(table, partition, first, &values, answer);

@@ -21,7 +21,9 @@ mod fetch;
 mod held_back;
 mod ids_hash;
 mod image;
+mod kept_logs;
 mod locate;
+mod open_log;
 mod poll;
 mod pull;
 mod push;
@@ -54,6 +56,7 @@ pub use chain::{
     SharedLeases,
 };
 pub use command::{AttachedMailbox, ShardCommand, ShardHandle, ShardStopped};
+pub use kept_logs::KeptLog;
 pub use reactor::Reactor;
 pub use recover::RecoverySummary;
 pub use regrouped::Regrouped;
@@ -112,6 +115,8 @@ pub struct Shard {
     /// Log and checkpoints, when the server has a data directory. In a box, because it is taken out
     /// while the shard works with it.
     durable: Option<Box<Durable>>,
+    /// What was recovered, until all shards of the server are: then its log is opened.
+    recovered: Option<Box<open_log::Opening>>,
     /// What it takes to be part of chains, and the part itself in a cluster that has them.
     chain_context: Option<ChainContext>,
     chain: Option<Box<Chain>>,
@@ -196,6 +201,7 @@ impl Shard {
             turn: Turn::new(),
             spare_keys: Vec::new(),
             durable: None,
+            recovered: None,
             chain_context: None,
             chain: None,
             checkpoint_wanted: false,

@@ -8,14 +8,16 @@ use std::{
 };
 
 use windlass_replication::{Lane, SessionTable, session as chained};
-use windlass_wire::{Incarnation, Lsn, PartitionId, RowRange, Sequence, SessionId, map::shard_of};
+use windlass_wire::{Incarnation, PartitionId, RowRange, Sequence, SessionId, map::shard_of};
 
 use super::{
     Shard, chain,
     checkpoint::{CHAIN_SESSIONS, PieceParts, ROWS, SESSION_LEN, SESSIONS},
     clocks::apply_record,
-    durable::{Durable, apply_key, apply_range},
+    durable::{apply_key, apply_range},
     image::{IMAGE, restore_image},
+    kept_logs,
+    open_log::Opening,
     record::kernel_of,
     regrouped::Regrouped,
     session::{Applied, Detached},
@@ -57,8 +59,8 @@ pub struct RecoverySummary {
 }
 
 impl Shard {
-    /// Recovers the shard's partitions from the data directory and goes on in its own part of it. The
-    /// tables have to be made before.
+    /// Recovers the shard's partitions from the data directory. The tables have to be made before;
+    /// [`super::open_log`] goes on in the shard's own part of it.
     ///
     /// # Errors
     /// When the directory cannot be used, or holds damage and `accept_damage` is not set.
@@ -99,6 +101,14 @@ impl Shard {
         let Some(storage) = storages.pop() else { return Err("no directory".to_owned()) };
         let mut damage: Vec<String> = recovered.damage().map(ToString::to_string).collect();
         damage.extend(self.unattributed(&recovered));
+        let mut partitions = (0..self.map.partition_count()).map(PartitionId);
+        if partitions.any(|partition| self.recovers(partition))
+            && self.tables.values().any(ShardTable::is_kept)
+        {
+            let ids = recovered.directories.iter().map(|directory| directory.tail.log_id);
+            let found: Vec<(ShardDirectory, u64)> = sources.iter().cloned().zip(ids).collect();
+            damage.extend(kept_logs::vanished(&regrouped, self.id, &found));
+        }
         if !damage.is_empty() && !accept_damage {
             return Err(damage.join("; "));
         }
@@ -112,30 +122,19 @@ impl Shard {
             resumed: 0,
         };
         let found = recovered.directories.last().cloned().unwrap_or_default();
-        let log_id = super::fresh_number();
-        let mut durable = Durable::open(storage, log_id, &found).map_err(|error| chain(&error))?;
-        for partition in (0..self.map.partition_count()).map(PartitionId) {
-            if shard_of(partition, self.shard_count) == self.id {
-                let last =
-                    recovered.partitions.get(&partition).map_or(Lsn(0), |recovered| recovered.lsn);
-                durable.add_partition(partition, last);
-            }
-        }
-        for table in self.tables.values_mut() {
-            table.track_changes();
-        }
-        if sources.len() > 1 {
-            durable.set_regrouped(regrouped);
-            self.checkpoint_wanted = true;
-        }
         let is_blank = found.tail.log_id == 0 && sources.len() == 1;
         if !is_blank {
             let partitions = (0..self.map.partition_count()).map(PartitionId);
             summary.resumed = partitions.filter(|partition| self.recovers(*partition)).count();
         }
-        self.durable = Some(Box::new(durable));
-        self.recover_chains(&recovered.partitions, sessions, is_blank);
-        self.resume_clocks();
+        self.recovered = Some(Box::new(Opening {
+            storage,
+            found,
+            partitions: recovered.partitions,
+            sessions,
+            regrouped: (sources.len() > 1).then_some(regrouped),
+            is_blank,
+        }));
         Ok(summary)
     }
 

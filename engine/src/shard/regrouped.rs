@@ -7,6 +7,7 @@ use std::{
     thread::JoinHandle,
 };
 
+use super::KeptLog;
 use crate::persist::{directories::ShardDirectory, storage::Provider};
 
 /// A data directory, and the shards that still need the directories of older generations in it.
@@ -15,15 +16,23 @@ pub struct Regrouped {
     pub(super) data: PathBuf,
     pub(super) generation: u32,
     pub(super) provider: Provider,
+    /// The logs that the catalogue names.
+    pub(super) logs: Vec<KeptLog>,
     waiting: AtomicUsize,
 }
 
 impl Regrouped {
     /// For so many shards that recover from `data` and go on in `generation`, through such storage.
     #[must_use]
-    pub fn new(data: &Path, generation: u32, shard_count: usize, provider: Provider) -> Self {
+    pub fn new(
+        data: &Path,
+        generation: u32,
+        shard_count: usize,
+        provider: Provider,
+        logs: Vec<KeptLog>,
+    ) -> Self {
         let waiting = AtomicUsize::new(shard_count);
-        Self { data: data.to_owned(), generation, provider, waiting }
+        Self { data: data.to_owned(), generation, provider, logs, waiting }
     }
 
     /// A shard's first checkpoint is published. After the last of them the old directories are

@@ -110,12 +110,15 @@ impl Node {
     /// Takes up what its folder holds.
     pub(crate) fn recover(&self) -> Result<(), String> {
         let (data, count) = (self.data.as_ref().unwrap(), self.handles.len());
-        let regrouped = Regrouped::new(data, 0, count, storage::Provider::Automatic);
+        let regrouped = Regrouped::new(data, 0, count, storage::Provider::Automatic, Vec::new());
         let regrouped = Arc::new(regrouped);
         for handle in &self.handles {
             let regrouped = regrouped.clone();
             let accept_damage = false;
             handle.ask(|answer| ShardCommand::Recover { regrouped, accept_damage, answer })?;
+        }
+        for handle in &self.handles {
+            let _: u64 = handle.ask(|answer| ShardCommand::OpenLog { answer })?;
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! A simulated disk: what is written lies in a volatile cache until it is made durable; a power cut
 //! keeps, loses or tears, sector by sector, whatever was not.
 
-use std::{collections::BTreeMap, io};
+use std::{collections::BTreeMap, io, ops::Range};
 
 use super::random::Random;
 
@@ -22,6 +22,9 @@ pub struct Disk {
     /// What the disk does wrong.
     pub faults: Faults,
     writes: u64,
+    durable_writes: u64,
+    /// Parts of files that cannot be read.
+    unreadable: Vec<(usize, Range<usize>)>,
 }
 
 /// What a disk does wrong, besides losing power.
@@ -33,10 +36,13 @@ pub struct Faults {
     pub fail_write: Option<u64>,
     /// This write ends after half of its bytes.
     pub short_write: Option<u64>,
+    /// This durable write fails with EIO, after which the cache shows its bytes and counts them as
+    /// written: a sync that failed once.
+    pub fail_sync: Option<u64>,
     /// No file grows or is made while the disk holds more than this.
     pub capacity_bytes: Option<u64>,
-    /// A bit was flipped by [`Disk::flip`].
-    pub flipped: bool,
+    /// Something was changed by [`Disk::damage`].
+    pub damaged: bool,
 }
 
 #[derive(Debug, Default)]
@@ -69,6 +75,8 @@ impl Disk {
             off: false,
             faults: Faults::default(),
             writes: 0,
+            durable_writes: 0,
+            unreadable: Vec::new(),
         }
     }
 
@@ -176,6 +184,10 @@ impl Disk {
         };
         let file = &mut self.inodes[inode];
         put(&mut file.view, offset, bytes);
+        self.durable_writes += u64::from(durable);
+        if durable && self.faults.fail_sync == Some(self.durable_writes) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         if durable && !self.faults.ignore_durability {
             put(&mut file.durable, offset, bytes);
             // What is still in the cache is older: it cannot come back over these bytes.
@@ -193,19 +205,33 @@ impl Disk {
     }
 
     /// Reads; short at the end.
-    pub fn read(&self, inode: usize, offset: usize, into: &mut [u8]) -> usize {
+    pub fn read(&self, inode: usize, offset: usize, into: &mut [u8]) -> io::Result<usize> {
         let view = &self.inodes[inode].view;
         let count = view.len().saturating_sub(offset).min(into.len());
+        let fails = |(bad, part): &(usize, Range<usize>)| {
+            *bad == inode && part.start < offset + count && offset < part.end
+        };
+        if self.unreadable.iter().any(fails) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         into[..count].copy_from_slice(&view[offset.min(view.len())..][..count]);
-        count
+        Ok(count)
+    }
+
+    /// From now on reads of a part of a file fail, or those of no file.
+    pub fn fail_reads(&mut self, part: Option<(&str, Range<usize>)>) {
+        self.unreadable.clear();
+        self.unreadable.extend(part.map(|(name, part)| (self.names[name], part)));
     }
 
     /// Makes a file's cached bytes durable.
     pub fn sync(&mut self, inode: usize) {
         if !self.faults.ignore_durability {
             let file = &mut self.inodes[inode];
-            file.pending.clear();
-            file.durable.clone_from(&file.view);
+            for (offset, bytes) in std::mem::take(&mut file.pending) {
+                put(&mut file.durable, offset, &bytes);
+            }
+            file.durable.resize(file.view.len(), 0);
         }
     }
 
@@ -269,13 +295,20 @@ impl Disk {
 
     /// Flips one bit of a file, on the platter too.
     pub fn flip(&mut self, name: &str, bit: usize) {
-        self.faults.flipped = true;
+        self.damage(name, |bytes| {
+            if let Some(byte) = bytes.get_mut(bit / 8) {
+                *byte ^= 1 << (bit % 8);
+            }
+        });
+    }
+
+    /// Changes the bytes of a file, on the platter too.
+    pub fn damage(&mut self, name: &str, change: impl Fn(&mut Vec<u8>)) {
+        self.faults.damaged = true;
         if let Some(&inode) = self.names.get(name) {
             let file = &mut self.inodes[inode];
             for bytes in [&mut file.view, &mut file.durable] {
-                if let Some(byte) = bytes.get_mut(bit / 8) {
-                    *byte ^= 1 << (bit % 8);
-                }
+                change(bytes);
             }
         }
     }

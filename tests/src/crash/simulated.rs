@@ -89,7 +89,7 @@ impl SimulatedStorage {
             }
             Operation::Read { file, offset, buffer } => {
                 let mut bytes = vec![0; buffer.length as usize];
-                let count = disk.read(self.inode(*file)?, to_usize(*offset), &mut bytes);
+                let count = disk.read(self.inode(*file)?, to_usize(*offset), &mut bytes)?;
                 self.regions[usize::from(buffer.region.0)].write(buffer.start, &bytes[..count]);
                 return Ok(Outcome::Transferred(u32::try_from(count).unwrap_or(0)));
             }

@@ -72,6 +72,8 @@ pub enum End {
     PowerCut,
     /// The process is killed: everything written is still seen, and not yet durable.
     Kill,
+    /// The process ends in order.
+    Close,
 }
 
 /// A simulated life after life of one shard on one disk.
@@ -127,14 +129,15 @@ impl Workload {
             && !self.disk.borrow().is_off()
         {
             verdict = self.check(&recovered, &store);
-            self.forget_beyond(&recovered);
+            // What is refused is left as it is.
             if verdict == Verdict::default() {
-                self.run(storage, &recovered, store, turns);
+                self.forget_beyond(&recovered);
+                self.run(storage, &recovered, store, turns, end);
             }
         }
         match end {
             End::PowerCut => self.disk.borrow_mut().power_cycle(),
-            End::Kill => self.disk.borrow_mut().kill(),
+            End::Kill | End::Close => self.disk.borrow_mut().kill(),
         }
         verdict
     }
@@ -155,11 +158,20 @@ impl Workload {
         let mut verdict = Verdict::default();
         let empty = Partition::new();
         let torn = recovered.directories.iter().any(|directory| directory.torn.is_some());
+        let unattributed = recovered
+            .directories
+            .iter()
+            .any(|directory| directory.damage.iter().any(|bad| bad.partition.is_none()));
         for (id, history) in &self.history {
             let state = recovered.partitions.get(id);
             let lsn = state.map_or(Lsn(0), |state| state.lsn);
             let gone = history.iter().filter(|logged| logged.promised && logged.lsn > lsn).count();
             if state.is_some_and(|state| !state.damage.is_empty()) {
+                verdict.reported += 1;
+                continue;
+            }
+            if state.is_none() && unattributed {
+                // A shard that misses partitions is not started over damage that names none.
                 verdict.reported += 1;
                 continue;
             }
@@ -182,7 +194,7 @@ impl Workload {
     }
 
     fn was_damaged(&self) -> bool {
-        self.disk.borrow().faults.flipped
+        self.disk.borrow().faults.damaged
     }
 
     /// What did not survive never happened; clients still hold it if it was not acknowledged.
@@ -199,6 +211,7 @@ impl Workload {
         recovered: &Recovered,
         mut store: Store,
         turns: u32,
+        end: End,
     ) {
         let config = LogConfig {
             log_id: 7,
@@ -261,6 +274,9 @@ impl Workload {
             if matches!(progress, CheckpointProgress::Published { .. }) {
                 self.checkpoints += 1;
             }
+        }
+        if end == End::Close {
+            assert!(persistence.close(Duration::from_secs(60)), "{:?}", persistence.log.poison());
         }
     }
 

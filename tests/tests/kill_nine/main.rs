@@ -17,6 +17,7 @@ mod oracle;
 mod process;
 mod program;
 mod trained;
+mod vanished;
 mod whole;
 mod worker;
 

@@ -81,6 +81,18 @@ impl Program {
     }
 }
 
+impl Program {
+    /// Whether a scrub finds the data directory sound, and all it says.
+    pub(crate) fn scrub(&self) -> (bool, String) {
+        let mut command = Command::new(&self.program);
+        command.args(["scrub", "data"]).current_dir(&self.folder);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = start(&mut command).wait_with_output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    }
+}
+
 impl Process {
     /// What it has logged so far.
     pub(crate) fn said(&self) -> String {

@@ -15,6 +15,7 @@ use windlass_engine::persist::{
     scrub::{ScrubReport, scrub},
     storage::{self, Provider, Storage},
 };
+use windlass_engine::server::scrub_server;
 
 use super::{ExitStatus, Failure, Output};
 use crate::report::{table, units};
@@ -42,7 +43,7 @@ pub(crate) enum Inspect {
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Reads all that recovery would read and verifies every checksum. Exits with 1 if anything is bad. A log\nthat ends in the middle of a write is normal after a crash. What is bad is read again before it is reported,\nso that files which a running server gives back meanwhile are no damage."
+    after_help = "Reads all that a start would read, the catalogue and the coordinator's map among it, and verifies every checksum. Exits with 1 if anything is bad. A log\nthat ends in the middle of a write is normal after a crash. What is bad is read again before it is reported,\nso that files which a running server gives back meanwhile are no damage."
 )]
 pub(crate) struct ScrubArguments {
     /// A server's data directory, or one shard's in it
@@ -91,7 +92,16 @@ pub(super) fn list_checkpoints(directory: &Path, output: Output) -> Result<(), F
 
 pub(crate) fn run_scrub(arguments: &ScrubArguments, output: Output) -> Result<(), Failure> {
     let mut bad_count = 0;
-    for directory in shards(&arguments.directory)? {
+    if !is_shard(&arguments.directory) && arguments.directory.is_dir() {
+        let report = scrub_server(&arguments.directory);
+        bad_count += report.bad.len();
+        let directory = &arguments.directory;
+        let found = Found { directory, found: &report };
+        output.result(&found, || scrub_text(directory, &report))?;
+    }
+    let listed = shards(&arguments.directory);
+    // What is bad already may be that there are none.
+    for directory in if bad_count == 0 { listed? } else { listed.unwrap_or_default() } {
         let report = scrub(open(&directory)?.as_mut()).map_err(Failure::failed)?;
         bad_count += report.bad.len();
         let found = Found { directory: &directory, found: &report };

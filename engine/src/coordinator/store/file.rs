@@ -24,6 +24,7 @@ use rustix::fs::{FlockOperation, flock};
 use windlass_wire::Checksum;
 
 use super::{Item, Store, StoreError, Written, version_of};
+use crate::shard::chain;
 
 /// A locked directory.
 #[derive(Debug)]
@@ -60,22 +61,6 @@ impl FileStore {
         Ok(Self { directory: directory.to_owned(), _lock: lock, versions: Default::default() })
     }
 
-    fn read(&self, item: Item) -> Result<Option<Vec<u8>>, StoreError> {
-        let path = self.directory.join(item.name());
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(StoreError::Disk { step: "read", path, source }),
-        };
-        let damaged = || StoreError::Damaged { what: path.display().to_string() };
-        let (header, held) = bytes.split_at_checked(ITEM_AT).ok_or_else(damaged)?;
-        let checksum = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
-        if header[..8] != MAGIC || Checksum::of(held).0 != checksum {
-            return Err(damaged());
-        }
-        Ok(Some(held.to_vec()))
-    }
-
     fn replace(&self, item: Item, bytes: &[u8]) -> io::Result<()> {
         let path = self.directory.join(item.name());
         let temporary = path.with_extension("new");
@@ -89,6 +74,37 @@ impl FileStore {
     }
 }
 
+fn read(directory: &Path, item: Item) -> Result<Option<Vec<u8>>, StoreError> {
+    let path = directory.join(item.name());
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(StoreError::Disk { step: "read", path, source }),
+    };
+    let damaged = || StoreError::Damaged { what: path.display().to_string() };
+    let (header, held) = bytes.split_at_checked(ITEM_AT).ok_or_else(damaged)?;
+    let checksum = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
+    if header[..8] != MAGIC || Checksum::of(held).0 != checksum {
+        return Err(damaged());
+    }
+    Ok(Some(held.to_vec()))
+}
+
+/// The files of a directory that cannot be used, each with the reason; of a store in use as well.
+pub(crate) fn scrub_file_store(directory: &Path) -> Vec<(&'static str, String)> {
+    let items = Item::ALL.into_iter();
+    items.filter_map(|item| Some((item.name(), chain(&read(directory, item).err()?)))).collect()
+}
+
+/// A store with something in every item.
+#[cfg(test)]
+pub(crate) fn store_sample(directory: &Path) {
+    let mut store = FileStore::open(directory).unwrap();
+    for item in Item::ALL {
+        store.write(item, 0, &1_u64.to_le_bytes()).unwrap();
+    }
+}
+
 impl Store for FileStore {
     fn name(&self) -> &'static str {
         "file"
@@ -97,7 +113,7 @@ impl Store for FileStore {
     fn campaign(&mut self, _: Duration) -> Result<Option<Vec<Option<Vec<u8>>>>, StoreError> {
         let mut items = Vec::new();
         for item in Item::ALL {
-            let bytes = self.read(item)?;
+            let bytes = read(&self.directory, item)?;
             self.versions[item as usize] = bytes.as_deref().map_or(0, version_of);
             items.push(bytes);
         }

@@ -11,6 +11,9 @@ use std::{fmt::Debug, io, path::PathBuf, time::Duration};
 use windlass_replication::ClusterMap;
 
 pub(super) use catalogue::Catalogue;
+pub(crate) use file::scrub_file_store;
+#[cfg(test)]
+pub(crate) use file::store_sample;
 
 use super::{CoordinatorConfig, StoreConfig};
 

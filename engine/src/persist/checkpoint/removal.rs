@@ -12,8 +12,9 @@
 use std::{collections::VecDeque, time::Duration};
 
 use super::{CheckpointConfig, OWNER};
-use crate::persist::storage::{
-    Completion, FileId, Operation, Outcome, Storage, StorageError, Token,
+use crate::persist::{
+    manifest::{Manifest, data_number, manifest_number},
+    storage::{Completion, FileId, Operation, Outcome, Storage, StorageError, Token},
 };
 
 /// Marks the completions of removals among those of checkpoints.
@@ -140,6 +141,20 @@ impl Removals {
             Step::Remove => Step::Open,
         }
     }
+}
+
+/// The number of the checkpoint that a file is of.
+pub(super) fn number_of(name: &str) -> Option<u64> {
+    data_number(name).or_else(|| manifest_number(name))
+}
+
+/// Whether a file is a left-over that no checkpoint that is kept names.
+pub(super) fn is_stale(name: &str, kept: &[Manifest]) -> bool {
+    if let Some(number) = data_number(name) {
+        return !kept.iter().flat_map(|kept| &kept.files).any(|file| file.number == number);
+    }
+    manifest_number(name).is_some_and(|number| kept.iter().all(|kept| kept.number != number))
+        || (name.starts_with("manifest-") && name.ends_with(".new"))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::persist::{
     ring::Room,
     segment::{Batch, Superblock},
     segments::Active,
-    storage::{self, Buffer, Operation, Outcome, Storage, StorageError, Token},
+    storage::{Buffer, Operation, Storage, Token},
 };
 
 /// A batch between its first reservation and the release of its write.
@@ -39,37 +39,6 @@ pub(super) struct PendingBatch {
 }
 
 impl Log {
-    /// Writes the first superblock of this life, alone and durably: whatever a crash leaves of the
-    /// batches behind it, the next life sees the sequence and uses another salt.
-    pub(super) fn claim_sequence(&mut self, storage: &mut dyn Storage) -> Result<(), StorageError> {
-        let failed = |source: std::io::ErrorKind| StorageError {
-            operation: "claim",
-            name: "the first segment of the log".to_owned(),
-            source: source.into(),
-        };
-        self.next_segment().map_err(|_| failed(std::io::ErrorKind::StorageFull))?;
-        let Some(active) = &mut self.active else {
-            return Err(failed(std::io::ErrorKind::StorageFull));
-        };
-        let length = Superblock::length(0) as u64;
-        active.offset = length;
-        let active = *active;
-        let cursor = self.ring.take(length);
-        self.write_superblock(cursor, length, &active);
-        let length = u32::try_from(length).expect("one block");
-        let start = self.ring.page_offset(cursor);
-        let buffer = Buffer { region: self.region, start, length };
-        let write = Operation::Write { file: active.file, offset: 0, buffer, durable: true };
-        let outcome = storage::run(storage, write)?;
-        if outcome != Outcome::Transferred(length) {
-            return Err(failed(std::io::ErrorKind::WriteZero));
-        }
-        self.durable = Position(active.base + u64::from(length));
-        self.durable_cursor = self.ring.tail();
-        self.release();
-        Ok(())
-    }
-
     pub(super) fn batch_mut(&mut self, number: u64) -> &mut PendingBatch {
         let index = usize::try_from(number - self.first_batch).expect("a batch in the queue");
         &mut self.batches[index]

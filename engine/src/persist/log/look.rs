@@ -17,7 +17,9 @@ impl Log {
     #[must_use]
     pub fn deadline(&self) -> Option<Duration> {
         let open = self.batches.back().filter(|batch| !batch.ended && self.may_write(batch));
-        open.and_then(|batch| batch.deadline)
+        let written = open.and_then(|batch| batch.deadline);
+        let renewed = self.watermark.due(self.durable.0).filter(|_| self.poison.is_none());
+        written.into_iter().chain(renewed).min()
     }
 
     /// Bytes sealed that no write was begun for.

@@ -92,6 +92,7 @@ pub fn restore(
         replicas: 1,
         servers: Vec::new(),
         tables: tables.clone(),
+        logs: Vec::new(),
     };
     let total = bytes * options.into.len() as u64;
     for into in &options.into {

@@ -21,6 +21,7 @@ fn server(root: &std::path::Path, number: u32, cluster: u64, tables: &[TableEntr
         replicas: 1,
         servers: vec![ServerId(0), ServerId(1)],
         tables: tables.to_vec(),
+        logs: Vec::new(),
     };
     catalogue.store(&path).unwrap();
     let server = ServerId(number);

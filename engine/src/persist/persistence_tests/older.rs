@@ -1,0 +1,112 @@
+//! A manifest that cannot be read: recovery begins with the checkpoint before, as long as the log reaches
+//! back to it.
+
+use std::{fs, path::Path, time::Duration};
+
+use super::{Counter, PARTITIONS, checkpoint, push, settle, start};
+use crate::persist::{
+    manifest::manifest_name,
+    persistence::Persistence,
+    recovery::{Recovered, RecoveryOptions, recover},
+    storage::{Provider, open},
+};
+
+/// Pushes to every partition so often, then a checkpoint of that. What is no longer needed is removed.
+fn go_on(persistence: &mut Persistence, counter: &mut Counter, pushes: u64) {
+    for value in 1..=pushes {
+        for partition in 0..PARTITIONS {
+            let position = push(persistence, counter, partition, value).position;
+            settle(persistence, position);
+        }
+    }
+    checkpoint(persistence, counter);
+    let mut now = Duration::ZERO;
+    while persistence.removal_due().is_some() {
+        now += Duration::from_secs(1);
+        persistence.remove_old(now);
+        persistence.wait(Duration::from_millis(1));
+        persistence.poll();
+    }
+}
+
+fn spoil(directory: &Path, number: u64) {
+    let path = directory.join(manifest_name(number));
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[70] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+fn look(directory: &Path) -> (Recovered, Counter) {
+    let mut counter = Counter::default();
+    let mut storage = open(directory, Provider::Buffered).unwrap();
+    let options = RecoveryOptions::default();
+    let recovered = recover(std::slice::from_mut(&mut storage), options, &mut counter).unwrap();
+    (recovered, counter)
+}
+
+fn is_sound(recovered: &Recovered) -> bool {
+    recovered.damage().count() == 0 && recovered.directories[0].damage.is_empty()
+}
+
+#[test]
+fn the_older_checkpoint_is_used_where_the_log_reaches_back_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let mut counter = Counter::default();
+    let (mut persistence, _) = start(folder, Provider::Buffered, &mut counter);
+    for _ in 0..4 {
+        go_on(&mut persistence, &mut counter, 2);
+    }
+    let position = push(&mut persistence, &mut counter, 1, 5).position;
+    settle(&mut persistence, position);
+    drop(persistence);
+    let manifests = |numbers: [bool; 4]| {
+        let is_there = |number: u64| folder.join(manifest_name(number)).exists();
+        assert_eq!([1, 2, 3, 4].map(is_there), numbers);
+    };
+    manifests([false, false, true, true]);
+    // A restart keeps both.
+    drop(start(folder, Provider::Buffered, &mut Counter::default()));
+    manifests([false, false, true, true]);
+    spoil(folder, 4);
+    let (recovered, again) = look(folder);
+    assert!(is_sound(&recovered), "{recovered:?}");
+    assert_eq!(again.sums, counter.sums);
+    let directory = &recovered.directories[0];
+    assert_eq!(directory.manifest.as_ref().map(|used| used.number), Some(3));
+    assert_eq!(directory.bad_manifests.len(), 1);
+    // Without any the whole log is replayed, which still begins at its beginning.
+    spoil(folder, 3);
+    let (recovered, again) = look(folder);
+    assert!(is_sound(&recovered) && recovered.directories[0].manifest.is_none(), "{recovered:?}");
+    assert_eq!(again.sums, counter.sums);
+    // It goes on from there, and the next checkpoint is numbered behind the bad ones.
+    let mut again = Counter::default();
+    let (mut persistence, _) = start(folder, Provider::Buffered, &mut again);
+    go_on(&mut persistence, &mut again, 1);
+    assert_eq!(persistence.checkpointer().last().map(|last| last.number), Some(5));
+    drop(persistence);
+    assert_eq!(look(folder).1.sums, again.sums);
+}
+
+#[test]
+fn a_log_that_does_not_reach_back_to_the_older_checkpoint_is_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let mut counter = Counter::default();
+    let (mut persistence, _) = start(folder, Provider::Buffered, &mut counter);
+    // Some 12 MiB of log in all, of segments of 1 MiB of which there are few.
+    for _ in 0..3 {
+        go_on(&mut persistence, &mut counter, 256);
+    }
+    drop(persistence);
+    let (recovered, again) = look(folder);
+    assert!(is_sound(&recovered), "{recovered:?}");
+    assert_eq!(again.sums, counter.sums);
+    spoil(folder, 3);
+    spoil(folder, 2);
+    let (recovered, _) = look(folder);
+    let damage = &recovered.directories[0].damage;
+    assert!(damage.iter().any(|bad| bad.reason.contains("is missing")), "{damage:?}");
+    assert!(recovered.damage().count() > 0, "{recovered:?}");
+}

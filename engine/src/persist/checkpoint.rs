@@ -411,7 +411,7 @@ impl Checkpointer {
                 Operation::Rename { from: temporary_name(number), to: manifest_name(number) }
             }
             (Stage::SyncDirectory, None, None) => return Ok(true),
-            (Stage::SyncDirectory, ..) => Operation::SyncDirectory,
+            (Stage::SyncNames | Stage::SyncDirectory, ..) => Operation::SyncDirectory,
             _ => unreachable!("every stage has its file"),
         };
         run.submitted = storage.submit(Token::new(OWNER, SINGLE), operation).is_ok();

@@ -65,6 +65,8 @@ pub(super) enum Stage {
     WriteManifest,
     SyncManifest,
     CloseManifest,
+    /// What the manifest names has to be there wherever the manifest is.
+    SyncNames,
     Rename,
     SyncDirectory,
 }
@@ -93,7 +95,8 @@ impl Run {
                 Stage::SyncManifest
             }
             (Stage::SyncManifest, _) => Stage::CloseManifest,
-            (Stage::CloseManifest, _) => Stage::Rename,
+            (Stage::CloseManifest, _) => Stage::SyncNames,
+            (Stage::SyncNames, _) => Stage::Rename,
             (Stage::Rename, _) => Stage::SyncDirectory,
             (Stage::SyncDirectory, _) => {
                 self.manifest_file = None;

@@ -44,6 +44,10 @@ pub trait Storage: fmt::Debug {
         self.submit(token, operation)
     }
 
+    /// Whether [`Storage::submit_awaited`] may carry operations out before it returns. A disk may take
+    /// any time for one, and a thread that others wait for must not: it is told not to.
+    fn set_in_place(&mut self, _may: bool) {}
+
     /// Tells the device what was submitted, ahead of the next poll, which does so anyway. Never waits.
     /// Returns how long that took, where the device may carry operations out meanwhile.
     fn begin(&mut self) -> Duration {

@@ -145,6 +145,11 @@ impl Durable {
         }
     }
 
+    /// Whether the disk may be waited for within a call.
+    pub(super) fn set_in_place(&mut self, may: bool) {
+        self.persistence.set_in_place(may);
+    }
+
     /// Becomes readable when the disk has something to report.
     pub(super) fn wait_descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.persistence.storage().wait_descriptor()

@@ -133,6 +133,7 @@ impl Shard {
             let partitions = (0..self.map.partition_count()).map(PartitionId);
             summary.resumed = partitions.filter(|partition| self.recovers(*partition)).count();
         }
+        chain::note_peers(self.chain.as_deref(), Some(&mut durable));
         self.durable = Some(Box::new(durable));
         self.recover_chains(&recovered.partitions, sessions, is_blank);
         self.resume_clocks();

@@ -33,7 +33,7 @@ use super::{
     },
     memory::Window,
     poison::Poison,
-    storage::{Buffer, Completion, Operation, Outcome, RegionId, Storage, StorageError, Token},
+    storage::{Buffer, Completion, Operation, RegionId, Storage, StorageError, Token},
 };
 
 mod copy;
@@ -48,7 +48,7 @@ pub use source::{BlockHead, CheckpointSource, Extent, Next};
 use pace::Pace;
 use rate::Rate;
 use removal::{REMOVAL, Removals};
-use run::{BufferState, Run, Stage};
+use run::{BufferState, Run, Stage, short_write};
 
 /// Marks this submitter's tokens.
 pub(crate) const OWNER: u8 = 3;
@@ -100,6 +100,7 @@ pub struct Checkpointer {
     failure: Option<CheckpointError>,
     removals: Removals,
     pace: Pace,
+    bytes_written: u64,
 }
 
 /// Where a checkpoint is.
@@ -186,6 +187,7 @@ impl Checkpointer {
             failure: None,
             removals,
             pace: Pace::new(),
+            bytes_written: 0,
         })
     }
 
@@ -259,6 +261,12 @@ impl Checkpointer {
     #[must_use]
     pub fn last(&self) -> Option<&Manifest> {
         (self.last.number > 0).then_some(&self.last)
+    }
+
+    /// Bytes of data files and manifests so far, those of checkpoints that were given up included.
+    #[must_use]
+    pub fn bytes_written(&self) -> u64 {
+        self.bytes_written
     }
 
     /// Why the last attempt failed, until [`Checkpointer::take_failure`] takes it.
@@ -401,6 +409,7 @@ impl Checkpointer {
                 run.manifest.log_durable = log.durable().0;
                 let length = run.manifest.length();
                 run.manifest.encode(self.window.bytes_mut(0, length));
+                self.bytes_written += length as u64;
                 let length = u32::try_from(length).expect("a manifest is short");
                 let buffer = Buffer { region: self.region, start: self.window.start(), length };
                 Operation::Write { file, offset: 0, buffer, durable: false }
@@ -483,12 +492,4 @@ fn is_stale(name: &str, last: &Manifest) -> bool {
     }
     manifest_number(name).is_some_and(|number| number != last.number)
         || (name.starts_with("manifest-") && name.ends_with(".new"))
-}
-
-fn short_write(wanted: usize, outcome: Outcome) -> Option<CheckpointError> {
-    match outcome {
-        Outcome::Transferred(written) if written as usize == wanted => None,
-        Outcome::Transferred(written) => Some(CheckpointError::ShortWrite { wanted, written }),
-        Outcome::Opened(_) | Outcome::Done => None,
-    }
 }

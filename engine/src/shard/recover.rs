@@ -16,6 +16,7 @@ use super::{
     clocks::apply_record,
     durable::{Durable, apply_key, apply_range},
     image::{IMAGE, restore_image},
+    log_size::LogSize,
     record::kernel_of,
     regrouped::Regrouped,
     session::{Applied, Detached},
@@ -113,7 +114,9 @@ impl Shard {
         };
         let found = recovered.directories.last().cloned().unwrap_or_default();
         let log_id = super::fresh_number();
-        let mut durable = Durable::open(storage, log_id, &found).map_err(|error| chain(&error))?;
+        let (size, held) = (LogSize::new(self.options.log_len_max), self.held_len());
+        let durable = Durable::open(storage, log_id, &found, size, held);
+        let mut durable = durable.map_err(|error| chain(&error))?;
         for partition in (0..self.map.partition_count()).map(PartitionId) {
             if shard_of(partition, self.shard_count) == self.id {
                 let last =

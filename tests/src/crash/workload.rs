@@ -201,7 +201,8 @@ impl Workload {
         let config = LogConfig {
             log_id: 7,
             segment_bytes: 64 << 10,
-            segments_max: 6,
+            segment_bytes_first: 64 << 10,
+            bytes_max: 6 * (64 << 10),
             segments_spare: 1,
             writes_max: 3,
         };

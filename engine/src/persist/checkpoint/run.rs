@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::{BUFFERS, CheckpointError, rate::Rate, short_write};
+use super::{BUFFERS, CheckpointError, rate::Rate};
 use crate::persist::{
     commit::Position,
     log::Log,
@@ -132,5 +132,13 @@ impl Run {
         }
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         self.manifest.published_seconds = since.map_or(0, |since| since.as_secs());
+    }
+}
+
+pub(super) fn short_write(wanted: usize, outcome: Outcome) -> Option<CheckpointError> {
+    match outcome {
+        Outcome::Transferred(written) if written as usize == wanted => None,
+        Outcome::Transferred(written) => Some(CheckpointError::ShortWrite { wanted, written }),
+        Outcome::Opened(_) | Outcome::Done => None,
     }
 }

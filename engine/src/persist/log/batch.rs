@@ -47,7 +47,8 @@ impl Log {
             name: "the first segment of the log".to_owned(),
             source: source.into(),
         };
-        self.next_segment().map_err(|_| failed(std::io::ErrorKind::StorageFull))?;
+        self.next_segment(Superblock::length(0) as u64)
+            .map_err(|_| failed(std::io::ErrorKind::StorageFull))?;
         let Some(active) = &mut self.active else {
             return Err(failed(std::io::ErrorKind::StorageFull));
         };
@@ -145,7 +146,7 @@ impl Log {
             return Err(Full::Ring);
         }
         if fresh {
-            self.next_segment()?;
+            self.next_segment(superblock + needed)?;
         }
         if room == Room::AfterGap {
             self.ring.leave_gap();
@@ -174,11 +175,12 @@ impl Log {
         Ok(())
     }
 
-    fn next_segment(&mut self) -> Result<(), Full> {
-        if self.segments.free_count() == 0 {
+    /// Goes on in a free segment that has room for so many bytes.
+    fn next_segment(&mut self, needed: u64) -> Result<(), Full> {
+        if !self.segments.has_free(needed) {
             self.poison_without_segments();
-            let room = self.segments.count() < self.segments.count_max();
-            return Err(if room { Full::Preparing } else { Full::Segments });
+            let is_made = self.segments.ask_for(needed);
+            return Err(if is_made { Full::Preparing } else { Full::Segments });
         }
         let base = match self.active.take() {
             Some(active) => {
@@ -189,7 +191,7 @@ impl Log {
             None => self.durable.0,
         };
         self.last_sequence += 1;
-        self.active = self.segments.activate(self.log_id, self.last_sequence, base);
+        self.active = self.segments.activate(self.log_id, self.last_sequence, base, needed);
         Ok(())
     }
 

@@ -190,6 +190,22 @@ impl Durable {
         &self.persistence.log
     }
 
+    /// Whether images that are due may be recorded. That goes on while the log is nearly full and takes
+    /// no pushes: what was pushed before has to be on the disk in its time. Its last segments are those
+    /// of the checkpoint that brings others back.
+    pub(super) fn images_have_room(&self) -> bool {
+        !self.log().is_all_but_full() || self.log().poison().is_some()
+    }
+
+    /// Writes what was recorded.
+    #[cfg(test)]
+    pub(super) fn turn_alone(&mut self) {
+        self.persistence.flush_all();
+        self.persistence.poll();
+        self.persistence.wait(ROOM_WAIT);
+        self.persistence.poll();
+    }
+
     pub(super) fn log_mut(&mut self) -> &mut Log {
         &mut self.persistence.log
     }
@@ -258,13 +274,6 @@ impl Shard {
             !durable.waiting.is_empty()
                 || !durable.set_waiting.is_empty()
                 || is_chain_writing && durable.log().is_writing()
-        })
-    }
-
-    /// Whether the log has to be emptied by a checkpoint before it takes more in.
-    pub(super) fn is_log_full(&self) -> bool {
-        self.durable.as_ref().is_some_and(|durable| {
-            durable.log().is_nearly_full() && durable.log().poison().is_none()
         })
     }
 

@@ -3,14 +3,19 @@
 //! handing cores on does. Servers and client are threads of this process; one push at a time.
 //!
 //! `cargo bench -p windlass-benches --bench chains -- [--rounds N] [--pushes N] [--spin-us N] [--servers N]
-//! [--together]`. With the last, all shards of a cluster share one thread on core 1; keep the client off it
-//! by `taskset -c 0`.
+//! [--together] [--directory DIR]`. With --together, all shards of a cluster share one thread on core 1;
+//! keep the client off it by `taskset -c 0`. With a directory, the table is kept in it, `sync`.
 //! Without arguments, and in tests, a tiny run.
 #![allow(clippy::print_stdout, reason = "printing is what a bench does")]
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
-use windlass_client::{Client, ClientOptions, Element, PushOptions, Table, TableSchema};
+use windlass_client::{
+    Client, ClientOptions, Durability, Element, PushOptions, Table, TableSchema,
+};
 use windlass_engine::{Server, ServerConfig, ShardThread};
 use windlass_wire::control::Provider;
 
@@ -24,6 +29,7 @@ struct Options {
     spin_us: u32,
     servers: u8,
     together: bool,
+    directory: Option<PathBuf>,
 }
 
 /// Servers with as many copies of each row, and a client of them.
@@ -43,12 +49,21 @@ impl Cluster {
         let thread =
             options.together.then(|| ShardThread::start("bench", Some(1)).expect("a thread"));
         let spin_us = options.spin_us;
+        let data_dir = options.directory.as_ref().map(|root| root.join(format!("chains-{length}")));
+        if let Some(data) = &data_dir {
+            let _ = std::fs::remove_dir_all(data);
+        }
+        let durability = match data_dir {
+            Some(_) => Durability::Sync {},
+            None => Durability::Memory {},
+        };
         let config = ServerConfig {
             providers: vec![Provider::Shm {}],
             memory_len_max: 256 << 20,
             partitions: 16,
             spin_us,
             thread,
+            data_dir,
             replicas: length.max(1),
             expected_servers: u32::from(length.max(1)),
             ..ServerConfig::default()
@@ -57,7 +72,7 @@ impl Cluster {
         let options = ClientOptions { spin: Duration::from_micros(50), ..ClientOptions::default() };
         let client =
             Client::connect_with(servers[0].advertised(), options).expect("the client connects");
-        let schema = TableSchema::dense(f32::DTYPE, 4096, WIDTH);
+        let schema = TableSchema { durability, ..TableSchema::dense(f32::DTYPE, 4096, WIDTH) };
         let table = client.create_table::<f32>("bench", &schema).expect("the table is made");
         let name = if length == 0 { "none".to_owned() } else { length.to_string() };
         Self { name, table, _client: client, servers, times: Vec::new(), medians: Vec::new() }
@@ -115,7 +130,14 @@ fn quantile(times: &mut [f64], thousandths: usize) -> f64 {
 }
 
 fn options() -> Options {
-    let mut options = Options { rounds: 1, pushes: 20, spin_us: 50, servers: 3, together: false };
+    let mut options = Options {
+        rounds: 1,
+        pushes: 20,
+        spin_us: 50,
+        servers: 3,
+        together: false,
+        directory: None,
+    };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut number = || {
@@ -128,6 +150,7 @@ fn options() -> Options {
             "--spin-us" => options.spin_us = u32::try_from(number()).expect("microseconds"),
             "--servers" => options.servers = u8::try_from(number()).expect("a few servers"),
             "--together" => options.together = true,
+            "--directory" => options.directory = words.next().map(PathBuf::from),
             // What `cargo bench` and `cargo test` add.
             _ => {}
         }

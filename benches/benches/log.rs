@@ -154,7 +154,8 @@ fn start(directory: &Path, name: &str, provider: Provider, writes_max: usize) ->
     let config = LogConfig {
         log_id: 1,
         segment_bytes: 64 << 20,
-        segments_max: 4,
+        segment_bytes_first: 64 << 20,
+        bytes_max: 4 * (64 << 20),
         segments_spare: 2,
         writes_max,
     };

@@ -136,8 +136,22 @@ pub const LOG_ROOM_LEN: u64 = 4 << 20;
 /// Bytes that a record takes at most beside its rows, one more push in it included.
 pub const LOG_RECORD_LEN: u64 = 256;
 
-/// Bytes of log that are kept before a checkpoint takes their place, however small the tables are.
+/// Bytes of log that are kept before a checkpoint takes their place, however small the tables are and
+/// fast the log grows.
 pub const LOG_KEPT_LEN: u64 = 256 << 20;
+
+/// The same of a log that takes longer than [`CHECKPOINT_PAUSE`] to grow by that.
+pub const LOG_KEPT_LEN_SLOW: u64 = 32 << 20;
+
+/// From one checkpoint to the next, unless the log needs one sooner.
+pub const CHECKPOINT_PAUSE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// The shortest log that a shard can be told to keep to: its last segments have room for the longest
+/// records.
+pub const LOG_LEN_MIN: u64 = 512 << 20;
+
+/// The longest segment of a log that a shard is told to keep to is this part of it.
+pub const SEGMENTS_PER_LOG_LEN: u64 = 16;
 
 /// A turn that spends more than this on a checkpoint is counted: pushes should not notice one.
 pub const CHECKPOINT_TURN_LONG: std::time::Duration = std::time::Duration::from_millis(1);
@@ -225,6 +239,8 @@ pub const COPY_BACKLOG_MAX: usize = 256 << 10;
 const _: () = assert!(SHARDS_PER_THREAD_MAX * (TRANSPORTS_MAX + 1) <= DESCRIPTORS_MAX);
 const _: () = assert!(CHAIN_RECORD_VALUES_MAX + 8 * KEYS_MAX as u64 <= RECORD_BYTES_MAX as u64);
 const _: () = assert!(2 * RECORD_BYTES_MAX as u64 + LOG_ROOM_LEN < LOG_RING_LEN as u64);
+const _: () = assert!(LOG_KEPT_LEN_SLOW < LOG_KEPT_LEN);
+const _: () = assert!(LOG_LEN_MIN / SEGMENTS_PER_LOG_LEN > RECORD_BYTES_MAX as u64 + (1 << 20));
 const _: () = assert!(CHAIN_LEARNER_LEN_MAX < CHAIN_HEAD_LEN_MAX);
 const _: () = assert!(CHAIN_HEAD_LEN_MAX < CHAIN_HELD_LEN_MAX);
 const _: () = assert!(RECORD_BYTES_MAX <= windlass_wire::chain::WHOLE_LEN_MAX as usize);

@@ -51,6 +51,28 @@ fn a_life_has_enough_points() {
     assert!(events_of_a_life(1) > 500, "{}", events_of_a_life(1));
 }
 
+/// Segments, checkpoints and their files of a hundred lives of one log.
+#[test]
+fn a_hundred_lives_lose_and_double_nothing() {
+    for seed in 0..4 {
+        let mut workload = Workload::new(seed);
+        let mut random = Random::new(seed);
+        for life in 0..100 {
+            let end = if random.one_in(3) { End::Kill } else { End::PowerCut };
+            if random.one_in(2) {
+                let events = 1 + random.below(120);
+                workload.disk().borrow_mut().cut_after(Some(events));
+            }
+            let turns = u32::try_from(random.below(40)).unwrap();
+            assert_eq!(workload.live(turns, end), Verdict::default(), "seed {seed}, life {life}");
+            // By the power.
+            workload.poisoned = None;
+        }
+        let files = workload.disk().borrow().list().count();
+        assert!(files < 20, "{files} files are left");
+    }
+}
+
 #[test]
 fn a_disk_that_ignores_syncs_is_caught() {
     let report = crash_on(60, 1, Faults { ignore_durability: true, ..Faults::default() });

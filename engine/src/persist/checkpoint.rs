@@ -32,7 +32,7 @@ use super::{
     },
     memory::Window,
     poison::Poison,
-    storage::{Buffer, Completion, Operation, Outcome, RegionId, Storage, StorageError, Token},
+    storage::{Buffer, Completion, Operation, RegionId, Storage, StorageError, Token},
 };
 
 mod copy;
@@ -47,7 +47,7 @@ pub use source::{BlockHead, CheckpointSource, Extent, Next};
 use pace::Pace;
 use rate::Rate;
 use removal::{REMOVAL, Removals, is_stale, number_of};
-use run::{BufferState, Run, Stage};
+use run::{BufferState, Run, Stage, short_write};
 
 /// Marks this submitter's tokens.
 pub(crate) const OWNER: u8 = 3;
@@ -102,6 +102,7 @@ pub struct Checkpointer {
     failure: Option<CheckpointError>,
     removals: Removals,
     pace: Pace,
+    bytes_written: u64,
 }
 
 /// Where a checkpoint is.
@@ -191,6 +192,7 @@ impl Checkpointer {
             failure: None,
             removals,
             pace: Pace::new(),
+            bytes_written: 0,
         })
     }
 
@@ -264,6 +266,12 @@ impl Checkpointer {
     #[must_use]
     pub fn last(&self) -> Option<&Manifest> {
         (self.last.number > 0).then_some(&self.last)
+    }
+
+    /// Bytes of data files and manifests so far, those of checkpoints that were given up included.
+    #[must_use]
+    pub fn bytes_written(&self) -> u64 {
+        self.bytes_written
     }
 
     /// Why the last attempt failed, until [`Checkpointer::take_failure`] takes it.
@@ -406,6 +414,7 @@ impl Checkpointer {
                 run.manifest.log_durable = log.durable().0;
                 let length = run.manifest.length();
                 run.manifest.encode(self.window.bytes_mut(0, length));
+                self.bytes_written += length as u64;
                 let length = u32::try_from(length).expect("a manifest is short");
                 let buffer = Buffer { region: self.region, start: self.window.start(), length };
                 Operation::Write { file, offset: 0, buffer, durable: false }
@@ -416,7 +425,7 @@ impl Checkpointer {
                 Operation::Rename { from: temporary_name(number), to: manifest_name(number) }
             }
             (Stage::SyncDirectory, None, None) => return Ok(true),
-            (Stage::SyncDirectory, ..) => Operation::SyncDirectory,
+            (Stage::SyncNames | Stage::SyncDirectory, ..) => Operation::SyncDirectory,
             _ => unreachable!("every stage has its file"),
         };
         run.submitted = storage.submit(Token::new(OWNER, SINGLE), operation).is_ok();
@@ -484,13 +493,5 @@ impl Checkpointer {
         self.last.files.len() >= CHECKPOINT_FILES_MAX
             || self.removals.is_empty()
                 && bytes(false) > bytes(true) / 100 * self.config.increments_percent
-    }
-}
-
-fn short_write(wanted: usize, outcome: Outcome) -> Option<CheckpointError> {
-    match outcome {
-        Outcome::Transferred(written) if written as usize == wanted => None,
-        Outcome::Transferred(written) => Some(CheckpointError::ShortWrite { wanted, written }),
-        Outcome::Opened(_) | Outcome::Done => None,
     }
 }

@@ -53,6 +53,10 @@ impl Storage for DelayedStorage {
         self.inner.submit(token, operation)
     }
 
+    fn set_in_place(&mut self, may: bool) {
+        self.inner.set_in_place(may);
+    }
+
     fn begin(&mut self) -> Duration {
         self.inner.begin()
     }

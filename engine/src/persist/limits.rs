@@ -76,6 +76,28 @@ pub const REGISTERED_BUFFER_BYTES_MAX: usize = 1 << 30;
 /// Smallest segment.
 pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 
+/// The first segments of a log, unless it is told otherwise.
+pub const SEGMENT_BYTES_FIRST: u64 = 8 << 20;
+
+/// Longest segment, unless it is told otherwise.
+pub const SEGMENT_BYTES_MAX: u64 = 64 << 20;
+
+/// A new segment is long enough for what is written in this time, so that the next one is there when it
+/// is full.
+pub const SEGMENT_TIME: std::time::Duration = std::time::Duration::from_millis(250);
+
+/// A new segment is not shorter than this part of all segments: few files make up a long log.
+pub const SEGMENTS_PER_LOG: u64 = 32;
+
+/// A new segment is at most so many times as long as the one that was filled last.
+pub const SEGMENT_GROWTH_MAX: u64 = 4;
+
+/// Longest segments left when a log is nearly full: no new pushes from then on.
+pub const SEGMENTS_LAST: u64 = 4;
+
+/// Longest segments left for the images that a checkpoint needs to end, whatever is recorded meanwhile.
+pub const SEGMENTS_OF_IMAGES: u64 = 2;
+
 /// Most segments of one log.
 pub const SEGMENTS_MAX: usize = 4096;
 
@@ -134,4 +156,7 @@ const _: () = {
     assert!(SEQUENCE_JUMP > WRITES_MAX as u64);
     assert!(SEQUENCE_JUMP_BLIND > SEQUENCE_JUMP);
     assert!(WRITES_MAX < OPERATIONS_MAX);
+    assert!(SEGMENT_BYTES_MIN <= SEGMENT_BYTES_FIRST && SEGMENT_BYTES_FIRST <= SEGMENT_BYTES_MAX);
+    assert!(RECORD_BYTES_MAX as u64 + (1 << 20) < SEGMENT_BYTES_MAX);
+    assert!(SEGMENTS_OF_IMAGES < SEGMENTS_LAST);
 };

@@ -9,8 +9,8 @@ use super::{
     commit::Position,
     frame::{HEADER_BYTES, Header, Kind, Salt, resalt},
     limits::{
-        BATCH_BYTES_TARGET, BLOCK_BYTES, RECORD_BYTES_MAX, SEGMENT_BYTES_MIN, SEQUENCE_JUMP,
-        WRITES_MAX,
+        BATCH_BYTES_TARGET, BLOCK_BYTES, RECORD_BYTES_MAX, SEGMENT_BYTES_FIRST, SEGMENT_BYTES_MAX,
+        SEQUENCE_JUMP, WRITES_MAX,
     },
     memory::Window,
     partitions::Partitions,
@@ -42,11 +42,15 @@ pub(crate) const OWNER: u8 = 1;
 pub struct LogConfig {
     /// Identity, chosen at random when the log is made; ignored when it exists.
     pub log_id: u64,
-    /// Length of a segment file in bytes.
+    /// Length of the longest segment files in bytes.
     pub segment_bytes: u64,
-    /// Most segment files: the bound of the log's disk space.
-    pub segments_max: usize,
-    /// Segments kept ready beyond the one being written.
+    /// Length of the first ones. Those that follow are longer where the log is, and where they are filled
+    /// fast.
+    pub segment_bytes_first: u64,
+    /// Most bytes of segment files: the bound of the log's disk space, unless a record needs a longer
+    /// segment than there is. See [`Log::set_bytes_max`].
+    pub bytes_max: u64,
+    /// Segments of the length of the next one that are kept ready beyond the one being written.
     pub segments_spare: usize,
     /// Most writes under way. What is sealed meanwhile waits for the next one: group commit.
     pub writes_max: usize,
@@ -56,8 +60,9 @@ impl Default for LogConfig {
     fn default() -> Self {
         Self {
             log_id: 1,
-            segment_bytes: 64 << 20,
-            segments_max: 64,
+            segment_bytes: SEGMENT_BYTES_MAX,
+            segment_bytes_first: SEGMENT_BYTES_FIRST,
+            bytes_max: 64 * SEGMENT_BYTES_MAX,
             segments_spare: 2,
             writes_max: 2,
         }
@@ -74,6 +79,8 @@ pub struct Log {
     segments: Segments,
     watermark: WatermarkFile,
     active: Option<Active>,
+    /// Since when which segment is being written.
+    active_since: (u64, Duration),
     last_sequence: u64,
     /// Where the last finished segment ended.
     previous: (u64, u64),
@@ -137,6 +144,10 @@ pub struct LogStatistics {
     pub bytes_written: u64,
     /// Bytes of padding among them.
     pub padding_bytes: u64,
+    /// Bytes of values in records: what has changed.
+    pub delta_bytes: u64,
+    /// Bytes of zeros written into new segments.
+    pub prepared_bytes: u64,
     /// Reservations refused because the ring, the segments or the queue were full.
     pub refused: u64,
 }
@@ -159,13 +170,7 @@ impl Log {
         let (number, position) = (tail.watermark, tail.position);
         let first = Watermark { number, log_id, position, sequence };
         let watermark = WatermarkFile::open(storage, first)?;
-        let segments = Segments::open(
-            storage,
-            config.segment_bytes.max(SEGMENT_BYTES_MIN),
-            config.segments_max,
-            config.segments_spare,
-            tail,
-        )?;
+        let segments = Segments::open(storage, config, tail)?;
         Ok(Self {
             log_id,
             writes_max: config.writes_max.clamp(1, WRITES_MAX),
@@ -174,6 +179,7 @@ impl Log {
             segments,
             watermark,
             active: None,
+            active_since: (0, Duration::ZERO),
             last_sequence: sequence,
             previous: (tail.end_sequence, tail.end_offset),
             partitions: Partitions::new(),
@@ -205,13 +211,15 @@ impl Log {
     pub fn record_bytes_max(&self) -> usize {
         let superblock = Superblock::length(self.partitions.count().max(1)) as u64;
         // A batch of one longest record, its frames around it, in a fresh segment and in the ring.
-        let room = (self.segments_bytes().min(self.ring.capacity() / 2))
+        let room = (self.segments.space.longest_made.min(self.ring.capacity() / 2))
             .saturating_sub(superblock + 2 * BLOCK_BYTES as u64);
         usize::try_from(room).unwrap_or(usize::MAX).min(RECORD_BYTES_MAX)
     }
 
-    fn segments_bytes(&self) -> u64 {
-        self.segments.file_bytes()
+    /// Sets the bound of the log's disk space. It grows at once, and shrinks when a checkpoint has given
+    /// segments back.
+    pub fn set_bytes_max(&mut self, bytes: u64) {
+        self.segments.set_bytes_max(bytes);
     }
 
     /// Takes room for the next record of a partition and gives it its LSN. Several reservations may
@@ -258,6 +266,7 @@ impl Log {
         let position = Position(pending.position + (cursor - pending.start) + length as u64);
         draft.seal(self.ring.bytes_mut(cursor, length), salt);
         self.statistics.records += 1;
+        self.statistics.delta_bytes += draft.shape.delta_bytes as u64;
         Sealed {
             lsn: draft.lsn,
             position,
@@ -303,6 +312,7 @@ impl Log {
         bytes.copy_from_slice(record.bytes());
         resalt(bytes, salt, to);
         self.statistics.records += 1;
+        self.statistics.delta_bytes += record.delta().len() as u64;
         let page_offset = self.ring.page_offset(cursor);
         Ok(Sealed { lsn: record.lsn(), position, page_offset, length, salt: to })
     }
@@ -346,9 +356,24 @@ impl Log {
         }
         self.submit(storage);
         self.watermark.renew(storage, self.durable.0, now);
+        self.note_pace(now);
         self.segments.step_spares(storage);
         if self.segments.free_count() == 0 && !self.segments.is_preparing() {
             self.poison_when_stuck();
+        }
+    }
+
+    /// Follows how long segments last: new ones are made accordingly.
+    fn note_pace(&mut self, now: Duration) {
+        let Some(active) = &self.active else { return };
+        let (sequence, since) = self.active_since;
+        if active.sequence == sequence {
+            return;
+        }
+        self.active_since = (active.sequence, now);
+        // The first one may have been there for long before anything was written.
+        if sequence > 0 {
+            self.segments.note_filled(self.previous.1, now.saturating_sub(since));
         }
     }
 

@@ -59,6 +59,11 @@ impl Persistence {
         self.log.flush(self.storage.as_mut(), now);
     }
 
+    /// Whether the disk may be waited for within a call, however long it takes.
+    pub fn set_in_place(&mut self, may: bool) {
+        self.storage.set_in_place(may);
+    }
+
     /// Tells the device what was flushed, ahead of the next poll, which does so anyway.
     pub fn begin(&mut self) {
         self.storage.begin();

@@ -31,6 +31,8 @@ mod begun;
 mod beside;
 #[path = "persistence_tests/ends.rs"]
 mod ends;
+#[path = "persistence_tests/growing.rs"]
+mod growing;
 #[path = "persistence_tests/hooked.rs"]
 mod hooked;
 #[path = "persistence_tests/older.rs"]
@@ -122,7 +124,8 @@ fn go_on_from(
     let config = LogConfig {
         log_id: 5,
         segment_bytes: 1 << 20,
-        segments_max: 8,
+        segment_bytes_first: 1 << 20,
+        bytes_max: 8 << 20,
         segments_spare: 1,
         writes_max: 2,
     };
@@ -314,8 +317,12 @@ fn write_the_fixture() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/data-1");
     let mut counter = Counter::default();
     let storage = open(&directory, Provider::Buffered).unwrap();
-    let config =
-        LogConfig { log_id: 5, segment_bytes: 64 << 10, segments_max: 2, ..LogConfig::default() };
+    let config = LogConfig {
+        log_id: 5,
+        segment_bytes: 64 << 10,
+        bytes_max: 128 << 10,
+        ..LogConfig::default()
+    };
     let ring = Window::allocate(1 << 20).unwrap();
     let recovered = RecoveredDirectory::default();
     let checkpoints = CheckpointConfig::default();

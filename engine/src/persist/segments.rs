@@ -4,17 +4,22 @@
 //! A new file is reserved, written full of zeros and synced before use: a write into it later
 //! changes no metadata, so that one flush makes it durable.
 
-use std::{collections::VecDeque, io};
+use std::{collections::VecDeque, io, time::Duration};
 
 use super::{
     frame::Salt,
-    limits::{BLOCK_BYTES, SEGMENTS_MAX},
+    limits::{BLOCK_BYTES, SEGMENT_BYTES_MIN, SEGMENTS_MAX},
+    log::LogConfig,
     memory::Window,
     segment::{LogTail, file_name, file_number},
     storage::{
         Buffer, Completion, FileId, Operation, Outcome, RegionId, Storage, StorageError, Token,
     },
 };
+
+mod space;
+
+use space::Space;
 
 /// Marks this submitter's tokens.
 pub(crate) const OWNER: u8 = 2;
@@ -29,9 +34,12 @@ const PREPARE: u64 = 0;
 /// All segments of a log.
 #[derive(Debug)]
 pub(crate) struct Segments {
-    file_bytes: u64,
-    count_max: usize,
-    spare_target: usize,
+    pub(crate) space: Space,
+    /// Bytes of free ones that have room for the longest record so far.
+    bytes_spare: u64,
+    /// Bytes of zeros written into new ones.
+    pub(crate) bytes_prepared: u64,
+    spare_target: u64,
     zeros: RegionId,
     /// Keeps the zeros mapped.
     _zeros: Window,
@@ -56,6 +64,7 @@ struct Slot {
 #[derive(Debug)]
 struct Preparing {
     name: String,
+    bytes: u64,
     file: Option<FileId>,
     step: Step,
     /// Whether the step's operation is under way.
@@ -88,9 +97,7 @@ impl Segments {
     /// Takes over what recovery found, and prepares at least two free segments. Blocks.
     pub(crate) fn open(
         storage: &mut dyn Storage,
-        file_bytes: u64,
-        count_max: usize,
-        spare_target: usize,
+        config: &LogConfig,
         tail: &LogTail,
     ) -> Result<Self, StorageError> {
         let zero_window = Window::allocate(ZERO_BYTES).map_err(|source| StorageError {
@@ -100,13 +107,14 @@ impl Segments {
         })?;
         let zeros = storage.register(zero_window.pages().clone())?;
         let mut segments = Self {
-            file_bytes: file_bytes.next_multiple_of(BLOCK_BYTES as u64),
-            count_max: count_max.clamp(2, SEGMENTS_MAX),
-            spare_target: spare_target.max(1),
+            space: Space::new(config),
+            bytes_spare: 0,
+            bytes_prepared: 0,
+            spare_target: config.segments_spare.max(1) as u64,
             zeros,
             _zeros: zero_window,
-            slots: Vec::with_capacity(count_max.min(SEGMENTS_MAX)),
-            free: VecDeque::with_capacity(count_max.min(SEGMENTS_MAX)),
+            slots: Vec::with_capacity(64),
+            free: VecDeque::with_capacity(64),
             preparing: None,
             removing: 0,
             next_number: 0,
@@ -118,17 +126,19 @@ impl Segments {
         }
         for (name, bytes) in &tail.free {
             // Only a file that was fully prepared keeps the promise of no metadata writes.
-            if *bytes == segments.file_bytes && segments.slots.len() < segments.count_max {
+            let is_whole = *bytes >= SEGMENT_BYTES_MIN && bytes.is_multiple_of(BLOCK_BYTES as u64);
+            if is_whole && segments.space.fits(*bytes) {
                 segments.adopt(storage, name, *bytes, None)?;
             } else {
                 super::storage::run(storage, Operation::Remove { name: name.clone() })?;
                 segments.note_number(name);
             }
         }
-        let wanted = segments.spare_target.max(2).min(segments.count_max);
+        segments.count_spare();
+        let wanted = segments.spare_target.max(2);
         let mut completions = Vec::new();
         loop {
-            if segments.free.len() < wanted {
+            if segments.preparing.is_some() || segments.lacks_spare(wanted) {
                 segments.step(storage, wanted);
             }
             // Whoever waits for an operation of its own next must not meet the end of one of these.
@@ -140,7 +150,7 @@ impl Segments {
                 segments.complete(storage, completion);
             }
             if segments.is_waiting() {
-                storage.wait(std::time::Duration::from_millis(100));
+                storage.wait(Duration::from_millis(100));
             }
         }
         if segments.free.is_empty()
@@ -165,11 +175,16 @@ impl Segments {
     ) -> Result<(), StorageError> {
         let file = super::storage::open_file(storage, name, false)?;
         self.note_number(name);
-        if holds.is_none() {
+        self.add(Slot { name: name.to_owned(), file, bytes, holds });
+        Ok(())
+    }
+
+    fn add(&mut self, slot: Slot) {
+        self.space.add(slot.bytes, slot.holds.is_some());
+        if slot.holds.is_none() {
             self.free.push_back(self.slots.len());
         }
-        self.slots.push(Slot { name: name.to_owned(), file, bytes, holds });
-        Ok(())
+        self.slots.push(slot);
     }
 
     fn note_number(&mut self, name: &str) {
@@ -178,10 +193,21 @@ impl Segments {
         }
     }
 
-    /// Makes a free segment the one being written, or `None` when there is none.
-    pub(crate) fn activate(&mut self, log_id: u64, sequence: u64, base: u64) -> Option<Active> {
-        let slot = self.free.pop_front()?;
+    /// Makes a free segment that has room for so many bytes the one being written, or `None` when there
+    /// is none.
+    pub(crate) fn activate(
+        &mut self,
+        log_id: u64,
+        sequence: u64,
+        base: u64,
+        needed: u64,
+    ) -> Option<Active> {
+        let needed = needed.min(self.space.longest_made);
+        let at = self.free.iter().position(|slot| self.slots[*slot].bytes >= needed)?;
+        let slot = self.free.remove(at)?;
         self.slots[slot].holds = Some((base, None));
+        self.space.used += self.slots[slot].bytes;
+        self.count_spare();
         Some(Active {
             slot,
             file: self.slots[slot].file,
@@ -203,9 +229,12 @@ impl Segments {
         for (index, slot) in self.slots.iter_mut().enumerate() {
             if matches!(slot.holds, Some((_, Some(end))) if end <= position) {
                 slot.holds = None;
+                self.space.used -= slot.bytes;
                 self.free.push_back(index);
             }
         }
+        self.count_spare();
+        self.space.shrink();
         // Space may have come back with them.
         self.failure = None;
     }
@@ -232,33 +261,66 @@ impl Segments {
         self.slots.len()
     }
 
-    pub(crate) fn file_bytes(&self) -> u64 {
-        self.file_bytes
+    pub(crate) fn set_bytes_max(&mut self, bytes: u64) {
+        self.space.set_max(bytes);
     }
 
-    pub(crate) fn count_max(&self) -> usize {
-        self.count_max
+    /// Whether a free segment has room for so many bytes.
+    pub(crate) fn has_free(&self, needed: u64) -> bool {
+        let needed = needed.min(self.space.longest_made);
+        // Those counted have room for the most that was ever needed.
+        (needed <= self.space.needed && self.bytes_spare > 0)
+            || self.free.iter().any(|slot| self.slots[*slot].bytes >= needed)
+    }
+
+    /// Sees to it that there will be a segment with room for so many bytes. False when only records that
+    /// are no longer needed, or a disk that takes more, can bring one.
+    pub(crate) fn ask_for(&mut self, needed: u64) -> bool {
+        let needed = needed.min(self.space.longest_made);
+        if needed > self.space.needed {
+            self.space.needed = needed;
+            self.count_spare();
+        }
+        self.preparing.as_ref().is_some_and(|preparing| preparing.bytes >= needed)
+            || self.may_grow()
+    }
+
+    /// A segment was filled with so many bytes in so much time.
+    pub(crate) fn note_filled(&mut self, bytes: u64, took: Duration) {
+        self.space.note_filled(bytes, took);
+    }
+
+    /// Whether another one may be prepared.
+    fn may_grow(&self) -> bool {
+        let preparing = self.preparing.as_ref().map_or(0, |preparing| preparing.bytes);
+        self.failure.is_none()
+            && self.slots.len() < SEGMENTS_MAX
+            && (self.space.fits(preparing + self.space.next()) || self.space.is_too_short())
+    }
+
+    fn lacks_spare(&self, wanted: u64) -> bool {
+        self.bytes_spare < wanted * self.space.next() && self.may_grow()
+    }
+
+    fn count_spare(&mut self) {
+        let lengths = self.free.iter().map(|slot| self.slots[*slot].bytes);
+        self.bytes_spare = lengths.filter(|bytes| *bytes >= self.space.needed).sum();
     }
 
     /// Prepares one more segment when fewer than wanted are free, a bounded piece at a time.
-    pub(crate) fn step(&mut self, storage: &mut dyn Storage, wanted: usize) {
-        if self.preparing.is_none()
-            && self.free.len() < wanted
-            && self.slots.len() < self.count_max
-            && self.failure.is_none()
-        {
+    pub(crate) fn step(&mut self, storage: &mut dyn Storage, wanted: u64) {
+        if self.preparing.is_none() && self.lacks_spare(wanted) {
             let name = file_name(self.next_number);
             self.next_number += 1;
+            let bytes = self.space.next();
             self.preparing =
-                Some(Preparing { name, file: None, step: Step::Open, submitted: false });
+                Some(Preparing { name, bytes, file: None, step: Step::Open, submitted: false });
         }
         let Some(preparing) = &mut self.preparing else { return };
         if preparing.submitted {
             return;
         }
-        let Some(operation) = operation_of(preparing, self.file_bytes, self.zeros) else {
-            return;
-        };
+        let Some(operation) = operation_of(preparing, self.zeros) else { return };
         preparing.submitted = storage.submit(Token::new(OWNER, PREPARE), operation).is_ok();
     }
 
@@ -278,7 +340,7 @@ impl Segments {
         }
         let Some(preparing) = &mut self.preparing else { return };
         preparing.submitted = false;
-        let file_bytes = self.file_bytes;
+        let file_bytes = preparing.bytes;
         let next = match (preparing.step, completion.result) {
             (_, Err(error)) => Err(error),
             (Step::Open, Ok(Outcome::Opened(file))) => {
@@ -287,6 +349,7 @@ impl Segments {
             }
             (Step::Allocate, Ok(_)) => Ok(Some(Step::Zero { offset: 0 })),
             (Step::Zero { offset }, Ok(Outcome::Transferred(bytes))) => {
+                self.bytes_prepared += u64::from(bytes);
                 if u64::from(bytes) == chunk(offset, file_bytes) {
                     let offset = offset + u64::from(bytes);
                     let done = offset == file_bytes;
@@ -311,8 +374,8 @@ impl Segments {
             Ok(Some(step)) => preparing.step = step,
             Ok(None) => {
                 if let Some(Preparing { name, file: Some(file), .. }) = self.preparing.take() {
-                    self.free.push_back(self.slots.len());
-                    self.slots.push(Slot { name, file, bytes: file_bytes, holds: None });
+                    self.add(Slot { name, file, bytes: file_bytes, holds: None });
+                    self.count_spare();
                 }
             }
             Err(error) => self.give_up(storage, error),
@@ -339,7 +402,8 @@ fn chunk(offset: u64, file_bytes: u64) -> u64 {
     (file_bytes - offset).min(ZERO_BYTES as u64)
 }
 
-fn operation_of(preparing: &Preparing, file_bytes: u64, zeros: RegionId) -> Option<Operation> {
+fn operation_of(preparing: &Preparing, zeros: RegionId) -> Option<Operation> {
+    let file_bytes = preparing.bytes;
     Some(match (preparing.step, preparing.file) {
         (Step::Open, _) => Operation::Open { name: preparing.name.clone(), create: true },
         (Step::Allocate, Some(file)) => Operation::Allocate { file, length: file_bytes },

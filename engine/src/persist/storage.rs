@@ -44,6 +44,10 @@ pub trait Storage: fmt::Debug {
         self.submit(token, operation)
     }
 
+    /// Whether [`Storage::submit_awaited`] may carry operations out before it returns. A disk may take
+    /// any time for one, and a thread that others wait for must not: it is told not to.
+    fn set_in_place(&mut self, _may: bool) {}
+
     /// Tells the device what was submitted, ahead of the next poll, which does so anyway. Never waits.
     /// Returns how long that took, where the device may carry operations out meanwhile.
     fn begin(&mut self) -> Duration {
@@ -297,7 +301,21 @@ pub enum Provider {
     /// As `Automatic`, but each durable write takes so much longer: to see what a slow disk does to a
     /// server.
     Delayed(Duration),
+    /// Whatever a function makes of a directory: to see what a failing disk does to a server.
+    Made(Maker),
 }
+
+/// Makes the storage of a directory, on the thread that will use it.
+#[derive(Clone, Copy, Debug)]
+pub struct Maker(pub fn(&Path) -> Result<Box<dyn Storage>, StorageError>);
+
+impl PartialEq for Maker {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::fn_addr_eq(self.0, other.0)
+    }
+}
+
+impl Eq for Maker {}
 
 /// Opens the storage of a directory, which is made if it is missing. To be called on the thread
 /// that will use it.
@@ -319,6 +337,7 @@ pub fn open(directory: &Path, provider: Provider) -> Result<Box<dyn Storage>, St
             let inner = open(directory, Provider::Automatic)?;
             return Ok(Box::new(super::delayed::DelayedStorage::new(inner, delay)));
         }
+        Provider::Made(Maker(make)) => return make(directory),
         Provider::Automatic => match super::uring::UringStorage::open(directory) {
             Ok(storage) => return Ok(Box::new(storage)),
             Err(error) => format!("io_uring is refused: {}", error.source),

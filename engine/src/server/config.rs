@@ -66,6 +66,10 @@ pub struct ServerConfig {
     pub worker_timeout_ms: u32,
     /// Bytes of rows, state and indices the server may hold, over all shards.
     pub memory_len_max: u64,
+    /// Bytes that the logs of all shards may take on the disk. A checkpoint begins when half of them are
+    /// taken, or as many as the tables hold: the shorter the logs, the more is written, and the sooner a
+    /// server is back. Without, about twice what the tables hold, and small where that is little.
+    pub log_len_max: Option<u64>,
     /// Settings of the verbs transport: from the environment, unless they are given here.
     pub verbs: VerbsConfig,
 }
@@ -94,6 +98,7 @@ impl Default for ServerConfig {
             accept_damage: false,
             worker_timeout_ms: crate::limits::WORKER_TIMEOUT_MS,
             memory_len_max: 4 << 30,
+            log_len_max: None,
             verbs: VerbsConfig::from_environment(),
         }
     }
@@ -132,6 +137,16 @@ pub enum ConfigError {
         partitions: u32,
         /// The most.
         max: u32,
+    },
+    /// Too little room for logs.
+    #[error("{len} bytes of log are too few: {shards} shards need at least {min}")]
+    LogLength {
+        /// Bytes.
+        len: u64,
+        /// Shards that share them.
+        shards: u16,
+        /// The least.
+        min: u64,
     },
     /// No provider.
     #[error("no transport is allowed: name at least one of verbs, shm, tcp")]
@@ -173,6 +188,10 @@ impl ServerConfig {
         if !self.partitions.is_power_of_two() || self.partitions > max {
             return Err(ConfigError::Partitions { partitions: self.partitions, max });
         }
+        let (shards, min) = (self.shards, crate::limits::LOG_LEN_MIN * u64::from(self.shards));
+        if let Some(len) = self.log_len_max.filter(|len| *len < min) {
+            return Err(ConfigError::LogLength { len, shards, min });
+        }
         if self.providers.is_empty() {
             return Err(ConfigError::NoProvider);
         }
@@ -200,6 +219,8 @@ mod tests {
         assert_eq!(ServerConfig { insecure: true, ..open.clone() }.validate(), Ok(()));
         assert_eq!(ServerConfig { token: Some("t".into()), ..open }.validate(), Ok(()));
         assert_eq!(ServerConfig::default().validate(), Ok(()));
+        let short = ServerConfig { log_len_max: Some(1 << 20), ..ServerConfig::default() };
+        assert!(matches!(short.validate(), Err(ConfigError::LogLength { .. })));
         let odd = ServerConfig { partitions: 48, ..ServerConfig::default() };
         assert!(matches!(odd.validate(), Err(ConfigError::Partitions { .. })));
     }

@@ -94,6 +94,7 @@ pub(super) fn start_shard(
             spin_us: config.spin_us,
             by_reference_len: config.by_reference_len,
             memory_len_max: config.memory_len_max / u64::from(config.shards),
+            log_len_max: config.log_len_max.map(|len| len / u64::from(config.shards)),
             worker_timeout_ms: config.worker_timeout_ms,
         };
         let made = Shard::new(id, server, config.shards, options, opened.transports);

@@ -184,7 +184,7 @@ impl CheckpointSource for Source<'_> {
     }
 
     fn bytes(&self) -> u64 {
-        self.shard.options.memory_len_max.saturating_sub(self.shard.memory_left)
+        self.shard.held_len()
     }
 
     fn begins_anew(&self, partition: PartitionId) -> bool {

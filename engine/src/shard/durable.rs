@@ -16,6 +16,7 @@ use super::{
     checkpoint::{Copied, Source},
     held_back::HeldBack,
     image::Images,
+    log_size::LogSize,
     regrouped::Regrouped,
     set_rows::SetWaiting,
     stopwatch::Stopwatch,
@@ -23,12 +24,12 @@ use super::{
     work::Work,
 };
 use crate::{
-    limits::{IMAGES_LEN_PER_TURN, LOG_KEPT_LEN, LOG_RING_LEN, SESSIONS_MAX},
+    limits::{IMAGES_LEN_PER_TURN, LOG_RING_LEN, SESSIONS_MAX},
     persist::{
         checkpoint::{CheckpointConfig, CheckpointProgress},
         commit::{CommitQueue, Position},
         limits::OVERLAP_BYTES_MIN,
-        log::{Full, Log, LogConfig},
+        log::{Full, Log},
         memory::Window,
         persistence::Persistence,
         poison::{Poison, Trouble},
@@ -82,6 +83,7 @@ pub(super) struct Durable {
     /// Whether rows that a running checkpoint holds are in the log, too.
     imaged: Imaged,
     pub(super) held: HeldBack,
+    log_size: LogSize,
 }
 
 /// How far the images of rows that a checkpoint holds are.
@@ -95,13 +97,15 @@ enum Imaged {
 }
 
 impl Durable {
-    /// Goes on where recovery of the directory ended.
+    /// Goes on where recovery of the directory ended, with tables of so many bytes.
     pub(super) fn open(
         storage: Box<dyn Storage>,
         log_id: u64,
         recovered: &RecoveredDirectory,
+        log_size: LogSize,
+        held: u64,
     ) -> Result<Self, StorageError> {
-        let config = LogConfig { log_id, ..LogConfig::default() };
+        let config = log_size.config(log_id, held);
         let ring = Window::allocate(LOG_RING_LEN).map_err(|source| StorageError {
             operation: "allocate",
             name: "the log's ring".to_owned(),
@@ -121,6 +125,7 @@ impl Durable {
             imaged: Imaged::default(),
             copied: Copied::default(),
             held: HeldBack::default(),
+            log_size,
         })
     }
 
@@ -145,6 +150,11 @@ impl Durable {
         }
     }
 
+    /// Whether the disk may be waited for within a call.
+    pub(super) fn set_in_place(&mut self, may: bool) {
+        self.persistence.set_in_place(may);
+    }
+
     /// Becomes readable when the disk has something to report.
     pub(super) fn wait_descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.persistence.storage().wait_descriptor()
@@ -158,6 +168,10 @@ impl Durable {
         statistics.log_records = counted.records;
         statistics.log_writes = counted.writes;
         statistics.log_bytes = counted.bytes_written;
+        statistics.log_value_bytes = counted.delta_bytes;
+        statistics.log_prepared_bytes = counted.prepared_bytes;
+        statistics.checkpoint_bytes = self.persistence.checkpointer().bytes_written();
+        let log = &self.persistence.log;
         statistics.log_waiting_bytes = waiting;
         statistics.log_waiting_bytes_max = waiting_max;
         statistics.log_segments = log.segment_count() as u64;
@@ -174,6 +188,22 @@ impl Durable {
 
     pub(super) fn log(&self) -> &Log {
         &self.persistence.log
+    }
+
+    /// Whether images that are due may be recorded. That goes on while the log is nearly full and takes
+    /// no pushes: what was pushed before has to be on the disk in its time. Its last segments are those
+    /// of the checkpoint that brings others back.
+    pub(super) fn images_have_room(&self) -> bool {
+        !self.log().is_all_but_full() || self.log().poison().is_some()
+    }
+
+    /// Writes what was recorded.
+    #[cfg(test)]
+    pub(super) fn turn_alone(&mut self) {
+        self.persistence.flush_all();
+        self.persistence.poll();
+        self.persistence.wait(ROOM_WAIT);
+        self.persistence.poll();
     }
 
     pub(super) fn log_mut(&mut self) -> &mut Log {
@@ -244,13 +274,6 @@ impl Shard {
             !durable.waiting.is_empty()
                 || !durable.set_waiting.is_empty()
                 || is_chain_writing && durable.log().is_writing()
-        })
-    }
-
-    /// Whether the log has to be emptied by a checkpoint before it takes more in.
-    pub(super) fn is_log_full(&self) -> bool {
-        self.durable.as_ref().is_some_and(|durable| {
-            durable.log().is_nearly_full() && durable.log().poison().is_none()
         })
     }
 
@@ -327,10 +350,11 @@ impl Shard {
             return;
         }
         let running = durable.persistence.is_checkpointing();
-        let log = &durable.persistence.log;
-        // A log much longer than what it describes costs space, recovery time, and new segments.
-        let held = self.options.memory_len_max.saturating_sub(self.memory_left);
-        let long = log.wants_checkpoint() || log.kept_bytes() > held.max(LOG_KEPT_LEN);
+        let held = self.held_len();
+        let log = &mut durable.persistence.log;
+        log.set_bytes_max(durable.log_size.bytes_max(held));
+        let long = log.wants_checkpoint()
+            || durable.log_size.wants_checkpoint(log.kept_bytes(), held, now);
         if !running && !long && !self.checkpoint_wanted {
             self.remove_old(durable, now);
             return;
@@ -342,6 +366,7 @@ impl Shard {
         if !running {
             if durable.persistence.start_checkpoint(&mut source, now) {
                 durable.imaged = Imaged::No;
+                durable.log_size.note_checkpoint(now);
                 self.checkpoint_wanted = false;
             }
         } else if durable.imaged != Imaged::Begun {
@@ -367,6 +392,11 @@ impl Shard {
             tracing::error!(shard = self.id.0, error = super::chain(&error), "checkpoint failed");
         }
         self.statistics.note_checkpoint_turn(begun.took());
+    }
+
+    /// Bytes of rows, state and indices.
+    pub(super) fn held_len(&self) -> u64 {
+        self.options.memory_len_max.saturating_sub(self.memory_left)
     }
 
     /// Between checkpoints, removes a piece of what they have left behind.

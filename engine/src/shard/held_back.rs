@@ -8,7 +8,7 @@ use windlass_wire::{ClusterMap, RequestHeader};
 
 use super::{Shard, durable::Durable, image::may_wait, tables::ShardTable};
 use crate::{
-    limits::{LOG_RECORD_LEN, LOG_ROOM_LEN},
+    limits::{LOG_RECORD_LEN, LOG_ROOM_LEN, RECORD_VALUES_MAX},
     persist::limits::RECORD_BYTES_MAX,
     update::Accumulator,
 };
@@ -33,7 +33,7 @@ impl HeldBack {
     }
 
     /// Whether a push of at most so many bytes of log is let in.
-    fn admit(&mut self, len: u64, has_room: impl Fn(u64) -> bool) -> bool {
+    fn admit(&mut self, len: u64, mut has_room: impl FnMut(u64) -> bool) -> bool {
         if has_room(self.taken + len.max(self.longest)) {
             self.taken += len;
             return true;
@@ -83,16 +83,19 @@ impl Durable {
             true => u64::from(header.row_count) * table.row_image_len(),
             false => record_len(header),
         };
-        let mut held = self.held;
-        let admitted = held.admit(rows + records * LOG_RECORD_LEN, |len| self.has_room(len));
+        let (mut held, rows) = (self.held, rows + records * LOG_RECORD_LEN);
+        // With others before it, as far as records take them in.
+        let record = 2 * RECORD_VALUES_MAX + rows.max(held.longest);
+        let admitted = held.admit(rows, |len| self.has_room(len, record));
         self.held = held;
         admitted
     }
 
-    /// Whether the log surely takes so many bytes now. One that has stopped takes none, and says so
-    /// itself; an idle one has all the room there ever is.
-    fn has_room(&self, len: u64) -> bool {
-        let log = self.log();
+    /// Whether the log surely takes so many bytes now, in records of at most so many. One that has stopped
+    /// takes none, and says so itself; the ring of an idle one has all the room there ever is.
+    fn has_room(&mut self, len: u64, record: u64) -> bool {
+        let is_first = self.held.taken == 0;
+        let log = self.log_mut();
         if log.poison().is_some() {
             return true;
         }
@@ -101,7 +104,8 @@ impl Durable {
         }
         // Before the end of the ring a record may leave out as much as it is long.
         let gap = len.min(RECORD_BYTES_MAX as u64);
-        log.has_room(len + gap + LOG_ROOM_LEN) || log.is_idle() && self.held.taken == 0
+        let has_ring = log.has_ring_room(len + gap + LOG_ROOM_LEN) || log.is_idle() && is_first;
+        has_ring && log.has_segment_room(len, record)
     }
 }
 

@@ -193,10 +193,8 @@ impl Shard {
         if durable.images.has_long {
             self.write_long_images(durable);
         }
-        // A log without segments to spare leaves that to the checkpoint that brings others back.
-        let has_room = !durable.log().is_nearly_full() || durable.log().poison().is_some();
-        self.checkpoint_wanted |= !has_room;
-        if has_room && durable.images.due.is_some_and(|due| due <= now) {
+        self.checkpoint_wanted |= durable.log().is_nearly_full();
+        if durable.images_have_room() && durable.images.due.is_some_and(|due| due <= now) {
             self.write_images_up_to(durable, IMAGES_LEN_PER_TURN);
         }
     }
@@ -451,3 +449,6 @@ pub(super) fn restore_image(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

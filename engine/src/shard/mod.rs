@@ -23,6 +23,7 @@ mod ids_hash;
 mod image;
 mod kept_logs;
 mod locate;
+mod log_size;
 mod open_log;
 mod poll;
 mod pull;
@@ -80,6 +81,8 @@ pub struct ShardOptions {
     pub by_reference_len: Option<u32>,
     /// Bytes of rows, state and indices it may hold.
     pub memory_len_max: u64,
+    /// Bytes that its log may take on the disk; without, about twice what it holds.
+    pub log_len_max: Option<u64>,
     /// How long a worker whose connection is gone is still waited for, in milliseconds.
     pub worker_timeout_ms: u32,
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use windlass_replication::SessionTable;
 use windlass_wire::{Lsn, PartitionId, map::shard_of};
 
-use super::{Shard, chain, durable::Durable, regrouped::Regrouped};
+use super::{Shard, chain, durable::Durable, log_size::LogSize, regrouped::Regrouped};
 use crate::persist::{
     recovery::{RecoveredDirectory, RecoveredPartition},
     storage::Storage,
@@ -29,7 +29,9 @@ pub(super) fn open_log(shard: &mut Shard) -> Result<u64, String> {
     let opening = shard.recovered.take().ok_or("nothing was recovered")?;
     let Opening { storage, found, partitions, sessions, regrouped, is_blank } = *opening;
     let log_id = super::fresh_number();
-    let mut durable = Durable::open(storage, log_id, &found).map_err(|error| chain(&error))?;
+    let (size, held) = (LogSize::new(shard.options.log_len_max), shard.held_len());
+    let durable = Durable::open(storage, log_id, &found, size, held);
+    let mut durable = durable.map_err(|error| super::chain(&error))?;
     for partition in (0..shard.map.partition_count()).map(PartitionId) {
         if shard_of(partition, shard.shard_count) == shard.id {
             let last = partitions.get(&partition).map_or(Lsn(0), |recovered| recovered.lsn);
@@ -44,6 +46,7 @@ pub(super) fn open_log(shard: &mut Shard) -> Result<u64, String> {
         shard.checkpoint_wanted = true;
     }
     let log_id = durable.log().log_id();
+    chain::note_peers(shard.chain.as_deref(), Some(&mut durable));
     shard.durable = Some(Box::new(durable));
     shard.recover_chains(&partitions, sessions, is_blank);
     shard.resume_clocks();

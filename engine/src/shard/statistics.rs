@@ -68,6 +68,12 @@ pub struct ShardStatistics {
     pub log_writes: u64,
     /// Bytes written to the log, padding included.
     pub log_bytes: u64,
+    /// Bytes of values in the records of the log: what pushes have changed.
+    pub log_value_bytes: u64,
+    /// Bytes of zeros written into new files of the log.
+    pub log_prepared_bytes: u64,
+    /// Bytes written by checkpoints.
+    pub checkpoint_bytes: u64,
     /// Bytes that wait for the disk now; pushes wait when they reach `log_waiting_bytes_max`.
     pub log_waiting_bytes: u64,
     /// Most bytes that may wait for the disk: what the log takes of memory.
@@ -129,6 +135,14 @@ impl ShardStatistics {
         }
     }
 
+    /// Hundredths of a byte written to the disk for each byte of values that pushes have changed.
+    #[must_use]
+    pub fn written_percent(&self) -> u64 {
+        let written = self.log_bytes + self.log_prepared_bytes + self.checkpoint_bytes;
+        let percent = u128::from(written) * 100 / u128::from(self.log_value_bytes.max(1));
+        u64::try_from(percent).unwrap_or(u64::MAX)
+    }
+
     /// The counters as one JSON object, with the fields' names as keys.
     #[must_use]
     pub fn to_json(&self) -> String {
@@ -164,6 +178,10 @@ impl ShardStatistics {
             ("log_records", self.log_records),
             ("log_writes", self.log_writes),
             ("log_bytes", self.log_bytes),
+            ("log_value_bytes", self.log_value_bytes),
+            ("log_prepared_bytes", self.log_prepared_bytes),
+            ("checkpoint_bytes", self.checkpoint_bytes),
+            ("written_percent", self.written_percent()),
             ("log_waiting_bytes", self.log_waiting_bytes),
             ("log_waiting_bytes_max", self.log_waiting_bytes_max),
             ("log_wait_us", self.log_wait_us),
@@ -223,6 +241,9 @@ impl ShardStatistics {
         self.log_records += other.log_records;
         self.log_writes += other.log_writes;
         self.log_bytes += other.log_bytes;
+        self.log_value_bytes += other.log_value_bytes;
+        self.log_prepared_bytes += other.log_prepared_bytes;
+        self.checkpoint_bytes += other.checkpoint_bytes;
         self.log_waiting_bytes += other.log_waiting_bytes;
         self.log_waiting_bytes_max += other.log_waiting_bytes_max;
         self.log_wait_us += other.log_wait_us;

@@ -67,6 +67,7 @@ impl Node {
                     spin_us: 20,
                     by_reference_len: None,
                     memory_len_max: 1 << 30,
+                    log_len_max: None,
                     worker_timeout_ms: windlass_engine::limits::WORKER_TIMEOUT_MS,
                 };
                 let transports = vec![transport(provider)];

@@ -1,7 +1,12 @@
 //! A simulated disk: what is written lies in a volatile cache until it is made durable; a power cut
 //! keeps, loses or tears, sector by sector, whatever was not.
 
-use std::{collections::BTreeMap, io, ops::Range};
+use std::{
+    collections::BTreeMap,
+    io,
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use super::random::Random;
 
@@ -14,8 +19,9 @@ pub struct Disk {
     inodes: Vec<Inode>,
     names: BTreeMap<String, usize>,
     durable_names: BTreeMap<String, usize>,
-    /// Changes of names since the directory was synced, in order.
-    name_changes: Vec<NameChange>,
+    /// Changes of names since the directory was synced, in order: what is in one entry is kept or lost
+    /// as a whole.
+    name_changes: Vec<Vec<NameChange>>,
     events: u64,
     cut_at: Option<u64>,
     off: bool,
@@ -25,6 +31,29 @@ pub struct Disk {
     durable_writes: u64,
     /// Parts of files that cannot be read.
     unreadable: Vec<(usize, Range<usize>)>,
+}
+
+/// A disk that outlives the storages over it.
+#[derive(Clone, Debug)]
+pub struct SharedDisk(Arc<Mutex<Disk>>);
+
+impl SharedDisk {
+    /// An empty disk.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self(Arc::new(Mutex::new(Disk::new(seed))))
+    }
+
+    /// The disk, to look at or to change.
+    pub fn borrow_mut(&self) -> MutexGuard<'_, Disk> {
+        // Whoever panicked has failed the test.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The disk, to look at.
+    pub fn borrow(&self) -> MutexGuard<'_, Disk> {
+        self.borrow_mut()
+    }
 }
 
 /// What a disk does wrong, besides losing power.
@@ -80,9 +109,20 @@ impl Disk {
         }
     }
 
+    /// Cuts the power now.
+    pub fn cut(&mut self) {
+        self.off = true;
+    }
+
     /// Cuts the power at this many events from now; every submission and completion is one.
     pub fn cut_after(&mut self, events: Option<u64>) {
         self.cut_at = events.map(|events| self.events + events);
+    }
+
+    /// Whether it has been told when the power goes, or that has gone.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.off || self.cut_at.is_some()
     }
 
     /// Events so far.
@@ -239,16 +279,15 @@ impl Disk {
     pub fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
         let inode = self.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         self.names.insert(to.to_owned(), inode);
-        // One journal entry: both or neither.
-        self.name_changes.push(NameChange::Set(to.to_owned(), inode));
-        self.name_changes.push(NameChange::Remove(from.to_owned()));
+        let set = NameChange::Set(to.to_owned(), inode);
+        self.name_changes.push(vec![set, NameChange::Remove(from.to_owned())]);
         Ok(())
     }
 
     /// Removes a name.
     pub fn remove(&mut self, name: &str) -> io::Result<()> {
         self.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
-        self.name_changes.push(NameChange::Remove(name.to_owned()));
+        self.name_changes.push(vec![NameChange::Remove(name.to_owned())]);
         Ok(())
     }
 
@@ -268,13 +307,19 @@ impl Disk {
 
     /// Power comes back: what was not durable is kept, lost or torn, sector by sector.
     pub fn power_cycle(&mut self) {
-        let kept = self.random.below(self.name_changes.len() as u64 + 1);
+        // A journal keeps the first of them; without one any may be there.
+        let is_journaled = self.random.one_in(2);
+        let count = self.name_changes.len() as u64;
+        let kept = self.random.below(count + 1);
         let mut names = self.durable_names.clone();
-        for change in self.name_changes.drain(..).take(usize::try_from(kept).unwrap_or(0)) {
-            match change {
-                NameChange::Set(name, inode) => names.insert(name, inode),
-                NameChange::Remove(name) => names.remove(&name),
-            };
+        for (at, changes) in (0..).zip(std::mem::take(&mut self.name_changes)) {
+            let is_kept = if is_journaled { at < kept } else { self.random.one_in(2) };
+            for change in changes.into_iter().filter(|_| is_kept) {
+                match change {
+                    NameChange::Set(name, inode) => names.insert(name, inode),
+                    NameChange::Remove(name) => names.remove(&name),
+                };
+            }
         }
         for file in &mut self.inodes {
             for (offset, bytes) in std::mem::take(&mut file.pending) {
@@ -320,7 +365,7 @@ impl Disk {
 
     fn set_name(&mut self, name: &str, inode: usize) {
         self.names.insert(name.to_owned(), inode);
-        self.name_changes.push(NameChange::Set(name.to_owned(), inode));
+        self.name_changes.push(vec![NameChange::Set(name.to_owned(), inode)]);
     }
 
     fn is_full(&self, more: u64) -> bool {

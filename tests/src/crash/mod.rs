@@ -1,9 +1,10 @@
 //! Crash injection: the real log, checkpoints and recovery on a simulated disk that loses power at
-//! every IO, checked against a serial oracle.
+//! every IO, checked against a serial oracle. Also whole servers on such disks: [`served`].
 
 pub mod disk;
 pub mod groups;
 pub mod random;
+pub mod served;
 pub mod simulated;
 pub mod store;
 pub mod workload;

@@ -1,6 +1,6 @@
 //! The storage seam over the simulated disk: operations complete late and in any order.
 
-use std::{cell::RefCell, io, rc::Rc, time::Duration};
+use std::{io, time::Duration};
 
 use windlass_engine::persist::storage::{
     Buffer, Completion, FileId, Listed, Operation, Outcome, RegionId, Storage, StorageError,
@@ -8,12 +8,12 @@ use windlass_engine::persist::storage::{
 };
 use windlass_transport::memory::Pages;
 
-use super::disk::Disk;
+use super::disk::SharedDisk;
 
 /// A storage of a simulated disk.
 #[derive(Debug)]
 pub struct SimulatedStorage {
-    disk: Rc<RefCell<Disk>>,
+    disk: SharedDisk,
     regions: Vec<Pages>,
     files: Vec<Option<(String, usize)>>,
     inflight: Vec<(Token, Operation)>,
@@ -23,7 +23,7 @@ pub struct SimulatedStorage {
 impl SimulatedStorage {
     /// A storage over a disk, which outlives it.
     #[must_use]
-    pub fn new(disk: Rc<RefCell<Disk>>) -> Self {
+    pub fn new(disk: SharedDisk) -> Self {
         Self {
             disk,
             regions: Vec::new(),
@@ -60,7 +60,7 @@ impl SimulatedStorage {
     }
 
     fn carry_out(&mut self, operation: &Operation) -> io::Result<Outcome> {
-        let disk = Rc::clone(&self.disk);
+        let disk = self.disk.clone();
         let mut disk = disk.borrow_mut();
         if disk.is_off() {
             return Err(io::Error::other("the power is off"));

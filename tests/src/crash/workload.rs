@@ -2,9 +2,7 @@
 //! the shard logs, applies, takes checkpoints, and loses power. An oracle keeps every record.
 
 use std::{
-    cell::RefCell,
     collections::{BTreeMap, VecDeque},
-    rc::Rc,
     time::Duration,
 };
 
@@ -23,7 +21,7 @@ use windlass_wire::{
 };
 
 use super::{
-    disk::Disk,
+    disk::SharedDisk,
     random::Random,
     simulated::SimulatedStorage,
     store::{PARTITIONS, Partition, ROWS, Store, TABLE, WIDTH},
@@ -79,7 +77,7 @@ pub enum End {
 /// A simulated life after life of one shard on one disk.
 #[derive(Debug)]
 pub struct Workload {
-    disk: Rc<RefCell<Disk>>,
+    disk: SharedDisk,
     random: Random,
     history: BTreeMap<PartitionId, Vec<Logged>>,
     /// Pushes not acknowledged yet, by session, in order.
@@ -99,7 +97,7 @@ impl Workload {
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self {
-            disk: Rc::new(RefCell::new(Disk::new(seed ^ 0xD15C))),
+            disk: SharedDisk::new(seed ^ 0xD15C),
             random: Random::new(seed),
             history: BTreeMap::new(),
             waiting: (0..SESSIONS).map(|session| (session, VecDeque::new())).collect(),
@@ -113,14 +111,14 @@ impl Workload {
 
     /// The disk.
     #[must_use]
-    pub fn disk(&self) -> Rc<RefCell<Disk>> {
-        Rc::clone(&self.disk)
+    pub fn disk(&self) -> SharedDisk {
+        self.disk.clone()
     }
 
     /// Recovers, compares with the oracle, then runs so many turns or until the end comes.
     pub fn live(&mut self, turns: u32, end: End) -> Verdict {
         let mut storage: Box<dyn windlass_engine::persist::storage::Storage> =
-            Box::new(SimulatedStorage::new(Rc::clone(&self.disk)));
+            Box::new(SimulatedStorage::new(self.disk.clone()));
         let mut store = Store::default();
         let recovered =
             recover(std::slice::from_mut(&mut storage), RecoveryOptions::default(), &mut store);
@@ -145,7 +143,7 @@ impl Workload {
     /// Recovers and compares, without running on.
     pub fn check_now(&mut self) -> Verdict {
         let mut storage: Box<dyn windlass_engine::persist::storage::Storage> =
-            Box::new(SimulatedStorage::new(Rc::clone(&self.disk)));
+            Box::new(SimulatedStorage::new(self.disk.clone()));
         let mut store = Store::default();
         match recover(std::slice::from_mut(&mut storage), RecoveryOptions::default(), &mut store) {
             Ok(recovered) => self.check(&recovered, &store),
@@ -216,7 +214,8 @@ impl Workload {
         let config = LogConfig {
             log_id: 7,
             segment_bytes: 64 << 10,
-            segments_max: 6,
+            segment_bytes_first: 64 << 10,
+            bytes_max: 6 * (64 << 10),
             segments_spare: 1,
             writes_max: 3,
         };

@@ -101,6 +101,10 @@ pub(crate) struct Arguments {
     /// Memory for rows and optimiser state, over all shards
     #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "4GiB")]
     memory: u64,
+    /// Disk space for the logs of all shards, at least 512MiB for each. Short ones make a server write
+    /// more and come back sooner [default: about twice what durable tables hold]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, requires = "data_dir")]
+    log_size: Option<u64>,
     /// Keep logs and checkpoints of durable tables in this directory, which is the server's own
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -219,6 +223,7 @@ fn config(arguments: &Arguments) -> Result<ServerConfig, Failure> {
         spin_us: arguments.spin_us,
         by_reference_len: arguments.by_reference.map(|len| u32::try_from(len).unwrap_or(u32::MAX)),
         memory_len_max: arguments.memory,
+        log_len_max: arguments.log_size,
         data_dir: arguments.data_dir.clone(),
         storage: storage::Provider::Automatic,
         accept_damage: arguments.accept_damage,

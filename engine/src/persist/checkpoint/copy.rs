@@ -127,6 +127,7 @@ impl Checkpointer {
         run.buffers[run.filling] =
             BufferState::Ready { used: padded, offset: run.file_offset, at: 0 };
         run.file_offset += padded as u64;
+        self.bytes_written += padded as u64;
         run.filling = (run.filling + 1) % BUFFERS;
     }
 

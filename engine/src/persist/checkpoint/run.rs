@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::{BUFFERS, CheckpointError, rate::Rate, short_write};
+use super::{BUFFERS, CheckpointError, rate::Rate};
 use crate::persist::{
     commit::Position,
     log::Log,
@@ -65,6 +65,8 @@ pub(super) enum Stage {
     WriteManifest,
     SyncManifest,
     CloseManifest,
+    /// What the manifest names has to be there wherever the manifest is.
+    SyncNames,
     Rename,
     SyncDirectory,
 }
@@ -93,7 +95,8 @@ impl Run {
                 Stage::SyncManifest
             }
             (Stage::SyncManifest, _) => Stage::CloseManifest,
-            (Stage::CloseManifest, _) => Stage::Rename,
+            (Stage::CloseManifest, _) => Stage::SyncNames,
+            (Stage::SyncNames, _) => Stage::Rename,
             (Stage::Rename, _) => Stage::SyncDirectory,
             (Stage::SyncDirectory, _) => {
                 self.manifest_file = None;
@@ -129,5 +132,13 @@ impl Run {
         }
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         self.manifest.published_seconds = since.map_or(0, |since| since.as_secs());
+    }
+}
+
+pub(super) fn short_write(wanted: usize, outcome: Outcome) -> Option<CheckpointError> {
+    match outcome {
+        Outcome::Transferred(written) if written as usize == wanted => None,
+        Outcome::Transferred(written) => Some(CheckpointError::ShortWrite { wanted, written }),
+        Outcome::Opened(_) | Outcome::Done => None,
     }
 }

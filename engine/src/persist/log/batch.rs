@@ -114,7 +114,7 @@ impl Log {
             return Err(Full::Ring);
         }
         if fresh {
-            self.next_segment()?;
+            self.next_segment(superblock + needed)?;
         }
         if room == Room::AfterGap {
             self.ring.leave_gap();
@@ -143,11 +143,12 @@ impl Log {
         Ok(())
     }
 
-    fn next_segment(&mut self) -> Result<(), Full> {
-        if self.segments.free_count() == 0 {
+    /// Goes on in a free segment that has room for so many bytes.
+    fn next_segment(&mut self, needed: u64) -> Result<(), Full> {
+        if !self.segments.has_free(needed) {
             self.poison_without_segments();
-            let room = self.segments.count() < self.segments.count_max();
-            return Err(if room { Full::Preparing } else { Full::Segments });
+            let is_made = self.segments.ask_for(needed);
+            return Err(if is_made { Full::Preparing } else { Full::Segments });
         }
         let base = match self.active.take() {
             Some(active) => {
@@ -158,7 +159,7 @@ impl Log {
             None => self.durable.0,
         };
         self.last_sequence += 1;
-        self.active = self.segments.activate(self.log_id, self.last_sequence, base);
+        self.active = self.segments.activate(self.log_id, self.last_sequence, base, needed);
         Ok(())
     }
 

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use super::{Log, LogStatistics, PendingBatch};
-use crate::persist::limits::{BATCHES_MAX, OVERLAP_BYTES_MIN};
+use crate::persist::limits::{
+    BATCHES_MAX, BLOCK_BYTES, OVERLAP_BYTES_MIN, SEGMENTS_LAST, SEGMENTS_OF_IMAGES,
+    SUPERBLOCK_BYTES_MAX,
+};
 
-/// Segments left when a log is nearly full: no new pushes from then on.
-const SEGMENTS_LAST: usize = 4;
-
-/// Segments left for the images that a checkpoint needs to end, whatever is recorded meanwhile.
-const SEGMENTS_OF_IMAGES: usize = 2;
+/// What a segment takes beside the one record it is needed for.
+const SEGMENT_OVERHEAD: u64 = (SUPERBLOCK_BYTES_MAX + 2 * BLOCK_BYTES) as u64;
 
 impl Log {
     /// When [`Log::flush`] has to be called next at the latest, on the clock it is given; `None` when
@@ -40,59 +40,65 @@ impl Log {
         (self.ring.used(), self.ring.capacity())
     }
 
-    /// Whether more than half of the allowed segments hold records: time for a checkpoint.
+    /// Whether more than half of the log's space is taken by records: time for a checkpoint.
     #[must_use]
     pub fn wants_checkpoint(&self) -> bool {
-        let used = self.segments.count() - self.segments.free_count();
-        used * 2 > self.segments.count_max()
+        self.segments.space.used * 2 > self.segments.space.max
     }
 
-    /// Whether only the last few segments are left.
+    /// Whether no more than the last few segments fit.
     #[must_use]
     pub fn is_nearly_full(&self) -> bool {
-        let used = self.segments.count() - self.segments.free_count();
-        used + SEGMENTS_LAST >= self.segments.count_max()
+        self.leaves_only(SEGMENTS_LAST)
     }
 
     /// Whether the segments are left that only a checkpoint's images may take.
     #[must_use]
     pub fn is_all_but_full(&self) -> bool {
-        let used = self.segments.count() - self.segments.free_count();
-        used + SEGMENTS_OF_IMAGES >= self.segments.count_max()
+        self.leaves_only(SEGMENTS_OF_IMAGES)
     }
 
-    /// Whether so many bytes, in pieces, find room now. Where a segment is missing that nobody prepares,
-    /// that is found out by asking for it.
+    fn leaves_only(&self, longest: u64) -> bool {
+        let left = longest * self.segments.space.longest_made;
+        self.segments.space.used + left >= self.segments.space.max
+    }
+
+    /// Whether so many bytes, in pieces, find room in the ring now.
     #[must_use]
-    pub fn has_room(&self, bytes: u64) -> bool {
+    pub fn has_ring_room(&self, bytes: u64) -> bool {
+        self.ring.capacity() - self.ring.used() >= bytes && self.batches.len() < BATCHES_MAX / 2
+    }
+
+    /// Whether so many bytes in records of at most so many find segments now. One that is missing is
+    /// prepared from the next flush on; where it cannot be, that is found out by asking for it.
+    pub fn has_segment_room(&mut self, bytes: u64, record: u64) -> bool {
         let left = self.active.map_or(0, |active| active.bytes - active.offset);
-        let has_segment =
-            self.segments.free_count() > 0 || !self.segments.is_preparing() || left >= bytes;
-        has_segment
-            && self.ring.capacity() - self.ring.used() >= bytes
-            && self.batches.len() < BATCHES_MAX / 2
+        let needed = bytes.min(record).min(self.record_bytes_max() as u64) + SEGMENT_OVERHEAD;
+        left >= bytes + SEGMENT_OVERHEAD
+            || self.segments.has_free(needed)
+            || !self.segments.ask_for(needed)
     }
 
     /// Bytes that it takes, made and still to be made segments together, before it is nearly full.
     #[must_use]
     pub fn room_bytes(&self) -> u64 {
-        let used = self.segments.count() - self.segments.free_count();
-        let left = self.segments.count_max().saturating_sub(used + SEGMENTS_LAST) as u64;
+        let last = SEGMENTS_LAST * self.segments.space.longest_made;
+        let used = self.segments.space.used + last;
+        let left = self.segments.space.max.saturating_sub(used);
         let active = self.active.map_or(0, |active| active.bytes - active.offset);
-        if left == 0 { 0 } else { left * self.segments.file_bytes() + active }
+        if left == 0 { 0 } else { left + active }
     }
 
     /// Bytes of segments that a checkpoint would give back for new records.
     #[must_use]
     pub fn kept_bytes(&self) -> u64 {
-        let used = self.segments.count() - self.segments.free_count();
-        used as u64 * self.segments.file_bytes()
+        self.segments.space.used
     }
 
     /// Figures for metrics.
     #[must_use]
     pub fn statistics(&self) -> LogStatistics {
-        self.statistics
+        LogStatistics { prepared_bytes: self.segments.bytes_prepared, ..self.statistics }
     }
 
     /// Whether a write is under way.

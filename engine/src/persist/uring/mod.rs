@@ -44,6 +44,8 @@ pub struct UringStorage {
     inflight: Inflight,
     /// Ends of operations that need no system call of the ring.
     ready: Vec<Completion>,
+    /// Whether calls may block at all.
+    may_block: bool,
     in_place: InPlace,
     /// Writes whose bytes are there, and how long it takes to keep such.
     written: Vec<Slot>,
@@ -136,6 +138,10 @@ impl Storage for UringStorage {
         self.write_overlapped(token, operation)
             .or_else(|operation| self.write_in_place(token, operation))
             .or_else(|operation| self.queue(token, operation))
+    }
+
+    fn set_in_place(&mut self, may: bool) {
+        self.may_block = may;
     }
 
     fn begin(&mut self) -> Duration {

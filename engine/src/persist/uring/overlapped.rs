@@ -41,7 +41,7 @@ impl UringStorage {
             return Err(operation);
         };
         let is_long = u64::from(buffer.length) >= OVERLAP_BYTES_MIN;
-        if !is_long || self.inflight.is_full() || !self.flushes.is_next() {
+        if !(self.may_block && is_long) || self.inflight.is_full() || !self.flushes.is_next() {
             return Err(operation);
         }
         self.start(Slot { token, operation, paths: [None, None], flush: Flush::Later });
@@ -69,7 +69,8 @@ impl UringStorage {
     pub(super) fn flush_written(&mut self, completions: &mut Vec<Completion>) {
         let mut written = std::mem::take(&mut self.written);
         while let Some(file) = written.first().and_then(file_of) {
-            let flushed = self.flushes.is_quick().then(|| self.flush_in_place(file));
+            let is_quick = self.may_block && self.flushes.is_quick();
+            let flushed = is_quick.then(|| self.flush_in_place(file));
             for slot in written.extract_if(.., |slot| file_of(slot) == Some(file)) {
                 let Some(flushed) = flushed else {
                     self.start(Slot { flush: Flush::Now, ..slot });

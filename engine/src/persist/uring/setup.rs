@@ -54,6 +54,7 @@ pub(super) fn open(directory: &Path) -> io::Result<UringStorage> {
         files: Files::new(),
         inflight: Inflight::new(),
         ready: Vec::new(),
+        may_block: true,
         in_place: InPlace::default(),
         written: Vec::new(),
         flushes: InPlace::default(),

@@ -9,7 +9,19 @@ use windlass_wire::{
     map::{self, ServerState, shard_of},
 };
 
-use super::{super::Shard, Chain, ChainContext, part::Part};
+use super::{
+    super::{Shard, durable::Durable},
+    Chain, ChainContext,
+    part::Part,
+};
+
+/// A shard that keeps leases with other servers never waits for its disk within a call: they would count
+/// it as dead meanwhile.
+pub(in crate::shard) fn note_peers(chain: Option<&Chain>, durable: Option<&mut Durable>) {
+    if let (Some(chain), Some(durable)) = (chain, durable) {
+        durable.set_in_place(!chain.context.leases.has_peers());
+    }
+}
 
 impl Shard {
     /// Gives the shard what it needs to be part of chains.
@@ -75,6 +87,7 @@ impl Shard {
         let Some(chain) = &mut self.chain else { return };
         chain.now = chain.context.leases.now();
         chain.context.leases.adopt(chain.now, &map, self.server);
+        note_peers(Some(chain), self.durable.as_deref_mut());
         for partition in (0..map.partition_count()).map(PartitionId) {
             if shard_of(partition, self.shard_count) == self.id {
                 self.configure_chain(partition, &map.chains[partition.0 as usize]);

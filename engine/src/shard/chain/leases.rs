@@ -41,6 +41,7 @@ struct State {
     leases: Leases,
     watch: WallWatch,
     adopted: Epoch,
+    has_peers: bool,
 }
 
 impl SharedLeases {
@@ -51,6 +52,7 @@ impl SharedLeases {
             leases: Leases::new(Time(0), timings),
             watch: WallWatch::default(),
             adopted: Epoch(0),
+            has_peers: false,
         };
         Self { started: Instant::now(), timings, state: Mutex::new(state) }
     }
@@ -87,7 +89,13 @@ impl SharedLeases {
         }
         peers.sort_unstable();
         peers.dedup();
+        state.has_peers = !peers.is_empty();
         state.leases.adopt(now, map.epoch, peers);
+    }
+
+    /// Whether other servers depend on those of this one.
+    pub(super) fn has_peers(&self) -> bool {
+        self.lock().has_peers
     }
 
     pub(super) fn begin_life(&self) {

@@ -45,6 +45,7 @@ pub use leases::SharedLeases;
 pub use status::PartitionStatus;
 
 pub(super) use clocks::reaching;
+pub(super) use configure::note_peers;
 
 pub(super) use self::{
     build::{Member, Scratch, Span, sum_dtype_of},

@@ -13,9 +13,10 @@ use super::{
     answer::{Answers, Records, Taking},
     clocks::lane_of,
     part::Held,
+    turn::leaves_records,
 };
 use crate::{
-    limits::{CHAIN_HELD_LEN_MAX, PEER_MESSAGES_PER_TURN},
+    limits::PEER_MESSAGES_PER_TURN,
     persist::{
         frame::{Frame, Header, Salt},
         record::{Record, RecordError},
@@ -328,7 +329,7 @@ impl Shard {
     ) -> Taken {
         let Some(chain) = &mut self.chain else { return Taken::Yes };
         chain.taking = Some(Taking { at, partition, committed: None });
-        if chain.spare.held_len > CHAIN_HELD_LEN_MAX || self.is_log_full() {
+        if leaves_records(chain, self.durable.as_deref()) {
             return Taken::Left;
         }
         let (mut rest, mut lsn, mut is_soon) = (body, first, true);
@@ -362,10 +363,9 @@ impl Shard {
         (offset, len): (usize, usize),
         body: &[u8],
     ) -> Taken {
-        let is_log_full = self.is_log_full();
         let Some(chain) = &mut self.chain else { return Taken::Yes };
         if offset == 0 {
-            if chain.spare.held_len > CHAIN_HELD_LEN_MAX || is_log_full {
+            if leaves_records(chain, self.durable.as_deref()) {
                 return Taken::Left;
             }
             if !len.is_multiple_of(8) {

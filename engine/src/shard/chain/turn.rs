@@ -6,10 +6,11 @@ use windlass_replication::{Input, Time};
 use windlass_wire::ShardId;
 
 use super::{
-    super::{Shard, wait::Pace},
+    super::{Shard, durable::Durable, wait::Pace},
+    Chain,
     receive::Incoming,
 };
-use crate::limits::{CHAIN_HEAD_LEN_MAX, CHAIN_INFLIGHT_MAX};
+use crate::limits::{CHAIN_HEAD_LEN_MAX, CHAIN_HELD_LEN_MAX, CHAIN_INFLIGHT_MAX};
 
 /// How soon a shard looks again when a peer had no room.
 const BACKLOG_WAIT: Duration = Duration::from_micros(100);
@@ -40,7 +41,7 @@ impl Shard {
         self.chain.as_ref().is_some_and(|chain| {
             chain.spare.held_len > CHAIN_HEAD_LEN_MAX
                 || chain.inflight_count > CHAIN_INFLIGHT_MAX
-                || self.is_log_full()
+                || !has_log_room(chain, self.durable.as_deref())
         })
     }
 
@@ -122,5 +123,45 @@ impl Shard {
                 self.carry_out_output(part.partition, output);
             }
         }
+    }
+}
+
+/// Whether records of predecessors have to stay in their mailboxes.
+pub(super) fn leaves_records(chain: &Chain, durable: Option<&Durable>) -> bool {
+    chain.spare.held_len > CHAIN_HELD_LEN_MAX || !has_log_room(chain, durable)
+}
+
+/// Whether the log has room for more records. Those that are here and not in it yet have to fit it as it
+/// is: only a checkpoint brings room back, and none goes on before they are in the log.
+fn has_log_room(chain: &Chain, durable: Option<&Durable>) -> bool {
+    durable.is_none_or(|durable| {
+        let log = durable.log();
+        let unlogged = if chain.disk.is_behind() { chain.spare.held_len } else { 0 };
+        log.poison().is_some() || !log.is_nearly_full() && unlogged_fit(unlogged, log.room_bytes())
+    })
+}
+
+/// Whether records of so many bytes surely fit so much of a log: a segment may end well before its end
+/// when the next record is long.
+const fn unlogged_fit(unlogged: u64, room: u64) -> bool {
+    unlogged <= room / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        limits::LOG_KEPT_LEN,
+        persist::limits::{RECORD_BYTES_MAX, SEGMENT_BYTES_MAX},
+    };
+
+    /// A log that becomes nearly full between two looks has its last segments for what came between.
+    #[test]
+    fn what_is_not_in_the_log_always_fits_it() {
+        // The most that a segment leaves out before a longer record.
+        assert!(2 * RECORD_BYTES_MAX as u64 <= SEGMENT_BYTES_MAX);
+        assert!(unlogged_fit(0, 0) && !unlogged_fit(1, 1));
+        assert!(unlogged_fit(CHAIN_HELD_LEN_MAX, 2 * LOG_KEPT_LEN), "in the shortest log");
+        assert!(!unlogged_fit(CHAIN_HELD_LEN_MAX, LOG_KEPT_LEN));
     }
 }

@@ -16,6 +16,7 @@ fn shard() -> Shard {
         spin_us: 20,
         by_reference_len: None,
         memory_len_max: 1 << 20,
+        log_len_max: None,
         worker_timeout_ms: 1000,
     };
     let transport = Tcp::open(TcpOptions::LOOPBACK).unwrap();

@@ -8,6 +8,7 @@ mod greeting;
 pub mod limits;
 #[allow(unsafe_code)] // io_uring
 pub mod persist;
+mod private_files;
 mod refusal;
 pub mod server;
 pub mod shard;

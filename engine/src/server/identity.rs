@@ -10,13 +10,14 @@
 //! ```
 
 use std::{
-    fs::{self, File},
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use windlass_wire::{Checksum, Incarnation, ServerId};
+
+use crate::private_files;
 
 /// What the file says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,16 +68,9 @@ impl Identity {
     /// Replaces the identity in a data directory; durable when it returns.
     pub(super) fn store(&self, data: &Path) -> Result<(), IdentityError> {
         let path = data.join("identity");
-        let temporary = data.join("identity.new");
-        let write = || -> io::Result<()> {
-            fs::create_dir_all(data)?;
-            let mut file = File::create(&temporary)?;
-            file.write_all(&self.encode())?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)?;
-            File::open(data)?.sync_all()
-        };
-        write().map_err(|source| IdentityError::Disk { step: "write", path: path.clone(), source })
+        private_files::make_directory(data)
+            .and_then(|()| private_files::replace(&path, &[&self.encode()]))
+            .map_err(|source| IdentityError::Disk { step: "write", path, source })
     }
 
     fn encode(&self) -> [u8; LEN] {

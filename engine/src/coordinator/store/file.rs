@@ -15,7 +15,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -24,6 +24,7 @@ use rustix::fs::{FlockOperation, flock};
 use windlass_wire::Checksum;
 
 use super::{Item, Store, StoreError, Written, version_of};
+use crate::private_files;
 
 /// A locked directory.
 #[derive(Debug)]
@@ -43,13 +44,8 @@ impl FileStore {
             let path = directory.to_owned();
             move |source| StoreError::Disk { step, path, source }
         };
-        fs::create_dir_all(directory).map_err(disk("make"))?;
-        let lock = File::options()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(directory.join("lock"))
-            .map_err(disk("lock"))?;
+        private_files::make_directory(directory).map_err(disk("make"))?;
+        let lock = private_files::open_lock(&directory.join("lock")).map_err(disk("lock"))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
             if error == rustix::io::Errno::WOULDBLOCK {
                 StoreError::Taken { path: directory.to_owned() }
@@ -75,18 +71,6 @@ impl FileStore {
         }
         Ok(Some(held.to_vec()))
     }
-
-    fn replace(&self, item: Item, bytes: &[u8]) -> io::Result<()> {
-        let path = self.directory.join(item.name());
-        let temporary = path.with_extension("new");
-        let mut file = File::create(&temporary)?;
-        file.write_all(&MAGIC)?;
-        file.write_all(&Checksum::of(bytes).0.to_le_bytes())?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &path)?;
-        File::open(&self.directory)?.sync_all()
-    }
 }
 
 impl Store for FileStore {
@@ -111,11 +95,9 @@ impl Store for FileStore {
             return Ok(Written::Deposed);
         }
         let path = self.directory.join(item.name());
-        self.replace(item, bytes).map_err(|source| StoreError::Disk {
-            step: "write",
-            path,
-            source,
-        })?;
+        let checksum = Checksum::of(bytes).0.to_le_bytes();
+        private_files::replace(&path, &[&MAGIC, &checksum, bytes])
+            .map_err(|source| StoreError::Disk { step: "write", path, source })?;
         self.versions[item as usize] = version;
         Ok(Written::Done)
     }

@@ -32,15 +32,15 @@ struct Connection {
 }
 
 /// Serves one connection until it ends.
-pub(super) fn serve(shared: &Arc<Shared>, mut stream: ControlStream) -> Result<(), ControlError> {
-    let Some(message) = stream.receive::<ClientRequest>()? else { return Ok(()) };
-    let greeting = match greet(shared, message) {
-        Ok((welcome, greeting)) => {
-            stream.send(&welcome)?;
-            greeting
-        }
+pub(super) fn serve(
+    shared: &Arc<Shared>,
+    mut stream: ControlStream,
+    greeting: Greeting,
+) -> Result<(), ControlError> {
+    match welcome(shared, &greeting) {
+        Ok(welcome) => stream.send(&welcome)?,
         Err(refusal) => return stream.send(&refused(refusal)),
-    };
+    }
     let rank = greeting.rank.filter(|_| greeting.peer.is_none());
     let connection = Connection {
         shared: shared.clone(),
@@ -82,9 +82,8 @@ pub(super) fn serve(shared: &Arc<Shared>, mut stream: ControlStream) -> Result<(
     Ok(())
 }
 
-/// Checks a greeting; the answer to it, and who it is.
-fn greet(shared: &Shared, message: ClientRequest) -> Result<(ClientReply, Greeting), Refusal> {
-    let greeting = Greeting::check(message, shared.config.token.as_deref())?;
+/// The answer to a greeting.
+fn welcome(shared: &Shared, greeting: &Greeting) -> Result<ClientReply, Refusal> {
     if shared.is_stopping() {
         return Err((RefusalKind::ShuttingDown {}, "the server is shutting down".to_owned()));
     }
@@ -100,15 +99,14 @@ fn greet(shared: &Shared, message: ClientRequest) -> Result<(ClientReply, Greeti
             providers.push(*provider);
         }
     }
-    let welcome = ClientReply::Welcome {
+    Ok(ClientReply::Welcome {
         session: greeting.session,
         server: shared.server_id(),
         incarnation: shared.member.incarnation(),
         shard_count: shared.config.shards,
         providers,
         notes,
-    };
-    Ok((welcome, greeting))
+    })
 }
 
 impl Connection {

@@ -28,6 +28,7 @@ use std::{
 
 use crossbeam::channel::unbounded;
 use windlass_replication::LeaseTimings;
+use windlass_transport::descriptors;
 use windlass_wire::{Durability, ServerId, ShardId, control::Provider, coordination::WorkerEntry};
 
 pub use config::{ConfigError, ServerConfig};
@@ -182,6 +183,9 @@ impl Server {
         let advertised_ip = advertised_ip(&advertised);
 
         let unusable = |error: CatalogueError| StartError::Data { reason: chain(&error) };
+        if config.data_dir.is_some() {
+            descriptors::hold_reserve();
+        }
         let lock = config.data_dir.as_deref().map(DataLock::take).transpose();
         let lock = lock.map_err(|reason| StartError::Data { reason })?;
         let kept = match &config.data_dir {
@@ -278,8 +282,11 @@ impl Server {
             .wait_for_first_map(FIRST_MAP_PATIENCE)
             .map_err(|reason| StartError::Data { reason })?;
         let serving = server.shared.clone();
-        let port = ControlPort::open(listener, move |stream| connection::serve(&serving, stream))
-            .map_err(thread)?;
+        let token = serving.config.token.clone();
+        let port = ControlPort::open(listener, token, move |stream, greeting| {
+            connection::serve(&serving, stream, greeting)
+        })
+        .map_err(thread)?;
         server.port = Some(port);
         Ok(server)
     }

@@ -14,6 +14,7 @@ use windlass_engine::{
     persist::storage,
     server::{Server, ServerConfig, ShardThread, StartError},
 };
+use windlass_transport::descriptors;
 use windlass_wire::control::Provider;
 
 use super::{
@@ -129,6 +130,7 @@ pub(crate) struct Ready {
 }
 
 pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> {
+    descriptors::raise_limit();
     let stop = stop::on_signals()?;
     let servers = start(arguments)?;
     let server = &servers[0];

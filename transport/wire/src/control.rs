@@ -30,6 +30,17 @@ pub const FRAME_HEADER_LEN: usize = 12;
 /// Most bytes of a message.
 pub const MESSAGE_LEN_MAX: usize = BLOB_LEN_MAX + 4096;
 
+/// Most bytes of the first message of a connection, with its header: all that is kept for a stranger.
+pub const HELLO_LEN_MAX: usize = 4096;
+
+/// Most bytes of a token.
+pub const TOKEN_LEN_MAX: usize = 3072;
+
+/// Bytes that the rest of a hello takes at most.
+const HELLO_REST_LEN_MAX: usize = 512;
+
+const _: () = assert!(FRAME_HEADER_LEN + TOKEN_LEN_MAX + HELLO_REST_LEN_MAX <= HELLO_LEN_MAX);
+
 const MAGIC: [u8; 4] = *b"WLC1";
 
 /// A message with its header.

@@ -2,6 +2,7 @@
 //! coordinator.
 #![deny(unsafe_code)]
 
+mod complaints;
 mod control_port;
 pub mod coordinator;
 mod greeting;

@@ -1,7 +1,6 @@
 //! A control port. One thread takes connections and listens to them until they have shown the token;
 //! only then does a connection get a thread of its own.
 
-mod complaints;
 mod lobby;
 mod places;
 mod stranger;
@@ -29,12 +28,12 @@ use windlass_transport::{
 use windlass_wire::control::RefusalKind;
 
 use self::{
-    complaints::Complaints,
     lobby::Lobby,
     places::{Place, Places},
     stranger::{Heard, Stranger},
 };
 use crate::{
+    complaints::Complaints,
     greeting::Greeting,
     limits::STRANGERS_MAX,
     refusal::{Refusal, invalid, refused},

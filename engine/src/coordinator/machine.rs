@@ -30,7 +30,10 @@ use super::{
     store::{Catalogue, Item, Kept},
     tables::Tables,
 };
-use crate::refusal::{Refusal, invalid, refused};
+use crate::{
+    complaints::Complaints,
+    refusal::{Refusal, invalid, refused},
+};
 
 /// All that the stepping thread owns.
 #[derive(Debug)]
@@ -49,6 +52,7 @@ pub(super) struct Machine {
     pub(super) tables: Tables,
     pub(super) workers: Workers,
     pub(super) operations: Operations,
+    pub(super) false_claims: Complaints,
     pub(super) waiting: Waiting,
     lead: Arc<Lead>,
     /// The term it leads in, or led last.
@@ -92,6 +96,7 @@ impl Machine {
             tables: Tables::default(),
             workers: Workers::new(timings),
             operations: Operations::default(),
+            false_claims: Complaints::default(),
             waiting: Waiting::default(),
             lead,
             term: 0,
@@ -224,6 +229,7 @@ impl Machine {
             CoordinatorOutput::SendMap { to } => {
                 if let Some(connection) = self.members.connection_of(to) {
                     self.admit(connection);
+                    self.introduce(connection);
                     self.send_map(connection);
                 }
             }
@@ -274,6 +280,7 @@ impl Machine {
             let (server, is_joined) = (member.server, member.is_joined);
             if self.coordinator.map().admits(server, member.incarnation) {
                 self.admit(connection);
+                self.introduce(connection);
                 self.members.order(connection, &order);
             } else if is_joined && !self.coordinator.map().servers.contains_key(&server) {
                 self.members.tell(connection, Instruction::Leave {});
@@ -332,7 +339,7 @@ impl Machine {
         }
         let entry = self.coordinator.map().servers.get(&server);
         let known = entry.map_or(incarnation, |entry| entry.incarnation.max(incarnation));
-        self.members.tell(connection, Instruction::Fence { incarnation, known });
+        self.members.fence(connection, Instruction::Fence { incarnation, known });
     }
 
     fn joining(
@@ -342,7 +349,8 @@ impl Machine {
         is_local: bool,
         downward: Sender<Downward>,
     ) {
-        if let Err(refusal) = self.may_join(&joining) {
+        let allowed = self.may_join(&joining).and_then(|()| self.may_claim(&joining));
+        if let Err(refusal) = allowed {
             Members::refuse(&downward, refused(refusal));
             return;
         }
@@ -356,6 +364,7 @@ impl Machine {
         self.members.insert(connection, server, joining.incarnation, is_local, downward);
         if joining.server.is_none() {
             // The number must never be given to another, whatever becomes of this coordinator.
+            self.enrol(server, &joining);
             let version = self.store_catalogue();
             self.numbered.push((version, connection, joining));
         } else {
@@ -416,7 +425,8 @@ impl Machine {
     }
 
     fn report(&mut self, connection: u64, report: Report) {
-        let Some(member) = self.members.get(connection) else { return };
+        let Some(member) = self.members.get_mut(connection) else { return };
+        member.heard_at = Instant::now();
         let (server, incarnation) = (member.server, member.incarnation);
         let input = match report {
             Report::Heartbeat { map_epoch, workers } => {

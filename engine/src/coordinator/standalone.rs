@@ -178,13 +178,12 @@ fn serve(
         providers: Vec::new(),
         notes: Vec::new(),
     })?;
-    let patient = stream.set_read_timeout(None);
+    let patient = stream.set_read_timeout(greeting.silence_max());
     debug_assert!(patient.is_ok(), "the socket is open");
     while let Some(request) = stream.receive::<ClientRequest>()? {
         match request {
-            ClientRequest::Join { server, cluster, address, shard_count, incarnation, kept } => {
-                let joining = Joining { server, cluster, address, shard_count, incarnation, kept };
-                return desk.serve(stream, joining);
+            ClientRequest::Join { .. } => {
+                return desk.serve(stream, Joining::from_request(request));
             }
             ClientRequest::Shutdown {} => {
                 stream.send(&ClientReply::Done {})?;

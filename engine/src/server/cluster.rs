@@ -28,7 +28,7 @@ pub(super) struct Cluster {
     state: Mutex<State>,
     changed: Condvar,
     shards: OnceLock<Vec<ShardHandle>>,
-    peers: OnceLock<Peers>,
+    pub(super) peers: OnceLock<Peers>,
     data: Option<DataDirectory>,
     /// Tables whose rows in memory went with the restart, which the coordinator is still to be told.
     pub(super) emptied: Mutex<Vec<TableId>>,
@@ -216,6 +216,7 @@ impl Cluster {
                 let mut state = self.lock();
                 self.alter_here(&mut state, table, consistency)
             }
+            Instruction::Introduce { tickets } => self.introduce(tickets),
             Instruction::SetWorkers { workers } => {
                 self.set_workers(workers);
                 Ok(())

@@ -15,7 +15,7 @@ use std::{
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use windlass_transport::control::ControlStream;
 use windlass_wire::{
-    Epoch, Incarnation, ServerId,
+    Epoch, Incarnation, ServerId, ServerSecret,
     coordination::{Instruction, Order, OrderRefusal, Report},
 };
 
@@ -24,8 +24,9 @@ use super::{
     coordinators::{Coordinators, Downlink, JoinError},
     identity::{Identity, IdentityError, next_life},
     presence::Presence,
+    tickets::new_secret,
 };
-use crate::{coordinator::Joining, shard::ServerEvent};
+use crate::{complaints::Complaints, coordinator::Joining, shard::ServerEvent};
 
 /// The member, shared by its threads.
 #[derive(Debug)]
@@ -43,6 +44,7 @@ pub(super) struct Member {
     stopping: AtomicBool,
     /// The disk refused a write: a fenced life is the last.
     disk_failed: AtomicBool,
+    false_peers: Mutex<Complaints>,
     /// Set when the coordinator says that this server is no longer of the cluster.
     has_left: AtomicBool,
 }
@@ -54,6 +56,7 @@ struct Life {
     incarnation: Incarnation,
     kept: bool,
     heartbeat: Duration,
+    secret: ServerSecret,
 }
 
 /// How reports go out.
@@ -93,7 +96,12 @@ impl Member {
             Some(data) => Identity::load(data)?,
             None => None,
         };
+        let secret = match found {
+            Some(identity) => identity.secret,
+            None => new_secret().map_err(|source| StartMemberError::Random { source })?,
+        };
         let life = Life {
+            secret,
             server: found.map(|identity| identity.server),
             cluster: found.map_or(0, |identity| identity.cluster),
             incarnation: next_life(found.map_or(Incarnation(0), |found| found.incarnation)),
@@ -113,6 +121,7 @@ impl Member {
             received: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             disk_failed: AtomicBool::new(false),
+            false_peers: Mutex::default(),
             has_left: AtomicBool::new(false),
         });
         let deadline = Instant::now() + FIRST_JOIN_PATIENCE;
@@ -163,6 +172,17 @@ impl Member {
         self.life().incarnation
     }
 
+    /// What it proves itself by, and the cluster that knows it.
+    pub(super) fn proves_by(&self) -> (ServerSecret, u64) {
+        let life = self.life();
+        (life.secret, life.cluster)
+    }
+
+    /// Connections that were no servers' though they said so.
+    pub(super) fn false_peers(&self) -> MutexGuard<'_, Complaints> {
+        self.false_peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Workers that are connected to this server.
     pub(super) fn presence(&self) -> &Presence {
         &self.presence
@@ -198,6 +218,7 @@ impl Member {
             shard_count: self.shard_count,
             incarnation: life.incarnation,
             kept: life.kept,
+            secret: life.secret,
         };
         let (joined, uplink, downlink) = self.coordinators.join(joining, COORDINATOR_TIMEOUT)?;
         let identity = {
@@ -209,6 +230,7 @@ impl Member {
                 server: joined.server,
                 cluster: joined.cluster,
                 incarnation: life.incarnation,
+                secret: life.secret,
             }
         };
         if let Some(data) = &self.data {
@@ -223,6 +245,7 @@ impl Member {
     /// Reads orders; connects again when the connection is gone.
     fn listen(&self, mut downlink: Downlink, orders: &Sender<Order>) {
         let mut delay = RETRY_DELAY_MIN;
+        let mut told = String::new();
         loop {
             while let Some(order) = downlink.next() {
                 delay = RETRY_DELAY_MIN;
@@ -243,7 +266,13 @@ impl Member {
                 match self.connect() {
                     Ok(downlink) => break downlink,
                     Err(error) => {
-                        tracing::debug!(%error, "no coordinator yet");
+                        let text = error.to_string();
+                        if error.is_passing() || text == told {
+                            tracing::debug!(%error, "no coordinator yet");
+                        } else {
+                            tracing::error!(%error, "the cluster does not take this server back");
+                            told = text;
+                        }
                         std::thread::sleep(delay);
                         delay = (delay * 2).min(RETRY_DELAY_MAX);
                     }
@@ -430,9 +459,18 @@ enum MemberError {
     Identity(#[from] IdentityError),
 }
 
+impl MemberError {
+    /// Whether it is no more than that no coordinator answers.
+    fn is_passing(&self) -> bool {
+        matches!(self, Self::Join(error) if error.is_passing())
+    }
+}
+
 /// Why a server did not become a member.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StartMemberError {
+    #[error("the system gives no random bytes")]
+    Random { source: std::io::Error },
     #[error(transparent)]
     Join(#[from] JoinError),
     #[error(transparent)]

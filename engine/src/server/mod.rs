@@ -14,6 +14,7 @@ mod presence;
 pub mod restore;
 mod shards;
 mod thread;
+mod tickets;
 mod together;
 
 use std::{
@@ -71,6 +72,12 @@ pub enum StartError {
     /// No thread could be started.
     #[error("cannot start a thread")]
     Thread {
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The system gives no random bytes.
+    #[error("the system gives no random bytes, which a server proves itself by")]
+    Random {
         /// Why.
         source: std::io::Error,
     },
@@ -378,6 +385,7 @@ impl From<StartMemberError> for StartError {
                 Self::Join { coordinator: error.coordinator, reason: error.reason }
             }
             StartMemberError::Identity(error) => Self::Identity(error),
+            StartMemberError::Random { source } => Self::Random { source },
         }
     }
 }

@@ -21,6 +21,24 @@ pub(crate) fn make_directory(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)
 }
 
+/// Whether a directory holds something, and nothing by the names that are known: it is somebody else's.
+/// What file systems put at their root does not count.
+pub(crate) fn is_foreign(path: &Path, known: impl Fn(&str) -> bool) -> io::Result<bool> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        entries => entries?,
+    };
+    let mut is_foreign = false;
+    for entry in entries {
+        match entry?.file_name().to_string_lossy().as_ref() {
+            "lost+found" => {}
+            name if known(name) => return Ok(false),
+            _ => is_foreign = true,
+        }
+    }
+    Ok(is_foreign)
+}
+
 /// Opens a file to be locked, which is made if it is missing.
 pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
     let mut options = File::options();
@@ -53,6 +71,20 @@ mod tests {
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn somebody_elses_directory_is_known_by_what_it_lacks() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path();
+        let is_foreign = |path: &Path| is_foreign(path, |name| name == "lock").unwrap();
+        assert!(!is_foreign(at) && !is_foreign(&at.join("none")));
+        fs::create_dir(at.join("lost+found")).unwrap();
+        assert!(!is_foreign(at));
+        fs::write(at.join("thesis.tex"), "").unwrap();
+        assert!(is_foreign(at));
+        fs::write(at.join("lock"), "").unwrap();
+        assert!(!is_foreign(at));
     }
 
     #[test]

@@ -98,6 +98,24 @@ fn map(at: &Path, cluster: &Cluster) -> Value {
     json(at, &["cluster", "map", "--connect", &cluster.coordinator.address, "--json"])
 }
 
+/// The map once both servers have all partitions: from then on it changes only if something happens.
+fn settled_map(at: &Path, cluster: &Cluster) -> Value {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let map = map(at, cluster);
+        let chains = map["chains"].as_array().unwrap();
+        let is_whole = |chain: &Value| {
+            let servers = chain["servers"].as_array().unwrap();
+            servers.len() == 2 && chain["tail_joining"] != true
+        };
+        if !chains.is_empty() && chains.iter().all(is_whole) {
+            return map;
+        }
+        assert!(Instant::now() < deadline, "{map}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 fn push_and_verify(at: &Path, cluster: &Cluster) {
     let connect = ["--connect", &cluster.coordinator.address, "--json"];
     json(at, &[&["push", "t", "3=1"][..], &connect].concat());
@@ -111,7 +129,7 @@ fn a_token_holder_cannot_take_a_servers_place() {
     let cluster = start(at);
     push_and_verify(at, &cluster);
     let (one, two) = (identity(at, "one"), identity(at, "two"));
-    let before = map(at, &cluster);
+    let before = settled_map(at, &cluster);
     let began = Instant::now();
     for secret in [ServerSecret::default(), two.secret, ServerSecret([0xff; 16])] {
         let reply = claim(&cluster, &one, secret);
@@ -157,7 +175,7 @@ fn a_copied_data_directory_is_no_second_server() {
     push_and_verify(at, &cluster);
     let copied = Command::new("cp").args(["-r", "one", "copy"]).current_dir(at).status().unwrap();
     assert!(copied.success());
-    let before = map(at, &cluster);
+    let before = settled_map(at, &cluster);
     let address = cluster.coordinator.address.clone();
     let serve = ["serve", "--listen", "127.0.0.1:0", "--coordinator", &address];
     let second = run(at, &[&serve[..], &["--data-dir", "copy"]].concat());

@@ -1,7 +1,9 @@
-//! Which number is whose: a server proves its number by the secret it had when it was given.
+//! Who may join, and by which number: a server proves its number by the secret it had when it was
+//! given.
 
 use std::time::Instant;
 
+use windlass_replication::membership::ADDRESS_BYTES_MAX;
 use windlass_wire::{
     ServerId,
     control::{Peer, RefusalKind},
@@ -9,13 +11,52 @@ use windlass_wire::{
     proof::Enrolled,
 };
 
-use super::{desk::Joining, machine::Machine};
-use crate::refusal::Refusal;
+use super::{
+    desk::Joining,
+    machine::{Machine, not_leading},
+};
+use crate::refusal::{Refusal, invalid};
 
 impl Machine {
     /// A number is given to whoever has this secret.
     pub(super) fn enrol(&mut self, server: ServerId, joining: &Joining) {
         self.catalogue.enrolled.push(Enrolled { server, secret: joining.secret });
+    }
+
+    /// Refuses who does not fit the cluster.
+    pub(super) fn may_join(&self, joining: &Joining) -> Result<(), Refusal> {
+        if !self.coordinator.leads() {
+            return Err(not_leading());
+        }
+        let map = self.coordinator.map();
+        if joining.server.is_some() && joining.cluster != self.catalogue.cluster {
+            return Err(invalid(
+                "the server's data directory is of another cluster: give it that cluster's \
+                 coordinator, or an empty directory",
+            ));
+        }
+        if joining.address.len() > ADDRESS_BYTES_MAX || joining.shard_count == 0 {
+            return Err(invalid("the address is too long, or there are no shards"));
+        }
+        let known = joining.server.is_some_and(|server| map.servers.contains_key(&server));
+        if !map.chained && self.is_founded() && !known {
+            let count = map.servers.len();
+            let text = format!(
+                "the cluster has its {count} servers already, and one copy of each partition, \
+                 which cannot move: start it with more expected servers, with --movable, or \
+                 with replicas"
+            );
+            return Err((RefusalKind::Full {}, text));
+        }
+        let others = map.servers.iter().filter(|(id, _)| Some(**id) != joining.server);
+        let shards = others.map(|(_, entry)| entry.shards).next();
+        if map.chained && shards.is_some_and(|shards| shards != joining.shard_count) {
+            let shards = shards.unwrap_or(1);
+            return Err(invalid(format!(
+                "servers of a cluster of chains have equally many shards: use {shards}"
+            )));
+        }
+        Ok(())
     }
 
     /// Refuses who claims the number of another server, or one that is in use.

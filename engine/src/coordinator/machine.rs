@@ -2,6 +2,7 @@
 //! say. It never blocks but on its events.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -9,7 +10,7 @@ use std::{
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use windlass_replication::{
     Change, Coordinator, CoordinatorInput, CoordinatorOutput, Time, Workers,
-    coordinator::WorkerTimings, membership::ADDRESS_BYTES_MAX,
+    coordinator::WorkerTimings,
 };
 use windlass_wire::{
     ClusterMap, Epoch, PartitionId, ServerId,
@@ -32,7 +33,7 @@ use super::{
 };
 use crate::{
     complaints::Complaints,
-    refusal::{Refusal, invalid, refused},
+    refusal::{Refusal, refused},
 };
 
 /// All that the stepping thread owns.
@@ -53,6 +54,8 @@ pub(super) struct Machine {
     pub(super) workers: Workers,
     pub(super) operations: Operations,
     pub(super) false_claims: Complaints,
+    /// By server, as a life that is over may be told so again and again.
+    fences: BTreeMap<ServerId, Complaints>,
     pub(super) waiting: Waiting,
     lead: Arc<Lead>,
     /// The term it leads in, or led last.
@@ -97,6 +100,7 @@ impl Machine {
             workers: Workers::new(timings),
             operations: Operations::default(),
             false_claims: Complaints::default(),
+            fences: BTreeMap::new(),
             waiting: Waiting::default(),
             lead,
             term: 0,
@@ -332,7 +336,9 @@ impl Machine {
         if member.incarnation != incarnation {
             return;
         }
-        tracing::warn!(%server, incarnation = incarnation.0, "a server's life is fenced");
+        if let Some(count) = self.fences.entry(server).or_default().due(Instant::now()) {
+            tracing::warn!(%server, incarnation = incarnation.0, count, "a server's life is fenced");
+        }
         if !member.is_joined {
             let reply = self.joined(server);
             self.members.welcome(connection, reply);
@@ -370,41 +376,6 @@ impl Machine {
         } else {
             self.join(server, joining);
         }
-    }
-
-    fn may_join(&self, joining: &Joining) -> Result<(), Refusal> {
-        if !self.coordinator.leads() {
-            return Err(not_leading());
-        }
-        let map = self.coordinator.map();
-        if joining.server.is_some() && joining.cluster != self.catalogue.cluster {
-            return Err(invalid(
-                "the server's data directory is of another cluster: give it that cluster's \
-                 coordinator, or an empty directory",
-            ));
-        }
-        if joining.address.len() > ADDRESS_BYTES_MAX || joining.shard_count == 0 {
-            return Err(invalid("the address is too long, or there are no shards"));
-        }
-        let known = joining.server.is_some_and(|server| map.servers.contains_key(&server));
-        if !map.chained && self.is_founded() && !known {
-            let count = map.servers.len();
-            let text = format!(
-                "the cluster has its {count} servers already, and one copy of each partition, \
-                 which cannot move: start it with more expected servers, with --movable, or \
-                 with replicas"
-            );
-            return Err((RefusalKind::Full {}, text));
-        }
-        let others = map.servers.iter().filter(|(id, _)| Some(**id) != joining.server);
-        let shards = others.map(|(_, entry)| entry.shards).next();
-        if map.chained && shards.is_some_and(|shards| shards != joining.shard_count) {
-            let shards = shards.unwrap_or(1);
-            return Err(invalid(format!(
-                "servers of a cluster of chains have equally many shards: use {shards}"
-            )));
-        }
-        Ok(())
     }
 
     fn join(&mut self, server: ServerId, joining: Joining) {

@@ -1,6 +1,9 @@
 //! What a server is told at its start.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use windlass_transport::verbs::VerbsConfig;
 use windlass_wire::control::Provider;
@@ -66,6 +69,8 @@ pub struct ServerConfig {
     pub worker_timeout_ms: u32,
     /// Bytes of rows, state and indices the server may hold, over all shards.
     pub memory_len_max: u64,
+    /// Set from elsewhere to have a start given up that waits: for a coordinator, for other servers.
+    pub give_up: Arc<AtomicBool>,
     /// Settings of the verbs transport: from the environment, unless they are given here.
     pub verbs: VerbsConfig,
 }
@@ -94,6 +99,7 @@ impl Default for ServerConfig {
             accept_damage: false,
             worker_timeout_ms: crate::limits::WORKER_TIMEOUT_MS,
             memory_len_max: 4 << 30,
+            give_up: Arc::default(),
             verbs: VerbsConfig::from_environment(),
         }
     }

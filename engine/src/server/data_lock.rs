@@ -17,6 +17,12 @@ impl DataLock {
     pub(super) fn take(data: &Path) -> Result<Self, String> {
         let shown = data.display();
         let failed = |error: io::Error| format!("cannot lock {shown}: {error}");
+        if private_files::is_foreign(data, is_known).map_err(failed)? {
+            return Err(format!(
+                "{shown} holds something, and no server's data: give an empty directory, or one that a \
+                 server has used"
+            ));
+        }
         private_files::make_directory(data).map_err(failed)?;
         let file = private_files::open_lock(&data.join("lock")).map_err(failed)?;
         flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
@@ -28,6 +34,11 @@ impl DataLock {
         })?;
         Ok(Self { _file: file })
     }
+}
+
+/// Whether a data directory may hold something by this name.
+fn is_known(name: &str) -> bool {
+    ["lock", "catalogue", "identity", "coordinator"].contains(&name) || name.starts_with("shard-")
 }
 
 #[cfg(test)]

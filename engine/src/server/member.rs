@@ -45,6 +45,7 @@ pub(super) struct Member {
     /// The disk refused a write: a fenced life is the last.
     disk_failed: AtomicBool,
     false_peers: Mutex<Complaints>,
+    fences: Mutex<Complaints>,
     /// Set when the coordinator says that this server is no longer of the cluster.
     has_left: AtomicBool,
 }
@@ -76,6 +77,8 @@ pub(super) struct MemberOptions {
     pub(super) shard_count: u16,
     /// Whether the data directory, if this server was here before, has all that it acknowledged.
     pub(super) kept: bool,
+    /// Set when it is not to join any more.
+    pub(super) give_up: Arc<AtomicBool>,
 }
 
 /// How long a first join is tried while no coordinator answers.
@@ -122,6 +125,7 @@ impl Member {
             stopping: AtomicBool::new(false),
             disk_failed: AtomicBool::new(false),
             false_peers: Mutex::default(),
+            fences: Mutex::default(),
             has_left: AtomicBool::new(false),
         });
         let deadline = Instant::now() + FIRST_JOIN_PATIENCE;
@@ -129,6 +133,9 @@ impl Member {
         loop {
             match member.connect() {
                 Ok(downlink) => return Ok((member, downlink)),
+                Err(_) if options.give_up.load(Ordering::Acquire) => {
+                    return Err(StartMemberError::GivenUp);
+                }
                 Err(MemberError::Join(error))
                     if error.is_passing() && Instant::now() < deadline =>
                 {
@@ -319,7 +326,11 @@ impl Member {
             life.kept = true;
             life.incarnation
         };
-        tracing::warn!(incarnation = incarnation.0, "fenced: beginning a new life");
+        let now = Instant::now();
+        let fences = self.fences.lock().unwrap_or_else(PoisonError::into_inner).due(now);
+        if let Some(count) = fences {
+            tracing::warn!(incarnation = incarnation.0, count, "fenced: beginning a new life");
+        }
         self.cluster.begin_life(incarnation);
         self.hang_up();
     }
@@ -397,7 +408,8 @@ impl Member {
         self.send(&report);
     }
 
-    fn beat(&self) {
+    /// Tells the coordinator what changes by itself.
+    pub(super) fn beat(&self) {
         let map_epoch = Epoch(self.received.load(Ordering::Acquire));
         self.send(&Report::Heartbeat { map_epoch, workers: self.presence.pulses() });
         let mut emptied = self.cluster.emptied();
@@ -469,6 +481,8 @@ impl MemberError {
 /// Why a server did not become a member.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StartMemberError {
+    #[error("the start was given up")]
+    GivenUp,
     #[error("the system gives no random bytes")]
     Random { source: std::io::Error },
     #[error(transparent)]

@@ -6,6 +6,7 @@ mod config;
 mod connection;
 mod coordinators;
 mod data_lock;
+mod durability;
 mod emptied;
 mod identity;
 mod member;
@@ -81,6 +82,9 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// [`ServerConfig::give_up`] was set before the cluster served.
+    #[error("the start was given up")]
+    GivenUp,
     /// No transport works.
     #[error("no transport is usable: {notes}")]
     NoTransport {
@@ -239,6 +243,7 @@ impl Server {
             address: advertised.clone(),
             shard_count: config.shards,
             kept: has_all,
+            give_up: config.give_up.clone(),
         })?;
         let (events, reported) = unbounded();
         let thread = |source| StartError::Thread { source };
@@ -286,8 +291,9 @@ impl Server {
         server
             .shared
             .cluster
-            .wait_for_first_map(FIRST_MAP_PATIENCE)
-            .map_err(|reason| StartError::Data { reason })?;
+            .wait_for_first_map(FIRST_MAP_PATIENCE, &server.shared.config.give_up)?;
+        // What recovery has found to be lost is known before anybody asks.
+        server.shared.member.beat();
         let serving = server.shared.clone();
         let token = serving.config.token.clone();
         let port = ControlPort::open(listener, token, move |stream, greeting| {
@@ -385,6 +391,7 @@ impl From<StartMemberError> for StartError {
                 Self::Join { coordinator: error.coordinator, reason: error.reason }
             }
             StartMemberError::Identity(error) => Self::Identity(error),
+            StartMemberError::GivenUp => Self::GivenUp,
             StartMemberError::Random { source } => Self::Random { source },
         }
     }

@@ -44,6 +44,10 @@ impl FileStore {
             let path = directory.to_owned();
             move |source| StoreError::Disk { step, path, source }
         };
+        let is_known = |name: &str| ["lock", "map", "catalogue"].contains(&name);
+        if private_files::is_foreign(directory, is_known).map_err(disk("read"))? {
+            return Err(StoreError::Foreign { path: directory.to_owned() });
+        }
         private_files::make_directory(directory).map_err(disk("make"))?;
         let lock = private_files::open_lock(&directory.join("lock")).map_err(disk("lock"))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| {

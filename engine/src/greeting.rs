@@ -1,8 +1,10 @@
 //! The first message of a control connection, checked.
 
+use std::time::Duration;
+
 use windlass_wire::{
     Incarnation, SessionId, WorkerRank,
-    control::{ClientRequest, PROTOCOL_VERSION, Peer, RefusalKind},
+    control::{ClientRequest, PROTOCOL_VERSION, PeerRole, RefusalKind},
 };
 
 use crate::refusal::{Refusal, invalid};
@@ -14,10 +16,18 @@ pub(crate) struct Greeting {
     pub(crate) incarnation: Incarnation,
     pub(crate) rank: Option<WorkerRank>,
     pub(crate) host: String,
-    pub(crate) peer: Option<Peer>,
+    pub(crate) peer: Option<PeerRole>,
 }
 
+/// How long a server that has come to join, or to ask, may take to say so.
+const PURPOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
 impl Greeting {
+    /// How long it may say nothing from now on. The places of servers are few.
+    pub(crate) fn silence_max(&self) -> Option<Duration> {
+        matches!(self.peer, Some(PeerRole::Joins {})).then_some(PURPOSE_TIMEOUT)
+    }
+
     /// Checks a greeting against the token that is asked for, if one is.
     pub(crate) fn check(message: ClientRequest, expected: Option<&str>) -> Result<Self, Refusal> {
         let ClientRequest::Hello { version, token, session, incarnation, rank, host, peer } =

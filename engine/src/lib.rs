@@ -2,12 +2,14 @@
 //! coordinator.
 #![deny(unsafe_code)]
 
+mod complaints;
 mod control_port;
 pub mod coordinator;
 mod greeting;
 pub mod limits;
 #[allow(unsafe_code)] // io_uring
 pub mod persist;
+mod private_files;
 mod refusal;
 pub mod server;
 pub mod shard;

@@ -20,8 +20,14 @@ pub const SESSIONS_MAX: usize = 4096;
 /// Highest number of a server: servers get ascending ones, and no cluster ever has had so many.
 pub const SERVER_NUMBER_MAX: u32 = u32::MAX >> 1;
 
-/// Most control connections of one server.
+/// Most control connections of clients at one server.
 pub const CONTROL_CONNECTIONS_MAX: usize = 8192;
+
+/// Most control connections of other servers: one of each and what they ask on behalf of clients.
+pub const SERVER_CONNECTIONS_MAX: usize = 1024;
+
+/// Connections that have not shown who they are, which a control port listens to at a time.
+pub const STRANGERS_MAX: usize = 64;
 
 /// A peer that says nothing for this long is suspected: longer than a busy machine keeps a thread
 /// waiting, and short enough for a host that vanishes to be replaced within a second.

@@ -73,6 +73,11 @@ pub fn compare_within(
     timeout: Duration,
 ) -> Result<Comparison, AskError> {
     let deadline = Instant::now() + timeout;
+    let map = Control::connect(addresses, token)?.map()?;
+    if !map.chained {
+        // One copy of each partition: none differs from another.
+        return Ok(Comparison { epoch: map.epoch.0, ..Comparison::default() });
+    }
     loop {
         let found = look(addresses, token);
         let is_over = Instant::now() >= deadline;

@@ -95,3 +95,15 @@ fn wrong_shapes_are_explained() {
     let text = fails(at, 2, &["bench", "push", "--transport", "pigeon"]);
     assert!(text.contains("verbs, shm or tcp"), "{text}");
 }
+
+#[test]
+fn a_server_that_runs_is_measured_with_its_own_directory() {
+    let folder = folder();
+    let at = folder.path();
+    let short = ["bench", "push", "--rounds", "1", "--slice-ms", "20", "--durability", "sync"];
+    let text = fails(at, 2, &short);
+    assert!(text.contains("--data-dir"), "{text}");
+    let server = support::Server::start(at, &["--data-dir", "data"]);
+    let connected = [&short[..], &["--connect", &server.address, "--json"]].concat();
+    assert!(json(at, &connected)["rows_per_s"].as_f64().unwrap() > 0.0);
+}

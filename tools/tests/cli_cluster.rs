@@ -181,7 +181,8 @@ fn a_cluster_with_replicas_takes_tables_with_clocks_and_changes_them() {
         let connect = ["--connect", server.address.as_str(), "--json"];
         json(at, &[words, &connect[..]].concat())
     };
-    call(&["table", "create", "read"]);
+    assert_eq!(call(&["table", "create", "read"])["replicas"], 2);
+    assert_eq!(call(&["table", "show", "read"])["replicas"], 2);
     call(&["push", "read", "1=2", "9=4"]);
     for replica in ["tail", "any", "strong"] {
         let pulled = call(&["pull", "read", "1", "9", "--from", replica]);
@@ -227,4 +228,16 @@ fn a_movable_cluster_of_one_copy_changes_its_servers() {
     let first = serve("first");
     cluster(&["join", "0"]);
     assert_eq!(rows(&first), [2.0, 2.0, 4.0, 4.0]);
+}
+
+#[test]
+fn one_copy_of_each_partition_is_no_difference() {
+    let folder = folder();
+    let at = folder.path();
+    let server = Server::start(at, &[]);
+    let result = json(at, &["verify", "--connect", &server.address, "--json"]);
+    assert_eq!((&result["replicas"], &result["divergent"]), (&0.into(), &serde_json::json!([])));
+    let output = support::run(at, &["verify", "--connect", &server.address]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && text.contains("one copy"), "{text}");
 }

@@ -80,3 +80,54 @@ fn durable_tables_need_a_data_directory_and_inspection_one_that_exists() {
     let text = fails(at, 2, &["inspect", "log", "."]);
     assert!(text.contains("--data-dir"), "{text}");
 }
+
+#[test]
+fn checkpoints_have_dates_and_tables_in_memory_no_promise() {
+    let folder = folder();
+    let at = folder.path();
+    let server = Server::start(at, &["--data-dir", "data"]);
+    let connect = ["--connect", &server.address];
+    let create = |name, durability| {
+        let base = ["table", "create", name, "--rows", "9", "--durability", durability, "--json"];
+        json(at, &[&base[..], &connect].concat());
+    };
+    create("kept", "sync");
+    create("lost", "memory");
+    let show = |name| {
+        let shown = run(at, &[&["table", "show", name], &connect[..]].concat());
+        String::from_utf8_lossy(&shown.stdout).into_owned()
+    };
+    assert!(!show("lost").contains("never"), "{}", show("lost"));
+    json(at, &[&["push", "kept", "1=2", "--json"], &connect[..]].concat());
+    json(at, &[&["checkpoint", "create", "--json"], &connect[..]].concat());
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let text = loop {
+        let listed = run(at, &["inspect", "checkpoints", "data"]);
+        let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+        if text.contains("UTC") {
+            break text;
+        }
+        assert!(std::time::Instant::now() < deadline, "{text}");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    };
+    assert!(text.contains("20") && !text.contains("1970"), "{text}");
+    drop(server);
+    let server = Server::start(at, &["--data-dir", "data"]);
+    let shown = run(at, &["table", "show", "lost", "--connect", &server.address]);
+    let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(text.contains("UTC"), "the rows went with the restart: {text}");
+}
+
+#[test]
+fn a_directory_of_something_else_is_no_data_directory() {
+    let folder = folder();
+    let at = folder.path();
+    std::fs::create_dir(at.join("thesis")).unwrap();
+    std::fs::write(at.join("thesis/chapter-1.tex"), "Once upon a time").unwrap();
+    for command in ["serve", "coordinator"] {
+        let text = fails(at, 1, &[command, "--listen", "127.0.0.1:0", "--data-dir", "thesis"]);
+        assert!(text.contains("thesis") && text.contains("empty"), "{text}");
+    }
+    let left = std::fs::read_dir(at.join("thesis")).unwrap().count();
+    assert_eq!(left, 1, "nothing was put beside it");
+}

@@ -150,3 +150,27 @@ fn tables_round_trip_with_numpy() {
     export(at, &server.address, &["line"], "line_back.npy");
     run(CHECK);
 }
+
+/// A file that is cut short is noticed at its end, when a table has most of its rows.
+#[test]
+fn a_failed_import_leaves_no_table_and_can_be_tried_again() {
+    let folder = folder();
+    let at = folder.path();
+    for options in [&["--memory", "256MiB"][..], &["--together", "--replicas", "2"]] {
+        let server = Server::start(at, options);
+        let connect = server.address.clone();
+        let values = vec![1.5; 400_000];
+        fs::write(at.join("w.npy"), npy(100_000, 4, &values[..399_999])).unwrap();
+        let text = fails(at, 1, &["import", "w.npy", "--connect", &connect]);
+        assert!(text.contains("cut short"), "{text}");
+        let listed = json(at, &["table", "list", "--connect", &connect, "--json"]);
+        assert_eq!(listed, serde_json::json!([]), "{options:?}");
+        fs::write(at.join("w.npy"), npy(100_000, 4, &values)).unwrap();
+        assert_eq!(import(at, &connect, &["w.npy"])["tables"][0]["created"], true);
+        // One that was there before stays, with what it has got.
+        fs::write(at.join("w.npy"), npy(100_000, 4, &values[..399_999])).unwrap();
+        fails(at, 1, &["import", "w.npy", "--connect", &connect]);
+        let listed = json(at, &["table", "list", "--connect", &connect, "--json"]);
+        assert_eq!(listed.as_array().unwrap().len(), 1, "{options:?}");
+    }
+}

@@ -183,3 +183,46 @@ fn copy(from: &Path, to: &Path) {
         }
     }
 }
+
+/// A server that waits for the others of its cluster is stopped as at any other time.
+#[test]
+fn a_server_that_waits_for_the_first_map_stops_when_it_is_asked_to() {
+    use std::{
+        process::Command,
+        time::{Duration, Instant},
+    };
+    let folder = folder();
+    let at = folder.path();
+    let mut server = Server::start(at, &["--data-dir", "old", "--partitions", "16"]);
+    create_and_push(at, &server.address);
+    assert_eq!(server.terminate(), Some(0));
+    restore(at, &["old", "--into", "left", "--into", "right"]);
+    let options = ["--restored", "left", "--servers", "2"];
+    let coordinator = Server::coordinator(at, "127.0.0.1:0", &options);
+    let address = coordinator.address.strip_prefix("windlass://").unwrap();
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--coordinator", address];
+    let mut waiting =
+        support::windlass(at, &[&serve[..], &["--data-dir", "left"]].concat()).spawn().unwrap();
+    // It has joined once it has its number, and waits for the other one.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !at.join("left/identity").exists() {
+        assert!(Instant::now() < deadline, "it does not join");
+        thread::sleep(Duration::from_millis(20));
+    }
+    thread::sleep(Duration::from_millis(500));
+    assert!(waiting.try_wait().unwrap().is_none(), "it does not wait");
+    let asked = Command::new("kill").arg(waiting.id().to_string()).status().unwrap();
+    assert!(asked.success());
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let status = loop {
+        if let Some(status) = waiting.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() > deadline {
+            waiting.kill().unwrap();
+            panic!("it goes on waiting");
+        }
+        thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!(status.code(), Some(0));
+}

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::net::sockopt;
 use windlass_wire::{
     DecodeError, Wire,
     control::{FRAME_HEADER_LEN, decode_frame_header, decode_message, encode_frame},
@@ -53,6 +54,15 @@ pub struct ControlStream {
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// An idle peer is asked whether it is there after this long, and so often in such intervals: one whose
+/// host has vanished is gone after all of it. What it is sent meanwhile waits no longer either.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+const KEEPALIVE_COUNT: u32 = 3;
+const VANISHED_AFTER: Duration = Duration::from_secs(
+    KEEPALIVE_IDLE.as_secs() + KEEPALIVE_COUNT as u64 * KEEPALIVE_INTERVAL.as_secs(),
+);
+
 /// How long an answer may take: the peer may be allocating and pinning memory.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -96,6 +106,7 @@ impl ControlStream {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+        notice_vanishing(&stream)?;
         let peer = stream.peer_addr()?.to_string();
         Ok(Self { stream, peer })
     }
@@ -215,6 +226,16 @@ impl ControlStream {
     }
 }
 
+/// Has the system end a connection whose peer is no longer there.
+fn notice_vanishing(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_COUNT)?;
+    let vanished_ms = u32::try_from(VANISHED_AFTER.as_millis()).unwrap_or(u32::MAX);
+    Ok(sockopt::set_tcp_user_timeout(stream, vanished_ms)?)
+}
+
 /// Names what has to be equal for two processes to share memory: the running kernel, the network
 /// namespace that abstract sockets live in, and the user.
 #[must_use]
@@ -249,6 +270,20 @@ mod tests {
         drop(active);
         assert!(passive.is_closed());
         assert_eq!(passive.receive::<ClientRequest>().unwrap(), None);
+    }
+
+    #[test]
+    fn both_sides_notice_a_peer_whose_host_vanished() {
+        let (active, passive) = pair();
+        for stream in [&active.stream, &passive.stream] {
+            assert!(sockopt::socket_keepalive(stream).unwrap());
+            let idle = sockopt::tcp_keepidle(stream).unwrap();
+            let interval = sockopt::tcp_keepintvl(stream).unwrap();
+            let after = idle + interval * sockopt::tcp_keepcnt(stream).unwrap();
+            assert!(after <= Duration::from_secs(15), "noticed after {after:?}");
+            let unread_ms = sockopt::tcp_user_timeout(stream).unwrap();
+            assert_eq!(Duration::from_millis(u64::from(unread_ms)), after);
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! One error per operation of the transport. Each text says what failed and what to do about it.
 
-use crate::fabric::QueuePairId;
+use crate::{descriptors, fabric::QueuePairId};
 
 /// Why memory could not be allocated.
 #[derive(Debug, thiserror::Error)]
@@ -12,7 +12,7 @@ pub enum AllocateError {
         len: usize,
     },
     /// The system refused.
-    #[error("{step} of {len} bytes failed: free memory or ask for less")]
+    #[error("{step} of {len} bytes failed: {}", remedy(source))]
     System {
         /// The system call.
         step: &'static str,
@@ -34,6 +34,15 @@ pub enum AllocateError {
         /// The system's reason.
         source: std::io::Error,
     },
+}
+
+/// What helps where memory is refused for this reason.
+fn remedy(source: &std::io::Error) -> &'static str {
+    if descriptors::are_exhausted(source) {
+        "no file descriptor is left, raise `ulimit -n` or end connections"
+    } else {
+        "free memory or ask for less"
+    }
 }
 
 /// Why a region could not be registered.
@@ -192,4 +201,21 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         cause = next.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn want_of_descriptors_is_not_told_as_want_of_memory() {
+        let text = |errno: Errno| {
+            let (step, len) = ("memfd_create", 4096);
+            AllocateError::System { step, len, source: errno.into() }.to_string()
+        };
+        assert!(text(Errno::MFILE).contains("ulimit -n"), "{}", text(Errno::MFILE));
+        assert!(text(Errno::NOMEM).contains("free memory"), "{}", text(Errno::NOMEM));
+    }
 }

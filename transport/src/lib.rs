@@ -10,6 +10,7 @@ pub mod batch;
 pub mod block_version;
 pub mod chunks;
 pub mod control;
+pub mod descriptors;
 pub mod doctor;
 pub mod error;
 pub mod fabric;

@@ -9,7 +9,7 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use windlass_replication::membership::ADDRESS_BYTES_MAX;
 use windlass_transport::control::{ControlError, ControlStream};
 use windlass_wire::{
-    ServerId,
+    ServerId, ServerSecret,
     control::{ClientReply, ClientRequest, RefusalKind, encode_frame},
     coordination::{Order, Report},
 };
@@ -39,6 +39,8 @@ pub(crate) struct Joining {
     pub(crate) incarnation: windlass_wire::Incarnation,
     /// Whether it holds all that it acknowledged.
     pub(crate) kept: bool,
+    /// What it proves its number by.
+    pub(crate) secret: ServerSecret,
 }
 
 impl Joining {
@@ -53,9 +55,26 @@ impl Joining {
         Ok(())
     }
 
+    /// What a request to join says. Panics when it is another request.
+    pub(crate) fn from_request(request: ClientRequest) -> Self {
+        let ClientRequest::Join {
+            server,
+            cluster,
+            address,
+            shard_count,
+            incarnation,
+            kept,
+            secret,
+        } = request
+        else {
+            panic!("the caller looked at the request: {request:?}");
+        };
+        Self { server, cluster, address, shard_count, incarnation, kept, secret }
+    }
+
     pub(crate) fn into_request(self) -> ClientRequest {
-        let Self { server, cluster, address, shard_count, incarnation, kept } = self;
-        ClientRequest::Join { server, cluster, address, shard_count, incarnation, kept }
+        let Self { server, cluster, address, shard_count, incarnation, kept, secret } = self;
+        ClientRequest::Join { server, cluster, address, shard_count, incarnation, kept, secret }
     }
 }
 
@@ -139,6 +158,9 @@ impl Desk {
         mut stream: ControlStream,
         joining: Joining,
     ) -> Result<(), ControlError> {
+        // A member is heard by its heartbeats.
+        let patient = stream.set_read_timeout(None);
+        debug_assert!(patient.is_ok(), "the socket is open");
         let (connection, downward) = self.join(joining, false);
         let Ok(writing) = stream.try_clone() else { return Ok(()) };
         let writer = std::thread::Builder::new()
@@ -190,6 +212,7 @@ mod tests {
             shard_count: 1,
             incarnation: windlass_wire::Incarnation(1),
             kept: true,
+            secret: ServerSecret([7; 16]),
         };
         joining(SERVER_NUMBER_MAX).check().unwrap();
         for number in [SERVER_NUMBER_MAX + 1, u32::MAX] {

@@ -2,6 +2,7 @@
 //! say. It never blocks but on its events.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -30,7 +31,10 @@ use super::{
     store::{Catalogue, Item, Kept},
     tables::Tables,
 };
-use crate::refusal::{Refusal, invalid, refused};
+use crate::{
+    complaints::Complaints,
+    refusal::{Refusal, refused},
+};
 
 /// All that the stepping thread owns.
 #[derive(Debug)]
@@ -49,6 +53,9 @@ pub(super) struct Machine {
     pub(super) tables: Tables,
     pub(super) workers: Workers,
     pub(super) operations: Operations,
+    pub(super) false_claims: Complaints,
+    /// By server, as a life that is over may be told so again and again.
+    fences: BTreeMap<ServerId, Complaints>,
     pub(super) waiting: Waiting,
     lead: Arc<Lead>,
     /// The term it leads in, or led last.
@@ -92,6 +99,8 @@ impl Machine {
             tables: Tables::default(),
             workers: Workers::new(timings),
             operations: Operations::default(),
+            false_claims: Complaints::default(),
+            fences: BTreeMap::new(),
             waiting: Waiting::default(),
             lead,
             term: 0,
@@ -224,6 +233,7 @@ impl Machine {
             CoordinatorOutput::SendMap { to } => {
                 if let Some(connection) = self.members.connection_of(to) {
                     self.admit(connection);
+                    self.introduce(connection);
                     self.send_map(connection);
                 }
             }
@@ -274,6 +284,7 @@ impl Machine {
             let (server, is_joined) = (member.server, member.is_joined);
             if self.coordinator.map().admits(server, member.incarnation) {
                 self.admit(connection);
+                self.introduce(connection);
                 self.members.order(connection, &order);
             } else if is_joined && !self.coordinator.map().servers.contains_key(&server) {
                 self.members.tell(connection, Instruction::Leave {});
@@ -325,14 +336,16 @@ impl Machine {
         if member.incarnation != incarnation {
             return;
         }
-        tracing::warn!(%server, incarnation = incarnation.0, "a server's life is fenced");
+        if let Some(count) = self.fences.entry(server).or_default().due(Instant::now()) {
+            tracing::warn!(%server, incarnation = incarnation.0, count, "a server's life is fenced");
+        }
         if !member.is_joined {
             let reply = self.joined(server);
             self.members.welcome(connection, reply);
         }
         let entry = self.coordinator.map().servers.get(&server);
         let known = entry.map_or(incarnation, |entry| entry.incarnation.max(incarnation));
-        self.members.tell(connection, Instruction::Fence { incarnation, known });
+        self.members.fence(connection, Instruction::Fence { incarnation, known });
     }
 
     fn joining(
@@ -342,7 +355,8 @@ impl Machine {
         is_local: bool,
         downward: Sender<Downward>,
     ) {
-        if let Err(refusal) = self.may_join(&joining) {
+        let allowed = self.may_join(&joining).and_then(|()| self.may_claim(&joining));
+        if let Err(refusal) = allowed {
             Members::refuse(&downward, refused(refusal));
             return;
         }
@@ -356,44 +370,12 @@ impl Machine {
         self.members.insert(connection, server, joining.incarnation, is_local, downward);
         if joining.server.is_none() {
             // The number must never be given to another, whatever becomes of this coordinator.
+            self.enrol(server, &joining);
             let version = self.store_catalogue();
             self.numbered.push((version, connection, joining));
         } else {
             self.join(server, joining);
         }
-    }
-
-    fn may_join(&self, joining: &Joining) -> Result<(), Refusal> {
-        if !self.coordinator.leads() {
-            return Err(not_leading());
-        }
-        let map = self.coordinator.map();
-        if joining.server.is_some() && joining.cluster != self.catalogue.cluster {
-            return Err(invalid(
-                "the server's data directory is of another cluster: give it that cluster's \
-                 coordinator, or an empty directory",
-            ));
-        }
-        joining.check()?;
-        let known = joining.server.is_some_and(|server| map.servers.contains_key(&server));
-        if !map.chained && self.is_founded() && !known {
-            let count = map.servers.len();
-            let text = format!(
-                "the cluster has its {count} servers already, and one copy of each partition, \
-                 which cannot move: start it with more expected servers, with --movable, or \
-                 with replicas"
-            );
-            return Err((RefusalKind::Full {}, text));
-        }
-        let others = map.servers.iter().filter(|(id, _)| Some(**id) != joining.server);
-        let shards = others.map(|(_, entry)| entry.shards).next();
-        if map.chained && shards.is_some_and(|shards| shards != joining.shard_count) {
-            let shards = shards.unwrap_or(1);
-            return Err(invalid(format!(
-                "servers of a cluster of chains have equally many shards: use {shards}"
-            )));
-        }
-        Ok(())
     }
 
     fn join(&mut self, server: ServerId, joining: Joining) {
@@ -414,7 +396,8 @@ impl Machine {
     }
 
     fn report(&mut self, connection: u64, report: Report) {
-        let Some(member) = self.members.get(connection) else { return };
+        let Some(member) = self.members.get_mut(connection) else { return };
+        member.heard_at = Instant::now();
         let (server, incarnation) = (member.server, member.incarnation);
         let input = match report {
             Report::Heartbeat { map_epoch, workers } => {

@@ -1,6 +1,10 @@
 //! Servers by the connections they joined over, and what is sent to them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crossbeam::channel::Sender;
 use windlass_wire::{
@@ -18,6 +22,12 @@ pub(super) struct Member {
     pub(super) incarnation: Incarnation,
     /// Whether it was told that it is in.
     pub(super) is_joined: bool,
+    /// Whether it was told that this life is over.
+    is_fenced: bool,
+    /// When it last said something.
+    pub(super) heard_at: Instant,
+    /// Of how many servers it knows what it proves itself by to them.
+    pub(super) introduced: usize,
     /// Whether it is in this process.
     is_local: bool,
     downward: Sender<Downward>,
@@ -41,7 +51,16 @@ impl Members {
     ) {
         // A server has one: what an older one says is void.
         self.by_connection.retain(|_, member| member.server != server);
-        let member = Member { server, incarnation, is_joined: false, is_local, downward };
+        let member = Member {
+            server,
+            incarnation,
+            is_joined: false,
+            is_fenced: false,
+            heard_at: Instant::now(),
+            introduced: 0,
+            is_local,
+            downward,
+        };
         self.by_connection.insert(connection, member);
     }
 
@@ -57,6 +76,29 @@ impl Members {
 
     pub(super) fn get(&self, connection: u64) -> Option<&Member> {
         self.by_connection.get(&connection)
+    }
+
+    pub(super) fn get_mut(&mut self, connection: u64) -> Option<&mut Member> {
+        self.by_connection.get_mut(&connection)
+    }
+
+    /// Whether another life of a server is connected, may go on, and was heard of late.
+    pub(super) fn is_live(&self, server: ServerId, not: Incarnation, silence: Duration) -> bool {
+        self.by_connection.values().any(|member| {
+            member.server == server
+                && member.incarnation != not
+                && member.is_joined
+                && !member.is_fenced
+                && member.heard_at.elapsed() < silence
+        })
+    }
+
+    /// Tells a life of a server that it is over.
+    pub(super) fn fence(&mut self, connection: u64, instruction: Instruction) {
+        if let Some(member) = self.by_connection.get_mut(&connection) {
+            member.is_fenced = true;
+        }
+        self.tell(connection, instruction);
     }
 
     /// The connection of a server.

@@ -10,6 +10,7 @@ mod ask;
 mod config;
 mod convert;
 mod desk;
+mod enrol;
 mod event;
 mod keeper;
 mod lead;

@@ -7,14 +7,17 @@ use std::{
     time::Duration,
 };
 
-use windlass_transport::control::{ControlError, ControlStream};
+use windlass_transport::{
+    control::{ControlError, ControlStream},
+    descriptors,
+};
 use windlass_wire::{
     ServerId,
     control::{ClientReply, ClientRequest},
 };
 
 use super::{
-    CoordinatorConfig, Desk, Joining, StoreError,
+    CoordinatorConfig, Desk, Joining, StoreConfig, StoreError,
     running::{RunError, RunningCoordinator},
 };
 use crate::{
@@ -100,11 +103,14 @@ impl CoordinatorServer {
         if kept.partitions != 0 {
             config.partitions = kept.partitions;
         }
+        if matches!(config.store, StoreConfig::File(_)) {
+            descriptors::hold_reserve();
+        }
         let running = RunningCoordinator::start(config, kept.tables, kept.next_table)?;
         let stop = Arc::new(Stop::default());
         let (desk, stopping) = (running.desk().clone(), stop.clone());
-        let port = ControlPort::open(listener, move |stream| {
-            serve(stream, &desk, token.as_deref(), &stopping)
+        let port = ControlPort::open(listener, token, move |stream, greeting| {
+            serve(stream, &greeting, &desk, &stopping)
         })
         .map_err(|source| CoordinatorStartError::Thread { source })?;
         Ok(Self { port, running, stop })
@@ -159,15 +165,10 @@ fn restored(path: &Path, is_chained: bool) -> Result<Catalogue, CoordinatorStart
 
 fn serve(
     mut stream: ControlStream,
+    greeting: &Greeting,
     desk: &Desk,
-    token: Option<&str>,
     stop: &Stop,
 ) -> Result<(), ControlError> {
-    let Some(message) = stream.receive::<ClientRequest>()? else { return Ok(()) };
-    let greeting = match Greeting::check(message, token) {
-        Ok(greeting) => greeting,
-        Err(refusal) => return stream.send(&refused(refusal)),
-    };
     // A coordinator has no shards: nobody pushes to it.
     stream.send(&ClientReply::Welcome {
         session: greeting.session,
@@ -177,13 +178,12 @@ fn serve(
         providers: Vec::new(),
         notes: Vec::new(),
     })?;
-    let patient = stream.set_read_timeout(None);
+    let patient = stream.set_read_timeout(greeting.silence_max());
     debug_assert!(patient.is_ok(), "the socket is open");
     while let Some(request) = stream.receive::<ClientRequest>()? {
         match request {
-            ClientRequest::Join { server, cluster, address, shard_count, incarnation, kept } => {
-                let joining = Joining { server, cluster, address, shard_count, incarnation, kept };
-                return desk.serve(stream, joining);
+            ClientRequest::Join { .. } => {
+                return desk.serve(stream, Joining::from_request(request));
             }
             ClientRequest::Shutdown {} => {
                 stream.send(&ClientReply::Done {})?;

@@ -5,7 +5,10 @@ use std::{
     collections::HashMap,
     fs::{File, OpenOptions},
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::OpenOptionsExt as _,
+    },
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread::JoinHandle,
@@ -16,7 +19,7 @@ use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, Timespec},
     fs::FallocateFlags,
 };
-use windlass_transport::memory::Pages;
+use windlass_transport::{descriptors, memory::Pages};
 
 use super::{
     limits, memory,
@@ -25,6 +28,7 @@ use super::{
         StorageReport, Token,
     },
 };
+use crate::private_files::FILE_MODE;
 
 /// A helper thread that carries operations out in the order of submission.
 #[derive(Debug)]
@@ -208,12 +212,10 @@ impl Helper {
     fn carry_out(&mut self, operation: Operation) -> io::Result<Outcome> {
         match operation {
             Operation::Open { name, create } => {
-                let file = OpenOptions::new()
-                    .read(true)
-                    .write(true)
-                    .create(create)
-                    .truncate(create)
-                    .open(self.directory.join(&name))?;
+                let path = self.directory.join(&name);
+                let mut options = OpenOptions::new();
+                options.read(true).write(true).create(create).truncate(create).mode(FILE_MODE);
+                let file = descriptors::with_reserve(|| options.open(&path))?;
                 let id = FileId(self.next_file);
                 self.next_file += 1;
                 self.files.insert(id, (name, file));

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::{
-    checkpoint::{self, CheckpointConfig, CheckpointProgress, CheckpointSource, Checkpointer},
+    checkpoint::{
+        self, CheckpointConfig, CheckpointError, CheckpointProgress, CheckpointSource, Checkpointer,
+    },
     commit::Position,
     limits::{CHECKPOINT_FAILURES_MAX, CHECKPOINT_RETRY_MS},
     log::{Log, LogConfig},
@@ -142,8 +144,11 @@ impl Persistence {
         if self.failures < CHECKPOINT_FAILURES_MAX || !self.log.is_nearly_full() {
             return;
         }
-        if let Some(error) = self.checkpointer.failure() {
-            self.log.stop(Poison::without_checkpoints(error));
+        match self.checkpointer.failure() {
+            // Nothing is wrong with the disk: a later attempt may find one.
+            Some(CheckpointError::Storage(error)) if error.is_for_want_of_descriptors() => {}
+            Some(error) => self.log.stop(Poison::without_checkpoints(error)),
+            None => {}
         }
     }
 

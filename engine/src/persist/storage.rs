@@ -8,7 +8,7 @@
 
 use std::{fmt, io, os::fd::BorrowedFd, path::Path, time::Duration};
 
-use windlass_transport::memory::Pages;
+use windlass_transport::{descriptors, memory::Pages};
 
 use super::limits;
 
@@ -253,6 +253,12 @@ impl StorageError {
     pub fn is_full(&self) -> bool {
         matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
     }
+
+    /// Whether only a file descriptor was missing: nothing is wrong with the disk.
+    #[must_use]
+    pub fn is_for_want_of_descriptors(&self) -> bool {
+        descriptors::are_exhausted(&self.source)
+    }
 }
 
 /// How a storage works, for `windlass doctor` and the log line at start.
@@ -323,7 +329,7 @@ impl Eq for Maker {}
 /// # Errors
 /// When the directory cannot be made or opened, or the provider asked for is refused.
 pub fn open(directory: &Path, provider: Provider) -> Result<Box<dyn Storage>, StorageError> {
-    std::fs::create_dir_all(directory).map_err(|source| StorageError {
+    crate::private_files::make_directory(directory).map_err(|source| StorageError {
         operation: "create",
         name: directory.display().to_string(),
         source,

@@ -15,8 +15,7 @@
 //! It is replaced whole: written beside, synced, renamed, and the directory synced.
 
 use std::{
-    fs::{self, File},
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -25,7 +24,7 @@ use windlass_wire::{
     codec::{DecodeError, Reader},
 };
 
-use crate::{persist::directories::ShardDirectory, shard::KeptLog};
+use crate::{persist::directories::ShardDirectory, private_files, shard::KeptLog};
 
 /// What the file holds.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -97,7 +96,7 @@ impl Catalogue {
     /// Reads the catalogue of a data directory, which is made if it is missing; `None` for a new one.
     pub(super) fn load(data: &Path) -> Result<Option<Self>, CatalogueError> {
         let path = data.to_owned();
-        fs::create_dir_all(data).map_err(|source| CatalogueError::Disk {
+        private_files::make_directory(data).map_err(|source| CatalogueError::Disk {
             step: "make",
             path,
             source,
@@ -152,15 +151,11 @@ impl Catalogue {
     /// Replaces the catalogue of a data directory; durable when it returns.
     pub(super) fn store(&self, data: &Path) -> Result<(), CatalogueError> {
         let path = path_of(data);
-        let temporary = data.join("catalogue.new");
-        let write = || -> io::Result<()> {
-            let mut file = File::create(&temporary)?;
-            file.write_all(&encode(self))?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)?;
-            File::open(data)?.sync_all()
-        };
-        write().map_err(|source| CatalogueError::Disk { step: "write", path: path.clone(), source })
+        private_files::replace(&path, &[&encode(self)]).map_err(|source| CatalogueError::Disk {
+            step: "write",
+            path,
+            source,
+        })
     }
 }
 

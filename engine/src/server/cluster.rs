@@ -4,20 +4,22 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use windlass_wire::{
-    ClusterMap, Consistency, Durability, Epoch, Incarnation, ServerId, TableEntry, TableId,
-    TableSchema, UpdateRule,
+    ClusterMap, Consistency, Epoch, Incarnation, ServerId, TableEntry, TableId,
     control::{Peer, RefusalKind},
     coordination::{Instruction, PartitionChecksum, WorkerEntry},
 };
 
-use super::{catalogue::Catalogue, peers::Peers};
+use super::{StartError, catalogue::Catalogue, peers::Peers};
 use crate::{
-    persist::{limits::CHECKPOINT_BLOCK_BYTES_MAX, storage},
+    persist::storage,
     refusal::{Refusal, internal, invalid, unknown_table},
     shard::{ChainCommand, KeptLog, ShardCommand, ShardHandle, chain},
 };
@@ -28,8 +30,8 @@ pub(super) struct Cluster {
     state: Mutex<State>,
     changed: Condvar,
     shards: OnceLock<Vec<ShardHandle>>,
-    peers: OnceLock<Peers>,
-    data: Option<DataDirectory>,
+    pub(super) peers: OnceLock<Peers>,
+    pub(super) data: Option<DataDirectory>,
     /// Tables whose rows in memory went with the restart, which the coordinator is still to be told.
     pub(super) emptied: Mutex<Vec<TableId>>,
 }
@@ -64,11 +66,11 @@ pub(super) struct State {
     pub(super) logs: Vec<KeptLog>,
 }
 
-/// Most bytes of a row and its state in a table that is kept on disk: one piece of a checkpoint.
-const KEPT_ROW_LEN_MAX: u64 = CHECKPOINT_BLOCK_BYTES_MAX as u64 / 2;
-
 /// How long clients wait for servers that have not joined yet.
 const JOIN_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often a start that waits looks whether it is to be given up.
+const GIVE_UP_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Cluster {
     pub(super) fn new(data: Option<DataDirectory>) -> Self {
@@ -149,18 +151,26 @@ impl Cluster {
     }
 
     /// Waits until the first map is in force here, and what was kept is recovered.
-    pub(super) fn wait_for_first_map(&self, patience: Duration) -> Result<(), String> {
+    pub(super) fn wait_for_first_map(
+        &self,
+        patience: Duration,
+        give_up: &AtomicBool,
+    ) -> Result<(), StartError> {
         let deadline = Instant::now() + patience;
         let mut state = self.lock();
         loop {
             if let Some(first) = &state.first {
-                return first.clone();
+                return first.clone().map_err(|reason| StartError::Data { reason });
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err("the coordinator sends no map".to_owned());
+            if give_up.load(Ordering::Acquire) {
+                return Err(StartError::GivenUp);
             }
-            let waited = self.changed.wait_timeout(state, left);
+            if left.is_zero() {
+                let reason = "the coordinator sends no map".to_owned();
+                return Err(StartError::Data { reason });
+            }
+            let waited = self.changed.wait_timeout(state, left.min(GIVE_UP_POLL_INTERVAL));
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -220,6 +230,7 @@ impl Cluster {
                 let mut state = self.lock();
                 self.alter_here(&mut state, table, consistency)
             }
+            Instruction::Introduce { tickets } => self.introduce(tickets),
             Instruction::SetWorkers { workers } => {
                 self.set_workers(workers);
                 Ok(())
@@ -389,30 +400,6 @@ impl Cluster {
         for shard in self.shards() {
             let map = map.clone();
             shard.ask(|answer| ShardCommand::InstallMap { map, answer }).map_err(internal)?;
-        }
-        Ok(())
-    }
-
-    /// Refuses tables that cannot be kept as they ask.
-    fn check_durability(&self, schema: &TableSchema) -> Result<(), Refusal> {
-        if schema.durability == (Durability::Memory {}) {
-            return Ok(());
-        }
-        if self.data.is_none() {
-            let text =
-                "the server has no data directory: start it with one, or use durability memory";
-            return Err(invalid(text));
-        }
-        let state_len = schema.rule.state_width() as u64
-            * u64::from(schema.width)
-            * UpdateRule::state_value_size(schema.dtype) as u64;
-        if schema.row_len() + state_len > KEPT_ROW_LEN_MAX {
-            let text = format!(
-                "a row and its optimiser state take {} bytes, and checkpoints hold at most \
-                 {KEPT_ROW_LEN_MAX}: use narrower rows, or durability memory",
-                schema.row_len() + state_len
-            );
-            return Err(invalid(text));
         }
         Ok(())
     }

@@ -1,6 +1,9 @@
 //! What a server is told at its start.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use windlass_transport::verbs::VerbsConfig;
 use windlass_wire::control::Provider;
@@ -70,6 +73,8 @@ pub struct ServerConfig {
     /// taken, or as many as the tables hold: the shorter the logs, the more is written, and the sooner a
     /// server is back. Without, about twice what the tables hold, and small where that is little.
     pub log_len_max: Option<u64>,
+    /// Set from elsewhere to have a start given up that waits: for a coordinator, for other servers.
+    pub give_up: Arc<AtomicBool>,
     /// Settings of the verbs transport: from the environment, unless they are given here.
     pub verbs: VerbsConfig,
 }
@@ -99,6 +104,7 @@ impl Default for ServerConfig {
             worker_timeout_ms: crate::limits::WORKER_TIMEOUT_MS,
             memory_len_max: 4 << 30,
             log_len_max: None,
+            give_up: Arc::default(),
             verbs: VerbsConfig::from_environment(),
         }
     }

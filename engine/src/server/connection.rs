@@ -8,7 +8,7 @@ use windlass_transport::{
 };
 use windlass_wire::{
     Blob, Incarnation, SessionId, ShardId, WorkerRank,
-    control::{ClientReply, ClientRequest, Peer, Provider, RefusalKind},
+    control::{ClientReply, ClientRequest, Peer, PeerRole, Provider, RefusalKind},
     map::shard_of,
 };
 
@@ -32,45 +32,46 @@ struct Connection {
 }
 
 /// Serves one connection until it ends.
-pub(super) fn serve(shared: &Arc<Shared>, mut stream: ControlStream) -> Result<(), ControlError> {
-    let Some(message) = stream.receive::<ClientRequest>()? else { return Ok(()) };
-    let greeting = match greet(shared, message) {
-        Ok((welcome, greeting)) => {
-            stream.send(&welcome)?;
-            greeting
-        }
+pub(super) fn serve(
+    shared: &Arc<Shared>,
+    mut stream: ControlStream,
+    greeting: Greeting,
+) -> Result<(), ControlError> {
+    match welcome(shared, &greeting) {
+        Ok(welcome) => stream.send(&welcome)?,
         Err(refusal) => return stream.send(&refused(refusal)),
-    };
+    }
     let rank = greeting.rank.filter(|_| greeting.peer.is_none());
+    let peer = match greeting.peer {
+        Some(PeerRole::Links { peer, .. }) => Some(peer),
+        Some(PeerRole::Joins {}) | None => None,
+    };
     let connection = Connection {
         shared: shared.clone(),
         session: greeting.session,
         incarnation: greeting.incarnation,
-        peer: greeting.peer,
+        peer,
         number: shared.connections_ever.fetch_add(1, Ordering::Relaxed),
         rank,
     };
     if let Some(rank) = rank {
         shared.member.presence().enter(rank, connection.incarnation);
     }
-    // From here on the client may be silent for as long as it trains.
-    let patient = stream.set_read_timeout(None);
+    // From here on a client may be silent for as long as it trains.
+    let patient = stream.set_read_timeout(greeting.silence_max());
     debug_assert!(patient.is_ok(), "the socket is open");
     while let Some(request) = stream.receive::<ClientRequest>()? {
         if shared.is_stopping() {
             let text = "the server is shutting down".to_owned();
             return stream.send(&refused((RefusalKind::ShuttingDown {}, text)));
         }
-        if let ClientRequest::Join { server, cluster, address, shard_count, incarnation, kept } =
-            request
-        {
+        if let ClientRequest::Join { .. } = request {
             let Some(desk) = shared.member.coordinators().here() else {
                 let text = "this server is not the coordinator: join by the address it joined by";
                 stream.send(&refused((RefusalKind::NoCoordinator {}, text.to_owned())))?;
                 continue;
             };
-            let joining = Joining { server, cluster, address, shard_count, incarnation, kept };
-            return desk.serve(stream, joining);
+            return desk.serve(stream, Joining::from_request(request));
         }
         let stops = request == ClientRequest::Shutdown {};
         let reply = connection.answer(request).unwrap_or_else(refused);
@@ -82,11 +83,13 @@ pub(super) fn serve(shared: &Arc<Shared>, mut stream: ControlStream) -> Result<(
     Ok(())
 }
 
-/// Checks a greeting; the answer to it, and who it is.
-fn greet(shared: &Shared, message: ClientRequest) -> Result<(ClientReply, Greeting), Refusal> {
-    let greeting = Greeting::check(message, shared.config.token.as_deref())?;
+/// The answer to a greeting.
+fn welcome(shared: &Shared, greeting: &Greeting) -> Result<ClientReply, Refusal> {
     if shared.is_stopping() {
         return Err((RefusalKind::ShuttingDown {}, "the server is shutting down".to_owned()));
+    }
+    if let Some(PeerRole::Links { peer, ticket }) = greeting.peer {
+        shared.member.check_ticket(peer, ticket)?;
     }
     let same_host = greeting.host == host_identity();
     let mut notes = shared.notes.clone();
@@ -100,15 +103,14 @@ fn greet(shared: &Shared, message: ClientRequest) -> Result<(ClientReply, Greeti
             providers.push(*provider);
         }
     }
-    let welcome = ClientReply::Welcome {
+    Ok(ClientReply::Welcome {
         session: greeting.session,
         server: shared.server_id(),
         incarnation: shared.member.incarnation(),
         shard_count: shared.config.shards,
         providers,
         notes,
-    };
-    Ok((welcome, greeting))
+    })
 }
 
 impl Connection {

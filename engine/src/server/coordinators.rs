@@ -10,7 +10,7 @@ use crossbeam::channel::Receiver;
 use windlass_transport::control::{ControlStream, host_identity};
 use windlass_wire::{
     Incarnation, ServerId, SessionId,
-    control::{ClientReply, ClientRequest, PROTOCOL_VERSION, RefusalKind},
+    control::{ClientReply, ClientRequest, PROTOCOL_VERSION, PeerRole, RefusalKind},
     coordination::Order,
 };
 
@@ -238,7 +238,7 @@ fn greet(address: &str, token: &str, incarnation: Incarnation) -> Result<Control
         incarnation,
         rank: None,
         host: host_identity(),
-        peer: None,
+        peer: Some(PeerRole::Joins {}),
     };
     match stream.ask(&hello) {
         Ok(ClientReply::Welcome { .. }) => Ok(stream),

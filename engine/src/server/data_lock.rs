@@ -4,6 +4,8 @@ use std::{fs::File, io, path::Path};
 
 use rustix::fs::{FlockOperation, flock};
 
+use crate::private_files;
+
 /// Held while a process uses a data directory; gone with the process, however it ends.
 #[derive(Debug)]
 pub(super) struct DataLock {
@@ -15,10 +17,14 @@ impl DataLock {
     pub(super) fn take(data: &Path) -> Result<Self, String> {
         let shown = data.display();
         let failed = |error: io::Error| format!("cannot lock {shown}: {error}");
-        std::fs::create_dir_all(data).map_err(failed)?;
-        let mut options = File::options();
-        let file = options.write(true).create(true).truncate(false).open(data.join("lock"));
-        let file = file.map_err(failed)?;
+        if private_files::is_foreign(data, is_known).map_err(failed)? {
+            return Err(format!(
+                "{shown} holds something, and no server's data: give an empty directory, or one that a \
+                 server has used"
+            ));
+        }
+        private_files::make_directory(data).map_err(failed)?;
+        let file = private_files::open_lock(&data.join("lock")).map_err(failed)?;
         flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
             if error == rustix::io::Errno::WOULDBLOCK {
                 format!("another process uses {shown}: stop it, or use a directory of its own")
@@ -28,6 +34,11 @@ impl DataLock {
         })?;
         Ok(Self { _file: file })
     }
+}
+
+/// Whether a data directory may hold something by this name.
+fn is_known(name: &str) -> bool {
+    ["lock", "catalogue", "identity", "coordinator"].contains(&name) || name.starts_with("shard-")
 }
 
 #[cfg(test)]

@@ -2,21 +2,23 @@
 //!
 //! ```text
 //! offset size
-//!      0    8  "WLSERVR1"
+//!      0    8  "WLSERVR2"
 //!      8    4  CRC32C of the rest
 //!     12    4  the server's number
 //!     16    8  the cluster it has it in
 //!     24    8  its last life: the next one is a later one
+//!     32   16  the secret that proves its number
 //! ```
 
 use std::{
-    fs::{self, File},
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use windlass_wire::{Checksum, Incarnation, ServerId};
+use windlass_wire::{Checksum, Incarnation, ServerId, ServerSecret};
+
+use crate::private_files;
 
 /// What the file says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +26,7 @@ pub(super) struct Identity {
     pub(super) server: ServerId,
     pub(super) cluster: u64,
     pub(super) incarnation: Incarnation,
+    pub(super) secret: ServerSecret,
 }
 
 /// Why a server does not know who it is.
@@ -50,8 +53,8 @@ pub enum IdentityError {
     },
 }
 
-const MAGIC: [u8; 8] = *b"WLSERVR1";
-const LEN: usize = 32;
+const MAGIC: [u8; 8] = *b"WLSERVR2";
+const LEN: usize = 48;
 
 impl Identity {
     /// Reads the identity in a data directory; `None` when there is none yet.
@@ -67,16 +70,9 @@ impl Identity {
     /// Replaces the identity in a data directory; durable when it returns.
     pub(super) fn store(&self, data: &Path) -> Result<(), IdentityError> {
         let path = data.join("identity");
-        let temporary = data.join("identity.new");
-        let write = || -> io::Result<()> {
-            fs::create_dir_all(data)?;
-            let mut file = File::create(&temporary)?;
-            file.write_all(&self.encode())?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)?;
-            File::open(data)?.sync_all()
-        };
-        write().map_err(|source| IdentityError::Disk { step: "write", path: path.clone(), source })
+        private_files::make_directory(data)
+            .and_then(|()| private_files::replace(&path, &[&self.encode()]))
+            .map_err(|source| IdentityError::Disk { step: "write", path, source })
     }
 
     fn encode(&self) -> [u8; LEN] {
@@ -85,6 +81,7 @@ impl Identity {
         bytes[12..16].copy_from_slice(&self.server.0.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.cluster.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.incarnation.0.to_le_bytes());
+        bytes[32..48].copy_from_slice(&self.secret.0);
         let checksum = Checksum::of(&bytes[12..]);
         bytes[8..12].copy_from_slice(&checksum.0.to_le_bytes());
         bytes
@@ -95,12 +92,14 @@ fn decode(bytes: &[u8]) -> Option<Identity> {
     let bytes: &[u8; LEN] = bytes.try_into().ok()?;
     let (head, rest) = bytes.split_first_chunk::<12>()?;
     let (server, rest) = rest.split_first_chunk()?;
-    let (cluster, incarnation) = rest.split_first_chunk()?;
+    let (cluster, rest) = rest.split_first_chunk()?;
+    let (incarnation, secret) = rest.split_first_chunk()?;
     let is_whole = head[..8] == MAGIC && head[8..] == Checksum::of(&bytes[12..]).0.to_le_bytes();
     is_whole.then_some(Identity {
         server: ServerId(u32::from_le_bytes(*server)),
         cluster: u64::from_le_bytes(*cluster),
-        incarnation: Incarnation(u64::from_le_bytes(*incarnation.first_chunk()?)),
+        incarnation: Incarnation(u64::from_le_bytes(*incarnation)),
+        secret: ServerSecret(*secret.first_chunk()?),
     })
 }
 
@@ -119,8 +118,12 @@ mod tests {
     fn an_identity_survives_and_damage_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(Identity::load(folder.path()).unwrap(), None);
-        let identity =
-            Identity { server: ServerId(3), cluster: 77, incarnation: next_life(Incarnation(5)) };
+        let identity = Identity {
+            server: ServerId(3),
+            cluster: 77,
+            incarnation: next_life(Incarnation(5)),
+            secret: ServerSecret([7; 16]),
+        };
         identity.store(folder.path()).unwrap();
         assert_eq!(Identity::load(folder.path()).unwrap(), Some(identity));
         let bytes = identity.encode();

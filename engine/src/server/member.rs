@@ -15,7 +15,7 @@ use std::{
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use windlass_transport::control::ControlStream;
 use windlass_wire::{
-    Epoch, Incarnation, ServerId,
+    Epoch, Incarnation, ServerId, ServerSecret,
     coordination::{Instruction, Order, OrderRefusal, Report},
 };
 
@@ -24,8 +24,9 @@ use super::{
     coordinators::{Coordinators, Downlink, JoinError},
     identity::{Identity, IdentityError, next_life},
     presence::Presence,
+    tickets::new_secret,
 };
-use crate::{coordinator::Joining, shard::ServerEvent};
+use crate::{complaints::Complaints, coordinator::Joining, shard::ServerEvent};
 
 /// The member, shared by its threads.
 #[derive(Debug)]
@@ -43,6 +44,8 @@ pub(super) struct Member {
     stopping: AtomicBool,
     /// The disk refused a write: a fenced life is the last.
     disk_failed: AtomicBool,
+    false_peers: Mutex<Complaints>,
+    fences: Mutex<Complaints>,
     /// Set when the coordinator says that this server is no longer of the cluster.
     has_left: AtomicBool,
 }
@@ -54,6 +57,7 @@ struct Life {
     incarnation: Incarnation,
     kept: bool,
     heartbeat: Duration,
+    secret: ServerSecret,
 }
 
 /// How reports go out.
@@ -73,6 +77,8 @@ pub(super) struct MemberOptions {
     pub(super) shard_count: u16,
     /// Whether the data directory, if this server was here before, has all that it acknowledged.
     pub(super) kept: bool,
+    /// Set when it is not to join any more.
+    pub(super) give_up: Arc<AtomicBool>,
 }
 
 /// How long a first join is tried while no coordinator answers.
@@ -93,7 +99,12 @@ impl Member {
             Some(data) => Identity::load(data)?,
             None => None,
         };
+        let secret = match found {
+            Some(identity) => identity.secret,
+            None => new_secret().map_err(|source| StartMemberError::Random { source })?,
+        };
         let life = Life {
+            secret,
             server: found.map(|identity| identity.server),
             cluster: found.map_or(0, |identity| identity.cluster),
             incarnation: next_life(found.map_or(Incarnation(0), |found| found.incarnation)),
@@ -113,6 +124,8 @@ impl Member {
             received: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             disk_failed: AtomicBool::new(false),
+            false_peers: Mutex::default(),
+            fences: Mutex::default(),
             has_left: AtomicBool::new(false),
         });
         let deadline = Instant::now() + FIRST_JOIN_PATIENCE;
@@ -120,6 +133,9 @@ impl Member {
         loop {
             match member.connect() {
                 Ok(downlink) => return Ok((member, downlink)),
+                Err(_) if options.give_up.load(Ordering::Acquire) => {
+                    return Err(StartMemberError::GivenUp);
+                }
                 Err(MemberError::Join(error))
                     if error.is_passing() && Instant::now() < deadline =>
                 {
@@ -163,6 +179,17 @@ impl Member {
         self.life().incarnation
     }
 
+    /// What it proves itself by, and the cluster that knows it.
+    pub(super) fn proves_by(&self) -> (ServerSecret, u64) {
+        let life = self.life();
+        (life.secret, life.cluster)
+    }
+
+    /// Connections that were no servers' though they said so.
+    pub(super) fn false_peers(&self) -> MutexGuard<'_, Complaints> {
+        self.false_peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Workers that are connected to this server.
     pub(super) fn presence(&self) -> &Presence {
         &self.presence
@@ -198,6 +225,7 @@ impl Member {
             shard_count: self.shard_count,
             incarnation: life.incarnation,
             kept: life.kept,
+            secret: life.secret,
         };
         let (joined, uplink, downlink) = self.coordinators.join(joining, COORDINATOR_TIMEOUT)?;
         let identity = {
@@ -209,6 +237,7 @@ impl Member {
                 server: joined.server,
                 cluster: joined.cluster,
                 incarnation: life.incarnation,
+                secret: life.secret,
             }
         };
         if let Some(data) = &self.data {
@@ -223,6 +252,7 @@ impl Member {
     /// Reads orders; connects again when the connection is gone.
     fn listen(&self, mut downlink: Downlink, orders: &Sender<Order>) {
         let mut delay = RETRY_DELAY_MIN;
+        let mut told = String::new();
         loop {
             while let Some(order) = downlink.next() {
                 delay = RETRY_DELAY_MIN;
@@ -243,7 +273,13 @@ impl Member {
                 match self.connect() {
                     Ok(downlink) => break downlink,
                     Err(error) => {
-                        tracing::debug!(%error, "no coordinator yet");
+                        let text = error.to_string();
+                        if error.is_passing() || text == told {
+                            tracing::debug!(%error, "no coordinator yet");
+                        } else {
+                            tracing::error!(%error, "the cluster does not take this server back");
+                            told = text;
+                        }
                         std::thread::sleep(delay);
                         delay = (delay * 2).min(RETRY_DELAY_MAX);
                     }
@@ -290,7 +326,11 @@ impl Member {
             life.kept = true;
             life.incarnation
         };
-        tracing::warn!(incarnation = incarnation.0, "fenced: beginning a new life");
+        let now = Instant::now();
+        let fences = self.fences.lock().unwrap_or_else(PoisonError::into_inner).due(now);
+        if let Some(count) = fences {
+            tracing::warn!(incarnation = incarnation.0, count, "fenced: beginning a new life");
+        }
         self.cluster.begin_life(incarnation);
         self.hang_up();
     }
@@ -368,7 +408,8 @@ impl Member {
         self.send(&report);
     }
 
-    fn beat(&self) {
+    /// Tells the coordinator what changes by itself.
+    pub(super) fn beat(&self) {
         let map_epoch = Epoch(self.received.load(Ordering::Acquire));
         self.send(&Report::Heartbeat { map_epoch, workers: self.presence.pulses() });
         let mut emptied = self.cluster.emptied();
@@ -430,9 +471,20 @@ enum MemberError {
     Identity(#[from] IdentityError),
 }
 
+impl MemberError {
+    /// Whether it is no more than that no coordinator answers.
+    fn is_passing(&self) -> bool {
+        matches!(self, Self::Join(error) if error.is_passing())
+    }
+}
+
 /// Why a server did not become a member.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StartMemberError {
+    #[error("the start was given up")]
+    GivenUp,
+    #[error("the system gives no random bytes")]
+    Random { source: std::io::Error },
     #[error(transparent)]
     Join(#[from] JoinError),
     #[error(transparent)]

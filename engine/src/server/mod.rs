@@ -6,6 +6,7 @@ mod config;
 mod connection;
 mod coordinators;
 mod data_lock;
+mod durability;
 mod emptied;
 mod identity;
 mod member;
@@ -16,6 +17,7 @@ pub mod restore;
 mod scrub;
 mod shards;
 mod thread;
+mod tickets;
 mod together;
 
 use std::{
@@ -30,6 +32,7 @@ use std::{
 
 use crossbeam::channel::unbounded;
 use windlass_replication::LeaseTimings;
+use windlass_transport::descriptors;
 use windlass_wire::{Durability, ServerId, ShardId, control::Provider, coordination::WorkerEntry};
 
 pub use config::{ConfigError, ServerConfig};
@@ -76,6 +79,15 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// The system gives no random bytes.
+    #[error("the system gives no random bytes, which a server proves itself by")]
+    Random {
+        /// Why.
+        source: std::io::Error,
+    },
+    /// [`ServerConfig::give_up`] was set before the cluster served.
+    #[error("the start was given up")]
+    GivenUp,
     /// No transport works.
     #[error("no transport is usable: {notes}")]
     NoTransport {
@@ -185,6 +197,9 @@ impl Server {
         let advertised_ip = advertised_ip(&advertised);
 
         let unusable = |error: CatalogueError| StartError::Data { reason: chain(&error) };
+        if config.data_dir.is_some() {
+            descriptors::hold_reserve();
+        }
         let lock = config.data_dir.as_deref().map(DataLock::take).transpose();
         let lock = lock.map_err(|reason| StartError::Data { reason })?;
         let kept = match &config.data_dir {
@@ -233,6 +248,7 @@ impl Server {
             address: advertised.clone(),
             shard_count: config.shards,
             kept: has_all,
+            give_up: config.give_up.clone(),
         })?;
         let (events, reported) = unbounded();
         let thread = |source| StartError::Thread { source };
@@ -280,11 +296,15 @@ impl Server {
         server
             .shared
             .cluster
-            .wait_for_first_map(FIRST_MAP_PATIENCE)
-            .map_err(|reason| StartError::Data { reason })?;
+            .wait_for_first_map(FIRST_MAP_PATIENCE, &server.shared.config.give_up)?;
+        // What recovery has found to be lost is known before anybody asks.
+        server.shared.member.beat();
         let serving = server.shared.clone();
-        let port = ControlPort::open(listener, move |stream| connection::serve(&serving, stream))
-            .map_err(thread)?;
+        let token = serving.config.token.clone();
+        let port = ControlPort::open(listener, token, move |stream, greeting| {
+            connection::serve(&serving, stream, greeting)
+        })
+        .map_err(thread)?;
         server.port = Some(port);
         Ok(server)
     }
@@ -384,6 +404,8 @@ impl From<StartMemberError> for StartError {
                 Self::Join { coordinator: error.coordinator, reason: error.reason }
             }
             StartMemberError::Identity(error) => Self::Identity(error),
+            StartMemberError::GivenUp => Self::GivenUp,
+            StartMemberError::Random { source } => Self::Random { source },
         }
     }
 }

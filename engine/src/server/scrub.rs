@@ -74,7 +74,12 @@ mod tests {
         let log = KeptLog { generation: 0, shard: ShardId(0), log_id: 7 };
         let catalogue = Catalogue { tables: vec![table], logs: vec![log], ..Catalogue::default() };
         catalogue.store(data).unwrap();
-        let identity = Identity { server: ServerId(1), cluster: 5, incarnation: Incarnation(3) };
+        let identity = Identity {
+            server: ServerId(1),
+            cluster: 5,
+            incarnation: Incarnation(3),
+            secret: windlass_wire::ServerSecret([7; 16]),
+        };
         identity.store(data).unwrap();
         coordinator::store_sample(&data.join("coordinator"));
         std::fs::create_dir(data.join("shard-0")).unwrap();

@@ -12,8 +12,9 @@ use windlass_engine::{
 };
 use windlass_transport::{Endpoint, control::ControlStream};
 use windlass_wire::{
-    Blob, ServerId,
-    control::{ClientReply, ClientRequest, Peer, Provider},
+    Blob, ServerId, ServerSecret, Ticket,
+    control::{ClientReply, ClientRequest, Peer, PeerRole, Provider},
+    coordination::PeerTicket,
 };
 
 use super::{cluster::Node, tables, world::World};
@@ -59,6 +60,9 @@ fn serve(
     let Ok(Some(ClientRequest::Hello { session, incarnation, peer, .. })) = stream.receive() else {
         return;
     };
+    let Some(PeerRole::Links { peer, ticket }) = peer else { panic!("{peer:?} links") };
+    assert_eq!(ticket, ticket_at(own.server, peer), "a server proves itself");
+    let peer = Some(peer);
     let welcome = ClientReply::Welcome {
         session,
         server: own.server,
@@ -108,6 +112,12 @@ fn serve(
     }
 }
 
+/// As a coordinator would make it.
+fn ticket_at(server: ServerId, peer: Peer) -> Ticket {
+    let number = u8::try_from(server.0).unwrap();
+    ServerSecret([number; 16]).ticket_for(1, peer)
+}
+
 fn servers_link_themselves(provider: Provider) {
     let mut world = World::unlinked(provider, 3, tables());
     let ports: Vec<Port> = world.nodes.iter().map(|node| Port::open(node, provider)).collect();
@@ -126,6 +136,12 @@ fn servers_link_themselves(provider: Provider) {
                 ended: node.ended.clone(),
             };
             let peers = Peers::start(config).unwrap();
+            let others = world.nodes.iter().filter(|other| other.peer != node.peer);
+            let tickets = others.map(|other| PeerTicket {
+                server: other.peer.server,
+                ticket: ticket_at(other.peer.server, node.peer),
+            });
+            peers.introduce(tickets.collect());
             peers.follow(node.peer, Arc::new(world.map.clone()));
             peers
         })

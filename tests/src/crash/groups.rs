@@ -1,7 +1,7 @@
 //! Groups of records under power cuts: of each, all records are there after recovery or none. The group that
 //! was being written when the power went is the one that counts, and that the next life writes behind it.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use windlass_engine::persist::{
     checkpoint::CheckpointConfig,
@@ -19,7 +19,7 @@ use windlass_wire::{
 };
 
 use super::{
-    disk::Disk,
+    disk::SharedDisk,
     random::Random,
     simulated::SimulatedStorage,
     store::{PARTITIONS, Partition, ROWS, Store, TABLE, WIDTH},
@@ -55,7 +55,7 @@ struct Group {
 }
 
 struct Groups {
-    disk: Rc<RefCell<Disk>>,
+    disk: SharedDisk,
     random: Random,
     groups: Vec<Group>,
     next: u64,
@@ -106,7 +106,7 @@ pub fn flip_in_groups(seed: u64) -> (bool, GroupReport) {
     let bit = random.below(*length * 8);
     disk.flip(name, usize::try_from(bit).unwrap_or(0));
     drop(disk);
-    let mut storage: Box<dyn Storage> = Box::new(SimulatedStorage::new(Rc::clone(&groups.disk)));
+    let mut storage: Box<dyn Storage> = Box::new(SimulatedStorage::new(groups.disk.clone()));
     let (storages, mut store) = (std::slice::from_mut(&mut storage), Store::default());
     let Ok(recovered) = recover(storages, RecoveryOptions::default(), &mut store) else {
         return (true, groups.report);
@@ -123,7 +123,7 @@ pub fn flip_in_groups(seed: u64) -> (bool, GroupReport) {
 impl Groups {
     fn new(seed: u64, report: GroupReport, is_told: bool) -> Self {
         Self {
-            disk: Rc::new(RefCell::new(Disk::new(seed ^ 0x6709))),
+            disk: SharedDisk::new(seed ^ 0x6709),
             random: Random::new(seed),
             groups: Vec::new(),
             next: 1,
@@ -134,7 +134,7 @@ impl Groups {
     }
 
     fn live(&mut self, turns: u32) {
-        let mut storage: Box<dyn Storage> = Box::new(SimulatedStorage::new(Rc::clone(&self.disk)));
+        let mut storage: Box<dyn Storage> = Box::new(SimulatedStorage::new(self.disk.clone()));
         let mut store = Store::default();
         let storages = std::slice::from_mut(&mut storage);
         let Ok(recovered) = recover(storages, RecoveryOptions::default(), &mut store) else {
@@ -147,7 +147,8 @@ impl Groups {
         let config = LogConfig {
             log_id: 7,
             segment_bytes: 64 << 10,
-            segments_max: 12,
+            segment_bytes_first: 64 << 10,
+            bytes_max: 12 * (64 << 10),
             segments_spare: 1,
             writes_max: 3,
         };

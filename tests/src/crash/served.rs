@@ -123,7 +123,7 @@ impl Served {
         for disk in disks_of(&self.data) {
             match end {
                 End::PowerCut => disk.borrow_mut().power_cycle(),
-                End::Kill => disk.borrow_mut().kill(),
+                End::Kill | End::Close => disk.borrow_mut().kill(),
             }
         }
     }

@@ -8,7 +8,7 @@ use std::{
 
 use windlass_transport::control::host_identity;
 use windlass_wire::{
-    Blob, DataType, Incarnation, SessionId, ShardId, TableId, TableSchema,
+    Blob, DataType, Incarnation, ServerSecret, SessionId, ShardId, TableId, TableSchema,
     control::{
         ClientReply, ClientRequest, FRAME_HEADER_LEN, MESSAGE_LEN_MAX, PROTOCOL_VERSION, Provider,
         SharedRegion, decode_frame_header, decode_message, encode_frame,
@@ -175,6 +175,7 @@ fn senseless(random: &mut Random) -> ClientRequest {
             shard_count: u16::MAX,
             incarnation: Incarnation(random.word()),
             kept: true,
+            secret: ServerSecret::default(),
         },
     }
 }

@@ -113,10 +113,13 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
             ),
         ));
     }
-    if arguments.durability != (Durability::Memory {}) && arguments.data_dir.is_none() {
+    let starts_server = arguments.connect.is_none();
+    let is_durable = arguments.durability != (Durability::Memory {});
+    if is_durable && starts_server && arguments.data_dir.is_none() {
         return Err(Failure::new(
             ExitStatus::Usage,
-            "a durability other than memory needs --data-dir DIR for the server's log",
+            "a durability other than memory needs --data-dir DIR for the log of the server that is \
+             started for the bench",
         ));
     }
     if arguments.from != Replica::Tail && arguments.operation != Operation::Pull {

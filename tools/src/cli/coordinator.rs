@@ -4,6 +4,7 @@ use std::{path::PathBuf, thread, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use windlass_engine::{CoordinatorConfig, CoordinatorServer, StoreConfig};
+use windlass_transport::descriptors;
 
 use super::{
     ExitStatus, Failure, Output, serve,
@@ -91,6 +92,7 @@ struct Ready {
 }
 
 pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> {
+    descriptors::raise_limit();
     let stop = stop::on_signals()?;
     let config = config(arguments)?;
     let token = arguments.token_file.as_deref().map(token::read).transpose()?;

@@ -28,6 +28,9 @@ pub(crate) struct Arguments {
     data_dir: PathBuf,
 }
 
+/// Transports between processes of one host, in the order in which clients try them.
+const SAME_HOST: [&str; 3] = ["verbs", "shm", "tcp"];
+
 /// How a log in a directory would be written.
 #[derive(Debug, Serialize)]
 struct StorageDiagnosis {
@@ -62,7 +65,7 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
     let best = |names: &[&'static str]| names.iter().copied().find(|name| usable(name));
     let diagnosis = Diagnosis {
         between_hosts: best(&["verbs", "tcp"]),
-        same_host: best(&["shm", "verbs", "tcp"]),
+        same_host: best(&SAME_HOST),
         preflights,
         storage: storage_of(&arguments.data_dir),
     };
@@ -178,4 +181,14 @@ fn finding_text(finding: &Finding) -> String {
         text.push_str(&format!("     {:<12} remedy: {remedy}\n", ""));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass_wire::control::Provider;
+
+    #[test]
+    fn what_doctor_names_is_what_clients_try() {
+        assert_eq!(super::SAME_HOST, Provider::ALL.map(Provider::name));
+    }
 }

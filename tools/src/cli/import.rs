@@ -76,15 +76,16 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
     let name = npy_name(arguments, format)?;
     let client = connect(&arguments.connection)?;
     let bar = progress::bytes(length, "importing");
-    let mut sink =
-        Sink { client, arguments, bar: bar.clone(), current: None, imported: Vec::new(), bytes: 0 };
+    let mut sink = Sink::new(client, arguments, bar.clone());
     let mut file = BufReader::with_capacity(1 << 20, file);
     let read = match format {
         Format::Npy => npy::read(&name, &mut file, &mut sink),
         Format::Safetensors => safetensors::read(&mut file, &mut sink).map(drop),
     };
     bar.finish_and_clear();
-    read.map_err(|error| refused(path, error))?;
+    if let Err(error) = read {
+        return Err(sink.undo(refused(path, error)));
+    }
     let (tables, bytes) = (sink.imported, sink.bytes);
     if let Some(absent) = missing(arguments, format, &tables) {
         return Err(Failure::failed(format!("{} has no tensor {absent:?}", path.display())));
@@ -140,6 +141,8 @@ struct Sink<'a> {
     /// The table whose rows come; `None` for a tensor that is not wanted.
     current: Option<(TableEntry, Way)>,
     imported: Vec<ImportedTable>,
+    /// Tables that this import made.
+    created: Vec<String>,
     /// Bytes of values set.
     bytes: u64,
 }
@@ -197,8 +200,28 @@ impl RowSink for Sink<'_> {
     }
 }
 
-impl Sink<'_> {
-    fn create(&self, shape: &TableShape) -> io::Result<TableEntry> {
+impl<'a> Sink<'a> {
+    fn new(client: Client, arguments: &'a Arguments, bar: ProgressBar) -> Self {
+        let (imported, created) = (Vec::new(), Vec::new());
+        Self { client, arguments, bar, current: None, imported, created, bytes: 0 }
+    }
+
+    /// Drops the tables that a failed import has made: they have a part of their rows, and where rows
+    /// come by pushes a later import could not begin with them. Those that were there before stay.
+    fn undo(&self, failure: Failure) -> Failure {
+        let left: Vec<&str> = (self.created.iter())
+            .filter(|name| self.client.drop_table(name).is_err())
+            .map(String::as_str)
+            .collect();
+        if left.is_empty() {
+            return failure;
+        }
+        let left = left.join(", ");
+        let text = format!("{failure}; drop what was made of tables {left} before another try");
+        Failure::new(failure.status(), text)
+    }
+
+    fn create(&mut self, shape: &TableShape) -> io::Result<TableEntry> {
         let width = u32::try_from(shape.width).map_err(|_| {
             io::Error::other(format!("{} has rows of {} values: too wide", shape.name, shape.width))
         })?;
@@ -211,6 +234,7 @@ impl Sink<'_> {
         with_dtype!(shape.dtype, T => {
             self.client.create_table::<T>(&shape.name, &schema).map_err(io::Error::other)?;
         });
+        self.created.push(shape.name.clone());
         let tables = self.client.list_tables().map_err(io::Error::other)?;
         let found = tables.into_iter().find(|table| table.name == shape.name);
         found.ok_or_else(|| io::Error::other(format!("table {} was dropped", shape.name)))

@@ -169,7 +169,7 @@ fn row(checkpoint: &CheckpointSummary) -> Vec<String> {
     let bytes: u64 = checkpoint.files.iter().map(|file| file.length).sum();
     vec![
         checkpoint.number.to_string(),
-        format!("{} s after 1970", checkpoint.published_seconds),
+        units::moment(checkpoint.published_seconds),
         checkpoint.files.len().to_string(),
         units::bytes(bytes as f64),
         checkpoint.partitions.len().to_string(),

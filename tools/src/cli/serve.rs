@@ -4,6 +4,7 @@ use std::{
     io,
     net::{SocketAddr, ToSocketAddrs},
     path::PathBuf,
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -14,11 +15,12 @@ use windlass_engine::{
     persist::storage,
     server::{Server, ServerConfig, ShardThread, StartError},
 };
+use windlass_transport::descriptors;
 use windlass_wire::control::Provider;
 
 use super::{
     ExitStatus, Failure, Output, size,
-    stop::{self, STOP_POLL_INTERVAL},
+    stop::{self, STOP_POLL_INTERVAL, Stop},
     token,
 };
 use crate::{process::wait_for_parent_to_go, verbs_flags::VerbsFlags};
@@ -133,8 +135,15 @@ pub(crate) struct Ready {
 }
 
 pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> {
+    descriptors::raise_limit();
     let stop = stop::on_signals()?;
-    let servers = start(arguments)?;
+    let servers = match start(arguments, &stop) {
+        Err(failure) if stop.is_requested() => {
+            tracing::info!(%failure, "asked to stop before the cluster served");
+            return Ok(());
+        }
+        started => started?,
+    };
     let server = &servers[0];
     if arguments.stop_with_stdin {
         let stop = stop.clone();
@@ -174,8 +183,8 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
 }
 
 /// One server, or all of a cluster with --together; the first is the one that is listened for.
-fn start(arguments: &Arguments) -> Result<Vec<Server>, Failure> {
-    let config = config(arguments)?;
+fn start(arguments: &Arguments, stop: &Stop) -> Result<Vec<Server>, Failure> {
+    let config = ServerConfig { give_up: stop.flag(), ..config(arguments)? };
     if !arguments.together {
         return Ok(vec![Server::start(config).map_err(Failure::failed)?]);
     }
@@ -228,6 +237,7 @@ fn config(arguments: &Arguments) -> Result<ServerConfig, Failure> {
         storage: storage::Provider::Automatic,
         accept_damage: arguments.accept_damage,
         worker_timeout_ms: arguments.worker_timeout,
+        give_up: Arc::default(),
         verbs: arguments.verbs.config().map_err(|error| Failure::new(ExitStatus::Usage, error))?,
     };
     // The library's errors name its fields; these name the flags.

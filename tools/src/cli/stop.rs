@@ -26,6 +26,11 @@ impl Stop {
         self.is_requested.store(true, Ordering::Relaxed);
     }
 
+    /// Set once it is requested.
+    pub(super) fn flag(&self) -> Arc<AtomicBool> {
+        self.is_requested.clone()
+    }
+
     pub(super) fn is_requested(&self) -> bool {
         self.is_requested.load(Ordering::Relaxed)
     }

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     control::Control,
     remote::{self, RemoteError},
-    report::table as report,
+    report::{table as report, units},
 };
 
 #[derive(Debug, clap::Subcommand)]
@@ -125,21 +125,25 @@ pub(crate) fn run(command: &TableCommand, output: Output) -> Result<(), Failure>
         TableCommand::Create(arguments) => create(arguments, output),
         TableCommand::List { connection } => {
             let client = connect(connection)?;
-            let mut tables: Vec<TableResult> =
-                client.list_tables().map_err(remote)?.iter().map(TableResult::of).collect();
+            let mut tables: Vec<TableResult> = client
+                .list_tables()
+                .map_err(remote)?
+                .iter()
+                .map(|entry| TableResult::of(entry, &client))
+                .collect();
             note_emptied(connection, &mut tables)?;
             output.result(&tables, || list_text(&tables))
         }
         TableCommand::Show { name, connection } => {
             let client = connect(connection)?;
-            let mut table = TableResult::of(&find(&client, name)?);
+            let mut table = TableResult::of(&find(&client, name)?, &client);
             note_emptied(connection, std::slice::from_mut(&mut table))?;
             output.result(&table, || show_text(&table))
         }
         TableCommand::Set { name, consistency, connection } => {
             let client = connect(connection)?;
             let entry = client.set_consistency(name, *consistency).map_err(remote)?;
-            let table = TableResult::of(&entry);
+            let table = TableResult::of(&entry, &client);
             output.result(&table, || show_text(&table))
         }
         TableCommand::Drop { name, connection } => {
@@ -185,7 +189,7 @@ fn create(arguments: &CreateArguments, output: Output) -> Result<(), Failure> {
     })
     .map_err(remote)
     .and_then(|()| find(&client, &arguments.name))?;
-    let table = TableResult::of(&entry);
+    let table = TableResult::of(&entry, &client);
     output.result(&table, || show_text(&table))
 }
 
@@ -216,7 +220,7 @@ pub(crate) fn find(client: &Client, name: &str) -> Result<TableEntry, Failure> {
 }
 
 impl TableResult {
-    fn of(entry: &TableEntry) -> Self {
+    fn of(entry: &TableEntry, client: &Client) -> Self {
         let schema = &entry.schema;
         let (kind, rows) = match schema.kind {
             TableKind::Dense { rows } => ("dense", Some(rows)),
@@ -232,7 +236,8 @@ impl TableResult {
             rule: schema.rule.to_string(),
             consistency: consistency::text(schema.consistency),
             aggregation: aggregation::text(schema.aggregation),
-            replicas: schema.replicas,
+            // All tables of a cluster have as many.
+            replicas: client.map().replicas.max(1),
             durability: match schema.durability {
                 Durability::Memory {} => "memory".to_owned(),
                 Durability::Interval { milliseconds } => format!("interval:{milliseconds}"),
@@ -284,9 +289,6 @@ fn show_text(table: &TableResult) -> String {
         ("aggregation", table.aggregation.clone()),
         ("replicas", table.replicas.to_string()),
         ("durability", table.durability.clone()),
-        (
-            "emptied by a restart",
-            table.emptied.map_or("never".to_owned(), |at| format!("{at} s after 1970")),
-        ),
+        ("rows lost by a restart", table.emptied.map_or("none so far".to_owned(), units::moment)),
     ])
 }

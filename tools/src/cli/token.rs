@@ -2,6 +2,8 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
+use windlass_wire::control::TOKEN_LEN_MAX;
+
 use super::{ExitStatus, Failure};
 
 /// Reads a token: the file's text without the white space around it.
@@ -16,6 +18,14 @@ pub(crate) fn read(path: &Path) -> Result<String, Failure> {
             "the token file {} is empty: write a secret into it, for example with `openssl rand \
              -hex 32`",
             path.display()
+        )));
+    }
+    if token.len() > TOKEN_LEN_MAX {
+        return Err(wrong(format!(
+            "the token file {} has {} bytes, and tokens have at most {TOKEN_LEN_MAX}: check that it is \
+             the right file, or write a shorter secret",
+            path.display(),
+            token.len()
         )));
     }
     let mode = fs::metadata(path).map(|metadata| metadata.permissions().mode()).unwrap_or(0);

@@ -14,7 +14,8 @@ use crate::{
 
 const AFTER_HELP: &str = "\
 Compares sums over all values and optimiser state of each partition's replicas, taken at one position \
-of its log; waits for replicas that are a little behind. Exits with 1 if any differ.
+of its log; waits for replicas that are a little behind. Exits with 1 if any differ; with one copy of each
+partition there is nothing to compare, and none does.
 
 JSON keys: epoch; partitions (compared); replicas (compared, over all partitions); divergent: a list of \
 partition and replicas (server, lsn, checksum) that differ at one position; apart: the same for those \
@@ -35,7 +36,10 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
     let token = token_file.as_deref().map(token::read).transpose()?;
     let timeout = Duration::from_secs(arguments.timeout);
     let result = compare_within(connect, token.as_deref(), timeout).map_err(cluster::failure)?;
-    output.result(&result, || text(&result))?;
+    output.result(&result, || match result.replicas {
+        0 => "the cluster keeps one copy of each partition: there is nothing to compare".to_owned(),
+        _ => text(&result),
+    })?;
     if !result.divergent.is_empty() {
         return Err(Failure::failed(format!(
             "replicas of {} partitions differ: please report this",

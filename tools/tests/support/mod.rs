@@ -75,11 +75,41 @@ impl Server {
         Self::start_as("coordinator", folder, listen, extra)
     }
 
+    /// Starts one that may have so many files open, and logs to `server.log` in `folder`.
+    pub(crate) fn start_limited(folder: &Path, files: u32, extra: &[&str]) -> Self {
+        Self::start_limited_as("serve", folder, files, extra)
+    }
+
+    /// As [`Server::start_limited`], a server or a coordinator.
+    pub(crate) fn start_limited_as(
+        command: &str,
+        folder: &Path,
+        files: u32,
+        extra: &[&str],
+    ) -> Self {
+        let mut limited = Command::new("prlimit");
+        limited.arg(format!("--nofile={files}:{files}")).arg(env!("CARGO_BIN_EXE_windlass"));
+        limited.args([command, "--json", "--stop-with-stdin", "--listen", "127.0.0.1:0"]);
+        limited.args(extra).current_dir(folder).env_remove("WINDLASS_LOG");
+        let log = std::fs::File::create(folder.join("server.log")).expect("a log file");
+        limited.stderr(log);
+        Self::spawn(limited)
+    }
+
     fn start_as(command: &str, folder: &Path, listen: &str, extra: &[&str]) -> Self {
-        use std::io::BufRead as _;
         let mut arguments = vec![command, "--json", "--stop-with-stdin", "--listen", listen];
         arguments.extend(extra);
-        let mut child = windlass(folder, &arguments)
+        Self::spawn(windlass(folder, &arguments))
+    }
+
+    /// The process's number.
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        use std::io::BufRead as _;
+        let mut child = command
             .stdin(std::process::Stdio::piped())
             .stdout(std::process::Stdio::piped())
             .spawn()

@@ -21,6 +21,7 @@ use super::{
     socket,
 };
 use crate::{
+    descriptors::{self, ACCEPT_PAUSE},
     error::{AllocateError, ConnectError},
     fabric::{Endpoint, PendingQueuePair, QueuePairId, QueuePairState, Role},
 };
@@ -118,6 +119,7 @@ impl Shm {
 
     /// Looks after sockets without blocking.
     pub(super) fn serve(&mut self) {
+        self.accept_again();
         let mut events = [MaybeUninit::<epoll::Event>::uninit(); EVENTS_MAX];
         let mut tokens = [0; EVENTS_MAX];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -165,7 +167,17 @@ impl Shm {
     fn accept_all(&mut self) {
         for _ in 0..ACCEPTS_MAX {
             let Some(listener) = &self.listener else { return };
-            let Ok(socket) = socket::accept(listener.socket.as_fd()) else { return };
+            let socket = match socket::accept(listener.socket.as_fd()) {
+                Ok(socket) => socket,
+                Err(error) => {
+                    if descriptors::are_exhausted(&error) {
+                        // It stays readable, and would keep this thread busy.
+                        let unwatched = epoll::delete(&self.epoll, &listener.socket).is_ok();
+                        self.accepts_again_at = unwatched.then(|| Instant::now() + ACCEPT_PAUSE);
+                    }
+                    return;
+                }
+            };
             if !socket::is_trusted(socket.as_fd()) {
                 tracing::warn!("a process of another user tried to connect by shared memory");
                 continue;
@@ -178,6 +190,19 @@ impl Shm {
                 }
                 self.greetings.push_back((self.greeting_number, socket));
             }
+        }
+    }
+
+    /// Watches the listener again after there were no descriptors.
+    fn accept_again(&mut self) {
+        if self.accepts_again_at.is_none_or(|at| Instant::now() < at) {
+            return;
+        }
+        self.accepts_again_at = None;
+        if let Some(listener) = &self.listener
+            && let Err(error) = socket::watch(&self.epoll, &listener.socket, LISTENER_TOKEN)
+        {
+            tracing::error!(%error, "cannot watch the listener again");
         }
     }
 

@@ -70,6 +70,8 @@ pub struct Shm {
     /// Connections that have not said yet what they want.
     pub(super) greetings: VecDeque<(u32, OwnedFd)>,
     pub(super) greeting_number: u32,
+    /// Set while nobody is accepted, for want of descriptors.
+    pub(super) accepts_again_at: Option<Instant>,
     pub(super) queue_pairs: Slab<QueuePair>,
     /// Queue pairs whose immediates rings have to be looked at.
     pub(super) receivers: Vec<QueuePairId>,
@@ -129,6 +131,7 @@ impl Shm {
             listener: None,
             greetings: VecDeque::new(),
             greeting_number: 0,
+            accepts_again_at: None,
             queue_pairs: Slab::new(QUEUE_PAIRS_MAX),
             receivers: Vec::new(),
             ring_cursor: 0,

@@ -9,6 +9,7 @@ use std::{
 };
 
 use crate::{
+    descriptors::{self, ACCEPT_PAUSE},
     error::ConnectError,
     fabric::{Endpoint, PendingQueuePair, QueuePairId, Role},
 };
@@ -153,7 +154,14 @@ impl Tcp {
     pub(super) fn accept(&mut self) {
         for _ in 0..ACCEPTS_PER_POLL_MAX {
             let Some(listener) = &self.listener else { return };
-            let Ok((stream, _)) = listener.accept() else { break };
+            let stream = match listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if descriptors::are_exhausted(&error) => {
+                    self.pause_accepting();
+                    break;
+                }
+                Err(_) => break,
+            };
             let deadline = Instant::now() + self.options.dial_timeout;
             if self.strangers.len() == STRANGERS_MAX {
                 // An honest peer introduces itself as it dials: the oldest is the least honest.
@@ -167,6 +175,27 @@ impl Tcp {
             }
         }
         self.meet_strangers();
+    }
+
+    /// Leaves those who dial waiting: the listener stays readable, and would keep this thread busy.
+    fn pause_accepting(&mut self) {
+        let Some(listener) = &self.listener else { return };
+        if self.wait_point.change(listener, Source::Listener, Interest::default()).is_ok() {
+            self.accepts_again_at = Some(Instant::now() + ACCEPT_PAUSE);
+        }
+    }
+
+    pub(super) fn accept_again(&mut self, now: Instant) {
+        if self.accepts_again_at.is_none_or(|at| now < at) {
+            return;
+        }
+        self.accepts_again_at = None;
+        if let Some(listener) = &self.listener
+            && let Err(error) =
+                self.wait_point.change(listener, Source::Listener, Interest::RECEIVE)
+        {
+            tracing::error!(%error, "cannot watch the listener again");
+        }
     }
 
     /// Gives those who introduced themselves to their queue pairs, and drops the unwanted.

@@ -218,6 +218,7 @@ impl Tcp {
         }
         self.checked_at = now;
         self.drop_late_strangers(now);
+        self.accept_again(now);
         for connection in self.connections.values_mut() {
             if connection.is_pending() {
                 connection.check(now, &mut self.shared);

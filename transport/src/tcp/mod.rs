@@ -121,6 +121,8 @@ pub struct Tcp {
     connected: bool,
     polls: u32,
     checked_at: Instant,
+    /// Set while nobody is accepted, for want of descriptors.
+    accepts_again_at: Option<Instant>,
 }
 
 impl Tcp {
@@ -174,6 +176,7 @@ impl Tcp {
             connected: false,
             polls: 0,
             checked_at: Instant::now(),
+            accepts_again_at: None,
         })
     }
 

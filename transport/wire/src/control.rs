@@ -16,19 +16,31 @@ use crate::{
         Incarnation, PartitionId, ServerId, SessionId, ShardId, TableId, WorkerClock, WorkerRank,
     },
     map::ClusterMap,
+    proof::{ServerSecret, Ticket},
     schema::{Consistency, TableEntry, TableSchema},
 };
 
 pub use crate::refusal::RefusalKind;
 
 /// Version of the protocol; peers of different versions refuse each other.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Length of a frame's header in bytes.
 pub const FRAME_HEADER_LEN: usize = 12;
 
 /// Most bytes of a message.
 pub const MESSAGE_LEN_MAX: usize = BLOB_LEN_MAX + 4096;
+
+/// Most bytes of the first message of a connection, with its header: all that is kept for a stranger.
+pub const HELLO_LEN_MAX: usize = 4096;
+
+/// Most bytes of a token.
+pub const TOKEN_LEN_MAX: usize = 3072;
+
+/// Bytes that the rest of a hello takes at most.
+const HELLO_REST_LEN_MAX: usize = 512;
+
+const _: () = assert!(FRAME_HEADER_LEN + TOKEN_LEN_MAX + HELLO_REST_LEN_MAX <= HELLO_LEN_MAX);
 
 const MAGIC: [u8; 4] = *b"WLC1";
 
@@ -159,6 +171,20 @@ pub struct Peer {
     pub incarnation: Incarnation,
 }
 
+/// What a server connects to another process of the cluster for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerRole {
+    /// To join at a coordinator, or to ask it something.
+    Joins {},
+    /// To link its shards with those of another server: its mailboxes take chain messages.
+    Links {
+        /// Who it is.
+        peer: Peer,
+        /// What proves that to the other one.
+        ticket: Ticket,
+    },
+}
+
 /// What a client asks of a server.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ClientRequest {
@@ -176,8 +202,8 @@ pub enum ClientRequest {
         rank: Option<WorkerRank>,
         /// Names this host and user: equal names can share memory.
         host: String,
-        /// The server that connects, when it is not a client: its mailboxes take chain messages.
-        peer: Option<Peer>,
+        /// What for, when it is a server that connects, and not a client.
+        peer: Option<PeerRole>,
     },
     /// The cluster map in force.
     Map {},
@@ -276,6 +302,8 @@ pub enum ClientRequest {
         incarnation: Incarnation,
         /// Whether it still holds all that it acknowledged.
         kept: bool,
+        /// What it proves its number by: made at its first join, and the same at each later one.
+        secret: ServerSecret,
     },
     /// How the coordinator is doing.
     CoordinatorStatus {},
@@ -405,6 +433,7 @@ pub enum ClientReply {
 
 crate::codec::wire_enum!(Provider { 1 => Verbs {}, 2 => Shm {}, 3 => Tcp {} });
 crate::codec::wire_struct!(Peer { server, incarnation });
+crate::codec::wire_enum!(PeerRole { 1 => Joins {}, 2 => Links { peer, ticket } });
 crate::codec::wire_struct!(SharedRegion { key, address, len });
 crate::codec::wire_struct!(ClockPlace { region, offset, clock });
 crate::codec::wire_struct!(PartitionPlace {
@@ -428,7 +457,7 @@ crate::codec::wire_enum!(ClientRequest {
     9 => Locate { table, shard },
     10 => Statistics {},
     11 => Shutdown {},
-    12 => Join { server, cluster, address, shard_count, incarnation, kept },
+    12 => Join { server, cluster, address, shard_count, incarnation, kept, secret },
     13 => Checkpoint {},
     14 => CoordinatorStatus {},
     15 => Operate { operation },

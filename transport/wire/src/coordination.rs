@@ -8,6 +8,7 @@ use crate::{
     control::RefusalKind,
     ids::{Epoch, Incarnation, Lsn, PartitionId, ServerId, TableId, WorkerClock, WorkerRank},
     map::ClusterMap,
+    proof::Ticket,
     schema::{Consistency, TableEntry},
 };
 
@@ -28,6 +29,11 @@ pub enum Instruction {
     DropTable {
         /// The table.
         table: TableId,
+    },
+    /// What this life of the server proves itself by to the others, in place of what it was told before.
+    Introduce {
+        /// One for each other server.
+        tickets: Vec<PeerTicket>,
     },
     /// Nothing: is the server there? It sends a heartbeat at once.
     Ping {},
@@ -68,6 +74,15 @@ pub enum Instruction {
         /// Its rank.
         rank: WorkerRank,
     },
+}
+
+/// What a server proves itself by to another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerTicket {
+    /// The other one.
+    pub server: ServerId,
+    /// The ticket.
+    pub ticket: Ticket,
 }
 
 /// A numbered instruction.
@@ -248,9 +263,11 @@ crate::codec::wire_enum!(Instruction {
     6 => Fence { incarnation, known },
     7 => SetWorkers { workers },
     8 => Leave {},
+    9 => Introduce { tickets },
     20 => AlterTable { table, consistency },
     21 => RetireWorker { rank },
 });
+crate::codec::wire_struct!(PeerTicket { server, ticket });
 crate::codec::wire_struct!(Order { number, instruction });
 crate::codec::wire_enum!(Report {
     1 => Heartbeat { map_epoch, workers },

@@ -13,6 +13,7 @@ pub mod digest;
 pub mod dtype;
 pub mod ids;
 pub mod map;
+pub mod proof;
 mod refusal;
 pub mod request;
 pub mod rule;
@@ -29,6 +30,7 @@ pub use ids::{
     TableId, Timestamp, WorkerClock, WorkerRank,
 };
 pub use map::{ClusterMap, Layout, ServerEntry};
+pub use proof::{ServerSecret, Ticket};
 pub use request::{Place, RequestHeader, RequestKind, Rows};
 pub use rule::UpdateRule;
 pub use schema::{

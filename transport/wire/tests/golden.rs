@@ -7,15 +7,15 @@ use std::{fmt::Write, path::PathBuf};
 use windlass_wire::{
     Aggregation, Blob, ClusterMap, CompletionWord, Consistency, DataType, Durability, Epoch,
     Incarnation, Lsn, NotFinitePolicy, PartitionId, Place, RequestHeader, RequestKind, Rows,
-    Sequence, ServerEntry, ServerId, SessionId, ShardId, Status, TableEntry, TableId, TableSchema,
-    UpdateRule, Wire, WorkerClock, WorkerRank,
+    Sequence, ServerEntry, ServerId, ServerSecret, SessionId, ShardId, Status, TableEntry, TableId,
+    TableSchema, Ticket, UpdateRule, Wire, WorkerClock, WorkerRank,
     control::{
-        ClientReply, ClientRequest, ClockPlace, PartitionPlace, Peer, Provider, RefusalKind,
-        SharedRegion, encode_frame,
+        ClientReply, ClientRequest, ClockPlace, PartitionPlace, Peer, PeerRole, Provider,
+        RefusalKind, SharedRegion, encode_frame,
     },
     coordination::{
         CoordinatorStatus, EmptiedTable, Instruction, Operation, Order, OrderRefusal,
-        PartitionChecksum, Report, WorkerEntry, WorkerPulse,
+        PartitionChecksum, PeerTicket, Report, WorkerEntry, WorkerPulse,
     },
     map::{Chain, ServerState},
     rule::RuleDescription,
@@ -204,6 +204,7 @@ fn named<M: Wire>(kind: &str, messages: Vec<(&str, M)>) -> Vec<(String, Vec<u8>)
 fn client_requests() -> Vec<(String, Vec<u8>)> {
     use ClientRequest as Request;
     let (name, shard) = ("t".to_owned(), ShardId(3));
+    let peer = Peer { server: ServerId(2), incarnation: Incarnation(5) };
     let hello = Request::Hello {
         version: 1,
         token: "secret".to_owned(),
@@ -211,7 +212,16 @@ fn client_requests() -> Vec<(String, Vec<u8>)> {
         incarnation: Incarnation(2),
         rank: Some(WorkerRank(4)),
         host: "boot/net/0".to_owned(),
-        peer: Some(Peer { server: ServerId(2), incarnation: Incarnation(5) }),
+        peer: Some(PeerRole::Links { peer, ticket: Ticket(0x1122_3344_5566_7788) }),
+    };
+    let joins = Request::Hello {
+        version: 1,
+        token: String::new(),
+        session: SessionId(1),
+        incarnation: Incarnation(2),
+        rank: None,
+        host: String::new(),
+        peer: Some(PeerRole::Joins {}),
     };
     let open =
         Request::OpenMailbox { shard, provider: Provider::Shm {}, endpoint: Blob(vec![1, 2, 3]) };
@@ -222,6 +232,7 @@ fn client_requests() -> Vec<(String, Vec<u8>)> {
         shard_count: 2,
         incarnation: Incarnation(5),
         kept: true,
+        secret: ServerSecret(*b"0123456789abcdef"),
     };
     let alter =
         Request::AlterTable { name: name.clone(), consistency: Consistency::Bounded { tau: 8 } };
@@ -240,6 +251,7 @@ fn client_requests() -> Vec<(String, Vec<u8>)> {
             ("locate", Request::Locate { table: TableId(7), shard }),
             ("statistics", Request::Statistics {}),
             ("shutdown", Request::Shutdown {}),
+            ("hello_joins", joins),
             ("join", join),
             ("join_clock", Request::JoinClock { table: TableId(7), shard }),
             ("alter_table", alter),
@@ -369,6 +381,12 @@ fn instructions() -> Vec<(String, Vec<u8>)> {
             ("fence", Instruction::Fence { incarnation: Incarnation(5), known: Incarnation(6) }),
             ("set_workers", Instruction::SetWorkers { workers: status().workers }),
             ("leave", Instruction::Leave {}),
+            (
+                "introduce",
+                Instruction::Introduce {
+                    tickets: vec![PeerTicket { server: ServerId(2), ticket: Ticket(0x55aa) }],
+                },
+            ),
         ],
     )
 }

@@ -1,7 +1,7 @@
 //! The catalogue: the cluster's identity, its tables, the numbers given out, the workers' ranks.
 
 use windlass_wire::{
-    Blob, DecodeError, TableEntry, Wire, codec::Reader, coordination::EmptiedTable,
+    Blob, DecodeError, TableEntry, Wire, codec::Reader, coordination::EmptiedTable, proof::Enrolled,
 };
 
 /// What it holds.
@@ -21,11 +21,13 @@ pub(in crate::coordinator) struct Catalogue {
     pub(in crate::coordinator) workers: Vec<u8>,
     /// Tables that lost rows with a server's restart.
     pub(in crate::coordinator) emptied: Vec<EmptiedTable>,
+    /// What the servers that have numbers prove them by, in the order in which they got them.
+    pub(in crate::coordinator) enrolled: Vec<Enrolled>,
 }
 
 impl Catalogue {
-    /// `version, cluster, next table, next server, tables, workers, emptied`, in the codec's terms. The
-    /// last may be missing: it came later.
+    /// `version, cluster, next table, next server, tables, workers, emptied, enrolled`, in the codec's
+    /// terms.
     pub(in crate::coordinator) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         self.version.encode(&mut bytes);
@@ -35,6 +37,7 @@ impl Catalogue {
         self.tables.encode(&mut bytes);
         Blob(self.workers.clone()).encode(&mut bytes);
         self.emptied.encode(&mut bytes);
+        self.enrolled.encode(&mut bytes);
         bytes
     }
 
@@ -47,7 +50,8 @@ impl Catalogue {
             next_server: u32::decode(&mut from)?,
             tables: Vec::decode(&mut from)?,
             workers: Blob::decode(&mut from)?.0,
-            emptied: if from.remaining() > 0 { Vec::decode(&mut from)? } else { Vec::new() },
+            emptied: Vec::decode(&mut from)?,
+            enrolled: Vec::decode(&mut from)?,
         };
         from.finish()?;
         Ok(catalogue)

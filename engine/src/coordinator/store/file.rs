@@ -15,7 +15,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -24,7 +24,7 @@ use rustix::fs::{FlockOperation, flock};
 use windlass_wire::Checksum;
 
 use super::{Item, Store, StoreError, Written, version_of};
-use crate::shard::chain;
+use crate::{private_files, shard::chain};
 
 /// A locked directory.
 #[derive(Debug)]
@@ -44,13 +44,12 @@ impl FileStore {
             let path = directory.to_owned();
             move |source| StoreError::Disk { step, path, source }
         };
-        fs::create_dir_all(directory).map_err(disk("make"))?;
-        let lock = File::options()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(directory.join("lock"))
-            .map_err(disk("lock"))?;
+        let is_known = |name: &str| ["lock", "map", "catalogue"].contains(&name);
+        if private_files::is_foreign(directory, is_known).map_err(disk("read"))? {
+            return Err(StoreError::Foreign { path: directory.to_owned() });
+        }
+        private_files::make_directory(directory).map_err(disk("make"))?;
+        let lock = private_files::open_lock(&directory.join("lock")).map_err(disk("lock"))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
             if error == rustix::io::Errno::WOULDBLOCK {
                 StoreError::Taken { path: directory.to_owned() }
@@ -59,18 +58,6 @@ impl FileStore {
             }
         })?;
         Ok(Self { directory: directory.to_owned(), _lock: lock, versions: Default::default() })
-    }
-
-    fn replace(&self, item: Item, bytes: &[u8]) -> io::Result<()> {
-        let path = self.directory.join(item.name());
-        let temporary = path.with_extension("new");
-        let mut file = File::create(&temporary)?;
-        file.write_all(&MAGIC)?;
-        file.write_all(&Checksum::of(bytes).0.to_le_bytes())?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &path)?;
-        File::open(&self.directory)?.sync_all()
     }
 }
 
@@ -127,11 +114,9 @@ impl Store for FileStore {
             return Ok(Written::Deposed);
         }
         let path = self.directory.join(item.name());
-        self.replace(item, bytes).map_err(|source| StoreError::Disk {
-            step: "write",
-            path,
-            source,
-        })?;
+        let checksum = Checksum::of(bytes).0.to_le_bytes();
+        private_files::replace(&path, &[&MAGIC, &checksum, bytes])
+            .map_err(|source| StoreError::Disk { step: "write", path, source })?;
         self.versions[item as usize] = version;
         Ok(Written::Done)
     }

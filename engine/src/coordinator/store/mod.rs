@@ -71,6 +71,12 @@ pub enum StoreError {
         /// The directory.
         path: PathBuf,
     },
+    /// The directory is used for something else.
+    #[error("{path} holds something, and nothing of a coordinator: give an empty directory")]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+    },
     /// No member of etcd was named.
     #[error("no address of etcd is given: name at least one")]
     NoEndpoint,

@@ -166,7 +166,10 @@ impl Log {
     /// Nothing is free, nothing is being prepared because that failed: only a restart helps. Asked
     /// when the next record goes into a segment that is not there.
     fn poison_without_segments(&mut self) {
-        if let Some(failure) = self.segments.take_failure() {
+        // Without a descriptor nothing has happened to the disk: the next step tries again.
+        if let Some(failure) = self.segments.take_failure()
+            && !failure.is_for_want_of_descriptors()
+        {
             self.stop(Poison::new(Trouble::Prepare, 0, failure));
         }
     }

@@ -77,6 +77,7 @@ impl UringStorage {
         loop {
             let Some(entry) = self.ring.completion().next() else { break };
             if let Some(done) = self.inflight.finish(entry.user_data())
+                && let Some(done) = self.open_again(done, entry.result())
                 && let Some(done) = self.hold_back(done, entry.result())
             {
                 let result = self.conclude(done.slot.operation, done.result);

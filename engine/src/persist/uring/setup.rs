@@ -11,7 +11,10 @@ use io_uring::{IoUring, opcode, types};
 use windlass_transport::memory::{HugePages, Lock, Pages, PagesOptions};
 
 use super::{UringStorage, files::Files, in_place::InPlace, inflight::Inflight};
-use crate::persist::{limits, storage::StorageReport};
+use crate::{
+    persist::{limits, storage::StorageReport},
+    private_files::FILE_MODE,
+};
 
 const PROBE_NAME: &str = ".windlass-probe";
 
@@ -89,7 +92,7 @@ fn probe_write(ring: &IoUring, directory: &Path, direct: bool) -> io::Result<()>
     // A name of this process, since several shards may try the same directory.
     let path = path.with_extension(std::process::id().to_string());
     let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
+    options.write(true).create(true).truncate(true).mode(FILE_MODE);
     if direct {
         options.custom_flags(libc::O_DIRECT);
     }

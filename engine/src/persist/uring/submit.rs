@@ -13,13 +13,16 @@ use io_uring::{
     types,
 };
 
+use windlass_transport::descriptors;
+
 use super::{
     UringStorage,
     files::OpenFile,
     inflight::{Flush, Slot},
 };
-use crate::persist::storage::{
-    Buffer, Completion, FileId, Operation, Outcome, StorageError, Token,
+use crate::{
+    persist::storage::{Buffer, Completion, FileId, Operation, Outcome, StorageError, Token},
+    private_files::FILE_MODE,
 };
 
 impl UringStorage {
@@ -74,6 +77,18 @@ impl UringStorage {
         self.push(entry.flags(Flags::ASYNC).user_data(index as u64));
     }
 
+    /// Has a file opened again with a descriptor of the reserve, if there was no other; otherwise gives
+    /// the slot back.
+    pub(super) fn open_again(&mut self, slot: Slot, result: i32) -> Option<Slot> {
+        let found_none = matches!(slot.operation, Operation::Open { .. })
+            && matches!(-result, libc::EMFILE | libc::ENFILE);
+        if found_none && descriptors::give_from_reserve() {
+            self.start(slot);
+            return None;
+        }
+        Some(slot)
+    }
+
     fn push(&mut self, entry: Entry) {
         // SAFETY: the slot keeps the entry's paths, `regions` its memory and `files` its file until
         // the completion has been seen; dropping the storage waits for that.
@@ -98,7 +113,7 @@ impl UringStorage {
                 if self.report.direct {
                     flags |= libc::O_DIRECT;
                 }
-                opcode::OpenAt::new(here, path(0)?).flags(flags).mode(0o644).build()
+                opcode::OpenAt::new(here, path(0)?).flags(flags).mode(FILE_MODE).build()
             }
             Operation::Close { .. } => return Err(io::ErrorKind::InvalidInput.into()),
             Operation::Allocate { file, length } => {

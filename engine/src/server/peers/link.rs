@@ -10,9 +10,10 @@ use windlass_transport::{
 };
 use windlass_wire::{
     Blob, SessionId, ShardId,
-    control::{ClientReply, ClientRequest, PROTOCOL_VERSION, Peer, Provider},
+    control::{ClientReply, ClientRequest, PROTOCOL_VERSION, Peer, PeerRole, Provider},
 };
 
+use super::Tickets;
 use crate::{
     limits::COMPLETION_SLOTS,
     shard::{ChainCommand, ShardCommand, ShardHandle, chain, fresh_number},
@@ -38,6 +39,7 @@ pub(super) struct Linker {
     pub(super) token: String,
     pub(super) shards: Vec<ShardHandle>,
     pub(super) providers: Vec<Provider>,
+    pub(super) tickets: Tickets,
     /// Shards whose link broke; closed when the peer is not wanted any more.
     pub(super) broken: Receiver<ShardId>,
 }
@@ -111,6 +113,7 @@ impl Linker {
         let mut stream = ControlStream::connect_within(&self.address, CONNECT_TIMEOUT)?;
         // Without a deadline a peer that stopped would only be noticed later.
         let _ = stream.set_read_timeout(Some(ANSWER_TIMEOUT));
+        let ticket = self.tickets.at(self.peer.server);
         let hello = ClientRequest::Hello {
             version: PROTOCOL_VERSION,
             token: self.token.clone(),
@@ -118,7 +121,7 @@ impl Linker {
             incarnation: self.own.incarnation,
             rank: None,
             host: host_identity(),
-            peer: Some(self.own),
+            peer: Some(PeerRole::Links { peer: self.own, ticket }),
         };
         let ClientReply::Welcome { server, incarnation, shard_count, providers, .. } =
             ask(&mut stream, &hello)?

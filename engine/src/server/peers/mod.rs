@@ -7,14 +7,15 @@ mod link;
 use std::{
     collections::BTreeMap,
     io,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{Builder, JoinHandle},
 };
 
 use crossbeam::channel::{Receiver, Sender, select, unbounded};
 use windlass_wire::{
-    ClusterMap, ServerId, ShardId,
+    ClusterMap, ServerId, ShardId, Ticket,
     control::{Peer, Provider},
+    coordination::PeerTicket,
     map::ServerState,
 };
 
@@ -38,7 +39,26 @@ pub struct PeersConfig {
 #[derive(Debug)]
 pub struct Peers {
     orders: Option<Sender<Following>>,
+    tickets: Tickets,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What this server proves itself by to each of the others.
+#[derive(Clone, Debug, Default)]
+struct Tickets {
+    by_server: Arc<Mutex<BTreeMap<ServerId, Ticket>>>,
+}
+
+impl Tickets {
+    /// The one for a server; one that proves nothing before the coordinator has told of it.
+    fn at(&self, server: ServerId) -> Ticket {
+        self.lock().get(&server).copied().unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ServerId, Ticket>> {
+        // Whole values in any case.
+        self.by_server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The life of this server that a map admits.
@@ -64,10 +84,17 @@ impl Peers {
     /// When the system gives no thread.
     pub fn start(config: PeersConfig) -> io::Result<Self> {
         let (orders, received) = unbounded();
-        let thread = Builder::new()
-            .name("windlass-peers".to_owned())
-            .spawn(move || Dispatcher { config, workers: BTreeMap::new() }.run(&received))?;
-        Ok(Self { orders: Some(orders), thread: Some(thread) })
+        let tickets = Tickets::default();
+        let told = tickets.clone();
+        let thread = Builder::new().name("windlass-peers".to_owned()).spawn(move || {
+            Dispatcher { config, tickets: told, workers: BTreeMap::new() }.run(&received);
+        })?;
+        Ok(Self { orders: Some(orders), tickets, thread: Some(thread) })
+    }
+
+    /// Takes over what this life proves itself by to others. To be called before a map that names them.
+    pub fn introduce(&self, tickets: Vec<PeerTicket>) {
+        *self.tickets.lock() = tickets.into_iter().map(|one| (one.server, one.ticket)).collect();
     }
 
     /// Links with those that share chains with this server by a map, and with nobody else. To be
@@ -93,6 +120,7 @@ impl Drop for Peers {
 
 struct Dispatcher {
     config: PeersConfig,
+    tickets: Tickets,
     workers: BTreeMap<ServerId, Worker>,
 }
 
@@ -156,6 +184,7 @@ impl Dispatcher {
             token: self.config.token.clone(),
             shards: self.config.shards.clone(),
             providers: self.config.providers.clone(),
+            tickets: self.tickets.clone(),
             broken: told,
         };
         Builder::new()

@@ -2,8 +2,9 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
+    fs::{self, File, Permissions},
     io,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -17,6 +18,7 @@ use crate::{
         scrub::scrub,
         storage::{self, Provider},
     },
+    private_files::{self, FILE_MODE},
     shard::chain,
 };
 
@@ -94,18 +96,20 @@ fn fill(
     // What an earlier attempt left is of no use.
     match fs::remove_dir_all(at) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => fs::create_dir_all(at)?,
+        _ => private_files::make_directory(at)?,
     }
     let mut numbers: BTreeMap<u32, u16> = BTreeMap::new();
     for source in sources {
         let number = numbers.entry(source.generation).or_default();
         let directory = ShardDirectory::of(at, source.generation, ShardId(*number));
         *number = number.checked_add(1).ok_or_else(|| io::Error::other("too many shards"))?;
-        fs::create_dir(&directory.path)?;
+        private_files::make_directory(&directory.path)?;
         for (name, length) in &source.files {
             let to = directory.path.join(name);
             fs::copy(source.path.join(name), &to)?;
-            File::open(&to)?.sync_all()?;
+            let file = File::open(&to)?;
+            file.set_permissions(Permissions::from_mode(FILE_MODE))?;
+            file.sync_all()?;
             copied(*length);
         }
         File::open(&directory.path)?.sync_all()?;

@@ -1,4 +1,4 @@
-use windlass_wire::{DataType, Incarnation, TableSchema};
+use windlass_wire::{DataType, Incarnation, ServerSecret, TableSchema};
 
 use super::*;
 
@@ -25,7 +25,8 @@ fn server(root: &std::path::Path, number: u32, cluster: u64, tables: &[TableEntr
     };
     catalogue.store(&path).unwrap();
     let server = ServerId(number);
-    Identity { server, cluster, incarnation: Incarnation(3) }.store(&path).unwrap();
+    let (incarnation, secret) = (Incarnation(3), ServerSecret::default());
+    Identity { server, cluster, incarnation, secret }.store(&path).unwrap();
     path
 }
 

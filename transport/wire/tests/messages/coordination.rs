@@ -2,11 +2,11 @@
 
 use proptest::{collection::vec, option, prelude::*};
 use windlass_wire::{
-    Epoch, Incarnation, Lsn, PartitionId, ServerId, TableId, WorkerClock, WorkerRank,
+    Epoch, Incarnation, Lsn, PartitionId, ServerId, TableId, Ticket, WorkerClock, WorkerRank,
     control::RefusalKind,
     coordination::{
         CoordinatorStatus, EmptiedTable, Instruction, Operation, Order, OrderRefusal,
-        PartitionChecksum, Report, WorkerEntry, WorkerPulse,
+        PartitionChecksum, PeerTicket, Report, WorkerEntry, WorkerPulse,
     },
 };
 
@@ -44,6 +44,15 @@ pub(crate) fn any_instruction() -> impl Strategy<Value = Instruction> {
             consistency: schema.consistency,
         }),
         any::<u32>().prop_map(|rank| Instruction::RetireWorker { rank: WorkerRank(rank) }),
+        vec(any::<(u32, u64)>(), 0..5).prop_map(|tickets| Instruction::Introduce {
+            tickets: tickets
+                .into_iter()
+                .map(|(server, ticket)| PeerTicket {
+                    server: ServerId(server),
+                    ticket: Ticket(ticket)
+                })
+                .collect(),
+        }),
     ]
 }
 

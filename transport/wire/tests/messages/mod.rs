@@ -5,11 +5,11 @@ pub(crate) mod coordination;
 use proptest::{option, prelude::*};
 use windlass_wire::{
     Aggregation, Blob, ClusterMap, Consistency, DataType, Durability, Epoch, Incarnation,
-    NotFinitePolicy, PartitionId, ServerEntry, ServerId, SessionId, ShardId, TableEntry, TableId,
-    TableKind, TableSchema, UpdateRule, WorkerClock, WorkerRank,
+    NotFinitePolicy, PartitionId, ServerEntry, ServerId, ServerSecret, SessionId, ShardId,
+    TableEntry, TableId, TableKind, TableSchema, Ticket, UpdateRule, WorkerClock, WorkerRank,
     control::{
-        ClientReply, ClientRequest, ClockPlace, PartitionPlace, Peer, Provider, RefusalKind,
-        SharedRegion,
+        ClientReply, ClientRequest, ClockPlace, PartitionPlace, Peer, PeerRole, Provider,
+        RefusalKind, SharedRegion,
     },
     map::{Chain, ServerState},
 };
@@ -149,7 +149,7 @@ pub(crate) fn any_request() -> impl Strategy<Value = ClientRequest> {
     use ClientRequest as Request;
     let text = any::<String>;
     let shard = || any::<u16>().prop_map(ShardId);
-    let peer = option::of(any::<(u32, u64)>());
+    let peer = option::of(option::of(any::<(u32, u64, u64)>()));
     let hello = (any::<(u32, u64, u64)>(), text(), option::of(any::<u32>()), text(), peer)
         .prop_map(|((version, session, incarnation), token, rank, host, peer)| Request::Hello {
             version,
@@ -158,9 +158,12 @@ pub(crate) fn any_request() -> impl Strategy<Value = ClientRequest> {
             incarnation: Incarnation(incarnation),
             rank: rank.map(WorkerRank),
             host,
-            peer: peer.map(|(server, incarnation)| Peer {
-                server: ServerId(server),
-                incarnation: Incarnation(incarnation),
+            peer: peer.map(|links| match links {
+                None => PeerRole::Joins {},
+                Some((server, incarnation, ticket)) => PeerRole::Links {
+                    peer: Peer { server: ServerId(server), incarnation: Incarnation(incarnation) },
+                    ticket: Ticket(ticket),
+                },
             }),
         });
     prop_oneof![
@@ -188,14 +191,15 @@ pub(crate) fn any_request() -> impl Strategy<Value = ClientRequest> {
         Just(Request::Statistics {}),
         Just(Request::Shutdown {}),
         Just(Request::Checkpoint {}),
-        (option::of(any::<u32>()), text(), any::<(u64, u16, u64, bool)>()).prop_map(
-            |(server, address, (cluster, shard_count, incarnation, kept))| Request::Join {
+        (option::of(any::<u32>()), text(), any::<(u64, u16, u64, bool, [u8; 16])>()).prop_map(
+            |(server, address, (cluster, shard_count, incarnation, kept, secret))| Request::Join {
                 server: server.map(ServerId),
                 cluster,
                 address,
                 shard_count,
                 incarnation: Incarnation(incarnation),
                 kept,
+                secret: ServerSecret(secret),
             }
         ),
         (any::<(u32, u32, u64)>(), any::<Vec<u8>>()).prop_map(

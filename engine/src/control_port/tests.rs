@@ -1,0 +1,149 @@
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    sync::atomic::AtomicUsize,
+    time::Duration,
+};
+
+use windlass_wire::{
+    Incarnation, SessionId,
+    control::{ClientReply, ClientRequest, HELLO_LEN_MAX, PROTOCOL_VERSION, encode_frame},
+};
+
+use super::{stranger::GREETING_TIMEOUT, *};
+
+const TOKEN: &str = "correct horse";
+
+/// A port that welcomes everybody with the token, and how many threads that has taken by now.
+fn port() -> (ControlPort, Arc<AtomicUsize>) {
+    let served = Arc::new(AtomicUsize::new(0));
+    let count = served.clone();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let serve = move |mut stream: ControlStream, greeting: Greeting| {
+        assert_eq!(greeting.session, SessionId(7));
+        count.fetch_add(1, Ordering::SeqCst);
+        while stream.receive::<ClientRequest>()?.is_some() {
+            stream.send(&ClientReply::Done {})?;
+        }
+        Ok(())
+    };
+    (ControlPort::open(listener, Some(TOKEN.to_owned()), serve).unwrap(), served)
+}
+
+fn hello(token: &str) -> ClientRequest {
+    ClientRequest::Hello {
+        version: PROTOCOL_VERSION,
+        token: token.to_owned(),
+        session: SessionId(7),
+        incarnation: Incarnation(1),
+        rank: None,
+        host: String::new(),
+        peer: None,
+    }
+}
+
+fn connect(port: &ControlPort) -> ControlStream {
+    ControlStream::connect(&port.address().to_string()).unwrap()
+}
+
+/// Greets, and asks something over the same connection.
+fn is_served(port: &ControlPort) -> bool {
+    let mut stream = connect(port);
+    stream.send(&hello(TOKEN)).unwrap();
+    matches!(stream.ask(&ClientRequest::Map {}), Ok(ClientReply::Done {}))
+}
+
+fn refusal(stream: &mut ControlStream) -> RefusalKind {
+    match stream.receive::<ClientReply>().unwrap() {
+        Some(ClientReply::Refused { status, .. }) => status,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn who_shows_the_token_is_served_and_nobody_else() {
+    let (port, served) = port();
+    assert!(is_served(&port));
+    let mut wrong = connect(&port);
+    wrong.send(&hello("wrong horse")).unwrap();
+    assert_eq!(refusal(&mut wrong), RefusalKind::Token {});
+    assert!(wrong.receive::<ClientReply>().unwrap().is_none(), "the connection is over");
+    let mut forward = connect(&port);
+    forward.send(&ClientRequest::Map {}).unwrap();
+    assert_eq!(refusal(&mut forward), RefusalKind::Invalid {});
+    // What comes with the greeting belongs to whoever serves the connection.
+    let mut eager = connect(&port);
+    let both = [encode_frame(&hello(TOKEN)), encode_frame(&ClientRequest::Map {})].concat();
+    eager.send_frame(&both).unwrap();
+    assert_eq!(eager.receive::<ClientReply>().unwrap(), Some(ClientReply::Done {}));
+    assert_eq!(served.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn a_long_greeting_is_refused_before_it_is_heard() {
+    let (port, _) = port();
+    let mut stream = connect(&port);
+    // Announced, and sent only in part.
+    let frame = encode_frame(&hello(&"x".repeat(HELLO_LEN_MAX)));
+    stream.send_frame(&frame[..100]).unwrap();
+    assert_eq!(refusal(&mut stream), RefusalKind::Invalid {});
+    // The longest token there may be is no such greeting.
+    let mut stream = connect(&port);
+    stream.send(&hello(&"x".repeat(windlass_wire::control::TOKEN_LEN_MAX))).unwrap();
+    assert_eq!(refusal(&mut stream), RefusalKind::Token {});
+}
+
+#[test]
+fn a_greeting_byte_by_byte_has_to_be_over_in_time() {
+    let (port, served) = port();
+    let mut stream = TcpStream::connect(port.address()).unwrap();
+    stream.set_nodelay(true).unwrap();
+    let (began, step) = (Instant::now(), Duration::from_millis(200));
+    stream.set_read_timeout(Some(step)).unwrap();
+    let frame = encode_frame(&hello(TOKEN));
+    assert!(step * u32::try_from(frame.len()).unwrap() > 2 * GREETING_TIMEOUT);
+    let ended = frame.iter().find_map(|byte| {
+        let sent = stream.write_all(&[*byte]);
+        let answer = sent.and_then(|()| stream.read(&mut [0]));
+        let is_over =
+            answer.is_ok_and(|count| count == 0) || began.elapsed() > 2 * GREETING_TIMEOUT;
+        is_over.then(|| began.elapsed())
+    });
+    let ended = ended.expect("the connection is ended");
+    assert!(ended >= GREETING_TIMEOUT && ended < GREETING_TIMEOUT * 3 / 2, "after {ended:?}");
+    assert_eq!(served.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn strangers_in_numbers_keep_nobody_out_and_cost_no_threads() {
+    let (port, served) = port();
+    let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
+    let before = threads();
+    let strangers: Vec<TcpStream> =
+        (0..400).map(|_| TcpStream::connect(port.address()).unwrap()).collect();
+    let began = Instant::now();
+    assert!(is_served(&port));
+    assert!(began.elapsed() < GREETING_TIMEOUT, "it waited for {:?}", began.elapsed());
+    assert_eq!(served.load(Ordering::SeqCst), 1);
+    // Other tests of this process have threads, too, but nobody has hundreds.
+    assert!(threads() < before + 50, "{before} threads, then {}", threads());
+    drop(strangers);
+    // Honest connections that come all at once are all served, though more than are heard at a time.
+    let greeted = (0..2 * STRANGERS_MAX).map(|_| {
+        let mut one = connect(&port);
+        one.send(&hello(TOKEN)).unwrap();
+        one
+    });
+    for mut one in greeted.collect::<Vec<_>>() {
+        assert!(matches!(one.ask(&ClientRequest::Map {}), Ok(ClientReply::Done {})));
+    }
+}
+
+#[test]
+fn a_closed_port_takes_nobody_and_goes_at_once() {
+    let (mut port, _) = port();
+    let _stranger = TcpStream::connect(port.address()).unwrap();
+    let began = Instant::now();
+    port.close();
+    assert!(began.elapsed() < Duration::from_secs(2));
+}

@@ -1,0 +1,137 @@
+//! File descriptors when a process runs out of them: strangers wait, what keeps promises goes on.
+//!
+//! A process raises its soft limit at its start. One that keeps data holds some descriptors in
+//! reserve, so that its log can still open files when connections have taken all others. Whoever
+//! accepts connections and finds none left pauses: a listener that stays readable would spin.
+
+use std::{
+    fs::File,
+    io,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use rustix::{
+    io::Errno,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
+
+/// Descriptors held in reserve.
+const RESERVED: usize = 32;
+
+/// How long a listener is left alone after it could not be accepted from.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+#[derive(Debug)]
+struct Reserve {
+    held: Vec<File>,
+    wanted: usize,
+}
+
+static RESERVE: Mutex<Reserve> = Mutex::new(Reserve { held: Vec::new(), wanted: 0 });
+
+/// Raises this process's soft limit of open descriptors to the hard one. For programs, at their
+/// start: a library does not know whether its process may have so many.
+pub fn raise_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if limit.current == limit.maximum {
+        return;
+    }
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}
+
+/// How many descriptors this process may have open.
+#[must_use]
+pub fn limit() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+/// Whether an operation failed because the process or the system has no descriptor left.
+#[must_use]
+pub fn are_exhausted(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE))
+}
+
+/// Holds descriptors in reserve from now on, for [`with_reserve`].
+pub fn hold_reserve() {
+    let mut reserve = lock();
+    reserve.wanted = RESERVED;
+    reserve.refill();
+}
+
+/// Takes back what was given from the reserve, as far as there are descriptors again.
+pub fn refill_reserve() {
+    lock().refill();
+}
+
+/// Gives one descriptor of the reserve back to the process, for an operation that found none left.
+/// Returns whether there was one.
+pub fn give_from_reserve() -> bool {
+    let mut reserve = lock();
+    let given = reserve.held.pop().is_some();
+    if given && reserve.held.len() + 1 == reserve.wanted {
+        tracing::warn!(
+            "no file descriptor is left: files of the log come from a reserve now; raise `ulimit -n`"
+        );
+    }
+    given
+}
+
+/// Opens a file, with a descriptor of the reserve if no other is left.
+///
+/// # Errors
+/// Those of `open`, once the reserve is empty as well.
+pub fn with_reserve<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match open() {
+            Err(error) if are_exhausted(&error) && give_from_reserve() => {}
+            result => return result,
+        }
+    }
+}
+
+impl Reserve {
+    fn refill(&mut self) {
+        while self.held.len() < self.wanted {
+            // The next refill goes on.
+            let Ok(file) = File::open("/dev/null") else { return };
+            self.held.push(file);
+        }
+    }
+}
+
+fn lock() -> MutexGuard<'static, Reserve> {
+    // Whole values in any case.
+    RESERVE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The only test that holds the reserve, which the process has once.
+    #[test]
+    fn the_reserve_is_given_one_by_one_and_taken_back() {
+        assert!(!give_from_reserve());
+        hold_reserve();
+        let mut tries = 0;
+        let opened = with_reserve(|| {
+            tries += 1;
+            if tries <= 3 { Err(Errno::MFILE.into()) } else { Ok(tries) }
+        });
+        assert_eq!((opened.unwrap(), lock().held.len()), (4, RESERVED - 3));
+        refill_reserve();
+        assert_eq!(lock().held.len(), RESERVED);
+        let always = with_reserve::<()>(|| Err(Errno::MFILE.into()));
+        assert!(are_exhausted(&always.unwrap_err()));
+        assert!(lock().held.is_empty());
+        let other = with_reserve::<()>(|| Err(Errno::NOENT.into()));
+        assert!(!are_exhausted(&other.unwrap_err()));
+        lock().wanted = 0;
+    }
+}

@@ -104,6 +104,7 @@ fn greet(shared: &Shared, message: ClientRequest) -> Result<(ClientReply, Greeti
         session: greeting.session,
         server: shared.server_id(),
         incarnation: shared.member.incarnation(),
+        started: shared.member.started(),
         shard_count: shared.config.shards,
         providers,
         notes,

@@ -52,6 +52,8 @@ struct Life {
     server: Option<ServerId>,
     cluster: u64,
     incarnation: Incarnation,
+    /// The first of this process.
+    started: Incarnation,
     kept: bool,
     heartbeat: Duration,
 }
@@ -93,10 +95,12 @@ impl Member {
             Some(data) => Identity::load(data)?,
             None => None,
         };
+        let started = next_life(found.map_or(Incarnation(0), |found| found.incarnation));
         let life = Life {
             server: found.map(|identity| identity.server),
             cluster: found.map_or(0, |identity| identity.cluster),
-            incarnation: next_life(found.map_or(Incarnation(0), |found| found.incarnation)),
+            incarnation: started,
+            started,
             kept: options.kept,
             heartbeat: Duration::from_millis(100),
         };
@@ -161,6 +165,11 @@ impl Member {
     /// Its present life.
     pub(super) fn incarnation(&self) -> Incarnation {
         self.life().incarnation
+    }
+
+    /// The life this process began with.
+    pub(super) fn started(&self) -> Incarnation {
+        self.life().started
     }
 
     /// Workers that are connected to this server.

@@ -22,7 +22,7 @@ use crate::{
 pub use crate::refusal::RefusalKind;
 
 /// Version of the protocol; peers of different versions refuse each other.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Length of a frame's header in bytes.
 pub const FRAME_HEADER_LEN: usize = 12;
@@ -313,6 +313,8 @@ pub enum ClientReply {
         server: ServerId,
         /// Its life.
         incarnation: Incarnation,
+        /// The life its process began with: rows in its memory go back to that one.
+        started: Incarnation,
         /// Its shards.
         shard_count: u16,
         /// Providers it offers to this client, best first.
@@ -441,7 +443,7 @@ crate::codec::wire_enum!(ClientRequest {
     23 => SetRows { table, partition, first, values },
 });
 crate::codec::wire_enum!(ClientReply {
-    1 => Welcome { session, server, incarnation, shard_count, providers, notes },
+    1 => Welcome { session, server, incarnation, started, shard_count, providers, notes },
     2 => Map { map },
     3 => Table { table },
     4 => Tables { tables },

@@ -8,6 +8,9 @@
  * - A client and everything made with it belong to the thread that connected. On any other thread
  *   calls fail with WINDLASS_STATUS_WRONG_THREAD and do nothing: connect once per thread. Threads
  *   need no lock between them.
+ * - They belong to one process, too: in a child made by fork() calls fail with
+ *   WINDLASS_STATUS_WRONG_PROCESS and do nothing, closing frees the child's memory only, and the
+ *   parent goes on. Connect again in the child. Memory of buffers is shared between both.
  * - Pointers are NULL or valid for as many elements as the count beside them says; nobody writes,
  *   during a call, what the call reads. NULL is an error unless its documentation allows it, or its
  *   count is 0.
@@ -78,6 +81,11 @@ enum windlass_status
      */
     WINDLASS_STATUS_NO_MEMORY = 4,
     /**
+     * The handle was made by another process, which this one was forked from: connect again here.
+     * It may be closed, which the other process does not notice.
+     */
+    WINDLASS_STATUS_WRONG_PROCESS = 5,
+    /**
      * No server answers at the address, or not as a windlass server would.
      */
     WINDLASS_STATUS_CONNECT_FAILED = 10,
@@ -95,7 +103,8 @@ enum windlass_status
      */
     WINDLASS_STATUS_SERVER_GONE = 13,
     /**
-     * No answer within the client's timeout. The request goes on.
+     * No answer within the client's timeout. The request goes on; of a push that could not be sent as a
+     * whole within it, the part that was.
      */
     WINDLASS_STATUS_TIMEOUT = 14,
     /**
@@ -113,6 +122,10 @@ enum windlass_status
      * unknown whether it was applied, and it is not sent again.
      */
     WINDLASS_STATUS_SESSION_EXPIRED = 17,
+    /**
+     * The goes_on of windlass_options ended the wait. What was asked for goes on.
+     */
+    WINDLASS_STATUS_INTERRUPTED = 18,
     /**
      * There is no such table.
      */
@@ -158,7 +171,8 @@ enum windlass_status
      */
     WINDLASS_STATUS_UNKNOWN_TIMESTAMP = 36,
     /**
-     * The values do not fit the staging area: raise staging_len, or push from a buffer.
+     * The values need more of the staging area than one request may take: raise staging_len, or ask for
+     * fewer rows at once.
      */
     WINDLASS_STATUS_TOO_LARGE = 37,
     /**
@@ -403,7 +417,8 @@ typedef struct windlass_options {
      */
     const char *providers;
     /**
-     * How long a request may take, in milliseconds; 0 for 30,000.
+     * How long a request may take, and how long a call waits for servers that say nothing, in
+     * milliseconds; 0 for 30,000.
      */
     uint64_t timeout_ms;
     /**
@@ -427,6 +442,15 @@ typedef struct windlass_options {
      * 30,000, UINT64_MAX for not at all.
      */
     uint64_t retry_for_ms;
+    /**
+     * Called about 20 times a second while a call waits, on its thread, with `context`: 0 ends the wait
+     * with WINDLASS_STATUS_INTERRUPTED. It must return and must not call windlass. NULL for none.
+     */
+    int32_t (*goes_on)(void *context);
+    /**
+     * What goes_on is called with. Both stay valid until everything of the client is closed.
+     */
+    void *context;
 } windlass_options;
 
 /**
@@ -544,7 +568,7 @@ typedef struct windlass_push_options {
      */
     size_t size;
     /**
-     * Start only when the request with this timestamp is done; 0 for at once.
+     * Start only when the request with this timestamp is done, which the call waits for; 0 for at once.
      */
     uint64_t after;
     /**
@@ -570,7 +594,7 @@ typedef struct windlass_pull_options {
      */
     size_t size;
     /**
-     * Start only when the request with this timestamp is done; 0 for at once.
+     * Start only when the request with this timestamp is done, which the call waits for; 0 for at once.
      */
     uint64_t after;
     /**
@@ -830,7 +854,8 @@ windlass_status windlass_register_buffer(const struct windlass_client *client,
 
 /**
  * Waits for the pushes that read the buffer and closes it; NULL is allowed. With
- * WINDLASS_STATUS_TIMEOUT a server may still read it: it is not closed and its memory has to stay.
+ * WINDLASS_STATUS_TIMEOUT or _INTERRUPTED a server may still read it: it is not closed and its memory has
+ * to stay.
  * Any other failure of a push is windlass_settle_buffer()'s to tell.
  */
 windlass_status windlass_close_buffer(struct windlass_buffer *buffer);

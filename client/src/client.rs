@@ -1,7 +1,5 @@
 //! The client as its user sees it.
 
-use std::{cell::RefCell, rc::Rc};
-
 use windlass_transport::error::AllocateError;
 use windlass_wire::{
     ClusterMap, Consistency, ServerId, TableEntry, TableSchema, Timestamp, WorkerClock,
@@ -14,15 +12,16 @@ use crate::{
     element::Element,
     error::{ConnectError, RequestError, TableError},
     rows::Rows,
+    shared::SharedCore,
     table::Table,
 };
 
 pub use crate::core::Counters;
 
-/// A connection to a cluster. Belongs to the thread that made it; cheap to clone there.
+/// A connection to a cluster. Belongs to the thread and the process that made it; cheap to clone there.
 #[derive(Clone, Debug)]
 pub struct Client {
-    core: Rc<RefCell<Core>>,
+    core: SharedCore,
 }
 
 impl Client {
@@ -44,7 +43,7 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub fn connect_with(address: &str, options: ClientOptions) -> Result<Self, ConnectError> {
-        Ok(Self { core: Rc::new(RefCell::new(Core::connect(address, options)?)) })
+        Ok(Self { core: SharedCore::new(Core::connect(address, options)?) })
     }
 
     /// Creates a table with values of type `T`, or opens the one of that name and schema.
@@ -57,7 +56,7 @@ impl Client {
         schema: &TableSchema,
     ) -> Result<Table<T>, TableError> {
         check_dtype::<T>(name, schema)?;
-        let index = self.core.borrow_mut().create_table(name, schema)?;
+        let index = self.core.enter()?.create_table(name, schema)?;
         Ok(Table::new(&self.core, index))
     }
 
@@ -66,8 +65,8 @@ impl Client {
     /// # Errors
     /// When there is none of that name, or its values are of another type.
     pub fn open_table<T: Element>(&self, name: &str) -> Result<Table<T>, TableError> {
-        let index = self.core.borrow_mut().open_table(name)?;
-        check_dtype::<T>(name, &self.core.borrow().tables[index.0].entry.schema)?;
+        let index = self.core.enter()?.open_table(name)?;
+        check_dtype::<T>(name, &self.core.look().tables[index.0].entry.schema)?;
         Ok(Table::new(&self.core, index))
     }
 
@@ -76,8 +75,8 @@ impl Client {
     /// # Errors
     /// When there is none of that name.
     pub fn table_entry(&self, name: &str) -> Result<TableEntry, TableError> {
-        let index = self.core.borrow_mut().open_table(name)?;
-        Ok(self.core.borrow().tables[index.0].entry.clone())
+        let index = self.core.enter()?.open_table(name)?;
+        Ok(self.core.look().tables[index.0].entry.clone())
     }
 
     /// Drops a table and its rows, everywhere.
@@ -85,7 +84,7 @@ impl Client {
     /// # Errors
     /// When there is none of that name.
     pub fn drop_table(&self, name: &str) -> Result<(), TableError> {
-        self.core.borrow_mut().drop_table(name)
+        self.core.enter()?.drop_table(name)
     }
 
     /// All tables.
@@ -93,7 +92,7 @@ impl Client {
     /// # Errors
     /// When the server is gone.
     pub fn list_tables(&self) -> Result<Vec<TableEntry>, TableError> {
-        self.core.borrow_mut().list_tables()
+        self.core.enter()?.list_tables()
     }
 
     /// `len` zeroed values in registered memory.
@@ -114,7 +113,7 @@ impl Client {
         name: &str,
         consistency: Consistency,
     ) -> Result<TableEntry, TableError> {
-        self.core.borrow_mut().alter_table(name, consistency)
+        self.core.enter()?.alter_table(name, consistency)
     }
 
     /// Ends this worker's round: its clock goes on by one, on every table it has opened that bounds
@@ -124,13 +123,13 @@ impl Client {
     /// # Errors
     /// When a server is gone, or the client has no rank.
     pub fn advance_clock(&self) -> Result<Timestamp, RequestError> {
-        self.core.borrow_mut().advance_clock().map(Timestamp)
+        self.core.enter()?.advance_clock().map(Timestamp)
     }
 
     /// The worker's clock: rounds it has ended.
     #[must_use]
     pub fn clock(&self) -> WorkerClock {
-        self.core.borrow().clock
+        self.core.look().clock
     }
 
     /// Waits for the request with this timestamp.
@@ -138,7 +137,7 @@ impl Client {
     /// # Errors
     /// Why it failed, if that is still known: the outcomes of the last 1,024 requests are.
     pub fn wait(&self, timestamp: Timestamp) -> Result<(), RequestError> {
-        self.core.borrow_mut().wait_for(timestamp.0)
+        self.core.enter()?.wait_for(timestamp.0)
     }
 
     /// Waits for all requests made so far.
@@ -146,24 +145,27 @@ impl Client {
     /// # Errors
     /// Why the first that failed did, among the last 1,024.
     pub fn wait_all(&self) -> Result<(), RequestError> {
-        self.core.borrow_mut().wait_for_all()
+        self.core.enter()?.wait_for_all()
     }
 
-    /// Takes in what has arrived without waiting; for trainers with a loop of their own.
+    /// Takes in what has arrived without waiting; for trainers with a loop of their own. In a forked child
+    /// there is nothing to take in.
     pub fn poll(&self) {
-        self.core.borrow_mut().poll();
+        if let Ok(mut core) = self.core.enter() {
+            core.poll();
+        }
     }
 
     /// The cluster map in use.
     #[must_use]
     pub fn map(&self) -> ClusterMap {
-        self.core.borrow().map.clone()
+        self.core.look().map.clone()
     }
 
     /// The provider in use for each server, and why better ones are not.
     #[must_use]
     pub fn providers(&self) -> Vec<(ServerId, Provider, Vec<String>)> {
-        let core = self.core.borrow();
+        let core = self.core.look();
         core.servers
             .iter()
             .map(|server| (server.id, server.provider, server.notes.clone()))
@@ -174,19 +176,21 @@ impl Client {
     /// [`Rows::borrow`] needs. Shared memory does not: it can share only what it allocated.
     #[must_use]
     pub fn shares_foreign_memory(&self) -> bool {
-        self.core.borrow().shares_foreign_memory()
+        self.core.look().shares_foreign_memory()
     }
 
     /// Ends without saying farewell, as a process that is killed does: the servers find out by
     /// themselves. For tests of what they do then.
     pub fn vanish(self) {
-        self.core.borrow_mut().says_farewell = false;
+        if let Ok(mut core) = self.core.enter() {
+            core.says_farewell = false;
+        }
     }
 
     /// What this client has counted.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        self.core.borrow().counters
+        self.core.look().counters
     }
 
     /// The counters of one server as JSON.
@@ -194,7 +198,7 @@ impl Client {
     /// # Errors
     /// When the server is gone.
     pub fn server_statistics(&self, server: ServerId) -> Result<String, TableError> {
-        match self.core.borrow_mut().ask_server(server, &ClientRequest::Statistics {})? {
+        match self.core.enter()?.ask_server(server, &ClientRequest::Statistics {})? {
             ClientReply::Statistics { json } => {
                 String::from_utf8(json.0).map_err(|_| TableError::Unexpected)
             }
@@ -215,7 +219,7 @@ impl Client {
         first: u64,
         values: &[u8],
     ) -> Result<(), TableError> {
-        self.core.borrow_mut().set_rows(table, first, values)
+        self.core.enter()?.set_rows(table, first, values)
     }
 
     /// Asks a server to begin a checkpoint of what it keeps on disk.
@@ -223,7 +227,7 @@ impl Client {
     /// # Errors
     /// When the server is gone or keeps nothing on disk.
     pub fn checkpoint(&self, server: ServerId) -> Result<(), TableError> {
-        match self.core.borrow_mut().ask_server(server, &ClientRequest::Checkpoint {})? {
+        match self.core.enter()?.ask_server(server, &ClientRequest::Checkpoint {})? {
             ClientReply::Done {} => Ok(()),
             _ => Err(TableError::Unexpected),
         }
@@ -234,7 +238,7 @@ impl Client {
     /// # Errors
     /// When the server is gone or refuses.
     pub fn shut_down(&self, server: ServerId) -> Result<(), TableError> {
-        match self.core.borrow_mut().ask_server(server, &ClientRequest::Shutdown {})? {
+        match self.core.enter()?.ask_server(server, &ClientRequest::Shutdown {})? {
             ClientReply::Done {} => Ok(()),
             _ => Err(TableError::Unexpected),
         }
@@ -242,7 +246,7 @@ impl Client {
 }
 
 impl Client {
-    pub(crate) fn core(&self) -> &Rc<RefCell<Core>> {
+    pub(crate) fn core(&self) -> &SharedCore {
         &self.core
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use windlass_transport::{tcp::TcpOptions, verbs::VerbsConfig};
 use windlass_wire::{WorkerRank, control::Provider};
 
+use crate::watch::Watch;
+
 /// Options of a connection; the defaults suit one machine and a trusted network.
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
@@ -17,7 +19,7 @@ pub struct ClientOptions {
     pub providers: Vec<Provider>,
     /// How long a wait spins before it sleeps.
     pub spin: Duration,
-    /// How long a request may take.
+    /// How long a request may take, and how long a call waits for servers that say nothing.
     pub timeout: Duration,
     /// How long requests are tried again when servers fail, restart or hand rows over, before they
     /// fail with [`RequestError::PartitionUnavailable`](crate::RequestError::PartitionUnavailable).
@@ -31,6 +33,8 @@ pub struct ClientOptions {
     pub verbs: VerbsConfig,
     /// Settings of the tcp transport. It binds to the address that the server is reached from.
     pub tcp: TcpOptions,
+    /// Asked now and then while a call waits whether to go on.
+    pub watch: Option<Watch>,
 }
 
 impl Default for ClientOptions {
@@ -45,6 +49,7 @@ impl Default for ClientOptions {
             staging_len: 64 << 20,
             verbs: VerbsConfig::from_environment(),
             tcp: TcpOptions::LOOPBACK,
+            watch: None,
         }
     }
 }
@@ -59,14 +64,14 @@ pub struct PushOptions {
     pub clock: Option<windlass_wire::WorkerClock>,
     /// Acknowledge only what is on disk on every replica, whatever the table says.
     pub sync: bool,
-    /// Start only when this earlier request is done.
+    /// Start only when this earlier request is done: the call that starts this one waits for that.
     pub after: Option<windlass_wire::Timestamp>,
 }
 
 /// How a pull behaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PullOptions {
-    /// Start only when this earlier request is done.
+    /// Start only when this earlier request is done: the call that starts this one waits for that.
     pub after: Option<windlass_wire::Timestamp>,
     /// Whether rows of a dense range may mix values from before and after an update that is under
     /// way; each value is whole in any case.

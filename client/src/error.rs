@@ -11,6 +11,8 @@ use windlass_wire::{
     DataType, PartitionId, ServerId, Status, Timestamp, WorkerClock, control::RefusalKind,
 };
 
+use crate::fork::WrongProcess;
+
 /// Why a client could not connect.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -39,6 +41,17 @@ pub enum ConnectError {
         /// The server.
         address: String,
     },
+    /// The server has the connection and says nothing.
+    #[error("{address} did not answer within {timeout:?}: it is overloaded or stopped")]
+    Timeout {
+        /// The server.
+        address: String,
+        /// The bound.
+        timeout: Duration,
+    },
+    /// The client's watch ended the wait.
+    #[error("interrupted while waiting for a server")]
+    Interrupted,
     /// No provider is common to client and server.
     #[error("no transport works between here and {address}: {reasons}")]
     NoProvider {
@@ -105,6 +118,20 @@ pub enum TableError {
     /// A control connection failed.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// A server has the connection and says nothing. What it was asked for may still be done.
+    #[error(
+        "{address} did not answer within {timeout:?}: it is overloaded or stopped; what it was asked for \
+         may still be done"
+    )]
+    Timeout {
+        /// The server.
+        address: String,
+        /// The bound.
+        timeout: Duration,
+    },
+    /// The client's watch ended the wait. What was asked for may still be done.
+    #[error("interrupted while waiting for a server; what it was asked for may still be done")]
+    Interrupted,
     /// The table is open, and its other workers could not be told where this one starts.
     #[error("cannot tell the table's shards this worker's clock")]
     Clock {
@@ -114,6 +141,9 @@ pub enum TableError {
     /// The server answered something else.
     #[error("the server answered something else than was asked")]
     Unexpected,
+    /// The client belongs to another process.
+    #[error(transparent)]
+    WrongProcess(#[from] WrongProcess),
     /// A server that was named is not connected to.
     #[error("server {server} is not there: see which servers the map has")]
     OutOfReach {
@@ -122,9 +152,20 @@ pub enum TableError {
     },
 }
 
+impl RequestError {
+    /// Whether this ended a wait, and not the request that was waited for: that goes on.
+    #[must_use]
+    pub fn leaves_request(&self) -> bool {
+        matches!(self, Self::Timeout { .. } | Self::Interrupted)
+    }
+}
+
 /// Why a push or pull failed. Nothing of it was applied, unless it says otherwise.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
+    /// The client belongs to another process.
+    #[error(transparent)]
+    WrongProcess(#[from] WrongProcess),
     /// The values do not fit the rows.
     #[error("{rows} rows of {width} values need {expected} values, not {found}")]
     Length {
@@ -229,19 +270,34 @@ pub enum RequestError {
         /// The bound.
         timeout: Duration,
     },
+    /// The push was not sent as a whole in time. Parts that were sent go on.
+    #[error(
+        "the push could not be sent within {timeout:?}: none or only some of its rows are or will be \
+         pushed; push fewer rows at once, or raise the timeout"
+    )]
+    SendTimeout {
+        /// The bound.
+        timeout: Duration,
+    },
+    /// The client's watch ended the wait. Requests that were sent go on.
+    #[error("interrupted while waiting; what was sent goes on")]
+    Interrupted,
     /// The timestamp names no request of this client, or one so old that it is forgotten.
     #[error("timestamp {timestamp} names no request that is still known")]
     UnknownTimestamp {
         /// The timestamp.
         timestamp: Timestamp,
     },
-    /// The request's values do not fit the staging area.
+    /// The request needs more of the staging area at once than one may take.
     #[error(
-        "{len} bytes do not fit the client's staging area of {staging_len} bytes: raise it, or use registered rows"
+        "{len} bytes are more than one request may take of the client's staging area, {limit} of its \
+         {staging_len} bytes: ask for fewer rows at once, or raise it"
     )]
     TooLarge {
         /// Bytes of the request.
         len: u64,
+        /// Bytes that one request may take.
+        limit: usize,
         /// Bytes of the area.
         staging_len: usize,
     },

@@ -17,6 +17,9 @@
 //! A client belongs to one thread, has no threads of its own and needs no async runtime: requests
 //! are sent when they are made, and whoever waits for one moves all of them on. Dropping a pending
 //! request forgets its answer, never its memory.
+//!
+//! It also belongs to one process: in a forked child every operation fails with [`WrongProcess`], dropping
+//! it there touches neither connection nor shared memory, and the parent goes on.
 #![deny(unsafe_code)]
 
 mod client;
@@ -24,10 +27,13 @@ mod config;
 mod core;
 mod element;
 mod error;
+mod fork;
 mod pending;
 mod prepared;
 mod rows;
+mod shared;
 mod table;
+mod watch;
 
 pub use client::{Client, Counters};
 pub use windlass_transport::verbs::VerbsConfig;
@@ -35,10 +41,12 @@ pub use windlass_transport::verbs::VerbsConfig;
 pub use config::{ClientOptions, PullFrom, PullOptions, PushOptions};
 pub use element::Element;
 pub use error::{ConnectError, RequestError, TableError, chain};
+pub use fork::{Process, WrongProcess};
 pub use pending::{PendingPull, PendingPush};
 pub use prepared::Prepared;
 pub use rows::Rows;
 pub use table::{RowSelection, Table};
+pub use watch::Watch;
 pub use windlass_wire::{
     Aggregation, ClusterMap, Consistency, DataType, Durability, NotFinitePolicy, ServerId, Status,
     TableEntry, TableKind, TableSchema, Timestamp, UpdateRule, WorkerClock, WorkerRank,

@@ -1,27 +1,28 @@
 //! Requests under way, as their maker holds them.
 
-use std::{cell::RefCell, fmt, marker::PhantomData, rc::Rc};
+use std::{fmt, marker::PhantomData};
 
 use windlass_wire::Timestamp;
 
 use crate::{
-    core::{Core, RequestId, TableIndex},
+    core::{RequestId, TableIndex},
     element::Element,
     error::RequestError,
     rows::Rows,
+    shared::SharedCore,
 };
 
 /// A push under way. Dropping it forgets the answer, not the push.
 #[must_use = "a push may fail: wait for it, or keep its timestamp"]
 pub struct PendingPush<T: Element> {
-    core: Rc<RefCell<Core>>,
+    core: SharedCore,
     id: RequestId,
     /// Registered values that belong to the push until it is done.
     rows: Option<Rows<T>>,
 }
 
 impl<T: Element> PendingPush<T> {
-    pub(crate) fn new(core: &Rc<RefCell<Core>>, id: RequestId, rows: Option<Rows<T>>) -> Self {
+    pub(crate) fn new(core: &SharedCore, id: RequestId, rows: Option<Rows<T>>) -> Self {
         Self { core: core.clone(), id, rows }
     }
 
@@ -36,30 +37,27 @@ impl<T: Element> PendingPush<T> {
     /// # Errors
     /// Why it was not.
     pub fn wait(self) -> Result<(), RequestError> {
-        self.core.borrow_mut().wait_for(self.id)
+        self.core.enter()?.wait_for(self.id)
     }
 
     /// Waits, and gives registered rows back with the outcome; `None` when the push had none.
     pub fn wait_rows(mut self) -> (Option<Rows<T>>, Result<(), RequestError>) {
-        let outcome = self.core.borrow_mut().wait_for(self.id);
-        let rows = if matches!(outcome, Err(RequestError::Timeout { .. })) {
-            // Still being read: they stay with the push.
-            None
-        } else {
-            self.rows.take()
+        let outcome = match self.core.enter() {
+            Ok(mut core) => core.wait_for(self.id),
+            Err(error) => return (None, Err(error.into())),
         };
-        (rows, outcome)
+        // Those that are still being read stay with the push.
+        let is_over = !outcome.as_ref().is_err_and(RequestError::leaves_request);
+        (self.rows.take_if(|_| is_over), outcome)
     }
 }
 
 impl<T: Element> Drop for PendingPush<T> {
     fn drop(&mut self) {
         // Registered rows must outlive the requests that read them.
-        if self.rows.is_some()
-            && self.core.borrow_mut().wait_for(self.id).is_err()
-            && let Some(rows) = self.rows.take()
-        {
-            self.core.borrow_mut().keep_until_done(self.id, rows.region());
+        if let (Some(rows), Ok(mut core)) = (&self.rows, self.core.enter()) {
+            let _ = core.wait_for(self.id);
+            core.keep_until_done(self.id, rows.region());
         }
     }
 }
@@ -73,7 +71,7 @@ impl<T: Element> fmt::Debug for PendingPush<T> {
 /// A pull under way. Dropping it forgets the rows.
 #[must_use = "the rows come from waiting for them"]
 pub struct PendingPull<T: Element> {
-    core: Rc<RefCell<Core>>,
+    core: SharedCore,
     id: RequestId,
     table: TableIndex,
     value_count: usize,
@@ -85,7 +83,7 @@ pub struct PendingPull<T: Element> {
 
 impl<T: Element> PendingPull<T> {
     pub(crate) fn new(
-        core: &Rc<RefCell<Core>>,
+        core: &SharedCore,
         id: RequestId,
         table: TableIndex,
         value_count: usize,
@@ -128,7 +126,7 @@ impl<T: Element> PendingPull<T> {
     /// # Errors
     /// Why there are none; `into` may hold some of them then.
     pub fn wait_into(mut self, into: &mut [T]) -> Result<(), RequestError> {
-        let mut core = self.core.borrow_mut();
+        let mut core = self.core.enter()?;
         core.check_length(self.table, self.value_count, into.len())?;
         if let Some(pushed) = self.pushed {
             core.wait_for(pushed)?;
@@ -140,8 +138,8 @@ impl<T: Element> PendingPull<T> {
 
 impl<T: Element> Drop for PendingPull<T> {
     fn drop(&mut self) {
-        if !self.claimed {
-            self.core.borrow_mut().forget(self.id);
+        if let (false, Ok(mut core)) = (self.claimed, self.core.enter()) {
+            core.forget(self.id);
         }
     }
 }

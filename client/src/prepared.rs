@@ -24,14 +24,14 @@ pub struct Prepared<T: Element> {
 
 impl<T: Element> Prepared<T> {
     pub(crate) fn new(table: Table<T>, rows: &RowSelection<'_>) -> Result<Self, RequestError> {
-        let count = usize::try_from(rows.count()).unwrap_or(usize::MAX);
-        let values = Rows::allocate(table.core(), count.saturating_mul(table.width()))
-            .map_err(|error| RequestError::Setup { text: error.to_string() })?;
         let (keys, range) = match rows {
             RowSelection::Keys(keys) => (keys.to_vec(), None),
             RowSelection::Range(range) => (Vec::new(), Some(range.clone())),
         };
-        table.core().borrow().check_rows(table.index(), &keys, range.as_ref())?;
+        table.core().enter()?.check_rows(table.index(), &keys, range.as_ref())?;
+        let count = usize::try_from(rows.count()).unwrap_or(usize::MAX);
+        let values = Rows::allocate(table.core(), count.saturating_mul(table.width()))
+            .map_err(|error| RequestError::Setup { text: error.to_string() })?;
         Ok(Self { table, keys, range, values: Some(values), last: None })
     }
 
@@ -64,9 +64,14 @@ impl<T: Element> Prepared<T> {
         };
         let source = Source::Registered { region: values.region(), offset: 0 };
         let rows = selection(&self.keys, &self.range);
-        let id = self.table.start_push(&rows, values, source, options)?;
-        self.last = Some(Timestamp(id));
-        Ok(Timestamp(id))
+        let (pushed, region) =
+            (self.table.start_push(&rows, values, source, options), values.region());
+        self.last = match &pushed {
+            Ok(id) => Some(Timestamp(*id)),
+            // Parts of it may have been sent.
+            Err(_) => self.table.core().look().reader_of(region).map(Timestamp),
+        };
+        pushed.map(Timestamp)
     }
 
     /// Pulls the rows into the values and waits for them.
@@ -89,9 +94,10 @@ impl<T: Element> Prepared<T> {
     }
 
     fn settle(&mut self) -> Result<(), RequestError> {
+        let mut core = self.table.core().enter()?;
         let Some(last) = self.last else { return Ok(()) };
-        let outcome = self.table.core().borrow_mut().wait_for(last.0);
-        if !matches!(outcome, Err(RequestError::Timeout { .. })) {
+        let outcome = core.wait_for(last.0);
+        if !outcome.as_ref().is_err_and(RequestError::leaves_request) {
             self.last = None;
         }
         outcome
@@ -108,11 +114,12 @@ fn selection<'a>(keys: &'a [u64], range: &Option<std::ops::Range<u64>>) -> RowSe
 
 impl<T: Element> Drop for Prepared<T> {
     fn drop(&mut self) {
-        if let (Some(last), Err(_)) = (self.last, self.settle())
-            && let Some(values) = self.values.take()
+        if let (Some(last), Some(values), Ok(mut core)) =
+            (self.last, &self.values, self.table.core().enter())
         {
             // A server that does not answer may still read them.
-            self.table.core().borrow_mut().keep_until_done(last.0, values.region());
+            let _ = core.wait_for(last.0);
+            core.keep_until_done(last.0, values.region());
         }
     }
 }

@@ -2,12 +2,10 @@
 #![allow(unsafe_code)]
 
 use std::{
-    cell::RefCell,
     fmt,
     marker::PhantomData,
     ops::{Deref, DerefMut},
     ptr::NonNull,
-    rc::Rc,
 };
 
 use windlass_transport::{Pages, error::AllocateError, memory::PagesOptions};
@@ -16,9 +14,11 @@ use windlass_wire::Timestamp;
 use crate::{
     client::Client,
     config::PushOptions,
-    core::{Core, RegionId, Source},
+    core::{RegionId, Source},
     element::Element,
     error::RequestError,
+    fork::WrongProcess,
+    shared::SharedCore,
     table::{RowSelection, Table},
 };
 
@@ -26,7 +26,7 @@ use crate::{
 /// being copied by the client. While a push of them is under way they belong to it, and come back
 /// from its `wait`.
 pub struct Rows<T> {
-    core: Rc<RefCell<Core>>,
+    core: SharedCore,
     region: RegionId,
     pages: Pages,
     len: usize,
@@ -34,10 +34,16 @@ pub struct Rows<T> {
 }
 
 impl<T: Element> Rows<T> {
-    pub(crate) fn allocate(core: &Rc<RefCell<Core>>, len: usize) -> Result<Self, AllocateError> {
+    pub(crate) fn allocate(core: &SharedCore, len: usize) -> Result<Self, AllocateError> {
         let bytes = len.saturating_mul(size_of::<T>()).max(1);
+        let mut entered = core.enter().map_err(|error| AllocateError::System {
+            step: "allocating rows",
+            len: bytes,
+            source: std::io::Error::other(error),
+        })?;
         let pages = Pages::allocate(bytes, PagesOptions::default())?;
-        let region = core.borrow_mut().add_region(pages.clone());
+        let region = entered.add_region(pages.clone());
+        drop(entered);
         Ok(Self { core: core.clone(), region, pages, len, element: PhantomData })
     }
 
@@ -46,15 +52,27 @@ impl<T: Element> Rows<T> {
     ///
     /// # Safety
     /// `address` must be aligned, and mapped readable and writable for `len` values until the rows
-    /// are dropped. No reference to the values may live while one made from the rows does.
-    #[must_use]
-    pub unsafe fn borrow(client: &Client, address: NonNull<T>, len: usize) -> Self {
+    /// are dropped and no push of them is under way. No reference to the values may live while one made from the rows does.
+    /// # Errors
+    /// In a forked child of the process that connected.
+    pub unsafe fn borrow(
+        client: &Client,
+        address: NonNull<T>,
+        len: usize,
+    ) -> Result<Self, WrongProcess> {
         assert!(address.is_aligned(), "borrowed rows are misaligned");
+        let core = client.core().clone();
         // SAFETY: the caller promises that the memory stays; an empty slice has its address.
         let pages = unsafe { Pages::borrow(address.cast(), len.saturating_mul(size_of::<T>())) };
-        let core = client.core().clone();
-        let region = core.borrow_mut().add_region(pages.clone());
-        Self { core, region, pages, len, element: PhantomData }
+        let region = core.enter()?.add_region(pages.clone());
+        Ok(Self { core, region, pages, len, element: PhantomData })
+    }
+
+    /// A push of the values that could not be sent as a whole, whose error was returned, and whose parts
+    /// servers may still read.
+    #[must_use]
+    pub fn unsettled(&self) -> Option<Timestamp> {
+        self.core.look().reader_of(self.region).map(Timestamp)
     }
 
     /// Where the values are.
@@ -76,7 +94,8 @@ impl<T: Element> Table<T> {
     /// As [`Table::push`], and when the values belong to another client.
     ///
     /// # Safety
-    /// Until the push is over, nobody may write the values.
+    /// Until the push is over, nobody may write the values. Where it fails to start, that is until what
+    /// [`Rows::unsettled`] names is.
     pub unsafe fn push_shared<'a>(
         &self,
         rows: impl Into<RowSelection<'a>>,
@@ -84,7 +103,7 @@ impl<T: Element> Table<T> {
         first: usize,
         options: &PushOptions,
     ) -> Result<Timestamp, RequestError> {
-        if !Rc::ptr_eq(self.core(), &values.core) {
+        if !self.core().is(&values.core) {
             let text = "the values belong to another client".to_owned();
             return Err(RequestError::Setup { text });
         }
@@ -119,7 +138,9 @@ impl<T: Element> DerefMut for Rows<T> {
 
 impl<T> Drop for Rows<T> {
     fn drop(&mut self) {
-        self.core.borrow_mut().remove_region(self.region);
+        if let Ok(mut core) = self.core.enter() {
+            core.remove_region(self.region);
+        }
     }
 }
 

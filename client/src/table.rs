@@ -1,17 +1,18 @@
 //! Tables: where pushes go and pulls come from.
 
-use std::{cell::RefCell, fmt, marker::PhantomData, ops::Range, rc::Rc};
+use std::{fmt, marker::PhantomData, ops::Range};
 
 use windlass_wire::{NotFinitePolicy, RowRange, TableEntry, TableSchema};
 
 use crate::{
     config::{PullOptions, PushOptions},
-    core::{Core, Source, TableIndex},
+    core::{Source, TableIndex},
     element::Element,
     error::RequestError,
     pending::{PendingPull, PendingPush},
     prepared::Prepared,
     rows::Rows,
+    shared::SharedCore,
 };
 
 /// Rows of a request: by key, strictly ascending, or a range of a dense table.
@@ -60,7 +61,7 @@ impl RowSelection<'_> {
 
 /// A table with values of type `T`. Cheap to clone.
 pub struct Table<T: Element> {
-    core: Rc<RefCell<Core>>,
+    core: SharedCore,
     index: TableIndex,
     width: usize,
     element: PhantomData<T>,
@@ -79,15 +80,15 @@ impl<T: Element> fmt::Debug for Table<T> {
 }
 
 impl<T: Element> Table<T> {
-    pub(crate) fn new(core: &Rc<RefCell<Core>>, index: TableIndex) -> Self {
-        let width = core.borrow().tables[index.0].entry.schema.width as usize;
+    pub(crate) fn new(core: &SharedCore, index: TableIndex) -> Self {
+        let width = core.look().tables[index.0].entry.schema.width as usize;
         Self { core: core.clone(), index, width, element: PhantomData }
     }
 
     /// The table's number, name and schema.
     #[must_use]
     pub fn entry(&self) -> TableEntry {
-        self.core.borrow().tables[self.index.0].entry.clone()
+        self.core.look().tables[self.index.0].entry.clone()
     }
 
     /// The table's schema.
@@ -106,7 +107,7 @@ impl<T: Element> Table<T> {
     /// it in [`PullOptions::after`]: one-sided pulls do, and those of other replicas.
     #[must_use]
     pub fn pulls_overtake(&self) -> bool {
-        let core = self.core.borrow();
+        let core = self.core.look();
         core.map.chained || core.tables[self.index.0].dense_rows().is_some()
     }
 
@@ -177,7 +178,7 @@ impl<T: Element> Table<T> {
             RowSelection::Range(range) => {
                 let rows = RowRange::new(range.start, range.end.max(range.start));
                 let count = usize::try_from(rows.count()).unwrap_or(usize::MAX);
-                let mut core = self.core.borrow_mut();
+                let mut core = self.core.enter()?;
                 core.check_length(self.index, count.saturating_mul(self.width), into.len())?;
                 core.pull_into(self.index, rows, options, bytemuck::cast_slice_mut(into))
             }
@@ -222,10 +223,10 @@ impl<T: Element> Table<T> {
     /// # Errors
     /// When they are not there within the client's timeout, or the table keeps no clocks.
     pub fn wait_for_workers(&self, count: u64) -> Result<(), RequestError> {
-        self.core.borrow_mut().wait_for_workers(self.index, count)
+        self.core.enter()?.wait_for_workers(self.index, count)
     }
 
-    pub(crate) fn core(&self) -> &Rc<RefCell<Core>> {
+    pub(crate) fn core(&self) -> &SharedCore {
         &self.core
     }
 
@@ -240,7 +241,7 @@ impl<T: Element> Table<T> {
         source: Source<'_>,
         options: &PushOptions,
     ) -> Result<u64, RequestError> {
-        let mut core = self.core.borrow_mut();
+        let mut core = self.core.enter()?;
         let expected = rows.count().saturating_mul(self.width as u64);
         if expected != values.len() as u64 {
             return Err(core.length_error(self.index, rows.count(), values.len()));
@@ -264,7 +265,7 @@ impl<T: Element> Table<T> {
         rows: &RowSelection<'_>,
         options: &PullOptions,
     ) -> Result<u64, RequestError> {
-        let mut core = self.core.borrow_mut();
+        let mut core = self.core.enter()?;
         match rows {
             RowSelection::Keys(keys) => core.pull_keys(self.index, keys, options),
             RowSelection::Range(rows) => {

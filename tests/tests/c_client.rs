@@ -71,6 +71,14 @@ fn every_function_does_what_the_header_says_in_cpp11() {
 }
 
 #[test]
+fn a_forked_child_is_told_and_the_parent_goes_on() {
+    if installed("gcc", "a client on both sides of a fork in C") {
+        let program = compile("fork", "client/c/tests/fork.c", "gcc", &["-std=c99"]);
+        on_each_provider(&[program.as_os_str()]);
+    }
+}
+
+#[test]
 fn address_sanitizer_finds_nothing() {
     let what = "the ABI under AddressSanitizer";
     if !installed("gcc", what) {

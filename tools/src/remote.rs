@@ -55,13 +55,16 @@ impl RemoteError {
     pub fn is_unreachable(&self) -> bool {
         match self {
             Self::Connect { source, .. } => !matches!(source, ConnectError::Refused { .. }),
-            Self::Table(error) => matches!(error, TableError::Control(_)),
+            Self::Table(error) => {
+                matches!(error, TableError::Control(_) | TableError::Timeout { .. })
+            }
             Self::Request(error) => {
                 matches!(
                     error,
                     RequestError::ServerGone { .. }
                         | RequestError::PartitionUnavailable { .. }
                         | RequestError::Timeout { .. }
+                        | RequestError::SendTimeout { .. }
                 )
             }
         }

@@ -7,7 +7,11 @@ use std::{
     time::Duration,
 };
 
-use rustix::net::sockopt;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec},
+    io::Errno,
+    net::sockopt,
+};
 use windlass_wire::{
     DecodeError, Wire,
     control::{FRAME_HEADER_LEN, decode_frame_header, decode_message, encode_frame},
@@ -33,6 +37,15 @@ pub enum ControlError {
         peer: String,
         /// Why.
         source: io::Error,
+    },
+    /// The peer has the connection and says nothing: what it was asked may still be carried out, and its
+    /// answer may still come, so that the connection is of no use any more.
+    #[error("{peer} did not answer within {limit:?}: it is overloaded or stopped")]
+    Silent {
+        /// The peer.
+        peer: String,
+        /// How long it was waited for.
+        limit: Duration,
     },
     /// The peer sent something that is no message.
     #[error("{peer} does not speak this protocol")]
@@ -217,8 +230,28 @@ impl ControlStream {
         self.receive()?.ok_or_else(|| self.broken(hung_up))
     }
 
+    /// Waits until there is something to receive, or the connection has ended; false when neither was so
+    /// for as long as `limit`.
+    ///
+    /// # Errors
+    /// When the system refuses to wait.
+    pub fn is_ready_within(&self, limit: Duration) -> io::Result<bool> {
+        let mut fds = [PollFd::new(&self.stream, PollFlags::IN)];
+        let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
+        match rustix::event::poll(&mut fds, Some(&limit)) {
+            Ok(ready) => Ok(ready > 0),
+            Err(Errno::INTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     fn broken(&self, source: io::Error) -> ControlError {
-        ControlError::Broken { peer: self.peer.clone(), source }
+        let peer = self.peer.clone();
+        if source.kind() == io::ErrorKind::WouldBlock {
+            let limit = self.stream.read_timeout().ok().flatten().unwrap_or_default();
+            return ControlError::Silent { peer, limit };
+        }
+        ControlError::Broken { peer, source }
     }
 
     fn decode(&self, source: DecodeError) -> ControlError {
@@ -284,6 +317,21 @@ mod tests {
             let unread_ms = sockopt::tcp_user_timeout(stream).unwrap();
             assert_eq!(Duration::from_millis(u64::from(unread_ms)), after);
         }
+    }
+
+    fn silence_is_told_in_words() {
+        let (mut active, mut passive) = pair();
+        let limit = Duration::from_millis(200);
+        assert!(!active.is_ready_within(limit).unwrap());
+        active.set_read_timeout(Some(limit)).unwrap();
+        let error = active.receive::<ClientRequest>().unwrap_err();
+        assert!(matches!(error, ControlError::Silent { .. }), "{error:?}");
+        assert!(error.to_string().contains("did not answer within 200ms"), "{error}");
+        passive.send(&ClientRequest::Map {}).unwrap();
+        assert!(active.is_ready_within(Duration::from_secs(10)).unwrap());
+        drop(passive);
+        active.receive::<ClientRequest>().unwrap();
+        assert!(active.is_ready_within(Duration::from_secs(10)).unwrap(), "an end is something");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Why a call failed: a code that never changes its meaning, and a sentence.
 
-use windlass_client::{ConnectError, RequestError, Status, TableError, chain};
+use windlass_client::{ConnectError, RequestError, Status, TableError, WrongProcess, chain};
 
 use crate::c_abi::status::WindlassStatus;
 
@@ -32,11 +32,19 @@ impl Failure {
     }
 }
 
+impl From<WrongProcess> for Failure {
+    fn from(error: WrongProcess) -> Self {
+        Self::new(WindlassStatus::WrongProcess, error.to_string())
+    }
+}
+
 impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
         let status = match &error {
             ConnectError::Address { .. } => WindlassStatus::InvalidArgument,
             ConnectError::Refused { .. } => WindlassStatus::Refused,
+            ConnectError::Timeout { .. } => WindlassStatus::Timeout,
+            ConnectError::Interrupted => WindlassStatus::Interrupted,
             ConnectError::NoProvider { .. } => WindlassStatus::NoTransport,
             ConnectError::Allocate(_) | ConnectError::Register(_) => WindlassStatus::NoMemory,
             _ => WindlassStatus::ConnectFailed,
@@ -48,6 +56,9 @@ impl From<ConnectError> for Failure {
 impl From<TableError> for Failure {
     fn from(error: TableError) -> Self {
         let status = match &error {
+            TableError::WrongProcess(_) => WindlassStatus::WrongProcess,
+            TableError::Timeout { .. } => WindlassStatus::Timeout,
+            TableError::Interrupted => WindlassStatus::Interrupted,
             TableError::Unknown { .. } => WindlassStatus::UnknownTable,
             TableError::Exists { .. } => WindlassStatus::TableExists,
             TableError::Dtype { .. } => WindlassStatus::WrongDtype,
@@ -61,6 +72,7 @@ impl From<TableError> for Failure {
 impl From<RequestError> for Failure {
     fn from(error: RequestError) -> Self {
         let status = match &error {
+            RequestError::WrongProcess(_) => WindlassStatus::WrongProcess,
             RequestError::Length { .. } => WindlassStatus::WrongLength,
             RequestError::UnsortedKeys { .. } => WindlassStatus::UnsortedKeys,
             RequestError::DuplicateKey { .. } => WindlassStatus::DuplicateKey,
@@ -75,7 +87,10 @@ impl From<RequestError> for Failure {
             RequestError::SessionExpired { .. } => WindlassStatus::SessionExpired,
             RequestError::PartitionUnavailable { .. } => WindlassStatus::Unavailable,
             RequestError::RowsLost => WindlassStatus::RowsLost,
-            RequestError::Timeout { .. } => WindlassStatus::Timeout,
+            RequestError::Timeout { .. } | RequestError::SendTimeout { .. } => {
+                WindlassStatus::Timeout
+            }
+            RequestError::Interrupted => WindlassStatus::Interrupted,
             RequestError::UnknownTimestamp { .. } => WindlassStatus::UnknownTimestamp,
             RequestError::TooLarge { .. } | RequestError::RoundFull => WindlassStatus::TooLarge,
             _ => WindlassStatus::SetupFailed,

@@ -9,23 +9,38 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use windlass_client::Process;
+
 use crate::{c_abi::status::WindlassStatus, failure::Failure};
 
-/// A thread, by a number that is never used again.
+/// Who made a handle: a process, and a thread by a number that is never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ThreadNumber(u64);
+pub(crate) struct Owner {
+    process: Process,
+    thread: u64,
+}
 
 static NEXT_THREAD: AtomicU64 = AtomicU64::new(1);
 
 thread_local! {
-    static THREAD: ThreadNumber = ThreadNumber(NEXT_THREAD.fetch_add(1, Ordering::Relaxed));
+    static THREAD: u64 = NEXT_THREAD.fetch_add(1, Ordering::Relaxed);
     static LAST_ERROR: RefCell<CString> = RefCell::default();
 }
 
-impl ThreadNumber {
+impl Owner {
     /// The calling thread.
     pub(crate) fn current() -> Self {
-        THREAD.with(|number| *number)
+        Self { process: Process::current(), thread: THREAD.with(|number| *number) }
+    }
+
+    /// Whether this is the calling thread, or the one that a forked child has of it.
+    pub(crate) fn is_this_thread(self) -> bool {
+        self.thread == THREAD.with(|number| *number)
+    }
+
+    /// Whether this is the calling process, not one it was forked from.
+    pub(crate) fn is_this_process(self) -> bool {
+        self.process.is_current()
     }
 }
 
@@ -99,9 +114,9 @@ mod tests {
 
     #[test]
     fn threads_have_numbers_of_their_own() {
-        let mine = ThreadNumber::current();
-        assert_eq!(mine, ThreadNumber::current());
-        let other = std::thread::spawn(ThreadNumber::current).join().unwrap();
-        assert_ne!(mine, other);
+        let mine = Owner::current();
+        assert!(mine.is_this_thread() && mine.is_this_process());
+        let other = std::thread::spawn(Owner::current).join().unwrap();
+        assert!(!other.is_this_thread() && other.is_this_process());
     }
 }

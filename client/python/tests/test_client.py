@@ -1,7 +1,12 @@
 """The package against real servers."""
 
 import gc
+import multiprocessing
+import os
+import signal
+import socket
 import threading
+import time
 
 import numpy
 import pytest
@@ -208,15 +213,23 @@ def test_mistakes(client, name):
         ([-1, 1], ValueError),
         ([0.5, 1], TypeError),
         ([[1, 2]], ValueError),
+        ([-1, 2**63], ValueError),
+        ([1, "2"], TypeError),
     ]:
         with pytest.raises(error):
             table.push(keys, numpy.zeros((2, 2), "float32"))
+    for key in [2**64, 2**70]:
+        with pytest.raises(ValueError, match=f"not {key}$"):
+            table.push([1, key], numpy.zeros((2, 2), "float32"))
     with pytest.raises(ValueError):
         table.push([1], numpy.zeros(3, "float32"))
     with pytest.raises(TypeError):
         table.push([1], numpy.zeros(2, "float64"))
     with pytest.raises(windlass.NotFinite):
         table.push([1], [numpy.nan, 1])
+    for name_or_token in [lambda text: client.open_table(text), lambda text: windlass.connect("127.0.0.1:1", token=text)]:
+        with pytest.raises(ValueError, match="NUL"):
+            name_or_token("cut\0here")
     with pytest.raises(windlass.InvalidArgument):
         client.create_table(name + "!", width=2, rows=1, rule="sgd:speed=1")
     with pytest.raises(TypeError):
@@ -224,6 +237,110 @@ def test_mistakes(client, name):
     with pytest.raises(windlass.InvalidArgument):
         client.wait(2**40)
     assert (table.pull(slice(None)) == 0).all()
+
+
+def test_a_transposed_array_is_refused(client, name):
+    table = client.create_table(name, width=4, rows=10)
+    for push in [table.push, table.push_pull]:
+        with pytest.raises(ValueError, match="transposed"):
+            push([3, 7], numpy.ones((4, 2), "float32"))
+    with pytest.raises(ValueError):
+        table.pull([3, 7], out=numpy.ones((4, 2), "float32"))
+    assert (table.pull(slice(None)) == 0).all()
+    table.push([3, 7], numpy.ones((2, 4), "float32"))
+    table.push([3, 7], numpy.ones(8, "float32"))
+    table.push([3, 7], numpy.ones((2, 2, 2), "float32"))
+    client.wait_all()
+    assert (table.pull([3, 7]) == 3).all()
+
+
+def _in_child(at, name, client, table, buffer, outcomes):
+    """Uses a client that was connected before the fork, drops it, and connects again."""
+    told = []
+    uses = [
+        lambda: table.push([7], [1.0]),
+        lambda: table.pull([7]),
+        lambda: client.open_table(name),
+        lambda: client.wait_all(),
+        lambda: client.tables(),
+        lambda: client.allocate(1),
+        lambda: buffer.settle(),
+        lambda: client.clock,
+    ]
+    for use in uses:
+        try:
+            use()
+        except windlass.WrongProcess as error:
+            told.append("connect again" in str(error))
+    client.close()
+    with windlass.connect(*at[:1], providers=at[1:]) as own:
+        mine = own.open_table(name)
+        for _ in range(100):
+            mine.push([7], [1.0]).wait()
+    outcomes.put(told == [True] * len(uses))
+
+
+def test_a_forked_child_is_told_and_the_parent_goes_on(client, name, request):
+    context = multiprocessing.get_context("fork")
+    provider = request.node.callspec.params["client"]
+    table = client.create_table(name, width=1)
+    buffer = client.allocate(4)
+    table.push([7], [1.0]).wait()
+    outcomes = context.Queue()
+    at = (address(provider), provider)
+    child = context.Process(target=_in_child, args=(at, name, client, table, buffer, outcomes))
+    child.start()
+    for _ in range(100):
+        table.push([7], [1.0]).wait()
+    assert outcomes.get(timeout=60)
+    child.join(60)
+    assert child.exitcode == 0
+    for _ in range(100):
+        table.push([7], [1.0]).wait()
+    assert table.pull([7])[0, 0] == 301
+
+
+def _interrupted_after(seconds, wait):
+    """How long a wait that a signal ends takes from the signal on."""
+    timer = threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGINT))
+    began = time.monotonic()
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        wait()
+    return time.monotonic() - began - seconds
+
+
+def test_ctrl_c_ends_a_wait_and_not_the_request(client, name, request):
+    provider = request.node.callspec.params["client"]
+    first, second = (
+        windlass.connect(address(provider), providers=[provider], rank=rank, timeout=60)
+        for rank in range(2)
+    )
+    schema = dict(width=1, rows=10, aggregation="rounds")
+    table, other = (one.create_table(name, **schema) for one in (first, second))
+    pushed = table.push([3], [1.0])
+    first.advance_clock()
+    for wait in [pushed.wait, first.wait_all]:
+        assert _interrupted_after(0.3, wait) < 20
+    # A handler that raises nothing ends nothing.
+    seen = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: (seen.append(1), second.advance_clock()))
+    try:
+        threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGUSR1)).start()
+        pushed.wait()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert seen == [1] and (other.pull([3]) == 1).all()
+    for one in (first, second):
+        one.close()
+
+
+def test_ctrl_c_ends_connecting_to_a_server_that_says_nothing():
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        at = f"127.0.0.1:{mute.getsockname()[1]}"
+        assert _interrupted_after(0.3, lambda: windlass.connect(at, timeout=60)) < 20
+        with pytest.raises(windlass.Timeout, match="did not answer within"):
+            windlass.connect(at, timeout=0.2)
 
 
 def test_threads_and_clocks(client, name):

@@ -7,7 +7,8 @@
 ...     weights = table.pull([3, 7])
 
 A client, and everything made with it, belongs to the thread that connected: connect once per thread.
-While a call waits, other Python threads run.
+While a call waits, other Python threads run. It belongs to one process as well: in a child that
+`multiprocessing` forks, its calls raise WrongProcess, and the parent goes on. Connect there again.
 """
 
 from ._version import __version__
@@ -17,6 +18,7 @@ from .errors import (
     ConnectError,
     DtypeError,
     InternalError,
+    Interrupted,
     InvalidArgument,
     KeysError,
     NoMemory,
@@ -31,6 +33,7 @@ from .errors import (
     Unavailable,
     UnknownTable,
     WindlassError,
+    WrongProcess,
     WrongThread,
 )
 from .table import PendingPull, PendingPush, Prepared, Schema, Table
@@ -42,6 +45,7 @@ __all__ = [
     "Counters",
     "DtypeError",
     "InternalError",
+    "Interrupted",
     "InvalidArgument",
     "KeysError",
     "NoMemory",
@@ -61,6 +65,7 @@ __all__ = [
     "Unavailable",
     "UnknownTable",
     "WindlassError",
+    "WrongProcess",
     "WrongThread",
     "__version__",
     "connect",

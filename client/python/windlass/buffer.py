@@ -108,8 +108,10 @@ class Buffer:
         if getattr(self, "_handle", 0):
             try:
                 self._close()
-            except Exception:  # a finalizer has nobody to tell; the memory stays
+            except BaseException as error:  # a finalizer has nobody to tell; the memory stays
                 _LEAKED.append(self._array)
+                if not isinstance(error, Exception):
+                    raise
 
 
 #: Memory of callers that servers may still read.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from ctypes import byref, c_char_p, c_uint64
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy
 from . import dtypes
 from .buffer import Buffer
 from .library import Counters as CCounters
-from .library import EachTable, Options, library, sized
+from .library import EachTable, Options, encoded, library, sized, watch_signals
 from .library import Schema as CSchema
 from .table import Schema, Table, schema_of
 
@@ -42,7 +43,7 @@ def connect(
     """Connects to the cluster that the server at `address` belongs to.
 
     `address` is "windlass://HOST:PORT" or "HOST:PORT", or several, "HOST:PORT,HOST:PORT"; `timeout`
-    is in seconds and holds for every request; for `retry_for` seconds requests are tried again while
+    is in seconds and holds for every request and for servers that say nothing; for `retry_for` seconds requests are tried again while
     servers fail or restart, 0 for not at all; `providers` are transports that may be used, best first, of "verbs", "shm" and "tcp".
     """
     return Client(
@@ -57,7 +58,11 @@ def connect(
 
 
 class Client:
-    """A connection to a cluster. Belongs to the thread that made it. A context manager."""
+    """A connection to a cluster. Belongs to the thread and the process that made it. A context manager.
+
+    In a forked child, as of `multiprocessing`, its calls raise WrongProcess: connect there again. What
+    `allocate` returned is memory that both processes see.
+    """
 
     def __init__(
         self,
@@ -73,13 +78,17 @@ class Client:
         self._handle = 0
         self._children: weakref.WeakSet[Any] = weakref.WeakSet()
         options = sized(Options)
-        options.token = None if token is None else token.encode()
-        options.providers = None if providers is None else ",".join(providers).encode()
+        options.token = None if token is None else encoded(token, "token")
+        options.providers = None if providers is None else encoded(",".join(providers), "providers")
         options.timeout_ms = max(1, round(timeout * 1000))
         options.retry_for_ms = max(1, round(retry_for * 1000)) if retry_for > 0 else 2**64 - 1
         options.staging_len = staging_bytes
         options.has_rank, options.rank = (0, 0) if rank is None else (1, rank)
-        self._handle = library.handle("connect", address.encode(), byref(options))
+        if threading.current_thread() is threading.main_thread():
+            options.goes_on = watch_signals()
+        # What the library calls lives as long as this.
+        self._options = options
+        self._handle = library.handle("connect", encoded(address, "address"), byref(options))
 
     def create_table(
         self,
@@ -111,7 +120,7 @@ class Client:
         schema.dtype = dtypes.number_of(dtype)
         schema.width = width
         schema.kind, schema.rows = (1, 0) if rows is None else (0, rows)
-        schema.rule = rule.encode()
+        schema.rule = encoded(rule, "rule")
         schema.replicas = replicas
         schema.not_finite = reject_not_finite
         if isinstance(durability, int):
@@ -126,16 +135,16 @@ class Client:
         schema.fold_late = fold_late
         if fold_late and not schema.aggregation:
             raise ValueError("fold_late is for tables in rounds: give aggregation, too")
-        handle = library.handle("create_table", self._open(), name.encode(), byref(schema))
+        handle = library.handle("create_table", self._open(), encoded(name, "name"), byref(schema))
         return Table(self, name, handle)
 
     def open_table(self, name: str) -> Table:
         """Opens a table with the schema it has."""
-        return Table(self, name, library.handle("open_table", self._open(), name.encode()))
+        return Table(self, name, library.handle("open_table", self._open(), encoded(name, "name")))
 
     def drop_table(self, name: str) -> None:
         """Drops a table and its rows on all servers."""
-        library.call("drop_table", self._open(), name.encode())
+        library.call("drop_table", self._open(), encoded(name, "name"))
 
     def tables(self) -> dict[str, Schema]:
         """All tables, by name."""

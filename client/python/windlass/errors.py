@@ -19,6 +19,10 @@ class WrongThread(WindlassError, RuntimeError):
     """The object belongs to another thread."""
 
 
+class WrongProcess(WindlassError, RuntimeError):
+    """The object was made before a fork, by the parent process: connect again in this one."""
+
+
 class InternalError(WindlassError, RuntimeError):
     """A bug in windlass."""
 
@@ -41,6 +45,10 @@ class ServerGone(WindlassError, ConnectionError):
 
 class Timeout(WindlassError, TimeoutError):
     """No answer within the client's timeout. The request goes on."""
+
+
+class Interrupted(WindlassError):
+    """A signal ended the wait. What was asked for goes on."""
 
 
 class Unavailable(WindlassError, ConnectionError):
@@ -85,6 +93,7 @@ _BY_STATUS = {
     2: WrongThread,
     3: InternalError,
     4: NoMemory,
+    5: WrongProcess,
     10: ConnectError,
     11: ConnectError,
     12: RefusedError,
@@ -93,6 +102,7 @@ _BY_STATUS = {
     15: Unavailable,
     16: RowsLost,
     17: SessionExpired,
+    18: Interrupted,
     20: UnknownTable,
     21: TableExists,
     22: DtypeError,

@@ -7,12 +7,46 @@ import ctypes.util
 import os
 from ctypes import POINTER, byref, c_char_p, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generator
 
-from .errors import of_status
+from .errors import InvalidArgument, of_status
 
 _ABI_VERSION = 1
+_INTERRUPTED = 18
 _NAME = "libwindlass.so"
+
+
+#: What the library calls while it waits, to ask whether to go on.
+GoesOn = ctypes.CFUNCTYPE(c_int32, c_void_p)
+
+#: What signal handlers raised while the library waited.
+_RAISED: list[BaseException] = []
+
+
+def _signals() -> Generator[int, Any, None]:
+    """Says at each step whether the signals that came meanwhile let the wait go on."""
+    goes_on = 1
+    while True:
+        try:
+            while True:
+                # Resuming here runs the handlers of signals that have come.
+                yield goes_on
+                goes_on = 1
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            _RAISED.append(error)
+            goes_on = 0
+
+
+def watch_signals() -> Any:
+    """A `goes_on` under which signal handlers run while the library waits; for the main thread, whose
+    they are. It is a generator's own method: a function of Python's would run them, and raise, before its
+    first line.
+    """
+    signals = _signals()
+    next(signals)
+    return GoesOn(signals.send)
 
 
 class Options(ctypes.Structure):
@@ -28,6 +62,8 @@ class Options(ctypes.Structure):
         ("has_rank", c_uint32),
         ("rank", c_uint32),
         ("retry_for_ms", c_uint64),
+        ("goes_on", GoesOn),
+        ("context", c_void_p),
     ]
 
 
@@ -96,6 +132,13 @@ def sized(struct: Any) -> Any:
     made = struct()
     made.size = ctypes.sizeof(struct)
     return made
+
+
+def encoded(text: str, name: str) -> bytes:
+    """A text for C, which ends at the first NUL."""
+    if "\0" in text:
+        raise InvalidArgument(f"{name} has a NUL character")
+    return text.encode()
 
 
 EachTable = ctypes.CFUNCTYPE(None, c_void_p, c_char_p, POINTER(Schema))
@@ -184,6 +227,8 @@ class Library:
     def call(self, name: str, *arguments: Any) -> None:
         """Calls a function; raises a WindlassError unless it succeeds."""
         status = getattr(self, name)(*arguments)
+        if status == _INTERRUPTED and _RAISED:
+            raise _RAISED.pop()
         if status != 0:
             raise of_status(status, self._last_error().decode(errors="replace"))
 

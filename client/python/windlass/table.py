@@ -145,9 +145,11 @@ class Table:
         clock: Optional[int] = None,
         sync: bool = False,
     ) -> PendingPush:
-        """Starts a push of `width` values for each row. They are copied before this returns.
+        """Starts a push of `width` values for each row: an array of shape (rows, width), or a flat one.
 
-        `after` is the timestamp of a request that has to be done first; `sync` acknowledges only
+        The values are copied before this returns.
+
+        `after` is the timestamp of a request that has to be done first, which this waits for; `sync` acknowledges only
         what is on disk on every replica.
         """
         function, arguments, count = self._rows("push", rows)
@@ -247,14 +249,7 @@ class Table:
             if count and rows.start < 0:
                 raise ValueError("rows are numbered from 0")
             return f"{function}_range", (rows.start if count else 0, count), count
-        keys = numpy.asarray(rows)
-        if keys.size and not numpy.issubdtype(keys.dtype, numpy.integer):
-            raise TypeError(f"keys are integers, not {keys.dtype}")
-        if keys.ndim != 1:
-            raise ValueError(f"keys have one dimension, not {keys.ndim}")
-        if keys.size and numpy.issubdtype(keys.dtype, numpy.signedinteger) and keys.min() < 0:
-            raise ValueError("keys are not negative")
-        keys = numpy.ascontiguousarray(keys, dtype=numpy.uint64)
+        keys = _keys(rows)
         pointer: Any = ctypes.cast(keys.ctypes.data, c_void_p)
         pointer._keys = keys  # alive as long as the argument
         return function, (pointer, keys.size), keys.size
@@ -270,13 +265,19 @@ class Table:
                 f"{count} rows of {self.width} values need {count * self.width} values, "
                 f"not {given.size}"
             )
+        if given.ndim > 1 and given.shape[0] != count:
+            raise ValueError(
+                f"{count} rows of {self.width} values have shape ({count}, {self.width}), "
+                f"not {given.shape}: is the array transposed?"
+            )
         return numpy.require(given, requirements=["C", "A"])
 
     def _out(self, out: Optional[numpy.ndarray], shape: tuple[int, int]) -> numpy.ndarray:
         if out is None:
             # Zeroed, because the library may read what it is about to write.
             return numpy.zeros(shape, dtype=self.dtype)
-        if out.dtype != self.dtype or out.size != shape[0] * shape[1]:
+        has_room = out.size == shape[0] * shape[1] and (out.ndim < 2 or out.shape[0] == shape[0])
+        if out.dtype != self.dtype or not has_room:
             raise ValueError(f"out has to have {shape[0]} x {shape[1]} values of {self.dtype}")
         flags = out.flags
         if not (flags.c_contiguous and flags.writeable and flags.aligned):
@@ -349,6 +350,27 @@ class Prepared:
     def __del__(self) -> None:
         if getattr(self, "_handle", 0):
             library.close_prepared(self._handle)
+
+
+def _keys(rows: Any) -> numpy.ndarray:
+    keys = numpy.asarray(rows)
+    if keys.ndim != 1:
+        raise ValueError(f"keys have one dimension, not {keys.ndim}")
+    if not keys.size:
+        return numpy.empty(0, dtype=numpy.uint64)
+    if keys.dtype.kind in "Of":
+        # What no integer dtype holds together, such as -1 and 2**63, became objects or floats.
+        for key in rows:
+            if not isinstance(key, (int, numpy.integer)):
+                raise TypeError(f"keys are integers, not {type(key).__name__}")
+            if not 0 <= key < 2**64:
+                raise ValueError(f"keys are from 0 to 2**64 - 1, not {key}")
+        keys = numpy.array([int(key) for key in rows], dtype=numpy.uint64)
+    if not numpy.issubdtype(keys.dtype, numpy.integer):
+        raise TypeError(f"keys are integers, not {keys.dtype}")
+    if numpy.issubdtype(keys.dtype, numpy.signedinteger) and keys.min() < 0:
+        raise ValueError(f"keys are from 0 to 2**64 - 1, not {keys.min()}")
+    return numpy.ascontiguousarray(keys, dtype=numpy.uint64)
 
 
 def _push_options(after: int, clock: Optional[int], sync: bool) -> Any:

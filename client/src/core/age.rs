@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-use super::{Core, kept::Kept, requests::Failure};
+use super::{Core, RequestId, kept::Kept, requests::Failure};
 
 /// Milliseconds on a clock that is cheap enough to be read for every request: it may be some
 /// milliseconds late, and stands still while the machine is suspended.
@@ -47,6 +47,13 @@ impl Core {
     /// Nothing waits to be sent again: how long clocks stood still until now is of no push.
     pub(super) fn settle_ages(&mut self) {
         self.clock_leads = ClockLeads::now();
+    }
+
+    /// How long a request may go on being sent.
+    pub(super) fn time_left(&self, request: RequestId) -> Duration {
+        let begun = self.requests.find(request).map(|request| request.begun_ms);
+        let elapsed = begun.map_or(0, |begun| coarse_ms().saturating_sub(begun));
+        self.options.timeout.saturating_sub(Duration::from_millis(elapsed))
     }
 
     /// Gives up pushes that servers may have applied and forgotten.

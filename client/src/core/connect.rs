@@ -8,7 +8,7 @@ use std::{
 use windlass_transport::{
     Access, Completion, Endpoint, MemoryRegion, Pages, QueuePairId, RemoteKey, RemoteRegion, Role,
     Transport,
-    control::{ControlStream, host_identity},
+    control::host_identity,
     mailbox::{self, CompletionReader, MailboxWriter, Sender},
     memory::{HugePages, PagesOptions},
     shm::{Shm, ShmOptions},
@@ -26,13 +26,16 @@ pub(crate) use windlass_transport::error::chain;
 
 use super::{
     COMPLETIONS_PER_POLL, Core, Counters, Scratch,
+    control::Control,
     link::Link,
     memory::{Memory, SharedRegions},
     read::Reads,
+    readers::Readers,
     requests::Requests,
     route::Routes,
+    vigil::Vigil,
 };
-use crate::{config::ClientOptions, error::ConnectError};
+use crate::{config::ClientOptions, error::ConnectError, fork::Process, watch::Watching};
 
 /// Slots of a completion ring; the server has the same bound.
 const COMPLETION_SLOTS: u32 = 1024;
@@ -46,6 +49,7 @@ impl Core {
         let session = new_session();
         let mut core = Self {
             memory: Memory::new(options.staging_len),
+            watching: Watching::new(options.watch.clone()),
             options,
             session,
             incarnation: Incarnation(session.0),
@@ -67,6 +71,7 @@ impl Core {
             random: session.0,
             tables: Vec::new(),
             requests: Requests::new(),
+            readers: Readers::default(),
             reads: Reads::default(),
             sequence: Sequence(0),
             clock: WorkerClock(0),
@@ -79,6 +84,7 @@ impl Core {
             counters: Counters::default(),
             polls: 0,
             spin: Spin::over(&[]),
+            process: Process::current(),
         };
         let mut first = Some(core.first_map()?);
         let mut failed = None;
@@ -102,7 +108,7 @@ impl Core {
     }
 
     /// Learns the map from the first of the addresses that answers.
-    fn first_map(&mut self) -> Result<(ControlStream, Welcome), ConnectError> {
+    fn first_map(&mut self) -> Result<(Control, Welcome), ConnectError> {
         let mut failed = None;
         for address in self.addresses.clone() {
             let asked = self.greet(&address, None).and_then(|(mut control, welcome)| {
@@ -122,16 +128,15 @@ impl Core {
         Err(failed.unwrap_or(ConnectError::Address { address: String::new() }))
     }
 
-    /// Greets whoever is at an address. With a limit, everything on the connection has it.
+    /// Greets whoever is at an address. `limit` bounds every step on the connection; else the client's
+    /// timeout does.
     pub(super) fn greet(
         &self,
         address: &str,
         limit: Option<Duration>,
-    ) -> Result<(ControlStream, Welcome), ConnectError> {
-        let mut control = match limit {
-            Some(limit) => ControlStream::connect_within(address, limit)?,
-            None => ControlStream::connect(address)?,
-        };
+    ) -> Result<(Control, Welcome), ConnectError> {
+        let limit = limit.unwrap_or(self.options.timeout);
+        let mut control = Control::connect(address, limit, self.options.watch.clone())?;
         let hello = ClientRequest::Hello {
             version: PROTOCOL_VERSION,
             token: self.options.token.clone().unwrap_or_default(),
@@ -142,8 +147,17 @@ impl Core {
             peer: None,
         };
         match ask(&mut control, &hello)? {
-            ClientReply::Welcome { server, incarnation, shard_count, providers, notes, .. } => {
-                Ok((control, Welcome { server, incarnation, shard_count, providers, notes }))
+            ClientReply::Welcome {
+                server,
+                started,
+                shard_count,
+                providers,
+                notes,
+                incarnation,
+                ..
+            } => {
+                let life = (incarnation, started);
+                Ok((control, Welcome { server, life, shard_count, providers, notes }))
             }
             _ => Err(ConnectError::Unexpected { address: address.to_owned() }),
         }
@@ -153,7 +167,7 @@ impl Core {
     pub(super) fn choose_provider(
         &mut self,
         offered: &[Provider],
-        control: &ControlStream,
+        control: &Control,
         notes: &mut Vec<String>,
     ) -> Result<(Provider, usize), ConnectError> {
         for provider in self.options.providers.clone() {
@@ -174,7 +188,7 @@ impl Core {
     fn transport_of(
         &mut self,
         provider: Provider,
-        control: &ControlStream,
+        control: &Control,
     ) -> Result<usize, ConnectError> {
         let found = self
             .transports
@@ -202,7 +216,7 @@ impl Core {
     /// Links to a shard of a server over its control connection.
     pub(super) fn link(
         &mut self,
-        control: &mut ControlStream,
+        control: &mut Control,
         (server, server_at): (ServerId, usize),
         (provider, at): (Provider, usize),
         shard: ShardId,
@@ -237,6 +251,7 @@ impl Core {
             by_reference_len: u64::from(by_reference_len),
             lands_unpolled,
             reads_in_order,
+            vigil: Vigil::default(),
             woken_epoch: 0,
             sleep_epoch: 0,
             failed: false,
@@ -247,7 +262,7 @@ impl Core {
 
     fn open_queue_pair(
         &mut self,
-        control: &mut ControlStream,
+        control: &mut Control,
         provider: Provider,
         at: usize,
         shard: ShardId,
@@ -280,7 +295,7 @@ impl Core {
     /// that fails.
     fn attach(
         &mut self,
-        control: &mut ControlStream,
+        control: &mut Control,
         at: usize,
         queue_pair: QueuePairId,
         shard: ShardId,
@@ -358,7 +373,8 @@ struct Attached {
 /// What a server says of itself.
 pub(super) struct Welcome {
     pub(super) server: ServerId,
-    pub(super) incarnation: Incarnation,
+    /// Its life, and the one its process began with.
+    pub(super) life: (Incarnation, Incarnation),
     pub(super) shard_count: u16,
     pub(super) providers: Vec<Provider>,
     pub(super) notes: Vec<String>,
@@ -366,7 +382,7 @@ pub(super) struct Welcome {
 
 /// Asks; a refusal is an error.
 pub(super) fn ask(
-    control: &mut ControlStream,
+    control: &mut Control,
     request: &ClientRequest,
 ) -> Result<ClientReply, ConnectError> {
     match control.ask(request)? {

@@ -9,7 +9,7 @@ use windlass_transport::{
 };
 use windlass_wire::{ServerId, ShardId};
 
-use super::{RegionId, memory::SharedRegions, requests::RequestId};
+use super::{RegionId, memory::SharedRegions, requests::RequestId, vigil::Vigil};
 
 /// Memory that a message's values lie in, released when the message is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +55,8 @@ pub(crate) struct Link {
     pub(super) lands_unpolled: bool,
     /// Whether one read of a block validates itself.
     pub(super) reads_in_order: bool,
+    /// When its server was last looked at because rows were read in place.
+    pub(super) vigil: Vigil,
     /// The shard's sleep epoch that was answered by a wake-up.
     pub(super) woken_epoch: u64,
     /// Counts this side's sleeps.

@@ -8,6 +8,7 @@ use windlass_transport::{
 };
 use windlass_wire::Place;
 
+use super::RequestId;
 use crate::error::RequestError;
 
 /// A region of the client, over all of its transports. Never used again.
@@ -18,6 +19,8 @@ pub(crate) struct RegionId(pub(crate) usize);
 #[derive(Debug)]
 struct Region {
     pages: Pages,
+    /// What servers may do: only the staging area is theirs to write.
+    access: Access,
     registered: Vec<Option<MemoryRegion>>,
 }
 
@@ -27,13 +30,11 @@ pub(super) struct Memory {
     regions: Vec<Option<Region>>,
     staging: Option<(RegionId, Chunks)>,
     staging_len: usize,
-    /// Regions that requests without an answer may still read.
-    kept: Vec<RegionId>,
 }
 
 impl Memory {
     pub(super) fn new(staging_len: usize) -> Self {
-        Self { regions: Vec::new(), staging: None, staging_len, kept: Vec::new() }
+        Self { regions: Vec::new(), staging: None, staging_len }
     }
 
     pub(super) fn staging_len(&self) -> usize {
@@ -41,8 +42,8 @@ impl Memory {
     }
 
     /// Keeps pages for registration.
-    pub(super) fn add(&mut self, pages: Pages) -> RegionId {
-        self.regions.push(Some(Region { pages, registered: Vec::new() }));
+    pub(super) fn add(&mut self, pages: Pages, access: Access) -> RegionId {
+        self.regions.push(Some(Region { pages, access, registered: Vec::new() }));
         RegionId(self.regions.len() - 1)
     }
 
@@ -80,7 +81,7 @@ impl Memory {
         if let Some(registered) = &region.registered[transport] {
             return Ok(registered.clone());
         }
-        let registered = transports[transport].register(&region.pages, Access::READ_WRITE)?;
+        let registered = transports[transport].register(&region.pages, region.access)?;
         region.registered[transport] = Some(registered.clone());
         Ok(registered)
     }
@@ -105,7 +106,7 @@ impl Memory {
         }
         let pages = Pages::allocate(self.staging_len, PagesOptions::default())?;
         let chunks = Chunks::new(pages.len() as u64);
-        let id = self.add(pages);
+        let id = self.add(pages, Access::READ_WRITE);
         self.staging = Some((id, chunks));
         Ok(id)
     }
@@ -145,16 +146,16 @@ impl super::Core {
         }
     }
 
-    /// Keeps pages for registration.
+    /// Keeps pages, which servers may only read, for registration.
     pub(crate) fn add_region(&mut self, pages: Pages) -> RegionId {
-        self.memory.add(pages)
+        self.memory.add(pages, Access::READ)
     }
 
     /// A region of its own with these bytes; `None` when there is no memory.
     pub(super) fn region_with(&mut self, bytes: &[u8]) -> Option<RegionId> {
         let pages = Pages::allocate(bytes.len().max(1), PagesOptions::default()).ok()?;
         pages.write(0, bytes);
-        Some(self.memory.add(pages))
+        Some(self.memory.add(pages, Access::READ))
     }
 
     /// Whether servers can read regions whose memory was not allocated here.
@@ -162,23 +163,28 @@ impl super::Core {
         self.transports.iter().all(|transport| transport.capabilities().shares_foreign_memory)
     }
 
-    /// Ends the registrations of a region, unless a request may still read it.
+    /// Ends the registrations of a region, once no request reads it any more.
     pub(crate) fn remove_region(&mut self, id: RegionId) {
-        if self.memory.kept.contains(&id) {
-            return;
+        self.readers.orphan(id);
+        let requests = &self.requests;
+        while let Some(free) = self.readers.sweep(|request| requests.is_over(request)) {
+            for link in &mut self.links {
+                link.shared.remove(free);
+            }
+            self.memory.remove(free, &mut self.transports);
         }
-        for link in &mut self.links {
-            link.shared.remove(id);
-        }
-        self.memory.remove(id, &mut self.transports);
     }
 
-    /// A request that has not been answered may still read a region: it stays for the life of the
-    /// client, whatever its owner does.
-    pub(crate) fn keep_until_done(&mut self, request: super::RequestId, id: RegionId) {
+    /// Nobody will wait for a request that may still read a region.
+    pub(crate) fn keep_until_done(&mut self, request: RequestId, id: RegionId) {
         if !self.requests.is_over(request) {
-            self.memory.kept.push(id);
+            self.readers.note(request, id);
         }
+    }
+
+    /// A request that nobody was given and that may still read a region.
+    pub(crate) fn reader_of(&self, id: RegionId) -> Option<RequestId> {
+        self.readers.last_of(id).filter(|request| !self.requests.is_over(*request))
     }
 }
 
@@ -207,5 +213,25 @@ impl SharedRegions {
 
     pub(super) fn remove(&mut self, id: RegionId) {
         self.shared.retain(|(shared, _)| *shared != id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass_transport::tcp::{Tcp, TcpOptions};
+
+    use super::*;
+
+    #[test]
+    fn servers_may_write_the_staging_area_and_nothing_else() {
+        let mut transports: Vec<Box<dyn Transport>> =
+            vec![Box::new(Tcp::open(TcpOptions::LOOPBACK).unwrap())];
+        let mut memory = Memory::new(1 << 20);
+        let rows = Pages::allocate(4096, PagesOptions::default()).unwrap();
+        let rows = memory.add(rows, Access::READ);
+        let staging = memory.staging().unwrap();
+        let mut access = |id| memory.registered(id, 0, &mut transports).unwrap().access;
+        assert_eq!(access(rows), Access::READ);
+        assert_eq!(access(staging), Access::READ_WRITE);
     }
 }

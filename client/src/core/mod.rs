@@ -6,15 +6,18 @@ mod backoff;
 mod begin;
 mod clock;
 mod connect;
+mod control;
 mod kept;
 mod learn;
 mod link;
 mod memory;
+mod places;
 mod progress;
 mod pull;
 mod push;
 mod read;
 mod read_now;
+mod readers;
 mod recover;
 mod remedy;
 mod requests;
@@ -25,6 +28,7 @@ mod servers;
 mod short;
 mod tables;
 mod view;
+mod vigil;
 
 use std::collections::VecDeque;
 
@@ -32,11 +36,11 @@ use windlass_transport::{Completion, Transport, spin::Spin};
 use windlass_wire::{ClusterMap, Incarnation, Sequence, SessionId, WorkerClock};
 
 use self::{
-    age::ClockLeads, kept::Kept, link::Link, memory::Memory, read::Reads, recover::Trouble,
-    requests::Requests, route::Routes, servers::ServerLink, tables::TableState,
+    age::ClockLeads, kept::Kept, link::Link, memory::Memory, read::Reads, readers::Readers,
+    recover::Trouble, requests::Requests, route::Routes, servers::ServerLink, tables::TableState,
 };
 pub(crate) use self::{memory::RegionId, push::Source, requests::RequestId, tables::TableIndex};
-use crate::config::ClientOptions;
+use crate::{config::ClientOptions, fork::Process, watch::Watching};
 
 /// Most bytes of values in one message: bounds how long a shard is busy with it.
 pub(crate) const PART_LEN_MAX: u64 = 1 << 20;
@@ -88,6 +92,7 @@ pub(crate) struct Core {
     random: u64,
     pub(crate) tables: Vec<TableState>,
     memory: Memory,
+    readers: Readers,
     requests: Requests,
     reads: Reads,
     sequence: Sequence,
@@ -103,6 +108,9 @@ pub(crate) struct Core {
     pub(crate) counters: Counters,
     polls: u32,
     spin: Spin,
+    watching: Watching,
+    /// Which process this belongs to.
+    process: Process,
 }
 
 /// Buffers used again and again, so that requests allocate nothing.
@@ -163,6 +171,11 @@ impl std::fmt::Debug for Core {
 
 impl Drop for Core {
     fn drop(&mut self) {
+        if !self.process.is_current() {
+            // What ends a transport would reach the peer, on behalf of the process that goes on.
+            std::mem::forget(std::mem::take(&mut self.transports));
+            return;
+        }
         self.leave_clocks();
         for link in &self.links {
             self.transports[link.transport].disconnect(link.queue_pair);

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use windlass_transport::{
     Completion, CompletionStatus, Opcode, QueuePairState, WorkId,
     chunks::Chunk,
-    control::ControlStream,
     spin::{Idle, LOOKS_PER_PAUSE},
     wait::wait_any,
 };
@@ -15,6 +14,7 @@ use super::{
     Core, RegionId, RequestId,
     clock::CLOCK_READ,
     connect::chain,
+    control::Control,
     link::{Held, InFlight},
     requests::{Failure, Reply},
 };
@@ -46,10 +46,20 @@ const ASKED_SOON: u32 = 8;
 #[derive(Debug)]
 pub(super) struct Patience {
     since: Instant,
+    /// How long it may last.
+    limit: Duration,
     polls: u32,
     checked: Instant,
     /// How often others were asked.
     asked: u32,
+}
+
+impl Patience {
+    /// For so long from now on.
+    pub(super) fn new(limit: Duration) -> Self {
+        let now = Instant::now();
+        Self { since: now, limit, polls: 0, checked: now, asked: 0 }
+    }
 }
 
 /// How long a wait lasts before others are asked once more.
@@ -84,13 +94,18 @@ impl Core {
         }
     }
 
-    /// Waits for every request made so far; the first failure among those still known.
+    /// Waits for every request made so far; the first failure among those still known, or that one of them
+    /// is not over.
     pub(crate) fn wait_for_all(&mut self) -> Result<(), RequestError> {
         let last = self.requests.last();
         let first = last.saturating_sub(super::REQUESTS_MAX as u64 - 1).max(1);
         let mut outcome = Ok(());
         for id in first..=last {
-            outcome = outcome.and(self.wait_for(id));
+            let ended = self.wait_for(id);
+            if ended.as_ref().is_err_and(RequestError::leaves_request) {
+                return ended;
+            }
+            outcome = outcome.and(ended);
         }
         outcome
     }
@@ -107,10 +122,7 @@ impl Core {
             self.spin.found();
             return Ok(());
         }
-        let patience = patience.get_or_insert_with(|| {
-            let now = Instant::now();
-            Patience { since: now, polls: 0, checked: now, asked: 0 }
-        });
+        let patience = patience.get_or_insert_with(|| Patience::new(self.options.timeout));
         if self.spin.idle() == Idle::Crowded {
             self.sleep();
             return Ok(());
@@ -123,12 +135,13 @@ impl Core {
         let waited = now.duration_since(patience.since);
         // What is tried again ends with an error of its own.
         let retrying = if self.in_trouble() { self.options.retry_for } else { Duration::ZERO };
-        if waited >= self.options.timeout.max(retrying + CHECK_EVERY) {
+        if waited >= patience.limit.max(retrying + CHECK_EVERY) {
             return Err(RequestError::Timeout { timeout: self.options.timeout });
         }
         if now.duration_since(patience.checked) >= CHECK_EVERY {
             patience.checked = now;
             self.check_servers();
+            self.watching.ask()?;
             self.note_idle(now);
             if waited >= ask_after(patience.asked) {
                 patience.asked += 1;
@@ -211,8 +224,9 @@ impl Core {
     pub(super) fn allocate_chunk(&mut self, len: u64) -> Result<Chunk, RequestError> {
         self.staging_region()?;
         let staging_len = self.memory.staging_len();
-        if len > staging_len as u64 / 2 {
-            return Err(RequestError::TooLarge { len, staging_len });
+        let limit = staging_len / 2;
+        if len > limit as u64 {
+            return Err(RequestError::TooLarge { len, limit, staging_len });
         }
         let mut patience = None;
         loop {
@@ -394,20 +408,25 @@ impl Core {
     /// Looks whether servers are still there.
     pub(super) fn check_servers(&mut self) {
         for at in 0..self.servers.len() {
-            let server = &mut self.servers[at];
-            if server.control.as_ref().is_some_and(ControlStream::is_closed) {
-                server.control = None;
-            }
-            let is_gone = server.control.is_none();
-            for link_at in server.links() {
-                let link = &self.links[link_at];
-                let failed = link.failed
-                    || is_gone
-                    || self.transports[link.transport].state(link.queue_pair)
-                        == QueuePairState::Error;
-                if failed {
-                    self.fail_link(link_at);
-                }
+            self.check_server(at);
+        }
+    }
+
+    /// Looks whether a server is still there.
+    #[cold]
+    pub(super) fn check_server(&mut self, at: usize) {
+        let server = &mut self.servers[at];
+        if server.control.as_ref().is_some_and(Control::is_closed) {
+            server.control = None;
+        }
+        let is_gone = server.control.is_none();
+        for link_at in server.links() {
+            let link = &self.links[link_at];
+            let failed = link.failed
+                || is_gone
+                || self.transports[link.transport].state(link.queue_pair) == QueuePairState::Error;
+            if failed {
+                self.fail_link(link_at);
             }
         }
     }

@@ -53,8 +53,7 @@ impl Core {
         let request = self.begin(options.after, false)?;
         self.note_push(table, request);
         let sent = self.send_range(request, table, rows, values, options);
-        self.end_sending(request);
-        sent?;
+        self.end_push(request, values, sent)?;
         self.count_push(rows.count() * self.tables[table.0].row_len);
         Ok(request)
     }
@@ -71,6 +70,9 @@ impl Core {
         let layout = self.tables[table.0].layout;
         let mut first = rows.start;
         while first < rows.end {
+            if first > rows.start {
+                self.go_on_sending(request)?;
+            }
             let (link, mut part) = self.rows_at_one_link(Replica::Head, &layout, first, rows.end);
             let route = self.route(link);
             let rows_max = (self.part_len_max(table, link) / row_len).max(1);
@@ -101,8 +103,7 @@ impl Core {
         let request = self.begin(options.after, false)?;
         self.note_push(table, request);
         let sent = self.send_keys(request, table, keys, values, options);
-        self.end_sending(request);
-        sent?;
+        self.end_push(request, values, sent)?;
         self.count_push(keys.len() as u64 * self.tables[table.0].row_len);
         Ok(request)
     }
@@ -120,6 +121,9 @@ impl Core {
             let route = self.route(link);
             let rows_max = self.keyed_rows_max(table, link);
             for (at, part) in keys.chunks(rows_max).enumerate() {
+                if at > 0 {
+                    self.go_on_sending(request)?;
+                }
                 let from = (at * rows_max) as u64 * row_len;
                 let len = part.len() as u64 * row_len;
                 let values = self.part_values((table, link), values, from, len)?;
@@ -132,15 +136,43 @@ impl Core {
                 let route = Route { link, generation };
                 let sorted = std::mem::take(&mut self.scratch.by_link[link]);
                 let rows_max = self.keyed_rows_max(table, link);
-                for (keys, positions) in
-                    sorted.keys.chunks(rows_max).zip(sorted.positions.chunks(rows_max))
-                {
+                let parts = sorted.keys.chunks(rows_max).zip(sorted.positions.chunks(rows_max));
+                for (at, (keys, positions)) in parts.enumerate() {
+                    if at > 0 {
+                        self.go_on_sending(request)?;
+                    }
                     self.push_gathered(route, table, keys, positions, values, request, options)?;
                 }
                 self.scratch.by_link[link] = sorted;
             }
         }
         Ok(())
+    }
+
+    /// Everything of a push is sent, or no more of it can be: then its caller is not told of the request,
+    /// and servers may read the values for those parts that were sent.
+    fn end_push(
+        &mut self,
+        request: RequestId,
+        values: Source<'_>,
+        sent: Result<(), RequestError>,
+    ) -> Result<(), RequestError> {
+        self.end_sending(request);
+        if let (Err(_), Source::Registered { region, .. }) = (&sent, values) {
+            self.keep_until_done(request, region);
+        }
+        sent.map_err(|error| match error {
+            RequestError::Timeout { timeout } => RequestError::SendTimeout { timeout },
+            error => error,
+        })
+    }
+
+    /// Whether there is time for one more part of a push.
+    fn go_on_sending(&mut self, request: RequestId) -> Result<(), RequestError> {
+        if self.time_left(request).is_zero() {
+            return Err(RequestError::Timeout { timeout: self.options.timeout });
+        }
+        self.watching.ask()
     }
 
     /// Most bytes of values in one message.

@@ -23,9 +23,9 @@ use self::{
 };
 use super::{
     Core, RequestId, TableIndex,
+    places::Place,
     push::index,
     requests::Failure,
-    tables::Place,
     view::{HEAD_VERSION_AT, ROWS_AT},
 };
 

@@ -94,6 +94,9 @@ impl Core {
                 else {
                     return Err(self.unavailable(partition));
                 };
+                if !self.still_serves(place.link) {
+                    return Err(RequestError::ServerGone { server: self.links[place.link].server });
+                }
                 let from = index((first - rows.start) * row_len);
                 let part = RowRange::new(first, end);
                 let out = &mut into[from..from + index(part.count() * row_len)];

@@ -14,6 +14,7 @@ use super::{
     Core, RegionId, RequestId,
     kept::{Kept, KeptValues},
     link::{Held, InFlight},
+    progress::Patience,
     push::index,
 };
 use crate::error::RequestError;
@@ -105,6 +106,9 @@ impl Core {
         while !self.leaves_room(route.link, &message.header, len)
             || self.write(route.link, &bytes, message, inline).is_err()
         {
+            if patience.is_none() {
+                patience = Some(Patience::new(self.time_left(message.request)));
+            }
             if let Err(error) = self.wait_a_little(&mut patience) {
                 self.release(message.held());
                 return Err(self.blame_round(error));

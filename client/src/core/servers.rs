@@ -2,10 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use windlass_transport::control::{ANSWER_TIMEOUT, ControlStream};
 use windlass_wire::{
     Durability, Incarnation, ServerId, ShardId,
-    control::Provider,
+    control::{ClientReply, ClientRequest, Provider},
     map::{ServerEntry, ServerState},
 };
 
@@ -13,23 +12,28 @@ use super::{
     Core,
     backoff::Backoff,
     connect::{Welcome, chain},
+    control::Control,
     requests::Failure,
 };
-use crate::error::ConnectError;
+use crate::error::{ConnectError, TableError};
 
 /// A server the client has, or had, a control connection to.
 #[derive(Debug)]
 pub(crate) struct ServerLink {
     pub(crate) id: ServerId,
     pub(super) incarnation: Incarnation,
+    /// The life its process began with.
+    started: Incarnation,
     /// `None` while it is out of reach.
-    pub(crate) control: Option<ControlStream>,
+    pub(crate) control: Option<Control>,
     pub(crate) provider: Provider,
     pub(crate) shard_count: u16,
     /// Index of its first shard's link.
     pub(crate) first_link: usize,
     /// Why better providers are not used, a sentence each.
     pub(crate) notes: Vec<String>,
+    /// It said nothing when it was last asked or greeted.
+    pub(super) silent: bool,
     /// The map does not have it any more.
     pub(super) left: bool,
     /// When to connect again.
@@ -37,6 +41,28 @@ pub(crate) struct ServerLink {
 }
 
 impl ServerLink {
+    /// Asks it, within `limit` or else the client's timeout. Without an answer the connection is given up:
+    /// the server ends its links with it, and it is connected to again.
+    pub(super) fn ask(
+        &mut self,
+        request: &ClientRequest,
+        limit: Option<Duration>,
+    ) -> Result<ClientReply, TableError> {
+        let Some(control) = &mut self.control else {
+            return Err(TableError::OutOfReach { server: self.id });
+        };
+        let asked = match limit {
+            Some(limit) => control.ask_within(request, limit),
+            None => control.ask(request),
+        };
+        asked.map_err(|error| {
+            self.control = None;
+            let error = TableError::from(error);
+            self.silent = matches!(error, TableError::Timeout { .. });
+            error
+        })
+    }
+
     /// Indices of its links.
     pub(super) fn links(&self) -> std::ops::Range<usize> {
         self.first_link..self.first_link + usize::from(self.shard_count)
@@ -49,7 +75,7 @@ impl Core {
         &mut self,
         entry: &ServerEntry,
         limit: Option<Duration>,
-        greeted: Option<(ControlStream, Welcome)>,
+        greeted: Option<(Control, Welcome)>,
     ) -> Result<(), ConnectError> {
         let address = &entry.address;
         let (mut control, welcome) = match greeted {
@@ -83,16 +109,17 @@ impl Core {
                 }
             }
         }
-        // The server is patient from here on, and so is the client.
-        let _ = control.set_read_timeout(Some(ANSWER_TIMEOUT));
+        control.set_limit(self.options.timeout);
         let server = ServerLink {
             id: entry.id,
-            incarnation: welcome.incarnation,
+            incarnation: welcome.life.0,
+            started: welcome.life.1,
             control: Some(control),
             provider,
             shard_count: welcome.shard_count,
             first_link: known.map_or(self.links.len(), |at| self.servers[at].first_link),
             notes,
+            silent: false,
             left: false,
             backoff: Backoff::new(Instant::now()),
         };
@@ -108,8 +135,8 @@ impl Core {
                     self.end_registrations(&old);
                 }
                 self.counters.reconnects += 1;
-                if before.incarnation != self.servers[at].incarnation {
-                    self.note_new_life();
+                if before.started != self.servers[at].started {
+                    self.note_new_process();
                 }
             }
         }
@@ -144,7 +171,9 @@ impl Core {
                 reached = false;
                 let random = self.random();
                 if let Some(at) = known {
-                    self.servers[at].backoff.fail(Instant::now(), random);
+                    let server = &mut self.servers[at];
+                    server.backoff.fail(Instant::now(), random);
+                    server.silent = matches!(error, ConnectError::Timeout { .. });
                 }
             }
         }
@@ -172,7 +201,7 @@ impl Core {
     /// A server came back as a new process. Where there is one copy of each row, those of tables
     /// that are kept in memory only are gone: going on as if they were zero would be worse than to
     /// say so.
-    fn note_new_life(&mut self) {
+    fn note_new_process(&mut self) {
         if self.map.replicas > 1 {
             return;
         }

@@ -2,13 +2,19 @@
 
 use std::time::Instant;
 
-use windlass_transport::{RemoteAddress, RemoteKey, fabric::PeerBytes};
 use windlass_wire::{
     Blob, Consistency, Layout, ServerId, TableEntry, TableKind, TableSchema,
-    control::{ClientReply, ClientRequest, PartitionPlace, RefusalKind},
+    control::{ClientReply, ClientRequest, RefusalKind},
+    schema::TABLE_NAME_LEN_MAX,
 };
 
-use super::{Core, clock::TableClock, connect::chain, push::Replica};
+use super::{
+    Core,
+    clock::TableClock,
+    connect::chain,
+    places::{Place, Places, is_sound},
+    push::Replica,
+};
 use crate::error::{RequestError, TableError};
 
 /// Most bytes of values in one message that sets rows.
@@ -32,79 +38,6 @@ pub(crate) struct TableState {
     pub(super) clock: Option<TableClock>,
     /// The only copy of its rows went with its server; until it is opened again.
     pub(crate) rows_lost: bool,
-}
-
-/// Places of each partition, at the tail of its chain and at any replica; empty until needed.
-#[derive(Debug, Default)]
-pub(super) struct Places {
-    tail: Vec<Option<Place>>,
-    any: Vec<Option<Place>>,
-}
-
-impl Places {
-    pub(super) fn of(&self, replica: Replica) -> &[Option<Place>] {
-        if replica == Replica::Any { &self.any } else { &self.tail }
-    }
-
-    fn of_mut(&mut self, replica: Replica) -> &mut Vec<Option<Place>> {
-        if replica == Replica::Any { &mut self.any } else { &mut self.tail }
-    }
-
-    /// A place, if it is known.
-    #[inline]
-    pub(super) fn find(&self, replica: Replica, partition: usize) -> Option<&Place> {
-        self.of(replica).get(partition)?.as_ref()
-    }
-
-    /// Those of one partition that are known.
-    pub(super) fn of_partition(&mut self, partition: usize) -> impl Iterator<Item = &mut Place> {
-        let places = [self.tail.get_mut(partition), self.any.get_mut(partition)];
-        places.into_iter().flatten().flatten()
-    }
-
-    /// All that are known.
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Option<Place>> {
-        self.tail.iter_mut().chain(&mut self.any)
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.tail.clear();
-        self.any.clear();
-    }
-}
-
-/// Where the rows of one partition lie.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
-    pub(crate) link: usize,
-    pub(crate) at: PartitionPlace,
-    /// The whole partition in place, when it is this host's memory.
-    pub(crate) view: Option<PeerBytes>,
-    /// When a read of its versions last said that it is current.
-    pub(crate) current_at: Option<Instant>,
-    /// The shard's gains at which its clock counts these rows in, as was found out.
-    pub(crate) counted_at: Option<u64>,
-}
-
-impl Place {
-    /// Address of the line of a block.
-    pub(crate) fn line(&self, block: u64) -> RemoteAddress {
-        let offset = self.at.offset + block * u64::from(self.at.block_stride);
-        RemoteAddress {
-            key: RemoteKey(self.at.region.key),
-            address: self.at.region.address.wrapping_add(offset),
-        }
-    }
-
-    /// Number of blocks.
-    pub(crate) fn block_count(&self) -> u64 {
-        self.at.row_count.div_ceil(u64::from(self.at.block_rows))
-    }
-
-    /// Bytes of all blocks and lines.
-    fn len(&self) -> u64 {
-        self.block_count() * u64::from(self.at.block_stride) + 64
-    }
 }
 
 impl TableState {
@@ -191,6 +124,11 @@ impl Core {
         name: &str,
         request: &ClientRequest,
     ) -> Result<ClientReply, TableError> {
+        if name.len() > TABLE_NAME_LEN_MAX {
+            let len = name.len();
+            let text = format!("a table's name has at most {TABLE_NAME_LEN_MAX} bytes, not {len}");
+            return Err(TableError::Refused { kind: RefusalKind::Invalid {}, text });
+        }
         let (reply, asked_before) = self.ask_any(request)?;
         match reply {
             // It was dropped by the first try, whose answer was lost.
@@ -219,8 +157,11 @@ impl Core {
         request: &ClientRequest,
     ) -> Result<ClientReply, TableError> {
         let found = self.servers.iter_mut().find(|known| known.id == server);
-        let control = found.and_then(|known| known.control.as_mut());
-        match control.ok_or(TableError::OutOfReach { server })?.ask(request)? {
+        let asked = found.ok_or(TableError::OutOfReach { server })?.ask(request, None);
+        if asked.is_err() {
+            self.check_servers();
+        }
+        match asked? {
             ClientReply::Refused { status, text } => {
                 Err(TableError::Refused { kind: status, text })
             }
@@ -274,34 +215,46 @@ impl Core {
     fn ask_any(&mut self, request: &ClientRequest) -> Result<(ClientReply, bool), TableError> {
         let since = Instant::now();
         let mut asked_before = false;
-        let mut failed = TableError::Unexpected;
+        let server = self.servers.first().map_or(ServerId(0), |server| server.id);
+        let mut failed = TableError::OutOfReach { server };
         loop {
             for at in 0..self.servers.len() {
-                let Some(control) = &mut self.servers[at].control else { continue };
-                let passing = match control.ask(request) {
+                if self.servers[at].control.is_none() {
+                    continue;
+                }
+                // One that says nothing leaves time for the others.
+                let left = self.options.timeout.saturating_sub(since.elapsed());
+                let others = &self.servers[at + 1..];
+                let is_last = !others.iter().any(|server| server.control.is_some());
+                let limit = if is_last { left } else { left / 2 };
+                failed = match self.servers[at].ask(request, Some(limit)) {
                     Ok(ClientReply::Refused { status, text }) if is_passing(status) => {
                         TableError::Refused { kind: status, text }
                     }
                     Ok(reply) => return Ok((reply, asked_before)),
+                    Err(TableError::Interrupted) => return Err(TableError::Interrupted),
                     Err(error) => {
-                        // The server ends the links of a connection with it.
-                        self.servers[at].control = None;
                         asked_before = true;
-                        error.into()
+                        error
                     }
                 };
-                failed = passing;
-            }
-            if since.elapsed() >= self.options.retry_for {
-                return Err(failed);
             }
             self.check_servers();
+            // Who is gone may come back; who says nothing has had its time.
+            let is_silent = self.servers.iter().any(|server| server.silent && !server.left);
+            let patience_max =
+                if is_silent { self.options.timeout } else { self.options.retry_for };
+            if since.elapsed() >= patience_max {
+                return Err(failed);
+            }
             self.start_trouble();
             let mut patience = None;
             let generation = self.generation;
-            while self.generation == generation && since.elapsed() < self.options.retry_for {
-                if self.wait_a_little(&mut patience).is_err() {
-                    break;
+            while self.generation == generation && since.elapsed() < patience_max {
+                match self.wait_a_little(&mut patience) {
+                    Ok(()) => {}
+                    Err(RequestError::Interrupted) => return Err(TableError::Interrupted),
+                    Err(_) => break,
                 }
             }
         }
@@ -344,13 +297,13 @@ impl Core {
             }
             let request = ClientRequest::Locate { table: id, shard: link.shard };
             let gone = RequestError::ServerGone { server: server.id };
-            let Some(control) = server.control.as_mut().filter(|_| !link.failed) else {
+            if server.control.is_none() || link.failed {
                 if self.routes(replica).leads_to(link_at) {
                     return Err(gone);
                 }
                 continue;
-            };
-            let located = match control.ask(&request) {
+            }
+            let located = match server.ask(&request, None) {
                 Ok(ClientReply::Located { places }) => places,
                 Ok(ClientReply::Refused { status, .. }) if is_passing(status) => {
                     return Err(gone);
@@ -366,26 +319,28 @@ impl Core {
                 Ok(_) => return Err(setup("unexpected answer to locate".to_owned())),
                 Err(error) => {
                     tracing::debug!(error = chain(&error), "a server is gone");
-                    server.control = None;
                     self.check_servers();
-                    return Err(gone);
+                    return Err(match error {
+                        TableError::Interrupted => RequestError::Interrupted,
+                        _ => gone,
+                    });
                 }
             };
             for at in located {
+                let state = &self.tables[table.0];
+                let slot = places.get_mut(at.partition.0 as usize);
+                let Some(slot) = slot.filter(|_| is_sound(&at, &state.layout, state.row_len))
+                else {
+                    return Err(setup("the server named an impossible place".to_owned()));
+                };
                 if self.routes(replica).link_of(at.partition) != link_at {
                     continue;
                 }
-                if !is_sound(&at, self.tables[table.0].row_len) {
-                    return Err(setup("the server named an impossible place".to_owned()));
-                }
-                let mut place =
-                    Place { link: link_at, at, view: None, current_at: None, counted_at: None };
+                let mut place = Place::new(link_at, at);
                 let (address, len) = (place.line(0), place.len());
                 let link = &self.links[link_at];
                 place.view = self.transports[link.transport].view(link.queue_pair, address, len);
-                if let Some(slot) = places.get_mut(at.partition.0 as usize) {
-                    *slot = Some(place);
-                }
+                *slot = Some(place);
             }
         }
         *self.tables[table.0].places.of_mut(replica) = places;
@@ -401,16 +356,4 @@ pub(super) fn is_passing(kind: RefusalKind) -> bool {
             | RefusalKind::NoCoordinator {}
             | RefusalKind::StaleEpoch { .. }
     )
-}
-
-/// Whether a place makes sense for rows of `row_len` bytes.
-fn is_sound(place: &PartitionPlace, row_len: u64) -> bool {
-    let (rows, stride) = (u64::from(place.block_rows), u64::from(place.block_stride));
-    let blocks = if rows == 0 { 0 } else { place.row_count.div_ceil(rows) };
-    let len = blocks.checked_mul(stride).and_then(|len| len.checked_add(64));
-    rows > 0
-        && rows.checked_mul(row_len).is_some_and(|data| data + 64 <= stride)
-        && len
-            .and_then(|len| len.checked_add(place.offset))
-            .is_some_and(|end| end <= place.region.len)
 }

@@ -13,8 +13,8 @@ use windlass_wire::RowRange;
 
 use super::{
     Core, TableIndex,
+    places::Place,
     push::{Replica, index},
-    tables::Place,
 };
 use crate::error::RequestError;
 

@@ -174,6 +174,7 @@ fn serve(
         session: greeting.session,
         server: ServerId(u32::MAX),
         incarnation: greeting.incarnation,
+        started: greeting.incarnation,
         shard_count: 0,
         providers: Vec::new(),
         notes: Vec::new(),

@@ -107,6 +107,7 @@ fn welcome(shared: &Shared, greeting: &Greeting) -> Result<ClientReply, Refusal>
         session: greeting.session,
         server: shared.server_id(),
         incarnation: shared.member.incarnation(),
+        started: shared.member.started(),
         shard_count: shared.config.shards,
         providers,
         notes,

@@ -55,6 +55,8 @@ struct Life {
     server: Option<ServerId>,
     cluster: u64,
     incarnation: Incarnation,
+    /// The first of this process.
+    started: Incarnation,
     kept: bool,
     heartbeat: Duration,
     secret: ServerSecret,
@@ -103,11 +105,13 @@ impl Member {
             Some(identity) => identity.secret,
             None => new_secret().map_err(|source| StartMemberError::Random { source })?,
         };
+        let started = next_life(found.map_or(Incarnation(0), |found| found.incarnation));
         let life = Life {
             secret,
             server: found.map(|identity| identity.server),
             cluster: found.map_or(0, |identity| identity.cluster),
-            incarnation: next_life(found.map_or(Incarnation(0), |found| found.incarnation)),
+            incarnation: started,
+            started,
             kept: options.kept,
             heartbeat: Duration::from_millis(100),
         };
@@ -188,6 +192,11 @@ impl Member {
     /// Connections that were no servers' though they said so.
     pub(super) fn false_peers(&self) -> MutexGuard<'_, Complaints> {
         self.false_peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The life this process began with.
+    pub(super) fn started(&self) -> Incarnation {
+        self.life().started
     }
 
     /// Workers that are connected to this server.

@@ -67,6 +67,7 @@ fn serve(
         session,
         server: own.server,
         incarnation: own.incarnation,
+        started: own.incarnation,
         shard_count: u16::try_from(shards.len()).unwrap(),
         providers: vec![provider],
         notes: Vec::new(),

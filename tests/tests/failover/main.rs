@@ -14,6 +14,8 @@ mod processes;
 #[path = "../kill_nine/program.rs"]
 mod program;
 mod pusher;
+mod readers;
+mod silent;
 mod workers;
 
 use serde_json::Value;

@@ -161,6 +161,7 @@ const UNSAFE_ALLOWED: &[(&str, &str)] = &[
     ("engine/src/shard/durable.rs", "deltas that lie in mailboxes and log records"),
     ("engine/src/shard/record/write.rs", "values that lie in mailboxes, sums in log records"),
     ("engine/src/shard/recover.rs", "deltas that lie in log records"),
+    ("client/src/fork.rs", "a handler that the C library calls in forked children"),
     ("client/src/rows.rs", "rows in registered memory"),
     ("client/c/src/", "the C ABI"),
     ("client/python/", "numpy's buffers"),

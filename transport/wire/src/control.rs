@@ -341,6 +341,8 @@ pub enum ClientReply {
         server: ServerId,
         /// Its life.
         incarnation: Incarnation,
+        /// The life its process began with: rows in its memory go back to that one.
+        started: Incarnation,
         /// Its shards.
         shard_count: u16,
         /// Providers it offers to this client, best first.
@@ -470,7 +472,7 @@ crate::codec::wire_enum!(ClientRequest {
     23 => SetRows { table, partition, first, values },
 });
 crate::codec::wire_enum!(ClientReply {
-    1 => Welcome { session, server, incarnation, shard_count, providers, notes },
+    1 => Welcome { session, server, incarnation, started, shard_count, providers, notes },
     2 => Map { map },
     3 => Table { table },
     4 => Tables { tables },

@@ -287,6 +287,7 @@ fn client_replies() -> Vec<(String, Vec<u8>)> {
         session: SessionId(6),
         server: ServerId(1),
         incarnation: Incarnation(2),
+        started: Incarnation(5),
         shard_count: 4,
         providers: vec![Provider::Verbs {}, Provider::Tcp {}],
         notes: vec!["shm: another host".to_owned()],

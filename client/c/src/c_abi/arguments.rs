@@ -7,7 +7,9 @@ use std::{
     ptr::NonNull,
 };
 
-use crate::{c_abi::status::WindlassStatus, failure::Failure, guard::ThreadNumber};
+use windlass_client::WrongProcess;
+
+use crate::{c_abi::status::WindlassStatus, failure::Failure, guard::Owner};
 
 /// Most bytes of a struct from C: more is a size that was never set.
 const STRUCT_LEN_MAX: usize = 4096;
@@ -17,8 +19,8 @@ pub(super) trait Handle {
     /// What it is called in errors.
     const NAME: &'static str;
 
-    /// The thread that made it. Never changes.
-    fn owner(&self) -> ThreadNumber;
+    /// Who made it. Never changes.
+    fn owner(&self) -> Owner;
 }
 
 /// A struct that begins with its own size, as the caller's header has it.
@@ -39,11 +41,15 @@ pub(super) unsafe fn handle<'a, H: Handle>(handle: *const H) -> Result<&'a H, Fa
     // SAFETY: not NULL once `as_ref` has looked, then made by `into_handle` and not closed, as the
     // caller promises. On a wrong thread only `owner` is read, which nobody writes.
     let handle = unsafe { handle.as_ref() }.ok_or_else(|| Failure::null(H::NAME))?;
+    if !handle.owner().is_this_process() {
+        return Err(WrongProcess.into());
+    }
     check_thread(handle)?;
     Ok(handle)
 }
 
-/// A handle to close; NULL is none.
+/// A handle to close, in a forked child too: nothing but this process's memory is touched there. NULL is
+/// none.
 ///
 /// # Safety
 /// As [`handle`], and `handle` is not used again once this has succeeded.
@@ -58,7 +64,7 @@ pub(super) unsafe fn take<H: Handle>(handle: *mut H) -> Result<Option<Box<H>>, F
 }
 
 fn check_thread<H: Handle>(handle: &H) -> Result<(), Failure> {
-    if handle.owner() == ThreadNumber::current() {
+    if handle.owner().is_this_thread() {
         Ok(())
     } else {
         let text = format!(

@@ -2,7 +2,7 @@
 
 use std::{ffi::c_void, ptr::NonNull};
 
-use windlass_client::{RequestError, RowSelection};
+use windlass_client::RowSelection;
 
 use super::{
     arguments::{Handle, check_len, handle, keys as keys_of, out, set_timestamp, take},
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     failure::Failure,
-    guard::{ThreadNumber, guard},
+    guard::{Owner, guard},
 };
 
 /// Values that can be pushed again and again without a copy by the client. Belongs to its client's
@@ -24,14 +24,14 @@ use crate::{
 /// or windlass_settle_buffer() for all of the buffer's.
 #[derive(Debug)]
 pub struct WindlassBuffer {
-    owner: ThreadNumber,
+    owner: Owner,
     values: Registered,
 }
 
 impl Handle for WindlassBuffer {
     const NAME: &'static str = "buffer";
 
-    fn owner(&self) -> ThreadNumber {
+    fn owner(&self) -> Owner {
         self.owner
     }
 }
@@ -92,7 +92,8 @@ pub unsafe extern "C" fn windlass_register_buffer(
 }
 
 /// Waits for the pushes that read the buffer and closes it; NULL is allowed. With
-/// WINDLASS_STATUS_TIMEOUT a server may still read it: it is not closed and its memory has to stay.
+/// WINDLASS_STATUS_TIMEOUT or _INTERRUPTED a server may still read it: it is not closed and its memory has
+/// to stay.
 /// Any other failure of a push is windlass_settle_buffer()'s to tell.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn windlass_close_buffer(buffer: *mut WindlassBuffer) -> WindlassStatus {
@@ -101,9 +102,13 @@ pub unsafe extern "C" fn windlass_close_buffer(buffer: *mut WindlassBuffer) -> W
             return Ok(());
         }
         // SAFETY: the header's rules on handles.
-        let values = &unsafe { handle(buffer) }?.values;
-        if let Err(error @ RequestError::Timeout { .. }) = values.settle() {
-            return Err(error.into());
+        let settled = unsafe { handle(buffer) }.map(|buffer| buffer.values.settle());
+        match settled {
+            Ok(Err(error)) if error.leaves_request() => return Err(error.into()),
+            Ok(_) => {}
+            // Nothing that was started here reads it.
+            Err(failure) if failure.status == WindlassStatus::WrongProcess => {}
+            Err(failure) => return Err(failure),
         }
         // SAFETY: the header's rules on handles, and it is closed from here on.
         drop(unsafe { take(buffer) }?);
@@ -199,7 +204,7 @@ pub unsafe extern "C" fn windlass_push_buffer_range(
 }
 
 fn into_handle(values: Registered) -> *mut WindlassBuffer {
-    Box::into_raw(Box::new(WindlassBuffer { owner: ThreadNumber::current(), values }))
+    Box::into_raw(Box::new(WindlassBuffer { owner: Owner::current(), values }))
 }
 
 /// # Safety

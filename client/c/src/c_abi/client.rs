@@ -12,13 +12,13 @@ use super::{
 };
 use crate::{
     failure::Failure,
-    guard::{ThreadNumber, c_text, guard},
+    guard::{Owner, c_text, guard},
 };
 
 /// A connection to a cluster. Belongs to the thread that made it.
 #[derive(Debug)]
 pub struct WindlassClient {
-    owner: ThreadNumber,
+    owner: Owner,
     pub(super) client: Client,
     transports: CString,
 }
@@ -26,7 +26,7 @@ pub struct WindlassClient {
 impl Handle for WindlassClient {
     const NAME: &'static str = "client";
 
-    fn owner(&self) -> ThreadNumber {
+    fn owner(&self) -> Owner {
         self.owner
     }
 }
@@ -76,7 +76,7 @@ pub unsafe extern "C" fn windlass_connect(
         let options = unsafe { client_options(options) }?;
         let client = Client::connect_with(address, options)?;
         let transports = c_text(&describe(&client));
-        let owner = ThreadNumber::current();
+        let owner = Owner::current();
         place.set(Box::into_raw(Box::new(WindlassClient { owner, client, transports })));
         Ok(())
     })

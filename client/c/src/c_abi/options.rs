@@ -1,9 +1,13 @@
 //! Options of connections, pushes and pulls.
 
-use std::{ffi::c_char, time::Duration};
+use std::{
+    ffi::{c_char, c_void},
+    time::Duration,
+};
 
 use windlass_client::{
-    ClientOptions, Provider, PullFrom, PullOptions, PushOptions, Timestamp, WorkerClock, WorkerRank,
+    ClientOptions, Provider, PullFrom, PullOptions, PushOptions, Timestamp, Watch, WorkerClock,
+    WorkerRank,
 };
 
 use super::arguments::{SizedStruct, optional_text, sized};
@@ -21,7 +25,8 @@ pub struct WindlassOptions {
     /// Transports that may be used, in order of preference, such as "shm,tcp"; NULL for
     /// "verbs,shm,tcp".
     pub providers: *const c_char,
-    /// How long a request may take, in milliseconds; 0 for 30,000.
+    /// How long a request may take, and how long a call waits for servers that say nothing, in
+    /// milliseconds; 0 for 30,000.
     pub timeout_ms: u64,
     /// How long a wait spins before it sleeps, in microseconds; 0 for 50.
     pub spin_us: u64,
@@ -34,6 +39,29 @@ pub struct WindlassOptions {
     /// How long requests are tried again while servers fail or restart, in milliseconds; 0 for
     /// 30,000, UINT64_MAX for not at all.
     pub retry_for_ms: u64,
+    /// Called about 20 times a second while a call waits, on its thread, with `context`: 0 ends the wait
+    /// with WINDLASS_STATUS_INTERRUPTED. It must return and must not call windlass. NULL for none.
+    pub goes_on: Option<unsafe extern "C" fn(context: *mut c_void) -> i32>,
+    /// What goes_on is called with. Both stay valid until everything of the client is closed.
+    pub context: *mut c_void,
+}
+
+/// A function of the caller's, and what it wants to know.
+struct Caller {
+    goes_on: unsafe extern "C" fn(context: *mut c_void) -> i32,
+    context: *mut c_void,
+}
+
+// SAFETY: a client, and so its watch, is used on the thread that connected only.
+unsafe impl Send for Caller {}
+// SAFETY: as above.
+unsafe impl Sync for Caller {}
+
+impl Caller {
+    fn goes_on(&self) -> bool {
+        // SAFETY: the options' documentation asks for a function and a context that stay valid.
+        unsafe { (self.goes_on)(self.context) != 0 }
+    }
 }
 
 /// Options of a push. NULL for the defaults.
@@ -42,7 +70,7 @@ pub struct WindlassOptions {
 pub struct WindlassPushOptions {
     /// sizeof(windlass_push_options).
     pub size: usize,
-    /// Start only when the request with this timestamp is done; 0 for at once.
+    /// Start only when the request with this timestamp is done, which the call waits for; 0 for at once.
     pub after: u64,
     /// The worker's clock, if has_clock is not 0; else the client's own.
     pub clock: u64,
@@ -65,7 +93,7 @@ pub const WINDLASS_PULL_FROM_STRONG: u32 = 2;
 pub struct WindlassPullOptions {
     /// sizeof(windlass_pull_options).
     pub size: usize,
-    /// Start only when the request with this timestamp is done; 0 for at once.
+    /// Start only when the request with this timestamp is done, which the call waits for; 0 for at once.
     pub after: u64,
     /// Whether rows of a dense range may mix values from before and after an update that is under
     /// way. Each value is whole in any case.
@@ -74,12 +102,12 @@ pub struct WindlassPullOptions {
     pub from: u32,
 }
 
-const _: () = assert!(size_of::<WindlassOptions>() == 64);
+const _: () = assert!(size_of::<WindlassOptions>() == 80);
 const _: () = assert!(size_of::<WindlassPushOptions>() == 32);
 const _: () = assert!(size_of::<WindlassPullOptions>() == 24);
 
-// SAFETY: `repr(C)`, begins with `size`, has no padding (56 bytes are the sum of the fields), and
-// holds integers and raw pointers only.
+// SAFETY: `repr(C)`, begins with `size`, has no padding (80 bytes are the sum of the fields), and
+// holds integers and pointers only, those to functions as the caller's to be NULL or right.
 unsafe impl SizedStruct for WindlassOptions {
     const NAME: &'static str = "windlass_options";
 }
@@ -106,6 +134,8 @@ impl Default for WindlassOptions {
             has_rank: 0,
             rank: 0,
             retry_for_ms: 0,
+            goes_on: None,
+            context: std::ptr::null_mut(),
         }
     }
 }
@@ -142,6 +172,10 @@ pub(super) unsafe fn client_options(
         options.staging_len = usize::try_from(given.staging_len)
             .map_err(|_| Failure::argument("staging_len is more than memory can hold"))?;
     }
+    options.watch = given.goes_on.map(|goes_on| {
+        let caller = Caller { goes_on, context: given.context };
+        Watch::new(move || caller.goes_on())
+    });
     options.rank = (given.has_rank != 0).then_some(WorkerRank(given.rank));
     Ok(options)
 }

@@ -14,20 +14,20 @@ use super::{
 use crate::{
     erased::ErasedPrepared,
     failure::Failure,
-    guard::{ThreadNumber, guard},
+    guard::{Owner, guard},
 };
 
 /// Rows of a table with registered values of their own, pushed from where they are and pulled into
 /// the same place: keys are copied and checked once. Belongs to its client's thread.
 pub struct WindlassPrepared {
-    owner: ThreadNumber,
+    owner: Owner,
     prepared: RefCell<Box<dyn ErasedPrepared>>,
 }
 
 impl Handle for WindlassPrepared {
     const NAME: &'static str = "prepared operation";
 
-    fn owner(&self) -> ThreadNumber {
+    fn owner(&self) -> Owner {
         self.owner
     }
 }
@@ -149,7 +149,7 @@ unsafe fn prepare(
     // SAFETY: the caller's promise on handles.
     let table = unsafe { handle(table) }?;
     let made = WindlassPrepared {
-        owner: ThreadNumber::current(),
+        owner: Owner::current(),
         prepared: RefCell::new(table.table.prepare(rows)?),
     };
     place.set(Box::into_raw(Box::new(made)));

@@ -14,12 +14,12 @@ use super::{
 use crate::{
     erased::ErasedPull,
     failure::Failure,
-    guard::{ThreadNumber, guard},
+    guard::{Owner, guard},
 };
 
 /// A pull under way. Belongs to its client's thread.
 pub struct WindlassPull {
-    owner: ThreadNumber,
+    owner: Owner,
     pull: Box<dyn ErasedPull>,
     value_count: usize,
     value_len: usize,
@@ -28,7 +28,7 @@ pub struct WindlassPull {
 impl Handle for WindlassPull {
     const NAME: &'static str = "pull";
 
-    fn owner(&self) -> ThreadNumber {
+    fn owner(&self) -> Owner {
         self.owner
     }
 }
@@ -182,7 +182,7 @@ unsafe fn start(
     let width = table.width();
     let row_count = usize::try_from(rows.count()).unwrap_or(usize::MAX);
     let started = WindlassPull {
-        owner: ThreadNumber::current(),
+        owner: Owner::current(),
         pull: table.table.start_pull(rows, &options)?,
         value_count: row_count.saturating_mul(width),
         value_len: table.value_len,

@@ -60,13 +60,16 @@ impl Registered {
             let text = format!("values of {dtype} must be aligned to {} bytes", dtype.size());
             return Err(Failure::argument(text));
         }
-        let rows = client.shares_foreign_memory().then(|| {
-            with_element!(dtype, T => {
-                // SAFETY: aligned, as just checked, and there until `self` is dropped, as the
-                // caller promises; `Rows` makes references only for the length of a call.
-                Box::new(unsafe { Rows::<T>::borrow(client, address.cast(), len) }) as Box<dyn Any>
-            })
-        });
+        let rows = if client.shares_foreign_memory() {
+            Some(with_element!(dtype, T => {
+                // SAFETY: aligned, as just checked, and there until `self` is dropped, which is after
+                // `settle`, as the caller promises; `Rows` makes references only for the length of a call.
+                let rows = unsafe { Rows::<T>::borrow(client, address.cast(), len) }?;
+                Box::new(rows) as Box<dyn Any>
+            }))
+        } else {
+            None
+        };
         let client = client.clone();
         Ok(Self { client, dtype, address, len, rows, pending: RefCell::default() })
     }
@@ -111,9 +114,13 @@ impl Registered {
                     unreachable!("the dtype is the table's, and the rows are of the dtype")
                 };
                 // SAFETY: C's promise for buffers: nobody writes the values until the push is over.
-                let pushed = unsafe { table.push_shared(rows, registered, first, options) }?;
-                self.remember(pushed);
-                Ok(pushed)
+                let pushed = unsafe { table.push_shared(rows, registered, first, options) };
+                // What was sent of a push that failed is under way.
+                if let Some(sent) = pushed.as_ref().ok().copied().or_else(|| registered.unsettled())
+                {
+                    self.remember(sent);
+                }
+                Ok(pushed?)
             }
             None => {
                 let from = first * size_of::<T>();
@@ -135,7 +142,7 @@ impl Registered {
         let mut outcome = Ok(());
         while let Some(timestamp) = pending.front() {
             let ended = self.client.wait(*timestamp);
-            if matches!(ended, Err(RequestError::Timeout { .. })) {
+            if ended.as_ref().is_err_and(RequestError::leaves_request) {
                 return ended;
             }
             pending.pop_front();

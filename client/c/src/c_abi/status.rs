@@ -23,6 +23,9 @@ pub enum WindlassStatus {
     Internal = 3,
     /// No memory here, or none left at a server.
     NoMemory = 4,
+    /// The handle was made by another process, which this one was forked from: connect again here.
+    /// It may be closed, which the other process does not notice.
+    WrongProcess = 5,
     /// No server answers at the address, or not as a windlass server would.
     ConnectFailed = 10,
     /// No transport works between here and a server; the text gives the reason for each.
@@ -32,7 +35,8 @@ pub enum WindlassStatus {
     /// The server is gone, or went while it was asked. Requests without an answer may have been
     /// applied: connect again.
     ServerGone = 13,
-    /// No answer within the client's timeout. The request goes on.
+    /// No answer within the client's timeout. The request goes on; of a push that could not be sent as a
+    /// whole within it, the part that was.
     Timeout = 14,
     /// No live server has the rows, for as long as the client tried. Parts of the request may have
     /// been applied.
@@ -43,6 +47,8 @@ pub enum WindlassStatus {
     /// The push had no answer for so long that servers may have applied it and forgotten that: it is
     /// unknown whether it was applied, and it is not sent again.
     SessionExpired = 17,
+    /// The goes_on of windlass_options ended the wait. What was asked for goes on.
+    Interrupted = 18,
     /// There is no such table.
     UnknownTable = 20,
     /// A table of that name has another schema.
@@ -65,7 +71,8 @@ pub enum WindlassStatus {
     NotFinite = 35,
     /// The timestamp names no request that is still known.
     UnknownTimestamp = 36,
-    /// The values do not fit the staging area: raise staging_len, or push from a buffer.
+    /// The values need more of the staging area than one request may take: raise staging_len, or ask for
+    /// fewer rows at once.
     TooLarge = 37,
     /// The request could not be prepared, for example because memory could not be registered.
     SetupFailed = 38,
@@ -79,6 +86,7 @@ impl WindlassStatus {
             2 => c"wrong thread",
             3 => c"internal error",
             4 => c"no memory",
+            5 => c"wrong process",
             10 => c"connect failed",
             11 => c"no transport",
             12 => c"refused",
@@ -86,6 +94,8 @@ impl WindlassStatus {
             14 => c"timeout",
             15 => c"unavailable",
             16 => c"rows lost",
+            17 => c"session expired",
+            18 => c"interrupted",
             20 => c"unknown table",
             21 => c"table exists",
             22 => c"wrong dtype",

@@ -12,12 +12,12 @@ use super::{
 };
 use crate::{
     erased::{ErasedTable, create_table, open_table},
-    guard::{ThreadNumber, c_text, guard},
+    guard::{Owner, c_text, guard},
 };
 
 /// A table. Belongs to its client's thread.
 pub struct WindlassTable {
-    owner: ThreadNumber,
+    owner: Owner,
     pub(super) client: Client,
     pub(super) table: Box<dyn ErasedTable>,
     pub(super) value_len: usize,
@@ -28,7 +28,7 @@ pub struct WindlassTable {
 impl Handle for WindlassTable {
     const NAME: &'static str = "table";
 
-    fn owner(&self) -> ThreadNumber {
+    fn owner(&self) -> Owner {
         self.owner
     }
 }
@@ -42,7 +42,7 @@ impl WindlassTable {
     fn into_handle(client: &Client, table: Box<dyn ErasedTable>) -> *mut Self {
         let entry = table.entry();
         let rule = c_text(&entry.schema.rule.to_string());
-        let (owner, value_len) = (ThreadNumber::current(), entry.schema.dtype.size());
+        let (owner, value_len) = (Owner::current(), entry.schema.dtype.size());
         let client = client.clone();
         Box::into_raw(Box::new(Self { owner, client, table, value_len, entry, rule }))
     }

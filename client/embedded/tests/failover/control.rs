@@ -103,6 +103,7 @@ impl State {
             session,
             server: self.peer.server,
             incarnation: self.peer.incarnation,
+            started: self.peer.incarnation,
             shard_count: SHARDS,
             providers: vec![self.provider],
             notes: Vec::new(),

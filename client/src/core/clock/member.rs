@@ -1,6 +1,8 @@
 //! Being a worker of a table: joining its clock, again wherever a shard may know less, and telling
 //! the shards when a round is finished.
 
+use std::time::Duration;
+
 use windlass_wire::{
     Aggregation, RequestHeader, RequestKind, WorkerClock,
     control::{ClientReply, ClientRequest, RefusalKind},
@@ -18,6 +20,9 @@ use crate::{
     },
     error::{RequestError, TableError},
 };
+
+/// How long a server is waited for that is told farewell.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
 impl Core {
     /// Becomes a worker of a table that keeps clocks, if this client has a rank: its clock is at
@@ -66,12 +71,11 @@ impl Core {
         let link = &self.links[at];
         let request = ClientRequest::JoinClock { table: id, shard: link.shard };
         let at_server = link.server;
-        let server = &mut self.servers[link.server_at];
-        let control = server.control.as_mut().filter(|_| !link.failed);
-        let asked = control.ok_or(TableError::OutOfReach { server: server.id })?.ask(&request);
+        if link.failed {
+            return Err(TableError::OutOfReach { server: at_server });
+        }
+        let asked = self.servers[link.server_at].ask(&request, None);
         if asked.is_err() {
-            // The server ends the links of a connection with it.
-            server.control = None;
             self.check_servers();
         }
         let place = match asked? {
@@ -226,7 +230,9 @@ impl Core {
     pub(super) fn may_pass(&self, error: &TableError) -> bool {
         !self.options.retry_for.is_zero()
             && match error {
-                TableError::Control(_) | TableError::OutOfReach { .. } => true,
+                TableError::Control(_)
+                | TableError::Timeout { .. }
+                | TableError::OutOfReach { .. } => true,
                 TableError::Refused { kind, .. } => is_passing(*kind),
                 _ => false,
             }
@@ -239,8 +245,8 @@ impl Core {
             return;
         }
         for server in &mut self.servers {
-            if let Some(control) = server.control.as_mut().filter(|control| !control.is_closed()) {
-                let _ = control.ask::<_, ClientReply>(&ClientRequest::LeaveClocks {});
+            if server.control.as_ref().is_some_and(|control| !control.is_closed()) {
+                let _ = server.ask(&ClientRequest::LeaveClocks {}, Some(FAREWELL_MAX));
             }
         }
     }

@@ -285,6 +285,7 @@ impl Core {
             if checked.elapsed() >= CHECK_INTERVAL {
                 checked = Instant::now();
                 self.check_servers();
+                self.watching.ask().map_err(Waited::Failed)?;
                 self.note_idle(checked);
                 if line.live == u64::MAX && waited >= ask_after(asked) {
                     // Its rows are somewhere else by a map that nothing else may tell of.

@@ -5,7 +5,7 @@
 use windlass_transport::{LocalSlice, RemoteAddress, WorkId, chunks::Chunk};
 
 use super::{
-    super::{Core, tables::Place, view::FENCED},
+    super::{Core, places::Place, view::FENCED},
     Phase, Read, Reads, remote_of,
 };
 

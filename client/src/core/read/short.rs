@@ -8,9 +8,9 @@ use windlass_wire::{PartitionId, RowRange};
 use super::{
     super::{
         Core, RequestId, TableIndex,
+        places::Place,
         push::Replica,
         requests::{Reading, Reply},
-        tables::Place,
         view::{CopyMode, HEAD_VERSION_AT, ROWS_AT},
     },
     Phase, Read, copy_read,
@@ -98,6 +98,9 @@ impl Core {
         };
         if let Some(view) = place.view {
             let (place, copy) = (*place, CopyMode { relaxed, streams: false });
+            if !self.still_serves(place.link) {
+                return Short::Impossible;
+            }
             return match self.copy_view(&place, view, rows, row_len, copy, into) {
                 Ok(true) => {
                     self.count_pull(len);

@@ -10,8 +10,8 @@ use windlass_wire::{PartitionId, RowRange};
 use super::{
     super::{
         Core, RequestId, TableIndex,
+        places::Place,
         requests::{NOBODY, Reading},
-        tables::Place,
         view::{HEAD_VERSION_AT, ROWS_AT},
     },
     Phase, Read,

@@ -235,14 +235,17 @@ pub(crate) fn any_reply() -> impl Strategy<Value = ClientReply> {
         any::<u64>().prop_map(|epoch| RefusalKind::StaleEpoch { epoch: Epoch(epoch) })
     ];
     prop_oneof![
-        (any::<(u64, u32, u64, u16)>(), lists).prop_map(
-            |((session, server, incarnation, shard_count), (providers, notes))| Reply::Welcome {
-                session: SessionId(session),
-                server: ServerId(server),
-                incarnation: Incarnation(incarnation),
-                shard_count,
-                providers,
-                notes,
+        (any::<(u64, u32, u64, u64, u16)>(), lists).prop_map(
+            |((session, server, incarnation, started, shard_count), (providers, notes))| {
+                Reply::Welcome {
+                    session: SessionId(session),
+                    server: ServerId(server),
+                    incarnation: Incarnation(incarnation),
+                    started: Incarnation(started),
+                    shard_count,
+                    providers,
+                    notes,
+                }
             }
         ),
         any_map().prop_map(|map| Reply::Map { map }),

@@ -1,0 +1,67 @@
+//! Noticing that the server of a view is gone. Rows that lie in this host's memory are read without it,
+//! and stay readable, as they were last, when it has died: nothing would ever fail.
+
+use nix::time::{ClockId, clock_gettime};
+
+use super::Core;
+
+/// When a link's server was last looked at, in ticks of the kernel's coarse clock.
+///
+/// A look takes system calls, and so does any clock that is exact enough to bound its rate; this clock is
+/// a few loads. It goes on at each of the kernel's ticks, every 1 to 10 ms, so that is how long a dead
+/// server may be taken for alive. Pauses between pulls make it no longer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Vigil {
+    tick: i64,
+}
+
+impl Vigil {
+    /// Whether it is time for a look, which is taken to happen then.
+    #[inline]
+    fn is_due(&mut self) -> bool {
+        self.begins(tick())
+    }
+
+    #[inline]
+    fn begins(&mut self, tick: i64) -> bool {
+        std::mem::replace(&mut self.tick, tick) != tick
+    }
+}
+
+#[inline]
+fn tick() -> i64 {
+    // Every Linux that has the transports has this clock.
+    clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE)
+        .map_or(0, |now| now.tv_sec().wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec()))
+}
+
+impl Core {
+    /// Whether a link whose rows are read in place still has its server, as was looked at in this tick.
+    #[inline]
+    pub(super) fn still_serves(&mut self, link: usize) -> bool {
+        let known = &mut self.links[link];
+        if known.vigil.is_due() {
+            let server = known.server_at;
+            self.check_server(server);
+        }
+        !self.links[link].failed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_is_due_once_a_tick() {
+        let mut vigil = Vigil::default();
+        assert!(vigil.begins(4_000_000) && !vigil.begins(4_000_000));
+        assert!(vigil.begins(8_000_000) && !vigil.begins(8_000_000));
+        let mut looks = 0;
+        let until = std::time::Instant::now() + std::time::Duration::from_millis(200);
+        while std::time::Instant::now() < until {
+            looks += u32::from(vigil.is_due());
+        }
+        assert!((5..=400).contains(&looks), "{looks} looks in 200 ms");
+    }
+}

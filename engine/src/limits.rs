@@ -211,6 +211,10 @@ pub const CHAIN_SESSIONS_MAX: usize = 65_536;
 /// Bytes of keyed rows that a feeder sends at a time.
 pub const COPY_ROWS_LEN: usize = 64 << 10;
 
+/// Bytes of its memory that a client on this host may have mapped at a server, however little the server
+/// may hold itself: its staging area and rows for some pushes. Otherwise as many as the server may hold.
+pub const CLIENT_MAPPED_LEN_MIN: u64 = 256 << 20;
+
 /// Bytes of a copy that may wait on a link.
 pub const COPY_BACKLOG_MAX: usize = 256 << 10;
 

@@ -219,8 +219,7 @@ impl Core {
         }
         let Attached { reply, writer, by_reference_len } = attached?;
         let capabilities = self.transports[at].capabilities();
-        let (lands_unpolled, reads_in_order) =
-            (capabilities.lands_unpolled, capabilities.reads_in_order);
+        let lands_unpolled = capabilities.lands_unpolled;
         let outstanding_max = capabilities.outstanding_max;
         Ok(Link {
             server,
@@ -236,7 +235,7 @@ impl Core {
             shared: SharedRegions::default(),
             by_reference_len: u64::from(by_reference_len),
             lands_unpolled,
-            reads_in_order,
+            promises: self.transports[at].promises(queue_pair),
             woken_epoch: 0,
             sleep_epoch: 0,
             failed: false,

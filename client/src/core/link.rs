@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use windlass_transport::{
     MemoryRegion, QueuePairId,
     chunks::Chunk,
+    fabric::Promises,
     mailbox::{CompletionReader, MailboxWriter, Sender},
 };
 use windlass_wire::{ServerId, ShardId};
@@ -53,8 +54,8 @@ pub(crate) struct Link {
     pub(super) by_reference_len: u64,
     /// Whether what the shard writes lands in memory without the transport being polled.
     pub(super) lands_unpolled: bool,
-    /// Whether one read of a block validates itself.
-    pub(super) reads_in_order: bool,
+    /// What may be relied on of reads and writes over it.
+    pub(super) promises: Promises,
     /// The shard's sleep epoch that was answered by a wake-up.
     pub(super) woken_epoch: u64,
     /// Counts this side's sleeps.

@@ -219,6 +219,7 @@ impl Core {
             if let Some(chunk) = self.memory.allocate(len) {
                 return Ok(chunk);
             }
+            self.is_unquiet();
             self.wait_a_little(&mut patience).map_err(|error| self.blame_round(error))?;
         }
     }
@@ -374,7 +375,9 @@ impl Core {
         }
         link.failed = true;
         let (server, queue_pair) = (link.server, link.queue_pair);
-        self.transports[link.transport].disconnect(queue_pair);
+        let transport = link.transport;
+        self.transports[transport].disconnect(queue_pair);
+        self.await_quiet(transport);
         self.forget_places(at);
         // What was answered before is done: a refusal must not be taken for no answer.
         self.take_completions(at, true);
@@ -393,6 +396,7 @@ impl Core {
 
     /// Looks whether servers are still there.
     pub(super) fn check_servers(&mut self) {
+        self.release_ended_views();
         for at in 0..self.servers.len() {
             let server = &mut self.servers[at];
             if server.control.as_ref().is_some_and(ControlStream::is_closed) {

@@ -174,6 +174,14 @@ impl Shard {
             };
             match view {
                 Some(view) => values = Values::Peer(view.pointer),
+                // The client has shared more memory than it may.
+                None if self.transports[session.transport]
+                    .has_refused(session.queue_pair, remote_of(place).key) =>
+                {
+                    self.turn.keys.truncate(keys_at);
+                    self.complete(slot, message.number, Status::Unreachable, 0);
+                    return Admitted::Taken;
+                }
                 None => {
                     let Some(chunk) = self.staging.allocate(session.life, len) else {
                         self.turn.keys.truncate(keys_at);

@@ -241,6 +241,7 @@ impl Core {
             failed: false,
             refused: false,
             resumes: false,
+            doubted_since: None,
         })
     }
 
@@ -321,8 +322,11 @@ impl Core {
             len: mailbox.len,
         };
         let one_write = transport.capabilities().prefers_one_write;
-        let writer = MailboxWriter::new(mirror, remote, ring_len, COMPLETION_SLOTS);
-        Ok(Attached { reply, writer: writer.in_one_write(one_write), by_reference_len })
+        let any_order = !transport.promises(queue_pair).writes_in_order;
+        let writer = MailboxWriter::new(mirror, remote, ring_len, COMPLETION_SLOTS)
+            .in_one_write(one_write)
+            .in_any_order(any_order);
+        Ok(Attached { reply, writer, by_reference_len })
     }
 
     /// Ends what was registered for a link that is gone.

@@ -1,6 +1,6 @@
 //! A link to one shard: queue pair, mailbox, completions, requests in flight.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Instant};
 
 use windlass_transport::{
     MemoryRegion, QueuePairId,
@@ -65,6 +65,8 @@ pub(crate) struct Link {
     pub(super) refused: bool,
     /// The next push tells the shard that everything before it is settled.
     pub(super) resumes: bool,
+    /// Since when rows are awaited whose pull has completed.
+    pub(super) doubted_since: Option<Instant>,
 }
 
 impl Link {

@@ -7,6 +7,7 @@ mod begin;
 mod clock;
 mod connect;
 mod kept;
+mod landed;
 mod learn;
 mod link;
 mod memory;

@@ -232,25 +232,28 @@ impl Core {
     fn take_completions(&mut self, at: usize, scan: bool) -> bool {
         let mut moved = false;
         loop {
-            let link = &mut self.links[at];
+            let link = &self.links[at];
             let Some(&in_flight) = link.in_flight.front() else { return moved };
             let Some(word) = link.completions.completion_of(in_flight.number) else { break };
-            link.in_flight.pop_front();
+            if !self.has_landed(at, in_flight.number, word) {
+                break;
+            }
+            self.links[at].in_flight.pop_front();
             self.end_message(at, in_flight, word);
             moved = true;
         }
         if scan {
             let mut behind = 1;
             while behind < self.links[at].in_flight.len() {
-                let link = &mut self.links[at];
+                let link = &self.links[at];
                 let in_flight = link.in_flight[behind];
                 match link.completions.completion_of(in_flight.number) {
-                    Some(word) => {
-                        link.in_flight.remove(behind);
+                    Some(word) if self.has_landed(at, in_flight.number, word) => {
+                        self.links[at].in_flight.remove(behind);
                         self.end_message(at, in_flight, word);
                         moved = true;
                     }
-                    None => behind += 1,
+                    _ => behind += 1,
                 }
             }
         }

@@ -86,6 +86,8 @@ pub(super) struct Connection {
     pub(super) peer: Option<(QueuePairId, Nonce)>,
     /// What its device promises.
     pub(super) peer_promises: Promises,
+    /// Whether its writes go out of order, one at a time.
+    pub(super) is_late: bool,
     pub(super) socket: Option<Socket>,
     /// Regions the peer may name; see [`Connection::grant`].
     grants: Vec<RegionId>,
@@ -151,6 +153,7 @@ impl Connection {
             nonce,
             peer: None,
             peer_promises: Promises::NONE,
+            is_late: false,
             socket: None,
             grants: Vec::new(),
             requests: Requests::new(),

@@ -15,6 +15,7 @@ mod execute;
 mod failure;
 mod frame;
 mod inbox;
+mod late;
 mod limits;
 mod outbox;
 mod region;

@@ -215,10 +215,8 @@ impl Outbox {
             }
             if let Some(word) = cut {
                 self.segments.push_front(Segment::Cut(word));
-            } else if done {
-                if matches!(self.segments.front(), Some(Segment::Trailer(TRAILER_LEN))) {
-                    self.trailer = std::mem::take(&mut self.checksum).0.to_le_bytes();
-                }
+            } else if done && matches!(self.segments.front(), Some(Segment::Trailer(TRAILER_LEN))) {
+                self.trailer = std::mem::take(&mut self.checksum).0.to_le_bytes();
             }
         }
         if self.start == self.end {

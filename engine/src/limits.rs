@@ -60,9 +60,9 @@ pub const INLINE_LEN_MAX: u64 = request::BODY_LEN_MAX;
 /// Messages a shard takes from one session in one turn.
 pub const SESSION_MESSAGES_PER_TURN: usize = 64;
 
-/// Times a shard looks again at a message that came in one write and makes no sense. Its bytes are
-/// all there within a microsecond of its last word, which takes fewer looks than this.
-pub const DOUBTS_MAX: u32 = 256;
+/// How long a message may be there by its first and last word with other bytes on their way still: devices
+/// place them in any order, but not much later.
+pub const DOUBT_MAX: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// Bytes of messages a shard copies out of mailboxes in one turn.
 pub const TURN_BYTES_MAX: u64 = 4 << 20;
@@ -237,6 +237,10 @@ pub const CHAIN_SESSIONS_MAX: usize = 65_536;
 
 /// Bytes of keyed rows that a feeder sends at a time.
 pub const COPY_ROWS_LEN: usize = 64 << 10;
+
+/// Bytes of its memory that a client on this host may have mapped at a server, however little the server
+/// may hold itself: its staging area and rows for some pushes. Otherwise as many as the server may hold.
+pub const CLIENT_MAPPED_LEN_MIN: u64 = 256 << 20;
 
 /// Bytes of a copy that may wait on a link.
 pub const COPY_BACKLOG_MAX: usize = 256 << 10;

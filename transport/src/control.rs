@@ -319,6 +319,7 @@ mod tests {
         }
     }
 
+    #[test]
     fn silence_is_told_in_words() {
         let (mut active, mut passive) = pair();
         let limit = Duration::from_millis(200);

@@ -4,11 +4,13 @@
 //! One instance belongs to one thread; only [`Transport::wait`] blocks. The rules every provider
 //! keeps, proved by the conformance suite in `tests/conformance.rs`:
 //!
-//! 1. **Order.** Requests of one queue pair take effect at the peer in the order they were posted:
-//!    a peer that sees the second write sees the first. Reads may overtake nothing either, but the
-//!    bytes *within* reads are ordered only where [`Capabilities::reads_in_order`] says so;
-//!    otherwise only a completion orders them, or a fence: a request posted with `fenced` begins
-//!    when the bytes of every earlier read of its queue pair have arrived.
+//! 1. **Order.** Where [`Promises::writes_in_order`] says so, requests of one queue pair take effect at
+//!    the peer in the order they were posted: a peer that sees the second write sees the first.
+//!    Otherwise the peer may see writes in any order, in pieces, until an immediate that was posted
+//!    behind them has come. Reads overtake nothing, but the bytes *within* reads are ordered only where
+//!    [`Promises::reads_in_order`] says so; otherwise only a completion orders them, or a fence: a
+//!    request posted with `fenced` begins when the bytes of every earlier read of its queue pair have
+//!    arrived.
 //! 2. **Completion.** A successful write completion says the bytes were placed in the peer's
 //!    memory, not that its processor looked. A successful read or atomic completion says the local
 //!    bytes are valid. Completions of one queue pair come in posting order. Only requests posted
@@ -26,6 +28,10 @@
 //!    credits so that it never happens.
 //! 7. **Wake-ups.** Only write with immediate, a completion of one's own, a change of connection
 //!    or a [`Waker`] is promised to end `wait`. A plain write may, and nobody may rely on it.
+//! 8. **Taking back.** What begins after [`Transport::deregister`] or [`Transport::disconnect`] has
+//!    returned is refused. Neither waits for a peer, which may have been stopped in the middle of a
+//!    write: memory that peers could write is used for something else only when
+//!    [`Transport::is_quiet`] says so. Giving it back to the system needs no such care.
 
 use std::{fmt, os::fd::BorrowedFd, time::Duration};
 
@@ -408,6 +414,53 @@ pub enum QueuePairState {
     Error,
 }
 
+/// What a device promises of requests that it carries out in the memory of its host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Promises {
+    /// Whether a read takes bytes in ascending address order, so that one read can validate itself by
+    /// versions at both ends.
+    pub reads_in_order: bool,
+    /// Whether a read brings each aligned word as it was at one time.
+    pub reads_words_whole: bool,
+    /// Whether the writes of a queue pair show in the order they were posted.
+    pub writes_in_order: bool,
+}
+
+impl Promises {
+    /// Everything.
+    pub const ALL: Self =
+        Self { reads_in_order: true, reads_words_whole: true, writes_in_order: true };
+    /// Nothing.
+    pub const NONE: Self =
+        Self { reads_in_order: false, reads_words_whole: false, writes_in_order: false };
+
+    /// What both promise.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self {
+            reads_in_order: self.reads_in_order && other.reads_in_order,
+            reads_words_whole: self.reads_words_whole && other.reads_words_whole,
+            writes_in_order: self.writes_in_order && other.writes_in_order,
+        }
+    }
+
+    /// For endpoints: bit 0 for reads in order, 1 for whole words, 2 for writes in order.
+    pub(crate) fn bits(self) -> u8 {
+        u8::from(self.reads_in_order)
+            | u8::from(self.reads_words_whole) << 1
+            | u8::from(self.writes_in_order) << 2
+    }
+
+    /// `None` for bits that mean nothing.
+    pub(crate) fn from_bits(bits: u8) -> Option<Self> {
+        (bits < 8).then_some(Self {
+            reads_in_order: bits & 1 != 0,
+            reads_words_whole: bits & 2 != 0,
+            writes_in_order: bits & 4 != 0,
+        })
+    }
+}
+
 /// What one instance can do, fixed at its opening.
 #[derive(Clone, Debug)]
 pub struct Capabilities {
@@ -423,9 +476,9 @@ pub struct Capabilities {
     pub scatter_max: usize,
     /// Most bytes of one request.
     pub message_len_max: u32,
-    /// Whether a read takes the peer's bytes in ascending address order, so that one read can
-    /// validate itself by versions at both ends.
-    pub reads_in_order: bool,
+    /// What this side's device promises of what it carries out in memory here. Of what peers' devices
+    /// do in theirs, [`Transport::promises`] tells.
+    pub promises: Promises,
     /// Whether any write of a peer ends a wait, immediate or not: nobody has to be told of a sleep
     /// then. Rule 7 promises no more than immediates.
     pub writes_wake: bool,
@@ -518,7 +571,8 @@ impl fmt::Debug for Waker {
 }
 
 /// Bytes of a peer's region that the processor can read in place. Valid until the queue pair is
-/// disconnected; the peer may change them at any time, so never form a reference over them.
+/// disconnected or [`Transport::release_views`] of the region; the peer may change them at any time, so
+/// never form a reference over them.
 #[derive(Clone, Copy, Debug)]
 pub struct PeerBytes {
     /// First byte.
@@ -540,7 +594,7 @@ pub trait Transport: Send {
     fn register(&mut self, pages: &Pages, access: Access) -> Result<MemoryRegion, RegisterError>;
 
     /// Ends a registration: later requests of peers to it fail as remote access errors. Requests in
-    /// flight that use it locally must have completed.
+    /// flight that use it locally must have completed. Rule 8 says when its memory can be used again.
     fn deregister(&mut self, region: &MemoryRegion);
 
     /// Makes a queue pair and the endpoint to tell the peer.
@@ -574,12 +628,22 @@ pub trait Transport: Send {
         self.connect(pending, Role::Active, remote)
     }
 
+    /// What may be relied on over a connected queue pair: of reads, what the peer's device promises, as
+    /// far as the settings of this side agree; of writes, what the devices of both sides do.
+    fn promises(&self, queue_pair: QueuePairId) -> Promises;
+
     /// The queue pair's state; [`QueuePairState::Error`] for one that is unknown.
     fn state(&self, queue_pair: QueuePairId) -> QueuePairState;
 
     /// Breaks the connection: pending requests complete as flushed, the peer's side goes to error.
-    /// Unknown ones are ignored.
+    /// Unknown ones are ignored. Rule 8 says when memory that the peer could write can be used again.
     fn disconnect(&mut self, queue_pair: QueuePairId);
+
+    /// Whether no peer still carries out a write that began before memory was taken back from it by
+    /// [`Self::deregister`] or [`Self::disconnect`]. Polling brings it about.
+    fn is_quiet(&mut self) -> bool {
+        true
+    }
 
     /// Makes a region reachable for the peer of one queue pair and says how to name it. The answer
     /// may be sent to the peer at once by any way.
@@ -687,11 +751,30 @@ pub trait Transport: Send {
     fn waker(&self) -> Waker;
 
     /// The peer's bytes in place, where its memory is this host's (shm); `None` on a network. The
-    /// region must have been shared for reading.
+    /// region must have been shared for reading. It stays mapped until [`Self::release_views`], even
+    /// if its owner ends it.
     fn view(
         &mut self,
         queue_pair: QueuePairId,
         remote: RemoteAddress,
         len: u64,
     ) -> Option<PeerBytes>;
+
+    /// Ends all views of a peer's region: what its owner has ended, or will, is not kept for them.
+    fn release_views(&mut self, queue_pair: QueuePairId, key: RemoteKey) {
+        let _ = (queue_pair, key);
+    }
+
+    /// A region that its owner has ended and only views still need, if there is one.
+    fn ended_view(&self, queue_pair: QueuePairId) -> Option<RemoteKey> {
+        let _ = queue_pair;
+        None
+    }
+
+    /// Whether a region of the peer's was refused because it has shared too much (shm): requests to it
+    /// would fail.
+    fn has_refused(&self, queue_pair: QueuePairId, key: RemoteKey) -> bool {
+        let _ = (queue_pair, key);
+        false
+    }
 }

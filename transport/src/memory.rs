@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 mod copy_out;
+mod peer_file;
 
 use std::{
     fmt,
@@ -183,19 +184,11 @@ impl Pages {
         if len == 0 || len > PAGES_LEN_MAX {
             return Err(AllocateError::Length { len });
         }
-        let file_len = rustix::fs::fstat(fd).map_err(system("fstat"))?.st_size;
-        if u64::try_from(file_len).unwrap_or(0) < len as u64 {
-            return Err(AllocateError::Length { len });
-        }
-        // A file that could shrink would turn our accesses into SIGBUS.
-        let seals = rustix::fs::fcntl_get_seals(fd).map_err(system("fcntl(F_GET_SEALS)"))?;
-        if !seals.contains(SealFlags::SHRINK) {
-            return Err(AllocateError::System {
-                step: "checking the shrink seal of a peer's memory",
-                len,
-                source: std::io::Error::from(std::io::ErrorKind::PermissionDenied),
-            });
-        }
+        peer_file::check(
+            len,
+            || rustix::fs::fcntl_get_seals(fd).map_err(system("fcntl(F_GET_SEALS)")),
+            || rustix::fs::fstat(fd).map(|stat| stat.st_size).map_err(system("fstat")),
+        )?;
         let protection =
             if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
         // SAFETY: a fresh shared mapping at an address the kernel chooses; nothing else refers to it.

@@ -137,6 +137,50 @@ impl conformance::harness::Fixture for UnorderedFixture {
 
 provider!(tcp_unordered, crate::UnorderedFixture);
 
+/// Writes go backwards, in pieces, by and by.
+struct LateFixture;
+
+impl conformance::harness::Fixture for LateFixture {
+    type Transport = windlass_transport::tcp::Tcp;
+
+    fn open() -> Result<Self::Transport, String> {
+        let options = windlass_transport::tcp::TcpOptions {
+            writes_in_order: false,
+            ..windlass_transport::tcp::TcpOptions::LOOPBACK
+        };
+        windlass_transport::tcp::Tcp::open(options).map_err(|error| error.to_string())
+    }
+}
+
+/// The cases in which requests succeed: of those that fail, pieces fail before what was posted before them.
+mod tcp_late {
+    use super::conformance::{
+        atomics, completion, connection, harness, immediates, order, transfer,
+    };
+
+    provider! { @cases crate::LateFixture;
+        order::commit_words_never_overtake_their_payload,
+        order::fenced_reads_begin_when_those_before_have_ended,
+        completion::completions_come_in_posting_order,
+        completion::completed_writes_are_in_place,
+        completion::completed_reads_are_in_place,
+        completion::unsignaled_requests_do_not_complete,
+        completion::a_full_queue_leaves_requests_in_the_batch,
+        transfer::inline_payloads_of_every_length,
+        transfer::payloads_of_many_lengths,
+        transfer::scattered_pieces_are_gathered_in_order,
+        transfer::the_most_pieces_go_through,
+        transfer::zero_length_requests_succeed,
+        atomics::atomics_return_what_was_there,
+        atomics::contended_atomics_lose_nothing,
+        immediates::immediates_come_in_order_after_their_bytes,
+        immediates::immediates_may_come_without_bytes,
+        immediates::immediates_wake_a_sleeper,
+        connection::many_queue_pairs_work_side_by_side,
+        connection::regions_shared_later_can_be_used_at_once,
+    }
+}
+
 struct VerbsFixture;
 
 impl conformance::harness::Fixture for VerbsFixture {

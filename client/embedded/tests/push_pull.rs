@@ -10,23 +10,27 @@ use windlass_embedded::{Embedded, EmbeddedClient};
 use windlass_engine::ServerConfig;
 use windlass_transport::tcp::TcpOptions;
 
-/// Providers, and whether their reads may be taken to go in ascending order.
-const PROVIDERS: [(Provider, bool); 3] =
-    [(Provider::Shm {}, false), (Provider::Tcp {}, true), (Provider::Tcp {}, false)];
+/// Providers, and whether their reads go in ascending order and their writes show in order.
+const PROVIDERS: [(Provider, [bool; 2]); 4] = [
+    (Provider::Shm {}, [false, true]),
+    (Provider::Tcp {}, [true, true]),
+    (Provider::Tcp {}, [false, true]),
+    (Provider::Tcp {}, [false, false]),
+];
 
-fn options((provider, reads_in_order): (Provider, bool)) -> ClientOptions {
-    let tcp = TcpOptions { reads_in_order, ..TcpOptions::LOOPBACK };
+fn options((provider, [reads_in_order, writes_in_order]): (Provider, [bool; 2])) -> ClientOptions {
+    let tcp = TcpOptions { reads_in_order, writes_in_order, ..TcpOptions::LOOPBACK };
     ClientOptions { providers: vec![provider], tcp, ..ClientOptions::default() }
 }
 
-fn client((provider, reads_in_order): (Provider, bool), shards: u16) -> EmbeddedClient {
+fn client((provider, order): (Provider, [bool; 2]), shards: u16) -> EmbeddedClient {
     let config = ServerConfig {
         providers: vec![provider],
         shards,
         memory_len_max: 1 << 30,
         ..ServerConfig::default()
     };
-    Client::embedded_with(config, options((provider, reads_in_order))).unwrap()
+    Client::embedded_with(config, options((provider, order))).unwrap()
 }
 
 fn push() -> PushOptions {

@@ -233,8 +233,7 @@ impl Core {
         }
         let Attached { reply, writer, by_reference_len } = attached?;
         let capabilities = self.transports[at].capabilities();
-        let (lands_unpolled, reads_in_order) =
-            (capabilities.lands_unpolled, capabilities.reads_in_order);
+        let lands_unpolled = capabilities.lands_unpolled;
         let outstanding_max = capabilities.outstanding_max;
         Ok(Link {
             server,
@@ -250,13 +249,14 @@ impl Core {
             shared: SharedRegions::default(),
             by_reference_len: u64::from(by_reference_len),
             lands_unpolled,
-            reads_in_order,
             vigil: Vigil::default(),
+            promises: self.transports[at].promises(queue_pair),
             woken_epoch: 0,
             sleep_epoch: 0,
             failed: false,
             refused: false,
             resumes: false,
+            doubted_since: None,
         })
     }
 
@@ -337,8 +337,11 @@ impl Core {
             len: mailbox.len,
         };
         let one_write = transport.capabilities().prefers_one_write;
-        let writer = MailboxWriter::new(mirror, remote, ring_len, COMPLETION_SLOTS);
-        Ok(Attached { reply, writer: writer.in_one_write(one_write), by_reference_len })
+        let any_order = !transport.promises(queue_pair).writes_in_order;
+        let writer = MailboxWriter::new(mirror, remote, ring_len, COMPLETION_SLOTS)
+            .in_one_write(one_write)
+            .in_any_order(any_order);
+        Ok(Attached { reply, writer, by_reference_len })
     }
 
     /// Ends what was registered for a link that is gone.

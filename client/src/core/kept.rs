@@ -93,6 +93,12 @@ impl Core {
             return;
         }
         let reply = header.reply.map(region_of);
+        let server = link.server;
+        if reply.is_some() && self.is_unquiet() {
+            // Its server may go on writing where another one's answer would go.
+            self.release(in_flight.held);
+            return self.end_part(in_flight.request, Some(Failure::Gone { server }));
+        }
         let keys = keys.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect();
         self.keep(Kept { request: in_flight.request, header, keys, values, reply });
     }

@@ -1,10 +1,11 @@
 //! A link to one shard: queue pair, mailbox, completions, requests in flight.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Instant};
 
 use windlass_transport::{
     MemoryRegion, QueuePairId,
     chunks::Chunk,
+    fabric::Promises,
     mailbox::{CompletionReader, MailboxWriter, Sender},
 };
 use windlass_wire::{ServerId, ShardId};
@@ -53,10 +54,10 @@ pub(crate) struct Link {
     pub(super) by_reference_len: u64,
     /// Whether what the shard writes lands in memory without the transport being polled.
     pub(super) lands_unpolled: bool,
-    /// Whether one read of a block validates itself.
-    pub(super) reads_in_order: bool,
     /// When its server was last looked at because rows were read in place.
     pub(super) vigil: Vigil,
+    /// What may be relied on of reads and writes over it.
+    pub(super) promises: Promises,
     /// The shard's sleep epoch that was answered by a wake-up.
     pub(super) woken_epoch: u64,
     /// Counts this side's sleeps.
@@ -66,6 +67,8 @@ pub(crate) struct Link {
     pub(super) refused: bool,
     /// The next push tells the shard that everything before it is settled.
     pub(super) resumes: bool,
+    /// Since when rows are awaited whose pull has completed.
+    pub(super) doubted_since: Option<Instant>,
 }
 
 impl Link {

@@ -1,5 +1,7 @@
 //! Registered memory of a client: rows the user allocated, and a staging area for everything else.
 
+use std::time::{Duration, Instant};
+
 use windlass_transport::{
     Access, LocalSlice, MemoryRegion, Pages, RemoteRegion, Transport,
     chunks::{Chunk, Chunks},
@@ -30,11 +32,24 @@ pub(super) struct Memory {
     regions: Vec<Option<Region>>,
     staging: Option<(RegionId, Chunks)>,
     staging_len: usize,
+    /// Whether a server that was given up may still be writing, and pieces released since.
+    unquiet: bool,
+    condemned: Vec<Chunk>,
 }
+
+/// How long a server that was given up in the middle of a write may take to end it, before what it
+/// was writing to is not used again: the longest copy takes a small part of it.
+const QUIET_WITHIN: Duration = Duration::from_secs(2);
 
 impl Memory {
     pub(super) fn new(staging_len: usize) -> Self {
-        Self { regions: Vec::new(), staging: None, staging_len }
+        Self {
+            regions: Vec::new(),
+            staging: None,
+            staging_len,
+            unquiet: false,
+            condemned: Vec::new(),
+        }
     }
 
     pub(super) fn staging_len(&self) -> usize {
@@ -116,10 +131,23 @@ impl Memory {
         self.staging.as_mut()?.1.allocate(len)
     }
 
-    /// Gives a piece back.
+    /// Gives a piece back, to be used again once nobody can be writing to it.
+    #[inline]
     pub(super) fn release(&mut self, chunk: Chunk) {
-        if let Some((_, chunks)) = &mut self.staging {
+        if self.unquiet {
+            self.condemned.push(chunk);
+        } else if let Some((_, chunks)) = &mut self.staging {
             chunks.release(chunk);
+        }
+    }
+
+    /// Says whether servers that were given up may still be writing.
+    fn set_unquiet(&mut self, unquiet: bool) {
+        self.unquiet = unquiet;
+        if !unquiet {
+            for chunk in std::mem::take(&mut self.condemned) {
+                self.release(chunk);
+            }
         }
     }
 
@@ -133,6 +161,27 @@ impl Memory {
 }
 
 impl super::Core {
+    /// Waits until a server that was disconnected writes nothing any more; what it could have written
+    /// to stays out of use where it takes long.
+    pub(super) fn await_quiet(&mut self, transport: usize) {
+        let deadline = Instant::now() + QUIET_WITHIN;
+        while !self.transports[transport].is_quiet() {
+            if Instant::now() >= deadline {
+                tracing::warn!("a server stopped in the middle of a write to this client's memory");
+                return self.memory.set_unquiet(true);
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Whether a server that was given up may still be writing to this client's memory.
+    pub(super) fn is_unquiet(&mut self) -> bool {
+        if self.memory.unquiet && self.transports.iter_mut().all(|transport| transport.is_quiet()) {
+            self.memory.set_unquiet(false);
+        }
+        self.memory.unquiet
+    }
+
     /// Makes sure that requests of a transport can use the staging area.
     #[inline]
     pub(super) fn register_staging(&mut self, transport: usize) -> Result<(), RequestError> {
@@ -233,5 +282,17 @@ mod tests {
         let mut access = |id| memory.registered(id, 0, &mut transports).unwrap().access;
         assert_eq!(access(rows), Access::READ);
         assert_eq!(access(staging), Access::READ_WRITE);
+    }
+
+    #[test]
+    fn what_a_stopped_server_may_write_to_is_not_used_again_until_it_goes_on() {
+        let mut memory = Memory::new(4096);
+        memory.staging().unwrap();
+        let pulled = memory.allocate(4096).unwrap();
+        memory.set_unquiet(true);
+        memory.release(pulled);
+        assert!(memory.allocate(64).is_none(), "a server may be writing there");
+        memory.set_unquiet(false);
+        assert!(memory.allocate(4096).is_some());
     }
 }

@@ -8,6 +8,7 @@ mod clock;
 mod connect;
 mod control;
 mod kept;
+mod landed;
 mod learn;
 mod link;
 mod memory;

@@ -233,6 +233,7 @@ impl Core {
             if let Some(chunk) = self.memory.allocate(len) {
                 return Ok(chunk);
             }
+            self.is_unquiet();
             self.wait_a_little(&mut patience).map_err(|error| self.blame_round(error))?;
         }
     }
@@ -245,25 +246,28 @@ impl Core {
     fn take_completions(&mut self, at: usize, scan: bool) -> bool {
         let mut moved = false;
         loop {
-            let link = &mut self.links[at];
+            let link = &self.links[at];
             let Some(&in_flight) = link.in_flight.front() else { return moved };
             let Some(word) = link.completions.completion_of(in_flight.number) else { break };
-            link.in_flight.pop_front();
+            if !self.has_landed(at, in_flight.number, word) {
+                break;
+            }
+            self.links[at].in_flight.pop_front();
             self.end_message(at, in_flight, word);
             moved = true;
         }
         if scan {
             let mut behind = 1;
             while behind < self.links[at].in_flight.len() {
-                let link = &mut self.links[at];
+                let link = &self.links[at];
                 let in_flight = link.in_flight[behind];
                 match link.completions.completion_of(in_flight.number) {
-                    Some(word) => {
-                        link.in_flight.remove(behind);
+                    Some(word) if self.has_landed(at, in_flight.number, word) => {
+                        self.links[at].in_flight.remove(behind);
                         self.end_message(at, in_flight, word);
                         moved = true;
                     }
-                    None => behind += 1,
+                    _ => behind += 1,
                 }
             }
         }
@@ -388,7 +392,9 @@ impl Core {
         }
         link.failed = true;
         let (server, queue_pair) = (link.server, link.queue_pair);
-        self.transports[link.transport].disconnect(queue_pair);
+        let transport = link.transport;
+        self.transports[transport].disconnect(queue_pair);
+        self.await_quiet(transport);
         self.forget_places(at);
         // What was answered before is done: a refusal must not be taken for no answer.
         self.take_completions(at, true);
@@ -407,6 +413,7 @@ impl Core {
 
     /// Looks whether servers are still there.
     pub(super) fn check_servers(&mut self) {
+        self.release_ended_views();
         for at in 0..self.servers.len() {
             self.check_server(at);
         }

@@ -1,6 +1,6 @@
 //! Pulls by one-sided reads over a network: blocks are read as they lie, validated by the versions
 //! at both their ends, and read again if they changed meanwhile. Rows of a single value need no
-//! versions: a value is written and read whole, so only their bytes are read.
+//! versions where a value is written and read whole: only their bytes are read.
 
 mod guard;
 mod short;
@@ -347,10 +347,11 @@ impl Core {
 
     /// Whether rows of this place can be read without their versions: each is one value, nobody
     /// takes the place over by failover, and it was current a moment ago. Values are aligned and at
-    /// most eight bytes, which every device reads whole.
+    /// most eight bytes, and the server's device reads such whole.
     fn reads_by_value(&self, table: TableIndex, place: &Place) -> bool {
         let schema = &self.tables[table.0].entry.schema;
         schema.width == 1
+            && self.links[place.link].promises.reads_words_whole
             && !self.map.chained
             && place.current_at.is_some_and(|at| at.elapsed() < CURRENT_FOR)
     }

@@ -286,6 +286,7 @@ impl Core {
         if !self.tables[table.0].places.of(replica).is_empty() {
             return Ok(());
         }
+        self.release_ended_views();
         let setup = |text: String| RequestError::Setup { text };
         let id = self.tables[table.0].entry.id;
         let mut places = vec![None; self.map.partition_count() as usize];

@@ -46,6 +46,22 @@ enum Copied {
 }
 
 impl Core {
+    /// Gives mappings of regions back that servers have ended, and forgets what was in view there.
+    pub(super) fn release_ended_views(&mut self) {
+        for at in 0..self.links.len() {
+            let (transport, queue_pair) = (self.links[at].transport, self.links[at].queue_pair);
+            while let Some(key) = self.transports[transport].ended_view(queue_pair) {
+                for table in &mut self.tables {
+                    for place in table.places.iter_mut() {
+                        place.take_if(|place| place.link == at && place.at.region.key == key.0);
+                    }
+                }
+                self.forget_lines_in(at, key);
+                self.transports[transport].release_views(queue_pair, key);
+            }
+        }
+    }
+
     /// Whether all rows of a range lie in memory of this host.
     pub(super) fn is_viewable(&self, table: TableIndex, replica: Replica, rows: RowRange) -> bool {
         let state = &self.tables[table.0];

@@ -12,7 +12,7 @@ use windlass_transport::{
 use windlass_wire::{ServerId, ShardId, control::Provider};
 
 use super::{ServerConfig, ShardThread, StartError, thread::Seat};
-use crate::limits::SHARDS_PER_THREAD_MAX;
+use crate::limits::{CLIENT_MAPPED_LEN_MIN, SHARDS_PER_THREAD_MAX};
 use crate::shard::{Shard, ShardCommand, ShardHandle, ShardOptions, chain};
 
 /// A shard, and its place on a thread. Dropping it stops the shard.
@@ -54,7 +54,11 @@ pub(super) fn open_transports(config: &ServerConfig, advertised: Option<IpAddr>)
             Provider::Verbs {} => {
                 VerbsTransport::open(config.verbs.clone()).map(|verbs| Box::new(verbs) as _)
             }
-            Provider::Shm {} => Shm::open(ShmOptions::default()).map(|shm| Box::new(shm) as _),
+            Provider::Shm {} => {
+                let mapped_len_max = config.memory_len_max.max(CLIENT_MAPPED_LEN_MIN);
+                let options = ShmOptions { mapped_len_max, ..ShmOptions::default() };
+                Shm::open(options).map(|shm| Box::new(shm) as _)
+            }
             Provider::Tcp {} => {
                 let bind = SocketAddr::new(config.listen.ip(), 0);
                 let options = TcpOptions { bind, advertised, ..TcpOptions::LOOPBACK };

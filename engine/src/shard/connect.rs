@@ -76,13 +76,14 @@ impl Shard {
             transport,
             queue_pair,
             lands_unpolled: self.transports[transport].capabilities().lands_unpolled,
+            writes_in_order: self.transports[transport].promises(queue_pair).writes_in_order,
             applied,
             mailbox: None,
             parked: std::collections::VecDeque::with_capacity(crate::limits::PARKED_MAX),
             shared: Vec::new(),
             sleep_epoch: 0,
             active: true,
-            doubts: 0,
+            doubted_since: None,
             failed: false,
         });
         self.hear_workers(session);
@@ -126,7 +127,7 @@ impl Shard {
         })?;
         let outstanding_max = transport.capabilities().outstanding_max;
         open.mailbox = Some(Mailbox {
-            reader: MailboxReader::new(pages, ring_len),
+            reader: MailboxReader::new(pages, ring_len).in_any_order(!open.writes_in_order),
             region,
             completions: CompletionWriter::new(remote_of(reply), completion_slots),
             sender: mailbox::Sender::new(open.queue_pair, outstanding_max),

@@ -1,5 +1,7 @@
 //! Taking messages out of mailboxes: every byte is copied out first and checked then.
 
+use std::time::Instant;
+
 use windlass_transport::mailbox::Message;
 use windlass_wire::{RequestHeader, RequestKind, Status};
 
@@ -9,7 +11,7 @@ use super::{
     work::{Values, Work},
 };
 use crate::limits::{
-    DOUBTS_MAX, FETCHES_MAX, INLINE_LEN_MAX, SESSION_MESSAGES_PER_TURN, TURN_REFERENCED_BYTES_MAX,
+    DOUBT_MAX, FETCHES_MAX, INLINE_LEN_MAX, SESSION_MESSAGES_PER_TURN, TURN_REFERENCED_BYTES_MAX,
 };
 
 /// Messages up to this length are copied out of their mailbox as one.
@@ -164,7 +166,7 @@ impl Shard {
             self.turn.give_values_back(values_before);
             return self.refuse(slot, &message, Status::Checksum);
         }
-        session.doubts = 0;
+        session.doubted_since = None;
         if let Some(place) = header.values {
             let len = header.values_len();
             // What is checked must not change before it is applied: the client may write it at any time.
@@ -177,6 +179,14 @@ impl Shard {
             };
             match view {
                 Some(view) => values = Values::Peer(view.pointer),
+                // The client has shared more memory than it may.
+                None if self.transports[session.transport]
+                    .has_refused(session.queue_pair, remote_of(place).key) =>
+                {
+                    self.turn.keys.truncate(keys_at);
+                    self.complete(slot, message.number, Status::Unreachable, 0);
+                    return Admitted::Taken;
+                }
                 None => {
                     let Some(chunk) = self.staging.allocate(session.life, len) else {
                         self.turn.keys.truncate(keys_at);
@@ -213,11 +223,12 @@ impl Shard {
     /// while first: some of it may still be on its way.
     fn refuse(&mut self, slot: usize, message: &Message, status: Status) -> Admitted {
         if let Some(session) = &mut self.sessions[slot] {
-            if message.one_write && session.doubts < DOUBTS_MAX {
-                session.doubts += 1;
+            if message.one_write
+                && session.doubted_since.get_or_insert_with(Instant::now).elapsed() < DOUBT_MAX
+            {
                 return Admitted::Left;
             }
-            session.doubts = 0;
+            session.doubted_since = None;
         }
         self.complete(slot, message.number, status, 0);
         Admitted::Taken

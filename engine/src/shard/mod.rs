@@ -252,6 +252,7 @@ impl Shard {
         if worked {
             self.push_all();
             self.pull_all();
+            self.turn.end_views(&self.sessions, &mut self.transports);
             self.turn.clear();
         }
         self.close_rounds();

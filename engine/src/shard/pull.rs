@@ -4,6 +4,7 @@
 
 use windlass_transport::{
     InlineBytes, Operation, RemoteAddress, fabric::INLINE_LEN_MAX as INLINE_BYTES_MAX,
+    mailbox::digest_of_bytes,
 };
 use windlass_wire::{RequestHeader, RowRange, Rows, Status};
 
@@ -13,6 +14,9 @@ use super::{
     tables::{ShardTable, TableRows},
     work::Work,
 };
+
+/// Requests beside those that write rows: their digest, a completion, and one more.
+const BESIDE_ROWS: u64 = 3;
 
 /// What came of a pull.
 enum Pulled {
@@ -52,7 +56,7 @@ impl Shard {
         let Some(mailbox) = &session.mailbox else { return false };
         let len = header.values_len();
         let piece_len = self.transports[session.transport].capabilities().message_len_max;
-        mailbox.sender.room() as u64 >= len.div_ceil(u64::from(piece_len)) + 2
+        mailbox.sender.room() as u64 >= len.div_ceil(u64::from(piece_len)) + BESIDE_ROWS
             && (len <= INLINE_BYTES_MAX as u64 || self.staging.has_room(session.life, len))
     }
 
@@ -68,7 +72,7 @@ impl Shard {
         }
         let piece_len = u64::from(transport.capabilities().message_len_max);
         let piece_count = len.div_ceil(piece_len);
-        if (mailbox.sender.room() as u64) < piece_count + 2 {
+        if (mailbox.sender.room() as u64) < piece_count + BESIDE_ROWS {
             session.failed |= mailbox.sender.flush(transport).is_err();
             return Pulled::Later;
         }
@@ -80,12 +84,20 @@ impl Shard {
             unsafe { gather(table, work, keys, bytes.as_mut_ptr().cast()) };
             #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_BYTES_MAX")]
             let bytes = InlineBytes::new(&bytemuck::cast_slice(&bytes)[..len as usize]);
+            if !session.writes_in_order {
+                let digest = digest_of_bytes(work.number, bytes.as_slice());
+                mailbox.completions.tell_rows(work.number, digest, &mut mailbox.sender);
+            }
             mailbox.sender.push(Operation::WriteInline { bytes, remote });
             return Pulled::Done;
         }
         let Some(chunk) = self.staging.allocate(session.life, len) else { return Pulled::Later };
         // SAFETY: the rows take `len` bytes, which the chunk has.
         unsafe { gather(table, work, keys, self.staging.pointer(chunk)) };
+        if !session.writes_in_order {
+            let digest = self.staging.digest(work.number, chunk, len);
+            mailbox.completions.tell_rows(work.number, digest, &mut mailbox.sender);
+        }
         let work_id = self.staging.start(Outstanding::Reply { chunk });
         for piece in 0..piece_count {
             let from = piece * piece_len;

@@ -94,6 +94,8 @@ pub(super) struct ShardSession {
     pub(super) queue_pair: QueuePairId,
     /// Whether what it writes lands in the mailbox without the transport being polled.
     pub(super) lands_unpolled: bool,
+    /// Whether its writes, and those to it, show in the order they were posted.
+    pub(super) writes_in_order: bool,
     pub(super) applied: Applied,
     /// Present once regions were exchanged.
     pub(super) mailbox: Option<Mailbox>,
@@ -105,8 +107,8 @@ pub(super) struct ShardSession {
     pub(super) sleep_epoch: u64,
     /// Whether it was heard since it was last told of a sleep.
     pub(super) active: bool,
-    /// Times its next message made no sense and was left for later.
-    pub(super) doubts: u32,
+    /// Since when its next message makes no sense and is left for later.
+    pub(super) doubted_since: Option<Instant>,
     /// Whether it broke the protocol or its queue pair failed.
     pub(super) failed: bool,
 }

@@ -3,6 +3,7 @@
 use windlass_transport::{
     Access, LocalSlice, MemoryRegion, Pages, Transport, WorkId,
     chunks::{Chunk, Chunks},
+    mailbox::digest_of,
     memory::{HugePages, Lock, PagesOptions},
 };
 
@@ -106,6 +107,11 @@ impl Staging {
     pub(super) fn pointer(&self, chunk: Chunk) -> *mut u8 {
         #[expect(clippy::cast_possible_truncation, reason = "within the area")]
         self.pages.pointer(chunk.offset, chunk.len as usize)
+    }
+
+    /// The digest of the first `len` bytes of a piece, as rows that a message pulled.
+    pub(super) fn digest(&self, number: u32, chunk: Chunk, len: u64) -> u32 {
+        digest_of(number, len, |at, section| self.pages.read(chunk.offset + at, section))
     }
 
     /// `len` bytes of a piece from `from` on, as a transport names them.

@@ -2,12 +2,12 @@
 
 use windlass_wire::RequestHeader;
 
-use super::staging::Staging;
+use super::{session::ShardSession, staging::Staging};
 
 use crate::persist::commit::Position;
 
 use crate::limits::{TURN_BYTES_MAX, TURN_REQUESTS_MAX};
-use windlass_transport::chunks::Chunk;
+use windlass_transport::{RemoteKey, Transport, chunks::Chunk};
 
 /// Where the values of a push are.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +75,26 @@ impl Turn {
 
     pub(super) fn is_empty(&self) -> bool {
         self.works.is_empty()
+    }
+
+    /// Lets clients' memory go that was read in place: from here on nothing points into it.
+    pub(super) fn end_views(
+        &self,
+        sessions: &[Option<ShardSession>],
+        transports: &mut [Box<dyn Transport>],
+    ) {
+        if self.referenced == 0 {
+            return;
+        }
+        for work in &self.works {
+            let (Values::Peer(_), Some(place)) = (work.values, work.header.values) else {
+                continue;
+            };
+            if let Some(session) = &sessions[work.session] {
+                transports[session.transport]
+                    .release_views(session.queue_pair, RemoteKey(place.key));
+            }
+        }
     }
 
     pub(super) fn clear(&mut self) {

@@ -12,7 +12,7 @@ use crate::{
     doctor::describe,
     error::OpenError,
     fabric::{
-        Access, Completion, CompletionStatus, InlineBytes, Operation, QueuePairId, Role,
+        Access, Completion, CompletionStatus, InlineBytes, Operation, Promises, QueuePairId, Role,
         SendRequest, Transport, WorkId,
     },
     memory::{Pages, PagesOptions},
@@ -85,7 +85,27 @@ fn examine(config: &VerbsConfig, findings: &mut Vec<Finding>) {
              `iptables -I INPUT -p udp --dport 4791 -j ACCEPT`",
         ));
     }
+    findings.extend(promises(config));
     findings.push(self_test(config));
+}
+
+/// What the device promises, when it can be opened: the self test says why it cannot.
+fn promises(config: &VerbsConfig) -> Option<Finding> {
+    let transport = VerbsTransport::open(config.clone()).ok()?;
+    Some(order(transport.capabilities().promises))
+}
+
+/// What a device promises of the order in which it reads and writes memory.
+fn order(promises: Promises) -> Finding {
+    let Promises { reads_in_order, reads_words_whole, writes_in_order } = promises;
+    let word = |promised| if promised { "yes" } else { "not promised, so it is checked" };
+    let text = format!(
+        "reads in ascending order: {}; words read whole: {}; writes show in order: {}",
+        word(reads_in_order),
+        word(reads_words_whole),
+        word(writes_in_order)
+    );
+    Finding::good("order", text)
 }
 
 fn driver() -> Finding {
@@ -333,6 +353,13 @@ mod tests {
         for finding in preflight.findings {
             assert_eq!(finding.verdict == Verdict::Good, finding.remedy.is_none(), "{finding:?}");
         }
+    }
+
+    #[test]
+    fn what_is_not_promised_is_said() {
+        let finding = order(Promises { writes_in_order: false, ..Promises::ALL });
+        assert_eq!(finding.verdict, Verdict::Good);
+        assert!(finding.text.contains("whole: yes; writes show in order: not promised"));
     }
 
     #[test]

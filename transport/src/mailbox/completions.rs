@@ -111,6 +111,14 @@ impl CompletionWriter {
         Some((word.encode(), self.reply.at(RING_AT + u64::from(slot) * 8)))
     }
 
+    /// Tells the digest of the rows that a message pulled, where writes show in any order. Panics without
+    /// room in the sender.
+    pub fn tell_rows(&self, number: u32, digest: u32, sender: &mut Sender) {
+        let remote = self.reply.at(digest_at(self.slots, number));
+        let word = u64::from(digest) | u64::from(number) << 32;
+        sender.push(Operation::WriteInline { bytes: InlineBytes::word(word), remote });
+    }
+
     /// Wakes a peer that fell asleep after completions were posted without an immediate.
     #[inline]
     pub fn wake_if_asleep(&mut self, peer_sleep_epoch: u64, sender: &mut Sender) {
@@ -133,6 +141,11 @@ impl CompletionWriter {
         let bytes = InlineBytes::word(epoch);
         sender.push_signaled(work_id, Operation::WriteInline { bytes, remote });
     }
+}
+
+/// Where the digest of a message's rows is.
+fn digest_at(slots: u32, number: u32) -> u64 {
+    RING_AT + u64::from(slots) * 8 + u64::from(number & (slots - 1)) * 8
 }
 
 /// Reads the completion ring in one's own reply region.
@@ -172,6 +185,14 @@ impl CompletionReader {
         }
         let unknown = CompletionWord { number, status: Status::Malformed, detail: 0 };
         Some(CompletionWord::decode(word).unwrap_or(unknown))
+    }
+
+    /// The digest of the rows that a message pulled, once it is there.
+    #[must_use]
+    pub fn rows_digest(&self, number: u32) -> Option<u32> {
+        let word = self.pages.load_u64(digest_at(self.slots, number));
+        #[expect(clippy::cast_possible_truncation, reason = "the low half")]
+        (word >> 32 == u64::from(number)).then_some(word as u32)
     }
 
     /// The server's sleep epoch.

@@ -10,7 +10,7 @@ use windlass_wire::Status;
 
 use super::{
     HOT_LEN, ONE_WRITE, ONE_WRITE_LEN_MAX, RING_AT, SLEEP_EPOCH_AT, WAKE_IMMEDIATE, WRAP,
-    commit_word, footprint,
+    commit_word, digest_len, digest_of, footprint, lay_whole,
 };
 use crate::{
     error::PostError,
@@ -60,6 +60,18 @@ impl Pages {
 
     fn load_u64(&self, offset: u64) -> u64 {
         self.word(offset).load(Ordering::Acquire)
+    }
+
+    fn store_u64(&self, offset: u64, word: u64) {
+        self.word(offset).store(word, Ordering::Release);
+    }
+
+    fn zero(&self, _offset: u64, _len: usize) {
+        unreachable!("these writes show in order");
+    }
+
+    fn read(&self, _offset: u64, _into: &mut [u8]) {
+        unreachable!("these writes show in order");
     }
 
     /// A payload, read like any other memory.

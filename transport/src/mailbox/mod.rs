@@ -18,6 +18,7 @@
 //!             receiver sleeps and wants the next commit word by write with immediate
 //!   8 ..  64  zero
 //!  64 ..      completion ring: word of message `number` in slot `number % slots`
+//!  ..  ..      digest ring, as long: where writes show in any order
 //! ```
 //!
 //! The payload is written before its commit word on one queue pair, so who sees the word sees the
@@ -32,14 +33,25 @@
 //! while the checksum in the payload does not match, before it calls the message malformed. Longer
 //! payloads need none: their word is written behind them.
 //!
+//! Where the writes of a queue pair may show in any order ([`Promises::writes_in_order`]), no write may touch
+//! what another does, and nothing but a message's own bytes says that it is there: it is one write of commit
+//! word, payload, and a word with its number and the payload's digest; its reader clears what it has taken
+//! before it says so, and thus finds zeros wherever the next commit word will be. Likewise a second ring
+//! behind that of the completions has the digests of pulled rows, a word of number and digest in the slot of the
+//! message that asked for them.
+//!
+//! [`Promises::writes_in_order`]: crate::fabric::Promises::writes_in_order
 //! [`Capabilities::prefers_one_write`]: crate::fabric::Capabilities::prefers_one_write
 
 mod completions;
+mod landing;
 mod reader;
 mod sender;
 mod writer;
 
 pub use completions::{CompletionReader, CompletionWriter};
+use landing::lay_whole;
+pub use landing::{digest_of, digest_of_bytes};
 pub use reader::{MailboxError, MailboxReader, Message};
 pub use sender::Sender;
 pub use writer::{Laid, MailboxFull, MailboxWriter};
@@ -100,6 +112,12 @@ fn footprint(len: u64) -> u64 {
     8 + len.next_multiple_of(8)
 }
 
+/// Bytes that a message takes more where its digest says that it is there.
+#[inline]
+const fn digest_len(any_order: bool) -> u64 {
+    if any_order { 8 } else { 0 }
+}
+
 /// Length of a mailbox region for a ring of so many bytes.
 #[must_use]
 pub const fn mailbox_len(ring_len: u32) -> usize {
@@ -109,7 +127,7 @@ pub const fn mailbox_len(ring_len: u32) -> usize {
 /// Length of a reply region with so many completion slots.
 #[must_use]
 pub const fn reply_len(slots: u32) -> usize {
-    LINE_LEN + slots as usize * 8
+    LINE_LEN + 2 * slots as usize * 8
 }
 
 #[cfg(all(test, loom))]

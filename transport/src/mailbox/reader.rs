@@ -1,6 +1,11 @@
 //! The receiving side of a mailbox. Every byte of it is foreign.
 
-use super::{ONE_WRITE, ONE_WRITE_LEN_MAX, Pages, RING_AT, SLEEP_EPOCH_AT, WRAP, footprint};
+use std::cell::Cell;
+
+use super::{
+    ONE_WRITE, ONE_WRITE_LEN_MAX, Pages, RING_AT, SLEEP_EPOCH_AT, WRAP, digest_len, digest_of,
+    footprint,
+};
 
 /// What is wrong with a mailbox's bytes: the session that writes it has to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +53,9 @@ pub struct MailboxReader {
     /// Offset in the ring of the next commit word.
     at: u64,
     expected: u32,
+    /// Whether writes show in any order, and the last message whose digest was found to hold.
+    any_order: bool,
+    landed: Cell<u32>,
 }
 
 impl MailboxReader {
@@ -58,7 +66,20 @@ impl MailboxReader {
             pages.contains(RING_AT, u64::from(ring_len)),
             "the region is shorter than its ring"
         );
-        Self { pages, ring_len: u64::from(ring_len), at: 0, expected: 1 }
+        Self {
+            pages,
+            ring_len: u64::from(ring_len),
+            at: 0,
+            expected: 1,
+            any_order: false,
+            landed: Cell::new(0),
+        }
+    }
+
+    /// The same, over a queue pair whose writes may show in any order. What it has gone past it clears.
+    #[must_use]
+    pub fn in_any_order(self, any_order: bool) -> Self {
+        Self { any_order, ..self }
     }
 
     /// The mailbox's memory.
@@ -69,7 +90,8 @@ impl MailboxReader {
     }
 
     /// Takes the next message if it is there. Its bytes stay as they are until the peer learns of
-    /// its completion (an honest peer; a dishonest one harms itself only).
+    /// its completion (an honest peer; a dishonest one harms itself only), but where writes show in any
+    /// order: there it is peeked at, and its bytes are copied out before it is gone past.
     ///
     /// # Errors
     /// When the bytes make no sense.
@@ -114,7 +136,16 @@ impl MailboxReader {
     #[inline]
     pub fn advance(&mut self, message: &Message) {
         assert_eq!(message.number, self.expected, "only the next message can be passed");
-        let behind = message.offset - RING_AT - 8 + footprint(u64::from(message.len));
+        let start = message.offset - RING_AT - 8;
+        let behind = start + footprint(u64::from(message.len)) + digest_len(self.any_order);
+        if self.any_order {
+            if start != self.at {
+                // The word that sent the reader back.
+                self.pages.store_u64(RING_AT + self.at, 0);
+            }
+            #[expect(clippy::cast_possible_truncation, reason = "within the ring")]
+            self.pages.zero(RING_AT + start, (behind - start) as usize);
+        }
         self.at = if behind == self.ring_len { 0 } else { behind };
         self.expected = self.expected.wrapping_add(1);
     }
@@ -137,6 +168,10 @@ impl MailboxReader {
         let (len, number) = (word as u32, (word >> 32) as u32);
         if number == self.expected {
             return Ok(Some(len));
+        }
+        if self.any_order {
+            // Some of its bytes.
+            return Ok(None);
         }
         // Software RDMA may place a word byte by byte, in ascending order, over the zeros or the
         // message before that were there: the number comes last, and until it is whole nothing has
@@ -167,6 +202,9 @@ impl MailboxReader {
 
     #[inline]
     fn message(&self, len: u32, at: u64) -> Result<Option<Message>, MailboxError> {
+        if self.any_order {
+            return Ok(self.landed_message(len, at));
+        }
         let one_write = len & ONE_WRITE != 0;
         let len = len & !ONE_WRITE;
         let behind = at + footprint(u64::from(len));
@@ -184,5 +222,28 @@ impl MailboxReader {
         }
         let (number, offset) = (self.expected, RING_AT + at + 8);
         Ok(Some(Message { number, offset, len, one_write }))
+    }
+
+    /// The message of so many bytes at `at`, once all of it is there.
+    fn landed_message(&self, len: u32, at: u64) -> Option<Message> {
+        let digest_at = at + footprint(u64::from(len));
+        if len == 0 || digest_at + 8 > self.ring_len {
+            // Some bytes of the length; of a peer that means it the message never comes.
+            return None;
+        }
+        let word = self.pages.load_u64(RING_AT + digest_at);
+        if word >> 32 != u64::from(self.expected) {
+            return None;
+        }
+        let (number, offset) = (self.expected, RING_AT + at + 8);
+        if self.landed.get() != number {
+            let read = |from, section: &mut [u8]| self.pages.read(offset + from, section);
+            let digest = digest_of(number, u64::from(len), read);
+            if word & u64::from(u32::MAX) != u64::from(digest) {
+                return None;
+            }
+            self.landed.set(number);
+        }
+        Some(Message { number, offset, len, one_write: false })
     }
 }

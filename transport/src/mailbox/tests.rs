@@ -371,3 +371,68 @@ fn completions_arrive_in_any_order_and_wake_a_sleeper() {
     fabric.remote.store_u64(place.address, word);
     assert!(!writer.is_pending() && reader.is_complete(23));
 }
+
+/// What a device may do that promises no order: pieces of all that is under way, in any order.
+#[test]
+fn messages_that_land_in_any_order_come_out_whole() {
+    let (writer, reader, mut sender, mut fabric) = setup(4096, 64);
+    let (mut writer, mut reader) = (writer.in_any_order(true), reader.in_any_order(true));
+    let mut random = 7_u64;
+    let mut next = move || {
+        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        random >> 33
+    };
+    let mut unread = std::collections::VecDeque::new();
+    let mut pieces: Vec<(u64, Vec<u8>)> = Vec::new();
+    let (mut received, mut early) = (0, 0);
+    while received < 5_000 {
+        let len = 1 + next() % if next() % 3 == 0 { 40 } else { writer.payload_len_max() };
+        let payload: Vec<u8> = (0..len).map(|_| next().to_le_bytes()[0]).collect();
+        let wake = next() % 5 == 0;
+        if writer.write(&[&payload], wake, &mut sender).is_ok() {
+            unread.push_back(payload);
+        }
+        for request in posted(&mut sender) {
+            let before = std::mem::replace(
+                &mut fabric.remote,
+                Pages::allocate(mailbox_len(4096), PagesOptions::default()).unwrap(),
+            );
+            let scratch = fabric.remote.clone();
+            fabric.carry_out(&request);
+            fabric.remote = before;
+            let (at, len) = match request.operation {
+                Operation::Write { local, remote } => (remote.address, local.len()),
+                Operation::WriteInline { bytes, remote }
+                | Operation::WriteWithImmediate { bytes, remote, .. } => {
+                    (remote.address, bytes.as_slice().len() as u64)
+                }
+                other => panic!("a mailbox posts no {other:?}"),
+            };
+            let mut bytes = vec![0; usize::try_from(len).unwrap()];
+            scratch.read(at, &mut bytes);
+            let cut = bytes.len().div_ceil(3).next_multiple_of(8).max(8);
+            let starts = (0_u64..).step_by(cut);
+            pieces.extend(
+                bytes.chunks(cut).zip(starts).map(|(part, start)| (at + start, part.to_vec())),
+            );
+        }
+        for _ in 0..next() % 4 {
+            if !pieces.is_empty() {
+                let chosen = usize::try_from(next()).unwrap() % pieces.len();
+                let (at, bytes) = pieces.swap_remove(chosen);
+                fabric.remote.write(at, &bytes);
+            }
+        }
+        while let Some(message) = reader.peek().unwrap() {
+            let mut bytes = vec![0; message.len as usize];
+            fabric.remote.read(message.offset, &mut bytes);
+            assert_eq!(Some(bytes), unread.pop_front(), "message {}", message.number);
+            reader.advance(&message);
+            writer.release(message.number);
+            received += 1;
+        }
+        early += usize::from(reader.looks_ready());
+    }
+    assert!(early > 100, "no message was seen before all of it was there");
+    assert!(fabric.immediates > 100);
+}

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use super::{
     HOT_LEN, ONE_WRITE, ONE_WRITE_LEN_MAX, RING_AT, SLEEP_EPOCH_AT, Sender, WAKE_IMMEDIATE, WRAP,
-    commit_word, footprint,
+    commit_word, digest_len, footprint, lay_whole,
 };
 use crate::{
     error::PostError,
@@ -41,6 +41,8 @@ pub struct MailboxWriter {
     in_flight_max: usize,
     /// Whether commit word and payload travel together.
     one_write: bool,
+    /// Whether writes show in any order.
+    any_order: bool,
 }
 
 /// A short message, laid out to be written.
@@ -101,6 +103,7 @@ impl MailboxWriter {
             in_flight: VecDeque::with_capacity(in_flight_max as usize),
             in_flight_max: in_flight_max as usize,
             one_write: false,
+            any_order: false,
         }
     }
 
@@ -111,10 +114,22 @@ impl MailboxWriter {
         Self { one_write, ..self }
     }
 
+    /// The same, over a queue pair whose writes may show in any order; the reader has to be told too.
+    #[must_use]
+    pub fn in_any_order(self, any_order: bool) -> Self {
+        Self { any_order, ..self }
+    }
+
     /// Longest payload that always fits an empty ring.
     #[must_use]
     pub fn payload_len_max(&self) -> u64 {
-        self.ring_len / 2 - 16
+        self.ring_len / 2 - 16 - digest_len(self.any_order)
+    }
+
+    /// Bytes that a message takes in the ring.
+    #[inline]
+    fn footprint(&self, len: u64) -> u64 {
+        footprint(len) + digest_len(self.any_order)
     }
 
     /// Number of messages not released yet.
@@ -184,10 +199,10 @@ impl MailboxWriter {
         }
         let mut at = self.at;
         // Eight more: the payload also clears the commit word behind it.
-        let needed = footprint(len) + 8;
+        let needed = self.footprint(len) + 8;
         let room = self.ring_len - (self.tail - self.head);
         let rest = self.ring_len - at;
-        let wraps = footprint(len) > rest || (at >= HOT_LEN && rest + needed <= room);
+        let wraps = self.footprint(len) > rest || (at >= HOT_LEN && rest + needed <= room);
         let skipped = if wraps { rest } else { 0 };
         if skipped + needed > room {
             return Err(MailboxFull);
@@ -203,7 +218,13 @@ impl MailboxWriter {
         #[expect(clippy::cast_possible_truncation, reason = "below ring_len, a u32")]
         let word_len = len as u32;
         let has_next = at + footprint(len) + 8 <= self.ring_len;
-        if self.one_write && len <= ONE_WRITE_LEN_MAX && has_next && !wake {
+        if self.any_order {
+            assert!(lent.is_none(), "bytes that are lent have no digest");
+            self.write_whole(at, number, word_len, parts, sender);
+            if wake {
+                self.write_wake(sender);
+            }
+        } else if self.one_write && len <= ONE_WRITE_LEN_MAX && has_next && !wake {
             // Word, payload and the next word, which says that this is all.
             let first = commit_word(number, word_len | ONE_WRITE);
             let last = commit_word(number, 0);
@@ -223,7 +244,7 @@ impl MailboxWriter {
                 Operation::WriteInline { bytes: word, remote }
             });
         }
-        let behind = at + footprint(len);
+        let behind = at + self.footprint(len);
         self.pass(behind, Posted { number, at: at + 8, len, end: 0, is_released: false });
         Ok(number)
     }
@@ -248,7 +269,8 @@ impl MailboxWriter {
         // are.
         let is_in_the_way = at + needed > self.ring_len || at >= HOT_LEN;
         let is_full = needed > room || self.in_flight.len() == self.in_flight_max;
-        if len == 0 || len > AT_ONCE_LEN_MAX || self.one_write || is_in_the_way || is_full {
+        let is_special = self.one_write || self.any_order;
+        if len == 0 || len > AT_ONCE_LEN_MAX || is_special || is_in_the_way || is_full {
             return Ok(None);
         }
         let number = self.next_number;
@@ -268,7 +290,7 @@ impl MailboxWriter {
     #[inline]
     fn pass(&mut self, behind: u64, mut posted: Posted) {
         self.at = if behind == self.ring_len { 0 } else { behind };
-        self.tail += footprint(posted.len);
+        self.tail += self.footprint(posted.len);
         self.next_number = posted.number.wrapping_add(1);
         posted.end = self.tail;
         self.in_flight.push_back(posted);
@@ -287,7 +309,7 @@ impl MailboxWriter {
         // are.
         let is_in_the_way = at + needed > self.ring_len || at >= HOT_LEN;
         let is_full = needed > room || self.in_flight.len() == self.in_flight_max;
-        if len == 0 || total > INLINE_LEN_MAX || is_in_the_way || is_full {
+        if len == 0 || total > INLINE_LEN_MAX || self.any_order || is_in_the_way || is_full {
             return None;
         }
         let number = self.next_number;
@@ -360,6 +382,21 @@ impl MailboxWriter {
             remote: self.remote.at(0),
             immediate: WAKE_IMMEDIATE,
         });
+    }
+
+    /// Writes, in one request, commit word, payload and digest.
+    fn write_whole(&self, at: u64, number: u32, len: u32, parts: &[&[u8]], sender: &mut Sender) {
+        let pages = &self.mirror.pages;
+        let total = lay_whole(pages, at, (number, len), parts);
+        let remote = self.remote.at(RING_AT + at);
+        if total as usize <= INLINE_LEN_MAX {
+            let mut bytes = InlineBytes::zeroed(total as usize);
+            pages.read(at, bytes.as_mut_slice());
+            sender.push(Operation::WriteInline { bytes, remote });
+        } else {
+            let local = ScatterList::from(self.mirror.slice(at, total));
+            sender.push(Operation::Write { local, remote });
+        }
     }
 
     /// Writes, in one request, a payload with its padding, and the words before and behind it.

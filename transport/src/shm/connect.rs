@@ -13,6 +13,7 @@ use super::{
     Listener, Shm,
     endpoint::{Address, Nonce},
     immediates::Producer,
+    imports::Imports,
     limits::{ACCEPTS_MAX, EVENTS_MAX, GREETINGS_MAX, QUEUE_PAIRS_MAX},
     message::{self, Descriptors, Message},
     queue_pair::{Link, QueuePair},
@@ -56,7 +57,10 @@ impl Shm {
         let nonce = socket::random_nonce().map_err(system("getrandom"))?;
         let number = self
             .queue_pairs
-            .insert_with(|number| QueuePair::new(QueuePairId(number), nonce, inbound))
+            .insert_with(|number| {
+                let imports = Imports::new(self.options.mapped_len_max);
+                QueuePair::new(QueuePairId(number), nonce, inbound, imports)
+            })
             .ok_or(ConnectError::TooMany { count_max: QUEUE_PAIRS_MAX })?;
         // Room for all completions that can wait at once, so that posting never allocates.
         let outstanding =
@@ -106,20 +110,21 @@ impl Shm {
     }
 
     pub(super) fn end_queue_pair(&mut self, id: QueuePairId) {
-        if let Some(mut queue_pair) = self.queue_pairs.remove(id.0) {
-            queue_pair.close();
-            if queue_pair.link.is_some() {
-                fence_peers();
-                queue_pair.wait_for_peer();
-            }
-            queue_pair.fail();
-        }
         self.receivers.retain(|receiver| *receiver != id);
+        let Some(mut queue_pair) = self.queue_pairs.remove(id.0) else { return };
+        queue_pair.fail();
+        let Some(link) = &queue_pair.link else { return };
+        // Nobody looks after it any more but `forget_quiet`.
+        let _ = epoll::delete(&self.epoll, &link.socket);
+        fence_peers();
+        queue_pair.await_peer();
+        self.leaving.extend(queue_pair.leave());
     }
 
     /// Looks after sockets without blocking.
     pub(super) fn serve(&mut self) {
         self.accept_again();
+        self.forget_quiet();
         let mut events = [MaybeUninit::<epoll::Event>::uninit(); EVENTS_MAX];
         let mut tokens = [0; EVENTS_MAX];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -328,7 +333,11 @@ impl Shm {
         while let Some(socket) = &queue_pair.dialled {
             let heard = match message::receive(socket) {
                 Ok(Some((Message::Share { key, access, len }, descriptors))) => {
-                    queue_pair.map(key, access, len, descriptors)
+                    queue_pair.imports.map(key, access, len, descriptors)
+                }
+                Ok(Some((Message::Unshare { key }, _))) => {
+                    queue_pair.imports.end(key);
+                    Ok(())
                 }
                 Ok(Some((Message::Welcome { to, from }, descriptors)))
                     if to == queue_pair.nonce && queue_pair.expected == Some(from) =>

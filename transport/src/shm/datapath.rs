@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use super::{
     Shm, doorbell,
+    imports::Import,
     limits::{MESSAGE_LEN_MAX, RINGS_PER_POLL},
-    queue_pair::{Import, QueuePair},
+    queue_pair::QueuePair,
     quiesce::PostFence,
 };
 use crate::{
@@ -158,7 +159,7 @@ impl Shm {
             return None;
         }
         let pointer = queue_pair.resolve(remote, len, |access| access.remote_read).ok()?;
-        queue_pair.keep_for_views(remote.key.0);
+        queue_pair.imports.keep_for_views(remote.key.0);
         fence(Ordering::Acquire);
         Some(PeerBytes { pointer, len: usize::try_from(len).ok()? })
     }
@@ -183,7 +184,8 @@ impl QueuePair {
         operation: &Operation,
         post_fence: PostFence,
     ) -> Result<(), Fault> {
-        let Some(link) = &mut self.link else { return Err(CompletionStatus::Flushed.into()) };
+        let link = self.link.as_mut().filter(|_| self.state == QueuePairState::Ready);
+        let Some(link) = link else { return Err(CompletionStatus::Flushed.into()) };
         let is_open = link.begin_request(post_fence);
         let outcome = if is_open {
             self.carry_out(regions, operation)

@@ -19,7 +19,7 @@ use super::{
         REGIONS_MAX,
     },
     queue_pair::QueuePair,
-    quiesce::PostFence,
+    quiesce::{Leaving, PostFence},
     segment::InstancePage,
     socket,
 };
@@ -28,12 +28,15 @@ use crate::{
     error::{ConnectError, OpenError, PostError, RegisterError, ShareError},
     fabric::{
         Access, Capabilities, Completion, Endpoint, MemoryRegion, PeerBytes, PendingQueuePair,
-        QueuePairId, QueuePairState, RemoteAddress, RemoteRegion, Role, SCATTER_MAX, SendRequest,
-        Transport, Waker,
+        Promises, QueuePairId, QueuePairState, RemoteAddress, RemoteKey, RemoteRegion, Role,
+        SCATTER_MAX, SendRequest, Transport, Waker,
     },
     memory::Pages,
     slab::Slab,
 };
+
+/// Requests are copies by the platform's routine, whatever that does first, each ordered by a fence.
+const PROMISES: Promises = Promises { writes_in_order: true, ..Promises::NONE };
 
 /// How to open an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +48,8 @@ pub struct ShmOptions {
     /// How long a busy thread goes without a look at its sockets: how late it learns of new
     /// peers and of their death.
     pub socket_interval: Duration,
+    /// Most bytes of one peer's regions that are mapped here; others are refused.
+    pub mapped_len_max: u64,
 }
 
 impl Default for ShmOptions {
@@ -53,6 +58,7 @@ impl Default for ShmOptions {
             connect_timeout: Duration::from_secs(5),
             outstanding_max: OUTSTANDING_MAX,
             socket_interval: Duration::from_micros(500),
+            mapped_len_max: u64::MAX,
         }
     }
 }
@@ -73,6 +79,8 @@ pub struct Shm {
     /// Set while nobody is accepted, for want of descriptors.
     pub(super) accepts_again_at: Option<Instant>,
     pub(super) queue_pairs: Slab<QueuePair>,
+    /// Those that were disconnected while their peers carried out requests.
+    pub(super) leaving: Vec<Leaving>,
     /// Queue pairs whose immediates rings have to be looked at.
     pub(super) receivers: Vec<QueuePairId>,
     pub(super) ring_cursor: usize,
@@ -115,7 +123,7 @@ impl Shm {
                 receives_max: RECEIVES_MAX,
                 scatter_max: SCATTER_MAX,
                 message_len_max: MESSAGE_LEN_MAX,
-                reads_in_order: false,
+                promises: PROMISES,
                 writes_wake: false,
                 lands_unpolled: true,
                 has_helpers: false,
@@ -133,6 +141,7 @@ impl Shm {
             greeting_number: 0,
             accepts_again_at: None,
             queue_pairs: Slab::new(QUEUE_PAIRS_MAX),
+            leaving: Vec::new(),
             receivers: Vec::new(),
             ring_cursor: 0,
             regions: Slab::new(REGIONS_MAX),
@@ -188,6 +197,10 @@ impl Transport for Shm {
         remote: &Endpoint,
     ) -> Result<QueuePairId, ConnectError> {
         self.begin_connect_queue_pair(pending.id(), remote)
+    }
+
+    fn promises(&self, _: QueuePairId) -> Promises {
+        PROMISES
     }
 
     fn state(&self, queue_pair: QueuePairId) -> QueuePairState {
@@ -282,6 +295,25 @@ impl Transport for Shm {
         len: u64,
     ) -> Option<PeerBytes> {
         self.view_bytes(queue_pair, remote, len)
+    }
+
+    fn release_views(&mut self, queue_pair: QueuePairId, key: RemoteKey) {
+        if let Some(queue_pair) = self.queue_pairs.find_mut(queue_pair.0) {
+            queue_pair.imports.release_views(key.0);
+        }
+    }
+
+    fn ended_view(&self, queue_pair: QueuePairId) -> Option<RemoteKey> {
+        self.queue_pairs.find(queue_pair.0)?.imports.ended_view().map(RemoteKey)
+    }
+
+    fn has_refused(&self, queue_pair: QueuePairId, key: RemoteKey) -> bool {
+        let queue_pair = self.queue_pairs.find(queue_pair.0);
+        queue_pair.is_some_and(|queue_pair| queue_pair.imports.has_refused(key.0))
+    }
+
+    fn is_quiet(&mut self) -> bool {
+        self.peers_are_quiet()
     }
 }
 

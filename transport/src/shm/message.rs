@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! offset
-//!      0  u8    kind: 1 hello, 2 welcome, 3 refused, 4 share
+//!      0  u8    kind: 1 hello, 2 welcome, 3 refused, 4 share, 5 unshare
 //!      1  u8    share: access bits (1 read, 2 write, 4 atomic)
 //!      2  [6]   zero
-//!      8  [16]  hello, welcome: nonce of the receiver's queue pair; share: u32 key, u32 zero, u64 length
+//!      8  [16]  hello, welcome: nonce of the receiver's queue pair; share: u32 key, u32 zero, u64 length;
+//!              unshare: u32 key, zeros
 //!     24  [16]  hello, welcome: nonce of the sender's queue pair
 //! ```
 //! Hello and welcome carry three descriptors (instance page, eventfd, channel page), share one.
@@ -37,6 +38,8 @@ pub(super) enum Message {
     Refused,
     /// A region to map.
     Share { key: u32, access: Access, len: u64 },
+    /// A region has ended: nothing needs its mapping but views.
+    Unshare { key: u32 },
 }
 
 /// Descriptors that came with a message.
@@ -61,6 +64,10 @@ impl Message {
                 bytes[8..12].copy_from_slice(&key.to_le_bytes());
                 bytes[16..24].copy_from_slice(&len.to_le_bytes());
             }
+            Self::Unshare { key } => {
+                bytes[0] = 5;
+                bytes[8..12].copy_from_slice(&key.to_le_bytes());
+            }
         }
         bytes
     }
@@ -81,6 +88,9 @@ impl Message {
                 },
                 len: u64::from_le_bytes(bytes[16..24].try_into().ok()?),
             }),
+            (5, 0) => {
+                Some(Self::Unshare { key: u32::from_le_bytes(bytes[8..12].try_into().ok()?) })
+            }
             _ => None,
         }
     }
@@ -164,12 +174,13 @@ mod tests {
             Message::Welcome { to: Nonce([3; 16]), from: Nonce([4; 16]) },
             Message::Refused,
             Message::Share { key: 0x0102_0304, access: Access::ALL, len: 1 << 40 },
+            Message::Unshare { key: 0x0102_0304 },
         ];
         for message in messages {
             assert_eq!(Message::decode(&message.encode()), Some(message));
         }
         let mut unknown = Message::Refused.encode();
-        unknown[0] = 5;
+        unknown[0] = 6;
         assert_eq!(Message::decode(&unknown), None);
     }
 }

@@ -13,6 +13,7 @@ mod datapath;
 mod doorbell;
 mod endpoint;
 mod immediates;
+mod imports;
 mod instance;
 mod limits;
 #[cfg(all(test, loom))]
@@ -23,6 +24,8 @@ mod quiesce;
 mod regions;
 mod segment;
 mod socket;
+#[cfg(test)]
+mod tests;
 
 pub use instance::{Shm, ShmOptions};
 

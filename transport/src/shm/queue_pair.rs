@@ -1,4 +1,4 @@
-//! One queue pair: its pages, its socket, and the peer's regions it has mapped.
+//! One queue pair: its pages, its socket, and how it ends.
 
 use std::{
     collections::VecDeque,
@@ -11,14 +11,14 @@ use rustix::event::epoll;
 use super::{
     endpoint::Nonce,
     immediates::{Consumer, Producer},
-    limits::{MESSAGES_MAX, OUTBOX_MAX, REGIONS_MAX},
+    imports::{Import, Imports},
+    limits::{MESSAGES_MAX, OUTBOX_MAX},
     message::{self, Descriptors, Message},
-    segment::{ChannelPage, InstancePage, descriptor, slot_of},
+    segment::{ChannelPage, InstancePage, descriptor},
     socket,
 };
 use crate::{
-    fabric::{Access, QueuePairId, QueuePairState},
-    memory::Pages,
+    fabric::{QueuePairId, QueuePairState},
     sync::Ordering,
 };
 
@@ -37,15 +37,18 @@ pub(super) struct QueuePair {
     /// What the peer sends by.
     pub(super) inbound: ChannelPage,
     pub(super) consumer: Consumer,
-    /// The connection, from its beginning until the first failure.
+    /// The connection, from its beginning until the peer's end of it was seen.
     pub(super) link: Option<Link>,
     /// Completions queued and not polled yet.
     pub(super) unpolled: u32,
     /// Whether a write was made that a later read must not overtake.
     pub(super) wrote: bool,
-    imports: Vec<Option<Import>>,
-    /// Mappings of regions that have ended, which views may still point into.
-    kept: Vec<Pages>,
+    /// The peer's regions.
+    pub(super) imports: Imports,
+    /// Keys of one's own regions that the peer was told of.
+    shared: Vec<u32>,
+    /// The request that the peer was carrying out when memory was taken back from it.
+    pub(super) awaited: Option<u32>,
     outbox: VecDeque<(Message, Descriptors)>,
     wants_room: bool,
 }
@@ -62,19 +65,13 @@ pub(super) struct Link {
     pub(super) mark: u32,
 }
 
-/// A region of the peer, mapped here.
-#[derive(Debug)]
-pub(super) struct Import {
-    pub(super) key: u32,
-    pub(super) access: Access,
-    pub(super) pages: Pages,
-    pub(super) len: u64,
-    /// Whether a view may point into it.
-    viewed: bool,
-}
-
 impl QueuePair {
-    pub(super) fn new(id: QueuePairId, nonce: Nonce, inbound: ChannelPage) -> Self {
+    pub(super) fn new(
+        id: QueuePairId,
+        nonce: Nonce,
+        inbound: ChannelPage,
+        imports: Imports,
+    ) -> Self {
         Self {
             id,
             nonce,
@@ -87,22 +84,33 @@ impl QueuePair {
             link: None,
             unpolled: 0,
             wrote: false,
-            imports: Vec::new(),
-            kept: Vec::new(),
+            imports,
+            shared: Vec::new(),
+            awaited: None,
             outbox: VecDeque::new(),
             wants_room: false,
         }
     }
 
     /// Ends it: the peer sees the mark at once, or the hang-up. What was mapped stays until the
-    /// queue pair is disconnected, because views point into it.
+    /// queue pair is disconnected, because views point into it; so does the socket, by which the peer's
+    /// end is seen, as long as it may be carrying out a request.
     pub(super) fn fail(&mut self) {
         self.close();
         self.state = QueuePairState::Error;
-        self.link = None;
+        if let Some(link) = &self.link {
+            socket::hang_up(&link.socket);
+        }
         self.early = None;
         self.dialled = None;
         self.outbox.clear();
+    }
+
+    /// The peer has hung up, and so carries nothing out any more.
+    fn lose(&mut self) {
+        self.fail();
+        self.link = None;
+        self.awaited = None;
     }
 
     /// Withdraws the peer's permission to send.
@@ -113,13 +121,31 @@ impl QueuePair {
     /// The peer's region by this key, whether alive or not.
     #[inline]
     pub(super) fn import(&self, key: u32) -> Option<&Import> {
-        self.imports.get(slot_of(key))?.as_ref().filter(|import| import.key == key)
+        self.imports.find(key)
     }
 
-    /// Keeps a region mapped until the queue pair is disconnected.
-    pub(super) fn keep_for_views(&mut self, key: u32) {
-        if let Some(Some(import)) = self.imports.get_mut(slot_of(key)) {
-            import.viewed = true;
+    /// Tells the peer of a region. False when too many messages wait already.
+    pub(super) fn share(
+        &mut self,
+        epoll: BorrowedFd<'_>,
+        message: Message,
+        key: u32,
+        fd: OwnedFd,
+    ) -> bool {
+        if !self.shared.contains(&key) {
+            self.shared.push(key);
+        }
+        self.send(epoll, message, Descriptors([Some(fd), None, None]))
+    }
+
+    /// Tells the peer that a region has ended, if it was told of it.
+    pub(super) fn unshare(&mut self, epoll: BorrowedFd<'_>, key: u32) {
+        let Some(at) = self.shared.iter().position(|shared| *shared == key) else { return };
+        self.shared.swap_remove(at);
+        let may_hear = self.state != QueuePairState::Error;
+        if may_hear && !self.send(epoll, Message::Unshare { key }, Descriptors::default()) {
+            tracing::warn!("a shared-memory peer takes no messages: its connection ends");
+            self.fail();
         }
     }
 
@@ -191,53 +217,20 @@ impl QueuePair {
         for _ in 0..MESSAGES_MAX {
             let Some(link) = &self.link else { return };
             match message::receive(&link.socket) {
+                // What it had sent before it learns of the end.
+                Ok(Some(_)) if self.state == QueuePairState::Error => {}
                 Ok(Some((Message::Share { key, access, len }, descriptors))) => {
-                    if let Err(error) = self.map(key, access, len, descriptors) {
+                    if let Err(error) = self.imports.map(key, access, len, descriptors) {
                         tracing::warn!(%error, key, len, "cannot map a peer's region");
                     }
                 }
+                Ok(Some((Message::Unshare { key }, _))) => self.imports.end(key),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(_) | Err(_) => {
-                    self.fail();
-                    return;
-                }
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => self.fail(),
+                Ok(Some(_)) => self.fail(),
+                Ok(None) | Err(_) => return self.lose(),
             }
         }
-    }
-
-    /// Maps a region the peer has shared. Sharing it again changes nothing.
-    pub(super) fn map(
-        &mut self,
-        key: u32,
-        access: Access,
-        len: u64,
-        descriptors: Descriptors,
-    ) -> io::Result<()> {
-        let Descriptors([Some(descriptor), ..]) = descriptors else {
-            return Err(io::ErrorKind::InvalidData.into());
-        };
-        let slot = slot_of(key);
-        if slot >= REGIONS_MAX as usize {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        if self.import(key).is_some() {
-            return Ok(());
-        }
-        let map_len = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidData)?;
-        let writable = access.remote_write || access.remote_atomic;
-        let pages =
-            Pages::map_peer(descriptor.as_fd(), map_len, writable).map_err(io::Error::other)?;
-        if self.imports.len() <= slot {
-            self.imports.resize_with(slot + 1, || None);
-        }
-        // The owner has used the slot again, so what was there has ended; but views live on.
-        if let Some(ended) = self.imports[slot].take()
-            && ended.viewed
-        {
-            self.kept.push(ended.pages);
-        }
-        self.imports[slot] = Some(Import { key, access, pages, len, viewed: false });
-        Ok(())
     }
 }

@@ -4,20 +4,23 @@
 //! ends something withdraws the permission and then looks at the marks. Both need a full fence
 //! between the two, but the peer's would cost every request, so the one who ends runs
 //! `membarrier(2)`, which puts that fence into all running processes that registered for it.
+//!
+//! Nobody waits for a peer that is in the middle of a request, which may have been stopped: what it was
+//! doing is noted, and whoever wants to use the memory for something else asks whether it is over.
 
 use std::{
     io,
+    os::fd::OwnedFd,
     sync::atomic::{Ordering, compiler_fence, fence},
-    time::{Duration, Instant},
 };
 
 use rustix::thread::{MembarrierCommand, membarrier};
 
-use super::queue_pair::{Link, QueuePair};
-
-/// How long a peer may take over one request before it is given up: the longest copy takes a small
-/// part of it, so such a peer was stopped.
-const PATIENCE: Duration = Duration::from_secs(2);
+use super::{
+    Shm, message,
+    queue_pair::{Link, QueuePair},
+    segment::ChannelPage,
+};
 
 /// Which side of the pair of fences pays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,27 +73,62 @@ pub(super) fn fence_peers() {
 }
 
 impl QueuePair {
-    /// Waits until the request that the peer is carrying out now, if it is, has ended; later ones see
-    /// what was withdrawn. Gives the peer up when it takes too long.
-    pub(super) fn wait_for_peer(&mut self) {
+    /// Notes the request that the peer is carrying out now, if it is; later ones see what was
+    /// withdrawn.
+    pub(super) fn await_peer(&mut self) {
         let mark = self.inbound.posting().load(Ordering::Acquire);
-        if mark.is_multiple_of(2) {
-            return;
-        }
-        let deadline = Instant::now() + PATIENCE;
-        while self.inbound.posting().load(Ordering::Acquire) == mark {
+        self.awaited = (!mark.is_multiple_of(2)).then_some(mark);
+    }
+
+    /// Whether the request that was noted has ended.
+    fn is_quiet(&mut self) -> bool {
+        let Some(mark) = self.awaited else { return true };
+        if self.inbound.posting().load(Ordering::Acquire) != mark {
+            self.awaited = None;
+        } else {
             // A process that died in the middle never ends its request: the hang-up tells.
             self.drain();
-            if self.link.is_none() {
-                return;
-            }
-            if Instant::now() > deadline {
-                let error = io::Error::from(io::ErrorKind::TimedOut);
-                tracing::warn!(%error, "a peer stopped in the middle of a request");
-                self.fail();
-                return;
-            }
-            std::thread::yield_now();
         }
+        self.awaited.is_none()
+    }
+
+    /// What is left of it, when the peer has not ended its request yet.
+    pub(super) fn leave(mut self) -> Option<Leaving> {
+        let mark = self.awaited.take()?;
+        Some(Leaving { inbound: self.inbound, mark, socket: self.link.take()?.socket })
+    }
+}
+
+/// A queue pair that was disconnected while its peer was carrying out a request.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    inbound: ChannelPage,
+    mark: u32,
+    socket: OwnedFd,
+}
+
+impl Leaving {
+    fn is_quiet(&self) -> bool {
+        let ended = self.inbound.posting().load(Ordering::Acquire) != self.mark;
+        ended
+            || loop {
+                match message::receive(&self.socket) {
+                    Ok(Some(_)) => {}
+                    Ok(None) => break true,
+                    Err(error) => break error.kind() != io::ErrorKind::WouldBlock,
+                }
+            }
+    }
+}
+
+impl Shm {
+    /// Forgets those whose requests have ended.
+    pub(super) fn forget_quiet(&mut self) {
+        self.leaving.retain(|leaving| !leaving.is_quiet());
+    }
+
+    pub(super) fn peers_are_quiet(&mut self) -> bool {
+        self.forget_quiet();
+        self.leaving.is_empty() && self.queue_pairs.values_mut().all(QueuePair::is_quiet)
     }
 }

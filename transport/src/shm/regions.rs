@@ -2,13 +2,7 @@
 
 use std::{io, os::fd::AsFd};
 
-use super::{
-    Shm,
-    limits::REGIONS_MAX,
-    message::{Descriptors, Message},
-    quiesce::fence_peers,
-    socket,
-};
+use super::{Shm, limits::REGIONS_MAX, message::Message, quiesce::fence_peers, socket};
 use crate::{
     error::{RegisterError, ShareError},
     fabric::{
@@ -33,11 +27,16 @@ impl Shm {
     }
 
     pub(super) fn end_region(&mut self, id: RegionId) {
-        if self.regions.remove(id.0).is_some() {
-            self.page.retract(id.0);
+        let Some(region) = self.regions.remove(id.0) else { return };
+        self.page.retract(id.0);
+        for queue_pair in self.queue_pairs.values_mut() {
+            queue_pair.unshare(self.epoll.as_fd(), id.0);
+        }
+        // Who only reads what is taken back harms itself alone.
+        if region.access.remote_write || region.access.remote_atomic {
             fence_peers();
             for queue_pair in self.queue_pairs.values_mut() {
-                queue_pair.wait_for_peer();
+                queue_pair.await_peer();
             }
         }
     }
@@ -67,7 +66,7 @@ impl Shm {
         };
         let len = region.pages.len() as u64;
         let message = Message::Share { key, access: region.access, len };
-        if !queue_pair.send(self.epoll.as_fd(), message, Descriptors([Some(fd), None, None])) {
+        if !queue_pair.share(self.epoll.as_fd(), message, key, fd) {
             let source = io::ErrorKind::WouldBlock.into();
             return Err(ShareError::System { step: "queueing one more region", source });
         }

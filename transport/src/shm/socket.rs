@@ -56,6 +56,12 @@ pub(super) fn reopen_read_only(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, flags, rustix::fs::Mode::empty())?)
 }
 
+/// Ends the connection for the peer; what it says before its own end can still be received.
+pub(super) fn hang_up(socket: impl AsFd) {
+    // It fails where the peer has gone already.
+    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Write);
+}
+
 /// What to watch a queue pair's socket for.
 pub(super) fn interest(wants_room: bool) -> epoll::EventFlags {
     let watched = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;

@@ -88,7 +88,9 @@ impl Tcp {
         self.queue_pair_count += 1;
         self.expected_count += 1;
         self.reserve_ready();
-        Ok(PendingQueuePair::new(id, Address { socket, queue_pair: id, nonce }.encode()))
+        let promises = self.options.promises();
+        let address = Address { socket, queue_pair: id, nonce, promises };
+        Ok(PendingQueuePair::new(id, address.encode()))
     }
 
     pub(super) fn join(
@@ -123,6 +125,7 @@ impl Tcp {
         connection.outbox.stage(&header.encode());
         connection.outbox.stage(&hello.encode());
         connection.peer = Some((address.queue_pair, address.nonce));
+        connection.peer_promises = address.promises;
         self.wait_point
             .add(&socket, Source::Connection(id), Interest::RECEIVE)
             .map_err(|error| ConnectError::System { step: "epoll_ctl", source: error.into() })?;
@@ -137,6 +140,7 @@ impl Tcp {
     fn expect(&mut self, id: QueuePairId, address: &Address) -> Result<(), ConnectError> {
         let connection = self.connections.find_mut(id.0).ok_or(ConnectError::Stale)?;
         let expected = (address.queue_pair, address.nonce);
+        connection.peer_promises = address.promises;
         match connection.peer.replace(expected) {
             None => connection.phase = Phase::Connecting,
             Some(found) if connection.socket.is_some() && is_same(&found, &expected) => {

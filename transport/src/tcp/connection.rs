@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::fabric::{
-    Access, Completion, CompletionStatus, LocalSlice, QueuePairId, QueuePairState, RegionId,
-    RemoteKey, ScatterList,
+    Access, Completion, CompletionStatus, LocalSlice, Promises, QueuePairId, QueuePairState,
+    RegionId, RemoteKey, ScatterList,
 };
 
 use super::{
@@ -84,6 +84,10 @@ pub(super) struct Connection {
     pub(super) nonce: Nonce,
     /// Who may be at the other end, once known; who is, once heard of.
     pub(super) peer: Option<(QueuePairId, Nonce)>,
+    /// What its device promises.
+    pub(super) peer_promises: Promises,
+    /// Whether its writes go out of order, one at a time.
+    pub(super) is_late: bool,
     pub(super) socket: Option<Socket>,
     /// Regions the peer may name; see [`Connection::grant`].
     grants: Vec<RegionId>,
@@ -148,6 +152,8 @@ impl Connection {
             phase: Phase::Pending,
             nonce,
             peer: None,
+            peer_promises: Promises::NONE,
+            is_late: false,
             socket: None,
             grants: Vec::new(),
             requests: Requests::new(),

@@ -12,6 +12,7 @@ use super::{
     Tcp,
     backwards::{PIECES, backwards},
     connection::{Connection, Phase},
+    late::{REQUESTS_MAX, is_late, late},
     limits::{DIRECT_CONNECTIONS_MAX, MESSAGE_LEN_MAX, POLLS_PER_CHECK, RECEIVES_MAX},
     region::Regions,
     wait::{Interest, Source},
@@ -38,9 +39,15 @@ impl Tcp {
         }
         let mut taken_count = 0;
         let mut refusal = Ok(());
+        connection.is_late =
+            !(self.options.writes_in_order && connection.peer_promises.writes_in_order);
+        let reads_max = if self.options.reads_in_order { 1 } else { PIECES as usize };
+        let each_max = if connection.is_late { REQUESTS_MAX.max(reads_max) } else { reads_max };
+        // Writes from `late_from` on are given out together.
+        let mut late_from = 0;
         for request in requests.as_slice() {
-            let pieces = if self.options.reads_in_order { 1 } else { PIECES as usize };
-            if connection.requests.room() < pieces {
+            let waiting = taken_count - late_from;
+            if connection.requests.room() < (waiting + 1) * each_max {
                 refusal = Err(PostError::QueueFull);
                 break;
             }
@@ -48,13 +55,21 @@ impl Tcp {
                 refusal = Err(PostError::Invalid { reason });
                 break;
             }
+            taken_count += 1;
+            if connection.is_late && is_late(request) {
+                continue;
+            }
+            let writes = &requests.as_slice()[late_from..taken_count - 1];
+            late(writes, |piece| connection.requests.push(piece));
+            late_from = taken_count;
             if self.options.reads_in_order {
                 connection.requests.push(*request);
             } else {
                 backwards(request, |piece| connection.requests.push(piece));
             }
-            taken_count += 1;
         }
+        let writes = &requests.as_slice()[late_from..taken_count];
+        late(writes, |piece| connection.requests.push(piece));
         requests.take_front(taken_count);
         if taken_count > 0 {
             connection.acknowledgement.request_follows();
@@ -165,7 +180,7 @@ impl Tcp {
                 let _ = self.wait_point.change(socket, source, interest);
                 connection.interest = interest;
             }
-            is_quiet &= !connection.has_more;
+            is_quiet &= !connection.has_more && !connection.holds_back();
             is_watched |= connection.is_pending();
         }
         is_quiet &= self.shared.ready.is_empty();

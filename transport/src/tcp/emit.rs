@@ -33,6 +33,7 @@ impl Connection {
             }
             let Some(socket) = &self.socket else { return Ok(()) };
             match self.outbox.flush(socket, &shared.regions) {
+                Flush::Empty if self.holds_back() => return Ok(()),
                 Flush::Empty => {}
                 Flush::Blocked | Flush::More => return Ok(()),
                 Flush::Ended => {
@@ -47,6 +48,11 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// Whether requests wait for the next time, though there is room.
+    pub(super) fn holds_back(&self) -> bool {
+        self.is_late && self.requests.has_unemitted()
     }
 
     /// Makes a frame that only acknowledges. Returns whether there was room.
@@ -64,7 +70,7 @@ impl Connection {
             let answered = self.emit_answer(shared)?;
             let room = self.outbox.has_room(FRAME_COPIED_LEN_MAX);
             let requested = room && self.emit_request(shared)?;
-            if !answered && !requested {
+            if !answered && !requested || self.is_late && requested {
                 break;
             }
         }

@@ -6,7 +6,7 @@
 //! byte  0  "WTCP"         4              byte  0  queue pair dialled    4
 //!       4  version        2                    4  queue pair dialling   4
 //!       6  family, 4 / 6  1                    8  nonce dialled        16
-//!       7  zero           1                   24  nonce dialling       16
+//!       7  promises       1                   24  nonce dialling       16
 //!       8  address       16                   40
 //!      24  port           2
 //!      26  zero           2
@@ -22,13 +22,13 @@ use windlass_wire::checksum::Checksum;
 
 use crate::{
     error::ConnectError,
-    fabric::{Endpoint, QueuePairId},
+    fabric::{Endpoint, Promises, QueuePairId},
 };
 
 use super::frame::u32_at;
 
 const MAGIC: &[u8; 4] = b"WTCP";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const ADDRESS_LEN: usize = 52;
 
 /// Bytes of the hello frame's payload.
@@ -65,6 +65,7 @@ pub(super) struct Address {
     pub(super) socket: SocketAddr,
     pub(super) queue_pair: QueuePairId,
     pub(super) nonce: Nonce,
+    pub(super) promises: Promises,
 }
 
 impl Address {
@@ -82,6 +83,7 @@ impl Address {
                 bytes[8..24].copy_from_slice(&ip.octets());
             }
         }
+        bytes[7] = self.promises.bits();
         bytes[24..26].copy_from_slice(&self.socket.port().to_le_bytes());
         bytes[28..32].copy_from_slice(&self.queue_pair.0.to_le_bytes());
         bytes[32..48].copy_from_slice(&self.nonce.0);
@@ -114,6 +116,7 @@ impl Address {
             socket: SocketAddr::new(ip, port),
             queue_pair: QueuePairId(u32_at(bytes, 28)),
             nonce: Nonce(nonce),
+            promises: Promises::from_bits(bytes[7]).ok_or(malformed)?,
         })
     }
 }
@@ -163,11 +166,13 @@ mod tests {
                 socket: socket.parse().unwrap(),
                 queue_pair: QueuePairId(7),
                 nonce: Nonce::random().unwrap(),
+                promises: Promises { reads_in_order: false, ..Promises::ALL },
             };
             let decoded = Address::decode(&address.encode()).unwrap();
             assert_eq!(decoded.socket, address.socket);
             assert_eq!(decoded.queue_pair, address.queue_pair);
             assert!(decoded.nonce.matches(&address.nonce));
+            assert_eq!(decoded.promises, address.promises);
         }
     }
 
@@ -177,6 +182,7 @@ mod tests {
             socket: "10.1.2.3:4".parse().unwrap(),
             queue_pair: QueuePairId(1),
             nonce: Nonce([9; 16]),
+            promises: Promises::ALL,
         };
         let endpoint = address.encode();
         for at in 0..endpoint.0.len() {

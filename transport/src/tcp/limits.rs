@@ -42,6 +42,9 @@ pub(super) const STAGE_LEN: usize = 16 << 10;
 /// Pieces of frames waiting to be sent.
 pub(super) const SEGMENTS_MAX: usize = 64;
 
+/// Pieces of a frame beside those of its scatter list: header, trailer, and the rest of a word that was cut.
+pub(super) const FRAME_SEGMENTS_MAX: usize = 3;
+
 /// Bytes received beyond the payload in progress.
 pub(super) const INBOX_LEN: usize = 64 << 10;
 
@@ -62,7 +65,7 @@ const _: () = assert!(COPIED_LEN_MAX + HEADER_LEN + 4 <= STAGE_LEN);
 const _: () = assert!(WHOLE_LEN_MAX + HEADER_LEN + 4 <= INBOX_LEN);
 const _: () = assert!(INLINE_LEN_MAX <= COPIED_LEN_MAX);
 const _: () = assert!(INLINE_LEN_MAX <= WHOLE_LEN_MAX);
-const _: () = assert!(SCATTER_MAX + 2 <= SEGMENTS_MAX);
+const _: () = assert!(SCATTER_MAX + FRAME_SEGMENTS_MAX <= SEGMENTS_MAX);
 const _: () = assert!(SCATTER_MAX < PIECES_MAX);
 const _: () = assert!(OUTSTANDING_MAX < 1 << 30);
 const _: () = assert!(QUEUE_PAIRS_MAX < 1 << 16);

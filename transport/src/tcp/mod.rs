@@ -15,6 +15,7 @@ mod execute;
 mod failure;
 mod frame;
 mod inbox;
+mod late;
 mod limits;
 mod outbox;
 mod region;
@@ -36,7 +37,7 @@ use crate::{
     error::{ConnectError, OpenError, PostError, RegisterError, ShareError},
     fabric::{
         Access, Capabilities, Completion, CompletionStatus, Endpoint, MemoryRegion, PeerBytes,
-        PendingQueuePair, QueuePairId, QueuePairState, RemoteAddress, RemoteRegion, Role,
+        PendingQueuePair, Promises, QueuePairId, QueuePairState, RemoteAddress, RemoteRegion, Role,
         SCATTER_MAX, SendRequest, Transport, Waker,
     },
     memory::Pages,
@@ -76,6 +77,9 @@ pub struct TcpOptions {
     /// Whether this side's reads take the peer's bytes in ascending order. False does what a device may
     /// that promises none, at its worst: for tests of what has to hold on such devices.
     pub reads_in_order: bool,
+    /// Whether this side's writes show in the order they were posted. False does what a device may that
+    /// promises none, for the same tests.
+    pub writes_in_order: bool,
 }
 
 impl TcpOptions {
@@ -88,7 +92,14 @@ impl TcpOptions {
         socket_buffer_len: None,
         payload_checksums: false,
         reads_in_order: true,
+        writes_in_order: true,
     };
+
+    /// What this side promises of what it carries out: a poll does it by and by, in ascending order. Who
+    /// reads backwards or writes out of order does so by its own requests.
+    fn promises(&self) -> Promises {
+        Promises { writes_in_order: self.writes_in_order, ..Promises::ALL }
+    }
 
     fn socket(&self) -> SocketOptions {
         SocketOptions { buffer_len: self.socket_buffer_len, silence_max: self.silence_max }
@@ -151,7 +162,7 @@ impl Tcp {
                 receives_max: RECEIVES_MAX,
                 scatter_max: SCATTER_MAX,
                 message_len_max: MESSAGE_LEN_MAX,
-                reads_in_order: options.reads_in_order,
+                promises: options.promises(),
                 writes_wake: true,
                 lands_unpolled: false,
                 has_helpers: false,
@@ -254,6 +265,13 @@ impl Transport for Tcp {
                 Err(error)
             }
         }
+    }
+
+    fn promises(&self, queue_pair: QueuePairId) -> Promises {
+        let connection = self.connections.find(queue_pair.0);
+        let theirs = connection.map_or(Promises::NONE, |connection| connection.peer_promises);
+        let reads_in_order = theirs.reads_in_order && self.options.reads_in_order;
+        Promises { reads_in_order, ..theirs.and(self.options.promises()) }
     }
 
     fn state(&self, queue_pair: QueuePairId) -> QueuePairState {

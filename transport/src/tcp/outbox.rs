@@ -10,7 +10,7 @@ use crate::fabric::{LocalSlice, SCATTER_MAX};
 
 use super::{
     frame::TRAILER_LEN,
-    limits::{CALLS_PER_POLL_MAX, SEGMENTS_MAX, STAGE_LEN},
+    limits::{CALLS_PER_POLL_MAX, FRAME_SEGMENTS_MAX, SEGMENTS_MAX, STAGE_LEN},
     region::{Gone, Regions},
     socket::{Gather, Socket, Transfer},
 };
@@ -34,9 +34,21 @@ enum Segment {
     Staged(usize),
     /// Bytes where they lie; they count for the trailer to come if `checked`.
     Referred { slice: LocalSlice, checked: bool },
+    /// The rest of a word whose first bytes the socket has taken: what is sent of a word is of one time.
+    Cut(CutWord),
     /// The last so many bytes of the checksum over the referred bytes before.
     Trailer(usize),
 }
+
+/// Bytes `start..end` of a word.
+#[derive(Clone, Copy, Debug)]
+struct CutWord {
+    bytes: [u8; WORD_LEN],
+    start: usize,
+    end: usize,
+}
+
+const WORD_LEN: usize = size_of::<u64>();
 
 /// How a flush went.
 #[derive(Debug)]
@@ -78,7 +90,7 @@ impl Outbox {
     /// scatter list.
     pub(super) fn has_room(&self, copied_len: usize) -> bool {
         STAGE_LEN - (self.end - self.start) >= copied_len
-            && SEGMENTS_MAX - self.segments.len() >= SCATTER_MAX + 2
+            && SEGMENTS_MAX - self.segments.len() >= SCATTER_MAX + FRAME_SEGMENTS_MAX
     }
 
     /// Copies bytes in. There is room, see [`Outbox::has_room`].
@@ -146,12 +158,13 @@ impl Outbox {
             if gather.is_full() {
                 break;
             }
-            match *segment {
+            match segment {
                 Segment::Staged(len) => {
                     gather.push_bytes(&self.stage[staged_start..staged_start + len]);
                     staged_start += len;
                 }
-                Segment::Referred { slice, .. } => regions.gather(slice, gather)?,
+                Segment::Referred { slice, .. } => regions.gather(*slice, gather)?,
+                Segment::Cut(word) => gather.push_bytes(&word.bytes[word.start..word.end]),
                 // Known only when the payload before it has been sent.
                 Segment::Trailer(_) if position > 0 => break,
                 Segment::Trailer(left) => gather.push_bytes(&self.trailer[TRAILER_LEN - left..]),
@@ -163,6 +176,7 @@ impl Outbox {
     fn advance(&mut self, mut sent: usize, regions: &Regions) -> Result<(), Gone> {
         while sent > 0 {
             let Some(front) = self.segments.front_mut() else { break };
+            let mut cut = None;
             let done = match front {
                 Segment::Staged(left) => {
                     let taken = sent.min(*left);
@@ -179,7 +193,16 @@ impl Outbox {
                     slice.offset += u64::from(taken_len);
                     slice.len -= taken_len;
                     sent -= taken;
+                    cut = cut_word(slice, regions)?;
+                    if let Some(word) = cut.filter(|_| *checked) {
+                        self.checksum = self.checksum.append(&word.bytes[..word.end]);
+                    }
                     slice.len == 0
+                }
+                Segment::Cut(word) => {
+                    let taken = sent.min(word.end - word.start);
+                    (word.start, sent) = (word.start + taken, sent - taken);
+                    word.start == word.end
                 }
                 Segment::Trailer(left) => {
                     let taken = sent.min(*left);
@@ -189,9 +212,11 @@ impl Outbox {
             };
             if done {
                 self.segments.pop_front();
-                if matches!(self.segments.front(), Some(Segment::Trailer(TRAILER_LEN))) {
-                    self.trailer = std::mem::take(&mut self.checksum).0.to_le_bytes();
-                }
+            }
+            if let Some(word) = cut {
+                self.segments.push_front(Segment::Cut(word));
+            } else if done && matches!(self.segments.front(), Some(Segment::Trailer(TRAILER_LEN))) {
+                self.trailer = std::mem::take(&mut self.checksum).0.to_le_bytes();
             }
         }
         if self.start == self.end {
@@ -199,4 +224,20 @@ impl Outbox {
         }
         Ok(())
     }
+}
+
+/// The rest of the word that a slice begins in the middle of, which the slice then has no more.
+fn cut_word(slice: &mut LocalSlice, regions: &Regions) -> Result<Option<CutWord>, Gone> {
+    let pages = regions.pages_of(*slice)?;
+    let begun = pages.pointer(slice.offset, 0).addr() % WORD_LEN;
+    if slice.len == 0 || begun == 0 {
+        return Ok(None);
+    }
+    let len = slice.len.min(u32::try_from(WORD_LEN - begun).unwrap_or(0));
+    let mut word = CutWord { bytes: [0; WORD_LEN], start: 0, end: len as usize };
+    // The thread that writes rows is this one: since the socket took the word's beginning nothing changed.
+    pages.read(slice.offset, &mut word.bytes[..len as usize]);
+    slice.offset += u64::from(len);
+    slice.len -= len;
+    Ok(Some(word))
 }

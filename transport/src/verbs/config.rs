@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::fabric::Promises;
+
 /// Settings of a verbs transport. The defaults work unchanged on SoftRoCE, RoCE and InfiniBand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerbsConfig {
@@ -31,8 +33,13 @@ pub struct VerbsConfig {
     pub outstanding_max: u32,
     /// Receives posted on one queue pair.
     pub receives_max: u32,
-    /// Whether reads may be taken to proceed in address order; a guess by device when `None`.
+    /// Whether this host's device reads its memory for peers in ascending address order; what is known of
+    /// the device when `None`. `Some(false)` also has this side rely on no peer's device doing so.
     pub reads_in_order: Option<bool>,
+    /// Likewise, whether reads bring aligned words whole.
+    pub reads_words_whole: Option<bool>,
+    /// Likewise, whether peers' writes to this host's memory show in the order they were posted.
+    pub writes_in_order: Option<bool>,
     /// Bound on the time the active side waits for the passive side's answer.
     pub connect_timeout: Duration,
     /// Bound on the time [`disconnect`](crate::fabric::Transport::disconnect) takes to tell the
@@ -56,6 +63,8 @@ impl Default for VerbsConfig {
             outstanding_max: 128,
             receives_max: 64,
             reads_in_order: None,
+            reads_words_whole: None,
+            writes_in_order: None,
             connect_timeout: Duration::from_secs(5),
             farewell_timeout: Duration::from_millis(100),
         }
@@ -65,8 +74,9 @@ impl Default for VerbsConfig {
 impl VerbsConfig {
     /// The defaults, changed where an environment variable says so: `WINDLASS_VERBS_` and the
     /// setting in capitals, for `DEVICE`, `PORT`, `GID_INDEX`, `TRAFFIC_CLASS`, `SERVICE_LEVEL`,
-    /// `MTU`, `RETRY_COUNT`, `TIMEOUT`, `RNR_RETRY`, `RNR_TIMER` and `READS_IN_ORDER` (0 or 1). A
-    /// value that is no number counts as absent; one out of range is refused at opening.
+    /// `MTU`, `RETRY_COUNT`, `TIMEOUT`, `RNR_RETRY`, `RNR_TIMER`, `READS_IN_ORDER`, `READS_WORDS_WHOLE` and
+    /// `WRITES_IN_ORDER` (0 or 1). A value that is no number counts as absent; one out of range is refused
+    /// at opening.
     #[must_use]
     pub fn from_environment() -> Self {
         Self::from_variables(|setting| std::env::var(format!("WINDLASS_VERBS_{setting}")).ok())
@@ -87,8 +97,24 @@ impl VerbsConfig {
             rnr_retry: number("RNR_RETRY").unwrap_or(defaults.rnr_retry),
             rnr_timer: number("RNR_TIMER").unwrap_or(defaults.rnr_timer),
             reads_in_order: number("READS_IN_ORDER").map(|in_order| in_order != 0),
+            reads_words_whole: number("READS_WORDS_WHOLE").map(|whole| whole != 0),
+            writes_in_order: number("WRITES_IN_ORDER").map(|in_order| in_order != 0),
             ..defaults
         }
+    }
+
+    /// What this host's device promises, by these settings and by what is known of it.
+    pub(super) fn promises(&self, known: Promises) -> Promises {
+        Promises {
+            reads_in_order: self.reads_in_order.unwrap_or(known.reads_in_order),
+            reads_words_whole: self.reads_words_whole.unwrap_or(known.reads_words_whole),
+            writes_in_order: self.writes_in_order.unwrap_or(known.writes_in_order),
+        }
+    }
+
+    /// What of a peer's promises this side relies on.
+    pub(super) fn narrow(&self, theirs: Promises) -> Promises {
+        theirs.and(self.promises(Promises::ALL))
     }
 
     /// Checks every value against its range.
@@ -174,6 +200,27 @@ mod tests {
             ..VerbsConfig::default()
         };
         assert_eq!(config, expected);
+    }
+
+    #[test]
+    fn a_reader_relies_on_what_the_peers_device_promises_and_no_more() {
+        let reader = |reads_in_order| VerbsConfig { reads_in_order, ..VerbsConfig::default() };
+        for (theirs, setting, relies) in [
+            (true, None, true),
+            (true, Some(true), true),
+            (true, Some(false), false),
+            (false, None, false),
+            (false, Some(true), false),
+            (false, Some(false), false),
+        ] {
+            let theirs = Promises { reads_in_order: theirs, ..Promises::ALL };
+            assert_eq!(reader(setting).narrow(theirs).reads_in_order, relies);
+        }
+        let known = Promises { reads_in_order: false, ..Promises::ALL };
+        assert!(
+            reader(Some(true)).promises(known).reads_in_order,
+            "its own device, by its operator"
+        );
     }
 
     #[test]

@@ -6,16 +6,20 @@
 //!
 //! ```text
 //!  0        4        8        12       16 17 18   20   22 23 24              40
-//!  | "WLVB" | version| number | psn    |ln|rd| lid | mtu | 0   | gid           |
+//!  | "WLVB" | version| number | psn    |ln|rd| lid | mtu |pr|0 | gid           |
 //! ```
 //! All integers little-endian; `ln` is the link (1 InfiniBand, 2 Ethernet), `rd` the reads the
-//! side carries out at once, `mtu` in bytes.
+//! side carries out at once, `mtu` in bytes, `pr` what its device promises (bit 0 reads in order, 1 words
+//! read whole, 2 writes in order).
 
 use super::{abi::ibv_gid, device::Link};
-use crate::{error::ConnectError, fabric::Endpoint};
+use crate::{
+    error::ConnectError,
+    fabric::{Endpoint, Promises},
+};
 
 const MAGIC: [u8; 4] = *b"WLVB";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const LEN: usize = 40;
 /// Queue pair and packet sequence numbers have 24 bits.
 const NUMBER_MAX: u32 = 0x00ff_ffff;
@@ -31,6 +35,7 @@ pub(super) struct VerbsEndpoint {
     pub(super) lid: u16,
     pub(super) mtu: u16,
     pub(super) reads_max: u8,
+    pub(super) promises: Promises,
     pub(super) gid: ibv_gid,
 }
 
@@ -48,7 +53,7 @@ impl VerbsEndpoint {
         bytes.extend([link, self.reads_max]);
         bytes.extend(self.lid.to_le_bytes());
         bytes.extend(self.mtu.to_le_bytes());
-        bytes.extend([0; 2]);
+        bytes.extend([self.promises.bits(), 0]);
         bytes.extend(self.gid.raw);
         debug_assert_eq!(bytes.len(), LEN);
         Endpoint(bytes)
@@ -74,6 +79,7 @@ impl VerbsEndpoint {
             reads_max: bytes[17],
             lid: half(18),
             mtu: half(20),
+            promises: Promises::from_bits(bytes[22]).ok_or(MALFORMED)?,
             gid: ibv_gid { raw: bytes[24..].try_into().map_err(|_| MALFORMED)? },
         };
         let sound = bytes[..4] == MAGIC
@@ -107,6 +113,7 @@ mod tests {
             lid: 7,
             mtu: 1024,
             reads_max: 16,
+            promises: Promises { reads_words_whole: false, ..Promises::ALL },
             gid: ibv_gid { raw: [9; 16] },
         }
     }
@@ -133,5 +140,6 @@ mod tests {
         assert!(break_at(16, 3).is_err(), "link");
         assert!(break_at(17, 0).is_err(), "no reads");
         assert!(break_at(20, 1).is_err(), "MTU");
+        assert!(break_at(22, 8).is_err(), "promises");
     }
 }

@@ -19,7 +19,7 @@ use super::{
     },
     load::{Library, LoadError, library},
 };
-use crate::error::OpenError;
+use crate::{error::OpenError, fabric::Promises};
 
 /// A device as the host shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -214,7 +214,12 @@ impl Device {
         self.opened.context
     }
 
-    /// A software device: its responder copies packet after packet in ascending order.
+    /// What it is known to promise.
+    pub(super) fn promises(&self) -> Promises {
+        super::order::of_device(self.is_software())
+    }
+
+    /// A software device (SoftRoCE): the kernel does its work.
     pub(super) fn is_software(&self) -> bool {
         self.attributes.vendor_id == 0x00ff_ffff
     }

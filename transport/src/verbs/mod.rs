@@ -13,6 +13,7 @@ mod datapath;
 pub mod device;
 pub mod load;
 mod memory_region;
+mod order;
 mod progress;
 mod queue_pair;
 mod send_ring;

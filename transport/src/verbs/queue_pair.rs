@@ -150,6 +150,7 @@ impl InitQueuePair {
             mtu: config.mtu.map_or(port.active_mtu, |mtu| mtu.min(port.active_mtu)),
             reads_max: u8::try_from(positive(device.attributes.max_qp_rd_atom).clamp(1, READS_MAX))
                 .unwrap_or(1),
+            promises: config.promises(device.promises()),
             gid: device.gid,
         }
     }

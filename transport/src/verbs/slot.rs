@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     error::{AllocateError, RegisterError},
-    fabric::{Access, INLINE_LEN_MAX, QueuePairId, QueuePairState},
+    fabric::{Access, INLINE_LEN_MAX, Promises, QueuePairId, QueuePairState},
     memory::{Pages, PagesOptions},
 };
 
@@ -35,6 +35,8 @@ pub(super) struct Slot {
     pub(super) stage: Stage,
     pub(super) state: QueuePairState,
     pub(super) ring: SendRing,
+    /// What the peer's device promises.
+    pub(super) peer_promises: Promises,
     /// Single writes since the last that asked for a completion.
     pub(super) unsignaled: u32,
     /// Requests the caller may have in flight.

@@ -20,7 +20,7 @@ use crate::{
     error::{ConnectError, OpenError, PostError, RegisterError, ShareError},
     fabric::{
         Access, Capabilities, Completion, CompletionStatus, Endpoint, INLINE_LEN_MAX, LocalSlice,
-        MemoryRegion, PeerBytes, PendingQueuePair, QueuePairId, QueuePairState, RegionId,
+        MemoryRegion, PeerBytes, PendingQueuePair, Promises, QueuePairId, QueuePairState, RegionId,
         RemoteAddress, RemoteKey, RemoteRegion, Role, SendRequest, Transport, Waker, WorkId,
     },
     memory::Pages,
@@ -89,8 +89,7 @@ impl VerbsTransport {
             receives_max: config.receives_max,
             scatter_max: limits.scatter_max,
             message_len_max: limits.message_len_max,
-            // The bus may reorder what a card fetches; the software device copies in order.
-            reads_in_order: config.reads_in_order.unwrap_or_else(|| device.is_software()),
+            promises: config.promises(device.promises()),
             writes_wake: false,
             lands_unpolled: true,
             has_helpers: device.is_software(),
@@ -166,6 +165,7 @@ impl VerbsTransport {
             stage: Stage::Pending { queue_pair, own },
             state: QueuePairState::Connecting,
             ring: SendRing::new(config.outstanding_max + OWN_SENDS),
+            peer_promises: Promises::NONE,
             unsignaled: 0,
             outstanding_max: config.outstanding_max,
             receives_posted: 0,
@@ -215,6 +215,7 @@ impl VerbsTransport {
                 source: std::io::Error::other("one side is on InfiniBand, the other on Ethernet"),
             });
         }
+        slot.peer_promises = remote.promises;
         let receiving = queue_pair.ready_to_receive(&self.config, &own, remote)?;
         let connected = receiving.ready_to_send(&self.config, &own, remote)?;
         slot.stage = Stage::Connected(connected);
@@ -271,6 +272,7 @@ impl Transport for VerbsTransport {
             stage: Stage::Broken,
             state: QueuePairState::Error,
             ring: SendRing::new(1),
+            peer_promises: Promises::NONE,
             unsignaled: 0,
             outstanding_max: 0,
             receives_posted: 0,
@@ -332,6 +334,14 @@ impl Transport for VerbsTransport {
         let id = pending.id();
         let greeted = VerbsEndpoint::decode(remote).and_then(|remote| self.greet(id, &remote));
         self.end_unless(greeted, id)
+    }
+
+    fn promises(&self, queue_pair: QueuePairId) -> Promises {
+        let theirs =
+            self.slots.find(queue_pair.0).map_or(Promises::NONE, |slot| slot.peer_promises);
+        let writes_in_order = theirs.writes_in_order && self.capabilities.promises.writes_in_order;
+        // The peer's device reads; a setting here only makes it less.
+        Promises { writes_in_order, ..self.config.narrow(theirs) }
     }
 
     fn state(&self, queue_pair: QueuePairId) -> QueuePairState {

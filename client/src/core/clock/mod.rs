@@ -68,6 +68,15 @@ impl Core {
         }
     }
 
+    /// Clocks in one region at a link are not in view any more.
+    pub(super) fn forget_lines_in(&mut self, link: usize, key: RemoteKey) {
+        for clock in self.tables.iter_mut().filter_map(|table| table.clock.as_mut()) {
+            if let Some(line) = clock.lines.get_mut(link) {
+                line.take_if(|line| line.at.key == key);
+            }
+        }
+    }
+
     /// Clocks have to be looked at again: those of rows that have come to a server may be behind those
     /// that it had.
     pub(super) fn look_again(&mut self) {

@@ -341,8 +341,25 @@ impl Core {
         Ok(seen)
     }
 
+    /// Reads a line over a network: once where words come whole, and else until two reads, one begun when
+    /// the other has ended, bring the same.
     fn fetch_line(&mut self, at: RemoteAddress, link: usize) -> Result<ClockLine, RequestError> {
-        let chunk = self.allocate_chunk(LINE_LEN)?;
+        loop {
+            let (first, second) = self.fetch_words(at, link)?;
+            if first == second {
+                return Ok(ClockLine::from_words(first));
+            }
+            self.counters.reads_retried += 1;
+        }
+    }
+
+    /// Reads the words of a line, twice where they may be torn.
+    fn fetch_words(
+        &mut self,
+        at: RemoteAddress,
+        link: usize,
+    ) -> Result<([u64; 4], [u64; 4]), RequestError> {
+        let chunk = self.allocate_chunk(2 * LINE_LEN)?;
         let queue_pair = self.links[link].queue_pair;
         let is_same = |core: &Self| {
             let link = &core.links[link];
@@ -367,7 +384,11 @@ impl Core {
             let ends = Some(WorkId(CLOCK_READ | self.clock_poll.number));
             let link_at = link;
             let link = &mut self.links[link_at];
-            if link.reads_in_order {
+            if !link.promises.reads_words_whole {
+                let again = LocalSlice { offset: local.offset + LINE_LEN, ..local };
+                link.sender.push_read((local, at), false, None);
+                link.sender.push_read((again, at), true, ends);
+            } else if link.promises.reads_in_order {
                 link.sender.push_read((local, at), false, ends);
             } else {
                 link.sender.push_read((gains, at), false, None);
@@ -387,9 +408,14 @@ impl Core {
             return Err(RequestError::ServerGone { server: self.links[link].server });
         }
         let pages = self.memory.staging_pages();
-        let words = [0, 8, 16, 24].map(|word| pages.load_u64(chunk.offset + word));
+        let words_at = |from: u64| [0, 8, 16, 24].map(|word| pages.load_u64(from + word));
+        let first = words_at(chunk.offset);
+        let second = match self.links[link].promises.reads_words_whole {
+            true => first,
+            false => words_at(chunk.offset + LINE_LEN),
+        };
         self.memory.release(chunk);
-        Ok(ClockLine::from_words(words))
+        Ok((first, second))
     }
 
     /// A poll has completed.

@@ -151,13 +151,14 @@ impl Core {
         let Some(succeeded) = self.wait_shortly(transport, of) else {
             let span = Span { len, ..Span::whole((table, partition), place, (block, block_count)) };
             let read = span.read(queue_pair, chunk, Phase::Whole);
-            let read = Read { relaxed: reading.relaxed, ..read };
+            let read = Read { relaxed: self.may_mix(link_at, reading.relaxed), ..read };
             return self.go_on_as_request(at, read, (rows, reading), into.len());
         };
         let pages = self.memory.staging_pages();
         let stride = u64::from(place.at.block_stride);
         let staged = Staged { at: chunk.offset, len, stride };
-        let is_good = |block| match reading.relaxed {
+        let relaxed = self.may_mix(link_at, reading.relaxed);
+        let is_good = |block| match relaxed {
             true => !staged.is_fenced(pages, block),
             false => staged.is_whole(pages, block),
         };

@@ -127,7 +127,14 @@ impl Core {
     /// Whether rows that come by a link are read between their versions.
     #[inline]
     pub(super) fn is_guarded(&self, link: usize, relaxed: bool) -> bool {
-        !relaxed && !self.links[link].reads_in_order
+        !self.may_mix(link, relaxed) && !self.links[link].promises.reads_in_order
+    }
+
+    /// Whether rows that come by a link may mix values from before and after an update, as their pull
+    /// allows it: values themselves are whole.
+    #[inline]
+    pub(super) fn may_mix(&self, link: usize, relaxed: bool) -> bool {
+        relaxed && self.links[link].promises.reads_words_whole
     }
 
     /// Starts to read the blocks of a range into the staging area.
@@ -280,6 +287,7 @@ impl Core {
             let at = self.reads.vacant();
             let queue_pair = self.links[span.place.link].queue_pair;
             let read = span.read(queue_pair, Chunk { offset, len: end - offset }, phase);
+            let relaxed = self.may_mix(span.place.link, relaxed);
             self.reads.reads[at] = Some(Read { request, relaxed, is_sole, versions, ..read });
             if let Some(before) = last.and_then(|last| self.reads.reads[last].as_mut()) {
                 before.joined = Some(at);

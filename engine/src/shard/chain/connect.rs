@@ -102,7 +102,8 @@ impl Shard {
                 remote_of(mailbox),
                 ring_len,
                 COMPLETION_SLOTS,
-            ),
+            )
+            .in_any_order(!transport.promises(queue_pair).writes_in_order),
             completions: CompletionReader::new(reply.pages.clone(), COMPLETION_SLOTS),
             sender: Sender::new(queue_pair, outstanding_max),
             oldest: 1,

@@ -27,7 +27,12 @@ fn intruder(tcp: &mut Tcp) -> (TcpStream, QueuePairId) {
     let pending = tcp.create_queue_pair().unwrap();
     let address = Address::decode(pending.endpoint()).unwrap();
     let nonce = Nonce([5; 16]);
-    let own = Address { socket: address.socket, queue_pair: QueuePairId(1), nonce };
+    let own = Address {
+        socket: address.socket,
+        queue_pair: QueuePairId(1),
+        nonce,
+        promises: address.promises,
+    };
     let id = tcp.connect(pending, Role::Passive, &own.encode()).unwrap();
     let mut stream = TcpStream::connect(address.socket).unwrap();
     let hello = Hello {

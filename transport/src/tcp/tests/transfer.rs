@@ -8,8 +8,8 @@ use super::{
     Pair, contents, pattern, region, request, word, xorshift,
 };
 use crate::fabric::{
-    Access, Completion, CompletionStatus, MemoryRegion, Operation, QueuePairState, Role,
-    ScatterList, Transport,
+    Access, Completion, CompletionStatus, InlineBytes, MemoryRegion, Operation, QueuePairState,
+    Role, ScatterList, Transport,
 };
 
 /// Long scattered writes and reads both ways at once, through socket buffers far too small.
@@ -127,4 +127,53 @@ fn a_peer_that_dials_early_is_kept_for_later() {
     pair.post(0, &[request(1, true, word(4, remote.at(0)))]).unwrap();
     pair.until(|pair| pair.seen[0].len() == 1);
     assert_eq!(target.pages.load_u64(0), 4);
+}
+
+/// A read that goes in many sends, between which its owner writes every word: what comes of each word is
+/// of one time.
+#[test]
+fn words_that_a_partial_send_cuts_are_sent_as_they_were() {
+    const LEN: usize = 1 << 20;
+    const FILLS: [u64; 3] = [0x1111_1111_1111_1111, 0x2222_2222_2222_2222, 0x3333_3333_3333_3333];
+    for payload_checksums in [false, true] {
+        let socket_buffer_len = Some(32 << 10);
+        let options = TcpOptions { socket_buffer_len, payload_checksums, ..TcpOptions::LOOPBACK };
+        let mut pair = Pair::new(options);
+        let (source, remote) = pair.share(1, LEN, Access::READ);
+        let (_, elsewhere) = pair.share(0, 4096, Access::ALL);
+        let back = region(&mut pair.sides[0], LEN, Access::LOCAL);
+        let mut cuts = 0;
+        for turn in 0..8 {
+            let fill = |fill: u64| {
+                for word in 0..LEN as u64 / 8 {
+                    source.pages.store_u64(word * 8, fill);
+                }
+            };
+            fill(FILLS[0]);
+            // So that what is sent from here on is cut at any byte.
+            let odd = InlineBytes::new(&[7; 8][..=turn]);
+            let aside = Operation::WriteInline { bytes: odd, remote: elsewhere.at(0) };
+            pair.post(1, &[request(0, false, aside)]).unwrap();
+            let local = back.slice(0, LEN as u32).into();
+            let read = Operation::Read { local, remote: remote.at(0) };
+            pair.post(0, &[request(1, true, read)]).unwrap();
+            let mut polls = turn;
+            while pair.seen[0].is_empty() {
+                pair.poll(1);
+                polls += 1;
+                fill(FILLS[polls % FILLS.len()]);
+                pair.poll(0);
+            }
+            assert_eq!(pair.ends(0), [(1, CompletionStatus::Success)]);
+            pair.seen[0].clear();
+            let words = (0..LEN as u64 / 8).map(|word| back.pages.load_u64(word * 8));
+            let mut before = FILLS[0];
+            for (at, word) in words.enumerate() {
+                assert!(FILLS.contains(&word), "word {at} is {word:#x}");
+                cuts += usize::from(word != before);
+                before = word;
+            }
+        }
+        assert!(cuts > 8, "the reads went at once");
+    }
 }

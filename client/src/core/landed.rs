@@ -1,0 +1,55 @@
+//! Rows that a server has written here, over a queue pair whose writes may show in any order: a completion
+//! may come before them, so that their digest tells.
+
+use std::time::{Duration, Instant};
+
+use windlass_transport::mailbox::digest_of;
+use windlass_wire::{CompletionWord, RequestHeader, Status};
+
+use super::Core;
+
+/// How long rows may be on their way when their pull has completed, before the link is given up.
+const DOUBT_MAX: Duration = Duration::from_secs(1);
+
+impl Core {
+    /// Whether all that a completed message brought is here.
+    #[inline]
+    pub(super) fn has_landed(&mut self, at: usize, number: u32, word: CompletionWord) -> bool {
+        self.links[at].promises.writes_in_order
+            || word.status != Status::Done
+            || self.rows_have_landed(at, number)
+    }
+
+    fn rows_have_landed(&mut self, at: usize, number: u32) -> bool {
+        let mut bytes = std::mem::take(&mut self.scratch.values);
+        bytes.clear();
+        let link = &mut self.links[at];
+        let found = link.writer.read_back(number, &mut bytes);
+        let decoded = RequestHeader::decode(&bytes, bytes.len() as u64);
+        self.scratch.values = bytes;
+        let Some(header) = decoded.ok().filter(|_| found) else {
+            unreachable!("the mirror holds every message in flight as it was written");
+        };
+        let len = header.values_len();
+        let Some(place) = header.reply.filter(|_| header.kind.pulls() && len > 0) else {
+            return true;
+        };
+        let Some((region, offset)) = link.shared.region_of(place) else {
+            unreachable!("messages name regions that were shared with their link");
+        };
+        let pages = self.memory.pages(region);
+        let told = link.completions.rows_digest(number);
+        let read = |at, section: &mut [u8]| pages.read(offset + at, section);
+        if told.is_some_and(|told| told == digest_of(number, len, read)) {
+            link.doubted_since = None;
+            return true;
+        }
+        let since = *link.doubted_since.get_or_insert_with(Instant::now);
+        if since.elapsed() > DOUBT_MAX {
+            let server = link.server.0;
+            tracing::warn!(server, "rows of a completed pull do not come: the link is given up");
+            self.fail_link(at);
+        }
+        false
+    }
+}

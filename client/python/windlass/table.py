@@ -151,6 +151,11 @@ class Table:
 
         `after` is the timestamp of a request that has to be done first, which this waits for; `sync` acknowledges only
         what is on disk on every replica.
+
+        Each shard gets it in messages of at most 1 MiB of values (256 KiB where devices write values)
+        and 16,384 keys, and applies and keeps each whole or not at all. Of a push that is not
+        acknowledged when server and client both end, some messages may be there and others not; of one
+        message some partitions and not others where there are replicas, and in `interval` tables.
         """
         function, arguments, count = self._rows("push", rows)
         given = self._values(values, count)

@@ -20,7 +20,7 @@ pub(super) fn backwards(request: &SendRequest, mut push: impl FnMut(SendRequest)
     for start in (0..local.len).step_by(piece_len as usize).rev() {
         let len = piece_len.min(local.len - start);
         let piece = LocalSlice { offset: local.offset + u64::from(start), len, ..local };
-        let address = remote.address + u64::from(start);
+        let address = remote.address.wrapping_add(u64::from(start));
         let operation = Operation::Read {
             local: ScatterList::from(piece),
             remote: RemoteAddress { address, ..remote },

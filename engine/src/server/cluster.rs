@@ -4,22 +4,27 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use crossbeam::channel::Sender;
 use windlass_wire::{
-    ClusterMap, Consistency, Durability, Epoch, Incarnation, ServerId, TableEntry, TableId,
-    TableSchema, UpdateRule,
+    ClusterMap, Consistency, Epoch, Incarnation, ServerId, TableEntry, TableId,
     control::{Peer, RefusalKind},
     coordination::{Instruction, PartitionChecksum, WorkerEntry},
 };
 
-use super::{catalogue::Catalogue, peers::Peers};
+use super::{catalogue::Catalogue, durability::check_durability, peers::Peers};
 use crate::{
-    persist::{limits::CHECKPOINT_BLOCK_BYTES_MAX, storage},
+    persist::storage,
     refusal::{Refusal, internal, invalid, unknown_table},
-    shard::{ChainCommand, RecoverySummary, Regrouped, ShardCommand, ShardHandle, chain},
+    shard::{
+        ChainCommand, RecoverySummary, Regrouped, ShardCommand, ShardHandle, ShardStopped, chain,
+    },
 };
 
 /// The state, shared by a server's control threads.
@@ -30,6 +35,8 @@ pub(super) struct Cluster {
     shards: OnceLock<Vec<ShardHandle>>,
     peers: OnceLock<Peers>,
     data: Option<DataDirectory>,
+    /// Epoch of the newest map that every shard acts by.
+    applied: AtomicU64,
     /// Tables whose rows in memory went with the restart, which the coordinator is still to be told.
     pub(super) emptied: Mutex<Vec<TableId>>,
 }
@@ -61,9 +68,6 @@ pub(super) struct State {
     workers: Vec<WorkerEntry>,
 }
 
-/// Most bytes of a row and its state in a table that is kept on disk: one piece of a checkpoint.
-const KEPT_ROW_LEN_MAX: u64 = CHECKPOINT_BLOCK_BYTES_MAX as u64 / 2;
-
 /// How long clients wait for servers that have not joined yet.
 const JOIN_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -85,6 +89,7 @@ impl Cluster {
             shards: OnceLock::new(),
             peers: OnceLock::new(),
             data,
+            applied: AtomicU64::new(0),
             emptied: Mutex::default(),
         }
     }
@@ -178,6 +183,11 @@ impl Cluster {
         Ok(state.map.clone())
     }
 
+    /// The newest map that every shard acts by.
+    pub(super) fn applied(&self) -> Epoch {
+        Epoch(self.applied.load(Ordering::Acquire))
+    }
+
     /// All tables.
     pub(super) fn tables(&self) -> Vec<TableEntry> {
         self.lock().tables.values().cloned().collect()
@@ -202,10 +212,10 @@ impl Cluster {
                 self.set_tables(partitions, next_table, tables)
             }
             Instruction::CreateTable { table } => {
-                self.check_durability(&table.schema)?;
-                let mut state = self.lock();
+                check_durability(&table.schema, self.data.is_some())?;
+                // Making memory takes long: maps and clients come in meanwhile.
                 self.create_here(&table)?;
-                self.list(&mut state, table)
+                self.list(&mut self.lock(), table)
             }
             Instruction::DropTable { table } => {
                 self.strike(&mut self.lock(), table);
@@ -255,7 +265,8 @@ impl Cluster {
         tables: Vec<TableEntry>,
     ) -> Result<(), Refusal> {
         let mut state = self.lock();
-        let kept = tables.iter().map(|table| self.check_durability(&table.schema));
+        let has_data = self.data.is_some();
+        let kept = tables.iter().map(|table| check_durability(&table.schema, has_data));
         if let Some((kind, text)) = kept.filter_map(Result::err).next() {
             // Whoever takes part without it would keep less than is promised.
             state.first.get_or_insert_with(|| Err(text.clone()));
@@ -337,21 +348,28 @@ impl Cluster {
     }
 
     fn create_here(&self, table: &TableEntry) -> Result<(), Refusal> {
-        for shard in self.shards() {
-            let entry = table.clone();
-            shard
-                .ask(|answer| ShardCommand::CreateTable { entry, answer })
-                .map_err(|text| (RefusalKind::Full {}, text))?;
-        }
-        Ok(())
+        self.ask_shards(|answer| ShardCommand::CreateTable { entry: table.clone(), answer })
+            .map_err(|text| (RefusalKind::Full {}, text))
     }
 
     fn drop_here(&self, table: TableId) {
-        for shard in self.shards() {
-            if let Err(error) = shard.ask(|answer| ShardCommand::DropTable { table, answer }) {
-                tracing::warn!(%table, error, "cannot drop a table");
-            }
+        let dropped = self.ask_shards(|answer| ShardCommand::DropTable { table, answer });
+        if let Err(error) = dropped {
+            tracing::warn!(%table, error, "cannot drop a table");
         }
+    }
+
+    /// Asks all shards at once, and waits for the last answer; an error of any of them.
+    fn ask_shards(
+        &self,
+        make: impl Fn(Sender<Result<(), String>>) -> ShardCommand,
+    ) -> Result<(), String> {
+        let asked: Vec<_> =
+            self.shards().iter().map(|shard| (shard, shard.request(&make))).collect();
+        let answers = asked.into_iter().map(|(shard, answer)| {
+            answer.recv().unwrap_or_else(|_| Err(ShardStopped(shard.id()).into()))
+        });
+        answers.fold(Ok(()), Result::and)
     }
 
     fn install(&self, state: &mut State, map: Arc<ClusterMap>) -> Result<(), Refusal> {
@@ -377,16 +395,14 @@ impl Cluster {
             self.recover(state, data)?;
             state.is_recovered = true;
         }
+        self.applied.fetch_max(map.epoch.0, Ordering::AcqRel);
         state.map = map;
         Ok(())
     }
 
     fn map_shards(&self, map: &Arc<ClusterMap>) -> Result<(), Refusal> {
-        for shard in self.shards() {
-            let map = map.clone();
-            shard.ask(|answer| ShardCommand::InstallMap { map, answer }).map_err(internal)?;
-        }
-        Ok(())
+        self.ask_shards(|answer| ShardCommand::InstallMap { map: map.clone(), answer })
+            .map_err(internal)
     }
 
     /// Takes the rows of the data directory back.
@@ -433,30 +449,6 @@ impl Cluster {
             self.note_emptied(state);
         }
         self.store_catalogue(state)
-    }
-
-    /// Refuses tables that cannot be kept as they ask.
-    fn check_durability(&self, schema: &TableSchema) -> Result<(), Refusal> {
-        if schema.durability == (Durability::Memory {}) {
-            return Ok(());
-        }
-        if self.data.is_none() {
-            let text =
-                "the server has no data directory: start it with one, or use durability memory";
-            return Err(invalid(text));
-        }
-        let state_len = schema.rule.state_width() as u64
-            * u64::from(schema.width)
-            * UpdateRule::state_value_size(schema.dtype) as u64;
-        if schema.row_len() + state_len > KEPT_ROW_LEN_MAX {
-            let text = format!(
-                "a row and its optimiser state take {} bytes, and checkpoints hold at most \
-                 {KEPT_ROW_LEN_MAX}: use narrower rows, or durability memory",
-                schema.row_len() + state_len
-            );
-            return Err(invalid(text));
-        }
-        Ok(())
     }
 
     /// Writes the tables down, if there is a data directory.

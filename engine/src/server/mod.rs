@@ -6,6 +6,7 @@ mod config;
 mod connection;
 mod coordinators;
 mod data_lock;
+mod durability;
 mod emptied;
 mod identity;
 mod member;

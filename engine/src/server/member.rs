@@ -40,6 +40,8 @@ pub(super) struct Member {
     uplink: Mutex<Option<Uplink>>,
     /// Newest map received.
     received: AtomicU64,
+    /// Newest map that waits to take effect here: until it has, the coordinator sends it again.
+    waiting: AtomicU64,
     stopping: AtomicBool,
     /// The disk refused a write: a fenced life is the last.
     disk_failed: AtomicBool,
@@ -111,6 +113,7 @@ impl Member {
             life: Mutex::new(life),
             uplink: Mutex::new(None),
             received: AtomicU64::new(0),
+            waiting: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             disk_failed: AtomicBool::new(false),
             has_left: AtomicBool::new(false),
@@ -276,6 +279,10 @@ impl Member {
             other => {
                 if let Instruction::InstallMap { map } = other {
                     self.received.fetch_max(map.epoch.0, Ordering::AcqRel);
+                    let waiting = self.waiting.fetch_max(map.epoch.0, Ordering::AcqRel);
+                    if waiting >= map.epoch.0 {
+                        return;
+                    }
                 }
                 // The other end lives as long as the process.
                 let _ = orders.send(order);
@@ -334,6 +341,11 @@ impl Member {
                         let _ = tables.send(TableChange::Settled(told));
                         let _ = settled.recv();
                         self.carry_out(order);
+                    }
+                    Instruction::InstallMap { .. } => {
+                        self.carry_out(order);
+                        // One that was not taken may come again.
+                        self.waiting.store(0, Ordering::Release);
                     }
                     _ => self.carry_out(order),
                 }

@@ -14,7 +14,7 @@ use super::{
     rounds::TableRounds,
 };
 use crate::{
-    table::{BlockGeometry, DensePartition, SparsePartition, StatePlanes},
+    table::{BlockGeometry, DensePartition, SparseFull, SparsePartition, StatePlanes},
     update::{Accumulator, FiniteScan, Kernel, KernelError},
 };
 
@@ -33,6 +33,8 @@ pub(super) struct ShardTable {
     pub(super) rows: TableRows,
     /// Index into the rows' partitions.
     pub(super) slots: Slots,
+    /// Keys whose rows [`ShardTable::make_rows`] has made; scratch.
+    made: Vec<u64>,
     /// Whether its partitions are kept by chains.
     pub(super) is_chained: bool,
     /// Its workers' clocks, if pulls may have to wait.
@@ -87,6 +89,7 @@ impl ShardTable {
                 TableKind::Sparse {} => TableRows::Sparse(Vec::new()),
             },
             slots: Slots::new(partition_count),
+            made: Vec::new(),
             is_chained: false,
             clocks: None,
             rounds: TableRounds::new(schema.aggregation).map(Box::new),
@@ -313,6 +316,31 @@ impl ShardTable {
         }
     }
 
+    /// Makes the rows of new keys, so that a push of them finds memory for all or changes nothing: where
+    /// there is none for one of them, no row stays that this made.
+    pub(super) fn make_rows(&mut self, keys: &[u64], memory: &mut u64) -> Result<(), Refusal> {
+        let Self { rows: TableRows::Sparse(partitions), slots, layout, made, .. } = self else {
+            return Ok(());
+        };
+        made.clear();
+        for (at, key) in (0_u32..).zip(keys) {
+            let slot = slots.find(layout.partition_of(*key));
+            let Some(slot) = slot else { continue };
+            match partitions[slot].make_row(*key, memory) {
+                Ok((_, true)) => made.push(*key),
+                Ok((_, false)) => {}
+                Err(SparseFull) => {
+                    for key in made.drain(..).rev() {
+                        let slot = slots.find(layout.partition_of(key));
+                        slot.into_iter().for_each(|slot| partitions[slot].unmake_row(key));
+                    }
+                    return Err((Status::Full, at));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Where a partition is in the rows' vector, if it is here.
     #[inline]
     pub(super) fn slot(&self, partition: PartitionId) -> Option<usize> {
@@ -416,5 +444,43 @@ impl Slots {
             Some(&slot) if slot != NONE => Some(slot as usize),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass_wire::{DataType, TableId, TableSchema};
+
+    use super::*;
+
+    #[test]
+    fn a_push_without_memory_for_all_its_rows_makes_none() {
+        let schema = TableSchema::sparse(DataType::F32, 4);
+        let entry = TableEntry { id: TableId(1), name: "rows".to_owned(), schema };
+        let mut table = ShardTable::new(entry, 2).unwrap();
+        let partitions = [PartitionId(0), PartitionId(1)];
+        table.install(false, &partitions, &mut Arena::default(), &mut Made::default());
+        let count = |table: &ShardTable| -> u64 {
+            let TableRows::Sparse(partitions) = &table.rows else { panic!("a sparse table") };
+            partitions.iter().map(SparsePartition::row_count).sum()
+        };
+        let mut memory = 20_000;
+        let here: Vec<u64> = (0..20).collect();
+        assert_eq!(table.make_rows(&here, &mut memory), Ok(()));
+        // Some of these are here, most are new, and there is room for a part of them.
+        let many: Vec<u64> = (10..2000).collect();
+        let (status, at) = table.make_rows(&many, &mut memory).unwrap_err();
+        assert_eq!(status, Status::Full);
+        assert!(at > 50, "after many that there was room for: {at}");
+        assert_eq!(count(&table), 20, "none of them stays");
+        let TableRows::Sparse(partitions) = &table.rows else { panic!("a sparse table") };
+        for key in 0..2000 {
+            let is_here = partitions.iter().any(|partition| partition.contains(key));
+            assert_eq!(is_here, key < 20, "key {key}");
+        }
+        // What it found room for is there for others, without a byte more.
+        let left = memory;
+        assert_eq!(table.make_rows(&many[..at as usize], &mut memory), Ok(()));
+        assert_eq!((count(&table), memory), (10 + u64::from(at), left));
     }
 }

@@ -29,6 +29,7 @@ use super::{
     link::Link,
     memory::{Memory, SharedRegions},
     read::Reads,
+    refused::Refused,
     requests::Requests,
     route::Routes,
 };
@@ -67,6 +68,7 @@ impl Core {
             random: session.0,
             tables: Vec::new(),
             requests: Requests::new(),
+            refused: Refused::default(),
             reads: Reads::default(),
             sequence: Sequence(0),
             clock: WorkerClock(0),

@@ -16,6 +16,7 @@ mod push;
 mod read;
 mod read_now;
 mod recover;
+mod refused;
 mod remedy;
 mod requests;
 mod rounds;
@@ -33,7 +34,7 @@ use windlass_wire::{ClusterMap, Incarnation, Sequence, SessionId, WorkerClock};
 
 use self::{
     age::ClockLeads, kept::Kept, link::Link, memory::Memory, read::Reads, recover::Trouble,
-    requests::Requests, route::Routes, servers::ServerLink, tables::TableState,
+    refused::Refused, requests::Requests, route::Routes, servers::ServerLink, tables::TableState,
 };
 pub(crate) use self::{memory::RegionId, push::Source, requests::RequestId, tables::TableIndex};
 use crate::config::ClientOptions;
@@ -89,6 +90,7 @@ pub(crate) struct Core {
     pub(crate) tables: Vec<TableState>,
     memory: Memory,
     requests: Requests,
+    refused: Refused,
     reads: Reads,
     sequence: Sequence,
     pub(crate) clock: WorkerClock,

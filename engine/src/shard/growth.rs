@@ -145,6 +145,11 @@ fn grow_table(shard: &mut Shard, mut table: Box<ShardTable>, mut made: Made) {
     let missing: Vec<PartitionId> = missing(shard, &table).collect();
     let needed = missing.iter().map(|partition| table.len_of(*partition)).sum();
     let left = shard.memory_left;
+    if needed > left && shard.marks.gives_back() {
+        let purpose = Purpose::Table(table);
+        shard.marks.grow(MemoryMade { made: Ok(made), purpose });
+        return;
+    }
     if needed > left {
         shard.growth.memory.end(made);
         let error = TableError::Bound { needed, left };
@@ -180,6 +185,11 @@ fn end_create(shard: &mut Shard, id: TableId, result: Result<(), String>) {
 
 fn grow_for_map(shard: &mut Shard, mut made: Made) {
     shard.growth.lacking = lacking(shard);
+    if !choose(shard).1.is_empty() && shard.marks.gives_back() {
+        shard.growth.is_mapping = true;
+        shard.marks.grow(MemoryMade { made: Ok(made), purpose: Purpose::Map });
+        return;
+    }
     if let Err(text) = adopt(shard, &mut made) {
         let refused = shard.growth.lacking.clone();
         end_mapping(shard, refused, &text);

@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 
 use windlass_wire::{PartitionId, TableId};
 
-use super::{Shard, command::Answer, connect::is_shared, tables::TableRows};
+use super::{
+    Shard, command::Answer, connect::is_shared, growth, memory::MemoryMade, tables::TableRows,
+};
 use crate::{
     limits::{BLOCKS_MARKED_PER_TURN, BLOCKS_PER_PARTITION_ENDED},
     table::DensePartition,
@@ -25,6 +27,8 @@ enum Mark {
     Left(Box<DensePartition>, usize),
     /// All before this is done.
     Done(Answer<()>),
+    /// What wants more memory than is left may look again.
+    Grow(Box<MemoryMade>),
 }
 
 impl Marks {
@@ -37,6 +41,16 @@ impl Marks {
     pub(super) fn leave(&mut self, mut partition: DensePartition, region: usize) {
         partition.blocks_mut().fence(true);
         self.queue.push_back(Mark::Left(Box::new(partition), region));
+    }
+
+    /// Whether rows are being given back, and with them memory.
+    pub(super) fn gives_back(&self) -> bool {
+        self.queue.iter().any(|mark| matches!(mark, Mark::Left(..)))
+    }
+
+    /// Goes on with what memory was made for once all that is queued now is done.
+    pub(super) fn grow(&mut self, made: MemoryMade) {
+        self.queue.push_back(Mark::Grow(Box::new(made)));
     }
 
     /// Answers once all that is queued now is done.
@@ -83,12 +97,13 @@ pub(super) fn mark_some(shard: &mut Shard) -> bool {
                 room = room.saturating_sub(BLOCKS_PER_PARTITION_ENDED);
                 has_left = true;
             }
-            Mark::Done(answer) => {
-                if std::mem::take(&mut has_left) {
-                    shard.sweep_arena();
-                }
-                let _ = answer.send(Ok(()));
+            Mark::Done(_) | Mark::Grow(_) if std::mem::take(&mut has_left) => {
+                // What has left is dropped before anything new is made.
+                shard.sweep_arena();
+                shard.marks.queue.push_front(mark);
             }
+            Mark::Done(answer) => drop(answer.send(Ok(()))),
+            Mark::Grow(made) => growth::take_memory(shard, *made),
         }
     }
     if has_left {

@@ -7,7 +7,9 @@ use std::{
 
 use crossbeam::channel::bounded;
 use windlass_engine::shard::{ServerEvent, ShardCommand};
-use windlass_wire::{DataType, ServerId, TableEntry, TableId, TableSchema, control::Provider};
+use windlass_wire::{
+    DataType, ServerId, TableEntry, TableId, TableSchema, control::Provider, map::Chain,
+};
 
 use super::{
     cluster::{Node, PARTITIONS, assert_equal_replicas},
@@ -163,4 +165,59 @@ fn a_map_that_needs_more_memory_than_there_is_takes_effect_and_is_told() {
     // With memory for nothing more, it still follows every map.
     joins(&mut world, false);
     assert_eq!(world.node(FOUR).states().len(), copied.len());
+}
+
+#[test]
+fn rows_that_come_back_at_once_take_the_memory_of_those_that_go() {
+    let dense = tables().remove(0);
+    let mut world = World::start(Provider::Shm {}, 3, vec![dense]);
+    world.client.push(0, vec![1, 70, 300], 1.0);
+    // Room for the four partitions of a shard, and for no fifth one.
+    world.nodes.push(outsider(&world, 4400));
+    world.introduce(FOUR, false);
+    let copied = |world: &World| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut copied = BTreeSet::new();
+        while copied.len() < PARTITIONS as usize {
+            for event in world.node(FOUR).events.try_iter() {
+                match event {
+                    ServerEvent::CaughtUp { partition, .. } => drop(copied.insert(partition)),
+                    ServerEvent::CannotHold { partition, .. } => panic!("{partition} has no room"),
+                    _ => {}
+                }
+            }
+            assert!(Instant::now() < deadline, "copied {copied:?}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    copied(&world);
+    // Two maps that its shards take up in one turn: no partition is its, all are.
+    let mut answers = Vec::new();
+    for learner in [None, Some(FOUR)] {
+        world.map.epoch = world.map.epoch.next();
+        world.map.chains.iter_mut().for_each(|chain| chain.learner = learner);
+        for handle in &world.node(FOUR).handles {
+            let (answer, answered) = bounded(1);
+            let map = std::sync::Arc::new(world.map.clone());
+            handle.send(ShardCommand::InstallMap { map, answer });
+            answers.push(answered);
+        }
+    }
+    answers.iter().for_each(|answer| answer.recv().unwrap().unwrap());
+    for node in world.nodes.iter().filter(|node| node.peer.server != FOUR) {
+        let without = windlass_wire::ClusterMap {
+            epoch: windlass_wire::Epoch(world.map.epoch.0 - 1),
+            chains: world
+                .map
+                .chains
+                .iter()
+                .cloned()
+                .map(|chain| Chain { learner: None, ..chain })
+                .collect(),
+            ..world.map.clone()
+        };
+        node.install(&without);
+        node.install(&world.map);
+    }
+    copied(&world);
 }

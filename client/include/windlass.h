@@ -304,7 +304,8 @@ enum windlass_not_finite
      */
     WINDLASS_NOT_FINITE_ACCEPT = 0,
     /**
-     * The whole push is refused.
+     * The whole push is refused. What is looked at is what is pushed: finite values whose sum, or what the
+     * rule makes of them, is more than the dtype holds are applied, and make their row infinite.
      */
     WINDLASS_NOT_FINITE_REJECT = 1,
 };

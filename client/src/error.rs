@@ -1,6 +1,6 @@
 //! One error per operation of the client. Each text says what failed and what to do about it.
 
-use std::time::Duration;
+use std::{fmt::Write, ops::RangeInclusive, time::Duration};
 
 pub use windlass_transport::error::chain;
 use windlass_transport::{
@@ -210,13 +210,16 @@ pub enum RequestError {
         "a value of the push is NaN or infinite and the table refuses such; nothing was applied"
     )]
     NotFinite,
-    /// The server refused for another reason.
-    #[error("server {server} refused: {status}")]
+    /// The server refused for another reason. A push of more than 1 MiB of values or 16,384 keys, or to
+    /// several shards, goes in several messages, each of which is applied as a whole or refused by itself.
+    #[error("server {server} refused: {status}{}", of_push(rows))]
     Refused {
-        /// The server.
+        /// The server, or the first of several.
         server: ServerId,
         /// Its reason.
         status: Status,
+        /// Rows or keys of the push that were not applied, ascending; all others of it were. None of a pull.
+        rows: Vec<RangeInclusive<u64>>,
     },
     /// For as long as the client tries, no server took or answered the request. What it pushed may
     /// have been applied to other partitions, or by servers that are gone.
@@ -348,4 +351,27 @@ pub enum RequestError {
         /// Why.
         text: String,
     },
+}
+
+/// Ranges of rows that the text of an error names.
+const RANGES_NAMED: usize = 16;
+
+/// What of a push was not applied, as the end of a sentence.
+fn of_push(rows: &[RangeInclusive<u64>]) -> String {
+    let mut text = String::new();
+    for (at, range) in rows.iter().take(RANGES_NAMED).enumerate() {
+        let (first, last) = range.clone().into_inner();
+        let before = if at == 0 { "; of the push, rows " } else { ", " };
+        let _ = match first == last {
+            true => write!(text, "{before}{first}"),
+            false => write!(text, "{before}{first} to {last}"),
+        };
+    }
+    if rows.len() > RANGES_NAMED {
+        let _ = write!(text, " and {} ranges more", rows.len() - RANGES_NAMED);
+    }
+    if !rows.is_empty() {
+        text.push_str(" were not applied, all others were");
+    }
+    text
 }

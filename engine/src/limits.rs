@@ -90,6 +90,15 @@ pub const PARKED_MAX: usize = FETCHES_MAX + SESSION_MESSAGES_PER_TURN;
 /// they find it marked as not current instead of losing their queue pair to an access error.
 pub const RETIRED_LEN_MAX: u64 = 64 << 20;
 
+/// Blocks of rows that a turn marks as current or not: a few hundred microseconds where none is in a cache.
+pub const BLOCKS_MARKED_PER_TURN: u64 = 2048;
+
+/// What giving back a partition counts as among them.
+pub const BLOCKS_PER_PARTITION_ENDED: u64 = 64;
+
+/// How far the thread that makes a shard's memory stands back behind those that serve.
+pub const MEMORY_THREAD_NICE: i32 = 5;
+
 /// Bytes of one region of parameter memory, unless a table needs a larger one.
 pub const ARENA_REGION_LEN: usize = 8 << 20;
 

@@ -33,7 +33,7 @@
 //!    write: memory that peers could write is used for something else only when
 //!    [`Transport::is_quiet`] says so. Giving it back to the system needs no such care.
 
-use std::{fmt, os::fd::BorrowedFd, time::Duration};
+use std::{any::Any, fmt, os::fd::BorrowedFd, time::Duration};
 
 use crate::{
     batch::Batch,
@@ -581,6 +581,18 @@ pub struct PeerBytes {
     pub len: usize,
 }
 
+/// What a provider made of memory on another thread than its own, or what is left of a region there.
+pub type Prepared = Box<dyn Any + Send>;
+
+/// Registers memory for one transport on another thread, where that takes long.
+pub trait Registrar: fmt::Debug + Send {
+    /// What [`Transport::adopt`] takes.
+    ///
+    /// # Errors
+    /// As [`Transport::register`].
+    fn prepare(&self, pages: &Pages, access: Access) -> Result<Prepared, RegisterError>;
+}
+
 /// One thread's access to a fabric: see the module's rules.
 pub trait Transport: Send {
     /// What this instance can do.
@@ -596,6 +608,33 @@ pub trait Transport: Send {
     /// Ends a registration: later requests of peers to it fail as remote access errors. Requests in
     /// flight that use it locally must have completed. Rule 8 says when its memory can be used again.
     fn deregister(&mut self, region: &MemoryRegion);
+
+    /// What registers memory for this instance on another thread; without, [`Self::register`] takes no
+    /// longer for much memory than for little.
+    fn registrar(&self) -> Option<Box<dyn Registrar>> {
+        None
+    }
+
+    /// As [`Self::register`], of memory that this instance's registrar has prepared with the same access.
+    ///
+    /// # Errors
+    /// As [`Self::register`].
+    fn adopt(
+        &mut self,
+        pages: &Pages,
+        access: Access,
+        prepared: Option<Prepared>,
+    ) -> Result<MemoryRegion, RegisterError> {
+        assert!(prepared.is_none(), "an instance without a registrar adopts what nobody prepared");
+        self.register(pages, access)
+    }
+
+    /// As [`Self::deregister`], but what takes long is left to whoever drops the result, on any thread:
+    /// only then the region has ended for peers.
+    fn release(&mut self, region: &MemoryRegion) -> Option<Prepared> {
+        self.deregister(region);
+        None
+    }
 
     /// Makes a queue pair and the endpoint to tell the peer.
     ///

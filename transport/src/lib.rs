@@ -28,8 +28,8 @@ pub mod wait;
 pub use batch::Batch;
 pub use fabric::{
     Access, Capabilities, Completion, CompletionStatus, Endpoint, InlineBytes, LocalSlice,
-    MemoryRegion, Opcode, Operation, PendingQueuePair, QueuePairId, QueuePairState, RegionId,
-    RemoteAddress, RemoteKey, RemoteRegion, Role, ScatterList, SendRequest, Transport, Waker,
-    WorkId,
+    MemoryRegion, Opcode, Operation, PendingQueuePair, Prepared, QueuePairId, QueuePairState,
+    RegionId, Registrar, RemoteAddress, RemoteKey, RemoteRegion, Role, ScatterList, SendRequest,
+    Transport, Waker, WorkId,
 };
 pub use memory::Pages;

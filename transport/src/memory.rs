@@ -34,6 +34,10 @@ pub const HUGE_PAGE_LEN: usize = 2 << 20;
 /// Most bytes of one allocation.
 pub const PAGES_LEN_MAX: usize = 16 << 40;
 
+/// Bytes that are made, locked or unmapped at a time: other threads' page faults and mappings wait for as
+/// long as the kernel takes for one piece.
+const PIECE_LEN: usize = 4 << 20;
+
 /// Whether huge pages are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HugePages {
@@ -115,11 +119,14 @@ impl Drop for Mapping {
         if matches!(self.backing, Backing::Borrowed) {
             return;
         }
-        // SAFETY: address and len are those of one successful mmap of ours, unmapped only here, and
-        // no slice of it is alive because all users hold a clone of the Arc.
-        let unmapped = unsafe { rustix::mm::munmap(self.address.as_ptr().cast(), self.len) };
-        if let Err(error) = unmapped {
-            tracing::warn!(%error, len = self.len, "cannot unmap pinned memory");
+        for (at, len) in pieces(self.len) {
+            // SAFETY: the piece lies in one successful mmap of ours, at a multiple of any page size, and is
+            // unmapped only here; no slice of it is alive because all users hold a clone of the Arc.
+            let unmapped =
+                unsafe { rustix::mm::munmap(self.address.as_ptr().wrapping_add(at).cast(), len) };
+            if let Err(error) = unmapped {
+                tracing::warn!(%error, len, "cannot unmap pinned memory");
+            }
         }
     }
 }
@@ -350,6 +357,37 @@ impl Pages {
         unsafe { self.mapping.address.as_ptr().add(usize_from(offset)) }
     }
 
+    /// Has the system make every page now, and lock it where the limit allows, instead of at its first
+    /// touch. Takes time in proportion to the length, a piece at a time, so that other threads of the
+    /// process go on.
+    ///
+    /// # Errors
+    /// When there is no memory.
+    pub fn populate(&mut self) -> Result<(), AllocateError> {
+        let len = self.mapping.len;
+        let mut locks = true;
+        for (at, piece) in pieces(len) {
+            let start = self.as_ptr().wrapping_add(at).cast();
+            // SAFETY: the piece lies in our mapping; making its pages changes no contents.
+            let made = unsafe { rustix::mm::madvise(start, piece, Advice::LinuxPopulateWrite) };
+            match made {
+                // Kernels before 5.14 make them at the first touch.
+                Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+                Err(error) => return Err(system_error("madvise(MADV_POPULATE_WRITE)", len, error)),
+            }
+            // SAFETY: as above, for locking.
+            locks = locks && unsafe { rustix::mm::mlock(start, piece) }.is_ok();
+            if !locks && at > 0 {
+                // SAFETY: what lies before the piece is of our mapping, too.
+                let _ = unsafe { rustix::mm::munlock(self.as_ptr().cast(), at) };
+            }
+        }
+        if let Some(mapping) = Arc::get_mut(&mut self.mapping) {
+            mapping.report.locked = locks;
+        }
+        Ok(())
+    }
+
     fn lock(&mut self, lock: Lock) -> Result<(), AllocateError> {
         if lock == Lock::Never {
             return Ok(());
@@ -389,6 +427,11 @@ impl fmt::Debug for Pages {
             .field("report", &self.mapping.report)
             .finish_non_exhaustive()
     }
+}
+
+/// Where each piece of a mapping begins, and its length.
+fn pieces(len: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..len).step_by(PIECE_LEN).map(move |at| (at, PIECE_LEN.min(len - at)))
 }
 
 fn map_memfd(len: usize, huge: bool) -> Result<(NonNull<u8>, OwnedFd), AllocateError> {
@@ -431,61 +474,9 @@ const fn usize_from(value: u64) -> usize {
     value as usize
 }
 
+const _: () = assert!(PIECE_LEN.is_multiple_of(HUGE_PAGE_LEN));
 const _: () = assert!(size_of::<usize>() == 8, "windlass needs a 64-bit target");
 const _: () = assert!(cfg!(target_endian = "little"), "windlass needs a little-endian target");
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn allocated_pages_are_zeroed_and_shared_with_a_second_mapping() {
-        let pages = Pages::allocate(10_000, PagesOptions::default()).unwrap();
-        assert_eq!(pages.len(), 12_288);
-        pages.write(100, b"windlass");
-        let peer = Pages::map_peer(pages.fd().unwrap(), pages.len(), true).unwrap();
-        let mut bytes = [0_u8; 9];
-        peer.read(100, &mut bytes);
-        assert_eq!(&bytes, b"windlass\0");
-        peer.store_u64(8, 7);
-        assert_eq!(pages.fetch_add_u64(8, 3), 7);
-        assert_eq!(pages.compare_swap_u64(8, 10, 1), 10);
-        assert_eq!(peer.load_u64(8), 1);
-    }
-
-    #[test]
-    fn sealed_pages_cannot_be_mapped_writable_by_a_peer() {
-        let options = PagesOptions { sealed_for_peers: true, ..PagesOptions::default() };
-        let pages = Pages::allocate(4096, options).unwrap();
-        pages.write(0, b"mine");
-        assert!(Pages::map_peer(pages.fd().unwrap(), 4096, true).is_err());
-        let peer = Pages::map_peer(pages.fd().unwrap(), 4096, false).unwrap();
-        let mut bytes = [0_u8; 4];
-        peer.read(0, &mut bytes);
-        assert_eq!(&bytes, b"mine");
-    }
-
-    #[test]
-    #[should_panic(expected = "leaves a mapping")]
-    fn access_past_the_end_panics() {
-        let pages = Pages::allocate(4096, PagesOptions::default()).unwrap();
-        pages.write(4090, b"seven b");
-    }
-
-    #[test]
-    fn a_peer_file_that_may_shrink_or_is_shorter_is_refused() {
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let fd = rustix::fs::memfd_create("test", flags).unwrap();
-        rustix::fs::ftruncate(&fd, 4096).unwrap();
-        assert!(Pages::map_peer(fd.as_fd(), 4096, true).is_err());
-        rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK).unwrap();
-        assert!(Pages::map_peer(fd.as_fd(), 8192, true).is_err());
-        assert!(Pages::map_peer(fd.as_fd(), 4096, true).is_ok());
-    }
-
-    #[test]
-    fn impossible_lengths_are_refused() {
-        assert!(Pages::allocate(0, PagesOptions::default()).is_err());
-        assert!(Pages::allocate(usize::MAX, PagesOptions::default()).is_err());
-    }
-}
+mod tests;

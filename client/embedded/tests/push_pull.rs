@@ -4,7 +4,7 @@
 use half::{bf16, f16};
 use windlass_client::{
     Client, ClientOptions, Element, NotFinitePolicy, Provider, PullOptions, PushOptions,
-    RequestError, TableError, TableSchema,
+    RequestError, Status, TableError, TableSchema,
 };
 use windlass_embedded::{Embedded, EmbeddedClient};
 use windlass_engine::ServerConfig;
@@ -408,6 +408,52 @@ fn a_dropped_table_is_an_error_and_costs_nobody_the_link() {
             kept.push(&[3], &[1.0; 4], &push()).unwrap().wait().unwrap();
             let rows = kept.pull(3..4, &pull()).unwrap().wait().unwrap();
             assert_eq!(rows, [if relaxed { 4.0 } else { 2.0 }; 4]);
+        }
+    }
+}
+
+#[test]
+fn a_table_that_rejects_looks_at_what_is_pushed_and_not_at_what_becomes_of_it() {
+    let client = Client::embedded().unwrap();
+    let not_finite = NotFinitePolicy::Reject {};
+    let schema = TableSchema { not_finite, ..TableSchema::dense(f32::DTYPE, 10, 1) };
+    let table = client.create_table::<f32>("rejecting", &schema).unwrap();
+    let push = |value: f32| {
+        table.push(&[3], &[value], &PushOptions::default()).and_then(|pending| pending.wait())
+    };
+    assert!(matches!(push(f32::INFINITY), Err(RequestError::NotFinite)));
+    push(f32::MAX).unwrap();
+    push(f32::MAX).unwrap();
+    let row = table.pull(&[3], &PullOptions::default()).unwrap().wait().unwrap();
+    assert_eq!(row, [f32::INFINITY], "as the policy says");
+}
+
+#[test]
+fn a_push_that_finds_no_memory_says_which_of_its_rows_were_not_applied() {
+    for shards in [1, 3] {
+        let config = ServerConfig { shards, memory_len_max: 16 << 20, ..ServerConfig::default() };
+        let client = Client::embedded_with(config, ClientOptions::default()).unwrap();
+        let schema = TableSchema::sparse(f32::DTYPE, 16);
+        let table = client.create_table::<f32>("rows", &schema).unwrap();
+        let keys: Vec<u64> = (0..200_000).map(|row| row * 3).collect();
+        let values = vec![1.0; keys.len() * 16];
+        let pushed =
+            table.push(&keys, &values, &PushOptions::default()).and_then(|push| push.wait());
+        let Err(RequestError::Refused { status, rows, .. }) = &pushed else {
+            panic!("more than there is memory for: {pushed:?}");
+        };
+        assert_eq!(*status, Status::Full);
+        let is_refused = |key: u64| rows.iter().any(|range| range.contains(&key));
+        let refused = keys.iter().filter(|key| is_refused(**key)).count();
+        assert!(refused > 0 && refused < keys.len(), "some went in: {refused}");
+        let text = pushed.as_ref().unwrap_err().to_string();
+        assert!(text.contains("were not applied, all others were"), "{text}");
+        for part in keys.chunks(10_000) {
+            let held = table.pull(part, &PullOptions::default()).unwrap().wait().unwrap();
+            for (key, row) in part.iter().zip(held.chunks(16)) {
+                let expected = if is_refused(*key) { 0.0 } else { 1.0 };
+                assert!(row.iter().all(|value| *value == expected), "key {key}: {row:?}");
+            }
         }
     }
 }

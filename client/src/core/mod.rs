@@ -20,6 +20,7 @@ mod read;
 mod read_now;
 mod readers;
 mod recover;
+mod refused;
 mod remedy;
 mod requests;
 mod rounds;
@@ -38,7 +39,8 @@ use windlass_wire::{ClusterMap, Incarnation, Sequence, SessionId, WorkerClock};
 
 use self::{
     age::ClockLeads, kept::Kept, link::Link, memory::Memory, read::Reads, readers::Readers,
-    recover::Trouble, requests::Requests, route::Routes, servers::ServerLink, tables::TableState,
+    recover::Trouble, refused::Refused, requests::Requests, route::Routes, servers::ServerLink,
+    tables::TableState,
 };
 pub(crate) use self::{memory::RegionId, push::Source, requests::RequestId, tables::TableIndex};
 use crate::{config::ClientOptions, fork::Process, watch::Watching};
@@ -95,6 +97,7 @@ pub(crate) struct Core {
     memory: Memory,
     readers: Readers,
     requests: Requests,
+    refused: Refused,
     reads: Reads,
     sequence: Sequence,
     pub(crate) clock: WorkerClock,

@@ -90,7 +90,7 @@ impl Core {
         }
         match failure {
             None => Ok(()),
-            Some(failure) => Err(self.error_of(failure)),
+            Some(failure) => Err(self.error_of(id, failure)),
         }
     }
 
@@ -292,6 +292,9 @@ impl Core {
             self.links[at].writer.release(in_flight.number);
             return;
         }
+        if word.status != Status::Done {
+            self.note_refused(at, &in_flight);
+        }
         let link = &mut self.links[at];
         link.writer.release(in_flight.number);
         let server = link.server;
@@ -487,7 +490,7 @@ impl Core {
 
 impl Core {
     /// What a failure is to the user.
-    fn error_of(&self, failure: Failure) -> RequestError {
+    fn error_of(&self, id: RequestId, failure: Failure) -> RequestError {
         match failure {
             Failure::Gone { server } => RequestError::ServerGone { server },
             Failure::NotCurrent { server } => RequestError::NotCurrent { server },
@@ -495,7 +498,9 @@ impl Core {
             Failure::RowsLost => RequestError::RowsLost,
             Failure::Refused { status: Status::NotFinite, .. } => RequestError::NotFinite,
             Failure::Expired { expiry } => RequestError::SessionExpired { expiry },
-            Failure::Refused { server, status } => RequestError::Refused { server, status },
+            Failure::Refused { server, status } => {
+                RequestError::Refused { server, status, rows: self.refused.of(id) }
+            }
         }
     }
 }

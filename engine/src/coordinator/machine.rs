@@ -424,6 +424,10 @@ impl Machine {
                 epoch,
                 server: rejected,
             },
+            Report::CannotHold { partition, epoch } => {
+                tracing::error!(%server, %partition, "a server has no memory for a partition: another one is to hold it");
+                CoordinatorInput::CannotHold { server, incarnation, partition, epoch }
+            }
             Report::DiskFailed {} => {
                 // The last replica goes on answering pulls.
                 let map = self.coordinator.map();

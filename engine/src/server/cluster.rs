@@ -6,11 +6,12 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use crossbeam::channel::Sender;
 use windlass_wire::{
     ClusterMap, Consistency, Epoch, Incarnation, ServerId, TableEntry, TableId,
     control::{Peer, RefusalKind},
@@ -21,7 +22,7 @@ use super::{StartError, catalogue::Catalogue, peers::Peers};
 use crate::{
     persist::storage,
     refusal::{Refusal, internal, invalid, unknown_table},
-    shard::{ChainCommand, KeptLog, ShardCommand, ShardHandle, chain},
+    shard::{ChainCommand, KeptLog, ShardCommand, ShardHandle, ShardStopped, chain},
 };
 
 /// The state, shared by a server's control threads.
@@ -32,6 +33,8 @@ pub(super) struct Cluster {
     shards: OnceLock<Vec<ShardHandle>>,
     pub(super) peers: OnceLock<Peers>,
     pub(super) data: Option<DataDirectory>,
+    /// Epoch of the newest map that every shard acts by.
+    applied: AtomicU64,
     /// Tables whose rows in memory went with the restart, which the coordinator is still to be told.
     pub(super) emptied: Mutex<Vec<TableId>>,
 }
@@ -91,6 +94,7 @@ impl Cluster {
             shards: OnceLock::new(),
             peers: OnceLock::new(),
             data,
+            applied: AtomicU64::new(0),
             emptied: Mutex::default(),
         }
     }
@@ -192,6 +196,11 @@ impl Cluster {
         Ok(state.map.clone())
     }
 
+    /// The newest map that every shard acts by.
+    pub(super) fn applied(&self) -> Epoch {
+        Epoch(self.applied.load(Ordering::Acquire))
+    }
+
     /// All tables.
     pub(super) fn tables(&self) -> Vec<TableEntry> {
         self.lock().tables.values().cloned().collect()
@@ -217,9 +226,9 @@ impl Cluster {
             }
             Instruction::CreateTable { table } => {
                 self.check_durability(&table.schema)?;
-                let mut state = self.lock();
+                // Making memory takes long: maps and clients come in meanwhile.
                 self.create_here(&table)?;
-                self.list(&mut state, table)
+                self.list(&mut self.lock(), table)
             }
             Instruction::DropTable { table } => {
                 self.strike(&mut self.lock(), table);
@@ -352,21 +361,28 @@ impl Cluster {
     }
 
     fn create_here(&self, table: &TableEntry) -> Result<(), Refusal> {
-        for shard in self.shards() {
-            let entry = table.clone();
-            shard
-                .ask(|answer| ShardCommand::CreateTable { entry, answer })
-                .map_err(|text| (RefusalKind::Full {}, text))?;
-        }
-        Ok(())
+        self.ask_shards(|answer| ShardCommand::CreateTable { entry: table.clone(), answer })
+            .map_err(|text| (RefusalKind::Full {}, text))
     }
 
     fn drop_here(&self, table: TableId) {
-        for shard in self.shards() {
-            if let Err(error) = shard.ask(|answer| ShardCommand::DropTable { table, answer }) {
-                tracing::warn!(%table, error, "cannot drop a table");
-            }
+        let dropped = self.ask_shards(|answer| ShardCommand::DropTable { table, answer });
+        if let Err(error) = dropped {
+            tracing::warn!(%table, error, "cannot drop a table");
         }
+    }
+
+    /// Asks all shards at once, and waits for the last answer; an error of any of them.
+    fn ask_shards(
+        &self,
+        make: impl Fn(Sender<Result<(), String>>) -> ShardCommand,
+    ) -> Result<(), String> {
+        let asked: Vec<_> =
+            self.shards().iter().map(|shard| (shard, shard.request(&make))).collect();
+        let answers = asked.into_iter().map(|(shard, answer)| {
+            answer.recv().unwrap_or_else(|_| Err(ShardStopped(shard.id()).into()))
+        });
+        answers.fold(Ok(()), Result::and)
     }
 
     fn install(&self, state: &mut State, map: Arc<ClusterMap>) -> Result<(), Refusal> {
@@ -392,16 +408,14 @@ impl Cluster {
             self.recover(state, data)?;
             state.is_recovered = true;
         }
+        self.applied.fetch_max(map.epoch.0, Ordering::AcqRel);
         state.map = map;
         Ok(())
     }
 
     fn map_shards(&self, map: &Arc<ClusterMap>) -> Result<(), Refusal> {
-        for shard in self.shards() {
-            let map = map.clone();
-            shard.ask(|answer| ShardCommand::InstallMap { map, answer }).map_err(internal)?;
-        }
-        Ok(())
+        self.ask_shards(|answer| ShardCommand::InstallMap { map: map.clone(), answer })
+            .map_err(internal)
     }
 
     /// Writes the tables down, if there is a data directory.

@@ -1,7 +1,7 @@
 //! A server as a member of its cluster: its connection to the coordinator, its lives.
 //!
-//! Three threads: one connects and reads orders, answering probes at once; one carries out what takes
-//! long, in order; one sends heartbeats and what shards report. The data path needs none of them.
+//! Four threads: one connects and reads orders, answering probes at once; one carries out what takes
+//! long, in order; one makes and drops tables; one sends heartbeats and what shards report. The data path needs none of them.
 
 use std::{
     path::PathBuf,
@@ -12,10 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use windlass_transport::control::ControlStream;
 use windlass_wire::{
-    Epoch, Incarnation, ServerId, ServerSecret,
+    Incarnation, ServerId, ServerSecret,
     coordination::{Instruction, Order, OrderRefusal, Report},
 };
 
@@ -41,6 +41,8 @@ pub(super) struct Member {
     uplink: Mutex<Option<Uplink>>,
     /// Newest map received.
     received: AtomicU64,
+    /// Newest map that waits to take effect here: until it has, the coordinator sends it again.
+    waiting: AtomicU64,
     stopping: AtomicBool,
     /// The disk refused a write: a fenced life is the last.
     disk_failed: AtomicBool,
@@ -126,6 +128,7 @@ impl Member {
             life: Mutex::new(life),
             uplink: Mutex::new(None),
             received: AtomicU64::new(0),
+            waiting: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             disk_failed: AtomicBool::new(false),
             false_peers: Mutex::default(),
@@ -169,8 +172,10 @@ impl Member {
 
     /// Starts to carry out orders, now that there are shards.
     pub(super) fn start_obeying(self: &Arc<Self>, orders: Receiver<Order>) -> std::io::Result<()> {
-        let member = self.clone();
-        thread("windlass-orders").spawn(move || member.obey(&orders)).map(drop)
+        let (tables, to_make) = unbounded();
+        let (member, maker) = (self.clone(), self.clone());
+        thread("windlass-tables").spawn(move || maker.change_tables(&to_make))?;
+        thread("windlass-orders").spawn(move || member.obey(&orders, &tables)).map(drop)
     }
 
     /// This server's number.
@@ -319,6 +324,10 @@ impl Member {
             other => {
                 if let Instruction::InstallMap { map } = other {
                     self.received.fetch_max(map.epoch.0, Ordering::AcqRel);
+                    let waiting = self.waiting.fetch_max(map.epoch.0, Ordering::AcqRel);
+                    if waiting >= map.epoch.0 {
+                        return;
+                    }
                 }
                 // The other end lives as long as the process.
                 let _ = orders.send(order);
@@ -344,8 +353,19 @@ impl Member {
         self.hang_up();
     }
 
-    /// Carries out orders that take long, in order.
-    fn obey(&self, orders: &Receiver<Order>) {
+    /// Carries out orders about tables, in order: making memory takes long.
+    fn change_tables(&self, changes: &Receiver<TableChange>) {
+        while let Ok(change) = changes.recv() {
+            match change {
+                TableChange::Order(order) => self.carry_out(order),
+                TableChange::Settled(told) => drop(told),
+            }
+        }
+    }
+
+    /// Carries out orders that take long, in order; those that make and drop tables beside the others, so
+    /// that no map waits for memory.
+    fn obey(&self, orders: &Receiver<Order>, tables: &Sender<TableChange>) {
         while let Ok(first) = orders.recv() {
             let mut batch = vec![first];
             batch.extend(orders.try_iter());
@@ -357,7 +377,27 @@ impl Member {
                 if is_map(&order) && last_map.is_some_and(|last| at < last) {
                     continue;
                 }
-                self.carry_out(order);
+                // The other thread lives as long as this one.
+                match order.instruction {
+                    Instruction::CreateTable { .. }
+                    | Instruction::DropTable { .. }
+                    | Instruction::AlterTable { .. } => {
+                        let _ = tables.send(TableChange::Order(order));
+                    }
+                    Instruction::SetTables { .. } => {
+                        // What is under way may be among them.
+                        let (told, settled) = bounded(0);
+                        let _ = tables.send(TableChange::Settled(told));
+                        let _ = settled.recv();
+                        self.carry_out(order);
+                    }
+                    Instruction::InstallMap { .. } => {
+                        self.carry_out(order);
+                        // One that was not taken may come again.
+                        self.waiting.store(0, Ordering::Release);
+                    }
+                    _ => self.carry_out(order),
+                }
             }
         }
     }
@@ -404,6 +444,7 @@ impl Member {
             ServerEvent::Rejected { partition, epoch, server } => {
                 Report::Rejected { partition, epoch, server }
             }
+            ServerEvent::CannotHold { partition, epoch } => Report::CannotHold { partition, epoch },
             ServerEvent::Suspect { server } => Report::Suspect { server },
             ServerEvent::StaleMap { epoch } if epoch.0 > self.received.load(Ordering::Acquire) => {
                 Report::WantMap {}
@@ -419,7 +460,7 @@ impl Member {
 
     /// Tells the coordinator what changes by itself.
     pub(super) fn beat(&self) {
-        let map_epoch = Epoch(self.received.load(Ordering::Acquire));
+        let map_epoch = self.cluster.applied();
         self.send(&Report::Heartbeat { map_epoch, workers: self.presence.pulses() });
         let mut emptied = self.cluster.emptied();
         if !emptied.is_empty() && self.send(&Report::Emptied { tables: emptied.clone() }) {
@@ -465,6 +506,13 @@ impl Member {
     fn uplink(&self) -> MutexGuard<'_, Option<Uplink>> {
         self.uplink.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What the thread that changes tables is told.
+enum TableChange {
+    Order(Order),
+    /// To be dropped when all before is done.
+    Settled(Sender<()>),
 }
 
 fn thread(name: &str) -> std::thread::Builder {

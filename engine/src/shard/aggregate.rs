@@ -152,18 +152,8 @@ impl Shard {
             Rows::Range { first } => first + row as u64,
             Rows::Keys => shard.turn.keys[keys_at + row],
         };
-        if let TableRows::Sparse(partitions) = &mut table.rows {
-            for row in 0..work.header.row_count as usize {
-                let key = self.turn.keys[keys_at + row];
-                let slot = table.slots.find(table.layout.partition_of(key));
-                let made = slot
-                    .and_then(|slot| partitions.get_mut(slot))
-                    .map(|partition| partition.row_of_or_new(key, &mut self.memory_left));
-                if matches!(made, Some(Err(_))) {
-                    return Err((windlass_wire::Status::Full, super::push::detail_of(row)));
-                }
-            }
-        }
+        let keys = &self.turn.keys[work.keys.0..work.keys.1];
+        table.make_rows(keys, &mut self.memory_left)?;
         let mut duplicates = false;
         for row in 0..work.header.row_count as usize {
             let key = key_of(self, row);

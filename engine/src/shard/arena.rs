@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 
 use windlass_transport::{
-    Access, MemoryRegion, Pages, Transport,
+    Access, MemoryRegion, Pages, Prepared, Transport,
     error::{AllocateError, RegisterError},
-    memory::PagesOptions,
 };
 
+use super::memory::MadeRegion;
 use crate::limits::{ARENA_REGION_LEN, RETIRED_LEN_MAX};
 
 /// Why there is no parameter memory for a table.
@@ -19,6 +19,12 @@ pub(super) enum ArenaError {
         /// Why.
         #[from]
         source: AllocateError,
+    },
+    /// A device refused it.
+    #[error("cannot register parameter memory with the device")]
+    Prepare {
+        /// Why.
+        source: RegisterError,
     },
     /// A transport refused it.
     #[error("cannot register parameter memory with the {provider} transport")]
@@ -46,6 +52,15 @@ struct ArenaRegion {
     used: u64,
     /// Allocations alive; at zero the region is given back.
     alive: u32,
+    /// Nothing is taken from it any more.
+    is_retired: bool,
+}
+
+/// What is left of a region that has ended, to be dropped where that may take long.
+#[derive(Debug)]
+pub(super) struct EndedRegion {
+    _prepared: Vec<Option<Prepared>>,
+    _region: ArenaRegion,
 }
 
 /// A piece of a region.
@@ -57,26 +72,68 @@ pub(super) struct Piece {
 }
 
 impl Arena {
-    /// `len` zeroed bytes, 64-byte aligned, for which a new region is made when no other has room.
-    pub(super) fn allocate(
+    /// Lengths of the regions that have to be made before pieces of these lengths can be allocated one
+    /// after the other.
+    pub(super) fn lacks(&self, lens: &[u64]) -> Vec<usize> {
+        let region_len = |region: &ArenaRegion| region.pages.len() as u64;
+        let open = self.regions.iter().flatten().filter(|region| !region.is_retired);
+        let mut room: Vec<(u64, u64)> =
+            open.map(|region| (region.used, region_len(region))).collect();
+        let mut lacking = Vec::new();
+        for len in lens {
+            let found = room.iter().position(|(used, all)| used + len <= *all);
+            let at = found.unwrap_or_else(|| {
+                let made = usize::try_from(*len).unwrap_or(usize::MAX).max(ARENA_REGION_LEN);
+                lacking.push(made);
+                room.push((0, made as u64));
+                room.len() - 1
+            });
+            room[at].0 = (room[at].0 + len).next_multiple_of(64);
+        }
+        lacking
+    }
+
+    /// Takes in a region that was made.
+    pub(super) fn adopt(
         &mut self,
-        len: u64,
+        made: MadeRegion,
         transports: &mut [Box<dyn Transport>],
-    ) -> Result<Piece, ArenaError> {
-        let fits = |region: &Option<ArenaRegion>| {
-            region.as_ref().is_some_and(|region| {
-                region.alive > 0 && region.used + len <= region.pages.len() as u64
-            })
+    ) -> Result<(), ArenaError> {
+        let MadeRegion { pages, prepared } = made;
+        let mut registered = Vec::new();
+        for (transport, prepared) in transports.iter_mut().zip(prepared) {
+            let adopted = transport.adopt(&pages, Access::READ, prepared);
+            registered.push(adopted.map_err(|source| ArenaError::Register {
+                provider: transport.capabilities().provider,
+                source,
+            })?);
+        }
+        let region = ArenaRegion { pages, registered, used: 0, alive: 0, is_retired: false };
+        // Numbers are never used again: sessions remember regions by them.
+        self.regions.push(Some(region));
+        Ok(())
+    }
+
+    /// `len` zeroed bytes, 64-byte aligned.
+    ///
+    /// # Panics
+    ///
+    /// When no region has room: those that [`Arena::lacks`] named have to be there.
+    pub(super) fn allocate(&mut self, len: u64) -> Piece {
+        let fits = |region: &ArenaRegion| {
+            !region.is_retired && region.used + len <= region.pages.len() as u64
         };
-        let at = match self.regions.iter().position(fits) {
-            Some(at) => at,
-            None => self.grow(len, transports)?,
-        };
-        let Some(region) = &mut self.regions[at] else { unreachable!("chosen above") };
-        let offset = region.used;
-        region.used = (offset + len).next_multiple_of(64);
-        region.alive += 1;
-        Ok(Piece { region: at, pages: region.pages.clone(), offset })
+        for (at, region) in self.regions.iter_mut().enumerate() {
+            if let Some(region) = region
+                && fits(region)
+            {
+                let offset = region.used;
+                region.used = (offset + len).next_multiple_of(64);
+                region.alive += 1;
+                return Piece { region: at, pages: region.pages.clone(), offset };
+            }
+        }
+        unreachable!("no region has room for {len} bytes, and none was made for them")
     }
 
     /// Gives a piece back, whose blocks are fenced. A region whose last piece this was retires.
@@ -84,16 +141,30 @@ impl Arena {
         let Some(alive) = &mut self.regions[region] else { return };
         alive.alive -= 1;
         if alive.alive == 0 {
+            alive.is_retired = true;
             self.retired.push_back(region);
         }
     }
 
+    /// Regions that were made and of which nothing was taken go again.
+    pub(super) fn retire_unused(&mut self) {
+        for (at, region) in self.regions.iter_mut().enumerate() {
+            if let Some(region) = region
+                && region.alive == 0
+                && !std::mem::replace(&mut region.is_retired, true)
+            {
+                self.retired.push_back(at);
+            }
+        }
+    }
+
     /// Ends retired regions that nobody was told of, and the oldest ones of those that are too many:
-    /// peers that read these get remote access errors.
+    /// peers that read these get remote access errors. What is left of each goes to `end`.
     pub(super) fn sweep(
         &mut self,
         is_shared: impl Fn(usize) -> bool,
         transports: &mut [Box<dyn Transport>],
+        mut end: impl FnMut(EndedRegion),
     ) {
         let len_of = |regions: &[Option<ArenaRegion>], at: usize| {
             regions[at].as_ref().map_or(0, |region| region.pages.len() as u64)
@@ -106,9 +177,9 @@ impl Arena {
             }
             left -= len_of(regions, at);
             if let Some(region) = regions[at].take() {
-                for (transport, registered) in transports.iter_mut().zip(&region.registered) {
-                    transport.deregister(registered);
-                }
+                let registered = transports.iter_mut().zip(&region.registered);
+                let prepared = registered.map(|(transport, one)| transport.release(one)).collect();
+                end(EndedRegion { _prepared: prepared, _region: region });
             }
             false
         });
@@ -122,26 +193,5 @@ impl Arena {
     /// Bytes of all regions.
     pub(super) fn memory_len(&self) -> u64 {
         self.regions.iter().flatten().map(|region| region.pages.len() as u64).sum()
-    }
-
-    fn grow(
-        &mut self,
-        len: u64,
-        transports: &mut [Box<dyn Transport>],
-    ) -> Result<usize, ArenaError> {
-        let options = PagesOptions { sealed_for_peers: true, ..PagesOptions::default() };
-        let len = usize::try_from(len).unwrap_or(usize::MAX).max(ARENA_REGION_LEN);
-        let pages = Pages::allocate(len, options)?;
-        let mut registered = Vec::new();
-        for transport in transports.iter_mut() {
-            let region = transport.register(&pages, Access::READ).map_err(|source| {
-                ArenaError::Register { provider: transport.capabilities().provider, source }
-            })?;
-            registered.push(region);
-        }
-        let region = Some(ArenaRegion { pages, registered, used: 0, alive: 0 });
-        // Numbers are never used again: sessions remember regions by them.
-        self.regions.push(region);
-        Ok(self.regions.len() - 1)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crossbeam::channel::{Sender, bounded};
+use crossbeam::channel::{Receiver, Sender, bounded};
 use windlass_transport::{Endpoint, RemoteKey, RemoteRegion, Waker};
 use windlass_wire::{
     ClusterMap, Consistency, Incarnation, PartitionId, SessionId, ShardId, TableEntry, TableId,
@@ -10,7 +10,7 @@ use windlass_wire::{
     control::{ClockPlace, PartitionPlace, Peer, Provider, RefusalKind, SharedRegion},
 };
 
-use super::{Shard, ShardStatistics, chain, tables::ShardTable};
+use super::{Shard, ShardStatistics, growth, memory::MemoryMade};
 use crate::refusal::Refusal;
 
 /// Where a command's answer goes.
@@ -104,6 +104,16 @@ pub enum ShardCommand {
         entry: TableEntry,
         /// Answered when done.
         answer: Answer<()>,
+    },
+    /// Memory that the shard asked for is there.
+    MemoryMade {
+        /// What was made.
+        made: Box<MemoryMade>,
+    },
+    /// For tests: no memory is made for the shard, and none given back, until the other end is gone.
+    HoldMemory {
+        /// The end to wait on.
+        until: Receiver<()>,
     },
     /// Drops a table.
     DropTable {
@@ -226,6 +236,17 @@ impl ShardHandle {
         self.waker.wake();
     }
 
+    /// Sends the command made by `make`; the answer comes by the channel, which is closed without one when
+    /// the shard has stopped.
+    pub fn request<T, E>(
+        &self,
+        make: impl FnOnce(Answer<T, E>) -> ShardCommand,
+    ) -> Receiver<Result<T, E>> {
+        let (sender, receiver) = bounded(1);
+        self.send(make(sender));
+        receiver
+    }
+
     /// Sends the command made by `make` and waits for its answer.
     ///
     /// # Errors
@@ -234,9 +255,7 @@ impl ShardHandle {
         &self,
         make: impl FnOnce(Answer<T, E>) -> ShardCommand,
     ) -> Result<T, E> {
-        let (sender, receiver) = bounded(1);
-        self.send(make(sender));
-        receiver.recv().unwrap_or_else(|_| Err(ShardStopped(self.id).into()))
+        self.request(make).recv().unwrap_or_else(|_| Err(ShardStopped(self.id).into()))
     }
 }
 
@@ -283,23 +302,27 @@ impl Shard {
                 let _ = answer.send(Ok(()));
             }
             ShardCommand::InstallMap { map, answer } => {
-                let _ = answer.send(self.install_map(map));
+                self.install_map(map, answer);
             }
             ShardCommand::CreateTable { entry, answer } => {
-                let _ = answer.send(self.create_table(entry));
+                growth::create_table(self, entry, answer)
             }
+            ShardCommand::MemoryMade { made } => growth::take_memory(self, *made),
+            ShardCommand::HoldMemory { until } => self.growth.memory.hold(until),
             ShardCommand::DropTable { table, answer } => {
                 self.tables_below = self.tables_below.max(table.0 + 1);
                 self.drop_rounds(table);
+                self.growth.forget_table(table);
                 if let Some(table) = self.tables.remove(&table) {
                     if table.clocks.is_some() {
                         self.clocks.remove_table();
                     }
-                    table.release(&mut self.arena, &mut self.memory_left);
+                    let Self { arena, memory_left, marks, growth, .. } = self;
+                    table.release(arena, memory_left, marks, &growth.memory);
                     self.sweep_arena();
                     self.count_silent();
                 }
-                let _ = answer.send(Ok(()));
+                self.marks.answer(answer);
             }
             ShardCommand::Locate { session, table, answer } => {
                 let _ = answer.send(self.locate(session, table));
@@ -351,63 +374,23 @@ impl Shard {
         }
     }
 
-    fn install_map(&mut self, map: Arc<ClusterMap>) -> Result<(), String> {
+    /// Acts by a newer map. That never fails: what there is no memory for is told, and takes part in
+    /// nothing. The first map is answered once the rows it gives to this shard are there.
+    fn install_map(&mut self, map: Arc<ClusterMap>, answer: Answer<()>) {
         if map.epoch <= self.map.epoch && !self.map.chains.is_empty() {
-            return Ok(());
+            let _ = answer.send(Ok(()));
+            return;
         }
+        let is_first = !self.map.is_founded();
         self.fence_peers(&map);
         self.map = map;
-        let shard = (self.id, self.shard_count);
-        for table in self.tables.values_mut() {
-            table
-                .install(
-                    &self.map,
-                    self.server,
-                    shard,
-                    &mut self.arena,
-                    &mut self.transports,
-                    &mut self.memory_left,
-                )
-                .map_err(|e| chain(&e))?;
-            if self.durable.is_some() {
-                table.track_changes();
-            }
-        }
+        let (first, other) = if is_first { (Some(answer), None) } else { (None, Some(answer)) };
+        growth::follow_map(self, first);
         self.configure_chains();
         self.end_round_waits();
-        Ok(())
-    }
-
-    fn create_table(&mut self, entry: TableEntry) -> Result<(), String> {
-        if self.tables.contains_key(&entry.id) {
-            return Ok(());
+        if let Some(answer) = other {
+            let _ = answer.send(Ok(()));
         }
-        let id = entry.id;
-        let mut table =
-            ShardTable::new(entry, self.map.partition_count().max(1)).map_err(|e| chain(&e))?;
-        let installed = table.install(
-            &self.map,
-            self.server,
-            (self.id, self.shard_count),
-            &mut self.arena,
-            &mut self.transports,
-            &mut self.memory_left,
-        );
-        if let Err(error) = installed {
-            table.release(&mut self.arena, &mut self.memory_left);
-            self.sweep_arena();
-            return Err(chain(&error));
-        }
-        if self.durable.is_some() {
-            table.track_changes();
-        }
-        if table.clocks.is_some() {
-            self.clocks.add_table();
-        }
-        self.tables.insert(id, table);
-        self.tables_below = self.tables_below.max(id.0 + 1);
-        self.fence_new_rows();
-        Ok(())
     }
 }
 

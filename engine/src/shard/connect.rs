@@ -203,11 +203,14 @@ impl Shard {
 
     /// Ends parameter memory that no table and no peer needs any more.
     pub(super) fn sweep_arena(&mut self) {
-        let sessions = &self.sessions;
-        let is_shared = |region: usize| {
-            let mut shared = sessions.iter().flatten().flat_map(|session| &session.shared);
-            shared.any(|(at, _)| *at == region)
-        };
-        self.arena.sweep(is_shared, &mut self.transports);
+        let is_shared = |region: usize| is_shared(&self.sessions, region);
+        let memory = &self.growth.memory;
+        self.arena.sweep(is_shared, &mut self.transports, |ended| memory.end(ended));
     }
+}
+
+/// Whether a session was told of a region of the arena.
+pub(super) fn is_shared(sessions: &[Option<ShardSession>], region: usize) -> bool {
+    let mut shared = sessions.iter().flatten().flat_map(|session| &session.shared);
+    shared.any(|(at, _)| *at == region)
 }

@@ -3,7 +3,8 @@
 //! One turn, an event a file: take commands (`command`), poll the transports, drain
 //! mailboxes (`drain`, `burst`, `fetch`), carry out pushes (`push`, `aggregate`) and pulls (`pull`), keep
 //! workers' clocks and the pulls that wait for them (`clocks`), write
-//! completions (`acknowledge`). When all of that found nothing for a while, its thread sleeps
+//! completions (`acknowledge`), mark rows for one-sided readers (`marks`). Memory comes and goes by another
+//! thread (`growth`, `memory`). When all of that found nothing for a while, its thread sleeps
 //! (`reactor`, `wait`). Every step does bounded work.
 
 mod acknowledge;
@@ -18,12 +19,15 @@ mod connect;
 mod drain;
 mod durable;
 mod fetch;
+mod growth;
 mod held_back;
 mod ids_hash;
 mod image;
 mod kept_logs;
 mod locate;
 mod log_size;
+mod marks;
+mod memory;
 mod open_log;
 mod poll;
 mod pull;
@@ -58,6 +62,7 @@ pub use chain::{
 };
 pub use command::{AttachedMailbox, ShardCommand, ShardHandle, ShardStopped};
 pub use kept_logs::KeptLog;
+pub use memory::MemoryMade;
 pub use reactor::Reactor;
 pub use recover::RecoverySummary;
 pub use regrouped::Regrouped;
@@ -66,8 +71,8 @@ pub(crate) use windlass_transport::error::chain;
 
 use self::{
     aggregate::Aggregator, arena::Arena, chain::Chain, clocks::Clocks, durable::Durable,
-    ids_hash::IdMap, session::ShardSession, staging::Staging, tables::ShardTable, wait::Pace,
-    work::Turn,
+    growth::Growth, ids_hash::IdMap, marks::Marks, session::ShardSession, staging::Staging,
+    tables::ShardTable, wait::Pace, work::Turn,
 };
 use crate::limits::COMPLETIONS_PER_POLL;
 
@@ -100,6 +105,9 @@ pub struct Shard {
     /// Tables with smaller numbers were made here, or dropped.
     tables_below: u32,
     arena: Arena,
+    /// Rows that are being made, and rows that are being marked or given back.
+    growth: Growth,
+    marks: Marks,
     staging: Staging,
     memory_left: u64,
     sessions: Vec<Option<ShardSession>>,
@@ -154,6 +162,12 @@ pub enum ShardError {
         /// Why.
         source: windlass_transport::error::AllocateError,
     },
+    /// No thread to make parameter memory.
+    #[error("cannot start the thread that makes the shard's memory")]
+    Thread {
+        /// Why.
+        source: std::io::Error,
+    },
     /// A transport refused to register memory.
     #[error("the {provider} transport cannot register the shard's staging memory")]
     Register {
@@ -181,6 +195,8 @@ impl Shard {
         let staging = Staging::new(&mut transports)?;
         let (sender, inbox) = crossbeam::channel::unbounded();
         let handle = ShardHandle::new(id, sender, transports[0].waker());
+        let growth = Growth::new(&transports, handle.clone())
+            .map_err(|source| ShardError::Thread { source })?;
         let shard = Self {
             id,
             server,
@@ -192,6 +208,8 @@ impl Shard {
             tables: IdMap::default(),
             tables_below: 0,
             arena: Arena::default(),
+            growth,
+            marks: Marks::default(),
             staging,
             memory_left: options.memory_len_max,
             sessions: Vec::new(),
@@ -237,7 +255,8 @@ impl Shard {
         let failed = self.end_failed_links();
         let kept = self.turn_disk(worked);
         let acknowledged = self.acknowledge(Pace::Turn);
-        polled || worked || failed || kept || acknowledged
+        let marked = marks::mark_some(self);
+        polled || worked || failed || kept || acknowledged || marked
     }
 
     /// Takes what the turn has room for out of the mailboxes and carries it out.

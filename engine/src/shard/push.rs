@@ -274,7 +274,7 @@ impl Shard {
                 push.record(table, RowsOf::Keys(keys));
             }
             (TableRows::Sparse(_), _) => {
-                push.reserve(table, keys, &mut self.memory_left)?;
+                table.make_rows(keys, &mut self.memory_left)?;
                 push.sparse_rows(table, keys, &mut self.memory_left);
                 push.record(table, RowsOf::Keys(keys));
             }
@@ -349,25 +349,6 @@ impl Push<'_> {
             }
             first = end;
         }
-    }
-
-    /// Makes the rows of new keys first, so that a push that finds no memory changes no value.
-    fn reserve(
-        &self,
-        table: &mut ShardTable,
-        keys: &[u64],
-        memory: &mut u64,
-    ) -> Result<(), Refusal> {
-        let TableRows::Sparse(partitions) = &mut table.rows else { return Ok(()) };
-        // Rows are the slabs' granularity of memory: only a slab that is missing can fail.
-        for (at, key) in keys.iter().enumerate() {
-            let slot = table.slots.find(table.layout.partition_of(*key));
-            let Some(partition) = slot.and_then(|slot| partitions.get_mut(slot)) else { continue };
-            if partition.row_of_or_new(*key, memory).is_err() {
-                return Err((Status::Full, detail_of(at)));
-            }
-        }
-        Ok(())
     }
 
     #[inline]

@@ -416,8 +416,9 @@ impl ShardReplay<'_> {
     /// What was taken in of a partition is void: another server's rows took its place.
     fn begin_anew(&mut self, partition: PartitionId) {
         self.sessions.remove(&partition);
-        for table in self.shard.tables.values_mut() {
-            table.clear_partition(partition, &mut self.shard.memory_left);
+        let Shard { tables, memory_left, growth, .. } = &mut *self.shard;
+        for table in tables.values_mut() {
+            table.clear_partition(partition, memory_left, &growth.memory);
         }
         if !self.void.contains(&partition) {
             self.void.push(partition);

@@ -1,19 +1,20 @@
 //! A table at one shard: its schema turned into kernels, and the partitions held here.
 
-use windlass_transport::Transport;
 use windlass_wire::{
     ClockLine, ClusterMap, Durability, Layout, NotFinitePolicy, PartitionId, ServerId, ShardId,
     Status, TableEntry, TableKind, map::shard_of,
 };
 
 use super::{
-    arena::{Arena, ArenaError},
+    arena::Arena,
     clocks::{TableClocks, is_clocked},
+    marks::Marks,
+    memory::{Made, MemoryThread, WantedState},
     push::{Refusal, detail_of},
     rounds::TableRounds,
 };
 use crate::{
-    table::{BlockGeometry, DensePartition, SparsePartition},
+    table::{BlockGeometry, DensePartition, SparseFull, SparsePartition, StatePlanes},
     update::{Accumulator, FiniteScan, Kernel, KernelError},
 };
 
@@ -32,6 +33,8 @@ pub(super) struct ShardTable {
     pub(super) rows: TableRows,
     /// Index into the rows' partitions.
     pub(super) slots: Slots,
+    /// Keys whose rows [`ShardTable::make_rows`] has made; scratch.
+    made: Vec<u64>,
     /// Whether its partitions are kept by chains.
     pub(super) is_chained: bool,
     /// Its workers' clocks, if pulls may have to wait.
@@ -55,9 +58,6 @@ pub(super) enum TableError {
     /// No kernel for its rule and dtype.
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    /// No memory.
-    #[error(transparent)]
-    Memory(#[from] ArenaError),
     /// It would pass the shard's memory bound.
     #[error(
         "the table needs {needed} bytes here and {left} are left: raise --memory or add servers"
@@ -89,6 +89,7 @@ impl ShardTable {
                 TableKind::Sparse {} => TableRows::Sparse(Vec::new()),
             },
             slots: Slots::new(partition_count),
+            made: Vec::new(),
             is_chained: false,
             clocks: None,
             rounds: TableRounds::new(schema.aggregation).map(Box::new),
@@ -96,44 +97,73 @@ impl ShardTable {
         })
     }
 
-    /// Makes the partitions that the map gives to this shard and that are not here yet, with zeroed
-    /// rows.
+    /// Partitions that the map gives to this shard and that are not here.
+    pub(super) fn missing<'a>(
+        &'a self,
+        map: &'a ClusterMap,
+        server: ServerId,
+        (shard, shard_count): (ShardId, u16),
+    ) -> impl Iterator<Item = PartitionId> + use<'a> {
+        (0..map.partition_count()).map(PartitionId).filter(move |partition| {
+            let chain = &map.chains[partition.0 as usize];
+            (chain.servers.contains(&server) || chain.learner == Some(server))
+                && shard_of(*partition, shard_count) == shard
+                && self.slots.find(*partition).is_none()
+                && !(self.is_dense() && self.layout.rows_of(*partition).is_empty())
+        })
+    }
+
+    /// Bytes of parameter memory that a partition takes.
+    pub(super) fn len_of(&self, partition: PartitionId) -> u64 {
+        if !self.is_dense() {
+            return 0;
+        }
+        let rows = self.layout.rows_of(partition).count();
+        BlockGeometry::new(self.entry.schema.row_len(), rows).len(rows)
+    }
+
+    /// Lengths of the pieces of the arena that [`ShardTable::install`] takes, in its order.
+    pub(super) fn pieces(&self, partitions: &[PartitionId]) -> impl Iterator<Item = u64> {
+        let wants_clock = is_clocked(&self.entry.schema) && self.clocks.is_none();
+        let partitions = if self.is_dense() { partitions } else { &[] };
+        let rows = partitions.iter().map(|partition| self.len_of(*partition));
+        rows.chain(wants_clock.then_some(ClockLine::LEN as u64))
+    }
+
+    /// The optimiser state of a partition, to be made by another thread.
+    pub(super) fn wanted_state(&self, partition: PartitionId) -> Option<WantedState> {
+        let rows = self.layout.rows_of(partition).count();
+        if self.is_dense() { WantedState::of(self, partition, rows) } else { None }
+    }
+
+    /// Takes in partitions that are not here, with zeroed rows. The arena has room for them, and what was
+    /// made has their state.
     pub(super) fn install(
         &mut self,
-        map: &ClusterMap,
-        server: ServerId,
-        shard: (ShardId, u16),
+        chained: bool,
+        partitions: &[PartitionId],
         arena: &mut Arena,
-        transports: &mut [Box<dyn Transport>],
-        memory_left: &mut u64,
-    ) -> Result<(), TableError> {
-        self.is_chained = map.chained;
-        for partition in (0..map.partition_count()).map(PartitionId) {
-            let chain = &map.chains[partition.0 as usize];
-            let here = (chain.servers.contains(&server) || chain.learner == Some(server))
-                && shard_of(partition, shard.1) == shard.0;
-            if !here || self.slots.find(partition).is_some() {
-                continue;
-            }
+        made: &mut Made,
+    ) {
+        self.is_chained = chained;
+        for &partition in partitions {
+            let schema = &self.entry.schema;
             let slot = match &mut self.rows {
                 TableRows::Sparse(partitions) => {
-                    partitions.push(SparsePartition::new(partition, &self.entry.schema));
+                    partitions.push(SparsePartition::new(partition, schema));
                     partitions.len() - 1
                 }
                 TableRows::Dense(partitions) => {
                     let rows = self.layout.rows_of(partition);
-                    if rows.is_empty() {
-                        continue;
-                    }
-                    let schema = &self.entry.schema;
-                    let needed =
-                        BlockGeometry::new(schema.row_len(), rows.count()).len(rows.count());
-                    let left = *memory_left;
-                    *memory_left =
-                        left.checked_sub(needed).ok_or(TableError::Bound { needed, left })?;
-                    let piece = arena.allocate(needed, transports)?;
-                    let dense =
-                        DensePartition::new(partition, rows, schema, piece.pages, piece.offset);
+                    let state = made.states.remove(&(self.entry.id, partition));
+                    // A rule that keeps none.
+                    let state = state.unwrap_or_else(|| {
+                        StatePlanes::new(&schema.rule, schema.dtype, 0, schema.width as usize)
+                    });
+                    let len = BlockGeometry::new(schema.row_len(), rows.count()).len(rows.count());
+                    let piece = arena.allocate(len);
+                    let place = (piece.pages, piece.offset);
+                    let dense = DensePartition::new(partition, rows, schema, place, state);
                     partitions.push((dense, piece.region));
                     partitions.len() - 1
                 }
@@ -141,32 +171,22 @@ impl ShardTable {
             self.slots.insert(partition, slot);
         }
         if is_clocked(&self.entry.schema) {
-            self.install_clocks(map.chained, arena, transports)?;
+            self.install_clocks(chained, arena);
         }
-        Ok(())
     }
 
-    fn install_clocks(
-        &mut self,
-        chained: bool,
-        arena: &mut Arena,
-        transports: &mut [Box<dyn Transport>],
-    ) -> Result<(), TableError> {
-        if self.clocks.is_none() {
-            let piece = arena.allocate(ClockLine::LEN as u64, transports)?;
-            let clocks = TableClocks::new(piece, &self.entry.schema, chained);
-            self.clocks = Some(Box::new(clocks));
-        }
+    fn install_clocks(&mut self, chained: bool, arena: &mut Arena) {
         let count = match &self.rows {
             TableRows::Dense(partitions) => partitions.len(),
             TableRows::Sparse(partitions) => partitions.len(),
         };
-        if let Some(clocks) = &mut self.clocks {
-            // The first map may not be known when a table is made.
-            clocks.chained = chained;
-            clocks.grow(count);
-        }
-        Ok(())
+        let clocks = self.clocks.get_or_insert_with(|| {
+            let piece = arena.allocate(ClockLine::LEN as u64);
+            Box::new(TableClocks::new(piece, &self.entry.schema, chained))
+        });
+        // The first map may not be known when a table is made.
+        clocks.chained = chained;
+        clocks.grow(count);
     }
 
     /// Whether it is kept on disk.
@@ -179,20 +199,50 @@ impl ShardTable {
         matches!(self.rows, TableRows::Dense(_))
     }
 
-    /// Marks the rows of a partition as not current, or takes the mark away.
-    pub(super) fn fence_partition(&mut self, partition: PartitionId, fenced: bool) {
+    /// Has the rows of a partition marked as not current, or the mark taken away. Its clock is hidden, or
+    /// shown, at once.
+    pub(super) fn fence_partition(
+        &mut self,
+        partition: PartitionId,
+        fenced: bool,
+        marks: &mut Marks,
+    ) {
         let Some(slot) = self.slots.find(partition) else { return };
         if let Some(clocks) = &mut self.clocks {
             clocks.hide(slot, fenced);
         }
         if let TableRows::Dense(partitions) = &mut self.rows {
-            let blocks = partitions[slot].0.blocks_mut();
-            if fenced { blocks.fence() } else { blocks.unfence() }
+            partitions[slot].0.blocks_mut().fence(fenced);
+            marks.add(self.entry.id, partition);
+        }
+    }
+
+    /// Every row of a partition is about to be copied here: those that others may not have go at once.
+    pub(super) fn begin_copy(
+        &mut self,
+        partition: PartitionId,
+        memory_left: &mut u64,
+        memory: &MemoryThread,
+    ) {
+        let Some(slot) = self.slots.find(partition) else { return };
+        match &mut self.rows {
+            TableRows::Sparse(_) => self.clear_partition(partition, memory_left, memory),
+            TableRows::Dense(partitions) => {
+                partitions[slot].0.begin_copy();
+                if let Some(clocks) = &mut self.clocks {
+                    clocks.clear(slot);
+                }
+            }
         }
     }
 
     /// Makes every row of a partition as if it had never been pushed to.
-    pub(super) fn clear_partition(&mut self, partition: PartitionId, memory_left: &mut u64) {
+    pub(super) fn clear_partition(
+        &mut self,
+        partition: PartitionId,
+        memory_left: &mut u64,
+        memory: &MemoryThread,
+    ) {
         let Some(slot) = self.slots.find(partition) else { return };
         if let Some(clocks) = &mut self.clocks {
             clocks.clear(slot);
@@ -206,6 +256,7 @@ impl ShardTable {
                     partitions[slot].track_changes();
                 }
                 *memory_left += old.charged_len();
+                memory.end(old);
             }
         }
     }
@@ -214,24 +265,25 @@ impl ShardTable {
     pub(super) fn remove_partition(
         &mut self,
         partition: PartitionId,
-        arena: &mut Arena,
         memory_left: &mut u64,
+        marks: &mut Marks,
+        memory: &MemoryThread,
     ) {
-        self.fence_partition(partition, true);
         let Some(slot) = self.slots.remove(partition) else { return };
         if let Some(clocks) = &mut self.clocks {
+            clocks.hide(slot, true);
             clocks.remove(slot);
         }
         let moved = match &mut self.rows {
             TableRows::Dense(partitions) => {
                 let (dense, region) = partitions.swap_remove(slot);
-                *memory_left += dense.blocks().geometry().len(dense.blocks().row_count());
-                arena.release(region);
+                marks.leave(dense, region);
                 partitions.get(slot).map(|(moved, _)| moved.partition())
             }
             TableRows::Sparse(partitions) => {
                 let sparse = partitions.swap_remove(slot);
                 *memory_left += sparse.charged_len();
+                memory.end(sparse);
                 partitions.get(slot).map(SparsePartition::partition)
             }
         };
@@ -240,28 +292,53 @@ impl ShardTable {
         }
     }
 
-    /// Gives the table's memory back.
-    pub(super) fn release(self, arena: &mut Arena, memory_left: &mut u64) {
+    /// Gives the table's memory back: that of dense rows bit by bit, in the turns to come.
+    pub(super) fn release(
+        self,
+        arena: &mut Arena,
+        memory_left: &mut u64,
+        marks: &mut Marks,
+        memory: &MemoryThread,
+    ) {
         if let Some(mut clocks) = self.clocks {
             clocks.open();
             arena.release(clocks.place().0);
         }
         match self.rows {
             TableRows::Dense(partitions) => {
-                for (mut partition, region) in partitions {
-                    // Clients may hold its place: they must not take it for current.
-                    partition.blocks_mut().fence();
-                    let geometry = partition.blocks().geometry();
-                    *memory_left += geometry.len(partition.blocks().row_count());
-                    arena.release(region);
-                }
+                // Clients may hold their places: they must not take them for current.
+                partitions.into_iter().for_each(|(dense, region)| marks.leave(dense, region));
             }
             TableRows::Sparse(partitions) => {
-                for partition in partitions {
-                    *memory_left += partition.memory_len() as u64;
+                *memory_left += partitions.iter().map(SparsePartition::charged_len).sum::<u64>();
+                memory.end(partitions);
+            }
+        }
+    }
+
+    /// Makes the rows of new keys, so that a push of them finds memory for all or changes nothing: where
+    /// there is none for one of them, no row stays that this made.
+    pub(super) fn make_rows(&mut self, keys: &[u64], memory: &mut u64) -> Result<(), Refusal> {
+        let Self { rows: TableRows::Sparse(partitions), slots, layout, made, .. } = self else {
+            return Ok(());
+        };
+        made.clear();
+        for (at, key) in (0_u32..).zip(keys) {
+            let slot = slots.find(layout.partition_of(*key));
+            let Some(slot) = slot else { continue };
+            match partitions[slot].make_row(*key, memory) {
+                Ok((_, true)) => made.push(*key),
+                Ok((_, false)) => {}
+                Err(SparseFull) => {
+                    for key in made.drain(..).rev() {
+                        let slot = slots.find(layout.partition_of(key));
+                        slot.into_iter().for_each(|slot| partitions[slot].unmake_row(key));
+                    }
+                    return Err((Status::Full, at));
                 }
             }
         }
+        Ok(())
     }
 
     /// Where a partition is in the rows' vector, if it is here.
@@ -367,5 +444,43 @@ impl Slots {
             Some(&slot) if slot != NONE => Some(slot as usize),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass_wire::{DataType, TableId, TableSchema};
+
+    use super::*;
+
+    #[test]
+    fn a_push_without_memory_for_all_its_rows_makes_none() {
+        let schema = TableSchema::sparse(DataType::F32, 4);
+        let entry = TableEntry { id: TableId(1), name: "rows".to_owned(), schema };
+        let mut table = ShardTable::new(entry, 2).unwrap();
+        let partitions = [PartitionId(0), PartitionId(1)];
+        table.install(false, &partitions, &mut Arena::default(), &mut Made::default());
+        let count = |table: &ShardTable| -> u64 {
+            let TableRows::Sparse(partitions) = &table.rows else { panic!("a sparse table") };
+            partitions.iter().map(SparsePartition::row_count).sum()
+        };
+        let mut memory = 20_000;
+        let here: Vec<u64> = (0..20).collect();
+        assert_eq!(table.make_rows(&here, &mut memory), Ok(()));
+        // Some of these are here, most are new, and there is room for a part of them.
+        let many: Vec<u64> = (10..2000).collect();
+        let (status, at) = table.make_rows(&many, &mut memory).unwrap_err();
+        assert_eq!(status, Status::Full);
+        assert!(at > 50, "after many that there was room for: {at}");
+        assert_eq!(count(&table), 20, "none of them stays");
+        let TableRows::Sparse(partitions) = &table.rows else { panic!("a sparse table") };
+        for key in 0..2000 {
+            let is_here = partitions.iter().any(|partition| partition.contains(key));
+            assert_eq!(is_here, key < 20, "key {key}");
+        }
+        // What it found room for is there for others, without a byte more.
+        let left = memory;
+        assert_eq!(table.make_rows(&many[..at as usize], &mut memory), Ok(()));
+        assert_eq!((count(&table), memory), (10 + u64::from(at), left));
     }
 }

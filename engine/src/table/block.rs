@@ -75,6 +75,10 @@ pub struct Blocks {
     offset: u64,
     row_count: u64,
     geometry: BlockGeometry,
+    /// [`FENCED`] where every block is to carry that mark, else nothing.
+    mark: u64,
+    /// Blocks before this one carry it, or carry it no more.
+    marked: u64,
 }
 
 impl Blocks {
@@ -83,7 +87,8 @@ impl Blocks {
     pub fn new(pages: Pages, offset: u64, row_count: u64, geometry: BlockGeometry) -> Self {
         assert!(offset.is_multiple_of(BLOCK_LINE_LEN), "blocks begin at a line");
         assert!(pages.contains(offset, geometry.len(row_count)), "blocks leave their pages");
-        Self { pages, offset, row_count, geometry }
+        let marked = geometry.block_count(row_count);
+        Self { pages, offset, row_count, geometry, mark: 0, marked }
     }
 
     /// Offset of the first line.
@@ -96,6 +101,13 @@ impl Blocks {
     #[must_use]
     pub fn geometry(&self) -> BlockGeometry {
         self.geometry
+    }
+
+    /// Bytes they take.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "there are no blocks of nothing")]
+    pub fn len(&self) -> u64 {
+        self.geometry.len(self.row_count)
     }
 
     /// Number of rows.
@@ -119,7 +131,8 @@ impl Blocks {
             let (head, tail) = self.version_words(line);
             let version = block_version::begin(head, tail);
             write(self.values_pointer(values), first, end - first);
-            block_version::end(head, tail, version);
+            // One that is written before its turn to be marked has to be marked from now on.
+            block_version::end(head, tail, version | self.mark);
             first = end;
         }
     }
@@ -148,28 +161,42 @@ impl Blocks {
         self.pages.load_u64(line + HEAD_VERSION_AT)
     }
 
-    /// Marks every block as no longer current: one-sided readers see it at once.
-    pub fn fence(&mut self) {
-        for block in 0..self.geometry.block_count(self.row_count) {
-            let line = self.offset + block * u64::from(self.geometry.block_stride);
-            let version = self.pages.load_u64(line + HEAD_VERSION_AT) | FENCED;
-            self.pages.store_u64(line + HEAD_VERSION_AT, version);
-            let tail = line + u64::from(self.geometry.block_stride) + TAIL_VERSION_AT;
-            self.pages.store_u64(tail, version);
-        }
+    /// Has every block marked as no longer current, so that one-sided readers see it, or as current again:
+    /// block by block, by [`Blocks::mark_some`]. One that is written in the meantime is marked at once.
+    pub fn fence(&mut self, fenced: bool) {
+        self.mark = if fenced { FENCED } else { 0 };
+        self.marked = 0;
     }
 
-    /// Takes back what [`Blocks::fence`] marked: the rows are current again.
-    pub fn unfence(&mut self) {
-        for block in 0..self.geometry.block_count(self.row_count) {
+    /// Whether every block carries the mark it is to carry.
+    #[must_use]
+    pub fn is_marked(&self) -> bool {
+        self.marked == self.geometry.block_count(self.row_count)
+    }
+
+    /// Whether its rows are to be read by nobody.
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        self.mark == FENCED
+    }
+
+    /// Marks at most so many blocks; returns how many.
+    pub fn mark_some(&mut self, blocks_max: u64) -> u64 {
+        let end = self.geometry.block_count(self.row_count).min(self.marked + blocks_max);
+        for block in self.marked..end {
             let line = self.offset + block * u64::from(self.geometry.block_stride);
-            // Another version than any before: a reader that saw rows before they were fenced must
-            // not take those from now on for the same.
-            let version = (self.pages.load_u64(line + HEAD_VERSION_AT) & !FENCED) + 2;
+            let before = self.pages.load_u64(line + HEAD_VERSION_AT);
+            if before & FENCED == self.mark {
+                continue;
+            }
+            // Unmarked it gets another version than any before: a reader that saw rows before they were
+            // fenced must not take those from now on for the same.
+            let version = if self.mark == 0 { (before & !FENCED) + 2 } else { before | FENCED };
             self.pages.store_u64(line + HEAD_VERSION_AT, version);
             let tail = line + u64::from(self.geometry.block_stride) + TAIL_VERSION_AT;
             self.pages.store_u64(tail, version);
         }
+        end - std::mem::replace(&mut self.marked, end)
     }
 
     /// Pointer to values at `at`. The blocks were checked to lie in the pages when they were made,
@@ -233,15 +260,34 @@ mod tests {
     }
 
     #[test]
-    fn fencing_marks_every_block() {
+    fn fencing_marks_every_block_a_few_at_a_time() {
         let mut blocks = blocks(64, 100);
-        blocks.fence();
-        for block in 0..blocks.geometry.block_count(100) {
-            assert_eq!(blocks.version(block), FENCED);
-        }
-        blocks.unfence();
-        for block in 0..blocks.geometry.block_count(100) {
-            assert_eq!(blocks.version(block), 2);
+        let count = blocks.geometry.block_count(100);
+        assert!(count > 5 && blocks.is_marked());
+        blocks.fence(true);
+        assert_eq!(blocks.mark_some(2), 2);
+        let marked = |blocks: &Blocks| -> Vec<u64> {
+            (0..count).filter(|block| blocks.version(*block) & FENCED != 0).collect()
+        };
+        assert_eq!(marked(&blocks), [0, 1], "no step touches more than it may");
+        // One that is written is marked at once: its rows must not look current.
+        let last = RowRange::new(99, 100);
+        blocks.update(last, |_, _, _| {});
+        assert_eq!(marked(&blocks), [0, 1, count - 1]);
+        blocks.update(RowRange::new(0, 1), |_, _, _| {});
+        assert_eq!(marked(&blocks), [0, 1, count - 1], "a mark stays");
+        assert!(!blocks.is_marked());
+        assert_eq!(blocks.mark_some(u64::MAX - 2), count - 2);
+        assert!(blocks.is_marked());
+        assert_eq!(marked(&blocks), (0..count).collect::<Vec<_>>());
+        blocks.fence(false);
+        assert_eq!(blocks.mark_some(3), 3);
+        assert_eq!(marked(&blocks), (3..count).collect::<Vec<_>>());
+        blocks.update(last, |_, _, _| {});
+        assert_eq!(marked(&blocks), (3..count).collect::<Vec<_>>(), "not before its turn");
+        blocks.mark_some(count);
+        for block in 0..count {
+            assert!(blocks.version(block) >= 2 && blocks.version(block) & (FENCED | 1) == 0);
         }
     }
 }

@@ -25,24 +25,23 @@ pub struct DensePartition {
 }
 
 impl DensePartition {
-    /// Zeroed rows at `offset` of `pages`, see [`Blocks::new`].
+    /// Zeroed rows at `offset` of `pages`, see [`Blocks::new`], with their state.
     #[must_use]
     pub fn new(
         partition: PartitionId,
         rows: RowRange,
         schema: &TableSchema,
-        pages: Pages,
-        offset: u64,
+        (pages, offset): (Pages, u64),
+        state: StatePlanes,
     ) -> Self {
         let geometry = BlockGeometry::new(schema.row_len(), rows.count());
         let width = schema.width as usize;
-        let row_count = usize_of(rows.count());
         Self {
             partition,
             rows,
             width,
             blocks: Blocks::new(pages, offset, rows.count(), geometry),
-            state: StatePlanes::new(&schema.rule, schema.dtype, row_count, width),
+            state,
             changed: ChangedPieces::default(),
             dirty: DirtyRows::default(),
             marked: RowRange::default(),
@@ -178,6 +177,13 @@ impl DensePartition {
         is_set
     }
 
+    /// All rows are about to be restored: each counts as changed.
+    pub fn begin_copy(&mut self) {
+        if self.changed.is_tracked() {
+            self.changed = ChangedPieces::all(self.piece_count());
+        }
+    }
+
     /// Makes all rows and their state zero, as they were at first.
     pub fn clear(&mut self) {
         let row_len = self.blocks.geometry().row_len;
@@ -186,9 +192,7 @@ impl DensePartition {
             unsafe { std::ptr::write_bytes(values, 0, usize_of(count * row_len)) };
         });
         self.state.clear();
-        if self.changed.is_tracked() {
-            self.changed = ChangedPieces::all(self.piece_count());
-        }
+        self.begin_copy();
     }
 
     /// The partition.
@@ -318,7 +322,8 @@ mod tests {
         let rows = RowRange::new(1000, 1100);
         let len = BlockGeometry::new(schema.row_len(), rows.count()).len(rows.count());
         let pages = Pages::allocate(usize_of(len) + 64, PagesOptions::default()).unwrap();
-        let mut dense = DensePartition::new(PartitionId(0), rows, &schema, pages, 64);
+        let state = StatePlanes::new(&schema.rule, schema.dtype, 100, 4);
+        let mut dense = DensePartition::new(PartitionId(0), rows, &schema, (pages, 64), state);
         dense.change(RowRange::new(0, 10));
         dense.track_dirty();
         dense.change(RowRange::new(0, 10));

@@ -79,6 +79,36 @@ impl HashIndex {
         (self.count - 1, true)
     }
 
+    /// Forgets the key that was inserted last.
+    ///
+    /// # Panics
+    ///
+    /// When it is another one.
+    pub fn remove_last(&mut self, key: u64) {
+        let last = self.count.checked_sub(1);
+        assert!(last.is_some() && self.find(key) == last, "key {key} is not the last one");
+        self.count -= 1;
+        let mut gap = self.slots.probe(key);
+        if self.slots.row_at(gap) != last {
+            // It was made before the slots grew. The others' ways lead past it.
+            let slot = self.old.slot_left(key);
+            slot.into_iter().for_each(|slot| slot.1 = GONE);
+            return;
+        }
+        let mask = self.slots.mask;
+        self.slots.held[gap] = FREE;
+        // Keys behind the gap that began at it or before it move up, or nobody would find them.
+        let mut at = (gap + 1) & mask;
+        while self.slots.held[at] != FREE {
+            let first = self.slots.first(self.slots.held[at].0);
+            if at.wrapping_sub(first) & mask >= at.wrapping_sub(gap) & mask {
+                self.slots.held[gap] = std::mem::replace(&mut self.slots.held[at], FREE);
+                gap = at;
+            }
+            at = (at + 1) & mask;
+        }
+    }
+
     /// Forgets every key, keeping the memory.
     pub fn clear(&mut self) {
         if self.count > 0 {
@@ -105,6 +135,7 @@ impl HashIndex {
         for _ in 0..MOVED_PER_KEY {
             if let Some(slot) = self.old.held.pop()
                 && slot != FREE
+                && slot.1 != GONE
             {
                 let at = self.slots.probe(slot.0);
                 self.slots.held[at] = slot;
@@ -120,6 +151,9 @@ impl HashIndex {
 type Slot = (u64, u64);
 
 const FREE: Slot = (0, 0);
+
+/// In place of the row of an old slot's key that was removed.
+const GONE: u64 = u64::MAX;
 
 /// Slots, a power of two of them until the last ones are taken out.
 #[derive(Debug, Default)]
@@ -158,7 +192,15 @@ impl Slots {
         let first = self.first(key);
         let (front, back) = self.held.split_at_checked(first).unwrap_or((&self.held, &[]));
         let slot = back.iter().chain(front).find(|slot| slot.1 == 0 || slot.0 == key)?;
-        slot.1.checked_sub(1)
+        if slot.1 == GONE { None } else { slot.1.checked_sub(1) }
+    }
+
+    /// The slot of a key that was not taken out.
+    #[cold]
+    fn slot_left(&mut self, key: u64) -> Option<&mut Slot> {
+        let first = self.first(key).min(self.held.len());
+        let (front, back) = self.held.split_at_mut(first);
+        back.iter_mut().chain(front).find(|slot| slot.1 == 0 || slot.0 == key)
     }
 
     /// Where looking for a key begins.
@@ -195,6 +237,27 @@ mod tests {
             assert_eq!(index.find(key), oracle.get(&key).copied());
         }
         assert_eq!(index.len(), oracle.len() as u64);
+        // As if the last ones had never been: in every state of growing.
+        let mut last: Vec<(u64, u64)> = oracle.iter().map(|(key, row)| (*row, *key)).collect();
+        last.sort_unstable();
+        for (row, key) in last.into_iter().rev().take(3000) {
+            index.remove_last(key);
+            assert_eq!((index.find(key), index.len()), (None, row));
+            oracle.remove(&key);
+        }
+        for key in 0..10_000 {
+            assert_eq!(index.find(key), oracle.get(&key).copied());
+        }
+        for key in 0..10_000 {
+            let next = oracle.len() as u64;
+            let row = *oracle.entry(key).or_insert(next);
+            assert_eq!(index.find_or_insert(key), (row, row == next));
+            if row == next && key % 3 == 0 {
+                index.remove_last(key);
+                assert_eq!(index.find(key), None);
+                assert_eq!(index.find_or_insert(key), (row, true));
+            }
+        }
         index.clear();
         assert_eq!(index.find(1), None);
         assert!(index.is_empty());

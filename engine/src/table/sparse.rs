@@ -234,6 +234,15 @@ impl SparsePartition {
     /// When there is no memory for it.
     #[inline]
     pub fn row_of_or_new(&mut self, key: u64, memory: &mut u64) -> Result<u64, SparseFull> {
+        self.make_row(key, memory).map(|(row, _)| row)
+    }
+
+    /// Makes the row of a key if it is new; the row, and whether it is.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    #[inline]
+    pub fn make_row(&mut self, key: u64, memory: &mut u64) -> Result<(u64, bool), SparseFull> {
         if self.index.len() == self.capacity() && self.index.find(key).is_none() {
             self.grow(memory)?;
         }
@@ -241,7 +250,18 @@ impl SparsePartition {
         if is_new {
             self.slabs[locate(row).0].keys.push(key);
         }
-        Ok(row)
+        Ok((row, is_new))
+    }
+
+    /// Takes back the row that was made last, to which nothing was applied; the memory for it stays.
+    ///
+    /// # Panics
+    ///
+    /// When it is another key's.
+    pub fn unmake_row(&mut self, key: u64) {
+        self.index.remove_last(key);
+        let made = self.slabs[locate(self.index.len()).0].keys.pop();
+        assert_eq!(made, Some(key), "rows and keys are in one order");
     }
 
     /// Copies a key's values into `into`; zeros if the key has no row.

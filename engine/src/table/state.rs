@@ -1,5 +1,7 @@
 //! Optimiser state beside the values: planes of state values and step counts, never read by peers.
 
+use std::hint::black_box;
+
 use windlass_wire::{DataType, UpdateRule};
 
 /// State of a run of rows: as many planes as the rule has, each laid out as the values are, and a
@@ -25,6 +27,15 @@ impl StatePlanes {
             steps: if rule.counts_steps() { vec![0; row_count] } else { Vec::new() },
             row_stride,
         }
+    }
+
+    /// Touches every page, so that no later access waits for the system to make one.
+    pub fn populate(&mut self) {
+        const WORDS_PER_PAGE: usize = 512;
+        for plane in &mut self.planes {
+            plane.iter_mut().step_by(WORDS_PER_PAGE).for_each(|word| *black_box(word) = 0);
+        }
+        self.steps.iter_mut().step_by(2 * WORDS_PER_PAGE).for_each(|step| *black_box(step) = 0);
     }
 
     /// Bytes of memory it takes.

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crossbeam::channel::{Receiver, unbounded};
+use crossbeam::channel::{Receiver, Sender, unbounded};
 use windlass_engine::{
     limits::COMPLETION_SLOTS,
     persist::storage,
@@ -24,7 +24,7 @@ use windlass_transport::{
 };
 use windlass_wire::{
     ClusterMap, Epoch, Incarnation, PartitionId, ServerEntry, ServerId, SessionId, ShardId,
-    TableEntry,
+    TableEntry, TableId,
     control::{Peer, Provider},
     map::{Chain, ServerState},
 };
@@ -54,6 +54,16 @@ pub(crate) fn transport(provider: Provider) -> Box<dyn Transport> {
 
 impl Node {
     pub(crate) fn start(server: u32, life: u64, provider: Provider) -> Self {
+        Self::start_with(server, life, provider, 1 << 30)
+    }
+
+    /// As `start`, with so many bytes of memory for each shard.
+    pub(crate) fn start_with(
+        server: u32,
+        life: u64,
+        provider: Provider,
+        memory_len_max: u64,
+    ) -> Self {
         let (events, told) = unbounded();
         let (ended_sender, ended) = unbounded();
         // Busy machines must not lose leases: nothing here measures how soon a silence is noticed.
@@ -66,7 +76,7 @@ impl Node {
                 let options = ShardOptions {
                     spin_us: 20,
                     by_reference_len: None,
-                    memory_len_max: 1 << 30,
+                    memory_len_max,
                     log_len_max: None,
                     worker_timeout_ms: windlass_engine::limits::WORKER_TIMEOUT_MS,
                 };
@@ -122,6 +132,30 @@ impl Node {
             let _: u64 = handle.ask(|answer| ShardCommand::OpenLog { answer })?;
         }
         Ok(())
+    }
+
+    /// Makes and gives back no memory until all of these are gone.
+    pub(crate) fn hold_memory(&self) -> Vec<Sender<()>> {
+        let hold = |handle: &ShardHandle| {
+            let (held, until) = unbounded();
+            handle.send(ShardCommand::HoldMemory { until });
+            held
+        };
+        self.handles.iter().map(hold).collect()
+    }
+
+    /// Bytes that its shards may still use, each.
+    pub(crate) fn memory_left(&self) -> Vec<u64> {
+        let left = |handle: &ShardHandle| {
+            handle.ask(|answer| ShardCommand::Statistics { answer }).unwrap().memory_left
+        };
+        self.handles.iter().map(left).collect()
+    }
+
+    pub(crate) fn drop_table(&self, table: TableId) {
+        for handle in &self.handles {
+            handle.ask(|answer| ShardCommand::DropTable { table, answer }).unwrap();
+        }
     }
 
     /// Its disk refuses all writes from now on.

@@ -8,6 +8,7 @@ mod expiry;
 mod faults;
 mod kept;
 mod linked;
+mod memory;
 mod order;
 mod world;
 

@@ -152,6 +152,12 @@ impl World {
 
     /// Takes a running server in as a learner of every chain, and at last as their tail.
     pub(crate) fn admit(&mut self, server: ServerId, is_new: bool) {
+        self.introduce(server, is_new);
+        self.take_in(server);
+    }
+
+    /// Takes a running server in as a learner of every chain.
+    pub(crate) fn introduce(&mut self, server: ServerId, is_new: bool) {
         let peer = self.node(server).peer;
         self.map.servers.push(ServerEntry {
             id: server,
@@ -169,6 +175,10 @@ impl World {
             node.link(self.node(server), self.provider);
             self.node(server).link(node, self.provider);
         }
+    }
+
+    /// Makes a learner of every chain their tail, once it has caught up.
+    pub(crate) fn take_in(&mut self, server: ServerId) {
         self.await_all(server, |event| match event {
             ServerEvent::CaughtUp { partition, .. } => Some(partition),
             _ => None,

@@ -142,6 +142,17 @@ pub enum CoordinatorInput {
         /// The server rejected.
         server: ServerId,
     },
+    /// A server has no memory for a partition that it is to copy.
+    CannotHold {
+        /// The server.
+        server: ServerId,
+        /// Its life.
+        incarnation: Incarnation,
+        /// The partition.
+        partition: PartitionId,
+        /// The chain epoch in which it found that.
+        epoch: Epoch,
+    },
     /// An operator's change: `Drain`, `Undrain`, `Forget`, `AcceptLoss`, `Fail`.
     Operator(Change),
     /// An operator wants the placement worked out anew.
@@ -293,6 +304,12 @@ impl Coordinator {
             CoordinatorInput::Rejected { by, incarnation, partition, epoch, server } => {
                 if self.map.admits(by, incarnation) {
                     self.rejected(partition, epoch, server);
+                }
+            }
+            CoordinatorInput::CannotHold { server, incarnation, partition, epoch } => {
+                if self.joins(server, incarnation, partition, epoch, JoiningPhase::Copying) {
+                    self.planner.refuse(server, partition);
+                    self.want(Change::Abandon { partition });
                 }
             }
             CoordinatorInput::Operator(change) => self.want(change),

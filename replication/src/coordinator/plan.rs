@@ -1,7 +1,7 @@
 //! Which server copies which partition: the placement is computed once per change of the servers,
 //! then worked off a bounded number of copies at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use windlass_wire::{PartitionId, ServerId};
 
@@ -15,12 +15,21 @@ pub(super) struct Planner {
     stale: bool,
     /// Something changed since the last look at what could be started.
     look: bool,
+    /// What servers had no memory for, in the lives they are in.
+    refused: BTreeSet<(ServerId, PartitionId)>,
 }
 
 impl Planner {
     pub(super) fn replan(&mut self) {
         self.stale = true;
         self.look = true;
+        self.refused.clear();
+    }
+
+    /// A server has no memory for a partition: others are asked until it comes back in another life, or
+    /// the placement is worked out anew.
+    pub(super) fn refuse(&mut self, server: ServerId, partition: PartitionId) {
+        self.refused.insert((server, partition));
     }
 
     pub(super) fn has_work(&self) -> bool {
@@ -32,6 +41,8 @@ impl Planner {
         let states = |map: &ClusterMap| {
             map.servers.iter().map(|(&id, entry)| (id, entry.state)).collect::<Vec<_>>()
         };
+        let life = |map: &ClusterMap, id: &ServerId| map.servers.get(id).map(|one| one.incarnation);
+        self.refused.retain(|(server, _)| life(old, server) == life(new, server));
         let created = old.partitions.iter().zip(&new.partitions);
         self.stale |= states(old) != states(new) || { created }
             .any(|(old, new)| old.members.is_empty() != new.members.is_empty());
@@ -60,9 +71,14 @@ impl Planner {
             let partition = PartitionId(id);
             if entry.members.is_empty() {
                 changes.push(Change::Create { partition, members: wanted.clone() });
-            } else if !options.rebalance {
                 continue;
-            } else if let Some((server, leaving)) = next_join(map, entry, wanted) {
+            }
+            if !options.rebalance {
+                continue;
+            }
+            let can_hold = |id: &ServerId| !self.refused.contains(&(*id, partition));
+            let load = |id: &ServerId| busy.get(id).copied().unwrap_or(0);
+            if let Some((server, leaving)) = next_join(map, entry, wanted, can_hold, load) {
                 let copies = busy.entry(server).or_default();
                 if *copies < options.copies_per_server_max {
                     *copies += 1;
@@ -98,18 +114,30 @@ fn next_join(
     map: &ClusterMap,
     entry: &PartitionEntry,
     wanted: &[ServerId],
+    can_hold: impl Fn(&ServerId) -> bool,
+    load: impl Fn(&ServerId) -> usize,
 ) -> Option<(ServerId, Option<ServerId>)> {
     // A chain whose last member is down cannot feed anybody.
     let feeds = entry.tail().is_some_and(|tail| map.is_in_force(tail));
     if entry.joining.is_some() || entry.lost || !feeds {
         return None;
     }
-    let server = *wanted.iter().find(|id| !entry.members.contains(id))?;
     let up = |id: &ServerId| map.servers[id].state == ServerState::Up;
+    let joins = |id: &&ServerId| !entry.members.contains(id) && can_hold(id);
+    let full = entry.members.len() >= usize::from(map.replicas);
+    let placed = wanted.iter().find(joins).copied();
+    // Where those that the placement names have no memory, any server will do for a copy that is missing.
+    let is_short =
+        !full || entry.members.iter().any(|id| map.servers[id].state == ServerState::Draining);
+    let other = || {
+        let others = map.placeable().filter(|id| is_short && up(id) && joins(&id));
+        others.min_by_key(|id| (load(id), *id))
+    };
+    let has_refused = wanted.iter().any(|id| !entry.members.contains(id) && !can_hold(id));
+    let server = placed.or_else(|| if has_refused { other() } else { None })?;
     if !up(&server) {
         return None;
     }
-    let full = entry.members.len() >= usize::from(map.replicas);
     // A draining member leaves even a short chain once its replacement is in.
     let leaving = entry.members.iter().copied().find(|id| {
         !wanted.contains(id) && (full || map.servers[id].state == ServerState::Draining)

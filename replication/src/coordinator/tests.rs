@@ -292,3 +292,65 @@ fn a_server_ahead_of_the_store_ends_the_leading() {
     driver.give(CoordinatorInput::Operator(Change::Fail { server: ServerId(1) }));
     assert!(driver.coordinator.draft().is_none());
 }
+
+/// Partitions in which a server is a member, or joins.
+fn named(driver: &Driver, server: ServerId) -> usize {
+    let entries = &driver.coordinator.map().partitions;
+    let joins = |entry: &crate::membership::PartitionEntry| {
+        entry.joining.is_some_and(|joining| joining.server == server)
+    };
+    entries.iter().filter(|entry| entry.members.contains(&server) || joins(entry)).count()
+}
+
+#[test]
+fn who_has_no_memory_for_a_partition_is_not_asked_again_and_another_server_is() {
+    let mut driver = Driver::new(5);
+    driver.settle();
+    driver.give(CoordinatorInput::Operator(Change::Fail { server: ServerId(2) }));
+    // Server 1 takes nothing more, whatever it is asked to copy.
+    let mut refusals = 0;
+    for _ in 0..400 {
+        let map = driver.coordinator.map().clone();
+        let copying = (0_u32..).zip(&map.partitions).find_map(|(id, entry)| {
+            let joining = entry.joining.filter(|joining| joining.phase == JoiningPhase::Copying)?;
+            Some((PartitionId(id), joining.server, entry.epoch))
+        });
+        let Some((partition, server, epoch)) = copying else { break };
+        let incarnation = map.servers[&server].incarnation;
+        if server == ServerId(1) {
+            refusals += 1;
+            driver.give(CoordinatorInput::CannotHold { server, incarnation, partition, epoch });
+            continue;
+        }
+        driver.give(CoordinatorInput::CaughtUp { server, incarnation, partition, epoch });
+        let epoch = driver.coordinator.map().partitions[partition.0 as usize].epoch;
+        driver.give(CoordinatorInput::Synchronised { server, incarnation, partition, epoch });
+    }
+    assert!((1..=16).contains(&refusals), "asked once for each partition: {refusals}");
+    let map = driver.coordinator.map();
+    assert!(map.partitions.iter().all(|entry| entry.joining.is_none()), "it has come to rest");
+    for entry in &map.partitions {
+        assert_eq!(entry.members.len(), 3, "others hold what it cannot: {entry:?}");
+    }
+    // In another life it is asked again.
+    driver.give(CoordinatorInput::Operator(Change::Fail { server: ServerId(1) }));
+    driver.settle();
+    assert_eq!(named(&driver, ServerId(1)), 0);
+    driver.join(1, 2);
+    driver.settle();
+    assert!(named(&driver, ServerId(1)) >= 10, "it takes its share");
+}
+
+#[test]
+fn a_refusal_of_an_old_epoch_or_of_a_member_changes_nothing() {
+    let mut driver = Driver::new(4);
+    driver.settle();
+    let map = driver.coordinator.map().clone();
+    let server = map.partitions[0].members[0];
+    for epoch in [map.partitions[0].epoch, Epoch(0)] {
+        let incarnation = map.servers[&server].incarnation;
+        let partition = PartitionId(0);
+        driver.give(CoordinatorInput::CannotHold { server, incarnation, partition, epoch });
+    }
+    assert_eq!(*driver.coordinator.map(), map);
+}

@@ -9,7 +9,15 @@ use super::{
     },
     device::Device,
 };
-use crate::{error::RegisterError, fabric::Access, memory::Pages};
+use crate::{
+    error::RegisterError,
+    fabric::{Access, MemoryRegion, Prepared, RegionId, Registrar},
+    memory::Pages,
+    slab::Slab,
+};
+
+/// Most regions of one instance.
+pub(super) const REGIONS_MAX: u32 = 0xffff;
 
 /// A registration. Holds the pages, so they cannot be unmapped under the device.
 #[derive(Debug)]
@@ -69,6 +77,35 @@ impl Registration {
     }
 }
 
+impl Registration {
+    /// Takes back what [`VerbsRegistrar`] made of these pages.
+    ///
+    /// # Panics
+    ///
+    /// When it is nothing of the kind.
+    pub(super) fn of(prepared: Option<Prepared>, pages: &Pages, access: Access) -> Self {
+        let Some(Ok(registration)) = prepared.map(|prepared| prepared.downcast::<Self>()) else {
+            panic!("memory that this instance's registrar has not prepared");
+        };
+        assert_eq!(registration.address, pages.as_ptr() as u64, "of these pages");
+        assert_eq!(registration.access, access, "with this access");
+        *registration
+    }
+}
+
+/// Adds a registration to an instance's regions.
+pub(super) fn insert(
+    regions: &mut Slab<Registration>,
+    pages: &Pages,
+    registration: Registration,
+) -> Result<MemoryRegion, RegisterError> {
+    let access = registration.access;
+    let id = regions
+        .insert_with(|_| registration)
+        .ok_or(RegisterError::TooMany { count_max: REGIONS_MAX })?;
+    Ok(MemoryRegion { id: RegionId(id), pages: pages.clone(), access })
+}
+
 impl Drop for Registration {
     fn drop(&mut self) {
         // SAFETY: registered once and deregistered once; from here on the device refuses its keys.
@@ -76,6 +113,22 @@ impl Drop for Registration {
         if status != 0 {
             tracing::warn!(status, len = self.len, "ibv_dereg_mr failed; its memory stays pinned");
         }
+    }
+}
+
+/// Registers memory with the device, which takes as long as pinning it does.
+#[derive(Debug)]
+pub(super) struct VerbsRegistrar(Arc<Device>);
+
+impl VerbsRegistrar {
+    pub(super) fn new(device: &Arc<Device>) -> Self {
+        Self(Arc::clone(device))
+    }
+}
+
+impl Registrar for VerbsRegistrar {
+    fn prepare(&self, pages: &Pages, access: Access) -> Result<Prepared, RegisterError> {
+        Registration::new(&self.0, pages, access).map(|registration| Box::new(registration) as _)
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
     connect::{VerbsEndpoint, random_sequence_number},
     datapath::{Limits, Scratch, Verbs},
     device::{Device, positive},
-    memory_region::Registration,
+    memory_region::{self, REGIONS_MAX, Registration, VerbsRegistrar},
     progress::{Greeting, fail},
     queue_pair::{ResetQueuePair, scatter_max},
     send_ring::SendRing,
@@ -20,15 +20,13 @@ use crate::{
     error::{ConnectError, OpenError, PostError, RegisterError, ShareError},
     fabric::{
         Access, Capabilities, Completion, CompletionStatus, Endpoint, INLINE_LEN_MAX, LocalSlice,
-        MemoryRegion, PeerBytes, PendingQueuePair, Promises, QueuePairId, QueuePairState, RegionId,
-        RemoteAddress, RemoteKey, RemoteRegion, Role, SendRequest, Transport, Waker, WorkId,
+        MemoryRegion, PeerBytes, PendingQueuePair, Prepared, Promises, QueuePairId, QueuePairState,
+        Registrar, RemoteAddress, RemoteKey, RemoteRegion, Role, SendRequest, Transport, Waker,
+        WorkId,
     },
     memory::Pages,
     slab::Slab,
 };
-
-/// Most regions of one instance.
-const REGIONS_MAX: u32 = 0xffff;
 
 /// A verbs device as a [`Transport`].
 // Fields are dropped in order: what the device uses goes before what it is made of.
@@ -251,15 +249,29 @@ impl Transport for VerbsTransport {
 
     fn register(&mut self, pages: &Pages, access: Access) -> Result<MemoryRegion, RegisterError> {
         let registration = Registration::new(&self.device, pages, access)?;
-        let id = self
-            .regions
-            .insert_with(|_| registration)
-            .ok_or(RegisterError::TooMany { count_max: REGIONS_MAX })?;
-        Ok(MemoryRegion { id: RegionId(id), pages: pages.clone(), access })
+        memory_region::insert(&mut self.regions, pages, registration)
     }
 
     fn deregister(&mut self, region: &MemoryRegion) {
         drop(self.regions.remove(region.id.0));
+    }
+
+    fn registrar(&self) -> Option<Box<dyn Registrar>> {
+        Some(Box::new(VerbsRegistrar::new(&self.device)))
+    }
+
+    fn adopt(
+        &mut self,
+        pages: &Pages,
+        access: Access,
+        prepared: Option<Prepared>,
+    ) -> Result<MemoryRegion, RegisterError> {
+        let registration = Registration::of(prepared, pages, access);
+        memory_region::insert(&mut self.regions, pages, registration)
+    }
+
+    fn release(&mut self, region: &MemoryRegion) -> Option<Prepared> {
+        self.regions.remove(region.id.0).map(|registration| Box::new(registration) as Prepared)
     }
 
     fn create_queue_pair(&mut self) -> Result<PendingQueuePair, ConnectError> {

@@ -1,8 +1,8 @@
 //! Rule 4: what was not granted is refused, changes nothing, and ends that queue pair only.
 
 use windlass_transport::{
-    Access, Batch, CompletionStatus, Operation, RemoteKey, RemoteRegion, Transport,
-    error::PostError,
+    Access, Batch, CompletionStatus, Operation, Pages, RemoteKey, RemoteRegion, Transport,
+    error::PostError, memory::PagesOptions,
 };
 
 use super::harness::{Fixture, Note, pair, pattern, read, signaled, write, write_word};
@@ -117,6 +117,39 @@ pub fn deregistered_keys_are_refused<F: Fixture>() {
             side.meet();
             assert_eq!(target.pages.load_u64(0), 1, "a key outlived its registration");
             assert_eq!(target.pages.load_u64(8), 3);
+        },
+    );
+}
+
+/// What another thread prepared is a region like others, and ends for peers once its rest is dropped.
+pub fn memory_registered_by_another_thread_is_like_any_other<F: Fixture>() {
+    pair::<F>(
+        |mut side| {
+            let queue_pair = side.connect();
+            let target = side.hear_region();
+            let local = side.region(4096, Access::LOCAL);
+            side.carry_out(queue_pair, read(local.slice(0, 64), target.at(64)));
+            assert_eq!(side.bytes(&local, 0, 64), pattern(6, 4096)[64..128]);
+            side.meet();
+            side.meet();
+            let status = side.fails(queue_pair, read(local.slice(0, 8), target.at(0)));
+            assert!(matches!(status, None | Some(CompletionStatus::RemoteAccess)));
+            side.meet();
+        },
+        |mut side| {
+            let queue_pair = side.connect();
+            let pages = Pages::allocate(4096, PagesOptions::default()).unwrap();
+            let registrar = side.transport.registrar();
+            let prepare = || registrar.map(|one| one.prepare(&pages, Access::READ).unwrap());
+            let prepared = std::thread::scope(|scope| scope.spawn(prepare).join()).unwrap();
+            let target = side.transport.adopt(&pages, Access::READ, prepared).unwrap();
+            target.pages.write(0, &pattern(6, 4096));
+            side.share(queue_pair, &target);
+            side.meet();
+            let rest = side.transport.release(&target);
+            std::thread::spawn(move || drop(rest)).join().unwrap();
+            side.meet();
+            side.meet();
         },
     );
 }

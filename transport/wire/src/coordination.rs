@@ -99,7 +99,7 @@ pub struct Order {
 pub enum Report {
     /// It is alive.
     Heartbeat {
-        /// The newest map it has received.
+        /// The newest map it acts by.
         map_epoch: Epoch,
         /// Workers whose connections to it are open.
         workers: Vec<WorkerPulse>,
@@ -138,6 +138,13 @@ pub enum Report {
         epoch: Epoch,
         /// The server next in the chain.
         server: ServerId,
+    },
+    /// This server has no memory for rows that the map gives to it.
+    CannotHold {
+        /// Of which partition.
+        partition: PartitionId,
+        /// In which chain epoch.
+        epoch: Epoch,
     },
     /// Its map is older than one it has heard of.
     WantMap {},
@@ -279,6 +286,7 @@ crate::codec::wire_enum!(Report {
     7 => WantMap {},
     8 => DiskFailed {},
     9 => Emptied { tables },
+    10 => CannotHold { partition, epoch },
 });
 crate::codec::wire_struct!(OrderRefusal { status, text });
 crate::codec::wire_struct!(WorkerPulse { rank, incarnation, clock });

@@ -63,7 +63,8 @@ pub enum WindlassDurability {
 pub enum WindlassNotFinite {
     /// They are applied like any other value.
     Accept = 0,
-    /// The whole push is refused.
+    /// The whole push is refused. What is looked at is what is pushed: finite values whose sum, or what the
+    /// rule makes of them, is more than the dtype holds are applied, and make their row infinite.
     Reject = 1,
 }
 

@@ -1,6 +1,6 @@
 //! A new map: who is out is cut off first, then leases, then every replica.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use windlass_replication::{ChainView, Input, Replica, ReplicaLimits};
 use windlass_wire::{
@@ -89,12 +89,28 @@ impl Shard {
         chain.context.leases.adopt(chain.now, &map, self.server);
         note_peers(Some(chain), self.durable.as_deref_mut());
         for partition in (0..map.partition_count()).map(PartitionId) {
-            if shard_of(partition, self.shard_count) == self.id {
+            // Rows that are still to be made take no part yet, as if the map had not come.
+            if shard_of(partition, self.shard_count) == self.id && !self.growth.lacks(partition) {
                 self.configure_chain(partition, &map.chains[partition.0 as usize]);
             }
         }
         self.fence_stale_rows();
         // Whoever leads now has heard workers that no record speaks of yet.
+        self.clocks.unrecorded = self.clocks.is_used();
+    }
+
+    /// Rows of these partitions were made: they take part from now on, those aside that still lack some.
+    pub(in crate::shard) fn configure_grown(&mut self, grown: &BTreeSet<PartitionId>) {
+        if self.chain.is_none() || grown.is_empty() {
+            return;
+        }
+        let map = Arc::clone(&self.map);
+        for &partition in grown {
+            if !self.growth.lacks(partition) {
+                self.configure_chain(partition, &map.chains[partition.0 as usize]);
+            }
+        }
+        self.fence_stale_rows();
         self.clocks.unrecorded = self.clocks.is_used();
     }
 
@@ -211,7 +227,7 @@ impl Shard {
         chain.disk.forget(index);
         self.forget_copied(partition);
         for table in self.tables.values_mut() {
-            table.clear_partition(partition, &mut self.memory_left);
+            table.clear_partition(partition, &mut self.memory_left, &self.growth.memory);
         }
     }
 

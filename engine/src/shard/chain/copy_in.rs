@@ -21,7 +21,8 @@ pub(super) struct CopyIn {
 }
 
 impl Shard {
-    /// Discards what the replica holds.
+    /// Discards what the replica holds. Rows of dense tables stay as they are until the copy, which has all
+    /// of them, comes by: nobody reads them.
     pub(super) fn start_copy_in(&mut self, partition: PartitionId, start: Lsn) {
         let Some(chain) = &mut self.chain else { return };
         let index = chain.index(partition);
@@ -35,7 +36,7 @@ impl Shard {
         chain.disk.forget(index);
         self.forget_copied(partition);
         for table in self.tables.values_mut() {
-            table.clear_partition(partition, &mut self.memory_left);
+            table.begin_copy(partition, &mut self.memory_left, &self.growth.memory);
         }
     }
 

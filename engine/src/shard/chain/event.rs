@@ -28,6 +28,13 @@ pub enum ServerEvent {
         /// The server to take out.
         server: ServerId,
     },
+    /// This server has no memory for rows that the map gives to it.
+    CannotHold {
+        /// The partition.
+        partition: PartitionId,
+        /// The chain epoch.
+        epoch: Epoch,
+    },
     /// A peer is silent, or the link to it broke.
     Suspect {
         /// The peer.

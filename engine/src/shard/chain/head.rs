@@ -18,7 +18,7 @@ use crate::{
     shard::{
         Shard,
         push::{Refusal, is_sent_again},
-        tables::{ShardTable, TableRows},
+        tables::ShardTable,
         work::{Work, values_pointer},
     },
     update::Accumulator,
@@ -177,7 +177,7 @@ impl Shard {
         if work.header.sync && !table.is_kept() {
             return Err((Status::NotDurable, 0));
         }
-        make_rows(table, &self.turn.keys[work.keys.0..work.keys.1], &mut self.memory_left)?;
+        table.make_rows(&self.turn.keys[work.keys.0..work.keys.1], &mut self.memory_left)?;
         let Some(session) = &self.sessions[work.session] else { return Ok(None) };
         let covered = record::Covered {
             session: session.id,
@@ -328,19 +328,6 @@ fn summed_len(work: &Work) -> u64 {
     let header = &work.header;
     let size = Accumulator::sum_dtype(header.dtype).size() as u64;
     u64::from(header.row_count) * u64::from(header.width) * size
-}
-
-/// Makes the rows of new keys, so that what is written down can be applied.
-fn make_rows(table: &mut ShardTable, keys: &[u64], memory: &mut u64) -> Result<(), Refusal> {
-    let TableRows::Sparse(partitions) = &mut table.rows else { return Ok(()) };
-    for (at, key) in (0_u32..).zip(keys) {
-        let slot = table.slots.find(table.layout.partition_of(*key));
-        let Some(sparse) = slot.and_then(|slot| partitions.get_mut(slot)) else { continue };
-        if sparse.row_of_or_new(*key, memory).is_err() {
-            return Err((Status::Full, at));
-        }
-    }
-    Ok(())
 }
 
 pub(super) fn facts_of(table: &ShardTable, partition: PartitionId, epoch: Epoch) -> record::Facts {

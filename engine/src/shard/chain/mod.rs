@@ -181,7 +181,7 @@ impl Chain {
         self.links.iter().any(Link::is_answered)
     }
 
-    fn tell(&self, event: ServerEvent) {
+    pub(super) fn tell(&self, event: ServerEvent) {
         // A server that is stopping listens no more.
         let _ = self.context.events.send(event);
     }

@@ -279,7 +279,7 @@ impl Shard {
     /// Whether a table is newer than any that was made or dropped here. What names it is left for
     /// later: without the table it would change nothing, and other replicas would differ.
     pub(in crate::shard) fn awaits_table(&self, table: TableId) -> bool {
-        table.0 >= self.tables_below
+        table.0 >= self.tables_below || self.growth.is_making(table)
     }
 
     /// Puts the pieces of a part of a copy together; the bytes once they are whole, `None` when a

@@ -1,44 +1,43 @@
 //! Which rows may be read: those of a replica that is whole and has its place in the chain. Others
 //! carry a mark that one-sided readers see.
 
-use windlass_wire::PartitionId;
+use windlass_wire::{PartitionId, TableId};
 
 use super::{Chain, part::Part};
 use crate::shard::Shard;
 
 impl Shard {
-    /// Marks rows that are no longer, or not yet, current, and takes the mark from those that are.
+    /// Has rows marked that are no longer, or not yet, current, and the mark taken from those that are.
     pub(in crate::shard) fn fence_stale_rows(&mut self) {
-        let Self { chain: Some(chain), tables, clocks, .. } = self else { return };
+        let Self { chain: Some(chain), tables, clocks, marks, .. } = self else { return };
         for part in chain.parts.iter_mut().flatten() {
             let stale = !part.replica.is_readable() || part.broken;
             if part.fenced != stale {
                 part.fenced = stale;
                 clocks.is_stale = true;
                 for table in tables.values_mut() {
-                    table.fence_partition(part.partition, stale);
+                    table.fence_partition(part.partition, stale, marks);
                 }
             }
         }
     }
 
     /// A new table's rows take part in what holds for their partitions.
-    pub(in crate::shard) fn fence_new_rows(&mut self) {
-        if let Some(chain) = &mut self.chain {
-            for part in chain.parts.iter_mut().flatten() {
-                part.fenced = false;
-            }
+    pub(in crate::shard) fn fence_new_rows(&mut self, table: TableId) {
+        let Self { chain: Some(chain), tables, clocks, marks, .. } = self else { return };
+        let Some(table) = tables.get_mut(&table) else { return };
+        for part in chain.parts.iter().flatten().filter(|part| part.fenced) {
+            clocks.is_stale = true;
+            table.fence_partition(part.partition, true, marks);
         }
-        self.fence_stale_rows();
     }
 
     /// Gives back the rows of a partition that is kept elsewhere.
     pub(super) fn drop_rows(&mut self, partition: PartitionId) {
-        let Self { tables, arena, memory_left, .. } = self;
+        let Self { tables, memory_left, marks, growth, .. } = self;
         for table in tables.values_mut() {
-            table.remove_partition(partition, arena, memory_left);
+            table.remove_partition(partition, memory_left, marks, &growth.memory);
         }
-        self.sweep_arena();
     }
 }
 

@@ -6,7 +6,7 @@ use windlass_replication::{Input, Time};
 use windlass_wire::ShardId;
 
 use super::{
-    super::{Shard, durable::Durable, wait::Pace},
+    super::{Shard, durable::Durable, growth::report_refused, wait::Pace},
     Chain,
     receive::Incoming,
 };
@@ -115,6 +115,7 @@ impl Shard {
 
     /// What the coordinator may have missed, told again: with every heartbeat.
     pub(in crate::shard) fn repeat_reports(&mut self) {
+        report_refused(self);
         let count = self.chain.as_ref().map_or(0, |chain| chain.parts.len());
         for index in 0..count {
             let part = self.chain.as_ref().and_then(|chain| chain.parts[index].as_deref());

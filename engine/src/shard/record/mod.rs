@@ -7,14 +7,9 @@
 mod gather;
 mod write;
 
-use windlass_wire::{PartitionId, Status};
+use windlass_wire::Status;
 
-use super::{
-    Shard,
-    durable::Durable,
-    push::{Refusal, detail_of},
-    tables::TableRows,
-};
+use super::{Shard, durable::Durable, push::Refusal};
 use crate::persist::{commit::Position, log::ReserveError};
 
 pub(super) use {gather::Gathered, write::kernel_of};
@@ -122,15 +117,6 @@ impl Shard {
     fn make_rows(&mut self, member: usize) -> Result<(), Refusal> {
         let work = &self.turn.works[member];
         let Some(table) = self.tables.get_mut(&work.header.table) else { return Ok(()) };
-        let TableRows::Sparse(partitions) = &mut table.rows else { return Ok(()) };
-        for (row, key) in self.turn.keys[work.keys.0..work.keys.1].iter().enumerate() {
-            let partition: PartitionId = table.layout.partition_of(*key);
-            let slot = table.slots.find(partition);
-            let Some(sparse) = slot.and_then(|slot| partitions.get_mut(slot)) else { continue };
-            if sparse.row_of_or_new(*key, &mut self.memory_left).is_err() {
-                return Err((Status::Full, detail_of(row)));
-            }
-        }
-        Ok(())
+        table.make_rows(&self.turn.keys[work.keys.0..work.keys.1], &mut self.memory_left)
     }
 }

@@ -83,6 +83,7 @@ pub(crate) fn any_report() -> impl Strategy<Value = Report> {
             epoch,
             server: ServerId(server)
         }),
+        place().prop_map(|(partition, epoch)| Report::CannotHold { partition, epoch }),
         Just(Report::WantMap {}),
         Just(Report::DiskFailed {}),
         vec(any::<u32>(), 0..4).prop_map(|tables| Report::Emptied {

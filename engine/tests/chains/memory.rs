@@ -1,0 +1,223 @@
+//! Rows that come and go: their memory is made and given back beside the turns, which go on meanwhile.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use crossbeam::channel::bounded;
+use windlass_engine::shard::{ServerEvent, ShardCommand};
+use windlass_wire::{
+    DataType, ServerId, TableEntry, TableId, TableSchema, control::Provider, map::Chain,
+};
+
+use super::{
+    cluster::{Node, PARTITIONS, assert_equal_replicas},
+    tables,
+    world::World,
+};
+
+const FOUR: ServerId = ServerId(4);
+
+fn late_table() -> TableEntry {
+    let schema = TableSchema {
+        rule: "adam:lr=0.01".parse().unwrap(),
+        ..TableSchema::dense(DataType::F32, 100_000, 16)
+    };
+    TableEntry { id: TableId(9), name: "late".to_owned(), schema }
+}
+
+/// A server with the tables of the cluster, which no map has named yet.
+fn outsider(world: &World, memory_len_max: u64) -> Node {
+    let node = Node::start_with(FOUR.0, 40, world.provider, memory_len_max);
+    node.install(&world.map);
+    world.tables.iter().for_each(|table| node.create(table));
+    node
+}
+
+#[test]
+fn pushes_are_acknowledged_while_the_memory_of_a_table_is_made() {
+    for provider in [Provider::Shm {}, Provider::Tcp {}] {
+        let mut world = World::start(provider, 3, tables());
+        world.push(20);
+        world.client.settle_by(&world.map);
+        let held: Vec<_> = world.nodes.iter().map(Node::hold_memory).collect();
+        let mut answers = Vec::new();
+        for handle in world.nodes.iter().flat_map(|node| &node.handles) {
+            let (answer, answered) = bounded(1);
+            handle.send(ShardCommand::CreateTable { entry: late_table(), answer });
+            answers.push(answered);
+        }
+        let before = world.client.acknowledged;
+        world.push(60);
+        world.client.settle_by(&world.map);
+        assert!(world.client.acknowledged >= before + 120, "they are acknowledged meanwhile");
+        assert!(answers.iter().all(|answer| answer.is_empty()), "and the table is still made");
+        drop(held);
+        answers.iter().for_each(|answer| answer.recv().unwrap().unwrap());
+        world.client.add_tables(&[late_table()]);
+        world.client.push(3, vec![5, 70_000], 1.0);
+        world.push(20);
+        world.check();
+    }
+}
+
+#[test]
+fn a_table_that_is_dropped_while_it_is_made_leaves_nothing() {
+    let world = World::start(Provider::Tcp {}, 1, tables());
+    let node = &world.nodes[0];
+    let left = node.memory_left();
+    let held = node.hold_memory();
+    let mut answers = Vec::new();
+    for handle in &node.handles {
+        let (answer, answered) = bounded(1);
+        handle.send(ShardCommand::CreateTable { entry: late_table(), answer });
+        answers.push(answered);
+    }
+    node.drop_table(late_table().id);
+    drop(held);
+    assert!(answers.iter().all(|answer| answer.recv().unwrap().is_err()));
+    // Another one is made behind it.
+    let other = TableEntry { id: TableId(10), ..late_table() };
+    node.create(&other);
+    assert_ne!(node.memory_left(), left);
+    node.drop_table(other.id);
+    assert_eq!(node.memory_left(), left);
+}
+
+#[test]
+fn dropped_tables_give_back_all_that_was_taken_for_them() {
+    let mut world = World::start(Provider::Shm {}, 1, tables());
+    world.nodes[0].create(&late_table());
+    world.push(100);
+    world.client.settle_by(&world.map);
+    let node = &world.nodes[0];
+    assert!(node.memory_left().iter().all(|left| *left < 1 << 30));
+    for id in [1, 2, 3, 9] {
+        node.drop_table(TableId(id));
+    }
+    assert_eq!(node.memory_left(), [1 << 30; 2], "not a byte more or less");
+}
+
+#[test]
+fn a_learner_copies_once_its_memory_is_made_and_holds_up_nobody_before() {
+    let mut world = World::start(Provider::Shm {}, 3, tables());
+    world.push(40);
+    let node = outsider(&world, 1 << 30);
+    world.client.connect(&node, world.provider);
+    let held = node.hold_memory();
+    world.nodes.push(node);
+    world.introduce(FOUR, false);
+    world.push(60);
+    world.client.settle_by(&world.map);
+    let caught_up = |event| matches!(event, ServerEvent::CaughtUp { .. });
+    assert!(!world.node(FOUR).events.try_iter().any(caught_up), "it has no rows yet");
+    drop(held);
+    world.take_in(FOUR);
+    world.push(60);
+    world.check();
+}
+
+#[test]
+fn a_map_that_needs_more_memory_than_there_is_takes_effect_and_is_told() {
+    let dense = tables().remove(0);
+    let mut world = World::start(Provider::Shm {}, 3, vec![dense]);
+    world.client.push(0, vec![1, 70, 300], 1.0);
+    // Each partition takes about 1 KiB, and a shard has four.
+    world.nodes.push(outsider(&world, 3 << 10));
+    world.introduce(FOUR, false);
+    let (mut copied, mut refused) = (BTreeSet::new(), BTreeSet::new());
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while copied.len() + refused.len() < PARTITIONS as usize {
+        for event in world.node(FOUR).events.try_iter() {
+            match event {
+                ServerEvent::CaughtUp { partition, .. } => drop(copied.insert(partition)),
+                ServerEvent::CannotHold { partition, epoch } => {
+                    assert_eq!(epoch, world.map.chains[partition.0 as usize].epoch);
+                    refused.insert(partition);
+                }
+                _ => {}
+            }
+        }
+        assert!(Instant::now() < deadline, "copied {copied:?}, refused {refused:?}");
+        world.client.poll();
+    }
+    assert_eq!(refused.len(), 2, "what fits is copied: {copied:?}");
+    assert!(copied.is_disjoint(&refused));
+    // The coordinator takes it in where it has caught up, and asks it no more where it has no memory.
+    let joins = |world: &mut World, is_tail: bool| {
+        world.map.epoch = world.map.epoch.next();
+        for (at, chain) in world.map.chains.iter_mut().enumerate() {
+            chain.learner = None;
+            if is_tail && copied.iter().any(|partition| partition.0 as usize == at) {
+                chain.servers.push(FOUR);
+                (chain.tail_joining, chain.epoch) = (true, world.map.epoch);
+            }
+        }
+        world.nodes.iter().for_each(|node| node.install(&world.map));
+    };
+    joins(&mut world, true);
+    world.client.reroute(&world.map);
+    let all: Vec<u64> = (0..400).collect();
+    world.client.push(0, all, 1.0);
+    world.client.settle_by(&world.map);
+    assert_equal_replicas(&world.map, &world.nodes.iter().collect::<Vec<_>>());
+    // With memory for nothing more, it still follows every map.
+    joins(&mut world, false);
+    assert_eq!(world.node(FOUR).states().len(), copied.len());
+}
+
+#[test]
+fn rows_that_come_back_at_once_take_the_memory_of_those_that_go() {
+    let dense = tables().remove(0);
+    let mut world = World::start(Provider::Shm {}, 3, vec![dense]);
+    world.client.push(0, vec![1, 70, 300], 1.0);
+    // Room for the four partitions of a shard, and for no fifth one.
+    world.nodes.push(outsider(&world, 4400));
+    world.introduce(FOUR, false);
+    let copied = |world: &World| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut copied = BTreeSet::new();
+        while copied.len() < PARTITIONS as usize {
+            for event in world.node(FOUR).events.try_iter() {
+                match event {
+                    ServerEvent::CaughtUp { partition, .. } => drop(copied.insert(partition)),
+                    ServerEvent::CannotHold { partition, .. } => panic!("{partition} has no room"),
+                    _ => {}
+                }
+            }
+            assert!(Instant::now() < deadline, "copied {copied:?}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    copied(&world);
+    // Two maps that its shards take up in one turn: no partition is its, all are.
+    let mut answers = Vec::new();
+    for learner in [None, Some(FOUR)] {
+        world.map.epoch = world.map.epoch.next();
+        world.map.chains.iter_mut().for_each(|chain| chain.learner = learner);
+        for handle in &world.node(FOUR).handles {
+            let (answer, answered) = bounded(1);
+            let map = std::sync::Arc::new(world.map.clone());
+            handle.send(ShardCommand::InstallMap { map, answer });
+            answers.push(answered);
+        }
+    }
+    answers.iter().for_each(|answer| answer.recv().unwrap().unwrap());
+    for node in world.nodes.iter().filter(|node| node.peer.server != FOUR) {
+        let without = windlass_wire::ClusterMap {
+            epoch: windlass_wire::Epoch(world.map.epoch.0 - 1),
+            chains: world
+                .map
+                .chains
+                .iter()
+                .cloned()
+                .map(|chain| Chain { learner: None, ..chain })
+                .collect(),
+            ..world.map.clone()
+        };
+        node.install(&without);
+        node.install(&world.map);
+    }
+    copied(&world);
+}

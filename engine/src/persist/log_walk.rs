@@ -272,6 +272,11 @@ impl Walk<'_> {
                 return Ok(Step::Stopped);
             }
             let next = resynchronise(storage, memory, link, offset, limit)?;
+            let is_last = link.end.is_none() && index + 1 == files.chain.len();
+            if !found.is_damage && found.header.is_none() && next.is_none() && is_last {
+                // Nothing of the rest is here: how much that is, the end of the walk tells.
+                return Ok(Step::Stopped);
+            }
             let bad = BadFrame {
                 place,
                 reason: found.reason,

@@ -36,7 +36,7 @@ pub(super) fn vanished(
             Some(id) if id == log.log_id => continue,
             Some(0) => "holds nothing of the log that was there".to_owned(),
             Some(id) => format!("holds another log, {id:#x} instead of {:#x}", log.log_id),
-            None if is_superseded(regrouped) => continue,
+            None if is_superseded(regrouped, log.generation) => continue,
             None => "is gone".to_owned(),
         };
         sentences.push(format!(
@@ -48,18 +48,17 @@ pub(super) fn vanished(
     sentences
 }
 
-/// Whether older groupings are needed no more: every shard of this one has published a checkpoint.
-fn is_superseded(regrouped: &Regrouped) -> bool {
-    let mut present =
-        regrouped.logs.iter().filter(|log| log.generation == regrouped.generation).peekable();
-    present.peek().is_some()
-        && present.all(|log| {
-            let directory = ShardDirectory::of(&regrouped.data, log.generation, log.shard);
-            let entries = std::fs::read_dir(directory.path).into_iter().flatten().flatten();
-            entries
-                .into_iter()
-                .any(|entry| entry.file_name().to_str().and_then(manifest_number).is_some())
-        })
+/// Whether a grouping is needed no more: every shard of a later one has published a checkpoint.
+fn is_superseded(regrouped: &Regrouped, generation: u32) -> bool {
+    let has_checkpoint = |log: &KeptLog| {
+        let directory = ShardDirectory::of(&regrouped.data, log.generation, log.shard);
+        let mut entries = std::fs::read_dir(directory.path).into_iter().flatten().flatten();
+        entries.any(|entry| entry.file_name().to_str().and_then(manifest_number).is_some())
+    };
+    let later = regrouped.logs.iter().map(|log| log.generation).filter(|later| *later > generation);
+    later.into_iter().any(|later| {
+        regrouped.logs.iter().filter(|log| log.generation == later).all(has_checkpoint)
+    })
 }
 
 #[cfg(test)]
@@ -88,5 +87,11 @@ mod tests {
         assert!(told(&[(of(1, 0), 8)])[0].contains("shard-0 is gone"));
         std::fs::write(of(1, 1).path.join(manifest_name(1)), []).unwrap();
         assert_eq!(told(&[(of(1, 0), 8)]), Vec::<String>::new());
+        // Also to a start that groups them anew.
+        let logs = regrouped.logs.clone();
+        let anew = Regrouped::new(data.path(), 2, 1, Provider::Buffered, logs);
+        let found = [(of(1, 0), 8), (of(1, 1), 9), (of(2, 0), 0)];
+        assert_eq!(vanished(&anew, ShardId(0), &found), Vec::<String>::new());
+        assert!(vanished(&anew, ShardId(0), &found[1..])[0].contains("shard-000001-0000 is gone"));
     }
 }

@@ -103,8 +103,11 @@ fn a_log_that_does_not_reach_back_to_the_older_checkpoint_is_damage() {
     let (recovered, again) = look(folder);
     assert!(is_sound(&recovered), "{recovered:?}");
     assert_eq!(again.sums, counter.sums);
-    spoil(folder, 3);
-    spoil(folder, 2);
+    for number in 1..=3 {
+        if folder.join(manifest_name(number)).exists() {
+            spoil(folder, number);
+        }
+    }
     let (recovered, _) = look(folder);
     let damage = &recovered.directories[0].damage;
     assert!(damage.iter().any(|bad| bad.reason.contains("is missing")), "{damage:?}");

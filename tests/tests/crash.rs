@@ -131,7 +131,7 @@ fn segments(workload: &Workload) -> Vec<(String, usize)> {
     let disk = disk.borrow();
     disk.list()
         .filter(|(name, _)| name.starts_with("segment-"))
-        .map(|(name, length)| (name.to_owned(), usize::try_from(length).unwrap()))
+        .map(|(name, length)| (name.to_owned(), usize::try_from(length).expect("short files")))
         .collect()
 }
 

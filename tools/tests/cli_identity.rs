@@ -1,7 +1,7 @@
 //! Who has the token is not every server: a server proves that it is the one, to the coordinator and to
 //! the others.
 
-#![allow(missing_docs)]
+#![allow(clippy::unwrap_used, missing_docs)]
 
 mod support;
 

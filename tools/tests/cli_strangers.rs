@@ -1,7 +1,7 @@
 //! Strangers at a server's port, in numbers and with wrong tokens: they take neither descriptors nor
 //! threads from those who are served, and the log goes on.
 
-#![allow(missing_docs)]
+#![allow(clippy::unwrap_used, missing_docs)]
 
 mod support;
 

@@ -133,7 +133,8 @@ mod tests {
         let check = |place: &PartitionPlace| is_sound(place, &layout, 8);
         assert!(check(&sound));
         let other = partitions().find(|at| *at != partition).unwrap();
-        let cases: [(&str, fn(&mut PartitionPlace, PartitionId)); 11] = [
+        type Change = fn(&mut PartitionPlace, PartitionId);
+        let cases: [(&str, Change); 11] = [
             ("rows of another partition", |place, other| place.partition = other),
             ("an earlier row", |place, _| place.first_row = 2),
             ("a row near the end of numbers", |place, _| place.first_row = u64::MAX),

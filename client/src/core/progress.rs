@@ -8,7 +8,7 @@ use windlass_transport::{
     spin::{Idle, LOOKS_PER_PAUSE},
     wait::wait_any,
 };
-use windlass_wire::{CompletionWord, PartitionId, Status, Timestamp};
+use windlass_wire::{CompletionWord, Status, Timestamp};
 
 use super::{
     Core, RegionId, RequestId,
@@ -439,35 +439,6 @@ impl Core {
                 self.fail_link(link_at);
             }
         }
-    }
-
-    /// Whether a push or pull with this outcome is sent again once the map is known.
-    fn is_sent_again(&self, status: Status) -> bool {
-        !self.options.retry_for.is_zero()
-            && match status {
-                Status::StaleEpoch | Status::NotHere | Status::ShuttingDown => true,
-                // Where others have the rows too, a server whose disk fails leaves the chain.
-                Status::Poisoned => self.map.replicas > 1,
-                _ => false,
-            }
-    }
-
-    /// Whether a read that failed so is worth another try.
-    pub(super) fn is_passing(&self, error: &RequestError) -> bool {
-        let is_passing = matches!(
-            error,
-            RequestError::ServerGone { .. }
-                | RequestError::NotCurrent { .. }
-                | RequestError::PartitionUnavailable { .. }
-        );
-        is_passing && !self.options.retry_for.is_zero()
-    }
-
-    /// Nobody has a partition's rows.
-    pub(super) fn unavailable(&self, partition: PartitionId) -> RequestError {
-        let tried_for = self.options.retry_for;
-        let remedy = self.remedy(partition);
-        RequestError::PartitionUnavailable { partition, tried_for, remedy }
     }
 
     /// Sleeps until a server wakes this side, for a bounded time.

@@ -1,8 +1,10 @@
-//! What is to be done about a partition that nobody serves, by the newest map known.
+//! What becomes of a request that failed, and what is to be done about a partition that nobody serves, by
+//! the newest map known.
 
-use windlass_wire::{PartitionId, map::ServerState};
+use windlass_wire::{PartitionId, Status, map::ServerState};
 
 use super::Core;
+use crate::error::RequestError;
 
 impl Core {
     pub(super) fn remedy(&self, partition: PartitionId) -> String {
@@ -24,5 +26,34 @@ impl Core {
             return format!("start {} again, which it waits for", named(true).join(" or "));
         }
         format!("check {}, which the map takes for alive", up.join(" and "))
+    }
+
+    /// Whether a push or pull with this outcome is sent again once the map is known.
+    pub(super) fn is_sent_again(&self, status: Status) -> bool {
+        !self.options.retry_for.is_zero()
+            && match status {
+                Status::StaleEpoch | Status::NotHere | Status::ShuttingDown => true,
+                // Where others have the rows too, a server whose disk fails leaves the chain.
+                Status::Poisoned => self.map.replicas > 1,
+                _ => false,
+            }
+    }
+
+    /// Whether a read that failed so is worth another try.
+    pub(super) fn is_passing(&self, error: &RequestError) -> bool {
+        let is_passing = matches!(
+            error,
+            RequestError::ServerGone { .. }
+                | RequestError::NotCurrent { .. }
+                | RequestError::PartitionUnavailable { .. }
+        );
+        is_passing && !self.options.retry_for.is_zero()
+    }
+
+    /// Nobody has a partition's rows.
+    pub(super) fn unavailable(&self, partition: PartitionId) -> RequestError {
+        let tried_for = self.options.retry_for;
+        let remedy = self.remedy(partition);
+        RequestError::PartitionUnavailable { partition, tried_for, remedy }
     }
 }

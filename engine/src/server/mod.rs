@@ -8,6 +8,7 @@ mod coordinators;
 mod data_lock;
 mod durability;
 mod emptied;
+mod founding;
 mod identity;
 mod member;
 mod peers;
@@ -22,7 +23,6 @@ mod together;
 
 use std::{
     net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs},
-    path::Path,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -31,9 +31,8 @@ use std::{
 };
 
 use crossbeam::channel::unbounded;
-use windlass_replication::LeaseTimings;
 use windlass_transport::descriptors;
-use windlass_wire::{Durability, ServerId, ShardId, control::Provider, coordination::WorkerEntry};
+use windlass_wire::{ServerId, ShardId, control::Provider, coordination::WorkerEntry};
 
 pub use config::{ConfigError, ServerConfig};
 pub use peers::{Peers, PeersConfig};
@@ -47,13 +46,13 @@ use self::{
     cluster::{Cluster, DataDirectory},
     coordinators::Coordinators,
     data_lock::DataLock,
+    founding::{found, keeps_what_it_promised, lease_timings},
     member::{Member, MemberOptions, StartMemberError},
     shards::RunningShard,
 };
 use crate::{
     control_port::ControlPort,
-    coordinator::{CoordinatorConfig, RunError, RunningCoordinator, StoreConfig, StoreError},
-    limits::SUSPECT_AFTER,
+    coordinator::{RunError, RunningCoordinator, StoreError},
     shard::{
         ChainCommand, ChainContext, ShardCommand, ShardError, ShardHandle, SharedLeases, chain,
     },
@@ -421,45 +420,6 @@ impl From<RunError> for StartError {
 
 /// How often a waiting server looks whether it has left its cluster.
 const LEAVE_POLL_INTERVAL: Duration = Duration::from_millis(100);
-
-/// Workers are heard of with their servers' heartbeats: a shorter silence means nothing.
-const WORKER_TIMEOUT_MIN: Duration = Duration::from_secs(3);
-
-fn lease_timings() -> LeaseTimings {
-    let suspect_us = u64::try_from(SUSPECT_AFTER.as_micros()).unwrap_or(u64::MAX);
-    LeaseTimings { suspect_us, ..LeaseTimings::default() }
-}
-
-/// Whether the disk holds what tables promise to keep there. Where none promises anything, a server
-/// that was the last to hold a partition has lost it with its process.
-fn keeps_what_it_promised(catalogue: &Catalogue) -> bool {
-    let mut tables = catalogue.tables.iter();
-    catalogue.tables.is_empty()
-        || tables.any(|table| table.schema.durability != (Durability::Memory {}))
-}
-
-/// Starts the coordinator of a cluster inside this process. It takes over the tables that the server
-/// has kept.
-fn found(config: &ServerConfig, kept: Option<Catalogue>) -> Result<RunningCoordinator, StartError> {
-    let store = |data: &Path| StoreConfig::File(data.join("coordinator"));
-    let kept = kept.unwrap_or_default();
-    // Rows that are there already are cut as they are.
-    let partitions = if kept.partitions == 0 { config.partitions } else { kept.partitions };
-    let coordinator = CoordinatorConfig {
-        partitions,
-        expected_servers: config.expected_servers,
-        movable: config.movable,
-        session_expiry_ms: config.session_expiry_ms,
-        worker_timeout: Duration::from_millis(u64::from(config.worker_timeout_ms))
-            .max(WORKER_TIMEOUT_MIN),
-        store: config.data_dir.as_deref().map_or(StoreConfig::Memory, store),
-        ..CoordinatorConfig::new(config.replicas)
-    };
-    if kept.is_restored() && coordinator.is_chained() && !kept.tables.is_empty() {
-        return Err(StartError::Data { reason: catalogue::ONE_COPY.to_owned() });
-    }
-    Ok(RunningCoordinator::start(coordinator, kept.tables, kept.next_table)?)
-}
 
 /// A server's shards, and by which providers they are reached.
 #[derive(Debug, Default)]

@@ -41,8 +41,8 @@ fn control_requests_to_a_stopped_server_end_in_time() {
     }
     let create = || client.create_table::<f64>("new", &schema).map(drop);
     let drop_one = || other.drop_table("none");
-    let requests: [(&str, &dyn Fn() -> Result<(), TableError>); 2] =
-        [("create_table", &create), ("drop_table", &drop_one)];
+    type Request<'a> = &'a dyn Fn() -> Result<(), TableError>;
+    let requests: [(&str, Request<'_>); 2] = [("create_table", &create), ("drop_table", &drop_one)];
     for (what, request) in requests {
         let asked = Instant::now();
         match request() {

@@ -31,6 +31,7 @@ const SCREEN_LINES: usize = 40;
 
 /// Functions that may be longer, each with its reason.
 const LONG_FUNCTIONS: &[(&str, &str)] = &[
+    ("engine/src/persist/log_walk.rs:segment", "one segment from its first frame to its last"),
     (
         "client/embedded/tests/failover/control.rs:serve",
         "a scenario is read from its top to its end",
@@ -69,6 +70,12 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[
 ];
 /// Types that may have more fields, each with its reason.
 const WIDE_TYPES: &[(&str, &str)] = &[
+    ("engine/src/server/member.rs:Member", "what its threads tell each other"),
+    (
+        "transport/src/shm/queue_pair.rs:QueuePair",
+        "still one object; to be taken apart into parts that own their state",
+    ),
+    ("transport/src/verbs/config.rs:VerbsConfig", "one field for each setting"),
     ("client/c/src/c_abi/schema.rs:WindlassSchema", "C has no enumerations with fields"),
     (
         "client/src/core/link.rs:Link",

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, os::fd::BorrowedFd, sync::Arc, time::Instant};
 use super::{
     VerbsConfig,
     completion_queue::{CompletionChannel, CompletionQueue},
-    connect::{VerbsEndpoint, random_sequence_number},
+    connect::{VerbsEndpoint, connect_error, random_sequence_number, unreachable},
     datapath::{Limits, Scratch, Verbs},
     device::{Device, positive},
     memory_region::{self, REGIONS_MAX, Registration, VerbsRegistrar},
@@ -483,20 +483,5 @@ impl Drop for VerbsTransport {
         for id in ids {
             self.destroy(id);
         }
-    }
-}
-
-fn unreachable(remote: &VerbsEndpoint, kind: std::io::ErrorKind) -> ConnectError {
-    let address = std::net::Ipv6Addr::from(remote.gid.raw).to_string();
-    ConnectError::Unreachable { address, source: kind.into() }
-}
-
-fn connect_error(error: OpenError) -> ConnectError {
-    match error {
-        OpenError::System { step, source, .. } => ConnectError::System { step, source },
-        OpenError::Unavailable { .. } => ConnectError::System {
-            step: "opening the device",
-            source: std::io::Error::other(error),
-        },
     }
 }

@@ -206,7 +206,7 @@ fn workers_that_are_missing_are_missed_while_partitions_move() {
                 let options = ClientOptions {
                     providers: vec![provider],
                     rank: Some(WorkerRank(0)),
-                    timeout: Duration::from_millis(5),
+                    timeout: Duration::from_millis(500),
                     ..ClientOptions::default()
                 };
                 let client = Client::connect_with(&address, options).unwrap();

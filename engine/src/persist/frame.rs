@@ -70,9 +70,9 @@ pub enum Kind {
     /// First frame of a segment.
     Superblock = 19,
     /// The group whose first frame has the log position that is the LSN here is whole.
-    Whole = 20,
+    Whole = 21,
     /// Says up to where the log was durable, in a file of its own.
-    Watermark = 21,
+    Watermark = 20,
     /// First frame of a checkpoint's data file.
     CheckpointHeader = 32,
     /// One block of a partition's state.
@@ -100,8 +100,8 @@ impl Kind {
             17 => Self::Batch,
             18 => Self::Skip,
             19 => Self::Superblock,
-            20 => Self::Whole,
-            21 => Self::Watermark,
+            21 => Self::Whole,
+            20 => Self::Watermark,
             32 => Self::CheckpointHeader,
             33 => Self::CheckpointBlock,
             34 => Self::CheckpointEnd,

@@ -48,6 +48,7 @@ fn longest_turn(mib: u64) {
     let options = ShardOptions {
         spin_us: 20,
         by_reference_len: None,
+        log_len_max: None,
         memory_len_max: u64::MAX,
         worker_timeout_ms: 5000,
     };

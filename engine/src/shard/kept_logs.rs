@@ -4,7 +4,7 @@
 use windlass_wire::ShardId;
 
 use super::regrouped::Regrouped;
-use crate::persist::{directories::ShardDirectory, manifest::manifest_number};
+use crate::persist::{directories::ShardDirectory, manifest::manifest_number, storage};
 
 /// The log in the directory of one shard of one grouping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,8 +52,11 @@ pub(super) fn vanished(
 fn is_superseded(regrouped: &Regrouped, generation: u32) -> bool {
     let has_checkpoint = |log: &KeptLog| {
         let directory = ShardDirectory::of(&regrouped.data, log.generation, log.shard);
-        let mut entries = std::fs::read_dir(directory.path).into_iter().flatten().flatten();
-        entries.any(|entry| entry.file_name().to_str().and_then(manifest_number).is_some())
+        let listed = directory.path.exists().then(|| {
+            storage::open(&directory.path, regrouped.provider).and_then(|mut opened| opened.list())
+        });
+        let files = listed.and_then(Result::ok).into_iter().flatten();
+        { files }.any(|file| manifest_number(&file.name).is_some())
     };
     let later = regrouped.logs.iter().map(|log| log.generation).filter(|later| *later > generation);
     later.into_iter().any(|later| {

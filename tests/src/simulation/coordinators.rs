@@ -96,7 +96,11 @@ impl World {
                 }
                 CoordinatorOutput::Refuse { .. } => {}
                 CoordinatorOutput::Outdated { server, epoch } => {
-                    unreachable!("{server} acts by map {epoch}, which was never stored")
+                    // Another one, which did not know that it no longer leads, has stored it.
+                    assert!(epoch <= self.store.epoch, "{server} acts by {epoch}: never stored");
+                    if self.leader == Some(coordinator) {
+                        self.schedule(500, Event::Elect { coordinator });
+                    }
                 }
             }
         }

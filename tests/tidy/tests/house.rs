@@ -70,7 +70,6 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[
 ];
 /// Types that may have more fields, each with its reason.
 const WIDE_TYPES: &[(&str, &str)] = &[
-    ("engine/src/server/member.rs:Member", "what its threads tell each other"),
     (
         "transport/src/shm/queue_pair.rs:QueuePair",
         "still one object; to be taken apart into parts that own their state",

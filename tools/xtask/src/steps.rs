@@ -127,7 +127,7 @@ const STEPS: &[Step] = &[
     Step {
         name: "kills",
         about: "a real server killed under load, with its data directory kept",
-        minutes_max: 6,
+        minutes_max: 12,
         needs: &[],
         command: || {
             let mut command = cargo(&["test", "-p", "windlass-tests", "--test", "kill_nine"]);

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use windlass_wire::{Epoch, ServerId};
 
+use crate::lateness::{Lateness, LatenessTimings};
 use crate::time::Time;
 
 /// Timings of leases and heartbeats, in microseconds.
@@ -19,19 +20,31 @@ pub struct LeaseTimings {
     pub ping_us: u64,
     /// A peer silent for this long is reported to the coordinator.
     pub suspect_us: u64,
+    /// For how long lateness of peers counts.
+    pub lateness_us: u64,
     /// How much faster one clock may run than another, in parts per million.
     pub drift_ppm: u64,
 }
 
 impl Default for LeaseTimings {
     fn default() -> Self {
-        Self { lease_us: 40_000, ping_us: 5_000, suspect_us: 60_000, drift_ppm: 1_000 }
+        Self {
+            lease_us: 40_000,
+            ping_us: 5_000,
+            suspect_us: 60_000,
+            lateness_us: 3_000_000,
+            drift_ppm: 1_000,
+        }
     }
 }
 
 impl LeaseTimings {
     fn drift(&self, micros: u64) -> u64 {
         micros.saturating_mul(self.drift_ppm).div_ceil(1_000_000)
+    }
+
+    fn lateness(&self) -> LatenessTimings {
+        LatenessTimings { after_us: self.suspect_us, window_us: self.lateness_us }
     }
 }
 
@@ -69,7 +82,9 @@ struct Peer {
     held_until: Time,
     /// The map by which the peer promised that.
     held_epoch: Epoch,
+    /// When it was heard, moved on by what this server stood still since.
     heard_at: Time,
+    lateness: Lateness,
     pinged_at: Option<Time>,
     suspected_at: Option<Time>,
 }
@@ -85,8 +100,13 @@ pub struct Leases {
     forgotten_until: Time,
     /// Promises asked for before this moment do not count.
     void_before: Time,
+    /// When this was last called: it is called all the time, unless the server stands still.
+    active_at: Time,
     timings: LeaseTimings,
 }
+
+/// A server that did nothing for so many times `ping_us` stood still: its peers' silence says nothing.
+const STANDSTILL_PINGS: u64 = 4;
 
 impl Leases {
     /// The leases of a server that started at `now`. It may have promised something before, so it
@@ -101,6 +121,7 @@ impl Leases {
             map_epoch: Epoch(0),
             forgotten_until: now.after(lease).after(timings.drift(lease)),
             void_before: Time(0),
+            active_at: now,
             timings,
         }
     }
@@ -133,6 +154,7 @@ impl Leases {
         map_epoch: Epoch,
         peers: impl IntoIterator<Item = ServerId>,
     ) {
+        self.notice_standstill(now);
         self.map_epoch = map_epoch;
         let mut old = std::mem::take(&mut self.peers);
         for id in peers {
@@ -141,6 +163,7 @@ impl Leases {
                 held_until: Time(0),
                 held_epoch: Epoch(0),
                 heard_at: now,
+                lateness: Lateness::default(),
                 pinged_at: None,
                 suspected_at: None,
             });
@@ -192,9 +215,8 @@ impl Leases {
         let lease = self.timings.lease_us;
         let until = now.after(lease).after(self.timings.drift(lease));
         let map_epoch = self.map_epoch;
+        self.hear(now, from);
         if let Some(peer) = self.peers.get_mut(&from) {
-            peer.heard_at = now;
-            peer.suspected_at = None;
             peer.granted_until = peer.granted_until.max(until);
             outputs.push(LeaseOutput::Grant { to: from, asked_at, map_epoch });
         }
@@ -205,9 +227,8 @@ impl Leases {
     pub fn grant(&mut self, now: Time, from: ServerId, asked_at: Time, map_epoch: Epoch) {
         let lease = self.timings.lease_us;
         let until = asked_at.after(lease - self.timings.drift(lease).min(lease));
+        self.hear(now, from);
         if let Some(peer) = self.peers.get_mut(&from) {
-            peer.heard_at = now;
-            peer.suspected_at = None;
             if map_epoch <= self.map_epoch && (self.void_before..=now).contains(&asked_at) {
                 if map_epoch > peer.held_epoch {
                     peer.held_epoch = map_epoch;
@@ -221,6 +242,7 @@ impl Leases {
 
     /// Asks for renewals that are due and reports peers that have been silent.
     pub fn tick(&mut self, now: Time, outputs: &mut Vec<LeaseOutput>) {
+        self.notice_standstill(now);
         let LeaseTimings { ping_us, suspect_us, .. } = self.timings;
         for (&id, peer) in &mut self.peers {
             if peer.pinged_at.is_none_or(|at| now.since(at) >= ping_us) {
@@ -241,6 +263,41 @@ impl Leases {
             entry.suspected_at = Some(now);
             outputs.push(LeaseOutput::Suspect { peer });
         }
+    }
+
+    /// Peers that have not been heard in time lately, with the microseconds by which they were late.
+    pub fn late_peers(&self, now: Time) -> impl Iterator<Item = (ServerId, u64)> + '_ {
+        let timings = self.timings.lateness();
+        let now = now.min(self.active_at.after(self.standstill_us()));
+        let late = self.peers.iter().map(move |(&id, peer)| {
+            (id, peer.lateness.total(now, now.since(peer.heard_at), timings))
+        });
+        late.filter(|(_, late_us)| *late_us > 0)
+    }
+
+    fn hear(&mut self, now: Time, from: ServerId) {
+        self.notice_standstill(now);
+        let timings = self.timings.lateness();
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.lateness.add(now, now.since(peer.heard_at), timings);
+            peer.heard_at = now;
+            peer.suspected_at = None;
+        }
+    }
+
+    /// What comes late because this server stood still is not late.
+    fn notice_standstill(&mut self, now: Time) {
+        let stood_us = now.since(self.active_at);
+        self.active_at = self.active_at.max(now);
+        if stood_us > self.standstill_us() {
+            for peer in self.peers.values_mut() {
+                peer.heard_at = peer.heard_at.after(stood_us).min(now);
+            }
+        }
+    }
+
+    fn standstill_us(&self) -> u64 {
+        STANDSTILL_PINGS * self.timings.ping_us
     }
 
     /// Servers this one shares chains with.
@@ -312,8 +369,13 @@ mod tests {
     const B: ServerId = ServerId(2);
 
     fn pair() -> (Leases, Leases) {
-        let timings =
-            LeaseTimings { lease_us: 100, ping_us: 20, suspect_us: 200, drift_ppm: 10_000 };
+        let timings = LeaseTimings {
+            lease_us: 100,
+            ping_us: 20,
+            suspect_us: 200,
+            lateness_us: 3_200,
+            drift_ppm: 10_000,
+        };
         let (mut a, mut b) = (Leases::new(Time(0), timings), Leases::new(Time(0), timings));
         a.adopt(Time(0), Epoch(1), [B]);
         b.adopt(Time(0), Epoch(1), [A]);
@@ -324,6 +386,8 @@ mod tests {
     fn the_holder_stops_before_the_grantor_goes_on() {
         let (mut a, mut b) = pair();
         let mut outputs = Vec::new();
+        (1..50).for_each(|tick| b.tick(Time(20 * tick), &mut outputs));
+        outputs.clear();
         b.tick(Time(1000), &mut outputs);
         assert_eq!(
             outputs,
@@ -357,6 +421,25 @@ mod tests {
         assert_eq!(outputs, [LeaseOutput::Ping { to: A, asked_at: Time(62) }]);
         b.grant(Time(63), A, Time(62), Epoch(1));
         assert_eq!(b.valid_until(Epoch(1), [A]), Time(161));
+    }
+
+    #[test]
+    fn a_peer_is_late_and_a_server_that_stands_still_accuses_nobody() {
+        let (_, mut b) = pair();
+        let mut outputs = Vec::new();
+        let late = |b: &Leases, at| b.late_peers(Time(at)).collect::<Vec<_>>();
+        (0..=20).for_each(|tick| b.tick(Time(20 * tick), &mut outputs));
+        assert_eq!(late(&b, 400), [(A, 200)], "silent for 400, of which 200 are in time");
+        b.ping(Time(420), A, Time(0), &mut outputs);
+        b.ping(Time(440), A, Time(0), &mut outputs);
+        assert_eq!(late(&b, 440), [(A, 220)]);
+        assert_eq!(late(&b, 2_000), [(A, 220)], "what this server slept through is not late");
+        outputs.clear();
+        b.tick(Time(2_000), &mut outputs);
+        assert!(!outputs.contains(&LeaseOutput::Suspect { peer: A }));
+        assert_eq!(late(&b, 2_000), [(A, 220)]);
+        (1..200).for_each(|tick| b.ping(Time(2_000 + 20 * tick), A, Time(0), &mut outputs));
+        assert_eq!(late(&b, 5_980), [], "it is forgotten");
     }
 
     #[test]

@@ -158,3 +158,23 @@ fn a_failure_is_shrunk_to_what_it_needs() {
     let text = report.first_failure.expect("this fault is seen");
     assert!(text.starts_with("seed ") && text.lines().count() <= 6, "{text}");
 }
+
+fn of_gray() -> Options {
+    Options { mode: Mode::Gray, ..Options::default() }
+}
+
+/// The host that hears badly may die at the end of it: every acknowledged push must be held elsewhere.
+#[test]
+fn networks_that_fail_by_half_lose_nothing() {
+    let report = simulate(0..400, &of_gray());
+    assert!(report.failed_seeds.is_empty(), "{}", report.first_failure.unwrap_or_default());
+}
+
+#[test]
+fn a_coordinator_that_believes_accusers_is_found_out() {
+    for mutation in Mutation::OF_GRAY {
+        let options = Options { mutation: Some(mutation), shrink: false, ..of_gray() };
+        let report = simulate(0..400, &options);
+        assert!(!report.failed_seeds.is_empty(), "{mutation:?} went unseen");
+    }
+}

@@ -9,7 +9,7 @@ use std::{
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use windlass_replication::{
     Change, Coordinator, CoordinatorInput, CoordinatorOutput, Time, Workers,
-    coordinator::WorkerTimings, membership::ADDRESS_BYTES_MAX,
+    membership::ADDRESS_BYTES_MAX,
 };
 use windlass_wire::{
     ClusterMap, Epoch, PartitionId, ServerId,
@@ -20,7 +20,7 @@ use windlass_wire::{
 use super::{
     CoordinatorConfig,
     ask::Waiting,
-    convert::wire_map,
+    convert::{late_micros, wire_map},
     desk::{Downward, Joining},
     event::Event,
     keeper::Job,
@@ -78,7 +78,7 @@ impl Machine {
         events: Receiver<Event>,
     ) -> Self {
         let coordinator = Coordinator::new(config.options());
-        let timings = worker_timings(&config);
+        let timings = config.worker_timings();
         Self {
             config,
             store_name,
@@ -215,10 +215,10 @@ impl Machine {
             }
             CoordinatorOutput::Publish { epoch } => self.publish(epoch),
             CoordinatorOutput::Fence { server, incarnation } => self.fence(server, incarnation),
-            CoordinatorOutput::Probe { server } => {
+            CoordinatorOutput::Probe { server, sent_at } => {
                 self.be_alert();
                 if let Some(connection) = self.members.connection_of(server) {
-                    self.members.tell(connection, Instruction::Ping {});
+                    self.members.order(connection, &shared(sent_at.0, Instruction::Ping {}));
                 }
             }
             CoordinatorOutput::SendMap { to } => {
@@ -354,6 +354,9 @@ impl Machine {
             server
         });
         self.members.insert(connection, server, joining.incarnation, is_local, downward);
+        if is_local {
+            self.coordinator.lives_with(server);
+        }
         if joining.server.is_none() {
             // The number must never be given to another, whatever becomes of this coordinator.
             let version = self.store_catalogue();
@@ -427,6 +430,10 @@ impl Machine {
                 self.table_answered(connection, number, refusal);
                 return;
             }
+            Report::Hearing { ping, late } => {
+                let (probe, late) = (Time(ping), late_micros(&late));
+                CoordinatorInput::Hearing { server, incarnation, probe, late }
+            }
             Report::Suspect { server: suspect } => {
                 CoordinatorInput::Suspect { by: server, incarnation, server: suspect }
             }
@@ -490,9 +497,4 @@ impl Machine {
 pub(super) fn not_leading() -> Refusal {
     let text = "this coordinator does not lead: ask another one, or wait until one is elected";
     (RefusalKind::NoCoordinator {}, text.to_owned())
-}
-
-pub(super) fn worker_timings(config: &CoordinatorConfig) -> WorkerTimings {
-    let micros = u64::try_from(config.worker_timeout.as_micros()).unwrap_or(u64::MAX);
-    WorkerTimings { heartbeat_timeout_us: micros, ..WorkerTimings::default() }
 }

@@ -22,10 +22,14 @@ use windlass_wire::{
 use super::{
     cluster::Cluster,
     coordinators::{Coordinators, Downlink, JoinError},
+    hearing::Hearing,
     identity::{Identity, IdentityError, next_life},
     presence::Presence,
 };
-use crate::{coordinator::Joining, shard::ServerEvent};
+use crate::{
+    coordinator::Joining,
+    shard::{ServerEvent, SharedLeases},
+};
 
 /// The member, shared by its threads.
 #[derive(Debug)]
@@ -33,6 +37,7 @@ pub(super) struct Member {
     coordinators: Coordinators,
     cluster: Arc<Cluster>,
     presence: Presence,
+    hearing: Hearing,
     data: Option<PathBuf>,
     address: String,
     shard_count: u16,
@@ -68,6 +73,7 @@ pub(super) enum Uplink {
 pub(super) struct MemberOptions {
     pub(super) coordinators: Coordinators,
     pub(super) cluster: Arc<Cluster>,
+    pub(super) leases: Arc<SharedLeases>,
     pub(super) data: Option<PathBuf>,
     pub(super) address: String,
     pub(super) shard_count: u16,
@@ -105,6 +111,7 @@ impl Member {
             coordinators: options.coordinators,
             cluster: options.cluster,
             presence: Presence::default(),
+            hearing: Hearing::new(options.leases),
             data: options.data,
             address: options.address,
             shard_count: options.shard_count,
@@ -216,6 +223,7 @@ impl Member {
         }
         self.cluster.set_server(joined.server);
         *self.uplink() = Some(uplink);
+        self.hearing.tell_again();
         self.cluster.repeat_reports();
         Ok(downlink)
     }
@@ -254,7 +262,12 @@ impl Member {
 
     fn take(&self, order: Order, orders: &Sender<Order>) {
         match &order.instruction {
-            Instruction::Ping {} => self.beat(),
+            Instruction::Ping {} => {
+                if order.number != 0 {
+                    self.hearing.pinged(order.number);
+                }
+                self.beat();
+            }
             Instruction::Fence { incarnation, known } => {
                 if self.incarnation() == *incarnation && self.has_failed() {
                     tracing::error!(
@@ -369,6 +382,9 @@ impl Member {
     }
 
     fn beat(&self) {
+        if let Some(report) = self.hearing.report() {
+            self.send(&report);
+        }
         let map_epoch = Epoch(self.received.load(Ordering::Acquire));
         self.send(&Report::Heartbeat { map_epoch, workers: self.presence.pulses() });
         let mut emptied = self.cluster.emptied();

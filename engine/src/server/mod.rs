@@ -7,6 +7,7 @@ mod connection;
 mod coordinators;
 mod data_lock;
 mod emptied;
+mod hearing;
 mod identity;
 mod member;
 mod peers;
@@ -47,7 +48,7 @@ use self::{
 use crate::{
     control_port::ControlPort,
     coordinator::{CoordinatorConfig, RunError, RunningCoordinator, StoreConfig, StoreError},
-    limits::SUSPECT_AFTER,
+    limits::{LATENESS_WINDOW, SUSPECT_AFTER},
     shard::{
         ChainCommand, ChainContext, ShardCommand, ShardError, ShardHandle, SharedLeases, chain,
     },
@@ -221,9 +222,11 @@ impl Server {
             ),
         };
         // The server learns its number first: its shards are made with it.
+        let leases = Arc::new(SharedLeases::new(lease_timings()));
         let (member, downlink) = Member::join(MemberOptions {
             coordinators,
             cluster: cluster.clone(),
+            leases: leases.clone(),
             data,
             address: advertised.clone(),
             shard_count: config.shards,
@@ -242,8 +245,7 @@ impl Server {
         };
         let handles: Vec<ShardHandle> = shards.iter().map(|shard| shard.handle.clone()).collect();
         let (ended, broken) = unbounded();
-        let context =
-            ChainContext { leases: Arc::new(SharedLeases::new(lease_timings())), events, ended };
+        let context = ChainContext { leases, events, ended };
         for shard in &handles {
             let context = context.clone();
             shard.send(ShardCommand::Chain(ChainCommand::Replicate { context }));
@@ -391,8 +393,12 @@ const LEAVE_POLL_INTERVAL: Duration = Duration::from_millis(100);
 const WORKER_TIMEOUT_MIN: Duration = Duration::from_secs(3);
 
 fn lease_timings() -> LeaseTimings {
-    let suspect_us = u64::try_from(SUSPECT_AFTER.as_micros()).unwrap_or(u64::MAX);
-    LeaseTimings { suspect_us, ..LeaseTimings::default() }
+    let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    LeaseTimings {
+        suspect_us: micros(SUSPECT_AFTER),
+        lateness_us: micros(LATENESS_WINDOW),
+        ..LeaseTimings::default()
+    }
 }
 
 /// Whether the disk holds what tables promise to keep there. Where none promises anything, a server

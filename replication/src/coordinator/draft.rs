@@ -70,6 +70,7 @@ impl Coordinator {
                 self.health.joined(now, server);
             }
         }
+        self.absences.keep_known(&self.map);
         outputs.push(CoordinatorOutput::Publish { epoch });
         self.planner.note_stored();
     }

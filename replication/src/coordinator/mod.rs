@@ -2,8 +2,11 @@
 //! what. It alone changes the map, one epoch at a time, each by a compare-and-swap that its shell
 //! performs on a store; nothing is published before it is stored. The data path never waits for it.
 
+mod absence;
 mod draft;
 mod health;
+mod hearing;
+mod options;
 mod plan;
 mod returning;
 mod workers;
@@ -12,54 +15,12 @@ use windlass_wire::{Epoch, Incarnation, PartitionId, ServerId};
 
 use crate::membership::{Change, ClusterMap, JoiningPhase, TransitionError};
 use crate::time::Time;
-use health::Health;
+use absence::Absences;
+use health::{Dead, Health};
+pub use options::CoordinatorOptions;
 use plan::Planner;
 use returning::Returning;
 pub use workers::{Registered, WorkerError, WorkerTimings, Workers};
-
-/// Timings of the coordinator, in microseconds, and its bounds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CoordinatorOptions {
-    /// A server silent for this long is failed.
-    pub heartbeat_timeout_us: u64,
-    /// A suspected server that does not answer a probe for this long is failed.
-    pub probe_timeout_us: u64,
-    /// A server whose control connection broke and that has not come back for this long is failed.
-    pub disconnect_timeout_us: u64,
-    /// How much later than the timeouts a new leader first fails servers: they have to find it.
-    pub election_grace_us: u64,
-    /// A server that answers the coordinator but is accused by a peer for this long is failed: their
-    /// link is broken and their chains stand still.
-    pub accuse_timeout_us: u64,
-    /// An accusation that is not repeated for this long is withdrawn: the peer was slow for a moment.
-    pub accuse_gap_us: u64,
-    /// Two ticks further apart than this: the coordinator itself stood still, and silence says
-    /// nothing.
-    pub tick_gap_max_us: u64,
-    /// Chains are created once so many servers are up.
-    pub servers_at_creation: usize,
-    /// Copies that one server takes in at a time.
-    pub copies_per_server_max: usize,
-    /// Whether chains are mended and moved; without, they are only created.
-    pub rebalance: bool,
-}
-
-impl Default for CoordinatorOptions {
-    fn default() -> Self {
-        Self {
-            heartbeat_timeout_us: 500_000,
-            probe_timeout_us: 20_000,
-            disconnect_timeout_us: 20_000,
-            election_grace_us: 0,
-            accuse_timeout_us: 300_000,
-            accuse_gap_us: 150_000,
-            tick_gap_max_us: 200_000,
-            servers_at_creation: 3,
-            copies_per_server_max: 4,
-            rebalance: true,
-        }
-    }
-}
 
 /// What happens to a coordinator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +58,17 @@ pub enum CoordinatorInput {
     Disconnected {
         /// The server.
         server: ServerId,
+    },
+    /// A server says which peers it hears late.
+    Hearing {
+        /// The server.
+        server: ServerId,
+        /// Its life.
+        incarnation: Incarnation,
+        /// When the newest probe that has reached it was sent, by the coordinator's clock.
+        probe: Time,
+        /// The peers, and the microseconds by which they were late lately.
+        late: Vec<(ServerId, u64)>,
     },
     /// A server reports that a neighbour is dead or unreachable.
     Suspect {
@@ -176,10 +148,12 @@ pub enum CoordinatorOutput {
         /// The life that is fenced.
         incarnation: Incarnation,
     },
-    /// Ask a server for a heartbeat at once.
+    /// Ask a server for a heartbeat at once, and to say that this is what it answers.
     Probe {
         /// The server.
         server: ServerId,
+        /// When this was asked first.
+        sent_at: Time,
     },
     /// Send the map to a server whose own is old.
     SendMap {
@@ -214,6 +188,7 @@ pub struct Coordinator {
     health: Health,
     planner: Planner,
     returning: Returning,
+    absences: Absences,
 }
 
 impl Coordinator {
@@ -229,6 +204,7 @@ impl Coordinator {
             health: Health::default(),
             planner: Planner::default(),
             returning: Returning::default(),
+            absences: Absences::default(),
         }
     }
 
@@ -257,6 +233,11 @@ impl Coordinator {
         self.leads
     }
 
+    /// A server is in the coordinator's own process: that it is heard says nothing about the network.
+    pub fn lives_with(&mut self, server: ServerId) {
+        self.health.lives_with(server);
+    }
+
     /// Takes one input and pushes what is to be done onto `outputs`.
     pub fn step(
         &mut self,
@@ -274,10 +255,18 @@ impl Coordinator {
             CoordinatorInput::Heartbeat { server, incarnation, map_epoch } => {
                 self.heartbeat(now, server, incarnation, map_epoch, outputs);
             }
-            CoordinatorInput::Disconnected { server } => self.health.disconnected(now, server),
+            CoordinatorInput::Disconnected { server } => {
+                self.health.disconnected(now, server);
+                self.absences.disconnected(server);
+            }
+            CoordinatorInput::Hearing { server, incarnation, probe, late } => {
+                if self.map.admits(server, incarnation) {
+                    self.health.hearing().reported(now, server, probe, &late, &self.options);
+                }
+            }
             CoordinatorInput::Suspect { by, incarnation, server } => {
                 if self.map.admits(by, incarnation) && self.map.is_in_force(server) {
-                    self.health.suspect(now, by, server, outputs);
+                    self.health.suspect(now, server, outputs);
                 }
             }
             CoordinatorInput::CaughtUp { server, incarnation, partition, epoch } => {
@@ -298,12 +287,7 @@ impl Coordinator {
             CoordinatorInput::Operator(change) => self.want(change),
             CoordinatorInput::Rebalance => self.planner.replan(),
             CoordinatorInput::Stored { epoch } => self.stored(now, epoch, outputs),
-            CoordinatorInput::Tick => {
-                let reached = !self.returning.is_empty();
-                for server in self.health.dead(now, &self.map, &self.options, reached) {
-                    self.want(Change::Fail { server });
-                }
-            }
+            CoordinatorInput::Tick => self.tick(now, outputs),
         }
         self.take_back();
         if self.leads && self.draft.is_none() {
@@ -318,6 +302,26 @@ impl Coordinator {
         self.returning.clear();
     }
 
+    fn tick(&mut self, now: Time, outputs: &mut Vec<CoordinatorOutput>) {
+        let reached = !self.returning.is_empty();
+        let Self { health, map, options, absences, .. } = self;
+        health.hearing().probe_doubtful(now, map, options, outputs);
+        let dead = health.dead(now, map, options, reached, absences);
+        for Dead { server, is_gone } in dead {
+            if self.draft.as_ref().is_some_and(|draft| !draft.is_in_force(server)) {
+                // It is being failed already.
+                continue;
+            }
+            let fail = Change::Fail { server };
+            if !is_gone && !self.wanted.contains(&fail) {
+                self.absences.begin(now, server, &self.options);
+            }
+            self.want(fail);
+        }
+        let returning = self.absences.over(now);
+        self.wanted.extend(returning);
+    }
+
     fn elected(&mut self, now: Time, map: ClusterMap) {
         self.leads = true;
         self.map = map;
@@ -326,7 +330,8 @@ impl Coordinator {
         self.returning.clear();
         // Whoever is silent has until the timeout to find this coordinator.
         let heard_at = now.after(self.options.election_grace_us);
-        self.health = Health::all_heard(heard_at, &self.map);
+        self.health = self.health.all_heard(heard_at, &self.map);
+        self.absences.clear();
         self.planner.replan();
     }
 
@@ -343,7 +348,7 @@ impl Coordinator {
     ) {
         if self.map.admits(server, incarnation) {
             // It asks again because it has not seen the map that took it in.
-            self.health.heard(now, server);
+            self.health.heard(now, server, &self.options);
             outputs.push(CoordinatorOutput::SendMap { to: server });
             return;
         }
@@ -353,10 +358,13 @@ impl Coordinator {
             return;
         }
         let change = Change::Join { server, incarnation, address, shards, kept };
+        if self.absences.hold(now, server, &self.map, &change) {
+            return;
+        }
         if kept && self.map.is_in_force(server) {
             // Whether others go on without it is to be seen first.
             for peer in self.returning.insert(now, server, change, &self.map) {
-                outputs.push(CoordinatorOutput::Probe { server: peer });
+                self.health.hearing().probe(now, peer, outputs);
             }
             return;
         }
@@ -396,7 +404,7 @@ impl Coordinator {
             }
             return;
         }
-        self.health.heard(now, server);
+        self.health.heard(now, server, &self.options);
         if map_epoch < self.map.epoch {
             outputs.push(CoordinatorOutput::SendMap { to: server });
         }

@@ -12,14 +12,14 @@ fn joining(id: u32, life: u64, kept: bool) -> CoordinatorInput {
     }
 }
 
-struct Driver {
-    coordinator: Coordinator,
-    outputs: Vec<CoordinatorOutput>,
-    now: Time,
+pub(super) struct Driver {
+    pub(super) coordinator: Coordinator,
+    pub(super) outputs: Vec<CoordinatorOutput>,
+    pub(super) now: Time,
 }
 
 impl Driver {
-    fn new(servers: u32) -> Self {
+    pub(super) fn new(servers: u32) -> Self {
         let options = CoordinatorOptions { copies_per_server_max: 64, ..Default::default() };
         let mut driver =
             Self { coordinator: Coordinator::new(options), outputs: Vec::new(), now: Time(1) };
@@ -28,7 +28,7 @@ impl Driver {
         driver
     }
 
-    fn give(&mut self, input: CoordinatorInput) {
+    pub(super) fn give(&mut self, input: CoordinatorInput) {
         self.coordinator.step(self.now, input, &mut self.outputs);
         while let Some(epoch) = self.coordinator.draft().map(|draft| draft.epoch) {
             let stored = CoordinatorInput::Stored { epoch };
@@ -36,11 +36,11 @@ impl Driver {
         }
     }
 
-    fn join(&mut self, id: u32, life: u64) {
+    pub(super) fn join(&mut self, id: u32, life: u64) {
         self.give(joining(id, life, true));
     }
 
-    fn heartbeats(&mut self, but: u32) {
+    pub(super) fn heartbeats(&mut self, but: u32) {
         let map = self.coordinator.map().clone();
         for (&server, entry) in map.servers.iter().filter(|(id, _)| id.0 != but) {
             self.give(CoordinatorInput::Heartbeat {
@@ -60,7 +60,7 @@ impl Driver {
     }
 
     /// Every joining server does at once what it should.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         for _ in 0..200 {
             let map = self.coordinator.map().clone();
             let joins = (0_u32..).zip(&map.partitions);
@@ -103,6 +103,8 @@ fn creates_chains_mends_them_and_takes_a_server_back() {
     driver.join(2, 1);
     assert!(matches!(driver.outputs.last(), Some(CoordinatorOutput::Fence { .. })));
     driver.join(2, 2);
+    assert!(!driver.coordinator.map().is_in_force(ServerId(2)), "it was silent: not at once");
+    driver.pass(2_000_000, 0);
     driver.settle();
     let held = driver.coordinator.map().held_by(ServerId(2)).count();
     assert!((10..=14).contains(&held), "balanced again: {held}");
@@ -129,7 +131,8 @@ fn a_suspect_that_answers_lives_and_one_that_does_not_dies_at_once() {
         server: ServerId(3),
     };
     driver.give(suspect.clone());
-    assert!(driver.outputs.contains(&CoordinatorOutput::Probe { server: ServerId(3) }));
+    let probe = CoordinatorOutput::Probe { server: ServerId(3), sent_at: driver.now };
+    assert!(driver.outputs.contains(&probe));
     driver.pass(10_000, 0);
     driver.pass(100_000, 0);
     assert!(driver.coordinator.map().is_in_force(ServerId(3)));

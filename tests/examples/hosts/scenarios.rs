@@ -1,5 +1,7 @@
 //! What is done to the servers, one after another, and what must hold after each.
 
+mod sick;
+
 use std::{
     path::Path,
     process::Command,
@@ -62,6 +64,7 @@ pub(crate) fn run(network: &Network, link_downs: u32) -> Result<(), Failure> {
     }
     let cut_off_ms = stage.cut_off()?;
     let slow_link = stage.slow_down()?;
+    let sick_ms = stage.fall_ill()?;
     stage.check_probe();
     let result = json!({
         "kill_ms": kill_ms,
@@ -69,6 +72,7 @@ pub(crate) fn run(network: &Network, link_downs: u32) -> Result<(), Failure> {
         "link_down_ms": link_down_ms,
         "cut_off_ms": cut_off_ms,
         "slow_link": slow_link,
+        "sick_ms": sick_ms,
         "acknowledged": stage.acknowledged,
         // Otherwise it would have ended before.
         "lost": 0,

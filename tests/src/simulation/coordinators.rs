@@ -31,7 +31,12 @@ impl World {
             Message::Heartbeat { life, map_epoch } => {
                 CoordinatorInput::Heartbeat { server, incarnation: life, map_epoch }
             }
+            Message::Hearing { .. } if self.believes_accusers() => return,
+            Message::Hearing { life, probe, late } => {
+                CoordinatorInput::Hearing { server, incarnation: life, probe, late }
+            }
             Message::Suspect { life, server: suspect } => {
+                self.accuse(server, suspect);
                 CoordinatorInput::Suspect { by: server, incarnation: life, server: suspect }
             }
             Message::CaughtUp { life, partition, epoch } => CoordinatorInput::CaughtUp {
@@ -87,8 +92,8 @@ impl World {
                 CoordinatorOutput::Fence { server, incarnation } => {
                     self.send(COORDINATOR, place(server), Message::Fence { life: incarnation });
                 }
-                CoordinatorOutput::Probe { server } => {
-                    self.send(COORDINATOR, place(server), Message::Probe);
+                CoordinatorOutput::Probe { server, sent_at } => {
+                    self.send(COORDINATOR, place(server), Message::Probe { sent_at });
                 }
                 CoordinatorOutput::SendMap { to } => {
                     let map = Rc::new(self.coordinators[coordinator].map().clone());
@@ -96,7 +101,11 @@ impl World {
                 }
                 CoordinatorOutput::Refuse { .. } => {}
                 CoordinatorOutput::Outdated { server, epoch } => {
-                    unreachable!("{server} acts by map {epoch}, which was never stored")
+                    // Another one, which did not know that it no longer leads, has stored it.
+                    assert!(epoch <= self.store.epoch, "{server} acts by {epoch}: never stored");
+                    if self.leader == Some(coordinator) {
+                        self.schedule(500, Event::Elect { coordinator });
+                    }
                 }
             }
         }
@@ -108,6 +117,7 @@ impl World {
             return;
         }
         if self.store.epoch.next() == epoch {
+            assert!(draft.epoch > self.store.epoch, "stored epochs ascend");
             let head = |map: &ClusterMap, p: usize| map.partitions.get(p).and_then(|at| at.head());
             let is_moved = |p: &usize| {
                 let before = head(&self.store, *p);

@@ -66,6 +66,7 @@ impl World {
                 self.next_leader = 1 - old;
                 self.schedule(us, Event::Elect { coordinator: self.next_leader });
             }
+            FaultKind::Gray(gray) => self.begin_gray(gray),
             FaultKind::Drain { server } => {
                 let drain = Change::Drain { server: self.servers[server].id };
                 if let Some(leader) = self.leader {

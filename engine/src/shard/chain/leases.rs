@@ -131,6 +131,12 @@ impl SharedLeases {
         state.leases.tick(now, outputs);
     }
 
+    /// Peers that were not heard in time lately, and the microseconds by which they were late.
+    pub(crate) fn late_peers(&self) -> Vec<(ServerId, u64)> {
+        let now = self.now();
+        self.lock().leases.late_peers(now).collect()
+    }
+
     pub(super) fn link_failed(&self, now: Time, peer: ServerId, outputs: &mut Vec<LeaseOutput>) {
         self.lock().leases.link_failed(now, peer, outputs);
     }

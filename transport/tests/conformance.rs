@@ -55,6 +55,7 @@ macro_rules! provider {
                 protection::requests_past_the_end_are_refused,
                 protection::unknown_keys_are_refused,
                 protection::deregistered_keys_are_refused,
+                protection::keys_are_good_on_one_queue_pair,
                 protection::local_slices_are_checked,
                 protection::nothing_lands_after_memory_was_taken_back,
                 failure::requests_behind_a_failure_are_flushed,

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, os::fd::BorrowedFd, sync::Arc, time::Instant};
 use super::{
     VerbsConfig,
     completion_queue::{CompletionChannel, CompletionQueue},
-    connect::{VerbsEndpoint, random_sequence_number},
+    connect::{VerbsEndpoint, connect_error, random_sequence_number, unreachable},
     datapath::{Limits, Scratch, Verbs},
     device::{Device, positive},
     memory_region::Registration,
@@ -14,6 +14,7 @@ use super::{
     send_ring::SendRing,
     slot::{Bounce, OWN_RECEIVES, OWN_SENDS, QUEUE_PAIRS_MAX, Slot, Stage, receive_id},
     wake::WakePoint,
+    window::Windows,
 };
 use crate::{
     batch::Batch,
@@ -35,7 +36,7 @@ const REGIONS_MAX: u32 = 0xffff;
 #[derive(Debug)]
 pub struct VerbsTransport {
     pub(super) slots: Slab<Slot>,
-    regions: Slab<Registration>,
+    pub(super) regions: Slab<Registration>,
     pub(super) queues: Vec<CompletionQueue>,
     pub(super) channel: Arc<CompletionChannel>,
     pub(super) device: Arc<Device>,
@@ -95,6 +96,7 @@ impl VerbsTransport {
             has_helpers: device.is_software(),
             reads_burden_reader: device.is_software(),
             prefers_one_write: true,
+            isolates_writers: device.has_windows(),
             shares_foreign_memory: true,
         };
         Ok(Self {
@@ -173,6 +175,7 @@ impl VerbsTransport {
             completion_queue: queue,
             completions_max: self.completions_max(),
             bounce,
+            windows: Windows::default(),
         })
     }
 
@@ -184,7 +187,9 @@ impl VerbsTransport {
     /// Takes the slot out, destroys the queue pair and reports what was pending as flushed.
     pub(super) fn destroy(&mut self, id: QueuePairId) {
         let Some(mut slot) = self.slots.remove(id.0) else { return };
-        // Destroyed first: only then does the device touch none of its memory any more.
+        // Destroyed first: only then does the device touch none of its memory any more. But windows hold
+        // on to the queue pair they belong to.
+        slot.windows.clear();
         slot.stage = Stage::Broken;
         while let Some(request) = slot.ring.pop() {
             if let Some(work_id) = request.work_id {
@@ -219,7 +224,12 @@ impl VerbsTransport {
         let receiving = queue_pair.ready_to_receive(&self.config, &own, remote)?;
         let connected = receiving.ready_to_send(&self.config, &own, remote)?;
         slot.stage = Stage::Connected(connected);
-        Ok(())
+        (0..slot.windows.count()).try_for_each(|index| self.open_window(id, index)).map_err(
+            |error| ConnectError::System {
+                step: "opening a memory window",
+                source: std::io::Error::other(error),
+            },
+        )
     }
 
     /// Tells the passive side that we are there; its device's answer makes the queue pair ready.
@@ -259,6 +269,9 @@ impl Transport for VerbsTransport {
     }
 
     fn deregister(&mut self, region: &MemoryRegion) {
+        for slot in self.slots.values_mut() {
+            slot.windows.close(region.id);
+        }
         drop(self.regions.remove(region.id.0));
     }
 
@@ -280,6 +293,7 @@ impl Transport for VerbsTransport {
             completion_queue: queue,
             completions_max,
             bounce: None,
+            windows: Windows::default(),
         };
         let Some(number) = self.slots.insert_with(|_| placeholder) else {
             self.queues[queue].release(completions_max);
@@ -369,11 +383,12 @@ impl Transport for VerbsTransport {
         if registration.access == Access::LOCAL {
             return Err(ShareError::NoAccess);
         }
-        Ok(RemoteRegion {
-            key: RemoteKey(registration.rkey),
-            address: registration.address,
-            len: registration.len,
-        })
+        let (address, len) = (registration.address, registration.len);
+        let key = match registration.has_windows() {
+            true => self.window_key(queue_pair, region.id)?,
+            false => registration.rkey,
+        };
+        Ok(RemoteRegion { key: RemoteKey(key), address, len })
     }
 
     fn post_receive(&mut self, queue_pair: QueuePairId, count: u32) -> Result<(), PostError> {
@@ -471,20 +486,5 @@ impl Drop for VerbsTransport {
         for id in ids {
             self.destroy(id);
         }
-    }
-}
-
-fn unreachable(remote: &VerbsEndpoint, kind: std::io::ErrorKind) -> ConnectError {
-    let address = std::net::Ipv6Addr::from(remote.gid.raw).to_string();
-    ConnectError::Unreachable { address, source: kind.into() }
-}
-
-fn connect_error(error: OpenError) -> ConnectError {
-    match error {
-        OpenError::System { step, source, .. } => ConnectError::System { step, source },
-        OpenError::Unavailable { .. } => ConnectError::System {
-            step: "opening the device",
-            source: std::io::Error::other(error),
-        },
     }
 }

@@ -494,6 +494,9 @@ pub struct Capabilities {
     /// Whether a request costs more than the bytes of a short message: a mailbox then takes one
     /// write for what it otherwise orders by two.
     pub prefers_one_write: bool,
+    /// Whether what is shared with one peer for writing can be written by that peer alone, whatever keys and
+    /// addresses others guess.
+    pub isolates_writers: bool,
     /// Whether a region over memory that was not allocated by [`Pages::allocate`] can be shared
     /// with peers. Always possible as local side.
     pub shares_foreign_memory: bool,

@@ -56,6 +56,7 @@ macro_rules! provider {
                 protection::unknown_keys_are_refused,
                 protection::deregistered_keys_are_refused,
                 protection::memory_registered_by_another_thread_is_like_any_other,
+                protection::keys_are_good_on_one_queue_pair,
                 protection::local_slices_are_checked,
                 protection::nothing_lands_after_memory_was_taken_back,
                 failure::requests_behind_a_failure_are_flushed,

@@ -17,10 +17,14 @@ macro_rules! structures {
     ($visit:ident) => {
         $visit! {
             complete ibv_device { node_type, transport_type, name, dev_name, dev_path, ibdev_path }
-            complete ibv_context_ops { poll_cq, req_notify_cq, post_srq_recv, post_send, post_recv }
+            complete ibv_context_ops {
+                alloc_mw, dealloc_mw, poll_cq, req_notify_cq, post_srq_recv, post_send, post_recv
+            }
             prefix ibv_context { device, ops, cmd_fd, async_fd, num_comp_vectors }
             complete ibv_pd { context, handle }
             complete ibv_mr { context, pd, addr, length, handle, lkey, rkey }
+            complete ibv_mw { context, pd, rkey, handle }
+            complete ibv_mw_bind_info { mr, addr, length, mw_access_flags }
             complete ibv_comp_channel { context, fd, refcnt }
             prefix ibv_cq { context, channel, cq_context, handle, cqe }
             prefix ibv_qp {

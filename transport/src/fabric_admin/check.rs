@@ -90,9 +90,24 @@ fn examine(config: &VerbsConfig, findings: &mut Vec<Finding>) {
 }
 
 /// What the device promises, when it can be opened: the self test says why it cannot.
-fn promises(config: &VerbsConfig) -> Option<Finding> {
-    let transport = VerbsTransport::open(config.clone()).ok()?;
-    Some(order(transport.capabilities().promises))
+fn promises(config: &VerbsConfig) -> Vec<Finding> {
+    let Ok(transport) = VerbsTransport::open(config.clone()) else { return Vec::new() };
+    let capabilities = transport.capabilities();
+    vec![order(capabilities.promises), isolation(capabilities.isolates_writers)]
+}
+
+/// Whether clients can write to each other's mailboxes.
+fn isolation(isolates_writers: bool) -> Finding {
+    if isolates_writers {
+        let text = "what a client may write is open to its queue pair alone (memory windows)";
+        return Finding::good("isolation", text);
+    }
+    Finding::warning(
+        "isolation",
+        "the device has no memory windows of type 2: a client that guesses a key and an address can \
+         write to another's mailbox",
+        "let only trusted clients in, or serve others by `--providers tcp`",
+    )
 }
 
 /// What a device promises of the order in which it reads and writes memory.

@@ -129,6 +129,7 @@ impl Shm {
                 has_helpers: false,
                 reads_burden_reader: false,
                 prefers_one_write: false,
+                isolates_writers: true,
                 shares_foreign_memory: false,
             },
             host: Host::here(),

@@ -168,6 +168,7 @@ impl Tcp {
                 has_helpers: false,
                 reads_burden_reader: false,
                 prefers_one_write: false,
+                isolates_writers: true,
                 shares_foreign_memory: true,
             },
             options,

@@ -39,7 +39,11 @@ pub const IBV_TRANSPORT_IB: c_int = 0;
 #[repr(C)]
 #[derive(Debug)]
 pub struct ibv_context_ops {
-    pub _query_to_bind: [*mut c_void; 11],
+    pub _query_to_dereg_mr: [*mut c_void; 7],
+    pub alloc_mw: Option<unsafe extern "C" fn(pd: *mut ibv_pd, kind: c_uint) -> *mut ibv_mw>,
+    pub _bind_mw: *mut c_void,
+    pub dealloc_mw: Option<unsafe extern "C" fn(mw: *mut ibv_mw) -> c_int>,
+    pub _create_cq: *mut c_void,
     pub poll_cq:
         Option<unsafe extern "C" fn(cq: *mut ibv_cq, num_entries: c_int, wc: *mut ibv_wc) -> c_int>,
     pub req_notify_cq:
@@ -97,6 +101,30 @@ pub const IBV_ACCESS_LOCAL_WRITE: c_int = 1;
 pub const IBV_ACCESS_REMOTE_WRITE: c_int = 1 << 1;
 pub const IBV_ACCESS_REMOTE_READ: c_int = 1 << 2;
 pub const IBV_ACCESS_REMOTE_ATOMIC: c_int = 1 << 3;
+pub const IBV_ACCESS_MW_BIND: c_int = 1 << 4;
+
+/// A memory window.
+#[repr(C)]
+#[derive(Debug)]
+pub struct ibv_mw {
+    pub context: *mut ibv_context,
+    pub pd: *mut ibv_pd,
+    pub rkey: u32,
+    pub handle: u32,
+    pub kind: c_uint,
+}
+
+pub const IBV_MW_TYPE_2: c_uint = 2;
+
+/// What a window opens.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ibv_mw_bind_info {
+    pub mr: *mut ibv_mr,
+    pub addr: u64,
+    pub length: u64,
+    pub mw_access_flags: c_uint,
+}
 
 #[repr(C)]
 #[derive(Debug)]
@@ -177,6 +205,10 @@ pub struct ibv_device_attr {
 }
 
 pub const IBV_ATOMIC_NONE: c_uint = 0;
+
+/// Bits of `device_cap_flags`.
+pub const IBV_DEVICE_MEM_WINDOW_TYPE_2A: c_uint = 1 << 23;
+pub const IBV_DEVICE_MEM_WINDOW_TYPE_2B: c_uint = 1 << 24;
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -364,8 +396,18 @@ pub struct ibv_send_wr {
     /// In network byte order.
     pub imm_data: u32,
     pub wr: ibv_send_wr_wr,
-    /// The unions `qp_type` and `bind_mw`/`tso`: not used on reliable connected queue pairs.
-    pub _unused: [u64; 7],
+    /// The union `qp_type`: not used on reliable connected queue pairs.
+    pub _qp_type: u64,
+    pub bind_mw: ibv_send_wr_bind_mw,
+}
+
+/// `bind_mw` of [`ibv_send_wr`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ibv_send_wr_bind_mw {
+    pub mw: *mut ibv_mw,
+    pub rkey: u32,
+    pub bind_info: ibv_mw_bind_info,
 }
 
 pub const IBV_WR_RDMA_WRITE: c_uint = 0;
@@ -374,6 +416,7 @@ pub const IBV_WR_SEND_WITH_IMM: c_uint = 3;
 pub const IBV_WR_RDMA_READ: c_uint = 4;
 pub const IBV_WR_ATOMIC_CMP_AND_SWP: c_uint = 5;
 pub const IBV_WR_ATOMIC_FETCH_AND_ADD: c_uint = 6;
+pub const IBV_WR_BIND_MW: c_uint = 8;
 
 pub const IBV_SEND_FENCE: c_uint = 1 << 0;
 pub const IBV_SEND_SIGNALED: c_uint = 1 << 1;
@@ -441,6 +484,7 @@ pub const IBV_EVENT_PORT_ACTIVE: c_uint = 9;
 pub const IBV_EVENT_PORT_ERR: c_uint = 10;
 
 const _: () = assert!(size_of::<ibv_send_wr>() == 128);
+const _: () = assert!(std::mem::offset_of!(ibv_send_wr, bind_mw) == 80);
 const _: () = assert!(size_of::<ibv_wc>() == 48);
 const _: () = assert!(size_of::<ibv_qp_attr>() == 144);
 const _: () = assert!(size_of::<ibv_qp_init_attr>() == 64);

@@ -101,11 +101,13 @@ pub(super) fn random_sequence_number() -> u32 {
     u32::try_from(random & u64::from(NUMBER_MAX)).unwrap_or(0)
 }
 
+/// The peer cannot be reached.
 pub(super) fn unreachable(remote: &VerbsEndpoint, kind: std::io::ErrorKind) -> ConnectError {
     let address = std::net::Ipv6Addr::from(remote.gid.raw).to_string();
     ConnectError::Unreachable { address, source: kind.into() }
 }
 
+/// What a device failed at, as an error of connecting.
 pub(super) fn connect_error(error: OpenError) -> ConnectError {
     match error {
         OpenError::System { step, source, .. } => ConnectError::System { step, source },

@@ -10,11 +10,11 @@ use super::{
         IBV_WC_REM_OP_ERR, IBV_WC_RETRY_EXC_ERR, IBV_WC_RNR_RETRY_EXC_ERR, IBV_WC_SUCCESS,
         IBV_WC_WR_FLUSH_ERR, IBV_WR_ATOMIC_CMP_AND_SWP, IBV_WR_ATOMIC_FETCH_AND_ADD,
         IBV_WR_RDMA_READ, IBV_WR_RDMA_WRITE, IBV_WR_RDMA_WRITE_WITH_IMM, IBV_WR_SEND_WITH_IMM,
-        ibv_context_ops, ibv_cq, ibv_qp, ibv_recv_wr, ibv_send_wr, ibv_send_wr_atomic,
-        ibv_send_wr_rdma, ibv_send_wr_wr, ibv_sge, ibv_wc,
+        ibv_context_ops, ibv_cq, ibv_mw_bind_info, ibv_qp, ibv_recv_wr, ibv_send_wr,
+        ibv_send_wr_atomic, ibv_send_wr_bind_mw, ibv_send_wr_rdma, ibv_send_wr_wr, ibv_sge, ibv_wc,
     },
     memory_region::Registration,
-    send_ring::InFlight,
+    send_ring::{InFlight, Purpose},
     slot::Slot,
 };
 use crate::{
@@ -150,7 +150,11 @@ impl Verbs {
         if status != 0 {
             return Err(post_error(status));
         }
-        slot.ring.push(InFlight { work_id: None, opcode: Opcode::Write, quiet: true });
+        slot.ring.push(InFlight {
+            work_id: None,
+            opcode: Opcode::Write,
+            purpose: Purpose::Greeting,
+        });
         Ok(())
     }
 
@@ -196,7 +200,7 @@ impl Verbs {
             slot.ring.push(InFlight {
                 work_id: Some(request.work_id),
                 opcode: opcode(&request.operation),
-                quiet: false,
+                purpose: Purpose::Request,
             });
         }
         (count, (status != 0).then(|| post_error(status)))
@@ -222,7 +226,17 @@ pub(super) const EMPTY_SEND: ibv_send_wr = ibv_send_wr {
     wr: ibv_send_wr_wr {
         atomic: ibv_send_wr_atomic { remote_addr: 0, compare_add: 0, swap: 0, rkey: 0 },
     },
-    _unused: [0; 7],
+    _qp_type: 0,
+    bind_mw: ibv_send_wr_bind_mw {
+        mw: std::ptr::null_mut(),
+        rkey: 0,
+        bind_info: ibv_mw_bind_info {
+            mr: std::ptr::null_mut(),
+            addr: 0,
+            length: 0,
+            mw_access_flags: 0,
+        },
+    },
 };
 
 /// Arrays the data path builds its calls in, allocated once.

@@ -13,9 +13,10 @@ use serde::Serialize;
 use super::{
     VerbsConfig,
     abi::{
-        IBV_ATOMIC_NONE, IBV_LINK_LAYER_ETHERNET, IBV_LINK_LAYER_INFINIBAND, IBV_MTU_256,
-        IBV_MTU_4096, IBV_PORT_ACTIVE, IBV_TRANSPORT_IB, ibv_context, ibv_device, ibv_device_attr,
-        ibv_gid, ibv_pd, ibv_port_attr,
+        IBV_ATOMIC_NONE, IBV_DEVICE_MEM_WINDOW_TYPE_2A, IBV_DEVICE_MEM_WINDOW_TYPE_2B,
+        IBV_LINK_LAYER_ETHERNET, IBV_LINK_LAYER_INFINIBAND, IBV_MTU_256, IBV_MTU_4096,
+        IBV_PORT_ACTIVE, IBV_TRANSPORT_IB, ibv_context, ibv_device, ibv_device_attr, ibv_gid,
+        ibv_pd, ibv_port_attr,
     },
     load::{Library, LoadError, library},
 };
@@ -217,6 +218,13 @@ impl Device {
     /// What it is known to promise.
     pub(super) fn promises(&self) -> Promises {
         super::order::of_device(self.is_software())
+    }
+
+    /// Whether it has memory windows that belong to a queue pair: what a peer may write then opens to that
+    /// peer alone.
+    pub(super) fn has_windows(&self) -> bool {
+        let kinds = IBV_DEVICE_MEM_WINDOW_TYPE_2A | IBV_DEVICE_MEM_WINDOW_TYPE_2B;
+        self.attributes.max_mw > 0 && self.attributes.device_cap_flags & kinds != 0
     }
 
     /// A software device (SoftRoCE): the kernel does its work.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{
     abi::{
-        IBV_ACCESS_LOCAL_WRITE, IBV_ACCESS_REMOTE_ATOMIC, IBV_ACCESS_REMOTE_READ,
-        IBV_ACCESS_REMOTE_WRITE, ibv_mr,
+        IBV_ACCESS_LOCAL_WRITE, IBV_ACCESS_MW_BIND, IBV_ACCESS_REMOTE_ATOMIC,
+        IBV_ACCESS_REMOTE_READ, IBV_ACCESS_REMOTE_WRITE, ibv_mr,
     },
     device::Device,
 };
@@ -22,10 +22,10 @@ pub(super) const REGIONS_MAX: u32 = 0xffff;
 /// A registration. Holds the pages, so they cannot be unmapped under the device.
 #[derive(Debug)]
 pub(super) struct Registration {
-    mr: *mut ibv_mr,
+    pub(super) mr: *mut ibv_mr,
     /// Key for local use.
     pub(super) lkey: u32,
-    /// Key for peers.
+    /// Key for peers, where they need no window.
     pub(super) rkey: u32,
     /// First byte.
     pub(super) address: u64,
@@ -51,7 +51,8 @@ impl Registration {
         // SAFETY: the pages are mapped readable and writable, and the registration keeps a clone of
         // them until it is undone in drop.
         let mr = unsafe {
-            (device.library().ibv_reg_mr)(device.pd, address.cast(), len, access_flags(access))
+            let flags = access_flags(access, device.has_windows());
+            (device.library().ibv_reg_mr)(device.pd, address.cast(), len, flags)
         };
         if mr.is_null() {
             let source = std::io::Error::last_os_error();
@@ -90,6 +91,11 @@ impl Registration {
         assert_eq!(registration.address, pages.as_ptr() as u64, "of these pages");
         assert_eq!(registration.access, access, "with this access");
         *registration
+    }
+
+    /// Whether peers reach it by windows only.
+    pub(super) fn has_windows(&self) -> bool {
+        is_windowed(self.access, self.device.has_windows())
     }
 }
 
@@ -132,9 +138,22 @@ impl Registrar for VerbsRegistrar {
     }
 }
 
+/// What a peer may change opens to it by a window of its queue pair, where the device has such.
+const fn is_windowed(access: Access, has_windows: bool) -> bool {
+    has_windows && (access.remote_write || access.remote_atomic)
+}
+
 /// The owner may always write: reads and atomics scatter into the region.
-const fn access_flags(access: Access) -> i32 {
-    let mut flags = IBV_ACCESS_LOCAL_WRITE;
+const fn access_flags(access: Access, has_windows: bool) -> i32 {
+    if is_windowed(access, has_windows) {
+        return IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_MW_BIND;
+    }
+    IBV_ACCESS_LOCAL_WRITE | remote_flags(access)
+}
+
+/// What peers may do.
+pub(super) const fn remote_flags(access: Access) -> i32 {
+    let mut flags = 0;
     if access.remote_read {
         flags |= IBV_ACCESS_REMOTE_READ;
     }
@@ -153,9 +172,20 @@ mod tests {
 
     #[test]
     fn parameter_memory_gets_no_remote_write_flag() {
-        let flags = access_flags(Access::READ);
-        assert_eq!(flags & IBV_ACCESS_REMOTE_WRITE, 0);
-        assert_eq!(flags & IBV_ACCESS_REMOTE_ATOMIC, 0);
-        assert_ne!(flags & IBV_ACCESS_REMOTE_READ, 0);
+        for has_windows in [false, true] {
+            let flags = access_flags(Access::READ, has_windows);
+            assert_eq!(flags & IBV_ACCESS_REMOTE_WRITE, 0);
+            assert_eq!(flags & IBV_ACCESS_REMOTE_ATOMIC, 0);
+            assert_ne!(flags & IBV_ACCESS_REMOTE_READ, 0);
+        }
+    }
+
+    #[test]
+    fn what_peers_may_change_is_reached_by_windows_only() {
+        for access in [Access::READ_WRITE, Access::ALL] {
+            let flags = access_flags(access, true);
+            assert_eq!(flags, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_MW_BIND);
+            assert_ne!(access_flags(access, false) & IBV_ACCESS_REMOTE_WRITE, 0);
+        }
     }
 }

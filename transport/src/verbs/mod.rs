@@ -21,6 +21,7 @@ mod single;
 mod slot;
 mod transport;
 mod wake;
+mod window;
 
 pub use config::{ConfigError, VerbsConfig};
 pub use transport::VerbsTransport;

@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::{
     abi::{IBV_WC_RECV_RDMA_WITH_IMM, IBV_WC_SUCCESS, IBV_WC_WITH_IMM, ibv_wc},
     datapath::{POLL_MAX, completion_status},
+    send_ring::Purpose,
     slot::{Slot, Stage, WorkRequest},
     transport::VerbsTransport,
 };
@@ -101,10 +102,14 @@ impl VerbsTransport {
                 let request = slot.ring.complete(number)?;
                 if work.status != IBV_WC_SUCCESS {
                     slot.state = QueuePairState::Error;
-                } else if request.quiet {
-                    // The greeting has arrived: nothing else is sent before.
-                    if slot.state == QueuePairState::Connecting {
-                        slot.state = QueuePairState::Ready;
+                } else if request.purpose != Purpose::Request {
+                    match request.purpose {
+                        // It has arrived: nothing of the caller's is sent before.
+                        Purpose::Greeting if slot.state == QueuePairState::Connecting => {
+                            slot.state = QueuePairState::Ready;
+                        }
+                        Purpose::Bind => slot.windows.note_bound(),
+                        Purpose::Greeting | Purpose::Quiet | Purpose::Request => {}
                     }
                     return None;
                 }

@@ -8,8 +8,20 @@ pub(super) struct InFlight {
     /// What the caller knows it by; `None` for the provider's own messages.
     pub(super) work_id: Option<WorkId>,
     pub(super) opcode: Opcode,
-    /// Whether nobody is told that it succeeded.
-    pub(super) quiet: bool,
+    pub(super) purpose: Purpose,
+}
+
+/// What follows when a request succeeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// The caller is told.
+    Request,
+    /// Nobody is told.
+    Quiet,
+    /// The peer has heard that this side is there, or that it goes.
+    Greeting,
+    /// A memory window is open.
+    Bind,
 }
 
 /// Requests in flight, oldest first, numbered without end. A completion of one says that all
@@ -26,7 +38,7 @@ impl SendRing {
     /// A ring with room for at least `capacity` requests.
     pub(super) fn new(capacity: u32) -> Self {
         let len = capacity.next_power_of_two() as usize;
-        let empty = InFlight { work_id: None, opcode: Opcode::Write, quiet: false };
+        let empty = InFlight { work_id: None, opcode: Opcode::Write, purpose: Purpose::Request };
         Self { entries: vec![empty; len], head: 0, tail: 0 }
     }
 
@@ -71,7 +83,7 @@ mod tests {
     use super::*;
 
     fn request(work_id: u64) -> InFlight {
-        InFlight { work_id: Some(WorkId(work_id)), opcode: Opcode::Read, quiet: false }
+        InFlight { work_id: Some(WorkId(work_id)), opcode: Opcode::Read, purpose: Purpose::Request }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::{
     },
     datapath::{EMPTY_SEND, Verbs, local_slice, post_error, rdma},
     memory_region::Registration,
-    send_ring::InFlight,
+    send_ring::{InFlight, Purpose},
     slot::Slot,
 };
 use crate::{
@@ -45,7 +45,8 @@ impl Verbs {
             wr: rdma(remote),
             ..EMPTY_SEND
         };
-        let in_flight = InFlight { work_id: Some(WorkId(0)), opcode: Opcode::Write, quiet: true };
+        let in_flight =
+            InFlight { work_id: Some(WorkId(0)), opcode: Opcode::Write, purpose: Purpose::Quiet };
         let posted = self.post_single(slot, request, slice, in_flight)?;
         if posted {
             slot.unsignaled = if is_last { 0 } else { slot.unsignaled + 1 };
@@ -70,7 +71,8 @@ impl Verbs {
             wr: rdma(remote),
             ..EMPTY_SEND
         };
-        let in_flight = InFlight { work_id: Some(work_id), opcode: Opcode::Read, quiet: false };
+        let in_flight =
+            InFlight { work_id: Some(work_id), opcode: Opcode::Read, purpose: Purpose::Request };
         self.post_single(slot, request, slice, in_flight)
     }
 

@@ -10,6 +10,7 @@ use super::{
     memory_region::Registration,
     queue_pair::{ConnectedQueuePair, InitQueuePair},
     send_ring::SendRing,
+    window::Windows,
 };
 use crate::{
     error::{AllocateError, RegisterError},
@@ -19,8 +20,8 @@ use crate::{
 
 /// Receives the provider keeps posted for its own messages: a greeting and a farewell.
 pub(super) const OWN_RECEIVES: u32 = 2;
-/// Requests the provider keeps room for in the send queue: the same two.
-pub(super) const OWN_SENDS: u32 = 2;
+/// Requests the provider keeps room for in the send queue: the same two, and one that opens a window.
+pub(super) const OWN_SENDS: u32 = 3;
 /// Most queue pairs of one instance.
 pub(super) const QUEUE_PAIRS_MAX: u32 = 0x7fff;
 /// Marks the work request ids of receives: a bit that no queue pair's number has.
@@ -50,6 +51,8 @@ pub(super) struct Slot {
     pub(super) completions_max: u32,
     /// Where inline bytes go on a device that cannot carry them in the request.
     pub(super) bounce: Option<Bounce>,
+    /// What the peer may write, where the device can tell peers apart.
+    pub(super) windows: Windows,
 }
 
 /// How far the queue pair has come.

@@ -14,6 +14,7 @@ use super::{
     send_ring::SendRing,
     slot::{Bounce, OWN_RECEIVES, OWN_SENDS, QUEUE_PAIRS_MAX, Slot, Stage, receive_id},
     wake::WakePoint,
+    window::Windows,
 };
 use crate::{
     batch::Batch,
@@ -33,7 +34,7 @@ use crate::{
 #[derive(Debug)]
 pub struct VerbsTransport {
     pub(super) slots: Slab<Slot>,
-    regions: Slab<Registration>,
+    pub(super) regions: Slab<Registration>,
     pub(super) queues: Vec<CompletionQueue>,
     pub(super) channel: Arc<CompletionChannel>,
     pub(super) device: Arc<Device>,
@@ -93,6 +94,7 @@ impl VerbsTransport {
             has_helpers: device.is_software(),
             reads_burden_reader: device.is_software(),
             prefers_one_write: true,
+            isolates_writers: device.has_windows(),
             shares_foreign_memory: true,
         };
         Ok(Self {
@@ -171,6 +173,7 @@ impl VerbsTransport {
             completion_queue: queue,
             completions_max: self.completions_max(),
             bounce,
+            windows: Windows::default(),
         })
     }
 
@@ -182,7 +185,9 @@ impl VerbsTransport {
     /// Takes the slot out, destroys the queue pair and reports what was pending as flushed.
     pub(super) fn destroy(&mut self, id: QueuePairId) {
         let Some(mut slot) = self.slots.remove(id.0) else { return };
-        // Destroyed first: only then does the device touch none of its memory any more.
+        // Destroyed first: only then does the device touch none of its memory any more. But windows hold
+        // on to the queue pair they belong to.
+        slot.windows.clear();
         slot.stage = Stage::Broken;
         while let Some(request) = slot.ring.pop() {
             if let Some(work_id) = request.work_id {
@@ -217,7 +222,12 @@ impl VerbsTransport {
         let receiving = queue_pair.ready_to_receive(&self.config, &own, remote)?;
         let connected = receiving.ready_to_send(&self.config, &own, remote)?;
         slot.stage = Stage::Connected(connected);
-        Ok(())
+        (0..slot.windows.count()).try_for_each(|index| self.open_window(id, index)).map_err(
+            |error| ConnectError::System {
+                step: "opening a memory window",
+                source: std::io::Error::other(error),
+            },
+        )
     }
 
     /// Tells the passive side that we are there; its device's answer makes the queue pair ready.
@@ -253,6 +263,9 @@ impl Transport for VerbsTransport {
     }
 
     fn deregister(&mut self, region: &MemoryRegion) {
+        for slot in self.slots.values_mut() {
+            slot.windows.close(region.id);
+        }
         drop(self.regions.remove(region.id.0));
     }
 
@@ -292,6 +305,7 @@ impl Transport for VerbsTransport {
             completion_queue: queue,
             completions_max,
             bounce: None,
+            windows: Windows::default(),
         };
         let Some(number) = self.slots.insert_with(|_| placeholder) else {
             self.queues[queue].release(completions_max);
@@ -381,11 +395,12 @@ impl Transport for VerbsTransport {
         if registration.access == Access::LOCAL {
             return Err(ShareError::NoAccess);
         }
-        Ok(RemoteRegion {
-            key: RemoteKey(registration.rkey),
-            address: registration.address,
-            len: registration.len,
-        })
+        let (address, len) = (registration.address, registration.len);
+        let key = match registration.has_windows() {
+            true => self.window_key(queue_pair, region.id)?,
+            false => registration.rkey,
+        };
+        Ok(RemoteRegion { key: RemoteKey(key), address, len })
     }
 
     fn post_receive(&mut self, queue_pair: QueuePairId, count: u32) -> Result<(), PostError> {

@@ -154,6 +154,33 @@ pub fn memory_registered_by_another_thread_is_like_any_other<F: Fixture>() {
     );
 }
 
+/// What a peer may write is reached by its own queue pair alone, whatever others know of it.
+pub fn keys_are_good_on_one_queue_pair<F: Fixture>() {
+    for access in [Access::READ_WRITE, Access::ALL] {
+        pair::<F>(
+            |mut side| {
+                let owner = side.connect();
+                let stranger = side.connect();
+                let target = side.hear_region();
+                side.carry_out(owner, write_word(1, target.at(0)));
+                let status = side.fails(stranger, write_word(2, target.at(0)));
+                assert!(matches!(status, None | Some(CompletionStatus::RemoteAccess)));
+                side.carry_out(owner, write_word(3, target.at(8)));
+                side.meet();
+            },
+            move |mut side| {
+                let owner = side.connect();
+                side.connect();
+                let target = side.region(4096, access);
+                side.share(owner, &target);
+                side.meet();
+                assert_eq!(target.pages.load_u64(0), 1, "a stranger has written");
+                assert_eq!(target.pages.load_u64(8), 3);
+            },
+        );
+    }
+}
+
 /// Slices that leave their region, or name none, fail at the side that posts them.
 pub fn local_slices_are_checked<F: Fixture>() {
     pair::<F>(

@@ -31,7 +31,8 @@
 //! 8. **Taking back.** What begins after [`Transport::deregister`] or [`Transport::disconnect`] has
 //!    returned is refused. Neither waits for a peer, which may have been stopped in the middle of a
 //!    write: memory that peers could write is used for something else only when
-//!    [`Transport::is_quiet`] says so. Giving it back to the system needs no such care.
+//!    [`Transport::is_quiet`] says so. Giving it back to the system needs no such care. What was pending at
+//!    a disconnection completes as flushed once nothing uses its memory any more, at once or later.
 
 use std::{any::Any, fmt, os::fd::BorrowedFd, time::Duration};
 
@@ -677,12 +678,13 @@ pub trait Transport: Send {
     /// The queue pair's state; [`QueuePairState::Error`] for one that is unknown.
     fn state(&self, queue_pair: QueuePairId) -> QueuePairState;
 
-    /// Breaks the connection: pending requests complete as flushed, the peer's side goes to error.
-    /// Unknown ones are ignored. Rule 8 says when memory that the peer could write can be used again.
+    /// Breaks the connection without waiting: pending requests complete as flushed, the peer's side goes to
+    /// error. Unknown ones are ignored. Rule 8 says when memory that the peer could write can be used again.
     fn disconnect(&mut self, queue_pair: QueuePairId);
 
     /// Whether no peer still carries out a write that began before memory was taken back from it by
-    /// [`Self::deregister`] or [`Self::disconnect`]. Polling brings it about.
+    /// [`Self::deregister`] or [`Self::disconnect`], and no request of this side that was pending at a
+    /// disconnection is still carried out. Polling brings it about.
     fn is_quiet(&mut self) -> bool {
         true
     }

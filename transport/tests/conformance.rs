@@ -83,6 +83,7 @@ macro_rules! provider {
                 connection::local_memory_is_not_shared,
                 process::the_child_of_a_death,
                 process::a_killed_process_ends_its_queue_pairs,
+                process::disconnecting_waits_for_nobody,
             }
         }
     };

@@ -51,6 +51,18 @@ pub fn next_completion(transport: &mut impl Transport, queue_pair: QueuePairId) 
     completions[0]
 }
 
+/// Waits until all queue pairs that were disconnected have been destroyed.
+///
+/// # Panics
+/// When they are not in [`PATIENCE`].
+pub fn until_quiet(transport: &mut impl Transport) {
+    let deadline = Instant::now() + PATIENCE;
+    while !transport.is_quiet() {
+        assert!(Instant::now() < deadline, "queue pairs are not destroyed");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Writes a word.
 pub fn write_word(
     transport: &mut impl Transport,

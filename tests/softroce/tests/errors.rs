@@ -11,7 +11,7 @@ use windlass_softroce::{
     LinkedDevices, device, linked_devices, open,
     peer::{Connection, Peer},
     report,
-    side::{self, next_completion, read_word, region, write_word},
+    side::{self, next_completion, read_word, region, until_quiet, write_word},
 };
 use windlass_transport::{
     Access, Batch, Completion, CompletionStatus, MemoryRegion, Operation, QueuePairState,
@@ -71,6 +71,7 @@ impl NearAndFar {
         // The first connection makes what later ones share.
         let first = far.connect(&mut to_far).unwrap();
         to_far.disconnect(first.queue_pair);
+        until_quiet(&mut to_far);
         let before = resources(&here);
         let memory = region(&mut to_far, 1 << 20, Access::READ_WRITE);
         let far_at = far.connect(&mut to_far).unwrap();
@@ -100,6 +101,7 @@ impl NearAndFar {
     fn far_is_forgotten(&mut self) {
         self.to_far.disconnect(self.far_at.queue_pair);
         self.to_far.deregister(&self.memory);
+        until_quiet(&mut self.to_far);
         assert_eq!(resources(&self.here), self.before, "queue pairs and regions are gone");
     }
 

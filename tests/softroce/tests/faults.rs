@@ -354,7 +354,7 @@ fn a_thousand_connections_leave_nothing_behind() {
     let mut peer = Peer::start(PEER, &device);
     let mut transport = open(&device).unwrap();
     let local = region(&mut transport, 4096, Access::LOCAL);
-    let mut cycle = |transport: &mut windlass_transport::verbs::VerbsTransport| {
+    let cycle = |transport: &mut VerbsTransport, peer: &mut Peer| {
         let to = peer.connect(transport).unwrap();
         let pages_of_session = region(transport, 1 << 20, Access::READ_WRITE);
         transport.share(to.queue_pair, &pages_of_session).unwrap();
@@ -365,16 +365,28 @@ fn a_thousand_connections_leave_nothing_behind() {
         peer.ask(&format!("disconnect {}", to.peer_queue_pair));
     };
     for _ in 0..10 {
-        cycle(&mut transport);
+        cycle(&mut transport, &mut peer);
     }
+    settle(&mut transport, &mut peer);
     let before = Resources::now(&device);
     let began = Instant::now();
     for _ in 0..CYCLES {
-        cycle(&mut transport);
+        cycle(&mut transport, &mut peer);
     }
+    settle(&mut transport, &mut peer);
     let after = Resources::now(&device);
     report(&format!("{CYCLES} connections in {:?}: {before:?} -> {after:?}", began.elapsed()));
     assert_eq!(before, after);
+}
+
+/// Waits until both sides have destroyed the queue pairs that were disconnected.
+fn settle(transport: &mut VerbsTransport, peer: &mut Peer) {
+    side::until_quiet(transport);
+    let deadline = Instant::now() + side::PATIENCE;
+    while peer.ask("quiet") != ["true"] {
+        assert!(Instant::now() < deadline, "the peer's queue pairs are not destroyed");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// What the kernel counts for a device and this process.

@@ -378,6 +378,14 @@ mod tests {
     }
 
     #[test]
+    fn a_device_on_which_clients_reach_each_others_mailboxes_is_a_warning() {
+        assert_eq!(isolation(true).verdict, Verdict::Good);
+        let finding = isolation(false);
+        assert_eq!(finding.verdict, Verdict::Warning);
+        assert!(finding.text.contains("write to another's mailbox"), "{}", finding.text);
+    }
+
+    #[test]
     fn a_short_mtu_is_a_warning_with_the_command() {
         let port = PortInfo {
             number: 1,

@@ -42,8 +42,9 @@ pub struct VerbsConfig {
     pub writes_in_order: Option<bool>,
     /// Bound on the time the active side waits for the passive side's answer.
     pub connect_timeout: Duration,
-    /// Bound on the time [`disconnect`](crate::fabric::Transport::disconnect) takes to tell the
-    /// peer.
+    /// How long a peer's device has to answer the farewell of a queue pair that was
+    /// [disconnected](crate::fabric::Transport::disconnect), before it is destroyed. Nobody waits for it
+    /// but a transport that is dropped.
     pub farewell_timeout: Duration,
 }
 

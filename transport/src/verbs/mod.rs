@@ -11,6 +11,7 @@ mod config;
 mod connect;
 mod datapath;
 pub mod device;
+mod leave;
 pub mod load;
 mod memory_region;
 mod order;

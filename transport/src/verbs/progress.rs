@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::{
     abi::{IBV_WC_RECV_RDMA_WITH_IMM, IBV_WC_SUCCESS, IBV_WC_WITH_IMM, ibv_wc},
-    datapath::{POLL_MAX, completion_status},
+    datapath::{POLL_MAX, Verbs, completion_status},
     send_ring::Purpose,
     slot::{Slot, Stage, WorkRequest},
     transport::VerbsTransport,
@@ -35,6 +35,9 @@ impl VerbsTransport {
     /// Reports completions, at most as many as there is room for.
     pub(super) fn progress(&mut self, completions: &mut [Completion]) -> usize {
         let mut count = 0;
+        if self.departures.are_under_way() {
+            self.end_departures();
+        }
         while count < completions.len()
             && let Some(completion) = self.ready.pop_front()
         {
@@ -98,7 +101,10 @@ impl VerbsTransport {
         match WorkRequest::of(work.wr_id) {
             // A queue pair that is gone may still have completions in the queue.
             WorkRequest::Send { queue_pair, number } => {
-                let slot = self.slots.find_mut(queue_pair)?;
+                let Some(slot) = self.slots.find_mut(queue_pair) else {
+                    self.departures.note(queue_pair, number, work.status == IBV_WC_SUCCESS);
+                    return None;
+                };
                 let request = slot.ring.complete(number)?;
                 if work.status != IBV_WC_SUCCESS {
                     slot.state = QueuePairState::Error;
@@ -156,16 +162,31 @@ impl VerbsTransport {
         }
     }
 
-    /// Posts the farewell; says whether there is something to wait for.
-    pub(super) fn say_farewell(&mut self, queue_pair: QueuePairId) -> bool {
-        let Some(slot) = self.slots.find_mut(queue_pair.0) else { return false };
-        // A peer whose device has not answered the greeting is not waited for.
-        let is_unanswered = slot.state == QueuePairState::Connecting && slot.ring.len() > 0;
-        // A passive side that has not looked at the greeting yet may well have a peer.
-        slot.state != QueuePairState::Error
-            && matches!(slot.stage, Stage::Connected(_))
-            && self.verbs.post_own(slot, Greeting::FAREWELL).is_ok()
-            && !is_unanswered
+    /// Takes a queue pair out, which from here on carries out nothing for its peer, and has it told so and
+    /// destroyed; what was pending completes as flushed once it has been.
+    pub(super) fn dismiss(&mut self, queue_pair: QueuePairId) {
+        let Some(mut slot) = self.slots.remove(queue_pair.0) else { return };
+        // Windows hold on to the queue pair they belong to.
+        slot.windows.clear();
+        let farewell = say_farewell(self.verbs, &mut slot);
+        let deadline = Instant::now() + self.config.farewell_timeout;
+        self.departures.add(slot, farewell, deadline);
+    }
+
+    /// Ends what is left of queue pairs that have been destroyed.
+    pub(super) fn end_departures(&mut self) {
+        while let Some(mut left) = self.departures.take_destroyed() {
+            self.queues[left.completion_queue].release(left.completions_max);
+            while let Some(request) = left.ring.pop() {
+                self.ready.extend(request.work_id.map(|work_id| Completion {
+                    queue_pair: left.id,
+                    work_id,
+                    opcode: request.opcode,
+                    status: CompletionStatus::Flushed,
+                    immediate: 0,
+                }));
+            }
+        }
     }
 
     /// Waits until everything posted on the queue pair has completed; false when it failed or the
@@ -188,6 +209,24 @@ impl VerbsTransport {
             }
         }
     }
+}
+
+/// Ends what the peer may do, and posts the farewell; its number, if it is to be waited for.
+fn say_farewell(verbs: Verbs, slot: &mut Slot) -> Option<u32> {
+    // A peer whose device has not answered the greeting is not waited for.
+    let is_unanswered = slot.state == QueuePairState::Connecting && slot.ring.len() > 0;
+    // A passive side that has not looked at the greeting yet may well have a peer.
+    let Stage::Connected(queue_pair) = &slot.stage else { return None };
+    if slot.state == QueuePairState::Error {
+        return None;
+    }
+    if !queue_pair.refuse_requests() {
+        fail(slot);
+        return None;
+    }
+    let number = slot.ring.next_number();
+    let is_posted = verbs.post_own(slot, Greeting::FAREWELL).is_ok();
+    (is_posted && !is_unanswered).then_some(number)
 }
 
 /// Fails a queue pair by our own decision; what is pending will complete as flushed.

@@ -262,6 +262,12 @@ impl ConnectedQueuePair {
         self.0.qp
     }
 
+    /// Carries out no request of the peer any more; false when the device will not have it.
+    pub(super) fn refuse_requests(&self) -> bool {
+        let attributes = ibv_qp_attr { qp_access_flags: 0, ..ibv_qp_attr::default() };
+        self.0.modify("ibv_modify_qp(access)", attributes, IBV_QP_ACCESS_FLAGS).is_ok()
+    }
+
     /// Moves it to the error state: everything pending completes as flushed, and the peer's
     /// requests are refused.
     pub(super) fn fail(&self) {

@@ -8,22 +8,22 @@ use super::{
     connect::{VerbsEndpoint, connect_error, random_sequence_number, unreachable},
     datapath::{Limits, Scratch, Verbs},
     device::{Device, positive},
+    leave::Departures,
     memory_region::{self, REGIONS_MAX, Registration, VerbsRegistrar},
     progress::{Greeting, fail},
     queue_pair::{ResetQueuePair, scatter_max},
     send_ring::SendRing,
     slot::{Bounce, OWN_RECEIVES, OWN_SENDS, QUEUE_PAIRS_MAX, Slot, Stage, receive_id},
     wake::WakePoint,
-    window::Windows,
+    window::{self, Windows},
 };
 use crate::{
     batch::Batch,
     error::{ConnectError, OpenError, PostError, RegisterError, ShareError},
     fabric::{
-        Access, Capabilities, Completion, CompletionStatus, Endpoint, INLINE_LEN_MAX, LocalSlice,
-        MemoryRegion, PeerBytes, PendingQueuePair, Prepared, Promises, QueuePairId, QueuePairState,
-        Registrar, RemoteAddress, RemoteKey, RemoteRegion, Role, SendRequest, Transport, Waker,
-        WorkId,
+        Access, Capabilities, Completion, Endpoint, INLINE_LEN_MAX, LocalSlice, MemoryRegion,
+        PeerBytes, PendingQueuePair, Prepared, Promises, QueuePairId, QueuePairState, Registrar,
+        RemoteAddress, RemoteKey, RemoteRegion, Role, SendRequest, Transport, Waker, WorkId,
     },
     memory::Pages,
     slab::Slab,
@@ -33,6 +33,7 @@ use crate::{
 // Fields are dropped in order: what the device uses goes before what it is made of.
 #[derive(Debug)]
 pub struct VerbsTransport {
+    pub(super) departures: Departures,
     pub(super) slots: Slab<Slot>,
     pub(super) regions: Slab<Registration>,
     pub(super) queues: Vec<CompletionQueue>,
@@ -70,6 +71,7 @@ impl VerbsTransport {
             source: std::io::ErrorKind::Unsupported.into(),
         })?;
         let wake_point = WakePoint::new(&device, &channel)?;
+        let departures = Departures::new(wake_point.waker())?;
         let work_requests_max = positive(device.attributes.max_qp_wr);
         let config = VerbsConfig {
             outstanding_max: config.outstanding_max.min(work_requests_max - OWN_SENDS),
@@ -98,6 +100,7 @@ impl VerbsTransport {
             shares_foreign_memory: true,
         };
         Ok(Self {
+            departures,
             slots: Slab::new(QUEUE_PAIRS_MAX),
             regions: Slab::new(REGIONS_MAX),
             queues: Vec::new(),
@@ -182,27 +185,6 @@ impl VerbsTransport {
         self.config.outstanding_max + OWN_SENDS + self.config.receives_max + OWN_RECEIVES
     }
 
-    /// Takes the slot out, destroys the queue pair and reports what was pending as flushed.
-    pub(super) fn destroy(&mut self, id: QueuePairId) {
-        let Some(mut slot) = self.slots.remove(id.0) else { return };
-        // Destroyed first: only then does the device touch none of its memory any more. But windows hold
-        // on to the queue pair they belong to.
-        slot.windows.clear();
-        slot.stage = Stage::Broken;
-        while let Some(request) = slot.ring.pop() {
-            if let Some(work_id) = request.work_id {
-                self.ready.push_back(Completion {
-                    queue_pair: id,
-                    work_id,
-                    opcode: request.opcode,
-                    status: CompletionStatus::Flushed,
-                    immediate: 0,
-                });
-            }
-        }
-        self.queues[slot.completion_queue].release(slot.completions_max);
-    }
-
     fn bring_up(&mut self, id: QueuePairId, remote: &VerbsEndpoint) -> Result<(), ConnectError> {
         let slot = self.slots.find_mut(id.0).ok_or(ConnectError::Stale)?;
         let (queue_pair, own) = match std::mem::replace(&mut slot.stage, Stage::Broken) {
@@ -222,7 +204,7 @@ impl VerbsTransport {
         let receiving = queue_pair.ready_to_receive(&self.config, &own, remote)?;
         let connected = receiving.ready_to_send(&self.config, &own, remote)?;
         slot.stage = Stage::Connected(connected);
-        (0..slot.windows.count()).try_for_each(|index| self.open_window(id, index)).map_err(
+        (0..slot.windows.count()).try_for_each(|index| window::open(self, id, index)).map_err(
             |error| ConnectError::System {
                 step: "opening a memory window",
                 source: std::io::Error::other(error),
@@ -246,7 +228,7 @@ impl VerbsTransport {
         id: QueuePairId,
     ) -> Result<QueuePairId, ConnectError> {
         if connected.is_err() {
-            self.destroy(id);
+            self.dismiss(id);
         }
         connected.map(|()| id)
     }
@@ -263,10 +245,7 @@ impl Transport for VerbsTransport {
     }
 
     fn deregister(&mut self, region: &MemoryRegion) {
-        for slot in self.slots.values_mut() {
-            slot.windows.close(region.id);
-        }
-        drop(self.regions.remove(region.id.0));
+        drop(self.release(region));
     }
 
     fn registrar(&self) -> Option<Box<dyn Registrar>> {
@@ -284,10 +263,14 @@ impl Transport for VerbsTransport {
     }
 
     fn release(&mut self, region: &MemoryRegion) -> Option<Prepared> {
+        for slot in self.slots.values_mut() {
+            slot.windows.close(region.id);
+        }
         self.regions.remove(region.id.0).map(|registration| Box::new(registration) as Prepared)
     }
 
     fn create_queue_pair(&mut self) -> Result<PendingQueuePair, ConnectError> {
+        self.end_departures();
         let completions_max = self.completions_max();
         let queue = self.reserve_completions(completions_max)?;
         // The number is needed for the receives' ids, so the place is taken before the queue pair
@@ -324,7 +307,7 @@ impl Transport for VerbsTransport {
                 Ok(PendingQueuePair::new(id, endpoint))
             }
             Err(error) => {
-                self.destroy(id);
+                self.dismiss(id);
                 Err(error)
             }
         }
@@ -375,11 +358,16 @@ impl Transport for VerbsTransport {
     }
 
     fn disconnect(&mut self, queue_pair: QueuePairId) {
-        let deadline = Instant::now() + self.config.farewell_timeout;
-        if self.say_farewell(queue_pair) {
-            self.settle(queue_pair, deadline);
+        self.dismiss(queue_pair);
+    }
+
+    /// Requests that were pending at a disconnection may use memory until the queue pair is destroyed.
+    fn is_quiet(&mut self) -> bool {
+        if self.departures.are_under_way() {
+            self.collect();
+            self.end_departures();
         }
-        self.destroy(queue_pair);
+        !self.departures.are_under_way()
     }
 
     fn share(
@@ -397,7 +385,7 @@ impl Transport for VerbsTransport {
         }
         let (address, len) = (registration.address, registration.len);
         let key = match registration.has_windows() {
-            true => self.window_key(queue_pair, region.id)?,
+            true => window::key(self, queue_pair, region.id)?,
             false => registration.rkey,
         };
         Ok(RemoteRegion { key: RemoteKey(key), address, len })
@@ -488,15 +476,15 @@ impl Transport for VerbsTransport {
 impl Drop for VerbsTransport {
     fn drop(&mut self) {
         let ids: Vec<QueuePairId> = self.slots.values().map(|slot| slot.id).collect();
-        // All farewells first, then one wait: a thousand peers take no longer than one.
-        let told: Vec<QueuePairId> =
-            ids.iter().copied().filter(|id| self.say_farewell(*id)).collect();
-        let deadline = Instant::now() + self.config.farewell_timeout;
-        for id in told {
-            self.settle(id, deadline);
-        }
         for id in ids {
-            self.destroy(id);
+            self.dismiss(id);
+        }
+        // All farewells first, then one wait: a thousand peers take no longer than one.
+        let deadline = Instant::now() + self.config.farewell_timeout;
+        while !self.departures.are_heard_out() && Instant::now() < deadline {
+            if self.collect() == 0 {
+                std::thread::yield_now();
+            }
         }
     }
 }

@@ -158,57 +158,60 @@ impl Verbs {
     }
 }
 
-impl VerbsTransport {
-    /// Opens a window of a connected queue pair, which its own device does alone.
-    pub(super) fn open_window(&mut self, id: QueuePairId, index: usize) -> Result<(), ShareError> {
-        let failed = |source| ShareError::System { step: "opening a memory window", source };
-        let slot = self.slots.find_mut(id.0).ok_or(ShareError::NotConnected { queue_pair: id })?;
-        self.verbs
-            .open_window(slot, index)
-            .map_err(|error| failed(std::io::Error::other(error)))?;
-        let deadline = Instant::now() + WINDOW_TIMEOUT;
-        loop {
-            self.collect();
-            let slot = self.slots.find(id.0).ok_or(ShareError::NotConnected { queue_pair: id })?;
-            if slot.state == QueuePairState::Error {
-                return Err(failed(std::io::ErrorKind::ConnectionAborted.into()));
-            }
-            if slot.windows.are_open() {
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
-                return Err(failed(std::io::ErrorKind::TimedOut.into()));
-            }
-            std::thread::yield_now();
+/// Opens a window of a connected queue pair, which its own device does alone.
+pub(super) fn open(
+    transport: &mut VerbsTransport,
+    id: QueuePairId,
+    index: usize,
+) -> Result<(), ShareError> {
+    let failed = |source| ShareError::System { step: "opening a memory window", source };
+    let slot = transport.slots.find_mut(id.0).ok_or(ShareError::NotConnected { queue_pair: id })?;
+    transport
+        .verbs
+        .open_window(slot, index)
+        .map_err(|error| failed(std::io::Error::other(error)))?;
+    let deadline = Instant::now() + WINDOW_TIMEOUT;
+    loop {
+        transport.collect();
+        let slot = transport.slots.find(id.0).ok_or(ShareError::NotConnected { queue_pair: id })?;
+        if slot.state == QueuePairState::Error {
+            return Err(failed(std::io::ErrorKind::ConnectionAborted.into()));
         }
+        if slot.windows.are_open() {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(failed(std::io::ErrorKind::TimedOut.into()));
+        }
+        std::thread::yield_now();
     }
+}
 
-    /// The key by which the peer of a queue pair reaches a region that it may change.
-    pub(super) fn window_key(
-        &mut self,
-        id: QueuePairId,
-        region: RegionId,
-    ) -> Result<u32, ShareError> {
-        let not_connected = ShareError::NotConnected { queue_pair: id };
-        let (Some(slot), Some(registration)) =
-            (self.slots.find_mut(id.0), self.regions.find(region.0))
-        else {
-            return Err(not_connected);
-        };
-        if let Some(key) = slot.windows.key_of(region) {
-            return Ok(key);
-        }
-        let key = slot.windows.add(&self.device, region, registration)?;
-        let index = slot.windows.count() - 1;
-        // Before it is connected the connection opens it.
-        if matches!(slot.stage, Stage::Connected(_))
-            && let Err(error) = self.open_window(id, index)
-        {
-            if let Some(slot) = self.slots.find_mut(id.0) {
-                slot.windows.close(region);
-            }
-            return Err(error);
-        }
-        Ok(key)
+/// The key by which the peer of a queue pair reaches a region that it may change.
+pub(super) fn key(
+    transport: &mut VerbsTransport,
+    id: QueuePairId,
+    region: RegionId,
+) -> Result<u32, ShareError> {
+    let not_connected = ShareError::NotConnected { queue_pair: id };
+    let (Some(slot), Some(registration)) =
+        (transport.slots.find_mut(id.0), transport.regions.find(region.0))
+    else {
+        return Err(not_connected);
+    };
+    if let Some(key) = slot.windows.key_of(region) {
+        return Ok(key);
     }
+    let key = slot.windows.add(&transport.device, region, registration)?;
+    let index = slot.windows.count() - 1;
+    // Before it is connected the connection opens it.
+    if matches!(slot.stage, Stage::Connected(_))
+        && let Err(error) = open(transport, id, index)
+    {
+        if let Some(slot) = transport.slots.find_mut(id.0) {
+            slot.windows.close(region);
+        }
+        return Err(error);
+    }
+    Ok(key)
 }

@@ -5,11 +5,15 @@ use std::{
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, Sender, channel},
     thread,
+    time::{Duration, Instant},
 };
 
-use windlass_transport::{Access, Endpoint, RemoteKey, RemoteRegion, Role, Transport};
+use windlass_transport::{
+    Access, Batch, CompletionStatus, Endpoint, QueuePairState, RemoteKey, RemoteRegion, Role,
+    Transport,
+};
 
-use super::harness::{Fixture, Note, Side, write_word};
+use super::harness::{Fixture, Note, Side, signaled, write_word};
 
 /// Says to the test binary that it is the child.
 const CHILD_VARIABLE: &str = "WINDLASS_CONFORMANCE_CHILD";
@@ -71,10 +75,11 @@ fn over_pipes(
     (sender, receiver)
 }
 
-fn spawn_child(provider: &str) -> Child {
+/// A child that connects so many queue pairs.
+fn spawn_child(provider: &str, queue_pairs: usize) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", &format!("{provider}::the_child_of_a_death"), "--nocapture"])
-        .env(CHILD_VARIABLE, "1")
+        .env(CHILD_VARIABLE, queue_pairs.to_string())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -84,14 +89,14 @@ fn spawn_child(provider: &str) -> Child {
 
 /// Does nothing unless it is the child: then it connects, shares memory and waits to be killed.
 pub fn the_child_of_a_death<F: Fixture>() {
-    if std::env::var_os(CHILD_VARIABLE).is_none() {
-        return;
-    }
+    let Ok(queue_pairs) = std::env::var(CHILD_VARIABLE) else { return };
     let (to_peer, from_peer) = over_pipes(std::io::stdout(), std::io::stdin());
     let mut side = Side::new(F::open().unwrap(), Role::Active, to_peer, from_peer);
-    let queue_pair = side.connect();
-    let target = side.region(4096, Access::READ_WRITE);
-    side.share(queue_pair, &target);
+    for _ in 0..queue_pairs.parse().unwrap() {
+        let queue_pair = side.connect();
+        let target = side.region(4096, Access::READ_WRITE);
+        side.share(queue_pair, &target);
+    }
     // Ends by the parent's kill, or by its patience when the parent has gone.
     let _ = side.hear();
 }
@@ -100,8 +105,8 @@ pub fn the_child_of_a_death<F: Fixture>() {
 pub fn a_killed_process_ends_its_queue_pairs<F: Fixture>() {
     let transport = F::open().unwrap();
     let provider = transport.capabilities().provider;
-    let mut first = spawn_child(provider);
-    let mut second = spawn_child(provider);
+    let mut first = spawn_child(provider, 1);
+    let mut second = spawn_child(provider, 1);
     let (to_first, from_first) =
         over_pipes(first.stdin.take().unwrap(), first.stdout.take().unwrap());
     let (to_second, from_second) =
@@ -123,4 +128,52 @@ pub fn a_killed_process_ends_its_queue_pairs<F: Fixture>() {
     second.wait().unwrap();
     drop(first_channel);
     side.until_dead(survivor, survivor_region.at(0));
+}
+
+/// Nobody waits for a peer that does not answer: not to disconnect from it, and not to work with others
+/// meanwhile. What was on its way to it completes as flushed.
+pub fn disconnecting_waits_for_nobody<F: Fixture>() {
+    const DOOMED: usize = 20;
+    let transport = F::open().unwrap();
+    let provider = transport.capabilities().provider;
+    let mut first = spawn_child(provider, DOOMED);
+    let mut second = spawn_child(provider, 1);
+    let (to_first, from_first) =
+        over_pipes(first.stdin.take().unwrap(), first.stdout.take().unwrap());
+    let (to_second, from_second) =
+        over_pipes(second.stdin.take().unwrap(), second.stdout.take().unwrap());
+    let mut side = Side::new(transport, Role::Passive, to_first, from_first);
+    let doomed: Vec<_> = (0..DOOMED).map(|_| (side.connect(), side.hear_region())).collect();
+    let first_channel = side.rewire(to_second, from_second);
+    let survivor = side.connect();
+    let survivor_region = side.hear_region();
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let mut pending = 0;
+    let mut took = Duration::ZERO;
+    for (queue_pair, region) in doomed {
+        let mut batch = Batch::with_capacity(1);
+        batch.push(signaled(1, write_word(1, region.at(0)))).unwrap();
+        pending += usize::from(side.transport.post_send(queue_pair, &mut batch).is_ok());
+        let began = Instant::now();
+        side.transport.disconnect(queue_pair);
+        took += began.elapsed();
+        assert_eq!(side.transport.state(queue_pair), QueuePairState::Error);
+    }
+    let took = took / u32::try_from(DOOMED).unwrap();
+    assert!(took < Duration::from_millis(20), "to disconnect took {took:?} on average");
+    side.post(survivor, 2, write_word(2, survivor_region.at(0)));
+    side.until("the survivor's and all that was pending completes", |side| {
+        side.unread() == pending + 1
+    });
+    for _ in 0..=pending {
+        let completion = side.completion();
+        let succeeded = completion.status == CompletionStatus::Success;
+        assert!(succeeded || completion.queue_pair != survivor, "{completion:?}");
+    }
+    side.until("peers are quiet", |side| side.transport.is_quiet());
+    side.carry_out(survivor, write_word(3, survivor_region.at(0)));
+    second.kill().unwrap();
+    second.wait().unwrap();
+    drop(first_channel);
 }

@@ -2,7 +2,7 @@
 //!
 //! - `connect ENDPOINT`: connects a queue pair and answers `connected ENDPOINT ID` and, each as key,
 //!   address and length, the mailbox (may be written) and the parameters (may be read);
-//! - `state ID`, `disconnect ID`, `receive ID COUNT`;
+//! - `state ID`, `disconnect ID`, `receive ID COUNT`; `quiet`: whether all that was disconnected is gone;
 //! - `immediates`: how many came, and the last; `word OFFSET`: the mailbox's word there;
 //! - `parameter OFFSET WORD`: stores a parameter; `pin CPU`: keeps this thread on one processor;
 //! - `echo ID KEY ADDRESS COUNT`: spins on the mailbox's first word and writes each of the numbers
@@ -82,6 +82,7 @@ impl PeerProcess {
                 self.transport.disconnect(id(1)?);
                 Ok("done".into())
             }
+            "quiet" => Ok(self.transport.is_quiet().to_string()),
             "fail" => {
                 self.transport.force_error(id(1)?);
                 Ok("done".into())

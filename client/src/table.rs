@@ -174,15 +174,17 @@ impl<T: Element> Table<T> {
         into: &mut [T],
         options: &PullOptions,
     ) -> Result<(), RequestError> {
-        match rows.into() {
+        let rows = rows.into();
+        let count = usize::try_from(rows.count()).unwrap_or(usize::MAX);
+        let mut core = self.core.enter()?;
+        core.check_length(self.index, count.saturating_mul(self.width), into.len())?;
+        let into = bytemuck::cast_slice_mut(into);
+        match rows {
             RowSelection::Range(range) => {
                 let rows = RowRange::new(range.start, range.end.max(range.start));
-                let count = usize::try_from(rows.count()).unwrap_or(usize::MAX);
-                let mut core = self.core.enter()?;
-                core.check_length(self.index, count.saturating_mul(self.width), into.len())?;
-                core.pull_into(self.index, rows, options, bytemuck::cast_slice_mut(into))
+                core.pull_into(self.index, rows, options, into)
             }
-            keys @ RowSelection::Keys(_) => self.pull(keys, options)?.wait_into(into),
+            RowSelection::Keys(keys) => core.pull_keys_into(self.index, keys, options, into),
         }
     }
 

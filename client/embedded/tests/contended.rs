@@ -103,3 +103,97 @@ fn a_pull_that_keeps_meeting_pushes_is_sent_by_its_server() {
         pull_beside_pushes(Provider::Tcp {}, false, rows, |counters| counters.pulls_served >= 3);
     }
 }
+
+/// Rows by key that lie in this host's memory are copied there, each as it was at one version, and no
+/// shard is asked for them unless one rests in the middle of a push.
+#[test]
+fn rows_by_key_are_whole_while_they_are_pushed_to_and_cost_the_server_next_to_nothing() {
+    const ROWS: u64 = 3_000;
+    // Some alone in their block, some beside others, some at the partitions' ends.
+    let keys: Vec<u64> = (0..ROWS).filter(|row| row % 7 == 0 || row % 64 < 9).collect();
+    for (width, shards) in [(WIDTH, 1), (5, 3)] {
+        let config = ServerConfig {
+            providers: vec![Provider::Shm {}],
+            shards,
+            memory_len_max: 1 << 28,
+            ..ServerConfig::default()
+        };
+        let server = Server::start(config).unwrap();
+        let client = connect(server.advertised(), Provider::Shm {}, true);
+        let schema = TableSchema::dense(i32::DTYPE, ROWS, width);
+        let table = client.create_table::<i32>("hot", &schema).unwrap();
+        let width = usize::try_from(width).unwrap();
+        let first: Vec<i32> = (0..ROWS).flat_map(|row| vec![row as i32; width]).collect();
+        table.push(0..ROWS, &first, &PushOptions::default()).unwrap().wait().unwrap();
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let ends = Ends(&is_over);
+            scope.spawn(|| {
+                let client = connect(server.advertised(), Provider::Shm {}, true);
+                let table = client.open_table::<i32>("hot").unwrap();
+                let thousands = vec![1000; first.len()];
+                while !is_over.load(Ordering::SeqCst) {
+                    let pushed = table.push(0..ROWS, &thousands, &PushOptions::default());
+                    pushed.unwrap().wait().unwrap();
+                }
+            });
+            let deadline = Instant::now() + Duration::from_secs(60);
+            let (mut newest, mut retried) = (vec![0; keys.len()], 0);
+            let mut into = vec![0; keys.len() * width];
+            for pulls in 0.. {
+                assert!(Instant::now() < deadline, "{pulls} pulls: {:?}", client.counters());
+                table.pull_into(&keys, &mut into, &PullOptions::default()).unwrap();
+                for ((row, key), newest) in into.chunks(width).zip(&keys).zip(&mut newest) {
+                    assert!(row.iter().all(|value| *value == row[0]), "torn: {row:?}");
+                    assert!(row[0] >= *newest, "{} after {newest}", row[0]);
+                    assert_eq!(row[0] % 1000, *key as i32 % 1000, "row {key}");
+                    *newest = row[0];
+                }
+                retried += u32::from(client.counters().reads_retried > 0);
+                if pulls >= 200 && newest.iter().all(|value| *value >= 4000) && retried > 0 {
+                    break;
+                }
+            }
+            drop(ends);
+        });
+        let statistics = client.server_statistics(client.map().servers[0].id).unwrap();
+        let (_, served) = statistics.split_once("\"pulls\":").unwrap();
+        let served: u64 = served.split(',').next().unwrap().parse().unwrap();
+        // A pusher that loses its core in the middle of a block has them sent.
+        assert!(served * 10 < client.counters().pulls, "{served} served: {:?}", client.counters());
+    }
+}
+
+/// What keys find in place is what their servers would have sent.
+#[test]
+fn rows_by_key_in_place_are_those_their_servers_send() {
+    let config = ServerConfig {
+        providers: vec![Provider::Shm {}, Provider::Tcp {}],
+        shards: 2,
+        memory_len_max: 1 << 28,
+        ..ServerConfig::default()
+    };
+    let server = Server::start(config).unwrap();
+    let near = connect(server.advertised(), Provider::Shm {}, true);
+    let far = connect(server.advertised(), Provider::Tcp {}, true);
+    for (width, rows) in
+        [(1, 10_007), (2, 33), (3, 1000), (4, 5000), (16, 777), (33, 300), (5000, 9)]
+    {
+        let name = format!("of {width}");
+        let schema = TableSchema::dense(i32::DTYPE, rows, width);
+        let table = near.create_table::<i32>(&name, &schema).unwrap();
+        let values: Vec<i32> = (0..rows as i32 * width as i32).collect();
+        table.push(0..rows, &values, &PushOptions::default()).unwrap().wait().unwrap();
+        let sent = far.open_table::<i32>(&name).unwrap();
+        for stride in [1, 2, 3, 17, 64, 1001] {
+            for first in [0, 1, 5] {
+                let keys: Vec<u64> = (first..rows).step_by(stride).collect();
+                let mut into = vec![0; keys.len() * width as usize];
+                table.pull_into(&keys, &mut into, &PullOptions::default()).unwrap();
+                let mut other = vec![0; into.len()];
+                sent.pull_into(&keys, &mut other, &PullOptions::default()).unwrap();
+                assert_eq!(into, other, "width {width}, stride {stride} from {first}");
+            }
+        }
+    }
+}

@@ -145,7 +145,22 @@ impl Core {
         keys: &[u64],
         options: &PullOptions,
     ) -> Result<RequestId, RequestError> {
+        if let Some(rows) = self.as_range(table, keys)
+            && self.overtakes_nothing(table, rows)
+        {
+            return self.pull_range(table, rows, options);
+        }
         self.check_keys(table, keys)?;
+        self.gather_all_keys(table, keys, options)
+    }
+
+    /// Has servers gather rows by keys that were checked.
+    pub(super) fn gather_all_keys(
+        &mut self,
+        table: TableIndex,
+        keys: &[u64],
+        options: &PullOptions,
+    ) -> Result<RequestId, RequestError> {
         let len = keys.len() as u64 * self.tables[table.0].row_len;
         let (request, chunk) = self.begin_gathering(options, len)?;
         let replica = self.replica_of(options.from);

@@ -93,10 +93,10 @@ impl Core {
         values: Source<'_>,
         options: &PushOptions,
     ) -> Result<RequestId, RequestError> {
-        self.check_keys(table, keys)?;
-        if let (Some(_), Some(range)) = (self.tables[table.0].dense_rows(), consecutive(keys)) {
+        if let Some(range) = self.as_range(table, keys) {
             return self.push_range(table, range, values, options);
         }
+        self.check_keys(table, keys)?;
         if let Some(request) = self.push_short(table, PartRows::Keys(keys), values, options) {
             return Ok(request);
         }
@@ -342,14 +342,6 @@ impl Core {
             reply: None,
         }
     }
-}
-
-/// The range that ascending keys are, if they are one.
-fn consecutive(keys: &[u64]) -> Option<RowRange> {
-    let (first, last) = (*keys.first()?, *keys.last()?);
-    // The last key there is has no end behind it.
-    let end = last.checked_add(1)?;
-    (end - first == keys.len() as u64).then(|| RowRange::new(first, end))
 }
 
 pub(super) fn count_of(rows: u64) -> u32 {

@@ -3,6 +3,7 @@
 //! versions where a value is written and read whole: only their bytes are read.
 
 mod guard;
+mod keys;
 mod short;
 mod span;
 mod staged;

@@ -103,6 +103,12 @@ impl Core {
         (link, RowRange::new(first, to.min(end)))
     }
 
+    /// The range that keys of a dense table are, if they are one.
+    pub(crate) fn as_range(&self, table: TableIndex, keys: &[u64]) -> Option<RowRange> {
+        let all = self.tables[table.0].dense_rows()?;
+        consecutive(keys).filter(|rows| rows.end <= all)
+    }
+
     /// Checks a list of keys: strictly ascending, and within a dense table.
     pub(super) fn check_keys(&self, table: TableIndex, keys: &[u64]) -> Result<(), RequestError> {
         if self.tables[table.0].rows_lost {
@@ -175,5 +181,37 @@ impl Core {
         let width = self.tables[table.0].entry.schema.width;
         let expected = rows.saturating_mul(u64::from(width));
         RequestError::Length { rows, width, expected, found: found as u64 }
+    }
+}
+
+/// The range that keys are, if they are one.
+fn consecutive(keys: &[u64]) -> Option<RowRange> {
+    let (first, last) = (*keys.first()?, *keys.last()?);
+    // The last key there is has no end behind it.
+    let end = last.checked_add(1)?;
+    if last < first || end - first != keys.len() as u64 {
+        return None;
+    }
+    // All of them at once, which the compiler makes vectors of.
+    let strays = keys
+        .iter()
+        .zip(0_u64..)
+        .fold(0, |strays, (key, at)| strays | (key ^ first.wrapping_add(at)));
+    (strays == 0).then(|| RowRange::new(first, end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_in_order_are_a_range_and_nothing_else() {
+        assert_eq!(consecutive(&[7]), Some(RowRange::new(7, 8)));
+        assert_eq!(consecutive(&[7, 8, 9]), Some(RowRange::new(7, 10)));
+        let others: [&[u64]; 7] =
+            [&[], &[7, 9], &[7, 8, 8, 10], &[7, 9, 8, 10], &[9, 8, 7], &[7, 7], &[u64::MAX]];
+        for keys in others {
+            assert_eq!(consecutive(keys), None, "{keys:?}");
+        }
     }
 }

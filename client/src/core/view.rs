@@ -35,9 +35,12 @@ pub(super) struct CopyMode {
 /// core in the middle of a push.
 const ATTEMPTS: u32 = 1 << 14;
 
-/// What became of copying a block.
+/// Rows that are fetched ahead of the one that is copied: enough to keep a core's line fill buffers busy.
+const AHEAD: usize = 16;
+
+/// What became of copying rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Copied {
+pub(super) enum Copied {
     Whole,
     /// Its server has it no longer.
     Fenced,
@@ -99,16 +102,11 @@ impl Core {
             let from = line + ROWS_AT + (row % block_rows) * row_len;
             let len = (block_end - row) * row_len;
             let out = &mut into[to..to + index(len)];
-            let copied = if !relaxed {
-                self.copy_block(view, line, from, out, streams)
-            } else {
+            let head = version(view, line + HEAD_VERSION_AT);
+            let retried = &mut self.counters.reads_retried;
+            let copied = at_one_version(head, relaxed, retried, || {
                 copy_bytes(view, from, out, streams);
-                // Mixed rows are welcome, rows that are no longer current are not.
-                match version(view, line + HEAD_VERSION_AT).load(Ordering::Acquire) & FENCED {
-                    0 => Copied::Whole,
-                    _ => Copied::Fenced,
-                }
-            };
+            });
             match copied {
                 Copied::Whole => {}
                 Copied::Contended => return Ok(false),
@@ -125,31 +123,143 @@ impl Core {
         Ok(true)
     }
 
-    /// Copies bytes of one block as they were at one version.
-    fn copy_block(
+    /// Copies rows of one partition by ascending keys, one behind the other, out of the place's view.
+    /// Whether all are there: none may be fenced, or be pushed to all the time.
+    pub(super) fn copy_view_keys(
         &mut self,
+        place: &Place,
         view: PeerBytes,
-        line: u64,
-        from: u64,
-        out: &mut [u8],
-        streams: bool,
+        keys: &[u64],
+        relaxed: bool,
+        into: &mut [u8],
     ) -> Copied {
-        for _ in 0..ATTEMPTS {
-            let head = version(view, line + HEAD_VERSION_AT);
-            match look(head) {
-                Look::Rests(before) => {
-                    copy_bytes(view, from, out, streams);
-                    if is_unchanged(head, before) {
-                        return Copied::Whole;
-                    }
+        let rows = KeyedRows::new(place, view, into.len() / keys.len());
+        rows.copy(keys, relaxed, into, &mut self.counters.reads_retried)
+    }
+}
+
+/// Copies what lies behind one version: as it was at one, or `relaxed`, as long as it is current.
+#[inline]
+fn at_one_version(
+    head: &AtomicU64,
+    relaxed: bool,
+    retried: &mut u64,
+    mut copy: impl FnMut(),
+) -> Copied {
+    if relaxed {
+        copy();
+        let is_fenced = head.load(Ordering::Acquire) & FENCED != 0;
+        return if is_fenced { Copied::Fenced } else { Copied::Whole };
+    }
+    for _ in 0..ATTEMPTS {
+        match look(head) {
+            Look::Rests(before) => {
+                copy();
+                if is_unchanged(head, before) {
+                    return Copied::Whole;
                 }
-                Look::Moves => {}
-                Look::Fenced => return Copied::Fenced,
             }
-            self.counters.reads_retried += 1;
-            std::hint::spin_loop();
+            Look::Moves => {}
+            Look::Fenced => return Copied::Fenced,
         }
-        Copied::Contended
+        *retried += 1;
+        std::hint::spin_loop();
+    }
+    Copied::Contended
+}
+
+/// Rows of one partition in a view, found by key.
+struct KeyedRows {
+    view: PeerBytes,
+    first_row: u64,
+    block_rows: u64,
+    stride: u64,
+    row_len: usize,
+}
+
+/// A block: its rows, counted from the partition's first, and where its line lies.
+#[derive(Clone, Copy, Default)]
+struct Block {
+    rows: RowRange,
+    line: u64,
+}
+
+/// Where a row lies: its block's line, and its bytes.
+#[derive(Clone, Copy, Default)]
+struct Spot {
+    line: u64,
+    from: u64,
+}
+
+impl KeyedRows {
+    fn new(place: &Place, view: PeerBytes, row_len: usize) -> Self {
+        let at = &place.at;
+        let (block_rows, stride) = (u64::from(at.block_rows), u64::from(at.block_stride));
+        Self { view, first_row: at.first_row, block_rows, stride, row_len }
+    }
+
+    /// Copies the rows. While one is copied the next ones are on their way into the caches; neighbours
+    /// in one block share the look at its version.
+    fn copy(&self, keys: &[u64], relaxed: bool, into: &mut [u8], retried: &mut u64) -> Copied {
+        let (mut spots, mut block) = ([Spot::default(); AHEAD], Block::default());
+        let (mut found, mut done) = (0, 0);
+        while done < keys.len() {
+            while found < keys.len().min(done + AHEAD) {
+                let spot = self.find(keys[found], &mut block);
+                self.fetch(spot);
+                spots[found % AHEAD] = spot;
+                found += 1;
+            }
+            let line = spots[done % AHEAD].line;
+            let mut end = done + 1;
+            while end < found && spots[end % AHEAD].line == line {
+                end += 1;
+            }
+            let head = version(self.view, line + HEAD_VERSION_AT);
+            let copied = at_one_version(head, relaxed, retried, || {
+                for at in done..end {
+                    let out = &mut into[at * self.row_len..][..self.row_len];
+                    copy_row(self.view, spots[at % AHEAD].from, out);
+                }
+            });
+            if copied != Copied::Whole {
+                return copied;
+            }
+            done = end;
+        }
+        Copied::Whole
+    }
+
+    /// Where a row is. `block` is that of the row found last.
+    #[inline]
+    fn find(&self, key: u64, block: &mut Block) -> Spot {
+        let row = key - self.first_row;
+        if !block.rows.contains(row) {
+            let number = divide(row, self.block_rows);
+            let first = number * self.block_rows;
+            let rows = RowRange::new(first, first + self.block_rows);
+            *block = Block { rows, line: number * self.stride };
+        }
+        let from = block.line + ROWS_AT + (row - block.rows.start) * self.row_len as u64;
+        Spot { line: block.line, from }
+    }
+
+    /// Has the processor fetch a row and its block's version.
+    #[inline]
+    fn fetch(&self, spot: Spot) {
+        let row = self.view.pointer.wrapping_add(index(spot.from));
+        fetch(self.view.pointer.wrapping_add(index(spot.line + HEAD_VERSION_AT)));
+        fetch(row);
+        fetch(row.wrapping_add(self.row_len - 1));
+    }
+}
+
+/// A quotient, faster where both numbers are small, as they nearly always are.
+#[inline]
+fn divide(number: u64, by: u64) -> u64 {
+    match (u32::try_from(number), u32::try_from(by)) {
+        (Ok(number), Ok(by)) => u64::from(number / by),
+        _ => number / by,
     }
 }
 
@@ -172,6 +282,7 @@ fn version(view: PeerBytes, at: u64) -> &'static AtomicU64 {
 
 /// Copies bytes of a view that its owner may be writing. `streams` goes around the caches, which is
 /// faster for what is larger than they are.
+#[inline]
 fn copy_bytes(view: PeerBytes, from: u64, out: &mut [u8], streams: bool) {
     assert!(from + out.len() as u64 <= view.len as u64, "rows outside of their view");
     let source = view.pointer.wrapping_add(index(from));
@@ -184,6 +295,40 @@ fn copy_bytes(view: PeerBytes, from: u64, out: &mut [u8], streams: bool) {
     // memory of this process alone, so they do not overlap. The owner may write meanwhile: the
     // versions tell.
     unsafe { std::ptr::copy_nonoverlapping(source, out.as_mut_ptr(), out.len()) };
+}
+
+/// Copies a row as [`copy_bytes`] does; the common lengths without a call.
+#[inline]
+fn copy_row(view: PeerBytes, from: u64, out: &mut [u8]) {
+    match out.len() {
+        4 => copy_words::<4>(view, from, out),
+        8 => copy_words::<8>(view, from, out),
+        16 => copy_words::<16>(view, from, out),
+        32 => copy_words::<32>(view, from, out),
+        64 => copy_words::<64>(view, from, out),
+        128 => copy_words::<128>(view, from, out),
+        _ => copy_bytes(view, from, out, false),
+    }
+}
+
+#[inline]
+fn copy_words<const LEN: usize>(view: PeerBytes, from: u64, out: &mut [u8]) {
+    if let Some(out) = out.first_chunk_mut::<LEN>() {
+        copy_bytes(view, from, out, false);
+    }
+}
+
+/// Begins to bring the cache line of an address near, if there is one: any address will do.
+#[inline]
+fn fetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint to the processor; it reads nothing, and faults at no address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
 
 /// Copies with stores that leave the caches alone.

@@ -1,0 +1,120 @@
+//! Pulls by key that need no server: rows of a dense table in this host's memory, and keys that are a
+//! range.
+
+use windlass_wire::RowRange;
+
+use super::super::{
+    Core, TableIndex,
+    push::{Replica, index},
+    requests::Reading,
+    view::Copied,
+};
+use crate::{config::PullOptions, error::RequestError};
+
+impl Core {
+    /// Pulls rows by key into `into`, which is as long as they are: in place where they lie in memory of
+    /// this host, else through their servers.
+    pub(crate) fn pull_keys_into(
+        &mut self,
+        table: TableIndex,
+        keys: &[u64],
+        options: &PullOptions,
+        into: &mut [u8],
+    ) -> Result<(), RequestError> {
+        if let Some(rows) = self.as_range(table, keys)
+            && self.overtakes_nothing(table, rows)
+        {
+            return self.pull_into(table, rows, options, into);
+        }
+        self.check_keys(table, keys)?;
+        if self.pull_keys_in_view(table, keys, options, into)? {
+            return Ok(());
+        }
+        let id = self.gather_all_keys(table, keys, options)?;
+        self.claim(table, id, into)
+    }
+
+    /// Whether reads of rows can overtake no push of this client: servers answer keys in order, so that
+    /// those see what was pushed before.
+    pub(in crate::core) fn overtakes_nothing(&mut self, table: TableIndex, rows: RowRange) -> bool {
+        self.backlog.is_empty()
+            && (self.awaits_nothing(table, rows) || {
+                self.poll();
+                self.awaits_nothing(table, rows)
+            })
+    }
+
+    /// Whether the heads of rows have answered all that they were asked.
+    fn awaits_nothing(&self, table: TableIndex, rows: RowRange) -> bool {
+        let layout = self.tables[table.0].layout;
+        let mut first = rows.start;
+        while first < rows.end {
+            let partition = layout.partition_of(first);
+            let link = self.links.get(self.heads.link_of(partition));
+            if link.is_none_or(|link| !link.in_flight.is_empty()) {
+                return false;
+            }
+            first = layout.rows_of(partition).end;
+        }
+        true
+    }
+
+    /// Copies rows of a dense table, by keys that were checked, out of this host's memory. False when
+    /// their servers are to be asked.
+    fn pull_keys_in_view(
+        &mut self,
+        table: TableIndex,
+        keys: &[u64],
+        options: &PullOptions,
+        into: &mut [u8],
+    ) -> Result<bool, RequestError> {
+        let replica = self.replica_of(options.from);
+        let (Some(first), Some(last)) = (keys.first(), keys.last()) else { return Ok(false) };
+        let is_plain = self.tables[table.0].dense_rows().is_some()
+            && options.after.is_none()
+            && replica != Replica::Strong
+            && !self.in_trouble()
+            && !self.has_open_round();
+        let rows = RowRange::new(*first, *last + 1);
+        // Why rows cannot be located shows again on the general way.
+        if !is_plain || !self.overtakes_nothing(table, rows) || self.locate(table, replica).is_err()
+        {
+            return Ok(false);
+        }
+        let (relaxed, clock) = (options.relaxed, self.pull_clock(table));
+        let mut reading = Reading { replica, relaxed, clock, gains: 0 };
+        if !self.may_pull(table, rows, &mut reading) {
+            return Ok(false);
+        }
+        let (layout, row_len) = (self.tables[table.0].layout, index(self.tables[table.0].row_len));
+        let mut done = 0;
+        while let Some(key) = keys.get(done) {
+            let partition = layout.partition_of(*key);
+            let end = layout.rows_of(partition).end;
+            let count = keys[done..].partition_point(|key| *key < end);
+            let place = self.tables[table.0].places.find(replica, partition.0 as usize).copied();
+            let Some((place, view)) = place.and_then(|at| at.view.map(|view| (at, view))) else {
+                return Ok(false);
+            };
+            if !self.still_serves(place.link) {
+                return Ok(false);
+            }
+            let of_partition = &keys[done..done + count];
+            let out = &mut into[done * row_len..(done + count) * row_len];
+            match self.copy_view_keys(&place, view, of_partition, relaxed, out) {
+                Copied::Whole => done += count,
+                Copied::Contended => return Ok(false),
+                Copied::Fenced => {
+                    // Others have them now, or will.
+                    self.tables[table.0].places.clear();
+                    return Ok(false);
+                }
+            }
+        }
+        let is_counted_in = self.is_counted_in(table, rows, reading)?;
+        if is_counted_in {
+            self.count_pull(into.len() as u64);
+        }
+        Ok(is_counted_in)
+    }
+}

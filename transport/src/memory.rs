@@ -478,5 +478,18 @@ const _: () = assert!(PIECE_LEN.is_multiple_of(HUGE_PAGE_LEN));
 const _: () = assert!(size_of::<usize>() == 8, "windlass needs a 64-bit target");
 const _: () = assert!(cfg!(target_endian = "little"), "windlass needs a little-endian target");
 
+/// Begins to bring the cache line of an address near, if there is one: any address will do.
+#[inline]
+pub fn fetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint to the processor; it reads nothing, and faults at no address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 #[cfg(test)]
 mod tests;

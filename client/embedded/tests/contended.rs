@@ -104,6 +104,10 @@ fn a_pull_that_keeps_meeting_pushes_is_sent_by_its_server() {
     }
 }
 
+fn small(number: u64) -> i32 {
+    i32::try_from(number).unwrap()
+}
+
 /// Rows by key that lie in this host's memory are copied there, each as it was at one version, and no
 /// shard is asked for them unless one rests in the middle of a push.
 #[test]
@@ -123,7 +127,7 @@ fn rows_by_key_are_whole_while_they_are_pushed_to_and_cost_the_server_next_to_no
         let schema = TableSchema::dense(i32::DTYPE, ROWS, width);
         let table = client.create_table::<i32>("hot", &schema).unwrap();
         let width = usize::try_from(width).unwrap();
-        let first: Vec<i32> = (0..ROWS).flat_map(|row| vec![row as i32; width]).collect();
+        let first: Vec<i32> = (0..ROWS).flat_map(|row| vec![small(row); width]).collect();
         table.push(0..ROWS, &first, &PushOptions::default()).unwrap().wait().unwrap();
         let is_over = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -146,7 +150,7 @@ fn rows_by_key_are_whole_while_they_are_pushed_to_and_cost_the_server_next_to_no
                 for ((row, key), newest) in into.chunks(width).zip(&keys).zip(&mut newest) {
                     assert!(row.iter().all(|value| *value == row[0]), "torn: {row:?}");
                     assert!(row[0] >= *newest, "{} after {newest}", row[0]);
-                    assert_eq!(row[0] % 1000, *key as i32 % 1000, "row {key}");
+                    assert_eq!(row[0] % 1000, small(*key) % 1000, "row {key}");
                     *newest = row[0];
                 }
                 retried += u32::from(client.counters().reads_retried > 0);
@@ -182,7 +186,7 @@ fn rows_by_key_in_place_are_those_their_servers_send() {
         let name = format!("of {width}");
         let schema = TableSchema::dense(i32::DTYPE, rows, width);
         let table = near.create_table::<i32>(&name, &schema).unwrap();
-        let values: Vec<i32> = (0..rows as i32 * width as i32).collect();
+        let values: Vec<i32> = (0..small(rows * u64::from(width))).collect();
         table.push(0..rows, &values, &PushOptions::default()).unwrap().wait().unwrap();
         let sent = far.open_table::<i32>(&name).unwrap();
         for stride in [1, 2, 3, 17, 64, 1001] {

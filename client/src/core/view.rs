@@ -8,6 +8,7 @@ pub(super) use windlass_transport::block_version::FENCED;
 use windlass_transport::{
     block_version::{Look, is_unchanged, look},
     fabric::PeerBytes,
+    memory::fetch,
 };
 use windlass_wire::RowRange;
 
@@ -316,19 +317,6 @@ fn copy_words<const LEN: usize>(view: PeerBytes, from: u64, out: &mut [u8]) {
     if let Some(out) = out.first_chunk_mut::<LEN>() {
         copy_bytes(view, from, out, false);
     }
-}
-
-/// Begins to bring the cache line of an address near, if there is one: any address will do.
-#[inline]
-fn fetch(address: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint to the processor; it reads nothing, and faults at no address.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(address.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
 }
 
 /// Copies with stores that leave the caches alone.

@@ -14,6 +14,7 @@ use super::{
     tables::{ShardTable, TableRows},
     work::Work,
 };
+use crate::table::SparsePartition;
 
 /// Requests beside those that write rows: their digest, a completion, and one more.
 const BESIDE_ROWS: u64 = 3;
@@ -128,16 +129,18 @@ unsafe fn gather(table: &ShardTable, work: &Work, keys: &[u64], into: *mut u8) {
             let mut at = 0;
             let count = work.header.row_count as usize;
             while at < count {
-                let (first, run) = match rows {
-                    Rows::Range { first } => (first + at as u64, count - at),
-                    Rows::Keys => {
-                        let run = keys[at..].windows(2).take_while(|pair| pair[1] == pair[0] + 1);
-                        (keys[at], run.count() + 1)
-                    }
+                let first = match rows {
+                    Rows::Range { first } => first + at as u64,
+                    Rows::Keys => keys[at],
                 };
                 let slot = table.slot(table.layout.partition_of(first));
                 let Some((dense, _)) = slot.and_then(|slot| partitions.get(slot)) else { return };
-                let end = dense.rows().end.min(first + run as u64);
+                let last = dense.rows().end;
+                let run = match rows {
+                    Rows::Range { .. } => count - at,
+                    Rows::Keys => neighbours(&keys[at..], last),
+                };
+                let end = last.min(first + run as u64);
                 let to = into.wrapping_add(at * row_len);
                 // SAFETY: rows `at` and following of the pull, for which the caller promises room.
                 unsafe { dense.copy_out(RowRange::new(first, end), to) };
@@ -147,12 +150,51 @@ unsafe fn gather(table: &ShardTable, work: &Work, keys: &[u64], into: *mut u8) {
             }
         }
         (TableRows::Sparse(partitions), _) => {
-            for (at, key) in keys.iter().enumerate() {
-                let slot = table.slot(table.layout.partition_of(*key));
-                let Some(sparse) = slot.and_then(|slot| partitions.get(slot)) else { return };
-                // SAFETY: row `at` of the pull, for which the caller promises room.
-                unsafe { sparse.copy_out(*key, into.wrapping_add(at * row_len)) };
-            }
+            // SAFETY: the caller's promise.
+            unsafe { gather_sparse(table, partitions, keys, into, row_len) };
+        }
+    }
+}
+
+/// How many keys from the first on are rows beside each other, before `end`.
+fn neighbours(keys: &[u64], end: u64) -> usize {
+    let pairs = keys.windows(2);
+    1 + pairs.take_while(|pair| pair[1] == pair[0] + 1 && pair[1] < end).count()
+}
+
+/// Copies rows of a sparse table by key. What is looked at next is on its way into the caches meanwhile:
+/// the index's slots of the keys behind the next `AHEAD`, and the rows of those.
+///
+/// # Safety
+/// `into` has room for a row of each key, outside the table's memory.
+unsafe fn gather_sparse(
+    table: &ShardTable,
+    partitions: &[SparsePartition],
+    keys: &[u64],
+    into: *mut u8,
+    row_len: usize,
+) {
+    const AHEAD: usize = 16;
+    let mut of: [Option<&SparsePartition>; 2 * AHEAD] = [None; 2 * AHEAD];
+    let mut rows = [None; AHEAD];
+    // Each step does the last thing for one key, the second for one behind it, the first for a third.
+    for step in 0..keys.len() + 2 * AHEAD {
+        if let Some(at) = step.checked_sub(2 * AHEAD)
+            && let Some(partition) = of[at % (2 * AHEAD)]
+        {
+            // SAFETY: row `at` of the pull, for which the caller promises room.
+            unsafe { partition.copy_row(rows[at % AHEAD], into.wrapping_add(at * row_len)) };
+        }
+        if let Some(at) = step.checked_sub(AHEAD)
+            && let (Some(key), Some(partition)) = (keys.get(at), of[at % (2 * AHEAD)])
+        {
+            rows[at % AHEAD] = partition.fetch_row(*key);
+        }
+        if let Some(key) = keys.get(step) {
+            let slot = table.slot(table.layout.partition_of(*key));
+            let partition = slot.and_then(|slot| partitions.get(slot));
+            partition.inspect(|partition| partition.fetch_slot(*key));
+            of[step % (2 * AHEAD)] = partition;
         }
     }
 }

@@ -1,6 +1,7 @@
 //! From key to row number: open addressing with linear probing, keys never removed one by one. It
 //! grows a few slots at a time, since moving every key at once would stop a shard for as long.
 
+use windlass_transport::memory::fetch;
 use windlass_wire::map::mix;
 
 /// Numbers keys in the order in which they were first seen.
@@ -54,6 +55,15 @@ impl HashIndex {
             self.slots.row_at(self.slots.probe(key))
         } else {
             self.find_growing(key)
+        }
+    }
+
+    /// Begins to bring near where looking for a key begins.
+    #[inline]
+    pub fn fetch(&self, key: u64) {
+        self.slots.fetch(key);
+        if !self.old.held.is_empty() {
+            self.old.fetch(key);
         }
     }
 
@@ -201,6 +211,11 @@ impl Slots {
         let first = self.first(key).min(self.held.len());
         let (front, back) = self.held.split_at_mut(first);
         back.iter_mut().chain(front).find(|slot| slot.1 == 0 || slot.0 == key)
+    }
+
+    #[inline]
+    fn fetch(&self, key: u64) {
+        fetch(self.held.as_ptr().wrapping_add(self.first(key)).cast());
     }
 
     /// Where looking for a key begins.

@@ -2,6 +2,7 @@
 //! never move.
 #![allow(unsafe_code)]
 
+use windlass_transport::memory::fetch;
 use windlass_wire::{PartitionId, TableSchema, UpdateRule, map::mix};
 
 use super::{ChangedPieces, DirtyRows, HashIndex, StatePlanes};
@@ -264,14 +265,41 @@ impl SparsePartition {
         assert_eq!(made, Some(key), "rows and keys are in one order");
     }
 
+    /// Begins to bring near where looking for a key begins.
+    #[inline]
+    pub fn fetch_slot(&self, key: u64) {
+        self.index.fetch(key);
+    }
+
+    /// The row of a key, if it has one, whose values it begins to bring near.
+    #[inline]
+    #[must_use]
+    pub fn fetch_row(&self, key: u64) -> Option<u64> {
+        let row = self.index.find(key)?;
+        let (values, row_len) = (self.values_of(row), usize_of(self.schema.row_len()));
+        fetch(values);
+        fetch(values.wrapping_add(row_len - 1));
+        Some(row)
+    }
+
     /// Copies a key's values into `into`; zeros if the key has no row.
     ///
     /// # Safety
     /// `into` has room for one row, outside this partition.
     #[inline]
     pub unsafe fn copy_out(&self, key: u64, into: *mut u8) {
+        // SAFETY: the caller's promise.
+        unsafe { self.copy_row(self.index.find(key), into) };
+    }
+
+    /// Copies a row's values into `into`; zeros if there is none.
+    ///
+    /// # Safety
+    /// The row is one of this partition; `into` has room for one, outside of it.
+    #[inline]
+    pub unsafe fn copy_row(&self, row: Option<u64>, into: *mut u8) {
         let row_len = usize_of(self.schema.row_len());
-        match self.index.find(key) {
+        match row {
             // SAFETY: a row's values lie whole in its slab; the caller promises room for them.
             Some(row) => unsafe {
                 std::ptr::copy_nonoverlapping(self.values_of(row), into, row_len);

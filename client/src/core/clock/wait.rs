@@ -187,6 +187,14 @@ impl Core {
         // Again from the first when the servers are others meanwhile.
         while generation != Some(self.generation) {
             generation = Some(self.generation);
+            if let Some(partition) = self.unrouted(table) {
+                // Its workers are at a server that no link leads to yet.
+                let until = started + self.options.retry_for.min(self.options.timeout);
+                let error = self.unavailable(partition);
+                let waited = self.wait_for_routes(self.generation, until, error);
+                waited.map_err(|found| self.behind(found, WorkerClock(0)))?;
+                continue;
+            }
             for link in 0..self.links.len() {
                 if self.servers[self.links[link].server_at].left {
                     continue;
@@ -208,6 +216,17 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// A partition with rows of a table that no link leads to.
+    fn unrouted(&self, table: TableIndex) -> Option<PartitionId> {
+        let state = &self.tables[table.0];
+        let mut partitions = (0..self.map.partition_count()).map(PartitionId);
+        partitions.find(|partition| {
+            let exists =
+                state.dense_rows().is_none() || !state.layout.rows_of(*partition).is_empty();
+            exists && self.tails.link_of(*partition) >= self.links.len()
+        })
     }
 
     /// Whether pulls read rows of a table at a link, by the map; `None` where it has no part in any.

@@ -34,7 +34,9 @@ fn results_have_the_documented_keys() {
         for transport in ["shm", "tcp"] {
             for shape in [
                 &["--rows", "1"][..],
-                &["--rows", "500", "--width", "128", "--keys", "--window", "4"],
+                &["--rows", "500", "--width", "128", "--keys", "--neighbours", "--window", "4"],
+                &["--rows", "200", "--width", "16", "--keys", "--table-rows", "3000"],
+                &["--rows", "200", "--width", "16", "--sparse", "--table-rows", "3000"],
                 &["--rows", "100000", "--window", "2", "--dtype", "f16"],
             ] {
                 let common =
@@ -48,6 +50,9 @@ fn results_have_the_documented_keys() {
                 }
                 assert_eq!(result["op"], operation);
                 assert_eq!(result["transport"], transport);
+                let is_bare = result["limit_name"] == "bare positions";
+                let is_drawn = shape.contains(&"--table-rows") && operation != "push-pull";
+                assert_eq!(is_bare, is_drawn && transport == "shm", "{arguments:?}");
                 for key in ["p50_us", "rows_per_s", "bytes_per_s", "limit", "ratio"] {
                     assert!(result[key].as_f64().unwrap() > 0.0, "{key} {arguments:?}");
                 }
@@ -86,6 +91,10 @@ fn draws_on_the_terminal_and_into_a_file() {
 fn wrong_shapes_are_explained() {
     let folder = folder();
     let at = folder.path();
+    let text = fails(at, 2, &["bench", "pull", "--distribution", "zipf:1.05"]);
+    assert!(text.contains("--keys"), "{text}");
+    let text = fails(at, 2, &["bench", "pull", "--sparse", "--distribution", "zipf:-1"]);
+    assert!(text.contains("zipf:1.05"), "{text}");
     let text = fails(at, 2, &["bench", "push", "--rows", "10", "--table-rows", "5"]);
     assert!(text.contains("--table-rows"), "{text}");
     let text = fails(at, 2, &["bench", "push", "--from", "any", "--connect", "127.0.0.1:1"]);

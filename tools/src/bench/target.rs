@@ -2,26 +2,27 @@
 
 use std::{path::PathBuf, time::Instant};
 
-use windlass_client::{
-    Client, DataType, Durability, PendingPull, PendingPush, PullFrom, PullOptions, PushOptions,
-    RequestError, RowSelection, Rows, Table, TableSchema, UpdateRule,
-};
+use windlass_client::{Client, DataType, Durability, PullFrom, UpdateRule};
 
 use super::{
+    draw::{Draw, Naming},
     driver::{BenchError, Measured, Schedule, Subject, measure, measure_together, warm_up},
-    limit::{Limit, LimitError, LimitKind, PerftestProgram, Pinned, Quantity, allowed_cores},
+    limit::{
+        AtPositions, Limit, LimitError, LimitKind, PerftestProgram, Pinned, Quantity, allowed_cores,
+    },
     log_use::LogUse,
+    operations::Operations,
 };
 use crate::{
-    element::{Value, with_dtype},
+    element::with_dtype,
     remote::{RemoteError, connect},
     report::{BenchResult, Latency, LogResult},
     train::message::Connection,
 };
 
 /// Up to here an operation is compared by its latency, above by its rate.
-const LATENCY_BYTES_MAX: u64 = 4096;
-const TABLE: &str = "windlass-bench";
+pub(super) const LATENCY_BYTES_MAX: u64 = 4096;
+pub(super) const TABLE: &str = "windlass-bench";
 /// Bytes of a record of the log beside its values, about: header, session, share of its batch.
 const RECORD_HEADER_BYTES: usize = 128;
 const LARGE_WRITE_BYTES: usize = 1 << 20;
@@ -69,8 +70,10 @@ pub struct TargetOptions {
     pub window: u32,
     /// Rows of the table.
     pub table_rows: u64,
-    /// Whether rows are named one by one, spread over the table.
-    pub by_keys: bool,
+    /// How an operation names its rows.
+    pub naming: Naming,
+    /// Whether the table is sparse; its rows are made before the measurement.
+    pub is_sparse: bool,
     /// What a push does.
     pub rule: UpdateRule,
     /// When a push is acknowledged.
@@ -300,11 +303,34 @@ impl Target {
                 vec![Limit::of_disk(data, LARGE_WRITE_BYTES)]
             }
             _ => {
+                if let Some(limit) = self.bare_positions() {
+                    return Ok(vec![limit]);
+                }
                 let table_bytes = self.options.table_rows.saturating_mul(self.row_bytes());
                 let table_bytes = usize::try_from(table_bytes).unwrap_or(usize::MAX);
                 vec![Limit::new(self.limit_kind(), bytes, table_bytes)?]
             }
         })
+    }
+
+    /// The same rows where nothing has to be looked up, if this host's memory is what bounds an operation
+    /// on keys that were drawn.
+    fn bare_positions(&self) -> Option<Limit> {
+        let TargetOptions { rows, table_rows, is_sparse, .. } = self.options;
+        let what = match (self.options.operation, self.options.rule) {
+            (Operation::Pull, _) => AtPositions::Gather,
+            (Operation::Push, UpdateRule::Adagrad { .. }) => AtPositions::Adagrad,
+            (Operation::Push, UpdateRule::Add) => AtPositions::Add,
+            _ => return None,
+        };
+        let Naming::Drawn(distribution) = self.options.naming else { return None };
+        if self.transport != "shm" || self.bytes() <= LATENCY_BYTES_MAX {
+            return None;
+        }
+        let draw = Draw::new(distribution, rows, table_rows, is_sparse);
+        let width = self.row_bytes().div_ceil(4);
+        let size = |count| usize::try_from(count).unwrap_or(usize::MAX);
+        Some(Limit::of_rows(what, size(table_rows), size(width), draw.into_rows()))
     }
 
     fn row_bytes(&self) -> u64 {
@@ -347,130 +373,4 @@ fn block_of(writes: LogUse) -> usize {
     let bytes = writes.bytes_per_write().round() as usize;
     let half = BLOCK_BYTES / 2;
     ((bytes + half) / BLOCK_BYTES).max(1) * BLOCK_BYTES
-}
-
-/// The operation itself.
-struct Operations<T: Value> {
-    // Rows before the table they are pushed to: fields are dropped in this order.
-    free: Vec<Rows<T>>,
-    table: Table<T>,
-    operation: Operation,
-    pull: PullOptions,
-    /// Whether each operation is waited for before the next.
-    waits: bool,
-    keys: Vec<u64>,
-    /// The next rows in turn, of so many of the table.
-    range: std::ops::Range<u64>,
-    table_rows: u64,
-    values: Vec<T>,
-    into: Vec<T>,
-}
-
-enum Pending<T: Value> {
-    /// Over already: a pull that is waited for at once.
-    Pulled,
-    Push(PendingPush<T>),
-    Pull(PendingPull<T>),
-}
-
-impl<T: Value> Operations<T> {
-    fn new(client: &Client, options: &TargetOptions) -> Result<Self, RemoteError> {
-        let schema = TableSchema {
-            rule: options.rule,
-            durability: options.durability,
-            ..TableSchema::dense(options.dtype, options.table_rows, options.width)
-        };
-        let table = client.create_table::<T>(TABLE, &schema)?;
-        let count = usize::try_from(options.rows).unwrap_or(usize::MAX) * options.width as usize;
-        let stride = (options.table_rows / options.rows).max(1);
-        let keys = if options.by_keys {
-            (0..options.rows).map(|row| row * stride).collect()
-        } else {
-            Vec::new()
-        };
-        let is_large = options.rows * schema.row_len() > LATENCY_BYTES_MAX;
-        let mut free = Vec::new();
-        if options.operation == Operation::Push && is_large {
-            for _ in 0..options.window {
-                let mut rows = client
-                    .allocate::<T>(count)
-                    .map_err(|error| RequestError::Setup { text: error.to_string() })?;
-                rows.iter_mut().zip(gradients()).for_each(|(value, gradient)| *value = gradient);
-                free.push(rows);
-            }
-        }
-        Ok(Self {
-            free,
-            table,
-            operation: options.operation,
-            pull: PullOptions { from: options.from, ..PullOptions::default() },
-            waits: options.window == 1,
-            keys,
-            range: 0..options.rows,
-            table_rows: options.table_rows,
-            values: gradients().take(count).collect(),
-            into: vec![T::one(); count],
-        })
-    }
-
-    /// Takes the next rows of the table, from its start again behind its end.
-    fn go_on(&mut self) {
-        let rows = self.range.end - self.range.start;
-        let start = if self.range.end + rows <= self.table_rows { self.range.end } else { 0 };
-        self.range = start..start + rows;
-    }
-
-    fn selection(&self) -> RowSelection<'_> {
-        selection(&self.keys, &self.range)
-    }
-}
-
-/// What is pushed, again and again: small values whose sums are seldom exact, as gradients are. An emulated
-/// processor adds exact ones slower.
-fn gradients<T: Value>() -> impl Iterator<Item = T> {
-    let gradients: Vec<T> =
-        (1..=251).map(|at| T::parse(&format!("0.{at:04}")).unwrap_or(T::one())).collect();
-    gradients.into_iter().cycle()
-}
-
-fn selection<'a>(keys: &'a [u64], range: &std::ops::Range<u64>) -> RowSelection<'a> {
-    if keys.is_empty() { RowSelection::Range(range.clone()) } else { RowSelection::Keys(keys) }
-}
-
-impl<T: Value> Subject for Operations<T> {
-    type Pending = Pending<T>;
-    type Error = RemoteError;
-
-    fn start(&mut self) -> Result<Pending<T>, RemoteError> {
-        let options = PushOptions::default();
-        self.go_on();
-        Ok(match self.operation {
-            Operation::Push => Pending::Push(match self.free.pop() {
-                Some(rows) => self.table.push_rows(self.selection(), rows, &options)?,
-                None => self.table.push(self.selection(), &self.values, &options)?,
-            }),
-            Operation::Pull if self.waits => {
-                let rows = selection(&self.keys, &self.range);
-                self.table.pull_into(rows, &mut self.into, &self.pull)?;
-                Pending::Pulled
-            }
-            Operation::Pull => Pending::Pull(self.table.pull(self.selection(), &self.pull)?),
-            Operation::PushPull => {
-                Pending::Pull(self.table.push_pull(self.selection(), &self.values, &options)?)
-            }
-        })
-    }
-
-    fn finish(&mut self, pending: Pending<T>) -> Result<(), RemoteError> {
-        match pending {
-            Pending::Pulled => {}
-            Pending::Push(push) => {
-                let (rows, outcome) = push.wait_rows();
-                self.free.extend(rows);
-                outcome?;
-            }
-            Pending::Pull(pull) => pull.wait_into(&mut self.into)?,
-        }
-        Ok(())
-    }
 }

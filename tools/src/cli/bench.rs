@@ -7,7 +7,7 @@ use windlass_client::{DataType, Durability, UpdateRule};
 use super::{ExitStatus, Failure, Output, connection::Means, progress, replica::Replica, size};
 use crate::{
     bench::{
-        Operation, Target, TargetOptions,
+        Distribution, Naming, Operation, Target, TargetOptions,
         driver::Schedule,
         limit::{Quantity, allowed_cores},
     },
@@ -26,6 +26,10 @@ core, which --json names, and the limit is measured between the same two.
   tcp         TCP ping-pong, spinning   TCP stream
   verbs       perftest, if installed    perftest, if installed
 
+--keys draws the rows of each operation from --table-rows; over shm the limit above 4 KiB is then \"bare
+positions\": the same rows of as large a table, copied (pull), added to or updated by Adagrad (push) by one
+thread of this process that knows where each one is.
+
 With --durability sync the limit is fio, if installed: sequential O_DIRECT writes, each followed by
 fdatasync, in the same directory, of blocks as long as the log's writes are; ratio compares writes
 per second. A new log makes its files as it goes and fills them with zeros, until checkpoints give files
@@ -40,7 +44,8 @@ Examples:
   windlass bench push --rows 1
   windlass bench push --transport tcp --rows 1048576 --window 4 --plot
   windlass bench push --rows 4 --width 128 --window 16 --durability sync --data-dir bench-data
-  windlass bench pull --rows 500 --width 128 --keys --svg pull.svg --json";
+  windlass bench pull --rows 500 --width 128 --keys --neighbours --svg pull.svg --json
+  windlass bench pull --rows 4096 --width 16 --sparse --table-rows 4000000 --distribution zipf:1.05";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
@@ -65,9 +70,18 @@ pub(crate) struct Arguments {
     /// Rows of the table, which operations take in turn [default: the rows of an operation]
     #[arg(long, value_name = "N")]
     table_rows: Option<u64>,
-    /// Name rows one by one, spread over the table, instead of as a range
+    /// Name rows one by one, drawn anew for each operation, instead of as a range
     #[arg(long)]
     keys: bool,
+    /// With --keys, name rows beside each other
+    #[arg(long, requires = "keys", conflicts_with_all = ["sparse", "distribution"])]
+    neighbours: bool,
+    /// Use a sparse table of --table-rows rows, which are made before; implies --keys
+    #[arg(long)]
+    sparse: bool,
+    /// How rows are drawn for --keys and --sparse: uniform, or zipf:S
+    #[arg(long, value_name = "DISTRIBUTION", default_value = "uniform")]
+    distribution: Distribution,
     /// What a push does
     #[arg(long, value_name = "RULE", default_value = "add")]
     rule: UpdateRule,
@@ -113,6 +127,17 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
             ),
         ));
     }
+    let naming = match (arguments.keys || arguments.sparse, arguments.neighbours) {
+        (true, false) => Naming::Drawn(arguments.distribution),
+        (true, true) => Naming::Neighbours,
+        (false, _) if arguments.distribution != Distribution::Uniform => {
+            return Err(Failure::new(
+                ExitStatus::Usage,
+                "--distribution says how rows are drawn for --keys or --sparse: add one of them",
+            ));
+        }
+        (false, _) => Naming::Range,
+    };
     let starts_server = arguments.connect.is_none();
     let is_durable = arguments.durability != (Durability::Memory {});
     if is_durable && starts_server && arguments.data_dir.is_none() {
@@ -161,7 +186,8 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
             dtype: arguments.dtype,
             window: arguments.window,
             table_rows,
-            by_keys: arguments.keys,
+            naming,
+            is_sparse: arguments.sparse,
             rule: arguments.rule,
             durability: arguments.durability,
             from: arguments.from.pull_from(),

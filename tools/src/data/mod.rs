@@ -6,7 +6,7 @@ pub mod libsvm;
 pub mod limits;
 pub mod model;
 mod parse;
-mod random;
+pub(crate) mod random;
 
 pub use batch::{Batch, ExampleRef};
 pub use generate::{ClickModel, ClickOptions, ClickSummary};

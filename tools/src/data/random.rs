@@ -3,13 +3,13 @@
 
 /// A pseudo-random generator; equal seeds and streams give equal numbers.
 #[derive(Clone, Debug)]
-pub(super) struct Random {
+pub(crate) struct Random {
     state: [u64; 4],
 }
 
 impl Random {
     /// Streams of one seed are independent of each other.
-    pub(super) fn new(seed: u64, stream: u64) -> Self {
+    pub(crate) fn new(seed: u64, stream: u64) -> Self {
         let mut seeder = mix(seed).wrapping_add(mix(stream ^ 0x5851_f42d_4c95_7f2d));
         let state = std::array::from_fn(|_| {
             seeder = seeder.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -32,7 +32,7 @@ impl Random {
 
     /// Uniform in `0..1`, with 53 random bits.
     #[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
-    pub(super) fn unit(&mut self) -> f64 {
+    pub(crate) fn unit(&mut self) -> f64 {
         (self.next_u64() >> 11) as f64 * (1.0 / 9_007_199_254_740_992.0)
     }
 
@@ -89,7 +89,7 @@ pub(super) struct PowerLaw {
 impl PowerLaw {
     /// Rank r has a probability near `(r + 1)^-exponent`. `exponent` is above 0 and not 1; `count`
     /// is at least 1.
-    pub(super) fn new(count: f64, exponent: f64) -> Self {
+    pub(crate) fn new(count: f64, exponent: f64) -> Self {
         assert!(count >= 1.0);
         assert!(exponent > 0.0 && (exponent - 1.0).abs() > 1e-6);
         let power = 1.0 - exponent;

@@ -6,12 +6,14 @@ mod fio;
 mod memory;
 mod perftest;
 mod pin;
+mod positions;
 mod tcp;
 
 use std::{io, path::Path, time::Duration};
 
 pub use perftest::PerftestProgram;
 pub use pin::{Pinned, allowed_cores};
+pub use positions::AtPositions;
 
 /// A limit that a bench is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +38,8 @@ pub enum LimitKind {
     Fio,
     /// Where the limit would be [`LimitKind::Fio`], but fio is not installed.
     NoFio,
+    /// The same rows at known positions of this process's memory, one thread.
+    BarePositions(AtPositions),
 }
 
 /// What a limit is a limit of.
@@ -77,6 +81,7 @@ enum Probe {
     Stream(tcp::Stream),
     Perftest(perftest::Perftest),
     Fio(fio::Fio),
+    Positions(positions::Positions),
     None,
 }
 
@@ -102,6 +107,7 @@ impl LimitKind {
             Self::Perftest(program) => program.name(),
             Self::Fio => "fio, O_DIRECT and fdatasync",
             Self::NoFio => "none: fio is not installed",
+            Self::BarePositions(_) => "bare positions",
         }
     }
 
@@ -114,7 +120,9 @@ impl LimitKind {
             }
             Self::CrossCore | Self::TcpBlocking | Self::TcpSpinning => Quantity::Micros,
             Self::Perftest(program) if program.is_latency() => Quantity::Micros,
-            Self::Perftest(_) | Self::Fio | Self::NoFio => Quantity::BytesPerSecond,
+            Self::Perftest(_) | Self::Fio | Self::NoFio | Self::BarePositions(_) => {
+                Quantity::BytesPerSecond
+            }
         }
     }
 }
@@ -146,8 +154,8 @@ impl Limit {
                 Probe::Perftest(perftest::Perftest::new(program, bytes))
             }
             LimitKind::TcpStream => Probe::Stream(tcp::Stream::start(bytes, far).map_err(failed)?),
-            // Of a directory: see `of_disk`.
-            LimitKind::Fio | LimitKind::NoFio => Probe::None,
+            // Of a directory: see `of_disk`; of given rows: see `of_rows`.
+            LimitKind::Fio | LimitKind::NoFio | LimitKind::BarePositions(_) => Probe::None,
         };
         Ok(Self { kind, probe, samples: Vec::new() })
     }
@@ -164,6 +172,14 @@ impl Limit {
             (LimitKind::NoFio, Probe::None)
         };
         Self { kind, probe, samples: Vec::new() }
+    }
+
+    /// Prepares to touch rows of `width` values of 4 bytes, of `rows` of them, at the positions that each of
+    /// `lists` names, list after list.
+    #[must_use]
+    pub fn of_rows(what: AtPositions, rows: usize, width: usize, lists: Vec<Vec<u64>>) -> Self {
+        let probe = Probe::Positions(positions::Positions::new(what, rows, width, lists));
+        Self { kind: LimitKind::BarePositions(what), probe, samples: Vec::new() }
     }
 
     /// Measures once, for about `time`.
@@ -186,6 +202,7 @@ impl Limit {
             Probe::Perftest(perftest) => perftest.run().map_err(failed)?,
             Probe::Stream(stream) => stream.rate(time).map_err(failed)?,
             Probe::Fio(fio) => fio.rate(time).map_err(failed)?,
+            Probe::Positions(positions) => positions.rate(time),
             Probe::None => 0.0,
         };
         self.samples.push(sample);

@@ -124,6 +124,15 @@ impl LogFiles {
         Ok(files)
     }
 
+    /// No checkpoint can be used, since this manifest cannot be: the log has to begin at its beginning, where
+    /// its first segment says what was there before it. A log that was never written to tells nothing.
+    pub(crate) fn need_beginning(&mut self, manifest: &str, reason: &str) {
+        if self.chain.first().is_none_or(|link| link.base > 0) && self.missing.is_none() {
+            self.missing =
+                Some(format!("{manifest} cannot be used ({reason}), and no log replaces it"));
+        }
+    }
+
     /// Learns whose log this is, and up to where it was durable.
     fn identify(&mut self, marked: Marked, manifest: Option<&Manifest>, found: &[Found]) {
         let newest = found.iter().filter_map(|file| file.head.identity()).max();

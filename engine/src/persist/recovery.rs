@@ -391,7 +391,13 @@ impl Recovery {
         memory: &mut ScanMemory,
         replay: &mut dyn Replay,
     ) -> Result<(), RecoveryError> {
-        let files = LogFiles::open(storage, self.recovered.directories[at].manifest.as_ref())?;
+        let directory = &self.recovered.directories[at];
+        let mut files = LogFiles::open(storage, directory.manifest.as_ref())?;
+        if directory.manifest.is_none()
+            && let Some(BadManifest { file, reason, .. }) = directory.bad_manifests.first()
+        {
+            files.need_beginning(file, reason);
+        }
         let (suspects_before, groups) = (self.suspects.len(), Groups::default());
         let mut applier =
             Applier { recovery: self, replay, from: files.from, suspects_before, groups };

@@ -260,7 +260,7 @@ impl<'a> Reader<'a> {
                 }
                 Err(error) => error,
             };
-            if attempt == READ_ATTEMPTS_MAX {
+            if attempt == READ_ATTEMPTS_MAX || error.is_of_no_device() {
                 return Err(error);
             }
             tracing::warn!(%error, reason = %error.source, offset = self.next_read, "reading again");

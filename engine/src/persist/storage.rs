@@ -254,6 +254,14 @@ impl StorageError {
         matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
     }
 
+    /// Whether the device has gone: nothing that is tried again succeeds.
+    pub(crate) fn is_of_no_device(&self) -> bool {
+        let gone = [rustix::io::Errno::NODEV, rustix::io::Errno::NXIO];
+        self.source
+            .raw_os_error()
+            .is_some_and(|error| gone.iter().any(|gone| gone.raw_os_error() == error))
+    }
+
     /// Whether only a file descriptor was missing: nothing is wrong with the disk.
     #[must_use]
     pub fn is_for_want_of_descriptors(&self) -> bool {
@@ -411,7 +419,9 @@ pub fn read(
         match run(storage, Operation::Read { file, offset, buffer }) {
             Ok(Outcome::Transferred(bytes)) => return Ok(bytes),
             Ok(_) => unreachable!("read completes with a length"),
-            Err(error) if attempt == limits::READ_ATTEMPTS_MAX => return Err(error),
+            Err(error) if attempt == limits::READ_ATTEMPTS_MAX || error.is_of_no_device() => {
+                return Err(error);
+            }
             Err(error) => {
                 tracing::warn!(%error, reason = %error.source, "reading again");
                 attempt += 1;

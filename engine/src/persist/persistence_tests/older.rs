@@ -113,3 +113,19 @@ fn a_log_that_does_not_reach_back_to_the_older_checkpoint_is_damage() {
     assert!(damage.iter().any(|bad| bad.reason.contains("is missing")), "{damage:?}");
     assert!(recovered.damage().count() > 0, "{recovered:?}");
 }
+
+/// As after a start with another grouping, where what was there before is in the first checkpoint only.
+#[test]
+fn a_bad_manifest_beside_a_log_that_was_never_written_to_is_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let mut counter = Counter::default();
+    let (mut persistence, _) = start(folder, Provider::Buffered, &mut counter);
+    counter.sums[1] = 5;
+    checkpoint(&mut persistence, &mut counter);
+    drop(persistence);
+    assert_eq!(look(folder).1.sums, counter.sums);
+    spoil(folder, 1);
+    let damage = &look(folder).0.directories[0].damage;
+    assert!(damage.iter().any(|bad| bad.reason.contains("no log replaces it")), "{damage:?}");
+}

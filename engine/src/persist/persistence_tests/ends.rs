@@ -320,6 +320,8 @@ fn a_disk_without_room_for_a_spare_segment_stops_the_log_with_that_reason() {
     let folder = tempfile::tempdir().unwrap();
     let made = Rc::new(Cell::new(0));
     let made_now = Rc::clone(&made);
+    let removed = Rc::new(Cell::new(0));
+    let removed_now = Rc::clone(&removed);
     let storage = Hooked::open(folder.path(), move |operation| match operation {
         Operation::Allocate { .. } => {
             made_now.set(made_now.get() + 1);
@@ -328,11 +330,18 @@ fn a_disk_without_room_for_a_spare_segment_stops_the_log_with_that_reason() {
                 _ => Verdict::Fail(std::io::ErrorKind::StorageFull),
             }
         }
+        // It takes its time for what is left of the second one.
+        Operation::Remove { .. } => {
+            removed_now.set(removed_now.get() + 1);
+            if removed_now.get() < 4 { Verdict::Hold } else { Verdict::CarryOut }
+        }
         _ => Verdict::CarryOut,
     });
     let mut counter = Counter::default();
     let (mut persistence, _) = start_on(storage, &mut counter);
     assert_eq!(made.get(), 2, "a second one was tried");
+    // Whoever waits for an operation of its own next must not meet the end of this one.
+    assert!(removed.get() >= 4, "its removal is still under way");
     let mut pushes = 0;
     while persistence.log.poison().is_none() {
         let position = push(&mut persistence, &mut counter, 0, 1).position;

@@ -28,7 +28,7 @@ pub struct Disk {
     /// What the disk does wrong.
     pub faults: Faults,
     writes: u64,
-    durable_writes: u64,
+    syncs: u64,
     /// Parts of files that cannot be read.
     unreadable: Vec<(usize, Range<usize>)>,
 }
@@ -65,8 +65,8 @@ pub struct Faults {
     pub fail_write: Option<u64>,
     /// This write ends after half of its bytes.
     pub short_write: Option<u64>,
-    /// This durable write fails with EIO, after which the cache shows its bytes and counts them as
-    /// written: a sync that failed once.
+    /// This sync or durable write fails with EIO, after which the cache shows its bytes and counts them as
+    /// written: the next sync succeeds, and writes nothing of them.
     pub fail_sync: Option<u64>,
     /// No file grows or is made while the disk holds more than this.
     pub capacity_bytes: Option<u64>,
@@ -104,7 +104,7 @@ impl Disk {
             off: false,
             faults: Faults::default(),
             writes: 0,
-            durable_writes: 0,
+            syncs: 0,
             unreadable: Vec::new(),
         }
     }
@@ -179,6 +179,18 @@ impl Disk {
             .map(|(name, &inode)| (name.as_str(), self.inodes[inode].view.len() as u64))
     }
 
+    /// Names and bytes, as a reader sees them.
+    pub fn files(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.names.iter().map(|(name, &inode)| (name.as_str(), &self.inodes[inode].view[..]))
+    }
+
+    /// Puts a file there that is durable, bytes and name.
+    pub fn put_file(&mut self, name: &str, bytes: Vec<u8>) {
+        self.inodes.push(Inode { view: bytes.clone(), durable: bytes, pending: Vec::new() });
+        self.names.insert(name.to_owned(), self.inodes.len() - 1);
+        self.durable_names.insert(name.to_owned(), self.inodes.len() - 1);
+    }
+
     /// Reserves space.
     pub fn allocate(&mut self, inode: usize, length: usize) -> io::Result<()> {
         let grows = length.saturating_sub(self.inodes[inode].view.len());
@@ -222,26 +234,31 @@ impl Disk {
             Some(at) if at == self.writes => &bytes[..bytes.len() / 2],
             _ => bytes,
         };
-        let file = &mut self.inodes[inode];
-        put(&mut file.view, offset, bytes);
-        self.durable_writes += u64::from(durable);
-        if durable && self.faults.fail_sync == Some(self.durable_writes) {
-            return Err(io::Error::from_raw_os_error(5));
+        put(&mut self.inodes[inode].view, offset, bytes);
+        if durable {
+            self.count_sync()?;
         }
+        let file = &mut self.inodes[inode];
         if durable && !self.faults.ignore_durability {
             put(&mut file.durable, offset, bytes);
             // What is still in the cache is older: it cannot come back over these bytes.
+            let end = offset + bytes.len();
             for (start, cached) in &mut file.pending {
-                for (at, byte) in (offset..).zip(bytes) {
-                    if let Some(old) = at.checked_sub(*start).and_then(|at| cached.get_mut(at)) {
-                        *old = *byte;
-                    }
+                let (first, last) = (offset.max(*start), end.min(*start + cached.len()));
+                if first < last {
+                    cached[first - *start..last - *start]
+                        .copy_from_slice(&bytes[first - offset..last - offset]);
                 }
             }
         } else {
             file.pending.push((offset, bytes.to_vec()));
         }
         Ok(bytes.len())
+    }
+
+    /// A sync or durable write fails after so many others from now on, or none.
+    pub fn fail_sync_after(&mut self, others: Option<u64>) {
+        self.faults.fail_sync = others.map(|others| self.syncs + 1 + others);
     }
 
     /// Reads; short at the end.
@@ -265,13 +282,26 @@ impl Disk {
     }
 
     /// Makes a file's cached bytes durable.
-    pub fn sync(&mut self, inode: usize) {
+    pub fn sync(&mut self, inode: usize) -> io::Result<()> {
+        if let Err(error) = self.count_sync() {
+            self.inodes[inode].pending.clear();
+            return Err(error);
+        }
         if !self.faults.ignore_durability {
             let file = &mut self.inodes[inode];
             for (offset, bytes) in std::mem::take(&mut file.pending) {
                 put(&mut file.durable, offset, &bytes);
             }
             file.durable.resize(file.view.len(), 0);
+        }
+        Ok(())
+    }
+
+    fn count_sync(&mut self) -> io::Result<()> {
+        self.syncs += 1;
+        match self.faults.fail_sync {
+            Some(at) if at == self.syncs => Err(io::Error::from_raw_os_error(5)),
+            _ => Ok(()),
         }
     }
 
@@ -291,12 +321,14 @@ impl Disk {
         Ok(())
     }
 
-    /// Makes names durable.
-    pub fn sync_directory(&mut self) {
+    /// Makes names durable. Where that fails they may become so later.
+    pub fn sync_directory(&mut self) -> io::Result<()> {
+        self.count_sync()?;
         if !self.faults.ignore_durability {
             self.name_changes.clear();
             self.durable_names.clone_from(&self.names);
         }
+        Ok(())
     }
 
     /// The process dies and the power stays: the cache survives, and so does what is in it only.
@@ -334,6 +366,11 @@ impl Disk {
         }
         self.names.clone_from(&names);
         self.durable_names = names;
+        for (inode, file) in self.inodes.iter_mut().enumerate() {
+            if !self.names.values().any(|named| *named == inode) {
+                *file = Inode::default();
+            }
+        }
         self.cut_at = None;
         self.off = false;
     }

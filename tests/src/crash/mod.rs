@@ -1,10 +1,13 @@
 //! Crash injection: the real log, checkpoints and recovery on a simulated disk that loses power at
-//! every IO, checked against a serial oracle. Also whole servers on such disks: [`served`].
+//! every IO, checked against a serial oracle. Also whole servers on such disks: [`served`], [`chained`].
 
+pub mod chained;
 pub mod disk;
 pub mod groups;
+pub mod ledger;
 pub mod random;
 pub mod served;
+pub mod server_disks;
 pub mod simulated;
 pub mod store;
 pub mod workload;

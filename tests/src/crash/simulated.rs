@@ -63,7 +63,7 @@ impl SimulatedStorage {
         let disk = self.disk.clone();
         let mut disk = disk.borrow_mut();
         if disk.is_off() {
-            return Err(io::Error::other("the power is off"));
+            return Err(power_is_off());
         }
         match operation {
             Operation::Open { name, create } => {
@@ -93,10 +93,10 @@ impl SimulatedStorage {
                 self.regions[usize::from(buffer.region.0)].write(buffer.start, &bytes[..count]);
                 return Ok(Outcome::Transferred(u32::try_from(count).unwrap_or(0)));
             }
-            Operation::Sync { file } => disk.sync(self.inode(*file)?),
+            Operation::Sync { file } => disk.sync(self.inode(*file)?)?,
             Operation::Rename { from, to } => disk.rename(from, to)?,
             Operation::Remove { name } => disk.remove(name)?,
-            Operation::SyncDirectory => disk.sync_directory(),
+            Operation::SyncDirectory => disk.sync_directory()?,
         }
         Ok(Outcome::Done)
     }
@@ -151,7 +151,7 @@ impl Storage for SimulatedStorage {
                         result: Err(StorageError {
                             operation: operation.name(),
                             name: "a dead disk".to_owned(),
-                            source: io::Error::other("the power is off"),
+                            source: power_is_off(),
                         }),
                     });
                 }
@@ -169,6 +169,13 @@ impl Storage for SimulatedStorage {
     }
 
     fn wait(&mut self, _timeout: Duration) {}
+}
+
+const ENODEV: i32 = 19;
+
+/// As of a device that has gone, which nothing is asked of again.
+fn power_is_off() -> io::Error {
+    io::Error::from_raw_os_error(ENODEV)
 }
 
 fn to_usize(value: u64) -> usize {

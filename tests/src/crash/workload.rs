@@ -151,6 +151,25 @@ impl Workload {
         }
     }
 
+    /// Recovers with what damage there is accepted, and compares what is served then: `reported` counts
+    /// damage, and nothing is passed over for it.
+    pub fn check_accepting(&mut self) -> Verdict {
+        let mut storage: Box<dyn windlass_engine::persist::storage::Storage> =
+            Box::new(SimulatedStorage::new(self.disk.clone()));
+        let (mut store, options) = (Store::default(), RecoveryOptions { accept_damage: true });
+        let recovered = recover(std::slice::from_mut(&mut storage), options, &mut store);
+        let Ok(recovered) = recovered else { return Verdict { reported: 1, ..Verdict::default() } };
+        let mut verdict = Verdict::default();
+        let bad =
+            recovered.directories.iter().map(|directory| directory.damage.len()).sum::<usize>();
+        verdict.reported = bad as u64;
+        for (id, history) in &self.history {
+            let lsn = recovered.partitions.get(id).map_or(Lsn(0), |state| state.lsn);
+            verdict.compare(history, lsn, store.partitions.get(id).unwrap_or(&Partition::new()));
+        }
+        verdict
+    }
+
     /// Compares with a serial execution of the records up to each partition's LSN.
     fn check(&self, recovered: &Recovered, store: &Store) -> Verdict {
         let mut verdict = Verdict::default();
@@ -178,15 +197,7 @@ impl Workload {
                 verdict.reported += 1;
                 continue;
             }
-            verdict.lost += gone as u64;
-            let expected = replay_serially(history, lsn);
-            let actual = store.partitions.get(id).unwrap_or(&empty);
-            let counts = |partition: &Partition| partition.applied_counts.values().sum::<u64>();
-            if counts(actual) > counts(&expected) {
-                verdict.doubled += counts(actual) - counts(&expected);
-            } else if actual.values != expected.values || actual.sessions != expected.sessions {
-                verdict.silent += 1;
-            }
+            verdict.compare(history, lsn, store.partitions.get(id).unwrap_or(&empty));
         }
         verdict
     }
@@ -382,6 +393,21 @@ impl Workload {
         let (session, sequence) = (logged.push.session, logged.push.sequence);
         let waiting = self.waiting.get_mut(&session).expect("all sessions");
         waiting.retain(|push| push.sequence != sequence);
+    }
+}
+
+impl Verdict {
+    /// Compares a partition that recovery found up to an LSN with all that was written.
+    fn compare(&mut self, history: &[Logged], lsn: Lsn, actual: &Partition) {
+        self.lost +=
+            history.iter().filter(|logged| logged.promised && logged.lsn > lsn).count() as u64;
+        let expected = replay_serially(history, lsn);
+        let counts = |partition: &Partition| partition.applied_counts.values().sum::<u64>();
+        if counts(actual) > counts(&expected) {
+            self.doubled += counts(actual) - counts(&expected);
+        } else if actual.values != expected.values || actual.sessions != expected.sessions {
+            self.silent += 1;
+        }
     }
 }
 

@@ -1,0 +1,117 @@
+//! Simulated disks of servers in this process: each directory that a server asks for has one.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use windlass_engine::persist::storage::{Maker, Provider, Storage, StorageError};
+
+use super::{disk::SharedDisk, simulated::SimulatedStorage, workload::End};
+
+/// Has a server's directories on simulated disks.
+pub const PROVIDER: Provider = Provider::Made(Maker(open_simulated));
+
+/// Marks a directory whose disk is known. One that was removed has lost its files.
+const MARK: &str = "simulated";
+
+static DISKS: Mutex<BTreeMap<PathBuf, SharedDisk>> = Mutex::new(BTreeMap::new());
+static DISKS_MADE: AtomicU64 = AtomicU64::new(1);
+
+fn disks() -> MutexGuard<'static, BTreeMap<PathBuf, SharedDisk>> {
+    DISKS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn open_simulated(directory: &Path) -> Result<Box<dyn Storage>, StorageError> {
+    let mark = directory.join(MARK);
+    let is_new = !mark.exists();
+    let failed = |source| StorageError {
+        operation: "simulate",
+        name: directory.display().to_string(),
+        source,
+    };
+    if is_new {
+        let disk = SharedDisk::new(DISKS_MADE.fetch_add(1, Ordering::Relaxed));
+        // What a restore has put there.
+        for entry in std::fs::read_dir(directory).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+            let bytes = std::fs::read(&path).map_err(failed)?;
+            disk.borrow_mut().put_file(&name.unwrap_or_default(), bytes);
+        }
+        disks().insert(directory.to_owned(), disk);
+        std::fs::write(&mark, []).map_err(failed)?;
+    }
+    let disk = disks().get(directory).expect("a disk for each directory").clone();
+    Ok(Box::new(SimulatedStorage::new(disk)))
+}
+
+/// The disks of one server.
+#[derive(Clone, Debug)]
+pub struct ServerDisks {
+    data: PathBuf,
+}
+
+impl ServerDisks {
+    /// Those below a server's directory.
+    #[must_use]
+    pub fn of(data: &Path) -> Self {
+        Self { data: data.to_owned() }
+    }
+
+    /// All that there are by now.
+    #[must_use]
+    pub fn all(&self) -> Vec<SharedDisk> {
+        let below = |path: &PathBuf| path.starts_with(&self.data) && path.join(MARK).exists();
+        disks().iter().filter(|(path, _)| below(path)).map(|(_, disk)| disk.clone()).collect()
+    }
+
+    /// Whether the power of any is off.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.all().iter().any(|disk| disk.borrow().is_off())
+    }
+
+    /// All lose their power at once, or at least soon after the first.
+    pub fn cut(&self) {
+        self.all().iter().for_each(|disk| disk.borrow_mut().cut());
+    }
+
+    /// Each loses its power after so many of its events, unless it was told before when to.
+    pub fn cut_after(&self, events: Option<u64>) {
+        for disk in self.all() {
+            let mut disk = disk.borrow_mut();
+            if !disk.is_cut() {
+                disk.cut_after(events);
+            }
+        }
+    }
+
+    /// What comes after a life that ended so.
+    pub fn end(&self, end: End) {
+        for disk in self.all() {
+            match end {
+                End::PowerCut => disk.borrow_mut().power_cycle(),
+                End::Kill | End::Close => disk.borrow_mut().kill(),
+            }
+        }
+    }
+
+    /// Writes what the disks hold into files of the directories they stand for.
+    ///
+    /// # Panics
+    /// When a file cannot be written.
+    pub fn write_out(&self) {
+        for (path, disk) in disks().iter().filter(|(path, _)| path.starts_with(&self.data)) {
+            if path.join(MARK).exists() {
+                for (name, bytes) in disk.borrow().files() {
+                    std::fs::write(path.join(name), bytes).expect("the file is written");
+                }
+            }
+        }
+    }
+}

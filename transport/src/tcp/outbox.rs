@@ -241,3 +241,69 @@ fn cut_word(slice: &mut LocalSlice, regions: &Regions) -> Result<Option<CutWord>
     slice.len -= len;
     Ok(Some(word))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Read,
+        net::{TcpListener, TcpStream},
+        time::Duration,
+    };
+
+    use super::*;
+    use crate::{
+        fabric::Access,
+        memory::{Lock, Pages, PagesOptions},
+        tcp::socket::SocketOptions,
+    };
+
+    const OLD: u8 = 0x11;
+    const NEW: u8 = 0x22;
+    const LEN: usize = 64;
+
+    /// What a peer gets of eight words of which the socket has taken `cut` bytes before their owner wrote
+    /// all of them anew; the first part as it was taken.
+    fn sent(cut: usize, first: u64, checked: bool) -> Vec<u8> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut peer = listener.accept().unwrap().0;
+        let options = SocketOptions { buffer_len: None, silence_max: Duration::from_secs(10) };
+        let socket = Socket::new(stream, options).unwrap();
+        let options = PagesOptions { lock: Lock::Never, ..PagesOptions::default() };
+        let pages = Pages::allocate(4096, options).unwrap();
+        let mut regions = Regions::new();
+        let region = regions.insert(&pages, Access::READ).unwrap();
+        pages.write(0, &[OLD; 2 * LEN]);
+        let len = u32::try_from(LEN).unwrap();
+        let mut outbox = Outbox::new();
+        outbox.refer(LocalSlice { region, offset: first, len }, checked);
+        if checked {
+            outbox.refer_trailer();
+        }
+        outbox.advance(cut, &regions).unwrap();
+        pages.write(0, &[NEW; 2 * LEN]);
+        while !outbox.is_empty() {
+            assert!(!matches!(outbox.flush(&socket, &regions), Flush::Gone | Flush::Ended));
+        }
+        drop(socket);
+        let mut bytes = vec![OLD; cut];
+        peer.read_to_end(&mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn of_a_word_that_was_cut_all_is_of_the_time_of_its_beginning() {
+        for first in [0, 4] {
+            for cut in 1..LEN {
+                let bytes = sent(cut, first, false);
+                let begun = usize::try_from(first).unwrap();
+                let whole = ((cut + begun).next_multiple_of(WORD_LEN) - begun).min(LEN);
+                let expected = [vec![OLD; whole], vec![NEW; LEN - whole]].concat();
+                assert_eq!(bytes, expected, "{cut} bytes from {first} were taken");
+                let checked = sent(cut, first, true);
+                let sum = Checksum::of(&expected).0.to_le_bytes();
+                assert_eq!(checked, [&expected[..], &sum].concat(), "{cut} bytes were taken");
+            }
+        }
+    }
+}

@@ -127,10 +127,14 @@ impl LogFiles {
     /// No checkpoint can be used, since this manifest cannot be: the log has to begin at its beginning, where
     /// its first segment says what was there before it. A log that was never written to tells nothing.
     pub(crate) fn need_beginning(&mut self, manifest: &str, reason: &str) {
-        if self.chain.first().is_none_or(|link| link.base > 0) && self.missing.is_none() {
-            self.missing =
-                Some(format!("{manifest} cannot be used ({reason}), and no log replaces it"));
-        }
+        let cannot = format!("{manifest} cannot be used ({reason}), and");
+        self.missing = match self.missing.take() {
+            Some(missing) => Some(format!("{cannot} {missing}")),
+            None if self.chain.first().is_none_or(|link| link.base > 0) => {
+                Some(format!("{cannot} no log replaces it"))
+            }
+            None => None,
+        };
     }
 
     /// Learns whose log this is, and up to where it was durable.

@@ -129,3 +129,24 @@ fn a_bad_manifest_beside_a_log_that_was_never_written_to_is_damage() {
     let damage = &look(folder).0.directories[0].damage;
     assert!(damage.iter().any(|bad| bad.reason.contains("no log replaces it")), "{damage:?}");
 }
+
+/// Where the last checkpoint is a full one no other is kept: with its manifest gone there is nothing to begin
+/// with, and whoever is told so is told why.
+#[test]
+fn a_full_checkpoint_stands_alone_and_its_bad_manifest_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let mut counter = Counter::default();
+    let (mut persistence, _) = start(folder, Provider::Buffered, &mut counter);
+    for _ in 0..3 {
+        go_on(&mut persistence, &mut counter, 256);
+    }
+    assert!(persistence.checkpointer().last().is_some_and(|last| last.files.len() == 1));
+    drop(persistence);
+    let is_there = |number: u64| folder.join(manifest_name(number)).exists();
+    assert_eq!([1, 2, 3].map(is_there), [false, false, true]);
+    spoil(folder, 3);
+    let damage = &look(folder).0.directories[0].damage;
+    let named = format!("{} cannot be used", manifest_name(3));
+    assert!(damage.iter().any(|bad| bad.reason.contains(&named)), "{damage:?}");
+}

@@ -93,6 +93,12 @@ pub const RETIRED_LEN_MAX: u64 = 64 << 20;
 /// Blocks of rows that a turn marks as current or not: a few hundred microseconds where none is in a cache.
 pub const BLOCKS_MARKED_PER_TURN: u64 = 2048;
 
+/// Bytes of rows that a turn sums for comparing replicas: a few hundred microseconds.
+pub const CHECKSUM_BYTES_PER_TURN: usize = 256 << 10;
+
+/// How often a partition that changes meanwhile is summed from its beginning.
+pub const CHECKSUM_ATTEMPTS_MAX: u32 = 8;
+
 /// What giving back a partition counts as among them.
 pub const BLOCKS_PER_PARTITION_ENDED: u64 = 64;
 

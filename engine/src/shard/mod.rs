@@ -256,7 +256,8 @@ impl Shard {
         let kept = self.turn_disk(worked);
         let acknowledged = self.acknowledge(Pace::Turn);
         let marked = marks::mark_some(self);
-        polled || worked || failed || kept || acknowledged || marked
+        let summed = chain::sum_some(self);
+        polled || worked || failed || kept || acknowledged || marked || summed
     }
 
     /// Takes what the turn has room for out of the mailboxes and carries it out.

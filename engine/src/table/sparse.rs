@@ -174,8 +174,10 @@ impl SparsePartition {
         rows.map(|row| (self.key_of(row), row))
     }
 
+    /// The key of a row there is.
     #[inline]
-    fn key_of(&self, row: u64) -> u64 {
+    #[must_use]
+    pub fn key_of(&self, row: u64) -> u64 {
         let (slab, within) = locate(row);
         self.slabs[slab].keys[within]
     }

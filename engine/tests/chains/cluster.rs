@@ -41,7 +41,7 @@ pub(crate) struct Node {
     pub(crate) handles: Vec<ShardHandle>,
     pub(crate) events: Receiver<ServerEvent>,
     pub(crate) ended: Receiver<LinkEnded>,
-    data: Option<PathBuf>,
+    data: Option<(PathBuf, storage::Provider)>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -108,8 +108,29 @@ impl Node {
         tables: &[TableEntry],
         map: &ClusterMap,
     ) -> Self {
+        Self::start_on(
+            server,
+            life,
+            provider,
+            &root.join(server.to_string()),
+            storage::Provider::Automatic,
+            tables,
+            map,
+        )
+    }
+
+    /// As `start_kept`, in this folder, on storage of this kind.
+    pub(crate) fn start_on(
+        server: u32,
+        life: u64,
+        provider: Provider,
+        data: &Path,
+        disk: storage::Provider,
+        tables: &[TableEntry],
+        map: &ClusterMap,
+    ) -> Self {
         let mut node = Self::start(server, life, provider);
-        node.data = Some(root.join(server.to_string()));
+        node.data = Some((data.to_owned(), disk));
         let chains = vec![Chain::default(); PARTITIONS as usize];
         node.install(&ClusterMap { chains, ..ClusterMap::default() });
         tables.iter().for_each(|table| node.create(table));
@@ -120,8 +141,8 @@ impl Node {
 
     /// Takes up what its folder holds.
     pub(crate) fn recover(&self) -> Result<(), String> {
-        let (data, count) = (self.data.as_ref().unwrap(), self.handles.len());
-        let regrouped = Regrouped::new(data, 0, count, storage::Provider::Automatic, Vec::new());
+        let ((data, disk), count) = (self.data.as_ref().unwrap(), self.handles.len());
+        let regrouped = Regrouped::new(data, 0, count, *disk, Vec::new());
         let regrouped = Arc::new(regrouped);
         for handle in &self.handles {
             let regrouped = regrouped.clone();

@@ -6,10 +6,12 @@ mod client;
 mod cluster;
 mod expiry;
 mod faults;
+mod in_place;
 mod kept;
 mod linked;
 mod memory;
 mod order;
+mod sums;
 mod world;
 
 use std::time::{Duration, Instant};

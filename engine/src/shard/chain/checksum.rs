@@ -1,11 +1,21 @@
 //! What a partition amounts to, for comparing replicas: a sum over rows that does not depend on where
 //! they lie, and in which rows of zeros count as absent, as pulls see them.
+//!
+//! A turn sums a bounded number of bytes. What it finds has to be of one position: a partition that has
+//! changed meanwhile is summed anew, and one that keeps changing is left out of the answer, as is one whose
+//! replicas are at no one position.
 
-use windlass_wire::{Lsn, PartitionId, map::mix};
+use std::collections::VecDeque;
 
-use crate::shard::{
-    Shard,
-    tables::{ShardTable, TableRows},
+use windlass_wire::{Lsn, PartitionId, TableId, map::mix};
+
+use crate::{
+    limits::{CHECKSUM_ATTEMPTS_MAX, CHECKSUM_BYTES_PER_TURN},
+    shard::{
+        Shard,
+        command::Answer,
+        tables::{ShardTable, TableRows},
+    },
 };
 
 /// One replica of one partition.
@@ -19,48 +29,145 @@ pub struct PartitionChecksum {
     pub checksum: u64,
 }
 
-impl Shard {
-    /// Every partition this shard is a member for, learners aside.
-    pub(in crate::shard) fn partition_checksums(&self) -> Vec<PartitionChecksum> {
-        let parts = self.chain.iter().flat_map(|chain| chain.parts.iter().flatten());
-        let readable = parts.filter(|part| part.replica.is_readable());
-        readable
-            .map(|part| {
-                let tables = self.tables.values().map(|table| checksum_of(table, part.partition));
-                PartitionChecksum {
-                    partition: part.partition,
-                    lsn: part.applied,
-                    checksum: tables.fold(0, u64::wrapping_add),
-                }
-            })
-            .collect()
-    }
+/// Sums that were asked for.
+#[derive(Debug, Default)]
+pub(super) struct Checksums {
+    asked: VecDeque<Asked>,
 }
 
-fn checksum_of(table: &ShardTable, partition: PartitionId) -> u64 {
-    let Some(slot) = table.slots.find(partition) else { return 0 };
-    let seed = mix(u64::from(table.entry.id.0));
-    let mut sum = 0_u64;
-    let mut bytes = Vec::new();
-    match &table.rows {
-        TableRows::Dense(partitions) => {
-            let dense = &partitions[slot].0;
-            for piece in 0..dense.piece_count() {
-                bytes.clear();
-                dense.save_piece(piece, &mut bytes);
-                sum = sum.wrapping_add(row_sum(seed, piece, &bytes));
+#[derive(Debug)]
+struct Asked {
+    answer: Answer<Vec<PartitionChecksum>>,
+    /// Partitions still to be summed, the next one last.
+    left: Vec<PartitionId>,
+    sums: Vec<PartitionChecksum>,
+    under: Option<Sum>,
+    bytes: Vec<u8>,
+}
+
+/// A partition being summed.
+#[derive(Debug)]
+struct Sum {
+    partition: PartitionId,
+    lsn: Lsn,
+    attempts: u32,
+    /// Tables still to be summed, the next one last.
+    tables: Vec<TableId>,
+    /// Where in it: by piece of a dense table, by row of a sparse one.
+    at: u64,
+    checksum: u64,
+}
+
+/// Sums every partition that this shard is a member for, learners aside, and answers then.
+pub(super) fn ask_checksums(shard: &mut Shard, answer: Answer<Vec<PartitionChecksum>>) {
+    let Some(chain) = &mut shard.chain else {
+        // An asker that is gone needs no answer.
+        let _ = answer.send(Ok(Vec::new()));
+        return;
+    };
+    let readable = chain.parts.iter().flatten().filter(|part| part.replica.is_readable());
+    let left = readable.map(|part| part.partition).rev().collect();
+    let (sums, bytes) = (Vec::new(), Vec::new());
+    chain.checksums.asked.push_back(Asked { answer, left, sums, under: None, bytes });
+}
+
+/// Does a turn's part of what was asked for. Returns whether there was any.
+pub(in crate::shard) fn sum_some(shard: &mut Shard) -> bool {
+    let Some(chain) = &mut shard.chain else { return false };
+    let Some(mut asked) = chain.checksums.asked.pop_front() else { return false };
+    let mut room = CHECKSUM_BYTES_PER_TURN;
+    while room > 0 {
+        let next = || asked.left.pop().map(|partition| Sum::begin(shard, partition, 1));
+        let Some(mut sum) = asked.under.take().or_else(next) else {
+            let _ = asked.answer.send(Ok(asked.sums));
+            return true;
+        };
+        let Some(lsn) = lsn_of(shard, sum.partition) else { continue };
+        if lsn != sum.lsn {
+            if sum.attempts < CHECKSUM_ATTEMPTS_MAX {
+                asked.under = Some(Sum::begin(shard, sum.partition, sum.attempts + 1));
             }
+            continue;
         }
-        TableRows::Sparse(partitions) => {
-            let sparse = &partitions[slot];
-            for (key, row) in sparse.keys() {
-                bytes.clear();
-                sparse.save_row(key, row, &mut bytes);
-                sum = sum.wrapping_add(row_sum(seed, key, &bytes[8..]));
-            }
+        match sum.go_on(shard, &mut room, &mut asked.bytes) {
+            Some(done) => asked.sums.push(done),
+            None => asked.under = Some(sum),
         }
     }
-    sum
+    if let Some(chain) = &mut shard.chain {
+        chain.checksums.asked.push_front(asked);
+    }
+    true
+}
+
+/// Where a partition is that can be read here.
+fn lsn_of(shard: &Shard, partition: PartitionId) -> Option<Lsn> {
+    let part = shard.chain.as_ref()?.part(partition)?;
+    part.replica.is_readable().then_some(part.applied)
+}
+
+impl Sum {
+    fn begin(shard: &Shard, partition: PartitionId, attempts: u32) -> Self {
+        let tables = shard.tables.keys().copied().collect();
+        let lsn = lsn_of(shard, partition).unwrap_or_default();
+        Self { partition, lsn, attempts, tables, at: 0, checksum: 0 }
+    }
+
+    /// Sums as much as there is room for; the partition's sum once that is all of it.
+    fn go_on(
+        &mut self,
+        shard: &Shard,
+        room: &mut usize,
+        bytes: &mut Vec<u8>,
+    ) -> Option<PartitionChecksum> {
+        while let Some(id) = self.tables.last() {
+            if *room == 0 {
+                return None;
+            }
+            let is_over = match shard.tables.get(id) {
+                Some(table) => self.sum_table(table, room, bytes),
+                // It was dropped, and what was summed of it before is as little use as it was.
+                None => {
+                    self.lsn = Lsn(u64::MAX);
+                    return None;
+                }
+            };
+            if is_over {
+                self.tables.pop();
+                self.at = 0;
+            }
+        }
+        let Self { partition, lsn, checksum, .. } = *self;
+        Some(PartitionChecksum { partition, lsn, checksum })
+    }
+
+    /// Sums pieces or rows of a table; whether those were the last.
+    fn sum_table(&mut self, table: &ShardTable, room: &mut usize, bytes: &mut Vec<u8>) -> bool {
+        let Some(slot) = table.slots.find(self.partition) else { return true };
+        let seed = mix(u64::from(table.entry.id.0));
+        let count = match &table.rows {
+            TableRows::Dense(partitions) => partitions[slot].0.piece_count(),
+            TableRows::Sparse(partitions) => partitions[slot].row_count(),
+        };
+        while self.at < count && *room > 0 {
+            bytes.clear();
+            let (key, from) = match &table.rows {
+                TableRows::Dense(partitions) => {
+                    partitions[slot].0.save_piece(self.at, bytes);
+                    (self.at, 0)
+                }
+                TableRows::Sparse(partitions) => {
+                    let key = partitions[slot].key_of(self.at);
+                    partitions[slot].save_row(key, self.at, bytes);
+                    (key, 8)
+                }
+            };
+            self.checksum = self.checksum.wrapping_add(row_sum(seed, key, &bytes[from..]));
+            self.at += 1;
+            *room = room.saturating_sub(bytes.len().max(1));
+        }
+        self.at >= count
+    }
 }
 
 fn row_sum(seed: u64, key: u64, bytes: &[u8]) -> u64 {

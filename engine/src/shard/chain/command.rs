@@ -6,7 +6,7 @@ use windlass_wire::{
     control::{Peer, Provider, SharedRegion},
 };
 
-use super::{ChainContext, PartitionChecksum, PartitionStatus};
+use super::{ChainContext, PartitionChecksum, PartitionStatus, checksum::ask_checksums};
 use crate::shard::{Shard, command::Answer};
 
 /// One command.
@@ -67,7 +67,7 @@ pub enum ChainCommand {
     RepeatReports {},
     /// What every partition amounts to.
     Checksums {
-        /// One for each partition that this server is a member for.
+        /// One for each partition that this server is a member for, but those that keep changing.
         answer: Answer<Vec<PartitionChecksum>>,
     },
     /// How far every replica is.
@@ -104,9 +104,7 @@ impl Shard {
             }
             ChainCommand::LinkClose { server } => self.link_close(server),
             ChainCommand::RepeatReports {} => self.repeat_reports(),
-            ChainCommand::Checksums { answer } => {
-                let _ = answer.send(Ok(self.partition_checksums()));
-            }
+            ChainCommand::Checksums { answer } => ask_checksums(self, answer),
             ChainCommand::States { answer } => {
                 let _ = answer.send(Ok(self.partition_states()));
             }

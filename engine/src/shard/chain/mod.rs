@@ -44,6 +44,7 @@ pub use event::{LinkEnded, ServerEvent};
 pub use leases::SharedLeases;
 pub use status::PartitionStatus;
 
+pub(super) use checksum::sum_some;
 pub(super) use clocks::reaching;
 pub(super) use configure::note_peers;
 
@@ -55,6 +56,7 @@ pub(super) use self::{
 
 use self::{
     answer::{Records, Taking},
+    checksum::Checksums,
     clocks::Joining,
     disk::ChainDisk,
     link::Link,
@@ -110,6 +112,7 @@ pub(super) struct Chain {
     pub(super) disk: ChainDisk,
     /// Workers who are not told yet that they have joined.
     joining: Vec<Joining>,
+    checksums: Checksums,
 }
 
 impl Chain {
@@ -146,6 +149,7 @@ impl Chain {
             copies_out: 0,
             disk: ChainDisk::default(),
             joining: Vec::new(),
+            checksums: Checksums::default(),
         }
     }
 

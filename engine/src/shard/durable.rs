@@ -190,11 +190,12 @@ impl Durable {
         &self.persistence.log
     }
 
-    /// Whether images that are due may be recorded. That goes on while the log is nearly full and takes
-    /// no pushes: what was pushed before has to be on the disk in its time. Its last segments are those
-    /// of the checkpoint that brings others back.
-    pub(super) fn images_have_room(&self) -> bool {
-        !self.log().is_all_but_full() || self.log().poison().is_some()
+    /// Whether images are to be recorded. That goes on while the log is nearly full and takes no pushes:
+    /// what was pushed before has to be on the disk in its time. Its last segments are those of the
+    /// checkpoint that brings others back.
+    pub(super) fn images_are_due(&self, now: Duration) -> bool {
+        let has_room = !self.log().is_all_but_full() || self.log().poison().is_some();
+        has_room && self.images.due().is_some_and(|due| due <= now)
     }
 
     /// Writes what was recorded.

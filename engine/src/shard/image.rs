@@ -194,7 +194,7 @@ impl Shard {
             self.write_long_images(durable);
         }
         self.checkpoint_wanted |= durable.log().is_nearly_full();
-        if durable.images_have_room() && durable.images.due.is_some_and(|due| due <= now) {
+        if durable.images_are_due(now) {
             self.write_images_up_to(durable, IMAGES_LEN_PER_TURN);
         }
     }

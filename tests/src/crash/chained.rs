@@ -5,6 +5,11 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -26,12 +31,42 @@ use super::{
 /// How long anything may take that is to come.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How often it is looked whether a server is to end.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A server, looked after as its own process would: it ends when it has left its cluster.
+#[derive(Debug)]
+struct Running {
+    id: ServerId,
+    address: String,
+    is_to_end: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Running {
+    fn of(server: Server) -> Self {
+        let (id, address) = (server.id(), server.advertised().to_owned());
+        let is_to_end = Arc::new(AtomicBool::new(false));
+        let asked = is_to_end.clone();
+        let thread = std::thread::spawn(move || {
+            while !asked.load(Ordering::Acquire) && !server.wait_for_stop(LOOK_INTERVAL) {}
+            server.stop();
+        });
+        Self { id, address, is_to_end, thread }
+    }
+
+    fn end(self) {
+        self.is_to_end.store(true, Ordering::Release);
+        self.thread.join().expect("it ends in order");
+    }
+}
+
 /// The two, their coordinator, and what rows must hold.
 #[derive(Debug)]
 pub struct Chained {
     root: PathBuf,
     coordinator: CoordinatorServer,
-    servers: [Option<Server>; 2],
+    servers: [Option<Running>; 2],
     random: Random,
     /// What rows must hold.
     pub ledger: Ledger,
@@ -91,21 +126,21 @@ impl Chained {
             ..ServerConfig::default()
         };
         let server = Server::start(config).map_err(|error| chain(&error))?;
-        self.servers[at] = Some(server);
+        self.servers[at] = Some(Running::of(server));
         Ok(())
     }
 
     fn end(&mut self, at: usize) {
         self.disks(at).cut();
         if let Some(server) = self.servers[at].take() {
-            server.stop();
+            server.end();
         }
         let end = if self.random.one_in(3) { End::Kill } else { End::PowerCut };
         self.disks(at).end(end);
     }
 
     fn connect(&self, at: usize) -> Tables {
-        let address = self.servers[at].as_ref().expect("it runs").advertised().to_owned();
+        let address = self.servers[at].as_ref().expect("it runs").address.clone();
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(tables) = Tables::open(&address, PATIENCE, PATIENCE) {
@@ -146,7 +181,7 @@ impl Chained {
 
     /// Waits until these servers are all that hold rows, and hold all.
     fn await_members(&self, members: &[usize]) {
-        let id = |at: &usize| self.servers[*at].as_ref().expect("it runs").id();
+        let id = |at: &usize| self.servers[*at].as_ref().expect("it runs").id;
         let ids: Vec<ServerId> = members.iter().map(id).collect();
         let deadline = Instant::now() + PATIENCE;
         loop {

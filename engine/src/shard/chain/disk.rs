@@ -94,7 +94,7 @@ impl ChainDisk {
 
     /// A part may have records that are not in the log.
     #[inline]
-    fn note_behind(&mut self, index: usize) {
+    pub(super) fn note_behind(&mut self, index: usize) {
         if !std::mem::replace(&mut self.part_mut(index).is_behind, true) {
             self.behind.push(index);
         }

@@ -149,20 +149,4 @@ const fn unlogged_fit(unlogged: u64, room: u64) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        limits::LOG_KEPT_LEN,
-        persist::limits::{RECORD_BYTES_MAX, SEGMENT_BYTES_MAX},
-    };
-
-    /// A log that becomes nearly full between two looks has its last segments for what came between.
-    #[test]
-    fn what_is_not_in_the_log_always_fits_it() {
-        // The most that a segment leaves out before a longer record.
-        assert!(2 * RECORD_BYTES_MAX as u64 <= SEGMENT_BYTES_MAX);
-        assert!(unlogged_fit(0, 0) && !unlogged_fit(1, 1));
-        assert!(unlogged_fit(CHAIN_HELD_LEN_MAX, 2 * LOG_KEPT_LEN), "in the shortest log");
-        assert!(!unlogged_fit(CHAIN_HELD_LEN_MAX, LOG_KEPT_LEN));
-    }
-}
+mod tests;

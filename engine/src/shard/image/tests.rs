@@ -44,9 +44,11 @@ fn images_are_recorded_in_their_time_while_the_log_is_nearly_full() {
     let size = LogSize::new(Some(2 << 20));
     let mut durable = Durable::open(storage, 1, &found, size, 0).unwrap();
     durable.add_partition(PartitionId(0), Lsn(0));
-    assert!(durable.images_have_room());
+    durable.images.come_due(Duration::ZERO, 5);
+    let (early, late) = (Duration::from_millis(4), Duration::from_millis(5));
+    assert!(durable.images_are_due(late) && !durable.images_are_due(early));
     fill(&mut durable, |durable| durable.log().is_nearly_full());
-    assert!(durable.images_have_room());
+    assert!(durable.images_are_due(late) && !durable.images_are_due(early));
     fill(&mut durable, |durable| durable.log().is_all_but_full());
-    assert!(!durable.images_have_room(), "the last segments are the checkpoint's");
+    assert!(!durable.images_are_due(late), "the last segments are the checkpoint's");
 }

@@ -151,7 +151,8 @@ fn an_unreadable_block_is_reported_and_never_a_torn_tail() {
         let mut workload = Workload::new(seed % 8);
         assert_eq!(workload.live(150, End::Kill), Verdict::default());
         let mut random = Random::new(seed);
-        let kind = ["segment-", "checkpoint-", "manifest-", "watermark"][(seed / 8 % 4) as usize];
+        let kind = ["segment-", "checkpoint-", "manifest-", "watermark"]
+            [usize::try_from(seed / 8 % 4).unwrap()];
         let files = files(&workload, kind);
         let choice = usize::try_from(random.below(files.len() as u64)).unwrap();
         let (name, length) = &files[choice];

@@ -73,9 +73,7 @@ impl Subject {
     /// What a value is after so many pushes of one.
     fn value_after(self, pushes: u64) -> f64 {
         match self {
-            #[expect(clippy::cast_precision_loss, reason = "few pushes")]
             Adagrad => -(1..=pushes).map(|number| 1.0 / (number as f64).sqrt()).sum::<f64>(),
-            #[expect(clippy::cast_precision_loss, reason = "few pushes")]
             _ => pushes as f64,
         }
     }
@@ -164,7 +162,7 @@ impl Ledger {
         }
         let subject = match random.below(41) {
             0 => Wide,
-            at => [Dense, Sparse, Imaged, Adagrad, Clocked][usize::from(at as u8) % 5],
+            at => [Dense, Sparse, Imaged, Adagrad, Clocked][usize::try_from(at).expect("few") % 5],
         };
         let first = random.below(subject.rows() / 2) * 2;
         let keys = [first, first + 1].map(|row| self.key(subject, row));

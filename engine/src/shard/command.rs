@@ -10,7 +10,7 @@ use windlass_wire::{
     control::{ClockPlace, PartitionPlace, Peer, Provider, RefusalKind, SharedRegion},
 };
 
-use super::{Shard, ShardStatistics, growth, memory::MemoryMade};
+use super::{Shard, ShardStatistics, chain, growth, memory::MemoryMade};
 use crate::refusal::Refusal;
 
 /// Where a command's answer goes.
@@ -385,6 +385,7 @@ impl Shard {
         self.fence_peers(&map);
         self.map = map;
         let (first, other) = if is_first { (Some(answer), None) } else { (None, Some(answer)) };
+        chain::begin_empty(self);
         growth::follow_map(self, first);
         self.configure_chains();
         self.end_round_waits();

@@ -221,3 +221,48 @@ fn rows_that_come_back_at_once_take_the_memory_of_those_that_go() {
     }
     copied(&world);
 }
+
+/// Rows are half copied when the only server that had all of them is gone for good. Those of the partition
+/// that begins empty are made beside the turns, as a new one's are, not wiped within one.
+#[test]
+fn a_partition_that_begins_empty_gets_its_rows_beside_the_turns() {
+    let schema = TableSchema::dense(DataType::F32, 400_000, 32);
+    let large = TableEntry { id: TableId(1), name: "large".to_owned(), schema };
+    let provider = Provider::Shm {};
+    let mut world = World::start(provider, 1, vec![large]);
+    let (first, second) = (ServerId(1), ServerId(2));
+    world.client.push(0, vec![1, 399_999], 7.0);
+    world.client.settle();
+    world.nodes.push(Node::start(second.0, 20, provider));
+    world.introduce(second, true);
+    let is_half_copied = |node: &Node| node.states().iter().filter(|part| !part.is_whole).count();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while is_half_copied(world.node(second)) == 0 {
+        assert!(Instant::now() < deadline, "nothing is copied");
+    }
+    world.nodes.remove(0).kill();
+    let half = is_half_copied(world.node(second));
+    assert!(half > 0, "all of it was copied at once");
+    let held = world.nodes[0].hold_memory();
+    world.map.servers.retain(|entry| entry.id != first);
+    world.install(|chain, epoch| {
+        (chain.servers, chain.learner, chain.epoch) = (vec![second], None, epoch);
+    });
+    let lacking = |world: &World| is_half_copied(world.node(second));
+    assert_eq!(lacking(&world), 0, "what was half copied is given back");
+    // Every partition gets a row; the ones that wait for theirs do not answer.
+    world.client.disconnect(first);
+    world.client.reroute(&world.map);
+    let rows = |at: u64| vec![at * 50_000 + 3];
+    (0..8).for_each(|at| world.client.push(0, rows(at), 1.0));
+    let until = Instant::now() + Duration::from_millis(100);
+    while Instant::now() < until {
+        world.client.poll();
+    }
+    assert!(world.client.unacknowledged() >= half, "rows were wiped within a turn");
+    drop(held);
+    world.client.settle_by(&world.map);
+    let node = world.node(second);
+    let sums = node.checksums();
+    assert_eq!(sums.len(), PARTITIONS as usize);
+}

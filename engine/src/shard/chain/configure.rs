@@ -128,7 +128,6 @@ impl Shard {
             let replica = Replica::new(partition, self.server, ReplicaLimits::default());
             chain.parts[index] = Some(Box::new(Part::new(partition, replica)));
         }
-        self.begin_empty(partition, next);
         let Some(chain) = &mut self.chain else { return };
         let Some(part) = chain.parts[index].as_deref() else { return };
         let view = ChainView {
@@ -204,31 +203,6 @@ impl Shard {
             chain.parts[index] = Some(Box::new(next));
         }
         self.fence_stale_rows();
-    }
-
-    /// Whoever is named a member while its rows are half copied is to begin empty: an operator has
-    /// accepted that the rows are lost.
-    fn begin_empty(&mut self, partition: PartitionId, next: &map::Chain) {
-        let is_joining = next.tail_joining && next.servers.last() == Some(&self.server);
-        if is_joining || !next.servers.contains(&self.server) {
-            return;
-        }
-        let Some(chain) = &mut self.chain else { return };
-        let index = chain.index(partition);
-        let Some(part) = chain.part_mut(partition) else { return };
-        if part.replica.position().is_some() || part.epoch() >= next.epoch {
-            return;
-        }
-        tracing::warn!(%partition, "begins empty: its rows are lost");
-        let fresh = Replica::new(partition, self.server, ReplicaLimits::default());
-        let fresh = Part { fenced: part.fenced, ..Part::new(partition, fresh) };
-        let old = std::mem::replace(part, fresh);
-        old.records.into_iter().for_each(|held| chain.spare.put(held.words));
-        chain.disk.forget(index);
-        self.forget_copied(partition);
-        for table in self.tables.values_mut() {
-            table.clear_partition(partition, &mut self.memory_left, &self.growth.memory);
-        }
     }
 
     /// A partition that is kept elsewhere: its records are of no use here.

@@ -23,6 +23,7 @@ mod expiry;
 mod head;
 mod leases;
 mod link;
+mod lost;
 mod outputs;
 mod part;
 mod receive;
@@ -47,6 +48,7 @@ pub use status::PartitionStatus;
 pub(super) use checksum::sum_some;
 pub(super) use clocks::reaching;
 pub(super) use configure::note_peers;
+pub(super) use lost::begin_empty;
 
 pub(super) use self::{
     build::{Member, Scratch, Span, sum_dtype_of},

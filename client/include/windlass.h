@@ -400,6 +400,20 @@ typedef struct windlass_pending_pull windlass_pending_pull;
 typedef struct windlass_table windlass_table;
 
 /**
+ * Rows that follow each other, or keys: the first and the last.
+ */
+typedef struct windlass_rows {
+    /**
+     * The first.
+     */
+    uint64_t first;
+    /**
+     * The last, which is the first where it is one.
+     */
+    uint64_t last;
+} windlass_rows;
+
+/**
  * Options of a connection. Set `size` to sizeof(windlass_options) and everything else to zero for
  * the defaults; NULL in place of the struct does the same.
  */
@@ -620,6 +634,15 @@ extern "C" {
 const char *windlass_last_error(void);
 
 /**
+ * Which rows or keys of a push were not applied, ascending, after a call on this thread has failed that
+ * pushed or waited for it: all others of it were. Returns how many runs of them there are, and stores as
+ * many as `capacity` says in `rows`, which may be NULL for 0. 0 where the last call that failed was refused
+ * as a whole, or failed in another way: then its status says what holds. Valid as windlass_last_error() is.
+ */
+size_t windlass_last_refused(struct windlass_rows *rows,
+                             size_t capacity);
+
+/**
  * A few words for a status, the same for each of its number. Valid for ever; never NULL.
  */
 const char *windlass_status_text(int32_t status);
@@ -732,6 +755,12 @@ windlass_status windlass_table_schema(const struct windlass_table *table,
  * Starts a push of rows by key. `keys` ascend, each once; `values` has width values for each, in
  * the order of the keys, and is copied before this returns. `timestamp`, which may be NULL, gets
  * what windlass_wait() and `after` take.
+ *
+ * Each shard gets it in messages of at most 1 MiB of values (256 KiB where devices write values) and
+ * 16,384 keys, and applies and keeps each whole or not at all: where some are refused,
+ * windlass_last_refused() says which rows. Of a push that is not acknowledged when server and client both
+ * end, so that nobody sends it again, some messages may be there and others not; of one message some
+ * partitions and not others where there are replicas, and in tables of durability interval.
  */
 windlass_status windlass_push(const struct windlass_table *table,
                               const uint64_t *keys,

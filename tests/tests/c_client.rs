@@ -7,7 +7,7 @@ mod native;
 
 use std::{ffi::OsStr, path::PathBuf, process::Command};
 
-use native::{PROVIDERS, installed, library, not_run, path, server, succeed, target};
+use native::{PROVIDERS, installed, library, not_run, path, server, small_server, succeed, target};
 
 #[test]
 fn hello_c_learns() {
@@ -75,6 +75,18 @@ fn a_forked_child_is_told_and_the_parent_goes_on() {
     if installed("gcc", "a client on both sides of a fork in C") {
         let program = compile("fork", "client/c/tests/fork.c", "gcc", &["-std=c99"]);
         on_each_provider(&[program.as_os_str()]);
+    }
+}
+
+#[test]
+fn the_rows_of_a_push_that_were_not_applied_are_named() {
+    if installed("gcc", "a push that is refused in part, in C") {
+        let program = compile("refused", "client/c/tests/refused.c", "gcc", &["-std=c99"]);
+        for provider in PROVIDERS {
+            let server = small_server(provider);
+            let mut run = Command::new(&program);
+            succeed(with_library(run.arg(server.advertised()).arg(provider.name())));
+        }
     }
 }
 

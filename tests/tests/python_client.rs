@@ -7,7 +7,9 @@ mod native;
 
 use std::{path::PathBuf, process::Command};
 
-use native::{PROVIDERS, installed, library, not_run, path, run, server, succeed, target};
+use native::{
+    PROVIDERS, installed, library, not_run, path, run, server, small_server, succeed, target,
+};
 
 #[test]
 fn the_package_passes_its_tests() {
@@ -25,6 +27,8 @@ fn the_package_passes_its_tests() {
         let name = format!("WINDLASS_TEST_{}", provider.name().to_uppercase());
         pytest.env(name, server.advertised());
     }
+    let small = small_server(PROVIDERS[0]);
+    pytest.env("WINDLASS_TEST_SMALL", small.advertised());
     println!("{}", succeed(&mut pytest));
 }
 

@@ -1,5 +1,7 @@
 //! Why a call failed: a code that never changes its meaning, and a sentence.
 
+use std::ops::RangeInclusive;
+
 use windlass_client::{ConnectError, RequestError, Status, TableError, WrongProcess, chain};
 
 use crate::c_abi::status::WindlassStatus;
@@ -9,11 +11,13 @@ use crate::c_abi::status::WindlassStatus;
 pub(crate) struct Failure {
     pub(crate) status: WindlassStatus,
     pub(crate) text: String,
+    /// Rows of a push that were not applied, while others of it were.
+    pub(crate) refused: Vec<RangeInclusive<u64>>,
 }
 
 impl Failure {
     pub(crate) fn new(status: WindlassStatus, text: impl Into<String>) -> Self {
-        Self { status, text: text.into() }
+        Self { status, text: text.into(), refused: Vec::new() }
     }
 
     /// The caller's mistake.
@@ -95,6 +99,11 @@ impl From<RequestError> for Failure {
             RequestError::TooLarge { .. } | RequestError::RoundFull => WindlassStatus::TooLarge,
             _ => WindlassStatus::SetupFailed,
         };
-        Self::new(status, chain(&error))
+        let text = chain(&error);
+        let refused = match error {
+            RequestError::Refused { rows, .. } => rows,
+            _ => Vec::new(),
+        };
+        Self { status, text, refused }
     }
 }

@@ -5,6 +5,7 @@ use std::{
     any::Any,
     cell::RefCell,
     ffi::{CStr, CString, c_char},
+    ops::RangeInclusive,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -25,6 +26,7 @@ static NEXT_THREAD: AtomicU64 = AtomicU64::new(1);
 thread_local! {
     static THREAD: u64 = NEXT_THREAD.fetch_add(1, Ordering::Relaxed);
     static LAST_ERROR: RefCell<CString> = RefCell::default();
+    static LAST_REFUSED: RefCell<Vec<RangeInclusive<u64>>> = RefCell::default();
 }
 
 impl Owner {
@@ -58,6 +60,7 @@ pub(crate) fn guard(call: impl FnOnce() -> Result<(), Failure>) -> WindlassStatu
         Ok(()) => WindlassStatus::Ok,
         Err(failure) => {
             remember(failure.text);
+            let _ = LAST_REFUSED.try_with(|last| last.replace(failure.refused));
             failure.status
         }
     }
@@ -67,6 +70,11 @@ pub(crate) fn guard(call: impl FnOnce() -> Result<(), Failure>) -> WindlassStatu
 pub(crate) fn last_error() -> *const c_char {
     // While a thread ends its text may be gone already.
     LAST_ERROR.try_with(|text| text.borrow().as_ptr()).unwrap_or(c"".as_ptr())
+}
+
+/// The rows that the last failure on this thread says were not applied.
+pub(crate) fn last_refused() -> Vec<RangeInclusive<u64>> {
+    LAST_REFUSED.try_with(|rows| rows.borrow().clone()).unwrap_or_default()
 }
 
 fn remember(text: String) {

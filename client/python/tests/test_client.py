@@ -239,6 +239,26 @@ def test_mistakes(client, name):
     assert (table.pull(slice(None)) == 0).all()
 
 
+def test_rows_that_were_not_applied_are_named(name):
+    if "WINDLASS_TEST_SMALL" not in os.environ:
+        pytest.skip("WINDLASS_TEST_SMALL does not give the address of a server with little memory")
+    with windlass.connect(os.environ["WINDLASS_TEST_SMALL"]) as client:
+        table = client.create_table(name, width=16)
+        keys = 3 * numpy.arange(200_000)
+        with pytest.raises(windlass.NoMemory) as told:
+            table.push(keys, numpy.ones((keys.size, 16), "float32")).wait()
+        refused = told.value.refused
+        assert refused == sorted(refused, key=lambda rows: rows.start)
+        missing = numpy.isin(keys, [key for rows in refused for key in rows])
+        assert 0 < missing.sum() < keys.size
+        for part in range(0, keys.size, 10_000):
+            held = table.pull(keys[part : part + 10_000])[:, 0]
+            assert (held == numpy.where(missing[part : part + 10_000], 0, 1)).all()
+        with pytest.raises(windlass.InvalidArgument) as told:
+            client.wait(2**40)
+        assert told.value.refused == []
+
+
 def test_a_transposed_array_is_refused(client, name):
     table = client.create_table(name, width=4, rows=10)
     for push in [table.push, table.push_pull]:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Sequence
+
 
 class WindlassError(Exception):
-    """A call failed. `status` is the windlass_status of the C header."""
+    """A call failed. `status` is the windlass_status of the C header.
 
-    def __init__(self, text: str, status: int = 0) -> None:
+    `refused` has the rows or keys of a push that were not applied while all others of it were: ranges,
+    ascending. It is empty where the push was refused as a whole, or failed in another way.
+    """
+
+    def __init__(self, text: str, status: int = 0, refused: Sequence[range] = ()) -> None:
         super().__init__(text)
         self.status = status
+        self.refused = list(refused)
 
 
 class InvalidArgument(WindlassError, ValueError):
@@ -118,6 +125,6 @@ _BY_STATUS = {
 }
 
 
-def of_status(status: int, text: str) -> WindlassError:
+def of_status(status: int, text: str, refused: Sequence[range] = ()) -> WindlassError:
     """The exception for a status of the library."""
-    return _BY_STATUS.get(status, WindlassError)(text, status)
+    return _BY_STATUS.get(status, WindlassError)(text, status, refused)

@@ -113,6 +113,12 @@ class Schema(ctypes.Structure):
     ]
 
 
+class Rows(ctypes.Structure):
+    """windlass_rows."""
+
+    _fields_ = [("first", c_uint64), ("last", c_uint64)]
+
+
 class Counters(ctypes.Structure):
     """windlass_counters."""
 
@@ -210,6 +216,9 @@ class Library:
             setattr(self, name, function)
         self._last_error = library.windlass_last_error
         self._last_error.restype = c_char_p
+        self._last_refused = library.windlass_last_refused
+        self._last_refused.argtypes = [POINTER(Rows), c_size_t]
+        self._last_refused.restype = c_size_t
         library.windlass_version.restype = c_char_p
         library.windlass_abi_version.restype = c_uint32
         if library.windlass_abi_version() != _ABI_VERSION:
@@ -230,7 +239,14 @@ class Library:
         if status == _INTERRUPTED and _RAISED:
             raise _RAISED.pop()
         if status != 0:
-            raise of_status(status, self._last_error().decode(errors="replace"))
+            raise of_status(status, self._last_error().decode(errors="replace"), self._refused())
+
+    def _refused(self) -> list[range]:
+        """The rows of the push that failed last which were not applied, while others were."""
+        count = self._last_refused(None, 0)
+        runs = (Rows * count)()
+        self._last_refused(runs, count)
+        return [range(run.first, run.last + 1) for run in runs]
 
     def handle(self, name: str, *arguments: Any) -> int:
         """Calls a function whose last argument is where a handle goes."""

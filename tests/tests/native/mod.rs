@@ -47,6 +47,14 @@ pub(crate) fn server(provider: Provider) -> Server {
     Server::start(config).unwrap()
 }
 
+/// A server in this process with so little memory that it refuses much of what is pushed.
+pub(crate) fn small_server(provider: Provider) -> Server {
+    let memory_len_max = 16 << 20;
+    let config =
+        ServerConfig { providers: vec![provider], memory_len_max, ..ServerConfig::default() };
+    Server::start(config).unwrap()
+}
+
 /// Whether a program is installed. If not, the output says what did not run for that; in CI, where
 /// everything has to run, it fails.
 pub(crate) fn installed(program: &str, what: &str) -> bool {

@@ -15,6 +15,12 @@ use crate::{erased::pulls_overtake, failure::Failure, guard::guard};
 /// Starts a push of rows by key. `keys` ascend, each once; `values` has width values for each, in
 /// the order of the keys, and is copied before this returns. `timestamp`, which may be NULL, gets
 /// what windlass_wait() and `after` take.
+///
+/// Each shard gets it in messages of at most 1 MiB of values (256 KiB where devices write values) and
+/// 16,384 keys, and applies and keeps each whole or not at all: where some are refused,
+/// windlass_last_refused() says which rows. Of a push that is not acknowledged when server and client both
+/// end, so that nobody sends it again, some messages may be there and others not; of one message some
+/// partitions and not others where there are replicas, and in tables of durability interval.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn windlass_push(
     table: *const WindlassTable,

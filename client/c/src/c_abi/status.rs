@@ -2,7 +2,7 @@
 
 use std::ffi::c_char;
 
-use crate::guard::last_error;
+use crate::guard::{last_error, last_refused};
 
 /// Version of the ABI the header describes. It goes up when a program compiled against an older
 /// header would not work any more; functions, fields at the end of structs and statuses may be
@@ -119,6 +119,34 @@ impl WindlassStatus {
 #[unsafe(no_mangle)]
 pub extern "C" fn windlass_last_error() -> *const c_char {
     last_error()
+}
+
+/// Rows that follow each other, or keys: the first and the last.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindlassRows {
+    /// The first.
+    pub first: u64,
+    /// The last, which is the first where it is one.
+    pub last: u64,
+}
+
+/// Which rows or keys of a push were not applied, ascending, after a call on this thread has failed that
+/// pushed or waited for it: all others of it were. Returns how many runs of them there are, and stores as
+/// many as `capacity` says in `rows`, which may be NULL for 0. 0 where the last call that failed was refused
+/// as a whole, or failed in another way: then its status says what holds. Valid as windlass_last_error() is.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn windlass_last_refused(rows: *mut WindlassRows, capacity: usize) -> usize {
+    let refused = last_refused();
+    if rows.is_null() {
+        return refused.len();
+    }
+    for (index, range) in refused.iter().take(capacity).enumerate() {
+        let run = WindlassRows { first: *range.start(), last: *range.end() };
+        // SAFETY: the header's rules: there is room for `capacity` of them, and index is less.
+        unsafe { rows.add(index).write(run) };
+    }
+    refused.len()
 }
 
 /// A few words for a status, the same for each of its number. Valid for ever; never NULL.

@@ -109,10 +109,10 @@ pub const TABLE_NAME_LEN_MAX: usize = 255;
 pub enum SchemaError {
     /// The name is empty, too long or has control characters.
     #[error(
-        "table name {name:?} is not valid: use 1 to {TABLE_NAME_LEN_MAX} bytes without control characters"
+        "table name {name} is not valid: use 1 to {TABLE_NAME_LEN_MAX} bytes without control characters"
     )]
     Name {
-        /// The name.
+        /// The name in quotes, or its start and its length.
         name: String,
     },
     /// The width is out of bounds.
@@ -220,7 +220,18 @@ impl TableSchema {
 pub fn validate_table_name(name: &str) -> Result<(), SchemaError> {
     let valid =
         !name.is_empty() && name.len() <= TABLE_NAME_LEN_MAX && !name.chars().any(char::is_control);
-    if valid { Ok(()) } else { Err(SchemaError::Name { name: name.to_owned() }) }
+    if valid { Ok(()) } else { Err(SchemaError::Name { name: shown(name) }) }
+}
+
+/// A name that is told to somebody, who may have sent one of any length.
+fn shown(name: &str) -> String {
+    const SHOWN_MAX: usize = 32;
+    match name.char_indices().nth(SHOWN_MAX) {
+        Some((end, _)) if name.len() > TABLE_NAME_LEN_MAX => {
+            format!("{:?}... of {} bytes", &name[..end], name.len())
+        }
+        _ => format!("{name:?}"),
+    }
 }
 
 /// A table as the catalogue holds it.
@@ -297,5 +308,15 @@ mod tests {
         assert!(TableSchema::sparse(DataType::U64, 3).validate().is_ok());
         assert!(validate_table_name("").is_err());
         assert!(validate_table_name("embedding/0").is_ok());
+    }
+
+    #[test]
+    fn a_name_that_is_refused_is_told_in_a_line() {
+        let told = |name: &str| validate_table_name(name).unwrap_err().to_string();
+        assert!(told("a\nb").starts_with(r#"table name "a\nb" is not valid"#));
+        let long = told(&"ä".repeat(500_000));
+        assert!(long.contains("... of 1000000 bytes is not valid"), "{long}");
+        assert!(long.len() < 200, "{} bytes", long.len());
+        assert!(told(&"\u{1}".repeat(TABLE_NAME_LEN_MAX + 1)).len() < 400);
     }
 }

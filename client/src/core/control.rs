@@ -6,8 +6,12 @@ use std::{
 };
 
 use windlass_transport::control::{ControlError, ControlStream};
-use windlass_wire::control::{ClientReply, ClientRequest};
+use windlass_wire::{
+    ClusterMap,
+    control::{ClientReply, ClientRequest},
+};
 
+use super::progress::ask_after;
 use crate::{
     error::{ConnectError, TableError},
     watch::{WATCH_EVERY, Watch},
@@ -23,6 +27,31 @@ pub(crate) struct Control {
     /// How long an answer may take.
     limit: Duration,
     watch: Option<Watch>,
+    pulse: Question,
+}
+
+/// What is asked now and then, and nobody waits for, to hear whether the peer lives.
+#[derive(Debug)]
+struct Question {
+    asked_at: Instant,
+    /// Whether the answer is still to come.
+    is_open: bool,
+    /// How often its absence was told.
+    told: u32,
+}
+
+/// How often a peer is asked whether it lives.
+const PULSE_EVERY: Duration = Duration::from_millis(250);
+
+/// What a look at a peer found.
+#[derive(Debug)]
+pub(super) enum Pulse {
+    /// Nothing new.
+    Steady,
+    /// It lives, and this is the map that it knows.
+    Map(ClusterMap),
+    /// It has said nothing for long: told so often now.
+    Silent(u32),
 }
 
 /// Why there is no answer. One that is still to come would be taken for the next one's: after silence and
@@ -71,7 +100,8 @@ impl Control {
         watch: Option<Watch>,
     ) -> Result<Self, ControlError> {
         let stream = ControlStream::connect_within(address, limit.min(CONNECT_MAX))?;
-        Ok(Self { stream, limit, watch })
+        let pulse = Question { asked_at: Instant::now(), is_open: false, told: 0 };
+        Ok(Self { stream, limit, watch, pulse })
     }
 
     /// From now on an answer may take so long.
@@ -90,21 +120,22 @@ impl Control {
         request: &ClientRequest,
         limit: Duration,
     ) -> Result<ClientReply, Unanswered> {
-        let broken = |stream: &ControlStream, source| {
-            Unanswered::Control(ControlError::Broken { peer: stream.peer().to_owned(), source })
-        };
+        let asked_at = Instant::now();
+        bound(&self.stream, limit).map_err(|source| broken(&self.stream, source))?;
+        self.stream.send(request)?;
+        // Answers come in the order of the questions.
+        if std::mem::take(&mut self.pulse.is_open) {
+            self.answer(asked_at, limit)?;
+        }
+        self.answer(asked_at, limit)
+    }
+
+    /// Waits for the next answer.
+    fn answer(&mut self, asked_at: Instant, limit: Duration) -> Result<ClientReply, Unanswered> {
+        let left = || limit.saturating_sub(asked_at.elapsed());
         let silent = |stream: &ControlStream| {
             Unanswered::Control(ControlError::Silent { peer: stream.peer().to_owned(), limit })
         };
-        let asked_at = Instant::now();
-        let left = || limit.saturating_sub(asked_at.elapsed());
-        let bound = |stream: &ControlStream, limit: Duration| {
-            // Zero would be for ever.
-            let limit = Some(limit.max(Duration::from_millis(1)));
-            stream.set_read_timeout(limit).and_then(|()| stream.set_write_timeout(limit))
-        };
-        bound(&self.stream, limit).map_err(|source| broken(&self.stream, source))?;
-        self.stream.send(request)?;
         loop {
             let slice = left().min(WATCH_EVERY);
             let is_ready = self.stream.is_ready_within(slice);
@@ -123,6 +154,31 @@ impl Control {
         self.stream.receive()?.ok_or_else(|| broken(&self.stream, hung_up()))
     }
 
+    /// Asks now and then for the map, without waiting for the answer, which tells whether the peer lives.
+    pub(super) fn pulse(&mut self, now: Instant) -> Result<Pulse, Unanswered> {
+        let waited = now.saturating_duration_since(self.pulse.asked_at);
+        if self.pulse.is_open {
+            let is_ready = self.stream.is_ready_within(Duration::ZERO);
+            if is_ready.map_err(|source| broken(&self.stream, source))? {
+                self.pulse.is_open = false;
+                // What has begun to come is whole soon.
+                return match self.answer(now, PULSE_EVERY)? {
+                    ClientReply::Map { map } => Ok(Pulse::Map(map)),
+                    _ => Ok(Pulse::Steady),
+                };
+            }
+            if waited >= ask_after(self.pulse.told) {
+                self.pulse.told += 1;
+                return Ok(Pulse::Silent(self.pulse.told));
+            }
+        } else if waited >= PULSE_EVERY {
+            bound(&self.stream, PULSE_EVERY).map_err(|source| broken(&self.stream, source))?;
+            self.stream.send(&ClientRequest::Map {})?;
+            self.pulse = Question { asked_at: now, is_open: true, told: 0 };
+        }
+        Ok(Pulse::Steady)
+    }
+
     /// The peer's address as text.
     pub(super) fn peer(&self) -> &str {
         self.stream.peer()
@@ -137,6 +193,17 @@ impl Control {
     pub(super) fn is_closed(&self) -> bool {
         self.stream.is_closed()
     }
+}
+
+fn broken(stream: &ControlStream, source: std::io::Error) -> Unanswered {
+    Unanswered::Control(ControlError::Broken { peer: stream.peer().to_owned(), source })
+}
+
+/// Bounds what is sent and received next.
+fn bound(stream: &ControlStream, limit: Duration) -> std::io::Result<()> {
+    // Zero would be for ever.
+    let limit = Some(limit.max(Duration::from_millis(1)));
+    stream.set_read_timeout(limit).and_then(|()| stream.set_write_timeout(limit))
 }
 
 #[cfg(test)]
@@ -175,5 +242,40 @@ mod tests {
         let ended = control.ask(&ClientRequest::Map {});
         assert!(matches!(ended, Err(Unanswered::Interrupted)), "{ended:?}");
         assert_eq!(ASKED.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn the_pulse_of_a_peer_is_felt_and_nobody_waits_for_it() {
+        let (listener, mut control) = mute(Duration::from_secs(20), None);
+        let mut peer = ControlStream::new(listener.accept().unwrap().0).unwrap();
+        let begun = Instant::now();
+        let after = |waited: Duration| begun + Duration::from_secs(1) + waited;
+        assert!(matches!(control.pulse(begun).unwrap(), Pulse::Steady), "not yet");
+        assert!(matches!(control.pulse(after(Duration::ZERO)).unwrap(), Pulse::Steady));
+        assert_eq!(peer.receive::<ClientRequest>().unwrap(), Some(ClientRequest::Map {}));
+        let mut told = Vec::new();
+        for late in 1..8_u32 {
+            if let Pulse::Silent(count) = control.pulse(after(ask_after(0) * late / 2)).unwrap() {
+                told.push(count);
+            }
+        }
+        assert_eq!(told, [1, 2, 3, 4, 5, 6], "in time, and then more and more often");
+
+        // What is asked meanwhile gets its own answer.
+        let answering = std::thread::spawn(move || {
+            let map = ClusterMap { epoch: windlass_wire::Epoch(7), ..ClusterMap::default() };
+            peer.send(&ClientReply::Map { map: map.clone() }).unwrap();
+            assert_eq!(peer.receive::<ClientRequest>().unwrap(), Some(ClientRequest::Shutdown {}));
+            peer.send(&ClientReply::Done {}).unwrap();
+            assert_eq!(peer.receive::<ClientRequest>().unwrap(), Some(ClientRequest::Map {}));
+            peer.send(&ClientReply::Map { map }).unwrap();
+            peer
+        });
+        assert_eq!(control.ask(&ClientRequest::Shutdown {}).unwrap(), ClientReply::Done {});
+        let later = after(Duration::from_secs(60));
+        assert!(matches!(control.pulse(later).unwrap(), Pulse::Steady));
+        let peer = answering.join().unwrap();
+        assert!(matches!(control.pulse(later).unwrap(), Pulse::Map(map) if map.epoch.0 == 7));
+        drop(peer);
     }
 }

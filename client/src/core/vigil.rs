@@ -1,9 +1,13 @@
 //! Noticing that the server of a view is gone. Rows that lie in this host's memory are read without it,
-//! and stay readable, as they were last, when it has died: nothing would ever fail.
+//! and stay readable, as they were last, when it has died: nothing would ever fail. Nor when it was stopped
+//! and replaced: so it is asked now and then, on the control connection, whether it lives, and when it says
+//! nothing others are asked for a newer map.
+
+use std::time::Instant;
 
 use nix::time::{ClockId, clock_gettime};
 
-use super::Core;
+use super::{Core, control::Pulse};
 
 /// When a link's server was last looked at, in ticks of the kernel's coarse clock.
 ///
@@ -43,8 +47,27 @@ impl Core {
         if known.vigil.is_due() {
             let server = known.server_at;
             self.check_server(server);
+            if self.feel_pulse(server) {
+                return false;
+            }
         }
         !self.links[link].failed
+    }
+
+    /// Whether there is a newer map than the one by which a server is read.
+    #[cold]
+    fn feel_pulse(&mut self, at: usize) -> bool {
+        let was_in_trouble = self.in_trouble();
+        let Some(control) = &mut self.servers[at].control else { return false };
+        match control.pulse(Instant::now()) {
+            Ok(Pulse::Steady) => {}
+            Ok(Pulse::Map(map)) if map.epoch > self.map.epoch => self.start_trouble(),
+            Ok(Pulse::Map(_)) => {}
+            Ok(Pulse::Silent(told)) => self.suspect(told),
+            // The next look finds it closed.
+            Err(_) => self.servers[at].control = None,
+        }
+        !was_in_trouble && self.in_trouble()
     }
 }
 

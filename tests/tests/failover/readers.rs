@@ -75,6 +75,39 @@ fn who_only_pulls_sees_what_was_acknowledged_after_its_servers_were_killed() {
 }
 
 #[test]
+fn who_only_pulls_sees_what_was_acknowledged_after_its_server_was_stopped_and_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(folder.path(), &["--replicas", "3", "--partitions", "4"]);
+    for _ in 0..REPLICAS {
+        cluster.add_server();
+    }
+    eventually("three servers have all copies", || {
+        let map = cluster.map();
+        (is_whole(&map), map)
+    });
+    let writer = connect(&cluster.addresses(), PATIENCE);
+    let pushed = writer.create_table("t", &TableSchema::dense(i64::DTYPE, ROWS as u64, 1)).unwrap();
+    let reader = connect(&cluster.addresses(), PATIENCE);
+    let pulled = reader.open_table::<i64>("t").unwrap();
+    push(&pushed);
+    assert_eq!(pull(&pulled).unwrap(), [1; 2]);
+    // Of four partitions each server is the tail of some.
+    for (stopped, acknowledged) in [(0, 2), (1, 3)] {
+        cluster.stop_for_a_while(stopped);
+        push(&pushed);
+        let since = Instant::now();
+        let mut rows = [0; ROWS];
+        while rows != [acknowledged; ROWS] {
+            assert!(since.elapsed() < Duration::from_secs(5), "it reads a stopped server's memory");
+            pulled.pull_into(0..ROWS as u64, &mut rows, &PullOptions::default()).unwrap();
+        }
+        println!("server {stopped} was stopped: seen after {:?}", since.elapsed());
+        assert_eq!(pull(&pulled).unwrap(), [acknowledged; 2]);
+        cluster.kill(stopped);
+    }
+}
+
+#[test]
 fn who_only_pulls_is_told_that_the_only_copy_is_gone() {
     let folder = tempfile::tempdir().unwrap();
     let mut cluster = Cluster::start(folder.path(), &["--partitions", "4"]);

@@ -110,6 +110,10 @@ impl Core {
             };
         }
         let place = *place;
+        // A device reads the memory of a server that was stopped, too.
+        if !self.still_serves(place.link) {
+            return Short::Impossible;
+        }
         if self.is_guarded(place.link, relaxed) {
             self.pull_guarded((table, partition), &place, (rows, reading), into)
         } else {

@@ -33,6 +33,14 @@ pub const STRANGERS_MAX: usize = 64;
 /// waiting, and short enough for a host that vanishes to be replaced within a second.
 pub const SUSPECT_AFTER: std::time::Duration = std::time::Duration::from_millis(200);
 
+/// Silence beyond [`SUSPECT_AFTER`] counts against a pair of servers for this long. A host that loses
+/// packets is silent again and again, not for ever.
+pub const LATENESS_WINDOW: std::time::Duration = std::time::Duration::from_secs(3);
+
+/// How long servers that come to share chains may take to link their shards before they are late for
+/// each other: they make parameter memory meanwhile, on machines that are busy.
+pub const LINK_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Events that wait for the coordinator's stepping thread.
 pub const COORDINATOR_EVENTS_MAX: usize = 1024;
 

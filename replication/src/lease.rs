@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use windlass_wire::{Epoch, ServerId};
+use windlass_wire::{Epoch, Incarnation, ServerId};
 
+use crate::lateness::{Lateness, LatenessTimings};
 use crate::time::Time;
 
 /// Timings of leases and heartbeats, in microseconds.
@@ -19,19 +20,34 @@ pub struct LeaseTimings {
     pub ping_us: u64,
     /// A peer silent for this long is reported to the coordinator.
     pub suspect_us: u64,
+    /// For how long lateness of peers counts.
+    pub lateness_us: u64,
+    /// How long a link to a new peer may take to be made: until then its silence is not late.
+    pub link_us: u64,
     /// How much faster one clock may run than another, in parts per million.
     pub drift_ppm: u64,
 }
 
 impl Default for LeaseTimings {
     fn default() -> Self {
-        Self { lease_us: 40_000, ping_us: 5_000, suspect_us: 60_000, drift_ppm: 1_000 }
+        Self {
+            lease_us: 40_000,
+            ping_us: 5_000,
+            suspect_us: 60_000,
+            lateness_us: 3_000_000,
+            link_us: 2_000_000,
+            drift_ppm: 1_000,
+        }
     }
 }
 
 impl LeaseTimings {
     fn drift(&self, micros: u64) -> u64 {
         micros.saturating_mul(self.drift_ppm).div_ceil(1_000_000)
+    }
+
+    fn lateness(&self) -> LatenessTimings {
+        LatenessTimings { after_us: self.suspect_us, window_us: self.lateness_us }
     }
 }
 
@@ -63,15 +79,41 @@ pub enum LeaseOutput {
 
 #[derive(Clone, Copy, Debug)]
 struct Peer {
+    life: Incarnation,
     /// When this server's promise to the peer ends, by this server's clock.
     granted_until: Time,
     /// When the peer's promise to this server ends, by this server's clock.
     held_until: Time,
     /// The map by which the peer promised that.
     held_epoch: Epoch,
+    /// When it was heard, moved on by what this server stood still since.
     heard_at: Time,
+    /// While it has not been heard at all: when that begins to be late.
+    linked_by: Time,
+    lateness: Lateness,
     pinged_at: Option<Time>,
     suspected_at: Option<Time>,
+}
+
+impl Peer {
+    fn new(now: Time, life: Incarnation, timings: LeaseTimings) -> Self {
+        Self {
+            life,
+            granted_until: Time(0),
+            held_until: Time(0),
+            held_epoch: Epoch(0),
+            heard_at: now,
+            linked_by: now.after(timings.link_us),
+            lateness: Lateness::default(),
+            pinged_at: None,
+            suspected_at: None,
+        }
+    }
+
+    /// For how long it has been waited for.
+    fn waited_us(&self, now: Time) -> u64 {
+        now.since(self.heard_at.max(self.linked_by))
+    }
 }
 
 /// One server's promises, given and held. One per server, shared by its partitions.
@@ -81,12 +123,19 @@ pub struct Leases {
     /// Promises given to servers that are no longer peers, kept until they have run out.
     parting: BTreeMap<ServerId, Time>,
     map_epoch: Epoch,
+    /// The life of this server that the map speaks of.
+    life: Incarnation,
     /// What an earlier life of this server may have promised has run out by then.
     forgotten_until: Time,
     /// Promises asked for before this moment do not count.
     void_before: Time,
+    /// When this was last called: it is called all the time, unless the server stands still.
+    active_at: Time,
     timings: LeaseTimings,
 }
+
+/// A server that did nothing for so many times `ping_us` stood still: its peers' silence says nothing.
+const STANDSTILL_PINGS: u64 = 4;
 
 impl Leases {
     /// The leases of a server that started at `now`. It may have promised something before, so it
@@ -99,8 +148,10 @@ impl Leases {
             peers: BTreeMap::new(),
             parting: BTreeMap::new(),
             map_epoch: Epoch(0),
+            life: Incarnation(0),
             forgotten_until: now.after(lease).after(timings.drift(lease)),
             void_before: Time(0),
+            active_at: now,
             timings,
         }
     }
@@ -124,26 +175,31 @@ impl Leases {
         }
     }
 
-    /// A new map is in force, in which this server shares chains with `peers`. To be called before
-    /// any replica is configured by that map: promises given so far bind it, later ones do not,
-    /// because they name the new epoch.
+    /// A new map is in force, in which this server, in its `life`, shares chains with `peers` in theirs.
+    /// To be called before any replica is configured by that map: promises given so far bind it, later
+    /// ones do not, because they name the new epoch.
     pub fn adopt(
         &mut self,
         now: Time,
         map_epoch: Epoch,
-        peers: impl IntoIterator<Item = ServerId>,
+        life: Incarnation,
+        peers: impl IntoIterator<Item = (ServerId, Incarnation)>,
     ) {
+        self.notice_standstill(now);
         self.map_epoch = map_epoch;
+        let begins = std::mem::replace(&mut self.life, life) != life;
         let mut old = std::mem::take(&mut self.peers);
-        for id in peers {
-            let peer = old.remove(&id).unwrap_or(Peer {
+        for (id, life) in peers {
+            let mut peer = old.remove(&id).unwrap_or(Peer {
                 granted_until: self.parting.remove(&id).unwrap_or(Time(0)),
-                held_until: Time(0),
-                held_epoch: Epoch(0),
-                heard_at: now,
-                pinged_at: None,
-                suspected_at: None,
+                ..Peer::new(now, life, self.timings)
             });
+            if begins || peer.life != life {
+                // Links are made anew: what was not heard by the old ones says nothing.
+                let Peer { granted_until, held_until, held_epoch, .. } = peer;
+                let new = Peer::new(now, life, self.timings);
+                peer = Peer { granted_until, held_until, held_epoch, ..new };
+            }
             self.peers.insert(id, peer);
         }
         for (id, peer) in old {
@@ -192,9 +248,8 @@ impl Leases {
         let lease = self.timings.lease_us;
         let until = now.after(lease).after(self.timings.drift(lease));
         let map_epoch = self.map_epoch;
+        self.hear(now, from);
         if let Some(peer) = self.peers.get_mut(&from) {
-            peer.heard_at = now;
-            peer.suspected_at = None;
             peer.granted_until = peer.granted_until.max(until);
             outputs.push(LeaseOutput::Grant { to: from, asked_at, map_epoch });
         }
@@ -205,22 +260,23 @@ impl Leases {
     pub fn grant(&mut self, now: Time, from: ServerId, asked_at: Time, map_epoch: Epoch) {
         let lease = self.timings.lease_us;
         let until = asked_at.after(lease - self.timings.drift(lease).min(lease));
-        if let Some(peer) = self.peers.get_mut(&from) {
-            peer.heard_at = now;
-            peer.suspected_at = None;
-            if map_epoch <= self.map_epoch && (self.void_before..=now).contains(&asked_at) {
-                if map_epoch > peer.held_epoch {
-                    peer.held_epoch = map_epoch;
-                    peer.held_until = until;
-                } else if map_epoch == peer.held_epoch {
-                    peer.held_until = peer.held_until.max(until);
-                }
+        self.hear(now, from);
+        if let Some(peer) = self.peers.get_mut(&from)
+            && map_epoch <= self.map_epoch
+            && (self.void_before..=now).contains(&asked_at)
+        {
+            if map_epoch > peer.held_epoch {
+                peer.held_epoch = map_epoch;
+                peer.held_until = until;
+            } else if map_epoch == peer.held_epoch {
+                peer.held_until = peer.held_until.max(until);
             }
         }
     }
 
     /// Asks for renewals that are due and reports peers that have been silent.
     pub fn tick(&mut self, now: Time, outputs: &mut Vec<LeaseOutput>) {
+        self.notice_standstill(now);
         let LeaseTimings { ping_us, suspect_us, .. } = self.timings;
         for (&id, peer) in &mut self.peers {
             if peer.pinged_at.is_none_or(|at| now.since(at) >= ping_us) {
@@ -241,6 +297,43 @@ impl Leases {
             entry.suspected_at = Some(now);
             outputs.push(LeaseOutput::Suspect { peer });
         }
+    }
+
+    /// Peers that have not been heard in time lately, with the microseconds by which they were late.
+    pub fn late_peers(&self, now: Time) -> impl Iterator<Item = (ServerId, u64)> + '_ {
+        let timings = self.timings.lateness();
+        let now = now.min(self.active_at.after(self.standstill_us()));
+        let late = self
+            .peers
+            .iter()
+            .map(move |(&id, peer)| (id, peer.lateness.total(now, peer.waited_us(now), timings)));
+        late.filter(|(_, late_us)| *late_us > 0)
+    }
+
+    fn hear(&mut self, now: Time, from: ServerId) {
+        self.notice_standstill(now);
+        let timings = self.timings.lateness();
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.lateness.add(now, peer.waited_us(now), timings);
+            peer.heard_at = now;
+            peer.linked_by = Time(0);
+            peer.suspected_at = None;
+        }
+    }
+
+    /// What comes late because this server stood still is not late.
+    fn notice_standstill(&mut self, now: Time) {
+        let stood_us = now.since(self.active_at);
+        self.active_at = self.active_at.max(now);
+        if stood_us > self.standstill_us() {
+            for peer in self.peers.values_mut() {
+                peer.heard_at = peer.heard_at.after(stood_us).min(now);
+            }
+        }
+    }
+
+    fn standstill_us(&self) -> u64 {
+        STANDSTILL_PINGS * self.timings.ping_us
     }
 
     /// Servers this one shares chains with.
@@ -305,100 +398,4 @@ impl StrongReads {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const A: ServerId = ServerId(1);
-    const B: ServerId = ServerId(2);
-
-    fn pair() -> (Leases, Leases) {
-        let timings =
-            LeaseTimings { lease_us: 100, ping_us: 20, suspect_us: 200, drift_ppm: 10_000 };
-        let (mut a, mut b) = (Leases::new(Time(0), timings), Leases::new(Time(0), timings));
-        a.adopt(Time(0), Epoch(1), [B]);
-        b.adopt(Time(0), Epoch(1), [A]);
-        (a, b)
-    }
-
-    #[test]
-    fn the_holder_stops_before_the_grantor_goes_on() {
-        let (mut a, mut b) = pair();
-        let mut outputs = Vec::new();
-        b.tick(Time(1000), &mut outputs);
-        assert_eq!(
-            outputs,
-            [LeaseOutput::Ping { to: A, asked_at: Time(1000) }, LeaseOutput::Suspect { peer: A }]
-        );
-        outputs.clear();
-        a.ping(Time(7), B, Time(1000), &mut outputs);
-        assert_eq!(
-            outputs,
-            [LeaseOutput::Grant { to: B, asked_at: Time(1000), map_epoch: Epoch(1) }]
-        );
-        b.grant(Time(1040), A, Time(1000), Epoch(1));
-        assert_eq!(b.valid_until(Epoch(1), [A]), Time(1099), "from when it asked, less drift");
-        a.adopt(Time(10), Epoch(2), []);
-        assert_eq!(a.hold_until([B]), Time(108), "from when it answered, plus drift");
-        assert_eq!(b.valid_until(Epoch(1), []), Time::NEVER);
-    }
-
-    #[test]
-    fn promises_from_before_a_clock_stood_still_do_not_count() {
-        let (_, mut b) = pair();
-        b.grant(Time(50), A, Time(40), Epoch(1));
-        assert_eq!(b.valid_until(Epoch(1), [A]), Time(139));
-        // Asked before, answered after.
-        b.forget_held(Time(60));
-        assert_eq!(b.valid_until(Epoch(1), [A]), Time(0));
-        b.grant(Time(61), A, Time(55), Epoch(1));
-        assert_eq!(b.valid_until(Epoch(1), [A]), Time(0));
-        let mut outputs = Vec::new();
-        b.tick(Time(62), &mut outputs);
-        assert_eq!(outputs, [LeaseOutput::Ping { to: A, asked_at: Time(62) }]);
-        b.grant(Time(63), A, Time(62), Epoch(1));
-        assert_eq!(b.valid_until(Epoch(1), [A]), Time(161));
-    }
-
-    #[test]
-    fn a_promise_of_a_newer_map_does_not_count() {
-        let (_, mut b) = pair();
-        b.grant(Time(50), A, Time(40), Epoch(2));
-        assert_eq!(b.valid_until(Epoch(1), [A]), Time(0));
-        b.adopt(Time(60), Epoch(2), [A]);
-        b.grant(Time(61), A, Time(60), Epoch(2));
-        assert_eq!(b.valid_until(Epoch(2), [A]), Time(159));
-        assert_eq!(b.valid_until(Epoch(3), [A]), Time(0), "the peer has not seen that chain");
-    }
-
-    #[test]
-    fn a_stopped_tail_is_trusted_no_longer_than_its_lease() {
-        let mut reads = StrongReads::default();
-        let word = |renewals| LeaseWord { epoch: Epoch(1), renewals, holds_us: 100 };
-        let look = |reads: &mut StrongReads, at: u64, renewals| {
-            reads.look(Time(at), Time(at + 1), word(renewals), 0);
-        };
-        let current =
-            |reads: &StrongReads, at: u64| reads.is_current(Epoch(1), Time(at), Time(at + 1));
-        look(&mut reads, 0, 1);
-        look(&mut reads, 5, 1);
-        assert!(!current(&reads, 2), "a word that never changed says nothing about when");
-        look(&mut reads, 10, 1);
-        look(&mut reads, 30, 2);
-        assert!(current(&reads, 20), "the tail was in force from 10 on, for 100");
-        assert!(!current(&reads, 30), "no look after the read");
-        look(&mut reads, 105, 2);
-        assert!(current(&reads, 104) && !reads.is_current(Epoch(2), Time(104), Time(105)));
-        for at in 111..200 {
-            look(&mut reads, at, 2);
-        }
-        assert!(
-            !current(&reads, 150),
-            "a stopped process is not trusted for longer than its leases"
-        );
-        reads.look(Time(300), Time(301), LeaseWord { epoch: Epoch(2), ..word(3) }, 0);
-        assert!(
-            !reads.is_current(Epoch(2), Time(299), Time(300)),
-            "it was not known as tail before"
-        );
-    }
-}
+mod tests;

@@ -62,6 +62,7 @@ mod head;
 pub mod idle;
 pub mod inflight;
 pub mod input;
+pub mod lateness;
 pub mod lease;
 pub mod membership;
 mod middle;
@@ -83,6 +84,7 @@ pub use coordinator::{
 pub use error::ReplicaError;
 pub use inflight::{LogIndex, Position};
 pub use input::{Input, RecordHeader};
+pub use lateness::{Lateness, LatenessTimings};
 pub use lease::{LeaseOutput, LeaseTimings, LeaseWord, Leases, StrongReads};
 pub use membership::{ChainView, Change, ClusterMap, MapDelta, MapLimits};
 pub use output::Output;

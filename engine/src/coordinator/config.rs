@@ -2,8 +2,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::limits::SESSION_EXPIRY_MS_MIN;
-use windlass_replication::{CoordinatorOptions, membership::SESSION_EXPIRY_MS};
+use crate::limits::{LATENESS_WINDOW, SESSION_EXPIRY_MS_MIN, SUSPECT_AFTER};
+use windlass_replication::{
+    CoordinatorOptions, LatenessTimings, coordinator::WorkerTimings, membership::SESSION_EXPIRY_MS,
+};
 
 /// Configuration of a coordinator. All coordinators of a cluster have the same.
 #[derive(Clone, Debug)]
@@ -114,14 +116,26 @@ impl CoordinatorConfig {
         (self.heartbeat_timeout / 10).min(Duration::from_millis(250))
     }
 
+    pub(super) fn worker_timings(&self) -> WorkerTimings {
+        let heartbeat_timeout_us = micros(self.worker_timeout);
+        WorkerTimings { heartbeat_timeout_us, ..WorkerTimings::default() }
+    }
+
     pub(super) fn options(&self) -> CoordinatorOptions {
         CoordinatorOptions {
             heartbeat_timeout_us: micros(self.heartbeat_timeout),
             probe_timeout_us: micros(self.probe_timeout),
             disconnect_timeout_us: micros(self.disconnect_timeout),
             // Servers under load are slow to answer each other, and are not dead.
-            accuse_timeout_us: micros(ACCUSE_TIMEOUT),
-            accuse_gap_us: micros(ACCUSE_GAP),
+            late_max_us: micros(LATE_MAX),
+            answers: LatenessTimings {
+                after_us: micros(SUSPECT_AFTER),
+                window_us: micros(LATENESS_WINDOW),
+            },
+            probe_interval_us: micros(PROBE_INTERVAL),
+            absence_min_us: micros(ABSENCE_MIN),
+            absence_max_us: micros(ABSENCE_MAX),
+            absence_forgotten_us: micros(ABSENCE_FORGOTTEN),
             election_grace_us: micros(ELECTION_GRACE),
             // What stood still for half of the timeout says nothing about others' silence.
             tick_gap_max_us: micros(self.heartbeat_timeout / 2),
@@ -195,10 +209,18 @@ pub enum CoordinatorConfigError {
     },
 }
 
-/// How long a server that lives may be accused of silence by a peer; servers repeat it every
-/// [`SUSPECT_AFTER`](crate::limits::SUSPECT_AFTER).
-const ACCUSE_TIMEOUT: Duration = Duration::from_secs(1);
-const ACCUSE_GAP: Duration = Duration::from_millis(450);
+/// By how much, within [`LATENESS_WINDOW`], servers may be late for each other before one of them has to
+/// go: chains through them stand still meanwhile.
+const LATE_MAX: Duration = Duration::from_millis(800);
+
+/// How often servers that are late for others are probed: often enough to lose as many packets.
+const PROBE_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How long a server gets no copies that was failed because it was not heard in time, and twice as long
+/// each next time, until it has behaved for long.
+const ABSENCE_MIN: Duration = Duration::from_secs(2);
+const ABSENCE_MAX: Duration = Duration::from_secs(60);
+const ABSENCE_FORGOTTEN: Duration = Duration::from_secs(120);
 
 /// How long servers have to find a new leader before their silence counts.
 const ELECTION_GRACE: Duration = Duration::from_secs(3);

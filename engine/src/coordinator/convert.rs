@@ -1,10 +1,15 @@
-//! The coordinator's map as servers and clients have it.
+//! The coordinator's map as servers and clients have it, and what servers report as the coordinator has it.
 
 use windlass_replication::{
     ClusterMap,
     membership::{JoiningPhase, PartitionEntry, ServerState},
 };
-use windlass_wire::map;
+use windlass_wire::{ServerId, coordination::LatePeer, map};
+
+/// Peers that a server hears late, with microseconds.
+pub(super) fn late_micros(late: &[LatePeer]) -> Vec<(ServerId, u64)> {
+    late.iter().map(|peer| (peer.server, u64::from(peer.late_ms) * 1_000)).collect()
+}
 
 /// The map as it is sent.
 pub(super) fn wire_map(map: &ClusterMap) -> map::ClusterMap {

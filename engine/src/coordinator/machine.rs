@@ -10,7 +10,6 @@ use std::{
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use windlass_replication::{
     Change, Coordinator, CoordinatorInput, CoordinatorOutput, Time, Workers,
-    coordinator::WorkerTimings,
 };
 use windlass_wire::{
     ClusterMap, Epoch, PartitionId, ServerId,
@@ -21,7 +20,7 @@ use windlass_wire::{
 use super::{
     CoordinatorConfig,
     ask::Waiting,
-    convert::wire_map,
+    convert::{late_micros, wire_map},
     desk::{Downward, Joining},
     event::Event,
     keeper::Job,
@@ -85,7 +84,7 @@ impl Machine {
         events: Receiver<Event>,
     ) -> Self {
         let coordinator = Coordinator::new(config.options());
-        let timings = worker_timings(&config);
+        let timings = config.worker_timings();
         Self {
             config,
             store_name,
@@ -224,10 +223,10 @@ impl Machine {
             }
             CoordinatorOutput::Publish { epoch } => self.publish(epoch),
             CoordinatorOutput::Fence { server, incarnation } => self.fence(server, incarnation),
-            CoordinatorOutput::Probe { server } => {
+            CoordinatorOutput::Probe { server, sent_at } => {
                 self.be_alert();
                 if let Some(connection) = self.members.connection_of(server) {
-                    self.members.tell(connection, Instruction::Ping {});
+                    self.members.order(connection, &shared(sent_at.0, Instruction::Ping {}));
                 }
             }
             CoordinatorOutput::SendMap { to } => {
@@ -368,6 +367,9 @@ impl Machine {
             server
         });
         self.members.insert(connection, server, joining.incarnation, is_local, downward);
+        if is_local {
+            self.coordinator.lives_with(server);
+        }
         if joining.server.is_none() {
             // The number must never be given to another, whatever becomes of this coordinator.
             self.enrol(server, &joining);
@@ -407,6 +409,10 @@ impl Machine {
             Report::Answer { number, refusal } => {
                 self.table_answered(connection, number, refusal);
                 return;
+            }
+            Report::Hearing { ping, late } => {
+                let (probe, late) = (Time(ping), late_micros(&late));
+                CoordinatorInput::Hearing { server, incarnation, probe, late }
             }
             Report::Suspect { server: suspect } => {
                 CoordinatorInput::Suspect { by: server, incarnation, server: suspect }
@@ -475,9 +481,4 @@ impl Machine {
 pub(super) fn not_leading() -> Refusal {
     let text = "this coordinator does not lead: ask another one, or wait until one is elected";
     (RefusalKind::NoCoordinator {}, text.to_owned())
-}
-
-pub(super) fn worker_timings(config: &CoordinatorConfig) -> WorkerTimings {
-    let micros = u64::try_from(config.worker_timeout.as_micros()).unwrap_or(u64::MAX);
-    WorkerTimings { heartbeat_timeout_us: micros, ..WorkerTimings::default() }
 }

@@ -7,13 +7,13 @@ use windlass_wire::{
     coordination::{Instruction, WorkerEntry, WorkerPulse},
 };
 
-use super::machine::{Machine, worker_timings};
+use super::machine::Machine;
 use crate::{refusal::Refusal, shard::chain};
 
 impl Machine {
     /// Takes the registry back from the catalogue; everybody has the whole timeout again.
     pub(super) fn restore_workers(&mut self) {
-        let timings = worker_timings(&self.config);
+        let timings = self.config.worker_timings();
         let now = self.now();
         let decoded = Workers::decode(&self.catalogue.workers, timings, now);
         // An empty catalogue has no registry; a damaged one was refused as a whole.

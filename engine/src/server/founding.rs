@@ -11,15 +11,20 @@ use super::{
 };
 use crate::{
     coordinator::{CoordinatorConfig, RunningCoordinator, StoreConfig},
-    limits::SUSPECT_AFTER,
+    limits::{LATENESS_WINDOW, LINK_PATIENCE, SUSPECT_AFTER},
 };
 
 /// Workers are heard of with their servers' heartbeats: a shorter silence means nothing.
 const WORKER_TIMEOUT_MIN: Duration = Duration::from_secs(3);
 
 pub(super) fn lease_timings() -> LeaseTimings {
-    let suspect_us = u64::try_from(SUSPECT_AFTER.as_micros()).unwrap_or(u64::MAX);
-    LeaseTimings { suspect_us, ..LeaseTimings::default() }
+    let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    LeaseTimings {
+        suspect_us: micros(SUSPECT_AFTER),
+        lateness_us: micros(LATENESS_WINDOW),
+        link_us: micros(LINK_PATIENCE),
+        ..LeaseTimings::default()
+    }
 }
 
 /// Whether the disk holds what tables promise to keep there. Where none promises anything, a server

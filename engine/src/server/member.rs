@@ -4,13 +4,14 @@
 //! long, in order; one makes and drops tables; one sends heartbeats and what shards report. The data path
 //! needs none of them.
 
+mod maps;
 mod orders;
 
 use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -22,14 +23,20 @@ use windlass_wire::{
     coordination::{Instruction, Order, Report},
 };
 
+use self::maps::MapsTold;
 use super::{
     cluster::Cluster,
     coordinators::{Coordinators, Downlink, JoinError},
+    hearing::Hearing,
     identity::{Identity, IdentityError, next_life},
     presence::Presence,
     tickets::new_secret,
 };
-use crate::{complaints::Complaints, coordinator::Joining, shard::ServerEvent};
+use crate::{
+    complaints::Complaints,
+    coordinator::Joining,
+    shard::{ServerEvent, SharedLeases},
+};
 
 /// The member, shared by its threads.
 #[derive(Debug)]
@@ -37,15 +44,13 @@ pub(super) struct Member {
     coordinators: Coordinators,
     cluster: Arc<Cluster>,
     presence: Presence,
+    hearing: Hearing,
     data: Option<PathBuf>,
     address: String,
     shard_count: u16,
     life: Mutex<Life>,
     uplink: Mutex<Option<Uplink>>,
-    /// Newest map received.
-    received: AtomicU64,
-    /// Newest map that waits to take effect here: until it has, the coordinator sends it again.
-    waiting: AtomicU64,
+    maps: MapsTold,
     stopping: AtomicBool,
     /// The disk refused a write: a fenced life is the last.
     disk_failed: AtomicBool,
@@ -79,6 +84,7 @@ pub(super) enum Uplink {
 pub(super) struct MemberOptions {
     pub(super) coordinators: Coordinators,
     pub(super) cluster: Arc<Cluster>,
+    pub(super) leases: Arc<SharedLeases>,
     pub(super) data: Option<PathBuf>,
     pub(super) address: String,
     pub(super) shard_count: u16,
@@ -125,13 +131,13 @@ impl Member {
             coordinators: options.coordinators,
             cluster: options.cluster,
             presence: Presence::default(),
+            hearing: Hearing::new(options.leases),
             data: options.data,
             address: options.address,
             shard_count: options.shard_count,
             life: Mutex::new(life),
             uplink: Mutex::new(None),
-            received: AtomicU64::new(0),
-            waiting: AtomicU64::new(0),
+            maps: MapsTold::default(),
             stopping: AtomicBool::new(false),
             disk_failed: AtomicBool::new(false),
             false_peers: Mutex::default(),
@@ -262,6 +268,7 @@ impl Member {
         }
         self.cluster.set_server(joined.server);
         *self.uplink() = Some(uplink);
+        self.hearing.tell_again();
         self.cluster.repeat_reports();
         Ok(downlink)
     }
@@ -307,7 +314,12 @@ impl Member {
 
     fn take(&self, order: Order, orders: &Sender<Order>) {
         match &order.instruction {
-            Instruction::Ping {} => self.beat(),
+            Instruction::Ping {} => {
+                if order.number != 0 {
+                    self.hearing.pinged(order.number);
+                }
+                self.beat();
+            }
             Instruction::Fence { incarnation, known } => {
                 if self.incarnation() == *incarnation && self.has_failed() {
                     tracing::error!(
@@ -325,12 +337,10 @@ impl Member {
                 self.has_left.store(true, Ordering::Release);
             }
             other => {
-                if let Instruction::InstallMap { map } = other {
-                    self.received.fetch_max(map.epoch.0, Ordering::AcqRel);
-                    let waiting = self.waiting.fetch_max(map.epoch.0, Ordering::AcqRel);
-                    if waiting >= map.epoch.0 {
-                        return;
-                    }
+                if let Instruction::InstallMap { map } = other
+                    && !self.maps.take(map.epoch)
+                {
+                    return;
                 }
                 // The other end lives as long as the process.
                 let _ = orders.send(order);
@@ -385,9 +395,7 @@ impl Member {
             }
             ServerEvent::CannotHold { partition, epoch } => Report::CannotHold { partition, epoch },
             ServerEvent::Suspect { server } => Report::Suspect { server },
-            ServerEvent::StaleMap { epoch } if epoch.0 > self.received.load(Ordering::Acquire) => {
-                Report::WantMap {}
-            }
+            ServerEvent::StaleMap { epoch } if epoch > self.maps.newest() => Report::WantMap {},
             ServerEvent::StaleMap { .. } => return,
             ServerEvent::DiskFailed {} => {
                 self.disk_failed.store(true, Ordering::Release);
@@ -399,6 +407,9 @@ impl Member {
 
     /// Tells the coordinator what changes by itself.
     pub(super) fn beat(&self) {
+        if let Some(report) = self.hearing.report() {
+            self.send(&report);
+        }
         let map_epoch = self.cluster.applied();
         self.send(&Report::Heartbeat { map_epoch, workers: self.presence.pulses() });
         let mut emptied = self.cluster.emptied();

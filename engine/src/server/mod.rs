@@ -9,6 +9,7 @@ mod data_lock;
 mod durability;
 mod emptied;
 mod founding;
+mod hearing;
 mod identity;
 mod member;
 mod peers;
@@ -240,9 +241,11 @@ impl Server {
             ),
         };
         // The server learns its number first: its shards are made with it.
+        let leases = Arc::new(SharedLeases::new(lease_timings()));
         let (member, downlink) = Member::join(MemberOptions {
             coordinators,
             cluster: cluster.clone(),
+            leases: leases.clone(),
             data,
             address: advertised.clone(),
             shard_count: config.shards,
@@ -262,8 +265,7 @@ impl Server {
         };
         let handles: Vec<ShardHandle> = shards.iter().map(|shard| shard.handle.clone()).collect();
         let (ended, broken) = unbounded();
-        let context =
-            ChainContext { leases: Arc::new(SharedLeases::new(lease_timings())), events, ended };
+        let context = ChainContext { leases, events, ended };
         for shard in &handles {
             let context = context.clone();
             shard.send(ShardCommand::Chain(ChainCommand::Replicate { context }));

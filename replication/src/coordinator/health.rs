@@ -1,17 +1,20 @@
-//! Who is dead: silence, unanswered probes, lasting accusations. Volatile: a new coordinator starts
-//! by believing everybody alive.
+//! Who is dead: broken connections, silence, unanswered probes, and who has to go for the rest to hear
+//! each other. Volatile: a new coordinator starts by believing everybody alive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use windlass_wire::ServerId;
 
-use super::{CoordinatorOptions, CoordinatorOutput};
+use super::{CoordinatorOptions, CoordinatorOutput, absence::Absences, hearing::Hearing};
 use crate::membership::ClusterMap;
 use crate::time::Time;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Health {
     servers: BTreeMap<ServerId, Pulse>,
+    hearing: Hearing,
+    /// The server in the process of this coordinator, which it hears whatever becomes of its network.
+    local: Option<ServerId>,
     ticked_at: Option<Time>,
 }
 
@@ -21,34 +24,78 @@ struct Pulse {
     heard_at: Time,
     /// When it was heard indeed, by this coordinator.
     spoke_at: Option<Time>,
-    probed_at: Option<Time>,
+    suspected_at: Option<Time>,
     disconnected_at: Option<Time>,
-    /// Per accuser: when it began and when it last repeated it.
-    accused: BTreeMap<ServerId, (Time, Time)>,
 }
 
+/// A server that must be failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Dead {
+    pub(super) server: ServerId,
+    /// Its connection broke: its process is gone. Otherwise it was not heard, or not in time.
+    pub(super) is_gone: bool,
+}
+
+/// What one look at all servers gave.
+#[derive(Debug, Default)]
+struct Round {
+    dead: Vec<Dead>,
+    /// When any was heard last.
+    newest: Time,
+    /// Connections of some have broken so lately that they may come back.
+    undecided: bool,
+    first_gone: Option<Time>,
+    /// Some that live have been silent for a while.
+    in_doubt: bool,
+    /// For how long the dead have been silent.
+    silent_us: u64,
+}
+
+impl Round {
+    /// Servers that die at one moment are failed in one map: each of them still holds everything. And of
+    /// those that fall silent at one moment, one may be there after all.
+    fn waits(&self, now: Time, options: &CoordinatorOptions) -> bool {
+        let is_early = |first: Time| now.since(first) < 2 * options.disconnect_timeout_us;
+        let is_patient = self.silent_us < options.heartbeat_timeout_us * 3 / 2
+            && !self.dead.iter().any(|dead| dead.is_gone);
+        self.undecided && self.first_gone.is_some_and(is_early)
+            || self.in_doubt && is_patient && !self.dead.is_empty()
+    }
+}
+
+/// A server that its peers hear may be silent for so many heartbeat timeouts: its chains go on, only the
+/// next map has to reach it.
+const VOUCHED_TIMEOUTS: u64 = 4;
+
 impl Health {
-    pub(super) fn all_heard(now: Time, map: &ClusterMap) -> Self {
+    pub(super) fn all_heard(&self, now: Time, map: &ClusterMap) -> Self {
         let pulse = Pulse { heard_at: now, ..Pulse::default() };
         let servers = map.servers.keys().map(|server| (*server, pulse.clone()));
-        Self { servers: servers.collect(), ticked_at: None }
+        Self { servers: servers.collect(), local: self.local, ..Self::default() }
     }
 
-    pub(super) fn heard(&mut self, now: Time, server: ServerId) {
+    pub(super) fn lives_with(&mut self, server: ServerId) {
+        self.local = Some(server);
+    }
+
+    pub(super) fn heard(&mut self, now: Time, server: ServerId, options: &CoordinatorOptions) {
         let pulse = self.servers.entry(server).or_default();
         pulse.heard_at = now;
         pulse.spoke_at = Some(now);
-        pulse.probed_at = None;
+        pulse.suspected_at = None;
         pulse.disconnected_at = None;
+        self.hearing.heard(now, server, options);
     }
 
     /// A new life: what was held against the old one no longer counts.
     pub(super) fn joined(&mut self, now: Time, server: ServerId) {
         let pulse = Pulse { heard_at: now, spoke_at: Some(now), ..Pulse::default() };
         self.servers.insert(server, pulse);
+        self.hearing.forget(server);
     }
 
     pub(super) fn disconnected(&mut self, now: Time, server: ServerId) {
+        self.hearing.disconnected(server);
         if let Some(pulse) = self.servers.get_mut(&server) {
             pulse.disconnected_at.get_or_insert(now);
         }
@@ -61,12 +108,17 @@ impl Health {
         server: ServerId,
         outputs: &mut Vec<CoordinatorOutput>,
     ) {
+        self.hearing.doubt(by, server);
         let pulse = self.servers.entry(server).or_default();
-        pulse.accused.entry(by).or_insert((now, now)).1 = now;
-        if pulse.probed_at.is_none() {
-            pulse.probed_at = Some(now);
-            outputs.push(CoordinatorOutput::Probe { server });
+        if pulse.suspected_at.is_none() {
+            pulse.suspected_at = Some(now);
+            self.hearing.probe(now, server, outputs);
         }
+    }
+
+    /// Who is heard in time, by whom.
+    pub(super) fn hearing(&mut self) -> &mut Hearing {
+        &mut self.hearing
     }
 
     /// Whether a server was heard after a moment.
@@ -90,57 +142,85 @@ impl Health {
         map: &ClusterMap,
         options: &CoordinatorOptions,
         reached: bool,
-    ) -> Vec<ServerId> {
+        absences: &Absences,
+    ) -> Vec<Dead> {
         let last = self.ticked_at.replace(now);
         if last.is_some_and(|last| now.since(last) > options.tick_gap_max_us) {
-            for pulse in self.servers.values_mut() {
-                pulse.heard_at = now;
-                pulse.probed_at = None;
-                pulse.disconnected_at = pulse.disconnected_at.map(|_| now);
-                pulse.accused.clear();
-            }
+            self.begin_again(now);
             return Vec::new();
         }
         self.servers.retain(|server, _| map.servers.contains_key(server));
-        let in_force = |id: &ServerId| map.is_in_force(*id);
-        let mut dead = Vec::new();
-        let mut newest = Time(0);
-        let (mut undecided, mut first_gone) = (false, None::<Time>);
-        for (&id, pulse) in self.servers.iter_mut().filter(|(id, _)| in_force(id)) {
-            pulse
-                .accused
-                .retain(|by, (_, last)| in_force(by) && now.since(*last) < options.accuse_gap_us);
-            let is_silent = now.since(pulse.heard_at) >= options.heartbeat_timeout_us;
-            let unanswered =
-                pulse.probed_at.is_some_and(|at| now.since(at) >= options.probe_timeout_us);
-            let gone = pulse
-                .disconnected_at
-                .is_some_and(|at| now.since(at) >= options.disconnect_timeout_us);
-            let accused = pulse
-                .accused
-                .values()
-                .any(|(first, _)| now.since(*first) >= options.accuse_timeout_us);
-            newest = newest.max(pulse.heard_at);
-            match pulse.disconnected_at {
-                Some(at) if gone => first_gone = Some(first_gone.map_or(at, |first| first.min(at))),
-                other => undecided |= other.is_some(),
-            }
-            if is_silent || unanswered || gone || (accused && dead.is_empty()) {
-                dead.push(id);
-            }
-        }
+        self.hearing.note_neighbours(map);
+        let excused = self.hearing.vouched_for(now, map, options);
+        let round = self.round(now, map, options, &excused);
         // When nobody at all has been heard lately, it is this coordinator that is cut off. Half the
         // timeout, so that it sees this before the first server's silence is long enough.
-        let everybody = map.servers.keys().filter(|id| in_force(id)).count();
-        let is_cut_off = now.since(newest) >= options.heartbeat_timeout_us / 2;
-        if everybody > 1 && is_cut_off && !reached {
+        let everybody = map.servers.keys().filter(|id| map.is_in_force(**id)).count();
+        let is_cut_off = now.since(round.newest) >= options.heartbeat_timeout_us / 2;
+        if everybody > 1 && is_cut_off && !reached || round.waits(now, options) {
             return Vec::new();
         }
-        // Servers that die at one moment are failed in one map: each of them still holds everything.
-        let waits = |first: Time| now.since(first) < 2 * options.disconnect_timeout_us;
-        if undecided && first_gone.is_some_and(waits) {
-            return Vec::new();
+        let mut dead = round.dead;
+        if dead.is_empty() && !round.undecided {
+            let sick = self.hearing.sick(now, map, options, &excused, absences);
+            dead.extend(sick.map(|server| Dead { server, is_gone: false }));
         }
         dead
+    }
+
+    /// Looks at each server in force.
+    fn round(
+        &self,
+        now: Time,
+        map: &ClusterMap,
+        options: &CoordinatorOptions,
+        excused: &BTreeSet<ServerId>,
+    ) -> Round {
+        let others =
+            map.servers.keys().filter(|id| map.is_in_force(**id) && self.local != Some(**id));
+        // Of two, one has to go on alone.
+        let is_alone = others.count() < 2;
+        let mut round = Round::default();
+        for (&server, pulse) in self.servers.iter().filter(|(id, _)| map.is_in_force(**id)) {
+            let silent_us = now.since(pulse.heard_at);
+            let is_silent = silent_us >= options.heartbeat_timeout_us;
+            let unanswered =
+                pulse.suspected_at.is_some_and(|at| now.since(at) >= options.probe_timeout_us);
+            // Whom its peers hear lacks nothing but this coordinator, for a while.
+            let is_heard = || {
+                silent_us < VOUCHED_TIMEOUTS * options.heartbeat_timeout_us
+                    && self.hearing.is_vouched_for(now, server, options)
+            };
+            let is_unheard = (is_silent || unanswered) && !excused.contains(&server) && !is_heard();
+            let is_gone = pulse
+                .disconnected_at
+                .is_some_and(|at| now.since(at) >= options.disconnect_timeout_us);
+            if is_alone || self.local != Some(server) {
+                round.newest = round.newest.max(pulse.heard_at);
+            }
+            match pulse.disconnected_at {
+                Some(at) if is_gone => {
+                    round.first_gone = Some(round.first_gone.map_or(at, |first| first.min(at)));
+                }
+                other => round.undecided |= other.is_some(),
+            }
+            if is_unheard || is_gone {
+                round.dead.push(Dead { server, is_gone });
+                round.silent_us = round.silent_us.max(silent_us);
+            } else {
+                round.in_doubt |= silent_us >= options.heartbeat_timeout_us / 4;
+            }
+        }
+        round
+    }
+
+    /// This coordinator stood still: silence until now says nothing.
+    fn begin_again(&mut self, now: Time) {
+        self.hearing.clear();
+        for pulse in self.servers.values_mut() {
+            pulse.heard_at = now;
+            pulse.suspected_at = None;
+            pulse.disconnected_at = pulse.disconnected_at.map(|_| now);
+        }
     }
 }

@@ -2,64 +2,26 @@
 //! what. It alone changes the map, one epoch at a time, each by a compare-and-swap that its shell
 //! performs on a store; nothing is published before it is stored. The data path never waits for it.
 
+mod absence;
 mod draft;
 mod health;
+mod hearing;
+mod options;
 mod plan;
 mod returning;
+mod verdict;
 mod workers;
 
 use windlass_wire::{Epoch, Incarnation, PartitionId, ServerId};
 
 use crate::membership::{Change, ClusterMap, JoiningPhase, TransitionError};
 use crate::time::Time;
-use health::Health;
+use absence::Absences;
+use health::{Dead, Health};
+pub use options::CoordinatorOptions;
 use plan::Planner;
 use returning::Returning;
 pub use workers::{Registered, WorkerError, WorkerTimings, Workers};
-
-/// Timings of the coordinator, in microseconds, and its bounds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CoordinatorOptions {
-    /// A server silent for this long is failed.
-    pub heartbeat_timeout_us: u64,
-    /// A suspected server that does not answer a probe for this long is failed.
-    pub probe_timeout_us: u64,
-    /// A server whose control connection broke and that has not come back for this long is failed.
-    pub disconnect_timeout_us: u64,
-    /// How much later than the timeouts a new leader first fails servers: they have to find it.
-    pub election_grace_us: u64,
-    /// A server that answers the coordinator but is accused by a peer for this long is failed: their
-    /// link is broken and their chains stand still.
-    pub accuse_timeout_us: u64,
-    /// An accusation that is not repeated for this long is withdrawn: the peer was slow for a moment.
-    pub accuse_gap_us: u64,
-    /// Two ticks further apart than this: the coordinator itself stood still, and silence says
-    /// nothing.
-    pub tick_gap_max_us: u64,
-    /// Chains are created once so many servers are up.
-    pub servers_at_creation: usize,
-    /// Copies that one server takes in at a time.
-    pub copies_per_server_max: usize,
-    /// Whether chains are mended and moved; without, they are only created.
-    pub rebalance: bool,
-}
-
-impl Default for CoordinatorOptions {
-    fn default() -> Self {
-        Self {
-            heartbeat_timeout_us: 500_000,
-            probe_timeout_us: 20_000,
-            disconnect_timeout_us: 20_000,
-            election_grace_us: 0,
-            accuse_timeout_us: 300_000,
-            accuse_gap_us: 150_000,
-            tick_gap_max_us: 200_000,
-            servers_at_creation: 3,
-            copies_per_server_max: 4,
-            rebalance: true,
-        }
-    }
-}
 
 /// What happens to a coordinator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +59,17 @@ pub enum CoordinatorInput {
     Disconnected {
         /// The server.
         server: ServerId,
+    },
+    /// A server says which peers it hears late.
+    Hearing {
+        /// The server.
+        server: ServerId,
+        /// Its life.
+        incarnation: Incarnation,
+        /// When the newest probe that has reached it was sent, by the coordinator's clock.
+        probe: Time,
+        /// The peers, and the microseconds by which they were late lately.
+        late: Vec<(ServerId, u64)>,
     },
     /// A server reports that a neighbour is dead or unreachable.
     Suspect {
@@ -187,10 +160,12 @@ pub enum CoordinatorOutput {
         /// The life that is fenced.
         incarnation: Incarnation,
     },
-    /// Ask a server for a heartbeat at once.
+    /// Ask a server for a heartbeat at once, and to say that this is what it answers.
     Probe {
         /// The server.
         server: ServerId,
+        /// When this was asked first.
+        sent_at: Time,
     },
     /// Send the map to a server whose own is old.
     SendMap {
@@ -225,6 +200,7 @@ pub struct Coordinator {
     health: Health,
     planner: Planner,
     returning: Returning,
+    absences: Absences,
 }
 
 impl Coordinator {
@@ -240,6 +216,7 @@ impl Coordinator {
             health: Health::default(),
             planner: Planner::default(),
             returning: Returning::default(),
+            absences: Absences::default(),
         }
     }
 
@@ -268,6 +245,11 @@ impl Coordinator {
         self.leads
     }
 
+    /// A server is in the coordinator's own process: that it is heard says nothing about the network.
+    pub fn lives_with(&mut self, server: ServerId) {
+        self.health.lives_with(server);
+    }
+
     /// Takes one input and pushes what is to be done onto `outputs`.
     pub fn step(
         &mut self,
@@ -285,7 +267,14 @@ impl Coordinator {
             CoordinatorInput::Heartbeat { server, incarnation, map_epoch } => {
                 self.heartbeat(now, server, incarnation, map_epoch, outputs);
             }
-            CoordinatorInput::Disconnected { server } => self.health.disconnected(now, server),
+            CoordinatorInput::Disconnected { server } => {
+                self.health.disconnected(now, server);
+            }
+            CoordinatorInput::Hearing { server, incarnation, probe, late } => {
+                if self.map.admits(server, incarnation) {
+                    self.health.hearing().reported(now, server, probe, &late, &self.options);
+                }
+            }
             CoordinatorInput::Suspect { by, incarnation, server } => {
                 if self.map.admits(by, incarnation) && self.map.is_in_force(server) {
                     self.health.suspect(now, by, server, outputs);
@@ -315,12 +304,7 @@ impl Coordinator {
             CoordinatorInput::Operator(change) => self.want(change),
             CoordinatorInput::Rebalance => self.planner.replan(),
             CoordinatorInput::Stored { epoch } => self.stored(now, epoch, outputs),
-            CoordinatorInput::Tick => {
-                let reached = !self.returning.is_empty();
-                for server in self.health.dead(now, &self.map, &self.options, reached) {
-                    self.want(Change::Fail { server });
-                }
-            }
+            CoordinatorInput::Tick => self.tick(now, outputs),
         }
         self.take_back();
         if self.leads && self.draft.is_none() {
@@ -335,6 +319,27 @@ impl Coordinator {
         self.returning.clear();
     }
 
+    fn tick(&mut self, now: Time, outputs: &mut Vec<CoordinatorOutput>) {
+        let reached = !self.returning.is_empty();
+        let Self { health, map, options, absences, .. } = self;
+        health.hearing().probe_doubtful(now, map, options, outputs);
+        let dead = health.dead(now, map, options, reached, absences);
+        for Dead { server, is_gone } in dead {
+            if self.draft.as_ref().is_some_and(|draft| !draft.is_in_force(server)) {
+                // It is being failed already.
+                continue;
+            }
+            let fail = Change::Fail { server };
+            if !is_gone && !self.wanted.contains(&fail) {
+                self.absences.begin(now, server, &self.options);
+            }
+            self.want(fail);
+        }
+        if self.absences.end(now) {
+            self.planner.look_again();
+        }
+    }
+
     fn elected(&mut self, now: Time, map: ClusterMap) {
         self.leads = true;
         self.map = map;
@@ -343,7 +348,8 @@ impl Coordinator {
         self.returning.clear();
         // Whoever is silent has until the timeout to find this coordinator.
         let heard_at = now.after(self.options.election_grace_us);
-        self.health = Health::all_heard(heard_at, &self.map);
+        self.health = self.health.all_heard(heard_at, &self.map);
+        self.absences.clear();
         self.planner.replan();
     }
 
@@ -360,7 +366,7 @@ impl Coordinator {
     ) {
         if self.map.admits(server, incarnation) {
             // It asks again because it has not seen the map that took it in.
-            self.health.heard(now, server);
+            self.health.heard(now, server, &self.options);
             outputs.push(CoordinatorOutput::SendMap { to: server });
             return;
         }
@@ -373,7 +379,7 @@ impl Coordinator {
         if kept && self.map.is_in_force(server) {
             // Whether others go on without it is to be seen first.
             for peer in self.returning.insert(now, server, change, &self.map) {
-                outputs.push(CoordinatorOutput::Probe { server: peer });
+                self.health.hearing().probe(now, peer, outputs);
             }
             return;
         }
@@ -413,7 +419,7 @@ impl Coordinator {
             }
             return;
         }
-        self.health.heard(now, server);
+        self.health.heard(now, server, &self.options);
         if map_epoch < self.map.epoch {
             outputs.push(CoordinatorOutput::SendMap { to: server });
         }

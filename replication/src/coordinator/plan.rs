@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use windlass_wire::{PartitionId, ServerId};
 
-use super::CoordinatorOptions;
+use super::{CoordinatorOptions, absence::Absences};
 use crate::membership::{Change, ClusterMap, PartitionEntry, ServerState};
 use crate::ring::Ring;
 
@@ -52,8 +52,18 @@ impl Planner {
         self.look = true;
     }
 
+    /// Servers may get copies that might not before.
+    pub(super) fn look_again(&mut self) {
+        self.look = true;
+    }
+
     /// Changes that bring `map` nearer to its placement.
-    pub(super) fn plan(&mut self, map: &ClusterMap, options: &CoordinatorOptions) -> Vec<Change> {
+    pub(super) fn plan(
+        &mut self,
+        map: &ClusterMap,
+        options: &CoordinatorOptions,
+        absences: &Absences,
+    ) -> Vec<Change> {
         if !self.has_work() {
             return Vec::new();
         }
@@ -76,7 +86,8 @@ impl Planner {
             if !options.rebalance {
                 continue;
             }
-            let can_hold = |id: &ServerId| !self.refused.contains(&(*id, partition));
+            let can_hold =
+                |id: &ServerId| !self.refused.contains(&(*id, partition)) && !absences.is_out(*id);
             let load = |id: &ServerId| busy.get(id).copied().unwrap_or(0);
             if let Some((server, leaving)) = next_join(map, entry, wanted, can_hold, load) {
                 let copies = busy.entry(server).or_default();
@@ -126,7 +137,8 @@ fn next_join(
     let joins = |id: &&ServerId| !entry.members.contains(id) && can_hold(id);
     let full = entry.members.len() >= usize::from(map.replicas);
     let placed = wanted.iter().find(joins).copied();
-    // Where those that the placement names have no memory, any server will do for a copy that is missing.
+    // Where those that the placement names have no memory, or have only just come back, any server will do
+    // for a copy that is missing.
     let is_short =
         !full || entry.members.iter().any(|id| map.servers[id].state == ServerState::Draining);
     let other = || {

@@ -12,14 +12,14 @@ fn joining(id: u32, life: u64, kept: bool) -> CoordinatorInput {
     }
 }
 
-struct Driver {
-    coordinator: Coordinator,
-    outputs: Vec<CoordinatorOutput>,
-    now: Time,
+pub(super) struct Driver {
+    pub(super) coordinator: Coordinator,
+    pub(super) outputs: Vec<CoordinatorOutput>,
+    pub(super) now: Time,
 }
 
 impl Driver {
-    fn new(servers: u32) -> Self {
+    pub(super) fn new(servers: u32) -> Self {
         let options = CoordinatorOptions { copies_per_server_max: 64, ..Default::default() };
         let mut driver =
             Self { coordinator: Coordinator::new(options), outputs: Vec::new(), now: Time(1) };
@@ -28,7 +28,7 @@ impl Driver {
         driver
     }
 
-    fn give(&mut self, input: CoordinatorInput) {
+    pub(super) fn give(&mut self, input: CoordinatorInput) {
         self.coordinator.step(self.now, input, &mut self.outputs);
         while let Some(epoch) = self.coordinator.draft().map(|draft| draft.epoch) {
             let stored = CoordinatorInput::Stored { epoch };
@@ -36,11 +36,11 @@ impl Driver {
         }
     }
 
-    fn join(&mut self, id: u32, life: u64) {
+    pub(super) fn join(&mut self, id: u32, life: u64) {
         self.give(joining(id, life, true));
     }
 
-    fn heartbeats(&mut self, but: u32) {
+    pub(super) fn heartbeats(&mut self, but: u32) {
         let map = self.coordinator.map().clone();
         for (&server, entry) in map.servers.iter().filter(|(id, _)| id.0 != but) {
             self.give(CoordinatorInput::Heartbeat {
@@ -51,16 +51,30 @@ impl Driver {
         }
     }
 
+    /// Time passes, in which one server is not heard by anybody.
     fn pass(&mut self, micros: u64, silent: u32) {
-        for _ in 0..micros / 10_000 {
+        for tick in 1..=micros / 10_000 {
             self.now = self.now.after(10_000);
             self.heartbeats(silent);
+            if silent != 0 && tick > 20 {
+                self.all_late(ServerId(silent), (tick - 20) * 10_000);
+            }
             self.give(CoordinatorInput::Tick);
         }
     }
 
+    /// All others say how late a server is for them.
+    fn all_late(&mut self, server: ServerId, late_us: u64) {
+        let servers = self.coordinator.map().servers.clone();
+        for (&by, entry) in servers.iter().filter(|(id, _)| **id != server) {
+            let late = vec![(server, late_us)];
+            let incarnation = entry.incarnation;
+            self.give(CoordinatorInput::Hearing { server: by, incarnation, probe: Time(0), late });
+        }
+    }
+
     /// Every joining server does at once what it should.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         for _ in 0..200 {
             let map = self.coordinator.map().clone();
             let joins = (0_u32..).zip(&map.partitions);
@@ -104,6 +118,11 @@ fn creates_chains_mends_them_and_takes_a_server_back() {
     assert!(matches!(driver.outputs.last(), Some(CoordinatorOutput::Fence { .. })));
     driver.join(2, 2);
     driver.settle();
+    assert!(driver.coordinator.map().is_in_force(ServerId(2)));
+    let held = driver.coordinator.map().held_by(ServerId(2)).count();
+    assert_eq!(held, 0, "it was silent: it gets no copies at once");
+    driver.pass(2_000_000, 0);
+    driver.settle();
     let held = driver.coordinator.map().held_by(ServerId(2)).count();
     assert!((10..=14).contains(&held), "balanced again: {held}");
 }
@@ -123,19 +142,66 @@ fn a_drained_server_holds_nothing_and_chains_never_shrink() {
 #[test]
 fn a_suspect_that_answers_lives_and_one_that_does_not_dies_at_once() {
     let mut driver = Driver::new(4);
-    let suspect = CoordinatorInput::Suspect {
-        by: ServerId(1),
+    let suspect = |by| CoordinatorInput::Suspect {
+        by: ServerId(by),
         incarnation: Incarnation(1),
         server: ServerId(3),
     };
-    driver.give(suspect.clone());
-    assert!(driver.outputs.contains(&CoordinatorOutput::Probe { server: ServerId(3) }));
+    driver.give(suspect(1));
+    let probe = CoordinatorOutput::Probe { server: ServerId(3), sent_at: driver.now };
+    assert!(driver.outputs.contains(&probe));
     driver.pass(10_000, 0);
     driver.pass(100_000, 0);
     assert!(driver.coordinator.map().is_in_force(ServerId(3)));
-    driver.give(suspect);
+    [1, 2, 4].into_iter().for_each(|by| driver.give(suspect(by)));
     driver.pass(30_000, 3);
     assert!(!driver.coordinator.map().is_in_force(ServerId(3)));
+}
+
+/// Only the coordinator does not hear it: its chains go on, and nothing is gained by failing it soon.
+#[test]
+fn a_silent_server_that_its_peers_hear_is_failed_late() {
+    let mut driver = Driver::new(4);
+    let is_in = |driver: &Driver| driver.coordinator.map().is_in_force(ServerId(3));
+    let silent = |driver: &mut Driver, micros: u64| {
+        for _ in 0..micros / 10_000 {
+            driver.now = driver.now.after(10_000);
+            driver.heartbeats(3);
+            driver.give(CoordinatorInput::Tick);
+        }
+    };
+    silent(&mut driver, 1_900_000);
+    assert!(is_in(&driver));
+    silent(&mut driver, 200_000);
+    assert!(!is_in(&driver), "no map would ever reach it");
+}
+
+/// Two fall silent, one a little later: each of them may be there after all, and has everything.
+#[test]
+fn servers_that_fall_silent_together_are_failed_in_one_map() {
+    let mut driver = Driver::new(4);
+    driver.pass(50_000, 0);
+    let epoch = driver.coordinator.map().epoch;
+    for tick in 1..=70 {
+        driver.now = driver.now.after(10_000);
+        let map = driver.coordinator.map().clone();
+        for (&server, entry) in &map.servers {
+            let incarnation = entry.incarnation;
+            if !map.is_in_force(server) || server.0 == 1 || server.0 == 2 && tick > 20 {
+                continue;
+            }
+            let late = vec![(ServerId(1), 200_000), (ServerId(2), 200_000)];
+            let probe = Time(0);
+            driver.give(CoordinatorInput::Hearing { server, incarnation, probe, late });
+            let map_epoch = map.epoch;
+            driver.give(CoordinatorInput::Heartbeat { server, incarnation, map_epoch });
+        }
+        driver.give(CoordinatorInput::Tick);
+        let map = driver.coordinator.map();
+        assert_eq!(map.is_in_force(ServerId(1)), map.is_in_force(ServerId(2)), "at {tick}");
+    }
+    let map = driver.coordinator.map();
+    assert!(map.epoch > epoch && !map.is_in_force(ServerId(1)));
 }
 
 #[test]

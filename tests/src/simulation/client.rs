@@ -8,7 +8,7 @@ use windlass_wire::{Epoch, Sequence, WorkerClock};
 
 use super::memory::{BLOCKS, Pushed, Seen, clock_of, session};
 use super::message::Message;
-use super::options::{Mode, Mutation};
+use super::options::Mutation;
 use super::rounds::Worker;
 use super::server::{TIMINGS, place};
 use super::world::{COORDINATOR, Event, Node, World};
@@ -198,7 +198,7 @@ impl World {
             self.want_map(c);
             return;
         }
-        if self.options.mode != Mode::Pushes && self.is_elsewhere(c) {
+        if self.options.mode.clients_go_away() && self.is_elsewhere(c) {
             return;
         }
         if self.is_in_rounds() {
@@ -264,7 +264,7 @@ impl World {
         let (Some(head), epoch) = (entry.head(), entry.epoch) else { return };
         let from = self.client_base() + c;
         let message = Message::Push { partition, epoch, push, index };
-        if self.options.mode != Mode::Pushes {
+        if self.options.mode.clients_go_away() {
             self.write(c, place(head), message);
             return;
         }
@@ -364,7 +364,7 @@ impl World {
         read.access_began = began;
         let (number, server) = (read.number, read.server);
         let generation = self.generation(self.client_base() + c, server);
-        let latency = after + self.latency();
+        let latency = after + self.latency() + self.stall(self.client_base() + c, server);
         self.schedule(latency, Event::Access { client: c, number, generation });
     }
 
@@ -383,7 +383,7 @@ impl World {
             }
             Stage::Before | Stage::After { .. } => Look::Word(part.word),
         };
-        let latency = self.latency();
+        let latency = self.latency() + self.stall(server, node);
         self.schedule(latency, Event::Arrive { client: c, number, look });
     }
 

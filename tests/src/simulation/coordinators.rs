@@ -7,6 +7,7 @@ use windlass_replication::{ClusterMap, Time};
 use windlass_wire::{Epoch, PartitionId};
 
 use super::message::Message;
+use super::options::Mutation;
 use super::server::place;
 use super::world::{COORDINATOR, Event, World};
 
@@ -31,7 +32,12 @@ impl World {
             Message::Heartbeat { life, map_epoch } => {
                 CoordinatorInput::Heartbeat { server, incarnation: life, map_epoch }
             }
+            Message::Hearing { .. } if self.believes_accusers() => return,
+            Message::Hearing { life, probe, late } => {
+                CoordinatorInput::Hearing { server, incarnation: life, probe, late }
+            }
             Message::Suspect { life, server: suspect } => {
+                self.accuse(server, suspect);
                 CoordinatorInput::Suspect { by: server, incarnation: life, server: suspect }
             }
             Message::CaughtUp { life, partition, epoch } => CoordinatorInput::CaughtUp {
@@ -87,8 +93,8 @@ impl World {
                 CoordinatorOutput::Fence { server, incarnation } => {
                     self.send(COORDINATOR, place(server), Message::Fence { life: incarnation });
                 }
-                CoordinatorOutput::Probe { server } => {
-                    self.send(COORDINATOR, place(server), Message::Probe);
+                CoordinatorOutput::Probe { server, sent_at } => {
+                    self.send(COORDINATOR, place(server), Message::Probe { sent_at });
                 }
                 CoordinatorOutput::SendMap { to } => {
                     let map = Rc::new(self.coordinators[coordinator].map().clone());
@@ -111,7 +117,9 @@ impl World {
         if draft.epoch != epoch {
             return;
         }
-        if self.store.epoch.next() == epoch {
+        let overwrites = self.options.mutation == Some(Mutation::OverwriteStore);
+        if self.store.epoch.next() == epoch || overwrites {
+            assert!(draft.epoch > self.store.epoch, "stored epochs ascend");
             let head = |map: &ClusterMap, p: usize| map.partitions.get(p).and_then(|at| at.head());
             let is_moved = |p: &usize| {
                 let before = head(&self.store, *p);

@@ -66,6 +66,7 @@ impl World {
                 self.next_leader = 1 - old;
                 self.schedule(us, Event::Elect { coordinator: self.next_leader });
             }
+            FaultKind::Gray(gray) => self.begin_gray(gray),
             FaultKind::Drain { server } => {
                 let drain = Change::Drain { server: self.servers[server].id };
                 if let Some(leader) = self.leader {
@@ -137,11 +138,14 @@ impl World {
                 && other.joined
                 && map.admits(other.id, other.life)
         };
-        maps.all(|map| {
-            map.partitions.iter().filter(|entry| entry.members.contains(&id)).all(|entry| {
-                let mut others = entry.members.iter().filter(|&&other| other != id);
-                others.any(|&other| well(map, place(other)))
+        // A coordinator that hears badly may take some for dead that are not.
+        let is_judged_well = self.now >= self.grays.coordinator_until();
+        is_judged_well
+            && maps.all(|map| {
+                map.partitions.iter().filter(|entry| entry.members.contains(&id)).all(|entry| {
+                    let mut others = entry.members.iter().filter(|&&other| other != id);
+                    others.any(|&other| well(map, place(other)))
+                })
             })
-        })
     }
 }

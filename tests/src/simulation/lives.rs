@@ -36,7 +36,8 @@ impl World {
         let server = &mut self.servers[s];
         server.joined = true;
         server.map = Rc::clone(map);
-        server.leases.adopt(now, map.epoch, peers);
+        let peers = peers.into_iter().map(|id| (id, map.servers[&id].incarnation));
+        server.leases.adopt(now, map.epoch, server.life, peers);
         for p in 0..self.partitions {
             let view = map.partitions[p].view();
             let server = &self.servers[s];

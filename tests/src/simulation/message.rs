@@ -51,6 +51,11 @@ pub(super) enum Message {
         life: Incarnation,
         map_epoch: Epoch,
     },
+    Hearing {
+        life: Incarnation,
+        probe: Time,
+        late: Vec<(ServerId, u64)>,
+    },
     Suspect {
         life: Incarnation,
         server: ServerId,
@@ -75,7 +80,9 @@ pub(super) enum Message {
     Fence {
         life: Incarnation,
     },
-    Probe,
+    Probe {
+        sent_at: Time,
+    },
     WantMap,
     Push {
         partition: usize,

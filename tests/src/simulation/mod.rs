@@ -8,6 +8,7 @@ mod client;
 mod coordinators;
 mod copy;
 mod faults;
+mod gray;
 mod lives;
 mod memory;
 mod message;
@@ -28,6 +29,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub use gray::{Gray, Reach, Trouble};
 pub use options::{Mode, Mutation, Options};
 pub use schedule::{Fault, FaultKind, Schedule};
 pub use shrink::shrink;

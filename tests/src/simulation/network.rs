@@ -2,6 +2,7 @@
 //! that breaks is lost.
 
 use super::message::Message;
+use super::options::Mode;
 use super::schedule::HEAL_US;
 use super::server::Process;
 use super::world::{COORDINATOR, Event, Link, Node, World};
@@ -47,7 +48,8 @@ impl World {
                 return;
             }
             let generation = self.link(other, other).generation;
-            self.schedule(latency, Event::Deliver { from, to, generation, message });
+            let at = self.control_arrival(other, to == COORDINATOR, latency);
+            self.schedule_at(at, Event::Deliver { from, to, generation, message });
             return;
         }
         if self.links[from.min(to) * self.nodes + from.max(to)].cuts > 0 {
@@ -55,8 +57,13 @@ impl World {
         }
         let generation = self.generation(from, to);
         let now = self.now;
+        // What is sent while a connection stalls comes with what it waits for.
+        let stall = match self.link(from, to).last_delivery > now + latency {
+            true => 0,
+            false => self.stall(from, to),
+        };
         let link = self.link(from, to);
-        let at = (link.last_delivery + 1).max(now + latency);
+        let at = (link.last_delivery + 1).max(now + latency + stall);
         link.last_delivery = at;
         self.schedule_at(at, Event::Deliver { from, to, generation, message });
     }
@@ -87,6 +94,12 @@ impl World {
     pub(super) fn break_link(&mut self, a: Node, b: Node) {
         let (low, high) = (a.min(b), a.max(b));
         self.link(low, high).generation += 1;
+        if a == b {
+            self.forget_control(a);
+        } else if self.options.mode == Mode::Gray {
+            self.link(a, b).last_delivery = 0;
+            self.link(b, a).last_delivery = 0;
+        }
     }
 
     pub(super) fn reconnect_soon(&mut self, a: usize, b: usize) {

@@ -35,6 +35,10 @@ pub enum Mutation {
     RoundForgetsWho,
     /// Heads do not hear that workers wait.
     NeverIdle,
+    /// The coordinator fails whoever one server accuses for long enough.
+    BelieveAccusers,
+    /// The store takes any map, whichever it holds.
+    OverwriteStore,
 }
 
 /// What clients do with the tables.
@@ -49,6 +53,15 @@ pub enum Mode {
     /// They are workers of tables in rounds, of all or of two workers; they die and join again, and wait
     /// for what they have pushed two clocks before.
     Rounds,
+    /// They push and read as in `Pushes`, while networks fail by half: of a host or of a link.
+    Gray,
+}
+
+impl Mode {
+    /// Whether clients go away for long, and stand still.
+    pub(super) fn clients_go_away(self) -> bool {
+        matches!(self, Self::Sessions | Self::Rounds)
+    }
 }
 
 impl Mutation {
@@ -68,6 +81,9 @@ impl Mutation {
 
     /// Those of [`Mode::Rounds`].
     pub const OF_ROUNDS: [Self; 3] = [Self::WaitForTheDead, Self::RoundForgetsWho, Self::NeverIdle];
+
+    /// Those of [`Mode::Gray`].
+    pub const OF_GRAY: [Self; 2] = [Self::BelieveAccusers, Self::OverwriteStore];
 
     /// Those of [`Mode::Sessions`].
     pub const OF_SESSIONS: [Self; 3] =

@@ -1,6 +1,7 @@
 //! What a seed makes go wrong, as a list: so that it can be printed, shortened and replayed.
 
-use super::options::Options;
+use super::gray::Gray;
+use super::options::{Mode, Options};
 use super::random::Random;
 
 /// Virtual microseconds during which faults begin.
@@ -97,6 +98,8 @@ pub enum FaultKind {
         /// Which server.
         server: usize,
     },
+    /// A network fails by half.
+    Gray(Gray),
     /// All servers lose power; what is on disk survives.
     PowerLoss {
         /// When they start again.
@@ -135,7 +138,11 @@ impl Schedule {
         let replicas = if options.movable { 1 } else { replicas };
         let sync = random.one_in(4);
         let count = random.below(u64::from(options.faults_max) + 1);
-        let kind = if options.movable { kind_of_moves } else { kind };
+        let kind = match options.mode {
+            Mode::Gray => kind_of_gray,
+            _ if options.movable => kind_of_moves,
+            _ => kind,
+        };
         let count = if options.movable { 2 * count } else { count };
         let mut faults: Vec<Fault> = (0..count)
             .map(|_| Fault {
@@ -176,9 +183,18 @@ fn kind(random: &mut Random, servers: usize, sync: bool, clients: usize) -> Faul
         16 => FaultKind::ClientReconnect { client: random.index(clients), server },
         17 => FaultKind::Takeover { both: random.one_in(2), us: random.between(1, 60_000) },
         18 => FaultKind::Drain { server },
-        20..=23 => FaultKind::LoseControl { server, us },
+        // Its peers hear it: it is waited for.
+        20..=23 => FaultKind::LoseControl { server, us: 2 * us },
         _ if sync => FaultKind::PowerLoss { restart_us: random.between(2_000, 60_000) },
         _ => FaultKind::Pause { server, us },
+    }
+}
+
+/// Networks that fail by half, and other faults beside them.
+fn kind_of_gray(random: &mut Random, servers: usize, sync: bool, clients: usize) -> FaultKind {
+    match random.one_in(4) {
+        true => kind(random, servers, sync, clients),
+        false => super::gray::any(random, servers),
     }
 }
 

@@ -15,8 +15,14 @@ use super::message::{Message, Record};
 use super::options::Mutation;
 use super::world::{COORDINATOR, Event, Node, World};
 
-pub(super) const TIMINGS: LeaseTimings =
-    LeaseTimings { lease_us: 20_000, ping_us: 5_000, suspect_us: 30_000, drift_ppm: 2_000 };
+pub(super) const TIMINGS: LeaseTimings = LeaseTimings {
+    lease_us: 20_000,
+    ping_us: 5_000,
+    suspect_us: 30_000,
+    lateness_us: 300_000,
+    link_us: 30_000,
+    drift_ppm: 2_000,
+};
 pub(super) const TICK_US: u64 = 2_500;
 pub(super) const TURN_US: u64 = 15;
 
@@ -47,6 +53,8 @@ pub(super) struct Server {
     pub(super) inbox: VecDeque<Event>,
     /// Cut off or otherwise unfit until then, as far as the fault plan knows.
     pub(super) unfit_until: u64,
+    /// The newest probe that has reached it.
+    probe: Time,
     ticks: u64,
 }
 
@@ -66,6 +74,7 @@ impl Server {
                 .collect(),
             inbox: VecDeque::new(),
             unfit_until: 0,
+            probe: Time(0),
             ticks: 0,
         }
     }
@@ -110,14 +119,22 @@ impl World {
             self.publish(s, p);
         }
         if self.servers[s].ticks.is_multiple_of(2) {
-            let (life, map_epoch) = (self.servers[s].life, self.servers[s].map.epoch);
-            self.send(s, COORDINATOR, Message::Heartbeat { life, map_epoch });
+            self.beat(s);
             for p in 0..self.partitions {
                 if let Some(output) = self.servers[s].parts[p].replica.pending_report() {
                     self.output(s, p, output);
                 }
             }
         }
+    }
+
+    fn beat(&mut self, s: usize) {
+        let now = self.local(s);
+        let server = &self.servers[s];
+        let (life, map_epoch) = (server.life, server.map.epoch);
+        let (probe, late) = (server.probe, server.leases.late_peers(now).collect());
+        self.send(s, COORDINATOR, Message::Hearing { life, probe, late });
+        self.send(s, COORDINATOR, Message::Heartbeat { life, map_epoch });
     }
 
     fn lease_output(&mut self, s: usize, output: LeaseOutput) {
@@ -159,9 +176,9 @@ impl World {
             Message::Map(map) => self.adopt(s, &map),
             Message::Fence { life } if life == self.servers[s].life => self.rejoin(s),
             Message::Fence { .. } => {}
-            Message::Probe => {
-                let (life, map_epoch) = (self.servers[s].life, self.servers[s].map.epoch);
-                self.send(s, COORDINATOR, Message::Heartbeat { life, map_epoch });
+            Message::Probe { sent_at } => {
+                self.servers[s].probe = sent_at;
+                self.beat(s);
             }
             _ if !self.servers[s].joined => {}
             Message::Ping { asked_at } => {

@@ -5,10 +5,11 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use windlass_replication::coordinator::{Coordinator, CoordinatorInput, CoordinatorOptions};
-use windlass_replication::{ClusterMap, LeaseOutput, Output, Time};
+use windlass_replication::{ClusterMap, LatenessTimings, LeaseOutput, Output, Time};
 use windlass_wire::{Epoch, Incarnation, Lsn};
 
 use super::client::Client;
+use super::gray::{Gray, Grays};
 use super::memory::{Pushed, Seen};
 use super::message::Message;
 use super::options::{Mode, Options};
@@ -97,6 +98,9 @@ pub(super) enum Event {
     },
     Resume {
         server: usize,
+    },
+    GrayOver {
+        gray: Gray,
     },
     Mend {
         a: Node,
@@ -197,6 +201,27 @@ pub(super) struct World {
     pub(super) faults: Vec<Fault>,
     pub(super) quiet_since: Option<u64>,
     pub(super) power_lost_at: Option<u64>,
+    pub(super) grays: Grays,
+}
+
+/// The coordinators' timings, in a world that runs about twenty times faster.
+pub(super) fn coordinator_options(servers: usize) -> CoordinatorOptions {
+    CoordinatorOptions {
+        heartbeat_timeout_us: 40_000,
+        probe_timeout_us: 8_000,
+        late_max_us: 60_000,
+        answers: LatenessTimings { after_us: 15_000, window_us: 300_000 },
+        probe_interval_us: 5_000,
+        absence_min_us: 20_000,
+        absence_max_us: 80_000,
+        absence_forgotten_us: 100_000,
+        tick_gap_max_us: 30_000,
+        servers_at_creation: servers,
+        copies_per_server_max: 2,
+        disconnect_timeout_us: 8_000,
+        election_grace_us: 0,
+        rebalance: true,
+    }
 }
 
 impl World {
@@ -208,18 +233,7 @@ impl World {
             .map(|_| Client::new(partitions, schedule.servers, options.pushes))
             .collect();
         let nodes = servers.len() + clients.len();
-        let coordinator = CoordinatorOptions {
-            heartbeat_timeout_us: 40_000,
-            probe_timeout_us: 8_000,
-            accuse_timeout_us: 90_000,
-            accuse_gap_us: 90_000,
-            tick_gap_max_us: 30_000,
-            servers_at_creation: schedule.servers,
-            copies_per_server_max: 2,
-            disconnect_timeout_us: 8_000,
-            election_grace_us: 0,
-            rebalance: true,
-        };
+        let coordinator = coordinator_options(schedule.servers);
         let mut world = Self {
             now: 0,
             random: Random::new(seed),
@@ -254,6 +268,7 @@ impl World {
             faults: schedule.faults.clone(),
             quiet_since: None,
             power_lost_at: None,
+            grays: Grays::default(),
         };
         if options.mode == Mode::Sessions {
             world.store.session_expiry_ms = super::sessions::EXPIRY_MS;
@@ -370,6 +385,9 @@ impl World {
             }
             Event::CoordinatorTick { coordinator } => {
                 self.coordinate(coordinator, CoordinatorInput::Tick);
+                if self.believes_accusers() {
+                    self.believe(coordinator);
+                }
                 self.schedule(COORDINATOR_TICK_US, event);
             }
             Event::Stored { coordinator, epoch } => self.compare_and_swap(coordinator, epoch),
@@ -381,6 +399,7 @@ impl World {
             Event::Restart { server, kept } => self.restart(server, kept),
             Event::Resume { server } => self.resume(server),
             Event::Mend { a, b } => self.mend(a, b),
+            Event::GrayOver { gray } => self.end_gray(gray),
             Event::Written { client, server, generation, message } => {
                 self.written(client, server, generation, message);
             }

@@ -103,6 +103,17 @@ const STEPS: &[Step] = &[
         },
     },
     Step {
+        name: "gray",
+        about: "the same over networks that fail by half: loss, deafness, delay",
+        minutes_max: 4,
+        needs: &[Need::Part { path: "tests/examples/simulate.rs" }],
+        command: || {
+            let mut command = harness_command("simulate");
+            command.args(["--", "--mode", "gray", "--seeds", "10000", "--json"]);
+            command
+        },
+    },
+    Step {
         name: "sessions",
         about: "the same with clients that go away, and sessions that expire",
         minutes_max: 4,

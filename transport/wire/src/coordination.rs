@@ -35,7 +35,8 @@ pub enum Instruction {
         /// One for each other server.
         tickets: Vec<PeerTicket>,
     },
-    /// Nothing: is the server there? It sends a heartbeat at once.
+    /// Nothing: is the server there? It sends a heartbeat at once. If the order has a number, the
+    /// server says in [`Report::Hearing`] that it has come.
     Ping {},
     /// All tables: those that are not among them and have smaller numbers than `next_table` were
     /// dropped.
@@ -88,7 +89,7 @@ pub struct PeerTicket {
 /// A numbered instruction.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Order {
-    /// What the answer carries; zero wants none.
+    /// What the answer carries; zero wants none. Of a ping, what [`Report::Hearing`] carries.
     pub number: u64,
     /// What to do.
     pub instruction: Instruction,
@@ -110,6 +111,13 @@ pub enum Report {
         number: u64,
         /// Why it was not carried out, if it was not.
         refusal: Option<OrderRefusal>,
+    },
+    /// Which peers it hears late, sent before heartbeats while there are any, and once there are none.
+    Hearing {
+        /// The number of the newest ping that has come.
+        ping: u64,
+        /// The peers.
+        late: Vec<LatePeer>,
     },
     /// A neighbour is dead or unreachable.
     Suspect {
@@ -155,6 +163,15 @@ pub enum Report {
         /// Tables of durability `memory` in partitions that it brought back.
         tables: Vec<TableId>,
     },
+}
+
+/// A peer that was not heard in time lately.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LatePeer {
+    /// Which.
+    pub server: ServerId,
+    /// By how much in all, in milliseconds, over the last seconds.
+    pub late_ms: u32,
 }
 
 /// Why an order was not carried out.
@@ -287,7 +304,9 @@ crate::codec::wire_enum!(Report {
     8 => DiskFailed {},
     9 => Emptied { tables },
     10 => CannotHold { partition, epoch },
+    11 => Hearing { ping, late },
 });
+crate::codec::wire_struct!(LatePeer { server, late_ms });
 crate::codec::wire_struct!(OrderRefusal { status, text });
 crate::codec::wire_struct!(WorkerPulse { rank, incarnation, clock });
 crate::codec::wire_struct!(WorkerEntry { rank, live, clock });

@@ -14,7 +14,7 @@ use windlass_wire::{
         RefusalKind, SharedRegion, encode_frame,
     },
     coordination::{
-        CoordinatorStatus, EmptiedTable, Instruction, Operation, Order, OrderRefusal,
+        CoordinatorStatus, EmptiedTable, Instruction, LatePeer, Operation, Order, OrderRefusal,
         PartitionChecksum, PeerTicket, Report, WorkerEntry, WorkerPulse,
     },
     map::{Chain, ServerState},
@@ -425,6 +425,7 @@ fn reports() -> Vec<(String, Vec<u8>)> {
             ("want_map", Report::WantMap {}),
             ("disk_failed", Report::DiskFailed {}),
             ("emptied", Report::Emptied { tables: vec![TableId(7)] }),
+            ("hearing", Report::Hearing { ping: 9, late: vec![LatePeer { server, late_ms: 350 }] }),
         ],
     )
 }

@@ -1,7 +1,5 @@
 //! What the coordinator orders and takes long, carried out in order on threads of its own.
 
-use std::sync::atomic::Ordering;
-
 use crossbeam::channel::{Receiver, Sender, bounded};
 use windlass_wire::coordination::{Instruction, Order, OrderRefusal, Report};
 
@@ -55,8 +53,7 @@ impl Member {
                     }
                     Instruction::InstallMap { .. } => {
                         self.carry_out(order);
-                        // One that was not taken may come again.
-                        self.waiting.store(0, Ordering::Release);
+                        self.maps.carried_out();
                     }
                     _ => self.carry_out(order),
                 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use windlass_replication::{LeaseOutput, LeaseTimings, Leases, Time};
-use windlass_wire::{ClusterMap, Epoch, ServerId};
+use windlass_wire::{ClusterMap, Epoch, Incarnation, ServerId};
 
 /// Tells when the wall clock moves and the monotonic clock does not, or not as far. The monotonic clock
 /// of a virtual machine may stand still while it is moved or stopped; nobody else's does.
@@ -90,7 +90,12 @@ impl SharedLeases {
         peers.sort_unstable();
         peers.dedup();
         state.has_peers = !peers.is_empty();
-        state.leases.adopt(now, map.epoch, peers);
+        let life = |id: ServerId| {
+            let entry = map.servers.iter().find(|entry| entry.id == id);
+            entry.map_or_else(Incarnation::default, |entry| entry.incarnation)
+        };
+        let peers = peers.into_iter().map(|id| (id, life(id)));
+        state.leases.adopt(now, map.epoch, life(server), peers);
     }
 
     /// Whether other servers depend on those of this one.
@@ -137,6 +142,12 @@ impl SharedLeases {
             state.leases.forget_held(now);
         }
         state.leases.tick(now, outputs);
+    }
+
+    /// Peers that were not heard in time lately, and the microseconds by which they were late.
+    pub(crate) fn late_peers(&self) -> Vec<(ServerId, u64)> {
+        let now = self.now();
+        self.lock().leases.late_peers(now).collect()
     }
 
     pub(super) fn link_failed(&self, now: Time, peer: ServerId, outputs: &mut Vec<LeaseOutput>) {

@@ -5,7 +5,7 @@ use windlass_wire::{
     Epoch, Incarnation, Lsn, PartitionId, ServerId, TableId, Ticket, WorkerClock, WorkerRank,
     control::RefusalKind,
     coordination::{
-        CoordinatorStatus, EmptiedTable, Instruction, Operation, Order, OrderRefusal,
+        CoordinatorStatus, EmptiedTable, Instruction, LatePeer, Operation, Order, OrderRefusal,
         PartitionChecksum, PeerTicket, Report, WorkerEntry, WorkerPulse,
     },
 };
@@ -86,6 +86,12 @@ pub(crate) fn any_report() -> impl Strategy<Value = Report> {
         place().prop_map(|(partition, epoch)| Report::CannotHold { partition, epoch }),
         Just(Report::WantMap {}),
         Just(Report::DiskFailed {}),
+        (any::<u64>(), vec(any::<(u32, u32)>(), 0..4)).prop_map(|(ping, late)| Report::Hearing {
+            ping,
+            late: { late.into_iter() }
+                .map(|(server, late_ms)| LatePeer { server: ServerId(server), late_ms })
+                .collect()
+        }),
         vec(any::<u32>(), 0..4).prop_map(|tables| Report::Emptied {
             tables: tables.into_iter().map(TableId).collect()
         }),

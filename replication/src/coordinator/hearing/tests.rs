@@ -1,0 +1,181 @@
+//! Who goes when servers say of each other that they come late.
+
+use windlass_wire::{Incarnation, ServerId};
+
+use super::super::{CoordinatorInput, CoordinatorOutput, tests::Driver};
+use crate::time::Time;
+
+const TICK_US: u64 = 10_000;
+
+/// A cluster and how badly its servers hear each other, in milliseconds.
+struct Scene {
+    driver: Driver,
+    late: Vec<(u32, u32, u64)>,
+    /// Answers probes so many microseconds late.
+    slow: Option<(u32, u64)>,
+    /// Servers whose heartbeats come once in a while only.
+    unsteady: Vec<u32>,
+    answers: Vec<(Time, ServerId, Time)>,
+}
+
+impl Scene {
+    fn new(servers: u32, late: &[(u32, u32, u64)]) -> Self {
+        let driver = Driver::new(servers);
+        Self { driver, late: late.to_vec(), slow: None, unsteady: Vec::new(), answers: Vec::new() }
+    }
+
+    fn pass(&mut self, micros: u64) -> &mut Self {
+        for tick in 1..=micros / TICK_US {
+            self.driver.now = self.driver.now.after(TICK_US);
+            let now = self.driver.now;
+            for output in std::mem::take(&mut self.driver.outputs) {
+                if let CoordinatorOutput::Probe { server, sent_at } = output {
+                    let slow = self.slow.filter(|(id, _)| *id == server.0).map_or(0, |slow| slow.1);
+                    self.answers.push((now.after(slow), server, sent_at));
+                }
+            }
+            let map = self.driver.coordinator.map().clone();
+            for (&server, entry) in &map.servers {
+                let incarnation = entry.incarnation;
+                if self.unsteady.contains(&server.0) && !tick.is_multiple_of(45) {
+                    continue;
+                }
+                let answer =
+                    self.answers.iter().rev().find(|(at, id, _)| *at <= now && *id == server);
+                let probe = answer.map_or(Time(0), |(_, _, sent_at)| *sent_at);
+                let its = self
+                    .late
+                    .iter()
+                    .filter(|(by, of, _)| *by == server.0 && map.is_in_force(ServerId(*of)));
+                let late = its.map(|(_, of, ms)| (ServerId(*of), ms * 1_000)).collect();
+                self.driver.give(CoordinatorInput::Hearing { server, incarnation, probe, late });
+                let map_epoch = map.epoch;
+                let beat = CoordinatorInput::Heartbeat { server, incarnation, map_epoch };
+                self.driver.give(beat);
+            }
+            self.driver.give(CoordinatorInput::Tick);
+        }
+        self
+    }
+
+    fn out(&self) -> Vec<u32> {
+        let map = self.driver.coordinator.map();
+        map.servers.keys().filter(|id| !map.is_in_force(**id)).map(|id| id.0).collect()
+    }
+}
+
+#[test]
+fn a_server_deaf_to_its_peers_goes_and_not_they() {
+    let complaints = [(1, 2, 900), (1, 3, 700), (2, 1, 400), (3, 1, 400)];
+    let mut scene = Scene::new(3, &complaints);
+    assert_eq!(scene.pass(100_000).out(), [1]);
+    assert_eq!(scene.pass(1_500_000).out(), [1], "and nobody after it");
+    let map = scene.driver.coordinator.map();
+    assert!(map.partitions.iter().all(|entry| entry.members.len() == 2), "{map:?}");
+}
+
+#[test]
+fn a_server_that_many_hear_badly_goes() {
+    assert_eq!(Scene::new(4, &[(2, 4, 850), (3, 4, 450)]).pass(100_000).out(), [4]);
+}
+
+#[test]
+fn a_little_lateness_removes_nobody() {
+    assert_eq!(Scene::new(3, &[(1, 2, 600), (3, 1, 600)]).pass(1_000_000).out(), []);
+}
+
+/// Of two, the one whose accusation nothing supports.
+#[test]
+fn one_voice_does_not_remove_a_server_that_answers() {
+    let mut scene = Scene::new(2, &[(1, 2, 1_500)]);
+    assert_eq!(scene.pass(200_000).out(), [], "it may be either");
+    scene.late = vec![(1, 2, 1_700)];
+    assert_eq!(scene.pass(200_000).out(), [1]);
+    assert_eq!(scene.pass(1_000_000).out(), [1], "the copy that is left stays");
+}
+
+#[test]
+fn what_the_coordinator_sees_decides_between_two() {
+    for (sick, voice) in [(1, (1, 2, 850)), (2, (1, 2, 850)), (1, (2, 1, 850))] {
+        let mut scene = Scene::new(2, &[voice]);
+        scene.slow = Some((sick, 350_000));
+        assert_eq!(scene.pass(1_000_000).out(), [sick], "{voice:?}");
+    }
+}
+
+/// Each accuses the other, and nothing tells them apart: one of them goes, and only one.
+#[test]
+fn of_a_broken_pair_one_stays() {
+    let mut scene = Scene::new(2, &[(1, 2, 2_000), (2, 1, 2_000)]);
+    assert_eq!(scene.pass(1_500_000).out().len(), 1);
+    let mut scene = Scene::new(4, &[(1, 2, 2_000), (2, 1, 2_000)]);
+    assert_eq!(scene.pass(1_500_000).out().len(), 1);
+}
+
+/// Everybody is late for the coordinator, and nobody for anybody else.
+#[test]
+fn a_coordinator_that_hears_badly_fails_nobody() {
+    let mut scene = Scene::new(3, &[]);
+    scene.unsteady = vec![1, 2, 3];
+    assert_eq!(scene.pass(1_500_000).out(), []);
+    // Two are silent now, and heard by the third.
+    scene.unsteady = vec![1, 2];
+    let late = |scene: &mut Scene| {
+        for _ in 0..80 {
+            scene.driver.now = scene.driver.now.after(TICK_US);
+            let entry = scene.driver.coordinator.map().servers[&ServerId(3)].clone();
+            let map_epoch = scene.driver.coordinator.map().epoch;
+            let (server, incarnation) = (ServerId(3), entry.incarnation);
+            let beat = CoordinatorInput::Heartbeat { server, incarnation, map_epoch };
+            scene.driver.give(beat);
+            scene.driver.give(CoordinatorInput::Tick);
+        }
+    };
+    late(&mut scene);
+    assert_eq!(scene.out(), []);
+    let (server, incarnation) = (ServerId(3), Incarnation(1));
+    let late_peers = vec![(ServerId(1), 600_000), (ServerId(2), 600_000)];
+    let report =
+        CoordinatorInput::Hearing { server, incarnation, probe: Time(0), late: late_peers };
+    scene.driver.give(report);
+    late(&mut scene);
+    assert_eq!(scene.out(), [1, 2], "the third does not hear them either");
+}
+
+/// The coordinator in the process of the only server it hears is cut off, not all the others.
+#[test]
+fn a_coordinator_that_hears_its_own_server_only_fails_nobody() {
+    let mut scene = Scene::new(3, &[(1, 2, 900), (1, 3, 900)]);
+    scene.driver.coordinator.lives_with(ServerId(1));
+    for _ in 0..200 {
+        scene.driver.now = scene.driver.now.after(TICK_US);
+        let map = scene.driver.coordinator.map();
+        let (server, map_epoch) = (ServerId(1), map.epoch);
+        let incarnation = map.servers[&server].incarnation;
+        scene.driver.give(CoordinatorInput::Heartbeat { server, incarnation, map_epoch });
+        scene.driver.give(CoordinatorInput::Tick);
+    }
+    assert_eq!(scene.out(), []);
+}
+
+#[test]
+fn a_server_that_flaps_gets_copies_later_each_time() {
+    let mut scene = Scene::new(3, &[]);
+    let mut out_ms = Vec::new();
+    for life in 2..5 {
+        scene.late = vec![(1, 2, 900), (1, 3, 700)];
+        assert_eq!(scene.pass(20_000).out(), [1]);
+        scene.late.clear();
+        scene.driver.join(1, life);
+        assert_eq!(scene.out(), [], "it is answered at once");
+        let mut ticks = 0;
+        while scene.driver.coordinator.map().held_by(ServerId(1)).count() == 0 {
+            scene.pass(TICK_US);
+            scene.driver.settle();
+            ticks += 1;
+        }
+        out_ms.push(ticks * TICK_US / 1_000);
+    }
+    let close = |ms: u64, expected: u64| ms.abs_diff(expected) <= 50;
+    assert!(out_ms.iter().zip([2_000, 4_000, 8_000]).all(|(ms, to)| close(*ms, to)), "{out_ms:?}");
+}

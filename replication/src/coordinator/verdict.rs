@@ -1,0 +1,169 @@
+//! Which server has to go for the rest to hear each other, by who hears whom and nothing else: a pure
+//! rule. What counts is the pair, not who accuses: a host that hears or is heard badly shows as one
+//! server with trouble with many, whoever tells it. The fewest servers go, one at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use windlass_wire::ServerId;
+
+/// What is known of the servers in force, their times in microseconds.
+#[derive(Clone, Debug, Default)]
+pub(super) struct View {
+    /// By how much the first hears the second late, as it says: not what a scheduler costs, too.
+    pub(super) late: BTreeMap<(ServerId, ServerId), u64>,
+    /// How late servers are for the coordinator, where it does not hear badly itself.
+    pub(super) late_here: BTreeMap<ServerId, u64>,
+    /// Servers that the coordinator does not hear in time, for whatever reason.
+    pub(super) unreached: BTreeSet<ServerId>,
+    /// How often servers were failed before.
+    pub(super) absences: BTreeMap<ServerId, u32>,
+    /// Who has copies of one partition that are whole.
+    pub(super) chains: BTreeSet<Vec<ServerId>>,
+}
+
+/// Sets of so many servers are compared; where more have to go, the one with the most trouble does first.
+const FEW: usize = 6;
+
+/// The rest must hear each other so much better than it hears who is to go.
+const CLEARLY: u64 = 4;
+
+/// What speaks against one server, the weightiest first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Evidence {
+    /// Servers with which it has trouble, and the coordinator.
+    pairs: usize,
+    /// All trouble it has with them.
+    late_us: u64,
+    /// Nothing is lost with one that holds nothing.
+    holds_nothing: bool,
+    /// Where two have trouble with each other only, the one that complains goes.
+    complains_us: u64,
+    /// One that was failed before goes again.
+    absences: u32,
+    server: ServerId,
+}
+
+impl Evidence {
+    /// What shows that one server is ill rather than another.
+    fn weight(&self) -> (usize, u64, bool) {
+        (self.pairs, self.late_us, self.holds_nothing)
+    }
+}
+
+impl View {
+    /// The server that has to go first, if one has to.
+    pub(super) fn who_goes(&self, late_max_us: u64) -> Option<ServerId> {
+        let pairs = self.pairs(2 * late_max_us);
+        let broken = pairs.iter().filter(|(_, late_us)| **late_us >= late_max_us);
+        let broken: Vec<(ServerId, ServerId)> = broken.map(|(pair, _)| *pair).collect();
+        let sets = smallest_sets(&broken);
+        let of_any: BTreeSet<ServerId> = sets.iter().flatten().copied().collect();
+        let mut sick: Vec<Evidence> =
+            of_any.into_iter().map(|server| self.evidence(server, &pairs)).collect();
+        sick.sort_unstable_by(|a, b| b.cmp(a));
+        // Nobody goes in the place of one that must not.
+        let weight = sick.first()?.weight();
+        sick.retain(|one| one.weight() == weight);
+        let goes = sick.iter().find(|one| self.may_go(one.server))?.server;
+        let set = sets.iter().find(|set| set.contains(&goes))?;
+        let its = pairs.iter().filter(|(pair, _)| touches(pair, goes));
+        let worst_us = its.map(|(_, late_us)| *late_us).max().unwrap_or(0);
+        let is_known = sick.len() == 1 || sets.iter().all(|set| set.contains(&goes));
+        let enough_us = match is_known && is_apart(set, &broken, &pairs, worst_us) {
+            true => late_max_us,
+            // Nothing says which of two it is, or everybody is late, as on machines that are busy:
+            // perhaps it is over soon, or something will say.
+            false => 2 * late_max_us,
+        };
+        (worst_us >= enough_us).then_some(goes)
+    }
+
+    /// How late the two of a pair hear each other, whoever says so; more than `most_us` says no more.
+    fn pairs(&self, most_us: u64) -> BTreeMap<(ServerId, ServerId), u64> {
+        let mut pairs = BTreeMap::new();
+        for (&(by, of), &late_us) in &self.late {
+            let pair = pairs.entry((by.min(of), by.max(of))).or_default();
+            *pair = late_us.min(most_us).max(*pair);
+        }
+        pairs
+    }
+
+    fn evidence(&self, server: ServerId, pairs: &BTreeMap<(ServerId, ServerId), u64>) -> Evidence {
+        let its = || pairs.iter().filter(|(pair, _)| touches(pair, server));
+        let late_here = self.late_here.get(&server).copied();
+        let complaints = self.late.iter().filter(|((by, _), _)| *by == server);
+        Evidence {
+            pairs: its().count() + usize::from(late_here.is_some()),
+            late_us: its().map(|(_, late_us)| late_us).sum::<u64>() + late_here.unwrap_or(0),
+            holds_nothing: !self.chains.iter().any(|chain| chain.contains(&server)),
+            complains_us: complaints.map(|(_, late_us)| late_us).sum(),
+            absences: self.absences.get(&server).copied().unwrap_or(0),
+            server,
+        }
+    }
+
+    /// Whether every partition has another copy, and more speaks against the server than one other
+    /// that complains of it.
+    fn may_go(&self, server: ServerId) -> bool {
+        let accusers = self.late.keys().filter(|(_, of)| *of == server).count();
+        let complains = self.late.keys().any(|(by, _)| *by == server);
+        let is_one_voice = accusers < 2 && !complains && !self.unreached.contains(&server);
+        !is_one_voice && !self.chains.iter().any(|chain| chain[..] == [server])
+    }
+}
+
+fn touches((a, b): &(ServerId, ServerId), server: ServerId) -> bool {
+    *a == server || *b == server
+}
+
+/// Whether a set of servers is the lesser part of those with trouble, and the rest hear each other well.
+fn is_apart(
+    set: &BTreeSet<ServerId>,
+    broken: &[(ServerId, ServerId)],
+    pairs: &BTreeMap<(ServerId, ServerId), u64>,
+    worst_us: u64,
+) -> bool {
+    let troubled: BTreeSet<ServerId> = broken.iter().flat_map(|(a, b)| [*a, *b]).collect();
+    let rest = pairs.iter().filter(|((a, b), _)| !set.contains(a) && !set.contains(b));
+    let rest_us = rest.map(|(_, late_us)| *late_us).max().unwrap_or(0);
+    2 * set.len() <= troubled.len() && rest_us * CLEARLY <= worst_us
+}
+
+/// The sets of fewest servers that leave no broken pair; where they are large, the one of all that are
+/// in a pair.
+fn smallest_sets(broken: &[(ServerId, ServerId)]) -> Vec<BTreeSet<ServerId>> {
+    let mut found = BTreeSet::new();
+    let mut size = 0;
+    while found.is_empty() && size <= FEW {
+        add_sets(broken, size, &mut BTreeSet::new(), &mut found);
+        size += 1;
+    }
+    if found.is_empty() {
+        found.insert(broken.iter().flat_map(|(a, b)| [*a, *b]).collect());
+    }
+    found.into_iter().collect()
+}
+
+/// Adds those of at most so many servers more that contain `set`.
+fn add_sets(
+    broken: &[(ServerId, ServerId)],
+    more: usize,
+    set: &mut BTreeSet<ServerId>,
+    found: &mut BTreeSet<BTreeSet<ServerId>>,
+) {
+    let open = broken.iter().find(|(a, b)| !set.contains(a) && !set.contains(b));
+    let Some(&(a, b)) = open else {
+        found.insert(set.clone());
+        return;
+    };
+    if more > 0 {
+        for server in [a, b] {
+            set.insert(server);
+            add_sets(broken, more - 1, set, found);
+            set.remove(&server);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! `cargo run --release -p windlass-tests --example simulate -- --seeds 10000 [--start N] [--json]
-//! [--no-shrink] [--trace] [--mutation NAME] [--threads N] [--mode pushes|sessions|rounds]
-//! [--clients MAX] [--movable]`: what `cargo xtask simulate` runs.
+//! [--no-shrink] [--trace] [--mutation NAME] [--threads N] [--mode
+//! pushes|sessions|rounds|gray] [--clients MAX] [--movable]`: what `cargo xtask simulate` runs.
 
 #![allow(clippy::print_stdout, reason = "a tool")]
 
@@ -31,6 +31,7 @@ fn main() -> ExitCode {
                     "pushes" => Mode::Pushes,
                     "sessions" => Mode::Sessions,
                     "rounds" => Mode::Rounds,
+                    "gray" => Mode::Gray,
                     other => panic!("there is no mode {other}"),
                 }
             }
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
             "--mutation" => {
                 let name = arguments.next().expect("a name follows --mutation");
                 let all = Mutation::ALL.into_iter().chain(Mutation::OF_SESSIONS);
-                let mut all = all.chain(Mutation::OF_ROUNDS);
+                let mut all = all.chain(Mutation::OF_ROUNDS).chain(Mutation::OF_GRAY);
                 let found = all.find(|one| format!("{one:?}") == name);
                 options.mutation = Some(found.expect("the name of a mutation"));
             }

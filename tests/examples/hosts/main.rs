@@ -1,11 +1,14 @@
 //! `cargo run -p windlass-tests --example hosts -- [--link-downs N]`, as root: a cluster over several
 //! hosts, which are network namespaces, each with an address of its own: what `cargo xtask hosts` runs.
 //!
-//! Under writers, a server is killed, stopped, its cable pulled, cut off from its peers, slowed down;
-//! each time every acknowledged push must be there exactly once, and the replicas equal. Prints as JSON
-//! how long it took each time until a push to every partition was acknowledged again.
+//! Under writers, a server is killed, stopped, its cable pulled, cut off from its peers, slowed down, and
+//! its host loses packets; each time every acknowledged push must be there exactly once, and the replicas
+//! equal. Then the coordinator stands still, hears nobody, and is cut off from etcd. Prints as JSON how
+//! long it took each time until a push to every partition was acknowledged again.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a tool, and a test")]
 
+#[path = "../../tests/failover/etcd.rs"]
+mod etcd;
 mod network;
 #[path = "../../tests/failover/processes.rs"]
 #[allow(dead_code, reason = "shared with a test that needs more of it")]
@@ -17,6 +20,9 @@ mod program;
 mod pusher;
 mod scenarios;
 mod strong;
+#[path = "../../tests/failover/workers.rs"]
+#[allow(dead_code, reason = "shared with a test that needs more of it")]
+mod workers;
 
 use std::{
     process::{Command, ExitCode},
@@ -36,7 +42,7 @@ impl From<std::io::Error> for Failure {
 }
 
 /// How long all scenarios may take, and each pulled cable beyond the first.
-const TIME_MAX: Duration = Duration::from_secs(90);
+const TIME_MAX: Duration = Duration::from_secs(300);
 const TIME_MAX_EACH: Duration = Duration::from_secs(15);
 
 fn main() -> ExitCode {

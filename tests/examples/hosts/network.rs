@@ -121,6 +121,35 @@ impl Network {
         run("tc", &["-n", &self.name(NAMES[host]), "qdisc", "del", "dev", DEVICE, "root"])
     }
 
+    /// Has a host lose so many percent of what it is sent, by everybody or by one other host.
+    pub(crate) fn lose(
+        &self,
+        host: usize,
+        percent: u32,
+        from: Option<usize>,
+    ) -> Result<(), Failure> {
+        let probability = format!("{:.2}", f64::from(percent) / 100.0);
+        let source = from.map(|from| ["-s", ADDRESSES[from]]);
+        let statistic = ["-m", "statistic", "--mode", "random", "--probability", &probability];
+        let rule: Vec<&str> = ["-A", "INPUT", "-i", DEVICE]
+            .into_iter()
+            .chain(source.into_iter().flatten())
+            .chain(statistic)
+            .chain(["-j", "DROP"])
+            .collect();
+        self.filter(host, &rule)
+    }
+
+    /// It loses nothing any more.
+    pub(crate) fn hear_again(&self, host: usize) -> Result<(), Failure> {
+        self.filter(host, &["-F", "INPUT"])
+    }
+
+    fn filter(&self, host: usize, rule: &[&str]) -> Result<(), Failure> {
+        let name = self.name(NAMES[host]);
+        ip(&[&["netns", "exec", &name, "iptables", "-w"][..], rule].concat())
+    }
+
     fn name(&self, host: &str) -> String {
         format!("{}-{host}", self.prefix)
     }

@@ -1,5 +1,9 @@
 //! What is done to the servers, one after another, and what must hold after each.
 
+mod coordinator;
+mod sick;
+mod store;
+
 use std::{
     path::Path,
     process::Command,
@@ -62,14 +66,22 @@ pub(crate) fn run(network: &Network, link_downs: u32) -> Result<(), Failure> {
     }
     let cut_off_ms = stage.cut_off()?;
     let slow_link = stage.slow_down()?;
+    let sick_ms = stage.fall_ill()?;
+    let without_coordinator = stage.go_on_without_coordinator()?;
     stage.check_probe();
+    let acknowledged = stage.acknowledged;
+    drop(stage);
+    let cut_from_store = store::cut_the_leader_off(network)?;
     let result = json!({
         "kill_ms": kill_ms,
         "stop_ms": stop_ms,
         "link_down_ms": link_down_ms,
         "cut_off_ms": cut_off_ms,
         "slow_link": slow_link,
-        "acknowledged": stage.acknowledged,
+        "sick_ms": sick_ms,
+        "without_coordinator": without_coordinator,
+        "cut_from_store": cut_from_store,
+        "acknowledged": acknowledged,
         // Otherwise it would have ended before.
         "lost": 0,
         "doubled": 0,

@@ -13,8 +13,9 @@ pub(crate) struct Etcd {
 }
 
 impl Etcd {
-    pub(crate) fn start(folder: &Path) -> Self {
-        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    /// Starts it at an address of this host.
+    pub(crate) fn start_at(folder: &Path, host: &str) -> Self {
+        let free = || TcpListener::bind((host, 0)).unwrap().local_addr().unwrap();
         let (clients, peers) = (free(), free());
         let (url, peer_url) = (format!("http://{clients}"), format!("http://{peers}"));
         let child = Command::new("etcd")

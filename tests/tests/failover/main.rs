@@ -10,6 +10,7 @@ mod bounded;
 mod etcd;
 mod kept;
 mod lost;
+#[allow(dead_code, reason = "shared with a program that needs more of it")]
 mod processes;
 #[path = "../kill_nine/program.rs"]
 mod program;
@@ -172,7 +173,7 @@ fn workers_stay_within_their_bound_when_a_head_is_killed() {
 #[ignore = "needs etcd (Debian: etcd-server)"]
 fn a_standby_takes_over_from_a_killed_coordinator() {
     let folder = tempfile::tempdir().unwrap();
-    let etcd = etcd::Etcd::start(folder.path());
+    let etcd = etcd::Etcd::start_at(folder.path(), "127.0.0.1");
     let options = ["--replicas", "2", "--partitions", PARTITIONS, "--etcd", &etcd.address];
     let mut cluster = Cluster::start(folder.path(), &options);
     let leads = |cluster: &Cluster| {

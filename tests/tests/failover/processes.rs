@@ -107,8 +107,12 @@ impl Cluster {
     }
 
     pub(crate) fn add_coordinator(&mut self, options: &[&str]) {
+        self.add_coordinator_on(0, options);
+    }
+
+    pub(crate) fn add_coordinator_on(&mut self, host: usize, options: &[&str]) {
         let name = format!("coordinator-{}", self.coordinators.len());
-        let site = (self.site)(0);
+        let site = (self.site)(host);
         let arguments = [&["coordinator", "--listen", site.listen][..], options].concat();
         self.coordinators.push(self.start_process(&site, &name, &arguments));
     }
@@ -233,10 +237,16 @@ impl Cluster {
         self.signal(number, "CONT");
     }
 
-    fn signal(&self, number: u64, signal: &str) {
-        let id = self.servers[&number].child.id().to_string();
-        let status = Command::new("kill").args([&format!("-{signal}"), &id]).status().unwrap();
-        assert!(status.success());
+    pub(crate) fn stop_coordinator_for_a_while(&self) {
+        signal(&self.coordinators[0], "STOP");
+    }
+
+    pub(crate) fn coordinator_goes_on(&self) {
+        signal(&self.coordinators[0], "CONT");
+    }
+
+    fn signal(&self, number: u64, name: &str) {
+        signal(&self.servers[&number], name);
     }
 
     pub(crate) fn map(&self) -> Value {
@@ -282,4 +292,10 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn signal(process: &Process, name: &str) {
+    let id = process.child.id().to_string();
+    let status = Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap();
+    assert!(status.success());
 }

@@ -83,7 +83,7 @@ fn main() -> ExitCode {
         Task::Simulate(passed) => passed::harness("simulate", &passed.arguments),
         Task::Crash(arguments) => passed::crash(&arguments),
         Task::Chaos(passed) => passed::chaos(&passed.arguments),
-        Task::Hosts(passed) => passed::harness("hosts", &passed.arguments),
+        Task::Hosts(passed) => passed::hosts(&passed.arguments),
         Task::Softroce(passed) => passed::softroce(&passed.arguments),
         Task::Header(arguments) => header::header(&arguments),
     }

@@ -18,7 +18,7 @@ pub(crate) enum Need {
     Program { name: &'static str, package: &'static str },
     /// A file or folder of this repository: a part that may not have been written.
     Part { path: &'static str },
-    /// Network namespaces, in which hosts of their own are made.
+    /// Network namespaces, in which hosts of their own are made, and filters that lose packets there.
     Hosts,
     /// A component of the Rust toolchain, by the program it brings.
     Component { program: &'static str, component: &'static str },
@@ -37,12 +37,13 @@ impl Need {
             Self::Part { path } if Path::new(path).exists() => Ok(()),
             Self::Part { path } => Err(format!("{path} does not exist in this tree")),
             Self::Hosts => {
-                Self::Program { name: "ip", package: "iproute2" }.meet().and_then(|()| {
-                    if !is_root() {
-                        return Err("network namespaces need root: run it with sudo".to_owned());
-                    }
-                    can_make_hosts()
-                })
+                Self::Program { name: "ip", package: "iproute2" }.meet()?;
+                Self::Program { name: "iptables", package: "iptables" }.meet()?;
+                Self::Program { name: "etcd", package: "etcd-server" }.meet()?;
+                if !is_root() {
+                    return Err("network namespaces need root: run it with sudo".to_owned());
+                }
+                can_make_hosts()
             }
             Self::Component { program, component } => {
                 if on_path(program) {

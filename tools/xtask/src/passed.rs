@@ -2,7 +2,7 @@
 
 use std::process::{Command, ExitCode};
 
-use crate::softroce;
+use crate::{need::Need, softroce};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct CrashArguments {
@@ -43,6 +43,15 @@ pub(crate) fn crash(arguments: &CrashArguments) -> ExitCode {
     let mut words = vec!["--points".to_owned(), points, "--seed".to_owned(), seed];
     words.extend(arguments.json.then(|| "--json".to_owned()));
     harness("crash", &words)
+}
+
+/// A cluster over several hosts.
+pub(crate) fn hosts(arguments: &[String]) -> ExitCode {
+    if let Err(reason) = Need::Hosts.meet() {
+        eprintln!("xtask: {reason}");
+        return ExitCode::FAILURE;
+    }
+    harness("hosts", arguments)
 }
 
 /// A program of the `tests` crate. They are examples there, so that `cargo run` in the root has one

@@ -1,0 +1,88 @@
+//! Hosts whose network fails by half: what they are sent is lost now and then, or all that some of the
+//! others send. The sick host must not become the only one with a copy, whatever it says of the others.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::{HEAD, SERVERS, Stage, more};
+use crate::Failure;
+
+/// How long a host is sick.
+const SICK_FOR: Duration = Duration::from_secs(8);
+
+/// How long pushes may stand still meanwhile.
+const STANDSTILL_MAX: Duration = Duration::from_secs(3);
+
+/// From whom a host loses what.
+enum Loss {
+    /// So many percent, of everything.
+    OfAll(u32),
+    /// All that the other servers send.
+    OfPeers,
+}
+
+impl Stage<'_> {
+    /// All of them; the longest time for which pushes stood still each time, in milliseconds.
+    pub(super) fn fall_ill(&mut self) -> Result<Value, Failure> {
+        let loses_5 = self.sicken("loses 5 %", &Loss::OfAll(5), false)?;
+        let loses_30 = self.sicken("loses 30 % and dies", &Loss::OfAll(30), true)?;
+        let loses_50 = self.sicken("loses 50 %", &Loss::OfAll(50), false)?;
+        let is_deaf = self.sicken("is deaf to its peers and dies", &Loss::OfPeers, true)?;
+        let limit = STANDSTILL_MAX.as_secs_f64() * 1e3;
+        assert!(
+            loses_50 <= limit,
+            "with half of its packets lost, pushes stood still {loses_50} ms"
+        );
+        Ok(json!({
+            "loses_5_percent": loses_5,
+            "loses_30_percent": loses_30,
+            "loses_50_percent": loses_50,
+            "deaf_to_peers": is_deaf,
+        }))
+    }
+
+    fn sicken(&mut self, what: &str, loss: &Loss, dies: bool) -> Result<f64, Failure> {
+        let writers = self.start_writers();
+        let at = self.busiest(HEAD);
+        let others: Vec<usize> = (0..SERVERS.len()).filter(|other| *other != at).collect();
+        let lives: Vec<u64> = others.iter().map(|other| self.life(*other)).collect();
+        match loss {
+            Loss::OfAll(percent) => self.network.lose(SERVERS[at], *percent, None)?,
+            Loss::OfPeers => {
+                for other in &others {
+                    self.network.lose(SERVERS[at], 100, Some(SERVERS[*other]))?;
+                }
+            }
+        }
+        let longest = self.longest_push(SICK_FOR);
+        eprintln!("hosts: a host {what}: pushes stood still for {longest} ms at most");
+        let now: Vec<u64> = others.iter().map(|other| self.life(*other)).collect();
+        assert_eq!(
+            now, lives,
+            "a server whose host is well was removed for what the sick one says"
+        );
+        if dies {
+            self.cluster.kill(self.numbers[at]);
+            self.network.hear_again(SERVERS[at])?;
+            more(&writers);
+            self.numbers[at] = self.cluster.add_server_on(SERVERS[at], &["--insecure"]);
+        } else {
+            self.network.hear_again(SERVERS[at])?;
+        }
+        self.end(writers);
+        Ok(longest)
+    }
+
+    /// Pushes for so long; milliseconds that the slowest push took.
+    fn longest_push(&mut self, time: Duration) -> f64 {
+        let (from, mut longest) = (Instant::now(), Duration::ZERO);
+        while from.elapsed() < time {
+            let before = Instant::now();
+            self.push();
+            longest = longest.max(before.elapsed());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        (longest.as_secs_f64() * 1e4).round() / 10.0
+    }
+}

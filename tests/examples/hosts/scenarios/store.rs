@@ -1,0 +1,67 @@
+//! A leader that does not reach its store any more, though servers still reach it: it stops leading, the
+//! standby takes over, fails nobody that lives, and a server that dies then is replaced.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::{LISTEN, PARTITIONS, PUSHES, SERVERS, wait_until_whole};
+use crate::{
+    Failure,
+    etcd::Etcd,
+    network::{ADDRESSES, CLIENTS, COORDINATOR, Network},
+    processes::{Cluster, Site, eventually},
+    pusher::Pusher,
+};
+
+/// Milliseconds from when the leader is cut off from etcd until a server that was killed then is out of
+/// all chains.
+pub(super) fn cut_the_leader_off(network: &Network) -> Result<Value, Failure> {
+    let folder = tempfile::tempdir()?;
+    let etcd = Etcd::start_at(folder.path(), ADDRESSES[CLIENTS]);
+    let places = network.clone();
+    let site = move |host| Site {
+        launcher: places.launcher(host),
+        listen: LISTEN[host],
+        transports: "tcp",
+    };
+    let options = ["--replicas", "3", "--partitions", PARTITIONS, "--insecure"];
+    let options = [&options[..], &["--etcd", &etcd.address]].concat();
+    let mut cluster = Cluster::start_on(folder.path(), Box::new(site), &options);
+    eventually("the first coordinator leads", || {
+        let status = cluster.run(&["cluster", "status"]);
+        (status["leads"] == true, status)
+    });
+    cluster.add_coordinator_on(CLIENTS, &options);
+    let mut numbers = SERVERS.map(|host| cluster.add_server_on(host, &["--insecure"]));
+    wait_until_whole(&cluster, &numbers);
+    let lives = |cluster: &Cluster| {
+        let servers = cluster.map()["servers"].as_array().unwrap().clone();
+        let its = servers.into_iter().filter(|server| server["server"] != numbers[0]);
+        its.map(|server| server["incarnation"].as_u64().unwrap()).collect::<Vec<u64>>()
+    };
+    let before = lives(&cluster);
+    let pusher = Pusher::start(&cluster.addresses());
+    pusher.wait_for_more(PUSHES);
+    network.lose(COORDINATOR, 100, Some(CLIENTS))?;
+    cluster.kill(numbers[0]);
+    let from = Instant::now();
+    pusher.wait_for_more(PUSHES);
+    eventually("the killed server is out of all chains", || {
+        let map = cluster.map();
+        let is_in = |chain: &Value| {
+            chain["servers"].as_array().unwrap().iter().any(|server| *server == numbers[0])
+        };
+        (!map["chains"].as_array().unwrap().iter().any(is_in), map)
+    });
+    let took = (from.elapsed().as_secs_f64() * 1e4).round() / 10.0;
+    eprintln!("hosts: the leader was cut off from etcd: a server was failed after {took} ms");
+    assert_eq!(lives(&cluster), before, "the new leader failed servers that live");
+    network.hear_again(COORDINATOR)?;
+    numbers[0] = cluster.add_server_on(SERVERS[0], &["--insecure"]);
+    wait_until_whole(&cluster, &numbers);
+    let acknowledged = pusher.end_and_check();
+    let verified = cluster.verify();
+    assert_eq!(verified["replicas"], 3 * verified["partitions"].as_u64().unwrap(), "{verified}");
+    Ok(json!({ "failed_after_ms": took, "acknowledged": acknowledged }))
+}

@@ -183,8 +183,7 @@ fn kind(random: &mut Random, servers: usize, sync: bool, clients: usize) -> Faul
         16 => FaultKind::ClientReconnect { client: random.index(clients), server },
         17 => FaultKind::Takeover { both: random.one_in(2), us: random.between(1, 60_000) },
         18 => FaultKind::Drain { server },
-        // Its peers hear it: it is waited for.
-        20..=23 => FaultKind::LoseControl { server, us: 2 * us },
+        20..=23 => FaultKind::LoseControl { server, us },
         _ if sync => FaultKind::PowerLoss { restart_us: random.between(2_000, 60_000) },
         _ => FaultKind::Pause { server, us },
     }

@@ -17,6 +17,7 @@ pub mod fabric;
 pub mod fabric_admin;
 pub mod mailbox;
 pub mod memory;
+pub mod random;
 pub mod shm;
 mod slab;
 pub mod spin;

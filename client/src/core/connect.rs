@@ -1,9 +1,6 @@
 //! Connecting: greet a server, learn the map, link to every shard of every server.
 
-use std::{
-    collections::VecDeque,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::VecDeque, time::Duration};
 
 use windlass_transport::{
     Access, Completion, Endpoint, MemoryRegion, Pages, QueuePairId, RemoteKey, RemoteRegion, Role,
@@ -11,6 +8,7 @@ use windlass_transport::{
     control::host_identity,
     mailbox::{self, CompletionReader, MailboxWriter, Sender},
     memory::{HugePages, PagesOptions},
+    random,
     shm::{Shm, ShmOptions},
     spin::Spin,
     tcp::Tcp,
@@ -19,7 +17,7 @@ use windlass_transport::{
 use windlass_wire::{
     Blob, ClusterMap, Incarnation, Sequence, ServerId, SessionId, ShardId, WorkerClock,
     control::{ClientReply, ClientRequest, PROTOCOL_VERSION, Provider, SharedRegion},
-    map::{ServerState, mix},
+    map::ServerState,
 };
 
 pub(crate) use windlass_transport::error::chain;
@@ -47,7 +45,7 @@ const RECEIVES_POSTED: u32 = 64;
 impl Core {
     /// Connects to the cluster that a server or coordinator at one of `addresses` knows.
     pub(crate) fn connect(addresses: &str, options: ClientOptions) -> Result<Self, ConnectError> {
-        let session = new_session();
+        let session = SessionId(random::number());
         let mut core = Self {
             memory: Memory::new(options.staging_len),
             watching: Watching::new(options.watch.clone()),
@@ -396,12 +394,4 @@ pub(super) fn ask(
         }
         reply => Ok(reply),
     }
-}
-
-/// A number that no other session has: time, process and address space mixed.
-fn new_session() -> SessionId {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let nanoseconds = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-    let here = std::ptr::from_ref(&now).addr() as u64;
-    SessionId(mix(nanoseconds ^ mix(u64::from(std::process::id()) << 32 ^ here)) | 1)
 }

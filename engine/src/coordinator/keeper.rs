@@ -16,7 +16,7 @@ use super::{
     lead::Lead,
     store::{Catalogue, Item, Kept, Store, StoreError, Written, version_of},
 };
-use crate::shard::{chain, fresh_number};
+use crate::shard::chain;
 
 /// One write.
 #[derive(Debug)]
@@ -102,7 +102,7 @@ impl Keeper {
             None => {
                 let mut first = self.founding.catalogue.clone();
                 first.version = 1;
-                first.cluster = fresh_number();
+                first.cluster = windlass_transport::random::number();
                 first.next_table = first.next_table.max(1);
                 if self.store.write(Item::Catalogue, 0, &first.to_bytes())? == Written::Deposed {
                     return Ok(None);

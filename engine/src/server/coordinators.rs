@@ -18,7 +18,7 @@ use super::member::Uplink;
 use crate::{
     coordinator::{Desk, Downward, Joining},
     refusal::Refusal,
-    shard::{chain, fresh_number},
+    shard::chain,
 };
 
 /// The coordinators of a server's cluster.
@@ -112,8 +112,9 @@ impl Coordinators {
             Self::At { addresses, token, current } => {
                 let asked = try_each(addresses, current, |address| {
                     let passing = |reason| passing(address, reason);
-                    let mut stream = greet(address, token, Incarnation(fresh_number()))
-                        .map_err(|error| passing(error.1))?;
+                    let mut stream =
+                        greet(address, token, Incarnation(windlass_transport::random::number()))
+                            .map_err(|error| passing(error.1))?;
                     let patient = stream.set_read_timeout(Some(ASK_TIMEOUT));
                     patient.map_err(|error| passing(error.to_string()))?;
                     match stream.ask(request).map_err(|error| passing(chain(&error)))? {

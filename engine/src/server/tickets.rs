@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use rustix::rand::{GetRandomFlags, getrandom};
+use windlass_transport::random;
 use windlass_wire::{
     ServerSecret, Ticket,
     control::{Peer, RefusalKind},
@@ -14,11 +14,7 @@ use crate::refusal::Refusal;
 
 /// A secret that nobody can guess.
 pub(super) fn new_secret() -> std::io::Result<ServerSecret> {
-    let mut secret = ServerSecret::default();
-    // So few bytes come whole or not at all.
-    let filled = getrandom(&mut secret.0, GetRandomFlags::empty())?;
-    assert_eq!(filled, secret.0.len(), "the kernel fills short buffers");
-    Ok(secret)
+    random::bytes().map(ServerSecret)
 }
 
 impl Cluster {

@@ -280,11 +280,3 @@ impl Shard {
         chained || worked || sent
     }
 }
-
-/// A number that no earlier life had, never zero.
-pub(crate) fn fresh_number() -> u64 {
-    let now =
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let nanoseconds = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-    windlass_wire::map::mix(nanoseconds ^ u64::from(std::process::id()) << 48) | 1
-}

@@ -28,7 +28,7 @@ pub(super) struct Opening {
 pub(super) fn open_log(shard: &mut Shard) -> Result<u64, String> {
     let opening = shard.recovered.take().ok_or("nothing was recovered")?;
     let Opening { storage, found, partitions, sessions, regrouped, is_blank } = *opening;
-    let log_id = super::fresh_number();
+    let log_id = windlass_transport::random::number();
     let (size, held) = (LogSize::new(shard.options.log_len_max), shard.held_len());
     let durable = Durable::open(storage, log_id, &found, size, held);
     let mut durable = durable.map_err(|error| super::chain(&error))?;

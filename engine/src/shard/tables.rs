@@ -324,11 +324,17 @@ impl ShardTable {
         };
         made.clear();
         for (at, key) in (0_u32..).zip(keys) {
+            if let Some(ahead) = keys.get(at as usize + FETCHED_AHEAD)
+                && let Some(slot) = slots.find(layout.partition_of(*ahead))
+            {
+                partitions[slot].fetch_slot(*ahead);
+            }
             let slot = slots.find(layout.partition_of(*key));
             let Some(slot) = slot else { continue };
             match partitions[slot].make_row(*key, memory) {
                 Ok((_, true)) => made.push(*key),
-                Ok((_, false)) => {}
+                // It is about to be updated.
+                Ok((row, false)) => partitions[slot].fetch_state(row),
                 Err(SparseFull) => {
                     for key in made.drain(..).rev() {
                         let slot = slots.find(layout.partition_of(key));
@@ -402,6 +408,9 @@ pub(super) struct Slots {
 }
 
 const NONE: u32 = u32::MAX;
+
+/// How many keys ahead of the one that is looked for the index's slots are fetched.
+const FETCHED_AHEAD: usize = 16;
 
 impl Slots {
     fn new(partition_count: u32) -> Self {

@@ -278,10 +278,24 @@ impl SparsePartition {
     #[must_use]
     pub fn fetch_row(&self, key: u64) -> Option<u64> {
         let row = self.index.find(key)?;
+        self.fetch_values(row);
+        Some(row)
+    }
+
+    /// Begins to bring a row near, with its state.
+    #[inline]
+    pub fn fetch_state(&mut self, row: u64) {
+        self.fetch_values(row);
+        let (slab, within) = locate(row);
+        let planes = self.slabs[slab].state.planes_at(within);
+        planes.into_iter().take(self.schema.rule.state_width()).for_each(|plane| fetch(plane));
+    }
+
+    #[inline]
+    fn fetch_values(&self, row: u64) {
         let (values, row_len) = (self.values_of(row), usize_of(self.schema.row_len()));
         fetch(values);
         fetch(values.wrapping_add(row_len - 1));
-        Some(row)
     }
 
     /// Copies a key's values into `into`; zeros if the key has no row.

@@ -11,13 +11,11 @@ use rustix::{
 };
 
 use super::endpoint::{Nonce, listener_name};
+use crate::random;
 
-/// Sixteen random bytes of the kernel.
+/// A name that nobody can guess.
 pub(super) fn random_nonce() -> io::Result<Nonce> {
-    let mut bytes = [0_u8; 16];
-    // Up to 256 bytes come whole or not at all.
-    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-    if filled == bytes.len() { Ok(Nonce(bytes)) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    random::bytes().map(Nonce)
 }
 
 /// Listens under a name that lives as long as the socket.

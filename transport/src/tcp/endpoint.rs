@@ -41,16 +41,8 @@ pub(super) struct Nonce(pub(super) [u8; 16]);
 impl Nonce {
     /// Fresh and unguessable.
     pub(super) fn random() -> Result<Self, ConnectError> {
-        let mut bytes = [0; 16];
-        let mut filled = 0;
-        while filled < bytes.len() {
-            filled += rustix::rand::getrandom(
-                &mut bytes[filled..],
-                rustix::rand::GetRandomFlags::empty(),
-            )
-            .map_err(|error| ConnectError::System { step: "getrandom", source: error.into() })?;
-        }
-        Ok(Self(bytes))
+        let bytes = crate::random::bytes();
+        bytes.map(Self).map_err(|source| ConnectError::System { step: "getrandom", source })
     }
 
     /// Whether both are the same, in a time that does not depend on where they differ.

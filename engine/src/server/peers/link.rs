@@ -16,7 +16,7 @@ use windlass_wire::{
 use super::Tickets;
 use crate::{
     limits::COMPLETION_SLOTS,
-    shard::{ChainCommand, ShardCommand, ShardHandle, chain, fresh_number},
+    shard::{ChainCommand, ShardCommand, ShardHandle, chain},
 };
 
 /// Between two attempts: short at first, since a peer that is told of a new map later refuses links
@@ -117,7 +117,7 @@ impl Linker {
         let hello = ClientRequest::Hello {
             version: PROTOCOL_VERSION,
             token: self.token.clone(),
-            session: SessionId(fresh_number()),
+            session: SessionId(windlass_transport::random::number()),
             incarnation: self.own.incarnation,
             rank: None,
             host: host_identity(),

@@ -68,6 +68,12 @@ fn a_panic_of_a_shard_is_told_and_clients_get_errors() {
         assert!(!servers[0].has_panicked());
         thread.carry_out(|| panic!("told to"));
         let begun = Instant::now();
+        while !servers[0].has_panicked() {
+            // What comes before it is carried out as ever.
+            assert!(begun.elapsed() < timeout, "the thread has not heard of it");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let begun = Instant::now();
         let failed = push().unwrap_err();
         let took = begun.elapsed();
         assert!(took < Duration::from_secs(20), "{provider:?}: after {took:?} {failed}");

@@ -126,7 +126,8 @@ impl Shard {
         }
 
         if let Some(durable) = &mut self.durable
-            && !durable.admits(&header, self.tables.get(&header.table), self.chain.as_deref())
+            && self.chain.is_none()
+            && !durable.admits(&header, self.tables.get(&header.table), &self.map)
         {
             return Admitted::Left;
         }

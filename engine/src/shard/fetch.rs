@@ -149,11 +149,11 @@ impl Shard {
                 ParkedState::Fetching => false,
                 ParkedState::Failed => true,
                 ParkedState::Ready => match &mut self.durable {
-                    Some(durable) => {
+                    Some(durable) if self.chain.is_none() => {
                         let table = self.tables.get(&front.header.table);
-                        durable.admits(&front.header, table, self.chain.as_deref())
+                        durable.admits(&front.header, table, &self.map)
                     }
-                    None => true,
+                    _ => true,
                 },
                 // One at a time: each takes room from the next.
                 ParkedState::Crowded => {

@@ -8,7 +8,6 @@
 //! (`reactor`, `wait`). Every step does bounded work.
 
 mod acknowledge;
-mod admitted;
 mod aggregate;
 mod arena;
 mod burst;
@@ -47,7 +46,11 @@ mod tables;
 mod wait;
 mod work;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crossbeam::channel::Receiver;
 use windlass_transport::{Completion, QueuePairId, Transport};
@@ -114,6 +117,9 @@ pub struct Shard {
     by_queue_pair: IdMap<(usize, QueuePairId), usize>,
     /// Workers' clocks, and pulls that wait for them.
     clocks: Clocks,
+    /// Duplicate suppression of sessions whose connection is gone, until they come back or expire.
+    detached: BTreeMap<SessionId, session::Detached>,
+    detached_looked_at: Instant,
     turn: Turn,
     /// Buffers for the keys of parked requests.
     spare_keys: Vec<Vec<u64>>,
@@ -122,14 +128,13 @@ pub struct Shard {
     durable: Option<Box<Durable>>,
     /// What was recovered, until all shards of the server are: then its log is opened.
     recovered: Option<Box<open_log::Opening>>,
-    /// What it takes to be part of chains, and the part itself from the first map on.
+    /// What it takes to be part of chains, and the part itself in a cluster that has them.
     chain_context: Option<ChainContext>,
     chain: Option<Box<Chain>>,
     checkpoint_wanted: bool,
     /// Messages whose completion waits for chains or rounds, and buffers of pushes carried out together.
     waits: chain::Waits,
     scratch: chain::Scratch,
-    admitted: admitted::Admitted,
     aggregator: Aggregator,
     gathered: record::Gathered,
     outcomes: Vec<record::Outcome>,
@@ -211,6 +216,8 @@ impl Shard {
             by_session: HashMap::new(),
             session_lives: 0,
             by_queue_pair: IdMap::default(),
+            detached: BTreeMap::new(),
+            detached_looked_at: Instant::now(),
             clocks: Clocks::new(Duration::from_millis(u64::from(options.worker_timeout_ms))),
             turn: Turn::new(),
             spare_keys: Vec::new(),
@@ -221,7 +228,6 @@ impl Shard {
             checkpoint_wanted: false,
             waits: chain::Waits::default(),
             scratch: chain::Scratch::default(),
-            admitted: admitted::Admitted::default(),
             aggregator: Aggregator::new(),
             gathered: record::Gathered::default(),
             outcomes: Vec::new(),

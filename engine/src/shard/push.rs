@@ -1,14 +1,11 @@
 //! Carrying out pushes: check everything, then apply. A push is applied whole or not at all.
 #![allow(unsafe_code)]
 
-use windlass_wire::{RequestHeader, RequestKind, RowRange, Rows, Status, rule::Merge};
+use windlass_wire::{RequestKind, RowRange, Rows, Status, rule::Merge};
 
 use super::{
     Shard,
-    admitted::{Admitted, RowsOf},
-    chain::is_settled,
-    image::may_wait,
-    session::ShardSession,
+    session::Applied,
     tables::{ShardTable, TableRows},
     work::{Values, Work, values_pointer},
 };
@@ -28,13 +25,12 @@ impl Shard {
                 self.close(at, status, detail);
             }
         }
-        if !is_settled(self.chain.as_deref()) {
+        if self.chain.is_some() {
             self.push_chained();
             return;
         }
         for at in 0..self.turn.works.len() {
-            let work = &self.turn.works[at];
-            if work.closed || work.pushed || work.header.kind == RequestKind::Pull {
+            if self.turn.works[at].closed || self.turn.works[at].pushed {
                 continue;
             }
             if self.is_behind_refused(at) {
@@ -42,40 +38,35 @@ impl Shard {
                 continue;
             }
             let work = &self.turn.works[at];
-            if !work.header.kind.pushes() {
+            let pushes = work.header.kind.pushes();
+            let (table, rows) = (work.header.table, self.statistics.rows_pushed);
+            if pushes && self.tables.get(&table).is_some_and(|table| table.rounds.is_some()) {
+                self.push_group(at);
+                continue;
+            }
+            let is_kept = pushes && self.is_kept(work);
+            let is_imaged = is_kept && self.is_imaged(work);
+            if is_imaged && self.is_poisoned() {
+                self.close(at, Status::Poisoned, 0);
+                continue;
+            }
+            if is_kept && !is_imaged {
+                self.push_records(at);
+            } else if pushes && work.header.sync {
+                self.close(at, Status::NotDurable, 0);
+            } else if pushes && self.needs_sum(at) {
+                self.push_sum(at);
+            } else if pushes {
+                let outcome = self.push_one(at);
+                self.finish_push(at, outcome);
+            } else if !work.header.kind.pulls() {
                 let work = *work;
                 let (status, detail) = self.carry_out_other(at, &work);
                 self.close(at, status, detail);
-                continue;
             }
-            match way_of(self.table_of(work), &work.header) {
-                Way::Chain => self.push_group(at),
-                Way::Log => self.push_records(at),
-                Way::Refused => self.close(at, Status::NotDurable, 0),
-                Way::Images if self.is_poisoned() => self.close(at, Status::Poisoned, 0),
-                Way::Images => {
-                    let (table, rows) = (work.header.table, self.statistics.rows_pushed);
-                    self.push_straight(at);
-                    self.note_imaged(table, self.statistics.rows_pushed - rows);
-                }
-                Way::Memory => self.push_straight(at),
+            if is_imaged {
+                self.note_imaged(table, self.statistics.rows_pushed - rows);
             }
-        }
-    }
-
-    /// The table of a request that was checked.
-    #[inline]
-    fn table_of(&self, work: &Work) -> &ShardTable {
-        self.tables.get(&work.header.table).expect("a request that was checked has its table")
-    }
-
-    /// Carries out a push that takes no record, with others of its table where its rule is for their sum.
-    fn push_straight(&mut self, at: usize) {
-        if self.needs_sum(at) {
-            self.push_sum(at);
-        } else {
-            let outcome = self.push_one(at);
-            self.finish_push(at, outcome);
         }
     }
 
@@ -99,7 +90,6 @@ impl Shard {
         }
         match outcome {
             Ok(()) => {
-                work.pushed = true;
                 let is_over = work.header.kind == RequestKind::Push;
                 self.statistics.pushes += 1;
                 self.statistics.rows_pushed += u64::from(work.header.row_count);
@@ -155,8 +145,7 @@ impl Shard {
     /// in the order they came.
     fn check_order(&mut self, at: usize) -> Result<(), Refusal> {
         let work = &self.turn.works[at];
-        let session = self.sessions[work.session].as_mut();
-        let session = session.expect("no session ends while its requests are carried out");
+        let Some(session) = &mut self.sessions[work.session] else { return Ok(()) };
         if !session.refuses || !is_ordered(work.header.kind) {
             return Ok(());
         }
@@ -174,8 +163,9 @@ impl Shard {
             // By another map it says nothing, and comes again.
             return Ok(());
         }
-        // The partitions' chains say how old a map may be.
-        if header.epoch > self.map.epoch {
+        // A replicated partition's chain says how old a map may be.
+        let is_known = self.chain.is_some() && header.epoch < self.map.epoch;
+        if header.epoch != self.map.epoch && !is_known {
             return Err((Status::StaleEpoch, 0));
         }
         if header.kind == RequestKind::Nothing {
@@ -183,7 +173,7 @@ impl Shard {
         }
         let Some(table) = self.tables.get(&header.table) else {
             // Other replicas may know it before this one is told of it.
-            let is_awaited = self.map.chained && self.awaits_table(header.table);
+            let is_awaited = self.chain.is_some() && self.awaits_table(header.table);
             return Err((if is_awaited { Status::StaleEpoch } else { Status::UnknownTable }, 0));
         };
         // What waits for a round under one map is asked for again under the next.
@@ -224,7 +214,7 @@ impl Shard {
                 return Err((Status::NotFinite, detail_of(bad.unwrap_or(0))));
             }
         }
-        self.check_chains(table, work)
+        self.check_chains(work)
     }
 
     /// Pointer to a push's values: as many as its header says, readable for the rest of the turn.
@@ -251,24 +241,26 @@ impl Shard {
     /// Applies one push directly.
     fn push_one(&mut self, at: usize) -> Result<(), Refusal> {
         let work = &self.turn.works[at];
-        // One of no rows.
         let Some(values) = values_pointer(&self.turn, &self.staging, work) else { return Ok(()) };
-        let Self { tables, sessions, chain, admitted, memory_left, .. } = self;
-        let table =
-            tables.get_mut(&work.header.table).expect("a push that was checked has its table");
-        let session = session_of(sessions, work);
-        let chain = chain.as_mut().expect("a shard without a chain takes no pushes");
-        let rows = work.rows(&self.turn.keys);
-        if let RowsOf::Keys(keys) = rows {
-            table.make_rows(keys, memory_left)?;
-        }
-        let push = session.push(work.header.sequence);
-        let admission = admitted.admit(chain, &table.layout, rows, &push);
-        self.statistics.duplicates += u64::from(admission.map_err(|status| (status, 0))?);
-        let applying = Applying { admitted, values, row_len: work.row_len() };
-        match (&table.rows, rows) {
-            (TableRows::Dense(_), RowsOf::Range(rows)) => applying.dense_rows(table, rows, 0),
-            (TableRows::Dense(_), RowsOf::Keys(keys)) => {
+        let Some(table) = self.tables.get_mut(&work.header.table) else {
+            return Err((Status::UnknownTable, 0));
+        };
+        let Some(session) = &mut self.sessions[work.session] else { return Ok(()) };
+        let mut push = Push {
+            sequence: work.header.sequence,
+            shard_count: self.shard_count,
+            applied: &mut session.applied,
+            row_len: work.header.width as usize * work.header.dtype.size(),
+            values,
+            duplicates: 0,
+        };
+        let keys = &self.turn.keys[work.keys.0..work.keys.1];
+        match (&mut table.rows, work.header.rows) {
+            (TableRows::Dense(_), Rows::Range { first }) => {
+                let rows = RowRange::new(first, first + u64::from(work.header.row_count));
+                push.dense_rows(table, rows, 0, true);
+            }
+            (TableRows::Dense(_), Rows::Keys) => {
                 let mut start = 0;
                 while start < keys.len() {
                     let mut end = start + 1;
@@ -276,58 +268,20 @@ impl Shard {
                         end += 1;
                     }
                     let rows = RowRange::new(keys[start], keys[end - 1] + 1);
-                    applying.dense_rows(table, rows, start);
+                    push.dense_rows(table, rows, start, false);
                     start = end;
                 }
+                push.record(table, RowsOf::Keys(keys));
             }
-            (TableRows::Sparse(_), RowsOf::Keys(keys)) => {
-                applying.sparse_rows(table, keys, memory_left);
-            }
-            (TableRows::Sparse(_), RowsOf::Range(_)) => {
-                unreachable!("a range of rows of a sparse table is refused")
+            (TableRows::Sparse(_), _) => {
+                table.make_rows(keys, &mut self.memory_left)?;
+                push.sparse_rows(table, keys, &mut self.memory_left);
+                push.record(table, RowsOf::Keys(keys));
             }
         }
+        self.statistics.duplicates += u64::from(push.duplicates > 0);
         Ok(())
     }
-}
-
-/// How a push of a settled shard is carried out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
-    /// By a record of its chain.
-    Chain,
-    /// By a record in the log.
-    Log,
-    /// At once; its rows are recorded later.
-    Images,
-    /// At once, and that is all.
-    Memory,
-    /// It asks for the disk, and its table is not kept there.
-    Refused,
-}
-
-#[inline]
-pub(super) fn way_of(table: &ShardTable, header: &RequestHeader) -> Way {
-    if table.goes_by_records() {
-        Way::Chain
-    } else if table.is_imaged() && may_wait(header) {
-        Way::Images
-    } else if table.is_kept() {
-        Way::Log
-    } else if header.sync {
-        Way::Refused
-    } else {
-        Way::Memory
-    }
-}
-
-/// The session of a request of this turn.
-#[inline]
-pub(super) fn session_of<'a>(
-    sessions: &'a [Option<ShardSession>],
-    work: &Work,
-) -> &'a ShardSession {
-    sessions[work.session].as_ref().expect("no session ends while its requests are carried out")
 }
 
 /// Whether it counts in which order a session's requests are carried out. A clock that went on without
@@ -349,59 +303,100 @@ pub(super) fn is_sent_again(status: Status) -> bool {
     )
 }
 
-/// One push being applied wherever it is new.
+/// Which rows a push is about.
 #[derive(Clone, Copy)]
-struct Applying<'a> {
-    admitted: &'a Admitted,
-    /// The readable values of all its rows.
-    values: *const u8,
-    row_len: usize,
+pub(super) enum RowsOf<'a> {
+    Range(RowRange),
+    Keys(&'a [u64]),
 }
 
-impl Applying<'_> {
-    /// Applies consecutive rows, whose values begin at row `at` of the push.
+/// One push being applied.
+struct Push<'a> {
+    sequence: windlass_wire::Sequence,
+    shard_count: u16,
+    applied: &'a mut Applied,
+    row_len: usize,
+    /// The readable values of all its rows.
+    values: *const u8,
+    duplicates: u32,
+}
+
+impl Push<'_> {
+    /// Applies consecutive rows, whose values begin at row `at` of the push. Where they are all of it,
+    /// each partition is recorded at once.
     #[inline]
-    fn dense_rows(self, table: &mut ShardTable, rows: RowRange, at: usize) {
-        let ShardTable { layout, slots, kernel, rows: TableRows::Dense(partitions), .. } = table
-        else {
-            unreachable!("rows of a dense table")
-        };
+    fn dense_rows(&mut self, table: &mut ShardTable, rows: RowRange, at: usize, are_all: bool) {
         let mut first = rows.start;
         while first < rows.end {
-            let partition = layout.partition_of(first);
-            let slot = slots.find(partition).expect("rows that were checked are here");
-            let dense = &mut partitions[slot].0;
+            let partition = table.layout.partition_of(first);
+            let slot = table.slot(partition);
+            let TableRows::Dense(partitions) = &mut table.rows else { return };
+            let Some((dense, _)) = slot.and_then(|slot| partitions.get_mut(slot)) else { return };
             let end = rows.end.min(dense.rows().end);
-            if self.admitted.is_fresh(partition) {
+            if self.applied.contains(partition, self.shard_count, self.sequence) {
+                self.duplicates += 1;
+            } else {
                 #[expect(clippy::cast_possible_truncation, reason = "at most ROWS_MAX rows")]
                 let row = at + (first - rows.start) as usize;
                 let values = self.values.wrapping_add(row * self.row_len);
                 // SAFETY: the push's values are readable for all of its rows, of which these are
                 // `row` and following; they lie in the turn's arena, the staging area or a
                 // client's memory, never in parameter memory; the kernel is the table's.
-                unsafe { dense.apply(kernel, RowRange::new(first, end), values) };
+                unsafe { dense.apply(&table.kernel, RowRange::new(first, end), values) };
+            }
+            if are_all {
+                self.applied.insert(partition, self.shard_count, self.sequence);
             }
             first = end;
         }
     }
 
     #[inline]
-    fn sparse_rows(self, table: &mut ShardTable, keys: &[u64], memory: &mut u64) {
-        let ShardTable { layout, slots, kernel, rows: TableRows::Sparse(partitions), .. } = table
-        else {
-            unreachable!("rows of a sparse table")
-        };
+    fn sparse_rows(&mut self, table: &mut ShardTable, keys: &[u64], memory: &mut u64) {
+        let TableRows::Sparse(partitions) = &mut table.rows else { return };
         for (at, key) in keys.iter().enumerate() {
-            let partition = layout.partition_of(*key);
-            if !self.admitted.is_fresh(partition) {
+            let partition = table.layout.partition_of(*key);
+            let slot = table.slots.find(partition);
+            let Some(sparse) = slot.and_then(|slot| partitions.get_mut(slot)) else { continue };
+            if self.applied.contains(partition, self.shard_count, self.sequence) {
+                self.duplicates += 1;
                 continue;
             }
-            let slot = slots.find(partition).expect("rows that were checked are here");
             let values = self.values.wrapping_add(at * self.row_len);
             // SAFETY: the push's values are readable for all of its rows, of which this is number
             // `at`, and lie apart from the table's slabs; the kernel is the table's.
-            let applied = unsafe { partitions[slot].apply(kernel, *key, values, memory) };
+            let applied = unsafe { sparse.apply(&table.kernel, *key, values, memory) };
             debug_assert!(applied.is_ok(), "rows were reserved");
+        }
+    }
+
+    /// Remembers the push for every partition it touched.
+    fn record(&mut self, table: &ShardTable, rows: RowsOf<'_>) {
+        record(self.applied, self.shard_count, self.sequence, table, rows);
+    }
+}
+
+/// Remembers that a push was applied to every partition of its rows.
+pub(super) fn record(
+    applied: &mut Applied,
+    shard_count: u16,
+    sequence: windlass_wire::Sequence,
+    table: &ShardTable,
+    rows: RowsOf<'_>,
+) {
+    match rows {
+        RowsOf::Range(rows) => {
+            let mut first = rows.start;
+            while first < rows.end {
+                let partition = table.layout.partition_of(first);
+                applied.insert(partition, shard_count, sequence);
+                first = table.layout.rows_of(partition).end.max(first + 1);
+            }
+        }
+        RowsOf::Keys(keys) => {
+            for key in keys {
+                applied.insert(table.layout.partition_of(*key), shard_count, sequence);
+            }
         }
     }
 }

@@ -172,8 +172,15 @@ impl Hearing {
             return None;
         }
         let mut view = View::default();
-        for (&by, ear) in self.servers.iter().filter(|(id, _)| map.is_in_force(**id)) {
-            let late = ear.late.iter().filter(|(id, _)| map.is_in_force(**id));
+        // Of one that is not heard at all nobody knows whether it lives: its silence decides, not what
+        // the only one that lives says of it.
+        let is_heard = |id: &ServerId| {
+            let heard_at = self.servers.get(id).and_then(|ear| ear.heard_at);
+            heard_at.is_some_and(|at| now.since(at) < options.heartbeat_timeout_us)
+        };
+        let counts = |id: &ServerId| map.is_in_force(*id) && is_heard(id);
+        for (&by, ear) in self.servers.iter().filter(|(id, _)| counts(id)) {
+            let late = ear.late.iter().filter(|(id, _)| counts(id));
             view.late.extend(late.map(|(&of, &late_us)| ((by, of), late_us)));
             view.absences.insert(by, absences.times(by));
             let late_us = ear.late_us(now, options);

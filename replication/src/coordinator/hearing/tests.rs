@@ -79,6 +79,27 @@ fn a_server_that_many_hear_badly_goes() {
     assert_eq!(Scene::new(4, &[(2, 4, 850), (3, 4, 450)]).pass(100_000).out(), [4]);
 }
 
+/// Two died while nobody led: whom only the one that lives has heard, the new leader does not know.
+#[test]
+fn a_new_leader_keeps_the_only_server_that_it_hears() {
+    let mut scene = Scene::new(3, &[]);
+    scene.pass(100_000);
+    let map = scene.driver.coordinator.map().clone();
+    scene.driver.give(CoordinatorInput::Elected { map });
+    for _ in 0..300 {
+        scene.driver.now = scene.driver.now.after(TICK_US);
+        let map = scene.driver.coordinator.map();
+        let (server, map_epoch, probe) = (ServerId(1), map.epoch, Time(0));
+        let incarnation = map.servers[&server].incarnation;
+        let late = [2, 3].map(ServerId).into_iter().filter(|id| map.is_in_force(*id));
+        let late = late.map(|id| (id, 2_000_000)).collect();
+        scene.driver.give(CoordinatorInput::Hearing { server, incarnation, probe, late });
+        scene.driver.give(CoordinatorInput::Heartbeat { server, incarnation, map_epoch });
+        scene.driver.give(CoordinatorInput::Tick);
+    }
+    assert_eq!(scene.out(), [2, 3]);
+}
+
 #[test]
 fn a_little_lateness_removes_nobody() {
     assert_eq!(Scene::new(3, &[(1, 2, 600), (3, 1, 600)]).pass(1_000_000).out(), []);

@@ -172,12 +172,10 @@ impl Hearing {
             return None;
         }
         let mut view = View::default();
-        // Of one that is not heard at all nobody knows whether it lives: its silence decides, not what
-        // the only one that lives says of it.
-        let is_heard = |id: &ServerId| {
-            let heard_at = self.servers.get(id).and_then(|ear| ear.heard_at);
-            heard_at.is_some_and(|at| now.since(at) < options.heartbeat_timeout_us)
-        };
+        // Of one that this coordinator has never heard nobody knows whether it lives: its silence decides,
+        // not what the only one that lives says of it.
+        let is_heard =
+            |id: &ServerId| self.servers.get(id).is_some_and(|ear| ear.heard_at.is_some());
         let counts = |id: &ServerId| map.is_in_force(*id) && is_heard(id);
         for (&by, ear) in self.servers.iter().filter(|(id, _)| counts(id)) {
             let late = ear.late.iter().filter(|(id, _)| counts(id));

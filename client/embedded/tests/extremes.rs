@@ -123,6 +123,9 @@ fn check(client: &Client, expected: &Totals, wide: i8, context: &str) {
     for ((name, key), total) in expected {
         let table = client.open_table::<i64>(name).unwrap();
         let row = table.pull(&[*key], &PullOptions::default()).unwrap().wait().unwrap();
+        let mut into = vec![Default::default(); row.len()];
+        table.pull_into(&[*key], &mut into, &PullOptions::default()).unwrap();
+        assert_eq!(into, row, "{context}");
         assert_eq!(row, [*total], "row {key} of {name}, {context}");
     }
     let table = client.open_table::<i8>("widest").unwrap();
@@ -196,6 +199,9 @@ fn refuse_what_is_not_there(client: &Client) {
             table.push(row - 1..row, &[-1], &options).unwrap().wait().unwrap();
         }
         let pulled = table.pull(&[row], &PullOptions::default()).map(drop);
+        assert!(matches!(pulled, Err(RequestError::OutOfRange { .. })), "{pulled:?}");
+        let mut into = vec![Default::default(); table.width()];
+        let pulled = table.pull_into(&[row], &mut into, &PullOptions::default());
         assert!(matches!(pulled, Err(RequestError::OutOfRange { .. })), "{pulled:?}");
     }
 }

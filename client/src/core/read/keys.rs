@@ -70,8 +70,10 @@ impl Core {
     ) -> Result<bool, RequestError> {
         let replica = self.replica_of(options.from);
         let (Some(first), Some(last)) = (keys.first(), keys.last()) else { return Ok(false) };
-        let is_plain = self.tables[table.0].dense_rows().is_some()
-            && options.after.is_none()
+        if self.tables[table.0].dense_rows().is_none() {
+            return Ok(false);
+        }
+        let is_plain = options.after.is_none()
             && replica != Replica::Strong
             && !self.in_trouble()
             && !self.has_open_round();

@@ -25,10 +25,7 @@ pub struct Prepared<T: Element> {
 impl<T: Element> Prepared<T> {
     pub(crate) fn new(table: Table<T>, rows: &RowSelection<'_>) -> Result<Self, RequestError> {
         let (keys, range) = match rows {
-            RowSelection::Keys(keys) => match table.core().enter()?.as_range(table.index(), keys) {
-                Some(rows) => (Vec::new(), Some(rows.start..rows.end)),
-                None => (keys.to_vec(), None),
-            },
+            RowSelection::Keys(keys) => (keys.to_vec(), None),
             RowSelection::Range(range) => (Vec::new(), Some(range.clone())),
         };
         table.core().enter()?.check_rows(table.index(), &keys, range.as_ref())?;

@@ -145,11 +145,6 @@ impl Core {
         keys: &[u64],
         options: &PullOptions,
     ) -> Result<RequestId, RequestError> {
-        if let Some(rows) = self.as_range(table, keys)
-            && self.overtakes_nothing(table, rows)
-        {
-            return self.pull_range(table, rows, options);
-        }
         self.check_keys(table, keys)?;
         self.gather_all_keys(table, keys, options)
     }

@@ -131,11 +131,10 @@ impl Core {
         place: &Place,
         view: PeerBytes,
         keys: &[u64],
-        relaxed: bool,
         into: &mut [u8],
     ) -> Copied {
         let rows = KeyedRows::new(place, view, into.len() / keys.len());
-        rows.copy(keys, relaxed, into, &mut self.counters.reads_retried)
+        rows.copy(keys, into, &mut self.counters.reads_retried)
     }
 }
 
@@ -201,7 +200,7 @@ impl KeyedRows {
 
     /// Copies the rows. While one is copied the next ones are on their way into the caches; neighbours
     /// in one block share the look at its version.
-    fn copy(&self, keys: &[u64], relaxed: bool, into: &mut [u8], retried: &mut u64) -> Copied {
+    fn copy(&self, keys: &[u64], into: &mut [u8], retried: &mut u64) -> Copied {
         let (mut spots, mut block) = ([Spot::default(); AHEAD], Block::default());
         let (mut found, mut done) = (0, 0);
         while done < keys.len() {
@@ -217,7 +216,7 @@ impl KeyedRows {
                 end += 1;
             }
             let head = version(self.view, line + HEAD_VERSION_AT);
-            let copied = at_one_version(head, relaxed, retried, || {
+            let copied = at_one_version(head, false, retried, || {
                 for at in done..end {
                     let out = &mut into[at * self.row_len..][..self.row_len];
                     copy_row(self.view, spots[at % AHEAD].from, out);

@@ -24,7 +24,9 @@ impl Core {
         if let Some(rows) = self.as_range(table, keys)
             && self.overtakes_nothing(table, rows)
         {
-            return self.pull_into(table, rows, options, into);
+            // Rows by key are whole, also for whom parts of ranges will do.
+            let options = PullOptions { relaxed: false, ..*options };
+            return self.pull_into(table, rows, &options, into);
         }
         self.check_keys(table, keys)?;
         if self.pull_keys_in_view(table, keys, options, into)? {
@@ -36,7 +38,7 @@ impl Core {
 
     /// Whether reads of rows can overtake no push of this client: servers answer keys in order, so that
     /// those see what was pushed before.
-    pub(in crate::core) fn overtakes_nothing(&mut self, table: TableIndex, rows: RowRange) -> bool {
+    fn overtakes_nothing(&mut self, table: TableIndex, rows: RowRange) -> bool {
         self.backlog.is_empty()
             && (self.awaits_nothing(table, rows) || {
                 self.poll();
@@ -79,12 +81,16 @@ impl Core {
             && !self.has_open_round();
         let rows = RowRange::new(*first, *last + 1);
         // Why rows cannot be located shows again on the general way.
-        if !is_plain || !self.overtakes_nothing(table, rows) || self.locate(table, replica).is_err()
-        {
+        if !is_plain || !self.overtakes_nothing(table, rows) {
             return Ok(false);
         }
-        let (relaxed, clock) = (options.relaxed, self.pull_clock(table));
-        let mut reading = Reading { replica, relaxed, clock, gains: 0 };
+        match self.locate(table, replica) {
+            Ok(()) => {}
+            Err(RequestError::Interrupted) => return Err(RequestError::Interrupted),
+            Err(_) => return Ok(false),
+        }
+        let clock = self.pull_clock(table);
+        let mut reading = Reading { replica, relaxed: false, clock, gains: 0 };
         if !self.may_pull(table, rows, &mut reading) {
             return Ok(false);
         }
@@ -103,7 +109,7 @@ impl Core {
             }
             let of_partition = &keys[done..done + count];
             let out = &mut into[done * row_len..(done + count) * row_len];
-            match self.copy_view_keys(&place, view, of_partition, relaxed, out) {
+            match self.copy_view_keys(&place, view, of_partition, out) {
                 Copied::Whole => done += count,
                 Copied::Contended => return Ok(false),
                 Copied::Fenced => {

@@ -1,6 +1,6 @@
 //! Which rows the operations of a bench name: by key, drawn before the measurement.
 
-use std::{collections::HashSet, str::FromStr};
+use std::{collections::HashSet, str::FromStr, sync::Arc};
 
 use crate::data::random::Random;
 
@@ -60,18 +60,23 @@ pub enum Naming {
     Drawn(Distribution),
 }
 
-/// Keys of operations, list by list, and the rows they stand for: numbered in the order in which a sparse
-/// table gets them.
-#[derive(Debug)]
+/// Rows of operations, list by list. Copies share the lists and go on by themselves.
+#[derive(Clone, Debug)]
 pub(super) struct Draw {
-    keys: Vec<Vec<u64>>,
-    rows: Vec<Vec<u64>>,
+    lists: Arc<[List]>,
     next: usize,
 }
 
+/// What one operation names, in ascending order of the keys.
+#[derive(Debug)]
+struct List {
+    keys: Vec<u64>,
+    /// The rows they stand for: numbered in the order in which a sparse table gets them.
+    rows: Vec<u64>,
+}
+
 impl Draw {
-    /// Lists of `count` of `table_rows` rows each, in ascending order of their keys. Equal arguments give
-    /// equal lists.
+    /// Lists of `count` of `table_rows` rows each. Equal arguments give equal lists.
     pub(super) fn new(
         distribution: Distribution,
         count: u64,
@@ -80,32 +85,29 @@ impl Draw {
     ) -> Self {
         let mut random = Random::new(table_rows, count);
         let lists = (DRAWN_LEN_MAX / (16 * count.max(1))).clamp(2, LISTS_MAX);
-        let mut draw = Self { keys: Vec::new(), rows: Vec::new(), next: 0 };
-        for _ in 0..lists {
-            let mut list: Vec<(u64, u64)> = rows(distribution, count, table_rows, &mut random)
-                .into_iter()
-                .map(|row| (key_of(row, is_sparse), row))
-                .collect();
+        let mut list = || {
+            let rows = rows(distribution, count, table_rows, &mut random).into_iter();
+            let mut list: Vec<(u64, u64)> = rows.map(|row| (key_of(row, is_sparse), row)).collect();
             list.sort_unstable();
-            draw.keys.push(list.iter().map(|(key, _)| *key).collect());
-            draw.rows.push(list.iter().map(|(_, row)| *row).collect());
-        }
-        draw
+            let (keys, rows) = list.into_iter().unzip();
+            List { keys, rows }
+        };
+        Self { lists: (0..lists).map(|_| list()).collect(), next: 0 }
     }
 
     /// Keys of the operation that is next.
     pub(super) fn keys(&self) -> &[u64] {
-        &self.keys[self.next]
+        &self.lists[self.next].keys
     }
 
     /// Goes on to the next operation.
     pub(super) fn go_on(&mut self) {
-        self.next = (self.next + 1) % self.keys.len();
+        self.next = (self.next + 1) % self.lists.len();
     }
 
     /// The rows of each list.
-    pub(super) fn into_rows(self) -> Vec<Vec<u64>> {
-        self.rows
+    pub(super) fn rows(&self) -> Vec<Vec<u64>> {
+        self.lists.iter().map(|list| list.rows.clone()).collect()
     }
 }
 
@@ -182,7 +184,7 @@ mod tests {
                     assert!(first.windows(2).all(|pair| pair[0] < pair[1]), "{first:?}");
                     draw.go_on();
                     assert!(count < 100 || draw.keys() != first, "the same rows again");
-                    for (keys, rows) in draw.keys.clone().iter().zip(draw.into_rows()) {
+                    for List { keys, rows } in &*draw.lists {
                         assert!(rows.iter().all(|row| *row < table_rows));
                         let of_rows = rows.iter().map(|row| key_of(*row, is_sparse));
                         assert!(keys.iter().copied().eq(of_rows));

@@ -14,6 +14,7 @@ use crate::{element::Value, remote::RemoteError};
 
 /// Rows of one of the pushes that fill a sparse table.
 const FILLED_AT_ONCE: u64 = 1 << 16;
+
 /// The operation itself.
 pub(super) struct Operations<T: Value> {
     // Rows before the table they are pushed to: fields are dropped in this order.
@@ -23,15 +24,18 @@ pub(super) struct Operations<T: Value> {
     pull: PullOptions,
     /// Whether each operation is waited for before the next.
     waits: bool,
-    /// Keys beside each other, where those are named.
-    keys: Vec<u64>,
-    /// Keys that were drawn, where those are named.
-    draw: Option<Draw>,
-    /// The next rows in turn, of so many of the table.
-    range: std::ops::Range<u64>,
+    named: Named,
     table_rows: u64,
     values: Vec<T>,
     into: Vec<T>,
+}
+
+/// The rows that are next.
+enum Named {
+    Range(std::ops::Range<u64>),
+    /// By keys beside each other.
+    Neighbours(Vec<u64>),
+    Drawn(Draw),
 }
 
 pub(super) enum Pending<T: Value> {
@@ -42,25 +46,19 @@ pub(super) enum Pending<T: Value> {
 }
 
 impl<T: Value> Operations<T> {
-    pub(super) fn new(client: &Client, options: &TargetOptions) -> Result<Self, RemoteError> {
-        let shape = if options.is_sparse {
-            TableSchema::sparse(options.dtype, options.width)
-        } else {
-            TableSchema::dense(options.dtype, options.table_rows, options.width)
-        };
-        let schema = TableSchema { rule: options.rule, durability: options.durability, ..shape };
+    /// Operations on the table that [`make_table`] has made; `draw` are the rows that it names, if any.
+    pub(super) fn new(
+        client: &Client,
+        options: &TargetOptions,
+        draw: Option<&Draw>,
+    ) -> Result<Self, RemoteError> {
+        let schema = schema_of(options);
         let table = client.create_table::<T>(TABLE, &schema)?;
         let count = usize::try_from(options.rows).unwrap_or(usize::MAX) * options.width as usize;
-        if options.is_sparse {
-            fill(&table, options)?;
-        }
-        let (keys, draw) = match options.naming {
-            Naming::Range => (Vec::new(), None),
-            Naming::Neighbours => ((0..options.rows).collect(), None),
-            Naming::Drawn(distribution) => {
-                let TargetOptions { rows, table_rows, is_sparse, .. } = *options;
-                (Vec::new(), Some(Draw::new(distribution, rows, table_rows, is_sparse)))
-            }
+        let named = match (options.naming, draw) {
+            (Naming::Drawn(_), Some(draw)) => Named::Drawn(draw.clone()),
+            (Naming::Neighbours, _) => Named::Neighbours((0..options.rows).collect()),
+            _ => Named::Range(0..options.rows),
         };
         let is_large = options.rows * schema.row_len() > LATENCY_BYTES_MAX;
         let mut free = Vec::new();
@@ -79,28 +77,54 @@ impl<T: Value> Operations<T> {
             operation: options.operation,
             pull: PullOptions { from: options.from, ..PullOptions::default() },
             waits: options.window == 1,
-            keys,
-            draw,
-            range: 0..options.rows,
+            named,
             table_rows: options.table_rows,
             values: gradients().take(count).collect(),
             into: vec![T::one(); count],
         })
     }
+}
 
-    /// Takes the next rows of the table, from its start again behind its end.
-    fn go_on(&mut self) {
-        if let Some(draw) = &mut self.draw {
-            return draw.go_on();
+impl Named {
+    /// Takes the next rows of the table: of a range those behind it, from the start again at the end.
+    fn go_on(&mut self, table_rows: u64) {
+        match self {
+            Self::Range(range) => {
+                let rows = range.end - range.start;
+                let start = if range.end + rows <= table_rows { range.end } else { 0 };
+                *range = start..start + rows;
+            }
+            Self::Neighbours(_) => {}
+            Self::Drawn(draw) => draw.go_on(),
         }
-        let rows = self.range.end - self.range.start;
-        let start = if self.range.end + rows <= self.table_rows { self.range.end } else { 0 };
-        self.range = start..start + rows;
     }
 
     fn selection(&self) -> RowSelection<'_> {
-        selection(&self.draw, &self.keys, &self.range)
+        match self {
+            Self::Range(range) => RowSelection::Range(range.clone()),
+            Self::Neighbours(keys) => RowSelection::Keys(keys),
+            Self::Drawn(draw) => RowSelection::Keys(draw.keys()),
+        }
     }
+}
+
+fn schema_of(options: &TargetOptions) -> TableSchema {
+    let TargetOptions { dtype, table_rows, width, rule, durability, .. } = *options;
+    let shape = if options.is_sparse {
+        TableSchema::sparse(dtype, width)
+    } else {
+        TableSchema::dense(dtype, table_rows, width)
+    };
+    TableSchema { rule, durability, ..shape }
+}
+
+/// Makes the table, and every row of a sparse one.
+pub(super) fn make_table<T: Value>(
+    client: &Client,
+    options: &TargetOptions,
+) -> Result<(), RemoteError> {
+    let table = client.create_table::<T>(TABLE, &schema_of(options))?;
+    if options.is_sparse { fill(&table, options) } else { Ok(()) }
 }
 
 /// What is pushed, again and again: small values whose sums are seldom exact, as gradients are. An emulated
@@ -125,39 +149,29 @@ fn fill<T: Value>(table: &Table<T>, options: &TargetOptions) -> Result<(), Remot
     Ok(())
 }
 
-fn selection<'a>(
-    draw: &'a Option<Draw>,
-    keys: &'a [u64],
-    range: &std::ops::Range<u64>,
-) -> RowSelection<'a> {
-    match draw {
-        Some(draw) => RowSelection::Keys(draw.keys()),
-        None if keys.is_empty() => RowSelection::Range(range.clone()),
-        None => RowSelection::Keys(keys),
-    }
-}
-
 impl<T: Value> Subject for Operations<T> {
     type Pending = Pending<T>;
     type Error = RemoteError;
 
     fn start(&mut self) -> Result<Pending<T>, RemoteError> {
         let options = PushOptions::default();
-        self.go_on();
+        self.named.go_on(self.table_rows);
         Ok(match self.operation {
             Operation::Push => Pending::Push(match self.free.pop() {
-                Some(rows) => self.table.push_rows(self.selection(), rows, &options)?,
-                None => self.table.push(self.selection(), &self.values, &options)?,
+                Some(rows) => self.table.push_rows(self.named.selection(), rows, &options)?,
+                None => self.table.push(self.named.selection(), &self.values, &options)?,
             }),
             Operation::Pull if self.waits => {
-                let rows = selection(&self.draw, &self.keys, &self.range);
+                let rows = self.named.selection();
                 self.table.pull_into(rows, &mut self.into, &self.pull)?;
                 Pending::Pulled
             }
-            Operation::Pull => Pending::Pull(self.table.pull(self.selection(), &self.pull)?),
-            Operation::PushPull => {
-                Pending::Pull(self.table.push_pull(self.selection(), &self.values, &options)?)
-            }
+            Operation::Pull => Pending::Pull(self.table.pull(self.named.selection(), &self.pull)?),
+            Operation::PushPull => Pending::Pull(self.table.push_pull(
+                self.named.selection(),
+                &self.values,
+                &options,
+            )?),
         })
     }
 

@@ -11,7 +11,7 @@ use super::{
         AtPositions, Limit, LimitError, LimitKind, PerftestProgram, Pinned, Quantity, allowed_cores,
     },
     log_use::LogUse,
-    operations::Operations,
+    operations::{Operations, make_table},
 };
 use crate::{
     element::with_dtype,
@@ -90,6 +90,8 @@ pub struct Target {
     client: Client,
     connection: Connection,
     options: TargetOptions,
+    /// The rows that operations name by key, where those are drawn.
+    draw: Option<Draw>,
     transport: &'static str,
     /// The server's data directory, if pushes are kept there.
     data: Option<PathBuf>,
@@ -123,7 +125,14 @@ impl Target {
         let transport =
             client.providers().first().map_or("none", |(_, provider, _)| provider.name());
         let connection = connection.clone();
-        Ok(Self { client, connection, options, transport, data, server_core })
+        let TargetOptions { naming, rows, table_rows, is_sparse, .. } = options;
+        let draw = match naming {
+            Naming::Drawn(distribution) => {
+                Some(Draw::new(distribution, rows, table_rows, is_sparse))
+            }
+            Naming::Range | Naming::Neighbours => None,
+        };
+        Ok(Self { client, connection, options, draw, transport, data, server_core })
     }
 
     /// Measures, pinned to the first core of this process if there is another for the server and one
@@ -138,8 +147,11 @@ impl Target {
         }
         let cores = allowed_cores().unwrap_or_default();
         let (kind, measured, log) = with_dtype!(self.options.dtype, T => {
-            let mut subject =
-                Operations::<T>::new(&self.client, &self.options).map_err(BenchError::Operation)?;
+            let mut subject = make_table::<T>(&self.client, &self.options)
+                .and_then(|()| {
+                    Operations::<T>::new(&self.client, &self.options, self.draw.as_ref())
+                })
+                .map_err(BenchError::Operation)?;
             self.settle_log(&mut subject, schedule)?;
             let before = self.log_use()?;
             let mut writes = None;
@@ -192,10 +204,10 @@ impl Target {
     ) -> Result<Outcome, BenchError<RemoteError>> {
         let (kind, measured) = with_dtype!(self.options.dtype, T => {
             // The table is there before they look for it.
-            drop(Operations::<T>::new(&self.client, &self.options).map_err(BenchError::Operation)?);
+            make_table::<T>(&self.client, &self.options).map_err(BenchError::Operation)?;
             let mut limits = self.limits(None)?;
-            let (connection, options) = (&self.connection, &self.options);
-            let make = || Operations::<T>::new(&connect(connection)?, options);
+            let (connection, options, draw) = (&self.connection, &self.options, &self.draw);
+            let make = || Operations::<T>::new(&connect(connection)?, options, draw.as_ref());
             let count = options.clients;
             let measured = measure_together(count, make, &mut limits, schedule, on_round)?;
             Ok::<_, BenchError<RemoteError>>((limits[0].kind(), measured))
@@ -316,21 +328,19 @@ impl Target {
     /// The same rows where nothing has to be looked up, if this host's memory is what bounds an operation
     /// on keys that were drawn.
     fn bare_positions(&self) -> Option<Limit> {
-        let TargetOptions { rows, table_rows, is_sparse, .. } = self.options;
         let what = match (self.options.operation, self.options.rule) {
             (Operation::Pull, _) => AtPositions::Gather,
             (Operation::Push, UpdateRule::Adagrad { .. }) => AtPositions::Adagrad,
             (Operation::Push, UpdateRule::Add) => AtPositions::Add,
             _ => return None,
         };
-        let Naming::Drawn(distribution) = self.options.naming else { return None };
+        let draw = self.draw.as_ref()?;
         if self.transport != "shm" || self.bytes() <= LATENCY_BYTES_MAX {
             return None;
         }
-        let draw = Draw::new(distribution, rows, table_rows, is_sparse);
         let width = self.row_bytes().div_ceil(4);
         let size = |count| usize::try_from(count).unwrap_or(usize::MAX);
-        Some(Limit::of_rows(what, size(table_rows), size(width), draw.into_rows()))
+        Some(Limit::of_rows(what, size(self.options.table_rows), size(width), draw.rows()))
     }
 
     fn row_bytes(&self) -> u64 {

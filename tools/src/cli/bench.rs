@@ -127,17 +127,7 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
             ),
         ));
     }
-    let naming = match (arguments.keys || arguments.sparse, arguments.neighbours) {
-        (true, false) => Naming::Drawn(arguments.distribution),
-        (true, true) => Naming::Neighbours,
-        (false, _) if arguments.distribution != Distribution::Uniform => {
-            return Err(Failure::new(
-                ExitStatus::Usage,
-                "--distribution says how rows are drawn for --keys or --sparse: add one of them",
-            ));
-        }
-        (false, _) => Naming::Range,
-    };
+    let naming = naming(arguments)?;
     let starts_server = arguments.connect.is_none();
     let is_durable = arguments.durability != (Durability::Memory {});
     if is_durable && starts_server && arguments.data_dir.is_none() {
@@ -214,6 +204,18 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
         svg::write(&plot, path).map_err(Failure::failed)?;
     }
     if arguments.plot { output.text(&plot.render(72, 12)) } else { Ok(()) }
+}
+
+fn naming(arguments: &Arguments) -> Result<Naming, Failure> {
+    match (arguments.keys || arguments.sparse, arguments.neighbours) {
+        (true, false) => Ok(Naming::Drawn(arguments.distribution)),
+        (true, true) => Ok(Naming::Neighbours),
+        (false, _) if arguments.distribution != Distribution::Uniform => Err(Failure::new(
+            ExitStatus::Usage,
+            "--distribution says how rows are drawn for --keys or --sparse: add one of them",
+        )),
+        (false, _) => Ok(Naming::Range),
+    }
 }
 
 fn text(result: &BenchResult, quantity: Quantity) -> String {

@@ -156,6 +156,9 @@ pub const SESSIONS_EXPIRED_PER_RECORD_MAX: usize = 1024;
 /// Rows a sparse partition's first slab holds; each next one holds twice as many.
 pub const SLAB_ROWS_FIRST: u64 = 16;
 
+/// A batch of sparse keys has the processor fetch what it reads next so many keys ahead.
+pub const KEYS_FETCHED_AHEAD: usize = 16;
+
 /// Bytes of a shard's log ring: what may wait for the disk before pushes wait too.
 pub const LOG_RING_LEN: usize = 64 << 20;
 

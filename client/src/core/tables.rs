@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use windlass_wire::{
-    Blob, Consistency, Layout, ServerId, TableEntry, TableKind, TableSchema,
+    Blob, Consistency, Layout, PartitionId, ServerId, TableEntry, TableKind, TableSchema,
     control::{ClientReply, ClientRequest, RefusalKind},
     schema::TABLE_NAME_LEN_MAX,
 };
@@ -59,6 +59,11 @@ impl TableState {
             TableKind::Dense { rows } => Some(rows),
             TableKind::Sparse {} => None,
         }
+    }
+
+    /// Whether rows of the table may be in a partition: of a dense one none are in partitions beyond its last.
+    pub(super) fn may_have_rows_in(&self, partition: PartitionId) -> bool {
+        self.dense_rows().is_none() || !self.layout.rows_of(partition).is_empty()
     }
 }
 

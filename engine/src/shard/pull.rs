@@ -14,7 +14,7 @@ use super::{
     tables::{ShardTable, TableRows},
     work::Work,
 };
-use crate::table::SparsePartition;
+use crate::{limits::KEYS_FETCHED_AHEAD, table::SparsePartition};
 
 /// Requests beside those that write rows: their digest, a completion, and one more.
 const BESIDE_ROWS: u64 = 3;
@@ -174,7 +174,7 @@ unsafe fn gather_sparse(
     into: *mut u8,
     row_len: usize,
 ) {
-    const AHEAD: usize = 16;
+    const AHEAD: usize = KEYS_FETCHED_AHEAD;
     let mut of: [Option<&SparsePartition>; 2 * AHEAD] = [None; 2 * AHEAD];
     let mut rows = [None; AHEAD];
     // Each step does the last thing for one key, the second for one behind it, the first for a third.

@@ -14,6 +14,7 @@ use super::{
     rounds::TableRounds,
 };
 use crate::{
+    limits::KEYS_FETCHED_AHEAD,
     table::{BlockGeometry, DensePartition, SparseFull, SparsePartition, StatePlanes},
     update::{Accumulator, FiniteScan, Kernel, KernelError},
 };
@@ -324,7 +325,7 @@ impl ShardTable {
         };
         made.clear();
         for (at, key) in (0_u32..).zip(keys) {
-            if let Some(ahead) = keys.get(at as usize + FETCHED_AHEAD)
+            if let Some(ahead) = keys.get(at as usize + KEYS_FETCHED_AHEAD)
                 && let Some(slot) = slots.find(layout.partition_of(*ahead))
             {
                 partitions[slot].fetch_slot(*ahead);
@@ -408,9 +409,6 @@ pub(super) struct Slots {
 }
 
 const NONE: u32 = u32::MAX;
-
-/// How many keys ahead of the one that is looked for the index's slots are fetched.
-const FETCHED_AHEAD: usize = 16;
 
 impl Slots {
     fn new(partition_count: u32) -> Self {

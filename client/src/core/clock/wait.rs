@@ -223,9 +223,7 @@ impl Core {
         let state = &self.tables[table.0];
         let mut partitions = (0..self.map.partition_count()).map(PartitionId);
         partitions.find(|partition| {
-            let exists =
-                state.dense_rows().is_none() || !state.layout.rows_of(*partition).is_empty();
-            exists && self.tails.link_of(*partition) >= self.links.len()
+            state.may_have_rows_in(*partition) && self.tails.link_of(*partition) >= self.links.len()
         })
     }
 
@@ -235,9 +233,7 @@ impl Core {
         let shard_count = self.servers[known.server_at].shard_count;
         let mut has_rows = None;
         for (partition, chain) in (0..).map(PartitionId).zip(&self.map.chains) {
-            let exists =
-                state.dense_rows().is_none() || !state.layout.rows_of(partition).is_empty();
-            if exists
+            if state.may_have_rows_in(partition)
                 && shard_of(partition, shard_count) == known.shard
                 && chain.servers.contains(&known.server)
             {

@@ -60,17 +60,31 @@ static ALLOCATOR: Counting = Counting;
 
 const WARM_UP: u32 = 300;
 const COUNTED: u32 = 1000;
+/// Of so many attempts the one with the fewest counts: what a round allocates it does in all of them.
+const ATTEMPTS: u32 = 8;
 /// A client that reads in place asks its server so often whether it lives, which allocates at most so often
 /// on both sides.
 const ASKED_EVERY: Duration = Duration::from_millis(250);
 const ALLOCATED_BY_ASKING: u64 = 100;
 const _: () = assert!(ALLOCATED_BY_ASKING < COUNTED as u64 / 8, "one in 8 rounds would not show");
 
-/// Allocations of `COUNTED` rounds in the steady state; none where they are no more than those of asking.
+/// Allocations of `COUNTED` rounds in the steady state.
 fn allocations(mut round: impl FnMut()) -> u64 {
     for _ in 0..WARM_UP {
         round();
     }
+    let mut fewest = u64::MAX;
+    for _ in 0..ATTEMPTS {
+        fewest = fewest.min(counted(&mut round));
+        if fewest == 0 {
+            break;
+        }
+    }
+    fewest
+}
+
+/// Allocations of `COUNTED` rounds, beside those of asking where they take so long that it cannot be missed.
+fn counted(mut round: impl FnMut()) -> u64 {
     let began = Instant::now();
     ALLOCATION_COUNT.store(0, Ordering::SeqCst);
     IS_COUNTING.store(true, Ordering::SeqCst);
@@ -78,9 +92,9 @@ fn allocations(mut round: impl FnMut()) -> u64 {
         round();
     }
     IS_COUNTING.store(false, Ordering::SeqCst);
-    let count = ALLOCATION_COUNT.load(Ordering::SeqCst);
-    let asked = began.elapsed().as_millis() / ASKED_EVERY.as_millis() + 1;
-    if u128::from(count) <= u128::from(ALLOCATED_BY_ASKING) * asked { 0 } else { count }
+    let whole = began.elapsed().as_millis() / ASKED_EVERY.as_millis();
+    let asked = if whole == 0 { 0 } else { u64::try_from(whole + 1).unwrap() };
+    ALLOCATION_COUNT.load(Ordering::SeqCst).saturating_sub(ALLOCATED_BY_ASKING * asked)
 }
 
 /// One test, because the count is of the whole process.

@@ -171,6 +171,28 @@ fn an_unreadable_block_is_reported_and_never_a_torn_tail() {
     assert!(reported["segment-"] > 25 && reported["checkpoint-"] > 50, "{reported:?}");
 }
 
+/// What a check finds while a file is damaged: it loses nothing in silence, and everything is there again
+/// when the file is sound again.
+fn while_damaged(
+    workload: &mut Workload,
+    (seed, name): (u64, &str),
+    damage: impl Fn(&mut Vec<u8>),
+    check: impl Fn(&mut Workload) -> Verdict,
+) -> Verdict {
+    let disk = workload.disk();
+    let kept = RefCell::new(Vec::new());
+    disk.borrow_mut().damage(name, |bytes| {
+        kept.borrow_mut().clone_from(bytes);
+        damage(bytes);
+    });
+    let verdict = check(workload);
+    let Verdict { lost, doubled, silent, .. } = verdict;
+    assert_eq!((lost, doubled, silent), (0, 0, 0), "seed {seed}: {name}");
+    disk.borrow_mut().damage(name, |bytes| bytes.clone_from(&kept.borrow()));
+    assert_eq!(workload.check_now(), Verdict::default(), "seed {seed}: {name}");
+    verdict
+}
+
 /// Where the beginning of a segment is lost, its records are not: those who accept the damage have them all.
 #[test]
 fn a_segment_whose_superblock_is_lost_is_found_by_its_records() {
@@ -179,18 +201,10 @@ fn a_segment_whose_superblock_is_lost_is_found_by_its_records() {
         let mut workload = Workload::new(seed);
         assert_eq!(workload.live(150, End::Close), Verdict::default());
         for (name, _) in files(&workload, "segment-") {
-            let disk = workload.disk();
-            let kept = RefCell::new(Vec::new());
-            disk.borrow_mut().damage(&name, |bytes| {
-                kept.borrow_mut().clone_from(bytes);
-                bytes[..4096].fill(0);
-            });
-            let verdict = workload.check_accepting();
-            let Verdict { lost, doubled, silent, .. } = verdict;
-            assert_eq!((lost, doubled, silent), (0, 0, 0), "seed {seed}: {name}");
+            let damage = |bytes: &mut Vec<u8>| bytes[..4096].fill(0);
+            let verdict =
+                while_damaged(&mut workload, (seed, &name), damage, Workload::check_accepting);
             found += u64::from(verdict.reported > 0);
-            disk.borrow_mut().damage(&name, |bytes| bytes.clone_from(&kept.borrow()));
-            assert_eq!(workload.check_now(), Verdict::default(), "seed {seed}: {name}");
         }
     }
     assert!(found > 10, "{found}");
@@ -204,21 +218,12 @@ fn a_segment_that_vanished_is_reported() {
         let mut workload = Workload::new(seed);
         assert_eq!(workload.live(150, End::Close), Verdict::default());
         for (name, _) in files(&workload, "segment-") {
-            let disk = workload.disk();
-            let kept = RefCell::new(Vec::new());
-            disk.borrow_mut().damage(&name, |bytes| {
-                kept.borrow_mut().clone_from(bytes);
-                match seed % 2 {
-                    0 => bytes.fill(0),
-                    _ => bytes.clear(),
-                }
-            });
-            let verdict = workload.check_now();
-            let Verdict { lost, doubled, silent, .. } = verdict;
-            assert_eq!((lost, doubled, silent), (0, 0, 0), "seed {seed}: {name}");
+            let damage = |bytes: &mut Vec<u8>| match seed % 2 {
+                0 => bytes.fill(0),
+                _ => bytes.clear(),
+            };
+            let verdict = while_damaged(&mut workload, (seed, &name), damage, Workload::check_now);
             reported += u64::from(verdict.reported > 0);
-            disk.borrow_mut().damage(&name, |bytes| bytes.clone_from(&kept.borrow()));
-            assert_eq!(workload.check_now(), Verdict::default(), "seed {seed}: {name}");
         }
     }
     assert!(reported >= 40, "each log has a last segment at least: {reported}");

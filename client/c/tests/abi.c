@@ -6,18 +6,11 @@
 #include <string.h>
 #include <windlass.h>
 
+#include "expect.h"
+
 #define ROWS 100000
 #define WIDTH 8
 
-#define EXPECT(condition)                                                              \
-    do {                                                                               \
-        if (!(condition)) {                                                            \
-            fprintf(stderr, "%s:%d: %s; last error: %s\n", __FILE__, __LINE__,         \
-                    #condition, windlass_last_error());                                \
-            exit(1);                                                                   \
-        }                                                                              \
-    } while (0)
-#define OK(call) EXPECT((call) == WINDLASS_STATUS_OK)
 #define FAILS(status, call) EXPECT((call) == WINDLASS_STATUS_##status)
 
 static windlass_client *client;

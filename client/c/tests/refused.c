@@ -5,19 +5,11 @@
 #include <string.h>
 #include <windlass.h>
 
+#include "expect.h"
+
 #define KEYS 200000
 #define WIDTH 16
 #define EACH 10000
-
-#define EXPECT(condition)                                                              \
-    do {                                                                               \
-        if (!(condition)) {                                                            \
-            fprintf(stderr, "%s:%d: %s; last error: %s\n", __FILE__, __LINE__,         \
-                    #condition, windlass_last_error());                                \
-            exit(1);                                                                   \
-        }                                                                              \
-    } while (0)
-#define OK(call) EXPECT((call) == WINDLASS_STATUS_OK)
 
 static uint64_t keys[KEYS];
 static float values[KEYS * WIDTH];

@@ -87,6 +87,8 @@ pub mod delayed;
 pub mod directories;
 pub mod export;
 pub mod frame;
+#[cfg(test)]
+pub(crate) mod hooked;
 pub mod inspect;
 pub mod limits;
 pub mod log;

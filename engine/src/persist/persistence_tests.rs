@@ -25,6 +25,8 @@ use crate::persist::{
     storage::{Provider, Storage, open},
 };
 
+use crate::persist::hooked;
+
 #[path = "persistence_tests/begun.rs"]
 mod begun;
 #[path = "persistence_tests/beside.rs"]
@@ -33,8 +35,6 @@ mod beside;
 mod ends;
 #[path = "persistence_tests/growing.rs"]
 mod growing;
-#[path = "persistence_tests/hooked.rs"]
-mod hooked;
 #[path = "persistence_tests/older.rs"]
 mod older;
 #[path = "persistence_tests/refusing.rs"]

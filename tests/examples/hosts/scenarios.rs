@@ -91,18 +91,26 @@ pub(crate) fn run(network: &Network, link_downs: u32) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What coordinators are told, with where they keep their map.
+fn with_store(store: [&str; 2]) -> Vec<&str> {
+    [&["--replicas", "3", "--partitions", PARTITIONS, "--insecure"][..], &store].concat()
+}
+
+/// A coordinator, on the first of the hosts.
+fn start_cluster(network: &Network, folder: &Path, options: &[&str]) -> Cluster {
+    let places = network.clone();
+    let site = move |host| Site {
+        launcher: places.launcher(host),
+        listen: LISTEN[host],
+        transports: "tcp",
+    };
+    Cluster::start_on(folder, Box::new(site), options)
+}
+
 impl<'a> Stage<'a> {
     fn set(network: &'a Network, folder: &Path) -> Self {
-        let places = network.clone();
-        let site = move |host| Site {
-            launcher: places.launcher(host),
-            listen: LISTEN[host],
-            transports: "tcp",
-        };
-        let options = ["--replicas", "3", "--partitions", PARTITIONS, "--insecure"];
-        let store = ["--data-dir", "coordinator"];
-        let options = [&options[..], &store].concat();
-        let mut cluster = Cluster::start_on(folder, Box::new(site), &options);
+        let options = with_store(["--data-dir", "coordinator"]);
+        let mut cluster = start_cluster(network, folder, &options);
         let numbers = SERVERS.map(|host| cluster.add_server_on(host, &["--insecure"]));
         let addresses = cluster.addresses();
         wait_until_whole(&cluster, &numbers);

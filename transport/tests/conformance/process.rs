@@ -75,16 +75,18 @@ fn over_pipes(
     (sender, receiver)
 }
 
-/// A child that connects so many queue pairs.
-fn spawn_child(provider: &str, queue_pairs: usize) -> Child {
-    Command::new(std::env::current_exe().unwrap())
+/// A child that connects so many queue pairs, and the ways to it and from it.
+fn child(provider: &str, queue_pairs: usize) -> (Child, Sender<Note>, Receiver<Note>) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", &format!("{provider}::the_child_of_a_death"), "--nocapture"])
         .env(CHILD_VARIABLE, queue_pairs.to_string())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .unwrap()
+        .unwrap();
+    let (to, from) = over_pipes(child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    (child, to, from)
 }
 
 /// Does nothing unless it is the child: then it connects, shares memory and waits to be killed.
@@ -105,12 +107,8 @@ pub fn the_child_of_a_death<F: Fixture>() {
 pub fn a_killed_process_ends_its_queue_pairs<F: Fixture>() {
     let transport = F::open().unwrap();
     let provider = transport.capabilities().provider;
-    let mut first = spawn_child(provider, 1);
-    let mut second = spawn_child(provider, 1);
-    let (to_first, from_first) =
-        over_pipes(first.stdin.take().unwrap(), first.stdout.take().unwrap());
-    let (to_second, from_second) =
-        over_pipes(second.stdin.take().unwrap(), second.stdout.take().unwrap());
+    let (mut first, to_first, from_first) = child(provider, 1);
+    let (mut second, to_second, from_second) = child(provider, 1);
     let mut side = Side::new(transport, Role::Passive, to_first, from_first);
     let doomed = side.connect();
     let doomed_region = side.hear_region();
@@ -136,12 +134,8 @@ pub fn disconnecting_waits_for_nobody<F: Fixture>() {
     const DOOMED: usize = 20;
     let transport = F::open().unwrap();
     let provider = transport.capabilities().provider;
-    let mut first = spawn_child(provider, DOOMED);
-    let mut second = spawn_child(provider, 1);
-    let (to_first, from_first) =
-        over_pipes(first.stdin.take().unwrap(), first.stdout.take().unwrap());
-    let (to_second, from_second) =
-        over_pipes(second.stdin.take().unwrap(), second.stdout.take().unwrap());
+    let (mut first, to_first, from_first) = child(provider, DOOMED);
+    let (mut second, to_second, from_second) = child(provider, 1);
     let mut side = Side::new(transport, Role::Passive, to_first, from_first);
     let doomed: Vec<_> = (0..DOOMED).map(|_| (side.connect(), side.hear_region())).collect();
     let first_channel = side.rewire(to_second, from_second);

@@ -5,12 +5,12 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::{LISTEN, PARTITIONS, PUSHES, SERVERS, wait_until_whole};
+use super::{PUSHES, SERVERS, start_cluster, wait_until_whole, with_store};
 use crate::{
     Failure,
     etcd::Etcd,
     network::{ADDRESSES, CLIENTS, COORDINATOR, Network},
-    processes::{Cluster, Site, eventually},
+    processes::{Cluster, eventually},
     pusher::Pusher,
 };
 
@@ -19,15 +19,8 @@ use crate::{
 pub(super) fn cut_the_leader_off(network: &Network) -> Result<Value, Failure> {
     let folder = tempfile::tempdir()?;
     let etcd = Etcd::start_at(folder.path(), ADDRESSES[CLIENTS]);
-    let places = network.clone();
-    let site = move |host| Site {
-        launcher: places.launcher(host),
-        listen: LISTEN[host],
-        transports: "tcp",
-    };
-    let options = ["--replicas", "3", "--partitions", PARTITIONS, "--insecure"];
-    let options = [&options[..], &["--etcd", &etcd.address]].concat();
-    let mut cluster = Cluster::start_on(folder.path(), Box::new(site), &options);
+    let options = with_store(["--etcd", &etcd.address]);
+    let mut cluster = start_cluster(network, folder.path(), &options);
     eventually("the first coordinator leads", || {
         let status = cluster.run(&["cluster", "status"]);
         (status["leads"] == true, status)

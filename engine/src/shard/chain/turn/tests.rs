@@ -1,6 +1,4 @@
 use std::{
-    collections::VecDeque,
-    os::fd::BorrowedFd,
     path::Path,
     sync::{
         Arc,
@@ -11,7 +9,6 @@ use std::{
 
 use crossbeam::channel::unbounded;
 use windlass_replication::LeaseTimings;
-use windlass_transport::Pages;
 use windlass_wire::{DataType, Epoch, Lsn, PartitionId, RowRange, ServerId, TableId};
 
 use super::{super::ChainContext, *};
@@ -20,13 +17,11 @@ use crate::{
     persist::{
         commit::Durability as Level,
         frame::Kind,
+        hooked::{Hooked, Verdict},
         limits::{RECORD_BYTES_MAX, SEGMENT_BYTES_MAX},
         record::{Facts, Shape},
         recovery::RecoveredDirectory,
-        storage::{
-            Completion, Listed, Operation, Provider, RegionId, Storage, StorageError,
-            StorageReport, Token, open,
-        },
+        storage::Operation,
     },
     shard::{SharedLeases, log_size::LogSize},
 };
@@ -41,60 +36,17 @@ fn what_is_not_in_the_log_always_fits_it() {
     assert!(!unlogged_fit(CHAIN_HELD_LEN_MAX, LOG_KEPT_LEN));
 }
 
-/// Keeps writes of the log back while it is closed.
-#[derive(Debug)]
-struct Gate {
-    inner: Box<dyn Storage>,
-    is_closed: Arc<AtomicBool>,
-    held: VecDeque<(Token, Operation)>,
-}
-
-impl Storage for Gate {
-    fn report(&self) -> &StorageReport {
-        self.inner.report()
-    }
-
-    fn register(&mut self, pages: Pages) -> Result<RegionId, StorageError> {
-        self.inner.register(pages)
-    }
-
-    fn list(&mut self) -> Result<Vec<Listed>, StorageError> {
-        self.inner.list()
-    }
-
-    fn submit(&mut self, token: Token, operation: Operation) -> Result<(), Operation> {
-        let is_of_the_log = matches!(operation, Operation::Write { durable: true, .. });
-        if is_of_the_log && self.is_closed.load(Ordering::Relaxed) {
-            self.held.push_back((token, operation));
-            return Ok(());
-        }
-        self.inner.submit(token, operation)
-    }
-
-    fn poll(&mut self, completions: &mut Vec<Completion>) {
-        while !self.is_closed.load(Ordering::Relaxed)
-            && let Some((token, operation)) = self.held.pop_front()
-        {
-            assert!(self.inner.submit(token, operation).is_ok(), "few writes are under way");
-        }
-        self.inner.poll(completions);
-    }
-
-    fn wait(&mut self, timeout: Duration) {
-        self.inner.wait(timeout);
-    }
-
-    fn wait_descriptor(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-}
-
 const MIB: u64 = 1 << 20;
 
+/// A log whose writes are held while it is closed.
 fn durable(directory: &Path, is_closed: &Arc<AtomicBool>) -> Durable {
-    let inner = open(directory, Provider::Buffered).unwrap();
     let is_closed = is_closed.clone();
-    let gate = Box::new(Gate { inner, is_closed, held: VecDeque::new() });
+    let gate = Hooked::open(directory, move |operation| match operation {
+        Operation::Write { durable: true, .. } if is_closed.load(Ordering::Relaxed) => {
+            Verdict::Hold
+        }
+        _ => Verdict::CarryOut,
+    });
     // Nearly full only when more is used than the ring holds.
     let size = LogSize::new(Some(LOG_RING_LEN as u64 * 3 / 2));
     let mut durable = Durable::open(gate, 1, &RecoveredDirectory::default(), size, 0).unwrap();

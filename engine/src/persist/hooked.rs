@@ -11,7 +11,7 @@ use crate::persist::storage::{
 
 /// What is to become of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     CarryOut,
     /// Not now: asked again at each poll, in order.
     Hold,
@@ -19,7 +19,7 @@ pub(super) enum Verdict {
 }
 
 /// Plain storage of a directory behind a hook.
-pub(super) struct Hooked<H> {
+pub(crate) struct Hooked<H> {
     inner: Box<dyn Storage>,
     hook: H,
     held: VecDeque<(Token, Operation)>,
@@ -27,7 +27,7 @@ pub(super) struct Hooked<H> {
 }
 
 impl<H: Fn(&Operation) -> Verdict> Hooked<H> {
-    pub(super) fn open(directory: &Path, hook: H) -> Box<Self> {
+    pub(crate) fn open(directory: &Path, hook: H) -> Box<Self> {
         let inner = open(directory, Provider::Buffered).unwrap();
         Box::new(Self { inner, hook, held: VecDeque::new(), failed: Vec::new() })
     }

@@ -5,7 +5,7 @@
 
 mod native;
 
-use std::{path::PathBuf, process::Command};
+use std::{fs::File, path::PathBuf, process::Command};
 
 use native::{
     PROVIDERS, installed, library, not_run, path, run, server, small_server, succeed, target,
@@ -60,9 +60,10 @@ fn environment() -> Option<PathBuf> {
     if !installed("python3", what) {
         return None;
     }
-    static MAKING: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _making = MAKING.lock().unwrap();
     let folder = target().join("tmp/python");
+    // Each test may be a process of its own.
+    let being_made = File::create(target().join("tmp/python.lock")).unwrap();
+    being_made.lock().unwrap();
     let python = folder.join("bin/python");
     let packages = ["-c", "import numpy, pytest"];
     if python.exists() && run(Command::new(&python).args(packages)).status.success() {

@@ -244,12 +244,6 @@ impl Cluster {
                 self.set_workers(workers);
                 Ok(())
             }
-            Instruction::RetireWorker { rank } => {
-                for shard in self.shards() {
-                    shard.send(ShardCommand::RetireWorker { rank, unheard: false });
-                }
-                Ok(())
-            }
             // Carried out by the member itself.
             Instruction::Ping {} | Instruction::Fence { .. } | Instruction::Leave {} => Ok(()),
         }

@@ -70,11 +70,6 @@ pub enum Instruction {
         /// How stale pulls may be.
         consistency: Consistency,
     },
-    /// A worker is gone: nobody waits for it from now on.
-    RetireWorker {
-        /// Its rank.
-        rank: WorkerRank,
-    },
 }
 
 /// What a server proves itself by to another one.
@@ -289,7 +284,6 @@ crate::codec::wire_enum!(Instruction {
     8 => Leave {},
     9 => Introduce { tickets },
     20 => AlterTable { table, consistency },
-    21 => RetireWorker { rank },
 });
 crate::codec::wire_struct!(PeerTicket { server, ticket });
 crate::codec::wire_struct!(Order { number, instruction });

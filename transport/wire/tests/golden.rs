@@ -374,7 +374,6 @@ fn instructions() -> Vec<(String, Vec<u8>)> {
             ("drop_table", Instruction::DropTable { table: TableId(7) }),
             ("ping", Instruction::Ping {}),
             ("alter_table", alter),
-            ("retire_worker", Instruction::RetireWorker { rank: WorkerRank(3) }),
             (
                 "set_tables",
                 Instruction::SetTables { partitions: 64, next_table: 8, tables: vec![table()] },

@@ -43,7 +43,6 @@ pub(crate) fn any_instruction() -> impl Strategy<Value = Instruction> {
             table: TableId(table),
             consistency: schema.consistency,
         }),
-        any::<u32>().prop_map(|rank| Instruction::RetireWorker { rank: WorkerRank(rank) }),
         vec(any::<(u32, u64)>(), 0..5).prop_map(|tickets| Instruction::Introduce {
             tickets: tickets
                 .into_iter()

@@ -181,7 +181,7 @@ pub enum ChainFrame {
 }
 
 /// The fields as they lie.
-#[derive(Default)]
+#[derive(Default, PartialEq)]
 struct Raw {
     kind: u8,
     flags: u8,
@@ -399,13 +399,7 @@ impl ChainFrame {
             }
         };
         // One way to say everything: fields a kind does not have are zero.
-        let again = frame.raw();
-        let same = again.flags == raw.flags
-            && again.partition == raw.partition
-            && again.epoch == raw.epoch
-            && again.words == raw.words
-            && again.halves == raw.halves;
-        if same {
+        if frame.raw() == *raw {
             Ok(frame)
         } else {
             Err(DecodeError::Inconsistent { reason: "a chain frame has a field its kind has not" })

@@ -107,3 +107,61 @@ fn a_report_has_these_bytes() {
     expected[40..44].copy_from_slice(&checksum.0.to_le_bytes());
     assert_eq!(frame.encode(&[]), expected);
 }
+
+/// A header changed by hand, with the checksum it should have then.
+fn changed(frame: ChainFrame, change: impl FnOnce(&mut [u8; HEADER_LEN])) -> [u8; HEADER_LEN] {
+    let mut bytes = frame.encode(&[]);
+    bytes[CHECKSUM_AT..].fill(0);
+    change(&mut bytes);
+    let checksum = Checksum::of(&bytes);
+    bytes[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&checksum.0.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn a_field_that_a_kind_has_not_is_refused() {
+    let ping = ChainFrame::Ping { asked_at: 123 };
+    assert_eq!(ChainFrame::decode(&changed(ping, |_| {}), &[]), Ok(ping));
+    // Flags, partition, epoch, the second word, and both halves.
+    for at in [1, 4, 8, 24, 32, 36] {
+        let decoded = ChainFrame::decode(&changed(ping, |bytes| bytes[at] = 1), &[]);
+        assert!(matches!(decoded, Err(DecodeError::Inconsistent { .. })), "byte {at}: {decoded:?}");
+    }
+}
+
+#[test]
+fn bodies_are_as_long_as_their_kind_allows() {
+    let decode = |frame: ChainFrame, body: &[u8]| ChainFrame::decode(&frame.encode(body), body);
+    let body = vec![7; BODY_LEN_MAX + 1];
+    let records = ChainFrame::Records { partition: P, epoch: E, first: Lsn(3) };
+    assert_eq!(decode(records, &body[1..]), Ok(records));
+    assert!(matches!(decode(records, &body), Err(DecodeError::TooLong { .. })));
+    assert!(matches!(decode(records, &[]), Err(DecodeError::Inconsistent { .. })));
+    let ask = ChainFrame::AskReport { partition: P, epoch: E };
+    assert_eq!(decode(ask, &body[..2]), Err(DecodeError::Trailing { extra: 2 }));
+    let piece =
+        |offset, len| ChainFrame::RecordPiece { partition: P, epoch: E, lsn: Lsn(3), offset, len };
+    assert!(decode(piece(WHOLE_LEN_MAX - 8, WHOLE_LEN_MAX), &body[..8]).is_ok());
+    assert!(matches!(
+        decode(piece(0, WHOLE_LEN_MAX + 1), &body[..8]),
+        Err(DecodeError::TooLong { .. })
+    ));
+    for (offset, len) in [(9, 16), (u32::MAX, 16), (0, 7)] {
+        let decoded = decode(piece(offset, len), &body[..8]);
+        assert!(matches!(decoded, Err(DecodeError::Inconsistent { .. })), "{offset} of {len}");
+    }
+    assert!(matches!(decode(piece(0, 16), &[]), Err(DecodeError::Inconsistent { .. })));
+}
+
+/// Records have checksums of their own, which are looked at where they are applied.
+#[test]
+fn checksums_cover_all_bodies_but_those_with_records() {
+    for (frame, body) in frames().into_iter().filter(|(_, body)| !body.is_empty()) {
+        let mut other = body.clone();
+        other[0] ^= 1;
+        let holds_records =
+            matches!(frame, ChainFrame::Records { .. } | ChainFrame::RecordPiece { .. });
+        let decoded = ChainFrame::decode(&frame.encode(&body), &other);
+        assert_eq!(decoded.is_ok(), holds_records, "{frame:?}");
+    }
+}

@@ -128,19 +128,43 @@ impl Core {
 
     /// Looks for a newer map: a server is silent, and others may know why.
     pub(super) fn suspect(&mut self, attempt: u32) {
-        if self.in_trouble() || self.options.retry_for.is_zero() {
+        if self.options.retry_for.is_zero() {
             return;
         }
-        let limit = Backoff::new(Instant::now()).limit();
-        let newer =
-            self.learn_map(attempt as usize, limit).filter(|map| map.epoch > self.map.epoch);
-        if let Some(map) = newer {
-            self.start_trouble();
-            if let Some(trouble) = &mut self.trouble {
-                self.settling = true;
-                trouble.phase = Phase::Settle { map, since: Instant::now(), asked: 0 };
-            }
+        let Some(map) = self.newer_map(attempt) else { return };
+        self.start_trouble();
+        if let Some(trouble) = &mut self.trouble {
+            self.settling = true;
+            trouble.phase = Phase::Settle { map, since: Instant::now(), asked: 0 };
         }
+    }
+
+    /// The same of a server whose memory is read, by clients too that go by no other map: what it has left
+    /// there are no longer the rows when it was replaced.
+    pub(super) fn suspect_read(&mut self, at: usize, attempt: u32) {
+        if !self.options.retry_for.is_zero() {
+            self.suspect(attempt);
+        } else if self.newer_map(attempt).is_some_and(|map| self.is_replaced(at, &map)) {
+            self.servers[at].links().for_each(|link| self.fail_link(link));
+        }
+    }
+
+    fn newer_map(&mut self, attempt: u32) -> Option<ClusterMap> {
+        if self.in_trouble() {
+            return None;
+        }
+        let limit = Backoff::new(Instant::now()).limit();
+        self.learn_map(attempt as usize, limit).filter(|map| map.epoch > self.map.epoch)
+    }
+
+    /// Whether a map has another life of a server than the one reached, or none.
+    fn is_replaced(&self, at: usize, map: &ClusterMap) -> bool {
+        let server = &self.servers[at];
+        let entry = map.server(server.id).filter(|entry| entry.state != ServerState::Down);
+        entry.is_none_or(|entry| {
+            let before = self.map.server(server.id).map(|entry| entry.incarnation);
+            entry.incarnation != server.incarnation && before != Some(entry.incarnation)
+        })
     }
 
     /// Whether everything in flight that the new map concerns is answered, or its link is gone.
@@ -154,13 +178,7 @@ impl Core {
                 continue;
             }
             let concerned = changes || link.refused;
-            let server = &self.servers[link.server_at];
-            let entry = map.server(server.id).filter(|entry| entry.state != ServerState::Down);
-            let replaced = entry.is_none_or(|entry| {
-                let before = self.map.server(server.id).map(|entry| entry.incarnation);
-                entry.incarnation != server.incarnation && before != Some(entry.incarnation)
-            });
-            if replaced || (concerned && patience_is_over) {
+            if self.is_replaced(link.server_at, map) || (concerned && patience_is_over) {
                 self.fail_link(at);
             } else {
                 settled &= !concerned;

@@ -63,7 +63,7 @@ impl Core {
             Ok(Pulse::Steady) => {}
             Ok(Pulse::Map(map)) if map.epoch > self.map.epoch => self.start_trouble(),
             Ok(Pulse::Map(_)) => {}
-            Ok(Pulse::Silent(told)) => self.suspect(told),
+            Ok(Pulse::Silent(told)) => self.suspect_read(at, told),
             // The next look finds it closed.
             Err(_) => self.servers[at].control = None,
         }

@@ -91,6 +91,9 @@ fn who_only_pulls_sees_what_was_acknowledged_after_its_server_was_stopped_and_re
     let pulled = reader.open_table::<i64>("t").unwrap();
     push(&pushed);
     assert_eq!(pull(&pulled).unwrap(), [1; 2]);
+    let impatient = connect(&cluster.addresses(), Duration::ZERO);
+    let once = impatient.open_table::<i64>("t").unwrap();
+    assert_eq!(pull(&once).unwrap(), [1; 2]);
     // Of four partitions each server is the tail of some.
     for (stopped, acknowledged) in [(0, 2), (1, 3)] {
         cluster.stop_for_a_while(stopped);
@@ -102,6 +105,13 @@ fn who_only_pulls_sees_what_was_acknowledged_after_its_server_was_stopped_and_re
             pulled.pull_into(0..ROWS as u64, &mut rows, &PullOptions::default()).unwrap();
         }
         println!("server {stopped} was stopped: seen after {:?}", since.elapsed());
+        // Who tries nothing again is told, and not given what the server had.
+        while once.pull_into(0..ROWS as u64, &mut rows, &PullOptions::default()).is_ok() {
+            assert!(
+                since.elapsed() < Duration::from_secs(5),
+                "old rows are given without an error"
+            );
+        }
         assert_eq!(pull(&pulled).unwrap(), [acknowledged; 2]);
         cluster.kill(stopped);
     }

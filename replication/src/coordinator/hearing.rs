@@ -26,7 +26,9 @@ struct Ear {
     doubts: BTreeSet<ServerId>,
     heard_at: Option<Time>,
     beats: Lateness,
+    /// When the newest probe was asked first, and when last: what carried it may be lost.
     probed_at: Option<Time>,
+    asked_at: Time,
     is_answered: bool,
     answers: Lateness,
 }
@@ -79,7 +81,7 @@ impl Hearing {
         let ear = self.servers.entry(server).or_default();
         let waiting = ear.probed_at.filter(|_| !ear.is_answered);
         let sent_at = waiting.unwrap_or(now);
-        (ear.probed_at, ear.is_answered) = (Some(sent_at), false);
+        (ear.probed_at, ear.asked_at, ear.is_answered) = (Some(sent_at), now, false);
         outputs.push(CoordinatorOutput::Probe { server, sent_at });
     }
 
@@ -90,7 +92,7 @@ impl Hearing {
         }
     }
 
-    /// Probes those that have trouble with others.
+    /// Probes those that have trouble with others, and again those that have not answered.
     pub(super) fn probe_doubtful(
         &mut self,
         now: Time,
@@ -102,12 +104,11 @@ impl Hearing {
         let ears = self.servers.iter().filter(|(_, ear)| !ear.late.is_empty());
         let doubtful: BTreeSet<ServerId> =
             ears.flat_map(|(&id, ear)| ear.late.keys().copied().chain([id])).collect();
-        for server in doubtful.into_iter().filter(|id| map.is_in_force(*id)) {
-            let ear =
-                self.servers.get(&server).and_then(|ear| Some((ear.probed_at?, ear.is_answered)));
-            let is_due =
-                |(at, is_answered)| is_answered && now.since(at) >= options.probe_interval_us;
-            if ear.is_none_or(is_due) {
+        let open = self.servers.iter().filter(|(_, ear)| ear.is_waited_for());
+        let asked: BTreeSet<ServerId> = open.map(|(&id, _)| id).chain(doubtful).collect();
+        for server in asked.into_iter().filter(|id| map.is_in_force(*id)) {
+            let ear = self.servers.get(&server).filter(|ear| ear.probed_at.is_some());
+            if ear.is_none_or(|ear| now.since(ear.asked_at) >= options.probe_interval_us) {
                 self.probe(now, server, outputs);
             }
         }
@@ -212,11 +213,16 @@ impl Hearing {
 }
 
 impl Ear {
+    /// Whether it was probed and has not answered.
+    fn is_waited_for(&self) -> bool {
+        self.probed_at.is_some() && !self.is_answered
+    }
+
     /// How late the coordinator has heard it lately: heartbeats that come by themselves, and answers,
     /// which show whether it hears the coordinator.
     fn late_us(&self, now: Time, options: &CoordinatorOptions) -> u64 {
         let waited = |since: Option<Time>| since.map_or(0, |since| now.since(since));
-        let probed_at = self.probed_at.filter(|_| !self.is_answered);
+        let probed_at = self.probed_at.filter(|_| self.is_waited_for());
         let answers = self.answers.total(now, waited(probed_at), options.answers);
         answers.max(self.beats.total(now, waited(self.heard_at), options.beats()))
     }

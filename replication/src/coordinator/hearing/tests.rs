@@ -13,6 +13,8 @@ struct Scene {
     late: Vec<(u32, u32, u64)>,
     /// Answers probes so many microseconds late.
     slow: Option<(u32, u64)>,
+    /// Probes of this server are lost until then.
+    lost: Option<(u32, Time)>,
     /// Servers whose heartbeats come once in a while only.
     unsteady: Vec<u32>,
     answers: Vec<(Time, ServerId, Time)>,
@@ -20,8 +22,9 @@ struct Scene {
 
 impl Scene {
     fn new(servers: u32, late: &[(u32, u32, u64)]) -> Self {
-        let driver = Driver::new(servers);
-        Self { driver, late: late.to_vec(), slow: None, unsteady: Vec::new(), answers: Vec::new() }
+        let (driver, late) = (Driver::new(servers), late.to_vec());
+        let (unsteady, answers) = (Vec::new(), Vec::new());
+        Self { driver, late, slow: None, lost: None, unsteady, answers }
     }
 
     fn pass(&mut self, micros: u64) -> &mut Self {
@@ -30,6 +33,9 @@ impl Scene {
             let now = self.driver.now;
             for output in std::mem::take(&mut self.driver.outputs) {
                 if let CoordinatorOutput::Probe { server, sent_at } = output {
+                    if self.lost.is_some_and(|(id, until)| id == server.0 && now < until) {
+                        continue;
+                    }
                     let slow = self.slow.filter(|(id, _)| *id == server.0).map_or(0, |slow| slow.1);
                     self.answers.push((now.after(slow), server, sent_at));
                 }
@@ -122,6 +128,39 @@ fn what_the_coordinator_sees_decides_between_two() {
         scene.slow = Some((sick, 350_000));
         assert_eq!(scene.pass(1_000_000).out(), [sick], "{voice:?}");
     }
+}
+
+#[test]
+fn a_lost_probe_is_sent_again() {
+    let mut scene = Scene::new(2, &[(1, 2, 900)]);
+    scene.lost = Some((2, scene.driver.now.after(50_000)));
+    assert_eq!(scene.pass(500_000).out(), []);
+    scene.late = vec![(1, 2, 1_700)];
+    assert_eq!(scene.pass(200_000).out(), [1], "the other answers");
+}
+
+/// The suspect is heard at once; that it was probed is forgotten by nobody but the network.
+#[test]
+fn a_lost_probe_of_a_suspect_is_sent_again() {
+    let mut scene = Scene::new(3, &[]);
+    scene.lost = Some((2, scene.driver.now.after(50_000)));
+    let (by, incarnation) = (ServerId(1), Incarnation(1));
+    scene.driver.give(CoordinatorInput::Suspect { by, incarnation, server: ServerId(2) });
+    scene.pass(300_000);
+    assert!(scene.answers.iter().any(|(_, server, _)| *server == ServerId(2)));
+}
+
+/// A deaf server makes new connections all the time, and its heartbeats come: it hears as little.
+#[test]
+fn a_server_that_answers_nothing_is_not_excused_by_joining_again() {
+    let mut scene = Scene::new(2, &[(2, 1, 700), (1, 2, 700)]);
+    scene.lost = Some((2, Time(u64::MAX)));
+    for _ in 0..10 {
+        assert_eq!(scene.pass(100_000).out(), []);
+        scene.driver.join(2, 1);
+    }
+    scene.late = vec![(2, 1, 1_700), (1, 2, 1_700)];
+    assert_eq!(scene.pass(TICK_US).out(), [2]);
 }
 
 /// Each accuses the other, and nothing tells them apart: one of them goes, and only one.

@@ -135,13 +135,15 @@ impl Health {
         })
     }
 
-    /// Servers in force that must be failed now; `reached` when others than they are being heard.
+    /// Servers in force that must be failed now; `reached` when others than they are being heard, and
+    /// `fails` while the failure of one is being stored: the rest may hear each other without it.
     pub(super) fn dead(
         &mut self,
         now: Time,
         map: &ClusterMap,
         options: &CoordinatorOptions,
         reached: bool,
+        fails: bool,
         absences: &Absences,
     ) -> Vec<Dead> {
         let last = self.ticked_at.replace(now);
@@ -157,15 +159,31 @@ impl Health {
         // timeout, so that it sees this before the first server's silence is long enough.
         let everybody = map.servers.keys().filter(|id| map.is_in_force(**id)).count();
         let is_cut_off = now.since(round.newest) >= options.heartbeat_timeout_us / 2;
-        if everybody > 1 && is_cut_off && !reached || round.waits(now, options) {
+        if round.waits(now, options) {
             return Vec::new();
         }
         let mut dead = round.dead;
-        if dead.is_empty() && !round.undecided {
+        if everybody > 1 && is_cut_off && !reached {
+            // All that shows a death is the end of a connection by the server's own host.
+            dead.retain(|dead| dead.is_gone && self.is_gone_for_good(now, dead.server, options));
+            return dead;
+        }
+        if dead.is_empty() && !round.undecided && !fails {
             let sick = self.hearing.sick(now, map, options, &excused, absences);
             dead.extend(sick.map(|server| Dead { server, is_gone: false }));
         }
         dead
+    }
+
+    /// Whether a server's connection broke before it would have counted as silent, so that the network
+    /// carried its end, and the server has had time to find a coordinator that was cut off for a while.
+    fn is_gone_for_good(&self, now: Time, server: ServerId, options: &CoordinatorOptions) -> bool {
+        let timeout_us = options.heartbeat_timeout_us;
+        let broke = |pulse: &Pulse| Some((pulse.disconnected_at?, pulse.heard_at));
+        let broke = self.servers.get(&server).and_then(broke);
+        broke.is_some_and(|(at, heard_at)| {
+            at.since(heard_at) < timeout_us && now.since(at) >= VOUCHED_TIMEOUTS * timeout_us
+        })
     }
 
     /// Looks at each server in force.

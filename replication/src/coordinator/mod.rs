@@ -321,9 +321,10 @@ impl Coordinator {
 
     fn tick(&mut self, now: Time, outputs: &mut Vec<CoordinatorOutput>) {
         let reached = !self.returning.is_empty();
+        let fails = self.is_failing();
         let Self { health, map, options, absences, .. } = self;
         health.hearing().probe_doubtful(now, map, options, outputs);
-        let dead = health.dead(now, map, options, reached, absences);
+        let dead = health.dead(now, map, options, reached, fails, absences);
         for Dead { server, is_gone } in dead {
             if self.draft.as_ref().is_some_and(|draft| !draft.is_in_force(server)) {
                 // It is being failed already.
@@ -338,6 +339,16 @@ impl Coordinator {
         if self.absences.end(now) {
             self.planner.look_again();
         }
+    }
+
+    /// Whether a server is to be failed that still is in force.
+    fn is_failing(&self) -> bool {
+        let is_wanted = self.wanted.iter().any(|change| matches!(change, Change::Fail { .. }));
+        let is_leaving = |draft: &ClusterMap| {
+            let servers = self.map.servers.keys();
+            servers.copied().any(|id| self.map.is_in_force(id) && !draft.is_in_force(id))
+        };
+        is_wanted || self.draft.as_ref().is_some_and(is_leaving)
     }
 
     fn elected(&mut self, now: Time, map: ClusterMap) {

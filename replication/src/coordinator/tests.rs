@@ -158,6 +158,44 @@ fn a_suspect_that_answers_lives_and_one_that_does_not_dies_at_once() {
     assert!(!driver.coordinator.map().is_in_force(ServerId(3)));
 }
 
+/// What happens to servers 2 and 3, whose connections break `after_us`, when nobody but the
+/// coordinator's own server is heard any more: how long they stay in force, in all of ten seconds.
+fn time_in_force_beside_the_coordinator(after_us: u64) -> u64 {
+    let mut driver = Driver::new(3);
+    driver.coordinator.lives_with(ServerId(1));
+    driver.pass(50_000, 0);
+    for at in (0..10_000_000).step_by(10_000) {
+        if at == after_us {
+            [2, 3].map(|id| driver.give(CoordinatorInput::Disconnected { server: ServerId(id) }));
+        }
+        driver.now = driver.now.after(10_000);
+        let map_epoch = driver.coordinator.map().epoch;
+        let (server, incarnation) = (ServerId(1), Incarnation(1));
+        driver.give(CoordinatorInput::Heartbeat { server, incarnation, map_epoch });
+        driver.give(CoordinatorInput::Tick);
+        let map = driver.coordinator.map();
+        assert!(map.is_in_force(ServerId(1)));
+        assert_eq!(map.is_in_force(ServerId(2)), map.is_in_force(ServerId(3)));
+        if !map.is_in_force(ServerId(2)) {
+            return at - after_us;
+        }
+    }
+    u64::MAX
+}
+
+#[test]
+fn two_servers_killed_at_once_beside_the_coordinator_are_failed() {
+    assert!(time_in_force_beside_the_coordinator(100_000) < 50_000);
+    let late = time_in_force_beside_the_coordinator(400_000);
+    assert!((1_900_000..2_100_000).contains(&late), "its network may have been cut off: {late}");
+}
+
+/// Connections that break long after the last heartbeat have timed out at the coordinator's own host.
+#[test]
+fn connections_that_time_out_at_a_coordinator_that_is_cut_off_fail_nobody() {
+    assert_eq!(time_in_force_beside_the_coordinator(3_000_000), u64::MAX);
+}
+
 /// Only the coordinator does not hear it: its chains go on, and nothing is gained by failing it soon.
 #[test]
 fn a_silent_server_that_its_peers_hear_is_failed_late() {

@@ -53,13 +53,14 @@ impl Evidence {
 impl View {
     /// The server that has to go first, if one has to.
     pub(super) fn who_goes(&self, late_max_us: u64) -> Option<ServerId> {
-        let pairs = self.pairs(2 * late_max_us);
+        let most_us = 2 * late_max_us;
+        let pairs = self.pairs(most_us);
         let broken = pairs.iter().filter(|(_, late_us)| **late_us >= late_max_us);
         let broken: Vec<(ServerId, ServerId)> = broken.map(|(pair, _)| *pair).collect();
         let sets = smallest_sets(&broken);
         let of_any: BTreeSet<ServerId> = sets.iter().flatten().copied().collect();
         let mut sick: Vec<Evidence> =
-            of_any.into_iter().map(|server| self.evidence(server, &pairs)).collect();
+            of_any.into_iter().map(|server| self.evidence(server, &pairs, most_us)).collect();
         sick.sort_unstable_by(|a, b| b.cmp(a));
         // Nobody goes in the place of one that must not.
         let weight = sick.first()?.weight();
@@ -88,7 +89,12 @@ impl View {
         pairs
     }
 
-    fn evidence(&self, server: ServerId, pairs: &BTreeMap<(ServerId, ServerId), u64>) -> Evidence {
+    fn evidence(
+        &self,
+        server: ServerId,
+        pairs: &BTreeMap<(ServerId, ServerId), u64>,
+        most_us: u64,
+    ) -> Evidence {
         let its = || pairs.iter().filter(|(pair, _)| touches(pair, server));
         let late_here = self.late_here.get(&server).copied();
         let complaints = self.late.iter().filter(|((by, _), _)| *by == server);
@@ -96,7 +102,7 @@ impl View {
             pairs: its().count() + usize::from(late_here.is_some()),
             late_us: its().map(|(_, late_us)| late_us).sum::<u64>() + late_here.unwrap_or(0),
             holds_nothing: !self.chains.iter().any(|chain| chain.contains(&server)),
-            complains_us: complaints.map(|(_, late_us)| late_us).sum(),
+            complains_us: complaints.map(|(_, late_us)| late_us.min(&most_us)).sum(),
             absences: self.absences.get(&server).copied().unwrap_or(0),
             server,
         }

@@ -172,6 +172,27 @@ fn of_a_broken_pair_one_stays() {
     assert_eq!(scene.pass(1_500_000).out().len(), 1);
 }
 
+#[test]
+fn of_a_broken_pair_one_stays_while_the_end_of_the_other_is_stored() {
+    let mut scene = Scene::new(4, &[]);
+    scene.pass(100_000);
+    let Driver { coordinator, outputs, now } = &mut scene.driver;
+    let mut says = |by: u32, late: &[(u32, u64)]| {
+        let late = late.iter().map(|(of, late_us)| (ServerId(*of), *late_us)).collect();
+        let (server, incarnation) = (ServerId(by), Incarnation(1));
+        let report = CoordinatorInput::Hearing { server, incarnation, probe: Time(0), late };
+        coordinator.step(*now, report, outputs);
+        coordinator.step(*now, CoordinatorInput::Tick, outputs);
+        coordinator.draft().cloned()
+    };
+    let draft = says(1, &[(2, 2_000_000)]).expect("one goes");
+    assert!(!draft.is_in_force(ServerId(1)));
+    says(2, &[(1, 2_000_000)]);
+    says(1, &[]);
+    scene.driver.give(CoordinatorInput::Tick);
+    assert_eq!(scene.out(), [1]);
+}
+
 /// Everybody is late for the coordinator, and nobody for anybody else.
 #[test]
 fn a_coordinator_that_hears_badly_fails_nobody() {

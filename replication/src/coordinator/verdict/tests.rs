@@ -121,6 +121,14 @@ fn one_voice_removes_nobody_that_answers() {
     assert_eq!(view.who_goes(MAX_US), Some(ServerId(2)), "the coordinator has trouble with it too");
 }
 
+/// Beyond what counts, more lateness tells nothing of the two apart.
+#[test]
+fn a_louder_complaint_does_not_outweigh_earlier_failures() {
+    let mut view = view(&[(1, 2, 2_900), (2, 1, 1_700)]);
+    view.absences.insert(ServerId(2), 1);
+    assert_eq!(view.who_goes(MAX_US), Some(ServerId(2)));
+}
+
 /// Everybody is late for everybody: machines are busy, and without one of them they are as busy.
 #[test]
 fn where_all_are_late_nobody_goes_soon() {

@@ -904,7 +904,7 @@ windlass_status windlass_buffer_values(const struct windlass_buffer *buffer,
 windlass_status windlass_buffer_is_shared(const struct windlass_buffer *buffer, int32_t *is_shared);
 
 /**
- * Waits until no push reads the buffer any more, so that it may be written; the first failure of
+ * Waits until every push of the buffer is over, so that it may be written; the first failure of
  * those pushes.
  */
 windlass_status windlass_settle_buffer(const struct windlass_buffer *buffer);

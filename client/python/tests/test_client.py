@@ -135,6 +135,20 @@ def test_arrays_of_ones_own_are_registered(client, name):
         client.register(gradients.T)
 
 
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_settling_tells_of_failures_though_values_were_copied(provider, name):
+    client = windlass.connect(address(provider), providers=[provider])
+    table = client.create_table(name, width=16, rows=10_000)
+    with client.register(numpy.ones((10_000, 16), "float32")) as buffer:
+        with windlass.connect(address(provider)) as other:
+            other.drop_table(name)
+        table.push_buffer(slice(None), buffer)
+        with pytest.raises(windlass.WindlassError):
+            buffer.settle()
+        buffer.settle()
+    client.close()
+
+
 def test_prepared(client, name):
     table = client.create_table(name, width=4)
     prepared = table.prepare([1, 1000, 2**40])

@@ -70,7 +70,7 @@ class Buffer:
         return bool(shared.value)
 
     def settle(self) -> None:
-        """Waits until no push reads the values any more; raises the first failure of one."""
+        """Waits until every push of the values is over; raises the first failure of one."""
         library.call("settle_buffer", self._open())
 
     def close(self) -> None:

@@ -154,7 +154,7 @@ pub unsafe extern "C" fn windlass_buffer_is_shared(
     })
 }
 
-/// Waits until no push reads the buffer any more, so that it may be written; the first failure of
+/// Waits until every push of the buffer is over, so that it may be written; the first failure of
 /// those pushes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn windlass_settle_buffer(buffer: *const WindlassBuffer) -> WindlassStatus {

@@ -129,12 +129,16 @@ impl Registered {
                 // was promised to `borrow`.
                 let all = unsafe { std::slice::from_raw_parts(self.address.as_ptr(), bytes) };
                 let values = typed::<T>(&all[from..][..wanted * size_of::<T>()])?;
-                Ok(table.push(rows, values, options)?.timestamp())
+                // Copied: nobody reads the buffer now, but the push may fail, and `settle` tells.
+                let sent = table.push(rows, values, options)?.timestamp();
+                self.remember(sent);
+                Ok(sent)
             }
         }
     }
 
-    /// Waits until no push reads the values any more; the first failure of one.
+    /// Waits until every push of the values is over, whether servers read them or they were copied; the
+    /// first failure of one.
     ///
     /// Those that are out of time stay on the list.
     pub(crate) fn settle(&self) -> Result<(), RequestError> {

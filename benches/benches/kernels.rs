@@ -134,7 +134,8 @@ fn kernel(rule: &str, table: DataType, pushed: DataType, path: Path) -> Option<K
     Kernel::on(rule.parse().ok()?, table, pushed, path).ok()
 }
 
-const RULES: [&str; 5] = ["sgd:lr=0.01", "sgd:momentum=0.9", "adagrad", "adam", "ftrl:l1=0.001"];
+const RULES: [&str; 6] =
+    ["sgd:lr=0.01", "sgd:momentum=0.9", "adagrad", "rmsprop", "adam", "ftrl:l1=0.001"];
 
 /// Every rule on `f32`, and sums of every dtype, by the best path.
 fn rules(criterion: &mut Criterion) {

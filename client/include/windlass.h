@@ -499,7 +499,7 @@ typedef struct windlass_schema {
     uint64_t rows;
     /**
      * How a push changes a row: "add", "assign", "sgd:lr=0.1,momentum=0.9", "adagrad:lr=0.1",
-     * "adam:lr=0.001", "ftrl:alpha=0.1,l1=1"; NULL for "add".
+     * "rmsprop:decay=0.9", "adam:lr=0.001", "ftrl:alpha=0.1,l1=1"; NULL for "add".
      */
     const char *rule;
     /**

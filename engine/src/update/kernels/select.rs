@@ -8,7 +8,7 @@ use super::{
     integer::copy,
     pairs::{Of, Pair},
     path::Path,
-    steps::{Adagrad, Adam, Add, Assign, Ftrl, Momentum, Sgd},
+    steps::{Adagrad, Adam, Add, Assign, Ftrl, Momentum, Rmsprop, RmspropMomentum, Sgd},
 };
 use crate::update::UpdateRule;
 
@@ -56,5 +56,7 @@ fn of_rule<P: Pair>(rule: &UpdateRule, path: Path) -> Apply {
         UpdateRule::Adagrad { .. } => float::<P, Adagrad>(path),
         UpdateRule::Adam { .. } => float::<P, Adam>(path),
         UpdateRule::Ftrl { .. } => float::<P, Ftrl>(path),
+        UpdateRule::Rmsprop { .. } if rule.state_width() == 1 => float::<P, Rmsprop>(path),
+        UpdateRule::Rmsprop { .. } => float::<P, RmspropMomentum>(path),
     }
 }

@@ -11,7 +11,7 @@ use windlass_wire::DataType;
 
 use super::{Accumulator, Kernel, KernelError, Path, Run, UpdateRule};
 
-const RULES: [&str; 13] = [
+const RULES: [&str; 15] = [
     "add",
     "assign",
     "sgd:lr=0.1",
@@ -25,6 +25,8 @@ const RULES: [&str; 13] = [
     "adamw:lr=0.001,wd=0.01",
     "ftrl:alpha=0.1,beta=1,l1=0.5,l2=0.1",
     "ftrl:alpha=0.1",
+    "rmsprop:lr=0.01,decay=0.9",
+    "rmsprop:lr=0.01,decay=0.9,eps=1e-6,momentum=0.9,wd=0.001",
 ];
 
 /// A small generator whose whole state is its seed.

@@ -143,6 +143,17 @@ macro_rules! step {
                     let sign = if z.is_sign_negative() { -1.0 } else { 1.0 };
                     (-(z - sign * l1) / ((beta + n.sqrt()) / alpha + l2), [z, n])
                 }
+                UpdateRule::Rmsprop { learning_rate, decay, epsilon, momentum, weight_decay } => {
+                    let d = penalised(weight_decay);
+                    let v = decay as $real * a + (1.0 - decay) as $real * (d * d);
+                    let scaled = d / (v.sqrt() + epsilon as $real);
+                    let lr = learning_rate as $real;
+                    if momentum == 0.0 {
+                        return (p - lr * scaled, [v, b]);
+                    }
+                    let m = momentum as $real * b + scaled;
+                    (p - lr * m, [v, m])
+                }
             }
         }
     };

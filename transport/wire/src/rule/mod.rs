@@ -81,6 +81,21 @@ update_rules! {
         /// L2 penalty, >= 0.
         l2: "l2" in NotNegative = 0.0,
     }
+
+    /// Hinton's RMSProp (2012), with PyTorch's momentum: `d = g + weight_decay p; v = decay v + (1 - decay) d^2;
+    /// m = momentum m + d / (sqrt(v) + epsilon); p -= learning_rate m`.
+    Rmsprop = 6 "rmsprop" {
+        /// Step length, > 0.
+        learning_rate: "lr" in Positive = 0.01,
+        /// Share of the mean of squares that is kept, 0 <= decay < 1.
+        decay: "decay" in BelowOne = 0.99,
+        /// Guard against division by zero, > 0.
+        epsilon: "eps" in Positive = 1e-8,
+        /// Share of the last step that is kept, 0 <= momentum < 1. At 0 it has no state.
+        momentum: "momentum" in BelowOne = 0.0,
+        /// L2 penalty added to the gradient, >= 0.
+        weight_decay: "wd" in NotNegative = 0.0,
+    }
 }
 
 /// How pushes that hit the same rows in one turn combine before the rule is applied.
@@ -119,6 +134,7 @@ impl UpdateRule {
             Self::Add | Self::Assign => 0,
             Self::Sgd { momentum, .. } => usize::from(*momentum != 0.0),
             Self::Adagrad { .. } => 1,
+            Self::Rmsprop { momentum, .. } => 1 + usize::from(*momentum != 0.0),
             Self::Adam { .. } | Self::Ftrl { .. } => 2,
         }
     }
@@ -241,6 +257,8 @@ pub(super) mod tests {
             "adamw:lr=0.001,wd=0.01",
             "ftrl:alpha=0.1,beta=1,l1=0.5,l2=0.1",
             "ftrl:alpha=0.1",
+            "rmsprop:lr=0.01,decay=0.9",
+            "rmsprop:lr=0.01,decay=0.9,eps=1e-6,momentum=0.9,wd=0.001",
         ]
         .map(|text| text.parse().unwrap())
         .to_vec()
@@ -261,6 +279,8 @@ pub(super) mod tests {
             "adam:beta2=0.99999999",
             "ftrl:alpha=1e300",
             "ftrl:beta=0",
+            "rmsprop:decay=1",
+            "rmsprop:eps=0",
         ] {
             let error = text.parse::<UpdateRule>().unwrap_err();
             assert!(

@@ -4,6 +4,7 @@ mod adagrad;
 mod adam;
 mod add;
 mod ftrl;
+mod rmsprop;
 mod sgd;
 
 use super::real::Real;
@@ -13,6 +14,7 @@ pub(super) use adagrad::Adagrad;
 pub(super) use adam::Adam;
 pub(super) use add::{Add, Assign};
 pub(super) use ftrl::Ftrl;
+pub(super) use rmsprop::{Rmsprop, RmspropMomentum};
 pub(super) use sgd::{Momentum, Sgd};
 
 /// Most state planes a rule has.
@@ -57,6 +59,11 @@ impl Constants {
             }
             UpdateRule::Ftrl { alpha, beta, l1, l2 } => {
                 constants.numbers[..4].copy_from_slice(&[alpha, beta, l1, l2]);
+            }
+            UpdateRule::Rmsprop { learning_rate, decay, epsilon, momentum, weight_decay } => {
+                constants.numbers =
+                    [weight_decay, learning_rate, decay, 1.0 - decay, epsilon, momentum, 0.0];
+                constants.decays = weight_decay != 0.0;
             }
         }
         constants

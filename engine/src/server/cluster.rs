@@ -28,6 +28,9 @@ use crate::{
 /// The state, shared by a server's control threads.
 #[derive(Debug)]
 pub(super) struct Cluster {
+    /// The server and its life. Beside the state, which is locked while rows are recovered: a server that
+    /// joins again meanwhile must not wait for that before it is heard.
+    own: Mutex<Peer>,
     state: Mutex<State>,
     changed: Condvar,
     shards: OnceLock<Vec<ShardHandle>>,
@@ -57,8 +60,6 @@ pub(super) struct DataDirectory {
 
 #[derive(Debug)]
 pub(super) struct State {
-    server: ServerId,
-    life: Incarnation,
     map: Arc<ClusterMap>,
     /// What became of the first map, and with it of recovery.
     first: Option<Result<(), String>>,
@@ -78,8 +79,6 @@ const GIVE_UP_POLL_INTERVAL: Duration = Duration::from_millis(100);
 impl Cluster {
     pub(super) fn new(data: Option<DataDirectory>) -> Self {
         let state = State {
-            server: ServerId(0),
-            life: Incarnation(0),
             map: Arc::new(ClusterMap::default()),
             first: None,
             is_recovered: false,
@@ -89,6 +88,7 @@ impl Cluster {
             logs: data.as_ref().map_or_else(Vec::new, |data| data.logs.clone()),
         };
         Self {
+            own: Mutex::new(Peer { server: ServerId(0), incarnation: Incarnation(0) }),
             state: Mutex::new(state),
             changed: Condvar::new(),
             shards: OnceLock::new(),
@@ -107,14 +107,15 @@ impl Cluster {
 
     /// The server has this number.
     pub(super) fn set_server(&self, server: ServerId) {
-        self.lock().server = server;
+        self.own().server = server;
     }
 
     /// A life begins, and the one before is over: its links are gone when this returns.
     pub(super) fn begin_life(&self, life: Incarnation) {
-        let mut state = self.lock();
-        let is_first = state.life == Incarnation(0);
-        state.life = life;
+        // Held until the shards are fenced: no map of the life before comes to them behind that.
+        let mut own = self.own();
+        let is_first = own.incarnation == Incarnation(0);
+        own.incarnation = life;
         if is_first {
             return;
         }
@@ -252,12 +253,22 @@ impl Cluster {
     /// Takes over a map, unless it is of another life of this server.
     fn install_map(&self, map: ClusterMap) -> Result<(), Refusal> {
         let mut state = self.lock();
-        if map.epoch <= state.map.epoch || !map.admits(state.server, state.life) {
+        if map.epoch <= state.map.epoch {
             return Ok(());
         }
+        let map = Arc::new(map);
+        let own = self.own();
+        if !map.admits(own.server, own.incarnation) {
+            return Ok(());
+        }
+        let told = self.map_shards(&map);
+        if let (Ok(()), Some(peers)) = (&told, self.peers.get()) {
+            peers.follow(*own, map.clone());
+        }
+        drop(own);
         // Before chains are created there is nothing to recover rows into.
         let is_enough = map.is_founded() || self.data.as_ref().is_none_or(|data| data.is_new);
-        let installed = self.install(&mut state, Arc::new(map));
+        let installed = told.and_then(|()| self.install(&mut state, map));
         if state.first.is_none() && (is_enough || installed.is_err()) {
             state.first = Some(installed.clone().map_err(|(_, text)| text));
         }
@@ -379,12 +390,8 @@ impl Cluster {
         answers.fold(Ok(()), Result::and)
     }
 
+    /// Goes by a map that the shards have, once what is kept here is recovered.
     fn install(&self, state: &mut State, map: Arc<ClusterMap>) -> Result<(), Refusal> {
-        self.map_shards(&map)?;
-        let own = Peer { server: state.server, incarnation: state.life };
-        if let Some(peers) = self.peers.get() {
-            peers.follow(own, map.clone());
-        }
         if !state.is_recovered
             && map.is_founded()
             && let Some(data) = &self.data
@@ -438,6 +445,11 @@ impl Cluster {
         u16::try_from(self.shards().len()).unwrap_or(u16::MAX)
     }
 
+    fn own(&self) -> MutexGuard<'_, Peer> {
+        // As of the state.
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // A control thread that panicked leaves whole values: every change is a single step.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -447,4 +459,29 @@ impl Cluster {
 /// How many directories may have rows of the same partition: one that moved has left them behind, too.
 fn copies_left(map: &ClusterMap) -> u8 {
     map.replicas.max(1 + u8::from(map.chained))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{sync::mpsc, thread};
+
+    #[test]
+    fn a_server_joins_again_while_rows_are_recovered() {
+        let cluster = Cluster::new(None);
+        let recovering = cluster.lock();
+        thread::scope(|scope| {
+            let (done, joined) = mpsc::channel();
+            let cluster = &cluster;
+            scope.spawn(move || {
+                cluster.set_server(ServerId(3));
+                cluster.begin_life(Incarnation(2));
+                done.send(())
+            });
+            let joined = joined.recv_timeout(Duration::from_secs(10));
+            drop(recovering);
+            assert_eq!(joined, Ok(()), "joining waits for recovery");
+        });
+        assert_eq!(*cluster.own(), Peer { server: ServerId(3), incarnation: Incarnation(2) });
+    }
 }

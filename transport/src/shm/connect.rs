@@ -208,6 +208,7 @@ impl Shm {
             && let Err(error) = socket::watch(&self.epoll, &listener.socket, LISTENER_TOKEN)
         {
             tracing::error!(%error, "cannot watch the listener again");
+            self.accepts_again_at = Some(Instant::now() + ACCEPT_PAUSE);
         }
     }
 

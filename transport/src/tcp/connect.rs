@@ -199,6 +199,7 @@ impl Tcp {
                 self.wait_point.change(listener, Source::Listener, Interest::RECEIVE)
         {
             tracing::error!(%error, "cannot watch the listener again");
+            self.accepts_again_at = Some(now + ACCEPT_PAUSE);
         }
     }
 

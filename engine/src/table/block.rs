@@ -260,6 +260,41 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::cast_possible_truncation, reason = "small numbers of a test")]
+    fn rows_come_block_by_block_each_once() {
+        for (row_len, from, to) in [(8, 37, 611), (100, 0, 1000), (961, 998, 1000)] {
+            let mut blocks = blocks(row_len, 1000);
+            let row = usize::try_from(row_len).unwrap();
+            let byte = |row: u64| (row % 251) as u8;
+            blocks.update(RowRange::new(0, 1000), |values, first, count| {
+                for at in 0..count {
+                    // SAFETY: one of the rows handed out for writing.
+                    let values = unsafe { values.add(at as usize * row) };
+                    // SAFETY: as above.
+                    unsafe { std::ptr::write_bytes(values, byte(first + at), row) };
+                }
+            });
+            let mut next = from;
+            blocks.read(RowRange::new(from, to), |values, first, count| {
+                assert_eq!(first, next, "row length {row_len}");
+                next += count;
+                // SAFETY: the rows handed out for reading, while nothing writes them.
+                let values = unsafe { std::slice::from_raw_parts(values, count as usize * row) };
+                for (at, values) in (first..).zip(values.chunks_exact(row)) {
+                    assert!(values.iter().all(|value| *value == byte(at)), "row {at}");
+                }
+            });
+            assert_eq!(next, to);
+        }
+    }
+
+    /// The version at a block's end, as one-sided readers compare it.
+    fn tail_version(blocks: &Blocks, block: u64) -> u64 {
+        let stride = u64::from(blocks.geometry.block_stride);
+        blocks.pages.load_u64(blocks.offset + (block + 1) * stride + TAIL_VERSION_AT)
+    }
+
+    #[test]
     fn fencing_marks_every_block_a_few_at_a_time() {
         let mut blocks = blocks(64, 100);
         let count = blocks.geometry.block_count(100);
@@ -267,6 +302,7 @@ mod tests {
         blocks.fence(true);
         assert_eq!(blocks.mark_some(2), 2);
         let marked = |blocks: &Blocks| -> Vec<u64> {
+            assert!((0..count).all(|block| tail_version(blocks, block) == blocks.version(block)));
             (0..count).filter(|block| blocks.version(*block) & FENCED != 0).collect()
         };
         assert_eq!(marked(&blocks), [0, 1], "no step touches more than it may");

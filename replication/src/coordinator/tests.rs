@@ -20,7 +20,11 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(servers: u32) -> Self {
-        let options = CoordinatorOptions { copies_per_server_max: 64, ..Default::default() };
+        Self::with_copies(servers, 64)
+    }
+
+    fn with_copies(servers: u32, copies_per_server_max: usize) -> Self {
+        let options = CoordinatorOptions { copies_per_server_max, ..Default::default() };
         let mut driver =
             Self { coordinator: Coordinator::new(options), outputs: Vec::new(), now: Time(1) };
         driver.give(CoordinatorInput::Elected { map: ClusterMap::new(16, 3) });
@@ -125,6 +129,15 @@ fn creates_chains_mends_them_and_takes_a_server_back() {
     driver.settle();
     let held = driver.coordinator.map().held_by(ServerId(2)).count();
     assert!((10..=14).contains(&held), "balanced again: {held}");
+}
+
+#[test]
+fn a_server_copies_a_few_partitions_at_a_time() {
+    let mut driver = Driver::with_copies(3, 2);
+    driver.join(4, 1);
+    let map = driver.coordinator.map();
+    let copies = map.partitions.iter().filter(|entry| entry.joining.is_some()).count();
+    assert_eq!(copies, 2);
 }
 
 #[test]

@@ -83,6 +83,16 @@ fn the_last_member_stays_and_an_unsettled_tail_does_not_replace_it() {
 }
 
 #[test]
+fn a_partition_waits_when_it_has_members_and_all_of_them_are_down() {
+    let mut map = map(2);
+    assert!(!map.is_waiting(&map.partitions[0]), "it has none yet");
+    map.apply(Change::Create { partition: P, members: ids(&[1]) }).unwrap();
+    assert!(!map.is_waiting(&map.partitions[0]));
+    map.apply(Change::Fail { server: ServerId(1) }).unwrap();
+    assert!(map.is_waiting(&map.partitions[0]));
+}
+
+#[test]
 fn a_restart_leaves_every_chain_that_can_do_without() {
     let mut map = map(3);
     map.apply(Change::Create { partition: P, members: ids(&[1, 2, 3]) }).unwrap();

@@ -111,6 +111,8 @@ proptest! {
             }
         }
         prop_assert_eq!(clock.minimum().map(|c| c.0), oracle.minimum(ALL_ROWS));
+        let live = oracle.clocks.keys().filter(|worker| !oracle.retired.contains_key(worker));
+        prop_assert_eq!(clock.live_count(), live.count());
         prop_assert_eq!(clock.minimum_in(asked).map(|c| c.0), oracle.minimum(asked).filter(|_| !asked.is_empty()));
         for pair in clock.entries().windows(2) {
             prop_assert!(pair[0].1 != pair[1].1, "equal neighbours are one entry: {:?}", pair);

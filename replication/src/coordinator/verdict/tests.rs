@@ -139,3 +139,10 @@ fn two_sick_hosts_go_one_after_the_other() {
     }
     assert_eq!(all_that_go(view(&late)), [ServerId(1), ServerId(2)]);
 }
+
+#[test]
+fn of_two_the_one_that_holds_nothing_goes() {
+    let each_other = [(1, 2, 2 * MAX_US), (2, 1, 2 * MAX_US)];
+    assert_eq!(goes(&each_other, &[&[1, 3]]), Some(2));
+    assert_eq!(goes(&each_other, &[&[2, 3]]), Some(1));
+}

@@ -142,10 +142,8 @@ impl Hearing {
         server: ServerId,
         options: &CoordinatorOptions,
     ) -> bool {
-        let is_heard = |ear: &Ear| {
-            let heard_at = ear.heard_at.unwrap_or_default();
-            now.since(heard_at) < options.heartbeat_timeout_us / 2
-        };
+        let is_recent = |at| now.since(at) < options.heartbeat_timeout_us / 2;
+        let is_heard = |ear: &Ear| ear.heard_at.is_some_and(is_recent);
         let hears = |ear: &Ear| !ear.late.contains_key(&server) && !ear.doubts.contains(&server);
         let vouches = |by| self.servers.get(by).is_some_and(|ear| is_heard(ear) && hears(ear));
         self.neighbours.1.get(&server).is_some_and(|peers| peers.iter().any(vouches))

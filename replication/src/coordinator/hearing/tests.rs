@@ -2,7 +2,10 @@
 
 use windlass_wire::{Incarnation, ServerId};
 
-use super::super::{CoordinatorInput, CoordinatorOutput, tests::Driver};
+use super::{
+    super::{CoordinatorInput, CoordinatorOptions, CoordinatorOutput, tests::Driver},
+    Hearing,
+};
 use crate::time::Time;
 
 const TICK_US: u64 = 10_000;
@@ -98,6 +101,17 @@ fn a_new_leader_keeps_the_only_server_that_it_hears() {
         scene.driver.give(CoordinatorInput::Tick);
     }
     assert_eq!(scene.out(), [2, 3]);
+}
+
+#[test]
+fn a_server_that_was_never_heard_vouches_for_nobody() {
+    let driver = Driver::new(3);
+    let (mut hearing, options) = (Hearing::default(), CoordinatorOptions::default());
+    hearing.note_neighbours(driver.coordinator.map());
+    hearing.probe(driver.now, ServerId(1), &mut Vec::new());
+    assert!(!hearing.is_vouched_for(driver.now, ServerId(2), &options));
+    hearing.heard(driver.now, ServerId(1), &options);
+    assert!(hearing.is_vouched_for(driver.now, ServerId(2), &options));
 }
 
 #[test]

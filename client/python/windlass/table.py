@@ -178,7 +178,7 @@ class Table:
     ) -> PendingPush:
         """Starts a push of a buffer's values, from number `first_value` on, without a copy.
 
-        Do not write them until the push is over.
+        Do not write them until the push is over. The request `after` is waited for first.
         """
         function, arguments, _ = self._rows("push_buffer", rows)
         options = _push_options(after, clock, sync)
@@ -205,6 +205,8 @@ class Table:
     ) -> numpy.ndarray:
         """Pulls rows and waits for them: an array of shape (rows, width), or `out`.
 
+        `after` is the timestamp of a request that has to be done first, which this waits for.
+
         `out` is filled in place, and is a C-contiguous array of the table's dtype with as many
         values. With `relaxed`, rows of a range may mix values from before and after an update.
         `replica` is "tail", where every acknowledged push is, "any", which spreads the load, or
@@ -219,7 +221,7 @@ class Table:
     def start_pull(
         self, rows: Rows, *, after: int = 0, relaxed: bool = False, replica: str = "tail"
     ) -> PendingPull:
-        """Starts a pull; its `wait()` has the rows."""
+        """Starts a pull; its `wait()` has the rows. The request `after` is waited for before that."""
         function, arguments, count = self._rows("start_pull", rows)
         options = _pull_options(after, relaxed, replica)
         handle = library.handle(function, self._open(), *arguments, options)
@@ -331,7 +333,7 @@ class Prepared:
     def push(
         self, *, after: int = 0, clock: Optional[int] = None, sync: bool = False
     ) -> PendingPush:
-        """Starts a push of the values, once the push before is over."""
+        """Starts a push of the values, once the push before and the request `after` are over."""
         pushed = c_uint64()
         options = _push_options(after, clock, sync)
         library.call("push_prepared", self._open(), options, byref(pushed))
@@ -340,7 +342,10 @@ class Prepared:
     def pull(
         self, *, after: int = 0, relaxed: bool = False, replica: str = "tail"
     ) -> numpy.ndarray:
-        """Pulls the rows over the values, waits for them, and returns `values`."""
+        """Pulls the rows over the values, waits for them, and returns `values`.
+
+        The request `after` is waited for first.
+        """
         library.call("pull_prepared", self._open(), _pull_options(after, relaxed, replica))
         return self.values
 

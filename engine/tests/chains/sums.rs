@@ -33,12 +33,17 @@ fn ask(node: &Node) -> Vec<Answered> {
 fn a_shard_serves_while_it_sums_a_large_table() {
     let world = start();
     let node = &world.nodes[0];
-    let answers = ask(node);
-    // Commands are carried out in turn: this one comes behind the sums, and is answered before them.
-    node.memory_left();
-    assert!(answers.iter().all(|answer| answer.is_empty()), "all of it was one turn");
-    let sums = answers.iter().flat_map(|answer| answer.recv().unwrap().unwrap());
-    assert_eq!(sums.count(), 8);
+    // Commands are carried out in turn: this one comes behind the sums, and is answered before them. This
+    // thread may be stopped for as long as they take, but not each time.
+    let is_served = (0..20).any(|_| {
+        let answers = ask(node);
+        node.memory_left();
+        let is_served = answers.iter().all(|answer| answer.is_empty());
+        let sums = answers.iter().flat_map(|answer| answer.recv().unwrap().unwrap());
+        assert_eq!(sums.count(), 8);
+        is_served
+    });
+    assert!(is_served, "all of it was one turn");
 }
 
 #[test]

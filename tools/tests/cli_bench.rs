@@ -116,3 +116,39 @@ fn a_server_that_runs_is_measured_with_its_own_directory() {
     let connected = [&short[..], &["--connect", &server.address, "--json"]].concat();
     assert!(json(at, &connected)["rows_per_s"].as_f64().unwrap() > 0.0);
 }
+
+#[test]
+fn idle_clients_are_counted_from_outside() {
+    let folder = folder();
+    let at = folder.path();
+    for transport in ["shm", "tcp"] {
+        let words = "bench connections --clients 5 --processes 2 --shards 3 --slice-ms 100 --json --transport";
+        let arguments: Vec<_> = words.split(' ').chain([transport]).collect();
+        let result = json(at, &arguments);
+        let number =
+            |key: &str| result[key].as_f64().unwrap_or_else(|| panic!("{key} in {result}"));
+        assert_eq!(result["transport"], transport);
+        assert_eq!((number("clients"), number("shards")), (5.0, 3.0));
+        // A control connection each at least; every client has pushed to a shard.
+        assert!(number("server_fds") >= number("server_fds_alone") + 5.0, "{result}");
+        assert!(number("queue_pairs") >= 6.0, "{result}");
+        assert!(number("server_pinned_bytes") > number("server_pinned_bytes_alone"), "{result}");
+        for key in [
+            "connect_s",
+            "leave_s",
+            "client_pinned_bytes",
+            "active_p50_us",
+            "alone_p50_us",
+            "active_one_shard_p50_us",
+            "alone_one_shard_p50_us",
+        ] {
+            assert!(number(key) > 0.0, "{key} in {result}");
+        }
+    }
+    let text = fails(at, 2, &["bench", "connections", "--clients", "0"]);
+    assert!(text.contains("--clients"), "{text}");
+    let text = fails(at, 2, &["bench", "connections", "--rows", "3"]);
+    assert!(text.contains("--rows"), "{text}");
+    let text = fails(at, 2, &["bench"]);
+    assert!(text.contains("OPERATION"), "{text}");
+}

@@ -60,7 +60,6 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[
         "tests/tests/kill_nine/main.rs:acknowledged_pushes_survive_kill_nine_exactly_once",
         "a scenario is read from its top to its end",
     ),
-    ("tools/src/cli/bench.rs:run", "a command from its flags to its output"),
     ("tools/src/cli/demo.rs:run", "a command from its flags to its output"),
     ("tools/src/cli/drill.rs:run", "a command from its flags to its output"),
     (

@@ -1,6 +1,7 @@
 //! Measures operations of a client against a server, and in the same run the limits of the machine
 //! they are compared with.
 
+pub mod connections;
 mod draw;
 pub mod driver;
 pub mod limit;

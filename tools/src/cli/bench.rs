@@ -4,10 +4,14 @@ use std::{path::PathBuf, time::Duration};
 
 use windlass_client::{DataType, Durability, UpdateRule};
 
-use super::{ExitStatus, Failure, Output, connection::Means, progress, replica::Replica, size};
+use super::{
+    ExitStatus, Failure, Output, bench_connections, connection::Means, progress, replica::Replica,
+    size,
+};
 use crate::{
     bench::{
         Distribution, Naming, Operation, Target, TargetOptions,
+        connections::hold_clients,
         driver::Schedule,
         limit::{Quantity, allowed_cores},
     },
@@ -48,10 +52,17 @@ Examples:
   windlass bench pull --rows 4096 --width 16 --sparse --table-rows 4000000 --distribution zipf:1.05";
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = AFTER_HELP)]
+#[command(
+    after_help = AFTER_HELP,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 pub(crate) struct Arguments {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// What to measure
-    operation: Operation,
+    #[arg(required = true)]
+    operation: Option<Operation>,
     /// Rows of an operation
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
     rows: u64,
@@ -116,33 +127,29 @@ pub(crate) struct Arguments {
     by: Means,
 }
 
+/// What else than operations can be measured.
+#[derive(Debug, clap::Subcommand)]
+enum Other {
+    /// Measure what idle clients cost a server, and a client that works among them
+    Connections(bench_connections::Arguments),
+    /// Hold idle clients: what `bench connections` starts
+    #[command(hide = true)]
+    Idle,
+}
+
 pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> {
+    match &arguments.other {
+        Some(Other::Connections(arguments)) => bench_connections::run(arguments, output),
+        Some(Other::Idle) => hold_clients().map_err(Failure::failed),
+        None => measure(arguments, output),
+    }
+}
+
+fn measure(arguments: &Arguments, output: Output) -> Result<(), Failure> {
+    let operation = arguments.operation.expect("clap requires it without a subcommand");
     let table_rows = arguments.table_rows.unwrap_or(arguments.rows);
-    if table_rows < arguments.rows {
-        return Err(Failure::new(
-            ExitStatus::Usage,
-            format!(
-                "--table-rows {table_rows} is below --rows {}: an operation touches each row once",
-                arguments.rows
-            ),
-        ));
-    }
+    check(arguments, operation)?;
     let naming = naming(arguments)?;
-    let starts_server = arguments.connect.is_none();
-    let is_durable = arguments.durability != (Durability::Memory {});
-    if is_durable && starts_server && arguments.data_dir.is_none() {
-        return Err(Failure::new(
-            ExitStatus::Usage,
-            "a durability other than memory needs --data-dir DIR for the log of the server that is \
-             started for the bench",
-        ));
-    }
-    if arguments.from != Replica::Tail && arguments.operation != Operation::Pull {
-        return Err(Failure::new(
-            ExitStatus::Usage,
-            "--from says which replica `bench pull` reads: pushes go to the first of the chain",
-        ));
-    }
     // The shard is on the last core, the client on the first: the limit is measured between them.
     let last_core = allowed_cores()
         .ok()
@@ -170,7 +177,7 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
     let target = Target::new(
         &connection,
         TargetOptions {
-            operation: arguments.operation,
+            operation,
             rows: arguments.rows,
             width: arguments.width,
             dtype: arguments.dtype,
@@ -204,6 +211,36 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
         svg::write(&plot, path).map_err(Failure::failed)?;
     }
     if arguments.plot { output.text(&plot.render(72, 12)) } else { Ok(()) }
+}
+
+/// Refuses what does not go together.
+fn check(arguments: &Arguments, operation: Operation) -> Result<(), Failure> {
+    let table_rows = arguments.table_rows.unwrap_or(arguments.rows);
+    if table_rows < arguments.rows {
+        return Err(Failure::new(
+            ExitStatus::Usage,
+            format!(
+                "--table-rows {table_rows} is below --rows {}: an operation touches each row once",
+                arguments.rows
+            ),
+        ));
+    }
+    let starts_server = arguments.connect.is_none();
+    let is_durable = arguments.durability != (Durability::Memory {});
+    if is_durable && starts_server && arguments.data_dir.is_none() {
+        return Err(Failure::new(
+            ExitStatus::Usage,
+            "a durability other than memory needs --data-dir DIR for the log of the server that is \
+             started for the bench",
+        ));
+    }
+    if arguments.from != Replica::Tail && operation != Operation::Pull {
+        return Err(Failure::new(
+            ExitStatus::Usage,
+            "--from says which replica `bench pull` reads: pushes go to the first of the chain",
+        ));
+    }
+    Ok(())
 }
 
 fn naming(arguments: &Arguments) -> Result<Naming, Failure> {

@@ -2,6 +2,7 @@
 
 mod aggregation;
 mod bench;
+mod bench_connections;
 mod checkpoint;
 mod cluster;
 mod completions;

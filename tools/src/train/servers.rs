@@ -128,6 +128,12 @@ impl Servers {
         self.members.iter().map(|member| member.id).collect()
     }
 
+    /// Their process ids.
+    #[must_use]
+    pub fn process_ids(&self) -> Vec<u32> {
+        self.members.iter().map(|member| member.process.id()).collect()
+    }
+
     /// Kills a server at once, without a word to anybody. Returns whether there was one.
     pub fn kill(&mut self, server: ServerId) -> bool {
         let Some(at) = self.members.iter().position(|member| member.id == server) else {

@@ -153,8 +153,14 @@ pub const SESSIONS_DETACHED_MAX: usize = 65_536;
 /// Sessions that one record of a chain names as expired.
 pub const SESSIONS_EXPIRED_PER_RECORD_MAX: usize = 1024;
 
-/// Rows a sparse partition's first slab holds; each next one holds twice as many.
+/// Rows a sparse partition's first slab holds; each next one holds twice as many, up to `SLAB_LEN_MAX`.
 pub const SLAB_ROWS_FIRST: u64 = 16;
+
+/// Bytes of a slab, unless a few rows take more. Small slabs are soon made, and waste little.
+pub const SLAB_LEN_MAX: u64 = 4 << 20;
+
+/// Bytes from which on a slab is made by another thread: a turn takes some 50 us to touch as many.
+pub const SLAB_MADE_AHEAD_LEN: u64 = 256 << 10;
 
 /// A batch of sparse keys has the processor fetch what it reads next so many keys ahead.
 pub const KEYS_FETCHED_AHEAD: usize = 16;

@@ -7,6 +7,7 @@
 
 mod copy_out;
 mod peer_file;
+mod populate;
 
 use std::{
     fmt,
@@ -22,6 +23,8 @@ use rustix::{
     fs::{MemfdFlags, SealFlags},
     mm::{Advice, MapFlags, ProtFlags},
 };
+
+pub use populate::{populate, prefer_huge_pages};
 
 use crate::error::AllocateError;
 

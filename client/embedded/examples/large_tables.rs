@@ -14,6 +14,7 @@ use std::{
 };
 
 use crossbeam::channel::bounded;
+use rustix::time::{ClockId, clock_gettime};
 use windlass_client::{Client, ClientOptions, Element, PushOptions, TableSchema};
 use windlass_engine::{
     Server, ServerConfig,
@@ -92,8 +93,8 @@ fn longest_turn(mib: u64) {
 
 /// CPU time of this thread.
 fn cpu_time_ns() -> u64 {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    text.split(' ').next().and_then(|text| text.parse().ok()).unwrap()
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    u64::try_from(time.tv_sec * 1_000_000_000 + time.tv_nsec).unwrap()
 }
 
 fn longest_push(mib: u64, replicas: u8) {

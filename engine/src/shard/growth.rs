@@ -1,7 +1,10 @@
 //! Rows that come to a shard: those of a new table, and those a new map gives it. Their memory is made on
 //! another thread; the shard goes on with its turns meanwhile, and puts them in use when it is there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use windlass_transport::Transport;
 use windlass_wire::{PartitionId, TableEntry, TableId};
@@ -11,7 +14,7 @@ use super::{
     chain::ServerEvent,
     command::Answer,
     memory::{Made, MemoryMade, MemoryThread, Wanted},
-    tables::{ShardTable, TableError},
+    tables::{ShardTable, TableError, TableRows},
 };
 
 /// What is being made, and who waits for it.
@@ -313,6 +316,11 @@ fn put_in_use(shard: &mut Shard, table: &mut ShardTable, missing: &[PartitionId]
     let len: u64 = missing.iter().map(|partition| table.len_of(*partition)).sum();
     shard.memory_left -= len;
     table.install(chained, missing, &mut shard.arena, made);
+    if let TableRows::Sparse(partitions) = &mut table.rows {
+        for partition in partitions {
+            partition.grow_ahead(Arc::new(shard.growth.memory.clone()));
+        }
+    }
     if shard.durable.is_some() {
         table.track_changes();
     }

@@ -1,7 +1,7 @@
 //! The thread that makes and ends a shard's memory. Taking pages, zeroing, pinning and unmapping them takes
 //! up to a second a GiB: as long as no turn may.
 
-use std::{any::Any, collections::BTreeMap};
+use std::collections::BTreeMap;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use windlass_transport::{
@@ -14,7 +14,10 @@ use super::{
     ShardHandle, arena::ArenaError, chain, command::ShardCommand, growth::Purpose,
     tables::ShardTable,
 };
-use crate::{limits::MEMORY_THREAD_NICE, table::StatePlanes};
+use crate::{
+    limits::MEMORY_THREAD_NICE,
+    table::{Background, StatePlanes},
+};
 
 /// Memory that a shard asks for.
 #[derive(Debug, Default)]
@@ -57,17 +60,15 @@ pub struct MemoryMade {
     pub(super) purpose: Purpose,
 }
 
-/// The thread, which ends once this is dropped and what it was asked is done.
-#[derive(Debug)]
+/// The thread, which ends once this and its clones are dropped and what it was asked is done.
+#[derive(Clone, Debug)]
 pub(super) struct MemoryThread {
     jobs: Sender<Job>,
 }
 
-#[derive(Debug)]
 enum Job {
     Make { wanted: Wanted, made: Made, purpose: Purpose },
-    End(Box<dyn Any + Send>),
-    Hold(Receiver<()>),
+    Run(Box<dyn FnOnce() + Send>),
 }
 
 impl MemoryThread {
@@ -90,17 +91,25 @@ impl MemoryThread {
     }
 
     /// Has it drop what takes long to drop, before anything that is asked for later is made.
-    pub(super) fn end(&self, ended: impl Any + Send) {
-        self.send(Job::End(Box::new(ended)));
+    pub(super) fn end(&self, ended: impl Send + 'static) {
+        self.run(Box::new(move || drop(ended)));
     }
 
     /// For tests: it does nothing until the other end of `until` is gone.
     pub(super) fn hold(&self, until: Receiver<()>) {
-        self.send(Job::Hold(until));
+        self.run(Box::new(move || {
+            let _ = until.recv();
+        }));
     }
 
     fn send(&self, job: Job) {
         assert!(self.jobs.send(job).is_ok(), "the memory thread lives as long as its shard");
+    }
+}
+
+impl Background for MemoryThread {
+    fn run(&self, work: Box<dyn FnOnce() + Send>) {
+        self.send(Job::Run(work));
     }
 }
 
@@ -116,10 +125,7 @@ fn run(jobs: &Receiver<Job>, registrars: Vec<Option<Box<dyn Registrar>>>, shard:
                     made: Box::new(MemoryMade { made, purpose }),
                 });
             }
-            Job::End(ended) => drop(ended),
-            Job::Hold(until) => {
-                let _ = until.recv();
-            }
+            Job::Run(work) => work(),
         }
     }
 }

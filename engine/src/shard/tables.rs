@@ -1,5 +1,7 @@
 //! A table at one shard: its schema turned into kernels, and the partitions held here.
 
+use std::sync::Arc;
+
 use windlass_wire::{
     ClockLine, ClusterMap, Durability, Layout, NotFinitePolicy, PartitionId, ServerId, ShardId,
     Status, TableEntry, TableKind, map::shard_of,
@@ -251,7 +253,8 @@ impl ShardTable {
         match &mut self.rows {
             TableRows::Dense(partitions) => partitions[slot].0.clear(),
             TableRows::Sparse(partitions) => {
-                let fresh = SparsePartition::new(partition, &self.entry.schema);
+                let mut fresh = SparsePartition::new(partition, &self.entry.schema);
+                fresh.grow_ahead(Arc::new(memory.clone()));
                 let mut old = std::mem::replace(&mut partitions[slot], fresh);
                 if old.changed_mut().is_tracked() {
                     partitions[slot].track_changes();

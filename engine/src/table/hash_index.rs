@@ -1,8 +1,12 @@
 //! From key to row number: open addressing with linear probing, keys never removed one by one. It
 //! grows a few slots at a time, since moving every key at once would stop a shard for as long.
 
-use windlass_transport::memory::fetch;
+use std::sync::Arc;
+
+use windlass_transport::memory::{fetch, populate, prefer_huge_pages};
 use windlass_wire::map::mix;
+
+use super::ahead::{Ahead, Background};
 
 /// Numbers keys in the order in which they were first seen.
 #[derive(Debug, Default)]
@@ -10,7 +14,13 @@ pub struct HashIndex {
     slots: Slots,
     /// The slots before they grew, as long as keys are left in them.
     old: Slots,
+    /// Those that it will have when these are full.
+    next: Option<Ahead<Slots>>,
+    /// Who makes them before they are needed.
+    background: Option<Arc<dyn Background>>,
     count: u64,
+    /// By how much less than others' its slots are taken when they grow, in 64ths.
+    spare: u64,
 }
 
 const SLOTS_FIRST: usize = 16;
@@ -18,6 +28,15 @@ const SLOTS_FIRST: usize = 16;
 /// Old slots that are emptied for each new key. They must all be before the new ones, twice as many,
 /// are full: two would do.
 const MOVED_PER_KEY: usize = 4;
+
+/// How much of the slots is taken, in 64ths, when they grow.
+const FULL_64THS: u64 = 56;
+
+/// How much less when the next ones are asked for.
+const LEAD_64THS: u64 = 8;
+
+/// As many slots are made by another thread: 256 KiB, which a turn takes some 50 us to touch.
+const SLOTS_MADE_AHEAD: usize = 16 << 10;
 
 /// Old slots that are given back at once, which costs the time of unmapping them: 1 MiB.
 const GIVEN_BACK: usize = 64 << 10;
@@ -27,6 +46,12 @@ impl HashIndex {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// No key; the `number`th of many indices that fill alike, of which few grow at once.
+    #[must_use]
+    pub fn staggered(number: u32) -> Self {
+        Self { spare: mix(u64::from(number)) >> 61, ..Self::default() }
     }
 
     /// Number of keys.
@@ -45,6 +70,11 @@ impl HashIndex {
     #[must_use]
     pub fn memory_len(&self) -> usize {
         (self.slots.held.capacity() + self.old.held.capacity()) * size_of::<Slot>()
+    }
+
+    /// From now on more slots are made by another thread, before these are full.
+    pub fn grow_ahead(&mut self, background: Arc<dyn Background>) {
+        self.background = Some(background);
     }
 
     /// The row of a key.
@@ -79,13 +109,16 @@ impl HashIndex {
             return (row, false);
         }
         // At most seven eighths full, so that probes stay short and always end.
-        let full = (self.count + 1) * 8 > self.slots.held.len() as u64 * 7;
+        let full = self.count >= self.taken_at_most(FULL_64THS);
         if growing || full {
             self.make_room(full);
             at = self.slots.probe(key);
         }
         self.count += 1;
         self.slots.held[at] = (key, self.count);
+        if self.count == self.taken_at_most(FULL_64THS - LEAD_64THS) {
+            self.prepare();
+        }
         (self.count - 1, true)
     }
 
@@ -135,11 +168,36 @@ impl HashIndex {
         self.old.find_left(key).or_else(|| self.slots.row_at(self.slots.probe(key)))
     }
 
+    #[cold]
+    fn prepare(&mut self) {
+        let count = self.next_count();
+        let Some(background) = &self.background else { return };
+        if self.next.is_some() || count < SLOTS_MADE_AHEAD {
+            return;
+        }
+        let make = move || {
+            let mut slots = Slots::new(count);
+            populate(&mut slots.held);
+            slots
+        };
+        self.next = Some(Ahead::begin(&**background, make));
+    }
+
+    fn taken_at_most(&self, of_64: u64) -> u64 {
+        self.slots.held.len() as u64 * (of_64 - self.spare) / 64
+    }
+
+    fn next_count(&self) -> usize {
+        (self.slots.held.len() * 2).max(SLOTS_FIRST)
+    }
+
     /// Moves a few keys, to more slots if these are full.
     #[inline(never)]
     fn make_room(&mut self, full: bool) {
         if full {
-            let grown = Slots::new((self.slots.held.len() * 2).max(SLOTS_FIRST));
+            let made = self.next.take().and_then(Ahead::take);
+            let made = made.filter(|slots| slots.held.len() == self.next_count());
+            let grown = made.unwrap_or_else(|| Slots::new(self.next_count()));
             self.old = std::mem::replace(&mut self.slots, grown);
         }
         for _ in 0..MOVED_PER_KEY {
@@ -175,7 +233,9 @@ struct Slots {
 
 impl Slots {
     fn new(count: usize) -> Self {
-        Self { held: vec![FREE; count], mask: count - 1 }
+        let mut held = vec![FREE; count];
+        prefer_huge_pages(&mut held);
+        Self { held, mask: count - 1 }
     }
 
     /// Where the key is, or the free slot where it belongs. No slot was taken out.

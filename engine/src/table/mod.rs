@@ -1,13 +1,16 @@
 //! Tables of one shard: the rows of the partitions it owns, and how pushes and pulls touch them.
 
+mod ahead;
 mod block;
 mod changed;
 mod dense;
 mod dirty;
 mod hash_index;
+mod slab;
 mod sparse;
 mod state;
 
+pub use ahead::{Ahead, Background};
 pub use block::{BlockGeometry, Blocks, FENCED, HEAD_VERSION_AT, TAIL_VERSION_AT};
 pub use changed::ChangedPieces;
 pub use dense::DensePartition;

@@ -2,12 +2,18 @@
 //! never move.
 #![allow(unsafe_code)]
 
+use std::sync::Arc;
+
 use windlass_transport::memory::fetch;
 use windlass_wire::{PartitionId, TableSchema, UpdateRule, map::mix};
 
-use super::{ChangedPieces, DirtyRows, HashIndex, StatePlanes};
+use super::{
+    ChangedPieces, DirtyRows, HashIndex,
+    ahead::{Ahead, Background},
+    slab::{Slab, Slabs, usize_of},
+};
 use crate::{
-    limits::SLAB_ROWS_FIRST,
+    limits::SLAB_MADE_AHEAD_LEN,
     update::{Kernel, Run},
 };
 
@@ -23,6 +29,15 @@ pub struct SparsePartition {
     schema: TableSchema,
     index: HashIndex,
     slabs: Vec<Slab>,
+    shape: Slabs,
+    /// Rows that the slabs have room for.
+    capacity: u64,
+    /// Rows at which the next slab is asked for, or is needed.
+    mark: u64,
+    /// Who makes the next slab before it is needed.
+    background: Option<Arc<dyn Background>>,
+    /// The next slab, which the partition has been charged with.
+    next: Option<Ahead<Slab>>,
     /// Pieces that changed since they were copied into a checkpoint last, when those are taken.
     changed: ChangedPieces,
     /// The first row made since a checkpoint listed the keys it is going to copy.
@@ -41,15 +56,6 @@ pub fn piece_of(key: u64) -> u64 {
     mix(key) >> 52
 }
 
-/// Rows beside each other. Slab `n` holds `SLAB_ROWS_FIRST << n` rows.
-#[derive(Debug)]
-struct Slab {
-    /// As many as rows have been made.
-    keys: Vec<u64>,
-    values: Vec<u64>,
-    state: StatePlanes,
-}
-
 impl SparsePartition {
     /// No rows yet.
     #[must_use]
@@ -57,12 +63,24 @@ impl SparsePartition {
         Self {
             partition,
             schema: schema.clone(),
-            index: HashIndex::new(),
+            index: HashIndex::staggered(partition.0),
             slabs: Vec::new(),
+            shape: Slabs::of(schema),
+            capacity: 0,
+            mark: 0,
+            background: None,
+            next: None,
             changed: ChangedPieces::default(),
             fresh: None,
             dirty: DirtyRows::default(),
         }
+    }
+
+    /// From now on memory for more rows is made by another thread, before it is needed where that thread
+    /// is fast enough.
+    pub fn grow_ahead(&mut self, background: Arc<dyn Background>) {
+        self.index.grow_ahead(Arc::clone(&background));
+        self.background = Some(background);
     }
 
     /// From now on changes are noted by piece; all pieces count as changed.
@@ -142,7 +160,7 @@ impl SparsePartition {
         let mut key = [0; 8];
         key.copy_from_slice(&saved[..8]);
         let Ok(row) = self.row_of_or_new(u64::from_le_bytes(key), memory) else { return false };
-        let (slab, within) = locate(row);
+        let (slab, within) = self.shape.locate(row);
         let slab = &mut self.slabs[slab];
         let values = slab.values.as_mut_ptr().cast::<u8>().wrapping_add(within * row_len);
         // SAFETY: `locate` gives a row inside its slab, whose values have room for it; `saved` is
@@ -178,7 +196,7 @@ impl SparsePartition {
     #[inline]
     #[must_use]
     pub fn key_of(&self, row: u64) -> u64 {
-        let (slab, within) = locate(row);
+        let (slab, within) = self.shape.locate(row);
         self.slabs[slab].keys[within]
     }
 
@@ -209,7 +227,7 @@ impl SparsePartition {
         }
         let width = self.schema.width as usize;
         let row_len = usize_of(self.schema.row_len());
-        let (slab, within) = locate(row);
+        let (slab, within) = self.shape.locate(row);
         let slab = &mut self.slabs[slab];
         let run = Run {
             values: slab.values.as_mut_ptr().cast::<u8>().wrapping_add(within * row_len),
@@ -246,12 +264,12 @@ impl SparsePartition {
     /// When there is no memory for it.
     #[inline]
     pub fn make_row(&mut self, key: u64, memory: &mut u64) -> Result<(u64, bool), SparseFull> {
-        if self.index.len() == self.capacity() && self.index.find(key).is_none() {
-            self.grow(memory)?;
+        if self.index.len() >= self.mark && self.index.find(key).is_none() {
+            self.reach_mark(memory)?;
         }
         let (row, is_new) = self.index.find_or_insert(key);
         if is_new {
-            self.slabs[locate(row).0].keys.push(key);
+            self.slabs[self.shape.locate(row).0].keys.push(key);
         }
         Ok((row, is_new))
     }
@@ -263,7 +281,7 @@ impl SparsePartition {
     /// When it is another key's.
     pub fn unmake_row(&mut self, key: u64) {
         self.index.remove_last(key);
-        let made = self.slabs[locate(self.index.len()).0].keys.pop();
+        let made = self.slabs[self.shape.locate(self.index.len()).0].keys.pop();
         assert_eq!(made, Some(key), "rows and keys are in one order");
     }
 
@@ -286,7 +304,7 @@ impl SparsePartition {
     #[inline]
     pub fn fetch_state(&mut self, row: u64) {
         self.fetch_values(row);
-        let (slab, within) = locate(row);
+        let (slab, within) = self.shape.locate(row);
         let planes = self.slabs[slab].state.planes_at(within);
         planes.into_iter().take(self.schema.rule.state_width()).for_each(|plane| fetch(plane));
     }
@@ -328,128 +346,66 @@ impl SparsePartition {
     /// Pointer to a row's values.
     #[must_use]
     pub fn values_of(&self, row: u64) -> *const u8 {
-        let (slab, within) = locate(row);
+        let (slab, within) = self.shape.locate(row);
         let offset = within * usize_of(self.schema.row_len());
         self.slabs[slab].values.as_ptr().cast::<u8>().wrapping_add(offset)
     }
 
     /// A row's state, for checkpoints: appends to `into`.
     pub fn save_state(&self, row: u64, into: &mut Vec<u8>) {
-        let (slab, within) = locate(row);
+        let (slab, within) = self.shape.locate(row);
         self.slabs[slab].state.save(within, 1, into);
     }
 
     /// Bytes of memory it takes.
     #[must_use]
     pub fn memory_len(&self) -> usize {
-        let slabs: usize =
-            self.slabs.iter().map(|slab| slab.words() * 8 + slab.state.memory_len()).sum();
-        slabs + self.index.memory_len()
-    }
-
-    fn capacity(&self) -> u64 {
-        SLAB_ROWS_FIRST * ((1 << self.slabs.len()) - 1)
+        self.slabs.iter().map(Slab::memory_len).sum::<usize>() + self.index.memory_len()
     }
 
     /// Bytes that its rows were charged with.
     #[must_use]
     pub fn charged_len(&self) -> u64 {
-        (0..self.slabs.len()).map(|slab| self.slab_len(slab).2).sum()
+        let slabs = self.slabs.len() + usize::from(self.next.is_some());
+        (0..slabs).map(|slab| self.shape.charge(slab)).sum()
     }
 
-    /// Rows of a slab, words of its values, and bytes it is charged with.
-    fn slab_len(&self, slab: usize) -> (usize, usize, u64) {
-        let rows = usize_of(SLAB_ROWS_FIRST << slab);
-        let words = (rows * usize_of(self.schema.row_len())).div_ceil(8);
-        let state_len = self.schema.rule.state_width()
-            * rows
-            * self.schema.width as usize
-            * UpdateRule::state_value_size(self.schema.dtype);
-        // A key, and its part of an index that is growing: three slots for each of the old ones, of
-        // which seven in eight are taken.
-        (rows, words, (words * 8 + state_len + rows * 64) as u64)
-    }
-
+    /// Asks for the next slab, or puts it in use once the others are full.
     #[cold]
-    fn grow(&mut self, memory: &mut u64) -> Result<(), SparseFull> {
-        let (rows, words, needed) = self.slab_len(self.slabs.len());
-        let Some(left) = memory.checked_sub(needed) else { return Err(SparseFull) };
-        *memory = left;
-        self.slabs.push(Slab {
-            keys: Vec::with_capacity(rows),
-            values: vec![0; words],
-            state: StatePlanes::new(
-                &self.schema.rule,
-                self.schema.dtype,
-                rows,
-                self.schema.width as usize,
-            ),
-        });
+    fn reach_mark(&mut self, memory: &mut u64) -> Result<(), SparseFull> {
+        if self.index.len() < self.capacity {
+            self.prepare(memory);
+            self.mark = self.capacity;
+            return Ok(());
+        }
+        let slab = self.slabs.len();
+        let made = match self.next.take() {
+            Some(next) => next.take(),
+            None => {
+                let left = memory.checked_sub(self.shape.charge(slab));
+                *memory = left.ok_or(SparseFull)?;
+                None
+            }
+        };
+        let rows = self.shape.rows(slab);
+        self.slabs.push(made.unwrap_or_else(|| Slab::new(&self.schema, usize_of(rows))));
+        self.capacity += rows;
+        let is_large = self.shape.charge(slab + 1) >= SLAB_MADE_AHEAD_LEN;
+        let asks = self.background.is_some() && is_large;
+        self.mark = self.capacity - if asks { rows / 2 } else { 0 };
         Ok(())
     }
-}
 
-impl Slab {
-    /// Words of its keys and values.
-    fn words(&self) -> usize {
-        self.keys.capacity() + self.values.len()
+    /// Has the next slab made, where there is memory for it.
+    fn prepare(&mut self, memory: &mut u64) {
+        let Some(background) = &self.background else { return };
+        let slab = self.slabs.len();
+        let Some(left) = memory.checked_sub(self.shape.charge(slab)) else { return };
+        *memory = left;
+        let (schema, rows) = (self.schema.clone(), usize_of(self.shape.rows(slab)));
+        self.next = Some(Ahead::begin(&**background, move || Slab::populated(&schema, rows)));
     }
-}
-
-/// Slab and row within it.
-#[inline]
-fn locate(row: u64) -> (usize, usize) {
-    let slab = (row / SLAB_ROWS_FIRST + 1).ilog2();
-    let before = SLAB_ROWS_FIRST * ((1 << slab) - 1);
-    (slab as usize, usize_of(row - before))
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "the transport asserts a 64-bit target")]
-const fn usize_of(value: u64) -> usize {
-    value as usize
 }
 
 #[cfg(test)]
-mod tests {
-    use windlass_wire::DataType;
-
-    use super::*;
-
-    #[test]
-    fn slabs_cover_rows_without_gaps() {
-        let mut expected = (0, 0);
-        for row in 0..1000 {
-            assert_eq!(locate(row), expected);
-            expected.1 += 1;
-            if expected.1 == 16 << expected.0 {
-                expected = (expected.0 + 1, 0);
-            }
-        }
-    }
-
-    #[test]
-    fn rows_are_made_by_pushes_and_bounded_by_memory() {
-        let schema = TableSchema::sparse(DataType::F32, 2);
-        let kernel = Kernel::new(UpdateRule::Add, DataType::F32, DataType::F32).unwrap();
-        let mut partition = SparsePartition::new(PartitionId(0), &schema);
-        let mut memory = 4000;
-        let mut full = 0;
-        for key in (0..100).chain(0..100) {
-            let gradient = [key as f32, 1.0];
-            // SAFETY: two readable values of the table's dtype.
-            let pushed = unsafe {
-                partition.apply(&kernel, key << 40, gradient.as_ptr().cast(), &mut memory)
-            };
-            full += u32::from(pushed.is_err());
-        }
-        assert_eq!(partition.row_count(), 48);
-        assert_eq!(full, 2 * 52);
-        let mut row = [9.0_f32; 2];
-        // SAFETY: room for one row.
-        unsafe { partition.copy_out(47 << 40, row.as_mut_ptr().cast()) };
-        assert_eq!(row, [94.0, 2.0]);
-        // SAFETY: room for one row.
-        unsafe { partition.copy_out(48 << 40, row.as_mut_ptr().cast()) };
-        assert_eq!(row, [0.0; 2]);
-    }
-}
+mod tests;

@@ -1,7 +1,6 @@
 //! Optimiser state beside the values: planes of state values and step counts, never read by peers.
 
-use std::hint::black_box;
-
+use windlass_transport::memory::populate;
 use windlass_wire::{DataType, UpdateRule};
 
 /// State of a run of rows: as many planes as the rule has, each laid out as the values are, and a
@@ -31,11 +30,8 @@ impl StatePlanes {
 
     /// Touches every page, so that no later access waits for the system to make one.
     pub fn populate(&mut self) {
-        const WORDS_PER_PAGE: usize = 512;
-        for plane in &mut self.planes {
-            plane.iter_mut().step_by(WORDS_PER_PAGE).for_each(|word| *black_box(word) = 0);
-        }
-        self.steps.iter_mut().step_by(2 * WORDS_PER_PAGE).for_each(|step| *black_box(step) = 0);
+        self.planes.iter_mut().for_each(|plane| populate(plane));
+        populate(&mut self.steps);
     }
 
     /// Bytes of memory it takes.

@@ -146,6 +146,7 @@ const SPREAD_TYPES: &[(&str, &str)] = &[
 const UNSAFE_ALLOWED: &[(&str, &str)] = &[
     ("transport/wire/src/checksum.rs", "the processor's checksum instruction"),
     ("transport/src/memory.rs", "mapped pages that peers read and write"),
+    ("transport/src/memory/populate.rs", "advice about private pages"),
     ("transport/src/memory/copy_out.rs", "copies of what peers write, by words"),
     ("transport/src/shm/", "mapped segments of other processes"),
     ("transport/src/tcp/socket.rs", "receiving into pages without a copy"),

@@ -141,6 +141,17 @@ pub const RECEIVES_POSTED: u32 = 64;
 /// wake-up protocol, not its means.
 pub const SLEEP_MS_MAX: u64 = 100;
 
+/// Time between two sweeps over the sessions of a shard: those that were silent for [`QUIET_LOOKS`] of them are told
+/// to wake it, and after as many more its turns look at them no longer. A message that was on its way when a client was
+/// told has arrived by then.
+pub const SWEEP_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// See [`SWEEP_EVERY`].
+pub const QUIET_LOOKS: u32 = 2;
+
+/// Quiet sessions that one sweep looks at: a net under the wake-up protocol, not its means.
+pub const SESSIONS_SWEPT: usize = 64;
+
 /// The shortest time after which sessions may expire, in milliseconds.
 pub const SESSION_EXPIRY_MS_MIN: u32 = 1_000;
 

@@ -55,6 +55,7 @@ fn silence_costs_nothing_and_ends_at_once() {
         idle_clients_cost_next_to_nothing(provider);
         requests_after_a_silence_are_answered_by_wake_ups(provider);
         pushes_that_nobody_waits_for_are_applied(provider);
+        turns_look_at_whoever_was_heard_lately(provider);
     }
 }
 
@@ -139,5 +140,45 @@ fn pushes_that_nobody_waits_for_are_applied(provider: Provider) {
     let name = provider.name();
     assert!(late * 20 <= sleeps, "{name} lost wake-ups: {late} of {sleeps} sleeps");
     drop(client);
+    server.stop();
+}
+
+/// A shard that never sleeps forgets about clients that say nothing, and hears them when they do.
+fn turns_look_at_whoever_was_heard_lately(provider: Provider) {
+    const QUIET: usize = 24;
+    let server = server(provider, 1);
+    let busy = connect(&server, provider);
+    let schema = TableSchema::sparse(DataType::I64, 1);
+    let table = busy.create_table::<i64>("t", &schema).unwrap();
+    let quiet: Vec<Client> = (0..QUIET).map(|_| connect(&server, provider)).collect();
+    let mut pushed = 0;
+    for round in 0..4 {
+        let late = counter(&busy, &server, "late_wakes");
+        for client in &quiet {
+            let table = client.open_table::<i64>("t").unwrap();
+            table.push(&[7], &[1], &PushOptions::default()).unwrap().wait().unwrap();
+            pushed += 1;
+        }
+        // The net under the wake-ups looks at a few every tenth of a second.
+        let late = counter(&busy, &server, "late_wakes") - late;
+        assert!(late <= 2, "{provider:?}: of {QUIET} messages {late} woke nobody in round {round}");
+        let since = Instant::now();
+        loop {
+            for _ in 0..1000 {
+                table.push(&[7], &[1], &PushOptions::default()).unwrap().wait().unwrap();
+                pushed += 1;
+            }
+            let watched = counter(&busy, &server, "sessions_watched");
+            if watched == 1 {
+                break;
+            }
+            let waited = since.elapsed();
+            assert!(waited < Duration::from_secs(20), "{provider:?}: {watched} after {waited:?}");
+        }
+    }
+    assert_eq!(counter(&busy, &server, "sessions"), QUIET as u64 + 1);
+    let rows = table.pull(&[7], &PullOptions::default()).unwrap().wait().unwrap();
+    assert_eq!(rows, [pushed]);
+    drop((busy, quiet));
     server.stop();
 }

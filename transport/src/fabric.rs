@@ -480,8 +480,8 @@ pub struct Capabilities {
     /// What this side's device promises of what it carries out in memory here. Of what peers' devices
     /// do in theirs, [`Transport::promises`] tells.
     pub promises: Promises,
-    /// Whether any write of a peer ends a wait, immediate or not: nobody has to be told of a sleep
-    /// then. Rule 7 promises no more than immediates.
+    /// Whether any write of a peer ends a wait, immediate or not, and [`Transport::take_writer`] names who
+    /// wrote: nobody has to be told of a sleep then. Rule 7 promises no more than immediates.
     pub writes_wake: bool,
     /// Whether writes of peers land in memory while this side neither polls nor waits: who waits
     /// for one may look at the memory alone.
@@ -769,6 +769,12 @@ pub trait Transport: Send {
     /// Makes bounded progress and reports up to `completions.len()` completions, returning their
     /// number. Never blocks, never allocates in a steady state.
     fn poll(&mut self, completions: &mut [Completion]) -> usize;
+
+    /// A queue pair whose peer's requests this instance has carried out since it was last named, where that is its own
+    /// work and not that of the peer or of a device, see [`Capabilities::writes_wake`]. What is said twice is named once.
+    fn take_writer(&mut self) -> Option<QueuePairId> {
+        None
+    }
 
     /// Announces that this thread is about to sleep: from now on whatever rule 7 names makes
     /// [`Transport::wait_descriptor`] readable. Returns false when there is something to poll

@@ -8,9 +8,11 @@ impl Shard {
     /// Completes a message of a session.
     pub(super) fn complete(&mut self, slot: usize, number: u32, status: Status, detail: u32) {
         self.statistics.refused += u64::from(status != Status::Done);
-        let mailbox = self.sessions[slot].as_mut().and_then(|session| session.mailbox.as_mut());
-        if let Some(mailbox) = mailbox {
-            mailbox.completions.complete(number, status, detail);
+        let Some(session) = &mut self.sessions[slot] else { return };
+        let Some(mailbox) = &mut session.mailbox else { return };
+        mailbox.completions.complete(number, status, detail);
+        if !session.is_watched {
+            self.sessions.watch(slot);
         }
     }
 
@@ -19,7 +21,9 @@ impl Shard {
     pub(super) fn acknowledge(&mut self, pace: Pace) -> bool {
         let mut acknowledged = false;
         let mut failed = None;
-        for session in self.sessions.iter_mut().flatten() {
+        for at in 0..self.sessions.watched().len() {
+            let slot = self.sessions.watched()[at];
+            let Some(session) = &mut self.sessions[slot] else { continue };
             let Some(mailbox) = &mut session.mailbox else {
                 if session.failed {
                     failed = Some(session.id);

@@ -46,7 +46,8 @@ impl Shard {
 
     /// Takes what has come since.
     fn take_more(&mut self) {
-        for slot in 0..self.sessions.len() {
+        for at in 0..self.sessions.watched().len() {
+            let slot = self.sessions.watched()[at];
             let mailbox = self.sessions[slot].as_ref().and_then(|session| session.mailbox.as_ref());
             if mailbox.is_some_and(|mailbox| mailbox.reader.looks_ready()) {
                 let taken = self.turn.works.iter().filter(|work| work.session == slot).count();

@@ -354,6 +354,7 @@ impl Shard {
             ShardCommand::Statistics { answer } => {
                 let mut statistics = self.statistics;
                 statistics.sessions = self.by_session.len() as u64;
+                statistics.sessions_watched = self.sessions.watched().len() as u64;
                 statistics.messages_waiting = self.waits.count();
                 statistics.sessions_remembered = self.sessions_remembered();
                 statistics.parameter_bytes = self.arena.memory_len();

@@ -59,12 +59,8 @@ impl Shard {
             Some(detached) if detached.incarnation == incarnation => detached.applied,
             _ => Applied::default(),
         };
-        let slot = self.sessions.iter().position(Option::is_none).unwrap_or_else(|| {
-            self.sessions.push(None);
-            self.sessions.len() - 1
-        });
         self.session_lives += 1;
-        self.sessions[slot] = Some(ShardSession {
+        let slot = self.sessions.insert(ShardSession {
             id: session,
             incarnation,
             connection,
@@ -85,6 +81,8 @@ impl Shard {
             active: true,
             doubted_since: None,
             failed: false,
+            is_watched: false,
+            silent_sweeps: 0,
         });
         self.hear_workers(session);
         self.by_session.insert(session, slot);
@@ -147,7 +145,7 @@ impl Shard {
 
     pub(super) fn close_session(&mut self, session: SessionId) {
         let Some(slot) = self.by_session.remove(&session) else { return };
-        let Some(open) = self.sessions[slot].take() else { return };
+        let Some(open) = self.sessions.remove(slot) else { return };
         self.by_queue_pair.remove(&(open.transport, open.queue_pair));
         let transport = &mut self.transports[open.transport];
         transport.disconnect(open.queue_pair);

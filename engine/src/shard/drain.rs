@@ -32,12 +32,12 @@ impl Shard {
         if self.is_chain_full() {
             return;
         }
-        let count = self.sessions.len();
+        let count = self.sessions.watched().len();
         // Whoever came last when the turn was full comes first now.
         let turn = usize::try_from(self.statistics.busy_turns).unwrap_or(0);
         let first = turn.checked_rem(count).unwrap_or(0);
-        for slot in (first..count).chain(0..first) {
-            self.drain_session(slot, 0);
+        for at in (first..count).chain(0..first) {
+            self.drain_session(self.sessions.watched()[at], 0);
         }
         self.take_burst();
         self.note_held_back();
@@ -79,6 +79,7 @@ impl Shard {
                 return;
             }
             session.active = true;
+            session.silent_sweeps = 0;
             if self.admit(slot, message, works_before) == Admitted::Left {
                 return;
             }

@@ -38,6 +38,7 @@ mod recover;
 mod regrouped;
 mod rounds;
 mod session;
+mod sessions;
 mod set_rows;
 mod staging;
 mod statistics;
@@ -71,7 +72,7 @@ pub(crate) use windlass_transport::error::chain;
 
 use self::{
     aggregate::Aggregator, arena::Arena, chain::Chain, clocks::Clocks, durable::Durable,
-    growth::Growth, ids_hash::IdMap, marks::Marks, session::ShardSession, staging::Staging,
+    growth::Growth, ids_hash::IdMap, marks::Marks, sessions::Sessions, staging::Staging,
     tables::ShardTable, wait::Pace, work::Turn,
 };
 use crate::limits::COMPLETIONS_PER_POLL;
@@ -110,7 +111,7 @@ pub struct Shard {
     marks: Marks,
     staging: Staging,
     memory_left: u64,
-    sessions: Vec<Option<ShardSession>>,
+    sessions: Sessions,
     by_session: HashMap<SessionId, usize>,
     /// Connections of sessions so far.
     session_lives: u64,
@@ -212,7 +213,7 @@ impl Shard {
             marks: Marks::default(),
             staging,
             memory_left: options.memory_len_max,
-            sessions: Vec::new(),
+            sessions: Sessions::default(),
             by_session: HashMap::new(),
             session_lives: 0,
             by_queue_pair: IdMap::default(),
@@ -257,6 +258,9 @@ impl Shard {
         let acknowledged = self.acknowledge(Pace::Turn);
         let marked = marks::mark_some(self);
         let summed = chain::sum_some(self);
+        if self.sessions.is_sweep_due() {
+            wait::sweep(self);
+        }
         polled || worked || failed || kept || acknowledged || marked || summed
     }
 

@@ -16,6 +16,11 @@ impl Shard {
             }
             self.completions = completions;
             polled |= count > 0;
+            while let Some(queue_pair) = self.transports[transport].take_writer() {
+                if let Some(slot) = self.by_queue_pair.get(&(transport, queue_pair)) {
+                    self.sessions.watch(*slot);
+                }
+            }
         }
         polled
     }
@@ -25,6 +30,9 @@ impl Shard {
         let succeeded = completion.status == CompletionStatus::Success;
         if completion.work_id != WorkId(0) {
             self.end_outstanding(completion.work_id, succeeded);
+        }
+        if let Some(slot) = slot {
+            self.sessions.watch(slot);
         }
         let Some(session) = slot.and_then(|slot| self.sessions[slot].as_mut()) else {
             if let Some(chain) = &mut self.chain {

@@ -111,6 +111,9 @@ pub(super) struct ShardSession {
     pub(super) doubted_since: Option<Instant>,
     /// Whether it broke the protocol or its queue pair failed.
     pub(super) failed: bool,
+    /// Whether turns look at it, and sweeps that have heard nothing of it since.
+    pub(super) is_watched: bool,
+    pub(super) silent_sweeps: u32,
 }
 
 /// The two ends of a session's rings.

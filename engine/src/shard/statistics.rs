@@ -34,6 +34,8 @@ pub struct ShardStatistics {
     pub late_wakes: u64,
     /// Sessions connected now.
     pub sessions: u64,
+    /// Of those, the ones that turns look at: they said something lately.
+    pub sessions_watched: u64,
     /// Sessions whose last pushes are remembered, for each partition that remembers them.
     pub sessions_remembered: u64,
     /// Of those, how many were forgotten because they were idle.
@@ -161,6 +163,7 @@ impl ShardStatistics {
             ("sleeps", self.sleeps),
             ("late_wakes", self.late_wakes),
             ("sessions", self.sessions),
+            ("sessions_watched", self.sessions_watched),
             ("sessions_remembered", self.sessions_remembered),
             ("sessions_expired", self.sessions_expired),
             ("sessions_failed", self.sessions_failed),
@@ -224,6 +227,7 @@ impl ShardStatistics {
         self.sleeps += other.sleeps;
         self.late_wakes += other.late_wakes;
         self.sessions += other.sessions;
+        self.sessions_watched += other.sessions_watched;
         self.sessions_remembered += other.sessions_remembered;
         self.sessions_expired += other.sessions_expired;
         self.sessions_failed += other.sessions_failed;

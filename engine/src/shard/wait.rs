@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use windlass_transport::QueuePairState;
 
-use super::{Shard, fetch::Outstanding};
+use super::{Shard, sessions::tell_sleep};
 
 /// How much of all there may be is seen to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,16 +29,14 @@ impl Shard {
     /// Number of its mailboxes, if looking at memory shows what lands in each of them; where writes land
     /// only while their transport is polled, it shows nothing.
     pub(super) fn visible_mailboxes(&self) -> Option<usize> {
-        let mut sessions = self.sessions.iter().flatten();
-        let count = sessions.clone().count();
-        sessions.all(|session| session.lands_unpolled).then_some(count)
+        let mut sessions = self.sessions.iter_watched();
+        sessions.all(|session| session.lands_unpolled).then_some(self.sessions.watched().len())
     }
 
     /// Whose message may be there: a look at memory.
     #[inline]
     pub(super) fn looks_ready(&self) -> Option<Errand> {
-        for session in &self.sessions {
-            let Some(session) = session else { continue };
+        for session in self.sessions.iter_watched() {
             let Some(mailbox) = &session.mailbox else { continue };
             if mailbox.reader.looks_ready() {
                 let is_peer = session.peer.is_some();
@@ -73,20 +71,14 @@ impl Shard {
     /// Tells active clients that wake-ups are needed from now on.
     pub(super) fn tell_sleep(&mut self) {
         self.give_up_answers(true);
-        for session in self.sessions.iter_mut().flatten() {
-            let Some(mailbox) = &mut session.mailbox else { continue };
+        for at in 0..self.sessions.watched().len() {
+            let slot = self.sessions.watched()[at];
+            let Some(session) = &mut self.sessions[slot] else { continue };
             let transport = self.transports[session.transport].as_mut();
-            if !session.active || mailbox.sender.room() < 2 || transport.capabilities().writes_wake
-            {
-                continue;
+            if !transport.capabilities().writes_wake {
+                let told = tell_sleep(session, transport, &mut self.staging);
+                self.tells_in_flight += u32::from(told);
             }
-            session.active = false;
-            session.sleep_epoch += 1;
-            let work_id = self.staging.start(Outstanding::Tell);
-            mailbox.completions.tell_sleep(session.sleep_epoch, work_id, &mut mailbox.sender);
-            self.tells_in_flight += 1;
-            // The end of a failed session also ends what it was being told.
-            session.failed |= mailbox.sender.flush(transport).is_err();
         }
     }
 
@@ -95,6 +87,9 @@ impl Shard {
     pub(super) fn end_sleep(&mut self, overslept: bool) -> bool {
         self.statistics.sleeps += 1;
         self.end_lost_sessions();
+        if self.sessions.is_sweep_due_now() {
+            sweep(self);
+        }
         if !overslept {
             return false;
         }
@@ -105,9 +100,11 @@ impl Shard {
         caught
     }
 
-    /// Ends sessions whose queue pair failed without a request to show it.
+    /// Ends sessions whose queue pair failed without a request to show it; of quiet ones sweeps find out.
     fn end_lost_sessions(&mut self) {
-        for session in self.sessions.iter_mut().flatten() {
+        for at in 0..self.sessions.watched().len() {
+            let slot = self.sessions.watched()[at];
+            let Some(session) = &mut self.sessions[slot] else { continue };
             let transport = &self.transports[session.transport];
             session.failed |= transport.state(session.queue_pair) == QueuePairState::Error;
         }
@@ -121,6 +118,13 @@ impl Shard {
             }
         }
     }
+}
+
+/// Has turns look no longer at sessions that have said nothing for a while.
+pub(super) fn sweep(shard: &mut Shard) {
+    let swept = shard.sessions.sweep(&mut shard.transports, &mut shard.staging);
+    shard.tells_in_flight += swept.told;
+    shard.statistics.late_wakes += swept.late;
 }
 
 /// Turns a stopping shard takes at most to empty its mailboxes.

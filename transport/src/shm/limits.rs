@@ -31,7 +31,7 @@ pub(super) const MESSAGES_MAX: usize = 64;
 pub(super) const OUTBOX_MAX: usize = 8192;
 
 /// Immediates rings looked at in one poll.
-pub(super) const RINGS_PER_POLL: usize = 32;
+pub(super) const RINGS_PER_POLL: usize = 8;
 
 /// Polls between two looks at the clock.
 pub(super) const POLLS_PER_CLOCK: u32 = 32;

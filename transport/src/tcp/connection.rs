@@ -113,6 +113,10 @@ pub(super) struct Connection {
     pub(super) is_readable: bool,
     /// In the list of connections to try.
     pub(super) is_hot: bool,
+    /// In the list of connections that have to be seen to before a sleep.
+    pub(super) is_restless: bool,
+    /// In the list of those whose peers had requests carried out.
+    pub(super) is_named: bool,
     /// Whether the last turn left received bytes unlooked at.
     pub(super) has_more: bool,
 }
@@ -170,6 +174,8 @@ impl Connection {
             interest: Interest::RECEIVE,
             is_readable: false,
             is_hot: false,
+            is_restless: false,
+            is_named: false,
             has_more: false,
         }
     }

@@ -74,6 +74,7 @@ impl Tcp {
         if taken_count > 0 {
             connection.acknowledgement.request_follows();
             connection.send(&mut self.shared);
+            rest_not(connection, &mut self.lists.restless);
             if !is_settled(connection) {
                 self.heat(queue_pair);
             }
@@ -108,7 +109,7 @@ impl Tcp {
             && !connection.is_hot
         {
             connection.is_hot = true;
-            self.hot.push(queue_pair);
+            self.lists.hot.push(queue_pair);
         }
     }
 
@@ -127,18 +128,24 @@ impl Tcp {
             self.check();
         }
         let mut index = 0;
-        while index < self.hot.len() {
-            let id = self.hot[index];
+        while index < self.lists.hot.len() {
+            let id = self.lists.hot[index];
             let Some(connection) = self.connections.find_mut(id.0) else {
-                self.hot.swap_remove(index);
+                self.lists.hot.swap_remove(index);
                 continue;
             };
             let may_receive =
                 std::mem::take(&mut connection.is_readable) || connection.has_more || is_direct;
+            let executed = connection.executed;
             connection.turn(may_receive, &mut self.shared);
+            if connection.executed != executed && !connection.is_named {
+                connection.is_named = true;
+                self.lists.writers.push(id);
+            }
             if connection.socket.is_none() || (!is_direct && is_settled(connection)) {
                 connection.is_hot = false;
-                self.hot.swap_remove(index);
+                rest_not(connection, &mut self.lists.restless);
+                self.lists.hot.swap_remove(index);
             } else {
                 index += 1;
             }
@@ -158,8 +165,20 @@ impl Tcp {
     pub(super) fn prepare_sleep(&mut self) -> bool {
         let mut is_quiet = !std::mem::take(&mut self.connected);
         let mut is_watched = !self.strangers.is_empty();
-        for connection in self.connections.values_mut() {
+        for id in &self.lists.hot {
+            if let Some(connection) = self.connections.find_mut(id.0) {
+                rest_not(connection, &mut self.lists.restless);
+            }
+        }
+        // From the last on: those that rest leave the list.
+        for index in (0..self.lists.restless.len()).rev() {
+            let Some(connection) = self.connections.find_mut(self.lists.restless[index].0) else {
+                self.lists.restless.swap_remove(index);
+                continue;
+            };
             if connection.socket.is_none() || connection.phase == Phase::Pending {
+                connection.is_restless = false;
+                self.lists.restless.swap_remove(index);
                 continue;
             }
             if connection.acknowledgement.wanted {
@@ -182,6 +201,10 @@ impl Tcp {
             }
             is_quiet &= !connection.has_more && !connection.holds_back();
             is_watched |= connection.is_pending();
+            if !connection.is_pending() && is_settled(connection) {
+                connection.is_restless = false;
+                self.lists.restless.swap_remove(index);
+            }
         }
         is_quiet &= self.shared.ready.is_empty();
         if is_quiet && is_watched {
@@ -199,7 +222,7 @@ impl Tcp {
     /// Asks the kernel what is ready, and sees to those who dialled.
     fn look(&mut self) {
         let (mut dialled, mut introduced) = (false, false);
-        let (connections, hot) = (&mut self.connections, &mut self.hot);
+        let (connections, hot) = (&mut self.connections, &mut self.lists.hot);
         self.wait_point.look(|source| match source {
             Source::Listener => dialled = true,
             Source::Stranger => introduced = true,
@@ -239,6 +262,14 @@ impl Tcp {
                 connection.check(now, &mut self.shared);
             }
         }
+    }
+}
+
+/// Has the next sleep see to a connection: what it is watched for, or what has to go out, may have changed.
+fn rest_not(connection: &mut Connection, restless: &mut Vec<QueuePairId>) {
+    if !connection.is_restless {
+        connection.is_restless = true;
+        restless.push(connection.id);
     }
 }
 

@@ -112,6 +112,17 @@ impl Default for TcpOptions {
     }
 }
 
+/// The connections that something has to be done about: all others cost a poll and a sleep nothing.
+#[derive(Debug, Default)]
+struct Lists {
+    /// Those that the next poll tries.
+    hot: Vec<QueuePairId>,
+    /// Those that the next sleep has to see to besides.
+    restless: Vec<QueuePairId>,
+    /// Those whose peers had requests carried out, until they are named.
+    writers: Vec<QueuePairId>,
+}
+
 /// One thread's access to peers over TCP.
 #[derive(Debug)]
 pub struct Tcp {
@@ -119,8 +130,7 @@ pub struct Tcp {
     options: TcpOptions,
     shared: Shared,
     connections: Slab<Connection>,
-    /// Connections that the next poll tries.
-    hot: Vec<QueuePairId>,
+    lists: Lists,
     /// Queue pairs there are, and those of them that wait for their connection.
     queue_pair_count: usize,
     expected_count: usize,
@@ -179,7 +189,7 @@ impl Tcp {
                 silence_max: options.silence_max,
             },
             connections: Slab::new(QUEUE_PAIRS_MAX),
-            hot: Vec::new(),
+            lists: Lists::default(),
             queue_pair_count: 0,
             expected_count: 0,
             listener: None,
@@ -197,7 +207,10 @@ impl Tcp {
         let per_queue_pair = (OUTSTANDING_MAX + RECEIVES_MAX) as usize;
         let ready = &mut self.shared.ready;
         ready.reserve((self.queue_pair_count * per_queue_pair).saturating_sub(ready.len()));
-        self.hot.reserve(self.queue_pair_count.saturating_sub(self.hot.len()));
+        let Lists { hot, restless, writers } = &mut self.lists;
+        for list in [hot, restless, writers] {
+            list.reserve(self.queue_pair_count.saturating_sub(list.len()));
+        }
     }
 
     /// Forgets a queue pair, after a last attempt to send what it has taken.
@@ -210,13 +223,16 @@ impl Tcp {
         }
         connection.send(&mut self.shared);
         connection.end(CompletionStatus::Flushed, &mut self.shared);
-        self.hot.retain(|hot| *hot != queue_pair);
+        let Lists { hot, restless, writers } = &mut self.lists;
+        for list in [hot, restless, writers] {
+            list.retain(|listed| *listed != queue_pair);
+        }
         if self.queue_pair_count == DIRECT_CONNECTIONS_MAX {
             // From now on every poll tries each: none may be left out.
             for connection in self.connections.values_mut() {
                 if connection.socket.is_some() && !connection.is_hot && !connection.is_expected() {
                     connection.is_hot = true;
-                    self.hot.push(connection.id);
+                    self.lists.hot.push(connection.id);
                 }
             }
         }
@@ -318,6 +334,14 @@ impl Transport for Tcp {
             self.advance();
         }
         self.hand_out(completions)
+    }
+
+    fn take_writer(&mut self) -> Option<QueuePairId> {
+        let id = self.lists.writers.pop()?;
+        if let Some(connection) = self.connections.find_mut(id.0) {
+            connection.is_named = false;
+        }
+        Some(id)
     }
 
     fn arm(&mut self) -> bool {

@@ -30,9 +30,10 @@ impl Shard {
         };
         let mut gathered = std::mem::take(&mut self.gathered);
         let id = self.turn.works[first].header.table;
-        let refused = (0..).zip(&self.sessions);
+        // Whoever has a push in this turn is watched.
+        let watched = self.sessions.watched().iter().copied();
         let refused =
-            refused.filter_map(|(slot, session)| session.as_ref()?.refuses.then_some(slot));
+            watched.filter(|slot| self.sessions[*slot].as_ref().is_some_and(|open| open.refuses));
         gathered.pick(&self.turn.works, first, &self.turn.keys, refused);
         let mut outcomes = std::mem::take(&mut self.outcomes);
         outcomes.clear();

@@ -168,6 +168,16 @@ fn networks_that_fail_by_half_lose_nothing() {
     assert!(report.failed_seeds.is_empty(), "{}", report.first_failure.unwrap_or_default());
 }
 
+/// A bad link and then another failure; a removal that left single copies at servers that had just died or
+/// that only the one removed had trouble with.
+#[test]
+fn one_pair_in_trouble_costs_no_copy_that_is_needed() {
+    for seed in [1_167, 100_925, 103_874, 106_899, 107_408, 109_230, 114_849, 138_730] {
+        let report = simulate(seed..seed + 1, &of_gray());
+        assert!(report.failed_seeds.is_empty(), "{}", report.first_failure.unwrap_or_default());
+    }
+}
+
 #[test]
 fn every_deliberate_fault_of_gray_networks_is_seen() {
     for mutation in Mutation::OF_GRAY {

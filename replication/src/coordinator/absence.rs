@@ -1,5 +1,5 @@
-//! Servers that were failed for what was not heard of them, or by them. Each gets copies again later than
-//! the time before, so that a host that hears badly now and then does not move them to and fro; one that
+//! Servers that were failed for what was not heard of them, or by them, and pairs that were separated. Each
+//! gets copies again, or chains in common, later than the time before, so that a host that hears badly now and then does not move them to and fro; one that
 //! has behaved for long begins anew. Volatile: a new coordinator knows nothing of it.
 
 use std::collections::BTreeMap;
@@ -10,9 +10,15 @@ use super::CoordinatorOptions;
 use crate::membership::ClusterMap;
 use crate::time::Time;
 
-#[derive(Clone, Debug, Default)]
-pub(super) struct Absences {
-    servers: BTreeMap<ServerId, Absence>,
+#[derive(Clone, Debug)]
+pub(super) struct Absences<Who> {
+    by_who: BTreeMap<Who, Absence>,
+}
+
+impl<Who> Default for Absences<Who> {
+    fn default() -> Self {
+        Self { by_who: BTreeMap::new() }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -23,14 +29,14 @@ struct Absence {
     is_over: bool,
 }
 
-impl Absences {
+impl<Who: Copy + Ord> Absences<Who> {
     pub(super) fn clear(&mut self) {
-        self.servers.clear();
+        self.by_who.clear();
     }
 
-    /// A server is failed for what was not heard.
-    pub(super) fn begin(&mut self, now: Time, server: ServerId, options: &CoordinatorOptions) {
-        let absence = self.servers.entry(server).or_default();
+    /// One is failed for what was not heard.
+    pub(super) fn begin(&mut self, now: Time, who: Who, options: &CoordinatorOptions) {
+        let absence = self.by_who.entry(who).or_default();
         if now.since(absence.until) >= options.absence_forgotten_us {
             absence.times = 0;
         }
@@ -40,27 +46,77 @@ impl Absences {
         absence.is_over = false;
     }
 
-    /// How often a server was failed since it last behaved for long.
-    pub(super) fn times(&self, server: ServerId) -> u32 {
-        self.servers.get(&server).map_or(0, |absence| absence.times)
+    /// How often one was failed since it last behaved for long.
+    pub(super) fn times(&self, who: Who) -> u32 {
+        self.by_who.get(&who).map_or(0, |absence| absence.times)
     }
 
-    /// Whether a server gets no copies yet, even if it is back.
-    pub(super) fn is_out(&self, server: ServerId) -> bool {
-        self.servers.get(&server).is_some_and(|absence| !absence.is_over)
+    pub(super) fn all_out(&self) -> impl Iterator<Item = Who> + '_ {
+        self.by_who.iter().filter(|(_, absence)| !absence.is_over).map(|(who, _)| *who)
+    }
+
+    /// Whether one gets no copies yet, even if it is back.
+    pub(super) fn is_out(&self, who: Who) -> bool {
+        self.by_who.get(&who).is_some_and(|absence| !absence.is_over)
+    }
+
+    /// What is not over yet lasts on.
+    pub(super) fn extend(
+        &mut self,
+        now: Time,
+        goes_on: impl Fn(Who) -> bool,
+        options: &CoordinatorOptions,
+    ) {
+        let absent =
+            self.by_who.iter_mut().filter(|(who, absence)| !absence.is_over && goes_on(**who));
+        for (_, absence) in absent {
+            absence.until = absence.until.max(now.after(options.absence_min_us));
+        }
     }
 
     /// Ends what has lasted for long enough; returns whether there was any.
     pub(super) fn end(&mut self, now: Time) -> bool {
         let mut any = false;
-        for absence in self.servers.values_mut().filter(|absence| now >= absence.until) {
+        for absence in self.by_who.values_mut().filter(|absence| now >= absence.until) {
             any |= !std::mem::replace(&mut absence.is_over, true);
         }
         any
     }
 
+    pub(super) fn retain(&mut self, is_known: impl Fn(&Who) -> bool) {
+        self.by_who.retain(|who, _| is_known(who));
+    }
+}
+
+/// Who gets no copies for a while.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Out {
+    pub(super) servers: Absences<ServerId>,
+    /// Pairs that share no chain, the lesser number first.
+    pub(super) pairs: Absences<(ServerId, ServerId)>,
+}
+
+impl Out {
+    pub(super) fn clear(&mut self) {
+        self.servers.clear();
+        self.pairs.clear();
+    }
+
+    /// Whether a server may join a chain of these members.
+    pub(super) fn may_join(&self, server: ServerId, members: &[ServerId]) -> bool {
+        let is_apart = |id: &ServerId| self.pairs.is_out((server.min(*id), server.max(*id)));
+        !self.servers.is_out(server) && !members.iter().any(is_apart)
+    }
+
+    /// Ends what has lasted for long enough; returns whether there was any.
+    pub(super) fn end(&mut self, now: Time) -> bool {
+        self.servers.end(now) | self.pairs.end(now)
+    }
+
     pub(super) fn keep_known(&mut self, map: &ClusterMap) {
-        self.servers.retain(|server, _| map.servers.contains_key(server));
+        let is_known = |id: &ServerId| map.servers.contains_key(id);
+        self.servers.retain(is_known);
+        self.pairs.retain(|(a, b)| is_known(a) && is_known(b));
     }
 }
 
@@ -77,7 +133,7 @@ mod tests {
             ..CoordinatorOptions::default()
         };
         let (mut absences, mut now) = (Absences::default(), Time(1_000));
-        let out_for = |absences: &mut Absences, now: Time| {
+        let out_for = |absences: &mut Absences<ServerId>, now: Time| {
             absences.begin(now, ServerId(1), &options);
             assert!(absences.is_out(ServerId(1)) && !absences.is_out(ServerId(2)));
             let us = (0..1_000).take_while(|at| !absences.end(now.after(*at))).count();

@@ -43,7 +43,7 @@ impl Coordinator {
         }
         // A death is stored at once; who copies what, which may take long to work out, comes after.
         if !urgent {
-            for change in self.planner.plan(&draft, &self.options, &self.absences) {
+            for change in self.planner.plan(&draft, &self.options, &self.out) {
                 changed |= draft.apply(change).is_ok();
             }
         }
@@ -70,7 +70,7 @@ impl Coordinator {
                 self.health.joined(now, server);
             }
         }
-        self.absences.keep_known(&self.map);
+        self.out.keep_known(&self.map);
         outputs.push(CoordinatorOutput::Publish { epoch });
         self.planner.note_stored();
     }

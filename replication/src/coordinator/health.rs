@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use windlass_wire::ServerId;
 
-use super::{CoordinatorOptions, CoordinatorOutput, absence::Absences, hearing::Hearing};
+use super::{
+    CoordinatorOptions, CoordinatorOutput, absence::Out, hearing::Hearing, verdict::Verdict,
+};
 use crate::membership::ClusterMap;
 use crate::time::Time;
 
@@ -34,6 +36,14 @@ pub(super) struct Dead {
     pub(super) server: ServerId,
     /// Its connection broke: its process is gone. Otherwise it was not heard, or not in time.
     pub(super) is_gone: bool,
+}
+
+/// What has to be done about servers in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Findings {
+    pub(super) dead: Vec<Dead>,
+    /// The first has to leave the chains that it shares with the second.
+    pub(super) apart: Option<(ServerId, ServerId)>,
 }
 
 /// What one look at all servers gave.
@@ -135,19 +145,20 @@ impl Health {
         })
     }
 
-    /// Servers in force that must be failed now; `reached` when others than they are being heard.
-    pub(super) fn dead(
+    /// What is wrong with servers in force; `reached` when others than they are being heard.
+    pub(super) fn look(
         &mut self,
         now: Time,
         map: &ClusterMap,
         options: &CoordinatorOptions,
         reached: bool,
-        absences: &Absences,
-    ) -> Vec<Dead> {
+        out: &Out,
+        outputs: &mut Vec<CoordinatorOutput>,
+    ) -> Findings {
         let last = self.ticked_at.replace(now);
         if last.is_some_and(|last| now.since(last) > options.tick_gap_max_us) {
             self.begin_again(now);
-            return Vec::new();
+            return Findings::default();
         }
         self.servers.retain(|server, _| map.servers.contains_key(server));
         self.hearing.note_neighbours(map);
@@ -158,14 +169,19 @@ impl Health {
         let everybody = map.servers.keys().filter(|id| map.is_in_force(**id)).count();
         let is_cut_off = now.since(round.newest) >= options.heartbeat_timeout_us / 2;
         if everybody > 1 && is_cut_off && !reached || round.waits(now, options) {
-            return Vec::new();
+            return Findings::default();
         }
-        let mut dead = round.dead;
-        if dead.is_empty() && !round.undecided {
-            let sick = self.hearing.sick(now, map, options, &excused, absences);
-            dead.extend(sick.map(|server| Dead { server, is_gone: false }));
+        let mut findings = Findings { dead: round.dead, apart: None };
+        if findings.dead.is_empty() && !round.undecided {
+            match self.hearing.verdict(now, map, options, &excused, out, outputs) {
+                Some(Verdict::Fail(server)) => {
+                    findings.dead.push(Dead { server, is_gone: false });
+                }
+                Some(Verdict::Separate { server, from }) => findings.apart = Some((server, from)),
+                None => {}
+            }
         }
-        dead
+        findings
     }
 
     /// Looks at each server in force.

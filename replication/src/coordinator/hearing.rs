@@ -5,30 +5,41 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use windlass_wire::{Epoch, ServerId};
 
-use super::{CoordinatorOptions, CoordinatorOutput, absence::Absences, verdict::View};
+use super::{
+    CoordinatorOptions, CoordinatorOutput,
+    absence::Out,
+    trouble::Trouble,
+    verdict::{Verdict, View},
+};
 use crate::lateness::Lateness;
-use crate::membership::ClusterMap;
+use crate::membership::{ClusterMap, PartitionEntry};
 use crate::time::Time;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Hearing {
     servers: BTreeMap<ServerId, Ear>,
-    /// Who shares chains with whom by the map of an epoch.
+    /// Who hears whom by the map of an epoch.
     neighbours: (Epoch, BTreeMap<ServerId, BTreeSet<ServerId>>),
+    /// What has to be done, if those that stay answer, and since when.
+    verdict: Option<(Verdict, Time)>,
 }
 
 /// What is known of one server.
 #[derive(Clone, Debug, Default)]
 struct Ear {
-    /// Peers it hears late, and by how much, as it last reported.
-    late: BTreeMap<ServerId, u64>,
+    /// Peers it hears late, as it last reported.
+    late: BTreeMap<ServerId, Trouble>,
     /// Whom it suspects since then.
     doubts: BTreeSet<ServerId>,
     heard_at: Option<Time>,
     beats: Lateness,
     probed_at: Option<Time>,
     is_answered: bool,
+    /// When the newest probe was sent that it has answered.
+    answered: Option<Time>,
     answers: Lateness,
+    /// How late it is for this coordinator.
+    here: Option<Trouble>,
 }
 
 impl Hearing {
@@ -62,9 +73,20 @@ impl Hearing {
     ) {
         let ear = self.servers.entry(server).or_default();
         ear.doubts.clear();
-        ear.late = late.iter().copied().filter(|(_, us)| *us >= options.late_min_us()).collect();
+        let reported = late.iter().copied().filter(|(_, us)| *us >= options.late_min_us());
+        let before = std::mem::take(&mut ear.late);
+        // A report may have been on its way for long, and a new leader has sent no probe before.
+        let is_own = ear.probed_at == Some(probe) || ear.answered == Some(probe);
+        let after = if is_own { probe } else { Time(0) };
+        ear.late = reported
+            .map(|(peer, us)| {
+                let known = before.get(&peer).map(|known| known.next(us, after, options));
+                (peer, known.unwrap_or_else(|| Trouble::new(now, us, after)))
+            })
+            .collect();
         if !ear.is_answered && ear.probed_at == Some(probe) {
             ear.is_answered = true;
+            ear.answered = Some(probe);
             ear.answers.add(now, now.since(probe), options.answers);
         }
     }
@@ -135,7 +157,7 @@ impl Hearing {
         if vouched.len() < 2 || 2 * vouched.len() < count { BTreeSet::new() } else { vouched }
     }
 
-    /// Whether a server that shares chains with it, and is heard, hears it in time.
+    /// Whether a server that listens to it, and is heard, hears it in time.
     pub(super) fn is_vouched_for(
         &self,
         now: Time,
@@ -154,58 +176,121 @@ impl Hearing {
         self.servers.entry(by).or_default().doubts.insert(server);
     }
 
-    /// The server that has to go for the rest to hear each other, if there is one; `excused` are those
-    /// that the coordinator may hear badly.
-    pub(super) fn sick(
-        &self,
+    /// What has to be done for the rest to hear each other, if anything. A server goes once others that
+    /// have what it has have answered since that was clear: they may just have died.
+    pub(super) fn verdict(
+        &mut self,
         now: Time,
         map: &ClusterMap,
         options: &CoordinatorOptions,
         excused: &BTreeSet<ServerId>,
-        absences: &Absences,
-    ) -> Option<ServerId> {
-        let is_broken =
-            |ear: &Ear| ear.late.values().any(|late_us| *late_us >= options.late_max_us);
-        if !self.servers.values().any(is_broken) {
-            return None;
+        out: &Out,
+        outputs: &mut Vec<CoordinatorOutput>,
+    ) -> Option<Verdict> {
+        let verdict = self.judge(now, map, options, excused, out);
+        let since = |verdict| match self.verdict {
+            Some((before, since)) if before == verdict => since,
+            _ => now,
+        };
+        self.verdict = verdict.map(|verdict| (verdict, since(verdict)));
+        let (verdict, since) = self.verdict?;
+        let (server, from) = match verdict {
+            Verdict::Fail(server) => (server, None),
+            Verdict::Separate { server, from } => (server, Some(from)),
+        };
+        let leaves = |entry: &&PartitionEntry| {
+            let members = &entry.members;
+            members.contains(&server) && from.is_none_or(|from| members.contains(&from))
+        };
+        let mut is_certain = true;
+        for entry in map.partitions.iter().filter(leaves) {
+            let others = || entry.members.iter().copied().filter(|id| *id != server);
+            let answers = |id| {
+                let answered = self.servers.get(&id).and_then(|ear| ear.answered);
+                answered.is_some_and(|at| at >= since)
+            };
+            if others().any(answers) {
+                continue;
+            }
+            is_certain = false;
+            for other in others() {
+                let ear = self.servers.entry(other).or_default();
+                if ear.probed_at.is_none() || ear.is_answered {
+                    self.probe(now, other, outputs);
+                }
+            }
         }
+        is_certain.then_some(verdict)
+    }
+
+    /// `excused` are those that the coordinator may hear badly.
+    fn judge(
+        &mut self,
+        now: Time,
+        map: &ClusterMap,
+        options: &CoordinatorOptions,
+        excused: &BTreeSet<ServerId>,
+        out: &Out,
+    ) -> Option<Verdict> {
+        for ear in self.servers.values_mut() {
+            ear.note_lateness(now, options);
+        }
+        let is_broken =
+            |late: &&Trouble| late.lasts(now, options) && late.late_us() >= options.late_max_us;
+        let troubles = self.servers.values().flat_map(|ear| ear.late.values());
+        // What was over before is another matter.
+        let since = troubles.filter(is_broken).map(Trouble::began_at).min()?;
         let mut view = View::default();
+        for entry in &map.partitions {
+            view.chains.insert(entry.members.clone());
+            let joining = entry.joining.map(|joining| joining.server);
+            let parts = || entry.members.iter().copied().chain(joining);
+            let pairs = parts().flat_map(|a| parts().map(move |b| (a, b)));
+            view.together.extend(pairs.filter(|(a, b)| a < b));
+        }
+        let is_apart = |pair: &(ServerId, ServerId)| !view.together.contains(pair);
+        view.apart = out.pairs.all_out().filter(is_apart).collect();
         // Of one that this coordinator has never heard nobody knows whether it lives: its silence decides,
         // not what the only one that lives says of it.
         let is_heard =
             |id: &ServerId| self.servers.get(id).is_some_and(|ear| ear.heard_at.is_some());
         let counts = |id: &ServerId| map.is_in_force(*id) && is_heard(id);
+        let is_late =
+            |late: &Trouble| late.grew_since(since) && late.late_us() >= options.late_min_us();
         for (&by, ear) in self.servers.iter().filter(|(id, _)| counts(id)) {
-            let late = ear.late.iter().filter(|(id, _)| counts(id));
-            view.late.extend(late.map(|(&of, &late_us)| ((by, of), late_us)));
-            view.absences.insert(by, absences.times(by));
-            let late_us = ear.late_us(now, options);
-            if late_us >= options.late_min_us() {
+            let is_known = |of: ServerId| view.apart.contains(&(by.min(of), by.max(of)));
+            let late = ear.late.iter();
+            let late = late.filter(|(id, late)| counts(id) && is_late(late) && !is_known(**id));
+            view.late.extend(late.map(|(&of, late)| ((by, of), late.late_us())));
+            view.absences.insert(by, out.servers.times(by));
+            if let Some(here) = ear.here.filter(is_late) {
                 view.unreached.insert(by);
                 if !excused.contains(&by) {
-                    view.late_here.insert(by, late_us.min(options.late_max_us));
+                    view.late_here.insert(by, here.late_us().min(options.late_max_us));
                 }
             }
         }
-        let chains = map.partitions.iter().map(|entry| entry.members.clone());
-        view.chains = chains.collect();
-        view.who_goes(options.late_max_us)
+        view.verdict(options.late_max_us)
     }
 
-    /// Looks up who shares chains with whom.
+    /// Whether two have trouble with each other, and it goes on.
+    pub(super) fn is_bad_link(
+        &self,
+        now: Time,
+        (a, b): (ServerId, ServerId),
+        options: &CoordinatorOptions,
+    ) -> bool {
+        let late = |by, of| self.servers.get(by).and_then(|ear: &Ear| ear.late.get(of));
+        [late(&a, &b), late(&b, &a)].into_iter().flatten().any(|late| late.lasts(now, options))
+    }
+
+    /// Looks up who hears whom.
     pub(super) fn note_neighbours(&mut self, map: &ClusterMap) {
         let (epoch, neighbours) = &mut self.neighbours;
         if *epoch == map.epoch {
             return;
         }
-        *epoch = map.epoch;
-        neighbours.clear();
-        for entry in &map.partitions {
-            for &member in &entry.members {
-                let others = entry.members.iter().copied().filter(|id| *id != member);
-                neighbours.entry(member).or_default().extend(others);
-            }
-        }
+        (*epoch, *neighbours) = (map.epoch, map.peers());
     }
 }
 
@@ -217,6 +302,13 @@ impl Ear {
         let probed_at = self.probed_at.filter(|_| !self.is_answered);
         let answers = self.answers.total(now, waited(probed_at), options.answers);
         answers.max(self.beats.total(now, waited(self.heard_at), options.beats()))
+    }
+
+    fn note_lateness(&mut self, now: Time, options: &CoordinatorOptions) {
+        let us = self.late_us(now, options);
+        let here = self.here.map(|here| here.next(us, now, options));
+        let here = here.unwrap_or_else(|| Trouble::new(now, us, now));
+        self.here = Some(here).filter(|_| us >= options.late_min_us());
     }
 }
 

@@ -9,15 +9,16 @@ mod hearing;
 mod options;
 mod plan;
 mod returning;
+mod trouble;
 mod verdict;
 mod workers;
 
 use windlass_wire::{Epoch, Incarnation, PartitionId, ServerId};
 
-use crate::membership::{Change, ClusterMap, JoiningPhase, TransitionError};
+use crate::membership::{Change, ClusterMap, JoiningPhase, PartitionEntry, TransitionError};
 use crate::time::Time;
-use absence::Absences;
-use health::{Dead, Health};
+use absence::Out;
+use health::{Dead, Findings, Health};
 pub use options::CoordinatorOptions;
 use plan::Planner;
 use returning::Returning;
@@ -200,7 +201,7 @@ pub struct Coordinator {
     health: Health,
     planner: Planner,
     returning: Returning,
-    absences: Absences,
+    out: Out,
 }
 
 impl Coordinator {
@@ -216,7 +217,7 @@ impl Coordinator {
             health: Health::default(),
             planner: Planner::default(),
             returning: Returning::default(),
-            absences: Absences::default(),
+            out: Out::default(),
         }
     }
 
@@ -321,9 +322,9 @@ impl Coordinator {
 
     fn tick(&mut self, now: Time, outputs: &mut Vec<CoordinatorOutput>) {
         let reached = !self.returning.is_empty();
-        let Self { health, map, options, absences, .. } = self;
+        let Self { health, map, options, out, .. } = self;
         health.hearing().probe_doubtful(now, map, options, outputs);
-        let dead = health.dead(now, map, options, reached, absences);
+        let Findings { dead, apart } = health.look(now, map, options, reached, out, outputs);
         for Dead { server, is_gone } in dead {
             if self.draft.as_ref().is_some_and(|draft| !draft.is_in_force(server)) {
                 // It is being failed already.
@@ -331,11 +332,23 @@ impl Coordinator {
             }
             let fail = Change::Fail { server };
             if !is_gone && !self.wanted.contains(&fail) {
-                self.absences.begin(now, server, &self.options);
+                self.out.servers.begin(now, server, &self.options);
             }
             self.want(fail);
         }
-        if self.absences.end(now) {
+        if let Some((server, from)) = apart.filter(|_| self.draft.is_none()) {
+            let pair = (server.min(from), server.max(from));
+            self.out.pairs.begin(now, pair, &self.options);
+            let both = |entry: &PartitionEntry| entry.involves(server) && entry.involves(from);
+            if self.map.partitions.iter().any(both) {
+                self.want(Change::Separate { server, from });
+            }
+        }
+        let Self { out, health, options, .. } = self;
+        let hearing = health.hearing();
+        let goes_on = |pair| hearing.is_bad_link(now, pair, options);
+        out.pairs.extend(now, goes_on, options);
+        if self.out.end(now) {
             self.planner.look_again();
         }
     }
@@ -349,7 +362,7 @@ impl Coordinator {
         // Whoever is silent has until the timeout to find this coordinator.
         let heard_at = now.after(self.options.election_grace_us);
         self.health = self.health.all_heard(heard_at, &self.map);
-        self.absences.clear();
+        self.out.clear();
         self.planner.replan();
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use windlass_wire::{PartitionId, ServerId};
 
-use super::{CoordinatorOptions, absence::Absences};
+use super::{CoordinatorOptions, absence::Out};
 use crate::membership::{Change, ClusterMap, PartitionEntry, ServerState};
 use crate::ring::Ring;
 
@@ -62,7 +62,7 @@ impl Planner {
         &mut self,
         map: &ClusterMap,
         options: &CoordinatorOptions,
-        absences: &Absences,
+        out: &Out,
     ) -> Vec<Change> {
         if !self.has_work() {
             return Vec::new();
@@ -86,8 +86,9 @@ impl Planner {
             if !options.rebalance {
                 continue;
             }
-            let can_hold =
-                |id: &ServerId| !self.refused.contains(&(*id, partition)) && !absences.is_out(*id);
+            let can_hold = |id: &ServerId| {
+                !self.refused.contains(&(*id, partition)) && out.may_join(*id, &entry.members)
+            };
             let load = |id: &ServerId| busy.get(id).copied().unwrap_or(0);
             if let Some((server, leaving)) = next_join(map, entry, wanted, can_hold, load) {
                 let copies = busy.entry(server).or_default();

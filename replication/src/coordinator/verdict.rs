@@ -17,8 +17,29 @@ pub(super) struct View {
     pub(super) unreached: BTreeSet<ServerId>,
     /// How often servers were failed before.
     pub(super) absences: BTreeMap<ServerId, u32>,
+    /// Of each two that share a chain, the lesser number first. Trouble between others harms nobody, and
+    /// says who is ill.
+    pub(super) together: BTreeSet<(ServerId, ServerId)>,
+    /// Of each two that are separated because of the link between them, which says nothing about
+    /// their trouble with others, the lesser number first.
+    pub(super) apart: BTreeSet<(ServerId, ServerId)>,
     /// Who has copies of one partition that are whole.
     pub(super) chains: BTreeSet<Vec<ServerId>>,
+}
+
+/// What has to be done for the rest to hear each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// A server is ill.
+    Fail(ServerId),
+    /// Two have trouble with each other and with nobody else: the link is ill, and one leaves the chains that
+    /// it shares with the other.
+    Separate {
+        /// Who leaves.
+        server: ServerId,
+        /// The other.
+        from: ServerId,
+    },
 }
 
 /// Sets of so many servers are compared; where more have to go, the one with the most trouble does first.
@@ -32,50 +53,97 @@ const CLEARLY: u64 = 4;
 struct Evidence {
     /// Servers with which it has trouble, and the coordinator.
     pairs: usize,
+    /// Servers that it was separated from.
+    apart: usize,
     /// All trouble it has with them.
     late_us: u64,
     /// Nothing is lost with one that holds nothing.
     holds_nothing: bool,
-    /// Where two have trouble with each other only, the one that complains goes.
-    complains_us: u64,
-    /// One that was failed before goes again.
+    /// Where two have trouble with each other only, one that was failed before goes again.
     absences: u32,
+    /// Otherwise the one that complains.
+    complains_us: u64,
     server: ServerId,
 }
 
 impl Evidence {
     /// What shows that one server is ill rather than another.
-    fn weight(&self) -> (usize, u64, bool) {
-        (self.pairs, self.late_us, self.holds_nothing)
+    fn weight(&self) -> (usize, usize, u64, bool) {
+        (self.pairs, self.apart, self.late_us, self.holds_nothing)
     }
 }
 
 impl View {
-    /// The server that has to go first, if one has to.
-    pub(super) fn who_goes(&self, late_max_us: u64) -> Option<ServerId> {
+    /// What has to be done first, if anything has to.
+    pub(super) fn verdict(&self, late_max_us: u64) -> Option<Verdict> {
         let pairs = self.pairs(2 * late_max_us);
-        let broken = pairs.iter().filter(|(_, late_us)| **late_us >= late_max_us);
+        self.of_chains(&pairs, late_max_us).or_else(|| self.bad_link(&pairs, late_max_us))
+    }
+
+    /// What has to be done for those who share chains to hear each other.
+    fn of_chains(
+        &self,
+        pairs: &BTreeMap<(ServerId, ServerId), u64>,
+        late_max_us: u64,
+    ) -> Option<Verdict> {
+        let is_broken = |(pair, late_us): &(&(ServerId, ServerId), &u64)| {
+            **late_us >= late_max_us && self.together.contains(pair)
+        };
+        let broken = pairs.iter().filter(is_broken);
         let broken: Vec<(ServerId, ServerId)> = broken.map(|(pair, _)| *pair).collect();
         let sets = smallest_sets(&broken);
         let of_any: BTreeSet<ServerId> = sets.iter().flatten().copied().collect();
         let mut sick: Vec<Evidence> =
-            of_any.into_iter().map(|server| self.evidence(server, &pairs)).collect();
+            of_any.into_iter().map(|server| self.evidence(server, pairs)).collect();
         sick.sort_unstable_by(|a, b| b.cmp(a));
         // Nobody goes in the place of one that must not.
         let weight = sick.first()?.weight();
         sick.retain(|one| one.weight() == weight);
-        let goes = sick.iter().find(|one| self.may_go(one.server))?.server;
+        let link_of = |one: &Evidence| {
+            let link = broken.iter().copied().find(|pair| touches(pair, one.server))?;
+            self.is_alone(link, pairs).then_some(if link.0 == one.server { link.1 } else { link.0 })
+        };
+        let may_go = |one: &&Evidence| link_of(one).is_some() || self.may_go(one.server);
+        let found = sick.iter().find(may_go)?;
+        let goes = found.server;
         let set = sets.iter().find(|set| set.contains(&goes))?;
         let its = pairs.iter().filter(|(pair, _)| touches(pair, goes));
         let worst_us = its.map(|(_, late_us)| *late_us).max().unwrap_or(0);
         let is_known = sick.len() == 1 || sets.iter().all(|set| set.contains(&goes));
-        let enough_us = match is_known && is_apart(set, &broken, &pairs, worst_us) {
+        let enough_us = match is_known && is_apart(set, &broken, pairs, worst_us) {
             true => late_max_us,
             // Nothing says which of two it is, or everybody is late, as on machines that are busy:
             // perhaps it is over soon, or something will say.
             false => 2 * late_max_us,
         };
-        (worst_us >= enough_us).then_some(goes)
+        let verdict = match link_of(found) {
+            Some(from) => Verdict::Separate { server: goes, from },
+            None => Verdict::Fail(goes),
+        };
+        (worst_us >= enough_us).then_some(verdict)
+    }
+
+    /// Two that share no chain, and had better not.
+    fn bad_link(
+        &self,
+        pairs: &BTreeMap<(ServerId, ServerId), u64>,
+        late_max_us: u64,
+    ) -> Option<Verdict> {
+        let is_bad = |(pair, late_us): &(&(ServerId, ServerId), &u64)| {
+            let is_late = **late_us >= 2 * late_max_us;
+            is_late && !self.together.contains(pair) && self.is_alone(**pair, pairs)
+        };
+        let (&(server, from), _) = pairs.iter().find(is_bad)?;
+        Some(Verdict::Separate { server, from })
+    }
+
+    /// Whether two have trouble with each other only.
+    fn is_alone(
+        &self,
+        (a, b): (ServerId, ServerId),
+        pairs: &BTreeMap<(ServerId, ServerId), u64>,
+    ) -> bool {
+        self.evidence(a, pairs).pairs == 1 && self.evidence(b, pairs).pairs == 1
     }
 
     /// How late the two of a pair hear each other, whoever says so; more than `most_us` says no more.
@@ -94,10 +162,11 @@ impl View {
         let complaints = self.late.iter().filter(|((by, _), _)| *by == server);
         Evidence {
             pairs: its().count() + usize::from(late_here.is_some()),
+            apart: self.apart.iter().filter(|pair| touches(pair, server)).count(),
             late_us: its().map(|(_, late_us)| late_us).sum::<u64>() + late_here.unwrap_or(0),
             holds_nothing: !self.chains.iter().any(|chain| chain.contains(&server)),
-            complains_us: complaints.map(|(_, late_us)| late_us).sum(),
             absences: self.absences.get(&server).copied().unwrap_or(0),
+            complains_us: complaints.map(|(_, late_us)| late_us).sum(),
             server,
         }
     }

@@ -5,9 +5,9 @@
 mod codec;
 mod transition;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use windlass_wire::{Epoch, Incarnation, PartitionId, ServerId};
+use windlass_wire::{Epoch, Incarnation, PartitionId, ServerId, map::witnesses};
 
 pub use codec::MapDelta;
 pub use transition::{Change, TransitionError};
@@ -224,6 +224,30 @@ impl ClusterMap {
         (0_u32..)
             .zip(&self.partitions)
             .filter_map(move |(id, entry)| entry.involves(server).then_some(PartitionId(id)))
+    }
+
+    /// Who hears whom: servers that share a chain, and witnesses.
+    #[must_use]
+    pub fn peers(&self) -> BTreeMap<ServerId, BTreeSet<ServerId>> {
+        let mut peers: BTreeMap<ServerId, BTreeSet<ServerId>> = BTreeMap::new();
+        for entry in &self.partitions {
+            let joining = entry.joining.map(|joining| joining.server);
+            let parts = || entry.members.iter().copied().chain(joining);
+            for server in parts() {
+                peers.entry(server).or_default().extend(parts());
+            }
+        }
+        if self.replicas > 1 {
+            let in_force: Vec<ServerId> =
+                self.servers.keys().copied().filter(|id| self.is_in_force(*id)).collect();
+            for &server in &in_force {
+                peers.entry(server).or_default().extend(witnesses(&in_force, server));
+            }
+        }
+        for (server, peers) in &mut peers {
+            peers.remove(server);
+        }
+        peers
     }
 
     /// Panics when the map breaks a rule that every transition keeps.

@@ -102,6 +102,28 @@ fn a_restart_leaves_every_chain_that_can_do_without() {
     map.apply(Change::Forget { server: ServerId(2) }).unwrap();
 }
 
+#[test]
+fn who_is_separated_stays_in_force_and_in_other_chains() {
+    let mut map = ClusterMap::new(2, 3).draft();
+    for server in 1..5 {
+        join(&mut map, server, 1, true).unwrap();
+    }
+    for (partition, members) in [(0, [1, 2, 3]), (1, [4, 1, 3])] {
+        let partition = PartitionId(partition);
+        map.apply(Change::Create { partition, members: ids(&members) }).unwrap();
+    }
+    let (partition, server) = (PartitionId(1), ServerId(2));
+    map.apply(Change::StartJoin { partition, server, leaving: None }).unwrap();
+    map = map.draft();
+    map.apply(Change::Separate { server: ServerId(1), from: ServerId(2) }).unwrap();
+    assert_eq!(map.partitions[0].members, ids(&[2, 3]));
+    assert_eq!(map.partitions[0].epoch, map.epoch);
+    assert_eq!(map.partitions[1].members, ids(&[4, 1, 3]), "all of it is there");
+    assert_eq!(map.partitions[1].joining, None, "it joins a chain without the other");
+    assert!([1, 2].map(ServerId).iter().all(|id| map.is_in_force(*id)));
+    map.assert_legal();
+}
+
 fn change() -> impl Strategy<Value = Change> {
     let server = || (1..6_u32).prop_map(ServerId);
     let partition = || (0..2_u32).prop_map(PartitionId);
@@ -133,6 +155,7 @@ fn change() -> impl Strategy<Value = Change> {
         partition().prop_map(|partition| Change::Promote { partition }),
         partition().prop_map(|partition| Change::Settle { partition }),
         partition().prop_map(|partition| Change::Abandon { partition }),
+        (server(), server()).prop_map(|(server, from)| Change::Separate { server, from }),
     ]
 }
 

@@ -76,6 +76,14 @@ pub enum Change {
         /// The partition.
         partition: PartitionId,
     },
+    /// Two servers cannot work together: one leaves the chains that it shares with the other, and both stay
+    /// in force. Where one of them was only joining, it is given up.
+    Separate {
+        /// Who leaves.
+        server: ServerId,
+        /// The other one.
+        from: ServerId,
+    },
     /// An operator accepts that a partition's data is gone, or that its members, all of which are down,
     /// will not come back; it starts empty on these servers.
     AcceptLoss {
@@ -180,6 +188,7 @@ impl ClusterMap {
             Change::Promote { partition } => self.promote(partition),
             Change::Settle { partition } => self.settle(partition),
             Change::Abandon { partition } => self.abandon(partition),
+            Change::Separate { server, from } => self.separate(server, from),
         }
     }
 
@@ -337,6 +346,24 @@ impl ClusterMap {
             }
             None => Err(wrong(partition, "no server is joining")),
         }
+    }
+
+    fn separate(&mut self, server: ServerId, from: ServerId) -> Result<(), TransitionError> {
+        self.require_in_force(server)?;
+        self.require_in_force(from)?;
+        let Self { partitions, epoch, .. } = self;
+        let is_shared =
+            |entry: &&mut PartitionEntry| entry.involves(server) && entry.involves(from);
+        for entry in partitions.iter_mut().filter(is_shared) {
+            match entry.joining.filter(|joining| [server, from].contains(&joining.server)) {
+                Some(joining) => entry.stop_joining(joining.server, *epoch),
+                None => {
+                    entry.stop_joining(server, *epoch);
+                    entry.remove(server, *epoch);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn server_mut(&mut self, server: ServerId) -> Result<&mut ServerEntry, TransitionError> {

@@ -151,14 +151,16 @@ impl World {
             }
             self.grays.coordinator_until = self.now + us + 60_000;
         }
-        // With whom only one other server shares chains, nobody can say which of the two is ill, unless
-        // the coordinator sees it.
+        // Between two nobody can say which of them is ill, unless the coordinator sees it.
         let is_known = match gray.reach {
             Reach::All | Reach::Coordinator => true,
-            Reach::Servers => gray.host.is_some_and(|host| self.neighbour_count(host) > 1),
+            Reach::Servers => self.in_force_count() > 2,
             Reach::One(_) => false,
         };
         let gray = Gray { dies: gray.dies.filter(|_| is_known && gray.host.is_some()), us, ..gray };
+        if self.options.trace {
+            eprintln!("{:>7} BEGUN {gray:?}", self.now);
+        }
         self.grays.active.push((gray, self.now + us));
         self.schedule(us, Event::GrayOver { gray });
     }
@@ -166,7 +168,12 @@ impl World {
     pub(super) fn end_gray(&mut self, gray: Gray) {
         let now = self.now;
         self.grays.active.retain(|(_, until)| *until > now);
-        let Some(host) = gray.host else { return };
+        let Some(host) = gray.host else {
+            // What was sent meanwhile and is sent again still holds up what comes after it.
+            let last = self.grays.control.iter().flatten().copied().max().unwrap_or(0);
+            self.grays.coordinator_until = self.grays.coordinator_until.max(last + 60_000);
+            return;
+        };
         // Nor if others fail beside it.
         let began = now - gray.us;
         let mut others = self.servers.iter().enumerate().filter(|(server, _)| *server != host);
@@ -176,13 +183,8 @@ impl World {
         }
     }
 
-    fn neighbour_count(&self, host: usize) -> usize {
-        let id = self.servers[host].id;
-        let its = self.store.partitions.iter().filter(|entry| entry.members.contains(&id));
-        let mut others: Vec<ServerId> = its.flat_map(|entry| entry.members.clone()).collect();
-        others.sort_unstable();
-        others.dedup();
-        others.len().saturating_sub(1)
+    fn in_force_count(&self) -> usize {
+        self.store.servers.keys().filter(|id| self.store.is_in_force(**id)).count()
     }
 
     /// By how much later a message arrives that is sent now.

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use windlass_replication::{ClusterMap, Input, Leases, LogIndex, Replica, Time};
-use windlass_wire::{Epoch, Incarnation, ServerId};
+use windlass_wire::{Epoch, Incarnation};
 
 use super::memory::Part;
 use super::options::Mutation;
@@ -26,13 +26,7 @@ impl World {
         }
         let now = self.local(s);
         let me = server.id;
-        let mut peers: Vec<ServerId> = Vec::new();
-        for entry in map.partitions.iter().filter(|entry| entry.involves(me)) {
-            let joining = entry.joining.map(|joining| joining.server);
-            peers.extend(entry.members.iter().copied().chain(joining).filter(|&id| id != me));
-        }
-        peers.sort_unstable();
-        peers.dedup();
+        let peers = map.peers().remove(&me).unwrap_or_default();
         let server = &mut self.servers[s];
         server.joined = true;
         server.map = Rc::clone(map);

@@ -1,6 +1,8 @@
 //! The cluster map: which servers there are and which chain holds each partition. Clients compute
 //! placement from it; nothing is looked up on the data path.
 
+use std::collections::BTreeSet;
+
 use crate::{
     codec::{DecodeError, Reader, Wire},
     ids::{Epoch, Incarnation, PartitionId, RowRange, ServerId, SessionId, ShardId, TableId},
@@ -9,6 +11,20 @@ use crate::{
 
 /// Most partitions of a cluster; always a power of two.
 pub const PARTITIONS_MAX: u32 = 1 << 14;
+
+/// Each server listens to so many on either side of it in a circle of those in force, even if it shares no
+/// chain with them: where two have trouble with each other, somebody else can say with which of them.
+const WITNESSES: usize = 2;
+
+/// Whom `own` hears as a witness, of the servers in force in ascending order. Whoever listens is listened to.
+pub fn witnesses(in_force: &[ServerId], own: ServerId) -> impl Iterator<Item = ServerId> + '_ {
+    let count = in_force.len();
+    let around = move |at: usize| {
+        (1..=WITNESSES).flat_map(move |step| [at + step, at + count - step % count])
+    };
+    let at = in_force.binary_search(&own).ok();
+    at.into_iter().flat_map(around).map(move |at| in_force[at % count]).filter(move |id| *id != own)
+}
 
 /// What a server may be given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -121,6 +137,26 @@ impl ClusterMap {
     #[must_use]
     pub fn server(&self, id: ServerId) -> Option<&ServerEntry> {
         self.servers.iter().find(|server| server.id == id)
+    }
+
+    /// Servers that hear each other: those that share a chain with `own`, and its witnesses.
+    #[must_use]
+    pub fn peers_of(&self, own: ServerId) -> BTreeSet<ServerId> {
+        let mut peers = BTreeSet::new();
+        for chain in &self.chains {
+            let members = || chain.servers.iter().chain(&chain.learner).copied();
+            if members().any(|member| member == own) {
+                peers.extend(members());
+            }
+        }
+        if self.replicas > 1 {
+            let in_force = self.servers.iter().filter(|entry| entry.state != ServerState::Down);
+            let in_force: BTreeSet<ServerId> = in_force.map(|entry| entry.id).collect();
+            let in_force: Vec<ServerId> = in_force.into_iter().collect();
+            peers.extend(witnesses(&in_force, own));
+        }
+        peers.remove(&own);
+        peers
     }
 
     /// The head of a partition's chain, which takes its pushes.
@@ -258,6 +294,37 @@ mod tests {
                 }
                 assert_eq!(covered, rows, "table {table} with {rows} rows");
             }
+        }
+    }
+
+    #[test]
+    fn whoever_listens_is_listened_to() {
+        for count in 1..12 {
+            let entry = |at: u32| ServerEntry {
+                id: ServerId(3 + at * 7),
+                incarnation: Incarnation(1),
+                address: String::new(),
+                shard_count: 1,
+                state: ServerState::Up,
+            };
+            let servers: Vec<ServerEntry> = (0..count).map(entry).collect();
+            let chain = Chain { servers: vec![servers[0].id], ..Chain::default() };
+            let mut map =
+                ClusterMap { replicas: 2, servers, chains: vec![chain], ..Default::default() };
+            for a in &map.servers {
+                let peers = map.peers_of(a.id);
+                assert_eq!(peers.len(), (count as usize - 1).min(2 * WITNESSES), "{a:?}");
+                assert!(peers.iter().all(|b| map.peers_of(*b).contains(&a.id)), "{a:?}: {peers:?}");
+            }
+            let (first, second) = (map.servers[0].id, ServerId(10));
+            if count > 1 {
+                map.servers[1].state = ServerState::Down;
+                assert!(!map.peers_of(first).contains(&second));
+                map.chains[0].learner = Some(second);
+                assert!(map.peers_of(first).contains(&second), "it shares a chain");
+            }
+            map.replicas = 1;
+            assert_eq!(map.peers_of(first).len(), usize::from(count > 1), "nobody is to be judged");
         }
     }
 

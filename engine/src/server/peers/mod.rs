@@ -1,4 +1,5 @@
-//! Links of this server's shards with the equal shards of the servers it shares chains with. A thread
+//! Links of this server's shards with the equal shards of the servers that it shares chains with, and of
+//! its witnesses. A thread
 //! for each peer, since a peer that is stopped answers nobody for as long as it likes; one more hands
 //! out what shards and maps say.
 
@@ -97,7 +98,7 @@ impl Peers {
         *self.tickets.lock() = tickets.into_iter().map(|one| (one.server, one.ticket)).collect();
     }
 
-    /// Links with those that share chains with this server by a map, and with nobody else. To be
+    /// Links with those that this server hears by a map, and with nobody else. To be
     /// called after every shard has taken the map over, and only with maps that admit `own`.
     pub fn follow(&self, own: Peer, map: Arc<ClusterMap>) {
         if let Some(orders) = &self.orders {
@@ -194,21 +195,13 @@ impl Dispatcher {
     }
 }
 
-/// Servers that share a chain with this one, in force, and where they are.
+/// Servers that this one hears, in force, and where they are.
 fn neighbours(map: &ClusterMap, own: ServerId) -> BTreeMap<ServerId, (Peer, String)> {
-    let mut wanted = BTreeMap::new();
-    for chain in &map.chains {
-        let members = || chain.servers.iter().chain(&chain.learner).copied();
-        if !members().any(|member| member == own) {
-            continue;
-        }
-        for server in members().filter(|member| *member != own) {
-            if let Some(entry) = map.server(server).filter(|entry| entry.state != ServerState::Down)
-            {
-                let peer = Peer { server, incarnation: entry.incarnation };
-                wanted.entry(server).or_insert_with(|| (peer, entry.address.clone()));
-            }
-        }
-    }
-    wanted
+    let entries = map.peers_of(own).into_iter().filter_map(|server| map.server(server));
+    let in_force = entries.filter(|entry| entry.state != ServerState::Down);
+    let wanted = in_force.map(|entry| {
+        let peer = Peer { server: entry.id, incarnation: entry.incarnation };
+        (entry.id, (peer, entry.address.clone()))
+    });
+    wanted.collect()
 }

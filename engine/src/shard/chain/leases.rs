@@ -76,19 +76,7 @@ impl SharedLeases {
             return;
         }
         state.adopted = map.epoch;
-        let mut peers: Vec<ServerId> = Vec::new();
-        for chain in &map.chains {
-            let members = || chain.servers.iter().chain(chain.learner.iter()).copied();
-            if members().any(|member| member == server) {
-                peers.extend(members().filter(|member| *member != server));
-                if peers.len() > 1024 {
-                    peers.sort_unstable();
-                    peers.dedup();
-                }
-            }
-        }
-        peers.sort_unstable();
-        peers.dedup();
+        let peers = map.peers_of(server);
         state.has_peers = !peers.is_empty();
         let life = |id: ServerId| {
             let entry = map.servers.iter().find(|entry| entry.id == id);

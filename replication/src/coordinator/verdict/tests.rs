@@ -8,24 +8,47 @@ const MAX_US: u64 = 800;
 
 /// Servers, and by how much the first of each two hears the second late.
 fn view(late: &[(u32, u32, u64)]) -> View {
-    let late = late.iter().map(|(by, of, late_us)| ((ServerId(*by), ServerId(*of)), *late_us));
-    View { late: late.collect(), ..View::default() }
+    let pair = |(by, of, late_us): &(u32, u32, u64)| ((ServerId(*by), ServerId(*of)), *late_us);
+    let late: BTreeMap<(ServerId, ServerId), u64> = late.iter().map(pair).collect();
+    let together = late.keys().map(|(by, of)| (*by.min(of), *by.max(of))).collect();
+    View { late, together, ..View::default() }
 }
 
 fn goes(late: &[(u32, u32, u64)], chains: &[&[u32]]) -> Option<u32> {
     let chain = |ids: &&[u32]| ids.iter().map(|id| ServerId(*id)).collect();
     let view = View { chains: chains.iter().map(chain).collect(), ..view(late) };
-    view.who_goes(MAX_US).map(|server| server.0)
+    who_goes(&view)
+}
+
+/// Who goes, out of one chain or all.
+fn who_goes(view: &View) -> Option<u32> {
+    view.verdict(MAX_US).map(|verdict| match verdict {
+        Verdict::Fail(server) | Verdict::Separate { server, .. } => server.0,
+    })
 }
 
 /// Removes servers until nobody has to go any more.
 fn all_that_go(mut view: View) -> Vec<ServerId> {
     let mut gone = Vec::new();
-    while let Some(server) = view.who_goes(MAX_US) {
+    while let Some(verdict) = view.verdict(MAX_US) {
+        let (server, from) = match verdict {
+            Verdict::Fail(server) => (server, None),
+            Verdict::Separate { server, from } => (server, Some(from)),
+        };
         assert!(!gone.contains(&server), "{server} goes twice");
         gone.push(server);
-        view.late.retain(|(by, of), _| *by != server && *of != server);
-        let without = |chain: Vec<ServerId>| chain.into_iter().filter(|id| *id != server).collect();
+        let is_over = |pair: &(ServerId, ServerId)| {
+            touches(pair, server) && from.is_none_or(|from| touches(pair, from))
+        };
+        view.together.retain(|pair| !is_over(pair));
+        view.late.retain(|pair, _| !is_over(pair));
+        let without = |mut chain: Vec<ServerId>| {
+            if from.is_none_or(|from| chain.contains(&from)) {
+                chain.retain(|id| *id != server);
+            }
+            assert!(!chain.is_empty(), "{server} has the only copy");
+            chain
+        };
         view.chains = std::mem::take(&mut view.chains).into_iter().map(without).collect();
     }
     gone
@@ -56,10 +79,10 @@ proptest! {
 
     #[test]
     fn nobody_goes_whom_nothing_or_one_voice_accuses(late in any_late()) {
-        if let Some(server) = view(&late).who_goes(MAX_US) {
-            let its = |(by, of, _): &&(u32, u32, u64)| *by == server.0 || *of == server.0;
+        if let Some(server) = who_goes(&view(&late)) {
+            let its = |(by, of, _): &&(u32, u32, u64)| *by == server || *of == server;
             let others: BTreeSet<u32> = late.iter().filter(its).map(|(by, _, _)| *by).collect();
-            prop_assert!(others.contains(&server.0) || others.len() > 1, "{server}: {late:?}");
+            prop_assert!(others.contains(&server) || others.len() > 1, "{server}: {late:?}");
             let worst = late.iter().filter(its).map(|(_, _, late_us)| *late_us).max();
             prop_assert!(worst >= Some(MAX_US));
         }
@@ -73,9 +96,8 @@ proptest! {
             ids.into_iter().collect()
         };
         view.chains = chains.iter().map(chain).collect();
-        let before = view.chains.clone();
-        let gone = all_that_go(view);
-        prop_assert!(before.iter().all(|chain| chain.iter().any(|id| !gone.contains(id))));
+        view.chains.remove(&Vec::new());
+        all_that_go(view);
     }
 
     /// Whatever a host says that hears nobody in time, and however late its peers hear it, its peers stay.
@@ -107,18 +129,22 @@ fn a_host_that_accuses_many_goes_and_so_does_one_that_many_accuse() {
     assert_eq!(goes(&[(1, 2, 700), (1, 3, 700)], &[&[1, 2, 3]]), None, "not late enough");
 }
 
-/// Of two, the one whose accusation nothing supports; but not if it alone has a copy.
+/// Of two, the one whose accusation nothing supports.
 #[test]
 fn one_voice_removes_nobody_that_answers() {
     let accuses = [(1, 2, 1_600)];
     assert_eq!(goes(&[(1, 2, 1_500)], &[&[1, 2]]), None, "it may be either");
     assert_eq!(goes(&accuses, &[&[1, 2]]), Some(1));
-    assert_eq!(goes(&accuses, &[&[1, 2], &[1]]), None);
+    assert_eq!(goes(&accuses, &[&[1, 2], &[1]]), Some(1), "out of the chain with 2 only");
     assert_eq!(goes(&accuses, &[&[1, 2], &[2]]), Some(1));
     let mut view = view(&accuses);
     view.unreached.insert(ServerId(2));
     view.late_here.insert(ServerId(2), 300);
-    assert_eq!(view.who_goes(MAX_US), Some(ServerId(2)), "the coordinator has trouble with it too");
+    assert_eq!(
+        view.verdict(MAX_US),
+        Some(Verdict::Fail(ServerId(2))),
+        "the coordinator has trouble with it too"
+    );
 }
 
 /// Everybody is late for everybody: machines are busy, and without one of them they are as busy.
@@ -145,4 +171,39 @@ fn of_two_the_one_that_holds_nothing_goes() {
     let each_other = [(1, 2, 2 * MAX_US), (2, 1, 2 * MAX_US)];
     assert_eq!(goes(&each_other, &[&[1, 3]]), Some(2));
     assert_eq!(goes(&each_other, &[&[2, 3]]), Some(1));
+}
+
+/// What others hear says which of two is ill, if one is: others that share no chain with them, too.
+#[test]
+fn a_third_voice_tells_a_bad_host_from_a_bad_link() {
+    let accuses = [(1, 2, 2 * MAX_US)];
+    let link = Verdict::Separate { server: ServerId(1), from: ServerId(2) };
+    assert_eq!(view(&accuses).verdict(MAX_US), Some(link), "others hear both well");
+    for witness in [(3, 2, 150), (2, 3, 150)] {
+        let mut view = view(&[accuses[0], witness]);
+        view.together.remove(&(ServerId(2), ServerId(3)));
+        assert_eq!(view.verdict(MAX_US), Some(Verdict::Fail(ServerId(2))), "{witness:?}");
+    }
+}
+
+#[test]
+fn two_that_share_no_chain_take_nobody_out() {
+    let mut both = view(&[(1, 2, 2 * MAX_US), (2, 1, 2 * MAX_US)]);
+    both.together.clear();
+    let link = Verdict::Separate { server: ServerId(1), from: ServerId(2) };
+    assert_eq!(both.verdict(MAX_US), Some(link), "nor will they share one");
+    let mut more = view(&[(1, 2, 2 * MAX_US), (2, 3, 300)]);
+    more.together.clear();
+    assert_eq!(more.verdict(MAX_US), None);
+}
+
+/// Two were separated. What a third has trouble with says who is ill now.
+#[test]
+fn a_known_link_says_little_of_the_next_trouble() {
+    let mut view = view(&[(1, 2, 900)]);
+    view.apart.insert((ServerId(2), ServerId(3)));
+    let second = Verdict::Separate { server: ServerId(2), from: ServerId(1) };
+    assert_eq!(view.verdict(MAX_US), Some(second), "it has trouble with two");
+    view.late.insert((ServerId(1), ServerId(3)), 300);
+    assert_eq!(view.verdict(MAX_US), Some(Verdict::Fail(ServerId(1))));
 }

@@ -205,6 +205,24 @@ pub enum RequestError {
     /// A range was asked of a sparse table.
     #[error("a sparse table has no row ranges: name keys")]
     RangeOfSparse,
+    /// A scan was asked of a dense table.
+    #[error("a dense table has no keys to scan: pull ranges of its rows")]
+    ScanOfDense,
+    /// The cursor of a scan is another table's, or that of one which had the same name before.
+    #[error(
+        "cursor {cursor} is not of table {name:?}, which is number {table}: begin a new scan of it"
+    )]
+    CursorOfAnother {
+        /// The cursor.
+        cursor: String,
+        /// The table's name.
+        name: String,
+        /// Its number, with which cursors of it begin.
+        table: u32,
+    },
+    /// A server answered a scan with something else.
+    #[error("a server answered a scan with bytes that make no sense: use one release for both")]
+    BadScan,
     /// A value is NaN or infinite, and the table refuses such.
     #[error(
         "a value of the push is NaN or infinite and the table refuses such; nothing was applied"

@@ -31,6 +31,7 @@ mod fork;
 mod pending;
 mod prepared;
 mod rows;
+mod scan;
 mod shared;
 mod table;
 mod watch;
@@ -45,6 +46,7 @@ pub use fork::{Process, WrongProcess};
 pub use pending::{PendingPull, PendingPush};
 pub use prepared::Prepared;
 pub use rows::Rows;
+pub use scan::{CursorError, Scan, ScanBatch, ScanColumns, ScanCursor, ScanOptions};
 pub use table::{RowSelection, Table};
 pub use watch::Watch;
 pub use windlass_wire::{

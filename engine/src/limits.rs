@@ -176,6 +176,13 @@ pub const SLAB_MADE_AHEAD_LEN: u64 = 256 << 10;
 /// A batch of sparse keys has the processor fetch what it reads next so many keys ahead.
 pub const KEYS_FETCHED_AHEAD: usize = 16;
 
+/// Slots of an index that one scan looks at in a turn, give or take a collision: some 100 us where none is in
+/// a cache.
+pub const SCAN_SLOTS_PER_TURN: usize = 8 << 10;
+
+/// Rows that one scan brings in a turn at most.
+pub const SCAN_ROWS_PER_TURN: u32 = 16 << 10;
+
 /// Bytes of a shard's log ring: what may wait for the disk before pushes wait too.
 pub const LOG_RING_LEN: usize = 64 << 20;
 

@@ -82,6 +82,9 @@ impl From<RequestError> for Failure {
             RequestError::DuplicateKey { .. } => WindlassStatus::DuplicateKey,
             RequestError::OutOfRange { .. } => WindlassStatus::OutOfRange,
             RequestError::RangeOfSparse => WindlassStatus::RangeOfSparse,
+            RequestError::ScanOfDense | RequestError::CursorOfAnother { .. } => {
+                WindlassStatus::InvalidArgument
+            }
             RequestError::NotFinite => WindlassStatus::NotFinite,
             RequestError::Refused { status: Status::UnknownTable, .. }
             | RequestError::NotCurrent { .. } => WindlassStatus::UnknownTable,

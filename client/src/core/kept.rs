@@ -56,6 +56,8 @@ impl Kept {
         match self.header.rows {
             Rows::Range { first } => first,
             Rows::Keys => self.keys.first().copied().unwrap_or(0),
+            // Its partition is named instead.
+            Rows::Partition { .. } => 0,
         }
     }
 }
@@ -158,6 +160,9 @@ impl Core {
     }
 
     fn partition_of_kept(&self, kept: &Kept) -> windlass_wire::PartitionId {
+        if let Rows::Partition { partition, .. } = kept.header.rows {
+            return partition;
+        }
         let table = self.table_of(kept);
         table.map_or_else(Default::default, |table| {
             self.tables[table.0].layout.partition_of(kept.first_row())
@@ -180,6 +185,7 @@ impl Core {
         let link_of = |row: u64| routes.link_of(layout.partition_of(row));
         let mut pieces: Vec<(usize, Piece)> = Vec::new();
         match kept.header.rows {
+            Rows::Partition { partition, .. } => return vec![(routes.link_of(partition), kept)],
             Rows::Range { first } => {
                 let end = first + u64::from(kept.header.row_count);
                 let mut row = first;

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use windlass_transport::mailbox::digest_of;
-use windlass_wire::{CompletionWord, RequestHeader, Status};
+use windlass_wire::{CompletionWord, RequestHeader, RequestKind, Status, scan::answer_len};
 
 use super::Core;
 
@@ -38,6 +38,15 @@ impl Core {
             unreachable!("messages name regions that were shared with their link");
         };
         let pages = self.memory.pages(region);
+        let len = if header.kind == RequestKind::Scan {
+            // How long it is says how it begins, which may not be here yet: then the digest is another.
+            let mut row_count = [0; 4];
+            pages.read(offset, &mut row_count);
+            let row_count = u32::from_le_bytes(row_count).min(header.row_count);
+            answer_len(row_count, header.width)
+        } else {
+            len
+        };
         let told = link.completions.rows_digest(number);
         let read = |at, section: &mut [u8]| pages.read(offset + at, section);
         if told.is_some_and(|told| told == digest_of(number, len, read)) {

@@ -25,6 +25,7 @@ mod remedy;
 mod requests;
 mod rounds;
 mod route;
+pub(crate) mod scan;
 mod send;
 mod servers;
 mod short;

@@ -211,7 +211,11 @@ impl Core {
     }
 
     /// Memory for what a request brings, without which the request is none.
-    fn allocate_for(&mut self, request: RequestId, len: u64) -> Result<Chunk, RequestError> {
+    pub(super) fn allocate_for(
+        &mut self,
+        request: RequestId,
+        len: u64,
+    ) -> Result<Chunk, RequestError> {
         self.allocate_chunk(len).inspect_err(|_| {
             self.end_sending(request);
             self.forget(request);
@@ -390,7 +394,7 @@ impl Core {
     }
 
     /// A request that could not be started is nobody's to claim.
-    fn or_forget(
+    pub(super) fn or_forget(
         &mut self,
         request: RequestId,
         started: Result<(), RequestError>,

@@ -57,6 +57,7 @@ impl Core {
                 let keys = keys.chunks_exact(8).map(bytemuck::pod_read_unaligned::<u64>);
                 self.refused.add(in_flight.request, keys.map(|key| key..=key));
             }
+            Rows::Partition { .. } => unreachable!("a push is of the rows it names"),
         }
     }
 }

@@ -10,6 +10,7 @@ use super::{
     push::{RowsOf, record},
     session::Applied,
     tables::{ShardTable, TableRows},
+    work::scans_do_not_push,
 };
 use crate::{
     limits::{AGGREGATE_LEN_MAX, IMAGE_PARTITION_LEN_MAX},
@@ -151,6 +152,7 @@ impl Shard {
         let key_of = |shard: &Self, row: usize| match work.header.rows {
             Rows::Range { first } => first + row as u64,
             Rows::Keys => shard.turn.keys[keys_at + row],
+            Rows::Partition { .. } => scans_do_not_push(),
         };
         let keys = &self.turn.keys[work.keys.0..work.keys.1];
         table.make_rows(keys, &mut self.memory_left)?;
@@ -197,6 +199,7 @@ impl Shard {
                 RowsOf::Range(RowRange::new(first, first + u64::from(work.header.row_count)))
             }
             Rows::Keys => RowsOf::Keys(&self.turn.keys[work.keys.0..work.keys.1]),
+            Rows::Partition { .. } => scans_do_not_push(),
         };
         record(applied, self.shard_count, work.header.sequence, table, rows);
         Ok(())

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use windlass_transport::{Operation, RemoteAddress, RemoteKey, WorkId, chunks::Chunk};
-use windlass_wire::{Place, RequestHeader, RequestKind, SessionId, Status};
+use windlass_wire::{Place, RequestHeader, SessionId, Status};
 
 use super::{
     Shard,
@@ -201,7 +201,7 @@ impl Shard {
         let (waited_us, wait) = (work.waited_us, work.wait.take());
         let mut header = work.header;
         // What it pushed is applied.
-        header.kind = RequestKind::Pull;
+        header.kind = header.kind.without_push();
         let mut keys = self.spare_keys.pop().unwrap_or_default();
         keys.extend_from_slice(&self.turn.keys[work.keys.0..work.keys.1]);
         let Some(session) = &mut self.sessions[slot] else { return };

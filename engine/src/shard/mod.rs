@@ -37,6 +37,7 @@ mod record;
 mod recover;
 mod regrouped;
 mod rounds;
+mod scan;
 mod session;
 mod sessions;
 mod set_rows;

@@ -6,11 +6,12 @@ use windlass_transport::{
     InlineBytes, Operation, RemoteAddress, fabric::INLINE_LEN_MAX as INLINE_BYTES_MAX,
     mailbox::digest_of_bytes,
 };
-use windlass_wire::{RequestHeader, RowRange, Rows, Status};
+use windlass_wire::{RequestHeader, RequestKind, RowRange, Rows, Status};
 
 use super::{
     Shard,
     fetch::{Outstanding, remote_of},
+    scan,
     tables::{ShardTable, TableRows},
     work::Work,
 };
@@ -72,8 +73,7 @@ impl Shard {
             return Pulled::Done;
         }
         let piece_len = u64::from(transport.capabilities().message_len_max);
-        let piece_count = len.div_ceil(piece_len);
-        if (mailbox.sender.room() as u64) < piece_count + BESIDE_ROWS {
+        if (mailbox.sender.room() as u64) < len.div_ceil(piece_len) + BESIDE_ROWS {
             session.failed |= mailbox.sender.flush(transport).is_err();
             return Pulled::Later;
         }
@@ -81,8 +81,8 @@ impl Shard {
         let remote = remote_of(place);
         if len <= INLINE_BYTES_MAX as u64 {
             let mut bytes = [0_u64; INLINE_BYTES_MAX / 8];
-            // SAFETY: the rows take `len` bytes, which the array has room for.
-            unsafe { gather(table, work, keys, bytes.as_mut_ptr().cast()) };
+            // SAFETY: the array has room for `len` bytes.
+            let len = unsafe { fill(table, work, keys, bytes.as_mut_ptr().cast()) };
             #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_BYTES_MAX")]
             let bytes = InlineBytes::new(&bytemuck::cast_slice(&bytes)[..len as usize]);
             if !session.writes_in_order {
@@ -93,13 +93,14 @@ impl Shard {
             return Pulled::Done;
         }
         let Some(chunk) = self.staging.allocate(session.life, len) else { return Pulled::Later };
-        // SAFETY: the rows take `len` bytes, which the chunk has.
-        unsafe { gather(table, work, keys, self.staging.pointer(chunk)) };
+        // SAFETY: the chunk has room for `len` bytes.
+        let len = unsafe { fill(table, work, keys, self.staging.pointer(chunk)) };
         if !session.writes_in_order {
             let digest = self.staging.digest(work.number, chunk, len);
             mailbox.completions.tell_rows(work.number, digest, &mut mailbox.sender);
         }
         let work_id = self.staging.start(Outstanding::Reply { chunk });
+        let piece_count = len.div_ceil(piece_len);
         for piece in 0..piece_count {
             let from = piece * piece_len;
             #[expect(clippy::cast_possible_truncation, reason = "at most message_len_max")]
@@ -118,6 +119,22 @@ impl Shard {
     }
 }
 
+/// Puts what a pull or a scan is answered with into `into`; how many bytes that is.
+///
+/// # Safety
+/// `into` has room for `header.values_len()` bytes, outside the table's memory.
+unsafe fn fill(table: &ShardTable, work: &Work, keys: &[u64], into: *mut u8) -> u64 {
+    if work.header.kind == RequestKind::Scan {
+        let answer = scan::answer(table, &work.header);
+        // SAFETY: it is asserted to be no longer than the header says, for which the caller promises room.
+        unsafe { std::ptr::copy_nonoverlapping(answer.as_ptr(), into, answer.len()) };
+        return answer.len() as u64;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { gather(table, work, keys, into) };
+    work.header.values_len()
+}
+
 /// Copies the rows of a pull one after the other into `into`.
 ///
 /// # Safety
@@ -132,13 +149,16 @@ unsafe fn gather(table: &ShardTable, work: &Work, keys: &[u64], into: *mut u8) {
                 let first = match rows {
                     Rows::Range { first } => first + at as u64,
                     Rows::Keys => keys[at],
+                    Rows::Partition { .. } => {
+                        unreachable!("of scans only, which are answered apart")
+                    }
                 };
                 let slot = table.slot(table.layout.partition_of(first));
                 let Some((dense, _)) = slot.and_then(|slot| partitions.get(slot)) else { return };
                 let last = dense.rows().end;
                 let run = match rows {
                     Rows::Range { .. } => count - at,
-                    Rows::Keys => neighbours(&keys[at..], last),
+                    _ => neighbours(&keys[at..], last),
                 };
                 let end = last.min(first + run as u64);
                 let to = into.wrapping_add(at * row_len);

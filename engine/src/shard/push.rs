@@ -5,9 +5,10 @@ use windlass_wire::{RequestKind, RowRange, Rows, Status, rule::Merge};
 
 use super::{
     Shard,
+    scan::check_scan,
     session::Applied,
     tables::{ShardTable, TableRows},
-    work::{Values, Work, values_pointer},
+    work::{Values, Work, scans_do_not_push, values_pointer},
 };
 
 /// Why a request is refused, and at what.
@@ -193,6 +194,10 @@ impl Shard {
         if header.dtype != schema.dtype {
             return Err((Status::WrongDtype, 0));
         }
+        if let Rows::Partition { partition, columns, .. } = header.rows {
+            check_scan(table, partition, columns, header.width)?;
+            return self.check_chains(work);
+        }
         if header.width != schema.width {
             return Err((Status::WrongWidth, 0));
         }
@@ -201,6 +206,7 @@ impl Shard {
                 table.check_range(first, u64::from(header.row_count))?;
             }
             Rows::Keys => table.check_keys(&self.turn.keys[work.keys.0..work.keys.1])?,
+            Rows::Partition { .. } => unreachable!("checked above"),
         }
         if let (Some(scan), Some(values)) = (&table.scan, self.values_pointer(work)) {
             let (rows, width) = (header.row_count as usize, header.width as usize);
@@ -273,6 +279,7 @@ impl Shard {
                 }
                 push.record(table, RowsOf::Keys(keys));
             }
+            (_, Rows::Partition { .. }) => scans_do_not_push(),
             (TableRows::Sparse(_), _) => {
                 table.make_rows(keys, &mut self.memory_left)?;
                 push.sparse_rows(table, keys, &mut self.memory_left);

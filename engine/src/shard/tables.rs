@@ -418,7 +418,7 @@ impl Slots {
         Self { slots: vec![NONE; partition_count as usize], filled_count: 0 }
     }
 
-    fn insert(&mut self, partition: PartitionId, slot: usize) {
+    pub(super) fn insert(&mut self, partition: PartitionId, slot: usize) {
         self.slots[partition.0 as usize] = u32::try_from(slot).unwrap_or(NONE);
         self.filled_count += 1;
     }

@@ -23,6 +23,12 @@ pub(super) enum Values {
     Staged(Chunk),
 }
 
+/// Pushes name their rows: decoding sees to it.
+#[cold]
+pub(super) fn scans_do_not_push() -> ! {
+    unreachable!("a push is of the rows it names, not of all that a partition has")
+}
+
 /// One request, decoded and copied out of its mailbox.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Work {

@@ -4,9 +4,11 @@
 use std::sync::Arc;
 
 use windlass_transport::memory::{fetch, populate, prefer_huge_pages};
-use windlass_wire::map::mix;
+use windlass_wire::{map::mix, scan::slot_hash};
 
 use super::ahead::{Ahead, Background};
+
+mod scan;
 
 /// Numbers keys in the order in which they were first seen.
 #[derive(Debug, Default)]
@@ -281,8 +283,9 @@ impl Slots {
     /// Where looking for a key begins.
     #[inline]
     fn first(&self, key: u64) -> usize {
-        // The low bits choose the partition, so all keys here share them.
-        (mix(key) >> 20) as usize & self.mask
+        #[expect(clippy::cast_possible_truncation, reason = "the mask takes the low bits")]
+        let hash = slot_hash(key) as usize;
+        hash & self.mask
     }
 }
 

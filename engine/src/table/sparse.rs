@@ -127,6 +127,12 @@ impl SparsePartition {
     /// Appends key, values and state of a row.
     pub fn save_row(&self, key: u64, row: u64, into: &mut Vec<u8>) {
         into.extend_from_slice(&key.to_le_bytes());
+        self.save_values(row, into);
+        self.save_state(row, into);
+    }
+
+    /// Appends a row's values.
+    pub fn save_values(&self, row: u64, into: &mut Vec<u8>) {
         let at = into.len();
         into.resize(at + usize_of(self.schema.row_len()), 0);
         // SAFETY: a row's values lie whole in its slab, and room for them was just made.
@@ -137,7 +143,6 @@ impl SparsePartition {
                 usize_of(self.schema.row_len()),
             );
         }
-        self.save_state(row, into);
     }
 
     /// Bytes that [`SparsePartition::save_row`] makes.
@@ -190,6 +195,11 @@ impl SparsePartition {
     /// Keys of some of the rows there are, and these.
     pub fn keys_of(&self, rows: std::ops::Range<u64>) -> impl Iterator<Item = (u64, u64)> + '_ {
         rows.map(|row| (self.key_of(row), row))
+    }
+
+    /// See [`HashIndex::scan`].
+    pub fn scan(&self, from: u64, limit: usize, found: &mut Vec<(u64, u64)>) -> Option<u64> {
+        self.index.scan(from, limit, found)
     }
 
     /// The key of a row there is.
@@ -309,8 +319,9 @@ impl SparsePartition {
         planes.into_iter().take(self.schema.rule.state_width()).for_each(|plane| fetch(plane));
     }
 
+    /// Begins to bring a row's values near.
     #[inline]
-    fn fetch_values(&self, row: u64) {
+    pub fn fetch_values(&self, row: u64) {
         let (values, row_len) = (self.values_of(row), usize_of(self.schema.row_len()));
         fetch(values);
         fetch(values.wrapping_add(row_len - 1));

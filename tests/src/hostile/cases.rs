@@ -241,7 +241,7 @@ fn one_case(
             };
             let body = match header.rows {
                 Rows::Range { .. } => body(2, target.width)[16..].to_vec(),
-                Rows::Keys => body(2, target.width),
+                Rows::Keys | Rows::Partition { .. } => body(2, target.width),
             };
             (hostile.honest_message(&sealed(&header, &body)), Allowed::Exactly(status))
         }

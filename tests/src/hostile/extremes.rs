@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use windlass_wire::{
-    DataType, Epoch, Place, RequestHeader, RequestKind, Rows, Sequence, TableId, WorkerClock,
-    control::Provider,
+    DataType, Epoch, PartitionId, Place, RequestHeader, RequestKind, Rows, ScanColumns, Sequence,
+    TableId, WorkerClock, control::Provider,
 };
 
 use super::session::{Hostile, Target};
@@ -90,20 +90,38 @@ fn header(hostile: &Hostile, table: TableId, random: &mut Random) -> RequestHead
         RequestKind::PushPull,
         RequestKind::AdvanceClock,
         RequestKind::Idle,
+        RequestKind::Scan,
     ];
+    let from = number(0);
+    let partition = PartitionId(u32::try_from(number(1) & 0xffff_ffff).unwrap_or(0));
+    let columns = [ScanColumns::Keys, ScanColumns::Values, ScanColumns::State]
+        [usize::try_from(random.below(3)).unwrap_or(0)];
     let kind = kinds[usize::try_from(random.below(kinds.len() as u64)).unwrap_or(0)];
+    let scans = kind == RequestKind::Scan;
+    // Of rows of four values, mostly as it has to be.
+    let width = match columns {
+        ScanColumns::Keys if scans && random.one_in(2) => 1,
+        ScanColumns::Values if scans && random.one_in(2) => 3,
+        _ => width,
+    };
     let own = Place { key: hostile.own.key.0, address: hostile.own.address };
     RequestHeader {
         kind,
-        sync: random.one_in(4),
-        resumes: true,
+        sync: !scans && random.one_in(4),
+        resumes: !scans,
         strong: random.one_in(8),
         dtype: DataType::F32,
         table,
         sequence,
         epoch,
         clock,
-        rows: if random.one_in(2) { Rows::Keys } else { Rows::Range { first } },
+        rows: if scans {
+            Rows::Partition { partition, from, columns }
+        } else if random.one_in(2) {
+            Rows::Keys
+        } else {
+            Rows::Range { first }
+        },
         row_count,
         width,
         values: (kind.pushes() && random.one_in(8)).then_some(own),

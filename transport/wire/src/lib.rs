@@ -17,6 +17,7 @@ pub mod proof;
 mod refusal;
 pub mod request;
 pub mod rule;
+pub mod scan;
 pub mod schema;
 
 pub use checksum::Checksum;
@@ -33,6 +34,7 @@ pub use map::{ClusterMap, Layout, ServerEntry};
 pub use proof::{ServerSecret, Ticket};
 pub use request::{Place, RequestHeader, RequestKind, Rows};
 pub use rule::UpdateRule;
+pub use scan::ScanColumns;
 pub use schema::{
     Aggregation, Consistency, Durability, NotFinitePolicy, TableEntry, TableKind, TableSchema,
 };

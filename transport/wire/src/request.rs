@@ -2,15 +2,16 @@
 //!
 //! ```text
 //! offset size
-//!      0    1  kind in bits 0 to 3: 1 push, 2 pull, 3 push_pull, 4 advance clock, 5 nothing, 6 idle;
-//!               dtype of the values in bits 4 to 7
+//!      0    1  kind in bits 0 to 3: 1 push, 2 pull, 3 push_pull, 4 advance clock, 5 nothing, 6 idle,
+//!               7 scan; dtype of the values in bits 4 to 7
 //!      1    1  flags: bit 0 values by reference, bit 1 rows are a range, bit 2 sync, bit 3 resumes,
-//!               bit 4 strong
-//!      2    6  number of rows in bits 0 to 20, width (values per row) in bits 21 to 43; rest zero
+//!               bit 4 strong; of a scan: bit 5 with values, bit 6 with values and state
+//!      2    6  number of rows in bits 0 to 20, width (values per row) in bits 21 to 43; rest zero.
+//!               Of a scan the most rows, and the words of 8 bytes that each takes in its answer
 //!      8    8  sequence in the session
 //!     16    8  epoch of the sender's cluster map
-//!     24    8  worker clock
-//!     32    8  first row of a range; zero for keys
+//!     24    8  worker clock; of a scan the partition
+//!     32    8  first row of a range; zero for keys; of a scan the position it goes on from
 //!     40    4  table
 //!     44    4  digest of header and body, without this field; without values of more than 8 KiB
 //!     48   16  by reference only: where the values are
@@ -34,7 +35,8 @@ use crate::{
     codec::DecodeError,
     digest::Digest,
     dtype::DataType,
-    ids::{Epoch, Sequence, TableId, WorkerClock},
+    ids::{Epoch, PartitionId, Sequence, TableId, WorkerClock},
+    scan::{self, ScanColumns},
 };
 
 /// What a request asks for.
@@ -54,6 +56,9 @@ pub enum RequestKind {
     /// The worker has finished this clock and waits: in a round in which late pushes wait too, it is
     /// not waited for. Completed at once; said again and again while it waits.
     Idle = 6,
+    /// Write the next rows of a partition of a sparse table into the requester's memory:
+    /// [`crate::scan`] draws the answer.
+    Scan = 7,
 }
 
 impl RequestKind {
@@ -66,6 +71,7 @@ impl RequestKind {
             4 => Self::AdvanceClock,
             5 => Self::Nothing,
             6 => Self::Idle,
+            7 => Self::Scan,
             value => {
                 return Err(DecodeError::Unknown {
                     field: "request kind",
@@ -82,11 +88,17 @@ impl RequestKind {
         matches!(self, Self::Push | Self::PushPull)
     }
 
+    /// What is left of it once what it pushes is applied.
+    #[must_use]
+    pub fn without_push(self) -> Self {
+        if self == Self::PushPull { Self::Pull } else { self }
+    }
+
     /// Whether it returns rows.
     #[must_use]
     #[inline]
     pub fn pulls(self) -> bool {
-        matches!(self, Self::Pull | Self::PushPull)
+        matches!(self, Self::Pull | Self::PushPull | Self::Scan)
     }
 }
 
@@ -109,6 +121,15 @@ pub enum Rows {
     },
     /// The keys at the start of the body: strictly ascending.
     Keys,
+    /// Those of a partition of a sparse table from a position on: of scans, and of nothing else.
+    Partition {
+        /// The partition.
+        partition: PartitionId,
+        /// Where it goes on.
+        from: u64,
+        /// What is wanted of each row.
+        columns: ScanColumns,
+    },
 }
 
 /// Most rows of one request.
@@ -166,6 +187,8 @@ const RANGE: u8 = 2;
 const SYNC: u8 = 4;
 const RESUMES: u8 = 8;
 const STRONG: u8 = 16;
+const WITH_VALUES: u8 = 32;
+const WITH_STATE: u8 = 64;
 
 /// An encoded header.
 #[derive(Clone, Copy, Debug)]
@@ -206,10 +229,13 @@ impl RequestHeader {
         Self::LEN_MIN + places * PLACE_LEN
     }
 
-    /// Bytes of values this request pushes or pulls.
+    /// Bytes of values this request pushes or pulls; of a scan, the most that it is answered with.
     #[must_use]
     #[inline]
     pub fn values_len(&self) -> u64 {
+        if self.kind == RequestKind::Scan {
+            return scan::answer_len(self.row_count, self.width);
+        }
         u64::from(self.row_count) * u64::from(self.width) * self.dtype.size() as u64
     }
 
@@ -218,7 +244,7 @@ impl RequestHeader {
     #[inline]
     pub fn keys_len(&self) -> u64 {
         match self.rows {
-            Rows::Range { .. } => 0,
+            Rows::Range { .. } | Rows::Partition { .. } => 0,
             Rows::Keys => u64::from(self.row_count) * 8,
         }
     }
@@ -266,13 +292,24 @@ impl RequestHeader {
             self.width
         );
         let mut flags = 0;
-        let mut first_row = 0;
+        let (mut first_row, mut clock) = (0, self.clock.0);
         if self.values.is_some() {
             flags |= BY_REFERENCE;
         }
-        if let Rows::Range { first } = self.rows {
-            flags |= RANGE;
-            first_row = first;
+        match self.rows {
+            Rows::Range { first } => {
+                flags |= RANGE;
+                first_row = first;
+            }
+            Rows::Keys => {}
+            Rows::Partition { partition, from, columns } => {
+                flags |= match columns {
+                    ScanColumns::Keys => 0,
+                    ScanColumns::Values => WITH_VALUES,
+                    ScanColumns::State => WITH_STATE,
+                };
+                (first_row, clock) = (from, u64::from(partition.0));
+            }
         }
         if self.sync {
             flags |= SYNC;
@@ -289,7 +326,7 @@ impl RequestHeader {
         bytes[0..8].copy_from_slice(&start.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.sequence.0.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.epoch.0.to_le_bytes());
-        bytes[24..32].copy_from_slice(&self.clock.0.to_le_bytes());
+        bytes[24..32].copy_from_slice(&clock.to_le_bytes());
         bytes[32..40].copy_from_slice(&first_row.to_le_bytes());
         bytes[40..48].copy_from_slice(&u64::from(self.table.0).to_le_bytes());
     }
@@ -335,92 +372,6 @@ impl RequestHeader {
         u32::from_le_bytes(found)
     }
 
-    /// Decodes the header of a message of `message_len` bytes that begins with `start`, at least
-    /// [`RequestHeader::LEN_MAX`] bytes of it or the whole; checks everything that can be checked without
-    /// the body and the table. The digest is checked apart, by [`RequestHeader::verify`].
-    ///
-    /// # Errors
-    /// When any field is out of its bounds or contradicts another.
-    #[inline]
-    pub fn decode(start: &[u8], message_len: u64) -> Result<Self, DecodeError> {
-        let truncated = |needed: usize| DecodeError::Truncated { missing: needed - start.len() };
-        let Some((bytes, mut places)) = start.split_first_chunk::<{ Self::LEN_MIN }>() else {
-            return Err(truncated(Self::LEN_MIN));
-        };
-        let word = |at: usize| {
-            let mut word = [0; 8];
-            word.copy_from_slice(&bytes[at..at + 8]);
-            u64::from_le_bytes(word)
-        };
-        let mut place = || {
-            let Some((place, rest)) = places.split_first_chunk::<PLACE_LEN>() else {
-                return Err(truncated(start.len() - places.len() + PLACE_LEN));
-            };
-            places = rest;
-            decode_place(*place)
-        };
-        let numbers = word(0);
-        let kind = RequestKind::from_number(bits(numbers, 0, 4))?;
-        let dtype_number = bits(numbers, 4, 4);
-        let dtype = DataType::from_number(dtype_number)
-            .ok_or(DecodeError::Unknown { field: "dtype", value: u64::from(dtype_number) })?;
-        let flags = bits(numbers, 8, 8);
-        if flags & !(BY_REFERENCE | RANGE | SYNC | RESUMES | STRONG) != 0 {
-            return Err(DecodeError::Unknown { field: "request flags", value: u64::from(flags) });
-        }
-        let counts = numbers >> 16;
-        let (row_count, width) = (counts & ((1 << ROWS_BITS) - 1), counts >> ROWS_BITS);
-        let row_count = within("row count", row_count, ROWS_MAX)?;
-        let width = within("width", width, WIDTH_MAX)?;
-        let first = word(32);
-        let rows = if flags & RANGE != 0 { Rows::Range { first } } else { Rows::Keys };
-        if rows == Rows::Keys && first != 0 {
-            return Err(DecodeError::Inconsistent { reason: "a key list has a first row" });
-        }
-        if first.checked_add(u64::from(row_count)).is_none() {
-            return Err(DecodeError::Inconsistent { reason: "the row range passes 2^64" });
-        }
-        if flags & BY_REFERENCE != 0 && !kind.pushes() {
-            return Err(DecodeError::Inconsistent {
-                reason: "a request without values has a place",
-            });
-        }
-        let values = if flags & BY_REFERENCE != 0 { Some(place()?) } else { None };
-        let reply = if kind.pulls() { Some(place()?) } else { None };
-        let header = Self {
-            kind,
-            sync: flags & SYNC != 0,
-            resumes: flags & RESUMES != 0,
-            strong: flags & STRONG != 0,
-            dtype,
-            table: TableId(low_half(word(40))),
-            sequence: Sequence(word(8)),
-            epoch: Epoch(word(16)),
-            clock: WorkerClock(word(24)),
-            rows,
-            row_count,
-            width,
-            values,
-            reply,
-        };
-        if (kind.pushes() || kind.pulls()) && header.values_len() > VALUES_LEN_MAX {
-            return Err(DecodeError::TooLong {
-                field: "values length",
-                value: header.values_len(),
-                max: VALUES_LEN_MAX,
-            });
-        }
-        if !(kind.pushes() || kind.pulls()) && row_count != 0 {
-            return Err(DecodeError::Inconsistent { reason: "a request about no rows has rows" });
-        }
-        if header.len() as u64 + header.body_len() != message_len {
-            return Err(DecodeError::Inconsistent {
-                reason: "the body's length is not what the header says",
-            });
-        }
-        Ok(header)
-    }
-
     /// Checks a message's digest: a sealed header with its body behind it.
     ///
     /// # Errors
@@ -441,39 +392,6 @@ fn digest_of(header: &[u8], keys: &[u8], values: &[u8]) -> u32 {
     RequestHeader::digest(header).append(keys).append(values).finish()
 }
 
-/// Bits of a number from `from` on, at most eight.
-#[expect(clippy::cast_possible_truncation, reason = "masked to eight bits")]
-const fn bits(number: u64, from: u32, count: u32) -> u8 {
-    (number >> from & ((1 << count) - 1)) as u8
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "the half that is asked for")]
-const fn low_half(number: u64) -> u32 {
-    number as u32
-}
-
-#[inline]
-fn within(field: &'static str, value: u64, max: u32) -> Result<u32, DecodeError> {
-    match u32::try_from(value) {
-        Ok(value) if value <= max => Ok(value),
-        _ => Err(DecodeError::TooLong { field, value, max: u64::from(max) }),
-    }
-}
-
-#[inline]
-fn decode_place(bytes: [u8; PLACE_LEN]) -> Result<Place, DecodeError> {
-    let number = u128::from_le_bytes(bytes);
-    let [low, high] = [0, 64].map(|from| {
-        #[expect(clippy::cast_possible_truncation, reason = "the half that is asked for")]
-        let half = (number >> from) as u64;
-        half
-    });
-    if low >> 32 != 0 {
-        return Err(DecodeError::Inconsistent { reason: "reserved bytes are not zero" });
-    }
-    Ok(Place { key: low_half(low), address: high })
-}
-
 const DIGEST_AT: usize = 44;
 const PLACE_LEN: usize = 16;
 /// Bits that numbers of rows and widths take.
@@ -482,6 +400,8 @@ const WIDTH_BITS: u32 = 23;
 
 const _: () = assert!(ROWS_MAX >> ROWS_BITS == 0 && WIDTH_MAX >> WIDTH_BITS == 0);
 const _: () = assert!(16 + ROWS_BITS + WIDTH_BITS <= 64 && DataType::ALL.len() <= 16);
+
+mod decode;
 
 #[cfg(test)]
 mod tests;

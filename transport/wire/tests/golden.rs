@@ -7,8 +7,8 @@ use std::{fmt::Write, path::PathBuf};
 use windlass_wire::{
     Aggregation, Blob, ClusterMap, CompletionWord, Consistency, DataType, Durability, Epoch,
     Incarnation, Lsn, NotFinitePolicy, PartitionId, Place, RequestHeader, RequestKind, Rows,
-    Sequence, ServerEntry, ServerId, ServerSecret, SessionId, ShardId, Status, TableEntry, TableId,
-    TableSchema, Ticket, UpdateRule, Wire, WorkerClock, WorkerRank,
+    ScanColumns, Sequence, ServerEntry, ServerId, ServerSecret, SessionId, ShardId, Status,
+    TableEntry, TableId, TableSchema, Ticket, UpdateRule, Wire, WorkerClock, WorkerRank,
     control::{
         ClientReply, ClientRequest, ClockPlace, PartitionPlace, Peer, PeerRole, Provider,
         RefusalKind, SharedRegion, encode_frame,
@@ -19,6 +19,7 @@ use windlass_wire::{
     },
     map::{Chain, ServerState},
     rule::RuleDescription,
+    scan::ScanHead,
 };
 
 #[test]
@@ -167,6 +168,22 @@ fn messages() -> Vec<(String, Vec<u8>)> {
     let none = RequestHeader { row_count: 0, rows: range, ..header() };
     let clock = RequestHeader { kind: RequestKind::AdvanceClock, ..none };
     let nothing = RequestHeader { kind: RequestKind::Nothing, ..none };
+    let scan = RequestHeader {
+        kind: RequestKind::Scan,
+        sync: false,
+        strong: true,
+        clock: WorkerClock(0),
+        rows: Rows::Partition {
+            partition: PartitionId(6),
+            from: 0x0102_0304_0506_0708,
+            columns: ScanColumns::State,
+        },
+        row_count: 100,
+        width: 5,
+        reply: Some(place),
+        ..header()
+    };
+    let answers = [Some(0x0102_0304_0506_0708), None].map(|next| ScanHead { row_count: 3, next });
     let idle = RequestHeader { kind: RequestKind::Idle, ..none };
     let word =
         CompletionWord { number: 0x0102_0304, status: Status::OutOfRange, detail: 0x0a_0b0c };
@@ -178,6 +195,8 @@ fn messages() -> Vec<(String, Vec<u8>)> {
         ("request_advance_clock".to_owned(), request(&clock, &[])),
         ("request_nothing".to_owned(), request(&nothing, &[])),
         ("request_idle".to_owned(), request(&idle, &[])),
+        ("request_scan".to_owned(), request(&scan, &[])),
+        ("scan_answer".to_owned(), answers.map(ScanHead::encode).concat()),
         ("completion".to_owned(), word.encode().to_le_bytes().to_vec()),
         ("frame".to_owned(), encode_frame(&ClientRequest::Map {})),
     ];

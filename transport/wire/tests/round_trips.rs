@@ -10,8 +10,9 @@ use messages::{
 };
 use proptest::prelude::*;
 use windlass_wire::{
-    ClusterMap, CompletionWord, DataType, Epoch, Place, RequestHeader, RequestKind, Rows, Sequence,
-    Status, TableEntry, TableId, TableSchema, UpdateRule, Wire, WorkerClock,
+    ClusterMap, CompletionWord, DataType, Epoch, PartitionId, Place, RequestHeader, RequestKind,
+    Rows, ScanColumns, Sequence, Status, TableEntry, TableId, TableSchema, UpdateRule, Wire,
+    WorkerClock,
     control::{
         ClientReply, ClientRequest, FRAME_HEADER_LEN, decode_frame_header, decode_message,
         encode_frame,
@@ -41,7 +42,7 @@ fn any_header() -> impl Strategy<Value = RequestHeader> {
     ];
     let size = (0..=ROWS_MAX, 0..=WIDTH_MAX);
     let dtype = proptest::sample::select(DataType::ALL.to_vec());
-    (0_u8..6, numbers, rows, size, dtype, proptest::option::of(place()), place()).prop_map(
+    (0_u8..7, numbers, rows, size, dtype, proptest::option::of(place()), place()).prop_map(
         |(kind, (table, sequence, epoch, clock, sync), rows, size, dtype, values, reply)| {
             let kind = [
                 RequestKind::Push,
@@ -50,7 +51,16 @@ fn any_header() -> impl Strategy<Value = RequestHeader> {
                 RequestKind::AdvanceClock,
                 RequestKind::Nothing,
                 RequestKind::Idle,
+                RequestKind::Scan,
             ][usize::from(kind)];
+            if kind == RequestKind::Scan {
+                return scan_header(
+                    &[table, size.0, size.1],
+                    [sequence, epoch, clock],
+                    sync,
+                    reply,
+                );
+            }
             let row_count = if kind.pushes() || kind.pulls() { size.0 } else { 0 };
             let most = VALUES_LEN_MAX / dtype.size() as u64 / u64::from(row_count.max(1));
             RequestHeader {
@@ -71,6 +81,37 @@ fn any_header() -> impl Strategy<Value = RequestHeader> {
             }
         },
     )
+}
+
+fn scan_header(
+    [table, rows, width]: &[u32; 3],
+    [sequence, epoch, from]: [u64; 3],
+    strong: bool,
+    reply: Place,
+) -> RequestHeader {
+    let columns = [ScanColumns::Keys, ScanColumns::Values, ScanColumns::State];
+    let words = (1 + width % 4096).min(u32::try_from(VALUES_LEN_MAX / 8).unwrap() / 2);
+    let most = u32::try_from(VALUES_LEN_MAX / 16).unwrap() / words;
+    RequestHeader {
+        kind: RequestKind::Scan,
+        sync: false,
+        resumes: false,
+        strong,
+        dtype: DataType::F32,
+        table: TableId(*table),
+        sequence: Sequence(sequence),
+        epoch: Epoch(epoch),
+        clock: WorkerClock(0),
+        rows: Rows::Partition {
+            partition: PartitionId(*table),
+            from,
+            columns: columns[(*rows % 3) as usize],
+        },
+        row_count: (1 + rows % most).min(ROWS_MAX),
+        width: words,
+        values: None,
+        reply: Some(reply),
+    }
 }
 
 proptest! {

@@ -7,6 +7,7 @@
 mod cluster;
 mod control;
 mod rounds;
+mod scan;
 mod workers;
 
 use std::{

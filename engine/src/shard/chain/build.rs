@@ -17,7 +17,7 @@ use crate::{
         aggregate::Aggregator,
         staging::Staging,
         tables::{ShardTable, TableRows},
-        work::{Turn, Work, values_pointer},
+        work::{Turn, Work, scans_do_not_push, values_pointer},
     },
     update::Accumulator,
 };
@@ -88,6 +88,7 @@ impl Scratch {
                         let count = keys.iter().take_while(same).count();
                         (partition, u32::try_from(count).unwrap_or(u32::MAX))
                     }
+                    Rows::Partition { .. } => scans_do_not_push(),
                 };
                 spans.push(Span { partition, member, row, count });
                 row += count;
@@ -124,6 +125,7 @@ impl<'a> Ingredients<'a> {
         match member.work.header.rows {
             Rows::Range { first } => first + u64::from(row),
             Rows::Keys => self.keys[member.work.keys.0 + row as usize],
+            Rows::Partition { .. } => scans_do_not_push(),
         }
     }
 

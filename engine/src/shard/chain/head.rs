@@ -59,6 +59,7 @@ impl Shard {
             Ok(())
         };
         match work.header.rows {
+            Rows::Partition { partition, .. } => check(partition)?,
             Rows::Range { first } => {
                 let end = first + u64::from(work.header.row_count);
                 let mut row = first;

@@ -276,7 +276,7 @@ impl Shard {
             return self.close(at, Status::TooEarly, 0);
         }
         let mut header = work.header;
-        header.kind = windlass_wire::RequestKind::Pull;
+        header.kind = header.kind.without_push();
         let keys = self.clocks.waiting.copy_keys(keys);
         let (slot, number) = (work.session, work.number);
         let since = Instant::now();
@@ -367,7 +367,8 @@ fn rows_of(work: &Work) -> Option<RowRange> {
         Rows::Range { first } => {
             Some(RowRange::new(first, first + u64::from(work.header.row_count)))
         }
-        Rows::Keys => None,
+        // A scan waits for nobody.
+        Rows::Keys | Rows::Partition { .. } => None,
     }
 }
 

@@ -6,7 +6,7 @@ use windlass_wire::{self as wire, Layout, PartitionId, RowRange, TableId};
 use crate::{
     limits::RECORD_VALUES_MAX,
     persist::{limits::KEYS_MAX, record::Covered},
-    shard::work::Work,
+    shard::work::{Work, scans_do_not_push},
 };
 
 /// Consecutive rows of a push in one partition.
@@ -169,6 +169,7 @@ impl Gathered {
                 wire::Rows::Keys => {
                     cut_keys(layout, &keys[work.keys.0..work.keys.1], leader, &mut self.spans);
                 }
+                wire::Rows::Partition { .. } => scans_do_not_push(),
             }
         }
         let order = |span: &Span| (span.partition, span.first, span.leader);

@@ -15,6 +15,7 @@ use crate::{
         aggregate::Aggregator,
         chain::{Member, Span, sum_dtype_of},
         tables::ShardTable,
+        work::scans_do_not_push,
     },
     update::Accumulator,
 };
@@ -100,6 +101,7 @@ fn keys_of(keys: &[u64], member: &Member, spans: &[Span]) -> impl Iterator<Item 
         let key = match work.header.rows {
             Rows::Range { first } => first + u64::from(row),
             Rows::Keys => keys[work.keys.0 + row as usize],
+            Rows::Partition { .. } => scans_do_not_push(),
         };
         (row, key)
     })

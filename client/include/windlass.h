@@ -693,6 +693,17 @@ windlass_status windlass_list_tables(const struct windlass_client *client,
 windlass_status windlass_drop_table(const struct windlass_client *client, const char *name);
 
 /**
+ * Changes how far the workers of a table may be apart, while they use it: to a windlass_consistency, with
+ * `staleness` rounds for WINDLASS_CONSISTENCY_BOUNDED. Workers that see the servers' memory go
+ * by it from their next pull on, others within eight rounds. Refused for a table that was created with
+ * WINDLASS_CONSISTENCY_EVENTUAL: its workers keep no clocks.
+ */
+windlass_status windlass_set_consistency(const struct windlass_client *client,
+                                         const char *name,
+                                         uint32_t consistency,
+                                         uint64_t staleness);
+
+/**
  * Waits for the request with this timestamp: until a push is applied and acknowledged. The
  * outcomes of the last 1,024 requests are known; of an older one only that it is over.
  */
@@ -750,6 +761,13 @@ windlass_status windlass_close_table(struct windlass_table *table);
  */
 windlass_status windlass_table_schema(const struct windlass_table *table,
                                       struct windlass_schema *schema);
+
+/**
+ * Waits until so many workers, this one included, have opened the table: those that come later start where
+ * the others are, and are not waited for before. Its workers have to keep clocks.
+ */
+windlass_status windlass_wait_for_workers(const struct windlass_table *table,
+                                          uint64_t count);
 
 /**
  * Starts a push of rows by key. `keys` ascend, each once; `values` has width values for each, in

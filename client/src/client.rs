@@ -103,11 +103,12 @@ impl Client {
         Rows::allocate(&self.core, len)
     }
 
-    /// Changes how far the workers of a table may be apart, while they use it: `Sequential` or
-    /// `Bounded`. Takes effect with their next pulls.
+    /// Changes how far the workers of a table may be apart, while they use it. Workers that see
+    /// the servers' memory go by it from their next pull on, others within eight rounds. `Eventual` is kept as `Bounded` by `u64::MAX` rounds: workers go on keeping clocks, and
+    /// nobody waits for them.
     ///
     /// # Errors
-    /// When there is no such table, or its workers keep no clocks.
+    /// When there is no such table, or it was created as `Eventual`: its workers keep no clocks.
     pub fn set_consistency(
         &self,
         name: &str,

@@ -38,6 +38,7 @@ pub(crate) trait ErasedTable {
         options: &PullOptions,
     ) -> Result<Box<dyn ErasedPull>, Failure>;
     fn prepare(&self, rows: RowSelection<'_>) -> Result<Box<dyn ErasedPrepared>, Failure>;
+    fn wait_for_workers(&self, count: u64) -> Result<(), Failure>;
 }
 
 /// A pull under way.
@@ -163,6 +164,10 @@ impl<T: Element> ErasedTable for Table<T> {
 
     fn prepare(&self, rows: RowSelection<'_>) -> Result<Box<dyn ErasedPrepared>, Failure> {
         Ok(Box::new(Self::prepare(self, rows)?))
+    }
+
+    fn wait_for_workers(&self, count: u64) -> Result<(), Failure> {
+        Ok(Self::wait_for_workers(self, count)?)
     }
 }
 

@@ -227,6 +227,30 @@ static void count_table(void *context, const char *name, const windlass_schema *
     ++*(int *)context;
 }
 
+/* Workers of a table are let apart and held together again. */
+static void consistency(void) {
+    windlass_schema clocked;
+    windlass_table *table = NULL, *free_table = NULL;
+
+    schema_of(&clocked, WINDLASS_DTYPE_F32, 10, 1);
+    OK(windlass_create_table(client, "free", &clocked, &free_table));
+    clocked.consistency = WINDLASS_CONSISTENCY_SEQUENTIAL;
+    OK(windlass_create_table(client, "clocked", &clocked, &table));
+    OK(windlass_wait_for_workers(table, 1));
+    OK(windlass_set_consistency(client, "clocked", WINDLASS_CONSISTENCY_BOUNDED, 3));
+    OK(windlass_set_consistency(client, "clocked", WINDLASS_CONSISTENCY_EVENTUAL, 0));
+    OK(windlass_set_consistency(client, "clocked", WINDLASS_CONSISTENCY_SEQUENTIAL, 0));
+    FAILS(INVALID_ARGUMENT, windlass_set_consistency(client, "clocked", 7, 0));
+    FAILS(UNKNOWN_TABLE, windlass_set_consistency(client, "nowhere", WINDLASS_CONSISTENCY_SEQUENTIAL, 0));
+    EXPECT(windlass_set_consistency(client, "free", WINDLASS_CONSISTENCY_SEQUENTIAL, 0) != WINDLASS_STATUS_OK);
+    EXPECT(strstr(windlass_last_error(), "from its creation on") != NULL);
+    EXPECT(windlass_wait_for_workers(free_table, 1) != WINDLASS_STATUS_OK);
+    OK(windlass_close_table(table));
+    OK(windlass_close_table(free_table));
+    OK(windlass_drop_table(client, "clocked"));
+    OK(windlass_drop_table(client, "free"));
+}
+
 int main(int argc, char **argv)
 {
     windlass_options options;
@@ -254,6 +278,7 @@ int main(int argc, char **argv)
     OK(windlass_wait(client, timestamp));
     OK(windlass_clock(client, &clock));
     EXPECT(clock == 1);
+    consistency();
     mistakes();
     EXPECT(pthread_create(&thread, NULL, from_another_thread, NULL) == 0);
     pthread_join(thread, NULL);

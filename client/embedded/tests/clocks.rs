@@ -272,6 +272,33 @@ fn the_bound_can_be_changed_while_workers_wait() {
 }
 
 #[test]
+fn a_worker_that_was_free_waits_again_once_the_bound_is_narrower() {
+    let pull_all = |rows: &Table<f64>| rows.pull(0..ROWS, &PullOptions::default())?.wait();
+    each(|address| {
+        let (fast, slow) = (impatient(address, 0), connect(address, Some(1)));
+        let schema = dense(Consistency::Bounded { tau: 1 });
+        let fast_rows = fast.create_table::<f64>("t", &schema).unwrap();
+        let _slow_rows = slow.create_table::<f64>("t", &schema).unwrap();
+        let free = fast.set_consistency("t", Consistency::Eventual {}).unwrap();
+        assert_eq!(free.schema.consistency, Consistency::Bounded { tau: u64::MAX });
+        for _ in 0..50 {
+            fast.advance_clock().unwrap();
+            pull_all(&fast_rows).unwrap();
+        }
+        fast.set_consistency("t", Consistency::Bounded { tau: 55 }).unwrap();
+        let mut rounds = 50;
+        while pull_all(&fast_rows).is_ok() {
+            fast.advance_clock().unwrap();
+            rounds += 1;
+            assert!(rounds < 100, "nothing holds it back");
+        }
+        assert!((56..=59).contains(&rounds), "{rounds} rounds");
+        fast.set_consistency("t", Consistency::Eventual {}).unwrap();
+        pull_all(&fast_rows).unwrap();
+    });
+}
+
+#[test]
 fn clocks_need_a_rank_and_observers_wait_for_nobody() {
     let server = server(Provider::Shm {}, 1, 10_000);
     let worker = connect(server.advertised(), Some(0));

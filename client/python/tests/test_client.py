@@ -183,6 +183,40 @@ def test_rules_and_schemas(client, name):
     assert name in str(told.value) and told.value.status == 20
 
 
+def test_consistency_changes_while_workers_use_a_table(client, name, request):
+    provider = request.node.callspec.params["client"]
+    one, two = (
+        windlass.connect(address(provider), providers=[provider], rank=rank, timeout=1.0)
+        for rank in range(2)
+    )
+    tables = [worker.create_table(name, width=1, rows=4, consistency="sequential") for worker in (one, two)]
+    for table in tables:
+        table.wait_for_workers(2)
+    with pytest.raises(windlass.WindlassError):
+        tables[0].wait_for_workers(3)
+    one.advance_clock()
+    with pytest.raises(windlass.WindlassError):
+        tables[0].pull([1])
+    for consistency in (1, "eventual", 2**64 - 1):
+        client.set_consistency(name, consistency)
+        tables[0].pull([1])
+    client.set_consistency(name, "sequential")
+    with pytest.raises(windlass.WindlassError):
+        for _ in range(9):
+            one.advance_clock()
+            tables[0].pull([1])
+    for wrong in ("bounded", -1, None):
+        with pytest.raises((ValueError, TypeError, OverflowError)):
+            client.set_consistency(name, wrong)
+    client.create_table(name + "free", width=1, rows=4)
+    with pytest.raises(windlass.WindlassError, match="from its creation on"):
+        client.set_consistency(name + "free", "sequential")
+    for worker in (one, two):
+        worker.close()
+    for each in (name, name + "free"):
+        client.drop_table(each)
+
+
 def test_rounds(client, name, request):
     provider = request.node.callspec.params["client"]
     connected = [

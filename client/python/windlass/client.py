@@ -57,6 +57,18 @@ def connect(
     )
 
 
+def _consistency_of(consistency: Union[str, int]) -> tuple[int, int]:
+    """A windlass_consistency, and rounds."""
+    if isinstance(consistency, int):
+        if not 0 <= consistency < 2**64:
+            raise ValueError(f"a pull may miss from 0 to 2**64 - 1 rounds, not {consistency}")
+        return 1, consistency
+    kinds = {"eventual": 0, "sequential": 2}
+    if consistency not in kinds:
+        raise ValueError(f'consistency is "eventual", "sequential" or rounds, not {consistency!r}')
+    return kinds[consistency], 0
+
+
 class Client:
     """A connection to a cluster. Belongs to the thread and the process that made it. A context manager.
 
@@ -127,10 +139,7 @@ class Client:
             schema.durability, schema.durability_interval_ms = 1, durability
         else:
             schema.durability = {"memory": 0, "sync": 2}[durability]
-        if isinstance(consistency, int):
-            schema.consistency, schema.staleness = 1, consistency
-        else:
-            schema.consistency = {"eventual": 0, "sequential": 2}[consistency]
+        schema.consistency, schema.staleness = _consistency_of(consistency)
         schema.aggregation, schema.quorum = quorum_of(aggregation)
         schema.fold_late = fold_late
         if fold_late and not schema.aggregation:
@@ -141,6 +150,16 @@ class Client:
     def open_table(self, name: str) -> Table:
         """Opens a table with the schema it has."""
         return Table(self, name, library.handle("open_table", self._open(), encoded(name, "name")))
+
+    def set_consistency(self, name: str, consistency: Union[str, int]) -> None:
+        """Changes how far a table's workers may be apart, while they use it.
+
+        `consistency` is as `create_table` takes it. Workers that see the servers' memory go by it from
+        their next pull on, others within eight rounds. A table that was created as "eventual" is refused:
+        its workers keep no clocks.
+        """
+        kind, staleness = _consistency_of(consistency)
+        library.call("set_consistency", self._open(), encoded(name, "name"), kind, staleness)
 
     def drop_table(self, name: str) -> None:
         """Drops a table and its rows on all servers."""

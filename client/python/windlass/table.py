@@ -245,6 +245,12 @@ class Table:
         handle = library.handle(function, self._open(), *arguments)
         return Prepared(self, handle, (count, self.width))
 
+    def wait_for_workers(self, count: int) -> None:
+        """Waits until so many workers, this one included, have opened the table: those that come later
+        start where the others are, and are not waited for before. Needs a table whose workers keep clocks.
+        """
+        library.call("wait_for_workers", self._open(), count)
+
     def _rows(self, function: str, rows: Rows) -> tuple[str, tuple[Any, int], int]:
         """The function to call, how it is told the rows, and how many they are."""
         if isinstance(rows, slice):

@@ -160,13 +160,16 @@ impl Machine {
         let tables = self.catalogue.tables.iter_mut();
         let entry = tables
             .filter(|table| table.id == id)
-            .find(|table| table.schema.consistency != eventual && consistency != eventual);
+            .find(|table| table.schema.consistency != eventual);
         let Some(entry) = entry else {
             return Err(invalid(format!(
                 "table {name:?}: workers keep clocks or not from its creation on; create it with \
-                 sequential or bounded:N to change N later, and use a large N instead of eventual"
+                 sequential or bounded:N to change that later"
             )));
         };
+        // Its workers go on keeping clocks, and can be held together again.
+        let apart = Consistency::Bounded { tau: u64::MAX };
+        let consistency = if consistency == eventual { apart } else { consistency };
         entry.schema.consistency = consistency;
         let entry = entry.clone();
         let version = self.store_catalogue();

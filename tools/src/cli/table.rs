@@ -37,7 +37,7 @@ pub(crate) enum TableCommand {
     Set {
         /// The table
         name: String,
-        /// How far its workers may be apart from now on: sequential or bounded:N
+        /// How far its workers may be apart from now on: sequential, bounded:N or eventual
         #[arg(long, value_name = "MODEL", value_parser = consistency::parse)]
         consistency: Consistency,
         #[command(flatten)]

@@ -7,7 +7,7 @@ use windlass_client::{Client, Timestamp};
 use super::{
     arguments::{Handle, SizedStruct, fill, handle, out, set_timestamp, take, text},
     options::{WindlassOptions, client_options},
-    schema::{WindlassSchema, c_schema},
+    schema::{WindlassSchema, c_schema, consistency_of},
     status::WindlassStatus,
 };
 use crate::{
@@ -149,6 +149,27 @@ pub unsafe extern "C" fn windlass_drop_table(
         let name = unsafe { text(name, "name") }?;
         // SAFETY: the header's rules on handles.
         Ok(unsafe { handle(client) }?.client.drop_table(name)?)
+    })
+}
+
+/// Changes how far the workers of a table may be apart, while they use it: to a windlass_consistency, with
+/// `staleness` rounds for WINDLASS_CONSISTENCY_BOUNDED. Workers that see the servers' memory go
+/// by it from their next pull on, others within eight rounds. Refused for a table that was created with
+/// WINDLASS_CONSISTENCY_EVENTUAL: its workers keep no clocks.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn windlass_set_consistency(
+    client: *const WindlassClient,
+    name: *const c_char,
+    consistency: u32,
+    staleness: u64,
+) -> WindlassStatus {
+    guard(|| {
+        let consistency = consistency_of(consistency, staleness)?;
+        // SAFETY: the header's rules on pointers.
+        let name = unsafe { text(name, "name") }?;
+        // SAFETY: the header's rules on handles.
+        unsafe { handle(client) }?.client.set_consistency(name, consistency)?;
+        Ok(())
     })
 }
 

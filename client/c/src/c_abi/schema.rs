@@ -183,12 +183,7 @@ pub(super) unsafe fn table_schema(given: *const WindlassSchema) -> Result<TableS
             other => return Err(unknown("kind", other)),
         },
         rule,
-        consistency: match given.consistency {
-            0 => Consistency::Eventual {},
-            1 => Consistency::Bounded { tau: given.staleness },
-            2 => Consistency::Sequential {},
-            other => return Err(unknown("consistency", other)),
-        },
+        consistency: consistency_of(given.consistency, given.staleness)?,
         replicas: u8::try_from(given.replicas.max(1)).unwrap_or(u8::MAX),
         durability: match given.durability {
             0 => Durability::Memory {},
@@ -249,6 +244,16 @@ pub(super) fn c_schema(schema: &TableSchema, rule: &CString) -> WindlassSchema {
         fields.fold_late = u32::from(fold_late);
     }
     fields
+}
+
+/// A windlass_consistency, with the rounds of a bounded one.
+pub(super) fn consistency_of(number: u32, staleness: u64) -> Result<Consistency, Failure> {
+    match number {
+        0 => Ok(Consistency::Eventual {}),
+        1 => Ok(Consistency::Bounded { tau: staleness }),
+        2 => Ok(Consistency::Sequential {}),
+        other => Err(unknown("consistency", other)),
+    }
 }
 
 /// A dtype by its number.

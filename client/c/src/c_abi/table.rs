@@ -121,3 +121,16 @@ pub unsafe extern "C" fn windlass_table_schema(
         unsafe { fill(schema, &fields) }
     })
 }
+
+/// Waits until so many workers, this one included, have opened the table: those that come later start where
+/// the others are, and are not waited for before. Its workers have to keep clocks.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn windlass_wait_for_workers(
+    table: *const WindlassTable,
+    count: u64,
+) -> WindlassStatus {
+    guard(|| {
+        // SAFETY: the header's rules on handles.
+        unsafe { handle(table) }?.table.wait_for_workers(count)
+    })
+}

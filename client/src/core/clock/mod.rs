@@ -15,6 +15,10 @@ pub(super) const CLOCK_READ: u64 = 1 << 62;
 /// A line that was not looked at: every pull that may have to wait looks.
 const UNSEEN: ClockLine = ClockLine { gains: 0, minimum: 0, tau: 0, live: 0 };
 
+/// Rounds for which a line that is not in view is gone by without looking: meanwhile the bound may have been
+/// made narrower, while the slowest worker only goes on.
+const TRUSTED_ROUNDS: u64 = 8;
+
 /// Bytes of a line, as a chunk of the staging area.
 const LINE_LEN: u64 = ClockLine::LEN as u64;
 
@@ -35,6 +39,8 @@ struct Line {
     view: Option<PeerBytes>,
     /// As it was read last.
     seen: ClockLine,
+    /// The clock of this worker then.
+    seen_at: u64,
 }
 
 /// A poll under way; there is one at a time.
@@ -95,6 +101,6 @@ impl Core {
         let at = RemoteAddress { key: RemoteKey(place.region.key), address };
         let link = &self.links[link];
         let view = self.transports[link.transport].view(link.queue_pair, at, LINE_LEN);
-        Some(Line { at, view, seen: UNSEEN })
+        Some(Line { at, view, seen: UNSEEN, seen_at: 0 })
     }
 }

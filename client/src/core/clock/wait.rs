@@ -8,7 +8,7 @@ use std::{
 use windlass_transport::{LocalSlice, RemoteAddress, WorkId, fabric::PeerBytes};
 use windlass_wire::{ClockLine, PartitionId, RowRange, ServerId, WorkerClock, map::shard_of};
 
-use super::{CLOCK_READ, LINE_LEN, Poll};
+use super::{CLOCK_READ, LINE_LEN, Poll, TRUSTED_ROUNDS};
 use crate::{
     core::{
         Core, TableIndex, connect::chain, progress::ask_after, requests::Reading, view::load_word,
@@ -106,6 +106,7 @@ impl Core {
         {
             self.gains_seen += u64::from(line.seen.gains != seen.gains);
             line.seen = seen;
+            line.seen_at = self.clock.0;
         }
     }
 
@@ -134,13 +135,13 @@ impl Core {
             return true;
         }
         let Some(mut line) = self.line(table, link) else { return false };
-        // A server without rows of the table keeps nobody waiting, before it gets some.
-        if (line.seen.must_wait(clock) || line.seen.minimum == u64::MAX)
-            && let Some(view) = line.view
+        if let Some(view) = line.view
             && !self.links[link].failed
         {
             line.seen = look(view);
             self.saw_line(table, link, line.seen);
+        } else if self.clock.0 > line.seen_at + TRUSTED_ROUNDS {
+            return false;
         }
         !line.seen.must_wait(clock)
     }

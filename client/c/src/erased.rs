@@ -13,6 +13,7 @@ use crate::{
 /// A table.
 pub(crate) trait ErasedTable {
     fn entry(&self) -> TableEntry;
+    fn wait_for_workers(&self, count: u64) -> Result<(), Failure>;
     fn push(
         &self,
         rows: RowSelection<'_>,
@@ -38,7 +39,6 @@ pub(crate) trait ErasedTable {
         options: &PullOptions,
     ) -> Result<Box<dyn ErasedPull>, Failure>;
     fn prepare(&self, rows: RowSelection<'_>) -> Result<Box<dyn ErasedPrepared>, Failure>;
-    fn wait_for_workers(&self, count: u64) -> Result<(), Failure>;
 }
 
 /// A pull under way.

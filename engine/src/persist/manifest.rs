@@ -310,4 +310,25 @@ pub(crate) mod tests {
         assert_eq!(manifest_number(&manifest_name(12)), Some(12));
         assert_eq!(data_number(&data_name(12)), Some(12));
     }
+
+    #[test]
+    fn manifests_of_any_length_round_trip() {
+        for (files, partitions) in
+            [(0, 0), (1, 1), (3, 100), (CHECKPOINT_FILES_MAX, PARTITIONS_PER_LOG_MAX)]
+        {
+            let file = |number| DataFile { number, length: 4096, blocks: 1, full: number % 2 == 0 };
+            let partition = |number| CheckpointPartition {
+                partition: PartitionId(number),
+                ..sample().partitions[0]
+            };
+            let manifest = Manifest {
+                files: (1..).map(file).take(files).collect(),
+                partitions: (0..).map(partition).take(partitions).collect(),
+                ..sample()
+            };
+            let mut bytes = vec![0xAA; manifest.length()];
+            manifest.encode(&mut bytes);
+            assert_eq!(Manifest::decode(&bytes).unwrap(), manifest, "{files} files");
+        }
+    }
 }

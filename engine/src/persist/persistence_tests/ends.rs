@@ -183,6 +183,18 @@ fn a_frame_of_another_version_is_refused_by_name_whatever_is_accepted() {
 }
 
 #[test]
+fn a_segment_of_another_version_beside_a_log_that_is_whole_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), 1, true);
+    let other = folder.path().join(file_name(7));
+    fs::copy(folder.path().join(file_name(0)), &other).unwrap();
+    make_version_2(&other, 0);
+    let storage = open(folder.path(), Provider::Buffered).unwrap();
+    let refusal = look_on(storage, true).expect_err("it is refused").to_string();
+    assert!(refusal.contains(&file_name(7)) && refusal.contains("version 2"), "{refusal}");
+}
+
+#[test]
 fn a_missing_end_is_told_with_how_much() {
     for all in [false, true] {
         for zeroed in [false, true] {

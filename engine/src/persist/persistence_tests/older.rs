@@ -5,10 +5,12 @@ use std::{fs, path::Path, time::Duration};
 
 use super::{Counter, PARTITIONS, checkpoint, push, settle, start};
 use crate::persist::{
+    inspect::needed_files,
     manifest::manifest_name,
     persistence::Persistence,
     recovery::{Recovered, RecoveryOptions, recover},
     storage::{Provider, open},
+    watermark::WATERMARK_NAME,
 };
 
 /// Pushes to every partition so often, then a checkpoint of that. What is no longer needed is removed.
@@ -87,6 +89,41 @@ fn the_older_checkpoint_is_used_where_the_log_reaches_back_to_it() {
     assert_eq!(persistence.checkpointer().last().map(|last| last.number), Some(5));
     drop(persistence);
     assert_eq!(look(folder).1.sums, again.sums);
+}
+
+#[test]
+fn what_recovery_needs_is_named_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let mut counter = Counter::default();
+    let (mut persistence, _) = start(folder, Provider::Buffered, &mut counter);
+    for _ in 0..3 {
+        go_on(&mut persistence, &mut counter, 256);
+    }
+    assert!(persistence.close(Duration::from_secs(5)));
+    drop(persistence);
+    let needed = || -> Vec<String> {
+        let mut storage = open(folder, Provider::Buffered).unwrap();
+        let needed = needed_files(storage.as_mut()).unwrap();
+        needed.into_iter().map(|file| file.name).collect()
+    };
+    let is_named = |name: &str| needed().iter().any(|needed| needed == name);
+    assert!(is_named(&manifest_name(3)) && !is_named(&manifest_name(2)), "{:?}", needed());
+    assert!(is_named(WATERMARK_NAME), "{:?}", needed());
+    assert!(!is_named("another") && needed().iter().any(|name| name.starts_with("segment")));
+    // A copy of these alone recovers the same.
+    let copy = tempfile::tempdir().unwrap();
+    for name in needed() {
+        fs::copy(folder.join(&name), copy.path().join(&name)).unwrap();
+    }
+    let (recovered, again) = look(copy.path());
+    assert!(is_sound(&recovered), "{recovered:?}");
+    assert_eq!(again.sums, counter.sums);
+    let all = fs::read_dir(folder).unwrap().count();
+    assert!(needed().len() < all, "segments that nothing refers to are left out of {all} files");
+    // One that cannot be read is not left behind: it says that something is missing.
+    spoil(folder, 3);
+    assert!(is_named(&manifest_name(3)), "{:?}", needed());
 }
 
 #[test]

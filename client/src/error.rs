@@ -72,6 +72,12 @@ pub enum ConnectError {
     /// Memory could not be shared with the server.
     #[error(transparent)]
     Share(#[from] ShareError),
+    /// There is no control connection to the server to link by.
+    #[error("there is no connection to server {server} any more")]
+    Unlinked {
+        /// The server.
+        server: ServerId,
+    },
     /// A queue pair could not be connected.
     #[error("cannot connect a queue pair to the server at {address}")]
     Link {
@@ -137,6 +143,12 @@ pub enum TableError {
     Clock {
         /// Why.
         source: Box<RequestError>,
+    },
+    /// One of the table's shards cannot be linked to.
+    #[error("cannot link to a shard of the table")]
+    Link {
+        /// Why.
+        source: Box<ConnectError>,
     },
     /// The server answered something else.
     #[error("the server answered something else than was asked")]

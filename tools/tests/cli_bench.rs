@@ -129,10 +129,14 @@ fn idle_clients_are_counted_from_outside() {
             |key: &str| result[key].as_f64().unwrap_or_else(|| panic!("{key} in {result}"));
         assert_eq!(result["transport"], transport);
         assert_eq!((number("clients"), number("shards")), (5.0, 3.0));
-        // A control connection each at least; every client has pushed to a shard.
-        assert!(number("server_fds") >= number("server_fds_alone") + 5.0, "{result}");
-        assert!(number("queue_pairs") >= 6.0, "{result}");
-        assert!(number("server_pinned_bytes") > number("server_pinned_bytes_alone"), "{result}");
+        // Each has a control connection, and a link to the shard that it has pushed to: a socket, and over shm what
+        // wakes it. The working client has links to all shards.
+        let each = |key: &str| (number(key) - number(&format!("{key}_alone"))) / 5.0;
+        let descriptors = each("server_fds");
+        assert!((2.0..=3.0).contains(&descriptors), "{descriptors} descriptors: {result}");
+        assert!((number("queue_pairs") - 8.0).abs() < 0.5, "{result}");
+        let memory = each("server_pinned_bytes");
+        assert!((4096.0..=65_536.0).contains(&memory), "{memory} bytes: {result}");
         for key in [
             "connect_s",
             "leave_s",

@@ -6,12 +6,13 @@
 #![allow(unsafe_code)]
 
 mod copy_out;
+mod own_file;
 mod peer_file;
 mod populate;
 
 use std::{
     fmt,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{BorrowedFd, OwnedFd},
     ptr::NonNull,
     sync::{
         Arc,
@@ -26,6 +27,7 @@ use rustix::{
 
 pub use populate::{populate, prefer_huge_pages};
 
+use self::own_file::OwnFile;
 use crate::error::AllocateError;
 
 /// Size of a normal page: what lengths are rounded up to.
@@ -103,8 +105,8 @@ struct Mapping {
 }
 
 enum Backing {
-    /// Ours, with the memfd that peers get.
-    Memfd(OwnedFd),
+    /// Ours, with the memfd that peers get, until it is closed.
+    Memfd(OwnFile),
     /// A peer's memfd, mapped here.
     Peer,
     /// Somebody else's memory, who promised to keep it.
@@ -174,7 +176,7 @@ impl Pages {
             mapping: Arc::new(Mapping {
                 address,
                 len,
-                backing: Backing::Memfd(fd),
+                backing: Backing::Memfd(OwnFile::new(fd)),
                 report: PinReport { huge, locked: false, limit_bytes },
             }),
         };
@@ -242,15 +244,6 @@ impl Pages {
     #[must_use]
     pub fn as_ptr(&self) -> *mut u8 {
         self.mapping.address.as_ptr()
-    }
-
-    /// The memfd behind it, when it was allocated here.
-    #[must_use]
-    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
-        match &self.mapping.backing {
-            Backing::Memfd(fd) => Some(fd.as_fd()),
-            Backing::Peer | Backing::Borrowed => None,
-        }
     }
 
     /// What came of the wishes at allocation.

@@ -1,4 +1,4 @@
-//! Connecting: greet a server, learn the map, link to every shard of every server.
+//! Connecting: greet a server, learn the map, link to its shards as they are used (`lazy`).
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -7,7 +7,6 @@ use windlass_transport::{
     Transport,
     control::host_identity,
     mailbox::{self, CompletionReader, MailboxWriter, Sender},
-    memory::{HugePages, PagesOptions},
     random,
     shm::{Shm, ShmOptions},
     spin::Spin,
@@ -25,6 +24,7 @@ pub(crate) use windlass_transport::error::chain;
 use super::{
     COMPLETIONS_PER_POLL, Core, Counters, Scratch,
     control::Control,
+    lazy::RING_PAGES,
     link::Link,
     memory::{Memory, SharedRegions},
     read::Reads,
@@ -56,6 +56,7 @@ impl Core {
             servers: Vec::new(),
             transports: Vec::new(),
             links: Vec::new(),
+            blanks: Vec::new(),
             heads: Routes::default(),
             tails: Routes::default(),
             strong: Routes::default(),
@@ -254,6 +255,7 @@ impl Core {
             woken_epoch: 0,
             sleep_epoch: 0,
             failed: false,
+            made: true,
             refused: false,
             resumes: false,
             doubted_since: None,
@@ -303,11 +305,11 @@ impl Core {
     ) -> Result<Attached, ConnectError> {
         let address = control.peer().to_owned();
         let transport = self.transports[at].as_mut();
-        let options = PagesOptions { huge: HugePages::Never, ..PagesOptions::default() };
-        let reply = Pages::allocate(mailbox::reply_len(COMPLETION_SLOTS), options)?;
+        let reply = Pages::allocate(mailbox::reply_len(COMPLETION_SLOTS), RING_PAGES)?;
         let reply = transport.register(&reply, Access::READ_WRITE)?;
         registered.push(reply.clone());
         let reply_shared = transport.share(queue_pair, &reply)?;
+        reply.pages.close_file();
         let attach = ClientRequest::AttachMailbox {
             shard,
             reply: SharedRegion {
@@ -328,7 +330,8 @@ impl Core {
         {
             return Err(ConnectError::Unexpected { address });
         }
-        let mirror = Pages::allocate(ring_len as usize, options)?;
+        let mirror = Pages::allocate(ring_len as usize, RING_PAGES)?;
+        mirror.close_file();
         let mirror = transport.register(&mirror, Access::LOCAL)?;
         registered.push(mirror.clone());
         let remote = RemoteRegion {
@@ -346,6 +349,9 @@ impl Core {
 
     /// Ends what was registered for a link that is gone.
     pub(super) fn end_registrations(&mut self, link: &Link) {
+        if !link.made {
+            return;
+        }
         let transport = self.transports[link.transport].as_mut();
         transport.deregister(&link.reply);
         transport.deregister(link.writer.mirror());

@@ -3,14 +3,17 @@
 use std::{collections::VecDeque, time::Instant};
 
 use windlass_transport::{
-    MemoryRegion, QueuePairId,
+    MemoryRegion, QueuePairId, RemoteRegion,
     chunks::Chunk,
     fabric::Promises,
-    mailbox::{CompletionReader, MailboxWriter, Sender},
+    mailbox::{self, CompletionReader, MailboxWriter, Sender},
 };
 use windlass_wire::{ServerId, ShardId};
 
 use super::{RegionId, memory::SharedRegions, requests::RequestId, vigil::Vigil};
+
+/// The shortest send queue.
+const SENDER_MIN: u32 = 4;
 
 /// Memory that a message's values lie in, released when the message is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +66,9 @@ pub(crate) struct Link {
     /// Counts this side's sleeps.
     pub(super) sleep_epoch: u64,
     pub(super) failed: bool,
+    /// Whether it was made: until something is sent there is no queue pair, and what would be its memory is that of
+    /// all such links.
+    pub(super) made: bool,
     /// A push was refused that has to be sent again: nothing else is sent before.
     pub(super) refused: bool,
     /// The next push tells the shard that everything before it is settled.
@@ -71,7 +77,62 @@ pub(crate) struct Link {
     pub(super) doubted_since: Option<Instant>,
 }
 
+/// What links have before they are made: memory that nobody writes.
+#[derive(Debug)]
+pub(crate) struct Blank {
+    /// Registered as a local region of the transport.
+    pub(super) region: MemoryRegion,
+}
+
+impl Blank {
+    /// Bytes of it: a ring and a completion ring, as short as they can be.
+    pub(super) const LEN: usize = mailbox::RING_LEN_MIN as usize;
+}
+
+/// The queue pair of a link that is not made: none has this number.
+const NO_QUEUE_PAIR: QueuePairId = QueuePairId(u32::MAX);
+
+/// Bytes from which values go by reference on a link that is not made.
+pub(super) const BY_REFERENCE_LEN: u64 = 16 << 10;
+
 impl Link {
+    /// A link that is made when something is first sent to its shard.
+    pub(super) fn unmade(
+        (server, server_at): (ServerId, usize),
+        shard: ShardId,
+        transport: usize,
+        blank: &Blank,
+    ) -> Self {
+        let (region, ring_len) = (blank.region.clone(), mailbox::RING_LEN_MIN);
+        let len = mailbox::mailbox_len(ring_len) as u64;
+        let nowhere = RemoteRegion { len, ..RemoteRegion::default() };
+        Self {
+            server,
+            server_at,
+            shard,
+            transport,
+            queue_pair: NO_QUEUE_PAIR,
+            writer: MailboxWriter::new(region.clone(), nowhere, ring_len, 1),
+            completions: CompletionReader::new(region.pages.clone(), 1),
+            reply: region,
+            sender: Sender::new(NO_QUEUE_PAIR, SENDER_MIN),
+            in_flight: VecDeque::new(),
+            shared: SharedRegions::default(),
+            by_reference_len: BY_REFERENCE_LEN,
+            lands_unpolled: true,
+            vigil: Vigil::default(),
+            promises: Promises::NONE,
+            // As if the shard slept: short pushes go the general way, which makes the link.
+            woken_epoch: 1,
+            sleep_epoch: 0,
+            failed: false,
+            made: false,
+            refused: false,
+            resumes: false,
+            doubted_since: None,
+        }
+    }
+
     /// Whether the oldest message in flight is done.
     #[inline]
     pub(super) fn looks_complete(&self) -> bool {
@@ -79,7 +140,7 @@ impl Link {
         oldest.is_some_and(|oldest| self.completions.is_complete(oldest.number))
     }
 
-    /// Whether messages may be written to it.
+    /// Whether messages may be written to it, once it is made.
     #[inline]
     pub(super) fn is_open(&self) -> bool {
         !self.failed && !self.refused

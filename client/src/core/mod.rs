@@ -9,6 +9,7 @@ mod connect;
 mod control;
 mod kept;
 mod landed;
+mod lazy;
 mod learn;
 mod link;
 mod memory;
@@ -39,8 +40,17 @@ use windlass_transport::{Completion, Transport, spin::Spin};
 use windlass_wire::{ClusterMap, Incarnation, Sequence, SessionId, WorkerClock};
 
 use self::{
-    age::ClockLeads, kept::Kept, link::Link, memory::Memory, read::Reads, readers::Readers,
-    recover::Trouble, refused::Refused, requests::Requests, route::Routes, servers::ServerLink,
+    age::ClockLeads,
+    kept::Kept,
+    link::{Blank, Link},
+    memory::Memory,
+    read::Reads,
+    readers::Readers,
+    recover::Trouble,
+    refused::Refused,
+    requests::Requests,
+    route::Routes,
+    servers::ServerLink,
     tables::TableState,
 };
 pub(crate) use self::{memory::RegionId, push::Source, requests::RequestId, tables::TableIndex};
@@ -76,6 +86,8 @@ pub(crate) struct Core {
     pub(crate) servers: Vec<ServerLink>,
     transports: Vec<Box<dyn Transport>>,
     links: Vec<Link>,
+    /// What links by each transport have before they are made.
+    blanks: Vec<Option<Blank>>,
     /// Links to the head of each partition, and to the replica that pulls read.
     heads: Routes,
     tails: Routes,

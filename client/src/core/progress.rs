@@ -432,9 +432,8 @@ impl Core {
         let is_gone = server.control.is_none();
         for link_at in server.links() {
             let link = &self.links[link_at];
-            let failed = link.failed
-                || is_gone
-                || self.transports[link.transport].state(link.queue_pair) == QueuePairState::Error;
+            let state = || self.transports[link.transport].state(link.queue_pair);
+            let failed = link.failed || is_gone || link.made && state() == QueuePairState::Error;
             if failed {
                 self.fail_link(link_at);
             }

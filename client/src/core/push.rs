@@ -134,6 +134,9 @@ impl Core {
             let generation = self.generation;
             for link in 0..self.scratch.by_link.len() {
                 let route = Route { link, generation };
+                if self.scratch.by_link[link].keys.is_empty() {
+                    continue;
+                }
                 let sorted = std::mem::take(&mut self.scratch.by_link[link]);
                 let rows_max = self.keyed_rows_max(table, link);
                 let parts = sorted.keys.chunks(rows_max).zip(sorted.positions.chunks(rows_max));
@@ -176,14 +179,16 @@ impl Core {
     }
 
     /// Most bytes of values in one message.
-    fn part_len_max(&self, table: TableIndex, link: usize) -> u64 {
+    fn part_len_max(&mut self, table: TableIndex, link: usize) -> u64 {
+        // Only its shard can say.
+        self.prepare_link(link);
         // What can be written is written; a single row may still be too long for it.
         let is_written = self.inline_len_max(table, link) == WRITTEN_PART_LEN_MAX;
         if is_written { WRITTEN_PART_LEN_MAX } else { PART_LEN_MAX }
     }
 
     /// Most rows in one message that names keys.
-    fn keyed_rows_max(&self, table: TableIndex, link: usize) -> usize {
+    fn keyed_rows_max(&mut self, table: TableIndex, link: usize) -> usize {
         let rows = self.part_len_max(table, link) / self.tables[table.0].row_len;
         usize::try_from(rows).unwrap_or(PART_KEYS_MAX).clamp(1, PART_KEYS_MAX)
     }

@@ -163,6 +163,9 @@ impl Core {
 
     fn say_idle(&mut self, table: TableIndex) {
         for link in 0..self.links.len() {
+            if !self.links[link].made {
+                continue;
+            }
             let writer = &self.links[link].writer;
             // It leaves as much room as pushes do.
             if writer.messages_left() > MESSAGES_LEFT && writer.bytes_left() > BYTES_LEFT {

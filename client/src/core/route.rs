@@ -25,11 +25,6 @@ impl Routes {
     pub(super) fn link_of(&self, partition: PartitionId) -> usize {
         self.links[partition.0 as usize] as usize
     }
-
-    /// Whether some partition is at a link.
-    pub(super) fn leads_to(&self, link: usize) -> bool {
-        self.links.iter().any(|of| *of as usize == link)
-    }
 }
 
 impl Core {

@@ -13,7 +13,7 @@ use windlass_wire::{Place, RequestHeader, RequestKind, ServerId, request::Encode
 use super::{
     Core, RegionId, RequestId,
     kept::{Kept, KeptValues},
-    link::{Held, InFlight},
+    link::{BY_REFERENCE_LEN, Held, InFlight},
     progress::Patience,
     push::index,
 };
@@ -85,6 +85,17 @@ impl Core {
         if !self.takes(route) {
             return self.put_off(route, message);
         }
+        match self.make_link(route.link) {
+            Ok(()) => {}
+            Err(error) if self.links[route.link].failed => {
+                tracing::debug!(error = chain(&error), "a link is not made");
+                return self.put_off(route, message);
+            }
+            Err(error) => {
+                self.release(message.held());
+                return Err(RequestError::Setup { text: chain(&error) });
+            }
+        }
         let inline = match message.values {
             Values::Inline(bytes) => bytes,
             Values::None | Values::At { .. } | Values::Lent { .. } => &[],
@@ -129,6 +140,10 @@ impl Core {
         if !self.links.get(link).is_some_and(super::link::Link::is_open) {
             return Written::Nowhere(kept);
         }
+        if let Err(error) = self.make_link(link) {
+            tracing::debug!(error = chain(&error), "a link is not made");
+            return Written::Nowhere(kept);
+        }
         let (values, inline) = match &kept.values {
             KeptValues::None => (Values::None, &[][..]),
             KeptValues::Inline(bytes) => (Values::Inline(bytes), bytes.as_slice()),
@@ -154,7 +169,7 @@ impl Core {
 
     /// Writes a message that no user waits for, if its link takes it at once.
     pub(super) fn write_now(&mut self, link: usize, message: &Message<'_>) -> bool {
-        if !self.links[link].is_open() {
+        if !self.links[link].is_open() || self.make_link(link).is_err() {
             return false;
         }
         let Ok(bytes) = self.seal(link, message, &[]) else { return false };
@@ -309,9 +324,6 @@ impl Core {
         self.links.get(link).map_or(BY_REFERENCE_LEN, |link| link.by_reference_len)
     }
 }
-
-/// Values longer than this are staged for servers that are not known yet.
-const BY_REFERENCE_LEN: u64 = 16 << 10;
 
 /// Whether a shard carries these out in the order they were first sent in.
 fn is_ordered(kind: RequestKind) -> bool {

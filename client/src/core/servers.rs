@@ -13,6 +13,7 @@ use super::{
     backoff::Backoff,
     connect::{Welcome, chain},
     control::Control,
+    link::Link,
     requests::Failure,
 };
 use crate::error::{ConnectError, TableError};
@@ -70,7 +71,7 @@ impl ServerLink {
 }
 
 impl Core {
-    /// Connects to a server of the map and links to all its shards. `limit` bounds every step.
+    /// Connects to a server of the map; links to its shards are made when something is first sent there. `limit` bounds every step.
     pub(super) fn reach(
         &mut self,
         entry: &ServerEntry,
@@ -97,17 +98,9 @@ impl Core {
             self.fail_link(link);
         }
         let mut links = Vec::with_capacity(usize::from(welcome.shard_count));
+        let blank = self.blank(transport)?;
         for shard in (0..welcome.shard_count).map(ShardId) {
-            match self.link(&mut control, (entry.id, server_at), (provider, transport), shard) {
-                Ok(link) => links.push(link),
-                Err(error) => {
-                    for link in links {
-                        self.transports[transport].disconnect(link.queue_pair);
-                        self.end_registrations(&link);
-                    }
-                    return Err(error);
-                }
-            }
+            links.push(Link::unmade((entry.id, server_at), shard, transport, blank));
         }
         control.set_limit(self.options.timeout);
         let server = ServerLink {

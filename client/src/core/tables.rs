@@ -296,18 +296,20 @@ impl Core {
         let id = self.tables[table.0].entry.id;
         let mut places = vec![None; self.map.partition_count() as usize];
         for link_at in 0..self.links.len() {
-            let link = &self.links[link_at];
-            let server = &mut self.servers[link.server_at];
-            if server.left {
+            if !self.reads_from(table, replica, link_at) {
                 continue;
             }
+            if let Err(error) = self.make_link(link_at)
+                && !self.links[link_at].failed
+            {
+                return Err(setup(chain(&error)));
+            }
+            let link = &self.links[link_at];
+            let server = &mut self.servers[link.server_at];
             let request = ClientRequest::Locate { table: id, shard: link.shard };
             let gone = RequestError::ServerGone { server: server.id };
             if server.control.is_none() || link.failed {
-                if self.routes(replica).leads_to(link_at) {
-                    return Err(gone);
-                }
-                continue;
+                return Err(gone);
             }
             let located = match server.ask(&request, None) {
                 Ok(ClientReply::Located { places }) => places,
@@ -351,6 +353,13 @@ impl Core {
         }
         *self.tables[table.0].places.of_mut(replica) = places;
         Ok(())
+    }
+
+    /// Whether pulls of a table by one replica's routes go to a link.
+    fn reads_from(&self, table: TableIndex, replica: Replica, link: usize) -> bool {
+        let (state, routes) = (&self.tables[table.0], self.routes(replica));
+        let mut partitions = (0..self.map.partition_count()).map(PartitionId);
+        partitions.any(|at| routes.link_of(at) == link && state.may_have_rows_in(at))
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use windlass_transport::{
     Access, Endpoint, Pages, Role,
     mailbox::{self, CompletionWriter, MailboxReader},
-    memory::{HugePages, PagesOptions},
+    memory::{HugePages, Lock, PagesOptions},
 };
 use windlass_wire::{
     Incarnation, SessionId, WorkerRank,
@@ -115,7 +115,9 @@ impl Shard {
             None => BY_REFERENCE_LEN,
         };
         let ring_len = if burdens { MAILBOX_RING_LEN_WRITTEN } else { MAILBOX_RING_LEN };
-        let options = PagesOptions { huge: HugePages::Never, ..PagesOptions::default() };
+        // A device pins it by itself; elsewhere it takes as much memory as was written.
+        let options =
+            PagesOptions { huge: HugePages::Never, lock: Lock::Never, ..PagesOptions::default() };
         let pages =
             Pages::allocate(mailbox::mailbox_len(ring_len), options).map_err(|e| chain(&e))?;
         let region = transport.register(&pages, Access::READ_WRITE).map_err(|e| chain(&e))?;
@@ -123,6 +125,7 @@ impl Shard {
             transport.deregister(&region);
             chain(&e)
         })?;
+        pages.close_file();
         let outstanding_max = transport.capabilities().outstanding_max;
         open.mailbox = Some(Mailbox {
             reader: MailboxReader::new(pages, ring_len).in_any_order(!open.writes_in_order),

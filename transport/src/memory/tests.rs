@@ -1,3 +1,5 @@
+use std::os::fd::AsFd;
+
 use super::*;
 
 #[test]
@@ -5,7 +7,7 @@ fn allocated_pages_are_zeroed_and_shared_with_a_second_mapping() {
     let pages = Pages::allocate(10_000, PagesOptions::default()).unwrap();
     assert_eq!(pages.len(), 12_288);
     pages.write(100, b"windlass");
-    let peer = Pages::map_peer(pages.fd().unwrap(), pages.len(), true).unwrap();
+    let peer = Pages::map_peer(pages.fd().unwrap().as_fd(), pages.len(), true).unwrap();
     let mut bytes = [0_u8; 9];
     peer.read(100, &mut bytes);
     assert_eq!(&bytes, b"windlass\0");
@@ -42,8 +44,8 @@ fn sealed_pages_cannot_be_mapped_writable_by_a_peer() {
     let options = PagesOptions { sealed_for_peers: true, ..PagesOptions::default() };
     let pages = Pages::allocate(4096, options).unwrap();
     pages.write(0, b"mine");
-    assert!(Pages::map_peer(pages.fd().unwrap(), 4096, true).is_err());
-    let peer = Pages::map_peer(pages.fd().unwrap(), 4096, false).unwrap();
+    assert!(Pages::map_peer(pages.fd().unwrap().as_fd(), 4096, true).is_err());
+    let peer = Pages::map_peer(pages.fd().unwrap().as_fd(), 4096, false).unwrap();
     let mut bytes = [0_u8; 4];
     peer.read(0, &mut bytes);
     assert_eq!(&bytes, b"mine");

@@ -18,7 +18,7 @@ use super::{
     message::{self, Descriptors, Message},
     queue_pair::{Link, QueuePair},
     quiesce::fence_peers,
-    segment::{ChannelPage, InstancePage, descriptor},
+    segment::{ChannelPage, InstancePage},
     socket,
 };
 use crate::{
@@ -295,13 +295,12 @@ impl Shm {
         let queue_pair = self.queue_pairs.find_mut(id.0).ok_or(ConnectError::Stale)?;
         queue_pair.expected = Some(address.nonce);
         let from = queue_pair.nonce;
-        let descriptors = [
-            descriptor(self.page.fd()).map_err(system("sharing the instance page"))?,
-            self.bell.as_fd(),
-            descriptor(queue_pair.inbound.fd()).map_err(system("sharing a queue pair"))?,
-        ];
+        let page = self.page.fd().map_err(system("sharing the instance page"))?;
+        let inbound = queue_pair.inbound.fd().map_err(system("sharing a queue pair"))?;
+        let descriptors = [page.as_fd(), self.bell.as_fd(), inbound.as_fd()];
         message::send(socket.as_fd(), &Message::Hello { to: address.nonce, from }, &descriptors)
             .map_err(unreachable)?;
+        queue_pair.inbound.close_file();
         socket::watch(&self.epoll, &socket, queue_pair_token(id)).map_err(system("epoll_ctl"))?;
         queue_pair.dialled = Some(socket);
         Ok(())

@@ -147,7 +147,7 @@ mod tests {
     /// A region of a page in `slot`, as shared for the `generation`-th time.
     fn share(imports: &mut Imports, slot: u32, generation: u32) -> io::Result<u32> {
         let pages = Pages::allocate(4096, PagesOptions::default()).unwrap();
-        let fd = pages.fd().unwrap().try_clone_to_owned().unwrap();
+        let fd = pages.fd().unwrap().try_clone().unwrap();
         let key = generation << 16 | slot;
         imports.map(key, Access::READ, 4096, Descriptors([Some(fd), None, None])).map(|()| key)
     }

@@ -14,7 +14,7 @@ use super::{
     imports::{Import, Imports},
     limits::{MESSAGES_MAX, OUTBOX_MAX},
     message::{self, Descriptors, Message},
-    segment::{ChannelPage, InstancePage, descriptor},
+    segment::{ChannelPage, InstancePage},
     socket,
 };
 use crate::{
@@ -173,10 +173,11 @@ impl QueuePair {
     ) -> io::Result<()> {
         let to = self.expected.ok_or(io::ErrorKind::NotConnected)?;
         let descriptors = Descriptors([
-            Some(descriptor(page.fd())?.try_clone_to_owned()?),
+            Some(page.fd()?.try_clone()?),
             Some(bell.try_clone()?),
-            Some(descriptor(self.inbound.fd())?.try_clone_to_owned()?),
+            Some(self.inbound.fd()?.try_clone()?),
         ]);
+        self.inbound.close_file();
         if self.send(epoll, Message::Welcome { to, from: self.nonce }, descriptors) {
             Ok(())
         } else {

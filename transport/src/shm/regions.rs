@@ -60,9 +60,10 @@ impl Shm {
             .ok_or(ShareError::NotConnected { queue_pair: id })?;
         let writable = region.access.remote_write || region.access.remote_atomic;
         let fd = if writable {
-            fd.try_clone_to_owned().map_err(system("dup"))?
+            fd.try_clone().map_err(system("dup"))?
         } else {
-            socket::reopen_read_only(fd).map_err(system("opening /proc/self/fd read-only"))?
+            socket::reopen_read_only(fd.as_fd())
+                .map_err(system("opening /proc/self/fd read-only"))?
         };
         let len = region.pages.len() as u64;
         let message = Message::Share { key, access: region.access, len };

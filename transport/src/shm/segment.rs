@@ -1,7 +1,11 @@
 //! The two kinds of pages that peers share besides regions, and their layouts.
 #![allow(unsafe_code)]
 
-use std::os::fd::BorrowedFd;
+use std::{
+    io,
+    os::fd::{BorrowedFd, OwnedFd},
+    sync::Arc,
+};
 
 use super::{
     immediates::Ring,
@@ -68,8 +72,8 @@ impl InstancePage {
         Pages::map_peer(fd, INSTANCE_PAGE_LEN, false).map(Self)
     }
 
-    pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.0.fd()
+    pub(super) fn fd(&self) -> io::Result<Arc<OwnedFd>> {
+        descriptor(&self.0)
     }
 
     #[inline]
@@ -117,8 +121,13 @@ impl ChannelPage {
         Pages::map_peer(fd, CHANNEL_PAGE_LEN, true).map(Self)
     }
 
-    pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.0.fd()
+    pub(super) fn fd(&self) -> io::Result<Arc<OwnedFd>> {
+        descriptor(&self.0)
+    }
+
+    /// The peer has it: nobody else gets it.
+    pub(super) fn close_file(&self) {
+        self.0.close_file();
     }
 
     #[inline]
@@ -166,9 +175,7 @@ fn allocate(len: usize, sealed_for_peers: bool) -> Result<Pages, AllocateError> 
     )
 }
 
-/// A descriptor of a page that was allocated here, which always has one.
-pub(super) fn descriptor<'page>(
-    fd: Option<BorrowedFd<'page>>,
-) -> std::io::Result<BorrowedFd<'page>> {
-    fd.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound))
+/// The file of a page that was allocated here, which has one until it is closed.
+fn descriptor(pages: &Pages) -> io::Result<Arc<OwnedFd>> {
+    pages.fd().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
 }

@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn memory_handed_over_for_reading_cannot_be_mapped_writable() {
         let pages = Pages::allocate(4096, PagesOptions::default()).unwrap();
-        let handed_over = reopen_read_only(pages.fd().unwrap()).unwrap();
+        let handed_over = reopen_read_only(pages.fd().unwrap().as_fd()).unwrap();
         assert!(Pages::map_peer(handed_over.as_fd(), 4096, true).is_err());
         assert!(Pages::map_peer(handed_over.as_fd(), 4096, false).is_ok());
     }

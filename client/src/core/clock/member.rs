@@ -74,6 +74,11 @@ impl Core {
         if link.failed {
             return Err(TableError::OutOfReach { server: at_server });
         }
+        self.make_link(at).map_err(|error| match error {
+            _ if self.links[at].failed => TableError::OutOfReach { server: at_server },
+            error => TableError::Link { source: Box::new(error) },
+        })?;
+        let link = &self.links[at];
         let asked = self.servers[link.server_at].ask(&request, None);
         if asked.is_err() {
             self.check_servers();

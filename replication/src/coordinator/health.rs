@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use windlass_wire::ServerId;
+use windlass_wire::{Epoch, ServerId};
 
 use super::{
     CoordinatorOptions, CoordinatorOutput, absence::Out, hearing::Hearing, verdict::Verdict,
@@ -27,6 +27,8 @@ struct Pulse {
     /// When it was heard indeed, by this coordinator.
     spoke_at: Option<Time>,
     suspected_at: Option<Time>,
+    /// The newest map that it was sent because its own is old, and when.
+    map_sent: Option<(Epoch, Time)>,
     disconnected_at: Option<Time>,
 }
 
@@ -97,6 +99,26 @@ impl Health {
         self.hearing.heard(now, server, options);
     }
 
+    /// Whether a server whose map is old has to be sent the one of `epoch`. While it puts one in force it
+    /// says so with every heartbeat, and needs no other.
+    pub(super) fn wants_map(
+        &mut self,
+        now: Time,
+        server: ServerId,
+        epoch: Epoch,
+        options: &CoordinatorOptions,
+    ) -> bool {
+        let pulse = self.servers.entry(server).or_default();
+        let is_under_way = |(sent, at): &(Epoch, Time)| {
+            *sent == epoch && now.since(*at) < options.heartbeat_timeout_us / 2
+        };
+        if pulse.map_sent.as_ref().is_some_and(is_under_way) {
+            return false;
+        }
+        pulse.map_sent = Some((epoch, now));
+        true
+    }
+
     /// A new life: what was held against the old one no longer counts.
     pub(super) fn joined(&mut self, now: Time, server: ServerId) {
         let pulse = Pulse { heard_at: now, spoke_at: Some(now), ..Pulse::default() };
@@ -107,6 +129,7 @@ impl Health {
     pub(super) fn disconnected(&mut self, now: Time, server: ServerId) {
         self.hearing.disconnected(server);
         if let Some(pulse) = self.servers.get_mut(&server) {
+            pulse.map_sent = None;
             pulse.disconnected_at.get_or_insert(now);
         }
     }

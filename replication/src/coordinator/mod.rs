@@ -433,7 +433,8 @@ impl Coordinator {
             return;
         }
         self.health.heard(now, server, &self.options);
-        if map_epoch < self.map.epoch {
+        let epoch = self.map.epoch;
+        if map_epoch < epoch && self.health.wants_map(now, server, epoch, &self.options) {
             outputs.push(CoordinatorOutput::SendMap { to: server });
         }
     }

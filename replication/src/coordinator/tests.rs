@@ -433,3 +433,30 @@ fn a_refusal_of_an_old_epoch_or_of_a_member_changes_nothing() {
     }
     assert_eq!(*driver.coordinator.map(), map);
 }
+
+/// A server that is slow to put a map in force, and is probed all the time meanwhile.
+#[test]
+fn a_server_that_lags_is_sent_few_maps() {
+    let mut driver = Driver::new(3);
+    let (server, incarnation, map_epoch) = (ServerId(2), Incarnation(1), Epoch(1));
+    assert!(driver.coordinator.map().epoch > map_epoch);
+    let is_map = |output: &CoordinatorOutput| matches!(output, CoordinatorOutput::SendMap { .. });
+    driver.outputs.clear();
+    let beat = CoordinatorInput::Heartbeat { server, incarnation, map_epoch };
+    driver.give(beat.clone());
+    assert!(driver.outputs.iter().any(is_map), "at once");
+    for _ in 0..50 {
+        driver.now = driver.now.after(20_000);
+        driver.give(beat.clone());
+    }
+    let sent = driver.outputs.iter().filter(|output| is_map(output)).count();
+    assert!((2..=5).contains(&sent), "{sent} in a second");
+    driver.give(CoordinatorInput::Disconnected { server });
+    driver.outputs.clear();
+    driver.give(beat.clone());
+    assert!(driver.outputs.iter().any(is_map), "what was sent went with its connection");
+    driver.give(CoordinatorInput::Operator(Change::Drain { server: ServerId(1) }));
+    driver.outputs.clear();
+    driver.give(beat);
+    assert!(driver.outputs.iter().any(is_map), "a newer one");
+}

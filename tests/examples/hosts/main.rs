@@ -4,7 +4,8 @@
 //! Under writers, a server is killed, stopped, its cable pulled, cut off from its peers, slowed down, and
 //! its host loses packets; each time every acknowledged push must be there exactly once, and the replicas
 //! equal. Then the coordinator stands still, hears nobody, and is cut off from etcd. Prints as JSON how
-//! long it took each time until a push to every partition was acknowledged again.
+//! long it took each time until a push to every partition was acknowledged again. At last a host of workers
+//! vanishes.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a tool, and a test")]
 
 #[path = "../../tests/failover/etcd.rs"]
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
             scenarios::run(&Network::named(prefix), link_downs.parse().unwrap())
         }
         ["strong", address, server] => strong::pull(address, server.parse().unwrap()),
+        ["worker", addresses, rank] => scenarios::work(addresses, rank.parse().unwrap()),
         ["--link-downs", count] => outside(count.parse().unwrap()),
         [] => outside(2),
         _ => Err(Failure("see the head of tests/examples/hosts/main.rs".to_owned())),

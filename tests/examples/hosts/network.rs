@@ -5,13 +5,14 @@ use std::{path::Path, process::Command};
 
 use crate::Failure;
 
-/// Host of the coordinator, of the three servers, and of the clients.
+/// Host of the coordinator, of the three servers, of the clients, and of workers that are to vanish.
 pub(crate) const COORDINATOR: usize = 0;
 pub(crate) const CLIENTS: usize = 4;
-pub(crate) const ADDRESSES: [&str; 5] =
-    ["10.77.0.10", "10.77.0.1", "10.77.0.2", "10.77.0.3", "10.77.0.20"];
+pub(crate) const WORKERS: usize = 5;
+pub(crate) const ADDRESSES: [&str; 6] =
+    ["10.77.0.10", "10.77.0.1", "10.77.0.2", "10.77.0.3", "10.77.0.20", "10.77.0.30"];
 
-const NAMES: [&str; 5] = ["coordinator", "one", "two", "three", "clients"];
+const NAMES: [&str; 6] = ["coordinator", "one", "two", "three", "clients", "workers"];
 const SWITCH: &str = "switch";
 const BRIDGE: &str = "bridge";
 const DEVICE: &str = "eth0";
@@ -75,6 +76,17 @@ impl Network {
     pub(crate) fn launcher(&self, host: usize) -> Vec<String> {
         let words = ["ip", "netns", "exec"].map(str::to_owned);
         words.into_iter().chain([self.name(NAMES[host])]).collect()
+    }
+
+    /// The only process on a host.
+    pub(crate) fn process(&self, host: usize) -> Result<u32, Failure> {
+        let listed =
+            Command::new("ip").args(["netns", "pids", &self.name(NAMES[host])]).output()?;
+        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+        listed
+            .trim()
+            .parse()
+            .map_err(|_| Failure(format!("more or less than one process: {listed}")))
     }
 
     /// Pulls the cable of a host out, or puts it back.

@@ -3,6 +3,7 @@
 mod coordinator;
 mod sick;
 mod store;
+mod vanished;
 
 use std::{
     path::Path,
@@ -22,14 +23,16 @@ use crate::{
     pusher::Pusher,
 };
 
+pub(crate) use vanished::work;
+
 /// Table with a row in every partition.
 pub(crate) const PROBE: &str = "probe";
 const PARTITIONS: &str = "16";
 const ROWS: usize = 16;
 const ALL_ROWS: std::ops::Range<u64> = 0..ROWS as u64;
 const SERVERS: [usize; 3] = [1, 2, 3];
-const LISTEN: [&str; 5] =
-    ["10.77.0.10:0", "10.77.0.1:0", "10.77.0.2:0", "10.77.0.3:0", "10.77.0.20:0"];
+const LISTEN: [&str; 6] =
+    ["10.77.0.10:0", "10.77.0.1:0", "10.77.0.2:0", "10.77.0.3:0", "10.77.0.20:0", "10.77.0.30:0"];
 /// Places in a chain.
 const HEAD: usize = 0;
 const TAIL: usize = 2;
@@ -72,6 +75,7 @@ pub(crate) fn run(network: &Network, link_downs: u32) -> Result<(), Failure> {
     let acknowledged = stage.acknowledged;
     drop(stage);
     let cut_from_store = store::cut_the_leader_off(network)?;
+    let vanished_ms = vanished::lose_a_host_of_workers(network)?;
     let result = json!({
         "kill_ms": kill_ms,
         "stop_ms": stop_ms,
@@ -81,6 +85,7 @@ pub(crate) fn run(network: &Network, link_downs: u32) -> Result<(), Failure> {
         "sick_ms": sick_ms,
         "without_coordinator": without_coordinator,
         "cut_from_store": cut_from_store,
+        "workers_given_up_ms": vanished_ms,
         "acknowledged": acknowledged,
         // Otherwise it would have ended before.
         "lost": 0,

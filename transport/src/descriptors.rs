@@ -110,6 +110,41 @@ fn lock() -> MutexGuard<'static, Reserve> {
     RESERVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// For tests of what happens without descriptors: they run where nobody else misses any.
+#[cfg(test)]
+pub(crate) mod scarce {
+    use std::{fs::File, process::Command};
+
+    use super::{Resource, Rlimit, setrlimit};
+
+    /// Tells a test that it has a process of its own.
+    const ALONE: &str = "WINDLASS_TEST_ALONE";
+
+    /// Few, and more than a test and its harness need.
+    const DESCRIPTORS: u64 = 100;
+
+    /// Runs a test, which is named by its whole path, in a process of its own that may have few descriptors.
+    pub(crate) fn in_a_process_of_its_own(test: &str, run: impl FnOnce()) {
+        if std::env::var_os(ALONE).is_some() {
+            let limit = Rlimit { current: Some(DESCRIPTORS), maximum: Some(DESCRIPTORS) };
+            setrlimit(Resource::Nofile, limit).unwrap();
+            return run();
+        }
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", test, "--nocapture"]).env(ALONE, "1");
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Takes all descriptors but so many; dropping them gives them back.
+    pub(crate) fn take_all_but(left: usize) -> Vec<File> {
+        let mut taken: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+        taken.truncate(taken.len() - left);
+        taken
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

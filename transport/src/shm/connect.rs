@@ -199,7 +199,7 @@ impl Shm {
     }
 
     /// Watches the listener again after there were no descriptors.
-    fn accept_again(&mut self) {
+    pub(super) fn accept_again(&mut self) {
         if self.accepts_again_at.is_none_or(|at| Instant::now() < at) {
             return;
         }

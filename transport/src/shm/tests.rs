@@ -2,8 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+
 use super::{Shm, ShmOptions, queue_pair::QueuePair};
 use crate::{
+    descriptors::scarce::{in_a_process_of_its_own, take_all_but},
     fabric::{Access, Completion, MemoryRegion, QueuePairId, QueuePairState, Role, Transport},
     memory::{Pages, PagesOptions},
 };
@@ -19,17 +22,29 @@ struct Pair {
 
 impl Pair {
     fn new(options: ShmOptions) -> Self {
-        let (mut near, mut far) = (Shm::open(options).unwrap(), Shm::open(options).unwrap());
+        let (near, far) = (Shm::open(options).unwrap(), Shm::open(options).unwrap());
+        let mut pair = Self { near: (near, QueuePairId(0)), far: (far, QueuePairId(0)) };
+        pair.connect();
+        pair
+    }
+
+    /// Makes another queue pair in the place of the one it had.
+    fn connect(&mut self) {
+        self.dial();
+        self.until("they are connected", |pair| pair.states() == [QueuePairState::Ready; 2]);
+    }
+
+    /// The far side dials, and the near one has not heard it yet.
+    fn dial(&mut self) {
+        let Self { near: (near, near_id), far: (far, far_id) } = self;
         let (mine, theirs) = (near.create_queue_pair().unwrap(), far.create_queue_pair().unwrap());
         let (mine_at, theirs_at) = (mine.endpoint().clone(), theirs.endpoint().clone());
-        let near_id = near.connect(mine, Role::Passive, &theirs_at).unwrap();
-        let far_id = far.begin_connect(theirs, &mine_at).unwrap();
-        let mut pair = Self { near: (near, near_id), far: (far, far_id) };
-        pair.until("they are connected", |pair| {
-            let is_ready = |(shm, id): &(Shm, QueuePairId)| shm.state(*id) == QueuePairState::Ready;
-            is_ready(&pair.near) && is_ready(&pair.far)
-        });
-        pair
+        *near_id = near.connect(mine, Role::Passive, &theirs_at).unwrap();
+        *far_id = far.begin_connect(theirs, &mine_at).unwrap();
+    }
+
+    fn states(&self) -> [QueuePairState; 2] {
+        [&self.near, &self.far].map(|(shm, id)| shm.state(*id))
     }
 
     fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
@@ -119,4 +134,68 @@ fn memory_that_its_owner_freed_is_unmapped() {
     let far = pair.far.1;
     pair.far.0.release_views(far, crate::fabric::RemoteKey(key));
     assert_eq!(pair.far.0.ended_view(far), None);
+}
+
+/// Whether something is ready that the instance's thread would not sleep over.
+fn would_spin(shm: &Shm) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut polls = [PollFd::from_borrowed_fd(shm.wait_descriptor(), PollFlags::IN)];
+    poll(&mut polls, Some(&now)).unwrap() > 0
+}
+
+#[test]
+fn a_listener_without_descriptors_waits_and_listens_again() {
+    let test = "shm::tests::a_listener_without_descriptors_waits_and_listens_again";
+    in_a_process_of_its_own(test, || {
+        let mut pair = Pair::new(ShmOptions::default());
+        pair.dial();
+        let taken = take_all_but(0);
+        pair.until("accepting fails", |pair| pair.near.0.accepts_again_at.is_some());
+        assert!(!would_spin(&pair.near.0), "the listener would keep its thread busy");
+        let first = pair.near.0.accepts_again_at;
+        pair.until("it tries again", |pair| {
+            pair.near.0.accepts_again_at.is_some_and(|at| Some(at) > first)
+        });
+        assert_eq!(pair.states(), [QueuePairState::Connecting; 2]);
+        drop(taken);
+        pair.until("who waited is let in", |pair| pair.states() == [QueuePairState::Ready; 2]);
+        pair.connect();
+        assert_eq!(pair.near.0.accepts_again_at, None);
+    });
+}
+
+/// The kernel drops memory that is handed over when the receiver has no descriptors for it.
+#[test]
+fn memory_that_finds_no_descriptors_ends_its_queue_pair_and_no_other() {
+    let test = "shm::tests::memory_that_finds_no_descriptors_ends_its_queue_pair_and_no_other";
+    in_a_process_of_its_own(test, || {
+        let mut pair = Pair::new(ShmOptions::default());
+        let (near, far) = (pair.near.1, pair.far.1);
+        for left in 1..4 {
+            pair.dial();
+            let taken = take_all_but(left);
+            pair.until("both know", |pair| pair.states() == [QueuePairState::Error; 2]);
+            drop(taken);
+            pair.near.0.disconnect(pair.near.1);
+            pair.far.0.disconnect(pair.far.1);
+            assert_eq!(pair.near.0.state(near), QueuePairState::Ready);
+            assert_eq!(pair.far.0.state(far), QueuePairState::Ready);
+            pair.connect();
+        }
+    });
+}
+
+#[test]
+fn a_listener_that_could_not_be_watched_again_is_tried_once_more() {
+    let mut pair = Pair::new(ShmOptions::default());
+    // As if there had been no descriptors, but for what it is watched as: it cannot be watched twice.
+    let now = Instant::now();
+    pair.near.0.accepts_again_at = Some(now);
+    pair.near.0.accept_again();
+    let again = pair.near.0.accepts_again_at.expect("the listener is forgotten");
+    assert!(again > now);
+    let shm = &pair.near.0;
+    epoll::delete(&shm.epoll, &shm.listener.as_ref().unwrap().socket).unwrap();
+    pair.connect();
+    assert_eq!(pair.near.0.accepts_again_at, None);
 }

@@ -182,7 +182,7 @@ impl Tcp {
     }
 
     /// Leaves those who dial waiting: the listener stays readable, and would keep this thread busy.
-    fn pause_accepting(&mut self) {
+    pub(super) fn pause_accepting(&mut self) {
         let Some(listener) = &self.listener else { return };
         if self.wait_point.change(listener, Source::Listener, Interest::default()).is_ok() {
             self.accepts_again_at = Some(Instant::now() + ACCEPT_PAUSE);

@@ -164,7 +164,7 @@ impl Tcp {
     /// there is nothing to poll.
     pub(super) fn prepare_sleep(&mut self) -> bool {
         let mut is_quiet = !std::mem::take(&mut self.connected);
-        let mut is_watched = !self.strangers.is_empty();
+        let mut is_watched = !self.strangers.is_empty() || self.accepts_again_at.is_some();
         for id in &self.lists.hot {
             if let Some(connection) = self.connections.find_mut(id.0) {
                 rest_not(connection, &mut self.lists.restless);

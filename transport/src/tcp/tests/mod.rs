@@ -3,6 +3,7 @@
 
 mod failure;
 mod hostile;
+mod scarce;
 mod transfer;
 
 use std::time::{Duration, Instant};

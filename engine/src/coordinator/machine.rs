@@ -35,6 +35,9 @@ use crate::{
     refusal::{Refusal, refused},
 };
 
+#[cfg(test)]
+mod tests;
+
 /// All that the stepping thread owns.
 #[derive(Debug)]
 pub(super) struct Machine {

@@ -4,10 +4,10 @@
 
 use std::{
     collections::VecDeque,
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use windlass_client::{
@@ -294,4 +294,53 @@ fn workers_go_on_with_their_clocks_after_restarts() {
         assert_eq!(rows, vec![(ROUNDS * 2) as f64; 100]);
         drop(server);
     }
+}
+
+/// Addresses of listeners that nobody accepts from: whoever connects hears nothing, as from a process that
+/// was stopped.
+fn silent(count: usize) -> (Vec<TcpListener>, Vec<String>) {
+    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind(anywhere()).unwrap()).collect();
+    let address = |listener: &TcpListener| listener.local_addr().unwrap().to_string();
+    let addresses = listeners.iter().map(address).collect();
+    (listeners, addresses)
+}
+
+/// How long the whole of something may take under this timeout: all addresses share it.
+const SHARED_TIMEOUT: Duration = Duration::from_secs(2);
+const SHARED_TIMEOUT_MAX: Duration = Duration::from_secs(4);
+
+#[test]
+fn silent_addresses_share_the_timeout_of_connecting() {
+    let (_listeners, addresses) = silent(4);
+    let options = ClientOptions { timeout: SHARED_TIMEOUT, ..ClientOptions::default() };
+    let begun = Instant::now();
+    let error = Client::connect_with(&addresses.join(","), options.clone()).unwrap_err();
+    let took = begun.elapsed();
+    assert!(error.to_string().contains("did not answer within"), "{error}");
+    assert!(took >= SHARED_TIMEOUT / 2 && took < SHARED_TIMEOUT_MAX, "it took {took:?}");
+    // One that answers still has its share when the others have had theirs.
+    let server = start(anywhere(), Provider::Tcp {}, None);
+    let last = format!("{},{}", addresses.join(","), server.advertised());
+    drop(Client::connect_with(&last, options).unwrap());
+}
+
+#[test]
+fn silent_addresses_do_not_hold_up_who_waits_for_an_answer() {
+    let (_listeners, addresses) = silent(80);
+    let server = start(anywhere(), Provider::Tcp {}, None);
+    let options = ClientOptions {
+        providers: vec![Provider::Tcp {}],
+        timeout: SHARED_TIMEOUT,
+        retry_for: SHARED_TIMEOUT,
+        ..ClientOptions::default()
+    };
+    let all = format!("{},{}", server.advertised(), addresses.join(","));
+    let client = Client::connect_with(&all, options).unwrap();
+    let table = client.create_table::<f32>("t", &TableSchema::dense(f32::DTYPE, 8, 1)).unwrap();
+    drop(server);
+    let begun = Instant::now();
+    let pushed = table.push(0..8, &[1.0; 8], &PushOptions::default());
+    let error = pushed.and_then(PendingPush::wait).unwrap_err();
+    let took = begun.elapsed();
+    assert!(took < SHARED_TIMEOUT_MAX, "it took {took:?}: {error}");
 }

@@ -1,6 +1,9 @@
 //! Connecting: greet a server, learn the map, link to its shards as they are used (`lazy`).
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use windlass_transport::{
     Access, Completion, Endpoint, MemoryRegion, Pages, QueuePairId, RemoteKey, RemoteRegion, Role,
@@ -87,16 +90,27 @@ impl Core {
             spin: Spin::over(&[]),
             process: Process::current(),
         };
-        let mut first = Some(core.first_map()?);
+        let until = Instant::now() + core.options.timeout;
+        let mut first = Some(core.first_map(until)?);
         let mut failed = None;
         for entry in core.map.servers.clone() {
             if entry.state == ServerState::Down {
                 continue;
             }
-            let greeted = first.take_if(|(_, welcome)| welcome.server == entry.id);
-            if let Err(error) = core.reach(&entry, None, greeted) {
-                failed = Some(error);
-            }
+            let greeted = match first.take_if(|(_, welcome)| welcome.server == entry.id) {
+                Some(greeted) => Ok(greeted),
+                None => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    // A silent one leaves time for those who have its rows, too.
+                    let limit = if core.map.replicas > 1 { left / 2 } else { left };
+                    core.greet(&entry.address, limit)
+                }
+            };
+            let reached = greeted.and_then(|(mut control, welcome)| {
+                control.set_deadline(until);
+                core.reach(&entry, control, welcome)
+            });
+            failed = reached.err().or(failed);
         }
         match failed {
             // Where others have the rows too, the rest can wait.
@@ -108,11 +122,14 @@ impl Core {
         Ok(core)
     }
 
-    /// Learns the map from the first of the addresses that answers.
-    fn first_map(&mut self) -> Result<(Control, Welcome), ConnectError> {
+    /// Learns the map from the first of the addresses that answers. Each has its share of the time.
+    fn first_map(&mut self, until: Instant) -> Result<(Control, Welcome), ConnectError> {
         let mut failed = None;
-        for address in self.addresses.clone() {
-            let asked = self.greet(&address, None).and_then(|(mut control, welcome)| {
+        let addresses = self.addresses.clone();
+        for (address, remaining) in addresses.iter().zip((1..=addresses.len()).rev()) {
+            let left = until.saturating_duration_since(Instant::now());
+            let share = left / u32::try_from(remaining).unwrap_or(u32::MAX);
+            let asked = self.greet(address, share).and_then(|(mut control, welcome)| {
                 match ask(&mut control, &ClientRequest::Map {})? {
                     ClientReply::Map { map } => Ok((map, control, welcome)),
                     _ => Err(ConnectError::Unexpected { address: address.clone() }),
@@ -129,14 +146,13 @@ impl Core {
         Err(failed.unwrap_or(ConnectError::Address { address: String::new() }))
     }
 
-    /// Greets whoever is at an address. `limit` bounds every step on the connection; else the client's
-    /// timeout does.
+    /// Greets whoever is at an address. `limit` bounds that, and all that is asked of it until the
+    /// connection has another limit.
     pub(super) fn greet(
         &self,
         address: &str,
-        limit: Option<Duration>,
+        limit: Duration,
     ) -> Result<(Control, Welcome), ConnectError> {
-        let limit = limit.unwrap_or(self.options.timeout);
         let mut control = Control::connect(address, limit, self.options.watch.clone())?;
         let hello = ClientRequest::Hello {
             version: PROTOCOL_VERSION,

@@ -26,6 +26,8 @@ pub(crate) struct Control {
     stream: ControlStream,
     /// How long an answer may take.
     limit: Duration,
+    /// When the time for all that is asked while connecting is over.
+    connected_by: Option<Instant>,
     watch: Option<Watch>,
     pulse: Question,
 }
@@ -93,25 +95,33 @@ impl From<Unanswered> for TableError {
 }
 
 impl Control {
-    /// Connects; `limit` bounds that and each answer.
+    /// Connects; `limit` bounds that and all that is asked, until another limit is set.
     pub(super) fn connect(
         address: &str,
         limit: Duration,
         watch: Option<Watch>,
     ) -> Result<Self, ControlError> {
+        let connected_by = Some(Instant::now() + limit);
         let stream = ControlStream::connect_within(address, limit.min(CONNECT_MAX))?;
         let pulse = Question { asked_at: Instant::now(), is_open: false, told: 0 };
-        Ok(Self { stream, limit, watch, pulse })
+        Ok(Self { stream, limit, connected_by, watch, pulse })
     }
 
-    /// From now on an answer may take so long.
+    /// From now on all answers have to be there by this time.
+    pub(super) fn set_deadline(&mut self, until: Instant) {
+        self.connected_by = Some(until);
+    }
+
+    /// From now on each answer may take so long.
     pub(super) fn set_limit(&mut self, limit: Duration) {
         self.limit = limit;
+        self.connected_by = None;
     }
 
     /// Sends a request and waits for its answer.
     pub(super) fn ask(&mut self, request: &ClientRequest) -> Result<ClientReply, Unanswered> {
-        self.ask_within(request, self.limit)
+        let until = self.connected_by.unwrap_or_else(|| Instant::now() + self.limit);
+        self.exchange(request, self.limit, until)
     }
 
     /// The same, for another time.
@@ -120,19 +130,28 @@ impl Control {
         request: &ClientRequest,
         limit: Duration,
     ) -> Result<ClientReply, Unanswered> {
-        let asked_at = Instant::now();
-        bound(&self.stream, limit).map_err(|source| broken(&self.stream, source))?;
+        self.exchange(request, limit, Instant::now() + limit)
+    }
+
+    fn exchange(
+        &mut self,
+        request: &ClientRequest,
+        limit: Duration,
+        until: Instant,
+    ) -> Result<ClientReply, Unanswered> {
+        let left = until.saturating_duration_since(Instant::now());
+        bound(&self.stream, left).map_err(|source| broken(&self.stream, source))?;
         self.stream.send(request)?;
         // Answers come in the order of the questions.
         if std::mem::take(&mut self.pulse.is_open) {
-            self.answer(asked_at, limit)?;
+            self.answer(limit, until)?;
         }
-        self.answer(asked_at, limit)
+        self.answer(limit, until)
     }
 
-    /// Waits for the next answer.
-    fn answer(&mut self, asked_at: Instant, limit: Duration) -> Result<ClientReply, Unanswered> {
-        let left = || limit.saturating_sub(asked_at.elapsed());
+    /// Waits for the next answer until a moment, which is the end of `limit`.
+    fn answer(&mut self, limit: Duration, until: Instant) -> Result<ClientReply, Unanswered> {
+        let left = || until.saturating_duration_since(Instant::now());
         let silent = |stream: &ControlStream| {
             Unanswered::Control(ControlError::Silent { peer: stream.peer().to_owned(), limit })
         };
@@ -162,7 +181,7 @@ impl Control {
             if is_ready.map_err(|source| broken(&self.stream, source))? {
                 self.pulse.is_open = false;
                 // What has begun to come is whole soon.
-                return match self.answer(now, PULSE_EVERY)? {
+                return match self.answer(PULSE_EVERY, now + PULSE_EVERY)? {
                     ClientReply::Map { map } => Ok(Pulse::Map(map)),
                     _ => Ok(Pulse::Steady),
                 };

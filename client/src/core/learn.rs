@@ -1,6 +1,9 @@
 //! Learning the map in force, from whoever answers.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use windlass_wire::{
     ClusterMap,
@@ -13,15 +16,25 @@ use super::{
 };
 use crate::error::ConnectError;
 
+/// How many of those who are asked for a map may say nothing until the rest is left for the next attempt:
+/// who waits for the map has a deadline.
+const SILENT_MAX: u32 = 3;
+
 impl Core {
     /// The newest map that somebody knows. Asks one after the other, beginning with another at each
-    /// attempt, until one answers: who has not heard of a change yet is not asked next time.
+    /// attempt, until one answers: who has not heard of a change yet is not asked next time. `limit` bounds
+    /// what each is waited for.
     pub(super) fn learn_map(&mut self, attempt: usize, limit: Duration) -> Option<ClusterMap> {
         let mut known = self.known_addresses();
         let count = known.len().max(1);
         known.rotate_left(attempt % count);
+        let until = Instant::now() + limit * SILENT_MAX;
         for address in known {
-            match self.ask_map(&address, limit) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            match self.ask_map(&address, left.min(limit)) {
                 Ok(map) if map.epoch >= self.map.epoch && !map.chains.is_empty() => {
                     return Some(map);
                 }
@@ -33,7 +46,7 @@ impl Core {
     }
 
     fn ask_map(&mut self, address: &str, limit: Duration) -> Result<ClusterMap, ConnectError> {
-        let (mut control, _) = self.greet(address, Some(limit))?;
+        let (mut control, _) = self.greet(address, limit)?;
         match ask(&mut control, &ClientRequest::Map {})? {
             ClientReply::Map { map } => Ok(map),
             _ => Err(ConnectError::Unexpected { address: address.to_owned() }),

@@ -71,18 +71,15 @@ impl ServerLink {
 }
 
 impl Core {
-    /// Connects to a server of the map; links to its shards are made when something is first sent there. `limit` bounds every step.
+    /// Takes in a server of the map, who was greeted; links to its shards are made when something is first sent
+    /// there.
     pub(super) fn reach(
         &mut self,
         entry: &ServerEntry,
-        limit: Option<Duration>,
-        greeted: Option<(Control, Welcome)>,
+        mut control: Control,
+        welcome: Welcome,
     ) -> Result<(), ConnectError> {
         let address = &entry.address;
-        let (mut control, welcome) = match greeted {
-            Some(greeted) => greeted,
-            None => self.greet(address, limit)?,
-        };
         if welcome.server != entry.id || welcome.shard_count == 0 {
             return Err(ConnectError::Unexpected { address: address.clone() });
         }
@@ -159,7 +156,12 @@ impl Core {
                 reached = false;
                 continue;
             }
-            if let Err(error) = self.reach(&entry, Some(limit), None) {
+            let greeted = self.greet(&entry.address, limit);
+            let linked = greeted.and_then(|(mut control, welcome)| {
+                control.set_limit(limit);
+                self.reach(&entry, control, welcome)
+            });
+            if let Err(error) = linked {
                 tracing::debug!(server = entry.id.0, error = chain(&error), "not reached");
                 reached = false;
                 let random = self.random();
@@ -167,6 +169,10 @@ impl Core {
                     let server = &mut self.servers[at];
                     server.backoff.fail(Instant::now(), random);
                     server.silent = matches!(error, ConnectError::Timeout { .. });
+                    if server.silent {
+                        // The others wait for the next step: who asked for this one has a deadline.
+                        break;
+                    }
                 }
             }
         }

@@ -49,11 +49,14 @@ impl Lobby {
     }
 
     /// When [`Lobby::expire`] or [`Lobby::has_room`] will have something new to say.
-    pub(super) fn next_change(&self) -> Option<Instant> {
+    pub(super) fn next_change(&self, now: Instant) -> Option<Instant> {
         let leaves = self.strangers.iter().map(Stranger::leaves_at).min()?;
-        let is_full = self.strangers.len() == STRANGERS_MAX;
-        let matures = self.strangers.first().map(|oldest| oldest.came_at() + PATIENCE);
-        Some(matures.filter(|_| is_full).map_or(leaves, |matures| leaves.min(matures)))
+        if self.strangers.len() < STRANGERS_MAX {
+            return Some(leaves);
+        }
+        let matures = self.strangers.iter().map(|stranger| stranger.came_at() + PATIENCE);
+        // Whose time has come makes no more room by itself: the next one to come is waited for.
+        Some(matures.filter(|matures| *matures > now).fold(leaves, Instant::min))
     }
 
     pub(super) fn strangers(&self) -> &[Stranger] {

@@ -123,19 +123,23 @@ where
     S: Fn(ControlStream, Greeting) -> Result<(), ControlError> + Send + Sync + 'static,
 {
     fn run(mut self) {
-        loop {
-            let ready = self.wait();
-            if self.stopping.load(Ordering::Acquire) {
-                return;
-            }
-            let now = Instant::now();
-            // From the last on, since those who leave close ranks.
-            for at in ready.into_iter().rev() {
-                self.hear(at, now);
-            }
-            self.lobby.expire(now);
-            self.accept(now);
+        while self.turn() {}
+    }
+
+    /// Sleeps until something happens, and sees to it; false when it is to stop.
+    fn turn(&mut self) -> bool {
+        let ready = self.wait();
+        if self.stopping.load(Ordering::Acquire) {
+            return false;
         }
+        let now = Instant::now();
+        // From the last on, since those who leave close ranks.
+        for at in ready.into_iter().rev() {
+            self.hear(at, now);
+        }
+        self.lobby.expire(now);
+        self.accept(now);
+        true
     }
 
     /// Sleeps until something happens; which strangers have something to say, in order.
@@ -147,7 +151,7 @@ where
         let before = polls.len();
         let strangers = self.lobby.strangers().iter();
         polls.extend(strangers.map(|stranger| PollFd::new(stranger, PollFlags::IN)));
-        let next = [self.lobby.next_change(), self.accepts_again_at].into_iter().flatten().min();
+        let next = [self.lobby.next_change(now), self.accepts_again_at].into_iter().flatten().min();
         let timeout = next.map(|next| {
             let left = next.saturating_duration_since(now);
             Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 })

@@ -139,6 +139,42 @@ fn strangers_in_numbers_keep_nobody_out_and_cost_no_threads() {
     }
 }
 
+/// A listener that stays readable must not keep the thread awake while nobody is taken.
+#[test]
+fn connections_that_wait_to_be_taken_cost_no_turns() {
+    const TURNS_MAX: u32 = 100;
+    // The system's queue takes them.
+    const WAITING: usize = 40;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
+    let mut doorkeeper = Doorkeeper {
+        listener,
+        token: None,
+        serve: Arc::new(|_: ControlStream, _: Greeting| Ok(())),
+        stopping: Arc::default(),
+        wake: Arc::new(wake),
+        lobby: Lobby::default(),
+        places: Arc::new(Places::new(descriptors::limit())),
+        accepts_again_at: None,
+        wrong_tokens: Complaints::default(),
+        refused_accepts: Complaints::default(),
+    };
+    let _strangers: Vec<TcpStream> =
+        (0..STRANGERS_MAX + WAITING).map(|_| TcpStream::connect(address).unwrap()).collect();
+    for has_descriptors in [true, false] {
+        let until = Instant::now() + Duration::from_millis(500);
+        doorkeeper.accepts_again_at = (!has_descriptors).then_some(until);
+        let mut turns = 0;
+        while Instant::now() < until {
+            assert!(doorkeeper.turn());
+            turns += 1;
+        }
+        assert!(turns < TURNS_MAX, "{turns} turns, has descriptors: {has_descriptors}");
+    }
+}
+
 #[test]
 fn a_closed_port_takes_nobody_and_goes_at_once() {
     let (mut port, _) = port();

@@ -38,11 +38,19 @@ impl fmt::Debug for Watch {
 pub(crate) struct Watching {
     watch: Option<Watch>,
     asked_at: Instant,
+    /// It said no to something that nobody waited for.
+    has_ended_another: bool,
 }
 
 impl Watching {
     pub(crate) fn new(watch: Option<Watch>) -> Self {
-        Self { watch, asked_at: Instant::now() }
+        Self { watch, asked_at: Instant::now(), has_ended_another: false }
+    }
+
+    /// The watch said no while the client helped itself, as when it looks for a server: the wait that this
+    /// was for has to end. A watch that stands for a signal says so once.
+    pub(crate) fn ended_another(&mut self) {
+        self.has_ended_another = true;
     }
 
     /// Asks the watch, if it is time to.
@@ -52,6 +60,9 @@ impl Watching {
 
     fn ask_at(&mut self, now: Instant) -> Result<(), RequestError> {
         let Some(watch) = &self.watch else { return Ok(()) };
+        if std::mem::take(&mut self.has_ended_another) {
+            return Err(RequestError::Interrupted);
+        }
         if now.duration_since(self.asked_at) < WATCH_EVERY {
             return Ok(());
         }
@@ -78,6 +89,9 @@ mod tests {
             asked.is_err()
         });
         assert_eq!(ends, Some(3 * WATCH_EVERY));
+        watching.ended_another();
+        assert!(matches!(watching.ask_at(watching.asked_at), Err(RequestError::Interrupted)));
+        assert!(watching.ask_at(watching.asked_at).is_ok(), "it is told once");
         assert!(Watching::new(None).ask_at(began + Duration::from_secs(1)).is_ok());
     }
 }

@@ -6,13 +6,16 @@ use std::{
     collections::VecDeque,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use windlass_client::{
     Client, ClientOptions, Consistency, Durability, Element, PendingPush, Provider, PullOptions,
-    PushOptions, RequestError, Table, TableSchema, WorkerClock, WorkerRank,
+    PushOptions, RequestError, Table, TableSchema, Watch, WorkerClock, WorkerRank,
 };
 use windlass_engine::{Server, ServerConfig};
 
@@ -343,4 +346,31 @@ fn silent_addresses_do_not_hold_up_who_waits_for_an_answer() {
     let error = pushed.and_then(PendingPush::wait).unwrap_err();
     let took = begun.elapsed();
     assert!(took < SHARED_TIMEOUT_MAX, "it took {took:?}: {error}");
+}
+
+#[test]
+fn an_interruption_while_servers_are_looked_for_ends_the_wait() {
+    let (_listeners, addresses) = silent(80);
+    let server = start(anywhere(), Provider::Tcp {}, None);
+    // As a signal is, it is told once.
+    let is_signalled = Arc::new(AtomicBool::new(false));
+    let signal = Arc::clone(&is_signalled);
+    let options = ClientOptions {
+        providers: vec![Provider::Tcp {}],
+        watch: Some(Watch::new(move || !signal.swap(false, Ordering::AcqRel))),
+        ..ClientOptions::default()
+    };
+    let all = format!("{},{}", server.advertised(), addresses.join(","));
+    let client = Client::connect_with(&all, options).unwrap();
+    let table = client.create_table::<f32>("t", &TableSchema::dense(f32::DTYPE, 8, 1)).unwrap();
+    drop(server);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(500));
+            is_signalled.store(true, Ordering::Release);
+        });
+        let pushed = table.push(0..8, &[1.0; 8], &PushOptions::default());
+        let error = pushed.and_then(PendingPush::wait).unwrap_err();
+        assert!(matches!(error, RequestError::Interrupted), "{error}");
+    });
 }

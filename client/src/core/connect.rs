@@ -110,7 +110,11 @@ impl Core {
                 control.set_deadline(until);
                 core.reach(&entry, control, welcome)
             });
-            failed = reached.err().or(failed);
+            match reached {
+                Ok(()) => {}
+                Err(ConnectError::Interrupted) => return Err(ConnectError::Interrupted),
+                Err(error) => failed = Some(error),
+            }
         }
         match failed {
             // Where others have the rows too, the rest can wait.
@@ -140,6 +144,7 @@ impl Core {
                     self.map = map;
                     return Ok((control, welcome));
                 }
+                Err(ConnectError::Interrupted) => return Err(ConnectError::Interrupted),
                 Err(error) => failed = failed.or(Some(error)),
             }
         }

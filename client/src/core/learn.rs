@@ -38,6 +38,10 @@ impl Core {
                 Ok(map) if map.epoch >= self.map.epoch && !map.chains.is_empty() => {
                     return Some(map);
                 }
+                Err(ConnectError::Interrupted) => {
+                    self.watching.ended_another();
+                    break;
+                }
                 Ok(map) => tracing::debug!(address, epoch = map.epoch.0, "an old map"),
                 Err(error) => tracing::debug!(address, error = chain(&error), "no map"),
             }

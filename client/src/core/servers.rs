@@ -161,6 +161,10 @@ impl Core {
                 control.set_limit(limit);
                 self.reach(&entry, control, welcome)
             });
+            if let Err(ConnectError::Interrupted) = linked {
+                self.watching.ended_another();
+                return false;
+            }
             if let Err(error) = linked {
                 tracing::debug!(server = entry.id.0, error = chain(&error), "not reached");
                 reached = false;

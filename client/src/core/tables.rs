@@ -250,7 +250,7 @@ impl Core {
             let patience_max =
                 if is_silent { self.options.timeout } else { self.options.retry_for };
             if since.elapsed() >= patience_max {
-                return Err(failed);
+                return Err(if is_silent { self.silence(failed) } else { failed });
             }
             self.start_trouble();
             let mut patience = None;
@@ -262,6 +262,19 @@ impl Core {
                     Err(_) => break,
                 }
             }
+        }
+    }
+
+    /// Why nobody answered where somebody is known to say nothing: only who was never reached at all is not
+    /// there.
+    fn silence(&self, failed: TableError) -> TableError {
+        let TableError::OutOfReach { server } = failed else { return failed };
+        match self.map.server(server) {
+            Some(entry) => TableError::Timeout {
+                address: entry.address.clone(),
+                timeout: self.options.timeout,
+            },
+            None => failed,
         }
     }
 

@@ -7,7 +7,10 @@ use std::time::Instant;
 
 use nix::time::{ClockId, clock_gettime};
 
-use super::{Core, control::Pulse};
+use super::{
+    Core,
+    control::{Pulse, Unanswered},
+};
 
 /// When a link's server was last looked at, in ticks of the kernel's coarse clock.
 ///
@@ -64,8 +67,12 @@ impl Core {
             Ok(Pulse::Map(map)) if map.epoch > self.map.epoch => self.start_trouble(),
             Ok(Pulse::Map(_)) => {}
             Ok(Pulse::Silent(told)) => self.suspect_read(at, told),
+            Err(Unanswered::Interrupted) => {
+                self.servers[at].control = None;
+                self.watching.ended_another();
+            }
             // The next look finds it closed.
-            Err(_) => self.servers[at].control = None,
+            Err(Unanswered::Control(_)) => self.servers[at].control = None,
         }
         !was_in_trouble && self.in_trouble()
     }

@@ -116,6 +116,9 @@ impl Core {
                     && self.line(table, link).is_none()
                     && let Err(error) = self.rejoin(table, link)
                 {
+                    if let TableError::Interrupted = error {
+                        return self.watching.ended_another();
+                    }
                     tracing::debug!(error = chain(&error), "a clock is not joined");
                 }
             }
@@ -201,6 +204,7 @@ impl Core {
             }
             if self.links[link].is_open() && self.line(table, link).is_none() {
                 match self.join_at(table, link) {
+                    Err(TableError::Interrupted) => return Err(RequestError::Interrupted),
                     Err(error) if !self.may_pass(&error) => {
                         return Err(RequestError::Setup { text: chain(&error) });
                     }

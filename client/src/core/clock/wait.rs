@@ -13,7 +13,7 @@ use crate::{
     core::{
         Core, TableIndex, connect::chain, progress::ask_after, requests::Reading, view::load_word,
     },
-    error::RequestError,
+    error::{RequestError, TableError},
 };
 
 /// Pauses between polls, once spinning has found nothing: each twice the one before.
@@ -340,9 +340,10 @@ impl Core {
             return Err(gone());
         }
         if self.line(table, link).is_none() {
-            self.rejoin(table, link).map_err(|error| {
-                let setup = RequestError::Setup { text: chain(&error) };
-                if self.may_pass(&error) { gone() } else { setup }
+            self.rejoin(table, link).map_err(|error| match error {
+                TableError::Interrupted => RequestError::Interrupted,
+                error if self.may_pass(&error) => gone(),
+                error => RequestError::Setup { text: chain(&error) },
             })?;
             if self.tables[table.0].clock.as_ref().is_some_and(|clock| clock.owes) {
                 self.start_trouble();

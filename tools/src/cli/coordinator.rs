@@ -93,10 +93,11 @@ struct Ready {
 
 pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> {
     descriptors::raise_limit();
-    let stop = stop::on_signals()?;
+    // As long as it waits for a pipe or a name server a signal ends the process.
     let config = config(arguments)?;
     let token = arguments.token_file.as_deref().map(token::read).transpose()?;
     let listen = serve::resolve(&arguments.listen)?;
+    let stop = stop::on_signals()?;
     let store = match config.store {
         StoreConfig::Memory => "memory",
         StoreConfig::File(_) => "file",

@@ -20,7 +20,7 @@ use windlass_wire::control::Provider;
 
 use super::{
     ExitStatus, Failure, Output, size,
-    stop::{self, STOP_POLL_INTERVAL, Stop},
+    stop::{self, STOP_POLL_INTERVAL},
     token,
 };
 use crate::{process::wait_for_parent_to_go, verbs_flags::VerbsFlags};
@@ -136,8 +136,11 @@ pub(crate) struct Ready {
 
 pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> {
     descriptors::raise_limit();
+    // As long as it waits for a pipe or a name server a signal ends the process.
+    let config = config(arguments)?;
     let stop = stop::on_signals()?;
-    let servers = match start(arguments, &stop) {
+    let config = ServerConfig { give_up: stop.flag(), ..config };
+    let servers = match start(arguments, config) {
         Err(failure) if stop.is_requested() => {
             tracing::info!(%failure, "asked to stop before the cluster served");
             return Ok(());
@@ -183,8 +186,7 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
 }
 
 /// One server, or all of a cluster with --together; the first is the one that is listened for.
-fn start(arguments: &Arguments, stop: &Stop) -> Result<Vec<Server>, Failure> {
-    let config = ServerConfig { give_up: stop.flag(), ..config(arguments)? };
+fn start(arguments: &Arguments, config: ServerConfig) -> Result<Vec<Server>, Failure> {
     if !arguments.together {
         return Ok(vec![Server::start(config).map_err(Failure::failed)?]);
     }

@@ -125,11 +125,12 @@ pub(crate) fn work(addresses: &str, rank: u32) -> Result<(), Failure> {
     let pull = || table.pull(&keys, &PullOptions::default()).unwrap().wait();
     pull().unwrap();
     println!("ready");
-    while rank == BUSY {
-        pull().map_err(|error| Failure(windlass_client::chain(&error)))?;
-    }
     loop {
-        std::thread::park();
+        if rank == BUSY {
+            pull().map_err(|error| Failure(windlass_client::chain(&error)))?;
+        } else {
+            std::thread::park();
+        }
     }
 }
 
@@ -151,7 +152,7 @@ fn push(table: &Table<i64>) {
 /// Connections of a process's host with the workers' host.
 fn connections(process: u32) -> usize {
     let address: std::net::Ipv4Addr = ADDRESSES[WORKERS].parse().unwrap();
-    let remote = format!("{:08X}:", u32::from_ne_bytes(address.octets()));
+    let remote = format!("{:08X}:", u32::from_le_bytes(address.octets()));
     let listed = fs::read_to_string(format!("/proc/{process}/net/tcp")).unwrap();
     let is_one = |line: &&str| {
         let mut words = line.split_whitespace().skip(2);

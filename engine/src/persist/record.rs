@@ -186,14 +186,8 @@ impl<'a> RecordMut<'a> {
         &mut self.bytes[start..start + self.draft.shape.delta_bytes]
     }
 
-    /// Where the keys go, 8 little-endian bytes each. Panics for other kinds than [`Kind::Keys`].
-    #[must_use]
-    pub fn keys(&mut self) -> &mut [u8] {
-        assert_eq!(self.draft.facts.kind, Kind::Keys, "only Keys has keys");
-        &mut self.bytes[HEADER_BYTES..HEADER_BYTES + self.draft.shape.keys * KEY_BYTES]
-    }
-
-    /// Keys and delta together, for filling both in one pass.
+    /// Where the keys go, 8 little-endian bytes each, and where the delta goes. Panics for other kinds than
+    /// [`Kind::Keys`].
     #[must_use]
     pub fn keys_and_delta(&mut self) -> (&mut [u8], &mut [u8]) {
         assert_eq!(self.draft.facts.kind, Kind::Keys, "only Keys has keys");

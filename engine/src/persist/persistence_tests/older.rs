@@ -5,6 +5,7 @@ use std::{fs, path::Path, time::Duration};
 
 use super::{Counter, PARTITIONS, checkpoint, push, settle, start};
 use crate::persist::{
+    checkpoint::CheckpointProgress,
     inspect::needed_files,
     manifest::manifest_name,
     persistence::Persistence,
@@ -89,6 +90,21 @@ fn the_older_checkpoint_is_used_where_the_log_reaches_back_to_it() {
     assert_eq!(persistence.checkpointer().last().map(|last| last.number), Some(5));
     drop(persistence);
     assert_eq!(look(folder).1.sums, again.sums);
+}
+
+#[test]
+fn turns_without_a_checkpoint_are_not_failures_of_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut counter = Counter::default();
+    let (mut persistence, _) = start(folder.path(), Provider::Buffered, &mut counter);
+    push(&mut persistence, &mut counter, 0, 1);
+    let now = Duration::from_secs(1);
+    for _ in 0..100 {
+        let progress = persistence.step_checkpoint(&mut counter, now, 1 << 20);
+        assert_eq!(progress, CheckpointProgress::Idle);
+    }
+    // None is put off, as it would be behind one that failed.
+    assert!(persistence.start_checkpoint(&mut counter, now));
 }
 
 #[test]

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn sample(salt: Salt) -> Vec<u8> {
-    let facts = Facts {
+fn facts() -> Facts {
+    Facts {
         kind: Kind::Keys,
         partition: PartitionId(3),
         epoch: Epoch(2),
@@ -14,9 +14,12 @@ fn sample(salt: Salt) -> Vec<u8> {
         rows: RowRange::default(),
         tag: 0x0102,
         durability: Durability::Sync,
-    };
+    }
+}
+
+fn sample(salt: Salt) -> Vec<u8> {
     let shape = Shape { covered_max: 3, stamps_max: 2, keys: 2, delta_bytes: 20 };
-    let mut draft = Draft::new(facts, shape, Lsn(77));
+    let mut draft = Draft::new(facts(), shape, Lsn(77));
     let mut bytes = vec![0xEE_u8; shape.length()];
     draft.prepare(&mut bytes);
     let mut record = RecordMut::new(&mut bytes, &mut draft);
@@ -49,6 +52,35 @@ fn what_is_written_is_read() {
     assert_eq!(clocks, [(4, 6), (5, 7)]);
     assert_eq!(record.delta(), (1..=20).collect::<Vec<u8>>());
     assert_eq!((record.lsn(), record.tag()), (Lsn(77), 0x0102));
+}
+
+#[test]
+fn records_that_fill_their_shape_are_read_whole() {
+    for (covered_max, stamps_max, keys, delta_bytes) in
+        [(0, 0, 0, 0), (0, 0, 1, 4), (1, 1, 1, 8), (2, 7, 3, 12), (9, 2, 40, 1), (31, 33, 5, 640)]
+    {
+        let shape = Shape { covered_max, stamps_max, keys, delta_bytes };
+        let mut draft = Draft::new(facts(), shape, Lsn(5));
+        let mut bytes = vec![0xEE_u8; shape.length()];
+        draft.prepare(&mut bytes);
+        let mut record = RecordMut::new(&mut bytes, &mut draft);
+        let (into_keys, delta) = record.keys_and_delta();
+        into_keys.fill(7);
+        delta.fill(9);
+        for number in 0..covered_max as u64 {
+            let (session, incarnation) = (SessionId(number), Incarnation(1));
+            record.cover(Covered { session, incarnation, sequence: Sequence(number + 1) });
+        }
+        for number in (0..).take(stamps_max) {
+            record.stamp(Stamp { worker: WorkerRank(number), clock: WorkerClock(3) });
+        }
+        draft.seal(&mut bytes, Salt::NONE);
+        let read = Record::decode(&bytes, Salt::NONE).unwrap();
+        assert!(read.keys().eq(std::iter::repeat_n(0x0707_0707_0707_0707, keys)), "{shape:?}");
+        assert!(read.covered().map(|covered| covered.session.0).eq(0..covered_max as u64));
+        assert!(read.stamps().map(|stamp| stamp.worker.0).eq((0..).take(stamps_max)));
+        assert_eq!(read.delta(), vec![9; delta_bytes], "{shape:?}");
+    }
 }
 
 /// Changing these bytes is a change of the format: it needs a new version and a fixture.

@@ -163,7 +163,7 @@ pub(super) fn closing_record(
         record.delta().copy_from_slice(&sum.rows.sums()[..delta_bytes]);
     }
     if kind == Kind::Keys {
-        for (to, key) in record.keys().chunks_exact_mut(8).zip(keys) {
+        for (to, key) in record.keys_and_delta().0.chunks_exact_mut(8).zip(keys) {
             to.copy_from_slice(&key.to_le_bytes());
         }
     }

@@ -11,6 +11,7 @@ pub mod control;
 pub mod coordination;
 pub mod digest;
 pub mod dtype;
+pub mod filter;
 pub mod ids;
 pub mod map;
 pub mod proof;
@@ -26,6 +27,7 @@ pub use codec::{Blob, DecodeError, Wire};
 pub use completion::{CompletionWord, Status};
 pub use digest::Digest;
 pub use dtype::DataType;
+pub use filter::{FilterError, FilterStack};
 pub use ids::{
     Epoch, Incarnation, Key, Lsn, PartitionId, RowRange, Sequence, ServerId, SessionId, ShardId,
     TableId, Timestamp, WorkerClock, WorkerRank,

@@ -36,6 +36,8 @@ impl Staging {
             PagesOptions { huge: HugePages::Never, lock: Lock::Never, sealed_for_peers: false };
         let pages = Pages::allocate(STAGING_LEN, options)
             .map_err(|source| ShardError::Staging { source })?;
+        // No peer is given it.
+        pages.close_file();
         let mut regions = Vec::new();
         for transport in transports {
             let region = transport.register(&pages, Access::LOCAL).map_err(|source| {

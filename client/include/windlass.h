@@ -53,6 +53,21 @@
 #define WINDLASS_PULL_FROM_STRONG 2
 
 /**
+ * Keys and values of each row.
+ */
+#define WINDLASS_SCAN_VALUES 0
+
+/**
+ * Keys only.
+ */
+#define WINDLASS_SCAN_KEYS 1
+
+/**
+ * Keys, values and the optimiser's state.
+ */
+#define WINDLASS_SCAN_STATE 2
+
+/**
  * How a call ended. The numbers never change their meaning.
  */
 enum windlass_status
@@ -395,6 +410,11 @@ typedef struct windlass_prepared windlass_prepared;
 typedef struct windlass_pending_pull windlass_pending_pull;
 
 /**
+ * A scan under way. Belongs to its client's thread.
+ */
+typedef struct windlass_scan windlass_scan;
+
+/**
  * A table. Belongs to its client's thread.
  */
 typedef struct windlass_table windlass_table;
@@ -622,6 +642,72 @@ typedef struct windlass_pull_options {
      */
     uint32_t from;
 } windlass_pull_options;
+
+/**
+ * Options of a scan. NULL for the defaults.
+ */
+typedef struct windlass_scan_options {
+    /**
+     * sizeof(windlass_scan_options).
+     */
+    size_t size;
+    /**
+     * What is wanted of each row: WINDLASS_SCAN_*; 0 for keys and values.
+     */
+    uint32_t columns;
+    /**
+     * Most rows of a batch; 0 for as many as make up about 512 KiB.
+     */
+    uint32_t rows_max;
+    /**
+     * Which replicas are read: WINDLASS_PULL_FROM_*; 0 for the tail.
+     */
+    uint32_t from;
+    /**
+     * Zero.
+     */
+    uint32_t reserved;
+} windlass_scan_options;
+
+/**
+ * Rows of a scan. The pointers are valid until the scan's next call.
+ */
+typedef struct windlass_scan_batch {
+    /**
+     * sizeof(windlass_scan_batch).
+     */
+    size_t size;
+    /**
+     * How many; 0 at the scan's end and nowhere else.
+     */
+    size_t row_count;
+    /**
+     * The key of each.
+     */
+    const uint64_t *keys;
+    /**
+     * Width values of each, of the table's dtype; NULL unless they were asked for.
+     */
+    const void *values;
+    /**
+     * state_len bytes of each; NULL unless they were asked for. First state_planes times width values, double of
+     * tables of double, else float; then, if the rule counts steps, how many there were: a uint32_t. Rows
+     * that are not a multiple of a value's size long leave those behind them misaligned.
+     */
+    const void *state;
+    /**
+     * Bytes of a row's state.
+     */
+    size_t state_len;
+    /**
+     * State values for each value.
+     */
+    uint32_t state_planes;
+    /**
+     * Whether the rule counts steps.
+     */
+    uint32_t counts_steps;
+} windlass_scan_batch;
 
 #ifdef __cplusplus
 extern "C" {
@@ -993,6 +1079,35 @@ windlass_status windlass_pull_prepared(const struct windlass_prepared *prepared,
  * Waits for the last push and closes a prepared operation; NULL is allowed. Its values are gone.
  */
 windlass_status windlass_close_prepared(struct windlass_prepared *prepared);
+
+/**
+ * Begins to scan a sparse table, or goes on behind `cursor`, a text of windlass_scan_cursor(); NULL to
+ * begin. Every row that is there all the time comes exactly once, any other at most once, whatever is pushed
+ * meanwhile and whichever servers fail.
+ */
+windlass_status windlass_begin_scan(const struct windlass_table *table,
+                                    const char *cursor,
+                                    const struct windlass_scan_options *options,
+                                    struct windlass_scan **scan);
+
+/**
+ * The next rows. Set batch->size first. batch->row_count is 0 at the end. After a failure the same rows come
+ * next.
+ */
+windlass_status windlass_next_rows(const struct windlass_scan *scan,
+                                   struct windlass_scan_batch *batch);
+
+/**
+ * How far a scan has come: a text with which another process can go on behind the rows of the last batch.
+ * Valid until the scan's next call.
+ */
+windlass_status windlass_scan_cursor(const struct windlass_scan *scan,
+                                     const char **cursor);
+
+/**
+ * Closes a scan; NULL is allowed.
+ */
+windlass_status windlass_close_scan(struct windlass_scan *scan);
 
 #ifdef __cplusplus
 }  // extern "C"

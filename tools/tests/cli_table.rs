@@ -100,6 +100,54 @@ fn a_sparse_table_takes_any_key_and_a_dropped_one_is_gone() {
 }
 
 #[test]
+fn a_sparse_table_is_scanned_part_by_part() {
+    let folder = folder();
+    let at = folder.path();
+    let server = Server::start(at, &[]);
+    let connect = server.address.as_str();
+    let call =
+        |arguments: &[&str]| json(at, &[arguments, &["--connect", connect, "--json"]].concat());
+    call(&["table", "create", "e", "--width", "2"]);
+    let empty = call(&["table", "scan", "e"]);
+    assert_eq!(empty, value!({"table": "e", "rows": [], "cursor": null}));
+    let pushed: Vec<String> = (1..=20).map(|key| format!("{key}={key},-{key}")).collect();
+    let pushed: Vec<&str> = pushed.iter().map(String::as_str).collect();
+    call(&[&["push", "e", "18446744073709551615=7,8"][..], &pushed].concat());
+    let (mut keys, mut cursor) = (Vec::new(), None::<String>);
+    loop {
+        let mut arguments = vec!["table", "scan", "e", "--limit", "6"];
+        arguments.extend(cursor.iter().flat_map(|text| ["--cursor", text]));
+        let scanned = call(&arguments);
+        for row in scanned["rows"].as_array().unwrap() {
+            let key = row["key"].as_u64().unwrap();
+            #[expect(clippy::cast_precision_loss, reason = "small")]
+            let expected = if key == u64::MAX { [7.0, 8.0] } else { [key as f64, -(key as f64)] };
+            assert_eq!(row["values"], value!(expected));
+            keys.push(key);
+        }
+        cursor = scanned["cursor"].as_str().map(str::to_owned);
+        if cursor.is_none() {
+            break;
+        }
+    }
+    keys.sort_unstable();
+    assert_eq!(keys, (1..=20).chain([u64::MAX]).collect::<Vec<u64>>());
+    let only = call(&["table", "scan", "e", "--keys"]);
+    assert_eq!(only["rows"].as_array().unwrap().len(), 21);
+    assert!(only["rows"][0].get("values").is_none());
+    let text = run(at, &["table", "scan", "e", "--limit", "5", "--connect", connect]);
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(text.contains("--cursor "), "{text}");
+    call(&["table", "create", "other"]);
+    let cursor = call(&["table", "scan", "e", "--limit", "1"])["cursor"].clone();
+    let cursor = ["table", "scan", "other", "--cursor", cursor.as_str().unwrap()];
+    let refused = fails(at, 1, &[&cursor[..], &["--connect", connect]].concat());
+    assert!(refused.contains("\"other\"") && refused.contains("new scan"), "{refused}");
+    let text = fails(at, 2, &["table", "scan", "e", "--cursor", "x", "--connect", connect]);
+    assert!(text.contains("is not a cursor"), "{text}");
+}
+
+#[test]
 fn a_server_that_is_not_there_or_asks_for_a_token_says_so() {
     let folder = folder();
     let at = folder.path();

@@ -1,12 +1,13 @@
 //! Tables whose dtype is known at run time only: values come and go as bytes.
 
 use windlass_client::{
-    Client, Element, PendingPull, Prepared, PullOptions, PushOptions, RowSelection, Table,
-    TableEntry, TableKind, TableSchema, Timestamp,
+    Client, Element, PendingPull, Prepared, PullOptions, PushOptions, RowSelection, Scan,
+    ScanBatch, ScanColumns, ScanCursor, ScanOptions, Table, TableEntry, TableKind, TableSchema,
+    Timestamp,
 };
 
 use crate::{
-    c_abi::{registered::Registered, status::WindlassStatus},
+    c_abi::{registered::Registered, scan::WindlassScanBatch, status::WindlassStatus},
     failure::Failure,
 };
 
@@ -39,20 +40,17 @@ pub(crate) trait ErasedTable {
         options: &PullOptions,
     ) -> Result<Box<dyn ErasedPull>, Failure>;
     fn prepare(&self, rows: RowSelection<'_>) -> Result<Box<dyn ErasedPrepared>, Failure>;
+    fn scan(
+        &self,
+        cursor: Option<ScanCursor>,
+        options: &ScanOptions,
+    ) -> Result<Box<dyn ErasedScan>, Failure>;
 }
 
 /// A pull under way.
 pub(crate) trait ErasedPull {
     fn timestamp(&self) -> Timestamp;
     fn wait_into(self: Box<Self>, into: &mut [u8]) -> Result<(), Failure>;
-}
-
-/// Rows fixed once.
-pub(crate) trait ErasedPrepared {
-    /// The values, when no push reads them any more: their address and how many there are.
-    fn values(&mut self) -> Result<(*mut u8, usize), Failure>;
-    fn push(&mut self, options: &PushOptions) -> Result<Timestamp, Failure>;
-    fn pull(&mut self, options: &PullOptions) -> Result<(), Failure>;
 }
 
 /// Calls `$body` with the Rust type of a dtype.
@@ -169,6 +167,63 @@ impl<T: Element> ErasedTable for Table<T> {
     fn wait_for_workers(&self, count: u64) -> Result<(), Failure> {
         Ok(Self::wait_for_workers(self, count)?)
     }
+
+    fn scan(
+        &self,
+        cursor: Option<ScanCursor>,
+        options: &ScanOptions,
+    ) -> Result<Box<dyn ErasedScan>, Failure> {
+        let scan = match cursor {
+            Some(cursor) => self.scan_from(cursor, options)?,
+            None => Self::scan(self, options)?,
+        };
+        let (schema, columns) = (self.schema(), options.columns);
+        Ok(Box::new(Scanned { schema, columns, scan, batch: ScanBatch::default() }))
+    }
+}
+
+/// A scan under way.
+pub(crate) trait ErasedScan {
+    /// Takes in the next rows; false at the end.
+    fn next(&mut self) -> Result<bool, Failure>;
+    /// Those rows, where they lie until the next are taken in.
+    fn batch(&self) -> WindlassScanBatch;
+    fn cursor(&self) -> ScanCursor;
+}
+
+/// A scan with the rows that it brought last.
+struct Scanned<T: Element> {
+    schema: TableSchema,
+    columns: ScanColumns,
+    scan: Scan<T>,
+    batch: ScanBatch<T>,
+}
+
+impl<T: Element> ErasedScan for Scanned<T> {
+    fn next(&mut self) -> Result<bool, Failure> {
+        Ok(self.scan.next_into(&mut self.batch)?)
+    }
+
+    fn batch(&self) -> WindlassScanBatch {
+        let Self { schema, columns, batch, .. } = self;
+        let given = |is_given: bool, at: *const std::ffi::c_void| {
+            if is_given { at } else { std::ptr::null() }
+        };
+        WindlassScanBatch {
+            size: size_of::<WindlassScanBatch>(),
+            row_count: batch.keys.len(),
+            keys: batch.keys.as_ptr(),
+            values: given(*columns != ScanColumns::Keys, batch.values.as_ptr().cast()),
+            state: given(*columns == ScanColumns::State, batch.state.as_ptr().cast()),
+            state_len: batch.state_len,
+            state_planes: u32::try_from(schema.rule.state_width()).unwrap_or(u32::MAX),
+            counts_steps: schema.rule.counts_steps().into(),
+        }
+    }
+
+    fn cursor(&self) -> ScanCursor {
+        self.scan.cursor()
+    }
 }
 
 impl<T: Element> ErasedPull for PendingPull<T> {
@@ -179,6 +234,14 @@ impl<T: Element> ErasedPull for PendingPull<T> {
     fn wait_into(self: Box<Self>, into: &mut [u8]) -> Result<(), Failure> {
         Ok(Self::wait_into(*self, typed_mut(into)?)?)
     }
+}
+
+/// Rows fixed once.
+pub(crate) trait ErasedPrepared {
+    /// The values, when no push reads them any more: their address and how many there are.
+    fn values(&mut self) -> Result<(*mut u8, usize), Failure>;
+    fn push(&mut self, options: &PushOptions) -> Result<Timestamp, Failure>;
+    fn pull(&mut self, options: &PullOptions) -> Result<(), Failure>;
 }
 
 impl<T: Element> ErasedPrepared for Prepared<T> {

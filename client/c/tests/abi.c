@@ -82,6 +82,71 @@ static void pushes_and_pulls(void)
     OK(windlass_close_table(NULL));
 }
 
+static void scans(void)
+{
+    windlass_schema schema;
+    windlass_table *table, *dense;
+    windlass_scan *scan;
+    windlass_scan_options options;
+    windlass_scan_batch batch;
+    uint64_t keys[3] = {5, 6, UINT64_MAX}, seen = 0;
+    float values[3] = {1, 2, 3};
+    const char *cursor;
+    char kept[100];
+    memset(&options, 0, sizeof options);
+    memset(&batch, 0, sizeof batch);
+    options.size = sizeof options;
+    batch.size = sizeof batch;
+    schema_of(&schema, WINDLASS_DTYPE_F32, 0, 1);
+    schema.kind = WINDLASS_KIND_SPARSE;
+    schema.rule = "adagrad:lr=1";
+    OK(windlass_create_table(client, "scanned", &schema, &table));
+    OK(windlass_begin_scan(table, NULL, NULL, &scan));
+    OK(windlass_next_rows(scan, &batch));
+    EXPECT(batch.row_count == 0);
+    OK(windlass_close_scan(scan));
+    OK(windlass_push(table, keys, 3, values, 3, NULL, NULL));
+    OK(windlass_wait_all(client));
+    options.rows_max = 1;
+    options.columns = WINDLASS_SCAN_STATE;
+    OK(windlass_begin_scan(table, NULL, &options, &scan));
+    for (int at = 0; at < 3; at++) {
+        OK(windlass_next_rows(scan, &batch));
+        EXPECT(batch.row_count == 1 && batch.state_len == 4 && batch.state_planes == 1);
+        EXPECT(batch.counts_steps == 0);
+        for (int key = 0; key < 3; key++)
+            if (batch.keys[0] == keys[key]) {
+                seen += 1u << key;
+                EXPECT(((const float *)batch.state)[0] == values[key] * values[key]);
+                EXPECT(((const float *)batch.values)[0] != 0);
+            }
+        OK(windlass_scan_cursor(scan, &cursor));
+        strncpy(kept, cursor, sizeof kept - 1);
+        kept[sizeof kept - 1] = 0;
+        OK(windlass_close_scan(scan));
+        OK(windlass_begin_scan(table, kept, &options, &scan));
+    }
+    EXPECT(seen == 7);
+    OK(windlass_next_rows(scan, &batch));
+    EXPECT(batch.row_count == 0);
+    OK(windlass_close_scan(scan));
+    options.columns = WINDLASS_SCAN_KEYS;
+    options.rows_max = 0;
+    OK(windlass_begin_scan(table, NULL, &options, &scan));
+    OK(windlass_next_rows(scan, &batch));
+    EXPECT(batch.row_count > 0 && batch.values == NULL && batch.state == NULL);
+    OK(windlass_close_scan(scan));
+    options.columns = 3;
+    FAILS(INVALID_ARGUMENT, windlass_begin_scan(table, NULL, &options, &scan));
+    FAILS(INVALID_ARGUMENT, windlass_begin_scan(table, "1-2-3", NULL, &scan));
+    OK(windlass_open_table(client, "rows", &dense));
+    FAILS(INVALID_ARGUMENT, windlass_begin_scan(dense, NULL, NULL, &scan));
+    OK(windlass_close_table(dense));
+    OK(windlass_close_scan(NULL));
+    OK(windlass_close_table(table));
+    OK(windlass_drop_table(client, "scanned"));
+}
+
 static void buffers(void)
 {
     windlass_schema schema;
@@ -274,6 +339,7 @@ int main(int argc, char **argv)
 
     pushes_and_pulls();
     buffers();
+    scans();
     OK(windlass_advance_clock(client, &timestamp));
     OK(windlass_wait(client, timestamp));
     OK(windlass_clock(client, &clock));

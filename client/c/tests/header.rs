@@ -7,8 +7,9 @@
 use std::{fs, path::PathBuf, process::Command};
 
 /// Files of `src/c_abi`, in the order of the header.
-const SOURCES: [&str; 9] =
-    ["status", "options", "schema", "client", "table", "push", "pull", "buffer", "prepared"];
+const SOURCES: [&str; 10] = [
+    "status", "options", "schema", "client", "table", "push", "pull", "buffer", "prepared", "scan",
+];
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

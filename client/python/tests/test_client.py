@@ -163,6 +163,47 @@ def test_prepared(client, name):
     assert (rows == 2).all()
 
 
+def test_scans(client, name):
+    table = client.create_table(name, width=2, rule="adam:lr=0.1")
+    assert list(table.scan()) == []
+    keys = numpy.array([0, 7, 99, 2**64 - 1], dtype="uint64")
+    values = numpy.arange(1, 9, dtype="float32").reshape(4, 2)
+    table.push(keys, values).wait()
+    table.push(keys[1:2], values[1:2] * 0).wait()
+    seen, cursor = {}, None
+    while True:
+        scan = table.scan("state", cursor=cursor, rows_max=1)
+        batch = next(scan, None)
+        if batch is None:
+            break
+        assert batch.state.shape == (1, 2, 2) and batch.state.dtype == numpy.float32
+        seen[int(batch.keys[0])] = (batch.values[0], batch.state[0], int(batch.steps[0]))
+        cursor = scan.cursor
+    assert sorted(seen) == keys.tolist()
+    for at, key in enumerate(keys.tolist()):
+        numpy.testing.assert_array_equal(seen[key][0], table.pull(keys)[at])
+        assert seen[key][2] == (2 if key == 7 else 1)
+    numpy.testing.assert_allclose(seen[0][1], [0.1 * values[0], 0.001 * values[0] ** 2], rtol=1e-4)
+    batches = list(table.scan())
+    assert sum(len(batch.keys) for batch in batches) == 4
+    assert all(batch.state is None and batch.steps is None for batch in batches)
+    only = list(table.scan("keys"))
+    assert sorted(numpy.concatenate([batch.keys for batch in only]).tolist()) == keys.tolist()
+    assert all(batch.values is None for batch in only)
+    plain = client.create_table(name + " plain", width=1)
+    plain.push([3], [[1.0]]).wait()
+    (batch,) = plain.scan("state")
+    assert batch.state.shape == (1, 0, 1) and batch.steps is None
+    with pytest.raises(windlass.InvalidArgument):
+        plain.scan(cursor=cursor)
+    with pytest.raises(windlass.InvalidArgument):
+        table.scan("rows")
+    with pytest.raises(ValueError):
+        table.scan(replica="head")
+    with pytest.raises(windlass.InvalidArgument):
+        client.create_table(name + " dense", width=1, rows=3).scan()
+
+
 def test_rules_and_schemas(client, name):
     made = client.create_table(
         name, width=1, rows=10, rule="adagrad:lr=0.1,eps=1e-10", reject_not_finite=True

@@ -36,6 +36,7 @@ from .errors import (
     WrongProcess,
     WrongThread,
 )
+from .scan import Scan, ScanBatch
 from .table import PendingPull, PendingPush, Prepared, Schema, Table
 
 __all__ = [
@@ -56,6 +57,8 @@ __all__ = [
     "Prepared",
     "RefusedError",
     "RowsLost",
+    "Scan",
+    "ScanBatch",
     "Schema",
     "ServerGone",
     "SessionExpired",

@@ -90,6 +90,33 @@ class PullOptions(ctypes.Structure):
     ]
 
 
+class ScanOptions(ctypes.Structure):
+    """windlass_scan_options."""
+
+    _fields_ = [
+        ("size", c_size_t),
+        ("columns", c_uint32),
+        ("rows_max", c_uint32),
+        ("replica", c_uint32),
+        ("reserved", c_uint32),
+    ]
+
+
+class ScanBatch(ctypes.Structure):
+    """windlass_scan_batch."""
+
+    _fields_ = [
+        ("size", c_size_t),
+        ("row_count", c_size_t),
+        ("keys", c_void_p),
+        ("values", c_void_p),
+        ("state", c_void_p),
+        ("state_len", c_size_t),
+        ("state_planes", c_uint32),
+        ("counts_steps", c_uint32),
+    ]
+
+
 class Schema(ctypes.Structure):
     """windlass_schema."""
 
@@ -202,6 +229,10 @@ _FUNCTIONS = {
     "push_prepared": [c_void_p, POINTER(PushOptions), _U64_OUT],
     "pull_prepared": [c_void_p, POINTER(PullOptions)],
     "close_prepared": [c_void_p],
+    "begin_scan": [c_void_p, c_char_p, POINTER(ScanOptions), _HANDLE_OUT],
+    "next_rows": [c_void_p, POINTER(ScanBatch)],
+    "scan_cursor": [c_void_p, POINTER(c_char_p)],
+    "close_scan": [c_void_p],
 }
 
 

@@ -11,9 +11,9 @@ import numpy
 
 from . import dtypes
 from .buffer import Buffer, view
-from .errors import InvalidArgument
 from .library import PullOptions, PushOptions, library, sized
 from .library import Schema as CSchema
+from .scan import Scan, replica_number
 
 if TYPE_CHECKING:
     from .client import Client
@@ -251,6 +251,23 @@ class Table:
         """
         library.call("wait_for_workers", self._open(), count)
 
+    def scan(
+        self,
+        columns: str = "values",
+        *,
+        cursor: Optional[str] = None,
+        rows_max: int = 0,
+        replica: str = "tail",
+    ) -> Scan:
+        """Scans a sparse table: an iterator over batches of its rows, none of them empty.
+
+        `columns` is "keys", "values" (the default) or "state", which brings the optimiser's state too.
+
+        Every row that is there all the time comes exactly once, any other at most once, whatever is pushed
+        meanwhile and whichever servers fail. A scan goes on behind the `cursor` of another, in any process.
+        """
+        return Scan(self, columns, cursor, rows_max, replica_number(replica))
+
     def _rows(self, function: str, rows: Rows) -> tuple[str, tuple[Any, int], int]:
         """The function to call, how it is told the rows, and how many they are."""
         if isinstance(rows, slice):
@@ -399,15 +416,9 @@ def _push_options(after: int, clock: Optional[int], sync: bool) -> Any:
     return byref(options)
 
 
-# In the order of the header's WINDLASS_PULL_FROM_*.
-_REPLICAS = ("tail", "any", "strong")
-
-
 def _pull_options(after: int, relaxed: bool, replica: str) -> Any:
     if not after and not relaxed and replica == "tail":
         return None
-    if replica not in _REPLICAS:
-        raise InvalidArgument(f'replica is "tail", "any" or "strong", not {replica!r}')
     options = sized(PullOptions)
-    options.after, options.relaxed, options.replica = after, relaxed, _REPLICAS.index(replica)
+    options.after, options.relaxed, options.replica = after, relaxed, replica_number(replica)
     return byref(options)

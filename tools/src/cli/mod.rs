@@ -23,6 +23,7 @@ mod output;
 mod progress;
 mod replica;
 mod rows;
+mod scan;
 mod serve;
 mod size;
 mod span;

@@ -9,7 +9,7 @@ use windlass_client::{
 use windlass_wire::rule::RuleDescription;
 
 use super::{
-    ExitStatus, Failure, Output, aggregation, connection::ConnectionArguments, consistency,
+    ExitStatus, Failure, Output, aggregation, connection::ConnectionArguments, consistency, scan,
 };
 use crate::{
     control::Control,
@@ -33,6 +33,8 @@ pub(crate) enum TableCommand {
         #[command(flatten)]
         connection: ConnectionArguments,
     },
+    /// List the rows of a sparse table, a part at a time, while others push
+    Scan(scan::Arguments),
     /// Change a table that is in use
     Set {
         /// The table
@@ -140,6 +142,7 @@ pub(crate) fn run(command: &TableCommand, output: Output) -> Result<(), Failure>
             note_emptied(connection, std::slice::from_mut(&mut table))?;
             output.result(&table, || show_text(&table))
         }
+        TableCommand::Scan(arguments) => scan::run(arguments, output),
         TableCommand::Set { name, consistency, connection } => {
             let client = connect(connection)?;
             let entry = client.set_consistency(name, *consistency).map_err(remote)?;

@@ -15,6 +15,7 @@ pub mod options;
 pub mod prepared;
 pub mod pull;
 pub mod push;
+pub mod scan;
 pub mod schema;
 pub mod status;
 pub mod table;

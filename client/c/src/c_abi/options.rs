@@ -201,16 +201,21 @@ pub(super) unsafe fn pull_options(
 ) -> Result<PullOptions, Failure> {
     // SAFETY: the caller's promise is the same.
     let given = unsafe { sized(given) }?;
-    let from = match given.from {
-        WINDLASS_PULL_FROM_TAIL => PullFrom::Tail,
-        WINDLASS_PULL_FROM_ANY => PullFrom::Any,
-        WINDLASS_PULL_FROM_STRONG => PullFrom::Strong,
+    let from = pull_from(given.from)?;
+    Ok(PullOptions { after: after(given.after), relaxed: given.relaxed != 0, from })
+}
+
+/// Which replicas are read.
+pub(super) fn pull_from(number: u32) -> Result<PullFrom, Failure> {
+    match number {
+        WINDLASS_PULL_FROM_TAIL => Ok(PullFrom::Tail),
+        WINDLASS_PULL_FROM_ANY => Ok(PullFrom::Any),
+        WINDLASS_PULL_FROM_STRONG => Ok(PullFrom::Strong),
         other => {
             let text = format!("{other} is no WINDLASS_PULL_FROM_*: use 0, 1 or 2");
-            return Err(Failure::argument(text));
+            Err(Failure::argument(text))
         }
-    };
-    Ok(PullOptions { after: after(given.after), relaxed: given.relaxed != 0, from })
+    }
 }
 
 fn after(timestamp: u64) -> Option<Timestamp> {

@@ -168,6 +168,17 @@ pub enum ShareError {
         /// Its reason.
         source: std::io::Error,
     },
+    /// A device gave no memory window, which every peer needs that writes to this process.
+    #[error(
+        "the device gives no further memory window (max_mw {max}), which every peer that writes here needs: \
+         connect fewer clients, or use another device"
+    )]
+    Windows {
+        /// How many it promises.
+        max: u32,
+        /// Its reason.
+        source: std::io::Error,
+    },
 }
 
 /// Why a request was not taken. Never fatal to other queue pairs.

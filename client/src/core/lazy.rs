@@ -69,6 +69,9 @@ impl Core {
                 Ok(())
             }
             Err(error) => {
+                if matches!(error, ConnectError::Interrupted) {
+                    self.watching.ended_another();
+                }
                 let is_over = match &error {
                     // What is still to come would be taken for the next answer.
                     ConnectError::Control(_)

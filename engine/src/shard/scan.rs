@@ -158,7 +158,7 @@ mod tests {
         while let Some(at) = from {
             let answer = answer(&table, &header(ScanColumns::Values, 2, 1, at));
             let head = ScanHead::decode(*answer.first_chunk().unwrap(), 1).unwrap();
-            keys.extend(answer[HEAD_LEN..].chunks(12).map(|row| row[0]));
+            keys.extend(answer[HEAD_LEN..].chunks_exact(12).map(|row| row[0]));
             from = head.next;
         }
         keys.sort_unstable();

@@ -3,14 +3,15 @@
 //! another's mailbox; parameter memory, which is only read and lies in one region for all, needs no window.
 
 use std::{
+    ffi::c_int,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{
     abi::{
-        IBV_MW_TYPE_2, IBV_SEND_SIGNALED, IBV_WR_BIND_MW, ibv_mw, ibv_mw_bind_info, ibv_send_wr,
-        ibv_send_wr_bind_mw,
+        IBV_MW_TYPE_2, IBV_SEND_SIGNALED, IBV_WR_BIND_MW, ibv_context_ops, ibv_mw,
+        ibv_mw_bind_info, ibv_pd, ibv_send_wr, ibv_send_wr_bind_mw,
     },
     datapath::{EMPTY_SEND, Verbs, post_error},
     device::Device,
@@ -94,16 +95,9 @@ impl Windows {
 
 impl Window {
     fn new(device: &Arc<Device>, registration: &Registration) -> Result<Self, ShareError> {
-        let step = "ibv_alloc_mw";
-        let unsupported =
-            || ShareError::System { step, source: std::io::ErrorKind::Unsupported.into() };
-        // SAFETY: the context is open as long as the device.
-        let allocate = unsafe { (*device.context()).ops.alloc_mw }.ok_or_else(unsupported)?;
-        // SAFETY: the protection domain is alive.
-        let mw = unsafe { allocate(device.pd, IBV_MW_TYPE_2) };
-        if mw.is_null() {
-            return Err(ShareError::System { step, source: std::io::Error::last_os_error() });
-        }
+        // SAFETY: the context is open as long as the device, and the protection domain is of it.
+        let mw =
+            unsafe { allocate(&(*device.context()).ops, device.pd, device.attributes.max_mw) }?;
         // SAFETY: not null, so alive until it is deallocated.
         let before = unsafe { (*mw).rkey };
         // Each opening has another key in the low byte, as `ibv_inc_rkey` makes it.
@@ -125,6 +119,23 @@ impl Window {
         };
         Ok(Self { mw, rkey, request, device: Arc::clone(device) })
     }
+}
+
+/// Has a device that promises `max` windows make one, not open yet and never null.
+///
+/// # Safety
+/// The protection domain is of the device that the functions are of.
+unsafe fn allocate(
+    ops: &ibv_context_ops,
+    domain: *mut ibv_pd,
+    max: c_int,
+) -> Result<*mut ibv_mw, ShareError> {
+    let refused = |source| ShareError::Windows { max: max.unsigned_abs(), source };
+    let unsupported = || refused(std::io::ErrorKind::Unsupported.into());
+    let allocate = ops.alloc_mw.ok_or_else(unsupported)?;
+    // SAFETY: the caller's promise.
+    let mw = unsafe { allocate(domain, IBV_MW_TYPE_2) };
+    if mw.is_null() { Err(refused(std::io::Error::last_os_error())) } else { Ok(mw) }
 }
 
 impl Drop for Window {
@@ -214,4 +225,28 @@ pub(super) fn key(
         return Err(error);
     }
     Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::c_uint;
+
+    use super::*;
+
+    unsafe extern "C" fn refuse(_: *mut ibv_pd, _: c_uint) -> *mut ibv_mw {
+        // SAFETY: the address of this thread's errno is valid.
+        unsafe { *libc::__errno_location() = libc::ENOMEM };
+        std::ptr::null_mut()
+    }
+
+    #[test]
+    fn a_device_without_a_window_left_is_told_with_its_limit() {
+        // SAFETY: no functions and null pointers, which is what a provider without them has.
+        let none: ibv_context_ops = unsafe { std::mem::zeroed() };
+        let full = ibv_context_ops { alloc_mw: Some(refuse), ..none };
+        // SAFETY: neither function looks at the domain.
+        let error = unsafe { allocate(&full, std::ptr::null_mut(), 4096) }.unwrap_err();
+        let text = format!("{error}: {}", std::error::Error::source(&error).unwrap());
+        assert!(text.contains("max_mw 4096") && text.contains("Cannot allocate memory"), "{text}");
+    }
 }

@@ -12,6 +12,7 @@ pub mod coordination;
 pub mod digest;
 pub mod dtype;
 pub mod filter;
+pub mod half_bits;
 pub mod ids;
 pub mod map;
 pub mod proof;

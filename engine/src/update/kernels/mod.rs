@@ -5,7 +5,6 @@
 
 pub(super) mod apply;
 pub(super) mod finite;
-mod half_bits;
 mod integer;
 mod pairs;
 pub(super) mod path;

@@ -4,8 +4,7 @@
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
 use half::{bf16, f16};
-
-use super::half_bits;
+use windlass_wire::half_bits;
 
 /// A number or a vector that kernels compute in.
 ///

@@ -7,7 +7,8 @@ const EXPONENT: u32 = 0x7F80_0000;
 
 /// The value of a binary16. Exact; a NaN keeps its sign and payload.
 #[inline(always)]
-pub(super) fn f16_to_f32(half: u16) -> f32 {
+#[must_use]
+pub fn f16_to_f32(half: u16) -> f32 {
     let sign = u32::from(half & 0x8000) << 16;
     // With the fields moved into place the exponent is too small by 127 - 15; the product is exact,
     // also for subnormal halves, because binary32 has room for them as normal numbers.
@@ -19,7 +20,8 @@ pub(super) fn f16_to_f32(half: u16) -> f32 {
 
 /// The nearest binary16.
 #[inline(always)]
-pub(super) fn f32_to_f16(value: f32) -> u16 {
+#[must_use]
+pub fn f32_to_f16(value: f32) -> u16 {
     let bits = value.to_bits();
     let magnitude = bits & !SIGN;
     // Normal results: drop 13 bits, rounding half to even, and rebias the exponent. A carry out of the
@@ -38,13 +40,15 @@ pub(super) fn f32_to_f16(value: f32) -> u16 {
 
 /// The value of a bfloat16. Exact.
 #[inline(always)]
-pub(super) fn bf16_to_f32(half: u16) -> f32 {
+#[must_use]
+pub fn bf16_to_f32(half: u16) -> f32 {
     f32::from_bits(u32::from(half) << 16)
 }
 
 /// The nearest bfloat16.
 #[inline(always)]
-pub(super) fn f32_to_bf16(value: f32) -> u16 {
+#[must_use]
+pub fn f32_to_bf16(value: f32) -> u16 {
     let bits = value.to_bits();
     let even = (bits >> 16) & 1;
     let rounded = bits.wrapping_add(0x7FFF + even) >> 16;

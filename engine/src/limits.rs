@@ -170,8 +170,8 @@ pub const SLAB_ROWS_FIRST: u64 = 16;
 /// Bytes of a slab, unless a few rows take more. Small slabs are soon made, and waste little.
 pub const SLAB_LEN_MAX: u64 = 4 << 20;
 
-/// Bytes from which on a slab is made by another thread: a turn takes some 50 us to touch as many.
-pub const SLAB_MADE_AHEAD_LEN: u64 = 256 << 10;
+/// Bytes from which on a slab, or an index, is made by another thread: a turn takes some 50 us to touch as many.
+pub const MADE_AHEAD_LEN: u64 = 256 << 10;
 
 /// A batch of sparse keys has the processor fetch what it reads next so many keys ahead.
 pub const KEYS_FETCHED_AHEAD: usize = 16;

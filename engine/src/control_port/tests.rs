@@ -1,5 +1,5 @@
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::TcpStream,
     sync::atomic::AtomicUsize,
     time::Duration,
@@ -101,16 +101,16 @@ fn a_greeting_byte_by_byte_has_to_be_over_in_time() {
     let (began, step) = (Instant::now(), Duration::from_millis(200));
     stream.set_read_timeout(Some(step)).unwrap();
     let frame = encode_frame(&hello(TOKEN));
-    assert!(step * u32::try_from(frame.len()).unwrap() > 2 * GREETING_TIMEOUT);
+    let all = step * u32::try_from(frame.len()).unwrap();
+    assert!(all > 2 * GREETING_TIMEOUT);
     let ended = frame.iter().find_map(|byte| {
         let sent = stream.write_all(&[*byte]);
         let answer = sent.and_then(|()| stream.read(&mut [0]));
-        let is_over =
-            answer.is_ok_and(|count| count == 0) || began.elapsed() > 2 * GREETING_TIMEOUT;
+        let is_over = !matches!(&answer, Err(error) if error.kind() == ErrorKind::WouldBlock);
         is_over.then(|| began.elapsed())
     });
-    let ended = ended.expect("the connection is ended");
-    assert!(ended >= GREETING_TIMEOUT && ended < GREETING_TIMEOUT * 3 / 2, "after {ended:?}");
+    let ended = ended.expect("the connection is ended before the greeting is whole");
+    assert!(ended >= GREETING_TIMEOUT, "after {ended:?}");
     assert_eq!(served.load(Ordering::SeqCst), 0);
 }
 

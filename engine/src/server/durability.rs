@@ -1,6 +1,6 @@
 //! Which tables this server can keep as they ask.
 
-use windlass_wire::{Durability, TableSchema, UpdateRule};
+use windlass_wire::{Durability, TableSchema};
 
 use super::cluster::Cluster;
 use crate::{
@@ -22,14 +22,11 @@ impl Cluster {
                 "the server has no data directory: start it with one, or use durability memory";
             return Err(invalid(text));
         }
-        let state_len = schema.rule.state_width() as u64
-            * u64::from(schema.width)
-            * UpdateRule::state_value_size(schema.dtype) as u64;
-        if schema.row_len() + state_len > KEPT_ROW_LEN_MAX {
+        let kept_len = schema.row_len() + schema.state_planes_len();
+        if kept_len > KEPT_ROW_LEN_MAX {
             let text = format!(
-                "a row and its optimiser state take {} bytes, and checkpoints hold at most \
-                 {KEPT_ROW_LEN_MAX}: use narrower rows, or durability memory",
-                schema.row_len() + state_len
+                "a row and its optimiser state take {kept_len} bytes, and checkpoints hold at most \
+                 {KEPT_ROW_LEN_MAX}: use narrower rows, or durability memory"
             );
             return Err(invalid(text));
         }

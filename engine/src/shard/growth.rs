@@ -317,8 +317,9 @@ fn put_in_use(shard: &mut Shard, table: &mut ShardTable, missing: &[PartitionId]
     shard.memory_left -= len;
     table.install(chained, missing, &mut shard.arena, made);
     if let TableRows::Sparse(partitions) = &mut table.rows {
+        let memory = Arc::new(shard.growth.memory.clone());
         for partition in partitions {
-            partition.grow_ahead(Arc::new(shard.growth.memory.clone()));
+            partition.grow_ahead(memory.clone());
         }
     }
     if shard.durable.is_some() {

@@ -7,6 +7,7 @@ use windlass_transport::memory::{fetch, populate, prefer_huge_pages};
 use windlass_wire::{map::mix, scan::slot_hash};
 
 use super::ahead::{Ahead, Background};
+use crate::limits::MADE_AHEAD_LEN;
 
 mod scan;
 
@@ -36,9 +37,6 @@ const FULL_64THS: u64 = 56;
 
 /// How much less when the next ones are asked for.
 const LEAD_64THS: u64 = 8;
-
-/// As many slots are made by another thread: 256 KiB, which a turn takes some 50 us to touch.
-const SLOTS_MADE_AHEAD: usize = 16 << 10;
 
 /// Old slots that are given back at once, which costs the time of unmapping them: 1 MiB.
 const GIVEN_BACK: usize = 64 << 10;
@@ -174,7 +172,8 @@ impl HashIndex {
     fn prepare(&mut self) {
         let count = self.next_count();
         let Some(background) = &self.background else { return };
-        if self.next.is_some() || count < SLOTS_MADE_AHEAD {
+        let is_large = (count * size_of::<Slot>()) as u64 >= MADE_AHEAD_LEN;
+        if self.next.is_some() || !is_large {
             return;
         }
         let make = move || {

@@ -1,7 +1,7 @@
 //! Rows of a sparse partition beside each other, which never move.
 
 use windlass_transport::memory::{populate, prefer_huge_pages};
-use windlass_wire::{TableSchema, UpdateRule};
+use windlass_wire::TableSchema;
 
 use super::StatePlanes;
 use crate::limits::{SLAB_LEN_MAX, SLAB_ROWS_FIRST};
@@ -28,21 +28,17 @@ impl Slab {
     /// Zeroed rows.
     pub(super) fn new(schema: &TableSchema, rows: usize) -> Self {
         let width = schema.width as usize;
+        let mut keys = Vec::with_capacity(rows);
+        prefer_huge_pages(keys.spare_capacity_mut());
         let mut values = vec![0; value_words(schema, rows)];
         prefer_huge_pages(&mut values);
-        Self {
-            keys: Vec::with_capacity(rows),
-            values,
-            state: StatePlanes::new(&schema.rule, schema.dtype, rows, width),
-        }
+        Self { keys, values, state: StatePlanes::new(&schema.rule, schema.dtype, rows, width) }
     }
 
     /// Zeroed rows, every page of which is there.
     pub(super) fn populated(schema: &TableSchema, rows: usize) -> Self {
         let mut slab = Self::new(schema, rows);
-        slab.keys = vec![0; rows];
-        populate(&mut slab.keys);
-        slab.keys.clear();
+        populate(slab.keys.spare_capacity_mut());
         populate(&mut slab.values);
         slab.state.populate();
         slab
@@ -57,12 +53,9 @@ impl Slab {
 impl Slabs {
     /// Those of a table's partitions.
     pub(super) fn of(schema: &TableSchema) -> Self {
-        let state_len = schema.rule.state_width()
-            * schema.width as usize
-            * UpdateRule::state_value_size(schema.dtype);
         // A key, and its part of an index whose next slots are made: three slots for each one that it has,
         // of which five in eight are taken.
-        let row_charge = schema.row_len() + state_len as u64 + 88;
+        let row_charge = schema.row_len() + schema.state_planes_len() + 88;
         let largest = (SLAB_LEN_MAX / row_charge).max(SLAB_ROWS_FIRST).ilog2();
         Self { largest, row_charge }
     }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use windlass_transport::memory::fetch;
-use windlass_wire::{PartitionId, TableSchema, UpdateRule, map::mix};
+use windlass_wire::{PartitionId, TableSchema, map::mix};
 
 use super::{
     ChangedPieces, DirtyRows, HashIndex,
@@ -13,7 +13,7 @@ use super::{
     slab::{Slab, Slabs, usize_of},
 };
 use crate::{
-    limits::SLAB_MADE_AHEAD_LEN,
+    limits::MADE_AHEAD_LEN,
     update::{Kernel, Run},
 };
 
@@ -148,10 +148,7 @@ impl SparsePartition {
     /// Bytes that [`SparsePartition::save_row`] makes.
     #[must_use]
     pub fn saved_row_len(&self) -> usize {
-        let rule = &self.schema.rule;
-        let width = self.schema.width as usize;
-        let state = rule.state_width() * width * UpdateRule::state_value_size(self.schema.dtype);
-        8 + usize_of(self.schema.row_len()) + state + if rule.counts_steps() { 4 } else { 0 }
+        usize_of(8 + self.schema.row_len() + self.schema.state_len())
     }
 
     /// Takes back what [`SparsePartition::save_row`] made; false when the length is not right or
@@ -401,7 +398,7 @@ impl SparsePartition {
         let rows = self.shape.rows(slab);
         self.slabs.push(made.unwrap_or_else(|| Slab::new(&self.schema, usize_of(rows))));
         self.capacity += rows;
-        let is_large = self.shape.charge(slab + 1) >= SLAB_MADE_AHEAD_LEN;
+        let is_large = self.shape.charge(slab + 1) >= MADE_AHEAD_LEN;
         let asks = self.background.is_some() && is_large;
         self.mark = self.capacity - if asks { rows / 2 } else { 0 };
         Ok(())

@@ -1,6 +1,6 @@
 //! Optimiser state beside the values: planes of state values and step counts, never read by peers.
 
-use windlass_transport::memory::populate;
+use windlass_transport::memory::{populate, prefer_huge_pages};
 use windlass_wire::{DataType, UpdateRule};
 
 /// State of a run of rows: as many planes as the rule has, each laid out as the values are, and a
@@ -21,7 +21,9 @@ impl StatePlanes {
         let plane_count = rule.state_width();
         Self {
             planes: std::array::from_fn(|plane| {
-                if plane < plane_count { vec![0; words] } else { Vec::new() }
+                let mut values = if plane < plane_count { vec![0; words] } else { Vec::new() };
+                prefer_huge_pages(&mut values);
+                values
             }),
             steps: if rule.counts_steps() { vec![0; row_count] } else { Vec::new() },
             row_stride,

@@ -1,6 +1,7 @@
-//! Servers that were failed for what was not heard of them, or by them, and pairs that were separated. Each
-//! gets copies again, or chains in common, later than the time before, so that a host that hears badly now and then does not move them to and fro; one that
-//! has behaved for long begins anew. Volatile: a new coordinator knows nothing of it.
+//! Servers that were failed for what was not heard of them, or by them, and pairs that were separated. Each gets
+//! copies again, or chains in common, later than the time before, so that a host that hears badly now and then
+//! does not move them to and fro; one that has behaved for long begins anew. Volatile: a new coordinator knows
+//! nothing of it.
 
 use std::collections::BTreeMap;
 

@@ -243,9 +243,7 @@ impl Hearing {
         let mut view = View::default();
         for entry in &map.partitions {
             view.chains.insert(entry.members.clone());
-            let joining = entry.joining.map(|joining| joining.server);
-            let parts = || entry.members.iter().copied().chain(joining);
-            let pairs = parts().flat_map(|a| parts().map(move |b| (a, b)));
+            let pairs = entry.involved().flat_map(|a| entry.involved().map(move |b| (a, b)));
             view.together.extend(pairs.filter(|(a, b)| a < b));
         }
         let is_apart = |pair: &(ServerId, ServerId)| !view.together.contains(pair);

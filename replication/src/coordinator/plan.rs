@@ -112,11 +112,7 @@ fn place(map: &ClusterMap, options: &CoordinatorOptions) -> Option<Vec<Vec<Serve
     let current: Vec<Vec<ServerId>> = map
         .partitions
         .iter()
-        .map(|entry| {
-            let joining = entry.joining.map(|joining| joining.server);
-            let members = entry.members.iter().copied().chain(joining);
-            members.filter(|&id| entry.leaving != Some(id)).collect()
-        })
+        .map(|entry| entry.involved().filter(|id| entry.leaving != Some(*id)).collect())
         .collect();
     Ring::new(servers).place(&current, usize::from(map.replicas)).ok()
 }

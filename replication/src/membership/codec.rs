@@ -235,8 +235,7 @@ fn encode_chain(out: &mut Vec<u8>, entry: &PartitionEntry) {
             | flag(entry.leaving.is_some(), FLAG_LEAVING),
     );
     out.push(u8::try_from(entry.members.len()).expect("a chain is short"));
-    let joining = entry.joining.map(|joining| joining.server);
-    for id in entry.members.iter().chain(&joining).chain(&entry.leaving) {
+    for id in entry.involved().chain(entry.leaving) {
         out.extend_from_slice(&id.0.to_le_bytes());
     }
 }

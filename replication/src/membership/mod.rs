@@ -116,10 +116,15 @@ impl PartitionEntry {
         self.path().last()
     }
 
+    /// All that have a part in it: the members, and whoever joins them.
+    pub fn involved(&self) -> impl Iterator<Item = ServerId> + Clone + '_ {
+        self.members.iter().copied().chain(self.joining.map(|joining| joining.server))
+    }
+
     /// Whether `server` has any part in it.
     #[must_use]
     pub fn involves(&self, server: ServerId) -> bool {
-        self.members.contains(&server) || self.joining.is_some_and(|joins| joins.server == server)
+        self.involved().any(|id| id == server)
     }
 
     /// What a replica needs to know of it.
@@ -231,10 +236,8 @@ impl ClusterMap {
     pub fn peers(&self) -> BTreeMap<ServerId, BTreeSet<ServerId>> {
         let mut peers: BTreeMap<ServerId, BTreeSet<ServerId>> = BTreeMap::new();
         for entry in &self.partitions {
-            let joining = entry.joining.map(|joining| joining.server);
-            let parts = || entry.members.iter().copied().chain(joining);
-            for server in parts() {
-                peers.entry(server).or_default().extend(parts());
+            for server in entry.involved() {
+                peers.entry(server).or_default().extend(entry.involved());
             }
         }
         if self.replicas > 1 {

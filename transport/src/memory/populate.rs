@@ -13,10 +13,8 @@ pub fn prefer_huge_pages<T>(values: &mut [T]) {
     let _ = advise(values, HUGE_PAGE_LEN, Advice::LinuxHugepage);
 }
 
-/// Has the system make every page of `values`, huge ones where it gives them, so that no later access waits
-/// for it to make one.
+/// Has the system make every page of `values`, so that no later access waits for it to make one.
 pub fn populate<T: Copy>(values: &mut [T]) {
-    prefer_huge_pages(values);
     if advise(values, PAGE_LEN, Advice::LinuxPopulateWrite).is_ok() {
         return;
     }

@@ -198,16 +198,21 @@ fn reap<T>(orders: &Receiver<Order<T>>, drop_one: impl Fn(u32, T)) {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::mpsc, time::Duration};
+    use std::{
+        sync::{Arc, Barrier, mpsc},
+        time::Duration,
+    };
 
     use super::*;
 
-    /// Something whose destruction takes long and is told.
-    struct Slow(Duration, mpsc::Sender<Instant>);
+    /// Something that is destroyed once it may be, and tells so.
+    struct Slow(Option<Arc<Barrier>>, mpsc::Sender<Instant>);
 
     impl Drop for Slow {
         fn drop(&mut self) {
-            std::thread::sleep(self.0);
+            if let Some(gate) = &self.0 {
+                gate.wait();
+            }
             let _ = self.1.send(Instant::now());
         }
     }
@@ -228,13 +233,13 @@ mod tests {
     fn nobody_waits_for_a_queue_pair_that_takes_long_to_destroy() {
         let (reaper, wakes) = reaper();
         let (dropped, drops) = mpsc::channel();
-        let began = Instant::now();
+        let gate = Arc::new(Barrier::new(2));
         for number in 0..10 {
-            reaper.end(number, Slow(Duration::from_millis(50), dropped.clone()), None);
+            reaper.end(number, Slow(Some(gate.clone()), dropped.clone()), None);
         }
-        assert!(began.elapsed() < Duration::from_millis(250), "who leaves has waited");
         assert_eq!(reaper.ended(), None, "not before it is");
         for number in 0..10 {
+            gate.wait();
             wakes.recv_timeout(PATIENCE).unwrap();
             assert_eq!(reaper.ended(), Some(number));
         }
@@ -246,8 +251,8 @@ mod tests {
         let (reaper, wakes) = reaper();
         let (dropped, drops) = mpsc::channel();
         let deadline = Instant::now() + Duration::from_millis(100);
-        reaper.end(1, Slow(Duration::ZERO, dropped.clone()), Some(deadline));
-        reaper.end(2, Slow(Duration::ZERO, dropped.clone()), Some(Instant::now() + AGES));
+        reaper.end(1, Slow(None, dropped.clone()), Some(deadline));
+        reaper.end(2, Slow(None, dropped.clone()), Some(Instant::now() + AGES));
         wakes.recv_timeout(PATIENCE).unwrap();
         assert_eq!(reaper.ended(), Some(1), "in its time");
         assert!(drops.recv().unwrap() >= deadline, "but not before it");
@@ -255,7 +260,7 @@ mod tests {
         wakes.recv_timeout(PATIENCE).unwrap();
         assert_eq!(reaper.ended(), Some(2), "once it has arrived");
         reaper.hurry(2);
-        reaper.end(3, Slow(Duration::ZERO, dropped), None);
+        reaper.end(3, Slow(None, dropped), None);
         wakes.recv_timeout(PATIENCE).unwrap();
         assert_eq!(reaper.ended(), Some(3), "one that has gone hurries nobody");
     }
@@ -265,7 +270,7 @@ mod tests {
         let (reaper, _wakes) = reaper();
         let (dropped, drops) = mpsc::channel();
         for number in 0..3 {
-            let slow = Slow(Duration::from_millis(10), dropped.clone());
+            let slow = Slow(None, dropped.clone());
             reaper.end(number, slow, Some(Instant::now() + AGES));
         }
         drop(reaper);

@@ -17,7 +17,7 @@
 //!              rule counts steps
 //! ```
 
-use crate::{map::mix, rule::UpdateRule, schema::TableSchema};
+use crate::{map::mix, schema::TableSchema};
 
 /// Bytes of an answer before its rows.
 pub const HEAD_LEN: usize = 16;
@@ -41,7 +41,7 @@ impl ScanColumns {
         match self {
             Self::Keys => (0, 0),
             Self::Values => (schema.row_len(), 0),
-            Self::State => (schema.row_len(), state_len(schema)),
+            Self::State => (schema.row_len(), schema.state_len()),
         }
     }
 
@@ -51,14 +51,6 @@ impl ScanColumns {
         let (values, state) = self.lens(schema);
         1 + (values + state).div_ceil(8)
     }
-}
-
-/// Bytes of one row's state as it is saved.
-#[must_use]
-pub fn state_len(schema: &TableSchema) -> u64 {
-    let (rule, width) = (&schema.rule, u64::from(schema.width));
-    let value = UpdateRule::state_value_size(schema.dtype) as u64;
-    rule.state_width() as u64 * width * value + if rule.counts_steps() { 4 } else { 0 }
 }
 
 /// Most bytes of an answer with so many rows.

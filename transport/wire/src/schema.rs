@@ -186,6 +186,19 @@ impl TableSchema {
         u64::from(self.width) * self.dtype.size() as u64
     }
 
+    /// Bytes of the optimiser's state values of one row.
+    #[must_use]
+    pub fn state_planes_len(&self) -> u64 {
+        let value = UpdateRule::state_value_size(self.dtype) as u64;
+        self.rule.state_width() as u64 * u64::from(self.width) * value
+    }
+
+    /// Bytes of one row's state as it is saved: its state values, and its step count if the rule counts steps.
+    #[must_use]
+    pub fn state_len(&self) -> u64 {
+        self.state_planes_len() + if self.rule.counts_steps() { 4 } else { 0 }
+    }
+
     /// Checks every field.
     ///
     /// # Errors

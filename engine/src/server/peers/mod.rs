@@ -1,7 +1,6 @@
-//! Links of this server's shards with the equal shards of the servers that it shares chains with, and of
-//! its witnesses. A thread
-//! for each peer, since a peer that is stopped answers nobody for as long as it likes; one more hands
-//! out what shards and maps say.
+//! Links of this server's shards with the equal shards of the servers that it shares chains with, and of its
+//! witnesses. A thread for each peer, since a peer that is stopped answers nobody for as long as it likes; one
+//! more hands out what shards and maps say.
 
 mod link;
 

@@ -1,6 +1,6 @@
 //! How long images of rows are, or would be.
 
-use windlass_wire::{PartitionId, UpdateRule};
+use windlass_wire::PartitionId;
 
 use super::ENTRY_LEN;
 use crate::{
@@ -15,9 +15,7 @@ impl ShardTable {
     /// Bytes of the image of one row that has no neighbour.
     pub(in crate::shard) fn row_image_len(&self) -> u64 {
         let schema = &self.entry.schema;
-        let values = u64::from(schema.width) * schema.rule.state_width() as u64;
-        let state = values * UpdateRule::state_value_size(schema.dtype) as u64;
-        schema.row_len() + state + 4 + 8 + ENTRY_LEN as u64
+        schema.row_len() + schema.state_planes_len() + 4 + 8 + ENTRY_LEN as u64
     }
 
     /// At most so many bytes is the image of all rows of a partition.

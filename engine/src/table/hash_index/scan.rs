@@ -4,7 +4,7 @@
 use windlass_wire::scan::position;
 
 use super::{FREE, GONE, HashIndex, Slots};
-use crate::limits::SCAN_SLOTS_PER_TURN;
+use crate::{limits::SCAN_SLOTS_PER_TURN, table::slab::usize_of};
 
 impl HashIndex {
     /// Appends keys with their rows, at most `limit` of them, in the order of their positions from `from` on.
@@ -59,11 +59,6 @@ impl Slots {
         }
         visited
     }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "the transport asserts a 64-bit target")]
-const fn usize_of(value: u64) -> usize {
-    value as usize
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 use std::sync::Mutex;
 
-use windlass_wire::DataType;
+use windlass_wire::{DataType, UpdateRule};
 
 use super::*;
 
@@ -54,7 +54,7 @@ impl Held {
     }
 }
 
-/// Schema and charge of a partition whose slabs are large enough soon.
+/// Rows so wide that slabs are soon large enough to be made ahead.
 fn wide() -> TableSchema {
     TableSchema::sparse(DataType::F32, 256)
 }

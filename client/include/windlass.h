@@ -592,6 +592,26 @@ typedef struct windlass_counters {
      * Times the client slept in a wait.
      */
     uint64_t sleeps;
+    /**
+     * Bytes that the filter delta-keys kept from being sent.
+     */
+    uint64_t saved_by_delta_keys;
+    /**
+     * The same for snappy.
+     */
+    uint64_t saved_by_snappy;
+    /**
+     * The same for bf16.
+     */
+    uint64_t saved_by_bf16;
+    /**
+     * The same for f16.
+     */
+    uint64_t saved_by_f16;
+    /**
+     * The same for fixed:1 to fixed:4.
+     */
+    uint64_t saved_by_fixed;
 } windlass_counters;
 
 /**
@@ -618,6 +638,10 @@ typedef struct windlass_push_options {
      * Acknowledge only what is on disk on every replica, whatever the table says, if not 0.
      */
     uint32_t sync;
+    /**
+     * Filters that make its messages smaller, such as "delta-keys,bf16,snappy"; NULL for none.
+     */
+    const char *filters;
 } windlass_push_options;
 
 /**
@@ -641,6 +665,10 @@ typedef struct windlass_pull_options {
      * Which replicas are read: WINDLASS_PULL_FROM_*; 0 for the tail.
      */
     uint32_t from;
+    /**
+     * Filters that make the messages of a pull by key smaller, such as "delta-keys,bf16"; NULL for none.
+     */
+    const char *filters;
 } windlass_pull_options;
 
 /**

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use windlass_transport::{tcp::TcpOptions, verbs::VerbsConfig};
-use windlass_wire::{WorkerRank, control::Provider};
+use windlass_wire::{FilterStack, WorkerRank, control::Provider};
 
 use crate::watch::Watch;
 
@@ -66,6 +66,10 @@ pub struct PushOptions {
     pub sync: bool,
     /// Start only when this earlier request is done: the call that starts this one waits for that.
     pub after: Option<windlass_wire::Timestamp>,
+    /// Filters that make the push's messages smaller, as many of them as do: parsed from text such as
+    /// `delta-keys,fixed:2,snappy`. Those of values round them, each push by itself; a message that is sent
+    /// again has the values it had before.
+    pub filters: FilterStack,
 }
 
 /// How a pull behaves.
@@ -76,6 +80,10 @@ pub struct PullOptions {
     /// Whether rows of a dense range may mix values from before and after an update that is under
     /// way; each value is whole in any case.
     pub relaxed: bool,
+    /// Filters for pulls that servers answer, those by key: they make the keys that are sent smaller, and the
+    /// values that come back where each has a length of its own (`bf16`, `f16`, `fixed:N`). Rows that are read
+    /// without the server come as they are.
+    pub filters: FilterStack,
     /// Which replicas are read. With one copy of each row there is no choice.
     pub from: PullFrom,
 }

@@ -9,6 +9,7 @@ use windlass_transport::{
 };
 use windlass_wire::{
     DataType, PartitionId, ServerId, Status, Timestamp, WorkerClock, control::RefusalKind,
+    filter::StackError,
 };
 
 use crate::fork::WrongProcess;
@@ -240,6 +241,9 @@ pub enum RequestError {
         "a value of the push is NaN or infinite and the table refuses such; nothing was applied"
     )]
     NotFinite,
+    /// The push cannot go through its filters; nothing was sent.
+    #[error(transparent)]
+    Filter(#[from] FilterRefusal),
     /// The server refused for another reason. A push of more than 1 MiB of values or 16,384 keys, or to
     /// several shards, goes in several messages, each of which is applied as a whole or refused by itself.
     #[error("server {server} refused: {status}{}", of_push(rows))]
@@ -404,4 +408,22 @@ fn of_push(rows: &[RangeInclusive<u64>]) -> String {
         text.push_str(" were not applied, all others were");
     }
     text
+}
+
+/// Why a push cannot go through its filters.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FilterRefusal {
+    /// The filters do not fit the table.
+    #[error("{0}")]
+    Stack(StackError),
+    /// Fixed point has no form for NaN and infinities.
+    #[error(
+        "a value of the push is NaN or infinite, which fixed point cannot write; nothing was sent"
+    )]
+    NotFinite,
+    /// The same of rows that were to be pulled.
+    #[error(
+        "a value of the rows is NaN or infinite, which fixed point cannot write: pull them without it"
+    )]
+    RowNotFinite,
 }

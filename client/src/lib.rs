@@ -41,7 +41,7 @@ pub use windlass_transport::verbs::VerbsConfig;
 
 pub use config::{ClientOptions, PullFrom, PullOptions, PushOptions};
 pub use element::Element;
-pub use error::{ConnectError, RequestError, TableError, chain};
+pub use error::{ConnectError, FilterRefusal, RequestError, TableError, chain};
 pub use fork::{Process, WrongProcess};
 pub use pending::{PendingPull, PendingPush};
 pub use prepared::Prepared;
@@ -50,7 +50,9 @@ pub use scan::{CursorError, Scan, ScanBatch, ScanColumns, ScanCursor, ScanOption
 pub use table::{RowSelection, Table};
 pub use watch::Watch;
 pub use windlass_wire::{
-    Aggregation, ClusterMap, Consistency, DataType, Durability, NotFinitePolicy, ServerId, Status,
-    TableEntry, TableKind, TableSchema, Timestamp, UpdateRule, WorkerClock, WorkerRank,
+    Aggregation, ClusterMap, Consistency, DataType, Durability, FilterStack, NotFinitePolicy,
+    ServerId, Status, TableEntry, TableKind, TableSchema, Timestamp, UpdateRule, WorkerClock,
+    WorkerRank,
     control::Provider,
+    filter::{SavedBytes, StackError},
 };

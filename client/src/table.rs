@@ -253,6 +253,7 @@ impl<T: Element> Table<T> {
         if policy == (NotFinitePolicy::Reject {}) && !T::all_finite(values) {
             return Err(RequestError::NotFinite);
         }
+        core.check_filters(self.index, options, || T::all_finite(values))?;
         match rows {
             RowSelection::Keys(keys) => core.push_keys(self.index, keys, source, options),
             RowSelection::Range(rows) => {

@@ -2,7 +2,9 @@
 
 use std::ops::RangeInclusive;
 
-use windlass_client::{ConnectError, RequestError, Status, TableError, WrongProcess, chain};
+use windlass_client::{
+    ConnectError, FilterRefusal, RequestError, Status, TableError, WrongProcess, chain,
+};
 
 use crate::c_abi::status::WindlassStatus;
 
@@ -85,7 +87,11 @@ impl From<RequestError> for Failure {
             RequestError::ScanOfDense | RequestError::CursorOfAnother { .. } => {
                 WindlassStatus::InvalidArgument
             }
-            RequestError::NotFinite => WindlassStatus::NotFinite,
+            RequestError::NotFinite
+            | RequestError::Filter(FilterRefusal::NotFinite | FilterRefusal::RowNotFinite) => {
+                WindlassStatus::NotFinite
+            }
+            RequestError::Filter(FilterRefusal::Stack(_)) => WindlassStatus::InvalidArgument,
             RequestError::Refused { status: Status::UnknownTable, .. }
             | RequestError::NotCurrent { .. } => WindlassStatus::UnknownTable,
             RequestError::Refused { status: Status::Full, .. } => WindlassStatus::NoMemory,

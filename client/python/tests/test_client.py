@@ -41,6 +41,28 @@ def test_replicas_of_a_pull(client, name):
         table.pull([1], replica="head")
 
 
+def test_filters_make_messages_smaller(client, name):
+    table = client.create_table(name, width=4)
+    keys = numpy.arange(5000, dtype="uint64") * 3
+    values = numpy.linspace(-2, 2, 20_000, dtype="float32").reshape(5000, 4)
+    table.push(keys, values, filters="delta-keys,snappy").wait()
+    numpy.testing.assert_array_equal(table.pull(keys), values)
+    exact = client.counters
+    assert exact.saved_by_delta_keys > 30_000 and exact.saved_by_bf16 == 0
+    table.push(keys, values, filters="bf16").wait()
+    prepared = table.prepare(keys)
+    prepared.values[:] = values
+    prepared.push(filters="fixed:2").wait()
+    found = prepared.pull(filters="delta-keys,f16")
+    numpy.testing.assert_allclose(found, 3 * values, atol=0.02)
+    numpy.testing.assert_allclose(table.start_pull(keys, filters="fixed:3").wait(), 3 * values, atol=0.02)
+    assert client.counters.saved_by_bf16 == 40_000
+    with pytest.raises(ValueError, match="unknown filter"):
+        table.push(keys, values, filters="gzip")
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        table.push([1], [[numpy.inf] * 4], filters="fixed:2")
+
+
 def test_results_go_where_they_are_wanted(client, name):
     table = client.create_table(name, width=2, rows=10, dtype="f64")
     out = numpy.ones((3, 2))

@@ -28,6 +28,12 @@ class Counters:
     bytes_pulled: int
     reads_retried: int
     sleeps: int
+    #: Bytes that each filter kept from being sent.
+    saved_by_delta_keys: int
+    saved_by_snappy: int
+    saved_by_bf16: int
+    saved_by_f16: int
+    saved_by_fixed: int
 
 
 def connect(

@@ -76,6 +76,7 @@ class PushOptions(ctypes.Structure):
         ("clock", c_uint64),
         ("has_clock", c_uint32),
         ("sync", c_uint32),
+        ("filters", c_char_p),
     ]
 
 
@@ -87,6 +88,7 @@ class PullOptions(ctypes.Structure):
         ("after", c_uint64),
         ("relaxed", c_uint32),
         ("replica", c_uint32),
+        ("filters", c_char_p),
     ]
 
 
@@ -157,6 +159,11 @@ class Counters(ctypes.Structure):
         ("bytes_pulled", c_uint64),
         ("reads_retried", c_uint64),
         ("sleeps", c_uint64),
+        ("saved_by_delta_keys", c_uint64),
+        ("saved_by_snappy", c_uint64),
+        ("saved_by_bf16", c_uint64),
+        ("saved_by_f16", c_uint64),
+        ("saved_by_fixed", c_uint64),
     ]
 
 

@@ -11,7 +11,7 @@ import numpy
 
 from . import dtypes
 from .buffer import Buffer, view
-from .library import PullOptions, PushOptions, library, sized
+from .library import PullOptions, PushOptions, encoded, library, sized
 from .library import Schema as CSchema
 from .scan import Scan, replica_number
 
@@ -144,6 +144,7 @@ class Table:
         after: int = 0,
         clock: Optional[int] = None,
         sync: bool = False,
+        filters: str = "",
     ) -> PendingPush:
         """Starts a push of `width` values for each row: an array of shape (rows, width), or a flat one.
 
@@ -152,6 +153,10 @@ class Table:
         `after` is the timestamp of a request that has to be done first, which this waits for; `sync` acknowledges only
         what is on disk on every replica.
 
+        `filters` make its messages smaller, where they do: `delta-keys` writes keys as differences, `snappy`
+        compresses, `bf16`, `f16` and `fixed:1` to `fixed:4` round float32 values, the last at random so that
+        their mean is right; several apart by commas, such as "delta-keys,fixed:2,snappy".
+
         Each shard gets it in messages of at most 1 MiB of values (256 KiB where devices write values)
         and 16,384 keys, and applies and keeps each whole or not at all. Of a push that is not
         acknowledged when server and client both end, some messages may be there and others not; of one
@@ -159,7 +164,7 @@ class Table:
         """
         function, arguments, count = self._rows("push", rows)
         given = self._values(values, count)
-        options = _push_options(after, clock, sync)
+        options = _push_options(after, clock, sync, filters)
         pushed = c_uint64()
         library.call(
             function, self._open(), *arguments, given.ctypes.data, given.size, options, byref(pushed)
@@ -175,13 +180,14 @@ class Table:
         after: int = 0,
         clock: Optional[int] = None,
         sync: bool = False,
+        filters: str = "",
     ) -> PendingPush:
         """Starts a push of a buffer's values, from number `first_value` on, without a copy.
 
         Do not write them until the push is over. The request `after` is waited for first.
         """
         function, arguments, _ = self._rows("push_buffer", rows)
-        options = _push_options(after, clock, sync)
+        options = _push_options(after, clock, sync, filters)
         pushed = c_uint64()
         library.call(
             function,
@@ -202,6 +208,7 @@ class Table:
         after: int = 0,
         relaxed: bool = False,
         replica: str = "tail",
+        filters: str = "",
     ) -> numpy.ndarray:
         """Pulls rows and waits for them: an array of shape (rows, width), or `out`.
 
@@ -210,20 +217,28 @@ class Table:
         `out` is filled in place, and is a C-contiguous array of the table's dtype with as many
         values. With `relaxed`, rows of a range may mix values from before and after an update.
         `replica` is "tail", where every acknowledged push is, "any", which spreads the load, or
-        "strong", which sees every push acknowledged before it whatever fails.
+        "strong", which sees every push acknowledged before it whatever fails. `filters` are those of
+        `push`, for rows by key: `delta-keys` and `snappy` for the keys, a rounding one for the values.
+        Rows that are read without the server come as they are.
         """
         function, arguments, count = self._rows("pull", rows)
         out = self._out(out, (count, self.width))
-        options = _pull_options(after, relaxed, replica)
+        options = _pull_options(after, relaxed, replica, filters)
         library.call(function, self._open(), *arguments, out.ctypes.data, out.size, options)
         return out
 
     def start_pull(
-        self, rows: Rows, *, after: int = 0, relaxed: bool = False, replica: str = "tail"
+        self,
+        rows: Rows,
+        *,
+        after: int = 0,
+        relaxed: bool = False,
+        replica: str = "tail",
+        filters: str = "",
     ) -> PendingPull:
         """Starts a pull; its `wait()` has the rows. The request `after` is waited for before that."""
         function, arguments, count = self._rows("start_pull", rows)
-        options = _pull_options(after, relaxed, replica)
+        options = _pull_options(after, relaxed, replica, filters)
         handle = library.handle(function, self._open(), *arguments, options)
         return PendingPull(self, handle, (count, self.width))
 
@@ -354,22 +369,32 @@ class Prepared:
         return array.reshape(self._shape)
 
     def push(
-        self, *, after: int = 0, clock: Optional[int] = None, sync: bool = False
+        self,
+        *,
+        after: int = 0,
+        clock: Optional[int] = None,
+        sync: bool = False,
+        filters: str = "",
     ) -> PendingPush:
         """Starts a push of the values, once the push before and the request `after` are over."""
         pushed = c_uint64()
-        options = _push_options(after, clock, sync)
+        options = _push_options(after, clock, sync, filters)
         library.call("push_prepared", self._open(), options, byref(pushed))
         return PendingPush(self._table._client, pushed.value)
 
     def pull(
-        self, *, after: int = 0, relaxed: bool = False, replica: str = "tail"
+        self,
+        *,
+        after: int = 0,
+        relaxed: bool = False,
+        replica: str = "tail",
+        filters: str = "",
     ) -> numpy.ndarray:
         """Pulls the rows over the values, waits for them, and returns `values`.
 
         The request `after` is waited for first.
         """
-        library.call("pull_prepared", self._open(), _pull_options(after, relaxed, replica))
+        library.call("pull_prepared", self._open(), _pull_options(after, relaxed, replica, filters))
         return self.values
 
     def _open(self) -> int:
@@ -406,19 +431,21 @@ def _keys(rows: Any) -> numpy.ndarray:
     return numpy.ascontiguousarray(keys, dtype=numpy.uint64)
 
 
-def _push_options(after: int, clock: Optional[int], sync: bool) -> Any:
-    if not after and clock is None and not sync:
+def _push_options(after: int, clock: Optional[int], sync: bool, filters: str) -> Any:
+    if not after and clock is None and not sync and not filters:
         return None
     options = sized(PushOptions)
     options.after = after
     options.has_clock, options.clock = (0, 0) if clock is None else (1, clock)
     options.sync = sync
+    options.filters = encoded(filters, "filters")
     return byref(options)
 
 
-def _pull_options(after: int, relaxed: bool, replica: str) -> Any:
-    if not after and not relaxed and replica == "tail":
+def _pull_options(after: int, relaxed: bool, replica: str, filters: str) -> Any:
+    if not after and not relaxed and replica == "tail" and not filters:
         return None
     options = sized(PullOptions)
     options.after, options.relaxed, options.replica = after, relaxed, replica_number(replica)
+    options.filters = encoded(filters, "filters")
     return byref(options)

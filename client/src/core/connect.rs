@@ -19,6 +19,7 @@ use windlass_transport::{
 use windlass_wire::{
     Blob, ClusterMap, Incarnation, Sequence, ServerId, SessionId, ShardId, WorkerClock,
     control::{ClientReply, ClientRequest, PROTOCOL_VERSION, Provider, SharedRegion},
+    filter::BodyEncoder,
     map::ServerState,
 };
 
@@ -85,6 +86,7 @@ impl Core {
             rounds: super::rounds::Rounds::default(),
             completions: vec![Completion::EMPTY; COMPLETIONS_PER_POLL].into_boxed_slice(),
             scratch: Scratch::default(),
+            encoder: BodyEncoder::default(),
             counters: Counters::default(),
             polls: 0,
             spin: Spin::over(&[]),

@@ -70,11 +70,11 @@ impl Core {
         let link = &self.links[link_at];
         let found = link.writer.read_back(in_flight.number, &mut bytes);
         let decoded = RequestHeader::decode(&bytes, bytes.len() as u64);
-        let Some(header) = decoded.ok().filter(|_| found) else {
+        let Some(mut header) = decoded.ok().filter(|_| found) else {
             unreachable!("the mirror holds every message in flight as it was written");
         };
         let body = &bytes[header.len()..];
-        let (keys, inline) = body.split_at(index(header.keys_len()));
+        let (keys, inline) = body.split_at(index(header.sent_keys_len()));
         let region_of = |place: Place| match link.shared.region_of(place) {
             Some(found) => found,
             None => unreachable!("messages name regions that were shared with their link"),
@@ -101,7 +101,7 @@ impl Core {
             self.release(in_flight.held);
             return self.end_part(in_flight.request, Some(Failure::Gone { server }));
         }
-        let keys = keys.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect();
+        let (keys, values) = self.decoded(&mut header, keys, values);
         self.keep(Kept { request: in_flight.request, header, keys, values, reply });
     }
 
@@ -147,7 +147,7 @@ impl Core {
     /// Gives memory of a message back.
     pub(super) fn release(&mut self, held: Held) {
         match held {
-            Held::Nothing | Held::Lent { .. } => {}
+            Held::Nothing | Held::Lent { .. } | Held::Answer(_) => {}
             Held::Chunk(chunk) => self.memory.release(chunk),
             Held::Region(region) => self.remove_region(region),
         }

@@ -30,7 +30,7 @@ impl Core {
         let Some(header) = decoded.ok().filter(|_| found) else {
             unreachable!("the mirror holds every message in flight as it was written");
         };
-        let len = header.values_len();
+        let len = header.answer_len();
         let Some(place) = header.reply.filter(|_| header.kind.pulls() && len > 0) else {
             return true;
         };

@@ -8,7 +8,7 @@ use windlass_transport::{
     fabric::Promises,
     mailbox::{self, CompletionReader, MailboxWriter, Sender},
 };
-use windlass_wire::{ServerId, ShardId};
+use windlass_wire::{ServerId, ShardId, filter::ValueCoding};
 
 use super::{RegionId, memory::SharedRegions, requests::RequestId, vigil::Vigil};
 
@@ -28,6 +28,18 @@ pub(super) enum Held {
         region: RegionId,
         offset: u64,
     },
+    /// Nothing: rows that are answered here through a filter, to be decoded where they lie.
+    Answer(Answer),
+}
+
+/// Rows as a filter writes them, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) region: RegionId,
+    pub(super) offset: u64,
+    pub(super) coding: ValueCoding,
+    /// Bytes of them once they are decoded.
+    pub(super) len: u32,
 }
 
 /// A message without its completion. The mailbox's mirror has its bytes.

@@ -7,6 +7,7 @@ mod begin;
 mod clock;
 mod connect;
 mod control;
+mod filters;
 mod kept;
 mod landed;
 mod lazy;
@@ -37,7 +38,10 @@ mod vigil;
 use std::collections::VecDeque;
 
 use windlass_transport::{Completion, Transport, spin::Spin};
-use windlass_wire::{ClusterMap, Incarnation, Sequence, SessionId, WorkerClock};
+use windlass_wire::{
+    ClusterMap, Incarnation, Sequence, SessionId, WorkerClock,
+    filter::{BodyEncoder, SavedBytes},
+};
 
 use self::{
     age::ClockLeads,
@@ -122,6 +126,7 @@ pub(crate) struct Core {
     rounds: rounds::Rounds,
     completions: Box<[Completion]>,
     scratch: Scratch,
+    encoder: BodyEncoder,
     pub(crate) counters: Counters,
     polls: u32,
     spin: Spin,
@@ -136,6 +141,8 @@ struct Scratch {
     /// For each link, and for none: keys of this request, and where they stand in it.
     by_link: Vec<LinkScratch>,
     values: Vec<u8>,
+    /// Rows that were decoded, in words so that they are aligned.
+    decoded: Vec<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -174,6 +181,8 @@ pub struct Counters {
     /// Pulls of dense rows that their servers sent, because one-sided reads of them kept meeting pushes; a large
     /// one may count several times.
     pub pulls_served: u64,
+    /// Bytes that filters kept from being sent.
+    pub saved: SavedBytes,
 }
 
 impl std::fmt::Debug for Core {

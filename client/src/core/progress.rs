@@ -18,7 +18,7 @@ use super::{
     link::{Held, InFlight},
     requests::{Failure, Reply},
 };
-use crate::error::RequestError;
+use crate::error::{FilterRefusal, RequestError};
 
 /// Polls between looks at the clock while waiting.
 const POLLS_PER_CLOCK: u32 = 8;
@@ -298,11 +298,12 @@ impl Core {
         let link = &mut self.links[at];
         link.writer.release(in_flight.number);
         let server = link.server;
-        if in_flight.held != Held::Nothing {
-            self.release(in_flight.held);
-        }
-        let failure = (word.status != Status::Done)
-            .then_some(Failure::Refused { server, status: word.status });
+        let status = match (word.status, in_flight.held) {
+            (Status::Done, Held::Answer(answer)) => self.decode_answer(&answer),
+            (status, _) => status,
+        };
+        self.release(in_flight.held);
+        let failure = (status != Status::Done).then_some(Failure::Refused { server, status });
         if word.status == Status::Done
             && word.detail > 0
             && let Some(request) = self.requests.find_mut(in_flight.request)
@@ -466,7 +467,11 @@ impl Core {
             Failure::NotCurrent { server } => RequestError::NotCurrent { server },
             Failure::Unavailable { partition } => self.unavailable(partition),
             Failure::RowsLost => RequestError::RowsLost,
-            Failure::Refused { status: Status::NotFinite, .. } => RequestError::NotFinite,
+            Failure::Refused { status: Status::NotFinite, .. } => {
+                let request = self.requests.find(id);
+                let pulls = request.is_some_and(|request| !matches!(request.reply, Reply::None));
+                if pulls { FilterRefusal::RowNotFinite.into() } else { RequestError::NotFinite }
+            }
             Failure::Expired { expiry } => RequestError::SessionExpired { expiry },
             Failure::Refused { server, status } => {
                 RequestError::Refused { server, status, rows: self.refused.of(id) }

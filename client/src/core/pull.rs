@@ -1,7 +1,7 @@
 //! Pulls: dense ranges by one-sided reads, keys gathered by the servers into the staging area.
 
 use windlass_transport::chunks::Chunk;
-use windlass_wire::{RequestKind, RowRange, Rows, WorkerClock};
+use windlass_wire::{FilterStack, RequestKind, RowRange, Rows, WorkerClock};
 
 use super::{
     Core, PART_KEYS_MAX, RequestId, TableIndex,
@@ -52,6 +52,7 @@ struct Gathering {
     replica: Replica,
     /// That of the pull.
     clock: WorkerClock,
+    filters: FilterStack,
 }
 
 impl Core {
@@ -108,7 +109,12 @@ impl Core {
         let (request, chunk) =
             self.begin_gathering(options, rows.count() * self.tables[table.0].row_len)?;
         let (replica, clock) = (self.replica_of(options.from), self.pull_clock(table));
-        self.gather_range(table, rows, Gathering { chunk, row: 0, request, replica, clock })
+        let filters = FilterStack::default();
+        self.gather_range(
+            table,
+            rows,
+            Gathering { chunk, row: 0, request, replica, clock, filters },
+        )
     }
 
     /// Has the servers of a range of rows write them into the staging area.
@@ -172,7 +178,8 @@ impl Core {
         }
         let generation = self.generation;
         let clock = self.pull_clock(table);
-        let mut to = Gathering { chunk, row: 0, request, replica, clock };
+        let filters = options.filters;
+        let mut to = Gathering { chunk, row: 0, request, replica, clock, filters };
         let mut started = Ok(());
         if let Some(link) = sole {
             started = self.gather_keys(Route { link, generation }, table, keys, to);
@@ -263,7 +270,8 @@ impl Core {
             let request = self.begin(None, true)?;
             let chunk = self.allocate_for(request, part.count() * row_len)?;
             let Reading { replica, clock, .. } = reading;
-            let to = Gathering { chunk, row: 0, request, replica, clock };
+            let filters = FilterStack::default();
+            let to = Gathering { chunk, row: 0, request, replica, clock, filters };
             let id = self.gather_range(table, part, to)?;
             let from = index((first - rows.start) * row_len);
             let out = &mut into[from..from + index(part.count() * row_len)];
@@ -389,8 +397,20 @@ impl Core {
             }
         };
         let reply = Some((staging, to.chunk.offset + to.row * row_len));
-        let request = to.request;
-        self.send(route, &Message { request, header, keys, values: Values::None, reply })
+        let (request, values) = (to.request, Values::None);
+        if to.filters.is_empty() || keys.is_empty() {
+            let keys = bytemuck::cast_slice(keys);
+            return self.send(route, &Message { request, header, keys, values, reply });
+        }
+        let mut encoder = std::mem::take(&mut self.encoder);
+        self.filter_pull(&mut header, keys, &to.filters, &mut encoder);
+        let keys = match header.coding {
+            Some(_) => encoder.keys(),
+            None => bytemuck::cast_slice(keys),
+        };
+        let sent = self.send(route, &Message { request, header, keys, values, reply });
+        self.encoder = encoder;
+        sent
     }
 
     /// A request that could not be started is nobody's to claim.

@@ -37,6 +37,16 @@ pub(super) enum PartRows<'a> {
     Keys(&'a [u64]),
 }
 
+impl<'a> PartRows<'a> {
+    /// The keys; none of a range.
+    pub(super) fn keys(self) -> &'a [u64] {
+        match self {
+            Self::Range(_) => &[],
+            Self::Keys(keys) => keys,
+        }
+    }
+}
+
 impl Core {
     /// Pushes a range of rows. The values are as long as the rows, which the caller has checked.
     pub(crate) fn push_range(
@@ -77,9 +87,9 @@ impl Core {
             let route = self.route(link);
             let rows_max = (self.part_len_max(table, link) / row_len).max(1);
             part.end = part.end.min(part.start + rows_max);
-            let (from, len) = ((first - rows.start) * row_len, part.count() * row_len);
-            let values = self.part_values((table, link), values, from, len)?;
-            self.send_push(route, table, PartRows::Range(part), values, request, options)?;
+            let from = (first - rows.start) * row_len;
+            let part_rows = PartRows::Range(part);
+            self.send_part(route, table, part_rows, values, from, request, options)?;
             first = part.end;
         }
         Ok(())
@@ -125,9 +135,8 @@ impl Core {
                     self.go_on_sending(request)?;
                 }
                 let from = (at * rows_max) as u64 * row_len;
-                let len = part.len() as u64 * row_len;
-                let values = self.part_values((table, link), values, from, len)?;
-                self.send_push(route, table, PartRows::Keys(part), values, request, options)?;
+                let part_rows = PartRows::Keys(part);
+                self.send_part(route, table, part_rows, values, from, request, options)?;
             }
         } else {
             self.sort_by_link(table, keys, Replica::Head);
@@ -241,17 +250,35 @@ impl Core {
                 }
             }
         }
-        let len = gathered.len() as u64;
-        let values = self.part_values((table, route.link), Source::Plain(&gathered), 0, len);
-        let sent = values.and_then(|values| {
-            self.send_push(route, table, PartRows::Keys(keys), values, request, options)
-        });
+        let (rows, source) = (PartRows::Keys(keys), Source::Plain(&gathered));
+        let sent = self.send_part(route, table, rows, source, 0, request, options);
         self.scratch.values = gathered;
         sent
     }
 
+    /// Sends the rows of one message, whose values are those of `source` from `from` on.
+    #[expect(clippy::too_many_arguments, reason = "what a message is made of")]
+    fn send_part(
+        &mut self,
+        route: Route,
+        table: TableIndex,
+        rows: PartRows<'_>,
+        source: Source<'_>,
+        from: u64,
+        request: RequestId,
+        options: &PushOptions,
+    ) -> Result<(), RequestError> {
+        if !options.filters.is_empty() {
+            return self.send_filtered(route, table, rows, source, from, request, options);
+        }
+        let header = self.push_header(table, rows, options);
+        let values = self.part_values((table, route.link), source, from, header.values_len())?;
+        let keys = bytemuck::cast_slice(rows.keys());
+        self.send_push(route, table, header, keys, values, request)
+    }
+
     /// Chooses how the values of one message travel, and copies them if they are to be staged.
-    fn part_values<'a>(
+    pub(super) fn part_values<'a>(
         &mut self,
         (table, link): (TableIndex, usize),
         source: Source<'a>,
@@ -276,28 +303,34 @@ impl Core {
         }
     }
 
-    fn send_push(
+    /// The header of a message of a push.
+    pub(super) fn push_header(
         &mut self,
-        route: Route,
         table: TableIndex,
         rows: PartRows<'_>,
-        values: Values<'_>,
-        request: RequestId,
         options: &PushOptions,
-    ) -> Result<(), RequestError> {
+    ) -> RequestHeader {
         let mut header = self.header(RequestKind::Push, table, options);
-        let keys = match rows {
+        match rows {
             PartRows::Range(range) => {
                 header.rows = Rows::Range { first: range.start };
                 header.row_count = count_of(range.count());
-                &[][..]
             }
-            PartRows::Keys(keys) => {
-                header.row_count = count_of(keys.len() as u64);
-                keys
-            }
-        };
-        let len = header.values_len();
+            PartRows::Keys(keys) => header.row_count = count_of(keys.len() as u64),
+        }
+        header
+    }
+
+    pub(super) fn send_push(
+        &mut self,
+        route: Route,
+        table: TableIndex,
+        header: RequestHeader,
+        keys: &[u8],
+        values: Values<'_>,
+        request: RequestId,
+    ) -> Result<(), RequestError> {
+        let len = header.sent_values_len();
         let message = Message { request, header, keys, values, reply: None };
         match values {
             Values::At { region, offset, held: Held::Nothing }
@@ -343,6 +376,7 @@ impl Core {
             rows: Rows::Keys,
             row_count: 0,
             width: entry.schema.width,
+            coding: None,
             values: None,
             reply: None,
         }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use windlass_wire::{RequestHeader, Rows};
 
-use super::{Core, REQUESTS_MAX, RequestId, link::InFlight, push::index};
+use super::{Core, REQUESTS_MAX, RequestId, filters::decoded_keys, link::InFlight, push::index};
 
 /// Rows, or keys, by request: of those that may still be asked for.
 #[derive(Debug, Default)]
@@ -53,9 +53,12 @@ impl Core {
                 self.refused.add(in_flight.request, [first..=last]);
             }
             Rows::Keys => {
-                let keys = &bytes[header.len()..][..index(header.keys_len())];
-                let keys = keys.chunks_exact(8).map(bytemuck::pod_read_unaligned::<u64>);
-                self.refused.add(in_flight.request, keys.map(|key| key..=key));
+                let keys = &bytes[header.len()..][..index(header.sent_keys_len())];
+                let keys = match header.coding {
+                    Some(coding) => decoded_keys(&header, &coding, keys),
+                    None => keys.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect(),
+                };
+                self.refused.add(in_flight.request, keys.into_iter().map(|key| key..=key));
             }
             Rows::Partition { .. } => unreachable!("a push is of the rows it names"),
         }

@@ -13,7 +13,7 @@ use windlass_wire::{Place, RequestHeader, RequestKind, ServerId, request::Encode
 use super::{
     Core, RegionId, RequestId,
     kept::{Kept, KeptValues},
-    link::{BY_REFERENCE_LEN, Held, InFlight},
+    link::{Answer, BY_REFERENCE_LEN, Held, InFlight},
     progress::Patience,
     push::index,
 };
@@ -43,7 +43,7 @@ pub(super) struct Message<'a> {
     pub(super) request: RequestId,
     /// Places are filled in once it is known which link it goes by.
     pub(super) header: RequestHeader,
-    pub(super) keys: &'a [u64],
+    pub(super) keys: &'a [u8],
     pub(super) values: Values<'a>,
     /// Where pulled rows go.
     pub(super) reply: Option<(RegionId, u64)>,
@@ -113,7 +113,7 @@ impl Core {
             Values::Lent { local, .. } => local.len as usize,
             _ => 0,
         };
-        let len = message.keys.len() * 8 + inline.len() + lent_len;
+        let len = message.keys.len() + inline.len() + lent_len;
         while !self.leaves_room(route.link, &message.header, len)
             || self.write(route.link, &bytes, message, inline).is_err()
         {
@@ -153,8 +153,13 @@ impl Core {
         };
         let mut header = kept.header;
         header.epoch = self.map.epoch;
-        let message =
-            Message { request: kept.request, header, keys: &kept.keys, values, reply: kept.reply };
+        let message = Message {
+            request: kept.request,
+            header,
+            keys: bytemuck::cast_slice(&kept.keys),
+            values,
+            reply: kept.reply,
+        };
         let Ok(bytes) = self.seal(link, &message, inline) else {
             return Written::Nowhere(kept);
         };
@@ -209,8 +214,8 @@ impl Core {
                 KeptValues::At { region, offset, held: Held::Nothing }
             }
         };
-        let keys = message.keys.to_vec();
-        let (request, header, reply) = (message.request, message.header, message.reply);
+        let (request, mut header, reply) = (message.request, message.header, message.reply);
+        let (keys, values) = self.decoded(&mut header, message.keys, values);
         self.keep(Kept { request, header, keys, values, reply });
         Ok(())
     }
@@ -231,8 +236,7 @@ impl Core {
         }
         header.resumes = self.links[link_at].resumes && is_ordered(header.kind);
         let mut bytes = header.encode();
-        let keys = bytemuck::cast_slice(message.keys);
-        RequestHeader::seal(&mut bytes, keys, inline);
+        RequestHeader::seal(&mut bytes, message.keys, inline);
         Ok(bytes)
     }
 
@@ -244,7 +248,7 @@ impl Core {
         message: &Message<'_>,
         inline: &[u8],
     ) -> Result<(), MailboxFull> {
-        let keys: &[u8] = bytemuck::cast_slice(message.keys);
+        let keys = message.keys;
         let link = &mut self.links[link_at];
         let wake = link.take_wake();
         let written = match message.values {
@@ -332,6 +336,12 @@ fn is_ordered(kind: RequestKind) -> bool {
 
 impl Message<'_> {
     fn held(&self) -> Held {
+        if let (Some(coding), Some((region, offset))) = (self.header.coding, self.reply) {
+            let coding = coding.filters.values;
+            let len = u32::try_from(self.header.values_len())
+                .unwrap_or_else(|_| unreachable!("pulls are bounded"));
+            return Held::Answer(Answer { region, offset, coding, len });
+        }
         match self.values {
             Values::At { held, .. } => held,
             Values::Lent { region, offset, .. } => Held::Lent { region, offset },

@@ -37,7 +37,10 @@ impl Core {
             return None;
         }
         let (keys_len, values_len) = (keys.len() * 8, row_count * state.row_len);
-        if keys_len as u64 + values_len > BODY_LEN_MAX || options.after.is_some() {
+        if keys_len as u64 + values_len > BODY_LEN_MAX
+            || options.after.is_some()
+            || !options.filters.is_empty()
+        {
             return None;
         }
         let link_at = match self.heads.sole {

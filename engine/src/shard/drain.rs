@@ -7,6 +7,7 @@ use windlass_wire::{RequestHeader, RequestKind, Status};
 
 use super::{
     Shard,
+    coded::Coded,
     fetch::remote_of,
     work::{Values, Work},
 };
@@ -106,9 +107,12 @@ impl Shard {
         let copied =
             &mut copied[..if is_short { message.len as usize } else { RequestHeader::LEN_MAX }];
         pages.read(message.offset, copied);
-        let Ok(header) = RequestHeader::decode(copied, message_len) else {
+        let Ok(mut header) = RequestHeader::decode(copied, message_len) else {
             return self.refuse(slot, &message, Status::Malformed);
         };
+        if !self.turn.has_room(message_len + Coded::decoded_len(&header)) {
+            return Admitted::Left;
+        }
 
         // A session's pushes come before its pulls within a turn, so that a pull sees them.
         let writes = header.kind.pushes() || header.kind == RequestKind::AdvanceClock;
@@ -150,13 +154,21 @@ impl Shard {
             }
         };
         let (keys_at, values_before) = (self.turn.keys.len(), self.turn.values_mark());
-        if header.keys_len() > 0 {
+        let inline_len = header.inline_values_len();
+        let mut values = Values::None;
+        if header.coding.is_some() {
+            let (keys_len, values_len) = (header.sent_keys_len(), inline_len);
+            #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_LEN_MAX")]
+            let room = self.turn.coded.room((keys_len + values_len) as usize);
+            #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_LEN_MAX")]
+            let (keys, values) = room.split_at_mut(keys_len as usize);
+            take(keys, true);
+            take(values, RequestHeader::checks_values(values_len));
+        } else if header.keys_len() > 0 {
             self.turn.keys.resize(keys_at + header.row_count as usize, 0);
             take(bytemuck::cast_slice_mut(&mut self.turn.keys[keys_at..]), true);
         }
-        let mut values = Values::None;
-        let inline_len = header.inline_values_len();
-        if inline_len > 0 {
+        if header.coding.is_none() && inline_len > 0 {
             #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_LEN_MAX")]
             let (at, room) = self.turn.reserve_values(inline_len as usize);
             take(room, RequestHeader::checks_values(inline_len));
@@ -167,13 +179,25 @@ impl Shard {
             self.turn.give_values_back(values_before);
             return self.refuse(slot, &message, Status::Checksum);
         }
+        if let Some(coding) = header.coding {
+            match self.turn.decode(&mut header, &coding) {
+                Ok(decoded) => values = decoded,
+                Err(error) => {
+                    tracing::debug!(session = session.id.0, %error, "a body cannot be decoded");
+                    self.turn.keys.truncate(keys_at);
+                    self.turn.give_values_back(values_before);
+                    return self.refuse(slot, &message, Status::Malformed);
+                }
+            }
+        }
         session.doubted_since = None;
         if let Some(place) = header.values {
-            let len = header.values_len();
+            let len = header.sent_values_len();
             // What is checked must not change before it is applied: the client may write it at any time.
             let table = self.tables.get(&header.table);
             let is_checked = table.is_some_and(|table| table.scan.is_some());
-            let view = if parked_count == 0 && !is_checked {
+            let is_read_in_place = !is_checked && header.coding.is_none();
+            let view = if parked_count == 0 && is_read_in_place {
                 self.transports[session.transport].view(session.queue_pair, remote_of(place), len)
             } else {
                 None

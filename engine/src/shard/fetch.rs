@@ -8,6 +8,7 @@ use windlass_wire::{Place, RequestHeader, SessionId, Status};
 
 use super::{
     Shard,
+    coded::Coded,
     work::{Values, Work},
 };
 use crate::{limits::FETCHES_MAX, persist::commit::Position};
@@ -75,7 +76,7 @@ impl Shard {
         let Some(mailbox) = &mut session.mailbox else { return false };
         let Some(place) = header.values else { return false };
         let transport = &mut self.transports[session.transport];
-        let len = header.values_len();
+        let len = header.sent_values_len();
         let piece_len = u64::from(transport.capabilities().message_len_max);
         let piece_count = len.div_ceil(piece_len).max(1);
         if (mailbox.sender.room() as u64) < piece_count + 2 {
@@ -142,7 +143,8 @@ impl Shard {
         loop {
             let Some(session) = &self.sessions[slot] else { return };
             let Some(front) = session.parked.front() else { return };
-            if !self.turn.has_room(front.keys.len() as u64 * 8) {
+            if !self.turn.has_room(front.keys.len() as u64 * 8 + Coded::decoded_len(&front.header))
+            {
                 return;
             }
             let is_next = match front.state {
@@ -175,13 +177,29 @@ impl Shard {
                 continue;
             }
             let keys_at = self.turn.keys.len();
+            let mut header = parked.header;
+            let values = match (header.coding, parked.chunk) {
+                (Some(coding), Some(chunk)) => {
+                    header.coding = None;
+                    let bytes = self.turn.coded.room(coding.values_len as usize);
+                    self.staging.read(chunk, bytes);
+                    self.staging.release(chunk);
+                    let Ok(values) = self.turn.decode_values(&header, &coding, 0) else {
+                        self.complete(slot, parked.number, Status::Malformed, 0);
+                        self.keep_keys(parked.keys);
+                        continue;
+                    };
+                    values
+                }
+                (_, chunk) => chunk.map_or(Values::None, Values::Staged),
+            };
             self.turn.keys.extend_from_slice(&parked.keys);
             self.turn.works.push(Work {
                 session: slot,
                 number: parked.number,
-                header: parked.header,
+                header,
                 keys: (keys_at, self.turn.keys.len()),
-                values: parked.chunk.map_or(Values::None, Values::Staged),
+                values,
                 closed: false,
                 durable_at: parked.durable_at,
                 waited_us: parked.waited_us,

@@ -14,6 +14,7 @@ mod burst;
 mod chain;
 mod checkpoint;
 mod clocks;
+mod coded;
 mod command;
 mod connect;
 mod drain;

@@ -25,6 +25,8 @@ enum Pulled {
     Done,
     /// No room for it now.
     Later,
+    /// Its filter cannot write a value of the rows.
+    NotFinite,
 }
 
 impl Shard {
@@ -41,9 +43,16 @@ impl Shard {
                 continue;
             }
             // Room comes back when the client takes what was sent: others are not to wait for it.
-            if let Pulled::Later = self.pull_one(&work) {
-                self.crowd_pull(at);
-                continue;
+            match self.pull_one(&work) {
+                Pulled::Done => {}
+                Pulled::Later => {
+                    self.crowd_pull(at);
+                    continue;
+                }
+                Pulled::NotFinite => {
+                    self.close(at, Status::NotFinite, 0);
+                    continue;
+                }
             }
             self.statistics.pulls += 1;
             self.statistics.rows_pulled += u64::from(work.header.row_count);
@@ -84,7 +93,11 @@ impl Shard {
             // SAFETY: the array has room for `len` bytes.
             let len = unsafe { fill(table, work, keys, bytes.as_mut_ptr().cast()) };
             #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_BYTES_MAX")]
-            let bytes = InlineBytes::new(&bytemuck::cast_slice(&bytes)[..len as usize]);
+            let answer = &bytemuck::cast_slice(&bytes)[..len as usize];
+            let Some(answer) = self.turn.coded.answer(&work.header, answer) else {
+                return Pulled::NotFinite;
+            };
+            let bytes = InlineBytes::new(answer);
             if !session.writes_in_order {
                 let digest = digest_of_bytes(work.number, bytes.as_slice());
                 mailbox.completions.tell_rows(work.number, digest, &mut mailbox.sender);
@@ -94,7 +107,15 @@ impl Shard {
         }
         let Some(chunk) = self.staging.allocate(session.life, len) else { return Pulled::Later };
         // SAFETY: the chunk has room for `len` bytes.
-        let len = unsafe { fill(table, work, keys, self.staging.pointer(chunk)) };
+        let mut len = unsafe { fill(table, work, keys, self.staging.pointer(chunk)) };
+        if work.header.coding.is_some() {
+            let Some(coded_len) = self.turn.coded.answer_in(&work.header, &self.staging, chunk)
+            else {
+                self.staging.release(chunk);
+                return Pulled::NotFinite;
+            };
+            len = coded_len;
+        }
         if !session.writes_in_order {
             let digest = self.staging.digest(work.number, chunk, len);
             mailbox.completions.tell_rows(work.number, digest, &mut mailbox.sender);

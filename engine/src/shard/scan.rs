@@ -113,6 +113,7 @@ mod tests {
             rows: Rows::Partition { partition: PartitionId(2), from, columns },
             row_count,
             width: row_words,
+            coding: None,
             values: None,
             reply: None,
         }

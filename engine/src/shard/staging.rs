@@ -111,6 +111,16 @@ impl Staging {
         self.pages.pointer(chunk.offset, chunk.len as usize)
     }
 
+    /// Copies the first bytes of a piece.
+    pub(super) fn read(&self, chunk: Chunk, into: &mut [u8]) {
+        self.pages.read(chunk.offset, into);
+    }
+
+    /// Writes the first bytes of a piece.
+    pub(super) fn write(&self, chunk: Chunk, bytes: &[u8]) {
+        self.pages.write(chunk.offset, bytes);
+    }
+
     /// The digest of the first `len` bytes of a piece, as rows that a message pulled.
     pub(super) fn digest(&self, number: u32, chunk: Chunk, len: u64) -> u32 {
         digest_of(number, len, |at, section| self.pages.read(chunk.offset + at, section))

@@ -1,8 +1,8 @@
 //! What one turn has taken from the mailboxes and not yet carried out.
 
-use windlass_wire::RequestHeader;
+use windlass_wire::{FilterError, RequestHeader, request::Coding};
 
-use super::{session::ShardSession, staging::Staging};
+use super::{coded::Coded, session::ShardSession, staging::Staging};
 
 use crate::persist::commit::Position;
 
@@ -66,6 +66,8 @@ pub(super) struct Turn {
     values_used: usize,
     /// Bytes by reference taken on.
     pub(super) referenced: u64,
+    /// The body of the message that is being decoded.
+    pub(super) coded: Coded,
 }
 
 impl Turn {
@@ -76,6 +78,7 @@ impl Turn {
             values: vec![0; TURN_WORDS],
             values_used: 0,
             referenced: 0,
+            coded: Coded::default(),
         }
     }
 
@@ -122,6 +125,48 @@ impl Turn {
         self.values_used += len.div_ceil(8);
         let words = &mut self.values[at..self.values_used];
         (at * 8, &mut bytemuck::cast_slice_mut(words)[..len])
+    }
+
+    /// Decodes the body in `coded`, for which there is room: the keys and, where they are in it, the values. The
+    /// header then says of what was decoded that it is plain.
+    pub(super) fn decode(
+        &mut self,
+        header: &mut RequestHeader,
+        coding: &Coding,
+    ) -> Result<Values, FilterError> {
+        let keys_at = self.keys.len();
+        if header.keys_len() > 0 {
+            self.keys.resize(keys_at + header.row_count as usize, 0);
+            let keys = &mut self.keys[keys_at..];
+            self.coded.keys(&coding.filters, coding.keys_len as usize, keys)?;
+        }
+        let mut left = *coding;
+        (left.filters.delta_keys, left.filters.snappy_keys) = (false, false);
+        if !header.kind.pushes() || header.values.is_some() {
+            header.coding = Some(left);
+            return Ok(Values::None);
+        }
+        header.coding = None;
+        self.decode_values(header, coding, coding.keys_len as usize)
+    }
+
+    /// Decodes a push's values, which stand in `coded` from `at` on.
+    pub(super) fn decode_values(
+        &mut self,
+        header: &RequestHeader,
+        coding: &Coding,
+        at: usize,
+    ) -> Result<Values, FilterError> {
+        let words = self.values_used;
+        #[expect(clippy::cast_possible_truncation, reason = "at most DECODED_LEN_MAX")]
+        let len = header.values_len() as usize;
+        if len == 0 {
+            return Ok(Values::None);
+        }
+        self.values_used += len.div_ceil(8);
+        let room = bytemuck::cast_slice_mut(&mut self.values[words..self.values_used]);
+        self.coded.values(&coding.filters, at, &mut room[..len])?;
+        Ok(Values::Inline(words * 8))
     }
 
     /// How much room inline values take so far.

@@ -216,6 +216,7 @@ impl Client {
             rows: Rows::Keys,
             row_count: u32::try_from(keys.len()).unwrap(),
             width: entry.schema.width,
+            coding: None,
             values: None,
             reply: None,
         }

@@ -306,6 +306,7 @@ fn push(hostile: &Hostile, target: &Target, random: &mut Random) -> RequestHeade
         rows: Rows::Keys,
         row_count: 2,
         width: target.width,
+        coding: None,
         values: None,
         reply: None,
     }
@@ -325,6 +326,7 @@ fn nothing(hostile: &Hostile, random: &mut Random) -> Vec<u8> {
         rows: Rows::Range { first: 0 },
         row_count: 0,
         width: 0,
+        coding: None,
         values: None,
         reply: None,
     };
@@ -340,7 +342,7 @@ fn body(rows: u64, width: u32) -> Vec<u8> {
 
 fn sealed(header: &RequestHeader, body: &[u8]) -> Vec<u8> {
     let mut bytes = header.encode();
-    let keys_len = usize::try_from(header.keys_len()).unwrap_or(body.len());
+    let keys_len = usize::try_from(header.sent_keys_len()).unwrap_or(body.len());
     let (keys, values) = body.split_at(keys_len.min(body.len()));
     RequestHeader::seal(&mut bytes, keys, values);
     [&bytes, body].concat()
@@ -350,7 +352,7 @@ fn sealed(header: &RequestHeader, body: &[u8]) -> Vec<u8> {
 fn seal_again(message: &mut [u8]) {
     let Ok(header) = RequestHeader::decode(message, message.len() as u64) else { return };
     let (encoded, body) = message.split_at_mut(header.len());
-    let keys_len = usize::try_from(header.keys_len()).unwrap_or(body.len());
+    let keys_len = usize::try_from(header.sent_keys_len()).unwrap_or(body.len());
     let (keys, values) = body.split_at(keys_len);
     RequestHeader::seal(encoded, keys, values);
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use windlass_wire::{
-    DataType, Epoch, PartitionId, Place, RequestHeader, RequestKind, Rows, ScanColumns, Sequence,
-    TableId, WorkerClock, control::Provider,
+    DataType, Epoch, FilterStack, PartitionId, Place, RequestHeader, RequestKind, Rows,
+    ScanColumns, Sequence, TableId, WorkerClock, control::Provider, request::Coding,
 };
 
 use super::session::{Hostile, Target};
@@ -52,7 +52,7 @@ pub fn attack_with_extremes(
         let header = header(&hostile, table, &mut random);
         let body = body(&header, &mut random);
         let mut bytes = header.encode();
-        let keys_len = usize::try_from(header.keys_len()).unwrap_or(0).min(body.len());
+        let keys_len = usize::try_from(header.sent_keys_len()).unwrap_or(0).min(body.len());
         RequestHeader::seal(&mut bytes, &body[..keys_len], &body[keys_len..]);
         let number = hostile.honest_message(&[&bytes[..], &body].concat());
         // A pull may wait for a worker until its session ends.
@@ -124,15 +124,36 @@ fn header(hostile: &Hostile, table: TableId, random: &mut Random) -> RequestHead
         },
         row_count,
         width,
+        coding: coding(kind, row_count, random),
         values: (kind.pushes() && random.one_in(8)).then_some(own),
         reply: kind.pulls().then_some(own),
     }
 }
 
+/// Filters of any kind, with lengths that may be right.
+fn coding(kind: RequestKind, row_count: u32, random: &mut Random) -> Option<Coding> {
+    if !random.one_in(3) || kind == RequestKind::Scan {
+        return None;
+    }
+    let byte = |random: &mut Random| random.word().to_le_bytes()[0];
+    let filters = FilterStack::from_bytes([byte(random) & 3, byte(random) & 0x87])?;
+    let mut length = |usual: u32| match random.below(8) {
+        0 => u32::MAX,
+        1..4 => u32::from(byte(random)),
+        _ => usual,
+    };
+    let keys_len = length(row_count.saturating_mul(8));
+    Some(Coding { filters, keys_len, values_len: length(row_count.saturating_mul(16)) })
+}
+
 /// Keys in order from the ends of what there is, then values; cut off where a message ends.
 fn body(header: &RequestHeader, random: &mut Random) -> Vec<u8> {
     const LEN_MAX: u64 = 64 << 10;
-    let keys = usize::try_from(header.keys_len().min(LEN_MAX) / 8).unwrap_or(0);
+    if header.coding.is_some() {
+        let bytes = 0..header.body_len().min(LEN_MAX);
+        return bytes.map(|_| random.word().to_le_bytes()[0]).collect();
+    }
+    let keys = usize::try_from(header.sent_keys_len().min(LEN_MAX) / 8).unwrap_or(0);
     let highest = random.one_in(2);
     let key = |at: usize| match highest {
         true => u64::MAX - (keys - 1 - at) as u64,

@@ -268,6 +268,7 @@ impl Hostile {
                 rows: Rows::Range { first: 0 },
                 row_count: u32::try_from(target.rows).unwrap_or(u32::MAX),
                 width: target.width,
+                coding: None,
                 values: None,
                 reply: Some(Place { key: self.own.key.0, address: self.own.address }),
             };
@@ -303,6 +304,7 @@ impl Hostile {
             rows: Rows::Range { first: 0 },
             row_count,
             width: target.width,
+            coding: None,
             values: Some(Place { key: self.own.key.0, address }),
             reply: None,
         };

@@ -22,6 +22,7 @@ pub(super) struct Operations<T: Value> {
     table: Table<T>,
     operation: Operation,
     pull: PullOptions,
+    push: PushOptions,
     /// Whether each operation is waited for before the next.
     waits: bool,
     named: Named,
@@ -75,7 +76,12 @@ impl<T: Value> Operations<T> {
             free,
             table,
             operation: options.operation,
-            pull: PullOptions { from: options.from, ..PullOptions::default() },
+            pull: PullOptions {
+                from: options.from,
+                filters: options.filters,
+                ..PullOptions::default()
+            },
+            push: PushOptions { filters: options.filters, ..PushOptions::default() },
             waits: options.window == 1,
             named,
             table_rows: options.table_rows,
@@ -154,7 +160,7 @@ impl<T: Value> Subject for Operations<T> {
     type Error = RemoteError;
 
     fn start(&mut self) -> Result<Pending<T>, RemoteError> {
-        let options = PushOptions::default();
+        let options = self.push;
         self.named.go_on(self.table_rows);
         Ok(match self.operation {
             Operation::Push => Pending::Push(match self.free.pop() {

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Instant};
 
-use windlass_client::{Client, DataType, Durability, PullFrom, UpdateRule};
+use windlass_client::{Client, DataType, Durability, FilterStack, PullFrom, UpdateRule};
 
 use super::{
     draw::{Draw, Naming},
@@ -80,6 +80,8 @@ pub struct TargetOptions {
     pub durability: Durability,
     /// Which replica a pull reads.
     pub from: PullFrom,
+    /// Filters of pushes and pulls.
+    pub filters: FilterStack,
     /// Clients that do it at once, each on a thread of its own.
     pub clients: u32,
 }

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use windlass_client::{DataType, Durability, UpdateRule};
+use windlass_client::{DataType, Durability, FilterStack, UpdateRule};
 
 use super::{
     ExitStatus, Failure, Output, bench_connections, connection::Means, progress, replica::Replica,
@@ -102,6 +102,10 @@ pub(crate) struct Arguments {
     /// Which replica pulls read, in a cluster where rows have several
     #[arg(long, value_name = "REPLICA", default_value = "tail", requires = "connect")]
     from: Replica,
+    /// Send pushes, and pulls by key, through these filters, apart by commas: delta-keys, snappy, bf16, f16,
+    /// fixed:1 to fixed:4
+    #[arg(long, value_name = "FILTERS", default_value = "", value_parser = super::filters::parse)]
+    filters: FilterStack,
     /// Data directory of the server started for the bench, for a durability other than memory
     #[arg(long, value_name = "DIR", conflicts_with = "connect")]
     data_dir: Option<PathBuf>,
@@ -188,6 +192,7 @@ fn measure(arguments: &Arguments, output: Output) -> Result<(), Failure> {
             rule: arguments.rule,
             durability: arguments.durability,
             from: arguments.from.pull_from(),
+            filters: arguments.filters,
             clients: arguments.clients,
         },
         arguments.data_dir.clone(),

@@ -108,6 +108,7 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
         seed: arguments.seed,
         strict: true,
         table: "demo".to_owned(),
+        filters: String::new(),
         ledger: true,
     };
     let examples = arguments.examples * u64::from(EPOCHS);

@@ -16,6 +16,7 @@ mod drill;
 mod export;
 mod fabric;
 mod failure;
+mod filters;
 mod gen_ctr;
 mod import;
 mod inspect;

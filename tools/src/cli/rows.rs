@@ -1,13 +1,14 @@
 //! `windlass push` and `windlass pull`: a few rows by hand.
 
 use serde::Serialize;
-use windlass_client::{Client, Durability, PullFrom, PullOptions, PushOptions, TableEntry};
+use windlass_client::{Client, Durability, FilterStack, PullOptions, PushOptions, TableEntry};
 
 use crate::element::{Value, with_dtype};
 
 use super::{
     ExitStatus, Failure, Output,
     connection::ConnectionArguments,
+    filters,
     replica::Replica,
     table::{connect, find, remote},
 };
@@ -28,6 +29,9 @@ pub(crate) struct PushArguments {
     /// Acknowledge only what is on disk, whatever the table's durability
     #[arg(long)]
     sync: bool,
+    /// Send it through these filters, apart by commas: delta-keys, snappy, bf16, f16, fixed:1 to fixed:4
+    #[arg(long, value_name = "FILTERS", default_value = "", value_parser = filters::parse)]
+    filters: FilterStack,
     #[command(flatten)]
     connection: ConnectionArguments,
 }
@@ -48,6 +52,10 @@ pub(crate) struct PullArguments {
     /// Which replica is read, where rows have several
     #[arg(long, value_name = "REPLICA", default_value = "tail")]
     from: Replica,
+    /// Send keys and values through these filters, apart by commas: delta-keys, snappy, bf16, f16, fixed:1 to
+    /// fixed:4
+    #[arg(long, value_name = "FILTERS", default_value = "", value_parser = filters::parse)]
+    filters: FilterStack,
     #[command(flatten)]
     connection: ConnectionArguments,
 }
@@ -77,7 +85,8 @@ pub(crate) fn push(arguments: &PushArguments, output: Output) -> Result<(), Fail
     let client = connect(&arguments.connection)?;
     let entry = find(&client, &arguments.table)?;
     let timestamp = with_dtype!(entry.schema.dtype, T => {
-        push_rows::<T>(&client, &entry, &arguments.rows, arguments.sync)
+        let options = PushOptions { sync: arguments.sync, filters: arguments.filters, ..PushOptions::default() };
+        push_rows::<T>(&client, &entry, &arguments.rows, &options)
     })?;
     let pushed = Pushed { table: &arguments.table, rows: arguments.rows.len(), timestamp };
     output.result(&pushed, || format!("{} rows pushed and acknowledged", pushed.rows))
@@ -92,7 +101,14 @@ pub(crate) fn pull(arguments: &PullArguments, output: Output) -> Result<(), Fail
     keys.dedup();
     let client = connect(&arguments.connection)?;
     let entry = find(&client, &arguments.table)?;
-    let rows = with_dtype!(entry.schema.dtype, T => pull_rows::<T>(&client, &entry, &keys, arguments.from.pull_from()))?;
+    let options = PullOptions {
+        from: arguments.from.pull_from(),
+        filters: arguments.filters,
+        ..PullOptions::default()
+    };
+    let rows = with_dtype!(entry.schema.dtype, T => {
+        pull_rows::<T>(&client, &entry, &keys, &options)
+    })?;
     let pulled = Pulled { table: &arguments.table, rows };
     output.result(&pulled, || {
         let line = |row: &Row| {
@@ -107,7 +123,7 @@ fn push_rows<T: Value>(
     client: &Client,
     entry: &TableEntry,
     rows: &[String],
-    sync: bool,
+    options: &PushOptions,
 ) -> Result<u64, Failure> {
     let mut parsed = rows
         .iter()
@@ -124,14 +140,13 @@ fn push_rows<T: Value>(
     let keys: Vec<u64> = parsed.iter().map(|row| row.0).collect();
     let values: Vec<T> = parsed.into_iter().flat_map(|row| row.1).collect();
     let table = client.open_table::<T>(&entry.name).map_err(remote)?;
-    if sync && entry.schema.durability == (Durability::Memory {}) {
+    if options.sync && entry.schema.durability == (Durability::Memory {}) {
         return Err(Failure::failed(format!(
             "table {} is in memory only: create it with --durability interval:MS or sync",
             entry.name
         )));
     }
-    let options = PushOptions { sync, ..PushOptions::default() };
-    let pending = table.push(&keys, &values, &options).map_err(remote)?;
+    let pending = table.push(&keys, &values, options).map_err(remote)?;
     let timestamp = pending.timestamp();
     pending.wait().map_err(remote)?;
     Ok(timestamp.0)
@@ -141,13 +156,10 @@ fn pull_rows<T: Value>(
     client: &Client,
     entry: &TableEntry,
     keys: &[u64],
-    from: PullFrom,
+    options: &PullOptions,
 ) -> Result<Vec<Row>, Failure> {
     let table = client.open_table::<T>(&entry.name).map_err(remote)?;
-    let values = table
-        .pull(keys, &PullOptions { from, ..PullOptions::default() })
-        .and_then(|pending| pending.wait())
-        .map_err(remote)?;
+    let values = table.pull(keys, options).and_then(|pending| pending.wait()).map_err(remote)?;
     let width = entry.schema.width as usize;
     let row = |(&key, values): (&u64, &[T])| Row {
         key,

@@ -116,6 +116,10 @@ struct Cluster {
     /// Use the servers at this address instead
     #[arg(long, value_name = "ADDRESS")]
     connect: Option<String>,
+    /// Send pushes and pulls through these filters, apart by commas: delta-keys, snappy, bf16, f16, fixed:1 to
+    /// fixed:4
+    #[arg(long, value_name = "FILTERS", default_value = "", value_parser = super::filters::named)]
+    filters: String,
     /// Table of the weights; one that exists is trained further
     #[arg(long, value_name = "NAME", default_value = "sparse-lr")]
     table: String,
@@ -156,6 +160,7 @@ fn sparse_lr(arguments: &Arguments, output: Output) -> Result<(), Failure> {
         },
         seed: arguments.method.seed,
         strict: arguments.strict,
+        filters: arguments.cluster.filters.clone(),
         table: arguments.cluster.table.clone(),
         ledger: false,
     };
@@ -227,6 +232,7 @@ fn result(trained: &Trained, consistency: Consistency) -> TrainResult {
         nonzero: trained.model.nonzero_count() as u64,
         bytes_pushed: trained.done.bytes_pushed,
         bytes_pulled: trained.done.bytes_pulled,
+        bytes_saved: trained.done.bytes_saved.clone(),
         skipped_lines: trained.skipped_lines,
         consistency: consistency::text(consistency),
         idle: trained.idle.clone(),
@@ -289,6 +295,9 @@ fn text(trained: &Trained, result: &TrainResult) -> String {
         ("pull p50, p99", latency(&trained.pull_latency)),
         ("push p50, p99", latency(&trained.push_latency)),
     ];
+    for (filter, &saved) in result.bytes_saved.iter().filter(|(_, saved)| **saved > 0) {
+        rows.push(("saved by filters", format!("{} ({filter})", bytes(saved))));
+    }
     if trained.idle.iter().any(|&idle| idle > 0.0) {
         let each: Vec<String> =
             trained.idle.iter().map(|idle| format!("{:.0}%", idle * 100.0)).collect();

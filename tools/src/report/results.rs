@@ -1,6 +1,8 @@
 //! What `bench`, `train` and `demo` print under `--json`. The keys are an interface: they are added
 //! to, never renamed. A number that does not exist (AUC of one kind of label) is `null`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// One line of `windlass bench --json`.
@@ -90,6 +92,8 @@ pub struct TrainResult {
     pub bytes_pushed: u64,
     /// Bytes of keys and values pulled by all workers.
     pub bytes_pulled: u64,
+    /// Of these, bytes that were not sent, by the filter that made messages smaller.
+    pub bytes_saved: BTreeMap<String, u64>,
     /// Malformed lines passed over in one reading of each file.
     pub skipped_lines: u64,
     /// How far workers may be apart: `sequential`, `bounded:N` or `eventual`.
@@ -142,10 +146,10 @@ mod tests {
         assert_eq!(keys(bench).len(), 16);
         let train: TrainResult = serde_json::from_value(json!({
             "examples": 1, "examples_per_s": 1.0, "logloss": null, "auc": 0.5, "nonzero": 1,
-            "bytes_pushed": 1, "bytes_pulled": 1, "skipped_lines": 0, "consistency": "bounded:4", "idle": [0.0, 0.5],
+            "bytes_pushed": 1, "bytes_pulled": 1, "bytes_saved": {"snappy": 1}, "skipped_lines": 0, "consistency": "bounded:4", "idle": [0.0, 0.5],
         }))
         .unwrap();
-        assert_eq!(keys(train).len(), 10);
+        assert_eq!(keys(train).len(), 11);
         let demo: DemoResult = serde_json::from_value(json!({
             "auc": 0.7, "auc_best": 0.8, "examples_per_s": 1.0, "acknowledged": 1, "lost": 0,
             "doubled": 0, "recovery_ms": 40.0, "replicas_equal": true,

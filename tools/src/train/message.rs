@@ -1,5 +1,7 @@
 //! What a training run and its worker processes tell each other, as lines of JSON.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Pace, SourceOptions, Straggler};
@@ -14,6 +16,8 @@ pub struct Task {
     pub table: String,
     /// Table in which every push is counted, if it is to be proved that each was applied once.
     pub ledger: Option<String>,
+    /// Filters of pushes and pulls, apart by commas; may be empty.
+    pub filters: String,
     /// The examples.
     pub source: SourceOptions,
     /// When it goes on to its next batch.
@@ -78,6 +82,8 @@ pub struct Done {
     pub bytes_pushed: u64,
     /// Keys and values pulled.
     pub bytes_pulled: u64,
+    /// Bytes that filters kept from being sent, by filter.
+    pub bytes_saved: BTreeMap<String, u64>,
     /// Malformed lines.
     pub skipped_lines: u64,
     /// Microseconds spent waiting for slower workers.

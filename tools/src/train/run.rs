@@ -59,6 +59,8 @@ pub struct RunOptions {
     pub seed: u64,
     /// Whether a malformed line ends the run.
     pub strict: bool,
+    /// Filters of workers' pushes and pulls, apart by commas; may be empty.
+    pub filters: String,
     /// Table of the weights.
     pub table: String,
     /// Whether to prove that every acknowledged push was applied exactly once.
@@ -210,6 +212,7 @@ fn train(
             connection: connection.clone(),
             table: options.table.clone(),
             ledger: ledger.clone(),
+            filters: options.filters.clone(),
             source: SourceOptions {
                 path: options.data.clone(),
                 rank: u64::from(rank),
@@ -329,6 +332,9 @@ impl Totals {
         self.done.bytes_pushed += done.bytes_pushed;
         self.done.bytes_pulled += done.bytes_pulled;
         self.done.skipped_lines += done.skipped_lines;
+        for (filter, bytes) in &done.bytes_saved {
+            *self.done.bytes_saved.entry(filter.clone()).or_default() += bytes;
+        }
         self.pull_latency.merge(&Latency::from_counts(&done.pull_latency));
         self.push_latency.merge(&Latency::from_counts(&done.push_latency));
     }

@@ -1,11 +1,11 @@
 //! The weights on servers: a sparse table of one f32 a row with the rule FTRL, and beside it, if
 //! asked for, a ledger in which every push is counted.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use windlass_client::{
-    Client, Consistency, DataType, PendingPull, PendingPush, PullOptions, PushOptions, Table,
-    TableSchema, UpdateRule, WorkerRank,
+    Client, Consistency, DataType, FilterRefusal, FilterStack, PendingPull, PendingPush,
+    PullOptions, PushOptions, RequestError, Table, TableSchema, UpdateRule, WorkerRank,
 };
 
 use super::{
@@ -28,6 +28,8 @@ pub struct Weights {
     in_flight: VecDeque<InFlight>,
     weights: Table<f32>,
     ledger: Option<Ledger>,
+    /// Of pushes and pulls of the weights.
+    filters: FilterStack,
     client: Client,
 }
 
@@ -64,7 +66,8 @@ impl Weights {
             }
             None => None,
         };
-        Ok(Self { in_flight: VecDeque::new(), weights, ledger, client })
+        let filters = FilterStack::default();
+        Ok(Self { in_flight: VecDeque::new(), weights, ledger, filters, client })
     }
 
     /// Connects as the worker of a task.
@@ -83,7 +86,9 @@ impl Weights {
             }
             None => None,
         };
-        Ok(Self { in_flight: VecDeque::new(), weights, ledger, client })
+        let filters =
+            task.filters.parse().map_err(FilterRefusal::Stack).map_err(RequestError::from)?;
+        Ok(Self { in_flight: VecDeque::new(), weights, ledger, filters, client })
     }
 
     /// Reads the ledger: each of the `pushes[rank]` acknowledged pushes of each worker must have
@@ -113,6 +118,13 @@ impl Weights {
         self.client.counters().clock_wait_us
     }
 
+    /// Bytes that filters kept from being sent, by filter.
+    #[must_use]
+    pub fn bytes_saved(&self) -> BTreeMap<String, u64> {
+        let saved = self.client.counters().saved.by_filter();
+        saved.into_iter().map(|(filter, bytes)| (filter.to_owned(), bytes)).collect()
+    }
+
     fn wait_for_oldest(&mut self) -> Result<(), RemoteError> {
         match self.in_flight.pop_front() {
             Some(InFlight::Weights(push)) => drop(push.wait()?),
@@ -128,7 +140,8 @@ impl Parameters for Weights {
     type Error = RemoteError;
 
     fn begin_pull(&mut self, keys: &[u64]) -> Result<Self::Pull, RemoteError> {
-        Ok(self.weights.pull(keys, &PullOptions::default())?)
+        let options = PullOptions { filters: self.filters, ..PullOptions::default() };
+        Ok(self.weights.pull(keys, &options)?)
     }
 
     fn finish_pull(&mut self, pull: Self::Pull, rows: &mut Vec<f32>) -> Result<(), RemoteError> {
@@ -141,7 +154,8 @@ impl Parameters for Weights {
             self.wait_for_oldest()?;
         }
         let options = PushOptions::default();
-        self.in_flight.push_back(InFlight::Weights(self.weights.push(keys, gradients, &options)?));
+        let filtered = PushOptions { filters: self.filters, ..options };
+        self.in_flight.push_back(InFlight::Weights(self.weights.push(keys, gradients, &filtered)?));
         if let Some(ledger) = &mut self.ledger {
             let key = ledger_key(ledger.rank, ledger.count);
             ledger.count += 1;

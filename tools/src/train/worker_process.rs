@@ -74,6 +74,7 @@ fn train(task: &Task) -> Result<Done, WorkerError<RemoteError>> {
         pushes: totals.pushes,
         bytes_pushed: totals.bytes_pushed,
         bytes_pulled: totals.bytes_pulled,
+        bytes_saved: weights.bytes_saved(),
         skipped_lines: source.skipped_count(),
         idle_us: weights.idle_us(),
         loop_us,

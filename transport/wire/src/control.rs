@@ -23,7 +23,7 @@ use crate::{
 pub use crate::refusal::RefusalKind;
 
 /// Version of the protocol; peers of different versions refuse each other.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// Length of a frame's header in bytes.
 pub const FRAME_HEADER_LEN: usize = 12;

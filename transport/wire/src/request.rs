@@ -5,7 +5,8 @@
 //!      0    1  kind in bits 0 to 3: 1 push, 2 pull, 3 push_pull, 4 advance clock, 5 nothing, 6 idle,
 //!               7 scan; dtype of the values in bits 4 to 7
 //!      1    1  flags: bit 0 values by reference, bit 1 rows are a range, bit 2 sync, bit 3 resumes,
-//!               bit 4 strong; of a scan: bit 5 with values, bit 6 with values and state
+//!               bit 4 strong, bit 7 with filters; of a scan: bit 5 with values, bit 6 with values and
+//!               state
 //!      2    6  number of rows in bits 0 to 20, width (values per row) in bits 21 to 43; rest zero.
 //!               Of a scan the most rows, and the words of 8 bytes that each takes in its answer
 //!      8    8  sequence in the session
@@ -19,7 +20,9 @@
 //!           4  zero
 //!           8  address
 //!     ..   16  if it pulls only: where pulled rows go, likewise
-//!     ..       body: row keys (8 bytes each, unless a range), then values (unless by reference)
+//!     ..   16  with filters only: [`Coding`]
+//!     ..       body: row keys (8 bytes each, unless a range), then values (unless by reference); with
+//!              filters as they leave them
 //! ```
 //!
 //! Header and body have the lengths that the header says, which have to make up the message's. A
@@ -176,6 +179,8 @@ pub struct RequestHeader {
     pub row_count: u32,
     /// Values per row.
     pub width: u32,
+    /// How keys and values are written, when they went through filters.
+    pub coding: Option<Coding>,
     /// Where the values are, when not in the body.
     pub values: Option<Place>,
     /// Where pulled rows go.
@@ -189,6 +194,7 @@ const RESUMES: u8 = 8;
 const STRONG: u8 = 16;
 const WITH_VALUES: u8 = 32;
 const WITH_STATE: u8 = 64;
+const WITH_FILTERS: u8 = 128;
 
 /// An encoded header.
 #[derive(Clone, Copy, Debug)]
@@ -218,7 +224,7 @@ impl RequestHeader {
     pub const LEN_MIN: usize = 48;
 
     /// Length in bytes of the longest header.
-    pub const LEN_MAX: usize = Self::LEN_MIN + 2 * PLACE_LEN;
+    pub const LEN_MAX: usize = Self::LEN_MIN + 2 * PLACE_LEN + Coding::LEN;
 
     /// Length of the header in bytes.
     #[must_use]
@@ -226,7 +232,7 @@ impl RequestHeader {
     #[expect(clippy::len_without_is_empty, reason = "it never is")]
     pub fn len(&self) -> usize {
         let places = usize::from(self.values.is_some()) + usize::from(self.kind.pulls());
-        Self::LEN_MIN + places * PLACE_LEN
+        Self::LEN_MIN + places * PLACE_LEN + self.coding.map_or(0, |_| Coding::LEN)
     }
 
     /// Bytes of values this request pushes or pulls; of a scan, the most that it is answered with.
@@ -239,7 +245,20 @@ impl RequestHeader {
         u64::from(self.row_count) * u64::from(self.width) * self.dtype.size() as u64
     }
 
-    /// Bytes of keys in the body.
+    /// Bytes that a pull is answered with; of a scan, at most.
+    #[must_use]
+    #[inline]
+    pub fn answer_len(&self) -> u64 {
+        match self.coding {
+            Some(coding) if self.kind == RequestKind::Pull => {
+                let len = usize::try_from(self.values_len()).unwrap_or(usize::MAX);
+                coding.filters.values.encoded_len(len) as u64
+            }
+            _ => self.values_len(),
+        }
+    }
+
+    /// Bytes of keys, as the table has them.
     #[must_use]
     #[inline]
     pub fn keys_len(&self) -> u64 {
@@ -249,18 +268,32 @@ impl RequestHeader {
         }
     }
 
+    /// Bytes of keys in the body.
+    #[must_use]
+    #[inline]
+    pub fn sent_keys_len(&self) -> u64 {
+        self.coding.map_or_else(|| self.keys_len(), |coding| u64::from(coding.keys_len))
+    }
+
+    /// Bytes of values that a push has in the body or by reference.
+    #[must_use]
+    #[inline]
+    pub fn sent_values_len(&self) -> u64 {
+        self.coding.map_or_else(|| self.values_len(), |coding| u64::from(coding.values_len))
+    }
+
     /// Bytes of values in the body.
     #[must_use]
     #[inline]
     pub fn inline_values_len(&self) -> u64 {
-        if self.kind.pushes() && self.values.is_none() { self.values_len() } else { 0 }
+        if self.kind.pushes() && self.values.is_none() { self.sent_values_len() } else { 0 }
     }
 
     /// Bytes of the body: keys, then values.
     #[must_use]
     #[inline]
     pub fn body_len(&self) -> u64 {
-        self.keys_len() + self.inline_values_len()
+        self.sent_keys_len() + self.inline_values_len()
     }
 
     /// The header without its digest: [`RequestHeader::seal`] puts it in once the body is known. Panics
@@ -278,6 +311,10 @@ impl RequestHeader {
             bytes[..4].copy_from_slice(&place.key.to_le_bytes());
             bytes[8..].copy_from_slice(&place.address.to_le_bytes());
             encoded.len += PLACE_LEN;
+        }
+        if let Some(coding) = &self.coding {
+            coding.encode(&mut encoded.bytes[encoded.len..encoded.len + Coding::LEN]);
+            encoded.len += Coding::LEN;
         }
         encoded
     }
@@ -319,6 +356,9 @@ impl RequestHeader {
         }
         if self.strong {
             flags |= STRONG;
+        }
+        if self.coding.is_some() {
+            flags |= WITH_FILTERS;
         }
         let numbers = self.kind as u8 | (self.dtype as u8) << 4;
         let counts = u64::from(self.row_count) | u64::from(self.width) << ROWS_BITS;
@@ -401,7 +441,10 @@ const WIDTH_BITS: u32 = 23;
 const _: () = assert!(ROWS_MAX >> ROWS_BITS == 0 && WIDTH_MAX >> WIDTH_BITS == 0);
 const _: () = assert!(16 + ROWS_BITS + WIDTH_BITS <= 64 && DataType::ALL.len() <= 16);
 
+mod coding;
 mod decode;
+
+pub use coding::{Coding, DECODED_LEN_MAX};
 
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,7 @@ use windlass_wire::{
         PartitionChecksum, PeerTicket, Report, WorkerEntry, WorkerPulse,
     },
     map::{Chain, ServerState},
+    request::Coding,
     rule::RuleDescription,
     scan::ScanHead,
 };
@@ -144,6 +145,7 @@ fn header() -> RequestHeader {
         rows: Rows::Keys,
         row_count: 1,
         width: 2,
+        coding: None,
         values: None,
         reply: None,
     }
@@ -151,7 +153,7 @@ fn header() -> RequestHeader {
 
 fn request(header: &RequestHeader, body: &[u8]) -> Vec<u8> {
     let mut bytes = header.encode();
-    let (keys, values) = body.split_at(usize::try_from(header.keys_len()).unwrap());
+    let (keys, values) = body.split_at(usize::try_from(header.sent_keys_len()).unwrap());
     RequestHeader::seal(&mut bytes, keys, values);
     [&bytes, body].concat()
 }
@@ -183,6 +185,12 @@ fn messages() -> Vec<(String, Vec<u8>)> {
         reply: Some(place),
         ..header()
     };
+    let coding = Coding {
+        filters: "delta-keys,snappy,fixed:2".parse().unwrap(),
+        keys_len: 1,
+        values_len: 8,
+    };
+    let filtered = RequestHeader { coding: Some(coding), ..header() };
     let answers = [Some(0x0102_0304_0506_0708), None].map(|next| ScanHead { row_count: 3, next });
     let idle = RequestHeader { kind: RequestKind::Idle, ..none };
     let word =
@@ -196,6 +204,7 @@ fn messages() -> Vec<(String, Vec<u8>)> {
         ("request_nothing".to_owned(), request(&nothing, &[])),
         ("request_idle".to_owned(), request(&idle, &[])),
         ("request_scan".to_owned(), request(&scan, &[])),
+        ("request_push_filtered".to_owned(), request(&filtered, &body[..9])),
         ("scan_answer".to_owned(), answers.map(ScanHead::encode).concat()),
         ("completion".to_owned(), word.encode().to_le_bytes().to_vec()),
         ("frame".to_owned(), encode_frame(&ClientRequest::Map {})),

@@ -10,15 +10,15 @@ use messages::{
 };
 use proptest::prelude::*;
 use windlass_wire::{
-    ClusterMap, CompletionWord, DataType, Epoch, PartitionId, Place, RequestHeader, RequestKind,
-    Rows, ScanColumns, Sequence, Status, TableEntry, TableId, TableSchema, UpdateRule, Wire,
-    WorkerClock,
+    ClusterMap, CompletionWord, DataType, Epoch, FilterStack, PartitionId, Place, RequestHeader,
+    RequestKind, Rows, ScanColumns, Sequence, Status, TableEntry, TableId, TableSchema, UpdateRule,
+    Wire, WorkerClock,
     control::{
         ClientReply, ClientRequest, FRAME_HEADER_LEN, decode_frame_header, decode_message,
         encode_frame,
     },
     coordination::{Instruction, Order, Report},
-    request::{ROWS_MAX, VALUES_LEN_MAX, WIDTH_MAX},
+    request::{Coding, ROWS_MAX, VALUES_LEN_MAX, WIDTH_MAX},
 };
 
 fn comes_back<M: Wire + PartialEq + std::fmt::Debug>(message: &M) {
@@ -62,6 +62,7 @@ fn any_header() -> impl Strategy<Value = RequestHeader> {
                 );
             }
             let row_count = if kind.pushes() || kind.pulls() { size.0 } else { 0 };
+            let coding = coding_of(kind, sequence, rows, row_count, dtype);
             let most = VALUES_LEN_MAX / dtype.size() as u64 / u64::from(row_count.max(1));
             RequestHeader {
                 kind,
@@ -75,12 +76,38 @@ fn any_header() -> impl Strategy<Value = RequestHeader> {
                 clock: WorkerClock(clock),
                 rows,
                 row_count,
-                width: size.1.min(u32::try_from(most).unwrap_or(u32::MAX)),
+                width: match coding {
+                    Some(_) => u32::from(row_count < 1000),
+                    None => size.1.min(u32::try_from(most).unwrap_or(u32::MAX)),
+                },
+                coding,
                 values: values.filter(|_| kind.pushes()),
                 reply: Some(reply).filter(|_| kind.pulls()),
             }
         },
     )
+}
+
+/// Filters that change lengths at will, for requests that are about rows few enough.
+fn coding_of(
+    kind: RequestKind,
+    random: u64,
+    rows: Rows,
+    row_count: u32,
+    dtype: DataType,
+) -> Option<Coding> {
+    if random.is_multiple_of(2) || !(kind.pushes() || kind.pulls()) || row_count > 100_000 {
+        return None;
+    }
+    let (keys, len) = match rows {
+        Rows::Keys => ("delta-keys,snappy", u32::from(random.to_le_bytes()[1])),
+        _ => ("", 0),
+    };
+    let values = if dtype == DataType::F32 { ",fixed:2" } else { "" };
+    let mut filters: FilterStack = format!("{keys}{values}").trim_matches(',').parse().unwrap();
+    filters.snappy_values = kind.pushes();
+    let values_len = if kind.pushes() { u32::from(random.to_le_bytes()[2]) } else { 0 };
+    Some(Coding { filters, keys_len: len, values_len })
 }
 
 fn scan_header(
@@ -109,6 +136,7 @@ fn scan_header(
         },
         row_count: (1 + rows % most).min(ROWS_MAX),
         width: words,
+        coding: None,
         values: None,
         reply: Some(reply),
     }

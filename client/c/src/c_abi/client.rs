@@ -49,11 +49,21 @@ pub struct WindlassCounters {
     pub reads_retried: u64,
     /// Times the client slept in a wait.
     pub sleeps: u64,
+    /// Bytes that the filter delta-keys kept from being sent.
+    pub saved_by_delta_keys: u64,
+    /// The same for snappy.
+    pub saved_by_snappy: u64,
+    /// The same for bf16.
+    pub saved_by_bf16: u64,
+    /// The same for f16.
+    pub saved_by_f16: u64,
+    /// The same for fixed:1 to fixed:4.
+    pub saved_by_fixed: u64,
 }
 
-const _: () = assert!(size_of::<WindlassCounters>() == 56);
+const _: () = assert!(size_of::<WindlassCounters>() == 96);
 
-// SAFETY: `repr(C)`, begins with `size`, has no padding (56 bytes are the sum of the fields), and
+// SAFETY: `repr(C)`, begins with `size`, has no padding (96 bytes are the sum of the fields), and
 // holds integers only.
 unsafe impl SizedStruct for WindlassCounters {
     const NAME: &'static str = "windlass_counters";
@@ -252,6 +262,11 @@ pub unsafe extern "C" fn windlass_count(
             bytes_pulled: counted.bytes_pulled,
             reads_retried: counted.reads_retried,
             sleeps: counted.sleeps,
+            saved_by_delta_keys: counted.saved.delta_keys,
+            saved_by_snappy: counted.saved.snappy,
+            saved_by_bf16: counted.saved.bf16,
+            saved_by_f16: counted.saved.f16,
+            saved_by_fixed: counted.saved.fixed,
         };
         // SAFETY: the header's rules on pointers.
         unsafe { fill(counters, &fields) }

@@ -6,8 +6,8 @@ use std::{
 };
 
 use windlass_client::{
-    ClientOptions, Provider, PullFrom, PullOptions, PushOptions, Timestamp, Watch, WorkerClock,
-    WorkerRank,
+    ClientOptions, FilterStack, Provider, PullFrom, PullOptions, PushOptions, StackError,
+    Timestamp, Watch, WorkerClock, WorkerRank,
 };
 
 use super::arguments::{SizedStruct, optional_text, sized};
@@ -66,7 +66,7 @@ impl Caller {
 
 /// Options of a push. NULL for the defaults.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct WindlassPushOptions {
     /// sizeof(windlass_push_options).
     pub size: usize,
@@ -78,6 +78,8 @@ pub struct WindlassPushOptions {
     pub has_clock: u32,
     /// Acknowledge only what is on disk on every replica, whatever the table says, if not 0.
     pub sync: u32,
+    /// Filters that make its messages smaller, such as "delta-keys,bf16,snappy"; NULL for none.
+    pub filters: *const c_char,
 }
 
 /// Pulls read the last replica of each chain: every acknowledged push is there.
@@ -89,7 +91,7 @@ pub const WINDLASS_PULL_FROM_STRONG: u32 = 2;
 
 /// Options of a pull. NULL for the defaults.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct WindlassPullOptions {
     /// sizeof(windlass_pull_options).
     pub size: usize,
@@ -100,11 +102,13 @@ pub struct WindlassPullOptions {
     pub relaxed: u32,
     /// Which replicas are read: WINDLASS_PULL_FROM_*; 0 for the tail.
     pub from: u32,
+    /// Filters that make the messages of a pull by key smaller, such as "delta-keys,bf16"; NULL for none.
+    pub filters: *const c_char,
 }
 
 const _: () = assert!(size_of::<WindlassOptions>() == 80);
-const _: () = assert!(size_of::<WindlassPushOptions>() == 32);
-const _: () = assert!(size_of::<WindlassPullOptions>() == 24);
+const _: () = assert!(size_of::<WindlassPushOptions>() == 40);
+const _: () = assert!(size_of::<WindlassPullOptions>() == 32);
 
 // SAFETY: `repr(C)`, begins with `size`, has no padding (80 bytes are the sum of the fields), and
 // holds integers and pointers only, those to functions as the caller's to be NULL or right.
@@ -112,14 +116,26 @@ unsafe impl SizedStruct for WindlassOptions {
     const NAME: &'static str = "windlass_options";
 }
 
-// SAFETY: as above, with 32 bytes.
+// SAFETY: as above, with 40 bytes.
 unsafe impl SizedStruct for WindlassPushOptions {
     const NAME: &'static str = "windlass_push_options";
 }
 
-// SAFETY: as above, with 24 bytes.
+// SAFETY: as above, with 32 bytes.
 unsafe impl SizedStruct for WindlassPullOptions {
     const NAME: &'static str = "windlass_pull_options";
+}
+
+impl Default for WindlassPushOptions {
+    fn default() -> Self {
+        Self { size: 0, after: 0, clock: 0, has_clock: 0, sync: 0, filters: std::ptr::null() }
+    }
+}
+
+impl Default for WindlassPullOptions {
+    fn default() -> Self {
+        Self { size: 0, after: 0, relaxed: 0, from: 0, filters: std::ptr::null() }
+    }
 }
 
 impl Default for WindlassOptions {
@@ -191,6 +207,8 @@ pub(super) unsafe fn push_options(
         clock: (given.has_clock != 0).then_some(WorkerClock(given.clock)),
         sync: given.sync != 0,
         after: after(given.after),
+        // SAFETY: the caller's promise.
+        filters: unsafe { filters(given.filters) }?,
     })
 }
 
@@ -202,7 +220,9 @@ pub(super) unsafe fn pull_options(
     // SAFETY: the caller's promise is the same.
     let given = unsafe { sized(given) }?;
     let from = pull_from(given.from)?;
-    Ok(PullOptions { after: after(given.after), relaxed: given.relaxed != 0, from })
+    // SAFETY: the caller's promise.
+    let filters = unsafe { filters(given.filters) }?;
+    Ok(PullOptions { after: after(given.after), relaxed: given.relaxed != 0, filters, from })
 }
 
 /// Which replicas are read.
@@ -216,6 +236,16 @@ pub(super) fn pull_from(number: u32) -> Result<PullFrom, Failure> {
             Err(Failure::argument(text))
         }
     }
+}
+
+/// # Safety
+/// `text` is NULL or a text.
+unsafe fn filters(text: *const c_char) -> Result<FilterStack, Failure> {
+    // SAFETY: the caller's promise.
+    let text = unsafe { optional_text(text, "filters") }?;
+    text.map_or(Ok(FilterStack::default()), |text| {
+        text.parse().map_err(|error: StackError| Failure::argument(error.to_string()))
+    })
 }
 
 fn after(timestamp: u64) -> Option<Timestamp> {

@@ -28,6 +28,11 @@ impl FixedWidth {
         self.0
     }
 
+    #[expect(clippy::cast_possible_truncation, reason = "1 to 4")]
+    pub(super) fn number(self) -> u8 {
+        self.0 as u8
+    }
+
     /// Bytes of `count` values with their head.
     #[must_use]
     pub fn encoded_len(self, count: usize) -> usize {

@@ -2,12 +2,14 @@
 //! inverse beside it. Encoders append to a buffer. Decoders fill a slice whose length the caller knows from
 //! the request, so no message can make them allocate.
 
+mod body;
 mod delta;
 mod fixed;
 mod half;
 mod snappy;
 mod stack;
 
+pub use body::{BodyEncoder, SavedBytes, decode_body_keys, decode_body_values};
 pub use delta::{decode_keys, encode_keys};
 pub use fixed::{FixedWidth, decode_fixed, encode_fixed};
 pub use half::{decode_bf16, decode_f16, encode_bf16, encode_f16};

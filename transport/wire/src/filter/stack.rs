@@ -22,6 +22,36 @@ pub enum ValueCoding {
     Fixed(FixedWidth),
 }
 
+impl ValueCoding {
+    /// Bytes that f32 values of `len` bytes are written in; of plain values of any type, `len`.
+    #[must_use]
+    pub fn encoded_len(self, len: usize) -> usize {
+        match self {
+            Self::Plain => len,
+            Self::Bf16 | Self::F16 => len / 2,
+            Self::Fixed(width) => width.encoded_len(len / 4),
+        }
+    }
+
+    fn number(self) -> u8 {
+        match self {
+            Self::Plain => 0,
+            Self::Bf16 => 1,
+            Self::F16 => 2,
+            Self::Fixed(width) => 2 + width.number(),
+        }
+    }
+
+    fn from_number(number: u8) -> Option<Self> {
+        Some(match number {
+            0 => Self::Plain,
+            1 => Self::Bf16,
+            2 => Self::F16,
+            _ => Self::Fixed(FixedWidth::new(usize::from(number - 2))?),
+        })
+    }
+}
+
 impl fmt::Display for ValueCoding {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -46,7 +76,53 @@ pub struct FilterStack {
     pub snappy_values: bool,
 }
 
+const DELTA_KEYS: u8 = 1;
+const SNAPPY_KEYS: u8 = 2;
+const SNAPPY_VALUES: u8 = 0x80;
+
 impl FilterStack {
+    /// Whether it has no filter.
+    #[must_use]
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether values are written otherwise than the table has them.
+    #[must_use]
+    pub fn codes_values(&self) -> bool {
+        self.snappy_values || self.values != ValueCoding::Plain
+    }
+
+    /// Whether values have to be finite.
+    #[must_use]
+    pub fn needs_finite(&self) -> bool {
+        matches!(self.values, ValueCoding::Fixed(_))
+    }
+
+    /// On the wire: of keys bit 0 `delta-keys`, bit 1 `snappy`; of values the number of the coding (0 plain,
+    /// 1 bf16, 2 f16, 3 to 6 fixed point of 1 to 4 bytes), bit 7 `snappy`.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 2] {
+        let flag = |is_set, flag| if is_set { flag } else { 0 };
+        let keys = flag(self.delta_keys, DELTA_KEYS) | flag(self.snappy_keys, SNAPPY_KEYS);
+        [keys, self.values.number() | flag(self.snappy_values, SNAPPY_VALUES)]
+    }
+
+    /// Reads what [`FilterStack::to_bytes`] wrote.
+    #[must_use]
+    pub fn from_bytes([keys, values]: [u8; 2]) -> Option<Self> {
+        if keys & !(DELTA_KEYS | SNAPPY_KEYS) != 0 {
+            return None;
+        }
+        Some(Self {
+            delta_keys: keys & DELTA_KEYS != 0,
+            snappy_keys: keys & SNAPPY_KEYS != 0,
+            values: ValueCoding::from_number(values & !SNAPPY_VALUES)?,
+            snappy_values: values & SNAPPY_VALUES != 0,
+        })
+    }
+
     /// Checks that the stack can write values of a table of this type.
     pub fn check(&self, dtype: DataType) -> Result<(), StackError> {
         match self.values {

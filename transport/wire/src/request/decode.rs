@@ -1,8 +1,9 @@
 //! Reading a header: every field is checked that can be without the body and the table.
 
 use super::{
-    BY_REFERENCE, PLACE_LEN, Place, RANGE, RESUMES, ROWS_BITS, ROWS_MAX, RequestHeader,
-    RequestKind, Rows, STRONG, SYNC, VALUES_LEN_MAX, WIDTH_MAX, WITH_STATE, WITH_VALUES,
+    BY_REFERENCE, Coding, PLACE_LEN, Place, RANGE, RESUMES, ROWS_BITS, ROWS_MAX, RequestHeader,
+    RequestKind, Rows, STRONG, SYNC, VALUES_LEN_MAX, WIDTH_MAX, WITH_FILTERS, WITH_STATE,
+    WITH_VALUES,
 };
 use crate::{
     codec::DecodeError,
@@ -29,12 +30,12 @@ impl RequestHeader {
             word.copy_from_slice(&bytes[at..at + 8]);
             u64::from_le_bytes(word)
         };
-        let mut place = || {
-            let Some((place, rest)) = places.split_first_chunk::<PLACE_LEN>() else {
+        let mut section = || {
+            let Some((section, rest)) = places.split_first_chunk::<PLACE_LEN>() else {
                 return Err(truncated(start.len() - places.len() + PLACE_LEN));
             };
             places = rest;
-            decode_place(*place)
+            Ok(section)
         };
         let numbers = word(0);
         let kind = RequestKind::from_number(bits(numbers, 0, 4))?;
@@ -65,8 +66,12 @@ impl RequestHeader {
                 reason: "a request without values has a place",
             });
         }
-        let values = if flags & BY_REFERENCE != 0 { Some(place()?) } else { None };
-        let reply = if kind.pulls() { Some(place()?) } else { None };
+        let values = if flags & BY_REFERENCE != 0 { Some(decode_place(section()?)?) } else { None };
+        let reply = if kind.pulls() { Some(decode_place(section()?)?) } else { None };
+        let coding = match flags & WITH_FILTERS {
+            0 => None,
+            _ => Some(Coding::decode(section()?)?),
+        };
         let header = Self {
             kind,
             sync: flags & SYNC != 0,
@@ -80,6 +85,7 @@ impl RequestHeader {
             rows,
             row_count,
             width,
+            coding,
             values,
             reply,
         };
@@ -101,6 +107,9 @@ fn check_lens(header: &RequestHeader, message_len: u64) -> Result<(), DecodeErro
     if !(header.kind.pushes() || header.kind.pulls()) && header.row_count != 0 {
         return Err(DecodeError::Inconsistent { reason: "a request about no rows has rows" });
     }
+    if let Some(coding) = &header.coding {
+        coding.check(header)?;
+    }
     if header.len() as u64 + header.body_len() != message_len {
         return Err(DecodeError::Inconsistent {
             reason: "the body's length is not what the header says",
@@ -115,7 +124,7 @@ fn check_flags(flags: u8, scans: bool) -> Result<(), DecodeError> {
     let known = if scans {
         STRONG | WITH_VALUES | WITH_STATE
     } else {
-        BY_REFERENCE | RANGE | SYNC | RESUMES | STRONG
+        BY_REFERENCE | RANGE | SYNC | RESUMES | STRONG | WITH_FILTERS
     };
     if flags & !known != 0 {
         return Err(DecodeError::Unknown { field: "request flags", value: u64::from(flags) });
@@ -162,8 +171,8 @@ fn decode_scan(flags: u8, partition: u64, from: u64, row_count: u32) -> Result<R
 }
 
 #[inline]
-fn decode_place(bytes: [u8; PLACE_LEN]) -> Result<Place, DecodeError> {
-    let number = u128::from_le_bytes(bytes);
+fn decode_place(bytes: &[u8; PLACE_LEN]) -> Result<Place, DecodeError> {
+    let number = u128::from_le_bytes(*bytes);
     let [low, high] = [0, 64].map(|from| {
         #[expect(clippy::cast_possible_truncation, reason = "the half that is asked for")]
         let half = (number >> from) as u64;

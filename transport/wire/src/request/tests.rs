@@ -1,6 +1,7 @@
 //! Headers as they are encoded, sealed and refused.
 
 use super::*;
+use crate::FilterStack;
 
 fn push() -> RequestHeader {
     RequestHeader {
@@ -16,15 +17,40 @@ fn push() -> RequestHeader {
         rows: Rows::Keys,
         row_count: 2,
         width: 4,
+        coding: None,
         values: None,
         reply: None,
     }
 }
 
 /// Headers of each length, and whether they have keys.
-fn headers() -> [(RequestHeader, usize); 5] {
+fn headers() -> [(RequestHeader, usize); 8] {
     let place = Place { key: 4, address: 4096 };
+    let coding = |filters: &str, keys_len, values_len| {
+        Some(Coding { filters: filters.parse().unwrap(), keys_len, values_len })
+    };
     [
+        (RequestHeader { coding: coding("delta-keys,bf16", 3, 16), ..push() }, 64),
+        (
+            RequestHeader {
+                coding: coding("fixed:1,snappy", 16, 9),
+                rows: Rows::Keys,
+                values: Some(place),
+                kind: RequestKind::PushPull,
+                reply: Some(place),
+                ..push()
+            },
+            96,
+        ),
+        (
+            RequestHeader {
+                kind: RequestKind::Pull,
+                reply: Some(place),
+                coding: coding("delta-keys,snappy,f16", 5, 0),
+                ..push()
+            },
+            80,
+        ),
         (push(), 48),
         (RequestHeader { rows: Rows::Range { first: 10 }, values: Some(place), ..push() }, 64),
         (RequestHeader { kind: RequestKind::Pull, reply: Some(place), ..push() }, 64),
@@ -58,7 +84,7 @@ fn headers() -> [(RequestHeader, usize); 5] {
 /// A sealed message of a header, with a body of as many bytes as it says.
 fn message(header: &RequestHeader) -> Vec<u8> {
     let body: Vec<u8> = (0..header.body_len()).map(|at| at.to_le_bytes()[0] | 1).collect();
-    let (keys, values) = body.split_at(usize::try_from(header.keys_len()).unwrap());
+    let (keys, values) = body.split_at(usize::try_from(header.sent_keys_len()).unwrap());
     let mut bytes = header.encode();
     RequestHeader::seal(&mut bytes, keys, values);
     [&bytes, keys, values].concat()
@@ -99,6 +125,66 @@ fn headers_round_trip_and_verify() {
             let seen = RequestHeader::verify(&damaged).is_err();
             assert!(seen, "flip of bit {bit} of {header:?} went unnoticed");
         }
+    }
+}
+
+#[test]
+fn codings_that_contradict_their_header_are_refused() {
+    let place = Some(Place::default());
+    let range = Rows::Range { first: 0 };
+    let pull = RequestHeader { kind: RequestKind::Pull, reply: place, ..push() };
+    let cases = [
+        // Two keys and eight values of f32.
+        (push(), "", 8, 32, "plain keys have another length"),
+        (push(), "", 16, 31, "values have another length"),
+        (push(), "bf16", 16, 32, "values have another length"),
+        (push(), "fixed:2", 16, 16, "values have another length"),
+        (RequestHeader { dtype: DataType::F64, ..push() }, "bf16", 16, 32, "values of this type"),
+        (
+            RequestHeader { rows: range, ..push() },
+            "delta-keys",
+            3,
+            32,
+            "a range has filters of keys",
+        ),
+        (RequestHeader { rows: range, ..push() }, "bf16", 8, 16, "plain keys have another length"),
+        (pull, "snappy", 5, 0, "an answer's length would not be known"),
+        (pull, "delta-keys", 5, 32, "values have another length"),
+        (
+            RequestHeader { kind: RequestKind::Nothing, row_count: 0, ..push() },
+            "",
+            0,
+            0,
+            "a request about no rows",
+        ),
+    ];
+    for (header, filters, keys_len, values_len, expected) in cases {
+        let filters = filters.parse().unwrap();
+        let header =
+            RequestHeader { coding: Some(Coding { filters, keys_len, values_len }), ..header };
+        let refused =
+            RequestHeader::decode(&header.encode(), header.len() as u64 + header.body_len());
+        let text = refused.unwrap_err().to_string();
+        assert!(text.contains(expected), "{header:?}: {text}");
+    }
+    let filters: FilterStack = "delta-keys,snappy".parse().unwrap();
+    let coding = Some(Coding { filters, keys_len: 9, values_len: 9 });
+    let bomb = RequestHeader { coding, row_count: 1 << 17, width: 3, ..push() };
+    let refused = RequestHeader::decode(&bomb.encode(), bomb.len() as u64 + bomb.body_len());
+    assert!(
+        matches!(refused, Err(DecodeError::TooLong { field: "decoded length", .. })),
+        "{refused:?}"
+    );
+    // Reserved bytes and numbers that no filter has.
+    for (at, byte) in [(48, 4), (49, 7), (50, 1), (51, 1), (60, 1), (63, 1)] {
+        let header = RequestHeader {
+            coding: Some(Coding { filters: FilterStack::default(), keys_len: 16, values_len: 32 }),
+            ..push()
+        };
+        let mut bytes = header.encode();
+        assert!(RequestHeader::decode(&bytes, 64 + 48).is_ok());
+        bytes[at] = byte;
+        assert!(RequestHeader::decode(&bytes, 64 + 48).is_err(), "byte {at}");
     }
 }
 

@@ -593,7 +593,11 @@ typedef struct windlass_counters {
      */
     uint64_t sleeps;
     /**
-     * Bytes that the filter delta-keys kept from being sent.
+     * Bytes that the filter key-cache kept from being sent.
+     */
+    uint64_t saved_by_key_cache;
+    /**
+     * The same for delta-keys.
      */
     uint64_t saved_by_delta_keys;
     /**

@@ -67,7 +67,7 @@ pub struct PushOptions {
     /// Start only when this earlier request is done: the call that starts this one waits for that.
     pub after: Option<windlass_wire::Timestamp>,
     /// Filters that make the push's messages smaller, as many of them as do: parsed from text such as
-    /// `delta-keys,fixed:2,snappy`. Those of values round them, each push by itself; a message that is sent
+    /// `key-cache,delta-keys,fixed:2,snappy`. Those of values round them, each push by itself; a message that is sent
     /// again has the values it had before.
     pub filters: FilterStack,
 }

@@ -75,6 +75,13 @@ pub const DOUBT_MAX: std::time::Duration = std::time::Duration::from_millis(100)
 /// Bytes of messages a shard copies out of mailboxes in one turn.
 pub const TURN_BYTES_MAX: u64 = 4 << 20;
 
+/// Keys that a shard keeps for one client.
+pub const KEPT_KEYS_MAX: u32 = 128 << 10;
+
+/// All keys that are kept take at most this part of a shard's memory, beside it: clients that come later have
+/// none kept.
+pub const KEPT_KEYS_MEMORY_PART: u64 = 16;
+
 /// Requests a shard carries out in one turn.
 pub const TURN_REQUESTS_MAX: usize = 1024;
 

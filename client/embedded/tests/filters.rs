@@ -16,7 +16,9 @@ const ROWS: u64 = 20_000;
 const WIDTH: u32 = 8;
 
 /// Stacks, and how far a value may be off, in parts of the greatest.
-const STACKS: [(&str, f32); 7] = [
+const STACKS: [(&str, f32); 9] = [
+    ("key-cache", 0.0),
+    ("key-cache,delta-keys,snappy,bf16", 0.004),
     ("delta-keys", 0.0),
     ("snappy", 0.0),
     ("delta-keys,snappy", 0.0),
@@ -104,7 +106,11 @@ fn pushes_as_plain_ones_do(provider: Provider, servers: &[Server]) {
     }
     let saved = client.counters().saved;
     for (filter, bytes) in saved.by_filter() {
-        assert!(bytes > 0, "{filter} saved nothing over {provider:?}: {saved:?}");
+        // Each table spreads the same keys otherwise.
+        assert!(
+            bytes > 0 || filter == "key-cache",
+            "{filter} saved nothing over {provider:?}: {saved:?}"
+        );
     }
 }
 
@@ -151,6 +157,27 @@ fn filtered_pulls_bring_what_plain_ones_do() {
         let (near, far) = (config(provider, 1, 1, 1), config(provider, 2, 2, 2));
         pulls_as_plain_ones_do(provider, &Server::start_together(&near).unwrap());
         pulls_as_plain_ones_do(provider, &Server::start_together(&far).unwrap());
+    }
+}
+
+#[test]
+fn a_list_of_keys_is_sent_once() {
+    for provider in [Provider::Shm {}, Provider::Tcp {}] {
+        let servers = Server::start_together(&config(provider, 2, 1, 1)).unwrap();
+        let client = connect(&servers[0]);
+        let schema = TableSchema::sparse(DataType::F32, WIDTH);
+        let table = client.create_table::<f32>("t", &schema).unwrap();
+        let (keys, ones) = (keys(4000, 1 << 30), vec![1.0; 4000 * WIDTH as usize]);
+        let sent = keys.len() as u64 * 8;
+        for round in 0..5_u8 {
+            let filters = "key-cache".parse().unwrap();
+            let pull = PullOptions { filters, ..PullOptions::default() };
+            let found = table.pull(&keys, &pull).unwrap().wait().unwrap();
+            assert!(found.iter().all(|value| *value == f32::from(round)), "{:?}", &found[..8]);
+            assert_eq!(client.counters().saved.key_cache, 2 * u64::from(round) * sent);
+            let push = PushOptions { filters, ..PushOptions::default() };
+            table.push(&keys, &ones, &push).unwrap().wait().unwrap();
+        }
     }
 }
 
@@ -232,12 +259,16 @@ fn filtered_pushes_outlive_their_server() {
     let (keys, ones) = (keys(5000, 1 << 20), vec![1.0; 5000 * WIDTH as usize]);
     let mut pending = Vec::new();
     for _ in 0..8 {
-        pending.push(table.push(&keys, &ones, &through("delta-keys,fixed:2,snappy")).unwrap());
+        pending.push(
+            table.push(&keys, &ones, &through("key-cache,delta-keys,fixed:2,snappy")).unwrap(),
+        );
     }
     // Gone with pushes in flight; what is sent again is what was sent before.
     drop(server);
     for _ in 0..2 {
-        pending.push(table.push(&keys, &ones, &through("delta-keys,fixed:2,snappy")).unwrap());
+        pending.push(
+            table.push(&keys, &ones, &through("key-cache,delta-keys,fixed:2,snappy")).unwrap(),
+        );
     }
     let server = started_again(&config);
     for pushed in pending {

@@ -29,6 +29,7 @@ class Counters:
     reads_retried: int
     sleeps: int
     #: Bytes that each filter kept from being sent.
+    saved_by_key_cache: int
     saved_by_delta_keys: int
     saved_by_snappy: int
     saved_by_bf16: int

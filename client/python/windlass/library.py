@@ -159,6 +159,7 @@ class Counters(ctypes.Structure):
         ("bytes_pulled", c_uint64),
         ("reads_retried", c_uint64),
         ("sleeps", c_uint64),
+        ("saved_by_key_cache", c_uint64),
         ("saved_by_delta_keys", c_uint64),
         ("saved_by_snappy", c_uint64),
         ("saved_by_bf16", c_uint64),

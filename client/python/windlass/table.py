@@ -153,7 +153,8 @@ class Table:
         `after` is the timestamp of a request that has to be done first, which this waits for; `sync` acknowledges only
         what is on disk on every replica.
 
-        `filters` make its messages smaller, where they do: `delta-keys` writes keys as differences, `snappy`
+        `filters` make its messages smaller, where they do: `key-cache` sends a list of keys once and names it when
+        it comes again, `delta-keys` writes keys as differences, `snappy`
         compresses, `bf16`, `f16` and `fixed:1` to `fixed:4` round float32 values, the last at random so that
         their mean is right; several apart by commas, such as "delta-keys,fixed:2,snappy".
 
@@ -218,7 +219,7 @@ class Table:
         values. With `relaxed`, rows of a range may mix values from before and after an update.
         `replica` is "tail", where every acknowledged push is, "any", which spreads the load, or
         "strong", which sees every push acknowledged before it whatever fails. `filters` are those of
-        `push`, for rows by key: `delta-keys` and `snappy` for the keys, a rounding one for the values.
+        `push`, for rows by key: `key-cache`, `delta-keys` and `snappy` for the keys, a rounding one for the values.
         Rows that are read without the server come as they are.
         """
         function, arguments, count = self._rows("pull", rows)

@@ -28,6 +28,7 @@ pub(crate) use windlass_transport::error::chain;
 use super::{
     COMPLETIONS_PER_POLL, Core, Counters, Scratch,
     control::Control,
+    key_lists::KeyLists,
     lazy::RING_PAGES,
     link::Link,
     memory::{Memory, SharedRegions},
@@ -255,7 +256,7 @@ impl Core {
                 transport.deregister(region);
             }
         }
-        let Attached { reply, writer, by_reference_len } = attached?;
+        let Attached { reply, writer, by_reference_len, kept_keys_max } = attached?;
         let capabilities = self.transports[at].capabilities();
         let lands_unpolled = capabilities.lands_unpolled;
         let outstanding_max = capabilities.outstanding_max;
@@ -272,6 +273,7 @@ impl Core {
             in_flight: VecDeque::with_capacity(COMPLETION_SLOTS as usize),
             shared: SharedRegions::default(),
             by_reference_len: u64::from(by_reference_len),
+            key_lists: KeyLists::new(kept_keys_max),
             lands_unpolled,
             vigil: Vigil::default(),
             promises: self.transports[at].promises(queue_pair),
@@ -342,7 +344,7 @@ impl Core {
             },
             completion_slots: COMPLETION_SLOTS,
         };
-        let ClientReply::Attached { mailbox, ring_len, by_reference_len, .. } =
+        let ClientReply::Attached { mailbox, ring_len, by_reference_len, kept_keys_max, .. } =
             ask(control, &attach)?
         else {
             return Err(ConnectError::Unexpected { address });
@@ -367,7 +369,7 @@ impl Core {
         let writer = MailboxWriter::new(mirror, remote, ring_len, COMPLETION_SLOTS)
             .in_one_write(one_write)
             .in_any_order(any_order);
-        Ok(Attached { reply, writer, by_reference_len })
+        Ok(Attached { reply, writer, by_reference_len, kept_keys_max })
     }
 
     /// Ends what was registered for a link that is gone.
@@ -400,6 +402,7 @@ struct Attached {
     reply: MemoryRegion,
     writer: MailboxWriter,
     by_reference_len: u32,
+    kept_keys_max: u32,
 }
 
 /// What a server says of itself.

@@ -4,13 +4,13 @@
 use windlass_wire::{
     FilterStack, RequestHeader, Status,
     filter::{BodyEncoder, ValueCoding, decode_body_keys, decode_body_values},
-    request::{Coding, DECODED_LEN_MAX},
+    request::{CodedKeys, Coding, DECODED_LEN_MAX},
 };
 
 use super::{
     Core, RequestId, TableIndex, WRITTEN_PART_LEN_MAX,
     kept::KeptValues,
-    link::{Answer, Held},
+    link::{Answer, Held, Link},
     push::{PartRows, Source, index},
     send::Route,
 };
@@ -57,22 +57,23 @@ impl Core {
         header.coding = match header.keys_len() + header.values_len() {
             0..=DECODED_LEN_MAX => {
                 let len = header.values_len();
-                self.encode(&mut encoder, keys, (source, from, len), seed, &options.filters)
+                self.encode(&mut encoder, route, keys, (source, from, len), seed, &options.filters)
             }
             _ => None,
         };
         let codes = header.coding.map_or_else(FilterStack::default, |coding| coding.filters);
+        let list = keys;
         let keys = match header.coding {
             Some(_) => encoder.keys(),
-            None => bytemuck::cast_slice(keys),
+            None => bytemuck::cast_slice(list),
         };
         let (source, from) = match codes.codes_values() {
             true => (Source::Plain(encoder.values()), 0),
             false => (source, from),
         };
         let values = self.part_values((table, route.link), source, from, header.sent_values_len());
-        let sent =
-            values.and_then(|values| self.send_push(route, table, header, keys, values, request));
+        let sent = values
+            .and_then(|values| self.send_push(route, table, header, (list, keys), values, request));
         self.encoder = encoder;
         sent
     }
@@ -81,6 +82,7 @@ impl Core {
     fn encode(
         &mut self,
         encoder: &mut BodyEncoder,
+        route: Route,
         keys: &[u64],
         (source, from, len): (Source<'_>, u64, u64),
         seed: u64,
@@ -115,15 +117,40 @@ impl Core {
                 values_len = encoder.values().len() as u64;
             }
         }
+        let keys = self.encode_keys(encoder, route.link, keys, stack, &mut used);
+        let values_len =
+            u32::try_from(values_len).unwrap_or_else(|_| unreachable!("bounded before"));
+        is_coded(&used, keys).then_some(Coding { filters: used, keys, values_len })
+    }
+
+    /// Encodes the keys of one message by a link.
+    fn encode_keys(
+        &mut self,
+        encoder: &mut BodyEncoder,
+        link: usize,
+        keys: &[u64],
+        stack: &FilterStack,
+        used: &mut FilterStack,
+    ) -> CodedKeys {
+        let place = match self.links.get_mut(link) {
+            Some(link) if stack.key_cache => link.key_lists.place(keys),
+            _ => None,
+        };
         let saved = &mut self.counters.saved;
-        if let Err(error) = encoder.encode_keys(keys, stack, &mut used, saved) {
+        if let Some(kept @ CodedKeys::Kept { .. }) = place {
+            encoder.send_no_keys();
+            saved.key_cache += keys.len() as u64 * 8;
+            return kept;
+        }
+        if let Err(error) = encoder.encode_keys(keys, stack, used, saved) {
             unreachable!("keys were checked to ascend: {error}");
         }
-        let length =
-            |len: u64| u32::try_from(len).unwrap_or_else(|_| unreachable!("bounded before"));
-        let keys_len = length(encoder.keys().len() as u64);
-        let coding = Coding { filters: used, keys_len, values_len: length(values_len) };
-        (!used.is_empty()).then_some(coding)
+        let len = u32::try_from(encoder.keys().len())
+            .unwrap_or_else(|_| unreachable!("parts are bounded"));
+        match place {
+            Some(CodedKeys::Keep { at, .. }) => CodedKeys::Keep { len, at },
+            _ => CodedKeys::Sent { len },
+        }
     }
 
     /// Has the keys and the answer of a pull by key go through filters, where they are smaller then: the keys are
@@ -131,25 +158,22 @@ impl Core {
     pub(super) fn filter_pull(
         &mut self,
         header: &mut RequestHeader,
+        link: usize,
         keys: &[u64],
         stack: &FilterStack,
         encoder: &mut BodyEncoder,
     ) {
+        // Only its shard can say what it keeps.
+        self.prepare_link(link);
         let len = index(header.values_len());
         let mut used = FilterStack::default();
         if stack.values.encoded_len(len) < len {
             used.values = stack.values;
         }
-        let saved = &mut self.counters.saved;
-        if let Err(error) = encoder.encode_keys(keys, stack, &mut used, saved) {
-            unreachable!("keys were checked to ascend: {error}");
+        let keys = self.encode_keys(encoder, link, keys, stack, &mut used);
+        if is_coded(&used, keys) {
+            header.coding = Some(Coding { filters: used, keys, values_len: 0 });
         }
-        if used.is_empty() {
-            return;
-        }
-        let keys_len = u32::try_from(encoder.keys().len())
-            .unwrap_or_else(|_| unreachable!("parts are bounded"));
-        header.coding = Some(Coding { filters: used, keys_len, values_len: 0 });
     }
 
     /// Decodes rows that were answered through a filter.
@@ -180,23 +204,19 @@ impl Core {
         status
     }
 
-    /// Keys and values of a message as a server decodes them, for its header without filters. Values that went by
+    /// Values of a message as a server decodes them, for its header without filters. Those that went by
     /// reference are given back.
-    pub(super) fn decoded(
+    pub(super) fn decoded_values(
         &mut self,
         header: &mut RequestHeader,
-        keys: &[u8],
         values: KeptValues,
-    ) -> (Vec<u64>, KeptValues) {
-        let Some(coding) = header.coding.take() else {
-            return (keys.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect(), values);
+    ) -> KeptValues {
+        let coding = header.coding.take();
+        let Some(coding) = coding.filter(|coding| coding.filters.codes_values()) else {
+            return values;
         };
-        let plain_keys = decoded_keys(header, &coding, keys);
-        if !coding.filters.codes_values() {
-            return (plain_keys, values);
-        }
         let bytes = match values {
-            KeptValues::None => return (plain_keys, KeptValues::None),
+            KeptValues::None => return KeptValues::None,
             KeptValues::Inline(bytes) => bytes,
             KeptValues::At { region, offset, held } => {
                 let mut bytes = vec![0; coding.values_len as usize];
@@ -212,16 +232,26 @@ impl Core {
         }
         let is_long = plain.len() as u64 > WRITTEN_PART_LEN_MAX;
         let region = if is_long { self.region_with(plain) } else { None };
-        let values = match region {
+        match region {
             Some(region) => KeptValues::At { region, offset: 0, held: Held::Region(region) },
             None => KeptValues::Inline(plain.to_vec()),
-        };
-        (plain_keys, values)
+        }
     }
 }
 
-/// The keys of a message that has a coding.
-pub(super) fn decoded_keys(header: &RequestHeader, coding: &Coding, bytes: &[u8]) -> Vec<u64> {
+/// Whether a message says anything by its coding.
+fn is_coded(used: &FilterStack, keys: CodedKeys) -> bool {
+    !used.is_empty() || !matches!(keys, CodedKeys::Sent { .. })
+}
+
+/// The keys of a message in flight, which sent these bytes for them.
+pub(super) fn keys_of(link: &Link, number: u32, header: &RequestHeader, bytes: &[u8]) -> Vec<u64> {
+    let Some(coding) = header.coding else {
+        return bytes.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect();
+    };
+    if let CodedKeys::Kept { .. } = coding.keys {
+        return link.key_lists.named_by(number);
+    }
     let mut keys = vec![0; index(header.keys_len()) / 8];
     if let Err(error) = decode_body_keys(&coding.filters, bytes, &mut keys, &mut Vec::new()) {
         unreachable!("this client has encoded them: {error}");

@@ -7,6 +7,7 @@ use windlass_wire::{Place, RequestHeader, RequestKind, RowRange, Rows, Sequence}
 
 use super::{
     Core, RegionId, RequestId, TableIndex,
+    filters::keys_of,
     link::{Held, InFlight},
     push::{Replica, index},
     requests::{Failure, NOBODY, Reply},
@@ -101,7 +102,8 @@ impl Core {
             self.release(in_flight.held);
             return self.end_part(in_flight.request, Some(Failure::Gone { server }));
         }
-        let (keys, values) = self.decoded(&mut header, keys, values);
+        let keys = keys_of(&self.links[link_at], in_flight.number, &header, keys);
+        let values = self.decoded_values(&mut header, values);
         self.keep(Kept { request: in_flight.request, header, keys, values, reply });
     }
 

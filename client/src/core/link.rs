@@ -10,7 +10,9 @@ use windlass_transport::{
 };
 use windlass_wire::{ServerId, ShardId, filter::ValueCoding};
 
-use super::{RegionId, memory::SharedRegions, requests::RequestId, vigil::Vigil};
+use super::{
+    RegionId, key_lists::KeyLists, memory::SharedRegions, requests::RequestId, vigil::Vigil,
+};
 
 /// The shortest send queue.
 const SENDER_MIN: u32 = 4;
@@ -67,6 +69,8 @@ pub(crate) struct Link {
     pub(super) in_flight: VecDeque<InFlight>,
     pub(super) shared: SharedRegions,
     pub(super) by_reference_len: u64,
+    /// Keys that the shard keeps.
+    pub(super) key_lists: KeyLists,
     /// Whether what the shard writes lands in memory without the transport being polled.
     pub(super) lands_unpolled: bool,
     /// When its server was last looked at because rows were read in place.
@@ -131,6 +135,7 @@ impl Link {
             in_flight: VecDeque::new(),
             shared: SharedRegions::default(),
             by_reference_len: BY_REFERENCE_LEN,
+            key_lists: KeyLists::default(),
             lands_unpolled: true,
             vigil: Vigil::default(),
             promises: Promises::NONE,

@@ -9,6 +9,7 @@ mod connect;
 mod control;
 mod filters;
 mod kept;
+mod key_lists;
 mod landed;
 mod lazy;
 mod learn;

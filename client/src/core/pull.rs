@@ -397,18 +397,18 @@ impl Core {
             }
         };
         let reply = Some((staging, to.chunk.offset + to.row * row_len));
-        let (request, values) = (to.request, Values::None);
-        if to.filters.is_empty() || keys.is_empty() {
-            let keys = bytemuck::cast_slice(keys);
-            return self.send(route, &Message { request, header, keys, values, reply });
+        let (request, list, values) = (to.request, keys, Values::None);
+        if to.filters.is_empty() || list.is_empty() {
+            let keys = bytemuck::cast_slice(list);
+            return self.send(route, &Message { request, header, list, keys, values, reply });
         }
         let mut encoder = std::mem::take(&mut self.encoder);
-        self.filter_pull(&mut header, keys, &to.filters, &mut encoder);
+        self.filter_pull(&mut header, route.link, list, &to.filters, &mut encoder);
         let keys = match header.coding {
             Some(_) => encoder.keys(),
-            None => bytemuck::cast_slice(keys),
+            None => bytemuck::cast_slice(list),
         };
-        let sent = self.send(route, &Message { request, header, keys, values, reply });
+        let sent = self.send(route, &Message { request, header, list, keys, values, reply });
         self.encoder = encoder;
         sent
     }

@@ -273,7 +273,7 @@ impl Core {
         }
         let header = self.push_header(table, rows, options);
         let values = self.part_values((table, route.link), source, from, header.values_len())?;
-        let keys = bytemuck::cast_slice(rows.keys());
+        let keys = (rows.keys(), bytemuck::cast_slice(rows.keys()));
         self.send_push(route, table, header, keys, values, request)
     }
 
@@ -326,12 +326,12 @@ impl Core {
         route: Route,
         table: TableIndex,
         header: RequestHeader,
-        keys: &[u8],
+        (list, keys): (&[u64], &[u8]),
         values: Values<'_>,
         request: RequestId,
     ) -> Result<(), RequestError> {
         let len = header.sent_values_len();
-        let message = Message { request, header, keys, values, reply: None };
+        let message = Message { request, header, list, keys, values, reply: None };
         match values {
             Values::At { region, offset, held: Held::Nothing }
                 if len <= self.inline_len_max(table, route.link) =>

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use windlass_wire::{RequestHeader, Rows};
 
-use super::{Core, REQUESTS_MAX, RequestId, filters::decoded_keys, link::InFlight, push::index};
+use super::{Core, REQUESTS_MAX, RequestId, filters::keys_of, link::InFlight, push::index};
 
 /// Rows, or keys, by request: of those that may still be asked for.
 #[derive(Debug, Default)]
@@ -54,10 +54,8 @@ impl Core {
             }
             Rows::Keys => {
                 let keys = &bytes[header.len()..][..index(header.sent_keys_len())];
-                let keys = match header.coding {
-                    Some(coding) => decoded_keys(&header, &coding, keys),
-                    None => keys.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect(),
-                };
+                let link = &self.links[link_at];
+                let keys = keys_of(link, in_flight.number, &header, keys);
                 self.refused.add(in_flight.request, keys.into_iter().map(|key| key..=key));
             }
             Rows::Partition { .. } => unreachable!("a push is of the rows it names"),

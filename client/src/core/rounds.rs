@@ -172,7 +172,7 @@ impl Core {
                 let options = PushOptions { clock: Some(self.clock), ..PushOptions::default() };
                 let header = self.header(RequestKind::Idle, table, &options);
                 let (keys, values, reply) = (&[][..], Values::None, None);
-                let message = Message { request: NOBODY, header, keys, values, reply };
+                let message = Message { request: NOBODY, header, list: &[], keys, values, reply };
                 self.write_now(link, &message);
             }
         }

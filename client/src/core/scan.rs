@@ -87,5 +87,8 @@ fn ask(
     (header.row_count, header.width) = (row_count, row_words);
     let route = core.route(core.routes(replica).link_of(step.partition));
     let reply = Some((staging, chunk.offset));
-    core.send(route, &Message { request, header, keys: &[], values: Values::None, reply })
+    core.send(
+        route,
+        &Message { request, header, list: &[], keys: &[], values: Values::None, reply },
+    )
 }

@@ -43,6 +43,8 @@ pub(super) struct Message<'a> {
     pub(super) request: RequestId,
     /// Places are filled in once it is known which link it goes by.
     pub(super) header: RequestHeader,
+    /// Its keys, and as they are sent.
+    pub(super) list: &'a [u64],
     pub(super) keys: &'a [u8],
     pub(super) values: Values<'a>,
     /// Where pulled rows go.
@@ -156,6 +158,7 @@ impl Core {
         let message = Message {
             request: kept.request,
             header,
+            list: &kept.keys,
             keys: bytemuck::cast_slice(&kept.keys),
             values,
             reply: kept.reply,
@@ -215,7 +218,8 @@ impl Core {
             }
         };
         let (request, mut header, reply) = (message.request, message.header, message.reply);
-        let (keys, values) = self.decoded(&mut header, message.keys, values);
+        let values = self.decoded_values(&mut header, values);
+        let keys = message.list.to_vec();
         self.keep(Kept { request, header, keys, values, reply });
         Ok(())
     }
@@ -261,6 +265,11 @@ impl Core {
             Ok(number) => {
                 let (request, held) = (message.request, message.held());
                 link.in_flight.push_back(InFlight { number, request, held });
+                if let (Some(coding), Some(oldest)) =
+                    (message.header.coding, link.in_flight.front())
+                {
+                    link.key_lists.note_written(number, coding.keys, oldest.number);
+                }
                 link.resumes &= !is_ordered(message.header.kind);
                 Ok(())
             }

@@ -155,6 +155,7 @@ impl Connection {
                     ring_len: attached.ring_len,
                     spin_us: self.shared.config.spin_us,
                     by_reference_len: attached.by_reference_len,
+                    kept_keys_max: attached.kept_keys_max,
                 }
             }
             ClientRequest::Locate { table, shard } => {

@@ -4,9 +4,58 @@ use windlass_transport::chunks::Chunk;
 use windlass_wire::{
     FilterError, FilterStack, RequestHeader,
     filter::{decode_body_keys, decode_body_values},
+    request::{CodedKeys, Coding},
 };
 
 use super::staging::Staging;
+
+/// Lists of keys that a client has its shard keep, and names then.
+#[derive(Debug)]
+pub(super) struct KeptKeys {
+    keys: Vec<u64>,
+    /// So many may be kept.
+    count_max: u32,
+}
+
+impl KeptKeys {
+    /// None yet.
+    pub(super) fn new(count_max: u32) -> Self {
+        Self { keys: Vec::new(), count_max }
+    }
+
+    /// Keeps a list from index `at` on; false when it may not.
+    fn keep(&mut self, at: u32, keys: &[u64]) -> bool {
+        let (from, end) = (at as usize, at as usize + keys.len());
+        if end > self.count_max as usize {
+            return false;
+        }
+        if end > self.keys.len() {
+            self.keys.resize(end, 0);
+        }
+        self.keys[from..end].copy_from_slice(keys);
+        true
+    }
+
+    /// The list of `count` keys from index `at` on, if it has this checksum.
+    fn list(&self, at: u32, count: u32, checksum: u32) -> Option<&[u64]> {
+        let list = self.keys.get(at as usize..at as usize + count as usize)?;
+        (CodedKeys::checksum(list) == checksum).then_some(list)
+    }
+}
+
+/// Why a body cannot be decoded.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CodedError {
+    /// A filter refuses it.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// More keys are to be kept than may be.
+    #[error("more keys are to be kept than may be")]
+    TooMany,
+    /// The keys that were kept are others.
+    #[error("the keys that were kept are others")]
+    Unknown,
+}
 
 /// Buffers for bodies as they came, for what is between two filters, and for answers.
 #[derive(Debug, Default)]
@@ -30,14 +79,24 @@ impl Coded {
         &mut self.body
     }
 
-    /// Decodes the body's first bytes, which are keys.
+    /// Finds the keys of a request: in the body's first bytes, or among those that were kept.
     pub(super) fn keys(
         &mut self,
-        filters: &FilterStack,
-        len: usize,
+        coding: &Coding,
+        kept: &mut KeptKeys,
         keys: &mut [u64],
-    ) -> Result<(), FilterError> {
-        decode_body_keys(filters, &self.body[..len], keys, &mut self.scratch)
+    ) -> Result<(), CodedError> {
+        let count = u32::try_from(keys.len()).map_err(|_| CodedError::TooMany)?;
+        if let CodedKeys::Kept { at, checksum } = coding.keys {
+            keys.copy_from_slice(kept.list(at, count, checksum).ok_or(CodedError::Unknown)?);
+            return Ok(());
+        }
+        let bytes = &self.body[..coding.keys.sent_len() as usize];
+        decode_body_keys(&coding.filters, bytes, keys, &mut self.scratch)?;
+        match coding.keys {
+            CodedKeys::Keep { at, .. } if !kept.keep(at, keys) => Err(CodedError::TooMany),
+            _ => Ok(()),
+        }
     }
 
     /// Decodes the body from `at` on, which is values.

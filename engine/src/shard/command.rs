@@ -42,6 +42,8 @@ pub struct AttachedMailbox {
     pub ring_len: u32,
     /// Bytes of values above which the client should send them by reference; `u32::MAX` if never.
     pub by_reference_len: u32,
+    /// Keys that the client may have the shard keep.
+    pub kept_keys_max: u32,
 }
 
 /// One command.

@@ -14,12 +14,14 @@ use windlass_wire::{
 
 use super::{
     Shard, chain,
+    coded::KeptKeys,
     command::{AttachedMailbox, remote_of, shared_of},
     session::{Applied, Detached, Mailbox, ShardSession},
 };
 use crate::limits::{
-    BY_REFERENCE_LEN, COMPLETION_SLOTS, EXPIRY_LOOKS, MAILBOX_RING_LEN, MAILBOX_RING_LEN_WRITTEN,
-    RECEIVES_POSTED, SESSIONS_DETACHED_MAX, SESSIONS_MAX,
+    BY_REFERENCE_LEN, COMPLETION_SLOTS, EXPIRY_LOOKS, KEPT_KEYS_MAX, KEPT_KEYS_MEMORY_PART,
+    MAILBOX_RING_LEN, MAILBOX_RING_LEN_WRITTEN, RECEIVES_POSTED, SESSIONS_DETACHED_MAX,
+    SESSIONS_MAX,
 };
 
 impl Shard {
@@ -103,6 +105,9 @@ impl Shard {
             return Err("the reply region is shorter than its completion ring".to_owned());
         }
         let slot = *self.by_session.get(&session).ok_or("open the mailbox first")?;
+        // Of all sessions the keys take a bounded part of what the shard may hold.
+        let kept_len = self.by_session.len() as u64 * u64::from(KEPT_KEYS_MAX) * 8;
+        let may_keep = kept_len <= self.options.memory_len_max / KEPT_KEYS_MEMORY_PART;
         let Some(open) = &mut self.sessions[slot] else { return Err("no session".to_owned()) };
         if open.mailbox.is_some() {
             return Err("the mailbox is attached already".to_owned());
@@ -127,7 +132,9 @@ impl Shard {
         })?;
         pages.close_file();
         let outstanding_max = transport.capabilities().outstanding_max;
+        let kept_keys_max = if may_keep { KEPT_KEYS_MAX } else { 0 };
         open.mailbox = Some(Mailbox {
+            kept_keys: KeptKeys::new(kept_keys_max),
             reader: MailboxReader::new(pages, ring_len).in_any_order(!open.writes_in_order),
             region,
             completions: CompletionWriter::new(remote_of(reply), completion_slots),
@@ -136,7 +143,7 @@ impl Shard {
         if let Some(peer) = open.peer {
             self.peer_attached(slot, peer);
         }
-        Ok(AttachedMailbox { region: shared_of(shared), ring_len, by_reference_len })
+        Ok(AttachedMailbox { region: shared_of(shared), ring_len, by_reference_len, kept_keys_max })
     }
 
     pub(super) fn transport_of(&self, provider: Provider) -> Result<usize, String> {

@@ -180,7 +180,8 @@ impl Shard {
             return self.refuse(slot, &message, Status::Checksum);
         }
         if let Some(coding) = header.coding {
-            match self.turn.decode(&mut header, &coding) {
+            let Some(mailbox) = &mut session.mailbox else { return Admitted::Left };
+            match self.turn.decode(&mut header, &coding, &mut mailbox.kept_keys) {
                 Ok(decoded) => values = decoded,
                 Err(error) => {
                     tracing::debug!(session = session.id.0, %error, "a body cannot be decoded");

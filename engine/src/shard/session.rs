@@ -8,7 +8,7 @@ use windlass_transport::{
 };
 use windlass_wire::{Incarnation, PartitionId, Sequence, SessionId, WorkerRank};
 
-use super::fetch::Parked;
+use super::{coded::KeptKeys, fetch::Parked};
 
 /// Highest sequence applied, for each partition of the shard.
 #[derive(Clone, Debug, Default)]
@@ -123,4 +123,5 @@ pub(super) struct Mailbox {
     pub(super) region: MemoryRegion,
     pub(super) completions: CompletionWriter,
     pub(super) sender: Sender,
+    pub(super) kept_keys: KeptKeys,
 }

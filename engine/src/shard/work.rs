@@ -1,8 +1,15 @@
 //! What one turn has taken from the mailboxes and not yet carried out.
 
-use windlass_wire::{FilterError, RequestHeader, request::Coding};
+use windlass_wire::{
+    FilterError, RequestHeader,
+    request::{CodedKeys, Coding},
+};
 
-use super::{coded::Coded, session::ShardSession, staging::Staging};
+use super::{
+    coded::{Coded, CodedError, KeptKeys},
+    session::ShardSession,
+    staging::Staging,
+};
 
 use crate::persist::commit::Position;
 
@@ -133,21 +140,23 @@ impl Turn {
         &mut self,
         header: &mut RequestHeader,
         coding: &Coding,
-    ) -> Result<Values, FilterError> {
+        kept: &mut KeptKeys,
+    ) -> Result<Values, CodedError> {
         let keys_at = self.keys.len();
         if header.keys_len() > 0 {
             self.keys.resize(keys_at + header.row_count as usize, 0);
             let keys = &mut self.keys[keys_at..];
-            self.coded.keys(&coding.filters, coding.keys_len as usize, keys)?;
+            self.coded.keys(coding, kept, keys)?;
         }
         let mut left = *coding;
+        left.keys = CodedKeys::Sent { len: 0 };
         (left.filters.delta_keys, left.filters.snappy_keys) = (false, false);
         if !header.kind.pushes() || header.values.is_some() {
             header.coding = Some(left);
             return Ok(Values::None);
         }
         header.coding = None;
-        self.decode_values(header, coding, coding.keys_len as usize)
+        Ok(self.decode_values(header, coding, coding.keys.sent_len() as usize)?)
     }
 
     /// Decodes a push's values, which stand in `coded` from `at` on.

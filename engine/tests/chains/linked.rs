@@ -97,6 +97,7 @@ fn serve(
                 ring_len: attached.ring_len,
                 spin_us: 20,
                 by_reference_len: attached.by_reference_len,
+                kept_keys_max: attached.kept_keys_max,
             }),
             other => panic!("links do not ask {other:?}"),
         };

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use windlass_wire::{
     DataType, Epoch, FilterStack, PartitionId, Place, RequestHeader, RequestKind, Rows,
-    ScanColumns, Sequence, TableId, WorkerClock, control::Provider, request::Coding,
+    ScanColumns, Sequence, TableId, WorkerClock,
+    control::Provider,
+    request::{CodedKeys, Coding},
 };
 
 use super::session::{Hostile, Target};
@@ -143,7 +145,12 @@ fn coding(kind: RequestKind, row_count: u32, random: &mut Random) -> Option<Codi
         _ => usual,
     };
     let keys_len = length(row_count.saturating_mul(8));
-    Some(Coding { filters, keys_len, values_len: length(row_count.saturating_mul(16)) })
+    let keys = match length(0) {
+        0..32 => CodedKeys::Sent { len: keys_len },
+        at @ 32..96 => CodedKeys::Keep { len: keys_len, at },
+        at => CodedKeys::Kept { at, checksum: keys_len },
+    };
+    Some(Coding { filters, keys, values_len: length(row_count.saturating_mul(16)) })
 }
 
 /// Keys in order from the ends of what there is, then values; cut off where a message ends.

@@ -102,7 +102,7 @@ pub(crate) struct Arguments {
     /// Which replica pulls read, in a cluster where rows have several
     #[arg(long, value_name = "REPLICA", default_value = "tail", requires = "connect")]
     from: Replica,
-    /// Send pushes, and pulls by key, through these filters, apart by commas: delta-keys, snappy, bf16, f16,
+    /// Send pushes, and pulls by key, through these filters, apart by commas: key-cache, delta-keys, snappy, bf16, f16,
     /// fixed:1 to fixed:4
     #[arg(long, value_name = "FILTERS", default_value = "", value_parser = super::filters::parse)]
     filters: FilterStack,

@@ -29,7 +29,7 @@ pub(crate) struct PushArguments {
     /// Acknowledge only what is on disk, whatever the table's durability
     #[arg(long)]
     sync: bool,
-    /// Send it through these filters, apart by commas: delta-keys, snappy, bf16, f16, fixed:1 to fixed:4
+    /// Send it through these filters, apart by commas: key-cache, delta-keys, snappy, bf16, f16, fixed:1 to fixed:4
     #[arg(long, value_name = "FILTERS", default_value = "", value_parser = filters::parse)]
     filters: FilterStack,
     #[command(flatten)]
@@ -52,7 +52,7 @@ pub(crate) struct PullArguments {
     /// Which replica is read, where rows have several
     #[arg(long, value_name = "REPLICA", default_value = "tail")]
     from: Replica,
-    /// Send keys and values through these filters, apart by commas: delta-keys, snappy, bf16, f16, fixed:1 to
+    /// Send keys and values through these filters, apart by commas: key-cache, delta-keys, snappy, bf16, f16, fixed:1 to
     /// fixed:4
     #[arg(long, value_name = "FILTERS", default_value = "", value_parser = filters::parse)]
     filters: FilterStack,

@@ -116,7 +116,7 @@ struct Cluster {
     /// Use the servers at this address instead
     #[arg(long, value_name = "ADDRESS")]
     connect: Option<String>,
-    /// Send pushes and pulls through these filters, apart by commas: delta-keys, snappy, bf16, f16, fixed:1 to
+    /// Send pushes and pulls through these filters, apart by commas: key-cache, delta-keys, snappy, bf16, f16, fixed:1 to
     /// fixed:4
     #[arg(long, value_name = "FILTERS", default_value = "", value_parser = super::filters::named)]
     filters: String,

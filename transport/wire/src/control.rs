@@ -380,6 +380,8 @@ pub enum ClientReply {
         spin_us: u32,
         /// Values longer than this go by reference, in bytes; `u32::MAX` if none should.
         by_reference_len: u32,
+        /// Keys that the client may have the shard keep; zero for none.
+        kept_keys_max: u32,
     },
     /// To `Locate`.
     Located {
@@ -477,7 +479,7 @@ crate::codec::wire_enum!(ClientReply {
     3 => Table { table },
     4 => Tables { tables },
     5 => Mailbox { endpoint },
-    6 => Attached { mailbox, ring_len, spin_us, by_reference_len },
+    6 => Attached { mailbox, ring_len, spin_us, by_reference_len, kept_keys_max },
     7 => Located { places },
     8 => Statistics { json },
     9 => Done {},

@@ -272,7 +272,7 @@ impl RequestHeader {
     #[must_use]
     #[inline]
     pub fn sent_keys_len(&self) -> u64 {
-        self.coding.map_or_else(|| self.keys_len(), |coding| u64::from(coding.keys_len))
+        self.coding.map_or_else(|| self.keys_len(), |coding| u64::from(coding.keys.sent_len()))
     }
 
     /// Bytes of values that a push has in the body or by reference.
@@ -444,7 +444,7 @@ const _: () = assert!(16 + ROWS_BITS + WIDTH_BITS <= 64 && DataType::ALL.len() <
 mod coding;
 mod decode;
 
-pub use coding::{Coding, DECODED_LEN_MAX};
+pub use coding::{CodedKeys, Coding, DECODED_LEN_MAX};
 
 #[cfg(test)]
 mod tests;

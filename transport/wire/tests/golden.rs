@@ -18,7 +18,7 @@ use windlass_wire::{
         PartitionChecksum, PeerTicket, Report, WorkerEntry, WorkerPulse,
     },
     map::{Chain, ServerState},
-    request::Coding,
+    request::{CodedKeys, Coding},
     rule::RuleDescription,
     scan::ScanHead,
 };
@@ -187,7 +187,7 @@ fn messages() -> Vec<(String, Vec<u8>)> {
     };
     let coding = Coding {
         filters: "delta-keys,snappy,fixed:2".parse().unwrap(),
-        keys_len: 1,
+        keys: CodedKeys::Keep { len: 1, at: 0x0102_0304 },
         values_len: 8,
     };
     let filtered = RequestHeader { coding: Some(coding), ..header() };
@@ -325,6 +325,7 @@ fn client_replies() -> Vec<(String, Vec<u8>)> {
         ring_len: 1 << 20,
         spin_us: 50,
         by_reference_len: 16 << 10,
+        kept_keys_max: 131_072,
     };
     let place = PartitionPlace {
         partition: PartitionId(5),

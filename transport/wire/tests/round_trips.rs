@@ -18,7 +18,7 @@ use windlass_wire::{
         encode_frame,
     },
     coordination::{Instruction, Order, Report},
-    request::{Coding, ROWS_MAX, VALUES_LEN_MAX, WIDTH_MAX},
+    request::{CodedKeys, Coding, ROWS_MAX, VALUES_LEN_MAX, WIDTH_MAX},
 };
 
 fn comes_back<M: Wire + PartialEq + std::fmt::Debug>(message: &M) {
@@ -107,7 +107,7 @@ fn coding_of(
     let mut filters: FilterStack = format!("{keys}{values}").trim_matches(',').parse().unwrap();
     filters.snappy_values = kind.pushes();
     let values_len = if kind.pushes() { u32::from(random.to_le_bytes()[2]) } else { 0 };
-    Some(Coding { filters, keys_len: len, values_len })
+    Some(Coding { filters, keys: CodedKeys::Sent { len }, values_len })
 }
 
 fn scan_header(

@@ -49,7 +49,9 @@ pub struct WindlassCounters {
     pub reads_retried: u64,
     /// Times the client slept in a wait.
     pub sleeps: u64,
-    /// Bytes that the filter delta-keys kept from being sent.
+    /// Bytes that the filter key-cache kept from being sent.
+    pub saved_by_key_cache: u64,
+    /// The same for delta-keys.
     pub saved_by_delta_keys: u64,
     /// The same for snappy.
     pub saved_by_snappy: u64,
@@ -61,9 +63,9 @@ pub struct WindlassCounters {
     pub saved_by_fixed: u64,
 }
 
-const _: () = assert!(size_of::<WindlassCounters>() == 96);
+const _: () = assert!(size_of::<WindlassCounters>() == 104);
 
-// SAFETY: `repr(C)`, begins with `size`, has no padding (96 bytes are the sum of the fields), and
+// SAFETY: `repr(C)`, begins with `size`, has no padding (104 bytes are the sum of the fields), and
 // holds integers only.
 unsafe impl SizedStruct for WindlassCounters {
     const NAME: &'static str = "windlass_counters";
@@ -262,6 +264,7 @@ pub unsafe extern "C" fn windlass_count(
             bytes_pulled: counted.bytes_pulled,
             reads_retried: counted.reads_retried,
             sleeps: counted.sleeps,
+            saved_by_key_cache: counted.saved.key_cache,
             saved_by_delta_keys: counted.saved.delta_keys,
             saved_by_snappy: counted.saved.snappy,
             saved_by_bf16: counted.saved.bf16,

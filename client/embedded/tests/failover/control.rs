@@ -150,6 +150,7 @@ impl State {
                     ring_len: attached.ring_len,
                     spin_us: 20,
                     by_reference_len: attached.by_reference_len,
+                    kept_keys_max: attached.kept_keys_max,
                 }),
                 ClientRequest::Locate { table, shard } => self.handles[usize::from(shard.0)]
                     .ask(|answer| ShardCommand::Locate { session, table, answer })

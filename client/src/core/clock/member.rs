@@ -152,7 +152,8 @@ impl Core {
                     }
                     let header = self.clock_header(table);
                     let (keys, values, reply) = (&[][..], Values::None, None);
-                    let message = Message { request: NOBODY, header, keys, values, reply };
+                    let message =
+                        Message { request: NOBODY, header, list: &[], keys, values, reply };
                     self.write_now(link, &message)
                 });
             if let Some(clock) = &mut self.tables[table.0].clock {
@@ -212,7 +213,14 @@ impl Core {
                 }
             }
             let header = self.clock_header(table);
-            let message = Message { request, header, keys: &[], values: Values::None, reply: None };
+            let message = Message {
+                request,
+                header,
+                list: &[],
+                keys: &[],
+                values: Values::None,
+                reply: None,
+            };
             if self.holds_back(table) {
                 // It goes to all links, once what is before it can be sent.
                 return self.put_off(self.route(link), &message);

@@ -8,6 +8,8 @@ use super::{
 /// Bytes that each filter kept from being sent. A filter that makes a message no smaller is left out of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SavedBytes {
+    /// By naming lists of keys that servers kept.
+    pub key_cache: u64,
     /// By writing keys as differences.
     pub delta_keys: u64,
     /// By compressing keys and values.
@@ -33,9 +35,10 @@ impl SavedBytes {
 
     /// Each filter's name and bytes.
     #[must_use]
-    pub fn by_filter(&self) -> [(&'static str, u64); 5] {
-        let Self { delta_keys, snappy, bf16, f16, fixed } = *self;
+    pub fn by_filter(&self) -> [(&'static str, u64); 6] {
+        let Self { key_cache, delta_keys, snappy, bf16, f16, fixed } = *self;
         [
+            ("key-cache", key_cache),
             ("delta-keys", delta_keys),
             ("snappy", snappy),
             ("bf16", bf16),
@@ -65,6 +68,11 @@ impl BodyEncoder {
     #[must_use]
     pub fn values(&self) -> &[u8] {
         &self.values
+    }
+
+    /// As if there were no keys: servers have them.
+    pub fn send_no_keys(&mut self) {
+        self.keys.clear();
     }
 
     /// Writes keys through the filters of `stack` that make them smaller: these are set in `used`, and what

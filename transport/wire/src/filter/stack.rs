@@ -66,6 +66,8 @@ impl fmt::Display for ValueCoding {
 /// The filters of a push. The default has none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FilterStack {
+    /// Lists of keys are kept by servers, and named when they come again.
+    pub key_cache: bool,
     /// Keys are written as differences.
     pub delta_keys: bool,
     /// Keys are compressed, after `delta_keys`.
@@ -100,7 +102,7 @@ impl FilterStack {
         matches!(self.values, ValueCoding::Fixed(_))
     }
 
-    /// On the wire: of keys bit 0 `delta-keys`, bit 1 `snappy`; of values the number of the coding (0 plain,
+    /// On the wire, what is done to the bytes of a message: of keys bit 0 `delta-keys`, bit 1 `snappy`; of values the number of the coding (0 plain,
     /// 1 bf16, 2 f16, 3 to 6 fixed point of 1 to 4 bytes), bit 7 `snappy`.
     #[must_use]
     pub fn to_bytes(self) -> [u8; 2] {
@@ -116,6 +118,7 @@ impl FilterStack {
             return None;
         }
         Some(Self {
+            key_cache: false,
             delta_keys: keys & DELTA_KEYS != 0,
             snappy_keys: keys & SNAPPY_KEYS != 0,
             values: ValueCoding::from_number(values & !SNAPPY_VALUES)?,
@@ -130,6 +133,14 @@ impl FilterStack {
             _ if dtype == DataType::F32 => Ok(()),
             coding => Err(StackError::Type { filter: coding.to_string(), dtype }),
         }
+    }
+
+    fn add_key_cache(&mut self) -> Result<(), StackError> {
+        if self.key_cache {
+            return Err(StackError::Twice { filter: "key-cache" });
+        }
+        self.key_cache = true;
+        Ok(())
     }
 
     fn add_delta_keys(&mut self) -> Result<(), StackError> {
@@ -175,6 +186,7 @@ impl FromStr for FilterStack {
         for (index, (name, coding)) in text.split(',').zip(&codings).enumerate() {
             match coding {
                 Some(coding) => stack.add_coding(*coding)?,
+                None if name == "key-cache" => stack.add_key_cache()?,
                 None if name == "delta-keys" => stack.add_delta_keys()?,
                 None => {
                     let coding_follows = codings[index + 1..].iter().any(Option::is_some);
@@ -186,14 +198,14 @@ impl FromStr for FilterStack {
     }
 }
 
-/// The coding of values that this filter is, or `None` for `delta-keys` and `snappy`.
+/// The coding of values that this filter is, or `None` for those of keys and for `snappy`.
 fn parse_coding(filter: &str) -> Result<Option<ValueCoding>, StackError> {
     let (name, parameter) = match filter.split_once(':') {
         Some((name, parameter)) => (name, Some(parameter)),
         None => (filter, None),
     };
     let coding = match name {
-        "delta-keys" | "snappy" => None,
+        "key-cache" | "delta-keys" | "snappy" => None,
         "bf16" => Some(ValueCoding::Bf16),
         "f16" => Some(ValueCoding::F16),
         "fixed" => {
@@ -213,7 +225,9 @@ fn parse_coding(filter: &str) -> Result<Option<ValueCoding>, StackError> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StackError {
     /// No filter has this name.
-    #[error("unknown filter {text:?}: use delta-keys, snappy, bf16, f16, fixed:1 to fixed:4")]
+    #[error(
+        "unknown filter {text:?}: use key-cache, delta-keys, snappy, bf16, f16, fixed:1 to fixed:4"
+    )]
     Unknown {
         /// The filter as written.
         text: String,
@@ -268,8 +282,13 @@ mod tests {
     #[test]
     fn stacks_are_parsed() {
         let fixed = ValueCoding::Fixed(FixedWidth::new(2).unwrap());
-        let expected =
-            FilterStack { delta_keys: true, snappy_keys: true, values: fixed, snappy_values: true };
+        let expected = FilterStack {
+            key_cache: false,
+            delta_keys: true,
+            snappy_keys: true,
+            values: fixed,
+            snappy_values: true,
+        };
         assert_eq!("delta-keys,fixed:2,snappy".parse(), Ok(expected));
         assert_eq!(
             "delta-keys,snappy,fixed:2".parse(),
@@ -280,6 +299,10 @@ mod tests {
             Ok(FilterStack { snappy_keys: true, snappy_values: true, ..FilterStack::default() })
         );
         assert_eq!("".parse(), Ok(FilterStack::default()));
+        assert_eq!(
+            "key-cache".parse(),
+            Ok(FilterStack { key_cache: true, ..FilterStack::default() })
+        );
     }
 
     #[test]
@@ -293,6 +316,7 @@ mod tests {
             ("fixed:5", "\"fixed:5\" needs a width"),
             ("fixed:-1", "\"fixed:-1\" needs a width"),
             ("snappy,snappy", "snappy stands twice"),
+            ("key-cache,bf16,key-cache", "key-cache stands twice"),
             ("delta-keys,delta-keys", "delta-keys stands twice"),
             ("snappy,delta-keys", "delta-keys stands after snappy"),
             ("fixed:2,bf16", "fixed:2 and bf16 both code values"),

@@ -24,12 +24,30 @@ fn push() -> RequestHeader {
 }
 
 /// Headers of each length, and whether they have keys.
-fn headers() -> [(RequestHeader, usize); 8] {
+fn headers() -> [(RequestHeader, usize); 10] {
     let place = Place { key: 4, address: 4096 };
+    let kept = Coding {
+        filters: "bf16".parse().unwrap(),
+        keys: CodedKeys::Kept { at: 9, checksum: 0xdead_beef },
+        values_len: 16,
+    };
+    let kept = RequestHeader { coding: Some(kept), ..push() };
+    let keep = Coding {
+        filters: "delta-keys".parse().unwrap(),
+        keys: CodedKeys::Keep { at: 7, len: 3 },
+        values_len: 32,
+    };
+    let keep = RequestHeader { coding: Some(keep), ..push() };
     let coding = |filters: &str, keys_len, values_len| {
-        Some(Coding { filters: filters.parse().unwrap(), keys_len, values_len })
+        Some(Coding {
+            filters: filters.parse().unwrap(),
+            keys: CodedKeys::Sent { len: keys_len },
+            values_len,
+        })
     };
     [
+        (kept, 64),
+        (keep, 64),
         (RequestHeader { coding: coding("delta-keys,bf16", 3, 16), ..push() }, 64),
         (
             RequestHeader {
@@ -160,15 +178,17 @@ fn codings_that_contradict_their_header_are_refused() {
     ];
     for (header, filters, keys_len, values_len, expected) in cases {
         let filters = filters.parse().unwrap();
-        let header =
-            RequestHeader { coding: Some(Coding { filters, keys_len, values_len }), ..header };
+        let header = RequestHeader {
+            coding: Some(Coding { filters, keys: CodedKeys::Sent { len: keys_len }, values_len }),
+            ..header
+        };
         let refused =
             RequestHeader::decode(&header.encode(), header.len() as u64 + header.body_len());
         let text = refused.unwrap_err().to_string();
         assert!(text.contains(expected), "{header:?}: {text}");
     }
     let filters: FilterStack = "delta-keys,snappy".parse().unwrap();
-    let coding = Some(Coding { filters, keys_len: 9, values_len: 9 });
+    let coding = Some(Coding { filters, keys: CodedKeys::Sent { len: 9 }, values_len: 9 });
     let bomb = RequestHeader { coding, row_count: 1 << 17, width: 3, ..push() };
     let refused = RequestHeader::decode(&bomb.encode(), bomb.len() as u64 + bomb.body_len());
     assert!(
@@ -176,9 +196,13 @@ fn codings_that_contradict_their_header_are_refused() {
         "{refused:?}"
     );
     // Reserved bytes and numbers that no filter has.
-    for (at, byte) in [(48, 4), (49, 7), (50, 1), (51, 1), (60, 1), (63, 1)] {
+    for (at, byte) in [(48, 16), (49, 7), (50, 1), (51, 1), (48, 12), (60, 1), (63, 1)] {
         let header = RequestHeader {
-            coding: Some(Coding { filters: FilterStack::default(), keys_len: 16, values_len: 32 }),
+            coding: Some(Coding {
+                filters: FilterStack::default(),
+                keys: CodedKeys::Sent { len: 16 },
+                values_len: 32,
+            }),
             ..push()
         };
         let mut bytes = header.encode();

@@ -257,7 +257,8 @@ pub(crate) fn any_reply() -> impl Strategy<Value = ClientReply> {
                 mailbox,
                 ring_len,
                 spin_us,
-                by_reference_len
+                by_reference_len,
+                kept_keys_max: ring_len ^ spin_us,
             }
         ),
         proptest::collection::vec(any_place(), 0..9).prop_map(|places| Reply::Located { places }),

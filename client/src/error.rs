@@ -6,6 +6,7 @@ pub use windlass_transport::error::chain;
 use windlass_transport::{
     control::ControlError,
     error::{AllocateError, ConnectError as LinkError, OpenError, RegisterError, ShareError},
+    text::{Shown, Span},
 };
 use windlass_wire::{
     DataType, PartitionId, ServerId, Status, Timestamp, WorkerClock, control::RefusalKind,
@@ -27,7 +28,7 @@ pub enum ConnectError {
     #[error(transparent)]
     Control(#[from] ControlError),
     /// The server refused.
-    #[error("the server at {address} refused: {text}")]
+    #[error("the server at {} refused: {text}", Shown(.address))]
     Refused {
         /// The server.
         address: String,
@@ -37,13 +38,13 @@ pub enum ConnectError {
         text: String,
     },
     /// The server answered something else.
-    #[error("the server at {address} answered something else than was asked")]
+    #[error("the server at {} answered something else than was asked", Shown(.address))]
     Unexpected {
         /// The server.
         address: String,
     },
     /// The server has the connection and says nothing.
-    #[error("{address} did not answer within {timeout:?}: it is overloaded or stopped")]
+    #[error("{} did not answer within {}: it is overloaded or stopped", Shown(.address), Span(*.timeout))]
     Timeout {
         /// The server.
         address: String,
@@ -54,7 +55,7 @@ pub enum ConnectError {
     #[error("interrupted while waiting for a server")]
     Interrupted,
     /// No provider is common to client and server.
-    #[error("no transport works between here and {address}: {reasons}")]
+    #[error("no transport works between here and {}: {reasons}", Shown(.address))]
     NoProvider {
         /// The server.
         address: String,
@@ -80,7 +81,7 @@ pub enum ConnectError {
         server: ServerId,
     },
     /// A queue pair could not be connected.
-    #[error("cannot connect a queue pair to the server at {address}")]
+    #[error("cannot connect a queue pair to the server at {}", Shown(.address))]
     Link {
         /// The server.
         address: String,
@@ -127,8 +128,10 @@ pub enum TableError {
     Control(#[from] ControlError),
     /// A server has the connection and says nothing. What it was asked for may still be done.
     #[error(
-        "{address} did not answer within {timeout:?}: it is overloaded or stopped; what it was asked for \
-         may still be done"
+        "{} did not answer within {}: it is overloaded or stopped; what it was asked for \
+         may still be done",
+        Shown(.address),
+        Span(*.timeout)
     )]
     Timeout {
         /// The server.
@@ -258,8 +261,9 @@ pub enum RequestError {
     /// For as long as the client tries, no server took or answered the request. What it pushed may
     /// have been applied to other partitions, or by servers that are gone.
     #[error(
-        "no live server has partition {partition}, for {tried_for:?} and longer: {remedy}; parts of \
-         the request may have been applied"
+        "no live server has partition {partition}, for {} and longer: {remedy}; parts of \
+         the request may have been applied",
+        Span(*.tried_for)
     )]
     PartitionUnavailable {
         /// The partition, or the first of several.
@@ -278,8 +282,9 @@ pub enum RequestError {
     /// The push had no answer for so long that the servers may have applied it and forgotten that. It is
     /// not sent again, since it could be applied twice; parts of it may have been applied, or all.
     #[error(
-        "the push had no answer for half of the {expiry:?} after which servers forget which pushes \
-         were applied: it is unknown whether it was; pull the rows to see, and push anew what is missing"
+        "the push had no answer for half of the {} after which servers forget which pushes \
+         were applied: it is unknown whether it was; pull the rows to see, and push anew what is missing",
+        Span(*.expiry)
     )]
     SessionExpired {
         /// How long servers remember an idle session: `--session-expiry` of the cluster.
@@ -302,15 +307,16 @@ pub enum RequestError {
         server: ServerId,
     },
     /// No answer in time. The request goes on.
-    #[error("no answer within {timeout:?}: the server is overloaded or gone")]
+    #[error("no answer within {}: the server is overloaded or gone", Span(*.timeout))]
     Timeout {
         /// The bound.
         timeout: Duration,
     },
     /// The push was not sent as a whole in time. Parts that were sent go on.
     #[error(
-        "the push could not be sent within {timeout:?}: none or only some of its rows are or will be \
-         pushed; push fewer rows at once, or raise the timeout"
+        "the push could not be sent within {}: none or only some of its rows are or will be \
+         pushed; push fewer rows at once, or raise the timeout",
+        Span(*.timeout)
     )]
     SendTimeout {
         /// The bound.
@@ -340,8 +346,9 @@ pub enum RequestError {
     },
     /// A slower worker kept a pull waiting for too long.
     #[error(
-        "the slowest worker is at clock {slowest} and the pull needs {needed}; waited {timeout:?}: \
-         let that worker go on or leave, raise the table's bound, or the client's timeout"
+        "the slowest worker is at clock {slowest} and the pull needs {needed}; waited {}: \
+         let that worker go on or leave, raise the table's bound, or the client's timeout",
+        Span(*.timeout)
     )]
     Behind {
         /// Clock of the slowest live worker.
@@ -353,7 +360,8 @@ pub enum RequestError {
     },
     /// Too few workers came.
     #[error(
-        "{live} of {expected} workers have opened the table within {timeout:?}: start the others"
+        "{live} of {expected} workers have opened the table within {}: start the others",
+        Span(*.timeout)
     )]
     Missing {
         /// Workers there are.

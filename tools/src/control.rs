@@ -18,7 +18,8 @@ pub struct Control {
 pub enum AskError {
     /// Nobody answers.
     #[error(
-        "cannot reach {address}: check that `windlass serve` or `windlass coordinator` runs there"
+        "cannot reach {}: check that `windlass serve` or `windlass coordinator` runs there",
+        windlass_transport::text::Shown(.address)
     )]
     Unreachable {
         /// Where.

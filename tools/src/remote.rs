@@ -11,8 +11,9 @@ use crate::train::message::Connection;
 pub enum RemoteError {
     /// No connection was made.
     #[error(
-        "cannot connect to {address}: check that `windlass serve` runs there, --transport and \
-         --token-file"
+        "cannot connect to {}: check that `windlass serve` runs there, --transport and \
+         --token-file",
+        windlass_transport::text::Shown(.address)
     )]
     Connect {
         /// The address.

@@ -2,11 +2,30 @@
 //! `scrub` can read it.
 
 #![allow(missing_docs)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
 
+use std::{
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
 use serde_json::json as value;
 use support::{Server, fails, folder, json, run, stderr};
+
+/// When each directory and file below one was last changed; a file that came and went changed its directory.
+fn changed(at: &Path) -> Vec<(PathBuf, i64, i64)> {
+    let own = std::fs::metadata(at).unwrap();
+    let mut all = vec![(at.to_owned(), own.ctime(), own.ctime_nsec())];
+    if own.is_dir() {
+        let mut inner: Vec<PathBuf> =
+            std::fs::read_dir(at).unwrap().map(|entry| entry.unwrap().path()).collect();
+        inner.sort();
+        inner.iter().for_each(|path| all.extend(changed(path)));
+    }
+    all
+}
 
 #[test]
 fn synced_pushes_survive_kill_and_can_be_inspected() {
@@ -21,6 +40,7 @@ fn synced_pushes_survive_kill_and_can_be_inspected() {
     // Dropping kills it, without notice.
     drop(server);
 
+    let before = changed(&at.join("data"));
     let scrubbed = run(at, &["scrub", "data", "--json"]);
     assert!(scrubbed.status.success(), "{}", stderr(&scrubbed));
     let log = run(at, &["inspect", "log", "data", "--frames"]);
@@ -28,6 +48,7 @@ fn synced_pushes_survive_kill_and_can_be_inspected() {
     assert!(String::from_utf8_lossy(&log.stdout).contains("lsn"));
     let listed = run(at, &["inspect", "checkpoints", "data"]);
     assert!(listed.status.success(), "{}", stderr(&listed));
+    assert_eq!(changed(&at.join("data")), before, "who only reads changes nothing");
 
     let server = Server::start(at, &["--data-dir", "data"]);
     let pulled = json(at, &["pull", "w", "3", "4", "99", "--connect", &server.address, "--json"]);

@@ -3,8 +3,8 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{SocketAddr, TcpStream, ToSocketAddrs},
-    time::Duration,
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -17,12 +17,18 @@ use windlass_wire::{
     control::{FRAME_HEADER_LEN, decode_frame_header, decode_message, encode_frame},
 };
 
+use crate::{
+    resolve::resolve,
+    text::{Shown, Span},
+};
+
 /// Why a control message could not be exchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// No connection could be made.
     #[error(
-        "cannot connect to {address}: check that the server runs and that the address is right"
+        "cannot connect to {}: check that the server runs and that the address is right",
+        Shown(.address)
     )]
     Connect {
         /// Where to.
@@ -40,7 +46,7 @@ pub enum ControlError {
     },
     /// The peer has the connection and says nothing: what it was asked may still be carried out, and its
     /// answer may still come, so that the connection is of no use any more.
-    #[error("{peer} did not answer within {limit:?}: it is overloaded or stopped")]
+    #[error("{peer} did not answer within {}: it is overloaded or stopped", Span(*.limit))]
     Silent {
         /// The peer.
         peer: String,
@@ -66,6 +72,10 @@ pub struct ControlStream {
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// So many addresses of a name are tried, each for so long at least.
+const ADDRESSES_MAX: usize = 16;
+const SHARE_MIN: Duration = Duration::from_millis(1);
 
 /// An idle peer is asked whether it is there after this long, and so often in such intervals: one whose
 /// host has vanished is gone after all of it. What it is sent meanwhile waits no longer either.
@@ -102,8 +112,14 @@ impl ControlStream {
     fn dial(address: &str, limit: Duration) -> Result<Self, ControlError> {
         let connect = |source| ControlError::Connect { address: address.to_owned(), source };
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for resolved in address.to_socket_addrs().map_err(connect)? {
-            match TcpStream::connect_timeout(&resolved, limit) {
+        let until = Instant::now() + limit;
+        let mut resolved = resolve(address, limit).map_err(connect)?;
+        // The first ones are what the system prefers. Each has its share of the time that is left.
+        resolved.truncate(ADDRESSES_MAX);
+        for (tried, to) in resolved.iter().enumerate() {
+            let left = until.saturating_duration_since(Instant::now());
+            let share = left / u32::try_from(resolved.len() - tried).unwrap_or(1);
+            match TcpStream::connect_timeout(to, share.max(SHARE_MIN)) {
                 Ok(stream) => return Self::new(stream).map_err(connect),
                 Err(error) => last = error,
             }

@@ -57,6 +57,13 @@ pub fn are_exhausted(error: &io::Error) -> bool {
     matches!(errno, Some(Errno::MFILE | Errno::NFILE))
 }
 
+/// Whether a listener has to be left alone for a while: it stays readable though nothing can be accepted from it.
+#[must_use]
+pub fn stop_accepting(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    are_exhausted(error) || matches!(errno, Some(Errno::NOMEM | Errno::NOBUFS))
+}
+
 /// Holds descriptors in reserve from now on, for [`with_reserve`].
 pub fn hold_reserve() {
     let mut reserve = lock();
@@ -148,6 +155,17 @@ pub(crate) mod scarce {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_listener_is_left_alone_when_the_system_lacks_anything() {
+        for lacking in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS] {
+            assert!(stop_accepting(&lacking.into()), "{lacking}");
+        }
+        for passing in [Errno::WOULDBLOCK, Errno::CONNABORTED, Errno::INTR] {
+            assert!(!stop_accepting(&passing.into()), "{passing}");
+        }
+        assert!(!are_exhausted(&Errno::NOMEM.into()), "a reserve of descriptors does not help");
+    }
 
     /// The only test that holds the reserve, which the process has once.
     #[test]

@@ -1,6 +1,6 @@
 //! One error per operation of the transport. Each text says what failed and what to do about it.
 
-use crate::{descriptors, fabric::QueuePairId};
+use crate::{descriptors, fabric::QueuePairId, text::Shown};
 
 /// Why memory could not be allocated.
 #[derive(Debug, thiserror::Error)]
@@ -118,7 +118,8 @@ pub enum ConnectError {
     Stale,
     /// The peer could not be reached in time.
     #[error(
-        "the peer at {address} cannot be reached: check that it runs and that the address is right"
+        "the peer at {} cannot be reached: check that it runs and that the address is right",
+        Shown(.address)
     )]
     Unreachable {
         /// Where it should be.

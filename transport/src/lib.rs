@@ -18,11 +18,13 @@ pub mod fabric_admin;
 pub mod mailbox;
 pub mod memory;
 pub mod random;
+mod resolve;
 pub mod shm;
 mod slab;
 pub mod spin;
 mod sync;
 pub mod tcp;
+pub mod text;
 pub mod verbs;
 pub mod wait;
 

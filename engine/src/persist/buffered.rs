@@ -49,6 +49,18 @@ impl BufferedStorage {
     /// # Errors
     /// When the directory cannot be opened or no thread or event descriptor is to be had.
     pub fn open(directory: &Path, reason: String) -> Result<Self, StorageError> {
+        Self::start(directory, reason, false)
+    }
+
+    /// The same, for reading alone.
+    ///
+    /// # Errors
+    /// As [`BufferedStorage::open`].
+    pub fn open_to_read(directory: &Path, reason: String) -> Result<Self, StorageError> {
+        Self::start(directory, reason, true)
+    }
+
+    fn start(directory: &Path, reason: String, only_reads: bool) -> Result<Self, StorageError> {
         let failed = |operation: &'static str, source: io::Error| StorageError {
             operation,
             name: directory.display().to_string(),
@@ -65,6 +77,7 @@ impl BufferedStorage {
         let mut helper = Helper {
             directory: directory.to_owned(),
             directory_file,
+            only_reads,
             regions: Arc::clone(&regions),
             files: HashMap::new(),
             next_file: 0,
@@ -197,6 +210,7 @@ pub(crate) fn list_directory(directory: &Path) -> Result<Vec<Listed>, StorageErr
 struct Helper {
     directory: PathBuf,
     directory_file: File,
+    only_reads: bool,
     regions: Arc<Mutex<Vec<Pages>>>,
     files: HashMap<FileId, (String, File)>,
     next_file: u32,
@@ -214,7 +228,8 @@ impl Helper {
             Operation::Open { name, create } => {
                 let path = self.directory.join(&name);
                 let mut options = OpenOptions::new();
-                options.read(true).write(true).create(create).truncate(create).mode(FILE_MODE);
+                options.read(true).mode(FILE_MODE);
+                options.write(!self.only_reads).create(create).truncate(create);
                 let file = descriptors::with_reserve(|| options.open(&path))?;
                 let id = FileId(self.next_file);
                 self.next_file += 1;

@@ -361,6 +361,21 @@ pub fn open(directory: &Path, provider: Provider) -> Result<Box<dyn Storage>, St
     Ok(Box::new(super::buffered::BufferedStorage::open(directory, refused)?))
 }
 
+/// Opens the storage of a directory that is there, for reading alone: nothing in it is changed, and it may be
+/// mounted read-only.
+///
+/// # Errors
+/// When the directory cannot be opened.
+pub fn open_to_read(directory: &Path) -> Result<Box<dyn Storage>, StorageError> {
+    match super::uring::UringStorage::open_to_read(directory) {
+        Ok(storage) => Ok(Box::new(storage)),
+        Err(error) => {
+            let refused = format!("io_uring is refused: {}", error.source);
+            Ok(Box::new(super::buffered::BufferedStorage::open_to_read(directory, refused)?))
+        }
+    }
+}
+
 /// Submits one operation and waits for its end: for start-up, recovery and tools, while nothing
 /// else is under way on this storage.
 ///
@@ -428,5 +443,36 @@ pub fn read(
                 std::thread::sleep(limits::READ_RETRY_PAUSE);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{buffered::BufferedStorage, uring::UringStorage},
+        *,
+    };
+
+    #[test]
+    fn storage_opened_to_read_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a"), [7; 8192]).unwrap();
+        let before = std::fs::metadata(folder.path()).unwrap().modified().unwrap();
+        let buffered = BufferedStorage::open_to_read(folder.path(), String::new()).unwrap();
+        let mut storages: Vec<Box<dyn Storage>> = vec![Box::new(buffered)];
+        match UringStorage::open_to_read(folder.path()) {
+            Ok(ring) => storages.push(Box::new(ring)),
+            Err(error) => assert!(UringStorage::open(folder.path()).is_err(), "{error}"),
+        }
+        for mut storage in storages {
+            let file = open_file(storage.as_mut(), "a", false).unwrap();
+            let grown = run(storage.as_mut(), Operation::Allocate { file, length: 1 << 20 });
+            // The descriptor itself does not allow it.
+            let reason = grown.unwrap_err().source.raw_os_error();
+            assert_eq!(reason, Some(libc::EBADF), "{:?}", storage.report());
+        }
+        assert_eq!(std::fs::metadata(folder.path()).unwrap().modified().unwrap(), before);
+        assert!(open_to_read(&folder.path().join("none")).is_err());
+        assert!(!folder.path().join("none").exists());
     }
 }

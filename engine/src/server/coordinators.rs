@@ -52,7 +52,7 @@ pub(super) enum Downlink {
 
 /// Why a coordinator did not take a server in.
 #[derive(Debug, thiserror::Error)]
-#[error("{coordinator}: {reason}")]
+#[error("{}: {reason}", windlass_transport::text::Shown(.coordinator))]
 pub(super) struct JoinError {
     pub(super) coordinator: String,
     pub(super) reason: String,

@@ -115,7 +115,7 @@ pub enum StartError {
         max: usize,
     },
     /// The coordinator does not take this server.
-    #[error("cannot join the cluster at {coordinator}: {reason}")]
+    #[error("cannot join the cluster at {}: {reason}", windlass_transport::text::Shown(.coordinator))]
     Join {
         /// Its address.
         coordinator: String,

@@ -282,3 +282,24 @@ fn a_partition_that_begins_empty_gets_its_rows_beside_the_turns() {
     let sums = node.checksums();
     assert_eq!(sums.len(), PARTITIONS as usize);
 }
+
+/// A partition whose shard did not lend it its memory thread would be charged with a slab when it needs one, and make
+/// it within the turn.
+#[test]
+fn sparse_partitions_have_their_next_rows_made_by_the_thread_of_their_shard() {
+    let schema = TableSchema::sparse(DataType::F32, 4096);
+    let table = TableEntry { id: TableId(1), name: "wide".to_owned(), schema };
+    let mut world = World::start(Provider::Tcp {}, 1, vec![table]);
+    let keys: Vec<u64> =
+        (0..).filter(|key| world.client.partition_of(0, *key) == 3).take(16).collect();
+    let mut left = Vec::new();
+    for key in keys {
+        world.client.push(0, vec![key], 1.0);
+        world.client.settle_by(&world.map);
+        left.push(world.nodes[0].memory_left().iter().sum::<u64>());
+    }
+    // The first slab has 16 rows. Once half of them are taken the next one is asked for.
+    assert!(left[..8].iter().all(|now| *now == left[0]), "{left:?}");
+    assert!(left[8] + 32 * 4096 * 4 <= left[7], "the next slab was not asked for: {left:?}");
+    assert_eq!(left[8], left[15]);
+}

@@ -13,7 +13,7 @@ use windlass_engine::persist::{
         inspect_log,
     },
     scrub::{ScrubReport, scrub},
-    storage::{self, Provider, Storage},
+    storage::{self, Storage},
 };
 use windlass_engine::server::scrub_server;
 
@@ -231,5 +231,5 @@ fn is_shard(directory: &Path) -> bool {
 }
 
 pub(super) fn open(directory: &Path) -> Result<Box<dyn Storage>, Failure> {
-    storage::open(directory, Provider::Automatic).map_err(Failure::failed)
+    storage::open_to_read(directory).map_err(Failure::failed)
 }

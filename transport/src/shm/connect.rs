@@ -175,7 +175,7 @@ impl Shm {
             let socket = match socket::accept(listener.socket.as_fd()) {
                 Ok(socket) => socket,
                 Err(error) => {
-                    if descriptors::are_exhausted(&error) {
+                    if descriptors::stop_accepting(&error) {
                         // It stays readable, and would keep this thread busy.
                         let unwatched = epoll::delete(&self.epoll, &listener.socket).is_ok();
                         self.accepts_again_at = unwatched.then(|| Instant::now() + ACCEPT_PAUSE);

@@ -160,7 +160,7 @@ impl Tcp {
             let Some(listener) = &self.listener else { return };
             let stream = match listener.accept() {
                 Ok((stream, _)) => stream,
-                Err(error) if descriptors::are_exhausted(&error) => {
+                Err(error) if descriptors::stop_accepting(&error) => {
                     self.pause_accepting();
                     break;
                 }

@@ -39,6 +39,7 @@ pub struct UringStorage {
     directory: PathBuf,
     directory_file: File,
     report: StorageReport,
+    only_reads: bool,
     regions: Vec<Region>,
     files: Files,
     inflight: Inflight,
@@ -65,7 +66,19 @@ impl UringStorage {
     /// # Errors
     /// When the kernel refuses io_uring, or durable writes through it.
     pub fn open(directory: &Path) -> Result<Self, StorageError> {
-        setup::open(directory).map_err(|source| StorageError {
+        Self::set_up(directory, false)
+    }
+
+    /// The same, for reading alone: nothing in the directory is changed, not even to try it out.
+    ///
+    /// # Errors
+    /// When the kernel refuses io_uring, or the directory cannot be opened.
+    pub fn open_to_read(directory: &Path) -> Result<Self, StorageError> {
+        Self::set_up(directory, true)
+    }
+
+    fn set_up(directory: &Path, only_reads: bool) -> Result<Self, StorageError> {
+        setup::open(directory, only_reads).map_err(|source| StorageError {
             operation: "set up io_uring for",
             name: directory.display().to_string(),
             source,

@@ -23,7 +23,7 @@ const ENTRIES: u32 = 256;
 
 const _: () = assert!(ENTRIES as usize == limits::OPERATIONS_MAX);
 
-pub(super) fn open(directory: &Path) -> io::Result<UringStorage> {
+pub(super) fn open(directory: &Path, only_reads: bool) -> io::Result<UringStorage> {
     let ring = build()?;
     let mut report = StorageReport {
         provider: "io_uring",
@@ -42,10 +42,14 @@ pub(super) fn open(directory: &Path) -> io::Result<UringStorage> {
         report.registered_files = false;
         report.fallbacks.push(format!("registered files are refused: {error}"));
     }
-    if let Err(error) = probe_write(&ring, directory, true) {
+    let tried =
+        if only_reads { probe_read(&ring, directory) } else { probe_write(&ring, directory, true) };
+    if let Err(error) = tried {
         report.direct = false;
         report.fallbacks.push(format!("O_DIRECT is refused: {error}"));
-        probe_write(&ring, directory, false)?;
+        if !only_reads {
+            probe_write(&ring, directory, false)?;
+        }
     }
     let directory_file = File::open(directory)?;
     Ok(UringStorage {
@@ -53,6 +57,7 @@ pub(super) fn open(directory: &Path) -> io::Result<UringStorage> {
         directory: directory.to_owned(),
         directory_file,
         report,
+        only_reads,
         regions: Vec::new(),
         files: Files::new(),
         inflight: Inflight::new(),
@@ -98,19 +103,45 @@ fn probe_write(ring: &IoUring, directory: &Path, direct: bool) -> io::Result<()>
     }
     // Some file systems refuse the flag at open, others at the first write.
     let file = options.open(&path);
-    let result = file.and_then(|file| write_one_block(ring, &file));
+    let result = file.and_then(|file| carry_out(ring, &file, true));
     let _ = std::fs::remove_file(&path);
-    result
+    match result? {
+        limits::BLOCK_BYTES => Ok(()),
+        _ => Err(io::ErrorKind::WriteZero.into()),
+    }
 }
 
-fn write_one_block(ring: &IoUring, file: &File) -> io::Result<()> {
+/// Reads a block of a file that is there, past the kernel's cache, as recovery will.
+fn probe_read(ring: &IoUring, directory: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if !entry.file_type()?.is_file() {
+            continue;
+        }
+        let mut options = OpenOptions::new();
+        let file = options.read(true).custom_flags(libc::O_DIRECT).open(entry.path());
+        match file.and_then(|file| carry_out(ring, &file, false)) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Err(error),
+            // A running server has removed it, or it is damaged, which its reader will say.
+            Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Writes or reads the first block of a file, and returns how many bytes of it.
+fn carry_out(ring: &IoUring, file: &File, writes: bool) -> io::Result<usize> {
     let options =
         PagesOptions { huge: HugePages::Never, lock: Lock::Never, sealed_for_peers: false };
     let pages = Pages::allocate(limits::BLOCK_BYTES, options).map_err(io::Error::other)?;
     let length = u32::try_from(limits::BLOCK_BYTES).unwrap_or(0);
-    let entry = opcode::Write::new(types::Fd(file.as_raw_fd()), pages.as_ptr(), length)
-        .rw_flags(libc::RWF_DSYNC)
-        .build();
+    let fd = types::Fd(file.as_raw_fd());
+    let entry = if writes {
+        opcode::Write::new(fd, pages.as_ptr(), length).rw_flags(libc::RWF_DSYNC).build()
+    } else {
+        opcode::Read::new(fd, pages.as_ptr(), length).build()
+    };
     // SAFETY: nothing else uses the ring yet: this is set-up, with exclusive ownership.
     let mut queue = unsafe { ring.submission_shared() };
     // SAFETY: file and pages live until the completion, waited for below, has arrived.
@@ -126,9 +157,5 @@ fn write_one_block(ring: &IoUring, file: &File) -> io::Result<()> {
     // SAFETY: as above: nothing else uses the ring.
     let mut completions = unsafe { ring.completion_shared() };
     let result = completions.next().map_or(-libc::EIO, |entry| entry.result());
-    match u32::try_from(result) {
-        Ok(written) if written == length => Ok(()),
-        Ok(_) => Err(io::ErrorKind::WriteZero.into()),
-        Err(_) => Err(io::Error::from_raw_os_error(-result)),
-    }
+    usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))
 }

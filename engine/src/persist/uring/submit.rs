@@ -106,7 +106,8 @@ impl UringStorage {
         let here = types::Fd(self.directory_file.as_raw_fd());
         Ok(match slot.operation {
             Operation::Open { create, .. } => {
-                let mut flags = libc::O_RDWR | libc::O_CLOEXEC;
+                let access = if self.only_reads { libc::O_RDONLY } else { libc::O_RDWR };
+                let mut flags = access | libc::O_CLOEXEC;
                 if create {
                     flags |= libc::O_CREAT | libc::O_TRUNC;
                 }

@@ -12,12 +12,7 @@ use windlass_wire::ShardId;
 
 use super::{Catalogue, RestoreError};
 use crate::{
-    persist::{
-        directories::ShardDirectory,
-        inspect::needed_files,
-        scrub::scrub,
-        storage::{self, Provider},
-    },
+    persist::{directories::ShardDirectory, inspect::needed_files, scrub::scrub, storage},
     private_files::{self, FILE_MODE},
     shard::chain,
 };
@@ -43,7 +38,7 @@ pub(super) fn sources(from: &[PathBuf], accept_damage: bool) -> Result<Vec<Sourc
         let unreadable = |reason: String| RestoreError::Source { path: server.clone(), reason };
         let listed = ShardDirectory::list(server).map_err(|error| unreadable(error.to_string()))?;
         for directory in listed {
-            let mut storage = storage::open(&directory.path, Provider::Automatic)
+            let mut storage = storage::open_to_read(&directory.path)
                 .map_err(|error| unreadable(chain(&error)))?;
             let report = scrub(storage.as_mut()).map_err(|error| unreadable(chain(&error)))?;
             if let Some(bad) = report.bad.into_iter().next()

@@ -1,10 +1,17 @@
 //! A server that stands still: whoever asks it something is told in time, and gets the right answers
 //! once it goes on.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use windlass_client::{
-    Client, ClientOptions, ConnectError, Element, PullOptions, PushOptions, TableError, TableSchema,
+    Client, ClientOptions, ConnectError, Element, PendingPush, PullOptions, PushOptions,
+    RequestError, TableError, TableSchema, Watch,
 };
 
 use super::processes::Cluster;
@@ -65,4 +72,36 @@ fn control_requests_to_a_stopped_server_end_in_time() {
     // The process has kept what was in its memory, whatever the cluster thought of it meanwhile.
     let rows = table.pull(0..1, &PullOptions::default()).unwrap().wait().unwrap();
     assert_eq!(rows, [5.0]);
+}
+
+/// A client links to a shard when it first sends something to it. A signal is told once: it may not be lost there.
+#[test]
+fn an_interruption_while_a_link_is_made_ends_the_push() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(folder.path(), &["--partitions", "4"]);
+    let number = cluster.add_server();
+    let is_signalled = Arc::new(AtomicBool::new(false));
+    let signal = Arc::clone(&is_signalled);
+    let options = ClientOptions {
+        timeout: Duration::from_secs(120),
+        watch: Some(Watch::new(move || !signal.swap(false, Ordering::AcqRel))),
+        ..ClientOptions::default()
+    };
+    let client = Client::connect_with(cluster.address(number), options).unwrap();
+    let schema = TableSchema::dense(f64::DTYPE, 100, 1);
+    let table = client.create_table::<f64>("kept", &schema).unwrap();
+
+    cluster.stop_for_a_while(number);
+    let asked = Instant::now();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(500));
+            is_signalled.store(true, Ordering::Release);
+        });
+        let pushed = table.push(0..1, &[5.0], &PushOptions::default());
+        let error = pushed.and_then(PendingPush::wait).unwrap_err();
+        assert!(matches!(error, RequestError::Interrupted), "{error}");
+    });
+    assert!(asked.elapsed() < SLACK, "it took {:?}", asked.elapsed());
+    cluster.go_on(number);
 }

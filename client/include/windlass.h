@@ -162,14 +162,6 @@ enum windlass_status
      */
     WINDLASS_STATUS_WRONG_LENGTH = 30,
     /**
-     * Keys do not ascend.
-     */
-    WINDLASS_STATUS_UNSORTED_KEYS = 31,
-    /**
-     * A key appears twice.
-     */
-    WINDLASS_STATUS_DUPLICATE_KEY = 32,
-    /**
      * A row is past the table's end.
      */
     WINDLASS_STATUS_OUT_OF_RANGE = 33,

@@ -14,10 +14,13 @@ pub trait Element: bytemuck::Pod + Default + sealed::Sealed {
 
     /// Whether all values are finite; integers always are.
     fn all_finite(values: &[Self]) -> bool;
+
+    /// The sum: of halves in f32 and rounded once, of integers modulo their size.
+    fn sum(values: impl Iterator<Item = Self>) -> Self;
 }
 
 macro_rules! elements {
-    ($($type:ty => $dtype:ident, $finite:expr);* $(;)?) => {$(
+    ($($type:ty => $dtype:ident, $finite:expr, $sum:expr);* $(;)?) => {$(
         impl sealed::Sealed for $type {}
 
         impl Element for $type {
@@ -27,17 +30,21 @@ macro_rules! elements {
                 // Without an early end, so that it is done many values at a time.
                 values.iter().fold(true, |finite, value| finite & $finite(*value))
             }
+
+            fn sum(values: impl Iterator<Item = Self>) -> Self {
+                $sum(values)
+            }
         }
     )*};
 }
 
 elements!(
-    f32 => F32, f32::is_finite;
-    f64 => F64, f64::is_finite;
-    f16 => F16, f16::is_finite;
-    bf16 => Bf16, bf16::is_finite;
-    i8 => I8, |_| true;
-    i32 => I32, |_| true;
-    i64 => I64, |_| true;
-    u64 => U64, |_| true;
+    f32 => F32, f32::is_finite, Iterator::sum;
+    f64 => F64, f64::is_finite, Iterator::sum;
+    f16 => F16, f16::is_finite, |values| f16::from_f32(Iterator::map(values, f16::to_f32).sum());
+    bf16 => Bf16, bf16::is_finite, |values| bf16::from_f32(Iterator::map(values, bf16::to_f32).sum());
+    i8 => I8, |_| true, |values| Iterator::fold(values, 0, i8::wrapping_add);
+    i32 => I32, |_| true, |values| Iterator::fold(values, 0, i32::wrapping_add);
+    i64 => I64, |_| true, |values| Iterator::fold(values, 0, i64::wrapping_add);
+    u64 => U64, |_| true, |values| Iterator::fold(values, 0, u64::wrapping_add);
 );

@@ -194,22 +194,6 @@ pub enum RequestError {
         /// Values given, or room for so many.
         found: u64,
     },
-    /// Keys do not ascend.
-    #[error("keys must ascend: key {key} at index {index} is not above the one before it")]
-    UnsortedKeys {
-        /// Index of the first that does not.
-        index: usize,
-        /// The key.
-        key: u64,
-    },
-    /// A key appears twice.
-    #[error("key {key} appears twice, at index {index} again: sum its values first")]
-    DuplicateKey {
-        /// Index of the second.
-        index: usize,
-        /// The key.
-        key: u64,
-    },
     /// A row is past the table's end.
     #[error("row {row} is past the table's end: it has {rows} rows")]
     OutOfRange {

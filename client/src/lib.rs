@@ -28,6 +28,7 @@ mod core;
 mod element;
 mod error;
 mod fork;
+mod order;
 mod pending;
 mod prepared;
 mod rows;

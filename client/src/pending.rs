@@ -8,6 +8,7 @@ use crate::{
     core::{RequestId, TableIndex},
     element::Element,
     error::RequestError,
+    order::Order,
     rows::Rows,
     shared::SharedCore,
 };
@@ -75,6 +76,8 @@ pub struct PendingPull<T: Element> {
     id: RequestId,
     table: TableIndex,
     value_count: usize,
+    /// How the keys were sorted, if they had to be.
+    order: Option<Order>,
     /// The push that came before, whose failure is this one's.
     pushed: Option<RequestId>,
     claimed: bool,
@@ -93,10 +96,17 @@ impl<T: Element> PendingPull<T> {
             id,
             table,
             value_count,
+            order: None,
             pushed: None,
             claimed: false,
             element: PhantomData,
         }
+    }
+
+    /// The pull of keys that were sorted first.
+    pub(crate) fn in_order(mut self, order: Option<Order>) -> Self {
+        self.order = order;
+        self
     }
 
     /// The pull of a push that came before.
@@ -132,7 +142,14 @@ impl<T: Element> PendingPull<T> {
             core.wait_for(pushed)?;
         }
         self.claimed = true;
-        core.claim(self.table, self.id, bytemuck::cast_slice_mut(into))
+        let Some(order) = &self.order else {
+            return core.claim(self.table, self.id, bytemuck::cast_slice_mut(into));
+        };
+        let width = core.tables[self.table.0].entry.schema.width as usize;
+        let mut rows = vec![T::default(); order.keys().len() * width];
+        core.claim(self.table, self.id, bytemuck::cast_slice_mut(&mut rows))?;
+        order.expand(&rows, width, into);
+        Ok(())
     }
 }
 

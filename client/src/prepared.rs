@@ -7,6 +7,7 @@ use crate::{
     core::Source,
     element::Element,
     error::RequestError,
+    order::Order,
     rows::Rows,
     table::{RowSelection, Table},
 };
@@ -18,6 +19,8 @@ pub struct Prepared<T: Element> {
     table: Table<T>,
     keys: Vec<u64>,
     range: Option<std::ops::Range<u64>>,
+    /// How the keys were sorted, if they had to be.
+    order: Option<Order>,
     values: Option<Rows<T>>,
     last: Option<Timestamp>,
 }
@@ -28,11 +31,19 @@ impl<T: Element> Prepared<T> {
             RowSelection::Keys(keys) => (keys.to_vec(), None),
             RowSelection::Range(range) => (Vec::new(), Some(range.clone())),
         };
-        table.core().enter()?.check_rows(table.index(), &keys, range.as_ref())?;
+        let order = {
+            let core = table.core().enter()?;
+            let is_sorted = core.check_rows(table.index(), &keys, range.as_ref())?;
+            let order = (!is_sorted).then(|| Order::of(&keys));
+            if let Some(order) = &order {
+                core.check_rows(table.index(), order.keys(), None)?;
+            }
+            order
+        };
         let count = usize::try_from(rows.count()).unwrap_or(usize::MAX);
         let values = Rows::allocate(table.core(), count.saturating_mul(table.width()))
             .map_err(|error| RequestError::Setup { text: error.to_string() })?;
-        Ok(Self { table, keys, range, values: Some(values), last: None })
+        Ok(Self { table, keys, range, order, values: Some(values), last: None })
     }
 
     /// The values, to read; of the last pull, or what was written to them since.
@@ -64,8 +75,10 @@ impl<T: Element> Prepared<T> {
         };
         let source = Source::Registered { region: values.region(), offset: 0 };
         let rows = selection(&self.keys, &self.range);
-        let (pushed, region) =
-            (self.table.start_push(&rows, values, source, options), values.region());
+        let (pushed, region) = (
+            self.table.start_push(&rows, self.order.as_ref(), values, source, options),
+            values.region(),
+        );
         self.last = match &pushed {
             Ok(id) => Some(Timestamp(*id)),
             // Parts of it may have been sent.
@@ -81,7 +94,8 @@ impl<T: Element> Prepared<T> {
     pub fn pull(&mut self, options: &PullOptions) -> Result<&[T], RequestError> {
         self.settle()?;
         let values = self.values.as_deref_mut().unwrap_or_default();
-        self.table.pull_into(selection(&self.keys, &self.range), values, options)?;
+        let rows = selection(&self.keys, &self.range);
+        self.table.pull_in_order(&rows, self.order.as_ref(), values, options)?;
         Ok(self.values.as_deref().unwrap_or_default())
     }
 

@@ -113,7 +113,7 @@ impl<T: Element> Table<T> {
         let part = &rest[..rest.len().min(wanted.saturating_mul(self.width()))];
         let offset = first as u64 * size_of::<T>() as u64;
         let source = Source::Registered { region: values.region(), offset };
-        self.start_push(&rows, part, source, options).map(Timestamp)
+        self.start_push(&rows, None, part, source, options).map(Timestamp)
     }
 }
 

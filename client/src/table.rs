@@ -1,6 +1,6 @@
 //! Tables: where pushes go and pulls come from.
 
-use std::{fmt, marker::PhantomData, ops::Range};
+use std::{borrow::Cow, fmt, marker::PhantomData, ops::Range};
 
 use windlass_wire::{NotFinitePolicy, RowRange, TableEntry, TableSchema};
 
@@ -9,13 +9,16 @@ use crate::{
     core::{Source, TableIndex},
     element::Element,
     error::RequestError,
+    order::Order,
     pending::{PendingPull, PendingPush},
     prepared::Prepared,
     rows::Rows,
     shared::SharedCore,
 };
 
-/// Rows of a request: by key, strictly ascending, or a range of a dense table.
+/// Rows of a request: by key, or a range of a dense table. Keys may come in any order, and several times: a push
+/// sums the values of a key that does (of a rule that assigns the last ones count), and a pull brings its row to each of
+/// its places. Ascending keys without duplicates are sent as they are; others are sorted first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RowSelection<'a> {
     /// These keys, or rows of a dense table.
@@ -128,7 +131,7 @@ impl<T: Element> Table<T> {
         options: &PushOptions,
     ) -> Result<PendingPush<T>, RequestError> {
         let source = Source::Plain(bytemuck::cast_slice(values));
-        let id = self.start_push(&rows.into(), values, source, options)?;
+        let id = self.start_push(&rows.into(), None, values, source, options)?;
         Ok(PendingPush::new(&self.core, id, None))
     }
 
@@ -144,7 +147,7 @@ impl<T: Element> Table<T> {
         options: &PushOptions,
     ) -> Result<PendingPush<T>, RequestError> {
         let source = Source::Registered { region: values.region(), offset: 0 };
-        let id = self.start_push(&rows.into(), &values, source, options)?;
+        let id = self.start_push(&rows.into(), None, &values, source, options)?;
         Ok(PendingPush::new(&self.core, id, Some(values)))
     }
 
@@ -158,9 +161,10 @@ impl<T: Element> Table<T> {
         options: &PullOptions,
     ) -> Result<PendingPull<T>, RequestError> {
         let rows = rows.into();
-        let id = self.start_pull(&rows, options)?;
+        let (id, order) = self.start_pull(&rows, options)?;
         let count = usize::try_from(rows.count()).unwrap_or(usize::MAX);
-        Ok(PendingPull::new(&self.core, id, self.index, count.saturating_mul(self.width)))
+        let value_count = count.saturating_mul(self.width);
+        Ok(PendingPull::new(&self.core, id, self.index, value_count).in_order(order))
     }
 
     /// Pulls rows into `into`, which has `width` values for each, and waits for them. The fastest
@@ -174,18 +178,40 @@ impl<T: Element> Table<T> {
         into: &mut [T],
         options: &PullOptions,
     ) -> Result<(), RequestError> {
-        let rows = rows.into();
+        self.pull_in_order(&rows.into(), None, into, options)
+    }
+
+    /// The same where keys were sorted before.
+    pub(crate) fn pull_in_order(
+        &self,
+        rows: &RowSelection<'_>,
+        order: Option<&Order>,
+        into: &mut [T],
+        options: &PullOptions,
+    ) -> Result<(), RequestError> {
         let count = usize::try_from(rows.count()).unwrap_or(usize::MAX);
         let mut core = self.core.enter()?;
         core.check_length(self.index, count.saturating_mul(self.width), into.len())?;
-        let into = bytemuck::cast_slice_mut(into);
-        match rows {
+        let keys = match rows {
             RowSelection::Range(range) => {
                 let rows = RowRange::new(range.start, range.end.max(range.start));
-                core.pull_into(self.index, rows, options, into)
+                return core.pull_into(self.index, rows, options, bytemuck::cast_slice_mut(into));
             }
-            RowSelection::Keys(keys) => core.pull_keys_into(self.index, keys, options, into),
+            RowSelection::Keys(keys) => keys,
+        };
+        if order.is_none()
+            && core.pull_keys_into(self.index, keys, options, bytemuck::cast_slice_mut(into))?
+        {
+            return Ok(());
         }
+        let order = order.map_or_else(|| Cow::Owned(Order::of(keys)), Cow::Borrowed);
+        let mut rows = vec![T::default(); order.keys().len() * self.width];
+        let bytes = bytemuck::cast_slice_mut(&mut rows);
+        if !core.pull_keys_into(self.index, order.keys(), options, bytes)? {
+            unreachable!("the keys are sorted");
+        }
+        order.expand(&rows, self.width, into);
+        Ok(())
     }
 
     /// A push followed by a pull of the same rows that sees it.
@@ -239,6 +265,7 @@ impl<T: Element> Table<T> {
     pub(crate) fn start_push(
         &self,
         rows: &RowSelection<'_>,
+        order: Option<&Order>,
         values: &[T],
         source: Source<'_>,
         options: &PushOptions,
@@ -254,27 +281,46 @@ impl<T: Element> Table<T> {
             return Err(RequestError::NotFinite);
         }
         core.check_filters(self.index, options, || T::all_finite(values))?;
-        match rows {
-            RowSelection::Keys(keys) => core.push_keys(self.index, keys, source, options),
+        let keys = match rows {
+            RowSelection::Keys(keys) => keys,
             RowSelection::Range(rows) => {
                 let end = rows.end.max(rows.start);
-                core.push_range(self.index, RowRange::new(rows.start, end), source, options)
+                let rows = RowRange::new(rows.start, end);
+                return core.push_range(self.index, rows, source, options);
             }
+        };
+        if order.is_none()
+            && let Some(id) = core.push_keys(self.index, keys, source, options)?
+        {
+            return Ok(id);
         }
+        let order = order.map_or_else(|| Cow::Owned(Order::of(keys)), Cow::Borrowed);
+        let merge = core.tables[self.index.0].entry.schema.rule.merge();
+        let merged = order.merged(values, self.width, merge);
+        let source = Source::Plain(bytemuck::cast_slice(&merged));
+        let sent = core.push_keys(self.index, order.keys(), source, options)?;
+        Ok(sent.unwrap_or_else(|| unreachable!("the keys are sorted")))
     }
 
     pub(crate) fn start_pull(
         &self,
         rows: &RowSelection<'_>,
         options: &PullOptions,
-    ) -> Result<u64, RequestError> {
+    ) -> Result<(u64, Option<Order>), RequestError> {
         let mut core = self.core.enter()?;
-        match rows {
-            RowSelection::Keys(keys) => core.pull_keys(self.index, keys, options),
+        let keys = match rows {
+            RowSelection::Keys(keys) => keys,
             RowSelection::Range(rows) => {
                 let end = rows.end.max(rows.start);
-                core.pull_range(self.index, RowRange::new(rows.start, end), options)
+                let rows = RowRange::new(rows.start, end);
+                return core.pull_range(self.index, rows, options).map(|id| (id, None));
             }
+        };
+        if let Some(id) = core.pull_keys(self.index, keys, options)? {
+            return Ok((id, None));
         }
+        let order = Order::of(keys);
+        let id = core.pull_keys(self.index, order.keys(), options)?;
+        Ok((id.unwrap_or_else(|| unreachable!("the keys are sorted")), Some(order)))
     }
 }

@@ -80,8 +80,6 @@ impl From<RequestError> for Failure {
         let status = match &error {
             RequestError::WrongProcess(_) => WindlassStatus::WrongProcess,
             RequestError::Length { .. } => WindlassStatus::WrongLength,
-            RequestError::UnsortedKeys { .. } => WindlassStatus::UnsortedKeys,
-            RequestError::DuplicateKey { .. } => WindlassStatus::DuplicateKey,
             RequestError::OutOfRange { .. } => WindlassStatus::OutOfRange,
             RequestError::RangeOfSparse => WindlassStatus::RangeOfSparse,
             RequestError::ScanOfDense | RequestError::CursorOfAnother { .. } => {

@@ -318,8 +318,6 @@ def test_rounds_of_some(client, name):
 def test_mistakes(client, name):
     table = client.create_table(name, width=2, rows=100, reject_not_finite=True)
     for keys, error in [
-        ([2, 1], windlass.KeysError),
-        ([1, 1], windlass.KeysError),
         ([1, 100], windlass.OutOfRange),
         ([-1, 1], ValueError),
         ([0.5, 1], TypeError),
@@ -517,3 +515,17 @@ def test_no_server():
         windlass.connect("nowhere")
     with pytest.raises(ValueError):
         windlass.connect("127.0.0.1:1", providers=["pigeon"])
+
+
+def test_keys_in_any_order_and_again(client, name):
+    table = client.create_table(name, width=2)
+    keys = numpy.array([9, 2**64 - 1, 9, 0, 9], dtype="uint64")
+    values = numpy.arange(10, dtype="float32").reshape(5, 2)
+    table.push(keys, values).wait()
+    expected = {9: values[0] + values[2] + values[4], 2**64 - 1: values[1], 0: values[3]}
+    for found in (table.pull(keys), table.start_pull(keys).wait()):
+        numpy.testing.assert_array_equal(found, [expected[int(key)] for key in keys])
+    prepared = table.prepare([5, 3, 5])
+    prepared.values[:] = 1
+    prepared.push().wait()
+    numpy.testing.assert_array_equal(prepared.pull(), [[2, 2], [1, 1], [2, 2]])

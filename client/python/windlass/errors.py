@@ -83,10 +83,6 @@ class DtypeError(WindlassError, TypeError):
     """Values are of another dtype than the table's."""
 
 
-class KeysError(WindlassError, ValueError):
-    """Keys do not ascend, or one appears twice."""
-
-
 class OutOfRange(WindlassError, IndexError):
     """A row is past the table's end."""
 
@@ -115,8 +111,6 @@ _BY_STATUS = {
     22: DtypeError,
     23: InvalidArgument,
     30: InvalidArgument,
-    31: KeysError,
-    32: KeysError,
     33: OutOfRange,
     34: InvalidArgument,
     35: NotFinite,

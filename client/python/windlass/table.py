@@ -18,7 +18,8 @@ from .scan import Scan, replica_number
 if TYPE_CHECKING:
     from .client import Client
 
-#: Rows of a request: ascending keys, or a range or slice of rows of a dense table.
+#: Rows of a request: keys in any order, or a range or slice of rows of a dense table. A push sums the values of a key
+#: that comes several times (a rule that assigns takes the last), and a pull brings its row to each of its places.
 Rows = Union[range, slice, Sequence[int], numpy.ndarray]
 
 _DURABILITY = ["memory", "interval", "sync"]

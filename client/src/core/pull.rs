@@ -144,15 +144,17 @@ impl Core {
         self.or_forget(request, started)
     }
 
-    /// Starts to pull rows by key.
+    /// Starts to pull rows by key. `None` when the keys are not sorted.
     pub(crate) fn pull_keys(
         &mut self,
         table: TableIndex,
         keys: &[u64],
         options: &PullOptions,
-    ) -> Result<RequestId, RequestError> {
-        self.check_keys(table, keys)?;
-        self.gather_all_keys(table, keys, options)
+    ) -> Result<Option<RequestId>, RequestError> {
+        match self.check_keys(table, keys)? {
+            true => self.gather_all_keys(table, keys, options).map(Some),
+            false => Ok(None),
+        }
     }
 
     /// Has servers gather rows by keys that were checked.

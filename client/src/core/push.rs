@@ -95,27 +95,30 @@ impl Core {
         Ok(())
     }
 
-    /// Pushes rows by key. The values are as long as the rows, which the caller has checked.
+    /// Pushes rows by key. The values are as long as the rows, which the caller has checked. `None` when the keys
+    /// are not sorted; nothing is sent then.
     pub(crate) fn push_keys(
         &mut self,
         table: TableIndex,
         keys: &[u64],
         values: Source<'_>,
         options: &PushOptions,
-    ) -> Result<RequestId, RequestError> {
+    ) -> Result<Option<RequestId>, RequestError> {
         if let Some(range) = self.as_range(table, keys) {
-            return self.push_range(table, range, values, options);
+            return self.push_range(table, range, values, options).map(Some);
         }
-        self.check_keys(table, keys)?;
+        if !self.check_keys(table, keys)? {
+            return Ok(None);
+        }
         if let Some(request) = self.push_short(table, PartRows::Keys(keys), values, options) {
-            return Ok(request);
+            return Ok(Some(request));
         }
         let request = self.begin(options.after, false)?;
         self.note_push(table, request);
         let sent = self.send_keys(request, table, keys, values, options);
         self.end_push(request, values, sent)?;
         self.count_push(keys.len() as u64 * self.tables[table.0].row_len);
-        Ok(request)
+        Ok(Some(request))
     }
 
     fn send_keys(

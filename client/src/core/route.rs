@@ -104,23 +104,17 @@ impl Core {
         consecutive(keys).filter(|rows| rows.end <= all)
     }
 
-    /// Checks a list of keys: strictly ascending, and within a dense table.
-    pub(super) fn check_keys(&self, table: TableIndex, keys: &[u64]) -> Result<(), RequestError> {
+    /// Checks a list of keys, and tells whether they ascend strictly: others have to be sorted first.
+    pub(super) fn check_keys(&self, table: TableIndex, keys: &[u64]) -> Result<bool, RequestError> {
         if self.tables[table.0].rows_lost {
             return Err(RequestError::RowsLost);
         }
-        let disorder = keys.windows(2).position(|pair| pair[0] >= pair[1]);
-        if let Some(at) = disorder {
-            let (index, key) = (at + 1, keys[at + 1]);
-            return Err(if keys[at] == key {
-                RequestError::DuplicateKey { index, key }
-            } else {
-                RequestError::UnsortedKeys { index, key }
-            });
+        if keys.windows(2).any(|pair| pair[0] >= pair[1]) {
+            return Ok(false);
         }
         match (self.tables[table.0].dense_rows(), keys.last()) {
             (Some(rows), Some(&row)) if row >= rows => Err(RequestError::OutOfRange { row, rows }),
-            _ => Ok(()),
+            _ => Ok(true),
         }
     }
 
@@ -141,16 +135,17 @@ impl Core {
         }
     }
 
-    /// Checks the rows of a prepared operation.
+    /// Checks the rows of a prepared operation, and tells whether its keys are sorted.
     pub(crate) fn check_rows(
         &self,
         table: TableIndex,
         keys: &[u64],
         range: Option<&std::ops::Range<u64>>,
-    ) -> Result<(), RequestError> {
+    ) -> Result<bool, RequestError> {
         match range {
             Some(rows) => {
-                self.check_range(table, RowRange::new(rows.start, rows.end.max(rows.start)))
+                let rows = RowRange::new(rows.start, rows.end.max(rows.start));
+                self.check_range(table, rows).map(|()| true)
             }
             None => self.check_keys(table, keys),
         }

@@ -59,10 +59,6 @@ pub enum WindlassStatus {
     InvalidSchema = 23,
     /// The number of values is not rows times width.
     WrongLength = 30,
-    /// Keys do not ascend.
-    UnsortedKeys = 31,
-    /// A key appears twice.
-    DuplicateKey = 32,
     /// A row is past the table's end.
     OutOfRange = 33,
     /// A range was asked of a sparse table.
@@ -101,8 +97,6 @@ impl WindlassStatus {
             22 => c"wrong dtype",
             23 => c"invalid schema",
             30 => c"wrong length",
-            31 => c"unsorted keys",
-            32 => c"duplicate key",
             33 => c"out of range",
             34 => c"range of a sparse table",
             35 => c"not finite",

@@ -11,29 +11,40 @@ use super::super::{
 };
 use crate::{config::PullOptions, error::RequestError};
 
+/// Bytes of rows that are pulled by key at once: they pass through the staging area.
+const PIECE_LEN: usize = 8 << 20;
+
 impl Core {
     /// Pulls rows by key into `into`, which is as long as they are: in place where they lie in memory of
-    /// this host, else through their servers.
+    /// this host, else through their servers, in pieces. False when the keys are not sorted: nothing is pulled then.
     pub(crate) fn pull_keys_into(
         &mut self,
         table: TableIndex,
         keys: &[u64],
         options: &PullOptions,
         into: &mut [u8],
-    ) -> Result<(), RequestError> {
+    ) -> Result<bool, RequestError> {
         if let Some(rows) = self.as_range(table, keys)
             && self.overtakes_nothing(table, rows)
         {
             // Rows by key are whole, also for whom parts of ranges will do.
             let options = PullOptions { relaxed: false, ..*options };
-            return self.pull_into(table, rows, &options, into);
+            return self.pull_into(table, rows, &options, into).map(|()| true);
         }
-        self.check_keys(table, keys)?;
+        if !self.check_keys(table, keys)? {
+            return Ok(false);
+        }
         if self.pull_keys_in_view(table, keys, options, into)? {
-            return Ok(());
+            return Ok(true);
         }
-        let id = self.gather_all_keys(table, keys, options)?;
-        self.claim(table, id, into)
+        let row_len = index(self.tables[table.0].row_len);
+        let piece_len = PIECE_LEN.min(self.memory.staging_len() / 4);
+        let rows_max = (piece_len / row_len).max(1);
+        for (keys, into) in keys.chunks(rows_max).zip(into.chunks_mut(rows_max * row_len)) {
+            let id = self.gather_all_keys(table, keys, options)?;
+            self.claim(table, id, into)?;
+        }
+        Ok(true)
     }
 
     /// Whether reads of rows can overtake no push of this client: servers answer keys in order, so that

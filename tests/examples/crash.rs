@@ -1,31 +1,42 @@
 //! Cuts the power at IO points of a workload on a simulated disk and says what was lost.
-//! `cargo xtask crash [--points N] [--seed S] [--json]`.
+//! Then a whole server lives on
+//! such disks, many times. `cargo xtask crash [--points N] [--lives N] [--seed S] [--json]`.
 #![allow(clippy::print_stdout, reason = "printing is what this tool does")]
 
 use std::process::ExitCode;
 
-use windlass_tests::crash::{Report, crash};
+use windlass_tests::crash::{
+    Report, crash,
+    lives::{Lives, lives},
+};
 
-const USAGE: &str = "usage: crash [--points N] [--seed S] [--json]";
+const USAGE: &str = "usage: crash [--points N] [--lives N] [--seed S] [--json]";
 
 struct Options {
     points: u64,
+    lives: u64,
     seed: u64,
     json: bool,
 }
 
 fn main() -> ExitCode {
-    let Some(Options { points, seed, json }) = options() else {
+    let Some(Options { points, lives: lives_wanted, seed, json }) = options() else {
         eprintln!("{USAGE}");
         return ExitCode::FAILURE;
     };
     let Report { points, promised, checkpoints, lost, doubled, silent, refused } =
         crash(points, seed);
+    let data = tempfile::tempdir().expect("a directory for what is not simulated");
+    // What is not as it must be ends the process, and says what it is.
+    let lived = lives(data.path(), lives_wanted, seed);
+    let Lives { lives, cuts, damaged, refused: refused_by_name, promised: kept, .. } = lived;
     if json {
         println!(
             "{{\"points\": {points}, \"seed\": {seed}, \"promised\": {promised}, \
              \"checkpoints\": {checkpoints}, \"lost\": {lost}, \"doubled\": {doubled}, \
-             \"silent\": {silent}, \"refused\": {refused}}}"
+             \"silent\": {silent}, \"refused\": {refused}, \"lives\": {lives}, \
+             \"cuts\": {cuts}, \"kept\": {kept}, \"damaged\": {damaged}, \
+             \"refused_by_name\": {refused_by_name}}}"
         );
     } else {
         println!(
@@ -33,16 +44,22 @@ fn main() -> ExitCode {
              {checkpoints} checkpoints; {lost} pushes lost, {doubled} doubled, {silent} wrong \
              states unreported, {refused} partitions refused without reason"
         );
+        println!(
+            "{lives} lives of a whole server, {cuts} of them cut at a chosen event: {kept} pushes \
+             promised, none lost, doubled or halved; {refused_by_name} of {damaged} starts from \
+             damaged copies refused by the name of the file, nothing missing in the others"
+        );
     }
     if lost + doubled + silent + refused == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn options() -> Option<Options> {
-    let mut options = Options { points: 1000, seed: 1, json: false };
+    let mut options = Options { points: 1000, lives: 100, seed: 1, json: false };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--points" => options.points = arguments.next()?.parse().ok()?,
+            "--lives" => options.lives = arguments.next()?.parse().ok()?,
             "--seed" => options.seed = arguments.next()?.parse().ok()?,
             "--json" => options.json = true,
             _ => return None,

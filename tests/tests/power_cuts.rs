@@ -2,10 +2,14 @@
 //! acknowledged comes back, once, and every push as a whole.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use std::collections::BTreeMap;
+
 use windlass_tests::crash::{
     chained::Chained,
+    damage::Damage,
+    lives::lives,
     random::Random,
-    served::{Served, Trouble},
+    served::{IsRefused, Served, Trouble},
     workload::End,
 };
 
@@ -14,22 +18,26 @@ const LIVES: u64 = 24;
 #[test]
 fn servers_that_group_their_partitions_anew_lose_and_double_nothing() {
     let data = tempfile::tempdir().unwrap();
-    let mut served = Served::new(data.path(), 1);
-    let mut random = Random::new(0xFACE);
-    for life in 0..LIVES {
-        let end = if random.one_in(3) { End::Kill } else { End::PowerCut };
-        // Some go off in the middle of recovery, some of a checkpoint, some when all is done.
-        let most = if random.one_in(3) { 60 } else { 2000 };
-        let events = (life % 5 > 0).then(|| 1 + random.below(most));
-        served.live(end, Trouble { events, ..Trouble::default() });
-        if life % 8 == 7 {
-            served.restore();
+    let report = lives(data.path(), LIVES, 0xFACE);
+    assert!(report.promised > 5 * LIVES, "too little is acknowledged: {report:?}");
+    assert!(report.checkpoints > LIVES / 4, "too few checkpoints: {report:?}");
+}
+
+/// A bit of the first header of a file is another, a newer program has written it, or its first block is
+/// gone: whatever needs the file is refused, and the refusal says which file.
+#[test]
+fn servers_whose_files_are_damaged_are_refused_by_name() {
+    let data = tempfile::tempdir().unwrap();
+    let mut served = Served::new(data.path(), 3);
+    let mut refused: BTreeMap<Damage, u64> = BTreeMap::new();
+    for _ in 0..3 {
+        served.live(End::Kill, Trouble::default());
+        for damage in Damage::ALL.into_iter().cycle().take(9) {
+            let started = served.start_damaged(damage);
+            *refused.entry(damage).or_default() += u64::from(started == Some(IsRefused(true)));
         }
     }
-    // At last nothing goes off before all of it was compared.
-    served.live(End::PowerCut, Trouble::default());
-    assert!(served.ledger.promised > 5 * LIVES, "too little is acknowledged: {served:?}");
-    assert!(served.checkpoints > LIVES / 4, "too few checkpoints: {served:?}");
+    assert!(Damage::ALL.iter().all(|damage| refused[damage] > 0), "{refused:?}");
 }
 
 /// A part of a file cannot be read, or a sync fails and the next one succeeds without having written anything.

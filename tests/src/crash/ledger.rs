@@ -143,7 +143,7 @@ impl Tables {
 }
 
 /// What rows must hold.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Ledger {
     known: BTreeMap<(Subject, u64), Known>,
     clock: Known,

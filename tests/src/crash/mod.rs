@@ -1,10 +1,12 @@
 //! Crash injection: the real log, checkpoints and recovery on a simulated disk that loses power at
-//! every IO, checked against a serial oracle. Also whole servers on such disks: [`served`], [`chained`].
+//! every IO, checked against a serial oracle. Also whole servers on such disks: [`lives`], [`served`], [`chained`].
 
 pub mod chained;
+pub mod damage;
 pub mod disk;
 pub mod groups;
 pub mod ledger;
+pub mod lives;
 pub mod random;
 pub mod served;
 pub mod server_disks;

@@ -16,10 +16,11 @@ use windlass_engine::{
 use windlass_wire::{ServerId, control::Provider};
 
 use super::{
+    damage::{Damage, files_of_shards},
     disk::SharedDisk,
     ledger::{Ledger, PARTITIONS, Tables},
     random::Random,
-    server_disks::{PROVIDER, ServerDisks},
+    server_disks::{PROVIDER, ServerDisks, discard},
     workload::End,
 };
 
@@ -34,6 +35,10 @@ pub struct Trouble {
     /// A sync of each disk fails, after so many others.
     pub fail_sync: Option<u64>,
 }
+
+/// Whether a server was not started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IsRefused(pub bool);
 
 /// A server of which one life follows another.
 #[derive(Debug)]
@@ -72,9 +77,9 @@ impl Served {
         ServerDisks::of(&self.data())
     }
 
-    fn start(&mut self) -> Result<Server, String> {
+    fn start(&mut self, data: PathBuf) -> Result<Server, String> {
         let config = ServerConfig {
-            data_dir: Some(self.data()),
+            data_dir: Some(data),
             storage: PROVIDER,
             shards: u16::try_from(1 + self.random.below(3)).expect("a few"),
             partitions: PARTITIONS,
@@ -93,7 +98,7 @@ impl Served {
     pub fn live(&mut self, end: End, trouble: Trouble) {
         let disks = self.disks();
         disks.cut_after(trouble.events);
-        match self.start() {
+        match self.start(self.data()) {
             Ok(server) => {
                 self.use_until_the_end(&server, trouble);
                 disks.cut();
@@ -126,7 +131,7 @@ impl Served {
         // Shown when the test fails.
         eprintln!("{name} cannot be read from {first} to {last}");
         disk.borrow_mut().fail_reads(Some((name, part)));
-        match self.start() {
+        match self.start(self.data()) {
             Ok(server) => {
                 if let Some(tables) = self.connect(&server) {
                     assert!(self.ledger.compare(&tables), "rows cannot be read");
@@ -139,6 +144,45 @@ impl Served {
         }
         disk.borrow_mut().fail_reads(None);
         self.disks().end(End::Kill);
+    }
+
+    /// Starts from a copy of which the beginning of one file is damaged. That is refused, and the refusal
+    /// says which file, or nothing is missing. `None` when the file chosen holds nothing.
+    ///
+    /// # Panics
+    /// When a row is not what it must be, or the refusal names another reason.
+    pub fn start_damaged(&mut self, damage: Damage) -> Option<IsRefused> {
+        let data = self.root.join("damaged");
+        self.disks().copy(&data);
+        let started = self.start_damaged_in(&data, damage);
+        discard(&data);
+        started
+    }
+
+    fn start_damaged_in(&mut self, data: &Path, damage: Damage) -> Option<IsRefused> {
+        let files = files_of_shards(data);
+        let at = self.random.below(files.len().max(1) as u64);
+        let path = files.get(usize::try_from(at).expect("a few"))?;
+        let name = path.file_name().expect("a file").to_string_lossy();
+        // Shown when the test fails.
+        eprintln!("{damage:?} of {}", path.display());
+        if !damage.inflict(path, &mut self.random) {
+            return None;
+        }
+        Some(match self.start(data.to_owned()) {
+            Ok(server) => {
+                let tables = self.connect(&server).expect("somebody connects");
+                assert!(self.ledger.clone().compare(&tables), "rows cannot be read");
+                tables.vanish();
+                server.stop();
+                IsRefused(false)
+            }
+            Err(error) => {
+                assert!(error.contains(&*name), "{damage:?} of {name} is not named: {error}");
+                self.refused += 1;
+                IsRefused(true)
+            }
+        })
     }
 
     /// Goes on in a new directory, restored from this one's disks.

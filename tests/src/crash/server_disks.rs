@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs, io,
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -114,4 +115,42 @@ impl ServerDisks {
             }
         }
     }
+
+    /// Copies a server's directory: what its disks hold are files of the copy.
+    ///
+    /// # Panics
+    /// When a file cannot be read or written.
+    pub fn copy(&self, into: &Path) {
+        copy(&self.data, into).expect("the directory is copied");
+    }
+}
+
+fn copy(from: &Path, into: &Path) -> io::Result<()> {
+    fs::create_dir_all(into)?;
+    if from.join(MARK).exists() {
+        let disk = disks()[from].clone();
+        return disk
+            .borrow()
+            .files()
+            .try_for_each(|(name, bytes)| fs::write(into.join(name), bytes));
+    }
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let to = into.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &to)?;
+        } else {
+            fs::copy(entry.path(), to)?;
+        }
+    }
+    Ok(())
+}
+
+/// Forgets the disks below a directory, and removes it.
+///
+/// # Panics
+/// When it cannot be removed.
+pub fn discard(data: &Path) {
+    disks().retain(|path, _| !path.starts_with(data));
+    fs::remove_dir_all(data).expect("the directory is removed");
 }

@@ -9,6 +9,9 @@ pub(crate) struct CrashArguments {
     /// How many points to cut the power at.
     #[arg(long, value_name = "N", default_value_t = 1000)]
     points: u64,
+    /// How many lives a whole server has on disks that lose power, fail or are damaged.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    lives: u64,
     /// Seed of the workload and of what each cut leaves.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -41,6 +44,7 @@ pub(crate) fn bench(arguments: &[String]) -> ExitCode {
 pub(crate) fn crash(arguments: &CrashArguments) -> ExitCode {
     let (points, seed) = (arguments.points.to_string(), arguments.seed.to_string());
     let mut words = vec!["--points".to_owned(), points, "--seed".to_owned(), seed];
+    words.extend(["--lives".to_owned(), arguments.lives.to_string()]);
     words.extend(arguments.json.then(|| "--json".to_owned()));
     harness("crash", &words)
 }

@@ -126,12 +126,12 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "crash",
-        about: "power cuts at every IO of a workload",
+        about: "power cuts at every IO of a workload, and 100 lives of a whole server",
         minutes_max: 6,
         needs: &[Need::Part { path: "tests/examples/crash.rs" }],
         command: || {
             let mut command = harness_command("crash");
-            command.args(["--", "--points", "1000", "--json"]);
+            command.args(["--", "--points", "1000", "--lives", "100", "--json"]);
             command
         },
     },

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs::File, io, path::Path, process::Command};
 
 use windlass_wire::DataType;
 
-use super::{ExportError, RowSink, RowSource, TableShape, npy, safetensors};
+use super::{ExportError, HEADER_BYTES_MAX, RowSink, RowSource, TableShape, npy, safetensors};
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tables(BTreeMap<String, Vec<u8>>);
@@ -152,4 +152,19 @@ fn check_theirs(path: &Path, tables: &Tables) {
         assert_eq!(bytes, &tables.0[name], "{name}");
     }
     assert_eq!(read.0.len(), tables.0.len() - 1);
+}
+
+/// Whatever length a header claims is room for so many bytes, up to a bound that it may reach.
+#[test]
+fn headers_are_as_long_as_the_bound_and_no_longer() {
+    let described = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }";
+    let header = |length: usize| {
+        let mut file = b"\x93NUMPY\x02\x00".to_vec();
+        file.extend(u32::try_from(length).unwrap().to_le_bytes());
+        file.extend(described.bytes());
+        file.resize(12 + length, b' ');
+        npy::read_header("a", &mut file.as_slice())
+    };
+    assert_eq!(header(HEADER_BYTES_MAX).unwrap().rows, 2);
+    assert!(header(HEADER_BYTES_MAX + 1).is_err());
 }

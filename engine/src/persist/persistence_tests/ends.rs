@@ -395,3 +395,26 @@ fn what_no_sync_is_known_of_is_written_again_before_it_is_built_upon() {
     // A superblock and twelve batches of a block each; the last one says that those before are there.
     assert_eq!(*written.borrow(), [(12 * BLOCK, BLOCK)]);
 }
+
+/// The file that a log goes on in is not one that still holds records, whatever numbers are free below.
+#[test]
+fn no_segment_is_made_over_one_that_holds_records() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let mut counter = write(folder, 3, false);
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let is_spare = path.extension().is_some_and(|extension| extension == "wlog");
+        if is_spare && path != newest_segment(folder) {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    fs::rename(newest_segment(folder), folder.join(file_name(7))).unwrap();
+    let mut found = Counter::default();
+    let (mut persistence, _) = start(folder, Provider::Buffered, &mut found);
+    assert_eq!(found.sums, counter.sums);
+    go_on(&mut persistence, &mut counter, 2);
+    drop(persistence);
+    let (recovered, again) = look(folder).unwrap();
+    assert_eq!((damage(&recovered), again.sums), (String::new(), counter.sums));
+}

@@ -1,6 +1,6 @@
 //! `cargo run --release -p windlass-tests --example simulate -- --seeds 10000 [--start N] [--json]
 //! [--no-shrink] [--trace] [--mutation NAME] [--threads N] [--mode
-//! pushes|sessions|rounds|gray] [--clients MAX] [--movable]`: what `cargo xtask simulate` runs.
+//! pushes|sessions|rounds|gray|overlap] [--clients MAX] [--movable]`: what `cargo xtask simulate` runs.
 
 #![allow(clippy::print_stdout, reason = "a tool")]
 
@@ -32,6 +32,7 @@ fn main() -> ExitCode {
                     "sessions" => Mode::Sessions,
                     "rounds" => Mode::Rounds,
                     "gray" => Mode::Gray,
+                    "overlap" => Mode::Overlap,
                     other => panic!("there is no mode {other}"),
                 }
             }
@@ -39,7 +40,8 @@ fn main() -> ExitCode {
             "--mutation" => {
                 let name = arguments.next().expect("a name follows --mutation");
                 let all = Mutation::ALL.into_iter().chain(Mutation::OF_SESSIONS);
-                let mut all = all.chain(Mutation::OF_ROUNDS).chain(Mutation::OF_GRAY);
+                let all = all.chain(Mutation::OF_ROUNDS).chain(Mutation::OF_GRAY);
+                let mut all = all.chain(Mutation::OF_OVERLAP);
                 let found = all.find(|one| format!("{one:?}") == name);
                 options.mutation = Some(found.expect("the name of a mutation"));
             }

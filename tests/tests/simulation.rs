@@ -184,3 +184,21 @@ fn every_deliberate_fault_of_gray_networks_is_seen() {
         assert!(is_seen(&Options { mutation: Some(mutation), ..of_gray() }), "{mutation:?}");
     }
 }
+
+fn of_overlap() -> Options {
+    Options { mode: Mode::Overlap, ..Options::default() }
+}
+
+/// One that comes back with what its disk holds waits for those of its chains that were only cut off.
+#[test]
+fn members_that_are_gone_together_lose_nothing_that_one_of_them_holds() {
+    let report = simulate(0..400, &of_overlap());
+    assert!(report.failed_seeds.is_empty(), "{}", report.first_failure.unwrap_or_default());
+}
+
+#[test]
+fn every_deliberate_fault_of_overlapping_failures_is_seen() {
+    for mutation in Mutation::OF_OVERLAP {
+        assert!(is_seen(&Options { mutation: Some(mutation), ..of_overlap() }), "{mutation:?}");
+    }
+}

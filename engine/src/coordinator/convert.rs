@@ -47,7 +47,7 @@ fn chain(entry: &PartitionEntry) -> map::Chain {
 #[cfg(test)]
 mod tests {
     use windlass_replication::{Change, membership::Joining};
-    use windlass_wire::{Epoch, Incarnation, PartitionId, ServerId};
+    use windlass_wire::{Epoch, Incarnation, PartitionId, ServerId, coordination::Kept};
 
     use super::*;
 
@@ -62,7 +62,7 @@ mod tests {
                 incarnation: Incarnation(9),
                 address,
                 shards: 4,
-                kept: true,
+                kept: Kept::Whole {},
             };
             map.apply(join).unwrap();
         }

@@ -11,7 +11,7 @@ use windlass_transport::control::{ControlError, ControlStream};
 use windlass_wire::{
     ServerId, ServerSecret,
     control::{ClientReply, ClientRequest, RefusalKind, encode_frame},
-    coordination::{Order, Report},
+    coordination::{Kept, Order, Report},
 };
 
 use super::event::Event;
@@ -37,8 +37,8 @@ pub(crate) struct Joining {
     pub(crate) shard_count: u16,
     /// Its life.
     pub(crate) incarnation: windlass_wire::Incarnation,
-    /// Whether it holds all that it acknowledged.
-    pub(crate) kept: bool,
+    /// What it holds of what it acknowledged.
+    pub(crate) kept: Kept,
     /// What it proves its number by.
     pub(crate) secret: ServerSecret,
 }
@@ -211,7 +211,7 @@ mod tests {
             address: "127.0.0.1:7700".to_owned(),
             shard_count: 1,
             incarnation: windlass_wire::Incarnation(1),
-            kept: true,
+            kept: Kept::Whole {},
             secret: ServerSecret([7; 16]),
         };
         joining(SERVER_NUMBER_MAX).check().unwrap();

@@ -14,7 +14,7 @@ use windlass_replication::{
 use windlass_wire::{
     ClusterMap, Epoch, PartitionId, ServerId,
     control::{ClientReply, RefusalKind},
-    coordination::{Instruction, Report},
+    coordination::{Instruction, Kept as Held, Report},
 };
 
 use super::{
@@ -386,7 +386,7 @@ impl Machine {
     fn join(&mut self, server: ServerId, joining: Joining) {
         let Joining { address, shard_count: shards, incarnation, kept, .. } = joining;
         // Where there is one copy that cannot move, what a returning server has is all there is.
-        let kept = kept || !self.coordinator.map().chained;
+        let kept = if self.coordinator.map().chained { kept } else { Held::Whole {} };
         self.step(CoordinatorInput::Join { server, incarnation, address, shards, kept });
     }
 

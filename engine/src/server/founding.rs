@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use windlass_replication::LeaseTimings;
-use windlass_wire::Durability;
+use windlass_wire::{Durability, coordination::Kept};
 
 use super::{
     ServerConfig, StartError,
@@ -27,12 +27,18 @@ pub(super) fn lease_timings() -> LeaseTimings {
     }
 }
 
-/// Whether the disk holds what tables promise to keep there. Where none promises anything, a server
-/// that was the last to hold a partition has lost it with its process.
-pub(super) fn keeps_what_it_promised(catalogue: &Catalogue) -> bool {
-    let mut tables = catalogue.tables.iter();
-    catalogue.tables.is_empty()
-        || tables.any(|table| table.schema.durability != (Durability::Memory {}))
+/// What a server holds of what it acknowledged once it has read its disk. Where no table is kept there, a
+/// server that was the last to hold a partition has lost it with its process.
+pub(super) fn kept_on_disk(catalogue: &Catalogue, accept_damage: bool) -> Kept {
+    let durabilities = || catalogue.tables.iter().map(|table| table.schema.durability);
+    let in_memory = durabilities().filter(|kind| *kind == Durability::Memory {}).count();
+    if in_memory > 0 && in_memory == catalogue.tables.len() {
+        Kept::Nothing {}
+    } else if durabilities().all(|kind| kind == Durability::Sync {}) && !accept_damage {
+        Kept::Whole {}
+    } else {
+        Kept::Disk {}
+    }
 }
 
 /// Starts the coordinator of a cluster inside this process. It takes over the tables that the server
@@ -59,4 +65,40 @@ pub(super) fn found(
         return Err(StartError::Data { reason: catalogue::ONE_COPY.to_owned() });
     }
     Ok(RunningCoordinator::start(coordinator, kept.tables, kept.next_table)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass_wire::{DataType, TableEntry, TableId, TableSchema};
+
+    use super::*;
+
+    #[test]
+    fn a_disk_holds_all_where_every_table_is_synchronous() {
+        let (sync, memory) = (Durability::Sync {}, Durability::Memory {});
+        let interval = Durability::Interval { milliseconds: 10 };
+        let cases: [(&[Durability], bool, Kept); 8] = [
+            (&[], false, Kept::Whole {}),
+            (&[sync, sync], false, Kept::Whole {}),
+            (&[sync, sync], true, Kept::Disk {}),
+            (&[sync, interval], false, Kept::Disk {}),
+            (&[sync, memory], false, Kept::Disk {}),
+            (&[interval], false, Kept::Disk {}),
+            (&[memory, interval], false, Kept::Disk {}),
+            (&[memory, memory], false, Kept::Nothing {}),
+        ];
+        for (durabilities, accept_damage, kept) in cases {
+            let table = |durability: &Durability| TableEntry {
+                id: TableId(1),
+                name: "t".to_owned(),
+                schema: TableSchema {
+                    durability: *durability,
+                    ..TableSchema::dense(DataType::F32, 1, 1)
+                },
+            };
+            let tables = durabilities.iter().map(table).collect();
+            let catalogue = Catalogue { tables, ..Catalogue::default() };
+            assert_eq!(kept_on_disk(&catalogue, accept_damage), kept, "{durabilities:?}");
+        }
+    }
 }

@@ -19,8 +19,8 @@ use std::{
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use windlass_transport::control::ControlStream;
 use windlass_wire::{
-    Incarnation, ServerId, ServerSecret,
-    coordination::{Instruction, Order, Report},
+    Epoch, Incarnation, ServerId, ServerSecret,
+    coordination::{Instruction, Kept, Order, Report},
 };
 
 use self::maps::MapsTold;
@@ -67,7 +67,7 @@ struct Life {
     incarnation: Incarnation,
     /// The first of this process.
     started: Incarnation,
-    kept: bool,
+    kept: Kept,
     heartbeat: Duration,
     secret: ServerSecret,
 }
@@ -88,8 +88,8 @@ pub(super) struct MemberOptions {
     pub(super) data: Option<PathBuf>,
     pub(super) address: String,
     pub(super) shard_count: u16,
-    /// Whether the data directory, if this server was here before, has all that it acknowledged.
-    pub(super) kept: bool,
+    /// What the data directory has of what it acknowledged, if it was here before.
+    pub(super) kept: Kept,
     /// Set when it is not to join any more.
     pub(super) give_up: Arc<AtomicBool>,
 }
@@ -353,8 +353,11 @@ impl Member {
         let incarnation = {
             let mut life = self.life();
             life.incarnation = next_life(known.max(life.incarnation));
-            // What it acknowledged is in its memory.
-            life.kept = true;
+            // Once it has acted by a map, what it acknowledged since is in its memory. Before, it is known
+            // only what it came with.
+            if self.cluster.applied() > Epoch(0) {
+                life.kept = Kept::Whole {};
+            }
             life.incarnation
         };
         let now = Instant::now();

@@ -33,7 +33,11 @@ use std::{
 
 use crossbeam::channel::unbounded;
 use windlass_transport::descriptors;
-use windlass_wire::{ServerId, ShardId, control::Provider, coordination::WorkerEntry};
+use windlass_wire::{
+    ServerId, ShardId,
+    control::Provider,
+    coordination::{Kept, WorkerEntry},
+};
 
 pub use config::{ConfigError, ServerConfig};
 pub use peers::{Peers, PeersConfig};
@@ -47,7 +51,7 @@ use self::{
     cluster::{Cluster, DataDirectory},
     coordinators::Coordinators,
     data_lock::DataLock,
-    founding::{found, keeps_what_it_promised, lease_timings},
+    founding::{found, kept_on_disk, lease_timings},
     member::{Member, MemberOptions, StartMemberError},
     shards::RunningShard,
 };
@@ -213,7 +217,8 @@ impl Server {
             _ => 0,
         };
         let kept_nothing = kept.is_none();
-        let has_all = kept.as_ref().is_some_and(keeps_what_it_promised);
+        let on_disk =
+            kept.as_ref().map_or(Kept::Nothing {}, |kept| kept_on_disk(kept, config.accept_damage));
         let partitions = kept.as_ref().map_or(0, |kept| kept.partitions);
         let logs = kept.as_ref().map_or_else(Vec::new, |kept| kept.logs.clone());
         let coordinator = match config.coordinators.is_empty() {
@@ -249,7 +254,7 @@ impl Server {
             data,
             address: advertised.clone(),
             shard_count: config.shards,
-            kept: has_all,
+            kept: on_disk,
             give_up: config.give_up.clone(),
         })?;
         let (events, reported) = unbounded();

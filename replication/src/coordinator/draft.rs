@@ -1,18 +1,26 @@
 //! The map that is being stored: what is wanted is applied to it, and it comes in force once it is safe.
 
-use windlass_wire::{Epoch, ServerId};
+use windlass_wire::{Epoch, ServerId, coordination::Kept};
 
 use super::{Coordinator, CoordinatorOutput};
 use crate::{membership::Change, time::Time};
 
 impl Coordinator {
     pub(super) fn write_draft(&mut self, outputs: &mut Vec<CoordinatorOutput>) {
-        if self.wanted.is_empty() && !self.planner.has_work() {
+        let (held, mut wanted): (Vec<Change>, Vec<Change>) =
+            self.wanted.drain(..).partition(|change| match change {
+                Change::Fail { server } => {
+                    self.returning.holds_up(*server, &self.map, &self.health)
+                }
+                _ => false,
+            });
+        self.wanted = held;
+        if wanted.is_empty() && !self.planner.has_work() {
             return;
         }
         let mut draft = self.map.draft();
         let mut changed = false;
-        let failing = self.wanted.iter().filter_map(|change| match change {
+        let failing = wanted.iter().filter_map(|change| match change {
             Change::Fail { server } if self.map.servers.contains_key(server) => Some(*server),
             _ => None,
         });
@@ -20,7 +28,7 @@ impl Coordinator {
         let urgent = !failing.is_empty();
         // The old lives of those that join are over, too: none of them is a member that goes on while
         // another is taken out.
-        let rejoining = self.wanted.iter().filter_map(|change| match change {
+        let rejoining = wanted.iter().filter_map(|change| match change {
             Change::Join { server, incarnation, .. } => {
                 let known = self.map.servers.get(server);
                 known.filter(|known| known.incarnation < *incarnation).map(|_| *server)
@@ -30,9 +38,8 @@ impl Coordinator {
         let over: Vec<ServerId> = failing.into_iter().chain(rejoining).collect();
         let marked = draft.mark_down(&over);
         debug_assert!(marked.is_ok(), "they are in the map");
-        // Deaths first: whoever comes back may be a member that is left.
-        self.wanted.sort_by_key(|change| !matches!(change, Change::Fail { .. }));
-        for change in self.wanted.drain(..) {
+        wanted.sort_by_key(rank);
+        for change in wanted {
             match draft.apply(change.clone()) {
                 Ok(()) => changed = true,
                 Err(error) => outputs.push(CoordinatorOutput::Refuse { change, error }),
@@ -73,5 +80,15 @@ impl Coordinator {
         self.out.keep_known(&self.map);
         outputs.push(CoordinatorOutput::Publish { epoch });
         self.planner.note_stored();
+    }
+}
+
+/// The order of changes in a draft. Deaths first: whoever comes back may be a member that is left. Of those
+/// that come back the ones that hold most take the chains.
+fn rank(change: &Change) -> (u8, Option<Kept>) {
+    match change {
+        Change::Fail { .. } => (0, None),
+        Change::Join { kept, .. } => (2, Some(*kept)),
+        _ => (1, None),
     }
 }

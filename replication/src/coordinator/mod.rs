@@ -13,7 +13,7 @@ mod trouble;
 mod verdict;
 mod workers;
 
-use windlass_wire::{Epoch, Incarnation, PartitionId, ServerId};
+use windlass_wire::{Epoch, Incarnation, PartitionId, ServerId, coordination::Kept};
 
 use crate::membership::{Change, ClusterMap, JoiningPhase, PartitionEntry, TransitionError};
 use crate::time::Time;
@@ -44,8 +44,8 @@ pub enum CoordinatorInput {
         address: String,
         /// Its shards.
         shards: u16,
-        /// Whether it recovered all it had acknowledged.
-        kept: bool,
+        /// What it holds of what it had acknowledged.
+        kept: Kept,
     },
     /// A server is alive (a heartbeat, or the answer to a probe).
     Heartbeat {
@@ -307,7 +307,7 @@ impl Coordinator {
             CoordinatorInput::Stored { epoch } => self.stored(now, epoch, outputs),
             CoordinatorInput::Tick => self.tick(now, outputs),
         }
-        self.take_back();
+        self.take_back(now);
         if self.leads && self.draft.is_none() {
             self.write_draft(outputs);
         }
@@ -321,7 +321,7 @@ impl Coordinator {
     }
 
     fn tick(&mut self, now: Time, outputs: &mut Vec<CoordinatorOutput>) {
-        let reached = !self.returning.is_empty();
+        let reached = self.returning.is_open();
         let Self { health, map, options, out, .. } = self;
         health.hearing().probe_doubtful(now, map, options, outputs);
         let Findings { dead, apart } = health.look(now, map, options, reached, out, outputs);
@@ -374,7 +374,7 @@ impl Coordinator {
         incarnation: Incarnation,
         address: String,
         shards: u16,
-        kept: bool,
+        kept: Kept,
         outputs: &mut Vec<CoordinatorOutput>,
     ) {
         if self.map.admits(server, incarnation) {
@@ -389,25 +389,25 @@ impl Coordinator {
             return;
         }
         let change = Change::Join { server, incarnation, address, shards, kept };
-        if kept && self.map.is_in_force(server) {
-            // Whether others go on without it is to be seen first.
+        let holds_all = kept == (Kept::Whole {}) && !self.map.is_in_force(server);
+        if kept != (Kept::Nothing {}) && !holds_all {
+            // Whether others go on without it, or hold more, is to be seen first.
             for peer in self.returning.insert(now, server, change, &self.map) {
                 self.health.hearing().probe(now, peer, outputs);
             }
             return;
         }
+        self.returning.forget(server);
         self.want(change);
     }
 
     /// Takes servers back that came in new lives, once it is known who went on without them.
-    fn take_back(&mut self) {
-        if self.draft.is_some() || !self.returning.is_decided(&self.map, &self.health) {
+    fn take_back(&mut self, now: Time) {
+        let Self { returning, draft, map, health, wanted, options, .. } = self;
+        if draft.is_some() || !returning.is_decided(map, health, wanted) {
             return;
         }
-        for (server, change) in self.returning.take() {
-            if self.map.is_in_force(server) {
-                self.want(Change::Fail { server });
-            }
+        for change in returning.take(now, map, wanted, options.disk_wait_us) {
             self.want(change);
         }
     }

@@ -30,6 +30,9 @@ pub struct CoordinatorOptions {
     /// Two ticks further apart than this: the coordinator itself stood still, and silence says
     /// nothing.
     pub tick_gap_max_us: u64,
+    /// A server that comes back with what its disk holds waits so long for others of its chains that may
+    /// hold more; then it goes on with what it has. Less than a server's start waits for its join.
+    pub disk_wait_us: u64,
     /// Chains are created once so many servers are up.
     pub servers_at_creation: usize,
     /// Copies that one server takes in at a time.
@@ -64,6 +67,7 @@ impl Default for CoordinatorOptions {
             absence_max_us: 60_000_000,
             absence_forgotten_us: 120_000_000,
             tick_gap_max_us: 200_000,
+            disk_wait_us: 8_000_000,
             servers_at_creation: 3,
             copies_per_server_max: 4,
             rebalance: true,

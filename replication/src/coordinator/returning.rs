@@ -1,19 +1,31 @@
 //! Servers that come back in a new life before anybody has noticed the end of the old one, as after a
 //! power cut. Whoever shares chains with them is heard or failed first: where all of a chain came back or
 //! is dead, nobody has gone on, and the first with what it held has everything.
+//!
+//! One that comes back with what its disk holds may hold less than another that was only cut off. Where all
+//! of a chain went down together it waits for those that are not back yet, for a while.
 
 use std::collections::BTreeMap;
 
-use windlass_wire::ServerId;
+use windlass_wire::{ServerId, coordination::Kept};
 
 use super::health::Health;
-use crate::membership::{Change, ClusterMap};
+use crate::membership::{Change, ClusterMap, PartitionEntry};
 use crate::time::Time;
 
-/// They, since when, and their joins.
+/// See the module.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Returning {
-    servers: BTreeMap<ServerId, (Time, Change)>,
+    servers: BTreeMap<ServerId, Return>,
+}
+
+#[derive(Clone, Debug)]
+struct Return {
+    since: Time,
+    join: Change,
+    is_of_disk: bool,
+    /// Its old life is failed, now that it is known who went on without it.
+    is_failed: bool,
 }
 
 impl Returning {
@@ -21,8 +33,9 @@ impl Returning {
         self.servers.clear();
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.servers.is_empty()
+    /// Whether it is still to be known who went on without one of them.
+    pub(super) fn is_open(&self) -> bool {
+        self.servers.values().any(|one| !one.is_failed)
     }
 
     /// A server asks to be taken back; returns who has to be heard first.
@@ -30,26 +43,85 @@ impl Returning {
         &mut self,
         now: Time,
         server: ServerId,
-        change: Change,
+        join: Change,
         map: &ClusterMap,
     ) -> Vec<ServerId> {
-        let since = self.servers.get(&server).map_or(now, |(since, _)| *since);
-        self.servers.insert(server, (since, change));
+        let is_of_disk = matches!(join, Change::Join { kept: Kept::Disk {}, .. });
+        let before = self.servers.get(&server);
+        let since = before.map_or(now, |one| one.since);
+        let is_failed = !map.is_in_force(server);
+        self.servers.insert(server, Return { since, join, is_of_disk, is_failed });
         self.peers(server, map)
     }
 
-    /// Whether all that share chains with them came back, too, or are heard, or are down.
-    pub(super) fn is_decided(&self, map: &ClusterMap, health: &Health) -> bool {
-        !self.servers.is_empty()
-            && self.servers.iter().all(|(server, (since, _))| {
-                self.peers(*server, map).iter().all(|peer| health.is_heard_since(*peer, *since))
-            })
+    /// It has come in yet another life, with nothing or with all.
+    pub(super) fn forget(&mut self, server: ServerId) {
+        self.servers.remove(&server);
     }
 
-    /// They, with their joins.
-    pub(super) fn take(&mut self) -> Vec<(ServerId, Change)> {
-        let taken = std::mem::take(&mut self.servers);
-        taken.into_iter().map(|(server, (_, change))| (server, change)).collect()
+    /// Whether all that share chains with them came back, too, or are heard, or dead.
+    pub(super) fn is_decided(&self, map: &ClusterMap, health: &Health, wanted: &[Change]) -> bool {
+        let is_known = |peer: &ServerId, since| {
+            health.is_heard_since(*peer, since) || wanted.contains(&Change::Fail { server: *peer })
+        };
+        self.servers
+            .iter()
+            .filter(|(_, one)| !one.is_failed)
+            .all(|(server, one)| self.peers(*server, map).iter().all(|id| is_known(id, one.since)))
+    }
+
+    /// Whether a failure has to wait until it is known who goes on: without the server that fails, the life
+    /// of a chain's member that has come back in another would seem to be the one that does.
+    pub(super) fn holds_up(&self, server: ServerId, map: &ClusterMap, health: &Health) -> bool {
+        let open = |id: &ServerId| self.servers.get(id).filter(|one| !one.is_failed);
+        let is_in_doubt = |entry: &PartitionEntry| {
+            let Some(since) = entry.members.iter().filter_map(open).map(|one| one.since).max()
+            else {
+                return false;
+            };
+            let goes_on = |id: &&ServerId| {
+                **id != server
+                    && !self.servers.contains_key(id)
+                    && health.is_heard_since(**id, since)
+            };
+            entry.members.contains(&server) && !entry.members.iter().any(|id| goes_on(&id))
+        };
+        self.is_open() && open(&server).is_none() && map.partitions.iter().any(is_in_doubt)
+    }
+
+    /// It is known who went on: the failures of their old lives, and the joins of those that may come back.
+    /// One with what its disk holds waits for whoever may hold more, for at most `wait_us`.
+    pub(super) fn take(
+        &mut self,
+        now: Time,
+        map: &ClusterMap,
+        wanted: &[Change],
+        wait_us: u64,
+    ) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for (&server, one) in &mut self.servers {
+            if !std::mem::replace(&mut one.is_failed, true) {
+                changes.push(Change::Fail { server });
+            }
+        }
+        let may_come = |(server, one): &(&ServerId, &Return)| {
+            let is_over = now.since(one.since) >= wait_us;
+            !one.is_of_disk || is_over || !self.awaits_others(**server, map, wanted)
+        };
+        let come = self.servers.iter().filter(may_come).map(|(server, _)| *server);
+        for server in come.collect::<Vec<_>>() {
+            changes.extend(self.servers.remove(&server).map(|one| one.join));
+        }
+        changes
+    }
+
+    /// Whether a chain of a server that is down has members that may come back and hold more.
+    fn awaits_others(&self, server: ServerId, map: &ClusterMap, wanted: &[Change]) -> bool {
+        let is_back = |id: &ServerId| self.servers.contains_key(id);
+        let is_failing = |id: &ServerId| wanted.contains(&Change::Fail { server: *id });
+        let goes_on = |id: &ServerId| map.is_in_force(*id) && !is_back(id) && !is_failing(id);
+        let mut its = map.partitions.iter().filter(|entry| entry.members.contains(&server));
+        its.any(|entry| !entry.members.iter().any(goes_on) && !entry.members.iter().all(is_back))
     }
 
     /// Members in force of a server's chains that are not among them.
@@ -61,5 +133,127 @@ impl Returning {
         peers.sort_unstable();
         peers.dedup();
         peers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass_wire::Incarnation;
+
+    use super::super::{CoordinatorInput, tests::Driver};
+    use super::*;
+
+    /// Three servers with a copy of everything each.
+    fn three() -> Driver {
+        Driver::new(3)
+    }
+
+    /// All three go down in one map.
+    fn all_down() -> Driver {
+        let mut driver = three();
+        (1..=3).for_each(|id| driver.give(CoordinatorInput::Disconnected { server: ServerId(id) }));
+        driver.now = driver.now.after(20_000);
+        driver.give(CoordinatorInput::Tick);
+        assert!((1..=3).all(|id| !driver.coordinator.map().is_in_force(ServerId(id))));
+        driver
+    }
+
+    fn come_back(driver: &mut Driver, id: u32, life: u64, kept: Kept) {
+        driver.give(CoordinatorInput::Join {
+            server: ServerId(id),
+            incarnation: Incarnation(life),
+            address: String::new(),
+            shards: 2,
+            kept,
+        });
+    }
+
+    /// Who has each partition, and that it is the same of all.
+    fn members(driver: &Driver) -> Vec<ServerId> {
+        let map = driver.coordinator.map();
+        let first = map.partitions[0].members.clone();
+        let has = |entry: &PartitionEntry| {
+            first.iter().all(|id| entry.members.contains(id)) && !entry.lost
+        };
+        assert!(map.partitions.iter().all(has), "{map:?}");
+        first
+    }
+
+    #[test]
+    fn a_server_as_of_its_disk_waits_for_one_that_was_only_cut_off() {
+        let mut driver = all_down();
+        come_back(&mut driver, 1, 2, Kept::Disk {});
+        assert!(!driver.coordinator.map().is_in_force(ServerId(1)), "the others may hold more");
+        driver.now = driver.now.after(3_000_000);
+        come_back(&mut driver, 2, 2, Kept::Whole {});
+        assert_eq!(members(&driver), [ServerId(2)]);
+        assert!(driver.coordinator.map().admits(ServerId(1), Incarnation(2)), "to copy");
+    }
+
+    #[test]
+    fn of_those_that_come_in_one_map_the_whole_one_takes_the_chains() {
+        let mut driver = three();
+        driver.now = driver.now.after(1_000);
+        come_back(&mut driver, 1, 2, Kept::Disk {});
+        come_back(&mut driver, 3, 2, Kept::Nothing {});
+        come_back(&mut driver, 2, 2, Kept::Whole {});
+        assert_eq!(members(&driver), [ServerId(2)]);
+        assert!(driver.coordinator.map().admits(ServerId(1), Incarnation(2)), "to copy");
+    }
+
+    #[test]
+    fn a_server_as_of_its_disk_goes_on_when_nobody_comes() {
+        let mut driver = all_down();
+        come_back(&mut driver, 1, 2, Kept::Disk {});
+        driver.now = driver.now.after(7_900_000);
+        // It asks again all the while, perhaps in another life.
+        come_back(&mut driver, 1, 3, Kept::Disk {});
+        assert!(!driver.coordinator.map().is_in_force(ServerId(1)));
+        driver.now = driver.now.after(100_000);
+        driver.give(CoordinatorInput::Tick);
+        assert_eq!(members(&driver), [ServerId(1)]);
+        assert!(driver.coordinator.map().admits(ServerId(1), Incarnation(3)));
+    }
+
+    #[test]
+    fn servers_as_of_their_disks_wait_for_each_other_and_nobody_else() {
+        let mut driver = all_down();
+        come_back(&mut driver, 1, 2, Kept::Disk {});
+        come_back(&mut driver, 2, 2, Kept::Disk {});
+        assert!(!driver.coordinator.map().is_in_force(ServerId(1)));
+        come_back(&mut driver, 3, 2, Kept::Nothing {});
+        assert_eq!(members(&driver), [ServerId(1)], "there is nothing better");
+    }
+
+    /// Its end was not noticed: as long as nobody knows whether the others live, its old life is not one
+    /// that goes on without them.
+    #[test]
+    fn the_old_life_of_a_server_that_is_back_outlives_nobody() {
+        let mut driver = three();
+        driver.now = driver.now.after(1_000);
+        come_back(&mut driver, 1, 2, Kept::Disk {});
+        // One is dead at once, the other silent.
+        driver.give(CoordinatorInput::Disconnected { server: ServerId(2) });
+        for _ in 0..100 {
+            driver.now = driver.now.after(10_000);
+            driver.give(CoordinatorInput::Tick);
+        }
+        assert!((1..=3).all(|id| !driver.coordinator.map().is_in_force(ServerId(id))));
+        assert_eq!(members(&driver).len(), 3);
+        come_back(&mut driver, 2, 2, Kept::Whole {});
+        assert_eq!(members(&driver), [ServerId(2)]);
+    }
+
+    /// A chain that goes on is not held up: who is in force has everything.
+    #[test]
+    fn a_server_as_of_its_disk_copies_from_those_that_went_on() {
+        let mut driver = three();
+        driver.now = driver.now.after(1_000);
+        come_back(&mut driver, 1, 2, Kept::Disk {});
+        driver.now = driver.now.after(1_000);
+        driver.heartbeats(1);
+        assert!(driver.coordinator.map().admits(ServerId(1), Incarnation(2)));
+        let map = driver.coordinator.map();
+        assert!(map.partitions.iter().all(|entry| entry.members.len() == 2), "{map:?}");
     }
 }

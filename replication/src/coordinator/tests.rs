@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn joining(id: u32, life: u64, kept: bool) -> CoordinatorInput {
+fn joining(id: u32, life: u64, kept: Kept) -> CoordinatorInput {
     CoordinatorInput::Join {
         server: ServerId(id),
         incarnation: Incarnation(life),
@@ -41,7 +41,7 @@ impl Driver {
     }
 
     pub(super) fn join(&mut self, id: u32, life: u64) {
-        self.give(joining(id, life, true));
+        self.give(joining(id, life, Kept::Whole {}));
     }
 
     pub(super) fn heartbeats(&mut self, but: u32) {
@@ -319,9 +319,9 @@ fn a_member_that_kept_nothing_leaves_it_to_the_others() {
         let entries = map.partitions.iter();
         entries.map(|entry| (entry.members.clone(), entry.lost)).collect::<Vec<_>>()
     };
-    let left = join(1, false);
+    let left = join(1, Kept::Nothing {});
     assert!(left.iter().all(|(members, lost)| members.len() == 2 && !lost), "{left:?}");
-    let back = join(3, true);
+    let back = join(3, Kept::Whole {});
     assert!(back.iter().all(|(members, lost)| *members == [ServerId(3)] && !lost), "{back:?}");
 }
 
@@ -336,7 +336,7 @@ fn a_join_without_data_and_a_death_in_one_map_lose_nothing() {
         coordinator.step(driver.now, CoordinatorInput::Operator(drain), outputs);
         assert!(coordinator.draft().is_some());
         let mut inputs = vec![
-            joining(1, 2, false),
+            joining(1, 2, Kept::Nothing {}),
             CoordinatorInput::Operator(Change::Fail { server: ServerId(2) }),
             CoordinatorInput::Operator(Change::Fail { server: ServerId(3) }),
         ];

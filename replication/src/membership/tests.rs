@@ -1,7 +1,7 @@
 //! Legal changes of the map.
 
 use proptest::prelude::*;
-use windlass_wire::Epoch;
+use windlass_wire::{Epoch, coordination::Kept};
 
 use super::*;
 
@@ -15,13 +15,17 @@ fn map(servers: u32) -> ClusterMap {
     map
 }
 
-fn join(map: &mut ClusterMap, id: u32, life: u64, kept: bool) -> Result<(), TransitionError> {
+fn kept(has_all: bool) -> Kept {
+    if has_all { Kept::Whole {} } else { Kept::Nothing {} }
+}
+
+fn join(map: &mut ClusterMap, id: u32, life: u64, has_all: bool) -> Result<(), TransitionError> {
     map.apply(Change::Join {
         server: ServerId(id),
         incarnation: Incarnation(life),
         address: format!("10.0.0.{id}:7700"),
         shards: 2,
-        kept,
+        kept: kept(has_all),
     })
 }
 
@@ -128,12 +132,12 @@ fn change() -> impl Strategy<Value = Change> {
     let server = || (1..6_u32).prop_map(ServerId);
     let partition = || (0..2_u32).prop_map(PartitionId);
     prop_oneof![
-        (server(), 1..9_u64, any::<bool>()).prop_map(|(server, life, kept)| Change::Join {
+        (server(), 1..9_u64, any::<bool>()).prop_map(|(server, life, has_all)| Change::Join {
             server,
             incarnation: Incarnation(life),
             address: "a".into(),
             shards: 1,
-            kept
+            kept: kept(has_all),
         }),
         server().prop_map(|server| Change::Fail { server }),
         server().prop_map(|server| Change::Drain { server }),

@@ -3,7 +3,7 @@
 //! go down together all stay, and the first that comes back with what it held is enough.
 
 use thiserror::Error;
-use windlass_wire::{Incarnation, PartitionId, ServerId};
+use windlass_wire::{Incarnation, PartitionId, ServerId, coordination::Kept};
 
 use super::{ClusterMap, Joining, JoiningPhase, PartitionEntry, ServerEntry, ServerState};
 
@@ -11,7 +11,7 @@ use super::{ClusterMap, Joining, JoiningPhase, PartitionEntry, ServerEntry, Serv
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// A server comes, for the first time or in a new life. In a new life its old one is failed
-    /// first; where no other member was in force any more it resumes if it `kept` its data. If not, the
+    /// first; where no other member was in force any more it resumes with what it `kept`. If that is nothing, the
     /// other members are waited for; where there is none, the partition is lost.
     Join {
         /// The server.
@@ -22,8 +22,9 @@ pub enum Change {
         address: String,
         /// Its shards.
         shards: u16,
-        /// Whether it recovered everything it had acknowledged, from its disk.
-        kept: bool,
+        /// What it holds of what it had acknowledged. That a server with more may come back the
+        /// coordinator has to consider: here each takes the place of those that are down.
+        kept: Kept,
     },
     /// A server is dead or cut off: fence it and take it out of every chain that has another member.
     Fail {
@@ -158,7 +159,7 @@ impl ClusterMap {
             Change::Join { server, incarnation, address, shards, kept } => self.join(
                 server,
                 ServerEntry { incarnation, address, shards, state: ServerState::Up },
-                kept,
+                kept != (Kept::Nothing {}),
             ),
             Change::Fail { server } => self.fail(server),
             Change::Drain { server } => {

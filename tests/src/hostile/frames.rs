@@ -174,7 +174,7 @@ fn senseless(random: &mut Random) -> ClientRequest {
             address: "nowhere".to_owned(),
             shard_count: u16::MAX,
             incarnation: Incarnation(random.word()),
-            kept: true,
+            kept: windlass_wire::coordination::Kept::Whole {},
             secret: ServerSecret::default(),
         },
     }

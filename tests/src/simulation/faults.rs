@@ -66,6 +66,9 @@ impl World {
                 self.next_leader = 1 - old;
                 self.schedule(us, Event::Elect { coordinator: self.next_leader });
             }
+            FaultKind::Apart { server, restart_us, us } => {
+                self.part_chains(server, restart_us, us);
+            }
             FaultKind::Gray(gray) => self.begin_gray(gray),
             FaultKind::Drain { server } => {
                 let drain = Change::Drain { server: self.servers[server].id };

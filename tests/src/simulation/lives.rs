@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use windlass_replication::{ClusterMap, Input, Leases, LogIndex, Replica, Time};
-use windlass_wire::{Epoch, Incarnation};
+use windlass_wire::{Epoch, Incarnation, coordination::Kept};
 
 use super::memory::Part;
 use super::options::Mutation;
@@ -62,8 +62,9 @@ impl World {
         let now = self.local(s);
         let server = &mut self.servers[s];
         server.life = Incarnation(server.life.0 + 1);
-        server.joined = false;
-        server.kept = true;
+        if std::mem::replace(&mut server.joined, false) {
+            server.kept = Kept::Whole {};
+        }
         server.leases.begin_life(now);
         let id = server.id;
         for (p, part) in server.parts.iter_mut().enumerate() {
@@ -103,7 +104,6 @@ impl World {
         server.joined = false;
         server.leases = Leases::new(now, TIMINGS);
         server.inbox.clear();
-        let mut all = true;
         for (p, part) in server.parts.iter_mut().enumerate() {
             let old =
                 std::mem::replace(part, Part::new(Replica::new(partition(p), server.id, LIMITS)));
@@ -114,7 +114,6 @@ impl World {
             }
             let index = old.replica.log().clone();
             let durable = old.disk.max(old.snapshot.lsn);
-            all &= sync || durable == index.last();
             part.blocks = old.snapshot.blocks.clone();
             part.clock = old.snapshot.clock.clone();
             part.members = old.snapshot.members.clone();
@@ -132,7 +131,11 @@ impl World {
             part.checked = durable;
             part.disk = durable;
         }
-        server.kept = kept && all;
+        server.kept = match kept {
+            true if sync || self.options.mutation == Some(Mutation::DiskIsWhole) => Kept::Whole {},
+            true => Kept::Disk {},
+            false => Kept::Nothing {},
+        };
         self.renew_links(s);
     }
 }

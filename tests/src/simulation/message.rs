@@ -3,7 +3,9 @@
 use std::rc::Rc;
 
 use windlass_replication::{ClusterMap, Covered, Output, Push, Time};
-use windlass_wire::{Epoch, Incarnation, Lsn, Sequence, ServerId, SessionId, WorkerClock};
+use windlass_wire::{
+    Epoch, Incarnation, Lsn, Sequence, ServerId, SessionId, WorkerClock, coordination::Kept,
+};
 
 use super::rounds::Turned;
 
@@ -45,7 +47,7 @@ pub(super) enum Message {
     },
     Join {
         life: Incarnation,
-        kept: bool,
+        kept: Kept,
     },
     Heartbeat {
         life: Incarnation,

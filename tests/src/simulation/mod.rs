@@ -14,6 +14,7 @@ mod memory;
 mod message;
 mod network;
 mod options;
+mod overlap;
 mod random;
 mod rounds;
 pub mod scale;

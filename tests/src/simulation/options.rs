@@ -39,6 +39,8 @@ pub enum Mutation {
     BelieveAccusers,
     /// The store takes any map, whichever it holds.
     OverwriteStore,
+    /// A server that has read its disk again says that it holds all.
+    DiskIsWhole,
 }
 
 /// What clients do with the tables.
@@ -55,6 +57,8 @@ pub enum Mode {
     Rounds,
     /// They push and read as in `Pushes`, while networks fail by half: of a host or of a link.
     Gray,
+    /// They push and read as in `Pushes`, while all members of a chain are gone at once.
+    Overlap,
 }
 
 impl Mode {
@@ -84,6 +88,9 @@ impl Mutation {
 
     /// Those of [`Mode::Gray`].
     pub const OF_GRAY: [Self; 2] = [Self::BelieveAccusers, Self::OverwriteStore];
+
+    /// Those of [`Mode::Overlap`].
+    pub const OF_OVERLAP: [Self; 1] = [Self::DiskIsWhole];
 
     /// Those of [`Mode::Sessions`].
     pub const OF_SESSIONS: [Self; 3] =

@@ -8,7 +8,7 @@ use windlass_replication::coordinator::{Coordinator, CoordinatorInput, Coordinat
 use windlass_replication::membership::JoiningPhase;
 use windlass_replication::ring::copies_moved;
 use windlass_replication::{Change, ClusterMap, MapDelta, Ring, Time};
-use windlass_wire::{Incarnation, PartitionId, ServerId};
+use windlass_wire::{Incarnation, PartitionId, ServerId, coordination::Kept};
 
 /// What one cluster size costs.
 #[derive(Clone, Copy, Debug, Default)]
@@ -159,7 +159,7 @@ fn reconfigure(scale: &mut Scale) {
                 server.0 & 255
             ),
             shards: 16,
-            kept: true,
+            kept: Kept::Whole {},
         };
         map.apply(join).expect("a new server");
     }

@@ -98,6 +98,16 @@ pub enum FaultKind {
         /// Which server.
         server: usize,
     },
+    /// A server crashes, and its disk holds less than it acknowledged; those that share chains with it are
+    /// cut off meanwhile.
+    Apart {
+        /// Which server.
+        server: usize,
+        /// When it starts again.
+        restart_us: u64,
+        /// How long the others are cut off.
+        us: u64,
+    },
     /// A network fails by half.
     Gray(Gray),
     /// All servers lose power; what is on disk survives.
@@ -140,6 +150,7 @@ impl Schedule {
         let count = random.below(u64::from(options.faults_max) + 1);
         let kind = match options.mode {
             Mode::Gray => kind_of_gray,
+            Mode::Overlap => kind_of_overlap,
             _ if options.movable => kind_of_moves,
             _ => kind,
         };
@@ -194,6 +205,14 @@ fn kind_of_gray(random: &mut Random, servers: usize, sync: bool, clients: usize)
     match random.one_in(4) {
         true => kind(random, servers, sync, clients),
         false => super::gray::any(random, servers),
+    }
+}
+
+/// Failures that overlap in one chain, and others beside them.
+fn kind_of_overlap(random: &mut Random, servers: usize, sync: bool, clients: usize) -> FaultKind {
+    match random.one_in(2) {
+        true => kind(random, servers, sync, clients),
+        false => super::overlap::any(random, servers),
     }
 }
 

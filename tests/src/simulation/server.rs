@@ -8,7 +8,7 @@ use windlass_replication::{
     ClusterMap, Input, LeaseOutput, LeaseTimings, LeaseWord, Leases, Output, RecordHeader, Replica,
     ReplicaLimits, Time,
 };
-use windlass_wire::{Epoch, Incarnation, Lsn, PartitionId, ServerId};
+use windlass_wire::{Epoch, Incarnation, Lsn, PartitionId, ServerId, coordination::Kept};
 
 use super::memory::Part;
 use super::message::{Message, Record};
@@ -46,7 +46,8 @@ pub(super) struct Server {
     pub(super) process: Process,
     /// Whether a map with this life has been seen.
     pub(super) joined: bool,
-    pub(super) kept: bool,
+    /// What it holds of what it acknowledged.
+    pub(super) kept: Kept,
     pub(super) map: Rc<ClusterMap>,
     pub(super) leases: Leases,
     pub(super) parts: Vec<Part>,
@@ -66,7 +67,7 @@ impl Server {
             life: Incarnation(1),
             process: Process::Running,
             joined: false,
-            kept: true,
+            kept: Kept::Whole {},
             map: Rc::new(ClusterMap::new(1, 1)),
             leases: Leases::new(Time(0), TIMINGS),
             parts: (0..partitions)

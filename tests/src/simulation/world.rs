@@ -216,6 +216,7 @@ pub(super) fn coordinator_options(servers: usize) -> CoordinatorOptions {
         absence_max_us: 80_000,
         absence_forgotten_us: 100_000,
         tick_gap_max_us: 30_000,
+        disk_wait_us: super::overlap::DISK_WAIT_US,
         servers_at_creation: servers,
         copies_per_server_max: 2,
         disconnect_timeout_us: 8_000,

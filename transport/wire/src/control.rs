@@ -11,7 +11,7 @@
 use crate::{
     checksum::Checksum,
     codec::{BLOB_LEN_MAX, Blob, DecodeError, Wire},
-    coordination::{CoordinatorStatus, Operation, PartitionChecksum},
+    coordination::{CoordinatorStatus, Kept, Operation, PartitionChecksum},
     ids::{
         Incarnation, PartitionId, ServerId, SessionId, ShardId, TableId, WorkerClock, WorkerRank,
     },
@@ -300,8 +300,8 @@ pub enum ClientRequest {
         shard_count: u16,
         /// Its life.
         incarnation: Incarnation,
-        /// Whether it still holds all that it acknowledged.
-        kept: bool,
+        /// What it holds of what it acknowledged.
+        kept: Kept,
         /// What it proves its number by: made at its first join, and the same at each later one.
         secret: ServerSecret,
     },

@@ -12,6 +12,17 @@ use crate::{
     schema::{Consistency, TableEntry},
 };
 
+/// What a server that joins holds of what it acknowledged, the most first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kept {
+    /// All: its memory was never lost, or its disk has every acknowledged push.
+    Whole {},
+    /// What its disk holds: rows in memory only are gone, and others may be as of a while ago.
+    Disk {},
+    /// Nothing.
+    Nothing {},
+}
+
 /// What the coordinator tells a server.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Instruction {
@@ -273,6 +284,11 @@ pub struct CoordinatorStatus {
     pub map: ClusterMap,
 }
 
+crate::codec::wire_enum!(Kept {
+    0 => Nothing {},
+    1 => Whole {},
+    2 => Disk {},
+});
 crate::codec::wire_enum!(Instruction {
     1 => InstallMap { map },
     2 => CreateTable { table },

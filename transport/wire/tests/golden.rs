@@ -14,8 +14,8 @@ use windlass_wire::{
         RefusalKind, SharedRegion, encode_frame,
     },
     coordination::{
-        CoordinatorStatus, EmptiedTable, Instruction, LatePeer, Operation, Order, OrderRefusal,
-        PartitionChecksum, PeerTicket, Report, WorkerEntry, WorkerPulse,
+        CoordinatorStatus, EmptiedTable, Instruction, Kept, LatePeer, Operation, Order,
+        OrderRefusal, PartitionChecksum, PeerTicket, Report, WorkerEntry, WorkerPulse,
     },
     map::{Chain, ServerState},
     request::{CodedKeys, Coding},
@@ -259,7 +259,7 @@ fn client_requests() -> Vec<(String, Vec<u8>)> {
         address: "10.0.0.2:7700".to_owned(),
         shard_count: 2,
         incarnation: Incarnation(5),
-        kept: true,
+        kept: Kept::Whole {},
         secret: ServerSecret(*b"0123456789abcdef"),
     };
     let alter =

@@ -47,7 +47,15 @@ fn machine() -> (Machine, Receiver<Downward>) {
 
 fn claim(server: Option<ServerId>, incarnation: Incarnation, secret: ServerSecret) -> Joining {
     let address = "10.0.0.1:7700".to_owned();
-    Joining { server, cluster: CLUSTER, address, shard_count: 1, incarnation, kept: true, secret }
+    Joining {
+        server,
+        cluster: CLUSTER,
+        address,
+        shard_count: 1,
+        incarnation,
+        kept: Held::Whole {},
+        secret,
+    }
 }
 
 fn refusal(machine: &mut Machine, joining: &Joining) -> Option<RefusalKind> {

@@ -11,6 +11,7 @@ use windlass_wire::{
         ClientReply, ClientRequest, ClockPlace, PartitionPlace, Peer, PeerRole, Provider,
         RefusalKind, SharedRegion,
     },
+    coordination::Kept,
     map::{Chain, ServerState},
 };
 
@@ -191,14 +192,18 @@ pub(crate) fn any_request() -> impl Strategy<Value = ClientRequest> {
         Just(Request::Statistics {}),
         Just(Request::Shutdown {}),
         Just(Request::Checkpoint {}),
-        (option::of(any::<u32>()), text(), any::<(u64, u16, u64, bool, [u8; 16])>()).prop_map(
+        (option::of(any::<u32>()), text(), any::<(u64, u16, u64, u8, [u8; 16])>()).prop_map(
             |(server, address, (cluster, shard_count, incarnation, kept, secret))| Request::Join {
                 server: server.map(ServerId),
                 cluster,
                 address,
                 shard_count,
                 incarnation: Incarnation(incarnation),
-                kept,
+                kept: match kept % 3 {
+                    0 => Kept::Whole {},
+                    1 => Kept::Disk {},
+                    _ => Kept::Nothing {},
+                },
                 secret: ServerSecret(secret),
             }
         ),

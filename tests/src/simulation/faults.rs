@@ -71,16 +71,10 @@ impl World {
             }
             FaultKind::Gray(gray) => self.begin_gray(gray),
             FaultKind::Drain { server } => {
-                let drain = Change::Drain { server: self.servers[server].id };
-                if let Some(leader) = self.leader {
-                    self.coordinate(leader, CoordinatorInput::Operator(drain));
-                }
+                self.operate(Change::Drain { server: self.servers[server].id });
             }
             FaultKind::Undrain { server } => {
-                let undrain = Change::Undrain { server: self.servers[server].id };
-                if let Some(leader) = self.leader {
-                    self.coordinate(leader, CoordinatorInput::Operator(undrain));
-                }
+                self.operate(Change::Undrain { server: self.servers[server].id });
             }
             FaultKind::PowerLoss { restart_us } => {
                 let fit = self.servers.iter().all(|server| server.is_running() && server.joined);
@@ -91,6 +85,12 @@ impl World {
                     }
                 }
             }
+        }
+    }
+
+    fn operate(&mut self, change: Change) {
+        if let Some(leader) = self.leader {
+            self.coordinate(leader, CoordinatorInput::Operator(change));
         }
     }
 

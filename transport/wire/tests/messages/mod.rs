@@ -199,11 +199,7 @@ pub(crate) fn any_request() -> impl Strategy<Value = ClientRequest> {
                 address,
                 shard_count,
                 incarnation: Incarnation(incarnation),
-                kept: match kept % 3 {
-                    0 => Kept::Whole {},
-                    1 => Kept::Disk {},
-                    _ => Kept::Nothing {},
-                },
+                kept: any_kept(kept),
                 secret: ServerSecret(secret),
             }
         ),
@@ -301,4 +297,12 @@ pub(crate) fn refusals() -> Vec<RefusalKind> {
         RefusalKind::Internal {},
         RefusalKind::NoMailbox {},
     ]
+}
+
+fn any_kept(number: u8) -> Kept {
+    match number % 3 {
+        0 => Kept::Whole {},
+        1 => Kept::Disk {},
+        _ => Kept::Nothing {},
+    }
 }

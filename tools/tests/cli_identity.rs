@@ -84,7 +84,7 @@ fn claim(cluster: &Cluster, identity: &Identity, secret: ServerSecret) -> Client
         address: "127.0.0.1:9".to_owned(),
         shard_count: 1,
         incarnation: Incarnation(incarnation.0 + (1 << 40)),
-        kept: true,
+        kept: windlass_wire::coordination::Kept::Whole {},
         secret,
     };
     stream.ask(&join).unwrap()

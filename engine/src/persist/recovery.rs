@@ -26,6 +26,7 @@ mod applier;
 mod data_file;
 mod groups;
 mod tail;
+mod unusable;
 
 pub use data_file::BadBlock;
 pub(crate) use data_file::read_data_file;
@@ -235,7 +236,9 @@ pub fn recover(
     }
     recovery.judge_suspects();
     recovery.judge_blocks();
-    Ok(recovery.recovered)
+    let Recovery { mut recovered, chosen, .. } = recovery;
+    unusable::name_them(&mut recovered, |id| chosen.get(&id).map(|chosen| chosen.directory));
+    Ok(recovered)
 }
 
 /// Blocks between two tellings of progress.

@@ -178,10 +178,7 @@ impl Served {
                 IsRefused(false)
             }
             Err(error) => {
-                // Without its newest manifest a shard goes back to an older one, or to the log's beginning:
-                // the refusal says what is missing there.
-                let is_named = name.ends_with(".wman") || error.contains(&*name);
-                assert!(is_named, "{damage:?} of {name} is not named: {error}");
+                assert!(error.contains(&*name), "{damage:?} of {name} is not named: {error}");
                 self.refused += 1;
                 IsRefused(true)
             }

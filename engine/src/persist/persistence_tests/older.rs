@@ -7,7 +7,7 @@ use super::{Counter, PARTITIONS, checkpoint, push, settle, start};
 use crate::persist::{
     checkpoint::CheckpointProgress,
     inspect::needed_files,
-    manifest::manifest_name,
+    manifest::{data_name, manifest_name},
     persistence::Persistence,
     recovery::{Recovered, RecoveryOptions, recover},
     storage::{Provider, open},
@@ -78,6 +78,19 @@ fn the_older_checkpoint_is_used_where_the_log_reaches_back_to_it() {
     let directory = &recovered.directories[0];
     assert_eq!(directory.manifest.as_ref().map(|used| used.number), Some(3));
     assert_eq!(directory.bad_manifests.len(), 1);
+    // Where the older one is not enough, the newer one is what has to be restored.
+    let file = folder.join(data_name(directory.manifest.as_ref().unwrap().files[0].number));
+    let whole = fs::read(&file).unwrap();
+    let mut damaged = whole.clone();
+    damaged[20] ^= 1;
+    fs::write(&file, damaged).unwrap();
+    let (damaged, _) = look(folder);
+    for partition in 0..PARTITIONS {
+        let found = &damaged.partitions[&windlass_wire::PartitionId(partition)].damage;
+        assert_eq!(found[0].file, manifest_name(4), "{found:?}");
+        assert!(found.len() > 1 && found[1].file != found[0].file, "{found:?}");
+    }
+    fs::write(&file, whole).unwrap();
     // Without any the whole log is replayed, which still begins at its beginning.
     spoil(folder, 3);
     let (recovered, again) = look(folder);

@@ -112,6 +112,17 @@ impl Core {
         writer.messages_left() > MESSAGES_LEFT && writer.bytes_left() > len as u64 + BYTES_LEFT
     }
 
+    /// Whether a push finds no room by a link because all that is under way there is of its own round: room
+    /// comes when the round is over, and not before.
+    pub(super) fn round_fills(&self, link: usize, header: &RequestHeader, len: usize) -> bool {
+        let Some(first) = self.rounds.pushes.front() else { return false };
+        if self.leaves_room(link, header, len) {
+            return false;
+        }
+        let is_of_round = |of: RequestId| of != NOBODY && of >= *first;
+        self.links[link].in_flight.iter().all(|message| is_of_round(message.request))
+    }
+
     /// Longest values of a push that go in its message.
     pub(super) fn inline_len_max(&self, table: TableIndex, link: usize) -> u64 {
         let usual = self.by_reference_len(link).min(WRITTEN_PART_LEN_MAX);

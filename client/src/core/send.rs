@@ -122,7 +122,11 @@ impl Core {
             if patience.is_none() {
                 patience = Some(Patience::new(self.time_left(message.request)));
             }
-            if let Err(error) = self.wait_a_little(&mut patience) {
+            let waited = match self.round_fills(route.link, &message.header, len) {
+                true => Err(RequestError::RoundFull),
+                false => self.wait_a_little(&mut patience),
+            };
+            if let Err(error) = waited {
                 self.release(message.held());
                 return Err(self.blame_round(error));
             }

@@ -3,7 +3,7 @@
 
 use windlass_wire::{
     FilterStack, RequestHeader, Status,
-    filter::{BodyEncoder, ValueCoding, decode_body_keys, decode_body_values},
+    filter::{BodyEncoder, decode_body_keys, decode_body_values},
     request::{CodedKeys, Coding, DECODED_LEN_MAX},
 };
 
@@ -179,9 +179,6 @@ impl Core {
     /// Decodes rows that were answered through a filter.
     pub(super) fn decode_answer(&mut self, answer: &Answer) -> Status {
         let Answer { region, offset, coding, len } = *answer;
-        if coding == ValueCoding::Plain {
-            return Status::Done;
-        }
         let len = len as usize;
         let mut coded = std::mem::take(&mut self.scratch.values);
         coded.resize(coding.encoded_len(len), 0);

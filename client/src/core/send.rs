@@ -8,7 +8,9 @@ use windlass_transport::{
     fabric::LocalSlice,
     mailbox::{LENT_PIECES, MailboxFull},
 };
-use windlass_wire::{Place, RequestHeader, RequestKind, ServerId, request::EncodedHeader};
+use windlass_wire::{
+    Place, RequestHeader, RequestKind, ServerId, filter::ValueCoding, request::EncodedHeader,
+};
 
 use super::{
     Core, RegionId, RequestId,
@@ -349,8 +351,10 @@ fn is_ordered(kind: RequestKind) -> bool {
 
 impl Message<'_> {
     fn held(&self) -> Held {
-        if let (Some(coding), Some((region, offset))) = (self.header.coding, self.reply) {
-            let coding = coding.filters.values;
+        let coding = self.header.coding.map(|coding| coding.filters.values);
+        if let (Some(coding), Some((region, offset))) = (coding, self.reply)
+            && coding != ValueCoding::Plain
+        {
             let len = u32::try_from(self.header.values_len())
                 .unwrap_or_else(|_| unreachable!("pulls are bounded"));
             return Held::Answer(Answer { region, offset, coding, len });

@@ -66,11 +66,15 @@ pub(super) struct Coded {
 }
 
 impl Coded {
-    /// Bytes that a request's keys and values take in a turn once they are decoded, beside those that its
-    /// message has.
+    /// Bytes that a push's values take in a turn once they are decoded.
+    pub(super) fn values_len(header: &RequestHeader) -> u64 {
+        let is_coded = header.kind.pushes() && header.coding.is_some();
+        if is_coded { header.values_len() } else { 0 }
+    }
+
+    /// The same of a request's keys and values.
     pub(super) fn decoded_len(header: &RequestHeader) -> u64 {
-        let values = if header.kind.pushes() { header.values_len() } else { 0 };
-        header.coding.map_or(0, |_| header.keys_len() + values)
+        header.coding.map_or(0, |_| header.keys_len() + Self::values_len(header))
     }
 
     /// Room for a body of `len` bytes.

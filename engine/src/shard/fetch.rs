@@ -143,8 +143,7 @@ impl Shard {
         loop {
             let Some(session) = &self.sessions[slot] else { return };
             let Some(front) = session.parked.front() else { return };
-            if !self.turn.has_room(front.keys.len() as u64 * 8 + Coded::decoded_len(&front.header))
-            {
+            if !self.turn.has_room(front.keys.len() as u64 * 8 + Coded::values_len(&front.header)) {
                 return;
             }
             let is_next = match front.state {

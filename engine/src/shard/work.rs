@@ -152,7 +152,8 @@ impl Turn {
         left.keys = CodedKeys::Sent { len: 0 };
         (left.filters.delta_keys, left.filters.snappy_keys) = (false, false);
         if !header.kind.pushes() || header.values.is_some() {
-            header.coding = Some(left);
+            // Of values that are not here yet, or of an answer.
+            header.coding = Some(left).filter(|left| left.filters.codes_values());
             return Ok(Values::None);
         }
         header.coding = None;

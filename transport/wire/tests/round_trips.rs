@@ -106,7 +106,11 @@ fn coding_of(
     let values = if dtype == DataType::F32 { ",fixed:2" } else { "" };
     let mut filters: FilterStack = format!("{keys}{values}").trim_matches(',').parse().unwrap();
     filters.snappy_values = kind.pushes();
-    let values_len = if kind.pushes() { u32::from(random.to_le_bytes()[2]) } else { 0 };
+    // Of rows of one value, or of none where there are many.
+    let plain = if row_count < 1000 { row_count * u32::try_from(dtype.size()).unwrap() } else { 0 };
+    let values_len = u32::from(random.to_le_bytes()[2]).min(plain);
+    let values_len = if kind.pushes() { values_len } else { 0 };
+    let len = len.min(row_count * 8);
     Some(Coding { filters, keys: CodedKeys::Sent { len }, values_len })
 }
 

@@ -154,6 +154,11 @@ impl Coding {
         if u64::from(self.values_len) != coded_len && !filters.snappy_values {
             return inconsistent("values have another length than their filters give them");
         }
+        let is_longer = u64::from(self.keys.sent_len()) > header.keys_len()
+            || u64::from(self.values_len) > pushed_len;
+        if is_longer {
+            return inconsistent("filters make keys or values no longer");
+        }
         Ok(())
     }
 }

@@ -157,6 +157,8 @@ fn codings_that_contradict_their_header_are_refused() {
         (push(), "", 16, 31, "values have another length"),
         (push(), "bf16", 16, 32, "values have another length"),
         (push(), "fixed:2", 16, 16, "values have another length"),
+        (push(), "snappy", 17, 32, "no longer"),
+        (push(), "snappy", 16, 33, "no longer"),
         (RequestHeader { dtype: DataType::F64, ..push() }, "bf16", 16, 32, "values of this type"),
         (
             RequestHeader { rows: range, ..push() },

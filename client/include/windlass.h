@@ -880,7 +880,7 @@ windlass_status windlass_wait_for_workers(const struct windlass_table *table,
                                           uint64_t count);
 
 /**
- * Starts a push of rows by key. `keys` ascend, each once; `values` has width values for each, in
+ * Starts a push of rows by key. `keys` come in any order, and several times; `values` has width values for each, in
  * the order of the keys, and is copied before this returns. `timestamp`, which may be NULL, gets
  * what windlass_wait() and `after` take.
  *
@@ -935,7 +935,7 @@ windlass_status windlass_push_pull_range(const struct windlass_table *table,
                                          const struct windlass_push_options *options);
 
 /**
- * Pulls rows by key and waits for them. `keys` ascend, each once; `into` has room for value_count
+ * Pulls rows by key and waits for them. `keys` come in any order, and several times; `into` has room for value_count
  * values, width for each key.
  */
 windlass_status windlass_pull(const struct windlass_table *table,
@@ -1062,7 +1062,7 @@ windlass_status windlass_push_buffer_range(const struct windlass_table *table,
                                            uint64_t *timestamp);
 
 /**
- * Prepares rows by key. `keys` ascend, each once.
+ * Prepares rows by key. `keys` come in any order, and several times.
  */
 windlass_status windlass_prepare(const struct windlass_table *table,
                                  const uint64_t *keys,

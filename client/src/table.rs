@@ -6,7 +6,7 @@ use windlass_wire::{NotFinitePolicy, RowRange, TableEntry, TableSchema};
 
 use crate::{
     config::{PullOptions, PushOptions},
-    core::{Source, TableIndex},
+    core::{Core, Source, TableIndex},
     element::Element,
     error::RequestError,
     order::Order,
@@ -275,12 +275,7 @@ impl<T: Element> Table<T> {
         if expected != values.len() as u64 {
             return Err(core.length_error(self.index, rows.count(), values.len()));
         }
-        // Shards refuse what is not finite too, but each only its own part of the push.
-        let policy = core.tables[self.index.0].entry.schema.not_finite;
-        if policy == (NotFinitePolicy::Reject {}) && !T::all_finite(values) {
-            return Err(RequestError::NotFinite);
-        }
-        core.check_filters(self.index, options, || T::all_finite(values))?;
+        self.check_values(&core, values, options)?;
         let keys = match rows {
             RowSelection::Keys(keys) => keys,
             RowSelection::Range(rows) => {
@@ -297,9 +292,25 @@ impl<T: Element> Table<T> {
         let order = order.map_or_else(|| Cow::Owned(Order::of(keys)), Cow::Borrowed);
         let merge = core.tables[self.index.0].entry.schema.rule.merge();
         let merged = order.merged(values, self.width, merge);
+        // Sums may be too great.
+        self.check_values(&core, &merged, options)?;
         let source = Source::Plain(bytemuck::cast_slice(&merged));
         let sent = core.push_keys(self.index, order.keys(), source, options)?;
         Ok(sent.unwrap_or_else(|| unreachable!("the keys are sorted")))
+    }
+
+    /// Checks what is sent: shards refuse what is not finite too, but each only its own part of a push.
+    fn check_values(
+        &self,
+        core: &Core,
+        values: &[T],
+        options: &PushOptions,
+    ) -> Result<(), RequestError> {
+        let policy = core.tables[self.index.0].entry.schema.not_finite;
+        if policy == (NotFinitePolicy::Reject {}) && !T::all_finite(values) {
+            return Err(RequestError::NotFinite);
+        }
+        core.check_filters(self.index, options, || T::all_finite(values))
     }
 
     pub(crate) fn start_pull(

@@ -5,8 +5,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use windlass_client::{
-    Client, ClientOptions, Element, Provider, PullOptions, PushOptions, RequestError, Table,
-    TableSchema, UpdateRule,
+    Client, ClientOptions, Element, NotFinitePolicy, Provider, PullOptions, PushOptions,
+    RequestError, Table, TableSchema, UpdateRule,
 };
 use windlass_engine::{Server, ServerConfig};
 
@@ -142,6 +142,30 @@ fn mistakes_in_unsorted_keys_are_told() {
     let refused = table.push(&[5, 3], &[1.0; 3], &PushOptions::default()).unwrap_err();
     assert!(matches!(refused, RequestError::Length { expected: 2, found: 3, .. }), "{refused}");
     assert!(table.pull_into(&[5, 3], &mut [0.0; 3], &PullOptions::default()).is_err());
+}
+
+#[test]
+fn sums_that_are_not_finite_are_refused_before_anything_is_sent() {
+    let servers = start(Provider::Tcp {}, 2, 1);
+    let client = connect(&servers[0]);
+    let schema = TableSchema {
+        not_finite: NotFinitePolicy::Reject {},
+        ..TableSchema::dense(f32::DTYPE, ROWS, 8)
+    };
+    let strict = client.create_table::<f32>("strict", &schema).unwrap();
+    let keys: Vec<u64> = (0..ROWS).chain([5]).collect();
+    let greatest = vec![f32::MAX; keys.len() * 8];
+    let refused = strict.push(&keys, &greatest, &PushOptions::default()).unwrap_err();
+    assert!(matches!(refused, RequestError::NotFinite), "{refused}");
+    let schema = TableSchema::dense(f32::DTYPE, ROWS, 8);
+    let table = client.create_table::<f32>("t", &schema).unwrap();
+    let fixed = PushOptions { filters: "fixed:2".parse().unwrap(), ..PushOptions::default() };
+    let refused = table.push(&keys, &greatest, &fixed).unwrap_err();
+    assert!(matches!(refused, RequestError::Filter(_)), "{refused}");
+    for table in [strict, table] {
+        let found = table.pull(0..ROWS, &PullOptions::default()).unwrap().wait().unwrap();
+        assert!(found.iter().all(|value| *value == 0.0), "nothing was applied");
+    }
 }
 
 /// More rows than the staging area holds, by keys in any order.

@@ -38,7 +38,7 @@ impl std::fmt::Debug for WindlassPrepared {
     }
 }
 
-/// Prepares rows by key. `keys` ascend, each once.
+/// Prepares rows by key. `keys` come in any order, and several times.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn windlass_prepare(
     table: *const WindlassTable,

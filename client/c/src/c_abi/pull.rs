@@ -42,7 +42,7 @@ impl std::fmt::Debug for WindlassPull {
     }
 }
 
-/// Pulls rows by key and waits for them. `keys` ascend, each once; `into` has room for value_count
+/// Pulls rows by key and waits for them. `keys` come in any order, and several times; `into` has room for value_count
 /// values, width for each key.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn windlass_pull(

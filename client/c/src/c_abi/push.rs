@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{erased::pulls_overtake, failure::Failure, guard::guard};
 
-/// Starts a push of rows by key. `keys` ascend, each once; `values` has width values for each, in
+/// Starts a push of rows by key. `keys` come in any order, and several times; `values` has width values for each, in
 /// the order of the keys, and is copied before this returns. `timestamp`, which may be NULL, gets
 /// what windlass_wait() and `after` take.
 ///

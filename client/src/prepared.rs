@@ -94,8 +94,13 @@ impl<T: Element> Prepared<T> {
     pub fn pull(&mut self, options: &PullOptions) -> Result<&[T], RequestError> {
         self.settle()?;
         let values = self.values.as_deref_mut().unwrap_or_default();
-        let rows = selection(&self.keys, &self.range);
-        self.table.pull_in_order(&rows, self.order.as_ref(), values, options)?;
+        match &self.order {
+            Some(order) => {
+                let mut core = self.table.core().enter()?;
+                self.table.pull_in_order(&mut core, order, values, options)?;
+            }
+            None => self.table.pull_into(selection(&self.keys, &self.range), values, options)?,
+        }
         Ok(self.values.as_deref().unwrap_or_default())
     }
 

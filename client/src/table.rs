@@ -178,33 +178,33 @@ impl<T: Element> Table<T> {
         into: &mut [T],
         options: &PullOptions,
     ) -> Result<(), RequestError> {
-        self.pull_in_order(&rows.into(), None, into, options)
-    }
-
-    /// The same where keys were sorted before.
-    pub(crate) fn pull_in_order(
-        &self,
-        rows: &RowSelection<'_>,
-        order: Option<&Order>,
-        into: &mut [T],
-        options: &PullOptions,
-    ) -> Result<(), RequestError> {
+        let rows = rows.into();
         let count = usize::try_from(rows.count()).unwrap_or(usize::MAX);
         let mut core = self.core.enter()?;
         core.check_length(self.index, count.saturating_mul(self.width), into.len())?;
+        let bytes = bytemuck::cast_slice_mut(into);
         let keys = match rows {
             RowSelection::Range(range) => {
                 let rows = RowRange::new(range.start, range.end.max(range.start));
-                return core.pull_into(self.index, rows, options, bytemuck::cast_slice_mut(into));
+                return core.pull_into(self.index, rows, options, bytes);
             }
             RowSelection::Keys(keys) => keys,
         };
-        if order.is_none()
-            && core.pull_keys_into(self.index, keys, options, bytemuck::cast_slice_mut(into))?
-        {
+        if core.pull_keys_into(self.index, keys, options, bytes)? {
             return Ok(());
         }
-        let order = order.map_or_else(|| Cow::Owned(Order::of(keys)), Cow::Borrowed);
+        self.pull_in_order(&mut core, &Order::of(keys), into, options)
+    }
+
+    /// The same for keys that were sorted.
+    #[cold]
+    pub(crate) fn pull_in_order(
+        &self,
+        core: &mut Core,
+        order: &Order,
+        into: &mut [T],
+        options: &PullOptions,
+    ) -> Result<(), RequestError> {
         let mut rows = vec![T::default(); order.keys().len() * self.width];
         let bytes = bytemuck::cast_slice_mut(&mut rows);
         if !core.pull_keys_into(self.index, order.keys(), options, bytes)? {

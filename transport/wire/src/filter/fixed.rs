@@ -10,7 +10,7 @@ use super::FilterError;
 
 /// Bytes of a value in fixed point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FixedWidth(usize);
+pub struct FixedWidth(u8);
 
 impl FixedWidth {
     /// Bytes of the greatest magnitude at the head.
@@ -19,24 +19,23 @@ impl FixedWidth {
     /// A width of 1 to 4 bytes, or `None`.
     #[must_use]
     pub fn new(bytes: usize) -> Option<Self> {
-        (1..=4).contains(&bytes).then_some(Self(bytes))
+        u8::try_from(bytes).ok().filter(|bytes| (1..=4).contains(bytes)).map(Self)
     }
 
     /// Bytes of a value.
     #[must_use]
     pub fn bytes(self) -> usize {
-        self.0
+        usize::from(self.0)
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "1 to 4")]
     pub(super) fn number(self) -> u8 {
-        self.0 as u8
+        self.0
     }
 
     /// Bytes of `count` values with their head.
     #[must_use]
     pub fn encoded_len(self, count: usize) -> usize {
-        Self::HEAD + count * self.0
+        Self::HEAD + count * self.bytes()
     }
 
     /// Steps between zero and the greatest magnitude.

@@ -5,20 +5,16 @@ use std::fmt;
 use super::FilterError;
 
 /// Compresses; keeps the tables that compression needs, so that only the first calls allocate them.
-pub struct Compressor(snap::raw::Encoder);
-
-impl Default for Compressor {
-    fn default() -> Self {
-        Self(snap::raw::Encoder::new())
-    }
-}
+#[derive(Default)]
+pub struct Compressor(Option<Box<snap::raw::Encoder>>);
 
 impl Compressor {
     /// Appends `bytes` compressed. On an error (an input over 4 GiB) `out` is as it was.
     pub fn compress(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), FilterError> {
         let start = out.len();
         out.resize(start + snap::raw::max_compress_len(bytes.len()), 0);
-        match self.0.compress(bytes, &mut out[start..]) {
+        let encoder = self.0.get_or_insert_with(|| Box::new(snap::raw::Encoder::new()));
+        match encoder.compress(bytes, &mut out[start..]) {
             Ok(len) => {
                 out.truncate(start + len);
                 Ok(())

@@ -76,8 +76,8 @@ pub struct PendingPull<T: Element> {
     id: RequestId,
     table: TableIndex,
     value_count: usize,
-    /// How the keys were sorted, if they had to be.
-    order: Option<Order>,
+    /// How the keys were sorted, if they had to be: in a box, because few had.
+    order: Option<Box<Order>>,
     /// The push that came before, whose failure is this one's.
     pushed: Option<RequestId>,
     claimed: bool,
@@ -105,7 +105,7 @@ impl<T: Element> PendingPull<T> {
 
     /// The pull of keys that were sorted first.
     pub(crate) fn in_order(mut self, order: Option<Order>) -> Self {
-        self.order = order;
+        self.order = order.map(Box::new);
         self
     }
 

@@ -814,6 +814,16 @@ windlass_status windlass_set_consistency(const struct windlass_client *client,
                                          uint64_t staleness);
 
 /**
+ * Changes hyper-parameters of a table's update rule while the table is in use: `parameters` is "key=value,...", such
+ * as "learning_rate=0.01" or "lr=0.01,momentum=0.95"; the others stay. Pushes that were acknowledged before went by the old
+ * values, pushes that are sent after this returns go by the new ones. An unknown key or a value out of its range is
+ * refused with the list of what there is, and changes nothing.
+ */
+windlass_status windlass_set_hyper_parameters(const struct windlass_client *client,
+                                              const char *name,
+                                              const char *parameters);
+
+/**
  * Waits for the request with this timestamp: until a push is applied and acknowledged. The
  * outcomes of the last 1,024 requests are known; of an older one only that it is over.
  */
@@ -867,7 +877,8 @@ windlass_status windlass_open_table(const struct windlass_client *client,
 windlass_status windlass_close_table(struct windlass_table *table);
 
 /**
- * A table's schema. Set schema->size first. schema->rule lives as long as the handle.
+ * A table's schema. Set schema->size first. schema->rule lives as long as the handle, and is as
+ * of when the handle was made: windlass_list_tables() has hyper-parameters that were changed since.
  */
 windlass_status windlass_table_schema(const struct windlass_table *table,
                                       struct windlass_schema *schema);

@@ -114,7 +114,24 @@ impl Client {
         name: &str,
         consistency: Consistency,
     ) -> Result<TableEntry, TableError> {
-        self.core.enter()?.alter_table(name, consistency)
+        self.core.enter()?.set_consistency(name, consistency)
+    }
+
+    /// Changes hyper-parameters of a table's update rule while the table is in use; the others stay. `parameters` is
+    /// `key=value,...` as in the rule's text: `learning_rate=0.01` or `lr=0.01,momentum=0.95`. Pushes that were acknowledged before went
+    /// by the old values, pushes that are sent after this returns go by the new ones; those under way meanwhile by either, a
+    /// message of one as a whole in each partition. Returns the table as it is now.
+    ///
+    /// # Errors
+    /// When there is no such table. When the rule has no such key, a value is out of its range, or rows would need state that they
+    /// do not have: the error names what there is, and nothing changes. When a server cannot be told within `retry_for`:
+    /// the change is kept, and holds there once the server is back.
+    pub fn set_hyper_parameters(
+        &self,
+        name: &str,
+        parameters: &str,
+    ) -> Result<TableEntry, TableError> {
+        self.core.enter()?.set_rule(name, parameters)
     }
 
     /// Ends this worker's round: its clock goes on by one, on every table it has opened that bounds

@@ -8,7 +8,7 @@ use crate::{
     config::{PullOptions, PushOptions},
     core::{Core, Source, TableIndex},
     element::Element,
-    error::RequestError,
+    error::{RequestError, TableError},
     order::Order,
     pending::{PendingPull, PendingPush},
     prepared::Prepared,
@@ -98,6 +98,15 @@ impl<T: Element> Table<T> {
     #[must_use]
     pub fn schema(&self) -> TableSchema {
         self.entry().schema
+    }
+
+    /// As [`Client::set_hyper_parameters`](crate::Client::set_hyper_parameters), for this table.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn set_hyper_parameters(&self, parameters: &str) -> Result<TableEntry, TableError> {
+        let name = self.entry().name;
+        self.core.enter()?.set_rule(&name, parameters)
     }
 
     /// Values per row.

@@ -73,6 +73,26 @@ fn a_sparse_table_takes_any_key_and_a_dropped_one_is_gone() {
     refuse(1, &["table", "set", "e", "--consistency", "bounded:1"]);
     call(&["table", "drop", "bounded"]);
 
+    let changed = call(&["table", "set", "e", "learning_rate=0.25", "wd=0.5"]);
+    assert_eq!(changed["rule"], "sgd:lr=0.25,momentum=0,wd=0.5,nesterov=false");
+    assert_eq!(call(&["table", "show", "e"])["rule"], changed["rule"]);
+    call(&["table", "set", "e", "wd=0"]);
+    call(&["push", "e", "9=2"]);
+    assert_eq!(call(&["pull", "e", "9"])["rows"][0]["values"], value!([-0.5]));
+    for (parameter, told) in [
+        ("speed=3", "lr, momentum, wd, nesterov"),
+        ("lr=0", "1e-30 to 1e30"),
+        ("lr=fast", "a number"),
+        ("lr", "key=value"),
+        ("momentum=0.5", "state"),
+    ] {
+        let text = refuse(1, &["table", "set", "e", parameter]);
+        assert!(text.contains(told), "{text}");
+    }
+    assert_eq!(call(&["table", "show", "e"])["rule"], "sgd:lr=0.25,momentum=0,wd=0,nesterov=false");
+    refuse(1, &["table", "set", "nothing", "lr=1"]);
+    refuse(2, &["table", "set", "e"]);
+
     let rounds = ["table", "create", "rounds", "--aggregation", "rounds:2:fold"];
     assert_eq!(call(&rounds)["aggregation"], "rounds:2:fold");
     assert_eq!(call(&["table", "show", "rounds"])["aggregation"], "rounds:2:fold");

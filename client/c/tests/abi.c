@@ -289,6 +289,29 @@ static void count_table(void *context, const char *name, const windlass_schema *
     ++*(int *)context;
 }
 
+/* Pushes go by the learning rate that was set before them. */
+static void hyper_parameters(void) {
+    windlass_schema schema;
+    windlass_table *table = NULL;
+    const float one = 1;
+    float value = 0;
+
+    schema_of(&schema, WINDLASS_DTYPE_F32, 10, 1);
+    schema.rule = "sgd:lr=0.5";
+    OK(windlass_create_table(client, "rated", &schema, &table));
+    OK(windlass_set_hyper_parameters(client, "rated", "learning_rate=0.25"));
+    OK(windlass_push_range(table, 3, 1, &one, 1, NULL, NULL));
+    OK(windlass_wait_all(client));
+    OK(windlass_pull_range(table, 3, 1, &value, 1, NULL));
+    EXPECT(value == -0.25F);
+    EXPECT(windlass_set_hyper_parameters(client, "rated", "speed=1") != WINDLASS_STATUS_OK);
+    EXPECT(strstr(windlass_last_error(), "lr, momentum, wd, nesterov") != NULL);
+    FAILS(UNKNOWN_TABLE, windlass_set_hyper_parameters(client, "nowhere", "lr=1"));
+    FAILS(INVALID_ARGUMENT, windlass_set_hyper_parameters(client, "rated", NULL));
+    OK(windlass_close_table(table));
+    OK(windlass_drop_table(client, "rated"));
+}
+
 /* Workers of a table are let apart and held together again. */
 static void consistency(void) {
     windlass_schema clocked;
@@ -341,6 +364,7 @@ int main(int argc, char **argv)
     OK(windlass_wait(client, timestamp));
     OK(windlass_clock(client, &clock));
     EXPECT(clock == 1);
+    hyper_parameters();
     consistency();
     mistakes();
     EXPECT(pthread_create(&thread, NULL, from_another_thread, NULL) == 0);

@@ -280,6 +280,22 @@ def test_consistency_changes_while_workers_use_a_table(client, name, request):
         client.drop_table(each)
 
 
+def test_hyper_parameters_change_while_a_table_is_in_use(client, name):
+    table = client.create_table(name, width=1, rows=4, rule="sgd:lr=0.5,momentum=0.5")
+    client.set_hyper_parameters(name, learning_rate=0.25, nesterov=True)
+    assert "lr=0.25,momentum=0.5,wd=0,nesterov=true" in client.tables()[name].rule
+    table.set_hyper_parameters(lr=numpy.float32(2), nesterov=False, momentum=1e-30)
+    table.push([1], [1.0]).wait()
+    assert table.pull([1])[0] == -2
+    with pytest.raises(windlass.WindlassError, match="lr, momentum, wd, nesterov"):
+        client.set_hyper_parameters(name, speed=1)
+    with pytest.raises(windlass.WindlassError, match="1e-30 to 1e30"):
+        table.set_hyper_parameters(lr=0)
+    with pytest.raises(TypeError):
+        table.set_hyper_parameters(lr="fast")
+    client.drop_table(name)
+
+
 def test_rounds(client, name, request):
     provider = request.node.callspec.params["client"]
     connected = [

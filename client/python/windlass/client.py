@@ -76,6 +76,15 @@ def _consistency_of(consistency: Union[str, int]) -> tuple[int, int]:
     return kinds[consistency], 0
 
 
+def _parameter(key: str, value: Union[float, bool]) -> str:
+    """A hyper-parameter's value as the rule's text has it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float, numpy.number)):
+        return repr(float(value))
+    raise TypeError(f"{key} is a number, or True or False, not {value!r}")
+
+
 class Client:
     """A connection to a cluster. Belongs to the thread and the process that made it. A context manager.
 
@@ -167,6 +176,19 @@ class Client:
         """
         kind, staleness = _consistency_of(consistency)
         library.call("set_consistency", self._open(), encoded(name, "name"), kind, staleness)
+
+    def set_hyper_parameters(self, name: str, **parameters: Union[float, bool]) -> None:
+        """Changes hyper-parameters of a table's update rule, while the table is in use; the others stay.
+
+        Keys are as in the rule's text, short or in full: `set_hyper_parameters("w", learning_rate=0.01)`, `lr=0.01`,
+        `momentum=0.95`, `nesterov=True`. Pushes that were acknowledged before went by the old values, pushes
+        that are sent after this returns go by the new ones. An unknown key, or a value out of its range, is refused
+        with the list of what there is, and changes nothing.
+        """
+        given = ",".join(f"{key}={_parameter(key, value)}" for key, value in parameters.items())
+        library.call(
+            "set_hyper_parameters", self._open(), encoded(name, "name"), encoded(given, "parameters")
+        )
 
     def drop_table(self, name: str) -> None:
         """Drops a table and its rows on all servers."""

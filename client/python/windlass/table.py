@@ -137,6 +137,10 @@ class Table:
         """Values per row."""
         return self.schema.width
 
+    def set_hyper_parameters(self, **parameters: Union[float, bool]) -> None:
+        """Changes hyper-parameters of the table's update rule: see `Client.set_hyper_parameters`."""
+        self._client.set_hyper_parameters(self.name, **parameters)
+
     def push(
         self,
         rows: Rows,

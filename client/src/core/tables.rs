@@ -84,13 +84,31 @@ impl Core {
     }
 
     /// Changes how far a table's workers may be apart.
-    pub(crate) fn alter_table(
+    pub(crate) fn set_consistency(
         &mut self,
         name: &str,
         consistency: Consistency,
     ) -> Result<TableEntry, TableError> {
-        let request = ClientRequest::AlterTable { name: name.to_owned(), consistency };
-        match self.ask_tables(name, &request)? {
+        let name = name.to_owned();
+        self.alter_table(&name.clone(), &ClientRequest::AlterTable { name, consistency })
+    }
+
+    /// Changes hyper-parameters of a table's rule.
+    pub(crate) fn set_rule(
+        &mut self,
+        name: &str,
+        parameters: &str,
+    ) -> Result<TableEntry, TableError> {
+        let (name, parameters) = (name.to_owned(), parameters.to_owned());
+        self.alter_table(&name.clone(), &ClientRequest::SetRule { name, parameters })
+    }
+
+    fn alter_table(
+        &mut self,
+        name: &str,
+        request: &ClientRequest,
+    ) -> Result<TableEntry, TableError> {
+        match self.ask_tables(name, request)? {
             ClientReply::Table { table } => {
                 for known in self.tables.iter_mut().filter(|known| known.entry.id == table.id) {
                     known.entry = table.clone();
@@ -286,10 +304,12 @@ impl Core {
             return Err(TableError::Unexpected);
         }
         let found = self.tables.iter().position(|known| known.entry.id == table.id);
-        let index = TableIndex(found.unwrap_or_else(|| {
-            self.tables.push(TableState::new(table, self.map.partition_count()));
-            self.tables.len() - 1
-        }));
+        let index = TableIndex(found.unwrap_or(self.tables.len()));
+        match self.tables.get_mut(index.0) {
+            // Others may have changed it meanwhile.
+            Some(known) => known.entry = table,
+            None => self.tables.push(TableState::new(table, self.map.partition_count())),
+        }
         self.tables[index.0].rows_lost = false;
         self.join_clock(index)?;
         Ok(index)

@@ -10,6 +10,7 @@ use windlass_wire::{
 use super::{
     desk::Answer,
     machine::{Machine, not_leading},
+    tables::Change,
 };
 use crate::refusal::{Refusal, invalid, unknown_table};
 
@@ -50,6 +51,7 @@ impl Machine {
             ClientRequest::Map {}
             | ClientRequest::CreateTable { .. }
             | ClientRequest::AlterTable { .. }
+            | ClientRequest::SetRule { .. }
             | ClientRequest::DropTable { .. } => {
                 if self.is_founded() {
                     self.serve(request, answer);
@@ -69,7 +71,10 @@ impl Machine {
             ClientRequest::CreateTable { name, schema } => self.create_table(name, schema, answer),
             ClientRequest::DropTable { name } => self.drop_table(&name, answer),
             ClientRequest::AlterTable { name, consistency } => {
-                self.alter_table(name, consistency, answer);
+                self.alter_table(name, Change::Consistency(consistency), answer);
+            }
+            ClientRequest::SetRule { name, parameters } => {
+                self.alter_table(name, Change::Rule(parameters), answer);
             }
             _ => {
                 let _ = answer.send(Ok(ClientReply::Map { map: self.map.as_ref().clone() }));

@@ -118,6 +118,11 @@ impl Members {
         joined.map(|(&connection, _)| connection).collect()
     }
 
+    /// Whether a server is in.
+    pub(super) fn is_joined(&self, server: ServerId) -> bool {
+        self.by_connection.values().any(|member| member.is_joined && member.server == server)
+    }
+
     /// Answers a join; from now on the server is in.
     pub(super) fn welcome(&mut self, connection: u64, reply: ClientReply) {
         if let Some(member) = self.by_connection.get_mut(&connection) {

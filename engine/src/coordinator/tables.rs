@@ -9,7 +9,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use windlass_wire::{
-    Aggregation, Consistency, Durability, TableEntry, TableId, TableSchema,
+    Aggregation, Consistency, Durability, ServerId, TableEntry, TableId, TableSchema,
     control::{ClientReply, RefusalKind},
     coordination::{Instruction, OrderRefusal},
     schema::validate_table_name,
@@ -38,7 +38,15 @@ pub(super) struct Tables {
 enum Wanted {
     Create { name: String, schema: TableSchema },
     Drop { name: String },
-    Alter { name: String, consistency: Consistency },
+    Alter { name: String, change: Change },
+}
+
+/// What of a table can change while it is in use.
+#[derive(Debug)]
+pub(super) enum Change {
+    Consistency(Consistency),
+    /// Hyper-parameters of its rule: `key=value,...`.
+    Rule(String),
 }
 
 #[derive(Debug)]
@@ -54,7 +62,8 @@ struct Current {
 enum Kind {
     Create,
     Drop,
-    Alter,
+    SetConsistency,
+    SetRule,
 }
 
 #[derive(Debug)]
@@ -88,8 +97,8 @@ impl Machine {
         self.next_table_change();
     }
 
-    pub(super) fn alter_table(&mut self, name: String, consistency: Consistency, answer: Answer) {
-        self.tables.queue.push_back((Wanted::Alter { name, consistency }, answer));
+    pub(super) fn alter_table(&mut self, name: String, change: Change, answer: Answer) {
+        self.tables.queue.push_back((Wanted::Alter { name, change }, answer));
         self.next_table_change();
     }
 
@@ -99,7 +108,12 @@ impl Machine {
             let begun = match wanted {
                 Wanted::Create { name, schema } => self.begin_create(name, schema),
                 Wanted::Drop { name } => self.begin_drop(&name).map(Ok),
-                Wanted::Alter { name, consistency } => self.begin_alter(&name, consistency).map(Ok),
+                Wanted::Alter { name, change: Change::Consistency(consistency) } => {
+                    self.begin_set_consistency(&name, consistency).map(Ok)
+                }
+                Wanted::Alter { name, change: Change::Rule(parameters) } => {
+                    self.begin_set_rule(&name, &parameters).map(Ok)
+                }
             };
             match begun {
                 Ok(Ok((entry, kind, version))) => {
@@ -124,6 +138,7 @@ impl Machine {
     ) -> Result<Result<(TableEntry, Kind, u64), TableEntry>, Refusal> {
         validate_table_name(&name).map_err(|error| invalid(chain(&error)))?;
         schema.validate().map_err(|error| invalid(chain(&error)))?;
+        let schema = TableSchema { first_rule: None, ..schema };
         if let Ok(found) = self.find_table(&name) {
             if is_same(&found.schema, &schema) {
                 return Ok(Err(found.clone()));
@@ -150,7 +165,7 @@ impl Machine {
         Ok((entry, Kind::Drop, version))
     }
 
-    fn begin_alter(
+    fn begin_set_consistency(
         &mut self,
         name: &str,
         consistency: Consistency,
@@ -173,7 +188,25 @@ impl Machine {
         entry.schema.consistency = consistency;
         let entry = entry.clone();
         let version = self.store_catalogue();
-        Ok((entry, Kind::Alter, version))
+        Ok((entry, Kind::SetConsistency, version))
+    }
+
+    fn begin_set_rule(
+        &mut self,
+        name: &str,
+        parameters: &str,
+    ) -> Result<(TableEntry, Kind, u64), Refusal> {
+        let found = self.find_table(name)?;
+        let changed = found.schema.rule.with(parameters);
+        let (id, rule) = (found.id, changed.map_err(|error| invalid(error.to_string()))?);
+        let mut tables = self.catalogue.tables.iter_mut();
+        let Some(entry) = tables.find(|table| table.id == id) else {
+            unreachable!("a table that was found a moment ago")
+        };
+        entry.schema.change_rule(rule);
+        let entry = entry.clone();
+        let version = self.store_catalogue();
+        Ok((entry, Kind::SetRule, version))
     }
 
     /// A version of the catalogue is safe.
@@ -259,7 +292,8 @@ impl Machine {
             return;
         }
         if *kind != Kind::Create {
-            self.end_table_change(None);
+            let late = if *kind == Kind::SetRule { self.out_of_reach() } else { None };
+            self.end_table_change(late);
             return;
         }
         self.catalogue.tables.push(entry.clone());
@@ -267,6 +301,25 @@ impl Machine {
         if let Some(current) = &mut self.tables.current {
             current.phase = Phase::Commit { version };
         }
+    }
+
+    /// Servers that may still be applying pushes and were not told. They are told when they join again, and
+    /// what they lead goes to others when they are failed.
+    fn out_of_reach(&self) -> Option<Refusal> {
+        let chains = self.map.chains.iter().flat_map(|chain| &chain.servers);
+        let mut late: Vec<u32> = chains.map(|server| server.0).collect();
+        late.sort_unstable();
+        late.dedup();
+        late.retain(|server| !self.members.is_joined(ServerId(*server)));
+        let names: Vec<String> = late.iter().map(u32::to_string).collect();
+        (!late.is_empty()).then(|| {
+            let text = format!(
+                "the change is stored, and others go by it, but server {} is out of the coordinator's reach and may \
+                 apply pushes by the old values until it is back or given up: ask again then",
+                names.join(", ")
+            );
+            (RefusalKind::NoCoordinator {}, text)
+        })
     }
 
     fn end_table_change(&mut self, refusal: Option<Refusal>) {
@@ -287,9 +340,10 @@ impl Current {
         match self.kind {
             Kind::Create => Instruction::CreateTable { table: self.entry.clone() },
             Kind::Drop => Instruction::DropTable { table: *table },
-            Kind::Alter => {
+            Kind::SetConsistency => {
                 Instruction::AlterTable { table: *table, consistency: schema.consistency }
             }
+            Kind::SetRule => Instruction::SetRule { table: *table, rule: schema.rule },
         }
     }
 }
@@ -313,13 +367,16 @@ fn check_features(schema: &TableSchema, replicas: u8) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether a table is the one asked for. How far its workers may be apart may have been changed since
-/// it was made; whether they keep clocks never is.
+/// Whether a table is the one asked for. How far its workers may be apart, and hyper-parameters of its rule, may
+/// have been changed since it was made; whether its workers keep clocks never is.
 fn is_same(found: &TableSchema, asked: &TableSchema) -> bool {
     let eventual = Consistency::Eventual {};
     let both = [found.consistency, asked.consistency];
     let consistency = if both.contains(&eventual) { asked.consistency } else { found.consistency };
-    *found == TableSchema { consistency, ..asked.clone() }
+    let rules = [found.rule_at_creation(), found.rule];
+    let (rule, first_rule) = (found.rule, found.first_rule);
+    rules.contains(&asked.rule)
+        && *found == TableSchema { consistency, rule, first_rule, ..asked.clone() }
 }
 
 #[cfg(test)]

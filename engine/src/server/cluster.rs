@@ -13,7 +13,7 @@ use std::{
 
 use crossbeam::channel::Sender;
 use windlass_wire::{
-    ClusterMap, Consistency, Epoch, Incarnation, ServerId, TableEntry, TableId,
+    ClusterMap, Epoch, Incarnation, ServerId, TableEntry, TableId, TableSchema,
     control::{Peer, RefusalKind},
     coordination::{Instruction, PartitionChecksum, WorkerEntry},
 };
@@ -237,8 +237,10 @@ impl Cluster {
                 Ok(())
             }
             Instruction::AlterTable { table, consistency } => {
-                let mut state = self.lock();
-                self.alter_here(&mut state, table, consistency)
+                self.alter_here(table, |schema| schema.consistency = consistency)
+            }
+            Instruction::SetRule { table, rule } => {
+                self.alter_here(table, |schema| schema.change_rule(rule))
             }
             Instruction::Introduce { tickets } => self.introduce(tickets),
             Instruction::SetWorkers { workers } => {
@@ -304,12 +306,10 @@ impl Cluster {
             self.drop_here(id);
         }
         for table in tables {
-            let (id, consistency) = (table.id, table.schema.consistency);
             self.create_here(&table)?;
-            let before = state.tables.insert(id, table);
-            if before.is_some_and(|before| before.schema.consistency != consistency) {
-                self.alter_here(&mut state, id, consistency)?;
-            }
+            // One that was here may have changed meanwhile.
+            self.alter_shards(&table)?;
+            state.tables.insert(table.id, table);
         }
         state.next_table = state.next_table.max(next_table);
         self.store_catalogue(&state)
@@ -317,18 +317,19 @@ impl Cluster {
 
     fn alter_here(
         &self,
-        state: &mut State,
         table: TableId,
-        consistency: Consistency,
+        change: impl FnOnce(&mut TableSchema),
     ) -> Result<(), Refusal> {
+        let mut state = self.lock();
         let Some(entry) = state.tables.get_mut(&table) else { return Ok(()) };
-        entry.schema.consistency = consistency;
-        for shard in self.shards() {
-            shard
-                .ask(|answer| ShardCommand::AlterTable { table, consistency, answer })
-                .map_err(internal)?;
-        }
-        self.store_catalogue(state)
+        change(&mut entry.schema);
+        self.alter_shards(entry)?;
+        self.store_catalogue(&state)
+    }
+
+    fn alter_shards(&self, table: &TableEntry) -> Result<(), Refusal> {
+        self.ask_shards(|answer| ShardCommand::AlterTable { entry: table.clone(), answer })
+            .map_err(internal)
     }
 
     /// Lists a table in the catalogue. One that could not be stored is not listed: after a restart

@@ -125,6 +125,7 @@ impl Connection {
             ClientRequest::CreateTable { .. }
             | ClientRequest::DropTable { .. }
             | ClientRequest::AlterTable { .. }
+            | ClientRequest::SetRule { .. }
             | ClientRequest::CoordinatorStatus {}
             | ClientRequest::Operate { .. }
             | ClientRequest::RegisterWorker { .. }

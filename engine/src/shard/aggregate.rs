@@ -108,7 +108,7 @@ impl Shard {
         let id = self.turn.works[first].header.table;
         let Some(mut table) = self.tables.remove(&id) else { return };
         let width = table.entry.schema.width as usize;
-        self.aggregator.start(width * table.sum_kernel.gradient_dtype().size());
+        self.aggregator.start(width * table.rule.sums().gradient_dtype().size());
         self.aggregator.behind.clear();
         let image_len = if table.is_imaged() { table.row_image_len() } else { 0 };
         for at in first..self.turn.works.len() {
@@ -221,7 +221,7 @@ impl Shard {
                         // SAFETY: `sums` is one row of sums of the sum kernel's gradient dtype, in
                         // the aggregator's own memory; the kernel is the table's.
                         let applied = unsafe {
-                            sparse.apply(&table.sum_kernel, key, sums, &mut self.memory_left)
+                            sparse.apply(table.rule.sums(), key, sums, &mut self.memory_left)
                         };
                         debug_assert!(applied.is_ok(), "rows were reserved");
                     }
@@ -238,7 +238,7 @@ impl Shard {
                         let rows = RowRange::new(key, key + count as u64);
                         // SAFETY: `sums` is `count` rows of sums beside each other, since rows are
                         // numbered in the order of `keys`; otherwise as above.
-                        unsafe { dense.apply(&table.sum_kernel, rows, sums) };
+                        unsafe { dense.apply(table.rule.sums(), rows, sums) };
                     }
                 }
             }

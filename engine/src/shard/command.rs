@@ -5,8 +5,7 @@ use std::sync::Arc;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use windlass_transport::{Endpoint, RemoteKey, RemoteRegion, Waker};
 use windlass_wire::{
-    ClusterMap, Consistency, Incarnation, PartitionId, SessionId, ShardId, TableEntry, TableId,
-    WorkerRank,
+    ClusterMap, Incarnation, PartitionId, SessionId, ShardId, TableEntry, TableId, WorkerRank,
     control::{ClockPlace, PartitionPlace, Peer, Provider, RefusalKind, SharedRegion},
 };
 
@@ -142,12 +141,10 @@ pub enum ShardCommand {
         /// Where, and the clock the worker starts from.
         answer: Answer<ClockPlace, Refusal>,
     },
-    /// Changes how far a table's workers may be apart.
+    /// Changes how far a table's workers may be apart, or hyper-parameters of its rule.
     AlterTable {
-        /// The table.
-        table: TableId,
-        /// How stale pulls may be.
-        consistency: Consistency,
+        /// The table as it is from now on.
+        entry: TableEntry,
         /// Answered when done.
         answer: Answer<()>,
     },
@@ -332,9 +329,8 @@ impl Shard {
             ShardCommand::JoinClock { session, table, answer } => {
                 self.join_clock(session, table, answer);
             }
-            ShardCommand::AlterTable { table, consistency, answer } => {
-                self.alter_table(table, consistency);
-                let _ = answer.send(Ok(()));
+            ShardCommand::AlterTable { entry, answer } => {
+                let _ = answer.send(self.alter_table(&entry));
             }
             ShardCommand::LeaveClocks { session, answer } => {
                 // What it has pushed counts before it goes.

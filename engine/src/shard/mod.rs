@@ -38,6 +38,7 @@ mod record;
 mod recover;
 mod regrouped;
 mod rounds;
+mod rule;
 mod scan;
 mod session;
 mod sessions;

@@ -349,7 +349,7 @@ impl Push<'_> {
                 // SAFETY: the push's values are readable for all of its rows, of which these are
                 // `row` and following; they lie in the turn's arena, the staging area or a
                 // client's memory, never in parameter memory; the kernel is the table's.
-                unsafe { dense.apply(&table.kernel, RowRange::new(first, end), values) };
+                unsafe { dense.apply(table.rule.pushed(), RowRange::new(first, end), values) };
             }
             if are_all {
                 self.applied.insert(partition, self.shard_count, self.sequence);
@@ -372,7 +372,7 @@ impl Push<'_> {
             let values = self.values.wrapping_add(at * self.row_len);
             // SAFETY: the push's values are readable for all of its rows, of which this is number
             // `at`, and lie apart from the table's slabs; the kernel is the table's.
-            let applied = unsafe { sparse.apply(&table.kernel, *key, values, memory) };
+            let applied = unsafe { sparse.apply(table.rule.pushed(), *key, values, memory) };
             debug_assert!(applied.is_ok(), "rows were reserved");
         }
     }

@@ -18,7 +18,6 @@ use super::{
     image::{IMAGE, restore_image},
     kept_logs,
     open_log::Opening,
-    record::kernel_of,
     regrouped::Regrouped,
     session::{Applied, Detached},
     tables::{ShardTable, TableRows},
@@ -290,13 +289,13 @@ impl Replay for ShardReplay<'_> {
         let Some(table) = self.shard.tables.get_mut(&id) else { return Ok(()) };
         let schema = &table.entry.schema;
         let row_len = usize::try_from(schema.row_len())?;
-        let Some(kernel) = kernel_of(table, record.dtype()) else {
-            return Err("the record's type is none of its table's".into());
+        let Some((kernel, values)) = table.rule.of_record(record) else {
+            return Err("the record's type or rule is none of its table's".into());
         };
         let row_len = row_len / schema.dtype.size() * record.dtype().size();
-        check_record(record, row_len)?;
+        check_record(record, values, row_len)?;
         let lsn = record.lsn();
-        let delta = record.delta().as_ptr();
+        let delta = values.as_ptr();
         if record.kind() == Kind::Rows {
             let rows = record.rows();
             for (piece_rows, piece) in pieces_of(table, partition, rows) {
@@ -443,13 +442,13 @@ impl ShardReplay<'_> {
     }
 }
 
-/// Whether a record's rows and delta fit its table.
-fn check_record(record: &Record<'_>, row_len: usize) -> Result<(), Refusal> {
+/// Whether a record's rows and values fit its table.
+fn check_record(record: &Record<'_>, values: &[u8], row_len: usize) -> Result<(), Refusal> {
     let rows = match record.kind() {
         Kind::Rows => usize::try_from(record.rows().count())?,
         _ => record.keys().len(),
     };
-    let fits = rows.checked_mul(row_len) == Some(record.delta().len());
+    let fits = rows.checked_mul(row_len) == Some(values.len());
     if fits { Ok(()) } else { Err("the record does not fit its table's schema".into()) }
 }
 

@@ -14,11 +14,12 @@ use super::{
     memory::{Made, MemoryThread, WantedState},
     push::{Refusal, detail_of},
     rounds::TableRounds,
+    rule::TableRule,
 };
 use crate::{
     limits::KEYS_FETCHED_AHEAD,
     table::{BlockGeometry, DensePartition, SparseFull, SparsePartition, StatePlanes},
-    update::{Accumulator, FiniteScan, Kernel, KernelError},
+    update::{Accumulator, FiniteScan, KernelError},
 };
 
 /// One table.
@@ -26,10 +27,8 @@ use crate::{
 pub(super) struct ShardTable {
     pub(super) entry: TableEntry,
     pub(super) layout: Layout,
-    /// Applies pushed values.
-    pub(super) kernel: Kernel,
-    /// Applies sums of pushed values.
-    pub(super) sum_kernel: Kernel,
+    /// Applies pushes.
+    pub(super) rule: TableRule,
     pub(super) accumulator: Accumulator,
     /// Set when values that are not finite are refused.
     pub(super) scan: Option<FiniteScan>,
@@ -77,11 +76,9 @@ impl ShardTable {
     /// A table without rows.
     pub(super) fn new(entry: TableEntry, partition_count: u32) -> Result<Self, TableError> {
         let schema = &entry.schema;
-        let sum = Accumulator::sum_dtype(schema.dtype);
         Ok(Self {
             layout: Layout::new(entry.id, schema.kind, partition_count),
-            kernel: Kernel::new(schema.rule, schema.dtype, schema.dtype)?,
-            sum_kernel: Kernel::new(schema.rule, schema.dtype, sum)?,
+            rule: TableRule::new(schema)?,
             accumulator: Accumulator::new(schema.dtype)?,
             scan: match schema.not_finite {
                 NotFinitePolicy::Accept {} => None,

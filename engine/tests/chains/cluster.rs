@@ -210,6 +210,14 @@ impl Node {
         }
     }
 
+    /// Takes over what of a table has changed.
+    pub(crate) fn alter(&self, table: &TableEntry) {
+        for handle in &self.handles {
+            let entry = table.clone();
+            handle.ask(|answer| ShardCommand::AlterTable { entry, answer }).unwrap();
+        }
+    }
+
     /// Links every shard to the equal shard of a peer: this side writes, that side reads.
     pub(crate) fn link(&self, to: &Self, provider: Provider) {
         let session =

@@ -11,6 +11,7 @@ mod kept;
 mod linked;
 mod memory;
 mod order;
+mod rules;
 mod sums;
 mod world;
 

@@ -36,15 +36,7 @@ pub(crate) enum TableCommand {
     /// List the rows of a sparse table, a part at a time, while others push
     Scan(scan::Arguments),
     /// Change a table that is in use
-    Set {
-        /// The table
-        name: String,
-        /// How far its workers may be apart from now on: sequential, bounded:N or eventual
-        #[arg(long, value_name = "MODEL", value_parser = consistency::parse)]
-        consistency: Consistency,
-        #[command(flatten)]
-        connection: ConnectionArguments,
-    },
+    Set(SetArguments),
     /// Drop a table with all its rows
     Drop {
         /// The table
@@ -64,6 +56,26 @@ fn create_help() -> String {
          windlass table create embedding --width 64 --dtype bf16 --rule adagrad:lr=0.05   (sparse)",
         rules.join("\n")
     )
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    windlass table set weights learning_rate=0.01\n  \
+    windlass table set weights lr=0.01 momentum=0.95\n  \
+    windlass table set weights --consistency bounded:4")]
+#[group(id = "change", required = true, multiple = true, args = ["parameters", "consistency"])]
+pub(crate) struct SetArguments {
+    /// The table
+    name: String,
+    /// Hyper-parameters of its rule: pushes acknowledged before went by the old values, pushes sent
+    /// later go by the new ones
+    #[arg(value_name = "KEY=VALUE")]
+    parameters: Vec<String>,
+    /// How far its workers may be apart from now on: sequential, bounded:N or eventual
+    #[arg(long, value_name = "MODEL", value_parser = consistency::parse)]
+    consistency: Option<Consistency>,
+    #[command(flatten)]
+    connection: ConnectionArguments,
 }
 
 #[derive(Debug, clap::Args)]
@@ -143,12 +155,7 @@ pub(crate) fn run(command: &TableCommand, output: Output) -> Result<(), Failure>
             output.result(&table, || show_text(&table))
         }
         TableCommand::Scan(arguments) => scan::run(arguments, output),
-        TableCommand::Set { name, consistency, connection } => {
-            let client = connect(connection)?;
-            let entry = client.set_consistency(name, *consistency).map_err(remote)?;
-            let table = TableResult::of(&entry, &client);
-            output.result(&table, || show_text(&table))
-        }
+        TableCommand::Set(arguments) => set(arguments, output),
         TableCommand::Drop { name, connection } => {
             let client = connect(connection)?;
             client.drop_table(name).map_err(remote)?;
@@ -192,6 +199,20 @@ fn create(arguments: &CreateArguments, output: Output) -> Result<(), Failure> {
     })
     .map_err(remote)
     .and_then(|()| find(&client, &arguments.name))?;
+    let table = TableResult::of(&entry, &client);
+    output.result(&table, || show_text(&table))
+}
+
+fn set(arguments: &SetArguments, output: Output) -> Result<(), Failure> {
+    let (client, name) = (connect(&arguments.connection)?, &arguments.name);
+    let mut entry = find(&client, name)?;
+    if !arguments.parameters.is_empty() {
+        let parameters = arguments.parameters.join(",");
+        entry = client.set_hyper_parameters(name, &parameters).map_err(remote)?;
+    }
+    if let Some(consistency) = arguments.consistency {
+        entry = client.set_consistency(name, consistency).map_err(remote)?;
+    }
     let table = TableResult::of(&entry, &client);
     output.result(&table, || show_text(&table))
 }

@@ -284,6 +284,13 @@ pub enum ClientRequest {
         /// How stale pulls may be from now on.
         consistency: Consistency,
     },
+    /// Changes hyper-parameters of a table's rule, while the table is in use.
+    SetRule {
+        /// Its name.
+        name: String,
+        /// `key=value,...`, as [`UpdateRule::with`](crate::UpdateRule::with) takes it.
+        parameters: String,
+    },
     /// The session is no table's worker any more: nobody waits for it from now on.
     LeaveClocks {},
     /// A server joins the cluster. On success the connection turns round: the coordinator sends
@@ -472,6 +479,7 @@ crate::codec::wire_enum!(ClientRequest {
     21 => AlterTable { name, consistency },
     22 => LeaveClocks {},
     23 => SetRows { table, partition, first, values },
+    24 => SetRule { name, parameters },
 });
 crate::codec::wire_enum!(ClientReply {
     1 => Welcome { session, server, incarnation, started, shard_count, providers, notes },

@@ -9,6 +9,7 @@ use crate::{
     ids::{Epoch, Incarnation, Lsn, PartitionId, ServerId, TableId, WorkerClock, WorkerRank},
     map::ClusterMap,
     proof::Ticket,
+    rule::UpdateRule,
     schema::{Consistency, TableEntry},
 };
 
@@ -80,6 +81,13 @@ pub enum Instruction {
         table: TableId,
         /// How stale pulls may be.
         consistency: Consistency,
+    },
+    /// Pushes to a table go by this rule from now on: that of the table with other hyper-parameters.
+    SetRule {
+        /// The table.
+        table: TableId,
+        /// The rule.
+        rule: UpdateRule,
     },
 }
 
@@ -300,6 +308,7 @@ crate::codec::wire_enum!(Instruction {
     8 => Leave {},
     9 => Introduce { tickets },
     20 => AlterTable { table, consistency },
+    21 => SetRule { table, rule },
 });
 crate::codec::wire_struct!(PeerTicket { server, ticket });
 crate::codec::wire_struct!(Order { number, instruction });

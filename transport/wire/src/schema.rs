@@ -5,7 +5,7 @@ use crate::{
     dtype::DataType,
     ids::TableId,
     request::WIDTH_MAX,
-    rule::UpdateRule,
+    rule::{RuleError, UpdateRule},
 };
 
 /// Whether rows are numbered without gaps or named by any key.
@@ -83,6 +83,8 @@ pub struct TableSchema {
     pub kind: TableKind,
     /// How a push changes a row.
     pub rule: UpdateRule,
+    /// The rule that the table was created with, if hyper-parameters were changed since.
+    pub first_rule: Option<UpdateRule>,
     /// Staleness of pulls.
     pub consistency: Consistency,
     /// Servers that hold each partition, from 1.
@@ -142,7 +144,7 @@ pub enum SchemaError {
     #[error("the update rule is not valid")]
     Rule {
         /// Why.
-        source: crate::rule::RuleError,
+        source: RuleError,
     },
     /// Rows are too large for one request.
     #[error("a row of {bytes} bytes is too large: the most is {max} bytes")]
@@ -166,6 +168,7 @@ impl TableSchema {
             width,
             kind: TableKind::Dense { rows },
             rule: UpdateRule::Add,
+            first_rule: None,
             consistency: Consistency::Eventual {},
             replicas: 1,
             durability: Durability::Memory {},
@@ -178,6 +181,18 @@ impl TableSchema {
     #[must_use]
     pub fn sparse(dtype: DataType, width: u32) -> Self {
         Self { kind: TableKind::Sparse {}, ..Self::dense(dtype, 1, width) }
+    }
+
+    /// Has pushes go by a rule with other hyper-parameters.
+    pub fn change_rule(&mut self, rule: UpdateRule) {
+        self.first_rule.get_or_insert(self.rule);
+        self.rule = rule;
+    }
+
+    /// The rule that the table was created with.
+    #[must_use]
+    pub fn rule_at_creation(&self) -> UpdateRule {
+        self.first_rule.unwrap_or(self.rule)
     }
 
     /// Bytes of one row's values.
@@ -221,7 +236,13 @@ impl TableSchema {
         if self.durability == (Durability::Interval { milliseconds: 0 }) {
             return Err(SchemaError::Interval);
         }
-        self.rule.validate().map_err(|source| SchemaError::Rule { source })?;
+        for rule in [self.rule, self.rule_at_creation()] {
+            rule.validate().map_err(|source| SchemaError::Rule { source })?;
+            if !rule.has_state_of(&self.rule) {
+                let source = RuleError::State { rule: rule.name() };
+                return Err(SchemaError::Rule { source });
+            }
+        }
         self.rule.check_dtype(self.dtype).map_err(|source| SchemaError::Rule { source })
     }
 }
@@ -263,17 +284,6 @@ crate::codec::wire_enum!(Consistency { 0 => Sequential {}, 1 => Bounded { tau },
 crate::codec::wire_enum!(Durability { 0 => Memory {}, 1 => Interval { milliseconds }, 2 => Sync {} });
 crate::codec::wire_enum!(NotFinitePolicy { 0 => Accept {}, 1 => Reject {} });
 crate::codec::wire_enum!(Aggregation { 0 => Immediate {}, 1 => Rounds { quorum, fold_late } });
-crate::codec::wire_struct!(TableSchema {
-    dtype,
-    width,
-    kind,
-    rule,
-    consistency,
-    replicas,
-    durability,
-    not_finite,
-    aggregation,
-});
 crate::codec::wire_struct!(TableEntry { id, name, schema });
 
 impl Wire for DataType {
@@ -285,6 +295,51 @@ impl Wire for DataType {
         let number = u8::decode(from)?;
         Self::from_number(number)
             .ok_or(DecodeError::Unknown { field: "dtype", value: u64::from(number) })
+    }
+}
+
+/// Byte of the first rule's encoding that says whether another one follows; of a rule by itself it is zero.
+const ANOTHER_RULE_AT: usize = 2;
+
+/// The fields in their order; `rule` is followed by the rule at creation where that is another one.
+impl Wire for TableSchema {
+    fn encode(&self, into: &mut Vec<u8>) {
+        self.dtype.encode(into);
+        self.width.encode(into);
+        self.kind.encode(into);
+        let mut rule = self.rule.encode();
+        rule[ANOTHER_RULE_AT] = u8::from(self.first_rule.is_some());
+        into.extend_from_slice(&rule);
+        self.first_rule.into_iter().for_each(|first| Wire::encode(&first, into));
+        self.consistency.encode(into);
+        self.replicas.encode(into);
+        self.durability.encode(into);
+        self.not_finite.encode(into);
+        self.aggregation.encode(into);
+    }
+
+    fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let (dtype, width, kind) = (Wire::decode(from)?, Wire::decode(from)?, Wire::decode(from)?);
+        let mut rule: [u8; UpdateRule::ENCODED_LENGTH] = from.array()?;
+        let another = std::mem::take(&mut rule[ANOTHER_RULE_AT]);
+        let rule = Wire::decode(&mut Reader::new(&rule))?;
+        let first_rule = match another {
+            0 => None,
+            1 => Some(Wire::decode(from)?),
+            _ => return Err(DecodeError::Unknown { field: "rule", value: u64::from(another) }),
+        };
+        Ok(Self {
+            dtype,
+            width,
+            kind,
+            rule,
+            first_rule,
+            consistency: Wire::decode(from)?,
+            replicas: Wire::decode(from)?,
+            durability: Wire::decode(from)?,
+            not_finite: Wire::decode(from)?,
+            aggregation: Wire::decode(from)?,
+        })
     }
 }
 
@@ -311,6 +366,25 @@ mod tests {
             ..TableSchema::sparse(DataType::Bf16, 128)
         };
         assert_eq!(TableSchema::from_bytes(&schema.to_bytes()), Ok(schema));
+    }
+
+    #[test]
+    fn a_changed_rule_and_the_first_one_round_trip() {
+        let rule = |text: &str| text.parse::<UpdateRule>().unwrap();
+        let mut schema = TableSchema {
+            rule: rule("sgd:lr=0.5,momentum=0.5"),
+            ..TableSchema::sparse(DataType::F32, 4)
+        };
+        let plain = schema.to_bytes();
+        schema.change_rule(rule("sgd:lr=0.25,momentum=0.5"));
+        schema.change_rule(rule("sgd:lr=0.125,momentum=0.5"));
+        assert_eq!(schema.rule_at_creation(), rule("sgd:lr=0.5,momentum=0.5"));
+        assert_eq!(schema.validate(), Ok(()));
+        let bytes = schema.to_bytes();
+        assert_eq!(bytes.len(), plain.len() + UpdateRule::ENCODED_LENGTH);
+        assert_eq!(TableSchema::from_bytes(&bytes), Ok(schema.clone()));
+        schema.first_rule = Some(rule("sgd:lr=0.5"));
+        assert!(schema.validate().is_err(), "rows of the one lack the state of the other");
     }
 
     #[test]

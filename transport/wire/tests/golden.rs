@@ -262,10 +262,8 @@ fn client_requests() -> Vec<(String, Vec<u8>)> {
         kept: Kept::Whole {},
         secret: ServerSecret(*b"0123456789abcdef"),
     };
-    let alter =
-        Request::AlterTable { name: name.clone(), consistency: Consistency::Bounded { tau: 8 } };
     let attach = Request::AttachMailbox { shard, reply: region(), completion_slots: 1024 };
-    named(
+    let mut requests = named(
         "client_request",
         vec![
             ("hello", hello),
@@ -282,7 +280,6 @@ fn client_requests() -> Vec<(String, Vec<u8>)> {
             ("hello_joins", joins),
             ("join", join),
             ("join_clock", Request::JoinClock { table: TableId(7), shard }),
-            ("alter_table", alter),
             ("leave_clocks", Request::LeaveClocks {}),
             (
                 "set_rows",
@@ -305,6 +302,21 @@ fn client_requests() -> Vec<(String, Vec<u8>)> {
                 "leave_worker",
                 Request::LeaveWorker { rank: WorkerRank(2), incarnation: Incarnation(5) },
             ),
+        ],
+    );
+    requests.extend(alterations());
+    requests
+}
+
+fn alterations() -> Vec<(String, Vec<u8>)> {
+    use ClientRequest as Request;
+    let name = || "t".to_owned();
+    let consistency = Consistency::Bounded { tau: 8 };
+    named(
+        "client_request",
+        vec![
+            ("alter_table", Request::AlterTable { name: name(), consistency }),
+            ("set_rule", Request::SetRule { name: name(), parameters: "lr=0.25".to_owned() }),
         ],
     )
 }
@@ -403,6 +415,7 @@ fn instructions() -> Vec<(String, Vec<u8>)> {
             ("drop_table", Instruction::DropTable { table: TableId(7) }),
             ("ping", Instruction::Ping {}),
             ("alter_table", alter),
+            ("set_rule", Instruction::SetRule { table: TableId(7), rule: schema().rule }),
             (
                 "set_tables",
                 Instruction::SetTables { partitions: 64, next_table: 8, tables: vec![table()] },

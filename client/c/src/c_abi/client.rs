@@ -185,6 +185,27 @@ pub unsafe extern "C" fn windlass_set_consistency(
     })
 }
 
+/// Changes hyper-parameters of a table's update rule while the table is in use: `parameters` is "key=value,...", such
+/// as "learning_rate=0.01" or "lr=0.01,momentum=0.95"; the others stay. Pushes that were acknowledged before went by the old
+/// values, pushes that are sent after this returns go by the new ones. An unknown key or a value out of its range is
+/// refused with the list of what there is, and changes nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn windlass_set_hyper_parameters(
+    client: *const WindlassClient,
+    name: *const c_char,
+    parameters: *const c_char,
+) -> WindlassStatus {
+    guard(|| {
+        // SAFETY: the header's rules on pointers.
+        let name = unsafe { text(name, "name") }?;
+        // SAFETY: as above.
+        let parameters = unsafe { text(parameters, "parameters") }?;
+        // SAFETY: the header's rules on handles.
+        unsafe { handle(client) }?.client.set_hyper_parameters(name, parameters)?;
+        Ok(())
+    })
+}
+
 /// Waits for the request with this timestamp: until a push is applied and acknowledged. The
 /// outcomes of the last 1,024 requests are known; of an older one only that it is over.
 #[unsafe(no_mangle)]

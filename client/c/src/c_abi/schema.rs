@@ -175,6 +175,7 @@ pub(super) unsafe fn table_schema(given: *const WindlassSchema) -> Result<TableS
     let rule = unsafe { optional_text(given.rule, "rule") }?.unwrap_or("add");
     let rule: UpdateRule = rule.parse().map_err(|error| invalid(&error))?;
     let schema = TableSchema {
+        first_rule: None,
         dtype: dtype(given.dtype)?,
         width: given.width,
         kind: match given.kind {

@@ -107,7 +107,8 @@ pub unsafe extern "C" fn windlass_close_table(table: *mut WindlassTable) -> Wind
     })
 }
 
-/// A table's schema. Set schema->size first. schema->rule lives as long as the handle.
+/// A table's schema. Set schema->size first. schema->rule lives as long as the handle, and is as
+/// of when the handle was made: windlass_list_tables() has hyper-parameters that were changed since.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn windlass_table_schema(
     table: *const WindlassTable,

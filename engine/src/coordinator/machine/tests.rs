@@ -14,9 +14,12 @@ use tracing::{
     field::{Field, Visit},
     span,
 };
-use windlass_wire::{Incarnation, ServerSecret, proof::Enrolled};
+use windlass_wire::{
+    DataType, Incarnation, ServerSecret, TableEntry, TableId, TableSchema, map::Chain,
+    proof::Enrolled,
+};
 
-use super::*;
+use super::{super::tables::Change, *};
 
 const CLUSTER: u64 = 77;
 const SECRET: ServerSecret = ServerSecret([1; 16]);
@@ -109,6 +112,35 @@ fn a_number_is_in_use_while_another_life_of_it_is_heard() {
     machine.members.insert(CONNECTION, SERVER, LIFE, false, unbounded().0);
     machine.members.get_mut(CONNECTION).unwrap().heard_at = Instant::now() + silence;
     assert!(is_free(&mut machine, NEXT_LIFE), "a life that was not taken in yet");
+}
+
+#[test]
+fn a_rule_is_not_said_to_be_changed_while_a_server_may_go_by_the_old_one() {
+    let (mut machine, _told) = machine();
+    let schema =
+        TableSchema { rule: "sgd:lr=1".parse().unwrap(), ..TableSchema::sparse(DataType::F32, 1) };
+    machine.catalogue.tables = vec![TableEntry { id: TableId(1), name: "t".to_owned(), schema }];
+    let mut orders = 0;
+    let mut change = |machine: &mut Machine, servers: &[ServerId]| {
+        let chain = Chain { servers: servers.to_vec(), ..Chain::default() };
+        Arc::make_mut(&mut machine.map).chains = vec![chain];
+        let (answer, answered) = unbounded();
+        machine.alter_table("t".to_owned(), Change::Rule("lr=0.5".to_owned()), answer);
+        assert!(answered.is_empty(), "nobody is told before it is stored");
+        machine.catalogue_stored = machine.catalogue.version;
+        machine.tables_stored();
+        assert!(answered.is_empty(), "server {SERVER} is asked");
+        orders += 1;
+        machine.table_answered(CONNECTION, orders, None);
+        answered.try_recv().unwrap()
+    };
+    let (kind, text) = change(&mut machine, &[SERVER, ServerId(4)]).unwrap_err();
+    assert_eq!(kind, RefusalKind::NoCoordinator {}, "clients ask again");
+    assert!(text.contains("server 4 is out of"), "{text}");
+    let done = change(&mut machine, &[SERVER]);
+    let Ok(ClientReply::Table { table }) = done else { panic!("{done:?}") };
+    assert_eq!(table.schema.rule, "sgd:lr=0.5".parse().unwrap());
+    assert_eq!(table.schema.rule_at_creation(), "sgd:lr=1".parse().unwrap());
 }
 
 /// Counts log lines that contain a text.

@@ -41,7 +41,8 @@ impl Member {
                 match order.instruction {
                     Instruction::CreateTable { .. }
                     | Instruction::DropTable { .. }
-                    | Instruction::AlterTable { .. } => {
+                    | Instruction::AlterTable { .. }
+                    | Instruction::SetRule { .. } => {
                         let _ = tables.send(TableChange::Order(order));
                     }
                     Instruction::SetTables { .. } => {

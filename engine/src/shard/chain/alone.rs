@@ -49,6 +49,8 @@ impl Shard {
         };
         let row_len = header.width as usize * header.dtype.size();
         let delta_bytes = header.row_count as usize * row_len;
+        let rule = table.rule.suffix();
+        let delta_bytes = delta_bytes + rule.len();
         let shape = Shape { covered_max: 1, stamps_max: 1, keys: 0, delta_bytes };
         if rows.end > table.layout.rows_of(partition).end || !shape.is_allowed() {
             return false;
@@ -67,7 +69,7 @@ impl Shard {
         let facts =
             record::Facts { kind: Kind::Rows, rows, ..facts_of(table, partition, part.epoch()) };
         let its = record::Covered { session, incarnation, sequence };
-        let from = (&*turn, &*staging, work);
+        let from = (&*turn, &*staging, work, rule);
         let Some(held) = build_range((facts, shape), its, lsn, from, |len| spare.take(len)) else {
             return false;
         };

@@ -2,7 +2,7 @@
 //! are equal bit for bit.
 #![allow(unsafe_code)]
 
-use windlass_wire::{DataType, Lsn, PartitionId, RowRange};
+use windlass_wire::{Lsn, PartitionId, RowRange};
 
 use super::clocks::apply_clock;
 use crate::{
@@ -11,7 +11,6 @@ use crate::{
         Shard,
         tables::{ShardTable, TableRows},
     },
-    update::Kernel,
 };
 
 /// Which rows of a partition a record may change.
@@ -87,18 +86,18 @@ pub(super) fn apply(
     if !matches!(record.kind(), Kind::Rows | Kind::Keys) {
         return Ok(());
     }
-    let ShardTable { entry, kernel, sum_kernel, rows, slots, .. } = table;
-    let kernel = kernel_for(kernel, sum_kernel, entry.schema.dtype, record.dtype())?;
+    let ShardTable { entry, rule, rows, slots, .. } = table;
+    let (kernel, values) = rule.of_record(record).ok_or(ApplyError::Unfit)?;
     let row_len = entry.schema.width as usize * record.dtype().size();
     let count = match record.kind() {
         Kind::Rows => usize::try_from(record.rows().count()).map_err(|_| ApplyError::Unfit)?,
         _ => record.keys().len(),
     };
-    if count.checked_mul(row_len) != Some(record.delta().len()) {
+    if count.checked_mul(row_len) != Some(values.len()) {
         return Err(ApplyError::Unfit);
     }
     let Some(slot) = slots.find(record.partition()) else { return Ok(()) };
-    let delta = record.delta().as_ptr();
+    let delta = values.as_ptr();
     match rows {
         TableRows::Dense(partitions) => {
             let dense = &mut partitions[slot].0;
@@ -116,7 +115,7 @@ pub(super) fn apply(
                 if rows.start < rows.end {
                     // SAFETY: the delta holds the values of all rows of the record's range, checked
                     // above, of the kernel's gradient dtype; it lies in the record.
-                    unsafe { dense.apply(kernel, rows, delta) };
+                    unsafe { dense.apply(&kernel, rows, delta) };
                 }
                 return Ok(());
             }
@@ -127,7 +126,7 @@ pub(super) fn apply(
                 if key < end {
                     let value = delta.wrapping_add(at * row_len);
                     // SAFETY: the delta holds one row of values for each key, checked above.
-                    unsafe { dense.apply(kernel, RowRange::new(key, key + 1), value) };
+                    unsafe { dense.apply(&kernel, RowRange::new(key, key + 1), value) };
                 }
             }
         }
@@ -140,26 +139,10 @@ pub(super) fn apply(
                 let value = delta.wrapping_add(at * row_len);
                 // SAFETY: the delta holds one row of values for each key, checked above, of the
                 // kernel's gradient dtype; it lies in the record.
-                unsafe { sparse.apply(kernel, key, value, memory) }
+                unsafe { sparse.apply(&kernel, key, value, memory) }
                     .map_err(|_| ApplyError::Memory)?;
             }
         }
     }
     Ok(())
-}
-
-/// The kernel for a delta of this dtype: pushed values as they came, or their sum.
-fn kernel_for<'a>(
-    kernel: &'a Kernel,
-    sum_kernel: &'a Kernel,
-    dtype: DataType,
-    delta: DataType,
-) -> Result<&'a Kernel, ApplyError> {
-    if delta == dtype {
-        Ok(kernel)
-    } else if delta == sum_kernel.gradient_dtype() {
-        Ok(sum_kernel)
-    } else {
-        Err(ApplyError::Unfit)
-    }
 }

@@ -173,7 +173,8 @@ pub(super) fn build(
         from.is_dense() && keys.iter().zip(keys[0]..).all(|(key, expected)| *key == expected);
     let rows = consecutive.then(|| RowRange::new(keys[0], keys[0] + keys.len() as u64));
     let sum_len = aggregator.sum_len();
-    let shape = shape_of(member_count, keys.len(), rows, keys.len() * sum_len)?;
+    let delta_bytes = keys.len() * sum_len + from.table.rule.suffix().len();
+    let shape = shape_of(member_count, keys.len(), rows, delta_bytes)?;
     fill(&from, lsn, shape, rows, take, |into_keys, into| {
         for (to, key) in into_keys.chunks_exact_mut(8).zip(keys) {
             to.copy_from_slice(&key.to_le_bytes());
@@ -191,7 +192,8 @@ fn copy_one(
     take: impl FnOnce(usize) -> Vec<u64>,
 ) -> Option<Held> {
     let row_len = row_len_of(from);
-    let shape = shape_of(1, count, rows, count * row_len)?;
+    let delta_bytes = count * row_len + from.table.rule.suffix().len();
+    let shape = shape_of(1, count, rows, delta_bytes)?;
     fill(from, lsn, shape, rows, take, |mut keys, mut into| {
         for (span, member) in from.spans_in() {
             let len = span.count as usize * row_len;
@@ -212,29 +214,31 @@ fn copy_one(
     })
 }
 
-/// The record of a push of this turn alone, of the rows that the facts name; `take` gives memory of a record's
+/// The record of a push of this turn alone, of the rows that the facts name, whose delta ends with `rule`; `take` gives memory of a record's
 /// length. `None` for what pushes no values.
 ///
 /// # Panics
 ///
-/// When the shape's delta is not as long as the push's values.
+/// When the shape's delta is not as long as the push's values and the rule.
 pub(super) fn build_range(
     (facts, shape): (Facts, Shape),
     covered: Covered,
     lsn: windlass_wire::Lsn,
-    (turn, staging, work): (&Turn, &Staging, &Work),
+    (turn, staging, work, rule): (&Turn, &Staging, &Work, &[u8]),
     take: impl FnOnce(usize) -> Vec<u64>,
 ) -> Option<Held> {
     let values = values_pointer(turn, staging, work)?;
-    assert_eq!(shape.delta_bytes as u64, work.header.values_len(), "a delta is the push's values");
+    let values_len = shape.delta_bytes - rule.len();
+    assert_eq!(values_len as u64, work.header.values_len(), "a delta is the push's values");
     let mut words = take(shape.length());
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
     let mut draft = Draft::new(facts, shape, lsn);
     draft.prepare(bytes);
     let mut record = RecordMut::new(bytes, &mut draft);
-    let to = record.delta();
+    let (to, end) = record.delta().split_at_mut(values_len);
+    end.copy_from_slice(rule);
     // SAFETY: `values` are readable for the rest of the turn, as many as the header says, which is the length
-    // of the delta; the record is the chain's own memory.
+    // of `to`; the record is the chain's own memory.
     unsafe { std::ptr::copy_nonoverlapping(values, to.as_mut_ptr(), to.len()) };
     record.cover(covered);
     draft.seal(bytes, Salt::NONE);
@@ -324,13 +328,14 @@ fn fill(
     let mut draft = Draft::new(facts, shape, lsn);
     draft.prepare(bytes);
     let mut record = RecordMut::new(bytes, &mut draft);
-    match rows {
-        Some(_) => write(&mut [], record.delta()),
-        None => {
-            let (keys, delta) = record.keys_and_delta();
-            write(keys, delta);
-        }
-    }
+    let (keys, delta) = match rows {
+        Some(_) => (&mut [][..], record.delta()),
+        None => record.keys_and_delta(),
+    };
+    let rule = from.table.rule.suffix();
+    let (values, end) = delta.split_at_mut(shape.delta_bytes - rule.len());
+    end.copy_from_slice(rule);
+    write(keys, values);
     for member in from.members.iter().filter(|member| member.is_in) {
         record.cover(member.covered);
     }

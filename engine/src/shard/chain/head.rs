@@ -340,7 +340,7 @@ pub(super) fn facts_of(table: &ShardTable, partition: PartitionId, epoch: Epoch)
         table: table.entry.id,
         dtype,
         rows: windlass_wire::RowRange::default(),
-        tag: 0,
+        tag: table.rule.tag(),
         durability: commit::Durability::Memory,
     }
 }

@@ -84,8 +84,8 @@ impl Shard {
         Ok(ClockPlace { region, offset, clock })
     }
 
-    /// Workers of a table may be this far apart from now on.
-    pub(in crate::shard) fn alter_table(&mut self, table: TableId, consistency: Consistency) {
+    /// Takes over how far a table's workers may be apart.
+    pub(in crate::shard) fn set_consistency(&mut self, table: TableId, consistency: Consistency) {
         let Some(table) = self.tables.get_mut(&table) else { return };
         let Some(clocks) = &mut table.clocks else { return };
         table.entry.schema.consistency = consistency;

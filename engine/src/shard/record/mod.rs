@@ -12,7 +12,7 @@ use windlass_wire::Status;
 use super::{Shard, durable::Durable, push::Refusal};
 use crate::persist::{commit::Position, log::ReserveError};
 
-pub(super) use {gather::Gathered, write::kernel_of};
+pub(super) use gather::Gathered;
 
 /// What came of one push: the position of the log its acknowledgement waits for, if it does.
 pub(super) type Outcome = Result<Option<Position>, Refusal>;

@@ -23,7 +23,7 @@ use crate::{
         tables::{ShardTable, TableRows},
         work::Work,
     },
-    update::{Accumulator, Kernel},
+    update::Accumulator,
 };
 
 /// Values added at a time, so that a sum stays in the first cache while pushes are added to it.
@@ -155,7 +155,9 @@ impl Shard {
                 }
             };
             if let Some(table) = self.tables.get(&plan.table) {
-                Filler { shard: self, table, gathered, plan }.fill(delta);
+                let (values, rule) = delta.split_at_mut(plan.row_count * plan.row_len);
+                rule.copy_from_slice(table.rule.suffix());
+                Filler { shard: self, table, gathered, plan }.fill(values);
             }
         }
         let sealed = durable.log_mut().seal(reservation);
@@ -216,14 +218,14 @@ impl Shard {
             table: header.table,
             dtype,
             rows: range,
-            tag: 0,
+            tag: table.rule.tag(),
             durability,
         };
         let shape = Shape {
             covered_max: gathered.covered.len(),
             stamps_max: 0,
             keys: if one_range { 0 } else { row_count },
-            delta_bytes: row_count * plan.row_len,
+            delta_bytes: row_count * plan.row_len + table.rule.suffix().len(),
         };
         Ok((plan, facts, shape))
     }
@@ -240,7 +242,7 @@ impl Shard {
         let bytes = durable.log().sealed_bytes(sealed);
         let delta = bytes[shape.delta_start()..].as_ptr();
         let Some(table) = self.tables.get_mut(&plan.table) else { return };
-        let kernel = if plan.summed { table.sum_kernel } else { table.kernel };
+        let kernel = if plan.summed { *table.rule.sums() } else { *table.rule.pushed() };
         let mut row = 0;
         for run in &gathered.runs {
             let at = delta.wrapping_add(row * plan.row_len);
@@ -408,20 +410,6 @@ impl Filler<'_> {
             // SAFETY: as above, and the sum was set by an earlier push.
             unsafe { self.table.accumulator.add(sum.as_mut_ptr(), pushed, values) };
         }
-    }
-}
-
-/// The kernel that applies a record's delta, by its type; `None` for a type no table of this schema
-/// is pushed with.
-pub(in crate::shard) fn kernel_of(
-    table: &ShardTable,
-    dtype: windlass_wire::DataType,
-) -> Option<Kernel> {
-    let pushed = table.entry.schema.dtype;
-    if dtype == pushed {
-        Some(table.kernel)
-    } else {
-        (dtype == Accumulator::sum_dtype(pushed)).then_some(table.sum_kernel)
     }
 }
 

@@ -137,12 +137,16 @@ pub(super) fn closing_record(
         _ => RowRange::default(),
     };
     let covered = sum.map_or(&[][..], Sum::covered);
-    let delta_bytes = sum.map_or(0, |sum| keys.len() * sum.rows.sum_len());
+    let values_len = sum.map_or(0, |sum| keys.len() * sum.rows.sum_len());
+    let (rule, tag) = match sum {
+        Some(_) => (table.rule.suffix(), table.rule.tag()),
+        None => (&[][..], 0),
+    };
     let shape = Shape {
         covered_max: covered.len(),
         stamps_max: closing.stamps.len(),
         keys: if kind == Kind::Keys { keys.len() } else { 0 },
-        delta_bytes,
+        delta_bytes: values_len + rule.len(),
     };
     let facts = Facts {
         kind,
@@ -151,7 +155,7 @@ pub(super) fn closing_record(
         table: table.entry.id,
         dtype: sum.map_or(DataType::I8, |sum| sum.dtype),
         rows,
-        tag: CLOSES,
+        tag: CLOSES | tag,
         durability: commit::Durability::Memory,
     };
     let mut words = take(shape.length());
@@ -160,7 +164,9 @@ pub(super) fn closing_record(
     draft.prepare(bytes);
     let mut record = RecordMut::new(bytes, &mut draft);
     if let Some(sum) = sum {
-        record.delta().copy_from_slice(&sum.rows.sums()[..delta_bytes]);
+        let (values, end) = record.delta().split_at_mut(values_len);
+        values.copy_from_slice(&sum.rows.sums()[..values_len]);
+        end.copy_from_slice(rule);
     }
     if kind == Kind::Keys {
         for (to, key) in record.keys_and_delta().0.chunks_exact_mut(8).zip(keys) {

@@ -41,6 +41,8 @@ impl RuleDescription {
 pub struct Parameter {
     /// Its key in text.
     pub key: &'static str,
+    /// Its name in full, which text may give as well.
+    pub name: &'static str,
     /// The values it may have.
     pub range: Range,
     /// Its value where the text does not give one.
@@ -133,7 +135,12 @@ macro_rules! update_rules {
                     name: $name,
                     number: $number,
                     parameters: &[$($(
-                        Parameter { key: $key, range: Range::$range, default: $default },
+                        Parameter {
+                            key: $key,
+                            name: stringify!($field),
+                            range: Range::$range,
+                            default: $default,
+                        },
                     )*)?],
                     flag: {
                         let flags: &[&str] = &[$($($flag_key)?)?];

@@ -155,6 +155,14 @@ impl UpdateRule {
         matches!(self, Self::Adam { .. })
     }
 
+    /// Whether rows updated by `other` have the state that this rule needs.
+    #[must_use]
+    pub fn has_state_of(&self, other: &Self) -> bool {
+        self.parts().number == other.parts().number
+            && self.state_width() == other.state_width()
+            && self.counts_steps() == other.counts_steps()
+    }
+
     /// Whether applying gradients one by one equals applying their sum, up to rounding.
     #[must_use]
     pub fn is_linear(&self) -> bool {
@@ -222,6 +230,15 @@ pub enum RuleError {
     /// Nesterov's step is defined by the momentum.
     #[error("update rule sgd: nesterov needs a momentum above 0")]
     NesterovWithoutMomentum,
+    /// Rows would need other state than they have.
+    #[error(
+        "update rule {rule}: rows have the optimiser state they were made with, so a momentum can be changed \
+         but not begun or ended; create a table for that"
+    )]
+    State {
+        /// Name of the rule.
+        rule: &'static str,
+    },
     /// The rule computes fractions and the table holds integers.
     #[error(
         "update rule {rule} does not work on {dtype} values; use add or assign, or a float dtype"

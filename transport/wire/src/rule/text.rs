@@ -1,5 +1,6 @@
 //! The rule as text, in the CLI and in TOML: `name` or `name:key=value,...`, such as
-//! `adagrad:lr=0.1,eps=1e-8`. Keys left out take their defaults; `adamw` is `adam` decoupled.
+//! `adagrad:lr=0.1,eps=1e-8`. Keys left out take their defaults; `adamw` is `adam` decoupled. A key may be
+//! written in full: `learning_rate` for `lr`.
 
 use std::{fmt, str::FromStr};
 
@@ -16,22 +17,49 @@ impl FromStr for UpdateRule {
         let (name, rest) = text.split_once(':').unwrap_or((text, ""));
         let (rule, mut parts) =
             by_name(name).ok_or_else(|| ParseRuleError::Name { name: name.to_owned() })?;
-        let mut seen = Vec::new();
-        for part in rest.split(',').filter(|part| !part.is_empty()) {
-            let (key, value) = part
-                .split_once('=')
-                .ok_or_else(|| ParseRuleError::Part { part: part.to_owned() })?;
-            let (key, value) = (key.trim(), value.trim());
-            if seen.contains(&key) {
-                return Err(ParseRuleError::Twice { key: key.to_owned() });
-            }
-            seen.push(key);
-            set(rule, &mut parts, key, value)?;
-        }
+        read(rule, &mut parts, rest)?;
         let parsed = Self::from_parts(&parts).expect("a described rule has a variant");
         parsed.validate()?;
         Ok(parsed)
     }
+}
+
+impl UpdateRule {
+    /// The rule with some hyper-parameters changed: `parameters` is `key=value,...`, the rest stay.
+    ///
+    /// # Errors
+    /// [`ParseRuleError`] names what there is where a key is not the rule's, a value is out of range, nothing
+    /// is given, or rows would need other optimiser state than they have.
+    pub fn with(&self, parameters: &str) -> Result<Self, ParseRuleError> {
+        let (rule, mut parts) = (self.description(), self.parts());
+        if read(rule, &mut parts, parameters)? == 0 {
+            return Err(ParseRuleError::Nothing { rule: rule.name, keys: rule.keys() });
+        }
+        let changed = Self::from_parts(&parts).expect("a described rule has a variant");
+        changed.validate()?;
+        if !changed.has_state_of(self) {
+            return Err(RuleError::State { rule: rule.name }.into());
+        }
+        Ok(changed)
+    }
+}
+
+/// Sets what `key=value,...` gives; how many it gives.
+fn read(rule: &RuleDescription, parts: &mut Parts, text: &str) -> Result<usize, ParseRuleError> {
+    let mut seen = Vec::new();
+    for part in text.split(',').filter(|part| !part.is_empty()) {
+        let (key, value) =
+            part.split_once('=').ok_or_else(|| ParseRuleError::Part { part: part.to_owned() })?;
+        let given = key.trim();
+        let long = rule.parameters.iter().find(|parameter| parameter.name == given);
+        let key = long.map_or(given, |parameter| parameter.key);
+        if seen.contains(&key) {
+            return Err(ParseRuleError::Twice { key: given.to_owned() });
+        }
+        seen.push(key);
+        set(rule, parts, key, value.trim())?;
+    }
+    Ok(seen.len())
 }
 
 /// The rule of this name, and its parts before the text sets any.
@@ -136,6 +164,14 @@ pub enum ParseRuleError {
         /// The keys it has.
         keys: String,
     },
+    /// No key is given.
+    #[error("nothing is given to change; the keys of update rule {rule} are: {keys}")]
+    Nothing {
+        /// Name of the rule.
+        rule: &'static str,
+        /// The keys it has.
+        keys: String,
+    },
     /// A key is given twice.
     #[error("{key:?} is given twice; give it once")]
     Twice {
@@ -181,5 +217,27 @@ mod tests {
         assert!(error("sgd:nesterov=1").contains("true or false"));
         assert!(error("sgd:lr=1,lr=2").contains("twice"));
         assert!(error("add:lr=1").contains("none"));
+    }
+
+    #[test]
+    fn keys_may_be_written_in_full() {
+        let short = "sgd:lr=0.5,wd=0.25".parse::<UpdateRule>();
+        assert_eq!("sgd:learning_rate=0.5,weight_decay=0.25".parse(), short);
+        let twice = "sgd:learning_rate=0.5,lr=0.25".parse::<UpdateRule>();
+        assert_eq!(twice, Err(ParseRuleError::Twice { key: "lr".to_owned() }));
+    }
+
+    #[test]
+    fn some_hyper_parameters_change_and_the_rest_stay() {
+        let rule: UpdateRule = "sgd:lr=0.5,momentum=0.5,wd=0.25".parse().unwrap();
+        let changed = rule.with("learning_rate=0.125, nesterov=true").unwrap();
+        assert_eq!(changed.to_string(), "sgd:lr=0.125,momentum=0.5,wd=0.25,nesterov=true");
+        let error = |parameters: &str| rule.with(parameters).unwrap_err().to_string();
+        assert!(error("beta=1").contains("lr, momentum, wd, nesterov"));
+        assert!(error("").contains("lr, momentum, wd, nesterov"));
+        assert!(error("lr=0").contains("1e-30 to 1e30"));
+        assert!(error("momentum=0").contains("state"));
+        let plain: UpdateRule = "sgd:lr=0.5".parse().unwrap();
+        assert!(plain.with("momentum=0.5").unwrap_err().to_string().contains("state"));
     }
 }

@@ -43,6 +43,10 @@ pub(crate) fn any_instruction() -> impl Strategy<Value = Instruction> {
             table: TableId(table),
             consistency: schema.consistency,
         }),
+        (any::<u32>(), any_schema()).prop_map(|(table, schema)| Instruction::SetRule {
+            table: TableId(table),
+            rule: schema.rule,
+        }),
         vec(any::<(u32, u64)>(), 0..5).prop_map(|tickets| Instruction::Introduce {
             tickets: tickets
                 .into_iter()

@@ -891,8 +891,9 @@ windlass_status windlass_wait_for_workers(const struct windlass_table *table,
                                           uint64_t count);
 
 /**
- * Starts a push of rows by key. `keys` come in any order, and several times; `values` has width values for each, in
- * the order of the keys, and is copied before this returns. `timestamp`, which may be NULL, gets
+ * Starts a push of rows by key. `keys` may come in any order, and more than once: the values of such a key
+ * are summed, or the last count where the rule assigns. `values` has width values for each, in the order of
+ * the keys, and is copied before this returns. `timestamp`, which may be NULL, gets
  * what windlass_wait() and `after` take.
  *
  * Each shard gets it in messages of at most 1 MiB of values (256 KiB where devices write values) and
@@ -946,8 +947,8 @@ windlass_status windlass_push_pull_range(const struct windlass_table *table,
                                          const struct windlass_push_options *options);
 
 /**
- * Pulls rows by key and waits for them. `keys` come in any order, and several times; `into` has room for value_count
- * values, width for each key.
+ * Pulls rows by key and waits for them. `keys` may come in any order, and more than once;
+ * `into` has room for value_count values, width for each key.
  */
 windlass_status windlass_pull(const struct windlass_table *table,
                               const uint64_t *keys,
@@ -1073,7 +1074,7 @@ windlass_status windlass_push_buffer_range(const struct windlass_table *table,
                                            uint64_t *timestamp);
 
 /**
- * Prepares rows by key. `keys` come in any order, and several times.
+ * Prepares rows by key. `keys` may come in any order, and more than once.
  */
 windlass_status windlass_prepare(const struct windlass_table *table,
                                  const uint64_t *keys,

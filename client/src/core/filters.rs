@@ -8,10 +8,10 @@ use windlass_wire::{
 };
 
 use super::{
-    Core, RequestId, TableIndex, WRITTEN_PART_LEN_MAX,
+    Core, TableIndex, WRITTEN_PART_LEN_MAX,
     kept::KeptValues,
     link::{Answer, Held, Link},
-    push::{PartRows, Source, index},
+    push::{Part, Source, index},
     send::Route,
 };
 use crate::{
@@ -38,18 +38,9 @@ impl Core {
         Ok(())
     }
 
-    /// Sends rows of a push through filters, whose values are those of `source` from `from` on.
-    #[expect(clippy::too_many_arguments, reason = "as of `send_part`, which calls it")]
-    pub(super) fn send_filtered(
-        &mut self,
-        route: Route,
-        table: TableIndex,
-        rows: PartRows<'_>,
-        source: Source<'_>,
-        from: u64,
-        request: RequestId,
-        options: &PushOptions,
-    ) -> Result<(), RequestError> {
+    /// Sends a part of a push through its filters.
+    pub(super) fn send_filtered(&mut self, part: &Part<'_>) -> Result<(), RequestError> {
+        let Part { route, table, rows, source, from, request, options } = *part;
         let mut header = self.push_header(table, rows, options);
         let keys = rows.keys();
         let mut encoder = std::mem::take(&mut self.encoder);

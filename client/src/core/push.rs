@@ -37,6 +37,18 @@ pub(super) enum PartRows<'a> {
     Keys(&'a [u64]),
 }
 
+/// What of a push goes in one message: rows by a route, whose values are those of `source` from `from` on.
+#[derive(Clone, Copy)]
+pub(super) struct Part<'a> {
+    pub(super) route: Route,
+    pub(super) table: TableIndex,
+    pub(super) rows: PartRows<'a>,
+    pub(super) source: Source<'a>,
+    pub(super) from: u64,
+    pub(super) request: RequestId,
+    pub(super) options: &'a PushOptions,
+}
+
 impl<'a> PartRows<'a> {
     /// The keys; none of a range.
     pub(super) fn keys(self) -> &'a [u64] {
@@ -88,8 +100,8 @@ impl Core {
             let rows_max = (self.part_len_max(table, link) / row_len).max(1);
             part.end = part.end.min(part.start + rows_max);
             let from = (first - rows.start) * row_len;
-            let part_rows = PartRows::Range(part);
-            self.send_part(route, table, part_rows, values, from, request, options)?;
+            let rows = PartRows::Range(part);
+            self.send_part(&Part { route, table, rows, source: values, from, request, options })?;
             first = part.end;
         }
         Ok(())
@@ -138,8 +150,16 @@ impl Core {
                     self.go_on_sending(request)?;
                 }
                 let from = (at * rows_max) as u64 * row_len;
-                let part_rows = PartRows::Keys(part);
-                self.send_part(route, table, part_rows, values, from, request, options)?;
+                let rows = PartRows::Keys(part);
+                self.send_part(&Part {
+                    route,
+                    table,
+                    rows,
+                    source: values,
+                    from,
+                    request,
+                    options,
+                })?;
             }
         } else {
             self.sort_by_link(table, keys, Replica::Head);
@@ -254,25 +274,16 @@ impl Core {
             }
         }
         let (rows, source) = (PartRows::Keys(keys), Source::Plain(&gathered));
-        let sent = self.send_part(route, table, rows, source, 0, request, options);
+        let sent = self.send_part(&Part { route, table, rows, source, from: 0, request, options });
         self.scratch.values = gathered;
         sent
     }
 
-    /// Sends the rows of one message, whose values are those of `source` from `from` on.
-    #[expect(clippy::too_many_arguments, reason = "what a message is made of")]
-    fn send_part(
-        &mut self,
-        route: Route,
-        table: TableIndex,
-        rows: PartRows<'_>,
-        source: Source<'_>,
-        from: u64,
-        request: RequestId,
-        options: &PushOptions,
-    ) -> Result<(), RequestError> {
+    /// Sends what goes in one message.
+    fn send_part(&mut self, part: &Part<'_>) -> Result<(), RequestError> {
+        let Part { route, table, rows, source, from, request, options } = *part;
         if !options.filters.is_empty() {
-            return self.send_filtered(route, table, rows, source, from, request, options);
+            return self.send_filtered(part);
         }
         let header = self.push_header(table, rows, options);
         let values = self.part_values((table, route.link), source, from, header.values_len())?;

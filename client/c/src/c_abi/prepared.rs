@@ -38,7 +38,7 @@ impl std::fmt::Debug for WindlassPrepared {
     }
 }
 
-/// Prepares rows by key. `keys` come in any order, and several times.
+/// Prepares rows by key. `keys` may come in any order, and more than once.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn windlass_prepare(
     table: *const WindlassTable,

@@ -42,8 +42,8 @@ impl std::fmt::Debug for WindlassPull {
     }
 }
 
-/// Pulls rows by key and waits for them. `keys` come in any order, and several times; `into` has room for value_count
-/// values, width for each key.
+/// Pulls rows by key and waits for them. `keys` may come in any order, and more than once;
+/// `into` has room for value_count values, width for each key.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn windlass_pull(
     table: *const WindlassTable,

@@ -12,8 +12,9 @@ use super::{
 };
 use crate::{erased::pulls_overtake, failure::Failure, guard::guard};
 
-/// Starts a push of rows by key. `keys` come in any order, and several times; `values` has width values for each, in
-/// the order of the keys, and is copied before this returns. `timestamp`, which may be NULL, gets
+/// Starts a push of rows by key. `keys` may come in any order, and more than once: the values of such a key
+/// are summed, or the last count where the rule assigns. `values` has width values for each, in the order of
+/// the keys, and is copied before this returns. `timestamp`, which may be NULL, gets
 /// what windlass_wait() and `after` take.
 ///
 /// Each shard gets it in messages of at most 1 MiB of values (256 KiB where devices write values) and

@@ -28,7 +28,7 @@ pub enum ConnectError {
     #[error(transparent)]
     Control(#[from] ControlError),
     /// The server refused.
-    #[error("the server at {} refused: {text}", Shown(.address))]
+    #[error("the server at {} refused: {}", Shown(.address), Shown(.text))]
     Refused {
         /// The server.
         address: String,
@@ -116,7 +116,7 @@ pub enum TableError {
         asked: DataType,
     },
     /// The servers refused.
-    #[error("the servers refused: {text}")]
+    #[error("the servers refused: {}", Shown(.text))]
     Refused {
         /// Its kind.
         kind: RefusalKind,
@@ -231,7 +231,7 @@ pub enum RequestError {
     /// The push cannot go through its filters; nothing was sent.
     #[error(transparent)]
     Filter(#[from] FilterRefusal),
-    /// The server refused for another reason. A push of more than 1 MiB of values or 16,384 keys, or to
+    /// The server refused for another reason. A push of more than 1 MiB of values or 16,384 keys (4,096 in a sparse table), or to
     /// several shards, goes in several messages, each of which is applied as a whole or refused by itself.
     #[error("server {server} refused: {status}{}", of_push(rows))]
     Refused {

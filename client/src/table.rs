@@ -127,7 +127,7 @@ impl<T: Element> Table<T> {
     /// copied before this returns.
     ///
     /// Each shard gets it in messages of at most 1 MiB of values (256 KiB where devices write values) and
-    /// 16,384 keys, and applies and keeps each whole or not at all. Of a push that is not acknowledged when
+    /// 16,384 keys (4,096 in a sparse table), and applies and keeps each whole or not at all. Of a push that is not acknowledged when
     /// server and client both end, so that nobody sends it again, some messages may be there and others not;
     /// of one message some partitions and not others where there are replicas, and in `interval` tables.
     ///

@@ -75,6 +75,10 @@ pub const DOUBT_MAX: std::time::Duration = std::time::Duration::from_millis(100)
 /// Bytes of messages a shard copies out of mailboxes in one turn.
 pub const TURN_BYTES_MAX: u64 = 4 << 20;
 
+/// Keys of a turn that pushes to sparse tables may be behind: making a row costs some 0.2 us, and twice that while
+/// an index moves. A longer message is a turn of its own.
+pub const TURN_KEYS_MAX: usize = 4 << 10;
+
 /// Keys that a shard keeps for one client.
 pub const KEPT_KEYS_MAX: u32 = 128 << 10;
 

@@ -44,14 +44,15 @@ def connect(
     rank: Optional[int] = None,
     timeout: float = 30.0,
     retry_for: float = 30.0,
-    providers: Optional[Sequence[str]] = None,
+    providers: Union[str, Sequence[str], None] = None,
     staging_bytes: int = 0,
 ) -> "Client":
     """Connects to the cluster that the server at `address` belongs to.
 
     `address` is "windlass://HOST:PORT" or "HOST:PORT", or several, "HOST:PORT,HOST:PORT"; `timeout`
     is in seconds and holds for every request and for servers that say nothing; for `retry_for` seconds requests are tried again while
-    servers fail or restart, 0 for not at all; `providers` are transports that may be used, best first, of "verbs", "shm" and "tcp".
+    servers fail or restart, 0 for not at all; `providers` are transports that may be used, best first, of
+    "verbs", "shm" and "tcp"; one of them may be given alone.
     """
     return Client(
         address,
@@ -100,13 +101,15 @@ class Client:
         rank: Optional[int] = None,
         timeout: float = 30.0,
         retry_for: float = 30.0,
-        providers: Optional[Sequence[str]] = None,
+        providers: Union[str, Sequence[str], None] = None,
         staging_bytes: int = 0,
     ) -> None:
         self._handle = 0
         self._children: weakref.WeakSet[Any] = weakref.WeakSet()
         options = sized(Options)
         options.token = None if token is None else encoded(token, "token")
+        if isinstance(providers, str):
+            providers = [providers]
         options.providers = None if providers is None else encoded(",".join(providers), "providers")
         options.timeout_ms = max(1, round(timeout * 1000))
         options.retry_for_ms = max(1, round(retry_for * 1000)) if retry_for > 0 else 2**64 - 1

@@ -71,6 +71,9 @@ pub(crate) const WRITTEN_PART_LEN_MAX: u64 = 256 << 10;
 /// Most rows in one message that names keys: they travel in the mailbox.
 pub(crate) const PART_KEYS_MAX: usize = 16 << 10;
 
+/// The same of a push to a sparse table, whose shard may have to make a row for each.
+pub(crate) const PART_NEW_KEYS_MAX: usize = 4 << 10;
+
 const _: () = assert!(
     WRITTEN_PART_LEN_MAX + 8 * PART_KEYS_MAX as u64 <= windlass_wire::request::BODY_LEN_MAX
 );

@@ -3,7 +3,8 @@
 use windlass_wire::{Aggregation, RequestHeader, RequestKind, RowRange, Rows, WorkerClock};
 
 use super::{
-    Core, PART_KEYS_MAX, PART_LEN_MAX, RegionId, RequestId, TableIndex, WRITTEN_PART_LEN_MAX,
+    Core, PART_KEYS_MAX, PART_LEN_MAX, PART_NEW_KEYS_MAX, RegionId, RequestId, TableIndex,
+    WRITTEN_PART_LEN_MAX,
     link::Held,
     send::{Message, Route, Values},
 };
@@ -222,7 +223,9 @@ impl Core {
     /// Most rows in one message that names keys.
     fn keyed_rows_max(&mut self, table: TableIndex, link: usize) -> usize {
         let rows = self.part_len_max(table, link) / self.tables[table.0].row_len;
-        usize::try_from(rows).unwrap_or(PART_KEYS_MAX).clamp(1, PART_KEYS_MAX)
+        let is_dense = self.tables[table.0].dense_rows().is_some();
+        let most = if is_dense { PART_KEYS_MAX } else { PART_NEW_KEYS_MAX };
+        usize::try_from(rows).unwrap_or(most).clamp(1, most)
     }
 
     pub(super) fn count_push(&mut self, len: u64) {

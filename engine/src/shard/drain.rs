@@ -9,6 +9,7 @@ use super::{
     Shard,
     coded::Coded,
     fetch::remote_of,
+    tables::ShardTable,
     work::{Values, Work},
 };
 use crate::limits::{
@@ -110,7 +111,11 @@ impl Shard {
         let Ok(mut header) = RequestHeader::decode(copied, message_len) else {
             return self.refuse(slot, &message, Status::Malformed);
         };
-        if !self.turn.has_room(message_len + Coded::decoded_len(&header)) {
+        if !self.turn.has_room(message_len + Coded::decoded_len(&header))
+            || !self
+                .turn
+                .has_time(&header, |table| self.tables.get(&table).is_none_or(ShardTable::is_dense))
+        {
             return Admitted::Left;
         }
 

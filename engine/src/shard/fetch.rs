@@ -9,6 +9,7 @@ use windlass_wire::{Place, RequestHeader, SessionId, Status};
 use super::{
     Shard,
     coded::Coded,
+    tables::ShardTable,
     work::{Values, Work},
 };
 use crate::{limits::FETCHES_MAX, persist::commit::Position};
@@ -143,7 +144,11 @@ impl Shard {
         loop {
             let Some(session) = &self.sessions[slot] else { return };
             let Some(front) = session.parked.front() else { return };
-            if !self.turn.has_room(front.keys.len() as u64 * 8 + Coded::values_len(&front.header)) {
+            if !self.turn.has_room(front.keys.len() as u64 * 8 + Coded::values_len(&front.header))
+                || !self.turn.has_time(&front.header, |table| {
+                    self.tables.get(&table).is_none_or(ShardTable::is_dense)
+                })
+            {
                 return;
             }
             let is_next = match front.state {

@@ -1,7 +1,7 @@
 //! What one turn has taken from the mailboxes and not yet carried out.
 
 use windlass_wire::{
-    FilterError, RequestHeader,
+    FilterError, RequestHeader, TableId,
     request::{CodedKeys, Coding},
 };
 
@@ -13,7 +13,7 @@ use super::{
 
 use crate::persist::commit::Position;
 
-use crate::limits::{TURN_BYTES_MAX, TURN_REQUESTS_MAX};
+use crate::limits::{TURN_BYTES_MAX, TURN_KEYS_MAX, TURN_REQUESTS_MAX};
 use windlass_transport::{RemoteKey, Transport, chunks::Chunk};
 
 /// Where the values of a push are.
@@ -126,6 +126,21 @@ impl Turn {
         self.works.len() < TURN_REQUESTS_MAX && used + len + 8 <= TURN_BYTES_MAX
     }
 
+    /// Whether one more request by key does not make the turn too long: a push to a sparse table may have to make a
+    /// row for each.
+    pub(super) fn has_time(
+        &self,
+        header: &RequestHeader,
+        is_dense: impl FnOnce(TableId) -> bool,
+    ) -> bool {
+        let keys = self.keys.len() + header.row_count as usize;
+        self.keys.is_empty()
+            || keys <= TURN_KEYS_MAX
+            || header.keys_len() == 0
+            || !header.kind.pushes()
+            || is_dense(header.table)
+    }
+
     /// Room for `len` bytes of inline values: their place, and the bytes to fill.
     pub(super) fn reserve_values(&mut self, len: usize) -> (usize, &mut [u8]) {
         let at = self.values_used;
@@ -205,5 +220,52 @@ pub(super) fn values_pointer(turn: &Turn, staging: &Staging, work: &Work) -> Opt
         Values::Inline(at) => Some(turn.values_at(at)),
         Values::Peer(pointer) => Some(pointer),
         Values::Staged(chunk) => Some(staging.pointer(chunk).cast_const()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass_wire::{DataType, Epoch, RequestKind, Sequence, WorkerClock, request::Rows};
+
+    use super::*;
+
+    const KEYS_MAX: u32 = 4096;
+
+    fn has_time(taken: u32, kind: RequestKind, row_count: u32, is_dense: bool) -> bool {
+        let mut turn = Turn::new();
+        turn.keys.resize(taken as usize, 7);
+        let header = RequestHeader {
+            kind,
+            sync: false,
+            resumes: false,
+            strong: false,
+            dtype: DataType::F32,
+            table: TableId(3),
+            sequence: Sequence(1),
+            epoch: Epoch(1),
+            clock: WorkerClock(0),
+            rows: Rows::Keys,
+            row_count,
+            width: 1,
+            coding: None,
+            values: None,
+            reply: None,
+        };
+        turn.has_time(&header, |table| {
+            assert_eq!(table, TableId(3));
+            is_dense
+        })
+    }
+
+    #[test]
+    fn a_turn_makes_no_more_rows_than_it_has_time_for() {
+        assert!(has_time(1, RequestKind::Push, KEYS_MAX - 1, false));
+        assert!(!has_time(1, RequestKind::Push, KEYS_MAX, false));
+        assert!(!has_time(KEYS_MAX, RequestKind::PushPull, 1, false));
+        // Alone it must be taken, or nobody ever takes it.
+        assert!(has_time(0, RequestKind::Push, 4 * KEYS_MAX, false));
+        // Neither makes rows.
+        assert!(has_time(KEYS_MAX, RequestKind::Push, 1, true));
+        assert!(has_time(KEYS_MAX, RequestKind::Pull, 1, false));
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{error::Error, process::ExitCode};
 
+use windlass_transport::text::Shown;
+
 /// Exit codes; `windlass --help` lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -46,18 +48,37 @@ impl Failure {
     /// Prints the failure and its causes on stderr.
     #[must_use]
     pub fn report(&self) -> ExitCode {
-        eprintln!("windlass: {}", self.source);
+        eprintln!("windlass: {}", for_people(&self.source.to_string()));
         let mut text = self.source.to_string();
         let mut cause = self.source.source();
         while let Some(error) = cause {
             // Transparent errors say the same as their cause.
             let next = error.to_string();
             if !text.contains(&next) {
-                eprintln!("  because: {next}");
+                eprintln!("  because: {}", for_people(&next));
                 text = next;
             }
             cause = error.source();
         }
         ExitCode::from(self.status as u8)
+    }
+}
+
+/// An error's text with its lines as they are and other control characters escaped: it may quote what a file, a user
+/// or a peer says.
+fn for_people(text: &str) -> String {
+    text.split('\n').map(|line| Shown(line).to_string()).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_words_do_not_command_the_terminal() {
+        assert_eq!(
+            for_people("no table \u{1b}[2J\r\nthere are:\n  a"),
+            "no table \\u{1b}[2J\\r\nthere are:\n  a"
+        );
     }
 }

@@ -22,7 +22,7 @@ use super::{
     socket,
 };
 use crate::{
-    descriptors::{self, ACCEPT_PAUSE},
+    descriptors::{self, ACCEPT_PAUSE, are_exhausted},
     error::{AllocateError, ConnectError},
     fabric::{Endpoint, PendingQueuePair, QueuePairId, QueuePairState, Role},
 };
@@ -314,11 +314,18 @@ impl Shm {
         deadline: Instant,
     ) -> Result<(), ConnectError> {
         loop {
-            let queue_pair = self.queue_pairs.find(id.0).ok_or(ConnectError::Stale)?;
+            let queue_pair = self.queue_pairs.find_mut(id.0).ok_or(ConnectError::Stale)?;
             match queue_pair.state {
                 QueuePairState::Ready => return Ok(()),
-                // Refused, or gone before it could say so.
-                QueuePairState::Error => return Err(ConnectError::Stale),
+                QueuePairState::Error => {
+                    return Err(match queue_pair.unwelcome.take() {
+                        Some(error) if are_exhausted(&error) => {
+                            system("receiving the peer's descriptors (raise `ulimit -n`)")(error)
+                        }
+                        // Refused, or gone before it could say so.
+                        _ => ConnectError::Stale,
+                    });
+                }
                 QueuePairState::Connecting => {}
             }
             self.pause(id, deadline)
@@ -356,6 +363,7 @@ impl Shm {
             if let Err(error) = heard {
                 tracing::debug!(%error, "a shared-memory connection was not made");
                 queue_pair.fail();
+                queue_pair.unwelcome = Some(error);
             }
         }
     }
@@ -394,7 +402,7 @@ fn establish(
     bell: &OwnedFd,
 ) -> io::Result<()> {
     let Descriptors([Some(instance), Some(peer_bell), Some(channel)]) = descriptors else {
-        return Err(io::ErrorKind::InvalidData.into());
+        return Err(Descriptors::missing());
     };
     let link = Link {
         instance: InstancePage::map(instance.as_fd()).map_err(io::Error::other)?,

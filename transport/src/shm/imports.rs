@@ -88,7 +88,7 @@ impl Imports {
         descriptors: Descriptors,
     ) -> io::Result<()> {
         let Descriptors([Some(descriptor), ..]) = descriptors else {
-            return Err(io::ErrorKind::InvalidData.into());
+            return Err(Descriptors::missing());
         };
         let slot = slot_of(key);
         if slot >= REGIONS_MAX as usize {

@@ -17,9 +17,12 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
+use rustix::{
+    io::Errno,
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags,
+    },
 };
 
 use super::{endpoint::Nonce, limits::DESCRIPTORS_MAX};
@@ -45,6 +48,14 @@ pub(super) enum Message {
 /// Descriptors that came with a message.
 #[derive(Debug, Default)]
 pub(super) struct Descriptors(pub(super) [Option<OwnedFd>; DESCRIPTORS_MAX]);
+
+impl Descriptors {
+    /// Why one of them is missing: a peer sends what belongs to its message, and the kernel drops what finds no
+    /// room here.
+    pub(super) fn missing() -> io::Error {
+        Errno::MFILE.into()
+    }
+}
 
 impl Message {
     pub(super) fn encode(&self) -> [u8; MESSAGE_LEN] {

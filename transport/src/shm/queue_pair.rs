@@ -51,6 +51,8 @@ pub(super) struct QueuePair {
     pub(super) awaited: Option<u32>,
     outbox: VecDeque<(Message, Descriptors)>,
     wants_room: bool,
+    /// Why the peer's welcome could not be taken.
+    pub(super) unwelcome: Option<io::Error>,
 }
 
 /// The peer, as far as this queue pair reaches it.
@@ -89,6 +91,7 @@ impl QueuePair {
             awaited: None,
             outbox: VecDeque::new(),
             wants_room: false,
+            unwelcome: None,
         }
     }
 

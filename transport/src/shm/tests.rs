@@ -6,7 +6,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
 use super::{Shm, ShmOptions, queue_pair::QueuePair};
 use crate::{
-    descriptors::scarce::{in_a_process_of_its_own, take_all_but},
+    descriptors::{
+        are_exhausted,
+        scarce::{in_a_process_of_its_own, take_all_but},
+    },
     fabric::{Access, Completion, MemoryRegion, QueuePairId, QueuePairState, Role, Transport},
     memory::{Pages, PagesOptions},
 };
@@ -182,6 +185,25 @@ fn memory_that_finds_no_descriptors_ends_its_queue_pair_and_no_other() {
             assert_eq!(pair.far.0.state(far), QueuePairState::Ready);
             pair.connect();
         }
+    });
+}
+
+/// Who dials learns why its connection was not made: the welcome brings it three descriptors.
+#[test]
+fn whoever_has_no_descriptors_for_the_welcome_is_told_so() {
+    let test = "shm::tests::whoever_has_no_descriptors_for_the_welcome_is_told_so";
+    in_a_process_of_its_own(test, || {
+        let mut pair = Pair::new(ShmOptions::default());
+        pair.dial();
+        // The near side, in the same process, finds room for what the hello brings.
+        while pair.near.0.state(pair.near.1) != QueuePairState::Ready {
+            pair.near.0.serve();
+        }
+        let taken = take_all_but(2);
+        pair.until("both know", |pair| pair.states() == [QueuePairState::Error; 2]);
+        drop(taken);
+        let reason = pair.far_end().unwelcome.take().unwrap();
+        assert!(are_exhausted(&reason), "{reason}");
     });
 }
 

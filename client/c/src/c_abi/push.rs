@@ -18,7 +18,7 @@ use crate::{erased::pulls_overtake, failure::Failure, guard::guard};
 /// what windlass_wait() and `after` take.
 ///
 /// Each shard gets it in messages of at most 1 MiB of values (256 KiB where devices write values) and
-/// 16,384 keys, and applies and keeps each whole or not at all: where some are refused,
+/// 16,384 keys (4,096 in a sparse table), and applies and keeps each whole or not at all: where some are refused,
 /// windlass_last_refused() says which rows. Of a push that is not acknowledged when server and client both
 /// end, so that nobody sends it again, some messages may be there and others not; of one message some
 /// partitions and not others where there are replicas, and in tables of durability interval.

@@ -56,4 +56,5 @@ pub use windlass_wire::{
     WorkerRank,
     control::Provider,
     filter::{SavedBytes, StackError},
+    rule::Limits,
 };

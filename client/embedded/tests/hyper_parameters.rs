@@ -75,6 +75,39 @@ fn pushes_go_by_the_values_that_were_set_before_them() {
 }
 
 #[test]
+fn limits_of_gradients_and_weights_are_set_and_taken_away() {
+    for provider in [Provider::Shm {}, Provider::Tcp {}] {
+        let config = ServerConfig {
+            providers: vec![provider],
+            shards: 2,
+            memory_len_max: 1 << 30,
+            ..ServerConfig::default()
+        };
+        let server = Server::start(config).unwrap();
+        let client = Client::connect(server.advertised()).unwrap();
+        for (schema, name) in schemas().into_iter().zip(["dense", "sparse"]) {
+            let rule = "sgd:lr=0.5,clip=0.25,min=-0.2".parse().unwrap();
+            let table = client.create_table::<f32>(name, &TableSchema { rule, ..schema }).unwrap();
+            push(&table);
+            assert_all(&table, -0.125);
+            push(&table);
+            assert_all(&table, -0.2);
+            // A row of three ones is as long as the root of three.
+            table.set_hyper_parameters("clip=inf,clip_norm=1,min=-inf").unwrap();
+            push(&table);
+            #[expect(clippy::cast_possible_truncation, reason = "the kernel rounds it once, too")]
+            let scale = (1.0 / 3.0_f64.sqrt()) as f32;
+            assert_all(&table, -0.2 - 0.5 * scale);
+            table.set_hyper_parameters("clip_norm=inf,max=-1").unwrap();
+            push(&table);
+            assert_all(&table, f32::min(-1.0, -0.2 - 0.5 * scale - 0.5));
+            let refused = table.set_hyper_parameters("min=0").unwrap_err().to_string();
+            assert!(refused.contains("from min on"), "{refused}");
+        }
+    }
+}
+
+#[test]
 fn changed_values_and_what_was_pushed_by_each_outlive_a_restart() {
     let levels =
         [Durability::Sync {}, Durability::Interval { milliseconds: 5 }, Durability::Memory {}];

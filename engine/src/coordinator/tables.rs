@@ -374,7 +374,7 @@ fn is_same(found: &TableSchema, asked: &TableSchema) -> bool {
     let both = [found.consistency, asked.consistency];
     let consistency = if both.contains(&eventual) { asked.consistency } else { found.consistency };
     let rules = [found.rule_at_creation(), found.rule];
-    let (rule, first_rule) = (found.rule, found.first_rule);
+    let (rule, first_rule) = (found.rule, found.first_rule.clone());
     rules.contains(&asked.rule)
         && *found == TableSchema { consistency, rule, first_rule, ..asked.clone() }
 }

@@ -12,7 +12,7 @@
 //!
 //! *Why in each record, and not a record of its own that holds from there on:* every partition would have a rule as part of its
 //! state, which copies to learners, checkpoints and recoveries onto other shards would have to carry at one position with its
-//! rows. 48 bytes, and only in tables whose hyper-parameters were changed, cost less than being wrong in one of them.
+//! rows. 80 bytes, and only in tables whose hyper-parameters were changed, cost less than being wrong in one of them.
 use windlass_wire::{DataType, TableEntry, TableSchema, UpdateRule};
 
 use super::{Shard, chain};

@@ -13,4 +13,4 @@ mod tests;
 pub use accumulator::Accumulator;
 pub use kernel::{Kernel, KernelError, Run};
 pub use kernels::{finite::FiniteScan, path::Path};
-pub use windlass_wire::rule::{Merge, RuleError, UpdateRule};
+pub use windlass_wire::rule::{Limits, Merge, RuleError, UpdateRule};

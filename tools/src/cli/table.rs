@@ -51,7 +51,8 @@ fn create_help() -> String {
     let rules: Vec<String> = UpdateRule::ALL.iter().map(rule).collect();
     format!(
         "Rules, and the keys each may be given, as in sgd:lr=0.1,momentum=0.9:\n{}\n  \
-         adamw is adam with decoupled=true\n\nExamples:\n  \
+         adamw is adam with decoupled=true\n  \
+         clip cuts a gradient's values, clip_norm shortens a row's gradient, min and max bound weights\n\nExamples:\n  \
          windlass table create weights --rows 1000000 --rule sgd:lr=0.1\n  \
          windlass table create embedding --width 64 --dtype bf16 --rule adagrad:lr=0.05   (sparse)",
         rules.join("\n")

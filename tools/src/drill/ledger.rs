@@ -10,7 +10,7 @@ use std::{
 };
 
 use windlass_client::{
-    Client, DataType, PendingPush, PullOptions, PushOptions, Table, TableSchema, UpdateRule,
+    Client, DataType, Limits, PendingPush, PullOptions, PushOptions, Table, TableSchema, UpdateRule,
 };
 
 use windlass_wire::Durability;
@@ -206,6 +206,7 @@ fn tables(
     let ledger = client.create_table(LEDGER, &schema)?;
     // State is replicated like values: a rule that has some.
     let rule = UpdateRule::Adagrad {
+        limits: Limits::NONE,
         learning_rate: 0.1,
         epsilon: 1e-10,
         initial_accumulator: 0.0,

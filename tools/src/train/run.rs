@@ -23,7 +23,7 @@ use crate::{
     remote::RemoteError,
     report::{Latency, Point},
 };
-use windlass_client::{Consistency, UpdateRule};
+use windlass_client::{Consistency, Limits, UpdateRule};
 
 /// Examples read, or keys pulled, at a time when a model is evaluated or fetched.
 const CHUNK: usize = 8192;
@@ -175,6 +175,7 @@ pub fn run(
     let penalty_scale = f64::from(options.epochs.max(1));
     // FTRL weighs its penalties against the gradients of all epochs together.
     let rule = UpdateRule::Ftrl {
+        limits: Limits::NONE,
         alpha: options.alpha,
         beta: options.beta,
         l1: options.l1 * penalty_scale,

@@ -84,7 +84,7 @@ pub struct TableSchema {
     /// How a push changes a row.
     pub rule: UpdateRule,
     /// The rule that the table was created with, if hyper-parameters were changed since.
-    pub first_rule: Option<UpdateRule>,
+    pub first_rule: Option<Box<UpdateRule>>,
     /// Staleness of pulls.
     pub consistency: Consistency,
     /// Servers that hold each partition, from 1.
@@ -185,14 +185,14 @@ impl TableSchema {
 
     /// Has pushes go by a rule with other hyper-parameters.
     pub fn change_rule(&mut self, rule: UpdateRule) {
-        self.first_rule.get_or_insert(self.rule);
+        self.first_rule.get_or_insert(Box::new(self.rule));
         self.rule = rule;
     }
 
     /// The rule that the table was created with.
     #[must_use]
     pub fn rule_at_creation(&self) -> UpdateRule {
-        self.first_rule.unwrap_or(self.rule)
+        self.first_rule.as_deref().copied().unwrap_or(self.rule)
     }
 
     /// Bytes of one row's values.
@@ -307,10 +307,10 @@ impl Wire for TableSchema {
         self.dtype.encode(into);
         self.width.encode(into);
         self.kind.encode(into);
-        let mut rule = self.rule.encode();
-        rule[ANOTHER_RULE_AT] = u8::from(self.first_rule.is_some());
-        into.extend_from_slice(&rule);
-        self.first_rule.into_iter().for_each(|first| Wire::encode(&first, into));
+        let rule_at = into.len();
+        Wire::encode(&self.rule, into);
+        into[rule_at + ANOTHER_RULE_AT] = u8::from(self.first_rule.is_some());
+        self.first_rule.iter().for_each(|first| Wire::encode(first.as_ref(), into));
         self.consistency.encode(into);
         self.replicas.encode(into);
         self.durability.encode(into);
@@ -320,12 +320,12 @@ impl Wire for TableSchema {
 
     fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let (dtype, width, kind) = (Wire::decode(from)?, Wire::decode(from)?, Wire::decode(from)?);
-        let mut rule: [u8; UpdateRule::ENCODED_LENGTH] = from.array()?;
+        let mut rule: [u8; UpdateRule::PLAIN_LENGTH] = from.array()?;
         let another = std::mem::take(&mut rule[ANOTHER_RULE_AT]);
-        let rule = Wire::decode(&mut Reader::new(&rule))?;
+        let rule = UpdateRule::decode_behind(rule, from)?;
         let first_rule = match another {
             0 => None,
-            1 => Some(Wire::decode(from)?),
+            1 => Some(Box::new(Wire::decode(from)?)),
             _ => return Err(DecodeError::Unknown { field: "rule", value: u64::from(another) }),
         };
         Ok(Self {
@@ -340,17 +340,6 @@ impl Wire for TableSchema {
             not_finite: Wire::decode(from)?,
             aggregation: Wire::decode(from)?,
         })
-    }
-}
-
-impl Wire for UpdateRule {
-    fn encode(&self, into: &mut Vec<u8>) {
-        into.extend_from_slice(&Self::encode(self));
-    }
-
-    fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Self::decode(&from.array()?)
-            .map_err(|_| DecodeError::Inconsistent { reason: "the update rule is not valid" })
     }
 }
 
@@ -381,9 +370,9 @@ mod tests {
         assert_eq!(schema.rule_at_creation(), rule("sgd:lr=0.5,momentum=0.5"));
         assert_eq!(schema.validate(), Ok(()));
         let bytes = schema.to_bytes();
-        assert_eq!(bytes.len(), plain.len() + UpdateRule::ENCODED_LENGTH);
+        assert_eq!(bytes.len(), plain.len() + UpdateRule::PLAIN_LENGTH);
         assert_eq!(TableSchema::from_bytes(&bytes), Ok(schema.clone()));
-        schema.first_rule = Some(rule("sgd:lr=0.5"));
+        schema.first_rule = Some(Box::new(rule("sgd:lr=0.5")));
         assert!(schema.validate().is_err(), "rows of the one lack the state of the other");
     }
 

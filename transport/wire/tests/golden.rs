@@ -82,7 +82,7 @@ fn rules() -> Vec<(String, Vec<u8>)> {
         parts.extend(rule.flag.map(|flag| format!("{flag}=true")));
         format!("{}:{}", rule.name, parts.join(","))
     };
-    let rule = |described| text(described).parse::<UpdateRule>().unwrap().encode().to_vec();
+    let rule = |described| text(described).parse::<UpdateRule>().unwrap().to_bytes();
     UpdateRule::ALL.iter().map(|given| (format!("rule_{}", given.name), rule(given))).collect()
 }
 

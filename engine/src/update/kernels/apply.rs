@@ -62,7 +62,8 @@ where
         state: run.state.map(<*mut u8>::cast),
         gradient: run.gradient.cast(),
     };
-    if !S::COUNTS_STEPS {
+    let clips_norm = S::LIMITED && constants.clips_norm();
+    if !S::COUNTS_STEPS && !clips_norm {
         // SAFETY: the caller promises n values behind each pointer in use.
         unsafe { cursor.apply::<S, W, N, T>(constants, run.rows * run.width) };
         return;
@@ -70,17 +71,26 @@ where
     // Rows of a dense table mostly count alike: their constants are computed once.
     let mut known = (0, *constants);
     for row in 0..run.rows {
-        // SAFETY: the caller promises a count for each row.
-        let at = unsafe { run.steps.add(row) };
-        // SAFETY: as above.
-        let count = unsafe { at.read_unaligned() }.saturating_add(1);
-        // SAFETY: as above, and that it may be written.
-        unsafe { at.write_unaligned(count) };
-        if count != known.0 {
-            known = (count, S::at(constants, count));
+        if S::COUNTS_STEPS {
+            // SAFETY: the caller promises a count for each row.
+            let at = unsafe { run.steps.add(row) };
+            // SAFETY: as above.
+            let count = unsafe { at.read_unaligned() }.saturating_add(1);
+            // SAFETY: as above, and that it may be written.
+            unsafe { at.write_unaligned(count) };
+            if count != known.0 {
+                known = (count, S::at(constants, count));
+            }
         }
-        // SAFETY: the caller promises `rows` times `width` values; each turn advances by `width`.
-        unsafe { cursor.apply::<S, W, N, T>(&known.1, run.width) };
+        if clips_norm {
+            // SAFETY: a row of gradients is left.
+            let of_row = unsafe { cursor.constants_of_row(&known.1, run.width) };
+            // SAFETY: the caller promises `rows` times `width` values; each turn advances by `width`.
+            unsafe { cursor.apply::<S, W, N, T>(&of_row, run.width) };
+        } else {
+            // SAFETY: as above.
+            unsafe { cursor.apply::<S, W, N, T>(&known.1, run.width) };
+        }
     }
 }
 
@@ -103,6 +113,21 @@ struct Cursor<P: Pair> {
 }
 
 impl<P: Pair> Cursor<P> {
+    /// The constants for the row that comes next.
+    ///
+    /// # Safety
+    /// `width` gradients are left.
+    #[inline(always)]
+    unsafe fn constants_of_row(&self, constants: &Constants, width: usize) -> Constants {
+        let values = (0..width).map(|at| {
+            // SAFETY: the caller promises that many values.
+            let gradient = unsafe { self.gradient.add(at) };
+            // SAFETY: as above.
+            unsafe { <P::State as Load<P::Gradient>>::load(gradient) }.into()
+        });
+        constants.for_row(values)
+    }
+
     /// Applies the step to the next `count` values and moves beyond them.
     ///
     /// # Safety

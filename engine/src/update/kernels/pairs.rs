@@ -19,7 +19,7 @@ pub(super) trait Pair: Sized {
     type Value;
     type Gradient;
     /// The precision that is computed in, and of the state.
-    type State: Lanes<Self>;
+    type State: Lanes<Self> + Into<f64>;
     type Avx512: Lanes<Self>;
     type Avx2: Lanes<Self>;
     type Baseline: Lanes<Self>;

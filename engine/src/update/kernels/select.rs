@@ -8,7 +8,9 @@ use super::{
     integer::copy,
     pairs::{Of, Pair},
     path::Path,
-    steps::{Adagrad, Adam, Add, Assign, Ftrl, Momentum, Rmsprop, RmspropMomentum, Sgd},
+    steps::{
+        Adagrad, Adam, Add, Assign, Ftrl, Limited, Momentum, Rmsprop, RmspropMomentum, Sgd, Step,
+    },
 };
 use crate::update::UpdateRule;
 
@@ -51,12 +53,17 @@ fn of_rule<P: Pair>(rule: &UpdateRule, path: Path) -> Apply {
     match rule {
         UpdateRule::Add => float::<P, Add>(path),
         UpdateRule::Assign => float::<P, Assign>(path),
-        UpdateRule::Sgd { .. } if rule.state_width() == 0 => float::<P, Sgd>(path),
-        UpdateRule::Sgd { .. } => float::<P, Momentum>(path),
-        UpdateRule::Adagrad { .. } => float::<P, Adagrad>(path),
-        UpdateRule::Adam { .. } => float::<P, Adam>(path),
-        UpdateRule::Ftrl { .. } => float::<P, Ftrl>(path),
-        UpdateRule::Rmsprop { .. } if rule.state_width() == 1 => float::<P, Rmsprop>(path),
-        UpdateRule::Rmsprop { .. } => float::<P, RmspropMomentum>(path),
+        UpdateRule::Sgd { .. } if rule.state_width() == 0 => of_step::<P, Sgd>(rule, path),
+        UpdateRule::Sgd { .. } => of_step::<P, Momentum>(rule, path),
+        UpdateRule::Adagrad { .. } => of_step::<P, Adagrad>(rule, path),
+        UpdateRule::Adam { .. } => of_step::<P, Adam>(rule, path),
+        UpdateRule::Ftrl { .. } => of_step::<P, Ftrl>(rule, path),
+        UpdateRule::Rmsprop { .. } if rule.state_width() == 1 => of_step::<P, Rmsprop>(rule, path),
+        UpdateRule::Rmsprop { .. } => of_step::<P, RmspropMomentum>(rule, path),
     }
+}
+
+/// Limits cost those nothing who set none.
+fn of_step<P: Pair, S: Step>(rule: &UpdateRule, path: Path) -> Apply {
+    if rule.limits().is_none() { float::<P, S>(path) } else { float::<P, Limited<S>>(path) }
 }

@@ -141,3 +141,19 @@ fn rmsprop_with_momentum_and_decay() {
         ],
     );
 }
+
+#[test]
+fn gradients_are_cut_and_values_kept_within_bounds() {
+    check("sgd:lr=1,clip=0.3,max=0.9", 1.0, [0.7, 0.9, 0.6, 0.475]);
+    check("sgd:lr=1,clip=0.3,min=0.6", 1.0, [0.7, 0.95, 0.65, 0.6]);
+}
+
+/// The row has 37 equal values.
+#[test]
+fn long_gradients_are_scaled_down() {
+    check(
+        "sgd:lr=1,clip_norm=2",
+        1.0,
+        [0.671202025389285, 0.921202025389285, 0.592404050778571, 0.467404050778571],
+    );
+}

@@ -9,9 +9,9 @@ use oracle::Cell;
 use proptest::prelude::*;
 use windlass_wire::DataType;
 
-use super::{Accumulator, Kernel, KernelError, Path, Run, UpdateRule};
+use super::{Accumulator, Kernel, KernelError, Limits, Path, Run, UpdateRule};
 
-const RULES: [&str; 15] = [
+const RULES: [&str; 23] = [
     "add",
     "assign",
     "sgd:lr=0.1",
@@ -27,6 +27,14 @@ const RULES: [&str; 15] = [
     "ftrl:alpha=0.1",
     "rmsprop:lr=0.01,decay=0.9",
     "rmsprop:lr=0.01,decay=0.9,eps=1e-6,momentum=0.9,wd=0.001",
+    "sgd:lr=0.1,clip=0.5,min=-1",
+    "sgd:lr=0.1,wd=0.01,clip_norm=2,max=1",
+    "sgd:lr=0.1,momentum=0.9,nesterov=true,clip_norm=1e-3",
+    "adagrad:lr=0.1,clip=1,clip_norm=10,min=-0.5,max=0.5",
+    "adam:lr=0.001,clip=0.1,clip_norm=0.5",
+    "ftrl:alpha=0.1,l1=0.5,min=-1,max=2",
+    "rmsprop:lr=0.01,clip_norm=3",
+    "rmsprop:lr=0.01,momentum=0.9,min=-0.1,max=0.1",
 ];
 
 /// A small generator whose whole state is its seed.
@@ -126,7 +134,13 @@ fn compare(kernel: &Kernel, rows: usize, width: usize, offset: usize, seed: u64)
             let cell =
                 Cell { value: values.read(at), state: [state[0].read(at), state[1].read(at)] };
             let step = steps[at / width].saturating_add(1);
-            oracle::update(rule, [table, pushed], cell, gradient.read(at), step)
+            let first = at - at % width;
+            let row: Vec<u64> = (first..first + width).map(|at| gradient.read(at)).collect();
+            let scale = match rule.limits().is_none() {
+                true => 1.0,
+                false => oracle::scale_of(rule, pushed, &row),
+            };
+            oracle::update(rule, [table, pushed], cell, gradient.read(at), (step, scale))
         })
         .collect();
     let steps_before = steps.clone();
@@ -197,7 +211,8 @@ fn refusals_say_why() {
         Kernel::new(rule, DataType::F16, DataType::F64),
         Err(KernelError::Gradient { .. })
     ));
-    let invalid = UpdateRule::Ftrl { alpha: -1.0, beta: 1.0, l1: 0.0, l2: 0.0 };
+    let invalid =
+        UpdateRule::Ftrl { alpha: -1.0, beta: 1.0, l1: 0.0, l2: 0.0, limits: Limits::NONE };
     assert!(matches!(
         Kernel::new(invalid, DataType::F32, DataType::F32),
         Err(KernelError::Rule(_))
@@ -251,7 +266,8 @@ fn any_rule() -> impl Strategy<Value = UpdateRule> {
                 learning_rate,
                 momentum,
                 nesterov,
-                weight_decay
+                weight_decay,
+                limits: Limits::NONE,
             }
         ),
         (positive.clone(), positive.clone(), small.clone(), small.clone()).prop_map(
@@ -259,27 +275,48 @@ fn any_rule() -> impl Strategy<Value = UpdateRule> {
                 learning_rate,
                 epsilon,
                 initial_accumulator,
-                weight_decay
+                weight_decay,
+                limits: Limits::NONE,
             }
         ),
         (positive.clone(), unit.clone(), unit, positive.clone(), small.clone(), any::<bool>())
             .prop_map(|(learning_rate, beta1, beta2, epsilon, weight_decay, decoupled)| {
-                UpdateRule::Adam { learning_rate, beta1, beta2, epsilon, weight_decay, decoupled }
+                UpdateRule::Adam {
+                    learning_rate,
+                    beta1,
+                    beta2,
+                    epsilon,
+                    weight_decay,
+                    decoupled,
+                    limits: Limits::NONE,
+                }
             }),
-        (positive.clone(), positive, small.clone(), small)
-            .prop_map(|(alpha, beta, l1, l2)| UpdateRule::Ftrl { alpha, beta, l1, l2 }),
+        (positive.clone(), positive, small.clone(), small).prop_map(|(alpha, beta, l1, l2)| {
+            UpdateRule::Ftrl { alpha, beta, l1, l2, limits: Limits::NONE }
+        }),
     ]
+}
+
+/// Some of the limits, as text.
+fn any_limits() -> impl Strategy<Value = String> {
+    let clip = || prop_oneof![Just(f64::INFINITY), 1e-6..10.0f64];
+    let min = prop_oneof![Just(f64::NEG_INFINITY), -10.0..-1e-6f64];
+    (clip(), clip(), min, clip()).prop_map(|(clip, norm, min, max)| {
+        format!("clip={clip},clip_norm={norm},min={min},max={max}")
+    })
 }
 
 proptest! {
     #[test]
     fn any_rule_and_shape_equals_the_oracle(
         rule in any_rule(),
+        limits in any_limits(),
         rows in 0..6usize,
         width in 0..150usize,
         offset in 0..8usize,
         seed in any::<u64>(),
     ) {
+        let rule = if rule == UpdateRule::Add { rule } else { rule.with(&limits).unwrap() };
         for table in [DataType::F32, DataType::F64, DataType::F16, DataType::Bf16] {
             for pushed in [table, DataType::F32] {
                 for path in Path::ALL {

@@ -12,13 +12,13 @@ pub(super) struct Cell {
     pub(super) state: [u64; 2],
 }
 
-/// The cell after the `count`-th update of its row.
+/// The cell after the `count`-th update of its row, whose gradients are scaled by `scale`.
 pub(super) fn update(
     rule: UpdateRule,
     [table, pushed]: [DataType; 2],
     cell: Cell,
     gradient: u64,
-    count: u32,
+    (count, scale): (u32, f64),
 ) -> Cell {
     if rule == UpdateRule::Assign && table == pushed {
         return Cell { value: gradient, ..cell };
@@ -34,7 +34,8 @@ pub(super) fn update(
             DataType::F64 => f64::from_bits(gradient),
             _ => f64::from(single(pushed, gradient)),
         };
-        let (value, state) = double_step(rule, f64::from_bits(cell.value), state, gradient, count);
+        let value = f64::from_bits(cell.value);
+        let (value, state) = limited_double(rule, value, state, gradient, (count, scale));
         let bits = |x: f64| if x.is_nan() { 0x7FF8_0000_0000_0000 } else { x.to_bits() };
         let mut next = Cell { value: bits(value), ..cell };
         for (plane, number) in state.into_iter().enumerate().take(rule.state_width()) {
@@ -43,8 +44,13 @@ pub(super) fn update(
         return next;
     }
     let state = cell.state.map(|bits| single(DataType::F32, bits));
-    let (value, state) =
-        single_step(rule, single(table, cell.value), state, single(pushed, gradient), count);
+    let (value, state) = limited_single(
+        rule,
+        single(table, cell.value),
+        state,
+        single(pushed, gradient),
+        (count, scale),
+    );
     let value = match (table, value.is_nan()) {
         (DataType::F16, true) => 0x7E00,
         (DataType::F16, false) => u64::from(f16::from_f32_const(value).to_bits()),
@@ -77,9 +83,41 @@ fn power(base: f64, exponent: u32) -> f64 {
     if exponent % 2 == 1 { root * root * base } else { root * root }
 }
 
+/// What a row's gradient is scaled by, so that it is not longer than the rule allows.
+pub(super) fn scale_of(rule: UpdateRule, pushed: DataType, gradient: &[u64]) -> f64 {
+    let mut sums = [0.0; 8];
+    for (at, bits) in gradient.iter().enumerate() {
+        let value = match pushed {
+            DataType::F64 => f64::from_bits(*bits),
+            _ => f64::from(single(pushed, *bits)),
+        };
+        sums[at % 8] += value * value;
+    }
+    let norm = (0..8).fold(0.0, |sum: f64, at| sum + sums[at]).sqrt();
+    let longest = rule.limits().clip_norm;
+    if norm > longest { longest / norm } else { 1.0 }
+}
+
 /// The formulas of the rules' documentation, in one precision.
 macro_rules! step {
-    ($name:ident, $real:ident) => {
+    ($limited:ident, $name:ident, $real:ident) => {
+        #[allow(clippy::cast_possible_truncation)]
+        fn $limited(
+            rule: UpdateRule,
+            p: $real,
+            state: [$real; 2],
+            g: $real,
+            (count, scale): (u32, f64),
+        ) -> ($real, [$real; 2]) {
+            let limits = rule.limits();
+            let [clip, min, max] = [limits.clip, limits.min, limits.max].map(|x| x as $real);
+            let g = if scale < 1.0 { g * scale as $real } else { g };
+            let g = if g.abs() > clip { clip.copysign(g) } else { g };
+            let (p, state) = $name(rule, p, state, g, count);
+            let p = if p <= min { min } else { p };
+            (if p >= max { max } else { p }, state)
+        }
+
         #[allow(clippy::cast_possible_truncation)]
         fn $name(
             rule: UpdateRule,
@@ -92,7 +130,7 @@ macro_rules! step {
             match rule {
                 UpdateRule::Add => (p + g, [a, b]),
                 UpdateRule::Assign => (g, [a, b]),
-                UpdateRule::Sgd { learning_rate, momentum, nesterov, weight_decay } => {
+                UpdateRule::Sgd { learning_rate, momentum, nesterov, weight_decay, .. } => {
                     let lr = learning_rate as $real;
                     let d = penalised(weight_decay);
                     if momentum == 0.0 {
@@ -107,6 +145,7 @@ macro_rules! step {
                     epsilon,
                     initial_accumulator,
                     weight_decay,
+                    ..
                 } => {
                     let d = penalised(weight_decay);
                     let n = a + d * d;
@@ -120,6 +159,7 @@ macro_rules! step {
                     epsilon,
                     weight_decay,
                     decoupled,
+                    ..
                 } => {
                     let d = penalised(if decoupled { 0.0 } else { weight_decay });
                     let keep = if decoupled { 1.0 - learning_rate * weight_decay } else { 1.0 };
@@ -131,7 +171,7 @@ macro_rules! step {
                     let below = v.sqrt() * scale as $real + epsilon as $real;
                     (keep as $real * p - rate as $real * m / below, [m, v])
                 }
-                UpdateRule::Ftrl { alpha, beta, l1, l2 } => {
+                UpdateRule::Ftrl { alpha, beta, l1, l2, .. } => {
                     let (alpha, beta) = (alpha as $real, beta as $real);
                     let (l1, l2) = (l1 as $real, l2 as $real);
                     let n = b + g * g;
@@ -143,21 +183,24 @@ macro_rules! step {
                     let sign = if z.is_sign_negative() { -1.0 } else { 1.0 };
                     (-(z - sign * l1) / ((beta + n.sqrt()) / alpha + l2), [z, n])
                 }
-                UpdateRule::Rmsprop { learning_rate, decay, epsilon, momentum, weight_decay } => {
+                UpdateRule::Rmsprop {
+                    learning_rate,
+                    decay,
+                    epsilon,
+                    momentum,
+                    weight_decay,
+                    ..
+                } => {
                     let d = penalised(weight_decay);
                     let v = decay as $real * a + (1.0 - decay) as $real * (d * d);
                     let scaled = d / (v.sqrt() + epsilon as $real);
-                    let lr = learning_rate as $real;
-                    if momentum == 0.0 {
-                        return (p - lr * scaled, [v, b]);
-                    }
-                    let m = momentum as $real * b + scaled;
-                    (p - lr * m, [v, m])
+                    let m = if momentum == 0.0 { scaled } else { momentum as $real * b + scaled };
+                    (p - learning_rate as $real * m, [v, if momentum == 0.0 { b } else { m }])
                 }
             }
         }
     };
 }
 
-step!(single_step, f32);
-step!(double_step, f64);
+step!(limited_single, single_step, f32);
+step!(limited_double, double_step, f64);

@@ -3,30 +3,45 @@
 //! ```text
 //!  0        number of the rule
 //!  1        1 where its flag is on, else 0
-//!  2 ..  8  zero
+//!  2        zero; where rules are written, see `TableSchema`
+//!  3        1 where it has limits, else 0
+//!  4 ..  8  zero
 //!  8 .. 48  the hyper-parameters in the order of `UpdateRule::ALL`, binary64 little-endian, unused
 //!           ones zero
+//! 48 .. 80  its limits in the order of `Limits::KEYS`, likewise; zero, or left out, where it has none
 //! ```
 //!
 //! Each valid rule has exactly one encoding, so schemas may be compared as bytes.
 
-use super::{PARAMETERS_MAX, Parts, RuleError, UpdateRule};
+use crate::codec::{DecodeError, Reader, Wire};
 
+use super::{Limits, PARAMETERS_MAX, Parts, RuleError, UpdateRule, limits::LIMITS_COUNT};
+
+const LIMITED_AT: usize = 3;
 const PARAMETERS_AT: usize = 8;
 
 impl UpdateRule {
+    /// Length of the encoding without limits in bytes.
+    pub const PLAIN_LENGTH: usize = PARAMETERS_AT + PARAMETERS_MAX * 8;
     /// Length of the encoding in bytes.
-    pub const ENCODED_LENGTH: usize = PARAMETERS_AT + PARAMETERS_MAX * 8;
+    pub const ENCODED_LENGTH: usize = Self::PLAIN_LENGTH + LIMITS_COUNT * 8;
 
     /// The rule as bytes.
     #[must_use]
     pub fn encode(&self) -> [u8; Self::ENCODED_LENGTH] {
-        let Parts { number, values, flag } = self.parts();
+        let Parts { number, values, flag, limits } = self.parts();
         let mut bytes = [0; Self::ENCODED_LENGTH];
         bytes[0] = number;
         bytes[1] = u8::from(flag);
         for (chunk, parameter) in bytes[PARAMETERS_AT..].chunks_exact_mut(8).zip(values) {
             chunk.copy_from_slice(&parameter.to_le_bytes());
+        }
+        if !limits.is_none() {
+            bytes[LIMITED_AT] = 1;
+            let chunks = bytes[Self::PLAIN_LENGTH..].chunks_exact_mut(8);
+            for (chunk, limit) in chunks.zip(limits.values()) {
+                chunk.copy_from_slice(&limit.to_le_bytes());
+            }
         }
         bytes
     }
@@ -36,20 +51,59 @@ impl UpdateRule {
     /// # Errors
     /// [`DecodeRuleError`] where the bytes are not what [`UpdateRule::encode`] makes of a valid rule.
     pub fn decode(bytes: &[u8; Self::ENCODED_LENGTH]) -> Result<Self, DecodeRuleError> {
-        let mut values = [0.0; PARAMETERS_MAX];
-        for (value, chunk) in values.iter_mut().zip(bytes[PARAMETERS_AT..].chunks_exact(8)) {
-            let mut word = [0; 8];
-            word.copy_from_slice(chunk);
-            *value = f64::from_le_bytes(word);
-        }
-        let rule = Self::from_parts(&Parts { number: bytes[0], values, flag: bytes[1] == 1 })
-            .ok_or(DecodeRuleError::Kind { kind: bytes[0] })?;
+        let values = numbers(&bytes[PARAMETERS_AT..]);
+        let limits = match bytes[LIMITED_AT] {
+            1 => Limits::of_values(numbers(&bytes[Self::PLAIN_LENGTH..])),
+            _ => Limits::NONE,
+        };
+        let parts = Parts { number: bytes[0], values, flag: bytes[1] == 1, limits };
+        let rule = Self::from_parts(&parts).ok_or(DecodeRuleError::Kind { kind: bytes[0] })?;
         rule.validate()?;
         if rule.encode() != *bytes {
             return Err(DecodeRuleError::Reserved { rule: rule.name() });
         }
         Ok(rule)
     }
+}
+
+impl Wire for UpdateRule {
+    fn encode(&self, into: &mut Vec<u8>) {
+        let bytes = Self::encode(self);
+        let is_plain = bytes[LIMITED_AT] == 0;
+        into.extend_from_slice(&bytes[..if is_plain { Self::PLAIN_LENGTH } else { bytes.len() }]);
+    }
+
+    fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let plain = from.array()?;
+        Self::decode_behind(plain, from)
+    }
+}
+
+impl UpdateRule {
+    /// A rule whose encoding without limits has been read.
+    pub(crate) fn decode_behind(
+        plain: [u8; Self::PLAIN_LENGTH],
+        from: &mut Reader<'_>,
+    ) -> Result<Self, DecodeError> {
+        let mut bytes = [0; Self::ENCODED_LENGTH];
+        let (front, limits) = bytes.split_at_mut(Self::PLAIN_LENGTH);
+        front.copy_from_slice(&plain);
+        if plain[LIMITED_AT] != 0 {
+            limits.copy_from_slice(from.take(limits.len())?);
+        }
+        Self::decode(&bytes)
+            .map_err(|_| DecodeError::Inconsistent { reason: "the update rule is not valid" })
+    }
+}
+
+fn numbers<const N: usize>(bytes: &[u8]) -> [f64; N] {
+    let mut numbers = [0.0; N];
+    for (number, chunk) in numbers.iter_mut().zip(bytes.chunks_exact(8)) {
+        let mut word = [0; 8];
+        word.copy_from_slice(chunk);
+        *number = f64::from_le_bytes(word);
+    }
+    numbers
 }
 
 /// Why bytes are not an update rule.
@@ -82,6 +136,10 @@ mod tests {
     fn samples_round_trip() {
         for rule in samples() {
             assert_eq!(UpdateRule::decode(&rule.encode()), Ok(rule));
+            let bytes = rule.to_bytes();
+            let limited = if rule.limits().is_none() { 0 } else { 32 };
+            assert_eq!(bytes.len(), 48 + limited, "{rule}");
+            assert_eq!(UpdateRule::from_bytes(&bytes), Ok(rule));
         }
     }
 
@@ -112,7 +170,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_decode_or_fail(bytes in prop::array::uniform::<_, 48>(any::<u8>())) {
+        fn any_bytes_decode_or_fail(bytes in prop::array::uniform::<_, 80>(any::<u8>())) {
             if let Ok(rule) = UpdateRule::decode(&bytes) {
                 prop_assert_eq!(rule.encode(), bytes);
             }

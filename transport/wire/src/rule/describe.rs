@@ -1,6 +1,6 @@
 //! What a rule is made of, described once: the enum, its bytes, its text and its checks come from it.
 
-use super::RuleError;
+use super::{Limits, RuleError};
 
 /// The most hyper-parameters that a rule has.
 pub(super) const PARAMETERS_MAX: usize = 5;
@@ -16,14 +16,17 @@ pub struct RuleDescription {
     pub parameters: &'static [Parameter],
     /// The key of its switch, where it has one; off by default.
     pub flag: Option<&'static str>,
+    /// Whether it has [`Limits`], which are without end by default.
+    pub takes_limits: bool,
 }
 
 impl RuleDescription {
     /// The keys it has in text, as a list to read: `lr, momentum`.
     #[must_use]
     pub fn keys(&self) -> String {
-        let keys: Vec<&str> =
-            self.parameters.iter().map(|parameter| parameter.key).chain(self.flag).collect();
+        let limits = if self.takes_limits { &Limits::KEYS[..] } else { &[] };
+        let own = self.parameters.iter().map(|parameter| parameter.key).chain(self.flag);
+        let keys: Vec<&str> = own.chain(limits.iter().copied()).collect();
         if keys.is_empty() { "none".to_owned() } else { keys.join(", ") }
     }
 
@@ -32,7 +35,7 @@ impl RuleDescription {
         for (value, parameter) in values.iter_mut().zip(self.parameters) {
             *value = parameter.default;
         }
-        Parts { number: self.number, values, flag: false }
+        Parts { number: self.number, values, flag: false, limits: Limits::NONE }
     }
 }
 
@@ -56,6 +59,7 @@ pub(super) struct Parts {
     /// By position in the description; the rest are zero.
     pub(super) values: [f64; PARAMETERS_MAX],
     pub(super) flag: bool,
+    pub(super) limits: Limits,
 }
 
 /// The values a hyper-parameter may have. The bounds keep it a normal number in binary32 too.
@@ -96,12 +100,13 @@ fn is_zero_or_in(value: f64, max: f64) -> bool {
 }
 
 /// Declares `UpdateRule` and everything that follows from names, numbers, defaults and ranges. `?` marks a
-/// switch. A rule is
+/// switch, `+` that it takes limits. A rule is
 ///
 /// ```text
 /// Variant = number "name" {
 ///     field: "key" in Range = default,
 ///     ? field: "key",
+///     + field,
 /// }
 /// ```
 macro_rules! update_rules {
@@ -113,6 +118,7 @@ macro_rules! update_rules {
             $variant:ident = $number:literal $name:literal $({
                 $( $(#[$field_doc:meta])* $field:ident: $key:literal in $range:ident = $default:literal, )*
                 $( ? $(#[$flag_doc:meta])* $flag:ident: $flag_key:literal, )?
+                $( + $limits:ident, )?
             })?
         )*
     ) => {
@@ -124,6 +130,10 @@ macro_rules! update_rules {
                 $variant $({
                     $( $(#[$field_doc])* $field: f64, )*
                     $( $(#[$flag_doc])* $flag: bool, )?
+                    $(
+                        /// Of gradients and values.
+                        $limits: Limits,
+                    )?
                 })?,
             )*
         }
@@ -146,17 +156,23 @@ macro_rules! update_rules {
                         let flags: &[&str] = &[$($($flag_key)?)?];
                         match flags { [] => None, [key, ..] => Some(*key) }
                     },
+                    takes_limits: {
+                        let limits: &[&str] = &[$($(stringify!($limits))?)?];
+                        !limits.is_empty()
+                    },
                 },
             )*];
 
             fn parts(&self) -> Parts {
                 match *self {$(
-                    Self::$variant $({ $($field,)* $($flag,)? })? => {
+                    Self::$variant $({ $($field,)* $($flag,)? $($limits,)? })? => {
                         let given: &[f64] = &[$($($field),*)?];
                         let flags: &[bool] = &[$($($flag)?)?];
                         let mut values = [0.0; PARAMETERS_MAX];
                         values[..given.len()].copy_from_slice(given);
-                        Parts { number: $number, values, flag: flags.contains(&true) }
+                        let limits: &[Limits] = &[$($($limits)?)?];
+                        let limits = limits.first().copied().unwrap_or_default();
+                        Parts { number: $number, values, flag: flags.contains(&true), limits }
                     }
                 )*}
             }
@@ -168,8 +184,9 @@ macro_rules! update_rules {
                         $(
                             let [$($field,)* ..] = parts.values;
                             $( let $flag = parts.flag; )?
+                            $( let $limits = parts.limits; )?
                         )?
-                        Some(Self::$variant $({ $($field,)* $($flag,)? })?)
+                        Some(Self::$variant $({ $($field,)* $($flag,)? $($limits,)? })?)
                     })*
                     _ => None,
                 }

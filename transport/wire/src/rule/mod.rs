@@ -2,6 +2,7 @@
 
 mod bytes;
 mod describe;
+mod limits;
 mod text;
 
 use crate::dtype::DataType;
@@ -10,6 +11,7 @@ use describe::{PARAMETERS_MAX, Parts, update_rules};
 
 pub use bytes::DecodeRuleError;
 pub use describe::{Parameter, Range, RuleDescription};
+pub use limits::Limits;
 pub use text::ParseRuleError;
 
 update_rules! {
@@ -37,6 +39,7 @@ update_rules! {
         ?
         /// Look ahead by one momentum step; needs a momentum.
         nesterov: "nesterov",
+        + limits,
     }
 
     /// Duchi, Hazan, Singer 2011: `d = g + weight_decay p; n += d^2;
@@ -50,6 +53,7 @@ update_rules! {
         initial_accumulator: "init" in NotNegative = 0.0,
         /// L2 penalty added to the gradient, >= 0.
         weight_decay: "wd" in NotNegative = 0.0,
+        + limits,
     }
 
     /// Kingma and Ba 2015 with bias correction by a step count of each row; decoupled: Loshchilov and
@@ -68,6 +72,7 @@ update_rules! {
         ?
         /// Shrink the value by `learning_rate * weight_decay` instead of adding to the gradient.
         decoupled: "decoupled",
+        + limits,
     }
 
     /// FTRL-Proximal with per-coordinate rates, McMahan et al. 2013, algorithm 1.
@@ -80,6 +85,7 @@ update_rules! {
         l1: "l1" in NotNegative = 0.0,
         /// L2 penalty, >= 0.
         l2: "l2" in NotNegative = 0.0,
+        + limits,
     }
 
     /// Hinton's RMSProp (2012), with PyTorch's momentum: `d = g + weight_decay p; v = decay v + (1 - decay) d^2;
@@ -95,6 +101,7 @@ update_rules! {
         momentum: "momentum" in BelowOne = 0.0,
         /// L2 penalty added to the gradient, >= 0.
         weight_decay: "wd" in NotNegative = 0.0,
+        + limits,
     }
 }
 
@@ -155,6 +162,30 @@ impl UpdateRule {
         matches!(self, Self::Adam { .. })
     }
 
+    /// Its limits of gradients and values; of rules that take none, no limits.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.parts().limits
+    }
+
+    /// The rule with some hyper-parameters changed: `parameters` is `key=value,...`, the rest stay.
+    ///
+    /// # Errors
+    /// [`ParseRuleError`] names what there is where a key is not the rule's, a value is out of range, nothing
+    /// is given, or rows would need other optimiser state than they have.
+    pub fn with(&self, parameters: &str) -> Result<Self, ParseRuleError> {
+        let (rule, mut parts) = (self.description(), self.parts());
+        if text::read(rule, &mut parts, parameters)? == 0 {
+            return Err(ParseRuleError::Nothing { rule: rule.name, keys: rule.keys() });
+        }
+        let changed = Self::from_parts(&parts).expect("a described rule has a variant");
+        changed.validate()?;
+        if !changed.has_state_of(self) {
+            return Err(RuleError::State { rule: rule.name }.into());
+        }
+        Ok(changed)
+    }
+
     /// Whether rows updated by `other` have the state that this rule needs.
     #[must_use]
     pub fn has_state_of(&self, other: &Self) -> bool {
@@ -168,7 +199,9 @@ impl UpdateRule {
     pub fn is_linear(&self) -> bool {
         match self {
             Self::Add => true,
-            Self::Sgd { momentum, weight_decay, .. } => *momentum == 0.0 && *weight_decay == 0.0,
+            Self::Sgd { momentum, weight_decay, limits, .. } => {
+                *momentum == 0.0 && *weight_decay == 0.0 && limits.is_none()
+            }
             _ => false,
         }
     }
@@ -203,6 +236,7 @@ impl UpdateRule {
         for (parameter, value) in rule.parameters.iter().zip(self.parts().values) {
             parameter.range.check(rule.name, parameter.key, value)?;
         }
+        self.limits().check(rule.name)?;
         match *self {
             Self::Sgd { momentum: 0.0, nesterov: true, .. } => {
                 Err(RuleError::NesterovWithoutMomentum)
@@ -276,6 +310,9 @@ pub(super) mod tests {
             "ftrl:alpha=0.1",
             "rmsprop:lr=0.01,decay=0.9",
             "rmsprop:lr=0.01,decay=0.9,eps=1e-6,momentum=0.9,wd=0.001",
+            "sgd:lr=0.1,clip=0.5",
+            "adam:clip_norm=2,min=-1",
+            "ftrl:l1=0.5,clip=1,clip_norm=0.5,min=0,max=2.5",
         ]
         .map(|text| text.parse().unwrap())
         .to_vec()
@@ -298,6 +335,13 @@ pub(super) mod tests {
             "ftrl:beta=0",
             "rmsprop:decay=1",
             "rmsprop:eps=0",
+            "sgd:clip=0",
+            "sgd:clip=nan",
+            "adam:clip_norm=-1",
+            "ftrl:min=inf",
+            "ftrl:min=-0.0",
+            "adagrad:min=1,max=0.5",
+            "rmsprop:max=-inf",
         ] {
             let error = text.parse::<UpdateRule>().unwrap_err();
             assert!(

@@ -4,7 +4,7 @@
 
 use std::{fmt, str::FromStr};
 
-use super::{Parts, RuleDescription, RuleError, UpdateRule};
+use super::{Limits, Parts, RuleDescription, RuleError, UpdateRule};
 
 /// `adam` decoupled, with a weight decay by default.
 const ADAMW: &str = "adamw";
@@ -24,28 +24,12 @@ impl FromStr for UpdateRule {
     }
 }
 
-impl UpdateRule {
-    /// The rule with some hyper-parameters changed: `parameters` is `key=value,...`, the rest stay.
-    ///
-    /// # Errors
-    /// [`ParseRuleError`] names what there is where a key is not the rule's, a value is out of range, nothing
-    /// is given, or rows would need other optimiser state than they have.
-    pub fn with(&self, parameters: &str) -> Result<Self, ParseRuleError> {
-        let (rule, mut parts) = (self.description(), self.parts());
-        if read(rule, &mut parts, parameters)? == 0 {
-            return Err(ParseRuleError::Nothing { rule: rule.name, keys: rule.keys() });
-        }
-        let changed = Self::from_parts(&parts).expect("a described rule has a variant");
-        changed.validate()?;
-        if !changed.has_state_of(self) {
-            return Err(RuleError::State { rule: rule.name }.into());
-        }
-        Ok(changed)
-    }
-}
-
 /// Sets what `key=value,...` gives; how many it gives.
-fn read(rule: &RuleDescription, parts: &mut Parts, text: &str) -> Result<usize, ParseRuleError> {
+pub(super) fn read(
+    rule: &RuleDescription,
+    parts: &mut Parts,
+    text: &str,
+) -> Result<usize, ParseRuleError> {
     let mut seen = Vec::new();
     for part in text.split(',').filter(|part| !part.is_empty()) {
         let (key, value) =
@@ -66,14 +50,21 @@ fn read(rule: &RuleDescription, parts: &mut Parts, text: &str) -> Result<usize, 
 fn by_name(name: &str) -> Option<(&'static RuleDescription, Parts)> {
     let described = |name| UpdateRule::ALL.iter().find(|rule| rule.name == name);
     if name == ADAMW {
-        let UpdateRule::Adam { learning_rate, beta1, beta2, epsilon, .. } =
+        let UpdateRule::Adam { learning_rate, beta1, beta2, epsilon, limits, .. } =
             UpdateRule::from_parts(&described("adam")?.defaults())?
         else {
             return None;
         };
         let (weight_decay, decoupled) = (ADAMW_WEIGHT_DECAY, true);
-        let adamw =
-            UpdateRule::Adam { learning_rate, beta1, beta2, epsilon, weight_decay, decoupled };
+        let adamw = UpdateRule::Adam {
+            learning_rate,
+            beta1,
+            beta2,
+            epsilon,
+            weight_decay,
+            decoupled,
+            limits,
+        };
         return Some((adamw.description(), adamw.parts()));
     }
     let rule = described(name)?;
@@ -90,6 +81,12 @@ fn set(
         parts.values[at] = value.parse().map_err(|_| bad_value(key, value, "a number"))?;
     } else if rule.flag == Some(key) {
         parts.flag = value.parse().map_err(|_| bad_value(key, value, "true or false"))?;
+    } else if let Some(at) = Limits::KEYS.iter().position(|limit| *limit == key)
+        && rule.takes_limits
+    {
+        let mut limits = parts.limits.values();
+        limits[at] = value.parse().map_err(|_| bad_value(key, value, "a number"))?;
+        parts.limits = Limits::of_values(limits);
     } else {
         return Err(ParseRuleError::Key {
             rule: rule.name,
@@ -113,10 +110,14 @@ impl fmt::Display for UpdateRule {
             write!(formatter, "{separator}{}={}", parameter.key, Number(value))?;
             separator = ',';
         }
-        match rule.flag {
-            Some(flag) => write!(formatter, "{separator}{flag}={}", parts.flag),
-            None => Ok(()),
+        if let Some(flag) = rule.flag {
+            write!(formatter, "{separator}{flag}={}", parts.flag)?;
         }
+        let limits = Limits::KEYS.iter().zip(parts.limits.values()).zip(Limits::NONE.values());
+        for ((key, value), _) in limits.filter(|((_, value), none)| value != none) {
+            write!(formatter, ",{key}={}", Number(value))?;
+        }
+        Ok(())
     }
 }
 
@@ -237,6 +238,11 @@ mod tests {
         assert!(error("").contains("lr, momentum, wd, nesterov"));
         assert!(error("lr=0").contains("1e-30 to 1e30"));
         assert!(error("momentum=0").contains("state"));
+        let limited = changed.with("clip=0.5,min=-2").unwrap();
+        assert!(limited.to_string().ends_with("nesterov=true,clip=0.5,min=-2"), "{limited}");
+        assert_eq!(limited.with("clip=inf,min=-inf"), Ok(changed));
+        assert!(error("min=1,max=0").contains("from min on"));
+        assert!("add:clip=1".parse::<UpdateRule>().is_err());
         let plain: UpdateRule = "sgd:lr=0.5".parse().unwrap();
         assert!(plain.with("momentum=0.5").unwrap_err().to_string().contains("state"));
     }

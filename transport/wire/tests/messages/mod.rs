@@ -70,7 +70,7 @@ pub(crate) fn any_schema() -> impl Strategy<Value = TableSchema> {
                     width,
                     kind,
                     rule,
-                    first_rule: (replicas % 2 == 1).then_some(rule),
+                    first_rule: (replicas % 2 == 1).then(|| Box::new(rule)),
                     consistency,
                     replicas,
                     durability,

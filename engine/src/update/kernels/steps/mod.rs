@@ -4,6 +4,7 @@ mod adagrad;
 mod adam;
 mod add;
 mod ftrl;
+mod limited;
 mod rmsprop;
 mod sgd;
 
@@ -14,6 +15,7 @@ pub(super) use adagrad::Adagrad;
 pub(super) use adam::Adam;
 pub(super) use add::{Add, Assign};
 pub(super) use ftrl::Ftrl;
+pub(super) use limited::Limited;
 pub(super) use rmsprop::{Rmsprop, RmspropMomentum};
 pub(super) use sgd::{Momentum, Sgd};
 
@@ -27,6 +29,10 @@ pub(super) const CONSTANTS_MAX: usize = 7;
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Constants {
     numbers: [f64; CONSTANTS_MAX],
+    /// Largest absolute value of a gradient, what gradients are scaled by, least and largest value.
+    limits: [f64; 4],
+    /// Largest norm of a row's gradient.
+    clip_norm: f64,
     /// Whether weight decay goes into the gradient. Without it the value must not matter: 0 times an
     /// infinite value would be NaN.
     decays: bool,
@@ -35,15 +41,28 @@ pub(in super::super) struct Constants {
 
 impl Constants {
     pub(in super::super) fn new(rule: &UpdateRule) -> Self {
-        let mut constants = Self { numbers: [0.0; _], decays: false, nesterov: false };
+        let limits = rule.limits();
+        let mut constants = Self {
+            numbers: [0.0; _],
+            limits: [limits.clip, 1.0, limits.min, limits.max],
+            clip_norm: limits.clip_norm,
+            decays: false,
+            nesterov: false,
+        };
         match *rule {
             UpdateRule::Add | UpdateRule::Assign => {}
-            UpdateRule::Sgd { learning_rate, momentum, nesterov, weight_decay } => {
+            UpdateRule::Sgd { learning_rate, momentum, nesterov, weight_decay, .. } => {
                 constants.numbers[..3].copy_from_slice(&[weight_decay, learning_rate, momentum]);
                 constants.decays = weight_decay != 0.0;
                 constants.nesterov = nesterov;
             }
-            UpdateRule::Adagrad { learning_rate, epsilon, initial_accumulator, weight_decay } => {
+            UpdateRule::Adagrad {
+                learning_rate,
+                epsilon,
+                initial_accumulator,
+                weight_decay,
+                ..
+            } => {
                 constants.numbers[..4].copy_from_slice(&[
                     weight_decay,
                     learning_rate,
@@ -52,15 +71,25 @@ impl Constants {
                 ]);
                 constants.decays = weight_decay != 0.0;
             }
-            UpdateRule::Adam { learning_rate, beta1, beta2, epsilon, weight_decay, decoupled } => {
+            UpdateRule::Adam {
+                learning_rate,
+                beta1,
+                beta2,
+                epsilon,
+                weight_decay,
+                decoupled,
+                ..
+            } => {
                 let keep = if decoupled { 1.0 - learning_rate * weight_decay } else { 1.0 };
                 constants.numbers = [weight_decay, learning_rate, beta1, beta2, epsilon, keep, 0.0];
                 constants.decays = weight_decay != 0.0 && !decoupled;
             }
-            UpdateRule::Ftrl { alpha, beta, l1, l2 } => {
+            UpdateRule::Ftrl { alpha, beta, l1, l2, .. } => {
                 constants.numbers[..4].copy_from_slice(&[alpha, beta, l1, l2]);
             }
-            UpdateRule::Rmsprop { learning_rate, decay, epsilon, momentum, weight_decay } => {
+            UpdateRule::Rmsprop {
+                learning_rate, decay, epsilon, momentum, weight_decay, ..
+            } => {
                 constants.numbers =
                     [weight_decay, learning_rate, decay, 1.0 - decay, epsilon, momentum, 0.0];
                 constants.decays = weight_decay != 0.0;
@@ -72,7 +101,12 @@ impl Constants {
     /// The constants, rounded, in registers.
     #[inline(always)]
     pub(super) fn splat<R: Real>(&self) -> Splat<R> {
-        Splat { numbers: self.numbers.map(R::splat), decays: self.decays, nesterov: self.nesterov }
+        Splat {
+            numbers: self.numbers.map(R::splat),
+            limits: self.limits.map(R::splat),
+            decays: self.decays,
+            nesterov: self.nesterov,
+        }
     }
 }
 
@@ -80,6 +114,7 @@ impl Constants {
 #[derive(Clone, Copy)]
 pub(super) struct Splat<R> {
     numbers: [R; CONSTANTS_MAX],
+    limits: [R; 4],
     decays: bool,
     nesterov: bool,
 }
@@ -98,6 +133,8 @@ pub(super) trait Step {
     const PLANES: usize;
     /// Whether it needs the step count of the row.
     const COUNTS_STEPS: bool = false;
+    /// Whether it keeps limits; the norm of a row's gradient may matter to it.
+    const LIMITED: bool = false;
 
     /// The constants for the `count`-th update of a row, counted from 1.
     #[inline(always)]

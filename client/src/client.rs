@@ -226,11 +226,11 @@ impl Client {
 
     /// Sets consecutive rows of a dense table, whatever its rule; their optimiser state begins anew.
     /// For loading what other programs have made: pushes of the same rows meanwhile may come before or
-    /// after. `values` are whole rows, little-endian. Returns when they are as safe as the table's
-    /// durability says.
+    /// after. `values` are whole rows, little-endian. Returns when every replica has them, as safe as the
+    /// table's durability says.
     ///
     /// # Errors
-    /// When the rows are not all in the table, a server is gone, or the cluster has replicas.
+    /// When the rows are not all in the table, or a server is gone.
     pub fn set_rows(
         &self,
         table: &TableEntry,
@@ -238,6 +238,22 @@ impl Client {
         values: &[u8],
     ) -> Result<(), TableError> {
         self.core.enter()?.set_rows(table, first, values)
+    }
+
+    /// The same for rows of a sparse table, which are made where they are new. `values` has those of each key;
+    /// `state`, if it is given, the state of each as [`ScanBatch::state`](crate::ScanBatch::state) has it:
+    /// of a table whose rule keeps as much.
+    ///
+    /// # Errors
+    /// When a length is not right, there is no memory for new rows, or a server is gone.
+    pub fn set_keys(
+        &self,
+        table: &TableEntry,
+        keys: &[u64],
+        values: &[u8],
+        state: Option<&[u8]>,
+    ) -> Result<(), TableError> {
+        self.core.enter()?.set_keys(table, keys, values, state)
     }
 
     /// Asks a server to begin a checkpoint of what it keeps on disk.

@@ -31,6 +31,7 @@ mod route;
 pub(crate) mod scan;
 mod send;
 mod servers;
+mod set_rows;
 mod short;
 mod tables;
 mod view;

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use windlass_wire::{
-    Blob, Consistency, Layout, PartitionId, ServerId, TableEntry, TableKind, TableSchema,
+    Consistency, Layout, PartitionId, ServerId, TableEntry, TableKind, TableSchema,
     control::{ClientReply, ClientRequest, RefusalKind},
     schema::TABLE_NAME_LEN_MAX,
 };
@@ -16,9 +16,6 @@ use super::{
     push::Replica,
 };
 use crate::error::{RequestError, TableError};
-
-/// Most bytes of values in one message that sets rows.
-const SET_LEN_MAX: usize = 512 << 10;
 
 /// A table in [`Core::tables`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,47 +187,6 @@ impl Core {
             }
             reply => Ok(reply),
         }
-    }
-
-    /// Sets rows of a dense table, a piece of one partition at a time.
-    pub(crate) fn set_rows(
-        &mut self,
-        table: &TableEntry,
-        first: u64,
-        values: &[u8],
-    ) -> Result<(), TableError> {
-        let refused = |text: String| TableError::Refused { kind: RefusalKind::Invalid {}, text };
-        let row_len = usize::try_from(table.schema.row_len()).unwrap_or(usize::MAX);
-        if row_len > SET_LEN_MAX {
-            return Err(refused(format!("rows of {row_len} bytes are set by pushes only")));
-        }
-        let layout = Layout::new(table.id, table.schema.kind, self.map.partition_count());
-        let (mut first, mut rest) = (first, values);
-        while !rest.is_empty() {
-            let partition = layout.partition_of(first);
-            let held = layout.rows_of(partition);
-            let fitting = (SET_LEN_MAX / row_len) as u64;
-            let count = held.end.saturating_sub(first).min(fitting);
-            let length = usize::try_from(count).unwrap_or(0) * row_len;
-            let Some((piece, after)) = rest
-                .split_at_checked(length.min(rest.len()))
-                .filter(|(piece, _)| !piece.is_empty() && piece.len().is_multiple_of(row_len))
-            else {
-                return Err(refused(format!("row {first} is not in table {:?}", table.name)));
-            };
-            let chain = self.map.chains.get(partition.0 as usize);
-            let server = chain.and_then(|chain| chain.servers.first().copied());
-            let server = server.ok_or(TableError::Unexpected)?;
-            let values = Blob(piece.to_vec());
-            let request = ClientRequest::SetRows { table: table.id, partition, first, values };
-            match self.ask_server(server, &request)? {
-                ClientReply::Done {} => {}
-                _ => return Err(TableError::Unexpected),
-            }
-            first += (piece.len() / row_len) as u64;
-            rest = after;
-        }
-        Ok(())
     }
 
     /// Asks the servers that are reached, one after the other, until one answers; tries again as

@@ -7,7 +7,7 @@ use windlass_transport::{
     control::{ControlError, ControlStream, host_identity},
 };
 use windlass_wire::{
-    Blob, Incarnation, SessionId, ShardId, WorkerRank,
+    Blob, Incarnation, PartitionId, SessionId, ShardId, TableId, WorkerRank,
     control::{ClientReply, ClientRequest, Peer, PeerRole, Provider, RefusalKind},
     map::shard_of,
 };
@@ -17,7 +17,7 @@ use crate::{
     coordinator::Joining,
     greeting::Greeting,
     refusal::{Refusal, internal, invalid, refused},
-    shard::{ShardCommand, ShardHandle, ShardStatistics},
+    shard::{RowsToSet, SetError, ShardCommand, ShardHandle, ShardStatistics},
 };
 
 /// A connection after its greeting.
@@ -187,18 +187,10 @@ impl Connection {
                 ClientReply::Done {}
             }
             ClientRequest::SetRows { table, partition, first, values } => {
-                let map = cluster.map()?;
-                if map.chained {
-                    return Err(invalid(
-                        "a cluster of chains takes rows by pushes only: import into a table of \
-                         rule assign, or of a cluster with --replicas 1 that is not --movable",
-                    ));
-                }
-                let (shards, values) = (self.shared.config.shards, values.0);
-                self.shard(shard_of(partition, shards))?
-                    .ask(|answer| ShardCommand::SetRows { table, partition, first, values, answer })
-                    .map_err(|text| (RefusalKind::Invalid {}, text))?;
-                ClientReply::Done {}
+                self.set_rows(table, partition, RowsToSet::Dense { first, values: values.0 })?
+            }
+            ClientRequest::SetKeys { table, partition, with_state, rows } => {
+                self.set_rows(table, partition, RowsToSet::Sparse { rows: rows.0, with_state })?
             }
             ClientRequest::Statistics {} => self.statistics()?,
             ClientRequest::Shutdown {} => ClientReply::Done {},
@@ -212,6 +204,25 @@ impl Connection {
                 }
                 ClientReply::Done {}
             }
+        })
+    }
+
+    fn set_rows(
+        &self,
+        table: TableId,
+        partition: PartitionId,
+        rows: RowsToSet,
+    ) -> Result<ClientReply, Refusal> {
+        let map = self.shared.cluster.map()?;
+        let shard = self.shard(shard_of(partition, self.shared.config.shards))?;
+        let set = shard.ask(|answer| ShardCommand::SetRows { table, partition, rows, answer });
+        set.map(|()| ClientReply::Done {}).map_err(|error| {
+            let kind = match &error {
+                SetError::Refused(_) => RefusalKind::Invalid {},
+                SetError::Full => RefusalKind::Full {},
+                SetError::Moved => RefusalKind::StaleEpoch { epoch: map.epoch },
+            };
+            (kind, error.to_string())
         })
     }
 

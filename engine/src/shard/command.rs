@@ -9,7 +9,7 @@ use windlass_wire::{
     control::{ClockPlace, PartitionPlace, Peer, Provider, RefusalKind, SharedRegion},
 };
 
-use super::{Shard, ShardStatistics, chain, growth, memory::MemoryMade};
+use super::{RowsToSet, SetError, Shard, ShardStatistics, chain, growth, memory::MemoryMade};
 use crate::refusal::Refusal;
 
 /// Where a command's answer goes.
@@ -176,18 +176,16 @@ pub enum ShardCommand {
         /// Its identity.
         answer: Answer<u64>,
     },
-    /// Sets rows of one partition of a dense table, whatever its rule.
+    /// Sets rows of one partition of a table, whatever its rule.
     SetRows {
         /// The table.
         table: TableId,
         /// The partition.
         partition: PartitionId,
-        /// The first row.
-        first: u64,
-        /// Values of whole rows, little-endian.
-        values: Vec<u8>,
-        /// Answered when they are as safe as the table's durability says.
-        answer: Answer<()>,
+        /// The rows.
+        rows: RowsToSet,
+        /// Answered when every replica has them, as safe as the table's durability says.
+        answer: Answer<(), SetError>,
     },
     /// Begins a checkpoint soon, if there is a data directory.
     Checkpoint {},
@@ -345,8 +343,8 @@ impl Shard {
             ShardCommand::OpenLog { answer } => {
                 let _ = answer.send(super::open_log::open_log(self));
             }
-            ShardCommand::SetRows { table, partition, first, values, answer } => {
-                self.set_rows(table, partition, first, &values, answer);
+            ShardCommand::SetRows { table, partition, rows, answer } => {
+                self.set_rows(table, partition, &rows, answer);
             }
             ShardCommand::Checkpoint {} => self.checkpoint_wanted = true,
             ShardCommand::Statistics { answer } => {

@@ -4,15 +4,10 @@
 //! crash a partition holds whole pushes.
 //!
 //! ```text
-//! the delta of a record of kind Engine with tag IMAGE, any number of times:
-//!  0   4  table
-//!  4   4  0: neighbouring rows of a dense table; 1: rows of a sparse one
-//!  8   8  first row; 0 for sparse ones
-//! 16   8  number of rows
-//! 24   8  bytes of what follows
-//! 32      values, then state, of the rows; for sparse ones key, values, state of each
+//! the delta of a record of kind Engine with tag IMAGE, any number of times: an entry, as `entry` draws it
 //! ```
 
+mod entry;
 mod lengths;
 
 use std::time::Duration;
@@ -35,22 +30,15 @@ use crate::{
         commit,
         frame::Kind,
         log::Sealed,
-        record::{Covered, Facts, Record, Shape},
-        recovery::{AppliedBlocks, Refusal as Refused},
+        record::{Covered, Facts, Shape},
     },
-    table::piece_of,
 };
 
-use super::checkpoint::ROWS;
+use entry::{DENSE, ENTRY_LEN, SPARSE, begin_entry, end_entry};
+pub(super) use entry::{Entry, SET, dense_entry, holds_images, restore_image, sparse_entry};
 
 /// Tag of a record of images.
 pub(super) const IMAGE: u16 = 1;
-
-const ENTRY_LEN: usize = 32;
-
-/// Rows of dense and of sparse tables.
-const DENSE: u32 = 0;
-const SPARSE: u32 = 1;
 
 /// What is to be imaged, and when.
 #[derive(Debug, Default)]
@@ -376,78 +364,6 @@ fn append(table: TableId, rows: &mut TableRows, slot: usize, buffer: &mut Vec<u8
             end_entry(at, buffer);
         }
     }
-}
-
-/// The image of neighbouring rows of a dense table, from what [`save_rows`] makes of them.
-///
-/// [`save_rows`]: crate::table::DensePartition::save_rows
-pub(super) fn image_of(table: TableId, rows: RowRange, saved: &[u8]) -> Vec<u8> {
-    let mut image = Vec::with_capacity(ENTRY_LEN + saved.len());
-    let at = begin_entry(table, DENSE, rows.start, rows.count(), &mut image);
-    image.extend_from_slice(saved);
-    end_entry(at, &mut image);
-    image
-}
-
-/// Appends an entry's head, with its length left open; returns where it ends.
-fn begin_entry(table: TableId, kind: u32, first: u64, count: u64, buffer: &mut Vec<u8>) -> usize {
-    buffer.extend_from_slice(&table.0.to_le_bytes());
-    buffer.extend_from_slice(&kind.to_le_bytes());
-    buffer.extend_from_slice(&first.to_le_bytes());
-    buffer.extend_from_slice(&count.to_le_bytes());
-    buffer.extend_from_slice(&[0; 8]);
-    buffer.len()
-}
-
-fn end_entry(at: usize, buffer: &mut [u8]) {
-    let length = (buffer.len() - at) as u64;
-    buffer[at - 8..at].copy_from_slice(&length.to_le_bytes());
-}
-
-/// Puts the rows of a record back, except those that a checkpoint's blocks hold newer.
-pub(super) fn restore_image(
-    shard: &mut Shard,
-    record: &Record<'_>,
-    applied: &AppliedBlocks,
-) -> Result<(), Refused> {
-    let (partition, lsn) = (record.partition(), record.lsn());
-    let mut bytes = record.delta();
-    while !bytes.is_empty() {
-        let (head, rest) = bytes.split_at_checked(ENTRY_LEN).ok_or("an image is cut off")?;
-        let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| head[at + byte]));
-        let half = |at: usize| u32::from_le_bytes(std::array::from_fn(|byte| head[at + byte]));
-        let (id, kind, first, count) = (TableId(half(0)), half(4), word(8), word(16));
-        let length = usize::try_from(word(24))?;
-        let (rows, rest) = rest.split_at_checked(length).ok_or("an image is cut off")?;
-        bytes = rest;
-        // A table that was dropped since: nobody misses its rows.
-        let Some(table) = shard.tables.get_mut(&id) else { continue };
-        let Some(slot) = table.slots.find(partition) else { continue };
-        let fits = match (&mut table.rows, kind) {
-            (TableRows::Dense(partitions), DENSE) => {
-                let dense = &mut partitions[slot].0;
-                let piece = first.saturating_sub(dense.rows().start) / dense.piece_rows();
-                applied.contains(partition, id, ROWS, piece, lsn)
-                    || dense.restore_rows(first, count, rows)
-            }
-            (TableRows::Sparse(partitions), SPARSE) => {
-                let sparse = &mut partitions[slot];
-                let memory = &mut shard.memory_left;
-                let row_len = sparse.saved_row_len();
-                rows.len().is_multiple_of(row_len)
-                    && rows.chunks_exact(row_len).all(|row| {
-                        let key = u64::from_le_bytes(std::array::from_fn(|byte| row[byte]));
-                        applied.contains(partition, id, ROWS, piece_of(key), lsn)
-                            || sparse.restore_row(row, memory)
-                    })
-            }
-            _ => false,
-        };
-        if !fits {
-            return Err(format!("an image of table {id} does not fit, or memory is short").into());
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -70,6 +70,7 @@ pub use memory::MemoryMade;
 pub use reactor::Reactor;
 pub use recover::RecoverySummary;
 pub use regrouped::Regrouped;
+pub use set_rows::{RowsToSet, SetError};
 pub use statistics::ShardStatistics;
 pub(crate) use windlass_transport::error::chain;
 

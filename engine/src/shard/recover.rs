@@ -15,7 +15,7 @@ use super::{
     checkpoint::{CHAIN_SESSIONS, PieceParts, ROWS, SESSION_LEN, SESSIONS},
     clocks::apply_record,
     durable::{apply_key, apply_range},
-    image::{IMAGE, restore_image},
+    image::{holds_images, restore_image},
     kept_logs,
     open_log::Opening,
     regrouped::Regrouped,
@@ -274,7 +274,7 @@ impl Replay for ShardReplay<'_> {
             let expired: Vec<SessionId> = expired_of(record).collect();
             self.sessions_of(partition).apply(record.lsn(), &[], &expired);
         }
-        if record.kind() == Kind::Engine && record.tag() == IMAGE {
+        if holds_images(record) {
             return restore_image(self.shard, record, applied);
         }
         if !applied.contains(partition, record.table(), CLOCKS, 0, record.lsn())

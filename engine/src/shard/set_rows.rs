@@ -1,5 +1,5 @@
-//! Rows set to values from outside, whatever the table's rule: an import. Their optimiser state begins
-//! anew. In tables kept on disk the rows are recorded as they are then, like those of interval tables.
+//! Rows set to values from outside, whatever the table's rule: an import. In chains a record sets them at every
+//! replica; without replicas, tables kept on disk record the rows as they are then, like those of interval tables.
 
 use std::collections::VecDeque;
 
@@ -7,15 +7,54 @@ use windlass_wire::{Durability, PartitionId, RowRange, TableId};
 
 use super::{
     Shard,
-    command::Answer,
-    image::image_of,
+    command::{Answer, ShardStopped},
+    image::{Entry, dense_entry, sparse_entry},
     tables::{ShardTable, TableRows},
 };
 use crate::persist::commit::{self, Position};
 
+/// The rows, and what they are set to: little-endian.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RowsToSet {
+    /// Consecutive rows of a dense table, whose state begins anew.
+    Dense {
+        /// The first row.
+        first: u64,
+        /// Values of whole rows.
+        values: Vec<u8>,
+    },
+    /// Rows of a sparse table.
+    Sparse {
+        /// Key (8 bytes) and values of each, and its state if that is given, as a scan brings it.
+        rows: Vec<u8>,
+        /// Whether state is given; it begins anew otherwise.
+        with_state: bool,
+    },
+}
+
+/// Why rows are not set.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SetError {
+    /// They never will be.
+    #[error("{0}")]
+    Refused(String),
+    /// There is no memory for rows of new keys.
+    #[error("no memory is left for new rows: raise --memory")]
+    Full,
+    /// Another server leads the partition, or this one is behind: asked again, somebody will set them.
+    #[error("the partition's chain changes, or has much to do: try again")]
+    Moved,
+}
+
+impl From<ShardStopped> for SetError {
+    fn from(stopped: ShardStopped) -> Self {
+        Self::Refused(stopped.into())
+    }
+}
+
 /// Askers who wait for the disk, in the log's order.
 #[derive(Debug, Default)]
-pub(super) struct SetWaiting(VecDeque<(Position, Answer<()>)>);
+pub(super) struct SetWaiting(VecDeque<(Position, Answer<(), SetError>)>);
 
 impl SetWaiting {
     pub(super) fn is_empty(&self) -> bool {
@@ -35,101 +74,179 @@ impl SetWaiting {
     /// The log has stopped.
     pub(super) fn refuse(&mut self) {
         for (_, answer) in self.0.drain(..) {
-            let _ = answer.send(Err(STOPPED.to_owned()));
+            let _ = answer.send(Err(refused(STOPPED)));
         }
     }
 }
 
 const STOPPED: &str = "the log has stopped after a failed write to disk: repair or free the disk and \
                        restart the server";
+const OTHER_KIND: &str = "rows of sparse tables are set by key, those of dense ones in a range";
+const ELSEWHERE: &str = "the rows are not here: another server holds their partition";
+const NOT_FINITE: &str = "values that are not finite are refused by this table";
+
+fn refused(text: &str) -> SetError {
+    SetError::Refused(text.to_owned())
+}
 
 impl Shard {
-    /// Sets rows of one partition of a dense table, and answers when they are as safe as the table's
-    /// durability says.
+    /// Sets rows of one partition, and answers when they are as safe as the table's durability says, at
+    /// every replica.
     pub(super) fn set_rows(
         &mut self,
         table: TableId,
         partition: PartitionId,
-        first: u64,
-        values: &[u8],
-        answer: Answer<()>,
+        rows: &RowsToSet,
+        answer: Answer<(), SetError>,
     ) {
-        match self.try_set_rows(table, partition, first, values) {
-            Ok(None) => {
-                let _ = answer.send(Ok(()));
+        let set = match self.entries_of(table, partition, rows) {
+            Ok(entries) if self.chain.is_some() => {
+                self.append_set((table, partition), &entries, answer);
+                return;
             }
-            Ok(Some(position)) => {
-                if let Some(durable) = &mut self.durable {
-                    durable.set_waiting.0.push_back((position, answer));
-                }
+            Ok(entries) => self.set_entries(table, partition, &entries),
+            Err(error) => Err(error),
+        };
+        match (set, &mut self.durable) {
+            (Ok(Some(position)), Some(durable)) => {
+                durable.set_waiting.0.push_back((position, answer));
             }
-            Err(text) => {
-                let _ = answer.send(Err(text));
+            (set, _) => {
+                let _ = answer.send(set.map(drop));
             }
         }
     }
 
-    fn try_set_rows(
+    /// Checks the rows, makes room for those of new keys, and puts them as they are recorded.
+    fn entries_of(
         &mut self,
         id: TableId,
         partition: PartitionId,
-        first: u64,
-        values: &[u8],
-    ) -> Result<Option<Position>, String> {
-        let table = self.tables.get_mut(&id).ok_or("there is no such table: create it first")?;
-        let rows = check(table, partition, first, values)?;
-        let durability = table.entry.schema.durability;
-        let slot = table.slots.find(partition).ok_or(ELSEWHERE)?;
-        let TableRows::Dense(partitions) = &mut table.rows else { return Err(SPARSE.to_owned()) };
-        let dense = &mut partitions[slot].0;
-        if durability == (Durability::Memory {}) {
-            return if dense.set_rows(rows, values) { Ok(None) } else { Err(ELSEWHERE.to_owned()) };
+        rows: &RowsToSet,
+    ) -> Result<Vec<u8>, SetError> {
+        self.check_head(partition)?;
+        let table = self.tables.get_mut(&id);
+        let table = table.ok_or_else(|| refused("there is no such table: create it first"))?;
+        let slot = table.slots.find(partition).ok_or_else(|| refused(ELSEWHERE))?;
+        let mut entries = Vec::new();
+        match (rows, &table.rows) {
+            (RowsToSet::Dense { first, values }, TableRows::Dense(partitions)) => {
+                let rows = check_range(table, partition, *first, values)?;
+                let dense = &partitions[slot].0;
+                let row_len = values.len() / usize::try_from(rows.count()).unwrap_or(usize::MAX);
+                let (mut at, mut rest) = (rows.start, values.as_slice());
+                while at < rows.end {
+                    let piece = (at - dense.rows().start) / dense.piece_rows();
+                    let end = dense.rows_of_piece(piece).end.min(rows.end);
+                    let part = RowRange::new(at, end);
+                    let len = usize::try_from(part.count()).unwrap_or(usize::MAX) * row_len;
+                    let (values, behind) = rest.split_at(len);
+                    dense_entry(id, part, &dense.saved_of(values), &mut entries);
+                    (at, rest) = (end, behind);
+                }
+            }
+            (RowsToSet::Sparse { rows, with_state }, TableRows::Sparse(_)) => {
+                let (keys, row_len) = check_keys(table, partition, rows, *with_state)?;
+                let saved_len = table.entry.schema.row_len() + table.entry.schema.state_len() + 8;
+                let saved_len = usize::try_from(saved_len).unwrap_or(usize::MAX);
+                sparse_entry(id, rows.chunks_exact(row_len), saved_len, &mut entries);
+                table.make_rows(&keys, &mut self.memory_left).map_err(|_| SetError::Full)?;
+            }
+            _ => return Err(refused(OTHER_KIND)),
         }
-        let image = image_of(id, rows, &dense.saved_of(values));
-        let Some(mut durable) = self.durable.take() else {
-            return Err("the server has no log: start it with a data directory".to_owned());
-        };
-        self.await_segments(&mut durable);
-        let level = match durability {
+        Ok(entries)
+    }
+
+    /// Records and sets rows that have no replicas; where the log waits for the disk, the position that it waits
+    /// for.
+    fn set_entries(
+        &mut self,
+        id: TableId,
+        partition: PartitionId,
+        entries: &[u8],
+    ) -> Result<Option<Position>, SetError> {
+        let Some(table) = self.tables.get_mut(&id) else { return Err(refused(ELSEWHERE)) };
+        let level = match table.entry.schema.durability {
+            Durability::Memory {} => commit::Durability::Memory,
             Durability::Interval { milliseconds } => commit::Durability::Interval(milliseconds),
-            _ => commit::Durability::Sync,
+            Durability::Sync {} => commit::Durability::Sync,
         };
-        let sealed = self.record_images(&mut durable, partition, &[], &image, level);
-        self.durable = Some(durable);
-        let sealed = sealed.map_err(|_| STOPPED.to_owned())?;
-        if let Some(table) = self.tables.get_mut(&id)
-            && let TableRows::Dense(partitions) = &mut table.rows
-        {
-            let is_set = partitions[slot].0.set_rows(rows, values);
-            debug_assert!(is_set, "checked before it was recorded");
+        let mut position = None;
+        if level != commit::Durability::Memory {
+            let Some(mut durable) = self.durable.take() else {
+                return Err(refused("the server has no log: start it with a data directory"));
+            };
+            self.await_segments(&mut durable);
+            let sealed = self.record_images(&mut durable, partition, &[], entries, level);
+            self.durable = Some(durable);
+            let sealed = sealed.map_err(|_| refused(STOPPED))?;
+            position = level.waits().then_some(sealed.position);
         }
-        Ok(level.waits().then_some(sealed.position))
+        let Some(table) = self.tables.get_mut(&id) else { return Err(refused(ELSEWHERE)) };
+        let Some(slot) = table.slots.find(partition) else { return Err(refused(ELSEWHERE)) };
+        let mut rest = entries;
+        while let Some((entry, behind)) = Entry::split(rest) {
+            let is_set =
+                entry.restore((&mut table.rows, slot), &mut self.memory_left, |_, _| false);
+            assert!(is_set, "rows were checked, and made, before they were recorded");
+            rest = behind;
+        }
+        Ok(position)
     }
 }
 
-const SPARSE: &str = "the table is sparse: only the rows of dense tables can be set";
-const ELSEWHERE: &str = "the rows are not here: another server holds their partition";
-
-/// The rows, if they are of the partition and their values are the table's to hold.
-fn check(
+/// The rows of a dense table, if they are of the partition and their values are the table's to hold.
+fn check_range(
     table: &ShardTable,
     partition: PartitionId,
     first: u64,
     values: &[u8],
-) -> Result<RowRange, String> {
-    let schema = &table.entry.schema;
-    let row_len = schema.row_len();
+) -> Result<RowRange, SetError> {
+    let row_len = table.entry.schema.row_len();
     let length = values.len() as u64;
     if length == 0 || !length.is_multiple_of(row_len) {
-        return Err(format!("{length} bytes are no whole rows of {row_len} bytes"));
+        let text = format!("{length} bytes are no whole rows of {row_len} bytes");
+        return Err(SetError::Refused(text));
     }
     let held = table.layout.rows_of(partition);
     let count = length / row_len;
     if first < held.start || first.checked_add(count).is_none_or(|end| end > held.end) {
-        return Err(format!("rows from {first} on are not all of partition {partition}"));
+        let text = format!("rows from {first} on are not all of partition {partition}");
+        return Err(SetError::Refused(text));
     }
     if table.scan.is_some_and(|scan| !scan.are_finite(values)) {
-        return Err("values that are not finite are refused by this table".to_owned());
+        return Err(refused(NOT_FINITE));
     }
     Ok(RowRange::new(first, first + count))
+}
+
+/// The keys of rows of a sparse table, and the bytes of each row, if they are of the partition and their values
+/// are the table's to hold.
+fn check_keys(
+    table: &ShardTable,
+    partition: PartitionId,
+    rows: &[u8],
+    with_state: bool,
+) -> Result<(Vec<u64>, usize), SetError> {
+    let schema = &table.entry.schema;
+    let state_len = if with_state { schema.state_len() } else { 0 };
+    let row_len = usize::try_from(8 + schema.row_len() + state_len).unwrap_or(usize::MAX);
+    let values_end = usize::try_from(8 + schema.row_len()).unwrap_or(usize::MAX);
+    if rows.is_empty() || !rows.len().is_multiple_of(row_len) {
+        let text = format!("{} bytes are no whole rows of {row_len} bytes", rows.len());
+        return Err(SetError::Refused(text));
+    }
+    let mut keys = Vec::with_capacity(rows.len() / row_len);
+    for row in rows.chunks_exact(row_len) {
+        let key = u64::from_le_bytes(std::array::from_fn(|byte| row[byte]));
+        if table.layout.partition_of(key) != partition {
+            let text = format!("key {key} is not of partition {partition}");
+            return Err(SetError::Refused(text));
+        }
+        if table.scan.is_some_and(|scan| !scan.are_finite(&row[8..values_end])) {
+            return Err(refused(NOT_FINITE));
+        }
+        keys.push(key);
+    }
+    Ok((keys, row_len))
 }

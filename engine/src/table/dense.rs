@@ -151,6 +151,10 @@ impl DensePartition {
             unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), values, from.len()) };
         });
         self.state.restore(usize_of(first), usize_of(count), &saved[values_len..]);
+        if self.changed.is_tracked() {
+            let piece_rows = self.piece_rows();
+            self.changed.set(first / piece_rows, (first + count).div_ceil(piece_rows));
+        }
         true
     }
 
@@ -162,19 +166,6 @@ impl DensePartition {
         saved.extend_from_slice(values);
         saved.resize(values.len() + self.state.saved_len(rows), 0);
         saved
-    }
-
-    /// Sets rows of the table, whose state begins anew; false when they are not all here. A log that
-    /// records rows has to hold them already.
-    #[must_use]
-    pub fn set_rows(&mut self, rows: RowRange, values: &[u8]) -> bool {
-        let is_set = self.restore_rows(rows.start, rows.count(), &self.saved_of(values));
-        if is_set && self.changed.is_tracked() {
-            let piece_rows = self.piece_rows();
-            let within = RowRange::new(rows.start - self.rows.start, rows.end - self.rows.start);
-            self.changed.set(within.start / piece_rows, within.end.div_ceil(piece_rows));
-        }
-        is_set
     }
 
     /// All rows are about to be restored: each counts as changed.

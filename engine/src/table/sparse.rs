@@ -161,7 +161,12 @@ impl SparsePartition {
         }
         let mut key = [0; 8];
         key.copy_from_slice(&saved[..8]);
-        let Ok(row) = self.row_of_or_new(u64::from_le_bytes(key), memory) else { return false };
+        let key = u64::from_le_bytes(key);
+        let Ok(row) = self.row_of_or_new(key, memory) else { return false };
+        if self.changed.is_tracked() {
+            let piece = piece_of(key);
+            self.changed.set(piece, piece + 1);
+        }
         let (slab, within) = self.shape.locate(row);
         let slab = &mut self.slabs[slab];
         let values = slab.values.as_mut_ptr().cast::<u8>().wrapping_add(within * row_len);

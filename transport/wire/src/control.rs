@@ -20,6 +20,9 @@ use crate::{
     schema::{Consistency, TableEntry, TableSchema},
 };
 
+mod place;
+
+pub use self::place::{ClockPlace, PartitionPlace, SharedRegion};
 pub use crate::refusal::RefusalKind;
 
 /// Version of the protocol; peers of different versions refuse each other.
@@ -117,49 +120,6 @@ impl Provider {
             Self::Tcp {} => "tcp",
         }
     }
-}
-
-/// A region of the peer, as [`RemoteRegion`] of the transport.
-///
-/// [`RemoteRegion`]: https://docs.rs/windlass-transport
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SharedRegion {
-    /// Key to name it by.
-    pub key: u32,
-    /// Address of its first byte in the owner's terms.
-    pub address: u64,
-    /// Length in bytes.
-    pub len: u64,
-}
-
-/// Where the rows of one partition of a dense table lie, for one-sided reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PartitionPlace {
-    /// The partition.
-    pub partition: PartitionId,
-    /// Region that holds it.
-    pub region: SharedRegion,
-    /// Offset of its first block's line within the region.
-    pub offset: u64,
-    /// First row.
-    pub first_row: u64,
-    /// Number of rows.
-    pub row_count: u64,
-    /// Rows per block; the last one may have fewer.
-    pub block_rows: u32,
-    /// Bytes from one block's line to the next one's.
-    pub block_stride: u32,
-}
-
-/// Where a table's clock at one shard is published, for one-sided reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClockPlace {
-    /// Region that holds the [`ClockLine`](crate::ClockLine).
-    pub region: SharedRegion,
-    /// Its offset within the region.
-    pub offset: u64,
-    /// The clock the asking worker starts from; 0 without a rank.
-    pub clock: WorkerClock,
 }
 
 /// A life of a server, as it names itself to another.
@@ -266,7 +226,7 @@ pub enum ClientRequest {
         shard: ShardId,
     },
     /// Sets rows of one partition of a dense table, whatever its rule; their optimiser state begins
-    /// anew. The server holds the partition and has no replicas.
+    /// anew. The server leads the partition.
     SetRows {
         /// The table.
         table: TableId,
@@ -276,6 +236,18 @@ pub enum ClientRequest {
         first: u64,
         /// Values of whole rows, little-endian.
         values: Blob,
+    },
+    /// Sets rows of one partition of a sparse table, whatever its rule. The server leads the partition.
+    SetKeys {
+        /// The table.
+        table: TableId,
+        /// The partition.
+        partition: PartitionId,
+        /// Whether the rows have their optimiser state; it begins anew otherwise.
+        with_state: bool,
+        /// Key (8 bytes), values, and state if it is given, of each row: little-endian, the state as a
+        /// scan brings it.
+        rows: Blob,
     },
     /// Changes how far workers may be apart, while the table is in use.
     AlterTable {
@@ -445,17 +417,6 @@ pub enum ClientReply {
 crate::codec::wire_enum!(Provider { 1 => Verbs {}, 2 => Shm {}, 3 => Tcp {} });
 crate::codec::wire_struct!(Peer { server, incarnation });
 crate::codec::wire_enum!(PeerRole { 1 => Joins {}, 2 => Links { peer, ticket } });
-crate::codec::wire_struct!(SharedRegion { key, address, len });
-crate::codec::wire_struct!(ClockPlace { region, offset, clock });
-crate::codec::wire_struct!(PartitionPlace {
-    partition,
-    region,
-    offset,
-    first_row,
-    row_count,
-    block_rows,
-    block_stride,
-});
 crate::codec::wire_enum!(ClientRequest {
     1 => Hello { version, token, session, incarnation, rank, host, peer },
     2 => Map {},
@@ -480,6 +441,7 @@ crate::codec::wire_enum!(ClientRequest {
     22 => LeaveClocks {},
     23 => SetRows { table, partition, first, values },
     24 => SetRule { name, parameters },
+    25 => SetKeys { table, partition, with_state, rows },
 });
 crate::codec::wire_enum!(ClientReply {
     1 => Welcome { session, server, incarnation, started, shard_count, providers, notes },

@@ -281,15 +281,6 @@ fn client_requests() -> Vec<(String, Vec<u8>)> {
             ("join", join),
             ("join_clock", Request::JoinClock { table: TableId(7), shard }),
             ("leave_clocks", Request::LeaveClocks {}),
-            (
-                "set_rows",
-                Request::SetRows {
-                    table: TableId(7),
-                    partition: PartitionId(3),
-                    first: 9,
-                    values: Blob(vec![1, 2, 3, 4]),
-                },
-            ),
             ("checkpoint", Request::Checkpoint {}),
             ("coordinator_status", Request::CoordinatorStatus {}),
             ("operate", Request::Operate { operation: Operation::Drain { server: ServerId(4) } }),
@@ -317,6 +308,24 @@ fn alterations() -> Vec<(String, Vec<u8>)> {
         vec![
             ("alter_table", Request::AlterTable { name: name(), consistency }),
             ("set_rule", Request::SetRule { name: name(), parameters: "lr=0.25".to_owned() }),
+            (
+                "set_rows",
+                Request::SetRows {
+                    table: TableId(7),
+                    partition: PartitionId(3),
+                    first: 9,
+                    values: Blob(vec![1, 2, 3, 4]),
+                },
+            ),
+            (
+                "set_keys",
+                Request::SetKeys {
+                    table: TableId(7),
+                    partition: PartitionId(3),
+                    with_state: true,
+                    rows: Blob(vec![1, 2, 3, 4]),
+                },
+            ),
         ],
     )
 }

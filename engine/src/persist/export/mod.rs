@@ -25,6 +25,8 @@ pub struct TableShape {
     pub rows: u64,
     /// Values of a row.
     pub width: u64,
+    /// Whether it is a list: one dimension, of rows of one value.
+    pub is_list: bool,
 }
 
 impl TableShape {

@@ -109,7 +109,8 @@ fn parse(name: &str, text: &str) -> Result<TableShape, ExportError> {
         [rows, width] => (*rows, *width),
         _ => return Err(bad("a table has one or two dimensions")),
     };
-    let table = TableShape { name: name.to_owned(), dtype, rows, width };
+    let table =
+        TableShape { name: name.to_owned(), dtype, rows, width, is_list: numbers.len() == 1 };
     table.bytes().ok_or_else(|| bad("the shape is too large"))?;
     Ok(table)
 }

@@ -34,7 +34,7 @@ pub fn write(
         let end = offset.checked_add(bytes).ok_or_else(|| bad("the tables are too large"))?;
         let entry = json!({
             "dtype": name_of(table.dtype),
-            "shape": [table.rows, table.width],
+            "shape": if table.is_list { json!([table.rows]) } else { json!([table.rows, table.width]) },
             "data_offsets": [offset, end],
         });
         if header.insert(table.name.clone(), entry).is_some() {
@@ -107,9 +107,9 @@ fn parse(name: &str, entry: &Value) -> Result<(u64, u64, TableShape), ExportErro
         .into_iter()
         .find(|known| name_of(*known) == dtype)
         .ok_or_else(|| bad(&format!("{name} has type {dtype:?}, which is not known")))?;
-    let (rows, width) = match numbers("shape").as_deref() {
-        Some([rows]) => (*rows, 1),
-        Some([rows, width]) => (*rows, *width),
+    let (rows, width, is_list) = match numbers("shape").as_deref() {
+        Some([rows]) => (*rows, 1, true),
+        Some([rows, width]) => (*rows, *width, false),
         _ => return Err(bad(&format!("{name} has not one or two dimensions"))),
     };
     let Some([start, end]) =
@@ -117,7 +117,7 @@ fn parse(name: &str, entry: &Value) -> Result<(u64, u64, TableShape), ExportErro
     else {
         return Err(bad(&format!("{name} has no data offsets")));
     };
-    Ok((start, end, TableShape { name: name.to_owned(), dtype, rows, width }))
+    Ok((start, end, TableShape { name: name.to_owned(), dtype, rows, width, is_list }))
 }
 
 const fn name_of(dtype: DataType) -> &'static str {

@@ -45,7 +45,7 @@ fn sample() -> (Vec<TableShape>, Tables) {
         (DataType::U64, 4, 2),
     ] {
         let name = format!("table.{dtype}");
-        let shape = TableShape { name: name.clone(), dtype, rows, width };
+        let shape = TableShape { name: name.clone(), dtype, rows, width, is_list: false };
         let bytes = (0..shape.bytes().unwrap()).map(|n| u8::try_from(n * 7 % 120).unwrap());
         tables.0.insert(name, bytes.collect());
         shapes.push(shape);

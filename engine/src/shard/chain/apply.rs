@@ -9,8 +9,10 @@ use crate::{
     persist::{frame::Kind, record::Record},
     shard::{
         Shard,
+        image::{Entry, holds_images},
         tables::{ShardTable, TableRows},
     },
+    table::SparsePartition,
 };
 
 /// Which rows of a partition a record may change.
@@ -83,6 +85,9 @@ pub(super) fn apply(
     extent: Extent,
     memory: &mut u64,
 ) -> Result<(), ApplyError> {
+    if holds_images(record) {
+        return set(table, record, extent, memory);
+    }
     if !matches!(record.kind(), Kind::Rows | Kind::Keys) {
         return Ok(());
     }
@@ -142,6 +147,33 @@ pub(super) fn apply(
                 unsafe { sparse.apply(&kernel, key, value, memory) }
                     .map_err(|_| ApplyError::Memory)?;
             }
+        }
+    }
+    Ok(())
+}
+
+/// Sets rows to what a record holds.
+fn set(
+    table: &mut ShardTable,
+    record: &Record<'_>,
+    extent: Extent,
+    memory: &mut u64,
+) -> Result<(), ApplyError> {
+    let Some(slot) = table.slots.find(record.partition()) else { return Ok(()) };
+    let mut bytes = record.delta();
+    while !bytes.is_empty() {
+        let (entry, rest) = Entry::split(bytes).ok_or(ApplyError::Unfit)?;
+        bytes = rest;
+        if let (TableRows::Dense(_), Extent::Copied { end }) = (&table.rows, extent)
+            && entry.first() >= end
+        {
+            // Rows are copied by pieces, and an entry is of one.
+            continue;
+        }
+        let skips =
+            |sparse: &SparsePartition, key| extent != Extent::Whole && !sparse.contains(key);
+        if !entry.restore((&mut table.rows, slot), memory, skips) {
+            return Err(ApplyError::Memory);
         }
     }
     Ok(())

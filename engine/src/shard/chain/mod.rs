@@ -28,6 +28,7 @@ mod outputs;
 mod part;
 mod receive;
 mod rows;
+mod set;
 mod status;
 mod turn;
 mod waiting;

@@ -6,7 +6,10 @@ use windlass_replication::Replica;
 use windlass_wire::{Epoch, Lsn, PartitionId};
 
 use super::{copy_in::CopyIn, copy_out::CopyOut};
-use crate::persist::record::{Record, RecordError};
+use crate::{
+    persist::record::{Record, RecordError},
+    shard::{command::Answer, set_rows::SetError},
+};
 
 /// A replica and what it goes by.
 pub(super) struct Part {
@@ -18,6 +21,8 @@ pub(super) struct Part {
     pub(super) applied: Lsn,
     /// Messages that wait for a position to be committed, by position.
     pub(super) waiting: VecDeque<(Lsn, u32)>,
+    /// Those who set rows, likewise.
+    pub(super) setting: VecDeque<(Lsn, Answer<(), SetError>)>,
     /// What of the replica's records counts as in flight.
     pub(super) inflight_count: u64,
     /// As a learner: the copy being taken in.
@@ -60,6 +65,7 @@ impl Part {
             replica,
             records: VecDeque::new(),
             waiting: VecDeque::new(),
+            setting: VecDeque::new(),
             inflight_count: 0,
             copy_in: None,
             copy_out: None,

@@ -2,7 +2,7 @@
 
 use windlass_wire::{PartitionId, Status};
 
-use super::super::Shard;
+use super::super::{Shard, set_rows::SetError};
 
 /// One message.
 #[derive(Clone, Copy, Debug)]
@@ -113,6 +113,13 @@ impl Shard {
         loop {
             let part = self.chain.as_mut().and_then(|chain| chain.part_mut(partition));
             let Some(part) = part else { return };
+            if part.setting.front().is_some_and(|(position, _)| *position <= lsn)
+                && let Some((_, answer)) = part.setting.pop_front()
+            {
+                // An asker that is gone needs no answer.
+                let _ = answer.send(Ok(()));
+                continue;
+            }
             match part.waiting.front() {
                 Some((position, id)) if *position <= lsn => {
                     let id = *id;
@@ -134,7 +141,12 @@ impl Shard {
     pub(super) fn end_waiting(&mut self, partition: PartitionId, status: Status) {
         loop {
             let part = self.chain.as_mut().and_then(|chain| chain.part_mut(partition));
-            let Some((_, id)) = part.and_then(|part| part.waiting.pop_front()) else { return };
+            let Some(part) = part else { return };
+            for (_, answer) in part.setting.drain(..) {
+                // As above.
+                let _ = answer.send(Err(SetError::Moved));
+            }
+            let Some((_, id)) = part.waiting.pop_front() else { return };
             self.end_wait(id, status, 0);
         }
     }

@@ -205,14 +205,7 @@ pub(crate) fn any_request() -> impl Strategy<Value = ClientRequest> {
                 secret: ServerSecret(secret),
             }
         ),
-        (any::<(u32, u32, u64)>(), any::<Vec<u8>>()).prop_map(
-            |((table, partition, first), values)| Request::SetRows {
-                table: TableId(table),
-                partition: PartitionId(partition),
-                first,
-                values: Blob(values),
-            }
-        ),
+        any_rows(),
         Just(Request::CoordinatorStatus {}),
         coordination::any_operation().prop_map(|operation| Request::Operate { operation }),
         Just(Request::Checksums {}),
@@ -224,6 +217,28 @@ pub(crate) fn any_request() -> impl Strategy<Value = ClientRequest> {
             rank: WorkerRank(rank),
             incarnation: Incarnation(incarnation),
         }),
+    ]
+}
+
+fn any_rows() -> impl Strategy<Value = ClientRequest> {
+    use ClientRequest as Request;
+    prop_oneof![
+        (any::<(u32, u32, u64)>(), any::<Vec<u8>>()).prop_map(
+            |((table, partition, first), values)| Request::SetRows {
+                table: TableId(table),
+                partition: PartitionId(partition),
+                first,
+                values: Blob(values),
+            }
+        ),
+        (any::<(u32, u32, bool)>(), any::<Vec<u8>>()).prop_map(
+            |((table, partition, with_state), rows)| Request::SetKeys {
+                table: TableId(table),
+                partition: PartitionId(partition),
+                with_state,
+                rows: Blob(rows),
+            }
+        ),
     ]
 }
 

@@ -1,0 +1,48 @@
+//! Rows set from outside, by a record at the head: replicas get them as they get pushes.
+
+use windlass_wire::{Durability, PartitionId, TableId};
+
+use super::build::SYNC;
+use crate::{
+    persist::{frame::Kind, record::Shape},
+    shard::{Shard, command::Answer, image::SET, set_rows::SetError},
+};
+
+impl Shard {
+    /// Whether rows of a partition may be set here now: at the head of its chain.
+    pub(in crate::shard) fn check_head(&self, partition: PartitionId) -> Result<(), SetError> {
+        let Some(chain) = &self.chain else { return Ok(()) };
+        let led = chain.part(partition).filter(|part| part.replica.is_head() && !part.broken);
+        if led.is_none() || chain.disk.has_failed() || self.is_chain_full() {
+            return Err(SetError::Moved);
+        }
+        Ok(())
+    }
+
+    /// Appends the entries to a chain that is led here; the answer comes once every replica has them.
+    pub(in crate::shard) fn append_set(
+        &mut self,
+        (table, partition): (TableId, PartitionId),
+        entries: &[u8],
+        answer: Answer<(), SetError>,
+    ) {
+        let schema = self.tables.get(&table).map(|table| table.entry.schema.durability);
+        let tag = SET | if schema == Some(Durability::Sync {}) { SYNC } else { 0 };
+        let shape = Shape { delta_bytes: entries.len(), ..Shape::default() };
+        let part = self.chain.as_mut().and_then(|chain| chain.part_mut(partition));
+        if let Some(part) = part {
+            part.setting.push_back((part.replica.log().last().next(), answer));
+        }
+        let appended =
+            self.append_small(partition, (table, Kind::Engine, tag), shape, &[], |record| {
+                record.delta().copy_from_slice(entries);
+            });
+        if appended.is_none()
+            && let Some(part) = self.chain.as_mut().and_then(|chain| chain.part_mut(partition))
+            && let Some((_, answer)) = part.setting.pop_back()
+        {
+            // An asker that is gone needs no answer.
+            let _ = answer.send(Err(SetError::Moved));
+        }
+    }
+}

@@ -29,7 +29,7 @@ pub struct PartitionChecksum {
     pub checksum: u64,
 }
 
-/// Sums that were asked for.
+/// Sums that were asked for: those under way and those that come after them, whoever asks meanwhile.
 #[derive(Debug, Default)]
 pub(super) struct Checksums {
     asked: VecDeque<Asked>,
@@ -37,7 +37,7 @@ pub(super) struct Checksums {
 
 #[derive(Debug)]
 struct Asked {
-    answer: Answer<Vec<PartitionChecksum>>,
+    answers: Vec<Answer<Vec<PartitionChecksum>>>,
     /// Partitions still to be summed, the next one last.
     left: Vec<PartitionId>,
     sums: Vec<PartitionChecksum>,
@@ -66,9 +66,27 @@ pub(super) fn ask_checksums(shard: &mut Shard, answer: Answer<Vec<PartitionCheck
         return;
     };
     let readable = chain.parts.iter().flatten().filter(|part| part.replica.is_readable());
-    let left = readable.map(|part| part.partition).rev().collect();
-    let (sums, bytes) = (Vec::new(), Vec::new());
-    chain.checksums.asked.push_back(Asked { answer, left, sums, under: None, bytes });
+    chain.checksums.ask(answer, readable.map(|part| part.partition).rev());
+}
+
+impl Checksums {
+    /// Has partitions summed, the last one first, unless that is to begin for another asker.
+    fn ask(
+        &mut self,
+        answer: Answer<Vec<PartitionChecksum>>,
+        partitions: impl Iterator<Item = PartitionId>,
+    ) {
+        match self.asked.get_mut(1) {
+            Some(next) => next.answers.push(answer),
+            None => self.asked.push_back(Asked {
+                answers: vec![answer],
+                left: partitions.collect(),
+                sums: Vec::new(),
+                under: None,
+                bytes: Vec::new(),
+            }),
+        }
+    }
 }
 
 /// Does a turn's part of what was asked for. Returns whether there was any.
@@ -79,7 +97,10 @@ pub(in crate::shard) fn sum_some(shard: &mut Shard) -> bool {
     while room > 0 {
         let next = || asked.left.pop().map(|partition| Sum::begin(shard, partition, 1));
         let Some(mut sum) = asked.under.take().or_else(next) else {
-            let _ = asked.answer.send(Ok(asked.sums));
+            for answer in asked.answers {
+                // An asker that is gone needs no answer.
+                let _ = answer.send(Ok(asked.sums.clone()));
+            }
             return true;
         };
         let Some(lsn) = lsn_of(shard, sum.partition) else { continue };
@@ -179,4 +200,21 @@ fn row_sum(seed: u64, key: u64, bytes: &[u8]) -> u64 {
         word[..chunk.len()].copy_from_slice(chunk);
         mix(sum ^ u64::from_le_bytes(word))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_asks_while_another_waits_shares_its_sums() {
+        let mut checksums = Checksums::default();
+        for _ in 0..100 {
+            let (answer, _) = crossbeam::channel::bounded(1);
+            checksums.ask(answer, [PartitionId(2), PartitionId(1)].into_iter());
+        }
+        let askers: Vec<_> = checksums.asked.iter().map(|asked| asked.answers.len()).collect();
+        assert_eq!(askers, [1, 99], "what is under way may be of before the second was asked for");
+        assert!(checksums.asked.iter().all(|asked| asked.left == [PartitionId(2), PartitionId(1)]));
+    }
 }

@@ -9,6 +9,7 @@ pub mod data;
 pub mod drill;
 pub mod element;
 pub mod metrics;
+pub mod plan;
 pub mod process;
 pub mod remote;
 pub mod replicas;

@@ -50,6 +50,13 @@ pub fn limit() -> usize {
     usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
+/// To how many that can be raised, without more rights.
+#[must_use]
+pub fn limit_hard() -> usize {
+    let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
 /// Whether an operation failed because the process or the system has no descriptor left.
 #[must_use]
 pub fn are_exhausted(error: &io::Error) -> bool {

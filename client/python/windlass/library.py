@@ -252,7 +252,12 @@ class Library:
         self.path = path
         library = ctypes.CDLL(path)
         for name, arguments in _FUNCTIONS.items():
-            function = getattr(library, f"windlass_{name}")
+            try:
+                function = getattr(library, f"windlass_{name}")
+            except AttributeError as error:
+                raise ImportError(
+                    f"{path} has no windlass_{name}: it is not of this package's version"
+                ) from error
             function.argtypes = arguments
             function.restype = c_int32
             setattr(self, name, function)

@@ -1,5 +1,6 @@
-//! `windlass cluster {status,map,join,leave,drain,rebalance,fail,accept-loss}`.
+//! `windlass cluster {status,map,plan,join,leave,drain,rebalance,fail,accept-loss}`.
 
+mod plan;
 mod result;
 
 use std::{
@@ -48,6 +49,9 @@ pub(crate) enum ClusterCommand {
         #[command(flatten)]
         connection: ControlArguments,
     },
+    /// Say what a cluster of some size would take of each machine, before it is started
+    #[command(after_help = plan::HELP)]
+    Plan(plan::PlanArguments),
     /// Take a draining server back, and wait until copies are where they should be. New servers join
     /// by `windlass serve --coordinator`
     #[command(after_help = CHANGE_HELP)]
@@ -128,6 +132,7 @@ pub(crate) fn run(command: &ClusterCommand, output: Output) -> Result<(), Failur
             let map = MapResult::new(&connect(connection)?.map().map_err(failure)?);
             output.result(&map, || map.to_text())
         }
+        ClusterCommand::Plan(arguments) => plan::run(arguments, output),
         ClusterCommand::Join(arguments) => {
             let server = ServerId(arguments.server);
             let mut change = Change::new("join", &arguments.connection, arguments.patience)?;

@@ -1,0 +1,147 @@
+//! `windlass cluster plan` beside what real processes open.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use std::{
+    fs,
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use support::{Server, fails, folder, json};
+use windlass_client::{Client, ClientOptions, Provider, PushOptions, TableSchema};
+use windlass_wire::DataType;
+
+const SHARDS: &str = "4";
+const ROWS: u32 = 10_000;
+
+fn plan(folder: &Path, arguments: &[&str]) -> Value {
+    json(folder, &[&["cluster", "plan", "--json"], arguments].concat())
+}
+
+fn open_files(process: u32) -> u64 {
+    fs::read_dir(format!("/proc/{process}/fd")).unwrap().count() as u64
+}
+
+/// What is planned is enough, and not much more than what is used.
+fn suits(planned: &Value, used: u64) {
+    let planned = planned.as_u64().unwrap();
+    assert!(used <= planned && planned <= used + used / 4, "planned {planned}, used {used}");
+}
+
+/// Held by each test: one counts the files of its own process.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[test]
+fn a_plan_counts_what_a_server_and_its_workers_open() {
+    let _alone = alone();
+    let folder = folder();
+    for (provider, workers) in [(Provider::Shm {}, 1), (Provider::Tcp {}, 3)] {
+        let server = Server::start(folder.path(), &["--shards", SHARDS]);
+        let own = open_files(std::process::id());
+        let options = ClientOptions { providers: vec![provider], ..ClientOptions::default() };
+        let clients: Vec<Client> = (0..workers)
+            .map(|_| Client::connect_with(&server.address, options.clone()).unwrap())
+            .collect();
+        let schema = TableSchema::dense(DataType::F32, ROWS.into(), 1);
+        let values = vec![1.0_f32; ROWS as usize];
+        for client in &clients {
+            let table = client.create_table::<f32>("rows", &schema).unwrap();
+            table.push(0..ROWS.into(), &values, &PushOptions::default()).unwrap().wait().unwrap();
+        }
+        let workers = workers.to_string();
+        let planned = plan(
+            folder.path(),
+            &[
+                "--workers",
+                &workers,
+                "--servers",
+                "1",
+                "--shards",
+                SHARDS,
+                "--transport",
+                provider.name(),
+            ],
+        );
+        assert_eq!(planned["worker"]["links"], 4);
+        assert_eq!(planned["server"]["links"], 4 * clients.len());
+        suits(&planned["server"]["open_files"], open_files(server.process()));
+        let each = (open_files(std::process::id()) - own) / clients.len() as u64;
+        suits(&planned["worker"]["open_files"], each);
+    }
+}
+
+#[test]
+fn a_plan_counts_what_servers_open_for_each_other() {
+    let _alone = alone();
+    let folder = folder();
+    for transport in ["shm", "tcp"] {
+        let base = ["--shards", SHARDS, "--transports", transport];
+        let first = Server::start(folder.path(), &[&base[..], &["--replicas", "3"]].concat());
+        let joined = [&base[..], &["--coordinator", &first.address]].concat();
+        let others = [(); 2].map(|()| Server::start(folder.path(), &joined));
+        let planned = plan(
+            folder.path(),
+            &[
+                "--workers",
+                "1",
+                "--servers",
+                "3",
+                "--shards",
+                SHARDS,
+                "--replicas",
+                "3",
+                "--transport",
+                transport,
+            ],
+        );
+        assert_eq!(planned["server"]["peer_links"], 16);
+        let servers = [&first, &others[0], &others[1]];
+        let planned = planned["server"]["open_files"].as_u64().unwrap();
+        // Links come after the map.
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let most =
+                servers.map(|server| open_files(server.process())).into_iter().max().unwrap();
+            assert!(most <= planned, "planned {planned}, used {most}");
+            if most * 3 / 2 > planned {
+                break;
+            }
+            assert!(Instant::now() < deadline, "planned {planned}, used {most}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+#[test]
+fn a_plan_says_what_has_to_be_changed() {
+    let _alone = alone();
+    let folder = folder();
+    let sizes = ["--workers", "1000", "--servers", "200", "--shards", "16", "--replicas", "3"];
+    let whole = plan(folder.path(), &sizes);
+    assert_eq!((&whole["partitions"], &whole["empty_shards"]), (&16_384.into(), &0.into()));
+    assert_eq!(whole["worker"]["links"], 3_200);
+    let advice = whole["advice"].to_string();
+    assert!(advice.contains("queue pairs") && advice.contains("ulimit -l"), "{advice}");
+    let sparse = plan(folder.path(), &[&sizes[..], &["--partitions", "256"]].concat());
+    let advice = sparse["advice"].to_string();
+    assert!(advice.contains("hold nothing: found the cluster with --partitions 16384"), "{advice}");
+    assert!(sparse["empty_shards"].as_u64().unwrap() >= 3_200 - 3 * 256);
+
+    let wrong = |arguments: &[&str]| {
+        fails(folder.path(), 2, &[&["cluster", "plan", "--workers", "1"], arguments].concat())
+    };
+    assert!(wrong(&["--servers", "0"]).contains("at least one of each"));
+    assert!(
+        wrong(&["--servers", "2", "--replicas", "3"]).contains("3 copies need as many servers")
+    );
+    assert!(wrong(&["--servers", "2", "--partitions", "100"]).contains("use a power of two"));
+    assert!(wrong(&["--servers", "2", "--transport", "ipx"]).contains("verbs, shm or tcp"));
+}

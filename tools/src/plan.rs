@@ -1,20 +1,15 @@
 //! What a cluster of some size takes of each of its machines: links, open files and memory, counted by the
 //! cluster's own placement. Nothing is connected to.
 
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Serialize};
 use windlass_engine::limits::MAILBOX_RING_LEN;
 use windlass_replication::Ring;
 use windlass_wire::{
-    ClusterMap, Epoch, Incarnation, PartitionId, ServerEntry, ServerId, ShardId,
+    ClusterMap, Epoch, Incarnation, ServerEntry, ServerId,
     codec::Wire,
     control::Provider,
-    map::{Chain, PARTITIONS_MAX, ServerState, shard_of},
+    map::{Chain, PARTITIONS_MAX, ServerState, suitable_partitions},
 };
-
-/// Fewer partitions than this for each shard leave some shards with far more than others.
-const PARTITIONS_PER_SHARD: u32 = 4;
 
 /// Above this many queue pairs at one server, network cards begin to miss their caches.
 const QUEUE_PAIRS_MANY: u64 = 4096;
@@ -55,7 +50,7 @@ pub struct Plan {
     /// Partitions.
     pub partitions: u32,
     /// Shards of the cluster that no partition is placed on.
-    pub empty_shards: u32,
+    pub empty_shards: u64,
     /// Bytes of the cluster's map, which each process gets and keeps.
     pub map_bytes: u64,
     /// Of each worker.
@@ -143,18 +138,11 @@ impl Plan {
         if u32::from(replicas) > servers {
             return Err(PlanError::Replicas { replicas, servers });
         }
-        let partitions = options.partitions.unwrap_or_else(|| suitable(servers, shards));
+        let partitions = options.partitions.unwrap_or_else(|| suitable_partitions(servers, shards));
         if !partitions.is_power_of_two() || partitions > PARTITIONS_MAX {
             return Err(PlanError::Partitions { partitions });
         }
         let map = place(options, partitions);
-        let held = |server: ServerId| -> BTreeSet<ShardId> {
-            let numbered = (0..).map(PartitionId).zip(&map.chains);
-            numbered
-                .filter(|(_, chain)| chain.servers.contains(&server))
-                .map(|(partition, _)| shard_of(partition, shards))
-                .collect()
-        };
         let link_files = files_of_a_link(transport);
         let ring = u64::from(MAILBOX_RING_LEN);
         let mut plan = Self {
@@ -164,7 +152,7 @@ impl Plan {
             shards,
             replicas,
             partitions,
-            empty_shards: 0,
+            empty_shards: map.idle_shards() as u64,
             map_bytes: map.to_bytes().len() as u64,
             worker: Share::default(),
             server: Share::default(),
@@ -175,8 +163,7 @@ impl Plan {
             advice: Vec::new(),
         };
         for server in map.servers.iter().map(|entry| entry.id) {
-            let used = held(server).len() as u64;
-            plan.empty_shards += u32::from(shards) - u32::try_from(used).unwrap_or(0);
+            let used = map.shards_used(server).len() as u64;
             plan.worker.links += used;
             let peers = if replicas > 1 { map.peers_of(server).len() as u64 } else { 0 };
             let peer_links = PEER_LINKS * peers * u64::from(shards);
@@ -208,7 +195,7 @@ impl Plan {
     }
 
     fn advise(&mut self) {
-        let wanted = suitable(self.servers, self.shards);
+        let wanted = suitable_partitions(self.servers, self.shards);
         if self.empty_shards > 0 && wanted > self.partitions {
             self.advice.push(format!(
                 "{} of {} shards hold nothing: found the cluster with --partitions {wanted}",
@@ -258,12 +245,6 @@ impl Share {
         self.open_files = self.open_files.max(other.open_files);
         self.ring_bytes = self.ring_bytes.max(other.ring_bytes);
     }
-}
-
-/// As many partitions as suit so many shards, and at least as many as a cluster has by default.
-fn suitable(servers: u32, shards: u16) -> u32 {
-    let wanted = servers.saturating_mul(u32::from(shards)).saturating_mul(PARTITIONS_PER_SHARD);
-    wanted.clamp(64, PARTITIONS_MAX).next_power_of_two()
 }
 
 /// The map that a coordinator would found such a cluster with.

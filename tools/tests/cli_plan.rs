@@ -145,3 +145,25 @@ fn a_plan_says_what_has_to_be_changed() {
     assert!(wrong(&["--servers", "2", "--partitions", "100"]).contains("use a power of two"));
     assert!(wrong(&["--servers", "2", "--transport", "ipx"]).contains("verbs, shm or tcp"));
 }
+
+/// By default no shard is idle; whoever asks for fewer partitions is told while the cluster is empty.
+#[test]
+fn a_cluster_is_founded_with_partitions_for_all_its_shards() {
+    let _alone = alone();
+    let folder = folder();
+    let status = |server: &Server| {
+        json(folder.path(), &["cluster", "status", "--json", "--connect", &server.address])
+    };
+    let wide = Server::start_limited(folder.path(), 4096, &["--shards", "20"]);
+    assert_eq!(status(&wide)["partitions"], 128);
+    drop(wide);
+    assert!(
+        !fs::read_to_string(folder.path().join("server.log")).unwrap().contains("no partition")
+    );
+    let few = ["--shards", "20", "--partitions", "16"];
+    let few = Server::start_limited(folder.path(), 4096, &few);
+    assert_eq!(status(&few)["partitions"], 16);
+    drop(few);
+    let log = fs::read_to_string(folder.path().join("server.log")).unwrap();
+    assert!(log.contains("shards hold no partition") && log.contains("wanted=128"), "{log}");
+}

@@ -27,6 +27,7 @@ use super::{
     lead::Lead,
     members::{Members, shared},
     operator::Operations,
+    status,
     store::{Catalogue, Item, Kept},
     tables::Tables,
 };
@@ -277,8 +278,12 @@ impl Machine {
     }
 
     fn publish(&mut self, epoch: Epoch) {
+        let was_founded = self.is_founded();
         self.map = Arc::new(wire_map(self.coordinator.map()));
         tracing::info!(epoch = epoch.0, "a new map");
+        if !was_founded && self.is_founded() {
+            status::note_idle_shards(&self.map);
+        }
         let order = shared(0, Instruction::InstallMap { map: self.map.as_ref().clone() });
         let connections: Vec<u64> = self.members.iter().map(|(at, _)| at).collect();
         for connection in connections {

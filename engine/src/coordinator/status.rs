@@ -3,8 +3,9 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use windlass_wire::{
-    ServerId, TableId,
+    ClusterMap, ServerId, TableId,
     coordination::{CoordinatorStatus, EmptiedTable},
+    map::suitable_partitions,
 };
 
 use super::machine::Machine;
@@ -43,5 +44,20 @@ impl Machine {
             copies_under_way: u32::try_from(copies).unwrap_or(u32::MAX),
             map: self.map.as_ref().clone(),
         }
+    }
+}
+
+/// Says that shards hold nothing, while nothing is lost by founding the cluster anew: its partitions are fixed.
+pub(super) fn note_idle_shards(map: &ClusterMap) {
+    let idle = map.idle_shards();
+    if idle > 0 {
+        let shards = map.servers.iter().map(|entry| entry.shard_count).max().unwrap_or(1);
+        let servers = u32::try_from(map.servers.len()).unwrap_or(u32::MAX);
+        tracing::warn!(
+            idle,
+            partitions = map.partition_count(),
+            wanted = suitable_partitions(servers, shards),
+            "shards hold no partition: found the cluster anew with as many --partitions as are wanted, or fewer shards"
+        );
     }
 }

@@ -16,7 +16,7 @@ use windlass_engine::{
     server::{Server, ServerConfig, ShardThread, StartError},
 };
 use windlass_transport::descriptors;
-use windlass_wire::control::Provider;
+use windlass_wire::{control::Provider, map::suitable_partitions};
 
 use super::{
     ExitStatus, Failure, Output, size,
@@ -82,9 +82,10 @@ pub(crate) struct Arguments {
     /// copy of each; with more copies they always do
     #[arg(long, conflicts_with = "coordinator")]
     movable: bool,
-    /// Partitions of a new cluster, a power of two; fixed for its life
-    #[arg(long, value_name = "N", default_value_t = ServerConfig::default().partitions, conflicts_with = "coordinator")]
-    partitions: u32,
+    /// Partitions of a new cluster, a power of two; fixed for its life [default: 64, or four for each
+    /// shard of its --servers, if that is more]
+    #[arg(long, value_name = "N", conflicts_with = "coordinator")]
+    partitions: Option<u32>,
     /// How long a new cluster remembers clients that are gone, such as 30min; fixed for its life. A client
     /// gives up a push that had no answer for half of that
     #[arg(long, value_name = "TIME", value_parser = super::span::parse_ms, default_value = "1h", conflicts_with = "coordinator")]
@@ -216,6 +217,7 @@ fn config(arguments: &Arguments) -> Result<ServerConfig, Failure> {
             ),
         ));
     }
+    let servers = arguments.servers.unwrap_or(u32::from(arguments.replicas));
     let config = ServerConfig {
         listen,
         advertise: arguments.advertise.clone(),
@@ -224,11 +226,13 @@ fn config(arguments: &Arguments) -> Result<ServerConfig, Failure> {
         shards: arguments.shards,
         cores: arguments.cores.clone(),
         thread: None,
-        partitions: arguments.partitions,
+        partitions: arguments
+            .partitions
+            .unwrap_or_else(|| suitable_partitions(servers, arguments.shards)),
         replicas: arguments.replicas,
         movable: arguments.movable,
         session_expiry_ms: arguments.session_expiry,
-        expected_servers: arguments.servers.unwrap_or(u32::from(arguments.replicas)),
+        expected_servers: servers,
         coordinators: arguments.coordinator.iter().map(|at| without_scheme(at)).collect(),
         providers: arguments.transports.clone(),
         spin_us: arguments.spin_us,

@@ -12,6 +12,19 @@ use crate::{
 /// Most partitions of a cluster; always a power of two.
 pub const PARTITIONS_MAX: u32 = 1 << 14;
 
+/// Fewer partitions than this for each shard would give some shards far more than others.
+const PARTITIONS_PER_SHARD: u32 = 4;
+
+/// Fewest partitions that a cluster is founded with unless told otherwise: it may grow.
+pub const PARTITIONS_USUAL: u32 = 64;
+
+/// As many partitions as suit a new cluster of so many servers and shards of each.
+#[must_use]
+pub fn suitable_partitions(servers: u32, shards: u16) -> u32 {
+    let wanted = servers.saturating_mul(u32::from(shards)).saturating_mul(PARTITIONS_PER_SHARD);
+    wanted.clamp(PARTITIONS_USUAL, PARTITIONS_MAX).next_power_of_two()
+}
+
 /// Each server listens to so many on either side of it in a circle of those in force, even if it shares no
 /// chain with them: where two have trouble with each other, somebody else can say with which of them.
 const WITNESSES: usize = 2;
@@ -159,6 +172,24 @@ impl ClusterMap {
         peers
     }
 
+    /// The shards of a server that hold partitions.
+    #[must_use]
+    pub fn shards_used(&self, server: ServerId) -> BTreeSet<ShardId> {
+        let count = self.server(server).map_or(1, |entry| entry.shard_count);
+        let numbered = (0..).map(PartitionId).zip(&self.chains);
+        let held = numbered.filter(|(_, chain)| chain.servers.contains(&server));
+        held.map(|(partition, _)| shard_of(partition, count)).collect()
+    }
+
+    /// How many shards of all servers hold nothing.
+    #[must_use]
+    pub fn idle_shards(&self) -> usize {
+        let idle = |entry: &ServerEntry| {
+            usize::from(entry.shard_count).saturating_sub(self.shards_used(entry.id).len())
+        };
+        self.servers.iter().map(idle).sum()
+    }
+
     /// The head of a partition's chain, which takes its pushes.
     #[must_use]
     #[inline]
@@ -295,6 +326,38 @@ mod tests {
                 assert_eq!(covered, rows, "table {table} with {rows} rows");
             }
         }
+    }
+
+    #[test]
+    fn shards_without_partitions_are_counted() {
+        let entry = |id| ServerEntry {
+            id: ServerId(id),
+            incarnation: Incarnation(1),
+            address: String::new(),
+            shard_count: 3,
+            state: ServerState::Up,
+        };
+        let chain = |ids: &[u32]| Chain {
+            servers: ids.iter().copied().map(ServerId).collect(),
+            ..Chain::default()
+        };
+        let map = ClusterMap {
+            servers: vec![entry(1), entry(2)],
+            chains: vec![chain(&[1]), chain(&[2, 1]), chain(&[2]), chain(&[1])],
+            ..Default::default()
+        };
+        assert_eq!(map.shards_used(ServerId(1)), [ShardId(0), ShardId(1)].into());
+        assert_eq!(map.shards_used(ServerId(2)), [ShardId(1), ShardId(2)].into());
+        assert_eq!(map.idle_shards(), 2);
+    }
+
+    #[test]
+    fn partitions_suit_servers_and_shards() {
+        let sizes = [(1, 1, 64), (1, 16, 64), (4, 16, 256), (3, 8, 128), (200, 16, 16_384)];
+        for (servers, shards, partitions) in sizes {
+            assert_eq!(suitable_partitions(servers, shards), partitions, "{servers} x {shards}");
+        }
+        assert_eq!(suitable_partitions(u32::MAX, u16::MAX), PARTITIONS_MAX);
     }
 
     #[test]

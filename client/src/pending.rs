@@ -5,7 +5,8 @@ use std::{fmt, marker::PhantomData};
 use windlass_wire::Timestamp;
 
 use crate::{
-    core::{RequestId, TableIndex},
+    config::PullOptions,
+    core::{Core, RequestId, TableIndex},
     element::Element,
     error::RequestError,
     order::Order,
@@ -76,8 +77,8 @@ pub struct PendingPull<T: Element> {
     id: RequestId,
     table: TableIndex,
     value_count: usize,
-    /// How the keys were sorted, if they had to be: in a box, because few had.
-    order: Option<Box<Order>>,
+    /// What more there is to do for its keys, if anything: in a box, because for few there is.
+    detour: Option<Box<Detour>>,
     /// The push that came before, whose failure is this one's.
     pushed: Option<RequestId>,
     claimed: bool,
@@ -96,16 +97,16 @@ impl<T: Element> PendingPull<T> {
             id,
             table,
             value_count,
-            order: None,
+            detour: None,
             pushed: None,
             claimed: false,
             element: PhantomData,
         }
     }
 
-    /// The pull of keys that were sorted first.
-    pub(crate) fn in_order(mut self, order: Option<Order>) -> Self {
-        self.order = order.map(Box::new);
+    /// The pull of keys for which more is to be done.
+    pub(crate) fn by(mut self, detour: Option<Detour>) -> Self {
+        self.detour = detour.map(Box::new);
         self
     }
 
@@ -142,13 +143,49 @@ impl<T: Element> PendingPull<T> {
             core.wait_for(pushed)?;
         }
         self.claimed = true;
-        let Some(order) = &self.order else {
+        let Some(detour) = &self.detour else {
             return core.claim(self.table, self.id, bytemuck::cast_slice_mut(into));
         };
         let width = core.tables[self.table.0].entry.schema.width as usize;
+        let Some(order) = &detour.order else {
+            return detour.claim(&mut core, (self.table, self.id), width, into);
+        };
         let mut rows = vec![T::default(); order.keys().len() * width];
-        core.claim(self.table, self.id, bytemuck::cast_slice_mut(&mut rows))?;
+        detour.claim(&mut core, (self.table, self.id), width, &mut rows)?;
         order.expand(&rows, width, into);
+        Ok(())
+    }
+}
+
+/// What a pull does besides waiting for its request.
+#[derive(Debug)]
+pub(crate) struct Detour {
+    /// How the keys were sorted, if they had to be.
+    pub(crate) order: Option<Order>,
+    /// The last of the sorted keys, for which there is no room in one request.
+    pub(crate) rest: Vec<u64>,
+    pub(crate) options: PullOptions,
+}
+
+impl Detour {
+    /// Waits for the request's rows, then pulls those of the other keys.
+    fn claim<T: Element>(
+        &self,
+        core: &mut Core,
+        (table, id): (TableIndex, RequestId),
+        width: usize,
+        rows: &mut [T],
+    ) -> Result<(), RequestError> {
+        let (first, rest) = rows.split_at_mut(rows.len() - self.rest.len() * width);
+        core.claim(table, id, bytemuck::cast_slice_mut(first))?;
+        if self.rest.is_empty() {
+            return Ok(());
+        }
+        // What the request came after is over.
+        let options = PullOptions { after: None, ..self.options };
+        let rest = bytemuck::cast_slice_mut(rest);
+        let is_sorted = core.pull_keys_into(table, &self.rest, &options, rest)?;
+        assert!(is_sorted, "the keys are sorted");
         Ok(())
     }
 }

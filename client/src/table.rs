@@ -10,7 +10,7 @@ use crate::{
     element::Element,
     error::{RequestError, TableError},
     order::Order,
-    pending::{PendingPull, PendingPush},
+    pending::{Detour, PendingPull, PendingPush},
     prepared::Prepared,
     rows::Rows,
     shared::SharedCore,
@@ -160,7 +160,8 @@ impl<T: Element> Table<T> {
         Ok(PendingPush::new(&self.core, id, Some(values)))
     }
 
-    /// Starts a pull. A dense range is read one-sided, without the server's processor.
+    /// Starts a pull. A dense range is read one-sided, without the server's processor. Of more rows than half the
+    /// client's staging area takes the last ones are asked for when the pull is waited for.
     ///
     /// # Errors
     /// When keys are not valid, or the server is gone.
@@ -170,10 +171,10 @@ impl<T: Element> Table<T> {
         options: &PullOptions,
     ) -> Result<PendingPull<T>, RequestError> {
         let rows = rows.into();
-        let (id, order) = self.start_pull(&rows, options)?;
+        let (id, detour) = self.start_pull(&rows, options)?;
         let count = usize::try_from(rows.count()).unwrap_or(usize::MAX);
         let value_count = count.saturating_mul(self.width);
-        Ok(PendingPull::new(&self.core, id, self.index, value_count).in_order(order))
+        Ok(PendingPull::new(&self.core, id, self.index, value_count).by(detour))
     }
 
     /// Pulls rows into `into`, which has `width` values for each, and waits for them. The fastest
@@ -326,7 +327,7 @@ impl<T: Element> Table<T> {
         &self,
         rows: &RowSelection<'_>,
         options: &PullOptions,
-    ) -> Result<(u64, Option<Order>), RequestError> {
+    ) -> Result<(u64, Option<Detour>), RequestError> {
         let mut core = self.core.enter()?;
         let keys = match rows {
             RowSelection::Keys(keys) => keys,
@@ -336,11 +337,17 @@ impl<T: Element> Table<T> {
                 return core.pull_range(self.index, rows, options).map(|id| (id, None));
             }
         };
-        if let Some(id) = core.pull_keys(self.index, keys, options)? {
+        if core.keys_at_first(self.index, keys.len()) == keys.len()
+            && let Some(id) = core.pull_keys(self.index, keys, options)?
+        {
             return Ok((id, None));
         }
-        let order = Order::of(keys);
-        let id = core.pull_keys(self.index, order.keys(), options)?;
-        Ok((id.unwrap_or_else(|| unreachable!("the keys are sorted")), Some(order)))
+        let order = (!core.check_keys(self.index, keys)?).then(|| Order::of(keys));
+        let sorted = order.as_ref().map_or(*keys, Order::keys);
+        core.check_keys(self.index, sorted)?;
+        let (first, rest) = sorted.split_at(core.keys_at_first(self.index, sorted.len()));
+        let id = core.pull_keys(self.index, first, options)?;
+        let detour = Detour { rest: rest.to_vec(), order, options: *options };
+        Ok((id.unwrap_or_else(|| unreachable!("the keys are sorted")), Some(detour)))
     }
 }

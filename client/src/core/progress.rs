@@ -224,7 +224,7 @@ impl Core {
     pub(super) fn allocate_chunk(&mut self, len: u64) -> Result<Chunk, RequestError> {
         self.staging_region()?;
         let staging_len = self.memory.staging_len();
-        let limit = staging_len / 2;
+        let limit = self.staged_len_max();
         if len > limit as u64 {
             return Err(RequestError::TooLarge { len, limit, staging_len });
         }
@@ -236,6 +236,11 @@ impl Core {
             self.is_unquiet();
             self.wait_a_little(&mut patience).map_err(|error| self.blame_round(error))?;
         }
+    }
+
+    /// Most bytes of the staging area that one request takes.
+    pub(super) fn staged_len_max(&self) -> usize {
+        self.memory.staging_len() / 2
     }
 
     /// The staging area's region.

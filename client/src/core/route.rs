@@ -105,7 +105,7 @@ impl Core {
     }
 
     /// Checks a list of keys, and tells whether they ascend strictly: others have to be sorted first.
-    pub(super) fn check_keys(&self, table: TableIndex, keys: &[u64]) -> Result<bool, RequestError> {
+    pub(crate) fn check_keys(&self, table: TableIndex, keys: &[u64]) -> Result<bool, RequestError> {
         if self.tables[table.0].rows_lost {
             return Err(RequestError::RowsLost);
         }

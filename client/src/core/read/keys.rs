@@ -47,6 +47,16 @@ impl Core {
         Ok(true)
     }
 
+    /// With how many of so many keys a pull of them starts: what is pulled goes through the staging area. Of a pull
+    /// that does not fit it few do, so that others have room as long as nobody waits for it.
+    pub(crate) fn keys_at_first(&self, table: TableIndex, count: usize) -> usize {
+        let row_len = index(self.tables[table.0].row_len);
+        if count <= self.staged_len_max() / row_len {
+            return count;
+        }
+        (PIECE_LEN.min(self.memory.staging_len() / 8) / row_len).max(1)
+    }
+
     /// Whether reads of rows can overtake no push of this client: servers answer keys in order, so that
     /// those see what was pushed before.
     fn overtakes_nothing(&mut self, table: TableIndex, rows: RowRange) -> bool {

@@ -53,6 +53,16 @@
 #define WINDLASS_PULL_FROM_STRONG 2
 
 /**
+ * Bags are pooled by the sum of their rows.
+ */
+#define WINDLASS_POOL_SUM 0
+
+/**
+ * Bags are pooled by the mean of their rows: of floating-point types only.
+ */
+#define WINDLASS_POOL_MEAN 1
+
+/**
  * Keys and values of each row.
  */
 #define WINDLASS_SCAN_VALUES 0
@@ -993,6 +1003,22 @@ windlass_status windlass_start_pull_range(const struct windlass_table *table,
 windlass_status windlass_finish_pull(struct windlass_pending_pull *pull,
                                      void *into,
                                      size_t value_count);
+
+/**
+ * Pulls bags of rows by key, pools each of them, and waits for that: `into` has room for value_count values, width
+ * for each bag. Bag b has the keys from offsets[b] up to, not including, offsets[b + 1]: so there are bag_count + 1
+ * `offsets`, which begin at 0, ascend and end at key_count. `pooling` is one of WINDLASS_POOL_*. A bag without keys is all
+ * zeros.
+ */
+windlass_status windlass_pull_bags(const struct windlass_table *table,
+                                   const uint64_t *keys,
+                                   size_t key_count,
+                                   const uint64_t *offsets,
+                                   size_t bag_count,
+                                   uint32_t pooling,
+                                   void *into,
+                                   size_t value_count,
+                                   const struct windlass_pull_options *options);
 
 /**
  * Closes a pull without waiting for its rows; NULL is allowed.

@@ -17,14 +17,22 @@ pub trait Element: bytemuck::Pod + Default + sealed::Sealed {
 
     /// The sum: of halves in f32 and rounded once, of integers modulo their size.
     fn sum(values: impl Iterator<Item = Self>) -> Self;
+
+    /// Whether there is a mean: of floating-point types.
+    const HAS_MEAN: bool;
+
+    /// The mean of so many values: of halves in f32 and rounded once; of integers their sum.
+    fn mean(values: impl Iterator<Item = Self>, count: usize) -> Self;
 }
 
 macro_rules! elements {
-    ($($type:ty => $dtype:ident, $finite:expr, $sum:expr);* $(;)?) => {$(
+    ($($type:ty => $dtype:ident, $finite:expr, $sum:expr, $mean:expr);* $(;)?) => {$(
         impl sealed::Sealed for $type {}
 
         impl Element for $type {
             const DTYPE: DataType = DataType::$dtype;
+
+            const HAS_MEAN: bool = DataType::$dtype.is_float();
 
             fn all_finite(values: &[Self]) -> bool {
                 // Without an early end, so that it is done many values at a time.
@@ -34,17 +42,24 @@ macro_rules! elements {
             fn sum(values: impl Iterator<Item = Self>) -> Self {
                 $sum(values)
             }
+
+            #[expect(clippy::cast_precision_loss, reason = "bags of fewer than 2^24 keys")]
+            fn mean(values: impl Iterator<Item = Self>, count: usize) -> Self {
+                $mean(values, count as f32)
+            }
         }
     )*};
 }
 
 elements!(
-    f32 => F32, f32::is_finite, Iterator::sum;
-    f64 => F64, f64::is_finite, Iterator::sum;
-    f16 => F16, f16::is_finite, |values| f16::from_f32(Iterator::map(values, f16::to_f32).sum());
-    bf16 => Bf16, bf16::is_finite, |values| bf16::from_f32(Iterator::map(values, bf16::to_f32).sum());
-    i8 => I8, |_| true, |values| Iterator::fold(values, 0, i8::wrapping_add);
-    i32 => I32, |_| true, |values| Iterator::fold(values, 0, i32::wrapping_add);
-    i64 => I64, |_| true, |values| Iterator::fold(values, 0, i64::wrapping_add);
-    u64 => U64, |_| true, |values| Iterator::fold(values, 0, u64::wrapping_add);
+    f32 => F32, f32::is_finite, Iterator::sum, |values, count| <Self as Element>::sum(values) / count;
+    f64 => F64, f64::is_finite, Iterator::sum, |values, count| <Self as Element>::sum(values) / f64::from(count);
+    f16 => F16, f16::is_finite, |values| f16::from_f32(Iterator::map(values, f16::to_f32).sum()),
+        |values, count| f16::from_f32(Iterator::map(values, f16::to_f32).sum::<f32>() / count);
+    bf16 => Bf16, bf16::is_finite, |values| bf16::from_f32(Iterator::map(values, bf16::to_f32).sum()),
+        |values, count| bf16::from_f32(Iterator::map(values, bf16::to_f32).sum::<f32>() / count);
+    i8 => I8, |_| true, |values| Iterator::fold(values, 0, i8::wrapping_add), |values, _| <Self as Element>::sum(values);
+    i32 => I32, |_| true, |values| Iterator::fold(values, 0, i32::wrapping_add), |values, _| <Self as Element>::sum(values);
+    i64 => I64, |_| true, |values| Iterator::fold(values, 0, i64::wrapping_add), |values, _| <Self as Element>::sum(values);
+    u64 => U64, |_| true, |values| Iterator::fold(values, 0, u64::wrapping_add), |values, _| <Self as Element>::sum(values);
 );

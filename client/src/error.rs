@@ -205,6 +205,22 @@ pub enum RequestError {
     /// A range was asked of a sparse table.
     #[error("a sparse table has no row ranges: name keys")]
     RangeOfSparse,
+    /// Offsets make no bags of the keys.
+    #[error(
+        "offsets of bags of {key_count} keys begin at 0, ascend and end at {key_count}: {what}"
+    )]
+    Offsets {
+        /// What is wrong with them.
+        what: std::borrow::Cow<'static, str>,
+        /// Number of keys.
+        key_count: usize,
+    },
+    /// The mean of bags of integers was asked for.
+    #[error("there is no mean of {dtype}: pool by the sum")]
+    MeanOfIntegers {
+        /// The table's.
+        dtype: DataType,
+    },
     /// A scan was asked of a dense table.
     #[error("a dense table has no keys to scan: pull ranges of its rows")]
     ScanOfDense,

@@ -22,6 +22,7 @@
 //! it there touches neither connection nor shared memory, and the parent goes on.
 #![deny(unsafe_code)]
 
+mod bags;
 mod client;
 mod config;
 mod core;
@@ -37,6 +38,7 @@ mod shared;
 mod table;
 mod watch;
 
+pub use bags::Pooling;
 pub use client::{Client, Counters};
 pub use windlass_transport::verbs::VerbsConfig;
 

@@ -84,6 +84,17 @@ impl Order {
         merged
     }
 
+    /// For each place in the list which of the keys stands there.
+    pub(crate) fn places(&self) -> Vec<u32> {
+        let mut places = vec![0; self.positions.len()];
+        for (group, key) in self.groups().zip(0..) {
+            for position in group {
+                places[*position as usize] = key;
+            }
+        }
+        places
+    }
+
     /// Gives each key of the list its row of `rows`, which are those of the keys.
     pub(crate) fn expand<T: Element>(&self, rows: &[T], width: usize, into: &mut [T]) {
         for (group, row) in self.groups().zip(rows.chunks_exact(width)) {

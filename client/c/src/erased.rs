@@ -7,12 +7,13 @@ use windlass_client::{
 };
 
 use crate::{
+    bags::ErasedBags,
     c_abi::{registered::Registered, scan::WindlassScanBatch, status::WindlassStatus},
     failure::Failure,
 };
 
 /// A table.
-pub(crate) trait ErasedTable {
+pub(crate) trait ErasedTable: ErasedBags {
     fn entry(&self) -> TableEntry;
     fn wait_for_workers(&self, count: u64) -> Result<(), Failure>;
     fn push(
@@ -268,7 +269,7 @@ pub(crate) fn typed<T: Element>(bytes: &[u8]) -> Result<&[T], Failure> {
     bytemuck::try_cast_slice(bytes).map_err(|_| misaligned::<T>())
 }
 
-fn typed_mut<T: Element>(bytes: &mut [u8]) -> Result<&mut [T], Failure> {
+pub(crate) fn typed_mut<T: Element>(bytes: &mut [u8]) -> Result<&mut [T], Failure> {
     if bytes.is_empty() {
         return Ok(&mut []);
     }

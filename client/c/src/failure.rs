@@ -82,9 +82,10 @@ impl From<RequestError> for Failure {
             RequestError::Length { .. } => WindlassStatus::WrongLength,
             RequestError::OutOfRange { .. } => WindlassStatus::OutOfRange,
             RequestError::RangeOfSparse => WindlassStatus::RangeOfSparse,
-            RequestError::ScanOfDense | RequestError::CursorOfAnother { .. } => {
-                WindlassStatus::InvalidArgument
-            }
+            RequestError::ScanOfDense
+            | RequestError::CursorOfAnother { .. }
+            | RequestError::Offsets { .. }
+            | RequestError::MeanOfIntegers { .. } => WindlassStatus::InvalidArgument,
             RequestError::NotFinite
             | RequestError::Filter(FilterRefusal::NotFinite | FilterRefusal::RowNotFinite) => {
                 WindlassStatus::NotFinite

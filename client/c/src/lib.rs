@@ -5,6 +5,7 @@
 //! not know that C exists. The header is `client/include/windlass.h`, written by a test.
 #![deny(unsafe_code)]
 
+mod bags;
 #[allow(unsafe_code)]
 pub mod c_abi;
 mod erased;

@@ -52,6 +52,15 @@ static void pushes_and_pulls(void)
     /* Nothing of nothing. */
     OK(windlass_push(table, NULL, 0, NULL, 0, NULL, &timestamp));
     OK(windlass_pull(table, NULL, 0, NULL, 0, NULL));
+    /* A bag of none, and one of two keys. */
+    uint64_t offsets[3] = {0, 0, 2};
+    double pooled[4] = {9, 9, 9, 9};
+    OK(windlass_pull_bags(table, keys, 2, offsets, 2, WINDLASS_POOL_SUM, pooled, 4, NULL));
+    EXPECT(pooled[0] == 0 && pooled[2] == values[0] + values[2]);
+    OK(windlass_pull_bags(table, keys, 2, offsets, 2, WINDLASS_POOL_MEAN, pooled, 4, NULL));
+    EXPECT(pooled[1] == 0 && pooled[3] == (values[1] + values[3]) / 2);
+    FAILS(INVALID_ARGUMENT, windlass_pull_bags(table, keys, 3, offsets, 2, 0, pooled, 4, NULL));
+    FAILS(INVALID_ARGUMENT, windlass_pull_bags(table, keys, 2, offsets, 2, 2, pooled, 4, NULL));
 
     schema_of(&schema, WINDLASS_DTYPE_F64, 0, 2);
     OK(windlass_create_table(client, "sparse pairs", &schema, &sparse));

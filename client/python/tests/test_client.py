@@ -545,3 +545,21 @@ def test_keys_in_any_order_and_again(client, name):
     prepared.values[:] = 1
     prepared.push().wait()
     numpy.testing.assert_array_equal(prepared.pull(), [[2, 2], [1, 1], [2, 2]])
+
+
+def test_bags_are_pooled(client, name):
+    table = client.create_table(name, width=2)
+    table.push([3, 9], numpy.array([[1, 2], [3, 5]], "float32")).wait()
+    keys, offsets = [9, 3, 9, 4], numpy.array([0, 2, 2, 4])
+    total = [[4, 7], [0, 0], [3, 5]]
+    numpy.testing.assert_array_equal(table.pull_bags(keys, offsets), total)
+    mean = table.pull_bags(keys, offsets, "mean")
+    numpy.testing.assert_array_equal(mean, [[2, 3.5], [0, 0], [1.5, 2.5]])
+    out = numpy.ones((3, 2), "float32")
+    assert table.pull_bags(numpy.array(keys), [0, 2, 2, 4], out=out) is out and (out == total).all()
+    assert table.pull_bags([], [0]).shape == (0, 2)
+    for wrong in ([0, 2, 1, 4], [0, 3], [1, 4], []):
+        with pytest.raises(ValueError):
+            table.pull_bags(keys, wrong)
+    with pytest.raises(ValueError):
+        table.pull_bags(keys, offsets, "max")

@@ -220,6 +220,7 @@ _FUNCTIONS = {
     "push_pull_range": [c_void_p, *_RANGE, *_PUSH_PULL],
     "pull": [c_void_p, *_KEYS, *_PULL],
     "pull_range": [c_void_p, *_RANGE, *_PULL],
+    "pull_bags": [c_void_p, *_KEYS, c_void_p, c_size_t, c_uint32, *_PULL],
     "start_pull": [c_void_p, *_KEYS, *_START],
     "start_pull_range": [c_void_p, *_RANGE, *_START],
     "finish_pull": [c_void_p, c_void_p, c_size_t],

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 #: that comes several times (a rule that assigns takes the last), and a pull brings its row to each of its places.
 Rows = Union[range, slice, Sequence[int], numpy.ndarray]
 
+_POOLING = ["sum", "mean"]
 _DURABILITY = ["memory", "interval", "sync"]
 _CONSISTENCY = ["eventual", "bounded", "sequential"]
 
@@ -231,6 +232,44 @@ class Table:
         out = self._out(out, (count, self.width))
         options = _pull_options(after, relaxed, replica, filters)
         library.call(function, self._open(), *arguments, out.ctypes.data, out.size, options)
+        return out
+
+    def pull_bags(
+        self,
+        keys: Union[Sequence[int], numpy.ndarray],
+        offsets: Union[Sequence[int], numpy.ndarray],
+        pooling: str = "sum",
+        out: Optional[numpy.ndarray] = None,
+        *,
+        after: int = 0,
+        replica: str = "tail",
+        filters: str = "",
+    ) -> numpy.ndarray:
+        """Pulls bags of rows and pools each of them: an array of shape (bags, width), or `out`.
+
+        Bag `b` has the keys from `offsets[b]` up to, not including, `offsets[b + 1]`, so that there is one
+        offset more than there are bags: they begin at 0, ascend and end at the number of keys. `pooling` is "sum" or
+        "mean", which integers have not. A bag without keys is all zeros. Keys come in any order and several times;
+        the row of each is pulled once. The other arguments are those of `pull`.
+        """
+        if pooling not in _POOLING:
+            raise ValueError(f"pooling is one of {', '.join(_POOLING)}, not {pooling!r}")
+        keys, offsets = _keys(keys), _keys(offsets)
+        if not offsets.size:
+            raise ValueError("offsets of bags begin at 0, so that there is one at least")
+        out = self._out(out, (offsets.size - 1, self.width))
+        library.call(
+            "pull_bags",
+            self._open(),
+            keys.ctypes.data,
+            keys.size,
+            offsets.ctypes.data,
+            offsets.size - 1,
+            _POOLING.index(pooling),
+            out.ctypes.data,
+            out.size,
+            _pull_options(after, False, replica, filters),
+        )
         return out
 
     def start_pull(

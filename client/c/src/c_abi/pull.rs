@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 
-use windlass_client::RowSelection;
+use windlass_client::{Pooling, RowSelection};
 
 use super::{
     arguments::{Handle, handle, keys as keys_of, out, take, values_mut},
@@ -134,6 +134,47 @@ pub unsafe extern "C" fn windlass_finish_pull(
             Some(pull) => pull.pull.wait_into(into),
             None => Err(Failure::null("pull")),
         }
+    })
+}
+
+/// Bags are pooled by the sum of their rows.
+pub const WINDLASS_POOL_SUM: u32 = 0;
+/// Bags are pooled by the mean of their rows: of floating-point types only.
+pub const WINDLASS_POOL_MEAN: u32 = 1;
+
+/// Pulls bags of rows by key, pools each of them, and waits for that: `into` has room for value_count values, width
+/// for each bag. Bag b has the keys from offsets[b] up to, not including, offsets[b + 1]: so there are bag_count + 1
+/// `offsets`, which begin at 0, ascend and end at key_count. `pooling` is one of WINDLASS_POOL_*. A bag without keys is all
+/// zeros.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn windlass_pull_bags(
+    table: *const WindlassTable,
+    keys: *const u64,
+    key_count: usize,
+    offsets: *const u64,
+    bag_count: usize,
+    pooling: u32,
+    into: *mut c_void,
+    value_count: usize,
+    options: *const WindlassPullOptions,
+) -> WindlassStatus {
+    guard(|| {
+        // SAFETY: the header's rules on pointers.
+        let keys = unsafe { keys_of(keys, key_count) }?;
+        // SAFETY: the same rules; there is one offset more than there are bags.
+        let offsets = unsafe { keys_of(offsets, bag_count.saturating_add(1)) }?;
+        let pooling = match pooling {
+            WINDLASS_POOL_SUM => Pooling::Sum,
+            WINDLASS_POOL_MEAN => Pooling::Mean,
+            _ => return Err(Failure::argument(format!("{pooling} is no WINDLASS_POOL_*"))),
+        };
+        // SAFETY: the header's rules on handles.
+        let table = unsafe { handle(table) }?;
+        // SAFETY: the header's rules on pointers.
+        let options = unsafe { pull_options(options) }?;
+        // SAFETY: the same rules.
+        let into = unsafe { values_mut(into, value_count, table.value_len) }?;
+        table.table.pull_bags((keys, offsets, pooling), into, &options)
     })
 }
 

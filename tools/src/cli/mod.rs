@@ -112,7 +112,7 @@ enum Command {
     Push(rows::PushArguments),
     /// Pull a few rows by hand
     Pull(rows::PullArguments),
-    /// Write dense tables into a .npy or .safetensors file
+    /// Write tables into a .npy or .safetensors file, or a folder of those
     Export(export::Arguments),
     /// Set tables' rows from a .npy or .safetensors file
     Import(import::Arguments),

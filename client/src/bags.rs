@@ -67,8 +67,10 @@ impl<T: Element> Table<T> {
             for (column, into) in into.iter_mut().enumerate() {
                 let values = bag.clone().map(|at| rows[row_at(at) * width + column]);
                 *into = match pooling {
-                    Pooling::Mean if count > 0 => T::mean(values, count),
-                    _ => T::sum(values),
+                    // The sum of no floating-point values is -0.
+                    _ if count == 0 => T::default(),
+                    Pooling::Mean => T::mean(values, count),
+                    Pooling::Sum => T::sum(values),
                 };
             }
         }

@@ -93,6 +93,10 @@ fn halves_are_pooled_in_f32_and_what_makes_no_bags_is_refused() {
     assert_eq!(pooled, [half(258.0)]);
     let pooled = table.pull_bags(&[2, 1], &[0, 0, 2, 2], Pooling::Mean, &options).unwrap();
     assert_eq!(pooled, [0.0, 128.25, 0.0].map(half));
+    for pooling in [Pooling::Sum, Pooling::Mean] {
+        let pooled = table.pull_bags(&[2, 1], &[0, 0, 2], pooling, &options).unwrap();
+        assert_eq!(pooled[0].to_bits(), 0, "zeros of a bag without keys are not negative");
+    }
     assert_eq!(table.pull_bags(&[], &[0], Pooling::Mean, &options).unwrap(), []);
     for (offsets, why) in [
         (&[][..], "there are none"),

@@ -29,7 +29,7 @@ _CONSISTENCY = ["eventual", "bounded", "sequential"]
 
 @dataclass(frozen=True)
 class Schema:
-    """What a table is. `rows` is None for a sparse table."""
+    """What a table was when it was opened. `rows` is None for a sparse table."""
 
     dtype: numpy.dtype
     #: The dtype's name in the command line and in errors, such as "bf16".

@@ -199,7 +199,11 @@ pub(crate) fn list_directory(directory: &Path) -> Result<Vec<Listed>, StorageErr
     let mut listed = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        let metadata = entry.metadata().map_err(failed)?;
+        let metadata = match entry.metadata() {
+            // Removed since it was read: shards that look into one directory at once try it out with a file.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            metadata => metadata.map_err(failed)?,
+        };
         if let (true, Ok(name)) = (metadata.is_file(), entry.file_name().into_string()) {
             listed.push(Listed { name, length: metadata.len() });
         }
@@ -298,5 +302,30 @@ impl Helper {
                 .get(file)
                 .map_or_else(|| format!("file {}", file.0), |(name, _)| name.clone()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_goes_while_its_directory_is_listed_is_no_failure() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, stop) = (directory.path(), std::sync::atomic::AtomicBool::new(false));
+        std::fs::write(path.join("stays"), "bytes").unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    std::fs::write(path.join("goes"), "").unwrap();
+                    std::fs::remove_file(path.join("goes")).unwrap();
+                }
+            });
+            let listed = (0..20_000).map(|_| list_directory(path)).find(|listed| {
+                listed.as_ref().map_or(true, |files| !files.iter().any(|file| file.name == "stays"))
+            });
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(listed.is_none(), "{listed:?}");
+        });
     }
 }

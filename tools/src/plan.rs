@@ -2,7 +2,7 @@
 //! cluster's own placement. Nothing is connected to.
 
 use serde::{Deserialize, Serialize};
-use windlass_engine::limits::MAILBOX_RING_LEN;
+use windlass_engine::limits::{MAILBOX_RING_LEN, SHARDS_MAX};
 use windlass_replication::Ring;
 use windlass_wire::{
     ClusterMap, Epoch, Incarnation, ServerEntry, ServerId,
@@ -10,6 +10,12 @@ use windlass_wire::{
     control::Provider,
     map::{Chain, PARTITIONS_MAX, ServerState, suitable_partitions},
 };
+
+/// Most workers that are planned for.
+const WORKERS_MAX: u32 = 1_000_000;
+
+/// More servers than partitions hold nothing.
+const SERVERS_MAX: u32 = PARTITIONS_MAX;
 
 /// Above this many queue pairs at one server, network cards begin to miss their caches.
 const QUEUE_PAIRS_MANY: u64 = 4096;
@@ -88,6 +94,16 @@ pub enum PlanError {
     /// There are no workers, servers, shards or copies.
     #[error("a cluster needs at least one of each: workers, servers, shards and replicas")]
     Nothing,
+    /// More of something than a cluster may have, or than can be planned.
+    #[error("{given} {what} are too many to plan: at most {most}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        given: u32,
+        /// The most.
+        most: u32,
+    },
     /// More copies than servers.
     #[error("{replicas} copies need as many servers, and there are {servers}")]
     Replicas {
@@ -135,6 +151,15 @@ impl Plan {
         if workers == 0 || servers == 0 || shards == 0 || replicas == 0 {
             return Err(PlanError::Nothing);
         }
+        for (what, given, most) in [
+            ("workers", workers, WORKERS_MAX),
+            ("servers", servers, SERVERS_MAX),
+            ("shards of a server", u32::from(shards), u32::from(SHARDS_MAX)),
+        ] {
+            if given > most {
+                return Err(PlanError::TooMany { what, given, most });
+            }
+        }
         if u32::from(replicas) > servers {
             return Err(PlanError::Replicas { replicas, servers });
         }
@@ -152,7 +177,7 @@ impl Plan {
             shards,
             replicas,
             partitions,
-            empty_shards: map.idle_shards() as u64,
+            empty_shards: 0,
             map_bytes: map.to_bytes().len() as u64,
             worker: Share::default(),
             server: Share::default(),
@@ -162,8 +187,8 @@ impl Plan {
             files_limit_hard: windlass_transport::descriptors::limit_hard() as u64,
             advice: Vec::new(),
         };
-        for server in map.servers.iter().map(|entry| entry.id) {
-            let used = map.shards_used(server).len() as u64;
+        for (server, held) in map.shards_used() {
+            let used = held.len() as u64;
             plan.worker.links += used;
             let peers = if replicas > 1 { map.peers_of(server).len() as u64 } else { 0 };
             let peer_links = PEER_LINKS * peers * u64::from(shards);
@@ -187,6 +212,7 @@ impl Plan {
             plan.total_ring_bytes += share.ring_bytes;
             plan.server.take_most(share);
         }
+        plan.empty_shards = plan.shard_count() - plan.worker.links;
         plan.worker.open_files = CLIENT_FILES + u64::from(servers) + link_files * plan.worker.links;
         plan.worker.ring_bytes = ring * plan.worker.links;
         plan.total_ring_bytes += u64::from(workers) * plan.worker.ring_bytes;
@@ -194,21 +220,20 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Shards of all servers.
+    fn shard_count(&self) -> u64 {
+        u64::from(self.servers) * u64::from(self.shards)
+    }
+
     fn advise(&mut self) {
         let wanted = suitable_partitions(self.servers, self.shards);
-        if self.empty_shards > 0 && wanted > self.partitions {
-            self.advice.push(format!(
-                "{} of {} shards hold nothing: found the cluster with --partitions {wanted}",
-                self.empty_shards,
-                self.servers * u32::from(self.shards),
-            ));
-        } else if self.empty_shards > 0 {
-            self.advice.push(format!(
-                "{} of {} shards hold nothing, and there are at most {PARTITIONS_MAX} partitions: use \
-                 fewer shards",
-                self.empty_shards,
-                self.servers * u32::from(self.shards),
-            ));
+        if self.empty_shards > 0 {
+            let remedy = match wanted > self.partitions {
+                true => format!("found the cluster with --partitions {wanted}"),
+                false => "use fewer shards, as there are no more partitions".to_owned(),
+            };
+            let (empty, all) = (self.empty_shards, self.shard_count());
+            self.advice.push(format!("{empty} of {all} shards hold nothing: {remedy}"));
         }
         let is_verbs = self.transport == Provider::Verbs {}.name();
         for (who, share) in [("a server", self.server), ("a worker", self.worker)] {

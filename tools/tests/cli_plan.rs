@@ -135,14 +135,22 @@ fn a_plan_says_what_has_to_be_changed() {
     assert!(advice.contains("hold nothing: found the cluster with --partitions 16384"), "{advice}");
     assert!(sparse["empty_shards"].as_u64().unwrap() >= 3_200 - 3 * 256);
 
+    // The largest there are add up.
+    let largest = ["--workers", "1000000", "--servers", "2000", "--shards", "256"];
+    assert!(plan(folder.path(), &largest)["total_ring_bytes"].as_u64().unwrap() > 1 << 50);
+
     let wrong = |arguments: &[&str]| {
         fails(folder.path(), 2, &[&["cluster", "plan", "--workers", "1"], arguments].concat())
     };
+    let many = ["cluster", "plan", "--workers", "4000000000", "--servers", "1"];
+    assert!(fails(folder.path(), 2, &many).contains("4000000000 workers are too many"));
     assert!(wrong(&["--servers", "0"]).contains("at least one of each"));
     assert!(
         wrong(&["--servers", "2", "--replicas", "3"]).contains("3 copies need as many servers")
     );
     assert!(wrong(&["--servers", "2", "--partitions", "100"]).contains("use a power of two"));
+    assert!(wrong(&["--servers", "4000000000"]).contains("4000000000 servers are too many"));
+    assert!(wrong(&["--servers", "2", "--shards", "60000"]).contains("at most 256"));
     assert!(wrong(&["--servers", "2", "--transport", "ipx"]).contains("verbs, shm or tcp"));
 }
 

@@ -1,7 +1,7 @@
 //! The cluster map: which servers there are and which chain holds each partition. Clients compute
 //! placement from it; nothing is looked up on the data path.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     codec::{DecodeError, Reader, Wire},
@@ -172,22 +172,28 @@ impl ClusterMap {
         peers
     }
 
-    /// The shards of a server that hold partitions.
+    /// The shards of each server that hold partitions.
     #[must_use]
-    pub fn shards_used(&self, server: ServerId) -> BTreeSet<ShardId> {
-        let count = self.server(server).map_or(1, |entry| entry.shard_count);
-        let numbered = (0..).map(PartitionId).zip(&self.chains);
-        let held = numbered.filter(|(_, chain)| chain.servers.contains(&server));
-        held.map(|(partition, _)| shard_of(partition, count)).collect()
+    pub fn shards_used(&self) -> BTreeMap<ServerId, BTreeSet<ShardId>> {
+        let counts: BTreeMap<ServerId, u16> =
+            self.servers.iter().map(|entry| (entry.id, entry.shard_count)).collect();
+        let mut used: BTreeMap<ServerId, BTreeSet<ShardId>> =
+            counts.keys().map(|id| (*id, BTreeSet::new())).collect();
+        for (partition, chain) in (0..).map(PartitionId).zip(&self.chains) {
+            for server in &chain.servers {
+                if let (Some(count), Some(shards)) = (counts.get(server), used.get_mut(server)) {
+                    shards.insert(shard_of(partition, *count));
+                }
+            }
+        }
+        used
     }
 
     /// How many shards of all servers hold nothing.
     #[must_use]
     pub fn idle_shards(&self) -> usize {
-        let idle = |entry: &ServerEntry| {
-            usize::from(entry.shard_count).saturating_sub(self.shards_used(entry.id).len())
-        };
-        self.servers.iter().map(idle).sum()
+        let all: usize = self.servers.iter().map(|entry| usize::from(entry.shard_count)).sum();
+        all - self.shards_used().values().map(BTreeSet::len).sum::<usize>()
     }
 
     /// The head of a partition's chain, which takes its pushes.
@@ -346,8 +352,9 @@ mod tests {
             chains: vec![chain(&[1]), chain(&[2, 1]), chain(&[2]), chain(&[1])],
             ..Default::default()
         };
-        assert_eq!(map.shards_used(ServerId(1)), [ShardId(0), ShardId(1)].into());
-        assert_eq!(map.shards_used(ServerId(2)), [ShardId(1), ShardId(2)].into());
+        let used = map.shards_used();
+        assert_eq!(used[&ServerId(1)], [ShardId(0), ShardId(1)].into());
+        assert_eq!(used[&ServerId(2)], [ShardId(1), ShardId(2)].into());
         assert_eq!(map.idle_shards(), 2);
     }
 

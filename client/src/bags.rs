@@ -1,7 +1,5 @@
 //! Bags of keys, whose rows are pulled and pooled: what a layer of embeddings gets for each example.
 
-use std::borrow::Cow;
-
 use crate::{
     config::PullOptions, element::Element, error::RequestError, order::Order, table::Table,
 };
@@ -79,19 +77,19 @@ impl<T: Element> Table<T> {
 }
 
 fn check(offsets: &[u64], key_count: usize) -> Result<(), RequestError> {
-    let refused = |what: Cow<'static, str>| Err(RequestError::Offsets { what, key_count });
+    let refused = |what: String| Err(RequestError::Offsets { what, key_count });
     let (Some(first), Some(last)) = (offsets.first(), offsets.last()) else {
-        return refused("there are none".into());
+        return refused("there are none".to_owned());
     };
     if *first != 0 {
-        return refused(format!("the first is {first}").into());
+        return refused(format!("the first is {first}"));
     }
     if let Some(at) = offsets.windows(2).position(|pair| pair[0] > pair[1]) {
         let (one, next) = (offsets[at], offsets[at + 1]);
-        return refused(format!("{next} follows {one} at {}", at + 1).into());
+        return refused(format!("{next} follows {one} at {}", at + 1));
     }
     if *last != key_count as u64 {
-        return refused(format!("the last is {last}").into());
+        return refused(format!("the last is {last}"));
     }
     Ok(())
 }

@@ -211,7 +211,7 @@ pub enum RequestError {
     )]
     Offsets {
         /// What is wrong with them.
-        what: std::borrow::Cow<'static, str>,
+        what: String,
         /// Number of keys.
         key_count: usize,
     },
@@ -247,8 +247,9 @@ pub enum RequestError {
     /// The push cannot go through its filters; nothing was sent.
     #[error(transparent)]
     Filter(#[from] FilterRefusal),
-    /// The server refused for another reason. A push of more than 1 MiB of values or 16,384 keys (4,096 in a sparse table), or to
-    /// several shards, goes in several messages, each of which is applied as a whole or refused by itself.
+    /// The server refused for another reason. A push of more than 1 MiB of values or 16,384 keys (4,096 in a
+    /// sparse table), or to several shards, goes in several messages, each of which is applied as a whole or
+    /// refused by itself.
     #[error("server {server} refused: {status}{}", of_push(rows))]
     Refused {
         /// The server, or the first of several.

@@ -127,9 +127,10 @@ impl<T: Element> Table<T> {
     /// copied before this returns.
     ///
     /// Each shard gets it in messages of at most 1 MiB of values (256 KiB where devices write values) and
-    /// 16,384 keys (4,096 in a sparse table), and applies and keeps each whole or not at all. Of a push that is not acknowledged when
-    /// server and client both end, so that nobody sends it again, some messages may be there and others not;
-    /// of one message some partitions and not others where there are replicas, and in `interval` tables.
+    /// 16,384 keys (4,096 in a sparse table), and applies and keeps each whole or not at all. Of a push that is
+    /// not acknowledged when server and client both end, so that nobody sends it again, some messages may be there
+    /// and others not; of one message some partitions and not others where there are replicas, and in
+    /// `interval` tables.
     ///
     /// # Errors
     /// When keys or lengths are not valid, or the server is gone; nothing is sent then.
@@ -337,15 +338,16 @@ impl<T: Element> Table<T> {
                 return core.pull_range(self.index, rows, options).map(|id| (id, None));
             }
         };
-        if core.keys_at_first(self.index, keys.len()) == keys.len()
-            && let Some(id) = core.pull_keys(self.index, keys, options)?
-        {
+        let fits = core.keys_at_first(self.index, keys.len()) == keys.len();
+        if fits && let Some(id) = core.pull_keys(self.index, keys, options)? {
             return Ok((id, None));
         }
-        let order = (!core.check_keys(self.index, keys)?).then(|| Order::of(keys));
+        let is_unsorted = fits || !core.check_keys(self.index, keys)?;
+        let order = is_unsorted.then(|| Order::of(keys));
         let sorted = order.as_ref().map_or(*keys, Order::keys);
-        core.check_keys(self.index, sorted)?;
         let (first, rest) = sorted.split_at(core.keys_at_first(self.index, sorted.len()));
+        // Before the first of them are asked for.
+        core.check_keys(self.index, rest)?;
         let id = core.pull_keys(self.index, first, options)?;
         let detour = Detour { rest: rest.to_vec(), order, options: *options };
         Ok((id.unwrap_or_else(|| unreachable!("the keys are sorted")), Some(detour)))

@@ -2,8 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::cast_possible_truncation, reason = "small numbers")]
 
+mod connecting;
+
 use std::{collections::BTreeMap, time::Duration};
 
+use connecting::connect;
 use half::bf16;
 use windlass_client::{
     Client, ClientOptions, Element, Pooling, Provider, PullFrom, PullOptions, PushOptions,
@@ -21,11 +24,6 @@ fn start(provider: Provider) -> Vec<Server> {
         ..ServerConfig::default()
     };
     Server::start_together(&config).unwrap()
-}
-
-fn connect(server: &Server) -> Client {
-    let options = ClientOptions { timeout: Duration::from_secs(60), ..ClientOptions::default() };
-    Client::connect_with(server.advertised(), options).unwrap()
 }
 
 fn key(number: u64) -> u64 {

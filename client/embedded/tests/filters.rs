@@ -4,8 +4,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "small numbers")]
 
+mod connecting;
+
 use std::time::Duration;
 
+use connecting::connect;
 use windlass_client::{
     Aggregation, Client, ClientOptions, Consistency, DataType, Durability, FilterStack, Provider,
     PullOptions, PushOptions, RequestError, Table, TableSchema, WorkerRank,
@@ -38,11 +41,6 @@ fn config(provider: Provider, shards: u16, servers: u32, replicas: u8) -> Server
         expected_servers: servers,
         ..ServerConfig::default()
     }
-}
-
-fn connect(server: &Server) -> Client {
-    let options = ClientOptions { timeout: Duration::from_secs(60), ..ClientOptions::default() };
-    Client::connect_with(server.advertised(), options).unwrap()
 }
 
 fn through(stack: &str) -> PushOptions {

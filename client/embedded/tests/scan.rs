@@ -2,15 +2,17 @@
 //! several shards and servers.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod connecting;
+
 use std::{
     collections::BTreeMap,
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
 };
 
+use connecting::connect;
 use windlass_client::{
-    Client, ClientOptions, Element, Provider, PullFrom, PushOptions, RequestError, ScanBatch,
-    ScanColumns, ScanCursor, ScanOptions, Table, TableSchema,
+    Element, Provider, PullFrom, PushOptions, RequestError, ScanBatch, ScanColumns, ScanCursor,
+    ScanOptions, Table, TableSchema,
 };
 use windlass_engine::{Server, ServerConfig};
 
@@ -31,11 +33,6 @@ fn start(provider: Provider, shards: u16, servers: u32, replicas: u8) -> Vec<Ser
         ..ServerConfig::default()
     };
     Server::start_together(&config).unwrap()
-}
-
-fn connect(server: &Server) -> Client {
-    let options = ClientOptions { timeout: Duration::from_secs(60), ..ClientOptions::default() };
-    Client::connect_with(server.advertised(), options).unwrap()
 }
 
 /// A mixer of our own, so that keys are anywhere.

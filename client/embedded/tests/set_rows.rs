@@ -1,11 +1,14 @@
 //! Rows set from outside, with their state, are those of every replica, and come back after a restart.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+mod connecting;
 
+use std::{collections::BTreeMap, path::Path};
+
+use connecting::connect;
 use windlass_client::{
-    Client, ClientOptions, Durability, Element, Provider, PullFrom, PullOptions, PushOptions,
-    ScanColumns, ScanOptions, Table, TableEntry, TableError, TableSchema,
+    Client, Durability, Element, Provider, PullFrom, PullOptions, PushOptions, ScanColumns,
+    ScanOptions, Table, TableEntry, TableError, TableSchema,
 };
 use windlass_engine::{Server, ServerConfig};
 
@@ -24,11 +27,6 @@ fn start(provider: Provider, replicas: u8, data: Option<&Path>, movable: bool) -
         ..ServerConfig::default()
     };
     Server::start_together(&config).unwrap()
-}
-
-fn connect(server: &Server) -> Client {
-    let options = ClientOptions { timeout: Duration::from_secs(60), ..ClientOptions::default() };
-    Client::connect_with(server.advertised(), options).unwrap()
 }
 
 fn entry(client: &Client, name: &str) -> TableEntry {

@@ -2,8 +2,11 @@
 //! bring its row to each of its places.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod connecting;
+
 use std::{collections::BTreeMap, time::Duration};
 
+use connecting::connect;
 use windlass_client::{
     Client, ClientOptions, Element, NotFinitePolicy, Provider, PullOptions, PushOptions,
     RequestError, Table, TableSchema, UpdateRule,
@@ -23,11 +26,6 @@ fn start(provider: Provider, shards: u16, servers: u32) -> Vec<Server> {
         ..ServerConfig::default()
     };
     Server::start_together(&config).unwrap()
-}
-
-fn connect(server: &Server) -> Client {
-    let options = ClientOptions { timeout: Duration::from_secs(60), ..ClientOptions::default() };
-    Client::connect_with(server.advertised(), options).unwrap()
 }
 
 struct Random(u64);

@@ -86,8 +86,8 @@ impl Core {
         name: &str,
         consistency: Consistency,
     ) -> Result<TableEntry, TableError> {
-        let name = name.to_owned();
-        self.alter_table(&name.clone(), &ClientRequest::AlterTable { name, consistency })
+        let request = ClientRequest::AlterTable { name: name.to_owned(), consistency };
+        self.alter_table(name, &request)
     }
 
     /// Changes hyper-parameters of a table's rule.
@@ -96,8 +96,8 @@ impl Core {
         name: &str,
         parameters: &str,
     ) -> Result<TableEntry, TableError> {
-        let (name, parameters) = (name.to_owned(), parameters.to_owned());
-        self.alter_table(&name.clone(), &ClientRequest::SetRule { name, parameters })
+        let (owned, parameters) = (name.to_owned(), parameters.to_owned());
+        self.alter_table(name, &ClientRequest::SetRule { name: owned, parameters })
     }
 
     fn alter_table(

@@ -13,6 +13,7 @@
 //! *Why in each record, and not a record of its own that holds from there on:* every partition would have a rule as part of its
 //! state, which copies to learners, checkpoints and recoveries onto other shards would have to carry at one position with its
 //! rows. 80 bytes, and only in tables whose hyper-parameters were changed, cost less than being wrong in one of them.
+
 use windlass_wire::{DataType, TableEntry, TableSchema, UpdateRule};
 
 use super::{Shard, chain};
@@ -53,6 +54,11 @@ impl Kernels {
             pushed: Kernel::new(rule, dtype, dtype)?,
             sums: Kernel::new(rule, dtype, Accumulator::sum_dtype(dtype))?,
         })
+    }
+
+    /// The one for gradients of a dtype.
+    fn of_gradient(&self, dtype: DataType) -> Option<Kernel> {
+        [&self.pushed, &self.sums].into_iter().find(|one| one.gradient_dtype() == dtype).copied()
     }
 }
 
@@ -101,16 +107,12 @@ impl TableRule {
     /// The kernel that applies a record of pushed rows, and its values. `None` for one that is of no table with
     /// this schema.
     pub(super) fn of_record<'a>(&self, record: &Record<'a>) -> Option<(Kernel, &'a [u8])> {
-        let (values, kernels) = if record.tag() & RULE == 0 {
+        if record.tag() & RULE == 0 {
             let first = self.changed.as_ref().map_or(&self.now, |changed| &changed.first);
-            (record.delta(), *first)
-        } else {
-            let (values, rule) = record.delta().split_last_chunk()?;
-            (values, self.kernels_of(rule)?)
-        };
-        let mut kernels = [kernels.pushed, kernels.sums].into_iter();
-        let kernel = kernels.find(|kernel| kernel.gradient_dtype() == record.dtype())?;
-        Some((kernel, values))
+            return Some((first.of_gradient(record.dtype())?, record.delta()));
+        }
+        let (values, rule) = record.delta().split_last_chunk()?;
+        Some((self.kernels_of(rule)?.of_gradient(record.dtype())?, values))
     }
 
     /// Mostly the rule in force; another one where a record was made before a change, or where this server

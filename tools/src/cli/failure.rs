@@ -48,8 +48,8 @@ impl Failure {
     /// Prints the failure and its causes on stderr.
     #[must_use]
     pub fn report(&self) -> ExitCode {
-        eprintln!("windlass: {}", for_people(&self.source.to_string()));
         let mut text = self.source.to_string();
+        eprintln!("windlass: {}", for_people(&text));
         let mut cause = self.source.source();
         while let Some(error) = cause {
             // Transparent errors say the same as their cause.

@@ -141,6 +141,11 @@ fn missing<'a>(
     (format != Format::Npy).then(|| arguments.tables.iter().find(is_absent)).flatten()
 }
 
+fn open(path: &Path) -> Result<File, Failure> {
+    File::open(path)
+        .map_err(|error| Failure::failed(format!("cannot read {}: {error}", path.display())))
+}
+
 /// What the file or the servers have against it.
 fn refused(path: &Path, error: ExportError) -> Failure {
     match error {
@@ -197,9 +202,7 @@ impl<'a> Sink<'a> {
 
     /// Takes a file's dense tables in.
     fn read(&mut self, path: &Path, format: Format, name: &str) -> Result<(), Failure> {
-        let file = File::open(path)
-            .map_err(|error| Failure::failed(format!("cannot read {}: {error}", path.display())))?;
-        let mut file = BufReader::with_capacity(1 << 20, file);
+        let mut file = BufReader::with_capacity(1 << 20, open(path)?);
         let read = match format {
             Format::Npy => npy::read(name, &mut file, self),
             _ => safetensors::read(&mut file, self).map(drop),
@@ -262,8 +265,8 @@ impl<'a> Sink<'a> {
         Ok(schema)
     }
 
-    /// Drops the tables that a failed import has made: they have a part of their rows, and where rows
-    /// come by pushes a later import could not begin with them. Those that were there before stay.
+    /// Drops the tables that a failed import has made, which have a part of their rows. Those that were there
+    /// before stay.
     fn undo(&self, failure: Failure) -> Failure {
         let left: Vec<&str> = (self.created.iter())
             .filter(|name| self.client.drop_table(name).is_err())

@@ -76,9 +76,8 @@ pub(super) fn scan<T: Value>(
     let options = ScanOptions { columns, ..ScanOptions::default() };
     let mut scan: Scan<T> = table.scan(&options).map_err(remote)?;
     let mut batch = ScanBatch::default();
-    let (mut is_first, mut is_more) = (true, scan.next_into(&mut batch).map_err(remote)?);
-    while is_more || std::mem::take(&mut is_first) {
-        is_first = false;
+    let mut is_more = scan.next_into(&mut batch).map_err(remote)?;
+    loop {
         let failed = |error: io::Error| cannot_write(beside, &error);
         let spools = shapes.iter().map(|shape| Spool::new(shape, beside));
         let mut spools = spools.collect::<io::Result<Vec<Spool>>>().map_err(failed)?;
@@ -96,8 +95,10 @@ pub(super) fn scan<T: Value>(
             columns.files.push(file);
         }
         take(columns)?;
+        if !is_more {
+            return Ok(());
+        }
     }
-    Ok(())
 }
 
 fn append<T: Value>(spools: &mut [Spool], batch: &ScanBatch<T>) -> io::Result<u64> {
@@ -108,8 +109,6 @@ fn append<T: Value>(spools: &mut [Spool], batch: &ScanBatch<T>) -> io::Result<u6
             spool.file.write_all(bytes)
         };
         let name = &spool.shape.name;
-        // Steps stand behind the planes of a row's state.
-        let steps_at = batch.state_len - if name.ends_with(STEPS) { 4 } else { 0 };
         if name.ends_with(KEYS) {
             put(bytemuck::cast_slice(&batch.keys))?;
         } else if name.ends_with(VALUES) {
@@ -119,8 +118,9 @@ fn append<T: Value>(spools: &mut [Spool], batch: &ScanBatch<T>) -> io::Result<u6
             let rows = batch.state.chunks_exact(batch.state_len);
             rows.map(|row| &row[..planes_len]).try_for_each(&mut put)?;
         } else {
+            // Steps stand behind the planes of a row's state.
             let rows = batch.state.chunks_exact(batch.state_len);
-            rows.map(|row| &row[steps_at..]).try_for_each(&mut put)?;
+            rows.map(|row| &row[batch.state_len - 4..]).try_for_each(&mut put)?;
         }
         spool.shape.rows += batch.keys.len() as u64;
     }

@@ -14,7 +14,7 @@ use windlass_client::{Client, DataType, TableEntry, TableSchema};
 use windlass_engine::persist::export::{TableShape, safetensors};
 use windlass_wire::map::mix;
 
-use super::refused;
+use super::{open, refused};
 use crate::cli::{
     Failure,
     export::columns::{KEYS, STATE, STEPS, VALUES, shapes_of},
@@ -256,9 +256,4 @@ fn columns_of(path: &Path) -> Result<Vec<Column>, Failure> {
         return Err(refused(path, io::Error::from(io::ErrorKind::UnexpectedEof).into()));
     }
     Ok(columns)
-}
-
-fn open(path: &Path) -> Result<File, Failure> {
-    File::open(path)
-        .map_err(|error| Failure::failed(format!("cannot read {}: {error}", path.display())))
 }

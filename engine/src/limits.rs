@@ -169,9 +169,6 @@ pub const SESSION_EXPIRY_MS_MIN: u32 = 1_000;
 /// Looks at idle sessions in the time after which they expire.
 pub const EXPIRY_LOOKS: u32 = 16;
 
-/// Sessions without a connection whose last pushes a shard without chains remembers.
-pub const SESSIONS_DETACHED_MAX: usize = 65_536;
-
 /// Sessions that one record of a chain names as expired.
 pub const SESSIONS_EXPIRED_PER_RECORD_MAX: usize = 1024;
 

@@ -49,6 +49,9 @@ impl Replica {
             return Err(self.inflight_full());
         }
         self.take_in(record, outputs);
+        if self.has_unrecorded {
+            self.forget_positions();
+        }
         self.forward(now, outputs);
         self.advance(now, outputs);
         Ok(())

@@ -52,6 +52,7 @@
 //! - Records before [`Replica::needed_from`] may go; tell by [`Input::Released`].
 #![forbid(unsafe_code)]
 
+mod alone;
 mod bytes;
 mod catch_up;
 pub mod chain;

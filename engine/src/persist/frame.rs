@@ -35,7 +35,7 @@ use super::limits::FRAME_ALIGNMENT;
 pub const HEADER_BYTES: usize = FRAME_ALIGNMENT;
 
 /// Version of the layout above.
-pub const FORMAT_VERSION: u8 = 1;
+pub const FORMAT_VERSION: u8 = 2;
 
 /// Bit beside the slack.
 const GROUPED: u8 = 0x80;

@@ -16,7 +16,7 @@ use super::{
     recovery::{BadBlock, Block, read_data_file},
     scan::ScanMemory,
     segment,
-    sessions::{CHAIN_SESSIONS, SESSION_LEN, SESSIONS, expired_of},
+    sessions::{SESSIONS, expired_of},
     storage::{Listed, Storage, StorageError},
     watermark::WATERMARK_NAME,
 };
@@ -269,8 +269,7 @@ pub fn inspect_blocks(
 /// The sessions whose last pushes a block holds.
 fn sessions_of_block(block: &Block<'_>) -> usize {
     match block.head.section {
-        SESSIONS => block.bytes.len() / SESSION_LEN,
-        CHAIN_SESSIONS => {
+        SESSIONS => {
             SessionTable::decode(block.bytes, CHAIN_SESSIONS_MAX).map_or(0, |table| table.count())
         }
         _ => 0,

@@ -294,8 +294,8 @@ fn a_scrub_reads_everything_and_finds_a_flipped_bit() {
 
 /// Directories written by earlier versions, committed: what is on disk stays readable.
 #[test]
-fn the_fixture_of_version_1_opens() {
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/data-1");
+fn the_fixture_of_version_2_opens() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/data-2");
     let directory = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(fixture).unwrap() {
         let entry = entry.unwrap();
@@ -314,7 +314,7 @@ fn the_fixture_of_version_1_opens() {
 #[test]
 #[ignore = "writes a fixture that is committed"]
 fn write_the_fixture() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/data-1");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/data-2");
     let mut counter = Counter::default();
     let storage = open(&directory, Provider::Buffered).unwrap();
     let config = LogConfig {

@@ -1,4 +1,4 @@
-//! What a chain's log says of sessions that are forgotten, and where checkpoints hold the others.
+//! What the log says of sessions that are forgotten, and where checkpoints hold the others.
 //!
 //! ```text
 //!  record of kind Engine, tag 16, of no table    delta: sessions' ids, 8 bytes each
@@ -14,15 +14,9 @@ use super::{frame::Kind, record::Record};
 /// Tag of an engine record that names sessions which have expired.
 pub(crate) const EXPIRES: u16 = 16;
 
-/// Section of a checkpoint's blocks with the last pushes applied of a partition without a chain.
-pub(crate) const SESSIONS: u16 = 2;
-
-/// Bytes of one session in that section: session, incarnation, sequence.
-pub(crate) const SESSION_LEN: usize = 24;
-
-/// Section of a replicated partition's blocks: session tables as chains copy them, which together are
-/// the whole one.
-pub(crate) const CHAIN_SESSIONS: u16 = 3;
+/// Section of a checkpoint's blocks with the last pushes applied: session tables as chains copy them, which
+/// together are the whole one. Section 2 was another layout of them.
+pub(crate) const SESSIONS: u16 = 3;
 
 /// Bytes of one session's id.
 pub(crate) const EXPIRED_LEN: usize = 8;

@@ -2,15 +2,14 @@
 //! sum: what makes rules that are not linear independent of how pushes fall into turns' order.
 #![allow(unsafe_code)]
 
-use windlass_wire::{RowRange, Rows, Status};
+use windlass_wire::{RowRange, Status};
 
 use super::{
     Shard,
-    image::may_wait,
-    push::{RowsOf, record},
-    session::Applied,
+    admitted::RowsOf,
+    push::{Refusal, Way, session_of, way_of},
     tables::{ShardTable, TableRows},
-    work::scans_do_not_push,
+    work::values_pointer,
 };
 use crate::{
     limits::{AGGREGATE_LEN_MAX, IMAGE_PARTITION_LEN_MAX},
@@ -98,6 +97,39 @@ impl Aggregator {
         let offset = row as usize * self.sum_len;
         (self.sums.as_mut_ptr().cast::<u8>().wrapping_add(offset), new)
     }
+
+    /// Applies the sums so far and forgets them.
+    fn apply(&mut self, table: &mut ShardTable, memory: &mut u64) {
+        let sum_len = self.sum_len;
+        let mut at = 0;
+        while at < self.keys.len() {
+            let key = self.keys[at];
+            let partition = table.layout.partition_of(key);
+            let slot = table.slots.find(partition).expect("rows that were checked are here");
+            let sums = self.sums.as_ptr().cast::<u8>().wrapping_add(at * sum_len);
+            let mut count = 1;
+            match &mut table.rows {
+                TableRows::Sparse(partitions) => {
+                    let sparse = &mut partitions[slot];
+                    // SAFETY: `sums` is one row of sums of the sum kernel's gradient dtype, in
+                    // the aggregator's own memory; the kernel is the table's.
+                    let applied = unsafe { sparse.apply(table.rule.sums(), key, sums, memory) };
+                    debug_assert!(applied.is_ok(), "rows were reserved");
+                }
+                TableRows::Dense(partitions) => {
+                    let dense = &mut partitions[slot].0;
+                    let expected = self.keys[at..].iter().zip(key..dense.rows().end);
+                    count = expected.take_while(|(found, expected)| **found == *expected).count();
+                    let rows = RowRange::new(key, key + count as u64);
+                    // SAFETY: `sums` is `count` rows of sums beside each other, since rows are
+                    // numbered in the order of `keys`; otherwise as above.
+                    unsafe { dense.apply(table.rule.sums(), rows, sums) };
+                }
+            }
+            at += count;
+        }
+        self.start(sum_len);
+    }
 }
 
 impl Shard {
@@ -105,25 +137,25 @@ impl Shard {
     /// pushes stay in order, whatever their tables: duplicates are told by the highest sequence, so a
     /// push that is overtaken would be taken for one.
     pub(super) fn push_sum(&mut self, first: usize) {
-        let id = self.turn.works[first].header.table;
-        let Some(mut table) = self.tables.remove(&id) else { return };
-        let width = table.entry.schema.width as usize;
-        self.aggregator.start(width * table.rule.sums().gradient_dtype().size());
+        let header = self.turn.works[first].header;
+        let (id, table) = (header.table, &self.tables[&header.table]);
+        let (way, image_len) = (way_of(table, &header), table.row_image_len());
+        let sum_len = header.width as usize * table.rule.sums().gradient_dtype().size();
+        self.aggregator.start(sum_len);
         self.aggregator.behind.clear();
-        let image_len = if table.is_imaged() { table.row_image_len() } else { 0 };
         for at in first..self.turn.works.len() {
             let work = self.turn.works[at];
-            if work.closed || !work.header.kind.pushes() {
+            if work.closed || work.pushed || !work.header.kind.pushes() {
                 continue;
             }
             if self.aggregator.behind.contains(&work.session) {
                 continue;
             }
-            // What has to be recorded is not summed with what is only applied; that fits one image.
+            // What is recorded otherwise is not summed with it; what is recorded later fits one image.
             let imaged = self.aggregator.keys.len() as u64 * image_len;
-            let waits =
-                image_len == 0 || (may_wait(&work.header) && imaged <= IMAGE_PARTITION_LEN_MAX);
-            if work.header.table != id || !waits {
+            let fits = way != Way::Images || imaged <= IMAGE_PARTITION_LEN_MAX;
+            let is_same = || way_of(&self.tables[&id], &work.header) == way;
+            if work.header.table != id || !fits || !is_same() {
                 self.aggregator.behind.push(work.session);
                 continue;
             }
@@ -131,53 +163,43 @@ impl Shard {
                 self.close(at, Status::StaleEpoch, 0);
                 continue;
             }
-            let outcome = self.add_to_sums(&mut table, at);
+            let outcome = self.add_to_sums(at);
             self.statistics.aggregated += 1;
             self.finish_push(at, outcome);
         }
-        self.apply_sums(&mut table);
-        self.tables.insert(id, table);
+        let Self { aggregator, tables, memory_left, .. } = self;
+        let table = tables.get_mut(&id).expect("a push that was checked has its table");
+        aggregator.apply(table, memory_left);
     }
 
-    fn add_to_sums(
-        &mut self,
-        table: &mut ShardTable,
-        at: usize,
-    ) -> Result<(), super::push::Refusal> {
-        let work = self.turn.works[at];
-        let Some(values) = self.values_pointer(&work) else { return Ok(()) };
-        let width = work.header.width as usize;
-        let row_len = width * work.header.dtype.size();
-        let keys_at = work.keys.0;
-        let key_of = |shard: &Self, row: usize| match work.header.rows {
-            Rows::Range { first } => first + row as u64,
-            Rows::Keys => shard.turn.keys[keys_at + row],
-            Rows::Partition { .. } => scans_do_not_push(),
-        };
-        let keys = &self.turn.keys[work.keys.0..work.keys.1];
-        table.make_rows(keys, &mut self.memory_left)?;
-        let mut duplicates = false;
+    fn add_to_sums(&mut self, at: usize) -> Result<(), Refusal> {
+        let Self { turn, staging, tables, sessions, chain, admitted, memory_left, .. } = self;
+        let work = &turn.works[at];
+        // One of no rows.
+        let Some(values) = values_pointer(turn, staging, work) else { return Ok(()) };
+        let table =
+            tables.get_mut(&work.header.table).expect("a push that was checked has its table");
+        let chain = chain.as_mut().expect("a shard without a chain takes no pushes");
+        let (width, row_len) = (work.header.width as usize, work.row_len());
+        let rows = work.rows(&turn.keys);
+        if let RowsOf::Keys(keys) = rows {
+            table.make_rows(keys, memory_left)?;
+        }
+        let push = session_of(sessions, work).push(work.header.sequence);
+        let admission = admitted.admit(chain, &table.layout, rows, &push);
+        self.statistics.duplicates += u64::from(admission.map_err(|status| (status, 0))?);
         for row in 0..work.header.row_count as usize {
-            let key = key_of(self, row);
-            let partition = table.layout.partition_of(key);
-            let session = self.sessions[work.session].as_ref();
-            if session.is_some_and(|session| {
-                session.applied.contains(partition, self.shard_count, work.header.sequence)
-            }) {
-                duplicates = true;
+            let key = match rows {
+                RowsOf::Range(rows) => rows.start + row as u64,
+                RowsOf::Keys(keys) => keys[row],
+            };
+            if !admitted.is_fresh(table.layout.partition_of(key)) {
                 continue;
             }
-            let (sum, new) = match self.aggregator.sum_of(key) {
-                Some(found) => found,
-                None => {
-                    // A new start has room for one row at least.
-                    self.apply_sums(table);
-                    match self.aggregator.sum_of(key) {
-                        Some(found) => found,
-                        None => unreachable!("an empty aggregator has room for a row"),
-                    }
-                }
-            };
+            let (sum, new) = self.aggregator.sum_of(key).unwrap_or_else(|| {
+                self.aggregator.apply(table, memory_left);
+                self.aggregator.sum_of(key).expect("an empty aggregator has room for a row")
+            });
             let pushed = values.wrapping_add(row * row_len);
             if new {
                 // SAFETY: `sum` has room for one row of sums in the aggregator; `pushed` is row
@@ -188,62 +210,6 @@ impl Shard {
                 unsafe { table.accumulator.add(sum, pushed, width) };
             }
         }
-        self.statistics.duplicates += u64::from(duplicates);
-        let mut none = Applied::default();
-        let applied = match &mut self.sessions[work.session] {
-            Some(session) => &mut session.applied,
-            None => &mut none,
-        };
-        let rows = match work.header.rows {
-            Rows::Range { first } => {
-                RowsOf::Range(RowRange::new(first, first + u64::from(work.header.row_count)))
-            }
-            Rows::Keys => RowsOf::Keys(&self.turn.keys[work.keys.0..work.keys.1]),
-            Rows::Partition { .. } => scans_do_not_push(),
-        };
-        record(applied, self.shard_count, work.header.sequence, table, rows);
         Ok(())
-    }
-
-    /// Applies the sums so far and forgets them.
-    fn apply_sums(&mut self, table: &mut ShardTable) {
-        let sum_len = self.aggregator.sum_len;
-        let mut at = 0;
-        while at < self.aggregator.keys.len() {
-            let key = self.aggregator.keys[at];
-            let partition = table.layout.partition_of(key);
-            let slot = table.slots.find(partition);
-            let sums = self.aggregator.sums.as_ptr().cast::<u8>().wrapping_add(at * sum_len);
-            let mut count = 1;
-            match &mut table.rows {
-                TableRows::Sparse(partitions) => {
-                    if let Some(sparse) = slot.and_then(|slot| partitions.get_mut(slot)) {
-                        // SAFETY: `sums` is one row of sums of the sum kernel's gradient dtype, in
-                        // the aggregator's own memory; the kernel is the table's.
-                        let applied = unsafe {
-                            sparse.apply(table.rule.sums(), key, sums, &mut self.memory_left)
-                        };
-                        debug_assert!(applied.is_ok(), "rows were reserved");
-                    }
-                }
-                TableRows::Dense(partitions) => {
-                    if let Some((dense, _)) = slot.and_then(|slot| partitions.get_mut(slot)) {
-                        let end = dense.rows().end;
-                        let keys = &self.aggregator.keys[at..];
-                        count = keys
-                            .iter()
-                            .zip(key..end)
-                            .take_while(|(found, expected)| **found == *expected)
-                            .count();
-                        let rows = RowRange::new(key, key + count as u64);
-                        // SAFETY: `sums` is `count` rows of sums beside each other, since rows are
-                        // numbered in the order of `keys`; otherwise as above.
-                        unsafe { dense.apply(table.rule.sums(), rows, sums) };
-                    }
-                }
-            }
-            at += count;
-        }
-        self.aggregator.start(sum_len);
     }
 }

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Shard;
+use super::{Shard, chain::is_settled};
 
 /// How long the rest of a burst is awaited: a client is woken by the acknowledgements, and pushes again.
 const BURST_MAX: Duration = Duration::from_micros(80);
@@ -23,7 +23,7 @@ impl Shard {
             None => return,
         };
         // Short pushes are summed faster than they come.
-        let is_long = self.turn.referenced > 0 && self.chain.is_none();
+        let is_long = self.turn.referenced > 0 && is_settled(self.chain.as_deref());
         if !is_long || self.turn.works.len() >= expected || self.visible_mailboxes().is_none() {
             return;
         }

@@ -3,15 +3,10 @@
 mod listing;
 mod parts;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    ops::{Bound, RangeBounds},
-};
+use std::collections::{BTreeMap, HashMap};
 
 use windlass_replication::Lane;
-use windlass_wire::{
-    Epoch, Incarnation, Lsn, PartitionId, Sequence, SessionId, TableId, map::shard_of,
-};
+use windlass_wire::{Epoch, Lsn, PartitionId, SessionId, TableId, map::shard_of};
 
 use super::{Shard, tables::TableRows};
 use crate::{
@@ -31,7 +26,7 @@ pub(super) use parts::PieceParts;
 
 /// Sections of a partition's checkpoint.
 pub(super) const ROWS: u16 = 1;
-pub(super) use crate::persist::sessions::{CHAIN_SESSIONS, SESSION_LEN, SESSIONS};
+pub(super) use crate::persist::sessions::SESSIONS;
 
 /// Pieces in the order in which they are copied: by table and number, the sessions last.
 type Queue = BTreeMap<(TableId, u64), Piece>;
@@ -101,13 +96,8 @@ enum Piece {
     Clock,
     /// Keys with their rows.
     Sparse(Vec<(u64, u64)>),
-    /// Those behind a session, and the number of their block.
+    /// Those behind a session's lane, and the number of their block.
     Sessions {
-        after: Option<SessionId>,
-        index: u64,
-    },
-    /// The same of a chain's sessions.
-    ChainSessions {
         after: Option<(SessionId, Lane)>,
         index: u64,
     },
@@ -218,11 +208,7 @@ impl CheckpointSource for Source<'_> {
                 }
             }
         }
-        let sessions = match self.shard.chain_sessions(partition) {
-            Some(_) => Piece::ChainSessions { after: None, index: 0 },
-            None => Piece::Sessions { after: None, index: 0 },
-        };
-        queue.insert(SESSIONS_LAST, sessions);
+        queue.insert(SESSIONS_LAST, Piece::Sessions { after: None, index: 0 });
         self.copied.queues.insert(partition, queue);
         self.copied.listings.insert(partition, listings);
         self.shard.note_checkpoint_begun(partition);
@@ -285,13 +271,9 @@ impl Shard {
     fn rest_of(&self, partition: PartitionId, piece: &Piece) -> Option<Piece> {
         match piece {
             Piece::Sessions { after, index } => {
-                let after = Some(self.last_of_block(*after)?);
-                Some(Piece::Sessions { after, index: index + 1 })
-            }
-            Piece::ChainSessions { after, index } => {
                 let table = self.chain_sessions(partition)?;
                 let after = Some(table.last_of_piece(*after, SESSIONS_PER_BLOCK)?);
-                Some(Piece::ChainSessions { after, index: index + 1 })
+                Some(Piece::Sessions { after, index: index + 1 })
             }
             Piece::Dense | Piece::Clock | Piece::Sparse(_) => None,
         }
@@ -306,15 +288,6 @@ impl Shard {
         into: &mut Vec<u8>,
     ) -> (TableId, u16, u64) {
         match piece {
-            Piece::Sessions { after, index } => {
-                let sessions = self.sequences_of(partition, *after);
-                for (session, incarnation, sequence) in sessions {
-                    into.extend_from_slice(&session.0.to_le_bytes());
-                    into.extend_from_slice(&incarnation.0.to_le_bytes());
-                    into.extend_from_slice(&sequence.0.to_le_bytes());
-                }
-                (TableId(0), SESSIONS, *index)
-            }
             Piece::Clock => {
                 if let Some(found) = self.tables.get(&table)
                     && let (Some(slot), Some(clocks)) = (found.slots.find(partition), &found.clocks)
@@ -323,11 +296,11 @@ impl Shard {
                 }
                 (table, CLOCKS, 0)
             }
-            Piece::ChainSessions { after, index } => {
+            Piece::Sessions { after, index } => {
                 if let Some(table) = self.chain_sessions(partition) {
                     table.encode_piece(*after, SESSIONS_PER_BLOCK, into);
                 }
-                (TableId(0), CHAIN_SESSIONS, *index)
+                (TableId(0), SESSIONS, *index)
             }
             Piece::Dense => {
                 if let Some(found) = self.tables.get(&table)
@@ -380,36 +353,6 @@ impl Shard {
             let TableRows::Sparse(partitions) = &mut table.rows else { return None };
             Some((*id, partitions.get_mut(slot)?))
         })
-    }
-
-    /// The highest sequence applied to a partition, of every session of one block that has any.
-    fn sequences_of(
-        &self,
-        partition: PartitionId,
-        after: Option<SessionId>,
-    ) -> impl Iterator<Item = (SessionId, Incarnation, Sequence)> + '_ {
-        let block = (
-            after.map_or(Bound::Unbounded, Bound::Excluded),
-            self.last_of_block(after).map_or(Bound::Unbounded, Bound::Included),
-        );
-        let open = self.sessions.iter().flatten().filter(move |open| block.contains(&open.id));
-        let open = open.map(|session| (session.id, session.incarnation, &session.applied));
-        let detached = self.detached.range(block);
-        let detached =
-            detached.map(|(id, detached)| (*id, detached.incarnation, &detached.applied));
-        open.chain(detached).filter_map(move |(id, incarnation, applied)| {
-            let sequence = applied.sequence(partition, self.shard_count);
-            (sequence > Sequence(0)).then_some((id, incarnation, sequence))
-        })
-    }
-
-    /// The session with which a block ends that begins behind another; `None` for the last block. Few
-    /// sessions are connected: those without a connection fill blocks.
-    fn last_of_block(&self, after: Option<SessionId>) -> Option<SessionId> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut behind = self.detached.range((from, Bound::Unbounded)).map(|(id, _)| *id);
-        let last = behind.nth(SESSIONS_PER_BLOCK - 1)?;
-        behind.next().map(|_| last)
     }
 }
 

@@ -78,7 +78,7 @@ pub enum ShardCommand {
         /// The mailbox.
         answer: Answer<AttachedMailbox>,
     },
-    /// Ends a session's connection; its duplicate suppression is kept for a while.
+    /// Ends a session's connection; what it has pushed is remembered for a while.
     CloseSession {
         /// The session.
         session: SessionId,
@@ -352,7 +352,8 @@ impl Shard {
                 statistics.sessions = self.by_session.len() as u64;
                 statistics.sessions_watched = self.sessions.watched().len() as u64;
                 statistics.messages_waiting = self.waits.count();
-                statistics.sessions_remembered = self.sessions_remembered();
+                statistics.sessions_remembered =
+                    self.chain.as_ref().map_or(0, |chain| chain.sessions_remembered());
                 statistics.parameter_bytes = self.arena.memory_len();
                 statistics.memory_left = self.memory_left;
                 if let Some(durable) = &mut self.durable {

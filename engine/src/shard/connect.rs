@@ -1,7 +1,5 @@
 //! Sessions begin and end: a queue pair, then a mailbox on it, as control threads ask.
 
-use std::time::{Duration, Instant};
-
 use windlass_transport::{
     Access, Endpoint, Pages, Role,
     mailbox::{self, CompletionWriter, MailboxReader},
@@ -16,12 +14,11 @@ use super::{
     Shard, chain,
     coded::KeptKeys,
     command::{AttachedMailbox, remote_of, shared_of},
-    session::{Applied, Detached, Mailbox, ShardSession},
+    session::{Mailbox, ShardSession},
 };
 use crate::limits::{
-    BY_REFERENCE_LEN, COMPLETION_SLOTS, EXPIRY_LOOKS, KEPT_KEYS_MAX, KEPT_KEYS_MEMORY_PART,
-    MAILBOX_RING_LEN, MAILBOX_RING_LEN_WRITTEN, RECEIVES_POSTED, SESSIONS_DETACHED_MAX,
-    SESSIONS_MAX,
+    BY_REFERENCE_LEN, COMPLETION_SLOTS, KEPT_KEYS_MAX, KEPT_KEYS_MEMORY_PART, MAILBOX_RING_LEN,
+    MAILBOX_RING_LEN_WRITTEN, RECEIVES_POSTED, SESSIONS_MAX,
 };
 
 impl Shard {
@@ -39,14 +36,6 @@ impl Shard {
         if self.by_session.len() >= SESSIONS_MAX {
             return Err(format!("the shard has {SESSIONS_MAX} sessions already"));
         }
-        self.expire_detached();
-        let is_known = peer.is_some() || self.detached.contains_key(&session);
-        if self.detached.len() >= SESSIONS_DETACHED_MAX && !is_known {
-            return Err(format!(
-                "the shard remembers the last pushes of {SESSIONS_DETACHED_MAX} clients that are gone: \
-                 wait until they have expired, or found the cluster with a shorter --session-expiry"
-            ));
-        }
         self.close_session(session);
         let pending = self.transports[transport].create_queue_pair().map_err(|e| chain(&e))?;
         let answer = pending.endpoint().clone();
@@ -57,10 +46,6 @@ impl Shard {
             self.transports[transport].disconnect(queue_pair);
             return Err(chain(&error));
         }
-        let applied = match self.detached.remove(&session) {
-            Some(detached) if detached.incarnation == incarnation => detached.applied,
-            _ => Applied::default(),
-        };
         self.session_lives += 1;
         let slot = self.sessions.insert(ShardSession {
             id: session,
@@ -75,7 +60,6 @@ impl Shard {
             queue_pair,
             lands_unpolled: self.transports[transport].capabilities().lands_unpolled,
             writes_in_order: self.transports[transport].promises(queue_pair).writes_in_order,
-            applied,
             mailbox: None,
             parked: std::collections::VecDeque::with_capacity(crate::limits::PARKED_MAX),
             shared: Vec::new(),
@@ -176,37 +160,6 @@ impl Shard {
             self.end_outstanding(work_id, false);
         }
         self.sweep_arena();
-        if open.applied.is_empty() {
-            return;
-        }
-        let now = Instant::now();
-        let (incarnation, applied) = (open.incarnation, open.applied);
-        self.detached.insert(open.id, Detached { incarnation, applied, since: now });
-    }
-
-    /// Forgets clients that are gone for so long that they send nothing again: looked at now and then,
-    /// or where room is wanted. Clients give up pushes at half of the time; at three quarters those go
-    /// that room is needed for.
-    fn expire_detached(&mut self) {
-        let expiry = Duration::from_millis(u64::from(self.map.session_expiry_ms));
-        let is_full = self.detached.len() >= SESSIONS_DETACHED_MAX;
-        let now = Instant::now();
-        let is_due = now.duration_since(self.detached_looked_at) >= expiry / EXPIRY_LOOKS;
-        if expiry.is_zero() || !(is_due || is_full) {
-            return;
-        }
-        self.detached_looked_at = now;
-        let kept_for = if is_full { expiry / 4 * 3 } else { expiry };
-        let before = self.detached.len();
-        self.detached.retain(|_, detached| now.duration_since(detached.since) < kept_for);
-        self.statistics.sessions_expired += (before - self.detached.len()) as u64;
-    }
-
-    /// Sessions whose last pushes are remembered here.
-    pub(super) fn sessions_remembered(&self) -> u64 {
-        let open = self.sessions.iter().flatten().filter(|session| !session.applied.is_empty());
-        let chained = self.chain.as_ref().map_or(0, |chain| chain.sessions_remembered());
-        open.count() as u64 + self.detached.len() as u64 + chained
     }
 
     /// Ends parameter memory that no table and no peer needs any more.

@@ -136,8 +136,7 @@ impl Shard {
         }
 
         if let Some(durable) = &mut self.durable
-            && self.chain.is_none()
-            && !durable.admits(&header, self.tables.get(&header.table), &self.map)
+            && !durable.admits(&header, self.tables.get(&header.table), self.chain.as_deref())
         {
             return Admitted::Left;
         }

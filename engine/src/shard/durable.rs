@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use windlass_wire::{Durability, PartitionId, RowRange, Status};
+use windlass_wire::{PartitionId, RowRange, Status};
 
 use super::{
     Shard, ShardStatistics,
@@ -21,7 +21,6 @@ use super::{
     set_rows::SetWaiting,
     stopwatch::Stopwatch,
     tables::{ShardTable, TableRows},
-    work::Work,
 };
 use crate::{
     limits::{IMAGES_LEN_PER_TURN, LOG_RING_LEN, SESSIONS_MAX},
@@ -217,13 +216,6 @@ impl Durable {
 }
 
 impl Shard {
-    /// Whether pushes to a table are kept on disk.
-    pub(super) fn is_kept(&self, work: &Work) -> bool {
-        self.tables
-            .get(&work.header.table)
-            .is_some_and(|table| table.entry.schema.durability != Durability::Memory {})
-    }
-
     /// One turn of the disk: writes what is due, releases acknowledgements, copies a piece of a
     /// checkpoint. Returns whether the disk had anything to report: more may follow from that.
     pub(super) fn turn_disk(&mut self, worked: bool) -> bool {

@@ -155,11 +155,11 @@ impl Shard {
                 ParkedState::Fetching => false,
                 ParkedState::Failed => true,
                 ParkedState::Ready => match &mut self.durable {
-                    Some(durable) if self.chain.is_none() => {
+                    Some(durable) => {
                         let table = self.tables.get(&front.header.table);
-                        durable.admits(&front.header, table, &self.map)
+                        durable.admits(&front.header, table, self.chain.as_deref())
                     }
-                    _ => true,
+                    None => true,
                 },
                 // One at a time: each takes room from the next.
                 ParkedState::Crowded => {

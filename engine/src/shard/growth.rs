@@ -69,6 +69,11 @@ impl Growth {
         self.lacking.contains(&partition)
     }
 
+    /// Whether rows of any partition are.
+    pub(super) fn is_lacking(&self) -> bool {
+        !self.lacking.is_empty()
+    }
+
     /// Partitions that the map gives to this shard and that it has no memory for.
     pub(super) fn refused(&self) -> impl Iterator<Item = PartitionId> + '_ {
         self.refused.iter().copied()

@@ -4,9 +4,15 @@
 
 use std::time::Duration;
 
-use windlass_wire::{ClusterMap, RequestHeader};
+use windlass_wire::{RequestHeader, RequestKind};
 
-use super::{Shard, durable::Durable, image::may_wait, tables::ShardTable};
+use super::{
+    Shard,
+    chain::{Chain, has_room_for_records, is_settled},
+    durable::Durable,
+    image::may_wait,
+    tables::ShardTable,
+};
 use crate::{
     limits::{LOG_RECORD_LEN, LOG_ROOM_LEN, RECORD_VALUES_MAX},
     persist::limits::RECORD_BYTES_MAX,
@@ -68,17 +74,24 @@ impl Shard {
 
 impl Durable {
     /// Whether the log has room for a request, if it brings anything to a table that is kept; those
-    /// before it in this turn are counted. To be asked once for each; chains keep their records
-    /// themselves until the log takes them.
+    /// before it in this turn are counted. To be asked once for each. Records that others have to hold as
+    /// well are kept until the log takes them: see [`Shard::is_chain_full`].
     pub(super) fn admits(
         &mut self,
         header: &RequestHeader,
         table: Option<&ShardTable>,
-        map: &ClusterMap,
+        chain: Option<&Chain>,
     ) -> bool {
-        let table = table.filter(|table| header.kind.pushes() && table.is_kept());
-        let Some(table) = table else { return true };
-        let records = u64::from(header.row_count).min(map.partition_count().into());
+        let says = header.kind.pushes() || header.kind == RequestKind::AdvanceClock;
+        let table = table.filter(|table| says && table.is_kept());
+        let (Some(table), true) = (table, is_settled(chain)) else { return true };
+        if table.goes_by_records() {
+            return has_room_for_records(chain, self);
+        }
+        if !header.kind.pushes() {
+            return true;
+        }
+        let records = u64::from(header.row_count).min(chain.map_or(0, Chain::part_count));
         let rows = match table.is_imaged() && may_wait(header) {
             true => u64::from(header.row_count) * table.row_image_len(),
             false => record_len(header),

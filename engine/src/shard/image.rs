@@ -16,10 +16,10 @@ use windlass_wire::{DataType, Durability, PartitionId, RequestHeader, RowRange, 
 
 use super::{
     Shard,
+    chain::{epoch_of, is_settled, ready_log, seal},
     durable::Durable,
     push::Refusal,
     tables::{ShardTable, TableRows},
-    work::Work,
 };
 use crate::{
     limits::{
@@ -29,6 +29,7 @@ use crate::{
     persist::{
         commit,
         frame::Kind,
+        limits::COVERED_MAX,
         log::Sealed,
         record::{Covered, Facts, Shape},
     },
@@ -93,7 +94,19 @@ impl ShardTable {
     /// Whether its rows are recorded as they are, now and then, instead of each push.
     pub(super) fn is_imaged(&self) -> bool {
         let schema = &self.entry.schema;
-        matches!(schema.durability, Durability::Interval { .. }) && !self.is_chained
+        matches!(schema.durability, Durability::Interval { .. }) && !self.goes_by_records()
+    }
+
+    /// No row counts as changed that was until now.
+    pub(super) fn forget_dirty(&mut self) {
+        match &mut self.rows {
+            TableRows::Dense(partitions) => {
+                partitions.iter_mut().for_each(|(dense, _)| drop(dense.take_dirty()));
+            }
+            TableRows::Sparse(partitions) => {
+                partitions.iter_mut().for_each(|sparse| drop(sparse.take_dirty()));
+            }
+        }
     }
 
     /// Whether rows of a partition, or its clock, have changed since they were recorded.
@@ -103,12 +116,6 @@ impl ShardTable {
 }
 
 impl Shard {
-    /// Whether a push is only applied now and its rows are recorded later.
-    pub(super) fn is_imaged(&self, work: &Work) -> bool {
-        may_wait(&work.header)
-            && self.tables.get(&work.header.table).is_some_and(ShardTable::is_imaged)
-    }
-
     /// Pushes of so many rows to such a table were applied.
     pub(super) fn note_imaged(&mut self, table: TableId, rows: u64) {
         let Some(table) = self.tables.get(&table) else { return };
@@ -149,7 +156,9 @@ impl Shard {
     /// Records the partitions whose images would be long soon: an image is made in one turn.
     fn write_long_images(&mut self, durable: &mut Durable) {
         durable.images.unseen = 0;
-        if self.longest_image_len() <= IMAGE_PARTITION_LEN_MAX / 2 {
+        if !is_settled(self.chain.as_deref())
+            || self.longest_image_len() <= IMAGE_PARTITION_LEN_MAX / 2
+        {
             durable.images.has_long = false;
             return;
         }
@@ -196,6 +205,11 @@ impl Shard {
     /// Records rows that changed, partition by partition, until so many bytes are; the others stay
     /// due. Returns whether there are no others.
     pub(super) fn write_images_up_to(&mut self, durable: &mut Durable, budget: usize) -> bool {
+        if !is_settled(self.chain.as_deref()) {
+            // Each push has its record, and what went before was recorded.
+            durable.images = Images::default();
+            return true;
+        }
         let mut partitions = std::mem::take(&mut durable.images.partitions);
         partitions.clear();
         for table in self.tables.values().filter(|table| table.is_imaged()) {
@@ -268,12 +282,17 @@ impl Shard {
                 append(*id, &mut table.rows, slot, &mut buffer);
             }
         }
-        let covered: Vec<Covered> = self.take_unrecorded(partition);
+        let chain = self.chain.as_ref().expect("only a settled shard has images");
+        let covered: Vec<Covered> = chain.unimaged(partition).collect();
         let level = commit::Durability::Interval(0);
         let mut written = Ok(());
         if !(buffer.is_empty() && covered.is_empty()) {
-            let images = self.record_images(durable, partition, &covered, &buffer, level);
-            written = images.map(drop);
+            written = self.record_images(durable, partition, &covered, &buffer, level).map(drop);
+        }
+        if written.is_ok()
+            && let Some(chain) = &mut self.chain
+        {
+            chain.note_imaged(partition);
         }
         if written == Err((Status::TooLarge, 0)) {
             unreachable!("images are recorded before they are longer than a record");
@@ -286,8 +305,33 @@ impl Shard {
         written
     }
 
-    /// Writes one record of images of a partition.
+    /// Records images of a partition, with those whose pushes are in them.
     pub(super) fn record_images(
+        &mut self,
+        durable: &mut Durable,
+        partition: PartitionId,
+        covered: &[Covered],
+        images: &[u8],
+        durability: commit::Durability,
+    ) -> Result<Sealed, Refusal> {
+        ready_log(self, durable, partition)?;
+        // Sessions that one record has no room for have records of their own, which count with the last.
+        let (others, covered) = covered.split_at(covered.len().saturating_sub(COVERED_MAX));
+        let is_group = !others.is_empty() && !durable.log().is_in_group();
+        if is_group {
+            durable.log_mut().begin_group();
+        }
+        for covered in others.chunks(COVERED_MAX) {
+            self.record_image(durable, partition, covered, &[], durability)?;
+        }
+        let sealed = self.record_image(durable, partition, covered, images, durability);
+        if is_group {
+            self.end_group(durable)?;
+        }
+        sealed
+    }
+
+    fn record_image(
         &mut self,
         durable: &mut Durable,
         partition: PartitionId,
@@ -298,7 +342,7 @@ impl Shard {
         let facts = Facts {
             kind: Kind::Engine,
             partition,
-            epoch: self.map.epoch,
+            epoch: epoch_of(self.chain.as_deref(), partition),
             table: TableId(0),
             dtype: DataType::F32,
             rows: RowRange::default(),
@@ -311,24 +355,7 @@ impl Shard {
         let mut record = durable.log_mut().fill(&mut reservation);
         covered.iter().for_each(|covered| record.cover(*covered));
         record.delta().copy_from_slice(images);
-        Ok(durable.log_mut().seal(reservation))
-    }
-
-    /// The sessions whose newest push to a partition no record covers; from now on one does.
-    fn take_unrecorded(&mut self, partition: PartitionId) -> Vec<Covered> {
-        let shard_count = self.shard_count;
-        let open = self.sessions.iter_mut().flatten();
-        let open = open.map(|session| (session.id, session.incarnation, &mut session.applied));
-        let detached = self.detached.iter_mut();
-        let detached =
-            detached.map(|(id, detached)| (*id, detached.incarnation, &mut detached.applied));
-        open.chain(detached)
-            .filter_map(|(session, incarnation, applied)| {
-                let sequence = applied.take_unrecorded(partition, shard_count)?;
-                Some(Covered { session, incarnation, sequence })
-            })
-            .take(crate::persist::limits::COVERED_MAX)
-            .collect()
+        Ok(seal(self.chain.as_deref_mut(), durable, (partition, reservation), covered))
     }
 }
 

@@ -8,6 +8,7 @@
 //! (`reactor`, `wait`). Every step does bounded work.
 
 mod acknowledge;
+mod admitted;
 mod aggregate;
 mod arena;
 mod burst;
@@ -50,11 +51,7 @@ mod tables;
 mod wait;
 mod work;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crossbeam::channel::Receiver;
 use windlass_transport::{Completion, QueuePairId, Transport};
@@ -122,9 +119,6 @@ pub struct Shard {
     by_queue_pair: IdMap<(usize, QueuePairId), usize>,
     /// Workers' clocks, and pulls that wait for them.
     clocks: Clocks,
-    /// Duplicate suppression of sessions whose connection is gone, until they come back or expire.
-    detached: BTreeMap<SessionId, session::Detached>,
-    detached_looked_at: Instant,
     turn: Turn,
     /// Buffers for the keys of parked requests.
     spare_keys: Vec<Vec<u64>>,
@@ -133,13 +127,14 @@ pub struct Shard {
     durable: Option<Box<Durable>>,
     /// What was recovered, until all shards of the server are: then its log is opened.
     recovered: Option<Box<open_log::Opening>>,
-    /// What it takes to be part of chains, and the part itself in a cluster that has them.
+    /// What it takes to be part of chains, and the part itself from the first map on.
     chain_context: Option<ChainContext>,
     chain: Option<Box<Chain>>,
     checkpoint_wanted: bool,
     /// Messages whose completion waits for chains or rounds, and buffers of pushes carried out together.
     waits: chain::Waits,
     scratch: chain::Scratch,
+    admitted: admitted::Admitted,
     aggregator: Aggregator,
     gathered: record::Gathered,
     outcomes: Vec<record::Outcome>,
@@ -221,8 +216,6 @@ impl Shard {
             by_session: HashMap::new(),
             session_lives: 0,
             by_queue_pair: IdMap::default(),
-            detached: BTreeMap::new(),
-            detached_looked_at: Instant::now(),
             clocks: Clocks::new(Duration::from_millis(u64::from(options.worker_timeout_ms))),
             turn: Turn::new(),
             spare_keys: Vec::new(),
@@ -233,6 +226,7 @@ impl Shard {
             checkpoint_wanted: false,
             waits: chain::Waits::default(),
             scratch: chain::Scratch::default(),
+            admitted: admitted::Admitted::default(),
             aggregator: Aggregator::new(),
             gathered: record::Gathered::default(),
             outcomes: Vec::new(),

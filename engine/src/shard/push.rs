@@ -1,14 +1,17 @@
 //! Carrying out pushes: check everything, then apply. A push is applied whole or not at all.
 #![allow(unsafe_code)]
 
-use windlass_wire::{RequestKind, RowRange, Rows, Status, rule::Merge};
+use windlass_wire::{RequestHeader, RequestKind, RowRange, Rows, Status, rule::Merge};
 
 use super::{
     Shard,
+    admitted::{Admitted, RowsOf},
+    chain::is_settled,
+    image::may_wait,
     scan::check_scan,
-    session::Applied,
+    session::ShardSession,
     tables::{ShardTable, TableRows},
-    work::{Values, Work, scans_do_not_push, values_pointer},
+    work::{Values, Work, values_pointer},
 };
 
 /// Why a request is refused, and at what.
@@ -26,12 +29,13 @@ impl Shard {
                 self.close(at, status, detail);
             }
         }
-        if self.chain.is_some() {
+        if !is_settled(self.chain.as_deref()) {
             self.push_chained();
             return;
         }
         for at in 0..self.turn.works.len() {
-            if self.turn.works[at].closed || self.turn.works[at].pushed {
+            let work = &self.turn.works[at];
+            if work.closed || work.pushed || work.header.kind == RequestKind::Pull {
                 continue;
             }
             if self.is_behind_refused(at) {
@@ -39,35 +43,40 @@ impl Shard {
                 continue;
             }
             let work = &self.turn.works[at];
-            let pushes = work.header.kind.pushes();
-            let (table, rows) = (work.header.table, self.statistics.rows_pushed);
-            if pushes && self.tables.get(&table).is_some_and(|table| table.rounds.is_some()) {
-                self.push_group(at);
-                continue;
-            }
-            let is_kept = pushes && self.is_kept(work);
-            let is_imaged = is_kept && self.is_imaged(work);
-            if is_imaged && self.is_poisoned() {
-                self.close(at, Status::Poisoned, 0);
-                continue;
-            }
-            if is_kept && !is_imaged {
-                self.push_records(at);
-            } else if pushes && work.header.sync {
-                self.close(at, Status::NotDurable, 0);
-            } else if pushes && self.needs_sum(at) {
-                self.push_sum(at);
-            } else if pushes {
-                let outcome = self.push_one(at);
-                self.finish_push(at, outcome);
-            } else if !work.header.kind.pulls() {
+            if !work.header.kind.pushes() {
                 let work = *work;
                 let (status, detail) = self.carry_out_other(at, &work);
                 self.close(at, status, detail);
+                continue;
             }
-            if is_imaged {
-                self.note_imaged(table, self.statistics.rows_pushed - rows);
+            match way_of(self.table_of(work), &work.header) {
+                Way::Chain => self.push_group(at),
+                Way::Log => self.push_records(at),
+                Way::Refused => self.close(at, Status::NotDurable, 0),
+                Way::Images if self.is_poisoned() => self.close(at, Status::Poisoned, 0),
+                Way::Images => {
+                    let (table, rows) = (work.header.table, self.statistics.rows_pushed);
+                    self.push_straight(at);
+                    self.note_imaged(table, self.statistics.rows_pushed - rows);
+                }
+                Way::Memory => self.push_straight(at),
             }
+        }
+    }
+
+    /// The table of a request that was checked.
+    #[inline]
+    fn table_of(&self, work: &Work) -> &ShardTable {
+        self.tables.get(&work.header.table).expect("a request that was checked has its table")
+    }
+
+    /// Carries out a push that takes no record, with others of its table where its rule is for their sum.
+    fn push_straight(&mut self, at: usize) {
+        if self.needs_sum(at) {
+            self.push_sum(at);
+        } else {
+            let outcome = self.push_one(at);
+            self.finish_push(at, outcome);
         }
     }
 
@@ -91,6 +100,7 @@ impl Shard {
         }
         match outcome {
             Ok(()) => {
+                work.pushed = true;
                 let is_over = work.header.kind == RequestKind::Push;
                 self.statistics.pushes += 1;
                 self.statistics.rows_pushed += u64::from(work.header.row_count);
@@ -146,7 +156,8 @@ impl Shard {
     /// in the order they came.
     fn check_order(&mut self, at: usize) -> Result<(), Refusal> {
         let work = &self.turn.works[at];
-        let Some(session) = &mut self.sessions[work.session] else { return Ok(()) };
+        let session = self.sessions[work.session].as_mut();
+        let session = session.expect("no session ends while its requests are carried out");
         if !session.refuses || !is_ordered(work.header.kind) {
             return Ok(());
         }
@@ -164,9 +175,8 @@ impl Shard {
             // By another map it says nothing, and comes again.
             return Ok(());
         }
-        // A replicated partition's chain says how old a map may be.
-        let is_known = self.chain.is_some() && header.epoch < self.map.epoch;
-        if header.epoch != self.map.epoch && !is_known {
+        // The partitions' chains say how old a map may be.
+        if header.epoch > self.map.epoch {
             return Err((Status::StaleEpoch, 0));
         }
         if header.kind == RequestKind::Nothing {
@@ -174,7 +184,7 @@ impl Shard {
         }
         let Some(table) = self.tables.get(&header.table) else {
             // Other replicas may know it before this one is told of it.
-            let is_awaited = self.chain.is_some() && self.awaits_table(header.table);
+            let is_awaited = self.map.chained && self.awaits_table(header.table);
             return Err((if is_awaited { Status::StaleEpoch } else { Status::UnknownTable }, 0));
         };
         // What waits for a round under one map is asked for again under the next.
@@ -196,7 +206,7 @@ impl Shard {
         }
         if let Rows::Partition { partition, columns, .. } = header.rows {
             check_scan(table, partition, columns, header.width)?;
-            return self.check_chains(work);
+            return self.check_chains(table, work);
         }
         if header.width != schema.width {
             return Err((Status::WrongWidth, 0));
@@ -220,7 +230,7 @@ impl Shard {
                 return Err((Status::NotFinite, detail_of(bad.unwrap_or(0))));
             }
         }
-        self.check_chains(work)
+        self.check_chains(table, work)
     }
 
     /// Pointer to a push's values: as many as its header says, readable for the rest of the turn.
@@ -247,26 +257,24 @@ impl Shard {
     /// Applies one push directly.
     fn push_one(&mut self, at: usize) -> Result<(), Refusal> {
         let work = &self.turn.works[at];
+        // One of no rows.
         let Some(values) = values_pointer(&self.turn, &self.staging, work) else { return Ok(()) };
-        let Some(table) = self.tables.get_mut(&work.header.table) else {
-            return Err((Status::UnknownTable, 0));
-        };
-        let Some(session) = &mut self.sessions[work.session] else { return Ok(()) };
-        let mut push = Push {
-            sequence: work.header.sequence,
-            shard_count: self.shard_count,
-            applied: &mut session.applied,
-            row_len: work.header.width as usize * work.header.dtype.size(),
-            values,
-            duplicates: 0,
-        };
-        let keys = &self.turn.keys[work.keys.0..work.keys.1];
-        match (&mut table.rows, work.header.rows) {
-            (TableRows::Dense(_), Rows::Range { first }) => {
-                let rows = RowRange::new(first, first + u64::from(work.header.row_count));
-                push.dense_rows(table, rows, 0, true);
-            }
-            (TableRows::Dense(_), Rows::Keys) => {
+        let Self { tables, sessions, chain, admitted, memory_left, .. } = self;
+        let table =
+            tables.get_mut(&work.header.table).expect("a push that was checked has its table");
+        let session = session_of(sessions, work);
+        let chain = chain.as_mut().expect("a shard without a chain takes no pushes");
+        let rows = work.rows(&self.turn.keys);
+        if let RowsOf::Keys(keys) = rows {
+            table.make_rows(keys, memory_left)?;
+        }
+        let push = session.push(work.header.sequence);
+        let admission = admitted.admit(chain, &table.layout, rows, &push);
+        self.statistics.duplicates += u64::from(admission.map_err(|status| (status, 0))?);
+        let applying = Applying { admitted, values, row_len: work.row_len() };
+        match (&table.rows, rows) {
+            (TableRows::Dense(_), RowsOf::Range(rows)) => applying.dense_rows(table, rows, 0),
+            (TableRows::Dense(_), RowsOf::Keys(keys)) => {
                 let mut start = 0;
                 while start < keys.len() {
                     let mut end = start + 1;
@@ -274,21 +282,58 @@ impl Shard {
                         end += 1;
                     }
                     let rows = RowRange::new(keys[start], keys[end - 1] + 1);
-                    push.dense_rows(table, rows, start, false);
+                    applying.dense_rows(table, rows, start);
                     start = end;
                 }
-                push.record(table, RowsOf::Keys(keys));
             }
-            (_, Rows::Partition { .. }) => scans_do_not_push(),
-            (TableRows::Sparse(_), _) => {
-                table.make_rows(keys, &mut self.memory_left)?;
-                push.sparse_rows(table, keys, &mut self.memory_left);
-                push.record(table, RowsOf::Keys(keys));
+            (TableRows::Sparse(_), RowsOf::Keys(keys)) => {
+                applying.sparse_rows(table, keys, memory_left);
+            }
+            (TableRows::Sparse(_), RowsOf::Range(_)) => {
+                unreachable!("a range of rows of a sparse table is refused")
             }
         }
-        self.statistics.duplicates += u64::from(push.duplicates > 0);
         Ok(())
     }
+}
+
+/// How a push of a settled shard is carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// By a record of its chain.
+    Chain,
+    /// By a record in the log.
+    Log,
+    /// At once; its rows are recorded later.
+    Images,
+    /// At once, and that is all.
+    Memory,
+    /// It asks for the disk, and its table is not kept there.
+    Refused,
+}
+
+#[inline]
+pub(super) fn way_of(table: &ShardTable, header: &RequestHeader) -> Way {
+    if table.goes_by_records() {
+        Way::Chain
+    } else if table.is_imaged() && may_wait(header) {
+        Way::Images
+    } else if table.is_kept() {
+        Way::Log
+    } else if header.sync {
+        Way::Refused
+    } else {
+        Way::Memory
+    }
+}
+
+/// The session of a request of this turn.
+#[inline]
+pub(super) fn session_of<'a>(
+    sessions: &'a [Option<ShardSession>],
+    work: &Work,
+) -> &'a ShardSession {
+    sessions[work.session].as_ref().expect("no session ends while its requests are carried out")
 }
 
 /// Whether it counts in which order a session's requests are carried out. A clock that went on without
@@ -310,100 +355,59 @@ pub(super) fn is_sent_again(status: Status) -> bool {
     )
 }
 
-/// Which rows a push is about.
+/// One push being applied wherever it is new.
 #[derive(Clone, Copy)]
-pub(super) enum RowsOf<'a> {
-    Range(RowRange),
-    Keys(&'a [u64]),
-}
-
-/// One push being applied.
-struct Push<'a> {
-    sequence: windlass_wire::Sequence,
-    shard_count: u16,
-    applied: &'a mut Applied,
-    row_len: usize,
+struct Applying<'a> {
+    admitted: &'a Admitted,
     /// The readable values of all its rows.
     values: *const u8,
-    duplicates: u32,
+    row_len: usize,
 }
 
-impl Push<'_> {
-    /// Applies consecutive rows, whose values begin at row `at` of the push. Where they are all of it,
-    /// each partition is recorded at once.
+impl Applying<'_> {
+    /// Applies consecutive rows, whose values begin at row `at` of the push.
     #[inline]
-    fn dense_rows(&mut self, table: &mut ShardTable, rows: RowRange, at: usize, are_all: bool) {
+    fn dense_rows(self, table: &mut ShardTable, rows: RowRange, at: usize) {
+        let ShardTable { layout, slots, rule, rows: TableRows::Dense(partitions), .. } = table
+        else {
+            unreachable!("rows of a dense table")
+        };
         let mut first = rows.start;
         while first < rows.end {
-            let partition = table.layout.partition_of(first);
-            let slot = table.slot(partition);
-            let TableRows::Dense(partitions) = &mut table.rows else { return };
-            let Some((dense, _)) = slot.and_then(|slot| partitions.get_mut(slot)) else { return };
+            let partition = layout.partition_of(first);
+            let slot = slots.find(partition).expect("rows that were checked are here");
+            let dense = &mut partitions[slot].0;
             let end = rows.end.min(dense.rows().end);
-            if self.applied.contains(partition, self.shard_count, self.sequence) {
-                self.duplicates += 1;
-            } else {
+            if self.admitted.is_fresh(partition) {
                 #[expect(clippy::cast_possible_truncation, reason = "at most ROWS_MAX rows")]
                 let row = at + (first - rows.start) as usize;
                 let values = self.values.wrapping_add(row * self.row_len);
                 // SAFETY: the push's values are readable for all of its rows, of which these are
                 // `row` and following; they lie in the turn's arena, the staging area or a
                 // client's memory, never in parameter memory; the kernel is the table's.
-                unsafe { dense.apply(table.rule.pushed(), RowRange::new(first, end), values) };
-            }
-            if are_all {
-                self.applied.insert(partition, self.shard_count, self.sequence);
+                unsafe { dense.apply(rule.pushed(), RowRange::new(first, end), values) };
             }
             first = end;
         }
     }
 
     #[inline]
-    fn sparse_rows(&mut self, table: &mut ShardTable, keys: &[u64], memory: &mut u64) {
-        let TableRows::Sparse(partitions) = &mut table.rows else { return };
+    fn sparse_rows(self, table: &mut ShardTable, keys: &[u64], memory: &mut u64) {
+        let ShardTable { layout, slots, rule, rows: TableRows::Sparse(partitions), .. } = table
+        else {
+            unreachable!("rows of a sparse table")
+        };
         for (at, key) in keys.iter().enumerate() {
-            let partition = table.layout.partition_of(*key);
-            let slot = table.slots.find(partition);
-            let Some(sparse) = slot.and_then(|slot| partitions.get_mut(slot)) else { continue };
-            if self.applied.contains(partition, self.shard_count, self.sequence) {
-                self.duplicates += 1;
+            let partition = layout.partition_of(*key);
+            if !self.admitted.is_fresh(partition) {
                 continue;
             }
+            let slot = slots.find(partition).expect("rows that were checked are here");
             let values = self.values.wrapping_add(at * self.row_len);
             // SAFETY: the push's values are readable for all of its rows, of which this is number
             // `at`, and lie apart from the table's slabs; the kernel is the table's.
-            let applied = unsafe { sparse.apply(table.rule.pushed(), *key, values, memory) };
+            let applied = unsafe { partitions[slot].apply(rule.pushed(), *key, values, memory) };
             debug_assert!(applied.is_ok(), "rows were reserved");
-        }
-    }
-
-    /// Remembers the push for every partition it touched.
-    fn record(&mut self, table: &ShardTable, rows: RowsOf<'_>) {
-        record(self.applied, self.shard_count, self.sequence, table, rows);
-    }
-}
-
-/// Remembers that a push was applied to every partition of its rows.
-pub(super) fn record(
-    applied: &mut Applied,
-    shard_count: u16,
-    sequence: windlass_wire::Sequence,
-    table: &ShardTable,
-    rows: RowsOf<'_>,
-) {
-    match rows {
-        RowsOf::Range(rows) => {
-            let mut first = rows.start;
-            while first < rows.end {
-                let partition = table.layout.partition_of(first);
-                applied.insert(partition, shard_count, sequence);
-                first = table.layout.rows_of(partition).end.max(first + 1);
-            }
-        }
-        RowsOf::Keys(keys) => {
-            for key in keys {
-                applied.insert(table.layout.partition_of(*key), shard_count, sequence);
-            }
         }
     }
 }

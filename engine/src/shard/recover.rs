@@ -7,19 +7,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use windlass_replication::{Lane, SessionTable, session as chained};
-use windlass_wire::{Incarnation, PartitionId, RowRange, Sequence, SessionId, map::shard_of};
+use windlass_replication::{SessionTable, session as chained};
+use windlass_wire::{PartitionId, RowRange, SessionId, map::shard_of};
 
 use super::{
     Shard, chain,
-    checkpoint::{CHAIN_SESSIONS, PieceParts, ROWS, SESSION_LEN, SESSIONS},
+    checkpoint::{PieceParts, ROWS, SESSIONS},
     clocks::apply_record,
     durable::{apply_key, apply_range},
     image::{holds_images, restore_image},
     kept_logs,
     open_log::Opening,
     regrouped::Regrouped,
-    session::{Applied, Detached},
     tables::{ShardTable, TableRows},
 };
 use crate::{
@@ -28,7 +27,7 @@ use crate::{
         clocks::CLOCKS,
         directories::ShardDirectory,
         frame::Kind,
-        record::Record,
+        record::{Covered, Record},
         recovery::{
             AppliedBlocks, Block, Progress, Recovered, RecoveryOptions, Refusal, Replay, recover,
         },
@@ -79,11 +78,9 @@ impl Shard {
             storages.push(storage.map_err(|error| chain(&error))?);
         }
         let options = RecoveryOptions { accept_damage };
-        let is_chained = self.map.chained;
         let mut replay = ShardReplay {
             shard: self,
             told: started,
-            is_chained,
             sessions: BTreeMap::new(),
             parts: PieceParts::default(),
             void: Vec::new(),
@@ -142,10 +139,7 @@ impl Shard {
     pub(super) fn recovers(&self, partition: PartitionId) -> bool {
         let chain = self.map.chains.get(partition.0 as usize);
         shard_of(partition, self.shard_count) == self.id
-            && chain.is_none_or(|chain| match self.map.chained {
-                false => chain.servers.contains(&self.server),
-                true => chain.servers == [self.server],
-            })
+            && chain.is_none_or(|chain| chain.servers == [self.server])
     }
 
     /// Damage that names no partition, while there are partitions of which nothing else was found:
@@ -207,8 +201,7 @@ impl ShardTable {
 /// A shard taking its past in.
 struct ShardReplay<'a> {
     shard: &'a mut Shard,
-    is_chained: bool,
-    /// What suppresses duplicates in chains.
+    /// What tells duplicates.
     sessions: BTreeMap<PartitionId, SessionTable>,
     /// The piece in hand, of which some blocks may still come.
     parts: PieceParts,
@@ -259,21 +252,18 @@ impl Replay for ShardReplay<'_> {
             self.begin_anew(partition);
             return Ok(());
         }
-        for covered in record.covered() {
-            let (session, incarnation) = (covered.session, covered.incarnation);
-            if self.is_chained {
-                let lane = Lane(0);
-                let covered =
-                    chained::Covered { session, incarnation, lane, sequence: covered.sequence };
-                self.sessions_of(partition).apply(record.lsn(), &[covered], &[]);
-            } else {
-                self.cover(partition, session, incarnation, covered.sequence);
-            }
-        }
-        if self.is_chained {
-            let expired: Vec<SessionId> = expired_of(record).collect();
-            self.sessions_of(partition).apply(record.lsn(), &[], &expired);
-        }
+        let lane = chain::lane_of(record);
+        let covered: Vec<chained::Covered> = record
+            .covered()
+            .map(|Covered { session, incarnation, sequence }| chained::Covered {
+                session,
+                incarnation,
+                lane,
+                sequence,
+            })
+            .collect();
+        let expired: Vec<SessionId> = expired_of(record).collect();
+        self.sessions_of(partition).apply(record.lsn(), &covered, &expired);
         if holds_images(record) {
             return restore_image(self.shard, record, applied);
         }
@@ -350,18 +340,6 @@ impl ShardReplay<'_> {
     /// Takes a piece in, of which all blocks have come.
     fn restore_piece(&mut self, block: &Block<'_>) -> Result<(), Refusal> {
         if block.head.section == SESSIONS {
-            for bytes in block.bytes.chunks_exact(SESSION_LEN) {
-                let word = |at: usize| {
-                    let mut word = [0; 8];
-                    word.copy_from_slice(&bytes[at..at + 8]);
-                    u64::from_le_bytes(word)
-                };
-                let (session, incarnation) = (SessionId(word(0)), Incarnation(word(8)));
-                self.cover(block.partition, session, incarnation, Sequence(word(16)));
-            }
-            return Ok(());
-        }
-        if block.head.section == CHAIN_SESSIONS {
             let piece = SessionTable::decode(block.bytes, CHAIN_SESSIONS_MAX)?;
             self.sessions_of(block.partition).merge(&piece);
             return Ok(());
@@ -422,23 +400,6 @@ impl ShardReplay<'_> {
         if !self.void.contains(&partition) {
             self.void.push(partition);
         }
-    }
-
-    fn cover(
-        &mut self,
-        partition: PartitionId,
-        session: SessionId,
-        incarnation: Incarnation,
-        sequence: Sequence,
-    ) {
-        let since = Instant::now();
-        let detached = self.shard.detached.entry(session).or_insert_with(|| Detached {
-            incarnation,
-            applied: Applied::default(),
-            since,
-        });
-        detached.incarnation = incarnation;
-        detached.applied.insert(partition, self.shard.shard_count, sequence);
     }
 }
 

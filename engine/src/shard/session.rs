@@ -1,75 +1,15 @@
-//! One client's session at one shard: its mailbox, its completions, its duplicate suppression.
+//! One client's session at one shard: its mailbox and its completions. What it has pushed, its partitions know.
 
 use std::{collections::VecDeque, time::Instant};
 
+use windlass_replication::{Lane, Push};
 use windlass_transport::{
     MemoryRegion, QueuePairId, RemoteRegion,
     mailbox::{CompletionWriter, MailboxReader, Sender},
 };
-use windlass_wire::{Incarnation, PartitionId, Sequence, SessionId, WorkerRank};
+use windlass_wire::{Incarnation, Sequence, SessionId, WorkerRank};
 
 use super::{coded::KeptKeys, fetch::Parked};
-
-/// Highest sequence applied, for each partition of the shard.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Applied {
-    sequences: Vec<Sequence>,
-    /// Of those, what records of the log cover; may be shorter.
-    recorded: Vec<Sequence>,
-}
-
-impl Applied {
-    /// The highest sequence applied to a partition.
-    pub(super) fn sequence(&self, partition: PartitionId, shard_count: u16) -> Sequence {
-        let slot = partition.0 as usize / usize::from(shard_count);
-        self.sequences.get(slot).copied().unwrap_or(Sequence(0))
-    }
-
-    /// Whether a push was applied to a partition already.
-    #[inline]
-    pub(super) fn contains(&self, partition: PartitionId, shard_count: u16, at: Sequence) -> bool {
-        let slot = partition.0 as usize / usize::from(shard_count);
-        self.sequences.get(slot).is_some_and(|applied| *applied >= at)
-    }
-
-    /// Whether no push was applied.
-    pub(super) fn is_empty(&self) -> bool {
-        self.sequences.is_empty()
-    }
-
-    /// The highest sequence, if no record covers it; from now on one does.
-    pub(super) fn take_unrecorded(
-        &mut self,
-        partition: PartitionId,
-        shard_count: u16,
-    ) -> Option<Sequence> {
-        let slot = partition.0 as usize / usize::from(shard_count);
-        let sequence = *self.sequences.get(slot)?;
-        if slot >= self.recorded.len() {
-            self.recorded.resize(self.sequences.len(), Sequence(0));
-        }
-        let before = std::mem::replace(&mut self.recorded[slot], sequence);
-        (sequence > before).then_some(sequence)
-    }
-
-    /// A push was applied. A late answer to an old sequence takes nothing back.
-    #[inline]
-    pub(super) fn insert(&mut self, partition: PartitionId, shard_count: u16, at: Sequence) {
-        let slot = partition.0 as usize / usize::from(shard_count);
-        if slot >= self.sequences.len() {
-            self.sequences.resize(slot + 1, Sequence(0));
-        }
-        self.sequences[slot] = self.sequences[slot].max(at);
-    }
-}
-
-/// What is kept of a session without a connection.
-#[derive(Debug)]
-pub(super) struct Detached {
-    pub(super) incarnation: Incarnation,
-    pub(super) applied: Applied,
-    pub(super) since: Instant,
-}
 
 /// A connected session.
 #[derive(Debug)]
@@ -96,7 +36,6 @@ pub(super) struct ShardSession {
     pub(super) lands_unpolled: bool,
     /// Whether its writes, and those to it, show in the order they were posted.
     pub(super) writes_in_order: bool,
-    pub(super) applied: Applied,
     /// Present once regions were exchanged.
     pub(super) mailbox: Option<Mailbox>,
     /// Requests that wait for their values or for room, in order.
@@ -114,6 +53,17 @@ pub(super) struct ShardSession {
     /// Whether turns look at it, and sweeps that have heard nothing of it since.
     pub(super) is_watched: bool,
     pub(super) silent_sweeps: u32,
+}
+
+impl ShardSession {
+    /// A push of the session, as replicas are asked about it.
+    #[inline]
+    pub(super) fn push(&self, sequence: Sequence) -> Push {
+        let (session, incarnation, lane) = (self.id, self.incarnation, Lane(0));
+        // A client sends no push before the earlier ones are settled whenever it changes its route,
+        // so none can be missing between two.
+        Push { session, incarnation, lane, sequence, previous: None }
+    }
 }
 
 /// The two ends of a session's rings.

@@ -37,8 +37,6 @@ pub(super) struct ShardTable {
     pub(super) slots: Slots,
     /// Keys whose rows [`ShardTable::make_rows`] has made; scratch.
     made: Vec<u64>,
-    /// Whether its partitions are kept by chains.
-    pub(super) is_chained: bool,
     /// Its workers' clocks, if pulls may have to wait.
     pub(super) clocks: Option<Box<TableClocks>>,
     /// Its open rounds, if pushes count by rounds.
@@ -90,7 +88,6 @@ impl ShardTable {
             },
             slots: Slots::new(partition_count),
             made: Vec::new(),
-            is_chained: false,
             clocks: None,
             rounds: TableRounds::new(schema.aggregation).map(Box::new),
             entry,
@@ -145,7 +142,6 @@ impl ShardTable {
         arena: &mut Arena,
         made: &mut Made,
     ) {
-        self.is_chained = chained;
         for &partition in partitions {
             let schema = &self.entry.schema;
             let slot = match &mut self.rows {
@@ -184,9 +180,16 @@ impl ShardTable {
             let piece = arena.allocate(ClockLine::LEN as u64);
             Box::new(TableClocks::new(piece, &self.entry.schema, chained))
         });
-        // The first map may not be known when a table is made.
-        clocks.chained = chained;
+        // The first map may not be known when a table is made. Records close rounds in any case.
+        clocks.chained = chained || clocks.in_rounds;
         clocks.grow(count);
+    }
+
+    /// Whether every push to it takes a record, also where nobody else has to hold it: records move its
+    /// workers' clocks, or close its rounds.
+    #[inline]
+    pub(super) fn goes_by_records(&self) -> bool {
+        self.clocks.as_ref().is_some_and(|clocks| clocks.chained)
     }
 
     /// Whether it is kept on disk.

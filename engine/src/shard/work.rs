@@ -1,11 +1,12 @@
 //! What one turn has taken from the mailboxes and not yet carried out.
 
 use windlass_wire::{
-    FilterError, RequestHeader, TableId,
+    FilterError, RequestHeader, RowRange, Rows, TableId,
     request::{CodedKeys, Coding},
 };
 
 use super::{
+    admitted::RowsOf,
     coded::{Coded, CodedError, KeptKeys},
     session::ShardSession,
     staging::Staging,
@@ -59,6 +60,26 @@ pub(super) struct Work {
     pub(super) wait: Option<u32>,
     /// Whether its rows are in records already.
     pub(super) pushed: bool,
+}
+
+impl Work {
+    /// Which rows it is about; `keys` are those of the turn.
+    #[inline]
+    pub(super) fn rows<'a>(&self, keys: &'a [u64]) -> RowsOf<'a> {
+        match self.header.rows {
+            Rows::Range { first } => {
+                RowsOf::Range(RowRange::new(first, first + u64::from(self.header.row_count)))
+            }
+            Rows::Keys => RowsOf::Keys(&keys[self.keys.0..self.keys.1]),
+            Rows::Partition { .. } => scans_do_not_push(),
+        }
+    }
+
+    /// Bytes of the values of one row.
+    #[inline]
+    pub(super) fn row_len(&self) -> usize {
+        self.header.width as usize * self.header.dtype.size()
+    }
 }
 
 /// The requests of one turn and the bytes they refer to. Nothing here allocates in a steady state.

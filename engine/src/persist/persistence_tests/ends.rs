@@ -18,7 +18,7 @@ use super::{
     push, settle, start, start_on,
 };
 use crate::persist::{
-    frame::word32,
+    frame::{FORMAT_VERSION, word32},
     limits::{READ_ATTEMPTS_MAX, WATERMARK_INTERVAL},
     persistence::Persistence,
     recovery::{Recovered, RecoveryError, RecoveryOptions, recover},
@@ -147,12 +147,12 @@ fn a_flipped_bit_in_the_only_superblock_loses_nothing_in_silence() {
     assert!(damage(&look(folder.path()).unwrap().0).contains("segment-00000.wlog"));
 }
 
-/// Makes the frame at an offset one of version 2, with a checksum that holds.
-fn make_version_2(path: &Path, offset: usize) {
+/// Makes the frame at an offset one of a later version, with a checksum that holds.
+fn make_later_version(path: &Path, offset: usize) {
     patch(path, |bytes| {
         let header = &mut bytes[offset..offset + 64];
         let salt = word32(header, 0) ^ Checksum::of(&header[4..]).0;
-        header[14] = 2;
+        header[14] = FORMAT_VERSION + 1;
         let checksum = Checksum::of(&header[4..]).0 ^ salt;
         header[..4].copy_from_slice(&checksum.to_le_bytes());
     });
@@ -175,10 +175,10 @@ fn a_frame_of_another_version_is_refused_by_name_whatever_is_accepted() {
         }
         go_on(&mut persistence, &mut counter, 1);
         drop(persistence);
-        make_version_2(&folder.path().join(name), offset);
+        make_later_version(&folder.path().join(name), offset);
         let storage = open(folder.path(), Provider::Buffered).unwrap();
         let refusal = look_on(storage, true).expect_err("it is refused").to_string();
-        assert!(refusal.contains(name) && refusal.contains("version 2"), "{refusal}");
+        assert!(refusal.contains(name) && refusal.contains("version 3"), "{refusal}");
     }
 }
 
@@ -188,10 +188,10 @@ fn a_segment_of_another_version_beside_a_log_that_is_whole_is_refused_by_name() 
     write(folder.path(), 1, true);
     let other = folder.path().join(file_name(7));
     fs::copy(folder.path().join(file_name(0)), &other).unwrap();
-    make_version_2(&other, 0);
+    make_later_version(&other, 0);
     let storage = open(folder.path(), Provider::Buffered).unwrap();
     let refusal = look_on(storage, true).expect_err("it is refused").to_string();
-    assert!(refusal.contains(&file_name(7)) && refusal.contains("version 2"), "{refusal}");
+    assert!(refusal.contains(&file_name(7)) && refusal.contains("version 3"), "{refusal}");
 }
 
 #[test]

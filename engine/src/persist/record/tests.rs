@@ -91,7 +91,7 @@ fn golden_bytes() {
         .chunks(32)
         .map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect())
         .collect();
-    let golden = include_str!("../../../golden/record-1.hex");
+    let golden = include_str!("../../../golden/record-2.hex");
     assert_eq!(hex.join("\n"), golden.trim_end());
 }
 

@@ -42,6 +42,7 @@ pub(super) enum ApplyError {
 impl Shard {
     /// Applies records to memory, in order, those that were applied already aside.
     pub(super) fn apply_records(&mut self, partition: PartitionId, first: Lsn, last: Lsn) {
+        let mut is_broken = false;
         for lsn in (first.0..=last.0).map(Lsn) {
             let Self { chain, tables, memory_left, clocks, .. } = self;
             let Some(part) = chain.as_mut().and_then(|chain| chain.part_mut(partition)) else {
@@ -67,13 +68,18 @@ impl Shard {
                 Some(Ok(())) => part.applied = lsn,
                 Some(Err(error)) => {
                     part.broken = true;
+                    is_broken = true;
                     tracing::error!(%partition, lsn = lsn.0, %error, "a replica has come apart");
                 }
                 None => {
                     part.broken = true;
+                    is_broken = true;
                     tracing::error!(%partition, lsn = lsn.0, "a record to apply is not held");
                 }
             }
+        }
+        if is_broken && let Some(chain) = &mut self.chain {
+            chain.settle(true);
         }
     }
 }

@@ -7,12 +7,7 @@ use windlass_wire::{
     Status, TableId, WorkerClock, WorkerRank, control::ClockPlace,
 };
 
-use super::{
-    Chain,
-    apply::{Extent, apply},
-    build::SYNC,
-    part::Held,
-};
+use super::{Chain, build::SYNC, part::Held};
 use crate::{
     limits::CLOCK_RECORD_INFLIGHT_MAX,
     persist::{
@@ -271,25 +266,9 @@ impl Shard {
         self.append_held(partition, held, false, &[]);
     }
 
-    /// Applies a record of a table without replicas.
-    pub(in crate::shard) fn apply_alone(&mut self, held: &Held) {
-        let Ok(record) = held.record() else { return };
-        let Some(table) = self.tables.get_mut(&record.table()) else { return };
-        let applied = apply(table, &record, Extent::Whole, &mut self.memory_left);
-        debug_assert!(applied.is_ok(), "rows were made when they were pushed");
-        apply_record(table, &record);
-        if let Some(clocks) = &mut table.clocks {
-            self.clocks.moved |= clocks.publish();
-        }
-    }
-
     /// The partitions of a table that pushes come to here, with their slots.
     pub(in crate::shard) fn led_partitions(&self, table: TableId) -> Vec<(PartitionId, usize)> {
-        let Some(table) = self.tables.get(&table) else { return Vec::new() };
-        match &self.chain {
-            Some(chain) => chain.led_slots(Some(table)),
-            None => table.slots.filled().collect(),
-        }
+        self.chain.as_ref().map_or_else(Vec::new, |chain| chain.led_slots(self.tables.get(&table)))
     }
 
     /// The last record of a partition.
@@ -395,7 +374,7 @@ pub(super) fn apply_clock(table: &mut ShardTable, record: &Record<'_>) -> bool {
 }
 
 /// The lane of what a record covers.
-pub(super) fn lane_of(record: &Record<'_>) -> Lane {
+pub(in crate::shard) fn lane_of(record: &Record<'_>) -> Lane {
     if record.tag() & CLOSES == 0 { Lane(0) } else { rounds::lane_of(record.table()) }
 }
 

@@ -11,7 +11,7 @@ use windlass_wire::{
 
 use super::{
     super::{Shard, durable::Durable},
-    Chain, ChainContext,
+    Chain, ChainContext, lone,
     part::Part,
 };
 
@@ -76,15 +76,15 @@ impl Shard {
     /// Acts by the map that is in force now.
     pub(in crate::shard) fn configure_chains(&mut self) {
         if self.chain.is_none() {
-            let Some(context) = self.chain_context.clone().filter(|_| self.map.chained) else {
-                return;
-            };
+            let Some(context) = self.chain_context.clone() else { return };
             let count = self.map.partition_count();
             let chain = Chain::new(context, self.server, self.id, self.shard_count, count);
             self.chain = Some(Box::new(chain));
         }
         let map = Arc::clone(&self.map);
+        lone::before_map(self, &map);
         let Some(chain) = &mut self.chain else { return };
+        chain.moves = map.chained;
         chain.now = chain.context.leases.now();
         chain.context.leases.adopt(chain.now, &map, self.server);
         note_peers(Some(chain), self.durable.as_deref_mut());
@@ -168,6 +168,7 @@ impl Shard {
     /// The life before is over: what it had under way is given up, what it holds is kept for the
     /// chains to continue from, if it is whole.
     pub(in crate::shard) fn begin_life(&mut self) {
+        lone::unsettle(self);
         let Some(chain) = &self.chain else { return };
         let peers: Vec<ServerId> = chain.links.iter().map(|link| link.peer.server).collect();
         let incoming = chain.incoming.iter().map(|incoming| incoming.slot);

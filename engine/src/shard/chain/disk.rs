@@ -2,6 +2,8 @@
 //! their way down the chain, and tells its replica once they are there. A partition that was copied in
 //! begins anew in the log, and is on disk once a checkpoint holds what was copied.
 
+mod records;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -11,18 +13,16 @@ use std::{
 use windlass_replication::{
     Input, LogIndex, Output, Position, Replica, ReplicaLimits, Role, SessionTable, Time,
 };
-use windlass_wire::{DataType, Durability, Epoch, Lsn, PartitionId, RowRange, Status, TableId};
+use windlass_wire::{Durability, Epoch, Lsn, PartitionId, Status, TableId};
 
-use super::{Chain, ServerEvent, build::SYNC, part::Part};
+use self::records::{begin, write_records};
+use super::{Chain, ServerEvent, part::Part};
 use crate::{
     limits::CHAIN_SESSIONS_MAX,
     persist::{
         commit::{Durability as Level, Position as LogPosition},
-        frame::{Kind, Salt},
-        log::{Log, ReserveError},
-        record::{Draft, Facts, Record, Shape},
+        log::ReserveError,
         recovery::RecoveredPartition,
-        sessions::EXPIRES,
     },
     shard::{Shard, durable::Durable},
 };
@@ -98,6 +98,23 @@ impl ChainDisk {
         if !std::mem::replace(&mut self.part_mut(index).is_behind, true) {
             self.behind.push(index);
         }
+    }
+
+    /// Whether the log has to get something of a part before its next record.
+    pub(super) fn is_part_behind(&mut self, index: usize) -> bool {
+        let part = self.part_mut(index);
+        part.is_behind || part.base == Base::Missing
+    }
+
+    /// The log has got all of a part's records.
+    pub(super) fn end_behind(&mut self, index: usize) {
+        self.part_mut(index).is_behind = false;
+        self.behind.retain(|behind| *behind != index);
+    }
+
+    /// A part's next record was made in the log.
+    pub(super) fn note_logged(&mut self, index: usize, lsn: Lsn) {
+        self.part_mut(index).logged = lsn;
     }
 
     /// What memory holds of a partition is no longer what the disk holds.
@@ -222,7 +239,9 @@ impl Shard {
             let on_disk = chain.disk.part_mut(index);
             (on_disk.base, on_disk.logged, on_disk.durable) = (Base::Held, lsn, lsn);
             let Some(found) = found.filter(|found| found.lsn > Lsn(0)) else { continue };
-            let epochs = [Position { epoch: found.epoch, lsn }];
+            // A cluster that was restored counts its epochs anew, and nobody else has such a log.
+            let epoch = found.epoch.min(self.map.chains[partition.0 as usize].epoch);
+            let epochs = [Position { epoch, lsn }];
             let log = LogIndex::recovered(lsn.next(), lsn, &epochs);
             let none = || SessionTable::new(CHAIN_SESSIONS_MAX);
             let sessions = sessions.remove(&partition).unwrap_or_else(none);
@@ -264,7 +283,7 @@ impl Shard {
     }
 
     /// Gives the log one part's records; whether some still wait for room.
-    fn log_part(&mut self, index: usize, durable: &mut Durable) -> bool {
+    pub(super) fn log_part(&mut self, index: usize, durable: &mut Durable) -> bool {
         let now = durable.now();
         let Self { chain: Some(chain), tables, .. } = self else { return false };
         let Chain { disk, parts, .. } = &mut **chain;
@@ -438,57 +457,4 @@ impl Shard {
             }
         }
     }
-}
-
-/// Writes a part's records from behind `logged` on; the log's end, when any is in it.
-fn write_records(
-    part: &Part,
-    logged: &mut Lsn,
-    log: &mut Log,
-    now: Duration,
-    level_of: impl Fn(TableId) -> Option<Level>,
-) -> Result<Option<LogPosition>, ReserveError> {
-    let mut position = None;
-    for lsn in (logged.next().0..=part.replica.log().last().0).map(Lsn) {
-        let Some(Ok(record)) = part.held(lsn).map(super::part::Held::record) else {
-            let (partition, last) = (part.partition, *logged);
-            return Err(ReserveError::Order { partition, last, found: lsn });
-        };
-        // Who is forgotten is told with whatever is written next.
-        let expires = record.kind() == Kind::Engine && record.tag() == EXPIRES;
-        let level = if expires { Some(Level::Memory) } else { level_of(record.table()) };
-        if let Some(level) = level {
-            let level = if record.tag() & SYNC != 0 { level.stricter(Level::Sync) } else { level };
-            let before = Lsn(lsn.0 - 1);
-            if log.last_lsn(part.partition) < before {
-                log.skip(part.partition, before, now)?;
-            }
-            position = Some(log.append(&record, Salt::NONE, level, now)?.position);
-        }
-        *logged = lsn;
-    }
-    Ok(position)
-}
-
-/// Writes that a partition begins anew, with what is in memory now.
-fn begin(part: &Part, log: &mut Log, now: Duration) -> Result<(), ReserveError> {
-    let facts = Facts {
-        kind: Kind::Begin,
-        partition: part.partition,
-        epoch: part.epoch(),
-        table: TableId(0),
-        dtype: DataType::F32,
-        rows: RowRange::default(),
-        tag: 0,
-        durability: Level::Memory,
-    };
-    let draft = Draft::new(facts, Shape::default(), part.replica.log().last());
-    let mut words = vec![0_u64; Shape::default().length() / 8];
-    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
-    draft.prepare(bytes);
-    draft.seal(bytes, Salt::NONE);
-    let Ok(record) = Record::checked_before(bytes) else {
-        unreachable!("what was sealed just now is a record")
-    };
-    log.append(&record, Salt::NONE, Level::Memory, now).map(drop)
 }

@@ -29,9 +29,16 @@ const RECORD_OVERHEAD: u64 = 1024;
 
 impl Shard {
     /// Whether this replica may answer a request, by the chains of all partitions it touches.
-    pub(in crate::shard) fn check_chains(&self, work: &Work) -> Result<(), Refusal> {
-        let Some(chain) = &self.chain else { return Ok(()) };
-        let Some(table) = self.tables.get(&work.header.table) else { return Ok(()) };
+    pub(in crate::shard) fn check_chains(
+        &self,
+        table: &ShardTable,
+        work: &Work,
+    ) -> Result<(), Refusal> {
+        let chain = self.chain.as_ref().ok_or((Status::NotHere, 0))?;
+        if let Some(epoch) = chain.settled_epoch().filter(|_| !table.goes_by_records()) {
+            let is_old = work.header.epoch < epoch;
+            return if is_old { Err((Status::StaleEpoch, 0)) } else { Ok(()) };
+        }
         let pushes = work.header.kind.pushes();
         let record_len = work.header.values_len() + work.header.keys_len() + RECORD_OVERHEAD;
         let is_keyed_long = work.header.keys_len() > 0 && work.header.row_count as usize > KEYS_MAX;
@@ -226,7 +233,10 @@ impl Shard {
         let push = Push { session, incarnation, lane: Lane(0), sequence, previous: None };
         match part.replica.admit(&push) {
             Ok(Admission::Apply) => Ok(Admitted::New),
-            Ok(Admission::Duplicate { lsn }) => Ok(Admitted::Before(lsn)),
+            // One without a record is behind the last one, and nothing is to be waited for.
+            Ok(Admission::Duplicate { lsn }) => {
+                Ok(Admitted::Before(lsn.min(part.replica.log().last())))
+            }
             // Of this very turn: it is in the record that comes next.
             Ok(Admission::Pending) => Ok(Admitted::Before(part.replica.log().last().next())),
             Ok(Admission::Full) => Err(Status::TooManySessions),

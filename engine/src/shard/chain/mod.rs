@@ -3,7 +3,7 @@
 //! records from their bytes (`apply`), and what a replica wants done is carried out in `outputs`; that records
 //! are committed goes back with the completions of the messages that brought them (`answer`).
 //! Servers talk over one mailbox from each shard to the equal shard of each peer: `link` writes,
-//! `receive` reads, `connect` sets them up; maps come by `configure`; learners copy in `copy_in` what
+//! `receive` reads, `connect` sets them up; where nobody else shares a partition `lone` does without all of that; maps come by `configure`; learners copy in `copy_in` what
 //! their feeder sends in `copy_out`; `disk` writes records of durable tables to the shard's log.
 
 mod alone;
@@ -23,6 +23,7 @@ mod expiry;
 mod head;
 mod leases;
 mod link;
+mod lone;
 mod lost;
 mod outputs;
 mod part;
@@ -38,7 +39,7 @@ use std::sync::Arc;
 use crossbeam::channel::Sender;
 use windlass_replication::{Covered, Output, Time};
 use windlass_transport::QueuePairId;
-use windlass_wire::{PartitionId, ServerId, SessionId, ShardId};
+use windlass_wire::{Epoch, PartitionId, ServerId, SessionId, ShardId};
 
 pub use checksum::PartitionChecksum;
 pub use command::ChainCommand;
@@ -47,9 +48,11 @@ pub use leases::SharedLeases;
 pub use status::PartitionStatus;
 
 pub(super) use checksum::sum_some;
-pub(super) use clocks::reaching;
+pub(super) use clocks::{lane_of, reaching};
 pub(super) use configure::note_peers;
+pub(super) use lone::{epoch_of, is_settled, ready_log, seal};
 pub(super) use lost::begin_empty;
+pub(super) use turn::has_room_for_records;
 
 pub(super) use self::{
     build::{Member, Scratch, Span, sum_dtype_of},
@@ -78,7 +81,7 @@ pub struct ChainContext {
     pub ended: Sender<LinkEnded>,
 }
 
-/// A shard's part in the chains of its partitions. There is none in a cluster without replicas.
+/// A shard's part in the chains of its partitions. There is none before its first map.
 pub(super) struct Chain {
     context: ChainContext,
     server: ServerId,
@@ -104,8 +107,14 @@ pub(super) struct Chain {
     unreleased: u32,
     /// Records appended here and not yet committed, over all partitions.
     inflight_count: u64,
+    /// Where no partition is shared with another server: the oldest map clients may go by.
+    settled: Option<Epoch>,
+    /// Whether the map's partitions may move: a coordinator that cannot move any is told nothing.
+    moves: bool,
     /// This turn's moment.
     now: Time,
+    /// Turns until a settled shard looks at the clock again.
+    turns_to_tick: u32,
     next_tick: Time,
     /// When idle sessions are looked for.
     next_expiry: Time,
@@ -146,7 +155,10 @@ impl Chain {
             dirty: Vec::new(),
             unreleased: 0,
             inflight_count: 0,
+            settled: None,
+            moves: false,
             now,
+            turns_to_tick: 0,
             next_tick: Time(0),
             next_expiry: Time(0),
             copies_out: 0,
@@ -158,7 +170,12 @@ impl Chain {
 
     #[inline]
     fn index(&self, partition: PartitionId) -> usize {
-        partition.0 as usize / usize::from(self.shard_count)
+        (partition.0 / u32::from(self.shard_count)) as usize
+    }
+
+    /// Most partitions that a push can have rows in here.
+    pub(super) fn part_count(&self) -> u64 {
+        self.parts.len() as u64
     }
 
     #[inline]
@@ -189,6 +206,9 @@ impl Chain {
     }
 
     pub(super) fn tell(&self, event: ServerEvent) {
+        if !self.moves {
+            return;
+        }
         // A server that is stopping listens no more.
         let _ = self.context.events.send(event);
     }

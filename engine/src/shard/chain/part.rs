@@ -19,6 +19,8 @@ pub(super) struct Part {
     pub(super) records: VecDeque<Held>,
     /// The last record applied to memory.
     pub(super) applied: Lsn,
+    /// Of a settled shard: the last record of images, which covers all pushes before it.
+    pub(super) imaged: Lsn,
     /// Messages that wait for a position to be committed, by position.
     pub(super) waiting: VecDeque<(Lsn, u32)>,
     /// Those who set rows, likewise.
@@ -62,6 +64,7 @@ impl Part {
         Self {
             partition,
             applied: replica.log().last(),
+            imaged: replica.log().last(),
             replica,
             records: VecDeque::new(),
             waiting: VecDeque::new(),
@@ -81,6 +84,11 @@ impl Part {
         let first = self.records.front()?.lsn;
         let at = usize::try_from(lsn.0.checked_sub(first.0)?).ok()?;
         self.records.get(at)
+    }
+
+    /// Records of images cover all pushes so far, or none is needed for them.
+    pub(super) fn note_imaged(&mut self) {
+        self.imaged = self.replica.log().last();
     }
 
     /// The epoch of the rows as they are: that of the last record, or the one in force, in which the log

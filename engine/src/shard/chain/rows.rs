@@ -4,12 +4,12 @@
 use windlass_wire::{PartitionId, TableId};
 
 use super::{Chain, part::Part};
-use crate::shard::Shard;
+use crate::shard::{Shard, tables::ShardTable};
 
 impl Shard {
     /// Has rows marked that are no longer, or not yet, current, and the mark taken from those that are.
     pub(in crate::shard) fn fence_stale_rows(&mut self) {
-        let Self { chain: Some(chain), tables, clocks, marks, .. } = self else { return };
+        let Self { chain: Some(chain), tables, clocks, marks, growth, .. } = self else { return };
         for part in chain.parts.iter_mut().flatten() {
             let stale = !part.replica.is_readable() || part.broken;
             if part.fenced != stale {
@@ -19,6 +19,12 @@ impl Shard {
                     table.fence_partition(part.partition, stale, marks);
                 }
             }
+        }
+        let was_settled = chain.is_settled();
+        chain.settle(growth.is_lacking());
+        if chain.is_settled() && !was_settled {
+            // Records have told what changed so far.
+            tables.values_mut().for_each(ShardTable::forget_dirty);
         }
     }
 

@@ -12,6 +12,9 @@ use super::{
 };
 use crate::limits::{CHAIN_HEAD_LEN_MAX, CHAIN_HELD_LEN_MAX, CHAIN_INFLIGHT_MAX};
 
+/// Turns of a settled shard between looks at the clock: nobody waits for a promise of it.
+const TURNS_PER_TICK: u32 = 32;
+
 /// How soon a shard looks again when a peer had no room.
 const BACKLOG_WAIT: Duration = Duration::from_micros(100);
 
@@ -20,6 +23,11 @@ impl Shard {
     /// only makes it wait a little longer; who makes promises looks at the clock.
     pub(in crate::shard) fn note_time(&mut self) {
         let Some(chain) = &mut self.chain else { return };
+        if chain.is_settled() && chain.turns_to_tick > 0 {
+            chain.turns_to_tick -= 1;
+            return;
+        }
+        chain.turns_to_tick = TURNS_PER_TICK;
         chain.now = chain.context.leases.now();
         if chain.now >= chain.next_tick {
             self.tick_chain();
@@ -30,6 +38,10 @@ impl Shard {
     /// Takes what peers sent. Returns whether there was anything.
     pub(in crate::shard) fn take_from_peers(&mut self, pace: Pace) -> bool {
         let Some(chain) = &self.chain else { return false };
+        if chain.links.is_empty() && chain.incoming.is_empty() {
+            self.publish_clocks();
+            return false;
+        }
         let answered = (pace == Pace::Turn || chain.is_answered()) && self.take_answers();
         let drained = self.drain_peers(pace);
         self.publish_clocks();
@@ -39,6 +51,10 @@ impl Shard {
     /// Whether pushes have to stay in their mailboxes until the chain has caught up.
     pub(in crate::shard) fn is_chain_full(&self) -> bool {
         self.chain.as_ref().is_some_and(|chain| {
+            if chain.is_settled() {
+                // Records are made where there is room for them: see `held_back`.
+                return chain.spare.held_len > CHAIN_HEAD_LEN_MAX;
+            }
             chain.spare.held_len > CHAIN_HEAD_LEN_MAX
                 || chain.inflight_count > CHAIN_INFLIGHT_MAX
                 || !has_log_room(chain, self.durable.as_deref())
@@ -86,7 +102,12 @@ impl Shard {
             return Some(BACKLOG_WAIT);
         }
         let now = chain.context.leases.now();
-        Some(Duration::from_micros(chain.next_tick.since(now)))
+        if !chain.is_settled() || chain.context.leases.has_peers() {
+            return Some(Duration::from_micros(chain.next_tick.since(now)));
+        }
+        // Nobody waits for a tick but sessions that may be over.
+        let expires = self.map.session_expiry_ms > 0;
+        expires.then(|| Duration::from_micros(chain.next_expiry.since(now)))
     }
 
     /// Leases, holds that have run out, reports that may have been missed.
@@ -130,6 +151,11 @@ impl Shard {
 /// Whether records of predecessors have to stay in their mailboxes.
 pub(super) fn leaves_records(chain: &Chain, durable: Option<&Durable>) -> bool {
     chain.spare.held_len > CHAIN_HELD_LEN_MAX || !has_log_room(chain, durable)
+}
+
+/// Whether a settled shard's log takes records that are given to it at the end of the turn.
+pub(in crate::shard) fn has_room_for_records(chain: Option<&Chain>, durable: &Durable) -> bool {
+    chain.is_none_or(|chain| has_log_room(chain, Some(durable)))
 }
 
 /// Whether the log has room for more records. Those that are here and not in it yet have to fit it as it

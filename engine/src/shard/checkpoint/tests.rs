@@ -1,13 +1,11 @@
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc};
 
+use windlass_replication::{Covered, LeaseTimings, SessionTable};
 use windlass_transport::tcp::{Tcp, TcpOptions};
-use windlass_wire::{ClusterMap, ServerId, ShardId, map::Chain};
+use windlass_wire::{ClusterMap, Incarnation, Sequence, ServerId, ShardId, map::Chain};
 
 use super::*;
-use crate::shard::{
-    ShardOptions,
-    session::{Applied, Detached},
-};
+use crate::shard::{ChainContext, ShardOptions, SharedLeases, chain};
 
 const PARTITION: PartitionId = PartitionId(0);
 
@@ -22,19 +20,37 @@ fn shard() -> Shard {
     let transport = Tcp::open(TcpOptions::LOOPBACK).unwrap();
     let (mut shard, _handle) =
         Shard::new(ShardId(0), ServerId(0), 1, options, vec![Box::new(transport)]).unwrap();
-    shard.map = Arc::new(ClusterMap { chains: vec![Chain::default()], ..ClusterMap::default() });
+    shard.replicate(ChainContext {
+        leases: Arc::new(SharedLeases::new(LeaseTimings::default())),
+        events: crossbeam::channel::unbounded().0,
+        ended: crossbeam::channel::unbounded().0,
+    });
+    let chain = Chain { epoch: Epoch(1), servers: vec![ServerId(0)], ..Chain::default() };
+    let map = ClusterMap { epoch: Epoch(1), chains: vec![chain], ..ClusterMap::default() };
+    shard.map = Arc::new(map);
+    shard.configure_chains();
+    while !chain::is_settled(shard.chain.as_deref()) {
+        // Promises of a life before may still hold.
+        shard.note_time();
+    }
+    shard.recover_chains(&BTreeMap::new(), BTreeMap::new(), true);
     shard
 }
 
 fn leave(shard: &mut Shard, session: u64, sequence: u64) {
-    let mut applied = Applied::default();
-    applied.insert(PARTITION, 1, Sequence(sequence));
-    let detached = Detached { incarnation: Incarnation(1), applied, since: Instant::now() };
-    shard.detached.insert(SessionId(session), detached);
+    shard.chain.as_mut().unwrap().note_applied(
+        PARTITION,
+        Covered {
+            session: SessionId(session),
+            incarnation: Incarnation(1),
+            lane: Lane(0),
+            sequence: Sequence(sequence),
+        },
+    );
 }
 
 #[test]
-fn many_sessions_go_into_short_blocks_while_others_come_and_go() {
+fn many_sessions_go_into_short_blocks_while_others_come() {
     const COUNT: u64 = 3 * SESSIONS_PER_BLOCK as u64 + 5;
     let mut shard = shard();
     let mut expected = BTreeMap::new();
@@ -43,7 +59,8 @@ fn many_sessions_go_into_short_blocks_while_others_come_and_go() {
         expected.insert(session, session + 1);
     }
     let mut copied = Copied { positions: vec![Lsn(7)], ..Copied::default() };
-    let (mut found, mut blocks) = (BTreeMap::new(), Vec::new());
+    let mut found = SessionTable::new(usize::MAX);
+    let mut blocks = Vec::new();
     Source { shard: &mut shard, copied: &mut copied }.begin(PARTITION, Extent::Full);
     let mut buffer = vec![0; 1 << 20];
     loop {
@@ -51,20 +68,13 @@ fn many_sessions_go_into_short_blocks_while_others_come_and_go() {
         match source.next(PARTITION, &mut buffer) {
             Next::Block(head) => {
                 assert_eq!((head.section, head.lsn), (SESSIONS, Lsn(7)));
-                let words: Vec<u64> = buffer[..head.length]
-                    .chunks_exact(8)
-                    .map(|word| u64::from_le_bytes(word.try_into().unwrap()))
-                    .collect();
-                assert!(words.len() <= 3 * (SESSIONS_PER_BLOCK + blocks.len()));
-                for session in words.chunks_exact(3) {
-                    assert_eq!(found.insert(session[0], session[2]), None, "it is there twice");
-                }
+                let piece = SessionTable::decode(&buffer[..head.length], SESSIONS_PER_BLOCK);
+                found.merge(&piece.unwrap());
                 blocks.push(head.index);
-                // One in front of what is copied, one behind it, and one of those behind it goes.
+                // One in front of what is copied, and one behind it.
                 let number = blocks.len() as u64;
                 leave(&mut shard, number, 1);
                 leave(&mut shard, COUNT * 10 + number, 1);
-                shard.detached.remove(&SessionId((COUNT - number) * 10));
             }
             Next::Later { .. } => {}
             Next::NoRoom => panic!("a block longer than its buffer"),
@@ -73,9 +83,8 @@ fn many_sessions_go_into_short_blocks_while_others_come_and_go() {
     }
     assert_eq!(blocks, [0, 1, 2, 3]);
     for (session, sequence) in expected {
-        if shard.detached.contains_key(&SessionId(session)) {
-            assert_eq!(found.get(&session), Some(&sequence), "session {session}");
-        }
+        let applied = found.applied(SessionId(session), Lane(0));
+        assert_eq!(applied, Some((Incarnation(1), Sequence(sequence))), "session {session}");
     }
 }
 

@@ -5,9 +5,7 @@
 
 use std::time::Instant;
 
-use windlass_wire::{
-    DataType, Durability, PartitionId, RowRange, SessionId, Status, TableId, WorkerRank,
-};
+use windlass_wire::{DataType, Durability, PartitionId, RowRange, SessionId, TableId, WorkerRank};
 
 use super::{members::Member, table::TableClocks};
 use crate::{
@@ -19,7 +17,12 @@ use crate::{
         record::{Facts, Record, RecordMut, Shape, Stamp},
     },
     shard::{
-        Shard, chain::reaching, durable::Durable, push::Refusal, rounds::CLOSES, tables::ShardTable,
+        Shard,
+        chain::{epoch_of, is_settled, reaching, ready_log, seal},
+        durable::Durable,
+        push::Refusal,
+        rounds::CLOSES,
+        tables::ShardTable,
     },
 };
 
@@ -100,7 +103,8 @@ impl Shard {
         let Some(table) = self.tables.get_mut(&id).filter(|table| table.is_kept()) else {
             return Ok(None);
         };
-        if table.is_chained {
+        // While rows of other partitions are still to come nothing is recorded: a clock may be behind.
+        if table.goes_by_records() || !is_settled(self.chain.as_deref()) {
             return Ok(None);
         }
         let partitions: Vec<(PartitionId, usize)> = table.slots.filled().collect();
@@ -129,7 +133,7 @@ impl Shard {
     /// are not waited for.
     pub(super) fn kept_until(&self, table: &ShardTable) -> Option<Position> {
         let is_sync = table.entry.schema.durability == (Durability::Sync {});
-        let durable = self.durable.as_ref().filter(|_| is_sync && !table.is_chained);
+        let durable = self.durable.as_ref().filter(|_| is_sync && !table.goes_by_records());
         durable.map(|durable| durable.log().end())
     }
 
@@ -192,13 +196,11 @@ impl Shard {
         durability: commit::Durability,
         fill: impl FnOnce(RecordMut<'_>),
     ) -> Result<Sealed, Refusal> {
-        if durable.log().poison().is_some() {
-            return Err((Status::Poisoned, 0));
-        }
+        ready_log(self, durable, partition)?;
         let facts = Facts {
             kind,
             partition,
-            epoch: self.map.epoch,
+            epoch: epoch_of(self.chain.as_deref(), partition),
             table,
             dtype: DataType::I8,
             rows: RowRange::default(),
@@ -207,7 +209,7 @@ impl Shard {
         };
         let mut reservation = self.reserve(durable, &facts, shape)?;
         fill(durable.log_mut().fill(&mut reservation));
-        Ok(durable.log_mut().seal(reservation))
+        Ok(seal(self.chain.as_deref_mut(), durable, (partition, reservation), &[]))
     }
 }
 

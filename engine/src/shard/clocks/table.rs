@@ -23,7 +23,7 @@ pub(in crate::shard) struct TableClocks {
     /// heard here.
     pub(in crate::shard) chained: bool,
     /// Whether pushes count by rounds.
-    pub(super) in_rounds: bool,
+    pub(in crate::shard) in_rounds: bool,
     /// Whether the line has to be published again.
     pub(in crate::shard) is_stale: bool,
 }

@@ -111,7 +111,11 @@ impl Gathered {
         self.picked.clear();
         let (mut bytes, mut rows) = (0, 0);
         for (at, work) in works.iter().enumerate().skip(first) {
-            if work.closed || !work.header.kind.pushes() || self.behind.contains(&work.session) {
+            if work.closed
+                || work.pushed
+                || !work.header.kind.pushes()
+                || self.behind.contains(&work.session)
+            {
                 continue;
             }
             let len = work.header.values_len();

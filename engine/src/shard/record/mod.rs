@@ -9,7 +9,13 @@ mod write;
 
 use windlass_wire::Status;
 
-use super::{Shard, durable::Durable, push::Refusal};
+use super::{
+    Shard,
+    admitted::RowsOf,
+    chain::ready_log,
+    durable::Durable,
+    push::{Refusal, session_of},
+};
 use crate::persist::{commit::Position, log::ReserveError};
 
 pub(super) use gather::Gathered;
@@ -25,6 +31,7 @@ impl Shard {
     /// Writes and applies this push and later ones of the turn to the same table.
     pub(super) fn push_records(&mut self, first: usize) {
         let Some(mut durable) = self.durable.take() else {
+            // The server was started without a data directory.
             self.close(first, Status::NotDurable, 0);
             return;
         };
@@ -38,8 +45,7 @@ impl Shard {
         let mut outcomes = std::mem::take(&mut self.outcomes);
         outcomes.clear();
         for member in &gathered.members {
-            let made = self.make_rows(*member);
-            outcomes.push(made.map(|()| None));
+            outcomes.push(self.make_ready(*member).map(|()| None));
         }
         if outcomes.iter().any(Result::is_err) {
             self.refuse_behind(&gathered.members, &mut outcomes);
@@ -48,6 +54,7 @@ impl Shard {
             gathered.cut(&self.turn.works, &self.turn.keys, &table.layout);
         }
         self.await_segments(&mut durable);
+        let is_ready = self.ready_log_for(&mut durable, &gathered);
         // The records of several partitions count together: a push is on disk whole or not at all.
         let is_group = match (gathered.spans.first(), gathered.spans.last()) {
             (Some(first), Some(last)) => first.partition != last.partition,
@@ -55,6 +62,9 @@ impl Shard {
         };
         if is_group {
             durable.log_mut().begin_group();
+        }
+        if let Err(refusal) = is_ready {
+            outcomes.iter_mut().for_each(|outcome| *outcome = Err(refusal));
         }
         let mut start = 0;
         let half = gathered.spans.len() / 2;
@@ -69,7 +79,10 @@ impl Shard {
             start = end;
         }
         if is_group {
-            self.end_group(&mut durable, &mut outcomes);
+            let end = self.end_group(&mut durable).map(Some);
+            for outcome in outcomes.iter_mut().filter(|outcome| matches!(outcome, Ok(Some(_)))) {
+                *outcome = end;
+            }
         }
         self.durable = Some(durable);
         let pushes = gathered.members.len();
@@ -85,17 +98,14 @@ impl Shard {
     }
 
     /// All records of the group are written: from now on its pushes wait for all of it to be on disk.
-    fn end_group(&mut self, durable: &mut Durable, outcomes: &mut [Outcome]) {
-        let end = loop {
+    pub(super) fn end_group(&mut self, durable: &mut Durable) -> Result<Position, Refusal> {
+        loop {
             let now = durable.now();
             match durable.log_mut().end_group(now) {
-                Ok(end) => break Ok(Some(end)),
+                Ok(end) => return Ok(end),
                 Err(ReserveError::Full(full)) => self.wait_for_room(durable, full, now),
-                Err(_) => break Err((Status::Poisoned, 0)),
+                Err(_) => return Err((Status::Poisoned, 0)),
             }
-        };
-        for outcome in outcomes.iter_mut().filter(|outcome| matches!(outcome, Ok(Some(_)))) {
-            *outcome = end;
         }
     }
 
@@ -114,10 +124,28 @@ impl Shard {
         }
     }
 
-    /// Makes the rows of new keys, so that what is written can be applied.
-    fn make_rows(&mut self, member: usize) -> Result<(), Refusal> {
-        let work = &self.turn.works[member];
-        let Some(table) = self.tables.get_mut(&work.header.table) else { return Ok(()) };
-        table.make_rows(&self.turn.keys[work.keys.0..work.keys.1], &mut self.memory_left)
+    /// Has the log take the next record of each partition that the pushes touch.
+    fn ready_log_for(&mut self, durable: &mut Durable, gathered: &Gathered) -> Result<(), Refusal> {
+        for spans in gathered.spans.chunk_by(|one, next| one.partition == next.partition) {
+            ready_log(self, durable, spans[0].partition)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a push can be carried out; makes the rows of its new keys, so that what is written can be
+    /// applied.
+    fn make_ready(&mut self, member: usize) -> Result<(), Refusal> {
+        let Self { turn, tables, sessions, chain, admitted, memory_left, .. } = self;
+        let work = &turn.works[member];
+        let table =
+            tables.get_mut(&work.header.table).expect("a push that was checked has its table");
+        let chain = chain.as_ref().expect("a shard without a chain takes no pushes");
+        let push = session_of(sessions, work).push(work.header.sequence);
+        let rows = work.rows(&turn.keys);
+        admitted.look(chain, &table.layout, rows, &push).map_err(|status| (status, 0))?;
+        match rows {
+            RowsOf::Keys(keys) => table.make_rows(keys, memory_left),
+            RowsOf::Range(_) => Ok(()),
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use windlass_replication::Admission;
 use windlass_wire::{Durability, PartitionId, RowRange, Status, TableId, rule::Merge};
 
 use super::{
@@ -18,8 +19,9 @@ use crate::{
     },
     shard::{
         Shard,
+        chain::{epoch_of, seal},
         durable::{Durable, apply_key, apply_range},
-        push::Refusal,
+        push::{Refusal, session_of},
         tables::{ShardTable, TableRows},
         work::Work,
     },
@@ -53,7 +55,6 @@ impl Shard {
         spans: Range<usize>,
         outcomes: &mut [Outcome],
     ) {
-        let partition = gathered.spans[spans.start].partition;
         self.choose(gathered, spans.clone(), outcomes);
         let waits = |shard: &Self, member: usize| {
             shard.durability_of_work(&shard.turn.works[member]).waits()
@@ -73,13 +74,6 @@ impl Shard {
                 (Ok(_), Ok(_)) | (Err(_), _) => {}
                 (outcome, Err(refusal)) => *outcome = Err(refusal),
             }
-            if entry.fresh && written.is_ok() {
-                let work = &self.turn.works[member];
-                if let Some(session) = &mut self.sessions[work.session] {
-                    session.applied.insert(partition, self.shard_count, work.header.sequence);
-                    session.applied.take_unrecorded(partition, self.shard_count);
-                }
-            }
         }
     }
 
@@ -87,6 +81,7 @@ impl Shard {
     /// record of those covers.
     fn choose(&mut self, gathered: &mut Gathered, spans: Range<usize>, outcomes: &[Outcome]) {
         let partition = gathered.spans[spans.start].partition;
+        let chain = self.chain.as_ref().expect("a shard without a chain takes no pushes");
         gathered.touched.clear();
         gathered.covered.clear();
         for at in spans {
@@ -99,9 +94,13 @@ impl Shard {
             let places = outcomes.iter().enumerate().skip(leader.first).take(leader.count);
             for (place, outcome) in places {
                 let work = &self.turn.works[gathered.members[place]];
-                let Some(session) = &self.sessions[work.session] else { continue };
+                let session = session_of(&self.sessions, work);
                 let sequence = work.header.sequence;
-                let known = session.applied.contains(partition, self.shard_count, sequence);
+                let admission =
+                    chain.look(partition, &session.push(sequence), gathered.covered.len());
+                // Whether it is refused was asked before; a table that has become full since has room for
+                // the turn's sessions.
+                let known = matches!(admission, Admission::Duplicate { .. } | Admission::Pending);
                 self.statistics.duplicates += u64::from(known);
                 let fresh = outcome.is_ok() && !known;
                 gathered.touched.push(Touched { place, fresh });
@@ -160,7 +159,8 @@ impl Shard {
                 Filler { shard: self, table, gathered, plan }.fill(values);
             }
         }
-        let sealed = durable.log_mut().seal(reservation);
+        let sealed =
+            seal(self.chain.as_deref_mut(), durable, (partition, reservation), &gathered.covered);
         self.apply_sealed(durable, gathered, &plan, shape, &sealed);
         Ok(sealed)
     }
@@ -214,7 +214,7 @@ impl Shard {
         let facts = Facts {
             kind,
             partition: span.partition,
-            epoch: self.map.epoch,
+            epoch: epoch_of(self.chain.as_deref(), span.partition),
             table: header.table,
             dtype,
             rows: range,

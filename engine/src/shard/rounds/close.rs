@@ -1,14 +1,11 @@
 //! Workers finish rounds, or say that they wait; rounds close, and are applied.
 
-use windlass_replication::{
-    ALL_ROWS,
-    rounds::{Closed, Placed},
-};
-use windlass_wire::{Epoch, Lsn, PartitionId, Status, TableId, WorkerClock, WorkerRank};
+use windlass_replication::rounds::{Closed, Placed};
+use windlass_wire::{PartitionId, Status, TableId, WorkerClock, WorkerRank};
 
 use super::sum::{Closing, closing_record};
 use crate::{
-    persist::record::{Covered, Stamp},
+    persist::record::Stamp,
     shard::{Shard, chain::Held, push::Refusal},
 };
 
@@ -60,11 +57,6 @@ impl Shard {
         // Its round was closed without it.
         self.clocks.unclosed |= open.rounds.finish(rank, clock);
         let is_news = clocks.live_clock(slot, rank).is_some_and(|known| known < clock);
-        if !clocks.chained {
-            clocks.apply_stamp(slot, rank, ALL_ROWS, clock);
-            self.clocks.is_stale = true;
-            return;
-        }
         if is_news && self.append_stamp(partition, id, Stamp { worker: rank, clock }).is_none() {
             self.refuse_later(at, Status::StaleEpoch);
             return;
@@ -110,11 +102,8 @@ impl Shard {
 
     /// Closes a partition's oldest round, if enough workers have finished it.
     fn close_next(&mut self, id: TableId, partition: PartitionId) -> bool {
-        let next = match &self.chain {
-            Some(chain) => chain.next_record(partition),
-            None => Some(Ok((Epoch(0), Lsn(1)))),
-        };
-        let (epoch, lsn) = match next {
+        let chain = self.chain.as_mut().expect("a shard without a chain leads nothing");
+        let (epoch, lsn) = match chain.next_record(partition) {
             Some(Ok(next)) => next,
             Some(Err(())) => {
                 self.clocks.unclosed = true;
@@ -130,31 +119,10 @@ impl Shard {
         let stamps: Vec<Stamp> =
             finished.into_iter().map(|worker| Stamp { worker, clock }).collect();
         let closing = Closing { partition, epoch, lsn, stamps: &stamps };
-        let words = match &mut self.chain {
-            Some(chain) => closing_record(table, &closing, sum.as_ref(), |len| chain.take(len)),
-            None => closing_record(table, &closing, sum.as_ref(), |len| vec![0; len / 8]),
-        };
+        let words = closing_record(table, &closing, sum.as_ref(), |len| chain.take(len));
         self.statistics.rounds_closed += 1;
         let covered = sum.as_ref().map_or(&[][..], |sum| sum.covered());
-        self.carry_out_round((id, partition), Held { lsn, words }, covered, &waits);
+        self.append_round((id, partition), Held { lsn, words }, covered, &waits);
         true
-    }
-
-    /// Applies a round's record, here or by its chain, and has its messages wait for that.
-    fn carry_out_round(
-        &mut self,
-        (table, partition): (TableId, PartitionId),
-        held: Held,
-        covered: &[Covered],
-        waits: &[u32],
-    ) {
-        if self.chain.is_some() {
-            self.append_round((table, partition), held, covered, waits);
-            return;
-        }
-        self.apply_alone(&held);
-        for wait in waits {
-            self.end_wait(*wait, Status::Done, 0);
-        }
     }
 }

@@ -9,7 +9,6 @@ use crate::{
     shard::{
         Shard,
         chain::{Chain, Member, Span},
-        session::ShardSession,
         tables::ShardTable,
     },
 };
@@ -49,8 +48,8 @@ impl Shard {
         member: &Member,
         spans: &[Span],
     ) -> Result<Taken, Status> {
-        let Self { tables, chain, sessions, turn, statistics, shard_count, clocks: known, .. } =
-            self;
+        let Self { tables, chain, turn, statistics, clocks: known, .. } = self;
+        let chain = chain.as_mut().expect("a shard without a chain takes no pushes");
         let header = member.work.header;
         let table = tables.get_mut(&header.table).ok_or(Status::UnknownTable)?;
         let slot = table.slots.find(partition).ok_or(Status::NotHere)?;
@@ -73,19 +72,18 @@ impl Shard {
             // No worker that knows how far the rounds are is so far ahead: this one is to join anew.
             return Err(Status::NoRank);
         }
-        let mut admission = Admissions { chain, sessions, shard_count: *shard_count };
         if let Placed::Into(clock) = placed
-            && !admission.is_applied(partition, member)
+            && !is_applied(chain, partition, member)
         {
             let sum = open.sums.entry(clock).or_insert_with(|| Sum::new(&entry.schema));
             sum.check_room(&turn.keys, member, spans)?;
         }
-        if placed == Placed::Dropped && !admission.is_applied(partition, member) {
+        if placed == Placed::Dropped && !is_applied(chain, partition, member) {
             // However often it comes, it is not in any sum: nothing has to be remembered of it.
             statistics.late_dropped += 1;
             return Ok(Taken::Over);
         }
-        match admission.admit(partition, member)? {
+        match admit(chain, partition, member)? {
             Admission::Apply => {}
             Admission::Duplicate { lsn } => {
                 statistics.duplicates += 1;
@@ -119,46 +117,23 @@ impl Shard {
     }
 }
 
-/// What tells pushes that were taken before: the chain's replicas, or sessions where there is none.
-struct Admissions<'a> {
-    chain: &'a mut Option<Box<Chain>>,
-    sessions: &'a mut [Option<ShardSession>],
-    shard_count: u16,
+/// Whether a push, or a later one of its session, is applied to a partition.
+fn is_applied(chain: &Chain, partition: PartitionId, member: &Member) -> bool {
+    let Covered { session, incarnation, sequence } = member.covered;
+    let lane = lane_of(member.work.header.table);
+    chain.applied(partition, session, lane) >= Some((incarnation, sequence))
 }
 
-impl Admissions<'_> {
-    fn is_applied(&self, partition: PartitionId, member: &Member) -> bool {
-        let Covered { session, incarnation, sequence } = member.covered;
-        match &self.chain {
-            Some(chain) => {
-                let lane = lane_of(member.work.header.table);
-                chain.applied(partition, session, lane) >= Some((incarnation, sequence))
-            }
-            None => self.sessions[member.work.session]
-                .as_ref()
-                .is_some_and(|open| open.applied.contains(partition, self.shard_count, sequence)),
-        }
-    }
-
-    /// Whether a push is new to a partition; from now on it is not.
-    fn admit(&mut self, partition: PartitionId, member: &Member) -> Result<Admission, Status> {
-        let Covered { session, incarnation, sequence } = member.covered;
-        if let Some(chain) = self.chain {
-            let lane = lane_of(member.work.header.table);
-            let push = Push { session, incarnation, lane, sequence, previous: None };
-            return match chain.admit(partition, &push).ok_or(Status::NotHere)? {
-                Ok(Admission::Full) => Err(Status::TooManySessions),
-                Ok(Admission::Gap { .. }) => Err(Status::Full),
-                Ok(Admission::StaleIncarnation) => Err(Status::Superseded),
-                Ok(admission) => Ok(admission),
-                Err(_) => Err(Status::StaleEpoch),
-            };
-        }
-        let open = self.sessions[member.work.session].as_mut().ok_or(Status::Superseded)?;
-        if open.applied.contains(partition, self.shard_count, sequence) {
-            return Ok(Admission::Pending);
-        }
-        open.applied.insert(partition, self.shard_count, sequence);
-        Ok(Admission::Apply)
+/// Whether a push is new to a partition; from now on it is not.
+fn admit(chain: &mut Chain, partition: PartitionId, member: &Member) -> Result<Admission, Status> {
+    let Covered { session, incarnation, sequence } = member.covered;
+    let lane = lane_of(member.work.header.table);
+    let push = Push { session, incarnation, lane, sequence, previous: None };
+    match chain.admit(partition, &push).ok_or(Status::NotHere)? {
+        Ok(Admission::Full) => Err(Status::TooManySessions),
+        Ok(Admission::Gap { .. }) => Err(Status::Full),
+        Ok(Admission::StaleIncarnation) => Err(Status::Superseded),
+        Ok(admission) => Ok(admission),
+        Err(_) => Err(Status::StaleEpoch),
     }
 }

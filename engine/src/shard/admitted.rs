@@ -1,0 +1,151 @@
+//! Which partitions have not had a push yet that is applied without a record. A push is looked at in all its
+//! partitions before any of them takes it, so that one that is refused changes nothing.
+
+use windlass_replication::{Admission, Covered, Push};
+use windlass_wire::{Layout, PartitionId, RowRange, Status};
+
+use super::chain::Chain;
+
+/// Which rows a push is about.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum RowsOf<'a> {
+    Range(RowRange),
+    Keys(&'a [u64]),
+}
+
+impl RowsOf<'_> {
+    /// The partition of all the rows, where it takes but a look to see that there is one.
+    #[inline]
+    fn only_partition(self, layout: &Layout) -> Option<PartitionId> {
+        match self {
+            Self::Range(rows) => {
+                let partition = layout.partition_of(rows.start);
+                (rows.end <= layout.rows_of(partition).end).then_some(partition)
+            }
+            Self::Keys(keys) => match keys {
+                [key] => Some(layout.partition_of(*key)),
+                _ => None,
+            },
+        }
+    }
+
+    /// Calls `each` for the partition of each row, or run of rows, until it fails.
+    #[inline]
+    fn each_partition<E>(
+        self,
+        layout: &Layout,
+        mut each: impl FnMut(PartitionId) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match self {
+            Self::Range(rows) => {
+                let mut first = rows.start;
+                while first < rows.end {
+                    let partition = layout.partition_of(first);
+                    each(partition)?;
+                    first = layout.rows_of(partition).end.max(first + 1);
+                }
+                Ok(())
+            }
+            Self::Keys(keys) => keys.iter().try_for_each(|key| each(layout.partition_of(*key))),
+        }
+    }
+}
+
+/// What the partitions of the push in hand said. Its memory is used again for the next one.
+#[derive(Debug, Default)]
+pub(super) struct Admitted {
+    /// By partition: the push that was last looked at there, and whether it was new.
+    marks: Vec<(u64, bool)>,
+    push: u64,
+    /// The partitions that the push in hand is new to.
+    fresh: Vec<PartitionId>,
+}
+
+impl Admitted {
+    /// Has each partition of a push decide on it. Returns whether some have had it before.
+    ///
+    /// # Errors
+    /// Why the push is refused: no partition has taken it then.
+    #[inline]
+    pub(super) fn look(
+        &mut self,
+        chain: &Chain,
+        layout: &Layout,
+        rows: RowsOf<'_>,
+        push: &Push,
+    ) -> Result<bool, Status> {
+        self.push += 1;
+        self.fresh.clear();
+        let mut is_known = false;
+        rows.each_partition(layout, |partition| {
+            let mark = self.marks.get(partition.0 as usize);
+            if mark.is_some_and(|(last, _)| *last == self.push) {
+                return Ok(());
+            }
+            let is_fresh = is_new(chain.look(partition, push, 0))?;
+            self.mark(partition, is_fresh);
+            if is_fresh {
+                self.fresh.push(partition);
+            }
+            is_known |= !is_fresh;
+            Ok(())
+        })?;
+        Ok(is_known)
+    }
+
+    /// The same, and remembers the push wherever it is new: it is about to be applied there.
+    #[inline]
+    pub(super) fn admit(
+        &mut self,
+        chain: &mut Chain,
+        layout: &Layout,
+        rows: RowsOf<'_>,
+        push: &Push,
+    ) -> Result<bool, Status> {
+        if let Some(partition) = rows.only_partition(layout) {
+            let is_fresh = is_new(chain.take_push(partition, push))?;
+            self.push += 1;
+            self.mark(partition, is_fresh);
+            return Ok(!is_fresh);
+        }
+        let is_known = self.look(chain, layout, rows, push)?;
+        let Push { session, incarnation, lane, sequence, .. } = *push;
+        let covered = Covered { session, incarnation, lane, sequence };
+        for partition in &self.fresh {
+            chain.note_applied(*partition, covered);
+        }
+        Ok(is_known)
+    }
+
+    #[inline]
+    fn mark(&mut self, partition: PartitionId, is_fresh: bool) {
+        let at = partition.0 as usize;
+        if at >= self.marks.len() {
+            self.marks.resize(at + 1, (0, false));
+        }
+        self.marks[at] = (self.push, is_fresh);
+    }
+
+    /// Whether the push in hand is new to one of its partitions.
+    #[inline]
+    pub(super) fn is_fresh(&self, partition: PartitionId) -> bool {
+        let (push, is_fresh) = self.marks[partition.0 as usize];
+        debug_assert_eq!(push, self.push, "a partition of the push in hand");
+        is_fresh
+    }
+}
+
+/// Whether a push that is looked at alone is new.
+///
+/// # Errors
+/// Why it is refused.
+#[inline]
+pub(super) fn is_new(admission: Admission) -> Result<bool, Status> {
+    match admission {
+        Admission::Apply => Ok(true),
+        Admission::Duplicate { .. } | Admission::Pending => Ok(false),
+        Admission::Full => Err(Status::TooManySessions),
+        Admission::StaleIncarnation => Err(Status::Superseded),
+        Admission::Gap { .. } => unreachable!("pushes name no sequence before them"),
+    }
+}

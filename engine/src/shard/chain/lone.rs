@@ -1,0 +1,368 @@
+//! A shard that shares no partition with another server is settled. Nobody else has to hold what it takes: it
+//! applies pushes without records, or has records in its log alone, where they lie.
+
+use windlass_replication::{Admission, Covered, Lane, Push};
+use windlass_wire::{ClusterMap, Epoch, Lsn, PartitionId, ServerId, ShardId, Status, map};
+
+use super::{Chain, part::Part};
+use crate::{
+    persist::{
+        log::{Full, Reservation, ReserveError, Sealed},
+        record,
+    },
+    shard::{Shard, durable::Durable, push::Refusal},
+};
+
+/// Whether a shard shares no partition with another server, and all of them are whole.
+#[inline]
+pub(in crate::shard) fn is_settled(chain: Option<&Chain>) -> bool {
+    chain.is_some_and(Chain::is_settled)
+}
+
+impl Chain {
+    /// Whether no partition is shared with another server, and all of them are whole.
+    #[inline]
+    pub(super) fn is_settled(&self) -> bool {
+        self.settled.is_some()
+    }
+
+    /// Finds out whether the shard is settled; `lacks` when it still lacks rows that the map gives it.
+    pub(super) fn settle(&mut self, lacks: bool) {
+        let parts = self.parts.iter().flatten();
+        let is_settled =
+            !lacks && parts.clone().all(|part| part.replica.is_alone() && !part.broken);
+        // A map is too old that lacks the youngest chain.
+        let epoch = parts.map(|part| part.epoch()).max().unwrap_or_default();
+        if is_settled && self.settled.is_none() {
+            // What was pushed so far is in records.
+            self.parts.iter_mut().flatten().for_each(|part| part.note_imaged());
+        }
+        self.settled = is_settled.then_some(epoch);
+    }
+
+    /// Oldest map by which clients of a settled shard may ask for its rows.
+    #[inline]
+    pub(super) fn settled_epoch(&self) -> Option<Epoch> {
+        self.settled
+    }
+
+    /// What would become of a push at a partition, beside `others` new sessions.
+    #[inline]
+    pub(in crate::shard) fn look(
+        &self,
+        partition: PartitionId,
+        push: &Push,
+        others: usize,
+    ) -> Admission {
+        self.own(partition).replica.look(push, others)
+    }
+
+    /// Decides on a push that is applied to a partition of a settled shard without a record, if it is new.
+    #[inline]
+    pub(in crate::shard) fn take_push(&mut self, partition: PartitionId, push: &Push) -> Admission {
+        self.own_mut(partition).replica.take(push)
+    }
+
+    /// A push is applied to a partition of a settled shard without a record.
+    #[inline]
+    pub(in crate::shard) fn note_applied(&mut self, partition: PartitionId, covered: Covered) {
+        self.own_mut(partition).replica.note_applied(covered);
+    }
+
+    /// A record of a settled shard is in its log, and applied.
+    pub(in crate::shard) fn note_logged(
+        &mut self,
+        partition: PartitionId,
+        lsn: Lsn,
+        covered: &[record::Covered],
+    ) {
+        self.covered.clear();
+        self.covered.extend(covered.iter().map(|one| Covered {
+            session: one.session,
+            incarnation: one.incarnation,
+            lane: Lane(0),
+            sequence: one.sequence,
+        }));
+        let index = self.index(partition);
+        let part = self.parts[index].as_deref_mut().expect("a settled shard's partition");
+        part.replica.append_alone(lsn, &self.covered);
+        part.applied = lsn;
+        self.disk.note_logged(index, lsn);
+        self.covered.clear();
+    }
+
+    /// Sessions whose newest pushes to a partition no record of images covers yet.
+    pub(in crate::shard) fn unimaged(
+        &self,
+        partition: PartitionId,
+    ) -> impl Iterator<Item = record::Covered> + '_ {
+        let part = self.own(partition);
+        part.replica.sessions().since(part.imaged, Lane(0)).map(|one| record::Covered {
+            session: one.session,
+            incarnation: one.incarnation,
+            sequence: one.sequence,
+        })
+    }
+
+    /// Records of images cover all pushes to a partition so far.
+    pub(in crate::shard) fn note_imaged(&mut self, partition: PartitionId) {
+        self.own_mut(partition).note_imaged();
+    }
+
+    #[inline]
+    fn own(&self, partition: PartitionId) -> &Part {
+        self.part(partition).expect("a settled shard has a replica for each of its partitions")
+    }
+
+    #[inline]
+    fn own_mut(&mut self, partition: PartitionId) -> &mut Part {
+        self.part_mut(partition).expect("a settled shard has a replica for each of its partitions")
+    }
+}
+
+/// Whether a map gives a partition to this server and to no other.
+fn is_lone(chain: &map::Chain, server: ServerId) -> bool {
+    chain.servers == [server] && chain.learner.is_none()
+}
+
+/// Before a map is acted on: what was applied without records gets positions, and images of its rows, where
+/// others have a part in it from now on.
+pub(super) fn before_map(shard: &mut Shard, map: &ClusterMap) {
+    let Some(chain) = &shard.chain else { return };
+    if !chain.is_settled() {
+        return;
+    }
+    let (server, own) = (chain.server, (chain.shard, chain.shard_count));
+    let is_own = |partition: PartitionId| is_of(partition, own);
+    let chains = (0..).map(PartitionId).zip(&map.chains);
+    let mut shared = chains.filter(|(partition, chain)| {
+        is_own(*partition)
+            && (chain.servers.contains(&server) || chain.learner == Some(server))
+            && !is_lone(chain, server)
+    });
+    if shared.next().is_some() || shard.growth.is_lacking() {
+        unsettle(shard);
+    }
+}
+
+fn is_of(partition: PartitionId, (shard, shard_count): (ShardId, u16)) -> bool {
+    map::shard_of(partition, shard_count) == shard
+}
+
+/// From now on what is pushed takes records: what was pushed before is in them, or in images.
+pub(super) fn unsettle(shard: &mut Shard) {
+    if !is_settled(shard.chain.as_deref()) {
+        return;
+    }
+    if let Some(mut durable) = shard.durable.take() {
+        shard.write_images(&mut durable);
+        shard.durable = Some(durable);
+    }
+    name_positions(shard);
+    if let Some(chain) = &mut shard.chain {
+        chain.settled = None;
+    }
+}
+
+/// Gives what was pushed without a record a position: behind it comes a record that says nothing.
+fn name_positions(shard: &mut Shard) {
+    let count = shard.chain.as_ref().map_or(0, |chain| chain.parts.len());
+    for index in 0..count {
+        let part = shard.chain.as_ref().and_then(|chain| chain.parts[index].as_deref());
+        if let Some(part) = part.filter(|part| part.replica.has_unrecorded()) {
+            let partition = part.partition;
+            shard.append_expired(partition);
+        }
+    }
+}
+
+/// Brings a settled shard's log to where a partition's replica is, so that its next record may be made in
+/// the log.
+///
+/// # Errors
+/// When the log has stopped.
+pub(in crate::shard) fn ready_log(
+    shard: &mut Shard,
+    durable: &mut Durable,
+    partition: PartitionId,
+) -> Result<(), Refusal> {
+    loop {
+        if durable.log().poison().is_some() {
+            return Err((Status::Poisoned, 0));
+        }
+        let now = durable.now();
+        let Some(chain) = &mut shard.chain else { unreachable!("a settled shard has a chain") };
+        let index = chain.index(partition);
+        if chain.disk.is_part_behind(index) {
+            if shard.log_part(index, durable) {
+                shard.wait_for_room(durable, Full::Ring, now);
+            } else if let Some(chain) = &mut shard.chain {
+                chain.disk.end_behind(index);
+            }
+            continue;
+        }
+        let part = chain.parts[index].as_deref_mut().expect("a settled shard's partition");
+        let last = part.replica.log().last();
+        if durable.log().last_lsn(partition) < last {
+            match durable.log_mut().skip(partition, last, now) {
+                Ok(()) => {}
+                Err(ReserveError::Full(full)) => {
+                    shard.wait_for_room(durable, full, now);
+                    continue;
+                }
+                Err(_) => return Err((Status::Poisoned, 0)),
+            }
+        }
+        // Nobody else waits for them, and the next record is not among them.
+        part.records.drain(..).for_each(|held| chain.spare.put(held.words));
+        return Ok(());
+    }
+}
+
+/// Completes a record that was made in a settled shard's log, and covers these pushes.
+pub(in crate::shard) fn seal(
+    chain: Option<&mut Chain>,
+    durable: &mut Durable,
+    (partition, reservation): (PartitionId, Reservation),
+    covered: &[record::Covered],
+) -> Sealed {
+    let sealed = durable.log_mut().seal(reservation);
+    let chain = chain.expect("a settled shard has a chain");
+    chain.note_logged(partition, sealed.lsn, covered);
+    sealed
+}
+
+/// The epoch of the records of a settled shard's partition.
+pub(in crate::shard) fn epoch_of(chain: Option<&Chain>, partition: PartitionId) -> Epoch {
+    chain.expect("a settled shard has a chain").own(partition).epoch()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use windlass_replication::{ChainView, Input, LeaseTimings, Replica, ReplicaLimits, Time};
+    use windlass_wire::{Incarnation, Layout, Sequence, SessionId, TableId, TableKind};
+
+    use super::*;
+    use crate::shard::{
+        ChainContext, SharedLeases,
+        admitted::{Admitted, RowsOf},
+    };
+
+    const ME: ServerId = ServerId(1);
+
+    /// A chain of one for each partition, whose replicas remember so many sessions.
+    fn chain(partition_count: u32, sessions_max: usize) -> Chain {
+        let context = ChainContext {
+            leases: Arc::new(SharedLeases::new(LeaseTimings::default())),
+            events: crossbeam::channel::unbounded().0,
+            ended: crossbeam::channel::unbounded().0,
+        };
+        let mut chain = Chain::new(context, ME, ShardId(0), 1, partition_count);
+        let limits = ReplicaLimits { sessions_max, ..ReplicaLimits::default() };
+        for partition in (0..partition_count).map(PartitionId) {
+            let replica = Replica::new(partition, ME, limits);
+            chain.parts[partition.0 as usize] = Some(Box::new(Part::new(partition, replica)));
+            configure(&mut chain, partition, 3, None);
+        }
+        chain.settle(false);
+        chain
+    }
+
+    fn configure(chain: &mut Chain, partition: PartitionId, epoch: u64, learner: Option<ServerId>) {
+        let epoch = Epoch(epoch);
+        let view = ChainView { epoch, path: vec![ME], tail_synchronised: true, learner };
+        let input = Input::Configure { chain: &view, hold_until: Time(0) };
+        let part = chain.part_mut(partition).unwrap();
+        part.replica.step(Time(1), input, &mut Vec::new()).unwrap();
+    }
+
+    fn push(session: u64, sequence: u64) -> Push {
+        Push {
+            session: SessionId(session),
+            incarnation: Incarnation(1),
+            lane: Lane(0),
+            sequence: Sequence(sequence),
+            previous: None,
+        }
+    }
+
+    #[test]
+    fn a_shard_is_settled_while_nobody_else_has_a_part() {
+        let mut chain = chain(2, 8);
+        assert_eq!(chain.settled_epoch(), Some(Epoch(3)));
+        configure(&mut chain, PartitionId(1), 4, None);
+        chain.settle(false);
+        assert_eq!(chain.settled_epoch(), Some(Epoch(4)), "the youngest chain's");
+        chain.settle(true);
+        assert!(!chain.is_settled(), "rows are still to come");
+        configure(&mut chain, PartitionId(1), 5, Some(ServerId(2)));
+        chain.settle(false);
+        assert!(!chain.is_settled(), "somebody learns");
+        configure(&mut chain, PartitionId(1), 6, None);
+        chain.parts[0].as_mut().unwrap().broken = true;
+        chain.settle(false);
+        assert!(!chain.is_settled(), "a replica has come apart");
+    }
+
+    #[test]
+    fn a_push_is_new_to_each_partition_once() {
+        let (mut chain, mut admitted) = (chain(4, 8), Admitted::default());
+        let layout = Layout::new(TableId(1), TableKind::Dense { rows: 40 }, 4);
+        let partition_of = |row| layout.partition_of(row);
+        let first = [1_u64, 2, 11];
+        let known = admitted.admit(&mut chain, &layout, RowsOf::Keys(&first), &push(7, 1));
+        assert_eq!(known, Ok(false));
+        assert!(admitted.is_fresh(partition_of(1)) && admitted.is_fresh(partition_of(11)));
+        // A part of it was carried out before, by another map perhaps.
+        let again = [2_u64, 11, 25];
+        let known = admitted.admit(&mut chain, &layout, RowsOf::Keys(&again), &push(7, 1));
+        assert_eq!(known, Ok(true));
+        assert!(!admitted.is_fresh(partition_of(2)) && !admitted.is_fresh(partition_of(11)));
+        assert!(admitted.is_fresh(partition_of(25)));
+        let rows = windlass_wire::RowRange::new(5, 35);
+        let known = admitted.admit(&mut chain, &layout, RowsOf::Range(rows), &push(7, 2));
+        assert_eq!(known, Ok(false));
+        assert!((5..35).all(|row| admitted.is_fresh(partition_of(row))));
+    }
+
+    #[test]
+    fn a_push_that_one_partition_refuses_is_new_to_all() {
+        let (mut chain, mut admitted) = (chain(2, 1), Admitted::default());
+        let layout = Layout::new(TableId(1), TableKind::Dense { rows: 20 }, 2);
+        let other = push(8, 1);
+        let rows = RowsOf::Keys(&[15]);
+        assert_eq!(admitted.admit(&mut chain, &layout, rows, &other), Ok(false));
+        let both = RowsOf::Keys(&[1, 15]);
+        let refused = admitted.admit(&mut chain, &layout, both, &push(7, 1));
+        assert_eq!(refused, Err(Status::TooManySessions));
+        assert_eq!(admitted.look(&chain, &layout, RowsOf::Keys(&[1]), &push(7, 1)), Ok(false));
+        assert!(admitted.is_fresh(layout.partition_of(1)));
+        let older = Push { incarnation: Incarnation(0), ..other };
+        let refused = admitted.admit(&mut chain, &layout, rows, &older);
+        assert_eq!(refused, Err(Status::Superseded));
+    }
+
+    #[test]
+    fn images_cover_who_has_pushed_since_the_last_ones() {
+        let mut chain = chain(1, 8);
+        let partition = PartitionId(0);
+        let covered = |session, sequence| {
+            let Push { session, incarnation, lane, sequence, .. } = push(session, sequence);
+            Covered { session, incarnation, lane, sequence }
+        };
+        let unimaged = |chain: &Chain| -> Vec<(u64, u64)> {
+            chain.unimaged(partition).map(|one| (one.session.0, one.sequence.0)).collect()
+        };
+        assert_eq!(unimaged(&chain), []);
+        chain.note_applied(partition, covered(7, 1));
+        chain.note_applied(partition, covered(8, 4));
+        assert_eq!(unimaged(&chain), [(7, 1), (8, 4)]);
+        chain.note_logged(partition, Lsn(1), &[]);
+        chain.note_imaged(partition);
+        assert_eq!(unimaged(&chain), []);
+        chain.note_applied(partition, covered(8, 5));
+        assert_eq!(unimaged(&chain), [(8, 5)]);
+    }
+}

@@ -129,9 +129,6 @@ fn is_lone(chain: &map::Chain, server: ServerId) -> bool {
 /// others have a part in it from now on.
 pub(super) fn before_map(shard: &mut Shard, map: &ClusterMap) {
     let Some(chain) = &shard.chain else { return };
-    if !chain.is_settled() {
-        return;
-    }
     let (server, own) = (chain.server, (chain.shard, chain.shard_count));
     let is_own = |partition: PartitionId| is_of(partition, own);
     let chains = (0..).map(PartitionId).zip(&map.chains);
@@ -151,10 +148,9 @@ fn is_of(partition: PartitionId, (shard, shard_count): (ShardId, u16)) -> bool {
 
 /// From now on what is pushed takes records: what was pushed before is in them, or in images.
 pub(super) fn unsettle(shard: &mut Shard) {
-    if !is_settled(shard.chain.as_deref()) {
-        return;
-    }
-    if let Some(mut durable) = shard.durable.take() {
+    if is_settled(shard.chain.as_deref())
+        && let Some(mut durable) = shard.durable.take()
+    {
         shard.write_images(&mut durable);
         shard.durable = Some(durable);
     }
@@ -169,7 +165,9 @@ fn name_positions(shard: &mut Shard) {
     let count = shard.chain.as_ref().map_or(0, |chain| chain.parts.len());
     for index in 0..count {
         let part = shard.chain.as_ref().and_then(|chain| chain.parts[index].as_deref());
-        if let Some(part) = part.filter(|part| part.replica.has_unrecorded()) {
+        if let Some(part) =
+            part.filter(|part| part.replica.has_unrecorded() && part.replica.is_head())
+        {
             let partition = part.partition;
             shard.append_expired(partition);
         }

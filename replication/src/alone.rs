@@ -39,7 +39,7 @@ impl Replica {
     pub fn take(&mut self, push: &Push) -> Admission {
         assert!(self.is_alone(), "others would miss a push of {}", self.partition);
         let admission = self.sessions.take(push, self.log.last().next());
-        self.has_unrecorded |= admission == Admission::Apply;
+        self.unrecorded += u64::from(admission == Admission::Apply);
         admission
     }
 
@@ -51,7 +51,7 @@ impl Replica {
     #[inline]
     pub fn note_applied(&mut self, covered: Covered) {
         assert!(self.is_alone(), "others would miss a push of {}", self.partition);
-        self.has_unrecorded = true;
+        self.unrecorded += 1;
         self.sessions.apply(self.log.last().next(), &[covered], &[]);
     }
 
@@ -59,7 +59,13 @@ impl Replica {
     #[must_use]
     #[inline]
     pub fn has_unrecorded(&self) -> bool {
-        self.has_unrecorded
+        self.unrecorded > 0
+    }
+
+    /// How many were: with the last record this says what state the rows are in.
+    #[must_use]
+    pub fn unrecorded_count(&self) -> u64 {
+        self.unrecorded
     }
 
     /// The next record is in the engine's own log, applied, and nowhere else.
@@ -77,7 +83,7 @@ impl Replica {
 
     /// Nobody goes on from a position before the last one: what came in between is not to be had.
     pub(crate) fn forget_positions(&mut self) {
-        self.has_unrecorded = false;
+        self.unrecorded = 0;
         self.log.release(self.log.last().next());
     }
 }

@@ -57,8 +57,8 @@ pub struct Replica {
     pub(crate) role: Role,
     pub(crate) log: LogIndex,
     pub(crate) sessions: SessionTable,
-    /// Pushes were applied without a record since the last one: see `alone`.
-    pub(crate) has_unrecorded: bool,
+    /// Pushes that were applied without a record since the last one: see `alone`.
+    pub(crate) unrecorded: u64,
     pub(crate) idle: IdleNotes,
     pub(crate) predecessor: Option<ServerId>,
     pub(crate) successor: Option<Follower>,
@@ -96,7 +96,7 @@ impl Replica {
             role: Role::Outside,
             log,
             sessions,
-            has_unrecorded: false,
+            unrecorded: 0,
             idle: IdleNotes::default(),
             predecessor: None,
             successor: None,

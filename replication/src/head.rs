@@ -49,7 +49,7 @@ impl Replica {
             return Err(self.inflight_full());
         }
         self.take_in(record, outputs);
-        if self.has_unrecorded {
+        if self.has_unrecorded() {
             self.forget_positions();
         }
         self.forward(now, outputs);

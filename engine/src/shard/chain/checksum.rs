@@ -49,7 +49,7 @@ struct Asked {
 #[derive(Debug)]
 struct Sum {
     partition: PartitionId,
-    lsn: Lsn,
+    position: (Lsn, u64),
     attempts: u32,
     /// Tables still to be summed, the next one last.
     tables: Vec<TableId>,
@@ -103,8 +103,8 @@ pub(in crate::shard) fn sum_some(shard: &mut Shard) -> bool {
             }
             return true;
         };
-        let Some(lsn) = lsn_of(shard, sum.partition) else { continue };
-        if lsn != sum.lsn {
+        let Some(position) = position_of(shard, sum.partition) else { continue };
+        if position != sum.position {
             if sum.attempts < CHECKSUM_ATTEMPTS_MAX {
                 asked.under = Some(Sum::begin(shard, sum.partition, sum.attempts + 1));
             }
@@ -121,17 +121,18 @@ pub(in crate::shard) fn sum_some(shard: &mut Shard) -> bool {
     true
 }
 
-/// Where a partition is that can be read here.
-fn lsn_of(shard: &Shard, partition: PartitionId) -> Option<Lsn> {
+/// Where a partition is that can be read here: its last record, and pushes without one since.
+fn position_of(shard: &Shard, partition: PartitionId) -> Option<(Lsn, u64)> {
     let part = shard.chain.as_ref()?.part(partition)?;
-    part.replica.is_readable().then_some(part.applied)
+    let position = (part.applied, part.replica.unrecorded_count());
+    part.replica.is_readable().then_some(position)
 }
 
 impl Sum {
     fn begin(shard: &Shard, partition: PartitionId, attempts: u32) -> Self {
         let tables = shard.tables.keys().copied().collect();
-        let lsn = lsn_of(shard, partition).unwrap_or_default();
-        Self { partition, lsn, attempts, tables, at: 0, checksum: 0 }
+        let position = position_of(shard, partition).unwrap_or_default();
+        Self { partition, position, attempts, tables, at: 0, checksum: 0 }
     }
 
     /// Sums as much as there is room for; the partition's sum once that is all of it.
@@ -149,7 +150,7 @@ impl Sum {
                 Some(table) => self.sum_table(table, room, bytes),
                 // It was dropped, and what was summed of it before is as little use as it was.
                 None => {
-                    self.lsn = Lsn(u64::MAX);
+                    self.position.0 = Lsn(u64::MAX);
                     return None;
                 }
             };
@@ -158,7 +159,7 @@ impl Sum {
                 self.at = 0;
             }
         }
-        let Self { partition, lsn, checksum, .. } = *self;
+        let Self { partition, position: (lsn, _), checksum, .. } = *self;
         Some(PartitionChecksum { partition, lsn, checksum })
     }
 

@@ -18,7 +18,7 @@ impl Replica {
                 epoch: self.chain.epoch,
             });
         }
-        if self.inflight_count() >= self.limits.inflight_max {
+        if !self.has_room() {
             return Err(self.inflight_full());
         }
         Ok(self.sessions.admit(push))
@@ -29,6 +29,13 @@ impl Replica {
     #[inline]
     pub fn inflight_count(&self) -> u64 {
         self.log.last().0 - self.log.committed().0.min(self.log.last().0)
+    }
+
+    /// Whether one more record may be appended now.
+    #[must_use]
+    #[inline]
+    pub fn has_room(&self) -> bool {
+        self.inflight_count() < self.limits.inflight_max
     }
 
     #[inline]
@@ -45,7 +52,7 @@ impl Replica {
         if record.lsn != last.next() {
             return Err(ReplicaError::OutOfOrder { partition, lsn: record.lsn, last });
         }
-        if self.inflight_count() >= self.limits.inflight_max {
+        if !self.has_room() {
             return Err(self.inflight_full());
         }
         self.take_in(record, outputs);

@@ -2,18 +2,20 @@
 //! sum: what makes rules that are not linear independent of how pushes fall into turns' order.
 #![allow(unsafe_code)]
 
-use windlass_wire::{RowRange, Status};
+use windlass_wire::{DataType, RowRange, Status, TableSchema, rule::Merge};
 
 use super::{
     Shard,
     admitted::RowsOf,
     push::{Refusal, Way, session_of, way_of},
+    staging::Staging,
     tables::{ShardTable, TableRows},
-    work::values_pointer,
+    work::{Turn, Work, values_pointer},
 };
 use crate::{
     limits::{AGGREGATE_LEN_MAX, IMAGE_PARTITION_LEN_MAX},
     table::HashIndex,
+    update::Accumulator,
 };
 
 /// Sums by row of one table.
@@ -129,6 +131,56 @@ impl Aggregator {
             at += count;
         }
         self.start(sum_len);
+    }
+}
+
+/// The dtype of what pushes to a table are summed to.
+pub(super) fn sum_dtype_of(schema: &TableSchema) -> DataType {
+    match schema.rule.merge() {
+        Merge::Sum => Accumulator::sum_dtype(schema.dtype),
+        _ => schema.dtype,
+    }
+}
+
+/// The values of one push, row by row.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PushedValues {
+    /// Readable for the rest of the turn.
+    values: *const u8,
+    row_count: u32,
+}
+
+impl PushedValues {
+    /// Those of a push of this turn; `None` of one without rows.
+    pub(super) fn of(turn: &Turn, staging: &Staging, work: &Work) -> Option<Self> {
+        let values = values_pointer(turn, staging, work)?;
+        Some(Self { values, row_count: work.header.row_count })
+    }
+
+    /// Adds a row to the sum of its key; of rules whose last push counts, puts it there.
+    #[inline]
+    pub(super) fn add_row(
+        &self,
+        (row, key): (u32, u64),
+        (schema, accumulator): (&TableSchema, &Accumulator),
+        sums: &mut Aggregator,
+    ) {
+        let (width, row_len) = (schema.width as usize, schema.width as usize * schema.dtype.size());
+        assert!(row < self.row_count, "a row of the push");
+        assert_eq!(sums.sum_len(), width * sum_dtype_of(schema).size(), "sums of this table");
+        let (sum, new) = sums.place_of(key);
+        let pushed = self.values.wrapping_add(row as usize * row_len);
+        // SAFETY: `sum` has room for one row of sums in the aggregator and was set unless it is
+        // new; `pushed` is row `row` of the push's readable values, which lie elsewhere.
+        unsafe {
+            if schema.rule.merge() != Merge::Sum {
+                std::ptr::copy_nonoverlapping(pushed, sum, row_len);
+            } else if new {
+                accumulator.set(sum, pushed, width);
+            } else {
+                accumulator.add(sum, pushed, width);
+            }
+        }
     }
 }
 

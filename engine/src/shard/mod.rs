@@ -133,7 +133,6 @@ pub struct Shard {
     checkpoint_wanted: bool,
     /// Messages whose completion waits for chains or rounds, and buffers of pushes carried out together.
     waits: chain::Waits,
-    scratch: chain::Scratch,
     admitted: admitted::Admitted,
     aggregator: Aggregator,
     gathered: record::Gathered,
@@ -225,7 +224,6 @@ impl Shard {
             chain: None,
             checkpoint_wanted: false,
             waits: chain::Waits::default(),
-            scratch: chain::Scratch::default(),
             admitted: admitted::Admitted::default(),
             aggregator: Aggregator::new(),
             gathered: record::Gathered::default(),

@@ -29,8 +29,8 @@ impl Shard {
                 self.close(at, status, detail);
             }
         }
-        if !is_settled(self.chain.as_deref()) {
-            self.push_chained();
+        let is_settled = is_settled(self.chain.as_deref());
+        if !is_settled && self.push_alone() {
             return;
         }
         for at in 0..self.turn.works.len() {
@@ -49,9 +49,12 @@ impl Shard {
                 self.close(at, status, detail);
                 continue;
             }
+            if !is_settled {
+                self.push_records(at);
+                continue;
+            }
             match way_of(self.table_of(work), &work.header) {
-                Way::Chain => self.push_group(at),
-                Way::Log => self.push_records(at),
+                Way::Records => self.push_records(at),
                 Way::Refused => self.close(at, Status::NotDurable, 0),
                 Way::Images if self.is_poisoned() => self.close(at, Status::Poisoned, 0),
                 Way::Images => {
@@ -66,7 +69,7 @@ impl Shard {
 
     /// The table of a request that was checked.
     #[inline]
-    fn table_of(&self, work: &Work) -> &ShardTable {
+    pub(super) fn table_of(&self, work: &Work) -> &ShardTable {
         self.tables.get(&work.header.table).expect("a request that was checked has its table")
     }
 
@@ -300,10 +303,8 @@ impl Shard {
 /// How a push of a settled shard is carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// By a record of its chain.
-    Chain,
-    /// By a record in the log.
-    Log,
+    /// By records.
+    Records,
     /// At once; its rows are recorded later.
     Images,
     /// At once, and that is all.
@@ -315,11 +316,11 @@ pub(super) enum Way {
 #[inline]
 pub(super) fn way_of(table: &ShardTable, header: &RequestHeader) -> Way {
     if table.goes_by_records() {
-        Way::Chain
+        Way::Records
     } else if table.is_imaged() && may_wait(header) {
         Way::Images
     } else if table.is_kept() {
-        Way::Log
+        Way::Records
     } else if header.sync {
         Way::Refused
     } else {

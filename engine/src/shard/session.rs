@@ -10,6 +10,7 @@ use windlass_transport::{
 use windlass_wire::{Incarnation, Sequence, SessionId, WorkerRank};
 
 use super::{coded::KeptKeys, fetch::Parked};
+use crate::persist::record::Covered;
 
 /// A connected session.
 #[derive(Debug)]
@@ -63,6 +64,12 @@ impl ShardSession {
         // A client sends no push before the earlier ones are settled whenever it changes its route,
         // so none can be missing between two.
         Push { session, incarnation, lane, sequence, previous: None }
+    }
+
+    /// What a record with that push covers of the session.
+    #[inline]
+    pub(super) fn covered(&self, sequence: Sequence) -> Covered {
+        Covered { session: self.id, incarnation: self.incarnation, sequence }
     }
 }
 

@@ -155,7 +155,6 @@ const UNSAFE_ALLOWED: &[(&str, &str)] = &[
     ("engine/src/persist/uring/", "submission of such buffers"),
     ("engine/src/shard/aggregate.rs", "values that lie in mailboxes"),
     ("engine/src/shard/chain/apply.rs", "deltas that lie in records"),
-    ("engine/src/shard/chain/build.rs", "values that lie in mailboxes"),
     ("engine/src/shard/pull.rs", "rows copied to where clients read them"),
     ("engine/src/shard/push.rs", "values that lie in mailboxes"),
     ("engine/src/table/", "rows that clients read one-sidedly"),

@@ -1,21 +1,18 @@
 //! A push that is all of its turn, of rows of a dense table that are beside each other in one partition: most
 //! pushes where few clients push. Its record is made without gathering and cutting anything.
 
-use windlass_replication::{Admission, Covered, Lane, Push};
-use windlass_wire::{RowRange, Rows};
+use windlass_replication::{Admission, Push};
+use windlass_wire::{Durability, RowRange, Rows};
 
-use super::{
-    Chain,
-    build::{build_range, is_sync},
-    head::facts_of,
-};
+use super::{Chain, head::facts_of, part::Held};
 use crate::{
     persist::{
-        frame::Kind,
-        record::{self, Shape},
+        frame::{Kind, Salt},
+        record::{self, Draft, RecordMut, Shape},
     },
     shard::{
         Shard,
+        record::copy_values,
         tables::TableRows,
         work::{Values, Work},
     },
@@ -24,7 +21,7 @@ use crate::{
 impl Shard {
     /// Carries such a push out. False when the turn holds something else, or its partition does not simply
     /// take it: nothing was done then.
-    pub(super) fn push_alone(&mut self) -> bool {
+    pub(in crate::shard) fn push_alone(&mut self) -> bool {
         let Self { chain: Some(chain), tables, turn, sessions, staging, .. } = self else {
             return false;
         };
@@ -36,7 +33,7 @@ impl Shard {
         let is_plain = matches!(table.rows, TableRows::Dense(_))
             && table.rounds.is_none()
             && table.clocks.is_none()
-            && !is_sync(table, work);
+            && !(header.sync || table.entry.schema.durability == (Durability::Sync {}));
         let has_values = !matches!(work.values, Values::None);
         if work.closed || !has_values || !header.kind.pushes() || header.row_count == 0 || !is_plain
         {
@@ -55,34 +52,30 @@ impl Shard {
         if rows.end > table.layout.rows_of(partition).end || !shape.is_allowed() {
             return false;
         }
-        let Chain { parts, spare, covered, shard_count, .. } = &mut **chain;
+        let Chain { parts, spare, shard_count, .. } = &mut **chain;
         let index = partition.0 as usize / usize::from(*shard_count);
         let Some(part) = parts.get_mut(index).and_then(Option::as_deref_mut) else { return false };
-        let (session, incarnation, sequence) = (session.id, session.incarnation, header.sequence);
-        let lane = Lane(0);
-        let push = Push { session, incarnation, lane, sequence, previous: None };
+        let push = session.push(header.sequence);
         // Any other answer is given once more.
-        if !matches!(part.replica.admit(&push), Ok(Admission::Apply)) {
+        if part.replica.look(&push, 0) != Admission::Apply || !part.replica.has_room() {
             return false;
         }
         let lsn = part.replica.log().last().next();
         let facts =
             record::Facts { kind: Kind::Rows, rows, ..facts_of(table, partition, part.epoch()) };
-        let its = record::Covered { session, incarnation, sequence };
-        let from = (&*turn, &*staging, work, rule);
-        let Some(held) = build_range((facts, shape), its, lsn, from, |len| spare.take(len)) else {
-            return false;
-        };
-        covered.clear();
-        covered.push(Covered { session, incarnation, lane, sequence });
-        if let Some(wait) = self.begin_wait(0)
-            && let Some(part) = self.chain.as_mut().and_then(|chain| chain.part_mut(partition))
-        {
-            part.waiting.push_back((lsn, wait));
-            self.waits.add(wait);
-        }
-        self.turn.works[0].pushed = true;
-        self.append_held(partition, held, false, &[]);
+        let Push { session, incarnation, sequence, .. } = push;
+        let covered = record::Covered { session, incarnation, sequence };
+        let mut words = spare.take(shape.length());
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+        let mut draft = Draft::new(facts, shape, lsn);
+        draft.prepare(bytes);
+        let mut record = RecordMut::new(bytes, &mut draft);
+        let (values, end) = record.delta().split_at_mut(delta_bytes - rule.len());
+        copy_values(turn, staging, work, values);
+        end.copy_from_slice(rule);
+        record.cover(covered);
+        draft.seal(bytes, Salt::NONE);
+        self.hold((partition, false), Held { lsn, words }, &[covered], std::iter::once(0));
         self.finish_push(0, Ok(()));
         true
     }

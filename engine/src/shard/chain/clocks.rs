@@ -7,7 +7,7 @@ use windlass_wire::{
     Status, TableId, WorkerClock, WorkerRank, control::ClockPlace,
 };
 
-use super::{Chain, build::SYNC, part::Held};
+use super::{Chain, SYNC, part::Held};
 use crate::{
     limits::CLOCK_RECORD_INFLIGHT_MAX,
     persist::{

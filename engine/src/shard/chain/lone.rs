@@ -76,6 +76,17 @@ impl Chain {
         lsn: Lsn,
         covered: &[record::Covered],
     ) {
+        self.cover(covered);
+        let index = self.index(partition);
+        let part = self.parts[index].as_deref_mut().expect("a settled shard's partition");
+        part.replica.append_alone(lsn, &self.covered);
+        part.applied = lsn;
+        self.disk.note_logged(index, lsn);
+        self.covered.clear();
+    }
+
+    /// The next record covers these pushes.
+    pub(super) fn cover(&mut self, covered: &[record::Covered]) {
         self.covered.clear();
         self.covered.extend(covered.iter().map(|one| Covered {
             session: one.session,
@@ -83,12 +94,6 @@ impl Chain {
             lane: Lane(0),
             sequence: one.sequence,
         }));
-        let index = self.index(partition);
-        let part = self.parts[index].as_deref_mut().expect("a settled shard's partition");
-        part.replica.append_alone(lsn, &self.covered);
-        part.applied = lsn;
-        self.disk.note_logged(index, lsn);
-        self.covered.clear();
     }
 
     /// Sessions whose newest pushes to a partition no record of images covers yet.
@@ -110,13 +115,13 @@ impl Chain {
     }
 
     #[inline]
-    fn own(&self, partition: PartitionId) -> &Part {
-        self.part(partition).expect("a settled shard has a replica for each of its partitions")
+    pub(super) fn own(&self, partition: PartitionId) -> &Part {
+        self.part(partition).expect("pushes come to partitions that have a replica here")
     }
 
     #[inline]
-    fn own_mut(&mut self, partition: PartitionId) -> &mut Part {
-        self.part_mut(partition).expect("a settled shard has a replica for each of its partitions")
+    pub(super) fn own_mut(&mut self, partition: PartitionId) -> &mut Part {
+        self.part_mut(partition).expect("pushes come to partitions that have a replica here")
     }
 }
 
@@ -230,9 +235,9 @@ pub(in crate::shard) fn seal(
     sealed
 }
 
-/// The epoch of the records of a settled shard's partition.
+/// The epoch of the records of a partition that is led here.
 pub(in crate::shard) fn epoch_of(chain: Option<&Chain>, partition: PartitionId) -> Epoch {
-    chain.expect("a settled shard has a chain").own(partition).epoch()
+    chain.expect("pushes come to partitions that have a replica here").own(partition).epoch()
 }
 
 #[cfg(test)]
@@ -246,6 +251,7 @@ mod tests {
     use crate::shard::{
         ChainContext, SharedLeases,
         admitted::{Admitted, RowsOf},
+        checkpoint,
     };
 
     const ME: ServerId = ServerId(1);
@@ -340,6 +346,30 @@ mod tests {
         let older = Push { incarnation: Incarnation(0), ..other };
         let refused = admitted.admit(&mut chain, &layout, rows, &older);
         assert_eq!(refused, Err(Status::Superseded));
+    }
+
+    /// Whoever learns compares positions: none must be that of other rows elsewhere.
+    #[test]
+    fn before_somebody_learns_every_push_has_a_position() {
+        for is_broken in [false, true] {
+            let mut shard = checkpoint::tests::shard();
+            let part = |shard: &Shard| {
+                let part = shard.chain.as_ref().unwrap().parts[0].as_deref().unwrap();
+                (part.replica.has_unrecorded(), part.replica.log().last())
+            };
+            checkpoint::tests::leave(&mut shard, 7, 1);
+            let before = part(&shard);
+            assert_eq!(before, (true, Lsn(0)));
+            let mut map = ClusterMap::clone(&shard.map);
+            before_map(&mut shard, &map);
+            assert_eq!(part(&shard), before, "nobody else has a part in it");
+            // A replica that has come apart ends the straight way as well.
+            shard.chain.as_mut().unwrap().settle(is_broken);
+            map.chains[0].learner = Some(ServerId(9));
+            before_map(&mut shard, &map);
+            assert_eq!(part(&shard), (false, Lsn(1)), "broken: {is_broken}");
+            assert!(!is_settled(shard.chain.as_deref()));
+        }
     }
 
     #[test]

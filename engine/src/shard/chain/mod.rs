@@ -1,5 +1,5 @@
 //! Chains of replicas in a running shard: the shell around `windlass_replication`'s state machines.
-//! The head makes one record of each turn, table and partition (`head`, `build`), every member applies
+//! The head makes one record of each turn, table and partition (`head`, `shard::record`), every member applies
 //! records from their bytes (`apply`), and what a replica wants done is carried out in `outputs`; that records
 //! are committed goes back with the completions of the messages that brought them (`answer`).
 //! Servers talk over one mailbox from each shard to the equal shard of each peer: `link` writes,
@@ -9,7 +9,6 @@
 mod alone;
 mod answer;
 mod apply;
-mod build;
 mod checksum;
 mod clocks;
 mod command;
@@ -54,11 +53,7 @@ pub(super) use lone::{epoch_of, is_settled, ready_log, seal};
 pub(super) use lost::begin_empty;
 pub(super) use turn::has_room_for_records;
 
-pub(super) use self::{
-    build::{Member, Scratch, Span, sum_dtype_of},
-    part::Held,
-    waiting::Waits,
-};
+pub(super) use self::{part::Held, waiting::Waits};
 
 use self::{
     answer::{Records, Taking},
@@ -69,6 +64,9 @@ use self::{
     part::{Part, Spare},
     receive::Incoming,
 };
+
+/// Bit of a record's tag: it must be on the disk of every replica before it is acknowledged.
+pub(super) const SYNC: u16 = 1;
 
 /// What a server gives each of its shards when it may be part of chains.
 #[derive(Clone, Debug)]

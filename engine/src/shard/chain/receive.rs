@@ -9,7 +9,7 @@ use windlass_wire::{
 
 use super::{
     super::{Shard, wait::Pace},
-    ServerEvent,
+    SYNC, ServerEvent,
     answer::{Answers, Records, Taking},
     clocks::lane_of,
     part::Held,
@@ -22,7 +22,6 @@ use crate::{
         record::{Record, RecordError},
         sessions::expired_of,
     },
-    shard::chain::build::SYNC,
 };
 
 /// A peer's mailbox here.

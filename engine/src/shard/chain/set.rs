@@ -2,7 +2,7 @@
 
 use windlass_wire::{Durability, PartitionId, TableId};
 
-use super::build::SYNC;
+use super::SYNC;
 use crate::{
     persist::{frame::Kind, record::Shape},
     shard::{Shard, command::Answer, image::SET, set_rows::SetError},

@@ -74,12 +74,13 @@ impl Waits {
 impl Shard {
     /// Begins to wait for a message of this turn: until its turn is over, at least.
     #[inline]
-    pub(in crate::shard) fn begin_wait(&mut self, at: usize) -> Option<u32> {
+    pub(in crate::shard) fn begin_wait(&mut self, at: usize) -> u32 {
         let work = &mut self.turn.works[at];
-        if work.wait.is_some() {
-            return work.wait;
+        if let Some(wait) = work.wait {
+            return wait;
         }
-        let session = self.sessions[work.session].as_mut()?;
+        let session = self.sessions[work.session].as_mut();
+        let session = session.expect("no session ends while its requests are carried out");
         session.deferred_count += 1;
         let wait = Wait {
             slot: work.session,
@@ -91,7 +92,7 @@ impl Shard {
         };
         let id = self.waits.insert(wait);
         work.wait = Some(id);
-        Some(id)
+        id
     }
 
     /// One of the things that a message waits for has come about.

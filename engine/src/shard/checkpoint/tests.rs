@@ -9,7 +9,8 @@ use crate::shard::{ChainContext, ShardOptions, SharedLeases, chain};
 
 const PARTITION: PartitionId = PartitionId(0);
 
-fn shard() -> Shard {
+/// A settled shard of one partition.
+pub(in crate::shard) fn shard() -> Shard {
     let options = ShardOptions {
         spin_us: 20,
         by_reference_len: None,
@@ -37,7 +38,8 @@ fn shard() -> Shard {
     shard
 }
 
-fn leave(shard: &mut Shard, session: u64, sequence: u64) {
+/// A client pushes without a record.
+pub(in crate::shard) fn leave(shard: &mut Shard, session: u64, sequence: u64) {
     shard.chain.as_mut().unwrap().note_applied(
         PARTITION,
         Covered {

@@ -1,7 +1,9 @@
 //! Which rows of which pushes go into one record. Pushes of the same rows share their spans, so that
 //! the usual case, many workers pushing one range or one list of keys, sorts nothing.
 
-use windlass_wire::{self as wire, Layout, PartitionId, RowRange, TableId};
+use std::ops::Range;
+
+use windlass_wire::{self as wire, Layout, Lsn, PartitionId, RowRange, TableId};
 
 use crate::{
     limits::RECORD_VALUES_MAX,
@@ -68,6 +70,8 @@ pub(super) struct Touched {
     pub(super) place: usize,
     /// Whether the partition does not hold it yet.
     pub(super) fresh: bool,
+    /// The record by which the partition has it already, at the latest.
+    pub(super) known: Option<Lsn>,
 }
 
 /// Leaders that a push is compared with: what brings still other rows is its own leader.
@@ -88,7 +92,7 @@ pub(in crate::shard) struct Gathered {
     pub(super) kept: Vec<Span>,
     pub(super) runs: Vec<Rows>,
     /// Members and their leaders in order of arrival, where that decides.
-    pub(super) order: Vec<(usize, u32)>,
+    pub(in crate::shard) order: Vec<(usize, u32)>,
     /// Sessions with a push to another table that is not carried out yet.
     behind: Vec<usize>,
     picked: Vec<usize>,
@@ -182,9 +186,52 @@ impl Gathered {
         }
     }
 
+    /// The spans of one partition that begin with span `start`; `None` behind the last.
+    pub(super) fn next_partition(&self, start: usize) -> Option<Range<usize>> {
+        let partition = self.spans.get(start)?.partition;
+        let same = self.spans[start..].iter().take_while(|span| span.partition == partition);
+        Some(start..start + same.count())
+    }
+
+    /// The partition of these spans.
+    pub(in crate::shard) fn partition_of(&self, spans: &Range<usize>) -> PartitionId {
+        self.spans[spans.start].partition
+    }
+
+    /// The members with rows in these spans of one partition whose outcome is good so far, in the order in
+    /// which they came, each with its leader.
+    pub(in crate::shard) fn arrivals<T, E>(
+        &mut self,
+        spans: Range<usize>,
+        outcomes: &[Result<T, E>],
+    ) -> Vec<(usize, u32)> {
+        let mut order = std::mem::take(&mut self.order);
+        order.clear();
+        let mut leaders: Vec<u32> = self.spans[spans].iter().map(|span| span.leader).collect();
+        leaders.sort_unstable();
+        leaders.dedup();
+        for leader in leaders {
+            let Leader { first, count, .. } = self.leaders[leader as usize];
+            let places = (first..first + count).filter(|place| outcomes[*place].is_ok());
+            order.extend(places.map(|place| (self.members[place], leader)));
+        }
+        order.sort_unstable();
+        order
+    }
+
+    /// The rows of a leader in these spans: where each is in the push, and its row or key in the table.
+    pub(in crate::shard) fn rows_of(
+        &self,
+        spans: Range<usize>,
+        leader: u32,
+    ) -> impl Iterator<Item = (u32, u64)> + Clone + '_ {
+        let spans = self.spans[spans].iter().filter(move |span| span.leader == leader);
+        spans.flat_map(|span| (span.row..span.row + span.count).zip(span.first..=span.last()))
+    }
+
     /// Keeps the spans whose leaders bring anything new to the partition in hand, and unites them;
     /// returns the number of rows.
-    pub(super) fn unite(&mut self, spans: std::ops::Range<usize>) -> u64 {
+    pub(super) fn unite(&mut self, spans: Range<usize>) -> u64 {
         self.kept.clear();
         self.runs.clear();
         for span in &self.spans[spans] {
@@ -253,6 +300,31 @@ fn span(partition: PartitionId, first: u64, count: u64, row: u64, leader: u32) -
 mod tests {
     use super::*;
 
+    fn touched(fresh: bool) -> Touched {
+        Touched { place: 0, fresh, known: None }
+    }
+
+    #[test]
+    fn who_came_first_is_looked_at_first_whatever_rows_are_shared() {
+        let span =
+            |leader, first, row| Span { partition: PartitionId(0), first, count: 2, row, leader };
+        let leader = |first, count| Leader { first, count, partition: None, touched: (0, 0) };
+        // The first and the last push bring the same rows, and so share a leader.
+        let mut gathered = Gathered {
+            members: vec![3, 8, 5],
+            leaders: vec![leader(0, 2), leader(2, 1)],
+            spans: vec![span(0, 10, 0), span(1, 11, 4), span(0, 20, 2)],
+            ..Gathered::default()
+        };
+        assert_eq!(gathered.next_partition(0), Some(0..3));
+        assert_eq!(gathered.next_partition(3), None);
+        let outcomes = [Ok::<(), ()>(()); 3];
+        assert_eq!(gathered.arrivals(0..3, &outcomes), [(3, 0), (5, 1), (8, 0)]);
+        assert_eq!(gathered.arrivals(0..3, &[Ok(()), Err(()), Ok(())]), [(3, 0), (5, 1)]);
+        let rows: Vec<_> = gathered.rows_of(0..3, 0).collect();
+        assert_eq!(rows, [(0, 10), (1, 11), (2, 20), (3, 21)]);
+    }
+
     #[test]
     fn runs_are_the_union_of_what_is_new() {
         let span =
@@ -261,7 +333,7 @@ mod tests {
         let mut gathered = Gathered {
             spans: vec![span(0, 3, 4), span(1, 5, 1), span(0, 7, 2), span(2, 20, 1)],
             leaders: vec![leader((0, 1)), leader((0, 1)), leader((0, 1))],
-            touched: vec![Touched { place: 0, fresh: true }, Touched { place: 0, fresh: false }],
+            touched: vec![touched(true), touched(false)],
             ..Gathered::default()
         };
         assert_eq!(gathered.unite(0..4), 7);
@@ -277,7 +349,7 @@ mod tests {
         let layout = Layout::new(TableId(1), wire::TableKind::Sparse {}, 1);
         let mut gathered = Gathered {
             leaders: vec![Leader { first: 0, count: 1, partition: None, touched: (0, 1) }],
-            touched: vec![Touched { place: 0, fresh: true }],
+            touched: vec![touched(true)],
             ..Gathered::default()
         };
         cut_keys(&layout, &[7, u64::MAX - 2, u64::MAX - 1, u64::MAX], 0, &mut gathered.spans);

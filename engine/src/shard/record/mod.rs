@@ -1,8 +1,8 @@
 //! From pushes to records: what a turn brings to one table becomes one record for each partition it
 //! touches. The record holds the sum of the rows pushed, covers every push in it, and is applied
-//! from where it lies in the log, so that what is on disk, at a successor and in memory is the same.
+//! from where it lies, so that what is on disk, at a successor and in memory is the same.
 //!
-//! `gather` finds out which rows of which pushes meet, `write` fills and applies one record.
+//! `gather` finds out which rows of which pushes meet, `write` makes one record and applies it.
 
 mod gather;
 mod write;
@@ -12,13 +12,13 @@ use windlass_wire::Status;
 use super::{
     Shard,
     admitted::RowsOf,
-    chain::ready_log,
+    chain::{is_settled, ready_log},
     durable::Durable,
     push::{Refusal, session_of},
 };
 use crate::persist::{commit::Position, log::ReserveError};
 
-pub(super) use gather::Gathered;
+pub(super) use {gather::Gathered, write::copy_values};
 
 /// What came of one push: the position of the log its acknowledgement waits for, if it does.
 pub(super) type Outcome = Result<Option<Position>, Refusal>;
@@ -28,15 +28,11 @@ pub(super) type Outcome = Result<Option<Position>, Refusal>;
 const PART_PUSHES_MIN: usize = 4;
 
 impl Shard {
-    /// Writes and applies this push and later ones of the turn to the same table.
+    /// Carries out this push and later ones of the turn to the same table, by records: those of a settled
+    /// shard are made in its log, all others are held for whoever has to have them as well. A session's
+    /// pushes stay in order, whatever their tables: duplicates are told by the highest sequence.
     pub(super) fn push_records(&mut self, first: usize) {
-        let Some(mut durable) = self.durable.take() else {
-            // The server was started without a data directory.
-            self.close(first, Status::NotDurable, 0);
-            return;
-        };
         let mut gathered = std::mem::take(&mut self.gathered);
-        let id = self.turn.works[first].header.table;
         // Whoever has a push in this turn is watched.
         let watched = self.sessions.watched().iter().copied();
         let refused =
@@ -50,11 +46,47 @@ impl Shard {
         if outcomes.iter().any(Result::is_err) {
             self.refuse_behind(&gathered.members, &mut outcomes);
         }
-        if let Some(table) = self.tables.get(&id) {
-            gathered.cut(&self.turn.works, &self.turn.keys, &table.layout);
+        let table = self.table_of(&self.turn.works[first]);
+        let (is_in_rounds, is_held) = (table.rounds.is_some(), table.goes_by_records());
+        gathered.cut(&self.turn.works, &self.turn.keys, &table.layout);
+        if is_settled(self.chain.as_deref()) && !is_held {
+            self.write_to_log(&mut gathered, &mut outcomes);
+        } else {
+            let mut start = 0;
+            while let Some(spans) = gathered.next_partition(start) {
+                start = spans.end;
+                if is_in_rounds {
+                    self.push_round(&mut gathered, spans, &outcomes);
+                } else {
+                    self.write_record(None, &mut gathered, spans, &mut outcomes);
+                }
+            }
         }
+        let pushes = gathered.members.len();
+        self.statistics.aggregated += if pushes > 1 { pushes as u64 } else { 0 };
+        for (at, outcome) in gathered.members.iter().zip(&outcomes) {
+            if let Ok(position) = outcome {
+                self.turn.works[*at].durable_at = *position;
+            }
+            self.finish_push(*at, outcome.map(|_| ()));
+        }
+        self.gathered = gathered;
+        self.outcomes = outcomes;
+    }
+
+    /// Makes the records of pushes in the log, and applies them from there.
+    fn write_to_log(&mut self, gathered: &mut Gathered, outcomes: &mut [Outcome]) {
+        let refuse_all = |outcomes: &mut [Outcome], refusal| {
+            outcomes.iter_mut().for_each(|outcome| *outcome = Err(refusal));
+        };
+        let Some(mut durable) = self.durable.take() else {
+            // The server was started without a data directory.
+            return refuse_all(outcomes, (Status::NotDurable, 0));
+        };
         self.await_segments(&mut durable);
-        let is_ready = self.ready_log_for(&mut durable, &gathered);
+        if let Err(refusal) = self.ready_log_for(&mut durable, gathered) {
+            refuse_all(outcomes, refusal);
+        }
         // The records of several partitions count together: a push is on disk whole or not at all.
         let is_group = match (gathered.spans.first(), gathered.spans.last()) {
             (Some(first), Some(last)) => first.partition != last.partition,
@@ -63,16 +95,11 @@ impl Shard {
         if is_group {
             durable.log_mut().begin_group();
         }
-        if let Err(refusal) = is_ready {
-            outcomes.iter_mut().for_each(|outcome| *outcome = Err(refusal));
-        }
         let mut start = 0;
         let half = gathered.spans.len() / 2;
-        while let Some(span) = gathered.spans.get(start) {
-            let partition = span.partition;
-            let rest = gathered.spans[start..].iter();
-            let end = start + rest.take_while(|span| span.partition == partition).count();
-            self.write_record(&mut durable, &mut gathered, start..end, &mut outcomes);
+        while let Some(spans) = gathered.next_partition(start) {
+            let end = spans.end;
+            self.write_record(Some(&mut durable), gathered, spans, outcomes);
             if gathered.members.len() >= PART_PUSHES_MIN && start < half && end >= half {
                 durable.begin_part();
             }
@@ -85,16 +112,6 @@ impl Shard {
             }
         }
         self.durable = Some(durable);
-        let pushes = gathered.members.len();
-        self.statistics.aggregated += if pushes > 1 { pushes as u64 } else { 0 };
-        for (at, outcome) in gathered.members.iter().zip(&outcomes) {
-            if let Ok(position) = outcome {
-                self.turn.works[*at].durable_at = *position;
-            }
-            self.finish_push(*at, outcome.map(|_| ()));
-        }
-        self.gathered = gathered;
-        self.outcomes = outcomes;
     }
 
     /// All records of the group are written: from now on its pushes wait for all of it to be on disk.
@@ -140,9 +157,14 @@ impl Shard {
         let table =
             tables.get_mut(&work.header.table).expect("a push that was checked has its table");
         let chain = chain.as_ref().expect("a shard without a chain takes no pushes");
-        let push = session_of(sessions, work).push(work.header.sequence);
+        if work.header.sync && !table.is_kept() {
+            return Err((Status::NotDurable, 0));
+        }
         let rows = work.rows(&turn.keys);
-        admitted.look(chain, &table.layout, rows, &push).map_err(|status| (status, 0))?;
+        if table.rounds.is_none() {
+            let push = session_of(sessions, work).push(work.header.sequence);
+            admitted.look(chain, &table.layout, rows, &push).map_err(|status| (status, 0))?;
+        }
         match rows {
             RowsOf::Keys(keys) => table.make_rows(keys, memory_left),
             RowsOf::Range(_) => Ok(()),

@@ -12,18 +12,19 @@ use super::{
 };
 use crate::{
     persist::{
-        commit,
-        frame::Kind,
+        commit::{self, Position},
+        frame::{Kind, Salt},
         log::{Reservation, ReserveError, Sealed},
-        record::{Covered, Facts, Shape, Stamp},
+        record::{Covered, Draft, Facts, RecordMut, Shape, Stamp},
     },
     shard::{
         Shard,
-        chain::{epoch_of, seal},
+        chain::{Held, SYNC, epoch_of, seal},
         durable::{Durable, apply_key, apply_range},
         push::{Refusal, session_of},
+        staging::Staging,
         tables::{ShardTable, TableRows},
-        work::Work,
+        work::{Turn, Work, values_pointer},
     },
     update::Accumulator,
 };
@@ -47,32 +48,39 @@ struct Plan {
 }
 
 impl Shard {
-    /// Writes and applies the spans of one partition, and notes what came of their pushes.
+    /// Writes and applies the spans of one partition, and notes what came of their pushes. The record is made
+    /// in the log, or held without one.
     pub(super) fn write_record(
         &mut self,
-        durable: &mut Durable,
+        log: Option<&mut Durable>,
         gathered: &mut Gathered,
         spans: Range<usize>,
         outcomes: &mut [Outcome],
     ) {
+        let partition = gathered.partition_of(&spans);
         self.choose(gathered, spans.clone(), outcomes);
-        let waits = |shard: &Self, member: usize| {
-            shard.durability_of_work(&shard.turn.works[member]).waits()
-        };
-        let written = if gathered.covered.is_empty() {
+        let written = match log {
             // All of it was applied before; its record may still be on its way to the disk.
-            Ok(durable.log().end())
-        } else {
-            self.write_fresh(durable, gathered, spans).map(|sealed| sealed.position)
+            Some(durable) if gathered.covered.is_empty() => Ok(Some(durable.log().end())),
+            Some(durable) => self.write_fresh(durable, gathered, spans).map(Some),
+            None => self.hold_fresh(gathered, spans).map(|()| None),
         };
         for entry in &gathered.touched {
             let member = gathered.members[entry.place];
+            let work = &self.turn.works[member];
             match (&mut outcomes[entry.place], written) {
-                (Ok(position), Ok(end)) if waits(self, member) => {
-                    *position = (*position).max(Some(end));
-                }
-                (Ok(_), Ok(_)) | (Err(_), _) => {}
+                (Err(_), _) => {}
                 (outcome, Err(refusal)) => *outcome = Err(refusal),
+                (Ok(position), Ok(Some(end))) => {
+                    if self.durability_of_work(work).waits() {
+                        *position = (*position).max(Some(end));
+                    }
+                }
+                (Ok(_), Ok(None)) => {
+                    if let Some(lsn) = entry.known {
+                        self.wait_for_lsn(partition, member, lsn);
+                    }
+                }
             }
         }
     }
@@ -100,10 +108,13 @@ impl Shard {
                     chain.look(partition, &session.push(sequence), gathered.covered.len());
                 // Whether it is refused was asked before; a table that has become full since has room for
                 // the turn's sessions.
-                let known = matches!(admission, Admission::Duplicate { .. } | Admission::Pending);
-                self.statistics.duplicates += u64::from(known);
-                let fresh = outcome.is_ok() && !known;
-                gathered.touched.push(Touched { place, fresh });
+                let known = match admission {
+                    Admission::Duplicate { lsn } => Some(lsn),
+                    _ => None,
+                };
+                self.statistics.duplicates += u64::from(known.is_some());
+                let fresh = outcome.is_ok() && known.is_none();
+                gathered.touched.push(Touched { place, fresh, known });
                 if !fresh {
                     continue;
                 }
@@ -119,77 +130,122 @@ impl Shard {
         }
     }
 
+    /// Makes a record of what is new in the log; where it ends.
     fn write_fresh(
         &mut self,
         durable: &mut Durable,
         gathered: &mut Gathered,
         spans: Range<usize>,
-    ) -> Result<Sealed, Refusal> {
-        let partition = gathered.spans[spans.start].partition;
+    ) -> Result<Position, Refusal> {
+        let partition = gathered.partition_of(&spans);
         if self.owes_image(durable, partition) {
             self.write_image(durable, partition)?;
         }
-        let row_count = gathered.unite(spans);
-        let (plan, facts, mut shape) = self.plan(gathered, row_count)?;
-        let stamp = self.stamp_of(gathered, plan.table);
-        shape.stamps_max = usize::from(stamp.is_some());
+        let (plan, facts, shape, stamp) = self.plan(gathered, spans)?;
         let mut reservation = self.reserve(durable, &facts, shape)?;
-        {
-            let mut record = durable.log_mut().fill(&mut reservation);
-            for covered in &gathered.covered {
-                record.cover(*covered);
-            }
-            if let Some(stamp) = stamp {
-                record.stamp(stamp);
-            }
-            let delta = match plan.kind {
-                Kind::Rows => record.delta(),
-                _ => {
-                    let (bytes, delta) = record.keys_and_delta();
-                    let keys = gathered.runs.iter().flat_map(|run| run.first..=run.last);
-                    for (bytes, key) in bytes.chunks_exact_mut(8).zip(keys) {
-                        bytes.copy_from_slice(&key.to_le_bytes());
-                    }
-                    delta
-                }
-            };
-            if let Some(table) = self.tables.get(&plan.table) {
-                let (values, rule) = delta.split_at_mut(plan.row_count * plan.row_len);
-                rule.copy_from_slice(table.rule.suffix());
-                Filler { shard: self, table, gathered, plan }.fill(values);
-            }
-        }
+        let record = durable.log_mut().fill(&mut reservation);
+        self.fill_record(gathered, plan, stamp, record);
         let sealed =
             seal(self.chain.as_deref_mut(), durable, (partition, reservation), &gathered.covered);
         self.apply_sealed(durable, gathered, &plan, shape, &sealed);
-        Ok(sealed)
+        Ok(sealed.position)
+    }
+
+    /// Makes a record of what is new, and gives it to the partition's replica.
+    fn hold_fresh(&mut self, gathered: &mut Gathered, spans: Range<usize>) -> Result<(), Refusal> {
+        if gathered.covered.is_empty() {
+            return Ok(());
+        }
+        let partition = gathered.partition_of(&spans);
+        let (plan, facts, shape, stamp) = self.plan(gathered, spans)?;
+        if !shape.is_allowed() {
+            return Err((Status::TooLarge, 0));
+        }
+        let chain = self.chain.as_mut().expect("a shard without a chain takes no pushes");
+        let lsn = chain.next_of(partition).ok_or((Status::StaleEpoch, 0))?;
+        let mut words = chain.take(shape.length());
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+        let mut draft = Draft::new(facts, shape, lsn);
+        draft.prepare(bytes);
+        self.fill_record(gathered, plan, stamp, RecordMut::new(bytes, &mut draft));
+        draft.seal(bytes, Salt::NONE);
+        let fresh = gathered.touched.iter().filter(|entry| entry.fresh);
+        let members = fresh.map(|entry| gathered.members[entry.place]);
+        let sync = facts.tag & SYNC != 0;
+        self.hold((partition, sync), Held { lsn, words }, &gathered.covered, members);
+        Ok(())
+    }
+
+    /// Fills a record with what is new, as planned.
+    fn fill_record(
+        &self,
+        gathered: &mut Gathered,
+        plan: Plan,
+        stamp: Option<Stamp>,
+        mut record: RecordMut<'_>,
+    ) {
+        for covered in &gathered.covered {
+            record.cover(*covered);
+        }
+        if let Some(stamp) = stamp {
+            record.stamp(stamp);
+        }
+        let delta = match plan.kind {
+            Kind::Rows => record.delta(),
+            _ => {
+                let (bytes, delta) = record.keys_and_delta();
+                let keys = gathered.runs.iter().flat_map(|run| run.first..=run.last);
+                for (bytes, key) in bytes.chunks_exact_mut(8).zip(keys) {
+                    bytes.copy_from_slice(&key.to_le_bytes());
+                }
+                delta
+            }
+        };
+        let table = &self.tables[&plan.table];
+        let (values, rule) = delta.split_at_mut(plan.row_count * plan.row_len);
+        rule.copy_from_slice(table.rule.suffix());
+        Filler { shard: self, table, gathered, plan }.fill(values);
     }
 
     /// The clock that a record's rows have from then on, if all of them are of one worker.
-    fn stamp_of(&self, gathered: &Gathered, table: TableId) -> Option<Stamp> {
-        let table = self.tables.get(&table).filter(|table| !table.is_imaged())?;
-        let clocks = table.clocks.as_ref()?;
+    fn stamp_of(
+        &self,
+        gathered: &Gathered,
+        table: &ShardTable,
+        partition: PartitionId,
+    ) -> Option<Stamp> {
+        let clocks = table.clocks.as_ref().filter(|_| !table.is_imaged())?;
         let fresh = || {
             let fresh = gathered.touched.iter().filter(|entry| entry.fresh);
             fresh.map(|entry| &self.turn.works[gathered.members[entry.place]])
         };
-        let mut ranks = fresh().map(|work| self.sessions[work.session].as_ref()?.rank);
+        let mut ranks = fresh().map(|work| session_of(&self.sessions, work).rank);
         let worker = ranks.next().flatten()?;
+        // Rows of several workers' pushes are not all of each.
         if !ranks.all(|rank| rank == Some(worker)) {
             return None;
         }
         // Of several pushes, what all of them say.
         let clock = fresh().map(|work| work.header.clock).min()?;
-        clocks.is_news(worker, clock).then_some(Stamp { worker, clock })
+        let is_news = match clocks.chained {
+            true => clock > clocks.live_clock(table.slot(partition)?, worker)?,
+            false => clocks.is_news(worker, clock),
+        };
+        is_news.then_some(Stamp { worker, clock })
     }
 
-    fn plan(&self, gathered: &Gathered, row_count: u64) -> Result<(Plan, Facts, Shape), Refusal> {
+    /// What the record of what is new in these spans is to hold.
+    fn plan(
+        &self,
+        gathered: &mut Gathered,
+        spans: Range<usize>,
+    ) -> Result<(Plan, Facts, Shape, Option<Stamp>), Refusal> {
+        let row_count = gathered.unite(spans);
         let span = gathered.kept[0];
         let leader = gathered.leaders[span.leader as usize];
         let header = self.turn.works[gathered.members[leader.first]].header;
-        let Some(table) = self.tables.get(&header.table) else {
-            return Err((Status::UnknownTable, 0));
-        };
+        let table = &self.tables[&header.table];
+        let stamp = self.stamp_of(gathered, table, span.partition);
         let fresh = || gathered.touched.iter().filter(|entry| entry.fresh);
         let summed = fresh().count() > 1;
         let dtype = if summed { Accumulator::sum_dtype(header.dtype) } else { header.dtype };
@@ -218,16 +274,16 @@ impl Shard {
             table: header.table,
             dtype,
             rows: range,
-            tag: table.rule.tag(),
+            tag: table.rule.tag() | if durability.waits() { SYNC } else { 0 },
             durability,
         };
         let shape = Shape {
             covered_max: gathered.covered.len(),
-            stamps_max: 0,
+            stamps_max: usize::from(stamp.is_some()),
             keys: if one_range { 0 } else { row_count },
             delta_bytes: row_count * plan.row_len + table.rule.suffix().len(),
         };
-        Ok((plan, facts, shape))
+        Ok((plan, facts, shape, stamp))
     }
 
     /// Applies a record from where it lies in the log.
@@ -241,7 +297,8 @@ impl Shard {
     ) {
         let bytes = durable.log().sealed_bytes(sealed);
         let delta = bytes[shape.delta_start()..].as_ptr();
-        let Some(table) = self.tables.get_mut(&plan.table) else { return };
+        let table =
+            self.tables.get_mut(&plan.table).expect("a push that was checked has its table");
         let kernel = if plan.summed { *table.rule.sums() } else { *table.rule.pushed() };
         let mut row = 0;
         for run in &gathered.runs {
@@ -395,7 +452,7 @@ impl Filler<'_> {
         delta: &mut [u8],
     ) {
         let work = &self.shard.turn.works[member];
-        let Some(values) = self.shard.values_pointer(work) else { return };
+        let values = self.shard.values_pointer(work).expect("a push of rows has values");
         let pushed = values.wrapping_add(from * self.plan.pushed_len);
         let sum = &mut delta[to * self.plan.row_len..(to + count) * self.plan.row_len];
         let values = count * self.plan.width;
@@ -411,6 +468,15 @@ impl Filler<'_> {
             unsafe { self.table.accumulator.add(sum.as_mut_ptr(), pushed, values) };
         }
     }
+}
+
+/// Copies the values of a push into a record's delta. Panics when the push has none, or not as many.
+pub(in crate::shard) fn copy_values(turn: &Turn, staging: &Staging, work: &Work, to: &mut [u8]) {
+    let values = values_pointer(turn, staging, work).expect("a push of rows has values");
+    assert_eq!(to.len() as u64, work.header.values_len(), "a delta is the push's values");
+    // SAFETY: `values` are readable for the rest of the turn, as many as the header says, which is the length
+    // of the delta; the record is the shard's own memory.
+    unsafe { std::ptr::copy_nonoverlapping(values, to.as_mut_ptr(), to.len()) };
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "rows of a turn's pushes")]

@@ -30,7 +30,7 @@ impl Shard {
                 return Err((Status::NoRank, 0));
             }
         }
-        let Some(wait) = self.begin_wait(at) else { return Ok(()) };
+        let wait = self.begin_wait(at);
         for (partition, slot) in led {
             self.finish_round_of(id, (partition, slot), (rank, clock), (at, wait));
         }

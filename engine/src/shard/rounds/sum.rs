@@ -1,6 +1,6 @@
 //! The sum of one round in one partition, and the record that closes it.
 
-use windlass_wire::{DataType, Epoch, Lsn, PartitionId, RowRange, Rows, Status, TableSchema};
+use windlass_wire::{DataType, Epoch, Lsn, PartitionId, RowRange, Status, TableSchema};
 
 use super::CLOSES;
 use crate::{
@@ -12,10 +12,8 @@ use crate::{
         record::{Covered, Draft, Facts, RecordMut, Shape, Stamp},
     },
     shard::{
-        aggregate::Aggregator,
-        chain::{Member, Span, sum_dtype_of},
+        aggregate::{Aggregator, PushedValues, sum_dtype_of},
         tables::ShardTable,
-        work::scans_do_not_push,
     },
     update::Accumulator,
 };
@@ -55,19 +53,17 @@ impl Sum {
     /// Whether a push's rows fit the record of the round beside those that are in it.
     pub(super) fn check_room(
         &self,
-        keys: &[u64],
-        member: &Member,
-        spans: &[Span],
+        push: Covered,
+        rows: impl Iterator<Item = (u32, u64)> + Clone,
     ) -> Result<(), Status> {
-        if self.covered.len() >= COVERED_MAX && self.of(member.covered).is_none() {
+        if self.covered.len() >= COVERED_MAX && self.of(push).is_none() {
             return Err(Status::Full);
         }
         let fits = |count: usize| {
             count <= KEYS_MAX && (count * self.rows.sum_len()) as u64 <= CHAIN_RECORD_VALUES_MAX
         };
-        let held = self.rows.keys().len();
-        let pushed: usize = spans.iter().map(|span| span.count as usize).sum();
-        let new = || keys_of(keys, member, spans).filter(|(_, key)| !self.rows.has(*key)).count();
+        let (held, pushed) = (self.rows.keys().len(), rows.clone().count());
+        let new = || rows.filter(|(_, key)| !self.rows.has(*key)).count();
         if fits(held + pushed) || fits(held + new()) { Ok(()) } else { Err(Status::TooLarge) }
     }
 
@@ -75,16 +71,15 @@ impl Sum {
     pub(super) fn add(
         &mut self,
         sums: (&TableSchema, &Accumulator),
-        keys: &[u64],
-        member: &Member,
-        spans: &[Span],
+        (push, values): (Covered, PushedValues),
+        rows: impl Iterator<Item = (u32, u64)>,
     ) {
-        for row in keys_of(keys, member, spans) {
-            member.add_row(row, sums, &mut self.rows);
+        for row in rows {
+            values.add_row(row, sums, &mut self.rows);
         }
-        match self.covered.iter_mut().find(|one| one.session == member.covered.session) {
-            Some(one) => *one = member.covered,
-            None => self.covered.push(member.covered),
+        match self.covered.iter_mut().find(|one| one.session == push.session) {
+            Some(one) => *one = push,
+            None => self.covered.push(push),
         }
     }
 
@@ -92,19 +87,6 @@ impl Sum {
     pub(super) fn covered(&self) -> &[Covered] {
         &self.covered
     }
-}
-
-/// The rows of a push in one partition: where each is in the push, and its key.
-fn keys_of(keys: &[u64], member: &Member, spans: &[Span]) -> impl Iterator<Item = (u32, u64)> {
-    let work = &member.work;
-    spans.iter().flat_map(|span| span.row..span.row + span.count).map(move |row| {
-        let key = match work.header.rows {
-            Rows::Range { first } => first + u64::from(row),
-            Rows::Keys => keys[work.keys.0 + row as usize],
-            Rows::Partition { .. } => scans_do_not_push(),
-        };
-        (row, key)
-    })
 }
 
 /// What the record of a round says beside its rows.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use windlass_wire::{DataType, Lsn, RowRange, TableId};
 
 use super::super::{
-    build::SYNC,
+    SYNC,
     part::{Held, Part},
 };
 use crate::persist::{

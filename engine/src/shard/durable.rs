@@ -18,7 +18,6 @@ use super::{
     image::Images,
     log_size::LogSize,
     regrouped::Regrouped,
-    set_rows::SetWaiting,
     stopwatch::Stopwatch,
     tables::{ShardTable, TableRows},
 };
@@ -77,8 +76,6 @@ pub(super) struct Durable {
     /// Directories of an older grouping are being removed.
     removal: Option<JoinHandle<()>>,
     pub(super) images: Images,
-    /// Who waits for rows that were set.
-    pub(super) set_waiting: SetWaiting,
     /// Whether rows that a running checkpoint holds are in the log, too.
     imaged: Imaged,
     pub(super) held: HeldBack,
@@ -120,7 +117,6 @@ impl Durable {
             regrouped: None,
             removal: None,
             images: Images::default(),
-            set_waiting: SetWaiting::default(),
             imaged: Imaged::default(),
             copied: Copied::default(),
             held: HeldBack::default(),
@@ -238,11 +234,7 @@ impl Shard {
             durable.released_count += 1;
             moved = true;
         }
-        durable.set_waiting.release(position);
         let is_poisoned = durable.persistence.log.poison().is_some();
-        if is_poisoned {
-            durable.set_waiting.refuse();
-        }
         if is_poisoned && !durable.waiting.is_empty() {
             let waiting: Vec<Waiting> = durable.waiting.drain().collect();
             for waiting in waiting {
@@ -264,9 +256,7 @@ impl Shard {
         self.durable.as_ref().is_some_and(|durable| {
             let chain = self.chain.as_ref();
             let is_chain_writing = chain.is_some_and(|chain| chain.disk.is_writing());
-            !durable.waiting.is_empty()
-                || !durable.set_waiting.is_empty()
-                || is_chain_writing && durable.log().is_writing()
+            !durable.waiting.is_empty() || is_chain_writing && durable.log().is_writing()
         })
     }
 

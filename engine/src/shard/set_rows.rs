@@ -1,17 +1,13 @@
-//! Rows set to values from outside, whatever the table's rule: an import. In chains a record sets them at every
-//! replica; without replicas, tables kept on disk record the rows as they are then, like those of interval tables.
+//! Rows set to values from outside, whatever the table's rule: an import. A record sets them at every replica.
 
-use std::collections::VecDeque;
-
-use windlass_wire::{Durability, PartitionId, RowRange, TableId};
+use windlass_wire::{PartitionId, RowRange, TableId};
 
 use super::{
     Shard,
     command::{Answer, ShardStopped},
-    image::{Entry, dense_entry, sparse_entry},
+    image::{dense_entry, sparse_entry},
     tables::{ShardTable, TableRows},
 };
-use crate::persist::commit::{self, Position};
 
 /// The rows, and what they are set to: little-endian.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,41 +42,22 @@ pub enum SetError {
     Moved,
 }
 
+impl SetError {
+    /// No log takes them any more.
+    pub(super) fn stopped() -> Self {
+        refused(
+            "the log has stopped after a failed write to disk: repair or free the disk and restart \
+             the server",
+        )
+    }
+}
+
 impl From<ShardStopped> for SetError {
     fn from(stopped: ShardStopped) -> Self {
         Self::Refused(stopped.into())
     }
 }
 
-/// Askers who wait for the disk, in the log's order.
-#[derive(Debug, Default)]
-pub(super) struct SetWaiting(VecDeque<(Position, Answer<(), SetError>)>);
-
-impl SetWaiting {
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Answers those whose rows are on disk.
-    pub(super) fn release(&mut self, durable: Position) {
-        while self.0.front().is_some_and(|(position, _)| *position <= durable) {
-            if let Some((_, answer)) = self.0.pop_front() {
-                // An asker that is gone needs no answer.
-                let _ = answer.send(Ok(()));
-            }
-        }
-    }
-
-    /// The log has stopped.
-    pub(super) fn refuse(&mut self) {
-        for (_, answer) in self.0.drain(..) {
-            let _ = answer.send(Err(refused(STOPPED)));
-        }
-    }
-}
-
-const STOPPED: &str = "the log has stopped after a failed write to disk: repair or free the disk and \
-                       restart the server";
 const OTHER_KIND: &str = "rows of sparse tables are set by key, those of dense ones in a range";
 const ELSEWHERE: &str = "the rows are not here: another server holds their partition";
 const NOT_FINITE: &str = "values that are not finite are refused by this table";
@@ -99,20 +76,11 @@ impl Shard {
         rows: &RowsToSet,
         answer: Answer<(), SetError>,
     ) {
-        let set = match self.entries_of(table, partition, rows) {
-            Ok(entries) if self.chain.is_some() => {
-                self.append_set((table, partition), &entries, answer);
-                return;
-            }
-            Ok(entries) => self.set_entries(table, partition, &entries),
-            Err(error) => Err(error),
-        };
-        match (set, &mut self.durable) {
-            (Ok(Some(position)), Some(durable)) => {
-                durable.set_waiting.0.push_back((position, answer));
-            }
-            (set, _) => {
-                let _ = answer.send(set.map(drop));
+        match self.entries_of(table, partition, rows) {
+            Ok(entries) => self.append_set((table, partition), &entries, answer),
+            Err(error) => {
+                // An asker that is gone needs no answer.
+                let _ = answer.send(Err(error));
             }
         }
     }
@@ -155,43 +123,6 @@ impl Shard {
             _ => return Err(refused(OTHER_KIND)),
         }
         Ok(entries)
-    }
-
-    /// Records and sets rows that have no replicas; where the log waits for the disk, the position that it waits
-    /// for.
-    fn set_entries(
-        &mut self,
-        id: TableId,
-        partition: PartitionId,
-        entries: &[u8],
-    ) -> Result<Option<Position>, SetError> {
-        let Some(table) = self.tables.get_mut(&id) else { return Err(refused(ELSEWHERE)) };
-        let level = match table.entry.schema.durability {
-            Durability::Memory {} => commit::Durability::Memory,
-            Durability::Interval { milliseconds } => commit::Durability::Interval(milliseconds),
-            Durability::Sync {} => commit::Durability::Sync,
-        };
-        let mut position = None;
-        if level != commit::Durability::Memory {
-            let Some(mut durable) = self.durable.take() else {
-                return Err(refused("the server has no log: start it with a data directory"));
-            };
-            self.await_segments(&mut durable);
-            let sealed = self.record_images(&mut durable, partition, &[], entries, level);
-            self.durable = Some(durable);
-            let sealed = sealed.map_err(|_| refused(STOPPED))?;
-            position = level.waits().then_some(sealed.position);
-        }
-        let Some(table) = self.tables.get_mut(&id) else { return Err(refused(ELSEWHERE)) };
-        let Some(slot) = table.slots.find(partition) else { return Err(refused(ELSEWHERE)) };
-        let mut rest = entries;
-        while let Some((entry, behind)) = Entry::split(rest) {
-            let is_set =
-                entry.restore((&mut table.rows, slot), &mut self.memory_left, |_, _| false);
-            assert!(is_set, "rows were checked, and made, before they were recorded");
-            rest = behind;
-        }
-        Ok(position)
     }
 }
 

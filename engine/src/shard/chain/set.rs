@@ -1,5 +1,6 @@
 //! Rows set from outside, by a record at the head: replicas get them as they get pushes.
 
+use windlass_replication::Role;
 use windlass_wire::{Durability, PartitionId, TableId};
 
 use super::SYNC;
@@ -11,9 +12,14 @@ use crate::{
 impl Shard {
     /// Whether rows of a partition may be set here now: at the head of its chain.
     pub(in crate::shard) fn check_head(&self, partition: PartitionId) -> Result<(), SetError> {
-        let Some(chain) = &self.chain else { return Ok(()) };
+        let chain = self.chain.as_ref().ok_or(SetError::Moved)?;
         let led = chain.part(partition).filter(|part| part.replica.is_head() && !part.broken);
-        if led.is_none() || chain.disk.has_failed() || self.is_chain_full() {
+        let Some(part) = led else { return Err(SetError::Moved) };
+        if chain.disk.has_failed() && part.replica.role() == Role::Single {
+            // Nobody goes on without this server.
+            return Err(SetError::stopped());
+        }
+        if chain.disk.has_failed() || self.is_chain_full() {
             return Err(SetError::Moved);
         }
         Ok(())

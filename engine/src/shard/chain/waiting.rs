@@ -144,8 +144,10 @@ impl Shard {
             let part = self.chain.as_mut().and_then(|chain| chain.part_mut(partition));
             let Some(part) = part else { return };
             for (_, answer) in part.setting.drain(..) {
+                let is_stopped = status == Status::Poisoned;
+                let error = if is_stopped { SetError::stopped() } else { SetError::Moved };
                 // As above.
-                let _ = answer.send(Err(SetError::Moved));
+                let _ = answer.send(Err(error));
             }
             let Some((_, id)) = part.waiting.pop_front() else { return };
             self.end_wait(id, status, 0);

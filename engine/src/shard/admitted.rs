@@ -1,10 +1,12 @@
 //! Which partitions have not had a push yet that is applied without a record. A push is looked at in all its
 //! partitions before any of them takes it, so that one that is refused changes nothing.
 
+use std::convert::Infallible;
+
 use windlass_replication::{Admission, Covered, Push};
 use windlass_wire::{Layout, PartitionId, RowRange, Status};
 
-use super::chain::Chain;
+use super::chain::{Chain, SlotPush};
 
 /// Which rows a push is about.
 #[derive(Clone, Copy, Debug)]
@@ -14,21 +16,6 @@ pub(super) enum RowsOf<'a> {
 }
 
 impl RowsOf<'_> {
-    /// The partition of all the rows, where it takes but a look to see that there is one.
-    #[inline]
-    fn only_partition(self, layout: &Layout) -> Option<PartitionId> {
-        match self {
-            Self::Range(rows) => {
-                let partition = layout.partition_of(rows.start);
-                (rows.end <= layout.rows_of(partition).end).then_some(partition)
-            }
-            Self::Keys(keys) => match keys {
-                [key] => Some(layout.partition_of(*key)),
-                _ => None,
-            },
-        }
-    }
-
     /// Calls `each` for the partition of each row, or run of rows, until it fails.
     #[inline]
     fn each_partition<E>(
@@ -38,13 +25,7 @@ impl RowsOf<'_> {
     ) -> Result<(), E> {
         match self {
             Self::Range(rows) => {
-                let mut first = rows.start;
-                while first < rows.end {
-                    let partition = layout.partition_of(first);
-                    each(partition)?;
-                    first = layout.rows_of(partition).end.max(first + 1);
-                }
-                Ok(())
+                layout.pieces_of(rows).try_for_each(|(partition, _)| each(partition))
             }
             Self::Keys(keys) => keys.iter().try_for_each(|key| each(layout.partition_of(*key))),
         }
@@ -57,6 +38,8 @@ pub(super) struct Admitted {
     /// By partition: the push that was last looked at there, and whether it was new.
     marks: Vec<(u64, bool)>,
     push: u64,
+    /// The push in hand is new to all of its partitions, none of which is marked.
+    are_all: bool,
     /// The partitions that the push in hand is new to.
     fresh: Vec<PartitionId>,
 }
@@ -75,6 +58,7 @@ impl Admitted {
         push: &Push,
     ) -> Result<bool, Status> {
         self.push += 1;
+        self.are_all = false;
         self.fresh.clear();
         let mut is_known = false;
         rows.each_partition(layout, |partition| {
@@ -93,26 +77,36 @@ impl Admitted {
         Ok(is_known)
     }
 
-    /// The same, and remembers the push wherever it is new: it is about to be applied there.
+    /// The same for a push that is about to be applied without a record, and remembers it wherever it is new.
     #[inline]
     pub(super) fn admit(
         &mut self,
         chain: &mut Chain,
         layout: &Layout,
         rows: RowsOf<'_>,
-        push: &Push,
+        push: SlotPush<'_>,
     ) -> Result<bool, Status> {
-        if let Some(partition) = rows.only_partition(layout) {
-            let is_fresh = is_new(chain.take_push(partition, push))?;
-            self.push += 1;
-            self.mark(partition, is_fresh);
-            return Ok(!is_fresh);
+        self.are_all = chain.is_newest_anywhere(push)
+            || rows
+                .each_partition(layout, |partition| {
+                    if chain.is_newest(partition, push) { Ok(()) } else { Err(()) }
+                })
+                .is_ok();
+        if self.are_all {
+            let mut taker = chain.taker(push);
+            let taken: Result<(), Infallible> =
+                rows.each_partition(layout, |partition| Ok(taker.take(partition)));
+            let Ok(()) = taken;
+            return Ok(false);
         }
-        let is_known = self.look(chain, layout, rows, push)?;
-        let Push { session, incarnation, lane, sequence, .. } = *push;
+        let (slot, its) = push;
+        chain.note_taken_of(slot);
+        let is_known = self.look(chain, layout, rows, its)?;
+        let Push { session, incarnation, lane, sequence, .. } = *its;
         let covered = Covered { session, incarnation, lane, sequence };
         for partition in &self.fresh {
             chain.note_applied(*partition, covered);
+            chain.begin_taking(*partition, push);
         }
         Ok(is_known)
     }
@@ -129,6 +123,9 @@ impl Admitted {
     /// Whether the push in hand is new to one of its partitions.
     #[inline]
     pub(super) fn is_fresh(&self, partition: PartitionId) -> bool {
+        if self.are_all {
+            return true;
+        }
         let (push, is_fresh) = self.marks[partition.0 as usize];
         debug_assert_eq!(push, self.push, "a partition of the push in hand");
         is_fresh

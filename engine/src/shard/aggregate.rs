@@ -238,7 +238,7 @@ impl Shard {
             table.make_rows(keys, memory_left)?;
         }
         let push = session_of(sessions, work).push(work.header.sequence);
-        let admission = admitted.admit(chain, &table.layout, rows, &push);
+        let admission = admitted.admit(chain, &table.layout, rows, (work.session, &push));
         self.statistics.duplicates += u64::from(admission.map_err(|status| (status, 0))?);
         for row in 0..work.header.row_count as usize {
             let key = match rows {

@@ -140,6 +140,9 @@ impl Shard {
     pub(super) fn close_session(&mut self, session: SessionId) {
         let Some(slot) = self.by_session.remove(&session) else { return };
         let Some(open) = self.sessions.remove(slot) else { return };
+        if let Some(chain) = &mut self.chain {
+            chain.end_taking(slot);
+        }
         self.by_queue_pair.remove(&(open.transport, open.queue_pair));
         let transport = &mut self.transports[open.transport];
         transport.disconnect(open.queue_pair);

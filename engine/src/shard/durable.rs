@@ -343,6 +343,9 @@ impl Shard {
             return;
         }
         let begun = Stopwatch::start();
+        if let Some(chain) = &mut self.chain {
+            chain.note_taken();
+        }
         let mut copied = std::mem::take(&mut durable.copied);
         copied.note_positions(self.map.partition_count(), &durable.persistence.log);
         let mut source = Source { shard: self, copied: &mut copied };

@@ -282,7 +282,7 @@ impl Shard {
                 append(*id, &mut table.rows, slot, &mut buffer);
             }
         }
-        let chain = self.chain.as_ref().expect("only a settled shard has images");
+        let chain = self.chain.as_mut().expect("only a settled shard has images");
         let covered: Vec<Covered> = chain.unimaged(partition).collect();
         let level = commit::Durability::Interval(0);
         let mut written = Ok(());

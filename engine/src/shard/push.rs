@@ -272,7 +272,7 @@ impl Shard {
             table.make_rows(keys, memory_left)?;
         }
         let push = session.push(work.header.sequence);
-        let admission = admitted.admit(chain, &table.layout, rows, &push);
+        let admission = admitted.admit(chain, &table.layout, rows, (work.session, &push));
         self.statistics.duplicates += u64::from(admission.map_err(|status| (status, 0))?);
         let applying = Applying { admitted, values, row_len: work.row_len() };
         match (&table.rows, rows) {
@@ -373,22 +373,18 @@ impl Applying<'_> {
         else {
             unreachable!("rows of a dense table")
         };
-        let mut first = rows.start;
-        while first < rows.end {
-            let partition = layout.partition_of(first);
-            let slot = slots.find(partition).expect("rows that were checked are here");
-            let dense = &mut partitions[slot].0;
-            let end = rows.end.min(dense.rows().end);
-            if self.admitted.is_fresh(partition) {
-                #[expect(clippy::cast_possible_truncation, reason = "at most ROWS_MAX rows")]
-                let row = at + (first - rows.start) as usize;
-                let values = self.values.wrapping_add(row * self.row_len);
-                // SAFETY: the push's values are readable for all of its rows, of which these are
-                // `row` and following; they lie in the turn's arena, the staging area or a
-                // client's memory, never in parameter memory; the kernel is the table's.
-                unsafe { dense.apply(rule.pushed(), RowRange::new(first, end), values) };
+        for (partition, piece) in layout.pieces_of(rows) {
+            if !self.admitted.is_fresh(partition) {
+                continue;
             }
-            first = end;
+            let slot = slots.find(partition).expect("rows that were checked are here");
+            #[expect(clippy::cast_possible_truncation, reason = "at most ROWS_MAX rows")]
+            let row = at + (piece.start - rows.start) as usize;
+            let values = self.values.wrapping_add(row * self.row_len);
+            // SAFETY: the push's values are readable for all of its rows, of which these are
+            // `row` and following; they lie in the turn's arena, the staging area or a
+            // client's memory, never in parameter memory; the kernel is the table's.
+            unsafe { partitions[slot].0.apply(rule.pushed(), piece, values) };
         }
     }
 

@@ -369,15 +369,11 @@ impl ShardTable {
                 u32::try_from(rows.saturating_sub(first)).unwrap_or(u32::MAX),
             ));
         }
-        let mut row = first;
-        while row < end {
-            let partition = self.layout.partition_of(row);
-            if self.slots.find(partition).is_none() {
-                return Err((Status::NotHere, 0));
-            }
-            row = self.layout.rows_of(partition).end;
+        let mut pieces = self.layout.pieces_of(windlass_wire::RowRange::new(first, end));
+        match pieces.all(|(partition, _)| self.slots.find(partition).is_some()) {
+            true => Ok(()),
+            false => Err((Status::NotHere, 0)),
         }
-        Ok(())
     }
 
     /// Checks that keys ascend, exist and are held here.

@@ -294,6 +294,33 @@ impl Layout {
         RowRange::new(start, (start + self.rows_per_partition).min(rows))
     }
 
+    /// A range of rows of a dense table, cut by partition, in the order of the rows. Those past the table's
+    /// end are left out.
+    #[inline]
+    pub fn pieces_of(
+        &self,
+        rows: RowRange,
+    ) -> impl Iterator<Item = (PartitionId, RowRange)> + use<> {
+        let Self { kind, rows_per_partition, rotation, partition_mask, .. } = *self;
+        let end = match kind {
+            TableKind::Dense { rows: count } => rows.end.min(count),
+            TableKind::Sparse {} => rows.start,
+        };
+        let mut index = rows.start / rows_per_partition;
+        let mut first = rows.start;
+        std::iter::from_fn(move || {
+            if first >= end {
+                return None;
+            }
+            #[expect(clippy::cast_possible_truncation, reason = "the mask is below 2^32")]
+            let partition = PartitionId((index as u32).wrapping_add(rotation) & partition_mask);
+            index += 1;
+            let piece = RowRange::new(first, end.min(index.saturating_mul(rows_per_partition)));
+            first = piece.end;
+            Some((partition, piece))
+        })
+    }
+
     /// Rows that neighbouring partitions hold each; the last one may hold fewer.
     #[must_use]
     pub fn rows_per_partition(&self) -> u64 {

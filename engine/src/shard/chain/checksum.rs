@@ -93,6 +93,7 @@ impl Checksums {
 pub(in crate::shard) fn sum_some(shard: &mut Shard) -> bool {
     let Some(chain) = &mut shard.chain else { return false };
     let Some(mut asked) = chain.checksums.asked.pop_front() else { return false };
+    chain.note_taken();
     let mut room = CHECKSUM_BYTES_PER_TURN;
     while room > 0 {
         let next = || asked.left.pop().map(|partition| Sum::begin(shard, partition, 1));

@@ -24,6 +24,7 @@ impl Shard {
             return;
         }
         chain.next_expiry = chain.now.after(expiry_us / u64::from(EXPIRY_LOOKS));
+        chain.note_taken();
         for index in 0..chain.parts.len() {
             self.expire_sessions_of(index, expiry_us);
         }

@@ -1,7 +1,7 @@
 //! The head's turn: admits pushes, makes their records, appends them to the chain.
 
 use windlass_replication::Role;
-use windlass_wire::{DataType, Epoch, Lsn, PartitionId, Rows, Status};
+use windlass_wire::{DataType, Epoch, Lsn, PartitionId, RowRange, Rows, Status};
 
 use super::{Chain, part::Held};
 use crate::{
@@ -64,12 +64,8 @@ impl Shard {
             Rows::Partition { partition, .. } => check(partition)?,
             Rows::Range { first } => {
                 let end = first + u64::from(work.header.row_count);
-                let mut row = first;
-                while row < end {
-                    let partition = table.layout.partition_of(row);
-                    check(partition)?;
-                    row = table.layout.rows_of(partition).end.max(row + 1);
-                }
+                let mut pieces = table.layout.pieces_of(RowRange::new(first, end));
+                pieces.try_for_each(|(partition, _)| check(partition))?;
             }
             Rows::Keys => {
                 let mut last = None;
@@ -148,7 +144,7 @@ pub(super) fn facts_of(table: &ShardTable, partition: PartitionId, epoch: Epoch)
         epoch,
         table: table.entry.id,
         dtype,
-        rows: windlass_wire::RowRange::default(),
+        rows: RowRange::default(),
         tag: table.rule.tag(),
         durability: commit::Durability::Memory,
     }

@@ -28,6 +28,7 @@ impl Chain {
 
     /// Finds out whether the shard is settled; `lacks` when it still lacks rows that the map gives it.
     pub(super) fn settle(&mut self, lacks: bool) {
+        self.end_all_taking();
         let parts = self.parts.iter().flatten();
         let is_settled =
             !lacks && parts.clone().all(|part| part.replica.is_alone() && !part.broken);
@@ -55,12 +56,6 @@ impl Chain {
         others: usize,
     ) -> Admission {
         self.own(partition).replica.look(push, others)
-    }
-
-    /// Decides on a push that is applied to a partition of a settled shard without a record, if it is new.
-    #[inline]
-    pub(in crate::shard) fn take_push(&mut self, partition: PartitionId, push: &Push) -> Admission {
-        self.own_mut(partition).replica.take(push)
     }
 
     /// A push is applied to a partition of a settled shard without a record.
@@ -98,9 +93,10 @@ impl Chain {
 
     /// Sessions whose newest pushes to a partition no record of images covers yet.
     pub(in crate::shard) fn unimaged(
-        &self,
+        &mut self,
         partition: PartitionId,
     ) -> impl Iterator<Item = record::Covered> + '_ {
+        self.note_taken();
         let part = self.own(partition);
         part.replica.sessions().since(part.imaged, Lane(0)).map(|one| record::Covered {
             session: one.session,
@@ -133,7 +129,8 @@ fn is_lone(chain: &map::Chain, server: ServerId) -> bool {
 /// Before a map is acted on: what was applied without records gets positions, and images of its rows, where
 /// others have a part in it from now on.
 pub(super) fn before_map(shard: &mut Shard, map: &ClusterMap) {
-    let Some(chain) = &shard.chain else { return };
+    let Some(chain) = &mut shard.chain else { return };
+    chain.end_all_taking();
     let (server, own) = (chain.server, (chain.shard, chain.shard_count));
     let is_own = |partition: PartitionId| is_of(partition, own);
     let chains = (0..).map(PartitionId).zip(&map.chains);
@@ -245,7 +242,7 @@ mod tests {
     use std::sync::Arc;
 
     use windlass_replication::{ChainView, Input, LeaseTimings, Replica, ReplicaLimits, Time};
-    use windlass_wire::{Incarnation, Layout, Sequence, SessionId, TableId, TableKind};
+    use windlass_wire::{Incarnation, Layout, RowRange, Sequence, SessionId, TableId, TableKind};
 
     use super::*;
     use crate::shard::{
@@ -316,19 +313,76 @@ mod tests {
         let layout = Layout::new(TableId(1), TableKind::Dense { rows: 40 }, 4);
         let partition_of = |row| layout.partition_of(row);
         let first = [1_u64, 2, 11];
-        let known = admitted.admit(&mut chain, &layout, RowsOf::Keys(&first), &push(7, 1));
+        let known = admitted.admit(&mut chain, &layout, RowsOf::Keys(&first), (0, &push(7, 1)));
         assert_eq!(known, Ok(false));
         assert!(admitted.is_fresh(partition_of(1)) && admitted.is_fresh(partition_of(11)));
         // A part of it was carried out before, by another map perhaps.
         let again = [2_u64, 11, 25];
-        let known = admitted.admit(&mut chain, &layout, RowsOf::Keys(&again), &push(7, 1));
+        let known = admitted.admit(&mut chain, &layout, RowsOf::Keys(&again), (0, &push(7, 1)));
         assert_eq!(known, Ok(true));
         assert!(!admitted.is_fresh(partition_of(2)) && !admitted.is_fresh(partition_of(11)));
         assert!(admitted.is_fresh(partition_of(25)));
-        let rows = windlass_wire::RowRange::new(5, 35);
-        let known = admitted.admit(&mut chain, &layout, RowsOf::Range(rows), &push(7, 2));
+        let rows = RowRange::new(5, 35);
+        let known = admitted.admit(&mut chain, &layout, RowsOf::Range(rows), (0, &push(7, 2)));
         assert_eq!(known, Ok(false));
         assert!((5..35).all(|row| admitted.is_fresh(partition_of(row))));
+    }
+
+    /// Whatever is pushed, told to replicas and ended between: a push is new to a partition exactly once.
+    #[test]
+    fn what_sessions_pushed_is_known_ahead_of_replicas_and_by_them() {
+        const PARTITIONS: u32 = 8;
+        let (mut chain, mut admitted) = (chain(PARTITIONS, 8), Admitted::default());
+        let layout = Layout::new(TableId(1), TableKind::Dense { rows: 60 }, PARTITIONS);
+        let mut applied = std::collections::BTreeMap::new();
+        let (mut next, mut random) = ([1_u64; 3], 7_u64);
+        let mut draw = |below: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 33) % below
+        };
+        let (mut new, mut known) = (0, 0);
+        for _ in 0..4_000 {
+            let session = draw(3);
+            let slot = usize::try_from(session).unwrap();
+            match draw(12) {
+                0 => chain.note_taken(),
+                1 => chain.note_taken_of(slot),
+                2 => chain.end_taking(slot),
+                3 => chain.settle(false),
+                4 => chain.note_logged(PartitionId(0), chain.next_of(PartitionId(0)).unwrap(), &[]),
+                _ => {
+                    let is_again = next[slot] > 1 && draw(4) == 0;
+                    let sequence = if is_again { next[slot] - 1 } else { next[slot] };
+                    next[slot] = next[slot].max(sequence + 1);
+                    let first = draw(59);
+                    let rows = RowRange::new(first, first + 1 + draw(60 - first));
+                    let push = push(session, sequence);
+                    let is_known = admitted
+                        .admit(&mut chain, &layout, RowsOf::Range(rows), (slot, &push))
+                        .unwrap();
+                    let mut any_known = false;
+                    for partition in (0..PARTITIONS).map(PartitionId) {
+                        let of_it = layout.rows_of(partition);
+                        if of_it.end <= rows.start || rows.end <= of_it.start {
+                            continue;
+                        }
+                        let last = applied.entry((session, partition)).or_insert(0);
+                        let is_fresh = sequence > *last;
+                        assert_eq!(admitted.is_fresh(partition), is_fresh);
+                        *last = sequence.max(*last);
+                        any_known |= !is_fresh;
+                    }
+                    assert_eq!(is_known, any_known);
+                    (new, known) = (new + u32::from(!is_known), known + u32::from(is_known));
+                }
+            }
+        }
+        assert!(new > 1_000 && known > 300, "{new} new, {known} known");
+        chain.end_all_taking();
+        for ((session, partition), last) in applied {
+            let applied = chain.applied(partition, SessionId(session), Lane(0));
+            assert_eq!(applied, Some((Incarnation(1), Sequence(last))));
+        }
     }
 
     #[test]
@@ -337,14 +391,14 @@ mod tests {
         let layout = Layout::new(TableId(1), TableKind::Dense { rows: 20 }, 2);
         let other = push(8, 1);
         let rows = RowsOf::Keys(&[15]);
-        assert_eq!(admitted.admit(&mut chain, &layout, rows, &other), Ok(false));
+        assert_eq!(admitted.admit(&mut chain, &layout, rows, (1, &other)), Ok(false));
         let both = RowsOf::Keys(&[1, 15]);
-        let refused = admitted.admit(&mut chain, &layout, both, &push(7, 1));
+        let refused = admitted.admit(&mut chain, &layout, both, (0, &push(7, 1)));
         assert_eq!(refused, Err(Status::TooManySessions));
         assert_eq!(admitted.look(&chain, &layout, RowsOf::Keys(&[1]), &push(7, 1)), Ok(false));
         assert!(admitted.is_fresh(layout.partition_of(1)));
         let older = Push { incarnation: Incarnation(0), ..other };
-        let refused = admitted.admit(&mut chain, &layout, rows, &older);
+        let refused = admitted.admit(&mut chain, &layout, rows, (1, &older));
         assert_eq!(refused, Err(Status::Superseded));
     }
 
@@ -380,17 +434,17 @@ mod tests {
             let Push { session, incarnation, lane, sequence, .. } = push(session, sequence);
             Covered { session, incarnation, lane, sequence }
         };
-        let unimaged = |chain: &Chain| -> Vec<(u64, u64)> {
+        let unimaged = |chain: &mut Chain| -> Vec<(u64, u64)> {
             chain.unimaged(partition).map(|one| (one.session.0, one.sequence.0)).collect()
         };
-        assert_eq!(unimaged(&chain), []);
+        assert_eq!(unimaged(&mut chain), []);
         chain.note_applied(partition, covered(7, 1));
         chain.note_applied(partition, covered(8, 4));
-        assert_eq!(unimaged(&chain), [(7, 1), (8, 4)]);
+        assert_eq!(unimaged(&mut chain), [(7, 1), (8, 4)]);
         chain.note_logged(partition, Lsn(1), &[]);
         chain.note_imaged(partition);
-        assert_eq!(unimaged(&chain), []);
+        assert_eq!(unimaged(&mut chain), []);
         chain.note_applied(partition, covered(8, 5));
-        assert_eq!(unimaged(&chain), [(8, 5)]);
+        assert_eq!(unimaged(&mut chain), [(8, 5)]);
     }
 }

@@ -30,6 +30,7 @@ mod receive;
 mod rows;
 mod set;
 mod status;
+mod taken;
 mod turn;
 mod waiting;
 
@@ -51,6 +52,7 @@ pub(super) use clocks::{lane_of, reaching};
 pub(super) use configure::note_peers;
 pub(super) use lone::{epoch_of, is_settled, ready_log, seal};
 pub(super) use lost::begin_empty;
+pub(super) use taken::SlotPush;
 pub(super) use turn::has_room_for_records;
 
 pub(super) use self::{part::Held, waiting::Waits};
@@ -107,6 +109,8 @@ pub(super) struct Chain {
     inflight_count: u64,
     /// Where no partition is shared with another server: the oldest map clients may go by.
     settled: Option<Epoch>,
+    /// What was pushed there that replicas are not told of yet.
+    taken: taken::Taken,
     /// Whether the map's partitions may move: a coordinator that cannot move any is told nothing.
     moves: bool,
     /// This turn's moment.
@@ -154,6 +158,7 @@ impl Chain {
             unreleased: 0,
             inflight_count: 0,
             settled: None,
+            taken: taken::Taken::default(),
             moves: false,
             now,
             turns_to_tick: 0,

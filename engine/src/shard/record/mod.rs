@@ -32,6 +32,9 @@ impl Shard {
     /// shard are made in its log, all others are held for whoever has to have them as well. A session's
     /// pushes stay in order, whatever their tables: duplicates are told by the highest sequence.
     pub(super) fn push_records(&mut self, first: usize) {
+        if let Some(chain) = &mut self.chain {
+            chain.note_taken();
+        }
         let mut gathered = std::mem::take(&mut self.gathered);
         // Whoever has a push in this turn is watched.
         let watched = self.sessions.watched().iter().copied();

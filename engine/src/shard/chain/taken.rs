@@ -1,0 +1,162 @@
+//! What connected sessions have pushed to a settled shard without records, ahead of what its replicas know.
+//!
+//! One push has rows in many partitions. Each replica's table of sessions is a walk through memory that no cache
+//! holds, so the newest sequences stand here, side by side by session. Replicas are told before anybody asks
+//! them: whoever reads their sessions, or whether they have pushes without records, calls [`Chain::note_taken`] first.
+
+use windlass_replication::{Covered, Lane, Push};
+use windlass_wire::{Incarnation, PartitionId, Sequence, SessionId};
+
+use super::{Chain, part::Part};
+
+/// What sessions have pushed, by their slots.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    slots: Vec<OfSession>,
+    /// Slots of which replicas do not know everything.
+    ahead: Vec<usize>,
+}
+
+/// What one session has pushed.
+#[derive(Debug, Default)]
+pub(in crate::shard) struct OfSession {
+    life: (SessionId, Incarnation),
+    /// By partition divided by the number of shards: twice the newest sequence, and one if its replica
+    /// does not know it. Zero where only the replica knows.
+    sequences: Vec<u64>,
+    /// How many are not zero, and the newest of all.
+    known_count: usize,
+    newest: Sequence,
+    /// Partitions whose replicas do not know the newest sequence.
+    ahead: Vec<usize>,
+}
+
+/// Remembers one push, partition by partition.
+pub(in crate::shard) struct Taker<'a> {
+    of_session: &'a mut OfSession,
+    shard_count: u32,
+    known: u64,
+}
+
+impl Taker<'_> {
+    #[inline]
+    pub(in crate::shard) fn take(&mut self, partition: PartitionId) {
+        let index = (partition.0 / self.shard_count) as usize;
+        let known = &mut self.of_session.sequences[index];
+        if *known & 1 == 0 {
+            self.of_session.ahead.push(index);
+        }
+        *known = self.known;
+    }
+}
+
+/// The slot of a session, and its push.
+pub(in crate::shard) type SlotPush<'a> = (usize, &'a Push);
+
+impl Chain {
+    /// Whether a push is newer than what its session has pushed to a partition, by what is known here. Without
+    /// that, its replica knows.
+    #[inline]
+    pub(in crate::shard) fn is_newest(
+        &self,
+        partition: PartitionId,
+        (slot, push): SlotPush<'_>,
+    ) -> bool {
+        let Some(of_session) = self.taken.slots.get(slot) else { return false };
+        let known = of_session.sequences.get(self.index(partition)).copied().unwrap_or(0);
+        known != 0
+            && known >> 1 < push.sequence.0
+            && of_session.life == (push.session, push.incarnation)
+    }
+
+    /// Whether that holds for every partition here, at one look.
+    #[inline]
+    pub(in crate::shard) fn is_newest_anywhere(&self, (slot, push): SlotPush<'_>) -> bool {
+        self.taken.slots.get(slot).is_some_and(|of_session| {
+            of_session.known_count == self.parts.len()
+                && of_session.newest < push.sequence
+                && of_session.life == (push.session, push.incarnation)
+        })
+    }
+
+    /// Remembers a push that is newest; replicas are told later.
+    #[inline]
+    pub(in crate::shard) fn taker(&mut self, (slot, push): SlotPush<'_>) -> Taker<'_> {
+        let of_session = &mut self.taken.slots[slot];
+        if of_session.ahead.is_empty() {
+            self.taken.ahead.push(slot);
+        }
+        of_session.newest = of_session.newest.max(push.sequence);
+        let shard_count = u32::from(self.shard_count);
+        Taker { of_session, shard_count, known: push.sequence.0 << 1 | 1 }
+    }
+
+    /// A replica knows a push that was applied: later ones of the session need not ask it.
+    pub(in crate::shard) fn begin_taking(
+        &mut self,
+        partition: PartitionId,
+        (slot, push): SlotPush<'_>,
+    ) {
+        let life = (push.session, push.incarnation);
+        if self.taken.slots.len() <= slot {
+            self.taken.slots.resize_with(slot + 1, OfSession::default);
+        }
+        if self.taken.slots[slot].life != life {
+            self.end_taking(slot);
+            self.taken.slots[slot].life = life;
+        }
+        let index = self.index(partition);
+        let of_session = &mut self.taken.slots[slot];
+        if of_session.sequences.len() <= index {
+            of_session.sequences.resize(self.parts.len(), 0);
+        }
+        // One that is ahead stands in `ahead` already, and stays there.
+        of_session.newest = of_session.newest.max(push.sequence);
+        let known = &mut of_session.sequences[index];
+        of_session.known_count += usize::from(*known == 0);
+        *known = push.sequence.0 << 1 | *known & 1;
+    }
+
+    /// Tells replicas what one session has pushed.
+    pub(in crate::shard) fn note_taken_of(&mut self, slot: usize) {
+        let Some(of_session) = self.taken.slots.get_mut(slot) else { return };
+        if of_session.ahead.is_empty() {
+            return;
+        }
+        self.taken.ahead.retain(|ahead| *ahead != slot);
+        tell(&mut self.parts, of_session);
+    }
+
+    /// Tells replicas what all sessions have pushed.
+    #[inline]
+    pub(in crate::shard) fn note_taken(&mut self) {
+        for slot in self.taken.ahead.drain(..) {
+            tell(&mut self.parts, &mut self.taken.slots[slot]);
+        }
+    }
+
+    /// A session is gone: its replicas know what it has pushed.
+    pub(in crate::shard) fn end_taking(&mut self, slot: usize) {
+        self.note_taken_of(slot);
+        if let Some(of_session) = self.taken.slots.get_mut(slot) {
+            *of_session = OfSession::default();
+        }
+    }
+
+    /// From here on only replicas know.
+    pub(super) fn end_all_taking(&mut self) {
+        self.note_taken();
+        self.taken.slots.clear();
+    }
+}
+
+fn tell(parts: &mut [Option<Box<Part>>], of_session: &mut OfSession) {
+    let (session, incarnation) = of_session.life;
+    for index in of_session.ahead.drain(..) {
+        let known = &mut of_session.sequences[index];
+        *known &= !1;
+        let sequence = Sequence(*known >> 1);
+        let part = parts[index].as_deref_mut().expect("a partition that was pushed to is here");
+        part.replica.note_applied(Covered { session, incarnation, lane: Lane(0), sequence });
+    }
+}

@@ -205,7 +205,7 @@ impl Chain {
     /// Whether a peer has completed a message with records: a look at memory.
     #[inline]
     pub(super) fn is_answered(&self) -> bool {
-        self.links.iter().any(Link::is_answered)
+        !self.links.is_empty() && self.links.iter().any(Link::is_answered)
     }
 
     pub(super) fn tell(&self, event: ServerEvent) {

@@ -67,6 +67,9 @@ impl Shard {
         self.record_workers();
         self.publish_clocks();
         let Some(chain) = &mut self.chain else { return false };
+        if chain.is_quiet() {
+            return false;
+        }
         let mut worked = false;
         let (parts, shard_count) = (&chain.parts, usize::from(chain.shard_count));
         for link in &mut chain.links {
@@ -145,6 +148,17 @@ impl Shard {
                 self.carry_out_output(part.partition, output);
             }
         }
+    }
+}
+
+impl Chain {
+    /// Whether nobody is linked, and no record waits for anything: as in a settled shard, mostly.
+    #[inline]
+    fn is_quiet(&self) -> bool {
+        self.links.is_empty()
+            && self.copies_out == 0
+            && self.dirty.is_empty()
+            && !self.disk.is_behind()
     }
 }
 

@@ -35,7 +35,8 @@ impl Shard {
         }
         for at in 0..self.turn.works.len() {
             let work = &self.turn.works[at];
-            if work.closed || work.pushed || work.header.kind == RequestKind::Pull {
+            let only_pulls = work.header.kind.pulls() && !work.header.kind.pushes();
+            if work.closed || work.pushed || only_pulls {
                 continue;
             }
             if self.is_behind_refused(at) {

@@ -30,14 +30,21 @@ fn servers_whose_files_are_damaged_are_refused_by_name() {
     let data = tempfile::tempdir().unwrap();
     let mut served = Served::new(data.path(), 3);
     let mut refused: BTreeMap<Damage, u64> = BTreeMap::new();
-    for _ in 0..3 {
+    let is_met = |refused: &BTreeMap<Damage, u64>| {
+        Damage::ALL.iter().all(|damage| refused.get(damage).is_some_and(|count| *count > 0))
+    };
+    // Not every file is needed: which one is damaged is drawn.
+    for life in 0..12 {
+        if life >= 3 && is_met(&refused) {
+            break;
+        }
         served.live(End::Kill, Trouble::default());
         for damage in Damage::ALL.into_iter().cycle().take(9) {
             let started = served.start_damaged(damage);
             *refused.entry(damage).or_default() += u64::from(started == Some(IsRefused(true)));
         }
     }
-    assert!(Damage::ALL.iter().all(|damage| refused[damage] > 0), "{refused:?}");
+    assert!(is_met(&refused), "{refused:?}");
 }
 
 /// A part of a file cannot be read, or a sync fails and the next one succeeds without having written anything.

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 
-use windlass_replication::{Admission, Covered, Push};
+use windlass_replication::{Admission, Push};
 use windlass_wire::{Layout, PartitionId, RowRange, Status};
 
 use super::chain::{Chain, SlotPush};
@@ -86,7 +86,7 @@ impl Admitted {
         rows: RowsOf<'_>,
         push: SlotPush<'_>,
     ) -> Result<bool, Status> {
-        self.are_all = chain.is_newest_anywhere(push)
+        self.are_all = chain.is_newest_of_all(push)
             || rows
                 .each_partition(layout, |partition| {
                     if chain.is_newest(partition, push) { Ok(()) } else { Err(()) }
@@ -94,19 +94,18 @@ impl Admitted {
                 .is_ok();
         if self.are_all {
             let mut taker = chain.taker(push);
-            let taken: Result<(), Infallible> =
-                rows.each_partition(layout, |partition| Ok(taker.take(partition)));
+            let taken = rows.each_partition(layout, |partition| {
+                taker.take(partition);
+                Ok::<(), Infallible>(())
+            });
             let Ok(()) = taken;
             return Ok(false);
         }
         let (slot, its) = push;
         chain.note_taken_of(slot);
         let is_known = self.look(chain, layout, rows, its)?;
-        let Push { session, incarnation, lane, sequence, .. } = *its;
-        let covered = Covered { session, incarnation, lane, sequence };
         for partition in &self.fresh {
-            chain.note_applied(*partition, covered);
-            chain.begin_taking(*partition, push);
+            chain.note_applied(*partition, push);
         }
         Ok(is_known)
     }

@@ -4,7 +4,11 @@
 use windlass_replication::{Admission, Covered, Lane, Push};
 use windlass_wire::{ClusterMap, Epoch, Lsn, PartitionId, ServerId, ShardId, Status, map};
 
-use super::{Chain, part::Part};
+use super::{
+    Chain,
+    part::Part,
+    taken::{SlotPush, Taker},
+};
 use crate::{
     persist::{
         log::{Full, Reservation, ReserveError, Sealed},
@@ -28,17 +32,52 @@ impl Chain {
 
     /// Finds out whether the shard is settled; `lacks` when it still lacks rows that the map gives it.
     pub(super) fn settle(&mut self, lacks: bool) {
-        self.end_all_taking();
         let parts = self.parts.iter().flatten();
         let is_settled =
             !lacks && parts.clone().all(|part| part.replica.is_alone() && !part.broken);
         // A map is too old that lacks the youngest chain.
         let epoch = parts.map(|part| part.epoch()).max().unwrap_or_default();
-        if is_settled && self.settled.is_none() {
+        match (self.settled.is_some(), is_settled) {
             // What was pushed so far is in records.
-            self.parts.iter_mut().flatten().for_each(|part| part.note_imaged());
+            (false, true) => self.parts.iter_mut().flatten().for_each(|part| part.note_imaged()),
+            (true, false) => self.taken.end_all(&mut self.parts),
+            _ => {}
         }
         self.settled = is_settled.then_some(epoch);
+    }
+
+    /// Whether a push is surely newer than what its session has pushed to a partition.
+    #[inline]
+    pub(in crate::shard) fn is_newest(&self, partition: PartitionId, push: SlotPush<'_>) -> bool {
+        self.taken.is_newest(self.index(partition), push)
+    }
+
+    /// The same of every partition here.
+    #[inline]
+    pub(in crate::shard) fn is_newest_of_all(&self, push: SlotPush<'_>) -> bool {
+        self.taken.is_newest_of_all(self.parts.len(), push)
+    }
+
+    /// Remembers a push that is newest, partition by partition.
+    #[inline]
+    pub(in crate::shard) fn taker(&mut self, push: SlotPush<'_>) -> Taker<'_> {
+        self.taken.taker(self.shard_count, push)
+    }
+
+    /// Tells replicas what was pushed without records, before they are asked.
+    #[inline]
+    pub(in crate::shard) fn note_taken(&mut self) {
+        self.taken.note(&mut self.parts);
+    }
+
+    /// The same for one session.
+    pub(in crate::shard) fn note_taken_of(&mut self, slot: usize) {
+        self.taken.note_of(&mut self.parts, slot);
+    }
+
+    /// A session is gone.
+    pub(in crate::shard) fn end_taking(&mut self, slot: usize) {
+        self.taken.end(&mut self.parts, slot);
     }
 
     /// Oldest map by which clients of a settled shard may ask for its rows.
@@ -58,10 +97,13 @@ impl Chain {
         self.own(partition).replica.look(push, others)
     }
 
-    /// A push is applied to a partition of a settled shard without a record.
-    #[inline]
-    pub(in crate::shard) fn note_applied(&mut self, partition: PartitionId, covered: Covered) {
+    /// A push is applied to a partition of a settled shard without a record, and its replica is told.
+    pub(in crate::shard) fn note_applied(&mut self, partition: PartitionId, push: SlotPush<'_>) {
+        let Push { session, incarnation, lane, sequence, .. } = *push.1;
+        let covered = Covered { session, incarnation, lane, sequence };
         self.own_mut(partition).replica.note_applied(covered);
+        let index = self.index(partition);
+        self.taken.begin(&mut self.parts, index, push);
     }
 
     /// A record of a settled shard is in its log, and applied.
@@ -130,7 +172,7 @@ fn is_lone(chain: &map::Chain, server: ServerId) -> bool {
 /// others have a part in it from now on.
 pub(super) fn before_map(shard: &mut Shard, map: &ClusterMap) {
     let Some(chain) = &mut shard.chain else { return };
-    chain.end_all_taking();
+    chain.taken.end_all(&mut chain.parts);
     let (server, own) = (chain.server, (chain.shard, chain.shard_count));
     let is_own = |partition: PartitionId| is_of(partition, own);
     let chains = (0..).map(PartitionId).zip(&map.chains);
@@ -378,7 +420,7 @@ mod tests {
             }
         }
         assert!(new > 1_000 && known > 300, "{new} new, {known} known");
-        chain.end_all_taking();
+        chain.taken.end_all(&mut chain.parts);
         for ((session, partition), last) in applied {
             let applied = chain.applied(partition, SessionId(session), Lane(0));
             assert_eq!(applied, Some((Incarnation(1), Sequence(last))));
@@ -430,21 +472,17 @@ mod tests {
     fn images_cover_who_has_pushed_since_the_last_ones() {
         let mut chain = chain(1, 8);
         let partition = PartitionId(0);
-        let covered = |session, sequence| {
-            let Push { session, incarnation, lane, sequence, .. } = push(session, sequence);
-            Covered { session, incarnation, lane, sequence }
-        };
         let unimaged = |chain: &mut Chain| -> Vec<(u64, u64)> {
             chain.unimaged(partition).map(|one| (one.session.0, one.sequence.0)).collect()
         };
         assert_eq!(unimaged(&mut chain), []);
-        chain.note_applied(partition, covered(7, 1));
-        chain.note_applied(partition, covered(8, 4));
+        chain.note_applied(partition, (7, &push(7, 1)));
+        chain.note_applied(partition, (8, &push(8, 4)));
         assert_eq!(unimaged(&mut chain), [(7, 1), (8, 4)]);
         chain.note_logged(partition, Lsn(1), &[]);
         chain.note_imaged(partition);
         assert_eq!(unimaged(&mut chain), []);
-        chain.note_applied(partition, covered(8, 5));
+        chain.note_applied(partition, (8, &push(8, 5)));
         assert_eq!(unimaged(&mut chain), [(8, 5)]);
     }
 }

@@ -171,6 +171,15 @@ impl Chain {
         }
     }
 
+    /// Whether nobody is linked, and no record waits for anything: as in a settled shard, mostly.
+    #[inline]
+    fn is_quiet(&self) -> bool {
+        self.links.is_empty()
+            && self.copies_out == 0
+            && self.dirty.is_empty()
+            && !self.disk.is_behind()
+    }
+
     #[inline]
     fn index(&self, partition: PartitionId) -> usize {
         (partition.0 / u32::from(self.shard_count)) as usize

@@ -2,12 +2,12 @@
 //!
 //! One push has rows in many partitions. Each replica's table of sessions is a walk through memory that no cache
 //! holds, so the newest sequences stand here, side by side by session. Replicas are told before anybody asks
-//! them: whoever reads their sessions, or whether they have pushes without records, calls [`Chain::note_taken`] first.
+//! them: whoever reads their sessions, or whether they have pushes without records, has [`Taken::note`] called first.
 
 use windlass_replication::{Covered, Lane, Push};
 use windlass_wire::{Incarnation, PartitionId, Sequence, SessionId};
 
-use super::{Chain, part::Part};
+use super::part::Part;
 
 /// What sessions have pushed, by their slots.
 #[derive(Debug, Default)]
@@ -53,27 +53,23 @@ impl Taker<'_> {
 /// The slot of a session, and its push.
 pub(in crate::shard) type SlotPush<'a> = (usize, &'a Push);
 
-impl Chain {
+impl Taken {
     /// Whether a push is newer than what its session has pushed to a partition, by what is known here. Without
     /// that, its replica knows.
     #[inline]
-    pub(in crate::shard) fn is_newest(
-        &self,
-        partition: PartitionId,
-        (slot, push): SlotPush<'_>,
-    ) -> bool {
-        let Some(of_session) = self.taken.slots.get(slot) else { return false };
-        let known = of_session.sequences.get(self.index(partition)).copied().unwrap_or(0);
+    pub(super) fn is_newest(&self, index: usize, (slot, push): SlotPush<'_>) -> bool {
+        let Some(of_session) = self.slots.get(slot) else { return false };
+        let known = of_session.sequences.get(index).copied().unwrap_or(0);
         known != 0
             && known >> 1 < push.sequence.0
             && of_session.life == (push.session, push.incarnation)
     }
 
-    /// Whether that holds for every partition here, at one look.
+    /// Whether that holds for each of so many partitions, at one look.
     #[inline]
-    pub(in crate::shard) fn is_newest_anywhere(&self, (slot, push): SlotPush<'_>) -> bool {
-        self.taken.slots.get(slot).is_some_and(|of_session| {
-            of_session.known_count == self.parts.len()
+    pub(super) fn is_newest_of_all(&self, count: usize, (slot, push): SlotPush<'_>) -> bool {
+        self.slots.get(slot).is_some_and(|of_session| {
+            of_session.known_count == count
                 && of_session.newest < push.sequence
                 && of_session.life == (push.session, push.incarnation)
         })
@@ -81,76 +77,72 @@ impl Chain {
 
     /// Remembers a push that is newest; replicas are told later.
     #[inline]
-    pub(in crate::shard) fn taker(&mut self, (slot, push): SlotPush<'_>) -> Taker<'_> {
-        let of_session = &mut self.taken.slots[slot];
+    pub(super) fn taker(&mut self, shard_count: u16, (slot, push): SlotPush<'_>) -> Taker<'_> {
+        let of_session = &mut self.slots[slot];
         if of_session.ahead.is_empty() {
-            self.taken.ahead.push(slot);
+            self.ahead.push(slot);
         }
         of_session.newest = of_session.newest.max(push.sequence);
-        let shard_count = u32::from(self.shard_count);
-        Taker { of_session, shard_count, known: push.sequence.0 << 1 | 1 }
+        Taker { of_session, shard_count: shard_count.into(), known: push.sequence.0 << 1 | 1 }
     }
 
     /// A replica knows a push that was applied: later ones of the session need not ask it.
-    pub(in crate::shard) fn begin_taking(
-        &mut self,
-        partition: PartitionId,
-        (slot, push): SlotPush<'_>,
-    ) {
+    pub(super) fn begin(&mut self, parts: &mut Parts, index: usize, (slot, push): SlotPush<'_>) {
         let life = (push.session, push.incarnation);
-        if self.taken.slots.len() <= slot {
-            self.taken.slots.resize_with(slot + 1, OfSession::default);
+        if self.slots.len() <= slot {
+            self.slots.resize_with(slot + 1, OfSession::default);
         }
-        if self.taken.slots[slot].life != life {
-            self.end_taking(slot);
-            self.taken.slots[slot].life = life;
+        if self.slots[slot].life != life {
+            self.end(parts, slot);
+            self.slots[slot].life = life;
         }
-        let index = self.index(partition);
-        let of_session = &mut self.taken.slots[slot];
+        let of_session = &mut self.slots[slot];
         if of_session.sequences.len() <= index {
-            of_session.sequences.resize(self.parts.len(), 0);
+            of_session.sequences.resize(parts.len(), 0);
         }
-        // One that is ahead stands in `ahead` already, and stays there.
         of_session.newest = of_session.newest.max(push.sequence);
+        // One that is ahead stands in `ahead` already, and stays there.
         let known = &mut of_session.sequences[index];
         of_session.known_count += usize::from(*known == 0);
         *known = push.sequence.0 << 1 | *known & 1;
     }
 
     /// Tells replicas what one session has pushed.
-    pub(in crate::shard) fn note_taken_of(&mut self, slot: usize) {
-        let Some(of_session) = self.taken.slots.get_mut(slot) else { return };
-        if of_session.ahead.is_empty() {
-            return;
+    pub(super) fn note_of(&mut self, parts: &mut Parts, slot: usize) {
+        let Some(of_session) = self.slots.get_mut(slot) else { return };
+        if !of_session.ahead.is_empty() {
+            self.ahead.retain(|ahead| *ahead != slot);
+            tell(parts, of_session);
         }
-        self.taken.ahead.retain(|ahead| *ahead != slot);
-        tell(&mut self.parts, of_session);
     }
 
     /// Tells replicas what all sessions have pushed.
     #[inline]
-    pub(in crate::shard) fn note_taken(&mut self) {
-        for slot in self.taken.ahead.drain(..) {
-            tell(&mut self.parts, &mut self.taken.slots[slot]);
+    pub(super) fn note(&mut self, parts: &mut Parts) {
+        for slot in self.ahead.drain(..) {
+            tell(parts, &mut self.slots[slot]);
         }
     }
 
     /// A session is gone: its replicas know what it has pushed.
-    pub(in crate::shard) fn end_taking(&mut self, slot: usize) {
-        self.note_taken_of(slot);
-        if let Some(of_session) = self.taken.slots.get_mut(slot) {
+    pub(super) fn end(&mut self, parts: &mut Parts, slot: usize) {
+        self.note_of(parts, slot);
+        if let Some(of_session) = self.slots.get_mut(slot) {
             *of_session = OfSession::default();
         }
     }
 
     /// From here on only replicas know.
-    pub(super) fn end_all_taking(&mut self) {
-        self.note_taken();
-        self.taken.slots.clear();
+    pub(super) fn end_all(&mut self, parts: &mut Parts) {
+        self.note(parts);
+        self.slots.clear();
     }
 }
 
-fn tell(parts: &mut [Option<Box<Part>>], of_session: &mut OfSession) {
+/// The replicas of a shard, by partition divided by the number of shards.
+type Parts = [Option<Box<Part>>];
+
+fn tell(parts: &mut Parts, of_session: &mut OfSession) {
     let (session, incarnation) = of_session.life;
     for index in of_session.ahead.drain(..) {
         let known = &mut of_session.sequences[index];

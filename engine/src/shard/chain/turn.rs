@@ -151,17 +151,6 @@ impl Shard {
     }
 }
 
-impl Chain {
-    /// Whether nobody is linked, and no record waits for anything: as in a settled shard, mostly.
-    #[inline]
-    fn is_quiet(&self) -> bool {
-        self.links.is_empty()
-            && self.copies_out == 0
-            && self.dirty.is_empty()
-            && !self.disk.is_behind()
-    }
-}
-
 /// Whether records of predecessors have to stay in their mailboxes.
 pub(super) fn leaves_records(chain: &Chain, durable: Option<&Durable>) -> bool {
     chain.spare.held_len > CHAIN_HELD_LEN_MAX || !has_log_room(chain, durable)

@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
-use windlass_replication::{Covered, LeaseTimings, SessionTable};
+use windlass_replication::{LeaseTimings, Push, SessionTable};
 use windlass_transport::tcp::{Tcp, TcpOptions};
 use windlass_wire::{ClusterMap, Incarnation, Sequence, ServerId, ShardId, map::Chain};
 
@@ -42,12 +42,16 @@ pub(in crate::shard) fn shard() -> Shard {
 pub(in crate::shard) fn leave(shard: &mut Shard, session: u64, sequence: u64) {
     shard.chain.as_mut().unwrap().note_applied(
         PARTITION,
-        Covered {
-            session: SessionId(session),
-            incarnation: Incarnation(1),
-            lane: Lane(0),
-            sequence: Sequence(sequence),
-        },
+        (
+            0,
+            &Push {
+                session: SessionId(session),
+                incarnation: Incarnation(1),
+                lane: Lane(0),
+                sequence: Sequence(sequence),
+                previous: None,
+            },
+        ),
     );
 }
 

@@ -1,6 +1,5 @@
-//! Pushes down chains of one, two and three servers over shared memory, beside those of a server without
-//! replicas, in turns: what replication adds, or on a machine with fewer cores than busy threads, what
-//! handing cores on does. Servers and client are threads of this process; one push at a time.
+//! Pushes down chains of one, two and three servers over shared memory, in turns: what replication adds, or
+//! on a machine with fewer cores than busy threads, what handing cores on does. Servers and client are threads of this process; one push at a time.
 //!
 //! `cargo bench -p windlass-benches --bench chains -- [--rounds N] [--pushes N] [--spin-us N] [--servers N]
 //! [--together] [--directory DIR]`. With --together, all shards of a cluster share one thread on core 1;
@@ -44,7 +43,6 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// One server without chains for `length` zero.
     fn start(length: u8, options: &Options) -> Self {
         let thread =
             options.together.then(|| ShardThread::start("bench", Some(1)).expect("a thread"));
@@ -64,8 +62,8 @@ impl Cluster {
             spin_us,
             thread,
             data_dir,
-            replicas: length.max(1),
-            expected_servers: u32::from(length.max(1)),
+            replicas: length,
+            expected_servers: u32::from(length),
             ..ServerConfig::default()
         };
         let servers = Server::start_together(&config).expect("the servers start");
@@ -74,7 +72,7 @@ impl Cluster {
             Client::connect_with(servers[0].advertised(), options).expect("the client connects");
         let schema = TableSchema { durability, ..TableSchema::dense(f32::DTYPE, 4096, WIDTH) };
         let table = client.create_table::<f32>("bench", &schema).expect("the table is made");
-        let name = if length == 0 { "none".to_owned() } else { length.to_string() };
+        let name = length.to_string();
         Self { name, table, _client: client, servers, times: Vec::new(), medians: Vec::new() }
     }
 
@@ -97,7 +95,7 @@ impl Cluster {
 
 fn main() {
     let options = options();
-    let clusters = 0..=options.servers;
+    let clusters = 1..=options.servers;
     let mut clusters: Vec<_> = clusters.map(|length| Cluster::start(length, &options)).collect();
     for _ in 0..options.rounds {
         for cluster in &mut clusters {

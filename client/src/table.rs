@@ -120,7 +120,7 @@ impl<T: Element> Table<T> {
     #[must_use]
     pub fn pulls_overtake(&self) -> bool {
         let core = self.core.look();
-        core.map.chained || core.tables[self.index.0].dense_rows().is_some()
+        core.map.servers.len() > 1 || core.tables[self.index.0].dense_rows().is_some()
     }
 
     /// Starts a push: `values` has `width` values for each row, in the order of the rows. They are

@@ -1,6 +1,6 @@
 //! `cargo run --release -p windlass-tests --example simulate -- --seeds 10000 [--start N] [--json]
 //! [--no-shrink] [--trace] [--mutation NAME] [--threads N] [--mode
-//! pushes|sessions|rounds|gray|overlap] [--clients MAX] [--movable]`: what `cargo xtask simulate` runs.
+//! pushes|sessions|rounds|gray|overlap] [--clients MAX] [--one-copy]`: what `cargo xtask simulate` runs.
 
 #![allow(clippy::print_stdout, reason = "a tool")]
 
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
             "--clients" => {
                 options.clients_max = number(arguments.next()).try_into().expect("small");
             }
-            "--movable" => options.movable = true,
+            "--one-copy" => options.one_copy = true,
             "--json" => json = true,
             "--trace" => options.trace = true,
             "--mode" => {

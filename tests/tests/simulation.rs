@@ -69,7 +69,7 @@ fn more_workers_wait_for_each_other_no_longer() {
 
 #[test]
 fn single_copies_move_while_rounds_are_open() {
-    let report = simulate(0..150, &Options { movable: true, ..of_rounds() });
+    let report = simulate(0..150, &Options { one_copy: true, ..of_rounds() });
     assert!(report.failed_seeds.is_empty(), "{}", report.first_failure.unwrap_or_default());
     assert!(report.moved > report.seeds / 2, "partitions move: {}", report.moved);
     assert!(report.rounds > 20 * report.seeds, "rounds close: {}", report.rounds);

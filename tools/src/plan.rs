@@ -290,7 +290,6 @@ fn place(options: &PlanOptions, partitions: u32) -> ClusterMap {
     ClusterMap {
         epoch: Epoch(1),
         replicas: options.replicas,
-        chained: options.replicas > 1,
         session_expiry_ms: 0,
         servers: ids().map(entry).collect(),
         chains: placed.into_iter().map(chain).collect(),

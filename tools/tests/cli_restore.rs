@@ -118,7 +118,7 @@ fn one_server_becomes_two_and_two_become_one_with_other_shards() {
     assert_eq!(restored["tables"].as_array().unwrap().len(), 3);
     assert_eq!(restored["empty_tables"][0], "memory");
     let left = ["--data-dir", "left", "--shards", "3"];
-    let right = ["--data-dir", "right"];
+    let right = ["--data-dir", "right", "--shards", "3"];
     let servers = two(at, &left, &right);
     assert_eq!(expect(at, &servers[0].address, &before), after);
     terminate(servers);

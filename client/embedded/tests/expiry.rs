@@ -11,12 +11,11 @@ use windlass_engine::{Server, ServerConfig};
 
 const EXPIRY_MS: u32 = 12_000;
 
-fn start(listen: SocketAddr, data: &Path, replicas: bool) -> Server {
+fn start(listen: SocketAddr, data: &Path) -> Server {
     let config = ServerConfig {
         listen,
         data_dir: Some(data.to_owned()),
         session_expiry_ms: EXPIRY_MS,
-        movable: replicas,
         memory_len_max: 1 << 28,
         ..ServerConfig::default()
     };
@@ -33,9 +32,10 @@ fn start(listen: SocketAddr, data: &Path, replicas: bool) -> Server {
     }
 }
 
-fn old_pushes_are_given_up(chained: bool) {
+#[test]
+fn old_pushes_are_given_up() {
     let data = tempfile::tempdir().unwrap();
-    let server = start(SocketAddr::from(([127, 0, 0, 1], 0)), data.path(), chained);
+    let server = start(SocketAddr::from(([127, 0, 0, 1], 0)), data.path());
     let address = server.address();
     let options = ClientOptions { retry_for: Duration::from_secs(60), ..ClientOptions::default() };
     let client = Client::connect_with(server.advertised(), options).unwrap();
@@ -48,7 +48,7 @@ fn old_pushes_are_given_up(chained: bool) {
     let old = table.push(&[2], &[1], &options).unwrap();
     std::thread::sleep(Duration::from_millis(u64::from(EXPIRY_MS) / 2 + 100));
     let young = table.push(&[3], &[1], &options).unwrap();
-    let server = start(address, data.path(), chained);
+    let server = start(address, data.path());
     let outcome = old.wait();
     let expected = Duration::from_millis(u64::from(EXPIRY_MS));
     let is_given_up =
@@ -60,14 +60,4 @@ fn old_pushes_are_given_up(chained: bool) {
     assert_eq!(rows, [1, 0, 1, 1], "what was given up was never sent again");
     drop((table, client));
     server.stop();
-}
-
-#[test]
-fn a_lone_server_came_back_late() {
-    old_pushes_are_given_up(false);
-}
-
-#[test]
-fn a_chain_of_one_came_back_late() {
-    old_pushes_are_given_up(true);
 }

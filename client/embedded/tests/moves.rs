@@ -1,4 +1,4 @@
-//! Where there is one copy of each partition, partitions move all the same if the cluster is told so:
+//! Where there is one copy of each partition, partitions move all the same:
 //! servers join and leave under a client that pushes, and nothing is lost, doubled or refused.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -39,7 +39,7 @@ impl Cluster {
     }
 
     fn of(partitions: u32, provider: Provider, data: Option<&Path>) -> Self {
-        let config = CoordinatorConfig { partitions, movable: true, ..CoordinatorConfig::new(1) };
+        let config = CoordinatorConfig { partitions, ..CoordinatorConfig::new(1) };
         let coordinator = CoordinatorServer::start(anywhere(), None, false, config).unwrap();
         let mut cluster = Self { coordinator, provider, servers: Vec::new() };
         cluster.join(data.map(|data| data.join("first")));

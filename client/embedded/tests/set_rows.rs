@@ -14,14 +14,13 @@ use windlass_engine::{Server, ServerConfig};
 
 const ROWS: u64 = 30_000;
 
-fn start(provider: Provider, replicas: u8, data: Option<&Path>, movable: bool) -> Vec<Server> {
+fn start(provider: Provider, replicas: u8, data: Option<&Path>) -> Vec<Server> {
     let config = ServerConfig {
         providers: vec![provider],
         memory_len_max: 256 << 20,
         partitions: 16,
         shards: 2,
         replicas,
-        movable,
         data_dir: data.map(Path::to_owned),
         expected_servers: if replicas > 1 { 3 } else { 1 },
         ..ServerConfig::default()
@@ -88,7 +87,7 @@ fn every_replica_has_the_rows_that_were_set() {
     for (provider, replicas) in
         [(Provider::Shm {}, 1), (Provider::Tcp {}, 1), (Provider::Shm {}, 3), (Provider::Tcp {}, 2)]
     {
-        let servers = start(provider, replicas, None, false);
+        let servers = start(provider, replicas, None);
         let client = connect(&servers[0]);
         let table = client.create_table::<f32>("t", &adam(Durability::Memory {})).unwrap();
         let expected = set(&client, &table);
@@ -112,36 +111,34 @@ fn every_replica_has_the_rows_that_were_set() {
 #[test]
 fn rows_that_were_set_come_back_after_a_restart() {
     for durability in [Durability::Interval { milliseconds: 5 }, Durability::Sync {}] {
-        for movable in [false, true] {
-            let data = tempfile::tempdir().unwrap();
-            let servers = start(Provider::Shm {}, 1, Some(data.path()), movable);
-            let client = connect(&servers[0]);
-            let table = client.create_table::<f32>("t", &adam(durability)).unwrap();
-            client.checkpoint(servers[0].id()).unwrap();
-            let mut expected = set(&client, &table);
-            for at in [7, 20] {
-                table.push(&[key(at)], &[1.0; 3], &PushOptions::default()).unwrap().wait().unwrap();
-            }
-            for (at, row) in all(&table, PullFrom::Tail) {
-                if at == key(7) || at == key(20) {
-                    assert_ne!(expected.insert(at, row.clone()), Some(row));
-                }
-            }
-            drop(client);
-            servers.into_iter().for_each(Server::stop);
-            let servers = start(Provider::Shm {}, 1, Some(data.path()), movable);
-            let client = connect(&servers[0]);
-            let table = client.open_table::<f32>("t").unwrap();
-            assert!(all(&table, PullFrom::Tail) == expected, "{durability:?} movable {movable}");
-            drop(client);
-            servers.into_iter().for_each(Server::stop);
+        let data = tempfile::tempdir().unwrap();
+        let servers = start(Provider::Shm {}, 1, Some(data.path()));
+        let client = connect(&servers[0]);
+        let table = client.create_table::<f32>("t", &adam(durability)).unwrap();
+        client.checkpoint(servers[0].id()).unwrap();
+        let mut expected = set(&client, &table);
+        for at in [7, 20] {
+            table.push(&[key(at)], &[1.0; 3], &PushOptions::default()).unwrap().wait().unwrap();
         }
+        for (at, row) in all(&table, PullFrom::Tail) {
+            if at == key(7) || at == key(20) {
+                assert_ne!(expected.insert(at, row.clone()), Some(row));
+            }
+        }
+        drop(client);
+        servers.into_iter().for_each(Server::stop);
+        let servers = start(Provider::Shm {}, 1, Some(data.path()));
+        let client = connect(&servers[0]);
+        let table = client.open_table::<f32>("t").unwrap();
+        assert!(all(&table, PullFrom::Tail) == expected, "{durability:?}");
+        drop(client);
+        servers.into_iter().for_each(Server::stop);
     }
 }
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    let servers = start(Provider::Shm {}, 1, None, false);
+    let servers = start(Provider::Shm {}, 1, None);
     let client = connect(&servers[0]);
     client.create_table::<f32>("t", &adam(Durability::Memory {})).unwrap();
     client.create_table::<f32>("d", &TableSchema::dense(f32::DTYPE, 10, 3)).unwrap();

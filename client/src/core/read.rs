@@ -353,7 +353,7 @@ impl Core {
         let schema = &self.tables[table.0].entry.schema;
         schema.width == 1
             && self.links[place.link].promises.reads_words_whole
-            && !self.map.chained
+            && self.map.replicas <= 1
             && place.current_at.is_some_and(|at| at.elapsed() < CURRENT_FOR)
     }
 

@@ -62,9 +62,8 @@ impl Core {
     #[inline]
     pub(super) fn replica_of(&self, from: PullFrom) -> Replica {
         match from {
-            // The only copy is all of them.
-            _ if !self.map.chained => Replica::Tail,
             PullFrom::Tail => Replica::Tail,
+            PullFrom::Any if self.map.replicas <= 1 => Replica::Tail,
             PullFrom::Any => Replica::Any,
             PullFrom::Strong => Replica::Strong,
         }

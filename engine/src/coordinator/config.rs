@@ -14,9 +14,6 @@ pub struct CoordinatorConfig {
     pub partitions: u32,
     /// Copies of each partition of a new cluster.
     pub replicas: u8,
-    /// Lets the partitions of a new cluster move between servers where there is one copy of each, as
-    /// they can where there are more: pushes go through records then, which copies can be made from.
-    pub movable: bool,
     /// How long a new cluster remembers sessions that are not connected and push nothing, in
     /// milliseconds; 0 for ever. A client gives up a push that had no answer for half of that.
     pub session_expiry_ms: u32,
@@ -67,7 +64,6 @@ impl CoordinatorConfig {
         Self {
             partitions: 64,
             replicas,
-            movable: false,
             session_expiry_ms: SESSION_EXPIRY_MS,
             expected_servers: u32::from(replicas.max(1)),
             store: StoreConfig::Memory,
@@ -78,12 +74,6 @@ impl CoordinatorConfig {
             probe_timeout: choose(250, 5_000),
             worker_timeout: Duration::from_secs(3),
         }
-    }
-
-    /// Whether partitions are kept by chains, which hand them over, if only of one server each.
-    #[must_use]
-    pub fn is_chained(&self) -> bool {
-        self.replicas > 1 || self.movable
     }
 
     /// Checks what a new cluster would be.

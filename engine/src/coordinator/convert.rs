@@ -27,7 +27,6 @@ pub(super) fn wire_map(map: &ClusterMap) -> map::ClusterMap {
     map::ClusterMap {
         epoch: map.epoch,
         replicas: map.replicas,
-        chained: map.chained,
         session_expiry_ms: map.session_expiry_ms,
         servers: servers.collect(),
         chains: map.partitions.iter().map(chain).collect(),

@@ -35,22 +35,12 @@ impl Machine {
             ));
         }
         joining.check()?;
-        let known = joining.server.is_some_and(|server| map.servers.contains_key(&server));
-        if !map.chained && self.is_founded() && !known {
-            let count = map.servers.len();
-            let text = format!(
-                "the cluster has its {count} servers already, and one copy of each partition, \
-                 which cannot move: start it with more expected servers, with --movable, or \
-                 with replicas"
-            );
-            return Err((RefusalKind::Full {}, text));
-        }
         let others = map.servers.iter().filter(|(id, _)| Some(**id) != joining.server);
         let shards = others.map(|(_, entry)| entry.shards).next();
-        if map.chained && shards.is_some_and(|shards| shards != joining.shard_count) {
+        if shards.is_some_and(|shards| shards != joining.shard_count) {
             let shards = shards.unwrap_or(1);
             return Err(invalid(format!(
-                "servers of a cluster of chains have equally many shards: use {shards}"
+                "servers of a cluster have equally many shards: use {shards}"
             )));
         }
         Ok(())
@@ -86,8 +76,7 @@ impl Machine {
     pub(super) fn introduce(&mut self, connection: u64) {
         let enrolled = &self.catalogue.enrolled;
         let Some(member) = self.members.get_mut(connection) else { return };
-        // Without chains servers do not link.
-        if !self.coordinator.map().chained || member.introduced == enrolled.len() {
+        if member.introduced == enrolled.len() {
             return;
         }
         member.introduced = enrolled.len();

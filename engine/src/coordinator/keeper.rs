@@ -33,8 +33,6 @@ pub(super) struct Job {
 pub(super) struct Founding {
     pub(super) partitions: u32,
     pub(super) replicas: u8,
-    /// Whether partitions move, if there is one copy of each.
-    pub(super) movable: bool,
     /// How long it remembers idle sessions.
     pub(super) session_expiry_ms: u32,
     /// Tables that were there before the coordinator kept them.
@@ -92,7 +90,6 @@ impl Keeper {
             Some(bytes) => ClusterMap::decode(&bytes, MapLimits::default()).map_err(damaged)?,
             None => {
                 let mut map = ClusterMap::new(self.founding.partitions, self.founding.replicas);
-                map.chained |= self.founding.movable;
                 map.session_expiry_ms = self.founding.session_expiry_ms;
                 map
             }
@@ -240,7 +237,6 @@ mod tests {
         let founding = Founding {
             partitions: 1,
             replicas: 1,
-            movable: false,
             session_expiry_ms: 1,
             catalogue: Catalogue::default(),
         };

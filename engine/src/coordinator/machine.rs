@@ -390,8 +390,8 @@ impl Machine {
 
     fn join(&mut self, server: ServerId, joining: Joining) {
         let Joining { address, shard_count: shards, incarnation, kept, .. } = joining;
-        // Where there is one copy that cannot move, what a returning server has is all there is.
-        let kept = if self.coordinator.map().chained { kept } else { Held::Whole {} };
+        // Of one copy, what a returning server has is all there is.
+        let kept = if self.coordinator.map().replicas > 1 { kept } else { Held::Whole {} };
         self.step(CoordinatorInput::Join { server, incarnation, address, shards, kept });
     }
 

@@ -77,12 +77,6 @@ impl Machine {
     /// What an operation changes, checked against the map in force.
     fn changes(&self, operation: Operation) -> Result<Vec<Change>, Refusal> {
         let map = self.coordinator.map();
-        if !map.chained && matches!(operation, Operation::Drain { .. } | Operation::Rebalance {}) {
-            return Err(invalid(
-                "the cluster keeps one copy of each partition, which cannot move: start it with \
-                 --movable, or --replicas 2 or more",
-            ));
-        }
         let changes = match operation {
             Operation::Drain { server } => {
                 self.check_remaining(server)?;

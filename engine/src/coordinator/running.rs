@@ -62,7 +62,6 @@ impl RunningCoordinator {
             founding: Founding {
                 partitions: config.partitions,
                 replicas: config.replicas,
-                movable: config.movable,
                 session_expiry_ms: config.session_expiry_ms,
                 catalogue: Catalogue { tables, next_table, ..Catalogue::default() },
             },

@@ -98,7 +98,7 @@ impl CoordinatorServer {
         }
         let listener = TcpListener::bind(listen)
             .map_err(|source| CoordinatorStartError::Listen { address: listen, source })?;
-        let kept = config.restored.as_deref().map(|path| restored(path, config.is_chained()));
+        let kept = config.restored.as_deref().map(|path| restored(path, config.replicas));
         let kept = kept.transpose()?.unwrap_or_default();
         if kept.partitions != 0 {
             config.partitions = kept.partitions;
@@ -154,9 +154,9 @@ impl From<RunError> for CoordinatorStartError {
 }
 
 /// The tables of a restored data directory.
-fn restored(path: &Path, is_chained: bool) -> Result<Catalogue, CoordinatorStartError> {
+fn restored(path: &Path, replicas: u8) -> Result<Catalogue, CoordinatorStartError> {
     let refused = |reason| CoordinatorStartError::Restored { path: path.to_owned(), reason };
-    if is_chained {
+    if replicas > 1 {
         return Err(refused(ONE_COPY.to_owned()));
     }
     let read = Catalogue::read(path).map_err(|error| refused(chain(&error)))?;

@@ -7,9 +7,8 @@
 //!   0      1      4      8         16       24
 //!   | kind | zero | rank | session | clock  |      kind 1: joined, as having finished clock;
 //!                                                  2: retired, session and clock zero
-//!  record of kind Engine, tag 8   delta            the range clock of the table in the partition, as
-//!                                                  a whole: replaces what was known
-//!  block of section 4, index 0    delta            the same, when the block was copied
+//!  block of section 4, index 0    delta            the range clock of the table in the partition, as a
+//!                                                  whole, when the block was copied
 //! ```
 //!
 //! `windlass_replication::RangeClock` draws a range clock's bytes.
@@ -27,9 +26,6 @@ use super::{
 
 /// Bit of an engine record's tag: it says something of a worker.
 pub(crate) const WORKER: u16 = 4;
-
-/// Tag of an engine record that holds a whole clock.
-pub(crate) const CLOCK: u16 = 8;
 
 /// Section of a checkpoint's blocks that hold whole clocks.
 pub(crate) const CLOCKS: u16 = 4;
@@ -112,9 +108,6 @@ pub fn workers_of_record(record: &Record<'_>) -> Vec<WorkerSeen> {
         let seen =
             |stamp: Stamp| WorkerSeen { worker: stamp.worker.0, clock: stamp.clock.0, live: true };
         return record.stamps().map(seen).collect();
-    }
-    if record.tag() == CLOCK {
-        return workers_of_clock(record.delta());
     }
     match WorkerEvent::decode(record.delta()).filter(|_| record.tag() & WORKER != 0) {
         Some(WorkerEvent::Joined { rank, clock, .. }) => {

@@ -79,8 +79,7 @@ pub(crate) enum CatalogueError {
 
 /// Why restored tables are not served by chains.
 pub(crate) const ONE_COPY: &str = "each server takes its partitions from the restored files, and \
-                                   copies of them would not be told apart: use --replicas 1 without \
-                                   --movable";
+                                   copies of them would not be told apart: use --replicas 1";
 
 const MAGIC: [u8; 8] = *b"WLCATAL4";
 const MAGIC_3: [u8; 8] = *b"WLCATAL3";

@@ -39,9 +39,6 @@ pub struct ServerConfig {
     pub partitions: u32,
     /// Copies of each partition of a new cluster.
     pub replicas: u8,
-    /// Lets the partitions of a new cluster move although there is one copy of each, at the cost of
-    /// a record for what each turn pushes. With more copies they always can.
-    pub movable: bool,
     /// How long a new cluster remembers sessions that are not connected and push nothing, in
     /// milliseconds; 0 for ever. A client gives up a push that had no answer for half of that.
     pub session_expiry_ms: u32,
@@ -91,7 +88,6 @@ impl Default for ServerConfig {
             thread: None,
             partitions: 64,
             replicas: 1,
-            movable: false,
             session_expiry_ms: windlass_replication::membership::SESSION_EXPIRY_MS,
             expected_servers: 1,
             coordinators: Vec::new(),

@@ -54,14 +54,13 @@ pub(super) fn found(
     let coordinator = CoordinatorConfig {
         partitions,
         expected_servers: config.expected_servers,
-        movable: config.movable,
         session_expiry_ms: config.session_expiry_ms,
         worker_timeout: Duration::from_millis(u64::from(config.worker_timeout_ms))
             .max(WORKER_TIMEOUT_MIN),
         store: config.data_dir.as_deref().map_or(StoreConfig::Memory, store),
         ..CoordinatorConfig::new(config.replicas)
     };
-    if kept.is_restored() && coordinator.is_chained() && !kept.tables.is_empty() {
+    if kept.is_restored() && coordinator.replicas > 1 && !kept.tables.is_empty() {
         return Err(StartError::Data { reason: catalogue::ONE_COPY.to_owned() });
     }
     Ok(RunningCoordinator::start(coordinator, kept.tables, kept.next_table)?)

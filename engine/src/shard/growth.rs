@@ -317,10 +317,9 @@ fn put_all_in_use(shard: &mut Shard, tables: Vec<(TableId, Vec<PartitionId>)>, m
 }
 
 fn put_in_use(shard: &mut Shard, table: &mut ShardTable, missing: &[PartitionId], made: &mut Made) {
-    let chained = shard.map.chained;
     let len: u64 = missing.iter().map(|partition| table.len_of(*partition)).sum();
     shard.memory_left -= len;
-    table.install(chained, missing, &mut shard.arena, made);
+    table.install(missing, &mut shard.arena, made);
     if let TableRows::Sparse(partitions) = &mut table.rows {
         let memory = Arc::new(shard.growth.memory.clone());
         for partition in partitions {

@@ -111,7 +111,7 @@ impl ShardTable {
 
     /// Whether rows of a partition, or its clock, have changed since they were recorded.
     fn is_dirty(&self, slot: usize) -> bool {
-        self.dirty_count(slot) > 0 || self.owes_clock(slot)
+        self.dirty_count(slot) > 0
     }
 }
 
@@ -141,16 +141,6 @@ impl Shard {
             }
         }
         self.durable = Some(durable);
-    }
-
-    /// Something of a table has changed that is recorded as it is by then.
-    pub(super) fn image_within(&mut self, milliseconds: u32) {
-        if let Some(durable) = &mut self.durable
-            && !durable.images.is_due_within(milliseconds)
-        {
-            let now = durable.now();
-            durable.images.come_due(now, milliseconds);
-        }
     }
 
     /// Records the partitions whose images would be long soon: an image is made in one turn.
@@ -296,9 +286,6 @@ impl Shard {
         }
         if written == Err((Status::TooLarge, 0)) {
             unreachable!("images are recorded before they are longer than a record");
-        }
-        if written.is_ok() {
-            written = self.write_clock_images(durable, partition);
         }
         durable.images.buffer = buffer;
         durable.images.writing = false;

@@ -109,10 +109,6 @@ impl Shard {
                 self.statistics.pushes += 1;
                 self.statistics.rows_pushed += u64::from(work.header.row_count);
                 self.statistics.bytes_pushed += work.header.values_len();
-                if self.clocks.is_used() {
-                    let work = self.turn.works[at];
-                    self.stamp_push(&work);
-                }
                 if is_over {
                     self.close(at, Status::Done, 0);
                 }
@@ -187,8 +183,8 @@ impl Shard {
             return Ok(());
         }
         let Some(table) = self.tables.get(&header.table) else {
-            // Other replicas may know it before this one is told of it.
-            let is_awaited = self.map.chained && self.awaits_table(header.table);
+            // Other servers may know it before this one is told of it.
+            let is_awaited = self.map.servers.len() > 1 && self.awaits_table(header.table);
             return Err((if is_awaited { Status::StaleEpoch } else { Status::UnknownTable }, 0));
         };
         // What waits for a round under one map is asked for again under the next.

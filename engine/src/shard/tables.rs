@@ -137,7 +137,6 @@ impl ShardTable {
     /// made has their state.
     pub(super) fn install(
         &mut self,
-        chained: bool,
         partitions: &[PartitionId],
         arena: &mut Arena,
         made: &mut Made,
@@ -167,21 +166,19 @@ impl ShardTable {
             self.slots.insert(partition, slot);
         }
         if is_clocked(&self.entry.schema) {
-            self.install_clocks(chained, arena);
+            self.install_clocks(arena);
         }
     }
 
-    fn install_clocks(&mut self, chained: bool, arena: &mut Arena) {
+    fn install_clocks(&mut self, arena: &mut Arena) {
         let count = match &self.rows {
             TableRows::Dense(partitions) => partitions.len(),
             TableRows::Sparse(partitions) => partitions.len(),
         };
         let clocks = self.clocks.get_or_insert_with(|| {
             let piece = arena.allocate(ClockLine::LEN as u64);
-            Box::new(TableClocks::new(piece, &self.entry.schema, chained))
+            Box::new(TableClocks::new(piece, &self.entry.schema))
         });
-        // The first map may not be known when a table is made. Records close rounds in any case.
-        clocks.chained = chained || clocks.in_rounds;
         clocks.grow(count);
     }
 
@@ -189,7 +186,7 @@ impl ShardTable {
     /// workers' clocks, or close its rounds.
     #[inline]
     pub(super) fn goes_by_records(&self) -> bool {
-        self.clocks.as_ref().is_some_and(|clocks| clocks.chained)
+        self.clocks.is_some()
     }
 
     /// Whether it is kept on disk.
@@ -465,7 +462,7 @@ mod tests {
         let entry = TableEntry { id: TableId(1), name: "rows".to_owned(), schema };
         let mut table = ShardTable::new(entry, 2).unwrap();
         let partitions = [PartitionId(0), PartitionId(1)];
-        table.install(false, &partitions, &mut Arena::default(), &mut Made::default());
+        table.install(&partitions, &mut Arena::default(), &mut Made::default());
         let count = |table: &ShardTable| -> u64 {
             let TableRows::Sparse(partitions) = &table.rows else { panic!("a sparse table") };
             partitions.iter().map(SparsePartition::row_count).sum()

@@ -348,7 +348,6 @@ pub(crate) fn map(epoch: u64, nodes: &[Peer], order: &[ServerId]) -> ClusterMap 
     ClusterMap {
         epoch: Epoch(epoch),
         replicas: 3,
-        chained: true,
         session_expiry_ms: 0,
         servers: servers.collect(),
         chains,

@@ -1,8 +1,8 @@
 //! The map as bytes, whole and as what changed between two epochs. Equal maps have equal bytes.
 //!
 //! ```text
-//! map:    0       8          9         10               14           18        22
-//!         | epoch | replicas | chained | session expiry | partitions | servers | server entries | partition entries
+//! map:    0       8          9                13           17        21
+//!         | epoch | replicas | session expiry | partitions | servers | server entries | partition entries
 //! delta:  0        8      16        20       24
 //!         | from   | to   | servers | gone   | partitions (4) | entries: id (4) before each partition
 //! server: 0    4             12       14      15           16
@@ -45,7 +45,6 @@ impl ClusterMap {
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.epoch.0.to_le_bytes());
         out.push(self.replicas);
-        out.push(u8::from(self.chained));
         out.extend_from_slice(&self.session_expiry_ms.to_le_bytes());
         write_count(out, self.partitions.len());
         write_count(out, self.servers.len());
@@ -65,11 +64,6 @@ impl ClusterMap {
         if !(1..=REPLICAS_MAX).contains(&usize::from(replicas)) {
             return Err(malformed("a map's replicas", u64::from(replicas)));
         }
-        let chained = match reader.u8()? {
-            0 if replicas == 1 => false,
-            1 => true,
-            value => return Err(malformed("whether a map is of chains", u64::from(value))),
-        };
         let session_expiry_ms = reader.u32()?;
         let partitions = reader.u32()?;
         if !partitions.is_power_of_two() || partitions as usize > limits.partitions_max {
@@ -78,7 +72,6 @@ impl ClusterMap {
         let servers = reader.count("a map's servers", limits.servers_max, SERVER_BYTES)?;
         let mut map = Self::new(partitions, replicas);
         map.epoch = epoch;
-        map.chained = chained;
         map.session_expiry_ms = session_expiry_ms;
         for _ in 0..servers {
             let (id, entry) = decode_server(&mut reader)?;

@@ -163,9 +163,6 @@ pub struct ClusterMap {
     pub epoch: Epoch,
     /// Members every chain should have.
     pub replicas: u8,
-    /// Whether pushes go through chains, be they of one server each: partitions can move then. With
-    /// more replicas than one they do.
-    pub chained: bool,
     /// After how many milliseconds an idle session is forgotten; 0 never. Fixed for the cluster's life:
     /// clients give up pushes that are half as old.
     pub session_expiry_ms: u32,
@@ -185,7 +182,6 @@ impl ClusterMap {
         Self {
             epoch: Epoch(0),
             replicas,
-            chained: replicas > 1,
             session_expiry_ms: SESSION_EXPIRY_MS,
             servers: BTreeMap::new(),
             partitions: vec![PartitionEntry::default(); partitions as usize],

@@ -107,7 +107,7 @@ pub struct Options {
     /// Clients of a seed, at most.
     pub clients_max: usize,
     /// One copy of each partition: servers are drained and taken back instead of failing.
-    pub movable: bool,
+    pub one_copy: bool,
     /// Faults per seed, at most.
     pub faults_max: u32,
     /// A deliberate fault.
@@ -126,7 +126,7 @@ impl Default for Options {
             pushes: 40,
             mode: Mode::Pushes,
             clients_max: 3,
-            movable: false,
+            one_copy: false,
             faults_max: 8,
             mutation: None,
             shrink: true,

@@ -145,16 +145,16 @@ impl Schedule {
         let mut random = Random::new(seed ^ 0x5C4E_D01E);
         let servers = 3 + random.index(3);
         let replicas = 2 + u8::from(!random.one_in(3));
-        let replicas = if options.movable { 1 } else { replicas };
+        let replicas = if options.one_copy { 1 } else { replicas };
         let sync = random.one_in(4);
         let count = random.below(u64::from(options.faults_max) + 1);
         let kind = match options.mode {
             Mode::Gray => kind_of_gray,
             Mode::Overlap => kind_of_overlap,
-            _ if options.movable => kind_of_moves,
+            _ if options.one_copy => kind_of_moves,
             _ => kind,
         };
-        let count = if options.movable { 2 * count } else { count };
+        let count = if options.one_copy { 2 * count } else { count };
         let mut faults: Vec<Fault> = (0..count)
             .map(|_| Fault {
                 at_us: random.between(20_000, FAULTS_US),

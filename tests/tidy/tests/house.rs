@@ -113,7 +113,6 @@ const WIDE_TYPES: &[(&str, &str)] = &[
     ("tests/src/simulation/scale.rs:Scale", "one field for each figure"),
     ("tests/src/simulation/world.rs:World", "a whole simulated cluster"),
     ("tools/src/cli/bench.rs:Arguments", "one field for each flag"),
-    ("tools/src/cli/coordinator.rs:Arguments", "one field for each flag"),
     ("tools/src/cli/serve.rs:Arguments", "one field for each flag"),
     ("tools/src/report/results.rs:BenchResult", "one field for each figure"),
     ("tools/src/train/run.rs:RunOptions", "one field for each flag"),

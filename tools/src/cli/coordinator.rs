@@ -52,10 +52,6 @@ pub(crate) struct Arguments {
     /// Copies of each partition of a new cluster
     #[arg(long, value_name = "K", default_value_t = 1)]
     replicas: u8,
-    /// Let partitions of a new cluster move when servers join, leave or drain although there is one
-    /// copy of each; with more copies they always do
-    #[arg(long)]
-    movable: bool,
     /// Servers a new cluster waits for before it serves [default: --replicas]
     #[arg(long, value_name = "N")]
     servers: Option<u32>,
@@ -125,7 +121,6 @@ fn config(arguments: &Arguments) -> Result<CoordinatorConfig, Failure> {
         partitions: arguments.partitions,
         expected_servers: arguments.servers.unwrap_or(u32::from(arguments.replicas)),
         restored: arguments.restored.clone(),
-        movable: arguments.movable,
         session_expiry_ms: arguments.session_expiry,
         ..CoordinatorConfig::new(arguments.replicas)
     };

@@ -78,10 +78,6 @@ pub(crate) struct Arguments {
     /// Copies of each partition of a new cluster
     #[arg(long, value_name = "K", default_value_t = 1, conflicts_with = "coordinator")]
     replicas: u8,
-    /// Let partitions of a new cluster move when servers join, leave or drain although there is one
-    /// copy of each; with more copies they always do
-    #[arg(long, conflicts_with = "coordinator")]
-    movable: bool,
     /// Partitions of a new cluster, a power of two; fixed for its life [default: 64, or four for each
     /// shard of its --servers, if that is more]
     #[arg(long, value_name = "N", conflicts_with = "coordinator")]
@@ -230,7 +226,6 @@ fn config(arguments: &Arguments) -> Result<ServerConfig, Failure> {
             .partitions
             .unwrap_or_else(|| suitable_partitions(servers, arguments.shards)),
         replicas: arguments.replicas,
-        movable: arguments.movable,
         session_expiry_ms: arguments.session_expiry,
         expected_servers: servers,
         coordinators: arguments.coordinator.iter().map(|at| without_scheme(at)).collect(),

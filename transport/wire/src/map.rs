@@ -103,8 +103,6 @@ pub struct ClusterMap {
     /// Copies that each partition should have. With more than one, pushes are acknowledged once the
     /// whole chain has them.
     pub replicas: u8,
-    /// Whether pushes go through chains, be they of one server each: partitions can move then.
-    pub chained: bool,
     /// How long a session that is not connected and pushes nothing is remembered, in milliseconds; 0 for
     /// ever. A push not answered within half of that is not sent again.
     pub session_expiry_ms: u32,
@@ -116,14 +114,7 @@ pub struct ClusterMap {
 
 crate::codec::wire_struct!(ServerEntry { id, incarnation, address, shard_count, state });
 crate::codec::wire_struct!(Chain { epoch, servers, tail_joining, learner });
-crate::codec::wire_struct!(ClusterMap {
-    epoch,
-    replicas,
-    chained,
-    session_expiry_ms,
-    servers,
-    chains
-});
+crate::codec::wire_struct!(ClusterMap { epoch, replicas, session_expiry_ms, servers, chains });
 
 impl ClusterMap {
     /// Number of partitions.

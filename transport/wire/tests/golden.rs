@@ -106,7 +106,6 @@ fn map() -> ClusterMap {
     ClusterMap {
         epoch: Epoch(9),
         replicas: 3,
-        chained: true,
         session_expiry_ms: 0x0036_ee80,
         servers: vec![ServerEntry {
             id: ServerId(1),

@@ -58,10 +58,8 @@ impl Core {
             });
             told.map_err(|error| TableError::Clock { source: Box::new(error) })?;
         }
-        if self.map.chained {
-            // Who leads by a newer map may not have heard of this worker.
-            self.suspect(0);
-        }
+        // Who leads by a newer map may not have heard of this worker.
+        self.suspect(0);
         Ok(())
     }
 

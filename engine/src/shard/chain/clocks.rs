@@ -41,12 +41,6 @@ pub(super) struct Joining {
 }
 
 impl Shard {
-    /// Whether records of chains move the clocks of a table.
-    pub(in crate::shard) fn has_chained_clock(&self, table: TableId) -> bool {
-        let clocks = self.tables.get(&table).and_then(|table| table.clocks.as_ref());
-        clocks.is_some_and(|clocks| clocks.chained) && self.chain.is_some()
-    }
-
     /// Answers a worker that has joined once it is known to the whole of every chain led from here.
     pub(in crate::shard) fn answer_when_recorded(
         &mut self,
@@ -122,7 +116,7 @@ impl Shard {
     fn record_workers_of(&mut self, id: TableId) {
         let Some(chain) = &self.chain else { return };
         let Some(table) = self.tables.get(&id) else { return };
-        let Some(clocks) = table.clocks.as_ref().filter(|clocks| clocks.chained) else { return };
+        let Some(clocks) = &table.clocks else { return };
         let led = chain.led_slots(Some(table));
         for (slot, event) in clocks.unrecorded(&slots_of(&led)) {
             let Some((partition, _)) = led.iter().find(|(_, of)| *of == slot) else { continue };
@@ -134,7 +128,7 @@ impl Shard {
 
     /// A worker has finished a clock on all rows of a table: recorded wherever this server leads, and
     /// acknowledged when all of that is on every replica.
-    pub(in crate::shard) fn advance_chained(
+    pub(in crate::shard) fn advance_recorded(
         &mut self,
         at: usize,
         rank: WorkerRank,
@@ -370,7 +364,7 @@ fn slots_of(led: &[(PartitionId, usize)]) -> Vec<usize> {
 /// Applies what a record says of workers to the clock of its partition, where records of chains move
 /// it. Returns whether it says anything.
 pub(super) fn apply_clock(table: &mut ShardTable, record: &Record<'_>) -> bool {
-    table.clocks.as_ref().is_some_and(|clocks| clocks.chained) && apply_record(table, record)
+    apply_record(table, record)
 }
 
 /// The lane of what a record covers.

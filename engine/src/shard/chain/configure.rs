@@ -84,7 +84,6 @@ impl Shard {
         let map = Arc::clone(&self.map);
         lone::before_map(self, &map);
         let Some(chain) = &mut self.chain else { return };
-        chain.moves = map.chained;
         chain.now = chain.context.leases.now();
         chain.context.leases.adopt(chain.now, &map, self.server);
         note_peers(Some(chain), self.durable.as_deref_mut());

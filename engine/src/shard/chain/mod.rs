@@ -111,8 +111,6 @@ pub(super) struct Chain {
     settled: Option<Epoch>,
     /// What was pushed there that replicas are not told of yet.
     taken: taken::Taken,
-    /// Whether the map's partitions may move: a coordinator that cannot move any is told nothing.
-    moves: bool,
     /// This turn's moment.
     now: Time,
     /// Turns until a settled shard looks at the clock again.
@@ -159,7 +157,6 @@ impl Chain {
             inflight_count: 0,
             settled: None,
             taken: taken::Taken::default(),
-            moves: false,
             now,
             turns_to_tick: 0,
             next_tick: Time(0),
@@ -218,9 +215,6 @@ impl Chain {
     }
 
     pub(super) fn tell(&self, event: ServerEvent) {
-        if !self.moves {
-            return;
-        }
         // A server that is stopping listens no more.
         let _ = self.context.events.send(event);
     }

@@ -13,8 +13,6 @@ use super::table::TableClocks;
 pub(super) struct Member {
     pub(super) session: SessionId,
     pub(super) live: bool,
-    /// The clock it has finished on all rows.
-    pub(super) finished: WorkerClock,
     /// Since when its session is gone.
     pub(super) silent_since: Option<Instant>,
 }
@@ -37,39 +35,6 @@ pub(in crate::shard) enum JoinError {
 }
 
 impl TableClocks {
-    /// A session is the table's worker `rank` from now on; returns the clock it starts from: its
-    /// own last one, or that of the slowest live worker if that is later. Where nobody is live, a
-    /// new run begins, at the latest clock anybody had.
-    pub(in crate::shard) fn join(
-        &mut self,
-        rank: WorkerRank,
-        session: SessionId,
-    ) -> Result<WorkerClock, JoinError> {
-        if let Some(member) = self.members.get_mut(&rank).filter(|member| member.live) {
-            if member.session != session && member.silent_since.is_none() {
-                return Err(JoinError::Taken { rank });
-            }
-            member.session = session;
-            member.silent_since = None;
-            return Ok(member.finished);
-        }
-        let is_live = |member: &Member| member.live;
-        let floor = if self.members.values().any(is_live) {
-            self.clocks.iter().filter_map(|slot| slot.range.minimum()).min()
-        } else {
-            self.clocks.iter().filter_map(|slot| latest(&slot.range)).max()
-        };
-        let own = self.clocks.iter().map(|slot| slot.range.least_of(rank)).max();
-        let closed = self.clocks.iter().map(|slot| slot.closed).max();
-        let start = own.max(floor).max(closed).unwrap_or_default();
-        for slot in &mut self.clocks {
-            slot.range.revive(rank, start)?;
-        }
-        let member = Member { session, live: true, finished: start, silent_since: None };
-        self.members.insert(rank, member);
-        Ok(start)
-    }
-
     /// A session is gone: its workers are silent from now on. Returns how many they are.
     pub(in crate::shard) fn silence(&mut self, session: SessionId, now: Instant) -> usize {
         let mut count = 0;
@@ -99,9 +64,6 @@ impl TableClocks {
                 member.live = false;
                 retired.push(*rank);
                 silent += usize::from(member.silent_since.take().is_some());
-                if !self.chained {
-                    self.clocks.iter_mut().for_each(|slot| slot.range.retire(*rank));
-                }
             }
         }
         (silent, retired)
@@ -111,11 +73,6 @@ impl TableClocks {
     pub(in crate::shard) fn is_heard(&self, rank: WorkerRank) -> bool {
         let member = self.members.get(&rank);
         member.is_some_and(|member| member.live && member.silent_since.is_none())
-    }
-
-    /// Whether a worker is waited for.
-    pub(super) fn is_live(&self, rank: WorkerRank) -> bool {
-        self.members.get(&rank).is_some_and(|member| member.live)
     }
 
     /// Live workers whose session is gone.

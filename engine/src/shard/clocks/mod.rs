@@ -2,10 +2,10 @@
 //! their slowest worker's clock published for one-sided polls, and the pulls that wait for it.
 //! Tables that do not bound staleness have none of this, and pay nothing for it.
 
-mod chained;
 mod kept;
 mod members;
 mod published;
+mod recorded;
 mod requests;
 mod table;
 mod waiting;

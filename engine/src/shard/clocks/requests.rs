@@ -7,9 +7,8 @@ use windlass_wire::{
     completion::DETAIL_MAX, control::ClockPlace,
 };
 
-use super::{kept::Change, waiting::WaitingPull};
+use super::waiting::WaitingPull;
 use crate::{
-    persist::{clocks::WorkerEvent, record::Stamp},
     refusal::{self, internal, invalid, no_mailbox, unknown_table},
     shard::{
         Shard,
@@ -30,19 +29,15 @@ impl Shard {
         answer: Answer<ClockPlace, refusal::Refusal>,
     ) {
         // An asker that is gone needs no answer.
-        if !self.has_chained_clock(table) {
-            let _ = answer.send(self.join_here(session, table));
-            return;
-        }
-        match self.join_chained(session, table) {
+        match self.join_here(session, table) {
             Ok((Some(rank), place)) => self.answer_when_recorded(table, rank, place, answer),
             Ok((None, place)) => drop(answer.send(Ok(place))),
             Err(refusal) => drop(answer.send(Err(refusal))),
         }
     }
 
-    /// Hears a worker of a table with replicas, whose records will say that it has joined.
-    fn join_chained(
+    /// Hears a worker, of whom records will say that it has joined.
+    fn join_here(
         &mut self,
         session: SessionId,
         table: TableId,
@@ -58,30 +53,6 @@ impl Shard {
         self.count_silent();
         let region = shared_of(self.shared_region(slot, region).map_err(internal)?);
         Ok((rank, ClockPlace { region, offset, clock: WorkerClock(0) }))
-    }
-
-    fn join_here(
-        &mut self,
-        session: SessionId,
-        table: TableId,
-    ) -> Result<ClockPlace, refusal::Refusal> {
-        let slot = *self.by_session.get(&session).ok_or_else(no_mailbox)?;
-        let rank = self.sessions[slot].as_ref().and_then(|open| open.rank);
-        let found = self.tables.get_mut(&table).ok_or_else(no_table)?;
-        let clocks = found.clocks.as_mut().ok_or_else(no_clocks)?;
-        let is_new = rank.filter(|rank| !clocks.is_live(*rank));
-        let clock = match rank {
-            Some(rank) => clocks.join(rank, session).map_err(|error| invalid(error.to_string()))?,
-            None => Default::default(),
-        };
-        let (region, offset) = clocks.place();
-        self.clocks.moved |= clocks.publish();
-        self.count_silent();
-        if let Some(rank) = is_new {
-            self.keep_event(table, WorkerEvent::Joined { rank, session, clock });
-        }
-        let region = shared_of(self.shared_region(slot, region).map_err(internal)?);
-        Ok(ClockPlace { region, offset, clock })
     }
 
     /// Takes over how far a table's workers may be apart.
@@ -122,20 +93,17 @@ impl Shard {
         &mut self,
         leaves: impl Fn(WorkerRank, SessionId) -> bool,
     ) {
-        let mut gone = Vec::new();
-        for (id, table) in &mut self.tables {
+        for table in self.tables.values_mut() {
             if let Some(clocks) = &mut table.clocks {
                 let (silent, retired) = clocks.retire(&leaves);
                 self.clocks.silent_count -= silent;
                 self.statistics.workers_retired += retired.len() as u64;
                 self.clocks.moved |= clocks.publish();
-                self.clocks.unrecorded |= clocks.chained;
+                self.clocks.unrecorded = true;
                 self.clocks.unclosed |= table.rounds.is_some();
                 table.note_workers();
-                gone.extend(retired.into_iter().map(|rank| (*id, rank)));
             }
         }
-        self.keep_retired(&gone);
     }
 
     /// The coordinator says that a worker is gone: `unheard` when this concerns it only where it was
@@ -150,7 +118,7 @@ impl Shard {
             self.retire_workers(|rank, _| rank == gone);
         }
         for table in self.tables.values_mut() {
-            if let Some(clocks) = table.clocks.as_mut().filter(|clocks| clocks.chained) {
+            if let Some(clocks) = &mut table.clocks {
                 clocks.give_up_worker(gone, unheard);
                 self.clocks.unrecorded = true;
             }
@@ -163,7 +131,6 @@ impl Shard {
             return;
         }
         let (now, timeout) = (Instant::now(), self.clocks.worker_timeout);
-        let mut gone = Vec::new();
         for (id, table) in &mut self.tables {
             let Some(clocks) = &mut table.clocks else { continue };
             let late = clocks.silent_for(timeout, now);
@@ -177,24 +144,9 @@ impl Shard {
             self.clocks.silent_count -= silent;
             self.statistics.workers_retired += retired.len() as u64;
             self.clocks.moved |= clocks.publish();
-            self.clocks.unrecorded |= clocks.chained;
+            self.clocks.unrecorded = true;
             self.clocks.unclosed |= table.rounds.is_some();
             table.note_workers();
-            gone.extend(retired.into_iter().map(|rank| (*id, rank)));
-        }
-        self.keep_retired(&gone);
-    }
-
-    fn keep_retired(&mut self, gone: &[(TableId, WorkerRank)]) {
-        for (table, rank) in gone {
-            self.keep_event(*table, WorkerEvent::Retired { rank: *rank });
-        }
-    }
-
-    fn keep_event(&mut self, table: TableId, event: WorkerEvent) {
-        if let Err((status, _)) = self.keep_change(table, Change::Event(event)) {
-            // A log that has stopped says so itself; a restart asks the workers again.
-            tracing::debug!(%table, ?event, ?status, "a worker's coming or going is not kept");
         }
     }
 
@@ -202,52 +154,18 @@ impl Shard {
     pub(in crate::shard) fn advance_clock(&mut self, at: usize) -> Result<(), Refusal> {
         let work = self.turn.works[at];
         let rank = self.sessions[work.session].as_ref().and_then(|session| session.rank);
-        let Some(table) = self.tables.get_mut(&work.header.table) else {
+        let Some(table) = self.tables.get(&work.header.table) else {
             return Err((Status::UnknownTable, 0));
         };
         // Where nobody is ever waited for there is nothing to do.
-        let Some(clocks) = &mut table.clocks else { return Ok(()) };
+        if table.clocks.is_none() {
+            return Ok(());
+        }
         let rank = rank.ok_or((Status::NoRank, 0))?;
         if table.rounds.is_some() {
             return self.finish_round(at, rank);
         }
-        if clocks.chained {
-            return self.advance_chained(at, rank);
-        }
-        let is_news = clocks.is_news(rank, work.header.clock);
-        if !clocks.advance(rank, work.header.clock) {
-            return Err((Status::NoRank, 0));
-        }
-        self.clocks.moved |= clocks.publish();
-        self.turn.works[at].durable_at = if is_news {
-            let stamp = Stamp { worker: rank, clock: work.header.clock };
-            self.keep_change(work.header.table, Change::Finished(stamp))?
-        } else {
-            self.tables.get(&work.header.table).and_then(|table| self.kept_until(table))
-        };
-        Ok(())
-    }
-
-    /// Stamps the rows of a push that was applied.
-    pub(in crate::shard) fn stamp_push(&mut self, work: &Work) {
-        let rank = self.sessions[work.session].as_ref().and_then(|session| session.rank);
-        let (clock, Some(rank)) = (work.header.clock, rank) else { return };
-        let Some(table) = self.tables.get_mut(&work.header.table) else { return };
-        let is_recorded = table.clocks.as_ref().is_none_or(|clocks| clocks.chained);
-        if is_recorded || table.rounds.is_some() {
-            return;
-        }
-        let Some(mut clocks) = table.clocks.take_if(|clocks| clocks.is_news(rank, clock)) else {
-            return;
-        };
-        let keys = &self.turn.keys[work.keys.0..work.keys.1];
-        each_piece(table, rows_of(work), keys, |slot, rows| {
-            let stamped = clocks.stamp(rank, slot, rows, clock);
-            debug_assert!(stamped.is_ok(), "a member has its entry");
-            true
-        });
-        self.clocks.moved |= clocks.publish();
-        table.clocks = Some(clocks);
+        self.advance_recorded(at, rank)
     }
 
     /// Whether a pull has to wait for a slower worker.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use windlass_replication::{RangeClock, RangeClockError, RangeClockLimits};
+use windlass_replication::{RangeClock, RangeClockLimits};
 use windlass_wire::{
     Aggregation, ClockLine, Consistency, RowRange, TableSchema, WorkerClock, WorkerRank,
 };
@@ -11,7 +11,7 @@ use windlass_wire::{
 use super::{members::Member, published::Published};
 use crate::{limits::CLOCK_AHEAD_MAX, shard::arena::Piece};
 
-/// Range clocks, workers and the published line.
+/// Range clocks, which records move, whoever was heard here, and the published line.
 #[derive(Debug)]
 pub(in crate::shard) struct TableClocks {
     /// By slot of the table's partitions.
@@ -19,9 +19,6 @@ pub(in crate::shard) struct TableClocks {
     pub(super) members: BTreeMap<WorkerRank, Member>,
     pub(super) published: Published,
     tau: u64,
-    /// Whether records of chains move the clocks: they say who is live, and members are only who was
-    /// heard here.
-    pub(in crate::shard) chained: bool,
     /// Whether pushes count by rounds.
     pub(in crate::shard) in_rounds: bool,
     /// Whether the line has to be published again.
@@ -34,8 +31,6 @@ pub(in crate::shard) struct SlotClock {
     pub(in crate::shard) range: RangeClock,
     /// Whether its rows are not current: nobody reads them, and nobody waits for their clock.
     pub(super) hidden: bool,
-    /// Whether it has changed since it was recorded as it is.
-    pub(super) unkept: bool,
     /// Of a table in rounds, the last round that is applied.
     pub(super) closed: WorkerClock,
 }
@@ -43,7 +38,7 @@ pub(in crate::shard) struct SlotClock {
 impl SlotClock {
     pub(super) fn new() -> Self {
         let range = RangeClock::new(RangeClockLimits::default());
-        Self { range, hidden: false, unkept: false, closed: WorkerClock(0) }
+        Self { range, hidden: false, closed: WorkerClock(0) }
     }
 
     /// The clock that pulls of any row may count on; `None` when nobody is waited for.
@@ -70,15 +65,13 @@ const fn tau_of(consistency: Consistency) -> u64 {
 }
 
 impl TableClocks {
-    /// Clocks of a table without workers, published in `piece`; `chained` where partitions have
-    /// replicas.
-    pub(in crate::shard) fn new(piece: Piece, schema: &TableSchema, chained: bool) -> Self {
+    /// Clocks of a table without workers, published in `piece`.
+    pub(in crate::shard) fn new(piece: Piece, schema: &TableSchema) -> Self {
         let mut clocks = Self {
             clocks: Vec::new(),
             members: BTreeMap::new(),
             published: Published::new(piece),
             tau: tau_of(schema.consistency),
-            chained,
             in_rounds: schema.aggregation != (Aggregation::Immediate {}),
             is_stale: false,
         };
@@ -86,22 +79,10 @@ impl TableClocks {
         clocks
     }
 
-    /// Has a clock for each of `count` partitions; those that came later start where the others are,
-    /// unless a chain's copy or its records will say.
+    /// Has a clock for each of `count` partitions; a copy or records say how far those are that came later.
     pub(in crate::shard) fn grow(&mut self, count: usize) {
-        let closed = self.clocks.iter().map(|slot| slot.closed).max().unwrap_or_default();
-        while self.clocks.len() < count {
-            let mut clock = SlotClock::new();
-            if !self.chained {
-                clock.closed = closed;
-            }
-            let members = self.members.iter().filter(|(_, member)| member.live);
-            for (rank, member) in members.filter(|_| !self.chained) {
-                // As many workers as another partition's clock has room for.
-                let registered = clock.range.revive(*rank, member.finished);
-                debug_assert!(registered.is_ok(), "members are bounded");
-            }
-            self.clocks.push(clock);
+        if self.clocks.len() < count {
+            self.clocks.resize_with(count, SlotClock::new);
             self.is_stale = true;
         }
     }
@@ -134,44 +115,6 @@ impl TableClocks {
         self.published.publish(ClockLine::OPEN);
     }
 
-    /// A worker has finished `clock` on all rows. False when it is no worker of the table.
-    pub(in crate::shard) fn advance(&mut self, rank: WorkerRank, clock: WorkerClock) -> bool {
-        let Some(member) = self.members.get_mut(&rank).filter(|member| member.live) else {
-            return false;
-        };
-        if clock > member.finished {
-            member.finished = clock;
-            for slot in &mut self.clocks {
-                let advanced = slot.range.advance(rank, clock);
-                debug_assert!(advanced.is_ok(), "a member has its entry");
-            }
-        }
-        true
-    }
-
-    /// A worker has pushed rows of one partition, at a clock that it has not finished everywhere.
-    pub(in crate::shard) fn stamp(
-        &mut self,
-        rank: WorkerRank,
-        slot: usize,
-        rows: RowRange,
-        clock: WorkerClock,
-    ) -> Result<(), RangeClockError> {
-        match self.clocks.get_mut(slot) {
-            Some(slot) => {
-                slot.unkept = true;
-                slot.range.tick(rank, rows, clock)
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// Whether a push of a worker at `clock` says more than is known of all rows.
-    #[inline]
-    pub(in crate::shard) fn is_news(&self, rank: WorkerRank, clock: WorkerClock) -> bool {
-        self.members.get(&rank).is_some_and(|member| member.live && clock > member.finished)
-    }
-
     /// Whether a clock is further ahead of the slowest worker than any worker can be.
     #[inline]
     pub(in crate::shard) fn is_too_far(&self, clock: WorkerClock) -> bool {
@@ -196,12 +139,8 @@ impl TableClocks {
         let shown = || self.clocks.iter().filter(|slot| !slot.hidden);
         let minimum = shown().filter_map(|slot| slot.minimum(self.in_rounds)).min();
         let minimum = minimum.map_or(u64::MAX, |minimum| minimum.0);
-        let live = if self.chained {
-            // Where no partition can be read nobody has to be missed.
-            shown().map(|slot| slot.range.live_count() as u64).min().unwrap_or(u64::MAX)
-        } else {
-            self.members.values().filter(|member| member.live).count() as u64
-        };
+        // Where no partition can be read nobody has to be missed.
+        let live = shown().map(|slot| slot.range.live_count() as u64).min().unwrap_or(u64::MAX);
         self.published.publish(ClockLine { gains: 0, minimum, tau: self.tau, live })
     }
 }

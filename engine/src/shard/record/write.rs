@@ -227,10 +227,7 @@ impl Shard {
         }
         // Of several pushes, what all of them say.
         let clock = fresh().map(|work| work.header.clock).min()?;
-        let is_news = match clocks.chained {
-            true => clock > clocks.live_clock(table.slot(partition)?, worker)?,
-            false => clocks.is_news(worker, clock),
-        };
+        let is_news = clock > clocks.live_clock(table.slot(partition)?, worker)?;
         is_news.then_some(Stamp { worker, clock })
     }
 

@@ -115,11 +115,10 @@ pub(crate) fn any_map() -> impl Strategy<Value = ClusterMap> {
     );
     let servers = proptest::collection::vec(server, 0..5);
     let chains = proptest::collection::vec(chain, 0..70);
-    (any::<u64>(), any::<(u8, bool, u32)>(), servers, chains).prop_map(
-        |(epoch, (replicas, chained, session_expiry_ms), servers, chains)| ClusterMap {
+    (any::<u64>(), any::<(u8, u32)>(), servers, chains).prop_map(
+        |(epoch, (replicas, session_expiry_ms), servers, chains)| ClusterMap {
             epoch: Epoch(epoch),
             replicas,
-            chained,
             session_expiry_ms,
             servers,
             chains,

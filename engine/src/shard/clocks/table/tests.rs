@@ -11,18 +11,44 @@ use windlass_replication::Consistency as Rule;
 use windlass_transport::{Pages, memory::PagesOptions};
 use windlass_wire::{DataType, SessionId};
 
-use super::*;
+use super::{super::members::JoinError, *};
 use crate::persist::clocks::WorkerEvent;
 
 const SLOTS: usize = 3;
+const HEADS: [usize; SLOTS] = [0, 1, 2];
 const ROWS: u64 = 12;
 
 fn clocks(consistency: Consistency) -> TableClocks {
     let schema = TableSchema { consistency, ..TableSchema::sparse(DataType::F32, 1) };
     let pages = Pages::allocate(4096, PagesOptions::default()).unwrap();
-    let mut clocks = TableClocks::new(Piece { region: 0, pages, offset: 64 }, &schema, false);
+    let mut clocks = TableClocks::new(Piece { region: 0, pages, offset: 64 }, &schema);
     clocks.grow(SLOTS);
     clocks
+}
+
+/// What the head of all partitions does when it has heard somebody, or no longer.
+fn record_workers(clocks: &mut TableClocks) {
+    for (slot, event) in clocks.unrecorded(&HEADS) {
+        clocks.apply_event(slot, event);
+    }
+}
+
+/// A worker joins, and its coming is recorded; the clock it starts from.
+fn join(
+    clocks: &mut TableClocks,
+    rank: WorkerRank,
+    session: SessionId,
+) -> Result<WorkerClock, JoinError> {
+    clocks.hear_worker(rank, session)?;
+    record_workers(clocks);
+    Ok(clocks.start_of(&HEADS, rank))
+}
+
+/// A worker has finished a clock on all rows.
+fn finish(clocks: &mut TableClocks, rank: WorkerRank, clock: WorkerClock) {
+    for slot in HEADS {
+        clocks.apply_stamp(slot, rank, windlass_replication::ALL_ROWS, clock);
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -78,7 +104,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Join(rank) => {
-                    let began = clocks.join(WorkerRank(rank), SessionId(u64::from(rank) + 1)).unwrap();
+                    let began = join(&mut clocks, WorkerRank(rank), SessionId(u64::from(rank) + 1)).unwrap();
                     let was_live = oracle.finished(rank);
                     if was_live.is_none() {
                         let floor = match oracle.minimum() {
@@ -98,16 +124,17 @@ proptest! {
                 }
                 Step::Leave(rank) => {
                     clocks.retire(|of, _| of == WorkerRank(rank));
+                    record_workers(&mut clocks);
                     if let Some(worker) = oracle.workers.get_mut(&rank) {
                         worker.1 = false;
                     }
                 }
                 Step::Advance(rank) => {
                     let finished = oracle.finished(rank);
-                    let advanced = clocks.advance(
-                        WorkerRank(rank), WorkerClock(finished.unwrap_or(0) + 1));
-                    prop_assert_eq!(advanced, finished.is_some());
+                    let known = clocks.live_clock(0, WorkerRank(rank));
+                    prop_assert_eq!(known.is_some(), finished.is_some());
                     if let Some(finished) = finished {
+                        finish(&mut clocks, WorkerRank(rank), WorkerClock(finished + 1));
                         let worker = oracle.workers.get_mut(&rank).unwrap();
                         worker.0.iter_mut().for_each(|clock| *clock = (finished + 1).max(*clock));
                     }
@@ -115,13 +142,10 @@ proptest! {
                 Step::Stamp(rank, slot, start, count) => {
                     let Some(finished) = oracle.finished(rank) else { continue };
                     let clock = WorkerClock(finished + 1);
-                    if !clocks.is_news(WorkerRank(rank), clock) {
-                        continue;
-                    }
                     let end = (start + count).min(ROWS);
                     let reach = if end == ROWS { u64::MAX } else { end };
                     let rows = RowRange { start, end: reach };
-                    clocks.stamp(WorkerRank(rank), slot, rows, clock).unwrap();
+                    clocks.apply_stamp(slot, WorkerRank(rank), rows, clock);
                     let worker = oracle.workers.get_mut(&rank).unwrap();
                     for row in start..end {
                         let cell = &mut worker.0[slot * ROWS as usize + row as usize];
@@ -159,7 +183,7 @@ fn a_silent_worker_is_given_up_after_the_timeout_and_heard_again_before() {
     let mut clocks = clocks(Consistency::Sequential {});
     let (start, timeout) = (Instant::now(), Duration::from_millis(10));
     for rank in 0..2 {
-        clocks.join(WorkerRank(rank), SessionId(u64::from(rank) + 1)).unwrap();
+        join(&mut clocks, WorkerRank(rank), SessionId(u64::from(rank) + 1)).unwrap();
     }
     assert_eq!(clocks.silence(SessionId(2), start), 1);
     assert_eq!(clocks.silence(SessionId(2), start), 0);
@@ -169,14 +193,15 @@ fn a_silent_worker_is_given_up_after_the_timeout_and_heard_again_before() {
     clocks.silence(SessionId(2), start);
     assert_eq!(clocks.silent_for(timeout, start + timeout), [WorkerRank(1)]);
     // A process that was started anew takes its rank over before the timeout.
-    clocks.advance(WorkerRank(1), WorkerClock(3));
-    assert_eq!(clocks.join(WorkerRank(1), SessionId(9)), Ok(WorkerClock(3)));
-    let taken = clocks.join(WorkerRank(1), SessionId(10)).unwrap_err();
+    finish(&mut clocks, WorkerRank(1), WorkerClock(3));
+    assert_eq!(join(&mut clocks, WorkerRank(1), SessionId(9)), Ok(WorkerClock(3)));
+    let taken = join(&mut clocks, WorkerRank(1), SessionId(10)).unwrap_err();
     assert!(taken.to_string().contains("rank of its own"), "{taken}");
     assert_eq!(clocks.retire(|rank, _| rank == WorkerRank(1)), (0, vec![WorkerRank(1)]));
+    record_workers(&mut clocks);
     clocks.publish();
     assert_eq!(clocks.line(), ClockLine { gains: 0, minimum: 0, tau: 0, live: 1 });
-    assert!(!clocks.advance(WorkerRank(1), WorkerClock(4)), "it has to open the table again");
+    assert_eq!(clocks.live_clock(0, WorkerRank(1)), None, "it has to open the table again");
     clocks.set_consistency(Consistency::Bounded { tau: 5 });
     assert_eq!(clocks.line().tau, 5);
     clocks.open();
@@ -204,12 +229,6 @@ fn recorded() -> impl Strategy<Value = Recorded> {
     let stamp = (0..SLOTS, 0..4_u32, 0..ROWS, 0..ROWS, 1..9_u64)
         .prop_map(|(slot, rank, start, end, clock)| Recorded::Stamp(slot, rank, start, end, clock));
     prop_oneof![1 => event, 3 => stamp]
-}
-
-fn chained() -> TableClocks {
-    let mut clocks = clocks(Consistency::Bounded { tau: 1 });
-    clocks.chained = true;
-    clocks
 }
 
 fn take_in(clocks: &mut TableClocks, record: &Recorded) {
@@ -241,7 +260,7 @@ proptest! {
     fn a_copied_clock_goes_on_as_the_others(
         records in prop::collection::vec(recorded(), 0..80), at in 0..80_usize
     ) {
-        let (mut member, mut learner) = (chained(), chained());
+        let (mut member, mut learner) = (clocks(Consistency::Bounded { tau: 1 }), clocks(Consistency::Bounded { tau: 1 }));
         for (number, record) in records.iter().enumerate() {
             if number == at {
                 for slot in 0..SLOTS {
@@ -265,7 +284,7 @@ proptest! {
 
 #[test]
 fn rows_that_are_not_current_hold_nobody_up() {
-    let mut clocks = chained();
+    let mut clocks = clocks(Consistency::Bounded { tau: 1 });
     let joined = |rank, clock| WorkerEvent::Joined {
         rank: WorkerRank(rank),
         session: SessionId(1),
@@ -301,7 +320,7 @@ fn no_pull_goes_by_a_clock_from_before_its_rows_came() {
         if at[0] > at[1] || at[1] > at[2] {
             continue;
         }
-        let mut clocks = chained();
+        let mut clocks = clocks(Consistency::Bounded { tau: 1 });
         clocks.apply_event(0, joined(10));
         clocks.apply_event(1, joined(5));
         clocks.hide(1, true);
@@ -334,7 +353,7 @@ fn no_pull_goes_by_a_clock_from_before_its_rows_came() {
     }
     assert!(taken > 0 && caught == taken, "the clock alone does not tell");
     // And `hide` does just these steps before rows are readable.
-    let mut clocks = chained();
+    let mut clocks = clocks(Consistency::Bounded { tau: 1 });
     clocks.apply_event(0, joined(10));
     clocks.apply_event(1, joined(5));
     clocks.hide(1, true);
@@ -347,7 +366,7 @@ fn no_pull_goes_by_a_clock_from_before_its_rows_came() {
 
 #[test]
 fn heads_record_what_they_heard() {
-    let mut clocks = chained();
+    let mut clocks = clocks(Consistency::Bounded { tau: 1 });
     let (rank, session) = (WorkerRank(3), SessionId(9));
     clocks.hear_worker(rank, session).unwrap();
     let joined = WorkerEvent::Joined { rank, session, clock: WorkerClock(0) };

@@ -1,4 +1,4 @@
-//! Clocks of a replicated table: one range clock a partition, which only the records of its chain
+//! Clocks of a table: one range clock a partition, which only the records of its chain
 //! move, so that it is that of the rows beside it on every replica. Who was heard at this server
 //! is known here alone, and tells a head what to record.
 
@@ -46,8 +46,7 @@ impl TableClocks {
         if known.is_some_and(|known| known.session != session && known.silent_since.is_none()) {
             return Err(JoinError::Taken { rank });
         }
-        let finished = WorkerClock::default();
-        let member = Member { session, live: true, finished, silent_since: None };
+        let member = Member { session, live: true, silent_since: None };
         self.members.insert(rank, member);
         Ok(())
     }
@@ -55,12 +54,7 @@ impl TableClocks {
     /// The coordinator says that a worker is gone: `unheard` when this concerns only one that was
     /// never heard here.
     pub(in crate::shard) fn give_up_worker(&mut self, rank: WorkerRank, unheard: bool) {
-        let gone = Member {
-            session: SessionId(0),
-            live: false,
-            finished: WorkerClock::default(),
-            silent_since: None,
-        };
+        let gone = Member { session: SessionId(0), live: false, silent_since: None };
         let member = self.members.entry(rank).or_insert(gone);
         if !unheard {
             (member.live, member.silent_since) = (false, None);

@@ -188,6 +188,8 @@ fn values_by_reference_are_checked_as_they_are_applied() {
     let pages = hostile.own_pages();
     // Of the last row, which is looked at last, both times.
     let last = OWN_LEN as u64 / 2 + u64::from((ROW_COUNT - 1) * WIDTH) * 4;
+    // Pushes may come before the thread below has begun.
+    pages.store_u64(last, u64::from(1.0_f32.to_bits()));
     let stop = AtomicBool::new(false);
     let statuses = std::thread::scope(|scope| {
         scope.spawn(|| {

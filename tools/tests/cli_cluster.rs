@@ -226,6 +226,11 @@ fn a_cluster_of_one_copy_changes_its_servers() {
     let first = serve("first");
     cluster(&["join", "0"]);
     assert_eq!(rows(&first), [2.0, 2.0, 4.0, 4.0]);
+    // Both directories have had rows of the same partitions: which are newer, no file says.
+    drop((first, second));
+    let both = ["checkpoint", "restore", "first", "second", "--into", "both"];
+    let text = fails(at, 1, &both);
+    assert!(text.contains("up to 2 directories"), "{text}");
 }
 
 #[test]

@@ -36,8 +36,8 @@ pub(crate) struct Catalogue {
     pub(super) generation: u32,
     /// Partitions of the cluster; zero when not known.
     pub(crate) partitions: u32,
-    /// Copies of each partition; zero when not known.
-    pub(super) replicas: u8,
+    /// How many directories may have rows of the same partition; zero when not known.
+    pub(super) copies: u8,
     /// Servers of the cluster when this was written.
     pub(super) servers: Vec<ServerId>,
     pub(crate) tables: Vec<TableEntry>,
@@ -164,7 +164,7 @@ fn encode(catalogue: &Catalogue) -> Vec<u8> {
     catalogue.shard_count.encode(&mut bytes);
     catalogue.generation.encode(&mut bytes);
     catalogue.partitions.encode(&mut bytes);
-    catalogue.replicas.encode(&mut bytes);
+    catalogue.copies.encode(&mut bytes);
     catalogue.servers.encode(&mut bytes);
     catalogue.tables.encode(&mut bytes);
     catalogue.logs.encode(&mut bytes);
@@ -188,7 +188,7 @@ fn decode(bytes: &[u8]) -> Option<Catalogue> {
         shard_count: u16::decode(&mut from).ok()?,
         generation: if version < 2 { 0 } else { u32::decode(&mut from).ok()? },
         partitions: if version < 3 { 0 } else { u32::decode(&mut from).ok()? },
-        replicas: if version < 3 { 0 } else { u8::decode(&mut from).ok()? },
+        copies: if version < 3 { 0 } else { u8::decode(&mut from).ok()? },
         servers: if version < 3 { Vec::new() } else { Vec::decode(&mut from).ok()? },
         tables: Vec::decode(&mut from).ok()?,
         logs: if version < 4 { Vec::new() } else { Vec::decode(&mut from).ok()? },
@@ -228,7 +228,7 @@ mod tests {
             shard_count: 2,
             generation: 3,
             partitions: 64,
-            replicas: 2,
+            copies: 2,
             servers: vec![ServerId(0), ServerId(4)],
             tables: vec![table],
             logs: vec![KeptLog { generation: 3, shard: ShardId(1), log_id: 99 }],

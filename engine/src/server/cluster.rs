@@ -56,6 +56,8 @@ pub(super) struct DataDirectory {
     pub(super) partitions: u32,
     /// The logs in the shards' directories, as the catalogue had them.
     pub(super) logs: Vec<KeptLog>,
+    /// How many directories may have rows of the same partition, as the catalogue had it.
+    pub(super) copies: u8,
 }
 
 #[derive(Debug)]
@@ -68,6 +70,8 @@ pub(super) struct State {
     next_table: u32,
     workers: Vec<WorkerEntry>,
     pub(super) logs: Vec<KeptLog>,
+    /// How many directories may have rows of the same partition.
+    copies: u8,
 }
 
 /// How long clients wait for servers that have not joined yet.
@@ -86,6 +90,7 @@ impl Cluster {
             next_table: 1,
             workers: Vec::new(),
             logs: data.as_ref().map_or_else(Vec::new, |data| data.logs.clone()),
+            copies: data.as_ref().map_or(0, |data| data.copies),
         };
         Self {
             own: Mutex::new(Peer { server: ServerId(0), incarnation: Incarnation(0) }),
@@ -406,7 +411,15 @@ impl Cluster {
             state.is_recovered = true;
         }
         self.applied.fetch_max(map.epoch.0, Ordering::AcqRel);
+        let copies = state.copies.max(copies_in(&map));
         state.map = map;
+        if state.is_recovered && state.copies < copies {
+            state.copies = copies;
+            // Before rows come or go. A disk that refuses this will refuse more, and says so.
+            if let Err((_, text)) = self.store_catalogue(state) {
+                tracing::error!(text, "the catalogue cannot be stored");
+            }
+        }
         Ok(())
     }
 
@@ -425,7 +438,7 @@ impl Cluster {
             shard_count: self.shard_count(),
             generation: data.generation,
             partitions,
-            replicas: copies_left(map),
+            copies: state.copies.max(copies_in(map)),
             servers: map.servers.iter().map(|server| server.id).collect(),
             tables: state.tables.values().cloned().collect(),
             logs: state.logs.clone(),
@@ -452,9 +465,10 @@ impl Cluster {
     }
 }
 
-/// How many directories may have rows of the same partition: one that moved has left them behind, too.
-fn copies_left(map: &ClusterMap) -> u8 {
-    map.replicas.max(2)
+/// How many directories may have rows of the same partition by a map: one that moves leaves them behind.
+fn copies_in(map: &ClusterMap) -> u8 {
+    let moves = map.chains.iter().any(|chain| chain.learner.is_some() || chain.tail_joining);
+    map.replicas.saturating_add(u8::from(moves))
 }
 
 #[cfg(test)]

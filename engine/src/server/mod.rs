@@ -221,6 +221,7 @@ impl Server {
             kept.as_ref().map_or(Kept::Nothing {}, |kept| kept_on_disk(kept, config.accept_damage));
         let partitions = kept.as_ref().map_or(0, |kept| kept.partitions);
         let logs = kept.as_ref().map_or_else(Vec::new, |kept| kept.logs.clone());
+        let copies = kept.as_ref().map_or(0, |kept| kept.copies);
         let coordinator = match config.coordinators.is_empty() {
             true => Some(found(&config, kept)?),
             false => None,
@@ -237,6 +238,7 @@ impl Server {
             is_new,
             partitions,
             logs,
+            copies,
         })));
         let coordinators = match &coordinator {
             Some(coordinator) => Coordinators::Here(coordinator.desk().clone()),

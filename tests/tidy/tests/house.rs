@@ -134,7 +134,6 @@ const SPREAD_TYPES: &[(&str, &str)] = &[
     ("engine:Log", "still one object; to be taken apart into parts that own their state"),
     ("engine:Machine", "still one object; to be taken apart into parts that own their state"),
     ("engine:Shard", "still one object; to be taken apart into parts that own their state"),
-    ("engine:TableClocks", "clocks of rows, of members and of waiting pulls"),
     ("engine:UringStorage", "one file for each kind of operation"),
     ("replication:Replica", "one file for each role in a chain"),
     ("transport:Connection", "set-up, frames out, frames in, their execution"),

@@ -43,7 +43,7 @@ pub enum RestoreError {
     },
     /// Copies of one partition in several directories.
     #[error(
-        "{path} is of a cluster of which up to {replicas} directories have the same partition, each in \
+        "{path} is of a cluster of which up to {copies} directories have the same partition, each in \
          another state maybe: name the directory of one server alone, with --accept-missing; it has a copy \
          of everything if there were no more servers than copies"
     )]
@@ -51,7 +51,7 @@ pub enum RestoreError {
         /// The directory.
         path: PathBuf,
         /// Copies.
-        replicas: u8,
+        copies: u8,
     },
     /// Not every server's directory.
     #[error(

@@ -71,8 +71,8 @@ pub fn restore(
         let Some(catalogue) = catalogue else {
             return Err(RestoreError::NoServer { path: path.clone() });
         };
-        if several && catalogue.replicas > 1 {
-            return Err(RestoreError::Copies { path: path.clone(), replicas: catalogue.replicas });
+        if several && catalogue.copies > 1 {
+            return Err(RestoreError::Copies { path: path.clone(), copies: catalogue.copies });
         }
         locks.push(DataLock::take(path).map_err(read)?);
         let identity = Identity::load(path).map_err(|error| read(crate::shard::chain(&error)))?;
@@ -89,7 +89,7 @@ pub fn restore(
         shard_count: 0,
         generation,
         partitions,
-        replicas: 1,
+        copies: 1,
         servers: Vec::new(),
         tables: tables.clone(),
         logs: Vec::new(),

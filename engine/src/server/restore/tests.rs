@@ -18,7 +18,7 @@ fn server(root: &std::path::Path, number: u32, cluster: u64, tables: &[TableEntr
         shard_count: 1,
         generation: 0,
         partitions: 16,
-        replicas: 1,
+        copies: 1,
         servers: vec![ServerId(0), ServerId(1)],
         tables: tables.to_vec(),
         logs: Vec::new(),

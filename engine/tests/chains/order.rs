@@ -43,7 +43,7 @@ impl Standing {
 #[test]
 fn a_push_behind_one_that_was_refused_in_its_turn_is_refused_too() {
     let all = tables();
-    let mut world = World::start(Provider::Shm {}, 1, all[..1].to_vec());
+    let mut world = World::start(Provider::Shm {}, 2, all[..1].to_vec());
     world.client.add_tables(&all[1..]);
     let (row, partition) = (7, world.client.partition_of(0, 7));
     let key = (0..).find(|key| world.client.partition_of(1, *key) == partition).unwrap();
@@ -61,7 +61,9 @@ fn a_push_behind_one_that_was_refused_in_its_turn_is_refused_too() {
     world.client.push(0, vec![row], 1.0);
     world.client.settle();
     assert!(world.client.is_stale, "the third push is refused as well");
-    all[1..].iter().for_each(|table| world.nodes[0].create(table));
+    for node in &world.nodes {
+        all[1..].iter().for_each(|table| node.create(table));
+    }
     world.client.settle_by(&world.map);
     let only = |servers: &[ServerId]| servers[0];
     assert_eq!(world.client.pull(0, &[row], only, false).unwrap()[0], 2.0);

@@ -114,6 +114,28 @@ const STEPS: &[Step] = &[
         },
     },
     Step {
+        name: "overlap",
+        about: "the same with several servers of a chain down at once, and back with what their disks hold",
+        minutes_max: 4,
+        needs: &[Need::Part { path: "tests/examples/simulate.rs" }],
+        command: || {
+            let mut command = harness_command("simulate");
+            command.args(["--", "--mode", "overlap", "--seeds", "5000", "--json"]);
+            command
+        },
+    },
+    Step {
+        name: "moves",
+        about: "the same with one copy of each partition, which moves as servers are drained",
+        minutes_max: 4,
+        needs: &[Need::Part { path: "tests/examples/simulate.rs" }],
+        command: || {
+            let mut command = harness_command("simulate");
+            command.args(["--", "--one-copy", "--seeds", "5000", "--json"]);
+            command
+        },
+    },
+    Step {
         name: "sessions",
         about: "the same with clients that go away, and sessions that expire",
         minutes_max: 4,

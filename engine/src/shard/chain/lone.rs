@@ -192,6 +192,9 @@ fn is_of(partition: PartitionId, (shard, shard_count): (ShardId, u16)) -> bool {
 
 /// From now on what is pushed takes records: what was pushed before is in them, or in images.
 pub(super) fn unsettle(shard: &mut Shard) {
+    if let Some(chain) = &mut shard.chain {
+        chain.taken.end_all(&mut chain.parts);
+    }
     if is_settled(shard.chain.as_deref())
         && let Some(mut durable) = shard.durable.take()
     {
@@ -425,6 +428,25 @@ mod tests {
             let applied = chain.applied(partition, SessionId(session), Lane(0));
             assert_eq!(applied, Some((Incarnation(1), Sequence(last))));
         }
+    }
+
+    /// Its client stays connected meanwhile, and sends again what it had no answer for.
+    #[test]
+    fn a_life_that_ends_forgets_no_push() {
+        let (mut shard, mut admitted) = (checkpoint::tests::shard(), Admitted::default());
+        let layout = Layout::new(TableId(1), TableKind::Dense { rows: 1 }, 1);
+        let chain = shard.chain.as_mut().unwrap();
+        for sequence in 1..=2 {
+            let push = push(7, sequence);
+            let rows = RowsOf::Keys(&[0]);
+            assert_eq!(admitted.admit(chain, &layout, rows, (0, &push)), Ok(false));
+        }
+        shard.begin_life();
+        let chain = shard.chain.as_mut().unwrap();
+        let applied = chain.applied(PartitionId(0), SessionId(7), Lane(0));
+        assert_eq!(applied, Some((Incarnation(1), Sequence(2))));
+        // The replica of the next life is not alone yet: it must not be told anything.
+        chain.note_taken();
     }
 
     #[test]

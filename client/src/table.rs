@@ -116,7 +116,8 @@ impl<T: Element> Table<T> {
     }
 
     /// Whether pulls may overtake pushes made before them, so that one that has to see a push names
-    /// it in [`PullOptions::after`]: one-sided pulls do, and those of other replicas.
+    /// it in [`PullOptions::after`]: one-sided pulls do, and all where rows have, or may move to, other
+    /// servers.
     #[must_use]
     pub fn pulls_overtake(&self) -> bool {
         let core = self.core.look();

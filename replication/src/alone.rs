@@ -30,19 +30,6 @@ impl Replica {
         self.sessions.look(push, others)
     }
 
-    /// Decides on a push that is applied without a record if it is new, and remembers it then.
-    ///
-    /// # Panics
-    ///
-    /// When others have to hold it.
-    #[inline]
-    pub fn take(&mut self, push: &Push) -> Admission {
-        assert!(self.is_alone(), "others would miss a push of {}", self.partition);
-        let admission = self.sessions.take(push, self.log.last().next());
-        self.unrecorded += u64::from(admission == Admission::Apply);
-        admission
-    }
-
     /// Pushes of a session up to this one were applied without a record.
     ///
     /// # Panics
@@ -111,8 +98,7 @@ mod tests {
     }
 
     fn covered(session: u64, sequence: u64) -> Covered {
-        let Push { session, incarnation, lane, sequence, .. } = push(session, sequence);
-        Covered { session, incarnation, lane, sequence }
+        push(session, sequence).covered()
     }
 
     fn configure(replica: &mut Replica, epoch: u64, learner: Option<ServerId>) -> Vec<Output> {
@@ -145,10 +131,11 @@ mod tests {
         assert_eq!(replica.look(&push(7, 2), 0), Admission::Apply, "a look changes nothing");
         replica.note_applied(covered(7, 2));
         assert_eq!(replica.look(&push(7, 1), 0), Admission::Duplicate { lsn: Lsn(1) });
-        assert_eq!(replica.take(&push(7, 2)), Admission::Duplicate { lsn: Lsn(1) });
-        assert_eq!(replica.take(&push(8, 5)), Admission::Apply);
-        assert_eq!(replica.take(&push(8, 5)), Admission::Duplicate { lsn: Lsn(1) });
-        assert_eq!(replica.take(&push(8, 6)), Admission::Apply);
+        assert_eq!(replica.look(&push(7, 2), 0), Admission::Duplicate { lsn: Lsn(1) });
+        assert_eq!(replica.look(&push(8, 5), 0), Admission::Apply);
+        replica.note_applied(covered(8, 5));
+        assert_eq!(replica.look(&push(8, 5), 0), Admission::Duplicate { lsn: Lsn(1) });
+        assert_eq!(replica.look(&push(8, 6), 0), Admission::Apply);
         assert_eq!(replica.look(&push(7, 3), 0), Admission::Apply);
         replica.append_alone(Lsn(1), &[covered(7, 3)]);
         assert_eq!(replica.look(&push(7, 3), 0), Admission::Duplicate { lsn: Lsn(1) });
@@ -167,7 +154,7 @@ mod tests {
         replica.note_applied(covered(1, 1));
         replica.note_applied(covered(2, 1));
         assert_eq!(replica.look(&push(3, 1), 0), Admission::Full);
-        assert_eq!(replica.take(&push(3, 1)), Admission::Full);
+        assert_eq!(replica.sessions().count(), 2, "a look takes nobody in");
         assert_eq!(replica.look(&push(2, 2), 0), Admission::Apply);
     }
 

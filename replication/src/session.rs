@@ -35,6 +35,15 @@ pub struct Push {
     pub previous: Option<Sequence>,
 }
 
+impl Push {
+    /// What a record with this push, or its application without one, covers.
+    #[must_use]
+    pub fn covered(&self) -> Covered {
+        let Self { session, incarnation, lane, sequence, .. } = *self;
+        Covered { session, incarnation, lane, sequence }
+    }
+}
+
 /// What a record covers of one session and lane: every push up to `sequence`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Covered {
@@ -163,28 +172,6 @@ impl SessionTable {
             return if is_full { Admission::Full } else { Admission::Apply };
         };
         session.look(push)
-    }
-
-    /// Decides on a push that is applied at once, at `lsn`, if it is new.
-    #[inline]
-    pub(crate) fn take(&mut self, push: &Push, lsn: Lsn) -> Admission {
-        let Push { session, incarnation, lane, sequence, .. } = *push;
-        let life = (incarnation, sequence);
-        let new = Session { incarnation, applied: sequence, lsn, admitted: life };
-        let is_full = self.sessions.len() >= self.sessions_max;
-        let entry = match self.sessions.entry((session, lane)) {
-            MapEntry::Vacant(_) if is_full => return Admission::Full,
-            MapEntry::Vacant(entry) => {
-                entry.insert(new);
-                return Admission::Apply;
-            }
-            MapEntry::Occupied(entry) => entry.into_mut(),
-        };
-        let admission = entry.look(push);
-        if admission == Admission::Apply {
-            *entry = new;
-        }
-        admission
     }
 
     /// Sessions of a lane that pushed behind a position: of each, what a record covers.

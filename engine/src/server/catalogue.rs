@@ -5,8 +5,8 @@
 //!      0    8  "WLCATAL4"
 //!      8    4  CRC32C of the body
 //!     12       body: next table id (4), shards of the server (2), generation of their
-//!              directories (4), partitions of the cluster (4), copies of each (1), list of its
-//!              servers (4 each), list of tables, list of the shards' logs: generation (4), shard
+//!              directories (4), partitions of the cluster (4), directories that may have
+//!              rows of the same one (1), list of its servers (4 each), list of tables, list of the shards' logs: generation (4), shard
 //!              (2), identity of the log (8)
 //! ```
 //!

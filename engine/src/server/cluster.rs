@@ -393,6 +393,9 @@ impl Cluster {
 
     /// Goes by a map that the shards have, once what is kept here is recovered.
     fn install(&self, state: &mut State, map: Arc<ClusterMap>) -> Result<(), Refusal> {
+        // Recovery stores the catalogue.
+        let (is_more, is_noted) = (copies_in(&map) > state.copies, state.is_recovered);
+        state.copies = state.copies.max(copies_in(&map));
         if !state.is_recovered
             && map.is_founded()
             && let Some(data) = &self.data
@@ -411,10 +414,8 @@ impl Cluster {
             state.is_recovered = true;
         }
         self.applied.fetch_max(map.epoch.0, Ordering::AcqRel);
-        let copies = state.copies.max(copies_in(&map));
         state.map = map;
-        if state.is_recovered && state.copies < copies {
-            state.copies = copies;
+        if is_more && is_noted {
             // Before rows come or go. A disk that refuses this will refuse more, and says so.
             if let Err((_, text)) = self.store_catalogue(state) {
                 tracing::error!(text, "the catalogue cannot be stored");
@@ -438,7 +439,7 @@ impl Cluster {
             shard_count: self.shard_count(),
             generation: data.generation,
             partitions,
-            copies: state.copies.max(copies_in(map)),
+            copies: state.copies,
             servers: map.servers.iter().map(|server| server.id).collect(),
             tables: state.tables.values().cloned().collect(),
             logs: state.logs.clone(),

@@ -30,7 +30,6 @@ use crate::{
         commit,
         frame::Kind,
         limits::COVERED_MAX,
-        log::Sealed,
         record::{Covered, Facts, Shape},
     },
 };
@@ -109,7 +108,7 @@ impl ShardTable {
         }
     }
 
-    /// Whether rows of a partition, or its clock, have changed since they were recorded.
+    /// Whether rows of a partition have changed since they were recorded.
     fn is_dirty(&self, slot: usize) -> bool {
         self.dirty_count(slot) > 0
     }
@@ -274,10 +273,9 @@ impl Shard {
         }
         let chain = self.chain.as_mut().expect("only a settled shard has images");
         let covered: Vec<Covered> = chain.unimaged(partition).collect();
-        let level = commit::Durability::Interval(0);
         let mut written = Ok(());
         if !(buffer.is_empty() && covered.is_empty()) {
-            written = self.record_images(durable, partition, &covered, &buffer, level).map(drop);
+            written = self.record_images(durable, partition, &covered, &buffer);
         }
         if written.is_ok()
             && let Some(chain) = &mut self.chain
@@ -293,14 +291,13 @@ impl Shard {
     }
 
     /// Records images of a partition, with those whose pushes are in them.
-    pub(super) fn record_images(
+    fn record_images(
         &mut self,
         durable: &mut Durable,
         partition: PartitionId,
         covered: &[Covered],
         images: &[u8],
-        durability: commit::Durability,
-    ) -> Result<Sealed, Refusal> {
+    ) -> Result<(), Refusal> {
         ready_log(self, durable, partition)?;
         // Sessions that one record has no room for have records of their own, which count with the last.
         let (others, covered) = covered.split_at(covered.len().saturating_sub(COVERED_MAX));
@@ -309,13 +306,13 @@ impl Shard {
             durable.log_mut().begin_group();
         }
         for covered in others.chunks(COVERED_MAX) {
-            self.record_image(durable, partition, covered, &[], durability)?;
+            self.record_image(durable, partition, covered, &[])?;
         }
-        let sealed = self.record_image(durable, partition, covered, images, durability);
+        let recorded = self.record_image(durable, partition, covered, images);
         if is_group {
             self.end_group(durable)?;
         }
-        sealed
+        recorded
     }
 
     fn record_image(
@@ -324,8 +321,7 @@ impl Shard {
         partition: PartitionId,
         covered: &[Covered],
         images: &[u8],
-        durability: commit::Durability,
-    ) -> Result<Sealed, Refusal> {
+    ) -> Result<(), Refusal> {
         let facts = Facts {
             kind: Kind::Engine,
             partition,
@@ -334,7 +330,7 @@ impl Shard {
             dtype: DataType::F32,
             rows: RowRange::default(),
             tag: IMAGE,
-            durability,
+            durability: commit::Durability::Interval(0),
         };
         let shape =
             Shape { covered_max: covered.len(), delta_bytes: images.len(), ..Shape::default() };
@@ -342,7 +338,8 @@ impl Shard {
         let mut record = durable.log_mut().fill(&mut reservation);
         covered.iter().for_each(|covered| record.cover(*covered));
         record.delta().copy_from_slice(images);
-        Ok(seal(self.chain.as_deref_mut(), durable, (partition, reservation), covered))
+        seal(self.chain.as_deref_mut(), durable, (partition, reservation), covered);
+        Ok(())
     }
 }
 

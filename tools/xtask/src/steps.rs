@@ -96,55 +96,35 @@ const STEPS: &[Step] = &[
         about: "clusters under seeds: delays, drops, crashes, disk faults",
         minutes_max: 8,
         needs: &[Need::Part { path: "tests/examples/simulate.rs" }],
-        command: || {
-            let mut command = harness_command("simulate");
-            command.args(["--", "--seeds", "10000", "--json"]);
-            command
-        },
+        command: || simulate(&["--seeds", "10000"]),
     },
     Step {
         name: "gray",
         about: "the same over networks that fail by half: loss, deafness, delay",
         minutes_max: 4,
         needs: &[Need::Part { path: "tests/examples/simulate.rs" }],
-        command: || {
-            let mut command = harness_command("simulate");
-            command.args(["--", "--mode", "gray", "--seeds", "10000", "--json"]);
-            command
-        },
+        command: || simulate(&["--mode", "gray", "--seeds", "10000"]),
     },
     Step {
         name: "overlap",
         about: "the same with several servers of a chain down at once, and back with what their disks hold",
         minutes_max: 4,
         needs: &[Need::Part { path: "tests/examples/simulate.rs" }],
-        command: || {
-            let mut command = harness_command("simulate");
-            command.args(["--", "--mode", "overlap", "--seeds", "5000", "--json"]);
-            command
-        },
+        command: || simulate(&["--mode", "overlap", "--seeds", "5000"]),
     },
     Step {
         name: "moves",
         about: "the same with one copy of each partition, which moves as servers are drained",
         minutes_max: 4,
         needs: &[Need::Part { path: "tests/examples/simulate.rs" }],
-        command: || {
-            let mut command = harness_command("simulate");
-            command.args(["--", "--one-copy", "--seeds", "5000", "--json"]);
-            command
-        },
+        command: || simulate(&["--one-copy", "--seeds", "5000"]),
     },
     Step {
         name: "sessions",
         about: "the same with clients that go away, and sessions that expire",
         minutes_max: 4,
         needs: &[Need::Part { path: "tests/examples/simulate.rs" }],
-        command: || {
-            let mut command = harness_command("simulate");
-            command.args(["--", "--mode", "sessions", "--seeds", "3000", "--json"]);
-            command
-        },
+        command: || simulate(&["--mode", "sessions", "--seeds", "3000"]),
     },
     Step {
         name: "crash",
@@ -228,6 +208,12 @@ const STEPS: &[Step] = &[
         },
     },
 ];
+
+fn simulate(arguments: &[&str]) -> Command {
+    let mut command = harness_command("simulate");
+    command.arg("--").args(arguments).arg("--json");
+    command
+}
 
 /// Runs the whole ladder, or what the arguments choose.
 pub(crate) fn test(arguments: &TestArguments) -> ExitCode {

@@ -6,7 +6,7 @@
 //! DIR/catalogue   the catalogue
 //!
 //! offset size
-//!      0    8  "WLCOORD1"
+//!      0    8  "WLCOORD2"
 //!      8    4  CRC32C of the rest
 //!     12       the item, beginning with its version
 //! ```
@@ -34,7 +34,7 @@ pub(super) struct FileStore {
     versions: [u64; Item::ALL.len()],
 }
 
-const MAGIC: [u8; 8] = *b"WLCOORD1";
+const MAGIC: [u8; 8] = *b"WLCOORD2";
 const ITEM_AT: usize = 12;
 
 impl FileStore {

@@ -1,7 +1,7 @@
 //! A push that is all of its turn, of rows of a dense table that are beside each other in one partition: most
 //! pushes where few clients push. Its record is made without gathering and cutting anything.
 
-use windlass_replication::{Admission, Push};
+use windlass_replication::Admission;
 use windlass_wire::{Durability, RowRange, Rows};
 
 use super::{Chain, head::facts_of, part::Held};
@@ -63,8 +63,7 @@ impl Shard {
         let lsn = part.replica.log().last().next();
         let facts =
             record::Facts { kind: Kind::Rows, rows, ..facts_of(table, partition, part.epoch()) };
-        let Push { session, incarnation, sequence, .. } = push;
-        let covered = record::Covered { session, incarnation, sequence };
+        let covered = session.covered(header.sequence);
         let mut words = spare.take(shape.length());
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
         let mut draft = Draft::new(facts, shape, lsn);

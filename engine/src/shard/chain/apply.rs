@@ -4,11 +4,11 @@
 
 use windlass_wire::{Lsn, PartitionId, RowRange};
 
-use super::clocks::apply_clock;
 use crate::{
     persist::{frame::Kind, record::Record},
     shard::{
         Shard,
+        clocks::apply_record,
         image::{Entry, holds_images},
         tables::{ShardTable, TableRows},
     },
@@ -57,7 +57,7 @@ impl Shard {
                     return Ok::<(), ApplyError>(());
                 };
                 apply(table, &record, Extent::Whole, memory_left)?;
-                if apply_clock(table, &record) {
+                if apply_record(table, &record) {
                     clocks.is_stale = true;
                     clocks.unclosed |= table.rounds.is_some();
                     table.note_workers_of(partition);

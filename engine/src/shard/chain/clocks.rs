@@ -19,7 +19,6 @@ use crate::{
     refusal,
     shard::{
         Shard,
-        clocks::apply_record,
         command::Answer,
         push::Refusal,
         rounds::{self, CLOSES},
@@ -359,12 +358,6 @@ impl Chain {
 
 fn slots_of(led: &[(PartitionId, usize)]) -> Vec<usize> {
     led.iter().map(|(_, slot)| *slot).collect()
-}
-
-/// Applies what a record says of workers to the clock of its partition, where records of chains move
-/// it. Returns whether it says anything.
-pub(super) fn apply_clock(table: &mut ShardTable, record: &Record<'_>) -> bool {
-    apply_record(table, record)
 }
 
 /// The lane of what a record covers.

@@ -99,9 +99,7 @@ impl Chain {
 
     /// A push is applied to a partition of a settled shard without a record, and its replica is told.
     pub(in crate::shard) fn note_applied(&mut self, partition: PartitionId, push: SlotPush<'_>) {
-        let Push { session, incarnation, lane, sequence, .. } = *push.1;
-        let covered = Covered { session, incarnation, lane, sequence };
-        self.own_mut(partition).replica.note_applied(covered);
+        self.own_mut(partition).replica.note_applied(push.1.covered());
         let index = self.index(partition);
         self.taken.begin(&mut self.parts, index, push);
     }
@@ -293,7 +291,7 @@ mod tests {
     use crate::shard::{
         ChainContext, SharedLeases,
         admitted::{Admitted, RowsOf},
-        checkpoint,
+        checkpoint::{self, tests::push},
     };
 
     const ME: ServerId = ServerId(1);
@@ -322,16 +320,6 @@ mod tests {
         let input = Input::Configure { chain: &view, hold_until: Time(0) };
         let part = chain.part_mut(partition).unwrap();
         part.replica.step(Time(1), input, &mut Vec::new()).unwrap();
-    }
-
-    fn push(session: u64, sequence: u64) -> Push {
-        Push {
-            session: SessionId(session),
-            incarnation: Incarnation(1),
-            lane: Lane(0),
-            sequence: Sequence(sequence),
-            previous: None,
-        }
     }
 
     #[test]

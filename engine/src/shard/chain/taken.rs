@@ -1,8 +1,8 @@
 //! What connected sessions have pushed to a settled shard without records, ahead of what its replicas know.
 //!
 //! One push has rows in many partitions. Each replica's table of sessions is a walk through memory that no cache
-//! holds, so the newest sequences stand here, side by side by session. Replicas are told before anybody asks
-//! them: whoever reads their sessions, or whether they have pushes without records, has [`Taken::note`] called first.
+//! holds, so the newest sequences of each session stand here, side by side. Before anybody reads a replica's sessions,
+//! or asks whether it has pushes without records, [`Taken::note`] tells it what it does not know yet.
 
 use windlass_replication::{Covered, Lane, Push};
 use windlass_wire::{Incarnation, PartitionId, Sequence, SessionId};
@@ -21,32 +21,32 @@ pub(super) struct Taken {
 #[derive(Debug, Default)]
 pub(in crate::shard) struct OfSession {
     life: (SessionId, Incarnation),
-    /// By partition divided by the number of shards: twice the newest sequence, and one if its replica
-    /// does not know it. Zero where only the replica knows.
-    sequences: Vec<u64>,
+    /// By partition divided by the number of shards: the newest sequence. Zero where only the replica knows.
+    sequences: Vec<Sequence>,
     /// How many are not zero, and the newest of all.
     known_count: usize,
     newest: Sequence,
-    /// Partitions whose replicas do not know the newest sequence.
+    /// Partitions whose replicas do not know the newest sequence, as a list, and for each whether it is in it.
     ahead: Vec<usize>,
+    is_ahead: Vec<bool>,
 }
 
 /// Remembers one push, partition by partition.
 pub(in crate::shard) struct Taker<'a> {
     of_session: &'a mut OfSession,
     shard_count: u32,
-    known: u64,
+    sequence: Sequence,
 }
 
 impl Taker<'_> {
     #[inline]
     pub(in crate::shard) fn take(&mut self, partition: PartitionId) {
         let index = (partition.0 / self.shard_count) as usize;
-        let known = &mut self.of_session.sequences[index];
-        if *known & 1 == 0 {
-            self.of_session.ahead.push(index);
+        let OfSession { sequences, ahead, is_ahead, .. } = self.of_session;
+        if !std::mem::replace(&mut is_ahead[index], true) {
+            ahead.push(index);
         }
-        *known = self.known;
+        sequences[index] = self.sequence;
     }
 }
 
@@ -54,14 +54,14 @@ impl Taker<'_> {
 pub(in crate::shard) type SlotPush<'a> = (usize, &'a Push);
 
 impl Taken {
-    /// Whether a push is newer than what its session has pushed to a partition, by what is known here. Without
-    /// that, its replica knows.
+    /// Whether a push is surely newer than what its session has pushed to a partition. If not, its replica
+    /// decides.
     #[inline]
     pub(super) fn is_newest(&self, index: usize, (slot, push): SlotPush<'_>) -> bool {
         let Some(of_session) = self.slots.get(slot) else { return false };
-        let known = of_session.sequences.get(index).copied().unwrap_or(0);
-        known != 0
-            && known >> 1 < push.sequence.0
+        let known = of_session.sequences.get(index).copied().unwrap_or_default();
+        known != Sequence(0)
+            && known < push.sequence
             && of_session.life == (push.session, push.incarnation)
     }
 
@@ -83,7 +83,7 @@ impl Taken {
             self.ahead.push(slot);
         }
         of_session.newest = of_session.newest.max(push.sequence);
-        Taker { of_session, shard_count: shard_count.into(), known: push.sequence.0 << 1 | 1 }
+        Taker { of_session, shard_count: shard_count.into(), sequence: push.sequence }
     }
 
     /// A replica knows a push that was applied: later ones of the session need not ask it.
@@ -98,13 +98,13 @@ impl Taken {
         }
         let of_session = &mut self.slots[slot];
         if of_session.sequences.len() <= index {
-            of_session.sequences.resize(parts.len(), 0);
+            of_session.sequences.resize(parts.len(), Sequence(0));
+            of_session.is_ahead.resize(parts.len(), false);
         }
         of_session.newest = of_session.newest.max(push.sequence);
-        // One that is ahead stands in `ahead` already, and stays there.
         let known = &mut of_session.sequences[index];
-        of_session.known_count += usize::from(*known == 0);
-        *known = push.sequence.0 << 1 | *known & 1;
+        of_session.known_count += usize::from(*known == Sequence(0) && push.sequence > *known);
+        *known = push.sequence;
     }
 
     /// Tells replicas what one session has pushed.
@@ -145,9 +145,8 @@ type Parts = [Option<Box<Part>>];
 fn tell(parts: &mut Parts, of_session: &mut OfSession) {
     let (session, incarnation) = of_session.life;
     for index in of_session.ahead.drain(..) {
-        let known = &mut of_session.sequences[index];
-        *known &= !1;
-        let sequence = Sequence(*known >> 1);
+        of_session.is_ahead[index] = false;
+        let sequence = of_session.sequences[index];
         let part = parts[index].as_deref_mut().expect("a partition that was pushed to is here");
         part.replica.note_applied(Covered { session, incarnation, lane: Lane(0), sequence });
     }

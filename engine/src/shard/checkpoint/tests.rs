@@ -38,21 +38,21 @@ pub(in crate::shard) fn shard() -> Shard {
     shard
 }
 
+/// A push of a session's first life.
+pub(in crate::shard) fn push(session: u64, sequence: u64) -> Push {
+    Push {
+        session: SessionId(session),
+        incarnation: Incarnation(1),
+        lane: Lane(0),
+        sequence: Sequence(sequence),
+        previous: None,
+    }
+}
+
 /// A client pushes without a record.
 pub(in crate::shard) fn leave(shard: &mut Shard, session: u64, sequence: u64) {
-    shard.chain.as_mut().unwrap().note_applied(
-        PARTITION,
-        (
-            0,
-            &Push {
-                session: SessionId(session),
-                incarnation: Incarnation(1),
-                lane: Lane(0),
-                sequence: Sequence(sequence),
-                previous: None,
-            },
-        ),
-    );
+    let push = push(session, sequence);
+    shard.chain.as_mut().unwrap().note_applied(PARTITION, (0, &push));
 }
 
 #[test]

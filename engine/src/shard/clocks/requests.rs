@@ -306,16 +306,7 @@ fn each_piece(
         piece(slot, reaching(rows, is_dense, table.layout.rows_of(partition)))
     };
     if let Some(range) = range {
-        let mut first = range.start;
-        while first < range.end {
-            let whole = table.layout.rows_of(table.layout.partition_of(first));
-            let end = range.end.min(whole.end).max(first + 1);
-            if !rows_piece(RowRange::new(first, end)) {
-                return false;
-            }
-            first = end;
-        }
-        return true;
+        return table.layout.pieces_of(range).all(|(_, rows)| rows_piece(rows));
     }
     keys.iter().all(|key| rows_piece(RowRange::new(*key, key.saturating_add(1))))
 }

@@ -266,13 +266,9 @@ fn same_rows(a: &Work, b: &Work, keys: &[u64]) -> bool {
 }
 
 fn cut_range(layout: &Layout, rows: RowRange, leader: u32, into: &mut Vec<Span>) {
-    let mut first = rows.start;
-    while first < rows.end {
-        let partition = layout.partition_of(first);
-        let end = rows.end.min(layout.rows_of(partition).end).max(first + 1);
-        into.push(span(partition, first, end - first, first - rows.start, leader));
-        first = end;
-    }
+    into.extend(layout.pieces_of(rows).map(|(partition, piece)| {
+        span(partition, piece.start, piece.count(), piece.start - rows.start, leader)
+    }));
 }
 
 fn cut_keys(layout: &Layout, keys: &[u64], leader: u32, into: &mut Vec<Span>) {

@@ -15,7 +15,7 @@ use crate::{
         commit::{self, Position},
         frame::{Kind, Salt},
         log::{Reservation, ReserveError, Sealed},
-        record::{Covered, Draft, Facts, RecordMut, Shape, Stamp},
+        record::{Draft, Facts, RecordMut, Shape, Stamp},
     },
     shard::{
         Shard,
@@ -118,12 +118,10 @@ impl Shard {
                 if !fresh {
                     continue;
                 }
-                let (id, incarnation) = (session.id, session.incarnation);
-                match gathered.covered.iter_mut().find(|covered| covered.session == id) {
+                let its = session.covered(sequence);
+                match gathered.covered.iter_mut().find(|covered| covered.session == its.session) {
                     Some(covered) => covered.sequence = covered.sequence.max(sequence),
-                    None => {
-                        gathered.covered.push(Covered { session: id, incarnation, sequence });
-                    }
+                    None => gathered.covered.push(its),
                 }
             }
             leader.touched = (from, gathered.touched.len());

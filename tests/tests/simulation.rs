@@ -172,7 +172,16 @@ fn networks_that_fail_by_half_lose_nothing() {
 /// that only the one removed had trouble with.
 #[test]
 fn one_pair_in_trouble_costs_no_copy_that_is_needed() {
-    for seed in [1_167, 100_925, 103_874, 106_899, 107_408, 109_230, 114_849, 138_730] {
+    for seed in [1_167, 100_925, 103_874, 106_899, 107_408, 109_230, 114_849, 138_730, 240_170] {
+        let report = simulate(seed..seed + 1, &of_gray());
+        assert!(report.failed_seeds.is_empty(), "{}", report.first_failure.unwrap_or_default());
+    }
+}
+
+/// A coordinator that hears neither of two well, one of which its peers hear, keeps that one.
+#[test]
+fn of_two_that_are_heard_badly_the_one_that_peers_hear_stays() {
+    for seed in [242_060, 371_713] {
         let report = simulate(seed..seed + 1, &of_gray());
         assert!(report.failed_seeds.is_empty(), "{}", report.first_failure.unwrap_or_default());
     }

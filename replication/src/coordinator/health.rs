@@ -76,7 +76,7 @@ impl Round {
 }
 
 /// A server that its peers hear may be silent for so many heartbeat timeouts: its chains go on, only the
-/// next map has to reach it.
+/// next map has to reach it. Then it is failed, once those that stay are heard well.
 const VOUCHED_TIMEOUTS: u64 = 4;
 
 impl Health {
@@ -227,8 +227,9 @@ impl Health {
                 pulse.suspected_at.is_some_and(|at| now.since(at) >= options.probe_timeout_us);
             // Whom its peers hear lacks nothing but this coordinator, for a while.
             let is_heard = || {
-                silent_us < VOUCHED_TIMEOUTS * options.heartbeat_timeout_us
-                    && self.hearing.is_vouched_for(now, server, options)
+                self.hearing.is_vouched_for(now, server, options)
+                    && (silent_us < VOUCHED_TIMEOUTS * options.heartbeat_timeout_us
+                        || self.leaves_doubtful(now, server, map, options))
             };
             let is_unheard = (is_silent || unanswered) && !excused.contains(&server) && !is_heard();
             let is_gone = pulse
@@ -251,6 +252,26 @@ impl Health {
             }
         }
         round
+    }
+
+    /// Whether a partition would be left to servers of which this coordinator is not sure.
+    fn leaves_doubtful(
+        &self,
+        now: Time,
+        server: ServerId,
+        map: &ClusterMap,
+        options: &CoordinatorOptions,
+    ) -> bool {
+        let is_doubtful = |id: &ServerId| {
+            let is_sure = |pulse: &Pulse| {
+                pulse.suspected_at.is_none()
+                    && now.since(pulse.heard_at) < options.heartbeat_timeout_us / 4
+            };
+            !self.servers.get(id).is_some_and(is_sure)
+        };
+        let its = map.partitions.iter().filter(|entry| entry.members.contains(&server));
+        its.into_iter()
+            .any(|entry| entry.members.iter().filter(|id| **id != server).all(is_doubtful))
     }
 
     /// This coordinator stood still: silence until now says nothing.

@@ -259,7 +259,12 @@ impl Hearing {
             let is_known = |of: ServerId| view.apart.contains(&(by.min(of), by.max(of)));
             let late = ear.late.iter();
             let late = late.filter(|(id, late)| counts(id) && is_late(late) && !is_known(**id));
-            view.late.extend(late.map(|(&of, late)| ((by, of), late.late_us())));
+            for (&of, late) in late {
+                view.late.insert((by, of), late.late_us());
+                let began_at = view.began_at.entry((by.min(of), by.max(of)));
+                let began_at = began_at.or_insert(late.began_at());
+                *began_at = late.began_at().min(*began_at);
+            }
             view.absences.insert(by, out.servers.times(by));
             if let Some(here) = ear.here.filter(is_late) {
                 view.unreached.insert(by);

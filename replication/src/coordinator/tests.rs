@@ -189,6 +189,32 @@ fn a_silent_server_that_its_peers_hear_is_failed_late() {
     assert!(!is_in(&driver), "no map would ever reach it");
 }
 
+/// It may soon be the only one that holds what the others hold.
+#[test]
+fn a_silent_server_that_its_peers_hear_stays_while_others_are_in_doubt() {
+    let mut driver = Driver::new(4);
+    let mut silent = |tick: u64, others: &[u32]| {
+        driver.now = driver.now.after(10_000);
+        let map = driver.coordinator.map().clone();
+        for &id in others {
+            let (server, map_epoch) = (ServerId(id), map.epoch);
+            let incarnation = map.servers[&server].incarnation;
+            driver.give(CoordinatorInput::Heartbeat { server, incarnation, map_epoch });
+        }
+        driver.give(CoordinatorInput::Tick);
+        let is_in = driver.coordinator.map().is_in_force(ServerId(3));
+        assert!(is_in || tick > 210, "failed at {tick}");
+        is_in
+    };
+    for tick in 0..185 {
+        silent(tick, &[1, 2, 4]);
+    }
+    for tick in 185..=210 {
+        silent(tick, &[4]);
+    }
+    assert!(!silent(211, &[1, 2, 4]), "those that stay are heard");
+}
+
 /// Two fall silent, one a little later: each of them may be there after all, and has everything.
 #[test]
 fn servers_that_fall_silent_together_are_failed_in_one_map() {

@@ -6,11 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use windlass_wire::ServerId;
 
+use crate::time::Time;
+
 /// What is known of the servers in force, their times in microseconds.
 #[derive(Clone, Debug, Default)]
 pub(super) struct View {
     /// By how much the first hears the second late, as it says: not what a scheduler costs, too.
     pub(super) late: BTreeMap<(ServerId, ServerId), u64>,
+    /// When the trouble of two with each other began, the lesser number first.
+    pub(super) began_at: BTreeMap<(ServerId, ServerId), Time>,
     /// How late servers are for the coordinator, where it does not hear badly itself.
     pub(super) late_here: BTreeMap<ServerId, u64>,
     /// Servers that the coordinator does not hear in time, for whatever reason.
@@ -55,6 +59,8 @@ struct Evidence {
     pairs: usize,
     /// Servers that it was separated from.
     apart: usize,
+    /// Servers with which it has trouble since chains broke: what began before has another cause.
+    pairs_since: usize,
     /// All trouble it has with them.
     late_us: u64,
     /// Nothing is lost with one that holds nothing.
@@ -68,8 +74,8 @@ struct Evidence {
 
 impl Evidence {
     /// What shows that one server is ill rather than another.
-    fn weight(&self) -> (usize, usize, u64, bool) {
-        (self.pairs, self.apart, self.late_us, self.holds_nothing)
+    fn weight(&self) -> (usize, usize, usize, u64, bool) {
+        (self.pairs, self.apart, self.pairs_since, self.late_us, self.holds_nothing)
     }
 }
 
@@ -93,8 +99,12 @@ impl View {
         let broken: Vec<(ServerId, ServerId)> = broken.map(|(pair, _)| *pair).collect();
         let sets = smallest_sets(&broken);
         let of_any: BTreeSet<ServerId> = sets.iter().flatten().copied().collect();
+        let began_at = |pair: &(ServerId, ServerId)| self.began_at.get(pair).copied();
+        let broke_at = broken.iter().filter_map(began_at).min().unwrap_or_default();
+        // Hosts notice one trouble at moments that differ.
+        let since = Time(broke_at.0.saturating_sub(late_max_us / 8));
         let mut sick: Vec<Evidence> =
-            of_any.into_iter().map(|server| self.evidence(server, pairs)).collect();
+            of_any.into_iter().map(|server| self.evidence(server, pairs, since)).collect();
         sick.sort_unstable_by(|a, b| b.cmp(a));
         // Nobody goes in the place of one that must not.
         let weight = sick.first()?.weight();
@@ -143,7 +153,8 @@ impl View {
         (a, b): (ServerId, ServerId),
         pairs: &BTreeMap<(ServerId, ServerId), u64>,
     ) -> bool {
-        self.evidence(a, pairs).pairs == 1 && self.evidence(b, pairs).pairs == 1
+        let has_one = |server| self.evidence(server, pairs, Time(0)).pairs == 1;
+        has_one(a) && has_one(b)
     }
 
     /// How late the two of a pair hear each other, whoever says so; more than `most_us` says no more.
@@ -156,13 +167,20 @@ impl View {
         pairs
     }
 
-    fn evidence(&self, server: ServerId, pairs: &BTreeMap<(ServerId, ServerId), u64>) -> Evidence {
+    fn evidence(
+        &self,
+        server: ServerId,
+        pairs: &BTreeMap<(ServerId, ServerId), u64>,
+        since: Time,
+    ) -> Evidence {
         let its = || pairs.iter().filter(|(pair, _)| touches(pair, server));
+        let is_new = |pair| self.began_at.get(pair).is_none_or(|began_at| *began_at >= since);
         let late_here = self.late_here.get(&server).copied();
         let complaints = self.late.iter().filter(|((by, _), _)| *by == server);
         Evidence {
             pairs: its().count() + usize::from(late_here.is_some()),
             apart: self.apart.iter().filter(|pair| touches(pair, server)).count(),
+            pairs_since: its().filter(|(pair, _)| is_new(pair)).count(),
             late_us: its().map(|(_, late_us)| late_us).sum::<u64>() + late_here.unwrap_or(0),
             holds_nothing: !self.chains.iter().any(|chain| chain.contains(&server)),
             absences: self.absences.get(&server).copied().unwrap_or(0),

@@ -207,3 +207,15 @@ fn a_known_link_says_little_of_the_next_trouble() {
     view.late.insert((ServerId(1), ServerId(3)), 300);
     assert_eq!(view.verdict(MAX_US), Some(Verdict::Fail(ServerId(1))));
 }
+
+/// Of three, each has trouble with both others. What began long before a chain broke did not break it.
+#[test]
+fn what_began_before_says_little_of_who_broke_a_chain() {
+    let mut view = view(&[(1, 2, 2 * MAX_US), (1, 3, 2 * MAX_US), (2, 3, 2 * MAX_US - 100)]);
+    view.together = [(ServerId(1), ServerId(3))].into();
+    assert_eq!(who_goes(&view), Some(1), "it is the latest");
+    for (pair, began_at) in [((1, 2), 1_000), ((1, 3), 8_000), ((2, 3), 7_950)] {
+        view.began_at.insert((ServerId(pair.0), ServerId(pair.1)), Time(began_at));
+    }
+    assert_eq!(who_goes(&view), Some(3));
+}

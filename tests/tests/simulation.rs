@@ -205,6 +205,13 @@ fn members_that_are_gone_together_lose_nothing_that_one_of_them_holds() {
     assert!(report.failed_seeds.is_empty(), "{}", report.first_failure.unwrap_or_default());
 }
 
+/// Of two that were gone at one moment one was failed before the other was missed.
+#[test]
+fn nobody_is_failed_before_those_that_stay_have_answered() {
+    let report = simulate(49_865..49_866, &of_overlap());
+    assert!(report.failed_seeds.is_empty(), "{}", report.first_failure.unwrap_or_default());
+}
+
 #[test]
 fn every_deliberate_fault_of_overlapping_failures_is_seen() {
     for mutation in Mutation::OF_OVERLAP {

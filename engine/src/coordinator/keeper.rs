@@ -18,14 +18,21 @@ use super::{
 };
 use crate::shard::chain;
 
-/// One write.
+/// What the stepping thread wants done.
 #[derive(Debug)]
 pub(super) struct Job {
     /// The term it was decided in; void in any other.
     pub(super) term: u64,
-    pub(super) item: Item,
-    pub(super) expected: u64,
-    pub(super) bytes: Vec<u8>,
+    pub(super) task: Task,
+}
+
+/// See [`Job`].
+#[derive(Debug)]
+pub(super) enum Task {
+    /// An item is replaced.
+    Write { item: Item, expected: u64, bytes: Vec<u8> },
+    /// Another coordinator leads, if one waits to.
+    Resign,
 }
 
 /// A new cluster, should the store hold none.
@@ -54,6 +61,8 @@ pub(super) struct Keeper {
 
 const CAMPAIGN_PATIENCE: Duration = Duration::from_millis(500);
 const RENEW_INTERVAL: Duration = Duration::from_millis(500);
+/// How long one that has resigned leaves the lead to others.
+const RESIGNED_FOR: Duration = Duration::from_secs(3);
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(20);
 const RETRY_DELAY_MAX: Duration = Duration::from_millis(500);
 
@@ -69,8 +78,13 @@ impl Keeper {
                     self.term += 1;
                     self.tell(Event::StoreTrouble(None));
                     self.tell(Event::Elected { term: self.term, kept: Box::new(kept) });
-                    self.lead();
+                    let has_resigned = self.lead();
+                    self.lead.end();
                     self.tell(Event::Deposed);
+                    if has_resigned {
+                        self.store.resign();
+                        self.rest(RESIGNED_FOR);
+                    }
                 }
                 Err(error) => self.wait_out(&error, &mut delay),
             }
@@ -110,44 +124,47 @@ impl Keeper {
         Ok(Some(Kept { map, catalogue }))
     }
 
-    /// Writes what is to be written, until another one leads.
-    fn lead(&mut self) {
+    /// Does what is to be done, until another one leads; returns whether another one is to.
+    fn lead(&mut self) -> bool {
         loop {
             match self.jobs.recv_timeout(RENEW_INTERVAL) {
-                Ok(job) => {
-                    if !self.write(&job) {
-                        return;
+                Ok(job) if job.term != self.term => {}
+                Ok(Job { task: Task::Write { item, expected, bytes }, .. }) => {
+                    if !self.write(item, expected, &bytes) {
+                        return false;
                     }
                 }
+                Ok(Job { task: Task::Resign, .. }) => match self.store.has_standby() {
+                    Ok(true) => return true,
+                    Ok(false) => {}
+                    Err(error) => self.tell(Event::StoreTrouble(Some(chain(&error)))),
+                },
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => return false,
             }
             if self.is_stopping() || !self.lead.holds(Instant::now()) {
-                return;
+                return false;
             }
             let sent = Instant::now();
             match self.store.renew() {
                 Ok(true) if self.lead.extend(sent, self.store.lease()) => {}
-                Ok(_) => return,
+                Ok(_) => return false,
                 Err(error) => self.tell(Event::StoreTrouble(Some(chain(&error)))),
             }
         }
     }
 
     /// Writes one item, for as long as this coordinator leads; returns whether this coordinator leads still.
-    fn write(&mut self, job: &Job) -> bool {
-        if job.term != self.term {
-            return true;
-        }
+    fn write(&mut self, item: Item, expected: u64, bytes: &[u8]) -> bool {
         let mut delay = RETRY_DELAY_MIN;
         while !self.is_stopping() && self.lead.holds(Instant::now()) {
-            match self.store.write(job.item, job.expected, &job.bytes) {
+            match self.store.write(item, expected, bytes) {
                 Ok(Written::Done) => {
-                    let version = version_of(&job.bytes);
+                    let version = version_of(bytes);
                     if delay > RETRY_DELAY_MIN {
                         self.tell(Event::StoreTrouble(None));
                     }
-                    self.tell(Event::Stored { item: job.item, version });
+                    self.tell(Event::Stored { item, version });
                     return true;
                 }
                 Ok(Written::Deposed) => return false,
@@ -155,6 +172,14 @@ impl Keeper {
             }
         }
         false
+    }
+
+    /// Campaigns no more for a while.
+    fn rest(&self, time: Duration) {
+        let until = Instant::now() + time;
+        while !self.is_stopping() && Instant::now() < until {
+            std::thread::sleep(RETRY_DELAY_MIN);
+        }
     }
 
     fn wait_out(&self, error: &StoreError, delay: &mut Duration) {
@@ -192,6 +217,8 @@ mod tests {
     struct TestStore {
         is_cut_off: Arc<AtomicBool>,
         written: Arc<Mutex<Vec<u64>>>,
+        has_standby: Arc<AtomicBool>,
+        resigned: Arc<AtomicBool>,
     }
 
     const LEASE: Duration = Duration::from_millis(300);
@@ -229,7 +256,13 @@ mod tests {
             self.answer(true)
         }
 
-        fn resign(&mut self) {}
+        fn has_standby(&mut self) -> Result<bool, StoreError> {
+            self.answer(self.has_standby.load(Ordering::SeqCst))
+        }
+
+        fn resign(&mut self) {
+            self.resigned.store(true, Ordering::SeqCst);
+        }
     }
 
     fn keeper(store: TestStore) -> (Keeper, Sender<Job>, Receiver<Event>) {
@@ -260,7 +293,34 @@ mod tests {
     }
 
     fn job(term: u64, version: u64) -> Job {
-        Job { term, item: Item::Map, expected: 0, bytes: version.to_le_bytes().to_vec() }
+        let bytes = version.to_le_bytes().to_vec();
+        Job { term, task: Task::Write { item: Item::Map, expected: 0, bytes } }
+    }
+
+    #[test]
+    fn a_leader_resigns_only_where_another_one_waits() {
+        let store = TestStore::default();
+        let (keeper, jobs, events) = keeper(store.clone());
+        let (stopping, lead) = (keeper.stopping.clone(), keeper.lead.clone());
+        let thread = std::thread::spawn(move || keeper.run());
+        assert!(matches!(next_of_term(&events), Event::Elected { term: 1, .. }));
+        let resign = |term| Job { term, task: Task::Resign };
+        jobs.send(resign(1)).unwrap();
+        jobs.send(job(1, 7)).unwrap();
+        let is_done = |event: &Event| matches!(event, Event::Stored { version: 7, .. });
+        assert!(is_done(&next_of_term(&events)), "nobody else could lead");
+        store.has_standby.store(true, Ordering::SeqCst);
+        jobs.send(resign(0)).unwrap();
+        jobs.send(job(1, 7)).unwrap();
+        assert!(is_done(&next_of_term(&events)), "that was another term's");
+        jobs.send(resign(1)).unwrap();
+        assert!(matches!(next_of_term(&events), Event::Deposed));
+        assert!(!lead.holds(Instant::now()));
+        assert!(matches!(next_of_term(&events), Event::Elected { term: 2, .. }), "in the end");
+        assert!(store.resigned.load(Ordering::SeqCst));
+        stopping.store(true, Ordering::SeqCst);
+        drop(jobs);
+        thread.join().unwrap();
     }
 
     #[test]

@@ -52,6 +52,11 @@ impl Lead {
         self.micros(now) < self.until_us.load(Ordering::Acquire)
     }
 
+    /// The lead is over, also before its time.
+    pub(super) fn end(&self) {
+        self.until_us.store(NOBODY, Ordering::Release);
+    }
+
     /// Ends a lead whose time is over; returns whether it was this call that did. From then on
     /// [`Lead::extend`] fails.
     pub(super) fn lapse(&self, now: Instant) -> bool {
@@ -94,6 +99,10 @@ mod tests {
         assert!(!lead.lapse(sent + Duration::from_secs(61)), "it ends once");
         assert!(!lead.extend(sent, LEASE), "what has ended is not renewed");
         assert!(!lead.holds(sent));
+        assert!(lead.begin(Instant::now(), LEASE));
+        lead.end();
+        assert!(!lead.holds(Instant::now()), "it was given back");
+        assert!(!lead.lapse(sent + Duration::from_secs(600)), "and does not end twice");
     }
 
     #[test]

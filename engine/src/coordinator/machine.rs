@@ -23,7 +23,7 @@ use super::{
     convert::{late_micros, wire_map},
     desk::{Downward, Joining},
     event::Event,
-    keeper::Job,
+    keeper::{Job, Task},
     lead::Lead,
     members::{Members, shared},
     operator::Operations,
@@ -247,6 +247,12 @@ impl Machine {
                 self.operations.refuse(&change, &error);
             }
             CoordinatorOutput::Outdated { server, epoch } => self.outdated(server, epoch),
+            CoordinatorOutput::Resign => {
+                tracing::warn!(
+                    "this coordinator hears its servers badly: another one leads, if one waits to"
+                );
+                let _ = self.jobs.send(Job { term: self.term, task: Task::Resign });
+            }
         }
     }
 
@@ -266,7 +272,8 @@ impl Machine {
     /// Has the keeper write an item.
     pub(super) fn store(&self, item: Item, expected: u64, bytes: Vec<u8>) {
         // The keeper ends after this thread.
-        let _ = self.jobs.send(Job { term: self.term, item, expected, bytes });
+        let _ =
+            self.jobs.send(Job { term: self.term, task: Task::Write { item, expected, bytes } });
     }
 
     /// Has the keeper write the catalogue; returns its new version.

@@ -18,6 +18,10 @@ pub(super) struct Health {
     /// The server in the process of this coordinator, which it hears whatever becomes of its network.
     local: Option<ServerId>,
     ticked_at: Option<Time>,
+    /// Since when this coordinator has heard badly: it is its own network that is ill.
+    deaf_since: Option<Time>,
+    /// How often it wanted to resign since it last heard a server well.
+    resigned: u32,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -79,11 +83,21 @@ impl Round {
 /// next map has to reach it. Then it is failed, once those that stay are heard well.
 const VOUCHED_TIMEOUTS: u64 = 4;
 
+/// A leader that hears badly for so many heartbeat timeouts wants to resign, each next time after twice as
+/// many, up to so many doublings.
+const RESIGN_TIMEOUTS: u64 = 6;
+const RESIGNED_MAX: u32 = 4;
+
 impl Health {
     pub(super) fn all_heard(&self, now: Time, map: &ClusterMap) -> Self {
         let pulse = Pulse { heard_at: now, ..Pulse::default() };
         let servers = map.servers.keys().map(|server| (*server, pulse.clone()));
-        Self { servers: servers.collect(), local: self.local, ..Self::default() }
+        Self {
+            servers: servers.collect(),
+            local: self.local,
+            resigned: self.resigned,
+            ..Self::default()
+        }
     }
 
     pub(super) fn lives_with(&mut self, server: ServerId) {
@@ -139,6 +153,7 @@ impl Health {
         now: Time,
         by: ServerId,
         server: ServerId,
+        map: &ClusterMap,
         outputs: &mut Vec<CoordinatorOutput>,
     ) {
         self.hearing.doubt(by, server);
@@ -146,6 +161,10 @@ impl Health {
         if pulse.suspected_at.is_none() {
             pulse.suspected_at = Some(now);
             self.hearing.probe(now, server, outputs);
+            // Whether they live has to be known before it can be failed.
+            for peer in self.hearing.neighbours_of(server, map) {
+                self.hearing.probe(now, peer, outputs);
+            }
         }
     }
 
@@ -166,6 +185,23 @@ impl Health {
             let spoke_at = self.servers.get(id).and_then(|pulse| pulse.spoke_at);
             spoke_at.is_some_and(|at| now.since(at) < within_us)
         })
+    }
+
+    /// Whether this coordinator has for long heard nobody, or badly most of those whom others hear well.
+    pub(super) fn wants_to_resign(&mut self, now: Time, options: &CoordinatorOptions) -> bool {
+        let Some(since) = self.deaf_since else {
+            if self.servers.values().any(|pulse| pulse.spoke_at.is_some()) {
+                self.resigned = 0;
+            }
+            return false;
+        };
+        let long_us = (RESIGN_TIMEOUTS * options.heartbeat_timeout_us) << self.resigned;
+        if now.since(since) < long_us {
+            return false;
+        }
+        self.deaf_since = Some(now);
+        self.resigned = (self.resigned + 1).min(RESIGNED_MAX);
+        true
     }
 
     /// What is wrong with servers in force; `reached` when others than they are being heard.
@@ -190,8 +226,11 @@ impl Health {
         // When nobody at all has been heard lately, it is this coordinator that is cut off. Half the
         // timeout, so that it sees this before the first server's silence is long enough.
         let everybody = map.servers.keys().filter(|id| map.is_in_force(**id)).count();
-        let is_cut_off = now.since(round.newest) >= options.heartbeat_timeout_us / 2;
-        if everybody > 1 && is_cut_off && !reached || round.waits(now, options) {
+        let is_silent = now.since(round.newest) >= options.heartbeat_timeout_us / 2;
+        let is_cut_off = everybody > 1 && is_silent && !reached;
+        let is_deaf = is_cut_off || !excused.is_empty();
+        self.deaf_since = is_deaf.then(|| self.deaf_since.unwrap_or(now));
+        if is_cut_off || round.waits(now, options) {
             return Findings::default();
         }
         let mut findings = Findings { dead: round.dead, apart: None };
@@ -219,6 +258,10 @@ impl Health {
             map.servers.keys().filter(|id| map.is_in_force(**id) && self.local != Some(**id));
         // Of two, one has to go on alone.
         let is_alone = others.count() < 2;
+        let is_heard_well = |pulse: &Pulse| {
+            let silent_us = now.since(pulse.heard_at);
+            pulse.suspected_at.is_none() && silent_us < options.heartbeat_timeout_us / 4
+        };
         let mut round = Round::default();
         for (&server, pulse) in self.servers.iter().filter(|(id, _)| map.is_in_force(**id)) {
             let silent_us = now.since(pulse.heard_at);
@@ -229,7 +272,8 @@ impl Health {
             let is_heard = || {
                 self.hearing.is_vouched_for(now, server, options)
                     && (silent_us < VOUCHED_TIMEOUTS * options.heartbeat_timeout_us
-                        || self.leaves_doubtful(now, server, map, options))
+                        || self.is_needed(server, map, is_heard_well)
+                        || map.partitions.iter().any(|entry| entry.members == [server]))
             };
             let is_unheard = (is_silent || unanswered) && !excused.contains(&server) && !is_heard();
             let is_gone = pulse
@@ -247,6 +291,11 @@ impl Health {
             if is_unheard || is_gone {
                 round.dead.push(Dead { server, is_gone });
                 round.silent_us = round.silent_us.max(silent_us);
+                // Those who stay may have died at the same moment.
+                round.in_doubt |= pulse.suspected_at.is_some_and(|at| {
+                    let answers = |other: &Pulse| other.spoke_at.is_some_and(|spoke| spoke > at);
+                    self.is_needed(server, map, answers)
+                });
             } else {
                 round.in_doubt |= silent_us >= options.heartbeat_timeout_us / 4;
             }
@@ -254,29 +303,25 @@ impl Health {
         round
     }
 
-    /// Whether a partition would be left to servers of which this coordinator is not sure.
-    fn leaves_doubtful(
+    /// Whether a partition has other members than this server, none of which is sure to live.
+    fn is_needed(
         &self,
-        now: Time,
         server: ServerId,
         map: &ClusterMap,
-        options: &CoordinatorOptions,
+        is_sure: impl Fn(&Pulse) -> bool,
     ) -> bool {
-        let is_doubtful = |id: &ServerId| {
-            let is_sure = |pulse: &Pulse| {
-                pulse.suspected_at.is_none()
-                    && now.since(pulse.heard_at) < options.heartbeat_timeout_us / 4
-            };
-            !self.servers.get(id).is_some_and(is_sure)
-        };
-        let its = map.partitions.iter().filter(|entry| entry.members.contains(&server));
-        its.into_iter()
-            .any(|entry| entry.members.iter().filter(|id| **id != server).all(is_doubtful))
+        let is_in_doubt = |id: &ServerId| !self.servers.get(id).is_some_and(&is_sure);
+        let mut its = map.partitions.iter().map(|entry| &entry.members);
+        its.any(|members| {
+            let others = || members.iter().filter(|id| **id != server);
+            members.contains(&server) && others().next().is_some() && others().all(is_in_doubt)
+        })
     }
 
     /// This coordinator stood still: silence until now says nothing.
     fn begin_again(&mut self, now: Time) {
         self.hearing.clear();
+        self.deaf_since = None;
         for pulse in self.servers.values_mut() {
             pulse.heard_at = now;
             pulse.suspected_at = None;
@@ -284,3 +329,6 @@ impl Health {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

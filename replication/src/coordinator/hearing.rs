@@ -287,6 +287,16 @@ impl Hearing {
         [late(&a, &b), late(&b, &a)].into_iter().flatten().any(|late| late.lasts(now, options))
     }
 
+    /// Who hears a server by a map.
+    pub(super) fn neighbours_of(
+        &mut self,
+        server: ServerId,
+        map: &ClusterMap,
+    ) -> BTreeSet<ServerId> {
+        self.note_neighbours(map);
+        self.neighbours.1.get(&server).cloned().unwrap_or_default()
+    }
+
     /// Looks up who hears whom.
     pub(super) fn note_neighbours(&mut self, map: &ClusterMap) {
         let (epoch, neighbours) = &mut self.neighbours;

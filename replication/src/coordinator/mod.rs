@@ -181,6 +181,9 @@ pub enum CoordinatorOutput {
         /// The epoch it acts by.
         epoch: Epoch,
     },
+    /// This coordinator hears servers badly that live: another one may hear them better, and should lead,
+    /// if there is one.
+    Resign,
     /// A server or an operator asked for something that is not legal.
     Refuse {
         /// The change.
@@ -278,7 +281,7 @@ impl Coordinator {
             }
             CoordinatorInput::Suspect { by, incarnation, server } => {
                 if self.map.admits(by, incarnation) && self.map.is_in_force(server) {
-                    self.health.suspect(now, by, server, outputs);
+                    self.health.suspect(now, by, server, &self.map, outputs);
                 }
             }
             CoordinatorInput::CaughtUp { server, incarnation, partition, epoch } => {
@@ -350,6 +353,9 @@ impl Coordinator {
         out.pairs.extend(now, goes_on, options);
         if self.out.end(now) {
             self.planner.look_again();
+        }
+        if self.leads && self.health.wants_to_resign(now, &self.options) {
+            outputs.push(CoordinatorOutput::Resign);
         }
     }
 

@@ -3,9 +3,9 @@
 //!
 //! Under writers, a server is killed, stopped, its cable pulled, cut off from its peers, slowed down, and
 //! its host loses packets; each time every acknowledged push must be there exactly once, and the replicas
-//! equal. Then the coordinator stands still, hears nobody, and is cut off from etcd. Prints as JSON how
-//! long it took each time until a push to every partition was acknowledged again. At last a host of workers
-//! vanishes.
+//! equal. Then the coordinator stands still and hears nobody, alone and beside a standby, and is cut off from
+//! etcd. Prints as JSON how long it took each time until a push to every partition was acknowledged again.
+//! At last a host of workers vanishes.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a tool, and a test")]
 
 #[path = "../../tests/failover/etcd.rs"]

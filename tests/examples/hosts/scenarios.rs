@@ -18,7 +18,7 @@ use windlass_client::{
 
 use crate::{
     Failure,
-    network::{ADDRESSES, Network},
+    network::{ADDRESSES, CLIENTS, Network},
     processes::{Cluster, Site, eventually},
     pusher::Pusher,
 };
@@ -74,7 +74,8 @@ pub(crate) fn run(network: &Network, link_downs: u32) -> Result<(), Failure> {
     stage.check_probe();
     let acknowledged = stage.acknowledged;
     drop(stage);
-    let cut_from_store = store::cut_the_leader_off(network)?;
+    let cut_from_store = store::cut_the_leader_off(network, "etcd", &[CLIENTS])?;
+    let cut_from_servers = store::cut_the_leader_off(network, "its servers", &SERVERS)?;
     let vanished_ms = vanished::lose_a_host_of_workers(network)?;
     let result = json!({
         "kill_ms": kill_ms,
@@ -85,6 +86,7 @@ pub(crate) fn run(network: &Network, link_downs: u32) -> Result<(), Failure> {
         "sick_ms": sick_ms,
         "without_coordinator": without_coordinator,
         "cut_from_store": cut_from_store,
+        "cut_from_servers": cut_from_servers,
         "workers_given_up_ms": vanished_ms,
         "acknowledged": acknowledged,
         // Otherwise it would have ended before.

@@ -74,6 +74,7 @@ impl World {
     pub(super) fn coordinate(&mut self, coordinator: usize, input: CoordinatorInput) {
         let mut outputs = Vec::new();
         self.coordinators[coordinator].step(Time(self.now), input, &mut outputs);
+        let mut resigns = false;
         for output in outputs {
             match output {
                 CoordinatorOutput::Store { .. } => {
@@ -100,6 +101,7 @@ impl World {
                     let map = Rc::new(self.coordinators[coordinator].map().clone());
                     self.send(COORDINATOR, place(to), Message::Map(map));
                 }
+                CoordinatorOutput::Resign => resigns = self.leader == Some(coordinator),
                 CoordinatorOutput::Refuse { .. } => {}
                 CoordinatorOutput::Outdated { server, epoch } => {
                     // Another one, which did not know that it no longer leads, has stored it.
@@ -110,6 +112,19 @@ impl World {
                 }
             }
         }
+        if resigns {
+            self.hand_over(coordinator, false, 500);
+        }
+    }
+
+    /// One coordinator no longer leads, unless it goes on, and so much later the other one does.
+    pub(super) fn hand_over(&mut self, from: usize, goes_on: bool, us: u64) {
+        self.leader = None;
+        if !goes_on {
+            self.coordinate(from, CoordinatorInput::Deposed);
+        }
+        self.next_leader = 1 - from;
+        self.schedule(us, Event::Elect { coordinator: self.next_leader });
     }
 
     pub(super) fn compare_and_swap(&mut self, coordinator: usize, epoch: Epoch) {

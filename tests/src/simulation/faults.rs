@@ -59,12 +59,8 @@ impl World {
                 }
             }
             FaultKind::Takeover { both, us } => {
-                let Some(old) = self.leader.take() else { return };
-                if !both {
-                    self.coordinate(old, CoordinatorInput::Deposed);
-                }
-                self.next_leader = 1 - old;
-                self.schedule(us, Event::Elect { coordinator: self.next_leader });
+                let Some(old) = self.leader else { return };
+                self.hand_over(old, both, us);
             }
             FaultKind::Apart { server, restart_us, us } => {
                 self.part_chains(server, restart_us, us);

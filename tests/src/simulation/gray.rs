@@ -174,6 +174,15 @@ impl World {
             self.grays.coordinator_until = self.grays.coordinator_until.max(last + 60_000);
             return;
         };
+        // The same holds for what is under way to a server, and from it.
+        let other = match gray.reach {
+            Reach::One(other) => Some(other),
+            _ => None,
+        };
+        for host in [Some(host), other].into_iter().flatten() {
+            let last = self.last_arrival(host);
+            self.unfit(host, last.saturating_sub(now));
+        }
         // Nor if others fail beside it.
         let began = now - gray.us;
         let mut others = self.servers.iter().enumerate().filter(|(server, _)| *server != host);
@@ -181,6 +190,16 @@ impl World {
         if let Some(restart_us) = gray.dies.filter(|_| is_only) {
             self.crash(host, false, false, restart_us);
         }
+    }
+
+    /// When the last message arrives that is under way to a server, or from it.
+    fn last_arrival(&mut self, server: Node) -> u64 {
+        let mut last = self.grays.control.get(server).map_or(0, |ends| ends[0].max(ends[1]));
+        for node in (0..self.nodes).filter(|node| *node != server) {
+            last = last.max(self.link(server, node).last_delivery);
+            last = last.max(self.link(node, server).last_delivery);
+        }
+        last
     }
 
     fn in_force_count(&self) -> usize {

@@ -124,6 +124,11 @@ pub(super) trait Store: Debug + Send {
     /// Says that this coordinator is alive; returns whether it leads still.
     fn renew(&mut self) -> Result<bool, StoreError>;
 
+    /// Whether another coordinator waits to lead.
+    fn has_standby(&mut self) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
     /// Lets another one lead.
     fn resign(&mut self);
 }

@@ -1,5 +1,6 @@
-//! A leader that does not reach its store any more, though servers still reach it: it stops leading, the
-//! standby takes over, fails nobody that lives, and a server that dies then is replaced.
+//! A leader that does not reach its store any more, though servers still reach it, or that does not hear
+//! its servers any more, though it reaches its store: it stops leading, the standby takes over, fails nobody
+//! that lives, and a server that dies then is replaced.
 
 use std::time::Instant;
 
@@ -14,9 +15,13 @@ use crate::{
     pusher::Pusher,
 };
 
-/// Milliseconds from when the leader is cut off from etcd until a server that was killed then is out of
-/// all chains.
-pub(super) fn cut_the_leader_off(network: &Network) -> Result<Value, Failure> {
+/// Milliseconds from when the leader hears these hosts no more until a server that was killed then is out
+/// of all chains.
+pub(super) fn cut_the_leader_off(
+    network: &Network,
+    from_whom: &str,
+    hosts: &[usize],
+) -> Result<Value, Failure> {
     let folder = tempfile::tempdir()?;
     let etcd = Etcd::start_at(folder.path(), ADDRESSES[CLIENTS]);
     let options = with_store(["--etcd", &etcd.address]);
@@ -36,7 +41,9 @@ pub(super) fn cut_the_leader_off(network: &Network) -> Result<Value, Failure> {
     let before = lives(&cluster);
     let pusher = Pusher::start(&cluster.addresses());
     pusher.wait_for_more(PUSHES);
-    network.lose(COORDINATOR, 100, Some(CLIENTS))?;
+    for host in hosts {
+        network.lose(COORDINATOR, 100, Some(*host))?;
+    }
     cluster.kill(numbers[0]);
     let from = Instant::now();
     pusher.wait_for_more(PUSHES);
@@ -48,7 +55,9 @@ pub(super) fn cut_the_leader_off(network: &Network) -> Result<Value, Failure> {
         (!map["chains"].as_array().unwrap().iter().any(is_in), map)
     });
     let took = (from.elapsed().as_secs_f64() * 1e4).round() / 10.0;
-    eprintln!("hosts: the leader was cut off from etcd: a server was failed after {took} ms");
+    eprintln!(
+        "hosts: the leader was cut off from {from_whom}: a server was failed after {took} ms"
+    );
     assert_eq!(lives(&cluster), before, "the new leader failed servers that live");
     network.hear_again(COORDINATOR)?;
     numbers[0] = cluster.add_server_on(SERVERS[0], &["--insecure"]);

@@ -4,6 +4,7 @@
 //! PREFIX/leader      held under a lease by the coordinator that leads
 //! PREFIX/map         the map
 //! PREFIX/catalogue   the catalogue
+//! PREFIX/alive/...   held under its lease by each coordinator that leads or waits to
 //! ```
 //!
 //! Every write is one transaction that demands that the leader's key is still the writer's and that the
@@ -36,6 +37,10 @@ pub(super) struct EtcdStore {
 /// How long a leader that says nothing leads; etcd grants no less than its own election takes.
 const LEASE_S: u32 = 2;
 
+/// What the keys of coordinators begin with, and what sorts after all of them.
+const ALIVE: &str = "alive/";
+const AFTER_ALIVE: &str = "alive0";
+
 /// Between two attempts to lead.
 const CAMPAIGN_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -66,6 +71,9 @@ impl EtcdStore {
         self.lease = None;
         let granted = self.gateway.post("/v3/lease/grant", &json!({ "TTL": LEASE_S }))?;
         let lease = number(&granted["ID"]);
+        let key = self.key(&format!("{ALIVE}{lease}"));
+        let put = json!({ "key": key, "lease": lease.to_string() });
+        self.gateway.post("/v3/kv/put", &put)?;
         self.lease = Some(lease);
         Ok(lease)
     }
@@ -177,6 +185,15 @@ impl Store for EtcdStore {
             Some(lease) => self.keep_alive(lease),
             None => Ok(false),
         }
+    }
+
+    fn has_standby(&mut self) -> Result<bool, StoreError> {
+        let range = json!({
+            "key": self.key(ALIVE),
+            "range_end": self.key(AFTER_ALIVE),
+            "count_only": true,
+        });
+        Ok(number(&self.gateway.post("/v3/kv/range", &range)?["count"]) > 1)
     }
 
     fn resign(&mut self) {

@@ -82,7 +82,7 @@ impl Joining {
 #[derive(Clone, Debug)]
 pub(crate) enum Downward {
     /// The answer to its join.
-    Reply(ClientReply),
+    Reply(Box<ClientReply>),
     /// What it is to do. Shared, since most orders go to everybody.
     Order(Arc<SharedOrder>),
 }
@@ -187,7 +187,7 @@ const WRITER_STACK_LEN: usize = 256 << 10;
 fn write(mut stream: ControlStream, downward: &Receiver<Downward>) {
     for next in downward {
         let sent = match next {
-            Downward::Reply(reply) => stream.send(&reply),
+            Downward::Reply(reply) => stream.send(&*reply),
             Downward::Order(order) => stream.send_frame(order.frame()),
         };
         if let Err(error) = sent {

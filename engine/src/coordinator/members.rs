@@ -128,13 +128,13 @@ impl Members {
         if let Some(member) = self.by_connection.get_mut(&connection) {
             member.is_joined = true;
         }
-        self.send(connection, Downward::Reply(reply));
+        self.send(connection, Downward::Reply(Box::new(reply)));
     }
 
     /// Answers a join with no, and closes the connection.
     pub(super) fn refuse(downward: &Sender<Downward>, reply: ClientReply) {
         // The peer may have gone.
-        let _ = downward.try_send(Downward::Reply(reply));
+        let _ = downward.try_send(Downward::Reply(Box::new(reply)));
     }
 
     /// Sends an instruction that wants no answer.

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use windlass_wire::{
     ClusterMap, ServerId, TableId,
-    coordination::{CoordinatorStatus, EmptiedTable},
+    coordination::{CoordinatorStatus, EmptiedTable, SeparatedPair},
     map::suitable_partitions,
 };
 
@@ -34,11 +34,14 @@ impl Machine {
         connected.sort_unstable();
         let copies = self.coordinator.map().partitions.iter();
         let copies = copies.filter(|entry| entry.joining.is_some()).count();
+        let separated = self.coordinator.separated().map(|(a, b)| SeparatedPair { a, b }).collect();
         CoordinatorStatus {
             leads: self.coordinator.leads(),
             store: self.store_name.to_owned(),
             store_error: self.store_error.clone(),
             connected,
+            resting: self.coordinator.resting().collect(),
+            separated,
             workers: self.worker_entries(),
             emptied: self.catalogue.emptied.clone(),
             copies_under_way: u32::try_from(copies).unwrap_or(u32::MAX),

@@ -181,7 +181,7 @@ fn join_here(desk: &Desk, joining: Joining) -> Result<(Joined, Uplink, Downlink)
         Ok(Downward::Reply(reply)) => reply,
         _ => return Err(passing(address, "the coordinator does not answer".to_owned())),
     };
-    let joined = joined(address, reply)?;
+    let joined = joined(address, *reply)?;
     let uplink = Uplink::Local { desk: desk.clone(), connection };
     Ok((joined, uplink, Downlink::Local(downward)))
 }

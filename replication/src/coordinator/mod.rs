@@ -243,6 +243,16 @@ impl Coordinator {
         self.health.hears_everybody(now, &self.map, self.options.heartbeat_timeout_us)
     }
 
+    /// Servers that get no copies for a while, and pairs that share no chain, the lesser number first.
+    pub fn resting(&self) -> impl Iterator<Item = ServerId> + '_ {
+        self.out.servers.all_out()
+    }
+
+    /// See [`Coordinator::resting`].
+    pub fn separated(&self) -> impl Iterator<Item = (ServerId, ServerId)> + '_ {
+        self.out.pairs.all_out()
+    }
+
     /// Whether this coordinator leads.
     #[must_use]
     pub fn leads(&self) -> bool {

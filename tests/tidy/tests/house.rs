@@ -74,6 +74,7 @@ const WIDE_TYPES: &[(&str, &str)] = &[
         "still one object; to be taken apart into parts that own their state",
     ),
     ("transport/src/verbs/config.rs:VerbsConfig", "one field for each setting"),
+    ("tools/src/cli/cluster/result.rs:StatusResult", "one JSON object, flat for who reads it"),
     ("client/c/src/c_abi/schema.rs:WindlassSchema", "C has no enumerations with fields"),
     (
         "client/src/core/link.rs:Link",

@@ -26,7 +26,7 @@ pub use self::place::{ClockPlace, PartitionPlace, SharedRegion};
 pub use crate::refusal::RefusalKind;
 
 /// Version of the protocol; peers of different versions refuse each other.
-pub const PROTOCOL_VERSION: u32 = 5;
+pub const PROTOCOL_VERSION: u32 = 6;
 
 /// Length of a frame's header in bytes.
 pub const FRAME_HEADER_LEN: usize = 12;

@@ -271,6 +271,15 @@ pub struct EmptiedTable {
     pub seconds: u64,
 }
 
+/// Two servers that share no chain for a while: the link between them is bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeparatedPair {
+    /// The lesser number.
+    pub a: ServerId,
+    /// The greater number.
+    pub b: ServerId,
+}
+
 /// How a coordinator is doing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CoordinatorStatus {
@@ -282,6 +291,10 @@ pub struct CoordinatorStatus {
     pub store_error: Option<String>,
     /// Servers connected to it.
     pub connected: Vec<ServerId>,
+    /// Servers that get no copies for a while: they were failed for what was not heard of them.
+    pub resting: Vec<ServerId>,
+    /// Pairs that share no chain for a while.
+    pub separated: Vec<SeparatedPair>,
     /// Workers known.
     pub workers: Vec<WorkerEntry>,
     /// Copies under way.
@@ -337,6 +350,7 @@ crate::codec::wire_enum!(Operation {
     5 => Rebalance {},
     6 => AcceptLoss {},
 });
+crate::codec::wire_struct!(SeparatedPair { a, b });
 crate::codec::wire_struct!(EmptiedTable { table, server, seconds });
 crate::codec::wire_struct!(PartitionChecksum { partition, lsn, checksum });
 crate::codec::wire_struct!(CoordinatorStatus {
@@ -344,6 +358,8 @@ crate::codec::wire_struct!(CoordinatorStatus {
     store,
     store_error,
     connected,
+    resting,
+    separated,
     workers,
     copies_under_way,
     emptied,

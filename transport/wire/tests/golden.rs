@@ -15,7 +15,8 @@ use windlass_wire::{
     },
     coordination::{
         CoordinatorStatus, EmptiedTable, Instruction, Kept, LatePeer, Operation, Order,
-        OrderRefusal, PartitionChecksum, PeerTicket, Report, WorkerEntry, WorkerPulse,
+        OrderRefusal, PartitionChecksum, PeerTicket, Report, SeparatedPair, WorkerEntry,
+        WorkerPulse,
     },
     map::{Chain, ServerState},
     request::{CodedKeys, Coding},
@@ -447,6 +448,8 @@ fn status() -> CoordinatorStatus {
         store: "etcd".to_owned(),
         store_error: None,
         connected: vec![ServerId(1), ServerId(4)],
+        resting: vec![ServerId(3)],
+        separated: vec![SeparatedPair { a: ServerId(1), b: ServerId(4) }],
         workers: vec![WorkerEntry { rank: WorkerRank(2), live: false, clock: WorkerClock(8) }],
         copies_under_way: 3,
         emptied: vec![EmptiedTable { table: TableId(7), server: ServerId(4), seconds: 1 << 30 }],

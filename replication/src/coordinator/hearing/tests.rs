@@ -96,6 +96,7 @@ fn a_server_deaf_to_its_peers_goes_and_not_they() {
     let complaints = [(1, 2, 900), (1, 3, 700), (2, 1, 400), (3, 1, 400)];
     let mut scene = Scene::new(3, &complaints);
     assert_eq!(scene.pass(100_000).out(), [1]);
+    assert_eq!(scene.driver.coordinator.resting().collect::<Vec<_>>(), [ServerId(1)]);
     assert_eq!(scene.pass(1_500_000).out(), [1], "and nobody after it");
     let map = scene.driver.coordinator.map();
     assert!(map.partitions.iter().all(|entry| entry.members.len() == 2), "{map:?}");
@@ -206,8 +207,11 @@ fn what_was_and_is_over_separates_nobody() {
     assert_eq!(scene.pass(200_000).out(), []);
     assert!(scene.shared(1, 2) > 0);
     scene.late = vec![(1, 2, 3_000)];
+    assert_eq!(scene.driver.coordinator.separated().count(), 0);
     assert_eq!(scene.pass(3_000_000).out(), []);
     assert_eq!(scene.shared(1, 2), 0);
+    let separated: Vec<_> = scene.driver.coordinator.separated().collect();
+    assert_eq!(separated, [(ServerId(1), ServerId(2))]);
 }
 
 /// Everybody is late for the coordinator, and nobody for anybody else.

@@ -24,6 +24,8 @@ pub(super) struct StatusResult {
     lost_partitions: usize,
     waiting: Vec<Waiting>,
     emptied: Vec<Emptied>,
+    resting: Vec<u32>,
+    separated: Vec<[u32; 2]>,
     servers: Vec<ServerStatus>,
     workers: Vec<WorkerStatus>,
 }
@@ -118,6 +120,8 @@ impl StatusResult {
                 chains().map(|chain| &*chain.servers).filter(|servers| waits(servers)),
             ),
             emptied: status.emptied.iter().map(emptied).collect(),
+            resting: status.resting.iter().map(|server| server.0).collect(),
+            separated: status.separated.iter().map(|pair| [pair.a.0, pair.b.0]).collect(),
             servers: servers.collect(),
             workers: status.workers.iter().map(worker).collect(),
         }
@@ -146,13 +150,16 @@ impl StatusResult {
             ("live workers", self.workers.iter().filter(|one| one.live).count().to_string()),
         ]);
         let emptied: Vec<String> = self.emptied.iter().map(|one| one.table.to_string()).collect();
-        let facts = match &emptied[..] {
-            [] => facts,
-            tables => format!(
-                "{facts}\ntables of durability memory that a restart has emptied: {}",
-                tables.join(", ")
-            ),
-        };
+        let resting: Vec<String> = self.resting.iter().map(u32::to_string).collect();
+        let pairs = self.separated.iter().map(|[a, b]| format!("{a} and {b}"));
+        let notes = [
+            ("tables of durability memory that a restart has emptied", emptied),
+            ("servers without copies for a while, as they were not heard in time", resting),
+            ("servers that share no chain for a while, as their link is bad", pairs.collect()),
+        ];
+        let notes = notes.iter().filter(|(_, what)| !what.is_empty());
+        let notes: String =
+            notes.map(|(note, what)| format!("\n{note}: {}", what.join(", "))).collect();
         let row = |one: &ServerStatus| {
             let state = if one.connected || one.state == "down" {
                 one.state.to_owned()
@@ -171,7 +178,7 @@ impl StatusResult {
             &["server", "state", "heads", "copies", "learning"],
             &self.servers.iter().map(row).collect::<Vec<_>>(),
         );
-        format!("{facts}\n{servers}")
+        format!("{facts}{notes}\n{servers}")
     }
 }
 
@@ -261,5 +268,36 @@ fn state_name(state: ServerState) -> &'static str {
         ServerState::Up => "up",
         ServerState::Draining => "draining",
         ServerState::Down => "down",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass_wire::coordination::SeparatedPair;
+
+    use super::*;
+
+    #[test]
+    fn status_says_who_gets_no_copies_and_who_shares_no_chain() {
+        let pair = |a, b| SeparatedPair { a: ServerId(a), b: ServerId(b) };
+        let mut status = CoordinatorStatus {
+            leads: true,
+            store: "file".to_owned(),
+            store_error: None,
+            connected: Vec::new(),
+            resting: Vec::new(),
+            separated: Vec::new(),
+            workers: Vec::new(),
+            copies_under_way: 0,
+            emptied: Vec::new(),
+            map: ClusterMap::default(),
+        };
+        let text = |status: &CoordinatorStatus| StatusResult::new(status, &status.map).to_text();
+        assert!(!text(&status).contains("for a while"));
+        status.resting = vec![ServerId(4), ServerId(7)];
+        status.separated = vec![pair(1, 2), pair(2, 5)];
+        let text = text(&status);
+        assert!(text.contains("not heard in time: 4, 7\n"), "{text}");
+        assert!(text.contains("their link is bad: 1 and 2, 2 and 5\n"), "{text}");
     }
 }

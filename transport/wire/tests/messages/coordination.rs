@@ -6,7 +6,7 @@ use windlass_wire::{
     control::RefusalKind,
     coordination::{
         CoordinatorStatus, EmptiedTable, Instruction, LatePeer, Operation, Order, OrderRefusal,
-        PartitionChecksum, PeerTicket, Report, WorkerEntry, WorkerPulse,
+        PartitionChecksum, PeerTicket, Report, SeparatedPair, WorkerEntry, WorkerPulse,
     },
 };
 
@@ -136,7 +136,10 @@ pub(crate) fn any_status() -> impl Strategy<Value = CoordinatorStatus> {
                     seconds: u64::from(copies_under_way),
                 })
                 .collect();
+            let pairs = connected.iter().zip(connected.iter().skip(1));
             CoordinatorStatus {
+                resting: connected.iter().rev().copied().collect(),
+                separated: pairs.map(|(a, b)| SeparatedPair { a: *a, b: *b }).collect(),
                 leads,
                 store,
                 store_error,

@@ -422,3 +422,16 @@ fn operation_of(preparing: &Preparing, zeros: RegionId) -> Option<Operation> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_zeroed_to_its_end_and_not_beyond() {
+        let file_bytes = ZERO_BYTES as u64 + (64 << 10);
+        assert_eq!(chunk(0, file_bytes), ZERO_BYTES as u64);
+        assert_eq!(chunk(ZERO_BYTES as u64, file_bytes), 64 << 10);
+        assert_eq!(chunk(file_bytes, file_bytes), 0);
+    }
+}

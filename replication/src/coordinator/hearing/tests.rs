@@ -24,6 +24,8 @@ struct Scene {
     /// Servers that are heard no more.
     dead: Vec<u32>,
     answers: Vec<(Time, ServerId, Time)>,
+    /// The coordinator wanted another one to lead.
+    resigned: bool,
 }
 
 impl Scene {
@@ -38,6 +40,7 @@ impl Scene {
             unsteady: Vec::new(),
             dead: Vec::new(),
             answers: Vec::new(),
+            resigned: false,
         }
     }
 
@@ -47,6 +50,7 @@ impl Scene {
             self.more_us += u64::from(!self.is_over);
             let (now, more_us) = (self.driver.now, self.more_us);
             for output in std::mem::take(&mut self.driver.outputs) {
+                self.resigned |= output == CoordinatorOutput::Resign;
                 if let CoordinatorOutput::Probe { server, sent_at } = output {
                     let slow = self.slow.filter(|(id, _)| *id == server.0).map_or(0, |slow| slow.1);
                     self.answers.push((now.after(slow), server, sent_at));
@@ -242,6 +246,23 @@ fn a_coordinator_that_hears_badly_fails_nobody() {
     scene.driver.give(report);
     late(&mut scene);
     assert_eq!(scene.out(), [1, 2], "the third does not hear them either");
+}
+
+/// It hears most servers badly that hear each other well, or that another one would hear no better.
+#[test]
+fn a_coordinator_that_hears_most_badly_wants_another_one_to_lead() {
+    for (unsteady, late, resigns) in [
+        (vec![1, 2, 3], vec![], true),
+        (vec![1, 2], vec![], true),
+        (vec![1], vec![], false),
+        (vec![1, 2], vec![(3, 1, 300), (3, 2, 300), (1, 2, 300), (2, 1, 300)], false),
+    ] {
+        let mut scene = Scene::new(3, &late);
+        scene.is_over = true;
+        scene.unsteady = unsteady.clone();
+        scene.pass(6_000_000);
+        assert_eq!(scene.resigned, resigns, "{unsteady:?} {late:?}");
+    }
 }
 
 /// The coordinator in the process of the only server it hears is cut off, not all the others.

@@ -100,12 +100,29 @@ impl SharedLeases {
         self.lock().leases.hold_until(removed)
     }
 
-    pub(super) fn valid_until(
-        &self,
-        epoch: Epoch,
-        peers: impl IntoIterator<Item = ServerId>,
-    ) -> Time {
-        self.lock().leases.valid_until(epoch, peers)
+    /// Whether all these peers promise, at this moment, to go on only with this server. Where its clock has
+    /// just stood still it does not wait for a tick to notice: what it holds by that clock has run out.
+    pub(super) fn are_held(&self, epoch: Epoch, peers: impl IntoIterator<Item = ServerId>) -> bool {
+        let mut state = self.lock();
+        let until = state.leases.valid_until(epoch, peers);
+        if until == Time::NEVER {
+            return true;
+        }
+        let (now, wall_us) = self.clocks();
+        !state.notice_standstill(now, wall_us) && until > now
+    }
+
+    /// Both clocks at one moment.
+    fn clocks(&self) -> (Time, u64) {
+        loop {
+            let before = self.now();
+            let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+            let now = self.now();
+            // Otherwise this thread was interrupted in between.
+            if now.since(before) < PARTED_MIN_US / 4 {
+                return (now, u64::try_from(wall).unwrap_or(u64::MAX));
+            }
+        }
     }
 
     pub(super) fn ping(
@@ -122,13 +139,10 @@ impl SharedLeases {
         self.lock().leases.grant(now, from, asked_at, map_epoch);
     }
 
-    pub(super) fn tick(&self, now: Time, outputs: &mut Vec<LeaseOutput>) {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+    pub(super) fn tick(&self, outputs: &mut Vec<LeaseOutput>) {
         let mut state = self.lock();
-        if state.watch.has_parted(now, u64::try_from(wall).unwrap_or(u64::MAX)) {
-            tracing::warn!("wall clock and monotonic clock have parted: leases are asked for anew");
-            state.leases.forget_held(now);
-        }
+        let (now, wall_us) = self.clocks();
+        state.notice_standstill(now, wall_us);
         state.leases.tick(now, outputs);
     }
 
@@ -148,9 +162,57 @@ impl SharedLeases {
     }
 }
 
+impl State {
+    /// Lets go of what was held by a clock that has stood still; returns whether it has.
+    fn notice_standstill(&mut self, now: Time, wall_us: u64) -> bool {
+        let has_parted = self.watch.has_parted(now, wall_us);
+        if has_parted {
+            tracing::warn!("wall clock and monotonic clock have parted: leases are asked for anew");
+            self.leases.forget_held(now);
+        }
+        has_parted
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PEER: ServerId = ServerId(2);
+
+    /// A server of two whose peer has just promised something.
+    fn promised() -> SharedLeases {
+        let second = 1_000_000;
+        let leases = SharedLeases::new(LeaseTimings {
+            lease_us: 60 * second,
+            ping_us: second,
+            suspect_us: 90 * second,
+            lateness_us: 90 * second,
+            link_us: 90 * second,
+            drift_ppm: 100,
+        });
+        let (now, mut outputs) = (leases.now(), Vec::new());
+        leases.lock().leases.adopt(now, Epoch(1), Incarnation(1), [(PEER, Incarnation(1))]);
+        leases.tick(&mut outputs);
+        let [LeaseOutput::Ping { to: PEER, asked_at }] = outputs[..] else {
+            panic!("a promise is asked for: {outputs:?}")
+        };
+        leases.grant(leases.now(), PEER, asked_at, Epoch(1));
+        leases
+    }
+
+    /// Also between two ticks: the first pull may come before the next one.
+    #[test]
+    fn what_was_promised_does_not_outlive_a_clock_that_stands_still() {
+        let leases = promised();
+        assert!(leases.are_held(Epoch(1), [PEER]) && leases.are_held(Epoch(1), []));
+        assert!(!leases.are_held(Epoch(2), [PEER]), "nothing was promised for it");
+        let before = leases.lock().watch.offset_us.map(|offset| offset - 8_000_000);
+        leases.lock().watch.offset_us = before;
+        assert!(!leases.are_held(Epoch(1), [PEER]), "the clock stood still for 8 s");
+        assert!(!leases.are_held(Epoch(1), [PEER]), "and nothing was promised since");
+        assert!(leases.are_held(Epoch(1), []));
+    }
 
     #[test]
     fn a_clock_that_stood_still_is_told_from_one_that_is_adjusted() {

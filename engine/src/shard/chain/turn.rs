@@ -120,7 +120,7 @@ impl Shard {
         chain.next_tick = now.after(chain.context.leases.tick_us());
         if chain.shard == ShardId(0) {
             let mut outputs = Vec::new();
-            chain.context.leases.tick(now, &mut outputs);
+            chain.context.leases.tick(&mut outputs);
             chain.carry_out_leases(&mut outputs);
         }
         for index in 0..chain.parts.len() {

@@ -18,7 +18,7 @@ pub(super) struct Health {
     /// The server in the process of this coordinator, which it hears whatever becomes of its network.
     local: Option<ServerId>,
     ticked_at: Option<Time>,
-    /// Since when this coordinator has heard badly: it is its own network that is ill.
+    /// Since when this coordinator has heard nobody, or badly most of those whom others hear well.
     deaf_since: Option<Time>,
     /// How often it wanted to resign since it last heard a server well.
     resigned: u32,
@@ -83,9 +83,9 @@ impl Round {
 /// next map has to reach it. Then it is failed, once those that stay are heard well.
 const VOUCHED_TIMEOUTS: u64 = 4;
 
-/// A leader that hears badly for so many heartbeat timeouts wants to resign, each next time after twice as
-/// many, up to so many doublings.
+/// A leader that hears badly for so many heartbeat timeouts wants to resign.
 const RESIGN_TIMEOUTS: u64 = 6;
+/// Each next time it waits twice as long, up to so many doublings.
 const RESIGNED_MAX: u32 = 4;
 
 impl Health {

@@ -243,12 +243,12 @@ impl Coordinator {
         self.health.hears_everybody(now, &self.map, self.options.heartbeat_timeout_us)
     }
 
-    /// Servers that get no copies for a while, and pairs that share no chain, the lesser number first.
+    /// Servers that get no copies for a while, since they were not heard in time.
     pub fn resting(&self) -> impl Iterator<Item = ServerId> + '_ {
         self.out.servers.all_out()
     }
 
-    /// See [`Coordinator::resting`].
+    /// Pairs that share no chain for a while, since their link is bad; the lesser number first.
     pub fn separated(&self) -> impl Iterator<Item = (ServerId, ServerId)> + '_ {
         self.out.pairs.all_out()
     }

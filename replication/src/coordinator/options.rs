@@ -41,10 +41,15 @@ pub struct CoordinatorOptions {
     pub rebalance: bool,
 }
 
+/// Lateness below this is no evidence against anybody: the time of a scheduler, not of a network.
+pub(super) fn late_min_us(late_max_us: u64) -> u64 {
+    late_max_us / 8
+}
+
 impl CoordinatorOptions {
-    /// Lateness below this is no evidence against anybody: the time of a scheduler, not of a network.
+    /// See the function of this name.
     pub(super) fn late_min_us(&self) -> u64 {
-        self.late_max_us / 8
+        late_min_us(self.late_max_us)
     }
 
     /// When heartbeats are late.

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use windlass_wire::ServerId;
 
+use super::options::late_min_us;
 use crate::time::Time;
 
 /// What is known of the servers in force, their times in microseconds.
@@ -102,7 +103,7 @@ impl View {
         let began_at = |pair: &(ServerId, ServerId)| self.began_at.get(pair).copied();
         let broke_at = broken.iter().filter_map(began_at).min().unwrap_or_default();
         // Hosts notice one trouble at moments that differ.
-        let since = Time(broke_at.0.saturating_sub(late_max_us / 8));
+        let since = Time(broke_at.0.saturating_sub(late_min_us(late_max_us)));
         let mut sick: Vec<Evidence> =
             of_any.into_iter().map(|server| self.evidence(server, pairs, since)).collect();
         sick.sort_unstable_by(|a, b| b.cmp(a));

@@ -110,6 +110,15 @@ pub(super) fn any(random: &mut Random, servers: usize) -> FaultKind {
 }
 
 impl Gray {
+    /// The servers' hosts that do not hear, or are not heard.
+    fn hosts(self) -> impl Iterator<Item = usize> {
+        let other = match self.reach {
+            Reach::One(other) => Some(other),
+            _ => None,
+        };
+        self.host.into_iter().chain(other)
+    }
+
     fn concerns(&self, from: Node, to: Node, servers: usize) -> bool {
         let host = self.host.unwrap_or(COORDINATOR);
         let reaches = |other: Node| match self.reach {
@@ -128,22 +137,12 @@ impl Gray {
 impl World {
     pub(super) fn begin_gray(&mut self, gray: Gray) {
         let us = gray.us.min(HEAL_US.saturating_sub(self.now));
-        if let Some(host) = gray.host {
-            let other = match gray.reach {
-                Reach::One(other) => Some(other),
-                _ => None,
-            };
+        if gray.host.is_some() {
             // Of two sick ones nobody could tell who is.
-            let may = self.grays.active.is_empty()
-                && self.may_fail(host)
-                && other.is_none_or(|other| self.may_fail(other));
-            if !may {
+            if !self.grays.active.is_empty() || !gray.hosts().all(|host| self.may_fail(host)) {
                 return;
             }
-            self.unfit(host, us);
-            if let Some(other) = other {
-                self.unfit(other, us);
-            }
+            gray.hosts().for_each(|host| self.unfit(host, us));
         } else {
             let is_fit = |server: &Server| server.unfit_until <= self.now;
             if !self.grays.active.is_empty() || !self.servers.iter().all(is_fit) {
@@ -175,11 +174,7 @@ impl World {
             return;
         };
         // The same holds for what is under way to a server, and from it.
-        let other = match gray.reach {
-            Reach::One(other) => Some(other),
-            _ => None,
-        };
-        for host in [Some(host), other].into_iter().flatten() {
+        for host in gray.hosts() {
             let last = self.last_arrival(host);
             self.unfit(host, last.saturating_sub(now));
         }

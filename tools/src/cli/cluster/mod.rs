@@ -24,10 +24,10 @@ file or etcd); store_error (why it cannot be written, or null); copies_under_way
 (with fewer copies than replicas); down_partitions (all copies are on servers that are down); \
 lost_partitions (no copy is left); waiting: a list of servers, any of which brings back so many \
 partitions, which are down; emptied: a list of table (its number), server, seconds (since 1970), of \
-tables in memory only whose rows went with that server's restart; resting: a list of servers that get no copies for a while because they were not \
-heard in time; separated: a list of pairs of servers that share no chain for a while because the link \
-between them is bad; servers: a list of server, address, state (up, draining or down), \
-connected, shards, incarnation, heads, copies, learning (numbers of partitions); workers: a list of \
+tables in memory only whose rows went with that server's restart; resting: a list of servers that get \
+no copies for a while because they were not heard in time; separated: a list of pairs of servers that \
+share no chain for a while because the link between them is bad; servers: a list of server, address, \
+state (up, draining or down), connected, shards, incarnation, heads, copies, learning (numbers of partitions); workers: a list of \
 rank, live, clock.";
 
 const MAP_HELP: &str = "\

@@ -41,8 +41,11 @@ impl<Who: Copy + Ord> Absences<Who> {
         if now.since(absence.until) >= options.absence_forgotten_us {
             absence.times = 0;
         }
-        let doubled = options.absence_min_us.saturating_mul(1 << absence.times.min(31));
-        absence.times += 1;
+        // One that is still out has copies of nothing: nothing was moved for it in vain.
+        if absence.is_over || absence.times == 0 {
+            absence.times += 1;
+        }
+        let doubled = options.absence_min_us.saturating_mul(1 << (absence.times - 1).min(31));
         absence.until = now.after(doubled.min(options.absence_max_us));
         absence.is_over = false;
     }
@@ -146,5 +149,22 @@ mod tests {
             now = now.after(50);
         }
         assert_eq!(out_for(&mut absences, now.after(200)), 10, "it has behaved for long");
+    }
+
+    #[test]
+    fn one_that_is_failed_while_it_is_out_begins_the_same_absence_again() {
+        let options = CoordinatorOptions { absence_min_us: 10, ..CoordinatorOptions::default() };
+        let mut absences = Absences::default();
+        for at in [1_000, 1_005, 1_012] {
+            absences.begin(Time(at), ServerId(1), &options);
+        }
+        assert_eq!(absences.times(ServerId(1)), 1);
+        assert!(!absences.end(Time(1_021)), "it was failed at 1,012");
+        assert!(absences.end(Time(1_022)));
+        absences.begin(Time(1_030), ServerId(1), &options);
+        assert!(
+            !absences.end(Time(1_049)) && absences.end(Time(1_050)),
+            "after it got copies again"
+        );
     }
 }

@@ -13,7 +13,7 @@ use super::{RowsToSet, SetError, Shard, ShardStatistics, chain, growth, memory::
 use crate::refusal::Refusal;
 
 /// Where a command's answer goes.
-pub(super) type Answer<T, E = String> = Sender<Result<T, E>>;
+pub(crate) type Answer<T, E = String> = Sender<Result<T, E>>;
 
 /// A shard that was asked has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -210,7 +210,7 @@ pub struct ShardHandle {
 }
 
 impl ShardHandle {
-    pub(super) fn new(id: ShardId, commands: Sender<ShardCommand>, waker: Waker) -> Self {
+    pub(crate) fn new(id: ShardId, commands: Sender<ShardCommand>, waker: Waker) -> Self {
         Self { id, commands, waker }
     }
 

@@ -61,6 +61,7 @@ pub use chain::{
     ChainCommand, ChainContext, LinkEnded, PartitionChecksum, PartitionStatus, ServerEvent,
     SharedLeases,
 };
+pub(crate) use command::Answer;
 pub use command::{AttachedMailbox, ShardCommand, ShardHandle, ShardStopped};
 pub use kept_logs::KeptLog;
 pub use memory::MemoryMade;

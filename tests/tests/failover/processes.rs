@@ -286,6 +286,26 @@ impl Process {
     }
 }
 
+/// What a failed test leaves of each process's messages.
+const LINES_LEFT: usize = 40;
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        for file in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let path = file.path();
+            if path.extension().is_some_and(|extension| extension == "stderr") {
+                let text = fs::read_to_string(&path).unwrap_or_default();
+                let lines: Vec<&str> = text.lines().collect();
+                let last = lines[lines.len().saturating_sub(LINES_LEFT)..].join("\n");
+                eprintln!("--- the end of {}:\n{last}", path.display());
+            }
+        }
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         // It may have ended already; that is then what was wanted.

@@ -13,10 +13,10 @@ use windlass_wire::{
     control::{ClientReply, ClientRequest, PROTOCOL_VERSION, Peer, PeerRole, Provider},
 };
 
-use super::Tickets;
+use super::{Mandate, Tickets};
 use crate::{
     limits::COMPLETION_SLOTS,
-    shard::{ChainCommand, ShardCommand, ShardHandle, chain},
+    shard::{ChainCommand, ShardHandle, chain},
 };
 
 /// Between two attempts: short at first, since a peer that is told of a new map later refuses links
@@ -40,6 +40,7 @@ pub(super) struct Linker {
     pub(super) shards: Vec<ShardHandle>,
     pub(super) providers: Vec<Provider>,
     pub(super) tickets: Tickets,
+    pub(super) mandate: Mandate,
     /// Shards whose link broke; closed when the peer is not wanted any more.
     pub(super) broken: Receiver<ShardId>,
 }
@@ -162,9 +163,8 @@ impl Linker {
         let (peer, provider) = (self.peer, *provider);
         let own = self.shards.get(usize::from(shard.0)).ok_or(LinkError::Unexpected)?;
         let failed = |text| LinkError::Own { text };
-        let endpoint = own
-            .ask(|answer| ShardCommand::Chain(ChainCommand::LinkOpen { peer, provider, answer }))
-            .map_err(failed)?;
+        let open = |answer| ChainCommand::LinkOpen { peer, provider, answer };
+        let endpoint = self.mandate.ask(own, open).map_err(failed)?;
         let open = ClientRequest::OpenMailbox { shard, provider, endpoint: Blob(endpoint.0) };
         let ClientReply::Mailbox { endpoint } = ask(stream, &open)? else {
             return Err(LinkError::Unexpected);
@@ -173,9 +173,8 @@ impl Linker {
         let deadline = Instant::now() + ANSWER_TIMEOUT;
         let reply = loop {
             let endpoint = endpoint.clone();
-            let connect =
-                |answer| ShardCommand::Chain(ChainCommand::LinkConnect { peer, endpoint, answer });
-            match own.ask(connect).map_err(failed)? {
+            let connect = |answer| ChainCommand::LinkConnect { peer, endpoint, answer };
+            match self.mandate.ask(own, connect).map_err(failed)? {
                 Some(reply) => break reply,
                 None if Instant::now() >= deadline => {
                     return Err(failed("the peer's shard does not answer".to_owned()));
@@ -188,10 +187,8 @@ impl Linker {
         let ClientReply::Attached { mailbox, ring_len, .. } = ask(stream, &attach)? else {
             return Err(LinkError::Unexpected);
         };
-        own.ask(|answer| {
-            ShardCommand::Chain(ChainCommand::LinkAttach { peer, mailbox, ring_len, answer })
-        })
-        .map_err(failed)
+        let attach = |answer| ChainCommand::LinkAttach { peer, mailbox, ring_len, answer };
+        self.mandate.ask(own, attach).map_err(failed)
     }
 }
 

@@ -20,7 +20,7 @@ use windlass_wire::{
 };
 
 use self::link::Linker;
-use crate::shard::{ChainCommand, LinkEnded, ShardCommand, ShardHandle};
+use crate::shard::{Answer, ChainCommand, LinkEnded, ShardCommand, ShardHandle, ShardStopped};
 
 /// What it takes to link a server with others.
 #[derive(Debug)]
@@ -68,12 +68,50 @@ struct Following {
     map: Arc<ClusterMap>,
 }
 
+/// What lets a peer's thread command the shards. It may wait for its peer when that is not wanted any more,
+/// or is linked with anew: what it says later would end links that another thread has made since.
+#[derive(Clone, Debug)]
+struct Mandate {
+    holds: Arc<Mutex<bool>>,
+}
+
+impl Mandate {
+    fn new() -> Self {
+        Self { holds: Arc::new(Mutex::new(true)) }
+    }
+
+    /// Gives a shard a command and waits for its answer.
+    fn ask<T>(
+        &self,
+        shard: &ShardHandle,
+        make: impl FnOnce(Answer<T>) -> ChainCommand,
+    ) -> Result<T, String> {
+        let holds = self.lock();
+        if !*holds {
+            return Err("the peer is not wanted any more".to_owned());
+        }
+        let answer = shard.request(|answer| ShardCommand::Chain(make(answer)));
+        drop(holds);
+        answer.recv().unwrap_or_else(|_| Err(ShardStopped(shard.id()).into()))
+    }
+
+    /// What shards are sent from now on comes after all that the thread has said.
+    fn end(&self) {
+        *self.lock() = false;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// One peer and the thread that links with it.
 #[derive(Debug)]
 struct Worker {
     own: Peer,
     peer: Peer,
     address: String,
+    mandate: Mandate,
     broken: Sender<ShardId>,
 }
 
@@ -159,7 +197,9 @@ impl Dispatcher {
         };
         let unwanted = self.workers.iter().filter(|entry| !is_wanted(entry));
         for server in unwanted.map(|(server, _)| *server).collect::<Vec<_>>() {
-            self.workers.remove(&server);
+            if let Some(worker) = self.workers.remove(&server) {
+                worker.mandate.end();
+            }
             for shard in &self.config.shards {
                 shard.send(ShardCommand::Chain(ChainCommand::LinkClose { server }));
             }
@@ -177,6 +217,7 @@ impl Dispatcher {
 
     fn start_worker(&self, own: Peer, peer: Peer, address: String) -> io::Result<Worker> {
         let (broken, told) = unbounded();
+        let mandate = Mandate::new();
         let mut linker = Linker {
             own,
             peer,
@@ -185,12 +226,13 @@ impl Dispatcher {
             shards: self.config.shards.clone(),
             providers: self.config.providers.clone(),
             tickets: self.tickets.clone(),
+            mandate: mandate.clone(),
             broken: told,
         };
         Builder::new()
             .name(format!("windlass-link-{}", peer.server))
             .spawn(move || linker.run())?;
-        Ok(Worker { own, peer, address, broken })
+        Ok(Worker { own, peer, address, mandate, broken })
     }
 }
 
@@ -204,3 +246,6 @@ fn neighbours(map: &ClusterMap, own: ServerId) -> BTreeMap<ServerId, (Peer, Stri
     });
     wanted.collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -64,32 +64,26 @@ impl ShardDirectory {
     /// # Errors
     /// When one cannot be removed.
     pub fn remove(root: &Path, unwanted: impl Fn(u32) -> bool) -> io::Result<()> {
-        Self::remove_by(root, unwanted, |path| std::fs::remove_dir_all(path))
+        Self::remove_by(root, unwanted, |step| step.carry_out())
     }
 
-    /// Takes the directories out of the way before `delete` gets the first of them: under the name that
+    /// Takes the directories out of the way before the first of them is deleted: under the name that
     /// recovery looks for, a directory has all its files or is not there.
     fn remove_by(
         root: &Path,
         unwanted: impl Fn(u32) -> bool,
-        mut delete: impl FnMut(&Path) -> io::Result<()>,
+        mut carry_out: impl FnMut(Step) -> io::Result<()>,
     ) -> io::Result<()> {
         // What an earlier removal has left may have the names that are needed now.
-        sweep(root, &mut delete)?;
-        let mut is_renamed = false;
+        sweep(root, &mut carry_out)?;
         for directory in Self::list(root)? {
             if unwanted(directory.generation) {
                 let mut name = OsString::from(REMOVED);
                 name.push(directory.path.file_name().unwrap_or_default());
-                std::fs::rename(&directory.path, root.join(name))?;
-                is_renamed = true;
+                carry_out(Step::Rename { from: directory.path, to: root.join(name) })?;
             }
         }
-        if is_renamed {
-            File::open(root)?.sync_all()?;
-            sweep(root, &mut delete)?;
-        }
-        Ok(())
+        sweep(root, &mut carry_out)
     }
 
     /// All shards' directories below a root, oldest generation first. None when there is no root.
@@ -109,10 +103,37 @@ impl ShardDirectory {
     }
 }
 
-/// Deletes what is out of the way.
-fn sweep(root: &Path, delete: &mut impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
-    let removed = entries(root)?.into_iter().filter(|(name, _)| name.starts_with(REMOVED));
-    removed.map(|(_, path)| path).try_for_each(|path| delete(&path))
+/// A step of a removal, any of which may be the last.
+#[derive(Debug)]
+enum Step {
+    Rename {
+        from: PathBuf,
+        to: PathBuf,
+    },
+    /// Makes names in this directory durable.
+    Sync(PathBuf),
+    Delete(PathBuf),
+}
+
+impl Step {
+    fn carry_out(self) -> io::Result<()> {
+        match self {
+            Self::Rename { from, to } => std::fs::rename(from, to),
+            Self::Sync(root) => File::open(root)?.sync_all(),
+            Self::Delete(path) => std::fs::remove_dir_all(path),
+        }
+    }
+}
+
+/// Deletes what is out of the way, once that is durable: whoever renamed it may have been killed since.
+fn sweep(root: &Path, carry_out: &mut impl FnMut(Step) -> io::Result<()>) -> io::Result<()> {
+    let mut removed = entries(root)?;
+    removed.retain(|(name, _)| name.starts_with(REMOVED));
+    if removed.is_empty() {
+        return Ok(());
+    }
+    carry_out(Step::Sync(root.to_owned()))?;
+    removed.into_iter().try_for_each(|(_, path)| carry_out(Step::Delete(path)))
 }
 
 /// Names and paths of what lies in a directory; of nothing when there is no directory.
@@ -140,6 +161,8 @@ fn parse(name: &str) -> Option<(u32, ShardId)> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -164,34 +187,108 @@ mod tests {
         assert_eq!(ShardDirectory::list(root.path()).unwrap().len(), 1);
     }
 
-    /// The process is killed when it has removed a few files of the first directory.
-    #[test]
-    fn a_kill_inside_the_removal_leaves_no_directory_without_its_files() {
-        let root = tempfile::tempdir().unwrap();
-        for (generation, shard) in [(0, 0), (0, 1), (1, 0)] {
-            let directory = ShardDirectory::of(root.path(), generation, ShardId(shard));
-            std::fs::create_dir(&directory.path).unwrap();
-            for file in ["checkpoint-1", "manifest-1", "segment-00000.wlog"] {
-                std::fs::write(directory.path.join(file), "bytes").unwrap();
+    const FILES: [&str; 3] = ["checkpoint-1", "manifest-1", "segment-00000.wlog"];
+
+    /// A data directory, and what of it a power cut would undo.
+    struct Data {
+        root: tempfile::TempDir,
+        /// New names that are not durable yet.
+        loose: BTreeSet<PathBuf>,
+    }
+
+    impl Data {
+        fn new() -> Self {
+            let root = tempfile::tempdir().unwrap();
+            for (generation, shard) in [(0, 0), (0, 1), (1, 0)] {
+                let directory = ShardDirectory::of(root.path(), generation, ShardId(shard));
+                std::fs::create_dir(&directory.path).unwrap();
+                for file in FILES {
+                    std::fs::write(directory.path.join(file), "bytes").unwrap();
+                }
+            }
+            Self { root, loose: BTreeSet::new() }
+        }
+
+        /// Removes generation 0, and is killed within the step after so many; whether it was.
+        fn remove_until(&mut self, steps: usize) -> bool {
+            let Self { root, loose } = self;
+            let mut left = steps;
+            let removed = ShardDirectory::remove_by(
+                root.path(),
+                |generation| generation < 1,
+                |step| {
+                    let is_killed = left == 0;
+                    left = left.saturating_sub(1);
+                    match &step {
+                        Step::Delete(path) => {
+                            assert!(!loose.contains(path), "{path:?} may have its old name again");
+                            if is_killed {
+                                // It may be gone since the kill before.
+                                let _ = std::fs::remove_file(path.join(FILES[0]));
+                            }
+                        }
+                        _ if is_killed => {}
+                        Step::Rename { to, .. } => drop(loose.insert(to.clone())),
+                        Step::Sync(_) => loose.clear(),
+                    }
+                    match step {
+                        _ if is_killed => Err(io::ErrorKind::Interrupted.into()),
+                        Step::Sync(_) => Ok(()),
+                        step => step.carry_out(),
+                    }
+                },
+            );
+            if let Err(error) = &removed {
+                assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+            }
+            removed.is_err()
+        }
+
+        /// The power goes: any of the new names are the old ones again.
+        fn undo(&mut self, chosen: usize) {
+            for (at, path) in std::mem::take(&mut self.loose).into_iter().enumerate() {
+                if chosen >> at & 1 == 1 {
+                    let name = path.file_name().unwrap().to_str().unwrap();
+                    let before = name.strip_prefix(REMOVED).unwrap();
+                    std::fs::rename(&path, self.root.path().join(before)).unwrap();
+                }
             }
         }
-        let killed = ShardDirectory::remove_by(
-            root.path(),
-            |generation| generation < 1,
-            |path| {
-                std::fs::remove_file(path.join("checkpoint-1"))?;
-                Err(io::ErrorKind::Interrupted.into())
-            },
-        );
-        assert_eq!(killed.unwrap_err().kind(), io::ErrorKind::Interrupted);
-        let listed = ShardDirectory::list(root.path()).unwrap();
-        for directory in &listed {
-            let files = std::fs::read_dir(&directory.path).unwrap().count();
-            assert_eq!(files, 3, "{}", directory.path.display());
+
+        fn assert_whole(&self) {
+            for directory in ShardDirectory::list(self.root.path()).unwrap() {
+                let files = std::fs::read_dir(&directory.path).unwrap().count();
+                assert_eq!(files, FILES.len(), "{}", directory.path.display());
+            }
         }
-        assert_eq!(listed.len(), 1);
-        // The next start removes the rest, whatever it is asked for itself.
-        ShardDirectory::remove(root.path(), |generation| generation > 1).unwrap();
-        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    /// A start is killed within each of its steps, and so is the next; after either the power may go.
+    #[test]
+    fn a_kill_inside_the_removal_leaves_no_directory_without_its_files() {
+        for (first, second) in (0..6).flat_map(|first| (0..8).map(move |second| (first, second))) {
+            for undone in 0..16 {
+                let mut data = Data::new();
+                if data.remove_until(first) {
+                    data.undo(undone & 3);
+                    data.assert_whole();
+                }
+                if data.remove_until(second) {
+                    data.undo(undone >> 2);
+                    data.assert_whole();
+                }
+                assert!(!data.remove_until(usize::MAX));
+                assert_eq!(std::fs::read_dir(data.root.path()).unwrap().count(), 1);
+            }
+        }
+    }
+
+    /// What a killed start has renamed is not deleted before that is durable.
+    #[test]
+    fn the_next_start_makes_names_durable_that_a_killed_one_has_given() {
+        let mut data = Data::new();
+        assert!(data.remove_until(2), "both have their new names, and nothing is synced");
+        assert_eq!(data.loose.len(), 2);
+        assert!(!data.remove_until(usize::MAX));
     }
 }

@@ -16,6 +16,7 @@ mod ledger;
 mod oracle;
 mod process;
 mod program;
+mod regrouped;
 mod trained;
 mod vanished;
 mod whole;

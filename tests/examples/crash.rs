@@ -1,26 +1,29 @@
 //! Cuts the power at IO points of a workload on a simulated disk and says what was lost.
-//! Then a whole server lives on
-//! such disks, many times. `cargo xtask crash [--points N] [--lives N] [--seed S] [--json]`.
+//! Then a whole server lives on such disks, many times, and two that hold a copy of each row.
+//! `cargo xtask crash [--points N] [--lives N] [--copied-lives N] [--seed S] [--json]`.
 #![allow(clippy::print_stdout, reason = "printing is what this tool does")]
 
 use std::process::ExitCode;
 
 use windlass_tests::crash::{
-    Report, crash,
+    Report,
+    chained::Chained,
+    crash,
     lives::{Lives, lives},
 };
 
-const USAGE: &str = "usage: crash [--points N] [--lives N] [--seed S] [--json]";
+const USAGE: &str = "usage: crash [--points N] [--lives N] [--copied-lives N] [--seed S] [--json]";
 
 struct Options {
     points: u64,
     lives: u64,
+    copied_lives: u64,
     seed: u64,
     json: bool,
 }
 
 fn main() -> ExitCode {
-    let Some(Options { points, lives: lives_wanted, seed, json }) = options() else {
+    let Some(Options { points, lives: lives_wanted, copied_lives, seed, json }) = options() else {
         eprintln!("{USAGE}");
         return ExitCode::FAILURE;
     };
@@ -30,13 +33,19 @@ fn main() -> ExitCode {
     // What is not as it must be ends the process, and says what it is.
     let lived = lives(data.path(), lives_wanted, seed);
     let Lives { lives, cuts, damaged, refused: refused_by_name, promised: kept, .. } = lived;
+    let data = tempfile::tempdir().expect("a directory for what is not simulated");
+    let mut chained = Chained::new(data.path(), seed);
+    (0..copied_lives).for_each(|_| chained.live());
+    let Chained { alone, interrupted, ledger, .. } = &chained;
+    let copied = ledger.promised;
     if json {
         println!(
             "{{\"points\": {points}, \"seed\": {seed}, \"promised\": {promised}, \
              \"checkpoints\": {checkpoints}, \"lost\": {lost}, \"doubled\": {doubled}, \
              \"silent\": {silent}, \"refused\": {refused}, \"lives\": {lives}, \
              \"cuts\": {cuts}, \"kept\": {kept}, \"damaged\": {damaged}, \
-             \"refused_by_name\": {refused_by_name}}}"
+             \"refused_by_name\": {refused_by_name}, \"copied_lives\": {copied_lives}, \
+             \"copied\": {copied}}}"
         );
     } else {
         println!(
@@ -49,17 +58,23 @@ fn main() -> ExitCode {
              promised, none lost, doubled or halved; {refused_by_name} of {damaged} starts from \
              damaged copies refused by the name of the file, nothing missing in the others"
         );
+        println!(
+            "{copied_lives} lives of two servers with copies, of which one came back from its disk \
+             alone {alone} times, and one lost its power {interrupted} times while it copied: \
+             {copied} pushes promised, none lost, doubled or halved"
+        );
     }
     if lost + doubled + silent + refused == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn options() -> Option<Options> {
-    let mut options = Options { points: 1000, lives: 100, seed: 1, json: false };
+    let mut options = Options { points: 1000, lives: 100, copied_lives: 10, seed: 1, json: false };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--points" => options.points = arguments.next()?.parse().ok()?,
             "--lives" => options.lives = arguments.next()?.parse().ok()?,
+            "--copied-lives" => options.copied_lives = arguments.next()?.parse().ok()?,
             "--seed" => options.seed = arguments.next()?.parse().ok()?,
             "--json" => options.json = true,
             _ => return None,

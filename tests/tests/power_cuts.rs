@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use windlass_tests::crash::{
     chained::Chained,
-    damage::Damage,
+    damage::{Damage, Part},
     lives::lives,
     random::Random,
     served::{IsRefused, Served, Trouble},
@@ -40,11 +40,25 @@ fn servers_whose_files_are_damaged_are_refused_by_name() {
         }
         served.live(End::Kill, Trouble::default());
         for damage in Damage::ALL.into_iter().cycle().take(9) {
-            let started = served.start_damaged(damage);
+            let started = served.start_damaged(damage, Part::Beginning);
             *refused.entry(damage).or_default() += u64::from(started == Some(IsRefused(true)));
         }
     }
     assert!(is_met(&refused), "{refused:?}");
+}
+
+/// After an end in order all of a log is known to be whole: whatever block of a file is changed then.
+#[test]
+fn closed_servers_whose_files_are_damaged_anywhere_are_refused_by_name() {
+    let data = tempfile::tempdir().unwrap();
+    let mut served = Served::new(data.path(), 4);
+    for _ in 0..3 {
+        served.live(End::Close, Trouble::default());
+        for damage in [Damage::Flip, Damage::Blank].into_iter().cycle().take(24) {
+            let _ = served.start_damaged(damage, Part::Any);
+        }
+    }
+    assert!(served.refused > 6, "hardly anything that is needed was damaged: {}", served.refused);
 }
 
 /// A part of a file cannot be read, or a sync fails and the next one succeeds without having written anything.

@@ -24,7 +24,7 @@ use windlass_wire::{
 use super::{
     ledger::{Ledger, PARTITIONS, Tables},
     random::Random,
-    server_disks::{PROVIDER, ServerDisks},
+    server_disks::{self, PROVIDER, ServerDisks},
     workload::End,
 };
 
@@ -83,6 +83,7 @@ impl Chained {
     /// When it does not start.
     #[must_use]
     pub fn new(root: &Path, seed: u64) -> Self {
+        server_disks::seed(root, seed);
         let config = CoordinatorConfig {
             partitions: PARTITIONS,
             expected_servers: 1,

@@ -1,6 +1,9 @@
-//! What becomes of a file besides power cuts: the beginning of one is changed in a copy of a server's disks.
+//! What becomes of a file besides power cuts: a block of one is changed in a copy of a server's disks.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 use windlass_wire::Checksum;
 
@@ -13,37 +16,40 @@ const CHECKSUM_BYTES: usize = 4;
 /// What is lost of a file at once.
 const BLOCK_BYTES: usize = 4096;
 
-/// A change of a file's beginning.
+/// A change of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Damage {
-    /// One bit of the first header is another.
+    /// One bit is another: of the first header, or anywhere in any other block.
     Flip,
     /// A sound header of a version that nobody knows: a newer program has written it.
     Version,
-    /// The first block is zeros.
+    /// The block is zeros.
     Blank,
+}
+
+/// Which block of a file is changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The first.
+    Beginning,
+    /// Any that holds something. At the end of a log that was not closed it looks like a torn write.
+    Any,
 }
 
 impl Damage {
     /// All that there are.
     pub const ALL: [Self; 3] = [Self::Flip, Self::Version, Self::Blank];
 
-    /// Changes a file; false for one that is empty or begins with nothing: nobody would notice.
+    /// Changes a file; false for one that is empty or holds nothing there: nobody would notice.
     ///
     /// # Panics
     /// When the file cannot be read or written.
-    pub fn inflict(self, path: &Path, random: &mut Random) -> bool {
+    pub fn inflict(self, path: &Path, part: Part, random: &mut Random) -> bool {
         let mut bytes = std::fs::read(path).expect("the file is read");
-        let Some(header) = bytes.get_mut(..HEADER_BYTES) else { return false };
-        if header.iter().all(|byte| *byte == 0) {
-            return false;
-        }
-        match self {
-            Self::Flip => {
-                let bit = usize::try_from(random.below(HEADER_BYTES as u64 * 8)).expect("few");
-                header[bit / 8] ^= 1 << (bit % 8);
-            }
-            Self::Version => {
+        let Some(block) = part.choose(&bytes, random) else { return false };
+        let block = &mut bytes[block];
+        match (self, block.first_chunk_mut::<HEADER_BYTES>()) {
+            (Self::Version, Some(header)) => {
                 let before = Checksum::of(&header[CHECKSUM_BYTES..]).0;
                 header[VERSION_AT] += 1;
                 let after = Checksum::of(&header[CHECKSUM_BYTES..]).0;
@@ -51,13 +57,34 @@ impl Damage {
                 let stored = header.first_chunk_mut::<CHECKSUM_BYTES>().expect("a header");
                 *stored = (u32::from_le_bytes(*stored) ^ before ^ after).to_le_bytes();
             }
-            Self::Blank => {
-                let length = bytes.len().min(BLOCK_BYTES);
-                bytes[..length].fill(0);
+            (Self::Flip, _) => {
+                let length = if part == Part::Any { block.len() } else { HEADER_BYTES };
+                let bit = usize::try_from(random.below(length as u64 * 8)).expect("few");
+                block[bit / 8] ^= 1 << (bit % 8);
             }
+            (Self::Blank | Self::Version, _) => block.fill(0),
         }
         std::fs::write(path, bytes).expect("the file is written");
         true
+    }
+}
+
+impl Part {
+    /// A block that begins with something, or holds something.
+    fn choose(self, bytes: &[u8], random: &mut Random) -> Option<Range<usize>> {
+        let is_used = |block: &[u8]| block.iter().any(|byte| *byte != 0);
+        let starts = (0..bytes.len()).step_by(BLOCK_BYTES);
+        let mut blocks = starts.map(|start| start..bytes.len().min(start + BLOCK_BYTES));
+        match self {
+            Self::Beginning => {
+                blocks.next().filter(|_| bytes.get(..HEADER_BYTES).is_some_and(is_used))
+            }
+            Self::Any => {
+                let used: Vec<_> = blocks.filter(|block| is_used(&bytes[block.clone()])).collect();
+                let at = random.below(used.len().max(1) as u64);
+                used.get(usize::try_from(at).expect("few")).cloned()
+            }
+        }
     }
 }
 

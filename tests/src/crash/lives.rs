@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::{
-    damage::Damage,
+    damage::{Damage, Part},
     random::Random,
     served::{IsRefused, Served, Trouble},
     workload::End,
@@ -49,7 +49,8 @@ pub fn lives(data: &Path, lives: u64, seed: u64) -> Lives {
             3 => served.start_unreadable(),
             1 | 5 => {
                 let at = usize::try_from(life / 4).expect("few");
-                let started = served.start_damaged(Damage::ALL[at % Damage::ALL.len()]);
+                let started =
+                    served.start_damaged(Damage::ALL[at % Damage::ALL.len()], Part::Beginning);
                 report.damaged += u64::from(started.is_some());
                 report.refused += u64::from(started == Some(IsRefused(true)));
             }

@@ -1,11 +1,11 @@
 //! A whole server on simulated disks: shards with their own records, images, pieces, clocks and recovery,
 //! pushed to by a client, until the power goes or a disk fails. What comes back is compared with what was
-//! sent and what was acknowledged. Threads and clocks are real, so a seed gives no second run that is the
-//! same; what holds must hold in each.
+//! sent and what was acknowledged. A seed says what is pushed and what the disks do; threads are real, so that
+//! its second run is only much like the first, and what holds must hold in each.
 
 use std::{
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use windlass_client::chain;
@@ -16,16 +16,16 @@ use windlass_engine::{
 use windlass_wire::{ServerId, control::Provider};
 
 use super::{
-    damage::{Damage, files_of_shards},
+    damage::{Damage, Part, files_of_shards},
     disk::SharedDisk,
     ledger::{Ledger, PARTITIONS, Tables},
     random::Random,
-    server_disks::{PROVIDER, ServerDisks, discard},
+    server_disks::{self, PROVIDER, ServerDisks, discard},
     workload::End,
 };
 
-/// How long a life lasts that nothing cuts short.
-const LIFE: Duration = Duration::from_millis(400);
+/// Pushes of a life that nothing cuts short, at most.
+const PUSHES: u64 = 400;
 
 /// What goes wrong in a life, but for its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,6 +59,7 @@ impl Served {
     /// A server without a life yet, in a directory of its own.
     #[must_use]
     pub fn new(root: &Path, seed: u64) -> Self {
+        server_disks::seed(root, seed);
         Self {
             root: root.to_owned(),
             restored: 0,
@@ -100,8 +101,10 @@ impl Served {
         disks.cut_after(trouble.events);
         match self.start(self.data()) {
             Ok(server) => {
-                self.use_until_the_end(&server, trouble);
-                disks.cut();
+                self.use_until_the_end(&server, end, trouble);
+                if end != End::Close {
+                    disks.cut();
+                }
                 server.stop();
             }
             Err(error) => assert!(disks.is_off(), "a server does not start: {error}"),
@@ -146,27 +149,27 @@ impl Served {
         self.disks().end(End::Kill);
     }
 
-    /// Starts from a copy of which the beginning of one file is damaged. That is refused, and the refusal
+    /// Starts from a copy in which a block of one file is damaged. That is refused, and the refusal
     /// says which file, or nothing is missing. `None` when the file chosen holds nothing.
     ///
     /// # Panics
     /// When a row is not what it must be, or the refusal names another reason.
-    pub fn start_damaged(&mut self, damage: Damage) -> Option<IsRefused> {
+    pub fn start_damaged(&mut self, damage: Damage, part: Part) -> Option<IsRefused> {
         let data = self.root.join("damaged");
         self.disks().copy(&data);
-        let started = self.start_damaged_in(&data, damage);
+        let started = self.start_damaged_in(&data, damage, part);
         discard(&data);
         started
     }
 
-    fn start_damaged_in(&mut self, data: &Path, damage: Damage) -> Option<IsRefused> {
+    fn start_damaged_in(&mut self, data: &Path, damage: Damage, part: Part) -> Option<IsRefused> {
         let files = files_of_shards(data);
         let at = self.random.below(files.len().max(1) as u64);
         let path = files.get(usize::try_from(at).expect("a few"))?;
         let name = path.file_name().expect("a file").to_string_lossy();
         // Shown when the test fails.
         eprintln!("{damage:?} of {}", path.display());
-        if !damage.inflict(path, &mut self.random) {
+        if !damage.inflict(path, part, &mut self.random) {
             return None;
         }
         Some(match self.start(data.to_owned()) {
@@ -201,7 +204,7 @@ impl Served {
         Tables::open(server.advertised(), Duration::ZERO, Duration::from_secs(10))
     }
 
-    fn use_until_the_end(&mut self, server: &Server, trouble: Trouble) {
+    fn use_until_the_end(&mut self, server: &Server, end: End, trouble: Trouble) {
         let disks = self.disks();
         let Some(mut tables) = self.connect(server) else {
             assert!(disks.is_off(), "nobody connects");
@@ -213,8 +216,10 @@ impl Served {
             for disk in disks.all() {
                 disk.borrow_mut().fail_sync_after(trouble.fail_sync);
             }
-            let until = Instant::now() + LIFE;
-            while Instant::now() < until && !disks.is_off() {
+            for _ in 0..1 + self.random.below(PUSHES) {
+                if disks.is_off() {
+                    break;
+                }
                 if self.random.one_in(40) && tables.client.checkpoint(ServerId(0)).is_ok() {
                     self.checkpoints += 1;
                 }
@@ -222,7 +227,9 @@ impl Served {
                     break;
                 }
             }
-            disks.cut();
+            if end != End::Close {
+                disks.cut();
+            }
             self.ledger.settle(&mut tables, 0);
             for disk in disks.all() {
                 disk.borrow_mut().fail_sync_after(None);

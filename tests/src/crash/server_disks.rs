@@ -4,13 +4,11 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use windlass_engine::persist::storage::{Maker, Provider, Storage, StorageError};
+use windlass_wire::Checksum;
 
 use super::{disk::SharedDisk, simulated::SimulatedStorage, workload::End};
 
@@ -21,10 +19,25 @@ pub const PROVIDER: Provider = Provider::Made(Maker(open_simulated));
 const MARK: &str = "simulated";
 
 static DISKS: Mutex<BTreeMap<PathBuf, SharedDisk>> = Mutex::new(BTreeMap::new());
-static DISKS_MADE: AtomicU64 = AtomicU64::new(1);
+/// Seeds of disks below a directory.
+static SEEDS: Mutex<BTreeMap<PathBuf, u64>> = Mutex::new(BTreeMap::new());
 
 fn disks() -> MutexGuard<'static, BTreeMap<PathBuf, SharedDisk>> {
     DISKS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Disks that are made below a directory do what this seed and their own names say.
+pub fn seed(root: &Path, seed: u64) {
+    SEEDS.lock().unwrap_or_else(PoisonError::into_inner).insert(root.to_owned(), seed);
+}
+
+fn seed_of(directory: &Path) -> u64 {
+    let seeds = SEEDS.lock().unwrap_or_else(PoisonError::into_inner);
+    let below = |(root, seed): (&PathBuf, &u64)| {
+        let name = directory.strip_prefix(root).ok()?.to_string_lossy().into_owned();
+        Some(seed ^ u64::from(Checksum::of(name.as_bytes()).0) << 16)
+    };
+    seeds.iter().find_map(below).unwrap_or_default()
 }
 
 fn open_simulated(directory: &Path) -> Result<Box<dyn Storage>, StorageError> {
@@ -36,7 +49,7 @@ fn open_simulated(directory: &Path) -> Result<Box<dyn Storage>, StorageError> {
         source,
     };
     if is_new {
-        let disk = SharedDisk::new(DISKS_MADE.fetch_add(1, Ordering::Relaxed));
+        let disk = SharedDisk::new(seed_of(directory));
         // What a restore has put there.
         for entry in std::fs::read_dir(directory).map_err(failed)? {
             let path = entry.map_err(failed)?.path();

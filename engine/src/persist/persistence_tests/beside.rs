@@ -30,7 +30,7 @@ fn go_on(persistence: &mut Persistence, counter: &mut Counter) {
 /// Removes all that checkpoints have left behind.
 fn remove(persistence: &mut Persistence) {
     let mut now = Duration::ZERO;
-    while persistence.removal_due().is_some() {
+    while persistence.checkpointer().is_removing() {
         now += Duration::from_secs(1);
         persistence.remove_old(now);
         persistence.wait(Duration::from_millis(1));

@@ -319,12 +319,6 @@ impl Checkpointer {
         self.removals.step(storage, now);
     }
 
-    /// Whether there are files to be removed, be it that the disk is at one.
-    #[cfg(test)]
-    pub(super) fn is_removing(&self) -> bool {
-        !self.removals.is_empty()
-    }
-
     /// When [`Checkpointer::remove_old`] has something to do, unless it waits for the disk.
     #[must_use]
     pub fn removal_due(&self) -> Option<Duration> {

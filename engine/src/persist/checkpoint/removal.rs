@@ -49,6 +49,14 @@ enum Step {
     Remove,
 }
 
+#[cfg(test)]
+impl super::Checkpointer {
+    /// Whether there are files to be removed, be it that the disk is at one.
+    pub(in crate::persist) fn is_removing(&self) -> bool {
+        !self.removals.is_empty()
+    }
+}
+
 impl Removals {
     pub(super) fn new(config: &CheckpointConfig) -> Self {
         let piece_bytes = config.release_bytes.max(1);

@@ -205,6 +205,7 @@ const TOP_LEVEL: &[&str] = &[
     "client",
     "clippy.toml",
     "deny.toml",
+    "docs",
     "engine",
     "replication",
     "rustfmt.toml",

@@ -18,7 +18,7 @@ use crate::ids::WorkerClock;
 /// A table's clock at one shard, as published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockLine {
-    /// How often rows became readable at the shard.
+    /// Times that rows became readable at the shard.
     pub gains: u64,
     /// Clock of the slowest live worker, or `u64::MAX`.
     pub minimum: u64,

@@ -249,7 +249,7 @@ pub enum ClientRequest {
         /// scan brings it.
         rows: Blob,
     },
-    /// Changes how far workers may be apart, while the table is in use.
+    /// Changes the staleness bound of a table while it is in use.
     AlterTable {
         /// Its name.
         name: String,
@@ -392,7 +392,7 @@ pub enum ClientReply {
         server: ServerId,
         /// Names the cluster.
         cluster: u64,
-        /// How often it sends heartbeats, in milliseconds.
+        /// Time between its heartbeats, in milliseconds.
         heartbeat_ms: u32,
     },
     /// To `CoordinatorStatus`.

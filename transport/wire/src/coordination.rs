@@ -140,21 +140,21 @@ pub enum Report {
     },
     /// This learner has caught up.
     CaughtUp {
-        /// Of which partition.
+        /// The partition.
         partition: PartitionId,
         /// In which chain epoch.
         epoch: Epoch,
     },
     /// This tail holds all that was committed.
     Synchronised {
-        /// Of which partition.
+        /// The partition.
         partition: PartitionId,
         /// In which chain epoch.
         epoch: Epoch,
     },
     /// The server next in a chain holds no prefix of this one's log.
     Rejected {
-        /// Of which partition.
+        /// The partition.
         partition: PartitionId,
         /// In which chain epoch.
         epoch: Epoch,
@@ -163,7 +163,7 @@ pub enum Report {
     },
     /// This server has no memory for rows that the map gives to it.
     CannotHold {
-        /// Of which partition.
+        /// The partition.
         partition: PartitionId,
         /// In which chain epoch.
         epoch: Epoch,

@@ -29,7 +29,8 @@ pub fn suitable_partitions(servers: u32, shards: u16) -> u32 {
 /// chain with them: where two have trouble with each other, somebody else can say with which of them.
 const WITNESSES: usize = 2;
 
-/// Whom `own` hears as a witness, of the servers in force in ascending order. Whoever listens is listened to.
+/// The servers that `own` hears as a witness, chosen from the servers in force in ascending order. The relation is
+/// symmetric.
 pub fn witnesses(in_force: &[ServerId], own: ServerId) -> impl Iterator<Item = ServerId> + '_ {
     let count = in_force.len();
     let around = move |at: usize| {

@@ -73,7 +73,7 @@ pub struct ControlStream {
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// So many addresses of a name are tried, each for so long at least.
+/// How many addresses of a name are tried, and the least time for each.
 const ADDRESSES_MAX: usize = 16;
 const SHARE_MIN: Duration = Duration::from_millis(1);
 
@@ -178,7 +178,7 @@ impl ControlStream {
         Ok(Self { stream: self.stream.try_clone()?, peer: self.peer.clone() })
     }
 
-    /// Ends the connection: whoever waits on it sees its end.
+    /// Ends the connection. A thread that waits on it sees the end.
     pub fn shutdown(&self) {
         // It may be gone already, which is as good.
         let _ = self.stream.shutdown(std::net::Shutdown::Both);

@@ -57,7 +57,7 @@ pub enum HugePages {
 pub enum Lock {
     /// Locked, or an error.
     Require,
-    /// Locked where the limit allows; [`PinReport::locked`] says what came of it.
+    /// Locked if the limit allows it; [`PinReport::locked`] says whether it was.
     Try,
     /// Not locked.
     Never,
@@ -80,7 +80,7 @@ impl Default for PagesOptions {
     }
 }
 
-/// What came of an allocation's wishes.
+/// Which requested properties an allocation got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PinReport {
     /// Whether reserved huge pages back it.
@@ -239,14 +239,14 @@ impl Pages {
         self.mapping.len == 0
     }
 
-    /// First byte. Whoever dereferences it keeps to the rules of this module.
+    /// First byte. Code that dereferences it must follow the rules of this module.
     #[inline]
     #[must_use]
     pub fn as_ptr(&self) -> *mut u8 {
         self.mapping.address.as_ptr()
     }
 
-    /// What came of the wishes at allocation.
+    /// Which requested properties the allocation got.
     #[must_use]
     pub fn report(&self) -> PinReport {
         self.mapping.report

@@ -7,7 +7,7 @@ use rustix::{
     rand::{GetRandomFlags, getrandom},
 };
 
-/// So many random bytes.
+/// `LEN` random bytes.
 ///
 /// # Errors
 /// When the process may not use the kernel's source.

@@ -1,8 +1,8 @@
-//! Polling in vain with manners: who has a core for itself spins, who shares it hands it on.
+//! Polite spinning: a thread alone on its core spins, a thread that shares its core yields it.
 //!
-//! A thread that spins keeps whoever else is to run on its core waiting for the scheduler, whole
-//! milliseconds, and the other may well be who it waits for. `sched_yield` returns at once where nobody
-//! else wants the core and after others ran where somebody does, so the time it takes tells which.
+//! A spinning thread keeps other threads of its core waiting for whole milliseconds, until the scheduler
+//! takes the core away. One of them may be the thread it waits for. `sched_yield` returns at once if nobody
+//! else wants the core, and after others have run if somebody does. So its duration tells which is the case.
 
 use std::time::{Duration, Instant};
 
@@ -17,21 +17,20 @@ const POLLS_PER_PROBE: u32 = 16;
 /// Yields in a row that ran nobody, after which a thread has its core for itself again.
 const BARE_YIELDS: u32 = 32;
 
-/// Others that keep the core for so many bare yields, about 400 microseconds, are not waiting for
-/// anything: they compute, and a yield costs their whole time slice. Whoever sleeps is woken in the
-/// middle of it.
+/// Threads that keep the core for this many bare yields, about 400 microseconds, are computing rather
+/// than waiting. A yield to them costs a whole time slice. A sleeping thread is woken in the middle of it.
 const CROWDED_FACTOR: u32 = 800;
 
-/// How long a thread keeps from yielding after that, at first and at most.
+/// How long a thread stops yielding after that, at first and at most.
 const PROBE_AGAIN_MIN: Duration = Duration::from_millis(10);
 const PROBE_AGAIN_MAX: Duration = Duration::from_millis(320);
 
-/// A yield that runs nobody takes some three or four times as long as the cheapest system call.
+/// A yield that runs nobody takes three to four times as long as the cheapest system call.
 const YIELD_PER_CALL: u32 = 4;
-/// One that runs others takes so many times as long as one that does not, and mostly more.
+/// A yield that runs others takes at least this many times as long as one that runs nobody.
 const SHARED_FACTOR: u32 = 3;
 
-/// So many times as long as it may spin a thread may wait while others have its core.
+/// A thread that yielded its core waits at most this multiple of its spin budget.
 const GIVEN_MAX: u32 = 2;
 
 /// What became of an empty poll.
@@ -45,21 +44,21 @@ pub enum Idle {
     Crowded,
 }
 
-/// How one thread polls in vain.
+/// How one thread behaves when its polls find nothing.
 #[derive(Debug)]
 pub struct Spin {
     polls_per_probe: u32,
-    /// Who has the core for long is doing what this thread waits for.
+    /// Whether a long-running thread on this core is probably doing the work we wait for.
     has_helpers: bool,
     /// Empty polls since something came, or since the last yield.
     empty: u32,
-    /// For how long others had the core since something came.
+    /// How long others have had the core since the last poll that found something.
     given: Duration,
-    /// Yields left to be made at every empty poll.
+    /// Empty polls that will still yield, because others were found to share the core.
     shared: u32,
-    /// What a yield takes that runs nobody.
+    /// Duration of a yield that runs nobody.
     bare: Duration,
-    /// Until when there are no yields, and how long that is.
+    /// When yielding may begin again, and how long the pause is.
     not_before: Option<Instant>,
     probe_again: Duration,
 }

@@ -28,7 +28,7 @@ pub(super) struct QueuePair {
     pub(super) id: QueuePairId,
     pub(super) nonce: Nonce,
     pub(super) state: QueuePairState,
-    /// Once `connect` was called: who has to come, or to answer.
+    /// Set by `connect`: the peer that must connect or answer.
     pub(super) expected: Option<Nonce>,
     /// A peer that came before `connect` was called here.
     pub(super) early: Option<(OwnedFd, Nonce, Descriptors)>,

@@ -125,7 +125,7 @@ impl Outbox {
         self.segments.push_back(Segment::Trailer(TRAILER_LEN));
     }
 
-    /// Gives the socket what it takes.
+    /// Writes as much as the socket accepts.
     pub(super) fn flush(&mut self, socket: &Socket, regions: &Regions) -> Flush {
         for _ in 0..CALLS_PER_POLL_MAX {
             if self.segments.is_empty() {

@@ -90,10 +90,10 @@ impl<'a> Scatter<'a> {
     }
 }
 
-/// What came of a transfer.
+/// Result of a transfer.
 #[derive(Debug)]
 pub(super) enum Transfer {
-    /// So many bytes were moved; never zero, unless none were asked for.
+    /// Bytes moved; zero only if none were requested.
     Bytes(usize),
     /// None can be moved now.
     Blocked,

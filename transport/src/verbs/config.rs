@@ -20,12 +20,12 @@ pub struct VerbsConfig {
     pub service_level: u8,
     /// Path MTU in bytes, a power of two from 256 to 4096; the port's active MTU when `None`.
     pub mtu: Option<u16>,
-    /// How often an unanswered packet is sent again before the queue pair fails, 0 to 7. 7 never
+    /// Times an unanswered packet is sent again before the queue pair fails, 0 to 7. 7 never
     /// gives up on SoftRoCE, so a dead peer would go unnoticed.
     pub retry_count: u8,
     /// Time until the first repetition: 4.096 us times 2 to this power, 1 to 31.
     pub timeout: u8,
-    /// How often a request is sent again to a receiver that is not ready, 0 to 7; 7 is for ever.
+    /// Times a request is sent again to a receiver that is not ready, 0 to 7; 7 means without limit.
     pub rnr_retry: u8,
     /// Code of the time a receiver that is not ready asks for; 12 is 0.64 ms.
     pub rnr_timer: u8,
@@ -113,7 +113,7 @@ impl VerbsConfig {
         }
     }
 
-    /// What of a peer's promises this side relies on.
+    /// Which of a peer's promises this side relies on.
     pub(super) fn narrow(&self, theirs: Promises) -> Promises {
         theirs.and(self.promises(Promises::ALL))
     }

@@ -55,7 +55,7 @@ pub(super) struct Slot {
     pub(super) windows: Windows,
 }
 
-/// How far the queue pair has come.
+/// State of the queue pair.
 #[derive(Debug)]
 pub(super) enum Stage {
     /// Waits for the peer's endpoint.

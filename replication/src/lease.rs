@@ -16,7 +16,7 @@ use crate::time::Time;
 pub struct LeaseTimings {
     /// How long a promise holds.
     pub lease_us: u64,
-    /// How often a peer is asked to renew; well below `lease_us`.
+    /// Time between requests to a peer to renew; well below `lease_us`.
     pub ping_us: u64,
     /// A peer silent for this long is reported to the coordinator.
     pub suspect_us: u64,
@@ -134,7 +134,7 @@ pub struct Leases {
     timings: LeaseTimings,
 }
 
-/// A server that did nothing for so many times `ping_us` stood still: its peers' silence says nothing.
+/// A server that did nothing for this many times `ping_us` stood still. Its peers' silence then proves nothing.
 const STANDSTILL_PINGS: u64 = 4;
 
 impl Leases {

@@ -6,16 +6,16 @@
 //!
 //! - a new map: [`Leases::adopt`], then for each replica [`Replica::removed_tail`],
 //!   [`Leases::hold_until`] and [`Input::Configure`]; every map adopted is given to every replica;
-//! - a push: [`Replica::admit`]; what is admitted is summed, and the turn's record goes into the log
-//!   and to [`Input::Append`];
+//! - a push: [`Replica::admit`]; the engine sums admitted pushes, puts the turn's record into the log, and
+//!   passes it to [`Input::Append`];
 //! - a chain message: the [`Input`] of the same name; a record is placed in the log first;
 //! - outputs: `Apply` to memory, `Forward` from the log ring, `ReportCommitted` as an 8-byte write,
 //!   `Acknowledge` to clients, the others as small messages or to the coordinator;
 //! - every turn: [`Input::Tick`] once [`Replica::wakes_at`] has passed, and the readable status word:
 //!   a strong pull may be served while [`Replica::is_strong`] and [`Leases::valid_until`] say so;
 //! - with every heartbeat: [`Replica::pending_report`];
-//! - some times in the time after which sessions expire: [`Replica::idle_sessions`], of which those that
-//!   are not connected go into a record's [`RecordHeader::expired`].
+//! - several times per session expiry: [`Replica::idle_sessions`]; put those that are not connected into a
+//!   record's [`RecordHeader::expired`].
 //!
 //! ```
 //! use windlass_replication::{Admission, ChainView, Covered, Input, Lane, Output, Push};

@@ -33,7 +33,7 @@ pub enum Quorum {
     AtLeast(u32),
 }
 
-/// What becomes of a push for a round that is closed.
+/// How to treat a push for a round that is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Late {
     /// It is acknowledged and forgotten.

@@ -1,6 +1,6 @@
-//! Servers that were failed for what was not heard of them, or by them, and pairs that were separated. Each gets
-//! copies again, or chains in common, later than the time before, so that a host that hears badly now and then
-//! does not move them to and fro; one that has behaved for long begins anew. Volatile: a new coordinator knows
+//! Back-off for servers that were failed because they were not heard or did not hear, and for separated pairs. Each
+//! waits longer than the last time before it gets copies, or common chains, again. So a host that hears badly now and
+//! then does not move copies to and fro. Long good behaviour resets the back-off. Volatile: a new coordinator knows
 //! nothing of it.
 
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ impl<Who> Default for Absences<Who> {
 
 #[derive(Clone, Debug, Default)]
 struct Absence {
-    /// How often it was failed since it last behaved for long.
+    /// Times it was failed since its last long period of good behaviour.
     times: u32,
     until: Time,
     is_over: bool,
@@ -50,7 +50,7 @@ impl<Who: Copy + Ord> Absences<Who> {
         absence.is_over = false;
     }
 
-    /// How often one was failed since it last behaved for long.
+    /// Times one of them was failed since their last long period of good behaviour.
     pub(super) fn times(&self, who: Who) -> u32 {
         self.by_who.get(&who).map_or(0, |absence| absence.times)
     }

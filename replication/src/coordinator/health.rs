@@ -83,9 +83,9 @@ impl Round {
 /// next map has to reach it. Then it is failed, once those that stay are heard well.
 const VOUCHED_TIMEOUTS: u64 = 4;
 
-/// A leader that hears badly for so many heartbeat timeouts wants to resign.
+/// A leader that hears badly for this many heartbeat timeouts wants to resign.
 const RESIGN_TIMEOUTS: u64 = 6;
-/// Each next time it waits twice as long, up to so many doublings.
+/// It waits twice as long each next time, up to this many doublings.
 const RESIGNED_MAX: u32 = 4;
 
 impl Health {

@@ -18,7 +18,7 @@ pub struct CoordinatorOptions {
     pub late_max_us: u64,
     /// When an answer to a probe is late.
     pub answers: LatenessTimings,
-    /// How often a server that is in question is probed.
+    /// Time between probes of a suspected server.
     pub probe_interval_us: u64,
     /// How long a server that was failed for what was not heard gets no copies, at least, at most, and how
     /// long it has to behave for the next time to be the first again.
@@ -33,7 +33,7 @@ pub struct CoordinatorOptions {
     /// A server that comes back with what its disk holds waits so long for others of its chains that may
     /// hold more; then it goes on with what it has. Less than a server's start waits for its join.
     pub disk_wait_us: u64,
-    /// Chains are created once so many servers are up.
+    /// Number of servers that must be up before chains are created.
     pub servers_at_creation: usize,
     /// Copies that one server takes in at a time.
     pub copies_per_server_max: usize,

@@ -9,7 +9,7 @@ use crate::time::Time;
 pub(super) struct Trouble {
     /// As last reported, in microseconds.
     us: u64,
-    /// What of it was over when it was last seen not to grow.
+    /// The part of it that had ended when it was last seen not to grow.
     past_us: u64,
     past_at: Time,
     /// When this trouble began, which may be another one than what is over.

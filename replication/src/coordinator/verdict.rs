@@ -20,7 +20,7 @@ pub(super) struct View {
     pub(super) late_here: BTreeMap<ServerId, u64>,
     /// Servers that the coordinator does not hear in time, for whatever reason.
     pub(super) unreached: BTreeSet<ServerId>,
-    /// How often servers were failed before.
+    /// Times each server was failed before.
     pub(super) absences: BTreeMap<ServerId, u32>,
     /// Of each two that share a chain, the lesser number first. Trouble between others harms nobody, and
     /// says who is ill.
@@ -28,7 +28,7 @@ pub(super) struct View {
     /// Of each two that are separated because of the link between them, which says nothing about
     /// their trouble with others, the lesser number first.
     pub(super) apart: BTreeSet<(ServerId, ServerId)>,
-    /// Who has copies of one partition that are whole.
+    /// The servers that hold a whole copy of one partition.
     pub(super) chains: BTreeSet<Vec<ServerId>>,
 }
 
@@ -47,7 +47,7 @@ pub(super) enum Verdict {
     },
 }
 
-/// Sets of so many servers are compared; where more have to go, the one with the most trouble does first.
+/// Sets of up to this many servers are compared. If more have to go, the one with the most trouble goes first.
 const FEW: usize = 6;
 
 /// The rest must hear each other so much better than it hears who is to go.

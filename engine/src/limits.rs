@@ -17,7 +17,7 @@ pub const SHARDS_PER_THREAD_MAX: usize = 16;
 /// Most sessions of one shard.
 pub const SESSIONS_MAX: usize = 4096;
 
-/// Highest number of a server: servers get ascending ones, and no cluster ever has had so many.
+/// Highest number of a server. Servers get ascending numbers; no cluster comes near this many.
 pub const SERVER_NUMBER_MAX: u32 = u32::MAX >> 1;
 
 /// Most control connections of clients at one server.

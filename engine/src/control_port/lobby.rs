@@ -1,4 +1,4 @@
-//! The few strangers that a port listens to at a time, and who has to go when there are more.
+//! The few unauthenticated connections that a port listens to at a time, and which one to drop when there are more.
 
 use std::{
     net::{IpAddr, SocketAddr, TcpStream},

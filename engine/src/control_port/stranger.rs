@@ -129,7 +129,7 @@ impl Stranger {
         self.leaves_at = now + FAREWELL_TIMEOUT;
     }
 
-    /// The connection, for whoever serves it.
+    /// The connection, handed to the thread that will serve it.
     pub(super) fn into_stream(self) -> io::Result<TcpStream> {
         self.stream.set_nonblocking(false)?;
         Ok(self.stream)

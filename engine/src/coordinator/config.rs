@@ -23,7 +23,7 @@ pub struct CoordinatorConfig {
     pub store: StoreConfig,
     /// A restored server's data directory: a new cluster has its tables and as many partitions.
     pub restored: Option<PathBuf>,
-    /// How often servers send heartbeats.
+    /// Time between a server's heartbeats.
     pub heartbeat_interval: Duration,
     /// A server silent for this long is failed.
     pub heartbeat_timeout: Duration,

@@ -17,7 +17,7 @@ use super::{
 use crate::refusal::{Refusal, invalid};
 
 impl Machine {
-    /// A number is given to whoever has this secret.
+    /// The server that proves this secret gets the number.
     pub(super) fn enrol(&mut self, server: ServerId, joining: &Joining) {
         self.catalogue.enrolled.push(Enrolled { server, secret: joining.secret });
     }

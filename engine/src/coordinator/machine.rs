@@ -72,11 +72,11 @@ pub(super) struct Machine {
     alert_until: Time,
 }
 
-/// How long and how often it looks when somebody may be dead.
+/// Duration and interval of its checks while a server may be dead.
 const ALERT: Duration = Duration::from_secs(1);
 const ALERT_TICK: Duration = Duration::from_millis(4);
 
-/// How often servers hear from the coordinator at least: they look for another one when it is silent.
+/// Longest silence towards a server. A server that hears nothing for longer looks for another coordinator.
 const BEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Machine {

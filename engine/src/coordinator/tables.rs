@@ -41,7 +41,7 @@ enum Wanted {
     Alter { name: String, change: Change },
 }
 
-/// What of a table can change while it is in use.
+/// A property of a table that can change while it is in use.
 #[derive(Debug)]
 pub(super) enum Change {
     Consistency(Consistency),
@@ -57,7 +57,7 @@ struct Current {
     answer: Answer,
 }
 
-/// What becomes of the table.
+/// What happens to the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Create,

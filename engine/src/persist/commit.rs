@@ -28,7 +28,7 @@ impl Durability {
         }
     }
 
-    /// How long a record may lie in the ring before it is written; `None` for as long as it likes.
+    /// How long a record may stay in the ring before it is written; `None` for no bound.
     #[must_use]
     pub fn delay_max(self) -> Option<Duration> {
         match self {

@@ -1,4 +1,4 @@
-//! A storage whose durable writes take longer than the disk's: how a server fares on a slow one.
+//! A storage that delays durable writes, to show how a server behaves on a slow disk.
 
 use std::{
     collections::VecDeque,

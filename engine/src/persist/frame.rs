@@ -71,7 +71,7 @@ pub enum Kind {
     Superblock = 19,
     /// The group whose first frame has the log position that is the LSN here is whole.
     Whole = 21,
-    /// Says up to where the log was durable, in a file of its own.
+    /// Holds the position up to which the log was durable, in a file of its own.
     Watermark = 20,
     /// First frame of a checkpoint's data file.
     CheckpointHeader = 32,

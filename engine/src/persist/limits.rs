@@ -48,7 +48,7 @@ pub const SEQUENCE_JUMP_BLIND: u64 = 1 << 20;
 /// Least time between two writings of a log's watermark.
 pub const WATERMARK_INTERVAL: std::time::Duration = std::time::Duration::from_millis(250);
 
-/// How often a block that cannot be read is tried.
+/// Attempts to read a block that cannot be read.
 pub const READ_ATTEMPTS_MAX: u32 = 3;
 
 /// Time between two of these attempts.
@@ -89,7 +89,7 @@ pub const SEGMENT_TIME: std::time::Duration = std::time::Duration::from_millis(2
 /// A new segment is not shorter than this part of all segments: few files make up a long log.
 pub const SEGMENTS_PER_LOG: u64 = 32;
 
-/// A new segment is at most so many times as long as the one that was filled last.
+/// A new segment is at most this many times as long as the one filled last.
 pub const SEGMENT_GROWTH_MAX: u64 = 4;
 
 /// Longest segments left when a log is nearly full: no new pushes from then on.

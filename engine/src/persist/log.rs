@@ -400,7 +400,7 @@ impl Log {
         self.watermark.is_current(self.durable.0)
     }
 
-    /// Takes in a completion of this log's own. Called by whoever polls the storage.
+    /// Takes in a completion that belongs to this log. The code that polls the storage calls it.
     pub fn complete(&mut self, storage: &mut dyn Storage, completion: Completion) {
         match completion.token.owner() {
             super::segments::OWNER => return self.segments.complete(storage, completion),

@@ -1,4 +1,4 @@
-//! From what a crash left: the newest valid checkpoint of each partition, then the log behind it.
+//! Recovery after a crash: the newest valid checkpoint of each partition, then the log behind it.
 //!
 //! The partition is the unit: any number of directories, written by any number of shards or servers,
 //! can be read by a shard that wants any set of partitions. Shards recover in parallel, each with

@@ -56,7 +56,7 @@ pub struct Superblock {
 }
 
 impl Superblock {
-    /// Length of a superblock that lists so many partitions: whole blocks.
+    /// Length of a superblock that lists this many partitions, in whole blocks.
     #[must_use]
     pub const fn length(partition_count: usize) -> usize {
         (ENTRIES_START + partition_count * ENTRY_BYTES).next_multiple_of(BLOCK_BYTES)

@@ -265,7 +265,7 @@ impl Segments {
         self.space.set_max(bytes);
     }
 
-    /// Whether a free segment has room for so many bytes.
+    /// Whether a free segment has room for this many bytes.
     pub(crate) fn has_free(&self, needed: u64) -> bool {
         let needed = needed.min(self.space.longest_made);
         // Those counted have room for the most that was ever needed.
@@ -285,7 +285,7 @@ impl Segments {
             || self.may_grow()
     }
 
-    /// A segment was filled with so many bytes in so much time.
+    /// Notes how many bytes filled a segment, and in how much time.
     pub(crate) fn note_filled(&mut self, bytes: u64, took: Duration) {
         self.space.note_filled(bytes, took);
     }

@@ -205,7 +205,7 @@ impl Operation {
     }
 }
 
-/// What came of an operation.
+/// The result of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The file opened.
@@ -221,7 +221,7 @@ pub enum Outcome {
 pub struct Completion {
     /// The token it was submitted with.
     pub token: Token,
-    /// What came of it.
+    /// Its result.
     pub result: Result<Outcome, StorageError>,
 }
 

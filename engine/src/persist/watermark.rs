@@ -1,6 +1,6 @@
-//! Up to where a log is on disk, kept in a file beside it. Each batch of the log witnesses those before
-//! it; nothing in the log witnesses the last one, nor says that a segment behind it is gone. So the
-//! watermark is renewed while the log grows, at a bounded rate, when it comes to rest, and on close.
+//! The highest log position known to be on disk, in a file beside the log. Each batch of the log witnesses those
+//! before it, but nothing in the log witnesses the last batch or reveals a missing segment behind it. So the
+//! watermark is renewed at a bounded rate while the log grows, when it comes to rest, and on close.
 //!
 //! ```text
 //!  file `watermark`:  | slot 0 | slot 1 |     a block each, written in turn: one is always whole

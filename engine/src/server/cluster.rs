@@ -77,7 +77,7 @@ pub(super) struct State {
 /// How long clients wait for servers that have not joined yet.
 const JOIN_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How often a start that waits looks whether it is to be given up.
+/// Time between checks of a waiting start whether it should be given up.
 const GIVE_UP_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Cluster {

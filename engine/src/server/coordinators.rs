@@ -227,7 +227,7 @@ fn passing(address: &str, reason: String) -> JoinError {
     JoinError { coordinator: address.to_owned(), reason, is_passing: true }
 }
 
-/// Greets whoever listens at `address`.
+/// Greets the process that listens at `address`.
 fn greet(address: &str, token: &str, incarnation: Incarnation) -> Result<ControlStream, Refusal> {
     let unreachable = |text| (RefusalKind::NoCoordinator {}, text);
     let mut stream = ControlStream::connect_within(address, CONNECT_TIMEOUT)

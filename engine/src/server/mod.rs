@@ -427,7 +427,7 @@ impl From<RunError> for StartError {
     }
 }
 
-/// How often a waiting server looks whether it has left its cluster.
+/// Time between checks of a waiting server whether it has left its cluster.
 const LEAVE_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A server's shards, and by which providers they are reached.

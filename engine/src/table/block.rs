@@ -55,13 +55,13 @@ impl BlockGeometry {
         Self { row_len, block_rows: fits(block_rows), block_stride: fits(stride) }
     }
 
-    /// Blocks that hold so many rows.
+    /// Number of blocks that hold `row_count` rows.
     #[must_use]
     pub fn block_count(&self, row_count: u64) -> u64 {
         row_count.div_ceil(u64::from(self.block_rows))
     }
 
-    /// Bytes that so many rows take, lines included.
+    /// Bytes that `row_count` rows take, version lines included.
     #[must_use]
     pub fn len(&self, row_count: u64) -> u64 {
         self.block_count(row_count) * u64::from(self.block_stride) + BLOCK_LINE_LEN
@@ -180,7 +180,7 @@ impl Blocks {
         self.mark == FENCED
     }
 
-    /// Marks at most so many blocks; returns how many.
+    /// Marks at most `blocks_max` blocks; returns how many.
     pub fn mark_some(&mut self, blocks_max: u64) -> u64 {
         let end = self.geometry.block_count(self.row_count).min(self.marked + blocks_max);
         for block in self.marked..end {

@@ -8,7 +8,7 @@ pub struct ChangedPieces {
 }
 
 impl ChangedPieces {
-    /// So many pieces, all changed.
+    /// A set in which all pieces have changed.
     #[must_use]
     pub fn all(count: u64) -> Self {
         let words = usize::try_from(count.div_ceil(64)).unwrap_or(usize::MAX).max(1);

@@ -1,5 +1,5 @@
-//! How many bytes of a checkpoint one turn gives to the storage. A disk takes what it is given aside; a
-//! file system in memory copies it, and looks for pages to copy it to, before it lets the turn go on.
+//! How many checkpoint bytes one turn submits to the storage. A disk takes them asynchronously. A file system in
+//! memory first finds pages and copies them, and the turn waits for that.
 
 use std::time::Duration;
 

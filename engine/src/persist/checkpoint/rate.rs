@@ -1,6 +1,6 @@
-//! How fast a checkpoint is copied. Beside requests slowly, in short writes: the log's writes wait behind
-//! each of them on the device. Faster while nobody asks for anything, and as fast as the disk can where
-//! the log would be full before the checkpoint ends, since only its end brings room back.
+//! The rate at which a checkpoint is copied. While requests come in it is slow, in short writes, because the log's
+//! writes wait behind each of them on the device. It is faster while the shard is idle. It has no limit if
+//! the log would otherwise fill up first, because only the end of the checkpoint frees log space.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const ROOM_PERCENT: u128 = 75;
 pub(super) struct Situation {
     /// Whether requests came in lately.
     pub(super) is_serving: bool,
-    /// Bytes copied so far, and at most so many that will have been in the end.
+    /// Bytes copied so far, and an upper bound of the total.
     pub(super) copied: u64,
     pub(super) total: u64,
     /// Bytes that the log still takes before it is nearly full, and how many it did when the checkpoint
@@ -106,7 +106,7 @@ impl Rate {
         };
     }
 
-    /// Whether another block may be copied, behind so many bytes.
+    /// Whether another block may be copied after `copied` bytes.
     pub(super) fn allows(&self, copied: u64) -> bool {
         self.limit.is_none() || copied < self.allowed
     }

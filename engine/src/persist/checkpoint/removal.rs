@@ -1,6 +1,6 @@
-//! Removing files that no checkpoint names any more, a piece at a time. A device that is told to discard
-//! what a long file held does nothing else meanwhile, the log's writes included: a fifth of a millisecond
-//! for each MiB is common, and removing a file at once discards all of it.
+//! Removes files that no checkpoint names any more, a piece at a time. A device that discards the blocks of a long
+//! file does nothing else meanwhile, not even the log's writes. A fifth of a millisecond per MiB is common, and
+//! removing a whole file discards all of it at once.
 //!
 //! ```text
 //!  open | give a piece back | sync | pause | give the next one back | sync | .. | close | remove

@@ -14,7 +14,7 @@ pub trait CheckpointSource {
         0
     }
 
-    /// At most so many bytes are the blocks of all partitions.
+    /// Upper bound of the bytes of all partitions' blocks.
     fn bytes(&self) -> u64 {
         u64::MAX
     }

@@ -1,4 +1,4 @@
-//! What a log says of itself.
+//! Queries about the state of a log.
 
 use std::time::Duration;
 
@@ -63,14 +63,14 @@ impl Log {
         self.segments.space.used + left >= self.segments.space.max
     }
 
-    /// Whether so many bytes, in pieces, find room in the ring now.
+    /// Whether the ring has room now for `bytes` in several pieces.
     #[must_use]
     pub fn has_ring_room(&self, bytes: u64) -> bool {
         self.ring.capacity() - self.ring.used() >= bytes && self.batches.len() < BATCHES_MAX / 2
     }
 
-    /// Whether so many bytes in records of at most so many find segments now. One that is missing is
-    /// prepared from the next flush on; where it cannot be, that is found out by asking for it.
+    /// Whether segments have room now for `bytes` in records of at most `record` bytes. The next flush begins to prepare
+    /// a missing segment; whether that is possible shows only when a record asks for it.
     pub fn has_segment_room(&mut self, bytes: u64, record: u64) -> bool {
         let left = self.active.map_or(0, |active| active.bytes - active.offset);
         let needed = bytes.min(record).min(self.record_bytes_max() as u64) + SEGMENT_OVERHEAD;

@@ -1,4 +1,4 @@
-//! The end of a log that no sync is known of.
+//! The tail of a log that is not known to have been synced.
 
 use crate::persist::{
     limits::BLOCK_BYTES,

@@ -1,4 +1,4 @@
-//! Manifests that cannot be read are named where what took their place was not enough.
+//! Names unreadable manifests when recovery without them fails.
 
 use windlass_wire::PartitionId;
 

@@ -65,13 +65,13 @@ impl Space {
         }
     }
 
-    /// Records were given up. Who has less to keep than before stays clear of the bound.
+    /// Records were released. A log that keeps less than before stays clear of the bound.
     pub(super) fn shrink(&mut self) {
         let clear = 2 * self.used + SEGMENTS_LAST * self.longest_made;
         self.max = self.max.min(self.wanted.max(clear));
     }
 
-    /// A segment was filled with so many bytes in so much time.
+    /// Notes how many bytes filled a segment, and in how much time.
     pub(super) fn note_filled(&mut self, bytes: u64, took: Duration) {
         let nanoseconds = took.as_nanos().max(1);
         let paced = u128::from(bytes) * SEGMENT_TIME.as_nanos() / nanoseconds;
@@ -85,7 +85,7 @@ impl Space {
         wanted.next_power_of_two().min(self.longest_made)
     }
 
-    /// Whether so many bytes more are within the bound.
+    /// Whether this many more bytes stay within the bound.
     pub(super) fn fits(&self, bytes: u64) -> bool {
         self.total + bytes <= self.max
     }

@@ -24,7 +24,7 @@ pub(super) struct Slot {
     pub(super) flush: Flush,
 }
 
-/// What of a durable write is under way.
+/// Which part of a durable write is in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flush {
     /// All of the operation.

@@ -22,7 +22,7 @@ use windlass_wire::{
 use self::link::Linker;
 use crate::shard::{Answer, ChainCommand, LinkEnded, ShardCommand, ShardHandle, ShardStopped};
 
-/// What it takes to link a server with others.
+/// Everything needed to link a server with its peers.
 #[derive(Debug)]
 pub struct PeersConfig {
     /// The server's shards, in order.

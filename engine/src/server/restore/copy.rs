@@ -1,4 +1,4 @@
-//! What of old directories recovery needs, and copies of it under numbers of their own.
+//! Copies the files that recovery needs from old directories, under new numbers.
 
 use std::{
     collections::BTreeMap,

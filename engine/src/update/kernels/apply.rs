@@ -10,7 +10,7 @@ use super::{
 
 /// Contiguous rows and the gradient to apply to them.
 ///
-/// Whoever applies a run promises, with n = `rows * width`, which does not overflow:
+/// The caller promises, with n = `rows * width`, which does not overflow:
 /// - `values` points to n values of the table's dtype, `state[i]`, for each plane i below the rule's
 ///   state width, to n state values, and `steps`, if the rule counts steps, to `rows` counts; all
 ///   may be read and written, and nobody else writes them during the call;

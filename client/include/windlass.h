@@ -894,7 +894,7 @@ windlass_status windlass_table_schema(const struct windlass_table *table,
                                       struct windlass_schema *schema);
 
 /**
- * Waits until so many workers, this one included, have opened the table: those that come later start where
+ * Waits until `count` workers, this one included, have opened the table: those that come later start where
  * the others are, and are not waited for before. Its workers have to keep clocks.
  */
 windlass_status windlass_wait_for_workers(const struct windlass_table *table,

@@ -399,7 +399,7 @@ pub enum RequestError {
 /// Ranges of rows that the text of an error names.
 const RANGES_NAMED: usize = 16;
 
-/// What of a push was not applied, as the end of a sentence.
+/// The end of a sentence that names the rows of a push that were not applied.
 fn of_push(rows: &[RangeInclusive<u64>]) -> String {
     let mut text = String::new();
     for (at, range) in rows.iter().take(RANGES_NAMED).enumerate() {
@@ -430,7 +430,7 @@ pub enum FilterRefusal {
         "a value of the push is NaN or infinite, which fixed point cannot write; nothing was sent"
     )]
     NotFinite,
-    /// The same of rows that were to be pulled.
+    /// The same for rows of a pull.
     #[error(
         "a value of the rows is NaN or infinite, which fixed point cannot write: pull them without it"
     )]

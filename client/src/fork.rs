@@ -1,7 +1,7 @@
-//! Telling a forked child from the process that connected. Both have the session, the sequences and the
-//! shared memory of a client, so if both used it, servers would take one's pushes for the other's.
+//! Tells a forked child from the process that connected. Both have the client's session, sequences and shared
+//! memory. If both used them, servers would take one's pushes for the other's.
 //!
-//! The C library counts forks in each child, so a look costs one load and no system call.
+//! A handler that the C library calls in each child counts forks, so a check costs one load and no system call.
 #![allow(unsafe_code)]
 
 use std::{

@@ -1,4 +1,4 @@
-//! Keys in the order that trainers have them: sorted here, those that come several times sent once.
+//! Sorts keys that come in any order, and merges repeated ones so that each is sent once.
 
 use std::ops::Range;
 

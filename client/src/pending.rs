@@ -1,4 +1,4 @@
-//! Requests under way, as their maker holds them.
+//! Handles of requests in flight.
 
 use std::{fmt, marker::PhantomData};
 
@@ -28,7 +28,7 @@ impl<T: Element> PendingPush<T> {
         Self { core: core.clone(), id, rows }
     }
 
-    /// What later requests name to run after this one.
+    /// The timestamp that later requests name to run after this one.
     #[must_use]
     pub fn timestamp(&self) -> Timestamp {
         Timestamp(self.id)
@@ -116,7 +116,7 @@ impl<T: Element> PendingPull<T> {
         self
     }
 
-    /// What later requests name to run after this one.
+    /// The timestamp that later requests name to run after this one.
     #[must_use]
     pub fn timestamp(&self) -> Timestamp {
         Timestamp(self.id)

@@ -1,4 +1,4 @@
-//! What a client and everything made with it share.
+//! The state that a client shares with its tables and requests.
 
 use std::{
     cell::{Ref, RefCell, RefMut},

@@ -16,9 +16,9 @@ use crate::{
     shared::SharedCore,
 };
 
-/// Rows of a request: by key, or a range of a dense table. Keys may come in any order, and several times: a push
-/// sums the values of a key that does (of a rule that assigns the last ones count), and a pull brings its row to each of
-/// its places. Ascending keys without duplicates are sent as they are; others are sorted first.
+/// Rows of a request: keys, or a range of a dense table. Keys may come in any order and repeat. A push sums the values
+/// of a repeated key; with rule `assign` the last ones count. A pull copies the row to each place of its key.
+/// Ascending keys without repeats are sent as they are; others are sorted first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RowSelection<'a> {
     /// These keys, or rows of a dense table.
@@ -115,8 +115,8 @@ impl<T: Element> Table<T> {
         self.width
     }
 
-    /// Whether pulls may overtake pushes made before them, so that one that has to see a push names
-    /// it in [`PullOptions::after`]: one-sided pulls do, and all where rows have, or may move to, other
+    /// Whether a pull may overtake earlier pushes. If so, a pull that must see a push names it in
+    /// [`PullOptions::after`]. One-sided pulls may overtake; so may all pulls if the rows have, or may move to, other
     /// servers.
     #[must_use]
     pub fn pulls_overtake(&self) -> bool {
@@ -127,11 +127,10 @@ impl<T: Element> Table<T> {
     /// Starts a push: `values` has `width` values for each row, in the order of the rows. They are
     /// copied before this returns.
     ///
-    /// Each shard gets it in messages of at most 1 MiB of values (256 KiB where devices write values) and
-    /// 16,384 keys (4,096 in a sparse table), and applies and keeps each whole or not at all. Of a push that is
-    /// not acknowledged when server and client both end, so that nobody sends it again, some messages may be there
-    /// and others not; of one message some partitions and not others where there are replicas, and in
-    /// `interval` tables.
+    /// Each shard gets the push in messages of at most 1 MiB of values (256 KiB where devices write values) and
+    /// 16,384 keys (4,096 in a sparse table). It applies and keeps each message whole or not at all. If server and
+    /// client both end before the acknowledgement, nobody sends the push again: some messages may be kept and others
+    /// not. With replicas and in `interval` tables this can also happen to the partitions of one message.
     ///
     /// # Errors
     /// When keys or lengths are not valid, or the server is gone; nothing is sent then.
@@ -162,8 +161,8 @@ impl<T: Element> Table<T> {
         Ok(PendingPush::new(&self.core, id, Some(values)))
     }
 
-    /// Starts a pull. A dense range is read one-sided, without the server's processor. Of more rows than half the
-    /// client's staging area takes the last ones are asked for when the pull is waited for.
+    /// Starts a pull. A dense range is read one-sided, without the server's processor. If the rows exceed half of the
+    /// client's staging area, the rest is requested when the pull is waited for.
     ///
     /// # Errors
     /// When keys are not valid, or the server is gone.
@@ -208,7 +207,7 @@ impl<T: Element> Table<T> {
         self.pull_in_order(&mut core, &Order::of(keys), into, options)
     }
 
-    /// The same for keys that were sorted.
+    /// Like `pull_into`, for keys that had to be sorted.
     #[cold]
     pub(crate) fn pull_in_order(
         &self,
@@ -257,8 +256,8 @@ impl<T: Element> Table<T> {
         Prepared::new(self.clone(), &rows.into())
     }
 
-    /// Waits until so many workers, this one included, have opened the table: those that come later
-    /// start where the others are, and are not waited for before.
+    /// Waits until `count` workers, this one included, have opened the table. A worker that comes later starts at
+    /// the others' clock; nobody waits for it before that.
     ///
     /// # Errors
     /// When they are not there within the client's timeout, or the table keeps no clocks.

@@ -1,4 +1,4 @@
-//! Letting the caller end a wait.
+//! Lets the caller interrupt a wait.
 
 use std::{
     fmt,

@@ -123,7 +123,7 @@ pub unsafe extern "C" fn windlass_table_schema(
     })
 }
 
-/// Waits until so many workers, this one included, have opened the table: those that come later start where
+/// Waits until `count` workers, this one included, have opened the table: those that come later start where
 /// the others are, and are not waited for before. Its workers have to keep clocks.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn windlass_wait_for_workers(

@@ -97,7 +97,7 @@ pub enum PlanError {
     /// More of something than a cluster may have, or than can be planned.
     #[error("{given} {what} are too many to plan: at most {most}")]
     TooMany {
-        /// Of what.
+        /// The resource.
         what: &'static str,
         /// How many.
         given: u32,

@@ -28,14 +28,14 @@ pub struct VerbsFlags {
     /// Path MTU in bytes: 256, 512, 1024, 2048 or 4096 [default: the port's]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(256..=4096))]
     pub verbs_mtu: Option<u16>,
-    /// How often an unanswered packet is sent again, 0 to 7; with 7 SoftRoCE never gives up
+    /// Times an unanswered packet is sent again, 0 to 7; with 7 SoftRoCE never gives up
     /// [default: 6]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=7))]
     pub verbs_retry_count: Option<u8>,
     /// When it is first sent again: after 4.096 us times 2 to this power [default: 14]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=31))]
     pub verbs_timeout: Option<u8>,
-    /// How often a receiver that is not ready is asked again, 0 to 7; 7 is for ever [default: 6]
+    /// Times a receiver that is not ready is asked again, 0 to 7; 7 means without limit [default: 6]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=7))]
     pub verbs_rnr_retry: Option<u8>,
     /// Code of the time such a receiver asks for; 12 is 0.64 ms [default: 12]

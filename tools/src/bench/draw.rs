@@ -116,7 +116,7 @@ pub(super) fn key_of(row: u64, is_sparse: bool) -> u64 {
     if is_sparse { row.wrapping_mul(SCATTER) } else { row }
 }
 
-/// So many rows, all different.
+/// Distinct rows, as many as asked for.
 fn rows(
     distribution: Distribution,
     count: u64,

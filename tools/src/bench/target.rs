@@ -101,7 +101,7 @@ pub struct Target {
     server_core: Option<usize>,
 }
 
-/// What came out.
+/// The result.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// For people and programs.

@@ -62,7 +62,7 @@ pub(crate) struct Arguments {
     /// gives up a push that had no answer for half of that
     #[arg(long, value_name = "TIME", value_parser = super::span::parse_ms, default_value = "1h")]
     session_expiry: u32,
-    /// How often servers send heartbeats, in milliseconds [default: 100 with replicas, else 500]
+    /// Time between heartbeats of a server, in milliseconds [default: 100 with replicas, else 500]
     #[arg(long, value_name = "MILLISECONDS")]
     heartbeat_interval: Option<u64>,
     /// A server silent for this long is failed, in milliseconds [default: 800 with replicas, else

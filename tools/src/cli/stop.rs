@@ -12,7 +12,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::Failure;
 
-/// How often a process looks whether it was asked to stop.
+/// Time between checks whether the process was asked to stop.
 pub(super) const STOP_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Whether to stop.

@@ -92,7 +92,7 @@ struct Method {
     /// How far workers may be apart: sequential, bounded:N (a batch is a round), or eventual
     #[arg(long, value_name = "MODEL", default_value = "eventual", value_parser = consistency::parse, conflicts_with = "synchronous")]
     consistency: Consistency,
-    /// Slow one worker down by so many milliseconds a batch, to see what the others wait; which one is
+    /// Slow one worker down by this many milliseconds a batch, to see how long the others wait; which one is
     /// drawn by the seed, again and again
     #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=60_000))]
     straggler: u64,

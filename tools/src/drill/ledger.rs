@@ -69,7 +69,7 @@ pub enum LedgerError {
 }
 
 impl Writers {
-    /// Starts so many.
+    /// Starts `count` writers.
     #[must_use]
     pub fn start(connection: &Connection, count: u32, durability: Durability) -> Self {
         let shared = Arc::new(Shared {

@@ -37,7 +37,7 @@ impl Latency {
         self.record_nanos(u64::try_from(time.as_nanos()).unwrap_or(NANOS_MAX));
     }
 
-    /// Counts one operation of so many nanoseconds.
+    /// Counts one operation that took this many nanoseconds.
     pub fn record_nanos(&mut self, nanos: u64) {
         self.histogram.saturating_record(nanos.clamp(1, NANOS_MAX));
     }

@@ -20,7 +20,7 @@ pub struct BenchResult {
     pub dtype: String,
     /// Operations in flight.
     pub window: u32,
-    /// Clients at once, each with so many in flight: rates are those of all together.
+    /// Number of clients, each with `window` operations in flight. Rates are those of all clients together.
     pub clients: u32,
     /// Median time from the call to the acknowledgement, in microseconds; what reading the clock
     /// takes is taken off.
@@ -63,7 +63,7 @@ pub struct LogResult {
     pub window_block_bytes: u64,
     /// Bytes of values per second that fio writes with such blocks.
     pub window_limit: f64,
-    /// `bytes_per_s` over it: what group commit is worth to whoever waits for all of them.
+    /// `bytes_per_s` over that rate: what group commit gains for a client that waits for all of them.
     pub window_ratio: f64,
     /// Block of the third comparison: one push.
     pub push_block_bytes: u64,
@@ -107,7 +107,7 @@ pub struct TrainResult {
 pub struct DemoResult {
     /// Area under the ROC curve of the trained model on the evaluation data.
     pub auc: Option<f64>,
-    /// The same of the true model that made the data: no model does better but by luck.
+    /// The same of the true model that generated the data; another model beats it only by chance.
     pub auc_best: Option<f64>,
     /// Examples per second of training.
     pub examples_per_s: f64,

@@ -90,9 +90,9 @@ pub struct Done {
     pub idle_us: u64,
     /// Microseconds of its loop altogether.
     pub loop_us: u64,
-    /// Times of pulls: nanoseconds and how often.
+    /// Latencies of pulls: nanoseconds and their counts.
     pub pull_latency: Vec<(u64, u64)>,
-    /// Times of pushes, likewise.
+    /// Latencies of pushes, likewise.
     pub push_latency: Vec<(u64, u64)>,
 }
 

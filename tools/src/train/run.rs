@@ -88,7 +88,7 @@ pub struct Snapshot {
     pub recent_logloss: Option<f64>,
 }
 
-/// What to tell whoever watches.
+/// Progress messages for the user.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// Some more examples are done.
@@ -99,7 +99,7 @@ pub enum Event {
     Evaluating,
 }
 
-/// What came out.
+/// The result.
 #[derive(Clone, Debug)]
 pub struct Trained {
     /// Sums over all workers.

@@ -155,7 +155,7 @@ impl Servers {
         self.await_ready(process, data)
     }
 
-    /// Whoever is first founds the cluster, and the others join it.
+    /// The first server founds the cluster; the others join it.
     fn start_unchained(&mut self) -> Result<(), ProcessError> {
         for _ in 0..self.options.count {
             self.add()?;

@@ -20,7 +20,7 @@ pub struct SourceOptions {
     pub workers: u64,
     /// Examples of a batch.
     pub batch_examples: usize,
-    /// How often the file is read.
+    /// Times the file is read.
     pub epochs: u32,
     /// Seed of the order within a window.
     pub seed: u64,

@@ -72,7 +72,7 @@ enum Probe {
     Memcpy(memory::Copy),
     Add(memory::Add),
     AddThenMemcpy(memory::Add, memory::Copy),
-    /// On these cores: whoever measures may be pinned to one of them meanwhile.
+    /// The two cores to measure on. The measuring thread may be pinned to one of them meanwhile.
     CrossCore(Vec<usize>),
     Blocking(tcp::PingPong),
     /// With the peer on this core. Nothing else is kept: a spinning peer between two samples would

@@ -66,7 +66,7 @@ impl Client {
     /// When there is none of that name, or its values are of another type.
     pub fn open_table<T: Element>(&self, name: &str) -> Result<Table<T>, TableError> {
         let index = self.core.enter()?.open_table(name)?;
-        check_dtype::<T>(name, &self.core.look().tables[index.0].entry.schema)?;
+        check_dtype::<T>(name, &self.core.look().tables[index].entry.schema)?;
         Ok(Table::new(&self.core, index))
     }
 
@@ -76,7 +76,7 @@ impl Client {
     /// When there is none of that name.
     pub fn table_entry(&self, name: &str) -> Result<TableEntry, TableError> {
         let index = self.core.enter()?.open_table(name)?;
-        Ok(self.core.look().tables[index.0].entry.clone())
+        Ok(self.core.look().tables[index].entry.clone())
     }
 
     /// Drops a table and its rows, everywhere.
@@ -147,7 +147,7 @@ impl Client {
     /// The worker's clock: rounds it has ended.
     #[must_use]
     pub fn clock(&self) -> WorkerClock {
-        self.core.look().clock
+        self.core.look().clocks.own
     }
 
     /// Waits for the request with this timestamp.
@@ -177,14 +177,15 @@ impl Client {
     /// The cluster map in use.
     #[must_use]
     pub fn map(&self) -> ClusterMap {
-        self.core.look().map.clone()
+        self.core.look().cluster.map.clone()
     }
 
     /// The provider in use for each server, and why better ones are not.
     #[must_use]
     pub fn providers(&self) -> Vec<(ServerId, Provider, Vec<String>)> {
         let core = self.core.look();
-        core.servers
+        core.cluster
+            .servers
             .iter()
             .map(|server| (server.id, server.provider, server.notes.clone()))
             .collect()
@@ -201,14 +202,14 @@ impl Client {
     /// themselves. For tests of what they do then.
     pub fn vanish(self) {
         if let Ok(mut core) = self.core.enter() {
-            core.says_farewell = false;
+            core.session.sends_leave_notice = false;
         }
     }
 
     /// What this client has counted.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        self.core.look().counters
+        self.core.look().pending.counters
     }
 
     /// The counters of one server as JSON.

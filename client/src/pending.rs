@@ -146,7 +146,7 @@ impl<T: Element> PendingPull<T> {
         let Some(detour) = &self.detour else {
             return core.claim(self.table, self.id, bytemuck::cast_slice_mut(into));
         };
-        let width = core.tables[self.table.0].entry.schema.width as usize;
+        let width = core.tables[self.table].entry.schema.width as usize;
         let Some(order) = &detour.order else {
             return detour.claim(&mut core, (self.table, self.id), width, into);
         };

@@ -118,7 +118,7 @@ impl<T: Element> Table<T> {
         if entry.schema.kind != (TableKind::Sparse {}) {
             return Err(RequestError::ScanOfDense);
         }
-        let partition_count = self.core().enter()?.map.partition_count();
+        let partition_count = self.core().enter()?.cluster.map.partition_count();
         let cursor =
             ScanCursor { table: entry.id, partition_count, partition: PartitionId(0), position: 0 };
         let (table, options, bytes) = (self.clone(), *options, Vec::new());
@@ -175,7 +175,7 @@ impl<T: Element> Scan<T> {
             let head = step(&mut core, self.table.index(), &asked, &mut self.bytes)?;
             self.cursor.go_on(head.next);
             if head.row_count > 0 {
-                let schema = &core.tables[self.table.index().0].entry.schema;
+                let schema = &core.tables[self.table.index()].entry.schema;
                 let (values_len, state_len) = self.options.columns.lens(schema);
                 batch.take(&self.bytes, head.row_count as usize, values_len, state_len);
                 return Ok(true);

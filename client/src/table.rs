@@ -84,14 +84,14 @@ impl<T: Element> fmt::Debug for Table<T> {
 
 impl<T: Element> Table<T> {
     pub(crate) fn new(core: &SharedCore, index: TableIndex) -> Self {
-        let width = core.look().tables[index.0].entry.schema.width as usize;
+        let width = core.look().tables[index].entry.schema.width as usize;
         Self { core: core.clone(), index, width, element: PhantomData }
     }
 
     /// The table's number, name and schema.
     #[must_use]
     pub fn entry(&self) -> TableEntry {
-        self.core.look().tables[self.index.0].entry.clone()
+        self.core.look().tables[self.index].entry.clone()
     }
 
     /// The table's schema.
@@ -121,7 +121,7 @@ impl<T: Element> Table<T> {
     #[must_use]
     pub fn pulls_overtake(&self) -> bool {
         let core = self.core.look();
-        core.map.servers.len() > 1 || core.tables[self.index.0].dense_rows().is_some()
+        core.cluster.map.servers.len() > 1 || core.tables[self.index].dense_rows().is_some()
     }
 
     /// Starts a push: `values` has `width` values for each row, in the order of the rows. They are
@@ -301,7 +301,7 @@ impl<T: Element> Table<T> {
             return Ok(id);
         }
         let order = order.map_or_else(|| Cow::Owned(Order::of(keys)), Cow::Borrowed);
-        let merge = core.tables[self.index.0].entry.schema.rule.merge();
+        let merge = core.tables[self.index].entry.schema.rule.merge();
         let merged = order.merged(values, self.width, merge);
         // Sums may be too great.
         self.check_values(&core, &merged, options)?;
@@ -317,7 +317,7 @@ impl<T: Element> Table<T> {
         values: &[T],
         options: &PushOptions,
     ) -> Result<(), RequestError> {
-        let policy = core.tables[self.index.0].entry.schema.not_finite;
+        let policy = core.tables[self.index].entry.schema.not_finite;
         if policy == (NotFinitePolicy::Reject {}) && !T::all_finite(values) {
             return Err(RequestError::NotFinite);
         }

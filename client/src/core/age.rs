@@ -46,35 +46,35 @@ fn milliseconds(clock: ClockId) -> u64 {
 impl Core {
     /// Nothing waits to be sent again: how long clocks stood still until now is of no push.
     pub(super) fn settle_ages(&mut self) {
-        self.clock_leads = ClockLeads::now();
+        self.retries.clock_leads = ClockLeads::now();
     }
 
     /// How long a request may go on being sent.
     pub(super) fn time_left(&self, request: RequestId) -> Duration {
-        let begun = self.requests.find(request).map(|request| request.begun_ms);
+        let begun = self.pending.requests.find(request).map(|request| request.begun_ms);
         let elapsed = begun.map_or(0, |begun| coarse_ms().saturating_sub(begun));
-        self.options.timeout.saturating_sub(Duration::from_millis(elapsed))
+        self.session.options.timeout.saturating_sub(Duration::from_millis(elapsed))
     }
 
     /// Gives up pushes that servers may have applied and forgotten.
     pub(super) fn give_up_old(&mut self) {
-        let expiry = u64::from(self.map.session_expiry_ms);
-        if expiry == 0 || self.backlog.is_empty() {
+        let expiry = u64::from(self.cluster.map.session_expiry_ms);
+        if expiry == 0 || self.retries.queue.is_empty() {
             return;
         }
-        let stood_still = ClockLeads::now().stood_still_ms(self.clock_leads);
+        let stood_still = ClockLeads::now().stood_still_ms(self.retries.clock_leads);
         let now = coarse_ms();
-        let requests = &self.requests;
+        let requests = &self.pending.requests;
         let is_over = |kept: &Kept| {
             let begun = requests.find(kept.request).map(|request| request.begun_ms);
             let age = begun.map_or(0, |begun| now.saturating_sub(begun) + stood_still);
             kept.header.kind.pushes() && age >= expiry / 2
         };
-        if !self.backlog.iter().any(is_over) {
+        if !self.retries.queue.iter().any(is_over) {
             return;
         }
-        let (over, left) = std::mem::take(&mut self.backlog).into_iter().partition(is_over);
-        self.backlog = left;
+        let (over, left) = std::mem::take(&mut self.retries.queue).into_iter().partition(is_over);
+        self.retries.queue = left;
         let over: std::collections::VecDeque<Kept> = over;
         let expiry = Duration::from_millis(expiry);
         for kept in over {

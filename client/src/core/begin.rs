@@ -32,15 +32,15 @@ impl Core {
         let mut patience = None;
         if self.in_trouble() {
             self.recover();
-            while self.backlog_len >= BACKLOG_LEN_MAX {
+            while self.retries.len >= BACKLOG_LEN_MAX {
                 self.wait_a_little(&mut patience)?;
             }
         }
-        while !self.requests.next_is_free() {
+        while !self.pending.requests.next_is_free() {
             self.wait_a_little(&mut patience)?;
         }
-        let id = self.requests.start(claimable);
-        if let Some(request) = self.requests.find_mut(id) {
+        let id = self.pending.requests.start(claimable);
+        if let Some(request) = self.pending.requests.find_mut(id) {
             request.parts_left = 1;
         }
         Ok(id)

@@ -17,26 +17,30 @@ use windlass_transport::{
     verbs::VerbsTransport,
 };
 use windlass_wire::{
-    Blob, ClusterMap, Incarnation, Sequence, ServerId, SessionId, ShardId, WorkerClock,
+    Blob, ClusterMap, Incarnation, Sequence, ServerId, SessionId, ShardId,
     control::{ClientReply, ClientRequest, PROTOCOL_VERSION, Provider, SharedRegion},
-    filter::BodyEncoder,
     map::ServerState,
 };
 
 pub(crate) use windlass_transport::error::chain;
 
 use super::{
-    COMPLETIONS_PER_POLL, Core, Counters, Scratch,
+    COMPLETIONS_PER_POLL, Cluster, Core, Counters, Links, Pending, Scratch, Session,
+    clock::Clocks,
     control::Control,
+    kept::RetryQueue,
     key_lists::KeyLists,
     lazy::RING_PAGES,
     link::Link,
     memory::{Memory, SharedRegions},
     read::Reads,
     readers::Readers,
+    recover::Recovery,
     refused::Refused,
     requests::Requests,
+    rounds::Rounds,
     route::Routes,
+    tables::Tables,
     vigil::Vigil,
 };
 use crate::{config::ClientOptions, error::ConnectError, fork::Process, watch::Watching};
@@ -51,52 +55,54 @@ impl Core {
     /// Connects to the cluster that a server or coordinator at one of `addresses` knows.
     pub(crate) fn connect(addresses: &str, options: ClientOptions) -> Result<Self, ConnectError> {
         let session = SessionId(random::number());
+        let staging_len = options.staging_len;
         let mut core = Self {
-            memory: Memory::new(options.staging_len),
-            watching: Watching::new(options.watch.clone()),
-            options,
-            session,
-            incarnation: Incarnation(session.0),
-            map: ClusterMap::default(),
-            servers: Vec::new(),
-            transports: Vec::new(),
-            links: Vec::new(),
-            blanks: Vec::new(),
-            heads: Routes::default(),
-            tails: Routes::default(),
-            strong: Routes::default(),
-            any: Routes::default(),
-            generation: 0,
-            addresses: parse(addresses)?,
-            backlog: VecDeque::new(),
-            backlog_len: 0,
-            trouble: None,
-            clock_leads: super::age::ClockLeads::now(),
-            settling: false,
-            random: session.0,
-            tables: Vec::new(),
-            requests: Requests::new(),
-            readers: Readers::default(),
-            refused: Refused::default(),
-            reads: Reads::default(),
-            sequence: Sequence(0),
-            clock: WorkerClock(0),
-            clock_poll: super::clock::Poll::default(),
-            gains_seen: 0,
-            says_farewell: true,
-            rounds: super::rounds::Rounds::default(),
-            completions: vec![Completion::EMPTY; COMPLETIONS_PER_POLL].into_boxed_slice(),
+            session: Session {
+                id: session,
+                incarnation: Incarnation(session.0),
+                addresses: parse(addresses)?,
+                sequence: Sequence(0),
+                sends_leave_notice: true,
+                watching: Watching::new(options.watch.clone()),
+                process: Process::current(),
+                options,
+            },
+            links: Links {
+                all: Vec::new(),
+                transports: Vec::new(),
+                blanks: Vec::new(),
+                completions: vec![Completion::EMPTY; COMPLETIONS_PER_POLL].into_boxed_slice(),
+                polls: 0,
+                spin: Spin::over(&[]),
+            },
+            cluster: Cluster {
+                map: ClusterMap::default(),
+                servers: Vec::new(),
+                heads: Routes::default(),
+                tails: Routes::default(),
+                strong: Routes::default(),
+                any: Routes::default(),
+                generation: 0,
+            },
+            retries: RetryQueue::new(),
+            recovery: Recovery::new(session.0),
+            tables: Tables::default(),
+            pending: Pending {
+                requests: Requests::new(),
+                refused: Refused::default(),
+                memory: Memory::new(staging_len),
+                readers: Readers::default(),
+                reads: Reads::default(),
+                counters: Counters::default(),
+            },
+            rounds: Rounds::default(),
+            clocks: Clocks::default(),
             scratch: Scratch::default(),
-            encoder: BodyEncoder::default(),
-            counters: Counters::default(),
-            polls: 0,
-            spin: Spin::over(&[]),
-            process: Process::current(),
         };
-        let until = Instant::now() + core.options.timeout;
+        let until = Instant::now() + core.session.options.timeout;
         let mut first = Some(core.first_map(until)?);
         let mut failed = None;
-        for entry in core.map.servers.clone() {
+        for entry in core.cluster.map.servers.clone() {
             if entry.state == ServerState::Down {
                 continue;
             }
@@ -105,7 +111,7 @@ impl Core {
                 None => {
                     let left = until.saturating_duration_since(Instant::now());
                     // A silent one leaves time for those who have its rows, too.
-                    let limit = if core.map.replicas > 1 { left / 2 } else { left };
+                    let limit = if core.cluster.map.replicas > 1 { left / 2 } else { left };
                     core.greet(&entry.address, limit)
                 }
             };
@@ -121,7 +127,9 @@ impl Core {
         }
         match failed {
             // Where others have the rows too, the rest can wait.
-            Some(error) if core.map.replicas <= 1 || core.servers.is_empty() => return Err(error),
+            Some(error) if core.cluster.map.replicas <= 1 || core.cluster.servers.is_empty() => {
+                return Err(error);
+            }
             Some(_) => core.start_trouble(),
             None => {}
         }
@@ -132,7 +140,7 @@ impl Core {
     /// Learns the map from the first of the addresses that answers. Each has its share of the time.
     fn first_map(&mut self, until: Instant) -> Result<(Control, Welcome), ConnectError> {
         let mut failed = None;
-        let addresses = self.addresses.clone();
+        let addresses = self.session.addresses.clone();
         for (address, remaining) in addresses.iter().zip((1..=addresses.len()).rev()) {
             let left = until.saturating_duration_since(Instant::now());
             let share = left / u32::try_from(remaining).unwrap_or(u32::MAX);
@@ -144,7 +152,7 @@ impl Core {
             });
             match asked {
                 Ok((map, control, welcome)) => {
-                    self.map = map;
+                    self.cluster.map = map;
                     return Ok((control, welcome));
                 }
                 Err(ConnectError::Interrupted) => return Err(ConnectError::Interrupted),
@@ -161,13 +169,13 @@ impl Core {
         address: &str,
         limit: Duration,
     ) -> Result<(Control, Welcome), ConnectError> {
-        let mut control = Control::connect(address, limit, self.options.watch.clone())?;
+        let mut control = Control::connect(address, limit, self.session.options.watch.clone())?;
         let hello = ClientRequest::Hello {
             version: PROTOCOL_VERSION,
-            token: self.options.token.clone().unwrap_or_default(),
-            session: self.session,
-            incarnation: self.incarnation,
-            rank: self.options.rank,
+            token: self.session.options.token.clone().unwrap_or_default(),
+            session: self.session.id,
+            incarnation: self.session.incarnation,
+            rank: self.session.options.rank,
             host: host_identity(),
             peer: None,
         };
@@ -195,7 +203,7 @@ impl Core {
         control: &Control,
         notes: &mut Vec<String>,
     ) -> Result<(Provider, usize), ConnectError> {
-        for provider in self.options.providers.clone() {
+        for provider in self.session.options.providers.clone() {
             if !offered.contains(&provider) {
                 notes.push(format!("{}: the server does not offer it", provider.name()));
                 continue;
@@ -216,6 +224,7 @@ impl Core {
         control: &Control,
     ) -> Result<usize, ConnectError> {
         let found = self
+            .links
             .transports
             .iter()
             .position(|transport| transport.capabilities().provider == provider.name());
@@ -223,19 +232,21 @@ impl Core {
             return Ok(found);
         }
         let transport: Box<dyn Transport> = match provider {
-            Provider::Verbs {} => Box::new(VerbsTransport::open(self.options.verbs.clone())?),
+            Provider::Verbs {} => {
+                Box::new(VerbsTransport::open(self.session.options.verbs.clone())?)
+            }
             Provider::Shm {} => Box::new(Shm::open(ShmOptions::default())?),
             Provider::Tcp {} => {
-                let mut options = self.options.tcp;
+                let mut options = self.session.options.tcp;
                 if let Ok(local) = control.local_address() {
                     options.bind.set_ip(local.ip());
                 }
                 Box::new(Tcp::open(options)?)
             }
         };
-        self.transports.push(transport);
-        self.spin = Spin::over(&self.transports);
-        Ok(self.transports.len() - 1)
+        self.links.transports.push(transport);
+        self.links.spin = Spin::over(&self.links.transports);
+        Ok(self.links.transports.len() - 1)
     }
 
     /// Links to a shard of a server over its control connection.
@@ -250,14 +261,14 @@ impl Core {
         let mut registered = Vec::with_capacity(2);
         let attached = self.attach(control, at, queue_pair, shard, &mut registered);
         if attached.is_err() {
-            let transport = self.transports[at].as_mut();
+            let transport = self.links.transports[at].as_mut();
             transport.disconnect(queue_pair);
             for region in &registered {
                 transport.deregister(region);
             }
         }
         let Attached { reply, writer, by_reference_len, kept_keys_max } = attached?;
-        let capabilities = self.transports[at].capabilities();
+        let capabilities = self.links.transports[at].capabilities();
         let lands_unpolled = capabilities.lands_unpolled;
         let outstanding_max = capabilities.outstanding_max;
         Ok(Link {
@@ -276,7 +287,7 @@ impl Core {
             key_lists: KeyLists::new(kept_keys_max),
             lands_unpolled,
             vigil: Vigil::default(),
-            promises: self.transports[at].promises(queue_pair),
+            promises: self.links.transports[at].promises(queue_pair),
             woken_epoch: 0,
             sleep_epoch: 0,
             failed: false,
@@ -296,7 +307,7 @@ impl Core {
     ) -> Result<QueuePairId, ConnectError> {
         let address = control.peer().to_owned();
         let link_error = |source| ConnectError::Link { address: address.clone(), source };
-        let transport = self.transports[at].as_mut();
+        let transport = self.links.transports[at].as_mut();
         let pending = transport.create_queue_pair().map_err(link_error)?;
         let (id, endpoint) = (pending.id(), Blob(pending.endpoint().0.clone()));
         let open = ClientRequest::OpenMailbox { shard, provider, endpoint };
@@ -329,7 +340,7 @@ impl Core {
         registered: &mut Vec<MemoryRegion>,
     ) -> Result<Attached, ConnectError> {
         let address = control.peer().to_owned();
-        let transport = self.transports[at].as_mut();
+        let transport = self.links.transports[at].as_mut();
         let reply = Pages::allocate(mailbox::reply_len(COMPLETION_SLOTS), RING_PAGES)?;
         let reply = transport.register(&reply, Access::READ_WRITE)?;
         registered.push(reply.clone());
@@ -377,7 +388,7 @@ impl Core {
         if !link.made {
             return;
         }
-        let transport = self.transports[link.transport].as_mut();
+        let transport = self.links.transports[link.transport].as_mut();
         transport.deregister(&link.reply);
         transport.deregister(link.writer.mirror());
     }

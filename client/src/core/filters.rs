@@ -30,7 +30,7 @@ impl Core {
         if options.filters.is_empty() {
             return Ok(());
         }
-        let schema = &self.tables[table.0].entry.schema;
+        let schema = &self.tables[table].entry.schema;
         options.filters.check(schema.dtype).map_err(FilterRefusal::Stack)?;
         if options.filters.needs_finite() && !is_finite() {
             return Err(FilterRefusal::NotFinite.into());
@@ -43,8 +43,8 @@ impl Core {
         let Part { route, table, rows, source, from, request, options } = *part;
         let mut header = self.push_header(table, rows, options);
         let keys = rows.keys();
-        let mut encoder = std::mem::take(&mut self.encoder);
-        let seed = self.session.0 ^ header.sequence.0.rotate_left(32);
+        let mut encoder = std::mem::take(&mut self.scratch.encoder);
+        let seed = self.session.id.0 ^ header.sequence.0.rotate_left(32);
         header.coding = match header.keys_len() + header.values_len() {
             0..=DECODED_LEN_MAX => {
                 let len = header.values_len();
@@ -65,7 +65,7 @@ impl Core {
         let values = self.part_values((table, route.link), source, from, header.sent_values_len());
         let sent = values
             .and_then(|values| self.send_push(route, table, header, (list, keys), values, request));
-        self.encoder = encoder;
+        self.scratch.encoder = encoder;
         sent
     }
 
@@ -85,7 +85,7 @@ impl Core {
             let encoded = match source {
                 Source::Plain(bytes) => {
                     let bytes = &bytes[index(from)..index(from + len)];
-                    let saved = &mut self.counters.saved;
+                    let saved = &mut self.pending.counters.saved;
                     encoder.encode_values(bytes, seed, stack, &mut used, saved)
                 }
                 Source::Registered { region, offset } => {
@@ -95,7 +95,7 @@ impl Core {
                         seed,
                         stack,
                         &mut used,
-                        &mut self.counters.saved,
+                        &mut self.pending.counters.saved,
                     );
                     self.scratch.values = bytes;
                     encoded
@@ -123,11 +123,11 @@ impl Core {
         stack: &FilterStack,
         used: &mut FilterStack,
     ) -> CodedKeys {
-        let place = match self.links.get_mut(link) {
+        let place = match self.links.all.get_mut(link) {
             Some(link) if stack.key_cache => link.key_lists.place(keys),
             _ => None,
         };
-        let saved = &mut self.counters.saved;
+        let saved = &mut self.pending.counters.saved;
         if let Some(kept @ CodedKeys::Kept { .. }) = place {
             encoder.send_no_keys();
             saved.key_cache += keys.len() as u64 * 8;
@@ -173,7 +173,7 @@ impl Core {
         let len = len as usize;
         let mut coded = std::mem::take(&mut self.scratch.values);
         coded.resize(coding.encoded_len(len), 0);
-        let pages = self.memory.pages(region);
+        let pages = self.pending.memory.pages(region);
         pages.read(offset, &mut coded);
         self.scratch.decoded.resize(len.div_ceil(8), 0);
         let rows = &mut bytemuck::cast_slice_mut(&mut self.scratch.decoded)[..len];
@@ -187,7 +187,7 @@ impl Core {
                 Status::Malformed
             }
         };
-        self.counters.saved.add(coding, (len - coded.len()) as u64);
+        self.pending.counters.saved.add(coding, (len - coded.len()) as u64);
         self.scratch.values = coded;
         status
     }
@@ -208,7 +208,7 @@ impl Core {
             KeptValues::Inline(bytes) => bytes,
             KeptValues::At { region, offset, held } => {
                 let mut bytes = vec![0; coding.values_len as usize];
-                self.memory.pages(region).read(offset, &mut bytes);
+                self.pending.memory.pages(region).read(offset, &mut bytes);
                 self.release(held);
                 bytes
             }

@@ -3,10 +3,13 @@
 //! A push stays with the client until it is acknowledged: in flight, its bytes are in the mailbox's
 //! mirror and its values in the memory they were pushed from; otherwise it is here.
 
+use std::collections::VecDeque;
+
 use windlass_wire::{Place, RequestHeader, RequestKind, RowRange, Rows, Sequence};
 
 use super::{
     Core, RegionId, RequestId, TableIndex,
+    age::ClockLeads,
     filters::keys_of,
     link::{Held, InFlight},
     push::{Replica, index},
@@ -24,6 +27,22 @@ pub(super) struct Kept {
     pub(super) values: KeptValues,
     /// Where pulled rows go.
     pub(super) reply: Option<(RegionId, u64)>,
+}
+
+/// Messages to be sent again.
+#[derive(Debug)]
+pub(super) struct RetryQueue {
+    pub(super) queue: VecDeque<Kept>,
+    /// Memory they take, in bytes.
+    pub(super) len: usize,
+    /// How far other clocks were ahead of that of requests when nothing was last left to be sent again.
+    pub(super) clock_leads: ClockLeads,
+}
+
+impl RetryQueue {
+    pub(super) fn new() -> Self {
+        Self { queue: VecDeque::new(), len: 0, clock_leads: ClockLeads::now() }
+    }
 }
 
 /// The values of a kept push.
@@ -68,7 +87,7 @@ impl Core {
     /// of its link. False when its bytes make no sense, which is a bug.
     pub(super) fn keep_in_flight(&mut self, link_at: usize, in_flight: InFlight) {
         let mut bytes = Vec::new();
-        let link = &self.links[link_at];
+        let link = &self.links.all[link_at];
         let found = link.writer.read_back(in_flight.number, &mut bytes);
         let decoded = RequestHeader::decode(&bytes, bytes.len() as u64);
         let Some(mut header) = decoded.ok().filter(|_| found) else {
@@ -102,34 +121,34 @@ impl Core {
             self.release(in_flight.held);
             return self.end_part(in_flight.request, Some(Failure::Gone { server }));
         }
-        let keys = keys_of(&self.links[link_at], in_flight.number, &header, keys);
+        let keys = keys_of(&self.links.all[link_at], in_flight.number, &header, keys);
         let values = self.decoded_values(&mut header, values);
         self.keep(Kept { request: in_flight.request, header, keys, values, reply });
     }
 
     /// Keeps a message until it can be sent.
     pub(super) fn keep(&mut self, kept: Kept) {
-        if let Some(request) = self.requests.find_mut(kept.request) {
+        if let Some(request) = self.pending.requests.find_mut(kept.request) {
             request.kept_since.get_or_insert_with(std::time::Instant::now);
         }
-        self.backlog_len += kept.len();
-        self.backlog.push_back(kept);
+        self.retries.len += kept.len();
+        self.retries.queue.push_back(kept);
         self.start_trouble();
     }
 
     /// Gives up on messages whose requests were tried for too long.
     pub(super) fn expire_kept(&mut self) {
-        let patience = self.options.retry_for;
-        let requests = &self.requests;
+        let patience = self.session.options.retry_for;
+        let requests = &self.pending.requests;
         let is_over = |kept: &Kept| {
             let since = requests.find(kept.request).and_then(|request| request.kept_since);
             kept.request != NOBODY && since.is_none_or(|since| since.elapsed() >= patience)
         };
-        if !self.backlog.iter().any(is_over) {
+        if !self.retries.queue.iter().any(is_over) {
             return;
         }
-        let (over, left) = std::mem::take(&mut self.backlog).into_iter().partition(is_over);
-        self.backlog = left;
+        let (over, left) = std::mem::take(&mut self.retries.queue).into_iter().partition(is_over);
+        self.retries.queue = left;
         let over: std::collections::VecDeque<Kept> = over;
         for kept in over {
             let partition = self.partition_of_kept(&kept);
@@ -139,7 +158,7 @@ impl Core {
 
     /// Ends a kept message.
     pub(super) fn drop_kept(&mut self, kept: Kept, failure: Failure) {
-        self.backlog_len = self.backlog_len.saturating_sub(kept.len());
+        self.retries.len = self.retries.len.saturating_sub(kept.len());
         if let KeptValues::At { held, .. } = kept.values {
             self.release(held);
         }
@@ -150,7 +169,7 @@ impl Core {
     pub(super) fn release(&mut self, held: Held) {
         match held {
             Held::Nothing | Held::Lent { .. } | Held::Answer(_) => {}
-            Held::Chunk(chunk) => self.memory.release(chunk),
+            Held::Chunk(chunk) => self.pending.memory.release(chunk),
             Held::Region(region) => self.remove_region(region),
         }
     }
@@ -167,7 +186,7 @@ impl Core {
         }
         let table = self.table_of(kept);
         table.map_or_else(Default::default, |table| {
-            self.tables[table.0].layout.partition_of(kept.first_row())
+            self.tables[table].layout.partition_of(kept.first_row())
         })
     }
 
@@ -178,7 +197,7 @@ impl Core {
             // Forgotten here; any server knows as much.
             return vec![(0, kept)];
         };
-        let layout = self.tables[table.0].layout;
+        let layout = self.tables[table].layout;
         let routes = self.routes(match kept.header.kind.pushes() {
             true => Replica::Head,
             false if kept.header.strong => Replica::Strong,
@@ -219,8 +238,8 @@ impl Core {
     }
 
     fn cut(&mut self, kept: Kept, pieces: &[(usize, Piece)]) -> Vec<(usize, Kept)> {
-        self.backlog_len = self.backlog_len.saturating_sub(kept.len());
-        if let Some(request) = self.requests.find_mut(kept.request) {
+        self.retries.len = self.retries.len.saturating_sub(kept.len());
+        if let Some(request) = self.pending.requests.find_mut(kept.request) {
             request.parts_left += u32::try_from(pieces.len() - 1).unwrap_or(0);
         }
         if let Some((region, offset)) = kept.reply {
@@ -247,7 +266,7 @@ impl Core {
             let reply = kept.reply.map(|(region, offset)| (region, offset + before));
             before += (rows.len() * row_len) as u64;
             let piece = Kept { request: kept.request, header, keys, values, reply };
-            self.backlog_len += piece.len();
+            self.retries.len += piece.len();
             cut.push((*link, piece));
         }
         if let KeptValues::At { held, .. } = kept.values {
@@ -274,7 +293,7 @@ impl Core {
                     let (region, offset, held) = (*region, offset + from, *held);
                     return KeptValues::At { region, offset, held };
                 }
-                let pages = self.memory.pages(*region);
+                let pages = self.pending.memory.pages(*region);
                 for (to, row) in gathered.chunks_exact_mut(row_len).zip(rows) {
                     pages.read(offset + (row * row_len) as u64, to);
                 }
@@ -296,8 +315,8 @@ impl Core {
         pieces: &[(usize, Piece)],
     ) {
         let row_len = kept.row_len() as u64;
-        debug_assert!(self.memory.staging().is_ok_and(|staging| staging == region));
-        let Some(request) = self.requests.find_mut(kept.request) else { return };
+        debug_assert!(self.pending.memory.staging().is_ok_and(|staging| staging == region));
+        let Some(request) = self.pending.requests.find_mut(kept.request) else { return };
         let Reply::Staged { chunk, row_count, positions } = &mut request.reply else { return };
         let from = index((offset - chunk.offset) / row_len);
         if positions.is_empty() {

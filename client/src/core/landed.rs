@@ -15,7 +15,7 @@ impl Core {
     /// Whether all that a completed message brought is here.
     #[inline]
     pub(super) fn has_landed(&mut self, at: usize, number: u32, word: CompletionWord) -> bool {
-        self.links[at].promises.writes_in_order
+        self.links.all[at].promises.writes_in_order
             || word.status != Status::Done
             || self.rows_have_landed(at, number)
     }
@@ -23,7 +23,7 @@ impl Core {
     fn rows_have_landed(&mut self, at: usize, number: u32) -> bool {
         let mut bytes = std::mem::take(&mut self.scratch.values);
         bytes.clear();
-        let link = &mut self.links[at];
+        let link = &mut self.links.all[at];
         let found = link.writer.read_back(number, &mut bytes);
         let decoded = RequestHeader::decode(&bytes, bytes.len() as u64);
         self.scratch.values = bytes;
@@ -37,7 +37,7 @@ impl Core {
         let Some((region, offset)) = link.shared.region_of(place) else {
             unreachable!("messages name regions that were shared with their link");
         };
-        let pages = self.memory.pages(region);
+        let pages = self.pending.memory.pages(region);
         let len = if header.kind == RequestKind::Scan {
             // How long it is says how it begins, which may not be here yet: then the digest is another.
             let mut row_count = [0; 4];

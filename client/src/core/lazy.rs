@@ -20,25 +20,25 @@ pub(super) const RING_PAGES: PagesOptions =
 impl Core {
     /// What links by a transport have before they are made.
     pub(super) fn blank(&mut self, transport: usize) -> Result<&Blank, ConnectError> {
-        if self.blanks.len() <= transport {
-            self.blanks.resize_with(transport + 1, || None);
+        if self.links.blanks.len() <= transport {
+            self.links.blanks.resize_with(transport + 1, || None);
         }
-        let blank = match self.blanks[transport].take() {
+        let blank = match self.links.blanks[transport].take() {
             Some(blank) => blank,
             None => {
                 let pages = Pages::allocate(Blank::LEN, RING_PAGES)?;
                 pages.close_file();
-                Blank { region: self.transports[transport].register(&pages, Access::LOCAL)? }
+                Blank { region: self.links.transports[transport].register(&pages, Access::LOCAL)? }
             }
         };
-        Ok(self.blanks[transport].insert(blank))
+        Ok(self.links.blanks[transport].insert(blank))
     }
 
     /// Makes a link before what is sent by it is laid out. What fails fails again when it is sent.
     pub(super) fn prepare_link(&mut self, at: usize) {
-        let is_due = self.links.get(at).is_some_and(|link| link.is_open() && !link.made);
+        let is_due = self.links.all.get(at).is_some_and(|link| link.is_open() && !link.made);
         if is_due
-            && !self.settling
+            && !self.recovery.settling
             && let Err(error) = self.make_link(at)
         {
             tracing::debug!(error = chain(&error), "a link is not made");
@@ -49,28 +49,28 @@ impl Core {
     /// is no room here, it stays as it is, and the next message tries again.
     #[inline]
     pub(super) fn make_link(&mut self, at: usize) -> Result<(), ConnectError> {
-        if self.links[at].made { Ok(()) } else { self.make_link_now(at) }
+        if self.links.all[at].made { Ok(()) } else { self.make_link_now(at) }
     }
 
     #[cold]
     fn make_link_now(&mut self, at: usize) -> Result<(), ConnectError> {
-        let Link { server, server_at, shard, transport, .. } = self.links[at];
-        let provider = self.servers[server_at].provider;
-        let Some(mut control) = self.servers[server_at].control.take() else {
+        let Link { server, server_at, shard, transport, .. } = self.links.all[at];
+        let provider = self.cluster.servers[server_at].provider;
+        let Some(mut control) = self.cluster.servers[server_at].control.take() else {
             self.fail_link(at);
             return Err(ConnectError::Unlinked { server });
         };
         let made = self.link(&mut control, (server, server_at), (provider, transport), shard);
         match made {
             Ok(link) => {
-                let before = std::mem::replace(&mut self.links[at], link);
-                self.links[at].resumes = before.resumes;
-                self.servers[server_at].control = Some(control);
+                let before = std::mem::replace(&mut self.links.all[at], link);
+                self.links.all[at].resumes = before.resumes;
+                self.cluster.servers[server_at].control = Some(control);
                 Ok(())
             }
             Err(error) => {
                 if matches!(error, ConnectError::Interrupted) {
-                    self.watching.ended_another();
+                    self.session.watching.ended_another();
                 }
                 let is_over = match &error {
                     // What is still to come would be taken for the next answer.
@@ -85,7 +85,7 @@ impl Core {
                     tracing::debug!(server = server.0, error = chain(&error), "a server is gone");
                     self.check_server(server_at);
                 } else {
-                    self.servers[server_at].control = Some(control);
+                    self.cluster.servers[server_at].control = Some(control);
                 }
                 Err(error)
             }

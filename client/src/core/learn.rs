@@ -35,11 +35,11 @@ impl Core {
                 break;
             }
             match self.ask_map(&address, left.min(limit)) {
-                Ok(map) if map.epoch >= self.map.epoch && !map.chains.is_empty() => {
+                Ok(map) if map.epoch >= self.cluster.map.epoch && !map.chains.is_empty() => {
                     return Some(map);
                 }
                 Err(ConnectError::Interrupted) => {
-                    self.watching.ended_another();
+                    self.session.watching.ended_another();
                     break;
                 }
                 Ok(map) => tracing::debug!(address, epoch = map.epoch.0, "an old map"),
@@ -60,15 +60,15 @@ impl Core {
     /// Servers that are reached, then whatever the user named, then the others.
     fn known_addresses(&self) -> VecDeque<String> {
         let is_reached = |id| {
-            let server = self.servers.iter().find(|server| server.id == id);
+            let server = self.cluster.servers.iter().find(|server| server.id == id);
             server.is_some_and(|server| {
-                !server.left && !server.links().any(|link| self.links[link].failed)
+                !server.left && !server.links().any(|link| self.links.all[link].failed)
             })
         };
         let (reached, others): (Vec<_>, Vec<_>) =
-            self.map.servers.iter().partition(|server| is_reached(server.id));
+            self.cluster.map.servers.iter().partition(|server| is_reached(server.id));
         let mut known = VecDeque::new();
-        let named = self.addresses.iter().cloned();
+        let named = self.session.addresses.iter().cloned();
         for address in (reached.iter().map(|server| server.address.clone()))
             .chain(named)
             .chain(others.iter().map(|server| server.address.clone()))

@@ -165,10 +165,10 @@ impl super::Core {
     /// to stays out of use where it takes long.
     pub(super) fn await_quiet(&mut self, transport: usize) {
         let deadline = Instant::now() + QUIET_WITHIN;
-        while !self.transports[transport].is_quiet() {
+        while !self.links.transports[transport].is_quiet() {
             if Instant::now() >= deadline {
                 tracing::warn!("a server stopped in the middle of a write to this client's memory");
-                return self.memory.set_unquiet(true);
+                return self.pending.memory.set_unquiet(true);
             }
             std::thread::yield_now();
         }
@@ -176,20 +176,22 @@ impl super::Core {
 
     /// Whether a server that was given up may still be writing to this client's memory.
     pub(super) fn is_unquiet(&mut self) -> bool {
-        if self.memory.unquiet && self.transports.iter_mut().all(|transport| transport.is_quiet()) {
-            self.memory.set_unquiet(false);
+        if self.pending.memory.unquiet
+            && self.links.transports.iter_mut().all(|transport| transport.is_quiet())
+        {
+            self.pending.memory.set_unquiet(false);
         }
-        self.memory.unquiet
+        self.pending.memory.unquiet
     }
 
     /// Makes sure that requests of a transport can use the staging area.
     #[inline]
     pub(super) fn register_staging(&mut self, transport: usize) -> Result<(), RequestError> {
-        if self.memory.staging_at(transport).is_some() {
+        if self.pending.memory.staging_at(transport).is_some() {
             return Ok(());
         }
         let staging = self.staging_region()?;
-        match self.memory.registered(staging, transport, &mut self.transports) {
+        match self.pending.memory.registered(staging, transport, &mut self.links.transports) {
             Ok(_) => Ok(()),
             Err(error) => Err(RequestError::Setup { text: chain(&error) }),
         }
@@ -197,43 +199,43 @@ impl super::Core {
 
     /// Keeps pages, which servers may only read, for registration.
     pub(crate) fn add_region(&mut self, pages: Pages) -> RegionId {
-        self.memory.add(pages, Access::READ)
+        self.pending.memory.add(pages, Access::READ)
     }
 
     /// A region of its own with these bytes; `None` when there is no memory.
     pub(super) fn region_with(&mut self, bytes: &[u8]) -> Option<RegionId> {
         let pages = Pages::allocate(bytes.len().max(1), PagesOptions::default()).ok()?;
         pages.write(0, bytes);
-        Some(self.memory.add(pages, Access::READ))
+        Some(self.pending.memory.add(pages, Access::READ))
     }
 
     /// Whether servers can read regions whose memory was not allocated here.
     pub(crate) fn shares_foreign_memory(&self) -> bool {
-        self.transports.iter().all(|transport| transport.capabilities().shares_foreign_memory)
+        self.links.transports.iter().all(|transport| transport.capabilities().shares_foreign_memory)
     }
 
     /// Ends the registrations of a region, once no request reads it any more.
     pub(crate) fn remove_region(&mut self, id: RegionId) {
-        self.readers.orphan(id);
-        let requests = &self.requests;
-        while let Some(free) = self.readers.sweep(|request| requests.is_over(request)) {
-            for link in &mut self.links {
+        self.pending.readers.orphan(id);
+        let requests = &self.pending.requests;
+        while let Some(free) = self.pending.readers.sweep(|request| requests.is_over(request)) {
+            for link in &mut self.links.all {
                 link.shared.remove(free);
             }
-            self.memory.remove(free, &mut self.transports);
+            self.pending.memory.remove(free, &mut self.links.transports);
         }
     }
 
     /// Nobody will wait for a request that may still read a region.
     pub(crate) fn keep_until_done(&mut self, request: RequestId, id: RegionId) {
-        if !self.requests.is_over(request) {
-            self.readers.note(request, id);
+        if !self.pending.requests.is_over(request) {
+            self.pending.readers.note(request, id);
         }
     }
 
     /// A request that nobody was given and that may still read a region.
     pub(crate) fn reader_of(&self, id: RegionId) -> Option<RequestId> {
-        self.readers.last_of(id).filter(|request| !self.requests.is_over(*request))
+        self.pending.readers.last_of(id).filter(|request| !self.pending.requests.is_over(*request))
     }
 }
 

@@ -37,27 +37,26 @@ mod tables;
 mod view;
 mod vigil;
 
-use std::collections::VecDeque;
-
 use windlass_transport::{Completion, Transport, spin::Spin};
 use windlass_wire::{
-    ClusterMap, Incarnation, Sequence, SessionId, WorkerClock,
+    ClusterMap, Incarnation, Sequence, SessionId,
     filter::{BodyEncoder, SavedBytes},
 };
 
 use self::{
-    age::ClockLeads,
-    kept::Kept,
+    clock::Clocks,
+    kept::RetryQueue,
     link::{Blank, Link},
     memory::Memory,
     read::Reads,
     readers::Readers,
-    recover::Trouble,
+    recover::Recovery,
     refused::Refused,
     requests::Requests,
+    rounds::Rounds,
     route::Routes,
     servers::ServerLink,
-    tables::TableState,
+    tables::Tables,
 };
 pub(crate) use self::{memory::RegionId, push::Source, requests::RequestId, tables::TableIndex};
 use crate::{config::ClientOptions, fork::Process, watch::Watching};
@@ -86,17 +85,51 @@ pub(crate) const REQUESTS_MAX: usize = 1024;
 /// Completions polled in one call.
 const COMPLETIONS_PER_POLL: usize = 32;
 
-/// Everything of one client.
+/// Everything of one client, in parts that own their state.
 pub(crate) struct Core {
+    pub(crate) session: Session,
+    links: Links,
+    pub(crate) cluster: Cluster,
+    retries: RetryQueue,
+    recovery: Recovery,
+    pub(crate) tables: Tables,
+    pub(crate) pending: Pending,
+    rounds: Rounds,
+    pub(crate) clocks: Clocks,
+    scratch: Scratch,
+}
+
+/// Who this client is, and how it was asked to behave.
+pub(crate) struct Session {
     pub(crate) options: ClientOptions,
-    session: SessionId,
+    id: SessionId,
     incarnation: Incarnation,
-    pub(crate) map: ClusterMap,
-    pub(crate) servers: Vec<ServerLink>,
+    /// Where servers and coordinators may be, as the user said.
+    addresses: Vec<String>,
+    /// Of the newest message.
+    sequence: Sequence,
+    /// Whether servers are told when this client ends.
+    pub(crate) sends_leave_notice: bool,
+    watching: Watching,
+    /// Which process this belongs to.
+    process: Process,
+}
+
+/// The links to shards, and the transports that carry them.
+struct Links {
+    all: Vec<Link>,
     transports: Vec<Box<dyn Transport>>,
-    links: Vec<Link>,
     /// What links by each transport have before they are made.
     blanks: Vec<Option<Blank>>,
+    completions: Box<[Completion]>,
+    polls: u32,
+    spin: Spin,
+}
+
+/// The map, the servers that it names, and which links lead to which rows.
+pub(crate) struct Cluster {
+    pub(crate) map: ClusterMap,
+    pub(crate) servers: Vec<ServerLink>,
     /// Links to the head of each partition, and to the replica that pulls read.
     heads: Routes,
     tails: Routes,
@@ -104,40 +137,16 @@ pub(crate) struct Core {
     any: Routes,
     /// Goes up when routes may have changed.
     generation: u64,
-    /// Where servers and coordinators may be, as the user said.
-    addresses: Vec<String>,
-    /// Messages to be sent again, and the memory they take.
-    backlog: VecDeque<Kept>,
-    backlog_len: usize,
-    trouble: Option<Trouble>,
-    /// How far other clocks were ahead of that of requests when nothing was last left to be sent again.
-    clock_leads: ClockLeads,
-    /// Nothing new is sent: what was sent under the last map is being settled.
-    settling: bool,
-    random: u64,
-    pub(crate) tables: Vec<TableState>,
-    memory: Memory,
-    readers: Readers,
+}
+
+/// Requests under way, the memory they use, and the reads that bring their rows.
+pub(crate) struct Pending {
     requests: Requests,
     refused: Refused,
+    memory: Memory,
+    readers: Readers,
     reads: Reads,
-    sequence: Sequence,
-    pub(crate) clock: WorkerClock,
-    clock_poll: clock::Poll,
-    /// How often a shard was seen to have got rows since it was looked at before.
-    gains_seen: u64,
-    /// Whether servers are told when this client ends.
-    pub(crate) says_farewell: bool,
-    rounds: rounds::Rounds,
-    completions: Box<[Completion]>,
-    scratch: Scratch,
-    encoder: BodyEncoder,
     pub(crate) counters: Counters,
-    polls: u32,
-    spin: Spin,
-    watching: Watching,
-    /// Which process this belongs to.
-    process: Process,
 }
 
 /// Buffers used again and again, so that requests allocate nothing.
@@ -148,6 +157,7 @@ struct Scratch {
     values: Vec<u8>,
     /// Rows that were decoded, in words so that they are aligned.
     decoded: Vec<u64>,
+    encoder: BodyEncoder,
 }
 
 #[derive(Debug, Default)]
@@ -194,22 +204,22 @@ impl std::fmt::Debug for Core {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
             .debug_struct("Core")
-            .field("session", &self.session)
-            .field("links", &self.links.len())
+            .field("session", &self.session.id)
+            .field("links", &self.links.all.len())
             .finish_non_exhaustive()
     }
 }
 
 impl Drop for Core {
     fn drop(&mut self) {
-        if !self.process.is_current() {
+        if !self.session.process.is_current() {
             // What ends a transport would reach the peer, on behalf of the process that goes on.
-            std::mem::forget(std::mem::take(&mut self.transports));
+            std::mem::forget(std::mem::take(&mut self.links.transports));
             return;
         }
         self.leave_clocks();
-        for link in &self.links {
-            self.transports[link.transport].disconnect(link.queue_pair);
+        for link in &self.links.all {
+            self.links.transports[link.transport].disconnect(link.queue_pair);
         }
     }
 }

@@ -73,14 +73,14 @@ pub(super) fn ask_after(asked: u32) -> Duration {
 impl Core {
     /// Waits until a request is over; its failure, if it is still known.
     pub(crate) fn wait_for(&mut self, id: RequestId) -> Result<(), RequestError> {
-        if !self.requests.was_made(id) {
+        if !self.pending.requests.was_made(id) {
             return Err(RequestError::UnknownTimestamp { timestamp: Timestamp(id) });
         }
         let mut patience = None;
-        while !self.requests.is_over(id) {
+        while !self.pending.requests.is_over(id) {
             self.wait_a_little(&mut patience)?;
         }
-        let request = self.requests.find(id);
+        let request = self.pending.requests.find(id);
         let waited_us = request.map_or(0, |request| request.waited_us);
         let failure = request.and_then(|request| request.failure);
         if let (Some(patience), true) = (&patience, waited_us > 0) {
@@ -97,7 +97,7 @@ impl Core {
     /// Waits for every request made so far; the first failure among those still known, or that one of them
     /// is not over.
     pub(crate) fn wait_for_all(&mut self) -> Result<(), RequestError> {
-        let last = self.requests.last();
+        let last = self.pending.requests.last();
         let first = last.saturating_sub(super::REQUESTS_MAX as u64 - 1).max(1);
         let mut outcome = Ok(());
         for id in first..=last {
@@ -118,12 +118,12 @@ impl Core {
         if self.in_trouble() {
             self.recover();
         }
-        if !self.spin.is_shared() && self.look_for_completions() || self.progress() {
-            self.spin.found();
+        if !self.links.spin.is_shared() && self.look_for_completions() || self.progress() {
+            self.links.spin.found();
             return Ok(());
         }
-        let patience = patience.get_or_insert_with(|| Patience::new(self.options.timeout));
-        if self.spin.idle() == Idle::Crowded {
+        let patience = patience.get_or_insert_with(|| Patience::new(self.session.options.timeout));
+        if self.links.spin.idle() == Idle::Crowded {
             self.sleep();
             return Ok(());
         }
@@ -134,21 +134,22 @@ impl Core {
         let now = Instant::now();
         let waited = now.duration_since(patience.since);
         // What is tried again ends with an error of its own.
-        let retrying = if self.in_trouble() { self.options.retry_for } else { Duration::ZERO };
+        let retrying =
+            if self.in_trouble() { self.session.options.retry_for } else { Duration::ZERO };
         if waited >= patience.limit.max(retrying + CHECK_EVERY) {
-            return Err(RequestError::Timeout { timeout: self.options.timeout });
+            return Err(RequestError::Timeout { timeout: self.session.options.timeout });
         }
         if now.duration_since(patience.checked) >= CHECK_EVERY {
             patience.checked = now;
             self.check_servers();
-            self.watching.ask()?;
+            self.session.watching.ask()?;
             self.note_idle(now);
             if waited >= ask_after(patience.asked) {
                 patience.asked += 1;
                 self.suspect(patience.asked);
             }
         }
-        if self.spin.is_over(waited, self.options.spin) {
+        if self.links.spin.is_over(waited, self.session.options.spin) {
             self.sleep();
         }
         Ok(())
@@ -159,7 +160,7 @@ impl Core {
         // Where writes land only while their transport is polled, looking at memory finds nothing; nor
         // does it where only reads are under way.
         let mut waiting = 0;
-        for link in self.links.iter().filter(|link| !link.in_flight.is_empty()) {
+        for link in self.links.all.iter().filter(|link| !link.in_flight.is_empty()) {
             if !link.lands_unpolled {
                 return false;
             }
@@ -167,8 +168,8 @@ impl Core {
         }
         let looks = LOOKS_PER_POLL.checked_div(waiting).unwrap_or(0);
         for look in 0..looks {
-            for at in 0..self.links.len() {
-                if self.links[at].looks_complete() {
+            for at in 0..self.links.all.len() {
+                if self.links.all[at].looks_complete() {
                     return self.take_completions(at, false);
                 }
             }
@@ -189,12 +190,12 @@ impl Core {
 
     /// Takes in what has arrived; returns whether anything has.
     pub(crate) fn progress(&mut self) -> bool {
-        self.polls = self.polls.wrapping_add(1);
-        let scan = self.polls.is_multiple_of(POLLS_PER_SCAN);
+        self.links.polls = self.links.polls.wrapping_add(1);
+        let scan = self.links.polls.is_multiple_of(POLLS_PER_SCAN);
         let mut moved = false;
-        for at in 0..self.links.len() {
+        for at in 0..self.links.all.len() {
             moved |= self.take_completions(at, scan);
-            let link = &mut self.links[at];
+            let link = &mut self.links.all[at];
             if !link.in_flight.is_empty() && link.sender.room() > 2 && link.take_wake() {
                 link.writer.write_wake(&mut link.sender);
             }
@@ -202,7 +203,7 @@ impl Core {
                 self.flush(at);
             }
         }
-        for transport in 0..self.transports.len() {
+        for transport in 0..self.links.transports.len() {
             moved |= self.poll_transport(transport);
         }
         if self.has_postponed() {
@@ -213,8 +214,8 @@ impl Core {
 
     /// Posts what a link holds.
     pub(super) fn flush(&mut self, link_at: usize) {
-        let link = &mut self.links[link_at];
-        let transport = self.transports[link.transport].as_mut();
+        let link = &mut self.links.all[link_at];
+        let transport = self.links.transports[link.transport].as_mut();
         if link.sender.flush(transport).is_err() {
             self.fail_link(link_at);
         }
@@ -223,14 +224,14 @@ impl Core {
     /// A piece of the staging area, waiting until there is one.
     pub(super) fn allocate_chunk(&mut self, len: u64) -> Result<Chunk, RequestError> {
         self.staging_region()?;
-        let staging_len = self.memory.staging_len();
+        let staging_len = self.pending.memory.staging_len();
         let limit = self.staged_len_max();
         if len > limit as u64 {
             return Err(RequestError::TooLarge { len, limit, staging_len });
         }
         let mut patience = None;
         loop {
-            if let Some(chunk) = self.memory.allocate(len) {
+            if let Some(chunk) = self.pending.memory.allocate(len) {
                 return Ok(chunk);
             }
             self.is_unquiet();
@@ -240,35 +241,35 @@ impl Core {
 
     /// Most bytes of the staging area that one request takes.
     pub(super) fn staged_len_max(&self) -> usize {
-        self.memory.staging_len() / 2
+        self.pending.memory.staging_len() / 2
     }
 
     /// The staging area's region.
     pub(super) fn staging_region(&mut self) -> Result<RegionId, RequestError> {
-        self.memory.staging().map_err(|error| RequestError::Setup { text: chain(&error) })
+        self.pending.memory.staging().map_err(|error| RequestError::Setup { text: chain(&error) })
     }
 
     fn take_completions(&mut self, at: usize, scan: bool) -> bool {
         let mut moved = false;
         loop {
-            let link = &self.links[at];
+            let link = &self.links.all[at];
             let Some(&in_flight) = link.in_flight.front() else { return moved };
             let Some(word) = link.completions.completion_of(in_flight.number) else { break };
             if !self.has_landed(at, in_flight.number, word) {
                 break;
             }
-            self.links[at].in_flight.pop_front();
+            self.links.all[at].in_flight.pop_front();
             self.end_message(at, in_flight, word);
             moved = true;
         }
         if scan {
             let mut behind = 1;
-            while behind < self.links[at].in_flight.len() {
-                let link = &self.links[at];
+            while behind < self.links.all[at].in_flight.len() {
+                let link = &self.links.all[at];
                 let in_flight = link.in_flight[behind];
                 match link.completions.completion_of(in_flight.number) {
                     Some(word) if self.has_landed(at, in_flight.number, word) => {
-                        self.links[at].in_flight.remove(behind);
+                        self.links.all[at].in_flight.remove(behind);
                         self.end_message(at, in_flight, word);
                         moved = true;
                     }
@@ -282,7 +283,7 @@ impl Core {
     #[inline]
     fn end_message(&mut self, at: usize, in_flight: InFlight, word: CompletionWord) {
         if word.status == Status::Done && word.detail == 0 && in_flight.held == Held::Nothing {
-            self.links[at].writer.release(in_flight.number);
+            self.links.all[at].writer.release(in_flight.number);
             self.end_part(in_flight.request, None);
         } else {
             self.end_special(at, in_flight, word);
@@ -292,15 +293,15 @@ impl Core {
     /// Ends a message that was refused, had to wait, or holds memory.
     fn end_special(&mut self, at: usize, in_flight: InFlight, word: CompletionWord) {
         if self.is_sent_again(word.status) {
-            self.links[at].refused = true;
+            self.links.all[at].refused = true;
             self.keep_in_flight(at, in_flight);
-            self.links[at].writer.release(in_flight.number);
+            self.links.all[at].writer.release(in_flight.number);
             return;
         }
         if word.status != Status::Done {
             self.note_refused(at, &in_flight);
         }
-        let link = &mut self.links[at];
+        let link = &mut self.links.all[at];
         link.writer.release(in_flight.number);
         let server = link.server;
         let status = match (word.status, in_flight.held) {
@@ -311,7 +312,7 @@ impl Core {
         let failure = (status != Status::Done).then_some(Failure::Refused { server, status });
         if word.status == Status::Done
             && word.detail > 0
-            && let Some(request) = self.requests.find_mut(in_flight.request)
+            && let Some(request) = self.pending.requests.find_mut(in_flight.request)
         {
             request.waited_us = request.waited_us.max(word.detail);
         }
@@ -321,7 +322,7 @@ impl Core {
     /// One part of a request is over.
     #[inline]
     pub(super) fn end_part(&mut self, id: RequestId, failure: Option<Failure>) {
-        let Some(request) = self.requests.find_mut(id) else { return };
+        let Some(request) = self.pending.requests.find_mut(id) else { return };
         request.parts_left -= 1;
         request.failure = request.failure.or(failure);
         if request.is_done() && request.forgotten {
@@ -333,7 +334,7 @@ impl Core {
 
     /// Nobody will claim the reply of a request: its memory is free once it is done.
     pub(crate) fn forget(&mut self, id: RequestId) {
-        let Some(request) = self.requests.find_mut(id) else { return };
+        let Some(request) = self.pending.requests.find_mut(id) else { return };
         request.forgotten = true;
         if request.is_done() {
             let reply = std::mem::take(&mut request.reply);
@@ -345,8 +346,8 @@ impl Core {
     pub(super) fn drop_reply(&mut self, id: RequestId, reply: Reply) {
         match reply {
             Reply::Staged { chunk, positions, .. } => {
-                self.memory.release(chunk);
-                self.requests.give_positions(positions);
+                self.pending.memory.release(chunk);
+                self.pending.requests.give_positions(positions);
             }
             Reply::Blocks { .. } => self.drop_reads(id),
             Reply::None | Reply::Lazy { .. } => {}
@@ -354,23 +355,23 @@ impl Core {
     }
 
     fn poll_transport(&mut self, transport: usize) -> bool {
-        let mut completions = std::mem::take(&mut self.completions);
-        let count = self.transports[transport].poll(&mut completions);
+        let mut completions = std::mem::take(&mut self.links.completions);
+        let count = self.links.transports[transport].poll(&mut completions);
         for completion in &completions[..count] {
             self.take_completion(transport, completion);
         }
-        self.completions = completions;
+        self.links.completions = completions;
         count > 0
     }
 
     /// Takes one completion of a transport in.
     pub(super) fn take_completion(&mut self, transport: usize, completion: &Completion) {
-        let link = self.links.iter().position(|link| {
+        let link = self.links.all.iter().position(|link| {
             link.transport == transport && link.queue_pair == completion.queue_pair
         });
         let succeeded = completion.status == CompletionStatus::Success;
         if completion.opcode == Opcode::ReceiveImmediate && succeeded {
-            let posted = self.transports[transport].post_receive(completion.queue_pair, 1);
+            let posted = self.links.transports[transport].post_receive(completion.queue_pair, 1);
             if let (Some(link), Err(_)) = (link, posted) {
                 self.fail_link(link);
             }
@@ -389,26 +390,29 @@ impl Core {
     /// A server no longer knows this session's mailbox: it has begun another life, and the end of the
     /// link is still on its way.
     pub(super) fn fail_forgotten(&mut self, at: usize) {
-        tracing::warn!(server = self.links[at].server.0, "connecting again to a server's new life");
+        tracing::warn!(
+            server = self.links.all[at].server.0,
+            "connecting again to a server's new life"
+        );
         self.fail_link(at);
     }
 
     /// A link is gone: what is in flight on it is sent again, or fails.
     pub(super) fn fail_link(&mut self, at: usize) {
-        let link = &mut self.links[at];
+        let link = &mut self.links.all[at];
         if link.failed {
             return;
         }
         link.failed = true;
         let (server, queue_pair) = (link.server, link.queue_pair);
         let transport = link.transport;
-        self.transports[transport].disconnect(queue_pair);
+        self.links.transports[transport].disconnect(queue_pair);
         self.await_quiet(transport);
         self.forget_places(at);
         // What was answered before is done: a refusal must not be taken for no answer.
         self.take_completions(at, true);
-        while let Some(in_flight) = self.links[at].in_flight.pop_front() {
-            if self.options.retry_for.is_zero() {
+        while let Some(in_flight) = self.links.all[at].in_flight.pop_front() {
+            if self.session.options.retry_for.is_zero() {
                 self.release(in_flight.held);
                 self.end_part(in_flight.request, Some(Failure::Gone { server }));
             } else {
@@ -423,7 +427,7 @@ impl Core {
     /// Looks whether servers are still there.
     pub(super) fn check_servers(&mut self) {
         self.release_ended_views();
-        for at in 0..self.servers.len() {
+        for at in 0..self.cluster.servers.len() {
             self.check_server(at);
         }
     }
@@ -431,14 +435,14 @@ impl Core {
     /// Looks whether a server is still there.
     #[cold]
     pub(super) fn check_server(&mut self, at: usize) {
-        let server = &mut self.servers[at];
+        let server = &mut self.cluster.servers[at];
         if server.control.as_ref().is_some_and(Control::is_closed) {
             server.control = None;
         }
         let is_gone = server.control.is_none();
         for link_at in server.links() {
-            let link = &self.links[link_at];
-            let state = || self.transports[link.transport].state(link.queue_pair);
+            let link = &self.links.all[link_at];
+            let state = || self.links.transports[link.transport].state(link.queue_pair);
             let failed = link.failed || is_gone || link.made && state() == QueuePairState::Error;
             if failed {
                 self.fail_link(link_at);
@@ -448,8 +452,8 @@ impl Core {
 
     /// Sleeps until a server wakes this side, for a bounded time.
     fn sleep(&mut self) {
-        for at in 0..self.links.len() {
-            let link = &mut self.links[at];
+        for at in 0..self.links.all.len() {
+            let link = &mut self.links.all[at];
             if !link.in_flight.is_empty() && link.sender.room() > 2 {
                 link.sleep_epoch += 1;
                 link.writer.write_sleep_epoch(link.sleep_epoch, &mut link.sender);
@@ -459,8 +463,8 @@ impl Core {
         if self.progress() {
             return;
         }
-        self.counters.sleeps += 1;
-        wait_any(&mut self.transports, SLEEP_MAX);
+        self.pending.counters.sleeps += 1;
+        wait_any(&mut self.links.transports, SLEEP_MAX);
     }
 }
 
@@ -473,13 +477,13 @@ impl Core {
             Failure::Unavailable { partition } => self.unavailable(partition),
             Failure::RowsLost => RequestError::RowsLost,
             Failure::Refused { status: Status::NotFinite, .. } => {
-                let request = self.requests.find(id);
+                let request = self.pending.requests.find(id);
                 let pulls = request.is_some_and(|request| !matches!(request.reply, Reply::None));
                 if pulls { FilterRefusal::RowNotFinite.into() } else { RequestError::NotFinite }
             }
             Failure::Expired { expiry } => RequestError::SessionExpired { expiry },
             Failure::Refused { server, status } => {
-                RequestError::Refused { server, status, rows: self.refused.of(id) }
+                RequestError::Refused { server, status, rows: self.pending.refused.of(id) }
             }
         }
     }

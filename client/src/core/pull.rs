@@ -75,7 +75,7 @@ impl Core {
         if located.as_ref().is_err_and(|error| !self.is_passing(error)) {
             return located.map(|()| 0);
         }
-        let len = rows.count() * self.tables[table.0].row_len;
+        let len = rows.count() * self.tables[table].row_len;
         let request = self.begin_pull(options, len)?;
         let lazy = located.is_err()
             || len > STAGED_LEN_MAX
@@ -86,13 +86,13 @@ impl Core {
         } else {
             let started = self.start_reads(request, table, rows, reading);
             let passing = started.as_ref().is_err_and(|error| self.is_passing(error));
-            if let (Some(slot), true) = (self.requests.find_mut(request), passing) {
+            if let (Some(slot), true) = (self.pending.requests.find_mut(request), passing) {
                 slot.reads_again = true;
             }
             let started = if passing { Ok(()) } else { started };
             (Reply::Blocks { rows, reading }, started)
         };
-        if let Some(slot) = self.requests.find_mut(request) {
+        if let Some(slot) = self.pending.requests.find_mut(request) {
             slot.reply = reply;
         }
         self.end_sending(request);
@@ -107,7 +107,7 @@ impl Core {
         options: &PullOptions,
     ) -> Result<RequestId, RequestError> {
         let (request, chunk) =
-            self.begin_gathering(options, rows.count() * self.tables[table.0].row_len)?;
+            self.begin_gathering(options, rows.count() * self.tables[table].row_len)?;
         let (replica, clock) = (self.replica_of(options.from), self.pull_clock(table));
         let filters = FilterStack::default();
         self.gather_range(
@@ -126,10 +126,10 @@ impl Core {
     ) -> Result<RequestId, RequestError> {
         let Gathering { chunk, request, replica, .. } = to;
         let row_count = count_of(rows.count());
-        if let Some(slot) = self.requests.find_mut(request) {
+        if let Some(slot) = self.pending.requests.find_mut(request) {
             slot.reply = Reply::Staged { chunk, row_count, positions: Vec::new() };
         }
-        let (layout, row_len) = (self.tables[table.0].layout, self.tables[table.0].row_len);
+        let (layout, row_len) = (self.tables[table].layout, self.tables[table].row_len);
         let rows_max = (GATHER_LEN_MAX / row_len).max(1);
         let (mut first, mut started) = (rows.start, Ok(()));
         while first < rows.end && started.is_ok() {
@@ -164,21 +164,21 @@ impl Core {
         keys: &[u64],
         options: &PullOptions,
     ) -> Result<RequestId, RequestError> {
-        let len = keys.len() as u64 * self.tables[table.0].row_len;
+        let len = keys.len() as u64 * self.tables[table].row_len;
         let (request, chunk) = self.begin_gathering(options, len)?;
         let replica = self.replica_of(options.from);
         let sole = self.routes(replica).sole;
-        let mut positions = self.requests.take_positions();
+        let mut positions = self.pending.requests.take_positions();
         if sole.is_none() {
             self.sort_by_link(table, keys, replica);
             for sorted in &self.scratch.by_link {
                 positions.extend_from_slice(&sorted.positions);
             }
         }
-        if let Some(slot) = self.requests.find_mut(request) {
+        if let Some(slot) = self.pending.requests.find_mut(request) {
             slot.reply = Reply::Staged { chunk, row_count: count_of(keys.len() as u64), positions };
         }
-        let generation = self.generation;
+        let generation = self.cluster.generation;
         let clock = self.pull_clock(table);
         let filters = options.filters;
         let mut to = Gathering { chunk, row: 0, request, replica, clock, filters };
@@ -205,8 +205,8 @@ impl Core {
     }
 
     pub(super) fn count_pull(&mut self, len: u64) {
-        self.counters.pulls += 1;
-        self.counters.bytes_pulled += len;
+        self.pending.counters.pulls += 1;
+        self.pending.counters.bytes_pulled += len;
     }
 
     /// Starts a pull whose rows servers write into a piece of the staging area.
@@ -239,7 +239,7 @@ impl Core {
         id: RequestId,
         into: &mut [u8],
     ) -> Result<(), RequestError> {
-        let read = self.requests.find(id).and_then(|request| match request.reply {
+        let read = self.pending.requests.find(id).and_then(|request| match request.reply {
             Reply::Blocks { rows, reading } => Some((rows, reading)),
             _ => None,
         });
@@ -263,8 +263,8 @@ impl Core {
         reading: Reading,
         into: &mut [u8],
     ) -> Result<(), RequestError> {
-        self.counters.pulls_served += 1;
-        let row_len = self.tables[table.0].row_len;
+        self.pending.counters.pulls_served += 1;
+        let row_len = self.tables[table].row_len;
         let piece_rows = (GATHER_LEN_MAX / row_len).max(1);
         let mut first = rows.start;
         while first < rows.end {
@@ -293,19 +293,19 @@ impl Core {
     ) -> Result<Claimed, RequestError> {
         self.copy_while_waiting(table, id, into).inspect_err(|_| self.forget(id))?;
         self.wait_for(id).inspect_err(|_| self.forget(id))?;
-        let Some(request) = self.requests.find_mut(id) else { return Ok(Claimed::Done) };
+        let Some(request) = self.pending.requests.find_mut(id) else { return Ok(Claimed::Done) };
         let again = std::mem::take(&mut request.reads_again);
         let asks = std::mem::take(&mut request.asks_servers);
         let reply = std::mem::take(&mut request.reply);
         request.claimable = false;
-        let row_len = self.tables[table.0].row_len;
+        let row_len = self.tables[table].row_len;
         match &reply {
             Reply::None => {}
             Reply::Staged { chunk, positions, .. } if positions.is_empty() => {
-                self.memory.staging_pages().read(chunk.offset, into);
+                self.pending.memory.staging_pages().read(chunk.offset, into);
             }
             Reply::Staged { chunk, positions, .. } => {
-                let pages = self.memory.staging_pages();
+                let pages = self.pending.memory.staging_pages();
                 for (row, position) in (0_u64..).zip(positions) {
                     let to = index(u64::from(*position) * row_len);
                     pages.read(chunk.offset + row * row_len, &mut into[to..][..index(row_len)]);
@@ -340,7 +340,7 @@ impl Core {
         into: &mut [u8],
     ) -> Result<(), RequestError> {
         let (mut patience, mut parts_left) = (None, u32::MAX);
-        while let Some(request) = self.requests.find(id)
+        while let Some(request) = self.pending.requests.find(id)
             && let Reply::Blocks { rows, .. } = request.reply
             && !request.is_done()
         {
@@ -363,7 +363,7 @@ impl Core {
         keys: &[u64],
         mut to: Gathering,
     ) -> Result<(), RequestError> {
-        let row_len = self.tables[table.0].row_len;
+        let row_len = self.tables[table].row_len;
         let rows_max =
             usize::try_from(GATHER_LEN_MAX / row_len).unwrap_or(1).clamp(1, PART_KEYS_MAX);
         for part in keys.chunks(rows_max) {
@@ -381,7 +381,7 @@ impl Core {
         asked: Asked<'_>,
         to: Gathering,
     ) -> Result<(), RequestError> {
-        let row_len = self.tables[table.0].row_len;
+        let row_len = self.tables[table].row_len;
         let staging = self.staging_region()?;
         let options = PushOptions { clock: Some(to.clock), ..PushOptions::default() };
         let mut header = self.header(RequestKind::Pull, table, &options);
@@ -404,14 +404,14 @@ impl Core {
             let keys = bytemuck::cast_slice(list);
             return self.send(route, &Message { request, header, list, keys, values, reply });
         }
-        let mut encoder = std::mem::take(&mut self.encoder);
+        let mut encoder = std::mem::take(&mut self.scratch.encoder);
         self.filter_pull(&mut header, route.link, list, &to.filters, &mut encoder);
         let keys = match header.coding {
             Some(_) => encoder.keys(),
             None => bytemuck::cast_slice(list),
         };
         let sent = self.send(route, &Message { request, header, list, keys, values, reply });
-        self.encoder = encoder;
+        self.scratch.encoder = encoder;
         sent
     }
 

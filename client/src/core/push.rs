@@ -77,7 +77,7 @@ impl Core {
         self.note_push(table, request);
         let sent = self.send_range(request, table, rows, values, options);
         self.end_push(request, values, sent)?;
-        self.count_push(rows.count() * self.tables[table.0].row_len);
+        self.count_push(rows.count() * self.tables[table].row_len);
         Ok(request)
     }
 
@@ -89,8 +89,8 @@ impl Core {
         values: Source<'_>,
         options: &PushOptions,
     ) -> Result<(), RequestError> {
-        let row_len = self.tables[table.0].row_len;
-        let layout = self.tables[table.0].layout;
+        let row_len = self.tables[table].row_len;
+        let layout = self.tables[table].layout;
         let mut first = rows.start;
         while first < rows.end {
             if first > rows.start {
@@ -130,7 +130,7 @@ impl Core {
         self.note_push(table, request);
         let sent = self.send_keys(request, table, keys, values, options);
         self.end_push(request, values, sent)?;
-        self.count_push(keys.len() as u64 * self.tables[table.0].row_len);
+        self.count_push(keys.len() as u64 * self.tables[table].row_len);
         Ok(Some(request))
     }
 
@@ -142,8 +142,8 @@ impl Core {
         values: Source<'_>,
         options: &PushOptions,
     ) -> Result<(), RequestError> {
-        let row_len = self.tables[table.0].row_len;
-        if let Some(link) = self.heads.sole {
+        let row_len = self.tables[table].row_len;
+        if let Some(link) = self.cluster.heads.sole {
             let route = self.route(link);
             let rows_max = self.keyed_rows_max(table, link);
             for (at, part) in keys.chunks(rows_max).enumerate() {
@@ -164,7 +164,7 @@ impl Core {
             }
         } else {
             self.sort_by_link(table, keys, Replica::Head);
-            let generation = self.generation;
+            let generation = self.cluster.generation;
             for link in 0..self.scratch.by_link.len() {
                 let route = Route { link, generation };
                 if self.scratch.by_link[link].keys.is_empty() {
@@ -206,9 +206,9 @@ impl Core {
     /// Whether there is time for one more part of a push.
     fn go_on_sending(&mut self, request: RequestId) -> Result<(), RequestError> {
         if self.time_left(request).is_zero() {
-            return Err(RequestError::Timeout { timeout: self.options.timeout });
+            return Err(RequestError::Timeout { timeout: self.session.options.timeout });
         }
-        self.watching.ask()
+        self.session.watching.ask()
     }
 
     /// Most bytes of values in one message.
@@ -222,15 +222,15 @@ impl Core {
 
     /// Most rows in one message that names keys.
     fn keyed_rows_max(&mut self, table: TableIndex, link: usize) -> usize {
-        let rows = self.part_len_max(table, link) / self.tables[table.0].row_len;
-        let is_dense = self.tables[table.0].dense_rows().is_some();
+        let rows = self.part_len_max(table, link) / self.tables[table].row_len;
+        let is_dense = self.tables[table].dense_rows().is_some();
         let most = if is_dense { PART_KEYS_MAX } else { PART_NEW_KEYS_MAX };
         usize::try_from(rows).unwrap_or(most).clamp(1, most)
     }
 
     pub(super) fn count_push(&mut self, len: u64) {
-        self.counters.pushes += 1;
-        self.counters.bytes_pushed += len;
+        self.pending.counters.pushes += 1;
+        self.pending.counters.bytes_pushed += len;
     }
 
     /// Sorts keys by the link that leads to them, into the scratch buffers.
@@ -239,7 +239,7 @@ impl Core {
             link.keys.clear();
             link.positions.clear();
         }
-        let layout = self.tables[table.0].layout;
+        let layout = self.tables[table].layout;
         for (position, key) in (0_u32..).zip(keys) {
             let link = self.routes(replica).link_of(layout.partition_of(*key));
             let sorted = &mut self.scratch.by_link[link];
@@ -260,7 +260,7 @@ impl Core {
         request: RequestId,
         options: &PushOptions,
     ) -> Result<(), RequestError> {
-        let row_len = self.tables[table.0].row_len;
+        let row_len = self.tables[table].row_len;
         let mut gathered = std::mem::take(&mut self.scratch.values);
         gathered.clear();
         for position in positions {
@@ -272,7 +272,7 @@ impl Core {
                 Source::Registered { region, offset } => {
                     let at = gathered.len();
                     gathered.resize(at + index(row_len), 0);
-                    self.memory.pages(region).read(offset + from, &mut gathered[at..]);
+                    self.pending.memory.pages(region).read(offset + from, &mut gathered[at..]);
                 }
             }
         }
@@ -311,7 +311,7 @@ impl Core {
                 let region = self.staging_region()?;
                 let chunk = self.allocate_chunk(len)?;
                 let bytes = &bytes[index(from)..index(from + len)];
-                self.memory.staging_pages().write(chunk.offset, bytes);
+                self.pending.memory.staging_pages().write(chunk.offset, bytes);
                 Ok(Values::At { region, offset: chunk.offset, held: Held::Chunk(chunk) })
             }
             Source::Registered { region, offset } => {
@@ -373,12 +373,12 @@ impl Core {
         table: TableIndex,
         options: &PushOptions,
     ) -> RequestHeader {
-        self.sequence = self.sequence.next();
-        let entry = &self.tables[table.0].entry;
+        self.session.sequence = self.session.sequence.next();
+        let entry = &self.tables[table].entry;
         let clock = match entry.schema.aggregation {
             // Of the round that this worker is in.
-            Aggregation::Rounds { .. } if kind.pushes() => WorkerClock(self.clock.0 + 1),
-            _ => options.clock.unwrap_or(self.clock),
+            Aggregation::Rounds { .. } if kind.pushes() => WorkerClock(self.clocks.own.0 + 1),
+            _ => options.clock.unwrap_or(self.clocks.own),
         };
         RequestHeader {
             kind,
@@ -387,8 +387,8 @@ impl Core {
             strong: false,
             dtype: entry.schema.dtype,
             table: entry.id,
-            sequence: self.sequence,
-            epoch: self.map.epoch,
+            sequence: self.session.sequence,
+            epoch: self.cluster.map.epoch,
             clock,
             rows: Rows::Keys,
             row_count: 0,

@@ -148,7 +148,8 @@ impl Reads {
 impl Core {
     /// A read and those joined to it.
     fn joined<'a>(&'a self, read: &'a Read) -> impl Iterator<Item = &'a Read> {
-        let next = |read: &&Read| read.joined.and_then(|next| self.reads.reads[next].as_ref());
+        let next =
+            |read: &&Read| read.joined.and_then(|next| self.pending.reads.reads[next].as_ref());
         std::iter::successors(Some(read), next)
     }
 
@@ -167,16 +168,16 @@ impl Core {
 
     /// Posts a read, if the send queue has room. True also when the read is over already.
     fn post_read(&mut self, at: usize) -> bool {
-        let Some(read) = &self.reads.reads[at] else { return true };
+        let Some(read) = &self.pending.reads.reads[at] else { return true };
         if read.phase == Phase::Done {
             return true;
         }
-        let (link_at, link) = (read.link, &self.links[read.link]);
+        let (link_at, link) = (read.link, &self.links.all[read.link]);
         if link.failed || link.queue_pair != read.queue_pair {
             let server = link.server;
             let mut ended = Some(at);
             while let Some(at) = ended {
-                ended = self.reads.reads[at].and_then(|read| read.joined);
+                ended = self.pending.reads.reads[at].and_then(|read| read.joined);
                 self.finish_read(at, Some(Failure::Gone { server }));
             }
             return true;
@@ -207,11 +208,11 @@ impl Core {
                 (to, span_len(&read.place, last + 1 - first), remote)
             }
         };
-        let Some(local) = self.memory.staged(link.transport, to, len) else {
+        let Some(local) = self.pending.memory.staged(link.transport, to, len) else {
             unreachable!("reads start once the staging area is registered")
         };
         let ends = Some(work_id);
-        self.links[link_at].sender.push_read((local, remote), false, ends);
+        self.links.all[link_at].sender.push_read((local, remote), false, ends);
         self.count_reads(1, len);
         self.flush(link_at);
         true
@@ -219,14 +220,14 @@ impl Core {
 
     #[inline]
     fn count_reads(&mut self, reads: u64, len: u64) {
-        self.counters.reads += reads;
-        self.counters.bytes_read += len;
+        self.pending.counters.reads += reads;
+        self.pending.counters.bytes_read += len;
     }
 
     /// Sets what a read and those joined to it are doing.
     fn set_phase(&mut self, first: usize, phase: Phase) {
         let mut at = Some(first);
-        while let Some(read) = at.and_then(|at| self.reads.reads[at].as_mut()) {
+        while let Some(read) = at.and_then(|at| self.pending.reads.reads[at].as_mut()) {
             read.phase = phase;
             at = read.joined;
         }
@@ -235,16 +236,16 @@ impl Core {
     /// Posts a read's next step, now or when its link has room.
     fn go_on(&mut self, at: usize) {
         if !self.post_read(at) {
-            self.reads.postponed.push_back(at);
+            self.pending.reads.postponed.push_back(at);
         }
     }
 
     /// Posts what waited for room.
     pub(super) fn post_postponed(&mut self) {
         // One that fails takes those of its link out.
-        while let Some(at) = self.reads.postponed.pop_front() {
+        while let Some(at) = self.pending.reads.postponed.pop_front() {
             if !self.post_read(at) {
-                return self.reads.postponed.push_front(at);
+                return self.pending.reads.postponed.push_front(at);
             }
         }
     }
@@ -252,13 +253,13 @@ impl Core {
     /// Whether reads that are under way wait for room on their link.
     #[inline]
     pub(super) fn has_postponed(&self) -> bool {
-        !self.reads.postponed.is_empty()
+        !self.pending.reads.postponed.is_empty()
     }
 
     /// A read has completed, and those joined to it.
     pub(super) fn end_read(&mut self, queue_pair: QueuePairId, work_id: WorkId, succeeded: bool) {
         let first = index(work_id.0 - 1);
-        if let Some(Some(read)) = self.reads.reads.get(first)
+        if let Some(Some(read)) = self.pending.reads.reads.get(first)
             && let (Phase::Before | Phase::Rows, true) = (read.phase, succeeded)
             && read.queue_pair == queue_pair
         {
@@ -268,7 +269,7 @@ impl Core {
         }
         let mut ended = Some(first);
         while let Some(at) = ended {
-            let Some(Some(read)) = self.reads.reads.get_mut(at) else { return };
+            let Some(Some(read)) = self.pending.reads.reads.get_mut(at) else { return };
             if read.phase == Phase::Done || read.queue_pair != queue_pair {
                 return;
             }
@@ -278,9 +279,9 @@ impl Core {
     }
 
     fn end_one_read(&mut self, at: usize, succeeded: bool) {
-        let Some(read) = &self.reads.reads[at] else { return };
+        let Some(read) = &self.pending.reads.reads[at] else { return };
         if !succeeded {
-            let server = self.links[read.link].server;
+            let server = self.links.all[read.link].server;
             return self.finish_read(at, Some(Failure::Gone { server }));
         }
         let is_whole = match read.phase {
@@ -294,13 +295,13 @@ impl Core {
             return self.finish_read(at, None);
         }
         let mut read = *read;
-        self.counters.reads_retried += 1;
+        self.pending.counters.reads_retried += 1;
         let is_fenced = match read.phase {
             Phase::After => self.ends_fenced(&read),
             _ => self.is_fenced(&read),
         };
         if is_fenced {
-            let server = self.links[read.link].server;
+            let server = self.links.all[read.link].server;
             return self.finish_read(at, Some(Failure::NotCurrent { server }));
         }
         read.met += 1;
@@ -310,8 +311,8 @@ impl Core {
         } else {
             read.again = self.changed(&read);
         }
-        self.reads.reads[at] = Some(read);
-        let request = self.requests.find_mut(read.request);
+        self.pending.reads.reads[at] = Some(read);
+        let request = self.pending.requests.find_mut(read.request);
         let asks = request.is_some_and(|request| {
             request.asks_servers |= read.met >= MET_MAX;
             request.asks_servers
@@ -323,18 +324,18 @@ impl Core {
     }
 
     fn finish_read(&mut self, at: usize, failure: Option<Failure>) {
-        let Some(read) = &mut self.reads.reads[at] else { return };
+        let Some(read) = &mut self.pending.reads.reads[at] else { return };
         read.phase = Phase::Done;
         let (id, table, versions) = (read.request, read.table, read.versions.take());
         self.release_versions(versions);
-        self.reads.postponed.retain(|other| *other != at);
+        self.pending.reads.postponed.retain(|other| *other != at);
         match failure {
             Some(Failure::Gone { .. } | Failure::NotCurrent { .. })
-                if !self.options.retry_for.is_zero() =>
+                if !self.session.options.retry_for.is_zero() =>
             {
                 // Whoever claims the rows reads them again elsewhere.
-                self.tables[table.0].places.clear();
-                if let Some(request) = self.requests.find_mut(id) {
+                self.tables[table].places.clear();
+                if let Some(request) = self.pending.requests.find_mut(id) {
                     request.reads_again = true;
                 }
                 self.end_part(id, None);
@@ -350,19 +351,19 @@ impl Core {
     /// takes the place over by failover, and it was current a moment ago. Values are aligned and at
     /// most eight bytes, and the server's device reads such whole.
     fn reads_by_value(&self, table: TableIndex, place: &Place) -> bool {
-        let schema = &self.tables[table.0].entry.schema;
+        let schema = &self.tables[table].entry.schema;
         schema.width == 1
-            && self.links[place.link].promises.reads_words_whole
-            && self.map.replicas <= 1
+            && self.links.all[place.link].promises.reads_words_whole
+            && self.cluster.map.replicas <= 1
             && place.current_at.is_some_and(|at| at.elapsed() < CURRENT_FOR)
     }
 
     /// Versions at a place were looked at and were not fenced.
     fn saw_current(&mut self, at: usize) {
-        let Some(read) = &self.reads.reads[at] else { return };
+        let Some(read) = &self.pending.reads.reads[at] else { return };
         let (link, offset) = (read.link, read.place.at.offset);
         let now = Instant::now();
-        let Some(table) = self.tables.get_mut(read.table.0) else { return };
+        let table = &mut self.tables[read.table];
         let is_same = |place: &&mut Place| place.link == link && place.at.offset == offset;
         for place in table.places.of_partition(read.partition.0 as usize).filter(is_same) {
             place.current_at = Some(now);
@@ -371,20 +372,20 @@ impl Core {
 
     /// Whether every block of a read has equal, even versions at both ends.
     fn is_whole(&self, read: &Read) -> bool {
-        let (pages, staged) = (self.memory.staging_pages(), read.staged());
+        let (pages, staged) = (self.pending.memory.staging_pages(), read.staged());
         read.blocks().all(|block| staged.is_whole(pages, block))
     }
 
     /// The first and the last block of a read that are not whole.
     fn changed(&self, read: &Read) -> Option<(u64, u64)> {
-        let (pages, staged) = (self.memory.staging_pages(), read.staged());
+        let (pages, staged) = (self.pending.memory.staging_pages(), read.staged());
         let mut changed = read.blocks().filter(|block| !staged.is_whole(pages, *block));
         let first = changed.next()?;
         Some((first, changed.next_back().unwrap_or(first)))
     }
 
     fn is_fenced(&self, read: &Read) -> bool {
-        let (pages, staged) = (self.memory.staging_pages(), read.staged());
+        let (pages, staged) = (self.pending.memory.staging_pages(), read.staged());
         read.blocks().any(|block| staged.is_fenced(pages, block))
     }
 
@@ -396,11 +397,11 @@ impl Core {
         rows: RowRange,
         into: &mut [u8],
     ) {
-        let state = &self.tables[table.0];
+        let state = &self.tables[table];
         let (row_len, layout) = (state.row_len, state.layout);
-        let memory = &mut self.memory;
+        let memory = &mut self.pending.memory;
         let is_done = |read: &Read| read.request == request && read.phase == Phase::Done;
-        self.reads.take(is_done, |read| {
+        self.pending.reads.take(is_done, |read| {
             let part = layout.rows_of(read.partition);
             copy_read(read, memory.staging_pages(), (part, rows), row_len, into);
             memory.release(read.chunk);
@@ -409,15 +410,15 @@ impl Core {
 
     /// Gives the staged blocks of a request back.
     pub(super) fn drop_reads(&mut self, request: RequestId) {
-        let memory = &mut self.memory;
-        self.reads.take(|read| read.request == request, |read| memory.release(read.chunk));
+        let memory = &mut self.pending.memory;
+        self.pending.reads.take(|read| read.request == request, |read| memory.release(read.chunk));
     }
 
     /// Every read under way on a link fails.
     pub(super) fn fail_reads(&mut self, link: usize) {
-        let server = self.links[link].server;
-        for at in 0..self.reads.reads.len() {
-            let lost = self.reads.reads[at]
+        let server = self.links.all[link].server;
+        for at in 0..self.pending.reads.reads.len() {
+            let lost = self.pending.reads.reads[at]
                 .is_some_and(|read| read.link == link && read.phase != Phase::Done);
             if lost {
                 self.finish_read(at, Some(Failure::Gone { server }));
@@ -428,7 +429,7 @@ impl Core {
     /// Places at a link are not known any more, nor is anything in view there.
     pub(super) fn forget_places(&mut self, link: usize) {
         self.forget_lines(link);
-        for table in &mut self.tables {
+        for table in self.tables.iter_mut() {
             for place in table.places.iter_mut() {
                 place.take_if(|place| place.link == link);
             }

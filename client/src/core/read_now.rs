@@ -33,7 +33,7 @@ impl Core {
         mut reading: Reading,
         into: &mut [u8],
     ) -> Result<(), RequestError> {
-        let (mut since, mut looks_again) = (None, !self.options.retry_for.is_zero());
+        let (mut since, mut looks_again) = (None, !self.session.options.retry_for.is_zero());
         loop {
             self.wait_for_workers_at(table, rows, &mut reading)?;
             let read = match self.locate(table, reading.replica) {
@@ -52,20 +52,22 @@ impl Core {
             if let RequestError::NotCurrent { .. } = error
                 && std::mem::replace(&mut looks_again, false)
             {
-                self.tables[table.0].places.clear();
+                self.tables[table].places.clear();
                 continue;
             }
             let since = *since.get_or_insert_with(Instant::now);
             if !self.is_passing(&error) {
                 return Err(error);
             }
-            if since.elapsed() >= self.options.retry_for {
-                return Err(self.unavailable(self.tables[table.0].layout.partition_of(rows.start)));
+            if since.elapsed() >= self.session.options.retry_for {
+                return Err(self.unavailable(self.tables[table].layout.partition_of(rows.start)));
             }
             self.start_trouble();
-            let generation = self.generation;
+            let generation = self.cluster.generation;
             let mut patience = None;
-            while self.generation == generation && since.elapsed() < self.options.retry_for {
+            while self.cluster.generation == generation
+                && since.elapsed() < self.session.options.retry_for
+            {
                 self.wait_a_little(&mut patience)?;
             }
         }
@@ -79,14 +81,14 @@ impl Core {
         reading: Reading,
         into: &mut [u8],
     ) -> Result<(), RequestError> {
-        let row_len = self.tables[table.0].row_len;
+        let row_len = self.tables[table].row_len;
         let Reading { replica, relaxed, .. } = reading;
         if self.is_viewable(table, replica, rows) {
             let streams = into.len() >= STREAM_LEN_MIN;
             let copy = CopyMode { relaxed, streams };
             let mut first = rows.start;
             while first < rows.end {
-                let state = &self.tables[table.0];
+                let state = &self.tables[table];
                 let partition = state.layout.partition_of(first);
                 let end = rows.end.min(state.layout.rows_of(partition).end);
                 let place = state.places.find(replica, partition.0 as usize).copied();
@@ -95,7 +97,9 @@ impl Core {
                     return Err(self.unavailable(partition));
                 };
                 if !self.still_serves(place.link) {
-                    return Err(RequestError::ServerGone { server: self.links[place.link].server });
+                    return Err(RequestError::ServerGone {
+                        server: self.links.all[place.link].server,
+                    });
                 }
                 let from = index((first - rows.start) * row_len);
                 let part = RowRange::new(first, end);
@@ -115,7 +119,7 @@ impl Core {
                 let part = RowRange::new(first, rows.end.min(first + window_rows));
                 let id = self.begin(None, true)?;
                 let started = self.start_reads(id, table, part, reading);
-                if let Some(slot) = self.requests.find_mut(id) {
+                if let Some(slot) = self.pending.requests.find_mut(id) {
                     // Whoever reads again waits for slower workers again.
                     slot.reply = Reply::Blocks { rows: part, reading };
                 }
@@ -135,7 +139,7 @@ impl Core {
                     Claimed::Done => Ok(()),
                     Claimed::Contended { .. } => self.pull_contended(table, part, reading, out),
                     Claimed::Again { .. } => {
-                        Err(self.unavailable(self.tables[table.0].layout.partition_of(part.start)))
+                        Err(self.unavailable(self.tables[table].layout.partition_of(part.start)))
                     }
                 });
                 if let Err(error) = claimed {

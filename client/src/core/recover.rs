@@ -30,6 +30,22 @@ pub(super) struct Trouble {
     over: Option<Instant>,
 }
 
+/// What keeps messages from being sent, and how the client gets over it.
+#[derive(Debug)]
+pub(super) struct Recovery {
+    pub(super) trouble: Option<Trouble>,
+    /// Nothing new is sent: what was sent under the last map is being settled.
+    pub(super) settling: bool,
+    /// Spreads retries.
+    pub(super) random: u64,
+}
+
+impl Recovery {
+    pub(super) fn new(random: u64) -> Self {
+        Self { trouble: None, settling: false, random }
+    }
+}
+
 #[derive(Debug)]
 enum Phase {
     /// The map is to be learned, when it is time.
@@ -55,20 +71,21 @@ impl Core {
     /// Whether something keeps messages from being sent.
     #[inline]
     pub(super) fn in_trouble(&self) -> bool {
-        self.trouble.as_ref().is_some_and(|trouble| !trouble.is_over())
+        self.recovery.trouble.as_ref().is_some_and(|trouble| !trouble.is_over())
     }
 
     /// Something has to be sent again, or a server is gone.
     pub(super) fn start_trouble(&mut self) {
-        if self.options.retry_for.is_zero() || self.in_trouble() {
+        if self.session.options.retry_for.is_zero() || self.in_trouble() {
             return;
         }
         let now = Instant::now();
         let recent = self
+            .recovery
             .trouble
             .take()
             .filter(|trouble| trouble.over.is_some_and(|over| now.duration_since(over) < CALM));
-        self.trouble = Some(match recent {
+        self.recovery.trouble = Some(match recent {
             Some(trouble) => Trouble { over: None, phase: Phase::Learn, ..trouble },
             None => Trouble::new(now),
         });
@@ -77,9 +94,9 @@ impl Core {
     /// One step out of trouble. Blocks only to ask others, for bounded times.
     pub(super) fn recover(&mut self) {
         // While a step runs there is no trouble: what it meets starts the next one.
-        let Some(mut trouble) = self.trouble.take() else { return };
+        let Some(mut trouble) = self.recovery.trouble.take() else { return };
         if trouble.is_over() {
-            self.trouble = Some(trouble);
+            self.recovery.trouble = Some(trouble);
             return;
         }
         let now = Instant::now();
@@ -91,7 +108,7 @@ impl Core {
                 let random = self.random();
                 trouble.backoff.fail(Instant::now(), random);
                 if let Some(map) = learned {
-                    self.settling = true;
+                    self.recovery.settling = true;
                     trouble.phase = Phase::Settle { map, since: now, asked: 0 };
                 }
             }
@@ -111,30 +128,30 @@ impl Core {
             }
         }
         let is_whole = matches!(trouble.phase, Phase::Resend) && self.resend() && {
-            self.settling = false;
+            self.recovery.settling = false;
             trouble.phase = Phase::Learn;
-            self.settle_clocks() && self.backlog.is_empty() && self.is_reached()
+            self.settle_clocks() && self.retries.queue.is_empty() && self.is_reached()
         };
-        let worse = self.trouble.take().is_some();
+        let worse = self.recovery.trouble.take().is_some();
         if is_whole && !worse {
             trouble.over = Some(Instant::now());
             self.settle_ages();
         } else if worse && !matches!(trouble.phase, Phase::Settle { .. }) {
             trouble.phase = Phase::Learn;
-            self.settling = false;
+            self.recovery.settling = false;
         }
-        self.trouble = Some(trouble);
+        self.recovery.trouble = Some(trouble);
     }
 
     /// Looks for a newer map: a server is silent, and others may know why.
     pub(super) fn suspect(&mut self, attempt: u32) {
-        if self.options.retry_for.is_zero() {
+        if self.session.options.retry_for.is_zero() {
             return;
         }
         let Some(map) = self.newer_map(attempt) else { return };
         self.start_trouble();
-        if let Some(trouble) = &mut self.trouble {
-            self.settling = true;
+        if let Some(trouble) = &mut self.recovery.trouble {
+            self.recovery.settling = true;
             trouble.phase = Phase::Settle { map, since: Instant::now(), asked: 0 };
         }
     }
@@ -142,10 +159,10 @@ impl Core {
     /// The same of a server whose memory is read, by clients too that go by no other map: what it has left
     /// there are no longer the rows when it was replaced.
     pub(super) fn suspect_read(&mut self, at: usize, attempt: u32) {
-        if !self.options.retry_for.is_zero() {
+        if !self.session.options.retry_for.is_zero() {
             self.suspect(attempt);
         } else if self.newer_map(attempt).is_some_and(|map| self.is_replaced(at, &map)) {
-            self.servers[at].links().for_each(|link| self.fail_link(link));
+            self.cluster.servers[at].links().for_each(|link| self.fail_link(link));
         }
     }
 
@@ -154,15 +171,15 @@ impl Core {
             return None;
         }
         let limit = Backoff::new(Instant::now()).limit();
-        self.learn_map(attempt as usize, limit).filter(|map| map.epoch > self.map.epoch)
+        self.learn_map(attempt as usize, limit).filter(|map| map.epoch > self.cluster.map.epoch)
     }
 
     /// Whether a map has another life of a server than the one reached, or none.
     fn is_replaced(&self, at: usize, map: &ClusterMap) -> bool {
-        let server = &self.servers[at];
+        let server = &self.cluster.servers[at];
         let entry = map.server(server.id).filter(|entry| entry.state != ServerState::Down);
         entry.is_none_or(|entry| {
-            let before = self.map.server(server.id).map(|entry| entry.incarnation);
+            let before = self.cluster.map.server(server.id).map(|entry| entry.incarnation);
             entry.incarnation != server.incarnation && before != Some(entry.incarnation)
         })
     }
@@ -170,10 +187,10 @@ impl Core {
     /// Whether everything in flight that the new map concerns is answered, or its link is gone.
     fn is_settled(&mut self, map: &ClusterMap, since: Instant) -> bool {
         let patience_is_over = since.elapsed() >= SETTLE_MAX;
-        let changes = map.epoch != self.map.epoch;
+        let changes = map.epoch != self.cluster.map.epoch;
         let mut settled = true;
-        for at in 0..self.links.len() {
-            let link = &self.links[at];
+        for at in 0..self.links.all.len() {
+            let link = &self.links.all[at];
             if link.failed || link.in_flight.is_empty() {
                 continue;
             }
@@ -188,15 +205,15 @@ impl Core {
     }
 
     fn install(&mut self, map: ClusterMap, now: Instant) {
-        let (before, epoch) = (self.map.epoch, map.epoch);
-        self.map = map;
+        let (before, epoch) = (self.cluster.map.epoch, map.epoch);
+        self.cluster.map = map;
         let all = self.reach_servers(now);
-        for link in &mut self.links {
+        for link in &mut self.links.all {
             link.resumes |= link.refused;
             link.refused = false;
         }
         self.route_partitions();
-        for table in &mut self.tables {
+        for table in self.tables.iter_mut() {
             table.places.clear();
         }
         self.look_again();
@@ -208,18 +225,20 @@ impl Core {
 
     /// Whether every server of the map is reached and every partition has a head.
     fn is_reached(&self) -> bool {
-        let in_force = self.map.servers.iter().filter(|entry| entry.state != ServerState::Down);
-        let mut servers = in_force.map(|entry| self.servers.iter().find(|s| s.id == entry.id));
+        let in_force =
+            self.cluster.map.servers.iter().filter(|entry| entry.state != ServerState::Down);
+        let mut servers =
+            in_force.map(|entry| self.cluster.servers.iter().find(|s| s.id == entry.id));
         servers.all(|server| {
-            server.is_some_and(|server| !server.links().any(|link| self.links[link].failed))
-        }) && self.map.chains.iter().all(|chain| !chain.servers.is_empty())
+            server.is_some_and(|server| !server.links().any(|link| self.links.all[link].failed))
+        }) && self.cluster.map.chains.iter().all(|chain| !chain.servers.is_empty())
     }
 
     /// Sends what was kept, in the order of its sequences; what has nowhere to go stays. False when
     /// a mailbox is full: the rest goes later, and nothing new before.
     fn resend(&mut self) -> bool {
         self.give_up_old();
-        let mut waiting = std::mem::take(&mut self.backlog);
+        let mut waiting = std::mem::take(&mut self.retries.queue);
         waiting.make_contiguous().sort_by_key(Kept::sequence);
         let mut left = VecDeque::new();
         let mut all = true;
@@ -249,8 +268,8 @@ impl Core {
         }
         left.append(&mut waiting);
         // What failed meanwhile was kept anew.
-        left.append(&mut self.backlog);
-        self.backlog = left;
+        left.append(&mut self.retries.queue);
+        self.retries.queue = left;
         all
     }
 
@@ -261,7 +280,7 @@ impl Core {
             return self.write_again(link, kept);
         }
         let open: Vec<usize> =
-            (0..self.links.len()).filter(|at| self.links[*at].is_open()).collect();
+            (0..self.links.all.len()).filter(|at| self.links.all[*at].is_open()).collect();
         let Some((last, others)) = open.split_last() else { return Written::Nowhere(kept) };
         for link in others {
             let copy = Kept {
@@ -272,7 +291,7 @@ impl Core {
                 reply: None,
             };
             if let Written::Done = self.write_again(*link, copy)
-                && let Some(request) = self.requests.find_mut(kept.request)
+                && let Some(request) = self.pending.requests.find_mut(kept.request)
             {
                 request.parts_left += 1;
             }

@@ -39,7 +39,7 @@ impl Core {
     #[cold]
     pub(super) fn note_refused(&mut self, link_at: usize, in_flight: &InFlight) {
         let mut bytes = Vec::new();
-        let found = self.links[link_at].writer.read_back(in_flight.number, &mut bytes);
+        let found = self.links.all[link_at].writer.read_back(in_flight.number, &mut bytes);
         let decoded = RequestHeader::decode(&bytes, bytes.len() as u64);
         let Some(header) = decoded.ok().filter(|_| found) else {
             unreachable!("the mirror holds every message in flight as it was written");
@@ -50,13 +50,13 @@ impl Core {
         match header.rows {
             Rows::Range { first } => {
                 let last = first + u64::from(header.row_count - 1);
-                self.refused.add(in_flight.request, [first..=last]);
+                self.pending.refused.add(in_flight.request, [first..=last]);
             }
             Rows::Keys => {
                 let keys = &bytes[header.len()..][..index(header.sent_keys_len())];
-                let link = &self.links[link_at];
+                let link = &self.links.all[link_at];
                 let keys = keys_of(link, in_flight.number, &header, keys);
-                self.refused.add(in_flight.request, keys.into_iter().map(|key| key..=key));
+                self.pending.refused.add(in_flight.request, keys.into_iter().map(|key| key..=key));
             }
             Rows::Partition { .. } => unreachable!("a push is of the rows it names"),
         }

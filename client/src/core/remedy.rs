@@ -8,7 +8,7 @@ use crate::error::RequestError;
 
 impl Core {
     pub(super) fn remedy(&self, partition: PartitionId) -> String {
-        let Some(chain) = self.map.chains.get(partition.0 as usize) else {
+        let Some(chain) = self.cluster.map.chains.get(partition.0 as usize) else {
             return "start its servers again".to_owned();
         };
         if chain.servers.is_empty() {
@@ -16,7 +16,7 @@ impl Core {
                 .to_owned();
         }
         let named = |down: bool| -> Vec<String> {
-            let servers = chain.servers.iter().filter_map(|id| self.map.server(*id));
+            let servers = chain.servers.iter().filter_map(|id| self.cluster.map.server(*id));
             let servers = servers.filter(|server| (server.state == ServerState::Down) == down);
             servers.map(|server| format!("server {} at {}", server.id, server.address)).collect()
         };
@@ -30,11 +30,11 @@ impl Core {
 
     /// Whether a push or pull with this outcome is sent again once the map is known.
     pub(super) fn is_sent_again(&self, status: Status) -> bool {
-        !self.options.retry_for.is_zero()
+        !self.session.options.retry_for.is_zero()
             && match status {
                 Status::StaleEpoch | Status::NotHere | Status::ShuttingDown => true,
                 // Where others have the rows too, a server whose disk fails leaves the chain.
-                Status::Poisoned => self.map.replicas > 1,
+                Status::Poisoned => self.cluster.map.replicas > 1,
                 _ => false,
             }
     }
@@ -47,12 +47,12 @@ impl Core {
                 | RequestError::NotCurrent { .. }
                 | RequestError::PartitionUnavailable { .. }
         );
-        is_passing && !self.options.retry_for.is_zero()
+        is_passing && !self.session.options.retry_for.is_zero()
     }
 
     /// Nobody has a partition's rows.
     pub(super) fn unavailable(&self, partition: PartitionId) -> RequestError {
-        let tried_for = self.options.retry_for;
+        let tried_for = self.session.options.retry_for;
         let remedy = self.remedy(partition);
         RequestError::PartitionUnavailable { partition, tried_for, remedy }
     }

@@ -55,11 +55,11 @@ struct Idle {
 impl Core {
     /// How pushes to a table are combined.
     pub(super) fn aggregation_of(&self, table: TableIndex) -> Aggregation {
-        self.tables[table.0].entry.schema.aggregation
+        self.tables[table].entry.schema.aggregation
     }
 
     fn is_in_rounds(&self, table: TableIndex) -> bool {
-        !self.tables[table.0].dropped && self.aggregation_of(table) != (Aggregation::Immediate {})
+        !self.tables[table].dropped && self.aggregation_of(table) != (Aggregation::Immediate {})
     }
 
     /// A push to a table has begun.
@@ -80,12 +80,12 @@ impl Core {
     pub(super) fn check_round(&mut self) -> Result<(), RequestError> {
         let room = (REQUESTS_MAX - MESSAGES_LEFT) as u64;
         while let Some(first) = self.rounds.pushes.front().copied() {
-            if self.requests.last() + 1 < first + room {
+            if self.pending.requests.last() + 1 < first + room {
                 return Ok(());
             }
-            if !self.requests.is_over(first) {
+            if !self.pending.requests.is_over(first) {
                 self.progress();
-                if !self.requests.is_over(first) {
+                if !self.pending.requests.is_over(first) {
                     return Err(RequestError::RoundFull);
                 }
             }
@@ -96,7 +96,8 @@ impl Core {
 
     /// What a wait for room has failed of, when pushes of this round may have taken it.
     pub(super) fn blame_round(&self, error: RequestError) -> RequestError {
-        let holds_room = || self.rounds.pushes.iter().any(|push| !self.requests.is_over(*push));
+        let holds_room =
+            || self.rounds.pushes.iter().any(|push| !self.pending.requests.is_over(*push));
         match error {
             RequestError::Timeout { .. } if holds_room() => RequestError::RoundFull,
             error => error,
@@ -108,7 +109,7 @@ impl Core {
         if self.rounds.pushes.is_empty() || !header.kind.pushes() {
             return true;
         }
-        let writer = &self.links[link].writer;
+        let writer = &self.links.all[link].writer;
         writer.messages_left() > MESSAGES_LEFT && writer.bytes_left() > len as u64 + BYTES_LEFT
     }
 
@@ -120,7 +121,7 @@ impl Core {
             return false;
         }
         let is_of_round = |of: RequestId| of != NOBODY && of >= *first;
-        self.links[link].in_flight.iter().all(|message| is_of_round(message.request))
+        self.links.all[link].in_flight.iter().all(|message| is_of_round(message.request))
     }
 
     /// Longest values of a push that go in its message.
@@ -135,8 +136,7 @@ impl Core {
     /// Waits until the worker may be in one more round than those it has ended; returns whether any
     /// of its tables is in rounds.
     pub(super) fn await_rounds(&mut self) -> Result<bool, RequestError> {
-        let in_rounds =
-            (0..self.tables.len()).map(TableIndex).any(|table| self.is_in_rounds(table));
+        let in_rounds = self.tables.indices().any(|table| self.is_in_rounds(table));
         while in_rounds && self.rounds.ends.len() >= ROUNDS_AHEAD_MAX {
             if let Some(oldest) = self.rounds.ends.pop_front() {
                 self.wait_for(oldest)?;
@@ -155,7 +155,7 @@ impl Core {
     /// The worker waits, and has for a while: shards where late pushes wait are told now and then, so
     /// that these do not wait for a worker that waits for others itself.
     pub(super) fn note_idle(&mut self, now: Instant) {
-        if self.options.rank.is_none() {
+        if self.session.options.rank.is_none() {
             return;
         }
         let first = Idle { said_at: now, pause: IDLE_FIRST };
@@ -165,22 +165,23 @@ impl Core {
         }
         let pause = (idle.pause * 2).min(IDLE_EVERY_MAX);
         self.rounds.idle = Some(Idle { said_at: now, pause });
-        for table in (0..self.tables.len()).map(TableIndex) {
-            if self.tables[table.0].clock.is_some() && self.is_in_rounds(table) {
+        for table in self.tables.indices() {
+            if self.tables[table].clock.is_some() && self.is_in_rounds(table) {
                 self.say_idle(table);
             }
         }
     }
 
     fn say_idle(&mut self, table: TableIndex) {
-        for link in 0..self.links.len() {
-            if !self.links[link].made {
+        for link in 0..self.links.all.len() {
+            if !self.links.all[link].made {
                 continue;
             }
-            let writer = &self.links[link].writer;
+            let writer = &self.links.all[link].writer;
             // It leaves as much room as pushes do.
             if writer.messages_left() > MESSAGES_LEFT && writer.bytes_left() > BYTES_LEFT {
-                let options = PushOptions { clock: Some(self.clock), ..PushOptions::default() };
+                let options =
+                    PushOptions { clock: Some(self.clocks.own), ..PushOptions::default() };
                 let header = self.header(RequestKind::Idle, table, &options);
                 let (keys, values, reply) = (&[][..], Values::None, None);
                 let message = Message { request: NOBODY, header, list: &[], keys, values, reply };

@@ -38,24 +38,24 @@ pub(crate) fn step(
     step: &Step,
     into: &mut Vec<u8>,
 ) -> Result<ScanHead, RequestError> {
-    if core.tables[table.0].rows_lost {
+    if core.tables[table].rows_lost {
         return Err(RequestError::RowsLost);
     }
-    let row_words = step.columns.row_words(&core.tables[table.0].entry.schema);
+    let row_words = step.columns.row_words(&core.tables[table].entry.schema);
     let row_words = u32::try_from(row_words).unwrap_or(u32::MAX);
     let fitting = (STEP_LEN / (u64::from(row_words) * 8)).max(1);
     let row_count = u32::try_from(fitting).unwrap_or(u32::MAX);
     let row_count = if step.rows_max == 0 { row_count } else { row_count.min(step.rows_max) };
     let request = core.begin(None, true)?;
     let chunk = core.allocate_for(request, answer_len(row_count, row_words))?;
-    if let Some(slot) = core.requests.find_mut(request) {
+    if let Some(slot) = core.pending.requests.find_mut(request) {
         slot.reply = Reply::Staged { chunk, row_count, positions: Vec::new() };
     }
     let sent = ask(core, table, step, (row_count, row_words), request, chunk);
     core.end_sending(request);
     core.or_forget(request, sent)?;
     core.wait_for(request).inspect_err(|_| core.forget(request))?;
-    let pages = core.memory.staging_pages();
+    let pages = core.pending.memory.staging_pages();
     let mut head = [0; HEAD_LEN];
     pages.read(chunk.offset, &mut head);
     let head = ScanHead::decode(head, row_count);

@@ -80,7 +80,7 @@ impl Core {
     /// The route by a link, as of now.
     #[inline]
     pub(super) fn route(&self, link: usize) -> Route {
-        Route { link, generation: self.generation }
+        Route { link, generation: self.cluster.generation }
     }
 
     /// Writes one message into its link's mailbox, waiting for room, and counts it as a part of its
@@ -91,7 +91,7 @@ impl Core {
         }
         match self.make_link(route.link) {
             Ok(()) => {}
-            Err(error) if self.links[route.link].failed => {
+            Err(error) if self.links.all[route.link].failed => {
                 tracing::debug!(error = chain(&error), "a link is not made");
                 return self.put_off(route, message);
             }
@@ -136,7 +136,7 @@ impl Core {
                 return self.put_off(route, message);
             }
         }
-        if let Some(request) = self.requests.find_mut(message.request) {
+        if let Some(request) = self.pending.requests.find_mut(message.request) {
             request.parts_left += 1;
         }
         self.push_out(route.link);
@@ -145,7 +145,7 @@ impl Core {
 
     /// Writes a kept message, which counts as a part already.
     pub(super) fn write_again(&mut self, link: usize, kept: Kept) -> Written {
-        if !self.links.get(link).is_some_and(super::link::Link::is_open) {
+        if !self.links.all.get(link).is_some_and(super::link::Link::is_open) {
             return Written::Nowhere(kept);
         }
         if let Err(error) = self.make_link(link) {
@@ -160,7 +160,7 @@ impl Core {
             }
         };
         let mut header = kept.header;
-        header.epoch = self.map.epoch;
+        header.epoch = self.cluster.map.epoch;
         let message = Message {
             request: kept.request,
             header,
@@ -175,15 +175,15 @@ impl Core {
         if self.write(link, &bytes, &message, inline).is_err() {
             return Written::Full(kept);
         }
-        self.backlog_len = self.backlog_len.saturating_sub(kept.len());
-        self.counters.resent += 1;
+        self.retries.len = self.retries.len.saturating_sub(kept.len());
+        self.pending.counters.resent += 1;
         self.push_out(link);
         Written::Done
     }
 
     /// Writes a message that no user waits for, if its link takes it at once.
     pub(super) fn write_now(&mut self, link: usize, message: &Message<'_>) -> bool {
-        if !self.links[link].is_open() || self.make_link(link).is_err() {
+        if !self.links.all[link].is_open() || self.make_link(link).is_err() {
             return false;
         }
         let Ok(bytes) = self.seal(link, message, &[]) else { return false };
@@ -195,9 +195,9 @@ impl Core {
     /// Whether new messages may go by a route.
     #[inline]
     fn takes(&self, route: Route) -> bool {
-        route.generation == self.generation
-            && !self.settling
-            && self.links.get(route.link).is_some_and(super::link::Link::is_open)
+        route.generation == self.cluster.generation
+            && !self.recovery.settling
+            && self.links.all.get(route.link).is_some_and(super::link::Link::is_open)
     }
 
     /// Keeps a message that cannot be sent now.
@@ -207,12 +207,12 @@ impl Core {
         route: Route,
         message: &Message<'_>,
     ) -> Result<(), RequestError> {
-        if self.options.retry_for.is_zero() {
+        if self.session.options.retry_for.is_zero() {
             self.release(message.held());
-            let server = self.links.get(route.link).map_or(ServerId(0), |link| link.server);
+            let server = self.links.all.get(route.link).map_or(ServerId(0), |link| link.server);
             return Err(RequestError::ServerGone { server });
         }
-        if let Some(request) = self.requests.find_mut(message.request) {
+        if let Some(request) = self.pending.requests.find_mut(message.request) {
             request.parts_left += 1;
         }
         let values = match message.values {
@@ -244,7 +244,7 @@ impl Core {
         if let Some((region, offset)) = message.reply {
             header.reply = Some(self.place_of(link_at, region, offset)?);
         }
-        header.resumes = self.links[link_at].resumes && is_ordered(header.kind);
+        header.resumes = self.links.all[link_at].resumes && is_ordered(header.kind);
         let mut bytes = header.encode();
         RequestHeader::seal(&mut bytes, message.keys, inline);
         Ok(bytes)
@@ -259,7 +259,7 @@ impl Core {
         inline: &[u8],
     ) -> Result<(), MailboxFull> {
         let keys = message.keys;
-        let link = &mut self.links[link_at];
+        let link = &mut self.links.all[link_at];
         let wake = link.take_wake();
         let written = match message.values {
             Values::Lent { local, .. } => {
@@ -295,7 +295,7 @@ impl Core {
         // The shard may have gone to sleep since its epoch was looked at, without seeing the message;
         // nobody promises to poll again. It tells, then looks: this side writes, then looks.
         fence(Ordering::SeqCst);
-        let link = &mut self.links[link_at];
+        let link = &mut self.links.all[link_at];
         if !link.failed && link.sender.room() > 2 && link.take_wake() {
             link.writer.write_wake(&mut link.sender);
             self.flush(link_at);
@@ -309,7 +309,7 @@ impl Core {
         region: RegionId,
         offset: u64,
     ) -> Result<Place, Unsealed> {
-        let link = &mut self.links[link_at];
+        let link = &mut self.links.all[link_at];
         let remote = match link.shared.find(region) {
             Some(remote) => remote,
             None => {
@@ -317,10 +317,11 @@ impl Core {
                     Unsealed::Setup(RequestError::Setup { text: chain(error) })
                 };
                 let registered = self
+                    .pending
                     .memory
-                    .registered(region, link.transport, &mut self.transports)
+                    .registered(region, link.transport, &mut self.links.transports)
                     .map_err(|error| setup(&error))?;
-                let transport = self.transports[link.transport].as_mut();
+                let transport = self.links.transports[link.transport].as_mut();
                 match transport.share(link.queue_pair, &registered) {
                     Ok(remote) => {
                         link.shared.insert(region, remote);
@@ -340,7 +341,7 @@ impl Core {
     /// Bytes from which values go by reference on a link.
     #[inline]
     pub(super) fn by_reference_len(&self, link: usize) -> u64 {
-        self.links.get(link).map_or(BY_REFERENCE_LEN, |link| link.by_reference_len)
+        self.links.all.get(link).map_or(BY_REFERENCE_LEN, |link| link.by_reference_len)
     }
 }
 
@@ -377,14 +378,16 @@ impl Core {
         offset: u64,
         len: u64,
     ) -> Option<LocalSlice> {
-        let link = self.links.get(link)?;
-        let gathers = self.transports[link.transport].capabilities().scatter_max >= LENT_PIECES;
+        let link = self.links.all.get(link)?;
+        let gathers =
+            self.links.transports[link.transport].capabilities().scatter_max >= LENT_PIECES;
         // A digest of its mailbox covers what is copied, where writes show in any order.
         let is_lent = link.promises.writes_in_order && !RequestHeader::checks_values(len);
         if !is_lent || !gathers {
             return None;
         }
-        let registered = self.memory.registered(region, link.transport, &mut self.transports);
+        let registered =
+            self.pending.memory.registered(region, link.transport, &mut self.links.transports);
         Some(registered.ok()?.slice(offset, u32::try_from(len).ok()?))
     }
 
@@ -392,7 +395,7 @@ impl Core {
     pub(super) fn copy_registered(&mut self, region: RegionId, offset: u64, len: u64) -> Vec<u8> {
         let mut bytes = std::mem::take(&mut self.scratch.values);
         bytes.resize(index(len), 0);
-        self.memory.pages(region).read(offset, &mut bytes);
+        self.pending.memory.pages(region).read(offset, &mut bytes);
         bytes
     }
 }

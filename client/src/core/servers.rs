@@ -86,11 +86,11 @@ impl Core {
         let mut notes = welcome.notes;
         let (provider, transport) =
             self.choose_provider(&welcome.providers, &control, &mut notes)?;
-        let known = self.servers.iter().position(|known| known.id == entry.id);
-        let known = known.filter(|at| self.servers[*at].shard_count == welcome.shard_count);
-        let server_at = known.unwrap_or(self.servers.len());
+        let known = self.cluster.servers.iter().position(|known| known.id == entry.id);
+        let known = known.filter(|at| self.cluster.servers[*at].shard_count == welcome.shard_count);
+        let server_at = known.unwrap_or(self.cluster.servers.len());
         // What was in flight is settled by being sent again.
-        let before = known.map_or(0..0, |at| self.servers[at].links());
+        let before = known.map_or(0..0, |at| self.cluster.servers[at].links());
         for link in before {
             self.fail_link(link);
         }
@@ -99,7 +99,7 @@ impl Core {
         for shard in (0..welcome.shard_count).map(ShardId) {
             links.push(Link::unmade((entry.id, server_at), shard, transport, blank));
         }
-        control.set_limit(self.options.timeout);
+        control.set_limit(self.session.options.timeout);
         let server = ServerLink {
             id: entry.id,
             incarnation: welcome.life.0,
@@ -107,7 +107,8 @@ impl Core {
             control: Some(control),
             provider,
             shard_count: welcome.shard_count,
-            first_link: known.map_or(self.links.len(), |at| self.servers[at].first_link),
+            first_link: known
+                .map_or(self.links.all.len(), |at| self.cluster.servers[at].first_link),
             notes,
             silent: false,
             left: false,
@@ -115,17 +116,17 @@ impl Core {
         };
         match known {
             None => {
-                self.links.extend(links);
-                self.servers.push(server);
+                self.links.all.extend(links);
+                self.cluster.servers.push(server);
             }
             Some(at) => {
-                let before = std::mem::replace(&mut self.servers[at], server);
+                let before = std::mem::replace(&mut self.cluster.servers[at], server);
                 for (at, link) in before.links().zip(links) {
-                    let old = std::mem::replace(&mut self.links[at], link);
+                    let old = std::mem::replace(&mut self.links.all[at], link);
                     self.end_registrations(&old);
                 }
-                self.counters.reconnects += 1;
-                if before.started != self.servers[at].started {
+                self.pending.counters.reconnects += 1;
+                if before.started != self.cluster.servers[at].started {
                     self.note_new_process();
                 }
             }
@@ -135,19 +136,19 @@ impl Core {
 
     /// Makes the servers those of the map. Returns whether all of them are reached.
     pub(super) fn reach_servers(&mut self, now: Instant) -> bool {
-        for at in 0..self.servers.len() {
-            let entry = self.map.server(self.servers[at].id);
+        for at in 0..self.cluster.servers.len() {
+            let entry = self.cluster.map.server(self.cluster.servers[at].id);
             if entry.is_none_or(|entry| entry.state == ServerState::Down) {
                 self.leave(at);
             }
         }
         let mut reached = true;
-        for entry in self.map.servers.clone() {
+        for entry in self.cluster.map.servers.clone() {
             if entry.state == ServerState::Down {
                 continue;
             }
-            let known = self.servers.iter().position(|known| known.id == entry.id);
-            let (limit, is_due) = match known.map(|at| &self.servers[at]) {
+            let known = self.cluster.servers.iter().position(|known| known.id == entry.id);
+            let (limit, is_due) = match known.map(|at| &self.cluster.servers[at]) {
                 Some(server) if !self.needs_reaching(server) => continue,
                 Some(server) => (server.backoff.limit(), server.backoff.is_due(now)),
                 None => (Backoff::new(now).limit(), true),
@@ -162,7 +163,7 @@ impl Core {
                 self.reach(&entry, control, welcome)
             });
             if let Err(ConnectError::Interrupted) = linked {
-                self.watching.ended_another();
+                self.session.watching.ended_another();
                 return false;
             }
             if let Err(error) = linked {
@@ -170,7 +171,7 @@ impl Core {
                 reached = false;
                 let random = self.random();
                 if let Some(at) = known {
-                    let server = &mut self.servers[at];
+                    let server = &mut self.cluster.servers[at];
                     server.backoff.fail(Instant::now(), random);
                     server.silent = matches!(error, ConnectError::Timeout { .. });
                     if server.silent {
@@ -185,12 +186,12 @@ impl Core {
 
     /// Ends everything with a server.
     fn leave(&mut self, at: usize) {
-        if self.servers[at].left {
+        if self.cluster.servers[at].left {
             return;
         }
-        self.servers[at].left = true;
-        self.servers[at].control = None;
-        for link in self.servers[at].links() {
+        self.cluster.servers[at].left = true;
+        self.cluster.servers[at].control = None;
+        for link in self.cluster.servers[at].links() {
             self.fail_link(link);
         }
     }
@@ -198,35 +199,35 @@ impl Core {
     fn needs_reaching(&self, server: &ServerLink) -> bool {
         server.left
             || server.control.is_none()
-            || server.links().any(|link| self.links[link].failed)
+            || server.links().any(|link| self.links.all[link].failed)
     }
 
     /// A server came back as a new process. Where there is one copy of each row, those of tables
     /// that are kept in memory only are gone: going on as if they were zero would be worse than to
     /// say so.
     fn note_new_process(&mut self) {
-        if self.map.replicas > 1 {
+        if self.cluster.map.replicas > 1 {
             return;
         }
         let mut lost = Vec::new();
-        for table in &mut self.tables {
+        for table in self.tables.iter_mut() {
             if table.entry.schema.durability == (Durability::Memory {}) {
                 table.rows_lost = true;
                 lost.push(table.entry.id);
             }
         }
-        for kept in std::mem::take(&mut self.backlog) {
+        for kept in std::mem::take(&mut self.retries.queue) {
             if lost.contains(&kept.header.table) {
                 self.drop_kept(kept, Failure::RowsLost);
             } else {
-                self.backlog.push_back(kept);
+                self.retries.queue.push_back(kept);
             }
         }
     }
 
     /// A number to spread retries by.
     pub(super) fn random(&mut self) -> u64 {
-        self.random = windlass_wire::map::mix(self.random);
-        self.random
+        self.recovery.random = windlass_wire::map::mix(self.recovery.random);
+        self.recovery.random
     }
 }

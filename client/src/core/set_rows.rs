@@ -22,7 +22,7 @@ impl Core {
         values: &[u8],
     ) -> Result<(), TableError> {
         let row_len = len_of(table.schema.row_len())?;
-        let layout = Layout::new(table.id, table.schema.kind, self.map.partition_count());
+        let layout = Layout::new(table.id, table.schema.kind, self.cluster.map.partition_count());
         let (mut first, mut rest) = (first, values);
         while !rest.is_empty() {
             let partition = layout.partition_of(first);
@@ -70,7 +70,7 @@ impl Core {
                 schema.rule
             )));
         }
-        let layout = Layout::new(table.id, schema.kind, self.map.partition_count());
+        let layout = Layout::new(table.id, schema.kind, self.cluster.map.partition_count());
         let mut order: Vec<(PartitionId, usize)> =
             keys.iter().enumerate().map(|(at, key)| (layout.partition_of(*key), at)).collect();
         // Of a key that comes twice the last row stays.
@@ -101,7 +101,7 @@ impl Core {
     ) -> Result<(), TableError> {
         let since = Instant::now();
         loop {
-            let chain = self.map.chains.get(partition.0 as usize);
+            let chain = self.cluster.map.chains.get(partition.0 as usize);
             let server = chain.and_then(|chain| chain.servers.first().copied());
             let server = server.ok_or(TableError::Unexpected)?;
             let failed = match self.ask_server(server, request) {
@@ -114,7 +114,7 @@ impl Core {
                 TableError::Interrupted => true,
                 _ => false,
             };
-            if is_over || since.elapsed() >= self.options.retry_for {
+            if is_over || since.elapsed() >= self.session.options.retry_for {
                 return Err(failed);
             }
             self.start_trouble();

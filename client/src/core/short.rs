@@ -27,7 +27,7 @@ impl Core {
         values: Source<'_>,
         options: &PushOptions,
     ) -> Option<RequestId> {
-        let state = &self.tables[table.0];
+        let state = &self.tables[table];
         let (first, last, keys) = match rows {
             PartRows::Range(RowRange { start, end }) => (start, end.checked_sub(1)?, &[][..]),
             PartRows::Keys(keys) => (*keys.first()?, *keys.last()?, keys),
@@ -43,7 +43,7 @@ impl Core {
         {
             return None;
         }
-        let link_at = match self.heads.sole {
+        let link_at = match self.cluster.heads.sole {
             Some(link) => link,
             None => {
                 let partition = state.layout.partition_of(first);
@@ -53,12 +53,16 @@ impl Core {
                 if !is_one_place {
                     return None;
                 }
-                self.heads.link_of(partition)
+                self.cluster.heads.link_of(partition)
             }
         };
-        let link = self.links.get(link_at)?;
+        let link = self.links.all.get(link_at)?;
         let is_plain = link.is_open() && !link.is_asleep() && link.sender.room() > 3;
-        if !is_plain || self.in_trouble() || self.settling || !self.requests.next_is_free() {
+        if !is_plain
+            || self.in_trouble()
+            || self.recovery.settling
+            || !self.pending.requests.next_is_free()
+        {
             return None;
         }
 
@@ -67,9 +71,9 @@ impl Core {
         if keys.is_empty() {
             header.rows = Rows::Range { first };
         }
-        let link = &mut self.links[link_at];
+        let link = &mut self.links.all[link_at];
         header.resumes = link.resumes;
-        let memory = &self.memory;
+        let memory = &self.pending.memory;
         let laid =
             link.writer.lay(RequestHeader::LEN_MIN + keys_len + index(values_len), |bytes| {
                 let Some((encoded, body)) = bytes.split_first_chunk_mut() else { return };
@@ -84,13 +88,13 @@ impl Core {
                 }
                 RequestHeader::seal(encoded, for_keys, for_values);
             })?;
-        let request = self.requests.start(false);
-        if let Some(request) = self.requests.find_mut(request) {
+        let request = self.pending.requests.start(false);
+        if let Some(request) = self.pending.requests.find_mut(request) {
             request.parts_left = 1;
         }
         link.in_flight.push_back(InFlight { number: laid.number, request, held: Held::Nothing });
         link.resumes = false;
-        let transport = self.transports[link.transport].as_mut();
+        let transport = self.links.transports[link.transport].as_mut();
         let place = link.writer.place_of(&laid);
         let written = link.sender.write(transport, laid.as_slice(), place);
         let is_posted = written.is_ok() && link.sender.is_empty();
@@ -98,7 +102,7 @@ impl Core {
         if is_posted {
             // As in `push_out`: it tells, then looks; this side writes, then looks.
             fence(Ordering::SeqCst);
-            if self.links[link_at].is_asleep() {
+            if self.links.all[link_at].is_asleep() {
                 self.push_out(link_at);
             }
         } else if written.is_ok() {

@@ -1,6 +1,9 @@
 //! Tables as the client knows them.
 
-use std::time::Instant;
+use std::{
+    ops::{Index, IndexMut},
+    time::Instant,
+};
 
 use windlass_wire::{
     Consistency, Layout, PartitionId, ServerId, TableEntry, TableKind, TableSchema,
@@ -17,7 +20,7 @@ use super::{
 };
 use crate::error::{RequestError, TableError};
 
-/// A table in [`Core::tables`].
+/// A table in [`Tables`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TableIndex(pub(crate) usize);
 
@@ -35,6 +38,41 @@ pub(crate) struct TableState {
     pub(super) clock: Option<TableClock>,
     /// The only copy of its rows went with its server; until it is opened again.
     pub(crate) rows_lost: bool,
+}
+
+/// The tables that were opened, by [`TableIndex`].
+#[derive(Debug, Default)]
+pub(crate) struct Tables(Vec<TableState>);
+
+impl Index<TableIndex> for Tables {
+    type Output = TableState;
+
+    #[inline]
+    fn index(&self, table: TableIndex) -> &TableState {
+        &self.0[table.0]
+    }
+}
+
+impl IndexMut<TableIndex> for Tables {
+    #[inline]
+    fn index_mut(&mut self, table: TableIndex) -> &mut TableState {
+        &mut self.0[table.0]
+    }
+}
+
+impl Tables {
+    pub(super) fn iter(&self) -> std::slice::Iter<'_, TableState> {
+        self.0.iter()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> std::slice::IterMut<'_, TableState> {
+        self.0.iter_mut()
+    }
+
+    /// The index of each.
+    pub(super) fn indices(&self) -> impl Iterator<Item = TableIndex> + use<> {
+        (0..self.0.len()).map(TableIndex)
+    }
 }
 
 impl TableState {
@@ -176,7 +214,7 @@ impl Core {
         server: ServerId,
         request: &ClientRequest,
     ) -> Result<ClientReply, TableError> {
-        let found = self.servers.iter_mut().find(|known| known.id == server);
+        let found = self.cluster.servers.iter_mut().find(|known| known.id == server);
         let asked = found.ok_or(TableError::OutOfReach { server })?.ask(request, None);
         if asked.is_err() {
             self.check_servers();
@@ -194,19 +232,19 @@ impl Core {
     fn ask_any(&mut self, request: &ClientRequest) -> Result<(ClientReply, bool), TableError> {
         let since = Instant::now();
         let mut asked_before = false;
-        let server = self.servers.first().map_or(ServerId(0), |server| server.id);
+        let server = self.cluster.servers.first().map_or(ServerId(0), |server| server.id);
         let mut failed = TableError::OutOfReach { server };
         loop {
-            for at in 0..self.servers.len() {
-                if self.servers[at].control.is_none() {
+            for at in 0..self.cluster.servers.len() {
+                if self.cluster.servers[at].control.is_none() {
                     continue;
                 }
                 // One that says nothing leaves time for the others.
-                let left = self.options.timeout.saturating_sub(since.elapsed());
-                let others = &self.servers[at + 1..];
+                let left = self.session.options.timeout.saturating_sub(since.elapsed());
+                let others = &self.cluster.servers[at + 1..];
                 let is_last = !others.iter().any(|server| server.control.is_some());
                 let limit = if is_last { left } else { left / 2 };
-                failed = match self.servers[at].ask(request, Some(limit)) {
+                failed = match self.cluster.servers[at].ask(request, Some(limit)) {
                     Ok(ClientReply::Refused { status, text }) if is_passing(status) => {
                         TableError::Refused { kind: status, text }
                     }
@@ -220,16 +258,19 @@ impl Core {
             }
             self.check_servers();
             // Who is gone may come back; who says nothing has had its time.
-            let is_silent = self.servers.iter().any(|server| server.silent && !server.left);
-            let patience_max =
-                if is_silent { self.options.timeout } else { self.options.retry_for };
+            let is_silent = self.cluster.servers.iter().any(|server| server.silent && !server.left);
+            let patience_max = if is_silent {
+                self.session.options.timeout
+            } else {
+                self.session.options.retry_for
+            };
             if since.elapsed() >= patience_max {
                 return Err(if is_silent { self.silence(failed) } else { failed });
             }
             self.start_trouble();
             let mut patience = None;
-            let generation = self.generation;
-            while self.generation == generation && since.elapsed() < patience_max {
+            let generation = self.cluster.generation;
+            while self.cluster.generation == generation && since.elapsed() < patience_max {
                 match self.wait_a_little(&mut patience) {
                     Ok(()) => {}
                     Err(RequestError::Interrupted) => return Err(TableError::Interrupted),
@@ -243,10 +284,10 @@ impl Core {
     /// there.
     fn silence(&self, failed: TableError) -> TableError {
         let TableError::OutOfReach { server } = failed else { return failed };
-        match self.map.server(server) {
+        match self.cluster.map.server(server) {
             Some(entry) => TableError::Timeout {
                 address: entry.address.clone(),
-                timeout: self.options.timeout,
+                timeout: self.session.options.timeout,
             },
             None => failed,
         }
@@ -260,13 +301,13 @@ impl Core {
             return Err(TableError::Unexpected);
         }
         let found = self.tables.iter().position(|known| known.entry.id == table.id);
-        let index = TableIndex(found.unwrap_or(self.tables.len()));
-        match self.tables.get_mut(index.0) {
+        let index = TableIndex(found.unwrap_or(self.tables.0.len()));
+        match self.tables.0.get_mut(index.0) {
             // Others may have changed it meanwhile.
             Some(known) => known.entry = table,
-            None => self.tables.push(TableState::new(table, self.map.partition_count())),
+            None => self.tables.0.push(TableState::new(table, self.cluster.map.partition_count())),
         }
-        self.tables[index.0].rows_lost = false;
+        self.tables[index].rows_lost = false;
         self.join_clock(index)?;
         Ok(index)
     }
@@ -277,24 +318,24 @@ impl Core {
         table: TableIndex,
         replica: Replica,
     ) -> Result<(), RequestError> {
-        if !self.tables[table.0].places.of(replica).is_empty() {
+        if !self.tables[table].places.of(replica).is_empty() {
             return Ok(());
         }
         self.release_ended_views();
         let setup = |text: String| RequestError::Setup { text };
-        let id = self.tables[table.0].entry.id;
-        let mut places = vec![None; self.map.partition_count() as usize];
-        for link_at in 0..self.links.len() {
+        let id = self.tables[table].entry.id;
+        let mut places = vec![None; self.cluster.map.partition_count() as usize];
+        for link_at in 0..self.links.all.len() {
             if !self.reads_from(table, replica, link_at) {
                 continue;
             }
             if let Err(error) = self.make_link(link_at)
-                && !self.links[link_at].failed
+                && !self.links.all[link_at].failed
             {
                 return Err(setup(chain(&error)));
             }
-            let link = &self.links[link_at];
-            let server = &mut self.servers[link.server_at];
+            let link = &self.links.all[link_at];
+            let server = &mut self.cluster.servers[link.server_at];
             let request = ClientRequest::Locate { table: id, shard: link.shard };
             let gone = RequestError::ServerGone { server: server.id };
             if server.control.is_none() || link.failed {
@@ -324,7 +365,7 @@ impl Core {
                 }
             };
             for at in located {
-                let state = &self.tables[table.0];
+                let state = &self.tables[table];
                 let slot = places.get_mut(at.partition.0 as usize);
                 let Some(slot) = slot.filter(|_| is_sound(&at, &state.layout, state.row_len))
                 else {
@@ -335,19 +376,20 @@ impl Core {
                 }
                 let mut place = Place::new(link_at, at);
                 let (address, len) = (place.line(0), place.len());
-                let link = &self.links[link_at];
-                place.view = self.transports[link.transport].view(link.queue_pair, address, len);
+                let link = &self.links.all[link_at];
+                place.view =
+                    self.links.transports[link.transport].view(link.queue_pair, address, len);
                 *slot = Some(place);
             }
         }
-        *self.tables[table.0].places.of_mut(replica) = places;
+        *self.tables[table].places.of_mut(replica) = places;
         Ok(())
     }
 
     /// Whether pulls of a table by one replica's routes go to a link.
     fn reads_from(&self, table: TableIndex, replica: Replica, link: usize) -> bool {
-        let (state, routes) = (&self.tables[table.0], self.routes(replica));
-        let mut partitions = (0..self.map.partition_count()).map(PartitionId);
+        let (state, routes) = (&self.tables[table], self.routes(replica));
+        let mut partitions = (0..self.cluster.map.partition_count()).map(PartitionId);
         partitions.any(|at| routes.link_of(at) == link && state.may_have_rows_in(at))
     }
 }

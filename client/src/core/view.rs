@@ -52,28 +52,31 @@ pub(super) enum Copied {
 impl Core {
     /// Gives mappings of regions back that servers have ended, and forgets what was in view there.
     pub(super) fn release_ended_views(&mut self) {
-        for at in 0..self.links.len() {
-            let (transport, queue_pair) = (self.links[at].transport, self.links[at].queue_pair);
-            while let Some(key) = self.transports[transport].ended_view(queue_pair) {
-                for table in &mut self.tables {
+        for at in 0..self.links.all.len() {
+            let (transport, queue_pair) =
+                (self.links.all[at].transport, self.links.all[at].queue_pair);
+            while let Some(key) = self.links.transports[transport].ended_view(queue_pair) {
+                for table in self.tables.iter_mut() {
                     for place in table.places.iter_mut() {
                         place.take_if(|place| place.link == at && place.at.region.key == key.0);
                     }
                 }
                 self.forget_lines_in(at, key);
-                self.transports[transport].release_views(queue_pair, key);
+                self.links.transports[transport].release_views(queue_pair, key);
             }
         }
     }
 
     /// Whether all rows of a range lie in memory of this host.
     pub(super) fn is_viewable(&self, table: TableIndex, replica: Replica, rows: RowRange) -> bool {
-        let state = &self.tables[table.0];
+        let state = &self.tables[table];
         let mut row = rows.start;
         while row < rows.end {
             let partition = state.layout.partition_of(row);
             let place = state.places.find(replica, partition.0 as usize);
-            if !place.is_some_and(|place| place.view.is_some() && !self.links[place.link].failed) {
+            if !place
+                .is_some_and(|place| place.view.is_some() && !self.links.all[place.link].failed)
+            {
                 return false;
             }
             row = state.layout.rows_of(partition).end;
@@ -104,7 +107,7 @@ impl Core {
             let len = (block_end - row) * row_len;
             let out = &mut into[to..to + index(len)];
             let head = version(view, line + HEAD_VERSION_AT);
-            let retried = &mut self.counters.reads_retried;
+            let retried = &mut self.pending.counters.reads_retried;
             let copied = at_one_version(head, relaxed, retried, || {
                 copy_bytes(view, from, out, streams);
             });
@@ -112,7 +115,9 @@ impl Core {
                 Copied::Whole => {}
                 Copied::Contended => return Ok(false),
                 Copied::Fenced => {
-                    return Err(RequestError::NotCurrent { server: self.links[place.link].server });
+                    return Err(RequestError::NotCurrent {
+                        server: self.links.all[place.link].server,
+                    });
                 }
             }
             to += index(len);
@@ -134,7 +139,7 @@ impl Core {
         into: &mut [u8],
     ) -> Copied {
         let rows = KeyedRows::new(place, view, into.len() / keys.len());
-        rows.copy(keys, into, &mut self.counters.reads_retried)
+        rows.copy(keys, into, &mut self.pending.counters.reads_retried)
     }
 }
 

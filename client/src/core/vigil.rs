@@ -46,7 +46,7 @@ impl Core {
     /// Whether a link whose rows are read in place still has its server, as was looked at in this tick.
     #[inline]
     pub(super) fn still_serves(&mut self, link: usize) -> bool {
-        let known = &mut self.links[link];
+        let known = &mut self.links.all[link];
         if known.vigil.is_due() {
             let server = known.server_at;
             self.check_server(server);
@@ -54,25 +54,25 @@ impl Core {
                 return false;
             }
         }
-        !self.links[link].failed
+        !self.links.all[link].failed
     }
 
     /// Whether there is a newer map than the one by which a server is read.
     #[cold]
     fn feel_pulse(&mut self, at: usize) -> bool {
         let was_in_trouble = self.in_trouble();
-        let Some(control) = &mut self.servers[at].control else { return false };
+        let Some(control) = &mut self.cluster.servers[at].control else { return false };
         match control.pulse(Instant::now()) {
             Ok(Pulse::Steady) => {}
-            Ok(Pulse::Map(map)) if map.epoch > self.map.epoch => self.start_trouble(),
+            Ok(Pulse::Map(map)) if map.epoch > self.cluster.map.epoch => self.start_trouble(),
             Ok(Pulse::Map(_)) => {}
             Ok(Pulse::Silent(told)) => self.suspect_read(at, told),
             Err(Unanswered::Interrupted) => {
-                self.servers[at].control = None;
-                self.watching.ended_another();
+                self.cluster.servers[at].control = None;
+                self.session.watching.ended_another();
             }
             // The next look finds it closed.
-            Err(Unanswered::Control(_)) => self.servers[at].control = None,
+            Err(Unanswered::Control(_)) => self.cluster.servers[at].control = None,
         }
         !was_in_trouble && self.in_trouble()
     }

@@ -28,27 +28,28 @@ impl Core {
     /// Becomes a worker of a table that keeps clocks, if this client has a rank: its clock is at
     /// least the one that the table's other workers are at.
     pub(in crate::core) fn join_clock(&mut self, table: TableIndex) -> Result<(), TableError> {
-        if !is_clocked(&self.tables[table.0].entry.schema) || self.tables[table.0].clock.is_some() {
+        if !is_clocked(&self.tables[table].entry.schema) || self.tables[table].clock.is_some() {
             return Ok(());
         }
-        self.tables[table.0].clock = Some(TableClock { lines: Vec::new(), owes: false });
+        self.tables[table].clock = Some(TableClock { lines: Vec::new(), owes: false });
         let mut least = None;
-        for link in 0..self.links.len() {
+        for link in 0..self.links.all.len() {
             let clock = match self.join_at(table, link) {
                 Ok(clock) => clock,
                 // It is joined once it is reached.
                 Err(error) if self.may_pass(&error) => continue,
                 Err(error) => {
-                    self.tables[table.0].clock = None;
+                    self.tables[table].clock = None;
                     return Err(error);
                 }
             };
             least = Some(least.map_or(clock, |least: WorkerClock| least.min(clock)));
-            if self.options.rank.is_some() {
-                self.clock = self.clock.max(clock);
+            if self.session.options.rank.is_some() {
+                self.clocks.own = self.clocks.own.max(clock);
             }
         }
-        if self.options.rank.is_some() && least.is_some_and(|least| least < self.clock) {
+        if self.session.options.rank.is_some() && least.is_some_and(|least| least < self.clocks.own)
+        {
             // Shards that saw less of this job must not hold the others up.
             let in_rounds = self.aggregation_of(table) != (Aggregation::Immediate {});
             // The answer comes when the others have been told as much.
@@ -65,19 +66,19 @@ impl Core {
 
     /// Joins a table's clock at one shard; returns the clock this worker has there.
     fn join_at(&mut self, table: TableIndex, at: usize) -> Result<WorkerClock, TableError> {
-        let id = self.tables[table.0].entry.id;
-        let link = &self.links[at];
+        let id = self.tables[table].entry.id;
+        let link = &self.links.all[at];
         let request = ClientRequest::JoinClock { table: id, shard: link.shard };
         let at_server = link.server;
         if link.failed {
             return Err(TableError::OutOfReach { server: at_server });
         }
         self.make_link(at).map_err(|error| match error {
-            _ if self.links[at].failed => TableError::OutOfReach { server: at_server },
+            _ if self.links.all[at].failed => TableError::OutOfReach { server: at_server },
             error => TableError::Link { source: Box::new(error) },
         })?;
-        let link = &self.links[at];
-        let asked = self.servers[link.server_at].ask(&request, None);
+        let link = &self.links.all[at];
+        let asked = self.cluster.servers[link.server_at].ask(&request, None);
         if asked.is_err() {
             self.check_servers();
         }
@@ -93,29 +94,29 @@ impl Core {
             _ => return Err(TableError::Unexpected),
         };
         let line = self.line_at(at, &place).ok_or(TableError::Unexpected)?;
-        if let Some(clock) = &mut self.tables[table.0].clock {
+        if let Some(clock) = &mut self.tables[table].clock {
             if clock.lines.len() <= at {
                 clock.lines.resize(at + 1, None);
             }
             clock.lines[at] = Some(line);
-            self.gains_seen += 1;
+            self.clocks.gains_seen += 1;
         }
         Ok(place.clock)
     }
 
     /// Joins every table's clock where a link was made anew: its shard may know less of this worker.
     pub(in crate::core) fn rejoin_clocks(&mut self) {
-        for table in (0..self.tables.len()).map(TableIndex) {
-            if self.tables[table.0].dropped || self.tables[table.0].clock.is_none() {
+        for table in self.tables.indices() {
+            if self.tables[table].dropped || self.tables[table].clock.is_none() {
                 continue;
             }
-            for link in 0..self.links.len() {
-                if self.links[link].is_open()
+            for link in 0..self.links.all.len() {
+                if self.links.all[link].is_open()
                     && self.line(table, link).is_none()
                     && let Err(error) = self.rejoin(table, link)
                 {
                     if let TableError::Interrupted = error {
-                        return self.watching.ended_another();
+                        return self.session.watching.ended_another();
                     }
                     tracing::debug!(error = chain(&error), "a clock is not joined");
                 }
@@ -125,9 +126,9 @@ impl Core {
 
     pub(super) fn rejoin(&mut self, table: TableIndex, link: usize) -> Result<(), TableError> {
         let known = self.join_at(table, link)?;
-        if let Some(clock) = &mut self.tables[table.0].clock
-            && self.options.rank.is_some()
-            && known < self.clock
+        if let Some(clock) = &mut self.tables[table].clock
+            && self.session.options.rank.is_some()
+            && known < self.clocks.own
         {
             clock.owes = true;
         }
@@ -138,13 +139,13 @@ impl Core {
     /// Returns whether all of them are told.
     pub(in crate::core) fn settle_clocks(&mut self) -> bool {
         let mut settled = true;
-        for table in (0..self.tables.len()).map(TableIndex) {
-            let owes = self.tables[table.0].clock.as_ref().is_some_and(|clock| clock.owes);
-            if !owes || self.tables[table.0].dropped {
+        for table in self.tables.indices() {
+            let owes = self.tables[table].clock.as_ref().is_some_and(|clock| clock.owes);
+            if !owes || self.tables[table].dropped {
                 continue;
             }
             let told = !self.holds_back(table)
-                && (0..self.links.len()).all(|link| {
+                && (0..self.links.all.len()).all(|link| {
                     if self.line(table, link).is_none() {
                         return true;
                     }
@@ -154,7 +155,7 @@ impl Core {
                         Message { request: NOBODY, header, list: &[], keys, values, reply };
                     self.write_now(link, &message)
                 });
-            if let Some(clock) = &mut self.tables[table.0].clock {
+            if let Some(clock) = &mut self.tables[table].clock {
                 clock.owes = !told;
             }
             settled &= told;
@@ -167,14 +168,14 @@ impl Core {
     pub(crate) fn advance_clock(&mut self) -> Result<RequestId, RequestError> {
         let tables = self.tables.iter();
         let clocked = tables.filter(|table| !table.dropped && table.clock.is_some()).count();
-        if clocked > 0 && self.options.rank.is_none() {
+        if clocked > 0 && self.session.options.rank.is_none() {
             return Err(RequestError::NoRank);
         }
         let in_rounds = self.await_rounds()?;
         let request = self.begin_now(None, false)?;
-        self.clock.0 += 1;
+        self.clocks.own.0 += 1;
         let mut sent = Ok(());
-        for table in (0..self.tables.len()).map(TableIndex) {
+        for table in self.tables.indices() {
             sent = sent.and_then(|()| self.send_clock(table, request));
         }
         self.end_sending(request);
@@ -193,15 +194,15 @@ impl Core {
     }
 
     fn send_clock(&mut self, table: TableIndex, request: RequestId) -> Result<(), RequestError> {
-        let state = &self.tables[table.0];
+        let state = &self.tables[table];
         if state.dropped || state.clock.is_none() {
             return Ok(());
         }
-        for link in 0..self.links.len() {
-            if self.servers[self.links[link].server_at].left {
+        for link in 0..self.links.all.len() {
+            if self.cluster.servers[self.links.all[link].server_at].left {
                 continue;
             }
-            if self.links[link].is_open() && self.line(table, link).is_none() {
+            if self.links.all[link].is_open() && self.line(table, link).is_none() {
                 match self.join_at(table, link) {
                     Err(TableError::Interrupted) => return Err(RequestError::Interrupted),
                     Err(error) if !self.may_pass(&error) => {
@@ -230,20 +231,20 @@ impl Core {
     }
 
     fn clock_header(&mut self, table: TableIndex) -> RequestHeader {
-        let options = PushOptions { clock: Some(self.clock), ..PushOptions::default() };
+        let options = PushOptions { clock: Some(self.clocks.own), ..PushOptions::default() };
         self.header(RequestKind::AdvanceClock, table, &options)
     }
 
     /// Whether pushes to a table wait to be sent again: a clock that overtook them would promise
     /// what is not there.
     pub(in crate::core) fn holds_back(&self, table: TableIndex) -> bool {
-        let id = self.tables[table.0].entry.id;
-        self.backlog.iter().any(|kept| kept.header.kind.pushes() && kept.header.table == id)
+        let id = self.tables[table].entry.id;
+        self.retries.queue.iter().any(|kept| kept.header.kind.pushes() && kept.header.table == id)
     }
 
     /// Whether an operation that failed so may succeed once servers are reached again.
     pub(super) fn may_pass(&self, error: &TableError) -> bool {
-        !self.options.retry_for.is_zero()
+        !self.session.options.retry_for.is_zero()
             && match error {
                 TableError::Control(_)
                 | TableError::Timeout { .. }
@@ -256,10 +257,10 @@ impl Core {
     /// Nobody waits for this client any more. Best effort: servers notice by themselves, later.
     pub(in crate::core) fn leave_clocks(&mut self) {
         let works = self.tables.iter().any(|table| table.clock.is_some() && !table.dropped);
-        if !works || self.options.rank.is_none() || !self.says_farewell {
+        if !works || self.session.options.rank.is_none() || !self.session.sends_leave_notice {
             return;
         }
-        for server in &mut self.servers {
+        for server in &mut self.cluster.servers {
             if server.control.as_ref().is_some_and(|control| !control.is_closed()) {
                 let _ = server.ask(&ClientRequest::LeaveClocks {}, Some(FAREWELL_MAX));
             }

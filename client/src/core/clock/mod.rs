@@ -5,7 +5,9 @@ mod member;
 mod wait;
 
 use windlass_transport::{RemoteAddress, RemoteKey, fabric::PeerBytes};
-use windlass_wire::{Aggregation, ClockLine, Consistency, TableSchema, control::ClockPlace};
+use windlass_wire::{
+    Aggregation, ClockLine, Consistency, TableSchema, WorkerClock, control::ClockPlace,
+};
 
 use super::{Core, TableIndex};
 
@@ -43,6 +45,16 @@ struct Line {
     seen_at: u64,
 }
 
+/// The clock of this worker, and what it knows of the clocks that shards publish.
+#[derive(Debug, Default)]
+pub(crate) struct Clocks {
+    /// Rounds that this worker has ended.
+    pub(crate) own: WorkerClock,
+    pub(super) poll: Poll,
+    /// Times a shard was found to have acquired rows since it was looked at before.
+    pub(super) gains_seen: u64,
+}
+
 /// A poll under way; there is one at a time.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Poll {
@@ -62,7 +74,7 @@ pub(super) fn is_clocked(schema: &TableSchema) -> bool {
 impl Core {
     /// What is known of a table's clock at a link.
     fn line(&self, table: TableIndex, link: usize) -> Option<Line> {
-        self.tables[table.0].clock.as_ref()?.lines.get(link).copied().flatten()
+        self.tables[table].clock.as_ref()?.lines.get(link).copied().flatten()
     }
 
     /// Clocks at a link are not in view any more.
@@ -99,8 +111,8 @@ impl Core {
         }
         let address = place.region.address.wrapping_add(place.offset);
         let at = RemoteAddress { key: RemoteKey(place.region.key), address };
-        let link = &self.links[link];
-        let view = self.transports[link.transport].view(link.queue_pair, at, LINE_LEN);
+        let link = &self.links.all[link];
+        let view = self.links.transports[link.transport].view(link.queue_pair, at, LINE_LEN);
         Some(Line { at, view, seen: UNSEEN, seen_at: 0 })
     }
 }

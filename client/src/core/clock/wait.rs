@@ -27,8 +27,8 @@ impl Core {
     /// The clock of a pull made now: the round this worker is in. 0, which never waits, where
     /// nobody is waited for or this client is no worker.
     pub(in crate::core) fn pull_clock(&self, table: TableIndex) -> WorkerClock {
-        match (&self.tables[table.0].clock, self.options.rank) {
-            (Some(_), Some(_)) => WorkerClock(self.clock.0 + 1),
+        match (&self.tables[table].clock, self.session.options.rank) {
+            (Some(_), Some(_)) => WorkerClock(self.clocks.own.0 + 1),
             _ => WorkerClock(0),
         }
     }
@@ -45,7 +45,7 @@ impl Core {
             return true;
         }
         let is_open = self.closed_link(table, rows, *reading).is_none();
-        reading.gains = self.gains_seen;
+        reading.gains = self.clocks.gains_seen;
         is_open
     }
 
@@ -63,13 +63,13 @@ impl Core {
         }
         // Rows first, then gains.
         fence(Ordering::Acquire);
-        let layout = self.tables[table.0].layout;
+        let layout = self.tables[table].layout;
         let (mut first, mut looked_at) = (rows.start, None);
         while first < rows.end {
             let partition = layout.partition_of(first);
             first = layout.rows_of(partition).end;
             let at = partition.0 as usize;
-            let place = self.tables[table.0].places.find(reading.replica, at);
+            let place = self.tables[table].places.find(reading.replica, at);
             let Some((link, counted_at)) = place.map(|place| (place.link, place.counted_at)) else {
                 return Ok(false);
             };
@@ -81,8 +81,8 @@ impl Core {
                     _ => self.read_line(table, link),
                 };
                 match looked {
-                    Ok(line) if self.gains_seen == reading.gains => {
-                        let places = self.tables[table.0].places.of_partition(at);
+                    Ok(line) if self.clocks.gains_seen == reading.gains => {
+                        let places = self.tables[table].places.of_partition(at);
                         for place in places.filter(|place| place.link == link) {
                             place.counted_at = Some(line.gains);
                         }
@@ -92,7 +92,7 @@ impl Core {
                     Err(error) => return Err(error),
                 }
             }
-            if self.gains_seen != reading.gains {
+            if self.clocks.gains_seen != reading.gains {
                 return Ok(false);
             }
         }
@@ -101,12 +101,12 @@ impl Core {
 
     /// Takes note of a shard's line.
     fn saw_line(&mut self, table: TableIndex, link: usize, seen: ClockLine) {
-        if let Some(clock) = &mut self.tables[table.0].clock
+        if let Some(clock) = &mut self.tables[table].clock
             && let Some(Some(line)) = clock.lines.get_mut(link)
         {
-            self.gains_seen += u64::from(line.seen.gains != seen.gains);
+            self.clocks.gains_seen += u64::from(line.seen.gains != seen.gains);
             line.seen = seen;
-            line.seen_at = self.clock.0;
+            line.seen_at = self.clocks.own.0;
         }
     }
 
@@ -117,7 +117,7 @@ impl Core {
         rows: RowRange,
         reading: Reading,
     ) -> Option<usize> {
-        let layout = self.tables[table.0].layout;
+        let layout = self.tables[table].layout;
         let mut first = rows.start;
         while first < rows.end {
             let (link, part) = self.rows_at_one_link(reading.replica, &layout, first, rows.end);
@@ -131,16 +131,16 @@ impl Core {
 
     /// Whether one shard lets a pull at `clock` go on.
     fn is_open(&mut self, table: TableIndex, link: usize, clock: WorkerClock) -> bool {
-        if self.tables[table.0].clock.is_none() {
+        if self.tables[table].clock.is_none() {
             return true;
         }
         let Some(mut line) = self.line(table, link) else { return false };
         if let Some(view) = line.view
-            && !self.links[link].failed
+            && !self.links.all[link].failed
         {
             line.seen = look(view);
             self.saw_line(table, link, line.seen);
-        } else if self.clock.0 > line.seen_at + TRUSTED_ROUNDS {
+        } else if self.clocks.own.0 > line.seen_at + TRUSTED_ROUNDS {
             return false;
         }
         !line.seen.must_wait(clock)
@@ -165,9 +165,9 @@ impl Core {
             let until = |line: &ClockLine| !line.must_wait(clock);
             outcome = self.poll_line(table, link, started, until);
         }
-        reading.gains = self.gains_seen;
+        reading.gains = self.clocks.gains_seen;
         self.count_idle(started.elapsed());
-        let partition = self.tables[table.0].layout.partition_of(rows.start);
+        let partition = self.tables[table].layout.partition_of(rows.start);
         outcome.map_err(|found| match found {
             Waited::Failed(error) if self.is_passing(&error) => self.unavailable(partition),
             found => self.behind(found, clock),
@@ -180,24 +180,25 @@ impl Core {
         table: TableIndex,
         count: u64,
     ) -> Result<(), RequestError> {
-        if self.tables[table.0].clock.is_none() {
+        if self.tables[table].clock.is_none() {
             return Err(RequestError::NoClock);
         }
         let started = Instant::now();
         let mut generation = None;
         // Again from the first when the servers are others meanwhile.
-        while generation != Some(self.generation) {
-            generation = Some(self.generation);
+        while generation != Some(self.cluster.generation) {
+            generation = Some(self.cluster.generation);
             if let Some(partition) = self.unrouted(table) {
                 // Its workers are at a server that no link leads to yet.
-                let until = started + self.options.retry_for.min(self.options.timeout);
+                let until =
+                    started + self.session.options.retry_for.min(self.session.options.timeout);
                 let error = self.unavailable(partition);
-                let waited = self.wait_for_routes(self.generation, until, error);
+                let waited = self.wait_for_routes(self.cluster.generation, until, error);
                 waited.map_err(|found| self.behind(found, WorkerClock(0)))?;
                 continue;
             }
-            for link in 0..self.links.len() {
-                if self.servers[self.links[link].server_at].left {
+            for link in 0..self.links.all.len() {
+                if self.cluster.servers[self.links.all[link].server_at].left {
                     continue;
                 }
                 // Nobody has to be missed where there are no rows, and whoever has to have some says
@@ -211,7 +212,7 @@ impl Core {
                     Waited::TooLong(line) => RequestError::Missing {
                         live: if line.live == u64::MAX { 0 } else { line.live },
                         expected: count,
-                        timeout: self.options.timeout,
+                        timeout: self.session.options.timeout,
                     },
                 })?;
             }
@@ -221,24 +222,25 @@ impl Core {
 
     /// A partition with rows of a table that no link leads to.
     fn unrouted(&self, table: TableIndex) -> Option<PartitionId> {
-        let state = &self.tables[table.0];
-        let mut partitions = (0..self.map.partition_count()).map(PartitionId);
+        let state = &self.tables[table];
+        let mut partitions = (0..self.cluster.map.partition_count()).map(PartitionId);
         partitions.find(|partition| {
-            state.may_have_rows_in(*partition) && self.tails.link_of(*partition) >= self.links.len()
+            state.may_have_rows_in(*partition)
+                && self.cluster.tails.link_of(*partition) >= self.links.all.len()
         })
     }
 
     /// Whether pulls read rows of a table at a link, by the map; `None` where it has no part in any.
     fn has_rows(&self, table: TableIndex, link: usize) -> Option<bool> {
-        let (state, known) = (&self.tables[table.0], &self.links[link]);
-        let shard_count = self.servers[known.server_at].shard_count;
+        let (state, known) = (&self.tables[table], &self.links.all[link]);
+        let shard_count = self.cluster.servers[known.server_at].shard_count;
         let mut has_rows = None;
-        for (partition, chain) in (0..).map(PartitionId).zip(&self.map.chains) {
+        for (partition, chain) in (0..).map(PartitionId).zip(&self.cluster.map.chains) {
             if state.may_have_rows_in(partition)
                 && shard_of(partition, shard_count) == known.shard
                 && chain.servers.contains(&known.server)
             {
-                let is_read = self.tails.link_of(partition) == link;
+                let is_read = self.cluster.tails.link_of(partition) == link;
                 has_rows = Some(has_rows == Some(true) || is_read);
             }
         }
@@ -247,9 +249,10 @@ impl Core {
 
     /// Idle time is what waiting for slower workers has cost.
     pub(in crate::core) fn count_idle(&mut self, time: Duration) {
-        self.counters.clock_waits += 1;
+        self.pending.counters.clock_waits += 1;
         let time = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        self.counters.clock_wait_us = self.counters.clock_wait_us.saturating_add(time);
+        self.pending.counters.clock_wait_us =
+            self.pending.counters.clock_wait_us.saturating_add(time);
     }
 
     fn behind(&self, found: Waited, clock: WorkerClock) -> RequestError {
@@ -258,7 +261,7 @@ impl Core {
             Waited::TooLong(line) => RequestError::Behind {
                 slowest: WorkerClock(line.minimum),
                 needed: WorkerClock(line.needed(clock)),
-                timeout: self.options.timeout,
+                timeout: self.session.options.timeout,
             },
         }
     }
@@ -273,12 +276,12 @@ impl Core {
     ) -> Result<(), Waited> {
         let mut pause = PAUSE_MIN;
         let (mut checked, mut asked) = (started, 0);
-        let generation = self.generation;
+        let generation = self.cluster.generation;
         loop {
             let line = match self.read_line(table, link) {
                 Ok(line) => line,
                 Err(error) if self.is_passing(&error) => {
-                    let until = started + self.options.retry_for;
+                    let until = started + self.session.options.retry_for;
                     return self.wait_for_routes(generation, until, error);
                 }
                 Err(error) => return Err(Waited::Failed(error)),
@@ -287,21 +290,21 @@ impl Core {
                 return Ok(());
             }
             self.poll();
-            if self.generation != generation {
+            if self.cluster.generation != generation {
                 return Ok(());
             }
             let waited = started.elapsed();
-            if waited >= self.options.timeout {
+            if waited >= self.session.options.timeout {
                 return Err(Waited::TooLong(line));
             }
-            if waited < self.options.spin {
-                self.spin.idle();
+            if waited < self.session.options.spin {
+                self.links.spin.idle();
                 continue;
             }
             if checked.elapsed() >= CHECK_INTERVAL {
                 checked = Instant::now();
                 self.check_servers();
-                self.watching.ask().map_err(Waited::Failed)?;
+                self.session.watching.ask().map_err(Waited::Failed)?;
                 self.note_idle(checked);
                 if line.live == u64::MAX && waited >= ask_after(asked) {
                     // Its rows are somewhere else by a map that nothing else may tell of.
@@ -323,7 +326,7 @@ impl Core {
     ) -> Result<(), Waited> {
         self.start_trouble();
         let mut patience = None;
-        while self.generation == generation {
+        while self.cluster.generation == generation {
             if Instant::now() >= until {
                 return Err(Waited::Failed(error));
             }
@@ -334,9 +337,9 @@ impl Core {
 
     /// The line of a table at one shard, as it is now.
     fn read_line(&mut self, table: TableIndex, link: usize) -> Result<ClockLine, RequestError> {
-        let server = self.links.get(link).map_or(ServerId(0), |link| link.server);
+        let server = self.links.all.get(link).map_or(ServerId(0), |link| link.server);
         let gone = || RequestError::ServerGone { server };
-        if self.links.get(link).is_none_or(|link| link.failed) {
+        if self.links.all.get(link).is_none_or(|link| link.failed) {
             return Err(gone());
         }
         if self.line(table, link).is_none() {
@@ -345,7 +348,7 @@ impl Core {
                 error if self.may_pass(&error) => gone(),
                 error => RequestError::Setup { text: chain(&error) },
             })?;
-            if self.tables[table.0].clock.as_ref().is_some_and(|clock| clock.owes) {
+            if self.tables[table].clock.as_ref().is_some_and(|clock| clock.owes) {
                 self.start_trouble();
             }
         }
@@ -366,7 +369,7 @@ impl Core {
             if first == second {
                 return Ok(ClockLine::from_words(first));
             }
-            self.counters.reads_retried += 1;
+            self.pending.counters.reads_retried += 1;
         }
     }
 
@@ -377,30 +380,30 @@ impl Core {
         link: usize,
     ) -> Result<([u64; 4], [u64; 4]), RequestError> {
         let chunk = self.allocate_chunk(2 * LINE_LEN)?;
-        let queue_pair = self.links[link].queue_pair;
+        let queue_pair = self.links.all[link].queue_pair;
         let is_same = |core: &Self| {
-            let link = &core.links[link];
+            let link = &core.links.all[link];
             !link.failed && link.queue_pair == queue_pair
         };
         let mut patience = None;
         let mut outcome = Ok(());
-        while outcome.is_ok() && is_same(self) && self.links[link].sender.room() < 2 {
+        while outcome.is_ok() && is_same(self) && self.links.all[link].sender.room() < 2 {
             outcome = self.wait_a_little(&mut patience);
         }
-        self.clock_poll = Poll { number: self.clock_poll.number + 1, link, completed: None };
+        self.clocks.poll = Poll { number: self.clocks.poll.number + 1, link, completed: None };
         if outcome.is_ok() && is_same(self) {
-            let transport = self.links[link].transport;
+            let transport = self.links.all[link].transport;
             self.register_staging(transport)?;
-            let Some(local) = self.memory.staged(transport, chunk, LINE_LEN) else {
+            let Some(local) = self.pending.memory.staged(transport, chunk, LINE_LEN) else {
                 unreachable!("the staging area was registered")
             };
             // Gains first, then the clock.
             let gains = LocalSlice { len: 8, ..local };
             let rest = LocalSlice { offset: local.offset + 8, len: local.len - 8, ..local };
             let behind = RemoteAddress { address: at.address.wrapping_add(8), ..at };
-            let ends = Some(WorkId(CLOCK_READ | self.clock_poll.number));
+            let ends = Some(WorkId(CLOCK_READ | self.clocks.poll.number));
             let link_at = link;
-            let link = &mut self.links[link_at];
+            let link = &mut self.links.all[link_at];
             if !link.promises.reads_words_whole {
                 let again = LocalSlice { offset: local.offset + LINE_LEN, ..local };
                 link.sender.push_read((local, at), false, None);
@@ -413,39 +416,39 @@ impl Core {
             }
             self.flush(link_at);
         } else {
-            self.clock_poll.completed = Some(false);
+            self.clocks.poll.completed = Some(false);
         }
-        while outcome.is_ok() && self.clock_poll.completed.is_none() {
+        while outcome.is_ok() && self.clocks.poll.completed.is_none() {
             outcome = self.wait_a_little(&mut patience);
         }
         // A read that is still under way may write to its chunk: that is nobody's from now on.
         outcome?;
-        if self.clock_poll.completed != Some(true) {
-            self.memory.release(chunk);
-            return Err(RequestError::ServerGone { server: self.links[link].server });
+        if self.clocks.poll.completed != Some(true) {
+            self.pending.memory.release(chunk);
+            return Err(RequestError::ServerGone { server: self.links.all[link].server });
         }
-        let pages = self.memory.staging_pages();
+        let pages = self.pending.memory.staging_pages();
         let words_at = |from: u64| [0, 8, 16, 24].map(|word| pages.load_u64(from + word));
         let first = words_at(chunk.offset);
-        let second = match self.links[link].promises.reads_words_whole {
+        let second = match self.links.all[link].promises.reads_words_whole {
             true => first,
             false => words_at(chunk.offset + LINE_LEN),
         };
-        self.memory.release(chunk);
+        self.pending.memory.release(chunk);
         Ok((first, second))
     }
 
     /// A poll has completed.
     pub(in crate::core) fn end_clock_read(&mut self, work_id: WorkId, succeeded: bool) {
-        if work_id.0 == CLOCK_READ | self.clock_poll.number {
-            self.clock_poll.completed = Some(succeeded);
+        if work_id.0 == CLOCK_READ | self.clocks.poll.number {
+            self.clocks.poll.completed = Some(succeeded);
         }
     }
 
     /// A poll at a link that is gone is over.
     pub(in crate::core) fn fail_clock_read(&mut self, link: usize) {
-        if self.clock_poll.link == link {
-            self.clock_poll.completed.get_or_insert(false);
+        if self.clocks.poll.link == link {
+            self.clocks.poll.completed.get_or_insert(false);
         }
     }
 }

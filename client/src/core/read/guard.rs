@@ -126,7 +126,7 @@ impl Core {
     /// Where a read's versions from before and after lie in the staging area, block by block.
     fn versions(&self, read: &Read) -> impl Iterator<Item = (u64, u64)> + use<> {
         let guard = read.versions.and_then(|versions| {
-            let guard = self.reads.guards[versions.guard].as_ref()?;
+            let guard = self.pending.reads.guards[versions.guard].as_ref()?;
             let first = guard.chunk.offset + versions.at;
             Some((first, guard.half_len, versions.step))
         });
@@ -139,7 +139,7 @@ impl Core {
 
     /// Whether the versions from before and after are equal and even.
     pub(super) fn agrees(&self, read: &Read) -> bool {
-        let pages = self.memory.staging_pages();
+        let pages = self.pending.memory.staging_pages();
         read.versions.is_some()
             && self.versions(read).all(|(before, after)| {
                 let version = pages.load_u64(before);
@@ -149,13 +149,13 @@ impl Core {
 
     /// Whether a version from after is fenced.
     pub(super) fn ends_fenced(&self, read: &Read) -> bool {
-        let pages = self.memory.staging_pages();
+        let pages = self.pending.memory.staging_pages();
         self.versions(read).any(|(_, after)| pages.load_u64(after) & FENCED != 0)
     }
 
     /// Versions from after a read are those from before it is made again.
     pub(super) fn turn_versions(&self, read: &Read) {
-        let pages = self.memory.staging_pages();
+        let pages = self.pending.memory.staging_pages();
         for (before, after) in self.versions(read) {
             pages.store_u64(before, pages.load_u64(after));
         }
@@ -164,11 +164,11 @@ impl Core {
     /// What a read was between is needed no longer.
     pub(super) fn release_versions(&mut self, versions: Option<Versions>) {
         let Some(versions) = versions else { return };
-        let slot = &mut self.reads.guards[versions.guard];
+        let slot = &mut self.pending.reads.guards[versions.guard];
         let Some(guard) = slot else { return };
         guard.users = guard.users.saturating_sub(1);
         if guard.users == 0 {
-            self.memory.release(guard.chunk);
+            self.pending.memory.release(guard.chunk);
             *slot = None;
         }
     }
@@ -183,17 +183,17 @@ impl Core {
                 && other.phase != Phase::Done
                 && guard_of(other) != guard_of(read)
         };
-        read.is_sole && !self.reads.reads.iter().flatten().any(is_other)
+        read.is_sole && !self.pending.reads.reads.iter().flatten().any(is_other)
     }
 
     /// Posts the steps of a read, and of those joined to it, from the one it is at to `last`, with one
     /// doorbell. False when the link has no room.
     pub(super) fn post_guarded(&mut self, read: &Read, last: Phase, work_id: WorkId) -> bool {
-        let mut list = std::mem::take(&mut self.reads.version_reads);
+        let mut list = std::mem::take(&mut self.pending.reads.version_reads);
         list.clear();
         self.list_version_reads(read, &mut list);
         let is_posted = self.post_steps(read, last, work_id, &list);
-        self.reads.version_reads = list;
+        self.pending.reads.version_reads = list;
         is_posted
     }
 
@@ -204,13 +204,15 @@ impl Core {
         work_id: WorkId,
         list: &[VersionRead],
     ) -> bool {
-        if self.links[read.link].sender.room() < REQUESTS_MAX {
+        if self.links.all[read.link].sender.room() < REQUESTS_MAX {
             return false;
         }
         let (rows, rows_len) = self.extent(read);
-        let transport = self.links[read.link].transport;
-        let guard = read.versions.and_then(|versions| self.reads.guards[versions.guard].as_ref());
-        let (Some(guard), Some(rows)) = (guard, self.memory.staged(transport, rows, rows_len))
+        let transport = self.links.all[read.link].transport;
+        let guard =
+            read.versions.and_then(|versions| self.pending.reads.guards[versions.guard].as_ref());
+        let (Some(guard), Some(rows)) =
+            (guard, self.pending.memory.staged(transport, rows, rows_len))
         else {
             unreachable!("reads start once the staging area is registered")
         };
@@ -221,7 +223,7 @@ impl Core {
             ..rows
         };
         let (before, half_len) = (guard.chunk.offset, guard.half_len);
-        let (remote, sender) = (read.remote(), &mut self.links[read.link].sender);
+        let (remote, sender) = (read.remote(), &mut self.links.all[read.link].sender);
         let (mut fenced, mut count, mut bytes) = (false, 0, 0);
         for phase in [Phase::Before, Phase::Rows, Phase::After] {
             if phase < read.phase || phase > last {

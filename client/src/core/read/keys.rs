@@ -37,8 +37,8 @@ impl Core {
         if self.pull_keys_in_view(table, keys, options, into)? {
             return Ok(true);
         }
-        let row_len = index(self.tables[table.0].row_len);
-        let piece_len = PIECE_LEN.min(self.memory.staging_len() / 4);
+        let row_len = index(self.tables[table].row_len);
+        let piece_len = PIECE_LEN.min(self.pending.memory.staging_len() / 4);
         let rows_max = (piece_len / row_len).max(1);
         for (keys, into) in keys.chunks(rows_max).zip(into.chunks_mut(rows_max * row_len)) {
             let id = self.gather_all_keys(table, keys, options)?;
@@ -50,17 +50,17 @@ impl Core {
     /// With how many of so many keys a pull of them starts: what is pulled goes through the staging area. Of a pull
     /// that does not fit it few do, so that others have room as long as nobody waits for it.
     pub(crate) fn keys_at_first(&self, table: TableIndex, count: usize) -> usize {
-        let row_len = index(self.tables[table.0].row_len);
+        let row_len = index(self.tables[table].row_len);
         if count <= self.staged_len_max() / row_len {
             return count;
         }
-        (PIECE_LEN.min(self.memory.staging_len() / 8) / row_len).max(1)
+        (PIECE_LEN.min(self.pending.memory.staging_len() / 8) / row_len).max(1)
     }
 
     /// Whether reads of rows can overtake no push of this client: servers answer keys in order, so that
     /// those see what was pushed before.
     fn overtakes_nothing(&mut self, table: TableIndex, rows: RowRange) -> bool {
-        self.backlog.is_empty()
+        self.retries.queue.is_empty()
             && (self.awaits_nothing(table, rows) || {
                 self.poll();
                 self.awaits_nothing(table, rows)
@@ -69,11 +69,11 @@ impl Core {
 
     /// Whether the heads of rows have answered all that they were asked.
     fn awaits_nothing(&self, table: TableIndex, rows: RowRange) -> bool {
-        let layout = self.tables[table.0].layout;
+        let layout = self.tables[table].layout;
         let mut first = rows.start;
         while first < rows.end {
             let partition = layout.partition_of(first);
-            let link = self.links.get(self.heads.link_of(partition));
+            let link = self.links.all.get(self.cluster.heads.link_of(partition));
             if link.is_none_or(|link| !link.in_flight.is_empty()) {
                 return false;
             }
@@ -93,7 +93,7 @@ impl Core {
     ) -> Result<bool, RequestError> {
         let replica = self.replica_of(options.from);
         let (Some(first), Some(last)) = (keys.first(), keys.last()) else { return Ok(false) };
-        if self.tables[table.0].dense_rows().is_none() {
+        if self.tables[table].dense_rows().is_none() {
             return Ok(false);
         }
         let is_plain = options.after.is_none()
@@ -115,13 +115,13 @@ impl Core {
         if !self.may_pull(table, rows, &mut reading) {
             return Ok(false);
         }
-        let (layout, row_len) = (self.tables[table.0].layout, index(self.tables[table.0].row_len));
+        let (layout, row_len) = (self.tables[table].layout, index(self.tables[table].row_len));
         let mut done = 0;
         while let Some(key) = keys.get(done) {
             let partition = layout.partition_of(*key);
             let end = layout.rows_of(partition).end;
             let count = keys[done..].partition_point(|key| *key < end);
-            let place = self.tables[table.0].places.find(replica, partition.0 as usize).copied();
+            let place = self.tables[table].places.find(replica, partition.0 as usize).copied();
             let Some((place, view)) = place.and_then(|at| at.view.map(|view| (at, view))) else {
                 return Ok(false);
             };
@@ -135,7 +135,7 @@ impl Core {
                 Copied::Contended => return Ok(false),
                 Copied::Fenced => {
                     // Others have them now, or will.
-                    self.tables[table.0].places.clear();
+                    self.tables[table].places.clear();
                     return Ok(false);
                 }
             }

@@ -76,7 +76,7 @@ impl Core {
             && (1..=ROWS_LEN_MAX).contains(&len)
             && !self.in_trouble()
             && !self.has_open_round()
-            && self.requests.next_is_free();
+            && self.pending.requests.next_is_free();
         let replica = self.replica_of(options.from);
         if !is_plain || replica == Replica::Strong {
             return Short::Impossible;
@@ -86,13 +86,13 @@ impl Core {
         if !self.may_pull(table, rows, &mut reading) {
             return Short::Impossible;
         }
-        let state = &self.tables[table.0];
+        let state = &self.tables[table];
         let (partition, row_len) = (state.layout.partition_of(rows.start), state.row_len);
         let place = state.places.find(replica, partition.0 as usize);
         let Some(place) = place.filter(|place| {
             place.at.first_row <= rows.start
                 && rows.end <= place.at.first_row + place.at.row_count
-                && !self.links[place.link].failed
+                && !self.links.all[place.link].failed
         }) else {
             return Short::Impossible;
         };
@@ -132,22 +132,22 @@ impl Core {
     ) -> Short {
         let (block, block_count) = blocks_of(place, rows);
         let (len, link_at) = (span_len(place, block_count) - HALF_VERSION_LEN, place.link);
-        let link = &self.links[link_at];
+        let link = &self.links.all[link_at];
         if !link.sender.is_empty() || len > SPAN_LEN_MAX {
             return Short::Impossible;
         }
-        let Some(chunk) = self.memory.allocate(len) else { return Short::Impossible };
+        let Some(chunk) = self.pending.memory.allocate(len) else { return Short::Impossible };
         let (transport, queue_pair) = (link.transport, link.queue_pair);
-        let at = self.reads.vacant();
+        let at = self.pending.reads.vacant();
         let work_id = WorkId(at as u64 + 1);
         // What has failed shows again on the general way.
-        let is_posted = self.memory.staged(transport, chunk, len).is_some_and(|local| {
+        let is_posted = self.pending.memory.staged(transport, chunk, len).is_some_and(|local| {
             let remote = remote_of(place, block, 0);
-            let transport = self.transports[transport].as_mut();
+            let transport = self.links.transports[transport].as_mut();
             transport.read_now(queue_pair, work_id, local, remote).unwrap_or(false)
         });
         if !is_posted {
-            self.memory.release(chunk);
+            self.pending.memory.release(chunk);
             return Short::Impossible;
         }
         self.count_reads(1, len);
@@ -158,7 +158,7 @@ impl Core {
             let read = Read { relaxed: self.may_mix(link_at, reading.relaxed), ..read };
             return self.go_on_as_request(at, read, (rows, reading), into.len());
         };
-        let pages = self.memory.staging_pages();
+        let pages = self.pending.memory.staging_pages();
         let stride = u64::from(place.at.block_stride);
         let staged = Staged { at: chunk.offset, len, stride };
         let relaxed = self.may_mix(link_at, reading.relaxed);
@@ -171,13 +171,13 @@ impl Core {
             let block_rows = u64::from(place.at.block_rows);
             let first = rows.start - place.at.first_row - block * block_rows;
             let at = chunk.offset + ROWS_AT - HEAD_VERSION_AT;
-            let row_len = self.tables[table.0].row_len;
+            let row_len = self.tables[table].row_len;
             Rows { at, stride, block_rows, row_len }.copy(pages, first, into);
             self.count_pull(into.len() as u64);
         } else {
-            self.counters.reads_retried += u64::from(succeeded);
+            self.pending.counters.reads_retried += u64::from(succeeded);
         }
-        self.memory.release(chunk);
+        self.pending.memory.release(chunk);
         if is_whole { Short::Pulled(reading) } else { Short::Impossible }
     }
 
@@ -190,13 +190,13 @@ impl Core {
         into: &mut [u8],
     ) -> Short {
         let mut span = Span::whole((table, partition), place, blocks_of(place, rows));
-        let (first, row_len) = (place.at.first_row, self.tables[table.0].row_len);
+        let (first, row_len) = (place.at.first_row, self.tables[table].row_len);
         span.trim_guarded((rows.start - first, rows.end - first), row_len);
-        if !self.links[place.link].sender.is_empty() || span.len > SPAN_LEN_MAX {
+        if !self.links.all[place.link].sender.is_empty() || span.len > SPAN_LEN_MAX {
             return Short::Impossible;
         }
         let Some(mut read) = self.stage_guarded(&span) else { return Short::Impossible };
-        let at = self.reads.vacant();
+        let at = self.pending.reads.vacant();
         let work_id = WorkId(at as u64 + 1);
         let is_posted = self.post_guarded(&read, Phase::After, work_id);
         read.phase = Phase::After;
@@ -204,18 +204,18 @@ impl Core {
             self.release_short(&mut read);
             return Short::Impossible;
         }
-        let transport = self.links[read.link].transport;
+        let transport = self.links.all[read.link].transport;
         let Some(succeeded) = self.wait_shortly(transport, (read.link, read.queue_pair, work_id))
         else {
             return self.go_on_as_request(at, read, (rows, reading), into.len());
         };
         let is_whole = succeeded && self.agrees(&read);
         if is_whole {
-            let part = self.tables[table.0].layout.rows_of(partition);
-            copy_read(&read, self.memory.staging_pages(), (part, rows), row_len, into);
+            let part = self.tables[table].layout.rows_of(partition);
+            copy_read(&read, self.pending.memory.staging_pages(), (part, rows), row_len, into);
             self.count_pull(into.len() as u64);
         } else {
-            self.counters.reads_retried += u64::from(succeeded);
+            self.pending.counters.reads_retried += u64::from(succeeded);
         }
         self.release_short(&mut read);
         if is_whole { Short::Pulled(reading) } else { Short::Impossible }
@@ -229,16 +229,17 @@ impl Core {
         if !layout.fits() {
             return None;
         }
-        let guard = Guard::new(self.memory.allocate(2 * layout.len)?, layout.len);
-        let guard = self.reads.add_guard(guard);
-        let versions = Some(self.reads.guarded_by(guard, laid));
-        let chunk = self.memory.allocate(span.len);
+        let guard = Guard::new(self.pending.memory.allocate(2 * layout.len)?, layout.len);
+        let guard = self.pending.reads.add_guard(guard);
+        let versions = Some(self.pending.reads.guarded_by(guard, laid));
+        let chunk = self.pending.memory.allocate(span.len);
         let (queue_pair, none) =
-            (self.links[span.place.link].queue_pair, Chunk { offset: 0, len: 0 });
+            (self.links.all[span.place.link].queue_pair, Chunk { offset: 0, len: 0 });
         let read = span.read(queue_pair, chunk.unwrap_or(none), Phase::Before);
         let mut read = Read { versions, ..read };
-        let transport = self.links[read.link].transport;
-        let is_registered = self.memory.staged(transport, read.chunk, read.chunk.len).is_some();
+        let transport = self.links.all[read.link].transport;
+        let is_registered =
+            self.pending.memory.staged(transport, read.chunk, read.chunk.len).is_some();
         if chunk.is_none() || !is_registered || !self.may_fence(&read) {
             self.release_short(&mut read);
             return None;
@@ -249,7 +250,7 @@ impl Core {
     fn release_short(&mut self, read: &mut Read) {
         self.release_versions(read.versions.take());
         if read.chunk.len > 0 {
-            self.memory.release(read.chunk);
+            self.pending.memory.release(read.chunk);
         }
     }
 
@@ -259,10 +260,10 @@ impl Core {
     fn wait_shortly(&mut self, transport: usize, of: (usize, QueuePairId, WorkId)) -> Option<bool> {
         for _ in 0..POLLS_MAX {
             if let Some(succeeded) = self.poll_for(transport, of) {
-                self.spin.found();
+                self.links.spin.found();
                 return Some(succeeded);
             }
-            if self.spin.idle() == Idle::Crowded {
+            if self.links.spin.idle() == Idle::Crowded {
                 break;
             }
         }
@@ -278,13 +279,13 @@ impl Core {
         (rows, reading): (RowRange, Reading),
         len: usize,
     ) -> Short {
-        let request = self.requests.start(true);
-        if let Some(slot) = self.requests.find_mut(request) {
+        let request = self.pending.requests.start(true);
+        if let Some(slot) = self.pending.requests.find_mut(request) {
             slot.parts_left = 1;
             slot.reply = Reply::Blocks { rows, reading };
         }
-        self.reads.reads[at] = Some(Read { request, ..read });
-        if self.links[read.link].failed {
+        self.pending.reads.reads[at] = Some(Read { request, ..read });
+        if self.links.all[read.link].failed {
             // What completed meanwhile ended the link, and the reads that were known then.
             self.fail_reads(read.link);
         }
@@ -299,8 +300,8 @@ impl Core {
         transport: usize,
         (link, queue_pair, work_id): (usize, QueuePairId, WorkId),
     ) -> Option<bool> {
-        let mut completions = std::mem::take(&mut self.completions);
-        let count = self.transports[transport].poll(&mut completions);
+        let mut completions = std::mem::take(&mut self.links.completions);
+        let count = self.links.transports[transport].poll(&mut completions);
         let mut outcome = None;
         for completion in &completions[..count] {
             if completion.work_id != work_id || completion.queue_pair != queue_pair {
@@ -309,7 +310,7 @@ impl Core {
                 outcome = Some(completion.status == CompletionStatus::Success);
             }
         }
-        self.completions = completions;
+        self.links.completions = completions;
         if outcome == Some(false) {
             self.fail_link(link);
         }

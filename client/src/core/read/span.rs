@@ -127,14 +127,14 @@ impl Core {
     /// Whether rows that come by a link are read between their versions.
     #[inline]
     pub(super) fn is_guarded(&self, link: usize, relaxed: bool) -> bool {
-        !self.may_mix(link, relaxed) && !self.links[link].promises.reads_in_order
+        !self.may_mix(link, relaxed) && !self.links.all[link].promises.reads_in_order
     }
 
     /// Whether rows that come by a link may mix values from before and after an update, as their pull
     /// allows it: values themselves are whole.
     #[inline]
     pub(super) fn may_mix(&self, link: usize, relaxed: bool) -> bool {
-        relaxed && self.links[link].promises.reads_words_whole
+        relaxed && self.links.all[link].promises.reads_words_whole
     }
 
     /// Starts to read the blocks of a range into the staging area.
@@ -145,13 +145,13 @@ impl Core {
         rows: RowRange,
         reading: Reading,
     ) -> Result<(), RequestError> {
-        let mut spans = std::mem::take(&mut self.reads.spans);
+        let mut spans = std::mem::take(&mut self.pending.reads.spans);
         spans.clear();
-        let generation = self.generation;
+        let generation = self.cluster.generation;
         let started = self
             .list_spans(table, rows, reading, &mut spans)
             .and_then(|()| self.read_spans(request, &mut spans, reading.relaxed, generation));
-        self.reads.spans = spans;
+        self.pending.reads.spans = spans;
         started
     }
 
@@ -163,10 +163,10 @@ impl Core {
         reading: Reading,
         spans: &mut Vec<Span>,
     ) -> Result<(), RequestError> {
-        let row_len = self.tables[table.0].row_len;
+        let row_len = self.tables[table].row_len;
         let mut first = rows.start;
         while first < rows.end {
-            let state = &self.tables[table.0];
+            let state = &self.tables[table];
             let partition = state.layout.partition_of(first);
             let end = rows.end.min(state.layout.rows_of(partition).end);
             let Some(place) = state.places.find(reading.replica, partition.0 as usize).copied()
@@ -211,7 +211,7 @@ impl Core {
         spans.sort_unstable_by_key(|span| (span.place.link, span.remote().address));
         let mut rest = &*spans;
         while let Some(first) = rest.first() {
-            let link = &self.links[first.place.link];
+            let link = &self.links.all[first.place.link];
             if link.failed {
                 return Err(RequestError::ServerGone { server: link.server });
             }
@@ -261,20 +261,21 @@ impl Core {
             Ok(whole) => whole,
             Err(error) => {
                 if let Some((chunk, _)) = guard {
-                    self.memory.release(chunk);
+                    self.pending.memory.release(chunk);
                 }
                 return Err(error);
             }
         };
-        if self.generation != generation {
+        if self.cluster.generation != generation {
             // The rows may lie elsewhere by now: whoever claims them looks again.
-            self.memory.release(whole);
+            self.pending.memory.release(whole);
             if let Some((chunk, _)) = guard {
-                self.memory.release(chunk);
+                self.pending.memory.release(chunk);
             }
             return Err(self.unavailable(spans[0].partition));
         }
-        let guard = guard.map(|(chunk, half)| self.reads.add_guard(Guard::new(chunk, half)));
+        let guard =
+            guard.map(|(chunk, half)| self.pending.reads.add_guard(Guard::new(chunk, half)));
         let mut layout = guard::Layout::default();
         let (mut first, mut last) = (None, None::<usize>);
         for (number, span) in spans.iter().enumerate() {
@@ -282,19 +283,20 @@ impl Core {
             let end = spans.get(number + 1).map_or(whole.len, &offset_of) + whole.offset;
             let versions = guard.map(|guard| {
                 let laid = layout.add(&span.place, span.block, span.block_count);
-                self.reads.guarded_by(guard, laid)
+                self.pending.reads.guarded_by(guard, laid)
             });
-            let at = self.reads.vacant();
-            let queue_pair = self.links[span.place.link].queue_pair;
+            let at = self.pending.reads.vacant();
+            let queue_pair = self.links.all[span.place.link].queue_pair;
             let read = span.read(queue_pair, Chunk { offset, len: end - offset }, phase);
             let relaxed = self.may_mix(span.place.link, relaxed);
-            self.reads.reads[at] = Some(Read { request, relaxed, is_sole, versions, ..read });
-            if let Some(before) = last.and_then(|last| self.reads.reads[last].as_mut()) {
+            self.pending.reads.reads[at] =
+                Some(Read { request, relaxed, is_sole, versions, ..read });
+            if let Some(before) = last.and_then(|last| self.pending.reads.reads[last].as_mut()) {
                 before.joined = Some(at);
             }
             first = first.or(Some(at));
             last = Some(at);
-            if let Some(request) = self.requests.find_mut(request) {
+            if let Some(request) = self.pending.requests.find_mut(request) {
                 request.parts_left += 1;
             }
         }

@@ -69,6 +69,7 @@ impl Core {
             },
             links: Links {
                 all: Vec::new(),
+                lost: Vec::new(),
                 transports: Vec::new(),
                 blanks: Vec::new(),
                 completions: vec![Completion::EMPTY; COMPLETIONS_PER_POLL].into_boxed_slice(),

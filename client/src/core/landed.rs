@@ -57,7 +57,7 @@ impl Core {
         if since.elapsed() > DOUBT_MAX {
             let server = link.server.0;
             tracing::warn!(server, "rows of a completed pull do not come: the link is given up");
-            self.fail_link(at);
+            self.links.lose(at);
         }
         false
     }

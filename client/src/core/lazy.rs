@@ -57,7 +57,7 @@ impl Core {
         let Link { server, server_at, shard, transport, .. } = self.links.all[at];
         let provider = self.cluster.servers[server_at].provider;
         let Some(mut control) = self.cluster.servers[server_at].control.take() else {
-            self.fail_link(at);
+            self.links.lose(at);
             return Err(ConnectError::Unlinked { server });
         };
         let made = self.link(&mut control, (server, server_at), (provider, transport), shard);

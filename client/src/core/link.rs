@@ -93,6 +93,15 @@ pub(crate) struct Link {
     pub(super) doubted_since: Option<Instant>,
 }
 
+impl super::Links {
+    /// A link is gone. What was in flight on it stays there until the core settles it.
+    pub(super) fn lose(&mut self, at: usize) {
+        if !std::mem::replace(&mut self.all[at].failed, true) {
+            self.lost.push(at);
+        }
+    }
+}
+
 /// What links have before they are made: memory that nobody writes.
 #[derive(Debug)]
 pub(crate) struct Blank {

@@ -118,6 +118,8 @@ pub(crate) struct Session {
 /// The links to shards, and the transports that carry them.
 struct Links {
     all: Vec<Link>,
+    /// Those that are gone, and what was in flight on them is not settled.
+    lost: Vec<usize>,
     transports: Vec<Box<dyn Transport>>,
     /// What links by each transport have before they are made.
     blanks: Vec<Option<Blank>>,

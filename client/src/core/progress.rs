@@ -209,7 +209,7 @@ impl Core {
         if self.has_postponed() {
             self.post_postponed();
         }
-        moved
+        self.settle_lost() || moved
     }
 
     /// Posts what a link holds.
@@ -217,7 +217,7 @@ impl Core {
         let link = &mut self.links.all[link_at];
         let transport = self.links.transports[link.transport].as_mut();
         if link.sender.flush(transport).is_err() {
-            self.fail_link(link_at);
+            self.links.lose(link_at);
         }
     }
 
@@ -373,7 +373,7 @@ impl Core {
         if completion.opcode == Opcode::ReceiveImmediate && succeeded {
             let posted = self.links.transports[transport].post_receive(completion.queue_pair, 1);
             if let (Some(link), Err(_)) = (link, posted) {
-                self.fail_link(link);
+                self.links.lose(link);
             }
             return;
         }
@@ -383,7 +383,7 @@ impl Core {
             self.end_read(completion.queue_pair, completion.work_id, succeeded);
         }
         if let (Some(link), false) = (link, succeeded) {
-            self.fail_link(link);
+            self.links.lose(link);
         }
     }
 
@@ -394,19 +394,24 @@ impl Core {
             server = self.links.all[at].server.0,
             "connecting again to a server's new life"
         );
-        self.fail_link(at);
+        self.links.lose(at);
     }
 
-    /// A link is gone: what is in flight on it is sent again, or fails.
-    pub(super) fn fail_link(&mut self, at: usize) {
-        let link = &mut self.links.all[at];
-        if link.failed {
-            return;
+    /// Ends links that are gone: what is in flight on them is sent again, or fails. Returns whether there
+    /// were any.
+    pub(super) fn settle_lost(&mut self) -> bool {
+        let mut any = false;
+        while let Some(at) = self.links.lost.pop() {
+            self.settle_link(at);
+            any = true;
         }
-        link.failed = true;
-        let (server, queue_pair) = (link.server, link.queue_pair);
-        let transport = link.transport;
-        self.links.transports[transport].disconnect(queue_pair);
+        any
+    }
+
+    fn settle_link(&mut self, at: usize) {
+        let link = &self.links.all[at];
+        let (server, transport) = (link.server, link.transport);
+        self.links.transports[transport].disconnect(link.queue_pair);
         self.await_quiet(transport);
         self.forget_places(at);
         // What was answered before is done: a refusal must not be taken for no answer.
@@ -445,7 +450,7 @@ impl Core {
             let state = || self.links.transports[link.transport].state(link.queue_pair);
             let failed = link.failed || is_gone || link.made && state() == QueuePairState::Error;
             if failed {
-                self.fail_link(link_at);
+                self.links.lose(link_at);
             }
         }
     }

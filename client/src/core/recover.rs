@@ -93,6 +93,7 @@ impl Core {
 
     /// One step out of trouble. Blocks only to ask others, for bounded times.
     pub(super) fn recover(&mut self) {
+        self.settle_lost();
         // While a step runs there is no trouble: what it meets starts the next one.
         let Some(mut trouble) = self.recovery.trouble.take() else { return };
         if trouble.is_over() {
@@ -121,17 +122,21 @@ impl Core {
                     *map = newer;
                 }
             }
-            if self.is_settled(map, *since) {
+            let is_settled = self.is_settled(map, *since);
+            self.settle_lost();
+            if is_settled {
                 let map = std::mem::take(map);
                 trouble.phase = Phase::Resend;
                 self.install(map, now);
             }
         }
         let is_whole = matches!(trouble.phase, Phase::Resend) && self.resend() && {
+            self.settle_lost();
             self.recovery.settling = false;
             trouble.phase = Phase::Learn;
             self.settle_clocks() && self.retries.queue.is_empty() && self.is_reached()
         };
+        self.settle_lost();
         let worse = self.recovery.trouble.take().is_some();
         if is_whole && !worse {
             trouble.over = Some(Instant::now());
@@ -162,7 +167,7 @@ impl Core {
         if !self.session.options.retry_for.is_zero() {
             self.suspect(attempt);
         } else if self.newer_map(attempt).is_some_and(|map| self.is_replaced(at, &map)) {
-            self.cluster.servers[at].links().for_each(|link| self.fail_link(link));
+            self.cluster.servers[at].links().for_each(|link| self.links.lose(link));
         }
     }
 
@@ -196,7 +201,7 @@ impl Core {
             }
             let concerned = changes || link.refused;
             if self.is_replaced(link.server_at, map) || (concerned && patience_is_over) {
-                self.fail_link(at);
+                self.links.lose(at);
             } else {
                 settled &= !concerned;
             }

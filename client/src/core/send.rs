@@ -328,7 +328,7 @@ impl Core {
                         remote
                     }
                     Err(_) if transport.state(link.queue_pair) == QueuePairState::Error => {
-                        self.fail_link(link_at);
+                        self.links.lose(link_at);
                         return Err(Unsealed::LinkFailed);
                     }
                     Err(error) => return Err(setup(&error)),

@@ -92,8 +92,9 @@ impl Core {
         // What was in flight is settled by being sent again.
         let before = known.map_or(0..0, |at| self.cluster.servers[at].links());
         for link in before {
-            self.fail_link(link);
+            self.links.lose(link);
         }
+        self.settle_lost();
         let mut links = Vec::with_capacity(usize::from(welcome.shard_count));
         let blank = self.blank(transport)?;
         for shard in (0..welcome.shard_count).map(ShardId) {
@@ -192,7 +193,7 @@ impl Core {
         self.cluster.servers[at].left = true;
         self.cluster.servers[at].control = None;
         for link in self.cluster.servers[at].links() {
-            self.fail_link(link);
+            self.links.lose(link);
         }
     }
 

@@ -108,7 +108,7 @@ impl Core {
         } else if written.is_ok() {
             self.push_out(link_at);
         } else {
-            self.fail_link(link_at);
+            self.links.lose(link_at);
         }
         Some(request)
     }

@@ -220,6 +220,7 @@ impl Core {
                 values: Values::None,
                 reply: None,
             };
+            self.settle_lost();
             if self.holds_back(table) {
                 // It goes to all links, once what is before it can be sent.
                 return self.put_off(self.route(link), &message);

@@ -63,7 +63,7 @@ impl Core {
         self.retries.queue.is_empty()
             && (self.awaits_nothing(table, rows) || {
                 self.poll();
-                self.awaits_nothing(table, rows)
+                self.retries.queue.is_empty() && self.awaits_nothing(table, rows)
             })
     }
 

@@ -312,7 +312,7 @@ impl Core {
         }
         self.links.completions = completions;
         if outcome == Some(false) {
-            self.fail_link(link);
+            self.links.lose(link);
         }
         outcome
     }

@@ -52,7 +52,7 @@ impl<T: Element> Table<T> {
             return Err(RequestError::MeanOfIntegers { dtype: T::DTYPE });
         }
         let (width, bag_count) = (self.width(), offsets.len() - 1);
-        self.core().enter()?.check_length(self.index(), bag_count * width, into.len())?;
+        self.core().enter()?.tables.check_length(self.index(), bag_count * width, into.len())?;
         let order = (!keys.is_sorted_by(|one, next| one < next)).then(|| Order::of(keys));
         let distinct = order.as_ref().map_or(keys, Order::keys);
         let mut rows = vec![T::default(); distinct.len() * width];

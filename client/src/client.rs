@@ -195,7 +195,7 @@ impl Client {
     /// [`Rows::borrow`] needs. Shared memory does not: it can share only what it allocated.
     #[must_use]
     pub fn shares_foreign_memory(&self) -> bool {
-        self.core.look().shares_foreign_memory()
+        self.core.look().links.shares_foreign_memory()
     }
 
     /// Ends without saying farewell, as a process that is killed does: the servers find out by

@@ -138,7 +138,7 @@ impl<T: Element> PendingPull<T> {
     /// Why there are none; `into` may hold some of them then.
     pub fn wait_into(mut self, into: &mut [T]) -> Result<(), RequestError> {
         let mut core = self.core.enter()?;
-        core.check_length(self.table, self.value_count, into.len())?;
+        core.tables.check_length(self.table, self.value_count, into.len())?;
         if let Some(pushed) = self.pushed {
             core.wait_for(pushed)?;
         }

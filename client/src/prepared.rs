@@ -33,10 +33,10 @@ impl<T: Element> Prepared<T> {
         };
         let order = {
             let core = table.core().enter()?;
-            let is_sorted = core.check_rows(table.index(), &keys, range.as_ref())?;
+            let is_sorted = core.tables.check_rows(table.index(), &keys, range.as_ref())?;
             let order = (!is_sorted).then(|| Order::of(&keys));
             if let Some(order) = &order {
-                core.check_rows(table.index(), order.keys(), None)?;
+                core.tables.check_rows(table.index(), order.keys(), None)?;
             }
             order
         };

@@ -192,7 +192,7 @@ impl<T: Element> Table<T> {
         let rows = rows.into();
         let count = usize::try_from(rows.count()).unwrap_or(usize::MAX);
         let mut core = self.core.enter()?;
-        core.check_length(self.index, count.saturating_mul(self.width), into.len())?;
+        core.tables.check_length(self.index, count.saturating_mul(self.width), into.len())?;
         let bytes = bytemuck::cast_slice_mut(into);
         let keys = match rows {
             RowSelection::Range(range) => {
@@ -284,7 +284,7 @@ impl<T: Element> Table<T> {
         let mut core = self.core.enter()?;
         let expected = rows.count().saturating_mul(self.width as u64);
         if expected != values.len() as u64 {
-            return Err(core.length_error(self.index, rows.count(), values.len()));
+            return Err(core.tables.length_error(self.index, rows.count(), values.len()));
         }
         self.check_values(&core, values, options)?;
         let keys = match rows {
@@ -321,7 +321,7 @@ impl<T: Element> Table<T> {
         if policy == (NotFinitePolicy::Reject {}) && !T::all_finite(values) {
             return Err(RequestError::NotFinite);
         }
-        core.check_filters(self.index, options, || T::all_finite(values))
+        core.tables.check_filters(self.index, options, || T::all_finite(values))
     }
 
     pub(crate) fn start_pull(
@@ -342,12 +342,12 @@ impl<T: Element> Table<T> {
         if fits && let Some(id) = core.pull_keys(self.index, keys, options)? {
             return Ok((id, None));
         }
-        let is_unsorted = fits || !core.check_keys(self.index, keys)?;
+        let is_unsorted = fits || !core.tables.check_keys(self.index, keys)?;
         let order = is_unsorted.then(|| Order::of(keys));
         let sorted = order.as_ref().map_or(*keys, Order::keys);
         let (first, rest) = sorted.split_at(core.keys_at_first(self.index, sorted.len()));
         // Before the first of them are asked for.
-        core.check_keys(self.index, rest)?;
+        core.tables.check_keys(self.index, rest)?;
         let id = core.pull_keys(self.index, first, options)?;
         let detour = Detour { rest: rest.to_vec(), order, options: *options };
         Ok((id.unwrap_or_else(|| unreachable!("the keys are sorted")), Some(detour)))

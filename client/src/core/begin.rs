@@ -30,7 +30,7 @@ impl Core {
             self.wait_for(after.0)?;
         }
         let mut patience = None;
-        if self.in_trouble() {
+        if self.recovery.in_trouble() {
             self.recover();
             while self.retries.len >= BACKLOG_LEN_MAX {
                 self.wait_a_little(&mut patience)?;

@@ -52,11 +52,11 @@ const COMPLETION_SLOTS: u32 = 1024;
 const RECEIVES_POSTED: u32 = 64;
 
 impl Core {
-    /// Connects to the cluster that a server or coordinator at one of `addresses` knows.
-    pub(crate) fn connect(addresses: &str, options: ClientOptions) -> Result<Self, ConnectError> {
+    /// A core that knows nobody yet.
+    fn new(addresses: &str, options: ClientOptions) -> Result<Self, ConnectError> {
         let session = SessionId(random::number());
         let staging_len = options.staging_len;
-        let mut core = Self {
+        Ok(Self {
             session: Session {
                 id: session,
                 incarnation: Incarnation(session.0),
@@ -99,7 +99,12 @@ impl Core {
             rounds: Rounds::default(),
             clocks: Clocks::default(),
             scratch: Scratch::default(),
-        };
+        })
+    }
+
+    /// Connects to the cluster that a server or coordinator at one of `addresses` knows.
+    pub(crate) fn connect(addresses: &str, options: ClientOptions) -> Result<Self, ConnectError> {
+        let mut core = Self::new(addresses, options)?;
         let until = Instant::now() + core.session.options.timeout;
         let mut first = Some(core.first_map(until)?);
         let mut failed = None;
@@ -113,7 +118,7 @@ impl Core {
                     let left = until.saturating_duration_since(Instant::now());
                     // A silent one leaves time for those who have its rows, too.
                     let limit = if core.cluster.map.replicas > 1 { left / 2 } else { left };
-                    core.greet(&entry.address, limit)
+                    core.session.greet(&entry.address, limit)
                 }
             };
             let reached = greeted.and_then(|(mut control, welcome)| {
@@ -131,10 +136,10 @@ impl Core {
             Some(error) if core.cluster.map.replicas <= 1 || core.cluster.servers.is_empty() => {
                 return Err(error);
             }
-            Some(_) => core.start_trouble(),
+            Some(_) => core.recovery.start_trouble(&core.session),
             None => {}
         }
-        core.route_partitions();
+        core.cluster.route_partitions(&core.session, &core.links, &mut core.scratch);
         Ok(core)
     }
 
@@ -145,7 +150,7 @@ impl Core {
         for (address, remaining) in addresses.iter().zip((1..=addresses.len()).rev()) {
             let left = until.saturating_duration_since(Instant::now());
             let share = left / u32::try_from(remaining).unwrap_or(u32::MAX);
-            let asked = self.greet(address, share).and_then(|(mut control, welcome)| {
+            let asked = self.session.greet(address, share).and_then(|(mut control, welcome)| {
                 match ask(&mut control, &ClientRequest::Map {})? {
                     ClientReply::Map { map } => Ok((map, control, welcome)),
                     _ => Err(ConnectError::Unexpected { address: address.clone() }),
@@ -162,7 +167,9 @@ impl Core {
         }
         Err(failed.unwrap_or(ConnectError::Address { address: String::new() }))
     }
+}
 
+impl Session {
     /// Greets whoever is at an address. `limit` bounds that, and all that is asked of it until the
     /// connection has another limit.
     pub(super) fn greet(
@@ -170,13 +177,13 @@ impl Core {
         address: &str,
         limit: Duration,
     ) -> Result<(Control, Welcome), ConnectError> {
-        let mut control = Control::connect(address, limit, self.session.options.watch.clone())?;
+        let mut control = Control::connect(address, limit, self.options.watch.clone())?;
         let hello = ClientRequest::Hello {
             version: PROTOCOL_VERSION,
-            token: self.session.options.token.clone().unwrap_or_default(),
-            session: self.session.id,
-            incarnation: self.session.incarnation,
-            rank: self.session.options.rank,
+            token: self.options.token.clone().unwrap_or_default(),
+            session: self.id,
+            incarnation: self.incarnation,
+            rank: self.options.rank,
             host: host_identity(),
             peer: None,
         };
@@ -196,20 +203,23 @@ impl Core {
             _ => Err(ConnectError::Unexpected { address: address.to_owned() }),
         }
     }
+}
 
+impl Links {
     /// The best provider that both sides have, and the client's transport of it.
     pub(super) fn choose_provider(
         &mut self,
+        session: &Session,
         offered: &[Provider],
         control: &Control,
         notes: &mut Vec<String>,
     ) -> Result<(Provider, usize), ConnectError> {
-        for provider in self.session.options.providers.clone() {
+        for provider in session.options.providers.clone() {
             if !offered.contains(&provider) {
                 notes.push(format!("{}: the server does not offer it", provider.name()));
                 continue;
             }
-            match self.transport_of(provider, control) {
+            match self.transport_of(session, provider, control) {
                 Ok(transport) => return Ok((provider, transport)),
                 Err(error) => notes.push(chain(&error)),
             }
@@ -221,11 +231,11 @@ impl Core {
     /// The client's transport of a provider, opened at its first use.
     fn transport_of(
         &mut self,
+        session: &Session,
         provider: Provider,
         control: &Control,
     ) -> Result<usize, ConnectError> {
         let found = self
-            .links
             .transports
             .iter()
             .position(|transport| transport.capabilities().provider == provider.name());
@@ -233,21 +243,19 @@ impl Core {
             return Ok(found);
         }
         let transport: Box<dyn Transport> = match provider {
-            Provider::Verbs {} => {
-                Box::new(VerbsTransport::open(self.session.options.verbs.clone())?)
-            }
+            Provider::Verbs {} => Box::new(VerbsTransport::open(session.options.verbs.clone())?),
             Provider::Shm {} => Box::new(Shm::open(ShmOptions::default())?),
             Provider::Tcp {} => {
-                let mut options = self.session.options.tcp;
+                let mut options = session.options.tcp;
                 if let Ok(local) = control.local_address() {
                     options.bind.set_ip(local.ip());
                 }
                 Box::new(Tcp::open(options)?)
             }
         };
-        self.links.transports.push(transport);
-        self.links.spin = Spin::over(&self.links.transports);
-        Ok(self.links.transports.len() - 1)
+        self.transports.push(transport);
+        self.spin = Spin::over(&self.transports);
+        Ok(self.transports.len() - 1)
     }
 
     /// Links to a shard of a server over its control connection.
@@ -262,14 +270,14 @@ impl Core {
         let mut registered = Vec::with_capacity(2);
         let attached = self.attach(control, at, queue_pair, shard, &mut registered);
         if attached.is_err() {
-            let transport = self.links.transports[at].as_mut();
+            let transport = self.transports[at].as_mut();
             transport.disconnect(queue_pair);
             for region in &registered {
                 transport.deregister(region);
             }
         }
         let Attached { reply, writer, by_reference_len, kept_keys_max } = attached?;
-        let capabilities = self.links.transports[at].capabilities();
+        let capabilities = self.transports[at].capabilities();
         let lands_unpolled = capabilities.lands_unpolled;
         let outstanding_max = capabilities.outstanding_max;
         Ok(Link {
@@ -288,7 +296,7 @@ impl Core {
             key_lists: KeyLists::new(kept_keys_max),
             lands_unpolled,
             vigil: Vigil::default(),
-            promises: self.links.transports[at].promises(queue_pair),
+            promises: self.transports[at].promises(queue_pair),
             woken_epoch: 0,
             sleep_epoch: 0,
             failed: false,
@@ -308,7 +316,7 @@ impl Core {
     ) -> Result<QueuePairId, ConnectError> {
         let address = control.peer().to_owned();
         let link_error = |source| ConnectError::Link { address: address.clone(), source };
-        let transport = self.links.transports[at].as_mut();
+        let transport = self.transports[at].as_mut();
         let pending = transport.create_queue_pair().map_err(link_error)?;
         let (id, endpoint) = (pending.id(), Blob(pending.endpoint().0.clone()));
         let open = ClientRequest::OpenMailbox { shard, provider, endpoint };
@@ -341,7 +349,7 @@ impl Core {
         registered: &mut Vec<MemoryRegion>,
     ) -> Result<Attached, ConnectError> {
         let address = control.peer().to_owned();
-        let transport = self.links.transports[at].as_mut();
+        let transport = self.transports[at].as_mut();
         let reply = Pages::allocate(mailbox::reply_len(COMPLETION_SLOTS), RING_PAGES)?;
         let reply = transport.register(&reply, Access::READ_WRITE)?;
         registered.push(reply.clone());
@@ -389,7 +397,7 @@ impl Core {
         if !link.made {
             return;
         }
-        let transport = self.links.transports[link.transport].as_mut();
+        let transport = self.transports[link.transport].as_mut();
         transport.deregister(&link.reply);
         transport.deregister(link.writer.mirror());
     }

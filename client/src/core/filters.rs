@@ -8,7 +8,7 @@ use windlass_wire::{
 };
 
 use super::{
-    Core, TableIndex, WRITTEN_PART_LEN_MAX,
+    Core, TableIndex, Tables, WRITTEN_PART_LEN_MAX,
     kept::KeptValues,
     link::{Answer, Held, Link},
     push::{Part, Source, index},
@@ -20,24 +20,6 @@ use crate::{
 };
 
 impl Core {
-    /// Checks that a push to a table can go through its filters.
-    pub(crate) fn check_filters(
-        &self,
-        table: TableIndex,
-        options: &PushOptions,
-        is_finite: impl FnOnce() -> bool,
-    ) -> Result<(), RequestError> {
-        if options.filters.is_empty() {
-            return Ok(());
-        }
-        let schema = &self.tables[table].entry.schema;
-        options.filters.check(schema.dtype).map_err(FilterRefusal::Stack)?;
-        if options.filters.needs_finite() && !is_finite() {
-            return Err(FilterRefusal::NotFinite.into());
-        }
-        Ok(())
-    }
-
     /// Sends a part of a push through its filters.
     pub(super) fn send_filtered(&mut self, part: &Part<'_>) -> Result<(), RequestError> {
         let Part { route, table, rows, source, from, request, options } = *part;
@@ -224,6 +206,26 @@ impl Core {
             Some(region) => KeptValues::At { region, offset: 0, held: Held::Region(region) },
             None => KeptValues::Inline(plain.to_vec()),
         }
+    }
+}
+
+impl Tables {
+    /// Checks that a push to a table can go through its filters.
+    pub(crate) fn check_filters(
+        &self,
+        table: TableIndex,
+        options: &PushOptions,
+        is_finite: impl FnOnce() -> bool,
+    ) -> Result<(), RequestError> {
+        if options.filters.is_empty() {
+            return Ok(());
+        }
+        let schema = &self[table].entry.schema;
+        options.filters.check(schema.dtype).map_err(FilterRefusal::Stack)?;
+        if options.filters.needs_finite() && !is_finite() {
+            return Err(FilterRefusal::NotFinite.into());
+        }
+        Ok(())
     }
 }
 

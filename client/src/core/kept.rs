@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use windlass_wire::{Place, RequestHeader, RequestKind, RowRange, Rows, Sequence};
 
 use super::{
-    Core, RegionId, RequestId, TableIndex,
+    Core, RegionId, RequestId, TableIndex, Tables,
     age::ClockLeads,
     filters::keys_of,
     link::{Held, InFlight},
@@ -116,7 +116,7 @@ impl Core {
         }
         let reply = header.reply.map(region_of);
         let server = link.server;
-        if reply.is_some() && self.is_unquiet() {
+        if reply.is_some() && self.links.is_unquiet(&mut self.pending.memory) {
             // Its server may go on writing where another one's answer would go.
             self.release(in_flight.held);
             return self.end_part(in_flight.request, Some(Failure::Gone { server }));
@@ -133,7 +133,7 @@ impl Core {
         }
         self.retries.len += kept.len();
         self.retries.queue.push_back(kept);
-        self.start_trouble();
+        self.recovery.start_trouble(&self.session);
     }
 
     /// Gives up on messages whose requests were tried for too long.
@@ -151,7 +151,7 @@ impl Core {
         self.retries.queue = left;
         let over: std::collections::VecDeque<Kept> = over;
         for kept in over {
-            let partition = self.partition_of_kept(&kept);
+            let partition = self.tables.partition_of_kept(&kept);
             self.drop_kept(kept, Failure::Unavailable { partition });
         }
     }
@@ -174,31 +174,15 @@ impl Core {
         }
     }
 
-    /// The table of a message.
-    pub(super) fn table_of(&self, kept: &Kept) -> Option<TableIndex> {
-        let id = kept.header.table;
-        self.tables.iter().position(|table| table.entry.id == id).map(TableIndex)
-    }
-
-    fn partition_of_kept(&self, kept: &Kept) -> windlass_wire::PartitionId {
-        if let Rows::Partition { partition, .. } = kept.header.rows {
-            return partition;
-        }
-        let table = self.table_of(kept);
-        table.map_or_else(Default::default, |table| {
-            self.tables[table].layout.partition_of(kept.first_row())
-        })
-    }
-
     /// Splits a message by where its rows lie now. Each piece goes to one link; pieces of pushes
     /// have the sequence of the whole, which is right because no two of them share a partition.
     pub(super) fn split(&mut self, kept: Kept) -> Vec<(usize, Kept)> {
-        let Some(table) = self.table_of(&kept) else {
+        let Some(table) = self.tables.table_of(&kept) else {
             // Forgotten here; any server knows as much.
             return vec![(0, kept)];
         };
         let layout = self.tables[table].layout;
-        let routes = self.routes(match kept.header.kind.pushes() {
+        let routes = self.cluster.routes(match kept.header.kind.pushes() {
             true => Replica::Head,
             false if kept.header.strong => Replica::Strong,
             false => Replica::Tail,
@@ -330,6 +314,24 @@ impl Core {
         for (to, row) in positions[from..].iter_mut().zip(order) {
             *to = before[*row];
         }
+    }
+}
+
+impl Tables {
+    /// The table of a message.
+    pub(super) fn table_of(&self, kept: &Kept) -> Option<TableIndex> {
+        let id = kept.header.table;
+        self.iter().position(|table| table.entry.id == id).map(TableIndex)
+    }
+
+    fn partition_of_kept(&self, kept: &Kept) -> windlass_wire::PartitionId {
+        if let Rows::Partition { partition, .. } = kept.header.rows {
+            return partition;
+        }
+        let table = self.table_of(kept);
+        table.map_or_else(Default::default, |table| {
+            self[table].layout.partition_of(kept.first_row())
+        })
     }
 }
 

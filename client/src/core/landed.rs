@@ -3,30 +3,42 @@
 
 use std::time::{Duration, Instant};
 
+use super::{Links, Memory, Scratch};
 use windlass_transport::mailbox::digest_of;
 use windlass_wire::{CompletionWord, RequestHeader, RequestKind, Status, scan::answer_len};
-
-use super::Core;
 
 /// How long rows may be on their way when their pull has completed, before the link is given up.
 const DOUBT_MAX: Duration = Duration::from_secs(1);
 
-impl Core {
+impl Links {
     /// Whether all that a completed message brought is here.
     #[inline]
-    pub(super) fn has_landed(&mut self, at: usize, number: u32, word: CompletionWord) -> bool {
-        self.links.all[at].promises.writes_in_order
+    pub(super) fn has_landed(
+        &mut self,
+        memory: &Memory,
+        scratch: &mut Scratch,
+        at: usize,
+        number: u32,
+        word: CompletionWord,
+    ) -> bool {
+        self.all[at].promises.writes_in_order
             || word.status != Status::Done
-            || self.rows_have_landed(at, number)
+            || self.rows_have_landed(memory, scratch, at, number)
     }
 
-    fn rows_have_landed(&mut self, at: usize, number: u32) -> bool {
-        let mut bytes = std::mem::take(&mut self.scratch.values);
+    fn rows_have_landed(
+        &mut self,
+        memory: &Memory,
+        scratch: &mut Scratch,
+        at: usize,
+        number: u32,
+    ) -> bool {
+        let mut bytes = std::mem::take(&mut scratch.values);
         bytes.clear();
-        let link = &mut self.links.all[at];
+        let link = &mut self.all[at];
         let found = link.writer.read_back(number, &mut bytes);
         let decoded = RequestHeader::decode(&bytes, bytes.len() as u64);
-        self.scratch.values = bytes;
+        scratch.values = bytes;
         let Some(header) = decoded.ok().filter(|_| found) else {
             unreachable!("the mirror holds every message in flight as it was written");
         };
@@ -37,7 +49,7 @@ impl Core {
         let Some((region, offset)) = link.shared.region_of(place) else {
             unreachable!("messages name regions that were shared with their link");
         };
-        let pages = self.pending.memory.pages(region);
+        let pages = memory.pages(region);
         let len = if header.kind == RequestKind::Scan {
             // How long it is says how it begins, which may not be here yet: then the digest is another.
             let mut row_count = [0; 4];
@@ -57,7 +69,7 @@ impl Core {
         if since.elapsed() > DOUBT_MAX {
             let server = link.server.0;
             tracing::warn!(server, "rows of a completed pull do not come: the link is given up");
-            self.links.lose(at);
+            self.lose(at);
         }
         false
     }

@@ -11,7 +11,7 @@ use windlass_wire::{
 };
 
 use super::{
-    Core,
+    Cluster, Links, Session,
     connect::{ask, chain},
 };
 use crate::error::ConnectError;
@@ -20,12 +20,18 @@ use crate::error::ConnectError;
 /// who waits for the map has a deadline.
 const SILENT_MAX: u32 = 3;
 
-impl Core {
+impl Session {
     /// The newest map that somebody knows. Asks one after the other, beginning with another at each
     /// attempt, until one answers: who has not heard of a change yet is not asked next time. `limit` bounds
     /// what each is waited for.
-    pub(super) fn learn_map(&mut self, attempt: usize, limit: Duration) -> Option<ClusterMap> {
-        let mut known = self.known_addresses();
+    pub(super) fn learn_map(
+        &mut self,
+        cluster: &Cluster,
+        links: &Links,
+        attempt: usize,
+        limit: Duration,
+    ) -> Option<ClusterMap> {
+        let mut known = self.known_addresses(cluster, links);
         let count = known.len().max(1);
         known.rotate_left(attempt % count);
         let until = Instant::now() + limit * SILENT_MAX;
@@ -35,11 +41,11 @@ impl Core {
                 break;
             }
             match self.ask_map(&address, left.min(limit)) {
-                Ok(map) if map.epoch >= self.cluster.map.epoch && !map.chains.is_empty() => {
+                Ok(map) if map.epoch >= cluster.map.epoch && !map.chains.is_empty() => {
                     return Some(map);
                 }
                 Err(ConnectError::Interrupted) => {
-                    self.session.watching.ended_another();
+                    self.watching.ended_another();
                     break;
                 }
                 Ok(map) => tracing::debug!(address, epoch = map.epoch.0, "an old map"),
@@ -58,17 +64,17 @@ impl Core {
     }
 
     /// Servers that are reached, then whatever the user named, then the others.
-    fn known_addresses(&self) -> VecDeque<String> {
+    fn known_addresses(&self, cluster: &Cluster, links: &Links) -> VecDeque<String> {
         let is_reached = |id| {
-            let server = self.cluster.servers.iter().find(|server| server.id == id);
+            let server = cluster.servers.iter().find(|server| server.id == id);
             server.is_some_and(|server| {
-                !server.left && !server.links().any(|link| self.links.all[link].failed)
+                !server.left && !server.links().any(|link| links.all[link].failed)
             })
         };
         let (reached, others): (Vec<_>, Vec<_>) =
-            self.cluster.map.servers.iter().partition(|server| is_reached(server.id));
+            cluster.map.servers.iter().partition(|server| is_reached(server.id));
         let mut known = VecDeque::new();
-        let named = self.session.addresses.iter().cloned();
+        let named = self.addresses.iter().cloned();
         for address in (reached.iter().map(|server| server.address.clone()))
             .chain(named)
             .chain(others.iter().map(|server| server.address.clone()))

@@ -10,7 +10,7 @@ use windlass_transport::{
 };
 use windlass_wire::Place;
 
-use super::RequestId;
+use super::{Core, Links, RequestId};
 use crate::error::RequestError;
 
 /// A region of the client, over all of its transports. Never used again.
@@ -160,43 +160,7 @@ impl Memory {
     }
 }
 
-impl super::Core {
-    /// Waits until a server that was disconnected writes nothing any more; what it could have written
-    /// to stays out of use where it takes long.
-    pub(super) fn await_quiet(&mut self, transport: usize) {
-        let deadline = Instant::now() + QUIET_WITHIN;
-        while !self.links.transports[transport].is_quiet() {
-            if Instant::now() >= deadline {
-                tracing::warn!("a server stopped in the middle of a write to this client's memory");
-                return self.pending.memory.set_unquiet(true);
-            }
-            std::thread::yield_now();
-        }
-    }
-
-    /// Whether a server that was given up may still be writing to this client's memory.
-    pub(super) fn is_unquiet(&mut self) -> bool {
-        if self.pending.memory.unquiet
-            && self.links.transports.iter_mut().all(|transport| transport.is_quiet())
-        {
-            self.pending.memory.set_unquiet(false);
-        }
-        self.pending.memory.unquiet
-    }
-
-    /// Makes sure that requests of a transport can use the staging area.
-    #[inline]
-    pub(super) fn register_staging(&mut self, transport: usize) -> Result<(), RequestError> {
-        if self.pending.memory.staging_at(transport).is_some() {
-            return Ok(());
-        }
-        let staging = self.staging_region()?;
-        match self.pending.memory.registered(staging, transport, &mut self.links.transports) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(RequestError::Setup { text: chain(&error) }),
-        }
-    }
-
+impl Core {
     /// Keeps pages, which servers may only read, for registration.
     pub(crate) fn add_region(&mut self, pages: Pages) -> RegionId {
         self.pending.memory.add(pages, Access::READ)
@@ -207,11 +171,6 @@ impl super::Core {
         let pages = Pages::allocate(bytes.len().max(1), PagesOptions::default()).ok()?;
         pages.write(0, bytes);
         Some(self.pending.memory.add(pages, Access::READ))
-    }
-
-    /// Whether servers can read regions whose memory was not allocated here.
-    pub(crate) fn shares_foreign_memory(&self) -> bool {
-        self.links.transports.iter().all(|transport| transport.capabilities().shares_foreign_memory)
     }
 
     /// Ends the registrations of a region, once no request reads it any more.
@@ -236,6 +195,51 @@ impl super::Core {
     /// A request that nobody was given and that may still read a region.
     pub(crate) fn reader_of(&self, id: RegionId) -> Option<RequestId> {
         self.pending.readers.last_of(id).filter(|request| !self.pending.requests.is_over(*request))
+    }
+}
+
+impl Links {
+    /// Waits until a server that was disconnected writes nothing any more; what it could have written
+    /// to stays out of use where it takes long.
+    pub(super) fn await_quiet(&mut self, memory: &mut Memory, transport: usize) {
+        let deadline = Instant::now() + QUIET_WITHIN;
+        while !self.transports[transport].is_quiet() {
+            if Instant::now() >= deadline {
+                tracing::warn!("a server stopped in the middle of a write to this client's memory");
+                return memory.set_unquiet(true);
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Whether a server that was given up may still be writing to this client's memory.
+    pub(super) fn is_unquiet(&mut self, memory: &mut Memory) -> bool {
+        if memory.unquiet && self.transports.iter_mut().all(|transport| transport.is_quiet()) {
+            memory.set_unquiet(false);
+        }
+        memory.unquiet
+    }
+
+    /// Makes sure that requests of a transport can use the staging area.
+    #[inline]
+    pub(super) fn register_staging(
+        &mut self,
+        memory: &mut Memory,
+        transport: usize,
+    ) -> Result<(), RequestError> {
+        if memory.staging_at(transport).is_some() {
+            return Ok(());
+        }
+        let staging = memory.staging_region()?;
+        match memory.registered(staging, transport, &mut self.transports) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(RequestError::Setup { text: chain(&error) }),
+        }
+    }
+
+    /// Whether servers can read regions whose memory was not allocated here.
+    pub(crate) fn shares_foreign_memory(&self) -> bool {
+        self.transports.iter().all(|transport| transport.capabilities().shares_foreign_memory)
     }
 }
 

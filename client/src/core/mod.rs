@@ -88,7 +88,7 @@ const COMPLETIONS_PER_POLL: usize = 32;
 /// Everything of one client, in parts that own their state.
 pub(crate) struct Core {
     pub(crate) session: Session,
-    links: Links,
+    pub(crate) links: Links,
     pub(crate) cluster: Cluster,
     retries: RetryQueue,
     recovery: Recovery,
@@ -116,7 +116,7 @@ pub(crate) struct Session {
 }
 
 /// The links to shards, and the transports that carry them.
-struct Links {
+pub(crate) struct Links {
     all: Vec<Link>,
     /// Those that are gone, and what was in flight on them is not settled.
     lost: Vec<usize>,

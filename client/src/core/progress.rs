@@ -11,14 +11,14 @@ use windlass_transport::{
 use windlass_wire::{CompletionWord, Status, Timestamp};
 
 use super::{
-    Core, RegionId, RequestId,
+    Cluster, Core, Links, Memory, RegionId, RequestId,
     clock::CLOCK_READ,
     connect::chain,
     control::Control,
     link::{Held, InFlight},
     requests::{Failure, Reply},
 };
-use crate::error::{FilterRefusal, RequestError};
+use crate::error::RequestError;
 
 /// Polls between looks at the clock while waiting.
 const POLLS_PER_CLOCK: u32 = 8;
@@ -115,7 +115,7 @@ impl Core {
         &mut self,
         patience: &mut Option<Patience>,
     ) -> Result<(), RequestError> {
-        if self.in_trouble() {
+        if self.recovery.in_trouble() {
             self.recover();
         }
         if !self.links.spin.is_shared() && self.look_for_completions() || self.progress() {
@@ -134,8 +134,11 @@ impl Core {
         let now = Instant::now();
         let waited = now.duration_since(patience.since);
         // What is tried again ends with an error of its own.
-        let retrying =
-            if self.in_trouble() { self.session.options.retry_for } else { Duration::ZERO };
+        let retrying = if self.recovery.in_trouble() {
+            self.session.options.retry_for
+        } else {
+            Duration::ZERO
+        };
         if waited >= patience.limit.max(retrying + CHECK_EVERY) {
             return Err(RequestError::Timeout { timeout: self.session.options.timeout });
         }
@@ -182,7 +185,7 @@ impl Core {
 
     /// As [`Core::progress`], and goes on with what has to be sent again.
     pub(crate) fn poll(&mut self) {
-        if self.in_trouble() {
+        if self.recovery.in_trouble() {
             self.recover();
         }
         self.progress();
@@ -200,7 +203,7 @@ impl Core {
                 link.writer.write_wake(&mut link.sender);
             }
             if !link.sender.is_empty() {
-                self.flush(at);
+                self.links.flush(at);
             }
         }
         for transport in 0..self.links.transports.len() {
@@ -212,18 +215,9 @@ impl Core {
         self.settle_lost() || moved
     }
 
-    /// Posts what a link holds.
-    pub(super) fn flush(&mut self, link_at: usize) {
-        let link = &mut self.links.all[link_at];
-        let transport = self.links.transports[link.transport].as_mut();
-        if link.sender.flush(transport).is_err() {
-            self.links.lose(link_at);
-        }
-    }
-
     /// A piece of the staging area, waiting until there is one.
     pub(super) fn allocate_chunk(&mut self, len: u64) -> Result<Chunk, RequestError> {
-        self.staging_region()?;
+        self.pending.memory.staging_region()?;
         let staging_len = self.pending.memory.staging_len();
         let limit = self.staged_len_max();
         if len > limit as u64 {
@@ -234,8 +228,9 @@ impl Core {
             if let Some(chunk) = self.pending.memory.allocate(len) {
                 return Ok(chunk);
             }
-            self.is_unquiet();
-            self.wait_a_little(&mut patience).map_err(|error| self.blame_round(error))?;
+            self.links.is_unquiet(&mut self.pending.memory);
+            self.wait_a_little(&mut patience)
+                .map_err(|error| self.rounds.blame_round(&self.pending.requests, error))?;
         }
     }
 
@@ -244,18 +239,19 @@ impl Core {
         self.pending.memory.staging_len() / 2
     }
 
-    /// The staging area's region.
-    pub(super) fn staging_region(&mut self) -> Result<RegionId, RequestError> {
-        self.pending.memory.staging().map_err(|error| RequestError::Setup { text: chain(&error) })
-    }
-
     fn take_completions(&mut self, at: usize, scan: bool) -> bool {
         let mut moved = false;
         loop {
             let link = &self.links.all[at];
             let Some(&in_flight) = link.in_flight.front() else { return moved };
             let Some(word) = link.completions.completion_of(in_flight.number) else { break };
-            if !self.has_landed(at, in_flight.number, word) {
+            if !self.links.has_landed(
+                &self.pending.memory,
+                &mut self.scratch,
+                at,
+                in_flight.number,
+                word,
+            ) {
                 break;
             }
             self.links.all[at].in_flight.pop_front();
@@ -268,7 +264,15 @@ impl Core {
                 let link = &self.links.all[at];
                 let in_flight = link.in_flight[behind];
                 match link.completions.completion_of(in_flight.number) {
-                    Some(word) if self.has_landed(at, in_flight.number, word) => {
+                    Some(word)
+                        if self.links.has_landed(
+                            &self.pending.memory,
+                            &mut self.scratch,
+                            at,
+                            in_flight.number,
+                            word,
+                        ) =>
+                    {
                         self.links.all[at].in_flight.remove(behind);
                         self.end_message(at, in_flight, word);
                         moved = true;
@@ -292,7 +296,7 @@ impl Core {
 
     /// Ends a message that was refused, had to wait, or holds memory.
     fn end_special(&mut self, at: usize, in_flight: InFlight, word: CompletionWord) {
-        if self.is_sent_again(word.status) {
+        if self.session.is_sent_again(&self.cluster, word.status) {
             self.links.all[at].refused = true;
             self.keep_in_flight(at, in_flight);
             self.links.all[at].writer.release(in_flight.number);
@@ -378,23 +382,13 @@ impl Core {
             return;
         }
         if completion.work_id.0 & CLOCK_READ != 0 {
-            self.end_clock_read(completion.work_id, succeeded);
+            self.clocks.end_clock_read(completion.work_id, succeeded);
         } else if completion.work_id != WorkId(0) {
             self.end_read(completion.queue_pair, completion.work_id, succeeded);
         }
         if let (Some(link), false) = (link, succeeded) {
             self.links.lose(link);
         }
-    }
-
-    /// A server no longer knows this session's mailbox: it has begun another life, and the end of the
-    /// link is still on its way.
-    pub(super) fn fail_forgotten(&mut self, at: usize) {
-        tracing::warn!(
-            server = self.links.all[at].server.0,
-            "connecting again to a server's new life"
-        );
-        self.links.lose(at);
     }
 
     /// Ends links that are gone: what is in flight on them is sent again, or fails. Returns whether there
@@ -412,8 +406,8 @@ impl Core {
         let link = &self.links.all[at];
         let (server, transport) = (link.server, link.transport);
         self.links.transports[transport].disconnect(link.queue_pair);
-        self.await_quiet(transport);
-        self.forget_places(at);
+        self.links.await_quiet(&mut self.pending.memory, transport);
+        self.tables.forget_places(at);
         // What was answered before is done: a refusal must not be taken for no answer.
         self.take_completions(at, true);
         while let Some(in_flight) = self.links.all[at].in_flight.pop_front() {
@@ -425,33 +419,15 @@ impl Core {
             }
         }
         self.fail_reads(at);
-        self.fail_clock_read(at);
-        self.start_trouble();
+        self.clocks.fail_clock_read(at);
+        self.recovery.start_trouble(&self.session);
     }
 
     /// Looks whether servers are still there.
     pub(super) fn check_servers(&mut self) {
-        self.release_ended_views();
+        self.tables.release_ended_views(&mut self.links);
         for at in 0..self.cluster.servers.len() {
-            self.check_server(at);
-        }
-    }
-
-    /// Looks whether a server is still there.
-    #[cold]
-    pub(super) fn check_server(&mut self, at: usize) {
-        let server = &mut self.cluster.servers[at];
-        if server.control.as_ref().is_some_and(Control::is_closed) {
-            server.control = None;
-        }
-        let is_gone = server.control.is_none();
-        for link_at in server.links() {
-            let link = &self.links.all[link_at];
-            let state = || self.links.transports[link.transport].state(link.queue_pair);
-            let failed = link.failed || is_gone || link.made && state() == QueuePairState::Error;
-            if failed {
-                self.links.lose(link_at);
-            }
+            self.cluster.check_server(&mut self.links, at);
         }
     }
 
@@ -462,7 +438,7 @@ impl Core {
             if !link.in_flight.is_empty() && link.sender.room() > 2 {
                 link.sleep_epoch += 1;
                 link.writer.write_sleep_epoch(link.sleep_epoch, &mut link.sender);
-                self.flush(at);
+                self.links.flush(at);
             }
         }
         if self.progress() {
@@ -473,22 +449,46 @@ impl Core {
     }
 }
 
-impl Core {
-    /// What a failure is to the user.
-    fn error_of(&self, id: RequestId, failure: Failure) -> RequestError {
-        match failure {
-            Failure::Gone { server } => RequestError::ServerGone { server },
-            Failure::NotCurrent { server } => RequestError::NotCurrent { server },
-            Failure::Unavailable { partition } => self.unavailable(partition),
-            Failure::RowsLost => RequestError::RowsLost,
-            Failure::Refused { status: Status::NotFinite, .. } => {
-                let request = self.pending.requests.find(id);
-                let pulls = request.is_some_and(|request| !matches!(request.reply, Reply::None));
-                if pulls { FilterRefusal::RowNotFinite.into() } else { RequestError::NotFinite }
-            }
-            Failure::Expired { expiry } => RequestError::SessionExpired { expiry },
-            Failure::Refused { server, status } => {
-                RequestError::Refused { server, status, rows: self.pending.refused.of(id) }
+impl Links {
+    /// Posts what a link holds.
+    pub(super) fn flush(&mut self, link_at: usize) {
+        let link = &mut self.all[link_at];
+        let transport = self.transports[link.transport].as_mut();
+        if link.sender.flush(transport).is_err() {
+            self.lose(link_at);
+        }
+    }
+
+    /// A server no longer knows this session's mailbox: it has begun another life, and the end of the
+    /// link is still on its way.
+    pub(super) fn fail_forgotten(&mut self, at: usize) {
+        tracing::warn!(server = self.all[at].server.0, "connecting again to a server's new life");
+        self.lose(at);
+    }
+}
+
+impl Memory {
+    /// The staging area's region.
+    pub(super) fn staging_region(&mut self) -> Result<RegionId, RequestError> {
+        self.staging().map_err(|error| RequestError::Setup { text: chain(&error) })
+    }
+}
+
+impl Cluster {
+    /// Looks whether a server is still there.
+    #[cold]
+    pub(super) fn check_server(&mut self, links: &mut Links, at: usize) {
+        let server = &mut self.servers[at];
+        if server.control.as_ref().is_some_and(Control::is_closed) {
+            server.control = None;
+        }
+        let is_gone = server.control.is_none();
+        for link_at in server.links() {
+            let link = &links.all[link_at];
+            let state = || links.transports[link.transport].state(link.queue_pair);
+            let failed = link.failed || is_gone || link.made && state() == QueuePairState::Error;
+            if failed {
+                links.lose(link_at);
             }
         }
     }

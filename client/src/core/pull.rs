@@ -63,29 +63,37 @@ impl Core {
         rows: RowRange,
         options: &PullOptions,
     ) -> Result<RequestId, RequestError> {
-        self.check_range(table, rows)?;
-        let (relaxed, clock) = (options.relaxed, self.pull_clock(table));
-        let replica = self.replica_of(options.from);
+        self.tables.check_range(table, rows)?;
+        let (relaxed, clock) =
+            (options.relaxed, self.clocks.pull_clock(&self.session, &self.tables, table));
+        let replica = self.cluster.replica_of(options.from);
         let mut reading = Reading { replica, relaxed, clock, gains: 0 };
         if reading.replica == Replica::Strong {
             return self.pull_served_range(table, rows, options);
         }
         // Rows whose server is gone are looked for when they are claimed.
         let located = self.locate(table, reading.replica);
-        if located.as_ref().is_err_and(|error| !self.is_passing(error)) {
+        if located.as_ref().is_err_and(|error| !self.session.is_passing(error)) {
             return located.map(|()| 0);
         }
         let len = rows.count() * self.tables[table].row_len;
         let request = self.begin_pull(options, len)?;
         let lazy = located.is_err()
             || len > STAGED_LEN_MAX
-            || self.is_viewable(table, reading.replica, rows)
-            || !self.may_pull(table, rows, &mut reading);
+            || self.tables.is_viewable(&self.links, table, reading.replica, rows)
+            || !self.clocks.may_pull(
+                &mut self.tables,
+                &self.links,
+                &self.cluster,
+                table,
+                rows,
+                &mut reading,
+            );
         let (reply, started) = if lazy {
             (Reply::Lazy { rows, reading }, Ok(()))
         } else {
             let started = self.start_reads(request, table, rows, reading);
-            let passing = started.as_ref().is_err_and(|error| self.is_passing(error));
+            let passing = started.as_ref().is_err_and(|error| self.session.is_passing(error));
             if let (Some(slot), true) = (self.pending.requests.find_mut(request), passing) {
                 slot.reads_again = true;
             }
@@ -108,7 +116,10 @@ impl Core {
     ) -> Result<RequestId, RequestError> {
         let (request, chunk) =
             self.begin_gathering(options, rows.count() * self.tables[table].row_len)?;
-        let (replica, clock) = (self.replica_of(options.from), self.pull_clock(table));
+        let (replica, clock) = (
+            self.cluster.replica_of(options.from),
+            self.clocks.pull_clock(&self.session, &self.tables, table),
+        );
         let filters = FilterStack::default();
         self.gather_range(
             table,
@@ -133,11 +144,11 @@ impl Core {
         let rows_max = (GATHER_LEN_MAX / row_len).max(1);
         let (mut first, mut started) = (rows.start, Ok(()));
         while first < rows.end && started.is_ok() {
-            let (link, part) = self.rows_at_one_link(replica, &layout, first, rows.end);
+            let (link, part) = self.cluster.rows_at_one_link(replica, &layout, first, rows.end);
             let end = part.end.min(first + rows_max);
             let to = Gathering { row: first - rows.start, ..to };
             let asked = Asked::Range(RowRange::new(first, end));
-            started = self.gather(self.route(link), table, asked, to);
+            started = self.gather(self.cluster.route(link), table, asked, to);
             first = end;
         }
         self.end_sending(request);
@@ -151,7 +162,7 @@ impl Core {
         keys: &[u64],
         options: &PullOptions,
     ) -> Result<Option<RequestId>, RequestError> {
-        match self.check_keys(table, keys)? {
+        match self.tables.check_keys(table, keys)? {
             true => self.gather_all_keys(table, keys, options).map(Some),
             false => Ok(None),
         }
@@ -166,8 +177,8 @@ impl Core {
     ) -> Result<RequestId, RequestError> {
         let len = keys.len() as u64 * self.tables[table].row_len;
         let (request, chunk) = self.begin_gathering(options, len)?;
-        let replica = self.replica_of(options.from);
-        let sole = self.routes(replica).sole;
+        let replica = self.cluster.replica_of(options.from);
+        let sole = self.cluster.routes(replica).sole;
         let mut positions = self.pending.requests.take_positions();
         if sole.is_none() {
             self.sort_by_link(table, keys, replica);
@@ -179,7 +190,7 @@ impl Core {
             slot.reply = Reply::Staged { chunk, row_count: count_of(keys.len() as u64), positions };
         }
         let generation = self.cluster.generation;
-        let clock = self.pull_clock(table);
+        let clock = self.clocks.pull_clock(&self.session, &self.tables, table);
         let filters = options.filters;
         let mut to = Gathering { chunk, row: 0, request, replica, clock, filters };
         let mut started = Ok(());
@@ -382,7 +393,7 @@ impl Core {
         to: Gathering,
     ) -> Result<(), RequestError> {
         let row_len = self.tables[table].row_len;
-        let staging = self.staging_region()?;
+        let staging = self.pending.memory.staging_region()?;
         let options = PushOptions { clock: Some(to.clock), ..PushOptions::default() };
         let mut header = self.header(RequestKind::Pull, table, &options);
         header.strong = to.replica == Replica::Strong;

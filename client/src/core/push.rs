@@ -69,12 +69,12 @@ impl Core {
         values: Source<'_>,
         options: &PushOptions,
     ) -> Result<RequestId, RequestError> {
-        self.check_range(table, rows)?;
+        self.tables.check_range(table, rows)?;
         if let Some(request) = self.push_short(table, PartRows::Range(rows), values, options) {
             return Ok(request);
         }
         let request = self.begin(options.after, false)?;
-        self.note_push(table, request);
+        self.rounds.note_push(&self.tables, table, request);
         let sent = self.send_range(request, table, rows, values, options);
         self.end_push(request, values, sent)?;
         self.count_push(rows.count() * self.tables[table].row_len);
@@ -96,8 +96,9 @@ impl Core {
             if first > rows.start {
                 self.go_on_sending(request)?;
             }
-            let (link, mut part) = self.rows_at_one_link(Replica::Head, &layout, first, rows.end);
-            let route = self.route(link);
+            let (link, mut part) =
+                self.cluster.rows_at_one_link(Replica::Head, &layout, first, rows.end);
+            let route = self.cluster.route(link);
             let rows_max = (self.part_len_max(table, link) / row_len).max(1);
             part.end = part.end.min(part.start + rows_max);
             let from = (first - rows.start) * row_len;
@@ -117,17 +118,17 @@ impl Core {
         values: Source<'_>,
         options: &PushOptions,
     ) -> Result<Option<RequestId>, RequestError> {
-        if let Some(range) = self.as_range(table, keys) {
+        if let Some(range) = self.tables.as_range(table, keys) {
             return self.push_range(table, range, values, options).map(Some);
         }
-        if !self.check_keys(table, keys)? {
+        if !self.tables.check_keys(table, keys)? {
             return Ok(None);
         }
         if let Some(request) = self.push_short(table, PartRows::Keys(keys), values, options) {
             return Ok(Some(request));
         }
         let request = self.begin(options.after, false)?;
-        self.note_push(table, request);
+        self.rounds.note_push(&self.tables, table, request);
         let sent = self.send_keys(request, table, keys, values, options);
         self.end_push(request, values, sent)?;
         self.count_push(keys.len() as u64 * self.tables[table].row_len);
@@ -144,7 +145,7 @@ impl Core {
     ) -> Result<(), RequestError> {
         let row_len = self.tables[table].row_len;
         if let Some(link) = self.cluster.heads.sole {
-            let route = self.route(link);
+            let route = self.cluster.route(link);
             let rows_max = self.keyed_rows_max(table, link);
             for (at, part) in keys.chunks(rows_max).enumerate() {
                 if at > 0 {
@@ -216,7 +217,8 @@ impl Core {
         // Only its shard can say.
         self.prepare_link(link);
         // What can be written is written; a single row may still be too long for it.
-        let is_written = self.inline_len_max(table, link) == WRITTEN_PART_LEN_MAX;
+        let is_written =
+            self.tables.inline_len_max(&self.links, table, link) == WRITTEN_PART_LEN_MAX;
         if is_written { WRITTEN_PART_LEN_MAX } else { PART_LEN_MAX }
     }
 
@@ -241,7 +243,7 @@ impl Core {
         }
         let layout = self.tables[table].layout;
         for (position, key) in (0_u32..).zip(keys) {
-            let link = self.routes(replica).link_of(layout.partition_of(*key));
+            let link = self.cluster.routes(replica).link_of(layout.partition_of(*key));
             let sorted = &mut self.scratch.by_link[link];
             sorted.keys.push(*key);
             sorted.positions.push(position);
@@ -302,13 +304,13 @@ impl Core {
         from: u64,
         len: u64,
     ) -> Result<Values<'a>, RequestError> {
-        let large = len > self.inline_len_max(table, link);
+        let large = len > self.tables.inline_len_max(&self.links, table, link);
         match source {
             Source::Plain(bytes) if !large => {
                 Ok(Values::Inline(&bytes[index(from)..index(from + len)]))
             }
             Source::Plain(bytes) => {
-                let region = self.staging_region()?;
+                let region = self.pending.memory.staging_region()?;
                 let chunk = self.allocate_chunk(len)?;
                 let bytes = &bytes[index(from)..index(from + len)];
                 self.pending.memory.staging_pages().write(chunk.offset, bytes);
@@ -351,9 +353,11 @@ impl Core {
         let message = Message { request, header, list, keys, values, reply: None };
         match values {
             Values::At { region, offset, held: Held::Nothing }
-                if len <= self.inline_len_max(table, route.link) =>
+                if len <= self.tables.inline_len_max(&self.links, table, route.link) =>
             {
-                if let Some(local) = self.lend(route.link, region, offset, len) {
+                if let Some(local) =
+                    self.links.lend(&mut self.pending.memory, route.link, region, offset, len)
+                {
                     let values = Values::Lent { region, offset, local };
                     return self.send(route, &Message { values, ..message });
                 }

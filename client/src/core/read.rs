@@ -23,7 +23,7 @@ use self::{
     staged::{Rows, Staged},
 };
 use super::{
-    Core, RequestId, TableIndex,
+    Core, RequestId, TableIndex, Tables,
     places::Place,
     push::index,
     requests::Failure,
@@ -214,7 +214,7 @@ impl Core {
         let ends = Some(work_id);
         self.links.all[link_at].sender.push_read((local, remote), false, ends);
         self.count_reads(1, len);
-        self.flush(link_at);
+        self.links.flush(link_at);
         true
     }
 
@@ -340,7 +340,7 @@ impl Core {
                 }
                 self.end_part(id, None);
                 if let Some(Failure::Gone { .. }) = failure {
-                    self.start_trouble();
+                    self.recovery.start_trouble(&self.session);
                 }
             }
             _ => self.end_part(id, failure),
@@ -425,11 +425,13 @@ impl Core {
             }
         }
     }
+}
 
+impl Tables {
     /// Places at a link are not known any more, nor is anything in view there.
     pub(super) fn forget_places(&mut self, link: usize) {
         self.forget_lines(link);
-        for table in self.tables.iter_mut() {
+        for table in self.iter_mut() {
             for place in table.places.iter_mut() {
                 place.take_if(|place| place.link == link);
             }

@@ -48,7 +48,7 @@ impl Core {
                 continue;
             };
             // Rows that become current later may be behind the clock that was looked at.
-            self.look_again();
+            self.tables.look_again();
             if let RequestError::NotCurrent { .. } = error
                 && std::mem::replace(&mut looks_again, false)
             {
@@ -56,13 +56,16 @@ impl Core {
                 continue;
             }
             let since = *since.get_or_insert_with(Instant::now);
-            if !self.is_passing(&error) {
+            if !self.session.is_passing(&error) {
                 return Err(error);
             }
             if since.elapsed() >= self.session.options.retry_for {
-                return Err(self.unavailable(self.tables[table].layout.partition_of(rows.start)));
+                return Err(self.cluster.unavailable(
+                    &self.session,
+                    self.tables[table].layout.partition_of(rows.start),
+                ));
             }
-            self.start_trouble();
+            self.recovery.start_trouble(&self.session);
             let generation = self.cluster.generation;
             let mut patience = None;
             while self.cluster.generation == generation
@@ -83,7 +86,7 @@ impl Core {
     ) -> Result<(), RequestError> {
         let row_len = self.tables[table].row_len;
         let Reading { replica, relaxed, .. } = reading;
-        if self.is_viewable(table, replica, rows) {
+        if self.tables.is_viewable(&self.links, table, replica, rows) {
             let streams = into.len() >= STREAM_LEN_MIN;
             let copy = CopyMode { relaxed, streams };
             let mut first = rows.start;
@@ -94,7 +97,7 @@ impl Core {
                 let place = state.places.find(replica, partition.0 as usize).copied();
                 let Some((place, view)) = place.and_then(|at| at.view.map(|view| (at, view)))
                 else {
-                    return Err(self.unavailable(partition));
+                    return Err(self.cluster.unavailable(&self.session, partition));
                 };
                 if !self.still_serves(place.link) {
                     return Err(RequestError::ServerGone {
@@ -138,9 +141,10 @@ impl Core {
                 let claimed = self.claim_once(table, id, out).and_then(|claimed| match claimed {
                     Claimed::Done => Ok(()),
                     Claimed::Contended { .. } => self.pull_contended(table, part, reading, out),
-                    Claimed::Again { .. } => {
-                        Err(self.unavailable(self.tables[table].layout.partition_of(part.start)))
-                    }
+                    Claimed::Again { .. } => Err(self.cluster.unavailable(
+                        &self.session,
+                        self.tables[table].layout.partition_of(part.start),
+                    )),
                 });
                 if let Err(error) = claimed {
                     for (id, _) in windows {

@@ -12,7 +12,9 @@ use std::{
 
 use windlass_wire::{ClusterMap, Epoch, RequestKind, map::ServerState};
 
-use super::{Core, backoff::Backoff, kept::Kept, progress::ask_after, send::Written};
+use super::{
+    Cluster, Core, Links, Session, backoff::Backoff, kept::Kept, progress::ask_after, send::Written,
+};
 
 /// How long answers to what was sent under the old map are waited for, before links are cut.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
@@ -68,29 +70,6 @@ impl Trouble {
 }
 
 impl Core {
-    /// Whether something keeps messages from being sent.
-    #[inline]
-    pub(super) fn in_trouble(&self) -> bool {
-        self.recovery.trouble.as_ref().is_some_and(|trouble| !trouble.is_over())
-    }
-
-    /// Something has to be sent again, or a server is gone.
-    pub(super) fn start_trouble(&mut self) {
-        if self.session.options.retry_for.is_zero() || self.in_trouble() {
-            return;
-        }
-        let now = Instant::now();
-        let recent = self
-            .recovery
-            .trouble
-            .take()
-            .filter(|trouble| trouble.over.is_some_and(|over| now.duration_since(over) < CALM));
-        self.recovery.trouble = Some(match recent {
-            Some(trouble) => Trouble { over: None, phase: Phase::Learn, ..trouble },
-            None => Trouble::new(now),
-        });
-    }
-
     /// One step out of trouble. Blocks only to ask others, for bounded times.
     pub(super) fn recover(&mut self) {
         self.settle_lost();
@@ -104,9 +83,14 @@ impl Core {
         if let Phase::Learn = trouble.phase {
             self.expire_kept();
             if trouble.backoff.is_due(now) {
-                let learned = self.learn_map(trouble.attempts, trouble.backoff.limit());
+                let learned = self.session.learn_map(
+                    &self.cluster,
+                    &self.links,
+                    trouble.attempts,
+                    trouble.backoff.limit(),
+                );
                 trouble.attempts += 1;
-                let random = self.random();
+                let random = self.recovery.random();
                 trouble.backoff.fail(Instant::now(), random);
                 if let Some(map) = learned {
                     self.recovery.settling = true;
@@ -117,7 +101,12 @@ impl Core {
         if let Phase::Settle { map, since, asked } = &mut trouble.phase {
             if now.duration_since(*since) >= ask_after(*asked) {
                 *asked += 1;
-                let learned = self.learn_map(*asked as usize, Backoff::new(now).limit());
+                let learned = self.session.learn_map(
+                    &self.cluster,
+                    &self.links,
+                    *asked as usize,
+                    Backoff::new(now).limit(),
+                );
                 if let Some(newer) = learned.filter(|learned| learned.epoch > map.epoch) {
                     *map = newer;
                 }
@@ -134,7 +123,9 @@ impl Core {
             self.settle_lost();
             self.recovery.settling = false;
             trouble.phase = Phase::Learn;
-            self.settle_clocks() && self.retries.queue.is_empty() && self.is_reached()
+            self.settle_clocks()
+                && self.retries.queue.is_empty()
+                && self.cluster.is_reached(&self.links)
         };
         self.settle_lost();
         let worse = self.recovery.trouble.take().is_some();
@@ -154,7 +145,7 @@ impl Core {
             return;
         }
         let Some(map) = self.newer_map(attempt) else { return };
-        self.start_trouble();
+        self.recovery.start_trouble(&self.session);
         if let Some(trouble) = &mut self.recovery.trouble {
             self.recovery.settling = true;
             trouble.phase = Phase::Settle { map, since: Instant::now(), asked: 0 };
@@ -166,27 +157,19 @@ impl Core {
     pub(super) fn suspect_read(&mut self, at: usize, attempt: u32) {
         if !self.session.options.retry_for.is_zero() {
             self.suspect(attempt);
-        } else if self.newer_map(attempt).is_some_and(|map| self.is_replaced(at, &map)) {
+        } else if self.newer_map(attempt).is_some_and(|map| self.cluster.is_replaced(at, &map)) {
             self.cluster.servers[at].links().for_each(|link| self.links.lose(link));
         }
     }
 
     fn newer_map(&mut self, attempt: u32) -> Option<ClusterMap> {
-        if self.in_trouble() {
+        if self.recovery.in_trouble() {
             return None;
         }
         let limit = Backoff::new(Instant::now()).limit();
-        self.learn_map(attempt as usize, limit).filter(|map| map.epoch > self.cluster.map.epoch)
-    }
-
-    /// Whether a map has another life of a server than the one reached, or none.
-    fn is_replaced(&self, at: usize, map: &ClusterMap) -> bool {
-        let server = &self.cluster.servers[at];
-        let entry = map.server(server.id).filter(|entry| entry.state != ServerState::Down);
-        entry.is_none_or(|entry| {
-            let before = self.cluster.map.server(server.id).map(|entry| entry.incarnation);
-            entry.incarnation != server.incarnation && before != Some(entry.incarnation)
-        })
+        self.session
+            .learn_map(&self.cluster, &self.links, attempt as usize, limit)
+            .filter(|map| map.epoch > self.cluster.map.epoch)
     }
 
     /// Whether everything in flight that the new map concerns is answered, or its link is gone.
@@ -200,7 +183,7 @@ impl Core {
                 continue;
             }
             let concerned = changes || link.refused;
-            if self.is_replaced(link.server_at, map) || (concerned && patience_is_over) {
+            if self.cluster.is_replaced(link.server_at, map) || (concerned && patience_is_over) {
                 self.links.lose(at);
             } else {
                 settled &= !concerned;
@@ -217,26 +200,15 @@ impl Core {
             link.resumes |= link.refused;
             link.refused = false;
         }
-        self.route_partitions();
+        self.cluster.route_partitions(&self.session, &self.links, &mut self.scratch);
         for table in self.tables.iter_mut() {
             table.places.clear();
         }
-        self.look_again();
+        self.tables.look_again();
         self.rejoin_clocks();
         if epoch > before && before > Epoch(0) {
             tracing::info!(epoch = epoch.0, all, "the cluster map changed");
         }
-    }
-
-    /// Whether every server of the map is reached and every partition has a head.
-    fn is_reached(&self) -> bool {
-        let in_force =
-            self.cluster.map.servers.iter().filter(|entry| entry.state != ServerState::Down);
-        let mut servers =
-            in_force.map(|entry| self.cluster.servers.iter().find(|s| s.id == entry.id));
-        servers.all(|server| {
-            server.is_some_and(|server| !server.links().any(|link| self.links.all[link].failed))
-        }) && self.cluster.map.chains.iter().all(|chain| !chain.servers.is_empty())
     }
 
     /// Sends what was kept, in the order of its sequences; what has nowhere to go stays. False when
@@ -302,5 +274,50 @@ impl Core {
             }
         }
         self.write_again(*last, kept)
+    }
+}
+
+impl Recovery {
+    /// Whether something keeps messages from being sent.
+    #[inline]
+    pub(super) fn in_trouble(&self) -> bool {
+        self.trouble.as_ref().is_some_and(|trouble| !trouble.is_over())
+    }
+
+    /// Something has to be sent again, or a server is gone.
+    pub(super) fn start_trouble(&mut self, session: &Session) {
+        if session.options.retry_for.is_zero() || self.in_trouble() {
+            return;
+        }
+        let now = Instant::now();
+        let recent = self
+            .trouble
+            .take()
+            .filter(|trouble| trouble.over.is_some_and(|over| now.duration_since(over) < CALM));
+        self.trouble = Some(match recent {
+            Some(trouble) => Trouble { over: None, phase: Phase::Learn, ..trouble },
+            None => Trouble::new(now),
+        });
+    }
+}
+
+impl Cluster {
+    /// Whether a map has another life of a server than the one reached, or none.
+    fn is_replaced(&self, at: usize, map: &ClusterMap) -> bool {
+        let server = &self.servers[at];
+        let entry = map.server(server.id).filter(|entry| entry.state != ServerState::Down);
+        entry.is_none_or(|entry| {
+            let before = self.map.server(server.id).map(|entry| entry.incarnation);
+            entry.incarnation != server.incarnation && before != Some(entry.incarnation)
+        })
+    }
+
+    /// Whether every server of the map is reached and every partition has a head.
+    fn is_reached(&self, links: &Links) -> bool {
+        let in_force = self.map.servers.iter().filter(|entry| entry.state != ServerState::Down);
+        let mut servers = in_force.map(|entry| self.servers.iter().find(|s| s.id == entry.id));
+        servers.all(|server| {
+            server.is_some_and(|server| !server.links().any(|link| links.all[link].failed))
+        }) && self.map.chains.iter().all(|chain| !chain.servers.is_empty())
     }
 }

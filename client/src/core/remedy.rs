@@ -3,12 +3,15 @@
 
 use windlass_wire::{PartitionId, Status, map::ServerState};
 
-use super::Core;
-use crate::error::RequestError;
+use super::{
+    Cluster, Core, RequestId, Session,
+    requests::{Failure, Reply},
+};
+use crate::error::{FilterRefusal, RequestError};
 
-impl Core {
+impl Cluster {
     pub(super) fn remedy(&self, partition: PartitionId) -> String {
-        let Some(chain) = self.cluster.map.chains.get(partition.0 as usize) else {
+        let Some(chain) = self.map.chains.get(partition.0 as usize) else {
             return "start its servers again".to_owned();
         };
         if chain.servers.is_empty() {
@@ -16,7 +19,7 @@ impl Core {
                 .to_owned();
         }
         let named = |down: bool| -> Vec<String> {
-            let servers = chain.servers.iter().filter_map(|id| self.cluster.map.server(*id));
+            let servers = chain.servers.iter().filter_map(|id| self.map.server(*id));
             let servers = servers.filter(|server| (server.state == ServerState::Down) == down);
             servers.map(|server| format!("server {} at {}", server.id, server.address)).collect()
         };
@@ -28,13 +31,22 @@ impl Core {
         format!("check {}, which the map takes for alive", up.join(" and "))
     }
 
+    /// Nobody has a partition's rows.
+    pub(super) fn unavailable(&self, session: &Session, partition: PartitionId) -> RequestError {
+        let tried_for = session.options.retry_for;
+        let remedy = self.remedy(partition);
+        RequestError::PartitionUnavailable { partition, tried_for, remedy }
+    }
+}
+
+impl Session {
     /// Whether a push or pull with this outcome is sent again once the map is known.
-    pub(super) fn is_sent_again(&self, status: Status) -> bool {
-        !self.session.options.retry_for.is_zero()
+    pub(super) fn is_sent_again(&self, cluster: &Cluster, status: Status) -> bool {
+        !self.options.retry_for.is_zero()
             && match status {
                 Status::StaleEpoch | Status::NotHere | Status::ShuttingDown => true,
                 // Where others have the rows too, a server whose disk fails leaves the chain.
-                Status::Poisoned => self.cluster.map.replicas > 1,
+                Status::Poisoned => cluster.map.replicas > 1,
                 _ => false,
             }
     }
@@ -47,13 +59,29 @@ impl Core {
                 | RequestError::NotCurrent { .. }
                 | RequestError::PartitionUnavailable { .. }
         );
-        is_passing && !self.session.options.retry_for.is_zero()
+        is_passing && !self.options.retry_for.is_zero()
     }
+}
 
-    /// Nobody has a partition's rows.
-    pub(super) fn unavailable(&self, partition: PartitionId) -> RequestError {
-        let tried_for = self.session.options.retry_for;
-        let remedy = self.remedy(partition);
-        RequestError::PartitionUnavailable { partition, tried_for, remedy }
+impl Core {
+    /// What a failure is to the user.
+    pub(super) fn error_of(&self, id: RequestId, failure: Failure) -> RequestError {
+        match failure {
+            Failure::Gone { server } => RequestError::ServerGone { server },
+            Failure::NotCurrent { server } => RequestError::NotCurrent { server },
+            Failure::Unavailable { partition } => {
+                self.cluster.unavailable(&self.session, partition)
+            }
+            Failure::RowsLost => RequestError::RowsLost,
+            Failure::Refused { status: Status::NotFinite, .. } => {
+                let request = self.pending.requests.find(id);
+                let pulls = request.is_some_and(|request| !matches!(request.reply, Reply::None));
+                if pulls { FilterRefusal::RowNotFinite.into() } else { RequestError::NotFinite }
+            }
+            Failure::Expired { expiry } => RequestError::SessionExpired { expiry },
+            Failure::Refused { server, status } => {
+                RequestError::Refused { server, status, rows: self.pending.refused.of(id) }
+            }
+        }
     }
 }

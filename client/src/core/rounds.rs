@@ -9,7 +9,7 @@ use std::{
 use windlass_wire::{Aggregation, RequestHeader, RequestKind};
 
 use super::{
-    Core, REQUESTS_MAX, RequestId, TableIndex, WRITTEN_PART_LEN_MAX,
+    Core, Links, REQUESTS_MAX, RequestId, Requests, TableIndex, Tables, WRITTEN_PART_LEN_MAX,
     requests::NOBODY,
     send::{Message, Values},
 };
@@ -53,29 +53,6 @@ struct Idle {
 }
 
 impl Core {
-    /// How pushes to a table are combined.
-    pub(super) fn aggregation_of(&self, table: TableIndex) -> Aggregation {
-        self.tables[table].entry.schema.aggregation
-    }
-
-    fn is_in_rounds(&self, table: TableIndex) -> bool {
-        !self.tables[table].dropped && self.aggregation_of(table) != (Aggregation::Immediate {})
-    }
-
-    /// A push to a table has begun.
-    pub(super) fn note_push(&mut self, table: TableIndex, request: RequestId) {
-        if let Aggregation::Rounds { .. } = self.aggregation_of(table) {
-            self.rounds.idle = None;
-            self.rounds.pushes.push_back(request);
-        }
-    }
-
-    /// Whether a round that this worker is in has pushes.
-    #[inline]
-    pub(super) fn has_open_round(&self) -> bool {
-        !self.rounds.pushes.is_empty()
-    }
-
     /// Refuses a request for which there would be no room before the round is over.
     pub(super) fn check_round(&mut self) -> Result<(), RequestError> {
         let room = (REQUESTS_MAX - MESSAGES_LEFT) as u64;
@@ -94,62 +71,16 @@ impl Core {
         Ok(())
     }
 
-    /// What a wait for room has failed of, when pushes of this round may have taken it.
-    pub(super) fn blame_round(&self, error: RequestError) -> RequestError {
-        let holds_room =
-            || self.rounds.pushes.iter().any(|push| !self.pending.requests.is_over(*push));
-        match error {
-            RequestError::Timeout { .. } if holds_room() => RequestError::RoundFull,
-            error => error,
-        }
-    }
-
-    /// Whether a message leaves room in its mailbox for what ends a round, if it is of a round.
-    pub(super) fn leaves_room(&self, link: usize, header: &RequestHeader, len: usize) -> bool {
-        if self.rounds.pushes.is_empty() || !header.kind.pushes() {
-            return true;
-        }
-        let writer = &self.links.all[link].writer;
-        writer.messages_left() > MESSAGES_LEFT && writer.bytes_left() > len as u64 + BYTES_LEFT
-    }
-
-    /// Whether a push finds no room by a link because all that is under way there is of its own round: room
-    /// comes when the round is over, and not before.
-    pub(super) fn round_fills(&self, link: usize, header: &RequestHeader, len: usize) -> bool {
-        let Some(first) = self.rounds.pushes.front() else { return false };
-        if self.leaves_room(link, header, len) {
-            return false;
-        }
-        let is_of_round = |of: RequestId| of != NOBODY && of >= *first;
-        self.links.all[link].in_flight.iter().all(|message| is_of_round(message.request))
-    }
-
-    /// Longest values of a push that go in its message.
-    pub(super) fn inline_len_max(&self, table: TableIndex, link: usize) -> u64 {
-        let usual = self.by_reference_len(link).min(WRITTEN_PART_LEN_MAX);
-        match self.aggregation_of(table) {
-            Aggregation::Immediate {} => usual,
-            Aggregation::Rounds { .. } => usual.min(INLINE_LEN_MAX),
-        }
-    }
-
     /// Waits until the worker may be in one more round than those it has ended; returns whether any
     /// of its tables is in rounds.
     pub(super) fn await_rounds(&mut self) -> Result<bool, RequestError> {
-        let in_rounds = self.tables.indices().any(|table| self.is_in_rounds(table));
+        let in_rounds = self.tables.indices().any(|table| self.tables.is_in_rounds(table));
         while in_rounds && self.rounds.ends.len() >= ROUNDS_AHEAD_MAX {
             if let Some(oldest) = self.rounds.ends.pop_front() {
                 self.wait_for(oldest)?;
             }
         }
         Ok(in_rounds)
-    }
-
-    /// The worker has ended a round by this request.
-    pub(super) fn note_round_end(&mut self, request: RequestId) {
-        self.rounds.idle = None;
-        self.rounds.pushes.clear();
-        self.rounds.ends.push_back(request);
     }
 
     /// The worker waits, and has for a while: shards where late pushes wait are told now and then, so
@@ -166,7 +97,7 @@ impl Core {
         let pause = (idle.pause * 2).min(IDLE_EVERY_MAX);
         self.rounds.idle = Some(Idle { said_at: now, pause });
         for table in self.tables.indices() {
-            if self.tables[table].clock.is_some() && self.is_in_rounds(table) {
+            if self.tables[table].clock.is_some() && self.tables.is_in_rounds(table) {
                 self.say_idle(table);
             }
         }
@@ -185,8 +116,98 @@ impl Core {
                 let header = self.header(RequestKind::Idle, table, &options);
                 let (keys, values, reply) = (&[][..], Values::None, None);
                 let message = Message { request: NOBODY, header, list: &[], keys, values, reply };
-                self.write_now(link, &message);
+                self.links.write_now(
+                    &mut self.cluster,
+                    &mut self.session,
+                    &mut self.pending.memory,
+                    link,
+                    &message,
+                );
             }
         }
+    }
+}
+
+impl Tables {
+    /// How pushes to a table are combined.
+    pub(super) fn aggregation_of(&self, table: TableIndex) -> Aggregation {
+        self[table].entry.schema.aggregation
+    }
+
+    fn is_in_rounds(&self, table: TableIndex) -> bool {
+        !self[table].dropped && self.aggregation_of(table) != (Aggregation::Immediate {})
+    }
+
+    /// Longest values of a push that go in its message.
+    pub(super) fn inline_len_max(&self, links: &Links, table: TableIndex, link: usize) -> u64 {
+        let usual = links.by_reference_len(link).min(WRITTEN_PART_LEN_MAX);
+        match self.aggregation_of(table) {
+            Aggregation::Immediate {} => usual,
+            Aggregation::Rounds { .. } => usual.min(INLINE_LEN_MAX),
+        }
+    }
+}
+
+impl Rounds {
+    /// A push to a table has begun.
+    pub(super) fn note_push(&mut self, tables: &Tables, table: TableIndex, request: RequestId) {
+        if let Aggregation::Rounds { .. } = tables.aggregation_of(table) {
+            self.idle = None;
+            self.pushes.push_back(request);
+        }
+    }
+
+    /// Whether a round that this worker is in has pushes.
+    #[inline]
+    pub(super) fn has_open_round(&self) -> bool {
+        !self.pushes.is_empty()
+    }
+
+    /// What a wait for room has failed of, when pushes of this round may have taken it.
+    pub(super) fn blame_round(&self, requests: &Requests, error: RequestError) -> RequestError {
+        let holds_room = || self.pushes.iter().any(|push| !requests.is_over(*push));
+        match error {
+            RequestError::Timeout { .. } if holds_room() => RequestError::RoundFull,
+            error => error,
+        }
+    }
+
+    /// Whether a message leaves room in its mailbox for what ends a round, if it is of a round.
+    pub(super) fn leaves_room(
+        &self,
+        links: &Links,
+        link: usize,
+        header: &RequestHeader,
+        len: usize,
+    ) -> bool {
+        if self.pushes.is_empty() || !header.kind.pushes() {
+            return true;
+        }
+        let writer = &links.all[link].writer;
+        writer.messages_left() > MESSAGES_LEFT && writer.bytes_left() > len as u64 + BYTES_LEFT
+    }
+
+    /// Whether a push finds no room by a link because all that is under way there is of its own round: room
+    /// comes when the round is over, and not before.
+    pub(super) fn round_fills(
+        &self,
+        links: &Links,
+        link: usize,
+        header: &RequestHeader,
+        len: usize,
+    ) -> bool {
+        let Some(first) = self.pushes.front() else { return false };
+        if self.leaves_room(links, link, header, len) {
+            return false;
+        }
+        let is_of_round = |of: RequestId| of != NOBODY && of >= *first;
+        links.all[link].in_flight.iter().all(|message| is_of_round(message.request))
+    }
+
+    /// The worker has ended a round by this request.
+    pub(super) fn note_round_end(&mut self, request: RequestId) {
+        self.idle = None;
+        self.pushes.clear();
+        self.ends.push_back(request);
     }
 }

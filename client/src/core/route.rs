@@ -2,7 +2,7 @@
 
 use windlass_wire::{Layout, PartitionId, RowRange, ServerId, map::shard_of};
 
-use super::{Core, LinkScratch, TableIndex, push::Replica};
+use super::{Cluster, LinkScratch, Links, Scratch, Session, TableIndex, Tables, push::Replica};
 use crate::{config::PullFrom, error::RequestError};
 
 /// Links to one replica of each partition.
@@ -27,40 +27,40 @@ impl Routes {
     }
 }
 
-impl Core {
+impl Cluster {
     /// Computes from the map which links lead where.
-    pub(super) fn route_partitions(&mut self) {
-        let nowhere = u32::try_from(self.links.all.len()).unwrap_or(u32::MAX);
+    pub(super) fn route_partitions(
+        &mut self,
+        session: &Session,
+        links: &Links,
+        scratch: &mut Scratch,
+    ) {
+        let nowhere = u32::try_from(links.all.len()).unwrap_or(u32::MAX);
         let link_of = |partition: PartitionId, server: Option<ServerId>| {
-            let server = self.cluster.servers.iter().find(|known| Some(known.id) == server);
+            let server = self.servers.iter().find(|known| Some(known.id) == server);
             server.filter(|server| !server.left).map_or(nowhere, |server| {
                 let link =
                     server.first_link + usize::from(shard_of(partition, server.shard_count).0);
                 u32::try_from(link).unwrap_or(nowhere)
             })
         };
-        let partitions = || (0..self.cluster.map.partition_count()).map(PartitionId);
-        let heads = partitions().map(|at| link_of(at, self.cluster.map.head(at))).collect();
-        let tails = partitions().map(|at| link_of(at, self.cluster.map.read_tail(at))).collect();
-        let strong = partitions().map(|at| link_of(at, self.cluster.map.tail(at))).collect();
+        let partitions = || (0..self.map.partition_count()).map(PartitionId);
+        let heads = partitions().map(|at| link_of(at, self.map.head(at))).collect();
+        let tails = partitions().map(|at| link_of(at, self.map.read_tail(at))).collect();
+        let strong = partitions().map(|at| link_of(at, self.map.tail(at))).collect();
         let any = partitions().map(|at| {
-            let links = self
-                .cluster
-                .map
-                .any_of(at, self.session.id)
-                .map(|server| link_of(at, Some(server)));
-            let is_open = |link: &u32| {
-                self.links.all.get(*link as usize).is_some_and(super::link::Link::is_open)
-            };
-            links.clone().find(is_open).or(links.clone().next()).unwrap_or(nowhere)
+            let servers = self.map.any_of(at, session.id).map(|server| link_of(at, Some(server)));
+            let is_open =
+                |link: &u32| links.all.get(*link as usize).is_some_and(super::link::Link::is_open);
+            servers.clone().find(is_open).or(servers.clone().next()).unwrap_or(nowhere)
         });
         let any = any.collect();
-        self.cluster.heads = Routes::new(heads);
-        self.cluster.tails = Routes::new(tails);
-        self.cluster.strong = Routes::new(strong);
-        self.cluster.any = Routes::new(any);
-        self.scratch.by_link.resize_with(self.links.all.len() + 1, LinkScratch::default);
-        self.cluster.generation += 1;
+        self.heads = Routes::new(heads);
+        self.tails = Routes::new(tails);
+        self.strong = Routes::new(strong);
+        self.any = Routes::new(any);
+        scratch.by_link.resize_with(links.all.len() + 1, LinkScratch::default);
+        self.generation += 1;
     }
 
     /// The replica that a pull reads.
@@ -68,7 +68,7 @@ impl Core {
     pub(super) fn replica_of(&self, from: PullFrom) -> Replica {
         match from {
             PullFrom::Tail => Replica::Tail,
-            PullFrom::Any if self.cluster.map.replicas <= 1 => Replica::Tail,
+            PullFrom::Any if self.map.replicas <= 1 => Replica::Tail,
             PullFrom::Any => Replica::Any,
             PullFrom::Strong => Replica::Strong,
         }
@@ -78,10 +78,10 @@ impl Core {
     #[inline]
     pub(super) fn routes(&self, replica: Replica) -> &Routes {
         match replica {
-            Replica::Head => &self.cluster.heads,
-            Replica::Tail => &self.cluster.tails,
-            Replica::Any => &self.cluster.any,
-            Replica::Strong => &self.cluster.strong,
+            Replica::Head => &self.heads,
+            Replica::Tail => &self.tails,
+            Replica::Any => &self.any,
+            Replica::Strong => &self.strong,
         }
     }
 
@@ -101,22 +101,24 @@ impl Core {
         }
         (link, RowRange::new(first, to.min(end)))
     }
+}
 
+impl Tables {
     /// The range that keys of a dense table are, if they are one.
     pub(crate) fn as_range(&self, table: TableIndex, keys: &[u64]) -> Option<RowRange> {
-        let all = self.tables[table].dense_rows()?;
+        let all = self[table].dense_rows()?;
         consecutive(keys).filter(|rows| rows.end <= all)
     }
 
     /// Checks a list of keys, and tells whether they ascend strictly: others have to be sorted first.
     pub(crate) fn check_keys(&self, table: TableIndex, keys: &[u64]) -> Result<bool, RequestError> {
-        if self.tables[table].rows_lost {
+        if self[table].rows_lost {
             return Err(RequestError::RowsLost);
         }
         if keys.windows(2).any(|pair| pair[0] >= pair[1]) {
             return Ok(false);
         }
-        match (self.tables[table].dense_rows(), keys.last()) {
+        match (self[table].dense_rows(), keys.last()) {
             (Some(rows), Some(&row)) if row >= rows => Err(RequestError::OutOfRange { row, rows }),
             _ => Ok(true),
         }
@@ -128,7 +130,7 @@ impl Core {
         table: TableIndex,
         rows: RowRange,
     ) -> Result<(), RequestError> {
-        let state = &self.tables[table];
+        let state = &self[table];
         match state.dense_rows() {
             _ if state.rows_lost => Err(RequestError::RowsLost),
             None => Err(RequestError::RangeOfSparse),
@@ -165,14 +167,14 @@ impl Core {
         if expected == found {
             return Ok(());
         }
-        let width = self.tables[table].entry.schema.width;
+        let width = self[table].entry.schema.width;
         let rows = expected as u64 / u64::from(width);
         Err(self.length_error(table, rows, found))
     }
 
     /// Values do not fit the rows.
     pub(crate) fn length_error(&self, table: TableIndex, rows: u64, found: usize) -> RequestError {
-        let width = self.tables[table].entry.schema.width;
+        let width = self[table].entry.schema.width;
         let expected = rows.saturating_mul(u64::from(width));
         RequestError::Length { rows, width, expected, found: found as u64 }
     }

@@ -78,14 +78,14 @@ fn ask(
     request: RequestId,
     chunk: Chunk,
 ) -> Result<(), RequestError> {
-    let replica = core.replica_of(step.from);
-    let staging = core.staging_region()?;
+    let replica = core.cluster.replica_of(step.from);
+    let staging = core.pending.memory.staging_region()?;
     let mut header = core.header(RequestKind::Scan, table, &PushOptions::default());
     header.strong = replica == super::push::Replica::Strong;
     header.rows =
         Rows::Partition { partition: step.partition, from: step.position, columns: step.columns };
     (header.row_count, header.width) = (row_count, row_words);
-    let route = core.route(core.routes(replica).link_of(step.partition));
+    let route = core.cluster.route(core.cluster.routes(replica).link_of(step.partition));
     let reply = Some((staging, chunk.offset));
     core.send(
         route,

@@ -13,7 +13,7 @@ use windlass_wire::{
 };
 
 use super::{
-    Core, RegionId, RequestId,
+    Cluster, Core, Links, Memory, Recovery, RegionId, RequestId, Session,
     kept::{Kept, KeptValues},
     link::{Answer, BY_REFERENCE_LEN, Held, InFlight},
     progress::Patience,
@@ -77,19 +77,13 @@ enum Unsealed {
 }
 
 impl Core {
-    /// The route by a link, as of now.
-    #[inline]
-    pub(super) fn route(&self, link: usize) -> Route {
-        Route { link, generation: self.cluster.generation }
-    }
-
     /// Writes one message into its link's mailbox, waiting for room, and counts it as a part of its
     /// request.
     pub(super) fn send(&mut self, route: Route, message: &Message<'_>) -> Result<(), RequestError> {
-        if !self.takes(route) {
+        if !self.links.takes(&self.cluster, &self.recovery, route) {
             return self.put_off(route, message);
         }
-        match self.make_link(route.link) {
+        match self.links.make_link(&mut self.cluster, &mut self.session, route.link) {
             Ok(()) => {}
             Err(error) if self.links.all[route.link].failed => {
                 tracing::debug!(error = chain(&error), "a link is not made");
@@ -104,7 +98,7 @@ impl Core {
             Values::Inline(bytes) => bytes,
             Values::None | Values::At { .. } | Values::Lent { .. } => &[],
         };
-        let bytes = match self.seal(route.link, message, inline) {
+        let bytes = match self.links.seal(&mut self.pending.memory, route.link, message, inline) {
             Ok(bytes) => bytes,
             Err(Unsealed::LinkFailed) => return self.put_off(route, message),
             Err(Unsealed::Setup(error)) => {
@@ -118,28 +112,29 @@ impl Core {
             _ => 0,
         };
         let len = message.keys.len() + inline.len() + lent_len;
-        while !self.leaves_room(route.link, &message.header, len)
-            || self.write(route.link, &bytes, message, inline).is_err()
+        while !self.rounds.leaves_room(&self.links, route.link, &message.header, len)
+            || self.links.write(route.link, &bytes, message, inline).is_err()
         {
             if patience.is_none() {
                 patience = Some(Patience::new(self.time_left(message.request)));
             }
-            let waited = match self.round_fills(route.link, &message.header, len) {
-                true => Err(RequestError::RoundFull),
-                false => self.wait_a_little(&mut patience),
-            };
+            let waited =
+                match self.rounds.round_fills(&self.links, route.link, &message.header, len) {
+                    true => Err(RequestError::RoundFull),
+                    false => self.wait_a_little(&mut patience),
+                };
             if let Err(error) = waited {
                 self.release(message.held());
-                return Err(self.blame_round(error));
+                return Err(self.rounds.blame_round(&self.pending.requests, error));
             }
-            if !self.takes(route) {
+            if !self.links.takes(&self.cluster, &self.recovery, route) {
                 return self.put_off(route, message);
             }
         }
         if let Some(request) = self.pending.requests.find_mut(message.request) {
             request.parts_left += 1;
         }
-        self.push_out(route.link);
+        self.links.push_out(route.link);
         Ok(())
     }
 
@@ -148,7 +143,7 @@ impl Core {
         if !self.links.all.get(link).is_some_and(super::link::Link::is_open) {
             return Written::Nowhere(kept);
         }
-        if let Err(error) = self.make_link(link) {
+        if let Err(error) = self.links.make_link(&mut self.cluster, &mut self.session, link) {
             tracing::debug!(error = chain(&error), "a link is not made");
             return Written::Nowhere(kept);
         }
@@ -169,35 +164,16 @@ impl Core {
             values,
             reply: kept.reply,
         };
-        let Ok(bytes) = self.seal(link, &message, inline) else {
+        let Ok(bytes) = self.links.seal(&mut self.pending.memory, link, &message, inline) else {
             return Written::Nowhere(kept);
         };
-        if self.write(link, &bytes, &message, inline).is_err() {
+        if self.links.write(link, &bytes, &message, inline).is_err() {
             return Written::Full(kept);
         }
         self.retries.len = self.retries.len.saturating_sub(kept.len());
         self.pending.counters.resent += 1;
-        self.push_out(link);
+        self.links.push_out(link);
         Written::Done
-    }
-
-    /// Writes a message that no user waits for, if its link takes it at once.
-    pub(super) fn write_now(&mut self, link: usize, message: &Message<'_>) -> bool {
-        if !self.links.all[link].is_open() || self.make_link(link).is_err() {
-            return false;
-        }
-        let Ok(bytes) = self.seal(link, message, &[]) else { return false };
-        let written = self.write(link, &bytes, message, &[]).is_ok();
-        self.push_out(link);
-        written
-    }
-
-    /// Whether new messages may go by a route.
-    #[inline]
-    fn takes(&self, route: Route) -> bool {
-        route.generation == self.cluster.generation
-            && !self.recovery.settling
-            && self.links.all.get(route.link).is_some_and(super::link::Link::is_open)
     }
 
     /// Keeps a message that cannot be sent now.
@@ -229,22 +205,59 @@ impl Core {
         self.keep(Kept { request, header, keys, values, reply });
         Ok(())
     }
+}
+
+impl Cluster {
+    /// The route by a link, as of now.
+    #[inline]
+    pub(super) fn route(&self, link: usize) -> Route {
+        Route { link, generation: self.generation }
+    }
+}
+
+impl Links {
+    /// Writes a message that no user waits for, if its link takes it at once.
+    pub(super) fn write_now(
+        &mut self,
+        cluster: &mut Cluster,
+        session: &mut Session,
+        memory: &mut Memory,
+        link: usize,
+        message: &Message<'_>,
+    ) -> bool {
+        if !self.all[link].is_open() || self.make_link(cluster, session, link).is_err() {
+            return false;
+        }
+        let Ok(bytes) = self.seal(memory, link, message, &[]) else { return false };
+        let written = self.write(link, &bytes, message, &[]).is_ok();
+        self.push_out(link);
+        written
+    }
+
+    /// Whether new messages may go by a route.
+    #[inline]
+    fn takes(&self, cluster: &Cluster, recovery: &Recovery, route: Route) -> bool {
+        route.generation == cluster.generation
+            && !recovery.settling
+            && self.all.get(route.link).is_some_and(super::link::Link::is_open)
+    }
 
     /// The header as this link's server is to read it.
     fn seal(
         &mut self,
+        memory: &mut Memory,
         link_at: usize,
         message: &Message<'_>,
         inline: &[u8],
     ) -> Result<EncodedHeader, Unsealed> {
         let mut header = message.header;
         if let Values::At { region, offset, .. } = message.values {
-            header.values = Some(self.place_of(link_at, region, offset)?);
+            header.values = Some(self.place_of(memory, link_at, region, offset)?);
         }
         if let Some((region, offset)) = message.reply {
-            header.reply = Some(self.place_of(link_at, region, offset)?);
+            header.reply = Some(self.place_of(memory, link_at, region, offset)?);
         }
-        header.resumes = self.links.all[link_at].resumes && is_ordered(header.kind);
+        header.resumes = self.all[link_at].resumes && is_ordered(header.kind);
         let mut bytes = header.encode();
         RequestHeader::seal(&mut bytes, message.keys, inline);
         Ok(bytes)
@@ -259,7 +272,7 @@ impl Core {
         inline: &[u8],
     ) -> Result<(), MailboxFull> {
         let keys = message.keys;
-        let link = &mut self.links.all[link_at];
+        let link = &mut self.all[link_at];
         let wake = link.take_wake();
         let written = match message.values {
             Values::Lent { local, .. } => {
@@ -295,7 +308,7 @@ impl Core {
         // The shard may have gone to sleep since its epoch was looked at, without seeing the message;
         // nobody promises to poll again. It tells, then looks: this side writes, then looks.
         fence(Ordering::SeqCst);
-        let link = &mut self.links.all[link_at];
+        let link = &mut self.all[link_at];
         if !link.failed && link.sender.room() > 2 && link.take_wake() {
             link.writer.write_wake(&mut link.sender);
             self.flush(link_at);
@@ -305,30 +318,29 @@ impl Core {
     /// How the server of a link names a place in one of the client's regions.
     fn place_of(
         &mut self,
+        memory: &mut Memory,
         link_at: usize,
         region: RegionId,
         offset: u64,
     ) -> Result<Place, Unsealed> {
-        let link = &mut self.links.all[link_at];
+        let link = &mut self.all[link_at];
         let remote = match link.shared.find(region) {
             Some(remote) => remote,
             None => {
                 let setup = |error: &dyn std::error::Error| {
                     Unsealed::Setup(RequestError::Setup { text: chain(error) })
                 };
-                let registered = self
-                    .pending
-                    .memory
-                    .registered(region, link.transport, &mut self.links.transports)
+                let registered = memory
+                    .registered(region, link.transport, &mut self.transports)
                     .map_err(|error| setup(&error))?;
-                let transport = self.links.transports[link.transport].as_mut();
+                let transport = self.transports[link.transport].as_mut();
                 match transport.share(link.queue_pair, &registered) {
                     Ok(remote) => {
                         link.shared.insert(region, remote);
                         remote
                     }
                     Err(_) if transport.state(link.queue_pair) == QueuePairState::Error => {
-                        self.links.lose(link_at);
+                        self.lose(link_at);
                         return Err(Unsealed::LinkFailed);
                     }
                     Err(error) => return Err(setup(&error)),
@@ -341,7 +353,7 @@ impl Core {
     /// Bytes from which values go by reference on a link.
     #[inline]
     pub(super) fn by_reference_len(&self, link: usize) -> u64 {
-        self.links.all.get(link).map_or(BY_REFERENCE_LEN, |link| link.by_reference_len)
+        self.all.get(link).map_or(BY_REFERENCE_LEN, |link| link.by_reference_len)
     }
 }
 
@@ -369,33 +381,34 @@ impl Message<'_> {
 }
 
 impl Core {
-    /// Values in a registered region as part of a message by a link: long ones only, which no digest covers, and
-    /// where the device gathers.
-    pub(super) fn lend(
-        &mut self,
-        link: usize,
-        region: RegionId,
-        offset: u64,
-        len: u64,
-    ) -> Option<LocalSlice> {
-        let link = self.links.all.get(link)?;
-        let gathers =
-            self.links.transports[link.transport].capabilities().scatter_max >= LENT_PIECES;
-        // A digest of its mailbox covers what is copied, where writes show in any order.
-        let is_lent = link.promises.writes_in_order && !RequestHeader::checks_values(len);
-        if !is_lent || !gathers {
-            return None;
-        }
-        let registered =
-            self.pending.memory.registered(region, link.transport, &mut self.links.transports);
-        Some(registered.ok()?.slice(offset, u32::try_from(len).ok()?))
-    }
-
     /// Copies values out of a registered region into a buffer that has to be given back.
     pub(super) fn copy_registered(&mut self, region: RegionId, offset: u64, len: u64) -> Vec<u8> {
         let mut bytes = std::mem::take(&mut self.scratch.values);
         bytes.resize(index(len), 0);
         self.pending.memory.pages(region).read(offset, &mut bytes);
         bytes
+    }
+}
+
+impl Links {
+    /// Values in a registered region as part of a message by a link: long ones only, which no digest covers, and
+    /// where the device gathers.
+    pub(super) fn lend(
+        &mut self,
+        memory: &mut Memory,
+        link: usize,
+        region: RegionId,
+        offset: u64,
+        len: u64,
+    ) -> Option<LocalSlice> {
+        let link = self.all.get(link)?;
+        let gathers = self.transports[link.transport].capabilities().scatter_max >= LENT_PIECES;
+        // A digest of its mailbox covers what is copied, where writes show in any order.
+        let is_lent = link.promises.writes_in_order && !RequestHeader::checks_values(len);
+        if !is_lent || !gathers {
+            return None;
+        }
+        let registered = memory.registered(region, link.transport, &mut self.transports);
+        Some(registered.ok()?.slice(offset, u32::try_from(len).ok()?))
     }
 }

@@ -9,7 +9,7 @@ use windlass_wire::{
 };
 
 use super::{
-    Core,
+    Core, Links, Recovery,
     backoff::Backoff,
     connect::{Welcome, chain},
     control::Control,
@@ -85,7 +85,7 @@ impl Core {
         }
         let mut notes = welcome.notes;
         let (provider, transport) =
-            self.choose_provider(&welcome.providers, &control, &mut notes)?;
+            self.links.choose_provider(&self.session, &welcome.providers, &control, &mut notes)?;
         let known = self.cluster.servers.iter().position(|known| known.id == entry.id);
         let known = known.filter(|at| self.cluster.servers[*at].shard_count == welcome.shard_count);
         let server_at = known.unwrap_or(self.cluster.servers.len());
@@ -96,7 +96,7 @@ impl Core {
         }
         self.settle_lost();
         let mut links = Vec::with_capacity(usize::from(welcome.shard_count));
-        let blank = self.blank(transport)?;
+        let blank = self.links.blank(transport)?;
         for shard in (0..welcome.shard_count).map(ShardId) {
             links.push(Link::unmade((entry.id, server_at), shard, transport, blank));
         }
@@ -124,7 +124,7 @@ impl Core {
                 let before = std::mem::replace(&mut self.cluster.servers[at], server);
                 for (at, link) in before.links().zip(links) {
                     let old = std::mem::replace(&mut self.links.all[at], link);
-                    self.end_registrations(&old);
+                    self.links.end_registrations(&old);
                 }
                 self.pending.counters.reconnects += 1;
                 if before.started != self.cluster.servers[at].started {
@@ -150,7 +150,7 @@ impl Core {
             }
             let known = self.cluster.servers.iter().position(|known| known.id == entry.id);
             let (limit, is_due) = match known.map(|at| &self.cluster.servers[at]) {
-                Some(server) if !self.needs_reaching(server) => continue,
+                Some(server) if !self.links.needs_reaching(server) => continue,
                 Some(server) => (server.backoff.limit(), server.backoff.is_due(now)),
                 None => (Backoff::new(now).limit(), true),
             };
@@ -158,7 +158,7 @@ impl Core {
                 reached = false;
                 continue;
             }
-            let greeted = self.greet(&entry.address, limit);
+            let greeted = self.session.greet(&entry.address, limit);
             let linked = greeted.and_then(|(mut control, welcome)| {
                 control.set_limit(limit);
                 self.reach(&entry, control, welcome)
@@ -170,7 +170,7 @@ impl Core {
             if let Err(error) = linked {
                 tracing::debug!(server = entry.id.0, error = chain(&error), "not reached");
                 reached = false;
-                let random = self.random();
+                let random = self.recovery.random();
                 if let Some(at) = known {
                     let server = &mut self.cluster.servers[at];
                     server.backoff.fail(Instant::now(), random);
@@ -197,12 +197,6 @@ impl Core {
         }
     }
 
-    fn needs_reaching(&self, server: &ServerLink) -> bool {
-        server.left
-            || server.control.is_none()
-            || server.links().any(|link| self.links.all[link].failed)
-    }
-
     /// A server came back as a new process. Where there is one copy of each row, those of tables
     /// that are kept in memory only are gone: going on as if they were zero would be worse than to
     /// say so.
@@ -225,10 +219,18 @@ impl Core {
             }
         }
     }
+}
 
+impl Links {
+    fn needs_reaching(&self, server: &ServerLink) -> bool {
+        server.left || server.control.is_none() || server.links().any(|link| self.all[link].failed)
+    }
+}
+
+impl Recovery {
     /// A number to spread retries by.
     pub(super) fn random(&mut self) -> u64 {
-        self.recovery.random = windlass_wire::map::mix(self.recovery.random);
-        self.recovery.random
+        self.random = windlass_wire::map::mix(self.random);
+        self.random
     }
 }

@@ -59,7 +59,7 @@ impl Core {
         let link = self.links.all.get(link_at)?;
         let is_plain = link.is_open() && !link.is_asleep() && link.sender.room() > 3;
         if !is_plain
-            || self.in_trouble()
+            || self.recovery.in_trouble()
             || self.recovery.settling
             || !self.pending.requests.next_is_free()
         {
@@ -103,10 +103,10 @@ impl Core {
             // As in `push_out`: it tells, then looks; this side writes, then looks.
             fence(Ordering::SeqCst);
             if self.links.all[link_at].is_asleep() {
-                self.push_out(link_at);
+                self.links.push_out(link_at);
             }
         } else if written.is_ok() {
-            self.push_out(link_at);
+            self.links.push_out(link_at);
         } else {
             self.links.lose(link_at);
         }

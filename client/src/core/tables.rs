@@ -12,7 +12,7 @@ use windlass_wire::{
 };
 
 use super::{
-    Core,
+    Cluster, Core, Session,
     clock::TableClock,
     connect::chain,
     places::{Place, Places, is_sound},
@@ -265,9 +265,13 @@ impl Core {
                 self.session.options.retry_for
             };
             if since.elapsed() >= patience_max {
-                return Err(if is_silent { self.silence(failed) } else { failed });
+                return Err(if is_silent {
+                    self.cluster.silence(&self.session, failed)
+                } else {
+                    failed
+                });
             }
-            self.start_trouble();
+            self.recovery.start_trouble(&self.session);
             let mut patience = None;
             let generation = self.cluster.generation;
             while self.cluster.generation == generation && since.elapsed() < patience_max {
@@ -277,19 +281,6 @@ impl Core {
                     Err(_) => break,
                 }
             }
-        }
-    }
-
-    /// Why nobody answered where somebody is known to say nothing: only who was never reached at all is not
-    /// there.
-    fn silence(&self, failed: TableError) -> TableError {
-        let TableError::OutOfReach { server } = failed else { return failed };
-        match self.cluster.map.server(server) {
-            Some(entry) => TableError::Timeout {
-                address: entry.address.clone(),
-                timeout: self.session.options.timeout,
-            },
-            None => failed,
         }
     }
 
@@ -321,15 +312,15 @@ impl Core {
         if !self.tables[table].places.of(replica).is_empty() {
             return Ok(());
         }
-        self.release_ended_views();
+        self.tables.release_ended_views(&mut self.links);
         let setup = |text: String| RequestError::Setup { text };
         let id = self.tables[table].entry.id;
         let mut places = vec![None; self.cluster.map.partition_count() as usize];
         for link_at in 0..self.links.all.len() {
-            if !self.reads_from(table, replica, link_at) {
+            if !self.cluster.reads_from(&self.tables, table, replica, link_at) {
                 continue;
             }
-            if let Err(error) = self.make_link(link_at)
+            if let Err(error) = self.links.make_link(&mut self.cluster, &mut self.session, link_at)
                 && !self.links.all[link_at].failed
             {
                 return Err(setup(chain(&error)));
@@ -350,7 +341,7 @@ impl Core {
                     return Err(RequestError::NotCurrent { server: server.id });
                 }
                 Ok(ClientReply::Refused { status: RefusalKind::NoMailbox {}, .. }) => {
-                    self.fail_forgotten(link_at);
+                    self.links.fail_forgotten(link_at);
                     return Err(gone);
                 }
                 Ok(ClientReply::Refused { text, .. }) => return Err(setup(text)),
@@ -371,7 +362,7 @@ impl Core {
                 else {
                     return Err(setup("the server named an impossible place".to_owned()));
                 };
-                if self.routes(replica).link_of(at.partition) != link_at {
+                if self.cluster.routes(replica).link_of(at.partition) != link_at {
                     continue;
                 }
                 let mut place = Place::new(link_at, at);
@@ -385,11 +376,32 @@ impl Core {
         *self.tables[table].places.of_mut(replica) = places;
         Ok(())
     }
+}
+
+impl Cluster {
+    /// Why nobody answered where somebody is known to say nothing: only who was never reached at all is not
+    /// there.
+    fn silence(&self, session: &Session, failed: TableError) -> TableError {
+        let TableError::OutOfReach { server } = failed else { return failed };
+        match self.map.server(server) {
+            Some(entry) => TableError::Timeout {
+                address: entry.address.clone(),
+                timeout: session.options.timeout,
+            },
+            None => failed,
+        }
+    }
 
     /// Whether pulls of a table by one replica's routes go to a link.
-    fn reads_from(&self, table: TableIndex, replica: Replica, link: usize) -> bool {
-        let (state, routes) = (&self.tables[table], self.routes(replica));
-        let mut partitions = (0..self.cluster.map.partition_count()).map(PartitionId);
+    fn reads_from(
+        &self,
+        tables: &Tables,
+        table: TableIndex,
+        replica: Replica,
+        link: usize,
+    ) -> bool {
+        let (state, routes) = (&tables[table], self.routes(replica));
+        let mut partitions = (0..self.map.partition_count()).map(PartitionId);
         partitions.any(|at| routes.link_of(at) == link && state.may_have_rows_in(at))
     }
 }

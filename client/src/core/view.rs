@@ -13,7 +13,7 @@ use windlass_transport::{
 use windlass_wire::RowRange;
 
 use super::{
-    Core, TableIndex,
+    Core, Links, TableIndex, Tables,
     places::Place,
     push::{Replica, index},
 };
@@ -50,40 +50,6 @@ pub(super) enum Copied {
 }
 
 impl Core {
-    /// Gives mappings of regions back that servers have ended, and forgets what was in view there.
-    pub(super) fn release_ended_views(&mut self) {
-        for at in 0..self.links.all.len() {
-            let (transport, queue_pair) =
-                (self.links.all[at].transport, self.links.all[at].queue_pair);
-            while let Some(key) = self.links.transports[transport].ended_view(queue_pair) {
-                for table in self.tables.iter_mut() {
-                    for place in table.places.iter_mut() {
-                        place.take_if(|place| place.link == at && place.at.region.key == key.0);
-                    }
-                }
-                self.forget_lines_in(at, key);
-                self.links.transports[transport].release_views(queue_pair, key);
-            }
-        }
-    }
-
-    /// Whether all rows of a range lie in memory of this host.
-    pub(super) fn is_viewable(&self, table: TableIndex, replica: Replica, rows: RowRange) -> bool {
-        let state = &self.tables[table];
-        let mut row = rows.start;
-        while row < rows.end {
-            let partition = state.layout.partition_of(row);
-            let place = state.places.find(replica, partition.0 as usize);
-            if !place
-                .is_some_and(|place| place.view.is_some() && !self.links.all[place.link].failed)
-            {
-                return false;
-            }
-            row = state.layout.rows_of(partition).end;
-        }
-        true
-    }
-
     /// Copies rows of one partition, all of which the place has, out of its view. False when some are pushed
     /// to all the time.
     pub(super) fn copy_view(
@@ -140,6 +106,45 @@ impl Core {
     ) -> Copied {
         let rows = KeyedRows::new(place, view, into.len() / keys.len());
         rows.copy(keys, into, &mut self.pending.counters.reads_retried)
+    }
+}
+
+impl Tables {
+    /// Gives mappings of regions back that servers have ended, and forgets what was in view there.
+    pub(super) fn release_ended_views(&mut self, links: &mut Links) {
+        for at in 0..links.all.len() {
+            let (transport, queue_pair) = (links.all[at].transport, links.all[at].queue_pair);
+            while let Some(key) = links.transports[transport].ended_view(queue_pair) {
+                for table in self.iter_mut() {
+                    for place in table.places.iter_mut() {
+                        place.take_if(|place| place.link == at && place.at.region.key == key.0);
+                    }
+                }
+                self.forget_lines_in(at, key);
+                links.transports[transport].release_views(queue_pair, key);
+            }
+        }
+    }
+
+    /// Whether all rows of a range lie in memory of this host.
+    pub(super) fn is_viewable(
+        &self,
+        links: &Links,
+        table: TableIndex,
+        replica: Replica,
+        rows: RowRange,
+    ) -> bool {
+        let state = &self[table];
+        let mut row = rows.start;
+        while row < rows.end {
+            let partition = state.layout.partition_of(row);
+            let place = state.places.find(replica, partition.0 as usize);
+            if !place.is_some_and(|place| place.view.is_some() && !links.all[place.link].failed) {
+                return false;
+            }
+            row = state.layout.rows_of(partition).end;
+        }
+        true
     }
 }
 

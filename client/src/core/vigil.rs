@@ -49,7 +49,7 @@ impl Core {
         let known = &mut self.links.all[link];
         if known.vigil.is_due() {
             let server = known.server_at;
-            self.check_server(server);
+            self.cluster.check_server(&mut self.links, server);
             if self.feel_pulse(server) {
                 return false;
             }
@@ -60,11 +60,13 @@ impl Core {
     /// Whether there is a newer map than the one by which a server is read.
     #[cold]
     fn feel_pulse(&mut self, at: usize) -> bool {
-        let was_in_trouble = self.in_trouble();
+        let was_in_trouble = self.recovery.in_trouble();
         let Some(control) = &mut self.cluster.servers[at].control else { return false };
         match control.pulse(Instant::now()) {
             Ok(Pulse::Steady) => {}
-            Ok(Pulse::Map(map)) if map.epoch > self.cluster.map.epoch => self.start_trouble(),
+            Ok(Pulse::Map(map)) if map.epoch > self.cluster.map.epoch => {
+                self.recovery.start_trouble(&self.session)
+            }
             Ok(Pulse::Map(_)) => {}
             Ok(Pulse::Silent(told)) => self.suspect_read(at, told),
             Err(Unanswered::Interrupted) => {
@@ -74,7 +76,7 @@ impl Core {
             // The next look finds it closed.
             Err(Unanswered::Control(_)) => self.cluster.servers[at].control = None,
         }
-        !was_in_trouble && self.in_trouble()
+        !was_in_trouble && self.recovery.in_trouble()
     }
 }
 

@@ -12,7 +12,7 @@ use super::{TableClock, is_clocked};
 use crate::{
     config::PushOptions,
     core::{
-        Core, RequestId, TableIndex,
+        Core, RequestId, Session, TableIndex,
         connect::chain,
         requests::NOBODY,
         send::{Message, Values},
@@ -37,7 +37,7 @@ impl Core {
             let clock = match self.join_at(table, link) {
                 Ok(clock) => clock,
                 // It is joined once it is reached.
-                Err(error) if self.may_pass(&error) => continue,
+                Err(error) if self.session.may_pass(&error) => continue,
                 Err(error) => {
                     self.tables[table].clock = None;
                     return Err(error);
@@ -51,7 +51,7 @@ impl Core {
         if self.session.options.rank.is_some() && least.is_some_and(|least| least < self.clocks.own)
         {
             // Shards that saw less of this job must not hold the others up.
-            let in_rounds = self.aggregation_of(table) != (Aggregation::Immediate {});
+            let in_rounds = self.tables.aggregation_of(table) != (Aggregation::Immediate {});
             // The answer comes when the others have been told as much.
             let told = self.announce(table).and_then(|request| match in_rounds {
                 true => Ok(()),
@@ -73,10 +73,12 @@ impl Core {
         if link.failed {
             return Err(TableError::OutOfReach { server: at_server });
         }
-        self.make_link(at).map_err(|error| match error {
-            _ if self.links.all[at].failed => TableError::OutOfReach { server: at_server },
-            error => TableError::Link { source: Box::new(error) },
-        })?;
+        self.links.make_link(&mut self.cluster, &mut self.session, at).map_err(
+            |error| match error {
+                _ if self.links.all[at].failed => TableError::OutOfReach { server: at_server },
+                error => TableError::Link { source: Box::new(error) },
+            },
+        )?;
         let link = &self.links.all[at];
         let asked = self.cluster.servers[link.server_at].ask(&request, None);
         if asked.is_err() {
@@ -85,7 +87,7 @@ impl Core {
         let place = match asked? {
             ClientReply::ClockJoined { place } => place,
             ClientReply::Refused { status: RefusalKind::NoMailbox {}, .. } => {
-                self.fail_forgotten(at);
+                self.links.fail_forgotten(at);
                 return Err(TableError::OutOfReach { server: at_server });
             }
             ClientReply::Refused { status, text } => {
@@ -93,7 +95,7 @@ impl Core {
             }
             _ => return Err(TableError::Unexpected),
         };
-        let line = self.line_at(at, &place).ok_or(TableError::Unexpected)?;
+        let line = self.links.line_at(at, &place).ok_or(TableError::Unexpected)?;
         if let Some(clock) = &mut self.tables[table].clock {
             if clock.lines.len() <= at {
                 clock.lines.resize(at + 1, None);
@@ -112,7 +114,7 @@ impl Core {
             }
             for link in 0..self.links.all.len() {
                 if self.links.all[link].is_open()
-                    && self.line(table, link).is_none()
+                    && self.tables.line(table, link).is_none()
                     && let Err(error) = self.rejoin(table, link)
                 {
                     if let TableError::Interrupted = error {
@@ -146,14 +148,20 @@ impl Core {
             }
             let told = !self.holds_back(table)
                 && (0..self.links.all.len()).all(|link| {
-                    if self.line(table, link).is_none() {
+                    if self.tables.line(table, link).is_none() {
                         return true;
                     }
                     let header = self.clock_header(table);
                     let (keys, values, reply) = (&[][..], Values::None, None);
                     let message =
                         Message { request: NOBODY, header, list: &[], keys, values, reply };
-                    self.write_now(link, &message)
+                    self.links.write_now(
+                        &mut self.cluster,
+                        &mut self.session,
+                        &mut self.pending.memory,
+                        link,
+                        &message,
+                    )
                 });
             if let Some(clock) = &mut self.tables[table].clock {
                 clock.owes = !told;
@@ -180,7 +188,7 @@ impl Core {
         }
         self.end_sending(request);
         if in_rounds {
-            self.note_round_end(request);
+            self.rounds.note_round_end(request);
         }
         sent.map(|()| request)
     }
@@ -202,10 +210,10 @@ impl Core {
             if self.cluster.servers[self.links.all[link].server_at].left {
                 continue;
             }
-            if self.links.all[link].is_open() && self.line(table, link).is_none() {
+            if self.links.all[link].is_open() && self.tables.line(table, link).is_none() {
                 match self.join_at(table, link) {
                     Err(TableError::Interrupted) => return Err(RequestError::Interrupted),
-                    Err(error) if !self.may_pass(&error) => {
+                    Err(error) if !self.session.may_pass(&error) => {
                         return Err(RequestError::Setup { text: chain(&error) });
                     }
                     Ok(_) | Err(_) => {}
@@ -223,9 +231,9 @@ impl Core {
             self.settle_lost();
             if self.holds_back(table) {
                 // It goes to all links, once what is before it can be sent.
-                return self.put_off(self.route(link), &message);
+                return self.put_off(self.cluster.route(link), &message);
             }
-            let route = self.route(link);
+            let route = self.cluster.route(link);
             self.send(route, &message)?;
         }
         Ok(())
@@ -243,18 +251,6 @@ impl Core {
         self.retries.queue.iter().any(|kept| kept.header.kind.pushes() && kept.header.table == id)
     }
 
-    /// Whether an operation that failed so may succeed once servers are reached again.
-    pub(super) fn may_pass(&self, error: &TableError) -> bool {
-        !self.session.options.retry_for.is_zero()
-            && match error {
-                TableError::Control(_)
-                | TableError::Timeout { .. }
-                | TableError::OutOfReach { .. } => true,
-                TableError::Refused { kind, .. } => is_passing(*kind),
-                _ => false,
-            }
-    }
-
     /// Nobody waits for this client any more. Best effort: servers notice by themselves, later.
     pub(in crate::core) fn leave_clocks(&mut self) {
         let works = self.tables.iter().any(|table| table.clock.is_some() && !table.dropped);
@@ -266,5 +262,19 @@ impl Core {
                 let _ = server.ask(&ClientRequest::LeaveClocks {}, Some(FAREWELL_MAX));
             }
         }
+    }
+}
+
+impl Session {
+    /// Whether an operation that failed so may succeed once servers are reached again.
+    pub(super) fn may_pass(&self, error: &TableError) -> bool {
+        !self.options.retry_for.is_zero()
+            && match error {
+                TableError::Control(_)
+                | TableError::Timeout { .. }
+                | TableError::OutOfReach { .. } => true,
+                TableError::Refused { kind, .. } => is_passing(*kind),
+                _ => false,
+            }
     }
 }

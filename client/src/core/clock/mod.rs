@@ -1,6 +1,7 @@
 //! Workers' clocks: tables that bound staleness publish their slowest worker's clock at every shard,
 //! and a pull that has to wait polls it there, one-sidedly, before it reads.
 
+mod fetch;
 mod member;
 mod wait;
 
@@ -9,7 +10,7 @@ use windlass_wire::{
     Aggregation, ClockLine, Consistency, TableSchema, WorkerClock, control::ClockPlace,
 };
 
-use super::{Core, TableIndex};
+use super::{Links, TableIndex, Tables};
 
 /// Work ids with this bit are polls of a clock.
 pub(super) const CLOCK_READ: u64 = 1 << 62;
@@ -71,15 +72,15 @@ pub(super) fn is_clocked(schema: &TableSchema) -> bool {
         || schema.aggregation != (Aggregation::Immediate {})
 }
 
-impl Core {
+impl Tables {
     /// What is known of a table's clock at a link.
     fn line(&self, table: TableIndex, link: usize) -> Option<Line> {
-        self.tables[table].clock.as_ref()?.lines.get(link).copied().flatten()
+        self[table].clock.as_ref()?.lines.get(link).copied().flatten()
     }
 
     /// Clocks at a link are not in view any more.
     pub(super) fn forget_lines(&mut self, link: usize) {
-        for clock in self.tables.iter_mut().filter_map(|table| table.clock.as_mut()) {
+        for clock in self.iter_mut().filter_map(|table| table.clock.as_mut()) {
             if let Some(line) = clock.lines.get_mut(link) {
                 *line = None;
             }
@@ -88,7 +89,7 @@ impl Core {
 
     /// Clocks in one region at a link are not in view any more.
     pub(super) fn forget_lines_in(&mut self, link: usize, key: RemoteKey) {
-        for clock in self.tables.iter_mut().filter_map(|table| table.clock.as_mut()) {
+        for clock in self.iter_mut().filter_map(|table| table.clock.as_mut()) {
             if let Some(line) = clock.lines.get_mut(link) {
                 line.take_if(|line| line.at.key == key);
             }
@@ -98,12 +99,14 @@ impl Core {
     /// Clocks have to be looked at again: those of rows that have come to a server may be behind those
     /// that it had.
     pub(super) fn look_again(&mut self) {
-        let clocks = self.tables.iter_mut().filter_map(|table| table.clock.as_mut());
+        let clocks = self.iter_mut().filter_map(|table| table.clock.as_mut());
         for line in clocks.flat_map(|clock| clock.lines.iter_mut().flatten()) {
             line.seen = ClockLine { gains: line.seen.gains, ..UNSEEN };
         }
     }
+}
 
+impl Links {
     fn line_at(&mut self, link: usize, place: &ClockPlace) -> Option<Line> {
         let end = place.offset.checked_add(LINE_LEN)?;
         if end > place.region.len || !place.offset.is_multiple_of(8) {
@@ -111,8 +114,8 @@ impl Core {
         }
         let address = place.region.address.wrapping_add(place.offset);
         let at = RemoteAddress { key: RemoteKey(place.region.key), address };
-        let link = &self.links.all[link];
-        let view = self.links.transports[link.transport].view(link.queue_pair, at, LINE_LEN);
+        let link = &self.all[link];
+        let view = self.transports[link.transport].view(link.queue_pair, at, LINE_LEN);
         Some(Line { at, view, seen: UNSEEN, seen_at: 0 })
     }
 }

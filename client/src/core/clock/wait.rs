@@ -5,13 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use windlass_transport::{LocalSlice, RemoteAddress, WorkId, fabric::PeerBytes};
+use windlass_transport::fabric::PeerBytes;
 use windlass_wire::{ClockLine, PartitionId, RowRange, ServerId, WorkerClock, map::shard_of};
 
-use super::{CLOCK_READ, LINE_LEN, Poll, TRUSTED_ROUNDS};
+use super::TRUSTED_ROUNDS;
 use crate::{
     core::{
-        Core, TableIndex, connect::chain, progress::ask_after, requests::Reading, view::load_word,
+        Clocks, Cluster, Core, Links, Session, TableIndex, Tables, connect::chain,
+        progress::ask_after, requests::Reading, view::load_word,
     },
     error::{RequestError, TableError},
 };
@@ -24,31 +25,6 @@ const PAUSE_MAX: Duration = Duration::from_micros(500);
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Core {
-    /// The clock of a pull made now: the round this worker is in. 0, which never waits, where
-    /// nobody is waited for or this client is no worker.
-    pub(in crate::core) fn pull_clock(&self, table: TableIndex) -> WorkerClock {
-        match (&self.tables[table].clock, self.session.options.rank) {
-            (Some(_), Some(_)) => WorkerClock(self.clocks.own.0 + 1),
-            _ => WorkerClock(0),
-        }
-    }
-
-    /// Whether a pull of rows at `clock` can be started without waiting, as far as is known or can
-    /// be seen without asking.
-    pub(in crate::core) fn may_pull(
-        &mut self,
-        table: TableIndex,
-        rows: RowRange,
-        reading: &mut Reading,
-    ) -> bool {
-        if reading.clock == WorkerClock(0) {
-            return true;
-        }
-        let is_open = self.closed_link(table, rows, *reading).is_none();
-        reading.gains = self.clocks.gains_seen;
-        is_open
-    }
-
     /// Whether rows that were read are counted in the clocks by which that was allowed. They are not
     /// where a shard got them after its clock was looked at: its gains tell, which are looked at again
     /// unless these rows were found to be counted in at as many before.
@@ -73,7 +49,7 @@ impl Core {
             let Some((link, counted_at)) = place.map(|place| (place.link, place.counted_at)) else {
                 return Ok(false);
             };
-            let Some(line) = self.line(table, link) else { return Ok(false) };
+            let Some(line) = self.tables.line(table, link) else { return Ok(false) };
             if line.view.is_some() || counted_at != Some(line.seen.gains) {
                 // Partitions of one shard share its line.
                 let looked = match looked_at.replace(link) {
@@ -88,7 +64,7 @@ impl Core {
                         }
                     }
                     Ok(_) => {}
-                    Err(error) if self.is_passing(&error) => return Ok(false),
+                    Err(error) if self.session.is_passing(&error) => return Ok(false),
                     Err(error) => return Err(error),
                 }
             }
@@ -99,53 +75,6 @@ impl Core {
         Ok(true)
     }
 
-    /// Takes note of a shard's line.
-    fn saw_line(&mut self, table: TableIndex, link: usize, seen: ClockLine) {
-        if let Some(clock) = &mut self.tables[table].clock
-            && let Some(Some(line)) = clock.lines.get_mut(link)
-        {
-            self.clocks.gains_seen += u64::from(line.seen.gains != seen.gains);
-            line.seen = seen;
-            line.seen_at = self.clocks.own.0;
-        }
-    }
-
-    /// A link to rows whose shard does not let a pull at `clock` go on.
-    fn closed_link(
-        &mut self,
-        table: TableIndex,
-        rows: RowRange,
-        reading: Reading,
-    ) -> Option<usize> {
-        let layout = self.tables[table].layout;
-        let mut first = rows.start;
-        while first < rows.end {
-            let (link, part) = self.rows_at_one_link(reading.replica, &layout, first, rows.end);
-            if !self.is_open(table, link, reading.clock) {
-                return Some(link);
-            }
-            first = part.end;
-        }
-        None
-    }
-
-    /// Whether one shard lets a pull at `clock` go on.
-    fn is_open(&mut self, table: TableIndex, link: usize, clock: WorkerClock) -> bool {
-        if self.tables[table].clock.is_none() {
-            return true;
-        }
-        let Some(mut line) = self.line(table, link) else { return false };
-        if let Some(view) = line.view
-            && !self.links.all[link].failed
-        {
-            line.seen = look(view);
-            self.saw_line(table, link, line.seen);
-        } else if self.clocks.own.0 > line.seen_at + TRUSTED_ROUNDS {
-            return false;
-        }
-        !line.seen.must_wait(clock)
-    }
-
     /// Waits until the slowest worker allows a pull of rows at `clock`.
     pub(in crate::core) fn wait_for_workers_at(
         &mut self,
@@ -153,14 +82,22 @@ impl Core {
         rows: RowRange,
         reading: &mut Reading,
     ) -> Result<(), RequestError> {
-        if self.may_pull(table, rows, reading) {
+        if self.clocks.may_pull(&mut self.tables, &self.links, &self.cluster, table, rows, reading)
+        {
             return Ok(());
         }
         let clock = reading.clock;
         let started = Instant::now();
         let mut outcome = Ok(());
         while outcome.is_ok()
-            && let Some(link) = self.closed_link(table, rows, *reading)
+            && let Some(link) = self.clocks.closed_link(
+                &mut self.tables,
+                &self.links,
+                &self.cluster,
+                table,
+                rows,
+                *reading,
+            )
         {
             let until = |line: &ClockLine| !line.must_wait(clock);
             outcome = self.poll_line(table, link, started, until);
@@ -169,7 +106,9 @@ impl Core {
         self.count_idle(started.elapsed());
         let partition = self.tables[table].layout.partition_of(rows.start);
         outcome.map_err(|found| match found {
-            Waited::Failed(error) if self.is_passing(&error) => self.unavailable(partition),
+            Waited::Failed(error) if self.session.is_passing(&error) => {
+                self.cluster.unavailable(&self.session, partition)
+            }
             found => self.behind(found, clock),
         })
     }
@@ -188,11 +127,11 @@ impl Core {
         // Again from the first when the servers are others meanwhile.
         while generation != Some(self.cluster.generation) {
             generation = Some(self.cluster.generation);
-            if let Some(partition) = self.unrouted(table) {
+            if let Some(partition) = self.cluster.unrouted(&self.tables, &self.links, table) {
                 // Its workers are at a server that no link leads to yet.
                 let until =
                     started + self.session.options.retry_for.min(self.session.options.timeout);
-                let error = self.unavailable(partition);
+                let error = self.cluster.unavailable(&self.session, partition);
                 let waited = self.wait_for_routes(self.cluster.generation, until, error);
                 waited.map_err(|found| self.behind(found, WorkerClock(0)))?;
                 continue;
@@ -203,7 +142,10 @@ impl Core {
                 }
                 // Nobody has to be missed where there are no rows, and whoever has to have some says
                 // nothing while they are on their way.
-                let Some(has_rows) = self.has_rows(table, link) else { continue };
+                let Some(has_rows) = self.cluster.has_rows(&self.tables, &self.links, table, link)
+                else {
+                    continue;
+                };
                 let is_enough =
                     |line: &ClockLine| line.live >= count && !(has_rows && line.live == u64::MAX);
                 let waited = self.poll_line(table, link, started, is_enough);
@@ -218,33 +160,6 @@ impl Core {
             }
         }
         Ok(())
-    }
-
-    /// A partition with rows of a table that no link leads to.
-    fn unrouted(&self, table: TableIndex) -> Option<PartitionId> {
-        let state = &self.tables[table];
-        let mut partitions = (0..self.cluster.map.partition_count()).map(PartitionId);
-        partitions.find(|partition| {
-            state.may_have_rows_in(*partition)
-                && self.cluster.tails.link_of(*partition) >= self.links.all.len()
-        })
-    }
-
-    /// Whether pulls read rows of a table at a link, by the map; `None` where it has no part in any.
-    fn has_rows(&self, table: TableIndex, link: usize) -> Option<bool> {
-        let (state, known) = (&self.tables[table], &self.links.all[link]);
-        let shard_count = self.cluster.servers[known.server_at].shard_count;
-        let mut has_rows = None;
-        for (partition, chain) in (0..).map(PartitionId).zip(&self.cluster.map.chains) {
-            if state.may_have_rows_in(partition)
-                && shard_of(partition, shard_count) == known.shard
-                && chain.servers.contains(&known.server)
-            {
-                let is_read = self.cluster.tails.link_of(partition) == link;
-                has_rows = Some(has_rows == Some(true) || is_read);
-            }
-        }
-        has_rows
     }
 
     /// Idle time is what waiting for slower workers has cost.
@@ -280,7 +195,7 @@ impl Core {
         loop {
             let line = match self.read_line(table, link) {
                 Ok(line) => line,
-                Err(error) if self.is_passing(&error) => {
+                Err(error) if self.session.is_passing(&error) => {
                     let until = started + self.session.options.retry_for;
                     return self.wait_for_routes(generation, until, error);
                 }
@@ -324,7 +239,7 @@ impl Core {
         until: Instant,
         error: RequestError,
     ) -> Result<(), Waited> {
-        self.start_trouble();
+        self.recovery.start_trouble(&self.session);
         let mut patience = None;
         while self.cluster.generation == generation {
             if Instant::now() >= until {
@@ -342,114 +257,149 @@ impl Core {
         if self.links.all.get(link).is_none_or(|link| link.failed) {
             return Err(gone());
         }
-        if self.line(table, link).is_none() {
+        if self.tables.line(table, link).is_none() {
             self.rejoin(table, link).map_err(|error| match error {
                 TableError::Interrupted => RequestError::Interrupted,
-                error if self.may_pass(&error) => gone(),
+                error if self.session.may_pass(&error) => gone(),
                 error => RequestError::Setup { text: chain(&error) },
             })?;
             if self.tables[table].clock.as_ref().is_some_and(|clock| clock.owes) {
-                self.start_trouble();
+                self.recovery.start_trouble(&self.session);
             }
         }
-        let Some(line) = self.line(table, link) else { return Ok(ClockLine::OPEN) };
+        let Some(line) = self.tables.line(table, link) else { return Ok(ClockLine::OPEN) };
         let seen = match line.view {
             Some(view) => look(view),
             None => self.fetch_line(line.at, link)?,
         };
-        self.saw_line(table, link, seen);
+        self.clocks.saw_line(&mut self.tables, table, link, seen);
         Ok(seen)
     }
+}
 
-    /// Reads a line over a network: once where words come whole, and else until two reads, one begun when
-    /// the other has ended, bring the same.
-    fn fetch_line(&mut self, at: RemoteAddress, link: usize) -> Result<ClockLine, RequestError> {
-        loop {
-            let (first, second) = self.fetch_words(at, link)?;
-            if first == second {
-                return Ok(ClockLine::from_words(first));
-            }
-            self.pending.counters.reads_retried += 1;
+impl Clocks {
+    /// The clock of a pull made now: the round this worker is in. 0, which never waits, where
+    /// nobody is waited for or this client is no worker.
+    pub(in crate::core) fn pull_clock(
+        &self,
+        session: &Session,
+        tables: &Tables,
+        table: TableIndex,
+    ) -> WorkerClock {
+        match (&tables[table].clock, session.options.rank) {
+            (Some(_), Some(_)) => WorkerClock(self.own.0 + 1),
+            _ => WorkerClock(0),
         }
     }
 
-    /// Reads the words of a line, twice where they may be torn.
-    fn fetch_words(
+    /// Whether a pull of rows at `clock` can be started without waiting, as far as is known or can
+    /// be seen without asking.
+    pub(in crate::core) fn may_pull(
         &mut self,
-        at: RemoteAddress,
-        link: usize,
-    ) -> Result<([u64; 4], [u64; 4]), RequestError> {
-        let chunk = self.allocate_chunk(2 * LINE_LEN)?;
-        let queue_pair = self.links.all[link].queue_pair;
-        let is_same = |core: &Self| {
-            let link = &core.links.all[link];
-            !link.failed && link.queue_pair == queue_pair
-        };
-        let mut patience = None;
-        let mut outcome = Ok(());
-        while outcome.is_ok() && is_same(self) && self.links.all[link].sender.room() < 2 {
-            outcome = self.wait_a_little(&mut patience);
+        tables: &mut Tables,
+        links: &Links,
+        cluster: &Cluster,
+        table: TableIndex,
+        rows: RowRange,
+        reading: &mut Reading,
+    ) -> bool {
+        if reading.clock == WorkerClock(0) {
+            return true;
         }
-        self.clocks.poll = Poll { number: self.clocks.poll.number + 1, link, completed: None };
-        if outcome.is_ok() && is_same(self) {
-            let transport = self.links.all[link].transport;
-            self.register_staging(transport)?;
-            let Some(local) = self.pending.memory.staged(transport, chunk, LINE_LEN) else {
-                unreachable!("the staging area was registered")
-            };
-            // Gains first, then the clock.
-            let gains = LocalSlice { len: 8, ..local };
-            let rest = LocalSlice { offset: local.offset + 8, len: local.len - 8, ..local };
-            let behind = RemoteAddress { address: at.address.wrapping_add(8), ..at };
-            let ends = Some(WorkId(CLOCK_READ | self.clocks.poll.number));
-            let link_at = link;
-            let link = &mut self.links.all[link_at];
-            if !link.promises.reads_words_whole {
-                let again = LocalSlice { offset: local.offset + LINE_LEN, ..local };
-                link.sender.push_read((local, at), false, None);
-                link.sender.push_read((again, at), true, ends);
-            } else if link.promises.reads_in_order {
-                link.sender.push_read((local, at), false, ends);
-            } else {
-                link.sender.push_read((gains, at), false, None);
-                link.sender.push_read((rest, behind), true, ends);
+        let is_open = self.closed_link(tables, links, cluster, table, rows, *reading).is_none();
+        reading.gains = self.gains_seen;
+        is_open
+    }
+
+    /// Takes note of a shard's line.
+    fn saw_line(&mut self, tables: &mut Tables, table: TableIndex, link: usize, seen: ClockLine) {
+        if let Some(clock) = &mut tables[table].clock
+            && let Some(Some(line)) = clock.lines.get_mut(link)
+        {
+            self.gains_seen += u64::from(line.seen.gains != seen.gains);
+            line.seen = seen;
+            line.seen_at = self.own.0;
+        }
+    }
+
+    /// A link to rows whose shard does not let a pull at `clock` go on.
+    fn closed_link(
+        &mut self,
+        tables: &mut Tables,
+        links: &Links,
+        cluster: &Cluster,
+        table: TableIndex,
+        rows: RowRange,
+        reading: Reading,
+    ) -> Option<usize> {
+        let layout = tables[table].layout;
+        let mut first = rows.start;
+        while first < rows.end {
+            let (link, part) = cluster.rows_at_one_link(reading.replica, &layout, first, rows.end);
+            if !self.is_open(tables, links, table, link, reading.clock) {
+                return Some(link);
             }
-            self.flush(link_at);
-        } else {
-            self.clocks.poll.completed = Some(false);
+            first = part.end;
         }
-        while outcome.is_ok() && self.clocks.poll.completed.is_none() {
-            outcome = self.wait_a_little(&mut patience);
-        }
-        // A read that is still under way may write to its chunk: that is nobody's from now on.
-        outcome?;
-        if self.clocks.poll.completed != Some(true) {
-            self.pending.memory.release(chunk);
-            return Err(RequestError::ServerGone { server: self.links.all[link].server });
-        }
-        let pages = self.pending.memory.staging_pages();
-        let words_at = |from: u64| [0, 8, 16, 24].map(|word| pages.load_u64(from + word));
-        let first = words_at(chunk.offset);
-        let second = match self.links.all[link].promises.reads_words_whole {
-            true => first,
-            false => words_at(chunk.offset + LINE_LEN),
-        };
-        self.pending.memory.release(chunk);
-        Ok((first, second))
+        None
     }
 
-    /// A poll has completed.
-    pub(in crate::core) fn end_clock_read(&mut self, work_id: WorkId, succeeded: bool) {
-        if work_id.0 == CLOCK_READ | self.clocks.poll.number {
-            self.clocks.poll.completed = Some(succeeded);
+    /// Whether one shard lets a pull at `clock` go on.
+    fn is_open(
+        &mut self,
+        tables: &mut Tables,
+        links: &Links,
+        table: TableIndex,
+        link: usize,
+        clock: WorkerClock,
+    ) -> bool {
+        if tables[table].clock.is_none() {
+            return true;
         }
+        let Some(mut line) = tables.line(table, link) else { return false };
+        if let Some(view) = line.view
+            && !links.all[link].failed
+        {
+            line.seen = look(view);
+            self.saw_line(tables, table, link, line.seen);
+        } else if self.own.0 > line.seen_at + TRUSTED_ROUNDS {
+            return false;
+        }
+        !line.seen.must_wait(clock)
+    }
+}
+
+impl Cluster {
+    /// A partition with rows of a table that no link leads to.
+    fn unrouted(&self, tables: &Tables, links: &Links, table: TableIndex) -> Option<PartitionId> {
+        let state = &tables[table];
+        let mut partitions = (0..self.map.partition_count()).map(PartitionId);
+        partitions.find(|partition| {
+            state.may_have_rows_in(*partition) && self.tails.link_of(*partition) >= links.all.len()
+        })
     }
 
-    /// A poll at a link that is gone is over.
-    pub(in crate::core) fn fail_clock_read(&mut self, link: usize) {
-        if self.clocks.poll.link == link {
-            self.clocks.poll.completed.get_or_insert(false);
+    /// Whether pulls read rows of a table at a link, by the map; `None` where it has no part in any.
+    fn has_rows(
+        &self,
+        tables: &Tables,
+        links: &Links,
+        table: TableIndex,
+        link: usize,
+    ) -> Option<bool> {
+        let (state, known) = (&tables[table], &links.all[link]);
+        let shard_count = self.servers[known.server_at].shard_count;
+        let mut has_rows = None;
+        for (partition, chain) in (0..).map(PartitionId).zip(&self.map.chains) {
+            if state.may_have_rows_in(partition)
+                && shard_of(partition, shard_count) == known.shard
+                && chain.servers.contains(&known.server)
+            {
+                let is_read = self.tails.link_of(partition) == link;
+                has_rows = Some(has_rows == Some(true) || is_read);
+            }
         }
+        has_rows
     }
 }
 

@@ -247,7 +247,7 @@ impl Core {
             fenced = true;
         }
         self.count_reads(count, bytes);
-        self.flush(read.link);
+        self.links.flush(read.link);
         true
     }
 

@@ -24,14 +24,14 @@ impl Core {
         options: &PullOptions,
         into: &mut [u8],
     ) -> Result<bool, RequestError> {
-        if let Some(rows) = self.as_range(table, keys)
+        if let Some(rows) = self.tables.as_range(table, keys)
             && self.overtakes_nothing(table, rows)
         {
             // Rows by key are whole, also for whom parts of ranges will do.
             let options = PullOptions { relaxed: false, ..*options };
             return self.pull_into(table, rows, &options, into).map(|()| true);
         }
-        if !self.check_keys(table, keys)? {
+        if !self.tables.check_keys(table, keys)? {
             return Ok(false);
         }
         if self.pull_keys_in_view(table, keys, options, into)? {
@@ -91,15 +91,15 @@ impl Core {
         options: &PullOptions,
         into: &mut [u8],
     ) -> Result<bool, RequestError> {
-        let replica = self.replica_of(options.from);
+        let replica = self.cluster.replica_of(options.from);
         let (Some(first), Some(last)) = (keys.first(), keys.last()) else { return Ok(false) };
         if self.tables[table].dense_rows().is_none() {
             return Ok(false);
         }
         let is_plain = options.after.is_none()
             && replica != Replica::Strong
-            && !self.in_trouble()
-            && !self.has_open_round();
+            && !self.recovery.in_trouble()
+            && !self.rounds.has_open_round();
         let rows = RowRange::new(*first, *last + 1);
         // Why rows cannot be located shows again on the general way.
         if !is_plain || !self.overtakes_nothing(table, rows) {
@@ -110,9 +110,16 @@ impl Core {
             Err(RequestError::Interrupted) => return Err(RequestError::Interrupted),
             Err(_) => return Ok(false),
         }
-        let clock = self.pull_clock(table);
+        let clock = self.clocks.pull_clock(&self.session, &self.tables, table);
         let mut reading = Reading { replica, relaxed: false, clock, gains: 0 };
-        if !self.may_pull(table, rows, &mut reading) {
+        if !self.clocks.may_pull(
+            &mut self.tables,
+            &self.links,
+            &self.cluster,
+            table,
+            rows,
+            &mut reading,
+        ) {
             return Ok(false);
         }
         let (layout, row_len) = (self.tables[table].layout, index(self.tables[table].row_len));

@@ -53,7 +53,7 @@ impl Core {
         options: &PullOptions,
         into: &mut [u8],
     ) -> Result<(), RequestError> {
-        self.check_range(table, rows)?;
+        self.tables.check_range(table, rows)?;
         let id = match self.pull_short(table, rows, options, into) {
             Short::Pulled(reading) if self.is_counted_in(table, rows, reading)? => return Ok(()),
             Short::Pulled(_) => self.pull_range(table, rows, options)?,
@@ -74,16 +74,28 @@ impl Core {
         let len = into.len() as u64;
         let is_plain = options.after.is_none()
             && (1..=ROWS_LEN_MAX).contains(&len)
-            && !self.in_trouble()
-            && !self.has_open_round()
+            && !self.recovery.in_trouble()
+            && !self.rounds.has_open_round()
             && self.pending.requests.next_is_free();
-        let replica = self.replica_of(options.from);
+        let replica = self.cluster.replica_of(options.from);
         if !is_plain || replica == Replica::Strong {
             return Short::Impossible;
         }
         let relaxed = options.relaxed;
-        let mut reading = Reading { replica, relaxed, clock: self.pull_clock(table), gains: 0 };
-        if !self.may_pull(table, rows, &mut reading) {
+        let mut reading = Reading {
+            replica,
+            relaxed,
+            clock: self.clocks.pull_clock(&self.session, &self.tables, table),
+            gains: 0,
+        };
+        if !self.clocks.may_pull(
+            &mut self.tables,
+            &self.links,
+            &self.cluster,
+            table,
+            rows,
+            &mut reading,
+        ) {
             return Short::Impossible;
         }
         let state = &self.tables[table];
@@ -114,7 +126,7 @@ impl Core {
         if !self.still_serves(place.link) {
             return Short::Impossible;
         }
-        if self.is_guarded(place.link, relaxed) {
+        if self.links.is_guarded(place.link, relaxed) {
             self.pull_guarded((table, partition), &place, (rows, reading), into)
         } else {
             self.pull_blocks((table, partition), &place, (rows, reading), into)
@@ -155,13 +167,13 @@ impl Core {
         let Some(succeeded) = self.wait_shortly(transport, of) else {
             let span = Span { len, ..Span::whole((table, partition), place, (block, block_count)) };
             let read = span.read(queue_pair, chunk, Phase::Whole);
-            let read = Read { relaxed: self.may_mix(link_at, reading.relaxed), ..read };
+            let read = Read { relaxed: self.links.may_mix(link_at, reading.relaxed), ..read };
             return self.go_on_as_request(at, read, (rows, reading), into.len());
         };
         let pages = self.pending.memory.staging_pages();
         let stride = u64::from(place.at.block_stride);
         let staged = Staged { at: chunk.offset, len, stride };
-        let relaxed = self.may_mix(link_at, reading.relaxed);
+        let relaxed = self.links.may_mix(link_at, reading.relaxed);
         let is_good = |block| match relaxed {
             true => !staged.is_fenced(pages, block),
             false => staged.is_whole(pages, block),

@@ -9,7 +9,7 @@ use windlass_wire::{PartitionId, RowRange};
 
 use super::{
     super::{
-        Core, RequestId, TableIndex,
+        Core, Links, RequestId, TableIndex,
         places::Place,
         requests::{NOBODY, Reading},
         view::{HEAD_VERSION_AT, ROWS_AT},
@@ -124,19 +124,6 @@ impl Span {
 }
 
 impl Core {
-    /// Whether rows that come by a link are read between their versions.
-    #[inline]
-    pub(super) fn is_guarded(&self, link: usize, relaxed: bool) -> bool {
-        !self.may_mix(link, relaxed) && !self.links.all[link].promises.reads_in_order
-    }
-
-    /// Whether rows that come by a link may mix values from before and after an update, as their pull
-    /// allows it: values themselves are whole.
-    #[inline]
-    pub(super) fn may_mix(&self, link: usize, relaxed: bool) -> bool {
-        relaxed && self.links.all[link].promises.reads_words_whole
-    }
-
     /// Starts to read the blocks of a range into the staging area.
     pub(in crate::core) fn start_reads(
         &mut self,
@@ -171,7 +158,7 @@ impl Core {
             let end = rows.end.min(state.layout.rows_of(partition).end);
             let Some(place) = state.places.find(reading.replica, partition.0 as usize).copied()
             else {
-                return Err(self.unavailable(partition));
+                return Err(self.cluster.unavailable(&self.session, partition));
             };
             let block_rows = u64::from(place.at.block_rows);
             let stride = u64::from(place.at.block_stride);
@@ -179,7 +166,7 @@ impl Core {
             let mut block = from / block_rows;
             let last = (to - 1) / block_rows;
             let by_value = self.reads_by_value(table, &place);
-            let guarded = !by_value && self.is_guarded(place.link, reading.relaxed);
+            let guarded = !by_value && self.links.is_guarded(place.link, reading.relaxed);
             let blocks_max = if guarded { guard::blocks_max(stride) } else { u64::MAX };
             let blocks_max = (READ_LEN_MAX / stride).clamp(1, blocks_max);
             while block <= last {
@@ -216,10 +203,10 @@ impl Core {
                 return Err(RequestError::ServerGone { server: link.server });
             }
             let transport = link.transport;
-            self.register_staging(transport)?;
+            self.links.register_staging(&mut self.pending.memory, transport)?;
             let phase = if first.by_value {
                 Phase::Values
-            } else if self.is_guarded(first.place.link, relaxed) {
+            } else if self.links.is_guarded(first.place.link, relaxed) {
                 Phase::Before
             } else {
                 Phase::Whole
@@ -272,7 +259,7 @@ impl Core {
             if let Some((chunk, _)) = guard {
                 self.pending.memory.release(chunk);
             }
-            return Err(self.unavailable(spans[0].partition));
+            return Err(self.cluster.unavailable(&self.session, spans[0].partition));
         }
         let guard =
             guard.map(|(chunk, half)| self.pending.reads.add_guard(Guard::new(chunk, half)));
@@ -288,7 +275,7 @@ impl Core {
             let at = self.pending.reads.vacant();
             let queue_pair = self.links.all[span.place.link].queue_pair;
             let read = span.read(queue_pair, Chunk { offset, len: end - offset }, phase);
-            let relaxed = self.may_mix(span.place.link, relaxed);
+            let relaxed = self.links.may_mix(span.place.link, relaxed);
             self.pending.reads.reads[at] =
                 Some(Read { request, relaxed, is_sole, versions, ..read });
             if let Some(before) = last.and_then(|last| self.pending.reads.reads[last].as_mut()) {
@@ -301,6 +288,21 @@ impl Core {
             }
         }
         Ok(first.unwrap_or_default())
+    }
+}
+
+impl Links {
+    /// Whether rows that come by a link are read between their versions.
+    #[inline]
+    pub(super) fn is_guarded(&self, link: usize, relaxed: bool) -> bool {
+        !self.may_mix(link, relaxed) && !self.all[link].promises.reads_in_order
+    }
+
+    /// Whether rows that come by a link may mix values from before and after an update, as their pull
+    /// allows it: values themselves are whole.
+    #[inline]
+    pub(super) fn may_mix(&self, link: usize, relaxed: bool) -> bool {
+        relaxed && self.all[link].promises.reads_words_whole
     }
 }
 

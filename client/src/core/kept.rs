@@ -116,7 +116,7 @@ impl Core {
         }
         let reply = header.reply.map(region_of);
         let server = link.server;
-        if reply.is_some() && self.links.is_unquiet(&mut self.pending.memory) {
+        if reply.is_some() && self.pending.memory.is_unquiet(&mut self.links.transports) {
             // Its server may go on writing where another one's answer would go.
             self.release(in_flight.held);
             return self.end_part(in_flight.request, Some(Failure::Gone { server }));

@@ -3,12 +3,22 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Links, Memory, Scratch};
 use windlass_transport::mailbox::digest_of;
 use windlass_wire::{CompletionWord, RequestHeader, RequestKind, Status, scan::answer_len};
 
+use super::{Links, Memory, Scratch, link::Link};
+
 /// How long rows may be on their way when their pull has completed, before the link is given up.
 const DOUBT_MAX: Duration = Duration::from_secs(1);
+
+/// What is known of rows whose pull has completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Landed {
+    Yes,
+    NotYet,
+    /// They are late beyond doubt: the link is of no use any more.
+    Never,
+}
 
 impl Links {
     /// Whether all that a completed message brought is here.
@@ -21,32 +31,32 @@ impl Links {
         number: u32,
         word: CompletionWord,
     ) -> bool {
-        self.all[at].promises.writes_in_order
-            || word.status != Status::Done
-            || self.rows_have_landed(memory, scratch, at, number)
-    }
-
-    fn rows_have_landed(
-        &mut self,
-        memory: &Memory,
-        scratch: &mut Scratch,
-        at: usize,
-        number: u32,
-    ) -> bool {
-        let mut bytes = std::mem::take(&mut scratch.values);
-        bytes.clear();
         let link = &mut self.all[at];
-        let found = link.writer.read_back(number, &mut bytes);
-        let decoded = RequestHeader::decode(&bytes, bytes.len() as u64);
-        scratch.values = bytes;
+        if link.promises.writes_in_order || word.status != Status::Done {
+            return true;
+        }
+        let landed = link.look_for_rows(memory, &mut scratch.values, number);
+        if landed == Landed::Never {
+            self.lose(at);
+        }
+        landed == Landed::Yes
+    }
+}
+
+impl Link {
+    /// Looks whether the rows of a completed pull are here. `bytes` is a buffer.
+    fn look_for_rows(&mut self, memory: &Memory, bytes: &mut Vec<u8>, number: u32) -> Landed {
+        bytes.clear();
+        let found = self.writer.read_back(number, bytes);
+        let decoded = RequestHeader::decode(bytes, bytes.len() as u64);
         let Some(header) = decoded.ok().filter(|_| found) else {
             unreachable!("the mirror holds every message in flight as it was written");
         };
         let len = header.answer_len();
         let Some(place) = header.reply.filter(|_| header.kind.pulls() && len > 0) else {
-            return true;
+            return Landed::Yes;
         };
-        let Some((region, offset)) = link.shared.region_of(place) else {
+        let Some((region, offset)) = self.shared.region_of(place) else {
             unreachable!("messages name regions that were shared with their link");
         };
         let pages = memory.pages(region);
@@ -59,18 +69,18 @@ impl Links {
         } else {
             len
         };
-        let told = link.completions.rows_digest(number);
+        let told = self.completions.rows_digest(number);
         let read = |at, section: &mut [u8]| pages.read(offset + at, section);
         if told.is_some_and(|told| told == digest_of(number, len, read)) {
-            link.doubted_since = None;
-            return true;
+            self.doubted_since = None;
+            return Landed::Yes;
         }
-        let since = *link.doubted_since.get_or_insert_with(Instant::now);
+        let since = *self.doubted_since.get_or_insert_with(Instant::now);
         if since.elapsed() > DOUBT_MAX {
-            let server = link.server.0;
+            let server = self.server.0;
             tracing::warn!(server, "rows of a completed pull do not come: the link is given up");
-            self.lose(at);
+            return Landed::Never;
         }
-        false
+        Landed::NotYet
     }
 }

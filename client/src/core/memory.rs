@@ -198,45 +198,47 @@ impl Core {
     }
 }
 
-impl Links {
+impl Memory {
     /// Waits until a server that was disconnected writes nothing any more; what it could have written
     /// to stays out of use where it takes long.
-    pub(super) fn await_quiet(&mut self, memory: &mut Memory, transport: usize) {
+    pub(super) fn await_quiet(&mut self, transports: &mut [Box<dyn Transport>], at: usize) {
         let deadline = Instant::now() + QUIET_WITHIN;
-        while !self.transports[transport].is_quiet() {
+        while !transports[at].is_quiet() {
             if Instant::now() >= deadline {
                 tracing::warn!("a server stopped in the middle of a write to this client's memory");
-                return memory.set_unquiet(true);
+                return self.set_unquiet(true);
             }
             std::thread::yield_now();
         }
     }
 
     /// Whether a server that was given up may still be writing to this client's memory.
-    pub(super) fn is_unquiet(&mut self, memory: &mut Memory) -> bool {
-        if memory.unquiet && self.transports.iter_mut().all(|transport| transport.is_quiet()) {
-            memory.set_unquiet(false);
+    pub(super) fn is_unquiet(&mut self, transports: &mut [Box<dyn Transport>]) -> bool {
+        if self.unquiet && transports.iter_mut().all(|transport| transport.is_quiet()) {
+            self.set_unquiet(false);
         }
-        memory.unquiet
+        self.unquiet
     }
 
     /// Makes sure that requests of a transport can use the staging area.
     #[inline]
     pub(super) fn register_staging(
         &mut self,
-        memory: &mut Memory,
-        transport: usize,
+        transports: &mut [Box<dyn Transport>],
+        at: usize,
     ) -> Result<(), RequestError> {
-        if memory.staging_at(transport).is_some() {
+        if self.staging_at(at).is_some() {
             return Ok(());
         }
-        let staging = memory.staging_region()?;
-        match memory.registered(staging, transport, &mut self.transports) {
+        let staging = self.staging_region()?;
+        match self.registered(staging, at, transports) {
             Ok(_) => Ok(()),
             Err(error) => Err(RequestError::Setup { text: chain(&error) }),
         }
     }
+}
 
+impl Links {
     /// Whether servers can read regions whose memory was not allocated here.
     pub(crate) fn shares_foreign_memory(&self) -> bool {
         self.transports.iter().all(|transport| transport.capabilities().shares_foreign_memory)

@@ -228,7 +228,7 @@ impl Core {
             if let Some(chunk) = self.pending.memory.allocate(len) {
                 return Ok(chunk);
             }
-            self.links.is_unquiet(&mut self.pending.memory);
+            self.pending.memory.is_unquiet(&mut self.links.transports);
             self.wait_a_little(&mut patience)
                 .map_err(|error| self.rounds.blame_round(&self.pending.requests, error))?;
         }
@@ -406,7 +406,7 @@ impl Core {
         let link = &self.links.all[at];
         let (server, transport) = (link.server, link.transport);
         self.links.transports[transport].disconnect(link.queue_pair);
-        self.links.await_quiet(&mut self.pending.memory, transport);
+        self.pending.memory.await_quiet(&mut self.links.transports, transport);
         self.tables.forget_places(at);
         // What was answered before is done: a refusal must not be taken for no answer.
         self.take_completions(at, true);

@@ -81,10 +81,6 @@ const WIDE_TYPES: &[(&str, &str)] = &[
         "still one object; to be taken apart into parts that own their state",
     ),
     (
-        "client/src/core/mod.rs:Core",
-        "still one object; to be taken apart into parts that own their state",
-    ),
-    (
         "client/src/core/read.rs:Read",
         "still one object; to be taken apart into parts that own their state",
     ),

@@ -46,7 +46,7 @@ impl Core {
         self.clocks.poll = Poll { number: self.clocks.poll.number + 1, link, completed: None };
         if outcome.is_ok() && is_same(self) {
             let transport = self.links.all[link].transport;
-            self.links.register_staging(&mut self.pending.memory, transport)?;
+            self.pending.memory.register_staging(&mut self.links.transports, transport)?;
             let Some(local) = self.pending.memory.staged(transport, chunk, LINE_LEN) else {
                 unreachable!("the staging area was registered")
             };

@@ -203,7 +203,7 @@ impl Core {
                 return Err(RequestError::ServerGone { server: link.server });
             }
             let transport = link.transport;
-            self.links.register_staging(&mut self.pending.memory, transport)?;
+            self.pending.memory.register_staging(&mut self.links.transports, transport)?;
             let phase = if first.by_value {
                 Phase::Values
             } else if self.links.is_guarded(first.place.link, relaxed) {

@@ -1,4 +1,4 @@
-//! The client as its user sees it.
+//! The public face of a client.
 
 use windlass_transport::error::AllocateError;
 use windlass_wire::{
@@ -18,7 +18,7 @@ use crate::{
 
 pub use crate::core::Counters;
 
-/// A connection to a cluster. Belongs to the thread and the process that made it; cheap to clone there.
+/// A connection to a cluster. It belongs to the thread and process that made it, and is cheap to clone there.
 #[derive(Clone, Debug)]
 pub struct Client {
     core: SharedCore,
@@ -26,11 +26,11 @@ pub struct Client {
 
 impl Client {
     /// Connects to the cluster that the server at `address` belongs to: `windlass://HOST:PORT` or
-    /// `HOST:PORT`, or several, `HOST:PORT,HOST:PORT`, of servers or coordinators, of which any may
-    /// be gone.
+    /// `HOST:PORT`. Several addresses of servers or coordinators may be given, `HOST:PORT,HOST:PORT`; some of them
+    /// may be unreachable.
     ///
-    /// A client lives through the failure of servers: what they did not acknowledge is sent again to
-    /// whoever has the rows, and applied once. [`ClientOptions::retry_for`] bounds that.
+    /// A client survives failures of servers: it resends what they did not acknowledge to the servers that now hold the
+    /// rows, and each push is applied once. [`ClientOptions::retry_for`] bounds that.
     ///
     /// # Errors
     /// When the server cannot be reached, refuses, or shares no transport with this host.
@@ -103,9 +103,9 @@ impl Client {
         Rows::allocate(&self.core, len)
     }
 
-    /// Changes how far the workers of a table may be apart, while they use it. Workers that see
-    /// the servers' memory go by it from their next pull on, others within eight rounds. `Eventual` is kept as `Bounded` by `u64::MAX` rounds: workers go on keeping clocks, and
-    /// nobody waits for them.
+    /// Changes the staleness bound of a table while workers use it. Workers that see the servers' memory use the new
+    /// bound from their next pull on, others within eight rounds. `Eventual` is stored as `Bounded` by `u64::MAX`
+    /// rounds: workers still keep clocks, and nobody waits for them.
     ///
     /// # Errors
     /// When there is no such table, or it was created as `Eventual`: its workers keep no clocks.
@@ -118,14 +118,15 @@ impl Client {
     }
 
     /// Changes hyper-parameters of a table's update rule while the table is in use; the others stay. `parameters` is
-    /// `key=value,...` as in the rule's text: `learning_rate=0.01` or `lr=0.01,momentum=0.95`. Pushes that were acknowledged before went
-    /// by the old values, pushes that are sent after this returns go by the new ones; those under way meanwhile by either, a
-    /// message of one as a whole in each partition. Returns the table as it is now.
+    /// `key=value,...` as in the rule's text: `learning_rate=0.01` or `lr=0.01,momentum=0.95`. Pushes acknowledged
+    /// before used the old values; pushes sent after this returns use the new ones. A push in flight meanwhile uses
+    /// either, but one message uses the same values for all its rows in a partition. Returns the table as it is now.
     ///
     /// # Errors
-    /// When there is no such table. When the rule has no such key, a value is out of its range, or rows would need state that they
-    /// do not have: the error names what there is, and nothing changes. When a server cannot be told within `retry_for`:
-    /// the change is kept, and holds there once the server is back.
+    /// - There is no such table.
+    /// - The rule has no such key, a value is out of range, or rows would need state that they lack. The error names the
+    ///   valid keys or values, and nothing changes.
+    /// - A server cannot be told within `retry_for`. The change is stored and applies there once the server is back.
     pub fn set_hyper_parameters(
         &self,
         name: &str,
@@ -134,9 +135,8 @@ impl Client {
         self.core.enter()?.set_rule(name, parameters)
     }
 
-    /// Ends this worker's round: its clock goes on by one, on every table it has opened that bounds
-    /// staleness. What it pushed before counts for the round. Where rows have replicas, it first
-    /// waits until that is acknowledged.
+    /// Ends this worker's round: increments its clock on every table it has opened that bounds staleness. Its earlier
+    /// pushes count for the round. If rows have replicas, it first waits until those pushes are acknowledged.
     ///
     /// # Errors
     /// When a server is gone, or the client has no rank.
@@ -153,7 +153,7 @@ impl Client {
     /// Waits for the request with this timestamp.
     ///
     /// # Errors
-    /// Why it failed, if that is still known: the outcomes of the last 1,024 requests are.
+    /// Why it failed. Only the outcomes of the last 1,024 requests are known.
     pub fn wait(&self, timestamp: Timestamp) -> Result<(), RequestError> {
         self.core.enter()?.wait_for(timestamp.0)
     }
@@ -161,13 +161,12 @@ impl Client {
     /// Waits for all requests made so far.
     ///
     /// # Errors
-    /// Why the first that failed did, among the last 1,024.
+    /// The first failure among the last 1,024 requests.
     pub fn wait_all(&self) -> Result<(), RequestError> {
         self.core.enter()?.wait_for_all()
     }
 
-    /// Takes in what has arrived without waiting; for trainers with a loop of their own. In a forked child
-    /// there is nothing to take in.
+    /// Processes what has arrived, without waiting; for trainers with their own loop. Does nothing in a forked child.
     pub fn poll(&self) {
         if let Ok(mut core) = self.core.enter() {
             core.poll();
@@ -180,7 +179,7 @@ impl Client {
         self.core.look().cluster.map.clone()
     }
 
-    /// The provider in use for each server, and why better ones are not.
+    /// The provider in use for each server, and why better ones are not used.
     #[must_use]
     pub fn providers(&self) -> Vec<(ServerId, Provider, Vec<String>)> {
         let core = self.core.look();
@@ -198,8 +197,7 @@ impl Client {
         self.core.look().links.shares_foreign_memory()
     }
 
-    /// Ends without saying farewell, as a process that is killed does: the servers find out by
-    /// themselves. For tests of what they do then.
+    /// Ends without a leave notice, like a killed process. For tests of how servers notice that.
     pub fn vanish(self) {
         if let Ok(mut core) = self.core.enter() {
             core.session.sends_leave_notice = false;
@@ -225,10 +223,9 @@ impl Client {
         }
     }
 
-    /// Sets consecutive rows of a dense table, whatever its rule; their optimiser state begins anew.
-    /// For loading what other programs have made: pushes of the same rows meanwhile may come before or
-    /// after. `values` are whole rows, little-endian. Returns when every replica has them, as safe as the
-    /// table's durability says.
+    /// Sets consecutive rows of a dense table, whatever its rule, and resets their optimiser state. Meant for loading
+    /// the output of other programs: a concurrent push of the same rows may be applied before or after. `values` are
+    /// whole rows, little-endian. Returns once every replica has them, with the table's durability.
     ///
     /// # Errors
     /// When the rows are not all in the table, or a server is gone.
@@ -241,9 +238,9 @@ impl Client {
         self.core.enter()?.set_rows(table, first, values)
     }
 
-    /// The same for rows of a sparse table, which are made where they are new. `values` has those of each key;
-    /// `state`, if it is given, the state of each as [`ScanBatch::state`](crate::ScanBatch::state) has it:
-    /// of a table whose rule keeps as much.
+    /// Sets rows of a sparse table and makes the missing ones. `values` has the values of each key. `state`, if given,
+    /// has the state of each as in [`ScanBatch::state`](crate::ScanBatch::state), from a table whose rule keeps the
+    /// same amount of state.
     ///
     /// # Errors
     /// When a length is not right, there is no memory for new rows, or a server is gone.
@@ -268,7 +265,7 @@ impl Client {
         }
     }
 
-    /// Asks a server to finish what it has and stop.
+    /// Asks a server to finish its requests and stop.
     ///
     /// # Errors
     /// When the server is gone or refuses.

@@ -10,30 +10,30 @@ use crate::watch::Watch;
 /// Options of a connection; the defaults suit one machine and a trusted network.
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
-    /// What the servers ask for, when they do.
+    /// Access token, for servers that require one.
     pub token: Option<String>,
-    /// The worker's rank, when the client is a worker of a training job: it then takes part in the
-    /// clocks of the tables it opens, and may have to wait, and be waited for.
+    /// The worker's rank, if the client is a worker of a training job. It then takes part in the clocks of the
+    /// tables that it opens: it may have to wait for other workers, and they for it.
     pub rank: Option<WorkerRank>,
     /// Providers that may be used, in order of preference.
     pub providers: Vec<Provider>,
     /// How long a wait spins before it sleeps.
     pub spin: Duration,
-    /// How long a request may take, and how long a call waits for servers that say nothing.
+    /// Longest time of a request, and longest wait of a call for a silent server.
     pub timeout: Duration,
-    /// How long requests are tried again when servers fail, restart or hand rows over, before they
-    /// fail with [`RequestError::PartitionUnavailable`](crate::RequestError::PartitionUnavailable).
-    /// A push is not tried for longer than half of the cluster's session expiry, and fails with
-    /// [`RequestError::SessionExpired`](crate::RequestError::SessionExpired) then.
-    /// Zero never tries again: such requests fail at once, and the client has to be made anew.
+    /// How long the client retries requests when servers fail, restart or hand rows over. Then they fail with
+    /// [`RequestError::PartitionUnavailable`](crate::RequestError::PartitionUnavailable). It retries a push for at
+    /// most half of the cluster's session expiry; then the push fails with
+    /// [`RequestError::SessionExpired`](crate::RequestError::SessionExpired). With zero it never retries: such requests
+    /// fail at once, and the user must connect a new client.
     pub retry_for: Duration,
-    /// Bytes of the client's staging area: values on their way that are not in registered rows.
+    /// Bytes of the client's staging area, which holds values in transit that are not in registered rows.
     pub staging_len: usize,
-    /// Settings of the verbs transport: from the environment, unless they are given here.
+    /// Settings of the verbs transport. Without them the environment decides.
     pub verbs: VerbsConfig,
     /// Settings of the tcp transport. It binds to the address that the server is reached from.
     pub tcp: TcpOptions,
-    /// Asked now and then while a call waits whether to go on.
+    /// A waiting call asks this now and then whether to go on.
     pub watch: Option<Watch>,
 }
 
@@ -57,32 +57,31 @@ impl Default for ClientOptions {
 /// How a push behaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PushOptions {
-    /// The clock that the pushed rows are stamped with; the client's own, the rounds it has ended,
-    /// when `None`. One more says that nothing else comes to these rows in this round, so that pulls
-    /// of them need not wait for the round's end. Pushes to tables in rounds are always of the round
-    /// that the client is in.
+    /// The clock that stamps the pushed rows; `None` stamps the client's own, the number of rounds it has ended.
+    /// One more promises that nothing else comes to these rows in this round, so pulls of them need not wait for
+    /// the round's end. Pushes to tables in rounds always belong to the client's current round.
     pub clock: Option<windlass_wire::WorkerClock>,
-    /// Acknowledge only what is on disk on every replica, whatever the table says.
+    /// Acknowledge the push only once it is on disk on every replica, whatever the table's durability.
     pub sync: bool,
-    /// Start only when this earlier request is done: the call that starts this one waits for that.
+    /// Start only after this earlier request is done. The call that starts this request waits for it.
     pub after: Option<windlass_wire::Timestamp>,
-    /// Filters that make the push's messages smaller, as many of them as do: parsed from text such as
-    /// `key-cache,delta-keys,fixed:2,snappy`. Those of values round them, each push by itself; a message that is sent
-    /// again has the values it had before.
+    /// Filters that make the push's messages smaller, parsed from text such as `key-cache,delta-keys,fixed:2,snappy`. A
+    /// message skips a filter that would not make it smaller. Filters of values round them, each push by itself. A
+    /// message that is sent again keeps its values.
     pub filters: FilterStack,
 }
 
 /// How a pull behaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PullOptions {
-    /// Start only when this earlier request is done: the call that starts this one waits for that.
+    /// Start only after this earlier request is done. The call that starts this request waits for it.
     pub after: Option<windlass_wire::Timestamp>,
-    /// Whether rows of a dense range may mix values from before and after an update that is under
-    /// way; each value is whole in any case.
+    /// Whether a row of a dense range may mix values from before and after an update in progress. Each single value
+    /// is whole in any case.
     pub relaxed: bool,
-    /// Filters for pulls that servers answer, those by key: they make the keys that are sent smaller, and the
-    /// values that come back where each has a length of its own (`bf16`, `f16`, `fixed:N`). Rows that are read
-    /// without the server come as they are.
+    /// Filters for pulls that servers answer, which are those by key. They shrink the keys sent, and the values returned
+    /// if the filter has a fixed length per value (`bf16`, `f16`, `fixed:N`). Rows that are read without the server are
+    /// not filtered.
     pub filters: FilterStack,
     /// Which replicas are read. With one copy of each row there is no choice.
     pub from: PullFrom,
@@ -91,14 +90,14 @@ pub struct PullOptions {
 /// Which replica of its rows a pull reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PullFrom {
-    /// The last of the chain, where every acknowledged push is. While servers fail, one that does
-    /// not know yet that it was replaced may still be read.
+    /// The last of the chain, which holds every acknowledged push. While servers fail, the pull may still read one
+    /// that does not know yet that it was replaced.
     #[default]
     Tail,
-    /// Any: spreads the load, and each client keeps to one as long as it is there. It may already
-    /// have pushes that are not acknowledged yet, and may lose those.
+    /// Any replica, which spreads the load. Each client keeps to one as long as it is reachable. The replica may show
+    /// pushes that are not acknowledged yet, and may lose those.
     Any,
-    /// The last of the chain, through its processor, and only while no other can have taken its
-    /// place: sees every push acknowledged before it, whatever fails.
+    /// The last of the chain, whose processor answers only while no other server can have taken its place. Sees every
+    /// push acknowledged before the pull, whatever fails.
     Strong,
 }

@@ -18,7 +18,7 @@ use crate::fork::WrongProcess;
 /// Why a client could not connect.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The address is not one.
+    /// The text is not an address.
     #[error("{address:?} is not an address: use windlass://HOST:PORT or HOST:PORT")]
     Address {
         /// The text.
@@ -43,7 +43,7 @@ pub enum ConnectError {
         /// The server.
         address: String,
     },
-    /// The server has the connection and says nothing.
+    /// The server accepted the connection and does not answer.
     #[error("{} did not answer within {}: it is overloaded or stopped", Shown(.address), Span(*.timeout))]
     Timeout {
         /// The server.
@@ -126,7 +126,7 @@ pub enum TableError {
     /// A control connection failed.
     #[error(transparent)]
     Control(#[from] ControlError),
-    /// A server has the connection and says nothing. What it was asked for may still be done.
+    /// A server accepted the connection and does not answer. It may still carry out the request.
     #[error(
         "{} did not answer within {}: it is overloaded or stopped; what it was asked for \
          may still be done",
@@ -142,7 +142,7 @@ pub enum TableError {
     /// The client's watch ended the wait. What was asked for may still be done.
     #[error("interrupted while waiting for a server; what it was asked for may still be done")]
     Interrupted,
-    /// The table is open, and its other workers could not be told where this one starts.
+    /// The table is open, but its other workers could not be told where this one starts.
     #[error("cannot tell the table's shards this worker's clock")]
     Clock {
         /// Why.
@@ -169,7 +169,7 @@ pub enum TableError {
 }
 
 impl RequestError {
-    /// Whether this ended a wait, and not the request that was waited for: that goes on.
+    /// Whether this ended only the wait, while the request goes on.
     #[must_use]
     pub fn leaves_request(&self) -> bool {
         matches!(self, Self::Timeout { .. } | Self::Interrupted)
@@ -191,7 +191,7 @@ pub enum RequestError {
         width: u32,
         /// Values needed.
         expected: u64,
-        /// Values given, or room for so many.
+        /// Values given, or values that there is room for.
         found: u64,
     },
     /// A row is past the table's end.
@@ -202,10 +202,10 @@ pub enum RequestError {
         /// Rows of the table.
         rows: u64,
     },
-    /// A range was asked of a sparse table.
+    /// The request named a range of a sparse table.
     #[error("a sparse table has no row ranges: name keys")]
     RangeOfSparse,
-    /// Offsets make no bags of the keys.
+    /// The offsets do not divide the keys into bags.
     #[error(
         "offsets of bags of {key_count} keys begin at 0, ascend and end at {key_count}: {what}"
     )]
@@ -224,7 +224,7 @@ pub enum RequestError {
     /// A scan was asked of a dense table.
     #[error("a dense table has no keys to scan: pull ranges of its rows")]
     ScanOfDense,
-    /// The cursor of a scan is another table's, or that of one which had the same name before.
+    /// The scan's cursor belongs to another table, or to a dropped one of the same name.
     #[error(
         "cursor {cursor} is not of table {name:?}, which is number {table}: begin a new scan of it"
     )]
@@ -239,7 +239,7 @@ pub enum RequestError {
     /// A server answered a scan with something else.
     #[error("a server answered a scan with bytes that make no sense: use one release for both")]
     BadScan,
-    /// A value is NaN or infinite, and the table refuses such.
+    /// A value is NaN or infinite, and the table refuses those.
     #[error(
         "a value of the push is NaN or infinite and the table refuses such; nothing was applied"
     )]
@@ -259,8 +259,8 @@ pub enum RequestError {
         /// Rows or keys of the push that were not applied, ascending; all others of it were. None of a pull.
         rows: Vec<RangeInclusive<u64>>,
     },
-    /// For as long as the client tries, no server took or answered the request. What it pushed may
-    /// have been applied to other partitions, or by servers that are gone.
+    /// No server took or answered the request for as long as the client retries. A push may have been applied in other
+    /// partitions, or by servers that are gone.
     #[error(
         "no live server has partition {partition}, for {} and longer: {remedy}; parts of \
          the request may have been applied",
@@ -274,14 +274,14 @@ pub enum RequestError {
         /// Which server is waited for, or what else is to be done, by the newest map known.
         remedy: String,
     },
-    /// The only server with the rows came back without them: nothing kept them.
+    /// The only server with the rows came back without them, because they were not on disk.
     #[error(
         "a server came back without the table's rows, which were kept in its memory only: open the \
          table again to go on with what is there, restore it, or use replicas or durability"
     )]
     RowsLost,
-    /// The push had no answer for so long that the servers may have applied it and forgotten that. It is
-    /// not sent again, since it could be applied twice; parts of it may have been applied, or all.
+    /// The push had no answer for so long that the servers may have applied and forgotten it. The client does not
+    /// resend it, because it could be applied twice. All, part or none of it may have been applied.
     #[error(
         "the push had no answer for half of the {} after which servers forget which pushes \
          were applied: it is unknown whether it was; pull the rows to see, and push anew what is missing",

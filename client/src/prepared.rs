@@ -1,4 +1,4 @@
-//! Prepared operations: rows fixed once, pushed and pulled again and again.
+//! Prepared operations: rows that are chosen once and pushed and pulled many times.
 
 use windlass_wire::Timestamp;
 
@@ -12,8 +12,7 @@ use crate::{
     table::{RowSelection, Table},
 };
 
-/// Rows of a table with registered values of their own. The values are pushed from where they are
-/// and pulled into the same place.
+/// Rows of a table with their own registered values. Pushes read the values in place, and pulls write them there.
 #[derive(Debug)]
 pub struct Prepared<T: Element> {
     table: Table<T>,
@@ -46,7 +45,7 @@ impl<T: Element> Prepared<T> {
         Ok(Self { table, keys, range, order, values: Some(values), last: None })
     }
 
-    /// The values, to read; of the last pull, or what was written to them since.
+    /// The values, for reading: those of the last pull, or what was written since.
     ///
     /// # Errors
     /// Why the push that still reads them failed.
@@ -55,10 +54,10 @@ impl<T: Element> Prepared<T> {
         Ok(self.values.as_deref().unwrap_or_default())
     }
 
-    /// The values, to write. Waits for the push that still reads them.
+    /// The values, for writing. Waits for a push that still reads them.
     ///
     /// # Errors
-    /// Why that push failed; the values can be had by asking again.
+    /// Why that push failed. Another call returns the values.
     pub fn values_mut(&mut self) -> Result<&mut [T], RequestError> {
         self.settle()?;
         Ok(self.values.as_deref_mut().unwrap_or_default())

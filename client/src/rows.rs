@@ -1,4 +1,4 @@
-//! Values in registered memory: pushed without a copy on the way.
+//! Values in registered memory, which are pushed without a copy.
 #![allow(unsafe_code)]
 
 use std::{
@@ -22,9 +22,8 @@ use crate::{
     table::{RowSelection, Table},
 };
 
-/// `len` values in memory that is registered once and can be pushed from, again and again, without
-/// being copied by the client. While a push of them is under way they belong to it, and come back
-/// from its `wait`.
+/// `len` values in memory that is registered once. The client pushes from there many times without a copy. During a
+/// push the values belong to it; its `wait_rows` returns them.
 pub struct Rows<T> {
     core: SharedCore,
     region: RegionId,

@@ -14,19 +14,19 @@ use crate::{
     table::Table,
 };
 
-/// What a scan brings, and from whom.
+/// Which columns a scan returns, and which replicas it reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ScanOptions {
     /// Keys only, with their values, or with the optimiser's state as well.
     pub columns: ScanColumns,
-    /// Most rows of a batch; as many as make up about 512 KiB when it is zero.
+    /// Most rows of a batch; zero chooses a batch of about 512 KiB.
     pub rows_max: u32,
     /// Which replicas are read.
     pub from: PullFrom,
 }
 
-/// How far a scan has come. Its text can be kept, and a later process goes on from there: whichever servers
-/// hold the rows by then, since the order of a scan depends on the keys only.
+/// The position of a scan. You can save its text and continue from it in a later process. The order of a scan depends
+/// only on the keys, so it does not matter which servers hold the rows by then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScanCursor {
     table: TableId,
@@ -35,7 +35,7 @@ pub struct ScanCursor {
     position: u64,
 }
 
-/// The text is no cursor's.
+/// The text is not a cursor.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a cursor of a scan: they look like 3-256-17-0123456789abcdef")]
 pub struct CursorError {
@@ -106,10 +106,9 @@ impl FromStr for ScanCursor {
 }
 
 impl<T: Element> Table<T> {
-    /// Scans a sparse table: every row that is there all the time comes exactly once, any other at most once,
-    /// whatever is pushed meanwhile, however rows move between servers, and whichever of them fail. Values are
-    /// those of the moment in which their batch was read. The server does a bounded piece of work for each
-    /// batch, and holds nothing for the scan.
+    /// Scans a sparse table. A row that exists throughout comes exactly once, any other at most once. This holds
+    /// while others push, rows move between servers, and servers fail. Values are those at the time their batch was
+    /// read. The server does bounded work for each batch and keeps no state for the scan.
     ///
     /// # Errors
     /// When the table is dense.
@@ -128,8 +127,7 @@ impl<T: Element> Table<T> {
     /// Goes on with a scan of this table, in this process or another.
     ///
     /// # Errors
-    /// When the table is dense, or the cursor another's: of another table, or of one that had this one's name
-    /// before it was dropped.
+    /// When the table is dense, or the cursor belongs to another table or to a dropped one of the same name.
     pub fn scan_from(
         &self,
         cursor: ScanCursor,
@@ -151,16 +149,16 @@ impl<T: Element> Table<T> {
 }
 
 impl<T: Element> Scan<T> {
-    /// How far it has come: behind the last batch.
+    /// The position after the last batch.
     #[must_use]
     pub fn cursor(&self) -> ScanCursor {
         self.cursor
     }
 
-    /// Fills `batch` with the next rows; false at the end. After an error it goes on with the same rows.
+    /// Fills `batch` with the next rows; false at the end. After an error the next call asks for the same rows.
     ///
     /// # Errors
-    /// Why they could not be had.
+    /// Why the rows could not be read.
     pub fn next_into(&mut self, batch: &mut ScanBatch<T>) -> Result<bool, RequestError> {
         let mut core = self.table.core().enter()?;
         while !self.cursor.is_at_end() {

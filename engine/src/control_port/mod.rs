@@ -1,5 +1,5 @@
-//! A control port. One thread takes connections and listens to them until they have shown the token;
-//! only then does a connection get a thread of its own.
+//! A control port. One thread accepts connections and listens to them until they have shown the token. Only then does a
+//! connection get its own thread.
 
 mod lobby;
 mod places;

@@ -1,4 +1,4 @@
-//! A connection that has not shown yet who it is: little is kept for it, and not for long.
+//! A connection that has not authenticated yet. It gets little memory and little time.
 
 use std::{
     io::{self, Read, Write},

@@ -1,4 +1,4 @@
-//! What a coordinator is told at its start.
+//! The settings of a coordinator.
 
 use std::{path::PathBuf, time::Duration};
 

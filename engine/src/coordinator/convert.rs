@@ -1,4 +1,4 @@
-//! The coordinator's map as servers and clients have it, and what servers report as the coordinator has it.
+//! Converts the coordinator's map to that of servers and clients, and servers' reports to the coordinator's inputs.
 
 use windlass_replication::{
     ClusterMap,

@@ -1,4 +1,4 @@
-//! How other threads reach the coordinator.
+//! The channels by which other threads reach the coordinator.
 
 use std::sync::{
     Arc, OnceLock,

@@ -1,4 +1,4 @@
-//! What wakes the stepping thread.
+//! The events that wake the stepping thread.
 
 use crossbeam::channel::Sender;
 use windlass_wire::{control::ClientRequest, coordination::Report};

@@ -1,4 +1,4 @@
-//! The thread that writes the store and keeps the lead: what may block is done here.
+//! The store writer: the thread that writes the store and renews the lead. Blocking calls happen only here.
 
 use std::{
     sync::{

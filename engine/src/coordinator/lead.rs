@@ -1,5 +1,5 @@
-//! Until when this coordinator leads for certain. The thread that writes the store extends the lead; the
-//! stepping thread ends it when its time is over, also while the store does not answer the other one.
+//! The time until which this coordinator is certain to lead. The store writer extends it. The stepping thread ends the
+//! lead when the time is over, even while the store does not answer the writer.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},

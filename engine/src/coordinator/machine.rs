@@ -1,5 +1,5 @@
-//! The thread that steps the coordinator's machines on time and inputs, and carries out what they
-//! say. It never blocks but on its events.
+//! The event loop: the thread that steps the coordinator's state machines with time and inputs and carries out their
+//! outputs. It blocks only on its events.
 
 use std::{
     collections::BTreeMap,

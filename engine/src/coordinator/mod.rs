@@ -1,5 +1,5 @@
 //! The coordinator: it alone changes the cluster map, and it owns the table catalogue and the worker
-//! ranks. Its decisions are [`windlass_replication::Coordinator`]'s; here is what carries them out.
+//! ranks. [`windlass_replication::Coordinator`] decides; this module carries the decisions out.
 //!
 //! One thread steps the machine on time and inputs (`machine`), one writes the store (`keeper`), and
 //! every control connection has a thread that reads and, once a server joined by it, one that writes:

@@ -1,4 +1,4 @@
-//! A coordinator as a process of its own: a control port before it.
+//! A coordinator in its own process, behind a control port.
 
 use std::{
     net::{SocketAddr, TcpListener},

@@ -1,4 +1,4 @@
-//! How the coordinator is doing.
+//! The coordinator's status, for operators.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

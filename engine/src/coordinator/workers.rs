@@ -1,4 +1,4 @@
-//! Training workers: their ranks, who of them lives.
+//! Training workers: their ranks, and which of them are alive.
 
 use windlass_replication::Workers;
 use windlass_wire::{

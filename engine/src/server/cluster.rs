@@ -1,5 +1,5 @@
-//! What a server knows of its cluster: its own life, the map, the tables, the workers. All of it
-//! comes from the coordinator; the data path goes on with it when there is none.
+//! A server's view of its cluster: its own life, the map, the tables, the workers. All of it comes from the
+//! coordinator. Without a coordinator the data path goes on with the last view.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! One control connection: who is it, and what does it ask for.
+//! One control connection: identifies the peer and answers its requests.
 
 use std::sync::{Arc, atomic::Ordering};
 

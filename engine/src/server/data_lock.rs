@@ -1,4 +1,4 @@
-//! A data directory belongs to one process at a time: two logs in one file would be none.
+//! Locks a data directory, so that no two processes write the same log.
 
 use std::{fs::File, io, path::Path};
 

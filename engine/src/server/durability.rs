@@ -1,4 +1,4 @@
-//! Which tables this server can keep as they ask.
+//! Decides whether this server can provide a table's durability.
 
 use windlass_wire::{Durability, TableSchema};
 

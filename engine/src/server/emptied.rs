@@ -1,5 +1,5 @@
-//! Tables of durability `memory` on a server that came back with what its disk holds: where nobody went
-//! on without it, their rows are gone, and that must not be seen by pulls alone.
+//! Finds `memory` tables that a restart has emptied. If no replica went on without this server, their rows are gone. The
+//! log and the cluster's status say so, because users should not learn it from pulls alone.
 
 use std::sync::{MutexGuard, PoisonError};
 

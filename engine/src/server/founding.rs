@@ -1,4 +1,4 @@
-//! What a server founds: its leases, and the coordinator of a cluster inside its process.
+//! Founds a cluster: makes the server's leases and the coordinator inside its process.
 
 use std::{path::Path, time::Duration};
 

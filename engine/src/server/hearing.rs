@@ -1,4 +1,4 @@
-//! What a server tells the coordinator of how it hears its peers, and the coordinator.
+//! Reports to the coordinator how late this server hears its peers and the coordinator itself.
 
 use std::sync::{
     Arc,

@@ -1,4 +1,4 @@
-//! Who a server is, across restarts, in its data directory.
+//! A server's identity, which its data directory keeps across restarts.
 //!
 //! ```text
 //! offset size

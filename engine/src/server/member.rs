@@ -1,8 +1,7 @@
 //! A server as a member of its cluster: its connection to the coordinator, its lives.
 //!
-//! Four threads: one connects and reads orders, answering probes at once; one carries out what takes
-//! long, in order; one makes and drops tables; one sends heartbeats and what shards report. The data path
-//! needs none of them.
+//! Four threads: one connects, reads orders and answers probes at once; one carries out long orders in sequence; one
+//! makes and drops tables; one sends heartbeats and the shards' reports. The data path needs none of them.
 
 mod maps;
 mod orders;

@@ -1,4 +1,4 @@
-//! Which workers have connections to this server: their sign of life for the coordinator.
+//! Which workers are connected to this server; the coordinator takes that as their sign of life.
 
 use std::{
     collections::BTreeMap,

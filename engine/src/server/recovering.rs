@@ -1,4 +1,4 @@
-//! Taking back what a data directory holds: all shards recover first, and then open their logs.
+//! Recovers a data directory: first all shards recover, then they open their logs.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Verifying what a server keeps beside its shards' directories: who it is, its tables, and what the
-//! coordinator inside it keeps.
+//! Verifies the files beside the shards' directories: the server's identity, its table catalogue, and the store of the
+//! coordinator inside it.
 
 use std::path::Path;
 

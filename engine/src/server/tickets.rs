@@ -1,4 +1,4 @@
-//! What this server proves itself by, and how it checks what others do.
+//! The tickets by which this server proves its identity, and the check of other servers' tickets.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! The store that ends with the process.
+//! A store in memory, which ends with the process.
 
 use std::time::Duration;
 

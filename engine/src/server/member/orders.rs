@@ -1,4 +1,4 @@
-//! What the coordinator orders and takes long, carried out in order on threads of its own.
+//! Carries out the coordinator's long orders, in sequence, on threads of their own.
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 use windlass_wire::coordination::{Instruction, Order, OrderRefusal, Report};

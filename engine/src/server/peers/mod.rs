@@ -1,6 +1,6 @@
-//! Links of this server's shards with the equal shards of the servers that it shares chains with, and of its
-//! witnesses. A thread for each peer, since a peer that is stopped answers nobody for as long as it likes; one
-//! more hands out what shards and maps say.
+//! Links this server's shards with the equal shards of its peers: the servers that it shares chains with, and its
+//! witnesses. Each peer has a thread, because a stopped peer may not answer for any length of time. One more thread
+//! distributes the events of shards and maps.
 
 mod link;
 

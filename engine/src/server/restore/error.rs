@@ -1,4 +1,4 @@
-//! Why nothing was restored.
+//! Errors of a restore.
 
 use std::{io, path::PathBuf};
 

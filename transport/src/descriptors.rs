@@ -1,8 +1,8 @@
-//! File descriptors when a process runs out of them: strangers wait, what keeps promises goes on.
+//! Handling of exhausted file descriptors: new connections wait, and the log goes on.
 //!
-//! A process raises its soft limit at its start. One that keeps data holds some descriptors in
-//! reserve, so that its log can still open files when connections have taken all others. Whoever
-//! accepts connections and finds none left pauses: a listener that stays readable would spin.
+//! A process raises its soft limit at its start. One that keeps data holds some descriptors in reserve, so that
+//! its log can still open files when connections have taken all others. A listener without a free descriptor pauses;
+//! otherwise it would spin, because its socket stays readable.
 
 use std::{
     fs::File,

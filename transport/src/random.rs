@@ -1,4 +1,4 @@
-//! Numbers that nobody can guess and nobody else has, from the kernel's random source.
+//! Unguessable, unique numbers from the kernel's random source.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! Looking up names within a time. The system's own look-up takes as long as name servers let it wait.
+//! Name look-up with a deadline. The system's own look-up takes as long as the name servers make it wait.
 
 use std::{
     io,

@@ -1,4 +1,4 @@
-//! Things by number: the number says where to look, and is never given to another thing.
+//! A slab: items by number. A number leads straight to its item and is never used for another one.
 
 /// Up to 65,535 things, each with a number that stays unknown after it has gone.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! What errors and logs show of others' words and of times, for people to read.
+//! Text of others and durations, made fit for errors and logs.
 
 use std::{
     fmt::{self, Write},

@@ -1,5 +1,5 @@
-//! Whether bytes have landed that were written by a queue pair whose writes may show in any order, in
-//! pieces: nothing but the bytes themselves tells.
+//! Detects whether a message has arrived completely, for queue pairs whose writes become visible in any order and in
+//! pieces. Only the bytes themselves can tell.
 
 use windlass_wire::digest::Digest;
 

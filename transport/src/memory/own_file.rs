@@ -1,4 +1,4 @@
-//! The memfd behind memory that was allocated here, until nobody else is to be given it.
+//! The memfd behind memory allocated here. It is closed once no further peer needs it.
 
 use std::{
     os::fd::OwnedFd,

@@ -1,4 +1,4 @@
-//! What a peer's file must promise before its bytes are mapped here.
+//! Checks of a peer's file before it is mapped here.
 
 use rustix::fs::SealFlags;
 

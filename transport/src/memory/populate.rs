@@ -1,4 +1,4 @@
-//! Private memory whose pages are made before they are touched.
+//! Populates the pages of private memory before they are touched.
 #![allow(unsafe_code)]
 
 use std::hint::black_box;

@@ -1,5 +1,5 @@
-//! Completion queues and the channel that tells a sleeper of them. A queue has room for every
-//! completion its queue pairs can have at once, because a queue that overflows is lost.
+//! Completion queues, and the channel that wakes a sleeper for them. A queue has room for every completion that its
+//! queue pairs can have at once, because an overflowing queue is unusable.
 
 use std::{
     os::fd::{AsFd, BorrowedFd},

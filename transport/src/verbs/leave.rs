@@ -1,6 +1,5 @@
-//! Leaving: who disconnects a queue pair waits neither for its peer nor for the device. The queue pair
-//! carries out nothing for its peer any more, says farewell, and is destroyed by a thread of its
-//! instance: when the farewell has arrived, or when its time is over.
+//! Disconnecting without waiting for the peer or the device. The queue pair stops serving its peer and sends a leave
+//! notice. A thread of the instance destroys it once the notice has arrived, or after a bounded time.
 
 use std::{
     collections::{HashMap, VecDeque},

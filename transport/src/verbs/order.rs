@@ -1,8 +1,8 @@
-//! What is known of devices: in which order they read and write memory.
+//! The order in which devices read and write memory.
 //!
-//! Cards read and write by bus transactions that the fabric, the bus or the card itself may reorder, so that
-//! nothing is taken for granted but that a transaction of an aligned word is whole. `ibv_query_qp_data_in_order`
-//! speaks of the bytes of one request, not of several; whoever knows more says so by settings.
+//! Cards use bus transactions that the fabric, the bus or the card may reorder. So we assume only that a transaction of
+//! an aligned word is whole. `ibv_query_qp_data_in_order` describes the bytes of one request, not of several. A user who
+//! knows more about the device says so in the settings.
 //!
 //! SoftRoCE copies by the kernel's `memcpy`. On x86 that is `rep movsb` where the processor has fast short
 //! strings (FSRM; before Linux 6.4 enhanced ones, ERMS): upwards, byte by byte. Elsewhere it may go downwards,

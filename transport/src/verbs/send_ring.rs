@@ -1,4 +1,4 @@
-//! What is known of a queue pair's requests in flight: what to report when they complete.
+//! A queue pair's requests in flight, with what to report when they complete.
 
 use crate::fabric::{Opcode, WorkId};
 

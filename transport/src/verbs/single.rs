@@ -1,5 +1,5 @@
-//! One request at a time, laid out where it is posted from: short writes and reads whose latency shows.
-//! What is out of the ordinary goes by way of [`Verbs::post`].
+//! Posts one request at a time, laid out in place: short writes and reads, where latency matters. All other requests
+//! go through [`Verbs::post`].
 
 use super::{
     abi::{

@@ -1,6 +1,6 @@
-//! Memory windows of type 2: what a peer may write opens to the queue pair of that peer alone. The key of a
-//! region is good on every queue pair of its protection domain, so that a guessed key and address would reach
-//! another's mailbox; parameter memory, which is only read and lies in one region for all, needs no window.
+//! Memory windows of type 2: only a peer's own queue pair may write the memory meant for that peer. The key of a region
+//! is valid on every queue pair of its protection domain, so a guessed key and address would reach another peer's
+//! mailbox. Parameter memory needs no window: peers only read it, and it lies in one region for all.
 
 use std::{
     ffi::c_int,

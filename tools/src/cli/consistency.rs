@@ -1,4 +1,4 @@
-//! How far workers may be apart, as flags and results name it.
+//! The consistency of a table, as flags and results name it.
 
 use windlass_client::Consistency;
 

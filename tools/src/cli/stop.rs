@@ -1,4 +1,4 @@
-//! Stopping a process that serves: by signals, by what else asks for it, or by a panic.
+//! Stops a serving process: on a signal, on request, or on a panic.
 
 use std::{
     sync::{

@@ -1,4 +1,4 @@
-//! Killing servers under load, and what it costs: for `windlass demo` and `windlass drill`.
+//! Kills servers under load and measures the cost, for `windlass demo` and `windlass drill`.
 
 mod ledger;
 mod recovery;

@@ -1,4 +1,4 @@
-//! How good predictions are: logloss and AUC.
+//! Quality of predictions: logloss and AUC.
 
 mod auc;
 mod logloss;

@@ -1,4 +1,4 @@
-//! What a training run and its worker processes tell each other, as lines of JSON.
+//! The messages between a training run and its worker processes, as lines of JSON.
 
 use std::collections::BTreeMap;
 

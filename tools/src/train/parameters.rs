@@ -1,4 +1,4 @@
-//! What training needs of wherever the weights are: rows of one f32 each, by sorted keys.
+//! The interface that training needs to the weights: rows of one f32 each, by sorted keys.
 
 /// The weights, as a worker sees them.
 pub trait Parameters {

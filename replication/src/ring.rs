@@ -402,6 +402,45 @@ mod tests {
         }
     }
 
+    /// Placements depend on nothing but servers and what was placed before, and every coordinator of any
+    /// version must place alike: a standby of the next one goes on from the same map.
+    #[test]
+    fn places_as_every_version_does() {
+        let mut digests = Vec::new();
+        for (count, partitions, replicas) in
+            [(1, 16, 3), (2, 64, 2), (5, 64, 3), (23, 256, 1), (40, 256, 3)]
+        {
+            let mut up: BTreeSet<ServerId> = servers(count).into_iter().collect();
+            let mut chains = fresh(count, partitions, replicas);
+            let mut digest = 0;
+            for step in 0..12_u64 {
+                for (place, id) in chains.iter().flat_map(|chain| (0..).zip(chain)) {
+                    digest = mix2(digest, u64::from(id.0) << 8 | place);
+                }
+                let id = ServerId(1 + (mix2(step, u64::from(count)) % u64::from(count + 3)) as u32);
+                if !up.remove(&id) || up.is_empty() {
+                    up.insert(id);
+                }
+                let ring = Ring::new(up.iter().copied());
+                let placed = ring.place(&chains, replicas).unwrap();
+                let moved = copies_moved(&chains, &placed);
+                digest = mix2(digest, moved as u64);
+                chains = placed;
+            }
+            digests.push(digest);
+        }
+        assert_eq!(
+            digests,
+            [
+                2_965_665_870_136_042_051,
+                13_839_375_446_905_020_364,
+                13_967_781_466_746_385_553,
+                9_529_910_211_943_358_168,
+                8_188_736_218_046_996_348,
+            ]
+        );
+    }
+
     #[test]
     fn refusals_name_the_remedy() {
         let none = Ring::new([]).place(&vec![Vec::new(); 4], 3).unwrap_err();

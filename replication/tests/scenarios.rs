@@ -12,7 +12,10 @@
 //! copy d                    d's block copy from its feeder ends
 //! sync a                    pushes from now on must be durable | durable a 3: its disk holds up to 3
 //! lose d                    d's memory is lost: it starts anew | now 100: time | show: where everybody is
+//! ask                       everything that a replica answers, of all
 //! ```
+//!
+//! `walk_*.txt` are drawn at random: steps in an order that nobody would have thought of.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -252,6 +255,29 @@ impl World {
         }
     }
 
+    fn ask(&mut self) {
+        let everybody = ChainView {
+            epoch: Epoch(99),
+            path: self.replicas.keys().map(|&at| id(at)).collect(),
+            tail_synchronised: true,
+            learner: None,
+        };
+        for (at, replica) in &self.replicas {
+            let (trace, log) = (&mut self.trace, replica.log());
+            let place = (replica.role(), replica.is_head(), replica.is_tail());
+            let is = (replica.is_synchronised(), replica.is_readable(), replica.has_room());
+            let lsns = [log.first(), log.last(), log.committed(), replica.needed_from()];
+            let inflight = replica.inflight_count();
+            writeln!(trace, "{at}: {place:?} {is:?} {lsns:?}, {inflight} in flight").unwrap();
+            let alone = (replica.is_alone(), replica.unrecorded_count());
+            let (position, wakes) = (replica.position(), replica.wakes_at(self.now));
+            writeln!(trace, "   {alone:?} {position:?}, wakes {wakes:?}").unwrap();
+            let (needs, removed) = (replica.learner_needs(), replica.removed_tail(&everybody));
+            let pending = replica.pending_report();
+            writeln!(trace, "   needs {needs:?} removed {removed:?} pending {pending:?}").unwrap();
+        }
+    }
+
     fn line(&mut self, line: &str) {
         let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
         match verb {
@@ -284,8 +310,8 @@ impl World {
             }
             "copy" => {
                 let at = server(rest);
-                let (feeder, start) = self.feeders[&at];
-                let feeder = &self.replicas[&feeder];
+                let Some(&(feeder, start)) = self.feeders.get(&at) else { return };
+                let Some(feeder) = self.replicas.get(&feeder) else { return };
                 let (through, sessions) = (feeder.log().last(), feeder.sessions().clone());
                 self.step(at, Input::CopyFinished { start, through, sessions: &sessions });
             }
@@ -298,6 +324,7 @@ impl World {
                 let first = Lsn(rest[2..].trim().parse().unwrap());
                 self.step(server(rest), Input::Released { first });
             }
+            "ask" => self.ask(),
             "now" => {
                 self.now = Time(rest.trim().parse().unwrap());
                 for at in self.replicas.keys().copied().collect::<Vec<_>>() {

@@ -338,4 +338,92 @@ mod tests {
         dense.change(RowRange::new(90, 100));
         assert!(dense.changed_mut().contains(0), "a checkpoint took the marks");
     }
+
+    fn with_state(rows: RowRange) -> DensePartition {
+        let mut schema = TableSchema::dense(DataType::F32, rows.count(), 4);
+        schema.rule = "adam".parse().unwrap();
+        let len = BlockGeometry::new(schema.row_len(), rows.count()).len(rows.count());
+        let pages = Pages::allocate(usize_of(len) + 64, PagesOptions::default()).unwrap();
+        let state = StatePlanes::new(&schema.rule, schema.dtype, usize_of(rows.count()), 4);
+        DensePartition::new(PartitionId(0), rows, &schema, (pages, 64), state)
+    }
+
+    fn saved(dense: &DensePartition, rows: RowRange) -> Vec<u8> {
+        let mut saved = vec![7];
+        dense.save_rows(rows, &mut saved);
+        saved.split_off(1)
+    }
+
+    #[test]
+    fn rows_and_state_come_back_where_they_were_and_nothing_else_changes() {
+        let all = RowRange::new(1000, 1100);
+        let mut dense = with_state(all);
+        let row_len = saved(&dense, RowRange::new(1000, 1001)).len();
+        assert_eq!(row_len, 4 * 4 + 2 * 4 * 4 + 4, "values, two moments, and the steps");
+        // Rows that differ in every byte but those that must be finite numbers.
+        let pattern: Vec<u8> =
+            (0..100 * row_len).map(|at| 1 + u8::try_from(at % 63).unwrap()).collect();
+        assert!(dense.restore_rows(1000, 100, &pattern));
+        assert_eq!(saved(&dense, all), pattern);
+        for (from, to) in [(1000, 1001), (1099, 1100), (1003, 1050), (1000, 1100)] {
+            let range = RowRange::new(from, to);
+            let mut other = with_state(all);
+            other.track_changes();
+            let _ = other.changed_mut().take();
+            let piece = saved(&dense, range);
+            assert_eq!(piece.len(), usize_of(range.count()) * row_len);
+            assert!(other.restore_rows(from, range.count(), &piece));
+            assert_eq!(saved(&other, range), piece);
+            assert!(other.changed_mut().contains(0), "restored rows are in the next checkpoint");
+            for row in (1000..from).chain(to..1100) {
+                assert!(saved(&other, RowRange::new(row, row + 1)).iter().all(|byte| *byte == 0));
+            }
+            let before = saved(&other, all);
+            let longer = [&piece[..], &[0]].concat();
+            for (start, count, bytes) in [
+                (from, range.count(), &piece[1..]),
+                (from, range.count(), &longer[..]),
+                (999, range.count(), &piece[..]),
+                (1101 - range.count(), range.count(), &piece[..]),
+                (from, 0, &[][..]),
+                (u64::MAX, range.count(), &piece[..]),
+            ] {
+                assert!(!other.restore_rows(start, count, bytes), "{start}, {count}");
+                assert_eq!(saved(&other, all), before, "a refusal changes nothing");
+            }
+        }
+        dense.clear();
+        assert!(saved(&dense, all).iter().all(|byte| *byte == 0));
+        let values = [1_u8; 32];
+        let made = dense.saved_of(&values);
+        assert_eq!((made.len(), &made[..32]), (2 * row_len, &values[..]));
+        assert!(made[32..].iter().all(|byte| *byte == 0));
+        assert!(dense.restore_rows(1000, 2, &made));
+        assert_eq!(saved(&dense, RowRange::new(1000, 1002)), made);
+    }
+
+    #[test]
+    fn pieces_follow_each_other_and_each_restored_one_counts_as_changed() {
+        let rows = RowRange::new(500, 500 + 40_000);
+        let mut dense = with_state(rows);
+        let pieces = dense.piece_count();
+        assert!(pieces > 2 && dense.piece_rows() * (pieces - 1) < rows.count());
+        dense.track_changes();
+        let mut next = rows.start;
+        for piece in 0..pieces {
+            let within = dense.rows_of_piece(piece);
+            assert_eq!(within.start, next);
+            next = within.end;
+            let _ = dense.changed_mut().take();
+            let mut bytes = Vec::new();
+            dense.save_piece(piece, &mut bytes);
+            assert!(dense.restore_piece(piece, &bytes));
+            for other in 0..pieces {
+                assert_eq!(dense.changed_mut().contains(other), other == piece, "{piece}, {other}");
+            }
+        }
+        assert_eq!(next, rows.end);
+        dense.begin_copy();
+        assert!((0..pieces).all(|piece| dense.changed_mut().contains(piece)));
+    }
 }

@@ -163,3 +163,37 @@ fn bytes_round_trip_and_foreign_ones_are_refused() {
         SessionTable::decode(&bytes[..cut], 8).unwrap_err();
     }
 }
+
+#[test]
+fn tables_are_equal_by_what_was_applied_alone() {
+    let mut table = SessionTable::new(4);
+    let mut other = table.clone();
+    table.apply(Lsn(1), &[covered(1, 7)], &[]);
+    assert_ne!(table, other, "one has applied a push that the other has not");
+    other.apply(Lsn(1), &[covered(1, 6)], &[]);
+    assert_ne!(table, other, "another push of the same session");
+    other.apply(Lsn(2), &[covered(1, 7)], &[]);
+    assert_eq!(table, other);
+    assert_eq!(table.admit(&push(2, 1, 0)), Admission::Apply);
+    assert_eq!(table, other, "what is only admitted does not count");
+    other.apply(Lsn(3), &[covered(2, 1)], &[]);
+    assert_ne!(table, other);
+}
+
+#[test]
+fn a_copy_that_is_no_further_changes_nothing() {
+    let mut table = SessionTable::new(4);
+    table.apply(Lsn(1), &[covered(1, 7)], &[]);
+    let copied = table.clone();
+    assert_eq!(table.admit(&push(1, 8, 7)), Admission::Apply);
+    table.merge(&copied);
+    assert_eq!(table.admit(&push(1, 8, 7)), Admission::Pending, "still under way");
+
+    let mut ahead = copied.clone();
+    ahead.apply(Lsn(2), &[covered(1, 9), covered(3, 1)], &[]);
+    assert_eq!(ahead.admit(&push(4, 1, 0)), Admission::Apply);
+    table.merge(&ahead);
+    assert_eq!(table.admit(&push(1, 9, 8)), Admission::Duplicate { lsn: Lsn(2) });
+    assert_eq!(table.admit(&push(3, 1, 0)), Admission::Duplicate { lsn: Lsn(2) });
+    assert_eq!(table.admit(&push(4, 1, 0)), Admission::Apply, "only admitted by the other");
+}

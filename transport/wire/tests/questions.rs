@@ -8,6 +8,8 @@ use windlass_wire::{
     control::{FRAME_HEADER_LEN, MESSAGE_LEN_MAX, Provider, decode_frame_header, encode_frame},
     map::{Chain, ServerEntry, ServerState},
     request::WIDTH_MAX,
+    scan::ScanColumns,
+    schema::ROW_LEN_MAX,
 };
 
 #[test]
@@ -101,4 +103,51 @@ fn a_schema_may_be_as_wide_as_its_bound_and_no_wider() {
     let widest = WIDTH_MAX;
     assert!(is_valid(1) && !is_valid(0));
     assert!(is_valid(widest) && !is_valid(widest + 1));
+}
+
+#[test]
+fn a_row_may_be_as_long_as_its_bound_and_no_longer() {
+    let longest = u32::try_from(ROW_LEN_MAX / 8).unwrap();
+    let is_valid = |dtype, width| TableSchema::dense(dtype, 1, width).validate().is_ok();
+    if longest < WIDTH_MAX {
+        assert!(is_valid(DataType::F64, longest));
+        assert!(!is_valid(DataType::F64, longest + 1));
+    }
+    assert!(is_valid(DataType::F64, longest.min(WIDTH_MAX)), "the bound itself");
+}
+
+#[test]
+fn rows_and_their_state_are_as_long_as_their_columns() {
+    for width in [1, 3, 16] {
+        let mut schema = TableSchema::sparse(DataType::F32, width);
+        for (rule, planes, counts) in [("add", 0, 0), ("adagrad", 1, 0), ("adam", 2, 4)] {
+            schema.rule = rule.parse().unwrap();
+            let row = u64::from(width) * 4;
+            assert_eq!(schema.state_planes_len(), planes * row, "{rule}");
+            assert_eq!(schema.state_len(), planes * row + counts, "{rule}");
+            let words = |columns: ScanColumns| columns.row_words(&schema);
+            assert_eq!(words(ScanColumns::Keys), 1);
+            assert_eq!(words(ScanColumns::Values), 1 + row.div_ceil(8));
+            assert_eq!(words(ScanColumns::State), 1 + (row + planes * row + counts).div_ceil(8));
+        }
+    }
+}
+
+#[test]
+fn a_tail_that_is_joining_is_not_read_but_where_it_is_alone() {
+    let [first, second] = [1, 2].map(ServerId);
+    let mut map = ClusterMap { chains: vec![Chain::default(); 1], ..ClusterMap::default() };
+    for (servers, joining, readable) in [
+        (vec![], false, vec![]),
+        (vec![first], false, vec![first]),
+        (vec![first], true, vec![first]),
+        (vec![first, second], true, vec![first]),
+        (vec![first, second], false, vec![first, second]),
+    ] {
+        map.chains[0] =
+            Chain { epoch: Epoch(1), servers, tail_joining: joining, ..Chain::default() };
+        assert_eq!(map.readable(PartitionId(0)), readable);
+        assert_eq!(map.read_tail(PartitionId(0)), readable.last().copied());
+    }
+    assert!(map.readable(PartitionId(1)).is_empty());
 }

@@ -118,3 +118,34 @@ fn rows_find_their_slab_where_none_could_be_paid_for_ahead() {
     let room: u64 = (0..20).map(|slab| shape.rows(slab)).sum();
     assert_eq!((made as u64, memory), (room, 0), "as many as there is memory for");
 }
+
+#[test]
+fn new_keys_are_taken_once_and_pieces_that_changed_are_noted() {
+    let schema = TableSchema::sparse(DataType::F32, 2);
+    let kernel = Kernel::new(UpdateRule::Add, DataType::F32, DataType::F32).unwrap();
+    let mut partition = SparsePartition::new(PartitionId(0), &schema);
+    let mut memory = 1 << 20;
+    let mut push = |partition: &mut SparsePartition, key: u64| {
+        // SAFETY: two readable values of the table's dtype.
+        unsafe { partition.apply(&kernel, key, [1.0_f32, 2.0].as_ptr().cast(), &mut memory) }
+            .unwrap();
+    };
+    push(&mut partition, 5);
+    assert_eq!(partition.take_fresh().count(), 0, "nobody asked for new keys");
+    partition.note_fresh(true);
+    for key in [7, 5, 9] {
+        push(&mut partition, key);
+    }
+    assert_eq!(partition.take_fresh().collect::<Vec<_>>(), [(7, 1), (9, 2)]);
+    assert_eq!(partition.take_fresh().count(), 0, "they were taken");
+    push(&mut partition, 11);
+    partition.note_fresh(false);
+    assert_eq!(partition.take_fresh().count(), 0, "nobody asks any more");
+
+    assert!((0..PIECES).all(|piece| !partition.changed_mut().contains(piece)), "not tracked");
+    partition.track_changes();
+    assert!((0..PIECES).all(|piece| partition.changed_mut().contains(piece)));
+    let _ = partition.changed_mut().take();
+    push(&mut partition, 7);
+    assert_eq!((0..PIECES).filter(|piece| partition.changed_mut().contains(*piece)).count(), 1);
+}

@@ -55,7 +55,7 @@ impl Core {
     /// A core that knows nobody yet.
     fn new(addresses: &str, options: ClientOptions) -> Result<Self, ConnectError> {
         let session = SessionId(random::number());
-        let staging_len = options.staging_len;
+        let (staging_len, retry_for) = (options.staging_len, options.retry_for);
         Ok(Self {
             session: Session {
                 id: session,
@@ -86,7 +86,7 @@ impl Core {
                 generation: 0,
             },
             retries: RetryQueue::new(),
-            recovery: Recovery::new(session.0),
+            recovery: Recovery::new(retry_for, session.0),
             tables: Tables::default(),
             pending: Pending {
                 requests: Requests::new(),
@@ -136,7 +136,7 @@ impl Core {
             Some(error) if core.cluster.map.replicas <= 1 || core.cluster.servers.is_empty() => {
                 return Err(error);
             }
-            Some(_) => core.recovery.start_trouble(&core.session),
+            Some(_) => core.recovery.start_trouble(),
             None => {}
         }
         core.cluster.route_partitions(&core.session, &core.links, &mut core.scratch);

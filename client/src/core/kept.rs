@@ -133,7 +133,7 @@ impl Core {
         }
         self.retries.len += kept.len();
         self.retries.queue.push_back(kept);
-        self.recovery.start_trouble(&self.session);
+        self.recovery.start_trouble();
     }
 
     /// Gives up on messages whose requests were tried for too long.

@@ -420,7 +420,7 @@ impl Core {
         }
         self.fail_reads(at);
         self.clocks.fail_clock_read(at);
-        self.recovery.start_trouble(&self.session);
+        self.recovery.start_trouble();
     }
 
     /// Looks whether servers are still there.

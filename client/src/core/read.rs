@@ -330,9 +330,7 @@ impl Core {
         self.release_versions(versions);
         self.pending.reads.postponed.retain(|other| *other != at);
         match failure {
-            Some(Failure::Gone { .. } | Failure::NotCurrent { .. })
-                if !self.session.options.retry_for.is_zero() =>
-            {
+            Some(Failure::Gone { .. } | Failure::NotCurrent { .. }) if self.recovery.retries() => {
                 // Whoever claims the rows reads them again elsewhere.
                 self.tables[table].places.clear();
                 if let Some(request) = self.pending.requests.find_mut(id) {
@@ -340,7 +338,7 @@ impl Core {
                 }
                 self.end_part(id, None);
                 if let Some(Failure::Gone { .. }) = failure {
-                    self.recovery.start_trouble(&self.session);
+                    self.recovery.start_trouble();
                 }
             }
             _ => self.end_part(id, failure),

@@ -10,7 +10,7 @@ use super::{
     pull::Claimed,
     push::index,
     requests::{Reading, Reply},
-    view::CopyMode,
+    view::{Copied, CopyMode},
 };
 use crate::error::RequestError;
 
@@ -65,7 +65,7 @@ impl Core {
                     self.tables[table].layout.partition_of(rows.start),
                 ));
             }
-            self.recovery.start_trouble(&self.session);
+            self.recovery.start_trouble();
             let generation = self.cluster.generation;
             let mut patience = None;
             while self.cluster.generation == generation
@@ -85,34 +85,9 @@ impl Core {
         into: &mut [u8],
     ) -> Result<(), RequestError> {
         let row_len = self.tables[table].row_len;
-        let Reading { replica, relaxed, .. } = reading;
+        let Reading { replica, .. } = reading;
         if self.tables.is_viewable(&self.links, table, replica, rows) {
-            let streams = into.len() >= STREAM_LEN_MIN;
-            let copy = CopyMode { relaxed, streams };
-            let mut first = rows.start;
-            while first < rows.end {
-                let state = &self.tables[table];
-                let partition = state.layout.partition_of(first);
-                let end = rows.end.min(state.layout.rows_of(partition).end);
-                let place = state.places.find(replica, partition.0 as usize).copied();
-                let Some((place, view)) = place.and_then(|at| at.view.map(|view| (at, view)))
-                else {
-                    return Err(self.cluster.unavailable(&self.session, partition));
-                };
-                if !self.still_serves(place.link) {
-                    return Err(RequestError::ServerGone {
-                        server: self.links.all[place.link].server,
-                    });
-                }
-                let from = index((first - rows.start) * row_len);
-                let part = RowRange::new(first, end);
-                let out = &mut into[from..from + index(part.count() * row_len)];
-                if !self.copy_view(&place, view, part, row_len, copy, out)? {
-                    self.pull_contended(table, part, reading, out)?;
-                }
-                first = end;
-            }
-            return Ok(());
+            return self.copy_in_view(table, rows, reading, into);
         }
         let window_rows = (WINDOW_LEN / row_len).max(1);
         let mut windows = VecDeque::with_capacity(WINDOWS);
@@ -153,6 +128,46 @@ impl Core {
                     return Err(error);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Copies rows that lie in memory of this host.
+    fn copy_in_view(
+        &mut self,
+        table: TableIndex,
+        rows: RowRange,
+        reading: Reading,
+        into: &mut [u8],
+    ) -> Result<(), RequestError> {
+        let row_len = self.tables[table].row_len;
+        let Reading { replica, relaxed, .. } = reading;
+        let streams = into.len() >= STREAM_LEN_MIN;
+        let copy = CopyMode { relaxed, streams };
+        let mut first = rows.start;
+        while first < rows.end {
+            let state = &self.tables[table];
+            let partition = state.layout.partition_of(first);
+            let end = rows.end.min(state.layout.rows_of(partition).end);
+            let place = state.places.find(replica, partition.0 as usize).copied();
+            let Some((place, view)) = place.and_then(|at| at.view.map(|view| (at, view))) else {
+                return Err(self.cluster.unavailable(&self.session, partition));
+            };
+            if !self.still_serves(place.link) {
+                return Err(RequestError::ServerGone { server: self.links.all[place.link].server });
+            }
+            let from = index((first - rows.start) * row_len);
+            let part = RowRange::new(first, end);
+            let out = &mut into[from..from + index(part.count() * row_len)];
+            match self.copy_view(&place, view, part, row_len, copy, out) {
+                Copied::Whole => {}
+                Copied::Contended => self.pull_contended(table, part, reading, out)?,
+                Copied::Fenced => {
+                    let server = self.links.all[place.link].server;
+                    return Err(RequestError::NotCurrent { server });
+                }
+            }
+            first = end;
         }
         Ok(())
     }

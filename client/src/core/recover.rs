@@ -13,7 +13,7 @@ use std::{
 use windlass_wire::{ClusterMap, Epoch, RequestKind, map::ServerState};
 
 use super::{
-    Cluster, Core, Links, Session, backoff::Backoff, kept::Kept, progress::ask_after, send::Written,
+    Cluster, Core, Links, backoff::Backoff, kept::Kept, progress::ask_after, send::Written,
 };
 
 /// How long answers to what was sent under the old map are waited for, before links are cut.
@@ -38,13 +38,15 @@ pub(super) struct Recovery {
     pub(super) trouble: Option<Trouble>,
     /// Nothing new is sent: what was sent under the last map is being settled.
     pub(super) settling: bool,
+    /// How long requests are retried.
+    retry_for: Duration,
     /// Spreads retries.
     pub(super) random: u64,
 }
 
 impl Recovery {
-    pub(super) fn new(random: u64) -> Self {
-        Self { trouble: None, settling: false, random }
+    pub(super) fn new(retry_for: Duration, random: u64) -> Self {
+        Self { trouble: None, settling: false, retry_for, random }
     }
 }
 
@@ -145,7 +147,7 @@ impl Core {
             return;
         }
         let Some(map) = self.newer_map(attempt) else { return };
-        self.recovery.start_trouble(&self.session);
+        self.recovery.start_trouble();
         if let Some(trouble) = &mut self.recovery.trouble {
             self.recovery.settling = true;
             trouble.phase = Phase::Settle { map, since: Instant::now(), asked: 0 };
@@ -284,9 +286,14 @@ impl Recovery {
         self.trouble.as_ref().is_some_and(|trouble| !trouble.is_over())
     }
 
+    /// Whether what fails is tried again.
+    pub(super) fn retries(&self) -> bool {
+        !self.retry_for.is_zero()
+    }
+
     /// Something has to be sent again, or a server is gone.
-    pub(super) fn start_trouble(&mut self, session: &Session) {
-        if session.options.retry_for.is_zero() || self.in_trouble() {
+    pub(super) fn start_trouble(&mut self) {
+        if self.retry_for.is_zero() || self.in_trouble() {
             return;
         }
         let now = Instant::now();

@@ -117,7 +117,7 @@ impl Core {
             if is_over || since.elapsed() >= self.session.options.retry_for {
                 return Err(failed);
             }
-            self.recovery.start_trouble(&self.session);
+            self.recovery.start_trouble();
             if let Err(RequestError::Interrupted) = self.wait_a_little(&mut None) {
                 return Err(TableError::Interrupted);
             }

@@ -271,7 +271,7 @@ impl Core {
                     failed
                 });
             }
-            self.recovery.start_trouble(&self.session);
+            self.recovery.start_trouble();
             let mut patience = None;
             let generation = self.cluster.generation;
             while self.cluster.generation == generation && since.elapsed() < patience_max {

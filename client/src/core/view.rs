@@ -17,7 +17,6 @@ use super::{
     places::Place,
     push::{Replica, index},
 };
-use crate::error::RequestError;
 
 /// Offset of a block's version from its line, and of its rows.
 pub(super) const HEAD_VERSION_AT: u64 = 56;
@@ -50,8 +49,7 @@ pub(super) enum Copied {
 }
 
 impl Core {
-    /// Copies rows of one partition, all of which the place has, out of its view. False when some are pushed
-    /// to all the time.
+    /// Copies rows of one partition, all of which the place has, out of its view.
     pub(super) fn copy_view(
         &mut self,
         place: &Place,
@@ -60,7 +58,7 @@ impl Core {
         row_len: u64,
         copy: CopyMode,
         into: &mut [u8],
-    ) -> Result<bool, RequestError> {
+    ) -> Copied {
         let CopyMode { relaxed, streams } = copy;
         let block_rows = u64::from(place.at.block_rows);
         let (mut row, end) = (rows.start - place.at.first_row, rows.end - place.at.first_row);
@@ -77,14 +75,8 @@ impl Core {
             let copied = at_one_version(head, relaxed, retried, || {
                 copy_bytes(view, from, out, streams);
             });
-            match copied {
-                Copied::Whole => {}
-                Copied::Contended => return Ok(false),
-                Copied::Fenced => {
-                    return Err(RequestError::NotCurrent {
-                        server: self.links.all[place.link].server,
-                    });
-                }
+            if copied != Copied::Whole {
+                return copied;
             }
             to += index(len);
             row = block_end;
@@ -92,7 +84,7 @@ impl Core {
         if streams {
             end_streaming();
         }
-        Ok(true)
+        Copied::Whole
     }
 
     /// Copies rows of one partition by ascending keys, one behind the other, out of the place's view.

@@ -65,7 +65,7 @@ impl Core {
         match control.pulse(Instant::now()) {
             Ok(Pulse::Steady) => {}
             Ok(Pulse::Map(map)) if map.epoch > self.cluster.map.epoch => {
-                self.recovery.start_trouble(&self.session)
+                self.recovery.start_trouble()
             }
             Ok(Pulse::Map(_)) => {}
             Ok(Pulse::Silent(told)) => self.suspect_read(at, told),

@@ -239,7 +239,7 @@ impl Core {
         until: Instant,
         error: RequestError,
     ) -> Result<(), Waited> {
-        self.recovery.start_trouble(&self.session);
+        self.recovery.start_trouble();
         let mut patience = None;
         while self.cluster.generation == generation {
             if Instant::now() >= until {
@@ -264,7 +264,7 @@ impl Core {
                 error => RequestError::Setup { text: chain(&error) },
             })?;
             if self.tables[table].clock.as_ref().is_some_and(|clock| clock.owes) {
-                self.recovery.start_trouble(&self.session);
+                self.recovery.start_trouble();
             }
         }
         let Some(line) = self.tables.line(table, link) else { return Ok(ClockLine::OPEN) };

@@ -11,7 +11,7 @@ use super::{
         places::Place,
         push::Replica,
         requests::{Reading, Reply},
-        view::{CopyMode, HEAD_VERSION_AT, ROWS_AT},
+        view::{Copied, CopyMode, HEAD_VERSION_AT, ROWS_AT},
     },
     Phase, Read, copy_read,
     guard::{Guard, Layout},
@@ -114,11 +114,11 @@ impl Core {
                 return Short::Impossible;
             }
             return match self.copy_view(&place, view, rows, row_len, copy, into) {
-                Ok(true) => {
+                Copied::Whole => {
                     self.count_pull(len);
                     Short::Pulled(reading)
                 }
-                Ok(false) | Err(_) => Short::Impossible,
+                Copied::Contended | Copied::Fenced => Short::Impossible,
             };
         }
         let place = *place;

@@ -137,19 +137,21 @@ impl Core {
         let generation = self.cluster.generation;
         let started = self
             .list_spans(table, rows, reading, &mut spans)
+            .map_err(|partition| self.cluster.unavailable(&self.session, partition))
             .and_then(|()| self.read_spans(request, &mut spans, reading.relaxed, generation));
         self.pending.reads.spans = spans;
         started
     }
 
-    /// Lists where the blocks of a range lie, in pieces of bounded length.
+    /// Lists where the blocks of a range lie, in pieces of bounded length. Fails with a
+    /// partition whose place is not known.
     fn list_spans(
-        &mut self,
+        &self,
         table: TableIndex,
         rows: RowRange,
         reading: Reading,
         spans: &mut Vec<Span>,
-    ) -> Result<(), RequestError> {
+    ) -> Result<(), PartitionId> {
         let row_len = self.tables[table].row_len;
         let mut first = rows.start;
         while first < rows.end {
@@ -158,7 +160,7 @@ impl Core {
             let end = rows.end.min(state.layout.rows_of(partition).end);
             let Some(place) = state.places.find(reading.replica, partition.0 as usize).copied()
             else {
-                return Err(self.cluster.unavailable(&self.session, partition));
+                return Err(partition);
             };
             let block_rows = u64::from(place.at.block_rows);
             let stride = u64::from(place.at.block_stride);

@@ -59,7 +59,7 @@ impl<T: Element> Drop for PendingPush<T> {
         // Registered rows must outlive the requests that read them.
         if let (Some(rows), Ok(mut core)) = (&self.rows, self.core.enter()) {
             let _ = core.wait_for(self.id);
-            core.keep_until_done(self.id, rows.region());
+            core.pending.keep_until_done(self.id, rows.region());
         }
     }
 }
@@ -193,7 +193,7 @@ impl Detour {
 impl<T: Element> Drop for PendingPull<T> {
     fn drop(&mut self) {
         if let (false, Ok(mut core)) = (self.claimed, self.core.enter()) {
-            core.forget(self.id);
+            core.pending.forget(self.id);
         }
     }
 }

@@ -81,7 +81,7 @@ impl<T: Element> Prepared<T> {
         self.last = match &pushed {
             Ok(id) => Some(Timestamp(*id)),
             // Parts of it may have been sent.
-            Err(_) => self.table.core().look().reader_of(region).map(Timestamp),
+            Err(_) => self.table.core().look().pending.reader_of(region).map(Timestamp),
         };
         pushed.map(Timestamp)
     }
@@ -137,7 +137,7 @@ impl<T: Element> Drop for Prepared<T> {
         {
             // A server that does not answer may still read them.
             let _ = core.wait_for(last.0);
-            core.keep_until_done(last.0, values.region());
+            core.pending.keep_until_done(last.0, values.region());
         }
     }
 }

@@ -41,7 +41,7 @@ impl<T: Element> Rows<T> {
             source: std::io::Error::other(error),
         })?;
         let pages = Pages::allocate(bytes, PagesOptions::default())?;
-        let region = entered.add_region(pages.clone());
+        let region = entered.pending.memory.add_region(pages.clone());
         drop(entered);
         Ok(Self { core: core.clone(), region, pages, len, element: PhantomData })
     }
@@ -63,7 +63,7 @@ impl<T: Element> Rows<T> {
         let core = client.core().clone();
         // SAFETY: the caller promises that the memory stays; an empty slice has its address.
         let pages = unsafe { Pages::borrow(address.cast(), len.saturating_mul(size_of::<T>())) };
-        let region = core.enter()?.add_region(pages.clone());
+        let region = core.enter()?.pending.memory.add_region(pages.clone());
         Ok(Self { core, region, pages, len, element: PhantomData })
     }
 
@@ -71,7 +71,7 @@ impl<T: Element> Rows<T> {
     /// servers may still read.
     #[must_use]
     pub fn unsettled(&self) -> Option<Timestamp> {
-        self.core.look().reader_of(self.region).map(Timestamp)
+        self.core.look().pending.reader_of(self.region).map(Timestamp)
     }
 
     /// Where the values are.
@@ -138,7 +138,8 @@ impl<T: Element> DerefMut for Rows<T> {
 impl<T> Drop for Rows<T> {
     fn drop(&mut self) {
         if let Ok(mut core) = self.core.enter() {
-            core.remove_region(self.region);
+            let core = &mut *core;
+            core.pending.remove_region(&mut core.links, self.region);
         }
     }
 }

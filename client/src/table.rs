@@ -338,14 +338,19 @@ impl<T: Element> Table<T> {
                 return core.pull_range(self.index, rows, options).map(|id| (id, None));
             }
         };
-        let fits = core.keys_at_first(self.index, keys.len()) == keys.len();
+        let fits =
+            core.pending.memory.keys_at_first(&core.tables, self.index, keys.len()) == keys.len();
         if fits && let Some(id) = core.pull_keys(self.index, keys, options)? {
             return Ok((id, None));
         }
         let is_unsorted = fits || !core.tables.check_keys(self.index, keys)?;
         let order = is_unsorted.then(|| Order::of(keys));
         let sorted = order.as_ref().map_or(*keys, Order::keys);
-        let (first, rest) = sorted.split_at(core.keys_at_first(self.index, sorted.len()));
+        let (first, rest) = sorted.split_at(core.pending.memory.keys_at_first(
+            &core.tables,
+            self.index,
+            sorted.len(),
+        ));
         // Before the first of them are asked for.
         core.tables.check_keys(self.index, rest)?;
         let id = core.pull_keys(self.index, first, options)?;

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-use super::{Core, RequestId, kept::Kept, requests::Failure};
+use super::{
+    Cluster, Links, Pending, RequestId, RetryQueue, Session, kept::Kept, requests::Failure,
+};
 
 /// Milliseconds on a clock that is cheap enough to be read for every request: it may be some
 /// milliseconds late, and stands still while the machine is suspended.
@@ -43,43 +45,50 @@ fn milliseconds(clock: ClockId) -> u64 {
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
-impl Core {
+impl RetryQueue {
     /// Nothing waits to be sent again: how long clocks stood still until now is of no push.
     pub(super) fn settle_ages(&mut self) {
-        self.retries.clock_leads = ClockLeads::now();
-    }
-
-    /// How long a request may go on being sent.
-    pub(super) fn time_left(&self, request: RequestId) -> Duration {
-        let begun = self.pending.requests.find(request).map(|request| request.begun_ms);
-        let elapsed = begun.map_or(0, |begun| coarse_ms().saturating_sub(begun));
-        self.session.options.timeout.saturating_sub(Duration::from_millis(elapsed))
+        self.clock_leads = ClockLeads::now();
     }
 
     /// Gives up pushes that servers may have applied and forgotten.
-    pub(super) fn give_up_old(&mut self) {
-        let expiry = u64::from(self.cluster.map.session_expiry_ms);
-        if expiry == 0 || self.retries.queue.is_empty() {
+    pub(super) fn give_up_old(
+        &mut self,
+        cluster: &Cluster,
+        pending: &mut Pending,
+        links: &mut Links,
+    ) {
+        let expiry = u64::from(cluster.map.session_expiry_ms);
+        if expiry == 0 || self.queue.is_empty() {
             return;
         }
-        let stood_still = ClockLeads::now().stood_still_ms(self.retries.clock_leads);
+        let stood_still = ClockLeads::now().stood_still_ms(self.clock_leads);
         let now = coarse_ms();
-        let requests = &self.pending.requests;
+        let requests = &pending.requests;
         let is_over = |kept: &Kept| {
             let begun = requests.find(kept.request).map(|request| request.begun_ms);
             let age = begun.map_or(0, |begun| now.saturating_sub(begun) + stood_still);
             kept.header.kind.pushes() && age >= expiry / 2
         };
-        if !self.retries.queue.iter().any(is_over) {
+        if !self.queue.iter().any(is_over) {
             return;
         }
-        let (over, left) = std::mem::take(&mut self.retries.queue).into_iter().partition(is_over);
-        self.retries.queue = left;
+        let (over, left) = std::mem::take(&mut self.queue).into_iter().partition(is_over);
+        self.queue = left;
         let over: std::collections::VecDeque<Kept> = over;
         let expiry = Duration::from_millis(expiry);
         for kept in over {
-            self.drop_kept(kept, Failure::Expired { expiry });
+            self.drop_kept(pending, links, kept, Failure::Expired { expiry });
         }
+    }
+}
+
+impl Pending {
+    /// How long a request may go on being sent.
+    pub(super) fn time_left(&self, session: &Session, request: RequestId) -> Duration {
+        let begun = self.requests.find(request).map(|request| request.begun_ms);
+        let elapsed = begun.map_or(0, |begun| coarse_ms().saturating_sub(begun));
+        session.options.timeout.saturating_sub(Duration::from_millis(elapsed))
     }
 }
 

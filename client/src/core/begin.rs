@@ -2,7 +2,7 @@
 
 use windlass_wire::Timestamp;
 
-use super::{Core, RequestId};
+use super::{Core, Pending, RequestId};
 use crate::error::RequestError;
 
 /// Bytes of messages kept to be sent again from which new requests wait.
@@ -45,7 +45,9 @@ impl Core {
         }
         Ok(id)
     }
+}
 
+impl Pending {
     /// Everything of a request is sent.
     pub(super) fn end_sending(&mut self, request: RequestId) {
         self.end_part(request, None);

@@ -8,7 +8,7 @@ use windlass_wire::{
 };
 
 use super::{
-    Core, TableIndex, Tables, WRITTEN_PART_LEN_MAX,
+    Core, Counters, Links, Pending, Scratch, TableIndex, Tables, WRITTEN_PART_LEN_MAX,
     kept::KeptValues,
     link::{Answer, Held, Link},
     push::{Part, Source, index},
@@ -23,7 +23,14 @@ impl Core {
     /// Sends a part of a push through its filters.
     pub(super) fn send_filtered(&mut self, part: &Part<'_>) -> Result<(), RequestError> {
         let Part { route, table, rows, source, from, request, options } = *part;
-        let mut header = self.push_header(table, rows, options);
+        let mut header = self.session.push_header(
+            &self.tables,
+            &self.clocks,
+            &self.cluster,
+            table,
+            rows,
+            options,
+        );
         let keys = rows.keys();
         let mut encoder = std::mem::take(&mut self.scratch.encoder);
         let seed = self.session.id.0 ^ header.sequence.0.rotate_left(32);
@@ -71,7 +78,12 @@ impl Core {
                     encoder.encode_values(bytes, seed, stack, &mut used, saved)
                 }
                 Source::Registered { region, offset } => {
-                    let bytes = self.copy_registered(region, offset + from, len);
+                    let bytes = self.pending.memory.copy_registered(
+                        &mut self.scratch,
+                        region,
+                        offset + from,
+                        len,
+                    );
                     let encoded = encoder.encode_values(
                         &bytes,
                         seed,
@@ -90,26 +102,66 @@ impl Core {
                 values_len = encoder.values().len() as u64;
             }
         }
-        let keys = self.encode_keys(encoder, route.link, keys, stack, &mut used);
+        let keys = self.links.encode_keys(
+            &mut self.pending.counters,
+            encoder,
+            route.link,
+            keys,
+            stack,
+            &mut used,
+        );
         let values_len =
             u32::try_from(values_len).unwrap_or_else(|_| unreachable!("bounded before"));
         is_coded(&used, keys).then_some(Coding { filters: used, keys, values_len })
     }
 
+    /// Has the keys and the answer of a pull by key go through filters, where they are smaller then: the keys are
+    /// then those of `encoder`.
+    pub(super) fn filter_pull(
+        &mut self,
+        header: &mut RequestHeader,
+        link: usize,
+        keys: &[u64],
+        stack: &FilterStack,
+        encoder: &mut BodyEncoder,
+    ) {
+        // Only its shard can say what it keeps.
+        self.links.prepare_link(&mut self.cluster, &mut self.session, &self.recovery, link);
+        let len = index(header.values_len());
+        let mut used = FilterStack::default();
+        if stack.values.encoded_len(len) < len {
+            used.values = stack.values;
+        }
+        let keys = self.links.encode_keys(
+            &mut self.pending.counters,
+            encoder,
+            link,
+            keys,
+            stack,
+            &mut used,
+        );
+        if is_coded(&used, keys) {
+            header.coding = Some(Coding { filters: used, keys, values_len: 0 });
+        }
+    }
+}
+
+impl Links {
     /// Encodes the keys of one message by a link.
     fn encode_keys(
         &mut self,
+        counters: &mut Counters,
         encoder: &mut BodyEncoder,
         link: usize,
         keys: &[u64],
         stack: &FilterStack,
         used: &mut FilterStack,
     ) -> CodedKeys {
-        let place = match self.links.all.get_mut(link) {
+        let place = match self.all.get_mut(link) {
             Some(link) if stack.key_cache => link.key_lists.place(keys),
             _ => None,
         };
-        let saved = &mut self.pending.counters.saved;
+        let saved = &mut counters.saved;
         if let Some(kept @ CodedKeys::Kept { .. }) = place {
             encoder.send_no_keys();
             saved.key_cache += keys.len() as u64 * 8;
@@ -125,40 +177,19 @@ impl Core {
             _ => CodedKeys::Sent { len },
         }
     }
+}
 
-    /// Has the keys and the answer of a pull by key go through filters, where they are smaller then: the keys are
-    /// then those of `encoder`.
-    pub(super) fn filter_pull(
-        &mut self,
-        header: &mut RequestHeader,
-        link: usize,
-        keys: &[u64],
-        stack: &FilterStack,
-        encoder: &mut BodyEncoder,
-    ) {
-        // Only its shard can say what it keeps.
-        self.prepare_link(link);
-        let len = index(header.values_len());
-        let mut used = FilterStack::default();
-        if stack.values.encoded_len(len) < len {
-            used.values = stack.values;
-        }
-        let keys = self.encode_keys(encoder, link, keys, stack, &mut used);
-        if is_coded(&used, keys) {
-            header.coding = Some(Coding { filters: used, keys, values_len: 0 });
-        }
-    }
-
+impl Pending {
     /// Decodes rows that were answered through a filter.
-    pub(super) fn decode_answer(&mut self, answer: &Answer) -> Status {
+    pub(super) fn decode_answer(&mut self, scratch: &mut Scratch, answer: &Answer) -> Status {
         let Answer { region, offset, coding, len } = *answer;
         let len = len as usize;
-        let mut coded = std::mem::take(&mut self.scratch.values);
+        let mut coded = std::mem::take(&mut scratch.values);
         coded.resize(coding.encoded_len(len), 0);
-        let pages = self.pending.memory.pages(region);
+        let pages = self.memory.pages(region);
         pages.read(offset, &mut coded);
-        self.scratch.decoded.resize(len.div_ceil(8), 0);
-        let rows = &mut bytemuck::cast_slice_mut(&mut self.scratch.decoded)[..len];
+        scratch.decoded.resize(len.div_ceil(8), 0);
+        let rows = &mut bytemuck::cast_slice_mut(&mut scratch.decoded)[..len];
         let status = match coding.decode(&coded, rows) {
             Ok(()) => {
                 pages.write(offset, rows);
@@ -169,8 +200,8 @@ impl Core {
                 Status::Malformed
             }
         };
-        self.pending.counters.saved.add(coding, (len - coded.len()) as u64);
-        self.scratch.values = coded;
+        self.counters.saved.add(coding, (len - coded.len()) as u64);
+        scratch.values = coded;
         status
     }
 
@@ -178,6 +209,7 @@ impl Core {
     /// reference are given back.
     pub(super) fn decoded_values(
         &mut self,
+        links: &mut Links,
         header: &mut RequestHeader,
         values: KeptValues,
     ) -> KeptValues {
@@ -190,8 +222,8 @@ impl Core {
             KeptValues::Inline(bytes) => bytes,
             KeptValues::At { region, offset, held } => {
                 let mut bytes = vec![0; coding.values_len as usize];
-                self.pending.memory.pages(region).read(offset, &mut bytes);
-                self.release(held);
+                self.memory.pages(region).read(offset, &mut bytes);
+                self.release(links, held);
                 bytes
             }
         };
@@ -201,7 +233,7 @@ impl Core {
             unreachable!("this client has encoded them: {error}");
         }
         let is_long = plain.len() as u64 > WRITTEN_PART_LEN_MAX;
-        let region = if is_long { self.region_with(plain) } else { None };
+        let region = if is_long { self.memory.region_with(plain) } else { None };
         match region {
             Some(region) => KeptValues::At { region, offset: 0, held: Held::Region(region) },
             None => KeptValues::Inline(plain.to_vec()),

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use windlass_wire::{Place, RequestHeader, RequestKind, RowRange, Rows, Sequence};
 
 use super::{
-    Core, RegionId, RequestId, TableIndex, Tables,
+    Cluster, Links, Memory, Pending, Recovery, RegionId, RequestId, Session, TableIndex, Tables,
     age::ClockLeads,
     filters::keys_of,
     link::{Held, InFlight},
@@ -82,12 +82,19 @@ impl Kept {
     }
 }
 
-impl Core {
+impl RetryQueue {
     /// Takes a message that its server did not carry out, or that has no answer, out of the mailbox
     /// of its link. False when its bytes make no sense, which is a bug.
-    pub(super) fn keep_in_flight(&mut self, link_at: usize, in_flight: InFlight) {
+    pub(super) fn keep_in_flight(
+        &mut self,
+        links: &mut Links,
+        pending: &mut Pending,
+        recovery: &mut Recovery,
+        link_at: usize,
+        in_flight: InFlight,
+    ) {
         let mut bytes = Vec::new();
-        let link = &self.links.all[link_at];
+        let link = &links.all[link_at];
         let found = link.writer.read_back(in_flight.number, &mut bytes);
         let decoded = RequestHeader::decode(&bytes, bytes.len() as u64);
         let Some(mut header) = decoded.ok().filter(|_| found) else {
@@ -116,73 +123,87 @@ impl Core {
         }
         let reply = header.reply.map(region_of);
         let server = link.server;
-        if reply.is_some() && self.pending.memory.is_unquiet(&mut self.links.transports) {
+        if reply.is_some() && pending.memory.is_unquiet(&mut links.transports) {
             // Its server may go on writing where another one's answer would go.
-            self.release(in_flight.held);
-            return self.end_part(in_flight.request, Some(Failure::Gone { server }));
+            pending.release(links, in_flight.held);
+            return pending.end_part(in_flight.request, Some(Failure::Gone { server }));
         }
-        let keys = keys_of(&self.links.all[link_at], in_flight.number, &header, keys);
-        let values = self.decoded_values(&mut header, values);
-        self.keep(Kept { request: in_flight.request, header, keys, values, reply });
+        let keys = keys_of(&links.all[link_at], in_flight.number, &header, keys);
+        let values = pending.decoded_values(links, &mut header, values);
+        self.keep(
+            pending,
+            recovery,
+            Kept { request: in_flight.request, header, keys, values, reply },
+        );
     }
 
     /// Keeps a message until it can be sent.
-    pub(super) fn keep(&mut self, kept: Kept) {
-        if let Some(request) = self.pending.requests.find_mut(kept.request) {
+    pub(super) fn keep(&mut self, pending: &mut Pending, recovery: &mut Recovery, kept: Kept) {
+        if let Some(request) = pending.requests.find_mut(kept.request) {
             request.kept_since.get_or_insert_with(std::time::Instant::now);
         }
-        self.retries.len += kept.len();
-        self.retries.queue.push_back(kept);
-        self.recovery.start_trouble();
+        self.len += kept.len();
+        self.queue.push_back(kept);
+        recovery.start_trouble();
     }
 
     /// Gives up on messages whose requests were tried for too long.
-    pub(super) fn expire_kept(&mut self) {
-        let patience = self.session.options.retry_for;
-        let requests = &self.pending.requests;
+    pub(super) fn expire_kept(
+        &mut self,
+        pending: &mut Pending,
+        links: &mut Links,
+        session: &Session,
+        tables: &Tables,
+    ) {
+        let patience = session.options.retry_for;
+        let requests = &pending.requests;
         let is_over = |kept: &Kept| {
             let since = requests.find(kept.request).and_then(|request| request.kept_since);
             kept.request != NOBODY && since.is_none_or(|since| since.elapsed() >= patience)
         };
-        if !self.retries.queue.iter().any(is_over) {
+        if !self.queue.iter().any(is_over) {
             return;
         }
-        let (over, left) = std::mem::take(&mut self.retries.queue).into_iter().partition(is_over);
-        self.retries.queue = left;
+        let (over, left) = std::mem::take(&mut self.queue).into_iter().partition(is_over);
+        self.queue = left;
         let over: std::collections::VecDeque<Kept> = over;
         for kept in over {
-            let partition = self.tables.partition_of_kept(&kept);
-            self.drop_kept(kept, Failure::Unavailable { partition });
+            let partition = tables.partition_of_kept(&kept);
+            self.drop_kept(pending, links, kept, Failure::Unavailable { partition });
         }
     }
 
     /// Ends a kept message.
-    pub(super) fn drop_kept(&mut self, kept: Kept, failure: Failure) {
-        self.retries.len = self.retries.len.saturating_sub(kept.len());
+    pub(super) fn drop_kept(
+        &mut self,
+        pending: &mut Pending,
+        links: &mut Links,
+        kept: Kept,
+        failure: Failure,
+    ) {
+        self.len = self.len.saturating_sub(kept.len());
         if let KeptValues::At { held, .. } = kept.values {
-            self.release(held);
+            pending.release(links, held);
         }
-        self.end_part(kept.request, Some(failure));
-    }
-
-    /// Gives memory of a message back.
-    pub(super) fn release(&mut self, held: Held) {
-        match held {
-            Held::Nothing | Held::Lent { .. } | Held::Answer(_) => {}
-            Held::Chunk(chunk) => self.pending.memory.release(chunk),
-            Held::Region(region) => self.remove_region(region),
-        }
+        pending.end_part(kept.request, Some(failure));
     }
 
     /// Splits a message by where its rows lie now. Each piece goes to one link; pieces of pushes
     /// have the sequence of the whole, which is right because no two of them share a partition.
-    pub(super) fn split(&mut self, kept: Kept) -> Vec<(usize, Kept)> {
-        let Some(table) = self.tables.table_of(&kept) else {
+    pub(super) fn split(
+        &mut self,
+        cluster: &Cluster,
+        tables: &Tables,
+        pending: &mut Pending,
+        links: &mut Links,
+        kept: Kept,
+    ) -> Vec<(usize, Kept)> {
+        let Some(table) = tables.table_of(&kept) else {
             // Forgotten here; any server knows as much.
             return vec![(0, kept)];
         };
-        let layout = self.tables[table].layout;
-        let routes = self.cluster.routes(match kept.header.kind.pushes() {
+        let layout = tables[table].layout;
+        let routes = cluster.routes(match kept.header.kind.pushes() {
             true => Replica::Head,
             false if kept.header.strong => Replica::Strong,
             false => Replica::Tail,
@@ -217,17 +238,23 @@ impl Core {
         match pieces.len() {
             0 => vec![(0, kept)],
             1 => vec![(pieces[0].0, kept)],
-            _ => self.cut(kept, &pieces),
+            _ => self.cut(pending, links, kept, &pieces),
         }
     }
 
-    fn cut(&mut self, kept: Kept, pieces: &[(usize, Piece)]) -> Vec<(usize, Kept)> {
-        self.retries.len = self.retries.len.saturating_sub(kept.len());
-        if let Some(request) = self.pending.requests.find_mut(kept.request) {
+    fn cut(
+        &mut self,
+        pending: &mut Pending,
+        links: &mut Links,
+        kept: Kept,
+        pieces: &[(usize, Piece)],
+    ) -> Vec<(usize, Kept)> {
+        self.len = self.len.saturating_sub(kept.len());
+        if let Some(request) = pending.requests.find_mut(kept.request) {
             request.parts_left += u32::try_from(pieces.len() - 1).unwrap_or(0);
         }
         if let Some((region, offset)) = kept.reply {
-            self.reorder_reply(&kept, region, offset, pieces);
+            pending.reorder_reply(&kept, region, offset, pieces);
         }
         let row_len = kept.row_len();
         let first = kept.first_row();
@@ -246,19 +273,58 @@ impl Core {
                 }
             };
             header.row_count = super::push::count_of(rows.len() as u64);
-            let values = self.values_of(&kept, &rows, row_len);
+            let values = pending.memory.values_of(&kept, &rows, row_len);
             let reply = kept.reply.map(|(region, offset)| (region, offset + before));
             before += (rows.len() * row_len) as u64;
             let piece = Kept { request: kept.request, header, keys, values, reply };
-            self.retries.len += piece.len();
+            self.len += piece.len();
             cut.push((*link, piece));
         }
         if let KeptValues::At { held, .. } = kept.values {
-            self.release(held);
+            pending.release(links, held);
         }
         cut
     }
+}
 
+impl Pending {
+    /// Gives memory of a message back.
+    pub(super) fn release(&mut self, links: &mut Links, held: Held) {
+        match held {
+            Held::Nothing | Held::Lent { .. } | Held::Answer(_) => {}
+            Held::Chunk(chunk) => self.memory.release(chunk),
+            Held::Region(region) => self.remove_region(links, region),
+        }
+    }
+
+    /// Rows of a pull that is cut come in the order of its pieces.
+    fn reorder_reply(
+        &mut self,
+        kept: &Kept,
+        region: RegionId,
+        offset: u64,
+        pieces: &[(usize, Piece)],
+    ) {
+        let row_len = kept.row_len() as u64;
+        debug_assert!(self.memory.staging().is_ok_and(|staging| staging == region));
+        let Some(request) = self.requests.find_mut(kept.request) else { return };
+        let Reply::Staged { chunk, row_count, positions } = &mut request.reply else { return };
+        let from = index((offset - chunk.offset) / row_len);
+        if positions.is_empty() {
+            positions.extend(0..*row_count);
+        }
+        let before: Vec<u32> = positions[from..from + kept.keys.len()].to_vec();
+        let order = pieces.iter().flat_map(|(_, piece)| match piece {
+            Piece::Rows(rows) => rows.as_slice(),
+            Piece::Range(_) => &[],
+        });
+        for (to, row) in positions[from..].iter_mut().zip(order) {
+            *to = before[*row];
+        }
+    }
+}
+
+impl Memory {
     /// The values of some rows of a message, in memory of their own unless the user's is as good.
     fn values_of(&mut self, kept: &Kept, rows: &[usize], row_len: usize) -> KeptValues {
         let mut gathered = vec![0; rows.len() * row_len];
@@ -277,7 +343,7 @@ impl Core {
                     let (region, offset, held) = (*region, offset + from, *held);
                     return KeptValues::At { region, offset, held };
                 }
-                let pages = self.pending.memory.pages(*region);
+                let pages = self.pages(*region);
                 for (to, row) in gathered.chunks_exact_mut(row_len).zip(rows) {
                     pages.read(offset + (row * row_len) as u64, to);
                 }
@@ -287,32 +353,6 @@ impl Core {
             Some(region) => KeptValues::At { region, offset: 0, held: Held::Region(region) },
             // Without memory they go in the message, as far as it has room.
             None => KeptValues::Inline(gathered),
-        }
-    }
-
-    /// Rows of a pull that is cut come in the order of its pieces.
-    fn reorder_reply(
-        &mut self,
-        kept: &Kept,
-        region: RegionId,
-        offset: u64,
-        pieces: &[(usize, Piece)],
-    ) {
-        let row_len = kept.row_len() as u64;
-        debug_assert!(self.pending.memory.staging().is_ok_and(|staging| staging == region));
-        let Some(request) = self.pending.requests.find_mut(kept.request) else { return };
-        let Reply::Staged { chunk, row_count, positions } = &mut request.reply else { return };
-        let from = index((offset - chunk.offset) / row_len);
-        if positions.is_empty() {
-            positions.extend(0..*row_count);
-        }
-        let before: Vec<u32> = positions[from..from + kept.keys.len()].to_vec();
-        let order = pieces.iter().flat_map(|(_, piece)| match piece {
-            Piece::Rows(rows) => rows.as_slice(),
-            Piece::Range(_) => &[],
-        });
-        for (to, row) in positions[from..].iter_mut().zip(order) {
-            *to = before[*row];
         }
     }
 }

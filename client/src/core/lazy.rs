@@ -6,7 +6,7 @@ use windlass_transport::{
 };
 
 use super::{
-    Cluster, Core, Links, Session,
+    Cluster, Links, Recovery, Session,
     connect::chain,
     link::{Blank, Link},
     tables::is_passing,
@@ -17,13 +17,19 @@ use crate::error::ConnectError;
 pub(super) const RING_PAGES: PagesOptions =
     PagesOptions { huge: HugePages::Never, lock: Lock::Never, sealed_for_peers: false };
 
-impl Core {
+impl Links {
     /// Makes a link before what is sent by it is laid out. What fails fails again when it is sent.
-    pub(super) fn prepare_link(&mut self, at: usize) {
-        let is_due = self.links.all.get(at).is_some_and(|link| link.is_open() && !link.made);
+    pub(super) fn prepare_link(
+        &mut self,
+        cluster: &mut Cluster,
+        session: &mut Session,
+        recovery: &Recovery,
+        at: usize,
+    ) {
+        let is_due = self.all.get(at).is_some_and(|link| link.is_open() && !link.made);
         if is_due
-            && !self.recovery.settling
-            && let Err(error) = self.links.make_link(&mut self.cluster, &mut self.session, at)
+            && !recovery.settling
+            && let Err(error) = self.make_link(cluster, session, at)
         {
             tracing::debug!(error = chain(&error), "a link is not made");
         }

@@ -10,7 +10,7 @@ use windlass_transport::{
 };
 use windlass_wire::Place;
 
-use super::{Core, Links, RequestId};
+use super::{Links, Pending, RequestId};
 use crate::error::RequestError;
 
 /// A region of the client, over all of its transports. Never used again.
@@ -28,7 +28,7 @@ struct Region {
 
 /// The regions, and what of the staging area is free.
 #[derive(Debug)]
-pub(super) struct Memory {
+pub(crate) struct Memory {
     regions: Vec<Option<Region>>,
     staging: Option<(RegionId, Chunks)>,
     staging_len: usize,
@@ -160,41 +160,43 @@ impl Memory {
     }
 }
 
-impl Core {
+impl Memory {
     /// Keeps pages, which servers may only read, for registration.
     pub(crate) fn add_region(&mut self, pages: Pages) -> RegionId {
-        self.pending.memory.add(pages, Access::READ)
+        self.add(pages, Access::READ)
     }
 
     /// A region of its own with these bytes; `None` when there is no memory.
     pub(super) fn region_with(&mut self, bytes: &[u8]) -> Option<RegionId> {
         let pages = Pages::allocate(bytes.len().max(1), PagesOptions::default()).ok()?;
         pages.write(0, bytes);
-        Some(self.pending.memory.add(pages, Access::READ))
+        Some(self.add(pages, Access::READ))
     }
+}
 
+impl Pending {
     /// Ends the registrations of a region, once no request reads it any more.
-    pub(crate) fn remove_region(&mut self, id: RegionId) {
-        self.pending.readers.orphan(id);
-        let requests = &self.pending.requests;
-        while let Some(free) = self.pending.readers.sweep(|request| requests.is_over(request)) {
-            for link in &mut self.links.all {
+    pub(crate) fn remove_region(&mut self, links: &mut Links, id: RegionId) {
+        self.readers.orphan(id);
+        let requests = &self.requests;
+        while let Some(free) = self.readers.sweep(|request| requests.is_over(request)) {
+            for link in &mut links.all {
                 link.shared.remove(free);
             }
-            self.pending.memory.remove(free, &mut self.links.transports);
+            self.memory.remove(free, &mut links.transports);
         }
     }
 
     /// Nobody will wait for a request that may still read a region.
     pub(crate) fn keep_until_done(&mut self, request: RequestId, id: RegionId) {
-        if !self.pending.requests.is_over(request) {
-            self.pending.readers.note(request, id);
+        if !self.requests.is_over(request) {
+            self.readers.note(request, id);
         }
     }
 
     /// A request that nobody was given and that may still read a region.
     pub(crate) fn reader_of(&self, id: RegionId) -> Option<RequestId> {
-        self.pending.readers.last_of(id).filter(|request| !self.pending.requests.is_over(*request))
+        self.readers.last_of(id).filter(|request| !self.requests.is_over(*request))
     }
 }
 

@@ -145,7 +145,7 @@ pub(crate) struct Cluster {
 pub(crate) struct Pending {
     requests: Requests,
     refused: Refused,
-    memory: Memory,
+    pub(crate) memory: Memory,
     readers: Readers,
     reads: Reads,
     pub(crate) counters: Counters,
@@ -219,7 +219,7 @@ impl Drop for Core {
             std::mem::forget(std::mem::take(&mut self.links.transports));
             return;
         }
-        self.leave_clocks();
+        self.cluster.leave_clocks(&self.session, &self.tables);
         for link in &self.links.all {
             self.links.transports[link.transport].disconnect(link.queue_pair);
         }

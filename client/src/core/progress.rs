@@ -16,7 +16,7 @@ use super::{
     connect::chain,
     control::Control,
     link::{Held, InFlight},
-    requests::{Failure, Reply},
+    requests::Failure,
 };
 use crate::error::RequestError;
 
@@ -86,11 +86,11 @@ impl Core {
         if let (Some(patience), true) = (&patience, waited_us > 0) {
             // What was hidden behind other work did not cost anything.
             let waited = Duration::from_micros(u64::from(waited_us));
-            self.count_idle(patience.since.elapsed().min(waited));
+            self.pending.count_idle(patience.since.elapsed().min(waited));
         }
         match failure {
             None => Ok(()),
-            Some(failure) => Err(self.error_of(id, failure)),
+            Some(failure) => Err(self.pending.error_of(&self.cluster, &self.session, id, failure)),
         }
     }
 
@@ -209,8 +209,8 @@ impl Core {
         for transport in 0..self.links.transports.len() {
             moved |= self.poll_transport(transport);
         }
-        if self.has_postponed() {
-            self.post_postponed();
+        if self.pending.reads.has_postponed() {
+            self.pending.post_postponed(&mut self.links, &mut self.tables, &mut self.recovery);
         }
         self.settle_lost() || moved
     }
@@ -219,7 +219,7 @@ impl Core {
     pub(super) fn allocate_chunk(&mut self, len: u64) -> Result<Chunk, RequestError> {
         self.pending.memory.staging_region()?;
         let staging_len = self.pending.memory.staging_len();
-        let limit = self.staged_len_max();
+        let limit = self.pending.memory.staged_len_max();
         if len > limit as u64 {
             return Err(RequestError::TooLarge { len, limit, staging_len });
         }
@@ -232,11 +232,6 @@ impl Core {
             self.wait_a_little(&mut patience)
                 .map_err(|error| self.rounds.blame_round(&self.pending.requests, error))?;
         }
-    }
-
-    /// Most bytes of the staging area that one request takes.
-    pub(super) fn staged_len_max(&self) -> usize {
-        self.pending.memory.staging_len() / 2
     }
 
     fn take_completions(&mut self, at: usize, scan: bool) -> bool {
@@ -288,7 +283,7 @@ impl Core {
     fn end_message(&mut self, at: usize, in_flight: InFlight, word: CompletionWord) {
         if word.status == Status::Done && word.detail == 0 && in_flight.held == Held::Nothing {
             self.links.all[at].writer.release(in_flight.number);
-            self.end_part(in_flight.request, None);
+            self.pending.end_part(in_flight.request, None);
         } else {
             self.end_special(at, in_flight, word);
         }
@@ -298,21 +293,29 @@ impl Core {
     fn end_special(&mut self, at: usize, in_flight: InFlight, word: CompletionWord) {
         if self.session.is_sent_again(&self.cluster, word.status) {
             self.links.all[at].refused = true;
-            self.keep_in_flight(at, in_flight);
+            self.retries.keep_in_flight(
+                &mut self.links,
+                &mut self.pending,
+                &mut self.recovery,
+                at,
+                in_flight,
+            );
             self.links.all[at].writer.release(in_flight.number);
             return;
         }
         if word.status != Status::Done {
-            self.note_refused(at, &in_flight);
+            self.pending.note_refused(&self.links, at, &in_flight);
         }
         let link = &mut self.links.all[at];
         link.writer.release(in_flight.number);
         let server = link.server;
         let status = match (word.status, in_flight.held) {
-            (Status::Done, Held::Answer(answer)) => self.decode_answer(&answer),
+            (Status::Done, Held::Answer(answer)) => {
+                self.pending.decode_answer(&mut self.scratch, &answer)
+            }
             (status, _) => status,
         };
-        self.release(in_flight.held);
+        self.pending.release(&mut self.links, in_flight.held);
         let failure = (status != Status::Done).then_some(Failure::Refused { server, status });
         if word.status == Status::Done
             && word.detail > 0
@@ -320,42 +323,7 @@ impl Core {
         {
             request.waited_us = request.waited_us.max(word.detail);
         }
-        self.end_part(in_flight.request, failure);
-    }
-
-    /// One part of a request is over.
-    #[inline]
-    pub(super) fn end_part(&mut self, id: RequestId, failure: Option<Failure>) {
-        let Some(request) = self.pending.requests.find_mut(id) else { return };
-        request.parts_left -= 1;
-        request.failure = request.failure.or(failure);
-        if request.is_done() && request.forgotten {
-            let reply = std::mem::take(&mut request.reply);
-            request.claimable = false;
-            self.drop_reply(id, reply);
-        }
-    }
-
-    /// Nobody will claim the reply of a request: its memory is free once it is done.
-    pub(crate) fn forget(&mut self, id: RequestId) {
-        let Some(request) = self.pending.requests.find_mut(id) else { return };
-        request.forgotten = true;
-        if request.is_done() {
-            let reply = std::mem::take(&mut request.reply);
-            request.claimable = false;
-            self.drop_reply(id, reply);
-        }
-    }
-
-    pub(super) fn drop_reply(&mut self, id: RequestId, reply: Reply) {
-        match reply {
-            Reply::Staged { chunk, positions, .. } => {
-                self.pending.memory.release(chunk);
-                self.pending.requests.give_positions(positions);
-            }
-            Reply::Blocks { .. } => self.drop_reads(id),
-            Reply::None | Reply::Lazy { .. } => {}
-        }
+        self.pending.end_part(in_flight.request, failure);
     }
 
     fn poll_transport(&mut self, transport: usize) -> bool {
@@ -384,7 +352,14 @@ impl Core {
         if completion.work_id.0 & CLOCK_READ != 0 {
             self.clocks.end_clock_read(completion.work_id, succeeded);
         } else if completion.work_id != WorkId(0) {
-            self.end_read(completion.queue_pair, completion.work_id, succeeded);
+            self.pending.end_read(
+                &mut self.links,
+                &mut self.tables,
+                &mut self.recovery,
+                completion.queue_pair,
+                completion.work_id,
+                succeeded,
+            );
         }
         if let (Some(link), false) = (link, succeeded) {
             self.links.lose(link);
@@ -412,13 +387,19 @@ impl Core {
         self.take_completions(at, true);
         while let Some(in_flight) = self.links.all[at].in_flight.pop_front() {
             if self.session.options.retry_for.is_zero() {
-                self.release(in_flight.held);
-                self.end_part(in_flight.request, Some(Failure::Gone { server }));
+                self.pending.release(&mut self.links, in_flight.held);
+                self.pending.end_part(in_flight.request, Some(Failure::Gone { server }));
             } else {
-                self.keep_in_flight(at, in_flight);
+                self.retries.keep_in_flight(
+                    &mut self.links,
+                    &mut self.pending,
+                    &mut self.recovery,
+                    at,
+                    in_flight,
+                );
             }
         }
-        self.fail_reads(at);
+        self.pending.fail_reads(&self.links, &mut self.tables, &mut self.recovery, at);
         self.clocks.fail_clock_read(at);
         self.recovery.start_trouble();
     }
@@ -446,6 +427,13 @@ impl Core {
         }
         self.pending.counters.sleeps += 1;
         wait_any(&mut self.links.transports, SLEEP_MAX);
+    }
+}
+
+impl Memory {
+    /// Most bytes of the staging area that one request takes.
+    pub(super) fn staged_len_max(&self) -> usize {
+        self.staging_len() / 2
     }
 }
 

@@ -4,7 +4,7 @@ use windlass_transport::chunks::Chunk;
 use windlass_wire::{FilterStack, RequestKind, RowRange, Rows, WorkerClock};
 
 use super::{
-    Core, PART_KEYS_MAX, RequestId, TableIndex,
+    Core, PART_KEYS_MAX, Pending, RequestId, TableIndex,
     push::{Replica, count_of, index},
     requests::{Reading, Reply},
     send::{Message, Route, Values},
@@ -103,8 +103,8 @@ impl Core {
         if let Some(slot) = self.pending.requests.find_mut(request) {
             slot.reply = reply;
         }
-        self.end_sending(request);
-        self.or_forget(request, started)
+        self.pending.end_sending(request);
+        self.pending.or_forget(request, started)
     }
 
     /// Starts to pull a range of rows that its servers write into the staging area.
@@ -151,8 +151,8 @@ impl Core {
             started = self.gather(self.cluster.route(link), table, asked, to);
             first = end;
         }
-        self.end_sending(request);
-        self.or_forget(request, started)
+        self.pending.end_sending(request);
+        self.pending.or_forget(request, started)
     }
 
     /// Starts to pull rows by key. `None` when the keys are not sorted.
@@ -181,7 +181,7 @@ impl Core {
         let sole = self.cluster.routes(replica).sole;
         let mut positions = self.pending.requests.take_positions();
         if sole.is_none() {
-            self.sort_by_link(table, keys, replica);
+            self.scratch.sort_by_link(&self.cluster, &self.tables, table, keys, replica);
             for sorted in &self.scratch.by_link {
                 positions.extend_from_slice(&sorted.positions);
             }
@@ -205,19 +205,14 @@ impl Core {
                 self.scratch.by_link[link] = sorted;
             }
         }
-        self.end_sending(request);
-        self.or_forget(request, started)
+        self.pending.end_sending(request);
+        self.pending.or_forget(request, started)
     }
 
     fn begin_pull(&mut self, options: &PullOptions, len: u64) -> Result<RequestId, RequestError> {
         let request = self.begin(options.after, true)?;
-        self.count_pull(len);
+        self.pending.count_pull(len);
         Ok(request)
-    }
-
-    pub(super) fn count_pull(&mut self, len: u64) {
-        self.pending.counters.pulls += 1;
-        self.pending.counters.bytes_pulled += len;
     }
 
     /// Starts a pull whose rows servers write into a piece of the staging area.
@@ -237,8 +232,8 @@ impl Core {
         len: u64,
     ) -> Result<Chunk, RequestError> {
         self.allocate_chunk(len).inspect_err(|_| {
-            self.end_sending(request);
-            self.forget(request);
+            self.pending.end_sending(request);
+            self.pending.forget(request);
         })
     }
 
@@ -302,8 +297,8 @@ impl Core {
         id: RequestId,
         into: &mut [u8],
     ) -> Result<Claimed, RequestError> {
-        self.copy_while_waiting(table, id, into).inspect_err(|_| self.forget(id))?;
-        self.wait_for(id).inspect_err(|_| self.forget(id))?;
+        self.copy_while_waiting(table, id, into).inspect_err(|_| self.pending.forget(id))?;
+        self.wait_for(id).inspect_err(|_| self.pending.forget(id))?;
         let Some(request) = self.pending.requests.find_mut(id) else { return Ok(Claimed::Done) };
         let again = std::mem::take(&mut request.reads_again);
         let asks = std::mem::take(&mut request.asks_servers);
@@ -325,20 +320,20 @@ impl Core {
             Reply::Blocks { rows, reading } => {
                 let (rows, reading) = (*rows, *reading);
                 if again {
-                    self.drop_reply(id, reply);
+                    self.pending.drop_reply(id, reply);
                     return Ok(Claimed::Again { rows, reading });
                 }
                 if asks {
-                    self.drop_reply(id, reply);
+                    self.pending.drop_reply(id, reply);
                     return Ok(Claimed::Contended { rows, reading });
                 }
-                self.copy_done(id, table, rows, into);
+                self.pending.copy_done(&self.tables, id, table, rows, into);
             }
             Reply::Lazy { rows, reading } => {
                 return Ok(Claimed::Again { rows: *rows, reading: *reading });
             }
         }
-        self.drop_reply(id, reply);
+        self.pending.drop_reply(id, reply);
         Ok(Claimed::Done)
     }
 
@@ -358,7 +353,7 @@ impl Core {
             let is_fewer = request.parts_left < parts_left;
             parts_left = request.parts_left;
             if is_fewer {
-                self.copy_done(id, table, rows, into);
+                self.pending.copy_done(&self.tables, id, table, rows, into);
             } else {
                 self.wait_a_little(&mut patience)?;
             }
@@ -395,7 +390,14 @@ impl Core {
         let row_len = self.tables[table].row_len;
         let staging = self.pending.memory.staging_region()?;
         let options = PushOptions { clock: Some(to.clock), ..PushOptions::default() };
-        let mut header = self.header(RequestKind::Pull, table, &options);
+        let mut header = self.session.header(
+            &self.tables,
+            &self.clocks,
+            &self.cluster,
+            RequestKind::Pull,
+            table,
+            &options,
+        );
         header.strong = to.replica == Replica::Strong;
         let keys = match asked {
             Asked::Keys(keys) => {
@@ -424,6 +426,13 @@ impl Core {
         let sent = self.send(route, &Message { request, header, list, keys, values, reply });
         self.scratch.encoder = encoder;
         sent
+    }
+}
+
+impl Pending {
+    pub(super) fn count_pull(&mut self, len: u64) {
+        self.counters.pulls += 1;
+        self.counters.bytes_pulled += len;
     }
 
     /// A request that could not be started is nobody's to claim.

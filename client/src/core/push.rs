@@ -3,8 +3,8 @@
 use windlass_wire::{Aggregation, RequestHeader, RequestKind, RowRange, Rows, WorkerClock};
 
 use super::{
-    Core, PART_KEYS_MAX, PART_LEN_MAX, PART_NEW_KEYS_MAX, RegionId, RequestId, TableIndex,
-    WRITTEN_PART_LEN_MAX,
+    Clocks, Cluster, Core, Links, PART_KEYS_MAX, PART_LEN_MAX, PART_NEW_KEYS_MAX, Pending,
+    Recovery, RegionId, RequestId, Scratch, Session, TableIndex, Tables, WRITTEN_PART_LEN_MAX,
     link::Held,
     send::{Message, Route, Values},
 };
@@ -77,7 +77,7 @@ impl Core {
         self.rounds.note_push(&self.tables, table, request);
         let sent = self.send_range(request, table, rows, values, options);
         self.end_push(request, values, sent)?;
-        self.count_push(rows.count() * self.tables[table].row_len);
+        self.pending.count_push(rows.count() * self.tables[table].row_len);
         Ok(request)
     }
 
@@ -99,7 +99,15 @@ impl Core {
             let (link, mut part) =
                 self.cluster.rows_at_one_link(Replica::Head, &layout, first, rows.end);
             let route = self.cluster.route(link);
-            let rows_max = (self.part_len_max(table, link) / row_len).max(1);
+            let rows_max = (self.links.part_len_max(
+                &mut self.cluster,
+                &mut self.session,
+                &self.recovery,
+                &self.tables,
+                table,
+                link,
+            ) / row_len)
+                .max(1);
             part.end = part.end.min(part.start + rows_max);
             let from = (first - rows.start) * row_len;
             let rows = PartRows::Range(part);
@@ -131,7 +139,7 @@ impl Core {
         self.rounds.note_push(&self.tables, table, request);
         let sent = self.send_keys(request, table, keys, values, options);
         self.end_push(request, values, sent)?;
-        self.count_push(keys.len() as u64 * self.tables[table].row_len);
+        self.pending.count_push(keys.len() as u64 * self.tables[table].row_len);
         Ok(Some(request))
     }
 
@@ -146,7 +154,14 @@ impl Core {
         let row_len = self.tables[table].row_len;
         if let Some(link) = self.cluster.heads.sole {
             let route = self.cluster.route(link);
-            let rows_max = self.keyed_rows_max(table, link);
+            let rows_max = self.links.keyed_rows_max(
+                &mut self.cluster,
+                &mut self.session,
+                &self.recovery,
+                &self.tables,
+                table,
+                link,
+            );
             for (at, part) in keys.chunks(rows_max).enumerate() {
                 if at > 0 {
                     self.go_on_sending(request)?;
@@ -164,7 +179,7 @@ impl Core {
                 })?;
             }
         } else {
-            self.sort_by_link(table, keys, Replica::Head);
+            self.scratch.sort_by_link(&self.cluster, &self.tables, table, keys, Replica::Head);
             let generation = self.cluster.generation;
             for link in 0..self.scratch.by_link.len() {
                 let route = Route { link, generation };
@@ -172,7 +187,14 @@ impl Core {
                     continue;
                 }
                 let sorted = std::mem::take(&mut self.scratch.by_link[link]);
-                let rows_max = self.keyed_rows_max(table, link);
+                let rows_max = self.links.keyed_rows_max(
+                    &mut self.cluster,
+                    &mut self.session,
+                    &self.recovery,
+                    &self.tables,
+                    table,
+                    link,
+                );
                 let parts = sorted.keys.chunks(rows_max).zip(sorted.positions.chunks(rows_max));
                 for (at, (keys, positions)) in parts.enumerate() {
                     if at > 0 {
@@ -194,9 +216,9 @@ impl Core {
         values: Source<'_>,
         sent: Result<(), RequestError>,
     ) -> Result<(), RequestError> {
-        self.end_sending(request);
+        self.pending.end_sending(request);
         if let (Err(_), Source::Registered { region, .. }) = (&sent, values) {
-            self.keep_until_done(request, region);
+            self.pending.keep_until_done(request, region);
         }
         sent.map_err(|error| match error {
             RequestError::Timeout { timeout } => RequestError::SendTimeout { timeout },
@@ -206,48 +228,10 @@ impl Core {
 
     /// Whether there is time for one more part of a push.
     fn go_on_sending(&mut self, request: RequestId) -> Result<(), RequestError> {
-        if self.time_left(request).is_zero() {
+        if self.pending.time_left(&self.session, request).is_zero() {
             return Err(RequestError::Timeout { timeout: self.session.options.timeout });
         }
         self.session.watching.ask()
-    }
-
-    /// Most bytes of values in one message.
-    fn part_len_max(&mut self, table: TableIndex, link: usize) -> u64 {
-        // Only its shard can say.
-        self.prepare_link(link);
-        // What can be written is written; a single row may still be too long for it.
-        let is_written =
-            self.tables.inline_len_max(&self.links, table, link) == WRITTEN_PART_LEN_MAX;
-        if is_written { WRITTEN_PART_LEN_MAX } else { PART_LEN_MAX }
-    }
-
-    /// Most rows in one message that names keys.
-    fn keyed_rows_max(&mut self, table: TableIndex, link: usize) -> usize {
-        let rows = self.part_len_max(table, link) / self.tables[table].row_len;
-        let is_dense = self.tables[table].dense_rows().is_some();
-        let most = if is_dense { PART_KEYS_MAX } else { PART_NEW_KEYS_MAX };
-        usize::try_from(rows).unwrap_or(most).clamp(1, most)
-    }
-
-    pub(super) fn count_push(&mut self, len: u64) {
-        self.pending.counters.pushes += 1;
-        self.pending.counters.bytes_pushed += len;
-    }
-
-    /// Sorts keys by the link that leads to them, into the scratch buffers.
-    pub(super) fn sort_by_link(&mut self, table: TableIndex, keys: &[u64], replica: Replica) {
-        for link in &mut self.scratch.by_link {
-            link.keys.clear();
-            link.positions.clear();
-        }
-        let layout = self.tables[table].layout;
-        for (position, key) in (0_u32..).zip(keys) {
-            let link = self.cluster.routes(replica).link_of(layout.partition_of(*key));
-            let sorted = &mut self.scratch.by_link[link];
-            sorted.keys.push(*key);
-            sorted.positions.push(position);
-        }
     }
 
     /// Sends rows that do not lie beside each other in the request.
@@ -290,7 +274,14 @@ impl Core {
         if !options.filters.is_empty() {
             return self.send_filtered(part);
         }
-        let header = self.push_header(table, rows, options);
+        let header = self.session.push_header(
+            &self.tables,
+            &self.clocks,
+            &self.cluster,
+            table,
+            rows,
+            options,
+        );
         let values = self.part_values((table, route.link), source, from, header.values_len())?;
         let keys = (rows.keys(), bytemuck::cast_slice(rows.keys()));
         self.send_push(route, table, header, keys, values, request)
@@ -322,24 +313,6 @@ impl Core {
         }
     }
 
-    /// The header of a message of a push.
-    pub(super) fn push_header(
-        &mut self,
-        table: TableIndex,
-        rows: PartRows<'_>,
-        options: &PushOptions,
-    ) -> RequestHeader {
-        let mut header = self.header(RequestKind::Push, table, options);
-        match rows {
-            PartRows::Range(range) => {
-                header.rows = Rows::Range { first: range.start };
-                header.row_count = count_of(range.count());
-            }
-            PartRows::Keys(keys) => header.row_count = count_of(keys.len() as u64),
-        }
-        header
-    }
-
     pub(super) fn send_push(
         &mut self,
         route: Route,
@@ -361,7 +334,8 @@ impl Core {
                     let values = Values::Lent { region, offset, local };
                     return self.send(route, &Message { values, ..message });
                 }
-                let bytes = self.copy_registered(region, offset, len);
+                let bytes =
+                    self.pending.memory.copy_registered(&mut self.scratch, region, offset, len);
                 let sent = self.send(route, &Message { values: Values::Inline(&bytes), ..message });
                 self.scratch.values = bytes;
                 sent
@@ -369,20 +343,113 @@ impl Core {
             _ => self.send(route, &message),
         }
     }
+}
+
+impl Links {
+    /// Most bytes of values in one message.
+    fn part_len_max(
+        &mut self,
+        cluster: &mut Cluster,
+        session: &mut Session,
+        recovery: &Recovery,
+        tables: &Tables,
+        table: TableIndex,
+        link: usize,
+    ) -> u64 {
+        // Only its shard can say.
+        self.prepare_link(cluster, session, recovery, link);
+        // What can be written is written; a single row may still be too long for it.
+        let is_written = tables.inline_len_max(self, table, link) == WRITTEN_PART_LEN_MAX;
+        if is_written { WRITTEN_PART_LEN_MAX } else { PART_LEN_MAX }
+    }
+
+    /// Most rows in one message that names keys.
+    fn keyed_rows_max(
+        &mut self,
+        cluster: &mut Cluster,
+        session: &mut Session,
+        recovery: &Recovery,
+        tables: &Tables,
+        table: TableIndex,
+        link: usize,
+    ) -> usize {
+        let rows = self.part_len_max(cluster, session, recovery, tables, table, link)
+            / tables[table].row_len;
+        let is_dense = tables[table].dense_rows().is_some();
+        let most = if is_dense { PART_KEYS_MAX } else { PART_NEW_KEYS_MAX };
+        usize::try_from(rows).unwrap_or(most).clamp(1, most)
+    }
+}
+
+impl Pending {
+    pub(super) fn count_push(&mut self, len: u64) {
+        self.counters.pushes += 1;
+        self.counters.bytes_pushed += len;
+    }
+}
+
+impl Scratch {
+    /// Sorts keys by the link that leads to them, into the scratch buffers.
+    pub(super) fn sort_by_link(
+        &mut self,
+        cluster: &Cluster,
+        tables: &Tables,
+        table: TableIndex,
+        keys: &[u64],
+        replica: Replica,
+    ) {
+        for link in &mut self.by_link {
+            link.keys.clear();
+            link.positions.clear();
+        }
+        let layout = tables[table].layout;
+        for (position, key) in (0_u32..).zip(keys) {
+            let link = cluster.routes(replica).link_of(layout.partition_of(*key));
+            let sorted = &mut self.by_link[link];
+            sorted.keys.push(*key);
+            sorted.positions.push(position);
+        }
+    }
+}
+
+impl Session {
+    /// The header of a message of a push.
+    pub(super) fn push_header(
+        &mut self,
+        tables: &Tables,
+        clocks: &Clocks,
+        cluster: &Cluster,
+        table: TableIndex,
+        rows: PartRows<'_>,
+        options: &PushOptions,
+    ) -> RequestHeader {
+        let mut header = self.header(tables, clocks, cluster, RequestKind::Push, table, options);
+        match rows {
+            PartRows::Range(range) => {
+                header.rows = Rows::Range { first: range.start };
+                header.row_count = count_of(range.count());
+            }
+            PartRows::Keys(keys) => header.row_count = count_of(keys.len() as u64),
+        }
+        header
+    }
 
     /// A header for this table; rows and values are filled in by the caller.
     pub(super) fn header(
         &mut self,
+        tables: &Tables,
+        clocks: &Clocks,
+        cluster: &Cluster,
         kind: RequestKind,
         table: TableIndex,
         options: &PushOptions,
     ) -> RequestHeader {
-        self.session.sequence = self.session.sequence.next();
-        let entry = &self.tables[table].entry;
+        self.sequence = self.sequence.next();
+        let entry = &tables[table].entry;
         let clock = match entry.schema.aggregation {
             // Of the round that this worker is in.
-            Aggregation::Rounds { .. } if kind.pushes() => WorkerClock(self.clocks.own.0 + 1),
-            _ => options.clock.unwrap_or(self.clocks.own),
+            Aggregation::Rounds { .. } if kind.pushes() => WorkerClock(clocks.own.0 + 1),
+            _ => options.clock.unwrap_or(clocks.own),
         };
         RequestHeader {
             kind,
@@ -391,8 +458,8 @@ impl Core {
             strong: false,
             dtype: entry.schema.dtype,
             table: entry.id,
-            sequence: self.session.sequence,
-            epoch: self.cluster.map.epoch,
+            sequence: self.sequence,
+            epoch: cluster.map.epoch,
             clock,
             rows: Rows::Keys,
             row_count: 0,

@@ -14,20 +14,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use windlass_transport::{Pages, QueuePairId, RemoteAddress, WorkId, chunks::Chunk};
+use windlass_transport::{QueuePairId, RemoteAddress, WorkId, chunks::Chunk};
 use windlass_wire::{PartitionId, RowRange};
 
 use self::{
     guard::{Guard, VersionRead, Versions},
     span::Span,
-    staged::{Rows, Staged},
+    staged::{Staged, copy_read},
 };
 use super::{
-    Core, RequestId, TableIndex, Tables,
-    places::Place,
-    push::index,
-    requests::Failure,
-    view::{HEAD_VERSION_AT, ROWS_AT},
+    Cluster, Links, Memory, Pending, Recovery, RequestId, TableIndex, Tables, places::Place,
+    push::index, requests::Failure, view::HEAD_VERSION_AT,
 };
 
 /// How long after its versions were looked at a block's memory counts as current. Whoever takes
@@ -145,11 +142,10 @@ impl Reads {
     }
 }
 
-impl Core {
+impl Reads {
     /// A read and those joined to it.
     fn joined<'a>(&'a self, read: &'a Read) -> impl Iterator<Item = &'a Read> {
-        let next =
-            |read: &&Read| read.joined.and_then(|next| self.pending.reads.reads[next].as_ref());
+        let next = |read: &&Read| read.joined.and_then(|next| self.reads[next].as_ref());
         std::iter::successors(Some(read), next)
     }
 
@@ -166,29 +162,69 @@ impl Core {
         (chunk, len)
     }
 
+    /// Sets what a read and those joined to it are doing.
+    fn set_phase(&mut self, first: usize, phase: Phase) {
+        let mut at = Some(first);
+        while let Some(read) = at.and_then(|at| self.reads[at].as_mut()) {
+            read.phase = phase;
+            at = read.joined;
+        }
+    }
+
+    /// Whether reads that are under way wait for room on their link.
+    #[inline]
+    pub(super) fn has_postponed(&self) -> bool {
+        !self.postponed.is_empty()
+    }
+
+    /// Versions at a place were looked at and were not fenced.
+    fn saw_current(&mut self, tables: &mut Tables, at: usize) {
+        let Some(read) = &self.reads[at] else { return };
+        let (link, offset) = (read.link, read.place.at.offset);
+        let now = Instant::now();
+        let table = &mut tables[read.table];
+        let is_same = |place: &&mut Place| place.link == link && place.at.offset == offset;
+        for place in table.places.of_partition(read.partition.0 as usize).filter(is_same) {
+            place.current_at = Some(now);
+        }
+    }
+
+    /// Gives the staged blocks of a request back.
+    pub(super) fn drop_reads(&mut self, memory: &mut Memory, request: RequestId) {
+        self.take(|read| read.request == request, |read| memory.release(read.chunk));
+    }
+}
+
+impl Pending {
     /// Posts a read, if the send queue has room. True also when the read is over already.
-    fn post_read(&mut self, at: usize) -> bool {
-        let Some(read) = &self.pending.reads.reads[at] else { return true };
+    fn post_read(
+        &mut self,
+        links: &mut Links,
+        tables: &mut Tables,
+        recovery: &mut Recovery,
+        at: usize,
+    ) -> bool {
+        let Some(read) = &self.reads.reads[at] else { return true };
         if read.phase == Phase::Done {
             return true;
         }
-        let (link_at, link) = (read.link, &self.links.all[read.link]);
+        let (link_at, link) = (read.link, &links.all[read.link]);
         if link.failed || link.queue_pair != read.queue_pair {
             let server = link.server;
             let mut ended = Some(at);
             while let Some(at) = ended {
-                ended = self.pending.reads.reads[at].and_then(|read| read.joined);
-                self.finish_read(at, Some(Failure::Gone { server }));
+                ended = self.reads.reads[at].and_then(|read| read.joined);
+                self.finish_read(tables, recovery, at, Some(Failure::Gone { server }));
             }
             return true;
         }
         let work_id = WorkId(at as u64 + 1);
         if matches!(read.phase, Phase::Before | Phase::Rows | Phase::After) {
             let read = *read;
-            let last = if self.may_fence(&read) { Phase::After } else { read.phase };
-            let is_posted = self.post_guarded(&read, last, work_id);
+            let last = if self.reads.may_fence(&read) { Phase::After } else { read.phase };
+            let is_posted = self.post_guarded(links, &read, last, work_id);
             if is_posted {
-                self.set_phase(at, last);
+                self.reads.set_phase(at, last);
             }
             return is_posted;
         }
@@ -197,7 +233,7 @@ impl Core {
         }
         let (to, len, remote) = match read.again {
             None => {
-                let (to, len) = self.extent(read);
+                let (to, len) = self.reads.extent(read);
                 (to, len, read.remote())
             }
             Some((first, last)) => {
@@ -208,220 +244,215 @@ impl Core {
                 (to, span_len(&read.place, last + 1 - first), remote)
             }
         };
-        let Some(local) = self.pending.memory.staged(link.transport, to, len) else {
+        let Some(local) = self.memory.staged(link.transport, to, len) else {
             unreachable!("reads start once the staging area is registered")
         };
         let ends = Some(work_id);
-        self.links.all[link_at].sender.push_read((local, remote), false, ends);
+        links.all[link_at].sender.push_read((local, remote), false, ends);
         self.count_reads(1, len);
-        self.links.flush(link_at);
+        links.flush(link_at);
         true
     }
 
     #[inline]
     fn count_reads(&mut self, reads: u64, len: u64) {
-        self.pending.counters.reads += reads;
-        self.pending.counters.bytes_read += len;
-    }
-
-    /// Sets what a read and those joined to it are doing.
-    fn set_phase(&mut self, first: usize, phase: Phase) {
-        let mut at = Some(first);
-        while let Some(read) = at.and_then(|at| self.pending.reads.reads[at].as_mut()) {
-            read.phase = phase;
-            at = read.joined;
-        }
+        self.counters.reads += reads;
+        self.counters.bytes_read += len;
     }
 
     /// Posts a read's next step, now or when its link has room.
-    fn go_on(&mut self, at: usize) {
-        if !self.post_read(at) {
-            self.pending.reads.postponed.push_back(at);
+    fn go_on(
+        &mut self,
+        links: &mut Links,
+        tables: &mut Tables,
+        recovery: &mut Recovery,
+        at: usize,
+    ) {
+        if !self.post_read(links, tables, recovery, at) {
+            self.reads.postponed.push_back(at);
         }
     }
 
     /// Posts what waited for room.
-    pub(super) fn post_postponed(&mut self) {
+    pub(super) fn post_postponed(
+        &mut self,
+        links: &mut Links,
+        tables: &mut Tables,
+        recovery: &mut Recovery,
+    ) {
         // One that fails takes those of its link out.
-        while let Some(at) = self.pending.reads.postponed.pop_front() {
-            if !self.post_read(at) {
-                return self.pending.reads.postponed.push_front(at);
+        while let Some(at) = self.reads.postponed.pop_front() {
+            if !self.post_read(links, tables, recovery, at) {
+                return self.reads.postponed.push_front(at);
             }
         }
     }
 
-    /// Whether reads that are under way wait for room on their link.
-    #[inline]
-    pub(super) fn has_postponed(&self) -> bool {
-        !self.pending.reads.postponed.is_empty()
-    }
-
     /// A read has completed, and those joined to it.
-    pub(super) fn end_read(&mut self, queue_pair: QueuePairId, work_id: WorkId, succeeded: bool) {
+    pub(super) fn end_read(
+        &mut self,
+        links: &mut Links,
+        tables: &mut Tables,
+        recovery: &mut Recovery,
+        queue_pair: QueuePairId,
+        work_id: WorkId,
+        succeeded: bool,
+    ) {
         let first = index(work_id.0 - 1);
-        if let Some(Some(read)) = self.pending.reads.reads.get(first)
+        if let Some(Some(read)) = self.reads.reads.get(first)
             && let (Phase::Before | Phase::Rows, true) = (read.phase, succeeded)
             && read.queue_pair == queue_pair
         {
             let next = if read.phase == Phase::Before { Phase::Rows } else { Phase::After };
-            self.set_phase(first, next);
-            return self.go_on(first);
+            self.reads.set_phase(first, next);
+            return self.go_on(links, tables, recovery, first);
         }
         let mut ended = Some(first);
         while let Some(at) = ended {
-            let Some(Some(read)) = self.pending.reads.reads.get_mut(at) else { return };
+            let Some(Some(read)) = self.reads.reads.get_mut(at) else { return };
             if read.phase == Phase::Done || read.queue_pair != queue_pair {
                 return;
             }
             ended = read.joined.take();
-            self.end_one_read(at, succeeded);
+            self.end_one_read(links, tables, recovery, at, succeeded);
         }
     }
 
-    fn end_one_read(&mut self, at: usize, succeeded: bool) {
-        let Some(read) = &self.pending.reads.reads[at] else { return };
+    fn end_one_read(
+        &mut self,
+        links: &mut Links,
+        tables: &mut Tables,
+        recovery: &mut Recovery,
+        at: usize,
+        succeeded: bool,
+    ) {
+        let Some(read) = &self.reads.reads[at] else { return };
         if !succeeded {
-            let server = self.links.all[read.link].server;
-            return self.finish_read(at, Some(Failure::Gone { server }));
+            let server = links.all[read.link].server;
+            return self.finish_read(tables, recovery, at, Some(Failure::Gone { server }));
         }
         let is_whole = match read.phase {
-            Phase::Values => return self.finish_read(at, None),
-            Phase::After => self.agrees(read),
-            _ if read.relaxed => !self.is_fenced(read),
-            _ => self.is_whole(read),
+            Phase::Values => return self.finish_read(tables, recovery, at, None),
+            Phase::After => self.reads.agrees(&self.memory, read),
+            _ if read.relaxed => !self.memory.is_fenced(read),
+            _ => self.memory.is_whole(read),
         };
         if is_whole {
-            self.saw_current(at);
-            return self.finish_read(at, None);
+            self.reads.saw_current(tables, at);
+            return self.finish_read(tables, recovery, at, None);
         }
         let mut read = *read;
-        self.pending.counters.reads_retried += 1;
+        self.counters.reads_retried += 1;
         let is_fenced = match read.phase {
-            Phase::After => self.ends_fenced(&read),
-            _ => self.is_fenced(&read),
+            Phase::After => self.reads.ends_fenced(&self.memory, &read),
+            _ => self.memory.is_fenced(&read),
         };
         if is_fenced {
-            let server = self.links.all[read.link].server;
-            return self.finish_read(at, Some(Failure::NotCurrent { server }));
+            let server = links.all[read.link].server;
+            return self.finish_read(tables, recovery, at, Some(Failure::NotCurrent { server }));
         }
         read.met += 1;
         if read.phase == Phase::After {
-            self.turn_versions(&read);
+            self.reads.turn_versions(&self.memory, &read);
             read.phase = Phase::Rows;
         } else {
-            read.again = self.changed(&read);
+            read.again = self.memory.changed(&read);
         }
-        self.pending.reads.reads[at] = Some(read);
-        let request = self.pending.requests.find_mut(read.request);
+        self.reads.reads[at] = Some(read);
+        let request = self.requests.find_mut(read.request);
         let asks = request.is_some_and(|request| {
             request.asks_servers |= read.met >= MET_MAX;
             request.asks_servers
         });
         if asks {
-            return self.finish_read(at, None);
+            return self.finish_read(tables, recovery, at, None);
         }
-        self.go_on(at);
+        self.go_on(links, tables, recovery, at);
     }
 
-    fn finish_read(&mut self, at: usize, failure: Option<Failure>) {
-        let Some(read) = &mut self.pending.reads.reads[at] else { return };
+    fn finish_read(
+        &mut self,
+        tables: &mut Tables,
+        recovery: &mut Recovery,
+        at: usize,
+        failure: Option<Failure>,
+    ) {
+        let Some(read) = &mut self.reads.reads[at] else { return };
         read.phase = Phase::Done;
         let (id, table, versions) = (read.request, read.table, read.versions.take());
-        self.release_versions(versions);
-        self.pending.reads.postponed.retain(|other| *other != at);
+        self.reads.release_versions(&mut self.memory, versions);
+        self.reads.postponed.retain(|other| *other != at);
         match failure {
-            Some(Failure::Gone { .. } | Failure::NotCurrent { .. }) if self.recovery.retries() => {
+            Some(Failure::Gone { .. } | Failure::NotCurrent { .. }) if recovery.retries() => {
                 // Whoever claims the rows reads them again elsewhere.
-                self.tables[table].places.clear();
-                if let Some(request) = self.pending.requests.find_mut(id) {
+                tables[table].places.clear();
+                if let Some(request) = self.requests.find_mut(id) {
                     request.reads_again = true;
                 }
                 self.end_part(id, None);
                 if let Some(Failure::Gone { .. }) = failure {
-                    self.recovery.start_trouble();
+                    recovery.start_trouble();
                 }
             }
             _ => self.end_part(id, failure),
         }
     }
 
-    /// Whether rows of this place can be read without their versions: each is one value, nobody
-    /// takes the place over by failover, and it was current a moment ago. Values are aligned and at
-    /// most eight bytes, and the server's device reads such whole.
-    fn reads_by_value(&self, table: TableIndex, place: &Place) -> bool {
-        let schema = &self.tables[table].entry.schema;
-        schema.width == 1
-            && self.links.all[place.link].promises.reads_words_whole
-            && self.cluster.map.replicas <= 1
-            && place.current_at.is_some_and(|at| at.elapsed() < CURRENT_FOR)
-    }
-
-    /// Versions at a place were looked at and were not fenced.
-    fn saw_current(&mut self, at: usize) {
-        let Some(read) = &self.pending.reads.reads[at] else { return };
-        let (link, offset) = (read.link, read.place.at.offset);
-        let now = Instant::now();
-        let table = &mut self.tables[read.table];
-        let is_same = |place: &&mut Place| place.link == link && place.at.offset == offset;
-        for place in table.places.of_partition(read.partition.0 as usize).filter(is_same) {
-            place.current_at = Some(now);
-        }
-    }
-
-    /// Whether every block of a read has equal, even versions at both ends.
-    fn is_whole(&self, read: &Read) -> bool {
-        let (pages, staged) = (self.pending.memory.staging_pages(), read.staged());
-        read.blocks().all(|block| staged.is_whole(pages, block))
-    }
-
-    /// The first and the last block of a read that are not whole.
-    fn changed(&self, read: &Read) -> Option<(u64, u64)> {
-        let (pages, staged) = (self.pending.memory.staging_pages(), read.staged());
-        let mut changed = read.blocks().filter(|block| !staged.is_whole(pages, *block));
-        let first = changed.next()?;
-        Some((first, changed.next_back().unwrap_or(first)))
-    }
-
-    fn is_fenced(&self, read: &Read) -> bool {
-        let (pages, staged) = (self.pending.memory.staging_pages(), read.staged());
-        read.blocks().any(|block| staged.is_fenced(pages, block))
-    }
-
     /// Copies the rows of a request's finished reads into `into`, and gives their blocks back.
     pub(super) fn copy_done(
         &mut self,
+        tables: &Tables,
         request: RequestId,
         table: TableIndex,
         rows: RowRange,
         into: &mut [u8],
     ) {
-        let state = &self.tables[table];
+        let state = &tables[table];
         let (row_len, layout) = (state.row_len, state.layout);
-        let memory = &mut self.pending.memory;
+        let memory = &mut self.memory;
         let is_done = |read: &Read| read.request == request && read.phase == Phase::Done;
-        self.pending.reads.take(is_done, |read| {
+        self.reads.take(is_done, |read| {
             let part = layout.rows_of(read.partition);
             copy_read(read, memory.staging_pages(), (part, rows), row_len, into);
             memory.release(read.chunk);
         });
     }
 
-    /// Gives the staged blocks of a request back.
-    pub(super) fn drop_reads(&mut self, request: RequestId) {
-        let memory = &mut self.pending.memory;
-        self.pending.reads.take(|read| read.request == request, |read| memory.release(read.chunk));
-    }
-
     /// Every read under way on a link fails.
-    pub(super) fn fail_reads(&mut self, link: usize) {
-        let server = self.links.all[link].server;
-        for at in 0..self.pending.reads.reads.len() {
-            let lost = self.pending.reads.reads[at]
+    pub(super) fn fail_reads(
+        &mut self,
+        links: &Links,
+        tables: &mut Tables,
+        recovery: &mut Recovery,
+        link: usize,
+    ) {
+        let server = links.all[link].server;
+        for at in 0..self.reads.reads.len() {
+            let lost = self.reads.reads[at]
                 .is_some_and(|read| read.link == link && read.phase != Phase::Done);
             if lost {
-                self.finish_read(at, Some(Failure::Gone { server }));
+                self.finish_read(tables, recovery, at, Some(Failure::Gone { server }));
             }
         }
+    }
+}
+
+impl Cluster {
+    /// Whether rows of this place can be read without their versions: each is one value, nobody
+    /// takes the place over by failover, and it was current a moment ago. Values are aligned and at
+    /// most eight bytes, and the server's device reads such whole.
+    fn reads_by_value(
+        &self,
+        links: &Links,
+        tables: &Tables,
+        table: TableIndex,
+        place: &Place,
+    ) -> bool {
+        let schema = &tables[table].entry.schema;
+        schema.width == 1
+            && links.all[place.link].promises.reads_words_whole
+            && self.map.replicas <= 1
+            && place.current_at.is_some_and(|at| at.elapsed() < CURRENT_FOR)
     }
 }
 
@@ -435,32 +466,6 @@ impl Tables {
             }
         }
     }
-}
-
-/// Copies those of `rows` that a read has staged to where they belong in `into`. The last block of a
-/// partition may have room for more rows than `part`: those are other reads'.
-fn copy_read(
-    read: &Read,
-    pages: &Pages,
-    (part, rows): (RowRange, RowRange),
-    row_len: u64,
-    into: &mut [u8],
-) {
-    let place = &read.place.at;
-    let block_rows = u64::from(place.block_rows);
-    let first = place.first_row + read.block * block_rows;
-    let all = RowRange::new(first, first + read.block_count * block_rows);
-    let wanted = part.intersection(rows).and_then(|of_part| of_part.intersection(all));
-    let Some(wanted) = wanted else { return };
-    let to = index((wanted.start - rows.start) * row_len);
-    let len = index(wanted.count() * row_len);
-    let blocks = Rows {
-        at: (read.chunk.offset + ROWS_AT - HEAD_VERSION_AT).wrapping_sub(read.skipped),
-        stride: u64::from(place.block_stride),
-        block_rows,
-        row_len,
-    };
-    blocks.copy(pages, wanted.start - first, &mut into[to..to + len]);
 }
 
 /// What is `skipped` bytes behind the head version of a block.

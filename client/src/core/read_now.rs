@@ -101,11 +101,11 @@ impl Core {
                     // Whoever reads again waits for slower workers again.
                     slot.reply = Reply::Blocks { rows: part, reading };
                 }
-                self.end_sending(id);
+                self.pending.end_sending(id);
                 windows.push_back((id, part));
                 if let Err(error) = started {
                     for (id, _) in windows {
-                        self.forget(id);
+                        self.pending.forget(id);
                     }
                     return Err(error);
                 }
@@ -123,7 +123,7 @@ impl Core {
                 });
                 if let Err(error) = claimed {
                     for (id, _) in windows {
-                        self.forget(id);
+                        self.pending.forget(id);
                     }
                     return Err(error);
                 }
@@ -159,7 +159,8 @@ impl Core {
             let from = index((first - rows.start) * row_len);
             let part = RowRange::new(first, end);
             let out = &mut into[from..from + index(part.count() * row_len)];
-            match self.copy_view(&place, view, part, row_len, copy, out) {
+            let retried = &mut self.pending.counters.reads_retried;
+            match place.copy_view(view, part, row_len, copy, retried, out) {
                 Copied::Whole => {}
                 Copied::Contended => self.pull_contended(table, part, reading, out)?,
                 Copied::Fenced => {

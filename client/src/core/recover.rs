@@ -83,7 +83,12 @@ impl Core {
         }
         let now = Instant::now();
         if let Phase::Learn = trouble.phase {
-            self.expire_kept();
+            self.retries.expire_kept(
+                &mut self.pending,
+                &mut self.links,
+                &self.session,
+                &self.tables,
+            );
             if trouble.backoff.is_due(now) {
                 let learned = self.session.learn_map(
                     &self.cluster,
@@ -133,7 +138,7 @@ impl Core {
         let worse = self.recovery.trouble.take().is_some();
         if is_whole && !worse {
             trouble.over = Some(Instant::now());
-            self.settle_ages();
+            self.retries.settle_ages();
         } else if worse && !matches!(trouble.phase, Phase::Settle { .. }) {
             trouble.phase = Phase::Learn;
             self.recovery.settling = false;
@@ -216,7 +221,7 @@ impl Core {
     /// Sends what was kept, in the order of its sequences; what has nowhere to go stays. False when
     /// a mailbox is full: the rest goes later, and nothing new before.
     fn resend(&mut self) -> bool {
-        self.give_up_old();
+        self.retries.give_up_old(&self.cluster, &mut self.pending, &mut self.links);
         let mut waiting = std::mem::take(&mut self.retries.queue);
         waiting.make_contiguous().sort_by_key(Kept::sequence);
         let mut left = VecDeque::new();
@@ -229,7 +234,10 @@ impl Core {
                 left.push_back(kept);
                 continue;
             }
-            let mut pieces = self.split(kept).into_iter();
+            let mut pieces = self
+                .retries
+                .split(&self.cluster, &self.tables, &mut self.pending, &mut self.links, kept)
+                .into_iter();
             while let Some((link, piece)) = pieces.next() {
                 match self.write_kept(link, piece) {
                     Written::Done => {}

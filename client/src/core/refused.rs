@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use windlass_wire::{RequestHeader, Rows};
 
-use super::{Core, REQUESTS_MAX, RequestId, filters::keys_of, link::InFlight, push::index};
+use super::{
+    Links, Pending, REQUESTS_MAX, RequestId, filters::keys_of, link::InFlight, push::index,
+};
 
 /// Rows, or keys, by request: of those that may still be asked for.
 #[derive(Debug, Default)]
@@ -34,12 +36,12 @@ impl Refused {
     }
 }
 
-impl Core {
+impl Pending {
     /// Notes the rows of a push that its server refused, as they are in the mailbox's mirror.
     #[cold]
-    pub(super) fn note_refused(&mut self, link_at: usize, in_flight: &InFlight) {
+    pub(super) fn note_refused(&mut self, links: &Links, link_at: usize, in_flight: &InFlight) {
         let mut bytes = Vec::new();
-        let found = self.links.all[link_at].writer.read_back(in_flight.number, &mut bytes);
+        let found = links.all[link_at].writer.read_back(in_flight.number, &mut bytes);
         let decoded = RequestHeader::decode(&bytes, bytes.len() as u64);
         let Some(header) = decoded.ok().filter(|_| found) else {
             unreachable!("the mirror holds every message in flight as it was written");
@@ -50,13 +52,13 @@ impl Core {
         match header.rows {
             Rows::Range { first } => {
                 let last = first + u64::from(header.row_count - 1);
-                self.pending.refused.add(in_flight.request, [first..=last]);
+                self.refused.add(in_flight.request, [first..=last]);
             }
             Rows::Keys => {
                 let keys = &bytes[header.len()..][..index(header.sent_keys_len())];
-                let link = &self.links.all[link_at];
+                let link = &links.all[link_at];
                 let keys = keys_of(link, in_flight.number, &header, keys);
-                self.pending.refused.add(in_flight.request, keys.into_iter().map(|key| key..=key));
+                self.refused.add(in_flight.request, keys.into_iter().map(|key| key..=key));
             }
             Rows::Partition { .. } => unreachable!("a push is of the rows it names"),
         }

@@ -4,7 +4,7 @@
 use windlass_wire::{PartitionId, Status, map::ServerState};
 
 use super::{
-    Cluster, Core, RequestId, Session,
+    Cluster, Pending, RequestId, Session,
     requests::{Failure, Reply},
 };
 use crate::error::{FilterRefusal, RequestError};
@@ -63,24 +63,28 @@ impl Session {
     }
 }
 
-impl Core {
+impl Pending {
     /// What a failure is to the user.
-    pub(super) fn error_of(&self, id: RequestId, failure: Failure) -> RequestError {
+    pub(super) fn error_of(
+        &self,
+        cluster: &Cluster,
+        session: &Session,
+        id: RequestId,
+        failure: Failure,
+    ) -> RequestError {
         match failure {
             Failure::Gone { server } => RequestError::ServerGone { server },
             Failure::NotCurrent { server } => RequestError::NotCurrent { server },
-            Failure::Unavailable { partition } => {
-                self.cluster.unavailable(&self.session, partition)
-            }
+            Failure::Unavailable { partition } => cluster.unavailable(session, partition),
             Failure::RowsLost => RequestError::RowsLost,
             Failure::Refused { status: Status::NotFinite, .. } => {
-                let request = self.pending.requests.find(id);
+                let request = self.requests.find(id);
                 let pulls = request.is_some_and(|request| !matches!(request.reply, Reply::None));
                 if pulls { FilterRefusal::RowNotFinite.into() } else { RequestError::NotFinite }
             }
             Failure::Expired { expiry } => RequestError::SessionExpired { expiry },
             Failure::Refused { server, status } => {
-                RequestError::Refused { server, status, rows: self.pending.refused.of(id) }
+                RequestError::Refused { server, status, rows: self.refused.of(id) }
             }
         }
     }

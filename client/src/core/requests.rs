@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use windlass_transport::chunks::Chunk;
 use windlass_wire::{PartitionId, RowRange, ServerId, Status, WorkerClock};
 
-use super::{REQUESTS_MAX, age::coarse_ms, push::Replica};
+use super::{Pending, REQUESTS_MAX, age::coarse_ms, push::Replica};
 
 /// A request of this client, from 1. The timestamp users see.
 pub(crate) type RequestId = u64;
@@ -160,6 +160,43 @@ impl Requests {
         if positions.capacity() > 0 && self.spare_positions.len() < 64 {
             positions.clear();
             self.spare_positions.push(positions);
+        }
+    }
+}
+
+impl Pending {
+    /// One part of a request is over.
+    #[inline]
+    pub(super) fn end_part(&mut self, id: RequestId, failure: Option<Failure>) {
+        let Some(request) = self.requests.find_mut(id) else { return };
+        request.parts_left -= 1;
+        request.failure = request.failure.or(failure);
+        if request.is_done() && request.forgotten {
+            let reply = std::mem::take(&mut request.reply);
+            request.claimable = false;
+            self.drop_reply(id, reply);
+        }
+    }
+
+    /// Nobody will claim the reply of a request: its memory is free once it is done.
+    pub(crate) fn forget(&mut self, id: RequestId) {
+        let Some(request) = self.requests.find_mut(id) else { return };
+        request.forgotten = true;
+        if request.is_done() {
+            let reply = std::mem::take(&mut request.reply);
+            request.claimable = false;
+            self.drop_reply(id, reply);
+        }
+    }
+
+    pub(super) fn drop_reply(&mut self, id: RequestId, reply: Reply) {
+        match reply {
+            Reply::Staged { chunk, positions, .. } => {
+                self.memory.release(chunk);
+                self.requests.give_positions(positions);
+            }
+            Reply::Blocks { .. } => self.reads.drop_reads(&mut self.memory, id),
+            Reply::None | Reply::Lazy { .. } => {}
         }
     }
 }

@@ -113,7 +113,14 @@ impl Core {
             if writer.messages_left() > MESSAGES_LEFT && writer.bytes_left() > BYTES_LEFT {
                 let options =
                     PushOptions { clock: Some(self.clocks.own), ..PushOptions::default() };
-                let header = self.header(RequestKind::Idle, table, &options);
+                let header = self.session.header(
+                    &self.tables,
+                    &self.clocks,
+                    &self.cluster,
+                    RequestKind::Idle,
+                    table,
+                    &options,
+                );
                 let (keys, values, reply) = (&[][..], Values::None, None);
                 let message = Message { request: NOBODY, header, list: &[], keys, values, reply };
                 self.links.write_now(

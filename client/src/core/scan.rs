@@ -52,9 +52,9 @@ pub(crate) fn step(
         slot.reply = Reply::Staged { chunk, row_count, positions: Vec::new() };
     }
     let sent = ask(core, table, step, (row_count, row_words), request, chunk);
-    core.end_sending(request);
-    core.or_forget(request, sent)?;
-    core.wait_for(request).inspect_err(|_| core.forget(request))?;
+    core.pending.end_sending(request);
+    core.pending.or_forget(request, sent)?;
+    core.wait_for(request).inspect_err(|_| core.pending.forget(request))?;
     let pages = core.pending.memory.staging_pages();
     let mut head = [0; HEAD_LEN];
     pages.read(chunk.offset, &mut head);
@@ -64,9 +64,9 @@ pub(crate) fn step(
         let at = into.len();
         into.resize(at + len, 0);
         pages.read(chunk.offset + HEAD_LEN as u64, &mut into[at..]);
-        core.count_pull(len as u64);
+        core.pending.count_pull(len as u64);
     }
-    core.forget(request);
+    core.pending.forget(request);
     head.ok_or(RequestError::BadScan)
 }
 
@@ -80,7 +80,14 @@ fn ask(
 ) -> Result<(), RequestError> {
     let replica = core.cluster.replica_of(step.from);
     let staging = core.pending.memory.staging_region()?;
-    let mut header = core.header(RequestKind::Scan, table, &PushOptions::default());
+    let mut header = core.session.header(
+        &core.tables,
+        &core.clocks,
+        &core.cluster,
+        RequestKind::Scan,
+        table,
+        &PushOptions::default(),
+    );
     header.strong = replica == super::push::Replica::Strong;
     header.rows =
         Rows::Partition { partition: step.partition, from: step.position, columns: step.columns };

@@ -13,7 +13,7 @@ use windlass_wire::{
 };
 
 use super::{
-    Cluster, Core, Links, Memory, Recovery, RegionId, RequestId, Session,
+    Cluster, Core, Links, Memory, Recovery, RegionId, RequestId, Scratch, Session,
     kept::{Kept, KeptValues},
     link::{Answer, BY_REFERENCE_LEN, Held, InFlight},
     progress::Patience,
@@ -90,7 +90,7 @@ impl Core {
                 return self.put_off(route, message);
             }
             Err(error) => {
-                self.release(message.held());
+                self.pending.release(&mut self.links, message.held());
                 return Err(RequestError::Setup { text: chain(&error) });
             }
         }
@@ -102,7 +102,7 @@ impl Core {
             Ok(bytes) => bytes,
             Err(Unsealed::LinkFailed) => return self.put_off(route, message),
             Err(Unsealed::Setup(error)) => {
-                self.release(message.held());
+                self.pending.release(&mut self.links, message.held());
                 return Err(error);
             }
         };
@@ -116,7 +116,8 @@ impl Core {
             || self.links.write(route.link, &bytes, message, inline).is_err()
         {
             if patience.is_none() {
-                patience = Some(Patience::new(self.time_left(message.request)));
+                patience =
+                    Some(Patience::new(self.pending.time_left(&self.session, message.request)));
             }
             let waited =
                 match self.rounds.round_fills(&self.links, route.link, &message.header, len) {
@@ -124,7 +125,7 @@ impl Core {
                     false => self.wait_a_little(&mut patience),
                 };
             if let Err(error) = waited {
-                self.release(message.held());
+                self.pending.release(&mut self.links, message.held());
                 return Err(self.rounds.blame_round(&self.pending.requests, error));
             }
             if !self.links.takes(&self.cluster, &self.recovery, route) {
@@ -184,7 +185,7 @@ impl Core {
         message: &Message<'_>,
     ) -> Result<(), RequestError> {
         if self.session.options.retry_for.is_zero() {
-            self.release(message.held());
+            self.pending.release(&mut self.links, message.held());
             let server = self.links.all.get(route.link).map_or(ServerId(0), |link| link.server);
             return Err(RequestError::ServerGone { server });
         }
@@ -200,9 +201,13 @@ impl Core {
             }
         };
         let (request, mut header, reply) = (message.request, message.header, message.reply);
-        let values = self.decoded_values(&mut header, values);
+        let values = self.pending.decoded_values(&mut self.links, &mut header, values);
         let keys = message.list.to_vec();
-        self.keep(Kept { request, header, keys, values, reply });
+        self.retries.keep(
+            &mut self.pending,
+            &mut self.recovery,
+            Kept { request, header, keys, values, reply },
+        );
         Ok(())
     }
 }
@@ -380,12 +385,18 @@ impl Message<'_> {
     }
 }
 
-impl Core {
+impl Memory {
     /// Copies values out of a registered region into a buffer that has to be given back.
-    pub(super) fn copy_registered(&mut self, region: RegionId, offset: u64, len: u64) -> Vec<u8> {
-        let mut bytes = std::mem::take(&mut self.scratch.values);
+    pub(super) fn copy_registered(
+        &mut self,
+        scratch: &mut Scratch,
+        region: RegionId,
+        offset: u64,
+        len: u64,
+    ) -> Vec<u8> {
+        let mut bytes = std::mem::take(&mut scratch.values);
         bytes.resize(index(len), 0);
-        self.pending.memory.pages(region).read(offset, &mut bytes);
+        self.pages(region).read(offset, &mut bytes);
         bytes
     }
 }

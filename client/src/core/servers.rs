@@ -9,7 +9,7 @@ use windlass_wire::{
 };
 
 use super::{
-    Core, Links, Recovery,
+    Cluster, Core, Links, Recovery,
     backoff::Backoff,
     connect::{Welcome, chain},
     control::Control,
@@ -140,7 +140,7 @@ impl Core {
         for at in 0..self.cluster.servers.len() {
             let entry = self.cluster.map.server(self.cluster.servers[at].id);
             if entry.is_none_or(|entry| entry.state == ServerState::Down) {
-                self.leave(at);
+                self.cluster.leave(&mut self.links, at);
             }
         }
         let mut reached = true;
@@ -185,18 +185,6 @@ impl Core {
         reached
     }
 
-    /// Ends everything with a server.
-    fn leave(&mut self, at: usize) {
-        if self.cluster.servers[at].left {
-            return;
-        }
-        self.cluster.servers[at].left = true;
-        self.cluster.servers[at].control = None;
-        for link in self.cluster.servers[at].links() {
-            self.links.lose(link);
-        }
-    }
-
     /// A server came back as a new process. Where there is one copy of each row, those of tables
     /// that are kept in memory only are gone: going on as if they were zero would be worse than to
     /// say so.
@@ -213,10 +201,24 @@ impl Core {
         }
         for kept in std::mem::take(&mut self.retries.queue) {
             if lost.contains(&kept.header.table) {
-                self.drop_kept(kept, Failure::RowsLost);
+                self.retries.drop_kept(&mut self.pending, &mut self.links, kept, Failure::RowsLost);
             } else {
                 self.retries.queue.push_back(kept);
             }
+        }
+    }
+}
+
+impl Cluster {
+    /// Ends everything with a server.
+    fn leave(&mut self, links: &mut Links, at: usize) {
+        if self.servers[at].left {
+            return;
+        }
+        self.servers[at].left = true;
+        self.servers[at].control = None;
+        for link in self.servers[at].links() {
+            links.lose(link);
         }
     }
 }

@@ -66,7 +66,14 @@ impl Core {
             return None;
         }
 
-        let mut header = self.header(RequestKind::Push, table, options);
+        let mut header = self.session.header(
+            &self.tables,
+            &self.clocks,
+            &self.cluster,
+            RequestKind::Push,
+            table,
+            options,
+        );
         header.row_count = count_of(row_count);
         if keys.is_empty() {
             header.rows = Rows::Range { first };
@@ -98,7 +105,7 @@ impl Core {
         let place = link.writer.place_of(&laid);
         let written = link.sender.write(transport, laid.as_slice(), place);
         let is_posted = written.is_ok() && link.sender.is_empty();
-        self.count_push(values_len);
+        self.pending.count_push(values_len);
         if is_posted {
             // As in `push_out`: it tells, then looks; this side writes, then looks.
             fence(Ordering::SeqCst);

@@ -13,7 +13,7 @@ use windlass_transport::{
 use windlass_wire::RowRange;
 
 use super::{
-    Core, Links, TableIndex, Tables,
+    Links, TableIndex, Tables,
     places::Place,
     push::{Replica, index},
 };
@@ -46,59 +46,6 @@ pub(super) enum Copied {
     Fenced,
     /// It never rested.
     Contended,
-}
-
-impl Core {
-    /// Copies rows of one partition, all of which the place has, out of its view.
-    pub(super) fn copy_view(
-        &mut self,
-        place: &Place,
-        view: PeerBytes,
-        rows: RowRange,
-        row_len: u64,
-        copy: CopyMode,
-        into: &mut [u8],
-    ) -> Copied {
-        let CopyMode { relaxed, streams } = copy;
-        let block_rows = u64::from(place.at.block_rows);
-        let (mut row, end) = (rows.start - place.at.first_row, rows.end - place.at.first_row);
-        let mut to = 0;
-        while row < end {
-            let block = row / block_rows;
-            let block_end = end.min((block + 1) * block_rows);
-            let line = block * u64::from(place.at.block_stride);
-            let from = line + ROWS_AT + (row % block_rows) * row_len;
-            let len = (block_end - row) * row_len;
-            let out = &mut into[to..to + index(len)];
-            let head = version(view, line + HEAD_VERSION_AT);
-            let retried = &mut self.pending.counters.reads_retried;
-            let copied = at_one_version(head, relaxed, retried, || {
-                copy_bytes(view, from, out, streams);
-            });
-            if copied != Copied::Whole {
-                return copied;
-            }
-            to += index(len);
-            row = block_end;
-        }
-        if streams {
-            end_streaming();
-        }
-        Copied::Whole
-    }
-
-    /// Copies rows of one partition by ascending keys, one behind the other, out of the place's view.
-    /// Whether all are there: none may be fenced, or be pushed to all the time.
-    pub(super) fn copy_view_keys(
-        &mut self,
-        place: &Place,
-        view: PeerBytes,
-        keys: &[u64],
-        into: &mut [u8],
-    ) -> Copied {
-        let rows = KeyedRows::new(place, view, into.len() / keys.len());
-        rows.copy(keys, into, &mut self.pending.counters.reads_retried)
-    }
 }
 
 impl Tables {
@@ -137,6 +84,58 @@ impl Tables {
             row = state.layout.rows_of(partition).end;
         }
         true
+    }
+}
+
+impl Place {
+    /// Copies rows of one partition, all of which the place has, out of its view.
+    pub(super) fn copy_view(
+        &self,
+        view: PeerBytes,
+        rows: RowRange,
+        row_len: u64,
+        copy: CopyMode,
+        retried: &mut u64,
+        into: &mut [u8],
+    ) -> Copied {
+        let CopyMode { relaxed, streams } = copy;
+        let block_rows = u64::from(self.at.block_rows);
+        let (mut row, end) = (rows.start - self.at.first_row, rows.end - self.at.first_row);
+        let mut to = 0;
+        while row < end {
+            let block = row / block_rows;
+            let block_end = end.min((block + 1) * block_rows);
+            let line = block * u64::from(self.at.block_stride);
+            let from = line + ROWS_AT + (row % block_rows) * row_len;
+            let len = (block_end - row) * row_len;
+            let out = &mut into[to..to + index(len)];
+            let head = version(view, line + HEAD_VERSION_AT);
+            let copied = at_one_version(head, relaxed, retried, || {
+                copy_bytes(view, from, out, streams);
+            });
+            if copied != Copied::Whole {
+                return copied;
+            }
+            to += index(len);
+            row = block_end;
+        }
+        if streams {
+            end_streaming();
+        }
+        Copied::Whole
+    }
+
+    /// Copies rows of one partition by ascending keys, one behind the other, out of the place's view.
+    /// Whether all are there: none may be fenced, or be pushed to all the time.
+    pub(super) fn copy_view_keys(
+        &self,
+        view: PeerBytes,
+        keys: &[u64],
+        retried: &mut u64,
+        into: &mut [u8],
+    ) -> Copied {
+        let rows = KeyedRows::new(self, view, into.len() / keys.len());
+        rows.copy(keys, into, retried)
     }
 }
 

@@ -12,7 +12,7 @@ use super::{TableClock, is_clocked};
 use crate::{
     config::PushOptions,
     core::{
-        Core, RequestId, Session, TableIndex,
+        Clocks, Cluster, Core, RequestId, RetryQueue, Session, TableIndex, Tables,
         connect::chain,
         requests::NOBODY,
         send::{Message, Values},
@@ -146,12 +146,13 @@ impl Core {
             if !owes || self.tables[table].dropped {
                 continue;
             }
-            let told = !self.holds_back(table)
+            let told = !self.retries.holds_back(&self.tables, table)
                 && (0..self.links.all.len()).all(|link| {
                     if self.tables.line(table, link).is_none() {
                         return true;
                     }
-                    let header = self.clock_header(table);
+                    let header =
+                        self.session.clock_header(&self.tables, &self.clocks, &self.cluster, table);
                     let (keys, values, reply) = (&[][..], Values::None, None);
                     let message =
                         Message { request: NOBODY, header, list: &[], keys, values, reply };
@@ -186,7 +187,7 @@ impl Core {
         for table in self.tables.indices() {
             sent = sent.and_then(|()| self.send_clock(table, request));
         }
-        self.end_sending(request);
+        self.pending.end_sending(request);
         if in_rounds {
             self.rounds.note_round_end(request);
         }
@@ -197,7 +198,7 @@ impl Core {
     fn announce(&mut self, table: TableIndex) -> Result<RequestId, RequestError> {
         let request = self.begin_now(None, false)?;
         let sent = self.send_clock(table, request);
-        self.end_sending(request);
+        self.pending.end_sending(request);
         sent.map(|()| request)
     }
 
@@ -219,7 +220,8 @@ impl Core {
                     Ok(_) | Err(_) => {}
                 }
             }
-            let header = self.clock_header(table);
+            let header =
+                self.session.clock_header(&self.tables, &self.clocks, &self.cluster, table);
             let message = Message {
                 request,
                 header,
@@ -229,7 +231,7 @@ impl Core {
                 reply: None,
             };
             self.settle_lost();
-            if self.holds_back(table) {
+            if self.retries.holds_back(&self.tables, table) {
                 // It goes to all links, once what is before it can be sent.
                 return self.put_off(self.cluster.route(link), &message);
             }
@@ -238,26 +240,38 @@ impl Core {
         }
         Ok(())
     }
+}
 
-    fn clock_header(&mut self, table: TableIndex) -> RequestHeader {
-        let options = PushOptions { clock: Some(self.clocks.own), ..PushOptions::default() };
-        self.header(RequestKind::AdvanceClock, table, &options)
+impl Session {
+    fn clock_header(
+        &mut self,
+        tables: &Tables,
+        clocks: &Clocks,
+        cluster: &Cluster,
+        table: TableIndex,
+    ) -> RequestHeader {
+        let options = PushOptions { clock: Some(clocks.own), ..PushOptions::default() };
+        self.header(tables, clocks, cluster, RequestKind::AdvanceClock, table, &options)
     }
+}
 
+impl RetryQueue {
     /// Whether pushes to a table wait to be sent again: a clock that overtook them would promise
     /// what is not there.
-    pub(in crate::core) fn holds_back(&self, table: TableIndex) -> bool {
-        let id = self.tables[table].entry.id;
-        self.retries.queue.iter().any(|kept| kept.header.kind.pushes() && kept.header.table == id)
+    pub(in crate::core) fn holds_back(&self, tables: &Tables, table: TableIndex) -> bool {
+        let id = tables[table].entry.id;
+        self.queue.iter().any(|kept| kept.header.kind.pushes() && kept.header.table == id)
     }
+}
 
+impl Cluster {
     /// Nobody waits for this client any more. Best effort: servers notice by themselves, later.
-    pub(in crate::core) fn leave_clocks(&mut self) {
-        let works = self.tables.iter().any(|table| table.clock.is_some() && !table.dropped);
-        if !works || self.session.options.rank.is_none() || !self.session.sends_leave_notice {
+    pub(in crate::core) fn leave_clocks(&mut self, session: &Session, tables: &Tables) {
+        let works = tables.iter().any(|table| table.clock.is_some() && !table.dropped);
+        if !works || session.options.rank.is_none() || !session.sends_leave_notice {
             return;
         }
-        for server in &mut self.cluster.servers {
+        for server in &mut self.servers {
             if server.control.as_ref().is_some_and(|control| !control.is_closed()) {
                 let _ = server.ask(&ClientRequest::LeaveClocks {}, Some(FAREWELL_MAX));
             }

@@ -11,7 +11,7 @@ use windlass_wire::{ClockLine, PartitionId, RowRange, ServerId, WorkerClock, map
 use super::TRUSTED_ROUNDS;
 use crate::{
     core::{
-        Clocks, Cluster, Core, Links, Session, TableIndex, Tables, connect::chain,
+        Clocks, Cluster, Core, Links, Pending, Session, TableIndex, Tables, connect::chain,
         progress::ask_after, requests::Reading, view::load_word,
     },
     error::{RequestError, TableError},
@@ -103,13 +103,13 @@ impl Core {
             outcome = self.poll_line(table, link, started, until);
         }
         reading.gains = self.clocks.gains_seen;
-        self.count_idle(started.elapsed());
+        self.pending.count_idle(started.elapsed());
         let partition = self.tables[table].layout.partition_of(rows.start);
         outcome.map_err(|found| match found {
             Waited::Failed(error) if self.session.is_passing(&error) => {
                 self.cluster.unavailable(&self.session, partition)
             }
-            found => self.behind(found, clock),
+            found => self.session.behind(found, clock),
         })
     }
 
@@ -133,7 +133,7 @@ impl Core {
                     started + self.session.options.retry_for.min(self.session.options.timeout);
                 let error = self.cluster.unavailable(&self.session, partition);
                 let waited = self.wait_for_routes(self.cluster.generation, until, error);
-                waited.map_err(|found| self.behind(found, WorkerClock(0)))?;
+                waited.map_err(|found| self.session.behind(found, WorkerClock(0)))?;
                 continue;
             }
             for link in 0..self.links.all.len() {
@@ -160,25 +160,6 @@ impl Core {
             }
         }
         Ok(())
-    }
-
-    /// Idle time is what waiting for slower workers has cost.
-    pub(in crate::core) fn count_idle(&mut self, time: Duration) {
-        self.pending.counters.clock_waits += 1;
-        let time = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        self.pending.counters.clock_wait_us =
-            self.pending.counters.clock_wait_us.saturating_add(time);
-    }
-
-    fn behind(&self, found: Waited, clock: WorkerClock) -> RequestError {
-        match found {
-            Waited::Failed(error) => error,
-            Waited::TooLong(line) => RequestError::Behind {
-                slowest: WorkerClock(line.minimum),
-                needed: WorkerClock(line.needed(clock)),
-                timeout: self.session.options.timeout,
-            },
-        }
     }
 
     /// Polls one shard's line until it is as wanted, or another shard may be the one to ask.
@@ -274,6 +255,28 @@ impl Core {
         };
         self.clocks.saw_line(&mut self.tables, table, link, seen);
         Ok(seen)
+    }
+}
+
+impl Pending {
+    /// Idle time is what waiting for slower workers has cost.
+    pub(in crate::core) fn count_idle(&mut self, time: Duration) {
+        self.counters.clock_waits += 1;
+        let time = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.counters.clock_wait_us = self.counters.clock_wait_us.saturating_add(time);
+    }
+}
+
+impl Session {
+    fn behind(&self, found: Waited, clock: WorkerClock) -> RequestError {
+        match found {
+            Waited::Failed(error) => error,
+            Waited::TooLong(line) => RequestError::Behind {
+                slowest: WorkerClock(line.minimum),
+                needed: WorkerClock(line.needed(clock)),
+                timeout: self.options.timeout,
+            },
+        }
     }
 }
 

@@ -5,8 +5,9 @@
 use windlass_transport::{LocalSlice, RemoteAddress, WorkId, chunks::Chunk};
 
 use super::{
-    super::{Core, places::Place, view::FENCED},
+    super::{Links, Memory, Pending, places::Place, view::FENCED},
     Phase, Read, Reads, remote_of,
+    span::Span,
 };
 
 /// What a read costs besides the bytes it brings, in bytes. A queue pair sends 16 to 30 million
@@ -122,11 +123,11 @@ impl Reads {
     }
 }
 
-impl Core {
+impl Reads {
     /// Where a read's versions from before and after lie in the staging area, block by block.
     fn versions(&self, read: &Read) -> impl Iterator<Item = (u64, u64)> + use<> {
         let guard = read.versions.and_then(|versions| {
-            let guard = self.pending.reads.guards[versions.guard].as_ref()?;
+            let guard = self.guards[versions.guard].as_ref()?;
             let first = guard.chunk.offset + versions.at;
             Some((first, guard.half_len, versions.step))
         });
@@ -138,8 +139,8 @@ impl Core {
     }
 
     /// Whether the versions from before and after are equal and even.
-    pub(super) fn agrees(&self, read: &Read) -> bool {
-        let pages = self.pending.memory.staging_pages();
+    pub(super) fn agrees(&self, memory: &Memory, read: &Read) -> bool {
+        let pages = memory.staging_pages();
         read.versions.is_some()
             && self.versions(read).all(|(before, after)| {
                 let version = pages.load_u64(before);
@@ -148,27 +149,27 @@ impl Core {
     }
 
     /// Whether a version from after is fenced.
-    pub(super) fn ends_fenced(&self, read: &Read) -> bool {
-        let pages = self.pending.memory.staging_pages();
+    pub(super) fn ends_fenced(&self, memory: &Memory, read: &Read) -> bool {
+        let pages = memory.staging_pages();
         self.versions(read).any(|(_, after)| pages.load_u64(after) & FENCED != 0)
     }
 
     /// Versions from after a read are those from before it is made again.
-    pub(super) fn turn_versions(&self, read: &Read) {
-        let pages = self.pending.memory.staging_pages();
+    pub(super) fn turn_versions(&self, memory: &Memory, read: &Read) {
+        let pages = memory.staging_pages();
         for (before, after) in self.versions(read) {
             pages.store_u64(before, pages.load_u64(after));
         }
     }
 
     /// What a read was between is needed no longer.
-    pub(super) fn release_versions(&mut self, versions: Option<Versions>) {
+    pub(super) fn release_versions(&mut self, memory: &mut Memory, versions: Option<Versions>) {
         let Some(versions) = versions else { return };
-        let slot = &mut self.pending.reads.guards[versions.guard];
+        let slot = &mut self.guards[versions.guard];
         let Some(guard) = slot else { return };
         guard.users = guard.users.saturating_sub(1);
         if guard.users == 0 {
-            self.pending.memory.release(guard.chunk);
+            memory.release(guard.chunk);
             *slot = None;
         }
     }
@@ -183,36 +184,60 @@ impl Core {
                 && other.phase != Phase::Done
                 && guard_of(other) != guard_of(read)
         };
-        read.is_sole && !self.pending.reads.reads.iter().flatten().any(is_other)
+        read.is_sole && !self.reads.iter().flatten().any(is_other)
     }
 
+    /// Lists the reads of versions of a read and those joined to it.
+    fn list_version_reads(&self, first: &Read, list: &mut Vec<VersionRead>) {
+        for read in self.joined(first) {
+            let Some(versions) = read.versions else { continue };
+            for block in 0..read.block_count {
+                let remote = remote_of(&read.place, read.block + block, 0);
+                let at = versions.at + block * versions.step;
+                match list.last_mut() {
+                    Some(last) if remote.address - last.remote.address == at - last.at => {
+                        last.len = at + 8 - last.at;
+                    }
+                    _ => list.push(VersionRead { remote, at, len: 8 }),
+                }
+            }
+        }
+    }
+}
+
+impl Pending {
     /// Posts the steps of a read, and of those joined to it, from the one it is at to `last`, with one
     /// doorbell. False when the link has no room.
-    pub(super) fn post_guarded(&mut self, read: &Read, last: Phase, work_id: WorkId) -> bool {
-        let mut list = std::mem::take(&mut self.pending.reads.version_reads);
+    pub(super) fn post_guarded(
+        &mut self,
+        links: &mut Links,
+        read: &Read,
+        last: Phase,
+        work_id: WorkId,
+    ) -> bool {
+        let mut list = std::mem::take(&mut self.reads.version_reads);
         list.clear();
-        self.list_version_reads(read, &mut list);
-        let is_posted = self.post_steps(read, last, work_id, &list);
-        self.pending.reads.version_reads = list;
+        self.reads.list_version_reads(read, &mut list);
+        let is_posted = self.post_steps(links, read, last, work_id, &list);
+        self.reads.version_reads = list;
         is_posted
     }
 
     fn post_steps(
         &mut self,
+        links: &mut Links,
         read: &Read,
         last: Phase,
         work_id: WorkId,
         list: &[VersionRead],
     ) -> bool {
-        if self.links.all[read.link].sender.room() < REQUESTS_MAX {
+        if links.all[read.link].sender.room() < REQUESTS_MAX {
             return false;
         }
-        let (rows, rows_len) = self.extent(read);
-        let transport = self.links.all[read.link].transport;
-        let guard =
-            read.versions.and_then(|versions| self.pending.reads.guards[versions.guard].as_ref());
-        let (Some(guard), Some(rows)) =
-            (guard, self.pending.memory.staged(transport, rows, rows_len))
+        let (rows, rows_len) = self.reads.extent(read);
+        let transport = links.all[read.link].transport;
+        let guard = read.versions.and_then(|versions| self.reads.guards[versions.guard].as_ref());
+        let (Some(guard), Some(rows)) = (guard, self.memory.staged(transport, rows, rows_len))
         else {
             unreachable!("reads start once the staging area is registered")
         };
@@ -223,7 +248,7 @@ impl Core {
             ..rows
         };
         let (before, half_len) = (guard.chunk.offset, guard.half_len);
-        let (remote, sender) = (read.remote(), &mut self.links.all[read.link].sender);
+        let (remote, sender) = (read.remote(), &mut links.all[read.link].sender);
         let (mut fenced, mut count, mut bytes) = (false, 0, 0);
         for phase in [Phase::Before, Phase::Rows, Phase::After] {
             if phase < read.phase || phase > last {
@@ -247,24 +272,41 @@ impl Core {
             fenced = true;
         }
         self.count_reads(count, bytes);
-        self.links.flush(read.link);
+        links.flush(read.link);
         true
     }
+}
 
-    /// Lists the reads of versions of a read and those joined to it.
-    fn list_version_reads(&self, first: &Read, list: &mut Vec<VersionRead>) {
-        for read in self.joined(first) {
-            let Some(versions) = read.versions else { continue };
-            for block in 0..read.block_count {
-                let remote = remote_of(&read.place, read.block + block, 0);
-                let at = versions.at + block * versions.step;
-                match list.last_mut() {
-                    Some(last) if remote.address - last.remote.address == at - last.at => {
-                        last.len = at + 8 - last.at;
-                    }
-                    _ => list.push(VersionRead { remote, at, len: 8 }),
-                }
-            }
+impl Pending {
+    /// Memory for a guarded read that takes no request, unless there is none or it would take several
+    /// steps.
+    pub(super) fn stage_guarded(&mut self, links: &Links, span: &Span) -> Option<Read> {
+        let mut layout = Layout::default();
+        let laid = layout.add(&span.place, span.block, span.block_count);
+        if !layout.fits() {
+            return None;
+        }
+        let guard = Guard::new(self.memory.allocate(2 * layout.len)?, layout.len);
+        let guard = self.reads.add_guard(guard);
+        let versions = Some(self.reads.guarded_by(guard, laid));
+        let chunk = self.memory.allocate(span.len);
+        let (queue_pair, none) =
+            (links.all[span.place.link].queue_pair, Chunk { offset: 0, len: 0 });
+        let read = span.read(queue_pair, chunk.unwrap_or(none), Phase::Before);
+        let mut read = Read { versions, ..read };
+        let transport = links.all[read.link].transport;
+        let is_registered = self.memory.staged(transport, read.chunk, read.chunk.len).is_some();
+        if chunk.is_none() || !is_registered || !self.reads.may_fence(&read) {
+            self.release_short(&mut read);
+            return None;
+        }
+        Some(read)
+    }
+
+    pub(super) fn release_short(&mut self, read: &mut Read) {
+        self.reads.release_versions(&mut self.memory, read.versions.take());
+        if read.chunk.len > 0 {
+            self.memory.release(read.chunk);
         }
     }
 }

@@ -4,7 +4,7 @@
 use windlass_wire::RowRange;
 
 use super::super::{
-    Core, TableIndex,
+    Cluster, Core, Links, Memory, TableIndex, Tables,
     push::{Replica, index},
     requests::Reading,
     view::Copied,
@@ -47,39 +47,15 @@ impl Core {
         Ok(true)
     }
 
-    /// With how many of so many keys a pull of them starts: what is pulled goes through the staging area. Of a pull
-    /// that does not fit it few do, so that others have room as long as nobody waits for it.
-    pub(crate) fn keys_at_first(&self, table: TableIndex, count: usize) -> usize {
-        let row_len = index(self.tables[table].row_len);
-        if count <= self.staged_len_max() / row_len {
-            return count;
-        }
-        (PIECE_LEN.min(self.pending.memory.staging_len() / 8) / row_len).max(1)
-    }
-
     /// Whether reads of rows can overtake no push of this client: servers answer keys in order, so that
     /// those see what was pushed before.
     fn overtakes_nothing(&mut self, table: TableIndex, rows: RowRange) -> bool {
         self.retries.queue.is_empty()
-            && (self.awaits_nothing(table, rows) || {
+            && (self.cluster.awaits_nothing(&self.links, &self.tables, table, rows) || {
                 self.poll();
-                self.retries.queue.is_empty() && self.awaits_nothing(table, rows)
+                self.retries.queue.is_empty()
+                    && self.cluster.awaits_nothing(&self.links, &self.tables, table, rows)
             })
-    }
-
-    /// Whether the heads of rows have answered all that they were asked.
-    fn awaits_nothing(&self, table: TableIndex, rows: RowRange) -> bool {
-        let layout = self.tables[table].layout;
-        let mut first = rows.start;
-        while first < rows.end {
-            let partition = layout.partition_of(first);
-            let link = self.links.all.get(self.cluster.heads.link_of(partition));
-            if link.is_none_or(|link| !link.in_flight.is_empty()) {
-                return false;
-            }
-            first = layout.rows_of(partition).end;
-        }
-        true
     }
 
     /// Copies rows of a dense table, by keys that were checked, out of this host's memory. False when
@@ -137,7 +113,8 @@ impl Core {
             }
             let of_partition = &keys[done..done + count];
             let out = &mut into[done * row_len..(done + count) * row_len];
-            match self.copy_view_keys(&place, view, of_partition, out) {
+            let retried = &mut self.pending.counters.reads_retried;
+            match place.copy_view_keys(view, of_partition, retried, out) {
                 Copied::Whole => done += count,
                 Copied::Contended => return Ok(false),
                 Copied::Fenced => {
@@ -149,8 +126,43 @@ impl Core {
         }
         let is_counted_in = self.is_counted_in(table, rows, reading)?;
         if is_counted_in {
-            self.count_pull(into.len() as u64);
+            self.pending.count_pull(into.len() as u64);
         }
         Ok(is_counted_in)
+    }
+}
+
+impl Memory {
+    /// With how many of so many keys a pull of them starts: what is pulled goes through the staging area. Of a pull
+    /// that does not fit it few do, so that others have room as long as nobody waits for it.
+    pub(crate) fn keys_at_first(&self, tables: &Tables, table: TableIndex, count: usize) -> usize {
+        let row_len = index(tables[table].row_len);
+        if count <= self.staged_len_max() / row_len {
+            return count;
+        }
+        (PIECE_LEN.min(self.staging_len() / 8) / row_len).max(1)
+    }
+}
+
+impl Cluster {
+    /// Whether the heads of rows have answered all that they were asked.
+    fn awaits_nothing(
+        &self,
+        links: &Links,
+        tables: &Tables,
+        table: TableIndex,
+        rows: RowRange,
+    ) -> bool {
+        let layout = tables[table].layout;
+        let mut first = rows.start;
+        while first < rows.end {
+            let partition = layout.partition_of(first);
+            let link = links.all.get(self.heads.link_of(partition));
+            if link.is_none_or(|link| !link.in_flight.is_empty()) {
+                return false;
+            }
+            first = layout.rows_of(partition).end;
+        }
+        true
     }
 }

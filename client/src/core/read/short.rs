@@ -2,23 +2,21 @@
 //! or by one read that is posted, waited for, checked and copied in a line. It takes no request, and
 //! becomes one when it takes long; whatever is out of the ordinary goes the general way.
 
-use windlass_transport::{CompletionStatus, QueuePairId, WorkId, chunks::Chunk, spin::Idle};
+use windlass_transport::{CompletionStatus, QueuePairId, WorkId, spin::Idle};
 use windlass_wire::{PartitionId, RowRange};
 
 use super::{
     super::{
-        Core, RequestId, TableIndex,
+        Core, Links, Pending, Recovery, RequestId, TableIndex, Tables,
         places::Place,
         push::Replica,
         requests::{Reading, Reply},
         view::{Copied, CopyMode, HEAD_VERSION_AT, ROWS_AT},
     },
-    Phase, Read, copy_read,
-    guard::{Guard, Layout},
-    remote_of,
+    Phase, Read, remote_of,
     span::Span,
     span_len,
-    staged::{Rows, Staged},
+    staged::{Rows, Staged, copy_read},
 };
 use crate::{config::PullOptions, error::RequestError};
 
@@ -113,9 +111,10 @@ impl Core {
             if !self.still_serves(place.link) {
                 return Short::Impossible;
             }
-            return match self.copy_view(&place, view, rows, row_len, copy, into) {
+            let retried = &mut self.pending.counters.reads_retried;
+            return match place.copy_view(view, rows, row_len, copy, retried, into) {
                 Copied::Whole => {
-                    self.count_pull(len);
+                    self.pending.count_pull(len);
                     Short::Pulled(reading)
                 }
                 Copied::Contended | Copied::Fenced => Short::Impossible,
@@ -162,13 +161,21 @@ impl Core {
             self.pending.memory.release(chunk);
             return Short::Impossible;
         }
-        self.count_reads(1, len);
+        self.pending.count_reads(1, len);
         let of = (link_at, queue_pair, work_id);
         let Some(succeeded) = self.wait_shortly(transport, of) else {
             let span = Span { len, ..Span::whole((table, partition), place, (block, block_count)) };
             let read = span.read(queue_pair, chunk, Phase::Whole);
             let read = Read { relaxed: self.links.may_mix(link_at, reading.relaxed), ..read };
-            return self.go_on_as_request(at, read, (rows, reading), into.len());
+            self.pending.count_pull(into.len() as u64);
+            return self.pending.go_on_as_request(
+                &self.links,
+                &mut self.tables,
+                &mut self.recovery,
+                at,
+                read,
+                (rows, reading),
+            );
         };
         let pages = self.pending.memory.staging_pages();
         let stride = u64::from(place.at.block_stride);
@@ -185,7 +192,7 @@ impl Core {
             let at = chunk.offset + ROWS_AT - HEAD_VERSION_AT;
             let row_len = self.tables[table].row_len;
             Rows { at, stride, block_rows, row_len }.copy(pages, first, into);
-            self.count_pull(into.len() as u64);
+            self.pending.count_pull(into.len() as u64);
         } else {
             self.pending.counters.reads_retried += u64::from(succeeded);
         }
@@ -207,63 +214,40 @@ impl Core {
         if !self.links.all[place.link].sender.is_empty() || span.len > SPAN_LEN_MAX {
             return Short::Impossible;
         }
-        let Some(mut read) = self.stage_guarded(&span) else { return Short::Impossible };
+        let Some(mut read) = self.pending.stage_guarded(&self.links, &span) else {
+            return Short::Impossible;
+        };
         let at = self.pending.reads.vacant();
         let work_id = WorkId(at as u64 + 1);
-        let is_posted = self.post_guarded(&read, Phase::After, work_id);
+        let is_posted = self.pending.post_guarded(&mut self.links, &read, Phase::After, work_id);
         read.phase = Phase::After;
         if !is_posted {
-            self.release_short(&mut read);
+            self.pending.release_short(&mut read);
             return Short::Impossible;
         }
         let transport = self.links.all[read.link].transport;
         let Some(succeeded) = self.wait_shortly(transport, (read.link, read.queue_pair, work_id))
         else {
-            return self.go_on_as_request(at, read, (rows, reading), into.len());
+            self.pending.count_pull(into.len() as u64);
+            return self.pending.go_on_as_request(
+                &self.links,
+                &mut self.tables,
+                &mut self.recovery,
+                at,
+                read,
+                (rows, reading),
+            );
         };
-        let is_whole = succeeded && self.agrees(&read);
+        let is_whole = succeeded && self.pending.reads.agrees(&self.pending.memory, &read);
         if is_whole {
             let part = self.tables[table].layout.rows_of(partition);
             copy_read(&read, self.pending.memory.staging_pages(), (part, rows), row_len, into);
-            self.count_pull(into.len() as u64);
+            self.pending.count_pull(into.len() as u64);
         } else {
             self.pending.counters.reads_retried += u64::from(succeeded);
         }
-        self.release_short(&mut read);
+        self.pending.release_short(&mut read);
         if is_whole { Short::Pulled(reading) } else { Short::Impossible }
-    }
-
-    /// Memory for a guarded read that takes no request, unless there is none or it would take several
-    /// steps.
-    fn stage_guarded(&mut self, span: &Span) -> Option<Read> {
-        let mut layout = Layout::default();
-        let laid = layout.add(&span.place, span.block, span.block_count);
-        if !layout.fits() {
-            return None;
-        }
-        let guard = Guard::new(self.pending.memory.allocate(2 * layout.len)?, layout.len);
-        let guard = self.pending.reads.add_guard(guard);
-        let versions = Some(self.pending.reads.guarded_by(guard, laid));
-        let chunk = self.pending.memory.allocate(span.len);
-        let (queue_pair, none) =
-            (self.links.all[span.place.link].queue_pair, Chunk { offset: 0, len: 0 });
-        let read = span.read(queue_pair, chunk.unwrap_or(none), Phase::Before);
-        let mut read = Read { versions, ..read };
-        let transport = self.links.all[read.link].transport;
-        let is_registered =
-            self.pending.memory.staged(transport, read.chunk, read.chunk.len).is_some();
-        if chunk.is_none() || !is_registered || !self.may_fence(&read) {
-            self.release_short(&mut read);
-            return None;
-        }
-        Some(read)
-    }
-
-    fn release_short(&mut self, read: &mut Read) {
-        self.release_versions(read.versions.take());
-        if read.chunk.len > 0 {
-            self.pending.memory.release(read.chunk);
-        }
     }
 
     /// Waits for a read of a link for as long as no request is needed for it; whether it has
@@ -280,29 +264,6 @@ impl Core {
             }
         }
         None
-    }
-
-    /// From here on it is a read like others.
-    #[cold]
-    fn go_on_as_request(
-        &mut self,
-        at: usize,
-        read: Read,
-        (rows, reading): (RowRange, Reading),
-        len: usize,
-    ) -> Short {
-        let request = self.pending.requests.start(true);
-        if let Some(slot) = self.pending.requests.find_mut(request) {
-            slot.parts_left = 1;
-            slot.reply = Reply::Blocks { rows, reading };
-        }
-        self.pending.reads.reads[at] = Some(Read { request, ..read });
-        if self.links.all[read.link].failed {
-            // What completed meanwhile ended the link, and the reads that were known then.
-            self.fail_reads(read.link);
-        }
-        self.count_pull(len as u64);
-        Short::Started(request)
     }
 
     /// Polls a transport once; whether a read of a link has succeeded, if it has ended.
@@ -327,6 +288,32 @@ impl Core {
             self.links.lose(link);
         }
         outcome
+    }
+}
+
+impl Pending {
+    /// From here on it is a read like others.
+    #[cold]
+    fn go_on_as_request(
+        &mut self,
+        links: &Links,
+        tables: &mut Tables,
+        recovery: &mut Recovery,
+        at: usize,
+        read: Read,
+        (rows, reading): (RowRange, Reading),
+    ) -> Short {
+        let request = self.requests.start(true);
+        if let Some(slot) = self.requests.find_mut(request) {
+            slot.parts_left = 1;
+            slot.reply = Reply::Blocks { rows, reading };
+        }
+        self.reads.reads[at] = Some(Read { request, ..read });
+        if links.all[read.link].failed {
+            // What completed meanwhile ended the link, and the reads that were known then.
+            self.fail_reads(links, tables, recovery, read.link);
+        }
+        Short::Started(request)
     }
 }
 

@@ -9,7 +9,7 @@ use windlass_wire::{PartitionId, RowRange};
 
 use super::{
     super::{
-        Core, Links, RequestId, TableIndex,
+        Cluster, Core, Links, RequestId, TableIndex, Tables,
         places::Place,
         requests::{NOBODY, Reading},
         view::{HEAD_VERSION_AT, ROWS_AT},
@@ -136,56 +136,12 @@ impl Core {
         spans.clear();
         let generation = self.cluster.generation;
         let started = self
-            .list_spans(table, rows, reading, &mut spans)
+            .cluster
+            .list_spans(&self.links, &self.tables, table, rows, reading, &mut spans)
             .map_err(|partition| self.cluster.unavailable(&self.session, partition))
             .and_then(|()| self.read_spans(request, &mut spans, reading.relaxed, generation));
         self.pending.reads.spans = spans;
         started
-    }
-
-    /// Lists where the blocks of a range lie, in pieces of bounded length. Fails with a
-    /// partition whose place is not known.
-    fn list_spans(
-        &self,
-        table: TableIndex,
-        rows: RowRange,
-        reading: Reading,
-        spans: &mut Vec<Span>,
-    ) -> Result<(), PartitionId> {
-        let row_len = self.tables[table].row_len;
-        let mut first = rows.start;
-        while first < rows.end {
-            let state = &self.tables[table];
-            let partition = state.layout.partition_of(first);
-            let end = rows.end.min(state.layout.rows_of(partition).end);
-            let Some(place) = state.places.find(reading.replica, partition.0 as usize).copied()
-            else {
-                return Err(partition);
-            };
-            let block_rows = u64::from(place.at.block_rows);
-            let stride = u64::from(place.at.block_stride);
-            let (from, to) = (first - place.at.first_row, end - place.at.first_row);
-            let mut block = from / block_rows;
-            let last = (to - 1) / block_rows;
-            let by_value = self.reads_by_value(table, &place);
-            let guarded = !by_value && self.links.is_guarded(place.link, reading.relaxed);
-            let blocks_max = if guarded { guard::blocks_max(stride) } else { u64::MAX };
-            let blocks_max = (READ_LEN_MAX / stride).clamp(1, blocks_max);
-            while block <= last {
-                let block_count = (last + 1 - block).min(blocks_max);
-                let span = Span::whole((table, partition), &place, (block, block_count));
-                let mut span = Span { by_value, ..span };
-                if by_value {
-                    span.trim((from, to), row_len, 8);
-                } else if guarded {
-                    span.trim_guarded((from, to), row_len);
-                }
-                spans.push(span);
-                block += block_count;
-            }
-            first = end;
-        }
-        Ok(())
     }
 
     /// Starts to read what was listed. Partitions of one shard lie one behind the other: pieces that do
@@ -218,7 +174,14 @@ impl Core {
             let how = Staging { phase, relaxed, is_sole, generation };
             let first = self.stage_spans(request, joined, how)?;
             let mut patience = None;
-            while self.has_postponed() || !self.post_read(first) {
+            while self.pending.reads.has_postponed()
+                || !self.pending.post_read(
+                    &mut self.links,
+                    &mut self.tables,
+                    &mut self.recovery,
+                    first,
+                )
+            {
                 self.wait_a_little(&mut patience)?;
             }
             rest = behind;
@@ -290,6 +253,55 @@ impl Core {
             }
         }
         Ok(first.unwrap_or_default())
+    }
+}
+
+impl Cluster {
+    /// Lists where the blocks of a range lie, in pieces of bounded length. Fails with a
+    /// partition whose place is not known.
+    fn list_spans(
+        &self,
+        links: &Links,
+        tables: &Tables,
+        table: TableIndex,
+        rows: RowRange,
+        reading: Reading,
+        spans: &mut Vec<Span>,
+    ) -> Result<(), PartitionId> {
+        let row_len = tables[table].row_len;
+        let mut first = rows.start;
+        while first < rows.end {
+            let state = &tables[table];
+            let partition = state.layout.partition_of(first);
+            let end = rows.end.min(state.layout.rows_of(partition).end);
+            let Some(place) = state.places.find(reading.replica, partition.0 as usize).copied()
+            else {
+                return Err(partition);
+            };
+            let block_rows = u64::from(place.at.block_rows);
+            let stride = u64::from(place.at.block_stride);
+            let (from, to) = (first - place.at.first_row, end - place.at.first_row);
+            let mut block = from / block_rows;
+            let last = (to - 1) / block_rows;
+            let by_value = self.reads_by_value(links, tables, table, &place);
+            let guarded = !by_value && links.is_guarded(place.link, reading.relaxed);
+            let blocks_max = if guarded { guard::blocks_max(stride) } else { u64::MAX };
+            let blocks_max = (READ_LEN_MAX / stride).clamp(1, blocks_max);
+            while block <= last {
+                let block_count = (last + 1 - block).min(blocks_max);
+                let span = Span::whole((table, partition), &place, (block, block_count));
+                let mut span = Span { by_value, ..span };
+                if by_value {
+                    span.trim((from, to), row_len, 8);
+                } else if guarded {
+                    span.trim_guarded((from, to), row_len);
+                }
+                spans.push(span);
+                block += block_count;
+            }
+            first = end;
+        }
+        Ok(())
     }
 }
 

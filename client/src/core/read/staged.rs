@@ -3,11 +3,14 @@
 use std::sync::atomic::Ordering;
 
 use windlass_transport::Pages;
+use windlass_wire::RowRange;
 
 use super::super::{
+    Memory,
     push::index,
-    view::{FENCED, HEAD_VERSION_AT},
+    view::{FENCED, HEAD_VERSION_AT, ROWS_AT},
 };
+use super::Read;
 
 /// Blocks as a read brought them: from the head version of the first on, `len` bytes at `at` of the
 /// staging area.
@@ -77,6 +80,53 @@ impl Rows {
             rest = behind;
         }
     }
+}
+
+impl Memory {
+    /// Whether every block of a read has equal, even versions at both ends.
+    pub(super) fn is_whole(&self, read: &Read) -> bool {
+        let (pages, staged) = (self.staging_pages(), read.staged());
+        read.blocks().all(|block| staged.is_whole(pages, block))
+    }
+
+    /// The first and the last block of a read that are not whole.
+    pub(super) fn changed(&self, read: &Read) -> Option<(u64, u64)> {
+        let (pages, staged) = (self.staging_pages(), read.staged());
+        let mut changed = read.blocks().filter(|block| !staged.is_whole(pages, *block));
+        let first = changed.next()?;
+        Some((first, changed.next_back().unwrap_or(first)))
+    }
+
+    pub(super) fn is_fenced(&self, read: &Read) -> bool {
+        let (pages, staged) = (self.staging_pages(), read.staged());
+        read.blocks().any(|block| staged.is_fenced(pages, block))
+    }
+}
+
+/// Copies those of `rows` that a read has staged to where they belong in `into`. The last block of a
+/// partition may have room for more rows than `part`: those are other reads'.
+pub(super) fn copy_read(
+    read: &Read,
+    pages: &Pages,
+    (part, rows): (RowRange, RowRange),
+    row_len: u64,
+    into: &mut [u8],
+) {
+    let place = &read.place.at;
+    let block_rows = u64::from(place.block_rows);
+    let first = place.first_row + read.block * block_rows;
+    let all = RowRange::new(first, first + read.block_count * block_rows);
+    let wanted = part.intersection(rows).and_then(|of_part| of_part.intersection(all));
+    let Some(wanted) = wanted else { return };
+    let to = index((wanted.start - rows.start) * row_len);
+    let len = index(wanted.count() * row_len);
+    let blocks = Rows {
+        at: (read.chunk.offset + ROWS_AT - HEAD_VERSION_AT).wrapping_sub(read.skipped),
+        stride: u64::from(place.block_stride),
+        block_rows,
+        row_len,
+    };
+    blocks.copy(pages, wanted.start - first, &mut into[to..to + len]);
 }
 
 #[cfg(test)]

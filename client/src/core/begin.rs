@@ -20,6 +20,17 @@ impl Core {
         self.begin_now(after, claimable)
     }
 
+    /// Refuses a request for which there would be no room before the round is over.
+    fn check_round(&mut self) -> Result<(), RequestError> {
+        while let Some(push) = self.rounds.room_taken_by(&self.pending.requests) {
+            self.progress();
+            if !self.pending.requests.is_over(push) {
+                return Err(RequestError::RoundFull);
+            }
+        }
+        Ok(())
+    }
+
     /// The same for what ends a round, or begins one.
     pub(super) fn begin_now(
         &mut self,

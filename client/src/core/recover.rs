@@ -13,7 +13,12 @@ use std::{
 use windlass_wire::{ClusterMap, Epoch, RequestKind, map::ServerState};
 
 use super::{
-    Cluster, Core, Links, backoff::Backoff, kept::Kept, progress::ask_after, send::Written,
+    Cluster, Core, Links,
+    backoff::Backoff,
+    connect::chain,
+    kept::{Kept, KeptValues},
+    progress::ask_after,
+    send::{Message, Values, Written},
 };
 
 /// How long answers to what was sent under the old map are waited for, before links are cut.
@@ -258,6 +263,44 @@ impl Core {
         left.append(&mut self.retries.queue);
         self.retries.queue = left;
         all
+    }
+
+    /// Writes a kept message, which counts as a part already.
+    fn write_again(&mut self, link: usize, kept: Kept) -> Written {
+        if !self.links.all.get(link).is_some_and(super::link::Link::is_open) {
+            return Written::Nowhere(kept);
+        }
+        if let Err(error) = self.links.make_link(&mut self.cluster, &mut self.session, link) {
+            tracing::debug!(error = chain(&error), "a link is not made");
+            return Written::Nowhere(kept);
+        }
+        let (values, inline) = match &kept.values {
+            KeptValues::None => (Values::None, &[][..]),
+            KeptValues::Inline(bytes) => (Values::Inline(bytes), bytes.as_slice()),
+            KeptValues::At { region, offset, held } => {
+                (Values::At { region: *region, offset: *offset, held: *held }, &[][..])
+            }
+        };
+        let mut header = kept.header;
+        header.epoch = self.cluster.map.epoch;
+        let message = Message {
+            request: kept.request,
+            header,
+            list: &kept.keys,
+            keys: bytemuck::cast_slice(&kept.keys),
+            values,
+            reply: kept.reply,
+        };
+        let Ok(bytes) = self.links.seal(&mut self.pending.memory, link, &message, inline) else {
+            return Written::Nowhere(kept);
+        };
+        if self.links.write(link, &bytes, &message, inline).is_err() {
+            return Written::Full(kept);
+        }
+        self.retries.len = self.retries.len.saturating_sub(kept.len());
+        self.pending.counters.resent += 1;
+        self.links.push_out(link);
+        Written::Done
     }
 
     /// Writes a kept message to a link. Clocks go to every link that is open: any may have become

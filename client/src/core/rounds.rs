@@ -53,36 +53,6 @@ struct Idle {
 }
 
 impl Core {
-    /// Refuses a request for which there would be no room before the round is over.
-    pub(super) fn check_round(&mut self) -> Result<(), RequestError> {
-        let room = (REQUESTS_MAX - MESSAGES_LEFT) as u64;
-        while let Some(first) = self.rounds.pushes.front().copied() {
-            if self.pending.requests.last() + 1 < first + room {
-                return Ok(());
-            }
-            if !self.pending.requests.is_over(first) {
-                self.progress();
-                if !self.pending.requests.is_over(first) {
-                    return Err(RequestError::RoundFull);
-                }
-            }
-            self.rounds.pushes.pop_front();
-        }
-        Ok(())
-    }
-
-    /// Waits until the worker may be in one more round than those it has ended; returns whether any
-    /// of its tables is in rounds.
-    pub(super) fn await_rounds(&mut self) -> Result<bool, RequestError> {
-        let in_rounds = self.tables.indices().any(|table| self.tables.is_in_rounds(table));
-        while in_rounds && self.rounds.ends.len() >= ROUNDS_AHEAD_MAX {
-            if let Some(oldest) = self.rounds.ends.pop_front() {
-                self.wait_for(oldest)?;
-            }
-        }
-        Ok(in_rounds)
-    }
-
     /// The worker waits, and has for a while: shards where late pushes wait are told now and then, so
     /// that these do not wait for a worker that waits for others itself.
     pub(super) fn note_idle(&mut self, now: Instant) {
@@ -141,7 +111,7 @@ impl Tables {
         self[table].entry.schema.aggregation
     }
 
-    fn is_in_rounds(&self, table: TableIndex) -> bool {
+    pub(super) fn is_in_rounds(&self, table: TableIndex) -> bool {
         !self[table].dropped && self.aggregation_of(table) != (Aggregation::Immediate {})
     }
 
@@ -162,6 +132,26 @@ impl Rounds {
             self.idle = None;
             self.pushes.push_back(request);
         }
+    }
+
+    /// The push of this round that has to be over before there is room for another request.
+    pub(super) fn room_taken_by(&mut self, requests: &Requests) -> Option<RequestId> {
+        let room = (REQUESTS_MAX - MESSAGES_LEFT) as u64;
+        while let Some(first) = self.pushes.front().copied() {
+            if requests.last() + 1 < first + room {
+                return None;
+            }
+            if !requests.is_over(first) {
+                return Some(first);
+            }
+            self.pushes.pop_front();
+        }
+        None
+    }
+
+    /// The end of a round that has to be applied before the worker may end another.
+    pub(super) fn oldest_end(&mut self) -> Option<RequestId> {
+        if self.ends.len() >= ROUNDS_AHEAD_MAX { self.ends.pop_front() } else { None }
     }
 
     /// Whether a round that this worker is in has pushes.

@@ -71,7 +71,7 @@ pub(super) enum Written {
 }
 
 /// Why a header could not be made for a link.
-enum Unsealed {
+pub(super) enum Unsealed {
     LinkFailed,
     Setup(RequestError),
 }
@@ -137,44 +137,6 @@ impl Core {
         }
         self.links.push_out(route.link);
         Ok(())
-    }
-
-    /// Writes a kept message, which counts as a part already.
-    pub(super) fn write_again(&mut self, link: usize, kept: Kept) -> Written {
-        if !self.links.all.get(link).is_some_and(super::link::Link::is_open) {
-            return Written::Nowhere(kept);
-        }
-        if let Err(error) = self.links.make_link(&mut self.cluster, &mut self.session, link) {
-            tracing::debug!(error = chain(&error), "a link is not made");
-            return Written::Nowhere(kept);
-        }
-        let (values, inline) = match &kept.values {
-            KeptValues::None => (Values::None, &[][..]),
-            KeptValues::Inline(bytes) => (Values::Inline(bytes), bytes.as_slice()),
-            KeptValues::At { region, offset, held } => {
-                (Values::At { region: *region, offset: *offset, held: *held }, &[][..])
-            }
-        };
-        let mut header = kept.header;
-        header.epoch = self.cluster.map.epoch;
-        let message = Message {
-            request: kept.request,
-            header,
-            list: &kept.keys,
-            keys: bytemuck::cast_slice(&kept.keys),
-            values,
-            reply: kept.reply,
-        };
-        let Ok(bytes) = self.links.seal(&mut self.pending.memory, link, &message, inline) else {
-            return Written::Nowhere(kept);
-        };
-        if self.links.write(link, &bytes, &message, inline).is_err() {
-            return Written::Full(kept);
-        }
-        self.retries.len = self.retries.len.saturating_sub(kept.len());
-        self.pending.counters.resent += 1;
-        self.links.push_out(link);
-        Written::Done
     }
 
     /// Keeps a message that cannot be sent now.
@@ -248,7 +210,7 @@ impl Links {
     }
 
     /// The header as this link's server is to read it.
-    fn seal(
+    pub(super) fn seal(
         &mut self,
         memory: &mut Memory,
         link_at: usize,
@@ -269,7 +231,7 @@ impl Links {
     }
 
     /// Writes one message, if there is room.
-    fn write(
+    pub(super) fn write(
         &mut self,
         link_at: usize,
         header: &EncodedHeader,

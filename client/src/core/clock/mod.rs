@@ -2,6 +2,7 @@
 //! and a pull that has to wait polls it there, one-sidedly, before it reads.
 
 mod fetch;
+mod join;
 mod member;
 mod wait;
 

@@ -25,23 +25,9 @@ use windlass_wire::{
 pub(crate) use windlass_transport::error::chain;
 
 use super::{
-    COMPLETIONS_PER_POLL, Cluster, Core, Counters, Links, Pending, Scratch, Session,
-    clock::Clocks,
-    control::Control,
-    kept::RetryQueue,
-    key_lists::KeyLists,
-    lazy::RING_PAGES,
-    link::Link,
-    memory::{Memory, SharedRegions},
-    read::Reads,
-    readers::Readers,
-    recover::Recovery,
-    refused::Refused,
-    requests::Requests,
-    rounds::Rounds,
-    route::Routes,
-    tables::Tables,
-    vigil::Vigil,
+    COMPLETIONS_PER_POLL, Cluster, Core, Links, Pending, Scratch, Session, clock::Clocks,
+    control::Control, kept::RetryQueue, key_lists::KeyLists, lazy::RING_PAGES, link::Link,
+    memory::SharedRegions, recover::Recovery, rounds::Rounds, route::Routes, tables::Tables, vigil::Vigil,
 };
 use crate::{config::ClientOptions, error::ConnectError, fork::Process, watch::Watching};
 
@@ -88,14 +74,7 @@ impl Core {
             retries: RetryQueue::new(),
             recovery: Recovery::new(retry_for, session.0),
             tables: Tables::default(),
-            pending: Pending {
-                requests: Requests::new(),
-                refused: Refused::default(),
-                memory: Memory::new(staging_len),
-                readers: Readers::default(),
-                reads: Reads::default(),
-                counters: Counters::default(),
-            },
+            pending: Pending::new(staging_len),
             rounds: Rounds::default(),
             clocks: Clocks::default(),
             scratch: Scratch::default(),

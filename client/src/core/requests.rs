@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use windlass_transport::chunks::Chunk;
 use windlass_wire::{PartitionId, RowRange, ServerId, Status, WorkerClock};
 
-use super::{Pending, REQUESTS_MAX, age::coarse_ms, push::Replica};
+use super::{
+    Counters, Memory, Pending, REQUESTS_MAX, Reads, age::coarse_ms, push::Replica,
+    readers::Readers, refused::Refused,
+};
 
 /// A request of this client, from 1. The timestamp users see.
 pub(crate) type RequestId = u64;
@@ -165,6 +168,18 @@ impl Requests {
 }
 
 impl Pending {
+    /// Nothing yet; the staging area is made at its first use.
+    pub(super) fn new(staging_len: usize) -> Self {
+        Self {
+            requests: Requests::new(),
+            refused: Refused::default(),
+            memory: Memory::new(staging_len),
+            readers: Readers::default(),
+            reads: Reads::default(),
+            counters: Counters::default(),
+        }
+    }
+
     /// One part of a request is over.
     #[inline]
     pub(super) fn end_part(&mut self, id: RequestId, failure: Option<Failure>) {
@@ -205,4 +220,30 @@ fn slot_of(id: RequestId) -> usize {
     #[expect(clippy::cast_possible_truncation, reason = "the remainder is below REQUESTS_MAX")]
     let slot = (id % REQUESTS_MAX as u64) as usize;
     slot
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_of_a_forgotten_pull_is_free_once_its_last_part_is_over() {
+        let mut pending = Pending::new(4096);
+        pending.memory.staging().unwrap();
+        let chunk = pending.memory.allocate(4096).unwrap();
+        let id = pending.requests.start(true);
+        let request = pending.requests.find_mut(id).unwrap();
+        request.parts_left = 2;
+        request.reply = Reply::Staged { chunk, row_count: 1, positions: Vec::new() };
+        pending.forget(id);
+        pending.end_part(id, Some(Failure::RowsLost));
+        assert!(pending.memory.allocate(64).is_none(), "a server may still write there");
+        pending.end_part(id, Some(Failure::Gone { server: ServerId(1) }));
+        assert_eq!(
+            pending.requests.find(id).unwrap().failure,
+            Some(Failure::RowsLost),
+            "the first"
+        );
+        assert!(pending.memory.allocate(4096).is_some());
+    }
 }

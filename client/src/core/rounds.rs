@@ -208,3 +208,33 @@ impl Rounds {
         self.ends.push_back(request);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pushes_leave_room_for_what_ends_their_round() {
+        let (mut requests, mut rounds) = (Requests::new(), Rounds::default());
+        let room = REQUESTS_MAX - MESSAGES_LEFT;
+        for pushed in 0..room {
+            assert_eq!(rounds.room_taken_by(&requests), None, "after {pushed} pushes");
+            let push = requests.start(false);
+            requests.find_mut(push).unwrap().parts_left = 1;
+            rounds.pushes.push_back(push);
+        }
+        assert_eq!(rounds.room_taken_by(&requests), Some(1), "the oldest is in the way");
+        requests.find_mut(1).unwrap().parts_left = 0;
+        assert_eq!(rounds.room_taken_by(&requests), None);
+    }
+
+    #[test]
+    fn a_worker_ends_a_bounded_number_of_rounds_ahead() {
+        let mut rounds = Rounds::default();
+        for end in 1..=4 {
+            assert_eq!(rounds.oldest_end(), None, "before the end of round {end}");
+            rounds.note_round_end(end);
+        }
+        assert_eq!((rounds.oldest_end(), rounds.oldest_end()), (Some(1), None));
+    }
+}

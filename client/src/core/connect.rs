@@ -26,8 +26,9 @@ pub(crate) use windlass_transport::error::chain;
 
 use super::{
     COMPLETIONS_PER_POLL, Cluster, Core, Links, Pending, Scratch, Session, clock::Clocks,
-    control::Control, kept::RetryQueue, key_lists::KeyLists, lazy::RING_PAGES, link::Link,
-    memory::SharedRegions, recover::Recovery, rounds::Rounds, route::Routes, tables::Tables, vigil::Vigil,
+    control::Control, key_lists::KeyLists, lazy::RING_PAGES, link::Link, memory::SharedRegions,
+    recover::Recovery, retry_queue::RetryQueue, rounds::Rounds, route::Routes, tables::Tables,
+    vigil::Vigil,
 };
 use crate::{config::ClientOptions, error::ConnectError, fork::Process, watch::Watching};
 

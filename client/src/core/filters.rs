@@ -3,15 +3,15 @@
 
 use windlass_wire::{
     FilterStack, RequestHeader, Status,
-    filter::{BodyEncoder, decode_body_keys, decode_body_values},
+    filter::{BodyEncoder, SavedBytes, decode_body_keys, decode_body_values},
     request::{CodedKeys, Coding, DECODED_LEN_MAX},
 };
 
 use super::{
-    Core, Counters, Links, Pending, Scratch, TableIndex, Tables, WRITTEN_PART_LEN_MAX,
-    kept::KeptValues,
+    Core, Counters, Links, Memory, Pending, Scratch, TableIndex, Tables, WRITTEN_PART_LEN_MAX,
     link::{Answer, Held, Link},
     push::{Part, Source, index},
+    retry_queue::KeptValues,
     send::Route,
 };
 use crate::{
@@ -180,31 +180,6 @@ impl Links {
 }
 
 impl Pending {
-    /// Decodes rows that were answered through a filter.
-    pub(super) fn decode_answer(&mut self, scratch: &mut Scratch, answer: &Answer) -> Status {
-        let Answer { region, offset, coding, len } = *answer;
-        let len = len as usize;
-        let mut coded = std::mem::take(&mut scratch.values);
-        coded.resize(coding.encoded_len(len), 0);
-        let pages = self.memory.pages(region);
-        pages.read(offset, &mut coded);
-        scratch.decoded.resize(len.div_ceil(8), 0);
-        let rows = &mut bytemuck::cast_slice_mut(&mut scratch.decoded)[..len];
-        let status = match coding.decode(&coded, rows) {
-            Ok(()) => {
-                pages.write(offset, rows);
-                Status::Done
-            }
-            Err(error) => {
-                tracing::warn!(%error, "rows of a pull cannot be decoded");
-                Status::Malformed
-            }
-        };
-        self.counters.saved.add(coding, (len - coded.len()) as u64);
-        scratch.values = coded;
-        status
-    }
-
     /// Values of a message as a server decodes them, for its header without filters. Those that went by
     /// reference are given back.
     pub(super) fn decoded_values(
@@ -258,6 +233,38 @@ impl Tables {
             return Err(FilterRefusal::NotFinite.into());
         }
         Ok(())
+    }
+}
+
+impl Memory {
+    /// Decodes rows that were answered through a filter.
+    pub(super) fn decode_answer(
+        &self,
+        scratch: &mut Scratch,
+        saved: &mut SavedBytes,
+        answer: &Answer,
+    ) -> Status {
+        let Answer { region, offset, coding, len } = *answer;
+        let len = len as usize;
+        let mut coded = std::mem::take(&mut scratch.values);
+        coded.resize(coding.encoded_len(len), 0);
+        let pages = self.pages(region);
+        pages.read(offset, &mut coded);
+        scratch.decoded.resize(len.div_ceil(8), 0);
+        let rows = &mut bytemuck::cast_slice_mut(&mut scratch.decoded)[..len];
+        let status = match coding.decode(&coded, rows) {
+            Ok(()) => {
+                pages.write(offset, rows);
+                Status::Done
+            }
+            Err(error) => {
+                tracing::warn!(%error, "rows of a pull cannot be decoded");
+                Status::Malformed
+            }
+        };
+        saved.add(coding, (len - coded.len()) as u64);
+        scratch.values = coded;
+        status
     }
 }
 

@@ -1,14 +1,14 @@
 //! What a client is made of: sessions with servers, links to shards, registered memory, requests
 //! under way. Everything here runs on the caller's thread.
 
-mod age;
 mod backoff;
 mod begin;
+mod blocking_pull;
 mod clock;
 mod connect;
 mod control;
 mod filters;
-mod kept;
+mod inline_push;
 mod key_lists;
 mod landed;
 mod lazy;
@@ -20,19 +20,19 @@ mod progress;
 mod pull;
 mod push;
 mod read;
-mod read_now;
 mod readers;
 mod recover;
 mod refused;
 mod remedy;
 mod requests;
+mod retry_expiry;
+mod retry_queue;
 mod rounds;
 mod route;
 pub(crate) mod scan;
 mod send;
 mod servers;
 mod set_rows;
-mod short;
 mod tables;
 mod view;
 mod vigil;
@@ -45,7 +45,6 @@ use windlass_wire::{
 
 use self::{
     clock::Clocks,
-    kept::RetryQueue,
     link::{Blank, Link},
     memory::Memory,
     read::Reads,
@@ -53,6 +52,7 @@ use self::{
     recover::Recovery,
     refused::Refused,
     requests::Requests,
+    retry_queue::RetryQueue,
     rounds::Rounds,
     route::Routes,
     servers::ServerLink,

@@ -310,9 +310,11 @@ impl Core {
         link.writer.release(in_flight.number);
         let server = link.server;
         let status = match (word.status, in_flight.held) {
-            (Status::Done, Held::Answer(answer)) => {
-                self.pending.decode_answer(&mut self.scratch, &answer)
-            }
+            (Status::Done, Held::Answer(answer)) => self.pending.memory.decode_answer(
+                &mut self.scratch,
+                &mut self.pending.counters.saved,
+                &answer,
+            ),
             (status, _) => status,
         };
         self.pending.release(&mut self.links, in_flight.held);

@@ -16,8 +16,8 @@ use super::{
     Cluster, Core, Links,
     backoff::Backoff,
     connect::chain,
-    kept::{Kept, KeptValues},
     progress::ask_after,
+    retry_queue::{Kept, KeptValues},
     send::{Message, Values, Written},
 };
 
@@ -317,7 +317,7 @@ impl Core {
                 request: kept.request,
                 header: kept.header,
                 keys: Vec::new(),
-                values: super::kept::KeptValues::None,
+                values: super::retry_queue::KeptValues::None,
                 reply: None,
             };
             if let Written::Done = self.write_again(*link, copy)

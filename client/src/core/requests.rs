@@ -6,8 +6,8 @@ use windlass_transport::chunks::Chunk;
 use windlass_wire::{PartitionId, RowRange, ServerId, Status, WorkerClock};
 
 use super::{
-    Counters, Memory, Pending, REQUESTS_MAX, Reads, age::coarse_ms, push::Replica,
-    readers::Readers, refused::Refused,
+    Counters, Memory, Pending, REQUESTS_MAX, Reads, push::Replica, readers::Readers,
+    refused::Refused, retry_expiry::coarse_ms,
 };
 
 /// A request of this client, from 1. The timestamp users see.
@@ -84,7 +84,7 @@ pub(crate) struct Request {
     pub(crate) reads_again: bool,
     /// Its reads met pushes too often: whoever claims it has the rows' servers send them.
     pub(crate) asks_servers: bool,
-    /// When it was made, on the clock of [`super::age`]: before anything of it was sent.
+    /// When it was made, on the clock of [`super::retry_expiry`]: before anything of it was sent.
     pub(crate) begun_ms: u64,
     /// When it first had to be sent again.
     pub(crate) kept_since: Option<Instant>,

@@ -14,10 +14,10 @@ use windlass_wire::{
 
 use super::{
     Cluster, Core, Links, Memory, Recovery, RegionId, RequestId, Scratch, Session,
-    kept::{Kept, KeptValues},
     link::{Answer, BY_REFERENCE_LEN, Held, InFlight},
     progress::Patience,
     push::index,
+    retry_queue::{Kept, KeptValues},
 };
 use crate::error::RequestError;
 

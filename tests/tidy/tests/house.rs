@@ -40,7 +40,10 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[
         "client/embedded/tests/moves.rs:rounds_go_on_while_their_partitions_move",
         "a scenario is read from its top to its end",
     ),
-    ("client/src/core/short.rs:push_short", "the shortest way of a push; calls would cost it"),
+    (
+        "client/src/core/inline_push.rs:push_short",
+        "the shortest way of a push; calls would cost it",
+    ),
     ("engine/src/server/connection.rs:answer", "one arm for each kind of request"),
     ("engine/src/server/mod.rs:start", "starts the parts of a server in order"),
     ("engine/src/shard/chain/receive.rs:take_frame", "one arm for each kind of frame"),

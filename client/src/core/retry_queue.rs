@@ -9,11 +9,11 @@ use windlass_wire::{Place, RequestHeader, RequestKind, RowRange, Rows, Sequence}
 
 use super::{
     Cluster, Links, Memory, Pending, Recovery, RegionId, RequestId, Session, TableIndex, Tables,
-    age::ClockLeads,
     filters::keys_of,
     link::{Held, InFlight},
     push::{Replica, index},
     requests::{Failure, NOBODY, Reply},
+    retry_expiry::ClockLeads,
 };
 
 /// A message to be sent again.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 
 use super::{
-    Cluster, Links, Pending, RequestId, RetryQueue, Session, kept::Kept, requests::Failure,
+    Cluster, Links, Pending, RequestId, RetryQueue, Session, requests::Failure, retry_queue::Kept,
 };
 
 /// Milliseconds on a clock that is cheap enough to be read for every request: it may be some

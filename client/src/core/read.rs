@@ -15,7 +15,7 @@ use std::{
 };
 
 use windlass_transport::{QueuePairId, RemoteAddress, WorkId, chunks::Chunk};
-use windlass_wire::{PartitionId, RowRange};
+use windlass_wire::RowRange;
 
 use self::{
     guard::{Guard, VersionRead, Versions},
@@ -39,20 +39,13 @@ const MET_MAX: u32 = 8;
 #[derive(Clone, Copy, Debug)]
 struct Read {
     request: RequestId,
-    table: TableIndex,
-    partition: PartitionId,
-    place: Place,
-    link: usize,
+    /// The blocks, and which of their bytes: all from the head version of the first to the tail version
+    /// of the last, or `len` from `skipped` on.
+    span: Span,
     /// The link may have another one by the time it completes.
     queue_pair: QueuePairId,
-    /// First block and how many.
-    block: u64,
-    block_count: u64,
-    /// Where they go: all from the head version of the first to the tail version of the last, or
-    /// `len` bytes from `skipped` on.
+    /// Where they go.
     chunk: Chunk,
-    skipped: u64,
-    len: u64,
     relaxed: bool,
     /// The whole of its pull, with those joined to it.
     is_sole: bool,
@@ -103,19 +96,19 @@ impl Read {
     /// Where the bytes come from.
     #[inline]
     fn remote(&self) -> RemoteAddress {
-        remote_of(&self.place, self.block, self.skipped)
+        remote_of(&self.span.place, self.span.block, self.span.skipped)
     }
 
     /// The blocks that it reads now, counted from its first.
     fn blocks(&self) -> Range<u64> {
-        self.again.map_or(0..self.block_count, |(first, last)| first..last + 1)
+        self.again.map_or(0..self.span.block_count, |(first, last)| first..last + 1)
     }
 
     /// What it brought, when it is one of whole blocks.
     #[inline]
     fn staged(&self) -> Staged {
-        let stride = u64::from(self.place.at.block_stride);
-        Staged { at: self.chunk.offset, len: self.len, stride }
+        let stride = u64::from(self.span.place.at.block_stride);
+        Staged { at: self.chunk.offset, len: self.span.len, stride }
     }
 }
 
@@ -152,12 +145,12 @@ impl Reads {
     /// Where a read's request goes, and how much it brings with those joined to it.
     fn extent(&self, read: &Read) -> (Chunk, u64) {
         if read.joined.is_none() {
-            return (read.chunk, read.len);
+            return (read.chunk, read.span.len);
         }
         let (mut chunk, mut len) = (Chunk { len: 0, ..read.chunk }, 0);
         for joined in self.joined(read) {
             chunk.len += joined.chunk.len;
-            len = joined.chunk.offset - read.chunk.offset + joined.len;
+            len = joined.chunk.offset - read.chunk.offset + joined.span.len;
         }
         (chunk, len)
     }
@@ -180,11 +173,11 @@ impl Reads {
     /// Versions at a place were looked at and were not fenced.
     fn saw_current(&mut self, tables: &mut Tables, at: usize) {
         let Some(read) = &self.reads[at] else { return };
-        let (link, offset) = (read.link, read.place.at.offset);
+        let (link, offset) = (read.span.place.link, read.span.place.at.offset);
         let now = Instant::now();
-        let table = &mut tables[read.table];
+        let table = &mut tables[read.span.table];
         let is_same = |place: &&mut Place| place.link == link && place.at.offset == offset;
-        for place in table.places.of_partition(read.partition.0 as usize).filter(is_same) {
+        for place in table.places.of_partition(read.span.partition.0 as usize).filter(is_same) {
             place.current_at = Some(now);
         }
     }
@@ -208,7 +201,7 @@ impl Pending {
         if read.phase == Phase::Done {
             return true;
         }
-        let (link_at, link) = (read.link, &links.all[read.link]);
+        let (link_at, link) = (read.span.place.link, &links.all[read.span.place.link]);
         if link.failed || link.queue_pair != read.queue_pair {
             let server = link.server;
             let mut ended = Some(at);
@@ -237,11 +230,11 @@ impl Pending {
                 (to, len, read.remote())
             }
             Some((first, last)) => {
-                let skipped = head_at(&read.place, first);
+                let skipped = head_at(&read.span.place, first);
                 let Chunk { offset, len } = read.chunk;
                 let to = Chunk { offset: offset + skipped, len: len - skipped };
-                let remote = remote_of(&read.place, read.block + first, 0);
-                (to, span_len(&read.place, last + 1 - first), remote)
+                let remote = remote_of(&read.span.place, read.span.block + first, 0);
+                (to, span_len(&read.span.place, last + 1 - first), remote)
             }
         };
         let Some(local) = self.memory.staged(link.transport, to, len) else {
@@ -328,7 +321,7 @@ impl Pending {
     ) {
         let Some(read) = &self.reads.reads[at] else { return };
         if !succeeded {
-            let server = links.all[read.link].server;
+            let server = links.all[read.span.place.link].server;
             return self.finish_read(tables, recovery, at, Some(Failure::Gone { server }));
         }
         let is_whole = match read.phase {
@@ -348,7 +341,7 @@ impl Pending {
             _ => self.memory.is_fenced(&read),
         };
         if is_fenced {
-            let server = links.all[read.link].server;
+            let server = links.all[read.span.place.link].server;
             return self.finish_read(tables, recovery, at, Some(Failure::NotCurrent { server }));
         }
         read.met += 1;
@@ -379,7 +372,7 @@ impl Pending {
     ) {
         let Some(read) = &mut self.reads.reads[at] else { return };
         read.phase = Phase::Done;
-        let (id, table, versions) = (read.request, read.table, read.versions.take());
+        let (id, table, versions) = (read.request, read.span.table, read.versions.take());
         self.reads.release_versions(&mut self.memory, versions);
         self.reads.postponed.retain(|other| *other != at);
         match failure {
@@ -412,7 +405,7 @@ impl Pending {
         let memory = &mut self.memory;
         let is_done = |read: &Read| read.request == request && read.phase == Phase::Done;
         self.reads.take(is_done, |read| {
-            let part = layout.rows_of(read.partition);
+            let part = layout.rows_of(read.span.partition);
             copy_read(read, memory.staging_pages(), (part, rows), row_len, into);
             memory.release(read.chunk);
         });
@@ -429,7 +422,7 @@ impl Pending {
         let server = links.all[link].server;
         for at in 0..self.reads.reads.len() {
             let lost = self.reads.reads[at]
-                .is_some_and(|read| read.link == link && read.phase != Phase::Done);
+                .is_some_and(|read| read.span.place.link == link && read.phase != Phase::Done);
             if lost {
                 self.finish_read(tables, recovery, at, Some(Failure::Gone { server }));
             }

@@ -84,10 +84,6 @@ const WIDE_TYPES: &[(&str, &str)] = &[
         "still one object; to be taken apart into parts that own their state",
     ),
     (
-        "client/src/core/read.rs:Read",
-        "still one object; to be taken apart into parts that own their state",
-    ),
-    (
         "engine/src/coordinator/machine.rs:Machine",
         "still one object; to be taken apart into parts that own their state",
     ),

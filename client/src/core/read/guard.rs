@@ -131,7 +131,7 @@ impl Reads {
             let first = guard.chunk.offset + versions.at;
             Some((first, guard.half_len, versions.step))
         });
-        let count = read.block_count;
+        let count = read.span.block_count;
         guard.into_iter().flat_map(move |(first, half_len, step)| {
             let before = (0..count).map(move |block| first + block * step);
             before.map(move |before| (before, before + half_len))
@@ -180,7 +180,7 @@ impl Reads {
         let guard_of = |read: &Read| read.versions.map(|versions| versions.guard);
         let is_other = |other: &Read| {
             other.queue_pair == read.queue_pair
-                && other.link == read.link
+                && other.span.place.link == read.span.place.link
                 && other.phase != Phase::Done
                 && guard_of(other) != guard_of(read)
         };
@@ -191,8 +191,8 @@ impl Reads {
     fn list_version_reads(&self, first: &Read, list: &mut Vec<VersionRead>) {
         for read in self.joined(first) {
             let Some(versions) = read.versions else { continue };
-            for block in 0..read.block_count {
-                let remote = remote_of(&read.place, read.block + block, 0);
+            for block in 0..read.span.block_count {
+                let remote = remote_of(&read.span.place, read.span.block + block, 0);
                 let at = versions.at + block * versions.step;
                 match list.last_mut() {
                     Some(last) if remote.address - last.remote.address == at - last.at => {
@@ -231,11 +231,11 @@ impl Pending {
         work_id: WorkId,
         list: &[VersionRead],
     ) -> bool {
-        if links.all[read.link].sender.room() < REQUESTS_MAX {
+        if links.all[read.span.place.link].sender.room() < REQUESTS_MAX {
             return false;
         }
         let (rows, rows_len) = self.reads.extent(read);
-        let transport = links.all[read.link].transport;
+        let transport = links.all[read.span.place.link].transport;
         let guard = read.versions.and_then(|versions| self.reads.guards[versions.guard].as_ref());
         let (Some(guard), Some(rows)) = (guard, self.memory.staged(transport, rows, rows_len))
         else {
@@ -248,7 +248,7 @@ impl Pending {
             ..rows
         };
         let (before, half_len) = (guard.chunk.offset, guard.half_len);
-        let (remote, sender) = (read.remote(), &mut links.all[read.link].sender);
+        let (remote, sender) = (read.remote(), &mut links.all[read.span.place.link].sender);
         let (mut fenced, mut count, mut bytes) = (false, 0, 0);
         for phase in [Phase::Before, Phase::Rows, Phase::After] {
             if phase < read.phase || phase > last {
@@ -272,7 +272,7 @@ impl Pending {
             fenced = true;
         }
         self.count_reads(count, bytes);
-        links.flush(read.link);
+        links.flush(read.span.place.link);
         true
     }
 }
@@ -294,7 +294,7 @@ impl Pending {
             (links.all[span.place.link].queue_pair, Chunk { offset: 0, len: 0 });
         let read = span.read(queue_pair, chunk.unwrap_or(none), Phase::Before);
         let mut read = Read { versions, ..read };
-        let transport = links.all[read.link].transport;
+        let transport = links.all[read.span.place.link].transport;
         let is_registered = self.memory.staged(transport, read.chunk, read.chunk.len).is_some();
         if chunk.is_none() || !is_registered || !self.reads.may_fence(&read) {
             self.release_short(&mut read);

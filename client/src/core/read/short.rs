@@ -225,8 +225,9 @@ impl Core {
             self.pending.release_short(&mut read);
             return Short::Impossible;
         }
-        let transport = self.links.all[read.link].transport;
-        let Some(succeeded) = self.wait_shortly(transport, (read.link, read.queue_pair, work_id))
+        let transport = self.links.all[read.span.place.link].transport;
+        let Some(succeeded) =
+            self.wait_shortly(transport, (read.span.place.link, read.queue_pair, work_id))
         else {
             self.pending.count_pull(into.len() as u64);
             return self.pending.go_on_as_request(
@@ -309,9 +310,9 @@ impl Pending {
             slot.reply = Reply::Blocks { rows, reading };
         }
         self.reads.reads[at] = Some(Read { request, ..read });
-        if links.all[read.link].failed {
+        if links.all[read.span.place.link].failed {
             // What completed meanwhile ended the link, and the reads that were known then.
-            self.fail_reads(links, tables, recovery, read.link);
+            self.fail_reads(links, tables, recovery, read.span.place.link);
         }
         Short::Started(request)
     }

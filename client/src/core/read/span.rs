@@ -69,19 +69,11 @@ impl Span {
 
     /// A read of it into a piece of the staging area, the whole of nobody's pull so far.
     pub(super) fn read(&self, queue_pair: QueuePairId, chunk: Chunk, phase: Phase) -> Read {
-        let Self { table, partition, place, block, block_count, skipped, len, .. } = *self;
         Read {
             request: NOBODY,
-            table,
-            partition,
-            place,
-            link: place.link,
+            span: *self,
             queue_pair,
-            block,
-            block_count,
             chunk,
-            skipped,
-            len,
             relaxed: false,
             is_sole: true,
             versions: None,

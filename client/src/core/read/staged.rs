@@ -112,16 +112,16 @@ pub(super) fn copy_read(
     row_len: u64,
     into: &mut [u8],
 ) {
-    let place = &read.place.at;
+    let place = &read.span.place.at;
     let block_rows = u64::from(place.block_rows);
-    let first = place.first_row + read.block * block_rows;
-    let all = RowRange::new(first, first + read.block_count * block_rows);
+    let first = place.first_row + read.span.block * block_rows;
+    let all = RowRange::new(first, first + read.span.block_count * block_rows);
     let wanted = part.intersection(rows).and_then(|of_part| of_part.intersection(all));
     let Some(wanted) = wanted else { return };
     let to = index((wanted.start - rows.start) * row_len);
     let len = index(wanted.count() * row_len);
     let blocks = Rows {
-        at: (read.chunk.offset + ROWS_AT - HEAD_VERSION_AT).wrapping_sub(read.skipped),
+        at: (read.chunk.offset + ROWS_AT - HEAD_VERSION_AT).wrapping_sub(read.span.skipped),
         stride: u64::from(place.block_stride),
         block_rows,
         row_len,

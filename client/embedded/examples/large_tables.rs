@@ -9,7 +9,10 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a program for people at a terminal")]
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -18,8 +21,9 @@ use rustix::time::{ClockId, clock_gettime};
 use windlass_client::{Client, ClientOptions, Element, PushOptions, TableSchema};
 use windlass_engine::{
     Server, ServerConfig,
-    shard::{Shard, ShardCommand, ShardOptions},
+    shard::{ChainContext, Shard, ShardCommand, ShardOptions, SharedLeases},
 };
+use windlass_replication::LeaseTimings;
 use windlass_transport::{
     Transport,
     shm::{Shm, ShmOptions},
@@ -54,7 +58,13 @@ fn longest_turn(mib: u64) {
         worker_timeout_ms: 5000,
     };
     let server = ServerId(1);
-    let (mut shard, handle) = Shard::new(ShardId(0), server, 1, options, transports).unwrap();
+    let context = ChainContext {
+        leases: Arc::new(SharedLeases::new(LeaseTimings::default())),
+        events: crossbeam::channel::unbounded().0,
+        ended: crossbeam::channel::unbounded().0,
+    };
+    let (mut shard, handle) =
+        Shard::new(ShardId(0), server, 1, options, transports, context).unwrap();
     let chain = Chain { epoch: Epoch(1), servers: vec![server], ..Chain::default() };
     let map = ClusterMap { epoch: Epoch(1), chains: vec![chain; 64], ..ClusterMap::default() };
     let mut carry_out = |what: &str, command: ShardCommand, answered: &dyn Fn() -> bool| {

@@ -58,9 +58,7 @@ use self::{
 use crate::{
     control_port::ControlPort,
     coordinator::{RunError, RunningCoordinator, StoreError},
-    shard::{
-        ChainCommand, ChainContext, ShardCommand, ShardError, ShardHandle, SharedLeases, chain,
-    },
+    shard::{ChainContext, ShardError, ShardHandle, SharedLeases, chain},
 };
 
 /// Why a server could not start.
@@ -262,7 +260,9 @@ impl Server {
         let (events, reported) = unbounded();
         let thread = |source| StartError::Thread { source };
         let orders = member.run(downlink, reported).map_err(thread)?;
-        let started = start_shards(&config, member.server(), advertised_ip);
+        let (ended, broken) = unbounded();
+        let context = ChainContext { leases, events, ended };
+        let started = start_shards(&config, member.server(), &context, advertised_ip);
         let Started { running: shards, providers, notes } = match started {
             Ok(started) => started,
             Err(error) => {
@@ -271,12 +271,6 @@ impl Server {
             }
         };
         let handles: Vec<ShardHandle> = shards.iter().map(|shard| shard.handle.clone()).collect();
-        let (ended, broken) = unbounded();
-        let context = ChainContext { leases, events, ended };
-        for shard in &handles {
-            let context = context.clone();
-            shard.send(ShardCommand::Chain(ChainCommand::Replicate { context }));
-        }
         let peers = Peers::start(PeersConfig {
             shards: handles.clone(),
             providers: providers.clone(),
@@ -442,6 +436,7 @@ struct Started {
 fn start_shards(
     config: &ServerConfig,
     server: ServerId,
+    context: &ChainContext,
     advertised: Option<IpAddr>,
 ) -> Result<Started, StartError> {
     let mut started = Started::default();
@@ -459,7 +454,7 @@ fn start_shards(
             threads.push(started.map_err(|source| StartError::Thread { source })?);
         }
         let (one, offered, missing) =
-            shards::start_shard(shard, server, config, &threads[at], advertised)?;
+            shards::start_shard(shard, server, config, context, &threads[at], advertised)?;
         started.running.push(one);
         (started.providers, started.notes) = (offered, missing);
     }

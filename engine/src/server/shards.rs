@@ -13,7 +13,7 @@ use windlass_wire::{ServerId, ShardId, control::Provider};
 
 use super::{ServerConfig, ShardThread, StartError, thread::Seat};
 use crate::limits::{CLIENT_MAPPED_LEN_MIN, SHARDS_PER_THREAD_MAX};
-use crate::shard::{Shard, ShardCommand, ShardHandle, ShardOptions, chain};
+use crate::shard::{ChainContext, Shard, ShardCommand, ShardHandle, ShardOptions, chain};
 
 /// A shard, and its place on a thread. Dropping it stops the shard.
 #[derive(Debug)]
@@ -81,12 +81,13 @@ pub(super) fn start_shard(
     id: ShardId,
     server: ServerId,
     config: &ServerConfig,
+    context: &ChainContext,
     thread: &ShardThread,
     advertised: Option<IpAddr>,
 ) -> Result<(RunningShard, Vec<Provider>, Vec<String>), StartError> {
     let seat = thread.take_seat().ok_or(StartError::Crowded { max: SHARDS_PER_THREAD_MAX })?;
     let (sender, receiver) = bounded(1);
-    let config = config.clone();
+    let (config, context) = (config.clone(), context.clone());
     seat.make(move || {
         let opened = open_transports(&config, advertised);
         if opened.transports.is_empty() {
@@ -101,7 +102,7 @@ pub(super) fn start_shard(
             log_len_max: config.log_len_max.map(|len| len / u64::from(config.shards)),
             worker_timeout_ms: config.worker_timeout_ms,
         };
-        let made = Shard::new(id, server, config.shards, options, opened.transports);
+        let made = Shard::new(id, server, config.shards, options, opened.transports, context);
         let (shard, told) = match made {
             Ok((shard, handle)) => (Some(shard), Ok((handle, opened.providers, opened.notes))),
             Err(source) => (None, Err(StartError::Shard { shard: id, source })),

@@ -2,9 +2,9 @@
 
 use windlass_wire::Status;
 
-use super::{Shard, wait::Pace};
+use super::{chain::Chain, connect, port::Port, tables::Tables, wait::Pace};
 
-impl Shard {
+impl Port {
     /// Completes a message of a session.
     pub(super) fn complete(&mut self, slot: usize, number: u32, status: Status, detail: u32) {
         self.statistics.refused += u64::from(status != Status::Done);
@@ -15,52 +15,57 @@ impl Shard {
             self.sessions.watch(slot);
         }
     }
+}
 
-    /// Writes what was completed, wakes who fell asleep, ends who failed. Returns whether there was
-    /// anything to write.
-    pub(super) fn acknowledge(&mut self, pace: Pace) -> bool {
-        let mut acknowledged = false;
-        let mut failed = None;
-        for at in 0..self.sessions.watched().len() {
-            let slot = self.sessions.watched()[at];
-            let Some(session) = &mut self.sessions[slot] else { continue };
-            let Some(mailbox) = &mut session.mailbox else {
-                if session.failed {
-                    failed = Some(session.id);
-                }
-                continue;
-            };
-            let is_idle = !mailbox.completions.is_pending() && mailbox.sender.is_empty();
-            if pace == Pace::Errand && is_idle && !session.failed {
-                continue;
-            }
-            let sleep_epoch = mailbox.reader.sleep_epoch();
-            if mailbox.completions.is_pending() {
-                acknowledged = true;
-                if mailbox.sender.room() > 1
-                    && let Some((word, remote)) = mailbox.completions.take_only(sleep_epoch)
-                {
-                    let transport = self.transports[session.transport].as_mut();
-                    let written = mailbox.sender.write(transport, &word.to_le_bytes(), remote);
-                    session.failed |= written.is_err();
-                } else {
-                    mailbox.completions.post(sleep_epoch, &mut mailbox.sender);
-                }
-            } else {
-                mailbox.completions.wake_if_asleep(sleep_epoch, &mut mailbox.sender);
-            }
-            if !mailbox.sender.is_empty() {
-                let transport = self.transports[session.transport].as_mut();
-                session.failed |= mailbox.sender.flush(transport).is_err();
-            }
+/// Writes what was completed, wakes who fell asleep, ends who failed. Returns whether there was
+/// anything to write.
+pub(super) fn acknowledge(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    pace: Pace,
+) -> bool {
+    let mut acknowledged = false;
+    let mut failed = None;
+    for at in 0..port.sessions.watched().len() {
+        let slot = port.sessions.watched()[at];
+        let Some(session) = &mut port.sessions[slot] else { continue };
+        let Some(mailbox) = &mut session.mailbox else {
             if session.failed {
                 failed = Some(session.id);
             }
+            continue;
+        };
+        let is_idle = !mailbox.completions.is_pending() && mailbox.sender.is_empty();
+        if pace == Pace::Errand && is_idle && !session.failed {
+            continue;
         }
-        // One a turn is enough.
-        if let Some(session) = failed {
-            self.close_session(session);
+        let sleep_epoch = mailbox.reader.sleep_epoch();
+        if mailbox.completions.is_pending() {
+            acknowledged = true;
+            if mailbox.sender.room() > 1
+                && let Some((word, remote)) = mailbox.completions.take_only(sleep_epoch)
+            {
+                let transport = port.transports[session.transport].as_mut();
+                let written = mailbox.sender.write(transport, &word.to_le_bytes(), remote);
+                session.failed |= written.is_err();
+            } else {
+                mailbox.completions.post(sleep_epoch, &mut mailbox.sender);
+            }
+        } else {
+            mailbox.completions.wake_if_asleep(sleep_epoch, &mut mailbox.sender);
         }
-        acknowledged
+        if !mailbox.sender.is_empty() {
+            let transport = port.transports[session.transport].as_mut();
+            session.failed |= mailbox.sender.flush(transport).is_err();
+        }
+        if session.failed {
+            failed = Some(session.id);
+        }
     }
+    // One a turn is enough.
+    if let Some(session) = failed {
+        connect::close_session(port, tables, chain, session);
+    }
+    acknowledged
 }

@@ -5,12 +5,14 @@
 use windlass_wire::{DataType, RowRange, Status, TableSchema, rule::Merge};
 
 use super::{
-    Shard,
     admitted::RowsOf,
+    chain::Chain,
+    port::Port,
     push::{Refusal, Way, session_of, way_of},
     staging::Staging,
-    tables::{ShardTable, TableRows},
+    tables::{ShardTable, TableRows, Tables},
     work::{Turn, Work, values_pointer},
+    writes::Writes,
 };
 use crate::{
     limits::{AGGREGATE_LEN_MAX, IMAGE_PARTITION_LEN_MAX},
@@ -184,84 +186,95 @@ impl PushedValues {
     }
 }
 
-impl Shard {
-    /// Carries out this push and later ones of the turn to the same table, as their sum. A session's
-    /// pushes stay in order, whatever their tables: duplicates are told by the highest sequence, so a
-    /// push that is overtaken would be taken for one.
-    pub(super) fn push_sum(&mut self, first: usize) {
-        let header = self.turn.works[first].header;
-        let (id, table) = (header.table, &self.tables[&header.table]);
-        let (way, image_len) = (way_of(table, &header), table.row_image_len());
-        let sum_len = header.width as usize * table.rule.sums().gradient_dtype().size();
-        self.aggregator.start(sum_len);
-        self.aggregator.behind.clear();
-        for at in first..self.turn.works.len() {
-            let work = self.turn.works[at];
-            if work.closed || work.pushed || !work.header.kind.pushes() {
-                continue;
-            }
-            if self.aggregator.behind.contains(&work.session) {
-                continue;
-            }
-            // What is recorded otherwise is not summed with it; what is recorded later fits one image.
-            let imaged = self.aggregator.keys.len() as u64 * image_len;
-            let fits = way != Way::Images || imaged <= IMAGE_PARTITION_LEN_MAX;
-            let is_same = || way_of(&self.tables[&id], &work.header) == way;
-            if work.header.table != id || !fits || !is_same() {
-                self.aggregator.behind.push(work.session);
-                continue;
-            }
-            if self.is_behind_refused(at) {
-                self.close(at, Status::StaleEpoch, 0);
-                continue;
-            }
-            let outcome = self.add_to_sums(at);
-            self.statistics.aggregated += 1;
-            self.finish_push(at, outcome);
+/// Carries out this push and later ones of the turn to the same table, as their sum. A session's
+/// pushes stay in order, whatever their tables: duplicates are told by the highest sequence, so a
+/// push that is overtaken would be taken for one.
+pub(super) fn push_sum(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    writes: &mut Writes,
+    first: usize,
+) {
+    let header = port.turn.works[first].header;
+    let (id, table) = (header.table, &tables.by_id[&header.table]);
+    let (way, image_len) = (way_of(table, &header), table.row_image_len());
+    let sum_len = header.width as usize * table.rule.sums().gradient_dtype().size();
+    writes.aggregator.start(sum_len);
+    writes.aggregator.behind.clear();
+    for at in first..port.turn.works.len() {
+        let work = port.turn.works[at];
+        if work.closed || work.pushed || !work.header.kind.pushes() {
+            continue;
         }
-        let Self { aggregator, tables, memory_left, .. } = self;
-        let table = tables.get_mut(&id).expect("a push that was checked has its table");
-        aggregator.apply(table, memory_left);
+        if writes.aggregator.behind.contains(&work.session) {
+            continue;
+        }
+        // What is recorded otherwise is not summed with it; what is recorded later fits one image.
+        let imaged = writes.aggregator.keys.len() as u64 * image_len;
+        let fits = way != Way::Images || imaged <= IMAGE_PARTITION_LEN_MAX;
+        let is_same = || way_of(&tables.by_id[&id], &work.header) == way;
+        if work.header.table != id || !fits || !is_same() {
+            writes.aggregator.behind.push(work.session);
+            continue;
+        }
+        if port.is_behind_refused(at) {
+            port.close(at, Status::StaleEpoch, 0);
+            continue;
+        }
+        let outcome = add_to_sums(port, tables, chain, writes, at);
+        port.statistics.aggregated += 1;
+        port.finish_push(at, outcome);
     }
+    let Writes { aggregator, .. } = writes;
+    let Tables { by_id: tables, memory_left, .. } = tables;
+    let table = tables.get_mut(&id).expect("a push that was checked has its table");
+    aggregator.apply(table, memory_left);
+}
 
-    fn add_to_sums(&mut self, at: usize) -> Result<(), Refusal> {
-        let Self { turn, staging, tables, sessions, chain, admitted, memory_left, .. } = self;
-        let work = &turn.works[at];
-        // One of no rows.
-        let Some(values) = values_pointer(turn, staging, work) else { return Ok(()) };
-        let table =
-            tables.get_mut(&work.header.table).expect("a push that was checked has its table");
-        let chain = chain.as_mut().expect("a shard without a chain takes no pushes");
-        let (width, row_len) = (work.header.width as usize, work.row_len());
-        let rows = work.rows(&turn.keys);
-        if let RowsOf::Keys(keys) = rows {
-            table.make_rows(keys, memory_left)?;
-        }
-        let push = session_of(sessions, work).push(work.header.sequence);
-        let admission = admitted.admit(chain, &table.layout, rows, (work.session, &push));
-        self.statistics.duplicates += u64::from(admission.map_err(|status| (status, 0))?);
-        for row in 0..work.header.row_count as usize {
-            let key = match rows {
-                RowsOf::Range(rows) => rows.start + row as u64,
-                RowsOf::Keys(keys) => keys[row],
-            };
-            if !admitted.is_fresh(table.layout.partition_of(key)) {
-                continue;
-            }
-            let (sum, new) = self.aggregator.sum_of(key).unwrap_or_else(|| {
-                self.aggregator.apply(table, memory_left);
-                self.aggregator.sum_of(key).expect("an empty aggregator has room for a row")
-            });
-            let pushed = values.wrapping_add(row * row_len);
-            if new {
-                // SAFETY: `sum` has room for one row of sums in the aggregator; `pushed` is row
-                // `row` of the push's readable values, which lie elsewhere.
-                unsafe { table.accumulator.set(sum, pushed, width) };
-            } else {
-                // SAFETY: as above, and the sum was set by an earlier push.
-                unsafe { table.accumulator.add(sum, pushed, width) };
-            }
-        }
-        Ok(())
+fn add_to_sums(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    writes: &mut Writes,
+    at: usize,
+) -> Result<(), Refusal> {
+    let Port { turn, staging, sessions, .. } = port;
+    let Writes { admitted, .. } = writes;
+    let Tables { by_id: tables, memory_left, .. } = tables;
+    let work = &turn.works[at];
+    // One of no rows.
+    let Some(values) = values_pointer(turn, staging, work) else { return Ok(()) };
+    let table = tables.get_mut(&work.header.table).expect("a push that was checked has its table");
+    let (width, row_len) = (work.header.width as usize, work.row_len());
+    let rows = work.rows(&turn.keys);
+    if let RowsOf::Keys(keys) = rows {
+        table.make_rows(keys, memory_left)?;
     }
+    let push = session_of(sessions, work).push(work.header.sequence);
+    let admission = admitted.admit(chain, &table.layout, rows, (work.session, &push));
+    port.statistics.duplicates += u64::from(admission.map_err(|status| (status, 0))?);
+    for row in 0..work.header.row_count as usize {
+        let key = match rows {
+            RowsOf::Range(rows) => rows.start + row as u64,
+            RowsOf::Keys(keys) => keys[row],
+        };
+        if !admitted.is_fresh(table.layout.partition_of(key)) {
+            continue;
+        }
+        let (sum, new) = writes.aggregator.sum_of(key).unwrap_or_else(|| {
+            writes.aggregator.apply(table, memory_left);
+            writes.aggregator.sum_of(key).expect("an empty aggregator has room for a row")
+        });
+        let pushed = values.wrapping_add(row * row_len);
+        if new {
+            // SAFETY: `sum` has room for one row of sums in the aggregator; `pushed` is row
+            // `row` of the push's readable values, which lie elsewhere.
+            unsafe { table.accumulator.set(sum, pushed, width) };
+        } else {
+            // SAFETY: as above, and the sum was set by an earlier push.
+            unsafe { table.accumulator.add(sum, pushed, width) };
+        }
+    }
+    Ok(())
 }

@@ -5,10 +5,18 @@ mod parts;
 
 use std::collections::{BTreeMap, HashMap};
 
+use listing::Listing;
+use parts::PiecePart;
+pub(super) use parts::PieceParts;
 use windlass_replication::Lane;
 use windlass_wire::{Epoch, Lsn, PartitionId, SessionId, TableId, map::shard_of};
 
-use super::{Shard, tables::TableRows};
+use super::{
+    chain,
+    chain::Chain,
+    port::Port,
+    tables::{TableRows, Tables},
+};
 use crate::{
     persist::{
         checkpoint::{BlockHead, CheckpointSource, Extent, Next},
@@ -19,10 +27,6 @@ use crate::{
     },
     table::{SparsePartition, piece_of},
 };
-
-use listing::Listing;
-use parts::PiecePart;
-pub(super) use parts::PieceParts;
 
 /// Sections of a partition's checkpoint.
 pub(super) const ROWS: u16 = 1;
@@ -112,14 +116,14 @@ impl Copied {
 
     /// Goes on listing what is to be copied of a partition; what that counts as, or `None` when all of
     /// it is listed.
-    fn list(&mut self, shard: &Shard, partition: PartitionId) -> Option<usize> {
+    fn list(&mut self, tables: &Tables, partition: PartitionId) -> Option<usize> {
         let listings = self.listings.get_mut(&partition)?;
         let queue = self.queues.get_mut(&partition)?;
         let Some(listing) = listings.last_mut() else {
             self.listings.remove(&partition);
             return None;
         };
-        let table = shard.tables.get(&listing.table());
+        let table = tables.by_id.get(&listing.table());
         let rows = table.and_then(|table| Some((&table.rows, table.slots.find(partition)?)));
         let (cost, is_last) = match rows {
             Some((TableRows::Dense(_), _)) => listing.list_dense(queue),
@@ -144,50 +148,52 @@ impl Copied {
 
 /// A shard as a checkpoint sees it.
 pub(super) struct Source<'a> {
-    pub(super) shard: &'a mut Shard,
+    pub(super) port: &'a mut Port,
+    pub(super) tables: &'a mut Tables,
+    pub(super) chain: &'a mut Chain,
     pub(super) copied: &'a mut Copied,
 }
 
 impl CheckpointSource for Source<'_> {
     fn partitions(&mut self) -> Vec<PartitionId> {
-        let shard = &self.shard;
-        (0..shard.map.partition_count())
+        let its = &*self.chain;
+        (0..its.map.partition_count())
             .map(PartitionId)
             .filter(|partition| {
-                let chain = &shard.map.chains[partition.0 as usize];
+                let chain = &its.map.chains[partition.0 as usize];
                 let holds =
-                    chain.servers.contains(&shard.server) || chain.learner == Some(shard.server);
-                shard_of(*partition, shard.shard_count) == shard.id
+                    chain.servers.contains(&its.server) || chain.learner == Some(its.server);
+                shard_of(*partition, its.shard_count) == its.shard
                     && holds
-                    && shard.is_checkpointed(*partition)
+                    && chain::is_checkpointed(its, *partition)
             })
             .collect()
     }
 
     fn requests(&self) -> u64 {
-        if self.shard.chain.as_ref().is_some_and(|chain| chain.disk.awaits_checkpoint()) {
+        if self.chain.disk.awaits_checkpoint() {
             // One replica less keeps the rows until it ends: it does not stand back.
             return 0;
         }
-        let statistics = &self.shard.statistics;
+        let statistics = &self.port.statistics;
         statistics.pushes + statistics.pulls + statistics.chain_received_bytes
     }
 
     fn bytes(&self) -> u64 {
-        self.shard.held_len()
+        self.tables.held_len()
     }
 
     fn begins_anew(&self, partition: PartitionId) -> bool {
-        self.shard.begins_anew(partition)
+        chain::begins_anew(self.chain, partition)
     }
 
     fn begin(&mut self, partition: PartitionId, extent: Extent) {
-        if !self.shard.is_checkpointed(partition) {
+        if !chain::is_checkpointed(self.chain, partition) {
             // It was given away, or is being copied anew, since the checkpoint began.
             return;
         }
         let (mut queue, mut listings) = (Queue::new(), Vec::new());
-        for (id, table) in &mut self.shard.tables {
+        for (id, table) in &mut self.tables.by_id {
             if !table.is_kept() {
                 continue;
             }
@@ -211,11 +217,11 @@ impl CheckpointSource for Source<'_> {
         queue.insert(SESSIONS_LAST, Piece::Sessions { after: None, index: 0 });
         self.copied.queues.insert(partition, queue);
         self.copied.listings.insert(partition, listings);
-        self.shard.note_checkpoint_begun(partition);
+        chain::note_checkpoint_begun(self.chain, partition);
     }
 
     fn next(&mut self, partition: PartitionId, buffer: &mut [u8]) -> Next {
-        if let Some(cost) = self.copied.list(self.shard, partition) {
+        if let Some(cost) = self.copied.list(self.tables, partition) {
             return Next::Later { cost };
         }
         if self.copied.saved.is_pending {
@@ -223,16 +229,17 @@ impl CheckpointSource for Source<'_> {
             return self.copied.saved.next_block(buffer);
         }
         let Some(queue) = self.copied.queues.get_mut(&partition) else { return Next::Done };
-        self.shard.queue_fresh(partition, queue);
+        self.tables.queue_fresh(partition, queue);
         let Some((at, piece)) = queue.first_key_value() else {
             self.copied.queues.remove(&partition);
-            self.shard.note_fresh(partition, false);
+            self.tables.note_fresh(partition, false);
             return Next::Done;
         };
-        let (at, rest) = (*at, self.shard.rest_of(partition, piece));
+        let (at, rest) = (*at, rest_of(self.chain, partition, piece));
         let mut bytes = std::mem::take(&mut self.copied.saved.bytes);
         bytes.clear();
-        let (table, section, index) = self.shard.save(partition, at, piece, &mut bytes);
+        let (table, section, index) =
+            save(self.tables, self.chain, partition, at, piece, &mut bytes);
         match rest {
             Some(rest) => queue.insert(at, rest),
             None => queue.remove(&at),
@@ -245,7 +252,7 @@ impl CheckpointSource for Source<'_> {
             section,
             index,
             lsn: self.copied.positions.get(partition.0 as usize).copied().unwrap_or_default(),
-            epoch: self.shard.copied_epoch(partition),
+            epoch: chain::copied_epoch(self.chain, partition),
             is_pending: true,
         };
         self.copied.saved.next_block(buffer)
@@ -255,76 +262,77 @@ impl CheckpointSource for Source<'_> {
         self.copied.saved.is_pending = false;
         self.copied.listings.clear();
         for (partition, _) in self.copied.queues.drain() {
-            self.shard.note_fresh(partition, false);
+            self.tables.note_fresh(partition, false);
         }
-        self.shard.note_checkpoint_ended(false);
+        chain::note_checkpoint_ended(self.port, self.tables, self.chain, false);
     }
 
     fn published(&mut self, _manifest: &Manifest) {
-        self.shard.note_checkpoint_ended(true);
+        chain::note_checkpoint_ended(self.port, self.tables, self.chain, true);
     }
 }
 
-impl Shard {
-    /// What is left of a piece that goes into several blocks, behind the one that comes next. A session
-    /// may come and go between two of them: what it has pushed since is in the log.
-    fn rest_of(&self, partition: PartitionId, piece: &Piece) -> Option<Piece> {
-        match piece {
-            Piece::Sessions { after, index } => {
-                let table = self.chain_sessions(partition)?;
-                let after = Some(table.last_of_piece(*after, SESSIONS_PER_BLOCK)?);
-                Some(Piece::Sessions { after, index: index + 1 })
+/// What is left of a piece that goes into several blocks, behind the one that comes next. A session
+/// may come and go between two of them: what it has pushed since is in the log.
+fn rest_of(chain: &Chain, partition: PartitionId, piece: &Piece) -> Option<Piece> {
+    match piece {
+        Piece::Sessions { after, index } => {
+            let table = chain::chain_sessions(chain, partition)?;
+            let after = Some(table.last_of_piece(*after, SESSIONS_PER_BLOCK)?);
+            Some(Piece::Sessions { after, index: index + 1 })
+        }
+        Piece::Dense | Piece::Clock | Piece::Sparse(_) => None,
+    }
+}
+
+/// Appends a piece's bytes; its table, section and index.
+fn save(
+    tables: &Tables,
+    chain: &Chain,
+    partition: PartitionId,
+    (table, index): (TableId, u64),
+    piece: &Piece,
+    into: &mut Vec<u8>,
+) -> (TableId, u16, u64) {
+    match piece {
+        Piece::Clock => {
+            if let Some(found) = tables.by_id.get(&table)
+                && let (Some(slot), Some(clocks)) = (found.slots.find(partition), &found.clocks)
+            {
+                clocks.save_slot(slot, into);
             }
-            Piece::Dense | Piece::Clock | Piece::Sparse(_) => None,
+            (table, CLOCKS, 0)
+        }
+        Piece::Sessions { after, index } => {
+            if let Some(table) = chain::chain_sessions(chain, partition) {
+                table.encode_piece(*after, SESSIONS_PER_BLOCK, into);
+            }
+            (TableId(0), SESSIONS, *index)
+        }
+        Piece::Dense => {
+            if let Some(found) = tables.by_id.get(&table)
+                && let (Some(slot), TableRows::Dense(rows)) =
+                    (found.slots.find(partition), &found.rows)
+            {
+                rows[slot].0.save_piece(index, into);
+            }
+            (table, ROWS, index)
+        }
+        Piece::Sparse(keys) => {
+            if let Some(found) = tables.by_id.get(&table)
+                && let (Some(slot), TableRows::Sparse(rows)) =
+                    (found.slots.find(partition), &found.rows)
+            {
+                for (key, row) in keys {
+                    rows[slot].save_row(*key, *row, into);
+                }
+            }
+            (table, ROWS, index)
         }
     }
+}
 
-    /// Appends a piece's bytes; its table, section and index.
-    fn save(
-        &self,
-        partition: PartitionId,
-        (table, index): (TableId, u64),
-        piece: &Piece,
-        into: &mut Vec<u8>,
-    ) -> (TableId, u16, u64) {
-        match piece {
-            Piece::Clock => {
-                if let Some(found) = self.tables.get(&table)
-                    && let (Some(slot), Some(clocks)) = (found.slots.find(partition), &found.clocks)
-                {
-                    clocks.save_slot(slot, into);
-                }
-                (table, CLOCKS, 0)
-            }
-            Piece::Sessions { after, index } => {
-                if let Some(table) = self.chain_sessions(partition) {
-                    table.encode_piece(*after, SESSIONS_PER_BLOCK, into);
-                }
-                (TableId(0), SESSIONS, *index)
-            }
-            Piece::Dense => {
-                if let Some(found) = self.tables.get(&table)
-                    && let (Some(slot), TableRows::Dense(rows)) =
-                        (found.slots.find(partition), &found.rows)
-                {
-                    rows[slot].0.save_piece(index, into);
-                }
-                (table, ROWS, index)
-            }
-            Piece::Sparse(keys) => {
-                if let Some(found) = self.tables.get(&table)
-                    && let (Some(slot), TableRows::Sparse(rows)) =
-                        (found.slots.find(partition), &found.rows)
-                {
-                    for (key, row) in keys {
-                        rows[slot].save_row(*key, *row, into);
-                    }
-                }
-                (table, ROWS, index)
-            }
-        }
-    }
-
+impl Tables {
     /// Adds keys that were made since the queue was to its pieces: a piece's block holds every
     /// record up to its LSN, or recovery would skip those of the keys it lacks.
     fn queue_fresh(&mut self, partition: PartitionId, queue: &mut Queue) {
@@ -348,7 +356,7 @@ impl Shard {
         &mut self,
         partition: PartitionId,
     ) -> impl Iterator<Item = (TableId, &mut SparsePartition)> {
-        self.tables.iter_mut().filter_map(move |(id, table)| {
+        self.by_id.iter_mut().filter_map(move |(id, table)| {
             let slot = table.slots.find(partition)?;
             let TableRows::Sparse(partitions) = &mut table.rows else { return None };
             Some((*id, partitions.get_mut(slot)?))

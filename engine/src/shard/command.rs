@@ -9,7 +9,10 @@ use windlass_wire::{
     control::{ClockPlace, PartitionPlace, Peer, Provider, RefusalKind, SharedRegion},
 };
 
-use super::{RowsToSet, SetError, Shard, ShardStatistics, chain, growth, memory::MemoryMade};
+use super::{
+    RowsToSet, SetError, Shard, ShardStatistics, acknowledge, chain, clocks, connect, durable,
+    growth, locate, memory::MemoryMade, open_log, recover, rounds, set_rows,
+};
 use crate::refusal::Refusal;
 
 /// Where a command's answer goes.
@@ -194,6 +197,8 @@ pub enum ShardCommand {
         /// The counters.
         answer: Answer<ShardStatistics>,
     },
+    /// Ends the shard at once, as if its process had died: nothing more is carried out or said.
+    Die {},
     /// Finishes what is in the mailboxes, then stops.
     Stop {
         /// Answered when the shard and its memory are gone.
@@ -281,91 +286,168 @@ impl Shard {
                 answer,
             } => {
                 let who = (session, incarnation, connection, peer);
-                let _ = answer.send(self.open_mailbox(who, rank, provider, &endpoint));
+                let _ = answer.send(connect::open_mailbox(
+                    &mut self.port,
+                    &mut self.tables,
+                    &mut self.chain,
+                    who,
+                    rank,
+                    provider,
+                    &endpoint,
+                ));
             }
             ShardCommand::AttachMailbox { session, reply, completion_slots, answer } => {
-                let _ = answer.send(self.attach_mailbox(session, reply, completion_slots));
+                let _ = answer.send(connect::attach_mailbox(
+                    &mut self.port,
+                    &mut self.tables,
+                    &mut self.chain,
+                    session,
+                    reply,
+                    completion_slots,
+                ));
             }
             ShardCommand::CloseSession { session, connection } => {
-                let slot = self.by_session.get(&session);
-                let open = slot.and_then(|slot| self.sessions[*slot].as_ref());
+                let slot = self.port.by_session.get(&session);
+                let open = slot.and_then(|slot| self.port.sessions[*slot].as_ref());
                 if open.is_some_and(|open| open.connection == connection) {
-                    self.close_session(session);
+                    connect::close_session(
+                        &mut self.port,
+                        &mut self.tables,
+                        &mut self.chain,
+                        session,
+                    );
                 }
             }
-            ShardCommand::Chain(command) => self.carry_out_chain(command),
+            ShardCommand::Chain(command) => chain::carry_out_chain(
+                &mut self.port,
+                &mut self.tables,
+                &mut self.chain,
+                &mut self.disk,
+                command,
+            ),
             ShardCommand::Fence { answer } => {
-                self.fence();
+                chain::fence(&mut self.port, &mut self.tables, &mut self.chain);
                 let _ = answer.send(Ok(()));
             }
             ShardCommand::InstallMap { map, answer } => {
                 self.install_map(map, answer);
             }
-            ShardCommand::CreateTable { entry, answer } => {
-                growth::create_table(self, entry, answer)
+            ShardCommand::CreateTable { entry, answer } => growth::create_table(
+                &mut self.port,
+                &mut self.tables,
+                &mut self.chain,
+                entry,
+                answer,
+            ),
+            ShardCommand::MemoryMade { made } => {
+                growth::take_memory(&mut self.port, &mut self.tables, &mut self.chain, *made)
             }
-            ShardCommand::MemoryMade { made } => growth::take_memory(self, *made),
-            ShardCommand::HoldMemory { until } => self.growth.memory.hold(until),
+            ShardCommand::HoldMemory { until } => self.tables.growth.memory.hold(until),
             ShardCommand::DropTable { table, answer } => {
-                self.tables_below = self.tables_below.max(table.0 + 1);
-                self.drop_rounds(table);
-                self.growth.forget_table(table);
-                if let Some(table) = self.tables.remove(&table) {
+                self.tables.below = self.tables.below.max(table.0 + 1);
+                rounds::drop_rounds(&mut self.port, &mut self.tables, table);
+                self.tables.growth.forget_table(table);
+                if let Some(table) = self.tables.by_id.remove(&table) {
                     if table.clocks.is_some() {
-                        self.clocks.remove_table();
+                        self.tables.clocks.remove_table();
                     }
-                    let Self { arena, memory_left, marks, growth, .. } = self;
+                    let super::tables::Tables { arena, memory_left, marks, growth, .. } =
+                        &mut self.tables;
                     table.release(arena, memory_left, marks, &growth.memory);
-                    self.sweep_arena();
-                    self.count_silent();
+                    connect::sweep_arena(&mut self.port, &mut self.tables);
+                    self.tables.count_silent();
                 }
-                self.marks.answer(answer);
+                self.tables.marks.answer(answer);
             }
             ShardCommand::Locate { session, table, answer } => {
-                let _ = answer.send(self.locate(session, table));
+                let _ =
+                    answer.send(locate::locate(&mut self.port, &mut self.tables, session, table));
             }
             ShardCommand::JoinClock { session, table, answer } => {
-                self.join_clock(session, table, answer);
+                clocks::join_clock(
+                    &mut self.port,
+                    &mut self.tables,
+                    &mut self.chain,
+                    session,
+                    table,
+                    answer,
+                );
             }
             ShardCommand::AlterTable { entry, answer } => {
-                let _ = answer.send(self.alter_table(&entry));
+                let _ = answer.send(self.tables.alter_table(&entry));
             }
             ShardCommand::LeaveClocks { session, answer } => {
                 // What it has pushed counts before it goes.
                 self.turn_once();
-                self.retire_workers(|_, of| of == session);
+                clocks::retire_workers(&mut self.port, &mut self.tables, |_, of| of == session);
                 let _ = answer.send(Ok(()));
             }
-            ShardCommand::RetireWorker { rank, unheard } => self.give_up_worker(rank, unheard),
+            ShardCommand::RetireWorker { rank, unheard } => {
+                clocks::give_up_worker(&mut self.port, &mut self.tables, rank, unheard)
+            }
             ShardCommand::Recover { regrouped, accept_damage, answer } => {
-                let _ = answer.send(self.recover(regrouped, accept_damage));
+                let _ = answer.send(recover::recover(
+                    &mut self.tables,
+                    &self.chain,
+                    &mut self.disk,
+                    regrouped,
+                    accept_damage,
+                ));
             }
             ShardCommand::OpenLog { answer } => {
-                let _ = answer.send(super::open_log::open_log(self));
+                let _ = answer.send(open_log::open_log(
+                    &mut self.port,
+                    &mut self.tables,
+                    &mut self.chain,
+                    &mut self.disk,
+                ));
             }
             ShardCommand::SetRows { table, partition, rows, answer } => {
-                self.set_rows(table, partition, &rows, answer);
+                set_rows::set_rows(
+                    &mut self.port,
+                    &mut self.tables,
+                    &mut self.chain,
+                    &self.disk,
+                    (table, partition),
+                    &rows,
+                    answer,
+                );
             }
-            ShardCommand::Checkpoint {} => self.checkpoint_wanted = true,
+            ShardCommand::Checkpoint {} => {
+                if let Some(durable) = &mut self.disk.durable {
+                    durable.checkpoint_wanted = true;
+                }
+            }
             ShardCommand::Statistics { answer } => {
-                let mut statistics = self.statistics;
-                statistics.sessions = self.by_session.len() as u64;
-                statistics.sessions_watched = self.sessions.watched().len() as u64;
-                statistics.messages_waiting = self.waits.count();
-                statistics.sessions_remembered =
-                    self.chain.as_ref().map_or(0, |chain| chain.sessions_remembered());
-                statistics.parameter_bytes = self.arena.memory_len();
-                statistics.memory_left = self.memory_left;
-                if let Some(durable) = &mut self.durable {
+                let mut statistics = self.port.statistics;
+                statistics.sessions = self.port.by_session.len() as u64;
+                statistics.sessions_watched = self.port.sessions.watched().len() as u64;
+                statistics.messages_waiting = self.port.waits.count();
+                statistics.sessions_remembered = self.chain.sessions_remembered();
+                statistics.parameter_bytes = self.tables.arena.memory_len();
+                statistics.memory_left = self.tables.memory_left;
+                if let Some(durable) = &mut self.disk.durable {
                     durable.count(&mut statistics);
                 }
-                (statistics.chain_held_bytes, statistics.chain_inflight) = self.chain_backlog();
+                (statistics.chain_held_bytes, statistics.chain_inflight) =
+                    chain::chain_backlog(&self.chain);
                 let _ = answer.send(Ok(statistics));
             }
+            ShardCommand::Die {} => self.stopped = true,
             ShardCommand::Stop { answer } => {
                 self.drain_all();
-                self.close_disk();
-                self.acknowledge(super::wait::Pace::Turn);
+                durable::close_disk(
+                    &mut self.port,
+                    &mut self.tables,
+                    &mut self.chain,
+                    &mut self.disk,
+                );
+                acknowledge::acknowledge(
+                    &mut self.port,
+                    &mut self.tables,
+                    &mut self.chain,
+                    super::wait::Pace::Turn,
+                );
                 self.stopped = true;
                 self.stop_answer = Some(answer);
             }
@@ -375,18 +457,18 @@ impl Shard {
     /// Acts by a newer map. That never fails: what there is no memory for is told, and takes part in
     /// nothing. The first map is answered once the rows it gives to this shard are there.
     fn install_map(&mut self, map: Arc<ClusterMap>, answer: Answer<()>) {
-        if map.epoch <= self.map.epoch && !self.map.chains.is_empty() {
+        if map.epoch <= self.chain.map.epoch && !self.chain.map.chains.is_empty() {
             let _ = answer.send(Ok(()));
             return;
         }
-        let is_first = !self.map.is_founded();
-        self.fence_peers(&map);
-        self.map = map;
+        let is_first = !self.chain.map.is_founded();
+        chain::fence_peers(&mut self.port, &mut self.tables, &mut self.chain, &map);
+        self.chain.map = map;
         let (first, other) = if is_first { (Some(answer), None) } else { (None, Some(answer)) };
-        chain::begin_empty(self);
-        growth::follow_map(self, first);
-        self.configure_chains();
-        self.end_round_waits();
+        chain::begin_empty(&mut self.tables, &mut self.chain);
+        growth::follow_map(&mut self.port, &mut self.tables, &mut self.chain, first);
+        chain::configure_chains(&mut self.port, &mut self.tables, &mut self.chain, &mut self.disk);
+        rounds::end_round_waits(&mut self.port, &mut self.tables);
         if let Some(answer) = other {
             let _ = answer.send(Ok(()));
         }

@@ -12,20 +12,24 @@ use std::{
 use windlass_wire::{PartitionId, RowRange, Status};
 
 use super::{
-    Shard, ShardStatistics,
+    ShardStatistics, chain,
+    chain::Chain,
     checkpoint::{Copied, Source},
+    disk::Disk,
     held_back::HeldBack,
+    image,
     image::Images,
     log_size::LogSize,
+    port::Port,
     regrouped::Regrouped,
     stopwatch::Stopwatch,
-    tables::{ShardTable, TableRows},
+    tables::{ShardTable, TableRows, Tables},
 };
 use crate::{
     limits::{IMAGES_LEN_PER_TURN, LOG_RING_LEN, SESSIONS_MAX},
     persist::{
         checkpoint::{CheckpointConfig, CheckpointProgress},
-        commit::{CommitQueue, Position},
+        commit::Position,
         limits::OVERLAP_BYTES_MIN,
         log::{Full, Log},
         memory::Window,
@@ -50,11 +54,11 @@ const CHECKPOINT_BYTES_PER_TURN: usize = 256 << 10;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Acknowledgements that may wait for the disk at once.
-const WAITING_MAX: usize = SESSIONS_MAX * 64;
+pub(super) const UNWRITTEN_MAX: usize = SESSIONS_MAX * 64;
 
 /// An acknowledgement that waits for the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Waiting {
+pub(super) struct Unwritten {
     slot: usize,
     /// Life of the connection.
     life: u64,
@@ -64,10 +68,11 @@ struct Waiting {
 /// A shard's log and checkpoints, and who waits for them.
 pub(super) struct Durable {
     persistence: Persistence,
-    waiting: CommitQueue<Waiting>,
     started: Instant,
     /// When the first push came that no write was begun for.
     gathering_since: Option<Duration>,
+    /// A checkpoint is to begin as soon as may be.
+    pub(super) checkpoint_wanted: bool,
     /// Acknowledgements that have been released since a turn last took pushes.
     pub(super) released_count: usize,
     pub(super) copied: Copied,
@@ -110,9 +115,9 @@ impl Durable {
         let checkpoint = CheckpointConfig::default();
         Ok(Self {
             persistence: Persistence::open(storage, &config, checkpoint, ring, recovered)?,
-            waiting: CommitQueue::new(WAITING_MAX),
             started: Instant::now(),
             gathering_since: None,
+            checkpoint_wanted: false,
             released_count: 0,
             regrouped: None,
             removal: None,
@@ -211,180 +216,187 @@ impl Durable {
     }
 }
 
-impl Shard {
-    /// One turn of the disk: writes what is due, releases acknowledgements, copies a piece of a
-    /// checkpoint. Returns whether the disk had anything to report: more may follow from that.
-    pub(super) fn turn_disk(&mut self, worked: bool) -> bool {
-        let Some(mut durable) = self.durable.take() else { return false };
-        let now = durable.now();
-        self.turn_images(&mut durable, now);
-        if durable.held.is_any() {
-            // Whatever its levels say, what is in the log stands in the way.
-            durable.persistence.flush_all();
-            self.checkpoint_wanted |= durable.log().is_nearly_full();
-        }
-        if !(worked && durable.lingers(now)) {
-            durable.gathering_since = None;
-            durable.persistence.flush(now);
-        }
-        let position = durable.persistence.poll();
-        let mut moved = durable.persistence.has_polled();
-        while let Some(waiting) = durable.waiting.release(position) {
-            self.acknowledge_waiting(waiting, Status::Done);
-            durable.released_count += 1;
-            moved = true;
-        }
-        let is_poisoned = durable.persistence.log.poison().is_some();
-        if is_poisoned && !durable.waiting.is_empty() {
-            let waiting: Vec<Waiting> = durable.waiting.drain().collect();
-            for waiting in waiting {
-                self.acknowledge_waiting(waiting, Status::Poisoned);
-            }
-        }
-        if is_poisoned {
-            self.note_disk_failed();
-        } else if moved {
-            self.note_durable(position);
-        }
-        self.step_checkpoint(&mut durable, now);
-        self.durable = Some(durable);
-        moved
+/// One turn of the disk: writes what is due, releases acknowledgements, copies a piece of a
+/// checkpoint. Returns whether the disk had anything to report: more may follow from that.
+pub(super) fn turn_disk(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    disk: &mut Disk,
+    worked: bool,
+) -> bool {
+    let Some(mut durable) = disk.durable.take() else { return false };
+    let now = durable.now();
+    image::turn_images(port, tables, chain, &mut durable, now);
+    if durable.held.is_any() {
+        // Whatever its levels say, what is in the log stands in the way.
+        durable.persistence.flush_all();
+        durable.checkpoint_wanted |= durable.log().is_nearly_full();
     }
-
-    /// Whether acknowledgements wait for the disk.
-    pub(super) fn is_writing(&self) -> bool {
-        self.durable.as_ref().is_some_and(|durable| {
-            let chain = self.chain.as_ref();
-            let is_chain_writing = chain.is_some_and(|chain| chain.disk.is_writing());
-            !durable.waiting.is_empty() || is_chain_writing && durable.log().is_writing()
-        })
+    if !(worked && durable.lingers(now)) {
+        durable.gathering_since = None;
+        durable.persistence.flush(now);
     }
-
-    /// Stops the log as a failed write does.
-    pub(super) fn fail_disk(&mut self) {
-        if let Some(durable) = &mut self.durable {
-            let source = std::io::Error::other("the disk was told to fail");
-            let error = StorageError { operation: "write", name: "the log".to_owned(), source };
-            durable.log_mut().stop(Poison::new(Trouble::Write, 0, error));
+    let position = durable.persistence.poll();
+    let mut moved = durable.persistence.has_polled();
+    while let Some(waiting) = port.unwritten.release(position) {
+        port.acknowledge_waiting(waiting, Status::Done);
+        durable.released_count += 1;
+        moved = true;
+    }
+    let is_poisoned = durable.persistence.log.poison().is_some();
+    if is_poisoned && !port.unwritten.is_empty() {
+        let waiting: Vec<Unwritten> = port.unwritten.drain().collect();
+        for waiting in waiting {
+            port.acknowledge_waiting(waiting, Status::Poisoned);
         }
     }
-
-    /// A partition's rows are no longer what they were: a running checkpoint copies no more of them.
-    pub(super) fn forget_copied(&mut self, partition: PartitionId) {
-        if let Some(durable) = &mut self.durable {
-            durable.copied.forget(partition);
-        }
+    if is_poisoned {
+        chain::note_disk_failed(port, chain);
+    } else if moved {
+        chain::note_durable(port, tables, chain, position);
     }
+    step_checkpoint(port, tables, chain, &mut durable, now);
+    disk.durable = Some(durable);
+    moved
+}
 
-    /// Whether the disk has something under way, or due soon: the shard must not sleep long.
-    pub(super) fn disk_deadline(&self) -> Option<Duration> {
-        let durable = self.durable.as_ref()?;
-        let log = &durable.persistence.log;
-        // Whatever is under way wakes the shard by the storage's descriptor, where there is one.
-        let blind = durable.wait_descriptor().is_none() && log.is_writing();
-        if durable.persistence.is_checkpointing() || blind || durable.held.is_any() {
-            return Some(ROOM_WAIT);
-        }
-        let removal = durable.persistence.removal_due();
-        let deadline =
-            log.deadline().into_iter().chain(durable.images.due()).chain(removal).min()?;
-        Some(deadline.saturating_sub(durable.now()))
+/// Whether acknowledgements wait for the disk.
+pub(super) fn is_writing(port: &Port, chain: &Chain, disk: &Disk) -> bool {
+    disk.durable.as_ref().is_some_and(|durable| {
+        let is_chain_writing = chain.disk.is_writing();
+        !port.unwritten.is_empty() || is_chain_writing && durable.log().is_writing()
+    })
+}
+
+/// Stops the log as a failed write does.
+pub(super) fn fail_disk(disk: &mut Disk) {
+    if let Some(durable) = &mut disk.durable {
+        let source = std::io::Error::other("the disk was told to fail");
+        let error = StorageError { operation: "write", name: "the log".to_owned(), source };
+        durable.log_mut().stop(Poison::new(Trouble::Write, 0, error));
     }
+}
 
-    /// Keeps everything before a stop.
-    pub(super) fn close_disk(&mut self) {
-        self.log_all_records();
-        if let Some(mut durable) = self.durable.take() {
-            self.write_images(&mut durable);
-            if !durable.persistence.close(CLOSE_TIMEOUT) {
-                tracing::error!(shard = self.id.0, "the log could not be written to its end");
-            }
-            self.durable = Some(durable);
-        }
-        self.turn_disk(false);
-        let removal = self.durable.as_mut().and_then(|durable| durable.removal.take());
-        // One that panicked has said so.
-        let _ = removal.map(JoinHandle::join);
+/// Whether the disk has something under way, or due soon: the shard must not sleep long.
+pub(super) fn disk_deadline(disk: &Disk) -> Option<Duration> {
+    let durable = disk.durable.as_ref()?;
+    let log = &durable.persistence.log;
+    // Whatever is under way wakes the shard by the storage's descriptor, where there is one.
+    let blind = durable.wait_descriptor().is_none() && log.is_writing();
+    if durable.persistence.is_checkpointing() || blind || durable.held.is_any() {
+        return Some(ROOM_WAIT);
     }
+    let removal = durable.persistence.removal_due();
+    let deadline = log.deadline().into_iter().chain(durable.images.due()).chain(removal).min()?;
+    Some(deadline.saturating_sub(durable.now()))
+}
 
+/// Keeps everything before a stop.
+pub(super) fn close_disk(port: &mut Port, tables: &mut Tables, chain: &mut Chain, disk: &mut Disk) {
+    chain::log_all_records(port, tables, chain, disk);
+    if let Some(mut durable) = disk.durable.take() {
+        image::write_images(port, tables, chain, &mut durable);
+        if !durable.persistence.close(CLOSE_TIMEOUT) {
+            tracing::error!(shard = chain.shard.0, "the log could not be written to its end");
+        }
+        disk.durable = Some(durable);
+    }
+    turn_disk(port, tables, chain, disk, false);
+    let removal = disk.durable.as_mut().and_then(|durable| durable.removal.take());
+    // One that panicked has said so.
+    let _ = removal.map(JoinHandle::join);
+}
+
+impl Port {
     /// Completes a request when the log is durable up to `position`.
     pub(super) fn complete_at(&mut self, slot: usize, number: u32, position: Position) {
         let Some(life) = self.sessions[slot].as_ref().map(|session| session.life) else { return };
-        let Some(durable) = &mut self.durable else { return };
-        let waiting = Waiting { slot, life, number };
-        if durable.waiting.push(position, waiting).is_err() {
+        let waiting = Unwritten { slot, life, number };
+        if self.unwritten.push(position, waiting).is_err() {
             unreachable!("sessions have fewer requests in flight than the queue has room for");
         }
     }
 
-    fn acknowledge_waiting(&mut self, waiting: Waiting, status: Status) {
+    fn acknowledge_waiting(&mut self, waiting: Unwritten, status: Status) {
         // Its slot may be another connection's by now.
         let session = self.sessions.get(waiting.slot).and_then(Option::as_ref);
         if session.is_some_and(|session| session.life == waiting.life) {
             self.complete(waiting.slot, waiting.number, status, 0);
         }
     }
+}
 
-    /// Does a bounded piece of a checkpoint.
-    fn step_checkpoint(&mut self, durable: &mut Durable, now: Duration) {
-        // Blocks must not hold records that the log does not.
-        let is_behind = self.chain.as_ref().is_some_and(|chain| chain.disk.is_behind());
-        if durable.persistence.log.poison().is_some() || is_behind {
-            return;
-        }
-        let running = durable.persistence.is_checkpointing();
-        let held = self.held_len();
-        let log = &mut durable.persistence.log;
-        log.set_bytes_max(durable.log_size.bytes_max(held));
-        let long = log.wants_checkpoint()
-            || durable.log_size.wants_checkpoint(log.kept_bytes(), held, now);
-        if !running && !long && !self.checkpoint_wanted {
-            self.remove_old(durable, now);
-            return;
-        }
-        let begun = Stopwatch::start();
-        if let Some(chain) = &mut self.chain {
-            chain.note_taken();
-        }
-        let mut copied = std::mem::take(&mut durable.copied);
-        copied.note_positions(self.map.partition_count(), &durable.persistence.log);
-        let mut source = Source { shard: self, copied: &mut copied };
-        if !running {
-            if durable.persistence.start_checkpoint(&mut source, now) {
-                durable.imaged = Imaged::No;
-                durable.log_size.note_checkpoint(now);
-                self.checkpoint_wanted = false;
-            }
-        } else if durable.imaged != Imaged::Begun {
-            let progress =
-                durable.persistence.step_checkpoint(&mut source, now, CHECKPOINT_BYTES_PER_TURN);
-            if matches!(progress, CheckpointProgress::Published { .. })
-                && let Some(regrouped) = durable.regrouped.take()
-            {
-                durable.removal = regrouped.published();
-            }
-        }
-        durable.copied = copied;
-        if durable.persistence.checkpointer().has_copied() && durable.imaged == Imaged::No {
-            durable.imaged = Imaged::Begun;
-            durable.images.restart();
-        }
-        // The checkpoint goes on when all of them are in the log.
-        if durable.imaged == Imaged::Begun && self.write_images_up_to(durable, IMAGES_LEN_PER_TURN)
-        {
-            durable.imaged = Imaged::Done;
-        }
-        if let Some(error) = durable.persistence.checkpointer().take_failure() {
-            tracing::error!(shard = self.id.0, error = super::chain(&error), "checkpoint failed");
-        }
-        self.statistics.note_checkpoint_turn(begun.took());
+/// Does a bounded piece of a checkpoint.
+fn step_checkpoint(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    durable: &mut Durable,
+    now: Duration,
+) {
+    // Blocks must not hold records that the log does not.
+    let is_behind = chain.disk.is_behind();
+    if durable.persistence.log.poison().is_some() || is_behind {
+        return;
     }
+    durable.checkpoint_wanted |= chain.disk.take_wish();
+    let running = durable.persistence.is_checkpointing();
+    let held = tables.held_len();
+    let log = &mut durable.persistence.log;
+    log.set_bytes_max(durable.log_size.bytes_max(held));
+    let long =
+        log.wants_checkpoint() || durable.log_size.wants_checkpoint(log.kept_bytes(), held, now);
+    if !running && !long && !durable.checkpoint_wanted {
+        port.remove_old(durable, now);
+        return;
+    }
+    let begun = Stopwatch::start();
+    chain.note_taken();
+    let mut copied = std::mem::take(&mut durable.copied);
+    chain.disk.take_uncopied().for_each(|partition| copied.forget(partition));
+    copied.note_positions(chain.map.partition_count(), &durable.persistence.log);
+    let mut source = Source { port, tables, chain, copied: &mut copied };
+    if !running {
+        if durable.persistence.start_checkpoint(&mut source, now) {
+            durable.imaged = Imaged::No;
+            durable.log_size.note_checkpoint(now);
+            durable.checkpoint_wanted = false;
+        }
+    } else if durable.imaged != Imaged::Begun {
+        let progress =
+            durable.persistence.step_checkpoint(&mut source, now, CHECKPOINT_BYTES_PER_TURN);
+        if matches!(progress, CheckpointProgress::Published { .. })
+            && let Some(regrouped) = durable.regrouped.take()
+        {
+            durable.removal = regrouped.published();
+        }
+    }
+    durable.copied = copied;
+    if durable.persistence.checkpointer().has_copied() && durable.imaged == Imaged::No {
+        durable.imaged = Imaged::Begun;
+        durable.images.restart();
+    }
+    // The checkpoint goes on when all of them are in the log.
+    if durable.imaged == Imaged::Begun
+        && image::write_images_up_to(port, tables, chain, durable, IMAGES_LEN_PER_TURN)
+    {
+        durable.imaged = Imaged::Done;
+    }
+    if let Some(error) = durable.persistence.checkpointer().take_failure() {
+        tracing::error!(shard = chain.shard.0, error = super::chain(&error), "checkpoint failed");
+    }
+    port.statistics.note_checkpoint_turn(begun.took());
+}
 
+impl Tables {
     /// Bytes of rows, state and indices.
     pub(super) fn held_len(&self) -> u64 {
-        self.options.memory_len_max.saturating_sub(self.memory_left)
+        self.memory_len_max.saturating_sub(self.memory_left)
     }
+}
 
+impl Port {
     /// Between checkpoints, removes a piece of what they have left behind.
     fn remove_old(&mut self, durable: &mut Durable, now: Duration) {
         if durable.persistence.removal_due().is_some_and(|due| due <= now) {
@@ -393,38 +405,50 @@ impl Shard {
             self.statistics.note_checkpoint_turn(begun.took());
         }
     }
+}
 
-    /// Lets the disk make room in a full log.
-    pub(super) fn wait_for_room(&mut self, durable: &mut Durable, full: Full, now: Duration) {
-        self.statistics.log_waits += 1;
-        if full == Full::Segments {
-            self.checkpoint_wanted = true;
-        }
-        durable.persistence.flush_all();
-        durable.persistence.poll();
-        // A checkpoint must not end before the rows being recorded are: it may hold them. Nor may one hold
-        // a part of a group.
-        if !durable.images.is_writing() && !durable.log().is_in_group() {
-            self.step_checkpoint(durable, now);
-        }
-        durable.persistence.wait(ROOM_WAIT);
-        let waited = durable.now().saturating_sub(now).as_micros();
-        self.statistics.log_wait_us += u64::try_from(waited).unwrap_or(0);
+/// Lets the disk make room in a full log.
+pub(super) fn wait_for_room(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    durable: &mut Durable,
+    full: Full,
+    now: Duration,
+) {
+    port.statistics.log_waits += 1;
+    if full == Full::Segments {
+        durable.checkpoint_wanted = true;
     }
+    durable.persistence.flush_all();
+    durable.persistence.poll();
+    // A checkpoint must not end before the rows being recorded are: it may hold them. Nor may one hold
+    // a part of a group.
+    if !durable.images.is_writing() && !durable.log().is_in_group() {
+        step_checkpoint(port, tables, chain, durable, now);
+    }
+    durable.persistence.wait(ROOM_WAIT);
+    let waited = durable.now().saturating_sub(now).as_micros();
+    port.statistics.log_wait_us += u64::try_from(waited).unwrap_or(0);
+}
 
-    /// Waits until the log has segments to spare: the last ones are for the images that a checkpoint
-    /// needs to end, and only its end brings segments back. Pushes are held back well before.
-    pub(super) fn await_segments(&mut self, durable: &mut Durable) {
-        while durable.log().is_all_but_full() && durable.log().poison().is_none() {
-            let now = durable.now();
-            self.wait_for_room(durable, Full::Segments, now);
-        }
+/// Waits until the log has segments to spare: the last ones are for the images that a checkpoint
+/// needs to end, and only its end brings segments back. Pushes are held back well before.
+pub(super) fn await_segments(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    durable: &mut Durable,
+) {
+    while durable.log().is_all_but_full() && durable.log().poison().is_none() {
+        let now = durable.now();
+        wait_for_room(port, tables, chain, durable, Full::Segments, now);
     }
+}
 
-    /// Whether the log has stopped.
-    pub(super) fn is_poisoned(&self) -> bool {
-        self.durable.as_ref().is_some_and(|durable| durable.log().poison().is_some())
-    }
+/// Whether the log has stopped.
+pub(super) fn is_poisoned(disk: &Disk) -> bool {
+    disk.durable.as_ref().is_some_and(|durable| durable.log().poison().is_some())
 }
 
 /// Applies gradients to consecutive rows of one partition.

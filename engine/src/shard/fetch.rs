@@ -7,9 +7,11 @@ use windlass_transport::{Operation, RemoteAddress, RemoteKey, WorkId, chunks::Ch
 use windlass_wire::{Place, RequestHeader, SessionId, Status};
 
 use super::{
-    Shard,
+    chain::Chain,
     coded::Coded,
-    tables::ShardTable,
+    disk::Disk,
+    port::Port,
+    tables::{ShardTable, Tables},
     work::{Values, Work},
 };
 use crate::{limits::FETCHES_MAX, persist::commit::Position};
@@ -62,7 +64,7 @@ pub(super) fn remote_of(place: Place) -> RemoteAddress {
     RemoteAddress { key: RemoteKey(place.key), address: place.address }
 }
 
-impl Shard {
+impl Port {
     /// Starts to fetch a request's values into `chunk`; its keys are those from `keys_at` on in the
     /// turn. Returns whether the send queue had room.
     pub(super) fn fetch(
@@ -138,82 +140,90 @@ impl Shard {
             None => self.staging.release(chunk),
         }
     }
+}
 
-    /// Moves parked requests whose turn it is into this turn.
-    pub(super) fn take_parked(&mut self, slot: usize) {
-        loop {
-            let Some(session) = &self.sessions[slot] else { return };
-            let Some(front) = session.parked.front() else { return };
-            if !self.turn.has_room(front.keys.len() as u64 * 8 + Coded::values_len(&front.header))
-                || !self.turn.has_time(&front.header, |table| {
-                    self.tables.get(&table).is_none_or(ShardTable::is_dense)
-                })
-            {
-                return;
-            }
-            let is_next = match front.state {
-                ParkedState::Fetching => false,
-                ParkedState::Failed => true,
-                ParkedState::Ready => match &mut self.durable {
-                    Some(durable) => {
-                        let table = self.tables.get(&front.header.table);
-                        durable.admits(&front.header, table, self.chain.as_deref())
-                    }
-                    None => true,
-                },
-                // One at a time: each takes room from the next.
-                ParkedState::Crowded => {
-                    let has_room = self.has_room_to_pull(slot, &front.header);
-                    has_room && !self.turn.works.iter().any(|work| work.session == slot)
-                }
-            };
-            if !is_next {
-                return;
-            }
-            let Some(session) = &mut self.sessions[slot] else { return };
-            let Some(parked) = session.parked.pop_front() else { return };
-            if parked.state == ParkedState::Failed {
-                if let Some(chunk) = parked.chunk {
-                    self.staging.release(chunk);
-                }
-                self.complete(slot, parked.number, Status::Unreachable, 0);
-                self.keep_keys(parked.keys);
-                continue;
-            }
-            let keys_at = self.turn.keys.len();
-            let mut header = parked.header;
-            let values = match (header.coding, parked.chunk) {
-                (Some(coding), Some(chunk)) => {
-                    header.coding = None;
-                    let bytes = self.turn.coded.room(coding.values_len as usize);
-                    self.staging.read(chunk, bytes);
-                    self.staging.release(chunk);
-                    let Ok(values) = self.turn.decode_values(&header, &coding, 0) else {
-                        self.complete(slot, parked.number, Status::Malformed, 0);
-                        self.keep_keys(parked.keys);
-                        continue;
-                    };
-                    values
-                }
-                (_, chunk) => chunk.map_or(Values::None, Values::Staged),
-            };
-            self.turn.keys.extend_from_slice(&parked.keys);
-            self.turn.works.push(Work {
-                session: slot,
-                number: parked.number,
-                header,
-                keys: (keys_at, self.turn.keys.len()),
-                values,
-                closed: false,
-                durable_at: parked.durable_at,
-                waited_us: parked.waited_us,
-                wait: parked.wait,
-                pushed: false,
-            });
-            self.keep_keys(parked.keys);
+/// Moves parked requests whose turn it is into this turn.
+pub(super) fn take_parked(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    disk: &mut Disk,
+    slot: usize,
+) {
+    loop {
+        let Some(session) = &port.sessions[slot] else { return };
+        let Some(front) = session.parked.front() else { return };
+        if !port.turn.has_room(front.keys.len() as u64 * 8 + Coded::values_len(&front.header))
+            || !port.turn.has_time(&front.header, |table| {
+                tables.by_id.get(&table).is_none_or(ShardTable::is_dense)
+            })
+        {
+            return;
         }
+        let is_next = match front.state {
+            ParkedState::Fetching => false,
+            ParkedState::Failed => true,
+            ParkedState::Ready => match &mut disk.durable {
+                Some(durable) => {
+                    let table = tables.by_id.get(&front.header.table);
+                    durable.admits(&front.header, table, chain)
+                }
+                None => true,
+            },
+            // One at a time: each takes room from the next.
+            ParkedState::Crowded => {
+                let has_room = port.has_room_to_pull(slot, &front.header);
+                has_room && !port.turn.works.iter().any(|work| work.session == slot)
+            }
+        };
+        if !is_next {
+            return;
+        }
+        let Some(session) = &mut port.sessions[slot] else { return };
+        let Some(parked) = session.parked.pop_front() else { return };
+        if parked.state == ParkedState::Failed {
+            if let Some(chunk) = parked.chunk {
+                port.staging.release(chunk);
+            }
+            port.complete(slot, parked.number, Status::Unreachable, 0);
+            port.keep_keys(parked.keys);
+            continue;
+        }
+        let keys_at = port.turn.keys.len();
+        let mut header = parked.header;
+        let values = match (header.coding, parked.chunk) {
+            (Some(coding), Some(chunk)) => {
+                header.coding = None;
+                let bytes = port.turn.coded.room(coding.values_len as usize);
+                port.staging.read(chunk, bytes);
+                port.staging.release(chunk);
+                let Ok(values) = port.turn.decode_values(&header, &coding, 0) else {
+                    port.complete(slot, parked.number, Status::Malformed, 0);
+                    port.keep_keys(parked.keys);
+                    continue;
+                };
+                values
+            }
+            (_, chunk) => chunk.map_or(Values::None, Values::Staged),
+        };
+        port.turn.keys.extend_from_slice(&parked.keys);
+        port.turn.works.push(Work {
+            session: slot,
+            number: parked.number,
+            header,
+            keys: (keys_at, port.turn.keys.len()),
+            values,
+            closed: false,
+            durable_at: parked.durable_at,
+            waited_us: parked.waited_us,
+            wait: parked.wait,
+            pushed: false,
+        });
+        port.keep_keys(parked.keys);
     }
+}
 
+impl Port {
     /// Has a pull of this turn wait for room, before everything of its session that came later.
     pub(super) fn crowd_pull(&mut self, at: usize) {
         let work = &mut self.turn.works[at];

@@ -6,15 +6,20 @@ use std::{
     sync::Arc,
 };
 
-use windlass_transport::Transport;
+use windlass_transport::{Transport, error::chain as causes};
 use windlass_wire::{PartitionId, TableEntry, TableId};
 
 use super::{
-    Shard, ShardHandle, chain,
-    chain::ServerEvent,
+    ShardHandle,
+    arena::Arena,
+    chain,
+    chain::{Chain, ServerEvent},
     command::Answer,
+    connect,
     memory::{Made, MemoryMade, MemoryThread, Wanted},
-    tables::{ShardTable, TableError, TableRows},
+    port::Port,
+    recover,
+    tables::{ShardTable, TableError, TableRows, Tables},
 };
 
 /// What is being made, and who waits for it.
@@ -30,6 +35,8 @@ pub(super) struct Growth {
     refused: BTreeSet<PartitionId>,
     /// Whether rows for the map in force are being made.
     is_mapping: bool,
+    /// Whether the rows are kept on disk, so that new ones are tracked as well.
+    pub(super) tracks_changes: bool,
     /// Who waits for all rows of the first map.
     first: Vec<Answer<()>>,
 }
@@ -55,6 +62,7 @@ impl Growth {
             lacking: BTreeSet::new(),
             refused: BTreeSet::new(),
             is_mapping: false,
+            tracks_changes: false,
             first: Vec::new(),
         })
     }
@@ -88,185 +96,213 @@ impl Growth {
 }
 
 /// Makes a table; answers once it is there.
-pub(super) fn create_table(shard: &mut Shard, entry: TableEntry, answer: Answer<()>) {
+pub(super) fn create_table(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    entry: TableEntry,
+    answer: Answer<()>,
+) {
     let id = entry.id;
-    if shard.tables.contains_key(&id) {
+    if tables.by_id.contains_key(&id) {
         let _ = answer.send(Ok(()));
         return;
     }
-    let waiting = shard.growth.making.entry(id).or_default();
+    let waiting = tables.growth.making.entry(id).or_default();
     waiting.push(answer);
     if waiting.len() > 1 {
         return;
     }
-    match ShardTable::new(entry, shard.map.partition_count().max(1)) {
-        Ok(table) => grow_table(shard, Box::new(table), Made::default()),
-        Err(error) => end_create(shard, id, Err(chain(&error))),
+    match ShardTable::new(entry, chain.map.partition_count().max(1)) {
+        Ok(table) => grow_table(port, tables, chain, Box::new(table), Made::default()),
+        Err(error) => end_create(port, tables, id, Err(causes(&error))),
     }
 }
 
 /// Takes over rows that the map in force gives to the shard, as far as there is memory for them; answers
 /// once that is done.
-pub(super) fn follow_map(shard: &mut Shard, answer: Option<Answer<()>>) {
-    shard.growth.first.extend(answer);
+pub(super) fn follow_map(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    answer: Option<Answer<()>>,
+) {
+    tables.growth.first.extend(answer);
     // Rows of sparse tables are made one by one, by pushes.
-    let sparse: Vec<(TableId, Vec<PartitionId>)> = shard
-        .tables
+    let sparse: Vec<(TableId, Vec<PartitionId>)> = tables
+        .by_id
         .iter()
         .filter(|(_, table)| !table.is_dense())
-        .map(|(id, table)| (*id, missing(shard, table).collect()))
+        .map(|(id, table)| (*id, missing(chain, table).collect()))
         .collect();
-    put_all_in_use(shard, sparse, &mut Made::default());
-    if !shard.growth.is_mapping {
-        grow_for_map(shard, Made::default());
+    put_all_in_use(tables, sparse, &mut Made::default());
+    if !tables.growth.is_mapping {
+        grow_for_map(port, tables, chain, Made::default());
         return;
     }
     // What is being made is looked through when it comes.
-    shard.growth.lacking = lacking(shard);
-    shard.growth.refused.clear();
+    tables.growth.lacking = lacking(tables, chain);
+    tables.growth.refused.clear();
 }
 
 /// Memory is there, or there is none.
-pub(super) fn take_memory(shard: &mut Shard, MemoryMade { made, purpose }: MemoryMade) {
+pub(super) fn take_memory(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    MemoryMade { made, purpose }: MemoryMade,
+) {
     match (purpose, made) {
-        (Purpose::Table(table), Ok(made)) => grow_table(shard, table, made),
-        (Purpose::Table(table), Err(text)) => end_create(shard, table.entry.id, Err(text)),
+        (Purpose::Table(table), Ok(made)) => grow_table(port, tables, chain, table, made),
+        (Purpose::Table(table), Err(text)) => end_create(port, tables, table.entry.id, Err(text)),
         (Purpose::Map, Ok(made)) => {
-            shard.growth.is_mapping = false;
-            grow_for_map(shard, made);
+            tables.growth.is_mapping = false;
+            grow_for_map(port, tables, chain, made);
         }
         (Purpose::Map, Err(text)) => {
-            shard.growth.is_mapping = false;
-            shard.growth.lacking = lacking(shard);
-            let refused = shard.growth.lacking.clone();
-            end_mapping(shard, refused, &text);
+            tables.growth.is_mapping = false;
+            tables.growth.lacking = lacking(tables, chain);
+            let refused = tables.growth.lacking.clone();
+            end_mapping(port, tables, chain, refused, &text);
         }
     }
 }
 
-fn grow_table(shard: &mut Shard, mut table: Box<ShardTable>, mut made: Made) {
+fn grow_table(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    mut table: Box<ShardTable>,
+    mut made: Made,
+) {
     let id = table.entry.id;
-    if !shard.growth.is_making(id) {
-        shard.growth.memory.end(made);
+    if !tables.growth.is_making(id) {
+        tables.growth.memory.end(made);
         return;
     }
-    let missing: Vec<PartitionId> = missing(shard, &table).collect();
+    let missing: Vec<PartitionId> = missing(chain, &table).collect();
     let needed = missing.iter().map(|partition| table.len_of(*partition)).sum();
-    let left = shard.memory_left;
-    if needed > left && shard.marks.gives_back() {
+    let left = tables.memory_left;
+    if needed > left && tables.marks.gives_back() {
         let purpose = Purpose::Table(table);
-        shard.marks.grow(MemoryMade { made: Ok(made), purpose });
+        tables.marks.grow(MemoryMade { made: Ok(made), purpose });
         return;
     }
     if needed > left {
-        shard.growth.memory.end(made);
+        tables.growth.memory.end(made);
         let error = TableError::Bound { needed, left };
-        end_create(shard, id, Err(chain(&error)));
+        end_create(port, tables, id, Err(causes(&error)));
         return;
     }
-    if let Err(error) = adopt(shard, &mut made) {
-        end_create(shard, id, Err(error));
+    if let Err(error) = adopt(port, tables, &mut made) {
+        end_create(port, tables, id, Err(error));
         return;
     }
-    let wanted = wanted(shard, [(&*table, missing.as_slice())], &made);
+    let wanted = wanted(&tables.arena, [(&*table, missing.as_slice())], &made);
     if !wanted.is_empty() {
-        shard.growth.memory.make(wanted, made, Purpose::Table(table));
+        tables.growth.memory.make(wanted, made, Purpose::Table(table));
         return;
     }
-    put_in_use(shard, &mut table, &missing, &mut made);
-    shard.growth.memory.end(made);
+    put_in_use(tables, &mut table, &missing, &mut made);
+    tables.growth.memory.end(made);
     if table.clocks.is_some() {
-        shard.clocks.add_table();
+        tables.clocks.add_table();
     }
-    shard.tables.insert(id, *table);
-    shard.tables_below = shard.tables_below.max(id.0 + 1);
-    shard.fence_new_rows(id);
-    end_create(shard, id, Ok(()));
+    tables.by_id.insert(id, *table);
+    tables.below = tables.below.max(id.0 + 1);
+    chain::fence_new_rows(tables, chain, id);
+    end_create(port, tables, id, Ok(()));
 }
 
-fn end_create(shard: &mut Shard, id: TableId, result: Result<(), String>) {
-    retire_unused(shard);
-    for answer in shard.growth.making.remove(&id).into_iter().flatten() {
+fn end_create(port: &mut Port, tables: &mut Tables, id: TableId, result: Result<(), String>) {
+    retire_unused(port, tables);
+    for answer in tables.growth.making.remove(&id).into_iter().flatten() {
         let _ = answer.send(result.clone());
     }
 }
 
-fn grow_for_map(shard: &mut Shard, mut made: Made) {
-    shard.growth.lacking = lacking(shard);
-    if !choose(shard).1.is_empty() && shard.marks.gives_back() {
-        shard.growth.is_mapping = true;
-        shard.marks.grow(MemoryMade { made: Ok(made), purpose: Purpose::Map });
+fn grow_for_map(port: &mut Port, tables: &mut Tables, chain: &mut Chain, mut made: Made) {
+    tables.growth.lacking = lacking(tables, chain);
+    if !choose(tables, chain).1.is_empty() && tables.marks.gives_back() {
+        tables.growth.is_mapping = true;
+        tables.marks.grow(MemoryMade { made: Ok(made), purpose: Purpose::Map });
         return;
     }
-    if let Err(text) = adopt(shard, &mut made) {
-        let refused = shard.growth.lacking.clone();
-        end_mapping(shard, refused, &text);
+    if let Err(text) = adopt(port, tables, &mut made) {
+        let refused = tables.growth.lacking.clone();
+        end_mapping(port, tables, chain, refused, &text);
         return;
     }
-    let (taken, refused) = choose(shard);
-    let tables: Vec<(TableId, Vec<PartitionId>)> = shard
-        .tables
+    let (taken, refused) = choose(tables, chain);
+    let chosen: Vec<(TableId, Vec<PartitionId>)> = tables
+        .by_id
         .iter()
         .map(|(id, table)| {
-            (*id, missing(shard, table).filter(|partition| taken.contains(partition)).collect())
+            (*id, missing(chain, table).filter(|partition| taken.contains(partition)).collect())
         })
         .collect();
-    let plan = tables.iter().map(|(id, missing)| (&shard.tables[id], missing.as_slice()));
-    let wanted = wanted(shard, plan, &made);
+    let plan = chosen.iter().map(|(id, missing)| (&tables.by_id[id], missing.as_slice()));
+    let wanted = wanted(&tables.arena, plan, &made);
     if !wanted.is_empty() {
-        shard.growth.is_mapping = true;
-        shard.growth.memory.make(wanted, made, Purpose::Map);
+        tables.growth.is_mapping = true;
+        tables.growth.memory.make(wanted, made, Purpose::Map);
         return;
     }
-    put_all_in_use(shard, tables, &mut made);
-    shard.growth.memory.end(made);
-    let left = shard.memory_left;
+    put_all_in_use(tables, chosen, &mut made);
+    tables.growth.memory.end(made);
+    let left = tables.memory_left;
     let text = format!("{left} bytes of memory are left for it: raise --memory or add servers");
-    end_mapping(shard, refused, &text);
+    end_mapping(port, tables, chain, refused, &text);
 }
 
 /// All rows are here but those of `refused`, for `reason`.
-fn end_mapping(shard: &mut Shard, refused: BTreeSet<PartitionId>, reason: &str) {
-    retire_unused(shard);
-    let grown = std::mem::replace(&mut shard.growth.lacking, refused.clone());
-    shard.growth.refused = refused;
+fn end_mapping(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    refused: BTreeSet<PartitionId>,
+    reason: &str,
+) {
+    retire_unused(port, tables);
+    let grown = std::mem::replace(&mut tables.growth.lacking, refused.clone());
+    tables.growth.refused = refused;
     let mut result = Ok(());
-    for partition in &shard.growth.refused {
+    for partition in &tables.growth.refused {
         tracing::error!(%partition, reason, "there is no memory for a partition");
         // Other servers can hold what others have; what only this one's disk has is to be recovered.
-        if shard.recovers(*partition) {
+        if recover::recovers(chain, *partition) {
             result = Err(format!("there is no memory for partition {partition}: {reason}"));
         }
     }
-    for answer in shard.growth.first.drain(..) {
+    for answer in tables.growth.first.drain(..) {
         let _ = answer.send(result.clone());
     }
-    shard.configure_grown(&grown);
-    report_refused(shard);
+    chain::configure_grown(port, tables, chain, &grown);
+    report_refused(tables, chain);
 }
 
 /// The partitions that the map gives to this shard and some rows of which are not here.
-fn lacking(shard: &Shard) -> BTreeSet<PartitionId> {
-    shard.tables.values().flat_map(|table| missing(shard, table)).collect()
+fn lacking(tables: &Tables, chain: &Chain) -> BTreeSet<PartitionId> {
+    tables.by_id.values().flat_map(|table| missing(chain, table)).collect()
 }
 
 /// A table's partitions that the map gives to this shard and that are not here.
 fn missing<'a>(
-    shard: &'a Shard,
+    chain: &'a Chain,
     table: &'a ShardTable,
 ) -> impl Iterator<Item = PartitionId> + use<'a> {
-    table.missing(&shard.map, shard.server, (shard.id, shard.shard_count))
+    table.missing(&chain.map, chain.server, (chain.shard, chain.shard_count))
 }
 
 /// Which of the partitions that are lacking there is room for.
-fn choose(shard: &Shard) -> (BTreeSet<PartitionId>, BTreeSet<PartitionId>) {
+fn choose(tables: &Tables, chain: &Chain) -> (BTreeSet<PartitionId>, BTreeSet<PartitionId>) {
     let mut needed: BTreeMap<PartitionId, u64> = BTreeMap::new();
-    for table in shard.tables.values() {
-        for partition in missing(shard, table) {
+    for table in tables.by_id.values() {
+        for partition in missing(chain, table) {
             *needed.entry(partition).or_default() += table.len_of(partition);
         }
     }
-    let mut left = shard.memory_left;
+    let mut left = tables.memory_left;
     let (mut taken, mut refused) = (BTreeSet::new(), BTreeSet::new());
     for (partition, len) in needed {
         match left.checked_sub(len) {
@@ -282,59 +318,64 @@ fn choose(shard: &Shard) -> (BTreeSet<PartitionId>, BTreeSet<PartitionId>) {
 
 /// Memory that has to be made for the partitions of tables, besides what was made.
 fn wanted<'a>(
-    shard: &Shard,
-    tables: impl IntoIterator<Item = (&'a ShardTable, &'a [PartitionId])>,
+    arena: &Arena,
+    plan: impl IntoIterator<Item = (&'a ShardTable, &'a [PartitionId])>,
     made: &Made,
 ) -> Wanted {
     let (mut lens, mut states) = (Vec::new(), Vec::new());
-    for (table, missing) in tables {
+    for (table, missing) in plan {
         lens.extend(table.pieces(missing));
         let wanted = missing.iter().filter_map(|partition| table.wanted_state(*partition));
         states.extend(
             wanted.filter(|state| !made.states.contains_key(&(state.table, state.partition))),
         );
     }
-    Wanted { regions: shard.arena.lacks(&lens), states }
+    Wanted { regions: arena.lacks(&lens), states }
 }
 
 /// Registers the regions that were made; the ones left over are dropped elsewhere.
-fn adopt(shard: &mut Shard, made: &mut Made) -> Result<(), String> {
+fn adopt(port: &mut Port, tables: &mut Tables, made: &mut Made) -> Result<(), String> {
     for region in std::mem::take(&mut made.regions) {
-        if let Err(error) = shard.arena.adopt(region, &mut shard.transports) {
-            shard.growth.memory.end(std::mem::take(made));
-            return Err(chain(&error));
+        if let Err(error) = tables.arena.adopt(region, &mut port.transports) {
+            tables.growth.memory.end(std::mem::take(made));
+            return Err(causes(&error));
         }
     }
     Ok(())
 }
 
-fn put_all_in_use(shard: &mut Shard, tables: Vec<(TableId, Vec<PartitionId>)>, made: &mut Made) {
-    for (id, missing) in tables {
-        let Some(mut table) = shard.tables.remove(&id) else { continue };
-        put_in_use(shard, &mut table, &missing, made);
-        shard.tables.insert(id, table);
+fn put_all_in_use(tables: &mut Tables, plan: Vec<(TableId, Vec<PartitionId>)>, made: &mut Made) {
+    for (id, missing) in plan {
+        let Some(mut table) = tables.by_id.remove(&id) else { continue };
+        put_in_use(tables, &mut table, &missing, made);
+        tables.by_id.insert(id, table);
     }
 }
 
-fn put_in_use(shard: &mut Shard, table: &mut ShardTable, missing: &[PartitionId], made: &mut Made) {
+fn put_in_use(
+    tables: &mut Tables,
+    table: &mut ShardTable,
+    missing: &[PartitionId],
+    made: &mut Made,
+) {
     let len: u64 = missing.iter().map(|partition| table.len_of(*partition)).sum();
-    shard.memory_left -= len;
-    table.install(missing, &mut shard.arena, made);
+    tables.memory_left -= len;
+    table.install(missing, &mut tables.arena, made);
     if let TableRows::Sparse(partitions) = &mut table.rows {
-        let memory = Arc::new(shard.growth.memory.clone());
+        let memory = Arc::new(tables.growth.memory.clone());
         for partition in partitions {
             partition.grow_ahead(memory.clone());
         }
     }
-    if shard.durable.is_some() {
+    if tables.growth.tracks_changes {
         table.track_changes();
     }
 }
 
 /// Regions that were made and found no use, since the map changed meanwhile, go again.
-fn retire_unused(shard: &mut Shard) {
-    shard.arena.retire_unused();
-    shard.sweep_arena();
+fn retire_unused(port: &mut Port, tables: &mut Tables) {
+    tables.arena.retire_unused();
+    connect::sweep_arena(port, tables);
 }
 
 impl Wanted {
@@ -344,10 +385,9 @@ impl Wanted {
 }
 
 /// Tells what the map gives to this shard and there is no memory for.
-pub(super) fn report_refused(shard: &Shard) {
-    let Some(chain) = &shard.chain else { return };
-    for partition in shard.growth.refused() {
-        let epoch = shard.map.chains[partition.0 as usize].epoch;
+pub(super) fn report_refused(tables: &Tables, chain: &Chain) {
+    for partition in tables.growth.refused() {
+        let epoch = chain.map.chains[partition.0 as usize].epoch;
         chain.tell(ServerEvent::CannotHold { partition, epoch });
     }
 }

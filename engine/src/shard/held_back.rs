@@ -7,10 +7,11 @@ use std::time::Duration;
 use windlass_wire::{RequestHeader, RequestKind};
 
 use super::{
-    Shard,
     chain::{Chain, has_room_for_records, is_settled},
+    disk::Disk,
     durable::Durable,
     image::may_wait,
+    port::Port,
     tables::ShardTable,
 };
 use crate::{
@@ -49,27 +50,25 @@ impl HeldBack {
     }
 }
 
-impl Shard {
-    /// Every mailbox was looked at: from now on waits who was left.
-    pub(super) fn note_held_back(&mut self) {
-        let Some(durable) = &mut self.durable else { return };
-        let mut held = durable.held;
-        let found = std::mem::take(&mut held.found);
-        (held.longest, held.taken) = (found, 0);
-        match (held.since, found > 0) {
-            (None, true) => {
-                held.since = Some(durable.now());
-                self.statistics.log_waits += 1;
-            }
-            (Some(since), false) => {
-                let waited = durable.now().saturating_sub(since).as_micros();
-                self.statistics.log_wait_us += u64::try_from(waited).unwrap_or(0);
-                held.since = None;
-            }
-            (None, false) | (Some(_), true) => {}
+/// Every mailbox was looked at: from now on waits who was left.
+pub(super) fn note_held_back(port: &mut Port, disk: &mut Disk) {
+    let Some(durable) = &mut disk.durable else { return };
+    let mut held = durable.held;
+    let found = std::mem::take(&mut held.found);
+    (held.longest, held.taken) = (found, 0);
+    match (held.since, found > 0) {
+        (None, true) => {
+            held.since = Some(durable.now());
+            port.statistics.log_waits += 1;
         }
-        durable.held = held;
+        (Some(since), false) => {
+            let waited = durable.now().saturating_sub(since).as_micros();
+            port.statistics.log_wait_us += u64::try_from(waited).unwrap_or(0);
+            held.since = None;
+        }
+        (None, false) | (Some(_), true) => {}
     }
+    durable.held = held;
 }
 
 impl Durable {
@@ -80,7 +79,7 @@ impl Durable {
         &mut self,
         header: &RequestHeader,
         table: Option<&ShardTable>,
-        chain: Option<&Chain>,
+        chain: &Chain,
     ) -> bool {
         let says = header.kind.pushes() || header.kind == RequestKind::AdvanceClock;
         let table = table.filter(|table| says && table.is_kept());
@@ -91,7 +90,7 @@ impl Durable {
         if !header.kind.pushes() {
             return true;
         }
-        let records = u64::from(header.row_count).min(chain.map_or(0, Chain::part_count));
+        let records = u64::from(header.row_count).min(chain.part_count());
         let rows = match table.is_imaged() && may_wait(header) {
             true => u64::from(header.row_count) * table.row_image_len(),
             false => record_len(header),

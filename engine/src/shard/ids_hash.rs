@@ -57,8 +57,9 @@ impl Hasher for IdHasher {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use windlass_wire::TableId;
+
+    use super::*;
 
     #[test]
     fn neighbouring_numbers_fall_into_different_buckets() {

@@ -12,14 +12,20 @@ mod lengths;
 
 use std::time::Duration;
 
+use entry::{DENSE, ENTRY_LEN, SPARSE, begin_entry, end_entry};
+pub(super) use entry::{Entry, SET, dense_entry, holds_images, restore_image, sparse_entry};
 use windlass_wire::{DataType, Durability, PartitionId, RequestHeader, RowRange, Status, TableId};
 
 use super::{
-    Shard,
-    chain::{epoch_of, is_settled, ready_log, seal},
+    chain,
+    chain::{Chain, epoch_of, is_settled, seal},
+    disk::Disk,
+    durable,
     durable::Durable,
+    port::Port,
     push::Refusal,
-    tables::{ShardTable, TableRows},
+    record,
+    tables::{ShardTable, TableRows, Tables},
 };
 use crate::{
     limits::{
@@ -33,9 +39,6 @@ use crate::{
         record::{Covered, Facts, Shape},
     },
 };
-
-use entry::{DENSE, ENTRY_LEN, SPARSE, begin_entry, end_entry};
-pub(super) use entry::{Entry, SET, dense_entry, holds_images, restore_image, sparse_entry};
 
 /// Tag of a record of images.
 pub(super) const IMAGE: u16 = 1;
@@ -114,132 +117,157 @@ impl ShardTable {
     }
 }
 
-impl Shard {
-    /// Pushes of so many rows to such a table were applied.
-    pub(super) fn note_imaged(&mut self, table: TableId, rows: u64) {
-        let Some(table) = self.tables.get(&table) else { return };
-        let Durability::Interval { milliseconds } = table.entry.schema.durability else { return };
-        let bytes = rows * table.row_image_len();
-        let Some(mut durable) = self.durable.take() else { return };
-        if !durable.images.is_due_within(milliseconds) {
+/// Pushes of so many rows to such a table were applied.
+pub(super) fn note_imaged(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    disk: &mut Disk,
+    table: TableId,
+    rows: u64,
+) {
+    let Some(table) = tables.by_id.get(&table) else { return };
+    let Durability::Interval { milliseconds } = table.entry.schema.durability else { return };
+    let bytes = rows * table.row_image_len();
+    let Some(mut durable) = disk.durable.take() else { return };
+    if !durable.images.is_due_within(milliseconds) {
+        let now = durable.now();
+        durable.images.come_due(now, milliseconds);
+    }
+    durable.images.bytes += bytes;
+    durable.images.unseen += bytes;
+    if durable.images.unseen > IMAGE_PARTITION_LEN_MAX / 2 {
+        write_long_images(port, tables, chain, &mut durable);
+    }
+    if durable.images.bytes > IMAGE_LEN_MAX {
+        // Rows pushed again and again are imaged once.
+        durable.images.bytes = tables.images_len();
+        if durable.images.bytes > IMAGE_LEN_MAX / 2 {
             let now = durable.now();
-            durable.images.come_due(now, milliseconds);
+            durable.images.come_due(now, 0);
+            turn_images(port, tables, chain, &mut durable, now);
         }
-        durable.images.bytes += bytes;
-        durable.images.unseen += bytes;
-        if durable.images.unseen > IMAGE_PARTITION_LEN_MAX / 2 {
-            self.write_long_images(&mut durable);
-        }
-        if durable.images.bytes > IMAGE_LEN_MAX {
-            // Rows pushed again and again are imaged once.
-            durable.images.bytes = self.images_len();
-            if durable.images.bytes > IMAGE_LEN_MAX / 2 {
-                let now = durable.now();
-                durable.images.come_due(now, 0);
-                self.turn_images(&mut durable, now);
-            }
-        }
-        self.durable = Some(durable);
     }
+    disk.durable = Some(durable);
+}
 
-    /// Records the partitions whose images would be long soon: an image is made in one turn.
-    fn write_long_images(&mut self, durable: &mut Durable) {
-        durable.images.unseen = 0;
-        if !is_settled(self.chain.as_deref())
-            || self.longest_image_len() <= IMAGE_PARTITION_LEN_MAX / 2
-        {
-            durable.images.has_long = false;
-            return;
-        }
-        let mut partitions = std::mem::take(&mut durable.images.partitions);
-        partitions.clear();
-        for table in self.tables.values().filter(|table| table.is_imaged()) {
-            partitions.extend(table.slots.filled().map(|(partition, _)| partition));
-        }
-        partitions.sort_unstable();
-        partitions.dedup();
-        partitions.retain(|partition| self.image_len(*partition) > IMAGE_PARTITION_LEN_MAX / 2);
-        let mut written = 0;
+/// Records the partitions whose images would be long soon: an image is made in one turn.
+fn write_long_images(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    durable: &mut Durable,
+) {
+    durable.images.unseen = 0;
+    if !is_settled(chain) || tables.longest_image_len() <= IMAGE_PARTITION_LEN_MAX / 2 {
         durable.images.has_long = false;
-        for partition in &partitions {
-            if written >= IMAGES_LEN_PER_TURN {
-                durable.images.has_long = true;
-                break;
-            }
-            self.await_segments(durable);
-            // As below.
-            let _ = self.write_image(durable, *partition);
-            written += durable.images.buffer.len();
-        }
-        durable.images.partitions = partitions;
+        return;
     }
-
-    /// Records what is due.
-    pub(super) fn turn_images(&mut self, durable: &mut Durable, now: Duration) {
-        if durable.images.has_long {
-            self.write_long_images(durable);
-        }
-        self.checkpoint_wanted |= durable.log().is_nearly_full();
-        if durable.images_are_due(now) {
-            self.write_images_up_to(durable, IMAGES_LEN_PER_TURN);
-        }
+    let mut partitions = std::mem::take(&mut durable.images.partitions);
+    partitions.clear();
+    for table in tables.by_id.values().filter(|table| table.is_imaged()) {
+        partitions.extend(table.slots.filled().map(|(partition, _)| partition));
     }
-
-    /// Records every row that changed.
-    pub(super) fn write_images(&mut self, durable: &mut Durable) {
-        durable.images.restart();
-        self.write_images_up_to(durable, usize::MAX);
+    partitions.sort_unstable();
+    partitions.dedup();
+    partitions.retain(|partition| tables.image_len(*partition) > IMAGE_PARTITION_LEN_MAX / 2);
+    let mut written = 0;
+    durable.images.has_long = false;
+    for partition in &partitions {
+        if written >= IMAGES_LEN_PER_TURN {
+            durable.images.has_long = true;
+            break;
+        }
+        durable::await_segments(port, tables, chain, durable);
+        // As below.
+        let _ = write_image(port, tables, chain, durable, *partition);
+        written += durable.images.buffer.len();
     }
+    durable.images.partitions = partitions;
+}
 
-    /// Records rows that changed, partition by partition, until so many bytes are; the others stay
-    /// due. Returns whether there are no others.
-    pub(super) fn write_images_up_to(&mut self, durable: &mut Durable, budget: usize) -> bool {
-        if !is_settled(self.chain.as_deref()) {
-            // Each push has its record, and what went before was recorded.
-            durable.images = Images::default();
-            return true;
-        }
-        let mut partitions = std::mem::take(&mut durable.images.partitions);
-        partitions.clear();
-        for table in self.tables.values().filter(|table| table.is_imaged()) {
-            let held = table.slots.filled();
-            partitions.extend(
-                held.filter(|(_, slot)| table.is_dirty(*slot)).map(|(partition, _)| partition),
-            );
-        }
-        partitions.sort_unstable();
-        partitions.dedup();
-        // Where the last turn ended: pushes meanwhile must not bring the first ones up again.
-        let begun = *durable.images.pass.get_or_insert(durable.now());
-        let from = partitions.partition_point(|partition| *partition < durable.images.from);
-        let mut written = 0;
-        for partition in &partitions[from..] {
-            if written >= budget {
-                durable.images.from = *partition;
-                durable.images.partitions = partitions;
-                return false;
-            }
-            // A log that has stopped says so itself, and pushes are refused from then on.
-            let _ = self.write_image(durable, *partition);
-            written += durable.images.buffer.len();
-        }
-        durable.images.partitions = partitions;
-        durable.images.restart();
-        self.end_images(durable, begun);
-        true
+/// Records what is due.
+pub(super) fn turn_images(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    durable: &mut Durable,
+    now: Duration,
+) {
+    if durable.images.has_long {
+        write_long_images(port, tables, chain, durable);
     }
+    durable.checkpoint_wanted |= durable.log().is_nearly_full();
+    if durable.images_are_due(now) {
+        write_images_up_to(port, tables, chain, durable, IMAGES_LEN_PER_TURN);
+    }
+}
 
+/// Records every row that changed.
+pub(super) fn write_images(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    durable: &mut Durable,
+) {
+    durable.images.restart();
+    write_images_up_to(port, tables, chain, durable, usize::MAX);
+}
+
+/// Records rows that changed, partition by partition, until so many bytes are; the others stay
+/// due. Returns whether there are no others.
+pub(super) fn write_images_up_to(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    durable: &mut Durable,
+    budget: usize,
+) -> bool {
+    if !is_settled(chain) {
+        // Each push has its record, and what went before was recorded.
+        durable.images = Images::default();
+        return true;
+    }
+    let mut partitions = std::mem::take(&mut durable.images.partitions);
+    partitions.clear();
+    for table in tables.by_id.values().filter(|table| table.is_imaged()) {
+        let held = table.slots.filled();
+        partitions
+            .extend(held.filter(|(_, slot)| table.is_dirty(*slot)).map(|(partition, _)| partition));
+    }
+    partitions.sort_unstable();
+    partitions.dedup();
+    // Where the last turn ended: pushes meanwhile must not bring the first ones up again.
+    let begun = *durable.images.pass.get_or_insert(durable.now());
+    let from = partitions.partition_point(|partition| *partition < durable.images.from);
+    let mut written = 0;
+    for partition in &partitions[from..] {
+        if written >= budget {
+            durable.images.from = *partition;
+            durable.images.partitions = partitions;
+            return false;
+        }
+        // A log that has stopped says so itself, and pushes are refused from then on.
+        let _ = write_image(port, tables, chain, durable, *partition);
+        written += durable.images.buffer.len();
+    }
+    durable.images.partitions = partitions;
+    durable.images.restart();
+    tables.end_images(durable, begun);
+    true
+}
+
+impl Tables {
     /// All that was due when the pass began is recorded; what changed since is due in its turn.
     fn end_images(&self, durable: &mut Durable, begun: Duration) {
         durable.images.bytes = self.images_len();
-        let intervals =
-            self.tables.values().filter(|table| table.is_imaged()).filter_map(|table| {
-                let is_dirty = table.slots.filled().any(|(_, slot)| table.is_dirty(slot));
-                match table.entry.schema.durability {
-                    Durability::Interval { milliseconds } if is_dirty => Some(milliseconds),
-                    _ => None,
-                }
-            });
+        let intervals = self.by_id.values().filter(|table| table.is_imaged()).filter_map(|table| {
+            let is_dirty = table.slots.filled().any(|(_, slot)| table.is_dirty(slot));
+            match table.entry.schema.durability {
+                Durability::Interval { milliseconds } if is_dirty => Some(milliseconds),
+                _ => None,
+            }
+        });
         durable.images.due = None;
         if let Some(milliseconds) = intervals.min() {
             durable.images.come_due(begun, milliseconds);
@@ -252,95 +280,97 @@ impl Shard {
         if durable.images.due.is_none() {
             return false;
         }
-        self.tables.values().filter(|table| table.is_imaged()).any(|table| {
+        self.by_id.values().filter(|table| table.is_imaged()).any(|table| {
             table.slots.find(partition).is_some_and(|slot| table.dirty_count(slot) > 0)
         })
     }
+}
 
-    /// Records the changed rows of one partition, then its clocks.
-    pub(super) fn write_image(
-        &mut self,
-        durable: &mut Durable,
-        partition: PartitionId,
-    ) -> Result<(), Refusal> {
-        let mut buffer = std::mem::take(&mut durable.images.buffer);
-        durable.images.writing = true;
-        buffer.clear();
-        for (id, table) in self.tables.iter_mut().filter(|(_, table)| table.is_imaged()) {
-            if let Some(slot) = table.slots.find(partition) {
-                append(*id, &mut table.rows, slot, &mut buffer);
-            }
+/// Records the changed rows of one partition, then its clocks.
+pub(super) fn write_image(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    durable: &mut Durable,
+    partition: PartitionId,
+) -> Result<(), Refusal> {
+    let mut buffer = std::mem::take(&mut durable.images.buffer);
+    durable.images.writing = true;
+    buffer.clear();
+    for (id, table) in tables.by_id.iter_mut().filter(|(_, table)| table.is_imaged()) {
+        if let Some(slot) = table.slots.find(partition) {
+            append(*id, &mut table.rows, slot, &mut buffer);
         }
-        let chain = self.chain.as_mut().expect("only a settled shard has images");
-        let covered: Vec<Covered> = chain.unimaged(partition).collect();
-        let mut written = Ok(());
-        if !(buffer.is_empty() && covered.is_empty()) {
-            written = self.record_images(durable, partition, &covered, &buffer);
-        }
-        if written.is_ok()
-            && let Some(chain) = &mut self.chain
-        {
-            chain.note_imaged(partition);
-        }
-        if written == Err((Status::TooLarge, 0)) {
-            unreachable!("images are recorded before they are longer than a record");
-        }
-        durable.images.buffer = buffer;
-        durable.images.writing = false;
-        written
     }
+    let covered: Vec<Covered> = chain.unimaged(partition).collect();
+    let mut written = Ok(());
+    if !(buffer.is_empty() && covered.is_empty()) {
+        written = record_images(port, tables, chain, durable, partition, &covered, &buffer);
+    }
+    if written.is_ok() {
+        chain.note_imaged(partition);
+    }
+    if written == Err((Status::TooLarge, 0)) {
+        unreachable!("images are recorded before they are longer than a record");
+    }
+    durable.images.buffer = buffer;
+    durable.images.writing = false;
+    written
+}
 
-    /// Records images of a partition, with those whose pushes are in them.
-    fn record_images(
-        &mut self,
-        durable: &mut Durable,
-        partition: PartitionId,
-        covered: &[Covered],
-        images: &[u8],
-    ) -> Result<(), Refusal> {
-        ready_log(self, durable, partition)?;
-        // Sessions that one record has no room for have records of their own, which count with the last.
-        let (others, covered) = covered.split_at(covered.len().saturating_sub(COVERED_MAX));
-        let is_group = !others.is_empty() && !durable.log().is_in_group();
-        if is_group {
-            durable.log_mut().begin_group();
-        }
-        for covered in others.chunks(COVERED_MAX) {
-            self.record_image(durable, partition, covered, &[])?;
-        }
-        let recorded = self.record_image(durable, partition, covered, images);
-        if is_group {
-            self.end_group(durable)?;
-        }
-        recorded
+/// Records images of a partition, with those whose pushes are in them.
+fn record_images(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    durable: &mut Durable,
+    partition: PartitionId,
+    covered: &[Covered],
+    images: &[u8],
+) -> Result<(), Refusal> {
+    chain::ready_log(port, tables, chain, durable, partition)?;
+    // Sessions that one record has no room for have records of their own, which count with the last.
+    let (others, covered) = covered.split_at(covered.len().saturating_sub(COVERED_MAX));
+    let is_group = !others.is_empty() && !durable.log().is_in_group();
+    if is_group {
+        durable.log_mut().begin_group();
     }
+    for covered in others.chunks(COVERED_MAX) {
+        record_image(port, tables, chain, durable, partition, covered, &[])?;
+    }
+    let recorded = record_image(port, tables, chain, durable, partition, covered, images);
+    if is_group {
+        record::end_group(port, tables, chain, durable)?;
+    }
+    recorded
+}
 
-    fn record_image(
-        &mut self,
-        durable: &mut Durable,
-        partition: PartitionId,
-        covered: &[Covered],
-        images: &[u8],
-    ) -> Result<(), Refusal> {
-        let facts = Facts {
-            kind: Kind::Engine,
-            partition,
-            epoch: epoch_of(self.chain.as_deref(), partition),
-            table: TableId(0),
-            dtype: DataType::F32,
-            rows: RowRange::default(),
-            tag: IMAGE,
-            durability: commit::Durability::Interval(0),
-        };
-        let shape =
-            Shape { covered_max: covered.len(), delta_bytes: images.len(), ..Shape::default() };
-        let mut reservation = self.reserve(durable, &facts, shape)?;
-        let mut record = durable.log_mut().fill(&mut reservation);
-        covered.iter().for_each(|covered| record.cover(*covered));
-        record.delta().copy_from_slice(images);
-        seal(self.chain.as_deref_mut(), durable, (partition, reservation), covered);
-        Ok(())
-    }
+fn record_image(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    durable: &mut Durable,
+    partition: PartitionId,
+    covered: &[Covered],
+    images: &[u8],
+) -> Result<(), Refusal> {
+    let facts = Facts {
+        kind: Kind::Engine,
+        partition,
+        epoch: epoch_of(chain, partition),
+        table: TableId(0),
+        dtype: DataType::F32,
+        rows: RowRange::default(),
+        tag: IMAGE,
+        durability: commit::Durability::Interval(0),
+    };
+    let shape = Shape { covered_max: covered.len(), delta_bytes: images.len(), ..Shape::default() };
+    let mut reservation = record::reserve(port, tables, chain, durable, &facts, shape)?;
+    let mut record = durable.log_mut().fill(&mut reservation);
+    covered.iter().for_each(|covered| record.cover(*covered));
+    record.delta().copy_from_slice(images);
+    seal(chain, durable, (partition, reservation), covered);
+    Ok(())
 }
 
 /// Whether a push may wait for the images of its rows. Long ones are recorded as they are, so that

@@ -6,7 +6,14 @@ use std::collections::VecDeque;
 use windlass_wire::{PartitionId, TableId};
 
 use super::{
-    Shard, command::Answer, connect::is_shared, growth, memory::MemoryMade, tables::TableRows,
+    chain::Chain,
+    command::Answer,
+    connect,
+    connect::is_shared,
+    growth,
+    memory::MemoryMade,
+    port::Port,
+    tables::{TableRows, Tables},
 };
 use crate::{
     limits::{BLOCKS_MARKED_PER_TURN, BLOCKS_PER_PARTITION_ENDED},
@@ -60,18 +67,18 @@ impl Marks {
 }
 
 /// Does a turn's part of it. Returns whether there was any.
-pub(super) fn mark_some(shard: &mut Shard) -> bool {
-    if shard.marks.queue.is_empty() {
+pub(super) fn mark_some(port: &mut Port, tables: &mut Tables, chain: &mut Chain) -> bool {
+    if tables.marks.queue.is_empty() {
         return false;
     }
     let mut room = BLOCKS_MARKED_PER_TURN;
     let mut has_left = false;
     while room > 0
-        && let Some(mark) = shard.marks.queue.pop_front()
+        && let Some(mark) = tables.marks.queue.pop_front()
     {
         match mark {
             Mark::Held(table, partition) => {
-                let Some(found) = shard.tables.get_mut(&table) else { continue };
+                let Some(found) = tables.by_id.get_mut(&table) else { continue };
                 let (slot, TableRows::Dense(partitions)) =
                     (found.slots.find(partition), &mut found.rows)
                 else {
@@ -80,34 +87,34 @@ pub(super) fn mark_some(shard: &mut Shard) -> bool {
                 let Some((dense, _)) = slot.map(|slot| &mut partitions[slot]) else { continue };
                 room -= dense.blocks_mut().mark_some(room);
                 if !dense.blocks().is_marked() {
-                    shard.marks.queue.push_front(mark);
+                    tables.marks.queue.push_front(mark);
                 }
             }
             Mark::Left(mut dense, region) => {
-                if is_shared(&shard.sessions, region) {
+                if is_shared(&port.sessions, region) {
                     room -= dense.blocks_mut().mark_some(room);
                     if !dense.blocks().is_marked() {
-                        shard.marks.queue.push_front(Mark::Left(dense, region));
+                        tables.marks.queue.push_front(Mark::Left(dense, region));
                         continue;
                     }
                 }
-                shard.memory_left += dense.blocks().len();
-                shard.arena.release(region);
-                shard.growth.memory.end(dense);
+                tables.memory_left += dense.blocks().len();
+                tables.arena.release(region);
+                tables.growth.memory.end(dense);
                 room = room.saturating_sub(BLOCKS_PER_PARTITION_ENDED);
                 has_left = true;
             }
             Mark::Done(_) | Mark::Grow(_) if std::mem::take(&mut has_left) => {
                 // What has left is dropped before anything new is made.
-                shard.sweep_arena();
-                shard.marks.queue.push_front(mark);
+                connect::sweep_arena(port, tables);
+                tables.marks.queue.push_front(mark);
             }
             Mark::Done(answer) => drop(answer.send(Ok(()))),
-            Mark::Grow(made) => growth::take_memory(shard, *made),
+            Mark::Grow(made) => growth::take_memory(port, tables, chain, *made),
         }
     }
     if has_left {
-        shard.sweep_arena();
+        connect::sweep_arena(port, tables);
     }
     true
 }

@@ -18,6 +18,7 @@ mod clocks;
 mod coded;
 mod command;
 mod connect;
+mod disk;
 mod drain;
 mod durable;
 mod fetch;
@@ -32,6 +33,7 @@ mod marks;
 mod memory;
 mod open_log;
 mod poll;
+mod port;
 mod pull;
 mod push;
 mod reactor;
@@ -50,12 +52,9 @@ mod stopwatch;
 mod tables;
 mod wait;
 mod work;
+mod writes;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
-
-use crossbeam::channel::Receiver;
-use windlass_transport::{Completion, QueuePairId, Transport};
-use windlass_wire::{ClusterMap, ServerId, SessionId, ShardId, TableId};
+use std::time::Duration;
 
 pub use chain::{
     ChainCommand, ChainContext, LinkEnded, PartitionChecksum, PartitionStatus, ServerEvent,
@@ -63,6 +62,7 @@ pub use chain::{
 };
 pub(crate) use command::Answer;
 pub use command::{AttachedMailbox, ShardCommand, ShardHandle, ShardStopped};
+use crossbeam::channel::Receiver;
 pub use kept_logs::KeptLog;
 pub use memory::MemoryMade;
 pub use reactor::Reactor;
@@ -70,14 +70,14 @@ pub use recover::RecoverySummary;
 pub use regrouped::Regrouped;
 pub use set_rows::{RowsToSet, SetError};
 pub use statistics::ShardStatistics;
+use windlass_transport::Transport;
 pub(crate) use windlass_transport::error::chain;
+use windlass_wire::{ServerId, ShardId};
 
 use self::{
-    aggregate::Aggregator, arena::Arena, chain::Chain, clocks::Clocks, durable::Durable,
-    growth::Growth, ids_hash::IdMap, marks::Marks, sessions::Sessions, staging::Staging,
-    tables::ShardTable, wait::Pace, work::Turn,
+    chain::Chain, clocks::Clocks, disk::Disk, growth::Growth, port::Port, tables::Tables,
+    wait::Pace, writes::Writes,
 };
-use crate::limits::COMPLETIONS_PER_POLL;
 
 /// How a shard behaves; the same for all shards of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,52 +95,14 @@ pub struct ShardOptions {
     pub worker_timeout_ms: u32,
 }
 
-/// Everything one shard owns.
+/// The parts of a shard. A turn sees them all; its steps are functions of the parts they need.
 pub struct Shard {
-    id: ShardId,
-    server: ServerId,
-    shard_count: u16,
-    options: ShardOptions,
     inbox: Receiver<ShardCommand>,
-    transports: Vec<Box<dyn Transport>>,
-    map: Arc<ClusterMap>,
-    tables: IdMap<TableId, ShardTable>,
-    /// Tables with smaller numbers were made here, or dropped.
-    tables_below: u32,
-    arena: Arena,
-    /// Rows that are being made, and rows that are being marked or given back.
-    growth: Growth,
-    marks: Marks,
-    staging: Staging,
-    memory_left: u64,
-    sessions: Sessions,
-    by_session: HashMap<SessionId, usize>,
-    /// Connections of sessions so far.
-    session_lives: u64,
-    by_queue_pair: IdMap<(usize, QueuePairId), usize>,
-    /// Workers' clocks, and pulls that wait for them.
-    clocks: Clocks,
-    turn: Turn,
-    /// Buffers for the keys of parked requests.
-    spare_keys: Vec<Vec<u64>>,
-    /// Log and checkpoints, when the server has a data directory. In a box, because it is taken out
-    /// while the shard works with it.
-    durable: Option<Box<Durable>>,
-    /// What was recovered, until all shards of the server are: then its log is opened.
-    recovered: Option<Box<open_log::Opening>>,
-    /// What it takes to be part of chains, and the part itself from the first map on.
-    chain_context: Option<ChainContext>,
-    chain: Option<Box<Chain>>,
-    checkpoint_wanted: bool,
-    /// Messages whose completion waits for chains or rounds, and buffers of pushes carried out together.
-    waits: chain::Waits,
-    admitted: admitted::Admitted,
-    aggregator: Aggregator,
-    gathered: record::Gathered,
-    outcomes: Vec<record::Outcome>,
-    completions: Box<[Completion]>,
-    statistics: ShardStatistics,
-    tells_in_flight: u32,
+    port: Port,
+    tables: Tables,
+    chain: Chain,
+    disk: Disk,
+    writes: Writes,
     /// It has been told to stop.
     stopped: bool,
     /// Who is to be told when it is gone.
@@ -149,7 +111,7 @@ pub struct Shard {
 
 impl std::fmt::Debug for Shard {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Shard").field("id", &self.id).finish_non_exhaustive()
+        formatter.debug_struct("Shard").field("id", &self.chain.shard).finish_non_exhaustive()
     }
 }
 
@@ -189,49 +151,23 @@ impl Shard {
         server: ServerId,
         shard_count: u16,
         options: ShardOptions,
-        mut transports: Vec<Box<dyn Transport>>,
+        transports: Vec<Box<dyn Transport>>,
+        context: ChainContext,
     ) -> Result<(Self, ShardHandle), ShardError> {
         assert!(!transports.is_empty(), "a shard needs a transport");
-        let staging = Staging::new(&mut transports)?;
         let (sender, inbox) = crossbeam::channel::unbounded();
         let handle = ShardHandle::new(id, sender, transports[0].waker());
-        let growth = Growth::new(&transports, handle.clone())
+        let port = Port::new(options, transports)?;
+        let growth = Growth::new(&port.transports, handle.clone())
             .map_err(|source| ShardError::Thread { source })?;
+        let clocks = Clocks::new(Duration::from_millis(u64::from(options.worker_timeout_ms)));
         let shard = Self {
-            id,
-            server,
-            shard_count,
-            options,
             inbox,
-            transports,
-            map: Arc::new(ClusterMap::default()),
-            tables: IdMap::default(),
-            tables_below: 0,
-            arena: Arena::default(),
-            growth,
-            marks: Marks::default(),
-            staging,
-            memory_left: options.memory_len_max,
-            sessions: Sessions::default(),
-            by_session: HashMap::new(),
-            session_lives: 0,
-            by_queue_pair: IdMap::default(),
-            clocks: Clocks::new(Duration::from_millis(u64::from(options.worker_timeout_ms))),
-            turn: Turn::new(),
-            spare_keys: Vec::new(),
-            durable: None,
-            recovered: None,
-            chain_context: None,
-            chain: None,
-            checkpoint_wanted: false,
-            waits: chain::Waits::default(),
-            admitted: admitted::Admitted::default(),
-            aggregator: Aggregator::new(),
-            gathered: record::Gathered::default(),
-            outcomes: Vec::new(),
-            completions: vec![Completion::EMPTY; COMPLETIONS_PER_POLL].into_boxed_slice(),
-            statistics: ShardStatistics::default(),
-            tells_in_flight: 0,
+            port,
+            tables: Tables::new(growth, clocks, options.memory_len_max),
+            chain: Chain::new(context, server, id, shard_count, 0),
+            disk: Disk::default(),
+            writes: Writes::new(),
             stopped: false,
             stop_answer: None,
         };
@@ -246,38 +182,63 @@ impl Shard {
 
     /// A turn without commands.
     fn turn_once(&mut self) -> bool {
-        let polled = self.poll_transports();
-        self.note_time();
+        let polled = poll::poll_transports(&mut self.port, &mut self.chain);
+        chain::note_time(&mut self.port, &mut self.tables, &mut self.chain);
         let worked = self.carry_out_messages(Pace::Turn);
-        self.release_records();
-        let failed = self.end_failed_links();
-        let kept = self.turn_disk(worked);
-        let acknowledged = self.acknowledge(Pace::Turn);
-        let marked = marks::mark_some(self);
-        let summed = chain::sum_some(self);
-        if self.sessions.is_sweep_due() {
-            wait::sweep(self);
+        chain::release_records(&mut self.port, &mut self.tables, &mut self.chain);
+        let failed = chain::end_failed_links(&mut self.port, &mut self.chain);
+        let kept = durable::turn_disk(
+            &mut self.port,
+            &mut self.tables,
+            &mut self.chain,
+            &mut self.disk,
+            worked,
+        );
+        let acknowledged =
+            acknowledge::acknowledge(&mut self.port, &mut self.tables, &mut self.chain, Pace::Turn);
+        let marked = marks::mark_some(&mut self.port, &mut self.tables, &mut self.chain);
+        let summed = chain::sum_some(&self.tables, &mut self.chain);
+        if self.port.sessions.is_sweep_due() {
+            wait::sweep(&mut self.port);
         }
         polled || worked || failed || kept || acknowledged || marked || summed
     }
 
     /// Takes what the turn has room for out of the mailboxes and carries it out.
     fn carry_out_messages(&mut self, pace: Pace) -> bool {
-        let chained = self.take_from_peers(pace);
-        if self.clocks.is_used() {
-            self.expire_workers();
-            self.release_pulls();
+        let chained = chain::take_from_peers(
+            &mut self.port,
+            &mut self.tables,
+            &mut self.chain,
+            &mut self.disk,
+            pace,
+        );
+        if self.tables.clocks.is_used() {
+            clocks::expire_workers(&mut self.port, &mut self.tables);
+            clocks::release_pulls(&mut self.port, &mut self.tables);
         }
-        self.drain_mailboxes();
-        let worked = !self.turn.is_empty();
+        drain::drain_mailboxes(&mut self.port, &mut self.tables, &mut self.chain, &mut self.disk);
+        let worked = !self.port.turn.is_empty();
         if worked {
-            self.push_all();
-            self.pull_all();
-            self.turn.end_views(&self.sessions, &mut self.transports);
-            self.turn.clear();
+            push::push_all(
+                &mut self.port,
+                &mut self.tables,
+                &mut self.chain,
+                &mut self.disk,
+                &mut self.writes,
+            );
+            pull::pull_all(&mut self.port, &mut self.tables);
+            self.port.turn.end_views(&self.port.sessions, &mut self.port.transports);
+            self.port.turn.clear();
         }
-        self.close_rounds();
-        let sent = self.end_chain_turn(pace);
+        rounds::close_rounds(&mut self.port, &mut self.tables, &mut self.chain);
+        let sent = chain::end_chain_turn(
+            &mut self.port,
+            &mut self.tables,
+            &mut self.chain,
+            &mut self.disk,
+            pace,
+        );
         chained || worked || sent
     }
 }

@@ -3,10 +3,21 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use windlass_replication::SessionTable;
+use windlass_transport::error::chain as causes;
 use windlass_wire::{Lsn, PartitionId, map::shard_of};
 
-use super::{Shard, chain, durable::Durable, log_size::LogSize, regrouped::Regrouped};
+use super::{
+    chain,
+    chain::Chain,
+    disk::Disk,
+    durable::{Durable, UNWRITTEN_MAX},
+    log_size::LogSize,
+    port::Port,
+    regrouped::Regrouped,
+    tables::Tables,
+};
 use crate::persist::{
+    commit::CommitQueue,
     recovery::{RecoveredDirectory, RecoveredPartition},
     storage::Storage,
 };
@@ -25,30 +36,37 @@ pub(super) struct Opening {
 
 /// Opens the log behind what was recovered; its identity. Only when every shard of the server has
 /// recovered: a start that fails for one of them changes nothing in the directories of the others.
-pub(super) fn open_log(shard: &mut Shard) -> Result<u64, String> {
-    let opening = shard.recovered.take().ok_or("nothing was recovered")?;
+pub(super) fn open_log(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    disk: &mut Disk,
+) -> Result<u64, String> {
+    let opening = disk.recovered.take().ok_or("nothing was recovered")?;
     let Opening { storage, found, partitions, sessions, regrouped, is_blank } = *opening;
     let log_id = windlass_transport::random::number();
-    let (size, held) = (LogSize::new(shard.options.log_len_max), shard.held_len());
+    let (size, held) = (LogSize::new(port.options.log_len_max), tables.held_len());
     let durable = Durable::open(storage, log_id, &found, size, held);
-    let mut durable = durable.map_err(|error| super::chain(&error))?;
-    for partition in (0..shard.map.partition_count()).map(PartitionId) {
-        if shard_of(partition, shard.shard_count) == shard.id {
+    let mut durable = durable.map_err(|error| causes(&error))?;
+    for partition in (0..chain.map.partition_count()).map(PartitionId) {
+        if shard_of(partition, chain.shard_count) == chain.shard {
             let last = partitions.get(&partition).map_or(Lsn(0), |recovered| recovered.lsn);
             durable.add_partition(partition, last);
         }
     }
-    for table in shard.tables.values_mut() {
+    tables.growth.tracks_changes = true;
+    for table in tables.by_id.values_mut() {
         table.track_changes();
     }
     if let Some(regrouped) = regrouped {
         durable.set_regrouped(regrouped);
-        shard.checkpoint_wanted = true;
+        durable.checkpoint_wanted = true;
     }
+    port.unwritten = CommitQueue::new(UNWRITTEN_MAX);
     let log_id = durable.log().log_id();
-    chain::note_peers(shard.chain.as_deref(), Some(&mut durable));
-    shard.durable = Some(Box::new(durable));
-    shard.recover_chains(&partitions, sessions, is_blank);
-    shard.resume_clocks();
+    chain::note_peers(chain, Some(&mut durable));
+    disk.durable = Some(Box::new(durable));
+    chain::recover_chains(port, tables, chain, &partitions, sessions, is_blank);
+    tables.resume_clocks();
     Ok(log_id)
 }

@@ -2,58 +2,56 @@
 
 use windlass_transport::{Completion, CompletionStatus, Opcode, WorkId};
 
-use super::{Shard, fetch::Outstanding};
+use super::{chain::Chain, fetch::Outstanding, port::Port};
 
-impl Shard {
-    /// Polls every transport once; returns whether anything was reported.
-    pub(super) fn poll_transports(&mut self) -> bool {
-        let mut polled = false;
-        for transport in 0..self.transports.len() {
-            let mut completions = std::mem::take(&mut self.completions);
-            let count = self.transports[transport].poll(&mut completions);
-            for completion in &completions[..count] {
-                self.complete_one(transport, completion);
-            }
-            self.completions = completions;
-            polled |= count > 0;
-            while let Some(queue_pair) = self.transports[transport].take_writer() {
-                if let Some(slot) = self.by_queue_pair.get(&(transport, queue_pair)) {
-                    self.sessions.watch(*slot);
-                }
+/// Polls every transport once; returns whether anything was reported.
+pub(super) fn poll_transports(port: &mut Port, chain: &mut Chain) -> bool {
+    let mut polled = false;
+    for transport in 0..port.transports.len() {
+        let mut completions = std::mem::take(&mut port.completions);
+        let count = port.transports[transport].poll(&mut completions);
+        for completion in &completions[..count] {
+            complete_one(port, chain, transport, completion);
+        }
+        port.completions = completions;
+        polled |= count > 0;
+        while let Some(queue_pair) = port.transports[transport].take_writer() {
+            if let Some(slot) = port.by_queue_pair.get(&(transport, queue_pair)) {
+                port.sessions.watch(*slot);
             }
         }
-        polled
     }
+    polled
+}
 
-    fn complete_one(&mut self, transport: usize, completion: &Completion) {
-        let slot = self.by_queue_pair.get(&(transport, completion.queue_pair)).copied();
-        let succeeded = completion.status == CompletionStatus::Success;
-        if completion.work_id != WorkId(0) {
-            self.end_outstanding(completion.work_id, succeeded);
-        }
-        if let Some(slot) = slot {
-            self.sessions.watch(slot);
-        }
-        let Some(session) = slot.and_then(|slot| self.sessions[slot].as_mut()) else {
-            if let Some(chain) = &mut self.chain {
-                if !succeeded {
-                    chain.queue_pair_failed(transport, completion.queue_pair);
-                } else if completion.opcode == Opcode::ReceiveImmediate {
-                    // A queue pair that is gone needs no receives.
-                    let _ = self.transports[transport].post_receive(completion.queue_pair, 1);
-                }
-            }
-            return;
-        };
+fn complete_one(port: &mut Port, chain: &mut Chain, transport: usize, completion: &Completion) {
+    let slot = port.by_queue_pair.get(&(transport, completion.queue_pair)).copied();
+    let succeeded = completion.status == CompletionStatus::Success;
+    if completion.work_id != WorkId(0) {
+        port.end_outstanding(completion.work_id, succeeded);
+    }
+    if let Some(slot) = slot {
+        port.sessions.watch(slot);
+    }
+    let Some(session) = slot.and_then(|slot| port.sessions[slot].as_mut()) else {
         if !succeeded {
-            session.failed = true;
+            chain.queue_pair_failed(transport, completion.queue_pair);
         } else if completion.opcode == Opcode::ReceiveImmediate {
-            session.active = true;
-            let posted = self.transports[transport].post_receive(completion.queue_pair, 1);
-            session.failed |= posted.is_err();
+            // A queue pair that is gone needs no receives.
+            let _ = port.transports[transport].post_receive(completion.queue_pair, 1);
         }
+        return;
+    };
+    if !succeeded {
+        session.failed = true;
+    } else if completion.opcode == Opcode::ReceiveImmediate {
+        session.active = true;
+        let posted = port.transports[transport].post_receive(completion.queue_pair, 1);
+        session.failed |= posted.is_err();
     }
+}
 
+impl Port {
     /// A signaled request has completed, or never will.
     pub(super) fn end_outstanding(&mut self, work_id: WorkId, succeeded: bool) {
         match self.staging.finish(work_id) {

@@ -9,10 +9,11 @@ use windlass_transport::{
 use windlass_wire::{RequestHeader, RequestKind, RowRange, Rows, Status};
 
 use super::{
-    Shard,
+    clocks,
     fetch::{Outstanding, remote_of},
+    port::Port,
     scan,
-    tables::{ShardTable, TableRows},
+    tables::{ShardTable, TableRows, Tables},
     work::Work,
 };
 use crate::{limits::KEYS_FETCHED_AHEAD, table::SparsePartition};
@@ -29,38 +30,38 @@ enum Pulled {
     NotFinite,
 }
 
-impl Shard {
-    /// Carries out every pull of the turn.
-    pub(super) fn pull_all(&mut self) {
-        for at in 0..self.turn.works.len() {
-            let work = &self.turn.works[at];
-            if work.closed || !work.header.kind.pulls() {
-                continue;
-            }
-            let work = *work;
-            if self.clocks.is_used() && self.must_wait(&work) {
-                self.park_pull(at);
-                continue;
-            }
-            // Room comes back when the client takes what was sent: others are not to wait for it.
-            match self.pull_one(&work) {
-                Pulled::Done => {}
-                Pulled::Later => {
-                    self.crowd_pull(at);
-                    continue;
-                }
-                Pulled::NotFinite => {
-                    self.close(at, Status::NotFinite, 0);
-                    continue;
-                }
-            }
-            self.statistics.pulls += 1;
-            self.statistics.rows_pulled += u64::from(work.header.row_count);
-            self.statistics.bytes_pulled += work.header.values_len();
-            self.close(at, Status::Done, work.waited_us);
+/// Carries out every pull of the turn.
+pub(super) fn pull_all(port: &mut Port, tables: &mut Tables) {
+    for at in 0..port.turn.works.len() {
+        let work = &port.turn.works[at];
+        if work.closed || !work.header.kind.pulls() {
+            continue;
         }
+        let work = *work;
+        if tables.clocks.is_used() && clocks::must_wait(port, tables, &work) {
+            clocks::park_pull(port, tables, at);
+            continue;
+        }
+        // Room comes back when the client takes what was sent: others are not to wait for it.
+        match pull_one(port, tables, &work) {
+            Pulled::Done => {}
+            Pulled::Later => {
+                port.crowd_pull(at);
+                continue;
+            }
+            Pulled::NotFinite => {
+                port.close(at, Status::NotFinite, 0);
+                continue;
+            }
+        }
+        port.statistics.pulls += 1;
+        port.statistics.rows_pulled += u64::from(work.header.row_count);
+        port.statistics.bytes_pulled += work.header.values_len();
+        port.close(at, Status::Done, work.waited_us);
     }
+}
 
+impl Port {
     /// Whether a pull of this session would find room now.
     pub(super) fn has_room_to_pull(&self, slot: usize, header: &RequestHeader) -> bool {
         let Some(session) = &self.sessions[slot] else { return false };
@@ -70,74 +71,73 @@ impl Shard {
         mailbox.sender.room() as u64 >= len.div_ceil(u64::from(piece_len)) + BESIDE_ROWS
             && (len <= INLINE_BYTES_MAX as u64 || self.staging.has_room(session.life, len))
     }
+}
 
-    fn pull_one(&mut self, work: &Work) -> Pulled {
-        let Some(table) = self.tables.get(&work.header.table) else { return Pulled::Done };
-        let Some(session) = &mut self.sessions[work.session] else { return Pulled::Done };
-        let Some(mailbox) = &mut session.mailbox else { return Pulled::Done };
-        let Some(place) = work.header.reply else { return Pulled::Done };
-        let transport = self.transports[session.transport].as_mut();
-        let len = work.header.values_len();
-        if len == 0 || session.failed {
-            return Pulled::Done;
-        }
-        let piece_len = u64::from(transport.capabilities().message_len_max);
-        if (mailbox.sender.room() as u64) < len.div_ceil(piece_len) + BESIDE_ROWS {
-            session.failed |= mailbox.sender.flush(transport).is_err();
-            return Pulled::Later;
-        }
-        let keys = &self.turn.keys[work.keys.0..work.keys.1];
-        let remote = remote_of(place);
-        if len <= INLINE_BYTES_MAX as u64 {
-            let mut bytes = [0_u64; INLINE_BYTES_MAX / 8];
-            // SAFETY: the array has room for `len` bytes.
-            let len = unsafe { fill(table, work, keys, bytes.as_mut_ptr().cast()) };
-            #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_BYTES_MAX")]
-            let answer = &bytemuck::cast_slice(&bytes)[..len as usize];
-            let Some(answer) = self.turn.coded.answer(&work.header, answer) else {
-                return Pulled::NotFinite;
-            };
-            let bytes = InlineBytes::new(answer);
-            if !session.writes_in_order {
-                let digest = digest_of_bytes(work.number, bytes.as_slice());
-                mailbox.completions.tell_rows(work.number, digest, &mut mailbox.sender);
-            }
-            mailbox.sender.push(Operation::WriteInline { bytes, remote });
-            return Pulled::Done;
-        }
-        let Some(chunk) = self.staging.allocate(session.life, len) else { return Pulled::Later };
-        // SAFETY: the chunk has room for `len` bytes.
-        let mut len = unsafe { fill(table, work, keys, self.staging.pointer(chunk)) };
-        if work.header.coding.is_some() {
-            let Some(coded_len) = self.turn.coded.answer_in(&work.header, &self.staging, chunk)
-            else {
-                self.staging.release(chunk);
-                return Pulled::NotFinite;
-            };
-            len = coded_len;
-        }
+fn pull_one(port: &mut Port, tables: &mut Tables, work: &Work) -> Pulled {
+    let Some(table) = tables.by_id.get(&work.header.table) else { return Pulled::Done };
+    let Some(session) = &mut port.sessions[work.session] else { return Pulled::Done };
+    let Some(mailbox) = &mut session.mailbox else { return Pulled::Done };
+    let Some(place) = work.header.reply else { return Pulled::Done };
+    let transport = port.transports[session.transport].as_mut();
+    let len = work.header.values_len();
+    if len == 0 || session.failed {
+        return Pulled::Done;
+    }
+    let piece_len = u64::from(transport.capabilities().message_len_max);
+    if (mailbox.sender.room() as u64) < len.div_ceil(piece_len) + BESIDE_ROWS {
+        session.failed |= mailbox.sender.flush(transport).is_err();
+        return Pulled::Later;
+    }
+    let keys = &port.turn.keys[work.keys.0..work.keys.1];
+    let remote = remote_of(place);
+    if len <= INLINE_BYTES_MAX as u64 {
+        let mut bytes = [0_u64; INLINE_BYTES_MAX / 8];
+        // SAFETY: the array has room for `len` bytes.
+        let len = unsafe { fill(table, work, keys, bytes.as_mut_ptr().cast()) };
+        #[expect(clippy::cast_possible_truncation, reason = "at most INLINE_BYTES_MAX")]
+        let answer = &bytemuck::cast_slice(&bytes)[..len as usize];
+        let Some(answer) = port.turn.coded.answer(&work.header, answer) else {
+            return Pulled::NotFinite;
+        };
+        let bytes = InlineBytes::new(answer);
         if !session.writes_in_order {
-            let digest = self.staging.digest(work.number, chunk, len);
+            let digest = digest_of_bytes(work.number, bytes.as_slice());
             mailbox.completions.tell_rows(work.number, digest, &mut mailbox.sender);
         }
-        let work_id = self.staging.start(Outstanding::Reply { chunk });
-        let piece_count = len.div_ceil(piece_len);
-        for piece in 0..piece_count {
-            let from = piece * piece_len;
-            #[expect(clippy::cast_possible_truncation, reason = "at most message_len_max")]
-            let piece_len = piece_len.min(len - from) as u32;
-            let local = self.staging.slice(session.transport, chunk, from, piece_len).into();
-            let remote = RemoteAddress { address: remote.address.wrapping_add(from), ..remote };
-            let operation = Operation::Write { local, remote };
-            if piece + 1 == piece_count {
-                mailbox.sender.push_signaled(work_id, operation);
-            } else {
-                mailbox.sender.push(operation);
-            }
-        }
-        session.failed |= mailbox.sender.flush(transport).is_err();
-        Pulled::Done
+        mailbox.sender.push(Operation::WriteInline { bytes, remote });
+        return Pulled::Done;
     }
+    let Some(chunk) = port.staging.allocate(session.life, len) else { return Pulled::Later };
+    // SAFETY: the chunk has room for `len` bytes.
+    let mut len = unsafe { fill(table, work, keys, port.staging.pointer(chunk)) };
+    if work.header.coding.is_some() {
+        let Some(coded_len) = port.turn.coded.answer_in(&work.header, &port.staging, chunk) else {
+            port.staging.release(chunk);
+            return Pulled::NotFinite;
+        };
+        len = coded_len;
+    }
+    if !session.writes_in_order {
+        let digest = port.staging.digest(work.number, chunk, len);
+        mailbox.completions.tell_rows(work.number, digest, &mut mailbox.sender);
+    }
+    let work_id = port.staging.start(Outstanding::Reply { chunk });
+    let piece_count = len.div_ceil(piece_len);
+    for piece in 0..piece_count {
+        let from = piece * piece_len;
+        #[expect(clippy::cast_possible_truncation, reason = "at most message_len_max")]
+        let piece_len = piece_len.min(len - from) as u32;
+        let local = port.staging.slice(session.transport, chunk, from, piece_len).into();
+        let remote = RemoteAddress { address: remote.address.wrapping_add(from), ..remote };
+        let operation = Operation::Write { local, remote };
+        if piece + 1 == piece_count {
+            mailbox.sender.push_signaled(work_id, operation);
+        } else {
+            mailbox.sender.push(operation);
+        }
+    }
+    session.failed |= mailbox.sender.flush(transport).is_err();
+    Pulled::Done
 }
 
 /// Puts what a pull or a scan is answered with into `into`; how many bytes that is.

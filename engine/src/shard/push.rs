@@ -4,97 +4,131 @@
 use windlass_wire::{RequestHeader, RequestKind, RowRange, Rows, Status, rule::Merge};
 
 use super::{
-    Shard,
     admitted::{Admitted, RowsOf},
-    chain::is_settled,
+    aggregate, chain,
+    chain::{Chain, is_settled},
+    clocks,
+    disk::Disk,
+    durable, image,
     image::may_wait,
+    port::Port,
+    record, rounds,
     scan::check_scan,
     session::ShardSession,
-    tables::{ShardTable, TableRows},
+    tables::{ShardTable, TableRows, Tables},
     work::{Values, Work, values_pointer},
+    writes::Writes,
 };
 
 /// Why a request is refused, and at what.
 pub(super) type Refusal = (Status, u32);
 
-impl Shard {
-    /// Carries out every push of the turn and completes it.
-    pub(super) fn push_all(&mut self) {
-        for at in 0..self.turn.works.len() {
-            if self.turn.works[at].closed {
-                continue;
-            }
-            let checked = self.check_order(at).and_then(|()| self.check(&self.turn.works[at]));
-            if let Err((status, detail)) = checked {
-                self.close(at, status, detail);
-            }
+/// Carries out every push of the turn and completes it.
+pub(super) fn push_all(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    disk: &mut Disk,
+    writes: &mut Writes,
+) {
+    for at in 0..port.turn.works.len() {
+        if port.turn.works[at].closed {
+            continue;
         }
-        let is_settled = is_settled(self.chain.as_deref());
-        if !is_settled && self.push_alone() {
-            return;
-        }
-        for at in 0..self.turn.works.len() {
-            let work = &self.turn.works[at];
-            let only_pulls = work.header.kind.pulls() && !work.header.kind.pushes();
-            if work.closed || work.pushed || only_pulls {
-                continue;
-            }
-            if self.is_behind_refused(at) {
-                self.close(at, Status::StaleEpoch, 0);
-                continue;
-            }
-            let work = &self.turn.works[at];
-            if !work.header.kind.pushes() {
-                let work = *work;
-                let (status, detail) = self.carry_out_other(at, &work);
-                self.close(at, status, detail);
-                continue;
-            }
-            if !is_settled {
-                self.push_records(at);
-                continue;
-            }
-            match way_of(self.table_of(work), &work.header) {
-                Way::Records => self.push_records(at),
-                Way::Refused => self.close(at, Status::NotDurable, 0),
-                Way::Images if self.is_poisoned() => self.close(at, Status::Poisoned, 0),
-                Way::Images => {
-                    let (table, rows) = (work.header.table, self.statistics.rows_pushed);
-                    self.push_straight(at);
-                    self.note_imaged(table, self.statistics.rows_pushed - rows);
-                }
-                Way::Memory => self.push_straight(at),
-            }
+        let checked =
+            port.check_order(at).and_then(|()| check(port, tables, chain, &port.turn.works[at]));
+        if let Err((status, detail)) = checked {
+            port.close(at, status, detail);
         }
     }
+    let is_settled = is_settled(chain);
+    if !is_settled && chain::push_alone(port, tables, chain) {
+        return;
+    }
+    for at in 0..port.turn.works.len() {
+        let work = &port.turn.works[at];
+        let only_pulls = work.header.kind.pulls() && !work.header.kind.pushes();
+        if work.closed || work.pushed || only_pulls {
+            continue;
+        }
+        if port.is_behind_refused(at) {
+            port.close(at, Status::StaleEpoch, 0);
+            continue;
+        }
+        let work = &port.turn.works[at];
+        if !work.header.kind.pushes() {
+            let work = *work;
+            let (status, detail) = carry_out_other(port, tables, chain, at, &work);
+            port.close(at, status, detail);
+            continue;
+        }
+        if !is_settled {
+            record::push_records(port, tables, chain, disk, writes, at);
+            continue;
+        }
+        match way_of(tables.table_of(work), &work.header) {
+            Way::Records => record::push_records(port, tables, chain, disk, writes, at),
+            Way::Refused => port.close(at, Status::NotDurable, 0),
+            Way::Images if durable::is_poisoned(disk) => port.close(at, Status::Poisoned, 0),
+            Way::Images => {
+                let (table, rows) = (work.header.table, port.statistics.rows_pushed);
+                push_straight(port, tables, chain, writes, at);
+                image::note_imaged(
+                    port,
+                    tables,
+                    chain,
+                    disk,
+                    table,
+                    port.statistics.rows_pushed - rows,
+                );
+            }
+            Way::Memory => push_straight(port, tables, chain, writes, at),
+        }
+    }
+}
 
+impl Tables {
     /// The table of a request that was checked.
     #[inline]
     pub(super) fn table_of(&self, work: &Work) -> &ShardTable {
-        self.tables.get(&work.header.table).expect("a request that was checked has its table")
+        self.by_id.get(&work.header.table).expect("a request that was checked has its table")
     }
+}
 
-    /// Carries out a push that takes no record, with others of its table where its rule is for their sum.
-    fn push_straight(&mut self, at: usize) {
-        if self.needs_sum(at) {
-            self.push_sum(at);
-        } else {
-            let outcome = self.push_one(at);
-            self.finish_push(at, outcome);
-        }
+/// Carries out a push that takes no record, with others of its table where its rule is for their sum.
+fn push_straight(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    writes: &mut Writes,
+    at: usize,
+) {
+    if needs_sum(port, tables, at) {
+        aggregate::push_sum(port, tables, chain, writes, at);
+    } else {
+        let outcome = push_one(port, tables, chain, writes, at);
+        port.finish_push(at, outcome);
     }
+}
 
-    /// Carries out a request that neither pushes nor pulls.
-    pub(super) fn carry_out_other(&mut self, at: usize, work: &Work) -> Refusal {
-        if work.header.kind == RequestKind::AdvanceClock && self.clocks.is_used() {
-            return self.advance_clock(at).err().unwrap_or((Status::Done, 0));
-        }
-        if work.header.kind == RequestKind::Idle {
-            self.note_idle(at);
-        }
-        (Status::Done, 0)
+/// Carries out a request that neither pushes nor pulls.
+pub(super) fn carry_out_other(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    at: usize,
+    work: &Work,
+) -> Refusal {
+    if work.header.kind == RequestKind::AdvanceClock && tables.clocks.is_used() {
+        return clocks::advance_clock(port, tables, chain, at).err().unwrap_or((Status::Done, 0));
     }
+    if work.header.kind == RequestKind::Idle {
+        rounds::note_idle(port, tables, chain, at);
+    }
+    (Status::Done, 0)
+}
 
+impl Port {
     /// Counts a push and completes it, unless it also pulls.
     pub(super) fn finish_push(&mut self, at: usize, outcome: Result<(), Refusal>) {
         let work = &mut self.turn.works[at];
@@ -167,134 +201,141 @@ impl Shard {
         }
         Err((Status::StaleEpoch, 0))
     }
+}
 
-    /// Checks a request against its table, its session and the map, before anything is touched.
-    fn check(&self, work: &Work) -> Result<(), Refusal> {
-        let header = &work.header;
-        if header.kind == RequestKind::Idle {
-            // By another map it says nothing, and comes again.
-            return Ok(());
-        }
-        // The partitions' chains say how old a map may be.
-        if header.epoch > self.map.epoch {
-            return Err((Status::StaleEpoch, 0));
-        }
-        if header.kind == RequestKind::Nothing {
-            return Ok(());
-        }
-        let Some(table) = self.tables.get(&header.table) else {
-            // Other servers may know it before this one is told of it.
-            let is_awaited = self.map.servers.len() > 1 && self.awaits_table(header.table);
-            return Err((if is_awaited { Status::StaleEpoch } else { Status::UnknownTable }, 0));
-        };
-        // What waits for a round under one map is asked for again under the next.
-        if table.rounds.is_some() && header.epoch != self.map.epoch {
-            return Err((Status::StaleEpoch, 0));
-        }
-        let says_clock = header.kind.pushes() || header.kind == RequestKind::AdvanceClock;
-        if says_clock && table.clocks.as_ref().is_some_and(|clocks| clocks.is_too_far(header.clock))
-        {
-            return Err((Status::ClockTooFar, 0));
-        }
-        if header.kind == RequestKind::AdvanceClock {
-            let stale = table.clocks.is_some() && self.is_clock_stale(header.epoch);
-            return if stale { Err((Status::StaleEpoch, 0)) } else { Ok(()) };
-        }
-        let schema = &table.entry.schema;
-        if header.dtype != schema.dtype {
-            return Err((Status::WrongDtype, 0));
-        }
-        if let Rows::Partition { partition, columns, .. } = header.rows {
-            check_scan(table, partition, columns, header.width)?;
-            return self.check_chains(table, work);
-        }
-        if header.width != schema.width {
-            return Err((Status::WrongWidth, 0));
-        }
-        match header.rows {
-            Rows::Range { first } => {
-                table.check_range(first, u64::from(header.row_count))?;
-            }
-            Rows::Keys => table.check_keys(&self.turn.keys[work.keys.0..work.keys.1])?,
-            Rows::Partition { .. } => unreachable!("checked above"),
-        }
-        if let (Some(scan), Some(values)) = (&table.scan, self.values_pointer(work)) {
-            let (rows, width) = (header.row_count as usize, header.width as usize);
-            // SAFETY: `values_pointer` points to the readable values of all the rows.
-            if !unsafe { scan.is_finite(values, rows * width) } {
-                let row_len = width * header.dtype.size();
-                let bad = (0..rows).find(|row| {
-                    // SAFETY: as above, one row of them.
-                    !unsafe { scan.is_finite(values.wrapping_add(row * row_len), width) }
-                });
-                return Err((Status::NotFinite, detail_of(bad.unwrap_or(0))));
-            }
-        }
-        self.check_chains(table, work)
+/// Checks a request against its table, its session and the map, before anything is touched.
+fn check(port: &Port, tables: &Tables, chain: &Chain, work: &Work) -> Result<(), Refusal> {
+    let header = &work.header;
+    if header.kind == RequestKind::Idle {
+        // By another map it says nothing, and comes again.
+        return Ok(());
     }
+    // The partitions' chains say how old a map may be.
+    if header.epoch > chain.map.epoch {
+        return Err((Status::StaleEpoch, 0));
+    }
+    if header.kind == RequestKind::Nothing {
+        return Ok(());
+    }
+    let Some(table) = tables.by_id.get(&header.table) else {
+        // Other servers may know it before this one is told of it.
+        let is_awaited = chain.map.servers.len() > 1 && tables.awaits_table(header.table);
+        return Err((if is_awaited { Status::StaleEpoch } else { Status::UnknownTable }, 0));
+    };
+    // What waits for a round under one map is asked for again under the next.
+    if table.rounds.is_some() && header.epoch != chain.map.epoch {
+        return Err((Status::StaleEpoch, 0));
+    }
+    let says_clock = header.kind.pushes() || header.kind == RequestKind::AdvanceClock;
+    if says_clock && table.clocks.as_ref().is_some_and(|clocks| clocks.is_too_far(header.clock)) {
+        return Err((Status::ClockTooFar, 0));
+    }
+    if header.kind == RequestKind::AdvanceClock {
+        let stale = table.clocks.is_some() && chain::is_clock_stale(chain, header.epoch);
+        return if stale { Err((Status::StaleEpoch, 0)) } else { Ok(()) };
+    }
+    let schema = &table.entry.schema;
+    if header.dtype != schema.dtype {
+        return Err((Status::WrongDtype, 0));
+    }
+    if let Rows::Partition { partition, columns, .. } = header.rows {
+        check_scan(table, partition, columns, header.width)?;
+        return chain::check_chains(port, chain, table, work);
+    }
+    if header.width != schema.width {
+        return Err((Status::WrongWidth, 0));
+    }
+    match header.rows {
+        Rows::Range { first } => {
+            table.check_range(first, u64::from(header.row_count))?;
+        }
+        Rows::Keys => table.check_keys(&port.turn.keys[work.keys.0..work.keys.1])?,
+        Rows::Partition { .. } => unreachable!("checked above"),
+    }
+    if let (Some(scan), Some(values)) = (&table.scan, port.values_pointer(work)) {
+        let (rows, width) = (header.row_count as usize, header.width as usize);
+        // SAFETY: `values_pointer` points to the readable values of all the rows.
+        if !unsafe { scan.is_finite(values, rows * width) } {
+            let row_len = width * header.dtype.size();
+            let bad = (0..rows).find(|row| {
+                // SAFETY: as above, one row of them.
+                !unsafe { scan.is_finite(values.wrapping_add(row * row_len), width) }
+            });
+            return Err((Status::NotFinite, detail_of(bad.unwrap_or(0))));
+        }
+    }
+    chain::check_chains(port, chain, table, work)
+}
 
+impl Port {
     /// Pointer to a push's values: as many as its header says, readable for the rest of the turn.
     pub(super) fn values_pointer(&self, work: &Work) -> Option<*const u8> {
         values_pointer(&self.turn, &self.staging, work)
     }
+}
 
-    /// Whether other pushes of this turn hit the same table, and its rule is for their sum.
-    fn needs_sum(&self, at: usize) -> bool {
-        if at + 1 == self.turn.works.len() {
-            return false;
-        }
-        let table = self.turn.works[at].header.table;
-        let Some(rule) = self.tables.get(&table).map(|table| &table.entry.schema.rule) else {
-            return false;
-        };
-        rule.merge() == Merge::Sum
-            && !rule.is_linear()
-            && self.turn.works[at + 1..]
-                .iter()
-                .any(|work| !work.closed && work.header.kind.pushes() && work.header.table == table)
+/// Whether other pushes of this turn hit the same table, and its rule is for their sum.
+fn needs_sum(port: &Port, tables: &Tables, at: usize) -> bool {
+    if at + 1 == port.turn.works.len() {
+        return false;
     }
+    let table = port.turn.works[at].header.table;
+    let Some(rule) = tables.by_id.get(&table).map(|table| &table.entry.schema.rule) else {
+        return false;
+    };
+    rule.merge() == Merge::Sum
+        && !rule.is_linear()
+        && port.turn.works[at + 1..]
+            .iter()
+            .any(|work| !work.closed && work.header.kind.pushes() && work.header.table == table)
+}
 
-    /// Applies one push directly.
-    fn push_one(&mut self, at: usize) -> Result<(), Refusal> {
-        let work = &self.turn.works[at];
-        // One of no rows.
-        let Some(values) = values_pointer(&self.turn, &self.staging, work) else { return Ok(()) };
-        let Self { tables, sessions, chain, admitted, memory_left, .. } = self;
-        let table =
-            tables.get_mut(&work.header.table).expect("a push that was checked has its table");
-        let session = session_of(sessions, work);
-        let chain = chain.as_mut().expect("a shard without a chain takes no pushes");
-        let rows = work.rows(&self.turn.keys);
-        if let RowsOf::Keys(keys) = rows {
-            table.make_rows(keys, memory_left)?;
-        }
-        let push = session.push(work.header.sequence);
-        let admission = admitted.admit(chain, &table.layout, rows, (work.session, &push));
-        self.statistics.duplicates += u64::from(admission.map_err(|status| (status, 0))?);
-        let applying = Applying { admitted, values, row_len: work.row_len() };
-        match (&table.rows, rows) {
-            (TableRows::Dense(_), RowsOf::Range(rows)) => applying.dense_rows(table, rows, 0),
-            (TableRows::Dense(_), RowsOf::Keys(keys)) => {
-                let mut start = 0;
-                while start < keys.len() {
-                    let mut end = start + 1;
-                    while end < keys.len() && keys[end] == keys[end - 1] + 1 {
-                        end += 1;
-                    }
-                    let rows = RowRange::new(keys[start], keys[end - 1] + 1);
-                    applying.dense_rows(table, rows, start);
-                    start = end;
+/// Applies one push directly.
+fn push_one(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    writes: &mut Writes,
+    at: usize,
+) -> Result<(), Refusal> {
+    let work = &port.turn.works[at];
+    // One of no rows.
+    let Some(values) = values_pointer(&port.turn, &port.staging, work) else { return Ok(()) };
+    let Port { sessions, .. } = port;
+    let Writes { admitted, .. } = writes;
+    let Tables { by_id: tables, memory_left, .. } = tables;
+    let table = tables.get_mut(&work.header.table).expect("a push that was checked has its table");
+    let session = session_of(sessions, work);
+    let rows = work.rows(&port.turn.keys);
+    if let RowsOf::Keys(keys) = rows {
+        table.make_rows(keys, memory_left)?;
+    }
+    let push = session.push(work.header.sequence);
+    let admission = admitted.admit(chain, &table.layout, rows, (work.session, &push));
+    port.statistics.duplicates += u64::from(admission.map_err(|status| (status, 0))?);
+    let applying = Applying { admitted, values, row_len: work.row_len() };
+    match (&table.rows, rows) {
+        (TableRows::Dense(_), RowsOf::Range(rows)) => applying.dense_rows(table, rows, 0),
+        (TableRows::Dense(_), RowsOf::Keys(keys)) => {
+            let mut start = 0;
+            while start < keys.len() {
+                let mut end = start + 1;
+                while end < keys.len() && keys[end] == keys[end - 1] + 1 {
+                    end += 1;
                 }
-            }
-            (TableRows::Sparse(_), RowsOf::Keys(keys)) => {
-                applying.sparse_rows(table, keys, memory_left);
-            }
-            (TableRows::Sparse(_), RowsOf::Range(_)) => {
-                unreachable!("a range of rows of a sparse table is refused")
+                let rows = RowRange::new(keys[start], keys[end - 1] + 1);
+                applying.dense_rows(table, rows, start);
+                start = end;
             }
         }
-        Ok(())
+        (TableRows::Sparse(_), RowsOf::Keys(keys)) => {
+            applying.sparse_rows(table, keys, memory_left);
+        }
+        (TableRows::Sparse(_), RowsOf::Range(_)) => {
+            unreachable!("a range of rows of a sparse table is refused")
+        }
     }
+    Ok(())
 }
 
 /// How a push of a settled shard is carried out.

@@ -55,7 +55,7 @@ impl Reactor {
 
     /// One more shard: at most [`crate::limits::SHARDS_PER_THREAD_MAX`] in all.
     pub fn add(&mut self, shard: Shard) {
-        self.spin.add(&shard.transports);
+        self.spin.add(&shard.port.transports);
         self.shards.push(shard);
     }
 
@@ -137,7 +137,7 @@ impl Reactor {
             }
             (errands, fruitless) = (errands + 1, 0);
             // What was written has to be on its way to the disk at once.
-            if shard.durable.is_some() {
+            if shard.disk.durable.is_some() {
                 break;
             }
         }
@@ -185,7 +185,7 @@ impl Reactor {
         }
         let now = Instant::now();
         let since = *self.idle_since.get_or_insert(now);
-        let budget = self.shards.iter().map(|shard| shard.options.spin_us).max().unwrap_or(0);
+        let budget = self.shards.iter().map(|shard| shard.port.options.spin_us).max().unwrap_or(0);
         let budget = Duration::from_micros(u64::from(budget));
         if self.spin.is_over(now.duration_since(since), budget) {
             self.sleep();
@@ -197,7 +197,7 @@ impl Reactor {
         self.shards.iter_mut().for_each(Shard::tell_sleep);
         // A message may have been written by a client that had not been told yet. Once the telling
         // has completed, later ones know.
-        while self.shards.iter().any(|shard| shard.tells_in_flight > 0) {
+        while self.shards.iter().any(|shard| shard.port.tells_in_flight > 0) {
             if self.turn() {
                 return;
             }
@@ -234,8 +234,8 @@ impl Reactor {
         }
         if quiet {
             let descriptors = self.shards.iter().flat_map(|shard| {
-                let transports = shard.transports.iter().map(|one| one.wait_descriptor());
-                transports.chain(shard.durable.as_deref().and_then(Durable::wait_descriptor))
+                let transports = shard.port.transports.iter().map(|one| one.wait_descriptor());
+                transports.chain(shard.disk.durable.as_deref().and_then(Durable::wait_descriptor))
             });
             wait::sleep_on(descriptors, timeout);
         }
@@ -243,6 +243,6 @@ impl Reactor {
     }
 
     fn transports(&mut self) -> impl Iterator<Item = &mut Box<dyn Transport>> {
-        self.shards.iter_mut().flat_map(|shard| &mut shard.transports)
+        self.shards.iter_mut().flat_map(|shard| &mut shard.port.transports)
     }
 }

@@ -8,18 +8,21 @@ use std::{
 };
 
 use windlass_replication::{SessionTable, session as chained};
+use windlass_transport::error::chain as causes;
 use windlass_wire::{PartitionId, RowRange, SessionId, map::shard_of};
 
 use super::{
-    Shard, chain,
+    chain,
+    chain::Chain,
     checkpoint::{PieceParts, ROWS, SESSIONS},
     clocks::apply_record,
+    disk::Disk,
     durable::{apply_key, apply_range},
     image::{holds_images, restore_image},
     kept_logs,
     open_log::Opening,
     regrouped::Regrouped,
-    tables::{ShardTable, TableRows},
+    tables::{ShardTable, TableRows, Tables},
 };
 use crate::{
     limits::CHAIN_SESSIONS_MAX,
@@ -28,9 +31,8 @@ use crate::{
         directories::ShardDirectory,
         frame::Kind,
         record::{Covered, Record},
-        recovery::{
-            AppliedBlocks, Block, Progress, Recovered, RecoveryOptions, Refusal, Replay, recover,
-        },
+        recovery,
+        recovery::{AppliedBlocks, Block, Progress, Recovered, RecoveryOptions, Refusal, Replay},
         sessions::expired_of,
         storage,
     },
@@ -56,111 +58,111 @@ pub struct RecoverySummary {
     pub resumed: usize,
 }
 
-impl Shard {
-    /// Recovers the shard's partitions from the data directory. The tables have to be made before;
-    /// [`super::open_log`] goes on in the shard's own part of it.
-    ///
-    /// # Errors
-    /// When the directory cannot be used, or holds damage and `accept_damage` is not set.
-    pub(super) fn recover(
-        &mut self,
-        regrouped: Arc<Regrouped>,
-        accept_damage: bool,
-    ) -> Result<RecoverySummary, String> {
-        let started = Instant::now();
-        let (data, generation) = (&regrouped.data, regrouped.generation);
-        let sources = ShardDirectory::sources(data, generation, self.id);
-        let sources =
-            sources.map_err(|error| format!("cannot read {}: {error}", data.display()))?;
-        let mut storages = Vec::with_capacity(sources.len());
-        for source in &sources {
-            let storage = storage::open(&source.path, regrouped.provider);
-            storages.push(storage.map_err(|error| chain(&error))?);
-        }
-        let options = RecoveryOptions { accept_damage };
-        let mut replay = ShardReplay {
-            shard: self,
-            told: started,
-            sessions: BTreeMap::new(),
-            parts: PieceParts::default(),
-            void: Vec::new(),
-        };
-        let recovered =
-            recover(&mut storages, options, &mut replay).map_err(|error| chain(&error))?;
-        let ShardReplay { sessions, void, .. } = replay;
-        if let Some(partition) = void.first() {
-            return Err(format!(
-                "partition {partition} was being copied here when the server ended: another server \
-                 has it, or restore it from a backup"
-            ));
-        }
-        let Some(storage) = storages.pop() else { return Err("no directory".to_owned()) };
-        let mut damage: Vec<String> = recovered.damage().map(ToString::to_string).collect();
-        damage.extend(self.unattributed(&recovered));
-        let mut partitions = (0..self.map.partition_count()).map(PartitionId);
-        if partitions.any(|partition| self.recovers(partition))
-            && self.tables.values().any(ShardTable::is_kept)
-        {
-            let ids = recovered.directories.iter().map(|directory| directory.tail.log_id);
-            let found: Vec<(ShardDirectory, u64)> = sources.iter().cloned().zip(ids).collect();
-            damage.extend(kept_logs::vanished(&regrouped, self.id, &found));
-        }
-        if !damage.is_empty() && !accept_damage {
-            return Err(damage.join("; "));
-        }
-        let mut summary = RecoverySummary {
-            checkpoint_bytes: recovered.progress.checkpoint_bytes,
-            log_bytes: recovered.progress.log_bytes,
-            records: recovered.progress.records,
-            milliseconds: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            damage,
-            storage: storage.report().to_string(),
-            resumed: 0,
-        };
-        let found = recovered.directories.last().cloned().unwrap_or_default();
-        let is_blank = found.tail.log_id == 0 && sources.len() == 1;
-        if !is_blank {
-            let partitions = (0..self.map.partition_count()).map(PartitionId);
-            summary.resumed = partitions.filter(|partition| self.recovers(*partition)).count();
-        }
-        self.recovered = Some(Box::new(Opening {
-            storage,
-            found,
-            partitions: recovered.partitions,
-            sessions,
-            regrouped: (sources.len() > 1).then_some(regrouped),
-            is_blank,
-        }));
-        Ok(summary)
+/// Recovers the shard's partitions from the data directory. The tables have to be made before;
+/// [`super::open_log`] goes on in the shard's own part of it.
+///
+/// # Errors
+/// When the directory cannot be used, or holds damage and `accept_damage` is not set.
+pub(super) fn recover(
+    tables: &mut Tables,
+    chain: &Chain,
+    disk: &mut Disk,
+    regrouped: Arc<Regrouped>,
+    accept_damage: bool,
+) -> Result<RecoverySummary, String> {
+    let started = Instant::now();
+    let (data, generation) = (&regrouped.data, regrouped.generation);
+    let sources = ShardDirectory::sources(data, generation, chain.shard);
+    let sources = sources.map_err(|error| format!("cannot read {}: {error}", data.display()))?;
+    let mut storages = Vec::with_capacity(sources.len());
+    for source in &sources {
+        let storage = storage::open(&source.path, regrouped.provider);
+        storages.push(storage.map_err(|error| causes(&error))?);
     }
+    let options = RecoveryOptions { accept_damage };
+    let mut replay = ShardReplay {
+        tables: &mut *tables,
+        chain,
+        told: started,
+        sessions: BTreeMap::new(),
+        parts: PieceParts::default(),
+        void: Vec::new(),
+    };
+    let recovered =
+        recovery::recover(&mut storages, options, &mut replay).map_err(|error| causes(&error))?;
+    let ShardReplay { sessions, void, .. } = replay;
+    if let Some(partition) = void.first() {
+        return Err(format!(
+            "partition {partition} was being copied here when the server ended: another server \
+             has it, or restore it from a backup"
+        ));
+    }
+    let Some(storage) = storages.pop() else { return Err("no directory".to_owned()) };
+    let mut damage: Vec<String> = recovered.damage().map(ToString::to_string).collect();
+    damage.extend(unattributed(chain, &recovered));
+    let mut partitions = (0..chain.map.partition_count()).map(PartitionId);
+    if partitions.any(|partition| recovers(chain, partition))
+        && tables.by_id.values().any(ShardTable::is_kept)
+    {
+        let ids = recovered.directories.iter().map(|directory| directory.tail.log_id);
+        let found: Vec<(ShardDirectory, u64)> = sources.iter().cloned().zip(ids).collect();
+        damage.extend(kept_logs::vanished(&regrouped, chain.shard, &found));
+    }
+    if !damage.is_empty() && !accept_damage {
+        return Err(damage.join("; "));
+    }
+    let mut summary = RecoverySummary {
+        checkpoint_bytes: recovered.progress.checkpoint_bytes,
+        log_bytes: recovered.progress.log_bytes,
+        records: recovered.progress.records,
+        milliseconds: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        damage,
+        storage: storage.report().to_string(),
+        resumed: 0,
+    };
+    let found = recovered.directories.last().cloned().unwrap_or_default();
+    let is_blank = found.tail.log_id == 0 && sources.len() == 1;
+    if !is_blank {
+        let partitions = (0..chain.map.partition_count()).map(PartitionId);
+        summary.resumed = partitions.filter(|partition| recovers(chain, *partition)).count();
+    }
+    disk.recovered = Some(Box::new(Opening {
+        storage,
+        found,
+        partitions: recovered.partitions,
+        sessions,
+        regrouped: (sources.len() > 1).then_some(regrouped),
+        is_blank,
+    }));
+    Ok(summary)
+}
 
-    /// Whether what the disk holds of a partition is taken up. Where there are replicas, others went on
-    /// without a server that was down, unless it is the only one left.
-    pub(super) fn recovers(&self, partition: PartitionId) -> bool {
-        let chain = self.map.chains.get(partition.0 as usize);
-        shard_of(partition, self.shard_count) == self.id
-            && chain.is_none_or(|chain| chain.servers == [self.server])
-    }
+/// Whether what the disk holds of a partition is taken up. Where there are replicas, others went on
+/// without a server that was down, unless it is the only one left.
+pub(super) fn recovers(chain: &Chain, partition: PartitionId) -> bool {
+    let its = chain.map.chains.get(partition.0 as usize);
+    shard_of(partition, chain.shard_count) == chain.shard
+        && its.is_none_or(|its| its.servers == [chain.server])
+}
 
-    /// Damage that names no partition, while there are partitions of which nothing else was found:
-    /// it may have been their first record.
-    fn unattributed(&self, recovered: &Recovered) -> Vec<String> {
-        let mut own = (0..self.map.partition_count()).map(PartitionId);
-        let is_unseen = own.any(|partition| {
-            self.recovers(partition) && !recovered.partitions.contains_key(&partition)
-        });
-        let bad = recovered.directories.iter().flat_map(|directory| &directory.damage);
-        bad.filter(|bad| is_unseen && bad.partition.is_none())
-            .map(|bad| {
-                let (file, offset) = (&bad.place.file, bad.place.offset);
-                format!(
-                    "partitions without any record left: {} in {file} at offset {offset}, LSN 1: \
-                     restore the file or a replica, or start with --accept-damage",
-                    bad.reason
-                )
-            })
-            .collect()
-    }
+/// Damage that names no partition, while there are partitions of which nothing else was found:
+/// it may have been their first record.
+fn unattributed(chain: &Chain, recovered: &Recovered) -> Vec<String> {
+    let mut own = (0..chain.map.partition_count()).map(PartitionId);
+    let is_unseen = own.any(|partition| {
+        recovers(chain, partition) && !recovered.partitions.contains_key(&partition)
+    });
+    let bad = recovered.directories.iter().flat_map(|directory| &directory.damage);
+    bad.filter(|bad| is_unseen && bad.partition.is_none())
+        .map(|bad| {
+            let (file, offset) = (&bad.place.file, bad.place.offset);
+            format!(
+                "partitions without any record left: {} in {file} at offset {offset}, LSN 1: \
+                 restore the file or a replica, or start with --accept-damage",
+                bad.reason
+            )
+        })
+        .collect()
 }
 
 impl ShardTable {
@@ -200,7 +202,8 @@ impl ShardTable {
 
 /// A shard taking its past in.
 struct ShardReplay<'a> {
-    shard: &'a mut Shard,
+    tables: &'a mut Tables,
+    chain: &'a Chain,
     /// What tells duplicates.
     sessions: BTreeMap<PartitionId, SessionTable>,
     /// The piece in hand, of which some blocks may still come.
@@ -216,7 +219,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Replay for ShardReplay<'_> {
     fn wants(&self, partition: PartitionId) -> bool {
-        self.shard.recovers(partition)
+        recovers(self.chain, partition)
     }
 
     fn progress(&mut self, progress: Progress) {
@@ -226,7 +229,7 @@ impl Replay for ShardReplay<'_> {
         self.told = Instant::now();
         // A warning so that it is seen: until this is over nobody is served.
         tracing::warn!(
-            shard = self.shard.id.0,
+            shard = self.chain.shard.0,
             checkpoint_mib = progress.checkpoint_bytes >> 20,
             of_mib = progress.checkpoint_bytes_total >> 20,
             log_mib = progress.log_bytes >> 20,
@@ -265,10 +268,10 @@ impl Replay for ShardReplay<'_> {
         let expired: Vec<SessionId> = expired_of(record).collect();
         self.sessions_of(partition).apply(record.lsn(), &covered, &expired);
         if holds_images(record) {
-            return restore_image(self.shard, record, applied);
+            return restore_image(self.tables, record, applied);
         }
         if !applied.contains(partition, record.table(), CLOCKS, 0, record.lsn())
-            && let Some(table) = self.shard.tables.get_mut(&record.table())
+            && let Some(table) = self.tables.by_id.get_mut(&record.table())
         {
             apply_record(table, record);
         }
@@ -276,7 +279,7 @@ impl Replay for ShardReplay<'_> {
             return Ok(());
         }
         let id = record.table();
-        let Some(table) = self.shard.tables.get_mut(&id) else { return Ok(()) };
+        let Some(table) = self.tables.by_id.get_mut(&id) else { return Ok(()) };
         let schema = &table.entry.schema;
         let row_len = usize::try_from(schema.row_len())?;
         let Some((kernel, values)) = table.rule.of_record(record) else {
@@ -325,7 +328,7 @@ impl Replay for ShardReplay<'_> {
                     &kernel,
                     key,
                     delta.wrapping_add(at * row_len),
-                    &mut self.shard.memory_left,
+                    &mut self.tables.memory_left,
                 )
             };
             if !done {
@@ -351,7 +354,7 @@ impl ShardReplay<'_> {
             return Err(format!("section {} is unknown", block.head.section).into());
         }
         // A table that was dropped since: nobody misses its rows.
-        let Some(table) = self.shard.tables.get_mut(&block.head.table) else { return Ok(()) };
+        let Some(table) = self.tables.by_id.get_mut(&block.head.table) else { return Ok(()) };
         let Some(slot) = table.slots.find(block.partition) else { return Ok(()) };
         let restored = match &mut table.rows {
             TableRows::Dense(partitions) => {
@@ -360,7 +363,7 @@ impl ShardReplay<'_> {
             TableRows::Sparse(partitions) => {
                 let sparse = &mut partitions[slot];
                 let row_len = sparse.saved_row_len();
-                let memory = &mut self.shard.memory_left;
+                let memory = &mut self.tables.memory_left;
                 block.bytes.len().is_multiple_of(row_len)
                     && block.bytes.chunks_exact(row_len).all(|row| sparse.restore_row(row, memory))
             }
@@ -376,7 +379,7 @@ impl ShardReplay<'_> {
     /// A table's clock in a partition. A table that was dropped since, or made anew without clocks, has
     /// nobody who waits; one that was dropped while it was copied had none left.
     fn restore_clock(&mut self, block: &Block<'_>) -> Result<(), Refusal> {
-        let Some(table) = self.shard.tables.get_mut(&block.head.table) else { return Ok(()) };
+        let Some(table) = self.tables.by_id.get_mut(&block.head.table) else { return Ok(()) };
         let (slot, clocks) = (table.slots.find(block.partition), &mut table.clocks);
         let (Some(slot), Some(clocks)) = (slot, clocks) else { return Ok(()) };
         if block.bytes.is_empty() || clocks.restore_slot(slot, block.bytes) {
@@ -393,7 +396,7 @@ impl ShardReplay<'_> {
     /// What was taken in of a partition is void: another server's rows took its place.
     fn begin_anew(&mut self, partition: PartitionId) {
         self.sessions.remove(&partition);
-        let Shard { tables, memory_left, growth, .. } = &mut *self.shard;
+        let Tables { by_id: tables, memory_left, growth, .. } = &mut *self.tables;
         for table in tables.values_mut() {
             table.clear_partition(partition, memory_left, &growth.memory);
         }

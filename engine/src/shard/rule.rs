@@ -16,7 +16,7 @@
 
 use windlass_wire::{DataType, TableEntry, TableSchema, UpdateRule};
 
-use super::{Shard, chain};
+use super::{chain, tables::Tables};
 use crate::{
     persist::record::Record,
     update::{Accumulator, Kernel, KernelError},
@@ -128,12 +128,12 @@ impl TableRule {
     }
 }
 
-impl Shard {
+impl Tables {
     /// Takes over what of a table can change while it is in use. Pushes of later turns go by it.
     pub(super) fn alter_table(&mut self, entry: &TableEntry) -> Result<(), String> {
         let (id, schema) = (entry.id, &entry.schema);
         self.set_consistency(id, schema.consistency);
-        let Some(table) = self.tables.get_mut(&id) else { return Ok(()) };
+        let Some(table) = self.by_id.get_mut(&id) else { return Ok(()) };
         if schema.first_rule.is_some() && schema.rule != table.entry.schema.rule {
             table.rule.change(schema.rule).map_err(|error| chain(&error))?;
             table.entry.schema.change_rule(schema.rule);

@@ -3,10 +3,13 @@
 use windlass_wire::{PartitionId, RowRange, TableId};
 
 use super::{
-    Shard,
+    chain,
+    chain::Chain,
     command::{Answer, ShardStopped},
+    disk::Disk,
     image::{dense_entry, sparse_entry},
-    tables::{ShardTable, TableRows},
+    port::Port,
+    tables::{ShardTable, TableRows, Tables},
 };
 
 /// The rows, and what they are set to: little-endian.
@@ -66,64 +69,66 @@ fn refused(text: &str) -> SetError {
     SetError::Refused(text.to_owned())
 }
 
-impl Shard {
-    /// Sets rows of one partition, and answers when they are as safe as the table's durability says, at
-    /// every replica.
-    pub(super) fn set_rows(
-        &mut self,
-        table: TableId,
-        partition: PartitionId,
-        rows: &RowsToSet,
-        answer: Answer<(), SetError>,
-    ) {
-        match self.entries_of(table, partition, rows) {
-            Ok(entries) => self.append_set((table, partition), &entries, answer),
-            Err(error) => {
-                // An asker that is gone needs no answer.
-                let _ = answer.send(Err(error));
-            }
+/// Sets rows of one partition, and answers when they are as safe as the table's durability says, at
+/// every replica.
+pub(super) fn set_rows(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    disk: &Disk,
+    (table, partition): (TableId, PartitionId),
+    rows: &RowsToSet,
+    answer: Answer<(), SetError>,
+) {
+    match entries_of(tables, chain, disk, table, partition, rows) {
+        Ok(entries) => chain::append_set(port, tables, chain, (table, partition), &entries, answer),
+        Err(error) => {
+            // An asker that is gone needs no answer.
+            let _ = answer.send(Err(error));
         }
     }
+}
 
-    /// Checks the rows, makes room for those of new keys, and puts them as they are recorded.
-    fn entries_of(
-        &mut self,
-        id: TableId,
-        partition: PartitionId,
-        rows: &RowsToSet,
-    ) -> Result<Vec<u8>, SetError> {
-        self.check_head(partition)?;
-        let table = self.tables.get_mut(&id);
-        let table = table.ok_or_else(|| refused("there is no such table: create it first"))?;
-        let slot = table.slots.find(partition).ok_or_else(|| refused(ELSEWHERE))?;
-        let mut entries = Vec::new();
-        match (rows, &table.rows) {
-            (RowsToSet::Dense { first, values }, TableRows::Dense(partitions)) => {
-                let rows = check_range(table, partition, *first, values)?;
-                let dense = &partitions[slot].0;
-                let row_len = values.len() / usize::try_from(rows.count()).unwrap_or(usize::MAX);
-                let (mut at, mut rest) = (rows.start, values.as_slice());
-                while at < rows.end {
-                    let piece = (at - dense.rows().start) / dense.piece_rows();
-                    let end = dense.rows_of_piece(piece).end.min(rows.end);
-                    let part = RowRange::new(at, end);
-                    let len = usize::try_from(part.count()).unwrap_or(usize::MAX) * row_len;
-                    let (values, behind) = rest.split_at(len);
-                    dense_entry(id, part, &dense.saved_of(values), &mut entries);
-                    (at, rest) = (end, behind);
-                }
+/// Checks the rows, makes room for those of new keys, and puts them as they are recorded.
+fn entries_of(
+    tables: &mut Tables,
+    chain: &Chain,
+    disk: &Disk,
+    id: TableId,
+    partition: PartitionId,
+    rows: &RowsToSet,
+) -> Result<Vec<u8>, SetError> {
+    chain::check_head(chain, disk, partition)?;
+    let table = tables.by_id.get_mut(&id);
+    let table = table.ok_or_else(|| refused("there is no such table: create it first"))?;
+    let slot = table.slots.find(partition).ok_or_else(|| refused(ELSEWHERE))?;
+    let mut entries = Vec::new();
+    match (rows, &table.rows) {
+        (RowsToSet::Dense { first, values }, TableRows::Dense(partitions)) => {
+            let rows = check_range(table, partition, *first, values)?;
+            let dense = &partitions[slot].0;
+            let row_len = values.len() / usize::try_from(rows.count()).unwrap_or(usize::MAX);
+            let (mut at, mut rest) = (rows.start, values.as_slice());
+            while at < rows.end {
+                let piece = (at - dense.rows().start) / dense.piece_rows();
+                let end = dense.rows_of_piece(piece).end.min(rows.end);
+                let part = RowRange::new(at, end);
+                let len = usize::try_from(part.count()).unwrap_or(usize::MAX) * row_len;
+                let (values, behind) = rest.split_at(len);
+                dense_entry(id, part, &dense.saved_of(values), &mut entries);
+                (at, rest) = (end, behind);
             }
-            (RowsToSet::Sparse { rows, with_state }, TableRows::Sparse(_)) => {
-                let (keys, row_len) = check_keys(table, partition, rows, *with_state)?;
-                let saved_len = table.entry.schema.row_len() + table.entry.schema.state_len() + 8;
-                let saved_len = usize::try_from(saved_len).unwrap_or(usize::MAX);
-                sparse_entry(id, rows.chunks_exact(row_len), saved_len, &mut entries);
-                table.make_rows(&keys, &mut self.memory_left).map_err(|_| SetError::Full)?;
-            }
-            _ => return Err(refused(OTHER_KIND)),
         }
-        Ok(entries)
+        (RowsToSet::Sparse { rows, with_state }, TableRows::Sparse(_)) => {
+            let (keys, row_len) = check_keys(table, partition, rows, *with_state)?;
+            let saved_len = table.entry.schema.row_len() + table.entry.schema.state_len() + 8;
+            let saved_len = usize::try_from(saved_len).unwrap_or(usize::MAX);
+            sparse_entry(id, rows.chunks_exact(row_len), saved_len, &mut entries);
+            table.make_rows(&keys, &mut tables.memory_left).map_err(|_| SetError::Full)?;
+        }
+        _ => return Err(refused(OTHER_KIND)),
     }
+    Ok(entries)
 }
 
 /// The rows of a dense table, if they are of the partition and their values are the table's to hold.

@@ -1,5 +1,6 @@
 //! What one turn has taken from the mailboxes and not yet carried out.
 
+use windlass_transport::{RemoteKey, Transport, chunks::Chunk};
 use windlass_wire::{
     FilterError, RequestHeader, RowRange, Rows, TableId,
     request::{CodedKeys, Coding},
@@ -11,11 +12,10 @@ use super::{
     session::ShardSession,
     staging::Staging,
 };
-
-use crate::persist::commit::Position;
-
-use crate::limits::{TURN_BYTES_MAX, TURN_KEYS_MAX, TURN_REQUESTS_MAX};
-use windlass_transport::{RemoteKey, Transport, chunks::Chunk};
+use crate::{
+    limits::{TURN_BYTES_MAX, TURN_KEYS_MAX, TURN_REQUESTS_MAX},
+    persist::commit::Position,
+};
 
 /// Where the values of a push are.
 #[derive(Clone, Copy, Debug)]

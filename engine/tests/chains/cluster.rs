@@ -72,6 +72,11 @@ impl Node {
         let (mut handles, mut threads) = (Vec::new(), Vec::new());
         for shard in (0..SHARDS).map(ShardId) {
             let (sender, receiver) = unbounded();
+            let context = ChainContext {
+                leases: leases.clone(),
+                events: events.clone(),
+                ended: ended_sender.clone(),
+            };
             threads.push(std::thread::spawn(move || {
                 let options = ShardOptions {
                     spin_us: 20,
@@ -82,17 +87,12 @@ impl Node {
                 };
                 let transports = vec![transport(provider)];
                 let (shard, handle) =
-                    Shard::new(shard, ServerId(server), SHARDS, options, transports).unwrap();
+                    Shard::new(shard, ServerId(server), SHARDS, options, transports, context)
+                        .unwrap();
                 sender.send(handle).unwrap();
                 Reactor::of(shard).run();
             }));
             let handle: ShardHandle = receiver.recv().unwrap();
-            let context = ChainContext {
-                leases: leases.clone(),
-                events: events.clone(),
-                ended: ended_sender.clone(),
-            };
-            handle.send(ShardCommand::Chain(ChainCommand::Replicate { context }));
             handles.push(handle);
         }
         let peer = Peer { server: ServerId(server), incarnation: Incarnation(life) };
@@ -285,7 +285,7 @@ impl Node {
 
     pub(crate) fn die(&self) {
         for handle in &self.handles {
-            handle.send(ShardCommand::Chain(ChainCommand::Die {}));
+            handle.send(ShardCommand::Die {});
         }
     }
 

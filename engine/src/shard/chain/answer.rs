@@ -7,8 +7,11 @@ use std::collections::VecDeque;
 use windlass_replication::{Input, Time};
 use windlass_wire::{Epoch, Lsn, PartitionId, ServerId, Status, chain::ChainFrame};
 
-use super::{super::Shard, Chain};
-use crate::limits::{CHAIN_ANSWER_WAIT_US, CHAIN_ANSWERS_MAX};
+use super::{Chain, receive};
+use crate::{
+    limits::{CHAIN_ANSWER_WAIT_US, CHAIN_ANSWERS_MAX},
+    shard::{port::Port, tables::Tables},
+};
 
 /// Detail of a message's completion: all records in it are committed, or at a learner, received.
 pub(super) const COMMITTED: u32 = 1;
@@ -54,127 +57,130 @@ impl Answers {
     }
 }
 
-impl Shard {
-    /// A message with records was taken in: completes it when they are committed, or at once where that
-    /// may take long. `committed` is what was to be told of its partition on the way.
-    pub(super) fn answer(
-        &mut self,
-        at: usize,
-        number: u32,
-        (records, is_soon): (Records, bool),
-        committed: Option<(Epoch, Lsn)>,
-    ) {
-        let Self { chain: Some(chain), sessions, .. } = self else { return };
-        let Chain { incoming, links, now, .. } = &mut **chain;
-        let incoming = &mut incoming[at];
-        let link = links.iter_mut().find(|link| link.peer.server == incoming.peer.server);
-        let session = sessions[incoming.slot].as_mut();
-        let Some(mailbox) = session.and_then(|session| session.mailbox.as_mut()) else { return };
-        let is_whole = committed == Some((records.epoch, records.last));
-        if let Some((epoch, lsn)) = committed
-            && let Some(link) = link
-        {
-            if is_whole && link.is_awake() {
-                mailbox.completions.complete(number, Status::Done, COMMITTED);
-                link.owe_wake();
-                return;
-            }
-            let partition = records.partition;
-            link.push_frame(ChainFrame::Committed { partition, epoch, lsn });
-        }
-        if is_whole || !is_soon {
-            mailbox.completions.complete(number, Status::Done, 0);
+/// A message with records was taken in: completes it when they are committed, or at once where that
+/// may take long. `committed` is what was to be told of its partition on the way.
+pub(super) fn answer(
+    port: &mut Port,
+    chain: &mut Chain,
+    at: usize,
+    number: u32,
+    (records, is_soon): (Records, bool),
+    committed: Option<(Epoch, Lsn)>,
+) {
+    let Port { sessions, .. } = port;
+    let Chain { incoming, links, now, .. } = chain;
+    let incoming = &mut incoming[at];
+    let link = links.iter_mut().find(|link| link.peer.server == incoming.peer.server);
+    let session = sessions[incoming.slot].as_mut();
+    let Some(mailbox) = session.and_then(|session| session.mailbox.as_mut()) else { return };
+    let is_whole = committed == Some((records.epoch, records.last));
+    if let Some((epoch, lsn)) = committed
+        && let Some(link) = link
+    {
+        if is_whole && link.is_awake() {
+            mailbox.completions.complete(number, Status::Done, COMMITTED);
+            link.owe_wake();
             return;
         }
-        let unanswered = &mut incoming.answers.unanswered;
-        unanswered.push_back(Unanswered { number, records, since: *now });
-        if unanswered.len() > CHAIN_ANSWERS_MAX
-            && let Some(oldest) = unanswered.pop_front()
-        {
-            mailbox.completions.complete(oldest.number, Status::Done, 0);
-        }
+        let partition = records.partition;
+        link.push_frame(ChainFrame::Committed { partition, epoch, lsn });
     }
+    if is_whole || !is_soon {
+        mailbox.completions.complete(number, Status::Done, 0);
+        return;
+    }
+    let unanswered = &mut incoming.answers.unanswered;
+    unanswered.push_back(Unanswered { number, records, since: *now });
+    if unanswered.len() > CHAIN_ANSWERS_MAX
+        && let Some(oldest) = unanswered.pop_front()
+    {
+        mailbox.completions.complete(oldest.number, Status::Done, 0);
+    }
+}
 
-    /// A partition has got so far, which its predecessor is to be told: by completions of the messages
-    /// that brought the records, if that says it all and the peer looks; false when a frame has to.
-    pub(super) fn answer_committed(
-        &mut self,
-        to: ServerId,
-        partition: PartitionId,
-        epoch: Epoch,
-        lsn: Lsn,
-    ) -> bool {
-        let Self { chain: Some(chain), sessions, .. } = self else { return false };
-        let Chain { incoming, links, taking, .. } = &mut **chain;
-        let Some(at) = incoming.iter().position(|one| one.peer.server == to) else { return false };
-        if let Some(taking) = taking
-            && (taking.at, taking.partition) == (at, partition)
-        {
-            taking.committed = Some((epoch, lsn));
-            return true;
+/// A partition has got so far, which its predecessor is to be told: by completions of the messages
+/// that brought the records, if that says it all and the peer looks; false when a frame has to.
+pub(super) fn answer_committed(
+    port: &mut Port,
+    chain: &mut Chain,
+    to: ServerId,
+    partition: PartitionId,
+    epoch: Epoch,
+    lsn: Lsn,
+) -> bool {
+    let Port { sessions, .. } = port;
+    let Chain { incoming, links, taking, .. } = chain;
+    let Some(at) = incoming.iter().position(|one| one.peer.server == to) else { return false };
+    if let Some(taking) = taking
+        && (taking.at, taking.partition) == (at, partition)
+    {
+        taking.committed = Some((epoch, lsn));
+        return true;
+    }
+    let incoming = &mut incoming[at];
+    let Some(link) = links.iter_mut().find(|link| link.peer.server == to) else { return false };
+    let session = sessions[incoming.slot].as_mut();
+    let Some(mailbox) = session.and_then(|session| session.mailbox.as_mut()) else {
+        return false;
+    };
+    let is_awake = link.is_awake();
+    let mut is_told = false;
+    incoming.answers.unanswered.retain(|one| {
+        let Records { partition: of, epoch: by, last } = one.records;
+        let is_over = (of, by) == (partition, epoch) && last <= lsn;
+        if is_over {
+            let detail = if is_awake { COMMITTED } else { 0 };
+            mailbox.completions.complete(one.number, Status::Done, detail);
+            is_told |= is_awake && last == lsn;
         }
-        let incoming = &mut incoming[at];
-        let Some(link) = links.iter_mut().find(|link| link.peer.server == to) else { return false };
+        !is_over
+    });
+    if is_told {
+        link.owe_wake();
+    }
+    is_told
+}
+
+/// Completes messages whose records are not committed for long, or all of them: their room is needed,
+/// and what becomes of the records is told by frames.
+pub(in crate::shard) fn give_up_answers(port: &mut Port, chain: &mut Chain, all: bool) {
+    let Port { sessions, .. } = port;
+    let Chain { incoming, now, .. } = chain;
+    for incoming in incoming.iter_mut() {
         let session = sessions[incoming.slot].as_mut();
         let Some(mailbox) = session.and_then(|session| session.mailbox.as_mut()) else {
-            return false;
+            continue;
         };
-        let is_awake = link.is_awake();
-        let mut is_told = false;
-        incoming.answers.unanswered.retain(|one| {
-            let Records { partition: of, epoch: by, last } = one.records;
-            let is_over = (of, by) == (partition, epoch) && last <= lsn;
-            if is_over {
-                let detail = if is_awake { COMMITTED } else { 0 };
-                mailbox.completions.complete(one.number, Status::Done, detail);
-                is_told |= is_awake && last == lsn;
-            }
-            !is_over
-        });
-        if is_told {
-            link.owe_wake();
+        let unanswered = &mut incoming.answers.unanswered;
+        let is_over = |one: &Unanswered| all || now.since(one.since) >= CHAIN_ANSWER_WAIT_US;
+        while let Some(one) = unanswered.front().copied().filter(is_over) {
+            mailbox.completions.complete(one.number, Status::Done, 0);
+            unanswered.pop_front();
         }
-        is_told
     }
+}
 
-    /// Completes messages whose records are not committed for long, or all of them: their room is needed,
-    /// and what becomes of the records is told by frames.
-    pub(in crate::shard) fn give_up_answers(&mut self, all: bool) {
-        let Self { chain: Some(chain), sessions, .. } = self else { return };
-        let Chain { incoming, now, .. } = &mut **chain;
-        for incoming in incoming.iter_mut() {
-            let session = sessions[incoming.slot].as_mut();
-            let Some(mailbox) = session.and_then(|session| session.mailbox.as_mut()) else {
-                continue;
-            };
-            let unanswered = &mut incoming.answers.unanswered;
-            let is_over = |one: &Unanswered| all || now.since(one.since) >= CHAIN_ANSWER_WAIT_US;
-            while let Some(one) = unanswered.front().copied().filter(is_over) {
-                mailbox.completions.complete(one.number, Status::Done, 0);
-                unanswered.pop_front();
-            }
+/// Takes in what peers have completed; returns whether there was anything.
+pub(super) fn take_answers(port: &mut Port, tables: &mut Tables, chain: &mut Chain) -> bool {
+    let mut committed = std::mem::take(&mut chain.committed);
+    let mut worked = false;
+    for link in &mut chain.links {
+        let from = link.peer.server;
+        worked |= link.take_completions(|records| committed.push((from, records)));
+    }
+    for (from, Records { partition, epoch, last: lsn }) in committed.drain(..) {
+        let part = chain.part(partition);
+        // By a chain that is no more it says nothing: each new one begins with reports.
+        if part.is_some_and(|part| part.epoch() == epoch) {
+            receive::step_from_peer(
+                port,
+                tables,
+                chain,
+                partition,
+                Input::Committed { from, epoch, lsn },
+            );
         }
     }
-
-    /// Takes in what peers have completed; returns whether there was anything.
-    pub(super) fn take_answers(&mut self) -> bool {
-        let Some(chain) = &mut self.chain else { return false };
-        let mut committed = std::mem::take(&mut chain.committed);
-        let mut worked = false;
-        for link in &mut chain.links {
-            let from = link.peer.server;
-            worked |= link.take_completions(|records| committed.push((from, records)));
-        }
-        for (from, Records { partition, epoch, last: lsn }) in committed.drain(..) {
-            let part = self.chain.as_ref().and_then(|chain| chain.part(partition));
-            // By a chain that is no more it says nothing: each new one begins with reports.
-            if part.is_some_and(|part| part.epoch() == epoch) {
-                self.step_from_peer(partition, Input::Committed { from, epoch, lsn });
-            }
-        }
-        if let Some(chain) = &mut self.chain {
-            chain.committed = committed;
-        }
-        worked
-    }
+    chain.committed = committed;
+    worked
 }

@@ -4,13 +4,13 @@
 
 use windlass_wire::{Lsn, PartitionId, RowRange};
 
+use super::Chain;
 use crate::{
     persist::{frame::Kind, record::Record},
     shard::{
-        Shard,
         clocks::apply_record,
         image::{Entry, holds_images},
-        tables::{ShardTable, TableRows},
+        tables::{ShardTable, TableRows, Tables},
     },
     table::SparsePartition,
 };
@@ -39,48 +39,52 @@ pub(super) enum ApplyError {
     Memory,
 }
 
-impl Shard {
-    /// Applies records to memory, in order, those that were applied already aside.
-    pub(super) fn apply_records(&mut self, partition: PartitionId, first: Lsn, last: Lsn) {
-        let mut is_broken = false;
-        for lsn in (first.0..=last.0).map(Lsn) {
-            let Self { chain, tables, memory_left, clocks, .. } = self;
-            let Some(part) = chain.as_mut().and_then(|chain| chain.part_mut(partition)) else {
-                return;
+/// Applies records to memory, in order, those that were applied already aside.
+pub(super) fn apply_records(
+    tables: &mut Tables,
+    chain: &mut Chain,
+    partition: PartitionId,
+    first: Lsn,
+    last: Lsn,
+) {
+    let mut is_broken = false;
+    for lsn in (first.0..=last.0).map(Lsn) {
+        let Tables { by_id: tables, memory_left, clocks, .. } = tables;
+        let Some(part) = chain.part_mut(partition) else {
+            return;
+        };
+        if lsn <= part.applied || part.broken {
+            continue;
+        }
+        let applied = part.held(lsn).and_then(|held| held.record().ok()).map(|record| {
+            // A table that was dropped has no rows to change.
+            let Some(table) = tables.get_mut(&record.table()) else {
+                return Ok::<(), ApplyError>(());
             };
-            if lsn <= part.applied || part.broken {
-                continue;
+            apply(table, &record, Extent::Whole, memory_left)?;
+            if apply_record(table, &record) {
+                clocks.is_stale = true;
+                clocks.unclosed |= table.rounds.is_some();
+                table.note_workers_of(partition);
             }
-            let applied = part.held(lsn).and_then(|held| held.record().ok()).map(|record| {
-                // A table that was dropped has no rows to change.
-                let Some(table) = tables.get_mut(&record.table()) else {
-                    return Ok::<(), ApplyError>(());
-                };
-                apply(table, &record, Extent::Whole, memory_left)?;
-                if apply_record(table, &record) {
-                    clocks.is_stale = true;
-                    clocks.unclosed |= table.rounds.is_some();
-                    table.note_workers_of(partition);
-                }
-                Ok(())
-            });
-            match applied {
-                Some(Ok(())) => part.applied = lsn,
-                Some(Err(error)) => {
-                    part.broken = true;
-                    is_broken = true;
-                    tracing::error!(%partition, lsn = lsn.0, %error, "a replica has come apart");
-                }
-                None => {
-                    part.broken = true;
-                    is_broken = true;
-                    tracing::error!(%partition, lsn = lsn.0, "a record to apply is not held");
-                }
+            Ok(())
+        });
+        match applied {
+            Some(Ok(())) => part.applied = lsn,
+            Some(Err(error)) => {
+                part.broken = true;
+                is_broken = true;
+                tracing::error!(%partition, lsn = lsn.0, %error, "a replica has come apart");
+            }
+            None => {
+                part.broken = true;
+                is_broken = true;
+                tracing::error!(%partition, lsn = lsn.0, "a record to apply is not held");
             }
         }
-        if is_broken && let Some(chain) = &mut self.chain {
-            chain.settle(true);
-        }
+    }
+    if is_broken {
+        chain.settle(true);
     }
 }
 

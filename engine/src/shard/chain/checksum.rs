@@ -9,12 +9,12 @@ use std::collections::VecDeque;
 
 use windlass_wire::{Lsn, PartitionId, TableId, map::mix};
 
+use super::Chain;
 use crate::{
     limits::{CHECKSUM_ATTEMPTS_MAX, CHECKSUM_BYTES_PER_TURN},
     shard::{
-        Shard,
         command::Answer,
-        tables::{ShardTable, TableRows},
+        tables::{ShardTable, TableRows, Tables},
     },
 };
 
@@ -59,12 +59,7 @@ struct Sum {
 }
 
 /// Sums every partition that this shard is a member for, learners aside, and answers then.
-pub(super) fn ask_checksums(shard: &mut Shard, answer: Answer<Vec<PartitionChecksum>>) {
-    let Some(chain) = &mut shard.chain else {
-        // An asker that is gone needs no answer.
-        let _ = answer.send(Ok(Vec::new()));
-        return;
-    };
+pub(super) fn ask_checksums(chain: &mut Chain, answer: Answer<Vec<PartitionChecksum>>) {
     let readable = chain.parts.iter().flatten().filter(|part| part.replica.is_readable());
     chain.checksums.ask(answer, readable.map(|part| part.partition).rev());
 }
@@ -90,13 +85,12 @@ impl Checksums {
 }
 
 /// Does a turn's part of what was asked for. Returns whether there was any.
-pub(in crate::shard) fn sum_some(shard: &mut Shard) -> bool {
-    let Some(chain) = &mut shard.chain else { return false };
+pub(in crate::shard) fn sum_some(tables: &Tables, chain: &mut Chain) -> bool {
     let Some(mut asked) = chain.checksums.asked.pop_front() else { return false };
     chain.note_taken();
     let mut room = CHECKSUM_BYTES_PER_TURN;
     while room > 0 {
-        let next = || asked.left.pop().map(|partition| Sum::begin(shard, partition, 1));
+        let next = || asked.left.pop().map(|partition| Sum::begin(tables, chain, partition, 1));
         let Some(mut sum) = asked.under.take().or_else(next) else {
             for answer in asked.answers {
                 // An asker that is gone needs no answer.
@@ -104,42 +98,40 @@ pub(in crate::shard) fn sum_some(shard: &mut Shard) -> bool {
             }
             return true;
         };
-        let Some(position) = position_of(shard, sum.partition) else { continue };
+        let Some(position) = position_of(chain, sum.partition) else { continue };
         if position != sum.position {
             if sum.attempts < CHECKSUM_ATTEMPTS_MAX {
-                asked.under = Some(Sum::begin(shard, sum.partition, sum.attempts + 1));
+                asked.under = Some(Sum::begin(tables, chain, sum.partition, sum.attempts + 1));
             }
             continue;
         }
-        match sum.go_on(shard, &mut room, &mut asked.bytes) {
+        match sum.go_on(tables, &mut room, &mut asked.bytes) {
             Some(done) => asked.sums.push(done),
             None => asked.under = Some(sum),
         }
     }
-    if let Some(chain) = &mut shard.chain {
-        chain.checksums.asked.push_front(asked);
-    }
+    chain.checksums.asked.push_front(asked);
     true
 }
 
 /// Where a partition is that can be read here: its last record, and pushes without one since.
-fn position_of(shard: &Shard, partition: PartitionId) -> Option<(Lsn, u64)> {
-    let part = shard.chain.as_ref()?.part(partition)?;
+fn position_of(chain: &Chain, partition: PartitionId) -> Option<(Lsn, u64)> {
+    let part = chain.part(partition)?;
     let position = (part.applied, part.replica.unrecorded_count());
     part.replica.is_readable().then_some(position)
 }
 
 impl Sum {
-    fn begin(shard: &Shard, partition: PartitionId, attempts: u32) -> Self {
-        let tables = shard.tables.keys().copied().collect();
-        let position = position_of(shard, partition).unwrap_or_default();
+    fn begin(tables: &Tables, chain: &Chain, partition: PartitionId, attempts: u32) -> Self {
+        let tables = tables.by_id.keys().copied().collect();
+        let position = position_of(chain, partition).unwrap_or_default();
         Self { partition, position, attempts, tables, at: 0, checksum: 0 }
     }
 
     /// Sums as much as there is room for; the partition's sum once that is all of it.
     fn go_on(
         &mut self,
-        shard: &Shard,
+        tables: &Tables,
         room: &mut usize,
         bytes: &mut Vec<u8>,
     ) -> Option<PartitionChecksum> {
@@ -147,7 +139,7 @@ impl Sum {
             if *room == 0 {
                 return None;
             }
-            let is_over = match shard.tables.get(id) {
+            let is_over = match tables.by_id.get(id) {
                 Some(table) => self.sum_table(table, room, bytes),
                 // It was dropped, and what was summed of it before is as little use as it was.
                 None => {

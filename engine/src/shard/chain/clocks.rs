@@ -7,7 +7,7 @@ use windlass_wire::{
     Status, TableId, WorkerClock, WorkerRank, control::ClockPlace,
 };
 
-use super::{Chain, SYNC, part::Held};
+use super::{Chain, SYNC, disk, head, outputs, part::Held};
 use crate::{
     limits::CLOCK_RECORD_INFLIGHT_MAX,
     persist::{
@@ -18,11 +18,12 @@ use crate::{
     },
     refusal,
     shard::{
-        Shard,
         command::Answer,
+        port::Port,
         push::Refusal,
-        rounds::{self, CLOSES},
-        tables::ShardTable,
+        rounds,
+        rounds::CLOSES,
+        tables::{ShardTable, Tables},
         work::Work,
     },
 };
@@ -39,270 +40,294 @@ pub(super) struct Joining {
     until: Option<Vec<(PartitionId, Epoch, Lsn)>>,
 }
 
-impl Shard {
-    /// Answers a worker that has joined once it is known to the whole of every chain led from here.
-    pub(in crate::shard) fn answer_when_recorded(
-        &mut self,
-        table: TableId,
-        rank: WorkerRank,
-        place: ClockPlace,
-        answer: Answer<ClockPlace, refusal::Refusal>,
-    ) {
-        self.clocks.unrecorded = true;
-        if let Some(chain) = &mut self.chain {
-            chain.joining.push(Joining { table, rank, place, answer, until: None });
-        }
-        self.record_workers();
-    }
+/// A record without rows.
+pub(super) struct Small<'a> {
+    pub(super) table: TableId,
+    pub(super) kind: Kind,
+    pub(super) tag: u16,
+    pub(super) shape: Shape,
+    /// Sessions that every replica forgets by it.
+    pub(super) expired: &'a [SessionId],
+}
 
-    /// Records who was heard, or is not any more, where this server leads; then answers whoever is
-    /// waiting for that.
-    pub(in crate::shard) fn record_workers(&mut self) {
-        if std::mem::take(&mut self.clocks.unrecorded) {
-            let tables: Vec<TableId> = self.tables.keys().copied().collect();
-            for id in tables {
-                self.record_workers_of(id);
-            }
-        }
-        let Some(chain) = &mut self.chain else { return };
-        if chain.joining.is_empty() {
-            return;
-        }
-        for mut joining in std::mem::take(&mut chain.joining) {
-            if joining.until.is_none() {
-                joining.until = self.positions_of(joining.table, joining.rank);
-            }
-            let Some(chain) = &mut self.chain else { return };
-            let is_over = |(partition, epoch, lsn): &(PartitionId, Epoch, Lsn)| {
-                chain.part(*partition).is_none_or(|part| {
-                    part.epoch() != *epoch || part.replica.log().committed() >= *lsn
-                })
-            };
-            if !joining.until.as_ref().is_some_and(|until| until.iter().all(is_over)) {
-                chain.joining.push(joining);
-                continue;
-            }
-            let heads = chain.led_slots(self.tables.get(&joining.table));
-            let clocks = self.tables.get(&joining.table).and_then(|table| table.clocks.as_ref());
-            let clock = clocks
-                .map_or(WorkerClock(0), |clocks| clocks.start_of(&slots_of(&heads), joining.rank));
-            let place = ClockPlace { clock, ..joining.place };
-            // An asker that is gone needs no answer.
-            let _ = joining.answer.send(Ok(place));
+/// Answers a worker that has joined once it is known to the whole of every chain led from here.
+pub(in crate::shard) fn answer_when_recorded(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    table: TableId,
+    rank: WorkerRank,
+    place: ClockPlace,
+    answer: Answer<ClockPlace, refusal::Refusal>,
+) {
+    tables.clocks.unrecorded = true;
+    chain.joining.push(Joining { table, rank, place, answer, until: None });
+    record_workers(port, tables, chain);
+}
+
+/// Records who was heard, or is not any more, where this server leads; then answers whoever is
+/// waiting for that.
+pub(in crate::shard) fn record_workers(port: &mut Port, tables: &mut Tables, chain: &mut Chain) {
+    if std::mem::take(&mut tables.clocks.unrecorded) {
+        let ids: Vec<TableId> = tables.by_id.keys().copied().collect();
+        for id in ids {
+            record_workers_of(port, tables, chain, id);
         }
     }
-
-    /// The positions at which a worker is known to every chain led from here; `None` before all of
-    /// its records are made.
-    fn positions_of(
-        &self,
-        table: TableId,
-        rank: WorkerRank,
-    ) -> Option<Vec<(PartitionId, Epoch, Lsn)>> {
-        let chain = self.chain.as_ref()?;
-        let Some(found) = self.tables.get(&table) else { return Some(Vec::new()) };
-        let Some(clocks) = &found.clocks else { return Some(Vec::new()) };
-        let led = chain.led_slots(Some(found));
-        led.into_iter()
-            .map(|(partition, slot)| {
-                clocks.live_clock(slot, rank)?;
-                let part = chain.part(partition)?;
-                Some((partition, part.epoch(), part.replica.log().last()))
-            })
-            .collect()
+    if chain.joining.is_empty() {
+        return;
     }
-
-    fn record_workers_of(&mut self, id: TableId) {
-        let Some(chain) = &self.chain else { return };
-        let Some(table) = self.tables.get(&id) else { return };
-        let Some(clocks) = &table.clocks else { return };
-        let led = chain.led_slots(Some(table));
-        for (slot, event) in clocks.unrecorded(&slots_of(&led)) {
-            let Some((partition, _)) = led.iter().find(|(_, of)| *of == slot) else { continue };
-            if self.append_event(*partition, id, event).is_none() {
-                self.clocks.unrecorded = true;
-            }
+    for mut joining in std::mem::take(&mut chain.joining) {
+        if joining.until.is_none() {
+            joining.until = positions_of(tables, chain, joining.table, joining.rank);
         }
-    }
-
-    /// A worker has finished a clock on all rows of a table: recorded wherever this server leads, and
-    /// acknowledged when all of that is on every replica.
-    pub(in crate::shard) fn advance_recorded(
-        &mut self,
-        at: usize,
-        rank: WorkerRank,
-    ) -> Result<(), Refusal> {
-        let Work { header, .. } = self.turn.works[at];
-        let Some(chain) = &self.chain else { return Ok(()) };
-        let table = self.tables.get(&header.table);
-        let led = chain.led_slots(table);
-        let Some(clocks) = table.and_then(|table| table.clocks.as_ref()) else { return Ok(()) };
-        let mut behind = Vec::new();
-        for (partition, slot) in &led {
-            // One that nobody waits for has to open the table again.
-            let finished = clocks.live_clock(*slot, rank).ok_or((Status::NoRank, 0))?;
-            let part = chain.part(*partition);
-            if part.is_none_or(|part| part.replica.inflight_count() >= CLOCK_RECORD_INFLIGHT_MAX) {
-                return Err((Status::StaleEpoch, 0));
-            }
-            if finished < header.clock {
-                behind.push(*partition);
-            }
-        }
-        for partition in behind {
-            let stamp = Stamp { worker: rank, clock: header.clock };
-            self.append_stamp(partition, header.table, stamp);
-        }
-        for (partition, _) in led {
-            let last = self.chain.as_ref().and_then(|chain| chain.part(partition));
-            let Some(last) = last.map(|part| part.replica.log().last()) else { continue };
-            self.wait_for_lsn(partition, at, last);
-        }
-        Ok(())
-    }
-
-    /// Whether an older map than this one's could miss a chain that a clock has to reach.
-    pub(in crate::shard) fn is_clock_stale(&self, epoch: Epoch) -> bool {
-        let Some(chain) = &self.chain else { return false };
-        let chains = (0..).map(PartitionId).zip(&self.map.chains);
-        let mut own = chains.filter(|(partition, _)| {
-            windlass_wire::map::shard_of(*partition, chain.shard_count) == chain.shard
-        });
-        own.any(|(_, chain)| chain.epoch > epoch)
-    }
-
-    fn append_event(
-        &mut self,
-        partition: PartitionId,
-        table: TableId,
-        event: WorkerEvent,
-    ) -> Option<()> {
-        let shape = Shape { delta_bytes: WorkerEvent::LEN, ..Shape::default() };
-        self.append_small(partition, (table, Kind::Engine, WORKER), shape, &[], |record| {
-            record.delta().copy_from_slice(&event.encode());
-        })
-    }
-
-    pub(in crate::shard) fn append_stamp(
-        &mut self,
-        partition: PartitionId,
-        table: TableId,
-        stamp: Stamp,
-    ) -> Option<()> {
-        let shape = Shape { stamps_max: 1, ..Shape::default() };
-        // As the pushes before it: who has finished a clock is not waited for after a restart.
-        let schema = self.tables.get(&table).map(|table| table.entry.schema.durability);
-        let tag = if schema == Some(Durability::Sync {}) { SYNC } else { 0 };
-        self.append_small(partition, (table, Kind::ClockAdvance, tag), shape, &[], |record| {
-            record.stamp(stamp);
-        })
-    }
-
-    /// Appends a record without rows; `None` when there is no room for it now.
-    pub(super) fn append_small(
-        &mut self,
-        partition: PartitionId,
-        (table, kind, tag): (TableId, Kind, u16),
-        shape: Shape,
-        expired: &[SessionId],
-        fill: impl FnOnce(&mut RecordMut<'_>),
-    ) -> Option<()> {
-        let chain = self.chain.as_mut()?;
-        let index = chain.index(partition);
-        let part = chain.parts.get(index)?.as_deref()?;
-        if part.replica.inflight_count() >= CLOCK_RECORD_INFLIGHT_MAX {
-            return None;
-        }
-        let facts = Facts {
-            kind,
-            partition,
-            epoch: part.epoch(),
-            table,
-            dtype: DataType::I8,
-            rows: RowRange::default(),
-            tag,
-            durability: commit::Durability::Memory,
+        let is_over = |(partition, epoch, lsn): &(PartitionId, Epoch, Lsn)| {
+            chain
+                .part(*partition)
+                .is_none_or(|part| part.epoch() != *epoch || part.replica.log().committed() >= *lsn)
         };
-        let lsn = part.replica.log().last().next();
-        // What the last record that was taken in covers is none of this one's.
-        chain.covered.clear();
-        let mut words = chain.spare.take(shape.length());
-        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
-        let mut draft = Draft::new(facts, shape, lsn);
-        draft.prepare(bytes);
-        fill(&mut RecordMut::new(bytes, &mut draft));
-        draft.seal(bytes, Salt::NONE);
-        self.append_held(partition, Held { lsn, words }, tag & SYNC != 0, expired);
-        Some(())
-    }
-
-    /// Appends the record that closes a round; messages wait for it.
-    pub(in crate::shard) fn append_round(
-        &mut self,
-        (table, partition): (TableId, PartitionId),
-        held: Held,
-        covered: &[crate::persist::record::Covered],
-        waits: &[u32],
-    ) {
-        let Some(chain) = &mut self.chain else { return };
-        let lane = rounds::lane_of(table);
-        chain.covered.clear();
-        chain.covered.extend(covered.iter().map(|one| Covered {
-            session: one.session,
-            incarnation: one.incarnation,
-            lane,
-            sequence: one.sequence,
-        }));
-        if let Some(part) = chain.part_mut(partition) {
-            part.waiting.extend(waits.iter().map(|wait| (held.lsn, *wait)));
+        if !joining.until.as_ref().is_some_and(|until| until.iter().all(is_over)) {
+            chain.joining.push(joining);
+            continue;
         }
-        self.append_held(partition, held, false, &[]);
+        let heads = chain.led_slots(tables.by_id.get(&joining.table));
+        let clocks = tables.by_id.get(&joining.table).and_then(|table| table.clocks.as_ref());
+        let clock = clocks
+            .map_or(WorkerClock(0), |clocks| clocks.start_of(&slots_of(&heads), joining.rank));
+        let place = ClockPlace { clock, ..joining.place };
+        // An asker that is gone needs no answer.
+        let _ = joining.answer.send(Ok(place));
     }
+}
 
-    /// The partitions of a table that pushes come to here, with their slots.
-    pub(in crate::shard) fn led_partitions(&self, table: TableId) -> Vec<(PartitionId, usize)> {
-        self.chain.as_ref().map_or_else(Vec::new, |chain| chain.led_slots(self.tables.get(&table)))
-    }
+/// The positions at which a worker is known to every chain led from here; `None` before all of
+/// its records are made.
+fn positions_of(
+    tables: &Tables,
+    chain: &Chain,
+    table: TableId,
+    rank: WorkerRank,
+) -> Option<Vec<(PartitionId, Epoch, Lsn)>> {
+    let Some(found) = tables.by_id.get(&table) else { return Some(Vec::new()) };
+    let Some(clocks) = &found.clocks else { return Some(Vec::new()) };
+    let led = chain.led_slots(Some(found));
+    led.into_iter()
+        .map(|(partition, slot)| {
+            clocks.live_clock(slot, rank)?;
+            let part = chain.part(partition)?;
+            Some((partition, part.epoch(), part.replica.log().last()))
+        })
+        .collect()
+}
 
-    /// The last record of a partition.
-    pub(in crate::shard) fn last_of(&self, partition: PartitionId) -> Option<Lsn> {
-        let part = self.chain.as_ref()?.part(partition)?;
-        Some(part.replica.log().last())
-    }
-
-    /// Gives a finished record to the replica; what it covers is in [`Chain::covered`].
-    pub(super) fn append_held(
-        &mut self,
-        partition: PartitionId,
-        held: Held,
-        sync: bool,
-        expired: &[SessionId],
-    ) {
-        let Some(chain) = &mut self.chain else { return };
-        let covered = std::mem::take(&mut chain.covered);
-        let lsn = held.lsn;
-        self.statistics.chain_records += 1;
-        self.statistics.chain_bytes += held.bytes().len() as u64;
-        let Some(part) = chain.part_mut(partition) else { return };
-        let epoch = part.epoch();
-        part.records.push_back(held);
-        let record =
-            windlass_replication::RecordHeader { lsn, epoch, sync, covered: &covered, expired };
-        let appended = self.step(partition, Input::Append(record));
-        assert!(appended.is_ok(), "the head has room for this record: {appended:?}");
-        if let Some(chain) = &mut self.chain {
-            chain.covered = covered;
-            chain.covered.clear();
+fn record_workers_of(port: &mut Port, tables: &mut Tables, chain: &mut Chain, id: TableId) {
+    let Some(table) = tables.by_id.get(&id) else { return };
+    let Some(clocks) = &table.clocks else { return };
+    let led = chain.led_slots(Some(table));
+    for (slot, event) in clocks.unrecorded(&slots_of(&led)) {
+        let Some((partition, _)) = led.iter().find(|(_, of)| *of == slot) else { continue };
+        if append_event(port, tables, chain, *partition, id, event).is_none() {
+            tables.clocks.unrecorded = true;
         }
-        self.keep_record(partition);
     }
+}
 
+/// A worker has finished a clock on all rows of a table: recorded wherever this server leads, and
+/// acknowledged when all of that is on every replica.
+pub(in crate::shard) fn advance_recorded(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    at: usize,
+    rank: WorkerRank,
+) -> Result<(), Refusal> {
+    let Work { header, .. } = port.turn.works[at];
+    let table = tables.by_id.get(&header.table);
+    let led = chain.led_slots(table);
+    let Some(clocks) = table.and_then(|table| table.clocks.as_ref()) else { return Ok(()) };
+    let mut behind = Vec::new();
+    for (partition, slot) in &led {
+        // One that nobody waits for has to open the table again.
+        let finished = clocks.live_clock(*slot, rank).ok_or((Status::NoRank, 0))?;
+        let part = chain.part(*partition);
+        if part.is_none_or(|part| part.replica.inflight_count() >= CLOCK_RECORD_INFLIGHT_MAX) {
+            return Err((Status::StaleEpoch, 0));
+        }
+        if finished < header.clock {
+            behind.push(*partition);
+        }
+    }
+    for partition in behind {
+        let stamp = Stamp { worker: rank, clock: header.clock };
+        append_stamp(port, tables, chain, partition, header.table, stamp);
+    }
+    for (partition, _) in led {
+        let last = chain.part(partition);
+        let Some(last) = last.map(|part| part.replica.log().last()) else { continue };
+        head::wait_for_lsn(port, chain, partition, at, last);
+    }
+    Ok(())
+}
+
+/// Whether an older map than this one's could miss a chain that a clock has to reach.
+pub(in crate::shard) fn is_clock_stale(chain: &Chain, epoch: Epoch) -> bool {
+    let chains = (0..).map(PartitionId).zip(&chain.map.chains);
+    let mut own = chains.filter(|(partition, _)| {
+        windlass_wire::map::shard_of(*partition, chain.shard_count) == chain.shard
+    });
+    own.any(|(_, chain)| chain.epoch > epoch)
+}
+
+fn append_event(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    partition: PartitionId,
+    table: TableId,
+    event: WorkerEvent,
+) -> Option<()> {
+    let shape = Shape { delta_bytes: WorkerEvent::LEN, ..Shape::default() };
+    let small = Small { table, kind: Kind::Engine, tag: WORKER, shape, expired: &[] };
+    append_small(port, tables, chain, partition, &small, |record| {
+        record.delta().copy_from_slice(&event.encode());
+    })
+}
+
+pub(in crate::shard) fn append_stamp(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    partition: PartitionId,
+    table: TableId,
+    stamp: Stamp,
+) -> Option<()> {
+    let shape = Shape { stamps_max: 1, ..Shape::default() };
+    // As the pushes before it: who has finished a clock is not waited for after a restart.
+    let schema = tables.by_id.get(&table).map(|table| table.entry.schema.durability);
+    let tag = if schema == Some(Durability::Sync {}) { SYNC } else { 0 };
+    let small = Small { table, kind: Kind::ClockAdvance, tag, shape, expired: &[] };
+    append_small(port, tables, chain, partition, &small, |record| {
+        record.stamp(stamp);
+    })
+}
+
+/// Appends a record without rows; `None` when there is no room for it now.
+pub(super) fn append_small(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    partition: PartitionId,
+    small: &Small<'_>,
+    fill: impl FnOnce(&mut RecordMut<'_>),
+) -> Option<()> {
+    let index = chain.index(partition);
+    let part = chain.parts.get(index)?.as_deref()?;
+    if part.replica.inflight_count() >= CLOCK_RECORD_INFLIGHT_MAX {
+        return None;
+    }
+    let facts = Facts {
+        kind: small.kind,
+        partition,
+        epoch: part.epoch(),
+        table: small.table,
+        dtype: DataType::I8,
+        rows: RowRange::default(),
+        tag: small.tag,
+        durability: commit::Durability::Memory,
+    };
+    let lsn = part.replica.log().last().next();
+    // What the last record that was taken in covers is none of this one's.
+    chain.covered.clear();
+    let mut words = chain.spare.take(small.shape.length());
+    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+    let mut draft = Draft::new(facts, small.shape, lsn);
+    draft.prepare(bytes);
+    fill(&mut RecordMut::new(bytes, &mut draft));
+    draft.seal(bytes, Salt::NONE);
+    append_held(
+        port,
+        tables,
+        chain,
+        partition,
+        Held { lsn, words },
+        small.tag & SYNC != 0,
+        small.expired,
+    );
+    Some(())
+}
+
+/// Appends the record that closes a round; messages wait for it.
+pub(in crate::shard) fn append_round(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    (table, partition): (TableId, PartitionId),
+    held: Held,
+    covered: &[crate::persist::record::Covered],
+    waits: &[u32],
+) {
+    let lane = rounds::lane_of(table);
+    chain.covered.clear();
+    chain.covered.extend(covered.iter().map(|one| Covered {
+        session: one.session,
+        incarnation: one.incarnation,
+        lane,
+        sequence: one.sequence,
+    }));
+    if let Some(part) = chain.part_mut(partition) {
+        part.waiting.extend(waits.iter().map(|wait| (held.lsn, *wait)));
+    }
+    append_held(port, tables, chain, partition, held, false, &[]);
+}
+
+/// The partitions of a table that pushes come to here, with their slots.
+pub(in crate::shard) fn led_partitions(
+    tables: &Tables,
+    chain: &Chain,
+    table: TableId,
+) -> Vec<(PartitionId, usize)> {
+    chain.led_slots(tables.by_id.get(&table))
+}
+
+/// The last record of a partition.
+pub(in crate::shard) fn last_of(chain: &Chain, partition: PartitionId) -> Option<Lsn> {
+    let part = chain.part(partition)?;
+    Some(part.replica.log().last())
+}
+
+/// Gives a finished record to the replica; what it covers is in [`Chain::covered`].
+pub(super) fn append_held(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    partition: PartitionId,
+    held: Held,
+    sync: bool,
+    expired: &[SessionId],
+) {
+    let covered = std::mem::take(&mut chain.covered);
+    let lsn = held.lsn;
+    port.statistics.chain_records += 1;
+    port.statistics.chain_bytes += held.bytes().len() as u64;
+    let Some(part) = chain.part_mut(partition) else { return };
+    let epoch = part.epoch();
+    part.records.push_back(held);
+    let record =
+        windlass_replication::RecordHeader { lsn, epoch, sync, covered: &covered, expired };
+    let appended = outputs::step(port, tables, chain, partition, Input::Append(record));
+    assert!(appended.is_ok(), "the head has room for this record: {appended:?}");
+    chain.covered = covered;
+    chain.covered.clear();
+    disk::keep_record(chain, partition);
+}
+
+impl Tables {
     /// Publishes the clocks that records have moved since.
     pub(in crate::shard) fn publish_clocks(&mut self) {
         if !std::mem::take(&mut self.clocks.is_stale) {
             return;
         }
-        for table in self.tables.values_mut() {
+        for table in self.by_id.values_mut() {
             if let Some(clocks) = table.clocks.as_mut().filter(|clocks| clocks.is_stale) {
                 self.clocks.moved |= clocks.publish();
             }

@@ -6,17 +6,14 @@ use windlass_wire::{
     control::{Peer, Provider, SharedRegion},
 };
 
-use super::{ChainContext, PartitionChecksum, PartitionStatus, checksum::ask_checksums};
-use crate::shard::{Shard, command::Answer};
+use super::{
+    Chain, PartitionChecksum, PartitionStatus, checksum, configure, connect, status, turn,
+};
+use crate::shard::{command::Answer, disk::Disk, durable, port::Port, tables::Tables};
 
 /// One command.
 #[derive(Debug)]
 pub enum ChainCommand {
-    /// Gives the shard what it needs to be part of chains; before its first map.
-    Replicate {
-        /// What it is.
-        context: ChainContext,
-    },
     /// First step of a link to the equal shard of a peer; any older link to it ends.
     LinkOpen {
         /// The peer.
@@ -77,39 +74,39 @@ pub enum ChainCommand {
     },
     /// Stops the log, as a disk does that refuses a write.
     FailDisk {},
-    /// Ends the shard at once, as if its process had died: nothing more is carried out or said.
-    Die {},
 }
 
-impl Shard {
-    pub(in crate::shard) fn carry_out_chain(&mut self, command: ChainCommand) {
-        // An asker that is gone needs no answer.
-        match command {
-            ChainCommand::Replicate { context } => self.replicate(context),
-            ChainCommand::LinkOpen { peer, provider, answer } => {
-                let _ = answer.send(self.link_open(peer, provider));
-            }
-            ChainCommand::LinkConnect { peer, endpoint, answer } => {
-                let _ = answer.send(self.link_connect(peer, &endpoint));
-            }
-            ChainCommand::LinkAttach { peer, mailbox, ring_len, answer } => {
-                let _ = answer.send(self.link_attach(peer, mailbox, ring_len));
-            }
-            ChainCommand::KnowTables { next_table } => {
-                self.tables_below = self.tables_below.max(next_table);
-            }
-            ChainCommand::BeginLife { answer } => {
-                self.begin_life();
-                let _ = answer.send(Ok(()));
-            }
-            ChainCommand::LinkClose { server } => self.link_close(server),
-            ChainCommand::RepeatReports {} => self.repeat_reports(),
-            ChainCommand::Checksums { answer } => ask_checksums(self, answer),
-            ChainCommand::States { answer } => {
-                let _ = answer.send(Ok(self.partition_states()));
-            }
-            ChainCommand::FailDisk {} => self.fail_disk(),
-            ChainCommand::Die {} => self.stopped = true,
+pub(in crate::shard) fn carry_out_chain(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    disk: &mut Disk,
+    command: ChainCommand,
+) {
+    // An asker that is gone needs no answer.
+    match command {
+        ChainCommand::LinkOpen { peer, provider, answer } => {
+            let _ = answer.send(connect::link_open(port, chain, peer, provider));
         }
+        ChainCommand::LinkConnect { peer, endpoint, answer } => {
+            let _ = answer.send(connect::link_connect(port, chain, peer, &endpoint));
+        }
+        ChainCommand::LinkAttach { peer, mailbox, ring_len, answer } => {
+            let _ = answer.send(connect::link_attach(port, tables, chain, peer, mailbox, ring_len));
+        }
+        ChainCommand::KnowTables { next_table } => {
+            tables.below = tables.below.max(next_table);
+        }
+        ChainCommand::BeginLife { answer } => {
+            configure::begin_life(port, tables, chain, disk);
+            let _ = answer.send(Ok(()));
+        }
+        ChainCommand::LinkClose { server } => connect::link_close(port, chain, server),
+        ChainCommand::RepeatReports {} => turn::repeat_reports(port, tables, chain),
+        ChainCommand::Checksums { answer } => checksum::ask_checksums(chain, answer),
+        ChainCommand::States { answer } => {
+            let _ = answer.send(Ok(status::partition_states(chain)));
+        }
+        ChainCommand::FailDisk {} => durable::fail_disk(disk),
     }
 }

@@ -6,10 +6,17 @@ use std::collections::BTreeMap;
 use windlass_replication::{Input, SessionTable};
 use windlass_wire::{Epoch, Lsn, PartitionId, ServerId, TableId};
 
-use super::apply::{Extent, apply};
+use super::{
+    Chain,
+    apply::{Extent, apply},
+    disk, outputs,
+};
 use crate::{
     limits::CHAIN_SESSIONS_MAX,
-    shard::{Shard, tables::TableRows},
+    shard::{
+        port::Port,
+        tables::{TableRows, Tables},
+    },
 };
 
 /// How far a copy is.
@@ -20,148 +27,157 @@ pub(super) struct CopyIn {
     pieces: BTreeMap<TableId, u64>,
 }
 
-impl Shard {
-    /// Discards what the replica holds. Rows of dense tables stay as they are until the copy, which has all
-    /// of them, comes by: nobody reads them.
-    pub(super) fn start_copy_in(&mut self, partition: PartitionId, start: Lsn) {
-        let Some(chain) = &mut self.chain else { return };
-        let index = chain.index(partition);
-        let Some(part) = chain.parts[index].as_deref_mut() else { return };
-        for held in part.records.drain(..) {
-            chain.spare.put(held.words);
-        }
-        part.copy_in = Some(CopyIn { start, pieces: BTreeMap::new() });
-        part.applied = start;
-        part.broken = false;
-        chain.disk.forget(index);
-        self.forget_copied(partition);
-        for table in self.tables.values_mut() {
-            table.begin_copy(partition, &mut self.memory_left, &self.growth.memory);
-        }
+/// Discards what the replica holds. Rows of dense tables stay as they are until the copy, which has all
+/// of them, comes by: nobody reads them.
+pub(super) fn start_copy_in(
+    tables: &mut Tables,
+    chain: &mut Chain,
+    partition: PartitionId,
+    start: Lsn,
+) {
+    let index = chain.index(partition);
+    let Some(part) = chain.parts[index].as_deref_mut() else { return };
+    for held in part.records.drain(..) {
+        chain.spare.put(held.words);
     }
+    part.copy_in = Some(CopyIn { start, pieces: BTreeMap::new() });
+    part.applied = start;
+    part.broken = false;
+    chain.disk.forget(index);
+    chain.disk.end_copying(partition);
+    for table in tables.by_id.values_mut() {
+        table.begin_copy(partition, &mut tables.memory_left, &tables.growth.memory);
+    }
+}
 
-    /// Rows of the feeder.
-    pub(super) fn take_copied_rows(
-        &mut self,
-        from: ServerId,
-        (partition, epoch): (PartitionId, Epoch),
-        (table, index): (TableId, u64),
-        bytes: &[u8],
-    ) -> Result<(), &'static str> {
-        let Some(chain) = &mut self.chain else { return Ok(()) };
-        let Some(part) = chain.part_mut(partition) else { return Ok(()) };
-        let feeder = part.replica.chain().path.last().copied();
-        let Some(copy) = part.copy_in.as_mut().filter(|_| part.replica.epoch() == epoch) else {
-            return Ok(());
-        };
-        if feeder != Some(from) {
-            return Ok(());
-        }
-        // A table that was dropped: nobody misses its rows.
-        let Some(found) = self.tables.get_mut(&table) else { return Ok(()) };
-        let Some(slot) = found.slots.find(partition) else { return Ok(()) };
-        match &mut found.rows {
-            TableRows::Dense(partitions) => {
-                let next = copy.pieces.entry(table).or_default();
-                if index != *next || !partitions[slot].0.restore_piece(index, bytes) {
-                    return Err("copied rows that do not follow, or do not fit their table");
-                }
-                *next += 1;
+/// Rows of the feeder.
+pub(super) fn take_copied_rows(
+    tables: &mut Tables,
+    chain: &mut Chain,
+    from: ServerId,
+    (partition, epoch): (PartitionId, Epoch),
+    (table, index): (TableId, u64),
+    bytes: &[u8],
+) -> Result<(), &'static str> {
+    let Some(part) = chain.part_mut(partition) else { return Ok(()) };
+    let feeder = part.replica.chain().path.last().copied();
+    let Some(copy) = part.copy_in.as_mut().filter(|_| part.replica.epoch() == epoch) else {
+        return Ok(());
+    };
+    if feeder != Some(from) {
+        return Ok(());
+    }
+    // A table that was dropped: nobody misses its rows.
+    let Some(found) = tables.by_id.get_mut(&table) else { return Ok(()) };
+    let Some(slot) = found.slots.find(partition) else { return Ok(()) };
+    match &mut found.rows {
+        TableRows::Dense(partitions) => {
+            let next = copy.pieces.entry(table).or_default();
+            if index != *next || !partitions[slot].0.restore_piece(index, bytes) {
+                return Err("copied rows that do not follow, or do not fit their table");
             }
-            TableRows::Sparse(partitions) => {
-                let sparse = &mut partitions[slot];
-                let row_len = sparse.saved_row_len();
-                if !bytes.len().is_multiple_of(row_len) {
-                    return Err("copied rows that do not fit their table");
-                }
-                for row in bytes.chunks_exact(row_len) {
-                    if !sparse.restore_row(row, &mut self.memory_left) {
-                        return Err("no memory is left for copied rows");
-                    }
+            *next += 1;
+        }
+        TableRows::Sparse(partitions) => {
+            let sparse = &mut partitions[slot];
+            let row_len = sparse.saved_row_len();
+            if !bytes.len().is_multiple_of(row_len) {
+                return Err("copied rows that do not fit their table");
+            }
+            for row in bytes.chunks_exact(row_len) {
+                if !sparse.restore_row(row, &mut tables.memory_left) {
+                    return Err("no memory is left for copied rows");
                 }
             }
         }
-        Ok(())
     }
+    Ok(())
+}
 
-    /// A table's clock of the feeder, as of all records that came.
-    pub(super) fn take_copied_clock(
-        &mut self,
-        from: ServerId,
-        (partition, epoch): (PartitionId, Epoch),
-        table: TableId,
-        bytes: &[u8],
-    ) -> Result<(), &'static str> {
-        let Some(part) = self.chain.as_ref().and_then(|chain| chain.part(partition)) else {
-            return Ok(());
-        };
-        let feeder = part.replica.chain().path.last().copied();
-        if part.copy_in.is_none() || part.replica.epoch() != epoch || feeder != Some(from) {
-            return Ok(());
-        }
-        let Some(found) = self.tables.get_mut(&table) else { return Ok(()) };
-        let (Some(slot), Some(clocks)) = (found.slots.find(partition), &mut found.clocks) else {
-            return Ok(());
-        };
-        if !clocks.decode_slot(slot, bytes) {
-            return Err("a range clock that is none");
-        }
-        self.clocks.is_stale = true;
-        Ok(())
+/// A table's clock of the feeder, as of all records that came.
+pub(super) fn take_copied_clock(
+    tables: &mut Tables,
+    chain: &mut Chain,
+    from: ServerId,
+    (partition, epoch): (PartitionId, Epoch),
+    table: TableId,
+    bytes: &[u8],
+) -> Result<(), &'static str> {
+    let Some(part) = chain.part(partition) else {
+        return Ok(());
+    };
+    let feeder = part.replica.chain().path.last().copied();
+    if part.copy_in.is_none() || part.replica.epoch() != epoch || feeder != Some(from) {
+        return Ok(());
     }
+    let Some(found) = tables.by_id.get_mut(&table) else { return Ok(()) };
+    let (Some(slot), Some(clocks)) = (found.slots.find(partition), &mut found.clocks) else {
+        return Ok(());
+    };
+    if !clocks.decode_slot(slot, bytes) {
+        return Err("a range clock that is none");
+    }
+    tables.clocks.is_stale = true;
+    Ok(())
+}
 
-    /// A record that came while rows are copied: changes those that are here.
-    pub(super) fn copy_in_record(&mut self, partition: PartitionId, lsn: Lsn) {
-        let Self { chain, tables, memory_left, .. } = self;
-        let Some(part) = chain.as_mut().and_then(|chain| chain.part_mut(partition)) else {
-            return;
-        };
-        if lsn <= part.applied {
-            return;
-        }
-        let Some(copy) = &part.copy_in else { return };
-        let outcome = part.held(lsn).and_then(|held| held.record().ok()).map(|record| {
-            let Some(table) = tables.get_mut(&record.table()) else { return Ok(()) };
-            let end = match (&table.rows, table.slots.find(partition)) {
-                (TableRows::Dense(partitions), Some(slot)) => {
-                    let piece = copy.pieces.get(&record.table()).copied().unwrap_or(0);
-                    partitions[slot].0.rows_of_piece(piece).start
-                }
-                _ => 0,
-            };
-            apply(table, &record, Extent::Copied { end }, memory_left)
-        });
-        if !matches!(outcome, Some(Ok(()))) {
-            part.broken = true;
-            tracing::error!(%partition, lsn = lsn.0, ?outcome, "a learner has come apart");
-        }
-        part.applied = lsn;
+/// A record that came while rows are copied: changes those that are here.
+pub(super) fn copy_in_record(
+    tables: &mut Tables,
+    chain: &mut Chain,
+    partition: PartitionId,
+    lsn: Lsn,
+) {
+    let Tables { by_id: tables, memory_left, .. } = tables;
+    let Some(part) = chain.part_mut(partition) else {
+        return;
+    };
+    if lsn <= part.applied {
+        return;
     }
+    let Some(copy) = &part.copy_in else { return };
+    let outcome = part.held(lsn).and_then(|held| held.record().ok()).map(|record| {
+        let Some(table) = tables.get_mut(&record.table()) else { return Ok(()) };
+        let end = match (&table.rows, table.slots.find(partition)) {
+            (TableRows::Dense(partitions), Some(slot)) => {
+                let piece = copy.pieces.get(&record.table()).copied().unwrap_or(0);
+                partitions[slot].0.rows_of_piece(piece).start
+            }
+            _ => 0,
+        };
+        apply(table, &record, Extent::Copied { end }, memory_left)
+    });
+    if !matches!(outcome, Some(Ok(()))) {
+        part.broken = true;
+        tracing::error!(%partition, lsn = lsn.0, ?outcome, "a learner has come apart");
+    }
+    part.applied = lsn;
+}
 
-    /// All rows are here; the session table comes last.
-    pub(super) fn take_copy_end(
-        &mut self,
-        from: ServerId,
-        (partition, epoch): (PartitionId, Epoch),
-        (start, through): (Lsn, Lsn),
-        bytes: &[u8],
-    ) -> Result<(), &'static str> {
-        let Some(chain) = &mut self.chain else { return Ok(()) };
-        let Some(part) = chain.part_mut(partition) else { return Ok(()) };
-        let feeder = part.replica.chain().path.last().copied();
-        let is_awaited = part.copy_in.as_ref().is_some_and(|copy| copy.start == start);
-        if !is_awaited || feeder != Some(from) || part.replica.epoch() != epoch {
-            return Ok(());
-        }
-        let Ok(sessions) = SessionTable::decode(bytes, CHAIN_SESSIONS_MAX) else {
-            return Err("a session table that is none");
-        };
-        part.copy_in = None;
-        let finished = Input::CopyFinished { start, through, sessions: &sessions };
-        if let Err(error) = self.step(partition, finished) {
-            tracing::debug!(%error, "a copy was started over meanwhile");
-        }
-        self.keep_record(partition);
-        Ok(())
+/// All rows are here; the session table comes last.
+pub(super) fn take_copy_end(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    from: ServerId,
+    (partition, epoch): (PartitionId, Epoch),
+    (start, through): (Lsn, Lsn),
+    bytes: &[u8],
+) -> Result<(), &'static str> {
+    let Some(part) = chain.part_mut(partition) else { return Ok(()) };
+    let feeder = part.replica.chain().path.last().copied();
+    let is_awaited = part.copy_in.as_ref().is_some_and(|copy| copy.start == start);
+    if !is_awaited || feeder != Some(from) || part.replica.epoch() != epoch {
+        return Ok(());
     }
+    let Ok(sessions) = SessionTable::decode(bytes, CHAIN_SESSIONS_MAX) else {
+        return Err("a session table that is none");
+    };
+    part.copy_in = None;
+    let finished = Input::CopyFinished { start, through, sessions: &sessions };
+    if let Err(error) = outputs::step(port, tables, chain, partition, finished) {
+        tracing::debug!(%error, "a copy was started over meanwhile");
+    }
+    disk::keep_record(chain, partition);
+    Ok(())
 }

@@ -9,10 +9,7 @@ use windlass_wire::{Lsn, PartitionId, ServerId, TableId, chain::ChainFrame};
 use super::Chain;
 use crate::{
     limits::{COPY_BACKLOG_MAX, COPY_ROWS_LEN},
-    shard::{
-        Shard,
-        tables::{ShardTable, TableRows},
-    },
+    shard::tables::{ShardTable, TableRows, Tables},
 };
 
 /// How far a copy is.
@@ -64,77 +61,74 @@ impl Chain {
     }
 }
 
-impl Shard {
-    /// Sends a little of every copy under way. Returns whether there was room for any.
-    pub(super) fn copy_out_some(&mut self) -> bool {
-        let mut worked = false;
-        let count = self.chain.as_ref().map_or(0, |chain| chain.parts.len());
-        for index in 0..count {
-            let Some(chain) = self.chain.as_ref().filter(|chain| chain.copies_out > 0) else {
-                break;
-            };
-            let Some(part) = chain.parts[index].as_deref() else { continue };
-            let Some(copy) = &part.copy_out else { continue };
-            let (partition, learner) = (part.partition, copy.learner);
-            // While records are held back, memory is ahead of what was sent.
-            if part.replica.wakes_at(Time(0)).is_some() {
-                continue;
-            }
-            let link = chain.links.iter().find(|link| link.peer.server == learner);
-            let backlog = link.and_then(|link| link.copy_backlog());
-            if backlog.is_some_and(|backlog| backlog < COPY_BACKLOG_MAX) {
-                worked |= self.copy_out_step(partition);
-            }
+/// Sends a little of every copy under way. Returns whether there was room for any.
+pub(super) fn copy_out_some(tables: &mut Tables, chain: &mut Chain) -> bool {
+    let mut worked = false;
+    let count = chain.parts.len();
+    for index in 0..count {
+        if chain.copies_out == 0 {
+            break;
         }
-        worked
+        let Some(part) = chain.parts[index].as_deref() else { continue };
+        let Some(copy) = &part.copy_out else { continue };
+        let (partition, learner) = (part.partition, copy.learner);
+        // While records are held back, memory is ahead of what was sent.
+        if part.replica.wakes_at(Time(0)).is_some() {
+            continue;
+        }
+        let link = chain.links.iter().find(|link| link.peer.server == learner);
+        let backlog = link.and_then(|link| link.copy_backlog());
+        if backlog.is_some_and(|backlog| backlog < COPY_BACKLOG_MAX) {
+            worked |= copy_out_step(tables, chain, partition);
+        }
     }
+    worked
+}
 
-    fn copy_out_step(&mut self, partition: PartitionId) -> bool {
-        let Self { chain: Some(chain), tables, .. } = self else { return false };
-        let Some(part) = chain.part_mut(partition) else { return false };
-        let Some(copy) = &mut part.copy_out else { return false };
-        let epoch = part.replica.epoch();
-        let (learner, start) = (copy.learner, copy.start);
-        let mut ids: BTreeSet<TableId> = BTreeSet::new();
-        ids.extend(tables.keys().copied());
-        match copy.step(partition, &ids, |id| tables.get(&id)) {
-            Step::Nothing => false,
-            Step::Rows { table, index, bytes } => {
-                let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-                let frame = ChainFrame::CopyRows { partition, epoch, table, index, offset: 0, len };
-                if let Some(link) = chain.link_mut(learner) {
-                    link.push_copy(frame, bytes);
-                }
-                true
+fn copy_out_step(tables: &mut Tables, chain: &mut Chain, partition: PartitionId) -> bool {
+    let Tables { by_id: tables, .. } = tables;
+    let Some(part) = chain.part_mut(partition) else { return false };
+    let Some(copy) = &mut part.copy_out else { return false };
+    let epoch = part.replica.epoch();
+    let (learner, start) = (copy.learner, copy.start);
+    let mut ids: BTreeSet<TableId> = BTreeSet::new();
+    ids.extend(tables.keys().copied());
+    match copy.step(partition, &ids, |id| tables.get(&id)) {
+        Step::Nothing => false,
+        Step::Rows { table, index, bytes } => {
+            let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            let frame = ChainFrame::CopyRows { partition, epoch, table, index, offset: 0, len };
+            if let Some(link) = chain.link_mut(learner) {
+                link.push_copy(frame, bytes);
             }
-            Step::Finished => {
-                let mut clocks = Vec::new();
-                for (id, table) in tables.iter() {
-                    let slot = table.slot(partition);
-                    if let (Some(slot), Some(clock)) = (slot, table.clocks.as_ref()) {
-                        let mut bytes = Vec::new();
-                        clock.encode_slot(slot, &mut bytes);
-                        clocks.push((*id, bytes));
-                    }
+            true
+        }
+        Step::Finished => {
+            let mut clocks = Vec::new();
+            for (id, table) in tables.iter() {
+                let slot = table.slot(partition);
+                if let (Some(slot), Some(clock)) = (slot, table.clocks.as_ref()) {
+                    let mut bytes = Vec::new();
+                    clock.encode_slot(slot, &mut bytes);
+                    clocks.push((*id, bytes));
                 }
-                let through = part.replica.log().last();
-                let mut bytes = Vec::new();
-                part.replica.sessions().encode(&mut bytes);
-                let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-                let frame =
-                    ChainFrame::CopyEnd { partition, epoch, start, through, offset: 0, len };
-                part.copy_out = None;
-                chain.copies_out -= 1;
-                if let Some(link) = chain.link_mut(learner) {
-                    for (table, bytes) in clocks {
-                        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-                        let of = ChainFrame::CopyClock { partition, epoch, table, offset: 0, len };
-                        link.push_copy(of, bytes);
-                    }
-                    link.push_copy(frame, bytes);
-                }
-                true
             }
+            let through = part.replica.log().last();
+            let mut bytes = Vec::new();
+            part.replica.sessions().encode(&mut bytes);
+            let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            let frame = ChainFrame::CopyEnd { partition, epoch, start, through, offset: 0, len };
+            part.copy_out = None;
+            chain.copies_out -= 1;
+            if let Some(link) = chain.link_mut(learner) {
+                for (table, bytes) in clocks {
+                    let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+                    let of = ChainFrame::CopyClock { partition, epoch, table, offset: 0, len };
+                    link.push_copy(of, bytes);
+                }
+                link.push_copy(frame, bytes);
+            }
+            true
         }
     }
 }

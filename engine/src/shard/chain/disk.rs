@@ -16,7 +16,7 @@ use windlass_replication::{
 use windlass_wire::{Durability, Epoch, Lsn, PartitionId, Status, TableId};
 
 use self::records::{begin, write_records};
-use super::{Chain, ServerEvent, part::Part};
+use super::{Chain, ServerEvent, configure, outputs, part::Part, rows, waiting};
 use crate::{
     limits::CHAIN_SESSIONS_MAX,
     persist::{
@@ -24,7 +24,7 @@ use crate::{
         log::ReserveError,
         recovery::RecoveredPartition,
     },
-    shard::{Shard, durable::Durable},
+    shard::{disk::Disk, durable, durable::Durable, port::Port, recover, tables::Tables},
 };
 
 /// Until a checkpoint that failed is tried again, or a failed disk reported again, in microseconds.
@@ -81,6 +81,10 @@ pub(in crate::shard) struct ChainDisk {
     /// The log has stopped: this server is of no use to its chains.
     has_failed: bool,
     retry_at: Time,
+    /// Partitions of whose rows a running checkpoint is to copy no more.
+    uncopied: Vec<PartitionId>,
+    /// A partition waits for a checkpoint that is not under way.
+    wants_checkpoint: bool,
 }
 
 impl ChainDisk {
@@ -127,6 +131,23 @@ impl ChainDisk {
         };
     }
 
+    /// A partition's rows are no longer what they were: a running checkpoint copies no more of them.
+    pub(super) fn end_copying(&mut self, partition: PartitionId) {
+        if !self.uncopied.contains(&partition) {
+            self.uncopied.push(partition);
+        }
+    }
+
+    /// Whether a checkpoint is to begin soon, once.
+    pub(in crate::shard) fn take_wish(&mut self) -> bool {
+        std::mem::take(&mut self.wants_checkpoint)
+    }
+
+    /// Partitions of whose rows a running checkpoint is to copy no more, once.
+    pub(in crate::shard) fn take_uncopied(&mut self) -> impl Iterator<Item = PartitionId> + '_ {
+        self.uncopied.drain(..)
+    }
+
     /// The first record that the log still has to get; `None` when it waits for none.
     pub(super) fn needed_from(&self, index: usize) -> Option<Lsn> {
         let part = self.parts.get(index)?;
@@ -153,308 +174,318 @@ impl ChainDisk {
     }
 }
 
-impl Shard {
+impl Tables {
     /// Whether any table is kept on disk: then all partitions are.
     pub(in crate::shard) fn keeps_records(&self) -> bool {
-        self.tables.values().any(|table| table.entry.schema.durability != Durability::Memory {})
+        self.by_id.values().any(|table| table.entry.schema.durability != Durability::Memory {})
     }
+}
 
-    /// A record has joined a replica's log.
-    #[inline]
-    pub(super) fn keep_record(&mut self, partition: PartitionId) {
-        if let Some(chain) = &mut self.chain {
-            let index = chain.index(partition);
+/// A record has joined a replica's log.
+#[inline]
+pub(super) fn keep_record(chain: &mut Chain, partition: PartitionId) {
+    let index = chain.index(partition);
+    chain.disk.note_behind(index);
+}
+
+/// Gives the log what has come since, as far as it has room.
+pub(super) fn log_records(tables: &mut Tables, chain: &mut Chain, disk: &mut Disk) {
+    if chain.disk.behind.is_empty() || chain.disk.has_failed {
+        return;
+    }
+    let keeps = tables.keeps_records();
+    let Some(mut durable) = disk.durable.take() else {
+        if !keeps {
+            pass_over(chain);
+        }
+        return;
+    };
+    if keeps {
+        let mut behind = std::mem::take(&mut chain.disk.behind);
+        behind.retain(|index| {
+            let is_behind = log_part(tables, chain, *index, &mut durable);
+            chain.disk.parts[*index].is_behind = is_behind;
+            is_behind
+        });
+        chain.disk.behind = behind;
+    } else {
+        pass_over(chain);
+    }
+    disk.durable = Some(durable);
+}
+
+/// At the end: gives the log all records there are, as far as its disk takes them.
+pub(in crate::shard) fn log_all_records(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    disk: &mut Disk,
+) {
+    for _ in 0..LAST_TURNS_MAX {
+        log_records(tables, chain, disk);
+        if !chain.disk.is_behind() {
+            return;
+        }
+        durable::turn_disk(port, tables, chain, disk, false);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Goes on from what the disk holds: partitions whose only replica this is have it, all others
+/// begin anew once they have been copied.
+pub(in crate::shard) fn recover_chains(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    recovered: &BTreeMap<PartitionId, RecoveredPartition>,
+    mut sessions: BTreeMap<PartitionId, SessionTable>,
+    is_blank: bool,
+) {
+    let count = chain.parts.len();
+    for index in 0..count {
+        let part = chain.parts[index].as_deref();
+        let Some(partition) = part.map(|part| part.partition) else { continue };
+        let is_new = part.is_some_and(|part| {
+            part.replica.position() == Some(Position::default()) && part.copy_in.is_none()
+        });
+        let recovers = recover::recovers(chain, partition);
+        let found = recovered.get(&partition).filter(|_| recovers && is_new);
+        if !is_new || !(is_blank || recovers) {
+            chain.disk.forget(index);
             chain.disk.note_behind(index);
+            continue;
+        }
+        let lsn = found.map_or(Lsn(0), |found| found.lsn);
+        let on_disk = chain.disk.part_mut(index);
+        (on_disk.base, on_disk.logged, on_disk.durable) = (Base::Held, lsn, lsn);
+        let Some(found) = found.filter(|found| found.lsn > Lsn(0)) else { continue };
+        // A cluster that was restored counts its epochs anew, and nobody else has such a log.
+        let epoch = found.epoch.min(chain.map.chains[partition.0 as usize].epoch);
+        let epochs = [Position { epoch, lsn }];
+        let log = LogIndex::recovered(lsn.next(), lsn, &epochs);
+        let none = || SessionTable::new(CHAIN_SESSIONS_MAX);
+        let sessions = sessions.remove(&partition).unwrap_or_else(none);
+        let limits = ReplicaLimits::default();
+        let replica = Replica::recover(partition, chain.server, limits, log, sessions);
+        let fenced = chain.parts[index].as_deref().is_some_and(|part| part.fenced);
+        let next = Part { fenced, ..Part::new(partition, replica) };
+        chain.parts[index] = Some(Box::new(next));
+        let map = Arc::clone(&chain.map);
+        configure::configure_chain(
+            port,
+            tables,
+            chain,
+            partition,
+            &map.chains[partition.0 as usize],
+        );
+    }
+    rows::fence_stale_rows(tables, chain);
+}
+
+/// The epoch of what a checkpoint copies of a partition now: not before that of its last record, nor
+/// before that of a [`Kind::Begin`] in the log. Recovery takes a later one for the beginning of
+/// another life, and discards the rows.
+pub(in crate::shard) fn copied_epoch(chain: &Chain, partition: PartitionId) -> Epoch {
+    let part = chain.part(partition);
+    part.map_or(chain.map.epoch, Part::copied_epoch)
+}
+
+/// What suppresses duplicates in a replicated partition.
+pub(in crate::shard) fn chain_sessions(
+    chain: &Chain,
+    partition: PartitionId,
+) -> Option<&SessionTable> {
+    Some(chain.part(partition)?.replica.sessions())
+}
+
+/// No table is kept on disk: no record is for the log.
+fn pass_over(chain: &mut Chain) {
+    let Chain { disk, parts, .. } = chain;
+    for index in disk.behind.drain(..) {
+        let part = &mut disk.parts[index];
+        part.is_behind = false;
+        if let Some(replica) = parts[index].as_deref() {
+            part.logged = replica.replica.log().last();
         }
     }
+}
 
-    /// Gives the log what has come since, as far as it has room.
-    pub(super) fn log_records(&mut self) {
-        let Some(chain) = &self.chain else { return };
-        if chain.disk.behind.is_empty() || chain.disk.has_failed {
-            return;
-        }
-        let keeps = self.keeps_records();
-        let Some(mut durable) = self.durable.take() else {
-            if !keeps {
-                self.pass_over();
-            }
-            return;
-        };
-        if keeps {
-            let Some(chain) = &mut self.chain else { return };
-            let mut behind = std::mem::take(&mut chain.disk.behind);
-            behind.retain(|index| {
-                let is_behind = self.log_part(*index, &mut durable);
-                if let Some(chain) = &mut self.chain {
-                    chain.disk.parts[*index].is_behind = is_behind;
-                }
-                is_behind
-            });
-            if let Some(chain) = &mut self.chain {
-                chain.disk.behind = behind;
-            }
-        } else {
-            self.pass_over();
-        }
-        self.durable = Some(durable);
+/// Gives the log one part's records; whether some still wait for room.
+pub(super) fn log_part(
+    tables: &mut Tables,
+    chain: &mut Chain,
+    index: usize,
+    durable: &mut Durable,
+) -> bool {
+    let now = durable.now();
+    let Tables { by_id: tables, .. } = tables;
+    let Chain { disk, parts, .. } = chain;
+    let on_disk = &mut disk.parts[index];
+    let Some(part) = parts[index].as_deref() else { return false };
+    if part.broken {
+        return false;
     }
-
-    /// At the end: gives the log all records there are, as far as its disk takes them.
-    pub(in crate::shard) fn log_all_records(&mut self) {
-        for _ in 0..LAST_TURNS_MAX {
-            self.log_records();
-            if !self.chain.as_ref().is_some_and(|chain| chain.disk.is_behind()) {
-                return;
-            }
-            self.turn_disk(false);
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    /// Goes on from what the disk holds: partitions whose only replica this is have it, all others
-    /// begin anew once they have been copied.
-    pub(in crate::shard) fn recover_chains(
-        &mut self,
-        recovered: &BTreeMap<PartitionId, RecoveredPartition>,
-        mut sessions: BTreeMap<PartitionId, SessionTable>,
-        is_blank: bool,
-    ) {
-        let count = self.chain.as_ref().map_or(0, |chain| chain.parts.len());
-        for index in 0..count {
-            let part = self.chain.as_ref().and_then(|chain| chain.parts[index].as_deref());
-            let Some(partition) = part.map(|part| part.partition) else { continue };
-            let is_new = part.is_some_and(|part| {
-                part.replica.position() == Some(Position::default()) && part.copy_in.is_none()
-            });
-            let recovers = self.recovers(partition);
-            let Some(chain) = &mut self.chain else { return };
-            let found = recovered.get(&partition).filter(|_| recovers && is_new);
-            if !is_new || !(is_blank || recovers) {
-                chain.disk.forget(index);
-                chain.disk.note_behind(index);
-                continue;
-            }
-            let lsn = found.map_or(Lsn(0), |found| found.lsn);
-            let on_disk = chain.disk.part_mut(index);
-            (on_disk.base, on_disk.logged, on_disk.durable) = (Base::Held, lsn, lsn);
-            let Some(found) = found.filter(|found| found.lsn > Lsn(0)) else { continue };
-            // A cluster that was restored counts its epochs anew, and nobody else has such a log.
-            let epoch = found.epoch.min(self.map.chains[partition.0 as usize].epoch);
-            let epochs = [Position { epoch, lsn }];
-            let log = LogIndex::recovered(lsn.next(), lsn, &epochs);
-            let none = || SessionTable::new(CHAIN_SESSIONS_MAX);
-            let sessions = sessions.remove(&partition).unwrap_or_else(none);
-            let limits = ReplicaLimits::default();
-            let replica = Replica::recover(partition, chain.server, limits, log, sessions);
-            let fenced = chain.parts[index].as_deref().is_some_and(|part| part.fenced);
-            let next = Part { fenced, ..Part::new(partition, replica) };
-            chain.parts[index] = Some(Box::new(next));
-            let map = Arc::clone(&self.map);
-            self.configure_chain(partition, &map.chains[partition.0 as usize]);
-        }
-        self.fence_stale_rows();
-    }
-
-    /// The epoch of what a checkpoint copies of a partition now: not before that of its last record, nor
-    /// before that of a [`Kind::Begin`] in the log. Recovery takes a later one for the beginning of
-    /// another life, and discards the rows.
-    pub(in crate::shard) fn copied_epoch(&self, partition: PartitionId) -> Epoch {
-        let part = self.chain.as_ref().and_then(|chain| chain.part(partition));
-        part.map_or(self.map.epoch, Part::copied_epoch)
-    }
-
-    /// What suppresses duplicates in a replicated partition.
-    pub(in crate::shard) fn chain_sessions(&self, partition: PartitionId) -> Option<&SessionTable> {
-        Some(self.chain.as_ref()?.part(partition)?.replica.sessions())
-    }
-
-    /// No table is kept on disk: no record is for the log.
-    fn pass_over(&mut self) {
-        let Some(chain) = &mut self.chain else { return };
-        let Chain { disk, parts, .. } = &mut **chain;
-        for index in disk.behind.drain(..) {
-            let part = &mut disk.parts[index];
-            part.is_behind = false;
-            if let Some(replica) = parts[index].as_deref() {
-                part.logged = replica.replica.log().last();
-            }
-        }
-    }
-
-    /// Gives the log one part's records; whether some still wait for room.
-    pub(super) fn log_part(&mut self, index: usize, durable: &mut Durable) -> bool {
-        let now = durable.now();
-        let Self { chain: Some(chain), tables, .. } = self else { return false };
-        let Chain { disk, parts, .. } = &mut **chain;
-        let on_disk = &mut disk.parts[index];
-        let Some(part) = parts[index].as_deref() else { return false };
-        if part.broken {
+    let log = durable.log_mut();
+    let level_of = |table: TableId| match tables.get(&table)?.entry.schema.durability {
+        Durability::Memory {} => None,
+        Durability::Interval { milliseconds } => Some(Level::Interval(milliseconds)),
+        Durability::Sync {} => Some(Level::Sync),
+    };
+    let (first, last) = (on_disk.logged, part.replica.log().last());
+    let result = if on_disk.base == Base::Missing {
+        // While rows are copied in, there is nothing that a log could begin with.
+        if part.copy_in.is_some() || part.replica.position().is_none() {
             return false;
         }
-        let log = durable.log_mut();
-        let level_of = |table: TableId| match tables.get(&table)?.entry.schema.durability {
-            Durability::Memory {} => None,
-            Durability::Interval { milliseconds } => Some(Level::Interval(milliseconds)),
-            Durability::Sync {} => Some(Level::Sync),
-        };
-        let (first, last) = (on_disk.logged, part.replica.log().last());
-        let result = if on_disk.base == Base::Missing {
-            // While rows are copied in, there is nothing that a log could begin with.
-            if part.copy_in.is_some() || part.replica.position().is_none() {
-                return false;
-            }
-            let begun = begin(part, log, now);
-            if begun.is_ok() {
-                on_disk.base = Base::Begun { taken: false };
-                (on_disk.logged, on_disk.durable) = (last, last);
-                self.checkpoint_wanted = true;
-            }
-            begun.map(|_| None)
-        } else {
-            write_records(part, &mut on_disk.logged, log, now, level_of)
-        };
-        if let Ok(Some(position)) = result {
-            let (lsn, life) = (on_disk.logged, on_disk.life);
-            disk.written.push_back(Written { position, index, lsn, life });
+        let begun = begin(part, log, now);
+        if begun.is_ok() {
+            on_disk.base = Base::Begun { taken: false };
+            (on_disk.logged, on_disk.durable) = (last, last);
+            disk.wants_checkpoint = true;
         }
-        match result {
-            Ok(_) => false,
-            Err(ReserveError::Full(full)) => {
-                let position = log.end();
-                if on_disk.logged > first {
-                    let (lsn, life) = (on_disk.logged, on_disk.life);
-                    disk.written.push_back(Written { position, index, lsn, life });
-                }
-                self.checkpoint_wanted |= full == crate::persist::log::Full::Segments;
-                true
+        begun.map(|_| None)
+    } else {
+        write_records(part, &mut on_disk.logged, log, now, level_of)
+    };
+    if let Ok(Some(position)) = result {
+        let (lsn, life) = (on_disk.logged, on_disk.life);
+        disk.written.push_back(Written { position, index, lsn, life });
+    }
+    match result {
+        Ok(_) => false,
+        Err(ReserveError::Full(full)) => {
+            let position = log.end();
+            if on_disk.logged > first {
+                let (lsn, life) = (on_disk.logged, on_disk.life);
+                disk.written.push_back(Written { position, index, lsn, life });
             }
-            Err(ReserveError::Poisoned(_)) => false,
-            Err(error) => {
-                tracing::error!(partition = %part.partition, %error, "a partition begins anew in the log");
-                disk.forget(index);
-                true
-            }
+            disk.wants_checkpoint |= full == crate::persist::log::Full::Segments;
+            true
+        }
+        Err(ReserveError::Poisoned(_)) => false,
+        Err(error) => {
+            tracing::error!(partition = %part.partition, %error, "a partition begins anew in the log");
+            disk.forget(index);
+            true
         }
     }
+}
 
-    /// Tells replicas what has reached the disk.
-    pub(in crate::shard) fn note_durable(&mut self, position: LogPosition) {
-        let Some(chain) = &mut self.chain else { return };
-        let disk = &mut chain.disk;
-        let mut touched = std::mem::take(&mut disk.touched);
-        while let Some(written) = disk.written.front().filter(|front| front.position <= position) {
-            let part = &mut disk.parts[written.index];
-            if part.life == written.life {
-                part.durable = written.lsn;
-                if part.base == Base::Held && !touched.contains(&written.index) {
-                    touched.push(written.index);
-                }
-            }
-            disk.written.pop_front();
-        }
-        for index in touched.drain(..) {
-            self.tell_durable(index);
-        }
-        if let Some(chain) = &mut self.chain {
-            chain.disk.touched = touched;
-        }
-    }
-
-    fn tell_durable(&mut self, index: usize) {
-        let Some(chain) = &self.chain else { return };
-        let Some(part) = chain.parts[index].as_deref() else { return };
-        let (partition, lsn) = (part.partition, chain.disk.parts[index].durable);
-        // What the disk says is always taken.
-        let _ = self.step(partition, Input::Durable { lsn });
-    }
-
-    /// Whether a learner may be called caught up: what it copied is on disk, where tables are.
-    pub(super) fn has_base(&self, partition: PartitionId) -> bool {
-        let Some(chain) = &self.chain else { return false };
-        if !self.keeps_records() {
-            return true;
-        }
-        let part = chain.disk.parts.get(chain.index(partition));
-        !chain.disk.has_failed && part.is_some_and(|part| part.base == Base::Held)
-    }
-
-    /// Whether a checkpoint takes a partition in.
-    pub(in crate::shard) fn is_checkpointed(&self, partition: PartitionId) -> bool {
-        let Some(chain) = &self.chain else { return true };
-        let part = chain.disk.parts.get(chain.index(partition));
-        part.is_some_and(|part| part.base != Base::Missing)
-            && chain.part(partition).is_some_and(|part| !part.broken)
-    }
-
-    /// Whether what older checkpoints hold of a partition is void.
-    pub(in crate::shard) fn begins_anew(&self, partition: PartitionId) -> bool {
-        let Some(chain) = &self.chain else { return false };
-        let part = chain.disk.parts.get(chain.index(partition));
-        part.is_some_and(|part| matches!(part.base, Base::Begun { .. }))
-    }
-
-    /// A checkpoint has begun to copy a partition.
-    pub(in crate::shard) fn note_checkpoint_begun(&mut self, partition: PartitionId) {
-        let Some(chain) = &mut self.chain else { return };
-        let index = chain.index(partition);
-        if let Base::Begun { taken } = &mut chain.disk.part_mut(index).base {
-            *taken = true;
-        }
-    }
-
-    /// A checkpoint is published, or was given up.
-    pub(in crate::shard) fn note_checkpoint_ended(&mut self, is_published: bool) {
-        let count = self.chain.as_ref().map_or(0, |chain| chain.disk.parts.len());
-        for index in 0..count {
-            let Some(chain) = &mut self.chain else { return };
-            let part = &mut chain.disk.parts[index];
-            if part.base != (Base::Begun { taken: true }) {
-                continue;
-            }
-            if !is_published {
-                part.base = Base::Begun { taken: false };
-                continue;
-            }
-            part.base = Base::Held;
-            self.tell_durable(index);
-            let part = self.chain.as_ref().and_then(|chain| chain.parts[index].as_deref());
-            let Some(part) = part else { continue };
-            if let Some(output @ Output::CaughtUp { .. }) = part.replica.pending_report() {
-                self.carry_out_output(part.partition, output);
+/// Tells replicas what has reached the disk.
+pub(in crate::shard) fn note_durable(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    position: LogPosition,
+) {
+    let disk = &mut chain.disk;
+    let mut touched = std::mem::take(&mut disk.touched);
+    while let Some(written) = disk.written.front().filter(|front| front.position <= position) {
+        let part = &mut disk.parts[written.index];
+        if part.life == written.life {
+            part.durable = written.lsn;
+            if part.base == Base::Held && !touched.contains(&written.index) {
+                touched.push(written.index);
             }
         }
+        disk.written.pop_front();
     }
-
-    /// Now and then: what failed is tried again.
-    pub(super) fn tick_disk(&mut self) {
-        let Some(chain) = &mut self.chain else { return };
-        if chain.now < chain.disk.retry_at {
-            return;
-        }
-        chain.disk.retry_at = chain.now.after(RETRY_US);
-        if chain.disk.has_failed {
-            chain.tell(ServerEvent::DiskFailed {});
-        }
-        let waits = |part: &OnDisk| part.base == (Base::Begun { taken: false });
-        self.checkpoint_wanted |= chain.disk.parts.iter().any(waits);
+    for index in touched.drain(..) {
+        tell_durable(port, tables, chain, index);
     }
+    chain.disk.touched = touched;
+}
 
-    /// The log has stopped: nobody knows what is on disk, so this server leaves its chains.
-    pub(in crate::shard) fn note_disk_failed(&mut self) {
-        let Some(chain) = &mut self.chain else { return };
-        if std::mem::replace(&mut chain.disk.has_failed, true) {
-            return;
+fn tell_durable(port: &mut Port, tables: &mut Tables, chain: &mut Chain, index: usize) {
+    let Some(part) = chain.parts[index].as_deref() else { return };
+    let (partition, lsn) = (part.partition, chain.disk.parts[index].durable);
+    // What the disk says is always taken.
+    let _ = outputs::step(port, tables, chain, partition, Input::Durable { lsn });
+}
+
+/// Whether a learner may be called caught up: what it copied is on disk, where tables are.
+pub(super) fn has_base(tables: &Tables, chain: &Chain, partition: PartitionId) -> bool {
+    if !tables.keeps_records() {
+        return true;
+    }
+    let part = chain.disk.parts.get(chain.index(partition));
+    !chain.disk.has_failed && part.is_some_and(|part| part.base == Base::Held)
+}
+
+/// Whether a checkpoint takes a partition in.
+pub(in crate::shard) fn is_checkpointed(chain: &Chain, partition: PartitionId) -> bool {
+    let part = chain.disk.parts.get(chain.index(partition));
+    part.is_some_and(|part| part.base != Base::Missing)
+        && chain.part(partition).is_some_and(|part| !part.broken)
+}
+
+/// Whether what older checkpoints hold of a partition is void.
+pub(in crate::shard) fn begins_anew(chain: &Chain, partition: PartitionId) -> bool {
+    let part = chain.disk.parts.get(chain.index(partition));
+    part.is_some_and(|part| matches!(part.base, Base::Begun { .. }))
+}
+
+/// A checkpoint has begun to copy a partition.
+pub(in crate::shard) fn note_checkpoint_begun(chain: &mut Chain, partition: PartitionId) {
+    let index = chain.index(partition);
+    if let Base::Begun { taken } = &mut chain.disk.part_mut(index).base {
+        *taken = true;
+    }
+}
+
+/// A checkpoint is published, or was given up.
+pub(in crate::shard) fn note_checkpoint_ended(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    is_published: bool,
+) {
+    let count = chain.disk.parts.len();
+    for index in 0..count {
+        let part = &mut chain.disk.parts[index];
+        if part.base != (Base::Begun { taken: true }) {
+            continue;
         }
-        chain.disk.written.clear();
+        if !is_published {
+            part.base = Base::Begun { taken: false };
+            continue;
+        }
+        part.base = Base::Held;
+        tell_durable(port, tables, chain, index);
+        let part = chain.parts[index].as_deref();
+        let Some(part) = part else { continue };
+        if let Some(output @ Output::CaughtUp { .. }) = part.replica.pending_report() {
+            outputs::carry_out_output(port, tables, chain, part.partition, output);
+        }
+    }
+}
+
+/// Now and then: what failed is tried again.
+pub(super) fn tick_disk(chain: &mut Chain) {
+    if chain.now < chain.disk.retry_at {
+        return;
+    }
+    chain.disk.retry_at = chain.now.after(RETRY_US);
+    if chain.disk.has_failed {
         chain.tell(ServerEvent::DiskFailed {});
-        let count = chain.parts.len();
-        for index in 0..count {
-            let part = self.chain.as_ref().and_then(|chain| chain.parts[index].as_deref());
-            let alone = part.filter(|part| part.replica.role() == Role::Single);
-            if let Some(partition) = alone.map(|part| part.partition) {
-                self.end_waiting(partition, Status::Poisoned);
-            }
+    }
+    let waits = |part: &OnDisk| part.base == (Base::Begun { taken: false });
+    chain.disk.wants_checkpoint |= chain.disk.parts.iter().any(waits);
+}
+
+/// The log has stopped: nobody knows what is on disk, so this server leaves its chains.
+pub(in crate::shard) fn note_disk_failed(port: &mut Port, chain: &mut Chain) {
+    if std::mem::replace(&mut chain.disk.has_failed, true) {
+        return;
+    }
+    chain.disk.written.clear();
+    chain.tell(ServerEvent::DiskFailed {});
+    let count = chain.parts.len();
+    for index in 0..count {
+        let part = chain.parts[index].as_deref();
+        let alone = part.filter(|part| part.replica.role() == Role::Single);
+        if let Some(partition) = alone.map(|part| part.partition) {
+            waiting::end_waiting(port, chain, partition, Status::Poisoned);
         }
     }
 }

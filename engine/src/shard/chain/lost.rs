@@ -6,15 +6,14 @@ use std::sync::Arc;
 use windlass_replication::{Replica, ReplicaLimits};
 use windlass_wire::{PartitionId, ServerId, map};
 
-use super::part::Part;
-use crate::shard::Shard;
+use super::{Chain, part::Part};
+use crate::shard::tables::Tables;
 
 /// Before the rows are made that the map in force gives to this shard: gives those back that are of no use
 /// to a partition that begins empty, so that others are made beside the turns. Until they are there it takes
 /// no part in its chain.
-pub(in crate::shard) fn begin_empty(shard: &mut Shard) {
-    let map = Arc::clone(&shard.map);
-    let Some(chain) = &mut shard.chain else { return };
+pub(in crate::shard) fn begin_empty(tables: &mut Tables, chain: &mut Chain) {
+    let map = Arc::clone(&chain.map);
     let server = chain.server;
     let mut lost: Vec<PartitionId> = Vec::new();
     for part in chain.parts.iter_mut().flatten() {
@@ -30,11 +29,10 @@ pub(in crate::shard) fn begin_empty(shard: &mut Shard) {
         lost.push(partition);
     }
     for partition in lost {
-        let Some(chain) = &mut shard.chain else { return };
         let index = chain.index(partition);
         chain.disk.forget(index);
-        shard.forget_copied(partition);
-        shard.drop_rows(partition);
+        chain.disk.end_copying(partition);
+        tables.drop_rows(partition);
     }
 }
 

@@ -27,6 +27,7 @@ mod lost;
 mod outputs;
 mod part;
 mod receive;
+mod records_in;
 mod rows;
 mod set;
 mod status;
@@ -36,27 +37,47 @@ mod waiting;
 
 use std::sync::Arc;
 
-use crossbeam::channel::Sender;
-use windlass_replication::{Covered, Output, Time};
-use windlass_transport::QueuePairId;
-use windlass_wire::{Epoch, PartitionId, ServerId, SessionId, ShardId};
-
 pub use checksum::PartitionChecksum;
-pub use command::ChainCommand;
-pub use event::{LinkEnded, ServerEvent};
-pub use leases::SharedLeases;
-pub use status::PartitionStatus;
-
 pub(super) use checksum::sum_some;
 pub(super) use clocks::{lane_of, reaching};
+pub use command::ChainCommand;
 pub(super) use configure::note_peers;
+use crossbeam::channel::Sender;
+pub use event::{LinkEnded, ServerEvent};
+pub use leases::SharedLeases;
 pub(super) use lone::{epoch_of, is_settled, ready_log, seal};
 pub(super) use lost::begin_empty;
+pub use status::PartitionStatus;
 pub(super) use taken::SlotPush;
 pub(super) use turn::has_room_for_records;
+use windlass_replication::{Covered, Output, Time};
+use windlass_transport::QueuePairId;
+use windlass_wire::{ClusterMap, Epoch, PartitionId, ServerId, SessionId, ShardId};
 
-pub(super) use self::{part::Held, waiting::Waits};
-
+pub(super) use self::{
+    alone::push_alone,
+    answer::give_up_answers,
+    clocks::{
+        advance_recorded, answer_when_recorded, append_round, append_stamp, is_clock_stale,
+        last_of, led_partitions,
+    },
+    command::carry_out_chain,
+    configure::{admits_peer, configure_chains, configure_grown, fence, fence_peers},
+    connect::{end_failed_links, peer_attached, peer_detached},
+    disk::{
+        begins_anew, chain_sessions, copied_epoch, is_checkpointed, log_all_records,
+        note_checkpoint_begun, note_checkpoint_ended, note_disk_failed, note_durable,
+        recover_chains,
+    },
+    head::{check_chains, hold, wait_for_lsn},
+    outputs::release_records,
+    part::Held,
+    rows::fence_new_rows,
+    set::{append_set, check_head},
+    status::chain_backlog,
+    turn::{chain_deadline, end_chain_turn, is_chain_full, note_time, take_from_peers},
+    waiting::Waits,
+};
 use self::{
     answer::{Records, Taking},
     checksum::Checksums,
@@ -81,12 +102,14 @@ pub struct ChainContext {
     pub ended: Sender<LinkEnded>,
 }
 
-/// A shard's part in the chains of its partitions. There is none before its first map.
+/// A shard's part in the chains of its partitions. Before its first map it is in none.
 pub(super) struct Chain {
     context: ChainContext,
-    server: ServerId,
-    shard: ShardId,
-    shard_count: u16,
+    pub(super) server: ServerId,
+    pub(super) shard: ShardId,
+    pub(super) shard_count: u16,
+    /// The map in force.
+    pub(super) map: Arc<ClusterMap>,
     /// By partition divided by the number of shards.
     parts: Vec<Option<Box<Part>>>,
     links: Vec<Link>,
@@ -128,21 +151,21 @@ pub(super) struct Chain {
 }
 
 impl Chain {
-    fn new(
+    pub(super) fn new(
         context: ChainContext,
         server: ServerId,
         shard: ShardId,
         shard_count: u16,
         partition_count: u32,
     ) -> Self {
-        let count = (partition_count as usize).div_ceil(usize::from(shard_count));
         let now = context.leases.now();
-        Self {
+        let mut chain = Self {
             context,
             server,
             shard,
             shard_count,
-            parts: (0..count).map(|_| None).collect(),
+            map: Arc::default(),
+            parts: Vec::new(),
             links: Vec::new(),
             incoming: Vec::new(),
             spare: Spare::default(),
@@ -165,6 +188,16 @@ impl Chain {
             disk: ChainDisk::default(),
             joining: Vec::new(),
             checksums: Checksums::default(),
+        };
+        chain.make_room(partition_count);
+        chain
+    }
+
+    /// Room for the replicas of a cluster of so many partitions.
+    fn make_room(&mut self, partition_count: u32) {
+        let count = (partition_count as usize).div_ceil(usize::from(self.shard_count));
+        if self.parts.len() < count {
+            self.parts.resize_with(count, || None);
         }
     }
 

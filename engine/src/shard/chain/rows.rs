@@ -4,43 +4,46 @@
 use windlass_wire::{PartitionId, TableId};
 
 use super::{Chain, part::Part};
-use crate::shard::{Shard, tables::ShardTable};
+use crate::shard::tables::{ShardTable, Tables};
 
-impl Shard {
-    /// Has rows marked that are no longer, or not yet, current, and the mark taken from those that are.
-    pub(in crate::shard) fn fence_stale_rows(&mut self) {
-        let Self { chain: Some(chain), tables, clocks, marks, growth, .. } = self else { return };
-        for part in chain.parts.iter_mut().flatten() {
-            let stale = !part.replica.is_readable() || part.broken;
-            if part.fenced != stale {
-                part.fenced = stale;
-                clocks.is_stale = true;
-                for table in tables.values_mut() {
-                    table.fence_partition(part.partition, stale, marks);
-                }
+/// Has rows marked that are no longer, or not yet, current, and the mark taken from those that are.
+pub(in crate::shard) fn fence_stale_rows(tables: &mut Tables, chain: &mut Chain) {
+    if !chain.map.is_founded() {
+        return;
+    }
+    let Tables { by_id: tables, clocks, marks, growth, .. } = tables;
+    for part in chain.parts.iter_mut().flatten() {
+        let stale = !part.replica.is_readable() || part.broken;
+        if part.fenced != stale {
+            part.fenced = stale;
+            clocks.is_stale = true;
+            for table in tables.values_mut() {
+                table.fence_partition(part.partition, stale, marks);
             }
         }
-        let was_settled = chain.is_settled();
-        chain.settle(growth.is_lacking());
-        if chain.is_settled() && !was_settled {
-            // Records have told what changed so far.
-            tables.values_mut().for_each(ShardTable::forget_dirty);
-        }
     }
-
-    /// A new table's rows take part in what holds for their partitions.
-    pub(in crate::shard) fn fence_new_rows(&mut self, table: TableId) {
-        let Self { chain: Some(chain), tables, clocks, marks, .. } = self else { return };
-        let Some(table) = tables.get_mut(&table) else { return };
-        for part in chain.parts.iter().flatten().filter(|part| part.fenced) {
-            clocks.is_stale = true;
-            table.fence_partition(part.partition, true, marks);
-        }
+    let was_settled = chain.is_settled();
+    chain.settle(growth.is_lacking());
+    if chain.is_settled() && !was_settled {
+        // Records have told what changed so far.
+        tables.values_mut().for_each(ShardTable::forget_dirty);
     }
+}
 
+/// A new table's rows take part in what holds for their partitions.
+pub(in crate::shard) fn fence_new_rows(tables: &mut Tables, chain: &mut Chain, table: TableId) {
+    let Tables { by_id: tables, clocks, marks, .. } = tables;
+    let Some(table) = tables.get_mut(&table) else { return };
+    for part in chain.parts.iter().flatten().filter(|part| part.fenced) {
+        clocks.is_stale = true;
+        table.fence_partition(part.partition, true, marks);
+    }
+}
+
+impl Tables {
     /// Gives back the rows of a partition that is kept elsewhere.
     pub(super) fn drop_rows(&mut self, partition: PartitionId) {
-        let Self { tables, memory_left, marks, growth, .. } = self;
+        let Tables { by_id: tables, memory_left, marks, growth, .. } = self;
         for table in tables.values_mut() {
             table.remove_partition(partition, memory_left, marks, &growth.memory);
         }

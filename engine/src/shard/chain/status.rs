@@ -3,7 +3,7 @@
 use windlass_replication::Role;
 use windlass_wire::{Epoch, Lsn, PartitionId};
 
-use crate::shard::Shard;
+use super::Chain;
 
 /// One replica of one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,28 +30,26 @@ pub struct PartitionStatus {
     pub is_broken: bool,
 }
 
-impl Shard {
-    /// Every partition this shard has a replica of.
-    pub(in crate::shard) fn partition_states(&self) -> Vec<PartitionStatus> {
-        let parts = self.chain.iter().flat_map(|chain| chain.parts.iter().flatten());
-        parts
-            .map(|part| PartitionStatus {
-                partition: part.partition,
-                role: part.replica.role(),
-                epoch: part.epoch(),
-                last: part.replica.log().last(),
-                committed: part.replica.log().committed(),
-                applied: part.applied,
-                records_held: part.records.len() as u64,
-                is_whole: part.replica.position().is_some(),
-                feeds: part.copy_out.is_some(),
-                is_broken: part.broken,
-            })
-            .collect()
-    }
+/// Every partition this shard has a replica of.
+pub(in crate::shard) fn partition_states(chain: &Chain) -> Vec<PartitionStatus> {
+    let parts = chain.parts.iter().flatten();
+    parts
+        .map(|part| PartitionStatus {
+            partition: part.partition,
+            role: part.replica.role(),
+            epoch: part.epoch(),
+            last: part.replica.log().last(),
+            committed: part.replica.log().committed(),
+            applied: part.applied,
+            records_held: part.records.len() as u64,
+            is_whole: part.replica.position().is_some(),
+            feeds: part.copy_out.is_some(),
+            is_broken: part.broken,
+        })
+        .collect()
+}
 
-    /// Bytes of records held for others, and records appended here that are not committed.
-    pub(in crate::shard) fn chain_backlog(&self) -> (u64, u64) {
-        self.chain.as_ref().map_or((0, 0), |chain| (chain.spare.held_len, chain.inflight_count))
-    }
+/// Bytes of records held for others, and records appended here that are not committed.
+pub(in crate::shard) fn chain_backlog(chain: &Chain) -> (u64, u64) {
+    (chain.spare.held_len, chain.inflight_count)
 }

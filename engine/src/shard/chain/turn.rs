@@ -6,11 +6,12 @@ use windlass_replication::{Input, Time};
 use windlass_wire::ShardId;
 
 use super::{
-    super::{Shard, durable::Durable, growth::report_refused, wait::Pace},
-    Chain,
-    receive::Incoming,
+    Chain, answer, clocks, copy_out, disk, expiry, outputs, receive, receive::Incoming, rows,
 };
-use crate::limits::{CHAIN_HEAD_LEN_MAX, CHAIN_HELD_LEN_MAX, CHAIN_INFLIGHT_MAX};
+use crate::{
+    limits::{CHAIN_HEAD_LEN_MAX, CHAIN_HELD_LEN_MAX, CHAIN_INFLIGHT_MAX},
+    shard::{disk::Disk, durable::Durable, growth, port::Port, tables::Tables, wait::Pace},
+};
 
 /// Turns of a settled shard between looks at the clock: nobody waits for a promise of it.
 const TURNS_PER_TICK: u32 = 32;
@@ -18,135 +19,144 @@ const TURNS_PER_TICK: u32 = 32;
 /// How soon a shard looks again when a peer had no room.
 const BACKLOG_WAIT: Duration = Duration::from_micros(100);
 
-impl Shard {
-    /// The beginning of a turn: what is due by now. Between turns the chain's time stands still, which
-    /// only makes it wait a little longer; who makes promises looks at the clock.
-    pub(in crate::shard) fn note_time(&mut self) {
-        let Some(chain) = &mut self.chain else { return };
-        if chain.is_settled() && chain.turns_to_tick > 0 {
-            chain.turns_to_tick -= 1;
-            return;
-        }
-        chain.turns_to_tick = TURNS_PER_TICK;
-        chain.now = chain.context.leases.now();
-        if chain.now >= chain.next_tick {
-            self.tick_chain();
-        }
-        self.give_up_answers(false);
+/// The beginning of a turn: what is due by now. Between turns the chain's time stands still, which
+/// only makes it wait a little longer; who makes promises looks at the clock.
+pub(in crate::shard) fn note_time(port: &mut Port, tables: &mut Tables, chain: &mut Chain) {
+    // Before the first map nobody expects anything of it.
+    if !chain.map.is_founded() {
+        return;
     }
-
-    /// Takes what peers sent. Returns whether there was anything.
-    pub(in crate::shard) fn take_from_peers(&mut self, pace: Pace) -> bool {
-        let Some(chain) = &self.chain else { return false };
-        if chain.links.is_empty() && chain.incoming.is_empty() {
-            self.publish_clocks();
-            return false;
-        }
-        let answered = (pace == Pace::Turn || chain.is_answered()) && self.take_answers();
-        let drained = self.drain_peers(pace);
-        self.publish_clocks();
-        answered || drained
+    if chain.is_settled() && chain.turns_to_tick > 0 {
+        chain.turns_to_tick -= 1;
+        return;
     }
-
-    /// Whether pushes have to stay in their mailboxes until the chain has caught up.
-    pub(in crate::shard) fn is_chain_full(&self) -> bool {
-        self.chain.as_ref().is_some_and(|chain| {
-            if chain.is_settled() {
-                // Records are made where there is room for them: see `held_back`.
-                return chain.spare.held_len > CHAIN_HEAD_LEN_MAX;
-            }
-            chain.spare.held_len > CHAIN_HEAD_LEN_MAX
-                || chain.inflight_count > CHAIN_INFLIGHT_MAX
-                || !has_log_room(chain, self.durable.as_deref())
-        })
+    chain.turns_to_tick = TURNS_PER_TICK;
+    chain.now = chain.context.leases.now();
+    if chain.now >= chain.next_tick {
+        tick_chain(port, tables, chain);
     }
+    answer::give_up_answers(port, chain, false);
+}
 
-    /// The end of a turn: sends what waits, lets go of what nobody needs. Returns whether there was
-    /// anything.
-    pub(in crate::shard) fn end_chain_turn(&mut self, pace: Pace) -> bool {
-        self.record_workers();
-        self.publish_clocks();
-        let Some(chain) = &mut self.chain else { return false };
-        if chain.is_quiet() {
-            return false;
-        }
-        let mut worked = false;
-        let (parts, shard_count) = (&chain.parts, usize::from(chain.shard_count));
-        for link in &mut chain.links {
-            if pace == Pace::Errand && link.pending.is_empty() {
-                continue;
-            }
-            let transport = self.transports[link.transport].as_mut();
-            let sent = link.flush(transport, |partition| {
-                parts.get(partition.0 as usize / shard_count)?.as_deref()
-            });
-            worked |= sent;
-            let its = |incoming: &&Incoming| incoming.peer.server == link.peer.server;
-            if sent
-                && let Some(incoming) = chain.incoming.iter().find(its)
-                && let Some(session) = &mut self.sessions[incoming.slot]
-            {
-                // It answers without a message, and has to know when nobody looks.
-                session.active = true;
-            }
-        }
-        worked |= self.copy_out_some();
-        self.log_records();
-        self.release_some_records();
-        worked
+/// Takes what peers sent. Returns whether there was anything.
+pub(in crate::shard) fn take_from_peers(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    disk: &mut Disk,
+    pace: Pace,
+) -> bool {
+    if chain.links.is_empty() && chain.incoming.is_empty() {
+        tables.publish_clocks();
+        return false;
     }
+    let answered =
+        (pace == Pace::Turn || chain.is_answered()) && answer::take_answers(port, tables, chain);
+    let drained = receive::drain_peers(port, tables, chain, disk, pace);
+    tables.publish_clocks();
+    answered || drained
+}
 
-    /// When the chains want a turn at the latest.
-    pub(in crate::shard) fn chain_deadline(&self) -> Option<Duration> {
-        let chain = self.chain.as_ref()?;
-        let backlog =
-            chain.copies_out > 0 || chain.links.iter().any(|link| !link.pending.is_empty());
-        if backlog || chain.disk.is_behind() {
-            return Some(BACKLOG_WAIT);
-        }
-        let now = chain.context.leases.now();
-        if !chain.is_settled() || chain.context.leases.has_peers() {
-            return Some(Duration::from_micros(chain.next_tick.since(now)));
-        }
-        // Nobody waits for a tick but sessions that may be over.
-        let expires = self.map.session_expiry_ms > 0;
-        expires.then(|| Duration::from_micros(chain.next_expiry.since(now)))
+/// Whether pushes have to stay in their mailboxes until the chain has caught up.
+pub(in crate::shard) fn is_chain_full(chain: &Chain, disk: &Disk) -> bool {
+    if chain.is_settled() {
+        // Records are made where there is room for them: see `held_back`.
+        return chain.spare.held_len > CHAIN_HEAD_LEN_MAX;
     }
+    chain.spare.held_len > CHAIN_HEAD_LEN_MAX
+        || chain.inflight_count > CHAIN_INFLIGHT_MAX
+        || !has_log_room(chain, disk.durable.as_deref())
+}
 
-    /// Leases, holds that have run out, reports that may have been missed.
-    fn tick_chain(&mut self) {
-        let Some(chain) = &mut self.chain else { return };
-        let now = chain.now;
-        chain.next_tick = now.after(chain.context.leases.tick_us());
-        if chain.shard == ShardId(0) {
-            let mut outputs = Vec::new();
-            chain.context.leases.tick(&mut outputs);
-            chain.carry_out_leases(&mut outputs);
-        }
-        for index in 0..chain.parts.len() {
-            let Some(chain) = &mut self.chain else { return };
-            let Some(part) = chain.parts[index].as_deref_mut() else { continue };
-            let partition = part.partition;
-            if part.replica.wakes_at(Time(0)).is_some() {
-                // A tick is always taken.
-                let _ = self.step(partition, Input::Tick);
-            }
-        }
-        self.expire_sessions();
-        self.tick_disk();
-        self.fence_stale_rows();
+/// The end of a turn: sends what waits, lets go of what nobody needs. Returns whether there was
+/// anything.
+pub(in crate::shard) fn end_chain_turn(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    disk: &mut Disk,
+    pace: Pace,
+) -> bool {
+    clocks::record_workers(port, tables, chain);
+    tables.publish_clocks();
+    if chain.is_quiet() {
+        return false;
     }
+    let mut worked = false;
+    let (parts, shard_count) = (&chain.parts, usize::from(chain.shard_count));
+    for link in &mut chain.links {
+        if pace == Pace::Errand && link.pending.is_empty() {
+            continue;
+        }
+        let transport = port.transports[link.transport].as_mut();
+        let sent = link.flush(transport, |partition| {
+            parts.get(partition.0 as usize / shard_count)?.as_deref()
+        });
+        worked |= sent;
+        let its = |incoming: &&Incoming| incoming.peer.server == link.peer.server;
+        if sent
+            && let Some(incoming) = chain.incoming.iter().find(its)
+            && let Some(session) = &mut port.sessions[incoming.slot]
+        {
+            // It answers without a message, and has to know when nobody looks.
+            session.active = true;
+        }
+    }
+    worked |= copy_out::copy_out_some(tables, chain);
+    disk::log_records(tables, chain, disk);
+    outputs::release_some_records(port, tables, chain);
+    worked
+}
 
-    /// What the coordinator may have missed, told again: with every heartbeat.
-    pub(in crate::shard) fn repeat_reports(&mut self) {
-        report_refused(self);
-        let count = self.chain.as_ref().map_or(0, |chain| chain.parts.len());
-        for index in 0..count {
-            let part = self.chain.as_ref().and_then(|chain| chain.parts[index].as_deref());
-            let Some(part) = part else { continue };
-            if let Some(output) = part.replica.pending_report() {
-                self.carry_out_output(part.partition, output);
-            }
+/// When the chains want a turn at the latest.
+pub(in crate::shard) fn chain_deadline(chain: &Chain) -> Option<Duration> {
+    if !chain.map.is_founded() {
+        return None;
+    }
+    let backlog = chain.copies_out > 0 || chain.links.iter().any(|link| !link.pending.is_empty());
+    if backlog || chain.disk.is_behind() {
+        return Some(BACKLOG_WAIT);
+    }
+    let now = chain.context.leases.now();
+    if !chain.is_settled() || chain.context.leases.has_peers() {
+        return Some(Duration::from_micros(chain.next_tick.since(now)));
+    }
+    // Nobody waits for a tick but sessions that may be over.
+    let expires = chain.map.session_expiry_ms > 0;
+    expires.then(|| Duration::from_micros(chain.next_expiry.since(now)))
+}
+
+/// Leases, holds that have run out, reports that may have been missed.
+fn tick_chain(port: &mut Port, tables: &mut Tables, chain: &mut Chain) {
+    let now = chain.now;
+    chain.next_tick = now.after(chain.context.leases.tick_us());
+    if chain.shard == ShardId(0) {
+        let mut outputs = Vec::new();
+        chain.context.leases.tick(&mut outputs);
+        chain.carry_out_leases(&mut outputs);
+    }
+    for index in 0..chain.parts.len() {
+        let Some(part) = chain.parts[index].as_deref_mut() else { continue };
+        let partition = part.partition;
+        if part.replica.wakes_at(Time(0)).is_some() {
+            // A tick is always taken.
+            let _ = outputs::step(port, tables, chain, partition, Input::Tick);
+        }
+    }
+    expiry::expire_sessions(port, tables, chain);
+    disk::tick_disk(chain);
+    rows::fence_stale_rows(tables, chain);
+}
+
+/// What the coordinator may have missed, told again: with every heartbeat.
+pub(in crate::shard) fn repeat_reports(port: &mut Port, tables: &mut Tables, chain: &mut Chain) {
+    growth::report_refused(tables, chain);
+    let count = chain.parts.len();
+    for index in 0..count {
+        let part = chain.parts[index].as_deref();
+        let Some(part) = part else { continue };
+        if let Some(output) = part.replica.pending_report() {
+            outputs::carry_out_output(port, tables, chain, part.partition, output);
         }
     }
 }
@@ -157,8 +167,8 @@ pub(super) fn leaves_records(chain: &Chain, durable: Option<&Durable>) -> bool {
 }
 
 /// Whether a settled shard's log takes records that are given to it at the end of the turn.
-pub(in crate::shard) fn has_room_for_records(chain: Option<&Chain>, durable: &Durable) -> bool {
-    chain.is_none_or(|chain| has_log_room(chain, Some(durable)))
+pub(in crate::shard) fn has_room_for_records(chain: &Chain, durable: &Durable) -> bool {
+    has_log_room(chain, Some(durable))
 }
 
 /// Whether the log has room for more records. Those that are here and not in it yet have to fit it as it

@@ -2,7 +2,8 @@
 
 use windlass_wire::{PartitionId, Status};
 
-use super::super::{Shard, set_rows::SetError};
+use super::Chain;
+use crate::shard::{port::Port, rounds, set_rows::SetError, tables::Tables};
 
 /// One message.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +72,7 @@ impl Waits {
     }
 }
 
-impl Shard {
+impl Port {
     /// Begins to wait for a message of this turn: until its turn is over, at least.
     #[inline]
     pub(in crate::shard) fn begin_wait(&mut self, at: usize) -> u32 {
@@ -108,49 +109,64 @@ impl Shard {
             self.complete(wait.slot, wait.number, wait.status, wait.detail);
         }
     }
+}
 
-    /// The chain has everything of a partition up to `lsn`.
-    pub(super) fn acknowledge_up_to(&mut self, partition: PartitionId, lsn: windlass_wire::Lsn) {
-        loop {
-            let part = self.chain.as_mut().and_then(|chain| chain.part_mut(partition));
-            let Some(part) = part else { return };
-            if part.setting.front().is_some_and(|(position, _)| *position <= lsn)
-                && let Some((_, answer)) = part.setting.pop_front()
-            {
-                // An asker that is gone needs no answer.
-                let _ = answer.send(Ok(()));
-                continue;
+/// The chain has everything of a partition up to `lsn`.
+pub(super) fn acknowledge_up_to(
+    port: &mut Port,
+    chain: &mut Chain,
+    partition: PartitionId,
+    lsn: windlass_wire::Lsn,
+) {
+    loop {
+        let part = chain.part_mut(partition);
+        let Some(part) = part else { return };
+        if part.setting.front().is_some_and(|(position, _)| *position <= lsn)
+            && let Some((_, answer)) = part.setting.pop_front()
+        {
+            // An asker that is gone needs no answer.
+            let _ = answer.send(Ok(()));
+            continue;
+        }
+        match part.waiting.front() {
+            Some((position, id)) if *position <= lsn => {
+                let id = *id;
+                part.waiting.pop_front();
+                port.end_wait(id, Status::Done, 0);
             }
-            match part.waiting.front() {
-                Some((position, id)) if *position <= lsn => {
-                    let id = *id;
-                    part.waiting.pop_front();
-                    self.end_wait(id, Status::Done, 0);
-                }
-                _ => return,
-            }
+            _ => return,
         }
     }
+}
 
-    /// This replica can say no more what becomes of the pushes it took: their clients ask the chain.
-    pub(super) fn give_up_waiting(&mut self, partition: PartitionId) {
-        self.give_up_rounds(partition);
-        self.end_waiting(partition, Status::StaleEpoch);
-    }
+/// This replica can say no more what becomes of the pushes it took: their clients ask the chain.
+pub(super) fn give_up_waiting(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    partition: PartitionId,
+) {
+    rounds::give_up_rounds(port, tables, partition);
+    end_waiting(port, chain, partition, Status::StaleEpoch);
+}
 
-    /// All that waits for a partition ends so.
-    pub(super) fn end_waiting(&mut self, partition: PartitionId, status: Status) {
-        loop {
-            let part = self.chain.as_mut().and_then(|chain| chain.part_mut(partition));
-            let Some(part) = part else { return };
-            for (_, answer) in part.setting.drain(..) {
-                let is_stopped = status == Status::Poisoned;
-                let error = if is_stopped { SetError::stopped() } else { SetError::Moved };
-                // As above.
-                let _ = answer.send(Err(error));
-            }
-            let Some((_, id)) = part.waiting.pop_front() else { return };
-            self.end_wait(id, status, 0);
+/// All that waits for a partition ends so.
+pub(super) fn end_waiting(
+    port: &mut Port,
+    chain: &mut Chain,
+    partition: PartitionId,
+    status: Status,
+) {
+    loop {
+        let part = chain.part_mut(partition);
+        let Some(part) = part else { return };
+        for (_, answer) in part.setting.drain(..) {
+            let is_stopped = status == Status::Poisoned;
+            let error = if is_stopped { SetError::stopped() } else { SetError::Moved };
+            // As above.
+            let _ = answer.send(Err(error));
         }
+        let Some((_, id)) = part.waiting.pop_front() else { return };
+        port.end_wait(id, status, 0);
     }
 }

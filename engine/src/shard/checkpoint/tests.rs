@@ -1,11 +1,14 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use windlass_replication::{LeaseTimings, Push, SessionTable};
-use windlass_transport::tcp::{Tcp, TcpOptions};
+use windlass_transport::{
+    Transport,
+    tcp::{Tcp, TcpOptions},
+};
 use windlass_wire::{ClusterMap, Incarnation, Sequence, ServerId, ShardId, map::Chain};
 
 use super::*;
-use crate::shard::{ChainContext, ShardOptions, SharedLeases, chain};
+use crate::shard::{ChainContext, Shard, ShardOptions, SharedLeases, chain};
 
 const PARTITION: PartitionId = PartitionId(0);
 
@@ -19,23 +22,30 @@ pub(in crate::shard) fn shard() -> Shard {
         worker_timeout_ms: 1000,
     };
     let transport = Tcp::open(TcpOptions::LOOPBACK).unwrap();
-    let (mut shard, _handle) =
-        Shard::new(ShardId(0), ServerId(0), 1, options, vec![Box::new(transport)]).unwrap();
-    shard.replicate(ChainContext {
+    let context = ChainContext {
         leases: Arc::new(SharedLeases::new(LeaseTimings::default())),
         events: crossbeam::channel::unbounded().0,
         ended: crossbeam::channel::unbounded().0,
-    });
+    };
+    let transports: Vec<Box<dyn Transport>> = vec![Box::new(transport)];
+    let (mut shard, _handle) =
+        Shard::new(ShardId(0), ServerId(0), 1, options, transports, context).unwrap();
     let chain = Chain { epoch: Epoch(1), servers: vec![ServerId(0)], ..Chain::default() };
     let map = ClusterMap { epoch: Epoch(1), chains: vec![chain], ..ClusterMap::default() };
-    shard.map = Arc::new(map);
-    shard.configure_chains();
-    while !chain::is_settled(shard.chain.as_deref()) {
+    shard.chain.map = Arc::new(map);
+    let Shard { port, tables, chain, disk, .. } = &mut shard;
+    chain::configure_chains(port, tables, chain, disk);
+    while !chain::is_settled(chain) {
         // Promises of a life before may still hold.
-        shard.note_time();
+        chain::note_time(port, tables, chain);
     }
-    shard.recover_chains(&BTreeMap::new(), BTreeMap::new(), true);
+    chain::recover_chains(port, tables, chain, &BTreeMap::new(), BTreeMap::new(), true);
     shard
+}
+
+fn source<'a>(shard: &'a mut Shard, copied: &'a mut Copied) -> Source<'a> {
+    let Shard { port, tables, chain, .. } = shard;
+    Source { port, tables, chain, copied }
 }
 
 /// A push of a session's first life.
@@ -52,7 +62,7 @@ pub(in crate::shard) fn push(session: u64, sequence: u64) -> Push {
 /// A client pushes without a record.
 pub(in crate::shard) fn leave(shard: &mut Shard, session: u64, sequence: u64) {
     let push = push(session, sequence);
-    shard.chain.as_mut().unwrap().note_applied(PARTITION, (0, &push));
+    shard.chain.note_applied(PARTITION, (0, &push));
 }
 
 #[test]
@@ -67,10 +77,10 @@ fn many_sessions_go_into_short_blocks_while_others_come() {
     let mut copied = Copied { positions: vec![Lsn(7)], ..Copied::default() };
     let mut found = SessionTable::new(usize::MAX);
     let mut blocks = Vec::new();
-    Source { shard: &mut shard, copied: &mut copied }.begin(PARTITION, Extent::Full);
+    source(&mut shard, &mut copied).begin(PARTITION, Extent::Full);
     let mut buffer = vec![0; 1 << 20];
     loop {
-        let mut source = Source { shard: &mut shard, copied: &mut copied };
+        let mut source = source(&mut shard, &mut copied);
         match source.next(PARTITION, &mut buffer) {
             Next::Block(head) => {
                 assert_eq!((head.section, head.lsn), (SESSIONS, Lsn(7)));
@@ -117,7 +127,7 @@ fn a_long_piece_goes_into_several_blocks_of_one_position() {
     loop {
         // Records come in meanwhile.
         copied.positions = vec![Lsn(8 + lengths.len() as u64)];
-        let mut source = Source { shard: &mut shard, copied: &mut copied };
+        let mut source = source(&mut shard, &mut copied);
         if lengths.len() == 1 {
             assert_eq!(source.next(PARTITION, &mut buffer[..1000]), Next::NoRoom);
         }

@@ -11,7 +11,11 @@ use crate::{
         frame::Kind,
         record::Record,
     },
-    shard::{Shard, chain::reaching, rounds::CLOSES, tables::ShardTable},
+    shard::{
+        chain::reaching,
+        rounds::CLOSES,
+        tables::{ShardTable, Tables},
+    },
 };
 
 impl TableClocks {
@@ -39,11 +43,11 @@ impl TableClocks {
     }
 }
 
-impl Shard {
+impl Tables {
     /// Goes on from the clocks that recovery has found.
     pub(in crate::shard) fn resume_clocks(&mut self) {
         let now = Instant::now();
-        for table in self.tables.values_mut() {
+        for table in self.by_id.values_mut() {
             if let Some(clocks) = &mut table.clocks {
                 clocks.resume(now);
             }

@@ -15,6 +15,10 @@ use std::time::Duration;
 use self::waiting::Waiting;
 pub(super) use self::{
     kept::apply_record,
+    requests::{
+        advance_clock, end_parked_pulls, expire_workers, give_up_worker, join_clock, must_wait,
+        park_pull, release_pulls, retire_workers,
+    },
     table::{TableClocks, is_clocked},
 };
 

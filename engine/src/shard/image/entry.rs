@@ -11,6 +11,7 @@
 
 use windlass_wire::{RowRange, TableId};
 
+use super::IMAGE;
 use crate::{
     persist::{
         frame::Kind,
@@ -18,10 +19,8 @@ use crate::{
         recovery::{AppliedBlocks, Refusal},
     },
     shard::{
-        Shard,
         checkpoint::ROWS,
-        image::IMAGE,
-        tables::{ShardTable, TableRows},
+        tables::{ShardTable, TableRows, Tables},
     },
     table::piece_of,
 };
@@ -149,7 +148,7 @@ pub(in crate::shard) fn holds_images(record: &Record<'_>) -> bool {
 
 /// Puts the rows of a record back, except those that a checkpoint's blocks hold newer.
 pub(in crate::shard) fn restore_image(
-    shard: &mut Shard,
+    tables: &mut Tables,
     record: &Record<'_>,
     applied: &AppliedBlocks,
 ) -> Result<(), Refusal> {
@@ -160,7 +159,7 @@ pub(in crate::shard) fn restore_image(
         bytes = rest;
         // A table that was dropped since: nobody misses its rows.
         let id = entry.table;
-        let Some(table) = shard.tables.get_mut(&id) else { continue };
+        let Some(table) = tables.by_id.get_mut(&id) else { continue };
         let Some(slot) = table.slots.find(partition) else { continue };
         let ShardTable { rows, .. } = table;
         let is_newer = |piece: u64| applied.contains(partition, id, ROWS, piece, lsn);
@@ -171,7 +170,7 @@ pub(in crate::shard) fn restore_image(
             continue;
         }
         let skips = |_: &_, key: u64| is_newer(piece_of(key));
-        if !entry.restore((rows, slot), &mut shard.memory_left, skips) {
+        if !entry.restore((rows, slot), &mut tables.memory_left, skips) {
             return Err(format!("an image of table {id} does not fit, or memory is short").into());
         }
     }

@@ -5,10 +5,7 @@ use windlass_wire::PartitionId;
 use super::ENTRY_LEN;
 use crate::{
     limits::IMAGE_PARTITION_LEN_MAX,
-    shard::{
-        Shard,
-        tables::{ShardTable, TableRows},
-    },
+    shard::tables::{ShardTable, TableRows, Tables},
 };
 
 impl ShardTable {
@@ -36,10 +33,10 @@ impl ShardTable {
     }
 }
 
-impl Shard {
+impl Tables {
     /// Bytes of the images of all rows that changed, at most.
     pub(super) fn images_len(&self) -> u64 {
-        let imaged = self.tables.values().filter(|table| table.is_imaged());
+        let imaged = self.by_id.values().filter(|table| table.is_imaged());
         let lengths = imaged.map(|table| {
             let slots = table.slots.filled().map(|(_, slot)| table.dirty_count(slot));
             slots.sum::<u64>() * table.row_image_len()
@@ -50,7 +47,7 @@ impl Shard {
     /// At most so many bytes is the image of any partition now: rows pushed again and again make no
     /// longer ones.
     pub(super) fn longest_image_len(&self) -> u64 {
-        let imaged = || self.tables.values().filter(|table| table.is_imaged());
+        let imaged = || self.by_id.values().filter(|table| table.is_imaged());
         // Where partitions are small none has to be looked at.
         let most: u64 = imaged().map(ShardTable::whole_image_len).fold(0, u64::saturating_add);
         if most <= IMAGE_PARTITION_LEN_MAX / 2 {
@@ -65,7 +62,7 @@ impl Shard {
 
     /// At most so many bytes is the image of a partition now.
     pub(super) fn image_len(&self, partition: PartitionId) -> u64 {
-        let imaged = self.tables.values().filter(|table| table.is_imaged());
+        let imaged = self.by_id.values().filter(|table| table.is_imaged());
         let lengths = imaged.filter_map(|table| {
             let slot = table.slots.find(partition)?;
             Some(table.dirty_count(slot) * table.row_image_len())

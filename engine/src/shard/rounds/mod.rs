@@ -17,6 +17,11 @@ use windlass_replication::{
 use windlass_wire::{Aggregation, PartitionId, TableId, WorkerClock};
 
 use self::sum::Sum;
+pub(super) use self::{
+    close::{close_rounds, finish_round, note_idle},
+    take::push_round,
+    wait::{drop_rounds, end_round_waits, forget_round_waits, give_up_rounds},
+};
 use super::tables::ShardTable;
 use crate::{limits::ROUNDS_OPEN_MAX, persist::record::Covered};
 

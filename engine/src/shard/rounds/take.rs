@@ -7,12 +7,13 @@ use windlass_wire::{Lsn, PartitionId, Status, WorkerClock};
 
 use super::{lane_of, sum::Sum};
 use crate::shard::{
-    Shard,
     aggregate::PushedValues,
+    chain,
     chain::Chain,
+    port::Port,
     push::session_of,
     record::{Gathered, Outcome},
-    tables::ShardTable,
+    tables::{ShardTable, Tables},
 };
 
 /// What becomes of one push at one partition.
@@ -25,105 +26,112 @@ enum Taken {
     At(Lsn),
 }
 
-impl Shard {
-    /// One partition's part of pushes to a table in rounds.
-    pub(in crate::shard) fn push_round(
-        &mut self,
-        gathered: &mut Gathered,
-        spans: Range<usize>,
-        outcomes: &[Outcome],
-    ) {
-        let partition = gathered.partition_of(&spans);
-        let order = gathered.arrivals(spans.clone(), outcomes);
-        for (at, leader) in &order {
-            let rows = gathered.rows_of(spans.clone(), *leader);
-            match self.take_into_round(partition, *at, rows) {
-                Ok(Taken::In(clock)) => self.wait_for_round(partition, *at, clock),
-                Ok(Taken::At(lsn)) => self.wait_for_lsn(partition, *at, lsn),
-                Ok(Taken::Over) => {}
-                Err(status) => self.refuse_later(*at, status),
-            }
+/// One partition's part of pushes to a table in rounds.
+pub(in crate::shard) fn push_round(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    gathered: &mut Gathered,
+    spans: Range<usize>,
+    outcomes: &[Outcome],
+) {
+    let partition = gathered.partition_of(&spans);
+    let order = gathered.arrivals(spans.clone(), outcomes);
+    for (at, leader) in &order {
+        let rows = gathered.rows_of(spans.clone(), *leader);
+        match take_into_round(port, tables, chain, partition, *at, rows) {
+            Ok(Taken::In(clock)) => wait_for_round(port, tables, partition, *at, clock),
+            Ok(Taken::At(lsn)) => chain::wait_for_lsn(port, chain, partition, *at, lsn),
+            Ok(Taken::Over) => {}
+            Err(status) => port.refuse_later(*at, status),
         }
-        gathered.order = order;
     }
+    gathered.order = order;
+}
 
-    fn take_into_round(
-        &mut self,
-        partition: PartitionId,
-        at: usize,
-        rows: impl Iterator<Item = (u32, u64)> + Clone,
-    ) -> Result<Taken, Status> {
-        let Self { tables, chain, turn, staging, sessions, statistics, clocks: known, .. } = self;
-        let chain = chain.as_mut().expect("a shard without a chain takes no pushes");
-        let work = &turn.works[at];
-        let header = work.header;
-        let session = session_of(sessions, work);
-        let (covered, rank) = (session.covered(header.sequence), session.rank);
-        let values = PushedValues::of(turn, staging, work).expect("a push of rows has values");
-        let push = Push { lane: lane_of(header.table), ..session.push(header.sequence) };
-        let table = tables.get_mut(&header.table).ok_or(Status::UnknownTable)?;
-        let slot = table.slots.find(partition).ok_or(Status::NotHere)?;
-        let ShardTable { entry, accumulator, clocks: Some(clocks), rounds: Some(rounds), .. } =
-            table
-        else {
-            return Err(Status::NoRank);
-        };
-        let rank = rank.ok_or(Status::NoRank)?;
-        clocks.live_clock(slot, rank).ok_or(Status::NoRank)?;
-        let open = rounds.of(partition, clocks.closed(slot));
-        if let Some(clock) = open.round_with(covered) {
+fn take_into_round(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    partition: PartitionId,
+    at: usize,
+    rows: impl Iterator<Item = (u32, u64)> + Clone,
+) -> Result<Taken, Status> {
+    let Port { turn, staging, sessions, statistics, .. } = port;
+    let Tables { by_id: tables, clocks: known, .. } = tables;
+    let work = &turn.works[at];
+    let header = work.header;
+    let session = session_of(sessions, work);
+    let (covered, rank) = (session.covered(header.sequence), session.rank);
+    let values = PushedValues::of(turn, staging, work).expect("a push of rows has values");
+    let push = Push { lane: lane_of(header.table), ..session.push(header.sequence) };
+    let table = tables.get_mut(&header.table).ok_or(Status::UnknownTable)?;
+    let slot = table.slots.find(partition).ok_or(Status::NotHere)?;
+    let ShardTable { entry, accumulator, clocks: Some(clocks), rounds: Some(rounds), .. } = table
+    else {
+        return Err(Status::NoRank);
+    };
+    let rank = rank.ok_or(Status::NoRank)?;
+    clocks.live_clock(slot, rank).ok_or(Status::NoRank)?;
+    let open = rounds.of(partition, clocks.closed(slot));
+    if let Some(clock) = open.round_with(covered) {
+        statistics.duplicates += 1;
+        return Ok(Taken::In(clock));
+    }
+    // Replicas know the last push of a session that is applied, and take those before it to be.
+    let last = open.last_of(covered).unwrap_or_default();
+    let placed = open.rounds.place(header.clock.max(last));
+    if let Placed::TooEarly = placed {
+        // No worker that knows how far the rounds are is so far ahead: this one is to join anew.
+        return Err(Status::NoRank);
+    }
+    if let Placed::Into(clock) = placed
+        && !is_applied(chain, partition, &push)
+    {
+        let sum = open.sums.entry(clock).or_insert_with(|| Sum::new(&entry.schema));
+        sum.check_room(covered, rows.clone())?;
+    }
+    if placed == Placed::Dropped && !is_applied(chain, partition, &push) {
+        // However often it comes, it is not in any sum: nothing has to be remembered of it.
+        statistics.late_dropped += 1;
+        return Ok(Taken::Over);
+    }
+    match admit(chain, partition, &push)? {
+        Admission::Apply => {}
+        Admission::Duplicate { lsn } => {
             statistics.duplicates += 1;
-            return Ok(Taken::In(clock));
+            return Ok(Taken::At(lsn));
         }
-        // Replicas know the last push of a session that is applied, and take those before it to be.
-        let last = open.last_of(covered).unwrap_or_default();
-        let placed = open.rounds.place(header.clock.max(last));
-        if let Placed::TooEarly = placed {
-            // No worker that knows how far the rounds are is so far ahead: this one is to join anew.
-            return Err(Status::NoRank);
-        }
-        if let Placed::Into(clock) = placed
-            && !is_applied(chain, partition, &push)
-        {
-            let sum = open.sums.entry(clock).or_insert_with(|| Sum::new(&entry.schema));
-            sum.check_room(covered, rows.clone())?;
-        }
-        if placed == Placed::Dropped && !is_applied(chain, partition, &push) {
-            // However often it comes, it is not in any sum: nothing has to be remembered of it.
-            statistics.late_dropped += 1;
+        // Applied, or dropped.
+        _ => {
+            statistics.duplicates += 1;
             return Ok(Taken::Over);
         }
-        match admit(chain, partition, &push)? {
-            Admission::Apply => {}
-            Admission::Duplicate { lsn } => {
-                statistics.duplicates += 1;
-                return Ok(Taken::At(lsn));
-            }
-            // Applied, or dropped.
-            _ => {
-                statistics.duplicates += 1;
-                return Ok(Taken::Over);
-            }
-        }
-        let Placed::Into(clock) = placed else { return Ok(Taken::Over) };
-        statistics.late_folded += u64::from(header.clock <= open.rounds.closed());
-        if header.clock < clock {
-            open.rounds.fold(clock);
-            known.unclosed = true;
-        }
-        let sum = open.sums.entry(clock).or_insert_with(|| Sum::new(&entry.schema));
-        sum.add((&entry.schema, accumulator), (covered, values), rows);
-        Ok(Taken::In(clock))
     }
+    let Placed::Into(clock) = placed else { return Ok(Taken::Over) };
+    statistics.late_folded += u64::from(header.clock <= open.rounds.closed());
+    if header.clock < clock {
+        open.rounds.fold(clock);
+        known.unclosed = true;
+    }
+    let sum = open.sums.entry(clock).or_insert_with(|| Sum::new(&entry.schema));
+    sum.add((&entry.schema, accumulator), (covered, values), rows);
+    Ok(Taken::In(clock))
+}
 
-    fn wait_for_round(&mut self, partition: PartitionId, at: usize, clock: WorkerClock) {
-        let wait = self.begin_wait(at);
-        let table = self.tables.get_mut(&self.turn.works[at].header.table);
-        let rounds = table.and_then(|table| table.rounds.as_mut());
-        let open = rounds.and_then(|rounds| rounds.open.get_mut(&partition));
-        open.expect("the push is in a round of it").waiting.push((clock, wait));
-        self.waits.add(wait);
-    }
+fn wait_for_round(
+    port: &mut Port,
+    tables: &mut Tables,
+    partition: PartitionId,
+    at: usize,
+    clock: WorkerClock,
+) {
+    let wait = port.begin_wait(at);
+    let table = tables.by_id.get_mut(&port.turn.works[at].header.table);
+    let rounds = table.and_then(|table| table.rounds.as_mut());
+    let open = rounds.and_then(|rounds| rounds.open.get_mut(&partition));
+    open.expect("the push is in a round of it").waiting.push((clock, wait));
+    port.waits.add(wait);
 }
 
 /// Whether a push, or a later one of its session, is applied to a partition.

@@ -7,45 +7,45 @@ use windlass_wire::{
     Status, TableEntry, TableKind, map::shard_of,
 };
 
-use super::{
-    arena::Arena,
-    clocks::{TableClocks, is_clocked},
-    marks::Marks,
-    memory::{Made, MemoryThread, WantedState},
-    push::{Refusal, detail_of},
-    rounds::TableRounds,
-    rule::TableRule,
-};
 use crate::{
     limits::KEYS_FETCHED_AHEAD,
+    shard::{
+        arena::Arena,
+        clocks::{TableClocks, is_clocked},
+        marks::Marks,
+        memory::{Made, MemoryThread, WantedState},
+        push::{Refusal, detail_of},
+        rounds::TableRounds,
+        rule::TableRule,
+    },
     table::{BlockGeometry, DensePartition, SparseFull, SparsePartition, StatePlanes},
     update::{Accumulator, FiniteScan, KernelError},
 };
 
 /// One table.
 #[derive(Debug)]
-pub(super) struct ShardTable {
-    pub(super) entry: TableEntry,
-    pub(super) layout: Layout,
+pub(in crate::shard) struct ShardTable {
+    pub(in crate::shard) entry: TableEntry,
+    pub(in crate::shard) layout: Layout,
     /// Applies pushes.
-    pub(super) rule: TableRule,
-    pub(super) accumulator: Accumulator,
+    pub(in crate::shard) rule: TableRule,
+    pub(in crate::shard) accumulator: Accumulator,
     /// Set when values that are not finite are refused.
-    pub(super) scan: Option<FiniteScan>,
-    pub(super) rows: TableRows,
+    pub(in crate::shard) scan: Option<FiniteScan>,
+    pub(in crate::shard) rows: TableRows,
     /// Index into the rows' partitions.
-    pub(super) slots: Slots,
+    pub(in crate::shard) slots: Slots,
     /// Keys whose rows [`ShardTable::make_rows`] has made; scratch.
     made: Vec<u64>,
     /// Its workers' clocks, if pulls may have to wait.
-    pub(super) clocks: Option<Box<TableClocks>>,
+    pub(in crate::shard) clocks: Option<Box<TableClocks>>,
     /// Its open rounds, if pushes count by rounds.
-    pub(super) rounds: Option<Box<TableRounds>>,
+    pub(in crate::shard) rounds: Option<Box<TableRounds>>,
 }
 
 /// The rows held here.
 #[derive(Debug)]
-pub(super) enum TableRows {
+pub(in crate::shard) enum TableRows {
     /// Of a dense table: partitions and the arena region of each.
     Dense(Vec<(DensePartition, usize)>),
     /// Of a sparse table.
@@ -54,7 +54,7 @@ pub(super) enum TableRows {
 
 /// Why a table could not be made here.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum TableError {
+pub(in crate::shard) enum TableError {
     /// No kernel for its rule and dtype.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -72,7 +72,10 @@ pub(super) enum TableError {
 
 impl ShardTable {
     /// A table without rows.
-    pub(super) fn new(entry: TableEntry, partition_count: u32) -> Result<Self, TableError> {
+    pub(in crate::shard) fn new(
+        entry: TableEntry,
+        partition_count: u32,
+    ) -> Result<Self, TableError> {
         let schema = &entry.schema;
         Ok(Self {
             layout: Layout::new(entry.id, schema.kind, partition_count),
@@ -95,7 +98,7 @@ impl ShardTable {
     }
 
     /// Partitions that the map gives to this shard and that are not here.
-    pub(super) fn missing<'a>(
+    pub(in crate::shard) fn missing<'a>(
         &'a self,
         map: &'a ClusterMap,
         server: ServerId,
@@ -111,7 +114,7 @@ impl ShardTable {
     }
 
     /// Bytes of parameter memory that a partition takes.
-    pub(super) fn len_of(&self, partition: PartitionId) -> u64 {
+    pub(in crate::shard) fn len_of(&self, partition: PartitionId) -> u64 {
         if !self.is_dense() {
             return 0;
         }
@@ -120,7 +123,7 @@ impl ShardTable {
     }
 
     /// Lengths of the pieces of the arena that [`ShardTable::install`] takes, in its order.
-    pub(super) fn pieces(&self, partitions: &[PartitionId]) -> impl Iterator<Item = u64> {
+    pub(in crate::shard) fn pieces(&self, partitions: &[PartitionId]) -> impl Iterator<Item = u64> {
         let wants_clock = is_clocked(&self.entry.schema) && self.clocks.is_none();
         let partitions = if self.is_dense() { partitions } else { &[] };
         let rows = partitions.iter().map(|partition| self.len_of(*partition));
@@ -128,14 +131,14 @@ impl ShardTable {
     }
 
     /// The optimiser state of a partition, to be made by another thread.
-    pub(super) fn wanted_state(&self, partition: PartitionId) -> Option<WantedState> {
+    pub(in crate::shard) fn wanted_state(&self, partition: PartitionId) -> Option<WantedState> {
         let rows = self.layout.rows_of(partition).count();
         if self.is_dense() { WantedState::of(self, partition, rows) } else { None }
     }
 
     /// Takes in partitions that are not here, with zeroed rows. The arena has room for them, and what was
     /// made has their state.
-    pub(super) fn install(
+    pub(in crate::shard) fn install(
         &mut self,
         partitions: &[PartitionId],
         arena: &mut Arena,
@@ -185,23 +188,23 @@ impl ShardTable {
     /// Whether every push to it takes a record, also where nobody else has to hold it: records move its
     /// workers' clocks, or close its rounds.
     #[inline]
-    pub(super) fn goes_by_records(&self) -> bool {
+    pub(in crate::shard) fn goes_by_records(&self) -> bool {
         self.clocks.is_some()
     }
 
     /// Whether it is kept on disk.
-    pub(super) fn is_kept(&self) -> bool {
+    pub(in crate::shard) fn is_kept(&self) -> bool {
         self.entry.schema.durability != Durability::Memory {}
     }
 
     /// Whether rows are numbered.
-    pub(super) fn is_dense(&self) -> bool {
+    pub(in crate::shard) fn is_dense(&self) -> bool {
         matches!(self.rows, TableRows::Dense(_))
     }
 
     /// Has the rows of a partition marked as not current, or the mark taken away. Its clock is hidden, or
     /// shown, at once.
-    pub(super) fn fence_partition(
+    pub(in crate::shard) fn fence_partition(
         &mut self,
         partition: PartitionId,
         fenced: bool,
@@ -218,7 +221,7 @@ impl ShardTable {
     }
 
     /// Every row of a partition is about to be copied here: those that others may not have go at once.
-    pub(super) fn begin_copy(
+    pub(in crate::shard) fn begin_copy(
         &mut self,
         partition: PartitionId,
         memory_left: &mut u64,
@@ -237,7 +240,7 @@ impl ShardTable {
     }
 
     /// Makes every row of a partition as if it had never been pushed to.
-    pub(super) fn clear_partition(
+    pub(in crate::shard) fn clear_partition(
         &mut self,
         partition: PartitionId,
         memory_left: &mut u64,
@@ -263,7 +266,7 @@ impl ShardTable {
     }
 
     /// Gives back a partition that is kept elsewhere.
-    pub(super) fn remove_partition(
+    pub(in crate::shard) fn remove_partition(
         &mut self,
         partition: PartitionId,
         memory_left: &mut u64,
@@ -294,7 +297,7 @@ impl ShardTable {
     }
 
     /// Gives the table's memory back: that of dense rows bit by bit, in the turns to come.
-    pub(super) fn release(
+    pub(in crate::shard) fn release(
         self,
         arena: &mut Arena,
         memory_left: &mut u64,
@@ -319,7 +322,11 @@ impl ShardTable {
 
     /// Makes the rows of new keys, so that a push of them finds memory for all or changes nothing: where
     /// there is none for one of them, no row stays that this made.
-    pub(super) fn make_rows(&mut self, keys: &[u64], memory: &mut u64) -> Result<(), Refusal> {
+    pub(in crate::shard) fn make_rows(
+        &mut self,
+        keys: &[u64],
+        memory: &mut u64,
+    ) -> Result<(), Refusal> {
         let Self { rows: TableRows::Sparse(partitions), slots, layout, made, .. } = self else {
             return Ok(());
         };
@@ -350,12 +357,12 @@ impl ShardTable {
 
     /// Where a partition is in the rows' vector, if it is here.
     #[inline]
-    pub(super) fn slot(&self, partition: PartitionId) -> Option<usize> {
+    pub(in crate::shard) fn slot(&self, partition: PartitionId) -> Option<usize> {
         self.slots.find(partition)
     }
 
     /// Checks that a range of rows exists and is held here.
-    pub(super) fn check_range(&self, first: u64, count: u64) -> Result<(), Refusal> {
+    pub(in crate::shard) fn check_range(&self, first: u64, count: u64) -> Result<(), Refusal> {
         let TableKind::Dense { rows } = self.entry.schema.kind else {
             return Err((Status::OutOfRange, 0));
         };
@@ -374,7 +381,7 @@ impl ShardTable {
     }
 
     /// Checks that keys ascend, exist and are held here.
-    pub(super) fn check_keys(&self, keys: &[u64]) -> Result<(), Refusal> {
+    pub(in crate::shard) fn check_keys(&self, keys: &[u64]) -> Result<(), Refusal> {
         for (at, pair) in keys.windows(2).enumerate() {
             if pair[0] >= pair[1] {
                 let status =
@@ -399,7 +406,7 @@ impl ShardTable {
 
 /// Index into a table's partitions by partition.
 #[derive(Debug)]
-pub(super) struct Slots {
+pub(in crate::shard) struct Slots {
     slots: Vec<u32>,
     filled_count: usize,
 }
@@ -411,7 +418,7 @@ impl Slots {
         Self { slots: vec![NONE; partition_count as usize], filled_count: 0 }
     }
 
-    pub(super) fn insert(&mut self, partition: PartitionId, slot: usize) {
+    pub(in crate::shard) fn insert(&mut self, partition: PartitionId, slot: usize) {
         self.slots[partition.0 as usize] = u32::try_from(slot).unwrap_or(NONE);
         self.filled_count += 1;
     }
@@ -428,7 +435,7 @@ impl Slots {
     }
 
     /// The partitions that are here, with their indices.
-    pub(super) fn filled(&self) -> impl Iterator<Item = (PartitionId, usize)> + '_ {
+    pub(in crate::shard) fn filled(&self) -> impl Iterator<Item = (PartitionId, usize)> + '_ {
         (0..)
             .map(PartitionId)
             .zip(&self.slots)
@@ -436,13 +443,13 @@ impl Slots {
     }
 
     /// Whether every partition of the cluster is here.
-    pub(super) fn is_complete(&self) -> bool {
+    pub(in crate::shard) fn is_complete(&self) -> bool {
         self.filled_count == self.slots.len()
     }
 
     /// The index of a partition that is here.
     #[inline]
-    pub(super) fn find(&self, partition: PartitionId) -> Option<usize> {
+    pub(in crate::shard) fn find(&self, partition: PartitionId) -> Option<usize> {
         match self.slots.get(partition.0 as usize) {
             Some(&slot) if slot != NONE => Some(slot as usize),
             _ => None,

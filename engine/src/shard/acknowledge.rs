@@ -1,21 +1,7 @@
 //! Completions on their way back: collected during the turn, written at its end.
 
-use windlass_wire::Status;
 
 use super::{chain::Chain, connect, port::Port, tables::Tables, wait::Pace};
-
-impl Port {
-    /// Completes a message of a session.
-    pub(super) fn complete(&mut self, slot: usize, number: u32, status: Status, detail: u32) {
-        self.statistics.refused += u64::from(status != Status::Done);
-        let Some(session) = &mut self.sessions[slot] else { return };
-        let Some(mailbox) = &mut session.mailbox else { return };
-        mailbox.completions.complete(number, status, detail);
-        if !session.is_watched {
-            self.sessions.watch(slot);
-        }
-    }
-}
 
 /// Writes what was completed, wakes who fell asleep, ends who failed. Returns whether there was
 /// anything to write.

@@ -138,15 +138,6 @@ pub(super) fn attach_mailbox(
     Ok(AttachedMailbox { region: shared_of(shared), ring_len, by_reference_len, kept_keys_max })
 }
 
-impl Port {
-    pub(super) fn transport_of(&self, provider: Provider) -> Result<usize, String> {
-        let mut transports = self.transports.iter();
-        transports
-            .position(|transport| transport.capabilities().provider == provider.name())
-            .ok_or_else(|| format!("the server has no {} transport", provider.name()))
-    }
-}
-
 pub(super) fn close_session(
     port: &mut Port,
     tables: &mut Tables,

@@ -20,7 +20,7 @@ use super::{
     image,
     image::Images,
     log_size::LogSize,
-    port::Port,
+    port::{Port, Unwritten},
     regrouped::Regrouped,
     stopwatch::Stopwatch,
     tables::{ShardTable, TableRows, Tables},
@@ -29,7 +29,6 @@ use crate::{
     limits::{IMAGES_LEN_PER_TURN, LOG_RING_LEN, SESSIONS_MAX},
     persist::{
         checkpoint::{CheckpointConfig, CheckpointProgress},
-        commit::Position,
         limits::OVERLAP_BYTES_MIN,
         log::{Full, Log},
         memory::Window,
@@ -55,15 +54,6 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Acknowledgements that may wait for the disk at once.
 pub(super) const UNWRITTEN_MAX: usize = SESSIONS_MAX * 64;
-
-/// An acknowledgement that waits for the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Unwritten {
-    slot: usize,
-    /// Life of the connection.
-    life: u64,
-    number: u32,
-}
 
 /// A shard's log and checkpoints, and who waits for them.
 pub(super) struct Durable {
@@ -308,25 +298,6 @@ pub(super) fn close_disk(port: &mut Port, tables: &mut Tables, chain: &mut Chain
     let _ = removal.map(JoinHandle::join);
 }
 
-impl Port {
-    /// Completes a request when the log is durable up to `position`.
-    pub(super) fn complete_at(&mut self, slot: usize, number: u32, position: Position) {
-        let Some(life) = self.sessions[slot].as_ref().map(|session| session.life) else { return };
-        let waiting = Unwritten { slot, life, number };
-        if self.unwritten.push(position, waiting).is_err() {
-            unreachable!("sessions have fewer requests in flight than the queue has room for");
-        }
-    }
-
-    fn acknowledge_waiting(&mut self, waiting: Unwritten, status: Status) {
-        // Its slot may be another connection's by now.
-        let session = self.sessions.get(waiting.slot).and_then(Option::as_ref);
-        if session.is_some_and(|session| session.life == waiting.life) {
-            self.complete(waiting.slot, waiting.number, status, 0);
-        }
-    }
-}
-
 /// Does a bounded piece of a checkpoint.
 fn step_checkpoint(
     port: &mut Port,
@@ -387,13 +358,6 @@ fn step_checkpoint(
         tracing::error!(shard = chain.shard.0, error = super::chain(&error), "checkpoint failed");
     }
     port.statistics.note_checkpoint_turn(begun.took());
-}
-
-impl Tables {
-    /// Bytes of rows, state and indices.
-    pub(super) fn held_len(&self) -> u64 {
-        self.memory_len_max.saturating_sub(self.memory_left)
-    }
 }
 
 impl Port {

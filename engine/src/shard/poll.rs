@@ -2,7 +2,7 @@
 
 use windlass_transport::{Completion, CompletionStatus, Opcode, WorkId};
 
-use super::{chain::Chain, fetch::Outstanding, port::Port};
+use super::{chain::Chain, port::Port};
 
 /// Polls every transport once; returns whether anything was reported.
 pub(super) fn poll_transports(port: &mut Port, chain: &mut Chain) -> bool {
@@ -48,19 +48,5 @@ fn complete_one(port: &mut Port, chain: &mut Chain, transport: usize, completion
         session.active = true;
         let posted = port.transports[transport].post_receive(completion.queue_pair, 1);
         session.failed |= posted.is_err();
-    }
-}
-
-impl Port {
-    /// A signaled request has completed, or never will.
-    pub(super) fn end_outstanding(&mut self, work_id: WorkId, succeeded: bool) {
-        match self.staging.finish(work_id) {
-            Some(Outstanding::Fetch { session, number, chunk }) => {
-                self.fetched(session, number, chunk, succeeded);
-            }
-            Some(Outstanding::Reply { chunk }) => self.staging.release(chunk),
-            Some(Outstanding::Tell) => self.tells_in_flight -= 1,
-            None => {}
-        }
     }
 }

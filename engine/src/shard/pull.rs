@@ -6,20 +6,17 @@ use windlass_transport::{
     InlineBytes, Operation, RemoteAddress, fabric::INLINE_LEN_MAX as INLINE_BYTES_MAX,
     mailbox::digest_of_bytes,
 };
-use windlass_wire::{RequestHeader, RequestKind, RowRange, Rows, Status};
+use windlass_wire::{RequestKind, RowRange, Rows, Status};
 
 use super::{
     clocks,
     fetch::{Outstanding, remote_of},
-    port::Port,
+    port::{BESIDE_ROWS, Port},
     scan,
     tables::{ShardTable, TableRows, Tables},
     work::Work,
 };
 use crate::{limits::KEYS_FETCHED_AHEAD, table::SparsePartition};
-
-/// Requests beside those that write rows: their digest, a completion, and one more.
-const BESIDE_ROWS: u64 = 3;
 
 /// What came of a pull.
 enum Pulled {
@@ -58,18 +55,6 @@ pub(super) fn pull_all(port: &mut Port, tables: &mut Tables) {
         port.statistics.rows_pulled += u64::from(work.header.row_count);
         port.statistics.bytes_pulled += work.header.values_len();
         port.close(at, Status::Done, work.waited_us);
-    }
-}
-
-impl Port {
-    /// Whether a pull of this session would find room now.
-    pub(super) fn has_room_to_pull(&self, slot: usize, header: &RequestHeader) -> bool {
-        let Some(session) = &self.sessions[slot] else { return false };
-        let Some(mailbox) = &session.mailbox else { return false };
-        let len = header.values_len();
-        let piece_len = self.transports[session.transport].capabilities().message_len_max;
-        mailbox.sender.room() as u64 >= len.div_ceil(u64::from(piece_len)) + BESIDE_ROWS
-            && (len <= INLINE_BYTES_MAX as u64 || self.staging.has_room(session.life, len))
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
     scan::check_scan,
     session::ShardSession,
     tables::{ShardTable, TableRows, Tables},
-    work::{Values, Work, values_pointer},
+    work::{Work, values_pointer},
     writes::Writes,
 };
 
@@ -87,14 +87,6 @@ pub(super) fn push_all(
     }
 }
 
-impl Tables {
-    /// The table of a request that was checked.
-    #[inline]
-    pub(super) fn table_of(&self, work: &Work) -> &ShardTable {
-        self.by_id.get(&work.header.table).expect("a request that was checked has its table")
-    }
-}
-
 /// Carries out a push that takes no record, with others of its table where its rule is for their sum.
 fn push_straight(
     port: &mut Port,
@@ -126,81 +118,6 @@ pub(super) fn carry_out_other(
         rounds::note_idle(port, tables, chain, at);
     }
     (Status::Done, 0)
-}
-
-impl Port {
-    /// Counts a push and completes it, unless it also pulls.
-    pub(super) fn finish_push(&mut self, at: usize, outcome: Result<(), Refusal>) {
-        let work = &mut self.turn.works[at];
-        if let Values::Staged(chunk) = work.values {
-            self.staging.release(chunk);
-            work.values = Values::None;
-        }
-        match outcome {
-            Ok(()) => {
-                work.pushed = true;
-                let is_over = work.header.kind == RequestKind::Push;
-                self.statistics.pushes += 1;
-                self.statistics.rows_pushed += u64::from(work.header.row_count);
-                self.statistics.bytes_pushed += work.header.values_len();
-                if is_over {
-                    self.close(at, Status::Done, 0);
-                }
-            }
-            Err((status, detail)) => self.close(at, status, detail),
-        }
-    }
-
-    /// Completes a request.
-    pub(super) fn close(&mut self, at: usize, status: Status, detail: u32) {
-        let work = &mut self.turn.works[at];
-        work.closed = true;
-        let (slot, number, durable_at) = (work.session, work.number, work.durable_at);
-        let wait = work.wait.take();
-        let pushes = work.header.kind.pushes();
-        if let Values::Staged(chunk) = work.values {
-            work.values = Values::None;
-            self.staging.release(chunk);
-        }
-        if pushes
-            && is_sent_again(status)
-            && let Some(session) = &mut self.sessions[slot]
-        {
-            session.refuses = true;
-        }
-        if let Some(wait) = wait {
-            self.end_wait(wait, status, detail);
-            return;
-        }
-        match durable_at {
-            Some(position) if status == Status::Done => self.complete_at(slot, number, position),
-            _ => self.complete(slot, number, status, detail),
-        }
-    }
-
-    /// Whether a push that was in order when it was looked at first no longer is. One of the turn that
-    /// was refused since is behind it or before it; either way it will be sent again with that one.
-    pub(super) fn is_behind_refused(&self, at: usize) -> bool {
-        let work = &self.turn.works[at];
-        let refuses = self.sessions[work.session].as_ref().is_some_and(|session| session.refuses);
-        refuses && is_ordered(work.header.kind)
-    }
-
-    /// Refuses a push behind one that was refused and will be sent again. To be asked once for each,
-    /// in the order they came.
-    fn check_order(&mut self, at: usize) -> Result<(), Refusal> {
-        let work = &self.turn.works[at];
-        let session = self.sessions[work.session].as_mut();
-        let session = session.expect("no session ends while its requests are carried out");
-        if !session.refuses || !is_ordered(work.header.kind) {
-            return Ok(());
-        }
-        if work.header.resumes {
-            session.refuses = false;
-            return Ok(());
-        }
-        Err((Status::StaleEpoch, 0))
-    }
 }
 
 /// Checks a request against its table, its session and the map, before anything is touched.
@@ -373,25 +290,6 @@ pub(super) fn session_of<'a>(
     work: &Work,
 ) -> &'a ShardSession {
     sessions[work.session].as_ref().expect("no session ends while its requests are carried out")
-}
-
-/// Whether it counts in which order a session's requests are carried out. A clock that went on without
-/// the push before it would promise what is not there.
-fn is_ordered(kind: RequestKind) -> bool {
-    kind.pushes() || kind == RequestKind::AdvanceClock
-}
-
-/// Whether a client sends a push with this outcome again, or may.
-pub(super) fn is_sent_again(status: Status) -> bool {
-    matches!(
-        status,
-        Status::StaleEpoch
-            | Status::NotHere
-            | Status::Full
-            | Status::Poisoned
-            | Status::ShuttingDown
-            | Status::TooEarly
-    )
 }
 
 /// One push being applied wherever it is new.

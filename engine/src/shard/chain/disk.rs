@@ -174,13 +174,6 @@ impl ChainDisk {
     }
 }
 
-impl Tables {
-    /// Whether any table is kept on disk: then all partitions are.
-    pub(in crate::shard) fn keeps_records(&self) -> bool {
-        self.by_id.values().any(|table| table.entry.schema.durability != Durability::Memory {})
-    }
-}
-
 /// A record has joined a replica's log.
 #[inline]
 pub(super) fn keep_record(chain: &mut Chain, partition: PartitionId) {

@@ -13,7 +13,7 @@ use crate::{
     },
     shard::{
         port::Port,
-        push::{Refusal, is_sent_again},
+        push::Refusal,
         tables::{ShardTable, Tables},
         work::Work,
     },
@@ -97,21 +97,6 @@ pub(in crate::shard) fn wait_for_lsn(
     let place = part.waiting.partition_point(|(position, _)| *position <= lsn);
     part.waiting.insert(place, (lsn, id));
     port.waits.add(id);
-}
-
-impl Port {
-    /// A message whose rows of one partition are refused: it ends so once the others are settled.
-    pub(in crate::shard) fn refuse_later(&mut self, at: usize, status: Status) {
-        let id = self.begin_wait(at);
-        self.waits.add(id);
-        let session = self.turn.works[at].session;
-        if is_sent_again(status)
-            && let Some(session) = &mut self.sessions[session]
-        {
-            session.refuses = true;
-        }
-        self.end_wait(id, status, 0);
-    }
 }
 
 /// Gives the record of pushes to its replica. Their messages wait until it is where it has to be.

@@ -76,7 +76,6 @@ pub(super) use self::{
     set::{append_set, check_head},
     status::chain_backlog,
     turn::{chain_deadline, end_chain_turn, is_chain_full, note_time, take_from_peers},
-    waiting::Waits,
 };
 use self::{
     answer::{Records, Taking},

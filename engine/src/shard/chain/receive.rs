@@ -2,7 +2,7 @@
 
 use windlass_replication::{Input, Position, ReplicaError, Time};
 use windlass_wire::{
-    PartitionId, ServerId, Status, TableId,
+    PartitionId, ServerId, Status,
     chain::{BODY_LEN_MAX, ChainFrame, ChainPosition, HEADER_LEN},
     control::Peer,
 };
@@ -297,14 +297,6 @@ impl Port {
             self.statistics.chain_received_bytes += (HEADER_LEN + body.len()) as u64;
         }
         taken
-    }
-}
-
-impl Tables {
-    /// Whether a table is newer than any that was made or dropped here. What names it is left for
-    /// later: without the table it would change nothing, and other replicas would differ.
-    pub(in crate::shard) fn awaits_table(&self, table: TableId) -> bool {
-        table.0 >= self.below || self.growth.is_making(table)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Which rows may be read: those of a replica that is whole and has its place in the chain. Others
 //! carry a mark that one-sided readers see.
 
-use windlass_wire::{PartitionId, TableId};
+use windlass_wire::TableId;
 
 use super::{Chain, part::Part};
 use crate::shard::tables::{ShardTable, Tables};
@@ -37,16 +37,6 @@ pub(in crate::shard) fn fence_new_rows(tables: &mut Tables, chain: &mut Chain, t
     for part in chain.parts.iter().flatten().filter(|part| part.fenced) {
         clocks.is_stale = true;
         table.fence_partition(part.partition, true, marks);
-    }
-}
-
-impl Tables {
-    /// Gives back the rows of a partition that is kept elsewhere.
-    pub(super) fn drop_rows(&mut self, partition: PartitionId) {
-        let Tables { by_id: tables, memory_left, marks, growth, .. } = self;
-        for table in tables.values_mut() {
-            table.remove_partition(partition, memory_left, marks, &growth.memory);
-        }
     }
 }
 

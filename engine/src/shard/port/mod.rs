@@ -1,37 +1,42 @@
 //! Who is connected to a shard, by which transports, and what they have asked for.
 
+mod fetching;
+mod finish;
+mod waits;
+
 use std::collections::HashMap;
 
 use windlass_transport::{Completion, QueuePairId, Transport};
-use windlass_wire::SessionId;
+use windlass_wire::{SessionId, control::Provider};
 
+pub(in crate::shard) use self::{fetching::BESIDE_ROWS, finish::Unwritten, waits::Waits};
 use super::{
-    ShardError, ShardOptions, ShardStatistics, chain::Waits, durable::Unwritten, ids_hash::IdMap,
-    sessions::Sessions, staging::Staging, work::Turn,
+    ShardError, ShardOptions, ShardStatistics, ids_hash::IdMap, sessions::Sessions,
+    staging::Staging, work::Turn,
 };
 use crate::{limits::COMPLETIONS_PER_POLL, persist::commit::CommitQueue};
 
 /// A shard's transports, its sessions, and their requests.
-pub(super) struct Port {
-    pub(super) options: ShardOptions,
-    pub(super) transports: Vec<Box<dyn Transport>>,
-    pub(super) staging: Staging,
-    pub(super) sessions: Sessions,
-    pub(super) by_session: HashMap<SessionId, usize>,
+pub(in crate::shard) struct Port {
+    pub(in crate::shard) options: ShardOptions,
+    pub(in crate::shard) transports: Vec<Box<dyn Transport>>,
+    pub(in crate::shard) staging: Staging,
+    pub(in crate::shard) sessions: Sessions,
+    pub(in crate::shard) by_session: HashMap<SessionId, usize>,
     /// Connections of sessions so far.
-    pub(super) session_lives: u64,
-    pub(super) by_queue_pair: IdMap<(usize, QueuePairId), usize>,
+    pub(in crate::shard) session_lives: u64,
+    pub(in crate::shard) by_queue_pair: IdMap<(usize, QueuePairId), usize>,
     /// What was taken from the mailboxes and is not carried out yet.
-    pub(super) turn: Turn,
+    pub(in crate::shard) turn: Turn,
     /// Buffers for the keys of parked requests.
-    pub(super) spare_keys: Vec<Vec<u64>>,
+    pub(in crate::shard) spare_keys: Vec<Vec<u64>>,
     /// Messages whose completion waits for chains or rounds.
-    pub(super) waits: Waits,
+    pub(in crate::shard) waits: Waits,
     /// Acknowledgements that wait for the disk.
-    pub(super) unwritten: CommitQueue<Unwritten>,
-    pub(super) completions: Box<[Completion]>,
-    pub(super) statistics: ShardStatistics,
-    pub(super) tells_in_flight: u32,
+    pub(in crate::shard) unwritten: CommitQueue<Unwritten>,
+    pub(in crate::shard) completions: Box<[Completion]>,
+    pub(in crate::shard) statistics: ShardStatistics,
+    pub(in crate::shard) tells_in_flight: u32,
 }
 
 impl Port {
@@ -39,7 +44,7 @@ impl Port {
     ///
     /// # Errors
     /// When there is no memory for the staging area, or it cannot be registered.
-    pub(super) fn new(
+    pub(in crate::shard) fn new(
         options: ShardOptions,
         mut transports: Vec<Box<dyn Transport>>,
     ) -> Result<Self, ShardError> {
@@ -64,8 +69,17 @@ impl Port {
 
     /// Number of its mailboxes, if looking at memory shows what lands in each of them; where writes land
     /// only while their transport is polled, it shows nothing.
-    pub(super) fn visible_mailboxes(&self) -> Option<usize> {
+    pub(in crate::shard) fn visible_mailboxes(&self) -> Option<usize> {
         let mut sessions = self.sessions.iter_watched();
         sessions.all(|session| session.lands_unpolled).then_some(self.sessions.watched().len())
+    }
+}
+
+impl Port {
+    pub(in crate::shard) fn transport_of(&self, provider: Provider) -> Result<usize, String> {
+        let mut transports = self.transports.iter();
+        transports
+            .position(|transport| transport.capabilities().provider == provider.name())
+            .ok_or_else(|| format!("the server has no {} transport", provider.name()))
     }
 }

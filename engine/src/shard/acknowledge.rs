@@ -1,7 +1,6 @@
 //! Completions on their way back: collected during the turn, written at its end.
 
-
-use super::{chain::Chain, connect, port::Port, tables::Tables, wait::Pace};
+use super::{chain::Chain, disconnect, port::Port, tables::Tables, wait::Pace};
 
 /// Writes what was completed, wakes who fell asleep, ends who failed. Returns whether there was
 /// anything to write.
@@ -51,7 +50,7 @@ pub(super) fn acknowledge(
     }
     // One a turn is enough.
     if let Some(session) = failed {
-        connect::close_session(port, tables, chain, session);
+        disconnect::close_session(port, tables, chain, session);
     }
     acknowledged
 }

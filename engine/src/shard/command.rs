@@ -10,8 +10,8 @@ use windlass_wire::{
 };
 
 use super::{
-    RowsToSet, SetError, Shard, ShardStatistics, acknowledge, chain, clocks, connect, durable,
-    growth, locate, memory::MemoryMade, open_log, recover, rounds, set_rows,
+    RowsToSet, SetError, Shard, ShardStatistics, acknowledge, chain, clocks, connect, disconnect,
+    durable, growth, locate, memory::MemoryMade, open_log, recover, rounds, set_rows,
 };
 use crate::refusal::Refusal;
 
@@ -310,7 +310,7 @@ impl Shard {
                 let slot = self.port.by_session.get(&session);
                 let open = slot.and_then(|slot| self.port.sessions[*slot].as_ref());
                 if open.is_some_and(|open| open.connection == connection) {
-                    connect::close_session(
+                    disconnect::close_session(
                         &mut self.port,
                         &mut self.tables,
                         &mut self.chain,

@@ -17,8 +17,8 @@ use super::{
     chain::Chain,
     coded::KeptKeys,
     command::{AttachedMailbox, remote_of, shared_of},
+    disconnect,
     port::Port,
-    rounds,
     session::{Mailbox, ShardSession},
     tables::Tables,
 };
@@ -43,7 +43,7 @@ pub(super) fn open_mailbox(
     if port.by_session.len() >= SESSIONS_MAX {
         return Err(format!("the shard has {SESSIONS_MAX} sessions already"));
     }
-    close_session(port, tables, chain, session);
+    disconnect::close_session(port, tables, chain, session);
     let pending = port.transports[transport].create_queue_pair().map_err(|e| causes(&e))?;
     let answer = pending.endpoint().clone();
     let queue_pair = port.transports[transport]
@@ -136,37 +136,6 @@ pub(super) fn attach_mailbox(
         chain::peer_attached(port, tables, chain, slot, peer);
     }
     Ok(AttachedMailbox { region: shared_of(shared), ring_len, by_reference_len, kept_keys_max })
-}
-
-pub(super) fn close_session(
-    port: &mut Port,
-    tables: &mut Tables,
-    chain: &mut Chain,
-    session: SessionId,
-) {
-    let Some(slot) = port.by_session.remove(&session) else { return };
-    let Some(open) = port.sessions.remove(slot) else { return };
-    chain.end_taking(slot);
-    port.by_queue_pair.remove(&(open.transport, open.queue_pair));
-    let transport = &mut port.transports[open.transport];
-    transport.disconnect(open.queue_pair);
-    if let Some(mailbox) = &open.mailbox {
-        transport.deregister(&mailbox.region);
-    }
-    for parked in open.parked {
-        port.abandon(parked);
-    }
-    tables.forget_pulls(session);
-    rounds::forget_round_waits(port, tables, slot, open.life);
-    tables.silence_workers(session);
-    if open.peer.is_some() {
-        chain::peer_detached(chain, slot);
-    }
-    // What was posted completes as flushed; what was not never will.
-    for work_id in open.mailbox.iter().flat_map(|mailbox| mailbox.sender.unposted()) {
-        port.end_outstanding(work_id, false);
-    }
-    sweep_arena(port, tables);
 }
 
 /// Ends parameter memory that no table and no peer needs any more.

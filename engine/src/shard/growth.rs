@@ -18,7 +18,6 @@ use super::{
     connect,
     memory::{Made, MemoryMade, MemoryThread, Wanted},
     port::Port,
-    recover,
     tables::{ShardTable, TableError, TableRows, Tables},
 };
 
@@ -270,7 +269,7 @@ fn end_mapping(
     for partition in &tables.growth.refused {
         tracing::error!(%partition, reason, "there is no memory for a partition");
         // Other servers can hold what others have; what only this one's disk has is to be recovered.
-        if recover::recovers(chain, *partition) {
+        if chain::recovers(chain, *partition) {
             result = Err(format!("there is no memory for partition {partition}: {reason}"));
         }
     }

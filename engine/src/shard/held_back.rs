@@ -74,7 +74,7 @@ pub(super) fn note_held_back(port: &mut Port, disk: &mut Disk) {
 impl Durable {
     /// Whether the log has room for a request, if it brings anything to a table that is kept; those
     /// before it in this turn are counted. To be asked once for each. Records that others have to hold as
-    /// well are kept until the log takes them: see [`Shard::is_chain_full`].
+    /// well are kept until the log takes them: see `chain::is_chain_full`.
     pub(super) fn admits(
         &mut self,
         header: &RequestHeader,

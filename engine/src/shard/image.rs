@@ -24,7 +24,7 @@ use super::{
     durable::Durable,
     port::Port,
     push::Refusal,
-    record,
+    reserve,
     tables::{ShardTable, TableRows, Tables},
 };
 use crate::{
@@ -340,7 +340,7 @@ fn record_images(
     }
     let recorded = record_image(port, tables, chain, durable, partition, covered, images);
     if is_group {
-        record::end_group(port, tables, chain, durable)?;
+        reserve::end_group(port, tables, chain, durable)?;
     }
     recorded
 }
@@ -365,7 +365,7 @@ fn record_image(
         durability: commit::Durability::Interval(0),
     };
     let shape = Shape { covered_max: covered.len(), delta_bytes: images.len(), ..Shape::default() };
-    let mut reservation = record::reserve(port, tables, chain, durable, &facts, shape)?;
+    let mut reservation = reserve::reserve(port, tables, chain, durable, &facts, shape)?;
     let mut record = durable.log_mut().fill(&mut reservation);
     covered.iter().for_each(|covered| record.cover(*covered));
     record.delta().copy_from_slice(images);

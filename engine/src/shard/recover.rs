@@ -9,7 +9,7 @@ use std::{
 
 use windlass_replication::{SessionTable, session as chained};
 use windlass_transport::error::chain as causes;
-use windlass_wire::{PartitionId, RowRange, SessionId, map::shard_of};
+use windlass_wire::{PartitionId, RowRange, SessionId};
 
 use super::{
     chain,
@@ -101,7 +101,7 @@ pub(super) fn recover(
     let mut damage: Vec<String> = recovered.damage().map(ToString::to_string).collect();
     damage.extend(unattributed(chain, &recovered));
     let mut partitions = (0..chain.map.partition_count()).map(PartitionId);
-    if partitions.any(|partition| recovers(chain, partition))
+    if partitions.any(|partition| chain::recovers(chain, partition))
         && tables.by_id.values().any(ShardTable::is_kept)
     {
         let ids = recovered.directories.iter().map(|directory| directory.tail.log_id);
@@ -124,7 +124,7 @@ pub(super) fn recover(
     let is_blank = found.tail.log_id == 0 && sources.len() == 1;
     if !is_blank {
         let partitions = (0..chain.map.partition_count()).map(PartitionId);
-        summary.resumed = partitions.filter(|partition| recovers(chain, *partition)).count();
+        summary.resumed = partitions.filter(|partition| chain::recovers(chain, *partition)).count();
     }
     disk.recovered = Some(Box::new(Opening {
         storage,
@@ -137,20 +137,12 @@ pub(super) fn recover(
     Ok(summary)
 }
 
-/// Whether what the disk holds of a partition is taken up. Where there are replicas, others went on
-/// without a server that was down, unless it is the only one left.
-pub(super) fn recovers(chain: &Chain, partition: PartitionId) -> bool {
-    let its = chain.map.chains.get(partition.0 as usize);
-    shard_of(partition, chain.shard_count) == chain.shard
-        && its.is_none_or(|its| its.servers == [chain.server])
-}
-
 /// Damage that names no partition, while there are partitions of which nothing else was found:
 /// it may have been their first record.
 fn unattributed(chain: &Chain, recovered: &Recovered) -> Vec<String> {
     let mut own = (0..chain.map.partition_count()).map(PartitionId);
     let is_unseen = own.any(|partition| {
-        recovers(chain, partition) && !recovered.partitions.contains_key(&partition)
+        chain::recovers(chain, partition) && !recovered.partitions.contains_key(&partition)
     });
     let bad = recovered.directories.iter().flat_map(|directory| &directory.damage);
     bad.filter(|bad| is_unseen && bad.partition.is_none())
@@ -219,7 +211,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Replay for ShardReplay<'_> {
     fn wants(&self, partition: PartitionId) -> bool {
-        recovers(self.chain, partition)
+        chain::recovers(self.chain, partition)
     }
 
     fn progress(&mut self, progress: Progress) {

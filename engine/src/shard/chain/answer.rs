@@ -4,13 +4,13 @@
 
 use std::collections::VecDeque;
 
-use windlass_replication::{Input, Time};
+use windlass_replication::Time;
 use windlass_wire::{Epoch, Lsn, PartitionId, ServerId, Status, chain::ChainFrame};
 
-use super::{Chain, receive};
+use super::Chain;
 use crate::{
     limits::{CHAIN_ANSWER_WAIT_US, CHAIN_ANSWERS_MAX},
-    shard::{port::Port, tables::Tables},
+    shard::port::Port,
 };
 
 /// Detail of a message's completion: all records in it are committed, or at a learner, received.
@@ -158,29 +158,4 @@ pub(in crate::shard) fn give_up_answers(port: &mut Port, chain: &mut Chain, all:
             unanswered.pop_front();
         }
     }
-}
-
-/// Takes in what peers have completed; returns whether there was anything.
-pub(super) fn take_answers(port: &mut Port, tables: &mut Tables, chain: &mut Chain) -> bool {
-    let mut committed = std::mem::take(&mut chain.committed);
-    let mut worked = false;
-    for link in &mut chain.links {
-        let from = link.peer.server;
-        worked |= link.take_completions(|records| committed.push((from, records)));
-    }
-    for (from, Records { partition, epoch, last: lsn }) in committed.drain(..) {
-        let part = chain.part(partition);
-        // By a chain that is no more it says nothing: each new one begins with reports.
-        if part.is_some_and(|part| part.epoch() == epoch) {
-            receive::step_from_peer(
-                port,
-                tables,
-                chain,
-                partition,
-                Input::Committed { from, epoch, lsn },
-            );
-        }
-    }
-    chain.committed = committed;
-    worked
 }

@@ -1,21 +1,16 @@
 //! Workers' clocks in the records of chains: heads record who joins and leaves, and each clock that
 //! ends, in every partition of a table; every replica applies that in order with the rows.
 
-use windlass_replication::{Admission, Covered, Input, Lane, Push, ReplicaError};
+use windlass_replication::{Admission, Lane, Push, ReplicaError};
 use windlass_wire::{
-    DataType, Durability, Epoch, Incarnation, Lsn, PartitionId, RowRange, Sequence, SessionId,
-    Status, TableId, WorkerClock, WorkerRank, control::ClockPlace,
+    Epoch, Incarnation, Lsn, PartitionId, RowRange, Sequence, SessionId, Status, TableId,
+    WorkerClock, WorkerRank, control::ClockPlace,
 };
 
-use super::{Chain, SYNC, disk, head, outputs, part::Held};
+use super::{Chain, append, head};
 use crate::{
     limits::CLOCK_RECORD_INFLIGHT_MAX,
-    persist::{
-        clocks::{WORKER, WorkerEvent},
-        commit,
-        frame::{Kind, Salt},
-        record::{Draft, Facts, Record, RecordMut, Shape, Stamp},
-    },
+    persist::record::{Record, Stamp},
     refusal,
     shard::{
         command::Answer,
@@ -38,16 +33,6 @@ pub(super) struct Joining {
     /// Positions to be committed, once its records are made; whoever leads a later epoch records it
     /// again, if it has to.
     until: Option<Vec<(PartitionId, Epoch, Lsn)>>,
-}
-
-/// A record without rows.
-pub(super) struct Small<'a> {
-    pub(super) table: TableId,
-    pub(super) kind: Kind,
-    pub(super) tag: u16,
-    pub(super) shape: Shape,
-    /// Sessions that every replica forgets by it.
-    pub(super) expired: &'a [SessionId],
 }
 
 /// Answers a worker that has joined once it is known to the whole of every chain led from here.
@@ -126,7 +111,7 @@ fn record_workers_of(port: &mut Port, tables: &mut Tables, chain: &mut Chain, id
     let led = chain.led_slots(Some(table));
     for (slot, event) in clocks.unrecorded(&slots_of(&led)) {
         let Some((partition, _)) = led.iter().find(|(_, of)| *of == slot) else { continue };
-        if append_event(port, tables, chain, *partition, id, event).is_none() {
+        if append::append_event(port, tables, chain, *partition, id, event).is_none() {
             tables.clocks.unrecorded = true;
         }
     }
@@ -159,7 +144,7 @@ pub(in crate::shard) fn advance_recorded(
     }
     for partition in behind {
         let stamp = Stamp { worker: rank, clock: header.clock };
-        append_stamp(port, tables, chain, partition, header.table, stamp);
+        append::append_stamp(port, tables, chain, partition, header.table, stamp);
     }
     for (partition, _) in led {
         let last = chain.part(partition);
@@ -178,108 +163,6 @@ pub(in crate::shard) fn is_clock_stale(chain: &Chain, epoch: Epoch) -> bool {
     own.any(|(_, chain)| chain.epoch > epoch)
 }
 
-fn append_event(
-    port: &mut Port,
-    tables: &mut Tables,
-    chain: &mut Chain,
-    partition: PartitionId,
-    table: TableId,
-    event: WorkerEvent,
-) -> Option<()> {
-    let shape = Shape { delta_bytes: WorkerEvent::LEN, ..Shape::default() };
-    let small = Small { table, kind: Kind::Engine, tag: WORKER, shape, expired: &[] };
-    append_small(port, tables, chain, partition, &small, |record| {
-        record.delta().copy_from_slice(&event.encode());
-    })
-}
-
-pub(in crate::shard) fn append_stamp(
-    port: &mut Port,
-    tables: &mut Tables,
-    chain: &mut Chain,
-    partition: PartitionId,
-    table: TableId,
-    stamp: Stamp,
-) -> Option<()> {
-    let shape = Shape { stamps_max: 1, ..Shape::default() };
-    // As the pushes before it: who has finished a clock is not waited for after a restart.
-    let schema = tables.by_id.get(&table).map(|table| table.entry.schema.durability);
-    let tag = if schema == Some(Durability::Sync {}) { SYNC } else { 0 };
-    let small = Small { table, kind: Kind::ClockAdvance, tag, shape, expired: &[] };
-    append_small(port, tables, chain, partition, &small, |record| {
-        record.stamp(stamp);
-    })
-}
-
-/// Appends a record without rows; `None` when there is no room for it now.
-pub(super) fn append_small(
-    port: &mut Port,
-    tables: &mut Tables,
-    chain: &mut Chain,
-    partition: PartitionId,
-    small: &Small<'_>,
-    fill: impl FnOnce(&mut RecordMut<'_>),
-) -> Option<()> {
-    let index = chain.index(partition);
-    let part = chain.parts.get(index)?.as_deref()?;
-    if part.replica.inflight_count() >= CLOCK_RECORD_INFLIGHT_MAX {
-        return None;
-    }
-    let facts = Facts {
-        kind: small.kind,
-        partition,
-        epoch: part.epoch(),
-        table: small.table,
-        dtype: DataType::I8,
-        rows: RowRange::default(),
-        tag: small.tag,
-        durability: commit::Durability::Memory,
-    };
-    let lsn = part.replica.log().last().next();
-    // What the last record that was taken in covers is none of this one's.
-    chain.covered.clear();
-    let mut words = chain.spare.take(small.shape.length());
-    let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
-    let mut draft = Draft::new(facts, small.shape, lsn);
-    draft.prepare(bytes);
-    fill(&mut RecordMut::new(bytes, &mut draft));
-    draft.seal(bytes, Salt::NONE);
-    append_held(
-        port,
-        tables,
-        chain,
-        partition,
-        Held { lsn, words },
-        small.tag & SYNC != 0,
-        small.expired,
-    );
-    Some(())
-}
-
-/// Appends the record that closes a round; messages wait for it.
-pub(in crate::shard) fn append_round(
-    port: &mut Port,
-    tables: &mut Tables,
-    chain: &mut Chain,
-    (table, partition): (TableId, PartitionId),
-    held: Held,
-    covered: &[crate::persist::record::Covered],
-    waits: &[u32],
-) {
-    let lane = rounds::lane_of(table);
-    chain.covered.clear();
-    chain.covered.extend(covered.iter().map(|one| Covered {
-        session: one.session,
-        incarnation: one.incarnation,
-        lane,
-        sequence: one.sequence,
-    }));
-    if let Some(part) = chain.part_mut(partition) {
-        part.waiting.extend(waits.iter().map(|wait| (held.lsn, *wait)));
-    }
-    append_held(port, tables, chain, partition, held, false, &[]);
-}
-
 /// The partitions of a table that pushes come to here, with their slots.
 pub(in crate::shard) fn led_partitions(
     tables: &Tables,
@@ -293,32 +176,6 @@ pub(in crate::shard) fn led_partitions(
 pub(in crate::shard) fn last_of(chain: &Chain, partition: PartitionId) -> Option<Lsn> {
     let part = chain.part(partition)?;
     Some(part.replica.log().last())
-}
-
-/// Gives a finished record to the replica; what it covers is in [`Chain::covered`].
-pub(super) fn append_held(
-    port: &mut Port,
-    tables: &mut Tables,
-    chain: &mut Chain,
-    partition: PartitionId,
-    held: Held,
-    sync: bool,
-    expired: &[SessionId],
-) {
-    let covered = std::mem::take(&mut chain.covered);
-    let lsn = held.lsn;
-    port.statistics.chain_records += 1;
-    port.statistics.chain_bytes += held.bytes().len() as u64;
-    let Some(part) = chain.part_mut(partition) else { return };
-    let epoch = part.epoch();
-    part.records.push_back(held);
-    let record =
-        windlass_replication::RecordHeader { lsn, epoch, sync, covered: &covered, expired };
-    let appended = outputs::step(port, tables, chain, partition, Input::Append(record));
-    assert!(appended.is_ok(), "the head has room for this record: {appended:?}");
-    chain.covered = covered;
-    chain.covered.clear();
-    disk::keep_record(chain, partition);
 }
 
 impl Tables {

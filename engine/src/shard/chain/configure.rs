@@ -3,15 +3,10 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use windlass_replication::{ChainView, Input, Replica, ReplicaLimits};
-use windlass_wire::{
-    ClusterMap, PartitionId, ServerId, SessionId,
-    control::Peer,
-    map,
-    map::{ServerState, shard_of},
-};
+use windlass_wire::{ClusterMap, PartitionId, ServerId, SessionId, map, map::shard_of};
 
 use super::{Chain, connect as links, lone, outputs, part::Part, rows, waiting};
-use crate::shard::{connect, disk::Disk, durable::Durable, port::Port, tables::Tables};
+use crate::shard::{chain, disconnect, disk::Disk, durable::Durable, port::Port, tables::Tables};
 
 /// A shard that keeps leases with other servers never waits for its disk within a call: they would count
 /// it as dead meanwhile.
@@ -19,11 +14,6 @@ pub(in crate::shard) fn note_peers(chain: &Chain, durable: Option<&mut Durable>)
     if let Some(durable) = durable {
         durable.set_in_place(!chain.context.leases.has_peers());
     }
-}
-
-/// Whether the map in force admits this life of a server.
-pub(in crate::shard) fn admits_peer(chain: &Chain, peer: Peer) -> bool {
-    admits(&chain.map, peer)
 }
 
 /// This life of the server is over: all its links end. What the shard holds stays, until a map
@@ -36,7 +26,7 @@ pub(in crate::shard) fn fence(port: &mut Port, tables: &mut Tables, chain: &mut 
     }
     let sessions: Vec<SessionId> = port.by_session.keys().copied().collect();
     for session in sessions {
-        connect::close_session(port, tables, chain, session);
+        disconnect::close_session(port, tables, chain, session);
     }
 }
 
@@ -51,18 +41,18 @@ pub(in crate::shard) fn fence_peers(
     let out: Vec<ServerId> = chain
         .links
         .iter()
-        .filter(|link| !admits(next, link.peer))
+        .filter(|link| !chain::admits(next, link.peer))
         .map(|link| link.peer.server)
         .collect();
     for server in out {
         links::link_close(port, chain, server);
     }
-    let out = chain.incoming.iter().filter(|incoming| !admits(next, incoming.peer));
+    let out = chain.incoming.iter().filter(|incoming| !chain::admits(next, incoming.peer));
     let out: Vec<_> = out
         .filter_map(|incoming| port.sessions[incoming.slot].as_ref().map(|open| open.id))
         .collect();
     for session in out {
-        connect::close_session(port, tables, chain, session);
+        disconnect::close_session(port, tables, chain, session);
     }
 }
 
@@ -185,7 +175,9 @@ pub(in crate::shard) fn begin_life(
     let sessions: Vec<_> =
         incoming.filter_map(|slot| port.sessions[slot].as_ref().map(|open| open.id)).collect();
     peers.into_iter().for_each(|server| links::link_close(port, chain, server));
-    sessions.into_iter().for_each(|session| connect::close_session(port, tables, chain, session));
+    sessions
+        .into_iter()
+        .for_each(|session| disconnect::close_session(port, tables, chain, session));
     let count = chain.parts.len();
     for index in 0..count {
         let part = chain.parts[index].as_deref();
@@ -229,10 +221,4 @@ fn forget_records(tables: &mut Tables, chain: &mut Chain, partition: PartitionId
     chain.disk.forget(index);
     chain.disk.end_copying(partition);
     tables.drop_rows(partition);
-}
-
-fn admits(map: &ClusterMap, peer: Peer) -> bool {
-    map.server(peer.server).is_some_and(|entry| {
-        entry.incarnation == peer.incarnation && entry.state != ServerState::Down
-    })
 }

@@ -13,7 +13,7 @@ use windlass_wire::{
 };
 
 use super::{
-    Chain, LinkEnded, configure,
+    Chain, LinkEnded,
     link::{Attached, Link},
     outputs,
     receive::Incoming,
@@ -21,9 +21,8 @@ use super::{
 use crate::{
     limits::{COMPLETION_SLOTS, RECEIVES_POSTED},
     shard::{
-        chain as causes,
+        chain, chain as causes,
         command::{remote_of, shared_of},
-        connect,
         port::Port,
         tables::Tables,
     },
@@ -37,7 +36,7 @@ pub(in crate::shard) fn link_open(
     provider: Provider,
 ) -> Result<Endpoint, String> {
     let transport = port.transport_of(provider)?;
-    if !configure::admits_peer(chain, peer) {
+    if !chain::admits_peer(chain, peer) {
         return Err("the map in force does not admit that server".to_owned());
     }
     link_close(port, chain, peer.server);
@@ -131,25 +130,6 @@ pub(in crate::shard) fn link_close(port: &mut Port, chain: &mut Chain, server: S
     link.close(port.transports[link.transport].as_mut());
 }
 
-/// A peer's session has its mailbox: messages come from now on.
-pub(in crate::shard) fn peer_attached(
-    port: &mut Port,
-    tables: &mut Tables,
-    chain: &mut Chain,
-    slot: usize,
-    peer: Peer,
-) {
-    // What still lies in an older mailbox is not in order with what comes by this one.
-    let same = |incoming: &Incoming| incoming.peer.server == peer.server;
-    let older = chain.incoming.iter().position(same).map(|at| chain.forget_incoming(at));
-    chain.incoming.push(Incoming::new(slot, peer));
-    let session = older.and_then(|older| port.sessions[older.slot].as_ref());
-    if let Some(session) = session.map(|open| open.id) {
-        connect::close_session(port, tables, chain, session);
-    }
-    outputs::peer_connected(port, tables, chain, peer.server);
-}
-
 /// A peer's session has ended.
 pub(in crate::shard) fn peer_detached(chain: &mut Chain, slot: usize) {
     let Some(at) = chain.incoming.iter().position(|incoming| incoming.slot == slot) else {
@@ -179,7 +159,7 @@ pub(in crate::shard) fn end_failed_links(port: &mut Port, chain: &mut Chain) -> 
 }
 
 impl Chain {
-    fn forget_incoming(&mut self, at: usize) -> Incoming {
+    pub(super) fn forget_incoming(&mut self, at: usize) -> Incoming {
         let mut incoming = self.incoming.swap_remove(at);
         if let Some(assembly) = incoming.assembly.take() {
             self.spare.put(assembly.words);

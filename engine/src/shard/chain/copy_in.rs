@@ -3,26 +3,18 @@
 
 use std::collections::BTreeMap;
 
-use windlass_replication::{Input, SessionTable};
 use windlass_wire::{Epoch, Lsn, PartitionId, ServerId, TableId};
 
 use super::{
     Chain,
     apply::{Extent, apply},
-    disk, outputs,
 };
-use crate::{
-    limits::CHAIN_SESSIONS_MAX,
-    shard::{
-        port::Port,
-        tables::{TableRows, Tables},
-    },
-};
+use crate::shard::tables::{TableRows, Tables};
 
 /// How far a copy is.
 #[derive(Debug)]
 pub(super) struct CopyIn {
-    start: Lsn,
+    pub(super) start: Lsn,
     /// Of dense tables, the first piece that has not come.
     pieces: BTreeMap<TableId, u64>,
 }
@@ -152,32 +144,4 @@ pub(super) fn copy_in_record(
         tracing::error!(%partition, lsn = lsn.0, ?outcome, "a learner has come apart");
     }
     part.applied = lsn;
-}
-
-/// All rows are here; the session table comes last.
-pub(super) fn take_copy_end(
-    port: &mut Port,
-    tables: &mut Tables,
-    chain: &mut Chain,
-    from: ServerId,
-    (partition, epoch): (PartitionId, Epoch),
-    (start, through): (Lsn, Lsn),
-    bytes: &[u8],
-) -> Result<(), &'static str> {
-    let Some(part) = chain.part_mut(partition) else { return Ok(()) };
-    let feeder = part.replica.chain().path.last().copied();
-    let is_awaited = part.copy_in.as_ref().is_some_and(|copy| copy.start == start);
-    if !is_awaited || feeder != Some(from) || part.replica.epoch() != epoch {
-        return Ok(());
-    }
-    let Ok(sessions) = SessionTable::decode(bytes, CHAIN_SESSIONS_MAX) else {
-        return Err("a session table that is none");
-    };
-    part.copy_in = None;
-    let finished = Input::CopyFinished { start, through, sessions: &sessions };
-    if let Err(error) = outputs::step(port, tables, chain, partition, finished) {
-        tracing::debug!(%error, "a copy was started over meanwhile");
-    }
-    disk::keep_record(chain, partition);
-    Ok(())
 }

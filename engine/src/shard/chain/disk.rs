@@ -3,28 +3,24 @@
 //! begins anew in the log, and is on disk once a checkpoint holds what was copied.
 
 mod records;
+mod told;
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::collections::VecDeque;
 
-use windlass_replication::{
-    Input, LogIndex, Output, Position, Replica, ReplicaLimits, Role, SessionTable, Time,
-};
-use windlass_wire::{Durability, Epoch, Lsn, PartitionId, Status, TableId};
+use windlass_replication::{SessionTable, Time};
+use windlass_wire::{Durability, Epoch, Lsn, PartitionId, TableId};
 
 use self::records::{begin, write_records};
-use super::{Chain, ServerEvent, configure, outputs, part::Part, rows, waiting};
+pub(in crate::shard) use self::told::{
+    log_all_records, note_checkpoint_ended, note_disk_failed, note_durable, recover_chains,
+};
+use super::{Chain, ServerEvent, part::Part};
 use crate::{
-    limits::CHAIN_SESSIONS_MAX,
     persist::{
         commit::{Durability as Level, Position as LogPosition},
         log::ReserveError,
-        recovery::RecoveredPartition,
     },
-    shard::{disk::Disk, durable, durable::Durable, port::Port, recover, tables::Tables},
+    shard::{disk::Disk, durable::Durable, tables::Tables},
 };
 
 /// Until a checkpoint that failed is tried again, or a failed disk reported again, in microseconds.
@@ -207,74 +203,6 @@ pub(super) fn log_records(tables: &mut Tables, chain: &mut Chain, disk: &mut Dis
     disk.durable = Some(durable);
 }
 
-/// At the end: gives the log all records there are, as far as its disk takes them.
-pub(in crate::shard) fn log_all_records(
-    port: &mut Port,
-    tables: &mut Tables,
-    chain: &mut Chain,
-    disk: &mut Disk,
-) {
-    for _ in 0..LAST_TURNS_MAX {
-        log_records(tables, chain, disk);
-        if !chain.disk.is_behind() {
-            return;
-        }
-        durable::turn_disk(port, tables, chain, disk, false);
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// Goes on from what the disk holds: partitions whose only replica this is have it, all others
-/// begin anew once they have been copied.
-pub(in crate::shard) fn recover_chains(
-    port: &mut Port,
-    tables: &mut Tables,
-    chain: &mut Chain,
-    recovered: &BTreeMap<PartitionId, RecoveredPartition>,
-    mut sessions: BTreeMap<PartitionId, SessionTable>,
-    is_blank: bool,
-) {
-    let count = chain.parts.len();
-    for index in 0..count {
-        let part = chain.parts[index].as_deref();
-        let Some(partition) = part.map(|part| part.partition) else { continue };
-        let is_new = part.is_some_and(|part| {
-            part.replica.position() == Some(Position::default()) && part.copy_in.is_none()
-        });
-        let recovers = recover::recovers(chain, partition);
-        let found = recovered.get(&partition).filter(|_| recovers && is_new);
-        if !is_new || !(is_blank || recovers) {
-            chain.disk.forget(index);
-            chain.disk.note_behind(index);
-            continue;
-        }
-        let lsn = found.map_or(Lsn(0), |found| found.lsn);
-        let on_disk = chain.disk.part_mut(index);
-        (on_disk.base, on_disk.logged, on_disk.durable) = (Base::Held, lsn, lsn);
-        let Some(found) = found.filter(|found| found.lsn > Lsn(0)) else { continue };
-        // A cluster that was restored counts its epochs anew, and nobody else has such a log.
-        let epoch = found.epoch.min(chain.map.chains[partition.0 as usize].epoch);
-        let epochs = [Position { epoch, lsn }];
-        let log = LogIndex::recovered(lsn.next(), lsn, &epochs);
-        let none = || SessionTable::new(CHAIN_SESSIONS_MAX);
-        let sessions = sessions.remove(&partition).unwrap_or_else(none);
-        let limits = ReplicaLimits::default();
-        let replica = Replica::recover(partition, chain.server, limits, log, sessions);
-        let fenced = chain.parts[index].as_deref().is_some_and(|part| part.fenced);
-        let next = Part { fenced, ..Part::new(partition, replica) };
-        chain.parts[index] = Some(Box::new(next));
-        let map = Arc::clone(&chain.map);
-        configure::configure_chain(
-            port,
-            tables,
-            chain,
-            partition,
-            &map.chains[partition.0 as usize],
-        );
-    }
-    rows::fence_stale_rows(tables, chain);
-}
-
 /// The epoch of what a checkpoint copies of a partition now: not before that of its last record, nor
 /// before that of a [`Kind::Begin`] in the log. Recovery takes a later one for the beginning of
 /// another life, and discards the rows.
@@ -364,38 +292,6 @@ pub(super) fn log_part(
     }
 }
 
-/// Tells replicas what has reached the disk.
-pub(in crate::shard) fn note_durable(
-    port: &mut Port,
-    tables: &mut Tables,
-    chain: &mut Chain,
-    position: LogPosition,
-) {
-    let disk = &mut chain.disk;
-    let mut touched = std::mem::take(&mut disk.touched);
-    while let Some(written) = disk.written.front().filter(|front| front.position <= position) {
-        let part = &mut disk.parts[written.index];
-        if part.life == written.life {
-            part.durable = written.lsn;
-            if part.base == Base::Held && !touched.contains(&written.index) {
-                touched.push(written.index);
-            }
-        }
-        disk.written.pop_front();
-    }
-    for index in touched.drain(..) {
-        tell_durable(port, tables, chain, index);
-    }
-    chain.disk.touched = touched;
-}
-
-fn tell_durable(port: &mut Port, tables: &mut Tables, chain: &mut Chain, index: usize) {
-    let Some(part) = chain.parts[index].as_deref() else { return };
-    let (partition, lsn) = (part.partition, chain.disk.parts[index].durable);
-    // What the disk says is always taken.
-    let _ = outputs::step(port, tables, chain, partition, Input::Durable { lsn });
-}
-
 /// Whether a learner may be called caught up: what it copied is on disk, where tables are.
 pub(super) fn has_base(tables: &Tables, chain: &Chain, partition: PartitionId) -> bool {
     if !tables.keeps_records() {
@@ -426,33 +322,6 @@ pub(in crate::shard) fn note_checkpoint_begun(chain: &mut Chain, partition: Part
     }
 }
 
-/// A checkpoint is published, or was given up.
-pub(in crate::shard) fn note_checkpoint_ended(
-    port: &mut Port,
-    tables: &mut Tables,
-    chain: &mut Chain,
-    is_published: bool,
-) {
-    let count = chain.disk.parts.len();
-    for index in 0..count {
-        let part = &mut chain.disk.parts[index];
-        if part.base != (Base::Begun { taken: true }) {
-            continue;
-        }
-        if !is_published {
-            part.base = Base::Begun { taken: false };
-            continue;
-        }
-        part.base = Base::Held;
-        tell_durable(port, tables, chain, index);
-        let part = chain.parts[index].as_deref();
-        let Some(part) = part else { continue };
-        if let Some(output @ Output::CaughtUp { .. }) = part.replica.pending_report() {
-            outputs::carry_out_output(port, tables, chain, part.partition, output);
-        }
-    }
-}
-
 /// Now and then: what failed is tried again.
 pub(super) fn tick_disk(chain: &mut Chain) {
     if chain.now < chain.disk.retry_at {
@@ -464,21 +333,4 @@ pub(super) fn tick_disk(chain: &mut Chain) {
     }
     let waits = |part: &OnDisk| part.base == (Base::Begun { taken: false });
     chain.disk.wants_checkpoint |= chain.disk.parts.iter().any(waits);
-}
-
-/// The log has stopped: nobody knows what is on disk, so this server leaves its chains.
-pub(in crate::shard) fn note_disk_failed(port: &mut Port, chain: &mut Chain) {
-    if std::mem::replace(&mut chain.disk.has_failed, true) {
-        return;
-    }
-    chain.disk.written.clear();
-    chain.tell(ServerEvent::DiskFailed {});
-    let count = chain.parts.len();
-    for index in 0..count {
-        let part = chain.parts[index].as_deref();
-        let alone = part.filter(|part| part.replica.role() == Role::Single);
-        if let Some(partition) = alone.map(|part| part.partition) {
-            waiting::end_waiting(port, chain, partition, Status::Poisoned);
-        }
-    }
 }

@@ -4,7 +4,7 @@
 use windlass_replication::Time;
 use windlass_wire::{PartitionId, TableId};
 
-use super::{Chain, clocks, clocks::Small};
+use super::{Chain, append, append::Small};
 use crate::{
     limits::{EXPIRY_LOOKS, SESSIONS_EXPIRED_PER_RECORD_MAX},
     persist::{
@@ -75,7 +75,7 @@ pub(super) fn append_expired(
     let shape = Shape { delta_bytes: expired.len() * EXPIRED_LEN, ..Shape::default() };
     let (kind, tag) = (Kind::Engine, EXPIRES);
     let small = Small { table: TableId(0), kind, tag, shape, expired: &expired };
-    let appended = clocks::append_small(port, tables, chain, partition, &small, |record| {
+    let appended = append::append_small(port, tables, chain, partition, &small, |record| {
         for (to, session) in record.delta().chunks_exact_mut(EXPIRED_LEN).zip(&expired) {
             to.copy_from_slice(&session.0.to_le_bytes());
         }

@@ -3,7 +3,7 @@
 use windlass_replication::Role;
 use windlass_wire::{DataType, Epoch, Lsn, PartitionId, RowRange, Rows, Status};
 
-use super::{Chain, clocks, part::Held};
+use super::{Chain, append, part::Held};
 use crate::{
     persist::{
         commit,
@@ -115,7 +115,7 @@ pub(in crate::shard) fn hold(
         port.waits.add(wait);
     }
     chain.cover(covered);
-    clocks::append_held(port, tables, chain, partition, held, sync, &[]);
+    append::append_held(port, tables, chain, partition, held, sync, &[]);
 }
 
 impl Chain {

@@ -8,7 +8,9 @@
 
 mod alone;
 mod answer;
+mod append;
 mod apply;
+mod attach;
 mod checksum;
 mod clocks;
 mod command;
@@ -52,18 +54,21 @@ pub(super) use taken::SlotPush;
 pub(super) use turn::has_room_for_records;
 use windlass_replication::{Covered, Output, Time};
 use windlass_transport::QueuePairId;
-use windlass_wire::{ClusterMap, Epoch, PartitionId, ServerId, SessionId, ShardId};
+use windlass_wire::{
+    ClusterMap, Epoch, PartitionId, ServerId, SessionId, ShardId,
+    control::Peer,
+    map::{ServerState, shard_of},
+};
 
 pub(super) use self::{
     alone::push_alone,
     answer::give_up_answers,
-    clocks::{
-        advance_recorded, answer_when_recorded, append_round, append_stamp, is_clock_stale,
-        last_of, led_partitions,
-    },
+    append::{append_round, append_stamp},
+    attach::peer_attached,
+    clocks::{advance_recorded, answer_when_recorded, is_clock_stale, last_of, led_partitions},
     command::carry_out_chain,
-    configure::{admits_peer, configure_chains, configure_grown, fence, fence_peers},
-    connect::{end_failed_links, peer_attached, peer_detached},
+    configure::{configure_chains, configure_grown, fence, fence_peers},
+    connect::{end_failed_links, peer_detached},
     disk::{
         begins_anew, chain_sessions, copied_epoch, is_checkpointed, log_all_records,
         note_checkpoint_begun, note_checkpoint_ended, note_disk_failed, note_durable,
@@ -265,4 +270,23 @@ impl std::fmt::Debug for Chain {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Chain").field("server", &self.server).finish_non_exhaustive()
     }
+}
+
+/// Whether the map in force admits this life of a server.
+pub(in crate::shard) fn admits_peer(chain: &Chain, peer: Peer) -> bool {
+    admits(&chain.map, peer)
+}
+
+pub(in crate::shard) fn admits(map: &ClusterMap, peer: Peer) -> bool {
+    map.server(peer.server).is_some_and(|entry| {
+        entry.incarnation == peer.incarnation && entry.state != ServerState::Down
+    })
+}
+
+/// Whether what the disk holds of a partition is taken up. Where there are replicas, others went on
+/// without a server that was down, unless it is the only one left.
+pub(in crate::shard) fn recovers(chain: &Chain, partition: PartitionId) -> bool {
+    let its = chain.map.chains.get(partition.0 as usize);
+    shard_of(partition, chain.shard_count) == chain.shard
+        && its.is_none_or(|its| its.servers == [chain.server])
 }

@@ -236,3 +236,26 @@ impl Chain {
         }
     }
 }
+
+/// Gives a replica what a peer says. What it does not await it drops: the peer says it again when
+/// both act by one map.
+pub(in crate::shard) fn step_from_peer(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    partition: PartitionId,
+    input: Input<'_>,
+) -> bool {
+    match step(port, tables, chain, partition, input) {
+        Ok(()) => true,
+        Err(error) => {
+            if let ReplicaError::BehindEpoch { its, .. } = error
+                && its > chain.map.epoch
+            {
+                chain.tell(ServerEvent::StaleMap { epoch: its });
+            }
+            tracing::debug!(shard = chain.shard.0, %error, "a chain message was not taken");
+            false
+        }
+    }
+}

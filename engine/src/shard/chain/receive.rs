@@ -1,8 +1,8 @@
 //! Taking in what peers wrote into this shard's mailboxes. Every byte is foreign.
 
-use windlass_replication::{Input, Position, ReplicaError, Time};
+use windlass_replication::{Input, Position, Time};
 use windlass_wire::{
-    PartitionId, ServerId, Status,
+    ServerId, Status,
     chain::{BODY_LEN_MAX, ChainFrame, ChainPosition, HEADER_LEN},
     control::Peer,
 };
@@ -241,7 +241,7 @@ fn take_frame(
                 Some(None) => Taken::Yes,
                 Some(Some(bytes)) => {
                     let ends = (start, through);
-                    let taken = copy_in::take_copy_end(
+                    let taken = records_in::take_copy_end(
                         port,
                         tables,
                         chain,
@@ -287,7 +287,7 @@ fn take_frame(
             (partition, Input::CopyFrom { from, epoch, start: position_of(start) })
         }
     };
-    step_from_peer(port, tables, chain, partition, input);
+    outputs::step_from_peer(port, tables, chain, partition, input);
     Taken::Yes
 }
 
@@ -319,29 +319,35 @@ fn gather_copy(
     Some((bytes.len() == len as usize).then(|| std::mem::take(bytes)))
 }
 
-/// Gives a replica what a peer says. What it does not await it drops: the peer says it again when
-/// both act by one map.
-pub(super) fn step_from_peer(
+fn position_of(position: ChainPosition) -> Position {
+    Position { epoch: position.epoch, lsn: position.lsn }
+}
+
+/// Takes in what peers have completed; returns whether there was anything.
+pub(in crate::shard) fn take_answers(
     port: &mut Port,
     tables: &mut Tables,
     chain: &mut Chain,
-    partition: PartitionId,
-    input: Input<'_>,
 ) -> bool {
-    match outputs::step(port, tables, chain, partition, input) {
-        Ok(()) => true,
-        Err(error) => {
-            if let ReplicaError::BehindEpoch { its, .. } = error
-                && its > chain.map.epoch
-            {
-                chain.tell(ServerEvent::StaleMap { epoch: its });
-            }
-            tracing::debug!(shard = chain.shard.0, %error, "a chain message was not taken");
-            false
+    let mut committed = std::mem::take(&mut chain.committed);
+    let mut worked = false;
+    for link in &mut chain.links {
+        let from = link.peer.server;
+        worked |= link.take_completions(|records| committed.push((from, records)));
+    }
+    for (from, Records { partition, epoch, last: lsn }) in committed.drain(..) {
+        let part = chain.part(partition);
+        // By a chain that is no more it says nothing: each new one begins with reports.
+        if part.is_some_and(|part| part.epoch() == epoch) {
+            outputs::step_from_peer(
+                port,
+                tables,
+                chain,
+                partition,
+                Input::Committed { from, epoch, lsn },
+            );
         }
     }
-}
-
-fn position_of(position: ChainPosition) -> Position {
-    Position { epoch: position.epoch, lsn: position.lsn }
+    chain.committed = committed;
+    worked
 }

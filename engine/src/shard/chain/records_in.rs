@@ -1,19 +1,19 @@
 //! Records of a predecessor: whole ones beside each other, or one in pieces. Every byte is foreign.
 
-use windlass_replication::{Covered, Input, RecordHeader};
-use windlass_wire::{Epoch, Lsn, PartitionId, TableId};
+use windlass_replication::{Covered, Input, RecordHeader, SessionTable};
+use windlass_wire::{Epoch, Lsn, PartitionId, ServerId, TableId};
 
 use super::{
     Chain, SYNC,
     answer::{Records, Taking},
     clocks::lane_of,
-    copy_in, disk,
+    copy_in, disk, outputs,
     part::Held,
-    receive,
     receive::Taken,
     turn::leaves_records,
 };
 use crate::{
+    limits::CHAIN_SESSIONS_MAX,
     persist::{
         frame::{Frame, Header, Salt},
         record::{Record, RecordError},
@@ -206,7 +206,7 @@ fn take_record(
         _ => chain.spare.put(words),
     }
     let record = RecordHeader { lsn, epoch: made_in, sync, covered: &covered, expired: &expired };
-    let taken = receive::step_from_peer(
+    let taken = outputs::step_from_peer(
         port,
         tables,
         chain,
@@ -225,4 +225,32 @@ fn take_record(
         copy_in::copy_in_record(tables, chain, partition, lsn);
     }
     is_next && taken && !sync
+}
+
+/// All rows are here; the session table comes last.
+pub(in crate::shard) fn take_copy_end(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    from: ServerId,
+    (partition, epoch): (PartitionId, Epoch),
+    (start, through): (Lsn, Lsn),
+    bytes: &[u8],
+) -> Result<(), &'static str> {
+    let Some(part) = chain.part_mut(partition) else { return Ok(()) };
+    let feeder = part.replica.chain().path.last().copied();
+    let is_awaited = part.copy_in.as_ref().is_some_and(|copy| copy.start == start);
+    if !is_awaited || feeder != Some(from) || part.replica.epoch() != epoch {
+        return Ok(());
+    }
+    let Ok(sessions) = SessionTable::decode(bytes, CHAIN_SESSIONS_MAX) else {
+        return Err("a session table that is none");
+    };
+    part.copy_in = None;
+    let finished = Input::CopyFinished { start, through, sessions: &sessions };
+    if let Err(error) = outputs::step(port, tables, chain, partition, finished) {
+        tracing::debug!(%error, "a copy was started over meanwhile");
+    }
+    disk::keep_record(chain, partition);
+    Ok(())
 }

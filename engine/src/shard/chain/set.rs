@@ -3,7 +3,7 @@
 use windlass_replication::Role;
 use windlass_wire::{Durability, PartitionId, TableId};
 
-use super::{Chain, SYNC, clocks, clocks::Small, turn};
+use super::{Chain, SYNC, append, append::Small, turn};
 use crate::{
     persist::{frame::Kind, record::Shape},
     shard::{
@@ -46,7 +46,7 @@ pub(in crate::shard) fn append_set(
     if let Some(part) = part {
         part.setting.push_back((part.replica.log().last().next(), answer));
     }
-    let appended = clocks::append_small(port, tables, chain, partition, &small, |record| {
+    let appended = append::append_small(port, tables, chain, partition, &small, |record| {
         record.delta().copy_from_slice(entries);
     });
     if appended.is_none()

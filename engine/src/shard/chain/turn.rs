@@ -51,7 +51,7 @@ pub(in crate::shard) fn take_from_peers(
         return false;
     }
     let answered =
-        (pace == Pace::Turn || chain.is_answered()) && answer::take_answers(port, tables, chain);
+        (pace == Pace::Turn || chain.is_answered()) && receive::take_answers(port, tables, chain);
     let drained = receive::drain_peers(port, tables, chain, disk, pace);
     tables.publish_clocks();
     answered || drained

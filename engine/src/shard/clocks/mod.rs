@@ -4,6 +4,7 @@
 
 mod kept;
 mod members;
+mod parked;
 mod published;
 mod recorded;
 mod requests;
@@ -15,10 +16,8 @@ use std::time::Duration;
 use self::waiting::Waiting;
 pub(super) use self::{
     kept::apply_record,
-    requests::{
-        advance_clock, end_parked_pulls, expire_workers, give_up_worker, join_clock, must_wait,
-        park_pull, release_pulls, retire_workers,
-    },
+    parked::{end_parked_pulls, must_wait, park_pull, release_pulls},
+    requests::{advance_clock, expire_workers, give_up_worker, join_clock, retire_workers},
     table::{TableClocks, is_clocked},
 };
 

@@ -12,7 +12,6 @@ pub(super) use fill::copy_values;
 pub(super) use gather::Gathered;
 use windlass_wire::Status;
 
-pub(super) use self::write::reserve;
 use super::{
     admitted::RowsOf,
     chain,
@@ -22,11 +21,11 @@ use super::{
     durable::Durable,
     port::Port,
     push::{Refusal, session_of},
-    rounds,
+    reserve, rounds,
     tables::Tables,
     writes::Writes,
 };
-use crate::persist::{commit::Position, log::ReserveError};
+use crate::persist::commit::Position;
 
 /// What came of one push: the position of the log its acknowledgement waits for, if it does.
 pub(super) type Outcome = Result<Option<Position>, Refusal>;
@@ -128,31 +127,12 @@ fn write_to_log(
         start = end;
     }
     if is_group {
-        let end = end_group(port, tables, chain, &mut durable).map(Some);
+        let end = reserve::end_group(port, tables, chain, &mut durable).map(Some);
         for outcome in outcomes.iter_mut().filter(|outcome| matches!(outcome, Ok(Some(_)))) {
             *outcome = end;
         }
     }
     disk.durable = Some(durable);
-}
-
-/// All records of the group are written: from now on its pushes wait for all of it to be on disk.
-pub(super) fn end_group(
-    port: &mut Port,
-    tables: &mut Tables,
-    chain: &mut Chain,
-    durable: &mut Durable,
-) -> Result<Position, Refusal> {
-    loop {
-        let now = durable.now();
-        match durable.log_mut().end_group(now) {
-            Ok(end) => return Ok(end),
-            Err(ReserveError::Full(full)) => {
-                durable::wait_for_room(port, tables, chain, durable, full, now)
-            }
-            Err(_) => return Err((Status::Poisoned, 0)),
-        }
-    }
 }
 
 impl Port {

@@ -16,17 +16,17 @@ use crate::{
         commit,
         commit::Position,
         frame::{Kind, Salt},
-        log::{Reservation, ReserveError, Sealed},
+        log::Sealed,
         record::{Draft, Facts, RecordMut, Shape, Stamp},
     },
     shard::{
         chain,
         chain::{Chain, Held, SYNC, epoch_of, seal},
-        durable,
         durable::{Durable, apply_key, apply_range},
         image,
         port::Port,
         push::{Refusal, session_of},
+        reserve,
         tables::{ShardTable, TableRows, Tables},
         work::Work,
     },
@@ -148,7 +148,7 @@ fn write_fresh(
         image::write_image(port, tables, chain, durable, partition)?;
     }
     let (plan, facts, shape, stamp) = plan(port, tables, chain, gathered, spans)?;
-    let mut reservation = reserve(port, tables, chain, durable, &facts, shape)?;
+    let mut reservation = reserve::reserve(port, tables, chain, durable, &facts, shape)?;
     let record = durable.log_mut().fill(&mut reservation);
     fill_record(port, tables, gathered, plan, stamp, record);
     let sealed = seal(chain, durable, (partition, reservation), &gathered.covered);
@@ -354,33 +354,6 @@ impl Tables {
             }
             Some(Durability::Sync {}) => commit::Durability::Sync,
             Some(Durability::Memory {}) | None => commit::Durability::Memory,
-        }
-    }
-}
-
-/// Room for a record, waiting for the disk if it is behind: that is what slows pushes down.
-pub(in crate::shard) fn reserve(
-    port: &mut Port,
-    tables: &mut Tables,
-    chain: &mut Chain,
-    durable: &mut Durable,
-    facts: &Facts,
-    shape: Shape,
-) -> Result<Reservation, Refusal> {
-    if !shape.is_allowed() {
-        return Err((Status::TooLarge, 0));
-    }
-    loop {
-        let now = durable.now();
-        match durable.log_mut().reserve(facts, shape, now) {
-            Ok(reservation) => return Ok(reservation),
-            Err(ReserveError::Full(full)) => {
-                durable::wait_for_room(port, tables, chain, durable, full, now)
-            }
-            Err(ReserveError::TooLong { .. }) => return Err((Status::TooLarge, 0)),
-            Err(ReserveError::Poisoned(_) | ReserveError::Order { .. }) => {
-                return Err((Status::Poisoned, 0));
-            }
         }
     }
 }

@@ -1,7 +1,10 @@
 use std::sync::Arc;
 
 use windlass_replication::{ChainView, Input, LeaseTimings, Replica, ReplicaLimits, Time};
-use windlass_wire::{Incarnation, Layout, RowRange, Sequence, SessionId, TableId, TableKind};
+use windlass_wire::{
+    ClusterMap, Incarnation, Layout, RowRange, Sequence, ServerId, SessionId, ShardId, Status,
+    TableId, TableKind,
+};
 
 use super::*;
 use crate::shard::{

@@ -1,0 +1,55 @@
+//! Room in the log, which is waited for while the disk is behind: that is what slows pushes down.
+
+use windlass_wire::Status;
+
+use super::{chain::Chain, durable, durable::Durable, port::Port, push::Refusal, tables::Tables};
+use crate::persist::{
+    commit::Position,
+    log::{Reservation, ReserveError},
+    record::{Facts, Shape},
+};
+/// Room for a record, waiting for the disk if it is behind: that is what slows pushes down.
+pub(in crate::shard) fn reserve(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    durable: &mut Durable,
+    facts: &Facts,
+    shape: Shape,
+) -> Result<Reservation, Refusal> {
+    if !shape.is_allowed() {
+        return Err((Status::TooLarge, 0));
+    }
+    loop {
+        let now = durable.now();
+        match durable.log_mut().reserve(facts, shape, now) {
+            Ok(reservation) => return Ok(reservation),
+            Err(ReserveError::Full(full)) => {
+                durable::wait_for_room(port, tables, chain, durable, full, now)
+            }
+            Err(ReserveError::TooLong { .. }) => return Err((Status::TooLarge, 0)),
+            Err(ReserveError::Poisoned(_) | ReserveError::Order { .. }) => {
+                return Err((Status::Poisoned, 0));
+            }
+        }
+    }
+}
+
+/// All records of the group are written: from now on its pushes wait for all of it to be on disk.
+pub(in crate::shard) fn end_group(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    durable: &mut Durable,
+) -> Result<Position, Refusal> {
+    loop {
+        let now = durable.now();
+        match durable.log_mut().end_group(now) {
+            Ok(end) => return Ok(end),
+            Err(ReserveError::Full(full)) => {
+                durable::wait_for_room(port, tables, chain, durable, full, now)
+            }
+            Err(_) => return Err((Status::Poisoned, 0)),
+        }
+    }
+}

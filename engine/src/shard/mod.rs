@@ -1,5 +1,9 @@
 //! A shard: one thread on one core, sole owner of its partitions, mailboxes and queue pairs.
 //!
+//! Its parts own their state: the `port` sessions and their requests, the `tables` rows, clocks and memory, the `chain`
+//! replicas and links, the `disk` log and checkpoints, `writes` the buffers of pushes. Only a turn sees them all; its
+//! steps take the parts they need.
+//!
 //! One turn, an event a file: take commands (`command`), poll the transports, drain
 //! mailboxes (`drain`, `burst`, `fetch`), carry out pushes (`push`, `aggregate`) and pulls (`pull`), keep
 //! workers' clocks and the pulls that wait for them (`clocks`), write
@@ -58,13 +62,16 @@ mod writes;
 
 use std::time::Duration;
 
+use crossbeam::channel::Receiver;
+use windlass_transport::Transport;
+use windlass_wire::{ServerId, ShardId};
+
 pub use chain::{
     ChainCommand, ChainContext, LinkEnded, PartitionChecksum, PartitionStatus, ServerEvent,
     SharedLeases,
 };
 pub(crate) use command::Answer;
 pub use command::{AttachedMailbox, ShardCommand, ShardHandle, ShardStopped};
-use crossbeam::channel::Receiver;
 pub use kept_logs::KeptLog;
 pub use memory::MemoryMade;
 pub use reactor::Reactor;
@@ -72,9 +79,7 @@ pub use recover::RecoverySummary;
 pub use regrouped::Regrouped;
 pub use set_rows::{RowsToSet, SetError};
 pub use statistics::ShardStatistics;
-use windlass_transport::Transport;
 pub(crate) use windlass_transport::error::chain;
-use windlass_wire::{ServerId, ShardId};
 
 use self::{
     chain::Chain, clocks::Clocks, disk::Disk, growth::Growth, port::Port, tables::Tables,

@@ -39,19 +39,7 @@ mod waiting;
 
 use std::sync::Arc;
 
-pub use checksum::PartitionChecksum;
-pub(super) use checksum::sum_some;
-pub(super) use clocks::{lane_of, reaching};
-pub use command::ChainCommand;
-pub(super) use configure::note_peers;
 use crossbeam::channel::Sender;
-pub use event::{LinkEnded, ServerEvent};
-pub use leases::SharedLeases;
-pub(super) use lone::{epoch_of, is_settled, ready_log, seal};
-pub(super) use lost::begin_empty;
-pub use status::PartitionStatus;
-pub(super) use taken::SlotPush;
-pub(super) use turn::has_room_for_records;
 use windlass_replication::{Covered, Output, Time};
 use windlass_transport::QueuePairId;
 use windlass_wire::{
@@ -59,6 +47,12 @@ use windlass_wire::{
     control::Peer,
     map::{ServerState, shard_of},
 };
+
+pub use checksum::PartitionChecksum;
+pub use command::ChainCommand;
+pub use event::{LinkEnded, ServerEvent};
+pub use leases::SharedLeases;
+pub use status::PartitionStatus;
 
 pub(super) use self::{
     alone::push_alone,
@@ -82,6 +76,14 @@ pub(super) use self::{
     status::chain_backlog,
     turn::{chain_deadline, end_chain_turn, is_chain_full, note_time, take_from_peers},
 };
+pub(super) use checksum::sum_some;
+pub(super) use clocks::{lane_of, reaching};
+pub(super) use configure::note_peers;
+pub(super) use lone::{epoch_of, is_settled, ready_log, seal};
+pub(super) use lost::begin_empty;
+pub(super) use taken::SlotPush;
+pub(super) use turn::has_room_for_records;
+
 use self::{
     answer::{Records, Taking},
     checksum::Checksums,

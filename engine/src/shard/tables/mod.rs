@@ -44,34 +44,26 @@ impl Tables {
     pub(super) fn held_len(&self) -> u64 {
         self.memory_len_max.saturating_sub(self.memory_left)
     }
-}
 
-impl Tables {
     /// Whether a table is newer than any that was made or dropped here. What names it is left for
     /// later: without the table it would change nothing, and other replicas would differ.
     pub(in crate::shard) fn awaits_table(&self, table: TableId) -> bool {
         table.0 >= self.below || self.growth.is_making(table)
     }
-}
 
-impl Tables {
     /// Gives back the rows of a partition that is kept elsewhere.
     pub(in crate::shard) fn drop_rows(&mut self, partition: PartitionId) {
-        let Tables { by_id: tables, memory_left, marks, growth, .. } = self;
+        let Self { by_id: tables, memory_left, marks, growth, .. } = self;
         for table in tables.values_mut() {
             table.remove_partition(partition, memory_left, marks, &growth.memory);
         }
     }
-}
 
-impl Tables {
     /// Whether any table is kept on disk: then all partitions are.
     pub(in crate::shard) fn keeps_records(&self) -> bool {
         self.by_id.values().any(|table| table.entry.schema.durability != Durability::Memory {})
     }
-}
 
-impl Tables {
     /// The table of a request that was checked.
     #[inline]
     pub(in crate::shard) fn table_of(&self, work: &Work) -> &ShardTable {

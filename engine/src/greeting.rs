@@ -39,13 +39,13 @@ impl Greeting {
             let text = format!(
                 "the server speaks protocol {PROTOCOL_VERSION}, the client {version}: use one release for both"
             );
-            return Err((RefusalKind::Version {}, text));
+            return Err(Refusal::new(RefusalKind::Version {}, text));
         }
         if let Some(expected) = expected
             && !equal_in_constant_time(expected.as_bytes(), token.as_bytes())
         {
             let text = "the token is missing or wrong: pass the server's token file".to_owned();
-            return Err((RefusalKind::Token {}, text));
+            return Err(Refusal::new(RefusalKind::Token {}, text));
         }
         if session == SessionId(0) {
             return Err(invalid("a session number cannot be zero"));

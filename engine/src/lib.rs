@@ -18,4 +18,5 @@ pub mod table;
 pub mod update;
 
 pub use coordinator::{CoordinatorConfig, CoordinatorConfigError, CoordinatorServer, StoreConfig};
+pub use refusal::Refusal;
 pub use server::{Server, ServerConfig, ShardThread, StartError};

@@ -218,12 +218,12 @@ where
     fn turn_away(&mut self, at: usize, refusal: Refusal, now: Instant) {
         let stranger = self.lobby.get_mut(at);
         let address = stranger.address();
-        if refusal.0 == (RefusalKind::Token {}) {
+        if refusal.kind == (RefusalKind::Token {}) {
             if let Some(count) = self.wrong_tokens.due(now) {
                 tracing::warn!(%address, count, "connections without the right token were refused");
             }
         } else {
-            tracing::debug!(%address, text = refusal.1, "a connection was refused");
+            tracing::debug!(%address, text = refusal.text, "a connection was refused");
         }
         stranger.refuse(&refused(refusal), now);
     }

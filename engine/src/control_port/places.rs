@@ -52,7 +52,7 @@ impl Places {
             let text = format!(
                 "{max} connections are open, and no more are taken: end some, or raise `ulimit -n`"
             );
-            return Err((RefusalKind::Full {}, text));
+            return Err(Refusal::new(RefusalKind::Full {}, text));
         }
         Ok(place)
     }
@@ -75,7 +75,7 @@ mod tests {
     fn clients_leave_servers_their_places() {
         let places = Arc::new(Places::new(8));
         let clients: Vec<Place> = (0..4).map(|_| places.take(false).unwrap()).collect();
-        let (kind, text) = places.take(false).unwrap_err();
+        let Refusal { kind, text } = places.take(false).unwrap_err();
         assert_eq!(kind, RefusalKind::Full {});
         assert!(text.starts_with("4 connections"), "{text}");
         let server = places.take(true).unwrap();

@@ -99,7 +99,7 @@ impl Machine {
             let is_over = *deadline <= now;
             if is_over {
                 let text = format!("{here} of {all} servers have joined: start the others");
-                let _ = answer.send(Err((RefusalKind::NoCoordinator {}, text)));
+                let _ = answer.send(Err(Refusal::new(RefusalKind::NoCoordinator {}, text)));
             }
             !is_over
         });

@@ -119,7 +119,9 @@ impl Desk {
     /// Asks, and waits for the answer.
     pub(crate) fn ask(&self, request: ClientRequest) -> Result<ClientReply, Refusal> {
         let (answer, receiver) = bounded(1);
-        let stopped = || (RefusalKind::NoCoordinator {}, "the coordinator has stopped".to_owned());
+        let stopped = || {
+            Refusal::new(RefusalKind::NoCoordinator {}, "the coordinator has stopped".to_owned())
+        };
         self.events.send(Event::Ask { request, answer }).map_err(|_| stopped())?;
         receiver.recv().unwrap_or_else(|_| Err(stopped()))
     }

@@ -55,13 +55,13 @@ impl Machine {
                 "number {server} is another server's: give this one the data directory in which it \
                  has joined, or an empty one"
             );
-            (RefusalKind::Token {}, text)
+            Refusal::new(RefusalKind::Token {}, text)
         } else if self.members.is_live(server, joining.incarnation, self.config.heartbeat_timeout) {
             let text = format!(
                 "server {server} is connected by another process: stop that one; a copy of its data \
                  directory is no server of its own"
             );
-            (RefusalKind::NoCoordinator {}, text)
+            Refusal::new(RefusalKind::NoCoordinator {}, text)
         } else {
             return Ok(());
         };

@@ -495,5 +495,5 @@ impl Machine {
 /// Refusal of a standby.
 pub(super) fn not_leading() -> Refusal {
     let text = "this coordinator does not lead: ask another one, or wait until one is elected";
-    (RefusalKind::NoCoordinator {}, text.to_owned())
+    Refusal::new(RefusalKind::NoCoordinator {}, text.to_owned())
 }

@@ -145,11 +145,14 @@ impl Machine {
             }
             let text =
                 format!("table {name:?} exists with another schema: drop it first, or open it");
-            return Err((RefusalKind::TableExists {}, text));
+            return Err(Refusal::new(RefusalKind::TableExists {}, text));
         }
         check_features(&schema, self.map.replicas)?;
         if self.catalogue.tables.len() >= TABLES_MAX {
-            return Err((RefusalKind::Full {}, format!("there are {TABLES_MAX} tables already")));
+            return Err(Refusal::new(
+                RefusalKind::Full {},
+                format!("there are {TABLES_MAX} tables already"),
+            ));
         }
         let id = TableId(self.catalogue.next_table);
         self.catalogue.next_table += 1;
@@ -275,7 +278,7 @@ impl Machine {
                 let table = current.entry.id;
                 self.members.tell_all(Instruction::DropTable { table });
             }
-            self.end_table_change(Some((status, format!("server {server}: {text}"))));
+            self.end_table_change(Some(Refusal::new(status, format!("server {server}: {text}"))));
         } else {
             self.servers_told();
         }
@@ -318,7 +321,7 @@ impl Machine {
                  apply pushes by the old values until it is back or given up: ask again then",
                 names.join(", ")
             );
-            (RefusalKind::NoCoordinator {}, text)
+            Refusal::new(RefusalKind::NoCoordinator {}, text)
         })
     }
 
@@ -398,6 +401,6 @@ mod tests {
         let aggregation = Aggregation::Rounds { quorum: 0, fold_late: false };
         assert_eq!(check_features(&TableSchema { aggregation, ..eventual }, 3), Ok(()));
         let refused = check_features(&TableSchema { aggregation, ..on_disk }, 3);
-        assert!(refused.unwrap_err().1.contains("durability memory"));
+        assert!(refused.unwrap_err().text.contains("durability memory"));
     }
 }

@@ -29,7 +29,7 @@ impl Machine {
         let registered = self
             .workers
             .register(now, rank, incarnation)
-            .map_err(|error| (RefusalKind::Full {}, chain(&error)))?;
+            .map_err(|error| Refusal::new(RefusalKind::Full {}, chain(&error)))?;
         self.workers_changed();
         Ok(ClientReply::WorkerRegistered { rank: registered.rank, clock: registered.clock })
     }

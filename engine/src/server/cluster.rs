@@ -189,7 +189,7 @@ impl Cluster {
             if left.is_zero() {
                 let here = state.map.servers.len();
                 let text = format!("{here} servers have joined, and more are waited for");
-                return Err((RefusalKind::NoCoordinator {}, text));
+                return Err(Refusal::new(RefusalKind::NoCoordinator {}, text));
             }
             let waited = self.changed.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -272,7 +272,7 @@ impl Cluster {
         let is_enough = map.is_founded() || self.data.as_ref().is_none_or(|data| data.is_new);
         let installed = told.and_then(|()| self.install(&mut state, map));
         if state.first.is_none() && (is_enough || installed.is_err()) {
-            state.first = Some(installed.clone().map_err(|(_, text)| text));
+            state.first = Some(installed.clone().map_err(|refusal| refusal.text));
         }
         self.changed.notify_all();
         installed
@@ -287,11 +287,11 @@ impl Cluster {
     ) -> Result<(), Refusal> {
         let mut state = self.lock();
         let kept = tables.iter().map(|table| self.check_durability(&table.schema));
-        if let Some((kind, text)) = kept.filter_map(Result::err).next() {
+        if let Some(refusal) = kept.filter_map(Result::err).next() {
             // Whoever takes part without it would keep less than is promised.
-            state.first.get_or_insert_with(|| Err(text.clone()));
+            state.first.get_or_insert_with(|| Err(refusal.text.clone()));
             self.changed.notify_all();
-            return Err((kind, text));
+            return Err(refusal);
         }
         if state.map.epoch == Epoch(0) {
             // Tables are laid out by the number of partitions, which no map has said yet.
@@ -349,7 +349,7 @@ impl Cluster {
         if state.tables.remove(&id).is_none() {
             return;
         }
-        if let Err((_, text)) = self.store_catalogue(state) {
+        if let Err(Refusal { text, .. }) = self.store_catalogue(state) {
             tracing::warn!(table = %id, text, "a dropped table stays in the catalogue on disk for now");
         }
     }
@@ -368,7 +368,7 @@ impl Cluster {
 
     fn create_here(&self, table: &TableEntry) -> Result<(), Refusal> {
         self.ask_shards(|answer| ShardCommand::CreateTable { entry: table.clone(), answer })
-            .map_err(|text| (RefusalKind::Full {}, text))
+            .map_err(|text| Refusal::new(RefusalKind::Full {}, text))
     }
 
     fn drop_here(&self, table: TableId) {
@@ -417,7 +417,7 @@ impl Cluster {
         state.map = map;
         if is_more && is_noted {
             // Before rows come or go. A disk that refuses this will refuse more, and says so.
-            if let Err((_, text)) = self.store_catalogue(state) {
+            if let Err(Refusal { text, .. }) = self.store_catalogue(state) {
                 tracing::error!(text, "the catalogue cannot be stored");
             }
         }

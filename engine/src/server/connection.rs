@@ -63,12 +63,13 @@ pub(super) fn serve(
     while let Some(request) = stream.receive::<ClientRequest>()? {
         if shared.is_stopping() {
             let text = "the server is shutting down".to_owned();
-            return stream.send(&refused((RefusalKind::ShuttingDown {}, text)));
+            return stream.send(&refused(Refusal::new(RefusalKind::ShuttingDown {}, text)));
         }
         if let ClientRequest::Join { .. } = request {
             let Some(desk) = shared.member.coordinators().here() else {
                 let text = "this server is not the coordinator: join by the address it joined by";
-                stream.send(&refused((RefusalKind::NoCoordinator {}, text.to_owned())))?;
+                stream
+                    .send(&refused(Refusal::new(RefusalKind::NoCoordinator {}, text.to_owned())))?;
                 continue;
             };
             return desk.serve(stream, Joining::from_request(request));
@@ -86,7 +87,10 @@ pub(super) fn serve(
 /// The answer to a greeting.
 fn welcome(shared: &Shared, greeting: &Greeting) -> Result<ClientReply, Refusal> {
     if shared.is_stopping() {
-        return Err((RefusalKind::ShuttingDown {}, "the server is shutting down".to_owned()));
+        return Err(Refusal::new(
+            RefusalKind::ShuttingDown {},
+            "the server is shutting down".to_owned(),
+        ));
     }
     if let Some(PeerRole::Links { peer, ticket }) = greeting.peer {
         shared.member.check_ticket(peer, ticket)?;
@@ -197,7 +201,7 @@ impl Connection {
             ClientRequest::Checkpoint {} => {
                 if self.shared.config.data_dir.is_none() {
                     let text = "the server has no data directory".to_owned();
-                    return Err((RefusalKind::Invalid {}, text));
+                    return Err(Refusal::new(RefusalKind::Invalid {}, text));
                 }
                 for shard in &self.shared.shards {
                     shard.send(ShardCommand::Checkpoint {});
@@ -222,7 +226,7 @@ impl Connection {
                 SetError::Full => RefusalKind::Full {},
                 SetError::Moved => RefusalKind::StaleEpoch { epoch: map.epoch },
             };
-            (kind, error.to_string())
+            Refusal::new(kind, error.to_string())
         })
     }
 
@@ -233,7 +237,10 @@ impl Connection {
         endpoint: Endpoint,
     ) -> Result<ClientReply, Refusal> {
         if endpoint.0.len() > Endpoint::LEN_MAX {
-            return Err((RefusalKind::Invalid {}, "the endpoint is too long".to_owned()));
+            return Err(Refusal::new(
+                RefusalKind::Invalid {},
+                "the endpoint is too long".to_owned(),
+            ));
         }
         let (session, incarnation, rank) = (self.session, self.incarnation, self.rank);
         let endpoint = self
@@ -264,7 +271,10 @@ impl Connection {
     fn shard(&self, shard: ShardId) -> Result<&ShardHandle, Refusal> {
         self.shared.shards.get(usize::from(shard.0)).ok_or_else(|| {
             let count = self.shared.shards.len();
-            (RefusalKind::Invalid {}, format!("there is no shard {shard}: the server has {count}"))
+            Refusal::new(
+                RefusalKind::Invalid {},
+                format!("there is no shard {shard}: the server has {count}"),
+            )
         })
     }
 }

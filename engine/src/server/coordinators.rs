@@ -114,7 +114,7 @@ impl Coordinators {
                     let passing = |reason| passing(address, reason);
                     let mut stream =
                         greet(address, token, Incarnation(windlass_transport::random::number()))
-                            .map_err(|error| passing(error.1))?;
+                            .map_err(|error| passing(error.text))?;
                     let patient = stream.set_read_timeout(Some(ASK_TIMEOUT));
                     patient.map_err(|error| passing(error.to_string()))?;
                     match stream.ask(request).map_err(|error| passing(chain(&error)))? {
@@ -126,7 +126,7 @@ impl Coordinators {
                 });
                 asked.map_err(|error| {
                     let JoinError { coordinator, reason, .. } = error;
-                    (RefusalKind::NoCoordinator {}, format!("{coordinator}: {reason}"))
+                    Refusal::new(RefusalKind::NoCoordinator {}, format!("{coordinator}: {reason}"))
                 })
             }
         }
@@ -193,10 +193,10 @@ fn join_at(
     silence: Duration,
 ) -> Result<(Joined, Uplink, Downlink), JoinError> {
     let passing = |reason| passing(address, reason);
-    let mut stream = greet(address, token, joining.incarnation).map_err(|(status, reason)| {
+    let mut stream = greet(address, token, joining.incarnation).map_err(|refusal| {
         let is_passing =
-            status == (RefusalKind::NoCoordinator {}) || status == (RefusalKind::ShuttingDown {});
-        JoinError { coordinator: address.to_owned(), reason, is_passing }
+            matches!(refusal.kind, RefusalKind::NoCoordinator {} | RefusalKind::ShuttingDown {});
+        JoinError { coordinator: address.to_owned(), reason: refusal.text, is_passing }
     })?;
     let broken = |error: std::io::Error| passing(error.to_string());
     stream.set_read_timeout(Some(JOIN_TIMEOUT)).map_err(broken)?;
@@ -229,7 +229,7 @@ fn passing(address: &str, reason: String) -> JoinError {
 
 /// Greets the process that listens at `address`.
 fn greet(address: &str, token: &str, incarnation: Incarnation) -> Result<ControlStream, Refusal> {
-    let unreachable = |text| (RefusalKind::NoCoordinator {}, text);
+    let unreachable = |text| Refusal::new(RefusalKind::NoCoordinator {}, text);
     let mut stream = ControlStream::connect_within(address, CONNECT_TIMEOUT)
         .map_err(|error| unreachable(chain(&error)))?;
     let hello = ClientRequest::Hello {
@@ -243,7 +243,7 @@ fn greet(address: &str, token: &str, incarnation: Incarnation) -> Result<Control
     };
     match stream.ask(&hello) {
         Ok(ClientReply::Welcome { .. }) => Ok(stream),
-        Ok(ClientReply::Refused { status, text }) => Err((status, text)),
+        Ok(ClientReply::Refused { status, text }) => Err(Refusal::new(status, text)),
         Ok(_) => Err(unreachable("unexpected answer to hello".to_owned())),
         Err(error) => Err(unreachable(chain(&error))),
     }

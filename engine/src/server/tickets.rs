@@ -38,7 +38,7 @@ impl Member {
             tracing::warn!(%server, count, "a connection was no server's, though it said so");
         }
         let text = format!("this is not shown to be server {}: wait for its ticket", peer.server);
-        Err((RefusalKind::Token {}, text))
+        Err(Refusal::new(RefusalKind::Token {}, text))
     }
 }
 

@@ -31,7 +31,7 @@ impl From<ShardStopped> for String {
 
 impl From<ShardStopped> for Refusal {
     fn from(stopped: ShardStopped) -> Self {
-        (RefusalKind::ShuttingDown {}, stopped.to_string())
+        Self::new(RefusalKind::ShuttingDown {}, stopped.to_string())
     }
 }
 

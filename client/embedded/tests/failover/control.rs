@@ -8,7 +8,10 @@ use std::{
     },
 };
 
-use windlass_engine::shard::{ShardCommand, ShardHandle};
+use windlass_engine::{
+    Refusal,
+    shard::{ShardCommand, ShardHandle},
+};
 use windlass_transport::{Endpoint, control::ControlStream};
 use windlass_wire::{
     Blob, ClusterMap, TableEntry,
@@ -168,8 +171,10 @@ impl State {
                     .map(|()| ClientReply::Done {}),
                 other => panic!("not in the script: {other:?}"),
             };
-            let reply =
-                reply.unwrap_or_else(|(status, text)| ClientReply::Refused { status, text });
+            let reply = reply.unwrap_or_else(|Refusal { kind, text }| ClientReply::Refused {
+                status: kind,
+                text,
+            });
             if stream.send(&reply).is_err() {
                 break;
             }
@@ -181,6 +186,6 @@ impl State {
 }
 
 /// What a shard that fails otherwise answers.
-fn internal(text: String) -> (RefusalKind, String) {
-    (RefusalKind::Internal {}, text)
+fn internal(text: String) -> Refusal {
+    Refusal::new(RefusalKind::Internal {}, text)
 }

@@ -62,7 +62,7 @@ fn claim(server: Option<ServerId>, incarnation: Incarnation, secret: ServerSecre
 }
 
 fn refusal(machine: &mut Machine, joining: &Joining) -> Option<RefusalKind> {
-    machine.may_claim(joining).err().map(|(kind, _)| kind)
+    machine.may_claim(joining).err().map(|refusal| refusal.kind)
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn a_rule_is_not_said_to_be_changed_while_a_server_may_go_by_the_old_one() {
         machine.table_answered(CONNECTION, orders, None);
         answered.try_recv().unwrap()
     };
-    let (kind, text) = change(&mut machine, &[SERVER, ServerId(4)]).unwrap_err();
+    let Refusal { kind, text } = change(&mut machine, &[SERVER, ServerId(4)]).unwrap_err();
     assert_eq!(kind, RefusalKind::NoCoordinator {}, "clients ask again");
     assert!(text.contains("server 4 is out of"), "{text}");
     let done = change(&mut machine, &[SERVER]);

@@ -4,6 +4,7 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use windlass_wire::coordination::{Instruction, Order, OrderRefusal, Report};
 
 use super::Member;
+use crate::refusal::Refusal;
 
 /// What the thread that changes tables is told.
 pub(super) enum TableChange {
@@ -65,14 +66,15 @@ impl Member {
     fn carry_out(&self, order: Order) {
         let number = order.number;
         let result = self.cluster.carry_out(order.instruction);
-        if let Err((_, text)) = &result {
+        if let Err(Refusal { text, .. }) = &result {
             match self.is_stopping() {
                 true => tracing::debug!(text, "an order came to a server that stops"),
                 false => tracing::error!(text, "an order of the coordinator was not carried out"),
             }
         }
         if number != 0 {
-            let refusal = result.err().map(|(status, text)| OrderRefusal { status, text });
+            let refusal =
+                result.err().map(|Refusal { kind, text }| OrderRefusal { status: kind, text });
             self.send(&Report::Answer { number, refusal });
         }
     }

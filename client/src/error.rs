@@ -425,6 +425,9 @@ pub enum FilterRefusal {
     /// The filters do not fit the table.
     #[error("{0}")]
     Stack(StackError),
+    /// The filters choose rows, and do not suit the table.
+    #[error("{0}")]
+    Rows(crate::sparsify::ParseSparsifierError),
     /// Fixed point has no form for NaN and infinities.
     #[error(
         "a value of the push is NaN or infinite, which fixed point cannot write; nothing was sent"

@@ -35,6 +35,7 @@ mod prepared;
 mod rows;
 mod scan;
 mod shared;
+mod sparsify;
 mod table;
 mod watch;
 
@@ -50,6 +51,7 @@ pub use pending::{PendingPull, PendingPush};
 pub use prepared::Prepared;
 pub use rows::Rows;
 pub use scan::{CursorError, Scan, ScanBatch, ScanColumns, ScanCursor, ScanOptions};
+pub use sparsify::{Candidates, ParseSparsifierError, SelectRows, Sparsifier};
 pub use table::{RowSelection, Table};
 pub use watch::Watch;
 pub use windlass_wire::{

@@ -14,6 +14,7 @@ use crate::{
     prepared::Prepared,
     rows::Rows,
     shared::SharedCore,
+    sparsify::{ParseSparsifierError, Sparsifier},
 };
 
 /// Rows of a request: keys, or a range of a dense table. Keys may come in any order and repeat. A push sums the values
@@ -265,6 +266,15 @@ impl<T: Element> Table<T> {
         self.core.enter()?.wait_for_workers(self.index, count)
     }
 
+    /// Filters that choose which rows of a push to this table are sent now; [`Sparsifier::new`] says what the
+    /// text may name.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn sparsifier(&self, text: &str) -> Result<Sparsifier<T>, ParseSparsifierError> {
+        Sparsifier::new(self.width, &self.schema().rule, text)
+    }
+
     pub(crate) fn core(&self) -> &SharedCore {
         &self.core
     }
@@ -282,10 +292,7 @@ impl<T: Element> Table<T> {
         options: &PushOptions,
     ) -> Result<u64, RequestError> {
         let mut core = self.core.enter()?;
-        let expected = rows.count().saturating_mul(self.width as u64);
-        if expected != values.len() as u64 {
-            return Err(core.tables.length_error(self.index, rows.count(), values.len()));
-        }
+        self.check_length(&core, rows, values)?;
         self.check_values(&core, values, options)?;
         let keys = match rows {
             RowSelection::Keys(keys) => keys,
@@ -308,6 +315,20 @@ impl<T: Element> Table<T> {
         let source = Source::Plain(bytemuck::cast_slice(&merged));
         let sent = core.push_keys(self.index, order.keys(), source, options)?;
         Ok(sent.unwrap_or_else(|| unreachable!("the keys are sorted")))
+    }
+
+    /// Checks that there are `width` values for each row.
+    pub(crate) fn check_length(
+        &self,
+        core: &Core,
+        rows: &RowSelection<'_>,
+        values: &[T],
+    ) -> Result<(), RequestError> {
+        let expected = rows.count().saturating_mul(self.width as u64);
+        match expected == values.len() as u64 {
+            true => Ok(()),
+            false => Err(core.tables.length_error(self.index, rows.count(), values.len())),
+        }
     }
 
     /// Checks what is sent: shards refuse what is not finite too, but each only its own part of a push.

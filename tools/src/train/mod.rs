@@ -1,6 +1,7 @@
 //! Logistic regression trained on parameter servers: what a worker computes, the worker's loop, and
 //! the processes around it.
 
+pub mod filters;
 pub mod gradient;
 pub mod message;
 pub mod parameters;
@@ -15,6 +16,7 @@ pub mod worker_process;
 #[cfg(test)]
 mod oracle;
 
+pub use filters::Filters;
 pub use gradient::Problem;
 pub use parameters::Parameters;
 pub use run::{Audit, Event, RunError, RunOptions, Snapshot, Trained};

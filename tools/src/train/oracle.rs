@@ -59,10 +59,14 @@ impl Parameters for Ftrl {
         Ok(())
     }
 
-    fn push(&mut self, keys: &[u64], gradients: &[f32]) -> Result<(), Self::Error> {
+    fn push(&mut self, keys: &[u64], _: &[f32], gradients: &[f32]) -> Result<(), Self::Error> {
         for (&key, &gradient) in keys.iter().zip(gradients) {
             self.update(key, f64::from(gradient));
         }
+        Ok(())
+    }
+
+    fn push_held(&mut self) -> Result<(), Self::Error> {
         Ok(())
     }
 

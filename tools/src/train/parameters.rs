@@ -13,9 +13,12 @@ pub trait Parameters {
     /// Waits for a pull and puts its rows, one value for each key, into `rows`.
     fn finish_pull(&mut self, pull: Self::Pull, rows: &mut Vec<f32>) -> Result<(), Self::Error>;
 
-    /// Pushes one gradient for each of `keys`; both may be reused when it returns, which may be
-    /// before the push is acknowledged.
-    fn push(&mut self, keys: &[u64], gradients: &[f32]) -> Result<(), Self::Error>;
+    /// Pushes one gradient for each of `keys`, whose rows were pulled as `rows`; all may be reused when it returns,
+    /// which may be before the push is acknowledged.
+    fn push(&mut self, keys: &[u64], rows: &[f32], gradients: &[f32]) -> Result<(), Self::Error>;
+
+    /// Pushes what filters hold back.
+    fn push_held(&mut self) -> Result<(), Self::Error>;
 
     /// Ends a round: what was pushed belongs to it.
     fn end_round(&mut self) -> Result<(), Self::Error>;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Pace, Parameters, Problem, SourceOptions, Straggler,
+    Filters, Pace, Parameters, Problem, SourceOptions, Straggler,
     message::{Connection, Done, Report, Task},
     weights::Weights,
 };
@@ -23,7 +23,7 @@ use crate::{
     remote::RemoteError,
     report::{Latency, Point},
 };
-use windlass_client::{Consistency, Limits, UpdateRule};
+use windlass_client::{Consistency, Limits, RequestError, UpdateRule};
 
 /// Examples read, or keys pulled, at a time when a model is evaluated or fetched.
 const CHUNK: usize = 8192;
@@ -181,6 +181,7 @@ pub fn run(
         l1: options.l1 * penalty_scale,
         l2: options.l2 * penalty_scale,
     };
+    check_filters(&options.filters, &rule)?;
     let ledger = options.ledger.then(|| format!("{}/ledger", options.table));
     let mut weights =
         Weights::create(connection, &options.table, rule, options.consistency, ledger.as_deref())?;
@@ -196,6 +197,13 @@ pub fn run(
         trained.audit = Some(weights.audit(&trained.pushes)?);
     }
     Ok(trained)
+}
+
+/// Refuses filters that do not suit the rule before a table is made.
+fn check_filters(text: &str, rule: &UpdateRule) -> Result<(), RemoteError> {
+    let sparsifier = text.parse().and_then(|filters: Filters| filters.sparsifier(1, rule));
+    sparsifier.map(drop).map_err(RequestError::from)?;
+    Ok(())
 }
 
 fn train(

@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use windlass_client::{
-    Client, Consistency, DataType, FilterRefusal, FilterStack, PendingPull, PendingPush,
-    PullOptions, PushOptions, RequestError, Table, TableSchema, UpdateRule, WorkerRank,
+    Client, Consistency, DataType, FilterStack, PendingPull, PendingPush, PullOptions, PushOptions,
+    RequestError, Sparsifier, Table, TableSchema, UpdateRule, WorkerRank,
 };
 
 use super::{
-    Audit, Pace, Parameters,
+    Audit, Filters, Pace, Parameters,
     message::{Connection, Task},
 };
 use crate::remote::{RemoteError, connect, connect_as};
@@ -28,8 +28,10 @@ pub struct Weights {
     in_flight: VecDeque<InFlight>,
     weights: Table<f32>,
     ledger: Option<Ledger>,
-    /// Of pushes and pulls of the weights.
+    /// Of the messages of pushes and pulls of the weights.
     filters: FilterStack,
+    /// What chooses the rows of pushes, and holds the others.
+    sparsifier: Option<Sparsifier<f32>>,
     client: Client,
 }
 
@@ -67,7 +69,8 @@ impl Weights {
             None => None,
         };
         let filters = FilterStack::default();
-        Ok(Self { in_flight: VecDeque::new(), weights, ledger, filters, client })
+        let in_flight = VecDeque::new();
+        Ok(Self { in_flight, weights, ledger, filters, sparsifier: None, client })
     }
 
     /// Connects as the worker of a task.
@@ -86,9 +89,12 @@ impl Weights {
             }
             None => None,
         };
-        let filters =
-            task.filters.parse().map_err(FilterRefusal::Stack).map_err(RequestError::from)?;
-        Ok(Self { in_flight: VecDeque::new(), weights, ledger, filters, client })
+        let filters: Filters = task.filters.parse().map_err(RequestError::from)?;
+        let sparsifier = filters.sparsifier(weights.width(), &weights.schema().rule);
+        let sparsifier = sparsifier.map_err(RequestError::from)?;
+        let filters = filters.messages;
+        let in_flight = VecDeque::new();
+        Ok(Self { in_flight, weights, ledger, filters, sparsifier, client })
     }
 
     /// Reads the ledger: each of the `pushes[rank]` acknowledged pushes of each worker must have
@@ -121,8 +127,13 @@ impl Weights {
     /// Bytes that filters kept from being sent, by filter.
     #[must_use]
     pub fn bytes_saved(&self) -> BTreeMap<String, u64> {
-        let saved = self.client.counters().saved.by_filter();
-        saved.into_iter().map(|(filter, bytes)| (filter.to_owned(), bytes)).collect()
+        let of_messages = self.client.counters().saved.by_filter();
+        let of_rows = self.sparsifier.iter().flat_map(Sparsifier::bytes_saved);
+        of_messages
+            .into_iter()
+            .chain(of_rows)
+            .map(|(name, bytes)| (name.to_owned(), bytes))
+            .collect()
     }
 
     fn wait_for_oldest(&mut self) -> Result<(), RemoteError> {
@@ -149,18 +160,31 @@ impl Parameters for Weights {
         Ok(())
     }
 
-    fn push(&mut self, keys: &[u64], gradients: &[f32]) -> Result<(), RemoteError> {
+    fn push(&mut self, keys: &[u64], rows: &[f32], gradients: &[f32]) -> Result<(), RemoteError> {
         while self.in_flight.len() >= PUSHES_IN_FLIGHT_MAX {
             self.wait_for_oldest()?;
         }
         let options = PushOptions::default();
         let filtered = PushOptions { filters: self.filters, ..options };
-        self.in_flight.push_back(InFlight::Weights(self.weights.push(keys, gradients, &filtered)?));
+        let push = match &mut self.sparsifier {
+            None => Some(self.weights.push(keys, gradients, &filtered)?),
+            Some(by) => by.push(&self.weights, keys, gradients, Some(rows), &filtered)?,
+        };
+        self.in_flight.extend(push.map(InFlight::Weights));
         if let Some(ledger) = &mut self.ledger {
             let key = ledger_key(ledger.rank, ledger.count);
             ledger.count += 1;
             let push = ledger.table.push(&[key], &[1], &options)?;
             self.in_flight.push_back(InFlight::Ledger(push));
+        }
+        Ok(())
+    }
+
+    fn push_held(&mut self) -> Result<(), RemoteError> {
+        if let Some(sparsifier) = &mut self.sparsifier {
+            let options = PushOptions { filters: self.filters, ..PushOptions::default() };
+            let push = sparsifier.push_held(&self.weights, &options)?;
+            self.in_flight.extend(push.map(InFlight::Weights));
         }
         Ok(())
     }

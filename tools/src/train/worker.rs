@@ -100,7 +100,7 @@ pub fn run<P: Parameters>(
         }
         let keys = current.problem.keys();
         let pushed = Instant::now();
-        parameters.push(keys, &gradient).map_err(WorkerError::Parameters)?;
+        parameters.push(keys, &rows, &gradient).map_err(WorkerError::Parameters)?;
         match pace {
             Pace::Asynchronous => {}
             Pace::Synchronous => parameters.wait_for_pushes().map_err(WorkerError::Parameters)?,
@@ -120,6 +120,7 @@ pub fn run<P: Parameters>(
         }
         std::mem::swap(&mut current, &mut next);
     }
+    parameters.push_held().map_err(WorkerError::Parameters)?;
     parameters.wait_for_pushes().map_err(WorkerError::Parameters)?;
     Ok(totals)
 }

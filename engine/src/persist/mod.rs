@@ -19,9 +19,8 @@
 //! 4. [`persistence::Persistence::step_checkpoint`] with a budget, when one is being taken.
 //!
 //! Before sleeping, ask [`log::Log::deadline`], and sleep on
-//! [`storage::Storage::wait_descriptor`] too. With a successor: [`log::Log::hold`] keeps records in
-//! the ring until [`log::Log::replicated`], [`log::Log::held`] resends, [`log::Log::append`] takes
-//! a predecessor's record in. LSNs that are not logged are noted by [`log::Log::skip`].
+//! [`storage::Storage::wait_descriptor`] too. [`log::Log::append`] takes a predecessor's record in. LSNs that
+//! are not logged are noted by [`log::Log::skip`].
 //!
 //! At start, [`recovery::recover`] feeds the engine's [`recovery::Replay`]; what it returns for the
 //! shard's own directory opens the log where it ended. Blocks restored are clean, blocks that a

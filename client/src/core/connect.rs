@@ -20,6 +20,7 @@ use windlass_wire::{
     Blob, ClusterMap, Incarnation, Sequence, ServerId, SessionId, ShardId,
     control::{ClientReply, ClientRequest, PROTOCOL_VERSION, Provider, SharedRegion},
     map::ServerState,
+    request::order::Resumption,
 };
 
 pub(crate) use windlass_transport::error::chain;
@@ -301,8 +302,7 @@ impl Links {
             sleep_epoch: 0,
             failed: false,
             made: true,
-            refused: false,
-            resumes: false,
+            order: Resumption::default(),
             doubted_since: None,
         })
     }

@@ -76,7 +76,7 @@ impl Links {
         match made {
             Ok(link) => {
                 let before = std::mem::replace(&mut self.all[at], link);
-                self.all[at].resumes = before.resumes;
+                self.all[at].order = before.order;
                 cluster.servers[server_at].control = Some(control);
                 Ok(())
             }

@@ -8,7 +8,7 @@ use windlass_transport::{
     fabric::Promises,
     mailbox::{self, CompletionReader, MailboxWriter, Sender},
 };
-use windlass_wire::{ServerId, ShardId, filter::ValueCoding};
+use windlass_wire::{ServerId, ShardId, filter::ValueCoding, request::order::Resumption};
 
 use super::{
     RegionId, key_lists::KeyLists, memory::SharedRegions, requests::RequestId, vigil::Vigil,
@@ -85,10 +85,8 @@ pub(crate) struct Link {
     /// Whether it was made: until something is sent there is no queue pair, and what would be its memory is that of
     /// all such links.
     pub(super) made: bool,
-    /// A push was refused that has to be sent again: nothing else is sent before.
-    pub(super) refused: bool,
-    /// The next push tells the shard that everything before it is settled.
-    pub(super) resumes: bool,
+    /// What was refused, and whether the next push tells the shard that everything before it is settled.
+    pub(super) order: Resumption,
     /// Since when rows are awaited whose pull has completed.
     pub(super) doubted_since: Option<Instant>,
 }
@@ -153,8 +151,7 @@ impl Link {
             sleep_epoch: 0,
             failed: false,
             made: false,
-            refused: false,
-            resumes: false,
+            order: Resumption::default(),
             doubted_since: None,
         }
     }
@@ -169,7 +166,7 @@ impl Link {
     /// Whether messages may be written to it, once it is made.
     #[inline]
     pub(super) fn is_open(&self) -> bool {
-        !self.failed && !self.refused
+        !self.failed && !self.order.is_refused()
     }
 
     /// Whether the shard fell asleep since it was woken last.

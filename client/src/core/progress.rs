@@ -297,7 +297,7 @@ impl Core {
     /// Ends a message that was refused, had to wait, or holds memory.
     fn end_special(&mut self, at: usize, in_flight: InFlight, word: CompletionWord) {
         if self.session.is_sent_again(&self.cluster, word.status) {
-            self.links.all[at].refused = true;
+            self.links.all[at].order.refused();
             self.keep_in_flight(at, in_flight);
             self.links.all[at].writer.release(in_flight.number);
             return;

@@ -182,7 +182,7 @@ impl Core {
             if link.failed || link.in_flight.is_empty() {
                 continue;
             }
-            let concerned = changes || link.refused;
+            let concerned = changes || link.order.is_refused();
             if self.cluster.is_replaced(link.server_at, map) || (concerned && patience_is_over) {
                 self.links.lose(at);
             } else {
@@ -197,8 +197,7 @@ impl Core {
         self.cluster.map = map;
         let all = self.reach_servers(now);
         for link in &mut self.links.all {
-            link.resumes |= link.refused;
-            link.refused = false;
+            link.order.settled();
         }
         self.cluster.route_partitions(&self.session, &self.links, &mut self.scratch);
         for table in self.tables.iter_mut() {

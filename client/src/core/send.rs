@@ -257,7 +257,7 @@ impl Links {
         if let Some((region, offset)) = message.reply {
             header.reply = Some(self.place_of(memory, link_at, region, offset)?);
         }
-        header.resumes = self.all[link_at].resumes && is_ordered(header.kind);
+        header.resumes = self.all[link_at].order.resumes() && is_ordered(header.kind);
         let mut bytes = header.encode();
         RequestHeader::seal(&mut bytes, message.keys, inline);
         Ok(bytes)
@@ -289,7 +289,9 @@ impl Links {
                 {
                     link.key_lists.note_written(number, coding.keys, oldest.number);
                 }
-                link.resumes &= !is_ordered(message.header.kind);
+                if is_ordered(message.header.kind) {
+                    link.order.sent();
+                }
                 Ok(())
             }
             Err(full) => {

@@ -72,7 +72,7 @@ impl Core {
             header.rows = Rows::Range { first };
         }
         let link = &mut self.links.all[link_at];
-        header.resumes = link.resumes;
+        header.resumes = link.order.resumes();
         let memory = &self.pending.memory;
         let laid =
             link.writer.lay(RequestHeader::LEN_MIN + keys_len + index(values_len), |bytes| {
@@ -93,7 +93,7 @@ impl Core {
             request.parts_left = 1;
         }
         link.in_flight.push_back(InFlight { number: laid.number, request, held: Held::Nothing });
-        link.resumes = false;
+        link.order.sent();
         let transport = self.links.transports[link.transport].as_mut();
         let place = link.writer.place_of(&laid);
         let written = link.sender.write(transport, laid.as_slice(), place);

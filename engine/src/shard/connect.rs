@@ -8,6 +8,7 @@ use windlass_transport::{
 use windlass_wire::{
     Incarnation, SessionId, WorkerRank,
     control::{Peer, Provider, SharedRegion},
+    request::order::Gate,
 };
 
 use super::{
@@ -52,7 +53,7 @@ impl Shard {
             incarnation,
             connection,
             life: self.session_lives,
-            refuses: false,
+            gate: Gate::default(),
             rank,
             peer,
             deferred_count: 0,

@@ -132,7 +132,7 @@ impl Shard {
             && is_sent_again(status)
             && let Some(session) = &mut self.sessions[slot]
         {
-            session.refuses = true;
+            session.gate.close();
         }
         if let Some(wait) = wait {
             self.end_wait(wait, status, detail);
@@ -148,8 +148,8 @@ impl Shard {
     /// was refused since is behind it or before it; either way it will be sent again with that one.
     pub(super) fn is_behind_refused(&self, at: usize) -> bool {
         let work = &self.turn.works[at];
-        let refuses = self.sessions[work.session].as_ref().is_some_and(|session| session.refuses);
-        refuses && is_ordered(work.header.kind)
+        let session = self.sessions[work.session].as_ref();
+        session.is_some_and(|session| session.gate.is_closed()) && is_ordered(work.header.kind)
     }
 
     /// Refuses a push behind one that was refused and will be sent again. To be asked once for each,
@@ -158,14 +158,8 @@ impl Shard {
         let work = &self.turn.works[at];
         let session = self.sessions[work.session].as_mut();
         let session = session.expect("no session ends while its requests are carried out");
-        if !session.refuses || !is_ordered(work.header.kind) {
-            return Ok(());
-        }
-        if work.header.resumes {
-            session.refuses = false;
-            return Ok(());
-        }
-        Err((Status::StaleEpoch, 0))
+        let passes = !is_ordered(work.header.kind) || session.gate.admits(work.header.resumes);
+        if passes { Ok(()) } else { Err((Status::StaleEpoch, 0)) }
     }
 
     /// Checks a request against its table, its session and the map, before anything is touched.

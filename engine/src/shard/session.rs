@@ -7,7 +7,7 @@ use windlass_transport::{
     MemoryRegion, QueuePairId, RemoteRegion,
     mailbox::{CompletionWriter, MailboxReader, Sender},
 };
-use windlass_wire::{Incarnation, Sequence, SessionId, WorkerRank};
+use windlass_wire::{Incarnation, Sequence, SessionId, WorkerRank, request::order::Gate};
 
 use super::{coded::KeptKeys, fetch::Parked};
 use crate::persist::record::Covered;
@@ -21,9 +21,8 @@ pub(super) struct ShardSession {
     pub(super) connection: u64,
     /// Tells lives of a slot apart: an answer to an earlier connection is not for this one.
     pub(super) life: u64,
-    /// Whether a push was refused that its client will send again: those behind it are refused too,
-    /// until the client has settled them, or the highest sequence would hide the one refused.
-    pub(super) refuses: bool,
+    /// Closed while a push was refused that its client will send again.
+    pub(super) gate: Gate,
     /// The worker it is, if it is one.
     pub(super) rank: Option<WorkerRank>,
     /// The server it is, when it is no client: its mailbox takes chain messages.

@@ -103,7 +103,7 @@ impl Shard {
         if is_sent_again(status)
             && let Some(session) = &mut self.sessions[session]
         {
-            session.refuses = true;
+            session.gate.close();
         }
         self.end_wait(id, status, 0);
     }

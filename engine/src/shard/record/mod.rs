@@ -38,8 +38,8 @@ impl Shard {
         let mut gathered = std::mem::take(&mut self.gathered);
         // Whoever has a push in this turn is watched.
         let watched = self.sessions.watched().iter().copied();
-        let refused =
-            watched.filter(|slot| self.sessions[*slot].as_ref().is_some_and(|open| open.refuses));
+        let refused = watched
+            .filter(|slot| self.sessions[*slot].as_ref().is_some_and(|open| open.gate.is_closed()));
         gathered.pick(&self.turn.works, first, &self.turn.keys, refused);
         let mut outcomes = std::mem::take(&mut self.outcomes);
         outcomes.clear();

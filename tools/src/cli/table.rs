@@ -47,7 +47,9 @@ pub(crate) enum TableCommand {
 }
 
 fn create_help() -> String {
-    let rule = |rule: &RuleDescription| format!("  {} ({})", rule.name, rule.keys());
+    let rule = |rule: &RuleDescription| {
+        format!("  {:8} {}\n           keys: {}", rule.name, rule.help, rule.keys())
+    };
     let rules: Vec<String> = UpdateRule::ALL.iter().map(rule).collect();
     format!(
         "Rules, and the keys each may be given, as in sgd:lr=0.1,momentum=0.9:\n{}\n  \

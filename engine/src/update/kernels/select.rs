@@ -65,5 +65,10 @@ fn of_rule<P: Pair>(rule: &UpdateRule, path: Path) -> Apply {
 
 /// Limits cost those nothing who set none.
 fn of_step<P: Pair, S: Step>(rule: &UpdateRule, path: Path) -> Apply {
+    assert_eq!(
+        S::PLANES,
+        rule.state_width(),
+        "the kernel of {rule} has the planes of its description"
+    );
     if rule.limits().is_none() { float::<P, S>(path) } else { float::<P, Limited<S>>(path) }
 }

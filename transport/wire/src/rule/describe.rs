@@ -12,12 +12,18 @@ pub struct RuleDescription {
     pub name: &'static str,
     /// Its number in bytes; never given to another rule.
     pub number: u8,
+    /// What it does, in a line.
+    pub help: &'static str,
     /// Its hyper-parameters, in the order of bytes and text.
     pub parameters: &'static [Parameter],
     /// The key of its switch, where it has one; off by default.
     pub flag: Option<&'static str>,
     /// Whether it has [`Limits`], which are without end by default.
     pub takes_limits: bool,
+    /// The optimiser state that it may keep beside each value, in order: a plane each.
+    pub planes: &'static [&'static str],
+    /// Whether it keeps a count of steps beside each row.
+    pub counts_steps: bool,
 }
 
 impl RuleDescription {
@@ -28,6 +34,22 @@ impl RuleDescription {
         let own = self.parameters.iter().map(|parameter| parameter.key).chain(self.flag);
         let keys: Vec<&str> = own.chain(limits.iter().copied()).collect();
         if keys.is_empty() { "none".to_owned() } else { keys.join(", ") }
+    }
+
+    /// Most hyper-parameters and most state planes of any of these.
+    pub(super) const fn most(rules: &[Self]) -> (usize, usize) {
+        let (mut parameters, mut planes, mut at) = (0, 0, 0);
+        while at < rules.len() {
+            let rule = &rules[at];
+            if rule.parameters.len() > parameters {
+                parameters = rule.parameters.len();
+            }
+            if rule.planes.len() > planes {
+                planes = rule.planes.len();
+            }
+            at += 1;
+        }
+        (parameters, planes)
     }
 
     pub(super) fn defaults(&self) -> Parts {
@@ -99,14 +121,15 @@ fn is_zero_or_in(value: f64, max: f64) -> bool {
     value.to_bits() == 0 || (PARAMETER_MIN..=max).contains(&value)
 }
 
-/// Declares `UpdateRule` and everything that follows from names, numbers, defaults and ranges. `?` marks a
-/// switch, `+` that it takes limits. A rule is
+/// Declares `UpdateRule` and everything that follows from names, numbers, defaults, ranges and state. A rule is
 ///
 /// ```text
-/// Variant = number "name" {
-///     field: "key" in Range = default,
-///     ? field: "key",
-///     + field,
+/// Variant = number "name" "help" {
+///     field: "key" in Range = default,      a hyper-parameter
+///     ? field: "key",                       a switch
+///     + limits,                             it takes limits
+///     keeps "plane" when field,             a state plane, if the field is not zero where one is named
+///     counts steps,                         a count of steps beside each row
 /// }
 /// ```
 macro_rules! update_rules {
@@ -115,10 +138,12 @@ macro_rules! update_rules {
         pub enum UpdateRule:
         $(
             $(#[$doc:meta])*
-            $variant:ident = $number:literal $name:literal $({
+            $variant:ident = $number:literal $name:literal $help:literal $({
                 $( $(#[$field_doc:meta])* $field:ident: $key:literal in $range:ident = $default:literal, )*
                 $( ? $(#[$flag_doc:meta])* $flag:ident: $flag_key:literal, )?
                 $( + $limits:ident, )?
+                $( keeps $plane:literal $(when $needed:ident)?, )*
+                $( counts $counted:ident, )?
             })?
         )*
     ) => {
@@ -144,6 +169,7 @@ macro_rules! update_rules {
                 RuleDescription {
                     name: $name,
                     number: $number,
+                    help: $help,
                     parameters: &[$($(
                         Parameter {
                             key: $key,
@@ -160,6 +186,11 @@ macro_rules! update_rules {
                         let limits: &[&str] = &[$($(stringify!($limits))?)?];
                         !limits.is_empty()
                     },
+                    planes: &[$($($plane),*)?],
+                    counts_steps: {
+                        let counts: &[&str] = &[$($(stringify!($counted))?)?];
+                        !counts.is_empty()
+                    },
                 },
             )*];
 
@@ -173,6 +204,17 @@ macro_rules! update_rules {
                         let limits: &[Limits] = &[$($($limits)?)?];
                         let limits = limits.first().copied().unwrap_or_default();
                         Parts { number: $number, values, flag: flags.contains(&true), limits }
+                    }
+                )*}
+            }
+
+            /// Which of its planes it keeps, as bits from the lowest.
+            #[allow(unused_variables, reason = "most fields decide about no plane")]
+            fn planes(&self) -> u8 {
+                match *self {$(
+                    Self::$variant $({ $($field,)* $($flag,)? $($limits,)? })? => {
+                        let kept: &[bool] = &[$($(true $(&& $needed != 0.0)?),*)?];
+                        kept.iter().rev().fold(0, |bits, kept| bits << 1 | u8::from(*kept))
                     }
                 )*}
             }

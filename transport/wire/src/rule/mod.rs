@@ -22,14 +22,14 @@ update_rules! {
     pub enum UpdateRule:
 
     /// `p += g`. Integers wrap in two's complement, so that the sum does not depend on its order.
-    Add = 0 "add"
+    Add = 0 "add" "adds what is pushed; integers wrap"
 
     /// `p = g`; of several pushes to a row the last one holds.
-    Assign = 1 "assign"
+    Assign = 1 "assign" "replaces the value by what is pushed"
 
     /// Stochastic gradient descent: `d = g + weight_decay p; m = momentum m + d; p -= learning_rate m`
     /// (Nesterov: `p -= learning_rate (d + momentum m)`). Polyak 1964; Sutskever et al. 2013.
-    Sgd = 2 "sgd" {
+    Sgd = 2 "sgd" "stochastic gradient descent, with momentum if it is above 0" {
         /// Step length, > 0.
         learning_rate: "lr" in Positive = 0.01,
         /// Share of the last step that is kept, 0 <= momentum < 1. At 0 the rule has no state.
@@ -40,11 +40,12 @@ update_rules! {
         /// Look ahead by one momentum step; needs a momentum.
         nesterov: "nesterov",
         + limits,
+        keeps "velocity" when momentum,
     }
 
     /// Duchi, Hazan, Singer 2011: `d = g + weight_decay p; n += d^2;
     /// p -= learning_rate d / (sqrt(initial_accumulator + n) + epsilon)`.
-    Adagrad = 3 "adagrad" {
+    Adagrad = 3 "adagrad" "steps divided by the root of a coordinate's summed squares" {
         /// Step length, > 0.
         learning_rate: "lr" in Positive = 0.01,
         /// Guard against division by zero, > 0.
@@ -54,11 +55,12 @@ update_rules! {
         /// L2 penalty added to the gradient, >= 0.
         weight_decay: "wd" in NotNegative = 0.0,
         + limits,
+        keeps "sum of squares",
     }
 
     /// Kingma and Ba 2015 with bias correction by a step count of each row; decoupled: Loshchilov and
     /// Hutter 2019 (AdamW).
-    Adam = 4 "adam" {
+    Adam = 4 "adam" "steps by the first and second moments, with bias correction" {
         /// Step length, > 0.
         learning_rate: "lr" in Positive = 0.001,
         /// Decay of the first moment, 0 <= beta1 < 1.
@@ -73,10 +75,13 @@ update_rules! {
         /// Shrink the value by `learning_rate * weight_decay` instead of adding to the gradient.
         decoupled: "decoupled",
         + limits,
+        keeps "first moment",
+        keeps "second moment",
+        counts steps,
     }
 
     /// FTRL-Proximal with per-coordinate rates, McMahan et al. 2013, algorithm 1.
-    Ftrl = 5 "ftrl" {
+    Ftrl = 5 "ftrl" "FTRL-Proximal: sparse weights by L1, with a rate for each coordinate" {
         /// Learning rate, > 0.
         alpha: "alpha" in Positive = 0.1,
         /// Smoothing of the learning rate, > 0.
@@ -86,11 +91,13 @@ update_rules! {
         /// L2 penalty, >= 0.
         l2: "l2" in NotNegative = 0.0,
         + limits,
+        keeps "z: gradients less what they moved",
+        keeps "sum of squares",
     }
 
     /// Hinton's RMSProp (2012), with PyTorch's momentum: `d = g + weight_decay p; v = decay v + (1 - decay) d^2;
     /// m = momentum m + d / (sqrt(v) + epsilon); p -= learning_rate m`.
-    Rmsprop = 6 "rmsprop" {
+    Rmsprop = 6 "rmsprop" "steps divided by the root of a moving mean of squares" {
         /// Step length, > 0.
         learning_rate: "lr" in Positive = 0.01,
         /// Share of the mean of squares that is kept, 0 <= decay < 1.
@@ -102,8 +109,13 @@ update_rules! {
         /// L2 penalty added to the gradient, >= 0.
         weight_decay: "wd" in NotNegative = 0.0,
         + limits,
+        keeps "mean of squares",
+        keeps "velocity" when momentum,
     }
 }
+
+const _: () =
+    assert!(RuleDescription::most(UpdateRule::ALL).0 <= PARAMETERS_MAX, "bytes have room");
 
 /// How pushes that hit the same rows in one turn combine before the rule is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +128,7 @@ pub enum Merge {
 
 impl UpdateRule {
     /// Most state planes any rule has.
-    pub const STATE_WIDTH_MAX: usize = 2;
+    pub const STATE_WIDTH_MAX: usize = RuleDescription::most(Self::ALL).1;
 
     /// Its name, number and hyper-parameters.
     ///
@@ -137,13 +149,7 @@ impl UpdateRule {
     /// State values for each parameter value: each is one plane parallel to the values.
     #[must_use]
     pub fn state_width(&self) -> usize {
-        match self {
-            Self::Add | Self::Assign => 0,
-            Self::Sgd { momentum, .. } => usize::from(*momentum != 0.0),
-            Self::Adagrad { .. } => 1,
-            Self::Rmsprop { momentum, .. } => 1 + usize::from(*momentum != 0.0),
-            Self::Adam { .. } | Self::Ftrl { .. } => 2,
-        }
+        self.planes().count_ones() as usize
     }
 
     /// Bytes of one state value beside a parameter of this dtype: 8 for `f64` tables, 4 for all others,
@@ -158,8 +164,8 @@ impl UpdateRule {
 
     /// Whether each row has a `u32` step count, starting at 0 and kept up to date by the kernel.
     #[must_use]
-    pub const fn counts_steps(&self) -> bool {
-        matches!(self, Self::Adam { .. })
+    pub fn counts_steps(&self) -> bool {
+        self.description().counts_steps
     }
 
     /// Its limits of gradients and values; of rules that take none, no limits.
@@ -189,9 +195,7 @@ impl UpdateRule {
     /// Whether rows updated by `other` have the state that this rule needs.
     #[must_use]
     pub fn has_state_of(&self, other: &Self) -> bool {
-        self.parts().number == other.parts().number
-            && self.state_width() == other.state_width()
-            && self.counts_steps() == other.counts_steps()
+        self.parts().number == other.parts().number && self.planes() == other.planes()
     }
 
     /// Whether applying gradients one by one equals applying their sum, up to rounding.
@@ -385,6 +389,22 @@ pub(super) mod tests {
                 assert!(rule.name != other.name && rule.number != other.number, "{}", rule.name);
             }
         }
+    }
+
+    #[test]
+    fn state_is_what_a_rule_says_it_keeps() {
+        let kept = |text: &str| {
+            let rule = text.parse::<UpdateRule>().unwrap();
+            (rule.planes(), rule.state_width(), rule.counts_steps())
+        };
+        assert_eq!(kept("assign"), (0, 0, false));
+        assert_eq!(kept("sgd:lr=0.1"), (0, 0, false));
+        assert_eq!(kept("sgd:lr=0.1,momentum=0.9"), (0b1, 1, false));
+        assert_eq!(kept("adagrad"), (0b1, 1, false));
+        assert_eq!(kept("adam"), (0b11, 2, true));
+        assert_eq!(kept("ftrl"), (0b11, 2, false));
+        assert_eq!(kept("rmsprop"), (0b1, 1, false));
+        assert_eq!(kept("rmsprop:momentum=0.5"), (0b11, 2, false));
     }
 
     #[test]

@@ -44,6 +44,14 @@ pub enum DecodeError {
         /// Where it goes wrong.
         source: FromUtf8Error,
     },
+    /// A field holds a value that no writer produces.
+    #[error("{field} is {value}, which no writer produces: the bytes are damaged")]
+    Malformed {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: u64,
+    },
     /// Fields contradict each other.
     #[error("{reason}")]
     Inconsistent {
@@ -104,6 +112,33 @@ impl<'a> Reader<'a> {
         Ok(array)
     }
 
+    /// The next value.
+    ///
+    /// # Errors
+    /// When the next bytes are not its encoding.
+    #[inline]
+    pub fn read<T: Wire>(&mut self) -> Result<T, DecodeError> {
+        T::decode(self)
+    }
+
+    /// A count of elements of at least `element_len` bytes each: refused when it is above `max`, or when what
+    /// is left cannot hold that many, so that a count never makes a reader allocate.
+    ///
+    /// # Errors
+    /// As said.
+    pub fn count(
+        &mut self,
+        field: &'static str,
+        max: usize,
+        element_len: usize,
+    ) -> Result<usize, DecodeError> {
+        let count = decode_len(self, field, max)?;
+        match count.saturating_mul(element_len).saturating_sub(self.bytes.len()) {
+            0 => Ok(count),
+            missing => Err(DecodeError::Truncated { missing }),
+        }
+    }
+
     /// Checks that nothing is left.
     ///
     /// # Errors
@@ -145,6 +180,12 @@ pub trait Wire: Sized {
         reader.finish()?;
         Ok(value)
     }
+}
+
+/// A message of several kinds, each with a tag byte in front.
+pub trait Tagged: Wire {
+    /// Tag and name of every kind.
+    const TAGS: &'static [(u8, &'static str)];
 }
 
 macro_rules! integers {
@@ -261,8 +302,12 @@ impl FloorCharBoundary for String {
     }
 }
 
-fn encode_len(len: usize, into: &mut Vec<u8>) {
-    let len = u32::try_from(len).unwrap_or(u32::MAX);
+/// Appends the length or count of what follows.
+///
+/// # Panics
+/// When it does not fit in 32 bits: limits far below keep every length.
+pub fn encode_len(len: usize, into: &mut Vec<u8>) {
+    let len = u32::try_from(len).expect("lengths are bounded far below 2^32");
     into.extend_from_slice(&len.to_le_bytes());
 }
 
@@ -328,6 +373,10 @@ macro_rules! wire_struct {
 /// Gives an enum of struct-like variants an encoding: a tag byte, then the fields in order.
 macro_rules! wire_enum {
     ($type:ident { $($tag:literal => $variant:ident { $($field:ident),* $(,)? }),* $(,)? }) => {
+        impl $crate::codec::Tagged for $type {
+            const TAGS: &'static [(u8, &'static str)] = &[$(($tag, stringify!($variant))),*];
+        }
+
         impl $crate::codec::Wire for $type {
             fn encode(&self, into: &mut Vec<u8>) {
                 match self {

@@ -13,140 +13,71 @@
 
 use std::fmt;
 
-/// How a request ended. The discriminant is its number on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Status {
-    /// Done.
-    Done = 0,
-    /// The request's bytes made no sense.
-    Malformed = 1,
-    /// Its checksum did not match.
-    Checksum = 2,
-    /// There is no such table.
-    UnknownTable = 3,
-    /// The table has another dtype.
-    WrongDtype = 4,
-    /// The table's rows have another width.
-    WrongWidth = 5,
-    /// Keys are not ascending; the detail is the index of the first that is not.
-    UnsortedKeys = 6,
-    /// A key appears twice; the detail is the index of the second.
-    DuplicateKey = 7,
-    /// A row is past the table's end; the detail is its index in the request.
-    OutOfRange = 8,
-    /// A value is not finite and the table refuses such; the detail is the row's index.
-    NotFinite = 9,
-    /// The sender's cluster map is old: fetch the new one and try again.
-    StaleEpoch = 10,
-    /// The rows live elsewhere: fetch the map and try again.
-    NotHere = 11,
-    /// The session may not do that.
-    Forbidden = 12,
-    /// The requester's memory could not be read or written.
-    Unreachable = 13,
-    /// No memory is left for new rows.
-    Full = 14,
-    /// The partition stopped accepting pushes after a failed write to disk.
-    Poisoned = 15,
-    /// The server is shutting down.
-    ShuttingDown = 16,
-    /// The request would have to wait for a worker that is behind the table's bound.
-    TooEarly = 17,
-    /// The sequence is older than the last one applied and its outcome is no longer known.
-    Superseded = 18,
-    /// The push asks for the disk, and the table keeps nothing there.
-    NotDurable = 19,
-    /// The push is larger than one record of the log.
-    TooLarge = 20,
-    /// The table counts workers' clocks, and the session is none of its workers.
-    NoRank = 21,
-    /// The partition remembers as many sessions as it may, and this is none of them.
-    TooManySessions = 22,
-    /// The clock is so far ahead of the table's slowest worker that it cannot be right.
-    ClockTooFar = 23,
-}
-
-impl Status {
-    const ALL: [Self; 24] = [
-        Self::Done,
-        Self::Malformed,
-        Self::Checksum,
-        Self::UnknownTable,
-        Self::WrongDtype,
-        Self::WrongWidth,
-        Self::UnsortedKeys,
-        Self::DuplicateKey,
-        Self::OutOfRange,
-        Self::NotFinite,
-        Self::StaleEpoch,
-        Self::NotHere,
-        Self::Forbidden,
-        Self::Unreachable,
-        Self::Full,
-        Self::Poisoned,
-        Self::ShuttingDown,
-        Self::TooEarly,
-        Self::Superseded,
-        Self::NotDurable,
-        Self::TooLarge,
-        Self::NoRank,
-        Self::TooManySessions,
-        Self::ClockTooFar,
-    ];
-
-    /// The status with this number, or `None`.
-    #[must_use]
-    #[inline]
-    pub fn from_number(number: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(number)).copied()
+crate::numbered::numbered! {
+    /// How a request ended. The discriminant is its number on the wire.
+    pub enum Status {
+        /// Done.
+        Done = 0 "done",
+        /// The request's bytes made no sense.
+        Malformed = 1 "the request was malformed",
+        /// Its checksum did not match.
+        Checksum = 2 "the request was damaged on its way",
+        /// There is no such table.
+        UnknownTable = 3 "there is no such table",
+        /// The table has another dtype.
+        WrongDtype = 4 "the table has another dtype",
+        /// The table's rows have another width.
+        WrongWidth = 5 "the table's rows have another width",
+        /// Keys are not ascending; the detail is the index of the first that is not.
+        UnsortedKeys = 6 "keys must be ascending",
+        /// A key appears twice; the detail is the index of the second.
+        DuplicateKey = 7 "a key appears twice",
+        /// A row is past the table's end; the detail is its index in the request.
+        OutOfRange = 8 "a row is past the table's end",
+        /// A value is not finite and the table refuses such; the detail is the row's index.
+        NotFinite = 9 "a value is NaN or infinite and the table refuses such",
+        /// The sender's cluster map is old: fetch the new one and try again.
+        StaleEpoch = 10 "the cluster map changed",
+        /// The rows live elsewhere: fetch the map and try again.
+        NotHere = 11 "the rows live on another server",
+        /// The session may not do that.
+        Forbidden = 12 "the session may not do that",
+        /// The requester's memory could not be read or written.
+        Unreachable = 13
+            "the server could not reach the client's memory: on one host it maps as much of each \
+             client's as its own limit (--memory) says",
+        /// No memory is left for new rows.
+        Full = 14 "the server has no memory left for new rows",
+        /// The partition stopped accepting pushes after a failed write to disk.
+        Poisoned = 15 "the partition accepts no pushes after a failed write to disk",
+        /// The server is shutting down.
+        ShuttingDown = 16 "the server is shutting down",
+        /// The request would have to wait for a worker that is behind the table's bound.
+        TooEarly = 17 "a worker is behind the table's staleness bound",
+        /// The sequence is older than the last one applied and its outcome is no longer known.
+        Superseded = 18 "the outcome of so old a request is no longer known",
+        /// The push asks for the disk, and the table keeps nothing there.
+        NotDurable = 19
+            "the table keeps nothing on disk: create it with durability interval or sync on \
+             servers with a data directory",
+        /// The push is larger than one record of the log.
+        TooLarge = 20 "the push is larger than one record of the log: push fewer rows at once",
+        /// The table counts workers' clocks, and the session is none of its workers.
+        NoRank = 21 "the table counts its workers' clocks: connect with a rank, and open the table",
+        /// The partition remembers as many sessions as it may, and this is none of them.
+        TooManySessions = 22
+            "the partition remembers the pushes of as many sessions as it may: push from fewer \
+             clients, or wait until idle ones have expired",
+        /// The clock is so far ahead of the table's slowest worker that it cannot be right.
+        ClockTooFar = 23
+            "the clock is further ahead of the table's slowest worker than any worker can be: \
+             push with the worker's own clock",
     }
 }
 
 impl fmt::Display for Status {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Done => "done",
-            Self::Malformed => "the request was malformed",
-            Self::Checksum => "the request was damaged on its way",
-            Self::UnknownTable => "there is no such table",
-            Self::WrongDtype => "the table has another dtype",
-            Self::WrongWidth => "the table's rows have another width",
-            Self::UnsortedKeys => "keys must be ascending",
-            Self::DuplicateKey => "a key appears twice",
-            Self::OutOfRange => "a row is past the table's end",
-            Self::NotFinite => "a value is NaN or infinite and the table refuses such",
-            Self::StaleEpoch => "the cluster map changed",
-            Self::NotHere => "the rows live on another server",
-            Self::Forbidden => "the session may not do that",
-            Self::Unreachable => {
-                "the server could not reach the client's memory: on one host it maps as much of each \
-                 client's as its own limit (--memory) says"
-            }
-            Self::Full => "the server has no memory left for new rows",
-            Self::Poisoned => "the partition accepts no pushes after a failed write to disk",
-            Self::ShuttingDown => "the server is shutting down",
-            Self::TooEarly => "a worker is behind the table's staleness bound",
-            Self::Superseded => "the outcome of so old a request is no longer known",
-            Self::NotDurable => {
-                "the table keeps nothing on disk: create it with durability interval or sync on \
-                 servers with a data directory"
-            }
-            Self::TooLarge => {
-                "the push is larger than one record of the log: push fewer rows at once"
-            }
-            Self::NoRank => {
-                "the table counts its workers' clocks: connect with a rank, and open the table"
-            }
-            Self::TooManySessions => {
-                "the partition remembers the pushes of as many sessions as it may: push from fewer \
-                 clients, or wait until idle ones have expired"
-            }
-            Self::ClockTooFar => {
-                "the clock is further ahead of the table's slowest worker than any worker can be: \
-                 push with the worker's own clock"
-            }
-        })
+        formatter.write_str(self.text())
     }
 }
 

@@ -2,33 +2,29 @@
 
 use std::{fmt, str::FromStr};
 
-/// The type of one value of a row. The discriminant is its number on the wire and on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum DataType {
-    /// IEEE 754 binary32.
-    F32 = 0,
-    /// IEEE 754 binary64.
-    F64 = 1,
-    /// IEEE 754 binary16.
-    F16 = 2,
-    /// bfloat16: the upper half of a binary32.
-    Bf16 = 3,
-    /// Signed 8-bit integer.
-    I8 = 4,
-    /// Signed 32-bit integer.
-    I32 = 5,
-    /// Signed 64-bit integer.
-    I64 = 6,
-    /// Unsigned 64-bit integer.
-    U64 = 7,
+crate::numbered::numbered! {
+    /// The type of one value of a row. The discriminant is its number on the wire and on disk.
+    pub enum DataType {
+        /// IEEE 754 binary32.
+        F32 = 0 "f32",
+        /// IEEE 754 binary64.
+        F64 = 1 "f64",
+        /// IEEE 754 binary16.
+        F16 = 2 "f16",
+        /// bfloat16: the upper half of a binary32.
+        Bf16 = 3 "bf16",
+        /// Signed 8-bit integer.
+        I8 = 4 "i8",
+        /// Signed 32-bit integer.
+        I32 = 5 "i32",
+        /// Signed 64-bit integer.
+        I64 = 6 "i64",
+        /// Unsigned 64-bit integer.
+        U64 = 7 "u64",
+    }
 }
 
 impl DataType {
-    /// Every type, in order of its number.
-    pub const ALL: [Self; 8] =
-        [Self::F32, Self::F64, Self::F16, Self::Bf16, Self::I8, Self::I32, Self::I64, Self::U64];
-
     /// Size of one value in bytes.
     #[must_use]
     #[inline]
@@ -47,26 +43,10 @@ impl DataType {
         matches!(self, Self::F32 | Self::F64 | Self::F16 | Self::Bf16)
     }
 
-    /// The type with this number, or `None`.
-    #[must_use]
-    #[inline]
-    pub fn from_number(number: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(number)).copied()
-    }
-
     /// The name used in the CLI, in JSON and in files.
     #[must_use]
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F64 => "f64",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-            Self::I8 => "i8",
-            Self::I32 => "i32",
-            Self::I64 => "i64",
-            Self::U64 => "u64",
-        }
+        self.text()
     }
 }
 
@@ -89,7 +69,7 @@ impl FromStr for DataType {
 
 /// A text that names no [`DataType`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown dtype {text:?}: use one of f32, f64, f16, bf16, i8, i32, i64, u64")]
+#[error("unknown dtype {text:?}: use one of {}", DataType::ALL.map(DataType::name).join(", "))]
 pub struct UnknownDataType {
     /// The text.
     pub text: String,

@@ -15,6 +15,7 @@ pub mod filter;
 pub mod half_bits;
 pub mod ids;
 pub mod map;
+mod numbered;
 pub mod proof;
 mod refusal;
 pub mod request;

@@ -42,46 +42,33 @@ use crate::{
     scan::{self, ScanColumns},
 };
 
-/// What a request asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum RequestKind {
-    /// Aggregate values into rows.
-    Push = 1,
-    /// Write rows into the requester's memory.
-    Pull = 2,
-    /// A push, then a pull of the same rows.
-    PushPull = 3,
-    /// An empty push over the whole table: only the worker's clock moves.
-    AdvanceClock = 4,
-    /// Nothing: is completed like any other.
-    Nothing = 5,
-    /// The worker has finished this clock and waits: in a round in which late pushes wait too, it is
-    /// not waited for. Completed at once; said again and again while it waits.
-    Idle = 6,
-    /// Write the next rows of a partition of a sparse table into the requester's memory:
-    /// [`crate::scan`] draws the answer.
-    Scan = 7,
+crate::numbered::numbered! {
+    /// What a request asks for.
+    pub enum RequestKind {
+        /// Aggregate values into rows.
+        Push = 1 "push",
+        /// Write rows into the requester's memory.
+        Pull = 2 "pull",
+        /// A push, then a pull of the same rows.
+        PushPull = 3 "push_pull",
+        /// An empty push over the whole table: only the worker's clock moves.
+        AdvanceClock = 4 "advance_clock",
+        /// Nothing: is completed like any other.
+        Nothing = 5 "nothing",
+        /// The worker has finished this clock and waits: in a round in which late pushes wait too, it is
+        /// not waited for. Completed at once; said again and again while it waits.
+        Idle = 6 "idle",
+        /// Write the next rows of a partition of a sparse table into the requester's memory:
+        /// [`crate::scan`] draws the answer.
+        Scan = 7 "scan",
+    }
 }
 
 impl RequestKind {
-    #[inline]
-    fn from_number(number: u8) -> Result<Self, DecodeError> {
-        Ok(match number {
-            1 => Self::Push,
-            2 => Self::Pull,
-            3 => Self::PushPull,
-            4 => Self::AdvanceClock,
-            5 => Self::Nothing,
-            6 => Self::Idle,
-            7 => Self::Scan,
-            value => {
-                return Err(DecodeError::Unknown {
-                    field: "request kind",
-                    value: u64::from(value),
-                });
-            }
-        })
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.text()
     }
 
     /// Whether it carries values.

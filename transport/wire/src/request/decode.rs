@@ -38,7 +38,9 @@ impl RequestHeader {
             Ok(section)
         };
         let numbers = word(0);
-        let kind = RequestKind::from_number(bits(numbers, 0, 4))?;
+        let kind_number = bits(numbers, 0, 4);
+        let kind = RequestKind::from_number(kind_number)
+            .ok_or(DecodeError::Unknown { field: "request kind", value: u64::from(kind_number) })?;
         let dtype_number = bits(numbers, 4, 4);
         let dtype = DataType::from_number(dtype_number)
             .ok_or(DecodeError::Unknown { field: "dtype", value: u64::from(dtype_number) })?;

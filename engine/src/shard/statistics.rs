@@ -1,122 +1,151 @@
 //! What a shard counts. Read by commands, never logged on the way.
 
+use serde::Serialize;
+
 use super::stopwatch::Took;
 use crate::limits::CHECKPOINT_TURN_LONG;
 
-/// Counters since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ShardStatistics {
-    /// Pushes applied.
-    pub pushes: u64,
-    /// Pushes acknowledged again without being applied again.
-    pub duplicates: u64,
-    /// Pulls answered by gathering rows.
-    pub pulls: u64,
-    /// Rows pushed.
-    pub rows_pushed: u64,
-    /// Rows pulled through the server.
-    pub rows_pulled: u64,
-    /// Bytes of values pushed.
-    pub bytes_pushed: u64,
-    /// Bytes of values pulled through the server.
-    pub bytes_pulled: u64,
-    /// Pushes whose values were read from the client's memory.
-    pub by_reference: u64,
-    /// Requests refused.
-    pub refused: u64,
-    /// Pushes that were summed with others before they were applied.
-    pub aggregated: u64,
-    /// Turns that found work.
-    pub busy_turns: u64,
-    /// Times the shard went to sleep.
-    pub sleeps: u64,
-    /// Sleeps that lasted as long as they may although work was waiting: lost wake-ups.
-    pub late_wakes: u64,
-    /// Sessions connected now.
-    pub sessions: u64,
-    /// Of those, the ones that turns look at: they said something lately.
-    pub sessions_watched: u64,
-    /// Sessions whose last pushes are remembered, for each partition that remembers them.
-    pub sessions_remembered: u64,
-    /// Of those, how many were forgotten because they were idle.
-    pub sessions_expired: u64,
-    /// Sessions ended for breaking the protocol.
-    pub sessions_failed: u64,
-    /// Times a push waited for room in the log.
-    pub log_waits: u64,
-    /// Pulls that waited for a slower worker.
-    pub pulls_parked: u64,
-    /// Times a worker of a table left or was given up.
-    pub workers_retired: u64,
-    /// Records appended to chains by this server as head.
-    pub chain_records: u64,
-    /// Bytes of those records.
-    pub chain_bytes: u64,
-    /// Bytes of messages with records, from the servers before this one in chains.
-    pub chain_received_bytes: u64,
-    /// Rounds of tables in rounds that were applied, by partition.
-    pub rounds_closed: u64,
-    /// Pushes dropped at a partition because their round was closed.
-    pub late_dropped: u64,
-    /// Pushes counted in a later round of a partition than their own.
-    pub late_folded: u64,
-    /// Messages that wait for rounds or for replicas now.
-    pub messages_waiting: u64,
-    /// Times a pull waited for room because its client had not taken what it was sent.
-    pub crowded: u64,
-    /// Records in the log since the start.
-    pub log_records: u64,
-    /// Writes of the log.
-    pub log_writes: u64,
-    /// Bytes written to the log, padding included.
-    pub log_bytes: u64,
-    /// Bytes of values in the records of the log: what pushes have changed.
-    pub log_value_bytes: u64,
-    /// Bytes of zeros written into new files of the log.
-    pub log_prepared_bytes: u64,
-    /// Bytes written by checkpoints.
-    pub checkpoint_bytes: u64,
-    /// Bytes that wait for the disk now; pushes wait when they reach `log_waiting_bytes_max`.
-    pub log_waiting_bytes: u64,
-    /// Most bytes that may wait for the disk: what the log takes of memory.
-    pub log_waiting_bytes_max: u64,
-    /// Microseconds pushes waited for room in the log.
-    pub log_wait_us: u64,
-    /// Files of the log, those with records and those kept ready.
-    pub log_segments: u64,
-    /// Logs that are filling a new file with zeros now, which takes a share of the disk.
-    pub logs_preparing: u64,
-    /// Logs that a failed write has stopped: their partitions accept no pushes.
-    pub logs_stopped: u64,
-    /// Number of the newest checkpoint.
-    pub checkpoints: u64,
-    /// Turns that did a piece of a checkpoint.
-    pub checkpoint_turns: u64,
-    /// Microseconds they spent on it.
-    pub checkpoint_us: u64,
-    /// The longest of them: what a checkpoint has kept a push waiting at most.
-    pub checkpoint_turn_us_max: u64,
-    /// Those of more than a millisecond.
-    pub checkpoint_turns_long: u64,
-    /// Microseconds of the processor that they took. What the clock says more is others who had the core.
-    pub checkpoint_cpu_us: u64,
-    /// The most that one of them took of the processor.
-    pub checkpoint_turn_cpu_us_max: u64,
-    /// Those that took more than a millisecond of the processor.
-    pub checkpoint_turns_cpu_long: u64,
-    /// Those of more than a millisecond by the clock in which the shard slept inside the kernel. The
-    /// others were long by their own work, or because another thread had the core.
-    pub checkpoint_turns_blocked: u64,
-    /// The longest of these.
-    pub checkpoint_blocked_us_max: u64,
-    /// Of records appended as head, those that not every replica has yet.
-    pub chain_inflight: u64,
-    /// Bytes of records that are held for others.
-    pub chain_held_bytes: u64,
-    /// Bytes of parameter memory.
-    pub parameter_bytes: u64,
-    /// Bytes that may still be allocated.
-    pub memory_left: u64,
+/// Declares the counters once: the struct, what its JSON has, and how shards' are put together, by their sum
+/// or by the greatest.
+macro_rules! counters {
+    (
+        $(#[$struct_doc:meta])*
+        pub struct $type:ident {
+            $( $(#[$doc:meta])* $how:ident $name:ident, )*
+        }
+    ) => {
+        $(#[$struct_doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+        pub struct $type {
+            $( $(#[$doc])* pub $name: u64, )*
+        }
+
+        impl $type {
+            /// Adds another shard's.
+            pub fn merge(&mut self, other: &Self) {
+                $( counters!($how self.$name, other.$name); )*
+            }
+        }
+    };
+    (sum $a:expr, $b:expr) => { $a += $b };
+    (max $a:expr, $b:expr) => { $a = $a.max($b) };
+}
+
+counters! {
+    /// Counters since the start.
+    pub struct ShardStatistics {
+        /// Pushes applied.
+        sum pushes,
+        /// Pushes acknowledged again without being applied again.
+        sum duplicates,
+        /// Pulls answered by gathering rows.
+        sum pulls,
+        /// Rows pushed.
+        sum rows_pushed,
+        /// Rows pulled through the server.
+        sum rows_pulled,
+        /// Bytes of values pushed.
+        sum bytes_pushed,
+        /// Bytes of values pulled through the server.
+        sum bytes_pulled,
+        /// Pushes whose values were read from the client's memory.
+        sum by_reference,
+        /// Requests refused.
+        sum refused,
+        /// Pushes that were summed with others before they were applied.
+        sum aggregated,
+        /// Turns that found work.
+        sum busy_turns,
+        /// Times the shard went to sleep.
+        sum sleeps,
+        /// Sleeps that lasted as long as they may although work was waiting: lost wake-ups.
+        sum late_wakes,
+        /// Sessions connected now.
+        sum sessions,
+        /// Of those, the ones that turns look at: they said something lately.
+        sum sessions_watched,
+        /// Sessions whose last pushes are remembered, for each partition that remembers them.
+        sum sessions_remembered,
+        /// Of those, how many were forgotten because they were idle.
+        sum sessions_expired,
+        /// Sessions ended for breaking the protocol.
+        sum sessions_failed,
+        /// Times a push waited for room in the log.
+        sum log_waits,
+        /// Pulls that waited for a slower worker.
+        sum pulls_parked,
+        /// Times a worker of a table left or was given up.
+        sum workers_retired,
+        /// Records appended to chains by this server as head.
+        sum chain_records,
+        /// Bytes of those records.
+        sum chain_bytes,
+        /// Bytes of messages with records, from the servers before this one in chains.
+        sum chain_received_bytes,
+        /// Rounds of tables in rounds that were applied, by partition.
+        sum rounds_closed,
+        /// Pushes dropped at a partition because their round was closed.
+        sum late_dropped,
+        /// Pushes counted in a later round of a partition than their own.
+        sum late_folded,
+        /// Messages that wait for rounds or for replicas now.
+        sum messages_waiting,
+        /// Times a pull waited for room because its client had not taken what it was sent.
+        sum crowded,
+        /// Records in the log since the start.
+        sum log_records,
+        /// Writes of the log.
+        sum log_writes,
+        /// Bytes written to the log, padding included.
+        sum log_bytes,
+        /// Bytes of values in the records of the log: what pushes have changed.
+        sum log_value_bytes,
+        /// Bytes of zeros written into new files of the log.
+        sum log_prepared_bytes,
+        /// Bytes written by checkpoints.
+        sum checkpoint_bytes,
+        /// Bytes that wait for the disk now; pushes wait when they reach `log_waiting_bytes_max`.
+        sum log_waiting_bytes,
+        /// Most bytes that may wait for the disk: what the log takes of memory.
+        sum log_waiting_bytes_max,
+        /// Microseconds pushes waited for room in the log.
+        sum log_wait_us,
+        /// Files of the log, those with records and those kept ready.
+        sum log_segments,
+        /// Logs that are filling a new file with zeros now, which takes a share of the disk.
+        sum logs_preparing,
+        /// Logs that a failed write has stopped: their partitions accept no pushes.
+        sum logs_stopped,
+        /// Number of the newest checkpoint.
+        max checkpoints,
+        /// Turns that did a piece of a checkpoint.
+        sum checkpoint_turns,
+        /// Microseconds they spent on it.
+        sum checkpoint_us,
+        /// The longest of them: what a checkpoint has kept a push waiting at most.
+        max checkpoint_turn_us_max,
+        /// Those of more than a millisecond.
+        sum checkpoint_turns_long,
+        /// Microseconds of the processor that they took. What the clock says more is others who had the core.
+        sum checkpoint_cpu_us,
+        /// The most that one of them took of the processor.
+        max checkpoint_turn_cpu_us_max,
+        /// Those that took more than a millisecond of the processor.
+        sum checkpoint_turns_cpu_long,
+        /// Those of more than a millisecond by the clock in which the shard slept inside the kernel. The
+        /// others were long by their own work, or because another thread had the core.
+        sum checkpoint_turns_blocked,
+        /// The longest of these.
+        max checkpoint_blocked_us_max,
+        /// Of records appended as head, those that not every replica has yet.
+        sum chain_inflight,
+        /// Bytes of records that are held for others.
+        sum chain_held_bytes,
+        /// Bytes of parameter memory.
+        sum parameter_bytes,
+        /// Bytes that may still be allocated.
+        sum memory_left,
+    }
 }
 
 impl ShardStatistics {
@@ -146,129 +175,41 @@ impl ShardStatistics {
     }
 
     /// The counters as one JSON object, with the fields' names as keys.
+    ///
+    /// # Panics
+    /// Never: numbers are JSON.
     #[must_use]
     pub fn to_json(&self) -> String {
-        let fields = [
-            ("pushes", self.pushes),
-            ("duplicates", self.duplicates),
-            ("pulls", self.pulls),
-            ("rows_pushed", self.rows_pushed),
-            ("rows_pulled", self.rows_pulled),
-            ("bytes_pushed", self.bytes_pushed),
-            ("bytes_pulled", self.bytes_pulled),
-            ("by_reference", self.by_reference),
-            ("refused", self.refused),
-            ("aggregated", self.aggregated),
-            ("busy_turns", self.busy_turns),
-            ("sleeps", self.sleeps),
-            ("late_wakes", self.late_wakes),
-            ("sessions", self.sessions),
-            ("sessions_watched", self.sessions_watched),
-            ("sessions_remembered", self.sessions_remembered),
-            ("sessions_expired", self.sessions_expired),
-            ("sessions_failed", self.sessions_failed),
-            ("log_waits", self.log_waits),
-            ("pulls_parked", self.pulls_parked),
-            ("workers_retired", self.workers_retired),
-            ("chain_records", self.chain_records),
-            ("chain_bytes", self.chain_bytes),
-            ("chain_received_bytes", self.chain_received_bytes),
-            ("rounds_closed", self.rounds_closed),
-            ("late_dropped", self.late_dropped),
-            ("late_folded", self.late_folded),
-            ("messages_waiting", self.messages_waiting),
-            ("crowded", self.crowded),
-            ("log_records", self.log_records),
-            ("log_writes", self.log_writes),
-            ("log_bytes", self.log_bytes),
-            ("log_value_bytes", self.log_value_bytes),
-            ("log_prepared_bytes", self.log_prepared_bytes),
-            ("checkpoint_bytes", self.checkpoint_bytes),
-            ("written_percent", self.written_percent()),
-            ("log_waiting_bytes", self.log_waiting_bytes),
-            ("log_waiting_bytes_max", self.log_waiting_bytes_max),
-            ("log_wait_us", self.log_wait_us),
-            ("log_segments", self.log_segments),
-            ("logs_preparing", self.logs_preparing),
-            ("logs_stopped", self.logs_stopped),
-            ("checkpoints", self.checkpoints),
-            ("checkpoint_turns", self.checkpoint_turns),
-            ("checkpoint_us", self.checkpoint_us),
-            ("checkpoint_turn_us_max", self.checkpoint_turn_us_max),
-            ("checkpoint_turns_long", self.checkpoint_turns_long),
-            ("checkpoint_cpu_us", self.checkpoint_cpu_us),
-            ("checkpoint_turn_cpu_us_max", self.checkpoint_turn_cpu_us_max),
-            ("checkpoint_turns_cpu_long", self.checkpoint_turns_cpu_long),
-            ("checkpoint_turns_blocked", self.checkpoint_turns_blocked),
-            ("checkpoint_blocked_us_max", self.checkpoint_blocked_us_max),
-            ("chain_inflight", self.chain_inflight),
-            ("chain_held_bytes", self.chain_held_bytes),
-            ("parameter_bytes", self.parameter_bytes),
-            ("memory_left", self.memory_left),
-        ];
-        let members: Vec<String> =
-            fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
-        format!("{{{}}}", members.join(","))
+        #[derive(Serialize)]
+        struct Told {
+            #[serde(flatten)]
+            counted: ShardStatistics,
+            written_percent: u64,
+        }
+        let told = Told { counted: *self, written_percent: self.written_percent() };
+        serde_json::to_string(&told).expect("numbers are JSON")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_put_together_by_sums_and_greatest() {
+        let shard =
+            |pushes, checkpoints| ShardStatistics { pushes, checkpoints, ..Default::default() };
+        let mut total = shard(3, 7);
+        total.merge(&shard(4, 5));
+        assert_eq!(total, shard(7, 7));
     }
 
-    /// Adds another shard's.
-    pub fn merge(&mut self, other: &Self) {
-        self.pushes += other.pushes;
-        self.duplicates += other.duplicates;
-        self.pulls += other.pulls;
-        self.rows_pushed += other.rows_pushed;
-        self.rows_pulled += other.rows_pulled;
-        self.bytes_pushed += other.bytes_pushed;
-        self.bytes_pulled += other.bytes_pulled;
-        self.by_reference += other.by_reference;
-        self.refused += other.refused;
-        self.aggregated += other.aggregated;
-        self.busy_turns += other.busy_turns;
-        self.sleeps += other.sleeps;
-        self.late_wakes += other.late_wakes;
-        self.sessions += other.sessions;
-        self.sessions_watched += other.sessions_watched;
-        self.sessions_remembered += other.sessions_remembered;
-        self.sessions_expired += other.sessions_expired;
-        self.sessions_failed += other.sessions_failed;
-        self.log_waits += other.log_waits;
-        self.pulls_parked += other.pulls_parked;
-        self.workers_retired += other.workers_retired;
-        self.chain_records += other.chain_records;
-        self.chain_bytes += other.chain_bytes;
-        self.chain_received_bytes += other.chain_received_bytes;
-        self.rounds_closed += other.rounds_closed;
-        self.late_dropped += other.late_dropped;
-        self.late_folded += other.late_folded;
-        self.messages_waiting += other.messages_waiting;
-        self.crowded += other.crowded;
-        self.log_records += other.log_records;
-        self.log_writes += other.log_writes;
-        self.log_bytes += other.log_bytes;
-        self.log_value_bytes += other.log_value_bytes;
-        self.log_prepared_bytes += other.log_prepared_bytes;
-        self.checkpoint_bytes += other.checkpoint_bytes;
-        self.log_waiting_bytes += other.log_waiting_bytes;
-        self.log_waiting_bytes_max += other.log_waiting_bytes_max;
-        self.log_wait_us += other.log_wait_us;
-        self.log_segments += other.log_segments;
-        self.logs_preparing += other.logs_preparing;
-        self.logs_stopped += other.logs_stopped;
-        self.checkpoints = self.checkpoints.max(other.checkpoints);
-        self.checkpoint_turns += other.checkpoint_turns;
-        self.checkpoint_us += other.checkpoint_us;
-        self.checkpoint_turn_us_max = self.checkpoint_turn_us_max.max(other.checkpoint_turn_us_max);
-        self.checkpoint_turns_long += other.checkpoint_turns_long;
-        self.checkpoint_cpu_us += other.checkpoint_cpu_us;
-        self.checkpoint_turn_cpu_us_max =
-            self.checkpoint_turn_cpu_us_max.max(other.checkpoint_turn_cpu_us_max);
-        self.checkpoint_turns_cpu_long += other.checkpoint_turns_cpu_long;
-        self.checkpoint_turns_blocked += other.checkpoint_turns_blocked;
-        self.checkpoint_blocked_us_max =
-            self.checkpoint_blocked_us_max.max(other.checkpoint_blocked_us_max);
-        self.chain_inflight += other.chain_inflight;
-        self.chain_held_bytes += other.chain_held_bytes;
-        self.parameter_bytes += other.parameter_bytes;
-        self.memory_left += other.memory_left;
+    #[test]
+    fn json_has_the_counters_and_what_they_come_to() {
+        let counted =
+            ShardStatistics { log_bytes: 30, log_value_bytes: 20, pushes: 3, ..Default::default() };
+        let json: serde_json::Value = serde_json::from_str(&counted.to_json()).unwrap();
+        assert_eq!((&json["pushes"], &json["written_percent"]), (&3.into(), &150.into()));
+        assert_eq!(json["memory_left"], 0);
     }
 }

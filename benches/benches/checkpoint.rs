@@ -10,9 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::time::{ClockId, clock_gettime};
 use windlass_client::{Client, Durability, Element, PushOptions, Table, TableSchema};
 use windlass_engine::{Server, ServerConfig};
+use windlass_transport::clock::Clock;
 use windlass_wire::control::Provider;
 
 /// Values of a row: 512 bytes.
@@ -214,9 +214,7 @@ fn phase(
 
 /// Time that this thread has had a core, in nanoseconds.
 fn thread_ns() -> u64 {
-    let time =
-        clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("every kernel has this clock");
-    u64::try_from(Duration::from(time).as_nanos()).expect("a short time")
+    u64::try_from(Clock::Thread.now().as_nanos()).expect("a short time")
 }
 
 /// Turns of the shards that did a piece of a checkpoint, and what those took.

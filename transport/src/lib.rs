@@ -9,6 +9,7 @@
 pub mod batch;
 pub mod block_version;
 pub mod chunks;
+pub mod clock;
 pub mod control;
 pub mod descriptors;
 pub mod doctor;

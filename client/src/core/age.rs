@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
+use windlass_transport::clock::Clock;
 
 use super::{Core, RequestId, kept::Kept, requests::Failure};
 
 /// Milliseconds on a clock that is cheap enough to be read for every request: it may be some
 /// milliseconds late, and stands still while the machine is suspended.
 pub(super) fn coarse_ms() -> u64 {
-    milliseconds(ClockId::CLOCK_MONOTONIC_COARSE)
+    milliseconds(Clock::MonotonicCoarse)
 }
 
 /// How far other clocks are ahead of the monotonic one, which stands still while the machine is suspended
@@ -23,9 +23,9 @@ pub(super) struct ClockLeads {
 
 impl ClockLeads {
     pub(super) fn now() -> Self {
-        let monotonic = milliseconds(ClockId::CLOCK_MONOTONIC);
+        let monotonic = milliseconds(Clock::Monotonic);
         let lead = |clock| milliseconds(clock).saturating_sub(monotonic);
-        Self { boot_ms: lead(ClockId::CLOCK_BOOTTIME), wall_ms: lead(ClockId::CLOCK_REALTIME) }
+        Self { boot_ms: lead(Clock::Boot), wall_ms: lead(Clock::Wall) }
     }
 
     /// Milliseconds for which the monotonic clock may have stood still since `earlier`. A wall clock that
@@ -36,11 +36,8 @@ impl ClockLeads {
     }
 }
 
-fn milliseconds(clock: ClockId) -> u64 {
-    // By the C library, not by rustix: that looks for the kernel's clock where valgrind hides it.
-    // Every Linux that has the transports has these clocks.
-    let now = clock_gettime(clock).map_or(Duration::ZERO, Duration::from);
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+fn milliseconds(clock: Clock) -> u64 {
+    u64::try_from(clock.now().as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Core {

@@ -3,9 +3,9 @@
 //! and replaced: so it is asked now and then, on the control connection, whether it lives, and when it says
 //! nothing others are asked for a newer map.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use nix::time::{ClockId, clock_gettime};
+use windlass_transport::clock::Clock;
 
 use super::{
     Core,
@@ -19,7 +19,7 @@ use super::{
 /// server may be taken for alive. Pauses between pulls make it no longer.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Vigil {
-    tick: i64,
+    tick: Duration,
 }
 
 impl Vigil {
@@ -30,16 +30,14 @@ impl Vigil {
     }
 
     #[inline]
-    fn begins(&mut self, tick: i64) -> bool {
+    fn begins(&mut self, tick: Duration) -> bool {
         std::mem::replace(&mut self.tick, tick) != tick
     }
 }
 
 #[inline]
-fn tick() -> i64 {
-    // Every Linux that has the transports has this clock.
-    clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE)
-        .map_or(0, |now| now.tv_sec().wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec()))
+fn tick() -> Duration {
+    Clock::MonotonicCoarse.now()
 }
 
 impl Core {
@@ -89,8 +87,8 @@ mod tests {
     #[test]
     fn a_look_is_due_once_a_tick() {
         let mut vigil = Vigil::default();
-        assert!(vigil.begins(4_000_000) && !vigil.begins(4_000_000));
-        assert!(vigil.begins(8_000_000) && !vigil.begins(8_000_000));
+        assert!(vigil.begins(Duration::from_millis(4)) && !vigil.begins(Duration::from_millis(4)));
+        assert!(vigil.begins(Duration::from_millis(8)) && !vigil.begins(Duration::from_millis(8)));
         let (mut asked, mut looks) = (0_u64, 0);
         let deadline = Instant::now() + Duration::from_secs(10);
         while looks < 5 {

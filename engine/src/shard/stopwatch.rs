@@ -2,15 +2,9 @@
 //! between. What the clock says more than the processor of a piece that did not sleep was others' who had
 //! the core.
 
-use std::{
-    ffi::c_long,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use nix::{
-    sys::resource::{UsageWho, getrusage},
-    time::{ClockId, clock_gettime},
-};
+use windlass_transport::clock::{Clock, thread_sleeps};
 
 use crate::limits::CHECKPOINT_TURN_LONG;
 
@@ -19,7 +13,7 @@ use crate::limits::CHECKPOINT_TURN_LONG;
 pub(super) struct Stopwatch {
     wall: Instant,
     cpu: Duration,
-    sleeps: c_long,
+    sleeps: u64,
 }
 
 /// What a stopwatch shows.
@@ -36,25 +30,15 @@ pub(super) struct Took {
 
 impl Stopwatch {
     pub(super) fn start() -> Self {
-        let sleeps = sleeps();
-        Self { wall: Instant::now(), cpu: thread_time(), sleeps }
+        let sleeps = thread_sleeps();
+        Self { wall: Instant::now(), cpu: Clock::Thread.now(), sleeps }
     }
 
     pub(super) fn took(self) -> Took {
-        let cpu = thread_time().saturating_sub(self.cpu);
+        let cpu = Clock::Thread.now().saturating_sub(self.cpu);
         let wall = self.wall.elapsed();
-        Took { wall, cpu, blocked: wall > CHECKPOINT_TURN_LONG && sleeps() != self.sleeps }
+        Took { wall, cpu, blocked: wall > CHECKPOINT_TURN_LONG && thread_sleeps() != self.sleeps }
     }
-}
-
-/// Time that this thread has had a core.
-fn thread_time() -> Duration {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
-}
-
-/// Times that this thread has given its core up by itself.
-fn sleeps() -> c_long {
-    getrusage(UsageWho::RUSAGE_THREAD).map_or(0, |usage| usage.voluntary_context_switches())
 }
 
 #[cfg(test)]
@@ -76,7 +60,7 @@ mod tests {
         let work = || {
             let watch = Stopwatch::start();
             let began = watch.cpu;
-            while thread_time() - began < 2 * CHECKPOINT_TURN_LONG {}
+            while Clock::Thread.now() - began < 2 * CHECKPOINT_TURN_LONG {}
             let took = watch.took();
             assert!(took.cpu >= 2 * CHECKPOINT_TURN_LONG && took.wall >= took.cpu, "{took:?}");
             took.blocked

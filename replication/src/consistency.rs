@@ -3,7 +3,7 @@
 
 use windlass_wire::WorkerClock;
 
-use crate::bytes::{DecodeError, Reader};
+use windlass_wire::codec::{DecodeError, Reader};
 
 /// How far ahead of the slowest live worker a worker may run. Per table; may change while running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,14 +59,14 @@ impl Consistency {
 
     /// Reads a consistency from exactly [`Consistency::BYTES`] bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(bytes, "a consistency");
-        let (kind, tau) = (reader.u8()?, reader.u64()?);
+        let mut reader = Reader::new(bytes);
+        let (kind, tau) = (reader.read::<u8>()?, reader.read::<u64>()?);
         reader.finish()?;
         match (kind, tau) {
             (0, 0) => Ok(Self::Sequential),
             (1, tau) => Ok(Self::Bounded { tau }),
             (2, 0) => Ok(Self::Eventual),
-            _ => Err(DecodeError::Malformed { what: "a consistency", value: u64::from(kind) }),
+            _ => Err(DecodeError::Malformed { field: "a consistency", value: u64::from(kind) }),
         }
     }
 }

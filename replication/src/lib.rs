@@ -53,7 +53,6 @@
 #![forbid(unsafe_code)]
 
 mod alone;
-mod bytes;
 mod catch_up;
 pub mod chain;
 pub mod consistency;
@@ -76,7 +75,6 @@ pub mod session;
 mod tail;
 pub mod time;
 
-pub use bytes::DecodeError;
 pub use chain::{Replica, ReplicaLimits, Role};
 pub use consistency::Consistency;
 pub use coordinator::{
@@ -86,8 +84,8 @@ pub use error::ReplicaError;
 pub use inflight::{LogIndex, Position};
 pub use input::{Input, RecordHeader};
 pub use lateness::{Lateness, LatenessTimings};
-pub use lease::{LeaseOutput, LeaseTimings, LeaseWord, Leases, StrongReads};
-pub use membership::{ChainView, Change, ClusterMap, MapDelta, MapLimits};
+pub use lease::{LeaseOutput, LeaseTimings, Leases};
+pub use membership::{ChainView, Change, ClusterMap, MapLimits};
 pub use output::Output;
 pub use range_clock::{ALL_ROWS, RangeClock, RangeClockError, RangeClockLimits, Stamp};
 pub use ring::{PlacementError, Ring};

@@ -10,7 +10,7 @@ use std::{
 
 use windlass_wire::{Incarnation, Lsn, Sequence, SessionId};
 
-use crate::bytes::{DecodeError, Reader, write_count};
+use windlass_wire::codec::{DecodeError, Reader, encode_len};
 
 /// Pushes of one session that are applied in the order of their sequences. Lane 0 is for tables that
 /// apply at once; each table in `rounds` mode has a lane of its own, because its pushes wait while
@@ -301,7 +301,7 @@ impl SessionTable {
         out: &mut Vec<u8>,
     ) {
         let piece = || self.applied_behind(after).take(entries_max);
-        write_count(out, piece().count());
+        encode_len(piece().count(), out);
         for (key, session) in piece() {
             encode_entry(key, session, out);
         }
@@ -330,16 +330,16 @@ impl SessionTable {
 
     /// Reads a table from all of `bytes`; refuses more than `sessions_max` entries.
     pub fn decode(bytes: &[u8], sessions_max: usize) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(bytes, "a session table");
+        let mut reader = Reader::new(bytes);
         let mut table = Self::new(sessions_max);
         let count = reader.count("a session table's entries", sessions_max, SESSION_BYTES)?;
         for _ in 0..count {
-            let key = (SessionId(reader.u64()?), Lane(reader.u32()?));
-            let incarnation = Incarnation(reader.u64()?);
-            let applied = Sequence(reader.u64()?);
-            let lsn = Lsn(reader.u64()?);
+            let key = (SessionId(reader.read()?), Lane(reader.read()?));
+            let incarnation = Incarnation(reader.read()?);
+            let applied = Sequence(reader.read()?);
+            let lsn = Lsn(reader.read()?);
             if lsn.0 == 0 || table.sessions.last_key_value().is_some_and(|(last, _)| *last >= key) {
-                return Err(DecodeError::Malformed { what: "a session's id", value: key.0.0 });
+                return Err(DecodeError::Malformed { field: "a session's id", value: key.0.0 });
             }
             let session = Session { incarnation, applied, lsn, admitted: (incarnation, applied) };
             table.sessions.insert(key, session);

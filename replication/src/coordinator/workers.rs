@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use thiserror::Error;
 use windlass_wire::{Incarnation, WorkerClock, WorkerRank};
 
-use crate::bytes::{DecodeError, Reader, write_count};
 use crate::time::Time;
+use windlass_wire::codec::{DecodeError, Reader, encode_len};
 
 /// Timings and bounds of the worker registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,7 +181,7 @@ impl Workers {
 
     /// Appends `count u32`, then per worker `rank u32 | incarnation u64 | clock u64 | live u8`.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        write_count(out, self.workers.len());
+        encode_len(self.workers.len(), out);
         for (rank, worker) in &self.workers {
             out.extend_from_slice(&rank.0.to_le_bytes());
             out.extend_from_slice(&worker.incarnation.0.to_le_bytes());
@@ -192,17 +192,17 @@ impl Workers {
 
     /// Reads a registry from all of `bytes`; everybody counts as heard at `now`.
     pub fn decode(bytes: &[u8], timings: WorkerTimings, now: Time) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(bytes, "a worker registry");
+        let mut reader = Reader::new(bytes);
         let count = reader.count("a registry's workers", timings.workers_max, WORKER_BYTES)?;
         let mut registry = Self::new(timings);
         for _ in 0..count {
-            let rank = WorkerRank(reader.u32()?);
-            let incarnation = Incarnation(reader.u64()?);
-            let clock = WorkerClock(reader.u64()?);
-            let live = reader.u8()?;
+            let rank = WorkerRank(reader.read()?);
+            let incarnation = Incarnation(reader.read()?);
+            let clock = WorkerClock(reader.read()?);
+            let live = reader.read::<u8>()?;
             if live > 1 || registry.workers.last_key_value().is_some_and(|(at, _)| *at >= rank) {
                 return Err(DecodeError::Malformed {
-                    what: "a worker's entry",
+                    field: "a worker's entry",
                     value: u64::from(rank.0),
                 });
             }

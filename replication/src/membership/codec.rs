@@ -1,10 +1,8 @@
-//! The map as bytes, whole and as what changed between two epochs. Equal maps have equal bytes.
+//! The map as bytes. Equal maps have equal bytes.
 //!
 //! ```text
 //! map:    0       8          9                13           17        21
 //!         | epoch | replicas | session expiry | partitions | servers | server entries | partition entries
-//! delta:  0        8      16        20       24
-//!         | from   | to   | servers | gone   | partitions (4) | entries: id (4) before each partition
 //! server: 0    4             12       14      15           16
 //!         | id | incarnation | shards | state | address len | address
 //! chain:  0       8       9         10
@@ -18,27 +16,14 @@ use super::{
     ADDRESS_BYTES_MAX, ClusterMap, Joining, JoiningPhase, MapLimits, PartitionEntry, REPLICAS_MAX,
     ServerEntry, ServerState,
 };
-use crate::bytes::{DecodeError, Reader, write_count};
+use windlass_wire::codec::{DecodeError, Reader, encode_len};
 
 const SERVER_BYTES: usize = 16;
-const CHAIN_BYTES: usize = 10;
 
 const FLAG_LOST: u8 = 1;
 const FLAG_JOINING: u8 = 2;
 const FLAG_TAIL: u8 = 4;
 const FLAG_LEAVING: u8 = 8;
-
-/// What changed from one map to the next: what a coordinator broadcasts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MapDelta {
-    /// The epoch it applies to.
-    pub from: Epoch,
-    /// The epoch it leads to.
-    pub to: Epoch,
-    servers: Vec<(ServerId, ServerEntry)>,
-    gone: Vec<ServerId>,
-    partitions: Vec<(u32, PartitionEntry)>,
-}
 
 impl ClusterMap {
     /// Appends the map's bytes.
@@ -46,8 +31,8 @@ impl ClusterMap {
         out.extend_from_slice(&self.epoch.0.to_le_bytes());
         out.push(self.replicas);
         out.extend_from_slice(&self.session_expiry_ms.to_le_bytes());
-        write_count(out, self.partitions.len());
-        write_count(out, self.servers.len());
+        encode_len(self.partitions.len(), out);
+        encode_len(self.servers.len(), out);
         for (id, entry) in &self.servers {
             encode_server(out, *id, entry);
         }
@@ -58,14 +43,14 @@ impl ClusterMap {
 
     /// Reads a map from all of `bytes`.
     pub fn decode(bytes: &[u8], limits: MapLimits) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(bytes, "a cluster map");
-        let epoch = Epoch(reader.u64()?);
-        let replicas = reader.u8()?;
+        let mut reader = Reader::new(bytes);
+        let epoch = Epoch(reader.read()?);
+        let replicas = reader.read::<u8>()?;
         if !(1..=REPLICAS_MAX).contains(&usize::from(replicas)) {
             return Err(malformed("a map's replicas", u64::from(replicas)));
         }
-        let session_expiry_ms = reader.u32()?;
-        let partitions = reader.u32()?;
+        let session_expiry_ms = reader.read::<u32>()?;
+        let partitions = reader.read::<u32>()?;
         if !partitions.is_power_of_two() || partitions as usize > limits.partitions_max {
             return Err(malformed("a map's partitions", u64::from(partitions)));
         }
@@ -86,105 +71,6 @@ impl ClusterMap {
         reader.finish()?;
         Ok(map)
     }
-
-    /// Applies a delta; `false`, and nothing changes, when it starts from another epoch or names a
-    /// partition this cluster lacks: then the whole map is fetched.
-    pub fn apply_delta(&mut self, delta: &MapDelta) -> bool {
-        let fits = delta.partitions.iter().all(|(id, _)| (*id as usize) < self.partitions.len());
-        if delta.from != self.epoch || !fits {
-            return false;
-        }
-        for id in &delta.gone {
-            self.servers.remove(id);
-        }
-        for (id, entry) in &delta.servers {
-            self.servers.insert(*id, entry.clone());
-        }
-        for (id, entry) in &delta.partitions {
-            self.partitions[*id as usize].clone_from(entry);
-        }
-        self.epoch = delta.to;
-        true
-    }
-}
-
-impl MapDelta {
-    /// What leads from `old` to `new`, two maps of one cluster.
-    #[must_use]
-    pub fn between(old: &ClusterMap, new: &ClusterMap) -> Self {
-        let servers = new.servers.iter().filter(|(id, entry)| old.servers.get(id) != Some(entry));
-        let gone = old.servers.keys().filter(|id| !new.servers.contains_key(id));
-        let partitions = (0_u32..).zip(new.partitions.iter().zip(&old.partitions));
-        Self {
-            from: old.epoch,
-            to: new.epoch,
-            servers: servers.map(|(&id, entry)| (id, entry.clone())).collect(),
-            gone: gone.copied().collect(),
-            partitions: partitions
-                .filter(|(_, (new, old))| new != old)
-                .map(|(id, (new, _))| (id, new.clone()))
-                .collect(),
-        }
-    }
-
-    /// Partitions whose entry changed.
-    pub fn partitions(&self) -> impl Iterator<Item = u32> + '_ {
-        self.partitions.iter().map(|(id, _)| *id)
-    }
-
-    /// Appends the delta's bytes.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.from.0.to_le_bytes());
-        out.extend_from_slice(&self.to.0.to_le_bytes());
-        write_count(out, self.servers.len());
-        write_count(out, self.gone.len());
-        write_count(out, self.partitions.len());
-        for (id, entry) in &self.servers {
-            encode_server(out, *id, entry);
-        }
-        for id in &self.gone {
-            out.extend_from_slice(&id.0.to_le_bytes());
-        }
-        for (id, entry) in &self.partitions {
-            out.extend_from_slice(&id.to_le_bytes());
-            encode_chain(out, entry);
-        }
-    }
-
-    /// Reads a delta from all of `bytes`.
-    pub fn decode(bytes: &[u8], limits: MapLimits) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(bytes, "a map delta");
-        let (from, to) = (Epoch(reader.u64()?), Epoch(reader.u64()?));
-        let servers = reader.count("a delta's servers", limits.servers_max, 0)?;
-        let gone = reader.count("a delta's gone servers", limits.servers_max, 0)?;
-        let partitions = reader.count("a delta's partitions", limits.partitions_max, 0)?;
-        let least = servers * SERVER_BYTES + gone * 4 + partitions * (4 + CHAIN_BYTES);
-        if least > reader.left() {
-            return Err(DecodeError::Truncated {
-                what: "a map delta",
-                needed: least,
-                left: reader.left(),
-            });
-        }
-        let mut delta = Self {
-            from,
-            to,
-            servers: Vec::with_capacity(servers),
-            gone: Vec::with_capacity(gone),
-            partitions: Vec::with_capacity(partitions),
-        };
-        for _ in 0..servers {
-            delta.servers.push(decode_server(&mut reader)?);
-        }
-        for _ in 0..gone {
-            delta.gone.push(ServerId(reader.u32()?));
-        }
-        for _ in 0..partitions {
-            delta.partitions.push((reader.u32()?, decode_chain(&mut reader)?));
-        }
-        reader.finish()?;
-        Ok(delta)
-    }
 }
 
 fn encode_server(out: &mut Vec<u8>, id: ServerId, entry: &ServerEntry) {
@@ -202,16 +88,16 @@ fn encode_server(out: &mut Vec<u8>, id: ServerId, entry: &ServerEntry) {
 }
 
 fn decode_server(reader: &mut Reader<'_>) -> Result<(ServerId, ServerEntry), DecodeError> {
-    let id = ServerId(reader.u32()?);
-    let incarnation = Incarnation(reader.u64()?);
-    let shards = reader.u16()?;
-    let state = match reader.u8()? {
+    let id = ServerId(reader.read()?);
+    let incarnation = Incarnation(reader.read()?);
+    let shards = reader.read::<u16>()?;
+    let state = match reader.read::<u8>()? {
         0 => ServerState::Up,
         1 => ServerState::Draining,
         2 => ServerState::Down,
         value => return Err(malformed("a server's state", u64::from(value))),
     };
-    let length = usize::from(reader.u8()?);
+    let length = usize::from(reader.read::<u8>()?);
     let address = std::str::from_utf8(reader.take(length)?)
         .map_err(|error| malformed("a server's address", error.valid_up_to() as u64))?;
     Ok((id, ServerEntry { incarnation, address: address.to_owned(), shards, state }))
@@ -234,9 +120,9 @@ fn encode_chain(out: &mut Vec<u8>, entry: &PartitionEntry) {
 }
 
 fn decode_chain(reader: &mut Reader<'_>) -> Result<PartitionEntry, DecodeError> {
-    let epoch = Epoch(reader.u64()?);
-    let flags = reader.u8()?;
-    let count = reader.u8()?;
+    let epoch = Epoch(reader.read()?);
+    let flags = reader.read::<u8>()?;
+    let count = reader.read::<u8>()?;
     // One above: a replacement is a member for a moment before the leaving one goes.
     if usize::from(count) > REPLICAS_MAX + 1 {
         return Err(malformed("a chain's members", u64::from(count)));
@@ -246,20 +132,20 @@ fn decode_chain(reader: &mut Reader<'_>) -> Result<PartitionEntry, DecodeError> 
     }
     let mut members = Vec::with_capacity(usize::from(count));
     for _ in 0..count {
-        members.push(ServerId(reader.u32()?));
+        members.push(ServerId(reader.read()?));
     }
     let phase = if flags & FLAG_TAIL != 0 { JoiningPhase::Tail } else { JoiningPhase::Copying };
     let joining = if flags & FLAG_JOINING != 0 {
-        Some(Joining { server: ServerId(reader.u32()?), phase })
+        Some(Joining { server: ServerId(reader.read()?), phase })
     } else {
         None
     };
-    let leaving = if flags & FLAG_LEAVING != 0 { Some(ServerId(reader.u32()?)) } else { None };
+    let leaving = if flags & FLAG_LEAVING != 0 { Some(ServerId(reader.read()?)) } else { None };
     Ok(PartitionEntry { epoch, members, joining, leaving, lost: flags & FLAG_LOST != 0 })
 }
 
-fn malformed(what: &'static str, value: u64) -> DecodeError {
-    DecodeError::Malformed { what, value }
+fn malformed(field: &'static str, value: u64) -> DecodeError {
+    DecodeError::Malformed { field, value }
 }
 
 #[cfg(test)]
@@ -272,7 +158,6 @@ mod tests {
         #[test]
         fn foreign_bytes_never_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = ClusterMap::decode(&bytes, MapLimits::default());
-            let _ = MapDelta::decode(&bytes, MapLimits::default());
             if bytes.len() > 40 {
                 bytes[8] = 3;
                 bytes[9..17].copy_from_slice(&[2, 0, 0, 0, 1, 0, 0, 0]);

@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use windlass_wire::{Epoch, Incarnation, PartitionId, ServerId, map::witnesses};
 
-pub use codec::MapDelta;
 pub use transition::{Change, TransitionError};
 
 /// Bounds of a cluster map.

@@ -13,7 +13,7 @@ use windlass_wire::WorkerRank;
 
 use super::steps::Steps;
 use super::{RangeClock, RangeClockLimits, Worker};
-use crate::bytes::{DecodeError, Reader, write_count};
+use windlass_wire::codec::{DecodeError, Reader, encode_len};
 
 const WORKER_BYTES: usize = 9;
 const STEP_BYTES: usize = 16;
@@ -22,11 +22,11 @@ impl RangeClock {
     /// Appends the clock's bytes.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.reserve(self.encoded_len());
-        write_count(out, self.workers.len());
+        encode_len(self.workers.len(), out);
         for (rank, entry) in &self.workers {
             out.extend_from_slice(&rank.0.to_le_bytes());
             out.push(u8::from(entry.live));
-            write_count(out, entry.steps.count());
+            encode_len(entry.steps.count(), out);
             entry.steps.each(&mut |start, clock| {
                 out.extend_from_slice(&start.to_le_bytes());
                 out.extend_from_slice(&clock.to_le_bytes());
@@ -64,13 +64,13 @@ impl RangeClock {
     /// Reads a clock from all of `bytes`. Refuses what `encode` never writes: above a bound, out of
     /// order, not coalesced.
     pub fn decode(bytes: &[u8], limits: RangeClockLimits) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(bytes, "a range clock");
+        let mut reader = Reader::new(bytes);
         let count = reader.count("a range clock's workers", limits.workers_max, WORKER_BYTES)?;
         let mut workers = BTreeMap::new();
         let mut minima = BTreeSet::new();
         for _ in 0..count {
-            let rank = WorkerRank(reader.u32()?);
-            let live = match reader.u8()? {
+            let rank = WorkerRank(reader.read()?);
+            let live = match reader.read::<u8>()? {
                 0 => false,
                 1 => true,
                 value => return Err(malformed("a worker's live flag", u64::from(value))),
@@ -93,7 +93,7 @@ fn decode_steps(reader: &mut Reader<'_>, steps_max: usize) -> Result<Steps, Deco
     let count = reader.count("a worker's steps", steps_max, STEP_BYTES)?;
     let mut sorted: Vec<(u64, u64)> = Vec::with_capacity(count);
     for _ in 0..count {
-        let (start, clock) = (reader.u64()?, reader.u64()?);
+        let (start, clock) = (reader.read::<u64>()?, reader.read::<u64>()?);
         let in_order = match sorted.last() {
             None => start == 0,
             Some(&(last, before)) => last < start && before != clock && start < u64::MAX,
@@ -109,6 +109,6 @@ fn decode_steps(reader: &mut Reader<'_>, steps_max: usize) -> Result<Steps, Deco
     Ok(Steps::from_sorted(&sorted))
 }
 
-fn malformed(what: &'static str, value: u64) -> DecodeError {
-    DecodeError::Malformed { what, value }
+fn malformed(field: &'static str, value: u64) -> DecodeError {
+    DecodeError::Malformed { field, value }
 }

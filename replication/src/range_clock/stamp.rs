@@ -3,7 +3,7 @@
 use windlass_wire::{RowRange, WorkerClock, WorkerRank};
 
 use super::{RangeClock, RangeClockError};
-use crate::bytes::{DecodeError, Reader};
+use windlass_wire::codec::{DecodeError, Reader};
 
 /// "`worker` has pushed rows `rows` at `clock`."
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,13 +35,13 @@ impl Stamp {
 
     /// Reads a stamp from exactly [`Stamp::BYTES`] bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(bytes, "a stamp");
-        let worker = WorkerRank(reader.u32()?);
-        let (start, end) = (reader.u64()?, reader.u64()?);
+        let mut reader = Reader::new(bytes);
+        let worker = WorkerRank(reader.read()?);
+        let (start, end) = (reader.read::<u64>()?, reader.read::<u64>()?);
         if start > end {
-            return Err(DecodeError::Malformed { what: "a stamp's end row", value: end });
+            return Err(DecodeError::Malformed { field: "a stamp's end row", value: end });
         }
-        let clock = WorkerClock(reader.u64()?);
+        let clock = WorkerClock(reader.read()?);
         reader.finish()?;
         Ok(Self { worker, rows: RowRange { start, end }, clock })
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use windlass_replication::coordinator::{Coordinator, CoordinatorInput, CoordinatorOptions};
 use windlass_replication::membership::JoiningPhase;
 use windlass_replication::ring::copies_moved;
-use windlass_replication::{Change, ClusterMap, MapDelta, Ring, Time};
+use windlass_replication::{Change, ClusterMap, Ring, Time};
 use windlass_wire::{Incarnation, PartitionId, ServerId, coordination::Kept};
 
 /// What one cluster size costs.
@@ -37,12 +37,8 @@ pub struct Scale {
     pub death_peers: u64,
     /// Time to decide on the death, in microseconds.
     pub death_decide_us: u64,
-    /// Bytes of the map delta that tells of it, sent to every server.
-    pub death_delta_bytes: u64,
     /// Maps published until all chains are whole again.
     pub repair_maps: u64,
-    /// Bytes of deltas per server until then.
-    pub repair_delta_bytes: u64,
     /// Time spent deciding until then, in microseconds.
     pub repair_decide_us: u64,
 }
@@ -60,7 +56,7 @@ impl Scale {
     /// The figures as one JSON object.
     #[must_use]
     pub fn to_json(&self) -> String {
-        let fields: [(&str, u64); 16] = [
+        let fields: [(&str, u64); 14] = [
             ("servers", u64::from(self.servers)),
             ("partitions", u64::from(self.partitions)),
             ("replicas", u64::from(self.replicas)),
@@ -73,9 +69,7 @@ impl Scale {
             ("death_chains", self.death_chains),
             ("death_peers", self.death_peers),
             ("death_decide_us", self.death_decide_us),
-            ("death_delta_bytes", self.death_delta_bytes),
             ("repair_maps", self.repair_maps),
-            ("repair_delta_bytes", self.repair_delta_bytes),
             ("repair_decide_us", self.repair_decide_us),
         ];
         let fields: Vec<String> =
@@ -115,7 +109,6 @@ fn place(scale: &mut Scale) {
 
 struct Driver {
     coordinator: Coordinator,
-    deltas: u64,
     maps: u64,
     decide_us: u64,
 }
@@ -132,10 +125,6 @@ impl Driver {
 
     fn store(&mut self) {
         while let Some(draft) = self.coordinator.draft() {
-            let delta = MapDelta::between(self.coordinator.map(), draft);
-            let mut bytes = Vec::new();
-            delta.encode(&mut bytes);
-            self.deltas += bytes.len() as u64;
             self.maps += 1;
             let epoch = draft.epoch;
             let began = Instant::now();
@@ -168,7 +157,7 @@ fn reconfigure(scale: &mut Scale) {
         ..CoordinatorOptions::default()
     };
     let coordinator = Coordinator::new(options);
-    let mut driver = Driver { coordinator, deltas: 0, maps: 0, decide_us: 0 };
+    let mut driver = Driver { coordinator, maps: 0, decide_us: 0 };
     driver.give(CoordinatorInput::Elected { map });
     let map = driver.coordinator.map().clone();
     let mut bytes = Vec::new();
@@ -188,7 +177,7 @@ fn reconfigure(scale: &mut Scale) {
     peers.sort_unstable();
     peers.dedup();
     scale.death_peers = peers.len().saturating_sub(1) as u64;
-    (driver.deltas, driver.maps, driver.decide_us) = (0, 0, 0);
+    (driver.maps, driver.decide_us) = (0, 0);
     // The first map takes the dead server out and starts the first copies; the repair goes on from it.
     let mut outputs = Vec::new();
     let began = Instant::now();
@@ -196,15 +185,9 @@ fn reconfigure(scale: &mut Scale) {
     driver.coordinator.step(Time(1), fail, &mut outputs);
     scale.death_decide_us = micros(began);
     driver.decide_us = scale.death_decide_us;
-    if let Some(draft) = driver.coordinator.draft() {
-        let mut bytes = Vec::new();
-        MapDelta::between(&map, draft).encode(&mut bytes);
-        scale.death_delta_bytes = bytes.len() as u64;
-    }
     driver.store();
     repair(&mut driver);
     scale.repair_maps = driver.maps;
-    scale.repair_delta_bytes = driver.deltas;
     scale.repair_decide_us = driver.decide_us;
 }
 
@@ -250,7 +233,6 @@ mod tests {
         let scale = measure(100, 1024, 3);
         assert!(scale.load_max_percent <= 112 && scale.load_min_percent >= 88, "{scale:?}");
         assert!(scale.join_moved_percent <= 120, "{scale:?}");
-        assert!(scale.death_delta_bytes * 10 < scale.map_bytes, "{scale:?}");
         assert!(scale.death_peers >= 30, "{scale:?}");
     }
 }

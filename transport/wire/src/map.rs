@@ -320,7 +320,8 @@ impl Layout {
     }
 }
 
-/// A bijective mixer of 64 bits (the finalizer of SplitMix64): spreads keys that count up.
+/// A bijective mixer of 64 bits (the finalizer of SplitMix64): spreads keys that count up. Peers agree on it,
+/// so its constants never change.
 #[must_use]
 #[inline]
 pub const fn mix(key: u64) -> u64 {

@@ -77,9 +77,9 @@ fn encode_body<const N: usize>(
     body: &mut [u8],
 ) {
     let scale = if greatest > 0.0 { steps / f64::from(greatest) } else { 0.0 };
-    let seed = mix((seed ^ (seed >> 32)) as u32);
+    let seed = mix32((seed ^ (seed >> 32)) as u32);
     for (index, (bytes, &value)) in body.chunks_exact_mut(N).zip(values).enumerate() {
-        let chance = f64::from(mix(seed ^ index as u32)) / (f64::from(u32::MAX) + 1.0);
+        let chance = f64::from(mix32(seed ^ index as u32)) / (f64::from(u32::MAX) + 1.0);
         // Positive before it is cut, so that the cut rounds down.
         let cut = (f64::from(value) * scale + steps + chance) as i64;
         let whole = cut.min(2 * steps as i64) - steps as i64;
@@ -138,7 +138,7 @@ fn whole<const N: usize>(bytes: &[u8]) -> i32 {
 
 /// Mixes the bits of a word (the finaliser of `MurmurHash3`).
 #[inline]
-fn mix(mut word: u32) -> u32 {
+fn mix32(mut word: u32) -> u32 {
     word = (word ^ (word >> 16)).wrapping_mul(0x85eb_ca6b);
     word = (word ^ (word >> 13)).wrapping_mul(0xc2b2_ae35);
     word ^ (word >> 16)

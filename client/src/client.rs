@@ -197,7 +197,8 @@ impl Client {
         self.core.look().links.shares_foreign_memory()
     }
 
-    /// Ends without a leave notice, like a killed process. For tests of how servers notice that.
+    /// Ends without a leave notice, like a killed process.
+    #[cfg(feature = "test-support")]
     pub fn vanish(self) {
         if let Ok(mut core) = self.core.enter() {
             core.session.sends_leave_notice = false;

@@ -24,7 +24,6 @@ use super::{
 };
 
 mod batch;
-mod chain;
 mod error;
 mod group;
 mod look;
@@ -200,10 +199,9 @@ impl Log {
         self.partitions.add(partition, last);
     }
 
-    /// Forgets a partition that moved away. Its records stay until they are released.
+    /// Forgets a partition that moved away. Its records stay until they are on disk.
     pub fn remove_partition(&mut self, partition: PartitionId) {
         self.partitions.remove(partition);
-        self.release();
     }
 
     /// The longest record this log takes, in bytes.
@@ -446,12 +444,6 @@ impl Log {
             Some(batch) => Position(batch.position + (self.ring.tail() - batch.start)),
             None => self.durable,
         }
-    }
-
-    /// A partition's last record on disk.
-    #[must_use]
-    pub fn durable_lsn(&self, partition: PartitionId) -> Lsn {
-        self.partitions.durable(partition)
     }
 
     /// A partition's last record.

@@ -74,7 +74,7 @@
 //!     }
 //!     persistence.wait(Duration::from_millis(10));
 //! }
-//! assert_eq!(persistence.log.durable_lsn(PartitionId(3)), Lsn(1));
+//! assert_eq!(persistence.log.last_lsn(PartitionId(3)), Lsn(1));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 #![deny(unsafe_code)]

@@ -1,4 +1,4 @@
-//! Per partition of a log: the last LSN, the last on disk, and what the successor has.
+//! Per partition of a log: the last LSN.
 
 use windlass_wire::{Lsn, PartitionId};
 
@@ -11,21 +11,17 @@ const ABSENT: u32 = u32::MAX;
 pub(crate) struct Partitions {
     index: Vec<u32>,
     states: Vec<State>,
-    held_count: usize,
 }
 
 #[derive(Debug)]
 struct State {
     partition: PartitionId,
     last: Lsn,
-    durable: Lsn,
-    /// What the successor has, while there is one.
-    replicated: Option<Lsn>,
 }
 
 impl Partitions {
     pub(crate) fn new() -> Self {
-        Self { index: Vec::new(), states: Vec::new(), held_count: 0 }
+        Self { index: Vec::new(), states: Vec::new() }
     }
 
     pub(crate) fn add(&mut self, partition: PartitionId, last: Lsn) {
@@ -37,12 +33,11 @@ impl Partitions {
             self.index.resize(slot + 1, ABSENT);
         }
         self.index[slot] = u32::try_from(self.states.len()).expect("bounded above");
-        self.states.push(State { partition, last, durable: last, replicated: None });
+        self.states.push(State { partition, last });
     }
 
     pub(crate) fn remove(&mut self, partition: PartitionId) {
         let Some(at) = self.find(partition) else { return };
-        self.hold(partition, None);
         self.states.swap_remove(at);
         self.index[partition.0 as usize] = ABSENT;
         if let Some(moved) = self.states.get(at) {
@@ -66,42 +61,10 @@ impl Partitions {
         self.state(partition).map_or(Lsn(0), |state| state.last)
     }
 
-    pub(crate) fn durable(&self, partition: PartitionId) -> Lsn {
-        self.state(partition).map_or(Lsn(0), |state| state.durable)
-    }
-
     pub(crate) fn advance(&mut self, partition: PartitionId, lsn: Lsn) {
         if let Some(state) = self.state_mut(partition) {
             state.last = lsn;
         }
-    }
-
-    pub(crate) fn set_durable(&mut self, partition: PartitionId, lsn: Lsn) {
-        if let Some(state) = self.state_mut(partition) {
-            state.durable = lsn;
-        }
-    }
-
-    pub(crate) fn hold(&mut self, partition: PartitionId, replicated: Option<Lsn>) {
-        let Some(state) = self.state_mut(partition) else { return };
-        let before = state.replicated.is_some();
-        state.replicated = replicated;
-        match (before, replicated.is_some()) {
-            (false, true) => self.held_count += 1,
-            (true, false) => self.held_count -= 1,
-            _ => {}
-        }
-    }
-
-    pub(crate) fn any_held(&self) -> bool {
-        self.held_count > 0
-    }
-
-    /// Whether the successor still needs this record.
-    pub(crate) fn holds(&self, partition: PartitionId, lsn: Lsn) -> bool {
-        self.state(partition)
-            .and_then(|state| state.replicated)
-            .is_some_and(|replicated| lsn > replicated)
     }
 
     fn find(&self, partition: PartitionId) -> Option<usize> {
@@ -128,10 +91,7 @@ mod tests {
         for number in [4, 900, 17] {
             partitions.add(PartitionId(number), Lsn(u64::from(number)));
         }
-        partitions.hold(PartitionId(4), Some(Lsn(3)));
-        assert!(partitions.holds(PartitionId(4), Lsn(4)));
         partitions.remove(PartitionId(4));
-        assert!(!partitions.any_held());
         assert_eq!(partitions.last(PartitionId(17)), Lsn(17));
         assert_eq!(partitions.last(PartitionId(900)), Lsn(900));
         assert!(!partitions.contains(PartitionId(4)));

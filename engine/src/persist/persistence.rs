@@ -199,12 +199,6 @@ impl Persistence {
             waited += step;
         }
     }
-
-    /// Gives the storage back, without waiting: as a crash would, in tests.
-    #[must_use]
-    pub fn into_storage(self) -> Box<dyn Storage> {
-        self.storage
-    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::persist::{
     commit::{Durability, Position},
     frame::Kind,
     inspect::{inspect_checkpoints, inspect_log},
-    log::{Full, LogConfig, ReserveError, Sealed},
+    log::{LogConfig, ReserveError, Sealed},
     manifest::data_name,
     memory::Window,
     record::{Covered, Facts, Record, Shape, Stamp},
@@ -407,7 +407,7 @@ fn round_trip(provider: Provider) {
         }
     }
     settle(&mut persistence, last);
-    assert_eq!(persistence.log.durable_lsn(PartitionId(1)), Lsn(1500));
+    assert_eq!(persistence.log.last_lsn(PartitionId(1)), Lsn(1500));
     // As after kill -9: nothing is closed in order.
     drop(persistence);
 
@@ -440,61 +440,4 @@ fn records_and_checkpoints_survive_on_buffered_storage() {
 #[test]
 fn records_and_checkpoints_survive_on_the_best_storage() {
     round_trip(Provider::Automatic);
-}
-
-#[test]
-fn the_ring_holds_records_for_the_successor() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut counter = Counter::default();
-    let (mut persistence, _) = start(directory.path(), Provider::Automatic, &mut counter);
-    persistence.log.hold(PartitionId(1), Lsn(0));
-    let mut last = Position(0);
-    for value in 1..=100_u32 {
-        last = push(&mut persistence, &mut counter, value % PARTITIONS, u64::from(value)).position;
-    }
-    settle(&mut persistence, last);
-    let held: Vec<Lsn> =
-        persistence.log.held(PartitionId(1), Lsn(3)).map(|(lsn, ..)| lsn).collect();
-    assert_eq!(held, (3..=25).map(Lsn).collect::<Vec<_>>());
-    assert!(persistence.log.ring_use().0 > 0);
-    persistence.log.replicated(PartitionId(1), Lsn(25));
-    assert_eq!(persistence.log.ring_use().0, 0);
-}
-
-/// A successor that never answers stops the log when the ring is full, and nothing grows.
-#[test]
-fn a_full_ring_pushes_back() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut counter = Counter::default();
-    let (mut persistence, _) = start(directory.path(), Provider::Automatic, &mut counter);
-    persistence.log.hold(PartitionId(0), Lsn(0));
-    let facts = facts(Durability::Memory);
-    let shape = Shape { delta_bytes: 100_000, ..Shape::default() };
-    let mut count = 0;
-    loop {
-        match persistence.log.reserve(&facts, shape, Duration::ZERO) {
-            Ok(reservation) => {
-                let _ = persistence.log.abandon(reservation);
-                count += 1;
-            }
-            Err(ReserveError::Full(_)) if count > 15 && persistence.log.is_idle() => break,
-            Err(ReserveError::Full(_)) => {
-                persistence.flush(Duration::ZERO);
-                persistence.poll();
-                persistence.wait(Duration::from_millis(10));
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
-    assert!((15..21).contains(&count), "{count} records in 2 MiB");
-    persistence.log.replicated(PartitionId(0), Lsn(count));
-    let reservation = loop {
-        match persistence.log.reserve(&facts, shape, Duration::ZERO) {
-            Ok(reservation) => break reservation,
-            Err(error) => assert!(matches!(error, ReserveError::Full(Full::Preparing)), "{error}"),
-        }
-        persistence.flush(Duration::ZERO);
-        persistence.poll();
-    };
-    assert_eq!(persistence.log.abandon(reservation).lsn, Lsn(count + 1));
 }

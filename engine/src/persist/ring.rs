@@ -2,19 +2,15 @@
 //! record lies in one piece. Cursors count bytes and never wrap; only offsets do.
 //!
 //! ```text
-//!  released          durable        submitted          tail            released + capacity
-//!     | held for the    | with the      | sealed, or      | free            |
-//!     | chain only      | disk          | being filled    |                 |
+//!  released        submitted          tail            released + capacity
+//!     | with the      | sealed, or      | free            |
+//!     | disk          | being filled    |                 |
 //! ```
 //!
 //! Who may touch what: the shard writes between reservation and sealing; from sealing to release
-//! the bytes are constant, and the disk and the chain's successor read them.
+//! the bytes are constant, and the disk and the shard read them.
 
-use super::{
-    frame::{word32, word64},
-    limits::BLOCK_BYTES,
-    memory::Window,
-};
+use super::{limits::BLOCK_BYTES, memory::Window};
 
 /// The ring.
 #[derive(Debug)]
@@ -22,9 +18,6 @@ pub(crate) struct Ring {
     window: Window,
     tail: u64,
     released: u64,
-    /// Bytes at the end of the memory that were left out, as cursors. One is enough: the next can
-    /// only come a whole capacity later, when this one has been released.
-    gap: Option<(u64, u64)>,
 }
 
 /// Whether some bytes fit in one piece.
@@ -38,22 +31,13 @@ pub(crate) enum Room {
     Full,
 }
 
-/// What the ring needs to know of a frame that lies in it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Lying {
-    pub(crate) kind: u8,
-    pub(crate) length: u64,
-    pub(crate) partition: u32,
-    pub(crate) lsn: u64,
-}
-
 impl Ring {
     /// A ring over whole blocks of memory.
     pub(crate) fn new(window: Window) -> Self {
         assert!(window.len().is_multiple_of(BLOCK_BYTES), "the ring is made of whole blocks");
         assert!(window.start().is_multiple_of(BLOCK_BYTES as u64), "the ring starts at a block");
         assert!(window.len() >= 4 * BLOCK_BYTES, "a ring of {} bytes", window.len());
-        Self { window, tail: 0, released: 0, gap: None }
+        Self { window, tail: 0, released: 0 }
     }
 
     pub(crate) fn capacity(&self) -> u64 {
@@ -62,10 +46,6 @@ impl Ring {
 
     pub(crate) fn tail(&self) -> u64 {
         self.tail
-    }
-
-    pub(crate) fn released(&self) -> u64 {
-        self.released
     }
 
     pub(crate) fn used(&self) -> u64 {
@@ -91,7 +71,6 @@ impl Ring {
     pub(crate) fn leave_gap(&mut self) {
         let rest = self.capacity() - self.tail % self.capacity();
         if rest < self.capacity() {
-            self.gap = Some((self.tail, self.tail + rest));
             self.tail += rest;
         }
     }
@@ -102,7 +81,6 @@ impl Ring {
         if self.used() == 0 {
             self.tail = self.tail.next_multiple_of(self.capacity());
             self.released = self.tail;
-            self.gap = None;
         }
     }
 
@@ -124,10 +102,6 @@ impl Ring {
         self.window.start() + cursor % self.capacity()
     }
 
-    pub(crate) fn bytes(&self, cursor: u64, length: usize) -> &[u8] {
-        self.window.bytes(self.offset(cursor), length)
-    }
-
     /// Bytes by their offset in the pages.
     pub(crate) fn at_page_offset(&self, offset: u64, length: usize) -> &[u8] {
         let start = usize::try_from(offset - self.window.start()).expect("a window is addressable");
@@ -137,25 +111,6 @@ impl Ring {
     pub(crate) fn bytes_mut(&mut self, cursor: u64, length: usize) -> &mut [u8] {
         let offset = self.offset(cursor);
         self.window.bytes_mut(offset, length)
-    }
-
-    /// The cursor itself, or the one after the gap that starts there.
-    pub(crate) fn after_gap(&self, cursor: u64) -> u64 {
-        match self.gap {
-            Some((from, to)) if from == cursor => to,
-            _ => cursor,
-        }
-    }
-
-    /// The sealed frame at a cursor, read without checks: these are our own bytes.
-    pub(crate) fn lying(&self, cursor: u64) -> Lying {
-        let header = self.bytes(cursor, 64);
-        Lying {
-            kind: header[12],
-            length: u64::from(word32(header, 4)),
-            partition: word32(header, 32),
-            lsn: word64(header, 16),
-        }
     }
 
     /// Gives memory back up to a cursor.
@@ -179,7 +134,7 @@ mod tests {
         ring.release(8 << 10);
         assert_eq!(ring.room(8 << 10), Room::AfterGap);
         ring.leave_gap();
-        assert_eq!(ring.after_gap(12 << 10), 16 << 10);
+        assert_eq!(ring.tail(), 16 << 10);
         let cursor = ring.take(8 << 10);
         assert_eq!(ring.offset(cursor), 0);
         assert_eq!(ring.room(1), Room::Full);
@@ -193,7 +148,7 @@ mod tests {
         assert_eq!(ring.tail(), 4 << 10, "in use");
         ring.release(4 << 10);
         ring.rewind();
-        assert_eq!((ring.tail(), ring.released()), (16 << 10, 16 << 10));
+        assert_eq!((ring.tail(), ring.used()), (16 << 10, 0));
         ring.rewind();
         assert_eq!(ring.tail(), 16 << 10);
         assert_eq!(ring.offset(ring.tail()), 0);

@@ -115,28 +115,3 @@ fn a_promise_of_a_newer_map_does_not_count() {
     assert_eq!(b.valid_until(Epoch(2), [A]), Time(159));
     assert_eq!(b.valid_until(Epoch(3), [A]), Time(0), "the peer has not seen that chain");
 }
-
-#[test]
-fn a_stopped_tail_is_trusted_no_longer_than_its_lease() {
-    let mut reads = StrongReads::default();
-    let word = |renewals| LeaseWord { epoch: Epoch(1), renewals, holds_us: 100 };
-    let look = |reads: &mut StrongReads, at: u64, renewals| {
-        reads.look(Time(at), Time(at + 1), word(renewals), 0);
-    };
-    let current = |reads: &StrongReads, at: u64| reads.is_current(Epoch(1), Time(at), Time(at + 1));
-    look(&mut reads, 0, 1);
-    look(&mut reads, 5, 1);
-    assert!(!current(&reads, 2), "a word that never changed says nothing about when");
-    look(&mut reads, 10, 1);
-    look(&mut reads, 30, 2);
-    assert!(current(&reads, 20), "the tail was in force from 10 on, for 100");
-    assert!(!current(&reads, 30), "no look after the read");
-    look(&mut reads, 105, 2);
-    assert!(current(&reads, 104) && !reads.is_current(Epoch(2), Time(104), Time(105)));
-    for at in 111..200 {
-        look(&mut reads, at, 2);
-    }
-    assert!(!current(&reads, 150), "a stopped process is not trusted for longer than its leases");
-    reads.look(Time(300), Time(301), LeaseWord { epoch: Epoch(2), ..word(3) }, 0);
-    assert!(!reads.is_current(Epoch(2), Time(299), Time(300)), "it was not known as tail before");
-}

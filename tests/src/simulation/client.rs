@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use windlass_replication::{ClusterMap, Lane, LeaseWord, Push, StrongReads, Time};
+use windlass_replication::{ClusterMap, Lane, Push, Time};
 use windlass_wire::{Epoch, Sequence, WorkerClock};
 
 use super::memory::{BLOCKS, Pushed, Seen, clock_of, session};
@@ -11,6 +11,7 @@ use super::message::Message;
 use super::options::Mutation;
 use super::rounds::Worker;
 use super::server::{TIMINGS, place};
+use super::strong_reads::{LeaseWord, StrongReads};
 use super::world::{COORDINATOR, Event, Node, World};
 
 const TICK_US: u64 = 2_000;

@@ -4,11 +4,12 @@
 use std::rc::Rc;
 
 use windlass_replication::mix::mix2;
-use windlass_replication::{LeaseWord, RangeClock, RangeClockLimits, Replica, SessionTable};
+use windlass_replication::{RangeClock, RangeClockLimits, Replica, SessionTable};
 use windlass_wire::{Incarnation, Lsn, RowRange, Sequence, WorkerClock, WorkerRank};
 
 use super::message::Record;
 use super::rounds::{Members, OpenRounds};
+use super::strong_reads::LeaseWord;
 
 /// Blocks per partition.
 pub(super) const BLOCKS: usize = 3;

@@ -22,6 +22,7 @@ mod schedule;
 mod server;
 mod sessions;
 mod shrink;
+mod strong_reads;
 mod turn;
 mod worker;
 mod world;

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use windlass_replication::{
-    ClusterMap, Input, LeaseOutput, LeaseTimings, LeaseWord, Leases, Output, RecordHeader, Replica,
+    ClusterMap, Input, LeaseOutput, LeaseTimings, Leases, Output, RecordHeader, Replica,
     ReplicaLimits, Time,
 };
 use windlass_wire::{Epoch, Incarnation, Lsn, PartitionId, ServerId, coordination::Kept};
@@ -13,6 +13,7 @@ use windlass_wire::{Epoch, Incarnation, Lsn, PartitionId, ServerId, coordination
 use super::memory::Part;
 use super::message::{Message, Record};
 use super::options::Mutation;
+use super::strong_reads::LeaseWord;
 use super::world::{COORDINATOR, Event, Node, World};
 
 pub(super) const TIMINGS: LeaseTimings = LeaseTimings {

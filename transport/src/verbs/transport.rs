@@ -10,7 +10,7 @@ use super::{
     device::{Device, positive},
     leave::Departures,
     memory_region::{self, REGIONS_MAX, Registration, VerbsRegistrar},
-    progress::{Greeting, fail},
+    progress::Greeting,
     queue_pair::{ResetQueuePair, scatter_max},
     send_ring::SendRing,
     slot::{Bounce, OWN_RECEIVES, OWN_SENDS, QUEUE_PAIRS_MAX, Slot, Stage, receive_id},
@@ -117,11 +117,11 @@ impl VerbsTransport {
         })
     }
 
-    /// Moves a queue pair into the error state, as a device does that fails: for tests of what
-    /// follows. Unknown ones are ignored.
+    /// Moves a queue pair into the error state, as a device does that fails. Unknown ones are ignored.
+    #[cfg(feature = "test-support")]
     pub fn force_error(&mut self, queue_pair: QueuePairId) {
         if let Some(slot) = self.slots.find_mut(queue_pair.0) {
-            fail(slot);
+            super::progress::fail(slot);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use windlass_wire::{Lsn, PartitionId};
+use windlass_wire::PartitionId;
 
 use super::{Full, Log, OWNER, ReserveError};
 use crate::persist::{
@@ -265,20 +265,9 @@ impl Log {
             let Some(batch) = self.batches.pop_front() else { break };
             self.first_batch += 1;
             self.submitted -= 1;
-            let end = batch.start + batch.length;
-            let mut cursor = batch.start;
-            while cursor < end {
-                let lying = self.ring.lying(cursor);
-                cursor += lying.length;
-                if Kind::from_number(lying.kind)
-                    .is_some_and(|kind| kind.is_record() || kind == Kind::Skip)
-                {
-                    self.partitions.set_durable(PartitionId(lying.partition), Lsn(lying.lsn));
-                }
-            }
-            self.durable_cursor = end;
+            self.durable_cursor = batch.start + batch.length;
             self.durable = Position(batch.position + batch.length);
         }
-        self.release();
+        self.ring.release(self.durable_cursor);
     }
 }

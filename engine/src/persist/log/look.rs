@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Log, LogStatistics, PendingBatch};
+use super::{Log, LogStatistics, PendingBatch, Sealed};
 use crate::persist::limits::{
     BATCHES_MAX, BLOCK_BYTES, OVERLAP_BYTES_MIN, SEGMENTS_LAST, SEGMENTS_OF_IMAGES,
     SUPERBLOCK_BYTES_MAX,
@@ -32,6 +32,13 @@ impl Log {
     /// way: it would cost as much as that one and leave its followers waiting.
     pub(super) fn may_write(&self, batch: &PendingBatch) -> bool {
         self.writes == 0 || (self.writes < self.writes_max && batch.length >= OVERLAP_BYTES_MIN)
+    }
+
+    /// The bytes of a record just sealed, to be applied straight from the ring. Panics when it was
+    /// released meanwhile.
+    #[must_use]
+    pub fn sealed_bytes(&self, sealed: &Sealed) -> &[u8] {
+        self.ring.at_page_offset(sealed.page_offset, sealed.length)
     }
 
     /// Bytes of ring in use, and in all.

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Verbs beside perftest, and the instructions of one push and one pull.
 # usage: cargo xtask softroce --timeout 1800 -- bash benches/verbs.sh PROGRAMS [ROUNDS [WHAT...]]
-# PROGRAMS is the folder of `cargo build --release --bins -p windlass -p windlass-softroce`.
+# PROGRAMS is the folder of `cargo build --profile dist --bins -p windlass -p windlass-softroce`.
 # WHAT is any of provider, push-BYTES, pull-BYTES (8, 64, 512, 4096, 65536, 1048576, 4194304) and
 # instructions; all of them without it.
 set -u

@@ -1,6 +1,6 @@
 /* Trains logistic regression on generated data against a Windlass server, and prints its loss.
  *
- *   cc hello.c -I../include -L../../target/release -lwindlass -lm -o hello
+ *   cc hello.c -I../include -L../../target/dist -lwindlass -lm -o hello
  *   windlass serve --listen 127.0.0.1:7700 &
  *   ./hello 127.0.0.1:7700
  */

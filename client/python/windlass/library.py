@@ -314,7 +314,7 @@ def _load() -> Library:
         return Library(ctypes.util.find_library("windlass") or _NAME)
     except OSError as error:
         raise ImportError(
-            f"{_NAME} is not found: build it with `cargo build --release -p windlass-c`, and set "
+            f"{_NAME} is not found: build it with `cargo build --profile dist -p windlass-c`, and set "
             f"WINDLASS_LIBRARY to its path, or put it beside {__file__} ({error})"
         ) from error
 

@@ -41,7 +41,8 @@ pub(super) fn build() -> Result<Vec<String>, SoftroceError> {
         ),
     }
     // Whatever is measured is measured as users run it.
-    let release = ["build", "--release", "-p", "windlass", "-p", "windlass-softroce", "--bins"];
+    let release =
+        ["build", "--profile", "dist", "-p", "windlass", "-p", "windlass-softroce", "--bins"];
     for (name, path) in executables(root, &release)? {
         command.push(format!("bin:{name}={}", path.display()));
     }

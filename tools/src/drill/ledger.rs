@@ -7,6 +7,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use windlass_client::{
@@ -20,6 +21,8 @@ use crate::{
     train::{Audit, message::Connection},
 };
 
+/// A writer pushes so many times a millisecond on average, at most.
+const PUSHES_PER_MS_MAX: u64 = 2;
 const LEDGER: &str = "windlass/drill/ledger";
 const WEIGHTS: &str = "windlass/drill/weights";
 /// Rows of the dense table that is pushed to beside the ledger.
@@ -179,7 +182,12 @@ fn write(
     let mut in_flight: VecDeque<(PendingPush<i64>, PendingPush<f32>)> = VecDeque::new();
     let mut number = 0;
     let options = PushOptions::default();
+    let began = Instant::now();
     loop {
+        // The ledger has a row for each push, and servers have to hold all of them.
+        if Duration::from_millis(number / PUSHES_PER_MS_MAX) > began.elapsed() {
+            thread::sleep(Duration::from_millis(1));
+        }
         while in_flight.len() >= IN_FLIGHT_MAX || (shared.must_stop() && !in_flight.is_empty()) {
             if let Some((count, gradient)) = in_flight.pop_front() {
                 count.wait()?;

@@ -34,9 +34,14 @@ mod token;
 mod train;
 mod verify;
 
-use std::{ffi::OsString, io::IsTerminal, path::PathBuf, process::ExitCode};
+use std::{env, ffi::OsString, io::IsTerminal, path::PathBuf, process::ExitCode, str::FromStr};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 pub use failure::{ExitStatus, Failure};
 pub use output::Output;
@@ -198,18 +203,27 @@ fn parse(arguments: Vec<OsString>) -> Result<Cli, ExitCode> {
 
 fn start_log(verbose: u8) {
     let level = match verbose {
-        0 => "warn",
-        1 => "info",
-        _ => "debug",
+        0 => LevelFilter::WARN,
+        1 => LevelFilter::INFO,
+        _ => LevelFilter::DEBUG,
     };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("WINDLASS_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    let started = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let level = Targets::new().with_default(level);
+    let filter = match env::var("WINDLASS_LOG").as_deref().map(Targets::from_str) {
+        Ok(Ok(asked)) => asked,
+        Ok(Err(error)) => {
+            eprintln!(
+                "windlass: WINDLASS_LOG is not understood ({error}): give a level, or \
+                 module=level,... such as windlass_engine=debug"
+            );
+            level
+        }
+        Err(_) => level,
+    };
+    let shown = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .try_init();
+        .with_target(false);
+    let started = tracing_subscriber::registry().with(filter).with(shown).try_init();
     // A second command line in one process, as in tests, keeps the first one's log.
     drop(started);
 }

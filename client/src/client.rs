@@ -8,7 +8,10 @@ use windlass_wire::{
 
 use crate::{
     config::ClientOptions,
-    core::Core,
+    core::{
+        advance_clock, ask_server, connect, create_table, drop_table, list_tables, open_table,
+        set_consistency, set_keys, set_rows, set_rule,
+    },
     element::Element,
     error::{ConnectError, RequestError, TableError},
     rows::Rows,
@@ -43,7 +46,7 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub fn connect_with(address: &str, options: ClientOptions) -> Result<Self, ConnectError> {
-        Ok(Self { core: SharedCore::new(Core::connect(address, options)?) })
+        Ok(Self { core: SharedCore::new(connect(address, options)?) })
     }
 
     /// Creates a table with values of type `T`, or opens the one of that name and schema.
@@ -56,7 +59,7 @@ impl Client {
         schema: &TableSchema,
     ) -> Result<Table<T>, TableError> {
         check_dtype::<T>(name, schema)?;
-        let index = self.core.enter()?.create_table(name, schema)?;
+        let index = create_table(&mut *self.core.enter()?, name, schema)?;
         Ok(Table::new(&self.core, index))
     }
 
@@ -65,7 +68,7 @@ impl Client {
     /// # Errors
     /// When there is none of that name, or its values are of another type.
     pub fn open_table<T: Element>(&self, name: &str) -> Result<Table<T>, TableError> {
-        let index = self.core.enter()?.open_table(name)?;
+        let index = open_table(&mut *self.core.enter()?, name)?;
         check_dtype::<T>(name, &self.core.look().tables[index].entry.schema)?;
         Ok(Table::new(&self.core, index))
     }
@@ -75,7 +78,7 @@ impl Client {
     /// # Errors
     /// When there is none of that name.
     pub fn table_entry(&self, name: &str) -> Result<TableEntry, TableError> {
-        let index = self.core.enter()?.open_table(name)?;
+        let index = open_table(&mut *self.core.enter()?, name)?;
         Ok(self.core.look().tables[index].entry.clone())
     }
 
@@ -84,7 +87,7 @@ impl Client {
     /// # Errors
     /// When there is none of that name.
     pub fn drop_table(&self, name: &str) -> Result<(), TableError> {
-        self.core.enter()?.drop_table(name)
+        drop_table(&mut *self.core.enter()?, name)
     }
 
     /// All tables.
@@ -92,7 +95,7 @@ impl Client {
     /// # Errors
     /// When the server is gone.
     pub fn list_tables(&self) -> Result<Vec<TableEntry>, TableError> {
-        self.core.enter()?.list_tables()
+        list_tables(&mut *self.core.enter()?)
     }
 
     /// `len` zeroed values in registered memory.
@@ -114,7 +117,7 @@ impl Client {
         name: &str,
         consistency: Consistency,
     ) -> Result<TableEntry, TableError> {
-        self.core.enter()?.set_consistency(name, consistency)
+        set_consistency(&mut *self.core.enter()?, name, consistency)
     }
 
     /// Changes hyper-parameters of a table's update rule while the table is in use; the others stay. `parameters` is
@@ -132,7 +135,7 @@ impl Client {
         name: &str,
         parameters: &str,
     ) -> Result<TableEntry, TableError> {
-        self.core.enter()?.set_rule(name, parameters)
+        set_rule(&mut *self.core.enter()?, name, parameters)
     }
 
     /// Ends this worker's round: increments its clock on every table it has opened that bounds staleness. Its earlier
@@ -141,7 +144,7 @@ impl Client {
     /// # Errors
     /// When a server is gone, or the client has no rank.
     pub fn advance_clock(&self) -> Result<Timestamp, RequestError> {
-        self.core.enter()?.advance_clock().map(Timestamp)
+        advance_clock(&mut *self.core.enter()?).map(Timestamp)
     }
 
     /// The worker's clock: rounds it has ended.
@@ -216,7 +219,7 @@ impl Client {
     /// # Errors
     /// When the server is gone.
     pub fn server_statistics(&self, server: ServerId) -> Result<String, TableError> {
-        match self.core.enter()?.ask_server(server, &ClientRequest::Statistics {})? {
+        match ask_server(&mut *self.core.enter()?, server, &ClientRequest::Statistics {})? {
             ClientReply::Statistics { json } => {
                 String::from_utf8(json.0).map_err(|_| TableError::Unexpected)
             }
@@ -236,7 +239,7 @@ impl Client {
         first: u64,
         values: &[u8],
     ) -> Result<(), TableError> {
-        self.core.enter()?.set_rows(table, first, values)
+        set_rows(&mut *self.core.enter()?, table, first, values)
     }
 
     /// Sets rows of a sparse table and makes the missing ones. `values` has the values of each key. `state`, if given,
@@ -252,7 +255,7 @@ impl Client {
         values: &[u8],
         state: Option<&[u8]>,
     ) -> Result<(), TableError> {
-        self.core.enter()?.set_keys(table, keys, values, state)
+        set_keys(&mut *self.core.enter()?, table, keys, values, state)
     }
 
     /// Asks a server to begin a checkpoint of what it keeps on disk.
@@ -260,7 +263,7 @@ impl Client {
     /// # Errors
     /// When the server is gone or keeps nothing on disk.
     pub fn checkpoint(&self, server: ServerId) -> Result<(), TableError> {
-        match self.core.enter()?.ask_server(server, &ClientRequest::Checkpoint {})? {
+        match ask_server(&mut *self.core.enter()?, server, &ClientRequest::Checkpoint {})? {
             ClientReply::Done {} => Ok(()),
             _ => Err(TableError::Unexpected),
         }
@@ -271,7 +274,7 @@ impl Client {
     /// # Errors
     /// When the server is gone or refuses.
     pub fn shut_down(&self, server: ServerId) -> Result<(), TableError> {
-        match self.core.enter()?.ask_server(server, &ClientRequest::Shutdown {})? {
+        match ask_server(&mut *self.core.enter()?, server, &ClientRequest::Shutdown {})? {
             ClientReply::Done {} => Ok(()),
             _ => Err(TableError::Unexpected),
         }

@@ -6,7 +6,7 @@ use windlass_wire::Timestamp;
 
 use crate::{
     config::PullOptions,
-    core::{Core, RequestId, TableIndex},
+    core::{Core, RequestId, TableIndex, claim, pull_keys_into},
     element::Element,
     error::RequestError,
     order::Order,
@@ -144,7 +144,7 @@ impl<T: Element> PendingPull<T> {
         }
         self.claimed = true;
         let Some(detour) = &self.detour else {
-            return core.claim(self.table, self.id, bytemuck::cast_slice_mut(into));
+            return claim(&mut core, self.table, self.id, bytemuck::cast_slice_mut(into));
         };
         let width = core.tables[self.table].entry.schema.width as usize;
         let Some(order) = &detour.order else {
@@ -177,14 +177,14 @@ impl Detour {
         rows: &mut [T],
     ) -> Result<(), RequestError> {
         let (first, rest) = rows.split_at_mut(rows.len() - self.rest.len() * width);
-        core.claim(table, id, bytemuck::cast_slice_mut(first))?;
+        claim(core, table, id, bytemuck::cast_slice_mut(first))?;
         if self.rest.is_empty() {
             return Ok(());
         }
         // What the request came after is over.
         let options = PullOptions { after: None, ..self.options };
         let rest = bytemuck::cast_slice_mut(rest);
-        let is_sorted = core.pull_keys_into(table, &self.rest, &options, rest)?;
+        let is_sorted = pull_keys_into(core, table, &self.rest, &options, rest)?;
         assert!(is_sorted, "the keys are sorted");
         Ok(())
     }

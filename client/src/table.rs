@@ -6,7 +6,10 @@ use windlass_wire::{NotFinitePolicy, RowRange, TableEntry, TableSchema};
 
 use crate::{
     config::{PullOptions, PushOptions},
-    core::{Core, Source, TableIndex},
+    core::{
+        Core, Source, TableIndex, pull_into, pull_keys, pull_keys_into, pull_range, push_keys,
+        push_range, set_rule, wait_for_workers,
+    },
     element::Element,
     error::{RequestError, TableError},
     order::Order,
@@ -107,7 +110,7 @@ impl<T: Element> Table<T> {
     /// As there.
     pub fn set_hyper_parameters(&self, parameters: &str) -> Result<TableEntry, TableError> {
         let name = self.entry().name;
-        self.core.enter()?.set_rule(&name, parameters)
+        set_rule(&mut *self.core.enter()?, &name, parameters)
     }
 
     /// Values per row.
@@ -198,11 +201,11 @@ impl<T: Element> Table<T> {
         let keys = match rows {
             RowSelection::Range(range) => {
                 let rows = RowRange::new(range.start, range.end.max(range.start));
-                return core.pull_into(self.index, rows, options, bytes);
+                return pull_into(&mut core, self.index, rows, options, bytes);
             }
             RowSelection::Keys(keys) => keys,
         };
-        if core.pull_keys_into(self.index, keys, options, bytes)? {
+        if pull_keys_into(&mut core, self.index, keys, options, bytes)? {
             return Ok(());
         }
         self.pull_in_order(&mut core, &Order::of(keys), into, options)
@@ -219,7 +222,7 @@ impl<T: Element> Table<T> {
     ) -> Result<(), RequestError> {
         let mut rows = vec![T::default(); order.keys().len() * self.width];
         let bytes = bytemuck::cast_slice_mut(&mut rows);
-        if !core.pull_keys_into(self.index, order.keys(), options, bytes)? {
+        if !pull_keys_into(core, self.index, order.keys(), options, bytes)? {
             unreachable!("the keys are sorted");
         }
         order.expand(&rows, self.width, into);
@@ -263,7 +266,7 @@ impl<T: Element> Table<T> {
     /// # Errors
     /// When they are not there within the client's timeout, or the table keeps no clocks.
     pub fn wait_for_workers(&self, count: u64) -> Result<(), RequestError> {
-        self.core.enter()?.wait_for_workers(self.index, count)
+        wait_for_workers(&mut *self.core.enter()?, self.index, count)
     }
 
     /// Filters that choose which rows of a push to this table are sent now; [`Sparsifier::new`] says what the
@@ -299,11 +302,11 @@ impl<T: Element> Table<T> {
             RowSelection::Range(rows) => {
                 let end = rows.end.max(rows.start);
                 let rows = RowRange::new(rows.start, end);
-                return core.push_range(self.index, rows, source, options);
+                return push_range(&mut core, self.index, rows, source, options);
             }
         };
         if order.is_none()
-            && let Some(id) = core.push_keys(self.index, keys, source, options)?
+            && let Some(id) = push_keys(&mut core, self.index, keys, source, options)?
         {
             return Ok(id);
         }
@@ -313,7 +316,7 @@ impl<T: Element> Table<T> {
         // Sums may be too great.
         self.check_values(&core, &merged, options)?;
         let source = Source::Plain(bytemuck::cast_slice(&merged));
-        let sent = core.push_keys(self.index, order.keys(), source, options)?;
+        let sent = push_keys(&mut core, self.index, order.keys(), source, options)?;
         Ok(sent.unwrap_or_else(|| unreachable!("the keys are sorted")))
     }
 
@@ -356,12 +359,12 @@ impl<T: Element> Table<T> {
             RowSelection::Range(rows) => {
                 let end = rows.end.max(rows.start);
                 let rows = RowRange::new(rows.start, end);
-                return core.pull_range(self.index, rows, options).map(|id| (id, None));
+                return pull_range(&mut core, self.index, rows, options).map(|id| (id, None));
             }
         };
         let fits =
             core.pending.memory.keys_at_first(&core.tables, self.index, keys.len()) == keys.len();
-        if fits && let Some(id) = core.pull_keys(self.index, keys, options)? {
+        if fits && let Some(id) = pull_keys(&mut core, self.index, keys, options)? {
             return Ok((id, None));
         }
         let is_unsorted = fits || !core.tables.check_keys(self.index, keys)?;
@@ -374,7 +377,7 @@ impl<T: Element> Table<T> {
         ));
         // Before the first of them are asked for.
         core.tables.check_keys(self.index, rest)?;
-        let id = core.pull_keys(self.index, first, options)?;
+        let id = pull_keys(&mut core, self.index, first, options)?;
         let detour = Detour { rest: rest.to_vec(), order, options: *options };
         Ok((id.unwrap_or_else(|| unreachable!("the keys are sorted")), Some(detour)))
     }

@@ -12,6 +12,13 @@ const SOON_COUNT: u32 = 40;
 /// The longest wait.
 const LONGEST: Duration = Duration::from_millis(500);
 
+/// Silence of a server after which others are asked whether the map has changed.
+const SILENCE: Duration = Duration::from_millis(250);
+
+/// They are asked so often at intervals of half of that, while a silent server may just have been
+/// replaced; then later and later.
+const ASKED_SOON: u32 = 8;
+
 /// Waits that grow exponentially, each shortened at random by up to a half.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Backoff {
@@ -42,6 +49,14 @@ impl Backoff {
     /// How long the step that comes now may block: as long as the wait, within bounds.
     pub(super) fn limit(&self) -> Duration {
         self.delay.clamp(Duration::from_millis(100), Duration::from_secs(1))
+    }
+}
+
+/// How long a wait lasts before others are asked once more.
+pub(super) fn ask_after(asked: u32) -> Duration {
+    match asked.checked_sub(ASKED_SOON) {
+        None => SILENCE + SILENCE / 2 * asked,
+        Some(later) => SILENCE * (8 << later.min(5)),
     }
 }
 

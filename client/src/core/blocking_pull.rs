@@ -7,10 +7,15 @@ use windlass_wire::RowRange;
 
 use super::{
     Core, TableIndex,
-    pull::Claimed,
-    push::index,
+    begin::begin,
+    clock::{is_counted_in, wait_for_workers_at},
+    locate::locate,
+    message::index,
+    pull::{Claimed, claim_once, pull_contended},
+    read::start_reads,
     requests::{Reading, Reply},
     view::{Copied, CopyMode},
+    vigil::still_serves,
 };
 use crate::error::RequestError;
 
@@ -23,153 +28,150 @@ const STREAM_LEN_MIN: usize = 16 << 20;
 /// Pieces of a large range under way at once.
 const WINDOWS: usize = 3;
 
-impl Core {
-    /// Pulls rows now, from whoever has them; while nobody has, tries again as long as requests are
-    /// retried.
-    pub(super) fn read_until_done(
-        &mut self,
-        table: TableIndex,
-        rows: RowRange,
-        mut reading: Reading,
-        into: &mut [u8],
-    ) -> Result<(), RequestError> {
-        let (mut since, mut looks_again) = (None, !self.session.options.retry_for.is_zero());
-        loop {
-            self.wait_for_workers_at(table, rows, &mut reading)?;
-            let read = match self.locate(table, reading.replica) {
-                // Nobody has the table any more.
-                Err(error @ RequestError::NotCurrent { .. }) => return Err(error),
-                located => located.and_then(|()| self.read_now(table, rows, reading, into)),
-            };
-            let Err(error) = read else {
-                if self.is_counted_in(table, rows, reading)? {
-                    return Ok(());
-                }
-                continue;
-            };
-            // Rows that become current later may be behind the clock that was looked at.
-            self.tables.look_again();
-            if let RequestError::NotCurrent { .. } = error
-                && std::mem::replace(&mut looks_again, false)
-            {
-                self.tables[table].places.clear();
-                continue;
+/// Pulls rows now, from whoever has them; while nobody has, tries again as long as requests are
+/// retried.
+pub(super) fn read_until_done(
+    core: &mut Core,
+    table: TableIndex,
+    rows: RowRange,
+    mut reading: Reading,
+    into: &mut [u8],
+) -> Result<(), RequestError> {
+    let (mut since, mut looks_again) = (None, !core.session.options.retry_for.is_zero());
+    loop {
+        wait_for_workers_at(core, table, rows, &mut reading)?;
+        let read = match locate(core, table, reading.replica) {
+            // Nobody has the table any more.
+            Err(error @ RequestError::NotCurrent { .. }) => return Err(error),
+            located => located.and_then(|()| read_now(core, table, rows, reading, into)),
+        };
+        let Err(error) = read else {
+            if is_counted_in(core, table, rows, reading)? {
+                return Ok(());
             }
-            let since = *since.get_or_insert_with(Instant::now);
-            if !self.session.is_passing(&error) {
+            continue;
+        };
+        // Rows that become current later may be behind the clock that was looked at.
+        core.tables.look_again();
+        if let RequestError::NotCurrent { .. } = error
+            && std::mem::replace(&mut looks_again, false)
+        {
+            core.tables[table].places.clear();
+            continue;
+        }
+        let since = *since.get_or_insert_with(Instant::now);
+        if !core.session.is_passing(&error) {
+            return Err(error);
+        }
+        if since.elapsed() >= core.session.options.retry_for {
+            return Err(core
+                .cluster
+                .unavailable(&core.session, core.tables[table].layout.partition_of(rows.start)));
+        }
+        core.recovery.start_trouble();
+        let generation = core.cluster.generation;
+        let mut patience = None;
+        while core.cluster.generation == generation
+            && since.elapsed() < core.session.options.retry_for
+        {
+            core.wait_a_little(&mut patience)?;
+        }
+    }
+}
+
+/// Pulls rows now, in place or by windows of reads.
+fn read_now(
+    core: &mut Core,
+    table: TableIndex,
+    rows: RowRange,
+    reading: Reading,
+    into: &mut [u8],
+) -> Result<(), RequestError> {
+    let row_len = core.tables[table].row_len;
+    let Reading { replica, .. } = reading;
+    if core.tables.is_viewable(&core.links, table, replica, rows) {
+        return copy_in_view(core, table, rows, reading, into);
+    }
+    let window_rows = (WINDOW_LEN / row_len).max(1);
+    let mut windows = VecDeque::with_capacity(WINDOWS);
+    let mut first = rows.start;
+    while first < rows.end || !windows.is_empty() {
+        if first < rows.end && windows.len() < WINDOWS {
+            let part = RowRange::new(first, rows.end.min(first + window_rows));
+            let id = begin(core, None, true)?;
+            let started = start_reads(core, id, table, part, reading);
+            if let Some(slot) = core.pending.requests.find_mut(id) {
+                // Whoever reads again waits for slower workers again.
+                slot.reply = Reply::Blocks { rows: part, reading };
+            }
+            core.pending.end_sending(id);
+            windows.push_back((id, part));
+            if let Err(error) = started {
+                for (id, _) in windows {
+                    core.pending.forget(id);
+                }
                 return Err(error);
             }
-            if since.elapsed() >= self.session.options.retry_for {
-                return Err(self.cluster.unavailable(
-                    &self.session,
-                    self.tables[table].layout.partition_of(rows.start),
-                ));
-            }
-            self.recovery.start_trouble();
-            let generation = self.cluster.generation;
-            let mut patience = None;
-            while self.cluster.generation == generation
-                && since.elapsed() < self.session.options.retry_for
-            {
-                self.wait_a_little(&mut patience)?;
-            }
-        }
-    }
-
-    /// Pulls rows now, in place or by windows of reads.
-    fn read_now(
-        &mut self,
-        table: TableIndex,
-        rows: RowRange,
-        reading: Reading,
-        into: &mut [u8],
-    ) -> Result<(), RequestError> {
-        let row_len = self.tables[table].row_len;
-        let Reading { replica, .. } = reading;
-        if self.tables.is_viewable(&self.links, table, replica, rows) {
-            return self.copy_in_view(table, rows, reading, into);
-        }
-        let window_rows = (WINDOW_LEN / row_len).max(1);
-        let mut windows = VecDeque::with_capacity(WINDOWS);
-        let mut first = rows.start;
-        while first < rows.end || !windows.is_empty() {
-            if first < rows.end && windows.len() < WINDOWS {
-                let part = RowRange::new(first, rows.end.min(first + window_rows));
-                let id = self.begin(None, true)?;
-                let started = self.start_reads(id, table, part, reading);
-                if let Some(slot) = self.pending.requests.find_mut(id) {
-                    // Whoever reads again waits for slower workers again.
-                    slot.reply = Reply::Blocks { rows: part, reading };
-                }
-                self.pending.end_sending(id);
-                windows.push_back((id, part));
-                if let Err(error) = started {
-                    for (id, _) in windows {
-                        self.pending.forget(id);
-                    }
-                    return Err(error);
-                }
-                first = part.end;
-            } else if let Some((id, part)) = windows.pop_front() {
-                let from = index((part.start - rows.start) * row_len);
-                let out = &mut into[from..from + index(part.count() * row_len)];
-                let claimed = self.claim_once(table, id, out).and_then(|claimed| match claimed {
-                    Claimed::Done => Ok(()),
-                    Claimed::Contended { .. } => self.pull_contended(table, part, reading, out),
-                    Claimed::Again { .. } => Err(self.cluster.unavailable(
-                        &self.session,
-                        self.tables[table].layout.partition_of(part.start),
-                    )),
-                });
-                if let Err(error) = claimed {
-                    for (id, _) in windows {
-                        self.pending.forget(id);
-                    }
-                    return Err(error);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Copies rows that lie in memory of this host.
-    fn copy_in_view(
-        &mut self,
-        table: TableIndex,
-        rows: RowRange,
-        reading: Reading,
-        into: &mut [u8],
-    ) -> Result<(), RequestError> {
-        let row_len = self.tables[table].row_len;
-        let Reading { replica, relaxed, .. } = reading;
-        let streams = into.len() >= STREAM_LEN_MIN;
-        let copy = CopyMode { relaxed, streams };
-        let mut first = rows.start;
-        while first < rows.end {
-            let state = &self.tables[table];
-            let partition = state.layout.partition_of(first);
-            let end = rows.end.min(state.layout.rows_of(partition).end);
-            let place = state.places.find(replica, partition.0 as usize).copied();
-            let Some((place, view)) = place.and_then(|at| at.view.map(|view| (at, view))) else {
-                return Err(self.cluster.unavailable(&self.session, partition));
-            };
-            if !self.still_serves(place.link) {
-                return Err(RequestError::ServerGone { server: self.links.all[place.link].server });
-            }
-            let from = index((first - rows.start) * row_len);
-            let part = RowRange::new(first, end);
+            first = part.end;
+        } else if let Some((id, part)) = windows.pop_front() {
+            let from = index((part.start - rows.start) * row_len);
             let out = &mut into[from..from + index(part.count() * row_len)];
-            let retried = &mut self.pending.counters.reads_retried;
-            match place.copy_view(view, part, row_len, copy, retried, out) {
-                Copied::Whole => {}
-                Copied::Contended => self.pull_contended(table, part, reading, out)?,
-                Copied::Fenced => {
-                    let server = self.links.all[place.link].server;
-                    return Err(RequestError::NotCurrent { server });
+            let claimed = claim_once(core, table, id, out).and_then(|claimed| match claimed {
+                Claimed::Done => Ok(()),
+                Claimed::Contended { .. } => pull_contended(core, table, part, reading, out),
+                Claimed::Again { .. } => Err(core.cluster.unavailable(
+                    &core.session,
+                    core.tables[table].layout.partition_of(part.start),
+                )),
+            });
+            if let Err(error) = claimed {
+                for (id, _) in windows {
+                    core.pending.forget(id);
                 }
+                return Err(error);
             }
-            first = end;
         }
-        Ok(())
     }
+    Ok(())
+}
+
+/// Copies rows that lie in memory of this host.
+fn copy_in_view(
+    core: &mut Core,
+    table: TableIndex,
+    rows: RowRange,
+    reading: Reading,
+    into: &mut [u8],
+) -> Result<(), RequestError> {
+    let row_len = core.tables[table].row_len;
+    let Reading { replica, relaxed, .. } = reading;
+    let streams = into.len() >= STREAM_LEN_MIN;
+    let copy = CopyMode { relaxed, streams };
+    let mut first = rows.start;
+    while first < rows.end {
+        let state = &core.tables[table];
+        let partition = state.layout.partition_of(first);
+        let end = rows.end.min(state.layout.rows_of(partition).end);
+        let place = state.places.find(replica, partition.0 as usize).copied();
+        let Some((place, view)) = place.and_then(|at| at.view.map(|view| (at, view))) else {
+            return Err(core.cluster.unavailable(&core.session, partition));
+        };
+        if !still_serves(core, place.link) {
+            return Err(RequestError::ServerGone { server: core.links.all[place.link].server });
+        }
+        let from = index((first - rows.start) * row_len);
+        let part = RowRange::new(first, end);
+        let out = &mut into[from..from + index(part.count() * row_len)];
+        let retried = &mut core.pending.counters.reads_retried;
+        match place.copy_view(view, part, row_len, copy, retried, out) {
+            Copied::Whole => {}
+            Copied::Contended => pull_contended(core, table, part, reading, out)?,
+            Copied::Fenced => {
+                let server = core.links.all[place.link].server;
+                return Err(RequestError::NotCurrent { server });
+            }
+        }
+        first = end;
+    }
+    Ok(())
 }

@@ -11,7 +11,7 @@ use windlass_wire::{
     control::{ClientReply, ClientRequest},
 };
 
-use super::progress::ask_after;
+use super::backoff::ask_after;
 use crate::{
     error::{ConnectError, TableError},
     watch::{WATCH_EVERY, Watch},

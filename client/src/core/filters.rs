@@ -4,151 +4,23 @@
 use windlass_wire::{
     FilterStack, RequestHeader, Status,
     filter::{BodyEncoder, SavedBytes, decode_body_keys, decode_body_values},
-    request::{CodedKeys, Coding, DECODED_LEN_MAX},
+    request::CodedKeys,
 };
 
 use super::{
-    Core, Counters, Links, Memory, Pending, Scratch, TableIndex, Tables, WRITTEN_PART_LEN_MAX,
+    Counters, Links, Memory, Pending, Scratch, TableIndex, Tables, WRITTEN_PART_LEN_MAX,
     link::{Answer, Held, Link},
-    push::{Part, Source, index},
+    message::index,
     retry_queue::KeptValues,
-    send::Route,
 };
 use crate::{
     config::PushOptions,
     error::{FilterRefusal, RequestError},
 };
 
-impl Core {
-    /// Sends a part of a push through its filters.
-    pub(super) fn send_filtered(&mut self, part: &Part<'_>) -> Result<(), RequestError> {
-        let Part { route, table, rows, source, from, request, options } = *part;
-        let mut header = self.session.push_header(
-            &self.tables,
-            &self.clocks,
-            &self.cluster,
-            table,
-            rows,
-            options,
-        );
-        let keys = rows.keys();
-        let mut encoder = std::mem::take(&mut self.scratch.encoder);
-        let seed = self.session.id.0 ^ header.sequence.0.rotate_left(32);
-        header.coding = match header.keys_len() + header.values_len() {
-            0..=DECODED_LEN_MAX => {
-                let len = header.values_len();
-                self.encode(&mut encoder, route, keys, (source, from, len), seed, &options.filters)
-            }
-            _ => None,
-        };
-        let codes = header.coding.map_or_else(FilterStack::default, |coding| coding.filters);
-        let list = keys;
-        let keys = match header.coding {
-            Some(_) => encoder.keys(),
-            None => bytemuck::cast_slice(list),
-        };
-        let (source, from) = match codes.codes_values() {
-            true => (Source::Plain(encoder.values()), 0),
-            false => (source, from),
-        };
-        let values = self.part_values((table, route.link), source, from, header.sent_values_len());
-        let sent = values
-            .and_then(|values| self.send_push(route, table, header, (list, keys), values, request));
-        self.scratch.encoder = encoder;
-        sent
-    }
-
-    /// Encodes keys and values of one message; `None` when no filter makes them smaller.
-    fn encode(
-        &mut self,
-        encoder: &mut BodyEncoder,
-        route: Route,
-        keys: &[u64],
-        (source, from, len): (Source<'_>, u64, u64),
-        seed: u64,
-        stack: &FilterStack,
-    ) -> Option<Coding> {
-        let mut used = FilterStack::default();
-        let mut values_len = len;
-        if stack.codes_values() {
-            let encoded = match source {
-                Source::Plain(bytes) => {
-                    let bytes = &bytes[index(from)..index(from + len)];
-                    let saved = &mut self.pending.counters.saved;
-                    encoder.encode_values(bytes, seed, stack, &mut used, saved)
-                }
-                Source::Registered { region, offset } => {
-                    let bytes = self.pending.memory.copy_registered(
-                        &mut self.scratch,
-                        region,
-                        offset + from,
-                        len,
-                    );
-                    let encoded = encoder.encode_values(
-                        &bytes,
-                        seed,
-                        stack,
-                        &mut used,
-                        &mut self.pending.counters.saved,
-                    );
-                    self.scratch.values = bytes;
-                    encoded
-                }
-            };
-            if let Err(error) = encoded {
-                unreachable!("values were looked at before any were sent: {error}");
-            }
-            if used.codes_values() {
-                values_len = encoder.values().len() as u64;
-            }
-        }
-        let keys = self.links.encode_keys(
-            &mut self.pending.counters,
-            encoder,
-            route.link,
-            keys,
-            stack,
-            &mut used,
-        );
-        let values_len =
-            u32::try_from(values_len).unwrap_or_else(|_| unreachable!("bounded before"));
-        is_coded(&used, keys).then_some(Coding { filters: used, keys, values_len })
-    }
-
-    /// Has the keys and the answer of a pull by key go through filters, where they are smaller then: the keys are
-    /// then those of `encoder`.
-    pub(super) fn filter_pull(
-        &mut self,
-        header: &mut RequestHeader,
-        link: usize,
-        keys: &[u64],
-        stack: &FilterStack,
-        encoder: &mut BodyEncoder,
-    ) {
-        // Only its shard can say what it keeps.
-        self.links.prepare_link(&mut self.cluster, &mut self.session, &self.recovery, link);
-        let len = index(header.values_len());
-        let mut used = FilterStack::default();
-        if stack.values.encoded_len(len) < len {
-            used.values = stack.values;
-        }
-        let keys = self.links.encode_keys(
-            &mut self.pending.counters,
-            encoder,
-            link,
-            keys,
-            stack,
-            &mut used,
-        );
-        if is_coded(&used, keys) {
-            header.coding = Some(Coding { filters: used, keys, values_len: 0 });
-        }
-    }
-}
-
 impl Links {
     /// Encodes the keys of one message by a link.
-    fn encode_keys(
+    pub(super) fn encode_keys(
         &mut self,
         counters: &mut Counters,
         encoder: &mut BodyEncoder,
@@ -269,7 +141,7 @@ impl Memory {
 }
 
 /// Whether a message says anything by its coding.
-fn is_coded(used: &FilterStack, keys: CodedKeys) -> bool {
+pub(super) fn is_coded(used: &FilterStack, keys: CodedKeys) -> bool {
     !used.is_empty() || !matches!(keys, CodedKeys::Sent { .. })
 }
 

@@ -32,7 +32,7 @@ impl Links {
         word: CompletionWord,
     ) -> bool {
         let link = &mut self.all[at];
-        if link.promises.writes_in_order || word.status != Status::Done {
+        if link.terms.promises.writes_in_order || word.status != Status::Done {
             return true;
         }
         let landed = link.look_for_rows(memory, &mut scratch.values, number);
@@ -47,7 +47,7 @@ impl Link {
     /// Looks whether the rows of a completed pull are here. `bytes` is a buffer.
     fn look_for_rows(&mut self, memory: &Memory, bytes: &mut Vec<u8>, number: u32) -> Landed {
         bytes.clear();
-        let found = self.writer.read_back(number, bytes);
+        let found = self.mailbox.writer.read_back(number, bytes);
         let decoded = RequestHeader::decode(bytes, bytes.len() as u64);
         let Some(header) = decoded.ok().filter(|_| found) else {
             unreachable!("the mirror holds every message in flight as it was written");
@@ -69,7 +69,7 @@ impl Link {
         } else {
             len
         };
-        let told = self.completions.rows_digest(number);
+        let told = self.mailbox.completions.rows_digest(number);
         let read = |at, section: &mut [u8]| pages.read(offset + at, section);
         if told.is_some_and(|told| told == digest_of(number, len, read)) {
             self.doubted_since = None;

@@ -10,10 +10,7 @@ use windlass_wire::{
     control::{ClientReply, ClientRequest},
 };
 
-use super::{
-    Cluster, Links, Session,
-    connect::{ask, chain},
-};
+use super::{Cluster, Links, Session, connect::chain, greet::ask};
 use crate::error::ConnectError;
 
 /// How many of those who are asked for a map may say nothing until the rest is left for the next attempt:
@@ -68,7 +65,7 @@ impl Session {
         let is_reached = |id| {
             let server = cluster.servers.iter().find(|server| server.id == id);
             server.is_some_and(|server| {
-                !server.left && !server.links().any(|link| links.all[link].failed)
+                !server.left && !server.links().any(|link| links.all[link].state.failed)
             })
         };
         let (reached, others): (Vec<_>, Vec<_>) =

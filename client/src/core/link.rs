@@ -61,26 +61,53 @@ pub(crate) struct Link {
     pub(super) shard: ShardId,
     pub(super) transport: usize,
     pub(super) queue_pair: QueuePairId,
+    pub(super) mailbox: Mailbox,
+    pub(super) in_flight: VecDeque<InFlight>,
+    pub(super) shared: SharedRegions,
+    pub(super) terms: Terms,
+    /// Keys that the shard keeps.
+    pub(super) key_lists: KeyLists,
+    /// When its server was last looked at because rows were read in place.
+    pub(super) vigil: Vigil,
+    pub(super) sleeps: Sleeps,
+    pub(super) state: LinkState,
+    /// Since when rows are awaited whose pull has completed.
+    pub(super) doubted_since: Option<Instant>,
+}
+
+/// This side of a mailbox: where messages are laid, and where completions come.
+#[derive(Debug)]
+pub(super) struct Mailbox {
     pub(super) writer: MailboxWriter,
     pub(super) completions: CompletionReader,
     /// Where completions are written.
     pub(super) reply: MemoryRegion,
     pub(super) sender: Sender,
-    pub(super) in_flight: VecDeque<InFlight>,
-    pub(super) shared: SharedRegions,
+}
+
+/// What may be relied on over a link.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// Bytes from which values go by reference.
     pub(super) by_reference_len: u64,
-    /// Keys that the shard keeps.
-    pub(super) key_lists: KeyLists,
     /// Whether what the shard writes lands in memory without the transport being polled.
     pub(super) lands_unpolled: bool,
-    /// When its server was last looked at because rows were read in place.
-    pub(super) vigil: Vigil,
-    /// What may be relied on of reads and writes over it.
+    /// Of reads and writes.
     pub(super) promises: Promises,
+}
+
+/// Sleeps of both sides.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sleeps {
     /// The shard's sleep epoch that was answered by a wake-up.
     pub(super) woken_epoch: u64,
     /// Counts this side's sleeps.
-    pub(super) sleep_epoch: u64,
+    pub(super) epoch: u64,
+}
+
+/// What a link is good for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LinkState {
     pub(super) failed: bool,
     /// Whether it was made: until something is sent there is no queue pair, and what would be its memory is that of
     /// all such links.
@@ -89,16 +116,42 @@ pub(crate) struct Link {
     pub(super) refused: bool,
     /// The next push tells the shard that everything before it is settled.
     pub(super) resumes: bool,
-    /// Since when rows are awaited whose pull has completed.
-    pub(super) doubted_since: Option<Instant>,
+}
+
+impl LinkState {
+    /// That of a link just made.
+    pub(super) const MADE: Self =
+        Self { failed: false, made: true, refused: false, resumes: false };
+
+    /// Whether messages may be written, once the link is made.
+    #[inline]
+    fn is_open(self) -> bool {
+        !self.failed && !self.refused
+    }
 }
 
 impl super::Links {
     /// A link is gone. What was in flight on it stays there until the core settles it.
     pub(super) fn lose(&mut self, at: usize) {
-        if !std::mem::replace(&mut self.all[at].failed, true) {
+        if !std::mem::replace(&mut self.all[at].state.failed, true) {
             self.lost.push(at);
         }
+    }
+
+    /// Posts what a link holds.
+    pub(super) fn flush(&mut self, link_at: usize) {
+        let link = &mut self.all[link_at];
+        let transport = self.transports[link.transport].as_mut();
+        if link.mailbox.sender.flush(transport).is_err() {
+            self.lose(link_at);
+        }
+    }
+
+    /// A server no longer knows this session's mailbox: it has begun another life, and the end of the
+    /// link is still on its way.
+    pub(super) fn fail_forgotten(&mut self, at: usize) {
+        tracing::warn!(server = self.all[at].server.0, "connecting again to a server's new life");
+        self.lose(at);
     }
 }
 
@@ -137,24 +190,24 @@ impl Link {
             shard,
             transport,
             queue_pair: NO_QUEUE_PAIR,
-            writer: MailboxWriter::new(region.clone(), nowhere, ring_len, 1),
-            completions: CompletionReader::new(region.pages.clone(), 1),
-            reply: region,
-            sender: Sender::new(NO_QUEUE_PAIR, SENDER_MIN),
+            mailbox: Mailbox {
+                writer: MailboxWriter::new(region.clone(), nowhere, ring_len, 1),
+                completions: CompletionReader::new(region.pages.clone(), 1),
+                reply: region,
+                sender: Sender::new(NO_QUEUE_PAIR, SENDER_MIN),
+            },
             in_flight: VecDeque::new(),
             shared: SharedRegions::default(),
-            by_reference_len: BY_REFERENCE_LEN,
+            terms: Terms {
+                by_reference_len: BY_REFERENCE_LEN,
+                lands_unpolled: true,
+                promises: Promises::NONE,
+            },
             key_lists: KeyLists::default(),
-            lands_unpolled: true,
             vigil: Vigil::default(),
-            promises: Promises::NONE,
             // As if the shard slept: short pushes go the general way, which makes the link.
-            woken_epoch: 1,
-            sleep_epoch: 0,
-            failed: false,
-            made: false,
-            refused: false,
-            resumes: false,
+            sleeps: Sleeps { woken_epoch: 1, epoch: 0 },
+            state: LinkState::default(),
             doubted_since: None,
         }
     }
@@ -163,27 +216,27 @@ impl Link {
     #[inline]
     pub(super) fn looks_complete(&self) -> bool {
         let oldest = self.in_flight.front();
-        oldest.is_some_and(|oldest| self.completions.is_complete(oldest.number))
+        oldest.is_some_and(|oldest| self.mailbox.completions.is_complete(oldest.number))
     }
 
     /// Whether messages may be written to it, once it is made.
     #[inline]
     pub(super) fn is_open(&self) -> bool {
-        !self.failed && !self.refused
+        self.state.is_open()
     }
 
     /// Whether the shard fell asleep since it was woken last.
     #[inline]
     pub(super) fn is_asleep(&self) -> bool {
-        self.completions.sleep_epoch() != self.woken_epoch
+        self.mailbox.completions.sleep_epoch() != self.sleeps.woken_epoch
     }
 
     /// Whether the next commit word has to wake the shard; remembers that it did.
     #[inline]
     pub(super) fn take_wake(&mut self) -> bool {
-        let epoch = self.completions.sleep_epoch();
-        let wake = epoch != self.woken_epoch;
-        self.woken_epoch = epoch;
+        let epoch = self.mailbox.completions.sleep_epoch();
+        let wake = epoch != self.sleeps.woken_epoch;
+        self.sleeps.woken_epoch = epoch;
         wake
     }
 }

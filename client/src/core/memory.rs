@@ -275,6 +275,18 @@ impl SharedRegions {
     }
 }
 
+impl Memory {
+    /// Most bytes of the staging area that one request takes.
+    pub(super) fn staged_len_max(&self) -> usize {
+        self.staging_len() / 2
+    }
+
+    /// The staging area's region.
+    pub(super) fn staging_region(&mut self) -> Result<RegionId, RequestError> {
+        self.staging().map_err(|error| RequestError::Setup { text: chain(&error) })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use windlass_transport::tcp::{Tcp, TcpOptions};

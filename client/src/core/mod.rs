@@ -1,31 +1,41 @@
 //! What a client is made of: sessions with servers, links to shards, registered memory, requests
 //! under way. Everything here runs on the caller's thread.
+//!
+//! Three layers, and calls go down only. Operations (`push`, `pull`, `clock`, `catalogue` and so on) are
+//! functions of the whole [`Core`], because they may have to wait. Waiting runs the event loop (`wait`,
+//! `recover`, `event_loop`). The loop moves the parts of the core, which own their state and know of no core.
 
+mod age;
+mod attach;
 mod backoff;
 mod begin;
 mod blocking_pull;
+mod catalogue;
 mod clock;
 mod connect;
 mod control;
+mod event_loop;
 mod filters;
+mod greet;
 mod inline_push;
 mod key_lists;
 mod landed;
-mod lazy;
 mod learn;
 mod link;
+mod locate;
 mod memory;
+mod message;
 mod places;
-mod progress;
 mod pull;
 mod push;
+mod push_part;
+mod reach;
 mod read;
 mod readers;
 mod recover;
 mod refused;
 mod remedy;
 mod requests;
-mod retry_expiry;
 mod retry_queue;
 mod rounds;
 mod route;
@@ -34,8 +44,14 @@ mod send;
 mod servers;
 mod set_rows;
 mod tables;
+mod trouble;
 mod view;
 mod vigil;
+mod wait;
+mod write;
+
+#[cfg(test)]
+mod tests;
 
 use windlass_transport::{Completion, Transport, spin::Spin};
 use windlass_wire::{
@@ -43,13 +59,27 @@ use windlass_wire::{
     filter::{BodyEncoder, SavedBytes},
 };
 
+pub(crate) use self::{
+    catalogue::{
+        ask_server, create_table, drop_table, list_tables, open_table, set_consistency, set_rule,
+    },
+    clock::{advance_clock, wait_for_workers},
+    connect::connect,
+    memory::RegionId,
+    message::Source,
+    pull::{claim, pull_keys, pull_range},
+    push::{push_keys, push_range},
+    read::{pull_into, pull_keys_into},
+    requests::RequestId,
+    set_rows::{set_keys, set_rows},
+    tables::TableIndex,
+};
 use self::{
     clock::Clocks,
     link::{Blank, Link},
     memory::Memory,
     read::Reads,
     readers::Readers,
-    recover::Recovery,
     refused::Refused,
     requests::Requests,
     retry_queue::RetryQueue,
@@ -57,8 +87,8 @@ use self::{
     route::Routes,
     servers::ServerLink,
     tables::Tables,
+    trouble::Recovery,
 };
-pub(crate) use self::{memory::RegionId, push::Source, requests::RequestId, tables::TableIndex};
 use crate::{config::ClientOptions, fork::Process, watch::Watching};
 
 /// Most bytes of values in one message: bounds how long a shard is busy with it.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use windlass_transport::{RemoteAddress, RemoteKey, fabric::PeerBytes};
 use windlass_wire::{Layout, control::PartitionPlace};
 
-use super::push::Replica;
+use super::message::Replica;
 
 /// Places of each partition, at the tail of its chain and at any replica; empty until needed.
 #[derive(Debug, Default)]

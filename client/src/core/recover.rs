@@ -14,67 +14,18 @@ use windlass_wire::{ClusterMap, Epoch, RequestKind, map::ServerState};
 
 use super::{
     Cluster, Core, Links,
-    backoff::Backoff,
+    backoff::{Backoff, ask_after},
+    clock::{rejoin_clocks, settle_clocks},
     connect::chain,
-    progress::ask_after,
+    message::{Message, Values},
+    reach::reach_servers,
     retry_queue::{Kept, KeptValues},
-    send::{Message, Values, Written},
+    send::Written,
+    trouble::Phase,
 };
 
 /// How long answers to what was sent under the old map are waited for, before links are cut.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
-
-/// Trouble that comes back so soon is the same one.
-const CALM: Duration = Duration::from_millis(100);
-
-/// What keeps messages from being sent.
-#[derive(Debug)]
-pub(super) struct Trouble {
-    phase: Phase,
-    backoff: Backoff,
-    attempts: usize,
-    /// When it was over, as far as could be told.
-    over: Option<Instant>,
-}
-
-/// What keeps messages from being sent, and how the client gets over it.
-#[derive(Debug)]
-pub(super) struct Recovery {
-    pub(super) trouble: Option<Trouble>,
-    /// Nothing new is sent: what was sent under the last map is being settled.
-    pub(super) settling: bool,
-    /// How long requests are retried.
-    retry_for: Duration,
-    /// Spreads retries.
-    pub(super) random: u64,
-}
-
-impl Recovery {
-    pub(super) fn new(retry_for: Duration, random: u64) -> Self {
-        Self { trouble: None, settling: false, retry_for, random }
-    }
-}
-
-#[derive(Debug)]
-enum Phase {
-    /// The map is to be learned, when it is time.
-    Learn,
-    /// This map is to be installed once everything in flight is settled. Who does not answer may be
-    /// dead, so others are asked meanwhile, so often, whether there is a newer one.
-    Settle { map: ClusterMap, since: Instant, asked: u32 },
-    /// What was kept is being sent.
-    Resend,
-}
-
-impl Trouble {
-    fn new(now: Instant) -> Self {
-        Self { phase: Phase::Learn, backoff: Backoff::new(now), attempts: 0, over: None }
-    }
-
-    pub(super) fn is_over(&self) -> bool {
-        self.over.is_some()
-    }
-}
 
 impl Core {
     /// One step out of trouble. Blocks only to ask others, for bounded times.
@@ -135,7 +86,7 @@ impl Core {
             self.settle_lost();
             self.recovery.settling = false;
             trouble.phase = Phase::Learn;
-            self.settle_clocks()
+            settle_clocks(self)
                 && self.retries.queue.is_empty()
                 && self.cluster.is_reached(&self.links)
         };
@@ -191,10 +142,10 @@ impl Core {
         let mut settled = true;
         for at in 0..self.links.all.len() {
             let link = &self.links.all[at];
-            if link.failed || link.in_flight.is_empty() {
+            if link.state.failed || link.in_flight.is_empty() {
                 continue;
             }
-            let concerned = changes || link.refused;
+            let concerned = changes || link.state.refused;
             if self.cluster.is_replaced(link.server_at, map) || (concerned && patience_is_over) {
                 self.links.lose(at);
             } else {
@@ -207,17 +158,17 @@ impl Core {
     fn install(&mut self, map: ClusterMap, now: Instant) {
         let (before, epoch) = (self.cluster.map.epoch, map.epoch);
         self.cluster.map = map;
-        let all = self.reach_servers(now);
+        let all = reach_servers(self, now);
         for link in &mut self.links.all {
-            link.resumes |= link.refused;
-            link.refused = false;
+            link.state.resumes |= link.state.refused;
+            link.state.refused = false;
         }
         self.cluster.route_partitions(&self.session, &self.links, &mut self.scratch);
         for table in self.tables.iter_mut() {
             table.places.clear();
         }
         self.tables.look_again();
-        self.rejoin_clocks();
+        rejoin_clocks(self);
         if epoch > before && before > Epoch(0) {
             tracing::info!(epoch = epoch.0, all, "the cluster map changed");
         }
@@ -330,35 +281,6 @@ impl Core {
     }
 }
 
-impl Recovery {
-    /// Whether something keeps messages from being sent.
-    #[inline]
-    pub(super) fn in_trouble(&self) -> bool {
-        self.trouble.as_ref().is_some_and(|trouble| !trouble.is_over())
-    }
-
-    /// Whether what fails is tried again.
-    pub(super) fn retries(&self) -> bool {
-        !self.retry_for.is_zero()
-    }
-
-    /// Something has to be sent again, or a server is gone.
-    pub(super) fn start_trouble(&mut self) {
-        if self.retry_for.is_zero() || self.in_trouble() {
-            return;
-        }
-        let now = Instant::now();
-        let recent = self
-            .trouble
-            .take()
-            .filter(|trouble| trouble.over.is_some_and(|over| now.duration_since(over) < CALM));
-        self.trouble = Some(match recent {
-            Some(trouble) => Trouble { over: None, phase: Phase::Learn, ..trouble },
-            None => Trouble::new(now),
-        });
-    }
-}
-
 impl Cluster {
     /// Whether a map has another life of a server than the one reached, or none.
     fn is_replaced(&self, at: usize, map: &ClusterMap) -> bool {
@@ -375,7 +297,7 @@ impl Cluster {
         let in_force = self.map.servers.iter().filter(|entry| entry.state != ServerState::Down);
         let mut servers = in_force.map(|entry| self.servers.iter().find(|s| s.id == entry.id));
         servers.all(|server| {
-            server.is_some_and(|server| !server.links().any(|link| links.all[link].failed))
+            server.is_some_and(|server| !server.links().any(|link| links.all[link].state.failed))
         }) && self.map.chains.iter().all(|chain| !chain.servers.is_empty())
     }
 }

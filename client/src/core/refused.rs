@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive};
 use windlass_wire::{RequestHeader, Rows};
 
 use super::{
-    Links, Pending, REQUESTS_MAX, RequestId, filters::keys_of, link::InFlight, push::index,
+    Links, Pending, REQUESTS_MAX, RequestId, filters::keys_of, link::InFlight, message::index,
 };
 
 /// Rows, or keys, by request: of those that may still be asked for.
@@ -41,7 +41,7 @@ impl Pending {
     #[cold]
     pub(super) fn note_refused(&mut self, links: &Links, link_at: usize, in_flight: &InFlight) {
         let mut bytes = Vec::new();
-        let found = links.all[link_at].writer.read_back(in_flight.number, &mut bytes);
+        let found = links.all[link_at].mailbox.writer.read_back(in_flight.number, &mut bytes);
         let decoded = RequestHeader::decode(&bytes, bytes.len() as u64);
         let Some(header) = decoded.ok().filter(|_| found) else {
             unreachable!("the mirror holds every message in flight as it was written");

@@ -6,8 +6,9 @@ use windlass_wire::{PartitionId, Status, map::ServerState};
 use super::{
     Cluster, Pending, RequestId, Session,
     requests::{Failure, Reply},
+    servers::is_passing,
 };
-use crate::error::{FilterRefusal, RequestError};
+use crate::error::{FilterRefusal, RequestError, TableError};
 
 impl Cluster {
     pub(super) fn remedy(&self, partition: PartitionId) -> String {
@@ -60,6 +61,18 @@ impl Session {
                 | RequestError::PartitionUnavailable { .. }
         );
         is_passing && !self.options.retry_for.is_zero()
+    }
+
+    /// Whether an operation that failed so may succeed once servers are reached again.
+    pub(super) fn may_pass(&self, error: &TableError) -> bool {
+        !self.options.retry_for.is_zero()
+            && match error {
+                TableError::Control(_)
+                | TableError::Timeout { .. }
+                | TableError::OutOfReach { .. } => true,
+                TableError::Refused { kind, .. } => is_passing(*kind),
+                _ => false,
+            }
     }
 }
 

@@ -6,9 +6,10 @@ use windlass_transport::chunks::Chunk;
 use windlass_wire::{PartitionId, RowRange, ServerId, Status, WorkerClock};
 
 use super::{
-    Counters, Memory, Pending, REQUESTS_MAX, Reads, push::Replica, readers::Readers,
-    refused::Refused, retry_expiry::coarse_ms,
+    Counters, Memory, Pending, REQUESTS_MAX, Reads, age::coarse_ms, message::Replica,
+    readers::Readers, refused::Refused,
 };
+use crate::error::RequestError;
 
 /// A request of this client, from 1. The timestamp users see.
 pub(crate) type RequestId = u64;
@@ -84,7 +85,7 @@ pub(crate) struct Request {
     pub(crate) reads_again: bool,
     /// Its reads met pushes too often: whoever claims it has the rows' servers send them.
     pub(crate) asks_servers: bool,
-    /// When it was made, on the clock of [`super::retry_expiry`]: before anything of it was sent.
+    /// When it was made, on the clock of [`super::age`]: before anything of it was sent.
     pub(crate) begun_ms: u64,
     /// When it first had to be sent again.
     pub(crate) kept_since: Option<Instant>,
@@ -213,6 +214,46 @@ impl Pending {
             Reply::Blocks { .. } => self.reads.drop_reads(&mut self.memory, id),
             Reply::None | Reply::Lazy { .. } => {}
         }
+    }
+
+    /// Everything of a request is sent.
+    pub(super) fn end_sending(&mut self, request: RequestId) {
+        self.end_part(request, None);
+    }
+
+    /// Idle time is what waiting for slower workers has cost.
+    pub(super) fn count_idle(&mut self, time: Duration) {
+        self.counters.clock_waits += 1;
+        let time = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.counters.clock_wait_us = self.counters.clock_wait_us.saturating_add(time);
+    }
+
+    pub(super) fn count_push(&mut self, len: u64) {
+        self.counters.pushes += 1;
+        self.counters.bytes_pushed += len;
+    }
+
+    pub(super) fn count_pull(&mut self, len: u64) {
+        self.counters.pulls += 1;
+        self.counters.bytes_pulled += len;
+    }
+
+    /// A request that could not be started is nobody's to claim.
+    pub(super) fn or_forget(
+        &mut self,
+        request: RequestId,
+        started: Result<(), RequestError>,
+    ) -> Result<RequestId, RequestError> {
+        if started.is_err() {
+            self.forget(request);
+        }
+        started.map(|()| request)
+    }
+
+    #[inline]
+    pub(super) fn count_reads(&mut self, reads: u64, len: u64) {
+        self.counters.reads += reads;
+        self.counters.bytes_read += len;
     }
 }
 

@@ -3,17 +3,17 @@
 //! A push stays with the client until it is acknowledged: in flight, its bytes are in the mailbox's
 //! mirror and its values in the memory they were pushed from; otherwise it is here.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use windlass_wire::{Place, RequestHeader, RequestKind, RowRange, Rows, Sequence};
 
 use super::{
     Cluster, Links, Memory, Pending, Recovery, RegionId, RequestId, Session, TableIndex, Tables,
+    age::{ClockLeads, coarse_ms},
     filters::keys_of,
     link::{Held, InFlight},
-    push::{Replica, index},
+    message::{Replica, index},
     requests::{Failure, NOBODY, Reply},
-    retry_expiry::ClockLeads,
 };
 
 /// A message to be sent again.
@@ -95,7 +95,7 @@ impl RetryQueue {
     ) {
         let mut bytes = Vec::new();
         let link = &links.all[link_at];
-        let found = link.writer.read_back(in_flight.number, &mut bytes);
+        let found = link.mailbox.writer.read_back(in_flight.number, &mut bytes);
         let decoded = RequestHeader::decode(&bytes, bytes.len() as u64);
         let Some(mut header) = decoded.ok().filter(|_| found) else {
             unreachable!("the mirror holds every message in flight as it was written");
@@ -171,6 +171,49 @@ impl RetryQueue {
             let partition = tables.partition_of_kept(&kept);
             self.drop_kept(pending, links, kept, Failure::Unavailable { partition });
         }
+    }
+
+    /// Nothing waits to be sent again: how long clocks stood still until now is of no push.
+    pub(super) fn settle_ages(&mut self) {
+        self.clock_leads = ClockLeads::now();
+    }
+
+    /// Gives up pushes that servers may have applied and forgotten.
+    pub(super) fn give_up_old(
+        &mut self,
+        cluster: &Cluster,
+        pending: &mut Pending,
+        links: &mut Links,
+    ) {
+        let expiry = u64::from(cluster.map.session_expiry_ms);
+        if expiry == 0 || self.queue.is_empty() {
+            return;
+        }
+        let stood_still = ClockLeads::now().stood_still_ms(self.clock_leads);
+        let now = coarse_ms();
+        let requests = &pending.requests;
+        let is_over = |kept: &Kept| {
+            let begun = requests.find(kept.request).map(|request| request.begun_ms);
+            let age = begun.map_or(0, |begun| now.saturating_sub(begun) + stood_still);
+            kept.header.kind.pushes() && age >= expiry / 2
+        };
+        if !self.queue.iter().any(is_over) {
+            return;
+        }
+        let (over, left) = std::mem::take(&mut self.queue).into_iter().partition(is_over);
+        self.queue = left;
+        let over: std::collections::VecDeque<Kept> = over;
+        let expiry = Duration::from_millis(expiry);
+        for kept in over {
+            self.drop_kept(pending, links, kept, Failure::Expired { expiry });
+        }
+    }
+
+    /// Whether pushes to a table wait to be sent again: a clock that overtook them would promise
+    /// what is not there.
+    pub(super) fn holds_back(&self, tables: &Tables, table: TableIndex) -> bool {
+        let id = tables[table].entry.id;
+        self.queue.iter().any(|kept| kept.header.kind.pushes() && kept.header.table == id)
     }
 
     /// Ends a kept message.
@@ -272,7 +315,7 @@ impl RetryQueue {
                     (rows.clone(), rows.iter().map(|row| kept.keys[*row]).collect())
                 }
             };
-            header.row_count = super::push::count_of(rows.len() as u64);
+            header.row_count = super::message::count_of(rows.len() as u64);
             let values = pending.memory.values_of(&kept, &rows, row_len);
             let reply = kept.reply.map(|(region, offset)| (region, offset + before));
             before += (rows.len() * row_len) as u64;

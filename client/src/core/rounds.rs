@@ -10,11 +10,10 @@ use windlass_wire::{Aggregation, RequestHeader, RequestKind};
 
 use super::{
     Core, Links, REQUESTS_MAX, RequestId, Requests, TableIndex, Tables, WRITTEN_PART_LEN_MAX,
+    message::{Message, Values},
     requests::NOBODY,
-    send::{Message, Values},
 };
-use crate::config::PushOptions;
-use crate::error::RequestError;
+use crate::{config::PushOptions, error::RequestError};
 
 /// Rounds that a worker may end before the first of them is applied: servers sum a bounded number.
 const ROUNDS_AHEAD_MAX: usize = 4;
@@ -52,55 +51,52 @@ struct Idle {
     pause: Duration,
 }
 
-impl Core {
-    /// The worker waits, and has for a while: shards where late pushes wait are told now and then, so
-    /// that these do not wait for a worker that waits for others itself.
-    pub(super) fn note_idle(&mut self, now: Instant) {
-        if self.session.options.rank.is_none() {
-            return;
-        }
-        let first = Idle { said_at: now, pause: IDLE_FIRST };
-        let idle = *self.rounds.idle.get_or_insert(first);
-        if now.duration_since(idle.said_at) < idle.pause {
-            return;
-        }
-        let pause = (idle.pause * 2).min(IDLE_EVERY_MAX);
-        self.rounds.idle = Some(Idle { said_at: now, pause });
-        for table in self.tables.indices() {
-            if self.tables[table].clock.is_some() && self.tables.is_in_rounds(table) {
-                self.say_idle(table);
-            }
+/// The worker waits, and has for a while: shards where late pushes wait are told now and then, so
+/// that these do not wait for a worker that waits for others itself.
+pub(super) fn note_idle(core: &mut Core, now: Instant) {
+    if core.session.options.rank.is_none() {
+        return;
+    }
+    let first = Idle { said_at: now, pause: IDLE_FIRST };
+    let idle = *core.rounds.idle.get_or_insert(first);
+    if now.duration_since(idle.said_at) < idle.pause {
+        return;
+    }
+    let pause = (idle.pause * 2).min(IDLE_EVERY_MAX);
+    core.rounds.idle = Some(Idle { said_at: now, pause });
+    for table in core.tables.indices() {
+        if core.tables[table].clock.is_some() && core.tables.is_in_rounds(table) {
+            say_idle(core, table);
         }
     }
+}
 
-    fn say_idle(&mut self, table: TableIndex) {
-        for link in 0..self.links.all.len() {
-            if !self.links.all[link].made {
-                continue;
-            }
-            let writer = &self.links.all[link].writer;
-            // It leaves as much room as pushes do.
-            if writer.messages_left() > MESSAGES_LEFT && writer.bytes_left() > BYTES_LEFT {
-                let options =
-                    PushOptions { clock: Some(self.clocks.own), ..PushOptions::default() };
-                let header = self.session.header(
-                    &self.tables,
-                    &self.clocks,
-                    &self.cluster,
-                    RequestKind::Idle,
-                    table,
-                    &options,
-                );
-                let (keys, values, reply) = (&[][..], Values::None, None);
-                let message = Message { request: NOBODY, header, list: &[], keys, values, reply };
-                self.links.write_now(
-                    &mut self.cluster,
-                    &mut self.session,
-                    &mut self.pending.memory,
-                    link,
-                    &message,
-                );
-            }
+fn say_idle(core: &mut Core, table: TableIndex) {
+    for link in 0..core.links.all.len() {
+        if !core.links.all[link].state.made {
+            continue;
+        }
+        let writer = &core.links.all[link].mailbox.writer;
+        // It leaves as much room as pushes do.
+        if writer.messages_left() > MESSAGES_LEFT && writer.bytes_left() > BYTES_LEFT {
+            let options = PushOptions { clock: Some(core.clocks.own), ..PushOptions::default() };
+            let header = core.session.header(
+                &core.tables,
+                &core.clocks,
+                &core.cluster,
+                RequestKind::Idle,
+                table,
+                &options,
+            );
+            let (keys, values, reply) = (&[][..], Values::None, None);
+            let message = Message { request: NOBODY, header, list: &[], keys, values, reply };
+            core.links.write_now(
+                &mut core.cluster,
+                &mut core.session,
+                &mut core.pending.memory,
+                link,
+                &message,
+            );
         }
     }
 }
@@ -180,7 +176,7 @@ impl Rounds {
         if self.pushes.is_empty() || !header.kind.pushes() {
             return true;
         }
-        let writer = &links.all[link].writer;
+        let writer = &links.all[link].mailbox.writer;
         writer.messages_left() > MESSAGES_LEFT && writer.bytes_left() > len as u64 + BYTES_LEFT
     }
 

@@ -2,7 +2,7 @@
 
 use windlass_wire::{Layout, PartitionId, RowRange, ServerId, map::shard_of};
 
-use super::{Cluster, LinkScratch, Links, Scratch, Session, TableIndex, Tables, push::Replica};
+use super::{Cluster, LinkScratch, Links, Scratch, Session, TableIndex, Tables, message::Replica};
 use crate::{config::PullFrom, error::RequestError};
 
 /// Links to one replica of each partition.
@@ -14,7 +14,7 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    fn new(links: Vec<u32>) -> Self {
+    pub(super) fn new(links: Vec<u32>) -> Self {
         let first = links.first().copied();
         let sole = first.filter(|first| links.iter().all(|link| link == first));
         Self { links, sole: sole.map(|link| link as usize) }

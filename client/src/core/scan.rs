@@ -8,9 +8,11 @@ use windlass_wire::{
 
 use super::{
     Core, RequestId, TableIndex,
-    push::index,
+    begin::begin,
+    message::{Message, Values, index},
+    pull::allocate_for,
     requests::Reply,
-    send::{Message, Values},
+    send::send,
 };
 use crate::{
     config::{PullFrom, PushOptions},
@@ -46,8 +48,8 @@ pub(crate) fn step(
     let fitting = (STEP_LEN / (u64::from(row_words) * 8)).max(1);
     let row_count = u32::try_from(fitting).unwrap_or(u32::MAX);
     let row_count = if step.rows_max == 0 { row_count } else { row_count.min(step.rows_max) };
-    let request = core.begin(None, true)?;
-    let chunk = core.allocate_for(request, answer_len(row_count, row_words))?;
+    let request = begin(core, None, true)?;
+    let chunk = allocate_for(core, request, answer_len(row_count, row_words))?;
     if let Some(slot) = core.pending.requests.find_mut(request) {
         slot.reply = Reply::Staged { chunk, row_count, positions: Vec::new() };
     }
@@ -88,13 +90,14 @@ fn ask(
         table,
         &PushOptions::default(),
     );
-    header.strong = replica == super::push::Replica::Strong;
+    header.strong = replica == super::message::Replica::Strong;
     header.rows =
         Rows::Partition { partition: step.partition, from: step.position, columns: step.columns };
     (header.row_count, header.width) = (row_count, row_words);
     let route = core.cluster.route(core.cluster.routes(replica).link_of(step.partition));
     let reply = Some((staging, chunk.offset));
-    core.send(
+    send(
+        core,
         route,
         &Message { request, header, list: &[], keys: &[], values: Values::None, reply },
     )

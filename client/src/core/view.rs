@@ -4,7 +4,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub(super) use windlass_transport::block_version::FENCED;
 use windlass_transport::{
     block_version::{Look, is_unchanged, look},
     fabric::PeerBytes,
@@ -14,9 +13,11 @@ use windlass_wire::RowRange;
 
 use super::{
     Links, TableIndex, Tables,
+    message::{Replica, index},
     places::Place,
-    push::{Replica, index},
 };
+
+pub(super) use windlass_transport::block_version::FENCED;
 
 /// Offset of a block's version from its line, and of its rows.
 pub(super) const HEAD_VERSION_AT: u64 = 56;
@@ -78,7 +79,9 @@ impl Tables {
         while row < rows.end {
             let partition = state.layout.partition_of(row);
             let place = state.places.find(replica, partition.0 as usize);
-            if !place.is_some_and(|place| place.view.is_some() && !links.all[place.link].failed) {
+            if !place
+                .is_some_and(|place| place.view.is_some() && !links.all[place.link].state.failed)
+            {
                 return false;
             }
             row = state.layout.rows_of(partition).end;

@@ -40,42 +40,38 @@ fn tick() -> Duration {
     Clock::MonotonicCoarse.now()
 }
 
-impl Core {
-    /// Whether a link whose rows are read in place still has its server, as was looked at in this tick.
-    #[inline]
-    pub(super) fn still_serves(&mut self, link: usize) -> bool {
-        let known = &mut self.links.all[link];
-        if known.vigil.is_due() {
-            let server = known.server_at;
-            self.cluster.check_server(&mut self.links, server);
-            if self.feel_pulse(server) {
-                return false;
-            }
+/// Whether a link whose rows are read in place still has its server, as was looked at in this tick.
+#[inline]
+pub(super) fn still_serves(core: &mut Core, link: usize) -> bool {
+    let known = &mut core.links.all[link];
+    if known.vigil.is_due() {
+        let server = known.server_at;
+        core.cluster.check_server(&mut core.links, server);
+        if feel_pulse(core, server) {
+            return false;
         }
-        !self.links.all[link].failed
     }
+    !core.links.all[link].state.failed
+}
 
-    /// Whether there is a newer map than the one by which a server is read.
-    #[cold]
-    fn feel_pulse(&mut self, at: usize) -> bool {
-        let was_in_trouble = self.recovery.in_trouble();
-        let Some(control) = &mut self.cluster.servers[at].control else { return false };
-        match control.pulse(Instant::now()) {
-            Ok(Pulse::Steady) => {}
-            Ok(Pulse::Map(map)) if map.epoch > self.cluster.map.epoch => {
-                self.recovery.start_trouble()
-            }
-            Ok(Pulse::Map(_)) => {}
-            Ok(Pulse::Silent(told)) => self.suspect_read(at, told),
-            Err(Unanswered::Interrupted) => {
-                self.cluster.servers[at].control = None;
-                self.session.watching.ended_another();
-            }
-            // The next look finds it closed.
-            Err(Unanswered::Control(_)) => self.cluster.servers[at].control = None,
+/// Whether there is a newer map than the one by which a server is read.
+#[cold]
+fn feel_pulse(core: &mut Core, at: usize) -> bool {
+    let was_in_trouble = core.recovery.in_trouble();
+    let Some(control) = &mut core.cluster.servers[at].control else { return false };
+    match control.pulse(Instant::now()) {
+        Ok(Pulse::Steady) => {}
+        Ok(Pulse::Map(map)) if map.epoch > core.cluster.map.epoch => core.recovery.start_trouble(),
+        Ok(Pulse::Map(_)) => {}
+        Ok(Pulse::Silent(told)) => core.suspect_read(at, told),
+        Err(Unanswered::Interrupted) => {
+            core.cluster.servers[at].control = None;
+            core.session.watching.ended_another();
         }
-        !was_in_trouble && self.recovery.in_trouble()
+        // The next look finds it closed.
+        Err(Unanswered::Control(_)) => core.cluster.servers[at].control = None,
     }
+    !was_in_trouble && core.recovery.in_trouble()
 }
 
 #[cfg(test)]

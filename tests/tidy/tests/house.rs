@@ -80,10 +80,6 @@ const WIDE_TYPES: &[(&str, &str)] = &[
     ("tools/src/cli/cluster/result.rs:StatusResult", "one JSON object, flat for who reads it"),
     ("client/c/src/c_abi/schema.rs:WindlassSchema", "C has no enumerations with fields"),
     (
-        "client/src/core/link.rs:Link",
-        "still one object; to be taken apart into parts that own their state",
-    ),
-    (
         "engine/src/coordinator/machine.rs:Machine",
         "still one object; to be taken apart into parts that own their state",
     ),
@@ -120,7 +116,6 @@ const WIDE_TYPES: &[(&str, &str)] = &[
 ];
 /// Types whose methods may stand in more files, each with its reason.
 const SPREAD_TYPES: &[(&str, &str)] = &[
-    ("client:Core", "still one object; to be taken apart into parts that own their state"),
     ("engine:Log", "still one object; to be taken apart into parts that own their state"),
     ("engine:Machine", "still one object; to be taken apart into parts that own their state"),
     ("engine:UringStorage", "one file for each kind of operation"),

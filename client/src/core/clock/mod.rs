@@ -6,7 +6,14 @@ mod join;
 mod member;
 mod wait;
 
-use windlass_transport::{RemoteAddress, RemoteKey, fabric::PeerBytes};
+pub(super) use self::{
+    join::{rejoin_clocks, settle_clocks},
+    member::join_clock,
+    wait::{is_counted_in, wait_for_workers_at},
+};
+pub(crate) use self::{member::advance_clock, wait::wait_for_workers};
+
+use windlass_transport::{RemoteAddress, RemoteKey, WorkId, fabric::PeerBytes};
 use windlass_wire::{
     Aggregation, ClockLine, Consistency, TableSchema, WorkerClock, control::ClockPlace,
 };
@@ -118,5 +125,21 @@ impl Links {
         let link = &self.all[link];
         let view = self.transports[link.transport].view(link.queue_pair, at, LINE_LEN);
         Some(Line { at, view, seen: UNSEEN, seen_at: 0 })
+    }
+}
+
+impl Clocks {
+    /// A poll has completed.
+    pub(super) fn end_clock_read(&mut self, work_id: WorkId, succeeded: bool) {
+        if work_id.0 == CLOCK_READ | self.poll.number {
+            self.poll.completed = Some(succeeded);
+        }
+    }
+
+    /// A poll at a link that is gone is over.
+    pub(super) fn fail_clock_read(&mut self, link: usize) {
+        if self.poll.link == link {
+            self.poll.completed.get_or_insert(false);
+        }
     }
 }

@@ -231,7 +231,7 @@ impl Pending {
         work_id: WorkId,
         list: &[VersionRead],
     ) -> bool {
-        if links.all[read.span.place.link].sender.room() < REQUESTS_MAX {
+        if links.all[read.span.place.link].mailbox.sender.room() < REQUESTS_MAX {
             return false;
         }
         let (rows, rows_len) = self.reads.extent(read);
@@ -248,7 +248,7 @@ impl Pending {
             ..rows
         };
         let (before, half_len) = (guard.chunk.offset, guard.half_len);
-        let (remote, sender) = (read.remote(), &mut links.all[read.span.place.link].sender);
+        let (remote, sender) = (read.remote(), &mut links.all[read.span.place.link].mailbox.sender);
         let (mut fenced, mut count, mut bytes) = (false, 0, 0);
         for phase in [Phase::Before, Phase::Rows, Phase::After] {
             if phase < read.phase || phase > last {

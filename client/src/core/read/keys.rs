@@ -3,133 +3,139 @@
 
 use windlass_wire::RowRange;
 
-use super::super::{
-    Cluster, Core, Links, Memory, TableIndex, Tables,
-    push::{Replica, index},
-    requests::Reading,
-    view::Copied,
+use super::short::pull_into;
+use crate::{
+    config::PullOptions,
+    core::{
+        Cluster, Core, Links, Memory, TableIndex, Tables,
+        clock::is_counted_in,
+        locate::locate,
+        message::{Replica, index},
+        pull::{claim, gather_all_keys},
+        requests::Reading,
+        view::Copied,
+        vigil::still_serves,
+    },
+    error::RequestError,
 };
-use crate::{config::PullOptions, error::RequestError};
 
 /// Bytes of rows that are pulled by key at once: they pass through the staging area.
 const PIECE_LEN: usize = 8 << 20;
 
-impl Core {
-    /// Pulls rows by key into `into`, which is as long as they are: in place where they lie in memory of
-    /// this host, else through their servers, in pieces. False when the keys are not sorted: nothing is pulled then.
-    pub(crate) fn pull_keys_into(
-        &mut self,
-        table: TableIndex,
-        keys: &[u64],
-        options: &PullOptions,
-        into: &mut [u8],
-    ) -> Result<bool, RequestError> {
-        if let Some(rows) = self.tables.as_range(table, keys)
-            && self.overtakes_nothing(table, rows)
-        {
-            // Rows by key are whole, also for whom parts of ranges will do.
-            let options = PullOptions { relaxed: false, ..*options };
-            return self.pull_into(table, rows, &options, into).map(|()| true);
-        }
-        if !self.tables.check_keys(table, keys)? {
-            return Ok(false);
-        }
-        if self.pull_keys_in_view(table, keys, options, into)? {
-            return Ok(true);
-        }
-        let row_len = index(self.tables[table].row_len);
-        let piece_len = PIECE_LEN.min(self.pending.memory.staging_len() / 4);
-        let rows_max = (piece_len / row_len).max(1);
-        for (keys, into) in keys.chunks(rows_max).zip(into.chunks_mut(rows_max * row_len)) {
-            let id = self.gather_all_keys(table, keys, options)?;
-            self.claim(table, id, into)?;
-        }
-        Ok(true)
+/// Pulls rows by key into `into`, which is as long as they are: in place where they lie in memory of
+/// this host, else through their servers, in pieces. False when the keys are not sorted: nothing is pulled then.
+pub(crate) fn pull_keys_into(
+    core: &mut Core,
+    table: TableIndex,
+    keys: &[u64],
+    options: &PullOptions,
+    into: &mut [u8],
+) -> Result<bool, RequestError> {
+    if let Some(rows) = core.tables.as_range(table, keys)
+        && overtakes_nothing(core, table, rows)
+    {
+        // Rows by key are whole, also for whom parts of ranges will do.
+        let options = PullOptions { relaxed: false, ..*options };
+        return pull_into(core, table, rows, &options, into).map(|()| true);
     }
-
-    /// Whether reads of rows can overtake no push of this client: servers answer keys in order, so that
-    /// those see what was pushed before.
-    fn overtakes_nothing(&mut self, table: TableIndex, rows: RowRange) -> bool {
-        self.retries.queue.is_empty()
-            && (self.cluster.awaits_nothing(&self.links, &self.tables, table, rows) || {
-                self.poll();
-                self.retries.queue.is_empty()
-                    && self.cluster.awaits_nothing(&self.links, &self.tables, table, rows)
-            })
+    if !core.tables.check_keys(table, keys)? {
+        return Ok(false);
     }
+    if pull_keys_in_view(core, table, keys, options, into)? {
+        return Ok(true);
+    }
+    let row_len = index(core.tables[table].row_len);
+    let piece_len = PIECE_LEN.min(core.pending.memory.staging_len() / 4);
+    let rows_max = (piece_len / row_len).max(1);
+    for (keys, into) in keys.chunks(rows_max).zip(into.chunks_mut(rows_max * row_len)) {
+        let id = gather_all_keys(core, table, keys, options)?;
+        claim(core, table, id, into)?;
+    }
+    Ok(true)
+}
 
-    /// Copies rows of a dense table, by keys that were checked, out of this host's memory. False when
-    /// their servers are to be asked.
-    fn pull_keys_in_view(
-        &mut self,
-        table: TableIndex,
-        keys: &[u64],
-        options: &PullOptions,
-        into: &mut [u8],
-    ) -> Result<bool, RequestError> {
-        let replica = self.cluster.replica_of(options.from);
-        let (Some(first), Some(last)) = (keys.first(), keys.last()) else { return Ok(false) };
-        if self.tables[table].dense_rows().is_none() {
+/// Whether reads of rows can overtake no push of this client: servers answer keys in order, so that
+/// those see what was pushed before.
+fn overtakes_nothing(core: &mut Core, table: TableIndex, rows: RowRange) -> bool {
+    core.retries.queue.is_empty()
+        && (core.cluster.awaits_nothing(&core.links, &core.tables, table, rows) || {
+            core.poll();
+            core.retries.queue.is_empty()
+                && core.cluster.awaits_nothing(&core.links, &core.tables, table, rows)
+        })
+}
+
+/// Copies rows of a dense table, by keys that were checked, out of this host's memory. False when
+/// their servers are to be asked.
+fn pull_keys_in_view(
+    core: &mut Core,
+    table: TableIndex,
+    keys: &[u64],
+    options: &PullOptions,
+    into: &mut [u8],
+) -> Result<bool, RequestError> {
+    let replica = core.cluster.replica_of(options.from);
+    let (Some(first), Some(last)) = (keys.first(), keys.last()) else { return Ok(false) };
+    if core.tables[table].dense_rows().is_none() {
+        return Ok(false);
+    }
+    let is_plain = options.after.is_none()
+        && replica != Replica::Strong
+        && !core.recovery.in_trouble()
+        && !core.rounds.has_open_round();
+    let rows = RowRange::new(*first, *last + 1);
+    // Why rows cannot be located shows again on the general way.
+    if !is_plain || !overtakes_nothing(core, table, rows) {
+        return Ok(false);
+    }
+    match locate(core, table, replica) {
+        Ok(()) => {}
+        Err(RequestError::Interrupted) => return Err(RequestError::Interrupted),
+        Err(_) => return Ok(false),
+    }
+    let clock = core.clocks.pull_clock(&core.session, &core.tables, table);
+    let mut reading = Reading { replica, relaxed: false, clock, gains: 0 };
+    if !core.clocks.may_pull(
+        &mut core.tables,
+        &core.links,
+        &core.cluster,
+        table,
+        rows,
+        &mut reading,
+    ) {
+        return Ok(false);
+    }
+    let (layout, row_len) = (core.tables[table].layout, index(core.tables[table].row_len));
+    let mut done = 0;
+    while let Some(key) = keys.get(done) {
+        let partition = layout.partition_of(*key);
+        let end = layout.rows_of(partition).end;
+        let count = keys[done..].partition_point(|key| *key < end);
+        let place = core.tables[table].places.find(replica, partition.0 as usize).copied();
+        let Some((place, view)) = place.and_then(|at| at.view.map(|view| (at, view))) else {
+            return Ok(false);
+        };
+        if !still_serves(core, place.link) {
             return Ok(false);
         }
-        let is_plain = options.after.is_none()
-            && replica != Replica::Strong
-            && !self.recovery.in_trouble()
-            && !self.rounds.has_open_round();
-        let rows = RowRange::new(*first, *last + 1);
-        // Why rows cannot be located shows again on the general way.
-        if !is_plain || !self.overtakes_nothing(table, rows) {
-            return Ok(false);
-        }
-        match self.locate(table, replica) {
-            Ok(()) => {}
-            Err(RequestError::Interrupted) => return Err(RequestError::Interrupted),
-            Err(_) => return Ok(false),
-        }
-        let clock = self.clocks.pull_clock(&self.session, &self.tables, table);
-        let mut reading = Reading { replica, relaxed: false, clock, gains: 0 };
-        if !self.clocks.may_pull(
-            &mut self.tables,
-            &self.links,
-            &self.cluster,
-            table,
-            rows,
-            &mut reading,
-        ) {
-            return Ok(false);
-        }
-        let (layout, row_len) = (self.tables[table].layout, index(self.tables[table].row_len));
-        let mut done = 0;
-        while let Some(key) = keys.get(done) {
-            let partition = layout.partition_of(*key);
-            let end = layout.rows_of(partition).end;
-            let count = keys[done..].partition_point(|key| *key < end);
-            let place = self.tables[table].places.find(replica, partition.0 as usize).copied();
-            let Some((place, view)) = place.and_then(|at| at.view.map(|view| (at, view))) else {
-                return Ok(false);
-            };
-            if !self.still_serves(place.link) {
+        let of_partition = &keys[done..done + count];
+        let out = &mut into[done * row_len..(done + count) * row_len];
+        let retried = &mut core.pending.counters.reads_retried;
+        match place.copy_view_keys(view, of_partition, retried, out) {
+            Copied::Whole => done += count,
+            Copied::Contended => return Ok(false),
+            Copied::Fenced => {
+                // Others have them now, or will.
+                core.tables[table].places.clear();
                 return Ok(false);
             }
-            let of_partition = &keys[done..done + count];
-            let out = &mut into[done * row_len..(done + count) * row_len];
-            let retried = &mut self.pending.counters.reads_retried;
-            match place.copy_view_keys(view, of_partition, retried, out) {
-                Copied::Whole => done += count,
-                Copied::Contended => return Ok(false),
-                Copied::Fenced => {
-                    // Others have them now, or will.
-                    self.tables[table].places.clear();
-                    return Ok(false);
-                }
-            }
         }
-        let is_counted_in = self.is_counted_in(table, rows, reading)?;
-        if is_counted_in {
-            self.pending.count_pull(into.len() as u64);
-        }
-        Ok(is_counted_in)
     }
+    let is_counted_in = is_counted_in(core, table, rows, reading)?;
+    if is_counted_in {
+        core.pending.count_pull(into.len() as u64);
+    }
+    Ok(is_counted_in)
 }
 
 impl Memory {

@@ -8,17 +8,19 @@ use windlass_transport::{
 use windlass_wire::{PartitionId, RowRange};
 
 use super::{
-    super::{
+    Phase, Read,
+    guard::{self, Guard},
+    remote_of, span_len,
+};
+use crate::{
+    core::{
         Cluster, Core, Links, RequestId, TableIndex, Tables,
         places::Place,
         requests::{NOBODY, Reading},
         view::{HEAD_VERSION_AT, ROWS_AT},
     },
-    Phase, Read,
-    guard::{self, Guard},
-    remote_of, span_len,
+    error::RequestError,
 };
-use crate::error::RequestError;
 
 /// Bytes of one read.
 const READ_LEN_MAX: u64 = 256 << 10;
@@ -115,137 +117,128 @@ impl Span {
     }
 }
 
-impl Core {
-    /// Starts to read the blocks of a range into the staging area.
-    pub(in crate::core) fn start_reads(
-        &mut self,
-        request: RequestId,
-        table: TableIndex,
-        rows: RowRange,
-        reading: Reading,
-    ) -> Result<(), RequestError> {
-        let mut spans = std::mem::take(&mut self.pending.reads.spans);
-        spans.clear();
-        let generation = self.cluster.generation;
-        let started = self
-            .cluster
-            .list_spans(&self.links, &self.tables, table, rows, reading, &mut spans)
-            .map_err(|partition| self.cluster.unavailable(&self.session, partition))
-            .and_then(|()| self.read_spans(request, &mut spans, reading.relaxed, generation));
-        self.pending.reads.spans = spans;
-        started
-    }
+/// Starts to read the blocks of a range into the staging area.
+pub(in crate::core) fn start_reads(
+    core: &mut Core,
+    request: RequestId,
+    table: TableIndex,
+    rows: RowRange,
+    reading: Reading,
+) -> Result<(), RequestError> {
+    let mut spans = std::mem::take(&mut core.pending.reads.spans);
+    spans.clear();
+    let generation = core.cluster.generation;
+    let started = core
+        .cluster
+        .list_spans(&core.links, &core.tables, table, rows, reading, &mut spans)
+        .map_err(|partition| core.cluster.unavailable(&core.session, partition))
+        .and_then(|()| read_spans(core, request, &mut spans, reading.relaxed, generation));
+    core.pending.reads.spans = spans;
+    started
+}
 
-    /// Starts to read what was listed. Partitions of one shard lie one behind the other: pieces that do
-    /// come by one request.
-    fn read_spans(
-        &mut self,
-        request: RequestId,
-        spans: &mut [Span],
-        relaxed: bool,
-        generation: u64,
-    ) -> Result<(), RequestError> {
-        spans.sort_unstable_by_key(|span| (span.place.link, span.remote().address));
-        let mut rest = &*spans;
-        while let Some(first) = rest.first() {
-            let link = &self.links.all[first.place.link];
-            if link.failed {
-                return Err(RequestError::ServerGone { server: link.server });
-            }
-            let transport = link.transport;
-            self.pending.memory.register_staging(&mut self.links.transports, transport)?;
-            let phase = if first.by_value {
-                Phase::Values
-            } else if self.links.is_guarded(first.place.link, relaxed) {
-                Phase::Before
-            } else {
-                Phase::Whole
-            };
-            let (joined, behind) = rest.split_at(joined_count(rest, phase));
-            let is_sole = joined.len() == spans.len();
-            let how = Staging { phase, relaxed, is_sole, generation };
-            let first = self.stage_spans(request, joined, how)?;
-            let mut patience = None;
-            while self.pending.reads.has_postponed()
-                || !self.pending.post_read(
-                    &mut self.links,
-                    &mut self.tables,
-                    &mut self.recovery,
-                    first,
-                )
-            {
-                self.wait_a_little(&mut patience)?;
-            }
-            rest = behind;
+/// Starts to read what was listed. Partitions of one shard lie one behind the other: pieces that do
+/// come by one request.
+fn read_spans(
+    core: &mut Core,
+    request: RequestId,
+    spans: &mut [Span],
+    relaxed: bool,
+    generation: u64,
+) -> Result<(), RequestError> {
+    spans.sort_unstable_by_key(|span| (span.place.link, span.remote().address));
+    let mut rest = &*spans;
+    while let Some(first) = rest.first() {
+        let link = &core.links.all[first.place.link];
+        if link.state.failed {
+            return Err(RequestError::ServerGone { server: link.server });
         }
-        Ok(())
-    }
-
-    /// Makes reads of pieces that come by one request, into one piece of the staging area; returns the
-    /// first. They were listed in this generation.
-    fn stage_spans(
-        &mut self,
-        request: RequestId,
-        spans: &[Span],
-        Staging { phase, relaxed, is_sole, generation }: Staging,
-    ) -> Result<usize, RequestError> {
-        let offset_of = |span: &Span| span.remote().address - spans[0].remote().address;
-        let len = spans.last().map_or(0, |last| offset_of(last) + last.len);
-        let mut guard = None;
-        if phase == Phase::Before {
-            let mut layout = guard::Layout::default();
-            for span in spans {
-                layout.add(&span.place, span.block, span.block_count);
-            }
-            let chunk = self.allocate_chunk(2 * layout.len)?;
-            guard = Some((chunk, layout.len));
-        }
-        let unit = if len < ALIGNED_LEN_MIN { 1 } else { PAGE_LEN as u64 };
-        let whole = match self.allocate_chunk(len.next_multiple_of(unit)) {
-            Ok(whole) => whole,
-            Err(error) => {
-                if let Some((chunk, _)) = guard {
-                    self.pending.memory.release(chunk);
-                }
-                return Err(error);
-            }
+        let transport = link.transport;
+        core.pending.memory.register_staging(&mut core.links.transports, transport)?;
+        let phase = if first.by_value {
+            Phase::Values
+        } else if core.links.is_guarded(first.place.link, relaxed) {
+            Phase::Before
+        } else {
+            Phase::Whole
         };
-        if self.cluster.generation != generation {
-            // The rows may lie elsewhere by now: whoever claims them looks again.
-            self.pending.memory.release(whole);
-            if let Some((chunk, _)) = guard {
-                self.pending.memory.release(chunk);
-            }
-            return Err(self.cluster.unavailable(&self.session, spans[0].partition));
+        let (joined, behind) = rest.split_at(joined_count(rest, phase));
+        let is_sole = joined.len() == spans.len();
+        let how = Staging { phase, relaxed, is_sole, generation };
+        let first = stage_spans(core, request, joined, how)?;
+        let mut patience = None;
+        while core.pending.reads.has_postponed()
+            || !core.pending.post_read(&mut core.links, &mut core.tables, &mut core.recovery, first)
+        {
+            core.wait_a_little(&mut patience)?;
         }
-        let guard =
-            guard.map(|(chunk, half)| self.pending.reads.add_guard(Guard::new(chunk, half)));
-        let mut layout = guard::Layout::default();
-        let (mut first, mut last) = (None, None::<usize>);
-        for (number, span) in spans.iter().enumerate() {
-            let offset = whole.offset + offset_of(span);
-            let end = spans.get(number + 1).map_or(whole.len, &offset_of) + whole.offset;
-            let versions = guard.map(|guard| {
-                let laid = layout.add(&span.place, span.block, span.block_count);
-                self.pending.reads.guarded_by(guard, laid)
-            });
-            let at = self.pending.reads.vacant();
-            let queue_pair = self.links.all[span.place.link].queue_pair;
-            let read = span.read(queue_pair, Chunk { offset, len: end - offset }, phase);
-            let relaxed = self.links.may_mix(span.place.link, relaxed);
-            self.pending.reads.reads[at] =
-                Some(Read { request, relaxed, is_sole, versions, ..read });
-            if let Some(before) = last.and_then(|last| self.pending.reads.reads[last].as_mut()) {
-                before.joined = Some(at);
-            }
-            first = first.or(Some(at));
-            last = Some(at);
-            if let Some(request) = self.pending.requests.find_mut(request) {
-                request.parts_left += 1;
-            }
-        }
-        Ok(first.unwrap_or_default())
+        rest = behind;
     }
+    Ok(())
+}
+
+/// Makes reads of pieces that come by one request, into one piece of the staging area; returns the
+/// first. They were listed in this generation.
+fn stage_spans(
+    core: &mut Core,
+    request: RequestId,
+    spans: &[Span],
+    Staging { phase, relaxed, is_sole, generation }: Staging,
+) -> Result<usize, RequestError> {
+    let offset_of = |span: &Span| span.remote().address - spans[0].remote().address;
+    let len = spans.last().map_or(0, |last| offset_of(last) + last.len);
+    let mut guard = None;
+    if phase == Phase::Before {
+        let mut layout = guard::Layout::default();
+        for span in spans {
+            layout.add(&span.place, span.block, span.block_count);
+        }
+        let chunk = core.allocate_chunk(2 * layout.len)?;
+        guard = Some((chunk, layout.len));
+    }
+    let unit = if len < ALIGNED_LEN_MIN { 1 } else { PAGE_LEN as u64 };
+    let whole = match core.allocate_chunk(len.next_multiple_of(unit)) {
+        Ok(whole) => whole,
+        Err(error) => {
+            if let Some((chunk, _)) = guard {
+                core.pending.memory.release(chunk);
+            }
+            return Err(error);
+        }
+    };
+    if core.cluster.generation != generation {
+        // The rows may lie elsewhere by now: whoever claims them looks again.
+        core.pending.memory.release(whole);
+        if let Some((chunk, _)) = guard {
+            core.pending.memory.release(chunk);
+        }
+        return Err(core.cluster.unavailable(&core.session, spans[0].partition));
+    }
+    let guard = guard.map(|(chunk, half)| core.pending.reads.add_guard(Guard::new(chunk, half)));
+    let mut layout = guard::Layout::default();
+    let (mut first, mut last) = (None, None::<usize>);
+    for (number, span) in spans.iter().enumerate() {
+        let offset = whole.offset + offset_of(span);
+        let end = spans.get(number + 1).map_or(whole.len, &offset_of) + whole.offset;
+        let versions = guard.map(|guard| {
+            let laid = layout.add(&span.place, span.block, span.block_count);
+            core.pending.reads.guarded_by(guard, laid)
+        });
+        let at = core.pending.reads.vacant();
+        let queue_pair = core.links.all[span.place.link].queue_pair;
+        let read = span.read(queue_pair, Chunk { offset, len: end - offset }, phase);
+        let relaxed = core.links.may_mix(span.place.link, relaxed);
+        core.pending.reads.reads[at] = Some(Read { request, relaxed, is_sole, versions, ..read });
+        if let Some(before) = last.and_then(|last| core.pending.reads.reads[last].as_mut()) {
+            before.joined = Some(at);
+        }
+        first = first.or(Some(at));
+        last = Some(at);
+        if let Some(request) = core.pending.requests.find_mut(request) {
+            request.parts_left += 1;
+        }
+    }
+    Ok(first.unwrap_or_default())
 }
 
 impl Cluster {
@@ -301,14 +294,14 @@ impl Links {
     /// Whether rows that come by a link are read between their versions.
     #[inline]
     pub(super) fn is_guarded(&self, link: usize, relaxed: bool) -> bool {
-        !self.may_mix(link, relaxed) && !self.all[link].promises.reads_in_order
+        !self.may_mix(link, relaxed) && !self.all[link].terms.promises.reads_in_order
     }
 
     /// Whether rows that come by a link may mix values from before and after an update, as their pull
     /// allows it: values themselves are whole.
     #[inline]
     pub(super) fn may_mix(&self, link: usize, relaxed: bool) -> bool {
-        relaxed && self.all[link].promises.reads_words_whole
+        relaxed && self.all[link].terms.promises.reads_words_whole
     }
 }
 

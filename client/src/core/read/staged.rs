@@ -5,12 +5,12 @@ use std::sync::atomic::Ordering;
 use windlass_transport::Pages;
 use windlass_wire::RowRange;
 
-use super::super::{
+use super::Read;
+use crate::core::{
     Memory,
-    push::index,
+    message::index,
     view::{FENCED, HEAD_VERSION_AT, ROWS_AT},
 };
-use super::Read;
 
 /// Blocks as a read brought them: from the head version of the first on, `len` bytes at `at` of the
 /// staging area.

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use windlass_transport::clock::Clock;
 
-use super::{
-    Cluster, Links, Pending, RequestId, RetryQueue, Session, requests::Failure, retry_queue::Kept,
-};
+use super::{Pending, RequestId, Session};
 
 /// Milliseconds on a clock that is cheap enough to be read for every request: it may be some
 /// milliseconds late, and stands still while the machine is suspended.
@@ -40,44 +38,6 @@ impl ClockLeads {
 
 fn milliseconds(clock: Clock) -> u64 {
     u64::try_from(clock.now().as_millis()).unwrap_or(u64::MAX)
-}
-
-impl RetryQueue {
-    /// Nothing waits to be sent again: how long clocks stood still until now is of no push.
-    pub(super) fn settle_ages(&mut self) {
-        self.clock_leads = ClockLeads::now();
-    }
-
-    /// Gives up pushes that servers may have applied and forgotten.
-    pub(super) fn give_up_old(
-        &mut self,
-        cluster: &Cluster,
-        pending: &mut Pending,
-        links: &mut Links,
-    ) {
-        let expiry = u64::from(cluster.map.session_expiry_ms);
-        if expiry == 0 || self.queue.is_empty() {
-            return;
-        }
-        let stood_still = ClockLeads::now().stood_still_ms(self.clock_leads);
-        let now = coarse_ms();
-        let requests = &pending.requests;
-        let is_over = |kept: &Kept| {
-            let begun = requests.find(kept.request).map(|request| request.begun_ms);
-            let age = begun.map_or(0, |begun| now.saturating_sub(begun) + stood_still);
-            kept.header.kind.pushes() && age >= expiry / 2
-        };
-        if !self.queue.iter().any(is_over) {
-            return;
-        }
-        let (over, left) = std::mem::take(&mut self.queue).into_iter().partition(is_over);
-        self.queue = left;
-        let over: std::collections::VecDeque<Kept> = over;
-        let expiry = Duration::from_millis(expiry);
-        for kept in over {
-            self.drop_kept(pending, links, kept, Failure::Expired { expiry });
-        }
-    }
 }
 
 impl Pending {

@@ -191,7 +191,16 @@ mod tests {
         for (bytes, golden) in (1..).zip(golden) {
             assert_eq!(encoded(&[1.0, -1.0, 0.0], bytes, 3), golden);
             assert_eq!(decoded(golden, bytes, 3).unwrap(), [1.0, -1.0, 0.0]);
+            assert_eq!(encoded(&[0.0, -0.0], bytes, 3), vec![0; 4 + 2 * bytes], "no magnitude");
         }
+    }
+
+    /// Who sends a push again, by whatever build, writes the same bytes.
+    #[test]
+    fn rounding_by_chance_has_golden_bytes() {
+        let values = [1.0, 0.3, -0.3, 0.301, 0.5, 1e-3, -0.999];
+        let golden = [0, 0, 128, 63, 127, 38, 218, 38, 64, 0, 129];
+        assert_eq!(encoded(&values, 1, 0x0123_4567_89ab_cdef), golden);
     }
 
     #[test]
@@ -220,8 +229,8 @@ mod tests {
         for value in [f32::NAN, f32::INFINITY, -1.0] {
             assert_eq!(magnitude(value), FilterError::MalformedMagnitude);
         }
-        let least = decoded(&[0, 0, 0x80, 0x3f, 1, 0x80], 1, 2);
-        assert_eq!(least, Err(FilterError::OutOfRange { position: 1 }));
+        let least = decoded(&[0, 0, 0x80, 0x3f, 0x81, 0x80], 1, 2);
+        assert_eq!(least, Err(FilterError::OutOfRange { position: 1 }), "-127 is in range");
         let short = decoded(&[0, 0], 1, 0);
         assert_eq!(short, Err(FilterError::Length { filter: "fixed", expected: 4, actual: 2 }));
         assert_eq!((FixedWidth::new(0), FixedWidth::new(5)), (None, None));

@@ -234,3 +234,74 @@ fn lengths_out_of_bounds_are_refused() {
         }
     }
 }
+
+/// A header has one encoding: bytes that decode encode to the same bytes again.
+#[test]
+fn a_header_with_any_other_bit_is_refused_or_says_another_thing() {
+    let scan = RequestHeader {
+        kind: RequestKind::Scan,
+        rows: Rows::Partition { partition: PartitionId(3), from: 77, columns: ScanColumns::Keys },
+        reply: Some(Place { key: 4, address: 4096 }),
+        ..push()
+    };
+    for header in headers().map(|(header, _)| header).into_iter().chain([scan]) {
+        let bytes = header.encode();
+        for bit in
+            (0..bytes.len() * 8).filter(|bit| !(DIGEST_AT..DIGEST_AT + 4).contains(&(bit / 8)))
+        {
+            let mut changed = bytes.to_vec();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            // The body is as long as the changed header says, where that is not refused for itself.
+            let lens = [header.len() as u64 + header.body_len(), u64::MAX];
+            for len in lens {
+                if let Ok(other) = RequestHeader::decode(&changed, len) {
+                    assert_eq!(&other.encode()[..], &changed[..], "bit {bit} of {header:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_short_header_says_how_much_is_missing() {
+    for (header, len) in headers() {
+        let bytes = message(&header);
+        let missing = |start: usize| match RequestHeader::decode(&bytes[..start], 1 << 20) {
+            Err(DecodeError::Truncated { missing }) => missing,
+            other => panic!("{start} bytes of {len}: {other:?}"),
+        };
+        assert_eq!(missing(0), RequestHeader::LEN_MIN);
+        assert_eq!(missing(RequestHeader::LEN_MIN - 1), 1);
+        for start in RequestHeader::LEN_MIN..len {
+            // Up to the end of the section in which it ends.
+            let section = (start - RequestHeader::LEN_MIN) / PLACE_LEN + 1;
+            let end = RequestHeader::LEN_MIN + section * PLACE_LEN;
+            assert_eq!(missing(start), end - start);
+        }
+    }
+}
+
+/// What a filter adds to values counts only where there are values.
+#[test]
+fn keys_of_pulls_are_bounded_and_their_values_are_none() {
+    let pull = |row_count: u32, values_len| {
+        let coding = Coding {
+            filters: "delta-keys,fixed:2".parse().unwrap(),
+            keys: CodedKeys::Sent { len: 9 },
+            values_len,
+        };
+        let (kind, reply) = (RequestKind::Pull, Some(Place::default()));
+        let header =
+            RequestHeader { kind, reply, row_count, coding: Some(coding), width: 1, ..push() };
+        RequestHeader::decode(&header.encode(), header.len() as u64 + header.body_len())
+    };
+    let most = u32::try_from(DECODED_LEN_MAX / 8).unwrap();
+    assert!(pull(most, 0).is_ok(), "{:?}", pull(most, 0));
+    let refused = pull(most + 1, 0);
+    assert!(
+        matches!(refused, Err(DecodeError::TooLong { field: "decoded length", value, max })
+            if (value, max) == (DECODED_LEN_MAX + 8, DECODED_LEN_MAX)),
+        "{refused:?}"
+    );
+    assert!(pull(2, 4).is_err(), "a pull sends no values, nor the head of some");
+}

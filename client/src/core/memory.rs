@@ -299,10 +299,12 @@ mod tests {
             vec![Box::new(Tcp::open(TcpOptions::LOOPBACK).unwrap())];
         let mut memory = Memory::new(1 << 20);
         let rows = Pages::allocate(4096, PagesOptions::default()).unwrap();
-        let rows = memory.add(rows, Access::READ);
+        let rows = memory.add_region(rows);
+        let copied = memory.region_with(b"values of a push").unwrap();
         let staging = memory.staging().unwrap();
         let mut access = |id| memory.registered(id, 0, &mut transports).unwrap().access;
         assert_eq!(access(rows), Access::READ);
+        assert_eq!(access(copied), Access::READ);
         assert_eq!(access(staging), Access::READ_WRITE);
     }
 

@@ -3,6 +3,7 @@
 
 mod failure;
 mod hostile;
+mod promises;
 mod scarce;
 mod transfer;
 

@@ -109,6 +109,32 @@ fn one_synchronous_worker_is_reproducible_to_the_bit() {
 }
 
 #[test]
+fn kkt_holds_back_most_rows_and_hardly_moves_the_objective() {
+    let folder = folder();
+    let at = folder.path();
+    json(at, &["gen", "ctr", "--out", "d.svm", "--json"]);
+    let train = |filters: &str| {
+        let mut command = vec!["train", "sparse-lr", "--data", "d.svm", "--synchronous", "--json"];
+        command.extend(["--l1", "16", "--epochs", "4", "--batch", "4096", "--filters", filters]);
+        json(at, &command)
+    };
+    let (plain, filtered) = (train(""), train("key-cache,delta-keys,fixed:2,kkt"));
+    let number = |result: &Value, key: &str| result[key].as_f64().unwrap();
+    let objectives = (number(&plain, "objective"), number(&filtered, "objective"));
+    assert!(objectives.0 > number(&plain, "logloss"), "penalties count: {plain}");
+    assert!(objectives.1 / objectives.0 < 1.001, "{objectives:?}");
+    let saved = &filtered["bytes_saved"];
+    let share = number(saved, "kkt") / number(&plain, "bytes_pushed");
+    assert!(share > 0.9, "kkt held {share} of the rows");
+    // A worker sends what it pushes, and for each row that it pulls a key; servers answer with four bytes a row.
+    let rows = number(&plain, "bytes_pulled") / 12.0;
+    let all: f64 = saved.as_object().unwrap().values().map(|bytes| bytes.as_f64().unwrap()).sum();
+    let sent =
+        number(&filtered, "bytes_pushed") + number(&filtered, "bytes_pulled") - all - rows * 2.0;
+    assert!(rows * 20.0 / sent > 6.0, "workers sent {sent} bytes of {}", rows * 20.0);
+}
+
+#[test]
 fn workers_wait_for_a_straggler_as_their_table_says() {
     let folder = folder();
     let at = folder.path();

@@ -73,7 +73,7 @@ impl<T: Element> Sparsifier<T> {
     ///
     /// `kkt` is for rules with an L1 penalty (Li et al. 2014, "Scaling Distributed Machine Learning with the
     /// Parameter Server", section 5.1): such a small gradient leaves a weight of zero at zero. Without `T` it goes by
-    /// a tenth of the penalty of `rule`.
+    /// a twentieth of the penalty of `rule`.
     ///
     /// # Errors
     /// When the text names no filters, or one does not suit the rule.

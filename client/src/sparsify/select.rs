@@ -62,8 +62,10 @@ pub enum ParseSparsifierError {
     },
 }
 
-/// What of the L1 penalty `kkt` goes by, where its text has no threshold.
-const KKT_PENALTY_SHARE: f64 = 0.1;
+/// What share of the L1 penalty `kkt` goes by, where its text has no threshold. FTRL counts what was held of a row
+/// as one gradient, whose square is larger than the sum of squares, so a larger share slows the weights that leave zero:
+/// with 0.1 the objective of sparse logistic regression ended 0.16 % higher, with 0.05 less than 0.07 %.
+const KKT_PENALTY_SHARE: f64 = 0.05;
 
 /// The filter of this text, and its name.
 pub(super) fn parse<T: Element>(

@@ -174,7 +174,7 @@ fn sparse_lr(arguments: &Arguments, output: Output) -> Result<(), Failure> {
     if let Some(path) = &arguments.svg {
         svg::write(&plot, path).map_err(Failure::failed)?;
     }
-    let result = result(&trained, arguments.method.consistency);
+    let result = result(&trained, &arguments.method);
     output.result(&result, || text(&trained, &result))?;
     if arguments.plot { output.text(&plot.render(72, 12)) } else { Ok(()) }
 }
@@ -224,20 +224,32 @@ pub(crate) fn loss_plot(trained: &Trained, best: Option<f64>) -> Plot {
     }
 }
 
-fn result(trained: &Trained, consistency: Consistency) -> TrainResult {
+fn result(trained: &Trained, method: &Method) -> TrainResult {
     TrainResult {
         examples: trained.done.examples,
         examples_per_s: examples_per_s(trained),
         logloss: trained.quality.logloss,
+        objective: objective(trained, method),
         auc: trained.quality.auc,
         nonzero: trained.model.nonzero_count() as u64,
         bytes_pushed: trained.done.bytes_pushed,
         bytes_pulled: trained.done.bytes_pulled,
         bytes_saved: trained.done.bytes_saved.clone(),
         skipped_lines: trained.skipped_lines,
-        consistency: consistency::text(consistency),
+        consistency: consistency::text(method.consistency),
         idle: trained.idle.clone(),
     }
+}
+
+/// Loss and penalties for each example of one pass.
+#[expect(clippy::cast_precision_loss, reason = "examples stay below 2^53")]
+fn objective(trained: &Trained, method: &Method) -> Option<f64> {
+    let examples = trained.done.examples as f64 / f64::from(method.epochs);
+    let (sum, squares) = trained.model.norms();
+    let penalty = method.l1 * sum + method.l2 / 2.0 * squares;
+    (examples > 0.0)
+        .then_some(penalty / examples)
+        .and_then(|each| Some(trained.quality.logloss? + each))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "examples stay below 2^53")]
@@ -287,6 +299,7 @@ fn text(trained: &Trained, result: &TrainResult) -> String {
     let bytes = |count: u64| units::bytes(count as f64);
     let mut rows = vec![
         ("logloss", quality(result.logloss)),
+        ("objective", quality(result.objective)),
         ("AUC", quality(result.auc)),
         ("non-zero weights", units::grouped(result.nonzero)),
         ("examples", units::grouped(result.examples)),

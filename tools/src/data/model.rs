@@ -102,6 +102,15 @@ impl Model {
         self.weights.iter().filter(|&&weight| weight != 0.0).count()
     }
 
+    /// Sums of the magnitudes and of the squares of the weights; the intercept counts, as it is penalised, too.
+    #[must_use]
+    pub fn norms(&self) -> (f64, f64) {
+        let weights = self.weights.iter().chain([&self.intercept]).map(|&weight| f64::from(weight));
+        weights.fold((0.0, 0.0), |(sum, squares), weight| {
+            (sum + weight.abs(), squares + weight * weight)
+        })
+    }
+
     /// The weight of a feature.
     #[must_use]
     pub fn weight(&self, id: u64) -> f32 {
@@ -224,6 +233,8 @@ mod tests {
         let model = example();
         assert_eq!(model.nonzero_count(), 2);
         assert_eq!(model.weight(5), 0.0);
+        let (sum, squares) = model.norms();
+        assert!((sum - 1.85).abs() < 1e-7 && (squares - 2.3225).abs() < 1e-7, "{sum} {squares}");
         let probability =
             model.predict(ExampleRef { label: true, ids: &[2, 7, 9], values: &[1.0, 1.0, 2.0] });
         let margin = -1.5 + f64::from(0.1_f32) + 0.5;

@@ -84,6 +84,8 @@ pub struct TrainResult {
     pub examples_per_s: f64,
     /// Mean loss in nats on the evaluation data (the training data if there is no other).
     pub logloss: Option<f64>,
+    /// What training minimises, for each example: `logloss` and the penalties' share of an example of one pass.
+    pub objective: Option<f64>,
     /// Area under the ROC curve on the same data.
     pub auc: Option<f64>,
     /// Weights that are not zero; the intercept does not count.
@@ -145,11 +147,11 @@ mod tests {
         .unwrap();
         assert_eq!(keys(bench).len(), 16);
         let train: TrainResult = serde_json::from_value(json!({
-            "examples": 1, "examples_per_s": 1.0, "logloss": null, "auc": 0.5, "nonzero": 1,
+            "examples": 1, "examples_per_s": 1.0, "logloss": null, "objective": null, "auc": 0.5, "nonzero": 1,
             "bytes_pushed": 1, "bytes_pulled": 1, "bytes_saved": {"snappy": 1}, "skipped_lines": 0, "consistency": "bounded:4", "idle": [0.0, 0.5],
         }))
         .unwrap();
-        assert_eq!(keys(train).len(), 11);
+        assert_eq!(keys(train).len(), 12);
         let demo: DemoResult = serde_json::from_value(json!({
             "auc": 0.7, "auc_best": 0.8, "examples_per_s": 1.0, "acknowledged": 1, "lost": 0,
             "doubled": 0, "recovery_ms": 40.0, "replicas_equal": true,

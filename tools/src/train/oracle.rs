@@ -66,8 +66,8 @@ impl Parameters for Ftrl {
         Ok(())
     }
 
-    fn push_held(&mut self) -> Result<(), Self::Error> {
-        Ok(())
+    fn push_held(&mut self) -> Result<usize, Self::Error> {
+        Ok(0)
     }
 
     fn end_round(&mut self) -> Result<(), Self::Error> {

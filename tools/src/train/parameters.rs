@@ -17,8 +17,8 @@ pub trait Parameters {
     /// which may be before the push is acknowledged.
     fn push(&mut self, keys: &[u64], rows: &[f32], gradients: &[f32]) -> Result<(), Self::Error>;
 
-    /// Pushes what filters hold back.
-    fn push_held(&mut self) -> Result<(), Self::Error>;
+    /// Pushes what filters hold back, and returns how many rows that were.
+    fn push_held(&mut self) -> Result<usize, Self::Error>;
 
     /// Ends a round: what was pushed belongs to it.
     fn end_round(&mut self) -> Result<(), Self::Error>;

@@ -180,13 +180,13 @@ impl Parameters for Weights {
         Ok(())
     }
 
-    fn push_held(&mut self) -> Result<(), RemoteError> {
-        if let Some(sparsifier) = &mut self.sparsifier {
-            let options = PushOptions { filters: self.filters, ..PushOptions::default() };
-            let push = sparsifier.push_held(&self.weights, &options)?;
-            self.in_flight.extend(push.map(InFlight::Weights));
-        }
-        Ok(())
+    fn push_held(&mut self) -> Result<usize, RemoteError> {
+        let Some(sparsifier) = &mut self.sparsifier else { return Ok(0) };
+        let rows = sparsifier.held_rows();
+        let options = PushOptions { filters: self.filters, ..PushOptions::default() };
+        let push = sparsifier.push_held(&self.weights, &options)?;
+        self.in_flight.extend(push.map(InFlight::Weights));
+        Ok(rows)
     }
 
     fn end_round(&mut self) -> Result<(), RemoteError> {

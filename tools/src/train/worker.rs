@@ -120,7 +120,8 @@ pub fn run<P: Parameters>(
         }
         std::mem::swap(&mut current, &mut next);
     }
-    parameters.push_held().map_err(WorkerError::Parameters)?;
+    let held = parameters.push_held().map_err(WorkerError::Parameters)?;
+    totals.bytes_pushed += held as u64 * (KEY_BYTES + VALUE_BYTES);
     parameters.wait_for_pushes().map_err(WorkerError::Parameters)?;
     Ok(totals)
 }

@@ -416,7 +416,7 @@ impl Checkpointer {
                 run.manifest.encode(self.window.bytes_mut(0, length));
                 self.bytes_written += length as u64;
                 let length = u32::try_from(length).expect("a manifest is short");
-                let buffer = Buffer { region: self.region, start: self.window.start(), length };
+                let buffer = Buffer { region: self.region, start: 0, length };
                 Operation::Write { file, offset: 0, buffer, durable: false }
             }
             (Stage::SyncManifest, _, Some(file)) => Operation::Sync { file },

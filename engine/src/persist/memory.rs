@@ -1,5 +1,5 @@
-//! Exclusive windows over pinned memory, and the copies that stand in for a device. The only file
-//! of persistence, besides `uring`, with unsafe code.
+//! Pinned memory of one owner, and the copies that stand in for a device. The only file of persistence,
+//! besides `uring`, with unsafe code.
 #![allow(unsafe_code)]
 
 use std::{fs::File, io, os::unix::fs::FileExt};
@@ -7,56 +7,29 @@ use std::{fs::File, io, os::unix::fs::FileExt};
 use windlass_transport::memory::{Lock, Pages, PagesOptions};
 
 /// Pinned memory that one owner writes, while devices and peers at most read parts of it that the
-/// owner leaves alone.
+/// owner leaves alone. A device writes it on behalf of the owner alone, who does not look at those
+/// bytes meanwhile.
 #[derive(Debug)]
 pub struct Window {
     pages: Pages,
-    start: u64,
     length: usize,
 }
 
 impl Window {
-    /// Bytes `start..start + length` of some pages. Panics when they are not all inside.
-    ///
-    /// # Safety
-    /// While the window lives nobody else writes these bytes, except a device on behalf of the
-    /// window's owner, who does not look at them meanwhile.
-    #[must_use]
-    pub unsafe fn new(pages: Pages, start: u64, length: usize) -> Self {
-        assert!(pages.contains(start, length as u64), "the window leaves its pages");
-        Self { pages, start, length }
-    }
-
     /// Fresh zeroed memory, not locked: it is pinned where and when a device uses it.
     ///
     /// # Errors
     /// When the system has no memory.
     pub fn allocate(length: usize) -> io::Result<Self> {
-        Self::allocate_with(length, PagesOptions { lock: Lock::Never, ..PagesOptions::default() })
-    }
-
-    /// Fresh zeroed memory with wishes. Register [`Window::pages`] with the transport too, and the
-    /// chain's successor can be sent the same bytes.
-    ///
-    /// # Errors
-    /// When the system has no memory, or refuses what was required.
-    pub fn allocate_with(length: usize, options: PagesOptions) -> io::Result<Self> {
+        let options = PagesOptions { lock: Lock::Never, ..PagesOptions::default() };
         let pages = Pages::allocate(length, options).map_err(io::Error::other)?;
-        // SAFETY: the pages were made here; clones of them are handed out to be read by devices,
-        // and written by them on behalf of the window's owner, as the contract says.
-        Ok(unsafe { Self::new(pages, 0, length) })
+        Ok(Self { pages, length })
     }
 
-    /// The pages it lies in, for registration.
+    /// The pages it lies in, from their first byte on, for registration.
     #[must_use]
     pub fn pages(&self) -> &Pages {
         &self.pages
-    }
-
-    /// Where in its pages it starts, in bytes.
-    #[must_use]
-    pub fn start(&self) -> u64 {
-        self.start
     }
 
     /// Its length in bytes.
@@ -75,8 +48,8 @@ impl Window {
     #[must_use]
     pub fn bytes(&self, start: usize, length: usize) -> &[u8] {
         let pointer = self.pointer(start, length);
-        // SAFETY: `pointer` checked the bounds; the constructor's contract says nobody else writes
-        // these bytes while this reference, which borrows the window, lives.
+        // SAFETY: `pointer` checked the bounds; the pages were made for this window, and nobody else
+        // writes these bytes while this reference, which borrows the window, lives.
         unsafe { std::slice::from_raw_parts(pointer.cast_const(), length) }
     }
 
@@ -95,7 +68,7 @@ impl Window {
             "{start}+{length} leaves a window of {} bytes",
             self.length
         );
-        self.pages.pointer(self.start + start as u64, length)
+        self.pages.pointer(start as u64, length)
     }
 }
 

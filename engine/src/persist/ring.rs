@@ -35,7 +35,6 @@ impl Ring {
     /// A ring over whole blocks of memory.
     pub(crate) fn new(window: Window) -> Self {
         assert!(window.len().is_multiple_of(BLOCK_BYTES), "the ring is made of whole blocks");
-        assert!(window.start().is_multiple_of(BLOCK_BYTES as u64), "the ring starts at a block");
         assert!(window.len() >= 4 * BLOCK_BYTES, "a ring of {} bytes", window.len());
         Self { window, tail: 0, released: 0 }
     }
@@ -69,17 +68,14 @@ impl Ring {
 
     /// Leaves out the rest of the memory.
     pub(crate) fn leave_gap(&mut self) {
-        let rest = self.capacity() - self.tail % self.capacity();
-        if rest < self.capacity() {
-            self.tail += rest;
-        }
+        self.tail = self.tail.next_multiple_of(self.capacity());
     }
 
     /// Goes back to the start of the memory when nothing of it is in use: a log that is written as fast
     /// as it grows stays in the caches.
     pub(crate) fn rewind(&mut self) {
         if self.used() == 0 {
-            self.tail = self.tail.next_multiple_of(self.capacity());
+            self.leave_gap();
             self.released = self.tail;
         }
     }
@@ -92,24 +88,18 @@ impl Ring {
         cursor
     }
 
-    /// Where a cursor lies in the window.
-    pub(crate) fn offset(&self, cursor: u64) -> usize {
-        usize::try_from(cursor % self.capacity()).expect("a window is addressable")
-    }
-
     /// Where a cursor lies in the pages.
     pub(crate) fn page_offset(&self, cursor: u64) -> u64 {
-        self.window.start() + cursor % self.capacity()
+        cursor % self.capacity()
     }
 
     /// Bytes by their offset in the pages.
     pub(crate) fn at_page_offset(&self, offset: u64, length: usize) -> &[u8] {
-        let start = usize::try_from(offset - self.window.start()).expect("a window is addressable");
-        self.window.bytes(start, length)
+        self.window.bytes(in_memory(offset), length)
     }
 
     pub(crate) fn bytes_mut(&mut self, cursor: u64, length: usize) -> &mut [u8] {
-        let offset = self.offset(cursor);
+        let offset = in_memory(self.page_offset(cursor));
         self.window.bytes_mut(offset, length)
     }
 
@@ -120,38 +110,131 @@ impl Ring {
     }
 }
 
+/// An offset in the pages as an index.
+fn in_memory(offset: u64) -> usize {
+    usize::try_from(offset).expect("a window is addressable")
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
     use super::*;
+
+    const CAPACITY: u64 = 16 << 10;
+
+    fn ring() -> Ring {
+        Ring::new(Window::allocate(16 << 10).unwrap())
+    }
 
     #[test]
     fn frames_lie_in_one_piece_and_space_comes_back() {
-        let mut ring = Ring::new(Window::allocate(16 << 10).unwrap());
+        let mut ring = ring();
+        assert_eq!((ring.capacity(), ring.used()), (CAPACITY, 0));
+        assert_eq!(ring.room(CAPACITY), Room::Here);
+        assert_eq!(ring.room(CAPACITY + 1), Room::Full);
         assert_eq!(ring.room(12 << 10), Room::Here);
         assert_eq!(ring.take(12 << 10), 0);
         assert_eq!(ring.room(4 << 10), Room::Here);
         assert_eq!(ring.room(5 << 10), Room::Full);
         ring.release(8 << 10);
+        assert_eq!((ring.tail(), ring.used()), (12 << 10, 4 << 10));
+        assert_eq!(ring.room(4 << 10), Room::Here, "up to the end of the memory");
+        assert_eq!(ring.room((4 << 10) + 1), Room::AfterGap);
         assert_eq!(ring.room(8 << 10), Room::AfterGap);
+        assert_eq!(ring.room((8 << 10) + 1), Room::Full, "up to what is not released");
         ring.leave_gap();
-        assert_eq!(ring.tail(), 16 << 10);
+        assert_eq!(ring.tail(), CAPACITY);
+        ring.leave_gap();
+        assert_eq!(ring.tail(), CAPACITY, "there is none");
         let cursor = ring.take(8 << 10);
-        assert_eq!(ring.offset(cursor), 0);
+        assert_eq!(ring.page_offset(cursor), 0);
         assert_eq!(ring.room(1), Room::Full);
+    }
+
+    /// A block that is partly taken is taken: the write of what is in it has the rest as padding.
+    #[test]
+    fn room_is_counted_in_blocks() {
+        let mut ring = ring();
+        ring.take(100);
+        assert_eq!(ring.room(CAPACITY - 100), Room::Here);
+        ring.release(100);
+        assert_eq!(ring.room(CAPACITY - 100), Room::Here);
+        assert_eq!(ring.room(CAPACITY - 99), Room::Full, "the block of byte 100 is not free");
     }
 
     #[test]
     fn an_empty_ring_begins_at_its_start_again() {
-        let mut ring = Ring::new(Window::allocate(16 << 10).unwrap());
+        let mut ring = ring();
         ring.take(4 << 10);
         ring.rewind();
         assert_eq!(ring.tail(), 4 << 10, "in use");
         ring.release(4 << 10);
         ring.rewind();
-        assert_eq!((ring.tail(), ring.used()), (16 << 10, 0));
+        assert_eq!((ring.tail(), ring.used()), (CAPACITY, 0));
         ring.rewind();
-        assert_eq!(ring.tail(), 16 << 10);
-        assert_eq!(ring.offset(ring.tail()), 0);
-        assert_eq!(ring.room(16 << 10), Room::Here);
+        assert_eq!(ring.tail(), CAPACITY);
+        assert_eq!(ring.page_offset(ring.tail()), 0);
+        assert_eq!(ring.room(CAPACITY), Room::Here);
+    }
+
+    #[test]
+    #[should_panic(expected = "release of what is not there")]
+    fn what_was_never_taken_is_not_released() {
+        let mut ring = ring();
+        ring.take(64);
+        ring.release(65);
+    }
+
+    #[test]
+    #[should_panic(expected = "a ring of 12288 bytes")]
+    fn a_ring_has_four_blocks_at_least() {
+        let _ = Ring::new(Window::allocate(12 << 10).unwrap());
+    }
+
+    #[test]
+    #[should_panic(expected = "whole blocks")]
+    fn a_ring_has_whole_blocks() {
+        let _ = Ring::new(Window::allocate((16 << 10) + 64).unwrap());
+    }
+
+    proptest! {
+        /// Frames are found as they were laid down until they are released, wherever they lie.
+        #[test]
+        fn what_is_laid_down_stays_until_it_is_released(
+            lengths in prop::collection::vec((1_u64..6000, any::<bool>()), 1..60),
+        ) {
+            let mut ring = ring();
+            let mut held: VecDeque<(u64, u64, u8)> = VecDeque::new();
+            for (number, (length, releases)) in (0_u8..).zip(lengths) {
+                if releases && let Some((cursor, length, _)) = held.pop_front() {
+                    ring.release(cursor + length);
+                }
+                if held.is_empty() {
+                    ring.rewind();
+                }
+                match ring.room(length) {
+                    Room::Full => {
+                        prop_assert!(!held.is_empty(), "an empty ring takes {} bytes", length);
+                        continue;
+                    }
+                    Room::AfterGap => ring.leave_gap(),
+                    Room::Here => {}
+                }
+                let cursor = ring.take(length);
+                let length_here = usize::try_from(length).unwrap();
+                ring.bytes_mut(cursor, length_here).fill(number);
+                held.push_back((cursor, length, number));
+                prop_assert_eq!(ring.used(), ring.tail() - ring.released);
+                for (cursor, length, number) in &held {
+                    let offset = ring.page_offset(*cursor);
+                    prop_assert!(offset + length <= CAPACITY);
+                    let bytes = ring.at_page_offset(offset, usize::try_from(*length).unwrap());
+                    prop_assert!(bytes.iter().all(|byte| byte == number));
+                }
+            }
+        }
     }
 }

@@ -222,7 +222,7 @@ impl WatermarkFile {
     fn operation(&mut self, mark: Watermark) -> Operation {
         mark.encode(self.window.bytes_mut(0, BLOCK_BYTES));
         let length = u32::try_from(BLOCK_BYTES).expect("a block is short");
-        let buffer = Buffer { region: self.region, start: self.window.start(), length };
+        let buffer = Buffer { region: self.region, start: 0, length };
         let offset = mark.number % SLOTS as u64 * BLOCK_BYTES as u64;
         Operation::Write { file: self.file, offset, buffer, durable: true }
     }

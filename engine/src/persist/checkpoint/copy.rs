@@ -141,7 +141,7 @@ impl Checkpointer {
             if to == at {
                 return;
             }
-            let start = self.window.start() + (index * STAGING_BYTES + at) as u64;
+            let start = (index * STAGING_BYTES + at) as u64;
             let length = u32::try_from(to - at).expect("a buffer's length");
             let operation = Operation::Write {
                 file,

@@ -436,6 +436,61 @@ mod tests {
         assert!(Frame::decode(&frame, new).is_ok());
     }
 
+    /// A sealed header with one byte changed, and its checksum made to fit.
+    fn read_with(offset: usize, bytes: &[u8]) -> Result<(Header, usize), FrameError> {
+        let mut frame = sample(Salt::NONE);
+        frame[offset..offset + bytes.len()].copy_from_slice(bytes);
+        let checksum = Checksum::of(&frame[4..64]).0 ^ Salt::NONE.0;
+        frame[..4].copy_from_slice(&checksum.to_le_bytes());
+        Header::decode(&frame, Salt::NONE)
+    }
+
+    #[test]
+    fn headers_that_contradict_themselves_are_refused() {
+        let refused = |offset, bytes: &[u8]| read_with(offset, bytes).unwrap_err();
+        let length = |length: u32| refused(4, &length.to_le_bytes());
+        for wrong in [0, 63, 65, 100] {
+            assert_eq!(length(wrong), FrameError::Length { length: wrong as usize });
+        }
+        assert_eq!(refused(14, &[1]), FrameError::Version { found: 1 });
+        assert_eq!(refused(12, &[9]), FrameError::Kind { found: 9 });
+        assert!(refused(14, &[3]).is_foreign() && refused(12, &[99]).is_foreign());
+        assert!(!length(63).is_foreign() && !FrameError::Header.is_foreign());
+        // The delta begins behind the header, and ends within the frame.
+        let wrong = FrameError::Length { length: 192 };
+        assert_eq!(refused(15, &[64]), wrong, "slack of a whole alignment");
+        assert_eq!(refused(60, &[0, 0]), wrong, "in the header");
+        assert_eq!(refused(60, &[4, 0]), wrong, "behind the end");
+        assert_eq!(refused(60, &[3, 0]), wrong, "slack in front of it");
+        let (header, length) = read_with(15, &[63 | GROUPED]).unwrap();
+        assert_eq!((header.slack, header.grouped, length), (63, true, 192));
+        let (header, _) = read_with(60, &[2, 0]).unwrap();
+        assert_eq!((header.delta_offset, header.slack, header.grouped), (2, 4, false));
+        let short = FrameError::Short { needed: 64, present: 63 };
+        assert_eq!(Header::decode(&sample(Salt::NONE)[..63], Salt::NONE).unwrap_err(), short);
+        let short = FrameError::Short { needed: 192, present: 191 };
+        assert_eq!(Frame::decode(&sample(Salt::NONE)[..191], Salt::NONE).unwrap_err(), short);
+    }
+
+    #[test]
+    fn kinds_are_found_by_their_numbers_and_records_are_told_apart() {
+        let known: Vec<Kind> = (0..=255).filter_map(Kind::from_number).collect();
+        let numbers: Vec<u8> = known.iter().map(|kind| *kind as u8).collect();
+        assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 18, 19, 20, 21, 32, 33, 34, 35]);
+        let records = known.iter().filter(|kind| kind.is_record());
+        assert!(records.map(|kind| *kind as u8).eq(1..=8));
+    }
+
+    /// Whoever wrote a log finds the same salts in it.
+    #[test]
+    fn salts_are_what_they_were() {
+        for (log_id, sequence, salt) in
+            [(0, 1, 0x6889_90C0), (42, 7, 0x175E_F5A3), (u64::MAX - 5, 1 << 33, 0x5C45_D53E)]
+        {
+            assert_eq!(Salt::of_segment(log_id, sequence), Salt(salt), "{log_id} {sequence}");
+        }
+    }
+
     #[test]
     fn salts_of_one_log_never_repeat() {
         let salts: HashSet<u32> = (0..100_000).map(|n| Salt::of_segment(9, n).0).collect();

@@ -307,8 +307,95 @@ pub(crate) mod tests {
             damaged[byte] ^= 0x10;
             assert!(Manifest::decode(&damaged).is_err(), "byte {byte}");
         }
+    }
+
+    #[test]
+    fn files_are_told_by_their_names() {
+        assert_eq!(manifest_name(12), "manifest-0000000012.wman");
+        assert_eq!(temporary_name(12), "manifest-0000000012.new");
+        assert_eq!(data_name(12), "checkpoint-0000000012.wckp");
         assert_eq!(manifest_number(&manifest_name(12)), Some(12));
         assert_eq!(data_number(&data_name(12)), Some(12));
+        for other in [data_name(12), temporary_name(12)] {
+            assert_eq!(manifest_number(&other), None);
+        }
+        assert_eq!(data_number(&manifest_name(12)), None);
+    }
+
+    /// Changing these bytes is a change of the format.
+    #[test]
+    fn a_manifest_lies_as_it_is_drawn() {
+        let mut bytes = vec![0xAA; sample().length()];
+        sample().encode(&mut bytes);
+        let header = Frame::decode(&bytes, Salt::NONE).unwrap().header;
+        assert_eq!((header.lsn, header.epoch, header.row_start), (12, 8192, 77));
+        assert_eq!((header.kind, header.row_count, header.covered), (Kind::Manifest, 1, 2));
+        let words: Vec<u64> = (64..).step_by(8).take(22).map(|at| word64(&bytes, at)).collect();
+        assert_eq!(words[..8], [12_288, 3, 1_800_000_000, 0, 0, 0, 0, 0]);
+        assert_eq!(words[8..16], [9, 1 << 20, 16, 1, 12, 8192, 1, 0]);
+        assert_eq!(words[16..], [5, 100, 140, 2, 9, 0]);
+    }
+
+    #[test]
+    fn frames_that_are_no_manifest_are_refused() {
+        let sealed = |header: Header, length: usize| {
+            let mut bytes = vec![0; length];
+            header.seal(&mut bytes, Salt::NONE);
+            Manifest::decode(&bytes)
+        };
+        let of = |covered, row_count| Header { covered, row_count, ..Header::of(Kind::Manifest) };
+        // Two files and 97 partitions leave 24 bytes of a block.
+        assert_eq!(sealed(of(2, 97), BLOCK_BYTES).unwrap().partitions.len(), 97);
+        let length = FrameError::Length { length: BLOCK_BYTES };
+        for (files, partitions) in [(3, 97), (2, 98), (0, u64::MAX >> 6), (65, 0)] {
+            assert_eq!(sealed(of(files, partitions), BLOCK_BYTES).unwrap_err(), length);
+        }
+        let long = 64 * BLOCK_BYTES;
+        let refused = FrameError::Length { length: long };
+        assert!(sealed(of(64, 4096), long).is_ok());
+        assert_eq!(sealed(of(65, 4096), long).unwrap_err(), refused);
+        assert_eq!(sealed(of(64, 4097), long).unwrap_err(), refused);
+        let kind = FrameError::Kind { found: Kind::Pad as u8 };
+        assert_eq!(sealed(Header::of(Kind::Pad), BLOCK_BYTES).unwrap_err(), kind);
+    }
+
+    #[test]
+    fn partitions_are_found_by_their_number() {
+        let manifest = sample();
+        assert_eq!(manifest.partition(PartitionId(5)), Some(&manifest.partitions[0]));
+        assert_eq!(manifest.partition(PartitionId(4)), None);
+    }
+
+    #[test]
+    fn manifests_of_a_directory_are_read_newest_first_and_bad_ones_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |number: u64, bytes: &[u8]| {
+            std::fs::write(folder.path().join(manifest_name(number)), bytes).unwrap();
+        };
+        let sealed = |number| {
+            let manifest = Manifest { number, ..sample() };
+            let mut bytes = vec![0; manifest.length()];
+            manifest.encode(&mut bytes);
+            bytes
+        };
+        let mut storage = storage::open(folder.path(), storage::Provider::Buffered).unwrap();
+        assert_eq!(read_manifests(storage.as_mut()).unwrap(), (Vec::new(), Vec::new()));
+        [3, 11, 4].into_iter().for_each(|number| write(number, &sealed(number)));
+        write(7, &sealed(7)[..100]);
+        let mut foreign = sealed(8);
+        foreign[14] += 1;
+        let checksum = windlass_wire::Checksum::of(&foreign[4..64]).0 ^ word32(&sealed(8), 0);
+        let checksum = checksum ^ windlass_wire::Checksum::of(&sealed(8)[4..64]).0;
+        foreign[..4].copy_from_slice(&checksum.to_le_bytes());
+        write(8, &foreign);
+        std::fs::File::create(folder.path().join(manifest_name(9)))
+            .and_then(|file| file.set_len(MANIFEST_BYTES_MAX as u64 + 1))
+            .unwrap();
+        std::fs::write(folder.path().join(temporary_name(12)), sealed(12)).unwrap();
+        let (good, bad) = read_manifests(storage.as_mut()).unwrap();
+        assert_eq!(good.iter().map(|good| good.number).collect::<Vec<_>>(), [11, 4, 3]);
+        let bad: Vec<_> = bad.iter().map(|bad| (bad.file.clone(), bad.is_foreign)).collect();
+        assert_eq!(bad, [9, 8, 7].map(|number| (manifest_name(number), number == 8)));
     }
 
     #[test]

@@ -216,6 +216,7 @@ pub struct LiveSegment {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::persist::frame::HEADER_BYTES;
 
     #[test]
     fn superblocks_round_trip() {
@@ -233,6 +234,75 @@ mod tests {
         superblock.encode(superblock.partitions.iter().copied(), &mut bytes);
         assert_eq!(Superblock::decode(&bytes).unwrap(), superblock);
         assert!(Superblock::decode(&bytes[..4096]).is_err());
+        assert_eq!(superblock.salt(), Salt::of_segment(99, 4));
         assert_eq!(file_number(&file_name(17)), Some(17));
+        assert_eq!(file_name(17), "segment-00017.wlog");
+        for other in ["segment-17", "segment-x.wlog", "manifest-17.wlog"] {
+            assert_eq!(file_number(other), None, "{other}");
+        }
+    }
+
+    /// Changing these bytes is a change of the format.
+    #[test]
+    fn a_superblock_lies_as_it_is_drawn() {
+        let superblock = Superblock {
+            log_id: 99,
+            sequence: 4,
+            base: 12_288,
+            previous_sequence: 3,
+            previous_end: 8192,
+            file_bytes: 1 << 20,
+            partitions: Vec::new(),
+        };
+        let mut bytes = vec![0xAA; Superblock::length(2)];
+        let partitions = [(PartitionId(7), Lsn(70)), (PartitionId(9), Lsn(90))];
+        superblock.encode(partitions.into_iter(), &mut bytes);
+        let header = Frame::decode(&bytes, Salt::NONE).unwrap().header;
+        assert_eq!((header.lsn, header.epoch, header.row_start), (4, 12_288, 99));
+        assert_eq!((header.kind, header.row_count), (Kind::Superblock, 2));
+        let words: Vec<u64> = (64..).step_by(8).take(13).map(|at| word64(&bytes, at)).collect();
+        assert_eq!(words, [3, 8192, 1 << 20, 0, 0, 0, 0, 0, 7, 70, 9, 90, 0]);
+    }
+
+    #[test]
+    fn superblocks_have_whole_blocks() {
+        assert_eq!(Superblock::length(0), BLOCK_BYTES);
+        assert_eq!(Superblock::length((BLOCK_BYTES - 128) / 16), BLOCK_BYTES);
+        assert_eq!(Superblock::length((BLOCK_BYTES - 128) / 16 + 1), 2 * BLOCK_BYTES);
+    }
+
+    #[test]
+    fn frames_that_are_no_superblock_are_refused() {
+        let sealed = |header: Header, length: usize| {
+            let mut bytes = vec![0; length];
+            header.seal(&mut bytes, Salt::NONE);
+            Superblock::decode(&bytes)
+        };
+        let of = |row_count| Header { row_count, ..Header::of(Kind::Superblock) };
+        let fits = ((BLOCK_BYTES - 128) / 16) as u64;
+        assert_eq!(sealed(of(fits), BLOCK_BYTES).unwrap().partitions.len() as u64, fits);
+        let length = FrameError::Length { length: BLOCK_BYTES };
+        assert_eq!(sealed(of(fits + 1), BLOCK_BYTES).unwrap_err(), length);
+        assert_eq!(sealed(of(u64::MAX >> 4), BLOCK_BYTES).unwrap_err(), length);
+        assert_eq!(sealed(of(0), 192).unwrap_err(), FrameError::Length { length: 192 });
+        let kind = FrameError::Kind { found: Kind::Pad as u8 };
+        assert_eq!(sealed(Header::of(Kind::Pad), BLOCK_BYTES).unwrap_err(), kind);
+        let most = PARTITIONS_PER_LOG_MAX;
+        let decoded = sealed(of(most as u64), Superblock::length(most)).unwrap();
+        assert_eq!(decoded.partitions.len(), most);
+        let length = Superblock::length(most + 1);
+        assert_eq!(sealed(of(most as u64 + 1), length).unwrap_err(), FrameError::Length { length });
+    }
+
+    #[test]
+    fn batches_round_trip_and_are_told_from_other_frames() {
+        let batch = Batch { number: 9, durable: 4096, position: 8192, length: 12_288 };
+        let (mut bytes, salt) = ([0xAA; HEADER_BYTES], Salt::of_segment(1, 2));
+        batch.encode(&mut bytes, salt);
+        let (header, _) = Header::decode(&bytes, salt).unwrap();
+        assert_eq!((header.lsn, header.epoch), (9, 4096));
+        assert_eq!((header.row_start, header.row_count), (8192, 12_288));
+        assert_eq!(Batch::from_header(&header), Some(batch));
+        assert_eq!(Batch::from_header(&Header { kind: Kind::Pad, ..header }), None);
     }
 }

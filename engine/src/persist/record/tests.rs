@@ -83,6 +83,140 @@ fn records_that_fill_their_shape_are_read_whole() {
     }
 }
 
+#[test]
+fn shapes_within_the_limits_are_allowed() {
+    let shape = |covered_max, stamps_max, keys, delta_bytes| {
+        Shape { covered_max, stamps_max, keys, delta_bytes }.is_allowed()
+    };
+    assert!(shape(COVERED_MAX, STAMPS_MAX, KEYS_MAX, 0));
+    assert!(!shape(COVERED_MAX + 1, 0, 0, 0));
+    assert!(!shape(0, STAMPS_MAX + 1, 0, 0));
+    assert!(!shape(0, 0, KEYS_MAX + 1, 0));
+    let most = RECORD_BYTES_MAX - HEADER_BYTES;
+    assert!(shape(0, 0, 0, most));
+    assert!(!shape(0, 0, 0, most + 1));
+    assert!(!shape(0, 0, 0, usize::MAX - 4096), "nothing overflows");
+    let shape = Shape { covered_max: 1, stamps_max: 2, keys: 3, delta_bytes: 65 };
+    assert_eq!((shape.delta_start(), shape.length()), (64 + 128, 64 + 128 + 128));
+}
+
+/// A record that is nothing but a header of this kind in front of so many bytes.
+fn framed(header: Header, length: usize) -> Result<usize, RecordError> {
+    let mut frame = vec![0_u8; length];
+    header.seal(&mut frame, Salt::NONE);
+    Record::decode(&frame, Salt::NONE).map(|record| record.bytes().len())
+}
+
+#[test]
+fn lists_past_their_limits_or_the_delta_are_refused() {
+    let keys =
+        |row_count, units| Header { row_count, delta_offset: units, ..Header::of(Kind::Keys) };
+    assert_eq!(framed(keys(8, 2), 128), Ok(128));
+    let lists = RecordError::Lists { keys: 9, covered: 0, stamps: 0 };
+    assert_eq!(framed(keys(9, 2), 128), Err(lists));
+    // 24 bytes for each push it covers, 16 for each stamp.
+    let lists = |covered, stamps, units: u16| {
+        let header = Header { covered, stamps, delta_offset: units, ..Header::of(Kind::Rows) };
+        framed(header, usize::from(units) * 64)
+    };
+    assert_eq!(lists(2, 1, 2), Ok(128));
+    let refused = |covered, stamps| RecordError::Lists { keys: 0, covered, stamps };
+    assert_eq!(lists(3, 0, 2), Err(refused(3, 0)));
+    assert_eq!(lists(2, 2, 2), Err(refused(2, 2)));
+    assert_eq!(lists(4096, 4096, 2561), Ok(2561 * 64));
+    assert_eq!(lists(4097, 0, 2561), Err(refused(4097, 0)));
+    assert_eq!(lists(0, 4097, 2561), Err(refused(0, 4097)));
+    let units = u16::try_from(KEYS_MAX * 8 / 64 + 2).unwrap();
+    let (most, length) = (KEYS_MAX as u64, usize::from(units) * 64);
+    assert_eq!(framed(keys(most, units), length), Ok(length));
+    let lists = RecordError::Lists { keys: most + 1, covered: 0, stamps: 0 };
+    assert_eq!(framed(keys(most + 1, units), length), Err(lists));
+    assert_eq!(framed(Header::of(Kind::Rows), RECORD_BYTES_MAX), Ok(RECORD_BYTES_MAX));
+    let refused = framed(Header::of(Kind::Rows), RECORD_BYTES_MAX + 64);
+    assert_eq!(refused, Err(RecordError::Lists { keys: 0, covered: 0, stamps: 0 }));
+}
+
+#[test]
+fn what_is_no_record_is_refused_with_the_reason() {
+    let refused = framed(Header::of(Kind::Batch), 64);
+    assert_eq!(refused, Err(RecordError::NoRecord { kind: Kind::Batch }));
+    let refused = framed(Header { dtype: 200, ..Header::of(Kind::Rows) }, 64);
+    assert_eq!(refused, Err(RecordError::DataType { found: 200 }));
+    let rows = |row_start| Header { row_start, row_count: 3, ..Header::of(Kind::Rows) };
+    assert_eq!(framed(rows(u64::MAX - 3), 64), Ok(64));
+    let refused = Err(RecordError::Rows { start: u64::MAX - 2, count: 3 });
+    assert_eq!(framed(rows(u64::MAX - 2), 64), refused);
+    // As far as that is known without sums.
+    let bytes = sample(Salt::of_segment(1, 1));
+    assert_eq!(Record::checked_before(&bytes).unwrap().lsn(), Lsn(77));
+    for length in [0, 63, bytes.len() - 1] {
+        let refused = Record::checked_before(&bytes[..length]).unwrap_err();
+        let needed = if length < 64 { 64 } else { bytes.len() };
+        assert_eq!(refused, FrameError::Short { needed, present: length }.into());
+    }
+}
+
+#[test]
+fn what_is_told_of_a_record_is_what_was_said() {
+    let bytes = sample(Salt::NONE);
+    let record = Record::decode(&bytes, Salt::NONE).unwrap();
+    assert_eq!((record.kind(), record.dtype()), (Kind::Keys, DataType::F32));
+    assert_eq!(
+        (record.partition(), record.epoch(), record.table()),
+        (PartitionId(3), Epoch(2), TableId(9))
+    );
+    assert_eq!((record.rows(), record.is_grouped()), (RowRange::default(), false), "by key");
+    assert_eq!(record.key_bytes().len(), 16);
+    assert_eq!(record.bytes(), bytes);
+    let facts = Facts { kind: Kind::Rows, rows: RowRange::new(10, 14), ..facts() };
+    let shape = Shape { delta_bytes: 16, ..Shape::default() };
+    let mut draft = Draft::new(facts, shape, Lsn(1));
+    draft.grouped = true;
+    let mut bytes = vec![0_u8; shape.length()];
+    draft.seal(&mut bytes, Salt::NONE);
+    let record = Record::decode(&bytes, Salt::NONE).unwrap();
+    assert_eq!((record.rows(), record.keys().len()), (RowRange::new(10, 14), 0));
+    assert!(record.is_grouped());
+    draft.void();
+    draft.seal(&mut bytes, Salt::NONE);
+    assert_eq!(Record::decode(&bytes, Salt::NONE).unwrap().kind(), Kind::Nothing);
+}
+
+/// What the ring held before is nothing of a record that leaves room unused.
+#[test]
+fn every_byte_between_the_lists_and_behind_the_delta_is_zero() {
+    let bytes = sample(Salt::NONE);
+    // Two keys and a covered push end at 104; two stamps begin at 160, 20 bytes of delta end at 212.
+    assert!(bytes[104..160].iter().chain(&bytes[212..]).all(|byte| *byte == 0));
+}
+
+#[test]
+#[should_panic(expected = "more pushes than room")]
+fn a_record_covers_no_more_than_was_reserved() {
+    let (mut draft, mut bytes) = small();
+    let mut record = RecordMut::new(&mut bytes, &mut draft);
+    let covered =
+        Covered { session: SessionId(1), incarnation: Incarnation(1), sequence: Sequence(1) };
+    record.cover(covered);
+    record.cover(covered);
+}
+
+#[test]
+#[should_panic(expected = "more clocks than room")]
+fn a_record_takes_no_more_clocks_than_were_reserved() {
+    let (mut draft, mut bytes) = small();
+    let mut record = RecordMut::new(&mut bytes, &mut draft);
+    record.stamp(Stamp { worker: WorkerRank(1), clock: WorkerClock(1) });
+    record.stamp(Stamp { worker: WorkerRank(2), clock: WorkerClock(1) });
+}
+
+/// Room for one of each.
+fn small() -> (Draft, Vec<u8>) {
+    let shape = Shape { covered_max: 1, stamps_max: 1, keys: 0, delta_bytes: 0 };
+    let facts = Facts { kind: Kind::Rows, ..facts() };
+    (Draft::new(facts, shape, Lsn(1)), vec![0; shape.length()])
+}
+
 /// Changing these bytes is a change of the format: it needs a new version and a fixture.
 #[test]
 fn golden_bytes() {

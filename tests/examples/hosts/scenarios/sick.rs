@@ -11,9 +11,8 @@ use crate::Failure;
 /// How long a host is sick.
 const SICK_FOR: Duration = Duration::from_secs(8);
 
-/// How long pushes may stand still with half of a host's packets lost: 0.8 to 2.1 s were seen, and more is
-/// left to a busy machine.
-const STANDSTILL_MAX: Duration = Duration::from_secs(10);
+/// How long pushes may stand still with half of a host's packets lost.
+const STANDSTILL_MAX: Duration = Duration::from_secs(3);
 
 /// From whom a host loses what.
 enum Loss {

@@ -446,7 +446,7 @@ impl Machine {
                 server: rejected,
             },
             Report::CannotHold { partition, epoch } => {
-                tracing::error!(%server, %partition, "a server has no memory for a partition: another one is to hold it");
+                tracing::error!(%server, %partition, "a server cannot hold a partition: another one is to");
                 CoordinatorInput::CannotHold { server, incarnation, partition, epoch }
             }
             Report::DiskFailed {} => {

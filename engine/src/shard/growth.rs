@@ -383,9 +383,11 @@ impl Wanted {
     }
 }
 
-/// Tells what the map gives to this shard and there is no memory for.
+/// Tells what the map gives to this shard and it cannot hold: rows that there is no memory for, and
+/// replicas that lack some record.
 pub(super) fn report_refused(tables: &Tables, chain: &Chain) {
-    for partition in tables.growth.refused() {
+    let refused = tables.growth.refused();
+    for partition in refused.chain(chain::cannot_go_on(chain)) {
         let epoch = chain.map.chains[partition.0 as usize].epoch;
         chain.tell(ServerEvent::CannotHold { partition, epoch });
     }

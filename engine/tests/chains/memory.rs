@@ -6,9 +6,10 @@ use std::{
 };
 
 use crossbeam::channel::bounded;
-use windlass_engine::shard::{ServerEvent, ShardCommand};
+use windlass_engine::shard::{ChainCommand, LinkEnded, ServerEvent, ShardCommand};
 use windlass_wire::{
-    DataType, ServerId, TableEntry, TableId, TableSchema, control::Provider, map::Chain,
+    DataType, PartitionId, ServerId, TableEntry, TableId, TableSchema, control::Provider,
+    map::Chain,
 };
 
 use super::{
@@ -302,4 +303,87 @@ fn sparse_partitions_have_their_next_rows_made_by_the_thread_of_their_shard() {
     assert!(left[..8].iter().all(|now| *now == left[0]), "{left:?}");
     assert!(left[8] + 32 * 4096 * 4 <= left[7], "the next slab was not asked for: {left:?}");
     assert_eq!(left[8], left[15]);
+}
+
+/// A sparse table whose rows take more than a small server has.
+fn wide() -> TableEntry {
+    let schema = TableSchema::sparse(DataType::F32, 256);
+    TableEntry { id: TableId(1), name: "wide".to_owned(), schema }
+}
+
+/// Every row of it once more, by messages that fit a mailbox.
+fn push_wide(world: &mut World) {
+    for first in (0..2000).step_by(100) {
+        world.client.push(0, (first..first + 100).collect(), 1.0);
+    }
+    world.client.settle_by(&world.map);
+}
+
+/// The partitions that a server says it cannot hold, once it has said so of any and, with a heartbeat,
+/// again.
+fn refused_by(world: &mut World, server: ServerId) -> BTreeSet<PartitionId> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let (mut refused, mut again) = (BTreeSet::new(), BTreeSet::new());
+    while refused.is_empty() || again != refused {
+        world
+            .node(server)
+            .handles
+            .iter()
+            .for_each(|handle| handle.send(ShardCommand::Chain(ChainCommand::RepeatReports {})));
+        for event in world.node(server).events.try_iter() {
+            let ServerEvent::CannotHold { partition, epoch } = event else { continue };
+            assert_eq!(epoch, world.map.chains[partition.0 as usize].epoch);
+            if !refused.insert(partition) {
+                again.insert(partition);
+            }
+        }
+        assert!(Instant::now() < deadline, "it cannot hold {refused:?} and {again:?}");
+        world.client.poll();
+    }
+    refused
+}
+
+#[test]
+fn a_learner_without_memory_for_copied_rows_says_so_and_keeps_its_links() {
+    for provider in [Provider::Shm {}, Provider::Tcp {}] {
+        let mut world = World::start(provider, 2, vec![wide()]);
+        push_wide(&mut world);
+        world.nodes.push(outsider(&world, 1 << 19));
+        world.introduce(FOUR, false);
+        let refused = refused_by(&mut world, FOUR);
+        for node in &world.nodes {
+            let ended: Vec<LinkEnded> = node.ended.try_iter().collect();
+            assert!(ended.is_empty(), "links have ended: {ended:?}");
+        }
+        // What it gave up takes nothing, and pushes go on.
+        push_wide(&mut world);
+        world.install(|chain, _| chain.learner = None);
+        assert_eq!(world.node(FOUR).memory_left(), [1 << 19; 2], "{refused:?}");
+        assert_equal_replicas(&world.map, &world.nodes.iter().collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_member_without_memory_for_new_rows_says_so_and_the_others_go_on() {
+    let mut world = World::start(Provider::Tcp {}, 2, vec![wide()]);
+    world.client.push(0, (0..16).collect(), 1.0);
+    world.client.settle_by(&world.map);
+    world.nodes.push(outsider(&world, 1 << 19));
+    world.client.connect(world.nodes.last().unwrap(), world.provider);
+    world.introduce(FOUR, false);
+    world.is_quiet = true;
+    world.take_in(FOUR);
+    push_wide(&mut world);
+    let refused = refused_by(&mut world, FOUR);
+    let epoch = world.map.epoch.next();
+    world.map.epoch = epoch;
+    for partition in refused {
+        let chain = &mut world.map.chains[partition.0 as usize];
+        chain.servers.retain(|member| *member != FOUR);
+        chain.epoch = epoch;
+    }
+    world.nodes.iter().for_each(|node| node.install(&world.map));
+    world.client.reroute(&world.map);
+    push_wide(&mut world);
+    assert_equal_replicas(&world.map, &world.nodes.iter().collect::<Vec<_>>());
 }

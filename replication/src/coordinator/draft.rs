@@ -1,6 +1,6 @@
 //! The map that is being stored: what is wanted is applied to it, and it comes in force once it is safe.
 
-use windlass_wire::{Epoch, ServerId, coordination::Kept};
+use windlass_wire::{Epoch, PartitionId, ServerId, coordination::Kept};
 
 use super::{Coordinator, CoordinatorOutput};
 use crate::{membership::Change, time::Time};
@@ -59,6 +59,21 @@ impl Coordinator {
             outputs.push(CoordinatorOutput::Store { expected: self.map.epoch });
             self.draft = Some(draft);
         }
+    }
+
+    /// A server gives up a partition, and is not asked again; the last member stays.
+    pub(super) fn cannot_hold(&mut self, server: ServerId, partition: PartitionId, epoch: Epoch) {
+        let entry = self.map.partition(partition).filter(|entry| entry.epoch == epoch);
+        let Some(entry) = entry else { return };
+        let goes_on = |id: &ServerId| *id != server && self.map.is_in_force(*id);
+        if entry.joining.is_some_and(|joining| joining.server == server) {
+            self.want(Change::Abandon { partition });
+        } else if entry.members.contains(&server) && entry.members.iter().any(goes_on) {
+            self.want(Change::Leave { partition, server });
+        } else {
+            return;
+        }
+        self.planner.refuse(server, partition);
     }
 
     pub(super) fn stored(&mut self, now: Time, epoch: Epoch, outputs: &mut Vec<CoordinatorOutput>) {

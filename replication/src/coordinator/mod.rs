@@ -116,7 +116,7 @@ pub enum CoordinatorInput {
         /// The server rejected.
         server: ServerId,
     },
-    /// A server has no memory for a partition that it is to copy.
+    /// A server has no memory for a partition that it holds or is to copy, or its replica lacks some change.
     CannotHold {
         /// The server.
         server: ServerId,
@@ -310,9 +310,8 @@ impl Coordinator {
                 }
             }
             CoordinatorInput::CannotHold { server, incarnation, partition, epoch } => {
-                if self.joins(server, incarnation, partition, epoch, JoiningPhase::Copying) {
-                    self.planner.refuse(server, partition);
-                    self.want(Change::Abandon { partition });
+                if self.map.admits(server, incarnation) {
+                    self.cannot_hold(server, partition, epoch);
                 }
             }
             CoordinatorInput::Operator(change) => self.want(change),

@@ -347,17 +347,49 @@ fn who_has_no_memory_for_a_partition_is_not_asked_again_and_another_server_is() 
 }
 
 #[test]
-fn a_refusal_of_an_old_epoch_or_of_a_member_changes_nothing() {
+fn a_refusal_of_an_old_epoch_or_of_a_stranger_changes_nothing() {
     let mut driver = Driver::new(4);
     driver.settle();
     let map = driver.coordinator.map().clone();
     let server = map.partitions[0].members[0];
-    for epoch in [map.partitions[0].epoch, Epoch(0)] {
+    let outsider = map.servers.keys().find(|id| !map.partitions[0].members.contains(id));
+    for (server, epoch) in [(server, Epoch(0)), (*outsider.unwrap(), map.partitions[0].epoch)] {
         let incarnation = map.servers[&server].incarnation;
         let partition = PartitionId(0);
         driver.give(CoordinatorInput::CannotHold { server, incarnation, partition, epoch });
     }
     assert_eq!(*driver.coordinator.map(), map);
+}
+
+#[test]
+fn a_member_that_cannot_hold_a_partition_leaves_that_one_chain_alone() {
+    let mut driver = Driver::new(4);
+    driver.settle();
+    let partition = PartitionId(0);
+    let before = driver.coordinator.map().clone();
+    let refuse = |driver: &mut Driver, server: ServerId| {
+        let map = driver.coordinator.map();
+        let (epoch, incarnation) = (map.partitions[0].epoch, map.servers[&server].incarnation);
+        driver.give(CoordinatorInput::CannotHold { server, incarnation, partition, epoch });
+    };
+    let first = before.partitions[0].members[0];
+    refuse(&mut driver, first);
+    driver.settle();
+    let map = driver.coordinator.map().clone();
+    assert!(map.is_in_force(first));
+    assert!(!map.partitions[0].members.contains(&first));
+    assert_eq!(map.partitions[0].members.len(), 3, "another one holds it");
+    for (old, new) in before.partitions.iter().zip(&map.partitions).skip(1) {
+        assert_eq!(old.members.contains(&first), new.members.contains(&first));
+    }
+    // Whoever is asked last keeps what nobody else has.
+    for server in (1..=4).map(ServerId) {
+        refuse(&mut driver, server);
+    }
+    driver.settle();
+    let map = driver.coordinator.map();
+    assert_eq!(map.partitions[0].members.len(), 1);
+    assert!(map.partitions[0].joining.is_none());
 }
 
 /// A server that is slow to put a map in force, and is probed all the time meanwhile.

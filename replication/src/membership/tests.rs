@@ -159,6 +159,7 @@ fn change() -> impl Strategy<Value = Change> {
         partition().prop_map(|partition| Change::Promote { partition }),
         partition().prop_map(|partition| Change::Settle { partition }),
         partition().prop_map(|partition| Change::Abandon { partition }),
+        (partition(), server()).prop_map(|(partition, server)| Change::Leave { partition, server }),
         (server(), server()).prop_map(|(server, from)| Change::Separate { server, from }),
     ]
 }

@@ -77,6 +77,13 @@ pub enum Change {
         /// The partition.
         partition: PartitionId,
     },
+    /// A member leaves one chain, in which another one is in force.
+    Leave {
+        /// The partition.
+        partition: PartitionId,
+        /// The member.
+        server: ServerId,
+    },
     /// Two servers cannot work together: one leaves the chains that it shares with the other, and both stay
     /// in force. Where one of them was only joining, it is given up.
     Separate {
@@ -189,6 +196,7 @@ impl ClusterMap {
             Change::Promote { partition } => self.promote(partition),
             Change::Settle { partition } => self.settle(partition),
             Change::Abandon { partition } => self.abandon(partition),
+            Change::Leave { partition, server } => self.leave(partition, server),
             Change::Separate { server, from } => self.separate(server, from),
         }
     }
@@ -347,6 +355,18 @@ impl ClusterMap {
             }
             None => Err(wrong(partition, "no server is joining")),
         }
+    }
+
+    fn leave(&mut self, partition: PartitionId, server: ServerId) -> Result<(), TransitionError> {
+        let goes_on = |id: &ServerId| *id != server && self.is_in_force(*id);
+        if !self.partition(partition).is_some_and(|entry| entry.members.iter().any(goes_on)) {
+            return Err(wrong(partition, "no other member is in force: wait for one"));
+        }
+        let epoch = self.epoch;
+        let entry = self.entry_mut(partition)?;
+        entry.stop_joining(server, epoch);
+        entry.remove(server, epoch);
+        Ok(())
     }
 
     fn separate(&mut self, server: ServerId, from: ServerId) -> Result<(), TransitionError> {

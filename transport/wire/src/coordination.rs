@@ -161,7 +161,7 @@ pub enum Report {
         /// The server next in the chain.
         server: ServerId,
     },
-    /// This server has no memory for rows that the map gives to it.
+    /// This server has no memory for rows that the map gives to it, or its replica of them lacks some change.
     CannotHold {
         /// The partition.
         partition: PartitionId,

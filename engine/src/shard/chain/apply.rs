@@ -4,7 +4,7 @@
 
 use windlass_wire::{Lsn, PartitionId, RowRange};
 
-use super::Chain;
+use super::{Chain, ServerEvent};
 use crate::{
     persist::{frame::Kind, record::Record},
     shard::{
@@ -85,6 +85,9 @@ pub(super) fn apply_records(
     }
     if is_broken {
         chain.settle(true);
+        if let Some(part) = chain.part(partition) {
+            chain.tell(ServerEvent::CannotHold { partition, epoch: part.epoch() });
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use windlass_wire::{Epoch, Lsn, PartitionId, ServerId, TableId};
 
 use super::{
-    Chain,
-    apply::{Extent, apply},
+    Chain, ServerEvent,
+    apply::{ApplyError, Extent, apply},
 };
 use crate::shard::tables::{TableRows, Tables};
 
@@ -17,6 +17,8 @@ pub(super) struct CopyIn {
     pub(super) start: Lsn,
     /// Of dense tables, the first piece that has not come.
     pieces: BTreeMap<TableId, u64>,
+    /// There was no memory for some row: what still comes is dropped, until a map says who copies instead.
+    pub(super) is_given_up: bool,
 }
 
 /// Discards what the replica holds. Rows of dense tables stay as they are until the copy, which has all
@@ -32,7 +34,7 @@ pub(super) fn start_copy_in(
     for held in part.records.drain(..) {
         chain.spare.put(held.words);
     }
-    part.copy_in = Some(CopyIn { start, pieces: BTreeMap::new() });
+    part.copy_in = Some(CopyIn { start, pieces: BTreeMap::new(), is_given_up: false });
     part.applied = start;
     part.broken = false;
     chain.disk.forget(index);
@@ -56,6 +58,9 @@ pub(super) fn take_copied_rows(
     let Some(copy) = part.copy_in.as_mut().filter(|_| part.replica.epoch() == epoch) else {
         return Ok(());
     };
+    if copy.is_given_up {
+        return Ok(());
+    }
     if feeder != Some(from) {
         return Ok(());
     }
@@ -78,12 +83,29 @@ pub(super) fn take_copied_rows(
             }
             for row in bytes.chunks_exact(row_len) {
                 if !sparse.restore_row(row, &mut tables.memory_left) {
-                    return Err("no memory is left for copied rows");
+                    give_up(tables, chain, partition);
+                    return Ok(());
                 }
             }
         }
     }
     Ok(())
+}
+
+/// There is no memory for the rows of a partition. Those that are here go again, and the coordinator is
+/// told, which names another server.
+fn give_up(tables: &mut Tables, chain: &mut Chain, partition: PartitionId) {
+    let Some(part) = chain.part_mut(partition) else { return };
+    let epoch = part.epoch();
+    if let Some(copy) = &mut part.copy_in {
+        copy.is_given_up = true;
+    }
+    for table in tables.by_id.values_mut() {
+        table.begin_copy(partition, &mut tables.memory_left, &tables.growth.memory);
+    }
+    let left = tables.memory_left;
+    tracing::error!(%partition, left, "there is no memory for the rows of a partition: raise --memory or add servers");
+    chain.tell(ServerEvent::CannotHold { partition, epoch });
 }
 
 /// A table's clock of the feeder, as of all records that came.
@@ -99,7 +121,8 @@ pub(super) fn take_copied_clock(
         return Ok(());
     };
     let feeder = part.replica.chain().path.last().copied();
-    if part.copy_in.is_none() || part.replica.epoch() != epoch || feeder != Some(from) {
+    let is_copying = part.copy_in.as_ref().is_some_and(|copy| !copy.is_given_up);
+    if !is_copying || part.replica.epoch() != epoch || feeder != Some(from) {
         return Ok(());
     }
     let Some(found) = tables.by_id.get_mut(&table) else { return Ok(()) };
@@ -120,7 +143,6 @@ pub(super) fn copy_in_record(
     partition: PartitionId,
     lsn: Lsn,
 ) {
-    let Tables { by_id: tables, memory_left, .. } = tables;
     let Some(part) = chain.part_mut(partition) else {
         return;
     };
@@ -128,8 +150,12 @@ pub(super) fn copy_in_record(
         return;
     }
     let Some(copy) = &part.copy_in else { return };
+    if copy.is_given_up {
+        part.applied = lsn;
+        return;
+    }
     let outcome = part.held(lsn).and_then(|held| held.record().ok()).map(|record| {
-        let Some(table) = tables.get_mut(&record.table()) else { return Ok(()) };
+        let Some(table) = tables.by_id.get_mut(&record.table()) else { return Ok(()) };
         let end = match (&table.rows, table.slots.find(partition)) {
             (TableRows::Dense(partitions), Some(slot)) => {
                 let piece = copy.pieces.get(&record.table()).copied().unwrap_or(0);
@@ -137,11 +163,17 @@ pub(super) fn copy_in_record(
             }
             _ => 0,
         };
-        apply(table, &record, Extent::Copied { end }, memory_left)
+        apply(table, &record, Extent::Copied { end }, &mut tables.memory_left)
     });
-    if !matches!(outcome, Some(Ok(()))) {
-        part.broken = true;
-        tracing::error!(%partition, lsn = lsn.0, ?outcome, "a learner has come apart");
-    }
     part.applied = lsn;
+    match outcome {
+        Some(Ok(())) => {}
+        Some(Err(ApplyError::Memory)) => give_up(tables, chain, partition),
+        _ => {
+            part.broken = true;
+            let epoch = part.epoch();
+            tracing::error!(%partition, lsn = lsn.0, ?outcome, "a learner has come apart");
+            chain.tell(ServerEvent::CannotHold { partition, epoch });
+        }
+    }
 }

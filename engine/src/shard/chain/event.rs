@@ -28,7 +28,7 @@ pub enum ServerEvent {
         /// The server to take out.
         server: ServerId,
     },
-    /// This server has no memory for rows that the map gives to it.
+    /// This server has no memory for rows that the map gives to it, or its replica of them lacks some change.
     CannotHold {
         /// The partition.
         partition: PartitionId,

@@ -285,6 +285,13 @@ pub(in crate::shard) fn admits(map: &ClusterMap, peer: Peer) -> bool {
     })
 }
 
+/// The partitions whose replica here lacks some change, or has no memory for the rows that it copies.
+pub(in crate::shard) fn cannot_go_on(chain: &Chain) -> impl Iterator<Item = PartitionId> + '_ {
+    let parts = chain.parts.iter().filter_map(Option::as_deref);
+    let is_given_up = |part: &&Part| part.copy_in.as_ref().is_some_and(|copy| copy.is_given_up);
+    parts.filter(move |part| part.broken || is_given_up(part)).map(|part| part.partition)
+}
+
 /// Whether what the disk holds of a partition is taken up. Where there are replicas, others went on
 /// without a server that was down, unless it is the only one left.
 pub(in crate::shard) fn recovers(chain: &Chain, partition: PartitionId) -> bool {

@@ -239,7 +239,8 @@ pub(in crate::shard) fn take_copy_end(
 ) -> Result<(), &'static str> {
     let Some(part) = chain.part_mut(partition) else { return Ok(()) };
     let feeder = part.replica.chain().path.last().copied();
-    let is_awaited = part.copy_in.as_ref().is_some_and(|copy| copy.start == start);
+    let is_awaited =
+        part.copy_in.as_ref().is_some_and(|copy| copy.start == start && !copy.is_given_up);
     if !is_awaited || feeder != Some(from) || part.replica.epoch() != epoch {
         return Ok(());
     }

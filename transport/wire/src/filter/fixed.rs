@@ -201,6 +201,10 @@ mod tests {
         let values = [1.0, 0.3, -0.3, 0.301, 0.5, 1e-3, -0.999];
         let golden = [0, 0, 128, 63, 127, 38, 218, 38, 64, 0, 129];
         assert_eq!(encoded(&values, 1, 0x0123_4567_89ab_cdef), golden);
+        let halves = [&[1.0][..], &[0.5 / 127.0; 64]].concat();
+        let steps = encoded(&halves, 1, 0x0123_4567_89ab_cdef).split_off(5);
+        let up = steps.iter().rev().fold(0_u64, |up, step| up << 1 | u64::from(*step));
+        assert_eq!(up, 0x407e_bc4a_baab_2c5d, "which halves of a step are rounded up");
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod copy_out;
 mod own_file;
 mod peer_file;
 mod populate;
+mod zeroed;
 
 use std::{
     fmt,
@@ -26,6 +27,7 @@ use rustix::{
 };
 
 pub use populate::{populate, prefer_huge_pages};
+pub use zeroed::Zeroed;
 
 use self::own_file::OwnFile;
 use crate::error::AllocateError;

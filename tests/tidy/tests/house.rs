@@ -130,6 +130,7 @@ const UNSAFE_ALLOWED: &[(&str, &str)] = &[
     ("transport/src/clock.rs", "clocks and counters of the C library"),
     ("transport/src/memory.rs", "mapped pages that peers read and write"),
     ("transport/src/memory/populate.rs", "advice about private pages"),
+    ("transport/src/memory/zeroed.rs", "private pages in huge ones"),
     ("transport/src/memory/copy_out.rs", "copies of what peers write, by words"),
     ("transport/src/shm/", "mapped segments of other processes"),
     ("transport/src/tcp/socket.rs", "receiving into pages without a copy"),

@@ -119,6 +119,12 @@ impl Admitted {
         self.marks[at] = (self.push, is_fresh);
     }
 
+    /// Whether the push in hand is known to be new to all of its partitions.
+    #[inline]
+    pub(super) fn is_fresh_to_all(&self) -> bool {
+        self.are_all
+    }
+
     /// Whether the push in hand is new to one of its partitions.
     #[inline]
     pub(super) fn is_fresh(&self, partition: PartitionId) -> bool {

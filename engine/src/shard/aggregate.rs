@@ -108,6 +108,7 @@ impl Aggregator {
         let mut at = 0;
         while at < self.keys.len() {
             let key = self.keys[at];
+            table.look_ahead(&self.keys, at);
             let partition = table.layout.partition_of(key);
             let slot = table.slots.find(partition).expect("rows that were checked are here");
             let sums = self.sums.as_ptr().cast::<u8>().wrapping_add(at * sum_len);

@@ -59,7 +59,7 @@ pub(super) fn pull_all(port: &mut Port, tables: &mut Tables) {
 }
 
 fn pull_one(port: &mut Port, tables: &mut Tables, work: &Work) -> Pulled {
-    let Some(table) = tables.by_id.get(&work.header.table) else { return Pulled::Done };
+    let Some(table) = tables.by_id.get_mut(&work.header.table) else { return Pulled::Done };
     let Some(session) = &mut port.sessions[work.session] else { return Pulled::Done };
     let Some(mailbox) = &mut session.mailbox else { return Pulled::Done };
     let Some(place) = work.header.reply else { return Pulled::Done };
@@ -129,7 +129,7 @@ fn pull_one(port: &mut Port, tables: &mut Tables, work: &Work) -> Pulled {
 ///
 /// # Safety
 /// `into` has room for `header.values_len()` bytes, outside the table's memory.
-unsafe fn fill(table: &ShardTable, work: &Work, keys: &[u64], into: *mut u8) -> u64 {
+unsafe fn fill(table: &mut ShardTable, work: &Work, keys: &[u64], into: *mut u8) -> u64 {
     if work.header.kind == RequestKind::Scan {
         let answer = scan::answer(table, &work.header);
         // SAFETY: it is asserted to be no longer than the header says, for which the caller promises room.
@@ -145,9 +145,10 @@ unsafe fn fill(table: &ShardTable, work: &Work, keys: &[u64], into: *mut u8) -> 
 ///
 /// # Safety
 /// `into` has room for `header.values_len()` bytes, outside the table's memory.
-unsafe fn gather(table: &ShardTable, work: &Work, keys: &[u64], into: *mut u8) {
+unsafe fn gather(table: &mut ShardTable, work: &Work, keys: &[u64], into: *mut u8) {
     let row_len = work.header.width as usize * work.header.dtype.size();
-    match (&table.rows, work.header.rows) {
+    let ShardTable { rows: held, slots, layout, .. } = table;
+    match (held, work.header.rows) {
         (TableRows::Dense(partitions), rows) => {
             let mut at = 0;
             let count = work.header.row_count as usize;
@@ -159,7 +160,7 @@ unsafe fn gather(table: &ShardTable, work: &Work, keys: &[u64], into: *mut u8) {
                         unreachable!("of scans only, which are answered apart")
                     }
                 };
-                let slot = table.slot(table.layout.partition_of(first));
+                let slot = slots.find(layout.partition_of(first));
                 let Some((dense, _)) = slot.and_then(|slot| partitions.get(slot)) else { return };
                 let last = dense.rows().end;
                 let run = match rows {
@@ -176,8 +177,9 @@ unsafe fn gather(table: &ShardTable, work: &Work, keys: &[u64], into: *mut u8) {
             }
         }
         (TableRows::Sparse(partitions), _) => {
+            let partition_of = |key| slots.find(layout.partition_of(key));
             // SAFETY: the caller's promise.
-            unsafe { gather_sparse(table, partitions, keys, into, row_len) };
+            unsafe { gather_sparse(partitions, partition_of, keys, into) };
         }
     }
 }
@@ -188,39 +190,45 @@ fn neighbours(keys: &[u64], end: u64) -> usize {
     1 + pairs.take_while(|pair| pair[1] == pair[0] + 1 && pair[1] < end).count()
 }
 
-/// Copies rows of a sparse table by key. What is looked at next is on its way into the caches meanwhile:
-/// the index's slots of the keys behind the next `AHEAD`, and the rows of those.
+/// Copies rows of a sparse table by key; zeros of keys without one. What is looked at next is on its way into
+/// the caches meanwhile: the index's slots of the keys behind the next `AHEAD`, and the rows of those.
 ///
 /// # Safety
 /// `into` has room for a row of each key, outside the table's memory.
 unsafe fn gather_sparse(
-    table: &ShardTable,
-    partitions: &[SparsePartition],
+    partitions: &mut [SparsePartition],
+    partition_of: impl Fn(u64) -> Option<usize>,
     keys: &[u64],
     into: *mut u8,
-    row_len: usize,
 ) {
     const AHEAD: usize = KEYS_FETCHED_AHEAD;
-    let mut of: [Option<&SparsePartition>; 2 * AHEAD] = [None; 2 * AHEAD];
+    let Some(row_len) = partitions.first().map(SparsePartition::values_len) else { return };
+    let mut of = [None; AHEAD];
     let mut rows = [None; AHEAD];
     // Each step does the last thing for one key, the second for one behind it, the first for a third.
     for step in 0..keys.len() + 2 * AHEAD {
-        if let Some(at) = step.checked_sub(2 * AHEAD)
-            && let Some(partition) = of[at % (2 * AHEAD)]
-        {
-            // SAFETY: row `at` of the pull, for which the caller promises room.
-            unsafe { partition.copy_row(rows[at % AHEAD], into.wrapping_add(at * row_len)) };
+        let place = step % AHEAD;
+        if let Some(at) = step.checked_sub(2 * AHEAD) {
+            let into = into.wrapping_add(at * row_len);
+            match rows[place] {
+                // SAFETY: the row's values lie whole in its slab; the caller promises room for row `at`.
+                Some(row) => unsafe { std::ptr::copy_nonoverlapping(row, into, row_len) },
+                // SAFETY: as above.
+                None => unsafe { std::ptr::write_bytes(into, 0, row_len) },
+            }
         }
         if let Some(at) = step.checked_sub(AHEAD)
-            && let (Some(key), Some(partition)) = (keys.get(at), of[at % (2 * AHEAD)])
+            && let Some(key) = keys.get(at)
         {
-            rows[at % AHEAD] = partition.fetch_row(*key);
+            let partition = of[place].map(|at: usize| &partitions[at]);
+            rows[place] = partition.and_then(|partition| partition.fetch_values_of(*key));
         }
         if let Some(key) = keys.get(step) {
-            let slot = table.slot(table.layout.partition_of(*key));
-            let partition = slot.and_then(|slot| partitions.get(slot));
-            partition.inspect(|partition| partition.fetch_slot(*key));
-            of[step % (2 * AHEAD)] = partition;
+            of[place] = partition_of(*key);
+            if let Some(at) = of[place] {
+                partitions[at].settle(*key);
+                partitions[at].fetch_slot(*key);
+            }
         }
     }
 }

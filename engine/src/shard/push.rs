@@ -19,6 +19,7 @@ use super::{
     work::{Work, values_pointer},
     writes::Writes,
 };
+use crate::limits::KEYS_FETCHED_AHEAD;
 
 /// Why a request is refused, and at what.
 pub(super) type Refusal = (Status, u32);
@@ -246,7 +247,7 @@ fn push_one(
             }
         }
         (TableRows::Sparse(_), RowsOf::Keys(keys)) => {
-            applying.sparse_rows(table, keys, memory_left);
+            applying.sparse_rows(table, keys);
         }
         (TableRows::Sparse(_), RowsOf::Range(_)) => {
             unreachable!("a range of rows of a sparse table is refused")
@@ -324,23 +325,26 @@ impl Applying<'_> {
         }
     }
 
+    /// Applies rows whose places the table has just found.
     #[inline]
-    fn sparse_rows(self, table: &mut ShardTable, keys: &[u64], memory: &mut u64) {
-        let ShardTable { layout, slots, rule, rows: TableRows::Sparse(partitions), .. } = table
-        else {
-            unreachable!("rows of a sparse table")
-        };
-        for (at, key) in keys.iter().enumerate() {
-            let partition = layout.partition_of(*key);
-            if !self.admitted.is_fresh(partition) {
+    fn sparse_rows(self, table: &mut ShardTable, keys: &[u64]) {
+        let layout = table.layout;
+        let (partitions, places, rule) = table.places();
+        assert_eq!(keys.len(), places.len(), "a place for each key");
+        for (at, (key, place)) in keys.iter().zip(places).enumerate() {
+            if let Some(ahead) = places.get(at + KEYS_FETCHED_AHEAD) {
+                partitions[ahead.partition].fetch_row(ahead.row);
+            }
+            if !self.admitted.is_fresh_to_all()
+                && !self.admitted.is_fresh(layout.partition_of(*key))
+            {
                 continue;
             }
-            let slot = slots.find(partition).expect("rows that were checked are here");
             let values = self.values.wrapping_add(at * self.row_len);
+            let row = (*key, place.row);
             // SAFETY: the push's values are readable for all of its rows, of which this is number
             // `at`, and lie apart from the table's slabs; the kernel is the table's.
-            let applied = unsafe { partitions[slot].apply(rule.pushed(), *key, values, memory) };
-            debug_assert!(applied.is_ok(), "rows were reserved");
+            unsafe { partitions[place.partition].apply_at(rule.pushed(), row, values) };
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use windlass_transport::memory::{fetch, populate, prefer_huge_pages};
+use windlass_transport::memory::{Zeroed, fetch, populate};
 use windlass_wire::{map::mix, scan::slot_hash};
 
 use super::ahead::{Ahead, Background};
@@ -32,14 +32,19 @@ const SLOTS_FIRST: usize = 16;
 /// are full: two would do.
 const MOVED_PER_KEY: usize = 4;
 
+/// Old slots that are emptied for one key in [`KEYS_MET`] that are met and not new: looking into two tables
+/// costs twice the cache misses, and many an index takes no new keys for long. Slots beside each other go to few
+/// places, so many at once cost little.
+const MOVED_PER_KEYS_MET: usize = 32;
+
+/// See [`MOVED_PER_KEYS_MET`]; a power of two.
+const KEYS_MET: u64 = 16;
+
 /// How much of the slots is taken, in 64ths, when they grow.
 const FULL_64THS: u64 = 56;
 
 /// How much less when the next ones are asked for.
 const LEAD_64THS: u64 = 8;
-
-/// Old slots that are given back at once, which costs the time of unmapping them: 1 MiB.
-const GIVEN_BACK: usize = 64 << 10;
 
 impl HashIndex {
     /// No key.
@@ -69,7 +74,7 @@ impl HashIndex {
     /// Bytes of memory it takes.
     #[must_use]
     pub fn memory_len(&self) -> usize {
-        (self.slots.held.capacity() + self.old.held.capacity()) * size_of::<Slot>()
+        (self.slots.held.len() + self.old.held.len()) * size_of::<Slot>()
     }
 
     /// From now on more slots are made by another thread, before these are full.
@@ -81,10 +86,14 @@ impl HashIndex {
     #[inline]
     #[must_use]
     pub fn find(&self, key: u64) -> Option<u64> {
-        if self.old.held.is_empty() {
-            self.slots.row_at(self.slots.probe(key))
-        } else {
-            self.find_growing(key)
+        if self.is_growing() { self.find_growing(key) } else { self.slots.row_of(key) }
+    }
+
+    /// Empties some old slots for some keys, if any are left: called for keys that are met again and again.
+    #[inline]
+    pub fn settle(&mut self, key: u64) {
+        if self.is_growing() && (slot_hash(key) >> 40).is_multiple_of(KEYS_MET) {
+            self.empty_old(MOVED_PER_KEYS_MET);
         }
     }
 
@@ -92,7 +101,7 @@ impl HashIndex {
     #[inline]
     pub fn fetch(&self, key: u64) {
         self.slots.fetch(key);
-        if !self.old.held.is_empty() {
+        if self.is_growing() {
             self.old.fetch(key);
         }
     }
@@ -100,8 +109,9 @@ impl HashIndex {
     /// The row of a key, and whether it is a new one: then the next row's number.
     #[inline]
     pub fn find_or_insert(&mut self, key: u64) -> (u64, bool) {
-        let growing = !self.old.held.is_empty();
+        let growing = self.is_growing();
         if growing && let Some(row) = self.find_growing(key) {
+            self.settle(key);
             return (row, false);
         }
         let mut at = self.slots.probe(key);
@@ -156,7 +166,7 @@ impl HashIndex {
     pub fn clear(&mut self) {
         if self.count > 0 {
             self.slots.held.fill(FREE);
-            self.old = Slots::default();
+            self.end_old();
             self.count = 0;
         }
     }
@@ -165,7 +175,7 @@ impl HashIndex {
     /// or at the front, which is in the cache.
     #[inline(never)]
     fn find_growing(&self, key: u64) -> Option<u64> {
-        self.old.find_left(key).or_else(|| self.slots.row_at(self.slots.probe(key)))
+        self.old.find_left(key).or_else(|| self.slots.row_of(key))
     }
 
     #[cold]
@@ -178,7 +188,7 @@ impl HashIndex {
         }
         let make = move || {
             let mut slots = Slots::new(count);
-            populate(&mut slots.held);
+            populate(&mut slots.held[..]);
             slots
         };
         self.next = Some(Ahead::begin(&**background, make));
@@ -192,26 +202,47 @@ impl HashIndex {
         (self.slots.held.len() * 2).max(SLOTS_FIRST)
     }
 
+    #[inline]
+    fn is_growing(&self) -> bool {
+        self.old.left > 0
+    }
+
     /// Moves a few keys, to more slots if these are full.
     #[inline(never)]
     fn make_room(&mut self, full: bool) {
         if full {
+            assert!(!self.is_growing(), "old slots are empty before the new ones are full");
             let made = self.next.take().and_then(Ahead::take);
             let made = made.filter(|slots| slots.held.len() == self.next_count());
             let grown = made.unwrap_or_else(|| Slots::new(self.next_count()));
             self.old = std::mem::replace(&mut self.slots, grown);
         }
-        for _ in 0..MOVED_PER_KEY {
-            if let Some(slot) = self.old.held.pop()
-                && slot != FREE
-                && slot.1 != GONE
-            {
+        self.empty_old(MOVED_PER_KEY);
+    }
+
+    /// Moves what is in the last `count` old slots.
+    #[inline(never)]
+    fn empty_old(&mut self, count: usize) {
+        for _ in 0..count.min(self.old.left) {
+            self.old.left -= 1;
+            let slot = self.old.held[self.old.left];
+            if slot != FREE && slot.1 != GONE {
                 let at = self.slots.probe(slot.0);
                 self.slots.held[at] = slot;
             }
         }
-        if self.old.held.len().is_multiple_of(GIVEN_BACK) {
-            self.old.held.shrink_to_fit();
+        if self.old.left == 0 {
+            self.end_old();
+        }
+    }
+
+    /// Gives the old slots back, by another thread where there is one: unmapping them takes its time.
+    fn end_old(&mut self) {
+        let old = std::mem::take(&mut self.old);
+        if let Some(background) = &self.background
+            && size_of_val(&*old.held) as u64 >= MADE_AHEAD_LEN
+        {
+            background.run(Box::new(move || drop(old)));
         }
     }
 }
@@ -224,22 +255,27 @@ const FREE: Slot = (0, 0);
 /// In place of the row of an old slot's key that was removed.
 const GONE: u64 = u64::MAX;
 
-/// Slots, a power of two of them until the last ones are taken out.
+/// Slots, a power of two of them.
 #[derive(Debug, Default)]
 struct Slots {
-    held: Vec<Slot>,
+    held: Zeroed<Slot>,
+    /// How many of them are not emptied yet: all of the ones in use.
+    left: usize,
     /// Bits of a hash that number a slot.
     mask: usize,
 }
 
 impl Slots {
     fn new(count: usize) -> Self {
-        let mut held = vec![FREE; count];
-        prefer_huge_pages(&mut held);
-        Self { held, mask: count - 1 }
+        Self { held: Zeroed::new(count), left: count, mask: count - 1 }
     }
 
-    /// Where the key is, or the free slot where it belongs. No slot was taken out.
+    /// Those that were not emptied.
+    fn left(&self) -> &[Slot] {
+        &self.held[..self.left]
+    }
+
+    /// Where the key is, or the free slot where it belongs. No slot was emptied.
     #[inline]
     fn probe(&self, key: u64) -> usize {
         let mut at = self.first(key);
@@ -252,25 +288,32 @@ impl Slots {
         at
     }
 
+    /// The row of a key. No slot was emptied.
+    #[inline]
+    fn row_of(&self, key: u64) -> Option<u64> {
+        self.row_at(self.probe(key))
+    }
+
     /// The row in a slot, if it is taken.
     #[inline]
     fn row_at(&self, at: usize) -> Option<u64> {
         self.held.get(at)?.1.checked_sub(1)
     }
 
-    /// The row of a key that was not taken out. One whose first slot was went on at the front.
+    /// The row of a key that was not moved. One whose first slot was emptied went on at the front.
     fn find_left(&self, key: u64) -> Option<u64> {
         let first = self.first(key);
-        let (front, back) = self.held.split_at_checked(first).unwrap_or((&self.held, &[]));
+        let left = self.left();
+        let (front, back) = left.split_at_checked(first).unwrap_or((left, &[]));
         let slot = back.iter().chain(front).find(|slot| slot.1 == 0 || slot.0 == key)?;
         if slot.1 == GONE { None } else { slot.1.checked_sub(1) }
     }
 
-    /// The slot of a key that was not taken out.
+    /// The slot of a key that was not moved.
     #[cold]
     fn slot_left(&mut self, key: u64) -> Option<&mut Slot> {
-        let first = self.first(key).min(self.held.len());
-        let (front, back) = self.held.split_at_mut(first);
+        let first = self.first(key).min(self.left);
+        let (front, back) = self.held[..self.left].split_at_mut(first);
         back.iter_mut().chain(front).find(|slot| slot.1 == 0 || slot.0 == key)
     }
 
@@ -309,6 +352,9 @@ mod tests {
             // While it grows too, most of the time.
             let other = (random >> 20) % 9000;
             assert_eq!(index.find(other), oracle.get(&other).copied());
+            if key.is_multiple_of(5) {
+                index.settle(key);
+            }
         }
         for key in 0..10_000 {
             assert_eq!(index.find(key), oracle.get(&key).copied());
@@ -338,5 +384,26 @@ mod tests {
         index.clear();
         assert_eq!(index.find(1), None);
         assert!(index.is_empty());
+    }
+
+    #[test]
+    fn an_index_that_only_meets_keys_is_done_with_its_old_slots() {
+        let mut index = HashIndex::new();
+        let mut count = 0;
+        while index.old.left == 0 || count < 1000 {
+            index.find_or_insert(count);
+            count += 1;
+        }
+        let growing = index.memory_len();
+        let mut met = 0;
+        while index.is_growing() {
+            assert!(met < 2 * count, "it goes on with keys that are met");
+            let key = met % count;
+            index.settle(key);
+            assert_eq!(index.find_or_insert(key), (key, false));
+            met += 1;
+        }
+        assert!(index.memory_len() < growing, "old slots were given back");
+        (0..count).for_each(|key| assert_eq!(index.find(key), Some(key)));
     }
 }

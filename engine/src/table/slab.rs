@@ -1,9 +1,8 @@
 //! Rows of a sparse partition beside each other, which never move.
 
-use windlass_transport::memory::{populate, prefer_huge_pages};
-use windlass_wire::TableSchema;
+use windlass_transport::memory::{Zeroed, fetch, populate, prefer_huge_pages};
+use windlass_wire::{TableSchema, UpdateRule};
 
-use super::StatePlanes;
 use crate::limits::{SLAB_LEN_MAX, SLAB_ROWS_FIRST};
 
 /// Some rows, and their keys.
@@ -11,8 +10,8 @@ use crate::limits::{SLAB_LEN_MAX, SLAB_ROWS_FIRST};
 pub(super) struct Slab {
     /// As many as rows have been made.
     pub(super) keys: Vec<u64>,
-    pub(super) values: Vec<u64>,
-    pub(super) state: StatePlanes,
+    /// The rows, as their layout says.
+    pub(super) rows: Zeroed<u8>,
 }
 
 /// How the rows of a partition lie in slabs: each holds twice as many as the one before, up to a bound.
@@ -24,29 +23,129 @@ pub(super) struct Slabs {
     row_charge: u64,
 }
 
+/// How a row lies in a slab: its values, the state values of one plane after the other, its step count.
+/// Whoever updates it meets all of it: it is brought near as one piece.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RowLayout {
+    values_len: usize,
+    state_at: usize,
+    plane_len: usize,
+    plane_count: usize,
+    steps_at: usize,
+    has_steps: bool,
+    /// From one row to the next.
+    stride: usize,
+}
+
+/// A cache line.
+const LINE_LEN: usize = 64;
+
+/// Lines of a row that are fetched one by one; of a longer one the processor guesses the others.
+const LINES_FETCHED_MAX: usize = 8;
+
+impl RowLayout {
+    pub(super) fn of(schema: &TableSchema) -> Self {
+        let values_len = usize_of(schema.row_len());
+        let state_size = UpdateRule::state_value_size(schema.dtype);
+        let (plane_count, has_steps) = (schema.rule.state_width(), schema.rule.counts_steps());
+        let plane_len = schema.width as usize * state_size;
+        let state_at =
+            if plane_count > 0 { values_len.next_multiple_of(state_size) } else { values_len };
+        let mut end = state_at + plane_count * plane_len;
+        let mut align = if plane_count > 0 { state_size } else { 1 }.max(schema.dtype.size());
+        let mut steps_at = end;
+        if has_steps {
+            steps_at = end.next_multiple_of(size_of::<u32>());
+            end = steps_at + size_of::<u32>();
+            align = align.max(size_of::<u32>());
+        }
+        let stride = end.next_multiple_of(align);
+        Self { values_len, state_at, plane_len, plane_count, steps_at, has_steps, stride }
+    }
+
+    /// Bytes from one row to the next.
+    pub(super) fn stride(self) -> usize {
+        self.stride
+    }
+
+    /// Bytes of a row's values, at its start.
+    #[inline]
+    pub(super) fn values_len(self) -> usize {
+        self.values_len
+    }
+
+    /// Where the planes begin in a row; dangling where the rule does not have as many.
+    #[inline]
+    pub(super) fn planes_of(self, row: *mut u8) -> [*mut u8; UpdateRule::STATE_WIDTH_MAX] {
+        let first = row.wrapping_add(self.state_at);
+        std::array::from_fn(|plane| first.wrapping_add(plane * self.plane_len))
+    }
+
+    /// Where the step count is in a row; dangling where the rule counts none.
+    #[inline]
+    pub(super) fn steps_of(self, row: *mut u8) -> *mut u32 {
+        row.wrapping_add(self.steps_at).cast()
+    }
+
+    /// Begins to bring a row's values near.
+    #[inline]
+    pub(super) fn fetch_values(self, row: *const u8) {
+        fetch_lines(row, self.values_len);
+    }
+
+    /// Begins to bring all of a row near.
+    #[inline]
+    pub(super) fn fetch(self, row: *const u8) {
+        fetch_lines(row, self.stride);
+    }
+
+    /// Appends a row's state as it is saved: its state values, then its step count, little-endian.
+    pub(super) fn save_state(self, row: &[u8], into: &mut Vec<u8>) {
+        into.extend_from_slice(&row[self.state_at..][..self.plane_count * self.plane_len]);
+        if self.has_steps {
+            into.extend_from_slice(&row[self.steps_at..][..size_of::<u32>()]);
+        }
+    }
+
+    /// Takes back what [`RowLayout::save_state`] made of a row of this layout.
+    ///
+    /// # Panics
+    ///
+    /// When the length is not right.
+    pub(super) fn restore_state(self, row: &mut [u8], saved: &[u8]) {
+        let (planes, steps) = saved.split_at(self.plane_count * self.plane_len);
+        row[self.state_at..][..planes.len()].copy_from_slice(planes);
+        let steps_len = if self.has_steps { size_of::<u32>() } else { 0 };
+        row[self.steps_at..][..steps_len].copy_from_slice(steps);
+    }
+}
+
+#[inline]
+fn fetch_lines(from: *const u8, len: usize) {
+    let lines = len.div_ceil(LINE_LEN).min(LINES_FETCHED_MAX);
+    (0..lines).for_each(|line| fetch(from.wrapping_add(line * LINE_LEN)));
+    fetch(from.wrapping_add(len - 1));
+}
+
 impl Slab {
     /// Zeroed rows.
-    pub(super) fn new(schema: &TableSchema, rows: usize) -> Self {
-        let width = schema.width as usize;
+    pub(super) fn new(layout: RowLayout, rows: usize) -> Self {
         let mut keys = Vec::with_capacity(rows);
         prefer_huge_pages(keys.spare_capacity_mut());
-        let mut values = vec![0; value_words(schema, rows)];
-        prefer_huge_pages(&mut values);
-        Self { keys, values, state: StatePlanes::new(&schema.rule, schema.dtype, rows, width) }
+        Self { keys, rows: Zeroed::new(rows * layout.stride) }
     }
 
     /// Zeroed rows, every page of which is there.
-    pub(super) fn populated(schema: &TableSchema, rows: usize) -> Self {
-        let mut slab = Self::new(schema, rows);
+    pub(super) fn populated(layout: RowLayout, rows: usize) -> Self {
+        let mut slab = Self::new(layout, rows);
         populate(slab.keys.spare_capacity_mut());
-        populate(&mut slab.values);
-        slab.state.populate();
+        populate(&mut slab.rows[..]);
         slab
     }
 
     /// Bytes of memory it takes.
     pub(super) fn memory_len(&self) -> usize {
-        (self.keys.capacity() + self.values.len()) * 8 + self.state.memory_len()
+        self.keys.capacity() * 8 + self.rows.len()
     }
 }
 
@@ -55,7 +154,7 @@ impl Slabs {
     pub(super) fn of(schema: &TableSchema) -> Self {
         // A key, and its part of an index whose next slots are made: three slots for each one that it has,
         // of which five in eight are taken.
-        let row_charge = schema.row_len() + schema.state_planes_len() + 88;
+        let row_charge = RowLayout::of(schema).stride as u64 + 88;
         let largest = (SLAB_LEN_MAX / row_charge).max(SLAB_ROWS_FIRST).ilog2();
         Self { largest, row_charge }
     }
@@ -80,10 +179,6 @@ impl Slabs {
         let slab = u64::from(exponent - SLAB_ROWS_FIRST.ilog2()) + (row >> exponent) - 1;
         (usize_of(slab), usize_of(row & ((1 << exponent) - 1)))
     }
-}
-
-fn value_words(schema: &TableSchema, rows: usize) -> usize {
-    (rows * usize_of(schema.row_len())).div_ceil(8)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the transport asserts a 64-bit target")]

@@ -4,13 +4,12 @@
 
 use std::sync::Arc;
 
-use windlass_transport::memory::fetch;
 use windlass_wire::{PartitionId, TableSchema, map::mix};
 
 use super::{
     ChangedPieces, DirtyRows, HashIndex,
     ahead::{Ahead, Background},
-    slab::{Slab, Slabs, usize_of},
+    slab::{RowLayout, Slab, Slabs, usize_of},
 };
 use crate::{
     limits::MADE_AHEAD_LEN,
@@ -30,6 +29,7 @@ pub struct SparsePartition {
     index: HashIndex,
     slabs: Vec<Slab>,
     shape: Slabs,
+    layout: RowLayout,
     /// Rows that the slabs have room for.
     capacity: u64,
     /// Rows at which the next slab is asked for, or is needed.
@@ -66,6 +66,7 @@ impl SparsePartition {
             index: HashIndex::staggered(partition.0),
             slabs: Vec::new(),
             shape: Slabs::of(schema),
+            layout: RowLayout::of(schema),
             capacity: 0,
             mark: 0,
             background: None,
@@ -133,16 +134,7 @@ impl SparsePartition {
 
     /// Appends a row's values.
     pub fn save_values(&self, row: u64, into: &mut Vec<u8>) {
-        let at = into.len();
-        into.resize(at + usize_of(self.schema.row_len()), 0);
-        // SAFETY: a row's values lie whole in its slab, and room for them was just made.
-        unsafe {
-            std::ptr::copy_nonoverlapping(
-                self.values_of(row),
-                into[at..].as_mut_ptr(),
-                usize_of(self.schema.row_len()),
-            );
-        }
+        into.extend_from_slice(&self.bytes_of(row)[..self.layout.values_len()]);
     }
 
     /// Bytes that [`SparsePartition::save_row`] makes.
@@ -167,13 +159,10 @@ impl SparsePartition {
             let piece = piece_of(key);
             self.changed.set(piece, piece + 1);
         }
-        let (slab, within) = self.shape.locate(row);
-        let slab = &mut self.slabs[slab];
-        let values = slab.values.as_mut_ptr().cast::<u8>().wrapping_add(within * row_len);
-        // SAFETY: `locate` gives a row inside its slab, whose values have room for it; `saved` is
-        // other memory.
-        unsafe { std::ptr::copy_nonoverlapping(saved[8..].as_ptr(), values, row_len) };
-        slab.state.restore(within, 1, &saved[8 + row_len..]);
+        let layout = self.layout;
+        let row = self.bytes_of_mut(row);
+        row[..row_len].copy_from_slice(&saved[8..8 + row_len]);
+        layout.restore_state(row, &saved[8 + row_len..]);
         true
     }
 
@@ -230,6 +219,23 @@ impl SparsePartition {
         memory: &mut u64,
     ) -> Result<(), SparseFull> {
         let row = self.row_of_or_new(key, memory)?;
+        // SAFETY: the caller's promise.
+        unsafe { self.apply_at(kernel, (key, row), gradient) };
+        Ok(())
+    }
+
+    /// Applies the gradient of a key's row.
+    ///
+    /// # Safety
+    /// As for [`SparsePartition::apply`].
+    #[inline]
+    pub unsafe fn apply_at(
+        &mut self,
+        kernel: &Kernel,
+        (key, row): (u64, u64),
+        gradient: *const u8,
+    ) {
+        debug_assert_eq!(self.key_of(row), key, "the row of the key");
         if self.changed.is_tracked() {
             let piece = piece_of(key);
             self.changed.set(piece, piece + 1);
@@ -237,22 +243,19 @@ impl SparsePartition {
         if self.dirty.is_tracked() {
             self.dirty.set(row);
         }
-        let width = self.schema.width as usize;
-        let row_len = usize_of(self.schema.row_len());
-        let (slab, within) = self.shape.locate(row);
-        let slab = &mut self.slabs[slab];
+        let (layout, width) = (self.layout, self.schema.width as usize);
+        let row = self.bytes_of_mut(row).as_mut_ptr();
         let run = Run {
-            values: slab.values.as_mut_ptr().cast::<u8>().wrapping_add(within * row_len),
-            state: slab.state.planes_at(within),
-            steps: slab.state.steps_at(within),
+            values: row,
+            state: layout.planes_of(row),
+            steps: layout.steps_of(row),
             gradient,
             rows: 1,
             width,
         };
-        // SAFETY: `locate` gives a row inside its slab, whose values and state have room for every
-        // row of the slab and belong to this partition alone; the caller promises the gradient.
+        // SAFETY: the row's bytes have its values and state, as they are laid out, and belong to this
+        // partition alone; the caller promises the gradient.
         unsafe { kernel.apply(&run) };
-        Ok(())
     }
 
     /// Whether a key has a row.
@@ -303,71 +306,73 @@ impl SparsePartition {
         self.index.fetch(key);
     }
 
-    /// The row of a key, if it has one, whose values it begins to bring near.
+    /// Has an index that is growing go on with it, for a key that is met: see [`HashIndex::settle`].
+    #[inline]
+    pub fn settle(&mut self, key: u64) {
+        self.index.settle(key);
+    }
+
+    /// The values of a key's row, if it has one, which it begins to bring near.
     #[inline]
     #[must_use]
-    pub fn fetch_row(&self, key: u64) -> Option<u64> {
-        let row = self.index.find(key)?;
-        self.fetch_values(row);
-        Some(row)
+    pub fn fetch_values_of(&self, key: u64) -> Option<*const u8> {
+        let values = self.bytes_of(self.index.find(key)?).as_ptr();
+        self.layout.fetch_values(values);
+        Some(values)
+    }
+
+    /// Begins to bring near the row of a key, if it has one, with its state.
+    #[inline]
+    pub fn fetch_row_of(&self, key: u64) {
+        if let Some(row) = self.index.find(key) {
+            self.fetch_row(row);
+        }
     }
 
     /// Begins to bring a row near, with its state.
     #[inline]
-    pub fn fetch_state(&mut self, row: u64) {
-        self.fetch_values(row);
-        let (slab, within) = self.shape.locate(row);
-        let planes = self.slabs[slab].state.planes_at(within);
-        planes.into_iter().take(self.schema.rule.state_width()).for_each(|plane| fetch(plane));
+    pub fn fetch_row(&self, row: u64) {
+        self.layout.fetch(self.bytes_of(row).as_ptr());
     }
 
     /// Begins to bring a row's values near.
     #[inline]
     pub fn fetch_values(&self, row: u64) {
-        let (values, row_len) = (self.values_of(row), usize_of(self.schema.row_len()));
-        fetch(values);
-        fetch(values.wrapping_add(row_len - 1));
+        self.layout.fetch_values(self.bytes_of(row).as_ptr());
     }
 
-    /// Copies a key's values into `into`; zeros if the key has no row.
-    ///
-    /// # Safety
-    /// `into` has room for one row, outside this partition.
+    /// Bytes of a row's values.
     #[inline]
-    pub unsafe fn copy_out(&self, key: u64, into: *mut u8) {
-        // SAFETY: the caller's promise.
-        unsafe { self.copy_row(self.index.find(key), into) };
-    }
-
-    /// Copies a row's values into `into`; zeros if there is none.
-    ///
-    /// # Safety
-    /// The row is one of this partition; `into` has room for one, outside of it.
-    #[inline]
-    pub unsafe fn copy_row(&self, row: Option<u64>, into: *mut u8) {
-        let row_len = usize_of(self.schema.row_len());
-        match row {
-            // SAFETY: a row's values lie whole in its slab; the caller promises room for them.
-            Some(row) => unsafe {
-                std::ptr::copy_nonoverlapping(self.values_of(row), into, row_len);
-            },
-            // SAFETY: the caller promises room for one row.
-            None => unsafe { std::ptr::write_bytes(into, 0, row_len) },
-        }
-    }
-
-    /// Pointer to a row's values.
     #[must_use]
-    pub fn values_of(&self, row: u64) -> *const u8 {
+    pub fn values_len(&self) -> usize {
+        self.layout.values_len()
+    }
+
+    /// A key's values, if it has a row.
+    #[must_use]
+    pub fn values_of(&self, key: u64) -> Option<&[u8]> {
+        let row = self.bytes_of(self.index.find(key)?);
+        Some(&row[..self.layout.values_len()])
+    }
+
+    /// A row, as its layout says.
+    #[inline]
+    fn bytes_of(&self, row: u64) -> &[u8] {
         let (slab, within) = self.shape.locate(row);
-        let offset = within * usize_of(self.schema.row_len());
-        self.slabs[slab].values.as_ptr().cast::<u8>().wrapping_add(offset)
+        let stride = self.layout.stride();
+        &self.slabs[slab].rows[within * stride..][..stride]
+    }
+
+    #[inline]
+    fn bytes_of_mut(&mut self, row: u64) -> &mut [u8] {
+        let (slab, within) = self.shape.locate(row);
+        let stride = self.layout.stride();
+        &mut self.slabs[slab].rows[within * stride..][..stride]
     }
 
     /// A row's state, for checkpoints: appends to `into`.
     pub fn save_state(&self, row: u64, into: &mut Vec<u8>) {
-        let (slab, within) = self.shape.locate(row);
-        self.slabs[slab].state.save(within, 1, into);
+        self.layout.save_state(self.bytes_of(row), into);
     }
 
     /// Bytes of memory it takes.
@@ -401,7 +406,7 @@ impl SparsePartition {
             }
         };
         let rows = self.shape.rows(slab);
-        self.slabs.push(made.unwrap_or_else(|| Slab::new(&self.schema, usize_of(rows))));
+        self.slabs.push(made.unwrap_or_else(|| Slab::new(self.layout, usize_of(rows))));
         self.capacity += rows;
         let is_large = self.shape.charge(slab + 1) >= MADE_AHEAD_LEN;
         let asks = self.background.is_some() && is_large;
@@ -415,8 +420,8 @@ impl SparsePartition {
         let slab = self.slabs.len();
         let Some(left) = memory.checked_sub(self.shape.charge(slab)) else { return };
         *memory = left;
-        let (schema, rows) = (self.schema.clone(), usize_of(self.shape.rows(slab)));
-        self.next = Some(Ahead::begin(&**background, move || Slab::populated(&schema, rows)));
+        let (layout, rows) = (self.layout, usize_of(self.shape.rows(slab)));
+        self.next = Some(Ahead::begin(&**background, move || Slab::populated(layout, rows)));
     }
 }
 

@@ -1,5 +1,6 @@
 //! All tables at a shard, the memory their rows lie in, and their workers' clocks.
 
+mod places;
 mod table;
 
 pub(super) use table::{ShardTable, TableError, TableRows};

@@ -7,8 +7,8 @@ use windlass_wire::{
     Status, TableEntry, TableKind, map::shard_of,
 };
 
+use super::places::Found;
 use crate::{
-    limits::KEYS_FETCHED_AHEAD,
     shard::{
         arena::Arena,
         clocks::{TableClocks, is_clocked},
@@ -18,7 +18,7 @@ use crate::{
         rounds::TableRounds,
         rule::TableRule,
     },
-    table::{BlockGeometry, DensePartition, SparseFull, SparsePartition, StatePlanes},
+    table::{BlockGeometry, DensePartition, SparsePartition, StatePlanes},
     update::{Accumulator, FiniteScan, KernelError},
 };
 
@@ -35,8 +35,8 @@ pub(in crate::shard) struct ShardTable {
     pub(in crate::shard) rows: TableRows,
     /// Index into the rows' partitions.
     pub(in crate::shard) slots: Slots,
-    /// Keys whose rows [`ShardTable::make_rows`] has made; scratch.
-    made: Vec<u64>,
+    /// What [`ShardTable::make_rows`] found; scratch.
+    pub(super) found: Found,
     /// Its workers' clocks, if pulls may have to wait.
     pub(in crate::shard) clocks: Option<Box<TableClocks>>,
     /// Its open rounds, if pushes count by rounds.
@@ -90,7 +90,7 @@ impl ShardTable {
                 TableKind::Sparse {} => TableRows::Sparse(Vec::new()),
             },
             slots: Slots::new(partition_count),
-            made: Vec::new(),
+            found: Found::default(),
             clocks: None,
             rounds: TableRounds::new(schema.aggregation).map(Box::new),
             entry,
@@ -318,41 +318,6 @@ impl ShardTable {
                 memory.end(partitions);
             }
         }
-    }
-
-    /// Makes the rows of new keys, so that a push of them finds memory for all or changes nothing: where
-    /// there is none for one of them, no row stays that this made.
-    pub(in crate::shard) fn make_rows(
-        &mut self,
-        keys: &[u64],
-        memory: &mut u64,
-    ) -> Result<(), Refusal> {
-        let Self { rows: TableRows::Sparse(partitions), slots, layout, made, .. } = self else {
-            return Ok(());
-        };
-        made.clear();
-        for (at, key) in (0_u32..).zip(keys) {
-            if let Some(ahead) = keys.get(at as usize + KEYS_FETCHED_AHEAD)
-                && let Some(slot) = slots.find(layout.partition_of(*ahead))
-            {
-                partitions[slot].fetch_slot(*ahead);
-            }
-            let slot = slots.find(layout.partition_of(*key));
-            let Some(slot) = slot else { continue };
-            match partitions[slot].make_row(*key, memory) {
-                Ok((_, true)) => made.push(*key),
-                // It is about to be updated.
-                Ok((row, false)) => partitions[slot].fetch_state(row),
-                Err(SparseFull) => {
-                    for key in made.drain(..).rev() {
-                        let slot = slots.find(layout.partition_of(key));
-                        slot.into_iter().for_each(|slot| partitions[slot].unmake_row(key));
-                    }
-                    return Err((Status::Full, at));
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Where a partition is in the rows' vector, if it is here.

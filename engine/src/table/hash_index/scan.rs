@@ -10,8 +10,7 @@ impl HashIndex {
     /// Appends keys with their rows, at most `limit` of them, in the order of their positions from `from` on.
     /// Where to go on, unless that was all; bounded work may find none and go on all the same.
     pub fn scan(&self, from: u64, limit: usize, found: &mut Vec<(u64, u64)>) -> Option<u64> {
-        let tables =
-            [&self.old, &self.slots].map(|slots| (!slots.held.is_empty()).then_some(slots));
+        let tables = [&self.old, &self.slots].map(|slots| (slots.left > 0).then_some(slots));
         // All keys whose first slot is one of the fewest slots, or one that it became, have positions beside
         // each other.
         let fewest = tables.into_iter().flatten().map(|slots| slots.mask).min()?;
@@ -45,8 +44,9 @@ impl Slots {
     fn collect(&self, first: usize, mask: usize, found: &mut Vec<(u64, u64)>) -> usize {
         let mut visited = 0;
         for home in (first..=self.mask).step_by(mask + 1) {
-            // Keys whose first slot was taken out went on at the front.
-            let (front, back) = self.held.split_at_checked(home).unwrap_or((&self.held, &[]));
+            // Keys whose first slot was emptied went on at the front.
+            let left = self.left();
+            let (front, back) = left.split_at_checked(home).unwrap_or((left, &[]));
             for slot in back.iter().chain(front) {
                 visited += 1;
                 if *slot == FREE {

@@ -1,8 +1,9 @@
-use std::sync::Mutex;
+use std::{collections::BTreeMap, sync::Mutex};
 
 use windlass_wire::{DataType, UpdateRule};
 
 use super::*;
+use crate::table::StatePlanes;
 
 #[test]
 fn rows_are_made_by_pushes_and_bounded_by_memory() {
@@ -20,13 +21,8 @@ fn rows_are_made_by_pushes_and_bounded_by_memory() {
     }
     assert_eq!(partition.row_count(), 48);
     assert_eq!(full, 2 * 52);
-    let mut row = [9.0_f32; 2];
-    // SAFETY: room for one row.
-    unsafe { partition.copy_out(47 << 40, row.as_mut_ptr().cast()) };
-    assert_eq!(row, [94.0, 2.0]);
-    // SAFETY: room for one row.
-    unsafe { partition.copy_out(48 << 40, row.as_mut_ptr().cast()) };
-    assert_eq!(row, [0.0; 2]);
+    assert_eq!(partition.values_of(47 << 40), Some(bytemuck::cast_slice(&[94.0_f32, 2.0])));
+    assert_eq!(partition.values_of(48 << 40), None);
 }
 
 /// Carries out what it is given when it is told to.
@@ -97,14 +93,14 @@ fn a_slab_that_was_made_ahead_is_put_in_use() {
     }
     let (count, charged) = (partition.slabs.len(), memory);
     // A slab that can be told from one made in place.
-    let mut marked = Slab::populated(&wide(), usize_of(partition.shape.rows(count)));
-    marked.values.push(1);
+    let mut marked = Slab::populated(RowLayout::of(&wide()), usize_of(partition.shape.rows(count)));
+    marked.rows[0] = 1;
     partition.next = Some(Ahead::begin(&held, move || marked));
     held.carry_out();
     while partition.slabs.len() == count {
         partition.make_row(keys.next().unwrap(), &mut memory).unwrap();
     }
-    assert_eq!(partition.slabs[count].values.last(), Some(&1));
+    assert_eq!(partition.slabs[count].rows[0], 1);
     assert_eq!(memory, charged, "it was paid for when it was asked for");
 }
 
@@ -148,4 +144,91 @@ fn new_keys_are_taken_once_and_pieces_that_changed_are_noted() {
     let _ = partition.changed_mut().take();
     push(&mut partition, 7);
     assert_eq!((0..PIECES).filter(|piece| partition.changed_mut().contains(*piece)).count(), 1);
+}
+
+/// Rows of `schema` by key, each with a memory of its own.
+struct Apart {
+    schema: TableSchema,
+    rows: BTreeMap<u64, (Vec<u8>, StatePlanes)>,
+}
+
+impl Apart {
+    fn apply(&mut self, kernel: &Kernel, key: u64, gradient: &[u8]) {
+        let TableSchema { rule, dtype, width, .. } = &self.schema;
+        let (width, row_len) = (*width as usize, usize_of(self.schema.row_len()));
+        let (values, state) = self
+            .rows
+            .entry(key)
+            .or_insert_with(|| (vec![0; row_len], StatePlanes::new(rule, *dtype, 1, width)));
+        let run = Run {
+            values: values.as_mut_ptr(),
+            state: state.planes_at(0),
+            steps: state.steps_at(0),
+            gradient: gradient.as_ptr(),
+            rows: 1,
+            width,
+        };
+        // SAFETY: one row's values and state, which nothing else refers to, and a gradient as long.
+        unsafe { kernel.apply(&run) };
+    }
+
+    fn saved(&self, key: u64) -> Option<Vec<u8>> {
+        let (values, state) = self.rows.get(&key)?;
+        let mut saved = [&key.to_le_bytes()[..], values].concat();
+        state.save(0, 1, &mut saved);
+        Some(saved)
+    }
+}
+
+fn saved(partition: &SparsePartition, key: u64) -> Option<Vec<u8>> {
+    let row = partition.index.find(key)?;
+    let mut saved = Vec::new();
+    partition.save_row(key, row, &mut saved);
+    assert_eq!(saved.len(), partition.saved_row_len());
+    Some(saved)
+}
+
+#[test]
+fn rows_and_state_beside_each_other_are_what_they_are_apart() {
+    let rules = ["add", "adagrad:lr=0.1", "adam:lr=0.1", "ftrl:alpha=0.1,beta=1,l1=1,l2=1"];
+    let dtypes = [DataType::F32, DataType::F64, DataType::F16, DataType::Bf16];
+    for (rule, dtype) in rules.iter().flat_map(|rule| dtypes.map(|dtype| (rule, dtype))) {
+        for width in [1, 3, 16, 65] {
+            let rule: UpdateRule = rule.parse().unwrap();
+            let schema = TableSchema { rule, ..TableSchema::sparse(dtype, width) };
+            let kernel = Kernel::new(rule, dtype, dtype).unwrap();
+            let mut apart = Apart { schema: schema.clone(), rows: BTreeMap::new() };
+            let mut partition = SparsePartition::new(PartitionId(0), &schema);
+            let mut memory = u64::MAX;
+            let mut random = u64::from(width);
+            for step in 0..600_u64 {
+                random = mix(random);
+                let key = mix(random % (1 + step / 2));
+                // Bytes of some numbers; of `f16` and `bf16` ones too.
+                let gradient: Vec<u8> = (0..schema.row_len())
+                    .map(|at| ((random >> (at % 50)) & 0x3f).to_le_bytes()[0])
+                    .collect();
+                apart.apply(&kernel, key, &gradient);
+                // SAFETY: one row of gradients.
+                unsafe { partition.apply(&kernel, key, gradient.as_ptr(), &mut memory) }.unwrap();
+                let other = mix(mix(random) % (1 + step));
+                assert_eq!(saved(&partition, other), apart.saved(other), "{schema:?}");
+                partition.settle(key);
+            }
+            assert_eq!(partition.row_count(), apart.rows.len() as u64);
+            let mut again = SparsePartition::new(PartitionId(0), &schema);
+            for key in apart.rows.keys() {
+                let saved = saved(&partition, *key);
+                assert_eq!(saved, apart.saved(*key), "{schema:?}");
+                assert!(again.restore_row(&saved.unwrap(), &mut memory));
+            }
+            for (key, (values, _)) in &apart.rows {
+                assert_eq!(saved(&again, *key), apart.saved(*key), "{schema:?}");
+                assert_eq!(again.values_of(*key), Some(&values[..]));
+                let near = again.fetch_values_of(*key).unwrap();
+                assert_eq!(near, again.values_of(*key).unwrap().as_ptr());
+            }
+            assert_eq!(again.fetch_values_of(1), None);
+        }
+    }
 }

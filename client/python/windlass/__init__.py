@@ -35,8 +35,9 @@ from .errors import (
     WrongProcess,
     WrongThread,
 )
+from .pending import PendingPull, PendingPush
 from .scan import Scan, ScanBatch
-from .table import PendingPull, PendingPush, Prepared, Schema, Table
+from .table import Prepared, Schema, Table
 
 __all__ = [
     "Buffer",

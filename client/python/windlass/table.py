@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Optional, Sequence, Union
 import numpy
 
 from . import dtypes
+from .arguments import keys_of, pull_options, push_options
 from .buffer import Buffer, view
-from .library import PullOptions, PushOptions, encoded, library, sized
 from .library import Schema as CSchema
+from .library import library, sized
+from .pending import PendingPull, PendingPush
 from .scan import Scan, replica_number
 
 if TYPE_CHECKING:
@@ -69,48 +71,6 @@ def schema_of(fields: CSchema) -> Schema:
         aggregation=(fields.quorum or "rounds") if fields.aggregation else "immediate",
         fold_late=fields.fold_late == 1,
     )
-
-
-class PendingPush:
-    """A push under way. Forgetting it forgets its outcome, not the push."""
-
-    def __init__(self, client: "Client", timestamp: int) -> None:
-        self._client = client
-        #: What later requests name, by `after`, to run after this one.
-        self.timestamp = timestamp
-
-    def wait(self) -> None:
-        """Waits until the push is applied and acknowledged."""
-        self._client.wait(self.timestamp)
-
-
-class PendingPull:
-    """A pull under way."""
-
-    def __init__(self, table: "Table", handle: int, shape: tuple[int, int]) -> None:
-        self._table = table
-        self._handle = handle
-        self._shape = shape
-        table._client._children.add(self)
-
-    def wait(self, out: Optional[numpy.ndarray] = None) -> numpy.ndarray:
-        """Waits for the rows: an array of shape (rows, width), or `out`."""
-        if not self._handle:
-            raise ValueError("the pull is over")
-        out = self._table._out(out, self._shape)
-        # The library keeps a pull whose arguments are wrong, and these cannot be.
-        handle, self._handle = self._handle, 0
-        library.call("finish_pull", handle, out.ctypes.data, out.size)
-        return out
-
-    def _close(self) -> None:
-        handle, self._handle = self._handle, 0
-        if handle:
-            library.call("forget_pull", handle)
-
-    def __del__(self) -> None:
-        if getattr(self, "_handle", 0):
-            library.forget_pull(self._handle)
 
 
 class Table:
@@ -171,7 +131,7 @@ class Table:
         """
         function, arguments, count = self._rows("push", rows)
         given = self._values(values, count)
-        options = _push_options(after, clock, sync, filters)
+        options = push_options(after, clock, sync, filters)
         pushed = c_uint64()
         library.call(
             function, self._open(), *arguments, given.ctypes.data, given.size, options, byref(pushed)
@@ -194,7 +154,7 @@ class Table:
         Do not write them until the push is over. The request `after` is waited for first.
         """
         function, arguments, _ = self._rows("push_buffer", rows)
-        options = _push_options(after, clock, sync, filters)
+        options = push_options(after, clock, sync, filters)
         pushed = c_uint64()
         library.call(
             function,
@@ -230,7 +190,7 @@ class Table:
         """
         function, arguments, count = self._rows("pull", rows)
         out = self._out(out, (count, self.width))
-        options = _pull_options(after, relaxed, replica, filters)
+        options = pull_options(after, relaxed, replica, filters)
         library.call(function, self._open(), *arguments, out.ctypes.data, out.size, options)
         return out
 
@@ -254,7 +214,7 @@ class Table:
         """
         if pooling not in _POOLING:
             raise ValueError(f"pooling is one of {', '.join(_POOLING)}, not {pooling!r}")
-        keys, offsets = _keys(keys), _keys(offsets)
+        keys, offsets = keys_of(keys), keys_of(offsets)
         if not offsets.size:
             raise ValueError("offsets of bags begin at 0, so that there is one at least")
         out = self._out(out, (offsets.size - 1, self.width))
@@ -268,7 +228,7 @@ class Table:
             _POOLING.index(pooling),
             out.ctypes.data,
             out.size,
-            _pull_options(after, False, replica, filters),
+            pull_options(after, False, replica, filters),
         )
         return out
 
@@ -283,7 +243,7 @@ class Table:
     ) -> PendingPull:
         """Starts a pull; its `wait()` has the rows. The request `after` is waited for before that."""
         function, arguments, count = self._rows("start_pull", rows)
-        options = _pull_options(after, relaxed, replica, filters)
+        options = pull_options(after, relaxed, replica, filters)
         handle = library.handle(function, self._open(), *arguments, options)
         return PendingPull(self, handle, (count, self.width))
 
@@ -339,7 +299,7 @@ class Table:
             if count and rows.start < 0:
                 raise ValueError("rows are numbered from 0")
             return f"{function}_range", (rows.start if count else 0, count), count
-        keys = _keys(rows)
+        keys = keys_of(rows)
         pointer: Any = ctypes.cast(keys.ctypes.data, c_void_p)
         pointer._keys = keys  # alive as long as the argument
         return function, (pointer, keys.size), keys.size
@@ -423,7 +383,7 @@ class Prepared:
     ) -> PendingPush:
         """Starts a push of the values, once the push before and the request `after` are over."""
         pushed = c_uint64()
-        options = _push_options(after, clock, sync, filters)
+        options = push_options(after, clock, sync, filters)
         library.call("push_prepared", self._open(), options, byref(pushed))
         return PendingPush(self._table._client, pushed.value)
 
@@ -439,7 +399,7 @@ class Prepared:
 
         The request `after` is waited for first.
         """
-        library.call("pull_prepared", self._open(), _pull_options(after, relaxed, replica, filters))
+        library.call("pull_prepared", self._open(), pull_options(after, relaxed, replica, filters))
         return self.values
 
     def _open(self) -> int:
@@ -453,44 +413,3 @@ class Prepared:
     def __del__(self) -> None:
         if getattr(self, "_handle", 0):
             library.close_prepared(self._handle)
-
-
-def _keys(rows: Any) -> numpy.ndarray:
-    keys = numpy.asarray(rows)
-    if keys.ndim != 1:
-        raise ValueError(f"keys have one dimension, not {keys.ndim}")
-    if not keys.size:
-        return numpy.empty(0, dtype=numpy.uint64)
-    if keys.dtype.kind in "Of":
-        # What no integer dtype holds together, such as -1 and 2**63, became objects or floats.
-        for key in rows:
-            if not isinstance(key, (int, numpy.integer)):
-                raise TypeError(f"keys are integers, not {type(key).__name__}")
-            if not 0 <= key < 2**64:
-                raise ValueError(f"keys are from 0 to 2**64 - 1, not {key}")
-        keys = numpy.array([int(key) for key in rows], dtype=numpy.uint64)
-    if not numpy.issubdtype(keys.dtype, numpy.integer):
-        raise TypeError(f"keys are integers, not {keys.dtype}")
-    if numpy.issubdtype(keys.dtype, numpy.signedinteger) and keys.min() < 0:
-        raise ValueError(f"keys are from 0 to 2**64 - 1, not {keys.min()}")
-    return numpy.ascontiguousarray(keys, dtype=numpy.uint64)
-
-
-def _push_options(after: int, clock: Optional[int], sync: bool, filters: str) -> Any:
-    if not after and clock is None and not sync and not filters:
-        return None
-    options = sized(PushOptions)
-    options.after = after
-    options.has_clock, options.clock = (0, 0) if clock is None else (1, clock)
-    options.sync = sync
-    options.filters = encoded(filters, "filters")
-    return byref(options)
-
-
-def _pull_options(after: int, relaxed: bool, replica: str, filters: str) -> Any:
-    if not after and not relaxed and replica == "tail" and not filters:
-        return None
-    options = sized(PullOptions)
-    options.after, options.relaxed, options.replica = after, relaxed, replica_number(replica)
-    options.filters = encoded(filters, "filters")
-    return byref(options)

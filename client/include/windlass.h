@@ -417,6 +417,13 @@ typedef struct windlass_pending_pull windlass_pending_pull;
 typedef struct windlass_scan windlass_scan;
 
 /**
+ * Filters that choose which rows of each push are sent, and the rows that they hold back: those are added to
+ * the next push of the same rows, so that every value counts once in the end. Of one table and one worker.
+ * Belongs to its client's thread.
+ */
+typedef struct windlass_sparsifier windlass_sparsifier;
+
+/**
  * A table. Belongs to its client's thread.
  */
 typedef struct windlass_table windlass_table;
@@ -1170,6 +1177,88 @@ windlass_status windlass_scan_cursor(const struct windlass_scan *scan,
  * Closes a scan; NULL is allowed.
  */
 windlass_status windlass_close_scan(struct windlass_scan *scan);
+
+/**
+ * Makes a sparsifier of a table. `filters` are asked in their order, apart by commas, and a row is sent if all
+ * choose it: "significance:T" rows with a value of magnitude T or more; "top-k:K" the K rows of the largest
+ * Euclidean norm; "skip:P" each row with probability 1 - P; "kkt" or "kkt:T", for rules with an L1 penalty, rows that
+ * are not zero at the servers and those with a value above T in magnitude, or above a twentieth of the penalty. It
+ * holds at most 4,194,304 rows; rows beyond are sent.
+ */
+windlass_status windlass_make_sparsifier(const struct windlass_table *table,
+                                         const char *filters,
+                                         struct windlass_sparsifier **sparsifier);
+
+/**
+ * Starts a push of those rows by key that the filters choose, and holds the others. As windlass_push(), but that
+ * `weights`, which may be NULL, has the rows as they were pulled: value_count values, which only kkt looks at. Where
+ * no row is chosen nothing is sent, and `timestamp` gets 0. After a failure of this call nothing was sent, and what
+ * was held before still is. A push that fails later takes the rows with it that it sent.
+ */
+windlass_status windlass_push_chosen(const struct windlass_sparsifier *sparsifier,
+                                     const uint64_t *keys,
+                                     size_t key_count,
+                                     const void *values,
+                                     const void *weights,
+                                     size_t value_count,
+                                     const struct windlass_push_options *options,
+                                     uint64_t *timestamp);
+
+/**
+ * The same for `row_count` rows of a dense table, from `first_row` on.
+ */
+windlass_status windlass_push_chosen_range(const struct windlass_sparsifier *sparsifier,
+                                           uint64_t first_row,
+                                           uint64_t row_count,
+                                           const void *values,
+                                           const void *weights,
+                                           size_t value_count,
+                                           const struct windlass_push_options *options,
+                                           uint64_t *timestamp);
+
+/**
+ * Starts a push of all rows that are held; none is held then. `timestamp` gets 0 where none was held. After a
+ * failure of this call they are still held.
+ */
+windlass_status windlass_push_held(const struct windlass_sparsifier *sparsifier,
+                                   const struct windlass_push_options *options,
+                                   uint64_t *timestamp);
+
+/**
+ * How many rows are held.
+ */
+windlass_status windlass_held_rows(const struct windlass_sparsifier *sparsifier, size_t *row_count);
+
+/**
+ * Copies the rows that are held: their keys, ascending, and width values for each. The counts have to be those
+ * of windlass_held_rows(). Give them to windlass_hold() after a restart, and nothing is lost.
+ */
+windlass_status windlass_held(const struct windlass_sparsifier *sparsifier,
+                              uint64_t *keys,
+                              size_t key_count,
+                              void *values,
+                              size_t value_count);
+
+/**
+ * Adds rows to those that are held, for instance what windlass_held() gave before a restart.
+ */
+windlass_status windlass_hold(const struct windlass_sparsifier *sparsifier,
+                              const uint64_t *keys,
+                              size_t key_count,
+                              const void *values,
+                              size_t value_count);
+
+/**
+ * Bytes of keys and values that the filter of this name, such as "top-k", kept from being sent.
+ */
+windlass_status windlass_saved_by(const struct windlass_sparsifier *sparsifier,
+                                  const char *filter,
+                                  uint64_t *bytes);
+
+/**
+ * Closes a sparsifier; NULL is allowed. What it holds is forgotten.
+ */
+windlass_status windlass_close_sparsifier(struct windlass_sparsifier *sparsifier);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -10,10 +10,11 @@ use crate::{
     bags::ErasedBags,
     c_abi::{registered::Registered, scan::WindlassScanBatch, status::WindlassStatus},
     failure::Failure,
+    sparsify::ErasedSparsify,
 };
 
 /// A table.
-pub(crate) trait ErasedTable: ErasedBags {
+pub(crate) trait ErasedTable: ErasedBags + ErasedSparsify {
     fn entry(&self) -> TableEntry;
     fn wait_for_workers(&self, count: u64) -> Result<(), Failure>;
     fn push(

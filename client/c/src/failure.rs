@@ -90,7 +90,9 @@ impl From<RequestError> for Failure {
             | RequestError::Filter(FilterRefusal::NotFinite | FilterRefusal::RowNotFinite) => {
                 WindlassStatus::NotFinite
             }
-            RequestError::Filter(FilterRefusal::Stack(_)) => WindlassStatus::InvalidArgument,
+            RequestError::Filter(FilterRefusal::Stack(_) | FilterRefusal::Rows(_)) => {
+                WindlassStatus::InvalidArgument
+            }
             RequestError::Refused { status: Status::UnknownTable, .. }
             | RequestError::NotCurrent { .. } => WindlassStatus::UnknownTable,
             RequestError::Refused { status: Status::Full, .. } => WindlassStatus::NoMemory,

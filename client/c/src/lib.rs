@@ -11,3 +11,4 @@ pub mod c_abi;
 mod erased;
 mod failure;
 mod guard;
+mod sparsify;

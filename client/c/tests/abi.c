@@ -156,6 +156,67 @@ static void scans(void)
     OK(windlass_drop_table(client, "scanned"));
 }
 
+static void sparsifiers(void)
+{
+    windlass_schema schema;
+    windlass_table *table;
+    windlass_sparsifier *sparsifier, *other;
+    uint64_t keys[3] = {9, 3, 5}, kept[2], timestamp = 7, saved;
+    float values[6] = {1, 0, 0, 4, 2, 2}, got[6], held[4];
+    size_t count;
+    schema_of(&schema, WINDLASS_DTYPE_F32, 0, 2);
+    schema.kind = WINDLASS_KIND_SPARSE;
+    schema.rule = "ftrl:alpha=1,beta=1,l1=0,l2=0";
+    OK(windlass_create_table(client, "sparsified", &schema, &table));
+    FAILS(INVALID_ARGUMENT, windlass_make_sparsifier(table, "kkt", &sparsifier));
+    EXPECT(strstr(windlass_last_error(), "L1 penalty") != NULL);
+    FAILS(INVALID_ARGUMENT, windlass_make_sparsifier(table, "bf16", &sparsifier));
+    FAILS(INVALID_ARGUMENT, windlass_make_sparsifier(table, NULL, &sparsifier));
+    FAILS(INVALID_ARGUMENT, windlass_make_sparsifier(table, "kkt:1", NULL));
+    OK(windlass_drop_table(client, "sparsified"));
+    OK(windlass_close_table(table));
+    schema.rule = NULL;
+    OK(windlass_create_table(client, "sparsified", &schema, &table));
+    OK(windlass_make_sparsifier(table, "kkt:3", &sparsifier));
+    OK(windlass_push_held(sparsifier, NULL, &timestamp));
+    EXPECT(timestamp == 0);
+    OK(windlass_pull(table, keys, 3, got, 6, NULL));
+    OK(windlass_push_chosen(sparsifier, keys, 3, values, got, 6, NULL, &timestamp));
+    EXPECT(timestamp > 0);
+    OK(windlass_wait(client, timestamp));
+    OK(windlass_pull(table, keys, 3, got, 6, NULL));
+    EXPECT(got[0] == 0 && got[3] == 4 && got[4] == 0);
+    OK(windlass_saved_by(sparsifier, "kkt", &saved));
+    EXPECT(saved == 2 * 16);
+    FAILS(INVALID_ARGUMENT, windlass_saved_by(sparsifier, "skip", &saved));
+    /* Another one goes on where this one ended. */
+    OK(windlass_held_rows(sparsifier, &count));
+    EXPECT(count == 2);
+    FAILS(WRONG_LENGTH, windlass_held(sparsifier, kept, 1, held, 2));
+    FAILS(WRONG_LENGTH, windlass_held(sparsifier, kept, 2, held, 3));
+    FAILS(INVALID_ARGUMENT, windlass_held(sparsifier, NULL, 2, held, 4));
+    OK(windlass_held(sparsifier, kept, 2, held, 4));
+    EXPECT(kept[0] == 5 && kept[1] == 9 && held[0] == 2 && held[2] == 1 && held[3] == 0);
+    OK(windlass_close_sparsifier(sparsifier));
+    OK(windlass_make_sparsifier(table, "top-k:1", &other));
+    FAILS(WRONG_LENGTH, windlass_hold(other, kept, 2, held, 3));
+    OK(windlass_hold(other, kept, 2, held, 4));
+    FAILS(WRONG_LENGTH, windlass_push_chosen(other, keys, 3, values, NULL, 5, NULL, NULL));
+    FAILS(RANGE_OF_SPARSE, windlass_push_chosen_range(other, 0, 3, values, NULL, 6, NULL, NULL));
+    OK(windlass_push_chosen(other, keys, 1, values, NULL, 2, NULL, NULL));
+    OK(windlass_push_held(other, NULL, NULL));
+    OK(windlass_wait_all(client));
+    OK(windlass_pull(table, keys, 3, got, 6, NULL));
+    EXPECT(got[0] == 2 && got[1] == 0 && got[3] == 4 && got[4] == 2 && got[5] == 2);
+    OK(windlass_held_rows(other, &count));
+    EXPECT(count == 0);
+    OK(windlass_held(other, NULL, 0, NULL, 0));
+    OK(windlass_close_sparsifier(other));
+    OK(windlass_close_sparsifier(NULL));
+    OK(windlass_close_table(table));
+    OK(windlass_drop_table(client, "sparsified"));
+}
+
 static void buffers(void)
 {
     windlass_schema schema;
@@ -369,6 +430,7 @@ int main(int argc, char **argv)
     pushes_and_pulls();
     buffers();
     scans();
+    sparsifiers();
     OK(windlass_advance_clock(client, &timestamp));
     OK(windlass_wait(client, timestamp));
     OK(windlass_clock(client, &clock));

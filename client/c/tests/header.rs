@@ -7,8 +7,18 @@
 use std::{fs, path::PathBuf, process::Command};
 
 /// Files of `src/c_abi`, in the order of the header.
-const SOURCES: [&str; 10] = [
-    "status", "options", "schema", "client", "table", "push", "pull", "buffer", "prepared", "scan",
+const SOURCES: [&str; 11] = [
+    "status",
+    "options",
+    "schema",
+    "client",
+    "table",
+    "push",
+    "pull",
+    "buffer",
+    "prepared",
+    "scan",
+    "sparsifier",
 ];
 
 fn folder() -> PathBuf {

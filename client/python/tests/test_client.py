@@ -63,6 +63,47 @@ def test_filters_make_messages_smaller(client, name):
         table.push([1], [[numpy.inf] * 4], filters="fixed:2")
 
 
+def test_rows_that_are_held_back_arrive_with_later_pushes(client, name):
+    table = client.create_table(name, width=2)
+    keys, values = [9, 3, 5], numpy.array([[1, 0], [0, 4], [2, 2]], dtype="float32")
+    sparsifier = table.sparsifier("significance:3")
+    assert sparsifier.held_rows == 0 and sparsifier.push_held() is None
+    sparsifier.push(keys, values).wait()
+    numpy.testing.assert_array_equal(table.pull([3, 5, 9]), [[0, 4], [0, 0], [0, 0]])
+    assert sparsifier.bytes_saved == {"significance": 2 * 16}
+    # Another one goes on where this one ended, as after a restart.
+    held = sparsifier.held()
+    numpy.testing.assert_array_equal(held[0], numpy.array([5, 9], dtype="uint64"))
+    numpy.testing.assert_array_equal(held[1], [[2, 2], [1, 0]])
+    other = table.sparsifier("significance:3")
+    other.hold(*held)
+    assert other.push([9], [[1, 0]]) is None and other.held_rows == 2
+    other.push([9, 5], [[1, 0], [0, 0]], filters="delta-keys").wait()
+    numpy.testing.assert_array_equal(table.pull([3, 5, 9]), [[0, 4], [0, 0], [3, 0]])
+    other.push_held().wait()
+    numpy.testing.assert_array_equal(table.pull([3, 5, 9]), [[0, 4], [2, 2], [3, 0]])
+    assert other.held_rows == 0 and other.held()[1].shape == (0, 2)
+    dense = client.create_table(name + " dense", width=1, rows=10, rule="ftrl:alpha=1,beta=1,l1=10,l2=0")
+    kkt = dense.sparsifier("kkt,top-k:1")
+    kkt.push(range(2, 5), [[0.25], [8], [20]], dense.pull(range(2, 5))).wait()
+    assert kkt.held()[0].tolist() == [2, 3]
+    assert kkt.bytes_saved == {"kkt": 12, "top-k": 12}
+    # A push that is refused leaves what is held.
+    with pytest.raises(IndexError):
+        kkt.push([3, 10], [[8], [90]])
+    assert kkt.held()[0].tolist() == [2, 3]
+    with pytest.raises(ValueError, match="unknown filter"):
+        table.sparsifier("bf16")
+    with pytest.raises(ValueError, match="a number of rows above 0"):
+        table.sparsifier("top-k:0")
+    with pytest.raises(ValueError, match="L1 penalty"):
+        table.sparsifier("kkt")
+    with pytest.raises(ValueError):
+        sparsifier.hold([1, 2], [[1, 1]])
+    with pytest.raises(ValueError):
+        sparsifier.push([1], [[1, 1]], [[1, 1], [2, 2]])
+
+
 def test_results_go_where_they_are_wanted(client, name):
     table = client.create_table(name, width=2, rows=10, dtype="f64")
     out = numpy.ones((3, 2))

@@ -37,6 +37,7 @@ from .errors import (
 )
 from .pending import PendingPull, PendingPush
 from .scan import Scan, ScanBatch
+from .sparsify import Sparsifier
 from .table import Prepared, Schema, Table
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "Schema",
     "ServerGone",
     "SessionExpired",
+    "Sparsifier",
     "Table",
     "TableExists",
     "Timeout",

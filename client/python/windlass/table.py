@@ -16,6 +16,7 @@ from .library import Schema as CSchema
 from .library import library, sized
 from .pending import PendingPull, PendingPush
 from .scan import Scan, replica_number
+from .sparsify import Sparsifier
 
 if TYPE_CHECKING:
     from .client import Client
@@ -264,6 +265,16 @@ class Table:
         function, arguments, count = self._rows("prepare", rows)
         handle = library.handle(function, self._open(), *arguments)
         return Prepared(self, handle, (count, self.width))
+
+    def sparsifier(self, filters: str) -> Sparsifier:
+        """Filters that choose which rows of a push are sent now; what they hold back goes with later pushes.
+
+        `filters` are asked in their order, apart by commas, and a row is sent if all choose it: "significance:T" rows
+        with a value of magnitude T or more; "top-k:K" the K rows of the largest Euclidean norm; "skip:P" each
+        row with probability 1 - P; "kkt" or "kkt:T", for rules with an L1 penalty, rows that are not zero at the
+        servers and those with a value above T in magnitude, or above a twentieth of the penalty.
+        """
+        return Sparsifier(self, filters)
 
     def wait_for_workers(self, count: int) -> None:
         """Waits until so many workers, this one included, have opened the table: those that come later

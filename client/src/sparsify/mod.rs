@@ -7,7 +7,7 @@ mod select;
 
 use std::{borrow::Cow, fmt};
 
-use windlass_wire::{UpdateRule, rule::Merge};
+use windlass_wire::{TableKind, UpdateRule, rule::Merge};
 
 use crate::{
     config::PushOptions,
@@ -167,6 +167,10 @@ impl<T: Element> Sparsifier<T> {
         let width = table.width();
         assert_eq!(self.width, width, "the sparsifier is for rows of this width");
         let rows = rows.into();
+        let is_sparse = matches!(table.schema().kind, TableKind::Sparse { .. });
+        if is_sparse && matches!(rows, RowSelection::Range(_)) {
+            return Err(RequestError::RangeOfSparse);
+        }
         for values in [Some(values), weights].into_iter().flatten() {
             table.check_length(&*table.core().enter()?, &rows, values)?;
         }

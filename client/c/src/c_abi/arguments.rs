@@ -163,6 +163,26 @@ pub(super) unsafe fn keys<'a>(keys: *const u64, count: usize) -> Result<&'a [u64
     Ok(unsafe { std::slice::from_raw_parts(keys, count) })
 }
 
+/// Places of keys to write.
+///
+/// # Safety
+/// `keys` is NULL or has room for `count` keys, which nobody else touches during the call.
+pub(super) unsafe fn keys_mut<'a>(keys: *mut u64, count: usize) -> Result<&'a mut [u64], Failure> {
+    if count == 0 {
+        return Ok(&mut []);
+    }
+    if keys.is_null() {
+        return Err(Failure::null("keys"));
+    }
+    check_len(count, 8, "keys")?;
+    if !keys.is_aligned() {
+        return Err(Failure::argument("keys must be aligned to 8 bytes"));
+    }
+    // SAFETY: not NULL and aligned, of a length that fits memory, as checked; writable and this call's
+    // alone, as the caller promises. Memory from C is never undefined to Rust, as in `values_mut`.
+    Ok(unsafe { std::slice::from_raw_parts_mut(keys, count) })
+}
+
 /// Values to read, as bytes.
 ///
 /// # Safety

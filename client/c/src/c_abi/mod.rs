@@ -17,6 +17,7 @@ pub mod pull;
 pub mod push;
 pub mod scan;
 pub mod schema;
+pub mod sparsifier;
 pub mod status;
 pub mod table;
 

@@ -326,4 +326,73 @@ mod tests {
             assert!(blocks.version(block) >= 2 && blocks.version(block) & (FENCED | 1) == 0);
         }
     }
+
+    /// The layout that one-sided readers go by.
+    #[test]
+    fn rows_lie_in_blocks_of_about_a_page_quarter_and_longer_ones_in_large_partitions() {
+        // Length and number of rows; rows of a block, its stride, blocks, and bytes of all.
+        for (row_len, row_count, block_rows, stride, count, len) in [
+            (4, 1, 1, 128, 1, 192),
+            (4, 1000, 240, 1024, 5, 5 * 1024 + 64),
+            (64, 100, 15, 1024, 7, 7 * 1024 + 64),
+            (100, 9, 9, 64 + 960, 1, 1088),
+            (960, 2, 1, 1024, 2, 2 * 1024 + 64),
+            (961, 2, 1, 64 + 1024, 2, 2 * 1088 + 64),
+            (4 << 20, 3, 1, (4 << 20) + 64, 3, 3 * ((4 << 20) + 64) + 64),
+        ] {
+            let geometry = BlockGeometry::new(row_len, row_count);
+            assert_eq!(geometry, BlockGeometry { row_len, block_rows, block_stride: stride });
+            assert_eq!(geometry.block_count(row_count), count, "{row_count} rows of {row_len}");
+            assert_eq!(geometry.len(row_count), len, "{row_count} rows of {row_len}");
+        }
+        let least = LARGE_PARTITION_LEN / 64;
+        let rows = |count| u64::from(BlockGeometry::new(64, count).block_rows);
+        assert_eq!(rows(least - 1), BLOCK_DATA_LEN / 64);
+        assert_eq!(rows(least), LARGE_BLOCK_DATA_LEN / 64);
+    }
+
+    #[test]
+    fn blocks_say_where_they_lie_and_whether_they_are_current() {
+        let mut blocks = blocks(64, 100);
+        assert_eq!((blocks.offset(), blocks.row_count(), blocks.len()), (64, 100, 7 * 1024 + 64));
+        assert!(!blocks.is_fenced());
+        blocks.fence(true);
+        assert!(blocks.is_fenced() && !blocks.is_marked());
+        assert_eq!(blocks.mark_some(3), 3);
+        let versions: Vec<u64> = (0..7).map(|block| blocks.version(block)).collect();
+        blocks.fence(true);
+        assert_eq!(blocks.mark_some(7), 7);
+        assert!((0..3).all(|at| blocks.version(at as u64) == versions[at]), "they had the mark");
+        assert_eq!(blocks.mark_some(7), 0, "all have it");
+        blocks.fence(false);
+        assert!(!blocks.is_fenced());
+        assert_eq!(blocks.mark_some(7), 7);
+        assert!((0..7).all(|block| blocks.version(block) == 2), "other than before the fence");
+    }
+
+    #[test]
+    #[should_panic(expected = "rows 99..101 of 100")]
+    fn no_row_past_the_last_is_written() {
+        blocks(64, 100).update(RowRange::new(99, 101), |_, _, _| {});
+    }
+
+    #[test]
+    #[should_panic(expected = "rows 99..101 of 100")]
+    fn no_row_past_the_last_is_read() {
+        blocks(64, 100).read(RowRange::new(99, 101), |_, _, _| {});
+    }
+
+    #[test]
+    #[should_panic(expected = "blocks leave their pages")]
+    fn blocks_lie_in_their_pages() {
+        let pages = Pages::allocate(4096, PagesOptions::default()).unwrap();
+        let _ = Blocks::new(pages, 2048, 30, BlockGeometry::new(64, 30));
+    }
+
+    #[test]
+    #[should_panic(expected = "blocks begin at a line")]
+    fn blocks_begin_where_words_are_whole() {
+        let pages = Pages::allocate(4096, PagesOptions::default()).unwrap();
+        let _ = Blocks::new(pages, 8, 1, BlockGeometry::new(64, 1));
+    }
 }

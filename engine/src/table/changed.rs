@@ -72,4 +72,28 @@ mod tests {
         assert!(marked(&changed.take()).is_empty());
         assert!(!ChangedPieces::default().is_tracked());
     }
+
+    #[test]
+    fn marks_are_those_of_their_pieces_and_no_others() {
+        for count in [0, 1, 63, 64, 65, 200] {
+            let mut changed = ChangedPieces::all(count);
+            assert!(changed.is_tracked(), "of {count} pieces, too");
+            assert_eq!(changed.count(), count);
+            let _ = changed.take();
+            for (from, to) in [(0, 1), (62, 66), (5, 5), (190, 1000)] {
+                changed.set(from, to);
+                let taken = changed.take();
+                assert_eq!(taken.count(), count);
+                for piece in 0..count {
+                    let marked = (from..to).contains(&piece);
+                    assert_eq!(taken.contains(piece), marked, "{piece} of {count}");
+                }
+                assert!((0..count).all(|piece| !changed.contains(piece)), "they were taken");
+            }
+            assert!(!changed.contains(1 << 40));
+        }
+        let mut untracked = ChangedPieces::default();
+        untracked.set(0, 10);
+        assert!(!untracked.contains(3) && !untracked.is_tracked());
+    }
 }

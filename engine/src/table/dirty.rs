@@ -115,4 +115,41 @@ mod tests {
         dirty.set(1000);
         dirty.take(1, |run| assert_eq!(run, RowRange::new(1000, 1001)));
     }
+
+    #[test]
+    fn agrees_with_a_set_of_rows() {
+        let mut random = 7_u64;
+        let mut below = |bound: u64| {
+            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (random >> 33) % bound
+        };
+        let mut dirty = DirtyRows::default();
+        for round in 0..300 {
+            let mut set = std::collections::BTreeSet::new();
+            for _ in 0..below(6) {
+                let from = below(1000);
+                let to = from + below(200);
+                dirty.set_range(from, to);
+                set.extend(from..to);
+                let row = below(1200);
+                assert_eq!(dirty.set(row), set.insert(row));
+                assert_eq!(dirty.count(), set.len() as u64);
+            }
+            let piece = [1, 7, 64, 100, u64::MAX][round % 5];
+            let mut taken = Vec::new();
+            dirty.take(piece, |run| {
+                assert!(run.start < run.end && run.start / piece == (run.end - 1) / piece);
+                let follows = taken.last().is_some_and(|last| last + 1 == run.start);
+                assert!(
+                    !follows || run.start.is_multiple_of(piece),
+                    "{run}: neighbours are one run"
+                );
+                taken.extend(run.start..run.end);
+            });
+            assert!(taken.iter().eq(&set), "round {round}");
+        }
+        assert!(!dirty.is_tracked());
+        dirty.track();
+        assert!(dirty.is_tracked());
+    }
 }

@@ -126,4 +126,44 @@ mod tests {
         state.save(6, 1, &mut again);
         assert!(again.iter().all(|byte| *byte == 0));
     }
+
+    #[test]
+    fn each_rule_keeps_its_planes_of_rows_beside_each_other_and_steps_beside_them() {
+        for (text, planes, counts) in
+            [("add", 0, false), ("adagrad:lr=0.1", 1, false), ("adam:lr=0.1", 2, true)]
+        {
+            let rule: UpdateRule = text.parse().unwrap();
+            assert_eq!((rule.state_width(), rule.counts_steps()), (planes, counts), "{text}");
+            // Rows of 12 bytes: nine of them end within a word.
+            let mut state = StatePlanes::new(&rule, DataType::F32, 9, 3);
+            assert_eq!(state.memory_len(), planes * 112 + if counts { 36 } else { 0 }, "{text}");
+            assert_eq!(state.saved_len(4), planes * 48 + if counts { 16 } else { 0 }, "{text}");
+            let first = state.planes_at(0);
+            let steps = state.steps_at(0);
+            for row in 0..9 {
+                for (plane, first) in state.planes_at(row).into_iter().zip(first).take(planes) {
+                    assert_eq!(plane as usize - first as usize, 12 * row, "{text}, row {row}");
+                }
+                assert_eq!(state.steps_at(row) as usize - steps as usize, 4 * row);
+            }
+            let mut all = Vec::new();
+            state.populate();
+            state.save(0, 9, &mut all);
+            assert_eq!(all, vec![0; state.saved_len(9)], "{text}: populated and zero");
+            state.restore(0, 9, &vec![3; state.saved_len(9)]);
+            state.clear();
+            let mut cleared = Vec::new();
+            state.save(0, 9, &mut cleared);
+            assert_eq!(cleared, all, "{text}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "state of 2 rows")]
+    fn state_of_another_length_is_not_taken() {
+        let rule: UpdateRule = "adam:lr=0.1".parse().unwrap();
+        let mut state = StatePlanes::new(&rule, DataType::F32, 10, 3);
+        let saved = vec![0; state.saved_len(2) + 1];
+        state.restore(4, 2, &saved);
+    }
 }

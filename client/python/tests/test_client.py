@@ -83,6 +83,14 @@ def test_rows_that_are_held_back_arrive_with_later_pushes(client, name):
     other.push_held().wait()
     numpy.testing.assert_array_equal(table.pull([3, 5, 9]), [[0, 4], [2, 2], [3, 0]])
     assert other.held_rows == 0 and other.held()[1].shape == (0, 2)
+    # What rounding cuts off goes with later pushes: 1 + 1/1024 lies an eighth of a step of bf16 above 1.
+    rounding = table.sparsifier("residuals:bf16")
+    for _ in range(8):
+        rounding.push([40], [[1 + 1 / 1024, 0]], filters="bf16").wait()
+    numpy.testing.assert_array_equal(table.pull([40]), [[8 + 8 / 1024, 0]])
+    assert rounding.held_rows == 0 and rounding.bytes_saved == {"residuals": 0}
+    with pytest.raises(ValueError, match="residuals:bf16 or residuals:f16"):
+        table.sparsifier("residuals:fixed:2")
     dense = client.create_table(name + " dense", width=1, rows=10, rule="ftrl:alpha=1,beta=1,l1=10,l2=0")
     kkt = dense.sparsifier("kkt,top-k:1")
     kkt.push(range(2, 5), [[0.25], [8], [20]], dense.pull(range(2, 5))).wait()

@@ -3,6 +3,7 @@
 //! (error feedback: Stich, Cordonnier and Jaggi 2018, "Sparsified SGD with memory").
 
 mod held;
+mod residuals;
 mod select;
 
 use std::{borrow::Cow, fmt};
@@ -18,8 +19,8 @@ use crate::{
     table::{RowSelection, Table},
 };
 
-use self::held::Held;
 pub use self::select::{Candidates, ParseSparsifierError, SelectRows};
+use self::{held::Held, residuals::Residuals};
 
 /// Most rows that a sparsifier holds back, unless its owner says otherwise.
 const HELD_ROWS_MAX: usize = 1 << 22;
@@ -34,11 +35,13 @@ const KEY_LEN: u64 = 8;
 pub struct Sparsifier<T: Element> {
     width: usize,
     filters: Vec<Filter<T>>,
+    residuals: Option<Residuals>,
     held: Held<T>,
     held_rows_max: usize,
     // Of the push under way.
     sums: Vec<T>,
     is_sent: Vec<bool>,
+    is_held: Vec<bool>,
     keys: Vec<u64>,
     values: Vec<T>,
 }
@@ -70,6 +73,10 @@ impl<T: Element> Sparsifier<T> {
     /// | `top-k:K` | the `K` rows of the largest Euclidean norm |
     /// | `skip:P` | each row with probability `1 - P` |
     /// | `kkt`, `kkt:T` | rows that are not zero at the servers, and those with a value above `T` in magnitude |
+    /// | `residuals:bf16`, `residuals:f16` | chosen rows of f32 rounded to this type, whose rest is held |
+    ///
+    /// `residuals` goes with the filter of messages of the same name, `bf16` or `f16`, which rounds nothing away then:
+    /// what it would cut off goes with later pushes of the same rows.
     ///
     /// `kkt` is for rules with an L1 penalty (Li et al. 2014, "Scaling Distributed Machine Learning with the
     /// Parameter Server", section 5.1): such a small gradient leaves a weight of zero at zero. Without `T` it goes by
@@ -83,6 +90,10 @@ impl<T: Element> Sparsifier<T> {
         }
         let mut sparsifier = Self::without_filters(width);
         for word in text.split(',') {
+            if let Some(residuals) = Residuals::parse(word, T::DTYPE)? {
+                sparsifier.residuals = Some(residuals);
+                continue;
+            }
             let (name, select) = select::parse(word, rule)?;
             sparsifier.filters.push(Filter { name, select, bytes_saved: 0 });
         }
@@ -99,10 +110,12 @@ impl<T: Element> Sparsifier<T> {
         Self {
             width,
             filters: Vec::new(),
+            residuals: None,
             held: Held::new(width),
             held_rows_max: HELD_ROWS_MAX,
             sums: Vec::new(),
             is_sent: Vec::new(),
+            is_held: Vec::new(),
             keys: Vec::new(),
             values: Vec::new(),
         }
@@ -203,7 +216,8 @@ impl<T: Element> Sparsifier<T> {
         Ok(push)
     }
 
-    /// Starts a push of all rows that it holds; it holds none then. Returns `None` where it held none.
+    /// Starts a push of all rows that it holds; it holds none then. Returns `None` where it held none. They are not
+    /// rounded, unless `options` has filters that do.
     ///
     /// # Errors
     /// As [`Table::push`]; it still holds the rows then.
@@ -224,10 +238,13 @@ impl<T: Element> Sparsifier<T> {
     /// Bytes of keys and values that each filter kept from being sent so far, in the filters' order. What is
     /// sent later is not subtracted: it goes in place of a row that its push would have sent anyway.
     pub fn bytes_saved(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        self.filters.iter().map(|filter| (filter.name, filter.bytes_saved))
+        // It is the filter of messages that saves.
+        let residuals = self.residuals.map(|_| (residuals::NAME, 0));
+        self.filters.iter().map(|filter| (filter.name, filter.bytes_saved)).chain(residuals)
     }
 
-    /// Fills `keys` and `values` with what is to be sent of the rows of `keys`, which ascend, and what is held of them.
+    /// Fills `keys` and `values` with what is to be sent of the rows of `keys`, which ascend, and what is held of them;
+    /// `sums` and `is_held` then have what is to be held.
     fn choose(&mut self, keys: &[u64], values: &[T], weights: Option<&[T]>) {
         self.sums.clear();
         self.sums.extend_from_slice(values);
@@ -250,31 +267,39 @@ impl<T: Element> Sparsifier<T> {
         let mut room = self.held_rows_max.saturating_sub(self.held.len());
         self.keys.clear();
         self.values.clear();
+        self.is_held.clear();
         for ((key, row), is_sent) in
-            keys.iter().zip(self.sums.chunks_exact(width)).zip(&mut self.is_sent)
+            keys.iter().zip(self.sums.chunks_exact_mut(width)).zip(&mut self.is_sent)
         {
             // Servers say what becomes of values that are not finite.
-            *is_sent |= !T::all_finite(row);
-            if !*is_sent && self.held.row(*key).is_none() {
-                *is_sent = room == 0;
-                room = room.saturating_sub(1);
-            }
+            let is_finite = T::all_finite(row);
+            *is_sent |= !is_finite;
+            let has_place = self.held.row(*key).is_some();
+            let has_room = has_place || room > 0;
+            let mut is_held = !*is_sent && has_room;
+            *is_sent = !is_held;
             if *is_sent {
                 self.keys.push(*key);
+                let from = self.values.len();
                 self.values.extend_from_slice(row);
+                if let Some(residuals) = self.residuals.filter(|_| is_finite && has_room) {
+                    is_held = residuals.round(&mut self.values[from..], row);
+                }
             }
+            self.is_held.push(is_held);
+            room -= usize::from(is_held && !has_place);
         }
     }
 
     /// The rows that were chosen are on their way; the others are held.
     fn keep_rest(&mut self, keys: &[u64]) {
-        for ((key, row), is_sent) in
-            keys.iter().zip(self.sums.chunks_exact(self.width)).zip(&self.is_sent)
+        for ((key, row), is_held) in
+            keys.iter().zip(self.sums.chunks_exact(self.width)).zip(&self.is_held)
         {
-            if *is_sent {
-                self.held.remove(*key);
-            } else {
+            if *is_held {
                 self.held.set(*key, row);
+            } else {
+                self.held.remove(*key);
             }
         }
     }

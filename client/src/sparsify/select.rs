@@ -1,6 +1,6 @@
 //! Which rows of a push are sent now.
 
-use windlass_wire::UpdateRule;
+use windlass_wire::{DataType, UpdateRule};
 
 use crate::element::Element;
 
@@ -35,7 +35,9 @@ pub trait SelectRows<T> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseSparsifierError {
     /// No filter that chooses rows has this name.
-    #[error("unknown filter {text:?}: use significance:T, top-k:K, skip:P or kkt")]
+    #[error(
+        "unknown filter {text:?}: use significance:T, top-k:K, skip:P, kkt, residuals:bf16 or residuals:f16"
+    )]
     Unknown {
         /// The filter as written.
         text: String,
@@ -53,6 +55,14 @@ pub enum ParseSparsifierError {
     NoPenalty {
         /// The rule.
         rule: &'static str,
+    },
+    /// The table's values are not rounded by its filters.
+    #[error("{text} is for tables of f32, and this one has {dtype}")]
+    Type {
+        /// The filter as written.
+        text: String,
+        /// The table's type.
+        dtype: DataType,
     },
     /// The table's rule does not sum what is pushed.
     #[error("rows of rule {rule} cannot be held back: its pushes do not add up")]

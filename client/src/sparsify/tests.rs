@@ -95,6 +95,32 @@ fn a_push_that_is_refused_leaves_what_is_held() {
 }
 
 #[test]
+fn residuals_go_with_later_pushes_of_the_same_rows() {
+    let mut rounding = sparsifier(1, "residuals:bf16");
+    // A step of bf16 at 1 is 1/128: what is pushed is an eighth of it more than 1.
+    let pushed = 1.0 + 1.0 / 1024.0_f32;
+    let mut arrived = 0.0_f64;
+    for round in 1..=8 {
+        assert_eq!(sent(&mut rounding, &[7], &[pushed], None), [7]);
+        arrived += f64::from(rounding.values[0]);
+        let held = rounding.held().1.first().copied().map_or(0.0, f64::from);
+        assert_eq!(arrived + held, f64::from(pushed) * f64::from(round));
+    }
+    assert_eq!((arrived, rounding.held_rows()), (8.0 * f64::from(pushed), 0));
+    // Rows that filters hold back are held whole, and without room nothing is rounded.
+    let mut both = sparsifier(1, "residuals:bf16,top-k:1").with_held_rows_max(1);
+    assert_eq!(sent(&mut both, &[1, 2], &[pushed, 9.0], None), [2]);
+    assert_eq!(both.held(), (vec![1], vec![pushed]));
+    assert_eq!(sent(&mut both, &[3], &[pushed], None), [3]);
+    assert_eq!((both.values[0], both.held_rows()), (pushed, 1));
+    assert_eq!(both.bytes_saved().collect::<Vec<_>>(), [("top-k", 12), ("residuals", 0)]);
+    // A push that is refused leaves what is held.
+    let before = both.held();
+    both.choose(&[1], &[pushed], None);
+    assert_eq!(both.held(), before);
+}
+
+#[test]
 fn wrong_filters_are_refused_by_name() {
     for (text, expected) in [
         ("", "unknown filter \"\""),
@@ -108,11 +134,16 @@ fn wrong_filters_are_refused_by_name() {
         ("skip:1", "\"skip:1\" needs a probability"),
         ("skip:nan", "\"skip:nan\" needs a probability"),
         ("kkt:0", "\"kkt:0\" needs a magnitude"),
+        ("residuals", "\"residuals\" needs a type"),
+        ("residuals:fixed:2", "\"residuals:fixed:2\" needs a type"),
+        ("residual:bf16", "unknown filter \"residual:bf16\""),
         ("skip:0.5,", "unknown filter \"\""),
     ] {
         let error = Sparsifier::<f32>::new(1, &FTRL, text).unwrap_err().to_string();
         assert!(error.starts_with(expected), "{text}: {error}");
     }
+    let of_doubles = Sparsifier::<f64>::new(1, &FTRL, "residuals:f16").unwrap_err().to_string();
+    assert!(of_doubles.starts_with("residuals:f16 is for tables of f32"), "{of_doubles}");
     let refusal = |rule: &str, text| {
         Sparsifier::<f32>::new(1, &rule.parse().unwrap(), text).unwrap_err().to_string()
     };

@@ -207,10 +207,8 @@ impl Tcp {
             }
         }
         is_quiet &= self.shared.ready.is_empty();
-        if is_quiet && is_watched {
-            self.wait_point.set_timer(CHECK_INTERVAL);
-        }
-        is_quiet
+        // Without a timer nothing would end the sleep in time: stay awake.
+        is_quiet && (!is_watched || self.wait_point.set_timer(CHECK_INTERVAL).is_ok())
     }
 
     /// Finds out what ended the sleep.

@@ -2,6 +2,7 @@
 //! other threads write to, and a timer for what has to be watched even in silence.
 
 use std::{
+    cell::OnceCell,
     mem::MaybeUninit,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
@@ -80,7 +81,8 @@ impl Interest {
 pub(super) struct WaitPoint {
     epoll: OwnedFd,
     eventfd: Arc<OwnedFd>,
-    timer: OwnedFd,
+    /// Opened when first set: an instance that nobody has connected to watches nothing in silence.
+    timer: OnceCell<OwnedFd>,
 }
 
 impl WaitPoint {
@@ -89,13 +91,9 @@ impl WaitPoint {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(step("epoll_create1"))?;
         let eventfd =
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(step("eventfd"))?;
-        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-        let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)
-            .map_err(step("timerfd_create"))?;
-        let point = Self { epoll, eventfd: Arc::new(eventfd), timer };
+        let point = Self { epoll, eventfd: Arc::new(eventfd), timer: OnceCell::new() };
         point
             .add(&*point.eventfd, Source::Waker, Interest::RECEIVE)
-            .and_then(|()| point.add(&point.timer, Source::Timer, Interest::RECEIVE))
             .map_err(step("epoll_ctl"))?;
         Ok(point)
     }
@@ -124,12 +122,25 @@ impl WaitPoint {
     }
 
     /// Makes the descriptor readable after a while.
-    pub(super) fn set_timer(&self, after: Duration) {
+    ///
+    /// # Errors
+    /// When the system has no descriptor for the timer.
+    pub(super) fn set_timer(&self, after: Duration) -> Result<(), Errno> {
+        let timer = match self.timer.get() {
+            Some(timer) => timer,
+            None => self.open_timer()?,
+        };
         let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
         let it_value = Timespec::try_from(after).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
         let once = Itimerspec { it_interval: zero, it_value };
-        // Cannot fail with a valid timer and time.
-        let _ = rustix::time::timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once);
+        rustix::time::timerfd_settime(timer, TimerfdTimerFlags::empty(), &once).map(drop)
+    }
+
+    fn open_timer(&self) -> Result<&OwnedFd, Errno> {
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        self.add(&timer, Source::Timer, Interest::RECEIVE)?;
+        Ok(self.timer.get_or_init(|| timer))
     }
 
     /// Hands out what is ready. Never blocks.
@@ -143,7 +154,11 @@ impl WaitPoint {
         for event in events {
             match Source::from_data(event.data.u64()) {
                 Some(Source::Waker) => drain(&self.eventfd),
-                Some(Source::Timer) => drain(&self.timer),
+                Some(Source::Timer) => {
+                    if let Some(timer) = self.timer.get() {
+                        drain(timer);
+                    }
+                }
                 Some(source) => ready(source),
                 None => {}
             }

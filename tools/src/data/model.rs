@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use windlass_engine::persist::export::npy;
+
 use super::{Batch, ExampleRef, limits::INTERCEPT_KEY};
 use crate::metrics::{Quality, sigmoid};
 
@@ -179,24 +181,10 @@ impl Model {
         Ok(())
     }
 
-    /// Version 1.0 of numpy's format: magic, version, header length, a header padded so that the
-    /// data starts at a multiple of 64, then packed little-endian records. The intercept is the
-    /// record with id 2^63 + 1.
+    /// Packed little-endian records. The intercept is the record with id 2^63 + 1.
     fn write_npy(&self, out: &mut dyn Write) -> io::Result<()> {
-        let mut header = format!(
-            "{{'descr': [('id', '<u8'), ('weight', '<f4')], 'fortran_order': False, 'shape': ({},), }}",
-            self.ids.len() + 1
-        );
-        const PREFIX: usize = 10;
-        let padded = (PREFIX + header.len() + 1).next_multiple_of(64) - PREFIX;
-        while header.len() < padded - 1 {
-            header.push(' ');
-        }
-        header.push('\n');
-        let length = u16::try_from(header.len()).map_err(io::Error::other)?;
-        out.write_all(b"\x93NUMPY\x01\x00")?;
-        out.write_all(&length.to_le_bytes())?;
-        out.write_all(header.as_bytes())?;
+        let records = self.ids.len() as u64 + 1;
+        npy::write_header("[('id', '<u8'), ('weight', '<f4')]", &[records], out)?;
         let intercept = std::iter::once((INTERCEPT_KEY, self.intercept));
         let features = self.ids.iter().copied().zip(self.weights.iter().copied());
         for (id, weight) in features.chain(intercept) {

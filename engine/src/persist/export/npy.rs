@@ -8,7 +8,7 @@
 //!  ..      rows
 //! ```
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 
 use windlass_wire::DataType;
 
@@ -28,16 +28,28 @@ pub fn write(
 ) -> Result<(), ExportError> {
     let (rows, width) = (table.rows, table.width);
     let descr = descr(table.dtype)?;
+    write_header(&format!("'{descr}'"), &[rows, width], to)?;
+    write_rows(table, source, to)
+}
+
+/// Writes what comes before an array's values: `descr` is the type as a Python literal (`'<f4'`, or a list
+/// of fields), `shape` the array's lengths.
+///
+/// # Errors
+/// When `to` fails, or the header is longer than the format allows.
+pub fn write_header(descr: &str, shape: &[u64], to: &mut dyn Write) -> io::Result<()> {
+    // Python's tuples: (3, 4), but (3,).
+    let comma = if shape.len() == 1 { "," } else { "" };
+    let shape = shape.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
     let text =
-        format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({rows}, {width}), }}");
+        format!("{{'descr': {descr}, 'fortran_order': False, 'shape': ({shape}{comma}), }}");
     let length = (10 + text.len() + 1).next_multiple_of(64) - 10;
-    let length_field = u16::try_from(length).map_err(|_| bad("the header is too long"))?;
+    let length_field = u16::try_from(length).map_err(io::Error::other)?;
     to.write_all(MAGIC)?;
     to.write_all(&[1, 0])?;
     to.write_all(&length_field.to_le_bytes())?;
     let padding = length - text.len() - 1;
-    writeln!(to, "{text}{:padding$}", "")?;
-    write_rows(table, source, to)
+    writeln!(to, "{text}{:padding$}", "")
 }
 
 /// Reads one table; the file does not hold its name. One-dimensional arrays have rows of one value.

@@ -10,9 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 use support::{Server, fails, folder, json};
-use windlass_client::{Client, ClientOptions, Provider, PushOptions, TableSchema};
+use windlass_client::{Client, ClientOptions, Provider, PullOptions, PushOptions, TableSchema};
 use windlass_wire::DataType;
 
 const SHARDS: &str = "4";
@@ -75,6 +76,37 @@ fn a_plan_counts_what_a_server_and_its_workers_open() {
         suits(&planned["server"]["open_files"], open_files(server.process()));
         let each = (open_files(std::process::id()) - own) / clients.len() as u64;
         suits(&planned["worker"]["open_files"], each);
+    }
+}
+
+#[test]
+fn three_hundred_workers_fit_into_a_server_of_1024_files() {
+    let _alone = alone();
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    for provider in [Provider::Shm {}, Provider::Tcp {}] {
+        let folder = folder();
+        let server = Server::start_limited(folder.path(), 1024, &["--shards", "16"]);
+        let schema = TableSchema::dense(DataType::F32, ROWS.into(), 1);
+        let options = ClientOptions {
+            providers: vec![provider],
+            staging_len: 64 << 10,
+            ..ClientOptions::default()
+        };
+        let clients: Vec<Client> = (0..300)
+            .map(|_| {
+                let client = Client::connect_with(&server.address, options.clone()).unwrap();
+                let table = client.create_table::<f32>("rows", &schema).unwrap();
+                table.push(0..1, &[1.0], &PushOptions::default()).unwrap().wait().unwrap();
+                table.pull(0..1, &PullOptions::default()).unwrap().wait().unwrap();
+                client
+            })
+            .collect();
+        let table = clients[0].open_table::<f32>("rows").unwrap();
+        let row = table.pull(0..1, &PullOptions::default()).unwrap().wait().unwrap();
+        assert_eq!(row, [300.0]);
+        let open = open_files(server.process());
+        assert!(open <= 1024, "{open} files are open");
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     Core, TableIndex,
     begin::begin,
     clock::{is_counted_in, wait_for_workers_at},
-    locate::locate,
+    locate::view,
     message::index,
     pull::{Claimed, claim_once, pull_contended},
     read::start_reads,
@@ -40,10 +40,12 @@ pub(super) fn read_until_done(
     let (mut since, mut looks_again) = (None, !core.session.options.retry_for.is_zero());
     loop {
         wait_for_workers_at(core, table, rows, &mut reading)?;
-        let read = match locate(core, table, reading.replica) {
+        let read = match view(core, table, reading.replica, rows) {
+            Ok(true) => copy_in_view(core, table, rows, reading, into),
+            Ok(false) => read_now(core, table, rows, reading, into),
             // Nobody has the table any more.
             Err(error @ RequestError::NotCurrent { .. }) => return Err(error),
-            located => located.and_then(|()| read_now(core, table, rows, reading, into)),
+            Err(error) => Err(error),
         };
         let Err(error) = read else {
             if is_counted_in(core, table, rows, reading)? {
@@ -79,7 +81,7 @@ pub(super) fn read_until_done(
     }
 }
 
-/// Pulls rows now, in place or by windows of reads.
+/// Pulls rows now, by windows of reads.
 fn read_now(
     core: &mut Core,
     table: TableIndex,
@@ -88,10 +90,6 @@ fn read_now(
     into: &mut [u8],
 ) -> Result<(), RequestError> {
     let row_len = core.tables[table].row_len;
-    let Reading { replica, .. } = reading;
-    if core.tables.is_viewable(&core.links, table, replica, rows) {
-        return copy_in_view(core, table, rows, reading, into);
-    }
     let window_rows = (WINDOW_LEN / row_len).max(1);
     let mut windows = VecDeque::with_capacity(WINDOWS);
     let mut first = rows.start;

@@ -15,12 +15,15 @@ pub(super) struct Places {
 }
 
 impl Places {
-    pub(super) fn of(&self, replica: Replica) -> &[Option<Place>] {
+    fn of(&self, replica: Replica) -> &[Option<Place>] {
         if replica == Replica::Any { &self.any } else { &self.tail }
     }
 
-    pub(super) fn of_mut(&mut self, replica: Replica) -> &mut Vec<Option<Place>> {
-        if replica == Replica::Any { &mut self.any } else { &mut self.tail }
+    /// Keeps where a partition lies, one of so many.
+    pub(super) fn set(&mut self, replica: Replica, partitions: u32, place: Place) {
+        let places = if replica == Replica::Any { &mut self.any } else { &mut self.tail };
+        places.resize(partitions as usize, None);
+        places[place.at.partition.0 as usize] = Some(place);
     }
 
     /// A place, if it is known.

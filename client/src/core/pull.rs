@@ -12,7 +12,7 @@ use super::{
     blocking_pull::read_until_done,
     clock::is_counted_in,
     filters::is_coded,
-    locate::locate,
+    locate::view,
     message::{Message, Replica, Route, Values, count_of, index},
     read::start_reads,
     requests::{Reading, Reply},
@@ -80,15 +80,16 @@ pub(crate) fn pull_range(
         return pull_served_range(core, table, rows, options);
     }
     // Rows whose server is gone are looked for when they are claimed.
-    let located = locate(core, table, reading.replica);
-    if located.as_ref().is_err_and(|error| !core.session.is_passing(error)) {
-        return located.map(|()| 0);
+    let viewed = view(core, table, reading.replica, rows);
+    if let Err(error) = &viewed
+        && !core.session.is_passing(error)
+    {
+        return viewed.map(|_| 0);
     }
     let len = rows.count() * core.tables[table].row_len;
     let request = begin_pull(core, options, len)?;
-    let lazy = located.is_err()
+    let lazy = viewed.unwrap_or(true)
         || len > STAGED_LEN_MAX
-        || core.tables.is_viewable(&core.links, table, reading.replica, rows)
         || !core.clocks.may_pull(
             &mut core.tables,
             &core.links,

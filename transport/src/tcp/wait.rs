@@ -92,9 +92,7 @@ impl WaitPoint {
         let eventfd =
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(step("eventfd"))?;
         let point = Self { epoll, eventfd: Arc::new(eventfd), timer: OnceCell::new() };
-        point
-            .add(&*point.eventfd, Source::Waker, Interest::RECEIVE)
-            .map_err(step("epoll_ctl"))?;
+        point.add(&*point.eventfd, Source::Waker, Interest::RECEIVE).map_err(step("epoll_ctl"))?;
         Ok(point)
     }
 

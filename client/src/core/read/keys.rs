@@ -1,7 +1,7 @@
 //! Pulls by key that need no server: rows of a dense table in this host's memory, and keys that are a
 //! range.
 
-use windlass_wire::RowRange;
+use windlass_wire::{RowRange, WorkerClock};
 
 use super::short::pull_into;
 use crate::{
@@ -65,6 +65,20 @@ fn overtakes_nothing(core: &mut Core, table: TableIndex, rows: RowRange) -> bool
         })
 }
 
+/// Whether it is known where rows lie. Why it is not shows again on the general way.
+fn is_located(
+    core: &mut Core,
+    table: TableIndex,
+    replica: Replica,
+    rows: RowRange,
+) -> Result<bool, RequestError> {
+    match locate(core, table, replica, rows) {
+        Ok(()) => Ok(true),
+        Err(RequestError::Interrupted) => Err(RequestError::Interrupted),
+        Err(_) => Ok(false),
+    }
+}
+
 /// Copies rows of a dense table, by keys that were checked, out of this host's memory. False when
 /// their servers are to be asked.
 fn pull_keys_in_view(
@@ -84,17 +98,15 @@ fn pull_keys_in_view(
         && !core.recovery.in_trouble()
         && !core.rounds.has_open_round();
     let rows = RowRange::new(*first, *last + 1);
-    // Why rows cannot be located shows again on the general way.
     if !is_plain || !overtakes_nothing(core, table, rows) {
         return Ok(false);
     }
-    match locate(core, table, replica) {
-        Ok(()) => {}
-        Err(RequestError::Interrupted) => return Err(RequestError::Interrupted),
-        Err(_) => return Ok(false),
-    }
     let clock = core.clocks.pull_clock(&core.session, &core.tables, table);
     let mut reading = Reading { replica, relaxed: false, clock, gains: 0 };
+    // All shards in between are asked for their clocks.
+    if clock != WorkerClock(0) && !is_located(core, table, replica, rows)? {
+        return Ok(false);
+    }
     if !core.clocks.may_pull(
         &mut core.tables,
         &core.links,
@@ -111,7 +123,11 @@ fn pull_keys_in_view(
         let partition = layout.partition_of(*key);
         let end = layout.rows_of(partition).end;
         let count = keys[done..].partition_point(|key| *key < end);
-        let place = core.tables[table].places.find(replica, partition.0 as usize).copied();
+        let at = partition.0 as usize;
+        let mut place = core.tables[table].places.find(replica, at).copied();
+        if place.is_none() && is_located(core, table, replica, RowRange::new(*key, *key + 1))? {
+            place = core.tables[table].places.find(replica, at).copied();
+        }
         let Some((place, view)) = place.and_then(|at| at.view.map(|view| (at, view))) else {
             return Ok(false);
         };

@@ -41,8 +41,7 @@ pub fn write_header(descr: &str, shape: &[u64], to: &mut dyn Write) -> io::Resul
     // Python's tuples: (3, 4), but (3,).
     let comma = if shape.len() == 1 { "," } else { "" };
     let shape = shape.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
-    let text =
-        format!("{{'descr': {descr}, 'fortran_order': False, 'shape': ({shape}{comma}), }}");
+    let text = format!("{{'descr': {descr}, 'fortran_order': False, 'shape': ({shape}{comma}), }}");
     let length = (10 + text.len() + 1).next_multiple_of(64) - 10;
     let length_field = u16::try_from(length).map_err(io::Error::other)?;
     to.write_all(MAGIC)?;

@@ -25,6 +25,8 @@ pub struct Lives {
     pub damaged: u64,
     /// Those of them that were refused, by the name of the file.
     pub refused: u64,
+    /// Directories of older groupings that a power cut inside their removal brought back.
+    pub put_back: u64,
 }
 
 /// Lives of one server, the last of which nothing cuts short before all was compared.
@@ -61,5 +63,6 @@ pub fn lives(data: &Path, lives: u64, seed: u64) -> Lives {
     report.lives = lives + 1;
     report.promised = served.ledger.promised;
     report.checkpoints = served.checkpoints;
+    report.put_back = served.put_back;
     report
 }

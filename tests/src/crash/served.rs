@@ -53,6 +53,8 @@ pub struct Served {
     pub checkpoints: u64,
     /// Starts that were refused because something could not be read.
     pub refused: u64,
+    /// Directories of older groupings that were there again after a life that removed them.
+    pub put_back: u64,
 }
 
 impl Served {
@@ -67,6 +69,7 @@ impl Served {
             ledger: Ledger::default(),
             checkpoints: 0,
             refused: 0,
+            put_back: 0,
         }
     }
 
@@ -98,6 +101,7 @@ impl Served {
     /// When a row is not what it must be, or the server does not start although its disks are sound.
     pub fn live(&mut self, end: End, trouble: Trouble) {
         let disks = self.disks();
+        let gone = disks.removed();
         disks.cut_after(trouble.events);
         match self.start(self.data()) {
             Ok(server) => {
@@ -110,6 +114,24 @@ impl Served {
             Err(error) => assert!(disks.is_off(), "a server does not start: {error}"),
         }
         disks.end(end);
+        if end == End::PowerCut {
+            self.undo_removals(&gone);
+        }
+    }
+
+    /// The power went while directories of an older grouping were being removed, after they had got new names
+    /// and before those were durable: any but those that were gone before have their old names again.
+    fn undo_removals(&mut self, gone: &[PathBuf]) {
+        if self.random.one_in(2) {
+            return;
+        }
+        let disks = self.disks();
+        for directory in disks.removed() {
+            if !gone.contains(&directory) && self.random.one_in(2) {
+                disks.put_back(&directory);
+                self.put_back += 1;
+            }
+        }
     }
 
     /// Starts while a part of a file of one disk cannot be read. That may be refused; if it is not, nothing

@@ -115,6 +115,23 @@ impl ServerDisks {
         }
     }
 
+    /// Directories that the server has removed, whose disks are known.
+    #[must_use]
+    pub fn removed(&self) -> Vec<PathBuf> {
+        let removed = |path: &&PathBuf| path.starts_with(&self.data) && !path.join(MARK).exists();
+        disks().keys().filter(removed).cloned().collect()
+    }
+
+    /// A directory that was taken out of the way has its old name and its files again: the power went before
+    /// its new name was durable.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn put_back(&self, directory: &Path) {
+        fs::create_dir(directory).expect("its name is free");
+        fs::write(directory.join(MARK), []).expect("the mark is written");
+    }
+
     /// Writes what the disks hold into files of the directories they stand for.
     ///
     /// # Panics

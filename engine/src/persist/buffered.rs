@@ -308,6 +308,7 @@ impl Helper {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::persist::storage::{Buffer, open_file, run};
 
     #[test]
     fn a_file_that_goes_while_its_directory_is_listed_is_no_failure() {
@@ -327,5 +328,68 @@ mod tests {
             stop.store(true, std::sync::atomic::Ordering::Relaxed);
             assert!(listed.is_none(), "{listed:?}");
         });
+    }
+
+    fn storage(folder: &tempfile::TempDir) -> (BufferedStorage, RegionId, FileId) {
+        let mut storage = BufferedStorage::open(folder.path(), "a test".to_owned()).unwrap();
+        let mut window = memory::Window::allocate(1 << 20).unwrap();
+        window.bytes_mut(0, 1 << 20).fill(7);
+        let region = storage.register(window.pages().clone()).unwrap();
+        let file = open_file(&mut storage, "file", true).unwrap();
+        (storage, region, file)
+    }
+
+    #[test]
+    fn what_was_submitted_is_carried_out_before_the_storage_is_gone() {
+        const WRITES: u64 = 64;
+        let folder = tempfile::tempdir().unwrap();
+        let (mut storage, region, file) = storage(&folder);
+        for number in 0..WRITES {
+            let buffer = Buffer { region, start: 0, length: 1 << 20 };
+            let write = Operation::Write { file, offset: number << 20, buffer, durable: false };
+            storage.submit(Token(number), write).unwrap();
+        }
+        drop(storage);
+        let length = std::fs::metadata(folder.path().join("file")).unwrap().len();
+        assert_eq!(length, WRITES << 20);
+    }
+
+    #[test]
+    fn no_more_is_taken_than_can_be_under_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut storage, _, file) = storage(&folder);
+        for number in 0..limits::OPERATIONS_MAX as u64 {
+            storage.submit(Token(number), Operation::Sync { file }).unwrap();
+        }
+        let refused = storage.submit(Token(1000), Operation::Sync { file });
+        assert_eq!(refused, Err(Operation::Sync { file }));
+        let mut completions = Vec::new();
+        while completions.len() < limits::OPERATIONS_MAX {
+            storage.wait(Duration::from_millis(10));
+            storage.poll(&mut completions);
+        }
+        assert!(completions.iter().map(|done| done.token.0).eq(0..256), "in order");
+        storage.submit(Token(1000), Operation::Sync { file }).unwrap();
+    }
+
+    #[test]
+    fn errors_name_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut storage, region, file) = storage(&folder);
+        let refused = |storage: &mut BufferedStorage, operation| {
+            let error = run(storage, operation).unwrap_err();
+            (error.operation, error.name)
+        };
+        let none = || "none".to_owned();
+        let open = Operation::Open { name: none(), create: false };
+        assert_eq!(refused(&mut storage, open), ("open", none()));
+        assert_eq!(refused(&mut storage, Operation::Remove { name: none() }), ("remove", none()));
+        let rename = Operation::Rename { from: none(), to: "other".to_owned() };
+        assert_eq!(refused(&mut storage, rename), ("rename", "none to other".to_owned()));
+        let close = Operation::Close { file: FileId(9) };
+        assert_eq!(refused(&mut storage, close), ("close", "file 9".to_owned()));
+        let buffer = Buffer { region: RegionId(region.0 + 1), start: 0, length: 64 };
+        let read = Operation::Read { file, offset: 0, buffer };
+        assert_eq!(refused(&mut storage, read), ("read", "file".to_owned()));
     }
 }

@@ -136,6 +136,11 @@ pub fn workers_of_clock(bytes: &[u8]) -> Vec<WorkerSeen> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::persist::{
+        commit::Durability,
+        frame::Salt,
+        record::{Draft, Facts, RecordMut, Shape},
+    };
 
     /// Changing these bytes is a change of the format: it needs a new tag or section and a fixture.
     #[test]
@@ -166,6 +171,44 @@ mod tests {
                 WorkerSeen { worker: 9, clock: 1, live: false },
             ]
         );
+    }
+
+    /// What a record of this kind and tag says of workers, with one stamp and this delta.
+    fn workers_of(kind: Kind, tag: u16, delta: &[u8]) -> Vec<WorkerSeen> {
+        let facts = Facts {
+            kind,
+            partition: windlass_wire::PartitionId(0),
+            epoch: windlass_wire::Epoch(1),
+            table: windlass_wire::TableId(1),
+            dtype: windlass_wire::DataType::U64,
+            rows: windlass_wire::RowRange::new(0, 3),
+            tag,
+            durability: Durability::Sync,
+        };
+        let shape = Shape { stamps_max: 1, delta_bytes: delta.len(), ..Shape::default() };
+        let mut draft = Draft::new(facts, shape, windlass_wire::Lsn(1));
+        let mut bytes = vec![0; shape.length()];
+        let mut record = RecordMut::new(&mut bytes, &mut draft);
+        record.delta().copy_from_slice(delta);
+        record.stamp(Stamp { worker: WorkerRank(5), clock: WorkerClock(6) });
+        draft.seal(&mut bytes, Salt::NONE);
+        workers_of_record(&Record::decode(&bytes, Salt::NONE).unwrap())
+    }
+
+    #[test]
+    fn records_tell_of_workers_by_stamps_or_by_events() {
+        let seen = |worker, clock, live| vec![WorkerSeen { worker, clock, live }];
+        let (rank, session) = (WorkerRank(7), SessionId(1));
+        let joined = WorkerEvent::Joined { rank, session, clock: WorkerClock(3) }.encode();
+        let retired = WorkerEvent::Retired { rank }.encode();
+        assert_eq!(workers_of(Kind::ClockAdvance, 0, &[]), seen(5, 6, true));
+        assert_eq!(workers_of(Kind::Rows, WORKER, &joined), seen(5, 6, true));
+        assert_eq!(workers_of(Kind::Engine, WORKER | 1, &joined), seen(7, 3, true));
+        assert_eq!(workers_of(Kind::Engine, WORKER, &retired), seen(7, 0, false));
+        assert_eq!(workers_of(Kind::Engine, 1, &joined), []);
+        assert_eq!(workers_of(Kind::Engine, WORKER, &joined[..23]), []);
+        let texts = [seen(7, 3, true), seen(7, 0, false)].map(|seen| seen[0].to_string());
+        assert_eq!(texts, ["worker 7 at 3", "worker 7 at 0 (gone)"]);
     }
 
     #[test]

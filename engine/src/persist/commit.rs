@@ -118,6 +118,11 @@ mod tests {
             Durability::Interval(5)
         );
         assert_eq!(Durability::Interval(9).stricter(Durability::Sync), Durability::Sync);
+        assert_eq!(Durability::Memory.stricter(Durability::Memory), Durability::Memory);
+        let levels = [Durability::Memory, Durability::Interval(7), Durability::Sync];
+        assert_eq!(levels.map(Durability::waits), [false, false, true]);
+        let delays = [None, Some(Duration::from_millis(7)), Some(Duration::ZERO)];
+        assert_eq!(levels.map(Durability::delay_max), delays);
     }
 
     #[test]

@@ -84,3 +84,51 @@ impl Storage for DelayedStorage {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::persist::{
+        memory::Window,
+        storage::{Buffer, Outcome, Provider, open, open_file},
+    };
+
+    const DELAY: Duration = Duration::from_millis(60);
+
+    #[test]
+    fn durable_writes_are_late_and_others_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut storage = open(folder.path(), Provider::Delayed(DELAY)).unwrap();
+        let reason = storage.report().fallbacks.last().unwrap().clone();
+        assert_eq!(reason, "durable writes are delayed by 60ms, as asked for");
+        assert!(storage.wait_descriptor().is_none(), "nothing becomes readable with time");
+        let window = Window::allocate(4096).unwrap();
+        let region = storage.register(window.pages().clone()).unwrap();
+        let file = open_file(storage.as_mut(), "file", true).unwrap();
+        let buffer = Buffer { region, start: 0, length: 4096 };
+        let mut completions = Vec::new();
+        let begun = Instant::now();
+        for (number, durable) in [(1, true), (2, false)] {
+            let write = Operation::Write { file, offset: 0, buffer, durable };
+            storage.submit(Token(number), write).unwrap();
+        }
+        while completions.is_empty() {
+            storage.poll(&mut completions);
+            storage.wait(Duration::from_millis(1));
+        }
+        assert_eq!(completions[0].token, Token(2));
+        while completions.len() < 2 {
+            // It sleeps no longer than the delay, whatever it is told, and not for nothing.
+            storage.wait(Duration::from_secs(60));
+            storage.poll(&mut completions);
+        }
+        assert!(begun.elapsed() >= DELAY, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+        assert_eq!(*completions[1].result.as_ref().unwrap(), Outcome::Transferred(4096));
+        // With nothing held back it sleeps as long as it is told.
+        let begun = Instant::now();
+        storage.wait(Duration::from_millis(20));
+        assert!(begun.elapsed() >= Duration::from_millis(15), "{:?}", begun.elapsed());
+        assert_eq!(storage.list().unwrap().len(), 1);
+    }
+}

@@ -1,6 +1,16 @@
 //! A storage that asks before it carries anything out.
 
-use std::{collections::VecDeque, fmt, io, os::fd::BorrowedFd, path::Path, time::Duration};
+use std::{
+    collections::VecDeque,
+    fmt, io,
+    os::fd::BorrowedFd,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use windlass_transport::Pages;
 
@@ -16,6 +26,19 @@ pub(crate) enum Verdict {
     /// Not now: asked again at each poll, in order.
     Hold,
     Fail(io::ErrorKind),
+    /// Fails with an error of the system.
+    Errno(i32),
+    /// The storage has no room for it.
+    Refuse,
+}
+
+/// What a storage was told besides operations.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    /// Operations that somebody waits for.
+    pub(crate) awaited: AtomicU32,
+    /// Whether it may block its caller.
+    pub(crate) may_block: AtomicBool,
 }
 
 /// Plain storage of a directory behind a hook.
@@ -24,12 +47,14 @@ pub(crate) struct Hooked<H> {
     hook: H,
     held: VecDeque<(Token, Operation)>,
     failed: Vec<Completion>,
+    pub(crate) notes: Arc<Notes>,
 }
 
 impl<H: Fn(&Operation) -> Verdict> Hooked<H> {
     pub(crate) fn open(directory: &Path, hook: H) -> Box<Self> {
         let inner = open(directory, Provider::Buffered).unwrap();
-        Box::new(Self { inner, hook, held: VecDeque::new(), failed: Vec::new() })
+        let (held, failed) = (VecDeque::new(), Vec::new());
+        Box::new(Self { inner, hook, held, failed, notes: Arc::default() })
     }
 }
 
@@ -53,19 +78,32 @@ impl<H: Fn(&Operation) -> Verdict> Storage for Hooked<H> {
     }
 
     fn submit(&mut self, token: Token, operation: Operation) -> Result<(), Operation> {
-        match (self.hook)(&operation) {
+        let source = match (self.hook)(&operation) {
             Verdict::CarryOut => return self.inner.submit(token, operation),
-            Verdict::Hold => self.held.push_back((token, operation)),
-            Verdict::Fail(kind) => {
-                let name = match &operation {
-                    Operation::Open { name, .. } => name.clone(),
-                    _ => "a file".to_owned(),
-                };
-                let error = StorageError { operation: operation.name(), name, source: kind.into() };
-                self.failed.push(Completion { token, result: Err(error) });
+            Verdict::Refuse => return Err(operation),
+            Verdict::Hold => {
+                self.held.push_back((token, operation));
+                return Ok(());
             }
-        }
+            Verdict::Fail(kind) => kind.into(),
+            Verdict::Errno(code) => io::Error::from_raw_os_error(code),
+        };
+        let name = match &operation {
+            Operation::Open { name, .. } => name.clone(),
+            _ => "a file".to_owned(),
+        };
+        let error = StorageError { operation: operation.name(), name, source };
+        self.failed.push(Completion { token, result: Err(error) });
         Ok(())
+    }
+
+    fn submit_awaited(&mut self, token: Token, operation: Operation) -> Result<(), Operation> {
+        self.notes.awaited.fetch_add(1, Ordering::Relaxed);
+        self.submit(token, operation)
+    }
+
+    fn set_in_place(&mut self, may: bool) {
+        self.notes.may_block.store(may, Ordering::Relaxed);
     }
 
     fn poll(&mut self, completions: &mut Vec<Completion>) {

@@ -31,6 +31,8 @@ use crate::persist::hooked;
 mod begun;
 #[path = "persistence_tests/beside.rs"]
 mod beside;
+#[path = "persistence_tests/counts.rs"]
+mod counts;
 #[path = "persistence_tests/ends.rs"]
 mod ends;
 #[path = "persistence_tests/growing.rs"]

@@ -77,6 +77,18 @@ mod tests {
     }
 
     #[test]
+    fn times_on_the_bounds_change_nothing() {
+        let mut pace = Pace::new();
+        for took in [SUBMIT_TIME, SUBMIT_TIME / 4] {
+            pace.submitted(BYTES_FIRST - 1);
+            assert_eq!(pace.left(), 1);
+            pace.submitted(1);
+            pace.end_turn(took);
+            assert_eq!(pace.left(), BYTES_FIRST, "{took:?}");
+        }
+    }
+
+    #[test]
     fn a_turn_that_gives_little_says_nothing_of_much() {
         let mut pace = Pace::new();
         for _ in 0..9 {

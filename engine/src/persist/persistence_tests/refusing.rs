@@ -72,3 +72,33 @@ fn a_full_log_whose_checkpoints_fail_stops_instead_of_waiting_for_ever() {
     let sealed = push(&mut persistence, &mut counter, 0, 1);
     settle(&mut persistence, sealed.position);
 }
+
+/// Nothing is wrong with a disk for which there is no descriptor: the log waits until there is one.
+#[test]
+fn a_full_log_whose_checkpoints_lack_descriptors_goes_on_when_there_are_some() {
+    let folder = tempfile::tempdir().unwrap();
+    let lacks = Rc::new(Cell::new(true));
+    let lacks_now = Rc::clone(&lacks);
+    let mut counter = Counter::default();
+    let storage = Hooked::open(folder.path(), move |operation| match operation {
+        Operation::Open { name, create: true }
+            if name.starts_with("checkpoint-") && lacks_now.get() =>
+        {
+            Verdict::Errno(libc::EMFILE)
+        }
+        _ => Verdict::CarryOut,
+    });
+    let mut persistence = start_on(storage, &mut counter).0;
+    assert!(!fill(&mut persistence, &mut counter, 10), "it was stopped");
+    lacks.set(false);
+    let mut now = Duration::from_secs(100);
+    while persistence.log.is_nearly_full() {
+        now += Duration::from_millis(10);
+        persistence.start_checkpoint(&mut counter, now);
+        persistence.poll();
+        persistence.step_checkpoint(&mut counter, now, 1 << 20);
+        persistence.wait(Duration::from_millis(1));
+    }
+    let sealed = push(&mut persistence, &mut counter, 0, 1);
+    settle(&mut persistence, sealed.position);
+}

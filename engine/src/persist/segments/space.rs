@@ -95,3 +95,89 @@ impl Space {
         self.longest < self.needed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIB: u64 = 1 << 10;
+    const MIB: u64 = 1 << 20;
+
+    fn space() -> Space {
+        Space::new(&LogConfig {
+            segment_bytes: 16 * MIB,
+            segment_bytes_first: 128 * KIB,
+            bytes_max: 256 * MIB,
+            ..LogConfig::default()
+        })
+    }
+
+    #[test]
+    fn segments_are_whole_blocks_within_the_bounds() {
+        let config = |segment_bytes, first, bytes_max| {
+            let config = LogConfig {
+                segment_bytes,
+                segment_bytes_first: first,
+                bytes_max,
+                ..LogConfig::default()
+            };
+            let space = Space::new(&config);
+            (space.longest_made, space.next(), space.max)
+        };
+        assert_eq!(config(MIB, 128 * KIB, 8 * MIB), (MIB, 128 * KIB, 8 * MIB));
+        assert_eq!(config(MIB + 1, 2 * MIB, 0), (MIB + 4096, MIB + 4096, 2 * (MIB + 4096)));
+        assert_eq!(config(1, 1, 0), (SEGMENT_BYTES_MIN, SEGMENT_BYTES_MIN, 2 * SEGMENT_BYTES_MIN));
+    }
+
+    #[test]
+    fn the_next_segment_lasts_and_is_a_share_of_all() {
+        let mut space = space();
+        assert_eq!(space.next(), 128 * KIB);
+        // As much as in a quarter of a second, at most four times as long as the one filled.
+        space.note_filled(100 * KIB, SEGMENT_TIME);
+        assert_eq!(space.next(), 128 * KIB);
+        space.note_filled(100 * KIB, SEGMENT_TIME / 2);
+        assert_eq!(space.next(), 256 * KIB);
+        space.note_filled(100 * KIB, SEGMENT_TIME / 100);
+        assert_eq!(space.next(), 512 * KIB, "400 KiB");
+        space.note_filled(16 * MIB, Duration::ZERO);
+        assert_eq!(space.next(), 16 * MIB);
+        space.note_filled(4 * KIB, Duration::from_secs(9));
+        assert_eq!(space.next(), 128 * KIB);
+        space.add(32 * MIB, false);
+        assert_eq!(space.next(), MIB, "a thirty-second part of all");
+        space.needed = 3 * MIB;
+        assert_eq!(space.next(), 4 * MIB);
+    }
+
+    #[test]
+    fn what_fits_and_what_is_too_short_is_known() {
+        let mut space = space();
+        space.add(100 * MIB, true);
+        space.add(50 * MIB, false);
+        assert_eq!((space.total, space.used), (150 * MIB, 100 * MIB));
+        assert!(space.fits(106 * MIB) && !space.fits(106 * MIB + 1));
+        space.needed = 100 * MIB;
+        assert!(!space.is_too_short());
+        space.needed += 1;
+        assert!(space.is_too_short());
+    }
+
+    #[test]
+    fn the_bound_shrinks_only_as_far_as_stays_clear_of_what_is_kept() {
+        let mut space = space();
+        space.add(64 * MIB, true);
+        space.set_max(512 * MIB);
+        assert_eq!(space.max, 512 * MIB);
+        space.set_max(100 * MIB);
+        assert_eq!(space.max, 512 * MIB, "not before records are given up");
+        space.shrink();
+        assert_eq!(space.max, (2 * 64 + 4 * 16) * MIB);
+        space.used = 0;
+        space.shrink();
+        assert_eq!(space.max, 100 * MIB);
+        space.set_max(0);
+        space.shrink();
+        assert_eq!(space.max, 4 * 16 * MIB, "as many as it must have when nearly full");
+    }
+}

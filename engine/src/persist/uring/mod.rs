@@ -215,3 +215,6 @@ impl std::fmt::Debug for UringStorage {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -222,3 +222,46 @@ fn forget_records(tables: &mut Tables, chain: &mut Chain, partition: PartitionId
     chain.disk.end_copying(partition);
     tables.drop_rows(partition);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use windlass_wire::{Epoch, Lsn};
+
+    use super::*;
+    use crate::{
+        persist::{
+            hooked::{Hooked, Verdict},
+            recovery::RecoveredDirectory,
+            storage::Operation,
+        },
+        shard::{Shard, checkpoint::tests::shard, log_size::LogSize},
+    };
+
+    /// A flush takes as long as the disk likes, and a lease does not.
+    #[test]
+    fn a_shard_waits_for_its_disk_only_while_no_server_depends_on_its_leases() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = Hooked::open(folder.path(), |_: &Operation| Verdict::CarryOut);
+        let notes = Arc::clone(&storage.notes);
+        let (found, size) = (RecoveredDirectory::default(), LogSize::new(Some(64 << 20)));
+        let mut durable = Durable::open(storage, 1, &found, size, 0).unwrap();
+        durable.add_partition(PartitionId(0), Lsn(0));
+        let mut shard = shard();
+        let Shard { port, tables, chain, disk, .. } = &mut shard;
+        note_peers(chain, Some(&mut durable));
+        disk.durable = Some(Box::new(durable));
+        assert!(notes.may_block.load(Ordering::Relaxed), "it is alone");
+        for (epoch, servers, may_block) in
+            [(2, vec![0], true), (3, vec![0, 1], false), (4, vec![1, 0], false), (5, vec![0], true)]
+        {
+            let servers = servers.into_iter().map(ServerId).collect();
+            let its = map::Chain { epoch: Epoch(epoch), servers, ..map::Chain::default() };
+            let (epoch, chains) = (Epoch(epoch), vec![its]);
+            chain.map = Arc::new(ClusterMap { epoch, chains, ..ClusterMap::default() });
+            configure_chains(port, tables, chain, disk);
+            assert_eq!(notes.may_block.load(Ordering::Relaxed), may_block, "{epoch:?}");
+        }
+    }
+}

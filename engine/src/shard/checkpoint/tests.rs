@@ -1,14 +1,31 @@
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use windlass_replication::{LeaseTimings, Push, SessionTable};
 use windlass_transport::{
     Transport,
     tcp::{Tcp, TcpOptions},
 };
-use windlass_wire::{ClusterMap, Incarnation, Sequence, ServerId, ShardId, map::Chain};
+use windlass_wire::{
+    ClusterMap, DataType, Durability, Incarnation, Sequence, ServerId, ShardId, TableEntry,
+    TableSchema, map::Chain,
+};
 
 use super::*;
-use crate::shard::{ChainContext, Shard, ShardOptions, SharedLeases, chain};
+use crate::{
+    persist::{
+        checkpoint::{CheckpointConfig, CheckpointProgress},
+        limits::STAGING_BYTES,
+        log::LogConfig,
+        memory::Window,
+        persistence::Persistence,
+        record::Record,
+        recovery::{
+            AppliedBlocks, Block, RecoveredDirectory, RecoveryOptions, Refusal, Replay, recover,
+        },
+        storage,
+    },
+    shard::{ChainContext, Shard, ShardOptions, SharedLeases, chain, growth},
+};
 
 const PARTITION: PartitionId = PartitionId(0);
 
@@ -144,4 +161,95 @@ fn a_long_piece_goes_into_several_blocks_of_one_position() {
     let most = CHECKPOINT_BLOCK_BYTES_MAX;
     assert_eq!(lengths, [most, most, 100]);
     assert!(found == Some(piece), "it comes back whole");
+}
+
+/// Takes rows of a sparse table in as recovery does.
+struct Restored {
+    parts: PieceParts,
+    blocks: usize,
+    rows: BTreeMap<u64, Vec<u8>>,
+}
+
+impl Replay for Restored {
+    fn wants(&self, _: PartitionId) -> bool {
+        true
+    }
+
+    fn restore(&mut self, block: &Block<'_>) -> Result<(), Refusal> {
+        if block.head.section != ROWS {
+            return Ok(());
+        }
+        self.blocks += 1;
+        if let Some(piece) = self.parts.take(&block.head, block.bytes)? {
+            for row in piece.chunks_exact(8 + LONG_ROW) {
+                let (key, values) = row.split_first_chunk().unwrap();
+                self.rows.insert(u64::from_le_bytes(*key), values.to_vec());
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, _: &Record<'_>, _: &AppliedBlocks) -> Result<(), Refusal> {
+        Ok(())
+    }
+}
+
+const LONG_WIDTH: u32 = 48 << 10;
+const LONG_ROW: usize = 8 * LONG_WIDTH as usize;
+
+/// What a partition of many GiB has everywhere: pieces that fill no single block, nor what is staged at once.
+#[test]
+fn a_sparse_partition_whose_pieces_pass_all_staging_is_checkpointed() {
+    let mut shard = shard();
+    let Shard { port, tables, chain, .. } = &mut shard;
+    tables.memory_left = 64 << 20;
+    let schema = TableSchema::sparse(DataType::F64, LONG_WIDTH);
+    let schema = TableSchema { durability: Durability::Sync {}, ..schema };
+    let entry = TableEntry { id: TableId(3), name: "long".to_owned(), schema };
+    let (answer, made) = crossbeam::channel::bounded(1);
+    growth::create_table(port, tables, chain, entry, answer);
+    made.try_recv().unwrap().unwrap();
+    let table = tables.by_id.get_mut(&TableId(3)).unwrap();
+    let slot = table.slots.find(PARTITION).unwrap();
+    let TableRows::Sparse(partitions) = &mut table.rows else { panic!("a sparse table") };
+    let mut expected = BTreeMap::new();
+    for (key, byte) in (0..).filter(|key| piece_of(*key) == 77).zip(1..=7) {
+        let mut row = vec![byte; 8 + LONG_ROW];
+        row[..8].copy_from_slice(&key.to_le_bytes());
+        assert!(partitions[slot].restore_row(&row, &mut tables.memory_left));
+        expected.insert(key, row.split_off(8));
+    }
+    assert!(expected.len() * LONG_ROW > STAGING_BYTES + CHECKPOINT_BLOCK_BYTES_MAX / 2);
+
+    let folder = tempfile::tempdir().unwrap();
+    let storage = storage::open(folder.path(), storage::Provider::Buffered).unwrap();
+    let (ring, config) = (Window::allocate(1 << 20).unwrap(), LogConfig::default());
+    let found = RecoveredDirectory::default();
+    let checkpoints = CheckpointConfig::default();
+    let mut persistence = Persistence::open(storage, &config, checkpoints, ring, &found).unwrap();
+    persistence.log.add_partition(PARTITION, Lsn(0));
+    let mut copied = Copied { positions: vec![Lsn(0)], ..Copied::default() };
+    let mut now = Duration::ZERO;
+    assert!(persistence.start_checkpoint(&mut source(&mut shard, &mut copied), now));
+    let number = loop {
+        now += Duration::from_millis(10);
+        persistence.poll();
+        let mut source = source(&mut shard, &mut copied);
+        match persistence.step_checkpoint(&mut source, now, 256 << 10) {
+            CheckpointProgress::Published { number } => break number,
+            CheckpointProgress::Running { .. } => persistence.wait(Duration::from_millis(1)),
+            CheckpointProgress::Idle => {
+                panic!("it failed: {:?}", persistence.checkpointer().take_failure())
+            }
+        }
+    };
+    assert_eq!(number, 1);
+    drop(persistence);
+    let mut storage = storage::open(folder.path(), storage::Provider::Buffered).unwrap();
+    let mut found = Restored { parts: PieceParts::default(), blocks: 0, rows: BTreeMap::new() };
+    let storages = std::slice::from_mut(&mut storage);
+    let recovered = recover(storages, RecoveryOptions::default(), &mut found).unwrap();
+    assert_eq!(recovered.damage().count(), 0);
+    assert_eq!(found.blocks, 3, "of a MiB each");
+    assert!(found.rows == expected, "all rows come back");
 }

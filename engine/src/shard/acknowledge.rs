@@ -17,7 +17,7 @@ pub(super) fn acknowledge(
         let Some(session) = &mut port.sessions[slot] else { continue };
         let Some(mailbox) = &mut session.mailbox else {
             if session.failed {
-                failed = Some(session.id);
+                failed = Some(session.owner.id);
             }
             continue;
         };
@@ -31,7 +31,7 @@ pub(super) fn acknowledge(
             if mailbox.sender.room() > 1
                 && let Some((word, remote)) = mailbox.completions.take_only(sleep_epoch)
             {
-                let transport = port.transports[session.transport].as_mut();
+                let transport = port.transports[session.route.transport].as_mut();
                 let written = mailbox.sender.write(transport, &word.to_le_bytes(), remote);
                 session.failed |= written.is_err();
             } else {
@@ -41,11 +41,11 @@ pub(super) fn acknowledge(
             mailbox.completions.wake_if_asleep(sleep_epoch, &mut mailbox.sender);
         }
         if !mailbox.sender.is_empty() {
-            let transport = port.transports[session.transport].as_mut();
+            let transport = port.transports[session.route.transport].as_mut();
             session.failed |= mailbox.sender.flush(transport).is_err();
         }
         if session.failed {
-            failed = Some(session.id);
+            failed = Some(session.owner.id);
         }
     }
     // One a turn is enough.

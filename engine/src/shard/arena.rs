@@ -138,7 +138,7 @@ impl Arena {
 
     /// Gives a piece back, whose blocks are fenced. A region whose last piece this was retires.
     pub(super) fn release(&mut self, region: usize) {
-        let Some(alive) = &mut self.regions[region] else { return };
+        let alive = self.regions[region].as_mut().expect("a region lives as long as its pieces");
         alive.alive -= 1;
         if alive.alive == 0 {
             alive.is_retired = true;

@@ -309,7 +309,7 @@ impl Shard {
             ShardCommand::CloseSession { session, connection } => {
                 let slot = self.port.by_session.get(&session);
                 let open = slot.and_then(|slot| self.port.sessions[*slot].as_ref());
-                if open.is_some_and(|open| open.connection == connection) {
+                if open.is_some_and(|open| open.owner.connection == connection) {
                     disconnect::close_session(
                         &mut self.port,
                         &mut self.tables,

@@ -19,7 +19,7 @@ use super::{
     command::{AttachedMailbox, remote_of, shared_of},
     disconnect,
     port::Port,
-    session::{Mailbox, ShardSession},
+    session::{Mailbox, Owner, Route, ShardSession, Watch},
     tables::Tables,
 };
 use crate::limits::{
@@ -55,27 +55,22 @@ pub(super) fn open_mailbox(
     }
     port.session_lives += 1;
     let slot = port.sessions.insert(ShardSession {
-        id: session,
-        incarnation,
-        connection,
+        owner: Owner { id: session, incarnation, connection, rank, peer },
         life: port.session_lives,
         refuses: false,
-        rank,
-        peer,
         deferred_count: 0,
-        transport,
-        queue_pair,
-        lands_unpolled: port.transports[transport].capabilities().lands_unpolled,
-        writes_in_order: port.transports[transport].promises(queue_pair).writes_in_order,
+        route: Route {
+            transport,
+            queue_pair,
+            lands_unpolled: port.transports[transport].capabilities().lands_unpolled,
+            writes_in_order: port.transports[transport].promises(queue_pair).writes_in_order,
+        },
         mailbox: None,
         parked: std::collections::VecDeque::with_capacity(crate::limits::PARKED_MAX),
         shared: Vec::new(),
-        sleep_epoch: 0,
-        active: true,
+        watch: Watch { active: true, ..Watch::default() },
         doubted_since: None,
         failed: false,
-        is_watched: false,
-        silent_sweeps: 0,
     });
     tables.hear_workers(session);
     port.by_session.insert(session, slot);
@@ -105,7 +100,7 @@ pub(super) fn attach_mailbox(
     if open.mailbox.is_some() {
         return Err("the mailbox is attached already".to_owned());
     }
-    let transport = &mut port.transports[open.transport];
+    let transport = &mut port.transports[open.route.transport];
     let burdens = transport.capabilities().reads_burden_reader;
     let by_reference_len = match port.options.by_reference_len {
         Some(len) => len,
@@ -118,7 +113,7 @@ pub(super) fn attach_mailbox(
         PagesOptions { huge: HugePages::Never, lock: Lock::Never, ..PagesOptions::default() };
     let pages = Pages::allocate(mailbox::mailbox_len(ring_len), options).map_err(|e| causes(&e))?;
     let region = transport.register(&pages, Access::READ_WRITE).map_err(|e| causes(&e))?;
-    let shared = transport.share(open.queue_pair, &region).map_err(|e| {
+    let shared = transport.share(open.route.queue_pair, &region).map_err(|e| {
         transport.deregister(&region);
         causes(&e)
     })?;
@@ -127,12 +122,12 @@ pub(super) fn attach_mailbox(
     let kept_keys_max = if may_keep { KEPT_KEYS_MAX } else { 0 };
     open.mailbox = Some(Mailbox {
         kept_keys: KeptKeys::new(kept_keys_max),
-        reader: MailboxReader::new(pages, ring_len).in_any_order(!open.writes_in_order),
+        reader: MailboxReader::new(pages, ring_len).in_any_order(!open.route.writes_in_order),
         region,
         completions: CompletionWriter::new(remote_of(reply), completion_slots),
-        sender: mailbox::Sender::new(open.queue_pair, outstanding_max),
+        sender: mailbox::Sender::new(open.route.queue_pair, outstanding_max),
     });
-    if let Some(peer) = open.peer {
+    if let Some(peer) = open.owner.peer {
         chain::peer_attached(port, tables, chain, slot, peer);
     }
     Ok(AttachedMailbox { region: shared_of(shared), ring_len, by_reference_len, kept_keys_max })

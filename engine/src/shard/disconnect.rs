@@ -12,9 +12,9 @@ pub(in crate::shard) fn close_session(
     let Some(slot) = port.by_session.remove(&session) else { return };
     let Some(open) = port.sessions.remove(slot) else { return };
     chain.end_taking(slot);
-    port.by_queue_pair.remove(&(open.transport, open.queue_pair));
-    let transport = &mut port.transports[open.transport];
-    transport.disconnect(open.queue_pair);
+    port.by_queue_pair.remove(&(open.route.transport, open.route.queue_pair));
+    let transport = &mut port.transports[open.route.transport];
+    transport.disconnect(open.route.queue_pair);
     if let Some(mailbox) = &open.mailbox {
         transport.deregister(&mailbox.region);
     }
@@ -24,7 +24,7 @@ pub(in crate::shard) fn close_session(
     tables.forget_pulls(session);
     rounds::forget_round_waits(port, tables, slot, open.life);
     tables.silence_workers(session);
-    if open.peer.is_some() {
+    if open.owner.peer.is_some() {
         chain::peer_detached(chain, slot);
     }
     // What was posted completes as flushed; what was not never will.

@@ -71,14 +71,14 @@ pub(super) fn drain_session(
     for _ in 0..SESSION_MESSAGES_PER_TURN {
         let Some(session) = &mut port.sessions[slot] else { return };
         let Some(mailbox) = &mut session.mailbox else { return };
-        if session.failed || session.peer.is_some() {
+        if session.failed || session.owner.peer.is_some() {
             return;
         }
         let message = match mailbox.reader.peek() {
             Ok(None) => return,
             Ok(Some(message)) => message,
             Err(error) => {
-                tracing::warn!(session = session.id.0, %error, "session ended: bad mailbox");
+                tracing::warn!(session = session.owner.id.0, %error, "session ended: bad mailbox");
                 session.failed = true;
                 port.statistics.sessions_failed += 1;
                 return;
@@ -91,13 +91,16 @@ pub(super) fn drain_session(
         let taken = taken_before + port.turn.works.len() - works_before;
         let owed = session.parked.len() + waiting + taken;
         if mailbox.completions.room() <= owed {
-            tracing::warn!(session = session.id.0, "session ended: more requests than credits");
+            tracing::warn!(
+                session = session.owner.id.0,
+                "session ended: more requests than credits"
+            );
             session.failed = true;
             port.statistics.sessions_failed += 1;
             return;
         }
-        session.active = true;
-        session.silent_sweeps = 0;
+        session.watch.active = true;
+        session.watch.silent_sweeps = 0;
         if admit(port, tables, chain, disk, slot, message, works_before) == Admitted::Left {
             return;
         }
@@ -119,8 +122,8 @@ fn admit(
     message: Message,
     works_before: usize,
 ) -> Admitted {
-    let Some(session) = &mut port.sessions[slot] else { return Admitted::Left };
-    let Some(mailbox) = &session.mailbox else { return Admitted::Left };
+    let session = port.sessions[slot].as_mut().expect("its mailbox has just been looked at");
+    let mailbox = session.mailbox.as_ref().expect("it has just been looked at");
     let pages = mailbox.reader.pages();
     let message_len = u64::from(message.len);
     if message_len > RequestHeader::LEN_MAX as u64 + INLINE_LEN_MAX {
@@ -208,11 +211,11 @@ fn admit(
         return port.refuse(slot, &message, Status::Checksum);
     }
     if let Some(coding) = header.coding {
-        let Some(mailbox) = &mut session.mailbox else { return Admitted::Left };
+        let mailbox = session.mailbox.as_mut().expect("the message came by it");
         match port.turn.decode(&mut header, &coding, &mut mailbox.kept_keys) {
             Ok(decoded) => values = decoded,
             Err(error) => {
-                tracing::debug!(session = session.id.0, %error, "a body cannot be decoded");
+                tracing::debug!(session = session.owner.id.0, %error, "a body cannot be decoded");
                 port.turn.keys.truncate(keys_at);
                 port.turn.give_values_back(values_before);
                 return port.refuse(slot, &message, Status::Malformed);
@@ -227,15 +230,19 @@ fn admit(
         let is_checked = table.is_some_and(|table| table.scan.is_some());
         let is_read_in_place = !is_checked && header.coding.is_none();
         let view = if parked_count == 0 && is_read_in_place {
-            port.transports[session.transport].view(session.queue_pair, remote_of(place), len)
+            port.transports[session.route.transport].view(
+                session.route.queue_pair,
+                remote_of(place),
+                len,
+            )
         } else {
             None
         };
         match view {
             Some(view) => values = Values::Peer(view.pointer),
             // The client has shared more memory than it may.
-            None if port.transports[session.transport]
-                .has_refused(session.queue_pair, remote_of(place).key) =>
+            None if port.transports[session.route.transport]
+                .has_refused(session.route.queue_pair, remote_of(place).key) =>
             {
                 port.turn.keys.truncate(keys_at);
                 port.complete(slot, message.number, Status::Unreachable, 0);

@@ -427,39 +427,35 @@ pub(super) unsafe fn apply_range(
     gradient: *const u8,
 ) {
     let slot = table.slots.find(table.layout.partition_of(rows.start));
-    let TableRows::Dense(partitions) = &mut table.rows else { return };
-    if let Some((dense, _)) = slot.and_then(|slot| partitions.get_mut(slot)) {
-        // SAFETY: the caller's promise; the kernel is the table's.
-        unsafe { dense.apply(kernel, rows, gradient) };
-    }
+    let slot = slot.expect("rows that are applied are here");
+    let TableRows::Dense(partitions) = &mut table.rows else {
+        unreachable!("a sparse table has no ranges of rows")
+    };
+    // SAFETY: the caller's promise; the kernel is the table's.
+    unsafe { partitions[slot].0.apply(kernel, rows, gradient) };
 }
 
-/// Applies a gradient to one row; false when it is new and there is no memory for it.
+/// Applies a gradient to one row of the partition at `slot`; false when it is new and there is no memory for it.
 ///
 /// # Safety
 /// `gradient` points to the readable values of one row, of the kernel's dtype, outside its memory;
 /// the kernel is one of the table's.
 pub(super) unsafe fn apply_key(
-    table: &mut ShardTable,
+    (table, slot): (&mut ShardTable, usize),
     kernel: &Kernel,
     key: u64,
     gradient: *const u8,
     memory: &mut u64,
 ) -> bool {
-    let slot = table.slots.find(table.layout.partition_of(key));
     match &mut table.rows {
         TableRows::Dense(partitions) => {
-            let Some((dense, _)) = slot.and_then(|slot| partitions.get_mut(slot)) else {
-                return true;
-            };
             // SAFETY: the caller's promise; the kernel is the table's.
-            unsafe { dense.apply(kernel, RowRange::new(key, key + 1), gradient) };
+            unsafe { partitions[slot].0.apply(kernel, RowRange::new(key, key + 1), gradient) };
             true
         }
         TableRows::Sparse(partitions) => {
-            let Some(sparse) = slot.and_then(|slot| partitions.get_mut(slot)) else { return true };
             // SAFETY: the caller's promise; the kernel is the table's.
-            unsafe { sparse.apply(kernel, key, gradient, memory) }.is_ok()
+            unsafe { partitions[slot].apply(kernel, key, gradient, memory) }.is_ok()
         }
     }
 }

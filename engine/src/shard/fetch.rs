@@ -101,8 +101,8 @@ pub(super) fn take_parked(
         if !is_next {
             return;
         }
-        let Some(session) = &mut port.sessions[slot] else { return };
-        let Some(parked) = session.parked.pop_front() else { return };
+        let session = port.sessions[slot].as_mut().expect("its request was just looked at");
+        let parked = session.parked.pop_front().expect("it was just looked at");
         if parked.state == ParkedState::Failed {
             if let Some(chunk) = parked.chunk {
                 port.staging.release(chunk);

@@ -58,9 +58,10 @@ pub(super) fn shared_region(
     if let Some((_, shared)) = open.shared.iter().find(|(at, _)| *at == region) {
         return Ok(*shared);
     }
-    let registered = tables.arena.registered(region, open.transport).ok_or("the region is gone")?;
-    let shared = port.transports[open.transport]
-        .share(open.queue_pair, registered)
+    let registered =
+        tables.arena.registered(region, open.route.transport).ok_or("the region is gone")?;
+    let shared = port.transports[open.route.transport]
+        .share(open.route.queue_pair, registered)
         .map_err(|e| causes(&e))?;
     open.shared.push((region, shared));
     Ok(shared)

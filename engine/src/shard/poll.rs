@@ -45,7 +45,7 @@ fn complete_one(port: &mut Port, chain: &mut Chain, transport: usize, completion
     if !succeeded {
         session.failed = true;
     } else if completion.opcode == Opcode::ReceiveImmediate {
-        session.active = true;
+        session.watch.active = true;
         let posted = port.transports[transport].post_receive(completion.queue_pair, 1);
         session.failed |= posted.is_err();
     }

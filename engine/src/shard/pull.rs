@@ -59,11 +59,13 @@ pub(super) fn pull_all(port: &mut Port, tables: &mut Tables) {
 }
 
 fn pull_one(port: &mut Port, tables: &mut Tables, work: &Work) -> Pulled {
-    let Some(table) = tables.by_id.get_mut(&work.header.table) else { return Pulled::Done };
-    let Some(session) = &mut port.sessions[work.session] else { return Pulled::Done };
-    let Some(mailbox) = &mut session.mailbox else { return Pulled::Done };
-    let Some(place) = work.header.reply else { return Pulled::Done };
-    let transport = port.transports[session.transport].as_mut();
+    let table = tables.by_id.get_mut(&work.header.table);
+    let table = table.expect("a request that was checked has its table");
+    let session = port.sessions[work.session].as_mut();
+    let session = session.expect("no session ends while its requests are carried out");
+    let mailbox = session.mailbox.as_mut().expect("a session sends requests by its mailbox");
+    let place = work.header.reply.expect("a pull that was decoded says where its rows go");
+    let transport = port.transports[session.route.transport].as_mut();
     let len = work.header.values_len();
     if len == 0 || session.failed {
         return Pulled::Done;
@@ -85,7 +87,7 @@ fn pull_one(port: &mut Port, tables: &mut Tables, work: &Work) -> Pulled {
             return Pulled::NotFinite;
         };
         let bytes = InlineBytes::new(answer);
-        if !session.writes_in_order {
+        if !session.route.writes_in_order {
             let digest = digest_of_bytes(work.number, bytes.as_slice());
             mailbox.completions.tell_rows(work.number, digest, &mut mailbox.sender);
         }
@@ -102,7 +104,7 @@ fn pull_one(port: &mut Port, tables: &mut Tables, work: &Work) -> Pulled {
         };
         len = coded_len;
     }
-    if !session.writes_in_order {
+    if !session.route.writes_in_order {
         let digest = port.staging.digest(work.number, chunk, len);
         mailbox.completions.tell_rows(work.number, digest, &mut mailbox.sender);
     }
@@ -112,7 +114,7 @@ fn pull_one(port: &mut Port, tables: &mut Tables, work: &Work) -> Pulled {
         let from = piece * piece_len;
         #[expect(clippy::cast_possible_truncation, reason = "at most message_len_max")]
         let piece_len = piece_len.min(len - from) as u32;
-        let local = port.staging.slice(session.transport, chunk, from, piece_len).into();
+        let local = port.staging.slice(session.route.transport, chunk, from, piece_len).into();
         let remote = RemoteAddress { address: remote.address.wrapping_add(from), ..remote };
         let operation = Operation::Write { local, remote };
         if piece + 1 == piece_count {
@@ -161,7 +163,7 @@ unsafe fn gather(table: &mut ShardTable, work: &Work, keys: &[u64], into: *mut u
                     }
                 };
                 let slot = slots.find(layout.partition_of(first));
-                let Some((dense, _)) = slot.and_then(|slot| partitions.get(slot)) else { return };
+                let (dense, _) = &partitions[slot.expect("rows that were checked are here")];
                 let last = dense.rows().end;
                 let run = match rows {
                     Rows::Range { .. } => count - at,

@@ -197,10 +197,8 @@ fn needs_sum(port: &Port, tables: &Tables, at: usize) -> bool {
     if at + 1 == port.turn.works.len() {
         return false;
     }
-    let table = port.turn.works[at].header.table;
-    let Some(rule) = tables.by_id.get(&table).map(|table| &table.entry.schema.rule) else {
-        return false;
-    };
+    let work = &port.turn.works[at];
+    let (table, rule) = (work.header.table, &tables.table_of(work).entry.schema.rule);
     rule.merge() == Merge::Sum
         && !rule.is_linear()
         && port.turn.works[at + 1..]

@@ -297,12 +297,10 @@ impl Replay for ShardReplay<'_> {
             return Ok(());
         }
         for (at, key) in record.keys().enumerate() {
+            let Some(slot) = table.slots.find(table.layout.partition_of(key)) else { continue };
             let piece = match &table.rows {
                 TableRows::Sparse(_) => piece_of(key),
                 TableRows::Dense(partitions) => {
-                    let Some(slot) = table.slots.find(table.layout.partition_of(key)) else {
-                        continue;
-                    };
                     let dense = &partitions[slot].0;
                     if !dense.rows().contains(key) {
                         return Err(format!("row {key} is not in partition {partition}").into());
@@ -316,7 +314,7 @@ impl Replay for ShardReplay<'_> {
             // SAFETY: `check_record` found one row of values for each key in the delta.
             let done = unsafe {
                 apply_key(
-                    table,
+                    (&mut *table, slot),
                     &kernel,
                     key,
                     delta.wrapping_add(at * row_len),

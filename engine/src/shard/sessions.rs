@@ -91,9 +91,9 @@ impl Sessions {
     #[inline]
     pub(super) fn watch(&mut self, slot: usize) {
         let Some(session) = &mut self.slots[slot] else { return };
-        session.silent_sweeps = 0;
-        if !session.is_watched {
-            session.is_watched = true;
+        session.watch.silent_sweeps = 0;
+        if !session.watch.is_watched {
+            session.watch.is_watched = true;
             self.watched.push(slot);
         }
     }
@@ -125,25 +125,25 @@ impl Sessions {
         fence(Ordering::SeqCst);
         self.watched.retain(|slot| {
             let Some(session) = &mut slots[*slot] else { return false };
-            session.silent_sweeps = session.silent_sweeps.saturating_add(1);
-            if session.silent_sweeps < QUIET_LOOKS || !session.is_settled() {
+            session.watch.silent_sweeps = session.watch.silent_sweeps.saturating_add(1);
+            if session.watch.silent_sweeps < QUIET_LOOKS || !session.is_settled() {
                 return true;
             }
-            let transport = transports[session.transport].as_mut();
-            if !transport.capabilities().writes_wake && session.active {
+            let transport = transports[session.route.transport].as_mut();
+            if !transport.capabilities().writes_wake && session.watch.active {
                 swept.told += u32::from(tell_sleep(session, transport, staging));
                 return true;
             }
-            session.is_watched = session.has_message();
-            session.is_watched
+            session.watch.is_watched = session.has_message();
+            session.watch.is_watched
         });
         for _ in 0..SESSIONS_SWEPT.min(self.slots.len()) {
             self.next_quiet = (self.next_quiet + 1) % self.slots.len();
             let Some(session) = &mut self.slots[self.next_quiet] else { continue };
-            if session.is_watched {
+            if session.watch.is_watched {
                 continue;
             }
-            let state = transports[session.transport].state(session.queue_pair);
+            let state = transports[session.route.transport].state(session.route.queue_pair);
             session.failed |= state == QueuePairState::Error;
             let has_message = session.has_message();
             swept.late += u64::from(has_message);
@@ -162,14 +162,14 @@ pub(super) fn tell_sleep(
     staging: &mut Staging,
 ) -> bool {
     let Some(mailbox) = &mut session.mailbox else { return false };
-    if !session.active || mailbox.sender.room() < 2 {
+    if !session.watch.active || mailbox.sender.room() < 2 {
         return false;
     }
-    session.active = false;
-    session.silent_sweeps = 0;
-    session.sleep_epoch += 1;
+    session.watch.active = false;
+    session.watch.silent_sweeps = 0;
+    session.watch.sleep_epoch += 1;
     let work_id = staging.start(Outstanding::Tell);
-    mailbox.completions.tell_sleep(session.sleep_epoch, work_id, &mut mailbox.sender);
+    mailbox.completions.tell_sleep(session.watch.sleep_epoch, work_id, &mut mailbox.sender);
     // The end of a failed session also ends what it was being told.
     session.failed |= mailbox.sender.flush(transport).is_err();
     true
@@ -179,7 +179,7 @@ impl ShardSession {
     /// Whether nothing of it is under way that a turn sees to.
     fn is_settled(&self) -> bool {
         let Some(mailbox) = &self.mailbox else { return false };
-        self.peer.is_none()
+        self.owner.peer.is_none()
             && !self.failed
             && self.doubted_since.is_none()
             && self.parked.is_empty()

@@ -76,8 +76,8 @@ impl Staging {
     /// Gives a piece back.
     pub(super) fn release(&mut self, chunk: Chunk) {
         self.chunks.release(chunk);
-        let Some(life) = self.owners.remove(&chunk.offset) else { return };
-        let Some(held) = self.held.get_mut(&life) else { return };
+        let life = self.owners.remove(&chunk.offset).expect("a piece is given back once");
+        let held = self.held.get_mut(&life).expect("whoever has a piece is known");
         *held -= chunk.len;
         if *held == 0 {
             self.held.remove(&life);

@@ -42,7 +42,7 @@ impl Shard {
         for session in self.port.sessions.iter_watched() {
             let Some(mailbox) = &session.mailbox else { continue };
             if mailbox.reader.looks_ready() {
-                let is_peer = session.peer.is_some();
+                let is_peer = session.owner.peer.is_some();
                 return Some(if is_peer { Errand::Peers } else { Errand::Clients });
             }
         }
@@ -97,7 +97,7 @@ impl Shard {
         for at in 0..self.port.sessions.watched().len() {
             let slot = self.port.sessions.watched()[at];
             let Some(session) = &mut self.port.sessions[slot] else { continue };
-            let transport = self.port.transports[session.transport].as_mut();
+            let transport = self.port.transports[session.route.transport].as_mut();
             if !transport.capabilities().writes_wake {
                 let told = tell_sleep(session, transport, &mut self.port.staging);
                 self.port.tells_in_flight += u32::from(told);
@@ -139,8 +139,8 @@ impl Port {
         for at in 0..self.sessions.watched().len() {
             let slot = self.sessions.watched()[at];
             let Some(session) = &mut self.sessions[slot] else { continue };
-            let transport = &self.transports[session.transport];
-            session.failed |= transport.state(session.queue_pair) == QueuePairState::Error;
+            let transport = &self.transports[session.route.transport];
+            session.failed |= transport.state(session.route.queue_pair) == QueuePairState::Error;
         }
     }
 }

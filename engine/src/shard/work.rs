@@ -128,8 +128,8 @@ impl Turn {
                 continue;
             };
             if let Some(session) = &sessions[work.session] {
-                transports[session.transport]
-                    .release_views(session.queue_pair, RemoteKey(place.key));
+                transports[session.route.transport]
+                    .release_views(session.route.queue_pair, RemoteKey(place.key));
             }
         }
     }

@@ -88,14 +88,6 @@ const WIDE_TYPES: &[(&str, &str)] = &[
         "still one object; to be taken apart into parts that own their state",
     ),
     ("engine/src/server/config.rs:ServerConfig", "one field for each setting"),
-    (
-        "engine/src/shard/chain/mod.rs:Chain",
-        "still one object; to be taken apart into parts that own their state",
-    ),
-    (
-        "engine/src/shard/session.rs:ShardSession",
-        "still one object; to be taken apart into parts that own their state",
-    ),
     ("tests/src/simulation/mod.rs:Report", "one field for each figure"),
     ("tests/src/simulation/world.rs:World", "a whole simulated cluster"),
     ("tools/src/cli/bench.rs:Arguments", "one field for each flag"),

@@ -4,7 +4,7 @@
 use windlass_replication::Admission;
 use windlass_wire::{Durability, RowRange, Rows};
 
-use super::{Chain, head, head::facts_of, part::Held};
+use super::{Chain, Kept, head, head::facts_of, part::Held};
 use crate::{
     persist::{
         frame::{Kind, Salt},
@@ -54,7 +54,7 @@ pub(in crate::shard) fn push_alone(
     if rows.end > table.layout.rows_of(partition).end || !shape.is_allowed() {
         return false;
     }
-    let Chain { parts, spare, shard_count, .. } = chain;
+    let Chain { parts, kept: Kept { spare, .. }, shard_count, .. } = chain;
     let index = partition.0 as usize / usize::from(*shard_count);
     let Some(part) = parts.get_mut(index).and_then(Option::as_deref_mut) else { return false };
     let push = session.push(header.sequence);

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use windlass_replication::Time;
 use windlass_wire::{Epoch, Lsn, PartitionId, ServerId, Status, chain::ChainFrame};
 
-use super::Chain;
+use super::{Chain, Peers, Times};
 use crate::{
     limits::{CHAIN_ANSWER_WAIT_US, CHAIN_ANSWERS_MAX},
     shard::port::Port,
@@ -68,7 +68,7 @@ pub(super) fn answer(
     committed: Option<(Epoch, Lsn)>,
 ) {
     let Port { sessions, .. } = port;
-    let Chain { incoming, links, now, .. } = chain;
+    let Chain { peers: Peers { incoming, links, .. }, time: Times { now, .. }, .. } = chain;
     let incoming = &mut incoming[at];
     let link = links.iter_mut().find(|link| link.peer.server == incoming.peer.server);
     let session = sessions[incoming.slot].as_mut();
@@ -109,7 +109,7 @@ pub(super) fn answer_committed(
     lsn: Lsn,
 ) -> bool {
     let Port { sessions, .. } = port;
-    let Chain { incoming, links, taking, .. } = chain;
+    let Peers { incoming, links, taking, .. } = &mut chain.peers;
     let Some(at) = incoming.iter().position(|one| one.peer.server == to) else { return false };
     if let Some(taking) = taking
         && (taking.at, taking.partition) == (at, partition)
@@ -145,7 +145,7 @@ pub(super) fn answer_committed(
 /// and what becomes of the records is told by frames.
 pub(in crate::shard) fn give_up_answers(port: &mut Port, chain: &mut Chain, all: bool) {
     let Port { sessions, .. } = port;
-    let Chain { incoming, now, .. } = chain;
+    let Chain { peers: Peers { incoming, .. }, time: Times { now, .. }, .. } = chain;
     for incoming in incoming.iter_mut() {
         let session = sessions[incoming.slot].as_mut();
         let Some(mailbox) = session.and_then(|session| session.mailbox.as_mut()) else {

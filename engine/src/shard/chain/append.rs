@@ -83,8 +83,8 @@ pub(in crate::shard) fn append_small(
     };
     let lsn = part.replica.log().last().next();
     // What the last record that was taken in covers is none of this one's.
-    chain.covered.clear();
-    let mut words = chain.spare.take(small.shape.length());
+    chain.step.covered.clear();
+    let mut words = chain.kept.spare.take(small.shape.length());
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
     let mut draft = Draft::new(facts, small.shape, lsn);
     draft.prepare(bytes);
@@ -113,8 +113,8 @@ pub(in crate::shard) fn append_round(
     waits: &[u32],
 ) {
     let lane = rounds::lane_of(table);
-    chain.covered.clear();
-    chain.covered.extend(covered.iter().map(|one| Covered {
+    chain.step.covered.clear();
+    chain.step.covered.extend(covered.iter().map(|one| Covered {
         session: one.session,
         incarnation: one.incarnation,
         lane,
@@ -136,7 +136,7 @@ pub(in crate::shard) fn append_held(
     sync: bool,
     expired: &[SessionId],
 ) {
-    let covered = std::mem::take(&mut chain.covered);
+    let covered = std::mem::take(&mut chain.step.covered);
     let lsn = held.lsn;
     port.statistics.chain_records += 1;
     port.statistics.chain_bytes += held.bytes().len() as u64;
@@ -147,7 +147,7 @@ pub(in crate::shard) fn append_held(
         windlass_replication::RecordHeader { lsn, epoch, sync, covered: &covered, expired };
     let appended = outputs::step(port, tables, chain, partition, Input::Append(record));
     assert!(appended.is_ok(), "the head has room for this record: {appended:?}");
-    chain.covered = covered;
-    chain.covered.clear();
+    chain.step.covered = covered;
+    chain.step.covered.clear();
     disk::keep_record(chain, partition);
 }

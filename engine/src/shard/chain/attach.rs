@@ -14,10 +14,10 @@ pub(in crate::shard) fn peer_attached(
 ) {
     // What still lies in an older mailbox is not in order with what comes by this one.
     let same = |incoming: &Incoming| incoming.peer.server == peer.server;
-    let older = chain.incoming.iter().position(same).map(|at| chain.forget_incoming(at));
-    chain.incoming.push(Incoming::new(slot, peer));
+    let older = chain.peers.incoming.iter().position(same).map(|at| chain.forget_incoming(at));
+    chain.peers.incoming.push(Incoming::new(slot, peer));
     let session = older.and_then(|older| port.sessions[older.slot].as_ref());
-    if let Some(session) = session.map(|open| open.id) {
+    if let Some(session) = session.map(|open| open.owner.id) {
         disconnect::close_session(port, tables, chain, session);
     }
     outputs::peer_connected(port, tables, chain, peer.server);

@@ -110,7 +110,8 @@ fn record_workers_of(port: &mut Port, tables: &mut Tables, chain: &mut Chain, id
     let Some(clocks) = &table.clocks else { return };
     let led = chain.led_slots(Some(table));
     for (slot, event) in clocks.unrecorded(&slots_of(&led)) {
-        let Some((partition, _)) = led.iter().find(|(_, of)| *of == slot) else { continue };
+        let found = led.iter().find(|(_, of)| *of == slot);
+        let (partition, _) = found.expect("only slots that were asked about have events");
         if append::append_event(port, tables, chain, *partition, id, event).is_none() {
             tables.clocks.unrecorded = true;
         }
@@ -127,9 +128,9 @@ pub(in crate::shard) fn advance_recorded(
     rank: WorkerRank,
 ) -> Result<(), Refusal> {
     let Work { header, .. } = port.turn.works[at];
-    let table = tables.by_id.get(&header.table);
-    let led = chain.led_slots(table);
-    let Some(clocks) = table.and_then(|table| table.clocks.as_ref()) else { return Ok(()) };
+    let table = tables.by_id.get(&header.table).expect("a request that was checked has its table");
+    let led = chain.led_slots(Some(table));
+    let clocks = table.clocks.as_ref().expect("a table whose clocks go on has clocks");
     let mut behind = Vec::new();
     for (partition, slot) in &led {
         // One that nobody waits for has to open the table again.
@@ -147,8 +148,7 @@ pub(in crate::shard) fn advance_recorded(
         append::append_stamp(port, tables, chain, partition, header.table, stamp);
     }
     for (partition, _) in led {
-        let last = chain.part(partition);
-        let Some(last) = last.map(|part| part.replica.log().last()) else { continue };
+        let last = last_of(chain, partition).expect("whoever leads a partition has its replica");
         head::wait_for_lsn(port, chain, partition, at, last);
     }
     Ok(())

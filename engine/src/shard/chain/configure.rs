@@ -20,7 +20,7 @@ pub(in crate::shard) fn note_peers(chain: &Chain, durable: Option<&mut Durable>)
 /// says what becomes of it.
 pub(in crate::shard) fn fence(port: &mut Port, tables: &mut Tables, chain: &mut Chain) {
     chain.context.leases.begin_life();
-    while let Some(link) = chain.links.first() {
+    while let Some(link) = chain.peers.links.first() {
         let server = link.peer.server;
         links::link_close(port, chain, server);
     }
@@ -39,6 +39,7 @@ pub(in crate::shard) fn fence_peers(
     next: &ClusterMap,
 ) {
     let out: Vec<ServerId> = chain
+        .peers
         .links
         .iter()
         .filter(|link| !chain::admits(next, link.peer))
@@ -47,9 +48,9 @@ pub(in crate::shard) fn fence_peers(
     for server in out {
         links::link_close(port, chain, server);
     }
-    let out = chain.incoming.iter().filter(|incoming| !chain::admits(next, incoming.peer));
+    let out = chain.peers.incoming.iter().filter(|incoming| !chain::admits(next, incoming.peer));
     let out: Vec<_> = out
-        .filter_map(|incoming| port.sessions[incoming.slot].as_ref().map(|open| open.id))
+        .filter_map(|incoming| port.sessions[incoming.slot].as_ref().map(|open| open.owner.id))
         .collect();
     for session in out {
         disconnect::close_session(port, tables, chain, session);
@@ -66,8 +67,8 @@ pub(in crate::shard) fn configure_chains(
     let map = Arc::clone(&chain.map);
     chain.make_room(map.partition_count());
     lone::before_map(port, tables, chain, disk, &map);
-    chain.now = chain.context.leases.now();
-    chain.context.leases.adopt(chain.now, &map, chain.server);
+    chain.time.now = chain.context.leases.now();
+    chain.context.leases.adopt(chain.time.now, &map, chain.server);
     note_peers(chain, disk.durable.as_deref_mut());
     for partition in (0..map.partition_count()).map(PartitionId) {
         // Rows that are still to be made take no part yet, as if the map had not come.
@@ -132,7 +133,7 @@ pub(super) fn configure_chain(
     let was_head = part.replica.is_head();
     let hold_until = chain.context.leases.hold_until(removed);
     if changed {
-        for link in &mut chain.links {
+        for link in &mut chain.peers.links {
             link.forget(partition);
         }
     }
@@ -144,8 +145,8 @@ pub(super) fn configure_chain(
         partition,
         Input::Configure { chain: &view, hold_until },
     );
-    if hold_until > chain.now && hold_until < chain.next_tick {
-        chain.next_tick = hold_until;
+    if hold_until > chain.time.now && hold_until < chain.time.next_tick {
+        chain.time.next_tick = hold_until;
     }
     let Some(part) = chain.part_mut(partition) else { return };
     let is_head = part.replica.is_head();
@@ -170,10 +171,11 @@ pub(in crate::shard) fn begin_life(
     disk: &mut Disk,
 ) {
     lone::unsettle(port, tables, chain, disk);
-    let peers: Vec<ServerId> = chain.links.iter().map(|link| link.peer.server).collect();
-    let incoming = chain.incoming.iter().map(|incoming| incoming.slot);
-    let sessions: Vec<_> =
-        incoming.filter_map(|slot| port.sessions[slot].as_ref().map(|open| open.id)).collect();
+    let peers: Vec<ServerId> = chain.peers.links.iter().map(|link| link.peer.server).collect();
+    let incoming = chain.peers.incoming.iter().map(|incoming| incoming.slot);
+    let sessions: Vec<_> = incoming
+        .filter_map(|slot| port.sessions[slot].as_ref().map(|open| open.owner.id))
+        .collect();
     peers.into_iter().for_each(|server| links::link_close(port, chain, server));
     sessions
         .into_iter()
@@ -185,14 +187,14 @@ pub(in crate::shard) fn begin_life(
         waiting::give_up_waiting(port, tables, chain, partition);
         let (server, limits) = (chain.server, ReplicaLimits::default());
         let Some(mut part) = chain.parts[index].take() else { continue };
-        chain.inflight_count -= part.inflight_count;
+        chain.kept.inflight_count -= part.inflight_count;
         chain.copies_out -= usize::from(part.copy_out.is_some());
         let is_whole = part.replica.position().is_some() && !part.broken;
         let replica = if is_whole {
             let (log, sessions) = (part.replica.log().clone(), part.replica.sessions().clone());
             Replica::recover(partition, server, limits, log, sessions)
         } else {
-            part.records.drain(..).for_each(|held| chain.spare.put(held.words));
+            part.records.drain(..).for_each(|held| chain.kept.spare.put(held.words));
             chain.disk.forget(index);
             Replica::new(partition, server, limits)
         };
@@ -211,9 +213,9 @@ pub(in crate::shard) fn begin_life(
 fn forget_records(tables: &mut Tables, chain: &mut Chain, partition: PartitionId) {
     let index = chain.index(partition);
     let Some(mut part) = chain.parts[index].take() else { return };
-    chain.inflight_count -= part.inflight_count;
+    chain.kept.inflight_count -= part.inflight_count;
     for held in part.records.drain(..) {
-        chain.spare.put(held.words);
+        chain.kept.spare.put(held.words);
     }
     if part.copy_out.is_some() {
         chain.copies_out -= 1;

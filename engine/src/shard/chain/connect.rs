@@ -44,7 +44,7 @@ pub(in crate::shard) fn link_open(
     let endpoint = pending.endpoint().clone();
     let mut link = Link::new(peer, transport);
     link.connecting = Some(pending);
-    chain.links.push(link);
+    chain.peers.links.push(link);
     Ok(endpoint)
 }
 
@@ -123,16 +123,16 @@ pub(in crate::shard) fn link_attach(
 
 /// Ends the link to a peer, if there is one.
 pub(in crate::shard) fn link_close(port: &mut Port, chain: &mut Chain, server: ServerId) {
-    let Some(at) = chain.links.iter().position(|link| link.peer.server == server) else {
+    let Some(at) = chain.peers.links.iter().position(|link| link.peer.server == server) else {
         return;
     };
-    let mut link = chain.links.swap_remove(at);
+    let mut link = chain.peers.links.swap_remove(at);
     link.close(port.transports[link.transport].as_mut());
 }
 
 /// A peer's session has ended.
 pub(in crate::shard) fn peer_detached(chain: &mut Chain, slot: usize) {
-    let Some(at) = chain.incoming.iter().position(|incoming| incoming.slot == slot) else {
+    let Some(at) = chain.peers.incoming.iter().position(|incoming| incoming.slot == slot) else {
         return;
     };
     let incoming = chain.forget_incoming(at);
@@ -142,12 +142,12 @@ pub(in crate::shard) fn peer_detached(chain: &mut Chain, slot: usize) {
 /// Ends links that failed and tells who can make them anew. Returns whether there were any.
 pub(in crate::shard) fn end_failed_links(port: &mut Port, chain: &mut Chain) -> bool {
     let transports = &port.transports;
-    let Some(at) = chain.links.iter().position(|link| {
+    let Some(at) = chain.peers.links.iter().position(|link| {
         link.attached.is_some() && !link.is_standing(transports[link.transport].as_ref())
     }) else {
         return false;
     };
-    let mut link = chain.links.swap_remove(at);
+    let mut link = chain.peers.links.swap_remove(at);
     link.close(port.transports[link.transport].as_mut());
     let Peer { server, incarnation } = link.peer;
     tracing::info!(shard = chain.shard.0, peer = server.0, "the link to a server broke");
@@ -160,9 +160,9 @@ pub(in crate::shard) fn end_failed_links(port: &mut Port, chain: &mut Chain) -> 
 
 impl Chain {
     pub(super) fn forget_incoming(&mut self, at: usize) -> Incoming {
-        let mut incoming = self.incoming.swap_remove(at);
+        let mut incoming = self.peers.incoming.swap_remove(at);
         if let Some(assembly) = incoming.assembly.take() {
-            self.spare.put(assembly.words);
+            self.kept.spare.put(assembly.words);
         }
         incoming
     }
@@ -170,12 +170,12 @@ impl Chain {
     /// A connection to a peer broke.
     fn suspect(&mut self, server: ServerId) {
         let mut outputs = Vec::new();
-        self.context.leases.link_failed(self.now, server, &mut outputs);
+        self.context.leases.link_failed(self.time.now, server, &mut outputs);
         self.carry_out_leases(&mut outputs);
     }
 }
 
 fn find(chain: &mut Chain, peer: Peer) -> Result<&mut Link, String> {
-    let link = chain.links.iter_mut().find(|link| link.peer == peer);
+    let link = chain.peers.links.iter_mut().find(|link| link.peer == peer);
     link.ok_or_else(|| "the link was replaced".to_owned())
 }

@@ -32,7 +32,7 @@ pub(super) fn start_copy_in(
     let index = chain.index(partition);
     let Some(part) = chain.parts[index].as_deref_mut() else { return };
     for held in part.records.drain(..) {
-        chain.spare.put(held.words);
+        chain.kept.spare.put(held.words);
     }
     part.copy_in = Some(CopyIn { start, pieces: BTreeMap::new(), is_given_up: false });
     part.applied = start;

@@ -76,7 +76,7 @@ pub(super) fn copy_out_some(tables: &mut Tables, chain: &mut Chain) -> bool {
         if part.replica.wakes_at(Time(0)).is_some() {
             continue;
         }
-        let link = chain.links.iter().find(|link| link.peer.server == learner);
+        let link = chain.peers.links.iter().find(|link| link.peer.server == learner);
         let backlog = link.and_then(|link| link.copy_backlog());
         if backlog.is_some_and(|backlog| backlog < COPY_BACKLOG_MAX) {
             worked |= copy_out_step(tables, chain, partition);

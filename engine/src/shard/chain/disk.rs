@@ -324,10 +324,10 @@ pub(in crate::shard) fn note_checkpoint_begun(chain: &mut Chain, partition: Part
 
 /// Now and then: what failed is tried again.
 pub(super) fn tick_disk(chain: &mut Chain) {
-    if chain.now < chain.disk.retry_at {
+    if chain.time.now < chain.disk.retry_at {
         return;
     }
-    chain.disk.retry_at = chain.now.after(RETRY_US);
+    chain.disk.retry_at = chain.time.now.after(RETRY_US);
     if chain.disk.has_failed {
         chain.tell(ServerEvent::DiskFailed {});
     }

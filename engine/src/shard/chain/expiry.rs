@@ -4,7 +4,7 @@
 use windlass_replication::Time;
 use windlass_wire::{PartitionId, TableId};
 
-use super::{Chain, append, append::Small};
+use super::{Chain, Step, Times, append, append::Small};
 use crate::{
     limits::{EXPIRY_LOOKS, SESSIONS_EXPIRED_PER_RECORD_MAX},
     persist::{
@@ -18,10 +18,10 @@ use crate::{
 /// Looks now and then which sessions are over.
 pub(super) fn expire_sessions(port: &mut Port, tables: &mut Tables, chain: &mut Chain) {
     let expiry_us = u64::from(chain.map.session_expiry_ms) * 1_000;
-    if expiry_us == 0 || chain.now < chain.next_expiry {
+    if expiry_us == 0 || chain.time.now < chain.time.next_expiry {
         return;
     }
-    chain.next_expiry = chain.now.after(expiry_us / u64::from(EXPIRY_LOOKS));
+    chain.time.next_expiry = chain.time.now.after(expiry_us / u64::from(EXPIRY_LOOKS));
     chain.note_taken();
     for index in 0..chain.parts.len() {
         expire_sessions_of(port, tables, chain, index, expiry_us);
@@ -47,7 +47,7 @@ fn expire_sessions_of(
         append_expired(port, tables, chain, partition);
     }
     let Port { by_session, .. } = port;
-    let Chain { parts, expired, now, .. } = chain;
+    let Chain { parts, step: Step { expired, .. }, time: Times { now, .. }, .. } = chain;
     let Some(part) = parts[index].as_deref_mut() else { return };
     // Who is connected may have a push in its mailbox that is as old as its connection.
     let idle = part.replica.idle_sessions(*now, expiry_us);
@@ -71,7 +71,7 @@ pub(super) fn append_expired(
     chain: &mut Chain,
     partition: PartitionId,
 ) -> Option<()> {
-    let expired = std::mem::take(&mut chain.expired);
+    let expired = std::mem::take(&mut chain.step.expired);
     let shape = Shape { delta_bytes: expired.len() * EXPIRED_LEN, ..Shape::default() };
     let (kind, tag) = (Kind::Engine, EXPIRES);
     let small = Small { table: TableId(0), kind, tag, shape, expired: &expired };
@@ -83,13 +83,13 @@ pub(super) fn append_expired(
     if appended.is_some() {
         port.statistics.sessions_expired += expired.len() as u64;
     }
-    chain.expired = expired;
-    chain.expired.clear();
+    chain.step.expired = expired;
+    chain.step.expired.clear();
     appended
 }
 
 fn look_again(chain: &mut Chain) {
-    chain.next_expiry = Time(0);
+    chain.time.next_expiry = Time(0);
 }
 
 impl Chain {

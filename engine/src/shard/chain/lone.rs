@@ -31,7 +31,7 @@ impl Chain {
     /// Whether no partition is shared with another server, and all of them are whole.
     #[inline]
     pub(super) fn is_settled(&self) -> bool {
-        self.settled.is_some()
+        self.lone.settled.is_some()
     }
 
     /// Finds out whether the shard is settled; `lacks` when it still lacks rows that the map gives it.
@@ -41,53 +41,53 @@ impl Chain {
             !lacks && parts.clone().all(|part| part.replica.is_alone() && !part.broken);
         // A map is too old that lacks the youngest chain.
         let epoch = parts.map(|part| part.epoch()).max().unwrap_or_default();
-        match (self.settled.is_some(), is_settled) {
+        match (self.lone.settled.is_some(), is_settled) {
             // What was pushed so far is in records.
             (false, true) => self.parts.iter_mut().flatten().for_each(|part| part.note_imaged()),
-            (true, false) => self.taken.end_all(&mut self.parts),
+            (true, false) => self.lone.taken.end_all(&mut self.parts),
             _ => {}
         }
-        self.settled = is_settled.then_some(epoch);
+        self.lone.settled = is_settled.then_some(epoch);
     }
 
     /// Whether a push is surely newer than what its session has pushed to a partition.
     #[inline]
     pub(in crate::shard) fn is_newest(&self, partition: PartitionId, push: SlotPush<'_>) -> bool {
-        self.taken.is_newest(self.index(partition), push)
+        self.lone.taken.is_newest(self.index(partition), push)
     }
 
     /// The same of every partition here.
     #[inline]
     pub(in crate::shard) fn is_newest_of_all(&self, push: SlotPush<'_>) -> bool {
-        self.taken.is_newest_of_all(self.parts.len(), push)
+        self.lone.taken.is_newest_of_all(self.parts.len(), push)
     }
 
     /// Remembers a push that is newest, partition by partition.
     #[inline]
     pub(in crate::shard) fn taker(&mut self, push: SlotPush<'_>) -> Taker<'_> {
-        self.taken.taker(self.shard_count, push)
+        self.lone.taken.taker(self.shard_count, push)
     }
 
     /// Tells replicas what was pushed without records, before they are asked.
     #[inline]
     pub(in crate::shard) fn note_taken(&mut self) {
-        self.taken.note(&mut self.parts);
+        self.lone.taken.note(&mut self.parts);
     }
 
     /// The same for one session.
     pub(in crate::shard) fn note_taken_of(&mut self, slot: usize) {
-        self.taken.note_of(&mut self.parts, slot);
+        self.lone.taken.note_of(&mut self.parts, slot);
     }
 
     /// A session is gone.
     pub(in crate::shard) fn end_taking(&mut self, slot: usize) {
-        self.taken.end(&mut self.parts, slot);
+        self.lone.taken.end(&mut self.parts, slot);
     }
 
     /// Oldest map by which clients of a settled shard may ask for its rows.
     #[inline]
     pub(super) fn settled_epoch(&self) -> Option<Epoch> {
-        self.settled
+        self.lone.settled
     }
 
     /// What would become of a push at a partition, beside `others` new sessions.
@@ -105,7 +105,7 @@ impl Chain {
     pub(in crate::shard) fn note_applied(&mut self, partition: PartitionId, push: SlotPush<'_>) {
         self.own_mut(partition).replica.note_applied(push.1.covered());
         let index = self.index(partition);
-        self.taken.begin(&mut self.parts, index, push);
+        self.lone.taken.begin(&mut self.parts, index, push);
     }
 
     /// A record of a settled shard is in its log, and applied.
@@ -118,16 +118,16 @@ impl Chain {
         self.cover(covered);
         let index = self.index(partition);
         let part = self.parts[index].as_deref_mut().expect("a settled shard's partition");
-        part.replica.append_alone(lsn, &self.covered);
+        part.replica.append_alone(lsn, &self.step.covered);
         part.applied = lsn;
         self.disk.note_logged(index, lsn);
-        self.covered.clear();
+        self.step.covered.clear();
     }
 
     /// The next record covers these pushes.
     pub(super) fn cover(&mut self, covered: &[record::Covered]) {
-        self.covered.clear();
-        self.covered.extend(covered.iter().map(|one| Covered {
+        self.step.covered.clear();
+        self.step.covered.extend(covered.iter().map(|one| Covered {
             session: one.session,
             incarnation: one.incarnation,
             lane: Lane(0),

@@ -25,7 +25,7 @@ pub(in crate::shard) fn begin_empty(tables: &mut Tables, chain: &mut Chain) {
         tracing::warn!(%partition, "begins empty: its rows are lost");
         let replica = Replica::new(partition, server, ReplicaLimits::default());
         let old = std::mem::replace(&mut **part, Part::new(partition, replica));
-        old.records.into_iter().for_each(|held| chain.spare.put(held.words));
+        old.records.into_iter().for_each(|held| chain.kept.spare.put(held.words));
         lost.push(partition);
     }
     for partition in lost {

@@ -118,35 +118,11 @@ pub(super) struct Chain {
     pub(super) map: Arc<ClusterMap>,
     /// By partition divided by the number of shards.
     parts: Vec<Option<Box<Part>>>,
-    links: Vec<Link>,
-    incoming: Vec<Incoming>,
-    spare: Spare,
-    outputs: Vec<Output>,
-    covered: Vec<Covered>,
-    /// Sessions that expire with the record being made or taken in.
-    expired: Vec<SessionId>,
-    /// Bytes of a message being taken in.
-    body: Vec<u8>,
-    taking: Option<Taking>,
-    /// What completions say that were just found.
-    committed: Vec<(ServerId, Records)>,
-    /// Parts that may let go of records.
-    dirty: Vec<usize>,
-    /// Turns since it was last looked what of them can be let go of.
-    unreleased: u32,
-    /// Records appended here and not yet committed, over all partitions.
-    inflight_count: u64,
-    /// Where no partition is shared with another server: the oldest map clients may go by.
-    settled: Option<Epoch>,
-    /// What was pushed there that replicas are not told of yet.
-    taken: taken::Taken,
-    /// This turn's moment.
-    now: Time,
-    /// Turns until a settled shard looks at the clock again.
-    turns_to_tick: u32,
-    next_tick: Time,
-    /// When idle sessions are looked for.
-    next_expiry: Time,
+    peers: Peers,
+    step: Step,
+    kept: Kept,
+    lone: Lone,
+    time: Times,
     /// Copies under way to learners.
     copies_out: usize,
     /// What of all this is on disk.
@@ -154,6 +130,59 @@ pub(super) struct Chain {
     /// Workers who are not told yet that they have joined.
     joining: Vec<Joining>,
     checksums: Checksums,
+}
+
+/// What goes to the other members of chains, and what comes from them.
+#[derive(Default)]
+struct Peers {
+    links: Vec<Link>,
+    incoming: Vec<Incoming>,
+    /// Bytes of a message being taken in.
+    body: Vec<u8>,
+    taking: Option<Taking>,
+    /// What completions say that were just found.
+    committed: Vec<(ServerId, Records)>,
+}
+
+/// What a replica's step takes and wants done; buffers used again and again.
+#[derive(Debug)]
+struct Step {
+    outputs: Vec<Output>,
+    covered: Vec<Covered>,
+    /// Sessions that expire with the record being made or taken in.
+    expired: Vec<SessionId>,
+}
+
+/// Records that are held in memory, over all partitions.
+#[derive(Debug, Default)]
+struct Kept {
+    spare: Spare,
+    /// Parts that may let go of records.
+    dirty: Vec<usize>,
+    /// Turns since it was last looked what of them can be let go of.
+    unreleased: u32,
+    /// Records appended here and not yet committed.
+    inflight_count: u64,
+}
+
+/// Where no partition is shared with another server.
+#[derive(Debug, Default)]
+struct Lone {
+    /// The oldest map clients may go by, while that is so.
+    settled: Option<Epoch>,
+    /// What was pushed that replicas are not told of yet.
+    taken: taken::Taken,
+}
+
+/// This turn's moment, and when there is something to do.
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    now: Time,
+    /// Turns until a settled shard looks at the clock again.
+    turns_to_tick: u32,
+    next_tick: Time,
+    /// When idle sessions are looked for.
+    next_expiry: Time,
 }
 
 impl Chain {
@@ -172,24 +201,15 @@ impl Chain {
             shard_count,
             map: Arc::default(),
             parts: Vec::new(),
-            links: Vec::new(),
-            incoming: Vec::new(),
-            spare: Spare::default(),
-            outputs: Vec::with_capacity(64),
-            covered: Vec::with_capacity(64),
-            expired: Vec::new(),
-            body: Vec::new(),
-            taking: None,
-            committed: Vec::new(),
-            dirty: Vec::new(),
-            unreleased: 0,
-            inflight_count: 0,
-            settled: None,
-            taken: taken::Taken::default(),
-            now,
-            turns_to_tick: 0,
-            next_tick: Time(0),
-            next_expiry: Time(0),
+            peers: Peers::default(),
+            step: Step {
+                outputs: Vec::with_capacity(64),
+                covered: Vec::with_capacity(64),
+                expired: Vec::new(),
+            },
+            kept: Kept::default(),
+            lone: Lone::default(),
+            time: Times { now, turns_to_tick: 0, next_tick: Time(0), next_expiry: Time(0) },
             copies_out: 0,
             disk: ChainDisk::default(),
             joining: Vec::new(),
@@ -210,9 +230,9 @@ impl Chain {
     /// Whether nobody is linked, and no record waits for anything: as in a settled shard, mostly.
     #[inline]
     fn is_quiet(&self) -> bool {
-        self.links.is_empty()
+        self.peers.links.is_empty()
             && self.copies_out == 0
-            && self.dirty.is_empty()
+            && self.kept.dirty.is_empty()
             && !self.disk.is_behind()
     }
 
@@ -239,18 +259,18 @@ impl Chain {
 
     /// A buffer for a record of `len` bytes.
     pub(super) fn take(&mut self, len: usize) -> Vec<u64> {
-        self.spare.take(len)
+        self.kept.spare.take(len)
     }
 
     #[inline]
     fn link_mut(&mut self, server: ServerId) -> Option<&mut Link> {
-        self.links.iter_mut().find(|link| link.peer.server == server)
+        self.peers.links.iter_mut().find(|link| link.peer.server == server)
     }
 
     /// Whether a peer has completed a message with records: a look at memory.
     #[inline]
     pub(super) fn is_answered(&self) -> bool {
-        !self.links.is_empty() && self.links.iter().any(Link::is_answered)
+        !self.peers.links.is_empty() && self.peers.links.iter().any(Link::is_answered)
     }
 
     pub(super) fn tell(&self, event: ServerEvent) {
@@ -260,7 +280,7 @@ impl Chain {
 
     /// Notes that a queue pair failed, if it is a link's.
     pub(super) fn queue_pair_failed(&mut self, transport: usize, queue_pair: QueuePairId) {
-        for link in &mut self.links {
+        for link in &mut self.peers.links {
             if link.transport == transport && link.queue_pair == Some(queue_pair) {
                 link.failed = true;
             }

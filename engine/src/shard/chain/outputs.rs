@@ -6,7 +6,7 @@ use windlass_wire::{
     chain::{ChainFrame, ChainPosition},
 };
 
-use super::{Chain, ServerEvent, answer, apply, copy_in, disk, link::Link, waiting};
+use super::{Chain, Kept, Peers, ServerEvent, answer, apply, copy_in, disk, link::Link, waiting};
 use crate::{
     limits::CHAIN_LEARNER_LEN_MAX,
     shard::{port::Port, tables::Tables},
@@ -27,23 +27,23 @@ pub(super) fn step(
     partition: PartitionId,
     input: Input<'_>,
 ) -> Result<(), ReplicaError> {
-    let (now, index) = (chain.now, chain.index(partition));
-    let mut outputs = std::mem::take(&mut chain.outputs);
+    let (now, index) = (chain.time.now, chain.index(partition));
+    let mut outputs = std::mem::take(&mut chain.step.outputs);
     let Some(part) = chain.parts.get_mut(index).and_then(Option::as_deref_mut) else {
-        chain.outputs = outputs;
+        chain.step.outputs = outputs;
         return Ok(());
     };
     let result = part.replica.step(now, input, &mut outputs);
     let inflight = if part.replica.is_head() { part.replica.inflight_count() } else { 0 };
     let before = std::mem::replace(&mut part.inflight_count, inflight);
     if !std::mem::replace(&mut part.dirty, true) {
-        chain.dirty.push(index);
+        chain.kept.dirty.push(index);
     }
-    chain.inflight_count = chain.inflight_count + inflight - before;
+    chain.kept.inflight_count = chain.kept.inflight_count + inflight - before;
     for output in outputs.drain(..) {
         carry_out_output(port, tables, chain, partition, output);
     }
-    chain.outputs = outputs;
+    chain.step.outputs = outputs;
     result
 }
 
@@ -156,18 +156,18 @@ fn start_learner_over(
 
 /// Lets go of records that nobody needs any more, if there are enough of them to be worth a look.
 pub(super) fn release_some_records(port: &mut Port, tables: &mut Tables, chain: &mut Chain) {
-    chain.unreleased += u32::from(!chain.dirty.is_empty());
-    if chain.unreleased >= TURNS_PER_RELEASE || chain.spare.held_len > RELEASE_LEN {
+    chain.kept.unreleased += u32::from(!chain.kept.dirty.is_empty());
+    if chain.kept.unreleased >= TURNS_PER_RELEASE || chain.kept.spare.held_len > RELEASE_LEN {
         release_records(port, tables, chain);
     }
 }
 
 /// Lets go of records that nobody needs any more.
 pub(in crate::shard) fn release_records(port: &mut Port, tables: &mut Tables, chain: &mut Chain) {
-    chain.unreleased = 0;
-    let mut dirty = std::mem::take(&mut chain.dirty);
+    chain.kept.unreleased = 0;
+    let mut dirty = std::mem::take(&mut chain.kept.dirty);
     for index in dirty.drain(..) {
-        let Chain { parts, links, spare, disk, .. } = chain;
+        let Chain { parts, peers: Peers { links, .. }, kept: Kept { spare, .. }, disk, .. } = chain;
         let Some(part) = parts[index].as_deref_mut() else { continue };
         if part.records.is_empty() {
             part.dirty = false;
@@ -211,8 +211,8 @@ pub(in crate::shard) fn release_records(port: &mut Port, tables: &mut Tables, ch
         }
     }
     // What a step for another partition may have added.
-    dirty.append(&mut chain.dirty);
-    chain.dirty = dirty;
+    dirty.append(&mut chain.kept.dirty);
+    chain.kept.dirty = dirty;
 }
 
 impl Chain {

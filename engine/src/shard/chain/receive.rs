@@ -59,7 +59,7 @@ pub(super) fn drain_peers(
     pace: Pace,
 ) -> bool {
     let mut worked = false;
-    let count = chain.incoming.len();
+    let count = chain.peers.incoming.len();
     for at in 0..count {
         if pace == Pace::Turn || has_message_of(port, chain, at) {
             worked |= drain_peer(port, tables, chain, disk, at);
@@ -70,7 +70,7 @@ pub(super) fn drain_peers(
 
 /// Whether a peer's next message seems to be there: a look at memory.
 fn has_message_of(port: &Port, chain: &Chain, at: usize) -> bool {
-    let incoming = chain.incoming.get(at);
+    let incoming = chain.peers.incoming.get(at);
     let session = incoming.and_then(|incoming| port.sessions[incoming.slot].as_ref());
     let mailbox = session.and_then(|session| session.mailbox.as_ref());
     mailbox.is_some_and(|mailbox| mailbox.reader.looks_ready())
@@ -85,7 +85,7 @@ fn drain_peer(
 ) -> bool {
     let mut worked = false;
     for _ in 0..PEER_MESSAGES_PER_TURN {
-        let Some(incoming) = chain.incoming.get(at) else { break };
+        let Some(incoming) = chain.peers.incoming.get(at) else { break };
         let Some(session) = port.sessions[incoming.slot].as_mut() else { break };
         let Some(mailbox) = session.mailbox.as_mut() else { break };
         if session.failed || mailbox.completions.room() <= incoming.answers.count() {
@@ -100,14 +100,14 @@ fn drain_peer(
                 break;
             }
         };
-        session.active = true;
+        session.watch.active = true;
         let pages = mailbox.reader.pages();
         let mut header = [0; HEADER_LEN];
         let body_len = (message.len as usize).checked_sub(HEADER_LEN);
         let taken = match body_len.filter(|len| *len <= BODY_LEN_MAX) {
             None => Taken::Bad("a message of an impossible length"),
             Some(len) => {
-                let mut body = std::mem::take(&mut chain.body);
+                let mut body = std::mem::take(&mut chain.peers.body);
                 body.resize(len, 0);
                 pages.read(message.offset, &mut header);
                 pages.read(message.offset + HEADER_LEN as u64, &mut body);
@@ -118,13 +118,13 @@ fn drain_peer(
                         Taken::Bad("a frame that is none")
                     }
                 };
-                chain.body = body;
+                chain.peers.body = body;
                 taken
             }
         };
-        let taking = chain.taking.take();
+        let taking = chain.peers.taking.take();
         let committed = taking.and_then(|taking| taking.committed);
-        let Some(incoming) = chain.incoming.get(at) else { break };
+        let Some(incoming) = chain.peers.incoming.get(at) else { break };
         let (slot, peer) = (incoming.slot, incoming.peer);
         let Some(session) = port.sessions[slot].as_mut() else { break };
         match (taken, session.mailbox.as_mut()) {
@@ -175,7 +175,7 @@ fn take_frame(
     {
         return Taken::Left;
     }
-    let from = chain.incoming[at].peer.server;
+    let from = chain.peers.incoming[at].peer.server;
     let (partition, input) = match *frame {
         ChainFrame::Records { partition, epoch, first } => {
             let taken = records_in::take_records(
@@ -256,14 +256,14 @@ fn take_frame(
         }
         ChainFrame::Ping { asked_at } => {
             let mut outputs = Vec::new();
-            chain.now = chain.context.leases.now();
-            chain.context.leases.ping(chain.now, from, Time(asked_at), &mut outputs);
+            chain.time.now = chain.context.leases.now();
+            chain.context.leases.ping(chain.time.now, from, Time(asked_at), &mut outputs);
             chain.carry_out_leases(&mut outputs);
             return Taken::Yes;
         }
         ChainFrame::Grant { asked_at, map_epoch } => {
-            chain.now = chain.context.leases.now();
-            chain.context.leases.grant(chain.now, from, Time(asked_at), map_epoch);
+            chain.time.now = chain.context.leases.now();
+            chain.context.leases.grant(chain.time.now, from, Time(asked_at), map_epoch);
             return Taken::Yes;
         }
         ChainFrame::Refuse { epoch, .. } => {
@@ -308,7 +308,7 @@ fn gather_copy(
     (offset, len): (u32, u32),
     body: &[u8],
 ) -> Option<Option<Vec<u8>>> {
-    let bytes = &mut chain.incoming[at].copied;
+    let bytes = &mut chain.peers.incoming[at].copied;
     if offset == 0 {
         bytes.clear();
     }
@@ -329,9 +329,9 @@ pub(in crate::shard) fn take_answers(
     tables: &mut Tables,
     chain: &mut Chain,
 ) -> bool {
-    let mut committed = std::mem::take(&mut chain.committed);
+    let mut committed = std::mem::take(&mut chain.peers.committed);
     let mut worked = false;
-    for link in &mut chain.links {
+    for link in &mut chain.peers.links {
         let from = link.peer.server;
         worked |= link.take_completions(|records| committed.push((from, records)));
     }
@@ -348,6 +348,6 @@ pub(in crate::shard) fn take_answers(
             );
         }
     }
-    chain.committed = committed;
+    chain.peers.committed = committed;
     worked
 }

@@ -61,7 +61,7 @@ pub(super) fn take_records(
     body: &[u8],
 ) -> Taken {
     let Origin { at, partition, epoch, lsn: first } = origin;
-    chain.taking = Some(Taking { at, partition, committed: None });
+    chain.peers.taking = Some(Taking { at, partition, committed: None });
     if leaves_records(chain, disk.durable.as_deref()) {
         return Taken::Left;
     }
@@ -78,7 +78,7 @@ pub(super) fn take_records(
         let Some(facts) = facts else {
             return Taken::Bad("a record of something else");
         };
-        let mut words = chain.spare.take(frame.bytes.len());
+        let mut words = chain.kept.spare.take(frame.bytes.len());
         bytemuck::cast_slice_mut(&mut words).copy_from_slice(frame.bytes);
         is_soon &= take_record(port, tables, chain, origin, facts, words);
         (rest, lsn) = (&rest[frame.bytes.len()..], lsn.next());
@@ -110,13 +110,13 @@ pub(super) fn take_piece(
         if header.table >= tables.below {
             return Taken::Left;
         }
-        let words = chain.spare.take(len);
+        let words = chain.kept.spare.take(len);
         let fresh = Assembly { partition, lsn, words, filled: 0 };
-        if let Some(old) = chain.incoming[at].assembly.replace(fresh) {
-            chain.spare.put(old.words);
+        if let Some(old) = chain.peers.incoming[at].assembly.replace(fresh) {
+            chain.kept.spare.put(old.words);
         }
     }
-    let Some(assembly) = &mut chain.incoming[at].assembly else {
+    let Some(assembly) = &mut chain.peers.incoming[at].assembly else {
         return Taken::Bad("a piece of no record");
     };
     let same = (assembly.partition, assembly.lsn, assembly.filled) == (partition, lsn, offset)
@@ -130,12 +130,12 @@ pub(super) fn take_piece(
     if assembly.filled < len {
         return Taken::Yes;
     }
-    let Some(assembly) = chain.incoming[at].assembly.take() else { return Taken::Yes };
-    let words = assembly.words;
+    let words = std::mem::take(&mut assembly.words);
+    chain.peers.incoming[at].assembly = None;
     let record = Record::decode(bytemuck::cast_slice(&words), Salt::NONE);
     match facts_of(chain, record, partition, epoch, lsn) {
         Some(facts) => {
-            chain.taking = Some(Taking { at, partition, committed: None });
+            chain.peers.taking = Some(Taking { at, partition, committed: None });
             let is_soon = take_record(port, tables, chain, origin, facts, words);
             Taken::Records { records: Records { partition, epoch, last: lsn }, is_soon }
         }
@@ -147,7 +147,7 @@ pub(super) fn take_piece(
 }
 
 fn put_back(chain: &mut Chain, words: Vec<u64>) {
-    chain.spare.put(words);
+    chain.kept.spare.put(words);
 }
 
 /// What a replica has to know of a record, if it can be the partition's at that place; whom it
@@ -172,11 +172,11 @@ fn facts_of(
     if !is_its {
         return None;
     }
-    chain.expired.clear();
-    chain.expired.extend(expired_of(&record));
-    chain.covered.clear();
+    chain.step.expired.clear();
+    chain.step.expired.extend(expired_of(&record));
+    chain.step.covered.clear();
     let lane = lane_of(&record);
-    chain.covered.extend(record.covered().map(|one| Covered {
+    chain.step.covered.extend(record.covered().map(|one| Covered {
         session: one.session,
         incarnation: one.incarnation,
         lane,
@@ -197,13 +197,13 @@ fn take_record(
 ) -> bool {
     let Origin { at, partition, epoch, .. } = origin;
     let RecordFacts { lsn, made_in, sync, is_next } = facts;
-    let from = chain.incoming[at].peer.server;
-    let covered = std::mem::take(&mut chain.covered);
-    let expired = std::mem::take(&mut chain.expired);
+    let from = chain.peers.incoming[at].peer.server;
+    let covered = std::mem::take(&mut chain.step.covered);
+    let expired = std::mem::take(&mut chain.step.expired);
     // It joins the log if the replica takes it in, and the outputs of that very step name it.
     match chain.part_mut(partition) {
         Some(part) if is_next => part.records.push_back(Held { lsn, words }),
-        _ => chain.spare.put(words),
+        _ => chain.kept.spare.put(words),
     }
     let record = RecordHeader { lsn, epoch: made_in, sync, covered: &covered, expired: &expired };
     let taken = outputs::step_from_peer(
@@ -213,12 +213,12 @@ fn take_record(
         partition,
         Input::Record { from, epoch, record },
     );
-    (chain.covered, chain.expired) = (covered, expired);
-    chain.expired.clear();
+    (chain.step.covered, chain.step.expired) = (covered, expired);
+    chain.step.expired.clear();
     if is_next && !taken {
         let refused = chain.part_mut(partition).and_then(|part| part.records.pop_back());
         if let Some(refused) = refused {
-            chain.spare.put(refused.words);
+            chain.kept.spare.put(refused.words);
         }
     } else if is_next {
         disk::keep_record(chain, partition);

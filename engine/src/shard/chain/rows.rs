@@ -46,6 +46,6 @@ impl Chain {
     pub(super) fn is_strong(&self, part: &Part) -> bool {
         let chain = part.replica.chain();
         let others = chain.path.iter().copied().filter(|member| *member != self.server);
-        part.replica.is_strong(self.now) && self.context.leases.are_held(chain.epoch, others)
+        part.replica.is_strong(self.time.now) && self.context.leases.are_held(chain.epoch, others)
     }
 }

@@ -51,5 +51,5 @@ pub(in crate::shard) fn partition_states(chain: &Chain) -> Vec<PartitionStatus> 
 
 /// Bytes of records held for others, and records appended here that are not committed.
 pub(in crate::shard) fn chain_backlog(chain: &Chain) -> (u64, u64) {
-    (chain.spare.held_len, chain.inflight_count)
+    (chain.kept.spare.held_len, chain.kept.inflight_count)
 }

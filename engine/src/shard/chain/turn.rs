@@ -26,13 +26,13 @@ pub(in crate::shard) fn note_time(port: &mut Port, tables: &mut Tables, chain: &
     if !chain.map.is_founded() {
         return;
     }
-    if chain.is_settled() && chain.turns_to_tick > 0 {
-        chain.turns_to_tick -= 1;
+    if chain.is_settled() && chain.time.turns_to_tick > 0 {
+        chain.time.turns_to_tick -= 1;
         return;
     }
-    chain.turns_to_tick = TURNS_PER_TICK;
-    chain.now = chain.context.leases.now();
-    if chain.now >= chain.next_tick {
+    chain.time.turns_to_tick = TURNS_PER_TICK;
+    chain.time.now = chain.context.leases.now();
+    if chain.time.now >= chain.time.next_tick {
         tick_chain(port, tables, chain);
     }
     answer::give_up_answers(port, chain, false);
@@ -46,7 +46,7 @@ pub(in crate::shard) fn take_from_peers(
     disk: &mut Disk,
     pace: Pace,
 ) -> bool {
-    if chain.links.is_empty() && chain.incoming.is_empty() {
+    if chain.peers.links.is_empty() && chain.peers.incoming.is_empty() {
         tables.publish_clocks();
         return false;
     }
@@ -61,10 +61,10 @@ pub(in crate::shard) fn take_from_peers(
 pub(in crate::shard) fn is_chain_full(chain: &Chain, disk: &Disk) -> bool {
     if chain.is_settled() {
         // Records are made where there is room for them: see `held_back`.
-        return chain.spare.held_len > CHAIN_HEAD_LEN_MAX;
+        return chain.kept.spare.held_len > CHAIN_HEAD_LEN_MAX;
     }
-    chain.spare.held_len > CHAIN_HEAD_LEN_MAX
-        || chain.inflight_count > CHAIN_INFLIGHT_MAX
+    chain.kept.spare.held_len > CHAIN_HEAD_LEN_MAX
+        || chain.kept.inflight_count > CHAIN_INFLIGHT_MAX
         || !has_log_room(chain, disk.durable.as_deref())
 }
 
@@ -84,7 +84,7 @@ pub(in crate::shard) fn end_chain_turn(
     }
     let mut worked = false;
     let (parts, shard_count) = (&chain.parts, usize::from(chain.shard_count));
-    for link in &mut chain.links {
+    for link in &mut chain.peers.links {
         if pace == Pace::Errand && link.pending.is_empty() {
             continue;
         }
@@ -95,11 +95,11 @@ pub(in crate::shard) fn end_chain_turn(
         worked |= sent;
         let its = |incoming: &&Incoming| incoming.peer.server == link.peer.server;
         if sent
-            && let Some(incoming) = chain.incoming.iter().find(its)
+            && let Some(incoming) = chain.peers.incoming.iter().find(its)
             && let Some(session) = &mut port.sessions[incoming.slot]
         {
             // It answers without a message, and has to know when nobody looks.
-            session.active = true;
+            session.watch.active = true;
         }
     }
     worked |= copy_out::copy_out_some(tables, chain);
@@ -113,23 +113,24 @@ pub(in crate::shard) fn chain_deadline(chain: &Chain) -> Option<Duration> {
     if !chain.map.is_founded() {
         return None;
     }
-    let backlog = chain.copies_out > 0 || chain.links.iter().any(|link| !link.pending.is_empty());
+    let backlog =
+        chain.copies_out > 0 || chain.peers.links.iter().any(|link| !link.pending.is_empty());
     if backlog || chain.disk.is_behind() {
         return Some(BACKLOG_WAIT);
     }
     let now = chain.context.leases.now();
     if !chain.is_settled() || chain.context.leases.has_peers() {
-        return Some(Duration::from_micros(chain.next_tick.since(now)));
+        return Some(Duration::from_micros(chain.time.next_tick.since(now)));
     }
     // Nobody waits for a tick but sessions that may be over.
     let expires = chain.map.session_expiry_ms > 0;
-    expires.then(|| Duration::from_micros(chain.next_expiry.since(now)))
+    expires.then(|| Duration::from_micros(chain.time.next_expiry.since(now)))
 }
 
 /// Leases, holds that have run out, reports that may have been missed.
 fn tick_chain(port: &mut Port, tables: &mut Tables, chain: &mut Chain) {
-    let now = chain.now;
-    chain.next_tick = now.after(chain.context.leases.tick_us());
+    let now = chain.time.now;
+    chain.time.next_tick = now.after(chain.context.leases.tick_us());
     if chain.shard == ShardId(0) {
         let mut outputs = Vec::new();
         chain.context.leases.tick(&mut outputs);
@@ -163,7 +164,7 @@ pub(in crate::shard) fn repeat_reports(port: &mut Port, tables: &mut Tables, cha
 
 /// Whether records of predecessors have to stay in their mailboxes.
 pub(super) fn leaves_records(chain: &Chain, durable: Option<&Durable>) -> bool {
-    chain.spare.held_len > CHAIN_HELD_LEN_MAX || !has_log_room(chain, durable)
+    chain.kept.spare.held_len > CHAIN_HELD_LEN_MAX || !has_log_room(chain, durable)
 }
 
 /// Whether a settled shard's log takes records that are given to it at the end of the turn.
@@ -176,7 +177,7 @@ pub(in crate::shard) fn has_room_for_records(chain: &Chain, durable: &Durable) -
 fn has_log_room(chain: &Chain, durable: Option<&Durable>) -> bool {
     durable.is_none_or(|durable| {
         let log = durable.log();
-        let unlogged = if chain.disk.is_behind() { chain.spare.held_len } else { 0 };
+        let unlogged = if chain.disk.is_behind() { chain.kept.spare.held_len } else { 0 };
         log.poison().is_some() || !log.is_nearly_full() && unlogged_fit(unlogged, log.room_bytes())
     })
 }

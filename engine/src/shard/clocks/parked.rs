@@ -8,6 +8,7 @@ use super::waiting::WaitingPull;
 use crate::shard::{
     chain::reaching,
     port::Port,
+    push::session_of,
     tables::{ShardTable, Tables},
     work::{Values, Work},
 };
@@ -44,9 +45,7 @@ pub(in crate::shard) fn must_wait(port: &Port, tables: &Tables, work: &Work) -> 
 pub(in crate::shard) fn park_pull(port: &mut Port, tables: &mut Tables, at: usize) {
     let work = port.turn.works[at];
     let keys = &port.turn.keys[work.keys.0..work.keys.1];
-    let Some(session) = port.sessions[work.session].as_ref().map(|session| session.id) else {
-        return;
-    };
+    let session = session_of(&port.sessions, &work).owner.id;
     if !tables.clocks.waiting.has_room(keys.len()) {
         return port.close(at, Status::TooEarly, 0);
     }
@@ -68,7 +67,7 @@ pub(in crate::shard) fn release_pulls(port: &mut Port, tables: &mut Tables) {
     for _ in 0..tables.clocks.waiting.pulls.len() {
         let Some(pull) = tables.clocks.waiting.pulls.pop_front() else { return };
         let open = port.sessions.get(pull.slot).and_then(Option::as_ref);
-        if open.is_none_or(|open| open.id != pull.session) {
+        if open.is_none_or(|open| open.owner.id != pull.session) {
             tables.clocks.waiting.end(pull.keys);
             continue;
         }
@@ -111,7 +110,7 @@ pub(in crate::shard) fn end_parked_pulls(port: &mut Port, tables: &mut Tables) {
             continue;
         }
         let open = port.sessions.get(pull.slot).and_then(Option::as_ref);
-        if open.is_some_and(|open| open.id == pull.session) {
+        if open.is_some_and(|open| open.owner.id == pull.session) {
             port.complete(pull.slot, pull.number, Status::StaleEpoch, 0);
         }
         tables.clocks.waiting.end(pull.keys);

@@ -6,6 +6,7 @@ use windlass_wire::{
     Consistency, SessionId, Status, TableId, WorkerClock, WorkerRank, control::ClockPlace,
 };
 
+use super::Clocks;
 use crate::{
     refusal,
     refusal::{internal, invalid, no_mailbox, unknown_table},
@@ -17,7 +18,7 @@ use crate::{
         port::Port,
         push::Refusal,
         rounds,
-        tables::Tables,
+        tables::{ShardTable, Tables},
     },
 };
 
@@ -48,7 +49,7 @@ fn join_here(
     table: TableId,
 ) -> Result<(Option<WorkerRank>, ClockPlace), refusal::Refusal> {
     let slot = *port.by_session.get(&session).ok_or_else(no_mailbox)?;
-    let rank = port.sessions[slot].as_ref().and_then(|open| open.rank);
+    let rank = port.sessions[slot].as_ref().and_then(|open| open.owner.rank);
     let found = tables.by_id.get_mut(&table).ok_or_else(no_table)?;
     let clocks = found.clocks.as_mut().ok_or_else(no_clocks)?;
     if let Some(rank) = rank {
@@ -102,16 +103,25 @@ pub(in crate::shard) fn retire_workers(
     leaves: impl Fn(WorkerRank, SessionId) -> bool,
 ) {
     for table in tables.by_id.values_mut() {
-        if let Some(clocks) = &mut table.clocks {
-            let (silent, retired) = clocks.retire(&leaves);
-            tables.clocks.silent_count -= silent;
-            port.statistics.workers_retired += retired.len() as u64;
-            tables.clocks.moved |= clocks.publish();
-            tables.clocks.unrecorded = true;
-            tables.clocks.unclosed |= table.rounds.is_some();
-            table.note_workers();
-        }
+        retire_from(port, &mut tables.clocks, table, &leaves);
     }
+}
+
+/// The same for one table.
+fn retire_from(
+    port: &mut Port,
+    shared: &mut Clocks,
+    table: &mut ShardTable,
+    leaves: impl Fn(WorkerRank, SessionId) -> bool,
+) {
+    let Some(clocks) = &mut table.clocks else { return };
+    let (silent, retired) = clocks.retire(leaves);
+    shared.silent_count -= silent;
+    port.statistics.workers_retired += retired.len() as u64;
+    shared.moved |= clocks.publish();
+    shared.unrecorded = true;
+    shared.unclosed |= table.rounds.is_some();
+    table.note_workers();
 }
 
 /// The coordinator says that a worker is gone: `unheard` when this concerns it only where it was
@@ -145,21 +155,14 @@ pub(in crate::shard) fn expire_workers(port: &mut Port, tables: &mut Tables) {
     }
     let (now, timeout) = (Instant::now(), tables.clocks.worker_timeout);
     for (id, table) in &mut tables.by_id {
-        let Some(clocks) = &mut table.clocks else { continue };
-        let late = clocks.silent_for(timeout, now);
-        if late.is_empty() {
-            continue;
-        }
+        let clocks = table.clocks.as_ref();
+        let late = clocks.map_or_else(Vec::new, |clocks| clocks.silent_for(timeout, now));
         for rank in &late {
             tracing::warn!(table = %id, rank = %rank, "worker is gone: nobody waits for it");
         }
-        let (silent, retired) = clocks.retire(|rank, _| late.contains(&rank));
-        tables.clocks.silent_count -= silent;
-        port.statistics.workers_retired += retired.len() as u64;
-        tables.clocks.moved |= clocks.publish();
-        tables.clocks.unrecorded = true;
-        tables.clocks.unclosed |= table.rounds.is_some();
-        table.note_workers();
+        if !late.is_empty() {
+            retire_from(port, &mut tables.clocks, table, |rank, _| late.contains(&rank));
+        }
     }
 }
 
@@ -171,7 +174,7 @@ pub(in crate::shard) fn advance_clock(
     at: usize,
 ) -> Result<(), Refusal> {
     let work = port.turn.works[at];
-    let rank = port.sessions[work.session].as_ref().and_then(|session| session.rank);
+    let rank = port.sessions[work.session].as_ref().and_then(|session| session.owner.rank);
     let Some(table) = tables.by_id.get(&work.header.table) else {
         return Err((Status::UnknownTable, 0));
     };

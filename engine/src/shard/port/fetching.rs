@@ -24,10 +24,10 @@ impl Port {
         keys_at: usize,
         chunk: Chunk,
     ) -> bool {
-        let Some(session) = &mut self.sessions[slot] else { return false };
-        let Some(mailbox) = &mut session.mailbox else { return false };
-        let Some(place) = header.values else { return false };
-        let transport = &mut self.transports[session.transport];
+        let session = self.sessions[slot].as_mut().expect("its message was just taken");
+        let mailbox = session.mailbox.as_mut().expect("its message came by the mailbox");
+        let place = header.values.expect("only values that lie elsewhere are fetched");
+        let transport = &mut self.transports[session.route.transport];
         let len = header.sent_values_len();
         let piece_len = u64::from(transport.capabilities().message_len_max);
         let piece_count = len.div_ceil(piece_len).max(1);
@@ -35,13 +35,13 @@ impl Port {
             return false;
         }
         let remote = remote_of(place);
-        let outstanding = Outstanding::Fetch { session: session.id, number, chunk };
+        let outstanding = Outstanding::Fetch { session: session.owner.id, number, chunk };
         let work_id = self.staging.start(outstanding);
         for piece in 0..piece_count {
             let from = piece * piece_len;
             let piece_len = piece_len.min(len - from);
             #[expect(clippy::cast_possible_truncation, reason = "at most message_len_max")]
-            let local = self.staging.slice(session.transport, chunk, from, piece_len as u32);
+            let local = self.staging.slice(session.route.transport, chunk, from, piece_len as u32);
             let remote = RemoteAddress { address: remote.address.wrapping_add(from), ..remote };
             let operation = Operation::Read { local: local.into(), remote };
             if piece + 1 == piece_count {
@@ -102,7 +102,8 @@ impl Port {
         header.kind = header.kind.without_push();
         let mut keys = self.spare_keys.pop().unwrap_or_default();
         keys.extend_from_slice(&self.turn.keys[work.keys.0..work.keys.1]);
-        let Some(session) = &mut self.sessions[slot] else { return };
+        let session = self.sessions[slot].as_mut();
+        let session = session.expect("no session ends while its requests are carried out");
         let crowded = session.parked.iter();
         let behind = crowded.take_while(|parked| parked.state == ParkedState::Crowded).count();
         let state = ParkedState::Crowded;
@@ -152,7 +153,7 @@ impl Port {
         let Some(session) = &self.sessions[slot] else { return false };
         let Some(mailbox) = &session.mailbox else { return false };
         let len = header.values_len();
-        let piece_len = self.transports[session.transport].capabilities().message_len_max;
+        let piece_len = self.transports[session.route.transport].capabilities().message_len_max;
         mailbox.sender.room() as u64 >= len.div_ceil(u64::from(piece_len)) + BESIDE_ROWS
             && (len <= INLINE_BYTES_MAX as u64 || self.staging.has_room(session.life, len))
     }

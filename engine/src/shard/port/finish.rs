@@ -24,7 +24,7 @@ impl Port {
         let Some(session) = &mut self.sessions[slot] else { return };
         let Some(mailbox) = &mut session.mailbox else { return };
         mailbox.completions.complete(number, status, detail);
-        if !session.is_watched {
+        if !session.watch.is_watched {
             self.sessions.watch(slot);
         }
     }

@@ -71,7 +71,9 @@ impl Port {
     /// only while their transport is polled, it shows nothing.
     pub(in crate::shard) fn visible_mailboxes(&self) -> Option<usize> {
         let mut sessions = self.sessions.iter_watched();
-        sessions.all(|session| session.lands_unpolled).then_some(self.sessions.watched().len())
+        sessions
+            .all(|session| session.route.lands_unpolled)
+            .then_some(self.sessions.watched().len())
     }
 }
 

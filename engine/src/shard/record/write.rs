@@ -239,7 +239,7 @@ impl Port {
             let fresh = gathered.touched.iter().filter(|entry| entry.fresh);
             fresh.map(|entry| &self.turn.works[gathered.members[entry.place]])
         };
-        let mut ranks = fresh().map(|work| session_of(&self.sessions, work).rank);
+        let mut ranks = fresh().map(|work| session_of(&self.sessions, work).owner.rank);
         let worker = ranks.next().flatten()?;
         // Rows of several workers' pushes are not all of each.
         if !ranks.all(|rank| rank == Some(worker)) {
@@ -331,9 +331,12 @@ impl Tables {
             } else {
                 for (within, key) in (run.first..=run.last).enumerate() {
                     let value = at.wrapping_add(within * plan.row_len);
+                    let slot = table.slots.find(table.layout.partition_of(key));
+                    let slot = slot.expect("rows that are applied are here");
                     // SAFETY: as above, for one row of them.
-                    let done =
-                        unsafe { apply_key(table, &kernel, key, value, &mut self.memory_left) };
+                    let done = unsafe {
+                        apply_key((&mut *table, slot), &kernel, key, value, &mut self.memory_left)
+                    };
                     debug_assert!(done, "rows were made before");
                 }
             }

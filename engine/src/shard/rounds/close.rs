@@ -53,8 +53,10 @@ fn finish_round_of(
     (rank, clock): (WorkerRank, WorkerClock),
     (at, wait): (usize, u32),
 ) {
-    let Some(table) = tables.by_id.get_mut(&id) else { return };
-    let (Some(clocks), Some(rounds)) = (&mut table.clocks, &mut table.rounds) else { return };
+    let table = tables.by_id.get_mut(&id).expect("a request that was checked has its table");
+    let (Some(clocks), Some(rounds)) = (&mut table.clocks, &mut table.rounds) else {
+        unreachable!("the table was just found to be in rounds")
+    };
     let open = rounds.of(partition, clocks.closed(slot));
     if clock > open.rounds.closed() {
         open.rounds.finish(rank, clock);
@@ -82,7 +84,7 @@ fn finish_round_of(
 pub(in crate::shard) fn note_idle(port: &mut Port, tables: &mut Tables, chain: &Chain, at: usize) {
     let work = port.turn.works[at];
     let (id, clock) = (work.header.table, work.header.clock);
-    let rank = port.sessions[work.session].as_ref().and_then(|session| session.rank);
+    let rank = port.sessions[work.session].as_ref().and_then(|session| session.owner.rank);
     let (Some(rank), true) = (rank, work.header.epoch == chain.map.epoch) else { return };
     for (partition, _) in chain::led_partitions(tables, chain, id) {
         let rounds = tables.by_id.get_mut(&id).and_then(|table| table.rounds.as_mut());

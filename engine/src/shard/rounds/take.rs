@@ -62,7 +62,7 @@ fn take_into_round(
     let work = &turn.works[at];
     let header = work.header;
     let session = session_of(sessions, work);
-    let (covered, rank) = (session.covered(header.sequence), session.rank);
+    let (covered, rank) = (session.covered(header.sequence), session.owner.rank);
     let values = PushedValues::of(turn, staging, work).expect("a push of rows has values");
     let push = Push { lane: lane_of(header.table), ..session.push(header.sequence) };
     let table = tables.get_mut(&header.table).ok_or(Status::UnknownTable)?;

@@ -131,7 +131,7 @@ fn what_sessions_pushed_is_known_ahead_of_replicas_and_by_them() {
         }
     }
     assert!(new > 1_000 && known > 300, "{new} new, {known} known");
-    chain.taken.end_all(&mut chain.parts);
+    chain.lone.taken.end_all(&mut chain.parts);
     for ((session, partition), last) in applied {
         let applied = chain.applied(partition, SessionId(session), Lane(0));
         assert_eq!(applied, Some((Incarnation(1), Sequence(last))));

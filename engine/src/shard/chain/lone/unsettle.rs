@@ -26,7 +26,7 @@ pub(in crate::shard) fn before_map(
     disk: &mut Disk,
     map: &ClusterMap,
 ) {
-    chain.taken.end_all(&mut chain.parts);
+    chain.lone.taken.end_all(&mut chain.parts);
     let (server, own) = (chain.server, (chain.shard, chain.shard_count));
     let is_own = |partition: PartitionId| is_of(partition, own);
     let chains = (0..).map(PartitionId).zip(&map.chains);
@@ -47,7 +47,7 @@ pub(in crate::shard) fn unsettle(
     chain: &mut Chain,
     disk: &mut Disk,
 ) {
-    chain.taken.end_all(&mut chain.parts);
+    chain.lone.taken.end_all(&mut chain.parts);
     if is_settled(chain)
         && let Some(mut durable) = disk.durable.take()
     {
@@ -55,7 +55,7 @@ pub(in crate::shard) fn unsettle(
         disk.durable = Some(durable);
     }
     name_positions(port, tables, chain);
-    chain.settled = None;
+    chain.lone.settled = None;
 }
 
 /// Gives what was pushed without a record a position: behind it comes a record that says nothing.
@@ -111,7 +111,7 @@ pub(in crate::shard) fn ready_log(
             }
         }
         // Nobody else waits for them, and the next record is not among them.
-        part.records.drain(..).for_each(|held| chain.spare.put(held.words));
+        part.records.drain(..).for_each(|held| chain.kept.spare.put(held.words));
         return Ok(());
     }
 }

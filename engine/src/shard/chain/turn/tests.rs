@@ -89,12 +89,12 @@ fn what_a_replica_takes_in_while_its_disk_stands_still_fits_its_log() {
     while !leaves_records(&chain, Some(&durable)) {
         taken_in += 1;
         durable.turn_alone();
-        if chain.spare.held_len > 0 || !log_one(&mut durable) {
-            chain.spare.held_len += MIB;
+        if chain.kept.spare.held_len > 0 || !log_one(&mut durable) {
+            chain.kept.spare.held_len += MIB;
             chain.disk.note_behind(0);
         }
     }
-    let held = chain.spare.held_len / MIB;
+    let held = chain.kept.spare.held_len / MIB;
     assert!(held > 0, "all {taken_in} were logged");
     is_closed.store(false, Ordering::Relaxed);
     let deadline = Instant::now() + Duration::from_secs(30);

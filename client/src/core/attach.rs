@@ -252,7 +252,7 @@ impl Links {
         match made {
             Ok(link) => {
                 let before = std::mem::replace(&mut self.all[at], link);
-                self.all[at].state.resumes = before.state.resumes;
+                self.all[at].state.order = before.state.order;
                 cluster.servers[server_at].control = Some(control);
                 Ok(())
             }

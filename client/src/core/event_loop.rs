@@ -127,7 +127,7 @@ impl Core {
     /// Ends a message that was refused, had to wait, or holds memory.
     fn end_special(&mut self, at: usize, in_flight: InFlight, word: CompletionWord) {
         if self.session.is_sent_again(&self.cluster, word.status) {
-            self.links.all[at].state.refused = true;
+            self.links.all[at].state.order.refused();
             self.retries.keep_in_flight(
                 &mut self.links,
                 &mut self.pending,

@@ -78,7 +78,7 @@ pub(super) fn push_short(
         header.rows = Rows::Range { first };
     }
     let link = &mut core.links.all[link_at];
-    header.resumes = link.state.resumes;
+    header.resumes = link.state.order.resumes();
     let memory = &core.pending.memory;
     let laid = link.mailbox.writer.lay(
         RequestHeader::LEN_MIN + keys_len + index(values_len),
@@ -101,7 +101,7 @@ pub(super) fn push_short(
         request.parts_left = 1;
     }
     link.in_flight.push_back(InFlight { number: laid.number, request, held: Held::Nothing });
-    link.state.resumes = false;
+    link.state.order.sent();
     let transport = core.links.transports[link.transport].as_mut();
     let place = link.mailbox.writer.place_of(&laid);
     let written = link.mailbox.sender.write(transport, laid.as_slice(), place);

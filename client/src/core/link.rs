@@ -8,7 +8,7 @@ use windlass_transport::{
     fabric::Promises,
     mailbox::{self, CompletionReader, MailboxWriter, Sender},
 };
-use windlass_wire::{ServerId, ShardId, filter::ValueCoding};
+use windlass_wire::{ServerId, ShardId, filter::ValueCoding, request::order::Resumption};
 
 use super::{
     RegionId, key_lists::KeyLists, memory::SharedRegions, requests::RequestId, vigil::Vigil,
@@ -112,21 +112,18 @@ pub(super) struct LinkState {
     /// Whether it was made: until something is sent there is no queue pair, and what would be its memory is that of
     /// all such links.
     pub(super) made: bool,
-    /// A push was refused that has to be sent again: nothing else is sent before.
-    pub(super) refused: bool,
-    /// The next push tells the shard that everything before it is settled.
-    pub(super) resumes: bool,
+    /// What was refused, and whether the next push tells the shard that everything before it is settled.
+    pub(super) order: Resumption,
 }
 
 impl LinkState {
     /// That of a link just made.
-    pub(super) const MADE: Self =
-        Self { failed: false, made: true, refused: false, resumes: false };
+    pub(super) const MADE: Self = Self { failed: false, made: true, order: Resumption::NONE };
 
     /// Whether messages may be written, once the link is made.
     #[inline]
     fn is_open(self) -> bool {
-        !self.failed && !self.refused
+        !self.failed && !self.order.is_refused()
     }
 }
 

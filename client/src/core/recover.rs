@@ -145,7 +145,7 @@ impl Core {
             if link.state.failed || link.in_flight.is_empty() {
                 continue;
             }
-            let concerned = changes || link.state.refused;
+            let concerned = changes || link.state.order.is_refused();
             if self.cluster.is_replaced(link.server_at, map) || (concerned && patience_is_over) {
                 self.links.lose(at);
             } else {
@@ -160,8 +160,7 @@ impl Core {
         self.cluster.map = map;
         let all = reach_servers(self, now);
         for link in &mut self.links.all {
-            link.state.resumes |= link.state.refused;
-            link.state.refused = false;
+            link.state.order.settled();
         }
         self.cluster.route_partitions(&self.session, &self.links, &mut self.scratch);
         for table in self.tables.iter_mut() {

@@ -66,7 +66,7 @@ impl Links {
         if let Some((region, offset)) = message.reply {
             header.reply = Some(self.place_of(memory, link_at, region, offset)?);
         }
-        header.resumes = self.all[link_at].state.resumes && is_ordered(header.kind);
+        header.resumes = self.all[link_at].state.order.resumes() && is_ordered(header.kind);
         let mut bytes = header.encode();
         RequestHeader::seal(&mut bytes, message.keys, inline);
         Ok(bytes)
@@ -101,7 +101,9 @@ impl Links {
                 {
                     link.key_lists.note_written(number, coding.keys, oldest.number);
                 }
-                link.state.resumes &= !is_ordered(message.header.kind);
+                if is_ordered(message.header.kind) {
+                    link.state.order.sent();
+                }
                 Ok(())
             }
             Err(full) => {

@@ -10,6 +10,7 @@ use windlass_transport::{
 use windlass_wire::{
     Incarnation, SessionId, WorkerRank,
     control::{Peer, Provider, SharedRegion},
+    request::order::Gate,
 };
 
 use super::{
@@ -57,7 +58,7 @@ pub(super) fn open_mailbox(
     let slot = port.sessions.insert(ShardSession {
         owner: Owner { id: session, incarnation, connection, rank, peer },
         life: port.session_lives,
-        refuses: false,
+        gate: Gate::default(),
         deferred_count: 0,
         route: Route {
             transport,

@@ -7,7 +7,9 @@ use windlass_transport::{
     MemoryRegion, QueuePairId, RemoteRegion,
     mailbox::{CompletionWriter, MailboxReader, Sender},
 };
-use windlass_wire::{Incarnation, Sequence, SessionId, WorkerRank, control::Peer};
+use windlass_wire::{
+    Incarnation, Sequence, SessionId, WorkerRank, control::Peer, request::order::Gate,
+};
 
 use super::{coded::KeptKeys, fetch::Parked};
 use crate::persist::record::Covered;
@@ -18,9 +20,8 @@ pub(super) struct ShardSession {
     pub(super) owner: Owner,
     /// Tells lives of a slot apart: an answer to an earlier connection is not for this one.
     pub(super) life: u64,
-    /// Whether a push was refused that its client will send again: those behind it are refused too,
-    /// until the client has settled them, or the highest sequence would hide the one refused.
-    pub(super) refuses: bool,
+    /// Closed while a push was refused that its client will send again.
+    pub(super) gate: Gate,
     /// Messages whose completion waits for a chain.
     pub(super) deferred_count: usize,
     pub(super) route: Route,

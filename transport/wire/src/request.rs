@@ -430,6 +430,7 @@ const _: () = assert!(16 + ROWS_BITS + WIDTH_BITS <= 64 && DataType::ALL.len() <
 
 mod coding;
 mod decode;
+pub mod order;
 
 pub use coding::{CodedKeys, Coding, DECODED_LEN_MAX};
 

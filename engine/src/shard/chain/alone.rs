@@ -43,7 +43,8 @@ pub(in crate::shard) fn push_alone(
     }
     let rows = RowRange::new(first, first + u64::from(header.row_count));
     let partition = table.layout.partition_of(first);
-    let Some(session) = sessions[*session].as_ref().filter(|session| !session.refuses) else {
+    let Some(session) = sessions[*session].as_ref().filter(|session| !session.gate.is_closed())
+    else {
         return false;
     };
     let row_len = header.width as usize * header.dtype.size();

@@ -107,7 +107,7 @@ impl Port {
             && is_sent_again(status)
             && let Some(session) = &mut self.sessions[slot]
         {
-            session.refuses = true;
+            session.gate.close();
         }
         if let Some(wait) = wait {
             self.end_wait(wait, status, detail);
@@ -123,8 +123,8 @@ impl Port {
     /// was refused since is behind it or before it; either way it will be sent again with that one.
     pub(in crate::shard) fn is_behind_refused(&self, at: usize) -> bool {
         let work = &self.turn.works[at];
-        let refuses = self.sessions[work.session].as_ref().is_some_and(|session| session.refuses);
-        refuses && is_ordered(work.header.kind)
+        let session = self.sessions[work.session].as_ref();
+        session.is_some_and(|session| session.gate.is_closed()) && is_ordered(work.header.kind)
     }
 
     /// Refuses a push behind one that was refused and will be sent again. To be asked once for each,
@@ -133,14 +133,8 @@ impl Port {
         let work = &self.turn.works[at];
         let session = self.sessions[work.session].as_mut();
         let session = session.expect("no session ends while its requests are carried out");
-        if !session.refuses || !is_ordered(work.header.kind) {
-            return Ok(());
-        }
-        if work.header.resumes {
-            session.refuses = false;
-            return Ok(());
-        }
-        Err((Status::StaleEpoch, 0))
+        let passes = !is_ordered(work.header.kind) || session.gate.admits(work.header.resumes);
+        if passes { Ok(()) } else { Err((Status::StaleEpoch, 0)) }
     }
 }
 
@@ -153,7 +147,7 @@ impl Port {
         if is_sent_again(status)
             && let Some(session) = &mut self.sessions[session]
         {
-            session.refuses = true;
+            session.gate.close();
         }
         self.end_wait(id, status, 0);
     }

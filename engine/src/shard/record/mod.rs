@@ -49,8 +49,8 @@ pub(super) fn push_records(
     let mut gathered = std::mem::take(&mut writes.gathered);
     // Whoever has a push in this turn is watched.
     let watched = port.sessions.watched().iter().copied();
-    let refused =
-        watched.filter(|slot| port.sessions[*slot].as_ref().is_some_and(|open| open.refuses));
+    let refused = watched
+        .filter(|slot| port.sessions[*slot].as_ref().is_some_and(|open| open.gate.is_closed()));
     gathered.pick(&port.turn.works, first, &port.turn.keys, refused);
     let mut outcomes = std::mem::take(&mut writes.outcomes);
     outcomes.clear();

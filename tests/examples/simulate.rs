@@ -1,6 +1,6 @@
 //! `cargo run --release -p windlass-tests --example simulate -- --seeds 10000 [--start N] [--json]
 //! [--no-shrink] [--trace] [--mutation NAME] [--threads N] [--mode
-//! pushes|sessions|rounds|gray|overlap] [--clients MAX] [--one-copy]`: what `cargo xtask simulate` runs.
+//! pushes|sessions|rounds|gray|overlap|frozen] [--clients MAX] [--one-copy] [--settles]`: what `cargo xtask simulate` runs.
 
 #![allow(clippy::print_stdout, reason = "a tool")]
 
@@ -24,6 +24,7 @@ fn main() -> ExitCode {
                 options.clients_max = number(arguments.next()).try_into().expect("small");
             }
             "--one-copy" => options.one_copy = true,
+            "--settles" => options.settles = true,
             "--json" => json = true,
             "--trace" => options.trace = true,
             "--mode" => {
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
                     "rounds" => Mode::Rounds,
                     "gray" => Mode::Gray,
                     "overlap" => Mode::Overlap,
+                    "frozen" => Mode::Frozen,
                     other => panic!("there is no mode {other}"),
                 }
             }
@@ -41,7 +43,8 @@ fn main() -> ExitCode {
                 let name = arguments.next().expect("a name follows --mutation");
                 let all = Mutation::ALL.into_iter().chain(Mutation::OF_SESSIONS);
                 let all = all.chain(Mutation::OF_ROUNDS).chain(Mutation::OF_GRAY);
-                let mut all = all.chain(Mutation::OF_OVERLAP);
+                let all = all.chain(Mutation::OF_OVERLAP).chain(Mutation::OF_SETTLING);
+                let mut all = all.chain(Mutation::OF_FROZEN);
                 let found = all.find(|one| format!("{one:?}") == name);
                 options.mutation = Some(found.expect("the name of a mutation"));
             }

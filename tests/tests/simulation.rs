@@ -218,3 +218,45 @@ fn every_deliberate_fault_of_overlapping_failures_is_seen() {
         assert!(is_seen(&Options { mutation: Some(mutation), ..of_overlap() }), "{mutation:?}");
     }
 }
+
+fn of_settling(mode: Mode) -> Options {
+    Options { mode, settles: true, ..Options::default() }
+}
+
+/// Clients as those of the library: the order of connections, and what is sent again, keep pushes apart.
+#[test]
+fn pushes_that_name_none_before_them_count_once() {
+    for mode in [Mode::Pushes, Mode::Gray, Mode::Overlap] {
+        let report = simulate(0..300, &of_settling(mode));
+        assert!(report.failed_seeds.is_empty(), "{}", report.first_failure.unwrap_or_default());
+    }
+    let moves = Options { one_copy: true, ..of_settling(Mode::Pushes) };
+    let report = simulate(0..300, &moves);
+    assert!(report.failed_seeds.is_empty(), "{}", report.first_failure.unwrap_or_default());
+}
+
+#[test]
+fn every_deliberate_fault_of_settling_is_seen() {
+    for mutation in Mutation::OF_SETTLING {
+        let options = Options { mutation: Some(mutation), ..of_settling(Mode::Pushes) };
+        assert!(is_seen(&options), "{mutation:?}");
+    }
+}
+
+fn of_frozen() -> Options {
+    Options { mode: Mode::Frozen, ..Options::default() }
+}
+
+/// What peers had promised a machine has run out while its clock stood still.
+#[test]
+fn machines_that_stand_still_with_their_clocks_answer_no_strong_pull_by_old_promises() {
+    let report = simulate(0..400, &of_frozen());
+    assert!(report.failed_seeds.is_empty(), "{}", report.first_failure.unwrap_or_default());
+}
+
+#[test]
+fn every_deliberate_fault_of_frozen_machines_is_seen() {
+    for mutation in Mutation::OF_FROZEN {
+        assert!(is_seen(&Options { mutation: Some(mutation), ..of_frozen() }), "{mutation:?}");
+    }
+}

@@ -91,6 +91,23 @@ impl World {
         self.any_seen += 1;
     }
 
+    /// Each partition has a head that lives, and takes pushes by the map in force.
+    pub(super) fn check_heads(&mut self) {
+        for p in 0..self.partitions {
+            let entry = &self.store.partitions[p];
+            let lives = entry.head().is_some_and(|head| {
+                let server = &self.servers[place(head)];
+                let replica = &server.parts[p].replica;
+                server.is_running() && server.joined && replica.is_head()
+            });
+            if !lives {
+                self.outcome.stuck += 1;
+                let entry = format!("{entry:?}");
+                self.found(|| format!("partition {p} has no head that lives: {entry}"));
+            }
+        }
+    }
+
     pub(super) fn final_checks(&mut self) {
         self.outcome.reads = self.seen.len() as u64;
         if !self.outcome.is_clean() {

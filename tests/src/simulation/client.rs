@@ -11,6 +11,7 @@ use super::message::Message;
 use super::options::Mutation;
 use super::rounds::Worker;
 use super::server::{TIMINGS, place};
+use super::settling::Settling;
 use super::strong_reads::{LeaseWord, StrongReads};
 use super::world::{COORDINATOR, Event, Node, World};
 
@@ -80,6 +81,7 @@ pub(super) struct Client {
     /// Until then nothing it decides to send leaves it.
     stands_until: u64,
     worker: Worker,
+    settling: Settling,
 }
 
 impl Client {
@@ -96,6 +98,7 @@ impl Client {
             wanted_map_at: 0,
             stands_until: 0,
             worker: Worker::default(),
+            settling: Settling::new(servers),
         }
     }
 
@@ -107,8 +110,16 @@ impl Client {
         &mut self.worker
     }
 
+    pub(super) fn settling(&mut self) -> &mut Settling {
+        &mut self.settling
+    }
+
     pub(super) fn map(&self) -> &ClusterMap {
         &self.map
+    }
+
+    pub(super) fn set_map(&mut self, map: Rc<ClusterMap>) {
+        self.map = map;
     }
 
     pub(super) fn next_sequence(&mut self) -> Sequence {
@@ -178,11 +189,15 @@ impl Client {
     }
 
     pub(super) fn is_done(&self) -> bool {
-        self.to_push == 0 && self.outstanding.is_empty()
+        self.unacknowledged() == 0
+    }
+
+    fn without_answer(&self) -> usize {
+        self.outstanding.len() + self.settling.count()
     }
 
     pub(super) fn unacknowledged(&self) -> usize {
-        self.outstanding.len() + self.to_push as usize
+        self.without_answer() + self.to_push as usize
     }
 }
 
@@ -202,11 +217,14 @@ impl World {
         if self.options.mode.clients_go_away() && self.is_elsewhere(c) {
             return;
         }
+        if self.options.settles {
+            self.settle_tick(c);
+        }
         if self.is_in_rounds() {
             self.worker_tick(c);
         }
         let pace = self.random.one_in(self.pace()) && !self.is_in_rounds();
-        if pace && self.clients[c].to_push > 0 && self.clients[c].outstanding.len() < WINDOW {
+        if pace && self.clients[c].to_push > 0 && self.clients[c].without_answer() < WINDOW {
             let partition = self.random.index(self.partitions);
             let burst = 1 + self.random.below(3);
             for _ in 0..burst.min(u64::from(self.clients[c].to_push)) {
@@ -244,19 +262,19 @@ impl World {
         let (session, incarnation) = session(c);
         let previous = std::mem::replace(&mut client.previous[partition], sequence);
         let mutated = self.options.mutation == Some(Mutation::SkipGaps);
-        let previous = self.previous_of(c, partition, previous).filter(|_| !mutated);
+        let previous = self.previous_of(c, partition, previous);
+        let previous = previous.filter(|_| !mutated && !self.options.settles);
         let push = Push { session, incarnation, lane: Lane(0), sequence, previous };
         let index = u32::try_from(self.pushes.len()).expect("few pushes");
         self.pushes.push(Pushed { client: c, partition, block, clock, ..Pushed::default() });
-        self.clients[c].outstanding.push_back(Outstanding {
-            index,
-            partition,
-            push,
-            sent_at: self.now,
-            begun_at: self.now,
-            clock,
-            ends: None,
-        });
+        let now = self.now;
+        let one =
+            Outstanding { index, partition, push, sent_at: now, begun_at: now, clock, ends: None };
+        if self.options.settles {
+            self.send_settled(c, one);
+            return;
+        }
+        self.clients[c].outstanding.push_back(one);
         self.send_push(c, index, partition, push);
     }
 
@@ -296,8 +314,11 @@ impl World {
         }
     }
 
-    pub(super) fn client_message(&mut self, c: usize, _from: Node, message: Message) {
+    pub(super) fn client_message(&mut self, c: usize, from: Node, message: Message) {
         match message {
+            Message::Map(map) if self.options.settles && self.clients[c].map.epoch > Epoch(0) => {
+                self.settle_map(c, &map);
+            }
             Message::Map(map) => {
                 if map.epoch <= self.clients[c].map.epoch {
                     return;
@@ -309,6 +330,12 @@ impl World {
                         self.resend(c, p);
                     }
                 }
+            }
+            Message::Acknowledged { partition, sequence } if self.options.settles => {
+                self.settled(c, from, partition, sequence);
+            }
+            Message::SendAgain { partition, sequence } => {
+                self.sent_back(c, from, partition, sequence);
             }
             Message::Acknowledged { partition, sequence } => {
                 let now = self.now;

@@ -135,6 +135,8 @@ impl World {
         let overwrites = self.options.mutation == Some(Mutation::OverwriteStore);
         if self.store.epoch.next() == epoch || overwrites {
             assert!(draft.epoch > self.store.epoch, "stored epochs ascend");
+            let base = self.coordinators[coordinator].map();
+            assert!(*base == self.store, "each map descends from the one before");
             let head = |map: &ClusterMap, p: usize| map.partitions.get(p).and_then(|at| at.head());
             let is_moved = |p: &usize| {
                 let before = head(&self.store, *p);

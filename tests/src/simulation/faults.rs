@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use windlass_replication::coordinator::{Coordinator, CoordinatorInput};
 use windlass_replication::{Change, ClusterMap};
 
+use super::options::Mutation;
 use super::schedule::FaultKind;
 use super::server::{Process, place};
 use super::world::{Event, World};
@@ -65,6 +66,7 @@ impl World {
             FaultKind::Apart { server, restart_us, us } => {
                 self.part_chains(server, restart_us, us);
             }
+            FaultKind::Freeze { server, us, deaf_us } => self.freeze(server, us, deaf_us),
             FaultKind::Gray(gray) => self.begin_gray(gray),
             FaultKind::Drain { server } => {
                 self.operate(Change::Drain { server: self.servers[server].id });
@@ -117,6 +119,32 @@ impl World {
         for event in inbox {
             self.schedule(1, event);
         }
+    }
+
+    /// A machine stands still, and its clock with it; for a while more it hears nobody but clients.
+    fn freeze(&mut self, server: usize, us: u64, deaf_us: u64) {
+        if !self.may_fail(server) || !self.servers[server].is_running() {
+            return;
+        }
+        self.servers[server].process = Process::Paused;
+        self.unfit(server, us + deaf_us);
+        for node in 0..self.client_base() {
+            self.cut(server, node, us + deaf_us);
+        }
+        self.schedule(us, Event::Thaw { server, us });
+    }
+
+    /// A machine goes on, and its clock from where it stood.
+    pub(super) fn thaw(&mut self, server: usize, us: u64) {
+        if self.servers[server].process != Process::Paused {
+            return;
+        }
+        self.servers[server].clock_behind_us += us;
+        let now = self.local(server);
+        if self.options.mutation != Some(Mutation::TrustFrozenClock) {
+            self.servers[server].leases.forget_held(now);
+        }
+        self.resume(server);
     }
 
     pub(super) fn unfit(&mut self, server: usize, us: u64) {

@@ -44,10 +44,10 @@ impl World {
             self.step(s, p, configure).expect("a map is always taken");
             let part = &mut self.servers[s].parts[p];
             if !part.replica.is_head() {
-                part.turn.clear();
-                part.waiting.clear();
                 part.rounds = None;
+                self.give_up_waiting(s, p);
             }
+            let part = &mut self.servers[s].parts[p];
             if part.replica.role() != windlass_replication::Role::Learner {
                 part.copying = None;
             }

@@ -92,6 +92,15 @@ pub(super) enum Message {
         push: Push,
         index: u32,
     },
+    /// A push that names none before it: connections keep the order.
+    PushInOrder {
+        partition: usize,
+        epoch: Epoch,
+        push: Push,
+        index: u32,
+        /// Everything before it is settled.
+        resumes: bool,
+    },
     /// A worker has ended a clock.
     Finish {
         partition: usize,
@@ -119,6 +128,11 @@ pub(super) enum Message {
     /// It is not waited for: it has to join.
     NoRank,
     Acknowledged {
+        partition: usize,
+        sequence: Sequence,
+    },
+    /// This push has to be sent again.
+    SendAgain {
         partition: usize,
         sequence: Sequence,
     },

@@ -21,6 +21,7 @@ pub mod scale;
 mod schedule;
 mod server;
 mod sessions;
+mod settling;
 mod shrink;
 mod strong_reads;
 mod turn;

@@ -41,6 +41,12 @@ pub enum Mutation {
     OverwriteStore,
     /// A server that has read its disk again says that it holds all.
     DiskIsWhole,
+    /// A server does not notice that its clock stood still.
+    TrustFrozenClock,
+    /// A server takes pushes behind one that it has refused.
+    ForgetRefusal,
+    /// A client sends by a new map before what it sent by the old one is answered.
+    SettleNothing,
 }
 
 /// What clients do with the tables.
@@ -59,6 +65,8 @@ pub enum Mode {
     Gray,
     /// They push and read as in `Pushes`, while all members of a chain are gone at once.
     Overlap,
+    /// They push and read as in `Pushes`, while machines stand still, and their clocks with them.
+    Frozen,
 }
 
 impl Mode {
@@ -92,6 +100,12 @@ impl Mutation {
     /// Those of [`Mode::Overlap`].
     pub const OF_OVERLAP: [Self; 1] = [Self::DiskIsWhole];
 
+    /// Those of [`Mode::Frozen`].
+    pub const OF_FROZEN: [Self; 1] = [Self::TrustFrozenClock];
+
+    /// Those that show where [`Options::settles`].
+    pub const OF_SETTLING: [Self; 2] = [Self::ForgetRefusal, Self::SettleNothing];
+
     /// Those of [`Mode::Sessions`].
     pub const OF_SESSIONS: [Self; 3] =
         [Self::RetryForEver, Self::ExpireConnected, Self::ExpireAtHeadOnly];
@@ -108,6 +122,9 @@ pub struct Options {
     pub clients_max: usize,
     /// One copy of each partition: servers are drained and taken back instead of failing.
     pub one_copy: bool,
+    /// Clients name no push before another and go by the order of connections, as the library does;
+    /// not in [`Mode::Sessions`] and [`Mode::Rounds`].
+    pub settles: bool,
     /// Faults per seed, at most.
     pub faults_max: u32,
     /// A deliberate fault.
@@ -127,6 +144,7 @@ impl Default for Options {
             mode: Mode::Pushes,
             clients_max: 3,
             one_copy: false,
+            settles: false,
             faults_max: 8,
             mutation: None,
             shrink: true,

@@ -108,6 +108,16 @@ pub enum FaultKind {
         /// How long the others are cut off.
         us: u64,
     },
+    /// A server's machine stands still, and its clock with it; for a while more it hears no server and no
+    /// coordinator, and clients can read it.
+    Freeze {
+        /// Which server.
+        server: usize,
+        /// For how long.
+        us: u64,
+        /// How much longer it hears nobody.
+        deaf_us: u64,
+    },
     /// A network fails by half.
     Gray(Gray),
     /// All servers lose power; what is on disk survives.
@@ -151,6 +161,7 @@ impl Schedule {
         let kind = match options.mode {
             Mode::Gray => kind_of_gray,
             Mode::Overlap => kind_of_overlap,
+            Mode::Frozen => kind_of_frozen,
             _ if options.one_copy => kind_of_moves,
             _ => kind,
         };
@@ -213,6 +224,18 @@ fn kind_of_overlap(random: &mut Random, servers: usize, sync: bool, clients: usi
     match random.one_in(2) {
         true => kind(random, servers, sync, clients),
         false => super::overlap::any(random, servers),
+    }
+}
+
+/// Machines that stand still, and other faults beside them.
+fn kind_of_frozen(random: &mut Random, servers: usize, sync: bool, clients: usize) -> FaultKind {
+    match random.one_in(3) {
+        true => kind(random, servers, sync, clients),
+        false => FaultKind::Freeze {
+            server: random.index(servers),
+            us: random.between(1_000, 150_000),
+            deaf_us: random.between(0, 30_000),
+        },
     }
 }
 

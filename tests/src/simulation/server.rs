@@ -1,13 +1,14 @@
 //! A simulated server: the real leases and replicas, and the small shell around them that an engine
 //! has too.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use windlass_replication::{
     ClusterMap, Input, LeaseOutput, LeaseTimings, Leases, Output, RecordHeader, Replica,
     ReplicaLimits, Time,
 };
+use windlass_wire::request::order::Gate;
 use windlass_wire::{Epoch, Incarnation, Lsn, PartitionId, ServerId, coordination::Kept};
 
 use super::memory::Part;
@@ -53,8 +54,12 @@ pub(super) struct Server {
     pub(super) leases: Leases,
     pub(super) parts: Vec<Part>,
     pub(super) inbox: VecDeque<Event>,
+    /// By client: the connection, and whether it takes pushes.
+    pub(super) gates: BTreeMap<usize, (u32, Gate)>,
     /// Cut off or otherwise unfit until then, as far as the fault plan knows.
     pub(super) unfit_until: u64,
+    /// For how long its clock stood still.
+    pub(super) clock_behind_us: u64,
     /// The newest probe that has reached it.
     probe: Time,
     ticks: u64,
@@ -75,7 +80,9 @@ impl Server {
                 .map(|p| Part::new(Replica::new(partition(p), id, LIMITS)))
                 .collect(),
             inbox: VecDeque::new(),
+            gates: BTreeMap::new(),
             unfit_until: 0,
+            clock_behind_us: 0,
             probe: Time(0),
             ticks: 0,
         }
@@ -182,7 +189,8 @@ impl World {
                 self.servers[s].probe = sent_at;
                 self.beat(s);
             }
-            _ if !self.servers[s].joined => {}
+            // The others hear nothing; a client is told at once that its server takes part in no chain.
+            _ if !self.servers[s].joined && !matches!(message, Message::PushInOrder { .. }) => {}
             Message::Ping { asked_at } => {
                 let (now, peer) = (self.local(s), self.servers[from].id);
                 let mut leases = std::mem::take(&mut self.lease_outputs);
@@ -202,6 +210,9 @@ impl World {
             Message::Chain { partition, output } => self.chain_message(s, partition, from, output),
             Message::Push { partition, epoch, push, index } => {
                 self.pushed(s, partition, from, epoch, &push, index);
+            }
+            Message::PushInOrder { partition, epoch, push, index, resumes } => {
+                self.pushed_in_order(s, (partition, epoch), from, (&push, index), resumes);
             }
             Message::Finish { partition, epoch, clock, sequence, after } => {
                 self.finished(s, partition, from, (epoch, clock, sequence), after);

@@ -26,6 +26,8 @@ pub(super) const COORDINATOR: Node = usize::MAX;
 const COORDINATOR_TICK_US: u64 = 5_000;
 /// After the heal, with everything acknowledged: time for replicas to become equal.
 const SETTLE_US: u64 = 150_000;
+/// After the heal: time until each partition has a head that lives.
+const HEADS_US: u64 = 300_000;
 
 #[derive(Clone, Debug)]
 pub(super) enum Event {
@@ -102,6 +104,13 @@ pub(super) enum Event {
     GrayOver {
         gray: Gray,
     },
+    /// A machine that stood still for so long goes on.
+    Thaw {
+        server: usize,
+        us: u64,
+    },
+    /// All was healed so long ago that every partition has to have a head that lives.
+    HeadsDue,
     Mend {
         a: Node,
         b: Node,
@@ -291,6 +300,7 @@ impl World {
             let at = 15_000 + self.random.below(2_000);
             self.schedule(at, Event::ClientTick { client });
         }
+        self.schedule(HEAL_US + HEADS_US, Event::HeadsDue);
         for (index, fault) in self.faults.clone().into_iter().enumerate() {
             self.schedule(fault.at_us, Event::Fault { index });
         }
@@ -401,6 +411,8 @@ impl World {
             Event::Resume { server } => self.resume(server),
             Event::Mend { a, b } => self.mend(a, b),
             Event::GrayOver { gray } => self.end_gray(gray),
+            Event::Thaw { server, us } => self.thaw(server, us),
+            Event::HeadsDue => self.check_heads(),
             Event::Written { client, server, generation, message } => {
                 self.written(client, server, generation, message);
             }
@@ -431,7 +443,8 @@ impl World {
     pub(super) fn local(&self, server: usize) -> Time {
         let ppm = self.drift_ppm[server];
         let drift = i64::try_from(self.now).unwrap_or(i64::MAX) / 1_000 * ppm / 1_000;
-        Time((self.now + 1_000_000 * (server as u64 + 1)).saturating_add_signed(drift))
+        let passed = self.now - self.servers[server].clock_behind_us;
+        Time((passed + 1_000_000 * (server as u64 + 1)).saturating_add_signed(drift))
     }
 }
 

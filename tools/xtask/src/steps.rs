@@ -120,6 +120,13 @@ const STEPS: &[Step] = &[
         command: || simulate(&["--one-copy", "--seeds", "5000"]),
     },
     Step {
+        name: "settling",
+        about: "the same with clients that keep pushes in order by their connections, as the library's do",
+        minutes_max: 4,
+        needs: &[Need::Part { path: "tests/examples/simulate.rs" }],
+        command: || simulate(&["--settles", "--mode", "gray", "--seeds", "10000"]),
+    },
+    Step {
         name: "sessions",
         about: "the same with clients that go away, and sessions that expire",
         minutes_max: 4,

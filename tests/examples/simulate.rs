@@ -1,6 +1,6 @@
 //! `cargo run --release -p windlass-tests --example simulate -- --seeds 10000 [--start N] [--json]
 //! [--no-shrink] [--trace] [--mutation NAME] [--threads N] [--mode
-//! pushes|sessions|rounds|gray|overlap|frozen] [--clients MAX] [--one-copy] [--settles]`: what `cargo xtask simulate` runs.
+//! pushes|sessions|rounds|gray|overlap|frozen|store] [--clients MAX] [--one-copy] [--settles]`: what `cargo xtask simulate` runs.
 
 #![allow(clippy::print_stdout, reason = "a tool")]
 
@@ -35,6 +35,7 @@ fn main() -> ExitCode {
                     "gray" => Mode::Gray,
                     "overlap" => Mode::Overlap,
                     "frozen" => Mode::Frozen,
+                    "store" => Mode::Store,
                     other => panic!("there is no mode {other}"),
                 }
             }
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
                 let all = Mutation::ALL.into_iter().chain(Mutation::OF_SESSIONS);
                 let all = all.chain(Mutation::OF_ROUNDS).chain(Mutation::OF_GRAY);
                 let all = all.chain(Mutation::OF_OVERLAP).chain(Mutation::OF_SETTLING);
-                let mut all = all.chain(Mutation::OF_FROZEN);
+                let mut all = all.chain(Mutation::OF_FROZEN).chain(Mutation::OF_STORE);
                 let found = all.find(|one| format!("{one:?}") == name);
                 options.mutation = Some(found.expect("the name of a mutation"));
             }

@@ -260,3 +260,21 @@ fn every_deliberate_fault_of_frozen_machines_is_seen() {
         assert!(is_seen(&Options { mutation: Some(mutation), ..of_frozen() }), "{mutation:?}");
     }
 }
+
+fn of_store() -> Options {
+    Options { mode: Mode::Store, ..Options::default() }
+}
+
+#[test]
+fn a_leader_that_is_cut_off_from_its_store_gives_way_and_late_writes_change_nothing() {
+    let report = simulate(0..400, &of_store());
+    assert!(report.failed_seeds.is_empty(), "{}", report.first_failure.unwrap_or_default());
+    assert!(report.moved > report.seeds / 2, "heads are replaced: {}", report.moved);
+}
+
+#[test]
+fn every_deliberate_fault_of_stores_and_memory_is_seen() {
+    for mutation in Mutation::OF_STORE {
+        assert!(is_seen(&Options { mutation: Some(mutation), ..of_store() }), "{mutation:?}");
+    }
+}

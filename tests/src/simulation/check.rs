@@ -93,8 +93,11 @@ impl World {
 
     /// Each partition has a head that lives, and takes pushes by the map in force.
     pub(super) fn check_heads(&mut self) {
+        // The store may hold a later one that its writer could tell nobody of.
+        let leader = self.leader.map(|leader| self.coordinators[leader].map());
+        let map = leader.unwrap_or(&self.store).clone();
         for p in 0..self.partitions {
-            let entry = &self.store.partitions[p];
+            let entry = &map.partitions[p];
             let lives = entry.head().is_some_and(|head| {
                 let server = &self.servers[place(head)];
                 let replica = &server.parts[p].replica;

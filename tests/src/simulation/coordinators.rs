@@ -61,6 +61,12 @@ impl World {
                     server: rejected,
                 }
             }
+            Message::CannotHold { life, partition, epoch } => CoordinatorInput::CannotHold {
+                server,
+                incarnation: life,
+                partition: partition_id(partition),
+                epoch,
+            },
             Message::WantMap => {
                 let map = Rc::new(self.coordinators[leader].map().clone());
                 self.send(COORDINATOR, from, Message::Map(map));
@@ -132,21 +138,15 @@ impl World {
         if draft.epoch != epoch {
             return;
         }
-        let overwrites = self.options.mutation == Some(Mutation::OverwriteStore);
-        if self.store.epoch.next() == epoch || overwrites {
-            assert!(draft.epoch > self.store.epoch, "stored epochs ascend");
+        let draft = draft.clone();
+        if self.is_off_store(coordinator) {
+            self.write_cut_off(coordinator, draft);
+            return;
+        }
+        if self.takes(&draft) {
             let base = self.coordinators[coordinator].map();
             assert!(*base == self.store, "each map descends from the one before");
-            let head = |map: &ClusterMap, p: usize| map.partitions.get(p).and_then(|at| at.head());
-            let is_moved = |p: &usize| {
-                let before = head(&self.store, *p);
-                before.is_some() && before != head(draft, *p)
-            };
-            self.outcome.moved += (0..self.partitions).filter(is_moved).count() as u64;
-            self.store = draft.clone();
-            if self.options.trace {
-                eprintln!("{:>7} MAP {epoch}: {:?}", self.now, self.store.partitions);
-            }
+            self.put(draft);
             self.coordinate(coordinator, CoordinatorInput::Stored { epoch });
             return;
         }
@@ -156,7 +156,39 @@ impl World {
         }
     }
 
+    /// Whether a write finds the map that it was made for.
+    fn takes(&self, draft: &ClusterMap) -> bool {
+        let overwrites = self.options.mutation == Some(Mutation::OverwriteStore);
+        self.store.epoch.next() == draft.epoch || overwrites
+    }
+
+    /// A write arrives late.
+    pub(super) fn land(&mut self, draft: &ClusterMap) {
+        if self.takes(draft) {
+            self.put(draft.clone());
+        }
+    }
+
+    fn put(&mut self, draft: ClusterMap) {
+        assert!(draft.epoch > self.store.epoch, "stored epochs ascend");
+        let head = |map: &ClusterMap, p: usize| map.partitions.get(p).and_then(|at| at.head());
+        let is_moved = |p: &usize| {
+            let before = head(&self.store, *p);
+            before.is_some() && before != head(&draft, *p)
+        };
+        self.outcome.moved += (0..self.partitions).filter(is_moved).count() as u64;
+        self.store = draft;
+        if self.options.trace {
+            eprintln!("{:>7} MAP {}: {:?}", self.now, self.store.epoch, self.store.partitions);
+        }
+    }
+
     pub(super) fn elect(&mut self, coordinator: usize) {
+        // Who does not reach the store is not elected by it.
+        let coordinator = match self.is_off_store(coordinator) {
+            true => 1 - coordinator,
+            false => coordinator,
+        };
         self.leader = Some(coordinator);
         let map = self.store.clone();
         self.coordinate(coordinator, CoordinatorInput::Elected { map });

@@ -33,6 +33,13 @@ impl World {
         let peers = peers.into_iter().map(|id| (id, map.servers[&id].incarnation));
         server.leases.adopt(now, map.epoch, server.life, peers);
         for p in 0..self.partitions {
+            if self.lacks_room(s, p, map) {
+                if self.options.mutation == Some(Mutation::InstallHalfWay) {
+                    return;
+                }
+                // As if the map had not come.
+                continue;
+            }
             let view = map.partitions[p].view();
             let server = &self.servers[s];
             let removed = server.parts[p].replica.removed_tail(&view);

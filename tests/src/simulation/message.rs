@@ -78,6 +78,11 @@ pub(super) enum Message {
         epoch: Epoch,
         server: ServerId,
     },
+    CannotHold {
+        life: Incarnation,
+        partition: usize,
+        epoch: Epoch,
+    },
     Map(Rc<ClusterMap>),
     Fence {
         life: Incarnation,

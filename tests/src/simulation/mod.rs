@@ -23,6 +23,7 @@ mod server;
 mod sessions;
 mod settling;
 mod shrink;
+mod store;
 mod strong_reads;
 mod turn;
 mod worker;

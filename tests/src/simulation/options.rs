@@ -45,6 +45,10 @@ pub enum Mutation {
     TrustFrozenClock,
     /// A server takes pushes behind one that it has refused.
     ForgetRefusal,
+    /// A coordinator leads on though it cannot renew its lead.
+    LeadWithoutStore,
+    /// A server stops installing a map at the first partition that it has no memory for.
+    InstallHalfWay,
     /// A client sends by a new map before what it sent by the old one is answered.
     SettleNothing,
 }
@@ -67,6 +71,9 @@ pub enum Mode {
     Overlap,
     /// They push and read as in `Pushes`, while machines stand still, and their clocks with them.
     Frozen,
+    /// They push and read as in `Pushes`, while coordinators are cut off from their store, and servers have
+    /// memory for some partitions only.
+    Store,
 }
 
 impl Mode {
@@ -102,6 +109,10 @@ impl Mutation {
 
     /// Those of [`Mode::Frozen`].
     pub const OF_FROZEN: [Self; 1] = [Self::TrustFrozenClock];
+
+    /// Those of [`Mode::Store`].
+    pub const OF_STORE: [Self; 3] =
+        [Self::LeadWithoutStore, Self::InstallHalfWay, Self::OverwriteStore];
 
     /// Those that show where [`Options::settles`].
     pub const OF_SETTLING: [Self; 2] = [Self::ForgetRefusal, Self::SettleNothing];

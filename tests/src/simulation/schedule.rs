@@ -118,6 +118,11 @@ pub enum FaultKind {
         /// How much longer it hears nobody.
         deaf_us: u64,
     },
+    /// The leading coordinator no longer reaches the store.
+    CutStore {
+        /// For how long.
+        us: u64,
+    },
     /// A network fails by half.
     Gray(Gray),
     /// All servers lose power; what is on disk survives.
@@ -162,6 +167,7 @@ impl Schedule {
             Mode::Gray => kind_of_gray,
             Mode::Overlap => kind_of_overlap,
             Mode::Frozen => kind_of_frozen,
+            Mode::Store => kind_of_store,
             _ if options.one_copy => kind_of_moves,
             _ => kind,
         };
@@ -174,10 +180,12 @@ impl Schedule {
             .collect();
         faults.sort_by_key(|fault| fault.at_us);
         let drift = |random: &mut Random| i64::try_from(random.below(1_000)).unwrap_or(0) - 500;
+        let partitions = 1 << random.below(2);
+        let partitions = if options.mode == Mode::Store { 2 * partitions } else { partitions };
         Self {
             servers,
             replicas,
-            partitions: 1 << random.below(2),
+            partitions,
             clients: 1 + random.index(options.clients_max),
             sync,
             log_records: if random.one_in(2) { 4 } else { 10_000 },
@@ -224,6 +232,14 @@ fn kind_of_overlap(random: &mut Random, servers: usize, sync: bool, clients: usi
     match random.one_in(2) {
         true => kind(random, servers, sync, clients),
         false => super::overlap::any(random, servers),
+    }
+}
+
+/// A store that is not reached, and other faults beside it.
+fn kind_of_store(random: &mut Random, servers: usize, sync: bool, clients: usize) -> FaultKind {
+    match random.one_in(2) {
+        true => kind(random, servers, sync, clients),
+        false => super::store::any(random),
     }
 }
 

@@ -129,6 +129,7 @@ impl World {
         }
         if self.servers[s].ticks.is_multiple_of(2) {
             self.beat(s);
+            self.tell_what_lacks_room(s);
             for p in 0..self.partitions {
                 if let Some(output) = self.servers[s].parts[p].replica.pending_report() {
                     self.output(s, p, output);

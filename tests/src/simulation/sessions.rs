@@ -78,7 +78,7 @@ impl World {
         sent: Sequence,
     ) -> Option<Sequence> {
         match self.options.mode {
-            Mode::Pushes | Mode::Gray | Mode::Overlap | Mode::Frozen => Some(sent),
+            Mode::Pushes | Mode::Gray | Mode::Overlap | Mode::Frozen | Mode::Store => Some(sent),
             _ => self.clients[c].last_outstanding(partition),
         }
     }

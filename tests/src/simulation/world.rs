@@ -3,6 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::rc::Rc;
 
 use windlass_replication::coordinator::{Coordinator, CoordinatorInput, CoordinatorOptions};
 use windlass_replication::{ClusterMap, LatenessTimings, LeaseOutput, Output, Time};
@@ -104,6 +105,14 @@ pub(super) enum Event {
     GrayOver {
         gray: Gray,
     },
+    /// A coordinator's lead has not been renewed for as long as it lasts.
+    LeaseOver {
+        coordinator: usize,
+    },
+    /// A write arrives whose writer has long given up waiting for the answer.
+    Lands {
+        draft: Rc<ClusterMap>,
+    },
     /// A machine that stood still for so long goes on.
     Thaw {
         server: usize,
@@ -199,6 +208,10 @@ pub(super) struct World {
     pub(super) coordinators: [Coordinator; 2],
     pub(super) leader: Option<usize>,
     pub(super) next_leader: usize,
+    /// Until when each coordinator does not reach the store.
+    pub(super) off_store_until: [u64; 2],
+    /// How many partitions each server has memory for, in [`Mode::Store`].
+    pub(super) rooms: Vec<usize>,
     /// What the store holds.
     pub(super) store: ClusterMap,
     pub(super) links: Vec<Link>,
@@ -268,6 +281,8 @@ impl World {
             coordinators: [Coordinator::new(coordinator), Coordinator::new(coordinator)],
             leader: None,
             next_leader: 0,
+            off_store_until: [0; 2],
+            rooms: Vec::new(),
             store: ClusterMap::new(schedule.partitions, schedule.replicas),
             links: vec![Link::default(); nodes * nodes],
             nodes,
@@ -282,6 +297,10 @@ impl World {
         };
         if options.mode == Mode::Sessions {
             world.store.session_expiry_ms = super::sessions::EXPIRY_MS;
+        }
+        if options.mode == Mode::Store {
+            let room = |_| 1 + world.random.index(partitions);
+            world.rooms = (0..schedule.servers).map(room).collect();
         }
         world.start();
         world
@@ -411,6 +430,8 @@ impl World {
             Event::Resume { server } => self.resume(server),
             Event::Mend { a, b } => self.mend(a, b),
             Event::GrayOver { gray } => self.end_gray(gray),
+            Event::LeaseOver { coordinator } => self.lease_over(coordinator),
+            Event::Lands { draft } => self.land(&draft),
             Event::Thaw { server, us } => self.thaw(server, us),
             Event::HeadsDue => self.check_heads(),
             Event::Written { client, server, generation, message } => {

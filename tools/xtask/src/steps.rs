@@ -127,6 +127,20 @@ const STEPS: &[Step] = &[
         command: || simulate(&["--settles", "--mode", "gray", "--seeds", "10000"]),
     },
     Step {
+        name: "frozen",
+        about: "the same with machines that stand still, and their clocks with them",
+        minutes_max: 4,
+        needs: &[Need::Part { path: "tests/examples/simulate.rs" }],
+        command: || simulate(&["--mode", "frozen", "--seeds", "5000"]),
+    },
+    Step {
+        name: "store",
+        about: "the same with coordinators cut off from their store, and servers that lack memory",
+        minutes_max: 4,
+        needs: &[Need::Part { path: "tests/examples/simulate.rs" }],
+        command: || simulate(&["--mode", "store", "--seeds", "5000"]),
+    },
+    Step {
         name: "sessions",
         about: "the same with clients that go away, and sessions that expire",
         minutes_max: 4,

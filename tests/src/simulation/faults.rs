@@ -116,6 +116,7 @@ impl World {
             return;
         }
         self.servers[server].process = Process::Running;
+        self.servers[server].frozen_at = None;
         let inbox: VecDeque<Event> = std::mem::take(&mut self.servers[server].inbox);
         for event in inbox {
             self.schedule(1, event);
@@ -128,6 +129,7 @@ impl World {
             return;
         }
         self.servers[server].process = Process::Paused;
+        self.servers[server].frozen_at = Some(self.now);
         self.unfit(server, us + deaf_us);
         for node in 0..self.client_base() {
             self.cut(server, node, us + deaf_us);
@@ -137,7 +139,8 @@ impl World {
 
     /// A machine goes on, and its clock from where it stood.
     pub(super) fn thaw(&mut self, server: usize, us: u64) {
-        if self.servers[server].process != Process::Paused {
+        // Another fault may have ended that standstill, and begun another.
+        if self.servers[server].frozen_at != self.now.checked_sub(us) {
             return;
         }
         self.servers[server].clock_behind_us += us;

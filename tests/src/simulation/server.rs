@@ -60,6 +60,8 @@ pub(super) struct Server {
     pub(super) unfit_until: u64,
     /// For how long its clock stood still.
     pub(super) clock_behind_us: u64,
+    /// When its machine began to stand still, while it does.
+    pub(super) frozen_at: Option<u64>,
     /// The newest probe that has reached it.
     probe: Time,
     ticks: u64,
@@ -83,6 +85,7 @@ impl Server {
             gates: BTreeMap::new(),
             unfit_until: 0,
             clock_behind_us: 0,
+            frozen_at: None,
             probe: Time(0),
             ticks: 0,
         }

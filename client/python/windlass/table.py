@@ -272,7 +272,8 @@ class Table:
         `filters` are asked in their order, apart by commas, and a row is sent if all choose it: "significance:T" rows
         with a value of magnitude T or more; "top-k:K" the K rows of the largest Euclidean norm; "skip:P" each
         row with probability 1 - P; "kkt" or "kkt:T", for rules with an L1 penalty, rows that are not zero at the
-        servers and those with a value above T in magnitude, or above a twentieth of the penalty.
+        servers and those with a value above T in magnitude, or above a twentieth of the penalty. "residuals:bf16" and
+        "residuals:f16" hold what the filter `bf16` or `f16` of pushes cuts off.
         """
         return Sparsifier(self, filters)
 

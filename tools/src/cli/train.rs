@@ -118,7 +118,7 @@ struct Cluster {
     connect: Option<String>,
     /// Send pushes and pulls through these filters, apart by commas: key-cache, delta-keys, snappy, bf16, f16, fixed:1 to
     /// fixed:4; and of pushes only the rows that these choose: significance:T, top-k:K, skip:P, kkt. What they hold back is
-    /// added to later pushes, and pushed at the end
+    /// added to later pushes, and pushed at the end; so is, with residuals:bf16 or residuals:f16, what bf16 or f16 cuts off
     #[arg(long, value_name = "FILTERS", default_value = "", value_parser = super::filters::of_training)]
     filters: String,
     /// Table of the weights; one that exists is trained further

@@ -49,8 +49,9 @@ impl std::fmt::Debug for WindlassSparsifier {
 /// Makes a sparsifier of a table. `filters` are asked in their order, apart by commas, and a row is sent if all
 /// choose it: "significance:T" rows with a value of magnitude T or more; "top-k:K" the K rows of the largest
 /// Euclidean norm; "skip:P" each row with probability 1 - P; "kkt" or "kkt:T", for rules with an L1 penalty, rows that
-/// are not zero at the servers and those with a value above T in magnitude, or above a twentieth of the penalty. It
-/// holds at most 4,194,304 rows; rows beyond are sent.
+/// are not zero at the servers and those with a value above T in magnitude, or above a twentieth of the penalty.
+/// "residuals:bf16" and "residuals:f16" hold what the filter "bf16" or "f16" of pushes cuts off. It holds at most
+/// 4,194,304 rows; rows beyond are sent.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn windlass_make_sparsifier(
     table: *const WindlassTable,

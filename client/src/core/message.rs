@@ -10,7 +10,7 @@ use super::{
     clock::Clocks,
     link::{Answer, Held},
     memory::RegionId,
-    requests::RequestId,
+    requests::{NOBODY, RequestId},
     tables::{TableIndex, Tables},
 };
 use crate::config::PushOptions;
@@ -45,6 +45,13 @@ pub(super) struct Message<'a> {
     pub(super) values: Values<'a>,
     /// Where pulled rows go.
     pub(super) reply: Option<(RegionId, u64)>,
+}
+
+impl Message<'static> {
+    /// A header alone, of which no user waits to hear.
+    pub(super) fn bare(header: RequestHeader) -> Self {
+        Self { request: NOBODY, header, list: &[], keys: &[], values: Values::None, reply: None }
+    }
 }
 
 /// A link as it was chosen: by the routes of this generation.

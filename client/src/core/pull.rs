@@ -10,7 +10,7 @@ use super::{
     Core, PART_KEYS_MAX, RequestId, TableIndex,
     begin::begin,
     blocking_pull::read_until_done,
-    clock::is_counted_in,
+    clock::{is_counted_in, may_pull},
     filters::is_coded,
     locate::view,
     message::{Message, Replica, Route, Values, count_of, index},
@@ -90,14 +90,7 @@ pub(crate) fn pull_range(
     let request = begin_pull(core, options, len)?;
     let lazy = viewed.unwrap_or(true)
         || len > STAGED_LEN_MAX
-        || !core.clocks.may_pull(
-            &mut core.tables,
-            &core.links,
-            &core.cluster,
-            table,
-            rows,
-            &mut reading,
-        );
+        || !may_pull(core, table, rows, &mut reading);
     let (reply, started) = if lazy {
         (Reply::Lazy { rows, reading }, Ok(()))
     } else {

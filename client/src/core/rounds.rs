@@ -10,8 +10,7 @@ use windlass_wire::{Aggregation, RequestHeader, RequestKind};
 
 use super::{
     Core, Links, REQUESTS_MAX, RequestId, Requests, TableIndex, Tables, WRITTEN_PART_LEN_MAX,
-    message::{Message, Values},
-    requests::NOBODY,
+    message::Message, requests::NOBODY,
 };
 use crate::{config::PushOptions, error::RequestError};
 
@@ -88,8 +87,7 @@ fn say_idle(core: &mut Core, table: TableIndex) {
                 table,
                 &options,
             );
-            let (keys, values, reply) = (&[][..], Values::None, None);
-            let message = Message { request: NOBODY, header, list: &[], keys, values, reply };
+            let message = Message::bare(header);
             core.links.write_now(
                 &mut core.cluster,
                 &mut core.session,

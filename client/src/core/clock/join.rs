@@ -6,12 +6,7 @@ use windlass_wire::{
 };
 
 use crate::{
-    core::{
-        Core, TableIndex,
-        connect::chain,
-        message::{Message, Values},
-        requests::NOBODY,
-    },
+    core::{Core, TableIndex, connect::chain, message::Message},
     error::TableError,
 };
 
@@ -108,8 +103,7 @@ pub(in crate::core) fn settle_clocks(core: &mut Core) -> bool {
                 }
                 let header =
                     core.session.clock_header(&core.tables, &core.clocks, &core.cluster, table);
-                let (keys, values, reply) = (&[][..], Values::None, None);
-                let message = Message { request: NOBODY, header, list: &[], keys, values, reply };
+                let message = Message::bare(header);
                 core.links.write_now(
                     &mut core.cluster,
                     &mut core.session,

@@ -11,7 +11,7 @@ use crate::{
         Cluster, Core, RequestId, Session, TableIndex, Tables,
         begin::begin_now,
         connect::chain,
-        message::{Message, Values},
+        message::Message,
         send::{put_off, send},
     },
     error::{RequestError, TableError},
@@ -117,8 +117,7 @@ fn send_clock(core: &mut Core, table: TableIndex, request: RequestId) -> Result<
             }
         }
         let header = core.session.clock_header(&core.tables, &core.clocks, &core.cluster, table);
-        let message =
-            Message { request, header, list: &[], keys: &[], values: Values::None, reply: None };
+        let message = Message { request, ..Message::bare(header) };
         core.settle_lost();
         if core.retries.holds_back(&core.tables, table) {
             // It goes to all links, once what is before it can be sent.

@@ -9,7 +9,7 @@ mod wait;
 pub(super) use self::{
     join::{rejoin_clocks, settle_clocks},
     member::join_clock,
-    wait::{is_counted_in, wait_for_workers_at},
+    wait::{is_counted_in, may_pull, wait_for_workers_at},
 };
 pub(crate) use self::{member::advance_clock, wait::wait_for_workers};
 

@@ -74,6 +74,24 @@ pub(in crate::core) fn is_counted_in(
     Ok(true)
 }
 
+/// Whether a pull of rows at `clock` can be started without waiting, as far as is known or can
+/// be seen without asking.
+#[inline]
+pub(in crate::core) fn may_pull(
+    core: &mut Core,
+    table: TableIndex,
+    rows: RowRange,
+    reading: &mut Reading,
+) -> bool {
+    if reading.clock == WorkerClock(0) {
+        return true;
+    }
+    let Core { clocks, tables, links, cluster, .. } = core;
+    let is_open = clocks.closed_link(tables, links, cluster, table, rows, *reading).is_none();
+    reading.gains = clocks.gains_seen;
+    is_open
+}
+
 /// Waits until the slowest worker allows a pull of rows at `clock`.
 pub(in crate::core) fn wait_for_workers_at(
     core: &mut Core,
@@ -81,7 +99,7 @@ pub(in crate::core) fn wait_for_workers_at(
     rows: RowRange,
     reading: &mut Reading,
 ) -> Result<(), RequestError> {
-    if core.clocks.may_pull(&mut core.tables, &core.links, &core.cluster, table, rows, reading) {
+    if may_pull(core, table, rows, reading) {
         return Ok(());
     }
     let clock = reading.clock;
@@ -280,25 +298,6 @@ impl Clocks {
             (Some(_), Some(_)) => WorkerClock(self.own.0 + 1),
             _ => WorkerClock(0),
         }
-    }
-
-    /// Whether a pull of rows at `clock` can be started without waiting, as far as is known or can
-    /// be seen without asking.
-    pub(in crate::core) fn may_pull(
-        &mut self,
-        tables: &mut Tables,
-        links: &Links,
-        cluster: &Cluster,
-        table: TableIndex,
-        rows: RowRange,
-        reading: &mut Reading,
-    ) -> bool {
-        if reading.clock == WorkerClock(0) {
-            return true;
-        }
-        let is_open = self.closed_link(tables, links, cluster, table, rows, *reading).is_none();
-        reading.gains = self.gains_seen;
-        is_open
     }
 
     /// Takes note of a shard's line.

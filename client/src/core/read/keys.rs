@@ -8,7 +8,7 @@ use crate::{
     config::PullOptions,
     core::{
         Cluster, Core, Links, Memory, TableIndex, Tables,
-        clock::is_counted_in,
+        clock::{is_counted_in, may_pull},
         locate::locate,
         message::{Replica, index},
         pull::{claim, gather_all_keys},
@@ -107,14 +107,7 @@ fn pull_keys_in_view(
     if clock != WorkerClock(0) && !is_located(core, table, replica, rows)? {
         return Ok(false);
     }
-    if !core.clocks.may_pull(
-        &mut core.tables,
-        &core.links,
-        &core.cluster,
-        table,
-        rows,
-        &mut reading,
-    ) {
+    if !may_pull(core, table, rows, &mut reading) {
         return Ok(false);
     }
     let (layout, row_len) = (core.tables[table].layout, index(core.tables[table].row_len));

@@ -15,7 +15,7 @@ use crate::{
     config::PullOptions,
     core::{
         Core, Links, Pending, Recovery, RequestId, TableIndex, Tables,
-        clock::is_counted_in,
+        clock::{is_counted_in, may_pull},
         message::Replica,
         places::Place,
         pull::{claim, pull_range},
@@ -91,14 +91,7 @@ fn pull_short(
         clock: core.clocks.pull_clock(&core.session, &core.tables, table),
         gains: 0,
     };
-    if !core.clocks.may_pull(
-        &mut core.tables,
-        &core.links,
-        &core.cluster,
-        table,
-        rows,
-        &mut reading,
-    ) {
+    if !may_pull(core, table, rows, &mut reading) {
         return Short::Impossible;
     }
     let state = &core.tables[table];

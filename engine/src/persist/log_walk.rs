@@ -50,7 +50,7 @@ impl BadFrame {
         Self::at(Place { file: file.to_owned(), offset: 0, position }, reason)
     }
 
-    /// A part of the log that is not there.
+    /// A part of the log that is not there, and of which nothing tells in which file it was.
     fn of_log(position: u64, reason: String) -> Self {
         Self::at(Place { file: "the log".to_owned(), offset: position, position }, reason)
     }
@@ -156,6 +156,7 @@ pub(crate) fn walk(
     walk.walked.tail.free.clone_from(&files.free);
     walk.walked.tail.position = from;
     let mut stopped = false;
+    let mut last_end = None;
     if let Some(missing) = &files.missing {
         walk.note(BadFrame::of_log(from, missing.clone()), visitor);
     }
@@ -173,6 +174,8 @@ pub(crate) fn walk(
         let before = walk.walked.tail.clone();
         stopped = matches!(walk.segment(storage, memory, index, visitor)?, Step::Stopped);
         let tail = &mut walk.walked.tail;
+        let offset = tail.end_offset;
+        last_end = Some(Place { file: link.name.clone(), offset, position: link.base + offset });
         if tail.end_offset == 0 || stopped && tail.end_offset == link.start {
             // Not even its first batch arrived: the log ends with the segment before.
             (tail.end_sequence, tail.end_offset) = (before.end_sequence, before.end_offset);
@@ -194,7 +197,13 @@ pub(crate) fn walk(
              was acknowledged are missing",
             durable - position
         );
-        walk.note(BadFrame::of_log(position, reason), visitor);
+        walk.note(
+            match last_end {
+                Some(end) => BadFrame::at(Place { position, ..end }, reason),
+                None => BadFrame::of_log(position, reason),
+            },
+            visitor,
+        );
         // Whoever goes on without them begins behind: checkpoints and watermarks name positions.
         walk.walked.tail.position = durable;
     }

@@ -232,6 +232,40 @@ fn a_missing_end_is_told_with_how_much() {
 }
 
 #[test]
+fn a_missing_end_names_the_file_it_was_in() {
+    let folder = tempfile::tempdir().unwrap();
+    // Each life goes on in a segment of its own; the second ends in its first batch.
+    write(folder.path(), 3, true);
+    for pushes in [1, 3] {
+        let mut counter = Counter::default();
+        let (mut persistence, _) = start(folder.path(), Provider::Buffered, &mut counter);
+        go_on(&mut persistence, &mut counter, pushes);
+        assert!(persistence.close(Duration::from_secs(5)));
+        drop(persistence);
+        let used = |block: &[u8]| block.iter().any(|byte| *byte != 0);
+        let written = |name: &String| {
+            let path = folder.path().join(name);
+            fs::read(&path).is_ok_and(|bytes| used(&bytes)).then(|| path.metadata().unwrap())
+        };
+        let names = (0..3).map(file_name);
+        let last = names.max_by_key(|name| written(name).map(|file| file.modified().unwrap()));
+        let last = last.unwrap();
+        let whole = fs::read(folder.path().join(&last)).unwrap();
+        for blocks in 1..8 {
+            let end = whole.chunks(4096).rposition(used).unwrap() + 1;
+            patch(&folder.path().join(&last), |bytes| {
+                bytes[end.saturating_sub(blocks) * 4096..end * 4096].fill(0);
+            });
+            let found = damage(&look(folder.path()).unwrap().0);
+            assert!(found.contains("acknowledged are missing"), "{blocks} of {end}: {found}");
+            // A file of which nothing is left may never have been used.
+            assert!(found.contains(&last) || blocks >= end, "{blocks} of {end}: {found}");
+            fs::write(folder.path().join(&last), &whole).unwrap();
+        }
+    }
+}
+
+#[test]
 fn a_lost_watermark_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), 2, true);

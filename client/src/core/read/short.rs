@@ -14,7 +14,7 @@ use super::{
 use crate::{
     config::PullOptions,
     core::{
-        Core, Links, Pending, Recovery, RequestId, TableIndex, Tables,
+        Core, RequestId, TableIndex,
         clock::{is_counted_in, may_pull},
         message::Replica,
         places::Place,
@@ -165,15 +165,7 @@ fn pull_blocks(
         let span = Span { len, ..Span::whole((table, partition), place, (block, block_count)) };
         let read = span.read(queue_pair, chunk, Phase::Whole);
         let read = Read { relaxed: core.links.may_mix(link_at, reading.relaxed), ..read };
-        core.pending.count_pull(into.len() as u64);
-        return core.pending.go_on_as_request(
-            &core.links,
-            &mut core.tables,
-            &mut core.recovery,
-            at,
-            read,
-            (rows, reading),
-        );
+        return go_on_as_request(core, at, read, (rows, reading), into.len());
     };
     let pages = core.pending.memory.staging_pages();
     let stride = u64::from(place.at.block_stride);
@@ -227,15 +219,7 @@ fn pull_guarded(
     let Some(succeeded) =
         wait_shortly(core, transport, (read.span.place.link, read.queue_pair, work_id))
     else {
-        core.pending.count_pull(into.len() as u64);
-        return core.pending.go_on_as_request(
-            &core.links,
-            &mut core.tables,
-            &mut core.recovery,
-            at,
-            read,
-            (rows, reading),
-        );
+        return go_on_as_request(core, at, read, (rows, reading), into.len());
     };
     let is_whole = succeeded && core.pending.reads.agrees(&core.pending.memory, &read);
     if is_whole {
@@ -293,30 +277,28 @@ fn poll_for(
     outcome
 }
 
-impl Pending {
-    /// From here on it is a read like others.
-    #[cold]
-    fn go_on_as_request(
-        &mut self,
-        links: &Links,
-        tables: &mut Tables,
-        recovery: &mut Recovery,
-        at: usize,
-        read: Read,
-        (rows, reading): (RowRange, Reading),
-    ) -> Short {
-        let request = self.requests.start(true);
-        if let Some(slot) = self.requests.find_mut(request) {
-            slot.parts_left = 1;
-            slot.reply = Reply::Blocks { rows, reading };
-        }
-        self.reads.reads[at] = Some(Read { request, ..read });
-        if links.all[read.span.place.link].state.failed {
-            // What completed meanwhile ended the link, and the reads that were known then.
-            self.fail_reads(links, tables, recovery, read.span.place.link);
-        }
-        Short::Started(request)
+/// A short read takes long: from here on it is a request like others.
+#[cold]
+fn go_on_as_request(
+    core: &mut Core,
+    at: usize,
+    read: Read,
+    of: (RowRange, Reading),
+    len: usize,
+) -> Short {
+    core.pending.count_pull(len as u64);
+    let request = core.pending.requests.start(true);
+    let slot = core.pending.requests.find_mut(request).expect("a request that was just started");
+    slot.parts_left = 1;
+    let (rows, reading) = of;
+    slot.reply = Reply::Blocks { rows, reading };
+    core.pending.reads.reads[at] = Some(Read { request, ..read });
+    let link = read.span.place.link;
+    if core.links.all[link].state.failed {
+        // What completed meanwhile ended the link, and the reads that were known then.
+        core.pending.fail_reads(&core.links, &mut core.tables, &mut core.recovery, link);
     }
+    Short::Started(request)
 }
 
 /// The first of a place's blocks that rows lie in, and how many they are.

@@ -19,7 +19,7 @@ use windlass_engine::persist::{
     persistence::Persistence,
     record::Record,
     recovery::{
-        AppliedBlocks, Block, RecoveredDirectory, RecoveryOptions, Refusal, Replay, recover,
+        AppliedBlocks, Block, RecoveredDirectory, RecoveryOptions, Replay, ReplayError, recover,
     },
     storage::{Provider, open},
 };
@@ -64,14 +64,14 @@ impl Replay for Parameters {
         true
     }
 
-    fn restore(&mut self, block: &Block<'_>) -> Result<(), Refusal> {
-        let start = usize::try_from(block.head.index)? * BLOCK;
-        let into = self.bytes.get_mut(start..start + BLOCK).ok_or("no such block")?;
+    fn restore(&mut self, block: &Block<'_>) -> Result<(), ReplayError> {
+        let start = usize::try_from(block.head.index).expect("an index in memory") * BLOCK;
+        let into = self.bytes.get_mut(start..start + BLOCK).expect("a block of this bench");
         into.copy_from_slice(block.bytes);
         Ok(())
     }
 
-    fn apply(&mut self, _record: &Record<'_>, _applied: &AppliedBlocks) -> Result<(), Refusal> {
+    fn apply(&mut self, _record: &Record<'_>, _applied: &AppliedBlocks) -> Result<(), ReplayError> {
         Ok(())
     }
 }

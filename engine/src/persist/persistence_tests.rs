@@ -18,7 +18,7 @@ use crate::persist::{
     memory::Window,
     record::{Covered, Facts, Record, Shape, Stamp},
     recovery::{
-        AppliedBlocks, Block, Recovered, RecoveredDirectory, RecoveryOptions, Refusal, Replay,
+        AppliedBlocks, Block, Recovered, RecoveredDirectory, RecoveryOptions, Replay, ReplayError,
         recover,
     },
     scrub::scrub,
@@ -89,16 +89,17 @@ impl Replay for Counter {
         self.only.is_none_or(|only| only == partition)
     }
 
-    fn restore(&mut self, block: &Block<'_>) -> Result<(), Refusal> {
-        self.sums[block.partition.0 as usize] = u64::from_le_bytes(block.bytes[..8].try_into()?);
+    fn restore(&mut self, block: &Block<'_>) -> Result<(), ReplayError> {
+        self.sums[block.partition.0 as usize] =
+            u64::from_le_bytes(block.bytes[..8].try_into().unwrap());
         self.blocks += 1;
         Ok(())
     }
 
-    fn apply(&mut self, record: &Record<'_>, applied: &AppliedBlocks) -> Result<(), Refusal> {
+    fn apply(&mut self, record: &Record<'_>, applied: &AppliedBlocks) -> Result<(), ReplayError> {
         let partition = record.partition();
         if !applied.contains(partition, TableId(1), 0, 0, record.lsn()) {
-            let value = u64::from_le_bytes(record.delta()[..8].try_into()?);
+            let value = u64::from_le_bytes(record.delta()[..8].try_into().unwrap());
             self.sums[partition.0 as usize] += value;
         }
         self.lsns[partition.0 as usize] = record.lsn().0;

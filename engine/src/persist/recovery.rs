@@ -4,10 +4,7 @@
 //! can be read by a shard that wants any set of partitions. Shards recover in parallel, each with
 //! its own storages and its own memory.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    error::Error,
-};
+use std::collections::{BTreeMap, HashMap};
 
 use windlass_wire::{Epoch, Lsn, PartitionId, TableId};
 
@@ -16,7 +13,6 @@ use super::{
     log_files::LogFiles,
     log_walk::{self, BadFrame, Place, TornTail},
     manifest::{BadManifest, Manifest, data_name, manifest_name, read_manifests},
-    record::Record,
     scan::ScanMemory,
     segment::LogTail,
     storage::{self, Storage, StorageError},
@@ -25,39 +21,16 @@ use super::{
 mod applier;
 mod data_file;
 mod groups;
+mod replay;
 mod tail;
 mod unusable;
 
 pub use data_file::BadBlock;
 pub(crate) use data_file::read_data_file;
+pub use replay::{Replay, ReplayError};
 
 use applier::Applier;
 use groups::Groups;
-
-/// Why the engine cannot take something in.
-pub type Refusal = Box<dyn Error + Send + Sync>;
-
-/// What recovery feeds: the engine's tables.
-pub trait Replay {
-    /// Whether a partition is to be recovered here.
-    fn wants(&self, partition: PartitionId) -> bool;
-
-    /// Takes a block of a checkpoint in. Later calls for the same block replace earlier ones.
-    ///
-    /// # Errors
-    /// When the block makes no sense to the engine; recovery of the partition ends.
-    fn restore(&mut self, block: &Block<'_>) -> Result<(), Refusal>;
-
-    /// Applies a record, except to blocks whose LSN in `applied` is not before the record's. A
-    /// record of kind [`Kind::Begin`](super::frame::Kind::Begin) discards the partition's state.
-    ///
-    /// # Errors
-    /// When the record makes no sense to the engine; recovery of the partition ends.
-    fn apply(&mut self, record: &Record<'_>, applied: &AppliedBlocks) -> Result<(), Refusal>;
-
-    /// Told now and then.
-    fn progress(&mut self, _progress: Progress) {}
-}
 
 /// A block of a checkpoint.
 #[derive(Clone, Copy, Debug)]
@@ -373,9 +346,9 @@ impl Recovery {
         if chosen.directory != at || number < chosen.first_file {
             return;
         }
-        if let Err(refusal) = replay.restore(block) {
+        if let Err(error) = replay.restore(block) {
             let lsn = block.head.lsn.0;
-            let reason = format!("the engine refuses a block: {refusal}");
+            let reason = format!("the engine refuses a block: {error}");
             self.damage(block.partition, lsn, name, 0, reason);
             return;
         }

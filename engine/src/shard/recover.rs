@@ -32,7 +32,9 @@ use crate::{
         frame::Kind,
         record::{Covered, Record},
         recovery,
-        recovery::{AppliedBlocks, Block, Progress, Recovered, RecoveryOptions, Refusal, Replay},
+        recovery::{
+            AppliedBlocks, Block, Progress, Recovered, RecoveryOptions, Replay, ReplayError,
+        },
         sessions::expired_of,
         storage,
     },
@@ -230,18 +232,18 @@ impl Replay for ShardReplay<'_> {
         );
     }
 
-    fn restore(&mut self, block: &Block<'_>) -> Result<(), Refusal> {
+    fn restore(&mut self, block: &Block<'_>) -> Result<(), ReplayError> {
         let mut parts = std::mem::take(&mut self.parts);
         let restored = match parts.take(&block.head, block.bytes) {
             Ok(None) => Ok(()),
             Ok(Some(bytes)) => self.restore_piece(&Block { bytes, ..*block }),
-            Err(refusal) => Err(refusal),
+            Err(error) => Err(error),
         };
         self.parts = parts;
         restored
     }
 
-    fn apply(&mut self, record: &Record<'_>, applied: &AppliedBlocks) -> Result<(), Refusal> {
+    fn apply(&mut self, record: &Record<'_>, applied: &AppliedBlocks) -> Result<(), ReplayError> {
         let partition = record.partition();
         if record.kind() == Kind::Begin {
             self.begin_anew(partition);
@@ -273,11 +275,10 @@ impl Replay for ShardReplay<'_> {
         let id = record.table();
         let Some(table) = self.tables.by_id.get_mut(&id) else { return Ok(()) };
         let schema = &table.entry.schema;
-        let row_len = usize::try_from(schema.row_len())?;
+        let row_len = schema.width as usize * record.dtype().size();
         let Some((kernel, values)) = table.rule.of_record(record) else {
-            return Err("the record's type or rule is none of its table's".into());
+            return Err(ReplayError::Schema(id));
         };
-        let row_len = row_len / schema.dtype.size() * record.dtype().size();
         check_record(record, values, row_len)?;
         let lsn = record.lsn();
         let delta = values.as_ptr();
@@ -287,7 +288,8 @@ impl Replay for ShardReplay<'_> {
                 if applied.contains(partition, id, ROWS, piece, lsn) {
                     continue;
                 }
-                let at = usize::try_from(piece_rows.start - rows.start)?;
+                #[expect(clippy::cast_possible_truncation, reason = "rows of a record in memory")]
+                let at = (piece_rows.start - rows.start) as usize;
                 // SAFETY: `check_record` found the values of all rows of the range in the delta, of
                 // the table's dtype; the delta is memory of the reader.
                 unsafe {
@@ -303,7 +305,7 @@ impl Replay for ShardReplay<'_> {
                 TableRows::Dense(partitions) => {
                     let dense = &partitions[slot].0;
                     if !dense.rows().contains(key) {
-                        return Err(format!("row {key} is not in partition {partition}").into());
+                        return Err(ReplayError::Elsewhere { key, partition });
                     }
                     (key - dense.rows().start) / dense.piece_rows()
                 }
@@ -322,7 +324,7 @@ impl Replay for ShardReplay<'_> {
                 )
             };
             if !done {
-                return Err("no memory is left for rows: raise --memory".into());
+                return Err(ReplayError::Memory);
             }
         }
         Ok(())
@@ -331,7 +333,7 @@ impl Replay for ShardReplay<'_> {
 
 impl ShardReplay<'_> {
     /// Takes a piece in, of which all blocks have come.
-    fn restore_piece(&mut self, block: &Block<'_>) -> Result<(), Refusal> {
+    fn restore_piece(&mut self, block: &Block<'_>) -> Result<(), ReplayError> {
         if block.head.section == SESSIONS {
             let piece = SessionTable::decode(block.bytes, CHAIN_SESSIONS_MAX)?;
             self.sessions_of(block.partition).merge(&piece);
@@ -341,7 +343,7 @@ impl ShardReplay<'_> {
             return self.restore_clock(block);
         }
         if block.head.section != ROWS {
-            return Err(format!("section {} is unknown", block.head.section).into());
+            return Err(ReplayError::UnknownSection(block.head.section));
         }
         // A table that was dropped since: nobody misses its rows.
         let Some(table) = self.tables.by_id.get_mut(&block.head.table) else { return Ok(()) };
@@ -362,20 +364,20 @@ impl ShardReplay<'_> {
             Ok(())
         } else {
             let (table, index) = (block.head.table, block.head.index);
-            Err(format!("piece {index} of table {table} does not fit, or memory is short").into())
+            Err(ReplayError::Piece { table, index })
         }
     }
 
     /// A table's clock in a partition. A table that was dropped since, or made anew without clocks, has
     /// nobody who waits; one that was dropped while it was copied had none left.
-    fn restore_clock(&mut self, block: &Block<'_>) -> Result<(), Refusal> {
+    fn restore_clock(&mut self, block: &Block<'_>) -> Result<(), ReplayError> {
         let Some(table) = self.tables.by_id.get_mut(&block.head.table) else { return Ok(()) };
         let (slot, clocks) = (table.slots.find(block.partition), &mut table.clocks);
         let (Some(slot), Some(clocks)) = (slot, clocks) else { return Ok(()) };
         if block.bytes.is_empty() || clocks.restore_slot(slot, block.bytes) {
             return Ok(());
         }
-        Err(format!("the clock of table {} is damaged", block.head.table).into())
+        Err(ReplayError::Clock(block.head.table))
     }
 
     fn sessions_of(&mut self, partition: PartitionId) -> &mut SessionTable {
@@ -397,13 +399,13 @@ impl ShardReplay<'_> {
 }
 
 /// Whether a record's rows and values fit its table.
-fn check_record(record: &Record<'_>, values: &[u8], row_len: usize) -> Result<(), Refusal> {
+fn check_record(record: &Record<'_>, values: &[u8], row_len: usize) -> Result<(), ReplayError> {
     let rows = match record.kind() {
-        Kind::Rows => usize::try_from(record.rows().count())?,
-        _ => record.keys().len(),
+        Kind::Rows => usize::try_from(record.rows().count()).ok(),
+        _ => Some(record.keys().len()),
     };
-    let fits = rows.checked_mul(row_len) == Some(values.len());
-    if fits { Ok(()) } else { Err("the record does not fit its table's schema".into()) }
+    let fits = rows.and_then(|rows| rows.checked_mul(row_len)) == Some(values.len());
+    if fits { Ok(()) } else { Err(ReplayError::Schema(record.table())) }
 }
 
 /// A range cut at the pieces of its partition.

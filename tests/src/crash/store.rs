@@ -7,7 +7,7 @@ use windlass_engine::persist::{
     checkpoint::{BlockHead, CheckpointSource, Extent, Next},
     frame::Kind,
     record::Record,
-    recovery::{AppliedBlocks, Block, Refusal, Replay},
+    recovery::{AppliedBlocks, Block, Replay, ReplayError},
 };
 use windlass_wire::{Epoch, Lsn, PartitionId, TableId};
 
@@ -186,7 +186,7 @@ impl Replay for Store {
         self.only.is_empty() || self.only.contains(&partition)
     }
 
-    fn restore(&mut self, block: &Block<'_>) -> Result<(), Refusal> {
+    fn restore(&mut self, block: &Block<'_>) -> Result<(), ReplayError> {
         let state = self.partitions.entry(block.partition).or_default();
         let words: Vec<u64> = block
             .bytes
@@ -194,9 +194,10 @@ impl Replay for Store {
             .map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")))
             .collect();
         if block.head.section == SECTION_ROWS {
-            let index = usize::try_from(block.head.index)?;
-            let start = index * ROWS_PER_BLOCK * WIDTH;
-            let values = state.values.get_mut(start..start + words.len()).ok_or("no such block")?;
+            let (table, index) = (block.head.table, block.head.index);
+            let misfit = || ReplayError::Piece { table, index };
+            let start = usize::try_from(index).map_err(|_| misfit())? * ROWS_PER_BLOCK * WIDTH;
+            let values = state.values.get_mut(start..start + words.len()).ok_or_else(misfit)?;
             values.copy_from_slice(&words);
         } else {
             state.sessions.clear();
@@ -209,7 +210,7 @@ impl Replay for Store {
         Ok(())
     }
 
-    fn apply(&mut self, record: &Record<'_>, applied: &AppliedBlocks) -> Result<(), Refusal> {
+    fn apply(&mut self, record: &Record<'_>, applied: &AppliedBlocks) -> Result<(), ReplayError> {
         self.apply_record(record, applied);
         Ok(())
     }

@@ -10,7 +10,7 @@ use crate::persist::{
     commit::Durability,
     frame::{Kind, Salt},
     record::{Draft, Facts, Record, Shape},
-    recovery::{AppliedBlocks, Block, RecoveryOptions, Refusal, Replay, recover},
+    recovery::{AppliedBlocks, Block, RecoveryOptions, Replay, ReplayError, recover},
     storage::{Provider, open},
 };
 
@@ -49,11 +49,11 @@ impl Replay for Chained {
         self.counter.wants(partition)
     }
 
-    fn restore(&mut self, block: &Block<'_>) -> Result<(), Refusal> {
+    fn restore(&mut self, block: &Block<'_>) -> Result<(), ReplayError> {
         self.counter.restore(block)
     }
 
-    fn apply(&mut self, record: &Record<'_>, applied: &AppliedBlocks) -> Result<(), Refusal> {
+    fn apply(&mut self, record: &Record<'_>, applied: &AppliedBlocks) -> Result<(), ReplayError> {
         if record.kind() == Kind::Begin {
             self.counter.sums[record.partition().0 as usize] = 0;
             self.begun += 1;

@@ -83,8 +83,8 @@ impl Applier<'_> {
         state.epoch = state.epoch.max(record.epoch());
         state.records += 1;
         self.recovery.recovered.progress.records += 1;
-        if let Err(refusal) = result {
-            let reason = format!("the engine refuses the record: {refusal}");
+        if let Err(error) = result {
+            let reason = format!("the engine refuses the record: {error}");
             self.recovery.damage(partition, lsn.0, place.file, place.offset, reason);
         }
         self.prove(partition, place.position);

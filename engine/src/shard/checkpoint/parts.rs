@@ -8,7 +8,7 @@
 //!
 //! All blocks of a piece are copied in one turn, so that one position in the log holds for all of it.
 
-use crate::persist::{checkpoint::BlockHead, recovery::Refusal};
+use crate::persist::{checkpoint::BlockHead, recovery::ReplayError};
 
 /// Where a block lies in its piece, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl PieceParts {
         &'a mut self,
         head: &BlockHead,
         bytes: &'a [u8],
-    ) -> Result<Option<&'a [u8]>, Refusal> {
+    ) -> Result<Option<&'a [u8]>, ReplayError> {
         let part = PiecePart::of(head);
         if part.offset == 0 {
             // A piece whose end is missing was told to be so where its file ends.
@@ -61,7 +61,7 @@ impl PieceParts {
         }
         if part.offset != self.bytes.len() || part.offset + bytes.len() > part.total {
             let (index, table) = (head.index, head.table);
-            return Err(format!("a block of piece {index} of table {table} is missing").into());
+            return Err(ReplayError::MissingBlock { table, index });
         }
         if bytes.len() == part.total {
             return Ok(Some(bytes));

@@ -20,7 +20,7 @@ use crate::{
         persistence::Persistence,
         record::Record,
         recovery::{
-            AppliedBlocks, Block, RecoveredDirectory, RecoveryOptions, Refusal, Replay, recover,
+            AppliedBlocks, Block, RecoveredDirectory, RecoveryOptions, Replay, ReplayError, recover,
         },
         storage,
     },
@@ -175,7 +175,7 @@ impl Replay for Restored {
         true
     }
 
-    fn restore(&mut self, block: &Block<'_>) -> Result<(), Refusal> {
+    fn restore(&mut self, block: &Block<'_>) -> Result<(), ReplayError> {
         if block.head.section != ROWS {
             return Ok(());
         }
@@ -189,7 +189,7 @@ impl Replay for Restored {
         Ok(())
     }
 
-    fn apply(&mut self, _: &Record<'_>, _: &AppliedBlocks) -> Result<(), Refusal> {
+    fn apply(&mut self, _: &Record<'_>, _: &AppliedBlocks) -> Result<(), ReplayError> {
         Ok(())
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     persist::{
         frame::Kind,
         record::Record,
-        recovery::{AppliedBlocks, Refusal},
+        recovery::{AppliedBlocks, ReplayError},
     },
     shard::{
         checkpoint::ROWS,
@@ -151,11 +151,11 @@ pub(in crate::shard) fn restore_image(
     tables: &mut Tables,
     record: &Record<'_>,
     applied: &AppliedBlocks,
-) -> Result<(), Refusal> {
+) -> Result<(), ReplayError> {
     let (partition, lsn) = (record.partition(), record.lsn());
     let mut bytes = record.delta();
     while !bytes.is_empty() {
-        let (entry, rest) = Entry::split(bytes).ok_or("an image is cut off")?;
+        let (entry, rest) = Entry::split(bytes).ok_or(ReplayError::CutOff)?;
         bytes = rest;
         // A table that was dropped since: nobody misses its rows.
         let id = entry.table;
@@ -171,7 +171,7 @@ pub(in crate::shard) fn restore_image(
         }
         let skips = |_: &_, key: u64| is_newer(piece_of(key));
         if !entry.restore((rows, slot), &mut tables.memory_left, skips) {
-            return Err(format!("an image of table {id} does not fit, or memory is short").into());
+            return Err(ReplayError::Image(id));
         }
     }
     Ok(())

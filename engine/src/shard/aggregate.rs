@@ -8,7 +8,7 @@ use super::{
     admitted::RowsOf,
     chain::Chain,
     port::Port,
-    push::{Refusal, Way, session_of, way_of},
+    push::{Refused, Way, session_of, way_of},
     staging::Staging,
     tables::{ShardTable, TableRows, Tables},
     work::{Turn, Work, values_pointer},
@@ -239,7 +239,7 @@ fn add_to_sums(
     chain: &mut Chain,
     writes: &mut Writes,
     at: usize,
-) -> Result<(), Refusal> {
+) -> Result<(), Refused> {
     let Port { turn, staging, sessions, .. } = port;
     let Writes { admitted, .. } = writes;
     let Tables { by_id: tables, memory_left, .. } = tables;
@@ -254,7 +254,7 @@ fn add_to_sums(
     }
     let push = session_of(sessions, work).push(work.header.sequence);
     let admission = admitted.admit(chain, &table.layout, rows, (work.session, &push));
-    port.statistics.duplicates += u64::from(admission.map_err(|status| (status, 0))?);
+    port.statistics.duplicates += u64::from(admission?);
     for row in 0..work.header.row_count as usize {
         let key = match rows {
             RowsOf::Range(rows) => rows.start + row as u64,

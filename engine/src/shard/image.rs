@@ -23,7 +23,7 @@ use super::{
     durable,
     durable::Durable,
     port::Port,
-    push::Refusal,
+    push::Refused,
     reserve,
     tables::{ShardTable, TableRows, Tables},
 };
@@ -293,7 +293,7 @@ pub(super) fn write_image(
     chain: &mut Chain,
     durable: &mut Durable,
     partition: PartitionId,
-) -> Result<(), Refusal> {
+) -> Result<(), Refused> {
     let mut buffer = std::mem::take(&mut durable.images.buffer);
     durable.images.writing = true;
     buffer.clear();
@@ -305,12 +305,13 @@ pub(super) fn write_image(
     let covered: Vec<Covered> = chain.unimaged(partition).collect();
     let mut written = Ok(());
     if !(buffer.is_empty() && covered.is_empty()) {
-        written = record_images(port, tables, chain, durable, partition, &covered, &buffer);
+        let mut writer = ImageWriter { port, tables, chain, durable, partition };
+        written = writer.record_all(&covered, &buffer);
     }
     if written.is_ok() {
         chain.note_imaged(partition);
     }
-    if written == Err((Status::TooLarge, 0)) {
+    if written == Err(Status::TooLarge.into()) {
         unreachable!("images are recorded before they are longer than a record");
     }
     durable.images.buffer = buffer;
@@ -318,59 +319,57 @@ pub(super) fn write_image(
     written
 }
 
-/// Records images of a partition, with those whose pushes are in them.
-fn record_images(
-    port: &mut Port,
-    tables: &mut Tables,
-    chain: &mut Chain,
-    durable: &mut Durable,
+/// Writes records of images of one partition into the shard's log.
+struct ImageWriter<'a> {
+    port: &'a mut Port,
+    tables: &'a mut Tables,
+    chain: &'a mut Chain,
+    durable: &'a mut Durable,
     partition: PartitionId,
-    covered: &[Covered],
-    images: &[u8],
-) -> Result<(), Refusal> {
-    chain::ready_log(port, tables, chain, durable, partition)?;
-    // Sessions that one record has no room for have records of their own, which count with the last.
-    let (others, covered) = covered.split_at(covered.len().saturating_sub(COVERED_MAX));
-    let is_group = !others.is_empty() && !durable.log().is_in_group();
-    if is_group {
-        durable.log_mut().begin_group();
-    }
-    for covered in others.chunks(COVERED_MAX) {
-        record_image(port, tables, chain, durable, partition, covered, &[])?;
-    }
-    let recorded = record_image(port, tables, chain, durable, partition, covered, images);
-    if is_group {
-        reserve::end_group(port, tables, chain, durable)?;
-    }
-    recorded
 }
 
-fn record_image(
-    port: &mut Port,
-    tables: &mut Tables,
-    chain: &mut Chain,
-    durable: &mut Durable,
-    partition: PartitionId,
-    covered: &[Covered],
-    images: &[u8],
-) -> Result<(), Refusal> {
-    let facts = Facts {
-        kind: Kind::Engine,
-        partition,
-        epoch: epoch_of(chain, partition),
-        table: TableId(0),
-        dtype: DataType::F32,
-        rows: RowRange::default(),
-        tag: IMAGE,
-        durability: commit::Durability::Interval(0),
-    };
-    let shape = Shape { covered_max: covered.len(), delta_bytes: images.len(), ..Shape::default() };
-    let mut reservation = reserve::reserve(port, tables, chain, durable, &facts, shape)?;
-    let mut record = durable.log_mut().fill(&mut reservation);
-    covered.iter().for_each(|covered| record.cover(*covered));
-    record.delta().copy_from_slice(images);
-    seal(chain, durable, (partition, reservation), covered);
-    Ok(())
+impl ImageWriter<'_> {
+    /// Records images, with the sessions whose pushes are in them.
+    fn record_all(&mut self, covered: &[Covered], images: &[u8]) -> Result<(), Refused> {
+        let Self { port, tables, chain, durable, partition } = self;
+        chain::ready_log(port, tables, chain, durable, *partition)?;
+        // Sessions that one record has no room for get records of their own. All of them count together.
+        let (others, covered) = covered.split_at(covered.len().saturating_sub(COVERED_MAX));
+        let is_group = !others.is_empty() && !durable.log().is_in_group();
+        if is_group {
+            durable.log_mut().begin_group();
+        }
+        let mut chunks = others.chunks(COVERED_MAX);
+        let recorded = chunks
+            .try_for_each(|covered| self.record(covered, &[]))
+            .and_then(|()| self.record(covered, images));
+        if is_group {
+            reserve::end_group(self.port, self.tables, self.chain, self.durable)?;
+        }
+        recorded
+    }
+
+    fn record(&mut self, covered: &[Covered], images: &[u8]) -> Result<(), Refused> {
+        let Self { port, tables, chain, durable, partition } = self;
+        let facts = Facts {
+            kind: Kind::Engine,
+            partition: *partition,
+            epoch: epoch_of(chain, *partition),
+            table: TableId(0),
+            dtype: DataType::F32,
+            rows: RowRange::default(),
+            tag: IMAGE,
+            durability: commit::Durability::Interval(0),
+        };
+        let shape =
+            Shape { covered_max: covered.len(), delta_bytes: images.len(), ..Shape::default() };
+        let mut reservation = reserve::reserve(port, tables, chain, durable, &facts, shape)?;
+        let mut record = durable.log_mut().fill(&mut reservation);
+        covered.iter().for_each(|covered| record.cover(*covered));
+        record.delta().copy_from_slice(images);
+        seal(chain, durable, (*partition, reservation), covered);
+        Ok(())
+    }
 }
 
 /// Whether a push may wait for the images of its rows. Long ones are recorded as they are, so that

@@ -21,8 +21,25 @@ use super::{
 };
 use crate::limits::KEYS_FETCHED_AHEAD;
 
-/// Why a request is refused, and at what.
-pub(super) type Refusal = (Status, u32);
+/// A request that is refused: the completion's status, and which row or key is at fault, if one is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) status: Status,
+    pub(super) detail: u32,
+}
+
+impl Refused {
+    /// Refused for the row or key at this index.
+    pub(super) fn at(status: Status, index: usize) -> Self {
+        Self { status, detail: u32::try_from(index).unwrap_or(u32::MAX) }
+    }
+}
+
+impl From<Status> for Refused {
+    fn from(status: Status) -> Self {
+        Self { status, detail: 0 }
+    }
+}
 
 /// Carries out every push of the turn and completes it.
 pub(super) fn push_all(
@@ -38,7 +55,7 @@ pub(super) fn push_all(
         }
         let checked =
             port.check_order(at).and_then(|()| check(port, tables, chain, &port.turn.works[at]));
-        if let Err((status, detail)) = checked {
+        if let Err(Refused { status, detail }) = checked {
             port.close(at, status, detail);
         }
     }
@@ -59,8 +76,10 @@ pub(super) fn push_all(
         let work = &port.turn.works[at];
         if !work.header.kind.pushes() {
             let work = *work;
-            let (status, detail) = carry_out_other(port, tables, chain, at, &work);
-            port.close(at, status, detail);
+            match carry_out_other(port, tables, chain, at, &work) {
+                Ok(()) => port.close(at, Status::Done, 0),
+                Err(Refused { status, detail }) => port.close(at, status, detail),
+            }
             continue;
         }
         if !is_settled {
@@ -111,18 +130,18 @@ pub(super) fn carry_out_other(
     chain: &mut Chain,
     at: usize,
     work: &Work,
-) -> Refusal {
+) -> Result<(), Refused> {
     if work.header.kind == RequestKind::AdvanceClock && tables.clocks.is_used() {
-        return clocks::advance_clock(port, tables, chain, at).err().unwrap_or((Status::Done, 0));
+        return clocks::advance_clock(port, tables, chain, at);
     }
     if work.header.kind == RequestKind::Idle {
         rounds::note_idle(port, tables, chain, at);
     }
-    (Status::Done, 0)
+    Ok(())
 }
 
 /// Checks a request against its table, its session and the map, before anything is touched.
-fn check(port: &Port, tables: &Tables, chain: &Chain, work: &Work) -> Result<(), Refusal> {
+fn check(port: &Port, tables: &Tables, chain: &Chain, work: &Work) -> Result<(), Refused> {
     let header = &work.header;
     if header.kind == RequestKind::Idle {
         // By another map it says nothing, and comes again.
@@ -130,7 +149,7 @@ fn check(port: &Port, tables: &Tables, chain: &Chain, work: &Work) -> Result<(),
     }
     // The partitions' chains say how old a map may be.
     if header.epoch > chain.map.epoch {
-        return Err((Status::StaleEpoch, 0));
+        return Err(Status::StaleEpoch.into());
     }
     if header.kind == RequestKind::Nothing {
         return Ok(());
@@ -138,30 +157,30 @@ fn check(port: &Port, tables: &Tables, chain: &Chain, work: &Work) -> Result<(),
     let Some(table) = tables.by_id.get(&header.table) else {
         // Other servers may know it before this one is told of it.
         let is_awaited = chain.map.servers.len() > 1 && tables.awaits_table(header.table);
-        return Err((if is_awaited { Status::StaleEpoch } else { Status::UnknownTable }, 0));
+        return Err(if is_awaited { Status::StaleEpoch } else { Status::UnknownTable }.into());
     };
     // What waits for a round under one map is asked for again under the next.
     if table.rounds.is_some() && header.epoch != chain.map.epoch {
-        return Err((Status::StaleEpoch, 0));
+        return Err(Status::StaleEpoch.into());
     }
     let says_clock = header.kind.pushes() || header.kind == RequestKind::AdvanceClock;
     if says_clock && table.clocks.as_ref().is_some_and(|clocks| clocks.is_too_far(header.clock)) {
-        return Err((Status::ClockTooFar, 0));
+        return Err(Status::ClockTooFar.into());
     }
     if header.kind == RequestKind::AdvanceClock {
         let stale = table.clocks.is_some() && chain::is_clock_stale(chain, header.epoch);
-        return if stale { Err((Status::StaleEpoch, 0)) } else { Ok(()) };
+        return if stale { Err(Status::StaleEpoch.into()) } else { Ok(()) };
     }
     let schema = &table.entry.schema;
     if header.dtype != schema.dtype {
-        return Err((Status::WrongDtype, 0));
+        return Err(Status::WrongDtype.into());
     }
     if let Rows::Partition { partition, columns, .. } = header.rows {
         check_scan(table, partition, columns, header.width)?;
         return chain::check_chains(port, chain, table, work);
     }
     if header.width != schema.width {
-        return Err((Status::WrongWidth, 0));
+        return Err(Status::WrongWidth.into());
     }
     match header.rows {
         Rows::Range { first } => {
@@ -179,7 +198,7 @@ fn check(port: &Port, tables: &Tables, chain: &Chain, work: &Work) -> Result<(),
                 // SAFETY: as above, one row of them.
                 !unsafe { scan.is_finite(values.wrapping_add(row * row_len), width) }
             });
-            return Err((Status::NotFinite, detail_of(bad.unwrap_or(0))));
+            return Err(Refused::at(Status::NotFinite, bad.unwrap_or(0)));
         }
     }
     chain::check_chains(port, chain, table, work)
@@ -213,7 +232,7 @@ fn push_one(
     chain: &mut Chain,
     writes: &mut Writes,
     at: usize,
-) -> Result<(), Refusal> {
+) -> Result<(), Refused> {
     let work = &port.turn.works[at];
     // One of no rows.
     let Some(values) = values_pointer(&port.turn, &port.staging, work) else { return Ok(()) };
@@ -228,7 +247,7 @@ fn push_one(
     }
     let push = session.push(work.header.sequence);
     let admission = admitted.admit(chain, &table.layout, rows, (work.session, &push));
-    port.statistics.duplicates += u64::from(admission.map_err(|status| (status, 0))?);
+    port.statistics.duplicates += u64::from(admission?);
     let applying = Applying { admitted, values, row_len: work.row_len() };
     match (&table.rows, rows) {
         (TableRows::Dense(_), RowsOf::Range(rows)) => applying.dense_rows(table, rows, 0),
@@ -345,8 +364,4 @@ impl Applying<'_> {
             unsafe { partitions[place.partition].apply_at(rule.pushed(), row, values) };
         }
     }
-}
-
-pub(super) fn detail_of(index: usize) -> u32 {
-    u32::try_from(index).unwrap_or(u32::MAX)
 }

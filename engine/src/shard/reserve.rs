@@ -2,7 +2,7 @@
 
 use windlass_wire::Status;
 
-use super::{chain::Chain, durable, durable::Durable, port::Port, push::Refusal, tables::Tables};
+use super::{chain::Chain, durable, durable::Durable, port::Port, push::Refused, tables::Tables};
 use crate::persist::{
     commit::Position,
     log::{Reservation, ReserveError},
@@ -16,9 +16,9 @@ pub(in crate::shard) fn reserve(
     durable: &mut Durable,
     facts: &Facts,
     shape: Shape,
-) -> Result<Reservation, Refusal> {
+) -> Result<Reservation, Refused> {
     if !shape.is_allowed() {
-        return Err((Status::TooLarge, 0));
+        return Err(Status::TooLarge.into());
     }
     loop {
         let now = durable.now();
@@ -27,9 +27,9 @@ pub(in crate::shard) fn reserve(
             Err(ReserveError::Full(full)) => {
                 durable::wait_for_room(port, tables, chain, durable, full, now)
             }
-            Err(ReserveError::TooLong { .. }) => return Err((Status::TooLarge, 0)),
+            Err(ReserveError::TooLong { .. }) => return Err(Status::TooLarge.into()),
             Err(ReserveError::Poisoned(_) | ReserveError::Order { .. }) => {
-                return Err((Status::Poisoned, 0));
+                return Err(Status::Poisoned.into());
             }
         }
     }
@@ -41,7 +41,7 @@ pub(in crate::shard) fn end_group(
     tables: &mut Tables,
     chain: &mut Chain,
     durable: &mut Durable,
-) -> Result<Position, Refusal> {
+) -> Result<Position, Refused> {
     loop {
         let now = durable.now();
         match durable.log_mut().end_group(now) {
@@ -49,7 +49,7 @@ pub(in crate::shard) fn end_group(
             Err(ReserveError::Full(full)) => {
                 durable::wait_for_room(port, tables, chain, durable, full, now)
             }
-            Err(_) => return Err((Status::Poisoned, 0)),
+            Err(_) => return Err(Status::Poisoned.into()),
         }
     }
 }

@@ -6,7 +6,7 @@ use windlass_wire::{
 };
 
 use super::{
-    push::Refusal,
+    push::Refused,
     tables::{ShardTable, TableRows},
 };
 use crate::limits::SCAN_ROWS_PER_TURN;
@@ -17,15 +17,15 @@ pub(super) fn check_scan(
     partition: PartitionId,
     columns: ScanColumns,
     row_words: u32,
-) -> Result<(), Refusal> {
+) -> Result<(), Refused> {
     if table.is_dense() {
-        return Err((Status::Malformed, 0));
+        return Err(Status::Malformed.into());
     }
     if u64::from(row_words) != columns.row_words(&table.entry.schema) {
-        return Err((Status::WrongWidth, 0));
+        return Err(Status::WrongWidth.into());
     }
     if table.slot(partition).is_none() {
-        return Err((Status::NotHere, 0));
+        return Err(Status::NotHere.into());
     }
     Ok(())
 }
@@ -133,7 +133,7 @@ mod tests {
         ] {
             assert_eq!(check_scan(&table, PartitionId(2), columns, words), Ok(()));
             let refused = check_scan(&table, PartitionId(2), columns, words + 1);
-            assert_eq!(refused, Err((Status::WrongWidth, 0)));
+            assert_eq!(refused, Err(Status::WrongWidth.into()));
             let answer = answer(&table, &header(columns, words, 10, 0));
             assert_eq!(
                 answer.len(),
@@ -170,7 +170,7 @@ mod tests {
     fn scans_of_what_is_not_here_are_refused() {
         let sparse = table(TableSchema::sparse(DataType::F32, 1));
         let elsewhere = check_scan(&sparse, PartitionId(1), ScanColumns::Keys, 1);
-        assert_eq!(elsewhere, Err((Status::NotHere, 0)));
+        assert_eq!(elsewhere, Err(Status::NotHere.into()));
         let entry = TableEntry {
             id: TableId(1),
             name: "d".to_owned(),
@@ -178,6 +178,6 @@ mod tests {
         };
         let dense = ShardTable::new(entry, 4).unwrap();
         let refused = check_scan(&dense, PartitionId(0), ScanColumns::Keys, 1);
-        assert_eq!(refused, Err((Status::Malformed, 0)));
+        assert_eq!(refused, Err(Status::Malformed.into()));
     }
 }

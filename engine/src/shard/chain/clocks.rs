@@ -11,11 +11,11 @@ use super::{Chain, append, head};
 use crate::{
     limits::CLOCK_RECORD_INFLIGHT_MAX,
     persist::record::{Record, Stamp},
-    refusal,
+    refusal::Refusal,
     shard::{
         command::Answer,
         port::Port,
-        push::Refusal,
+        push::Refused,
         rounds,
         rounds::CLOSES,
         tables::{ShardTable, Tables},
@@ -29,7 +29,7 @@ pub(super) struct Joining {
     table: TableId,
     rank: WorkerRank,
     place: ClockPlace,
-    answer: Answer<ClockPlace, refusal::Refusal>,
+    answer: Answer<ClockPlace, Refusal>,
     /// Positions to be committed, once its records are made; whoever leads a later epoch records it
     /// again, if it has to.
     until: Option<Vec<(PartitionId, Epoch, Lsn)>>,
@@ -43,7 +43,7 @@ pub(in crate::shard) fn answer_when_recorded(
     table: TableId,
     rank: WorkerRank,
     place: ClockPlace,
-    answer: Answer<ClockPlace, refusal::Refusal>,
+    answer: Answer<ClockPlace, Refusal>,
 ) {
     tables.clocks.unrecorded = true;
     chain.joining.push(Joining { table, rank, place, answer, until: None });
@@ -126,7 +126,7 @@ pub(in crate::shard) fn advance_recorded(
     chain: &mut Chain,
     at: usize,
     rank: WorkerRank,
-) -> Result<(), Refusal> {
+) -> Result<(), Refused> {
     let Work { header, .. } = port.turn.works[at];
     let table = tables.by_id.get(&header.table).expect("a request that was checked has its table");
     let led = chain.led_slots(Some(table));
@@ -134,10 +134,10 @@ pub(in crate::shard) fn advance_recorded(
     let mut behind = Vec::new();
     for (partition, slot) in &led {
         // One that nobody waits for has to open the table again.
-        let finished = clocks.live_clock(*slot, rank).ok_or((Status::NoRank, 0))?;
+        let finished = clocks.live_clock(*slot, rank).ok_or(Status::NoRank)?;
         let part = chain.part(*partition);
         if part.is_none_or(|part| part.replica.inflight_count() >= CLOCK_RECORD_INFLIGHT_MAX) {
-            return Err((Status::StaleEpoch, 0));
+            return Err(Status::StaleEpoch.into());
         }
         if finished < header.clock {
             behind.push(*partition);

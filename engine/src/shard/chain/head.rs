@@ -13,7 +13,7 @@ use crate::{
     },
     shard::{
         port::Port,
-        push::Refusal,
+        push::Refused,
         tables::{ShardTable, Tables},
         work::Work,
     },
@@ -28,34 +28,34 @@ pub(in crate::shard) fn check_chains(
     chain: &Chain,
     table: &ShardTable,
     work: &Work,
-) -> Result<(), Refusal> {
+) -> Result<(), Refused> {
     if let Some(epoch) = chain.settled_epoch().filter(|_| !table.goes_by_records()) {
         let is_old = work.header.epoch < epoch;
-        return if is_old { Err((Status::StaleEpoch, 0)) } else { Ok(()) };
+        return if is_old { Err(Status::StaleEpoch.into()) } else { Ok(()) };
     }
     let pushes = work.header.kind.pushes();
     let record_len = work.header.values_len() + work.header.keys_len() + RECORD_OVERHEAD;
     let is_keyed_long = work.header.keys_len() > 0 && work.header.row_count as usize > KEYS_MAX;
     if pushes && (record_len > RECORD_BYTES_MAX as u64 || is_keyed_long) {
-        return Err((Status::TooLarge, 0));
+        return Err(Status::TooLarge.into());
     }
     let is_unsafe = pushes && table.is_kept() && chain.disk.has_failed();
-    let check = |partition: PartitionId| -> Result<(), Refusal> {
-        let Some(part) = chain.part(partition) else { return Err((Status::NotHere, 0)) };
+    let check = |partition: PartitionId| -> Result<(), Refused> {
+        let Some(part) = chain.part(partition) else { return Err(Status::NotHere.into()) };
         if part.epoch() > work.header.epoch || part.broken {
-            return Err((Status::StaleEpoch, 0));
+            return Err(Status::StaleEpoch.into());
         }
         if is_unsafe {
             // Others go on without this server, if there are any.
             let is_alone = part.replica.role() == Role::Single;
-            return Err((if is_alone { Status::Poisoned } else { Status::StaleEpoch }, 0));
+            return Err(if is_alone { Status::Poisoned } else { Status::StaleEpoch }.into());
         }
         let serves = if pushes { part.replica.is_head() } else { part.replica.is_readable() };
         if !serves {
-            return Err((Status::StaleEpoch, 0));
+            return Err(Status::StaleEpoch.into());
         }
         if work.header.strong && !pushes && !chain.is_strong(part) {
-            return Err((Status::StaleEpoch, 0));
+            return Err(Status::StaleEpoch.into());
         }
         Ok(())
     };

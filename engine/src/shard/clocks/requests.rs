@@ -8,15 +8,14 @@ use windlass_wire::{
 
 use super::Clocks;
 use crate::{
-    refusal,
-    refusal::{internal, invalid, no_mailbox, unknown_table},
+    refusal::{Refusal, internal, invalid, no_mailbox, unknown_table},
     shard::{
         chain,
         chain::Chain,
         command::{Answer, shared_of},
         locate,
         port::Port,
-        push::Refusal,
+        push::Refused,
         rounds,
         tables::{ShardTable, Tables},
     },
@@ -29,7 +28,7 @@ pub(in crate::shard) fn join_clock(
     chain: &mut Chain,
     session: SessionId,
     table: TableId,
-    answer: Answer<ClockPlace, refusal::Refusal>,
+    answer: Answer<ClockPlace, Refusal>,
 ) {
     // An asker that is gone needs no answer.
     match join_here(port, tables, session, table) {
@@ -47,7 +46,7 @@ fn join_here(
     tables: &mut Tables,
     session: SessionId,
     table: TableId,
-) -> Result<(Option<WorkerRank>, ClockPlace), refusal::Refusal> {
+) -> Result<(Option<WorkerRank>, ClockPlace), Refusal> {
     let slot = *port.by_session.get(&session).ok_or_else(no_mailbox)?;
     let rank = port.sessions[slot].as_ref().and_then(|open| open.owner.rank);
     let found = tables.by_id.get_mut(&table).ok_or_else(no_table)?;
@@ -172,17 +171,17 @@ pub(in crate::shard) fn advance_clock(
     tables: &mut Tables,
     chain: &mut Chain,
     at: usize,
-) -> Result<(), Refusal> {
+) -> Result<(), Refused> {
     let work = port.turn.works[at];
     let rank = port.sessions[work.session].as_ref().and_then(|session| session.owner.rank);
     let Some(table) = tables.by_id.get(&work.header.table) else {
-        return Err((Status::UnknownTable, 0));
+        return Err(Status::UnknownTable.into());
     };
     // Where nobody is ever waited for there is nothing to do.
     if table.clocks.is_none() {
         return Ok(());
     }
-    let rank = rank.ok_or((Status::NoRank, 0))?;
+    let rank = rank.ok_or(Status::NoRank)?;
     if table.rounds.is_some() {
         return rounds::finish_round(port, tables, chain, at, rank);
     }
@@ -196,10 +195,10 @@ impl Tables {
     }
 }
 
-fn no_table() -> refusal::Refusal {
+fn no_table() -> Refusal {
     unknown_table("there is no such table here")
 }
 
-fn no_clocks() -> refusal::Refusal {
+fn no_clocks() -> Refusal {
     invalid("the table's workers have no clocks")
 }

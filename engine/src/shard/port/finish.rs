@@ -6,7 +6,7 @@ use crate::{
     persist::commit::Position,
     shard::{
         port::{Port, waits::Wait},
-        push::Refusal,
+        push::Refused,
         work::Values,
     },
 };
@@ -71,7 +71,7 @@ impl Port {
 
 impl Port {
     /// Counts a push and completes it, unless it also pulls.
-    pub(in crate::shard) fn finish_push(&mut self, at: usize, outcome: Result<(), Refusal>) {
+    pub(in crate::shard) fn finish_push(&mut self, at: usize, outcome: Result<(), Refused>) {
         let work = &mut self.turn.works[at];
         if let Values::Staged(chunk) = work.values {
             self.staging.release(chunk);
@@ -88,7 +88,7 @@ impl Port {
                     self.close(at, Status::Done, 0);
                 }
             }
-            Err((status, detail)) => self.close(at, status, detail),
+            Err(Refused { status, detail }) => self.close(at, status, detail),
         }
     }
 
@@ -129,12 +129,12 @@ impl Port {
 
     /// Refuses a push behind one that was refused and will be sent again. To be asked once for each,
     /// in the order they came.
-    pub(in crate::shard) fn check_order(&mut self, at: usize) -> Result<(), Refusal> {
+    pub(in crate::shard) fn check_order(&mut self, at: usize) -> Result<(), Refused> {
         let work = &self.turn.works[at];
         let session = self.sessions[work.session].as_mut();
         let session = session.expect("no session ends while its requests are carried out");
         let passes = !is_ordered(work.header.kind) || session.gate.admits(work.header.resumes);
-        if passes { Ok(()) } else { Err((Status::StaleEpoch, 0)) }
+        if passes { Ok(()) } else { Err(Status::StaleEpoch.into()) }
     }
 }
 

@@ -20,7 +20,7 @@ use super::{
     durable,
     durable::Durable,
     port::Port,
-    push::{Refusal, session_of},
+    push::{Refused, session_of},
     reserve, rounds,
     tables::Tables,
     writes::Writes,
@@ -28,7 +28,7 @@ use super::{
 use crate::persist::commit::Position;
 
 /// What came of one push: the position of the log its acknowledgement waits for, if it does.
-pub(super) type Outcome = Result<Option<Position>, Refusal>;
+pub(super) type Outcome = Result<Option<Position>, Refused>;
 
 /// Pushes from which a sum is written in two parts, the first while the second is summed: of fewer, telling
 /// the device takes as long as the second part.
@@ -102,7 +102,7 @@ fn write_to_log(
     };
     let Some(mut durable) = disk.durable.take() else {
         // The server was started without a data directory.
-        return refuse_all(outcomes, (Status::NotDurable, 0));
+        return refuse_all(outcomes, Status::NotDurable.into());
     };
     durable::await_segments(port, tables, chain, &mut durable);
     if let Err(refusal) = ready_log_for(port, tables, chain, &mut durable, gathered) {
@@ -145,7 +145,7 @@ impl Port {
             }
             for (member, outcome) in members.iter().zip(&mut *outcomes) {
                 if session(*member) == session(members[at]) && *member > members[at] {
-                    *outcome = Err((Status::StaleEpoch, 0));
+                    *outcome = Err(Status::StaleEpoch.into());
                 }
             }
         }
@@ -159,7 +159,7 @@ fn ready_log_for(
     chain: &mut Chain,
     durable: &mut Durable,
     gathered: &Gathered,
-) -> Result<(), Refusal> {
+) -> Result<(), Refused> {
     for spans in gathered.spans.chunk_by(|one, next| one.partition == next.partition) {
         chain::ready_log(port, tables, chain, durable, spans[0].partition)?;
     }
@@ -174,19 +174,19 @@ fn make_ready(
     chain: &mut Chain,
     writes: &mut Writes,
     member: usize,
-) -> Result<(), Refusal> {
+) -> Result<(), Refused> {
     let Port { turn, sessions, .. } = port;
     let Writes { admitted, .. } = writes;
     let Tables { by_id: tables, memory_left, .. } = tables;
     let work = &turn.works[member];
     let table = tables.get_mut(&work.header.table).expect("a push that was checked has its table");
     if work.header.sync && !table.is_kept() {
-        return Err((Status::NotDurable, 0));
+        return Err(Status::NotDurable.into());
     }
     let rows = work.rows(&turn.keys);
     if table.rounds.is_none() {
         let push = session_of(sessions, work).push(work.header.sequence);
-        admitted.look(chain, &table.layout, rows, &push).map_err(|status| (status, 0))?;
+        admitted.look(chain, &table.layout, rows, &push)?;
     }
     match rows {
         RowsOf::Keys(keys) => table.make_rows(keys, memory_left),

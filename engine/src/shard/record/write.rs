@@ -25,7 +25,7 @@ use crate::{
         durable::{Durable, apply_key, apply_range},
         image,
         port::Port,
-        push::{Refusal, session_of},
+        push::{Refused, session_of},
         reserve,
         tables::{ShardTable, TableRows, Tables},
         work::Work,
@@ -142,7 +142,7 @@ fn write_fresh(
     durable: &mut Durable,
     gathered: &mut Gathered,
     spans: Range<usize>,
-) -> Result<Position, Refusal> {
+) -> Result<Position, Refused> {
     let partition = gathered.partition_of(&spans);
     if tables.owes_image(durable, partition) {
         image::write_image(port, tables, chain, durable, partition)?;
@@ -163,16 +163,16 @@ fn hold_fresh(
     chain: &mut Chain,
     gathered: &mut Gathered,
     spans: Range<usize>,
-) -> Result<(), Refusal> {
+) -> Result<(), Refused> {
     if gathered.covered.is_empty() {
         return Ok(());
     }
     let partition = gathered.partition_of(&spans);
     let (plan, facts, shape, stamp) = plan(port, tables, chain, gathered, spans)?;
     if !shape.is_allowed() {
-        return Err((Status::TooLarge, 0));
+        return Err(Status::TooLarge.into());
     }
-    let lsn = chain.next_of(partition).ok_or((Status::StaleEpoch, 0))?;
+    let lsn = chain.next_of(partition).ok_or(Status::StaleEpoch)?;
     let mut words = chain.take(shape.length());
     let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
     let mut draft = Draft::new(facts, shape, lsn);
@@ -259,7 +259,7 @@ fn plan(
     chain: &Chain,
     gathered: &mut Gathered,
     spans: Range<usize>,
-) -> Result<(Plan, Facts, Shape, Option<Stamp>), Refusal> {
+) -> Result<(Plan, Facts, Shape, Option<Stamp>), Refused> {
     let row_count = gathered.unite(spans);
     let span = gathered.kept[0];
     let leader = gathered.leaders[span.leader as usize];
@@ -276,7 +276,7 @@ fn plan(
     let one_range = gathered.runs.len() == 1 && matches!(table.rows, TableRows::Dense(_));
     let kind = if one_range { Kind::Rows } else { Kind::Keys };
     let range = if one_range { gathered.runs[0].range() } else { RowRange::default() };
-    let row_count = usize::try_from(row_count).map_err(|_| (Status::TooLarge, 0))?;
+    let row_count = usize::try_from(row_count).map_err(|_| Status::TooLarge)?;
     let plan = Plan {
         table: header.table,
         partition: span.partition,

@@ -10,7 +10,7 @@ use crate::{
         chain,
         chain::{Chain, Held},
         port::Port,
-        push::Refusal,
+        push::Refused,
         tables::Tables,
     },
 };
@@ -22,19 +22,19 @@ pub(in crate::shard) fn finish_round(
     chain: &mut Chain,
     at: usize,
     rank: WorkerRank,
-) -> Result<(), Refusal> {
+) -> Result<(), Refused> {
     let header = port.turn.works[at].header;
     let (id, clock) = (header.table, header.clock);
     let led = chain::led_partitions(tables, chain, id);
-    let Some(table) = tables.by_id.get_mut(&id) else { return Err((Status::UnknownTable, 0)) };
+    let Some(table) = tables.by_id.get_mut(&id) else { return Err(Status::UnknownTable.into()) };
     let (Some(clocks), Some(rounds)) = (&table.clocks, &mut table.rounds) else {
         return Ok(());
     };
     for (partition, slot) in &led {
-        clocks.live_clock(*slot, rank).ok_or((Status::NoRank, 0))?;
+        clocks.live_clock(*slot, rank).ok_or(Status::NoRank)?;
         // No worker that knows how far the rounds are is so far ahead: this one is to join anew.
         if rounds.of(*partition, clocks.closed(*slot)).rounds.place(clock) == Placed::TooEarly {
-            return Err((Status::NoRank, 0));
+            return Err(Status::NoRank.into());
         }
     }
     let wait = port.begin_wait(at);

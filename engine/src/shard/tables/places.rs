@@ -5,7 +5,7 @@ use windlass_wire::Status;
 use super::{ShardTable, TableRows};
 use crate::{
     limits::KEYS_FETCHED_AHEAD,
-    shard::{push::Refusal, rule::TableRule},
+    shard::{push::Refused, rule::TableRule},
     table::{SparseFull, SparsePartition},
 };
 
@@ -31,15 +31,15 @@ impl ShardTable {
         &mut self,
         keys: &[u64],
         memory: &mut u64,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Refused> {
         let Self { rows: TableRows::Sparse(partitions), slots, layout, found, .. } = self else {
             return Ok(());
         };
         let Found { places, made } = found;
         places.clear();
         made.clear();
-        for (at, key) in (0_u32..).zip(keys) {
-            if let Some(ahead) = keys.get(at as usize + KEYS_FETCHED_AHEAD)
+        for (at, key) in keys.iter().enumerate() {
+            if let Some(ahead) = keys.get(at + KEYS_FETCHED_AHEAD)
                 && let Some(slot) = slots.find(layout.partition_of(*ahead))
             {
                 partitions[slot].fetch_slot(*ahead);
@@ -58,7 +58,7 @@ impl ShardTable {
                         let slot = slots.find(layout.partition_of(key));
                         slot.into_iter().for_each(|slot| partitions[slot].unmake_row(key));
                     }
-                    return Err((Status::Full, at));
+                    return Err(Refused::at(Status::Full, at));
                 }
             }
         }

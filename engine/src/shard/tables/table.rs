@@ -14,7 +14,7 @@ use crate::{
         clocks::{TableClocks, is_clocked},
         marks::Marks,
         memory::{Made, MemoryThread, WantedState},
-        push::{Refusal, detail_of},
+        push::Refused,
         rounds::TableRounds,
         rule::TableRule,
     },
@@ -327,45 +327,43 @@ impl ShardTable {
     }
 
     /// Checks that a range of rows exists and is held here.
-    pub(in crate::shard) fn check_range(&self, first: u64, count: u64) -> Result<(), Refusal> {
+    pub(in crate::shard) fn check_range(&self, first: u64, count: u64) -> Result<(), Refused> {
         let TableKind::Dense { rows } = self.entry.schema.kind else {
-            return Err((Status::OutOfRange, 0));
+            return Err(Status::OutOfRange.into());
         };
         let end = first.saturating_add(count);
         if end > rows {
-            return Err((
-                Status::OutOfRange,
-                u32::try_from(rows.saturating_sub(first)).unwrap_or(u32::MAX),
-            ));
+            let first_bad = usize::try_from(rows.saturating_sub(first)).unwrap_or(usize::MAX);
+            return Err(Refused::at(Status::OutOfRange, first_bad));
         }
         let mut pieces = self.layout.pieces_of(windlass_wire::RowRange::new(first, end));
         match pieces.all(|(partition, _)| self.slots.find(partition).is_some()) {
             true => Ok(()),
-            false => Err((Status::NotHere, 0)),
+            false => Err(Status::NotHere.into()),
         }
     }
 
     /// Checks that keys ascend, exist and are held here.
-    pub(in crate::shard) fn check_keys(&self, keys: &[u64]) -> Result<(), Refusal> {
+    pub(in crate::shard) fn check_keys(&self, keys: &[u64]) -> Result<(), Refused> {
         for (at, pair) in keys.windows(2).enumerate() {
             if pair[0] >= pair[1] {
                 let status =
                     if pair[0] == pair[1] { Status::DuplicateKey } else { Status::UnsortedKeys };
-                return Err((status, detail_of(at + 1)));
+                return Err(Refused::at(status, at + 1));
             }
         }
         if let (TableKind::Dense { rows }, Some(last)) = (self.entry.schema.kind, keys.last())
             && *last >= rows
         {
             let first_bad = keys.partition_point(|key| *key < rows);
-            return Err((Status::OutOfRange, detail_of(first_bad)));
+            return Err(Refused::at(Status::OutOfRange, first_bad));
         }
         if self.slots.is_complete() {
             return Ok(());
         }
         let elsewhere =
             keys.iter().any(|key| self.slots.find(self.layout.partition_of(*key)).is_none());
-        if elsewhere { Err((Status::NotHere, 0)) } else { Ok(()) }
+        if elsewhere { Err(Status::NotHere.into()) } else { Ok(()) }
     }
 }
 
@@ -444,7 +442,7 @@ mod tests {
         assert_eq!(table.make_rows(&here, &mut memory), Ok(()));
         // Some of these are here, most are new, and there is room for a part of them.
         let many: Vec<u64> = (10..2000).collect();
-        let (status, at) = table.make_rows(&many, &mut memory).unwrap_err();
+        let Refused { status, detail: at } = table.make_rows(&many, &mut memory).unwrap_err();
         assert_eq!(status, Status::Full);
         assert!(at > 50, "after many that there was room for: {at}");
         assert_eq!(count(&table), 20, "none of them stays");

@@ -13,7 +13,7 @@ use crate::{
         durable::Durable,
         image,
         port::Port,
-        push::Refusal,
+        push::Refused,
         tables::Tables,
     },
 };
@@ -83,10 +83,10 @@ pub(in crate::shard) fn ready_log(
     chain: &mut Chain,
     durable: &mut Durable,
     partition: PartitionId,
-) -> Result<(), Refusal> {
+) -> Result<(), Refused> {
     loop {
         if durable.log().poison().is_some() {
-            return Err((Status::Poisoned, 0));
+            return Err(Status::Poisoned.into());
         }
         let now = durable.now();
         let index = chain.index(partition);
@@ -107,7 +107,7 @@ pub(in crate::shard) fn ready_log(
                     durable::wait_for_room(port, tables, chain, durable, full, now);
                     continue;
                 }
-                Err(_) => return Err((Status::Poisoned, 0)),
+                Err(_) => return Err(Status::Poisoned.into()),
             }
         }
         // Nobody else waits for them, and the next record is not among them.

@@ -85,7 +85,7 @@ pub use inflight::{LogIndex, Position};
 pub use input::{Input, RecordHeader};
 pub use lateness::{Lateness, LatenessTimings};
 pub use lease::{LeaseOutput, LeaseTimings, Leases};
-pub use membership::{ChainView, Change, ClusterMap, MapLimits};
+pub use membership::{ChainView, Change, MapLimits, Membership};
 pub use output::Output;
 pub use range_clock::{ALL_ROWS, RangeClock, RangeClockError, RangeClockLimits, Stamp};
 pub use ring::{PlacementError, Ring};

@@ -1,8 +1,8 @@
 //! Converts the coordinator's map to that of servers and clients, and servers' reports to the coordinator's inputs.
 
 use windlass_replication::{
-    ClusterMap,
-    membership::{JoiningPhase, PartitionEntry, ServerState},
+    Membership,
+    membership::{JoiningPhase, PartitionEntry},
 };
 use windlass_wire::{ServerId, coordination::LatePeer, map};
 
@@ -12,17 +12,13 @@ pub(super) fn late_micros(late: &[LatePeer]) -> Vec<(ServerId, u64)> {
 }
 
 /// The map as it is sent.
-pub(super) fn wire_map(map: &ClusterMap) -> map::ClusterMap {
+pub(super) fn wire_map(map: &Membership) -> map::ClusterMap {
     let servers = map.servers.iter().map(|(&id, entry)| map::ServerEntry {
         id,
         incarnation: entry.incarnation,
         address: entry.address.clone(),
         shard_count: entry.shards,
-        state: match entry.state {
-            ServerState::Up => map::ServerState::Up,
-            ServerState::Draining => map::ServerState::Draining,
-            ServerState::Down => map::ServerState::Down,
-        },
+        state: entry.state,
     });
     map::ClusterMap {
         epoch: map.epoch,
@@ -53,7 +49,7 @@ mod tests {
     #[test]
     fn chains_say_how_far_a_joining_server_is() {
         let (one, two) = (ServerId(1), ServerId(2));
-        let mut map = ClusterMap::new(2, 2).draft();
+        let mut map = Membership::new(2, 2).draft();
         for server in [one, two] {
             let address = format!("10.0.0.{server}:7700");
             let join = Change::Join {

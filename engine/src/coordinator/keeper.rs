@@ -9,7 +9,7 @@ use std::{
 };
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
-use windlass_replication::{ClusterMap, MapLimits};
+use windlass_replication::{MapLimits, Membership};
 
 use super::{
     event::Event,
@@ -101,9 +101,9 @@ impl Keeper {
         }
         let mut items = items.into_iter();
         let map = match items.next().flatten() {
-            Some(bytes) => ClusterMap::decode(&bytes, MapLimits::default()).map_err(damaged)?,
+            Some(bytes) => Membership::decode(&bytes, MapLimits::default()).map_err(damaged)?,
             None => {
-                let mut map = ClusterMap::new(self.founding.partitions, self.founding.replicas);
+                let mut map = Membership::new(self.founding.partitions, self.founding.replicas);
                 map.session_expiry_ms = self.founding.session_expiry_ms;
                 map
             }

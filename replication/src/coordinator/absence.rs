@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use windlass_wire::ServerId;
 
 use super::CoordinatorOptions;
-use crate::membership::ClusterMap;
+use crate::membership::Membership;
 use crate::time::Time;
 
 #[derive(Clone, Debug)]
@@ -117,7 +117,7 @@ impl Out {
         self.servers.end(now) | self.pairs.end(now)
     }
 
-    pub(super) fn keep_known(&mut self, map: &ClusterMap) {
+    pub(super) fn keep_known(&mut self, map: &Membership) {
         let is_known = |id: &ServerId| map.servers.contains_key(id);
         self.servers.retain(is_known);
         self.pairs.retain(|(a, b)| is_known(a) && is_known(b));

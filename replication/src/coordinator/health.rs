@@ -8,7 +8,7 @@ use windlass_wire::{Epoch, ServerId};
 use super::{
     CoordinatorOptions, CoordinatorOutput, absence::Out, hearing::Hearing, verdict::Verdict,
 };
-use crate::membership::ClusterMap;
+use crate::membership::Membership;
 use crate::time::Time;
 
 #[derive(Clone, Debug, Default)]
@@ -89,7 +89,7 @@ const RESIGN_TIMEOUTS: u64 = 6;
 const RESIGNED_MAX: u32 = 4;
 
 impl Health {
-    pub(super) fn all_heard(&self, now: Time, map: &ClusterMap) -> Self {
+    pub(super) fn all_heard(&self, now: Time, map: &Membership) -> Self {
         let pulse = Pulse { heard_at: now, ..Pulse::default() };
         let servers = map.servers.keys().map(|server| (*server, pulse.clone()));
         Self {
@@ -153,7 +153,7 @@ impl Health {
         now: Time,
         by: ServerId,
         server: ServerId,
-        map: &ClusterMap,
+        map: &Membership,
         outputs: &mut Vec<CoordinatorOutput>,
     ) {
         self.hearing.doubt(by, server);
@@ -180,7 +180,7 @@ impl Health {
     }
 
     /// Whether each server in force was heard less than `within_us` ago, by this coordinator.
-    pub(super) fn hears_everybody(&self, now: Time, map: &ClusterMap, within_us: u64) -> bool {
+    pub(super) fn hears_everybody(&self, now: Time, map: &Membership, within_us: u64) -> bool {
         map.servers.keys().filter(|id| map.is_in_force(**id)).all(|id| {
             let spoke_at = self.servers.get(id).and_then(|pulse| pulse.spoke_at);
             spoke_at.is_some_and(|at| now.since(at) < within_us)
@@ -208,7 +208,7 @@ impl Health {
     pub(super) fn look(
         &mut self,
         now: Time,
-        map: &ClusterMap,
+        map: &Membership,
         options: &CoordinatorOptions,
         reached: bool,
         out: &Out,
@@ -250,7 +250,7 @@ impl Health {
     fn round(
         &self,
         now: Time,
-        map: &ClusterMap,
+        map: &Membership,
         options: &CoordinatorOptions,
         excused: &BTreeSet<ServerId>,
     ) -> Round {
@@ -307,7 +307,7 @@ impl Health {
     fn is_needed(
         &self,
         server: ServerId,
-        map: &ClusterMap,
+        map: &Membership,
         is_sure: impl Fn(&Pulse) -> bool,
     ) -> bool {
         let is_in_doubt = |id: &ServerId| !self.servers.get(id).is_some_and(&is_sure);

@@ -12,7 +12,7 @@ use super::{
     verdict::{Verdict, View},
 };
 use crate::lateness::Lateness;
-use crate::membership::{ClusterMap, PartitionEntry};
+use crate::membership::{Membership, PartitionEntry};
 use crate::time::Time;
 
 #[derive(Clone, Debug, Default)]
@@ -116,7 +116,7 @@ impl Hearing {
     pub(super) fn probe_doubtful(
         &mut self,
         now: Time,
-        map: &ClusterMap,
+        map: &Membership,
         options: &CoordinatorOptions,
         outputs: &mut Vec<CoordinatorOutput>,
     ) {
@@ -140,7 +140,7 @@ impl Hearing {
     pub(super) fn vouched_for(
         &self,
         now: Time,
-        map: &ClusterMap,
+        map: &Membership,
         options: &CoordinatorOptions,
     ) -> BTreeSet<ServerId> {
         let in_force = self.servers.iter().filter(|(id, _)| map.is_in_force(**id));
@@ -181,7 +181,7 @@ impl Hearing {
     pub(super) fn verdict(
         &mut self,
         now: Time,
-        map: &ClusterMap,
+        map: &Membership,
         options: &CoordinatorOptions,
         excused: &BTreeSet<ServerId>,
         out: &Out,
@@ -227,7 +227,7 @@ impl Hearing {
     fn judge(
         &mut self,
         now: Time,
-        map: &ClusterMap,
+        map: &Membership,
         options: &CoordinatorOptions,
         excused: &BTreeSet<ServerId>,
         out: &Out,
@@ -291,14 +291,14 @@ impl Hearing {
     pub(super) fn neighbours_of(
         &mut self,
         server: ServerId,
-        map: &ClusterMap,
+        map: &Membership,
     ) -> BTreeSet<ServerId> {
         self.note_neighbours(map);
         self.neighbours.1.get(&server).cloned().unwrap_or_default()
     }
 
     /// Looks up who hears whom.
-    pub(super) fn note_neighbours(&mut self, map: &ClusterMap) {
+    pub(super) fn note_neighbours(&mut self, map: &Membership) {
         let (epoch, neighbours) = &mut self.neighbours;
         if *epoch == map.epoch {
             return;

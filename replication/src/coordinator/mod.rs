@@ -15,7 +15,7 @@ mod workers;
 
 use windlass_wire::{Epoch, Incarnation, PartitionId, ServerId, coordination::Kept};
 
-use crate::membership::{Change, ClusterMap, JoiningPhase, PartitionEntry, TransitionError};
+use crate::membership::{Change, JoiningPhase, Membership, PartitionEntry, TransitionError};
 use crate::time::Time;
 use absence::Out;
 use health::{Dead, Findings, Health};
@@ -30,7 +30,7 @@ pub enum CoordinatorInput {
     /// This coordinator now leads; the store held this map.
     Elected {
         /// The map in force.
-        map: ClusterMap,
+        map: Membership,
     },
     /// Another one leads.
     Deposed,
@@ -198,8 +198,8 @@ pub enum CoordinatorOutput {
 pub struct Coordinator {
     options: CoordinatorOptions,
     leads: bool,
-    map: ClusterMap,
-    draft: Option<ClusterMap>,
+    map: Membership,
+    draft: Option<Membership>,
     wanted: Vec<Change>,
     health: Health,
     planner: Planner,
@@ -214,7 +214,7 @@ impl Coordinator {
         Self {
             options,
             leads: false,
-            map: ClusterMap::new(1, 1),
+            map: Membership::new(1, 1),
             draft: None,
             wanted: Vec::new(),
             health: Health::default(),
@@ -226,13 +226,13 @@ impl Coordinator {
 
     /// The map in force: stored, and published.
     #[must_use]
-    pub fn map(&self) -> &ClusterMap {
+    pub fn map(&self) -> &Membership {
         &self.map
     }
 
     /// The map being stored.
     #[must_use]
-    pub fn draft(&self) -> Option<&ClusterMap> {
+    pub fn draft(&self) -> Option<&Membership> {
         self.draft.as_ref()
     }
 
@@ -368,7 +368,7 @@ impl Coordinator {
         }
     }
 
-    fn elected(&mut self, now: Time, map: ClusterMap) {
+    fn elected(&mut self, now: Time, map: Membership) {
         self.leads = true;
         self.map = map;
         self.draft = None;

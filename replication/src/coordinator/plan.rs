@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use windlass_wire::{PartitionId, ServerId};
 
 use super::{CoordinatorOptions, absence::Out};
-use crate::membership::{Change, ClusterMap, PartitionEntry, ServerState};
+use crate::membership::{Change, Membership, PartitionEntry, ServerState};
 use crate::ring::Ring;
 
 #[derive(Clone, Debug, Default)]
@@ -36,12 +36,12 @@ impl Planner {
         self.stale || self.look
     }
 
-    pub(super) fn note_changes(&mut self, old: &ClusterMap, new: &ClusterMap) {
+    pub(super) fn note_changes(&mut self, old: &Membership, new: &Membership) {
         self.look = true;
-        let states = |map: &ClusterMap| {
+        let states = |map: &Membership| {
             map.servers.iter().map(|(&id, entry)| (id, entry.state)).collect::<Vec<_>>()
         };
-        let life = |map: &ClusterMap, id: &ServerId| map.servers.get(id).map(|one| one.incarnation);
+        let life = |map: &Membership, id: &ServerId| map.servers.get(id).map(|one| one.incarnation);
         self.refused.retain(|(server, _)| life(old, server) == life(new, server));
         let created = old.partitions.iter().zip(&new.partitions);
         self.stale |= states(old) != states(new) || { created }
@@ -60,7 +60,7 @@ impl Planner {
     /// Changes that bring `map` nearer to its placement.
     pub(super) fn plan(
         &mut self,
-        map: &ClusterMap,
+        map: &Membership,
         options: &CoordinatorOptions,
         out: &Out,
     ) -> Vec<Change> {
@@ -102,7 +102,7 @@ impl Planner {
     }
 }
 
-fn place(map: &ClusterMap, options: &CoordinatorOptions) -> Option<Vec<Vec<ServerId>>> {
+fn place(map: &Membership, options: &CoordinatorOptions) -> Option<Vec<Vec<ServerId>>> {
     let placed = map.partitions.iter().any(|entry| !entry.members.is_empty());
     let servers: Vec<ServerId> = map.placeable().collect();
     if servers.is_empty() || !placed && servers.len() < options.servers_at_creation {
@@ -119,7 +119,7 @@ fn place(map: &ClusterMap, options: &CoordinatorOptions) -> Option<Vec<Vec<Serve
 
 /// The next server to join one chain, and the member it replaces.
 fn next_join(
-    map: &ClusterMap,
+    map: &Membership,
     entry: &PartitionEntry,
     wanted: &[ServerId],
     can_hold: impl Fn(&ServerId) -> bool,

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use windlass_wire::{ServerId, coordination::Kept};
 
 use super::health::Health;
-use crate::membership::{Change, ClusterMap, PartitionEntry};
+use crate::membership::{Change, Membership, PartitionEntry};
 use crate::time::Time;
 
 /// See the module.
@@ -44,7 +44,7 @@ impl Returning {
         now: Time,
         server: ServerId,
         join: Change,
-        map: &ClusterMap,
+        map: &Membership,
     ) -> Vec<ServerId> {
         let is_of_disk = matches!(join, Change::Join { kept: Kept::Disk {}, .. });
         let before = self.servers.get(&server);
@@ -60,7 +60,7 @@ impl Returning {
     }
 
     /// Whether all that share chains with them came back, too, or are heard, or dead.
-    pub(super) fn is_decided(&self, map: &ClusterMap, health: &Health, wanted: &[Change]) -> bool {
+    pub(super) fn is_decided(&self, map: &Membership, health: &Health, wanted: &[Change]) -> bool {
         let is_known = |peer: &ServerId, since| {
             health.is_heard_since(*peer, since) || wanted.contains(&Change::Fail { server: *peer })
         };
@@ -72,7 +72,7 @@ impl Returning {
 
     /// Whether a failure has to wait until it is known who goes on: without the server that fails, the life
     /// of a chain's member that has come back in another would seem to be the one that does.
-    pub(super) fn holds_up(&self, server: ServerId, map: &ClusterMap, health: &Health) -> bool {
+    pub(super) fn holds_up(&self, server: ServerId, map: &Membership, health: &Health) -> bool {
         let open = |id: &ServerId| self.servers.get(id).filter(|one| !one.is_failed);
         let is_in_doubt = |entry: &PartitionEntry| {
             let Some(since) = entry.members.iter().filter_map(open).map(|one| one.since).max()
@@ -94,7 +94,7 @@ impl Returning {
     pub(super) fn take(
         &mut self,
         now: Time,
-        map: &ClusterMap,
+        map: &Membership,
         wanted: &[Change],
         wait_us: u64,
     ) -> Vec<Change> {
@@ -116,7 +116,7 @@ impl Returning {
     }
 
     /// Whether a chain of a server that is down has members that may come back and hold more.
-    fn awaits_others(&self, server: ServerId, map: &ClusterMap, wanted: &[Change]) -> bool {
+    fn awaits_others(&self, server: ServerId, map: &Membership, wanted: &[Change]) -> bool {
         let is_back = |id: &ServerId| self.servers.contains_key(id);
         let is_failing = |id: &ServerId| wanted.contains(&Change::Fail { server: *id });
         let goes_on = |id: &ServerId| map.is_in_force(*id) && !is_back(id) && !is_failing(id);
@@ -125,7 +125,7 @@ impl Returning {
     }
 
     /// Members in force of a server's chains that are not among them.
-    fn peers(&self, server: ServerId, map: &ClusterMap) -> Vec<ServerId> {
+    fn peers(&self, server: ServerId, map: &Membership) -> Vec<ServerId> {
         let shared = map.partitions.iter().filter(|entry| entry.members.contains(&server));
         let members = shared.flat_map(|entry| entry.members.iter().copied());
         let mut peers: Vec<ServerId> =

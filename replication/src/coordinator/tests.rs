@@ -27,7 +27,7 @@ impl Driver {
         let options = CoordinatorOptions { copies_per_server_max, ..Default::default() };
         let mut driver =
             Self { coordinator: Coordinator::new(options), outputs: Vec::new(), now: Time(1) };
-        driver.give(CoordinatorInput::Elected { map: ClusterMap::new(16, 3) });
+        driver.give(CoordinatorInput::Elected { map: Membership::new(16, 3) });
         (1..=servers).for_each(|id| driver.join(id, 1));
         driver
     }

@@ -13,10 +13,10 @@
 use windlass_wire::{Epoch, Incarnation, ServerId};
 
 use super::{
-    ADDRESS_BYTES_MAX, ClusterMap, Joining, JoiningPhase, MapLimits, PartitionEntry, REPLICAS_MAX,
+    ADDRESS_BYTES_MAX, Joining, JoiningPhase, MapLimits, Membership, PartitionEntry, REPLICAS_MAX,
     ServerEntry, ServerState,
 };
-use windlass_wire::codec::{DecodeError, Reader, encode_len};
+use windlass_wire::codec::{DecodeError, Reader, Wire, encode_len};
 
 const SERVER_BYTES: usize = 16;
 
@@ -25,7 +25,7 @@ const FLAG_JOINING: u8 = 2;
 const FLAG_TAIL: u8 = 4;
 const FLAG_LEAVING: u8 = 8;
 
-impl ClusterMap {
+impl Membership {
     /// Appends the map's bytes.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.epoch.0.to_le_bytes());
@@ -78,11 +78,7 @@ fn encode_server(out: &mut Vec<u8>, id: ServerId, entry: &ServerEntry) {
     out.extend_from_slice(&id.0.to_le_bytes());
     out.extend_from_slice(&entry.incarnation.0.to_le_bytes());
     out.extend_from_slice(&entry.shards.to_le_bytes());
-    out.push(match entry.state {
-        ServerState::Up => 0,
-        ServerState::Draining => 1,
-        ServerState::Down => 2,
-    });
+    entry.state.encode(out);
     out.push(u8::try_from(entry.address.len()).expect("at most 255"));
     out.extend_from_slice(entry.address.as_bytes());
 }
@@ -91,12 +87,7 @@ fn decode_server(reader: &mut Reader<'_>) -> Result<(ServerId, ServerEntry), Dec
     let id = ServerId(reader.read()?);
     let incarnation = Incarnation(reader.read()?);
     let shards = reader.read::<u16>()?;
-    let state = match reader.read::<u8>()? {
-        0 => ServerState::Up,
-        1 => ServerState::Draining,
-        2 => ServerState::Down,
-        value => return Err(malformed("a server's state", u64::from(value))),
-    };
+    let state = ServerState::decode(reader)?;
     let length = usize::from(reader.read::<u8>()?);
     let address = std::str::from_utf8(reader.take(length)?)
         .map_err(|error| malformed("a server's address", error.valid_up_to() as u64))?;
@@ -157,11 +148,11 @@ mod tests {
     proptest! {
         #[test]
         fn foreign_bytes_never_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = ClusterMap::decode(&bytes, MapLimits::default());
+            let _ = Membership::decode(&bytes, MapLimits::default());
             if bytes.len() > 40 {
                 bytes[8] = 3;
                 bytes[9..17].copy_from_slice(&[2, 0, 0, 0, 1, 0, 0, 0]);
-                let _ = ClusterMap::decode(&bytes, MapLimits::default());
+                let _ = Membership::decode(&bytes, MapLimits::default());
             }
         }
     }

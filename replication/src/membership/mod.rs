@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use windlass_wire::{Epoch, Incarnation, PartitionId, ServerId, map::witnesses};
 
+pub use windlass_wire::map::ServerState;
+
 pub use transition::{Change, TransitionError};
 
 /// Bounds of a cluster map.
@@ -36,17 +38,6 @@ const _: () = assert!(ADDRESS_BYTES_MAX <= u8::MAX as usize, "an address length 
 /// After how many milliseconds an idle session is forgotten, unless a cluster is founded with another
 /// number: an hour.
 pub const SESSION_EXPIRY_MS: u32 = 3_600_000;
-
-/// What a server may be given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ServerState {
-    /// In force; may be placed on.
-    Up,
-    /// In force; its copies are moving away.
-    Draining,
-    /// Fenced: whatever it says in this incarnation is refused.
-    Down,
-}
 
 /// One server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,9 +146,10 @@ pub struct ChainView {
     pub learner: Option<ServerId>,
 }
 
-/// The cluster at one epoch.
+/// What the coordinator decides and stores: every server, and how each chain stands, moves under way included.
+/// Servers and clients get the part of it that they route by, `ClusterMap` of the crate `windlass-wire`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClusterMap {
+pub struct Membership {
     /// The epoch in force.
     pub epoch: Epoch,
     /// Members every chain should have.
@@ -171,7 +163,7 @@ pub struct ClusterMap {
     pub partitions: Vec<PartitionEntry>,
 }
 
-impl ClusterMap {
+impl Membership {
     /// An empty cluster at epoch 0 whose partitions have no chain yet. Panics unless `partitions` is a
     /// power of two and `replicas` is in `1..=REPLICAS_MAX`: both are set by an operator at creation.
     #[must_use]

@@ -7,8 +7,8 @@ use super::*;
 
 const P: PartitionId = PartitionId(0);
 
-fn map(servers: u32) -> ClusterMap {
-    let mut map = ClusterMap::new(1, 3).draft();
+fn map(servers: u32) -> Membership {
+    let mut map = Membership::new(1, 3).draft();
     for id in 1..=servers {
         join(&mut map, id, 1, true).unwrap();
     }
@@ -19,7 +19,7 @@ fn kept(has_all: bool) -> Kept {
     if has_all { Kept::Whole {} } else { Kept::Nothing {} }
 }
 
-fn join(map: &mut ClusterMap, id: u32, life: u64, has_all: bool) -> Result<(), TransitionError> {
+fn join(map: &mut Membership, id: u32, life: u64, has_all: bool) -> Result<(), TransitionError> {
     map.apply(Change::Join {
         server: ServerId(id),
         incarnation: Incarnation(life),
@@ -108,7 +108,7 @@ fn a_restart_leaves_every_chain_that_can_do_without() {
 
 #[test]
 fn who_is_separated_stays_in_force_and_in_other_chains() {
-    let mut map = ClusterMap::new(2, 3).draft();
+    let mut map = Membership::new(2, 3).draft();
     for server in 1..5 {
         join(&mut map, server, 1, true).unwrap();
     }
@@ -167,7 +167,7 @@ fn change() -> impl Strategy<Value = Change> {
 proptest! {
     #[test]
     fn every_sequence_of_changes_keeps_the_rules(changes in prop::collection::vec(change(), 0..80)) {
-        let mut map = ClusterMap::new(2, 3);
+        let mut map = Membership::new(2, 3);
         for change in changes {
             let mut draft = map.draft();
             let before = draft.clone();
@@ -184,7 +184,7 @@ proptest! {
                     }
                     let mut bytes = Vec::new();
                     draft.encode(&mut bytes);
-                    prop_assert_eq!(&ClusterMap::decode(&bytes, Default::default()).unwrap(), &draft);
+                    prop_assert_eq!(&Membership::decode(&bytes, Default::default()).unwrap(), &draft);
                     map = draft;
                 }
                 Err(_) => prop_assert_eq!(&draft, &before, "a refused change changes nothing"),

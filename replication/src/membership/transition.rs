@@ -5,7 +5,7 @@
 use thiserror::Error;
 use windlass_wire::{Incarnation, PartitionId, ServerId, coordination::Kept};
 
-use super::{ClusterMap, Joining, JoiningPhase, PartitionEntry, ServerEntry, ServerState};
+use super::{Joining, JoiningPhase, Membership, PartitionEntry, ServerEntry, ServerState};
 
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,7 +151,7 @@ pub enum TransitionError {
     },
 }
 
-impl ClusterMap {
+impl Membership {
     /// This map one epoch ahead, to apply changes to.
     #[must_use]
     pub fn draft(&self) -> Self {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use windlass_replication::{ClusterMap, Lane, Push, Time};
+use windlass_replication::{Lane, Membership, Push, Time};
 use windlass_wire::{Epoch, Sequence, WorkerClock};
 
 use super::memory::{BLOCKS, Pushed, Seen, clock_of, session};
@@ -67,7 +67,7 @@ struct Read {
 
 #[derive(Debug)]
 pub(super) struct Client {
-    map: Rc<ClusterMap>,
+    map: Rc<Membership>,
     next: Sequence,
     /// Per partition: the last sequence sent.
     previous: Vec<Sequence>,
@@ -87,7 +87,7 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(partitions: usize, servers: usize, pushes: u32) -> Self {
         Self {
-            map: Rc::new(ClusterMap::new(1, 1)),
+            map: Rc::new(Membership::new(1, 1)),
             next: Sequence(1),
             previous: vec![Sequence(0); partitions],
             outstanding: VecDeque::new(),
@@ -114,11 +114,11 @@ impl Client {
         &mut self.settling
     }
 
-    pub(super) fn map(&self) -> &ClusterMap {
+    pub(super) fn map(&self) -> &Membership {
         &self.map
     }
 
-    pub(super) fn set_map(&mut self, map: Rc<ClusterMap>) {
+    pub(super) fn set_map(&mut self, map: Rc<Membership>) {
         self.map = map;
     }
 

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use windlass_replication::coordinator::{CoordinatorInput, CoordinatorOutput};
-use windlass_replication::{ClusterMap, Time};
+use windlass_replication::{Membership, Time};
 use windlass_wire::{Epoch, PartitionId};
 
 use super::message::Message;
@@ -157,21 +157,21 @@ impl World {
     }
 
     /// Whether a write finds the map that it was made for.
-    fn takes(&self, draft: &ClusterMap) -> bool {
+    fn takes(&self, draft: &Membership) -> bool {
         let overwrites = self.options.mutation == Some(Mutation::OverwriteStore);
         self.store.epoch.next() == draft.epoch || overwrites
     }
 
     /// A write arrives late.
-    pub(super) fn land(&mut self, draft: &ClusterMap) {
+    pub(super) fn land(&mut self, draft: &Membership) {
         if self.takes(draft) {
             self.put(draft.clone());
         }
     }
 
-    fn put(&mut self, draft: ClusterMap) {
+    fn put(&mut self, draft: Membership) {
         assert!(draft.epoch > self.store.epoch, "stored epochs ascend");
-        let head = |map: &ClusterMap, p: usize| map.partitions.get(p).and_then(|at| at.head());
+        let head = |map: &Membership, p: usize| map.partitions.get(p).and_then(|at| at.head());
         let is_moved = |p: &usize| {
             let before = head(&self.store, *p);
             before.is_some() && before != head(&draft, *p)

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use windlass_replication::coordinator::{Coordinator, CoordinatorInput};
-use windlass_replication::{Change, ClusterMap};
+use windlass_replication::{Change, Membership};
 
 use super::options::Mutation;
 use super::schedule::FaultKind;
@@ -162,7 +162,7 @@ impl World {
         let id = self.servers[server].id;
         let drafts = self.coordinators.iter().filter_map(Coordinator::draft);
         let mut maps = drafts.chain([&self.store]);
-        let well = |map: &ClusterMap, other: usize| {
+        let well = |map: &Membership, other: usize| {
             let other = &self.servers[other];
             other.is_running()
                 && other.unfit_until <= self.now

@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use windlass_replication::{ClusterMap, Input, Leases, LogIndex, Replica, Time};
+use windlass_replication::{Input, Leases, LogIndex, Membership, Replica, Time};
 use windlass_wire::{Epoch, Incarnation, coordination::Kept};
 
 use super::memory::Part;
@@ -12,7 +12,7 @@ use super::server::{LIMITS, Process, TIMINGS, partition};
 use super::world::{Event, World};
 
 impl World {
-    pub(super) fn adopt(&mut self, s: usize, map: &Rc<ClusterMap>) {
+    pub(super) fn adopt(&mut self, s: usize, map: &Rc<Membership>) {
         let server = &self.servers[s];
         let admitted = map.admits(server.id, server.life);
         if map.epoch <= server.map.epoch {
@@ -106,7 +106,7 @@ impl World {
         if self.options.mutation != Some(Mutation::ReuseIncarnation) {
             server.life = Incarnation(server.life.0 + 1);
         }
-        server.map = Rc::new(ClusterMap::new(1, 1));
+        server.map = Rc::new(Membership::new(1, 1));
         server.process = Process::Running;
         server.joined = false;
         server.leases = Leases::new(now, TIMINGS);

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use windlass_replication::{ClusterMap, Covered, Output, Push, Time};
+use windlass_replication::{Covered, Membership, Output, Push, Time};
 use windlass_wire::{
     Epoch, Incarnation, Lsn, Sequence, ServerId, SessionId, WorkerClock, coordination::Kept,
 };
@@ -83,7 +83,7 @@ pub(super) enum Message {
         partition: usize,
         epoch: Epoch,
     },
-    Map(Rc<ClusterMap>),
+    Map(Rc<Membership>),
     Fence {
         life: Incarnation,
     },

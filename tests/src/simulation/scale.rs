@@ -7,7 +7,7 @@ use std::time::Instant;
 use windlass_replication::coordinator::{Coordinator, CoordinatorInput, CoordinatorOptions};
 use windlass_replication::membership::JoiningPhase;
 use windlass_replication::ring::copies_moved;
-use windlass_replication::{Change, ClusterMap, Ring, Time};
+use windlass_replication::{Change, Membership, Ring, Time};
 use windlass_wire::{Incarnation, PartitionId, ServerId, coordination::Kept};
 
 /// What one cluster size costs.
@@ -136,7 +136,7 @@ impl Driver {
 }
 
 fn reconfigure(scale: &mut Scale) {
-    let mut map = ClusterMap::new(scale.partitions, scale.replicas).draft();
+    let mut map = Membership::new(scale.partitions, scale.replicas).draft();
     for server in ids(scale.servers) {
         let join = Change::Join {
             server,
@@ -164,7 +164,7 @@ fn reconfigure(scale: &mut Scale) {
     map.encode(&mut bytes);
     scale.map_bytes = bytes.len() as u64;
     let began = Instant::now();
-    let decoded = ClusterMap::decode(&bytes, windlass_replication::MapLimits::default());
+    let decoded = Membership::decode(&bytes, windlass_replication::MapLimits::default());
     scale.map_decode_us = micros(began);
     assert_eq!(decoded.as_ref(), Ok(&map), "a map survives its bytes");
 

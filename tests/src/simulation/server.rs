@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use windlass_replication::{
-    ClusterMap, Input, LeaseOutput, LeaseTimings, Leases, Output, RecordHeader, Replica,
+    Input, LeaseOutput, LeaseTimings, Leases, Membership, Output, RecordHeader, Replica,
     ReplicaLimits, Time,
 };
 use windlass_wire::request::order::Gate;
@@ -50,7 +50,7 @@ pub(super) struct Server {
     pub(super) joined: bool,
     /// What it holds of what it acknowledged.
     pub(super) kept: Kept,
-    pub(super) map: Rc<ClusterMap>,
+    pub(super) map: Rc<Membership>,
     pub(super) leases: Leases,
     pub(super) parts: Vec<Part>,
     pub(super) inbox: VecDeque<Event>,
@@ -76,7 +76,7 @@ impl Server {
             process: Process::Running,
             joined: false,
             kept: Kept::Whole {},
-            map: Rc::new(ClusterMap::new(1, 1)),
+            map: Rc::new(Membership::new(1, 1)),
             leases: Leases::new(Time(0), TIMINGS),
             parts: (0..partitions)
                 .map(|p| Part::new(Replica::new(partition(p), id, LIMITS)))

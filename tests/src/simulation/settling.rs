@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use windlass_replication::{Admission, ClusterMap, Push};
+use windlass_replication::{Admission, Membership, Push};
 use windlass_wire::request::order::{Gate, Resumption};
 use windlass_wire::{Epoch, Sequence, ServerId};
 
@@ -51,7 +51,7 @@ enum Phase {
     /// The map is to be learned.
     Learn,
     /// This map is to be installed once everything in flight that it concerns is settled.
-    Settle { map: Rc<ClusterMap>, since: u64 },
+    Settle { map: Rc<Membership>, since: u64 },
 }
 
 impl Settling {
@@ -125,7 +125,7 @@ impl World {
     }
 
     /// A map has come, asked for or not.
-    pub(super) fn settle_map(&mut self, c: usize, map: &Rc<ClusterMap>) {
+    pub(super) fn settle_map(&mut self, c: usize, map: &Rc<Membership>) {
         let (now, own) = (self.now, self.clients[c].map().epoch);
         let settling = self.clients[c].settling();
         match &mut settling.phase {
@@ -151,7 +151,7 @@ impl World {
     }
 
     /// Whether everything in flight that the new map concerns is answered, or its link is gone.
-    fn are_answered(&mut self, c: usize, map: &ClusterMap, since: u64) -> bool {
+    fn are_answered(&mut self, c: usize, map: &Membership, since: u64) -> bool {
         let node = self.client_base() + c;
         let changes = map.epoch != self.clients[c].map().epoch;
         let patience_is_over = self.now - since >= SETTLE_MAX_US;
@@ -176,7 +176,7 @@ impl World {
     }
 
     /// Goes by a map from now on, and makes the links anew that are gone.
-    fn install(&mut self, c: usize, map: Rc<ClusterMap>) {
+    fn install(&mut self, c: usize, map: Rc<Membership>) {
         let node = self.client_base() + c;
         self.clients[c].set_map(map);
         for server in 0..self.servers.len() {
@@ -323,6 +323,6 @@ impl World {
 }
 
 /// The life of a server in force.
-fn life_in(map: &ClusterMap, id: ServerId) -> Option<windlass_wire::Incarnation> {
+fn life_in(map: &Membership, id: ServerId) -> Option<windlass_wire::Incarnation> {
     map.servers.get(&id).filter(|_| map.is_in_force(id)).map(|entry| entry.incarnation)
 }

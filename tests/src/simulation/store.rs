@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use windlass_replication::ClusterMap;
+use windlass_replication::Membership;
 use windlass_replication::membership::JoiningPhase;
 
 use super::message::Message;
@@ -51,7 +51,7 @@ impl World {
     }
 
     /// A write by a coordinator that is cut off: it lands late, or never, and is tried again.
-    pub(super) fn write_cut_off(&mut self, coordinator: usize, draft: ClusterMap) {
+    pub(super) fn write_cut_off(&mut self, coordinator: usize, draft: Membership) {
         let epoch = draft.epoch;
         if self.random.one_in(3) {
             let delay = self.random.below(LATE_US_MAX);
@@ -61,7 +61,7 @@ impl World {
     }
 
     /// Whether a server has no memory for a partition that a map has it copy.
-    pub(super) fn lacks_room(&self, s: usize, p: usize, map: &ClusterMap) -> bool {
+    pub(super) fn lacks_room(&self, s: usize, p: usize, map: &Membership) -> bool {
         if self.options.mode != Mode::Store {
             return false;
         }

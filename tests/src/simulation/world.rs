@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::rc::Rc;
 
 use windlass_replication::coordinator::{Coordinator, CoordinatorInput, CoordinatorOptions};
-use windlass_replication::{ClusterMap, LatenessTimings, LeaseOutput, Output, Time};
+use windlass_replication::{LatenessTimings, LeaseOutput, Membership, Output, Time};
 use windlass_wire::{Epoch, Incarnation, Lsn};
 
 use super::client::Client;
@@ -111,7 +111,7 @@ pub(super) enum Event {
     },
     /// A write arrives whose writer has long given up waiting for the answer.
     Lands {
-        draft: Rc<ClusterMap>,
+        draft: Rc<Membership>,
     },
     /// A machine that stood still for so long goes on.
     Thaw {
@@ -213,7 +213,7 @@ pub(super) struct World {
     /// How many partitions each server has memory for, in [`Mode::Store`].
     pub(super) rooms: Vec<usize>,
     /// What the store holds.
-    pub(super) store: ClusterMap,
+    pub(super) store: Membership,
     pub(super) links: Vec<Link>,
     pub(super) nodes: usize,
     pub(super) heap: BinaryHeap<Reverse<(u64, u64, usize)>>,
@@ -283,7 +283,7 @@ impl World {
             next_leader: 0,
             off_store_until: [0; 2],
             rooms: Vec::new(),
-            store: ClusterMap::new(schedule.partitions, schedule.replicas),
+            store: Membership::new(schedule.partitions, schedule.replicas),
             links: vec![Link::default(); nodes * nodes],
             nodes,
             heap: BinaryHeap::new(),

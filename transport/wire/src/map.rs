@@ -96,7 +96,8 @@ pub struct Chain {
     pub learner: Option<ServerId>,
 }
 
-/// The map of one epoch.
+/// The map of one epoch, as servers and clients get it: what they route by. The coordinator publishes it from its
+/// own `Membership` (crate `windlass-replication`), which also knows members that are down and who leaves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClusterMap {
     /// Its number: a later map has a larger one.

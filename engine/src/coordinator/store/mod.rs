@@ -8,7 +8,7 @@ mod memory;
 
 use std::{fmt::Debug, io, path::PathBuf, time::Duration};
 
-use windlass_replication::ClusterMap;
+use windlass_replication::Membership;
 
 pub(super) use catalogue::Catalogue;
 pub(crate) use file::scrub_file_store;
@@ -20,7 +20,7 @@ use super::{CoordinatorConfig, StoreConfig};
 /// All that is kept.
 #[derive(Clone, Debug)]
 pub(super) struct Kept {
-    pub(super) map: ClusterMap,
+    pub(super) map: Membership,
     pub(super) catalogue: Catalogue,
 }
 

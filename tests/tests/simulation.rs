@@ -178,6 +178,16 @@ fn one_pair_in_trouble_costs_no_copy_that_is_needed() {
     }
 }
 
+/// One pair is in trouble, and the host that is ill dies right after the two were separated: the copy stays at
+/// the other one, which others hear better.
+#[test]
+fn what_a_bad_link_leaves_as_the_only_copy_is_not_at_the_sick_host() {
+    for seed in [19_428, 33_253, 39_489, 325_239, 328_016] {
+        let report = simulate(seed..seed + 1, &of_gray());
+        assert!(report.failed_seeds.is_empty(), "{}", report.first_failure.unwrap_or_default());
+    }
+}
+
 /// A coordinator that hears neither of two well, one of which its peers hear, keeps that one.
 #[test]
 fn of_two_that_are_heard_badly_the_one_that_peers_hear_stays() {

@@ -29,6 +29,8 @@ pub(super) struct Hearing {
 struct Ear {
     /// Peers it hears late, as it last reported.
     late: BTreeMap<ServerId, Trouble>,
+    /// All that it last reported, in microseconds: what is little, or over, is no evidence by itself.
+    reported: Vec<(ServerId, u64)>,
     /// Whom it suspects since then.
     doubts: BTreeSet<ServerId>,
     heard_at: Option<Time>,
@@ -48,6 +50,7 @@ impl Hearing {
         self.servers.remove(&server);
         for ear in self.servers.values_mut() {
             ear.late.remove(&server);
+            ear.reported.retain(|(of, _)| *of != server);
         }
     }
 
@@ -73,12 +76,13 @@ impl Hearing {
     ) {
         let ear = self.servers.entry(server).or_default();
         ear.doubts.clear();
-        let reported = late.iter().copied().filter(|(_, us)| *us >= options.late_min_us());
+        ear.reported = late.to_vec();
+        let counted = late.iter().copied().filter(|(_, us)| *us >= options.late_min_us());
         let before = std::mem::take(&mut ear.late);
         // A report may have been on its way for long, and a new leader has sent no probe before.
         let is_own = ear.probed_at == Some(probe) || ear.answered == Some(probe);
         let after = if is_own { probe } else { Time(0) };
-        ear.late = reported
+        ear.late = counted
             .map(|(peer, us)| {
                 let known = before.get(&peer).map(|known| known.next(us, after, options));
                 (peer, known.unwrap_or_else(|| Trouble::new(now, us, after)))
@@ -264,6 +268,11 @@ impl Hearing {
                 let began_at = view.began_at.entry((by.min(of), by.max(of)));
                 let began_at = began_at.or_insert(late.began_at());
                 *began_at = late.began_at().min(*began_at);
+            }
+            let is_slight = |of: &ServerId| counts(of) && !view.late.contains_key(&(by, *of));
+            for &(of, us) in ear.reported.iter().filter(|(of, _)| is_slight(of)) {
+                *view.slight.entry(by).or_default() += us;
+                *view.slight.entry(of).or_default() += us;
             }
             view.absences.insert(by, out.servers.times(by));
             if let Some(here) = ear.here.filter(is_late) {

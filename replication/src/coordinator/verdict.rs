@@ -2,6 +2,7 @@
 //! rule. What counts is the pair, not who accuses: a host that hears or is heard badly shows as one
 //! server with trouble with many, whoever tells it. The fewest servers go, one at a time.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use windlass_wire::ServerId;
@@ -14,6 +15,8 @@ use crate::time::Time;
 pub(super) struct View {
     /// By how much the first hears the second late, as it says: not what a scheduler costs, too.
     pub(super) late: BTreeMap<(ServerId, ServerId), u64>,
+    /// By how much each server hears others late, or others it, in troubles that are too little to count, or over.
+    pub(super) slight: BTreeMap<ServerId, u64>,
     /// When the trouble of two with each other began, the lesser number first.
     pub(super) began_at: BTreeMap<(ServerId, ServerId), Time>,
     /// How late servers are for the coordinator, where it does not hear badly itself.
@@ -68,6 +71,11 @@ struct Evidence {
     holds_nothing: bool,
     /// Where two have trouble with each other only, one that was failed before goes again.
     absences: u32,
+    /// Otherwise the one with more trouble that is too little to count, or over.
+    slight_us: u64,
+    /// Otherwise the one that hears fewer of those with whom it shares chains well: what stays may be the only
+    /// copy, which is safer at a host that others vouch for.
+    well: Reverse<usize>,
     /// Otherwise the one that complains.
     complains_us: u64,
     server: ServerId,
@@ -177,6 +185,8 @@ impl View {
         let its = || pairs.iter().filter(|(pair, _)| touches(pair, server));
         let is_new = |pair| self.began_at.get(pair).is_none_or(|began_at| *began_at >= since);
         let late_here = self.late_here.get(&server).copied();
+        let is_well =
+            |pair: &&(ServerId, ServerId)| touches(pair, server) && !pairs.contains_key(*pair);
         let complaints = self.late.iter().filter(|((by, _), _)| *by == server);
         Evidence {
             pairs: its().count() + usize::from(late_here.is_some()),
@@ -185,6 +195,8 @@ impl View {
             late_us: its().map(|(_, late_us)| late_us).sum::<u64>() + late_here.unwrap_or(0),
             holds_nothing: !self.chains.iter().any(|chain| chain.contains(&server)),
             absences: self.absences.get(&server).copied().unwrap_or(0),
+            slight_us: self.slight.get(&server).copied().unwrap_or(0),
+            well: Reverse(self.together.iter().filter(is_well).count()),
             complains_us: complaints.map(|(_, late_us)| late_us).sum(),
             server,
         }

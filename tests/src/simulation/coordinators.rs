@@ -34,6 +34,9 @@ impl World {
             }
             Message::Hearing { .. } if self.believes_accusers() => return,
             Message::Hearing { life, probe, late } => {
+                if self.options.trace && !late.is_empty() {
+                    eprintln!("{:>7} server {server} hears late: {late:?}", self.now);
+                }
                 CoordinatorInput::Hearing { server, incarnation: life, probe, late }
             }
             Message::Suspect { life, server: suspect } => {

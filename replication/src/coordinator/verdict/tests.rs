@@ -173,6 +173,20 @@ fn of_two_the_one_that_holds_nothing_goes() {
     assert_eq!(goes(&each_other, &[&[2, 3]]), Some(1));
 }
 
+/// Nothing that counts says which end of a link is ill. The one that stays may hold the only copy.
+#[test]
+fn of_a_bad_link_the_end_stays_that_others_hear_better() {
+    let chains: &[&[u32]] = &[&[1, 2], &[3, 2]];
+    let mut view = view(&[(2, 3, 2 * MAX_US)]);
+    view.chains = chains.iter().map(|ids| ids.iter().map(|id| ServerId(*id)).collect()).collect();
+    assert_eq!(who_goes(&view), Some(2), "it complains");
+    view.together.insert((ServerId(1), ServerId(2)));
+    let link = Verdict::Separate { server: ServerId(3), from: ServerId(2) };
+    assert_eq!(view.verdict(MAX_US), Some(link), "1 hears 2 well, and nobody hears 3");
+    view.slight.extend([(ServerId(1), 90), (ServerId(2), 90)]);
+    assert_eq!(who_goes(&view), Some(2), "1 hears 2 almost well");
+}
+
 /// What others hear says which of two is ill, if one is: others that share no chain with them, too.
 #[test]
 fn a_third_voice_tells_a_bad_host_from_a_bad_link() {

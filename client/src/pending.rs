@@ -148,10 +148,10 @@ impl<T: Element> PendingPull<T> {
         };
         let width = core.tables[self.table].entry.schema.width as usize;
         let Some(order) = &detour.order else {
-            return detour.claim(&mut core, (self.table, self.id), width, into);
+            return detour.claim(&mut core, self.table, self.id, width, into);
         };
         let mut rows = vec![T::default(); order.keys().len() * width];
-        detour.claim(&mut core, (self.table, self.id), width, &mut rows)?;
+        detour.claim(&mut core, self.table, self.id, width, &mut rows)?;
         order.expand(&rows, width, into);
         Ok(())
     }
@@ -172,7 +172,8 @@ impl Detour {
     fn claim<T: Element>(
         &self,
         core: &mut Core,
-        (table, id): (TableIndex, RequestId),
+        table: TableIndex,
+        id: RequestId,
         width: usize,
         rows: &mut [T],
     ) -> Result<(), RequestError> {

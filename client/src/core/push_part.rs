@@ -29,6 +29,21 @@ pub(super) struct Part<'a> {
     pub(super) options: &'a PushOptions,
 }
 
+/// Those values of a push that go in one message.
+#[derive(Clone, Copy)]
+struct PartValues<'a> {
+    source: Source<'a>,
+    from: u64,
+    len: u64,
+}
+
+/// The keys of one message: as numbers, and as the bytes that are sent for them.
+#[derive(Clone, Copy)]
+struct PartKeys<'a> {
+    list: &'a [u64],
+    sent: &'a [u8],
+}
+
 /// Sends what goes in one message.
 pub(super) fn send_part(core: &mut Core, part: &Part<'_>) -> Result<(), RequestError> {
     let Part { route, table, rows, source, from, request, options } = *part;
@@ -37,18 +52,18 @@ pub(super) fn send_part(core: &mut Core, part: &Part<'_>) -> Result<(), RequestE
     }
     let header =
         core.session.push_header(&core.tables, &core.clocks, &core.cluster, table, rows, options);
-    let values = part_values(core, (table, route.link), source, from, header.values_len())?;
-    let keys = (rows.keys(), bytemuck::cast_slice(rows.keys()));
+    let part = PartValues { source, from, len: header.values_len() };
+    let values = part_values(core, table, route.link, part)?;
+    let keys = PartKeys { list: rows.keys(), sent: bytemuck::cast_slice(rows.keys()) };
     send_push(core, route, table, header, keys, values, request)
 }
 
 /// Chooses how the values of one message travel, and copies them if they are to be staged.
-pub(super) fn part_values<'a>(
+fn part_values<'a>(
     core: &mut Core,
-    (table, link): (TableIndex, usize),
-    source: Source<'a>,
-    from: u64,
-    len: u64,
+    table: TableIndex,
+    link: usize,
+    PartValues { source, from, len }: PartValues<'a>,
 ) -> Result<Values<'a>, RequestError> {
     let large = len > core.tables.inline_len_max(&core.links, table, link);
     match source {
@@ -68,12 +83,12 @@ pub(super) fn part_values<'a>(
     }
 }
 
-pub(super) fn send_push(
+fn send_push(
     core: &mut Core,
     route: Route,
     table: TableIndex,
     header: RequestHeader,
-    (list, keys): (&[u64], &[u8]),
+    PartKeys { list, sent: keys }: PartKeys<'_>,
     values: Values<'_>,
     request: RequestId,
 ) -> Result<(), RequestError> {
@@ -99,7 +114,7 @@ pub(super) fn send_push(
 }
 
 /// Sends a part of a push through its filters.
-pub(super) fn send_filtered(core: &mut Core, part: &Part<'_>) -> Result<(), RequestError> {
+fn send_filtered(core: &mut Core, part: &Part<'_>) -> Result<(), RequestError> {
     let Part { route, table, rows, source, from, request, options } = *part;
     let mut header =
         core.session.push_header(&core.tables, &core.clocks, &core.cluster, table, rows, options);
@@ -108,24 +123,24 @@ pub(super) fn send_filtered(core: &mut Core, part: &Part<'_>) -> Result<(), Requ
     let seed = core.session.id.0 ^ header.sequence.0.rotate_left(32);
     header.coding = match header.keys_len() + header.values_len() {
         0..=DECODED_LEN_MAX => {
-            let len = header.values_len();
-            encode(core, &mut encoder, route, keys, (source, from, len), seed, &options.filters)
+            let values = PartValues { source, from, len: header.values_len() };
+            encode(core, &mut encoder, route, keys, values, seed, &options.filters)
         }
         _ => None,
     };
     let codes = header.coding.map_or_else(FilterStack::default, |coding| coding.filters);
-    let list = keys;
-    let keys = match header.coding {
+    let sent = match header.coding {
         Some(_) => encoder.keys(),
-        None => bytemuck::cast_slice(list),
+        None => bytemuck::cast_slice(keys),
     };
+    let keys = PartKeys { list: keys, sent };
     let (source, from) = match codes.codes_values() {
         true => (Source::Plain(encoder.values()), 0),
         false => (source, from),
     };
-    let values = part_values(core, (table, route.link), source, from, header.sent_values_len());
-    let sent = values
-        .and_then(|values| send_push(core, route, table, header, (list, keys), values, request));
+    let part = PartValues { source, from, len: header.sent_values_len() };
+    let sent = part_values(core, table, route.link, part)
+        .and_then(|values| send_push(core, route, table, header, keys, values, request));
     core.scratch.encoder = encoder;
     sent
 }
@@ -136,7 +151,7 @@ fn encode(
     encoder: &mut BodyEncoder,
     route: Route,
     keys: &[u64],
-    (source, from, len): (Source<'_>, u64, u64),
+    PartValues { source, from, len }: PartValues<'_>,
     seed: u64,
     stack: &FilterStack,
 ) -> Option<Coding> {

@@ -53,7 +53,7 @@ pub(crate) fn step(
     if let Some(slot) = core.pending.requests.find_mut(request) {
         slot.reply = Reply::Staged { chunk, row_count, positions: Vec::new() };
     }
-    let sent = ask(core, table, step, (row_count, row_words), request, chunk);
+    let sent = ask(core, table, step, row_count, row_words, request, chunk);
     core.pending.end_sending(request);
     core.pending.or_forget(request, sent)?;
     core.wait_for(request).inspect_err(|_| core.pending.forget(request))?;
@@ -76,7 +76,8 @@ fn ask(
     core: &mut Core,
     table: TableIndex,
     step: &Step,
-    (row_count, row_words): (u32, u32),
+    row_count: u32,
+    row_words: u32,
     request: RequestId,
     chunk: Chunk,
 ) -> Result<(), RequestError> {

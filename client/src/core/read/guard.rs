@@ -115,7 +115,7 @@ impl Reads {
     }
 
     /// One more read's versions go to a guard.
-    pub(super) fn guarded_by(&mut self, guard: usize, (at, step): (u64, u64)) -> Versions {
+    pub(super) fn guarded_by(&mut self, guard: usize, at: u64, step: u64) -> Versions {
         if let Some(guard) = &mut self.guards[guard] {
             guard.users += 1;
         }
@@ -282,13 +282,13 @@ impl Pending {
     /// steps.
     pub(super) fn stage_guarded(&mut self, links: &Links, span: &Span) -> Option<Read> {
         let mut layout = Layout::default();
-        let laid = layout.add(&span.place, span.block, span.block_count);
+        let (at, step) = layout.add(&span.place, span.block, span.block_count);
         if !layout.fits() {
             return None;
         }
         let guard = Guard::new(self.memory.allocate(2 * layout.len)?, layout.len);
         let guard = self.reads.add_guard(guard);
-        let versions = Some(self.reads.guarded_by(guard, laid));
+        let versions = Some(self.reads.guarded_by(guard, at, step));
         let chunk = self.memory.allocate(span.len);
         let (queue_pair, none) =
             (links.all[span.place.link].queue_pair, Chunk { offset: 0, len: 0 });

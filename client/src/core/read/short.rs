@@ -2,6 +2,8 @@
 //! or by one read that is posted, waited for, checked and copied in a line. It takes no request, and
 //! becomes one when it takes long; whatever is out of the ordinary goes the general way.
 
+use std::ops::Range;
+
 use windlass_transport::{CompletionStatus, QueuePairId, WorkId, spin::Idle};
 use windlass_wire::{PartitionId, RowRange};
 
@@ -37,6 +39,25 @@ const HALF_VERSION_LEN: u64 = 4;
 
 /// Polls until it is waited for with the patience that others get.
 const POLLS_MAX: u32 = 256;
+
+/// A short pull that no view answers: rows of one partition, and where they are read from.
+#[derive(Clone, Copy)]
+struct ShortPull {
+    table: TableIndex,
+    partition: PartitionId,
+    place: Place,
+    rows: RowRange,
+    reading: Reading,
+}
+
+/// A read that was posted and is waited for.
+#[derive(Clone, Copy)]
+struct PostedRead {
+    transport: usize,
+    link: usize,
+    queue_pair: QueuePairId,
+    work_id: WorkId,
+}
 
 /// What became of a short pull.
 enum Short {
@@ -123,25 +144,22 @@ fn pull_short(
     if !still_serves(core, place.link) {
         return Short::Impossible;
     }
+    let pull = ShortPull { table, partition, place, rows, reading };
     if core.links.is_guarded(place.link, relaxed) {
-        pull_guarded(core, (table, partition), &place, (rows, reading), into)
+        pull_guarded(core, pull, into)
     } else {
-        pull_blocks(core, (table, partition), &place, (rows, reading), into)
+        pull_blocks(core, pull, into)
     }
 }
 
 /// Reads whole blocks and takes what they bring, unless that takes long.
 #[inline]
-fn pull_blocks(
-    core: &mut Core,
-    (table, partition): (TableIndex, PartitionId),
-    place: &Place,
-    (rows, reading): (RowRange, Reading),
-    into: &mut [u8],
-) -> Short {
-    let (block, block_count) = blocks_of(place, rows);
-    let (len, link_at) = (span_len(place, block_count) - HALF_VERSION_LEN, place.link);
-    let link = &core.links.all[link_at];
+fn pull_blocks(core: &mut Core, pull: ShortPull, into: &mut [u8]) -> Short {
+    let ShortPull { table, place, rows, reading, .. } = pull;
+    let blocks = pull.blocks();
+    let (block, block_count) = (blocks.start, blocks.end - blocks.start);
+    let len = span_len(&place, block_count) - HALF_VERSION_LEN;
+    let link = &core.links.all[place.link];
     if !link.mailbox.sender.is_empty() || len > SPAN_LEN_MAX {
         return Short::Impossible;
     }
@@ -151,7 +169,7 @@ fn pull_blocks(
     let work_id = WorkId(at as u64 + 1);
     // What has failed shows again on the general way.
     let is_posted = core.pending.memory.staged(transport, chunk, len).is_some_and(|local| {
-        let remote = remote_of(place, block, 0);
+        let remote = remote_of(&place, block, 0);
         let transport = core.links.transports[transport].as_mut();
         transport.read_now(queue_pair, work_id, local, remote).unwrap_or(false)
     });
@@ -160,17 +178,17 @@ fn pull_blocks(
         return Short::Impossible;
     }
     core.pending.count_reads(1, len);
-    let of = (link_at, queue_pair, work_id);
-    let Some(succeeded) = wait_shortly(core, transport, of) else {
-        let span = Span { len, ..Span::whole((table, partition), place, (block, block_count)) };
+    let posted = PostedRead { transport, link: place.link, queue_pair, work_id };
+    let Some(succeeded) = wait_shortly(core, posted) else {
+        let span = Span { len, ..pull.span() };
         let read = span.read(queue_pair, chunk, Phase::Whole);
-        let read = Read { relaxed: core.links.may_mix(link_at, reading.relaxed), ..read };
-        return go_on_as_request(core, at, read, (rows, reading), into.len());
+        let read = Read { relaxed: core.links.may_mix(place.link, reading.relaxed), ..read };
+        return go_on_as_request(core, pull, at, read, into.len());
     };
     let pages = core.pending.memory.staging_pages();
     let stride = u64::from(place.at.block_stride);
     let staged = Staged { at: chunk.offset, len, stride };
-    let relaxed = core.links.may_mix(link_at, reading.relaxed);
+    let relaxed = core.links.may_mix(place.link, reading.relaxed);
     let is_good = |block| match relaxed {
         true => !staged.is_fenced(pages, block),
         false => staged.is_whole(pages, block),
@@ -191,16 +209,11 @@ fn pull_blocks(
 }
 
 /// Reads rows between their blocks' versions, and takes what they bring, unless that takes long.
-fn pull_guarded(
-    core: &mut Core,
-    (table, partition): (TableIndex, PartitionId),
-    place: &Place,
-    (rows, reading): (RowRange, Reading),
-    into: &mut [u8],
-) -> Short {
-    let mut span = Span::whole((table, partition), place, blocks_of(place, rows));
+fn pull_guarded(core: &mut Core, pull: ShortPull, into: &mut [u8]) -> Short {
+    let ShortPull { table, partition, place, rows, reading } = pull;
+    let mut span = pull.span();
     let (first, row_len) = (place.at.first_row, core.tables[table].row_len);
-    span.trim_guarded((rows.start - first, rows.end - first), row_len);
+    span.trim_guarded(rows.start - first..rows.end - first, row_len);
     if !core.links.all[place.link].mailbox.sender.is_empty() || span.len > SPAN_LEN_MAX {
         return Short::Impossible;
     }
@@ -215,16 +228,15 @@ fn pull_guarded(
         core.pending.release_short(&mut read);
         return Short::Impossible;
     }
-    let transport = core.links.all[read.span.place.link].transport;
-    let Some(succeeded) =
-        wait_shortly(core, transport, (read.span.place.link, read.queue_pair, work_id))
-    else {
-        return go_on_as_request(core, at, read, (rows, reading), into.len());
+    let transport = core.links.all[place.link].transport;
+    let posted = PostedRead { transport, link: place.link, queue_pair: read.queue_pair, work_id };
+    let Some(succeeded) = wait_shortly(core, posted) else {
+        return go_on_as_request(core, pull, at, read, into.len());
     };
     let is_whole = succeeded && core.pending.reads.agrees(&core.pending.memory, &read);
     if is_whole {
         let part = core.tables[table].layout.rows_of(partition);
-        copy_read(&read, core.pending.memory.staging_pages(), (part, rows), row_len, into);
+        copy_read(&read, core.pending.memory.staging_pages(), part, rows, row_len, into);
         core.pending.count_pull(into.len() as u64);
     } else {
         core.pending.counters.reads_retried += u64::from(succeeded);
@@ -233,16 +245,11 @@ fn pull_guarded(
     if is_whole { Short::Pulled(reading) } else { Short::Impossible }
 }
 
-/// Waits for a read of a link for as long as no request is needed for it; whether it has
-/// succeeded, if it has ended.
+/// Polls for a read until it ends, and gives up early. Returns whether it succeeded, or `None` if it has not ended.
 #[inline]
-fn wait_shortly(
-    core: &mut Core,
-    transport: usize,
-    of: (usize, QueuePairId, WorkId),
-) -> Option<bool> {
+fn wait_shortly(core: &mut Core, read: PostedRead) -> Option<bool> {
     for _ in 0..POLLS_MAX {
-        if let Some(succeeded) = poll_for(core, transport, of) {
+        if let Some(succeeded) = poll_for(core, read) {
             core.links.spin.found();
             return Some(succeeded);
         }
@@ -253,13 +260,10 @@ fn wait_shortly(
     None
 }
 
-/// Polls a transport once; whether a read of a link has succeeded, if it has ended.
+/// Polls the read's transport once. Returns whether the read succeeded, or `None` if it has not ended.
 #[inline]
-fn poll_for(
-    core: &mut Core,
-    transport: usize,
-    (link, queue_pair, work_id): (usize, QueuePairId, WorkId),
-) -> Option<bool> {
+fn poll_for(core: &mut Core, read: PostedRead) -> Option<bool> {
+    let PostedRead { transport, link, queue_pair, work_id } = read;
     let mut completions = std::mem::take(&mut core.links.completions);
     let count = core.links.transports[transport].poll(&mut completions);
     let mut outcome = None;
@@ -277,21 +281,14 @@ fn poll_for(
     outcome
 }
 
-/// A short read takes long: from here on it is a request like others.
+/// Turns a read that takes long into a request like others.
 #[cold]
-fn go_on_as_request(
-    core: &mut Core,
-    at: usize,
-    read: Read,
-    of: (RowRange, Reading),
-    len: usize,
-) -> Short {
+fn go_on_as_request(core: &mut Core, pull: ShortPull, at: usize, read: Read, len: usize) -> Short {
     core.pending.count_pull(len as u64);
     let request = core.pending.requests.start(true);
     let slot = core.pending.requests.find_mut(request).expect("a request that was just started");
     slot.parts_left = 1;
-    let (rows, reading) = of;
-    slot.reply = Reply::Blocks { rows, reading };
+    slot.reply = Reply::Blocks { rows: pull.rows, reading: pull.reading };
     core.pending.reads.reads[at] = Some(Read { request, ..read });
     let link = read.span.place.link;
     if core.links.all[link].state.failed {
@@ -301,10 +298,17 @@ fn go_on_as_request(
     Short::Started(request)
 }
 
-/// The first of a place's blocks that rows lie in, and how many they are.
-fn blocks_of(place: &Place, rows: RowRange) -> (u64, u64) {
-    let block_rows = u64::from(place.at.block_rows);
-    let first = (rows.start - place.at.first_row) / block_rows;
-    let last = (rows.end - 1 - place.at.first_row) / block_rows;
-    (first, last + 1 - first)
+impl ShortPull {
+    /// The place's blocks that the rows lie in.
+    fn blocks(&self) -> Range<u64> {
+        let Place { at, .. } = &self.place;
+        let block_rows = u64::from(at.block_rows);
+        let first = (self.rows.start - at.first_row) / block_rows;
+        let last = (self.rows.end - 1 - at.first_row) / block_rows;
+        first..last + 1
+    }
+
+    fn span(&self) -> Span {
+        Span::whole(self.table, self.partition, &self.place, self.blocks())
+    }
 }

@@ -1,5 +1,7 @@
 //! Which bytes a pull reads: pieces of partitions, and which of them come by one request.
 
+use std::ops::Range;
+
 use windlass_transport::{
     QueuePairId, RemoteAddress,
     chunks::{CHUNK_ALIGNMENT, Chunk},
@@ -59,12 +61,14 @@ pub(super) struct Span {
 }
 
 impl Span {
-    /// So many blocks from one on, with all of their versions.
+    /// Whole blocks, with all of their versions.
     pub(super) fn whole(
-        (table, partition): (TableIndex, PartitionId),
+        table: TableIndex,
+        partition: PartitionId,
         place: &Place,
-        (block, block_count): (u64, u64),
+        blocks: Range<u64>,
     ) -> Self {
+        let (block, block_count) = (blocks.start, blocks.end - blocks.start);
         let (skipped, len) = (0, span_len(place, block_count));
         Self { table, partition, place: *place, block, block_count, skipped, len, by_value: false }
     }
@@ -91,27 +95,27 @@ impl Span {
         remote_of(&self.place, self.block, self.skipped)
     }
 
-    /// Leaves out what is before row `from` and from row `to` on, counted from the partition's first.
-    /// It begins a multiple of `unit` bytes behind a version, and ends with a word: devices copy
-    /// words whole.
-    pub(super) fn trim(&mut self, (from, to): (u64, u64), row_len: u64, unit: u64) {
+    /// Leaves out all but these rows, counted from the partition's first. It begins a multiple of `unit` bytes
+    /// behind a version, and ends with a word: devices copy words whole.
+    pub(super) fn trim(&mut self, rows: Range<u64>, row_len: u64, unit: u64) {
         let block_rows = u64::from(self.place.at.block_rows);
         let stride = u64::from(self.place.at.block_stride);
         let offset_of = |row: u64| {
             (row / block_rows - self.block) * stride + ROWS_AT - HEAD_VERSION_AT
                 + row % block_rows * row_len
         };
-        let begin = from.max(self.block * block_rows);
-        let last = to.min((self.block + self.block_count) * block_rows) - 1;
+        let begin = rows.start.max(self.block * block_rows);
+        let last = rows.end.min((self.block + self.block_count) * block_rows) - 1;
         self.skipped = offset_of(begin) / unit * unit;
         self.len = (offset_of(last) + row_len).next_multiple_of(8) - self.skipped;
     }
 
-    /// As [`Self::trim`], but to the end of the partition whole, so that the next one's piece is near.
-    pub(super) fn trim_guarded(&mut self, (from, to): (u64, u64), row_len: u64) {
+    /// As [`Self::trim`], but keeps the end of the partition whole, so that the next one's piece is near.
+    pub(super) fn trim_guarded(&mut self, rows: Range<u64>, row_len: u64) {
         let whole_end = self.skipped + self.len;
-        self.trim((from, to), row_len, CHUNK_ALIGNMENT);
-        if to >= self.place.at.row_count {
+        let end = rows.end;
+        self.trim(rows, row_len, CHUNK_ALIGNMENT);
+        if end >= self.place.at.row_count {
             self.len = whole_end - self.skipped;
         }
     }
@@ -221,8 +225,8 @@ fn stage_spans(
         let offset = whole.offset + offset_of(span);
         let end = spans.get(number + 1).map_or(whole.len, &offset_of) + whole.offset;
         let versions = guard.map(|guard| {
-            let laid = layout.add(&span.place, span.block, span.block_count);
-            core.pending.reads.guarded_by(guard, laid)
+            let (at, step) = layout.add(&span.place, span.block, span.block_count);
+            core.pending.reads.guarded_by(guard, at, step)
         });
         let at = core.pending.reads.vacant();
         let queue_pair = core.links.all[span.place.link].queue_pair;
@@ -274,12 +278,12 @@ impl Cluster {
             let blocks_max = (READ_LEN_MAX / stride).clamp(1, blocks_max);
             while block <= last {
                 let block_count = (last + 1 - block).min(blocks_max);
-                let span = Span::whole((table, partition), &place, (block, block_count));
+                let span = Span::whole(table, partition, &place, block..block + block_count);
                 let mut span = Span { by_value, ..span };
                 if by_value {
-                    span.trim((from, to), row_len, 8);
+                    span.trim(from..to, row_len, 8);
                 } else if guarded {
-                    span.trim_guarded((from, to), row_len);
+                    span.trim_guarded(from..to, row_len);
                 }
                 spans.push(span);
                 block += block_count;
@@ -353,7 +357,7 @@ mod tests {
             block_stride: 1024,
         };
         let place = Place { link, at, view: None, current_at: None, counted_at: None };
-        Span::whole((TableIndex(0), at.partition), &place, (0, 2))
+        Span::whole(TableIndex(0), at.partition, &place, 0..2)
     }
 
     #[test]

@@ -104,11 +104,12 @@ impl Memory {
 }
 
 /// Copies those of `rows` that a read has staged to where they belong in `into`. The last block of a
-/// partition may have room for more rows than `part`: those are other reads'.
+/// partition may have room for more rows than `part`, the partition's: other reads bring those.
 pub(super) fn copy_read(
     read: &Read,
     pages: &Pages,
-    (part, rows): (RowRange, RowRange),
+    part: RowRange,
+    rows: RowRange,
     row_len: u64,
     into: &mut [u8],
 ) {

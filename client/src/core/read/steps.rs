@@ -224,7 +224,7 @@ impl Pending {
         let is_done = |read: &Read| read.request == request && read.phase == Phase::Done;
         self.reads.take(is_done, |read| {
             let part = layout.rows_of(read.span.partition);
-            copy_read(read, memory.staging_pages(), (part, rows), row_len, into);
+            copy_read(read, memory.staging_pages(), part, rows, row_len, into);
             memory.release(read.chunk);
         });
     }

@@ -164,8 +164,10 @@ impl PushedValues {
     #[inline]
     pub(super) fn add_row(
         &self,
-        (row, key): (u32, u64),
-        (schema, accumulator): (&TableSchema, &Accumulator),
+        row: u32,
+        key: u64,
+        schema: &TableSchema,
+        accumulator: &Accumulator,
         sums: &mut Aggregator,
     ) {
         let (width, row_len) = (schema.width as usize, schema.width as usize * schema.dtype.size());

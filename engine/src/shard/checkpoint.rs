@@ -239,7 +239,7 @@ impl CheckpointSource for Source<'_> {
         let mut bytes = std::mem::take(&mut self.copied.saved.bytes);
         bytes.clear();
         let (table, section, index) =
-            save(self.tables, self.chain, partition, at, piece, &mut bytes);
+            save(self.tables, self.chain, partition, at.0, at.1, piece, &mut bytes);
         match rest {
             Some(rest) => queue.insert(at, rest),
             None => queue.remove(&at),
@@ -290,7 +290,8 @@ fn save(
     tables: &Tables,
     chain: &Chain,
     partition: PartitionId,
-    (table, index): (TableId, u64),
+    table: TableId,
+    index: u64,
     piece: &Piece,
     into: &mut Vec<u8>,
 ) -> (TableId, u16, u64) {

@@ -11,7 +11,8 @@ use windlass_wire::{
 
 use super::{
     RowsToSet, SetError, Shard, ShardStatistics, acknowledge, chain, clocks, connect, disconnect,
-    durable, growth, locate, memory::MemoryMade, open_log, recover, rounds, set_rows,
+    durable, growth, locate, memory::MemoryMade, open_log, recover, rounds, session::Owner,
+    set_rows,
 };
 use crate::refusal::Refusal;
 
@@ -285,13 +286,12 @@ impl Shard {
                 endpoint,
                 answer,
             } => {
-                let who = (session, incarnation, connection, peer);
+                let owner = Owner { id: session, incarnation, connection, rank, peer };
                 let _ = answer.send(connect::open_mailbox(
                     &mut self.port,
                     &mut self.tables,
                     &mut self.chain,
-                    who,
-                    rank,
+                    owner,
                     provider,
                     &endpoint,
                 ));
@@ -403,15 +403,13 @@ impl Shard {
                 ));
             }
             ShardCommand::SetRows { table, partition, rows, answer } => {
-                set_rows::set_rows(
-                    &mut self.port,
-                    &mut self.tables,
-                    &mut self.chain,
-                    &self.disk,
-                    (table, partition),
-                    &rows,
-                    answer,
-                );
+                let (port, tables, chain) = (&mut self.port, &mut self.tables, &mut self.chain);
+                match set_rows::entries_of(tables, chain, &self.disk, table, partition, &rows) {
+                    Ok(entries) => {
+                        chain::append_set(port, tables, chain, table, partition, &entries, answer);
+                    }
+                    Err(error) => drop(answer.send(Err(error))),
+                }
             }
             ShardCommand::Checkpoint {} => {
                 if let Some(durable) = &mut self.disk.durable {

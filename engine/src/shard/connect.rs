@@ -8,8 +8,8 @@ use windlass_transport::{
     memory::{HugePages, Lock, PagesOptions},
 };
 use windlass_wire::{
-    Incarnation, SessionId, WorkerRank,
-    control::{Peer, Provider, SharedRegion},
+    SessionId,
+    control::{Provider, SharedRegion},
     request::order::Gate,
 };
 
@@ -32,13 +32,13 @@ pub(super) fn open_mailbox(
     port: &mut Port,
     tables: &mut Tables,
     chain: &mut Chain,
-    (session, incarnation, connection, peer): (SessionId, Incarnation, u64, Option<Peer>),
-    rank: Option<WorkerRank>,
+    owner: Owner,
     provider: Provider,
     endpoint: &Endpoint,
 ) -> Result<Endpoint, String> {
     let transport = port.transport_of(provider)?;
-    if peer.is_some_and(|peer| !chain::admits_peer(chain, peer)) {
+    let session = owner.id;
+    if owner.peer.is_some_and(|peer| !chain::admits_peer(chain, peer)) {
         return Err("this server's map does not admit that server: try again".to_owned());
     }
     if port.by_session.len() >= SESSIONS_MAX {
@@ -56,7 +56,7 @@ pub(super) fn open_mailbox(
     }
     port.session_lives += 1;
     let slot = port.sessions.insert(ShardSession {
-        owner: Owner { id: session, incarnation, connection, rank, peer },
+        owner,
         life: port.session_lives,
         gate: Gate::default(),
         deferred_count: 0,

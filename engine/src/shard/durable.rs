@@ -441,7 +441,8 @@ pub(super) unsafe fn apply_range(
 /// `gradient` points to the readable values of one row, of the kernel's dtype, outside its memory;
 /// the kernel is one of the table's.
 pub(super) unsafe fn apply_key(
-    (table, slot): (&mut ShardTable, usize),
+    table: &mut ShardTable,
+    slot: usize,
     kernel: &Kernel,
     key: u64,
     gradient: *const u8,

@@ -290,7 +290,7 @@ fn missing<'a>(
     chain: &'a Chain,
     table: &'a ShardTable,
 ) -> impl Iterator<Item = PartitionId> + use<'a> {
-    table.missing(&chain.map, chain.server, (chain.shard, chain.shard_count))
+    table.missing(&chain.map, chain.server, chain.shard, chain.shard_count)
 }
 
 /// Which of the partitions that are lacking there is room for.

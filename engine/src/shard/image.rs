@@ -367,7 +367,7 @@ impl ImageWriter<'_> {
         let mut record = durable.log_mut().fill(&mut reservation);
         covered.iter().for_each(|covered| record.cover(*covered));
         record.delta().copy_from_slice(images);
-        seal(chain, durable, (*partition, reservation), covered);
+        seal(chain, durable, *partition, reservation, covered);
         Ok(())
     }
 }

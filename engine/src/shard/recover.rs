@@ -316,7 +316,8 @@ impl Replay for ShardReplay<'_> {
             // SAFETY: `check_record` found one row of values for each key in the delta.
             let done = unsafe {
                 apply_key(
-                    (&mut *table, slot),
+                    table,
+                    slot,
                     &kernel,
                     key,
                     delta.wrapping_add(at * row_len),

@@ -5,10 +5,9 @@ use windlass_wire::{PartitionId, RowRange, TableId};
 use super::{
     chain,
     chain::Chain,
-    command::{Answer, ShardStopped},
+    command::ShardStopped,
     disk::Disk,
     image::{dense_entry, sparse_entry},
-    port::Port,
     tables::{ShardTable, TableRows, Tables},
 };
 
@@ -69,28 +68,8 @@ fn refused(text: &str) -> SetError {
     SetError::Refused(text.to_owned())
 }
 
-/// Sets rows of one partition, and answers when they are as safe as the table's durability says, at
-/// every replica.
-pub(super) fn set_rows(
-    port: &mut Port,
-    tables: &mut Tables,
-    chain: &mut Chain,
-    disk: &Disk,
-    (table, partition): (TableId, PartitionId),
-    rows: &RowsToSet,
-    answer: Answer<(), SetError>,
-) {
-    match entries_of(tables, chain, disk, table, partition, rows) {
-        Ok(entries) => chain::append_set(port, tables, chain, (table, partition), &entries, answer),
-        Err(error) => {
-            // An asker that is gone needs no answer.
-            let _ = answer.send(Err(error));
-        }
-    }
-}
-
 /// Checks the rows, makes room for those of new keys, and puts them as they are recorded.
-fn entries_of(
+pub(super) fn entries_of(
     tables: &mut Tables,
     chain: &Chain,
     disk: &Disk,

@@ -46,7 +46,6 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[
     ),
     ("engine/src/server/connection.rs:answer", "one arm for each kind of request"),
     ("engine/src/server/mod.rs:start", "starts the parts of a server in order"),
-    ("engine/src/shard/chain/receive.rs:take_frame", "one arm for each kind of frame"),
     (
         "engine/src/shard/clocks/table/tests.rs:the_published_minimum_is_that_of_a_clock_per_row",
         "a scenario is read from its top to its end",

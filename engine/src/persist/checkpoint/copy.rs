@@ -31,7 +31,7 @@ impl Checkpointer {
         budget_bytes: usize,
     ) -> Result<(), CheckpointError> {
         let (requests, room) = (source.requests(), log.room_bytes());
-        run.rate.advance(&self.config, (run.copied(), source.bytes()), requests, room, now);
+        run.rate.advance(&self.config, run.copied(), source.bytes(), requests, room, now);
         let mut copied = 0;
         while copied < budget_bytes && run.rate.allows(run.copied()) {
             let used = match run.buffers[run.filling] {

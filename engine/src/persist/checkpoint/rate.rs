@@ -71,12 +71,12 @@ impl Rate {
         }
     }
 
-    /// Once a turn: `copied` bytes are, of at most `total`; so many requests have been served, and the
-    /// log has so much room.
+    /// Called once per turn with the bytes copied, their total, the requests served and the log's free space.
     pub(super) fn advance(
         &mut self,
         config: &CheckpointConfig,
-        (copied, total): (u64, u64),
+        copied: u64,
+        total: u64,
         requests: u64,
         room: u64,
         now: Duration,
@@ -161,7 +161,7 @@ mod tests {
         let mut rate = Rate::new(Duration::ZERO, 0, room_begun);
         for ms in 1..1_000_000 {
             room = room.saturating_sub(log_per_turn);
-            rate.advance(&config, (copied, total), ms, room, Duration::from_millis(ms));
+            rate.advance(&config, copied, total, ms, room, Duration::from_millis(ms));
             let end = copied + MIB;
             while copied < end && rate.allows(copied) {
                 copied += 4096;
@@ -197,10 +197,10 @@ mod tests {
     fn what_was_not_used_is_not_made_up_for() {
         let (config, room) = (config(), 1 << 30);
         let mut rate = Rate::new(Duration::ZERO, 0, room);
-        rate.advance(&config, (0, MIB), 1, room, Duration::from_secs(5));
+        rate.advance(&config, 0, MIB, 1, room, Duration::from_secs(5));
         assert_eq!(rate.write_bytes(), STAGING_WRITE_BYTES_SHORT);
         assert!(!rate.allows(2 * STAGING_WRITE_BYTES_SHORT as u64));
-        rate.advance(&config, (0, MIB), 1, room, Duration::from_secs(6));
+        rate.advance(&config, 0, MIB, 1, room, Duration::from_secs(6));
         assert_eq!(rate.write_bytes(), STAGING_WRITE_BYTES, "nobody asks for anything");
         assert!(!rate.allows(2 * STAGING_WRITE_BYTES as u64));
     }

@@ -77,15 +77,8 @@ pub(in crate::shard) fn push_alone(
     end.copy_from_slice(rule);
     record.cover(covered);
     draft.seal(bytes, Salt::NONE);
-    head::hold(
-        port,
-        tables,
-        chain,
-        (partition, false),
-        Held { lsn, words },
-        &[covered],
-        std::iter::once(0),
-    );
+    head::wait_for_record(port, chain, partition, lsn, std::iter::once(0));
+    head::hold(port, tables, chain, partition, Held { lsn, words }, false, &[covered]);
     port.finish_push(0, Ok(()));
     true
 }

@@ -64,7 +64,8 @@ pub(super) fn answer(
     chain: &mut Chain,
     at: usize,
     number: u32,
-    (records, is_soon): (Records, bool),
+    records: Records,
+    is_soon: bool,
     committed: Option<(Epoch, Lsn)>,
 ) {
     let Port { sessions, .. } = port;

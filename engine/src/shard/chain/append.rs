@@ -102,15 +102,21 @@ pub(in crate::shard) fn append_small(
     Some(())
 }
 
-/// Appends the record that closes a round; messages wait for it.
+/// The record that closes a round: the pushes it covers, and the messages that wait for it.
+pub(in crate::shard) struct ClosingRecord<'a> {
+    pub(in crate::shard) table: TableId,
+    pub(in crate::shard) partition: PartitionId,
+    pub(in crate::shard) held: Held,
+    pub(in crate::shard) covered: &'a [crate::persist::record::Covered],
+    pub(in crate::shard) waits: &'a [u32],
+}
+
+/// Appends the record that closes a round.
 pub(in crate::shard) fn append_round(
     port: &mut Port,
     tables: &mut Tables,
     chain: &mut Chain,
-    (table, partition): (TableId, PartitionId),
-    held: Held,
-    covered: &[crate::persist::record::Covered],
-    waits: &[u32],
+    ClosingRecord { table, partition, held, covered, waits }: ClosingRecord<'_>,
 ) {
     let lane = rounds::lane_of(table);
     chain.step.covered.clear();

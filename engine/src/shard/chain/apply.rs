@@ -185,7 +185,7 @@ fn set(
         }
         let skips =
             |sparse: &SparsePartition, key| extent != Extent::Whole && !sparse.contains(key);
-        if !entry.restore((&mut table.rows, slot), memory, skips) {
+        if !entry.restore(&mut table.rows, slot, memory, skips) {
             return Err(ApplyError::Memory);
         }
     }

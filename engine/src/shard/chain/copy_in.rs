@@ -44,13 +44,21 @@ pub(super) fn start_copy_in(
     }
 }
 
+/// A part of a copy: which server sent it, and of which partition in which epoch.
+#[derive(Clone, Copy)]
+pub(super) struct CopyOrigin {
+    pub(super) from: ServerId,
+    pub(super) partition: PartitionId,
+    pub(super) epoch: Epoch,
+}
+
 /// Rows of the feeder.
 pub(super) fn take_copied_rows(
     tables: &mut Tables,
     chain: &mut Chain,
-    from: ServerId,
-    (partition, epoch): (PartitionId, Epoch),
-    (table, index): (TableId, u64),
+    CopyOrigin { from, partition, epoch }: CopyOrigin,
+    table: TableId,
+    index: u64,
     bytes: &[u8],
 ) -> Result<(), &'static str> {
     let Some(part) = chain.part_mut(partition) else { return Ok(()) };
@@ -112,8 +120,7 @@ fn give_up(tables: &mut Tables, chain: &mut Chain, partition: PartitionId) {
 pub(super) fn take_copied_clock(
     tables: &mut Tables,
     chain: &mut Chain,
-    from: ServerId,
-    (partition, epoch): (PartitionId, Epoch),
+    CopyOrigin { from, partition, epoch }: CopyOrigin,
     table: TableId,
     bytes: &[u8],
 ) -> Result<(), &'static str> {

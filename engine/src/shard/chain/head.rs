@@ -99,21 +99,31 @@ pub(in crate::shard) fn wait_for_lsn(
     port.waits.add(id);
 }
 
-/// Gives the record of pushes to its replica. Their messages wait until it is where it has to be.
-pub(in crate::shard) fn hold(
+/// Has the messages of pushes wait for the record that the partition's replica gets next.
+pub(in crate::shard) fn wait_for_record(
     port: &mut Port,
-    tables: &mut Tables,
     chain: &mut Chain,
-    (partition, sync): (PartitionId, bool),
-    held: Held,
-    covered: &[record::Covered],
+    partition: PartitionId,
+    lsn: Lsn,
     members: impl Iterator<Item = usize>,
 ) {
     for member in members {
         let wait = port.begin_wait(member);
-        chain.own_mut(partition).waiting.push_back((held.lsn, wait));
+        chain.own_mut(partition).waiting.push_back((lsn, wait));
         port.waits.add(wait);
     }
+}
+
+/// Gives the record of pushes to its replica.
+pub(in crate::shard) fn hold(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    partition: PartitionId,
+    held: Held,
+    sync: bool,
+    covered: &[record::Covered],
+) {
     chain.cover(covered);
     append::append_held(port, tables, chain, partition, held, sync, &[]);
 }

@@ -258,8 +258,9 @@ impl Link {
                 Pending::Records { partition, epoch, next, last, offset } => {
                     let part = part_of(*partition);
                     part.map_or(Some(Written::Whole), |part| {
-                        let which = (*partition, *epoch);
-                        attached.write_records(part, which, (next, *last), offset, transport)
+                        let range =
+                            RecordRange { partition: *partition, epoch: *epoch, next, last: *last };
+                        attached.write_records(part, range, offset, transport)
                     })
                 }
                 Pending::Copy { frame, bytes, offset } => {
@@ -286,6 +287,14 @@ impl Link {
         let state = self.queue_pair.map(|queue_pair| transport.state(queue_pair));
         !self.failed && state != Some(QueuePairState::Error)
     }
+}
+
+/// Records of a partition that a peer is owed, of which those before `next` are written.
+struct RecordRange<'a> {
+    partition: PartitionId,
+    epoch: Epoch,
+    next: &'a mut Lsn,
+    last: Lsn,
 }
 
 impl Attached {
@@ -351,8 +360,7 @@ impl Attached {
     fn write_records(
         &mut self,
         part: &Part,
-        (partition, epoch): (PartitionId, Epoch),
-        (next, last): (&mut Lsn, Lsn),
+        RecordRange { partition, epoch, next, last }: RecordRange<'_>,
         offset: &mut usize,
         transport: &mut dyn Transport,
     ) -> Option<Written> {

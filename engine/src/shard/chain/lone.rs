@@ -169,7 +169,8 @@ impl Chain {
 pub(in crate::shard) fn seal(
     chain: &mut Chain,
     durable: &mut Durable,
-    (partition, reservation): (PartitionId, Reservation),
+    partition: PartitionId,
+    reservation: Reservation,
     covered: &[record::Covered],
 ) -> Sealed {
     let sealed = durable.log_mut().seal(reservation);

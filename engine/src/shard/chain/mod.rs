@@ -57,7 +57,7 @@ pub use status::PartitionStatus;
 pub(super) use self::{
     alone::push_alone,
     answer::give_up_answers,
-    append::{append_round, append_stamp},
+    append::{ClosingRecord, append_round, append_stamp},
     attach::peer_attached,
     clocks::{advance_recorded, answer_when_recorded, is_clock_stale, last_of, led_partitions},
     command::carry_out_chain,
@@ -68,7 +68,7 @@ pub(super) use self::{
         note_checkpoint_begun, note_checkpoint_ended, note_disk_failed, note_durable,
         recover_chains,
     },
-    head::{check_chains, hold, wait_for_lsn},
+    head::{check_chains, hold, wait_for_lsn, wait_for_record},
     outputs::release_records,
     part::Held,
     rows::fence_new_rows,

@@ -10,7 +10,10 @@ use windlass_wire::{
 use super::{
     Chain, ServerEvent, answer,
     answer::{Answers, Records, Taking},
-    copy_in, outputs, records_in,
+    copy_in,
+    copy_in::CopyOrigin,
+    outputs, records_in,
+    records_in::Piece,
 };
 use crate::{
     limits::PEER_MESSAGES_PER_TURN,
@@ -136,7 +139,7 @@ fn drain_peer(
             (Taken::Records { records, is_soon }, Some(mailbox)) => {
                 worked = true;
                 mailbox.reader.advance(&message);
-                answer::answer(port, chain, at, message.number, (records, is_soon), committed);
+                answer::answer(port, chain, at, message.number, records, is_soon, committed);
             }
             (Taken::Yes | Taken::Records { .. }, None) => break,
             (Taken::Left, _) => {
@@ -178,87 +181,36 @@ fn take_frame(
     let from = chain.peers.incoming[at].peer.server;
     let (partition, input) = match *frame {
         ChainFrame::Records { partition, epoch, first } => {
-            let taken = records_in::take_records(
-                port,
-                tables,
-                chain,
-                disk,
-                records_in::Origin { at, partition, epoch, lsn: first },
-                body,
-            );
+            let origin = records_in::Origin { at, partition, epoch, lsn: first };
+            let taken = records_in::take_records(port, tables, chain, disk, origin, body);
             return port.count_received(taken, body);
         }
         ChainFrame::RecordPiece { partition, epoch, lsn, offset, len } => {
-            let piece = (offset as usize, len as usize);
-            let taken = records_in::take_piece(
-                port,
-                tables,
-                chain,
-                disk,
-                records_in::Origin { at, partition, epoch, lsn },
-                piece,
-                body,
-            );
+            let origin = records_in::Origin { at, partition, epoch, lsn };
+            let piece = Piece::new(offset, len, body);
+            let taken = records_in::take_piece(port, tables, chain, disk, origin, piece);
             return port.count_received(taken, body);
         }
         ChainFrame::CopyRows { partition, epoch, table, index, offset, len } => {
-            return match gather_copy(chain, at, (offset, len), body) {
-                None => Taken::Bad("a piece of a copy out of order"),
-                Some(None) => Taken::Yes,
-                Some(Some(bytes)) => {
-                    let taken = copy_in::take_copied_rows(
-                        tables,
-                        chain,
-                        from,
-                        (partition, epoch),
-                        (table, index),
-                        &bytes,
-                    );
-                    taken.map_or_else(Taken::Bad, |()| Taken::Yes)
-                }
-            };
+            let origin = CopyOrigin { from, partition, epoch };
+            return take_copied(chain, at, Piece::new(offset, len, body), |chain, bytes| {
+                copy_in::take_copied_rows(tables, chain, origin, table, index, bytes)
+            });
         }
         ChainFrame::CopyClock { partition, epoch, table, offset, len } => {
-            return match gather_copy(chain, at, (offset, len), body) {
-                None => Taken::Bad("a piece of a range clock out of order"),
-                Some(None) => Taken::Yes,
-                Some(Some(bytes)) => {
-                    let taken = copy_in::take_copied_clock(
-                        tables,
-                        chain,
-                        from,
-                        (partition, epoch),
-                        table,
-                        &bytes,
-                    );
-                    taken.map_or_else(Taken::Bad, |()| Taken::Yes)
-                }
-            };
+            let origin = CopyOrigin { from, partition, epoch };
+            return take_copied(chain, at, Piece::new(offset, len, body), |chain, bytes| {
+                copy_in::take_copied_clock(tables, chain, origin, table, bytes)
+            });
         }
         ChainFrame::CopyEnd { partition, epoch, start, through, offset, len } => {
-            return match gather_copy(chain, at, (offset, len), body) {
-                None => Taken::Bad("a piece of a session table out of order"),
-                Some(None) => Taken::Yes,
-                Some(Some(bytes)) => {
-                    let ends = (start, through);
-                    let taken = records_in::take_copy_end(
-                        port,
-                        tables,
-                        chain,
-                        from,
-                        (partition, epoch),
-                        ends,
-                        &bytes,
-                    );
-                    taken.map_or_else(Taken::Bad, |()| Taken::Yes)
-                }
-            };
+            let origin = CopyOrigin { from, partition, epoch };
+            return take_copied(chain, at, Piece::new(offset, len, body), |chain, bytes| {
+                records_in::take_copy_end(port, tables, chain, origin, start, through, bytes)
+            });
         }
         ChainFrame::Ping { asked_at } => {
-            let mut outputs = Vec::new();
-            chain.time.now = chain.context.leases.now();
-            chain.context.leases.ping(chain.time.now, from, Time(asked_at), &mut outputs);
-            chain.carry_out_leases(&mut outputs);
+            take_ping(chain, from, Time(asked_at));
             return Taken::Yes;
         }
         ChainFrame::Grant { asked_at, map_epoch } => {
@@ -291,6 +243,13 @@ fn take_frame(
     Taken::Yes
 }
 
+fn take_ping(chain: &mut Chain, from: ServerId, asked_at: Time) {
+    let mut outputs = Vec::new();
+    chain.time.now = chain.context.leases.now();
+    chain.context.leases.ping(chain.time.now, from, asked_at, &mut outputs);
+    chain.carry_out_leases(&mut outputs);
+}
+
 impl Port {
     fn count_received(&mut self, taken: Taken, body: &[u8]) -> Taken {
         if let Taken::Yes | Taken::Records { .. } = taken {
@@ -300,23 +259,26 @@ impl Port {
     }
 }
 
-/// Puts the pieces of a part of a copy together; the bytes once they are whole, `None` when a
-/// piece does not follow.
-fn gather_copy(
+/// Puts the pieces of a part of a copy together, and takes it in once it is whole.
+fn take_copied(
     chain: &mut Chain,
     at: usize,
-    (offset, len): (u32, u32),
-    body: &[u8],
-) -> Option<Option<Vec<u8>>> {
-    let bytes = &mut chain.peers.incoming[at].copied;
+    Piece { offset, len, body }: Piece<'_>,
+    take: impl FnOnce(&mut Chain, &[u8]) -> Result<(), &'static str>,
+) -> Taken {
+    let copied = &mut chain.peers.incoming[at].copied;
     if offset == 0 {
-        bytes.clear();
+        copied.clear();
     }
-    if bytes.len() != offset as usize {
-        return None;
+    if copied.len() != offset {
+        return Taken::Bad("a piece of a copy out of order");
     }
-    bytes.extend_from_slice(body);
-    Some((bytes.len() == len as usize).then(|| std::mem::take(bytes)))
+    copied.extend_from_slice(body);
+    if copied.len() != len {
+        return Taken::Yes;
+    }
+    let bytes = std::mem::take(copied);
+    take(chain, &bytes).map_or_else(Taken::Bad, |()| Taken::Yes)
 }
 
 fn position_of(position: ChainPosition) -> Position {

@@ -1,13 +1,15 @@
 //! Records of a predecessor: whole ones beside each other, or one in pieces. Every byte is foreign.
 
 use windlass_replication::{Covered, Input, RecordHeader, SessionTable};
-use windlass_wire::{Epoch, Lsn, PartitionId, ServerId, TableId};
+use windlass_wire::{Epoch, Lsn, PartitionId, TableId};
 
 use super::{
     Chain, SYNC,
     answer::{Records, Taking},
     clocks::lane_of,
-    copy_in, disk, outputs,
+    copy_in,
+    copy_in::CopyOrigin,
+    disk, outputs,
     part::Held,
     receive::Taken,
     turn::leaves_records,
@@ -87,14 +89,27 @@ pub(super) fn take_records(
     Taken::Records { records, is_soon }
 }
 
+/// A piece of a record or of a copy that one message has no room for: where it goes, and the whole's length.
+#[derive(Clone, Copy)]
+pub(super) struct Piece<'a> {
+    pub(super) offset: usize,
+    pub(super) len: usize,
+    pub(super) body: &'a [u8],
+}
+
+impl<'a> Piece<'a> {
+    pub(super) fn new(offset: u32, len: u32, body: &'a [u8]) -> Self {
+        Self { offset: offset as usize, len: len as usize, body }
+    }
+}
+
 pub(super) fn take_piece(
     port: &mut Port,
     tables: &mut Tables,
     chain: &mut Chain,
     disk: &mut Disk,
     origin: Origin,
-    (offset, len): (usize, usize),
-    body: &[u8],
+    Piece { offset, len, body }: Piece<'_>,
 ) -> Taken {
     let Origin { at, partition, epoch, lsn } = origin;
     if offset == 0 {
@@ -232,9 +247,9 @@ pub(in crate::shard) fn take_copy_end(
     port: &mut Port,
     tables: &mut Tables,
     chain: &mut Chain,
-    from: ServerId,
-    (partition, epoch): (PartitionId, Epoch),
-    (start, through): (Lsn, Lsn),
+    CopyOrigin { from, partition, epoch }: CopyOrigin,
+    start: Lsn,
+    through: Lsn,
     bytes: &[u8],
 ) -> Result<(), &'static str> {
     let Some(part) = chain.part_mut(partition) else { return Ok(()) };

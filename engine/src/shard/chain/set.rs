@@ -34,7 +34,8 @@ pub(in crate::shard) fn append_set(
     port: &mut Port,
     tables: &mut Tables,
     chain: &mut Chain,
-    (table, partition): (TableId, PartitionId),
+    table: TableId,
+    partition: PartitionId,
     entries: &[u8],
     answer: Answer<(), SetError>,
 ) {

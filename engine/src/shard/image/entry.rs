@@ -67,7 +67,8 @@ impl<'a> Entry<'a> {
     /// they do not fit it, or memory is short.
     pub(in crate::shard) fn restore(
         &self,
-        (rows, slot): (&mut TableRows, usize),
+        rows: &mut TableRows,
+        slot: usize,
         memory: &mut u64,
         skips: impl Fn(&crate::table::SparsePartition, u64) -> bool,
     ) -> bool {
@@ -170,7 +171,7 @@ pub(in crate::shard) fn restore_image(
             continue;
         }
         let skips = |_: &_, key: u64| is_newer(piece_of(key));
-        if !entry.restore((rows, slot), &mut tables.memory_left, skips) {
+        if !entry.restore(rows, slot, &mut tables.memory_left, skips) {
             return Err(ReplayError::Image(id));
         }
     }

@@ -151,7 +151,7 @@ fn write_fresh(
     let mut reservation = reserve::reserve(port, tables, chain, durable, &facts, shape)?;
     let record = durable.log_mut().fill(&mut reservation);
     fill_record(port, tables, gathered, plan, stamp, record);
-    let sealed = seal(chain, durable, (partition, reservation), &gathered.covered);
+    let sealed = seal(chain, durable, partition, reservation, &gathered.covered);
     tables.apply_sealed(durable, gathered, &plan, shape, &sealed);
     Ok(sealed.position)
 }
@@ -182,15 +182,8 @@ fn hold_fresh(
     let fresh = gathered.touched.iter().filter(|entry| entry.fresh);
     let members = fresh.map(|entry| gathered.members[entry.place]);
     let sync = facts.tag & SYNC != 0;
-    chain::hold(
-        port,
-        tables,
-        chain,
-        (partition, sync),
-        Held { lsn, words },
-        &gathered.covered,
-        members,
-    );
+    chain::wait_for_record(port, chain, partition, lsn, members);
+    chain::hold(port, tables, chain, partition, Held { lsn, words }, sync, &gathered.covered);
     Ok(())
 }
 
@@ -335,7 +328,7 @@ impl Tables {
                     let slot = slot.expect("rows that are applied are here");
                     // SAFETY: as above, for one row of them.
                     let done = unsafe {
-                        apply_key((&mut *table, slot), &kernel, key, value, &mut self.memory_left)
+                        apply_key(table, slot, &kernel, key, value, &mut self.memory_left)
                     };
                     debug_assert!(done, "rows were made before");
                 }

@@ -1,14 +1,14 @@
 //! Workers finish rounds, or say that they wait; rounds close, and are applied.
 
 use windlass_replication::rounds::{Closed, Placed};
-use windlass_wire::{PartitionId, Status, TableId, WorkerClock, WorkerRank};
+use windlass_wire::{PartitionId, Status, TableId, WorkerRank};
 
 use super::sum::{Closing, closing_record};
 use crate::{
     persist::record::Stamp,
     shard::{
         chain,
-        chain::{Chain, Held},
+        chain::{Chain, ClosingRecord, Held},
         port::Port,
         push::Refused,
         tables::Tables,
@@ -38,21 +38,32 @@ pub(in crate::shard) fn finish_round(
         }
     }
     let wait = port.begin_wait(at);
+    let finish = Finish { at, wait, table: id, stamp: Stamp { worker: rank, clock } };
     for (partition, slot) in led {
-        finish_round_of(port, tables, chain, id, (partition, slot), (rank, clock), (at, wait));
+        finish_round_of(port, tables, chain, finish, partition, slot);
     }
     Ok(())
+}
+
+/// A request by which a worker finishes a clock: its place in the turn, and what its message waits by.
+#[derive(Clone, Copy)]
+struct Finish {
+    at: usize,
+    wait: u32,
+    table: TableId,
+    stamp: Stamp,
 }
 
 fn finish_round_of(
     port: &mut Port,
     tables: &mut Tables,
     chain: &mut Chain,
-    id: TableId,
-    (partition, slot): (PartitionId, usize),
-    (rank, clock): (WorkerRank, WorkerClock),
-    (at, wait): (usize, u32),
+    finish: Finish,
+    partition: PartitionId,
+    slot: usize,
 ) {
+    let Finish { at, wait, table: id, stamp } = finish;
+    let Stamp { worker: rank, clock } = stamp;
     let table = tables.by_id.get_mut(&id).expect("a request that was checked has its table");
     let (Some(clocks), Some(rounds)) = (&mut table.clocks, &mut table.rounds) else {
         unreachable!("the table was just found to be in rounds")
@@ -68,10 +79,7 @@ fn finish_round_of(
     // Its round was closed without it.
     tables.clocks.unclosed |= open.rounds.finish(rank, clock);
     let is_news = clocks.live_clock(slot, rank).is_some_and(|known| known < clock);
-    if is_news
-        && chain::append_stamp(port, tables, chain, partition, id, Stamp { worker: rank, clock })
-            .is_none()
-    {
+    if is_news && chain::append_stamp(port, tables, chain, partition, id, stamp).is_none() {
         port.refuse_later(at, Status::StaleEpoch);
         return;
     }
@@ -146,6 +154,8 @@ fn close_next(
     let words = closing_record(table, &closing, sum.as_ref(), |len| chain.take(len));
     port.statistics.rounds_closed += 1;
     let covered = sum.as_ref().map_or(&[][..], |sum| sum.covered());
-    chain::append_round(port, tables, chain, (id, partition), Held { lsn, words }, covered, &waits);
+    let held = Held { lsn, words };
+    let record = ClosingRecord { table: id, partition, held, covered, waits: &waits };
+    chain::append_round(port, tables, chain, record);
     true
 }

@@ -70,12 +70,14 @@ impl Sum {
     /// Adds a push's rows of one partition.
     pub(super) fn add(
         &mut self,
-        sums: (&TableSchema, &Accumulator),
-        (push, values): (Covered, PushedValues),
+        schema: &TableSchema,
+        accumulator: &Accumulator,
+        push: Covered,
+        values: PushedValues,
         rows: impl Iterator<Item = (u32, u64)>,
     ) {
-        for row in rows {
-            values.add_row(row, sums, &mut self.rows);
+        for (row, key) in rows {
+            values.add_row(row, key, schema, accumulator, &mut self.rows);
         }
         match self.covered.iter_mut().find(|one| one.session == push.session) {
             Some(one) => *one = push,

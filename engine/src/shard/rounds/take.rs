@@ -115,7 +115,7 @@ fn take_into_round(
         known.unclosed = true;
     }
     let sum = open.sums.entry(clock).or_insert_with(|| Sum::new(&entry.schema));
-    sum.add((&entry.schema, accumulator), (covered, values), rows);
+    sum.add(&entry.schema, accumulator, covered, values, rows);
     Ok(Taken::In(clock))
 }
 

@@ -102,7 +102,8 @@ impl ShardTable {
         &'a self,
         map: &'a ClusterMap,
         server: ServerId,
-        (shard, shard_count): (ShardId, u16),
+        shard: ShardId,
+        shard_count: u16,
     ) -> impl Iterator<Item = PartitionId> + use<'a> {
         (0..map.partition_count()).map(PartitionId).filter(move |partition| {
             let chain = &map.chains[partition.0 as usize];

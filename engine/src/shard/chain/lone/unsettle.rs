@@ -1,7 +1,7 @@
 //! What was pushed without records gets them, or positions: before others have a part in it, and before the log
 //! goes on.
 
-use windlass_wire::{ClusterMap, PartitionId, ServerId, ShardId, Status, map};
+use windlass_wire::{ClusterMap, PartitionId, ServerId, Status, map};
 
 use super::is_settled;
 use crate::{
@@ -27,8 +27,8 @@ pub(in crate::shard) fn before_map(
     map: &ClusterMap,
 ) {
     chain.lone.taken.end_all(&mut chain.parts);
-    let (server, own) = (chain.server, (chain.shard, chain.shard_count));
-    let is_own = |partition: PartitionId| is_of(partition, own);
+    let (server, shard, shard_count) = (chain.server, chain.shard, chain.shard_count);
+    let is_own = |partition: PartitionId| map::shard_of(partition, shard_count) == shard;
     let chains = (0..).map(PartitionId).zip(&map.chains);
     let mut shared = chains.filter(|(partition, chain)| {
         is_own(*partition)
@@ -114,13 +114,6 @@ pub(in crate::shard) fn ready_log(
         part.records.drain(..).for_each(|held| chain.kept.spare.put(held.words));
         return Ok(());
     }
-}
-
-pub(in crate::shard) fn is_of(
-    partition: PartitionId,
-    (shard, shard_count): (ShardId, u16),
-) -> bool {
-    map::shard_of(partition, shard_count) == shard
 }
 
 /// Whether a map gives a partition to this server and to no other.

@@ -8,6 +8,7 @@ mod fuzz;
 mod header;
 mod need;
 mod passed;
+mod results;
 mod runner;
 mod sanitize;
 mod softroce;
@@ -38,6 +39,8 @@ enum Task {
     Demo(PassedOn),
     /// The benches that compare with the limits of this machine.
     Bench(PassedOn),
+    /// The tables of benches/RESULTS.md, measured anew; `--from FILE` only writes them.
+    Results(results::ResultsArguments),
     /// Transport and engine tests under AddressSanitizer and ThreadSanitizer.
     Sanitize(sanitize::SanitizeArguments),
     /// Every decoder on bytes that a fuzzer finds: `--seconds N` each.
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Task::Check => check::check(),
         Task::Demo(passed) => passed::demo(&passed.arguments),
         Task::Bench(passed) => passed::bench(&passed.arguments),
+        Task::Results(arguments) => results::results(&arguments),
         Task::Sanitize(arguments) => sanitize::sanitize(&arguments),
         Task::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Task::Simulate(passed) => passed::harness("simulate", &passed.arguments),

@@ -38,3 +38,39 @@ impl<T: Send + 'static> Ahead<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
+
+/// Carries out what it is given when it is told to.
+#[cfg(test)]
+#[derive(Clone, Default)]
+pub(super) struct Held(Arc<Mutex<Vec<Work>>>);
+
+#[cfg(test)]
+type Work = Box<dyn FnOnce() + Send>;
+
+#[cfg(test)]
+impl Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Held")
+    }
+}
+
+#[cfg(test)]
+impl Background for Held {
+    fn run(&self, work: Box<dyn FnOnce() + Send>) {
+        self.0.lock().unwrap().push(work);
+    }
+}
+
+#[cfg(test)]
+impl Held {
+    /// How many pieces of work wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
+    /// Carries out what waits; how many pieces that was.
+    pub(super) fn carry_out(&self) -> usize {
+        let work = std::mem::take(&mut *self.0.lock().unwrap());
+        work.into_iter().map(|work| work()).count()
+    }
+}

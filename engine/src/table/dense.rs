@@ -345,7 +345,7 @@ mod tests {
         let len = BlockGeometry::new(schema.row_len(), rows.count()).len(rows.count());
         let pages = Pages::allocate(usize_of(len) + 64, PagesOptions::default()).unwrap();
         let state = StatePlanes::new(&schema.rule, schema.dtype, usize_of(rows.count()), 4);
-        DensePartition::new(PartitionId(0), rows, &schema, (pages, 64), state)
+        DensePartition::new(PartitionId(3), rows, &schema, (pages, 64), state)
     }
 
     fn saved(dense: &DensePartition, rows: RowRange) -> Vec<u8> {
@@ -358,6 +358,7 @@ mod tests {
     fn rows_and_state_come_back_where_they_were_and_nothing_else_changes() {
         let all = RowRange::new(1000, 1100);
         let mut dense = with_state(all);
+        assert_eq!((dense.partition(), dense.rows()), (PartitionId(3), all));
         let row_len = saved(&dense, RowRange::new(1000, 1001)).len();
         assert_eq!(row_len, 4 * 4 + 2 * 4 * 4 + 4, "values, two moments, and the steps");
         // Rows that differ in every byte but those that must be finite numbers.

@@ -213,7 +213,6 @@ impl HashIndex {
         if full {
             assert!(!self.is_growing(), "old slots are empty before the new ones are full");
             let made = self.next.take().and_then(Ahead::take);
-            let made = made.filter(|slots| slots.held.len() == self.next_count());
             let grown = made.unwrap_or_else(|| Slots::new(self.next_count()));
             self.old = std::mem::replace(&mut self.slots, grown);
         }
@@ -336,6 +335,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
+    use crate::table::ahead::Held;
 
     #[test]
     fn agrees_with_a_hash_map() {
@@ -381,9 +381,82 @@ mod tests {
                 assert_eq!(index.find_or_insert(key), (row, true));
             }
         }
+        assert!(!index.is_empty());
         index.clear();
         assert_eq!(index.find(1), None);
         assert!(index.is_empty());
+    }
+
+    fn insert(index: &mut HashIndex, keys: std::ops::Range<u64>) {
+        keys.for_each(|key| {
+            index.find_or_insert(key);
+        });
+    }
+
+    #[test]
+    fn indices_that_fill_alike_grow_at_different_times() {
+        let mut seen = std::collections::BTreeSet::new();
+        for number in 0..40 {
+            let mut index = HashIndex::staggered(number);
+            let spare = mix(u64::from(number)) >> 61;
+            for slots in [16, 32, 64, 128] {
+                // The last key for which these slots do, and the first for which they do not.
+                let room = slots * (56 - spare) / 64;
+                let len = index.len();
+                insert(&mut index, len..room);
+                assert_eq!(index.memory_len() as u64, 16 * slots, "{number}");
+                index.find_or_insert(room);
+                assert_eq!(index.memory_len() as u64, 16 * (slots + 2 * slots), "{number}");
+                // Keys that are met end the growth.
+                (0..1000).for_each(|key| index.settle(key));
+            }
+            seen.insert(index.len());
+        }
+        assert_eq!(seen.len(), 8);
+    }
+
+    #[test]
+    fn one_met_key_in_sixteen_empties_old_slots_and_others_none() {
+        let mut index = HashIndex::new();
+        insert(&mut index, 0..1024 * 7 / 8 + 1);
+        let mut left = 1024 - MOVED_PER_KEY;
+        for key in 0..100 {
+            assert_eq!(index.old.left, left);
+            index.settle(key);
+            let is_chosen = (slot_hash(key) >> 40).is_multiple_of(16);
+            left -= if is_chosen { MOVED_PER_KEYS_MET } else { 0 };
+        }
+        assert!(0 < left && left < 1000);
+    }
+
+    #[test]
+    fn slots_are_made_ahead_once_and_where_they_are_many() {
+        let held = Held::default();
+        let mut index = HashIndex::new();
+        index.grow_ahead(Arc::new(held.clone()));
+        // The next slots are 16,384, of 16 bytes each, once three in four of these are taken.
+        insert(&mut index, 0..6143);
+        assert_eq!(held.waiting(), 0);
+        for _ in 0..3 {
+            index.find_or_insert(6143);
+            assert_eq!(held.waiting(), 1, "asked for once");
+            index.remove_last(6143);
+        }
+        let (tell, told) = std::sync::mpsc::channel();
+        let make = move || {
+            let slots = Slots::new(1 << 14);
+            tell.send(slots.held.as_ptr() as usize).unwrap();
+            slots
+        };
+        index.next = Some(Ahead::begin(&held, make));
+        held.carry_out();
+        insert(&mut index, 6143..7169);
+        assert_eq!(index.slots.held.as_ptr() as usize, told.recv().unwrap(), "they are in use");
+        insert(&mut index, 7169..12_287);
+        assert_eq!(held.waiting(), 0, "8,192 old slots are given back at once");
+        insert(&mut index, 12_287..28_671);
+        assert_eq!(held.waiting(), 3, "two more slots asked for, and old ones given back");
+        (0..28_671).for_each(|key| assert_eq!(index.find(key), Some(key)));
     }
 
     #[test]

@@ -52,7 +52,8 @@ impl RowLayout {
         let state_at =
             if plane_count > 0 { values_len.next_multiple_of(state_size) } else { values_len };
         let mut end = state_at + plane_count * plane_len;
-        let mut align = if plane_count > 0 { state_size } else { 1 }.max(schema.dtype.size());
+        // State, too, begins at a multiple of its size in each row: planes end at one.
+        let mut align = schema.dtype.size();
         let mut steps_at = end;
         if has_steps {
             steps_at = end.next_multiple_of(size_of::<u32>());
@@ -191,6 +192,31 @@ mod tests {
     use windlass_wire::DataType;
 
     use super::*;
+
+    #[test]
+    fn rows_lie_as_close_as_their_values_state_and_steps_allow() {
+        // Values; where state and steps begin; bytes of a plane; bytes from row to row.
+        for (rule, dtype, width, expected) in [
+            ("add", DataType::F16, 1, [2, 2, 2, 4, 2]),
+            ("add", DataType::F64, 3, [24, 24, 24, 24, 24]),
+            ("adagrad", DataType::F16, 1, [2, 4, 8, 4, 8]),
+            ("adagrad", DataType::F16, 5, [10, 12, 32, 20, 32]),
+            ("adagrad", DataType::F64, 1, [8, 8, 16, 8, 16]),
+            ("adam", DataType::F16, 1, [2, 4, 12, 4, 16]),
+            ("adam", DataType::F32, 3, [12, 12, 36, 12, 40]),
+            ("adam", DataType::F64, 3, [24, 24, 72, 24, 80]),
+        ] {
+            let rule = rule.parse().unwrap();
+            let schema = TableSchema { rule, ..TableSchema::sparse(dtype, width) };
+            let layout = RowLayout::of(&schema);
+            let RowLayout { values_len, state_at, steps_at, plane_len, stride, .. } = layout;
+            let found = [values_len, state_at, steps_at, plane_len, stride];
+            assert_eq!(found, expected, "{schema:?}");
+            assert_eq!(layout.has_steps, rule.counts_steps());
+            let slab = Slab::populated(layout, 16);
+            assert_eq!(slab.memory_len(), 16 * (8 + stride));
+        }
+    }
 
     #[test]
     fn slabs_cover_rows_without_gaps() {

@@ -130,6 +130,24 @@ mod tests {
     }
 
     #[test]
+    fn a_scan_begins_with_the_key_at_its_own_position_and_ends_with_the_last_one() {
+        let mut index = HashIndex::new();
+        // In the last of sixteen slots, in the order of positions.
+        let keys = (0..).filter(|key| position(*key) >> 60 == 15).take(2);
+        let mut keys: Vec<u64> = keys.collect();
+        keys.sort_unstable_by_key(|key| position(*key));
+        keys.iter().for_each(|key| {
+            index.find_or_insert(*key);
+        });
+        for (at, expected) in [(0, &keys[..]), (1, &keys[1..])] {
+            let mut found = Vec::new();
+            let next = index.scan(position(keys[at]), expected.len(), &mut found);
+            let found: Vec<u64> = found.iter().map(|(key, _)| *key).collect();
+            assert_eq!((&found[..], next), (expected, None));
+        }
+    }
+
+    #[test]
     fn a_step_looks_at_a_bounded_number_of_slots_where_there_is_little_to_find() {
         let mut index = HashIndex::new();
         index.slots = Slots::new(8 * SCAN_SLOTS_PER_TURN);

@@ -1,9 +1,9 @@
-use std::{collections::BTreeMap, sync::Mutex};
+use std::collections::BTreeMap;
 
 use windlass_wire::{DataType, UpdateRule};
 
 use super::*;
-use crate::table::StatePlanes;
+use crate::table::{StatePlanes, ahead::Held};
 
 #[test]
 fn rows_are_made_by_pushes_and_bounded_by_memory() {
@@ -23,31 +23,6 @@ fn rows_are_made_by_pushes_and_bounded_by_memory() {
     assert_eq!(full, 2 * 52);
     assert_eq!(partition.values_of(47 << 40), Some(bytemuck::cast_slice(&[94.0_f32, 2.0])));
     assert_eq!(partition.values_of(48 << 40), None);
-}
-
-/// Carries out what it is given when it is told to.
-#[derive(Clone, Debug, Default)]
-struct Held(Arc<Mutex<Vec<Work>>>);
-
-struct Work(Box<dyn FnOnce() + Send>);
-
-impl std::fmt::Debug for Work {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Work")
-    }
-}
-
-impl Background for Held {
-    fn run(&self, work: Box<dyn FnOnce() + Send>) {
-        self.0.lock().unwrap().push(Work(work));
-    }
-}
-
-impl Held {
-    fn carry_out(&self) -> usize {
-        let work = std::mem::take(&mut *self.0.lock().unwrap());
-        work.into_iter().map(|work| (work.0)()).count()
-    }
 }
 
 /// Rows so wide that slabs are soon large enough to be made ahead.
@@ -102,6 +77,75 @@ fn a_slab_that_was_made_ahead_is_put_in_use() {
     }
     assert_eq!(partition.slabs[count].rows[0], 1);
     assert_eq!(memory, charged, "it was paid for when it was asked for");
+}
+
+#[test]
+fn large_slabs_are_asked_for_when_half_of_the_last_one_is_taken() {
+    for schema in [TableSchema::sparse(DataType::F32, 1), wide()] {
+        let held = Held::default();
+        let mut partition = SparsePartition::new(PartitionId(0), &schema);
+        partition.grow_ahead(Arc::new(held.clone()));
+        let (shape, mut memory) = (Slabs::of(&schema), u64::MAX);
+        let asked_at: Vec<u64> = (1..)
+            .filter(|slab| shape.charge(*slab) >= MADE_AHEAD_LEN)
+            .map(|slab| {
+                (0..slab).map(|slab| shape.rows(slab)).sum::<u64>() - shape.rows(slab - 1) / 2
+            })
+            .take_while(|row| *row < 5000)
+            .collect();
+        assert!(!asked_at.is_empty());
+        for row in 0..5000 {
+            partition.make_row(row, &mut memory).unwrap();
+            assert_eq!(held.carry_out() == 1, asked_at.contains(&row), "row {row} of {schema:?}");
+        }
+        let slabs = (0..).take_while(|slab| (0..*slab).map(|n| shape.rows(n)).sum::<u64>() < 5000);
+        let rows: u64 = slabs.map(|slab| shape.rows(slab)).sum();
+        let rows_len = rows * (8 + partition.layout.stride() as u64);
+        // 5,000 keys take 8,192 slots of 16 bytes, all moved from 4,096.
+        assert_eq!(partition.memory_len() as u64, rows_len + 8192 * 16);
+    }
+}
+
+#[test]
+fn rows_that_changed_are_taken_once_with_their_keys() {
+    let schema = TableSchema::sparse(DataType::F32, 2);
+    let kernel = Kernel::new(UpdateRule::Add, DataType::F32, DataType::F32).unwrap();
+    let mut partition = SparsePartition::new(PartitionId(7), &schema);
+    assert_eq!((partition.partition(), partition.values_len()), (PartitionId(7), 8));
+    let mut memory = 1 << 20;
+    let mut push = |partition: &mut SparsePartition, key: u64| {
+        // SAFETY: two readable values of the table's dtype.
+        unsafe { partition.apply(&kernel, key, [1.0_f32, 2.0].as_ptr().cast(), &mut memory) }
+            .unwrap();
+    };
+    push(&mut partition, 50);
+    assert_eq!(partition.dirty().count(), 0, "nobody asked");
+    partition.track_dirty();
+    for key in [70, 90, 50, 90] {
+        push(&mut partition, key);
+    }
+    assert_eq!(partition.dirty().count(), 3);
+    assert_eq!(partition.take_dirty(), [(50, 0), (70, 1), (90, 2)]);
+    push(&mut partition, 90);
+    assert_eq!(partition.take_dirty(), [(90, 2)]);
+    assert_eq!(partition.take_dirty(), []);
+    // A restored row is in the next checkpoint.
+    partition.track_changes();
+    let _ = partition.changed_mut().take();
+    let row = saved(&partition, 70).unwrap();
+    assert!(partition.restore_row(&row, &mut 0));
+    let changed: Vec<u64> =
+        (0..PIECES).filter(|piece| partition.changed_mut().contains(*piece)).collect();
+    assert_eq!(changed, [piece_of(70)]);
+    assert!(!partition.restore_row(&row[1..], &mut 0), "not of the right length");
+    // An index that grows goes on with keys that are met.
+    let slots = |partition: &SparsePartition| partition.index.memory_len() / 16;
+    let mut keys = 1000..;
+    while slots(&partition) != 512 + 1024 {
+        push(&mut partition, keys.next().unwrap());
+    }
+    (0..10_000).for_each(|key| partition.settle(key));
+    assert_eq!(slots(&partition), 1024);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Back-off for servers that were failed because they were not heard or did not hear, and for separated pairs. Each
 //! waits longer than the last time before it gets copies, or common chains, again. So a host that hears badly now and
-//! then does not move copies to and fro. Long good behaviour resets the back-off. Volatile: a new coordinator knows
-//! nothing of it.
+//! then does not move copies to and fro. What was the matter has to be over for the shortest absence before it ends.
+//! Long good behaviour resets the back-off. Volatile: a new coordinator knows nothing of it.
 
 use std::collections::BTreeMap;
 
@@ -26,6 +26,7 @@ impl<Who> Default for Absences<Who> {
 struct Absence {
     /// Times it was failed since its last long period of good behaviour.
     times: u32,
+    began_at: Time,
     until: Time,
     is_over: bool,
 }
@@ -46,6 +47,7 @@ impl<Who: Copy + Ord> Absences<Who> {
             absence.times += 1;
         }
         let doubled = options.absence_min_us.saturating_mul(1 << (absence.times - 1).min(31));
+        absence.began_at = now;
         absence.until = now.after(doubled.min(options.absence_max_us));
         absence.is_over = false;
     }
@@ -64,17 +66,19 @@ impl<Who: Copy + Ord> Absences<Who> {
         self.by_who.get(&who).is_some_and(|absence| !absence.is_over)
     }
 
-    /// What is not over yet lasts on.
+    /// What is not over yet lasts on, for at most so long since it began.
     pub(super) fn extend(
         &mut self,
         now: Time,
         goes_on: impl Fn(Who) -> bool,
+        most_us: u64,
         options: &CoordinatorOptions,
     ) {
         let absent =
             self.by_who.iter_mut().filter(|(who, absence)| !absence.is_over && goes_on(**who));
         for (_, absence) in absent {
-            absence.until = absence.until.max(now.after(options.absence_min_us));
+            let until = now.after(options.absence_min_us).min(absence.began_at.after(most_us));
+            absence.until = absence.until.max(until);
         }
     }
 

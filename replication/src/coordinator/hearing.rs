@@ -296,6 +296,18 @@ impl Hearing {
         [late(&a, &b), late(&b, &a)].into_iter().flatten().any(|late| late.lasts(now, options))
     }
 
+    /// Whether a server has trouble that goes on: with this coordinator, or with others that have no more of it.
+    pub(super) fn is_ill(&self, now: Time, server: ServerId, options: &CoordinatorOptions) -> bool {
+        let troubled = |id: ServerId| {
+            let others = self.servers.keys().filter(move |other| **other != id);
+            others.copied().filter(move |other| self.is_bad_link(now, (id, *other), options))
+        };
+        let here = self.servers.get(&server).and_then(|ear| ear.here);
+        let count = troubled(server).count();
+        here.is_some_and(|here| here.lasts(now, options))
+            || troubled(server).any(|other| troubled(other).count() <= count)
+    }
+
     /// Who hears a server by a map.
     pub(super) fn neighbours_of(
         &mut self,

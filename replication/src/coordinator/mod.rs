@@ -356,10 +356,12 @@ impl Coordinator {
                 self.want(Change::Separate { server, from });
             }
         }
-        let Self { out, health, options, .. } = self;
+        let Self { out, health, options, map, .. } = self;
         let hearing = health.hearing();
         let goes_on = |pair| hearing.is_bad_link(now, pair, options);
-        out.pairs.extend(now, goes_on, options);
+        out.pairs.extend(now, goes_on, u64::MAX, options);
+        let goes_on = |id| !map.is_in_force(id) || hearing.is_ill(now, id, options);
+        out.servers.extend(now, goes_on, options.absence_max_us, options);
         if self.out.end(now) {
             self.planner.look_again();
         }

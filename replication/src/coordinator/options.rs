@@ -21,7 +21,8 @@ pub struct CoordinatorOptions {
     /// Time between probes of a suspected server.
     pub probe_interval_us: u64,
     /// How long a server that was failed for what was not heard gets no copies, at least, at most, and how
-    /// long it has to behave for the next time to be the first again.
+    /// long it has to behave for the next time to be the first again. It is back, and heard well, for the least of
+    /// it before it ends.
     pub absence_min_us: u64,
     /// See `absence_min_us`.
     pub absence_max_us: u64,

@@ -1,7 +1,7 @@
 //! The invariants: agreement of replicas, no loss, no double, no stale read, no false claim.
 
 use windlass_replication::mix::mix2;
-use windlass_wire::{Epoch, Lsn, WorkerRank};
+use windlass_wire::{Epoch, Lsn, ServerId, WorkerRank};
 
 use super::memory::{Block, Pushed, rows};
 use super::server::place;
@@ -109,6 +109,23 @@ impl World {
                 self.found(|| format!("partition {p} has no head that lives: {entry}"));
             }
         }
+    }
+
+    /// Each partition has a copy at as many servers as it should.
+    pub(super) fn check_copies(&mut self) {
+        if let Some(p) = self.lacking_copies() {
+            self.outcome.stuck += 1;
+            let entry = format!("{:?}", self.store.partitions[p]);
+            self.found(|| format!("partition {p} lacks copies: {entry}"));
+        }
+    }
+
+    /// A partition that has fewer copies than there are servers for.
+    pub(super) fn lacking_copies(&self) -> Option<usize> {
+        let map = &self.store;
+        let runs = |id: &ServerId| self.servers[place(*id)].is_running();
+        let wanted = usize::from(map.replicas).min(map.placeable().filter(runs).count());
+        map.partitions.iter().position(|entry| entry.members.len() < wanted)
     }
 
     pub(super) fn final_checks(&mut self) {

@@ -29,6 +29,9 @@ const COORDINATOR_TICK_US: u64 = 5_000;
 const SETTLE_US: u64 = 150_000;
 /// After the heal: time until each partition has a head that lives.
 const HEADS_US: u64 = 300_000;
+/// After the heal of gray networks: time until each partition has all its copies again, since who is well comes
+/// back. What was lost last is sent again up to 310 ms later.
+const COPIES_US: u64 = 700_000;
 
 #[derive(Clone, Debug)]
 pub(super) enum Event {
@@ -120,6 +123,8 @@ pub(super) enum Event {
     },
     /// All was healed so long ago that every partition has to have a head that lives.
     HeadsDue,
+    /// Networks are well for so long that every partition has to have all its copies.
+    CopiesDue,
     Mend {
         a: Node,
         b: Node,
@@ -320,6 +325,9 @@ impl World {
             self.schedule(at, Event::ClientTick { client });
         }
         self.schedule(HEAL_US + HEADS_US, Event::HeadsDue);
+        if self.options.mode == Mode::Gray {
+            self.schedule(HEAL_US + COPIES_US, Event::CopiesDue);
+        }
         for (index, fault) in self.faults.clone().into_iter().enumerate() {
             self.schedule(fault.at_us, Event::Fault { index });
         }
@@ -355,6 +363,7 @@ impl World {
             entry.joining.is_none() && entry.members.iter().all(|&id| self.store.is_in_force(id))
         };
         self.store.partitions.iter().all(settled)
+            && (self.options.mode != Mode::Gray || self.lacking_copies().is_none())
             && self
                 .servers
                 .iter()
@@ -434,6 +443,7 @@ impl World {
             Event::Lands { draft } => self.land(&draft),
             Event::Thaw { server, us } => self.thaw(server, us),
             Event::HeadsDue => self.check_heads(),
+            Event::CopiesDue => self.check_copies(),
             Event::Written { client, server, generation, message } => {
                 self.written(client, server, generation, message);
             }

@@ -302,3 +302,45 @@ fn a_server_that_flaps_gets_copies_later_each_time() {
     let close = |ms: u64, expected: u64| ms.abs_diff(expected) <= 50;
     assert!(out_ms.iter().zip([2_000, 4_000, 8_000]).all(|(ms, to)| close(*ms, to)), "{out_ms:?}");
 }
+
+/// It is in another life at once, and as ill as before.
+#[test]
+fn a_server_that_is_still_ill_gets_no_copies_until_it_is_heard_well_again() {
+    let mut scene = Scene::new(4, &[]);
+    scene.late = vec![(1, 2, 900), (1, 3, 700)];
+    assert_eq!(scene.pass(60_000).out(), [1]);
+    // Others have less trouble, and with it only.
+    scene.late = vec![(1, 2, 300), (3, 1, 300)];
+    scene.pass(1_000_000);
+    scene.driver.join(1, 2);
+    for _ in 0..10 {
+        scene.pass(1_000_000);
+        scene.driver.settle();
+        assert_eq!(scene.driver.coordinator.map().held_by(ServerId(1)).count(), 0);
+    }
+    scene.is_over = true;
+    scene.late.clear();
+    let mut ticks = 0;
+    while scene.driver.coordinator.map().held_by(ServerId(1)).count() == 0 {
+        scene.pass(TICK_US);
+        scene.driver.settle();
+        ticks += 1;
+    }
+    let out_ms = ticks * TICK_US / 1_000;
+    assert!((1_950..3_000).contains(&out_ms), "{out_ms} ms after it is over");
+}
+
+/// However ill it seems, it is tried again: perhaps whoever says so is busy.
+#[test]
+fn no_absence_lasts_for_ever() {
+    let mut scene = Scene::new(4, &[]);
+    scene.late = vec![(1, 2, 900), (1, 3, 700)];
+    assert_eq!(scene.pass(60_000).out(), [1]);
+    scene.late = vec![(1, 2, 300)];
+    scene.driver.join(1, 2);
+    scene.pass(59_000_000);
+    assert_eq!(scene.driver.coordinator.map().held_by(ServerId(1)).count(), 0);
+    scene.pass(1_100_000);
+    scene.driver.settle();
+    assert!(scene.driver.coordinator.map().held_by(ServerId(1)).count() > 0);
+}

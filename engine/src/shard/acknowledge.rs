@@ -13,8 +13,7 @@ pub(super) fn acknowledge(
     let mut acknowledged = false;
     let mut failed = None;
     for at in 0..port.sessions.watched().len() {
-        let slot = port.sessions.watched()[at];
-        let Some(session) = &mut port.sessions[slot] else { continue };
+        let session = port.sessions.watched_mut(at);
         let Some(mailbox) = &mut session.mailbox else {
             if session.failed {
                 failed = Some(session.owner.id);

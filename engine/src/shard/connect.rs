@@ -97,7 +97,7 @@ pub(super) fn attach_mailbox(
     // Of all sessions the keys take a bounded part of what the shard may hold.
     let kept_len = port.by_session.len() as u64 * u64::from(KEPT_KEYS_MAX) * 8;
     let may_keep = kept_len <= port.options.memory_len_max / KEPT_KEYS_MEMORY_PART;
-    let Some(open) = &mut port.sessions[slot] else { return Err("no session".to_owned()) };
+    let open = port.sessions[slot].as_mut().expect("a session that is listed has its slot");
     if open.mailbox.is_some() {
         return Err("the mailbox is attached already".to_owned());
     }

@@ -10,7 +10,7 @@ pub(in crate::shard) fn close_session(
     session: SessionId,
 ) {
     let Some(slot) = port.by_session.remove(&session) else { return };
-    let Some(open) = port.sessions.remove(slot) else { return };
+    let open = port.sessions.remove(slot).expect("a session that is listed has its slot");
     chain.end_taking(slot);
     port.by_queue_pair.remove(&(open.route.transport, open.route.queue_pair));
     let transport = &mut port.transports[open.route.transport];

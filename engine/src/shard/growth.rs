@@ -345,7 +345,8 @@ fn adopt(port: &mut Port, tables: &mut Tables, made: &mut Made) -> Result<(), St
 
 fn put_all_in_use(tables: &mut Tables, plan: Vec<(TableId, Vec<PartitionId>)>, made: &mut Made) {
     for (id, missing) in plan {
-        let Some(mut table) = tables.by_id.remove(&id) else { continue };
+        let mut table =
+            tables.by_id.remove(&id).expect("rows are planned for tables that are here");
         put_in_use(tables, &mut table, &missing, made);
         tables.by_id.insert(id, table);
     }

@@ -126,8 +126,10 @@ pub(super) fn note_imaged(
     table: TableId,
     rows: u64,
 ) {
-    let Some(table) = tables.by_id.get(&table) else { return };
-    let Durability::Interval { milliseconds } = table.entry.schema.durability else { return };
+    let table = tables.by_id.get(&table).expect("a table that was pushed to");
+    let Durability::Interval { milliseconds } = table.entry.schema.durability else {
+        unreachable!("only tables of durability `interval` are imaged")
+    };
     let bytes = rows * table.row_image_len();
     let Some(mut durable) = disk.durable.take() else { return };
     if !durable.images.is_due_within(milliseconds) {

@@ -54,7 +54,7 @@ pub(super) fn shared_region(
     slot: usize,
     region: usize,
 ) -> Result<RemoteRegion, String> {
-    let Some(open) = &mut port.sessions[slot] else { return Err("no session".to_owned()) };
+    let open = port.sessions[slot].as_mut().expect("whoever asks has a session");
     if let Some((_, shared)) = open.shared.iter().find(|(at, _)| *at == region) {
         return Ok(*shared);
     }

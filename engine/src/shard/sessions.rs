@@ -82,6 +82,12 @@ impl Sessions {
         &self.watched
     }
 
+    /// A session that turns look at, by its place among them.
+    #[inline]
+    pub(super) fn watched_mut(&mut self, at: usize) -> &mut ShardSession {
+        self.slots[self.watched[at]].as_mut().expect("a session that ends is watched no longer")
+    }
+
     /// The sessions that turns look at.
     pub(super) fn iter_watched(&self) -> impl Iterator<Item = &ShardSession> + Clone {
         self.watched.iter().filter_map(|slot| self.slots[*slot].as_ref())
@@ -90,7 +96,7 @@ impl Sessions {
     /// Has turns look at a session from now on.
     #[inline]
     pub(super) fn watch(&mut self, slot: usize) {
-        let Some(session) = &mut self.slots[slot] else { return };
+        let session = self.slots[slot].as_mut().expect("only sessions that are open are heard");
         session.watch.silent_sweeps = 0;
         if !session.watch.is_watched {
             session.watch.is_watched = true;
@@ -124,7 +130,8 @@ impl Sessions {
         // The look below must not be older than what was told.
         fence(Ordering::SeqCst);
         self.watched.retain(|slot| {
-            let Some(session) = &mut slots[*slot] else { return false };
+            let session = slots[*slot].as_mut();
+            let session = session.expect("a session that ends is watched no longer");
             session.watch.silent_sweeps = session.watch.silent_sweeps.saturating_add(1);
             if session.watch.silent_sweeps < QUIET_LOOKS || !session.is_settled() {
                 return true;

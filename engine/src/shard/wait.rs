@@ -95,8 +95,7 @@ impl Shard {
     pub(super) fn tell_sleep(&mut self) {
         chain::give_up_answers(&mut self.port, &mut self.chain, true);
         for at in 0..self.port.sessions.watched().len() {
-            let slot = self.port.sessions.watched()[at];
-            let Some(session) = &mut self.port.sessions[slot] else { continue };
+            let session = self.port.sessions.watched_mut(at);
             let transport = self.port.transports[session.route.transport].as_mut();
             if !transport.capabilities().writes_wake {
                 let told = tell_sleep(session, transport, &mut self.port.staging);
@@ -137,8 +136,7 @@ impl Port {
     /// Ends sessions whose queue pair failed without a request to show it; of quiet ones sweeps find out.
     fn end_lost_sessions(&mut self) {
         for at in 0..self.sessions.watched().len() {
-            let slot = self.sessions.watched()[at];
-            let Some(session) = &mut self.sessions[slot] else { continue };
+            let session = self.sessions.watched_mut(at);
             let transport = &self.transports[session.route.transport];
             session.failed |= transport.state(session.route.queue_pair) == QueuePairState::Error;
         }

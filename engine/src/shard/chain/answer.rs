@@ -73,7 +73,8 @@ pub(super) fn answer(
     let incoming = &mut incoming[at];
     let link = links.iter_mut().find(|link| link.peer.server == incoming.peer.server);
     let session = sessions[incoming.slot].as_mut();
-    let Some(mailbox) = session.and_then(|session| session.mailbox.as_mut()) else { return };
+    let mailbox = session.and_then(|session| session.mailbox.as_mut());
+    let mailbox = mailbox.expect("a message is answered by the mailbox that it came by");
     let is_whole = committed == Some((records.epoch, records.last));
     if let Some((epoch, lsn)) = committed
         && let Some(link) = link

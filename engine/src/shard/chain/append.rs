@@ -126,9 +126,8 @@ pub(in crate::shard) fn append_round(
         lane,
         sequence: one.sequence,
     }));
-    if let Some(part) = chain.part_mut(partition) {
-        part.waiting.extend(waits.iter().map(|wait| (held.lsn, *wait)));
-    }
+    let waiting = waits.iter().map(|wait| (held.lsn, *wait));
+    chain.own_mut(partition).waiting.extend(waiting);
     append_held(port, tables, chain, partition, held, false, &[]);
 }
 
@@ -146,7 +145,7 @@ pub(in crate::shard) fn append_held(
     let lsn = held.lsn;
     port.statistics.chain_records += 1;
     port.statistics.chain_bytes += held.bytes().len() as u64;
-    let Some(part) = chain.part_mut(partition) else { return };
+    let part = chain.own_mut(partition);
     let epoch = part.epoch();
     part.records.push_back(held);
     let record =

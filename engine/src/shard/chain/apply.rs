@@ -31,8 +31,8 @@ pub(super) enum Extent {
 /// Why a record cannot be applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ApplyError {
-    /// Its bytes do not fit the table.
-    #[error("the record does not fit its table's schema")]
+    /// Its bytes do not fit the table, or the table has no rows in the record's partition.
+    #[error("the record does not fit its table's schema or rows")]
     Unfit,
     /// A row is new and there is no memory for it.
     #[error("no memory is left for rows that other replicas have: raise --memory")]
@@ -50,9 +50,7 @@ pub(super) fn apply_records(
     let mut is_broken = false;
     for lsn in (first.0..=last.0).map(Lsn) {
         let Tables { by_id: tables, memory_left, clocks, .. } = tables;
-        let Some(part) = chain.part_mut(partition) else {
-            return;
-        };
+        let part = chain.own_mut(partition);
         if lsn <= part.applied || part.broken {
             continue;
         }
@@ -85,9 +83,8 @@ pub(super) fn apply_records(
     }
     if is_broken {
         chain.settle(true);
-        if let Some(part) = chain.part(partition) {
-            chain.tell(ServerEvent::CannotHold { partition, epoch: part.epoch() });
-        }
+        let epoch = chain.own(partition).epoch();
+        chain.tell(ServerEvent::CannotHold { partition, epoch });
     }
 }
 
@@ -114,7 +111,7 @@ pub(super) fn apply(
     if count.checked_mul(row_len) != Some(values.len()) {
         return Err(ApplyError::Unfit);
     }
-    let Some(slot) = slots.find(record.partition()) else { return Ok(()) };
+    let slot = slots.find(record.partition()).ok_or(ApplyError::Unfit)?;
     let delta = values.as_ptr();
     match rows {
         TableRows::Dense(partitions) => {
@@ -172,7 +169,7 @@ fn set(
     extent: Extent,
     memory: &mut u64,
 ) -> Result<(), ApplyError> {
-    let Some(slot) = table.slots.find(record.partition()) else { return Ok(()) };
+    let slot = table.slots.find(record.partition()).ok_or(ApplyError::Unfit)?;
     let mut bytes = record.delta();
     while !bytes.is_empty() {
         let (entry, rest) = Entry::split(bytes).ok_or(ApplyError::Unfit)?;
@@ -190,4 +187,54 @@ fn set(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass_wire::{DataType, Epoch, TableEntry, TableId, TableSchema};
+
+    use super::*;
+    use crate::{
+        persist::{
+            commit,
+            frame::Salt,
+            record::{Draft, Facts, RecordMut, Shape},
+        },
+        shard::{arena::Arena, memory::Made},
+    };
+
+    /// A replica that dropped such a record in silence would differ from all others from then on.
+    #[test]
+    fn a_record_of_rows_that_are_not_here_is_no_success() {
+        let schema = TableSchema::sparse(DataType::F32, 1);
+        let entry = TableEntry { id: TableId(1), name: "rows".to_owned(), schema };
+        let mut table = ShardTable::new(entry, 2).unwrap();
+        table.install(&[PartitionId(0)], &mut Arena::default(), &mut Made::default());
+        let mut apply_to = |partition| {
+            let facts = Facts {
+                kind: Kind::Keys,
+                partition,
+                epoch: Epoch(1),
+                table: TableId(1),
+                dtype: DataType::F32,
+                rows: RowRange::default(),
+                tag: table.rule.tag(),
+                durability: commit::Durability::Memory,
+            };
+            let shape = Shape { keys: 1, delta_bytes: 4, ..Shape::default() };
+            let mut words = vec![0_u64; shape.length() / 8];
+            let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+            let mut draft = Draft::new(facts, shape, Lsn(1));
+            draft.prepare(bytes);
+            let mut record = RecordMut::new(bytes, &mut draft);
+            let (keys, delta) = record.keys_and_delta();
+            keys.copy_from_slice(&7_u64.to_le_bytes());
+            delta.copy_from_slice(&1.5_f32.to_le_bytes());
+            draft.seal(bytes, Salt::NONE);
+            let record = Record::decode(bytes, Salt::NONE).unwrap();
+            apply(&mut table, &record, Extent::Whole, &mut 1_000_000)
+        };
+        assert_eq!(apply_to(PartitionId(0)), Ok(()));
+        assert_eq!(apply_to(PartitionId(1)), Err(ApplyError::Unfit));
+    }
 }

@@ -121,7 +121,7 @@ pub(super) fn configure_chain(
         let replica = Replica::new(partition, chain.server, ReplicaLimits::default());
         chain.parts[index] = Some(Box::new(Part::new(partition, replica)));
     }
-    let Some(part) = chain.parts[index].as_deref() else { return };
+    let part = chain.own(partition);
     let view = ChainView {
         epoch: next.epoch,
         path: next.servers.clone(),
@@ -148,7 +148,7 @@ pub(super) fn configure_chain(
     if hold_until > chain.time.now && hold_until < chain.time.next_tick {
         chain.time.next_tick = hold_until;
     }
-    let Some(part) = chain.part_mut(partition) else { return };
+    let part = chain.own_mut(partition);
     let is_head = part.replica.is_head();
     if part.copy_out.as_ref().is_some_and(|copy| next.learner != Some(copy.learner)) {
         part.copy_out = None;
@@ -186,7 +186,7 @@ pub(in crate::shard) fn begin_life(
         let Some(partition) = part.map(|part| part.partition) else { continue };
         waiting::give_up_waiting(port, tables, chain, partition);
         let (server, limits) = (chain.server, ReplicaLimits::default());
-        let Some(mut part) = chain.parts[index].take() else { continue };
+        let mut part = chain.parts[index].take().expect("the replica that was just looked at");
         chain.kept.inflight_count -= part.inflight_count;
         chain.copies_out -= usize::from(part.copy_out.is_some());
         let is_whole = part.replica.position().is_some() && !part.broken;
@@ -212,7 +212,7 @@ pub(in crate::shard) fn begin_life(
 /// A partition that is kept elsewhere: its records are of no use here.
 fn forget_records(tables: &mut Tables, chain: &mut Chain, partition: PartitionId) {
     let index = chain.index(partition);
-    let Some(mut part) = chain.parts[index].take() else { return };
+    let mut part = chain.parts[index].take().expect("the replica that was just configured");
     chain.kept.inflight_count -= part.inflight_count;
     for held in part.records.drain(..) {
         chain.kept.spare.put(held.words);

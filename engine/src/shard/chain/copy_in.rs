@@ -30,7 +30,7 @@ pub(super) fn start_copy_in(
     start: Lsn,
 ) {
     let index = chain.index(partition);
-    let Some(part) = chain.parts[index].as_deref_mut() else { return };
+    let part = chain.parts[index].as_deref_mut().expect("a learner has a replica");
     for held in part.records.drain(..) {
         chain.kept.spare.put(held.words);
     }
@@ -43,6 +43,9 @@ pub(super) fn start_copy_in(
         table.begin_copy(partition, &mut tables.memory_left, &tables.growth.memory);
     }
 }
+
+/// Every replica of a partition has rows of the same tables there.
+const NO_ROWS: &str = "a copy of a table that has no rows in the partition";
 
 /// A part of a copy: which server sent it, and of which partition in which epoch.
 #[derive(Clone, Copy)]
@@ -74,7 +77,7 @@ pub(super) fn take_copied_rows(
     }
     // A table that was dropped: nobody misses its rows.
     let Some(found) = tables.by_id.get_mut(&table) else { return Ok(()) };
-    let Some(slot) = found.slots.find(partition) else { return Ok(()) };
+    let slot = found.slots.find(partition).ok_or(NO_ROWS)?;
     match &mut found.rows {
         TableRows::Dense(partitions) => {
             let next = copy.pieces.entry(table).or_default();
@@ -103,7 +106,7 @@ pub(super) fn take_copied_rows(
 /// There is no memory for the rows of a partition. Those that are here go again, and the coordinator is
 /// told, which names another server.
 fn give_up(tables: &mut Tables, chain: &mut Chain, partition: PartitionId) {
-    let Some(part) = chain.part_mut(partition) else { return };
+    let part = chain.own_mut(partition);
     let epoch = part.epoch();
     if let Some(copy) = &mut part.copy_in {
         copy.is_given_up = true;
@@ -133,9 +136,9 @@ pub(super) fn take_copied_clock(
         return Ok(());
     }
     let Some(found) = tables.by_id.get_mut(&table) else { return Ok(()) };
-    let (Some(slot), Some(clocks)) = (found.slots.find(partition), &mut found.clocks) else {
-        return Ok(());
-    };
+    let slot = found.slots.find(partition).ok_or(NO_ROWS)?;
+    // It was made anew without clocks.
+    let Some(clocks) = &mut found.clocks else { return Ok(()) };
     if !clocks.decode_slot(slot, bytes) {
         return Err("a range clock that is none");
     }
@@ -150,9 +153,7 @@ pub(super) fn copy_in_record(
     partition: PartitionId,
     lsn: Lsn,
 ) {
-    let Some(part) = chain.part_mut(partition) else {
-        return;
-    };
+    let part = chain.own_mut(partition);
     if lsn <= part.applied {
         return;
     }

@@ -40,7 +40,7 @@ enum Step {
 impl Chain {
     /// A learner was told to copy.
     pub(super) fn start_copy_out(&mut self, partition: PartitionId, learner: ServerId, start: Lsn) {
-        let Some(part) = self.part_mut(partition) else { return };
+        let part = self.own_mut(partition);
         let under_way = part.copy_out.as_ref();
         if under_way.is_some_and(|copy| copy.learner == learner && copy.start == start) {
             return;
@@ -53,7 +53,7 @@ impl Chain {
 
     /// A copy to a peer begins anew if it still wants one.
     pub(super) fn end_copy_out(&mut self, partition: PartitionId, learner: ServerId) {
-        let Some(part) = self.part_mut(partition) else { return };
+        let part = self.own_mut(partition);
         if part.copy_out.as_ref().is_some_and(|copy| copy.learner == learner) {
             part.copy_out = None;
             self.copies_out -= 1;
@@ -87,8 +87,8 @@ pub(super) fn copy_out_some(tables: &mut Tables, chain: &mut Chain) -> bool {
 
 fn copy_out_step(tables: &mut Tables, chain: &mut Chain, partition: PartitionId) -> bool {
     let Tables { by_id: tables, .. } = tables;
-    let Some(part) = chain.part_mut(partition) else { return false };
-    let Some(copy) = &mut part.copy_out else { return false };
+    let part = chain.own_mut(partition);
+    let copy = part.copy_out.as_mut().expect("a copy that was found to be under way");
     let epoch = part.replica.epoch();
     let (learner, start) = (copy.learner, copy.start);
     let mut ids: BTreeSet<TableId> = BTreeSet::new();

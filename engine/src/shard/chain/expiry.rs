@@ -48,7 +48,7 @@ fn expire_sessions_of(
     }
     let Port { by_session, .. } = port;
     let Chain { parts, step: Step { expired, .. }, time: Times { now, .. }, .. } = chain;
-    let Some(part) = parts[index].as_deref_mut() else { return };
+    let part = parts[index].as_deref_mut().expect("the replica that was just looked at");
     // Who is connected may have a push in its mailbox that is as old as its connection.
     let idle = part.replica.idle_sessions(*now, expiry_us);
     let gone = idle.filter(|session| !by_session.contains_key(session));

@@ -156,12 +156,12 @@ impl Chain {
 
     #[inline]
     pub(super) fn own(&self, partition: PartitionId) -> &Part {
-        self.part(partition).expect("pushes come to partitions that have a replica here")
+        self.part(partition).expect("a partition that this shard holds has its replica")
     }
 
     #[inline]
     pub(super) fn own_mut(&mut self, partition: PartitionId) -> &mut Part {
-        self.part_mut(partition).expect("pushes come to partitions that have a replica here")
+        self.part_mut(partition).expect("a partition that this shard holds has its replica")
     }
 }
 

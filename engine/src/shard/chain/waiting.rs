@@ -13,8 +13,7 @@ pub(super) fn acknowledge_up_to(
     lsn: windlass_wire::Lsn,
 ) {
     loop {
-        let part = chain.part_mut(partition);
-        let Some(part) = part else { return };
+        let part = chain.own_mut(partition);
         if part.setting.front().is_some_and(|(position, _)| *position <= lsn)
             && let Some((_, answer)) = part.setting.pop_front()
         {
@@ -52,8 +51,7 @@ pub(super) fn end_waiting(
     status: Status,
 ) {
     loop {
-        let part = chain.part_mut(partition);
-        let Some(part) = part else { return };
+        let part = chain.own_mut(partition);
         for (_, answer) in part.setting.drain(..) {
             let is_stopped = status == Status::Poisoned;
             let error = if is_stopped { SetError::stopped() } else { SetError::Moved };

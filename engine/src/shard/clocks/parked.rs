@@ -16,7 +16,7 @@ impl Tables {
     /// Forgets the pulls of a session that ends.
     pub(in crate::shard) fn forget_pulls(&mut self, session: SessionId) {
         for _ in 0..self.clocks.waiting.pulls.len() {
-            let Some(pull) = self.clocks.waiting.pulls.pop_front() else { return };
+            let pull = self.clocks.waiting.pulls.pop_front().expect("each is looked at once");
             if pull.session == session {
                 self.clocks.waiting.end(pull.keys);
             } else {
@@ -65,7 +65,7 @@ pub(in crate::shard) fn release_pulls(port: &mut Port, tables: &mut Tables) {
         return;
     }
     for _ in 0..tables.clocks.waiting.pulls.len() {
-        let Some(pull) = tables.clocks.waiting.pulls.pop_front() else { return };
+        let pull = tables.clocks.waiting.pulls.pop_front().expect("each is looked at once");
         let open = port.sessions.get(pull.slot).and_then(Option::as_ref);
         if open.is_none_or(|open| open.owner.id != pull.session) {
             tables.clocks.waiting.end(pull.keys);
@@ -103,7 +103,7 @@ pub(in crate::shard) fn release_pulls(port: &mut Port, tables: &mut Tables) {
 /// Has the clients of pulls that wait for a round ask again, by the map that has just come.
 pub(in crate::shard) fn end_parked_pulls(port: &mut Port, tables: &mut Tables) {
     for _ in 0..tables.clocks.waiting.pulls.len() {
-        let Some(pull) = tables.clocks.waiting.pulls.pop_front() else { return };
+        let pull = tables.clocks.waiting.pulls.pop_front().expect("each is looked at once");
         let table = tables.by_id.get(&pull.header.table);
         if table.is_some_and(|table| table.rounds.is_none()) {
             tables.clocks.waiting.pulls.push_back(pull);

@@ -107,7 +107,7 @@ impl TableClocks {
 
     /// A record says something of a worker.
     pub(in crate::shard) fn apply_event(&mut self, slot: usize, event: WorkerEvent) {
-        let Some(clock) = self.clocks.get_mut(slot) else { return };
+        let clock = &mut self.clocks[slot];
         self.is_stale = true;
         match event {
             WorkerEvent::Joined { rank, session, clock: at } => {
@@ -135,7 +135,7 @@ impl TableClocks {
         rows: RowRange,
         clock: WorkerClock,
     ) {
-        let Some(slot) = self.clocks.get_mut(slot) else { return };
+        let slot = &mut self.clocks[slot];
         let stamped = slot.range.tick(rank, rows, clock);
         debug_assert!(stamped.is_ok(), "heads stamp for workers that joined");
         self.is_stale = true;
@@ -143,15 +143,14 @@ impl TableClocks {
 
     /// A round of a partition is applied, and all before it.
     pub(in crate::shard) fn close_round(&mut self, slot: usize, clock: WorkerClock) {
-        if let Some(slot) = self.clocks.get_mut(slot) {
-            slot.closed = slot.closed.max(clock);
-            self.is_stale = true;
-        }
+        let slot = &mut self.clocks[slot];
+        slot.closed = slot.closed.max(clock);
+        self.is_stale = true;
     }
 
     /// The last round of a partition that is applied.
     pub(in crate::shard) fn closed(&self, slot: usize) -> WorkerClock {
-        self.clocks.get(slot).map_or(WorkerClock(0), |clock| clock.closed)
+        self.clocks[slot].closed
     }
 
     /// The workers of a partition, and whether each is waited for.
@@ -159,7 +158,7 @@ impl TableClocks {
         &self,
         slot: usize,
     ) -> impl Iterator<Item = (WorkerRank, bool)> + '_ {
-        self.clocks.get(slot).into_iter().flat_map(|clock| clock.range.workers())
+        self.clocks[slot].range.workers()
     }
 
     /// A partition's clock, for a learner:
@@ -169,10 +168,9 @@ impl TableClocks {
     /// | closed round | range clock ...
     /// ```
     pub(in crate::shard) fn encode_slot(&self, slot: usize, into: &mut Vec<u8>) {
-        if let Some(clock) = self.clocks.get(slot) {
-            into.extend_from_slice(&clock.closed.0.to_le_bytes());
-            clock.range.encode(into);
-        }
+        let clock = &self.clocks[slot];
+        into.extend_from_slice(&clock.closed.0.to_le_bytes());
+        clock.range.encode(into);
     }
 
     /// Takes a partition's clock over from another replica; false when the bytes are none.
@@ -181,9 +179,7 @@ impl TableClocks {
         if !self.restore_slot(slot, bytes) {
             return false;
         }
-        if let Some(clock) = self.clocks.get_mut(slot) {
-            clock.closed = WorkerClock(u64::from_le_bytes(*closed));
-        }
+        self.clocks[slot].closed = WorkerClock(u64::from_le_bytes(*closed));
         true
     }
 
@@ -192,10 +188,8 @@ impl TableClocks {
         let Ok(range) = RangeClock::decode(bytes, RangeClockLimits::default()) else {
             return false;
         };
-        if let Some(clock) = self.clocks.get_mut(slot) {
-            clock.range = range;
-            self.is_stale = true;
-        }
+        self.clocks[slot].range = range;
+        self.is_stale = true;
         true
     }
 }

@@ -123,7 +123,7 @@ impl TableClocks {
 
     /// Whether some worker is behind `needed` on rows of one partition.
     pub(in crate::shard) fn is_behind(&self, slot: usize, rows: RowRange, needed: u64) -> bool {
-        let Some(found) = self.clocks.get(slot) else { return false };
+        let found = &self.clocks[slot];
         if self.in_rounds {
             return found.minimum(true).is_some_and(|minimum| minimum.0 < needed);
         }

@@ -150,8 +150,8 @@ impl Port {
 impl Port {
     /// Whether a pull of this session would find room now.
     pub(in crate::shard) fn has_room_to_pull(&self, slot: usize, header: &RequestHeader) -> bool {
-        let Some(session) = &self.sessions[slot] else { return false };
-        let Some(mailbox) = &session.mailbox else { return false };
+        let session = self.sessions[slot].as_ref().expect("a pull comes by a session");
+        let mailbox = session.mailbox.as_ref().expect("messages come by mailboxes");
         let len = header.values_len();
         let piece_len = self.transports[session.route.transport].capabilities().message_len_max;
         mailbox.sender.room() as u64 >= len.div_ceil(u64::from(piece_len)) + BESIDE_ROWS

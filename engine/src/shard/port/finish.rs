@@ -21,8 +21,8 @@ impl Port {
         detail: u32,
     ) {
         self.statistics.refused += u64::from(status != Status::Done);
-        let Some(session) = &mut self.sessions[slot] else { return };
-        let Some(mailbox) = &mut session.mailbox else { return };
+        let session = self.sessions[slot].as_mut().expect("a message is completed to its session");
+        let mailbox = session.mailbox.as_mut().expect("messages come by mailboxes");
         mailbox.completions.complete(number, status, detail);
         if !session.watch.is_watched {
             self.sessions.watch(slot);
@@ -156,8 +156,8 @@ impl Port {
 impl Port {
     /// Completes a request when the log is durable up to `position`.
     pub(in crate::shard) fn complete_at(&mut self, slot: usize, number: u32, position: Position) {
-        let Some(life) = self.sessions[slot].as_ref().map(|session| session.life) else { return };
-        let waiting = Unwritten { slot, life, number };
+        let session = self.sessions[slot].as_ref().expect("a message is completed to its session");
+        let waiting = Unwritten { slot, life: session.life, number };
         if self.unwritten.push(position, waiting).is_err() {
             unreachable!("sessions have fewer requests in flight than the queue has room for");
         }

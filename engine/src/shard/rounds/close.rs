@@ -26,9 +26,9 @@ pub(in crate::shard) fn finish_round(
     let header = port.turn.works[at].header;
     let (id, clock) = (header.table, header.clock);
     let led = chain::led_partitions(tables, chain, id);
-    let Some(table) = tables.by_id.get_mut(&id) else { return Err(Status::UnknownTable.into()) };
+    let table = tables.by_id.get_mut(&id).expect("a request that was checked has its table");
     let (Some(clocks), Some(rounds)) = (&table.clocks, &mut table.rounds) else {
-        return Ok(());
+        unreachable!("the table was just found to be in rounds")
     };
     for (partition, slot) in &led {
         clocks.live_clock(*slot, rank).ok_or(Status::NoRank)?;
@@ -144,7 +144,7 @@ fn close_next(
         }
         None => return false,
     };
-    let Some(table) = tables.by_id.get_mut(&id) else { return false };
+    let table = tables.by_id.get_mut(&id).expect("rounds are closed of tables that are here");
     let open = table.rounds.as_mut().and_then(|rounds| rounds.open.get_mut(&partition));
     let Some(open) = open else { return false };
     let Some(Closed { clock, finished }) = open.rounds.close() else { return false };

@@ -108,7 +108,9 @@ fn take_into_round(
             return Ok(Taken::Over);
         }
     }
-    let Placed::Into(clock) = placed else { return Ok(Taken::Over) };
+    let Placed::Into(clock) = placed else {
+        unreachable!("a push that is new to the partition was dropped before")
+    };
     statistics.late_folded += u64::from(header.clock <= open.rounds.closed());
     if header.clock < clock {
         open.rounds.fold(clock);

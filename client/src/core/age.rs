@@ -1,5 +1,5 @@
-//! How old pushes are. Servers forget a session that is gone for as long as the map says; a push that
-//! may be half as old is not sent again, or it could be applied twice.
+//! Expiry of unacknowledged pushes. Servers forget a session that has been idle for as long as the map says.
+//! A push that may be half that old is not sent again, because it could be applied twice.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Starting requests: when a slot is free, and what they follow is done.
+//! Starts requests once a slot is free and the request that they follow is done.
 
 use windlass_wire::Timestamp;
 

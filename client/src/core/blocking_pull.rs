@@ -1,5 +1,5 @@
-//! Pulls that are carried out when they are claimed: in place, piece by piece when they are large,
-//! and again when whoever had the rows is gone.
+//! Blocking pulls. They read in place when they can, large ones piece by piece, and begin again when the
+//! server that had the rows is gone.
 
 use std::{collections::VecDeque, time::Instant};
 

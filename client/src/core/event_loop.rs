@@ -1,4 +1,4 @@
-//! The event loop: what has arrived is taken in, and links that are gone are settled. It calls no operation.
+//! The event loop: takes in what has arrived and settles lost links. It calls no operation.
 
 use windlass_transport::{Completion, CompletionStatus, Opcode, WorkId, spin::LOOKS_PER_PAUSE};
 use windlass_wire::{CompletionWord, Status};

@@ -1,5 +1,5 @@
-//! Pushes through filters: each message is encoded when it is sent. What has to be sent again goes as it was
-//! decoded, so that every server adds the same values whatever became of the message before.
+//! Pushes through filters. Each message is encoded when it is sent. A retry sends the decoded values, so that
+//! every server adds the same values whatever became of the first message.
 
 use windlass_wire::{
     FilterStack, RequestHeader, Status,

@@ -1,5 +1,5 @@
-//! Short pushes, the ones whose latency shows: one message to one link that fits an inline write. It
-//! is laid out in place and written at once; whatever is out of the ordinary goes the general way.
+//! Short pushes, whose latency matters most: one message to one link that fits an inline write. It is laid
+//! out in place and written at once. Every unusual case takes the general path.
 
 use std::sync::atomic::{Ordering, fence};
 

@@ -1,6 +1,6 @@
-//! Lists of keys that a link's shard keeps: an array there that this side fills from the start again and again, so
-//! that the oldest lists go first. Both sides see messages in the same order, so that what this side believes to
-//! be kept is.
+//! Key lists that a link's shard caches. The cache is a ring that this side fills, so the oldest lists are
+//! overwritten first. Both sides see messages in the same order, so this side always knows what the shard
+//! holds.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -1,5 +1,5 @@
-//! Rows that a server has written here, over a queue pair whose writes may show in any order: a completion
-//! may come before them, so that their digest tells.
+//! Rows that a server has written here over a queue pair that does not order its writes. The completion may
+//! become visible before the rows, so a digest says when the rows are whole.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Learning the map in force, from whoever answers.
+//! Learns the current map from the first server or coordinator that answers.
 
 use std::{
     collections::VecDeque,

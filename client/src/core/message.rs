@@ -1,4 +1,4 @@
-//! What is sent: a message, its header, and the route that it takes.
+//! A message, its header, and its route.
 
 use windlass_transport::LocalSlice;
 use windlass_wire::{

@@ -1,5 +1,5 @@
-//! What a client is made of: sessions with servers, links to shards, registered memory, requests
-//! under way. Everything here runs on the caller's thread.
+//! The client's core: sessions with servers, links to shards, registered memory, requests in flight.
+//! Everything here runs on the caller's thread.
 //!
 //! Three layers, and calls go down only. Operations (`push`, `pull`, `clock`, `catalogue` and so on) are
 //! functions of the whole [`Core`], because they may have to wait. Waiting runs the event loop (`wait`,

@@ -1,4 +1,4 @@
-//! What of a push goes in one message: as it is, or through its filters.
+//! The part of a push that one message carries, plain or through filters.
 
 use windlass_wire::{
     FilterStack, RequestHeader,
@@ -29,7 +29,7 @@ pub(super) struct Part<'a> {
     pub(super) options: &'a PushOptions,
 }
 
-/// Those values of a push that go in one message.
+/// The values that one message carries.
 #[derive(Clone, Copy)]
 struct PartValues<'a> {
     source: Source<'a>,

@@ -1,6 +1,6 @@
-//! Pulls by one-sided reads over a network: blocks are read as they lie, validated by the versions
-//! at both their ends, and read again if they changed meanwhile. Rows of a single value need no
-//! versions where a value is written and read whole: only their bytes are read.
+//! Pulls by one-sided reads over a network: blocks are read as they lie, validated by the versions at both
+//! their ends, and read again if they changed meanwhile. Rows of a single value need no versions where the
+//! platform reads and writes a value atomically: only their bytes are read.
 
 mod guard;
 mod keys;

@@ -1,4 +1,4 @@
-//! Requests that nobody holds any more and whose values servers may still read.
+//! Abandoned requests whose values servers may still read.
 
 use super::{RegionId, RequestId};
 

@@ -1,5 +1,5 @@
-//! Going on after a server is gone, or the map has changed: learn the map, settle what was sent
-//! under the old one, connect, send again what was not acknowledged, in order.
+//! Recovery after a lost server or a new map: learn the map, settle what was sent under the old one, connect,
+//! and resend in order what was not acknowledged.
 //!
 //! Duplicate suppression keeps the highest sequence of a session and partition. So nothing new is
 //! sent to a partition before everything older is answered, or its link is gone and it is sent

@@ -1,5 +1,5 @@
-//! Which rows of pushes servers refused: others of the same push were applied, because each server, and each
-//! message, is refused or applied as a whole by itself.
+//! Rows of a push that servers refused. Each message is applied or refused as a whole, so other rows of the
+//! same push may have been applied.
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
 

@@ -1,5 +1,5 @@
-//! What becomes of a request that failed, and what is to be done about a partition that nobody serves, by
-//! the newest map known.
+//! Decides by the newest map what happens to a failed request, and what to do about a partition that nobody
+//! serves.
 
 use windlass_wire::{PartitionId, Status, map::ServerState};
 

@@ -1,4 +1,4 @@
-//! Requests under way: each takes a slot until it is done and claimed or forgotten.
+//! Requests in flight. Each holds a slot until it is done and has been claimed or dropped.
 
 use std::time::{Duration, Instant};
 

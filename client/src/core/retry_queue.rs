@@ -1,4 +1,4 @@
-//! Messages that have to be sent again: their server is gone, or refused them for an old map.
+//! The retry queue: messages whose server is gone, or refused them for an old map.
 //!
 //! A push stays with the client until it is acknowledged: in flight, its bytes are in the mailbox's
 //! mirror and its values in the memory they were pushed from; otherwise it is here.

@@ -1,5 +1,5 @@
-//! Tables in rounds: what a worker pushes is acknowledged when its round closes, so it has to find
-//! room until then, and room has to be left to say that the round is over.
+//! Tables in rounds. A push is acknowledged when its round closes, so the worker needs room for all pushes of
+//! a round, and room for the message that ends it.
 
 use std::{
     collections::VecDeque,

@@ -1,4 +1,4 @@
-//! One step of a scan: a partition's next rows, asked of whoever has them now.
+//! One step of a scan: asks a partition's current server for the next rows.
 
 use windlass_transport::chunks::Chunk;
 use windlass_wire::{

@@ -1,4 +1,4 @@
-//! Writing messages into mailboxes, or putting them off while their server is out of reach.
+//! Writes messages into mailboxes, or queues them while their server is out of reach.
 
 use windlass_transport::error::chain;
 use windlass_wire::ServerId;

@@ -1,4 +1,4 @@
-//! The servers of the map: connecting to those that are new or came back, leaving the others.
+//! Connects to servers that are new in the map or came back, and leaves the others.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Rows set from outside, a piece of one partition at a time, by whoever leads it then.
+//! Sets rows to given values, a piece of one partition at a time, through the partition's current head.
 
 use std::time::Instant;
 

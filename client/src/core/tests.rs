@@ -1,4 +1,4 @@
-//! Steps of a core that knows tables, routes and messages, and has no server, no transport and no link.
+//! Tests of single steps of a core without server, transport or link.
 
 use std::time::Duration;
 

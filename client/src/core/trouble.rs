@@ -1,4 +1,4 @@
-//! What keeps messages from being sent, and how far the client has got over it.
+//! Why messages cannot be sent now, and how far recovery has come.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,4 @@
-//! Pulls of rows that lie in memory of this host: copied block by block, each validated by its
-//! version.
+//! Pulls of rows in this host's memory: copied block by block, each validated by its version.
 #![allow(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,7 +1,7 @@
-//! Noticing that the server of a view is gone. Rows that lie in this host's memory are read without it,
-//! and stay readable, as they were last, when it has died: nothing would ever fail. Nor when it was stopped
-//! and replaced: so it is asked now and then, on the control connection, whether it lives, and when it says
-//! nothing others are asked for a newer map.
+//! Notices that the server behind a memory view is gone. Such rows are read without the server, and stay
+//! readable after it has died or was replaced, so no read would ever fail. The client therefore asks the
+//! server now and then, over the control connection, whether it lives. If it does not answer, the client asks
+//! others for a newer map.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Waiting: the event loop runs until what is waited for is there; the client sleeps when nothing comes.
+//! Waiting: runs the event loop until a condition holds, and sleeps when nothing arrives.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! Which partitions have not had a push yet that is applied without a record. A push is looked at in all its
-//! partitions before any of them takes it, so that one that is refused changes nothing.
+//! Duplicate suppression for pushes applied without a record: which partitions have not seen the push yet.
+//! Every partition is asked before any takes the push, so a refused push changes nothing.
 
 use std::convert::Infallible;
 

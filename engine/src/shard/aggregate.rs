@@ -1,5 +1,5 @@
-//! Summing the pushes of one turn that hit the same table, so that its rule is applied once to the
-//! sum: what makes rules that are not linear independent of how pushes fall into turns' order.
+//! Sums the pushes of one turn to the same table and applies the rule once to the sum. So the result of a
+//! rule that is not linear does not depend on the order of pushes within a turn.
 #![allow(unsafe_code)]
 
 use windlass_wire::{DataType, RowRange, Status, TableSchema, rule::Merge};

@@ -1,6 +1,6 @@
-//! Bursts: pushes whose acknowledgements waited for one write are acknowledged together, and so those that
-//! follow them arrive together. Each sum has to be copied, summed up, applied and written besides, which
-//! takes as long as adding several pushes to it: so a burst of long ones is awaited and makes one sum.
+//! Bursts. Pushes that waited for one write are acknowledged together, so the next ones arrive together, too.
+//! Making a sum costs as much as adding several pushes to it, so the shard waits for a burst of long pushes
+//! and makes one sum of it.
 
 use std::time::{Duration, Instant};
 

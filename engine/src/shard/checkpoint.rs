@@ -1,4 +1,4 @@
-//! What a checkpoint copies of a shard: rows by piece, workers' clocks, and what suppresses duplicates.
+//! What a checkpoint copies: rows by piece, workers' clocks, and sessions.
 
 mod listing;
 mod parts;

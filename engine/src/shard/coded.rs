@@ -1,4 +1,4 @@
-//! Bodies that went through filters: copied out of their mailbox as they came, then decoded into the turn.
+//! Filtered message bodies: copied out of their mailbox, then decoded into the turn.
 
 use windlass_transport::chunks::Chunk;
 use windlass_wire::{

@@ -1,4 +1,4 @@
-//! What control threads ask of a shard, between its turns.
+//! Commands of control threads, carried out between turns.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Sessions begin and end: a queue pair, then a mailbox on it, as control threads ask.
+//! Opens sessions when control threads ask for it: first a queue pair, then a mailbox on it.
 
 use windlass_transport::{
     Access, Endpoint, Pages, Role,

@@ -1,4 +1,4 @@
-//! What of a shard is on disk.
+//! The part of a shard that deals with its disk.
 
 use super::{durable::Durable, open_log::Opening};
 

@@ -1,4 +1,4 @@
-//! Taking messages out of mailboxes: every byte is copied out first and checked then.
+//! Takes messages out of mailboxes. Every byte is copied out before it is checked.
 
 use std::time::Instant;
 

@@ -1,5 +1,5 @@
-//! Pushes whose values stay with the client: read in place on one host, fetched by one-sided read
-//! otherwise. What waits for its values is parked; so are pulls that wait for room.
+//! Pushes whose values stay with the client: read in place on the same host, fetched by a one-sided read
+//! otherwise. A push that waits for its values is parked, and so is a pull that waits for room.
 
 use std::collections::VecDeque;
 

@@ -1,5 +1,5 @@
-//! Rows that come to a shard: those of a new table, and those a new map gives it. Their memory is made on
-//! another thread; the shard goes on with its turns meanwhile, and puts them in use when it is there.
+//! New rows for a shard, of a new table or by a new map. Their memory is made on another thread; the shard
+//! goes on with its turns meanwhile, and puts them in use when it is there.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

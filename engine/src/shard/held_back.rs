@@ -1,6 +1,5 @@
-//! Pushes that stay in their mailboxes because the log has no room for what they would add: the shard
-//! goes on with everything else meanwhile. What is let in always finds room, so that no turn waits for
-//! the disk.
+//! Log backpressure. Pushes stay in their mailboxes while the log has no room for them; the shard goes on
+//! with everything else. A push that is let in always finds room, so no turn waits for the disk.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Maps by numbers that the server itself hands out: nobody can choose them to collide, and the standard hash
-//! costs more than the rest of a lookup.
+//! A fast hash for keys that the server itself hands out, so nobody can choose them to collide. The standard
+//! hash costs more than the rest of a lookup.
 
 use rustc_hash::FxBuildHasher;
 

@@ -1,7 +1,6 @@
-//! Tables of durability `interval`: pushes are applied at once, and when the time is over the rows
-//! they changed go into the log as they are by then, each once, however often it was pushed.
-//! The rows of a partition, of all such tables, are one record, with the sessions it covers: after a
-//! crash a partition holds whole pushes.
+//! Tables of durability `interval`. Pushes are applied at once. When the interval is over, each changed row
+//! is logged once as it is then, however often it was pushed. The rows of a partition, of all such tables,
+//! are one record, with the sessions it covers: after a crash a partition holds whole pushes.
 //!
 //! ```text
 //! the delta of a record of kind Engine with tag IMAGE, any number of times: an entry, as `entry` draws it

@@ -1,5 +1,5 @@
-//! Which log each shard's directory holds, as the server's catalogue has it: a directory that is gone, or
-//! empty, does not pass for a new one.
+//! Which log each shard's directory should hold, by the server's catalogue, so that a missing or empty
+//! directory is not taken for a new one.
 
 use windlass_wire::ShardId;
 

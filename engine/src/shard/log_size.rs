@@ -1,5 +1,5 @@
-//! How long a log may get, and when a checkpoint takes its place: a checkpoint writes as much as the tables
-//! hold at most, so a log that grows by as much before makes the disk take each changed byte about twice,
+//! How long a log may get before a checkpoint replaces it. A checkpoint writes at most as much as the tables
+//! hold. So if the log grows by that much between checkpoints, each changed byte is written about twice,
 //! however large the tables are.
 
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Marking rows for one-sided readers, as current or not, and giving rows back: a bounded number of blocks
-//! a turn, however large the partitions are.
+//! Marks rows as current or stale for one-sided readers, and gives rows back, a bounded number of blocks per
+//! turn.
 
 use std::collections::VecDeque;
 

@@ -1,5 +1,5 @@
-//! The thread that makes and ends a shard's memory. Taking pages, zeroing, pinning and unmapping them takes
-//! up to a second a GiB: as long as no turn may.
+//! The thread that allocates and frees a shard's memory. Mapping, zeroing, pinning and unmapping take up to a
+//! second per GiB, too long for a turn.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Going on behind a recovery, in the shard's own log.
+//! Opens the shard's own log after recovery.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -1,5 +1,5 @@
-//! The shards of one thread, mostly one: turns them, goes where messages are between turns, and when none of
-//! them has found anything for a while, sleeps for all of them on one wait point.
+//! The event loop of a thread's shards, usually one. It runs their turns, serves messages between turns, and
+//! sleeps on one wait point when no shard has had work for a while.
 
 use std::{
     sync::atomic::{Ordering, fence},

@@ -1,4 +1,4 @@
-//! Recovery of a shard: its checkpoint's blocks and its log's records, taken in before it serves.
+//! Recovery of a shard: takes in the checkpoint's blocks and the log's records before it serves.
 #![allow(unsafe_code)]
 
 use std::{

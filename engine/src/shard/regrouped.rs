@@ -1,5 +1,5 @@
-//! Going on in a data directory whose partitions were grouped otherwise: the old directories go when
-//! every shard has a checkpoint of its own.
+//! Recovery from a data directory of another number of shards. The old directories are removed once every
+//! shard has a checkpoint of its own.
 
 use std::{
     path::{Path, PathBuf},

@@ -1,4 +1,4 @@
-//! Room in the log, which is waited for while the disk is behind: that is what slows pushes down.
+//! Reserves room in the log, and waits while the disk is behind. That slows pushes down to the disk's speed.
 
 use windlass_wire::Status;
 
@@ -8,7 +8,7 @@ use crate::persist::{
     log::{Reservation, ReserveError},
     record::{Facts, Shape},
 };
-/// Room for a record, waiting for the disk if it is behind: that is what slows pushes down.
+/// Reserves room for a record; waits for the disk if it is behind.
 pub(in crate::shard) fn reserve(
     port: &mut Port,
     tables: &mut Tables,
@@ -35,7 +35,7 @@ pub(in crate::shard) fn reserve(
     }
 }
 
-/// All records of the group are written: from now on its pushes wait for all of it to be on disk.
+/// Ends a group of records. Its pushes are acknowledged when all of it is on disk.
 pub(in crate::shard) fn end_group(
     port: &mut Port,
     tables: &mut Tables,

@@ -1,4 +1,4 @@
-//! Scans: what one of them is answered with, and why it is refused. The wire's `scan` draws the answer.
+//! Answers scans. The wire's `scan` draws the answer.
 
 use windlass_wire::{
     PartitionId, RequestHeader, Rows, ScanColumns, Status,

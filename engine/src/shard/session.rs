@@ -1,4 +1,5 @@
-//! One client's session at one shard: its mailbox and its completions. What it has pushed, its partitions know.
+//! One client's session at one shard: its mailbox and its completions. Its partitions remember what it has
+//! pushed.
 
 use std::{collections::VecDeque, time::Instant};
 

@@ -1,6 +1,6 @@
-//! The sessions of a shard, and which of them its turns look at: those that were heard lately. One that says
-//! nothing is told to wake the shard with its next message, as all are before the shard's thread sleeps, and from
-//! then on costs a turn nothing. Where the transport carries out peers' writes itself it names who wrote.
+//! A shard's sessions. Turns poll only those that were heard lately. A quiet session is told to wake the
+//! shard with its next message, as all are before the shard's thread sleeps; from then on it costs a turn
+//! nothing. A transport that carries out peers' writes itself names the writer.
 
 use std::{
     ops::{Deref, DerefMut},

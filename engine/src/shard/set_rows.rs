@@ -1,4 +1,4 @@
-//! Rows set to values from outside, whatever the table's rule: an import. A record sets them at every replica.
+//! Sets rows to given values, whatever the table's rule, for imports. A record sets them at every replica.
 
 use windlass_wire::{PartitionId, RowRange, TableId};
 

@@ -1,4 +1,4 @@
-//! Registered memory for values on their way: pushes fetched from clients, pulls gathered for them.
+//! Registered staging memory: values fetched from clients, and rows gathered for their pulls.
 
 use windlass_transport::{
     Access, LocalSlice, MemoryRegion, Pages, Transport, WorkId,

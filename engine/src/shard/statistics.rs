@@ -1,4 +1,4 @@
-//! What a shard counts. Read by commands, never logged on the way.
+//! A shard's counters. Commands read them; nothing on the hot path logs.
 
 use serde::Serialize;
 

@@ -1,6 +1,5 @@
-//! How long a piece of a turn took: by the clock, of the processor's time, and whether it slept in
-//! between. What the clock says more than the processor of a piece that did not sleep was others' who had
-//! the core.
+//! Measures a piece of a turn: wall time, CPU time, and whether the thread slept. If it did not sleep, wall
+//! time beyond CPU time went to other threads on the core.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! What one shard does between turns: look at its mailboxes, tell its clients before its thread sleeps, and
-//! take stock after it. When that is, the thread decides: see `reactor`.
+//! What a shard does between turns: polls its mailboxes, tells its clients before its thread sleeps, and
+//! looks around after it. The `reactor` decides when.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What one turn has taken from the mailboxes and not yet carried out.
+//! The requests that one turn has taken from the mailboxes.
 
 use windlass_transport::{RemoteKey, Transport, chunks::Chunk};
 use windlass_wire::{

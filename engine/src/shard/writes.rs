@@ -1,4 +1,4 @@
-//! Buffers of pushes that are carried out together.
+//! Buffers for the pushes of a turn.
 
 use super::{
     admitted::Admitted,

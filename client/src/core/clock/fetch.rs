@@ -1,4 +1,4 @@
-//! Reading the line of a shard over a network.
+//! Reads a shard's published clock over a network.
 
 use windlass_transport::{LocalSlice, RemoteAddress, WorkId};
 use windlass_wire::ClockLine;

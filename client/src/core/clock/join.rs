@@ -1,4 +1,4 @@
-//! Joining a table's clock at a shard, and again wherever a link was made anew.
+//! Joins a table's clock at a shard, and joins again after a reconnect.
 
 use windlass_wire::{
     WorkerClock,

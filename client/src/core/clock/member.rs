@@ -1,5 +1,5 @@
-//! Being a worker of a table: joining its clock, again wherever a shard may know less, and telling
-//! the shards when a round is finished.
+//! A worker of a table: joins the clock, joins again at shards that may have forgotten it, and tells the
+//! shards when it finishes a round.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Waiting for slower workers: looking at the clock that a shard publishes, in place or by reads.
+//! Waits for slower workers by polling the clock that a shard publishes, in shared memory or by one-sided
+//! reads.
 
 use std::{
     sync::atomic::{Ordering, fence},

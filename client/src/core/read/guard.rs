@@ -1,6 +1,6 @@
-//! Reads from devices that do not promise to read in ascending order: a read of the rows between two
-//! of the blocks' versions, each begun when the one before has ended. Equal even versions from before
-//! and after say that the rows are whole.
+//! Reads from devices that do not promise to read in ascending order. The blocks' versions are read before
+//! and after the rows, each read begun when the one before has ended. Equal even versions from before and
+//! after say that the rows are whole.
 
 use windlass_transport::{LocalSlice, RemoteAddress, WorkId, chunks::Chunk};
 

@@ -1,4 +1,4 @@
-//! Pulls by key that need no server: rows of a dense table in this host's memory, and keys that are a
+//! Pulls by key without the server's help: rows of a dense table in this host's memory, and keys that form a
 //! range.
 
 use windlass_wire::{RowRange, WorkerClock};

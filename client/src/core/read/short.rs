@@ -1,6 +1,6 @@
-//! Short pulls, the ones whose latency shows: rows of one partition, copied out of this host's memory
-//! or by one read that is posted, waited for, checked and copied in a line. It takes no request, and
-//! becomes one when it takes long; whatever is out of the ordinary goes the general way.
+//! Short pulls, whose latency matters most: rows of one partition, copied from this host's memory or fetched
+//! by one read. A short pull takes no request slot; it becomes a request when it takes long. Every unusual
+//! case takes the general path.
 
 use std::ops::Range;
 

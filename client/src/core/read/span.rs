@@ -1,4 +1,4 @@
-//! Which bytes a pull reads: pieces of partitions, and which of them come by one request.
+//! Which bytes a pull reads: spans of partitions, and which of them share one request.
 
 use std::ops::Range;
 

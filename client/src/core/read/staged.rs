@@ -1,4 +1,4 @@
-//! Blocks in the staging area as reads brought them: whether they are whole, and their rows.
+//! Blocks that reads have brought into the staging area: validates them and copies their rows out.
 
 use std::sync::atomic::Ordering;
 

@@ -1,4 +1,5 @@
-//! The steps of reads: each is posted, ends, and goes on until its rows are whole or its server is gone.
+//! The steps of a read: it is posted, completes, and is posted again until its rows are whole or its server
+//! is gone.
 
 use windlass_transport::{QueuePairId, WorkId, chunks::Chunk};
 use windlass_wire::RowRange;

@@ -1,5 +1,6 @@
-//! A push that is all of its turn, of rows of a dense table that are beside each other in one partition: most
-//! pushes where few clients push. Its record is made without gathering and cutting anything.
+//! The fast path for a push that is alone in its turn and covers neighbouring rows of one partition of a
+//! dense table. Its record is made without gathering or cutting. Where few clients push, most pushes are of
+//! this kind.
 
 use windlass_replication::Admission;
 use windlass_wire::{Durability, RowRange, Rows};

@@ -1,6 +1,6 @@
-//! What a message with records is answered by: its completion, which waits a moment for the records to be
-//! committed and then says so. Eight bytes go back up the chain in place of a message; what is not
-//! committed soon is completed without that, and told by a frame later.
+//! Answers to messages with records. The receiver delays the completion briefly, so that it can say that the
+//! records are committed: eight bytes go back up the chain in place of a message. If that takes too long, the
+//! message is completed without it, and a frame tells the position later.
 
 use std::collections::VecDeque;
 

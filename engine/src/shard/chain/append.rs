@@ -1,4 +1,4 @@
-//! Finished records are given to their replica.
+//! Gives finished records to their replica.
 
 use windlass_replication::{Covered, Input};
 use windlass_wire::{DataType, Durability, PartitionId, RowRange, SessionId, TableId};

@@ -1,4 +1,4 @@
-//! A peer's mailbox here is new.
+//! A peer has attached its mailbox.
 
 use windlass_wire::control::Peer;
 

@@ -1,9 +1,8 @@
-//! What a partition amounts to, for comparing replicas: a sum over rows that does not depend on where
-//! they lie, and in which rows of zeros count as absent, as pulls see them.
+//! Checksums of partitions, for comparing replicas. The sum does not depend on where rows lie. Rows of zeros
+//! count as absent, as pulls see them.
 //!
-//! A turn sums a bounded number of bytes. What it finds has to be of one position: a partition that has
-//! changed meanwhile is summed anew, and one that keeps changing is left out of the answer, as is one whose
-//! replicas are at no one position.
+//! A turn sums a bounded number of bytes. A sum must be of one position, so a partition that has changed
+//! meanwhile is summed again. One that keeps changing is left out of the answer.
 
 use std::collections::VecDeque;
 

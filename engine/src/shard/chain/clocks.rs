@@ -1,5 +1,5 @@
-//! Workers' clocks in the records of chains: heads record who joins and leaves, and each clock that
-//! ends, in every partition of a table; every replica applies that in order with the rows.
+//! Workers' clocks in chain records. In every partition of a table the head records who joins and leaves and
+//! who finishes a clock. Every replica applies that in order with the rows.
 
 use windlass_replication::{Admission, Lane, Push, ReplicaError};
 use windlass_wire::{

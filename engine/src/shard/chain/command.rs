@@ -1,4 +1,4 @@
-//! What control threads ask of a shard about its chains.
+//! Commands of control threads that concern chains.
 
 use windlass_transport::Endpoint;
 use windlass_wire::{

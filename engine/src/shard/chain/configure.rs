@@ -1,4 +1,4 @@
-//! A new map: who is out is cut off first, then leases, then every replica.
+//! Installs a new map: cuts off servers that are out, then updates leases, then every replica.
 
 use std::{collections::BTreeSet, sync::Arc};
 

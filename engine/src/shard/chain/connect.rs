@@ -1,4 +1,4 @@
-//! Making and ending links, as the server's linker and its control threads ask.
+//! Opens and closes links when the server's linker and control threads ask for it.
 
 use std::collections::VecDeque;
 

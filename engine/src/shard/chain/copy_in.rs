@@ -1,5 +1,5 @@
-//! A learner taking in its feeder's rows. The log streams behind them on the same link: a record
-//! changes the rows that were copied before it came, and is in those that are copied after it.
+//! A learner takes in its feeder's rows. The log streams behind them on the same link: a record changes the
+//! rows that were copied before it came, and is in those that are copied after it.
 
 use std::collections::BTreeMap;
 

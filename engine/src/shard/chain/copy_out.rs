@@ -1,5 +1,5 @@
-//! A tail feeding a learner: rows in order, a few a turn, on the link that carries the log. What is
-//! copied is as of the last record sent before it, because both wait in one queue.
+//! A tail feeds a learner: rows in order, a few per turn, on the link that carries the log. Rows and records
+//! share one queue, so a copied row includes exactly the records sent before it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,6 +1,6 @@
-//! Records of tables that are kept on disk: every member writes them to its own log, while they are on
-//! their way down the chain, and tells its replica once they are there. A partition that was copied in
-//! begins anew in the log, and is on disk once a checkpoint holds what was copied.
+//! Records of tables kept on disk. Every member writes them to its own log while they travel down the chain,
+//! and tells its replica once they are durable. A partition that was copied in begins anew in the log, and is
+//! on disk once a checkpoint holds what was copied.
 
 mod records;
 mod told;

@@ -1,4 +1,4 @@
-//! What shards tell their server's agents.
+//! Events that shards report to the server.
 
 use windlass_wire::{Epoch, Incarnation, PartitionId, ServerId, ShardId};
 

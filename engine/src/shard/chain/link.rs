@@ -1,5 +1,5 @@
-//! The outgoing half of what connects this shard with the equal shard of a peer: a mailbox there. What
-//! finds no room waits as ranges of the log and small frames, never as bytes of records.
+//! The outgoing half of a link between this shard and the same shard of a peer: a mailbox there. What finds
+//! no room waits as ranges of records and small frames, never as copies of records.
 
 use std::collections::VecDeque;
 

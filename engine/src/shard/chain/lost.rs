@@ -1,5 +1,5 @@
-//! Partitions whose rows are lost: whoever is named a member of one while its rows are half copied begins
-//! empty, as an operator has accepted.
+//! Lost partitions. A server that is named a member while its copy is incomplete begins empty; an operator
+//! has accepted that.
 
 use std::sync::Arc;
 

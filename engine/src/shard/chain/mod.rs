@@ -1,10 +1,11 @@
-//! Chains of replicas in a running shard: the shell around `windlass_replication`'s state machines.
-//! The head makes one record of each turn, table and partition (`head`, `shard::record`), every member applies
-//! records from their bytes (`apply`), and what a replica wants done is carried out in `outputs`; that records
-//! are committed goes back with the completions of the messages that brought them (`answer`).
-//! Servers talk over one mailbox from each shard to the equal shard of each peer: `link` writes,
-//! `receive` reads, `connect` sets them up; where nobody else shares a partition `lone` does without all of that; maps come by `configure`; learners copy in `copy_in` what
-//! their feeder sends in `copy_out`; `disk` writes records of durable tables to the shard's log.
+//! Chains of replicas in a running shard: the shell around `windlass_replication`'s state machines. The head
+//! makes one record of each turn, table and partition (`head`, `shard::record`), every member applies records
+//! from their bytes (`apply`), and what a replica wants done is carried out in `outputs`; the commit position
+//! rides on the completions of the messages that brought the records (`answer`). Servers talk over one
+//! mailbox from each shard to the equal shard of each peer: `link` writes, `receive` reads, `connect` sets
+//! them up; `lone` skips all of that where no other server shares a partition; maps come by `configure`;
+//! learners copy in `copy_in` what their feeder sends in `copy_out`; `disk` writes records of durable tables
+//! to the shard's log.
 
 mod alone;
 mod answer;

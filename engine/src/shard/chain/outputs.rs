@@ -1,4 +1,4 @@
-//! Carrying out what replicas want done.
+//! Carries out the outputs of replicas.
 
 use windlass_replication::{Input, LeaseOutput, Output, ReplicaError};
 use windlass_wire::{

@@ -1,4 +1,4 @@
-//! Taking in what peers wrote into this shard's mailboxes. Every byte is foreign.
+//! Takes in what peers wrote into this shard's mailboxes. No byte is trusted.
 
 use windlass_replication::{Input, Position, Time};
 use windlass_wire::{

@@ -1,4 +1,4 @@
-//! Records of a predecessor: whole ones beside each other, or one in pieces. Every byte is foreign.
+//! Records from a predecessor: several whole ones in a message, or one in pieces. No byte is trusted.
 
 use windlass_replication::{Covered, Input, RecordHeader, SessionTable};
 use windlass_wire::{Epoch, Lsn, PartitionId, TableId};

@@ -1,5 +1,5 @@
-//! Which rows may be read: those of a replica that is whole and has its place in the chain. Others
-//! carry a mark that one-sided readers see.
+//! Fences rows that may not be read. Only rows of a complete replica with a place in its chain may be; all
+//! others carry a mark that one-sided readers see.
 
 use windlass_wire::TableId;
 

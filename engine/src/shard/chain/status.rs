@@ -1,4 +1,4 @@
-//! How far this server's replicas are, for people and for finding out what a chain waits for.
+//! The state of this server's replicas, for people who want to know what a chain waits for.
 
 use windlass_replication::Role;
 use windlass_wire::{Epoch, Lsn, PartitionId};

@@ -1,8 +1,8 @@
-//! What connected sessions have pushed to a settled shard without records, ahead of what its replicas know.
+//! The newest pushes of connected sessions to a settled shard, which its replicas have not been told yet.
 //!
-//! One push has rows in many partitions. Each replica's table of sessions is a walk through memory that no cache
-//! holds, so the newest sequences of each session stand here, side by side. Before anybody reads a replica's sessions,
-//! or asks whether it has pushes without records, [`Taken::note`] tells it what it does not know yet.
+//! One push has rows in many partitions, and looking up each replica's session table would miss the cache
+//! every time. So each session's newest sequences stand here, side by side. [`Taken::note`] brings the
+//! replicas up to date before anybody reads their sessions or asks whether they have pushes without records.
 
 use windlass_replication::{Covered, Lane, Push};
 use windlass_wire::{Incarnation, PartitionId, Sequence, SessionId};

@@ -1,4 +1,4 @@
-//! What a shard does for its chains in every turn.
+//! The chains' share of every turn.
 
 use std::time::Duration;
 

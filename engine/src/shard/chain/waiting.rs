@@ -1,4 +1,4 @@
-//! Messages whose completion waits for the chain: each for every record it is part of.
+//! Messages whose completion waits for the chain, until every record that they are part of is committed.
 
 use windlass_wire::{PartitionId, Status};
 

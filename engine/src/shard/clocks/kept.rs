@@ -1,4 +1,4 @@
-//! Clocks as records and checkpoints keep them, and what recovery goes on from.
+//! Clocks in records and checkpoints, and their recovery.
 
 use std::time::Instant;
 

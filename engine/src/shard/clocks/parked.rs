@@ -1,4 +1,4 @@
-//! Pulls that wait for a slower worker, and go on when the clock allows.
+//! Pulls that wait for a slower worker and continue when the clock allows.
 
 use std::time::Instant;
 

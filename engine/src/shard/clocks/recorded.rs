@@ -1,6 +1,6 @@
-//! Clocks of a table: one range clock a partition, which only the records of its chain
-//! move, so that it is that of the rows beside it on every replica. Who was heard at this server
-//! is known here alone, and tells a head what to record.
+//! A table's clocks: one range clock per partition, moved only by its chain's records, so on every replica it
+//! matches the rows. Which workers were heard lately is known to this server alone; a head decides by it what
+//! to record.
 
 use windlass_replication::{RangeClock, RangeClockLimits};
 use windlass_wire::{RowRange, SessionId, WorkerClock, WorkerRank};

@@ -1,4 +1,4 @@
-//! What requests and sessions do to clocks, and clocks to pulls.
+//! How requests and sessions move clocks.
 
 use std::time::Instant;
 

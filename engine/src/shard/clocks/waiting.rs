@@ -1,5 +1,4 @@
-//! Pulls that wait for a slower worker. They are kept aside, never in the shard's way, and go on
-//! when the clock allows.
+//! The queue of pulls that wait for a slower worker.
 
 use std::{collections::VecDeque, time::Instant};
 

@@ -1,4 +1,4 @@
-//! Rows as they are, in a record: those of one table in one partition.
+//! Encodes rows with their state for a record: rows of one table in one partition.
 //!
 //! ```text
 //!  0   4  table

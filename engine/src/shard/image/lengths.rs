@@ -1,4 +1,4 @@
-//! How long images of rows are, or would be.
+//! Lengths of images of rows.
 
 use windlass_wire::PartitionId;
 

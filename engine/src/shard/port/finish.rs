@@ -1,4 +1,4 @@
-//! Requests end: their completions are written, now or once what they wait for has come about.
+//! Completes requests, at once or when what they wait for has happened.
 
 use windlass_wire::{RequestKind, Status};
 

@@ -1,4 +1,4 @@
-//! Who is connected to a shard, by which transports, and what they have asked for.
+//! A shard's transports, its sessions, and their requests.
 
 mod fetching;
 mod finish;

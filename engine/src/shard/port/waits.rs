@@ -1,4 +1,4 @@
-//! Messages whose completion waits for chains or rounds: each for everything it is part of.
+//! Messages whose completion waits for chains or rounds.
 
 use windlass_wire::Status;
 

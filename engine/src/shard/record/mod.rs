@@ -1,6 +1,6 @@
-//! From pushes to records: what a turn brings to one table becomes one record for each partition it
-//! touches. The record holds the sum of the rows pushed, covers every push in it, and is applied
-//! from where it lies, so that what is on disk, at a successor and in memory is the same.
+//! From pushes to records. The pushes of one turn to one table become one record per partition. The record
+//! holds the sum of the rows pushed, covers every push in it, and is applied from where it lies, so that what
+//! is on disk, at a successor and in memory is the same.
 //!
 //! `gather` finds out which rows of which pushes meet, `write` makes one record and applies it.
 

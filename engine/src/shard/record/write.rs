@@ -1,4 +1,4 @@
-//! One record: its sum is made in the log's memory, sealed there, and applied from there.
+//! Writes one record: sums the pushes in the log's memory, seals it there, and applies it from there.
 #![allow(unsafe_code)]
 
 use std::ops::Range;

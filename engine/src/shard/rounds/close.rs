@@ -1,4 +1,4 @@
-//! Workers finish rounds, or say that they wait; rounds close, and are applied.
+//! Closes rounds that enough workers have finished, and applies them.
 
 use windlass_replication::rounds::{Closed, Placed};
 use windlass_wire::{PartitionId, Status, TableId, WorkerRank};

@@ -1,7 +1,6 @@
-//! Tables whose pushes count by rounds: those of one worker clock are summed until all live workers,
-//! or a quorum of them, have finished it, and their sum is applied once. A push is acknowledged when
-//! its round is applied, on every replica; until then it is in the sums of one server alone, and its
-//! client keeps it.
+//! Tables in rounds. The pushes of one worker clock are summed until all live workers, or a quorum of them,
+//! have finished it; the sum is applied once. A push is acknowledged when its round is applied, on every
+//! replica; until then it is in the sums of one server alone, and its client keeps it.
 
 mod close;
 mod sum;

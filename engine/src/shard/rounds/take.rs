@@ -1,4 +1,4 @@
-//! Taking pushes into their rounds.
+//! Adds pushes to their rounds.
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! Messages that wait for rounds which do not close here, or not under this map, or for nobody.
+//! Messages whose round does not close here: the partition has moved, or their session is gone.
 
 use windlass_wire::{PartitionId, Status, TableId};
 

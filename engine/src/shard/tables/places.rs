@@ -1,4 +1,4 @@
-//! Where a sparse table's rows are: found once for all keys of a push, and brought near before they are met.
+//! Finds the rows of a push's keys in a sparse table once, and prefetches them before they are used.
 
 use windlass_wire::Status;
 

@@ -1,4 +1,4 @@
-//! What a part gives the log: its records, and that it begins anew.
+//! Writes a partition's records to the log, and the record that begins it anew.
 
 use std::time::Duration;
 

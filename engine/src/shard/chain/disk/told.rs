@@ -1,4 +1,4 @@
-//! What replicas are told of the disk: what it holds at the start, what has reached it, and that it has failed.
+//! Tells replicas what the disk held at start, what has reached it since, and that it has failed.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

@@ -1,5 +1,5 @@
-//! What was pushed without records gets them, or positions: before others have a part in it, and before the log
-//! goes on.
+//! Leaves the settled state: pushes that were applied without records get records or positions, before
+//! another server joins and before the log goes on.
 
 use windlass_wire::{ClusterMap, PartitionId, ServerId, Status, map};
 

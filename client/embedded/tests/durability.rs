@@ -1,6 +1,9 @@
 //! Tables that are kept on disk come back, rows, optimiser state and duplicate suppression alike.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod same_rows;
+
+use same_rows::assert_same_rows;
 use windlass_client::{
     Client, ClientOptions, Durability, Element, Provider, PullOptions, PushOptions, Table,
     TableError, TableSchema,
@@ -49,8 +52,12 @@ fn rows_and_state_come_back_after_a_restart() {
             .create_table::<i64>("forgotten", &TableSchema::dense(i64::DTYPE, 10, 1))
             .unwrap();
         if life > 0 {
-            assert_eq!(all(&sparse, &keys), expected.0, "life {life}");
-            assert_eq!(all(&dense, &dense_keys), expected.1, "life {life}");
+            assert_same_rows(&all(&sparse, &keys), &expected.0, &format!("sparse, life {life}"));
+            assert_same_rows(
+                &all(&dense, &dense_keys),
+                &expected.1,
+                &format!("dense, life {life}"),
+            );
             assert_eq!(all(&memory, &[3]), [0], "what is in memory only is gone");
         }
         for round in 0..20 {
@@ -186,7 +193,8 @@ fn scattered_rows_of_many_pushes_fit_their_images() {
         all(&table, &pushes[2])
     };
     let client = client(data.path(), 1);
-    assert_eq!(all(&client.open_table::<f32>("t").unwrap(), &pushes[2]), expected);
+    let rows = all(&client.open_table::<f32>("t").unwrap(), &pushes[2]);
+    assert_same_rows(&rows, &expected, "after a restart");
 }
 
 /// The image of a partition is made in one turn, so it must not grow with the table or the interval.
@@ -300,8 +308,12 @@ fn another_number_of_shards_takes_everything_over() {
         let dense = client.create_table::<f64>("d", &schema).unwrap();
         let rows: Vec<u64> = (0..1000).collect();
         if let Some(expected) = &expected {
-            assert_eq!(all(&sparse, &keys), expected.0, "{shards} shards");
-            assert_eq!(all(&dense, &rows), expected.1, "{shards} shards");
+            assert_same_rows(
+                &all(&sparse, &keys),
+                &expected.0,
+                &format!("sparse, {shards} shards"),
+            );
+            assert_same_rows(&all(&dense, &rows), &expected.1, &format!("dense, {shards} shards"));
         }
         let gradient: Vec<f32> = (0..6000_u16).map(|at| f32::from(at % 17) - 8.0).collect();
         sparse.push(&keys, &gradient, &PushOptions::default()).unwrap().wait().unwrap();
@@ -346,5 +358,5 @@ fn a_push_that_finds_no_memory_midway_changes_nothing() {
     let table = other.open_table::<f32>("t").unwrap();
     let fits = &keys[..1];
     table.push(fits, &values[..4096], &PushOptions::default()).unwrap().wait().unwrap();
-    assert_eq!(all(&table, fits), values[..4096]);
+    assert_same_rows(&all(&table, fits), &values[..4096], "keys that fit");
 }

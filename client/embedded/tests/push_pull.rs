@@ -1,7 +1,10 @@
 //! Push and pull through real servers in this process, over every transport that works here.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod same_rows;
+
 use half::{bf16, f16};
+use same_rows::assert_same_rows;
 use windlass_client::{
     Client, ClientOptions, Element, NotFinitePolicy, Provider, PullOptions, PushOptions,
     RequestError, Status, TableError, TableSchema,
@@ -70,7 +73,7 @@ fn dense_rows_by_key_and_by_range() {
         for value in &mut expected[..6] {
             *value += 100.0;
         }
-        assert_eq!(rows, expected);
+        assert_same_rows(&rows, &expected, "pushed rows");
         let all = table.pull(0..1000, &pull()).unwrap().wait().unwrap();
         assert_eq!(all.len(), 3000);
         for (at, key) in keys.iter().enumerate() {
@@ -108,7 +111,7 @@ fn tables_of_every_dtype_side_by_side() {
         table.push(&[61, 63], &[one; 10], &push()).unwrap().wait().unwrap();
         let rows = table.pull(60..64, &pull()).unwrap().wait().unwrap();
         let expected: Vec<T> = [one, two, one, two].into_iter().flat_map(|row| [row; 5]).collect();
-        assert_eq!(rows, expected, "{}", T::DTYPE);
+        assert_same_rows(&rows, &expected, T::DTYPE.name());
     }
     each(|client| {
         check(client, 1.5_f32, 3.0);
@@ -163,19 +166,22 @@ fn values_are_written_where_none_go_by_reference() {
             let table = client.create_table::<f32>("dense", &schema).unwrap();
             let values: Vec<f32> = (0..1 << 20).map(|value| (value % 1000) as f32).collect();
             table.push(0..1 << 14, &values, &push()).unwrap().wait().unwrap();
-            assert_eq!(table.pull(0..1 << 14, &pull()).unwrap().wait().unwrap(), values);
+            let rows = table.pull(0..1 << 14, &pull()).unwrap().wait().unwrap();
+            assert_same_rows(&rows, &values, "a range");
             let schema = TableSchema::sparse(f32::DTYPE, 64);
             let table = client.create_table::<f32>("sparse", &schema).unwrap();
             let keys: Vec<u64> = (0..1 << 14).map(|key| key * 3).collect();
             table.push(&keys, &values, &push()).unwrap().wait().unwrap();
-            assert_eq!(table.pull(&keys, &pull()).unwrap().wait().unwrap(), values);
+            let rows = table.pull(&keys, &pull()).unwrap().wait().unwrap();
+            assert_same_rows(&rows, &values, "keys");
             // Registered rows go from where they lie, also where a part begins anywhere.
             let mut rows = client.allocate::<f32>(1 << 20).unwrap();
             rows.copy_from_slice(&values);
             let (_, outcome) = table.push_rows(&keys, rows, &push()).unwrap().wait_rows();
             outcome.unwrap();
             let sum: Vec<f32> = values.iter().map(|value| value * 2.0).collect();
-            assert_eq!(table.pull(&keys, &pull()).unwrap().wait().unwrap(), sum);
+            let rows = table.pull(&keys, &pull()).unwrap().wait().unwrap();
+            assert_same_rows(&rows, &sum, "keys pushed twice");
             let odd = client
                 .create_table::<i8>("odd", &TableSchema::dense(i8::DTYPE, 1 << 12, 1001))
                 .unwrap();
@@ -185,7 +191,8 @@ fn values_are_written_where_none_go_by_reference() {
             let expected = rows.to_vec();
             let (_, outcome) = odd.push_rows(0..1 << 12, rows, &push()).unwrap().wait_rows();
             outcome.unwrap();
-            assert_eq!(odd.pull(0..1 << 12, &pull()).unwrap().wait().unwrap(), expected);
+            let rows = odd.pull(0..1 << 12, &pull()).unwrap().wait().unwrap();
+            assert_same_rows(&rows, &expected, "rows of an odd width");
             assert_eq!(by_reference(&client) == 0, is_written);
 
             // Rows too long for a message.
@@ -387,7 +394,8 @@ fn a_dropped_table_is_an_error_and_costs_nobody_the_link() {
         let schema = TableSchema::dense(f32::DTYPE, 1000, 4);
         client.create_table::<f32>("dropped", &schema).unwrap();
         let stale = other.open_table::<f32>("dropped").unwrap();
-        assert_eq!(stale.pull(0..1000, &pull()).unwrap().wait().unwrap(), [0.0; 4000]);
+        let rows = stale.pull(0..1000, &pull()).unwrap().wait().unwrap();
+        assert_same_rows(&rows, &[0.0; 4000], "a table that was made anew");
         for relaxed in [false, true] {
             // The first time the memory has no table any more, the second time another one.
             client.drop_table("dropped").ok();

@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod connecting;
+mod same_rows;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use connecting::connect;
+use same_rows::assert_same_rows;
 use windlass_client::{
     Client, ClientOptions, Element, NotFinitePolicy, Provider, PullOptions, PushOptions,
     RequestError, Table, TableSchema, UpdateRule,
@@ -80,7 +82,8 @@ fn agrees(table: &Table<i64>, client: &Client, sparse: bool, random: &mut Random
         let mut into = vec![0; count * WIDTH];
         table.pull_into(&asked, &mut into, &pull).unwrap();
         assert_eq!(into, expected(&rows, &asked));
-        assert_eq!(table.pull(&keys, &pull).unwrap().wait().unwrap(), expected(&rows, &keys));
+        let found = table.pull(&keys, &pull).unwrap().wait().unwrap();
+        assert_same_rows(&found, &expected(&rows, &keys), "unsorted keys");
         let found = table.push_pull(&keys, &values, &options).unwrap().wait().unwrap();
         push(&mut rows, &keys, &values);
         assert_eq!(found, expected(&rows, &keys));
@@ -188,4 +191,16 @@ fn millions_of_keys_go_in_one_call() {
     let half = COUNT.cast_signed() / 2;
     let sums = (0..COUNT.cast_signed()).map(|at| 2 * (at % half) + half);
     assert!(into.into_iter().eq(sums));
+}
+
+#[test]
+#[should_panic(expected = "rows: value 2 is 4 where 3 was expected")]
+fn a_comparison_of_rows_names_the_first_difference() {
+    assert_same_rows(&[1, 2, 4, 5], &[1, 2, 3, 4], "rows");
+}
+
+#[test]
+#[should_panic(expected = "the lengths are not")]
+fn a_comparison_of_rows_notices_a_missing_end() {
+    assert_same_rows(&[1, 2], &[1, 2, 3], "rows");
 }

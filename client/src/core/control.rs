@@ -48,7 +48,7 @@ const PULSE_EVERY: Duration = Duration::from_millis(250);
 /// What a look at a peer found.
 #[derive(Debug)]
 pub(super) enum Pulse {
-    /// Nothing new.
+    /// It lives, and its map is the one we know.
     Steady,
     /// It lives, and this is the map that it knows.
     Map(ClusterMap),

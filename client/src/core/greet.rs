@@ -22,7 +22,7 @@ use crate::error::ConnectError;
 /// What a server says of itself.
 pub(super) struct Welcome {
     pub(super) server: ServerId,
-    /// Its life, and the one its process began with.
+    /// The server's incarnation, and that with which its process began.
     pub(super) life: (Incarnation, Incarnation),
     pub(super) shard_count: u16,
     pub(super) providers: Vec<Provider>,

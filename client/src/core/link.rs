@@ -25,7 +25,7 @@ pub(super) enum Held {
     Chunk(Chunk),
     /// A region of its own.
     Region(RegionId),
-    /// Nothing: the values were written from the user's memory, and are not in the mailbox's mirror.
+    /// The values were written from the user's registered memory. The mailbox's mirror has no copy of them.
     Lent {
         region: RegionId,
         offset: u64,
@@ -85,14 +85,14 @@ pub(super) struct Mailbox {
     pub(super) sender: Sender,
 }
 
-/// What may be relied on over a link.
+/// The terms of a link: from what length values go by reference, and what its provider promises.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Terms {
     /// Bytes from which values go by reference.
     pub(super) by_reference_len: u64,
     /// Whether what the shard writes lands in memory without the transport being polled.
     pub(super) lands_unpolled: bool,
-    /// Of reads and writes.
+    /// Order and atomicity of reads and writes.
     pub(super) promises: Promises,
 }
 
@@ -117,7 +117,7 @@ pub(super) struct LinkState {
 }
 
 impl LinkState {
-    /// That of a link just made.
+    /// The state of a new link.
     pub(super) const MADE: Self = Self { failed: false, made: true, order: Resumption::NONE };
 
     /// Whether messages may be written, once the link is made.

@@ -25,7 +25,7 @@ pub(super) enum Values<'a> {
         offset: u64,
         held: Held,
     },
-    /// In the message, written from where they lie.
+    /// In the message, written straight from the caller's registered memory.
     Lent {
         region: RegionId,
         offset: u64,
@@ -39,11 +39,11 @@ pub(super) struct Message<'a> {
     pub(super) request: RequestId,
     /// Places are filled in once it is known which link it goes by.
     pub(super) header: RequestHeader,
-    /// Its keys, and as they are sent.
+    /// Its keys as numbers, and the bytes that are sent for them.
     pub(super) list: &'a [u64],
     pub(super) keys: &'a [u8],
     pub(super) values: Values<'a>,
-    /// Where pulled rows go.
+    /// Region and offset that pulled rows are written to.
     pub(super) reply: Option<(RegionId, u64)>,
 }
 

@@ -94,14 +94,14 @@ use crate::{config::ClientOptions, fork::Process, watch::Watching};
 /// Most bytes of values in one message: bounds how long a shard is busy with it.
 pub(crate) const PART_LEN_MAX: u64 = 1 << 20;
 
-/// The same where values are written into the mailbox whatever their length: the shard sums one
-/// part while the next is on its way.
+/// Most bytes of values in one message where values of any length are written into the mailbox: the shard
+/// sums one part while the next is on its way.
 pub(crate) const WRITTEN_PART_LEN_MAX: u64 = 256 << 10;
 
 /// Most rows in one message that names keys: they travel in the mailbox.
 pub(crate) const PART_KEYS_MAX: usize = 16 << 10;
 
-/// The same of a push to a sparse table, whose shard may have to make a row for each.
+/// Most keys of one message that pushes to a sparse table, whose shard may have to make a row for each.
 pub(crate) const PART_NEW_KEYS_MAX: usize = 4 << 10;
 
 const _: () = assert!(
@@ -136,7 +136,7 @@ pub(crate) struct Session {
     incarnation: Incarnation,
     /// Where servers and coordinators may be, as the user said.
     addresses: Vec<String>,
-    /// Of the newest message.
+    /// Sequence of the newest message.
     sequence: Sequence,
     /// Whether servers are told when this client ends.
     pub(crate) sends_leave_notice: bool,
@@ -148,7 +148,7 @@ pub(crate) struct Session {
 /// The links to shards, and the transports that carry them.
 pub(crate) struct Links {
     all: Vec<Link>,
-    /// Those that are gone, and what was in flight on them is not settled.
+    /// Lost links whose messages in flight are not settled yet.
     lost: Vec<usize>,
     transports: Vec<Box<dyn Transport>>,
     /// What links by each transport have before they are made.
@@ -184,7 +184,7 @@ pub(crate) struct Pending {
 /// Buffers used again and again, so that requests allocate nothing.
 #[derive(Debug, Default)]
 struct Scratch {
-    /// For each link, and for none: keys of this request, and where they stand in it.
+    /// The request's keys by link, and their positions in it; keys that no link leads to have an entry, too.
     by_link: Vec<LinkScratch>,
     values: Vec<u8>,
     /// Rows that were decoded, in words so that they are aligned.

@@ -59,7 +59,7 @@ struct Gathering {
     row: u64,
     request: RequestId,
     replica: Replica,
-    /// That of the pull.
+    /// The clock of the pull.
     clock: WorkerClock,
     filters: FilterStack,
 }

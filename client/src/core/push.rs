@@ -129,8 +129,8 @@ fn send_keys(
     Ok(())
 }
 
-/// Everything of a push is sent, or no more of it can be: then its caller is not told of the request,
-/// and servers may read the values for those parts that were sent.
+/// Ends the sending of a push. If it failed, the caller gets no request, but servers may still read the
+/// values of the parts that were sent.
 fn end_push(
     core: &mut Core,
     request: RequestId,

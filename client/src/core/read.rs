@@ -84,7 +84,7 @@ enum Phase {
 #[derive(Debug, Default)]
 pub(super) struct Reads {
     reads: Vec<Option<Read>>,
-    /// All places before this one are taken.
+    /// No slot before this one is free.
     vacant_from: usize,
     guards: Vec<Option<Guard>>,
     /// Reads whose next step waits for room on their link.

@@ -216,7 +216,7 @@ impl Pending {
         }
     }
 
-    /// Everything of a request is sent.
+    /// All messages of a request are sent.
     pub(super) fn end_sending(&mut self, request: RequestId) {
         self.end_part(request, None);
     }

@@ -25,7 +25,7 @@ pub(super) struct Kept {
     /// Empty for a range.
     pub(super) keys: Vec<u64>,
     pub(super) values: KeptValues,
-    /// Where pulled rows go.
+    /// Region and offset that pulled rows are written to.
     pub(super) reply: Option<(RegionId, u64)>,
 }
 
@@ -173,7 +173,7 @@ impl RetryQueue {
         }
     }
 
-    /// Nothing waits to be sent again: how long clocks stood still until now is of no push.
+    /// Called while the queue is empty: time that clocks stood still until now concerns no push.
     pub(super) fn settle_ages(&mut self) {
         self.clock_leads = ClockLeads::now();
     }

@@ -23,7 +23,7 @@ pub(super) struct Trouble {
 #[derive(Debug)]
 pub(super) struct Recovery {
     pub(super) trouble: Option<Trouble>,
-    /// Nothing new is sent: what was sent under the last map is being settled.
+    /// While messages sent under the last map are being settled, nothing new is sent.
     pub(super) settling: bool,
     /// How long requests are retried.
     retry_for: Duration,

@@ -100,7 +100,7 @@ enum Piece {
     Clock,
     /// Keys with their rows.
     Sparse(Vec<(u64, u64)>),
-    /// Those behind a session's lane, and the number of their block.
+    /// Sessions after this one and its lane, and the number of their block.
     Sessions {
         after: Option<(SessionId, Lane)>,
         index: u64,

@@ -13,12 +13,12 @@ use super::staging::Staging;
 #[derive(Debug)]
 pub(super) struct KeptKeys {
     keys: Vec<u64>,
-    /// So many may be kept.
+    /// Most keys that may be kept.
     count_max: u32,
 }
 
 impl KeptKeys {
-    /// None yet.
+    /// An empty list with room for this many keys.
     pub(super) fn new(count_max: u32) -> Self {
         Self { keys: Vec::new(), count_max }
     }
@@ -49,7 +49,7 @@ pub(super) enum CodedError {
     /// A filter refuses it.
     #[error(transparent)]
     Filter(#[from] FilterError),
-    /// More keys are to be kept than may be.
+    /// A message wants to keep more keys than the shard allows.
     #[error("more keys are to be kept than may be")]
     TooMany,
     /// The keys that were kept are others.

@@ -45,30 +45,31 @@ pub(super) const IMAGE: u16 = 1;
 /// What is to be imaged, and when.
 #[derive(Debug, Default)]
 pub(super) struct Images {
-    /// By when, if any row has changed; at most so many milliseconds from whenever it is asked.
+    /// Deadline of the next image write, `None` while no row is dirty, and the interval in milliseconds that
+    /// it came from.
     due: Option<Duration>,
     due_within: u32,
-    /// At least so many bytes.
+    /// Upper estimate of the bytes that all images would take now.
     bytes: u64,
     buffer: Vec<u8>,
     partitions: Vec<PartitionId>,
-    /// Bytes noted since partitions were looked over for long images, and whether some were found.
+    /// Bytes noted since the last search for partitions with long images, and whether it found some.
     unseen: u64,
     has_long: bool,
     /// Whether rows were taken that no record holds yet.
     writing: bool,
-    /// When the pass over the partitions began that is under way, and where it goes on.
+    /// When the current pass over the partitions began, and where it continues.
     pass: Option<Duration>,
     from: PartitionId,
 }
 
 impl Images {
-    /// By when the rows that changed have to be recorded, if there are any.
+    /// Deadline for recording the changed rows; `None` if there are none.
     pub(super) fn due(&self) -> Option<Duration> {
         self.due
     }
 
-    /// Whether rows that change now come due in time, with what is due already: no clock is read then.
+    /// Whether rows that change now are covered by the present deadline. Then no clock has to be read.
     fn is_due_within(&self, milliseconds: u32) -> bool {
         self.due.is_some() && self.due_within <= milliseconds
     }

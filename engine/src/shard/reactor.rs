@@ -226,7 +226,7 @@ impl Reactor {
         // Who slept for as long as there is has nothing to spin for: it looks once, and sleeps again.
     }
 
-    /// Until a transport or a disk of one of them has something, or the time is over.
+    /// Sleeps until a transport or disk of one of the shards has something, or the timeout ends.
     fn wait(&mut self, timeout: Duration) {
         let mut quiet = true;
         for transport in self.transports() {

@@ -20,7 +20,7 @@ const TURNS_PER_CLOCK: u32 = 64;
 #[derive(Debug)]
 pub(super) struct Sessions {
     slots: Vec<Option<ShardSession>>,
-    /// Slots of those that turns look at.
+    /// Slots of the sessions that turns poll.
     watched: Vec<usize>,
     swept_at: Instant,
     turns: u32,
@@ -28,7 +28,7 @@ pub(super) struct Sessions {
     next_quiet: usize,
 }
 
-/// What a sweep found besides.
+/// What a sweep did and found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Swept {
     /// Sessions that are being told to wake the shard.
@@ -59,7 +59,7 @@ impl DerefMut for Sessions {
 }
 
 impl Sessions {
-    /// Takes a session in, which is watched; says in which slot.
+    /// Adds a session, which turns then poll, and returns its slot.
     pub(super) fn insert(&mut self, session: ShardSession) -> usize {
         let slot = self.slots.iter().position(Option::is_none).unwrap_or_else(|| {
             self.slots.push(None);
@@ -76,7 +76,7 @@ impl Sessions {
         self.slots[slot].take()
     }
 
-    /// Slots of those that turns look at.
+    /// Slots of the sessions that turns poll.
     #[inline]
     pub(super) fn watched(&self) -> &[usize] {
         &self.watched
@@ -88,12 +88,12 @@ impl Sessions {
         self.slots[self.watched[at]].as_mut().expect("a session that ends is watched no longer")
     }
 
-    /// The sessions that turns look at.
+    /// The sessions that turns poll.
     pub(super) fn iter_watched(&self) -> impl Iterator<Item = &ShardSession> + Clone {
         self.watched.iter().filter_map(|slot| self.slots[*slot].as_ref())
     }
 
-    /// Has turns look at a session from now on.
+    /// Has turns poll a session from now on.
     #[inline]
     pub(super) fn watch(&mut self, slot: usize) {
         let session = self.slots[slot].as_mut().expect("only sessions that are open are heard");
@@ -104,14 +104,14 @@ impl Sessions {
         }
     }
 
-    /// Whether a sweep is due; the clock is read now and then only.
+    /// Whether a sweep is due. Reads the clock only once in many turns.
     #[inline]
     pub(super) fn is_sweep_due(&mut self) -> bool {
         self.turns += 1;
         self.turns >= TURNS_PER_CLOCK && self.is_sweep_due_now()
     }
 
-    /// The same by the clock.
+    /// Whether a sweep is due by the clock.
     pub(super) fn is_sweep_due_now(&mut self) -> bool {
         self.turns = 0;
         self.swept_at.elapsed() >= SWEEP_EVERY
@@ -183,7 +183,7 @@ pub(super) fn tell_sleep(
 }
 
 impl ShardSession {
-    /// Whether nothing of it is under way that a turn sees to.
+    /// Whether the session has nothing in flight that turns must attend to.
     fn is_settled(&self) -> bool {
         let Some(mailbox) = &self.mailbox else { return false };
         self.owner.peer.is_none()
@@ -194,7 +194,7 @@ impl ShardSession {
             && mailbox.sender.is_empty()
     }
 
-    /// Whether there is a message, or something that is none, in its mailbox.
+    /// Whether its mailbox has a message, well-formed or not.
     fn has_message(&self) -> bool {
         let mailbox = self.mailbox.as_ref();
         mailbox.is_some_and(|mailbox| !matches!(mailbox.reader.peek(), Ok(None)))

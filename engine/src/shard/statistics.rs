@@ -62,11 +62,11 @@ counters! {
         sum late_wakes,
         /// Sessions connected now.
         sum sessions,
-        /// Of those, the ones that turns look at: they said something lately.
+        /// Sessions that turns poll because they were heard lately.
         sum sessions_watched,
         /// Sessions whose last pushes are remembered, for each partition that remembers them.
         sum sessions_remembered,
-        /// Of those, how many were forgotten because they were idle.
+        /// Remembered sessions that were forgotten because they were idle.
         sum sessions_expired,
         /// Sessions ended for breaking the protocol.
         sum sessions_failed,
@@ -124,22 +124,23 @@ counters! {
         sum checkpoint_us,
         /// The longest of them: what a checkpoint has kept a push waiting at most.
         max checkpoint_turn_us_max,
-        /// Those of more than a millisecond.
+        /// Checkpoint turns of more than a millisecond of wall time.
         sum checkpoint_turns_long,
-        /// Microseconds of the processor that they took. What the clock says more is others who had the core.
+        /// CPU time of checkpoint turns, in microseconds. Wall time beyond this went to other threads or to
+        /// sleeping in a system call.
         sum checkpoint_cpu_us,
         /// The most that one of them took of the processor.
         max checkpoint_turn_cpu_us_max,
-        /// Those that took more than a millisecond of the processor.
+        /// Checkpoint turns that took more than a millisecond of CPU time.
         sum checkpoint_turns_cpu_long,
-        /// Those of more than a millisecond by the clock in which the shard slept inside the kernel. The
-        /// others were long by their own work, or because another thread had the core.
+        /// Checkpoint turns of more than a millisecond of wall time in which the shard slept inside the
+        /// kernel. The others were long by their own work, or because another thread had the core.
         sum checkpoint_turns_blocked,
         /// The longest of these.
         max checkpoint_blocked_us_max,
-        /// Of records appended as head, those that not every replica has yet.
+        /// Records appended as head that not every replica has yet.
         sum chain_inflight,
-        /// Bytes of records that are held for others.
+        /// Bytes of records kept for other servers.
         sum chain_held_bytes,
         /// Bytes of parameter memory.
         sum parameter_bytes,

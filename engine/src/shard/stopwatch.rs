@@ -18,10 +18,10 @@ pub(super) struct Stopwatch {
 /// What a stopwatch shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Took {
-    /// By the clock: what a push behind it has waited.
+    /// Wall time: how long a push behind this piece has waited.
     pub(super) wall: Duration,
-    /// Of the processor, the kernel's work for this thread included: the rest of the clock's is
-    /// others that had the core, or a call that slept.
+    /// CPU time, including the kernel's work for this thread. The rest of the wall time went to other threads
+    /// or to a call that slept.
     pub(super) cpu: Duration,
     /// Whether it was long and the thread gave its core up for something it waited for in the kernel.
     pub(super) blocked: bool,

@@ -16,7 +16,7 @@ pub(super) enum Pace {
     Errand,
 }
 
-/// Whose messages are to be looked after between turns.
+/// Whose messages a shard serves between turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Errand {
     /// Clients', and whatever else there is.
@@ -36,7 +36,7 @@ impl Shard {
         durable::is_writing(&self.port, &self.chain, &self.disk)
     }
 
-    /// Whose message may be there: a look at memory.
+    /// Polls the mailboxes in memory: whose message may be there, if any.
     #[inline]
     pub(super) fn looks_ready(&self) -> Option<Errand> {
         for session in self.port.sessions.iter_watched() {
@@ -49,7 +49,7 @@ impl Shard {
         self.chain.is_answered().then_some(Errand::Peers)
     }
 
-    /// What of a turn a message needs. Returns whether there was anything to do.
+    /// Carries out the part of a turn that a message needs. Returns whether there was anything to do.
     pub(super) fn run_errand(&mut self, errand: Errand) -> bool {
         // Records that move clocks may be what pulls and rounds wait for.
         let worked = match errand {
@@ -83,7 +83,7 @@ impl Shard {
         worked || acknowledged
     }
 
-    /// When it has something to do although nothing comes, from now on.
+    /// Time until the shard must act even if nothing arrives.
     pub(super) fn deadline(&self) -> Option<Duration> {
         durable::disk_deadline(&self.disk)
             .into_iter()
@@ -104,8 +104,8 @@ impl Shard {
         }
     }
 
-    /// Its thread has slept; `overslept` when only the net under the wake-ups ended that. Returns
-    /// whether that net caught anything.
+    /// Called after the thread has slept; `overslept` if only the safety timeout woke it. Returns whether a
+    /// wake-up had been lost.
     pub(super) fn end_sleep(&mut self, overslept: bool) -> bool {
         self.port.statistics.sleeps += 1;
         self.port.end_lost_sessions();

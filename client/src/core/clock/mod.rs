@@ -46,9 +46,9 @@ pub(super) struct TableClock {
 #[derive(Clone, Copy, Debug)]
 struct Line {
     at: RemoteAddress,
-    /// In place, when it is this host's memory.
+    /// The published line, when it lies in this host's memory.
     view: Option<PeerBytes>,
-    /// As it was read last.
+    /// The line as it was last read.
     seen: ClockLine,
     /// The clock of this worker then.
     seen_at: u64,

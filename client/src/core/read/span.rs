@@ -30,8 +30,8 @@ const READ_LEN_MAX: u64 = 256 << 10;
 /// Bytes between pieces that are read along rather than left out: the ends of two lines.
 const GAP_LEN_MAX: u64 = 128;
 
-/// From so many bytes on they go to whole pages: a device, or the kernel in its place, then copies a
-/// packet into one.
+/// Reads from this length on go to whole pages of the staging area, so that a device, or the kernel in its
+/// place, copies each packet into one page.
 const ALIGNED_LEN_MIN: u64 = 16 << 10;
 
 /// How pieces are staged.

@@ -23,22 +23,22 @@ use crate::{
     shard::{disk::Disk, durable::Durable, tables::Tables},
 };
 
-/// Until a checkpoint that failed is tried again, or a failed disk reported again, in microseconds.
+/// Delay before a failed checkpoint is retried or a failed disk is reported again, in microseconds.
 const RETRY_US: u64 = 1_000_000;
 
-/// Turns a stopping shard takes at most to write what waits.
+/// Most turns that a stopping shard takes to write its last records.
 const LAST_TURNS_MAX: u32 = 30_000;
 
 /// What log and checkpoints of this server hold of a partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Base {
-    /// Nothing that belongs to what is in memory.
+    /// The disk holds nothing of what is in memory.
     #[default]
     Missing,
     /// The log says that the partition begins anew, and a checkpoint that holds its rows is still to be
     /// published; `taken` once it is under way.
     Begun { taken: bool },
-    /// All that the records here were applied to.
+    /// The disk holds everything that the records here build on.
     Held,
 }
 

@@ -18,10 +18,10 @@ use super::{
     part::Part,
 };
 
-/// Of the oldest messages with records, so many may be completed in any order.
+/// How many of the oldest unacknowledged record messages may complete out of order.
 const ANSWERS_LOOKED_AT: usize = 64;
 
-/// Records of one message at most.
+/// Most records in one message.
 const RECORDS_PER_MESSAGE: usize = 15;
 
 /// A link.
@@ -72,7 +72,7 @@ pub(super) enum Pending {
         epoch: Epoch,
         next: Lsn,
         last: Lsn,
-        /// Of the next record, bytes sent already.
+        /// Bytes of the next record that are sent already.
         offset: usize,
     },
     /// Bytes that go in pieces, each behind the frame with its own offset.

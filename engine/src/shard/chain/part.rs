@@ -19,13 +19,13 @@ pub(super) struct Part {
     pub(super) records: VecDeque<Held>,
     /// The last record applied to memory.
     pub(super) applied: Lsn,
-    /// Of a settled shard: the last record of images, which covers all pushes before it.
+    /// In a settled shard: the last record of images, which covers all pushes before it.
     pub(super) imaged: Lsn,
     /// Messages that wait for a position to be committed, by position.
     pub(super) waiting: VecDeque<(Lsn, u32)>,
-    /// Those who set rows, likewise.
+    /// Requests that set rows, with the position that each waits for.
     pub(super) setting: VecDeque<(Lsn, Answer<(), SetError>)>,
-    /// What of the replica's records counts as in flight.
+    /// How many of the replica's records are in flight.
     pub(super) inflight_count: u64,
     /// As a learner: the copy being taken in.
     pub(super) copy_in: Option<CopyIn>,

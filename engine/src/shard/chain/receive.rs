@@ -156,7 +156,7 @@ fn drain_peer(
     worked
 }
 
-/// Of a message that was left, tells what of it was taken in.
+/// Tells the peer how far a message was taken in that was left in its mailbox.
 fn tell_taken(chain: &mut Chain, peer: ServerId, taking: Option<Taking>) {
     let Some(Taking { partition, committed: Some((epoch, lsn)), .. }) = taking else { return };
     if let Some(link) = chain.link_mut(peer) {

@@ -132,7 +132,7 @@ impl Taken {
         }
     }
 
-    /// From here on only replicas know.
+    /// Brings all replicas up to date and forgets everything here.
     pub(super) fn end_all(&mut self, parts: &mut Parts) {
         self.note(parts);
         self.slots.clear();

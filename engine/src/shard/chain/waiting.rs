@@ -5,7 +5,7 @@ use windlass_wire::{PartitionId, Status};
 use super::Chain;
 use crate::shard::{port::Port, rounds, set_rows::SetError, tables::Tables};
 
-/// The chain has everything of a partition up to `lsn`.
+/// Acknowledges what waited for positions up to `lsn`: the whole chain has them.
 pub(super) fn acknowledge_up_to(
     port: &mut Port,
     chain: &mut Chain,
@@ -32,7 +32,7 @@ pub(super) fn acknowledge_up_to(
     }
 }
 
-/// This replica can say no more what becomes of the pushes it took: their clients ask the chain.
+/// This replica can no longer tell what becomes of the pushes it took. Their clients ask the chain.
 pub(super) fn give_up_waiting(
     port: &mut Port,
     tables: &mut Tables,
@@ -43,7 +43,7 @@ pub(super) fn give_up_waiting(
     end_waiting(port, chain, partition, Status::StaleEpoch);
 }
 
-/// All that waits for a partition ends so.
+/// Ends with this status everything that waits for a partition.
 pub(super) fn end_waiting(
     port: &mut Port,
     chain: &mut Chain,

@@ -95,7 +95,7 @@ impl Tables {
     }
 }
 
-/// Nobody waits for these workers any more.
+/// Retires workers, so that nobody waits for them any more.
 pub(in crate::shard) fn retire_workers(
     port: &mut Port,
     tables: &mut Tables,
@@ -106,7 +106,7 @@ pub(in crate::shard) fn retire_workers(
     }
 }
 
-/// The same for one table.
+/// Retires workers from one table.
 fn retire_from(
     port: &mut Port,
     shared: &mut Clocks,

@@ -15,7 +15,7 @@ impl ShardTable {
         schema.row_len() + schema.state_planes_len() + 4 + 8 + ENTRY_LEN as u64
     }
 
-    /// At most so many bytes is the image of all rows of a partition.
+    /// Upper bound for the image of all rows of a partition, in bytes.
     fn whole_image_len(&self) -> u64 {
         let rows = match &self.rows {
             TableRows::Dense(_) => self.layout.rows_per_partition(),
@@ -44,8 +44,8 @@ impl Tables {
         lengths.sum()
     }
 
-    /// At most so many bytes is the image of any partition now: rows pushed again and again make no
-    /// longer ones.
+    /// Upper bound for the longest image of any partition now, in bytes. Rows that are pushed again do not
+    /// add to it.
     pub(super) fn longest_image_len(&self) -> u64 {
         let imaged = || self.by_id.values().filter(|table| table.is_imaged());
         // Where partitions are small none has to be looked at.
@@ -60,7 +60,7 @@ impl Tables {
         lengths.sum()
     }
 
-    /// At most so many bytes is the image of a partition now.
+    /// Upper bound for the image of a partition now, in bytes.
     pub(super) fn image_len(&self, partition: PartitionId) -> u64 {
         let imaged = self.by_id.values().filter(|table| table.is_imaged());
         let lengths = imaged.filter_map(|table| {

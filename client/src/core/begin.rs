@@ -30,7 +30,7 @@ fn check_round(core: &mut Core) -> Result<(), RequestError> {
     Ok(())
 }
 
-/// The same for what ends a round, or begins one.
+/// Starts a request that ends or begins a round: it needs no room in the open one.
 pub(super) fn begin_now(
     core: &mut Core,
     after: Option<Timestamp>,

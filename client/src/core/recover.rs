@@ -115,8 +115,8 @@ impl Core {
         }
     }
 
-    /// The same of a server whose memory is read, by clients too that go by no other map: what it has left
-    /// there are no longer the rows when it was replaced.
+    /// Suspects a server whose memory is read directly. This also serves clients that do not retry: once the
+    /// server was replaced, what it left in memory is stale.
     pub(super) fn suspect_read(&mut self, at: usize, attempt: u32) {
         if !self.session.options.retry_for.is_zero() {
             self.suspect(attempt);

@@ -42,7 +42,7 @@ const AHEAD: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Copied {
     Whole,
-    /// Its server has it no longer.
+    /// The server no longer has the rows.
     Fenced,
     /// It never rested.
     Contended,

@@ -77,7 +77,8 @@ impl Admitted {
         Ok(is_known)
     }
 
-    /// The same for a push that is about to be applied without a record, and remembers it wherever it is new.
+    /// Asks all partitions like `look` about a push that is applied without a record, and remembers it
+    /// wherever it is new.
     #[inline]
     pub(super) fn admit(
         &mut self,

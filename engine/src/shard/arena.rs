@@ -52,7 +52,7 @@ struct ArenaRegion {
     used: u64,
     /// Allocations alive; at zero the region is given back.
     alive: u32,
-    /// Nothing is taken from it any more.
+    /// Whether it is retired: no new allocation comes from it.
     is_retired: bool,
 }
 

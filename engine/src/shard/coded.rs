@@ -72,7 +72,7 @@ impl Coded {
         if is_coded { header.values_len() } else { 0 }
     }
 
-    /// The same of a request's keys and values.
+    /// Decoded length of a filtered request's keys and values; 0 without filters.
     pub(super) fn decoded_len(header: &RequestHeader) -> u64 {
         header.coding.map_or(0, |_| header.keys_len() + Self::values_len(header))
     }
@@ -126,7 +126,7 @@ impl Coded {
         Some(&self.answer)
     }
 
-    /// The same for rows that a pull has in staging memory, in place: how many bytes they take then.
+    /// Encodes a pull's rows in place in staging memory, and returns their encoded length.
     pub(super) fn answer_in(
         &mut self,
         header: &RequestHeader,

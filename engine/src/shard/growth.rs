@@ -50,7 +50,7 @@ pub(super) enum Purpose {
 }
 
 impl Growth {
-    /// Nothing yet, and a thread to make memory for `handle`'s shard.
+    /// Starts the thread that makes memory for `handle`'s shard.
     pub(super) fn new(
         transports: &[Box<dyn Transport>],
         handle: ShardHandle,
@@ -254,7 +254,7 @@ fn grow_for_map(port: &mut Port, tables: &mut Tables, chain: &mut Chain, mut mad
     end_mapping(port, tables, chain, refused, &text);
 }
 
-/// All rows are here but those of `refused`, for `reason`.
+/// Ends the mapping: all rows are here except those of `refused`, which were refused for `reason`.
 fn end_mapping(
     port: &mut Port,
     tables: &mut Tables,

@@ -27,7 +27,7 @@ pub(super) struct HeldBack {
     /// The longest that was left in the last turn, in bytes of log: shorter ones must not take its
     /// room for ever.
     longest: u64,
-    /// The same of this turn.
+    /// The longest such push found in this turn.
     found: u64,
     /// Bytes of log that the pushes of this turn take at most.
     taken: u64,

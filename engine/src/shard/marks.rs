@@ -32,7 +32,7 @@ enum Mark {
     Held(TableId, PartitionId),
     /// Rows in a region of the arena that go, once whoever knows the region can see it.
     Left(Box<DensePartition>, usize),
-    /// All before this is done.
+    /// Everything before this is done.
     Done(Answer<()>),
     /// What wants more memory than is left may look again.
     Grow(Box<MemoryMade>),

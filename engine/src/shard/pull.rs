@@ -23,7 +23,7 @@ enum Pulled {
     Done,
     /// No room for it now.
     Later,
-    /// Its filter cannot write a value of the rows.
+    /// The request's filter cannot encode a value of the rows.
     NotFinite,
 }
 

@@ -276,11 +276,11 @@ fn push_one(
 /// How a push of a settled shard is carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// By records.
+    /// Writes records.
     Records,
-    /// At once; its rows are recorded later.
+    /// Applies at once; images of the rows are recorded later.
     Images,
-    /// At once, and that is all.
+    /// Applies at once and records nothing.
     Memory,
     /// It asks for the disk, and its table is not kept there.
     Refused,

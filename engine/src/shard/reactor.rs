@@ -26,8 +26,8 @@ const TURNS_PER_CLOCK: u32 = 16;
 /// a turn takes, so messages are found sooner.
 const LOOKS_PER_TURN: usize = 32;
 
-/// The same for a thread of several shards: a message that comes during turns waits for those of all of them,
-/// so they look for longer.
+/// Polls between turns for a thread of several shards. A message that arrives during turns waits for the
+/// turns of all shards, so they poll for longer.
 const LOOKS_PER_ROUND: usize = 64;
 
 /// Times messages are carried out between turns: commands and the clock wait for the next one.

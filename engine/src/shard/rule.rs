@@ -37,7 +37,7 @@ pub(super) struct TableRule {
 struct Changed {
     /// The rule in force.
     bytes: [u8; UpdateRule::ENCODED_LENGTH],
-    /// Of the rule that the table was created with.
+    /// The kernels of the rule that the table was created with.
     first: Kernels,
 }
 

@@ -10,9 +10,9 @@ use super::{Shard, acknowledge, chain, durable, poll, port::Port, sessions::tell
 /// How much of all there may be is seen to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pace {
-    /// All of it: a turn.
+    /// A whole turn.
     Turn,
-    /// What a look at memory shows, and what that leads to: between turns.
+    /// Between turns: only what polling memory shows, and what follows from it.
     Errand,
 }
 

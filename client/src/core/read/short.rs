@@ -65,7 +65,7 @@ enum Short {
     Pulled(Reading),
     /// The read is under way still, as this request.
     Started(RequestId),
-    /// Nothing was done, or nothing came of it.
+    /// No read was made, or it brought nothing usable.
     Impossible,
 }
 

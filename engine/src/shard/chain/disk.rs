@@ -67,7 +67,7 @@ struct Written {
 /// What of the shard's chains is on disk.
 #[derive(Debug, Default)]
 pub(in crate::shard) struct ChainDisk {
-    /// By index of the part.
+    /// The disk's state of each part, by the part's index.
     parts: Vec<OnDisk>,
     /// Parts with records that were not given to the log.
     behind: Vec<usize>,

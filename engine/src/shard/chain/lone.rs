@@ -56,7 +56,7 @@ impl Chain {
         self.lone.taken.is_newest(self.index(partition), push)
     }
 
-    /// The same of every partition here.
+    /// Whether the push is surely newest in every partition here.
     #[inline]
     pub(in crate::shard) fn is_newest_of_all(&self, push: SlotPush<'_>) -> bool {
         self.lone.taken.is_newest_of_all(self.parts.len(), push)
@@ -74,7 +74,7 @@ impl Chain {
         self.lone.taken.note(&mut self.parts);
     }
 
-    /// The same for one session.
+    /// Tells replicas what one session has pushed to them.
     pub(in crate::shard) fn note_taken_of(&mut self, slot: usize) {
         self.lone.taken.note_of(&mut self.parts, slot);
     }

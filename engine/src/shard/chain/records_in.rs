@@ -242,7 +242,7 @@ fn take_record(
     is_next && taken && !sync
 }
 
-/// All rows are here; the session table comes last.
+/// Ends a copy: all rows are here, and the session table comes last.
 pub(in crate::shard) fn take_copy_end(
     port: &mut Port,
     tables: &mut Tables,

@@ -39,8 +39,8 @@ impl Listing {
         Self { table, wanted, at: 0, rows: 0, found: Vec::new() }
     }
 
-    /// The same of a sparse one. It notes new keys from now on: those are added to the pieces when they
-    /// are listed.
+    /// Lists a sparse partition. From now on the partition notes new keys, which are added to the pieces as
+    /// those are listed.
     pub(super) fn of_sparse(table: TableId, sparse: &mut SparsePartition, extent: Extent) -> Self {
         let changed = sparse.changed_mut().take();
         sparse.note_fresh(true);
@@ -65,7 +65,7 @@ impl Listing {
         (index_of(self.at - from) * COST, last)
     }
 
-    /// The same of a sparse table's keys. Its pieces are listed with the last part.
+    /// Lists the next part of a sparse table's keys. Its pieces are listed with the last part.
     pub(super) fn list_sparse(
         &mut self,
         sparse: &SparsePartition,

@@ -31,7 +31,7 @@ pub(in crate::shard) struct SlotClock {
     pub(in crate::shard) range: RangeClock,
     /// Whether its rows are not current: nobody reads them, and nobody waits for their clock.
     pub(super) hidden: bool,
-    /// Of a table in rounds, the last round that is applied.
+    /// The last applied round, of a table in rounds.
     pub(super) closed: WorkerClock,
 }
 

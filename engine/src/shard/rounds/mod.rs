@@ -110,7 +110,7 @@ impl ShardTable {
         }
     }
 
-    /// The same for all partitions: workers came or went.
+    /// Tells the rounds of all partitions that workers came or went.
     pub(in crate::shard) fn note_workers(&mut self) {
         let open = self.rounds.iter().flat_map(|rounds| rounds.open.keys().copied());
         for partition in open.collect::<Vec<_>>() {

@@ -46,9 +46,9 @@ pub(in crate::shard) struct ShardTable {
 /// The rows held here.
 #[derive(Debug)]
 pub(in crate::shard) enum TableRows {
-    /// Of a dense table: partitions and the arena region of each.
+    /// A dense table's partitions, each with its arena region.
     Dense(Vec<(DensePartition, usize)>),
-    /// Of a sparse table.
+    /// A sparse table's partitions.
     Sparse(Vec<SparsePartition>),
 }
 

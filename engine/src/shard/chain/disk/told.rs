@@ -152,7 +152,7 @@ pub(in crate::shard) fn recover_chains(
     rows::fence_stale_rows(tables, chain);
 }
 
-/// At the end: gives the log all records there are, as far as its disk takes them.
+/// Called when the shard stops: writes all records to the log, as far as its disk takes them.
 pub(in crate::shard) fn log_all_records(
     port: &mut Port,
     tables: &mut Tables,

@@ -18,6 +18,7 @@ use windlass_wire::DataType;
 
 const SHARDS: &str = "4";
 const ROWS: u32 = 10_000;
+const CLIENTS: u64 = 300;
 
 fn plan(folder: &Path, arguments: &[&str]) -> Value {
     json(folder, &[&["cluster", "plan", "--json"], arguments].concat())
@@ -25,6 +26,13 @@ fn plan(folder: &Path, arguments: &[&str]) -> Value {
 
 fn open_files(process: u32) -> u64 {
     fs::read_dir(format!("/proc/{process}/fd")).unwrap().count() as u64
+}
+
+/// Shared memory that this process has touched, in KiB.
+fn resident_shared_kib() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssShmem:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 /// What is planned is enough, and not much more than what is used.
@@ -88,12 +96,9 @@ fn three_hundred_workers_fit_into_a_server_of_1024_files() {
         let folder = folder();
         let server = Server::start_limited(folder.path(), 1024, &["--shards", "16"]);
         let schema = TableSchema::dense(DataType::F32, ROWS.into(), 1);
-        let options = ClientOptions {
-            providers: vec![provider],
-            staging_len: 64 << 10,
-            ..ClientOptions::default()
-        };
-        let clients: Vec<Client> = (0..300)
+        let options = ClientOptions { providers: vec![provider], ..ClientOptions::default() };
+        let resident = resident_shared_kib();
+        let clients: Vec<Client> = (0..CLIENTS)
             .map(|_| {
                 let client = Client::connect_with(&server.address, options.clone()).unwrap();
                 let table = client.create_table::<f32>("rows", &schema).unwrap();
@@ -105,6 +110,9 @@ fn three_hundred_workers_fit_into_a_server_of_1024_files() {
         let table = clients[0].open_table::<f32>("rows").unwrap();
         let row = table.pull(0..1, &PullOptions::default()).unwrap().wait().unwrap();
         assert_eq!(row, [300.0]);
+        // A client takes the memory that it uses, not what it may use.
+        let each = (resident_shared_kib() - resident) / CLIENTS;
+        assert!(each <= 128, "each client takes {each} KiB over {provider:?}");
         let open = open_files(server.process());
         assert!(open <= 1024, "{open} files are open");
     }

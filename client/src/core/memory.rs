@@ -6,7 +6,7 @@ use windlass_transport::{
     Access, LocalSlice, MemoryRegion, Pages, RemoteRegion, Transport,
     chunks::{Chunk, Chunks},
     error::{AllocateError, RegisterError, chain},
-    memory::PagesOptions,
+    memory::{Lock, PagesOptions},
 };
 use windlass_wire::Place;
 
@@ -119,7 +119,9 @@ impl Memory {
         if let Some((id, _)) = &self.staging {
             return Ok(*id);
         }
-        let pages = Pages::allocate(self.staging_len, PagesOptions::default())?;
+        // A device pins it by itself; elsewhere it takes as much memory as was in use at once.
+        let options = PagesOptions { lock: Lock::Never, ..PagesOptions::default() };
+        let pages = Pages::allocate(self.staging_len, options)?;
         let chunks = Chunks::new(pages.len() as u64);
         let id = self.add(pages, Access::READ_WRITE);
         self.staging = Some((id, chunks));

@@ -122,7 +122,7 @@ fn idle_clients_are_counted_from_outside() {
     let folder = folder();
     let at = folder.path();
     for transport in ["shm", "tcp"] {
-        let words = "bench connections --clients 5 --processes 2 --shards 3 --slice-ms 100 --json --transport";
+        let words = "bench connections --clients 5 --processes 2 --shards 3 --slice-ms 100 --kills 2 --json --transport";
         let arguments: Vec<_> = words.split(' ').chain([transport]).collect();
         let result = json(at, &arguments);
         let number =
@@ -147,6 +147,17 @@ fn idle_clients_are_counted_from_outside() {
             "alone_one_shard_p50_us",
         ] {
             assert!(number(key) > 0.0, "{key} in {result}");
+        }
+        let kills = &result["kills"];
+        assert_eq!((&kills["rounds"], &kills["clients"]), (&2.into(), &3.into()));
+        // The dead leave nothing behind.
+        assert_eq!(kills["server_fds_before"], kills["server_fds_after"], "{kills}");
+        let bytes = |key: &str| kills[key].as_u64().unwrap_or_else(|| panic!("{key} in {kills}"));
+        let (before, after) =
+            (bytes("server_pinned_bytes_before"), bytes("server_pinned_bytes_after"));
+        assert!(after <= before + before / 50, "{kills}");
+        for key in ["longest_push_us", "undisturbed_longest_push_us", "forgotten_s"] {
+            assert!(kills[key].as_f64().is_some_and(|number| number > 0.0), "{key} in {kills}");
         }
     }
     let text = fails(at, 2, &["bench", "connections", "--clients", "0"]);

@@ -15,7 +15,8 @@ resident memory that can be shared with peers and devices, or what devices have 
 
 Examples:
   windlass bench connections --clients 200 --shards 16 --transport shm
-  windlass bench connections --clients 1000 --shards 16 --transport tcp --json";
+  windlass bench connections --clients 1000 --shards 16 --transport tcp --json
+  windlass bench connections --clients 1000 --shards 16 --transport shm --kills 20";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
@@ -33,6 +34,10 @@ pub(crate) struct Arguments {
     /// takes twice as long
     #[arg(long, value_name = "MS", default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     slice_ms: u64,
+    /// Then kill half of the idle clients N times, while the working one pushes for --slice-ms, and show what that
+    /// costs
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    kills: u32,
     #[command(flatten)]
     by: Means,
 }
@@ -44,6 +49,7 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> Result<(), Failure> 
         processes: arguments.processes,
         shards: arguments.shards,
         slice: Duration::from_millis(arguments.slice_ms),
+        kills: arguments.kills,
     };
     let connection = arguments.by.connection("")?;
     let result = measure(&options, connection).map_err(Failure::failed)?;
@@ -58,7 +64,7 @@ fn text(result: &ConnectionsResult) -> String {
     let among = |active: f64, alone: f64| {
         format!("{} alone, {} among them", units::micros(alone), units::micros(active))
     };
-    table::facts(&[
+    let mut facts = vec![
         ("transport", result.transport.clone()),
         ("shards", result.shards.to_string()),
         ("idle clients", result.clients.to_string()),
@@ -72,5 +78,31 @@ fn text(result: &ConnectionsResult) -> String {
         ),
         ("p50, shards in turn", among(result.active_p50_us, result.alone_p50_us)),
         ("p50, one shard", among(result.active_one_shard_p50_us, result.alone_one_shard_p50_us)),
-    ])
+    ];
+    if let Some(kills) = &result.kills {
+        let (before, after) = (kills.server_pinned_bytes_before, kills.server_pinned_bytes_after);
+        facts.extend([
+            ("killed", format!("{} clients, {} times", kills.clients, kills.rounds)),
+            (
+                "longest push",
+                format!(
+                    "{} while nobody died, {} while they did",
+                    units::micros(kills.undisturbed_longest_push_us),
+                    units::micros(kills.longest_push_us)
+                ),
+            ),
+            ("the dead, forgotten in", format!("{:.2} s", kills.forgotten_s)),
+            (
+                "server, before and after",
+                format!(
+                    "{} and {} KiB pinned, {} and {} descriptors",
+                    before >> 10,
+                    after >> 10,
+                    kills.server_fds_before,
+                    kills.server_fds_after
+                ),
+            ),
+        ]);
+    }
+    table::facts(&facts)
 }

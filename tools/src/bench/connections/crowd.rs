@@ -75,6 +75,12 @@ impl Crowd {
         }
     }
 
+    /// Kills all of them, and waits until the system has cleaned up after them.
+    pub(super) fn kill(&mut self) {
+        self.processes.iter().for_each(Process::send_kill);
+        self.processes.iter_mut().for_each(Process::kill);
+    }
+
     /// Bytes of all of them, see [`Counters`].
     pub(super) fn pinned_bytes(&self) -> Result<u64, ConnectionsError> {
         let counters = self.processes.iter().map(|process| Counters::of(process.id()));

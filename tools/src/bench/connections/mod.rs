@@ -3,6 +3,7 @@
 
 mod counters;
 mod crowd;
+mod kills;
 mod worker;
 
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use windlass_client::{Client, RequestError, TableError};
 use windlass_wire::ServerId;
 
 pub use crowd::hold_clients;
+pub use kills::KillsResult;
 
 use self::{
     counters::Counters,
@@ -43,6 +45,8 @@ pub struct ConnectionsOptions {
     pub shards: u16,
     /// How long each of the working client's measurements takes.
     pub slice: Duration,
+    /// How often half of the idle clients are killed while the working one pushes.
+    pub kills: u32,
 }
 
 /// One line of `windlass bench connections --json`. The keys are an interface: they are added to, never
@@ -79,6 +83,9 @@ pub struct ConnectionsResult {
     pub active_one_shard_p50_us: f64,
     /// The same without them.
     pub alone_one_shard_p50_us: f64,
+    /// What it cost to kill half of the idle clients; absent where none were killed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kills: Option<KillsResult>,
 }
 
 /// Why nothing was measured.
@@ -110,9 +117,7 @@ pub enum ConnectionsError {
         source: Option<serde_json::Error>,
     },
     /// The server remembers clients that are gone.
-    #[error(
-        "the server still has {queue_pairs} queue pairs {waited:?} after the idle clients left"
-    )]
+    #[error("the server still has {queue_pairs} queue pairs {waited:?} after clients left")]
     Stayed {
         /// How many.
         queue_pairs: u64,
@@ -170,15 +175,13 @@ pub fn measure(
 
     let begun = Instant::now();
     drop(crowd);
-    while queue_pairs(&client)? > queue_pairs_before {
-        let waited = begun.elapsed();
-        if waited > LEAVE_TIME_MAX {
-            return Err(ConnectionsError::Stayed { queue_pairs: queue_pairs(&client)?, waited });
-        }
-        std::thread::sleep(LOOK_INTERVAL);
-    }
+    wait_until_forgotten(&client, queue_pairs_before)?;
     let leave_s = begun.elapsed().as_secs_f64();
     worker.push_for(options.slice, &mut alone)?;
+    let kills = match options.kills {
+        0 => None,
+        _ => Some(kills::measure(options, &connection, &client, &mut worker, server)?),
+    };
     Ok(ConnectionsResult {
         transport: client.providers()[0].1.name().to_owned(),
         shards: options.shards,
@@ -195,7 +198,24 @@ pub fn measure(
         alone_p50_us: alone[0].quantile_us(0.5),
         active_one_shard_p50_us: active[1].quantile_us(0.5),
         alone_one_shard_p50_us: alone[1].quantile_us(0.5),
+        kills,
     })
+}
+
+/// Waits until the server has only so many queue pairs left.
+fn wait_until_forgotten(client: &Client, queue_pairs_left: u64) -> Result<(), ConnectionsError> {
+    let begun = Instant::now();
+    loop {
+        let queue_pairs = queue_pairs(client)?;
+        if queue_pairs <= queue_pairs_left {
+            return Ok(());
+        }
+        let waited = begun.elapsed();
+        if waited > LEAVE_TIME_MAX {
+            return Err(ConnectionsError::Stayed { queue_pairs, waited });
+        }
+        std::thread::sleep(LOOK_INTERVAL);
+    }
 }
 
 /// Queue pairs that the server has with clients: one for each session of each shard.

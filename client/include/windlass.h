@@ -567,6 +567,12 @@ typedef struct windlass_schema {
      * Zero.
      */
     uint32_t reserved;
+    /**
+     * What rows of a sparse table begin with, in pulls before and in pushes: "zero", "constant:0.5",
+     * "uniform:-0.01,0.01", "normal:0,0.02", "truncated-normal:0,0.02", the last three also with ",seed=7"; NULL
+     * for "zero".
+     */
+    const char *initializer;
 } windlass_schema;
 
 /**
@@ -894,7 +900,7 @@ windlass_status windlass_open_table(const struct windlass_client *client,
 windlass_status windlass_close_table(struct windlass_table *table);
 
 /**
- * A table's schema. Set schema->size first. schema->rule lives as long as the handle, and is as
+ * A table's schema. Set schema->size first. schema->rule and schema->initializer live as long as the handle, and are as
  * of when the handle was made: windlass_list_tables() has hyper-parameters that were changed since.
  */
 windlass_status windlass_table_schema(const struct windlass_table *table,

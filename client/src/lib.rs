@@ -55,9 +55,9 @@ pub use sparsify::{Candidates, ParseSparsifierError, SelectRows, Sparsifier};
 pub use table::{RowSelection, Table};
 pub use watch::Watch;
 pub use windlass_wire::{
-    Aggregation, ClusterMap, Consistency, DataType, Durability, FilterStack, NotFinitePolicy,
-    ServerId, Status, TableEntry, TableKind, TableSchema, Timestamp, UpdateRule, WorkerClock,
-    WorkerRank,
+    Aggregation, ClusterMap, Consistency, DataType, Durability, FilterStack, Initializer,
+    NotFinitePolicy, ServerId, Status, TableEntry, TableKind, TableSchema, Timestamp, UpdateRule,
+    WorkerClock, WorkerRank,
     control::Provider,
     filter::{SavedBytes, StackError},
     rule::Limits,

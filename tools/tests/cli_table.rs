@@ -93,6 +93,17 @@ fn a_sparse_table_takes_any_key_and_a_dropped_one_is_gone() {
     refuse(1, &["table", "set", "nothing", "lr=1"]);
     refuse(2, &["table", "set", "e"]);
 
+    let first = ["table", "create", "begun", "--width", "2", "--initializer", "uniform:-2,-1"];
+    assert_eq!(call(&first)["initializer"], "uniform:-2,-1,seed=0");
+    let begun = call(&["pull", "begun", "7"])["rows"][0]["values"][0].as_f64().unwrap();
+    assert!((-2.0..=-1.0).contains(&begun), "{begun}");
+    let text = refuse(2, &["table", "create", "wrong", "--initializer", "ones"]);
+    assert!(text.contains("no initializer"), "{text}");
+    let dense = ["table", "create", "wrong", "--rows", "9", "--initializer", "constant:1"];
+    assert!(refuse(2, &dense).contains("dense"), "{}", refuse(2, &dense));
+
+    call(&["table", "drop", "begun"]);
+
     let rounds = ["table", "create", "rounds", "--aggregation", "rounds:2:fold"];
     assert_eq!(call(&rounds)["aggregation"], "rounds:2:fold");
     assert_eq!(call(&["table", "show", "rounds"])["aggregation"], "rounds:2:fold");

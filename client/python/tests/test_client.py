@@ -63,6 +63,19 @@ def test_filters_make_messages_smaller(client, name):
         table.push([1], [[numpy.inf] * 4], filters="fixed:2")
 
 
+def test_rows_begin_with_what_the_table_says(client, name):
+    table = client.create_table(name, width=4, initializer="uniform:1,2,seed=5")
+    keys = numpy.array([3, 7, 2**64 - 1], dtype=numpy.uint64)
+    first = table.pull(keys)
+    assert first.min() >= 1 and first.max() <= 2 and len(numpy.unique(first)) == 12
+    assert len(list(table.scan())) == 0
+    table.push(keys[:1], numpy.ones((1, 4), dtype=numpy.float32))
+    assert (table.pull(keys) == first + numpy.array([[1], [0], [0]], dtype=numpy.float32)).all()
+    assert client.open_table(name).schema.initializer == "uniform:1,2,seed=5"
+    with pytest.raises(windlass.Error, match="no initializer"):
+        client.create_table(name + " wrong", width=4, initializer="ones")
+
+
 def test_rows_that_are_held_back_arrive_with_later_pushes(client, name):
     table = client.create_table(name, width=2)
     keys, values = [9, 3, 5], numpy.array([[1, 0], [0, 4], [2, 2]], dtype="float32")

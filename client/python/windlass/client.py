@@ -135,6 +135,7 @@ class Client:
         consistency: Union[str, int] = "eventual",
         aggregation: Union[str, int] = "immediate",
         fold_late: bool = False,
+        initializer: str = "zero",
     ) -> Table:
         """Creates a table, or opens the one of that name and schema.
 
@@ -145,13 +146,17 @@ class Client:
         the pushes of a worker clock are summed until all workers have finished it, and a push is
         acknowledged then; or a number of workers, from 1, that are enough for that. Pushes that come
         too late are dropped or, with `fold_late`, count in the next round. A table in rounds is of
-        durability "memory", and its workers have ranks.
+        durability "memory", and its workers have ranks. `initializer` is what rows of a sparse table
+        begin with: "zero", "constant:0.5", "uniform:-0.01,0.01", "normal:0,0.02" or
+        "truncated-normal:0,0.02" (cut at two deviations), the last three also with ",seed=7". A pull of a
+        key that nobody pushed to returns these values, and makes no row.
         """
         schema = sized(CSchema)
         schema.dtype = dtypes.number_of(dtype)
         schema.width = width
         schema.kind, schema.rows = (1, 0) if rows is None else (0, rows)
         schema.rule = encoded(rule, "rule")
+        schema.initializer = encoded(initializer, "initializer")
         schema.replicas = replicas
         schema.not_finite = reject_not_finite
         if isinstance(durability, int):

@@ -139,6 +139,7 @@ class Schema(ctypes.Structure):
         ("quorum", c_uint32),
         ("fold_late", c_uint32),
         ("reserved", c_uint32),
+        ("initializer", c_char_p),
     ]
 
 

@@ -51,6 +51,8 @@ class Schema:
     aggregation: Union[str, int] = "immediate"
     #: Whether pushes that come too late for their round count in the next one.
     fold_late: bool = False
+    #: What rows of a sparse table begin with, such as "zero" or "normal:0,0.02,seed=0".
+    initializer: str = "zero"
 
 
 def schema_of(fields: CSchema) -> Schema:
@@ -71,6 +73,7 @@ def schema_of(fields: CSchema) -> Schema:
         consistency=fields.staleness if fields.consistency == 1 else _CONSISTENCY[fields.consistency],
         aggregation=(fields.quorum or "rounds") if fields.aggregation else "immediate",
         fold_late=fields.fold_late == 1,
+        initializer=fields.initializer.decode(),
     )
 
 

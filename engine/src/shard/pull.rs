@@ -192,7 +192,7 @@ fn neighbours(keys: &[u64], end: u64) -> usize {
     1 + pairs.take_while(|pair| pair[1] == pair[0] + 1 && pair[1] < end).count()
 }
 
-/// Copies rows of a sparse table by key; zeros of keys without one. What is looked at next is on its way into
+/// Copies rows of a sparse table by key; of keys without one what it would begin with. What is looked at next is on its way into
 /// the caches meanwhile: the index's slots of the keys behind the next `AHEAD`, and the rows of those.
 ///
 /// # Safety
@@ -215,8 +215,18 @@ unsafe fn gather_sparse(
             match rows[place] {
                 // SAFETY: the row's values lie whole in its slab; the caller promises room for row `at`.
                 Some(row) => unsafe { std::ptr::copy_nonoverlapping(row, into, row_len) },
-                // SAFETY: as above.
-                None => unsafe { std::ptr::write_bytes(into, 0, row_len) },
+                None => {
+                    let partition = partition_of(keys[at]).map(|at| &mut partitions[at]);
+                    match partition.filter(|partition| !partition.begins_with_zeros()) {
+                        Some(partition) => {
+                            let first = partition.first_values_of(keys[at]).as_ptr();
+                            // SAFETY: the first values are those of a row; the caller promises room for row `at`.
+                            unsafe { std::ptr::copy_nonoverlapping(first, into, row_len) };
+                        }
+                        // SAFETY: as above.
+                        None => unsafe { std::ptr::write_bytes(into, 0, row_len) },
+                    }
+                }
             }
         }
         if let Some(at) = step.checked_sub(AHEAD)

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use windlass_wire::{PartitionId, TableSchema, map::mix};
+use windlass_wire::{Initializer, PartitionId, TableSchema, map::mix};
 
 use super::{
     ChangedPieces, DirtyRows, HashIndex,
@@ -26,6 +26,9 @@ pub struct SparseFull;
 pub struct SparsePartition {
     partition: PartitionId,
     schema: TableSchema,
+    /// What rows begin with, and memory to make that in.
+    initializer: Initializer,
+    first_values: Vec<u8>,
     index: HashIndex,
     slabs: Vec<Slab>,
     shape: Slabs,
@@ -63,6 +66,8 @@ impl SparsePartition {
         Self {
             partition,
             schema: schema.clone(),
+            initializer: schema.initializer,
+            first_values: Vec::new(),
             index: HashIndex::staggered(partition.0),
             slabs: Vec::new(),
             shape: Slabs::of(schema),
@@ -74,6 +79,39 @@ impl SparsePartition {
             changed: ChangedPieces::default(),
             fresh: None,
             dirty: DirtyRows::default(),
+        }
+    }
+
+    /// Has rows begin as those of a table of that name do.
+    #[must_use]
+    pub fn of_table(mut self, name: &str) -> Self {
+        self.initializer = self.schema.initializer.of_table(name);
+        if !self.initializer.is_zero() {
+            self.first_values = vec![0; self.values_len()];
+        }
+        self
+    }
+
+    /// Whether rows begin with zeros.
+    #[inline]
+    #[must_use]
+    pub fn begins_with_zeros(&self) -> bool {
+        self.first_values.is_empty()
+    }
+
+    /// What a key's values are while it has no row; empty where those are zeros.
+    #[must_use]
+    pub fn first_values_of(&mut self, key: u64) -> &[u8] {
+        self.initializer.fill(key, self.schema.dtype, &mut self.first_values);
+        &self.first_values
+    }
+
+    /// Has values that [`SparsePartition::save_row`] made read as zeros where they are what the row began with.
+    pub fn hide_first_values(&self, key: u64, values: &mut [u8]) {
+        if !self.begins_with_zeros() {
+            let mut first = vec![0; self.values_len()];
+            self.initializer.fill(key, self.schema.dtype, &mut first);
+            values.iter_mut().zip(first).for_each(|(byte, first)| *byte ^= first);
         }
     }
 
@@ -285,8 +323,17 @@ impl SparsePartition {
         let (row, is_new) = self.index.find_or_insert(key);
         if is_new {
             self.slabs[self.shape.locate(row).0].keys.push(key);
+            if !self.begins_with_zeros() {
+                self.initialize(key, row);
+            }
         }
         Ok((row, is_new))
+    }
+
+    #[cold]
+    fn initialize(&mut self, key: u64, row: u64) {
+        let (initializer, dtype, len) = (self.initializer, self.schema.dtype, self.values_len());
+        initializer.fill(key, dtype, &mut self.bytes_of_mut(row)[..len]);
     }
 
     /// Takes back the row that was made last, to which nothing was applied; the memory for it stays.

@@ -30,6 +30,7 @@ fn tables() -> Vec<TableEntry> {
     let sparse = TableSchema::sparse(DataType::F32, 3);
     let adam = TableSchema {
         rule: "adam:lr=0.01".parse().unwrap(),
+        initializer: "normal:0,0.02".parse().unwrap(),
         ..TableSchema::sparse(DataType::F32, 8)
     };
     [("dense", dense), ("sparse", sparse), ("adam", adam)]

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 use windlass_client::{
-    Aggregation, Client, Consistency, DataType, Durability, TableEntry, TableKind, TableSchema,
-    UpdateRule,
+    Aggregation, Client, Consistency, DataType, Durability, Initializer, TableEntry, TableKind,
+    TableSchema, UpdateRule,
 };
 
 use windlass_wire::rule::RuleDescription;
@@ -56,7 +56,7 @@ fn create_help() -> String {
          adamw is adam with decoupled=true\n  \
          clip cuts a gradient's values, clip_norm shortens a row's gradient, min and max bound weights\n\nExamples:\n  \
          windlass table create weights --rows 1000000 --rule sgd:lr=0.1\n  \
-         windlass table create embedding --width 64 --dtype bf16 --rule adagrad:lr=0.05   (sparse)",
+         windlass table create embedding --width 64 --rule adagrad:lr=0.05 --initializer normal:0,0.02   (sparse)",
         rules.join("\n")
     )
 }
@@ -98,6 +98,10 @@ pub(crate) struct CreateArguments {
     /// What a push does to a row
     #[arg(long, value_name = "RULE", default_value = "add")]
     rule: UpdateRule,
+    /// What rows of a sparse table begin with: zero, constant:VALUE, uniform:LOW,HIGH, normal:MEAN,DEVIATION or
+    /// truncated-normal:MEAN,DEVIATION (cut at two deviations), the last three also with ,seed=N
+    #[arg(long, value_name = "VALUES", default_value = "zero", allow_hyphen_values = true)]
+    initializer: Initializer,
     /// When a push is acknowledged: memory, interval:MS (on disk within MS milliseconds) or sync (on
     /// disk); the last two need servers with --data-dir
     #[arg(long, value_name = "LEVEL", value_parser = durability, default_value = "memory")]
@@ -124,6 +128,7 @@ struct TableResult {
     width: u32,
     dtype: &'static str,
     rule: String,
+    initializer: String,
     consistency: String,
     aggregation: String,
     replicas: u8,
@@ -193,6 +198,7 @@ fn create(arguments: &CreateArguments, output: Output) -> Result<(), Failure> {
         durability: arguments.durability,
         consistency: arguments.consistency,
         aggregation: arguments.aggregation,
+        initializer: arguments.initializer,
         ..TableSchema::sparse(arguments.dtype, arguments.width)
     };
     schema.validate().map_err(|error| Failure::new(ExitStatus::Usage, error))?;
@@ -261,6 +267,7 @@ impl TableResult {
             width: schema.width,
             dtype: schema.dtype.name(),
             rule: schema.rule.to_string(),
+            initializer: schema.initializer.to_string(),
             consistency: consistency::text(schema.consistency),
             aggregation: aggregation::text(schema.aggregation),
             // All tables of a cluster have as many.
@@ -312,6 +319,7 @@ fn show_text(table: &TableResult) -> String {
         ("rows x width", table.shape()),
         ("dtype", table.dtype.to_owned()),
         ("rule", table.rule.clone()),
+        ("rows begin with", table.initializer.clone()),
         ("consistency", table.consistency.clone()),
         ("aggregation", table.aggregation.clone()),
         ("replicas", table.replicas.to_string()),

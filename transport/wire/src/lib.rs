@@ -14,6 +14,7 @@ pub mod dtype;
 pub mod filter;
 pub mod half_bits;
 pub mod ids;
+pub mod initializer;
 pub mod map;
 mod numbered;
 pub mod proof;
@@ -34,6 +35,7 @@ pub use ids::{
     Epoch, Incarnation, Key, Lsn, PartitionId, RowRange, Sequence, ServerId, SessionId, ShardId,
     TableId, Timestamp, WorkerClock, WorkerRank,
 };
+pub use initializer::{Initializer, InitializerError};
 pub use map::{ClusterMap, Layout, ServerEntry};
 pub use proof::{ServerSecret, Ticket};
 pub use request::{Place, RequestHeader, RequestKind, Rows};

@@ -4,6 +4,7 @@ use crate::{
     codec::{DecodeError, Reader, Wire},
     dtype::DataType,
     ids::TableId,
+    initializer::{Initializer, InitializerError},
     request::WIDTH_MAX,
     rule::{RuleError, UpdateRule},
 };
@@ -95,6 +96,8 @@ pub struct TableSchema {
     pub not_finite: NotFinitePolicy,
     /// Turn or round.
     pub aggregation: Aggregation,
+    /// What rows of a sparse table begin with.
+    pub initializer: Initializer,
 }
 
 /// Most replicas of a partition.
@@ -146,6 +149,12 @@ pub enum SchemaError {
         /// Why.
         source: RuleError,
     },
+    /// What rows begin with is not valid.
+    #[error("the initializer is not valid")]
+    Initializer {
+        /// Why.
+        source: InitializerError,
+    },
     /// Rows are too large for one request.
     #[error("a row of {bytes} bytes is too large: the most is {max} bytes")]
     RowTooLarge {
@@ -174,6 +183,7 @@ impl TableSchema {
             durability: Durability::Memory {},
             not_finite: NotFinitePolicy::Accept {},
             aggregation: Aggregation::Immediate {},
+            initializer: Initializer::Zero {},
         }
     }
 
@@ -243,7 +253,12 @@ impl TableSchema {
                 return Err(SchemaError::Rule { source });
             }
         }
-        self.rule.check_dtype(self.dtype).map_err(|source| SchemaError::Rule { source })
+        self.rule.check_dtype(self.dtype).map_err(|source| SchemaError::Rule { source })?;
+        match self.kind {
+            TableKind::Dense { .. } if !self.initializer.is_zero() => Err(InitializerError::Dense),
+            _ => self.initializer.validate(self.dtype),
+        }
+        .map_err(|source| SchemaError::Initializer { source })
     }
 }
 
@@ -298,10 +313,17 @@ impl Wire for DataType {
     }
 }
 
-/// Byte of the first rule's encoding that says whether another one follows; of a rule by itself it is zero.
-const ANOTHER_RULE_AT: usize = 2;
+/// Byte of the first rule's encoding that says what follows; of a rule by itself it is zero.
+const FOLLOWS_AT: usize = 2;
 
-/// The fields in their order; `rule` is followed by the rule at creation where that is another one.
+/// The rule at creation follows: it is another one.
+const ANOTHER_RULE: u8 = 1;
+
+/// The initializer follows: it is not zero.
+const INITIALIZER: u8 = 2;
+
+/// The fields in their order; `rule` is followed by the rule at creation where that is another one, then by the
+/// initializer where that is not zero.
 impl Wire for TableSchema {
     fn encode(&self, into: &mut Vec<u8>) {
         self.dtype.encode(into);
@@ -309,8 +331,13 @@ impl Wire for TableSchema {
         self.kind.encode(into);
         let rule_at = into.len();
         Wire::encode(&self.rule, into);
-        into[rule_at + ANOTHER_RULE_AT] = u8::from(self.first_rule.is_some());
+        let another_rule = u8::from(self.first_rule.is_some()) * ANOTHER_RULE;
+        let initializer = u8::from(!self.initializer.is_zero()) * INITIALIZER;
+        into[rule_at + FOLLOWS_AT] = another_rule | initializer;
         self.first_rule.iter().for_each(|first| Wire::encode(first.as_ref(), into));
+        if !self.initializer.is_zero() {
+            self.initializer.encode(into);
+        }
         self.consistency.encode(into);
         self.replicas.encode(into);
         self.durability.encode(into);
@@ -321,12 +348,23 @@ impl Wire for TableSchema {
     fn decode(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let (dtype, width, kind) = (Wire::decode(from)?, Wire::decode(from)?, Wire::decode(from)?);
         let mut rule: [u8; UpdateRule::PLAIN_LENGTH] = from.array()?;
-        let another = std::mem::take(&mut rule[ANOTHER_RULE_AT]);
+        let follows = std::mem::take(&mut rule[FOLLOWS_AT]);
+        if follows & !(ANOTHER_RULE | INITIALIZER) != 0 {
+            return Err(DecodeError::Unknown { field: "rule", value: u64::from(follows) });
+        }
         let rule = UpdateRule::decode_behind(rule, from)?;
-        let first_rule = match another {
+        let first_rule = match follows & ANOTHER_RULE {
             0 => None,
-            1 => Some(Box::new(Wire::decode(from)?)),
-            _ => return Err(DecodeError::Unknown { field: "rule", value: u64::from(another) }),
+            _ => Some(Box::new(Wire::decode(from)?)),
+        };
+        let initializer = match follows & INITIALIZER {
+            0 => Initializer::Zero {},
+            _ => match Wire::decode(from)? {
+                Initializer::Zero {} => {
+                    return Err(DecodeError::Unknown { field: "initializer", value: 0 });
+                }
+                initializer => initializer,
+            },
         };
         Ok(Self {
             dtype,
@@ -339,6 +377,7 @@ impl Wire for TableSchema {
             durability: Wire::decode(from)?,
             not_finite: Wire::decode(from)?,
             aggregation: Wire::decode(from)?,
+            initializer,
         })
     }
 }
@@ -352,6 +391,7 @@ mod tests {
         let schema = TableSchema {
             durability: Durability::Interval { milliseconds: 20 },
             aggregation: Aggregation::Rounds { quorum: 3, fold_late: true },
+            initializer: "normal:0,0.02,seed=3".parse().unwrap(),
             ..TableSchema::sparse(DataType::Bf16, 128)
         };
         assert_eq!(TableSchema::from_bytes(&schema.to_bytes()), Ok(schema));
@@ -372,6 +412,8 @@ mod tests {
         let bytes = schema.to_bytes();
         assert_eq!(bytes.len(), plain.len() + UpdateRule::PLAIN_LENGTH);
         assert_eq!(TableSchema::from_bytes(&bytes), Ok(schema.clone()));
+        schema.initializer = Initializer::Constant { value: 0.5 };
+        assert_eq!(TableSchema::from_bytes(&schema.to_bytes()), Ok(schema.clone()));
         schema.first_rule = Some(Box::new(rule("sgd:lr=0.5")));
         assert!(schema.validate().is_err(), "rows of the one lack the state of the other");
     }
@@ -382,6 +424,10 @@ mod tests {
         assert!(TableSchema::dense(DataType::F32, 1, 0).validate().is_err());
         assert!(TableSchema::dense(DataType::F32, 1, WIDTH_MAX).validate().is_err());
         assert!(TableSchema::sparse(DataType::U64, 3).validate().is_ok());
+        let constant =
+            |schema| TableSchema { initializer: "constant:1".parse().unwrap(), ..schema };
+        assert!(constant(TableSchema::sparse(DataType::U64, 3)).validate().is_ok());
+        assert!(constant(TableSchema::dense(DataType::F32, 1, 1)).validate().is_err());
         assert!(validate_table_name("").is_err());
         assert!(validate_table_name("embedding/0").is_ok());
     }

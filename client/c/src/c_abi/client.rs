@@ -7,7 +7,7 @@ use windlass_client::{Client, Timestamp};
 use super::{
     arguments::{Handle, SizedStruct, fill, handle, out, set_timestamp, take, text},
     options::{WindlassOptions, client_options},
-    schema::{WindlassSchema, c_schema, consistency_of},
+    schema::{SchemaTexts, WindlassSchema, c_schema, consistency_of},
     status::WindlassStatus,
 };
 use crate::{
@@ -140,8 +140,8 @@ pub unsafe extern "C" fn windlass_list_tables(
         // SAFETY: the header's rules on handles.
         let tables = unsafe { handle(client) }?.client.list_tables()?;
         for table in tables {
-            let (name, rule) = (c_text(&table.name), c_text(&table.schema.rule.to_string()));
-            let mut schema = c_schema(&table.schema, &rule);
+            let (name, texts) = (c_text(&table.name), SchemaTexts::of(&table.schema));
+            let mut schema = c_schema(&table.schema, &texts);
             schema.size = size_of::<WindlassSchema>();
             // SAFETY: a function of this type, as the caller promises; name and schema are live.
             unsafe { each(context, name.as_ptr(), &raw const schema) };

@@ -3,15 +3,15 @@
 use std::ffi::{CString, c_char};
 
 use windlass_client::{
-    Aggregation, Consistency, DataType, Durability, NotFinitePolicy, TableKind, TableSchema,
-    UpdateRule,
+    Aggregation, Consistency, DataType, Durability, Initializer, NotFinitePolicy, TableKind,
+    TableSchema, UpdateRule,
 };
 
 use super::{
     arguments::{SizedStruct, optional_text, sized},
     status::WindlassStatus,
 };
-use crate::failure::Failure;
+use crate::{failure::Failure, guard::c_text};
 
 /// Types of values.
 #[repr(u32)]
@@ -128,11 +128,15 @@ pub struct WindlassSchema {
     pub fold_late: u32,
     /// Zero.
     pub reserved: u32,
+    /// What rows of a sparse table begin with, in pulls before and in pushes: "zero", "constant:0.5",
+    /// "uniform:-0.01,0.01", "normal:0,0.02", "truncated-normal:0,0.02", the last three also with ",seed=7"; NULL
+    /// for "zero".
+    pub initializer: *const c_char,
 }
 
-const _: () = assert!(size_of::<WindlassSchema>() == 80);
+const _: () = assert!(size_of::<WindlassSchema>() == 88);
 
-// SAFETY: `repr(C)`, begins with `size`, has no padding (80 bytes are the sum of the fields), and
+// SAFETY: `repr(C)`, begins with `size`, has no padding (88 bytes are the sum of the fields), and
 // holds integers and a raw pointer only.
 unsafe impl SizedStruct for WindlassSchema {
     const NAME: &'static str = "windlass_schema";
@@ -157,6 +161,7 @@ impl Default for WindlassSchema {
             quorum: 0,
             fold_late: 0,
             reserved: 0,
+            initializer: std::ptr::null(),
         }
     }
 }
@@ -174,7 +179,11 @@ pub(super) unsafe fn table_schema(given: *const WindlassSchema) -> Result<TableS
     // SAFETY: the struct's documentation asks for NULL or a text.
     let rule = unsafe { optional_text(given.rule, "rule") }?.unwrap_or("add");
     let rule: UpdateRule = rule.parse().map_err(|error| invalid(&error))?;
+    // SAFETY: as for the rule.
+    let initializer = unsafe { optional_text(given.initializer, "initializer") }?.unwrap_or("zero");
+    let initializer: Initializer = initializer.parse().map_err(|error| invalid(&error))?;
     let schema = TableSchema {
+        initializer,
         first_rule: None,
         dtype: dtype(given.dtype)?,
         width: given.width,
@@ -207,13 +216,31 @@ pub(super) unsafe fn table_schema(given: *const WindlassSchema) -> Result<TableS
     Ok(schema)
 }
 
-/// A schema for C. `rule` is its rule's text and has to outlive the result.
-pub(super) fn c_schema(schema: &TableSchema, rule: &CString) -> WindlassSchema {
+/// What a schema for C points to.
+#[derive(Debug)]
+pub(super) struct SchemaTexts {
+    rule: CString,
+    initializer: CString,
+}
+
+impl SchemaTexts {
+    /// The texts of a schema.
+    pub(super) fn of(schema: &TableSchema) -> Self {
+        Self {
+            rule: c_text(&schema.rule.to_string()),
+            initializer: c_text(&schema.initializer.to_string()),
+        }
+    }
+}
+
+/// A schema for C. `texts` are its own and have to outlive the result.
+pub(super) fn c_schema(schema: &TableSchema, texts: &SchemaTexts) -> WindlassSchema {
     let mut fields = WindlassSchema {
         dtype: schema.dtype as u32,
         width: schema.width,
         replicas: u32::from(schema.replicas),
-        rule: rule.as_ptr(),
+        rule: texts.rule.as_ptr(),
+        initializer: texts.initializer.as_ptr(),
         ..WindlassSchema::default()
     };
     match schema.kind {
@@ -312,10 +339,11 @@ mod tests {
             durability: Durability::Interval { milliseconds: 20 },
             not_finite: NotFinitePolicy::Reject {},
             aggregation: Aggregation::Rounds { quorum: 4, fold_late: true },
-            ..TableSchema::dense(DataType::F32, 100, 7)
+            initializer: "normal:0.5,2,seed=9".parse().unwrap(),
+            ..TableSchema::sparse(DataType::F32, 7)
         };
-        let rule = CString::new(schema.rule.to_string()).unwrap();
-        let mut fields = c_schema(&schema, &rule);
+        let texts = SchemaTexts::of(&schema);
+        let mut fields = c_schema(&schema, &texts);
         fields.size = size_of::<WindlassSchema>();
         // SAFETY: a whole struct, with its size and a live text.
         assert_eq!(unsafe { table_schema(&raw const fields) }.unwrap(), schema);

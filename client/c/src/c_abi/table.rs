@@ -1,18 +1,18 @@
 //! Tables.
 
-use std::ffi::{CString, c_char};
+use std::ffi::c_char;
 
 use windlass_client::{Client, TableEntry};
 
 use super::{
     arguments::{Handle, fill, handle, out, take, text},
     client::WindlassClient,
-    schema::{WindlassSchema, c_schema, table_schema},
+    schema::{SchemaTexts, WindlassSchema, c_schema, table_schema},
     status::WindlassStatus,
 };
 use crate::{
     erased::{ErasedTable, create_table, open_table},
-    guard::{Owner, c_text, guard},
+    guard::{Owner, guard},
 };
 
 /// A table. Belongs to its client's thread.
@@ -22,7 +22,7 @@ pub struct WindlassTable {
     pub(super) table: Box<dyn ErasedTable>,
     pub(super) value_len: usize,
     entry: TableEntry,
-    rule: CString,
+    texts: SchemaTexts,
 }
 
 impl Handle for WindlassTable {
@@ -41,10 +41,10 @@ impl WindlassTable {
 
     fn into_handle(client: &Client, table: Box<dyn ErasedTable>) -> *mut Self {
         let entry = table.entry();
-        let rule = c_text(&entry.schema.rule.to_string());
+        let texts = SchemaTexts::of(&entry.schema);
         let (owner, value_len) = (Owner::current(), entry.schema.dtype.size());
         let client = client.clone();
-        Box::into_raw(Box::new(Self { owner, client, table, value_len, entry, rule }))
+        Box::into_raw(Box::new(Self { owner, client, table, value_len, entry, texts }))
     }
 }
 
@@ -107,7 +107,7 @@ pub unsafe extern "C" fn windlass_close_table(table: *mut WindlassTable) -> Wind
     })
 }
 
-/// A table's schema. Set schema->size first. schema->rule lives as long as the handle, and is as
+/// A table's schema. Set schema->size first. schema->rule and schema->initializer live as long as the handle, and are as
 /// of when the handle was made: windlass_list_tables() has hyper-parameters that were changed since.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn windlass_table_schema(
@@ -117,7 +117,7 @@ pub unsafe extern "C" fn windlass_table_schema(
     guard(|| {
         // SAFETY: the header's rules on handles.
         let table = unsafe { handle(table) }?;
-        let fields = c_schema(&table.entry.schema, &table.rule);
+        let fields = c_schema(&table.entry.schema, &table.texts);
         // SAFETY: the header's rules on pointers.
         unsafe { fill(schema, &fields) }
     })

@@ -1,5 +1,5 @@
-//! Checksums of partitions, for comparing replicas. The sum does not depend on where rows lie. Rows of zeros
-//! count as absent, as pulls see them.
+//! Checksums of partitions, for comparing replicas. The sum does not depend on where rows lie. Rows that are as
+//! they began count as absent, as pulls see them.
 //!
 //! A turn sums a bounded number of bytes. A sum must be of one position, so a partition that has changed
 //! meanwhile is summed again. One that keeps changing is left out of the answer.
@@ -173,6 +173,7 @@ impl Sum {
                 TableRows::Sparse(partitions) => {
                     let key = partitions[slot].key_of(self.at);
                     partitions[slot].save_row(key, self.at, bytes);
+                    partitions[slot].hide_first_values(key, &mut bytes[8..]);
                     (key, 8)
                 }
             };

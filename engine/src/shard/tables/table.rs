@@ -149,7 +149,8 @@ impl ShardTable {
             let schema = &self.entry.schema;
             let slot = match &mut self.rows {
                 TableRows::Sparse(partitions) => {
-                    partitions.push(SparsePartition::new(partition, schema));
+                    let rows = SparsePartition::new(partition, schema);
+                    partitions.push(rows.of_table(&self.entry.name));
                     partitions.len() - 1
                 }
                 TableRows::Dense(partitions) => {
@@ -254,7 +255,8 @@ impl ShardTable {
         match &mut self.rows {
             TableRows::Dense(partitions) => partitions[slot].0.clear(),
             TableRows::Sparse(partitions) => {
-                let mut fresh = SparsePartition::new(partition, &self.entry.schema);
+                let fresh = SparsePartition::new(partition, &self.entry.schema);
+                let mut fresh = fresh.of_table(&self.entry.name);
                 fresh.grow_ahead(Arc::new(memory.clone()));
                 let mut old = std::mem::replace(&mut partitions[slot], fresh);
                 if old.changed_mut().is_tracked() {

@@ -9,9 +9,9 @@ use std::{fmt::Write, path::PathBuf};
 
 use windlass_wire::{
     Aggregation, ClusterMap, CompletionWord, Consistency, DataType, Durability, Epoch, Incarnation,
-    NotFinitePolicy, PartitionId, Place, RequestHeader, RequestKind, Rows, ScanColumns, Sequence,
-    ServerEntry, ServerId, Status, TableEntry, TableId, TableKind, TableSchema, Ticket, UpdateRule,
-    Wire, WorkerClock,
+    Initializer, NotFinitePolicy, PartitionId, Place, RequestHeader, RequestKind, Rows,
+    ScanColumns, Sequence, ServerEntry, ServerId, Status, TableEntry, TableId, TableKind,
+    TableSchema, Ticket, UpdateRule, Wire, WorkerClock,
     codec::Tagged,
     control::{ClientRequest, Peer, PeerRole, Provider, SharedRegion, encode_frame},
     coordination::{Instruction, Kept, Order},
@@ -270,6 +270,16 @@ fn parts() -> Vec<(String, Vec<u8>)> {
         kinds(
             "kinds_of_aggregation",
             &[Aggregation::Immediate {}, Aggregation::Rounds { quorum: 5, fold_late: true }],
+        ),
+        kinds(
+            "kinds_of_initializers",
+            &[
+                Initializer::Zero {},
+                Initializer::Constant { value: 0.5 },
+                Initializer::Uniform { low: -1.0, high: 1.0, seed: 7 },
+                Initializer::Normal { mean: 0.0, deviation: 0.02, seed: 7 },
+                Initializer::TruncatedNormal { mean: 0.0, deviation: 0.02, seed: 7 },
+            ],
         ),
         kinds("kinds_of_providers", &[Provider::Verbs {}, Provider::Shm {}, Provider::Tcp {}]),
         kinds(

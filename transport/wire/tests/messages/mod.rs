@@ -5,8 +5,9 @@ pub(crate) mod coordination;
 use proptest::{option, prelude::*};
 use windlass_wire::{
     Aggregation, Blob, ClusterMap, Consistency, DataType, Durability, Epoch, Incarnation,
-    NotFinitePolicy, PartitionId, ServerEntry, ServerId, ServerSecret, SessionId, ShardId,
-    TableEntry, TableId, TableKind, TableSchema, Ticket, UpdateRule, WorkerClock, WorkerRank,
+    Initializer, NotFinitePolicy, PartitionId, ServerEntry, ServerId, ServerSecret, SessionId,
+    ShardId, TableEntry, TableId, TableKind, TableSchema, Ticket, UpdateRule, WorkerClock,
+    WorkerRank,
     control::{
         ClientReply, ClientRequest, ClockPlace, PartitionPlace, Peer, PeerRole, Provider,
         RefusalKind, SharedRegion,
@@ -52,13 +53,26 @@ pub(crate) fn any_schema() -> impl Strategy<Value = TableSchema> {
     let policy = prop_oneof![Just(NotFinitePolicy::Accept {}), Just(NotFinitePolicy::Reject {})];
     let dtype = proptest::sample::select(DataType::ALL.to_vec());
     let rule = proptest::sample::select(rules());
+    let numbers = any::<(f64, f64, u64)>();
+    let initializer = (0..5, numbers)
+        .prop_filter("equal to themselves", |(_, (first, second, _))| {
+            !first.is_nan() && !second.is_nan()
+        });
+    let initializer = initializer.prop_map(|(kind, (first, second, seed))| match kind {
+        0 => Initializer::Zero {},
+        1 => Initializer::Constant { value: first },
+        2 => Initializer::Uniform { low: first, high: second, seed },
+        3 => Initializer::Normal { mean: first, deviation: second, seed },
+        _ => Initializer::TruncatedNormal { mean: first, deviation: second, seed },
+    });
+    let rule = (rule, initializer);
     (dtype, any::<u32>(), kind, rule, consistency, any::<u8>(), durability, policy, aggregation)
         .prop_map(
             |(
                 dtype,
                 width,
                 kind,
-                rule,
+                (rule, initializer),
                 consistency,
                 replicas,
                 durability,
@@ -76,6 +90,7 @@ pub(crate) fn any_schema() -> impl Strategy<Value = TableSchema> {
                     durability,
                     not_finite,
                     aggregation,
+                    initializer,
                 }
             },
         )

@@ -528,7 +528,7 @@ typedef struct windlass_schema {
     uint64_t rows;
     /**
      * How a push changes a row: "add", "assign", "sgd:lr=0.1,momentum=0.9", "adagrad:lr=0.1",
-     * "rmsprop:decay=0.9", "adam:lr=0.001", "ftrl:alpha=0.1,l1=1"; NULL for "add".
+     * "row-adagrad:lr=0.1", "rmsprop:decay=0.9", "adam:lr=0.001", "ftrl:alpha=0.1,l1=1"; NULL for "add".
      */
     const char *rule;
     /**
@@ -738,7 +738,7 @@ typedef struct windlass_scan_batch {
     const void *values;
     /**
      * state_len bytes of each; NULL unless they were asked for. First state_planes times width values, double of
-     * tables of double, else float; then, if the rule counts steps, how many there were: a uint32_t. Rows
+     * tables of double, else float; then, if row_word is not 0, the row's word. Rows
      * that are not a multiple of a value's size long leave those behind them misaligned.
      */
     const void *state;
@@ -751,9 +751,10 @@ typedef struct windlass_scan_batch {
      */
     uint32_t state_planes;
     /**
-     * Whether the rule counts steps.
+     * What the rule keeps of a whole row: 0 for nothing, 1 for how often it was updated, a uint32_t, 2 for a number,
+     * a float.
      */
-    uint32_t counts_steps;
+    uint32_t row_word;
 } windlass_scan_batch;
 
 #ifdef __cplusplus

@@ -60,5 +60,5 @@ pub use windlass_wire::{
     WorkerClock, WorkerRank,
     control::Provider,
     filter::{SavedBytes, StackError},
-    rule::Limits,
+    rule::{Limits, RowWord},
 };

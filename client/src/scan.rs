@@ -50,8 +50,8 @@ pub struct ScanBatch<T> {
     /// Width values of each row, if they were asked for.
     pub values: Vec<T>,
     /// The state of each row, if it was asked for: [`ScanBatch::state_len`] bytes, little-endian. First the
-    /// planes of state values (`f64` of `f64` tables, else `f32`), width of each, then the step count (`u32`)
-    /// if the rule counts steps.
+    /// planes of state values (`f64` of `f64` tables, else `f32`), width of each, then the row's word if the
+    /// rule has one: its step count (`u32`), or a number (`f32`).
     pub state: Vec<u8>,
     /// Bytes of a row's state.
     pub state_len: usize,

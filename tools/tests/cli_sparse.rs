@@ -46,13 +46,21 @@ fn tables(at: &Path, connect: &str) -> usize {
     listed.as_array().unwrap().len()
 }
 
+/// Tables, and rules of every kind of state: of each value, counts of steps, of whole rows, none.
+const RULES: [(&str, &str); 4] = [
+    ("ada", "adagrad:lr=0.1"),
+    ("adam", "adam:lr=0.1"),
+    ("row", "row-adagrad:lr=0.1"),
+    ("sum", "add"),
+];
+
 #[test]
 fn a_sparse_table_goes_from_one_cluster_to_another_with_its_state() {
     let folder = folder();
     let at = folder.path();
     let server = Server::start(at, &["--shards", "2", "--partitions", "8"]);
     let connect = server.address.as_str();
-    for (table, rule) in [("ada", "adagrad:lr=0.1"), ("adam", "adam:lr=0.1"), ("sum", "add")] {
+    for (table, rule) in RULES {
         let create = ["table", "create", table, "--width", "2", "--rule", rule];
         json(at, &[&create[..], &["--connect", connect, "--json"]].concat());
         let max = format!("{}=1,-1", u64::MAX);
@@ -61,14 +69,14 @@ fn a_sparse_table_goes_from_one_cluster_to_another_with_its_state() {
     }
     json(at, &["table", "create", "empty", "--width", "2", "--connect", connect, "--json"]);
     json(at, &["table", "create", "dense", "--rows", "9", "--connect", connect, "--json"]);
-    let all = ["ada", "adam", "sum", "empty", "dense"];
+    let all = ["ada", "adam", "row", "sum", "empty", "dense"];
     for (out, state) in [("all.safetensors", true), ("pieces", true), ("bare.safetensors", false)] {
         let state = if state { &["--state"][..] } else { &[] };
         let out = ["export", "--out", out, "--piece", "64B", "--connect", connect, "--json"];
         let exported = json(at, &[&out[..], state, &all[..]].concat());
-        assert_eq!(exported["tables"], 5);
+        assert_eq!(exported["tables"], 6);
     }
-    assert!(fs::read_dir(at.join("pieces")).unwrap().count() > 5, "more pieces than tables");
+    assert!(fs::read_dir(at.join("pieces")).unwrap().count() > 6, "more pieces than tables");
     let text = fails(at, 1, &["export", "sum", "--out", "pieces", "--connect", connect]);
     assert!(text.contains("name a new folder"), "{text}");
     let text = fails(at, 1, &["export", "sum", "--out", "sum.npy", "--connect", connect]);
@@ -77,9 +85,9 @@ fn a_sparse_table_goes_from_one_cluster_to_another_with_its_state() {
     let push = |connect: &str, table| {
         json(at, &["push", table, "7=0.5,0.5", "8=1,1", "--connect", connect, "--json"]);
     };
-    let before = all[..4].iter().map(|table| rows(at, connect, table)).collect::<Vec<_>>();
-    all[..3].iter().for_each(|table| push(connect, table));
-    let after = all[..4].iter().map(|table| rows(at, connect, table)).collect::<Vec<_>>();
+    let before = all[..5].iter().map(|table| rows(at, connect, table)).collect::<Vec<_>>();
+    all[..4].iter().for_each(|table| push(connect, table));
+    let after = all[..5].iter().map(|table| rows(at, connect, table)).collect::<Vec<_>>();
     for options in [
         &["--shards", "1", "--partitions", "16"][..],
         &["--together", "--replicas", "2", "--partitions", "4"],
@@ -88,9 +96,7 @@ fn a_sparse_table_goes_from_one_cluster_to_another_with_its_state() {
         for file in ["all.safetensors", "pieces", "bare.safetensors"] {
             let other = Server::start(at, options);
             let to = ["--connect", &other.address, "--json"];
-            for (table, rule) in
-                [("ada", "adagrad:lr=0.1"), ("adam", "adam:lr=0.1"), ("sum", "add")]
-            {
+            for (table, rule) in RULES {
                 let import = ["import", file, "--table", table, "--rule", rule];
                 let imported = json(at, &[&import[..], &to].concat());
                 assert_eq!(imported["tables"][0]["rows"], 4, "{options:?} {file}");
@@ -100,7 +106,7 @@ fn a_sparse_table_goes_from_one_cluster_to_another_with_its_state() {
             for (table, before) in all.iter().zip(&before) {
                 assert_eq!(rows(at, &other.address, table), *before, "{options:?} {file} {table}");
             }
-            all[..3].iter().for_each(|table| push(&other.address, table));
+            all[..4].iter().for_each(|table| push(&other.address, table));
             for (table, after) in all.iter().zip(&after) {
                 let has_state = file != "bare.safetensors" || *table == "sum" || *table == "empty";
                 let same = rows(at, &other.address, table) == *after;

@@ -1,7 +1,7 @@
 //! Tables whose dtype is known at run time only: values come and go as bytes.
 
 use windlass_client::{
-    Client, Element, PendingPull, Prepared, PullOptions, PushOptions, RowSelection, Scan,
+    Client, Element, PendingPull, Prepared, PullOptions, PushOptions, RowSelection, RowWord, Scan,
     ScanBatch, ScanColumns, ScanCursor, ScanOptions, Table, TableEntry, TableKind, TableSchema,
     Timestamp,
 };
@@ -219,7 +219,11 @@ impl<T: Element> ErasedScan for Scanned<T> {
             state: given(*columns == ScanColumns::State, batch.state.as_ptr().cast()),
             state_len: batch.state_len,
             state_planes: u32::try_from(schema.rule.state_width()).unwrap_or(u32::MAX),
-            counts_steps: schema.rule.counts_steps().into(),
+            row_word: match schema.rule.row_word() {
+                None => 0,
+                Some(RowWord::Steps) => 1,
+                Some(RowWord::Number(_)) => 2,
+            },
         }
     }
 

@@ -135,7 +135,7 @@ static void scans(void)
     for (int at = 0; at < 3; at++) {
         OK(windlass_next_rows(scan, &batch));
         EXPECT(batch.row_count == 1 && batch.state_len == 4 && batch.state_planes == 1);
-        EXPECT(batch.counts_steps == 0);
+        EXPECT(batch.row_word == 0);
         for (int key = 0; key < 3; key++)
             if (batch.keys[0] == keys[key]) {
                 seen += 1u << key;

@@ -32,12 +32,17 @@ fn all<T: Element>(table: &Table<T>, keys: &[u64]) -> Vec<T> {
 
 #[test]
 fn rows_and_state_come_back_after_a_restart() {
+    restart("adam:lr=0.01");
+    restart("row-adagrad:lr=0.01");
+}
+
+fn restart(rule: &str) {
     let data = tempfile::tempdir().unwrap();
     let keys: Vec<u64> = (0..3000).map(|key| key * 7919).collect();
     let dense_keys: Vec<u64> = (0..500).map(|row| row * 2).collect();
-    let adam = "adam:lr=0.01".parse().unwrap();
+    let rule = rule.parse().unwrap();
     let mut expected = (Vec::new(), Vec::new());
-    let sparse_schema = TableSchema { rule: adam, ..TableSchema::sparse(f32::DTYPE, 3) };
+    let sparse_schema = TableSchema { rule, ..TableSchema::sparse(f32::DTYPE, 3) };
     // It goes through all lives: what optimisers remember shows in what is pushed after a restart.
     let uninterrupted = Client::embedded().unwrap();
     let reference = uninterrupted.create_table::<f32>("s", &sparse_schema).unwrap();

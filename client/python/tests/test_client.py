@@ -278,6 +278,11 @@ def test_scans(client, name):
     plain.push([3], [[1.0]]).wait()
     (batch,) = plain.scan("state")
     assert batch.state.shape == (1, 0, 1) and batch.steps is None
+    rowwise = client.create_table(name + " rowwise", width=2, rule="row-adagrad:lr=0.1")
+    rowwise.push([3, 4], [[1.0, 3.0], [0.5, 0.5]]).wait()
+    (batch,) = [batch for batch in rowwise.scan("state") if 3 in batch.keys]
+    assert batch.row_state.dtype == numpy.float32 and batch.row_state[list(batch.keys).index(3)] == 5
+    assert batch.steps is None and batch.state.shape[1:] == (0, 2)
     with pytest.raises(windlass.InvalidArgument):
         plain.scan(cursor=cursor)
     with pytest.raises(windlass.InvalidArgument):

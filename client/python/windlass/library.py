@@ -115,7 +115,7 @@ class ScanBatch(ctypes.Structure):
         ("state", c_void_p),
         ("state_len", c_size_t),
         ("state_planes", c_uint32),
-        ("counts_steps", c_uint32),
+        ("row_word", c_uint32),
     ]
 
 

@@ -34,6 +34,9 @@ class ScanBatch:
     state: Optional[numpy.ndarray]
     #: How often each row was updated, uint32, if state was asked for and the rule counts that.
     steps: Optional[numpy.ndarray]
+    #: A number that the rule keeps of each row, float32, if state was asked for and the rule has one: the sum of
+    #: mean squares of "row-adagrad".
+    row_state: Optional[numpy.ndarray] = None
 
 
 class Scan:
@@ -74,7 +77,7 @@ class Scan:
             raise StopIteration
         rows, dtype, width = batch.row_count, self._table.dtype, self._table.width
         keys = _copied(batch.keys, rows * 8).view(numpy.uint64)
-        values = state = steps = None
+        values = state = steps = row_state = None
         if batch.values:
             values = _copied(batch.values, rows * width * dtype.itemsize).view(dtype)
             values = values.reshape(rows, width)
@@ -84,9 +87,12 @@ class Scan:
             planes_len = batch.state_planes * width * kept.itemsize
             planes = numpy.ascontiguousarray(of_row[:, :planes_len])
             state = planes.view(kept).reshape(rows, batch.state_planes, width)
-            if batch.counts_steps:
-                steps = numpy.ascontiguousarray(of_row[:, planes_len:]).view(numpy.uint32).reshape(rows)
-        return ScanBatch(keys, values, state, steps)
+            word = numpy.ascontiguousarray(of_row[:, planes_len:])
+            if batch.row_word == 1:
+                steps = word.view(numpy.uint32).reshape(rows)
+            elif batch.row_word == 2:
+                row_state = word.view(numpy.float32).reshape(rows)
+        return ScanBatch(keys, values, state, steps, row_state)
 
     def _open(self) -> int:
         if not self._handle:

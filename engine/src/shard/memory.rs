@@ -159,7 +159,7 @@ impl WantedState {
     /// The state of `rows` rows of a table's partition; none where its rule keeps none.
     pub(super) fn of(table: &ShardTable, partition: PartitionId, rows: u64) -> Option<Self> {
         let schema = &table.entry.schema;
-        let has_state = schema.rule.state_width() > 0 || schema.rule.counts_steps();
+        let has_state = schema.rule.state_width() > 0 || schema.rule.row_word().is_some();
         has_state.then(|| Self {
             table: table.entry.id,
             partition,

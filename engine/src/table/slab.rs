@@ -47,7 +47,8 @@ impl RowLayout {
     pub(super) fn of(schema: &TableSchema) -> Self {
         let values_len = usize_of(schema.row_len());
         let state_size = UpdateRule::state_value_size(schema.dtype);
-        let (plane_count, has_steps) = (schema.rule.state_width(), schema.rule.counts_steps());
+        let (plane_count, has_steps) =
+            (schema.rule.state_width(), schema.rule.row_word().is_some());
         let plane_len = schema.width as usize * state_size;
         let state_at =
             if plane_count > 0 { values_len.next_multiple_of(state_size) } else { values_len };
@@ -212,7 +213,7 @@ mod tests {
             let RowLayout { values_len, state_at, steps_at, plane_len, stride, .. } = layout;
             let found = [values_len, state_at, steps_at, plane_len, stride];
             assert_eq!(found, expected, "{schema:?}");
-            assert_eq!(layout.has_steps, rule.counts_steps());
+            assert_eq!(layout.has_steps, rule.row_word().is_some());
             let slab = Slab::populated(layout, 16);
             assert_eq!(slab.memory_len(), 16 * (8 + stride));
         }

@@ -1,10 +1,10 @@
-//! Optimiser state beside the values: planes of state values and step counts, never read by peers.
+//! Optimiser state beside the values: planes of state values and a word for each row, never read by peers.
 
 use windlass_transport::memory::{populate, prefer_huge_pages};
 use windlass_wire::{DataType, UpdateRule};
 
 /// State of a run of rows: as many planes as the rule has, each laid out as the values are, and a
-/// step count for each row if the rule counts steps. Starts as zeros.
+/// word for each row if the rule has one: its step count, say. Starts as zeros.
 #[derive(Debug)]
 pub struct StatePlanes {
     planes: [Vec<u64>; UpdateRule::STATE_WIDTH_MAX],
@@ -25,7 +25,7 @@ impl StatePlanes {
                 prefer_huge_pages(&mut values);
                 values
             }),
-            steps: if rule.counts_steps() { vec![0; row_count] } else { Vec::new() },
+            steps: if rule.row_word().is_some() { vec![0; row_count] } else { Vec::new() },
             row_stride,
         }
     }
@@ -130,10 +130,10 @@ mod tests {
     #[test]
     fn each_rule_keeps_its_planes_of_rows_beside_each_other_and_steps_beside_them() {
         for (text, planes, counts) in
-            [("add", 0, false), ("adagrad:lr=0.1", 1, false), ("adam:lr=0.1", 2, true)]
+            [("add", 0, false), ("adagrad", 1, false), ("adam", 2, true), ("row-adagrad", 0, true)]
         {
             let rule: UpdateRule = text.parse().unwrap();
-            assert_eq!((rule.state_width(), rule.counts_steps()), (planes, counts), "{text}");
+            assert_eq!((rule.state_width(), rule.row_word().is_some()), (planes, counts), "{text}");
             // Rows of 12 bytes: nine of them end within a word.
             let mut state = StatePlanes::new(&rule, DataType::F32, 9, 3);
             assert_eq!(state.memory_len(), planes * 112 + if counts { 36 } else { 0 }, "{text}");

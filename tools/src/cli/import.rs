@@ -26,7 +26,7 @@ use crate::{element::with_dtype, report::units};
 const AFTER_HELP: &str = "\
 A table that is not there is created. Rows get the file's values, whatever the table's rule, and their \
 optimiser state begins anew. Arrays have one or two dimensions, in C order, little-endian. Tensors NAME.keys \
-and NAME.values are a sparse table NAME, whose rows get the state of NAME.state and NAME.steps where these are \
+and NAME.values are a sparse table NAME, whose rows get the state of NAME.state and of NAME.steps or NAME.row_state where these are \
 there, too: name the rule that made it. A folder is one of pieces, as `windlass export` makes it.
 
 Examples:

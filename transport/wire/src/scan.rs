@@ -13,8 +13,8 @@
 //!      8    8  position from which the scan goes on; zero at the end
 //!     16    8  each row's key
 //!     ..       each row's values, if they were asked for
-//!     ..       each row's state, if it was: planes of state values, then its step count (4 bytes) if the
-//!              rule counts steps
+//!     ..       each row's state, if it was: planes of state values, then its word (4 bytes) if the rule has
+//!              one
 //! ```
 
 use crate::{map::mix, schema::TableSchema};

@@ -218,10 +218,10 @@ impl TableSchema {
         self.rule.state_width() as u64 * u64::from(self.width) * value
     }
 
-    /// Bytes of one row's state as it is saved: its state values, and its step count if the rule counts steps.
+    /// Bytes of one row's state as it is saved: its state values, and its row word if the rule has one.
     #[must_use]
     pub fn state_len(&self) -> u64 {
-        self.state_planes_len() + if self.rule.counts_steps() { 4 } else { 0 }
+        self.state_planes_len() + if self.rule.row_word().is_some() { 4 } else { 0 }
     }
 
     /// Checks every field.

@@ -56,15 +56,16 @@ pub struct WindlassScanBatch {
     /// Width values of each, of the table's dtype; NULL unless they were asked for.
     pub values: *const c_void,
     /// state_len bytes of each; NULL unless they were asked for. First state_planes times width values, double of
-    /// tables of double, else float; then, if the rule counts steps, how many there were: a uint32_t. Rows
+    /// tables of double, else float; then, if row_word is not 0, the row's word. Rows
     /// that are not a multiple of a value's size long leave those behind them misaligned.
     pub state: *const c_void,
     /// Bytes of a row's state.
     pub state_len: usize,
     /// State values for each value.
     pub state_planes: u32,
-    /// Whether the rule counts steps.
-    pub counts_steps: u32,
+    /// What the rule keeps of a whole row: 0 for nothing, 1 for how often it was updated, a uint32_t, 2 for a number,
+    /// a float.
+    pub row_word: u32,
 }
 
 impl Default for WindlassScanBatch {
@@ -77,7 +78,7 @@ impl Default for WindlassScanBatch {
             state: null(),
             state_len: 0,
             state_planes: 0,
-            counts_steps: 0,
+            row_word: 0,
         }
     }
 }

@@ -108,7 +108,7 @@ pub struct WindlassSchema {
     /// Rows of a dense table.
     pub rows: u64,
     /// How a push changes a row: "add", "assign", "sgd:lr=0.1,momentum=0.9", "adagrad:lr=0.1",
-    /// "rmsprop:decay=0.9", "adam:lr=0.001", "ftrl:alpha=0.1,l1=1"; NULL for "add".
+    /// "row-adagrad:lr=0.1", "rmsprop:decay=0.9", "adam:lr=0.001", "ftrl:alpha=0.1,l1=1"; NULL for "add".
     pub rule: *const c_char,
     /// A windlass_durability.
     pub durability: u32,

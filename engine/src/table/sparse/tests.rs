@@ -234,7 +234,8 @@ fn saved(partition: &SparsePartition, key: u64) -> Option<Vec<u8>> {
 
 #[test]
 fn rows_and_state_beside_each_other_are_what_they_are_apart() {
-    let rules = ["add", "adagrad:lr=0.1", "adam:lr=0.1", "ftrl:alpha=0.1,beta=1,l1=1,l2=1"];
+    let rules =
+        ["add", "adagrad:lr=0.1", "adam:lr=0.1", "ftrl:alpha=0.1,beta=1,l1=1,l2=1", "row-adagrad"];
     let dtypes = [DataType::F32, DataType::F64, DataType::F16, DataType::Bf16];
     for (rule, dtype) in rules.iter().flat_map(|rule| dtypes.map(|dtype| (rule, dtype))) {
         for width in [1, 3, 16, 65] {

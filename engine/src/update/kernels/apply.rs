@@ -12,7 +12,7 @@ use super::{
 ///
 /// The caller promises, with n = `rows * width`, which does not overflow:
 /// - `values` points to n values of the table's dtype, `state[i]`, for each plane i below the rule's
-///   state width, to n state values, and `steps`, if the rule counts steps, to `rows` counts; all
+///   state width, to n state values, and `steps`, if the rule has a word for each row, to `rows` words; all
 ///   may be read and written, and nobody else writes them during the call;
 /// - `gradient` points to n readable values of the gradient's dtype, which overlap none of these.
 ///   Another process may write them meanwhile; the values read are then whatever they are, and
@@ -26,7 +26,7 @@ pub struct Run {
     pub values: *mut u8,
     /// The state planes, each laid out as the values are.
     pub state: [*mut u8; PLANES_MAX],
-    /// The step count of each row; the kernel increments it and stops at the largest number.
+    /// The word of each row: its step count, which stops at the largest number, or the bits of a binary32.
     pub steps: *mut u32,
     /// The gradient, laid out as the values are.
     pub gradient: *const u8,
@@ -63,7 +63,7 @@ where
         gradient: run.gradient.cast(),
     };
     let clips_norm = S::LIMITED && constants.clips_norm();
-    if !S::COUNTS_STEPS && !clips_norm {
+    if !S::COUNTS_STEPS && !S::SUMS_SQUARES && !clips_norm {
         // SAFETY: the caller promises n values behind each pointer in use.
         unsafe { cursor.apply::<S, W, N, T>(constants, run.rows * run.width) };
         return;
@@ -82,15 +82,30 @@ where
                 known = (count, S::at(constants, count));
             }
         }
+        if !clips_norm && !S::SUMS_SQUARES {
+            // SAFETY: the caller promises `rows` times `width` values; each turn advances by `width`.
+            unsafe { cursor.apply::<S, W, N, T>(&known.1, run.width) };
+            continue;
+        }
+        let mut of_row = known.1;
         if clips_norm {
             // SAFETY: a row of gradients is left.
-            let of_row = unsafe { cursor.constants_of_row(&known.1, run.width) };
-            // SAFETY: the caller promises `rows` times `width` values; each turn advances by `width`.
-            unsafe { cursor.apply::<S, W, N, T>(&of_row, run.width) };
-        } else {
-            // SAFETY: as above.
-            unsafe { cursor.apply::<S, W, N, T>(&known.1, run.width) };
+            of_row = of_row.for_row(unsafe { cursor.gradient_of_row(run.width) });
         }
+        if S::SUMS_SQUARES && run.width > 0 {
+            // SAFETY: the caller promises a word for each row.
+            let at = unsafe { run.steps.add(row) };
+            // SAFETY: as above.
+            let sum = f32::from_bits(unsafe { at.read_unaligned() });
+            // SAFETY: a row of gradients is left.
+            let gradient = unsafe { cursor.gradient_of_row(run.width) };
+            let sum = of_row.add_squares(sum, gradient, run.width);
+            // SAFETY: as above, and that it may be written.
+            unsafe { at.write_unaligned(sum.to_bits()) };
+            of_row = S::of_sum(&of_row, sum);
+        }
+        // SAFETY: as above.
+        unsafe { cursor.apply::<S, W, N, T>(&of_row, run.width) };
     }
 }
 
@@ -113,19 +128,19 @@ struct Cursor<P: Pair> {
 }
 
 impl<P: Pair> Cursor<P> {
-    /// The constants for the row that comes next.
+    /// The gradient of the row that comes next.
     ///
     /// # Safety
-    /// `width` gradients are left.
+    /// `width` gradients are left, and stay while the iterator is used.
     #[inline(always)]
-    unsafe fn constants_of_row(&self, constants: &Constants, width: usize) -> Constants {
-        let values = (0..width).map(|at| {
+    unsafe fn gradient_of_row(&self, width: usize) -> impl Iterator<Item = f64> + use<P> {
+        let first = self.gradient;
+        (0..width).map(move |at| {
             // SAFETY: the caller promises that many values.
-            let gradient = unsafe { self.gradient.add(at) };
+            let gradient = unsafe { first.add(at) };
             // SAFETY: as above.
             unsafe { <P::State as Load<P::Gradient>>::load(gradient) }.into()
-        });
-        constants.for_row(values)
+        })
     }
 
     /// Applies the step to the next `count` values and moves beyond them.

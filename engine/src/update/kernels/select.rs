@@ -9,7 +9,8 @@ use super::{
     pairs::{Of, Pair},
     path::Path,
     steps::{
-        Adagrad, Adam, Add, Assign, Ftrl, Limited, Momentum, Rmsprop, RmspropMomentum, Sgd, Step,
+        Adagrad, Adam, Add, Assign, Ftrl, Limited, Momentum, Rmsprop, RmspropMomentum, RowAdagrad,
+        Sgd, Step,
     },
 };
 use crate::update::UpdateRule;
@@ -60,6 +61,7 @@ fn of_rule<P: Pair>(rule: &UpdateRule, path: Path) -> Apply {
         UpdateRule::Ftrl { .. } => of_step::<P, Ftrl>(rule, path),
         UpdateRule::Rmsprop { .. } if rule.state_width() == 1 => of_step::<P, Rmsprop>(rule, path),
         UpdateRule::Rmsprop { .. } => of_step::<P, RmspropMomentum>(rule, path),
+        UpdateRule::RowAdagrad { .. } => of_step::<P, RowAdagrad>(rule, path),
     }
 }
 

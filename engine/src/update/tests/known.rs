@@ -72,6 +72,16 @@ fn adagrad() {
     );
 }
 
+/// Where all values of a row have the same gradients it is Adagrad.
+#[test]
+fn row_adagrad() {
+    check(
+        "row-adagrad:lr=0.1,eps=1e-8",
+        1.0,
+        [0.900_000_002, 0.944_721_360_749_995_8, 0.857_434_205_417_503_6, 0.846_587_682_620_688_4],
+    );
+}
+
 #[test]
 fn adam() {
     check(

@@ -12,7 +12,7 @@ pub(super) struct Cell {
     pub(super) state: [u64; 2],
 }
 
-/// The cell after the `count`-th update of its row, whose gradients are scaled by `scale`.
+/// The cell after an update of its row that left the row's word at `count`, with gradients scaled by `scale`.
 pub(super) fn update(
     rule: UpdateRule,
     [table, pushed]: [DataType; 2],
@@ -96,6 +96,34 @@ pub(super) fn scale_of(rule: UpdateRule, pushed: DataType, gradient: &[u64]) -> 
     let norm = (0..8).fold(0.0, |sum: f64, at| sum + sums[at]).sqrt();
     let longest = rule.limits().clip_norm;
     if norm > longest { longest / norm } else { 1.0 }
+}
+
+/// A row's word after an update with this gradient, of which `scale` is left.
+pub(super) fn word_after(
+    rule: UpdateRule,
+    pushed: DataType,
+    (word, scale): (u32, f64),
+    gradient: &[u64],
+) -> u32 {
+    match rule {
+        UpdateRule::Adam { .. } => word.saturating_add(1),
+        UpdateRule::RowAdagrad { limits, .. } if !gradient.is_empty() => {
+            let mut sums = [0.0; 8];
+            for (at, bits) in gradient.iter().enumerate() {
+                let value = match pushed {
+                    DataType::F64 => f64::from_bits(*bits),
+                    _ => f64::from(single(pushed, *bits)),
+                };
+                let scaled = value * scale;
+                let limited = if scaled.abs() > limits.clip { limits.clip } else { scaled };
+                sums[at % 8] += limited * limited;
+            }
+            let squares = (0..8).fold(0.0, |sum: f64, at| sum + sums[at]);
+            let sum = f64::from(f32::from_bits(word)) + squares / gradient.len() as f64;
+            if sum.is_nan() { 0x7FC0_0000 } else { (sum as f32).to_bits() }
+        }
+        _ => word,
+    }
 }
 
 /// The formulas of the rules' documentation, in one precision.
@@ -196,6 +224,11 @@ macro_rules! step {
                     let scaled = d / (v.sqrt() + epsilon as $real);
                     let m = if momentum == 0.0 { scaled } else { momentum as $real * b + scaled };
                     (p - learning_rate as $real * m, [v, if momentum == 0.0 { b } else { m }])
+                }
+                UpdateRule::RowAdagrad { learning_rate, epsilon, initial_accumulator, .. } => {
+                    let sum = f64::from(f32::from_bits(count));
+                    let rate = learning_rate / ((initial_accumulator + sum).sqrt() + epsilon);
+                    (p - rate as $real * g, [a, b])
                 }
             }
         }

@@ -9,7 +9,9 @@ use std::{
 };
 
 use indicatif::ProgressBar;
-use windlass_client::{DataType, Scan, ScanBatch, ScanColumns, ScanOptions, Table, TableSchema};
+use windlass_client::{
+    DataType, RowWord, Scan, ScanBatch, ScanColumns, ScanOptions, Table, TableSchema,
+};
 use windlass_engine::persist::export::TableShape;
 
 use super::super::{Failure, table::remote};
@@ -20,6 +22,8 @@ pub(in crate::cli) const KEYS: &str = ".keys";
 pub(in crate::cli) const VALUES: &str = ".values";
 pub(in crate::cli) const STATE: &str = ".state";
 pub(in crate::cli) const STEPS: &str = ".steps";
+/// A number that the rule keeps of a row, such as a sum of squares.
+pub(in crate::cli) const ROW_STATE: &str = ".row_state";
 
 /// Columns of some of a table's rows.
 #[derive(Debug)]
@@ -55,8 +59,10 @@ pub(in crate::cli) fn shapes_of(
         let dtype = if schema.dtype == DataType::F64 { DataType::F64 } else { DataType::F32 };
         shapes.push(column(STATE, dtype, state_width, false));
     }
-    if with_state && schema.rule.counts_steps() {
-        shapes.push(column(STEPS, DataType::I32, 1, true));
+    match schema.rule.row_word().filter(|_| with_state) {
+        Some(RowWord::Steps) => shapes.push(column(STEPS, DataType::I32, 1, true)),
+        Some(RowWord::Number(_)) => shapes.push(column(ROW_STATE, DataType::F32, 1, true)),
+        None => {}
     }
     shapes
 }

@@ -17,7 +17,7 @@ use windlass_wire::map::mix;
 use super::{open, refused};
 use crate::cli::{
     Failure,
-    export::columns::{KEYS, STATE, STEPS, VALUES, shapes_of},
+    export::columns::{KEYS, ROW_STATE, STATE, STEPS, VALUES, shapes_of},
     table::remote,
 };
 
@@ -43,7 +43,8 @@ struct Piece {
     keys: Column,
     values: Column,
     state: Option<Column>,
-    steps: Option<Column>,
+    /// Steps, or another state of whole rows.
+    word: Option<Column>,
 }
 
 /// The sparse tables of some files, by name.
@@ -75,8 +76,9 @@ impl Sparse {
                 let (name, dtype) = (&keys.shape.name, keys.shape.dtype);
                 return Err(wrong(format!("{name} is of {dtype}, and keys are of u64 or i64")));
             }
-            let (state, steps) = (named(name, STATE), named(name, STEPS));
-            for column in [Some(&values), state.as_ref(), steps.as_ref()].into_iter().flatten() {
+            let state = named(name, STATE);
+            let word = named(name, STEPS).or_else(|| named(name, ROW_STATE));
+            for column in [Some(&values), state.as_ref(), word.as_ref()].into_iter().flatten() {
                 let (rows, keys) = (column.shape.rows, keys.shape.rows);
                 if rows != keys {
                     let column = &column.shape.name;
@@ -85,7 +87,7 @@ impl Sparse {
             }
             let file = open(path)?;
             let (path, keys) = (path.to_owned(), keys.clone());
-            let piece = Piece { path, file, keys, values, state, steps };
+            let piece = Piece { path, file, keys, values, state, word };
             self.0.entry(name.to_owned()).or_default().push(piece);
         }
         Ok(())
@@ -94,7 +96,7 @@ impl Sparse {
     /// Whether a tensor is a column of one of them.
     pub(super) fn has(&self, tensor: &str) -> bool {
         let name = |ending| tensor.strip_suffix(ending);
-        let names = [KEYS, VALUES, STATE, STEPS].into_iter().filter_map(name);
+        let names = [KEYS, VALUES, STATE, STEPS, ROW_STATE].into_iter().filter_map(name);
         names.into_iter().any(|name| self.0.contains_key(name))
     }
 
@@ -165,12 +167,12 @@ impl Sparse {
 
 impl Piece {
     fn columns(&self) -> impl Iterator<Item = &Column> {
-        let state = self.state.iter().chain(&self.steps);
+        let state = self.state.iter().chain(&self.word);
         [&self.keys, &self.values].into_iter().chain(state)
     }
 
     fn check(&self, name: &str, schema: &TableSchema) -> Result<(), Failure> {
-        let with_state = self.state.is_some() || self.steps.is_some();
+        let with_state = self.state.is_some() || self.word.is_some();
         let wanted = shapes_of(name, schema, with_state, self.keys.shape.dtype);
         let shown = |shapes: &mut dyn Iterator<Item = &TableShape>| {
             let one =
@@ -219,7 +221,7 @@ impl Piece {
         let keys = self.read(&self.keys, first, count)?;
         let keys: Vec<u64> = keys.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect();
         let values = self.read(&self.values, first, count)?;
-        let parts: Vec<&Column> = self.state.iter().chain(&self.steps).collect();
+        let parts: Vec<&Column> = self.state.iter().chain(&self.word).collect();
         let state = match parts.as_slice() {
             [] => None,
             [column] => Some(self.read(column, first, count)?),

@@ -22,8 +22,17 @@ pub struct RuleDescription {
     pub takes_limits: bool,
     /// The optimiser state that it may keep beside each value, in order: a plane each.
     pub planes: &'static [&'static str],
-    /// Whether it keeps a count of steps beside each row.
-    pub counts_steps: bool,
+    /// What it keeps once for each row, in four bytes.
+    pub row_word: Option<RowWord>,
+}
+
+/// Four bytes of state that a whole row shares. They begin as zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowWord {
+    /// A `u32`: how often the row was updated.
+    Steps,
+    /// A binary32, and what it is.
+    Number(&'static str),
 }
 
 impl RuleDescription {
@@ -130,6 +139,7 @@ fn is_zero_or_in(value: f64, max: f64) -> bool {
 ///     + limits,                             it takes limits
 ///     keeps "plane" when field,             a state plane, if the field is not zero where one is named
 ///     counts steps,                         a count of steps beside each row
+///     sums "number",                        a number beside each row
 /// }
 /// ```
 macro_rules! update_rules {
@@ -144,6 +154,7 @@ macro_rules! update_rules {
                 $( + $limits:ident, )?
                 $( keeps $plane:literal $(when $needed:ident)?, )*
                 $( counts $counted:ident, )?
+                $( sums $sum:literal, )?
             })?
         )*
     ) => {
@@ -187,9 +198,14 @@ macro_rules! update_rules {
                         !limits.is_empty()
                     },
                     planes: &[$($($plane),*)?],
-                    counts_steps: {
+                    row_word: {
                         let counts: &[&str] = &[$($(stringify!($counted))?)?];
-                        !counts.is_empty()
+                        let sums: &[&str] = &[$($($sum)?)?];
+                        match (counts, sums) {
+                            ([], []) => None,
+                            (_, [sum, ..]) => Some(RowWord::Number(sum)),
+                            _ => Some(RowWord::Steps),
+                        }
                     },
                 },
             )*];

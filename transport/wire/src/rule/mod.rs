@@ -10,7 +10,7 @@ use crate::dtype::DataType;
 use describe::{PARAMETERS_MAX, Parts, update_rules};
 
 pub use bytes::DecodeRuleError;
-pub use describe::{Parameter, Range, RuleDescription};
+pub use describe::{Parameter, Range, RowWord, RuleDescription};
 pub use limits::Limits;
 pub use text::ParseRuleError;
 
@@ -112,6 +112,20 @@ update_rules! {
         keeps "mean of squares",
         keeps "velocity" when momentum,
     }
+
+    /// Adagrad with one sum for each row (Mudigere et al. 2022, for embeddings): `n += mean of g^2 over the row;
+    /// p -= learning_rate g / (sqrt(initial_accumulator + n) + epsilon)`. The sum is a binary32 beside the row, where
+    /// Adagrad has as many as the row has values.
+    RowAdagrad = 7 "row-adagrad" "Adagrad with one sum of squares for each row, for embeddings" {
+        /// Step length, > 0.
+        learning_rate: "lr" in Positive = 0.01,
+        /// Guard against division by zero, > 0.
+        epsilon: "eps" in Positive = 1e-10,
+        /// What the sum of squares starts from, >= 0.
+        initial_accumulator: "init" in NotNegative = 0.0,
+        + limits,
+        sums "sum of mean squares",
+    }
 }
 
 const _: () =
@@ -162,10 +176,10 @@ impl UpdateRule {
         }
     }
 
-    /// Whether each row has a `u32` step count, starting at 0 and kept up to date by the kernel.
+    /// The four bytes of state beside each row, if it has them: zero at first, and kept up to date by the kernel.
     #[must_use]
-    pub fn counts_steps(&self) -> bool {
-        self.description().counts_steps
+    pub fn row_word(&self) -> Option<RowWord> {
+        self.description().row_word
     }
 
     /// Its limits of gradients and values; of rules that take none, no limits.
@@ -395,16 +409,17 @@ pub(super) mod tests {
     fn state_is_what_a_rule_says_it_keeps() {
         let kept = |text: &str| {
             let rule = text.parse::<UpdateRule>().unwrap();
-            (rule.planes(), rule.state_width(), rule.counts_steps())
+            (rule.planes(), rule.state_width(), rule.row_word())
         };
-        assert_eq!(kept("assign"), (0, 0, false));
-        assert_eq!(kept("sgd:lr=0.1"), (0, 0, false));
-        assert_eq!(kept("sgd:lr=0.1,momentum=0.9"), (0b1, 1, false));
-        assert_eq!(kept("adagrad"), (0b1, 1, false));
-        assert_eq!(kept("adam"), (0b11, 2, true));
-        assert_eq!(kept("ftrl"), (0b11, 2, false));
-        assert_eq!(kept("rmsprop"), (0b1, 1, false));
-        assert_eq!(kept("rmsprop:momentum=0.5"), (0b11, 2, false));
+        assert_eq!(kept("assign"), (0, 0, None));
+        assert_eq!(kept("sgd:lr=0.1"), (0, 0, None));
+        assert_eq!(kept("sgd:lr=0.1,momentum=0.9"), (0b1, 1, None));
+        assert_eq!(kept("adagrad"), (0b1, 1, None));
+        assert_eq!(kept("adam"), (0b11, 2, Some(RowWord::Steps)));
+        assert_eq!(kept("ftrl"), (0b11, 2, None));
+        assert_eq!(kept("rmsprop"), (0b1, 1, None));
+        assert_eq!(kept("rmsprop:momentum=0.5"), (0b11, 2, None));
+        assert_eq!(kept("row-adagrad"), (0, 0, Some(RowWord::Number("sum of mean squares"))));
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod add;
 mod ftrl;
 mod limited;
 mod rmsprop;
+mod row_adagrad;
 mod sgd;
 
 use super::real::Real;
@@ -17,6 +18,7 @@ pub(super) use add::{Add, Assign};
 pub(super) use ftrl::Ftrl;
 pub(super) use limited::Limited;
 pub(super) use rmsprop::{Rmsprop, RmspropMomentum};
+pub(super) use row_adagrad::RowAdagrad;
 pub(super) use sgd::{Momentum, Sgd};
 
 /// Most state planes a rule has.
@@ -94,6 +96,14 @@ impl Constants {
                     [weight_decay, learning_rate, decay, 1.0 - decay, epsilon, momentum, 0.0];
                 constants.decays = weight_decay != 0.0;
             }
+            UpdateRule::RowAdagrad { learning_rate, epsilon, initial_accumulator, .. } => {
+                constants.numbers[..4].copy_from_slice(&[
+                    0.0,
+                    learning_rate,
+                    epsilon,
+                    initial_accumulator,
+                ]);
+            }
         }
         constants
     }
@@ -131,14 +141,22 @@ impl<R: Real> Splat<R> {
 pub(super) trait Step {
     /// State planes it reads and writes.
     const PLANES: usize;
-    /// Whether it needs the step count of the row.
+    /// Whether the row's word is its step count.
     const COUNTS_STEPS: bool = false;
+    /// Whether the row's word is a binary32, to which the mean square of each of its gradients is added.
+    const SUMS_SQUARES: bool = false;
     /// Whether it keeps limits; the norm of a row's gradient may matter to it.
     const LIMITED: bool = false;
 
     /// The constants for the `count`-th update of a row, counted from 1.
     #[inline(always)]
     fn at(constants: &Constants, _count: u32) -> Constants {
+        *constants
+    }
+
+    /// The constants for a row whose mean squares, that of the gradient at hand included, come to `sum`.
+    #[inline(always)]
+    fn of_sum(constants: &Constants, _sum: f32) -> Constants {
         *constants
     }
 

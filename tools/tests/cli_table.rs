@@ -97,6 +97,14 @@ fn a_sparse_table_takes_any_key_and_a_dropped_one_is_gone() {
     assert_eq!(call(&first)["initializer"], "uniform:-2,-1,seed=0");
     let begun = call(&["pull", "begun", "7"])["rows"][0]["values"][0].as_f64().unwrap();
     assert!((-2.0..=-1.0).contains(&begun), "{begun}");
+    let shown = call(&["table", "show", "begun"]);
+    assert_eq!((&shown["row_count"], &shown["memory_bytes"]), (&0.into(), &0.into()), "{shown}");
+    call(&["push", "begun", "7=1,1", "8=1,1"]);
+    let shown = call(&["table", "show", "begun"]);
+    assert_eq!(shown["row_count"], 2, "{shown}");
+    assert!(shown["memory_bytes"].as_u64().unwrap() > 2 * 8, "{shown}");
+    let load = shown["index_load"].as_f64().unwrap();
+    assert!(load > 0.0 && load < 1.0, "{shown}");
     let text = refuse(2, &["table", "create", "wrong", "--initializer", "ones"]);
     assert!(text.contains("no initializer"), "{text}");
     let dense = ["table", "create", "wrong", "--rows", "9", "--initializer", "constant:1"];

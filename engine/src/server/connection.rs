@@ -17,7 +17,7 @@ use crate::{
     coordinator::Joining,
     greeting::Greeting,
     refusal::{Refusal, internal, invalid, refused},
-    shard::{RowsToSet, SetError, ShardCommand, ShardHandle, ShardStatistics},
+    shard::{RowsToSet, ServerStatistics, SetError, ShardCommand, ShardHandle},
 };
 
 /// A connection after its greeting.
@@ -260,7 +260,7 @@ impl Connection {
     }
 
     fn statistics(&self) -> Result<ClientReply, Refusal> {
-        let mut total = ShardStatistics::default();
+        let mut total = ServerStatistics::default();
         for shard in &self.shared.shards {
             let one = shard.ask(|answer| ShardCommand::Statistics { answer }).map_err(internal)?;
             total.merge(&one);

@@ -10,7 +10,7 @@ use windlass_wire::{
 };
 
 use super::{
-    RowsToSet, SetError, Shard, ShardStatistics, acknowledge, chain, clocks, connect, disconnect,
+    RowsToSet, ServerStatistics, SetError, Shard, acknowledge, chain, clocks, connect, disconnect,
     durable, growth, locate, memory::MemoryMade, open_log, recover, rounds, session::Owner,
     set_rows,
 };
@@ -193,10 +193,10 @@ pub enum ShardCommand {
     },
     /// Begins a checkpoint soon, if there is a data directory.
     Checkpoint {},
-    /// Reads the counters.
+    /// Reads the counters, and what tables take.
     Statistics {
-        /// The counters.
-        answer: Answer<ShardStatistics>,
+        /// The shard's.
+        answer: Answer<ServerStatistics>,
     },
     /// Ends the shard at once, as if its process had died: nothing more is carried out or said.
     Die {},
@@ -429,7 +429,8 @@ impl Shard {
                 }
                 (statistics.chain_held_bytes, statistics.chain_inflight) =
                     chain::chain_backlog(&self.chain);
-                let _ = answer.send(Ok(statistics));
+                let tables = self.tables.usage(|partition| self.chain.leads(partition));
+                let _ = answer.send(Ok(ServerStatistics { counted: statistics, tables }));
             }
             ShardCommand::Die {} => self.stopped = true,
             ShardCommand::Stop { answer } => {

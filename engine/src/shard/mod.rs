@@ -78,7 +78,8 @@ pub use reactor::Reactor;
 pub use recover::RecoverySummary;
 pub use regrouped::Regrouped;
 pub use set_rows::{RowsToSet, SetError};
-pub use statistics::ShardStatistics;
+pub use statistics::{ServerStatistics, ShardStatistics};
+pub use tables::TableUsage;
 pub(crate) use windlass_transport::error::chain;
 
 use self::{

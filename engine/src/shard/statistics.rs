@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::stopwatch::Took;
+use super::{stopwatch::Took, tables::TableUsage};
 use crate::limits::CHECKPOINT_TURN_LONG;
 
 /// Declares the counters once: the struct, what its JSON has, and how shards' are put together, by their sum
@@ -174,20 +174,44 @@ impl ShardStatistics {
         let percent = u128::from(written) * 100 / u128::from(self.log_value_bytes.max(1));
         u64::try_from(percent).unwrap_or(u64::MAX)
     }
+}
 
-    /// The counters as one JSON object, with the fields' names as keys.
+/// What a shard counts and what its tables take; of several shards, once they were merged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerStatistics {
+    /// The counters.
+    pub counted: ShardStatistics,
+    /// The tables, by their numbers.
+    pub tables: Vec<TableUsage>,
+}
+
+impl ServerStatistics {
+    /// Adds another shard's.
+    pub fn merge(&mut self, other: &Self) {
+        self.counted.merge(&other.counted);
+        for usage in &other.tables {
+            match self.tables.binary_search_by_key(&usage.table, |mine| mine.table) {
+                Ok(at) => self.tables[at].merge(usage),
+                Err(at) => self.tables.insert(at, *usage),
+            }
+        }
+    }
+
+    /// As one JSON object: the counters with their names as keys, and `tables`.
     ///
     /// # Panics
     /// Never: numbers are JSON.
     #[must_use]
     pub fn to_json(&self) -> String {
         #[derive(Serialize)]
-        struct Told {
+        struct Told<'a> {
             #[serde(flatten)]
             counted: ShardStatistics,
             written_percent: u64,
+            tables: &'a [TableUsage],
         }
-        let told = Told { counted: *self, written_percent: self.written_percent() };
+        let written_percent = self.counted.written_percent();
+        let told = Told { counted: self.counted, written_percent, tables: &self.tables };
         serde_json::to_string(&told).expect("numbers are JSON")
     }
 }
@@ -209,8 +233,20 @@ mod tests {
     fn json_has_the_counters_and_what_they_come_to() {
         let counted =
             ShardStatistics { log_bytes: 30, log_value_bytes: 20, pushes: 3, ..Default::default() };
-        let json: serde_json::Value = serde_json::from_str(&counted.to_json()).unwrap();
+        let usage =
+            |table, rows| TableUsage { table, rows, bytes: 8, index_keys: 1, index_slots: 2 };
+        let mut server = ServerStatistics { counted, tables: vec![usage(3, 5)] };
+        let tables = vec![usage(1, 7), usage(3, 11)];
+        server.merge(&ServerStatistics { counted: ShardStatistics::default(), tables });
+        let json: serde_json::Value = serde_json::from_str(&server.to_json()).unwrap();
         assert_eq!((&json["pushes"], &json["written_percent"]), (&3.into(), &150.into()));
         assert_eq!(json["memory_left"], 0);
+        let rows = |at: usize| json["tables"][at]["rows"].as_u64();
+        assert_eq!((rows(0), rows(1), rows(2)), (Some(7), Some(16), None));
+        let both = &json["tables"][1];
+        assert_eq!(
+            (&both["bytes"], &both["index_keys"], &both["index_slots"]),
+            (&16.into(), &2.into(), &4.into())
+        );
     }
 }

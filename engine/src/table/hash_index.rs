@@ -71,6 +71,12 @@ impl HashIndex {
         self.count == 0
     }
 
+    /// Slots for keys, those that are being emptied aside.
+    #[must_use]
+    pub fn slot_count(&self) -> u64 {
+        self.slots.held.len() as u64
+    }
+
     /// Bytes of memory it takes.
     #[must_use]
     pub fn memory_len(&self) -> usize {

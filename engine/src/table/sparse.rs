@@ -422,6 +422,12 @@ impl SparsePartition {
         self.layout.save_state(self.bytes_of(row), into);
     }
 
+    /// See [`HashIndex::slot_count`].
+    #[must_use]
+    pub fn index_slots(&self) -> u64 {
+        self.index.slot_count()
+    }
+
     /// Bytes of memory it takes.
     #[must_use]
     pub fn memory_len(&self) -> usize {

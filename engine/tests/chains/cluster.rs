@@ -168,7 +168,7 @@ impl Node {
     /// Bytes that its shards may still use, each.
     pub(crate) fn memory_left(&self) -> Vec<u64> {
         let left = |handle: &ShardHandle| {
-            handle.ask(|answer| ShardCommand::Statistics { answer }).unwrap().memory_left
+            handle.ask(|answer| ShardCommand::Statistics { answer }).unwrap().counted.memory_left
         };
         self.handles.iter().map(left).collect()
     }

@@ -21,7 +21,11 @@ const UNCOUNTED: usize = 2;
 /// Sessions that a server remembers, over its partitions.
 fn remembered(node: &Node) -> u64 {
     let of = |handle: &windlass_engine::shard::ShardHandle| {
-        handle.ask(|answer| ShardCommand::Statistics { answer }).unwrap().sessions_remembered
+        handle
+            .ask(|answer| ShardCommand::Statistics { answer })
+            .unwrap()
+            .counted
+            .sessions_remembered
     };
     node.handles.iter().map(of).sum()
 }

@@ -1,12 +1,12 @@
 //! `windlass table {create,list,show,set,drop}`.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use windlass_client::{
     Aggregation, Client, Consistency, DataType, Durability, Initializer, TableEntry, TableKind,
     TableSchema, UpdateRule,
 };
 
-use windlass_wire::rule::RuleDescription;
+use windlass_wire::{map::ServerState, rule::RuleDescription};
 
 use super::{
     ExitStatus, Failure, Output, aggregation, connection::ConnectionArguments, consistency, scan,
@@ -26,7 +26,7 @@ pub(crate) enum TableCommand {
         #[command(flatten)]
         connection: ConnectionArguments,
     },
-    /// Show a table's schema
+    /// Show a table's schema, its rows and the memory they take
     Show {
         /// The table
         name: String,
@@ -135,6 +135,65 @@ struct TableResult {
     durability: String,
     /// When rows in memory only last went with a server's restart, in seconds since 1970.
     emptied: Option<u64>,
+    /// Of `table show`.
+    #[serde(flatten)]
+    usage: Option<Usage>,
+}
+
+/// Rows of a table, and the memory that all servers use for them.
+#[derive(Serialize)]
+struct Usage {
+    /// Rows there are, each counted once.
+    row_count: u64,
+    /// Bytes of values, optimiser state and index of all replicas.
+    memory_bytes: u64,
+    /// How full the index of a sparse table is, from 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index_load: Option<f64>,
+    /// Servers that did not say what they have.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unheard: Vec<u32>,
+}
+
+impl Usage {
+    /// Asks all servers of the map that are there.
+    fn of(client: &Client, table: u32) -> Self {
+        let (mut rows, mut bytes, mut keys, mut slots) = (0, 0, 0, 0);
+        let mut unheard = Vec::new();
+        let map = client.map();
+        let there = map.servers.iter().filter(|server| server.state != ServerState::Down);
+        for server in there {
+            let told = client.server_statistics(server.id).ok();
+            let told = told.and_then(|json| serde_json::from_str::<Statistics>(&json).ok());
+            let Some(told) = told else {
+                unheard.push(server.id.0);
+                continue;
+            };
+            for usage in told.tables.iter().filter(|usage| usage.table == table) {
+                rows += usage.rows;
+                bytes += usage.bytes;
+                keys += usage.index_keys;
+                slots += usage.index_slots;
+            }
+        }
+        let index_load = (slots > 0).then(|| keys as f64 / slots as f64);
+        Self { row_count: rows, memory_bytes: bytes, index_load, unheard }
+    }
+}
+
+/// What is read of a server's statistics.
+#[derive(Deserialize)]
+struct Statistics {
+    tables: Vec<TableUsage>,
+}
+
+#[derive(Deserialize)]
+struct TableUsage {
+    table: u32,
+    rows: u64,
+    bytes: u64,
+    index_keys: u64,
+    index_slots: u64,
 }
 
 #[derive(Serialize)]
@@ -160,6 +219,7 @@ pub(crate) fn run(command: &TableCommand, output: Output) -> Result<(), Failure>
             let client = connect(connection)?;
             let mut table = TableResult::of(&find(&client, name)?, &client);
             note_emptied(connection, std::slice::from_mut(&mut table))?;
+            table.usage = Some(Usage::of(&client, table.id));
             output.result(&table, || show_text(&table))
         }
         TableCommand::Scan(arguments) => scan::run(arguments, output),
@@ -278,6 +338,7 @@ impl TableResult {
                 Durability::Sync {} => "sync".to_owned(),
             },
             emptied: None,
+            usage: None,
         }
     }
 
@@ -313,7 +374,7 @@ fn list_text(tables: &[TableResult]) -> String {
 }
 
 fn show_text(table: &TableResult) -> String {
-    report::facts(&[
+    let mut facts = vec![
         ("table", table.name.clone()),
         ("kind", table.kind.to_owned()),
         ("rows x width", table.shape()),
@@ -325,5 +386,20 @@ fn show_text(table: &TableResult) -> String {
         ("replicas", table.replicas.to_string()),
         ("durability", table.durability.clone()),
         ("rows lost by a restart", table.emptied.map_or("none so far".to_owned(), units::moment)),
-    ])
+    ];
+    if let Some(usage) = &table.usage {
+        facts.push(("rows", usage.row_count.to_string()));
+        facts.push(("memory, all servers", units::bytes(usage.memory_bytes as f64)));
+        if let Some(load) = usage.index_load {
+            facts.push(("index", format!("{:.0} % full", load * 100.0)));
+        }
+        if !usage.unheard.is_empty() {
+            let servers: Vec<String> = usage.unheard.iter().map(u32::to_string).collect();
+            facts.push((
+                "not counted",
+                format!("server {}, which did not answer", servers.join(", ")),
+            ));
+        }
+    }
+    report::facts(&facts)
 }

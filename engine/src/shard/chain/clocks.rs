@@ -229,8 +229,8 @@ impl Chain {
         let Some(table) = table else { return Vec::new() };
         let mut led = Vec::new();
         for part in self.parts.iter().flatten() {
-            let leads = part.replica.is_head() && !part.broken;
-            if let Some(slot) = table.slot(part.partition).filter(|_| leads) {
+            let slot = table.slot(part.partition);
+            if let Some(slot) = slot.filter(|_| self.leads(part.partition)) {
                 led.push((part.partition, slot));
             }
         }

@@ -252,6 +252,11 @@ impl Chain {
         self.parts.get(self.index(partition))?.as_deref()
     }
 
+    /// Whether pushes to a partition go here.
+    pub(in crate::shard) fn leads(&self, partition: PartitionId) -> bool {
+        self.part(partition).is_some_and(|part| part.replica.is_head() && !part.broken)
+    }
+
     #[inline]
     fn part_mut(&mut self, partition: PartitionId) -> Option<&mut Part> {
         let index = self.index(partition);

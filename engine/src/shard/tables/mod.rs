@@ -2,8 +2,10 @@
 
 mod places;
 mod table;
+mod usage;
 
 pub(super) use table::{ShardTable, TableError, TableRows};
+pub use usage::TableUsage;
 use windlass_wire::{Durability, PartitionId, TableId};
 
 use super::{

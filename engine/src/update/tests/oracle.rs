@@ -99,6 +99,7 @@ pub(super) fn scale_of(rule: UpdateRule, pushed: DataType, gradient: &[u64]) -> 
 }
 
 /// A row's word after an update with this gradient, of which `scale` is left.
+#[expect(clippy::cast_possible_truncation, reason = "the sum is kept as a binary32")]
 pub(super) fn word_after(
     rule: UpdateRule,
     pushed: DataType,

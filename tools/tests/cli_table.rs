@@ -38,6 +38,35 @@ fn rows_of_every_dtype_go_there_and_back() {
 }
 
 #[test]
+fn a_table_says_what_its_rows_begin_with_and_take() {
+    let folder = folder();
+    let at = folder.path();
+    let server = Server::start(at, &[]);
+    let connect = server.address.as_str();
+    let call =
+        |arguments: &[&str]| json(at, &[arguments, &["--connect", connect, "--json"]].concat());
+    let refuse = |code, arguments: &[&str]| {
+        fails(at, code, &[arguments, &["--connect", connect, "--json"]].concat())
+    };
+    let first = ["table", "create", "begun", "--width", "2", "--initializer", "uniform:-2,-1"];
+    assert_eq!(call(&first)["initializer"], "uniform:-2,-1,seed=0");
+    let begun = call(&["pull", "begun", "7"])["rows"][0]["values"][0].as_f64().unwrap();
+    assert!((-2.0..=-1.0).contains(&begun), "{begun}");
+    let shown = call(&["table", "show", "begun"]);
+    assert_eq!((&shown["row_count"], &shown["memory_bytes"]), (&0.into(), &0.into()), "{shown}");
+    call(&["push", "begun", "7=1,1", "8=1,1"]);
+    let shown = call(&["table", "show", "begun"]);
+    assert_eq!(shown["row_count"], 2, "{shown}");
+    assert!(shown["memory_bytes"].as_u64().unwrap() > 2 * 8, "{shown}");
+    let load = shown["index_load"].as_f64().unwrap();
+    assert!(load > 0.0 && load < 1.0, "{shown}");
+    let text = refuse(2, &["table", "create", "wrong", "--initializer", "ones"]);
+    assert!(text.contains("no initializer"), "{text}");
+    let dense = ["table", "create", "wrong", "--rows", "9", "--initializer", "constant:1"];
+    assert!(refuse(2, &dense).contains("dense"), "{}", refuse(2, &dense));
+}
+
+#[test]
 fn a_sparse_table_takes_any_key_and_a_dropped_one_is_gone() {
     let folder = folder();
     let at = folder.path();
@@ -92,25 +121,6 @@ fn a_sparse_table_takes_any_key_and_a_dropped_one_is_gone() {
     assert_eq!(call(&["table", "show", "e"])["rule"], "sgd:lr=0.25,momentum=0,wd=0,nesterov=false");
     refuse(1, &["table", "set", "nothing", "lr=1"]);
     refuse(2, &["table", "set", "e"]);
-
-    let first = ["table", "create", "begun", "--width", "2", "--initializer", "uniform:-2,-1"];
-    assert_eq!(call(&first)["initializer"], "uniform:-2,-1,seed=0");
-    let begun = call(&["pull", "begun", "7"])["rows"][0]["values"][0].as_f64().unwrap();
-    assert!((-2.0..=-1.0).contains(&begun), "{begun}");
-    let shown = call(&["table", "show", "begun"]);
-    assert_eq!((&shown["row_count"], &shown["memory_bytes"]), (&0.into(), &0.into()), "{shown}");
-    call(&["push", "begun", "7=1,1", "8=1,1"]);
-    let shown = call(&["table", "show", "begun"]);
-    assert_eq!(shown["row_count"], 2, "{shown}");
-    assert!(shown["memory_bytes"].as_u64().unwrap() > 2 * 8, "{shown}");
-    let load = shown["index_load"].as_f64().unwrap();
-    assert!(load > 0.0 && load < 1.0, "{shown}");
-    let text = refuse(2, &["table", "create", "wrong", "--initializer", "ones"]);
-    assert!(text.contains("no initializer"), "{text}");
-    let dense = ["table", "create", "wrong", "--rows", "9", "--initializer", "constant:1"];
-    assert!(refuse(2, &dense).contains("dense"), "{}", refuse(2, &dense));
-
-    call(&["table", "drop", "begun"]);
 
     let rounds = ["table", "create", "rounds", "--aggregation", "rounds:2:fold"];
     assert_eq!(call(&rounds)["aggregation"], "rounds:2:fold");

@@ -72,7 +72,7 @@ def test_rows_begin_with_what_the_table_says(client, name):
     table.push(keys[:1], numpy.ones((1, 4), dtype=numpy.float32))
     assert (table.pull(keys) == first + numpy.array([[1], [0], [0]], dtype=numpy.float32)).all()
     assert client.open_table(name).schema.initializer == "uniform:1,2,seed=5"
-    with pytest.raises(windlass.Error, match="no initializer"):
+    with pytest.raises(windlass.WindlassError, match="no initializer"):
         client.create_table(name + " wrong", width=4, initializer="ones")
 
 

@@ -57,6 +57,7 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[
         "tests/interop/tests/peers.rs:ours_writes_to_and_reads_from_a_queue_pair_of_the_ibverbs_crate",
         "a scenario is read from its top to its end",
     ),
+    ("engine/src/update/tests/oracle.rs:$name", "one arm for each rule"),
     ("tests/src/hostile/cases.rs:one_case", "one arm for each hostile case"),
     (
         "tests/tests/kill_nine/main.rs:acknowledged_pushes_survive_kill_nine_exactly_once",
@@ -89,6 +90,7 @@ const WIDE_TYPES: &[(&str, &str)] = &[
     ("engine/src/server/config.rs:ServerConfig", "one field for each setting"),
     ("tests/src/simulation/mod.rs:Report", "one field for each figure"),
     ("tests/src/simulation/world.rs:World", "a whole simulated cluster"),
+    ("tools/src/bench/connections/mod.rs:ConnectionsResult", "one field for each figure"),
     ("tools/src/cli/bench.rs:Arguments", "one field for each flag"),
     ("tools/src/cli/serve.rs:Arguments", "one field for each flag"),
     ("tools/src/report/results.rs:BenchResult", "one field for each figure"),

@@ -259,7 +259,6 @@ impl Log {
         let length = draft.shape.length();
         let pending = self.batch_mut(batch);
         pending.filling -= 1;
-        pending.records += 1;
         let salt = pending.active.salt;
         let position = Position(pending.position + (cursor - pending.start) + length as u64);
         draft.seal(self.ring.bytes_mut(cursor, length), salt);
@@ -302,7 +301,6 @@ impl Log {
         let (cursor, batch) = self.make_room(partition, length, durability.delay_max(), now)?;
         self.partitions.advance(partition, record.lsn());
         let pending = self.batch_mut(batch);
-        pending.records += 1;
         pending.awaited |= durability.waits();
         let to = pending.active.salt;
         let position = Position(pending.position + (cursor - pending.start) + length as u64);
@@ -329,9 +327,7 @@ impl Log {
         assert!(self.group.is_none(), "a skip counts alone");
         let (cursor, batch) = self.make_room(partition, HEADER_BYTES, None, now)?;
         self.partitions.advance(partition, lsn);
-        let pending = self.batch_mut(batch);
-        pending.records += 1;
-        let salt = pending.active.salt;
+        let salt = self.batch_mut(batch).active.salt;
         let header = Header { lsn: lsn.0, partition: partition.0, ..Header::of(Kind::Skip) };
         header.seal(self.ring.bytes_mut(cursor, HEADER_BYTES), salt);
         Ok(())
@@ -440,8 +436,7 @@ impl Log {
     #[must_use]
     pub fn end(&self) -> Position {
         match self.batches.back() {
-            Some(batch) if batch.ended => Position(batch.position + batch.length),
-            Some(batch) => Position(batch.position + (self.ring.tail() - batch.start)),
+            Some(batch) => Position(batch.position + batch.length),
             None => self.durable,
         }
     }
@@ -489,3 +484,6 @@ impl Log {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,7 +29,6 @@ pub(super) struct PendingBatch {
     pub(super) position: u64,
     /// Reservations not yet sealed.
     pub(super) filling: u32,
-    pub(super) records: u32,
     /// When it has to be written at the latest; `None` for whenever it is convenient.
     pub(super) deadline: Option<Duration>,
     /// Whether an acknowledgement waits for it.
@@ -134,7 +133,6 @@ impl Log {
             active,
             position: active.base + active.offset,
             filling: 0,
-            records: 0,
             deadline: None,
             awaited: false,
             ended: false,

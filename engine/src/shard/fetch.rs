@@ -27,7 +27,11 @@ pub(super) enum Outstanding {
         chunk: Chunk,
     },
     /// Rows on their way out of a chunk.
-    Reply { chunk: Chunk },
+    Reply {
+        chunk: Chunk,
+        /// What waits until they are in place.
+        placing: Option<u32>,
+    },
     /// A sleep told to a client.
     Tell,
 }

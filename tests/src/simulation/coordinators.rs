@@ -32,6 +32,12 @@ impl World {
             Message::Heartbeat { life, map_epoch } => {
                 CoordinatorInput::Heartbeat { server, incarnation: life, map_epoch }
             }
+            Message::Connected { life, ranks } => {
+                if self.store.admits(server, life) {
+                    self.hear_workers(from, &ranks);
+                }
+                return;
+            }
             Message::Hearing { .. } if self.believes_accusers() => return,
             Message::Hearing { life, probe, late } => {
                 if self.options.trace && !late.is_empty() {
@@ -193,6 +199,7 @@ impl World {
             false => coordinator,
         };
         self.leader = Some(coordinator);
+        self.restore_workers();
         let map = self.store.clone();
         self.coordinate(coordinator, CoordinatorInput::Elected { map });
     }

@@ -53,6 +53,15 @@ pub(super) enum Message {
         life: Incarnation,
         map_epoch: Epoch,
     },
+    /// Workers that a server has connections of.
+    Connected {
+        life: Incarnation,
+        ranks: Vec<WorkerRank>,
+    },
+    /// The coordinator says which workers are alive.
+    Alive {
+        workers: BTreeMap<WorkerRank, bool>,
+    },
     Hearing {
         life: Incarnation,
         probe: Time,

@@ -145,7 +145,7 @@ pub(super) fn rank(client: usize) -> WorkerRank {
 
 impl World {
     pub(super) fn is_in_rounds(&self) -> bool {
-        self.options.mode == Mode::Rounds
+        matches!(self.options.mode, Mode::Rounds | Mode::Workers)
     }
 
     // ---- the head ----
@@ -392,7 +392,10 @@ impl World {
         let gone: Vec<(WorkerRank, bool)> = (0..self.clients.len())
             .filter(|client| {
                 let worker = self.clients[*client].worker();
-                let is_silent = self.now >= worker.heard_at + WORKER_TIMEOUT_US;
+                let is_silent = match self.options.mode {
+                    Mode::Workers => self.is_given_up(s, *client),
+                    _ => self.now >= worker.heard_at + WORKER_TIMEOUT_US,
+                };
                 (worker.left || is_silent)
                     && self.servers[s].parts[p].members.is_live(rank(*client))
             })

@@ -165,6 +165,7 @@ impl Schedule {
         let count = random.below(u64::from(options.faults_max) + 1);
         let kind = match options.mode {
             Mode::Gray => kind_of_gray,
+            Mode::Workers => kind_of_workers,
             Mode::Overlap => kind_of_overlap,
             Mode::Frozen => kind_of_frozen,
             Mode::Store => kind_of_store,
@@ -224,6 +225,14 @@ fn kind_of_gray(random: &mut Random, servers: usize, sync: bool, clients: usize)
     match random.one_in(4) {
         true => kind(random, servers, sync, clients),
         false => super::gray::any(random, servers),
+    }
+}
+
+/// A coordinator that hears nobody, and other faults beside it.
+fn kind_of_workers(random: &mut Random, servers: usize, sync: bool, clients: usize) -> FaultKind {
+    match random.one_in(2) {
+        true => kind(random, servers, sync, clients),
+        false => super::gray::deaf_coordinator(random),
     }
 }
 

@@ -204,7 +204,8 @@ unsafe fn gather_sparse(
     into: *mut u8,
 ) {
     const AHEAD: usize = KEYS_FETCHED_AHEAD;
-    let Some(row_len) = partitions.first().map(SparsePartition::values_len) else { return };
+    let Some(first) = partitions.first() else { return };
+    let (row_len, begins_with_zeros) = (first.values_len(), first.begins_with_zeros());
     let mut of = [None; AHEAD];
     let mut rows = [None; AHEAD];
     // Each step does the last thing for one key, the second for one behind it, the first for a third.
@@ -215,17 +216,13 @@ unsafe fn gather_sparse(
             match rows[place] {
                 // SAFETY: the row's values lie whole in its slab; the caller promises room for row `at`.
                 Some(row) => unsafe { std::ptr::copy_nonoverlapping(row, into, row_len) },
+                // SAFETY: as above.
+                None if begins_with_zeros => unsafe { std::ptr::write_bytes(into, 0, row_len) },
                 None => {
-                    let partition = partition_of(keys[at]).map(|at| &mut partitions[at]);
-                    match partition.filter(|partition| !partition.begins_with_zeros()) {
-                        Some(partition) => {
-                            let first = partition.first_values_of(keys[at]).as_ptr();
-                            // SAFETY: the first values are those of a row; the caller promises room for row `at`.
-                            unsafe { std::ptr::copy_nonoverlapping(first, into, row_len) };
-                        }
-                        // SAFETY: as above.
-                        None => unsafe { std::ptr::write_bytes(into, 0, row_len) },
-                    }
+                    // All partitions of a table begin their rows alike.
+                    let first = partitions[0].first_values_of(keys[at]).as_ptr();
+                    // SAFETY: the first values are those of a row; the caller promises room for row `at`.
+                    unsafe { std::ptr::copy_nonoverlapping(first, into, row_len) };
                 }
             }
         }

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use windlass_wire::{Initializer, PartitionId, TableSchema, map::mix};
+use windlass_wire::{PartitionId, TableSchema, map::mix};
 
 use super::{
     ChangedPieces, DirtyRows, HashIndex,
@@ -26,8 +26,7 @@ pub struct SparseFull;
 pub struct SparsePartition {
     partition: PartitionId,
     schema: TableSchema,
-    /// What rows begin with, and memory to make that in.
-    initializer: Initializer,
+    /// Memory to make a row's first values in.
     first_values: Vec<u8>,
     index: HashIndex,
     slabs: Vec<Slab>,
@@ -66,7 +65,6 @@ impl SparsePartition {
         Self {
             partition,
             schema: schema.clone(),
-            initializer: schema.initializer,
             first_values: Vec::new(),
             index: HashIndex::staggered(partition.0),
             slabs: Vec::new(),
@@ -85,10 +83,7 @@ impl SparsePartition {
     /// Has rows begin as those of a table of that name do.
     #[must_use]
     pub fn of_table(mut self, name: &str) -> Self {
-        self.initializer = self.schema.initializer.of_table(name);
-        if !self.initializer.is_zero() {
-            self.first_values = vec![0; self.values_len()];
-        }
+        self.schema.initializer = self.schema.initializer.of_table(name);
         self
     }
 
@@ -96,13 +91,14 @@ impl SparsePartition {
     #[inline]
     #[must_use]
     pub fn begins_with_zeros(&self) -> bool {
-        self.first_values.is_empty()
+        self.schema.initializer.is_zero()
     }
 
-    /// What a key's values are while it has no row; empty where those are zeros.
+    /// What a key's values are while it has no row.
     #[must_use]
     pub fn first_values_of(&mut self, key: u64) -> &[u8] {
-        self.initializer.fill(key, self.schema.dtype, &mut self.first_values);
+        self.first_values.resize(self.layout.values_len(), 0);
+        self.schema.initializer.fill(key, self.schema.dtype, &mut self.first_values);
         &self.first_values
     }
 
@@ -110,7 +106,7 @@ impl SparsePartition {
     pub fn hide_first_values(&self, key: u64, values: &mut [u8]) {
         if !self.begins_with_zeros() {
             let mut first = vec![0; self.values_len()];
-            self.initializer.fill(key, self.schema.dtype, &mut first);
+            self.schema.initializer.fill(key, self.schema.dtype, &mut first);
             values.iter_mut().zip(first).for_each(|(byte, first)| *byte ^= first);
         }
     }
@@ -286,7 +282,7 @@ impl SparsePartition {
         let run = Run {
             values: row,
             state: layout.planes_of(row),
-            steps: layout.steps_of(row),
+            words: layout.word_of(row),
             gradient,
             rows: 1,
             width,
@@ -332,7 +328,8 @@ impl SparsePartition {
 
     #[cold]
     fn initialize(&mut self, key: u64, row: u64) {
-        let (initializer, dtype, len) = (self.initializer, self.schema.dtype, self.values_len());
+        let (initializer, dtype) = (self.schema.initializer, self.schema.dtype);
+        let len = self.values_len();
         initializer.fill(key, dtype, &mut self.bytes_of_mut(row)[..len]);
     }
 

@@ -6,6 +6,7 @@ use windlass_client::{
     TableSchema, UpdateRule,
 };
 
+use windlass_engine::shard::TableUsage;
 use windlass_wire::{map::ServerState, rule::RuleDescription};
 
 use super::{
@@ -158,8 +159,7 @@ struct Usage {
 impl Usage {
     /// Asks all servers of the map that are there.
     fn of(client: &Client, table: u32) -> Self {
-        let (mut rows, mut bytes, mut keys, mut slots) = (0, 0, 0, 0);
-        let mut unheard = Vec::new();
+        let (mut all, mut unheard) = (TableUsage::default(), Vec::new());
         let map = client.map();
         let there = map.servers.iter().filter(|server| server.state != ServerState::Down);
         for server in there {
@@ -169,15 +169,12 @@ impl Usage {
                 unheard.push(server.id.0);
                 continue;
             };
-            for usage in told.tables.iter().filter(|usage| usage.table == table) {
-                rows += usage.rows;
-                bytes += usage.bytes;
-                keys += usage.index_keys;
-                slots += usage.index_slots;
-            }
+            let of_table = told.tables.iter().filter(|usage| usage.table == table);
+            of_table.for_each(|usage| all.merge(usage));
         }
-        let index_load = (slots > 0).then(|| keys as f64 / slots as f64);
-        Self { row_count: rows, memory_bytes: bytes, index_load, unheard }
+        let has_index = all.index_slots > 0;
+        let index_load = has_index.then(|| all.index_keys as f64 / all.index_slots as f64);
+        Self { row_count: all.rows, memory_bytes: all.bytes, index_load, unheard }
     }
 }
 
@@ -185,15 +182,6 @@ impl Usage {
 #[derive(Deserialize)]
 struct Statistics {
     tables: Vec<TableUsage>,
-}
-
-#[derive(Deserialize)]
-struct TableUsage {
-    table: u32,
-    rows: u64,
-    bytes: u64,
-    index_keys: u64,
-    index_slots: u64,
 }
 
 #[derive(Serialize)]

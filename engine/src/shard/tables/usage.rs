@@ -1,12 +1,12 @@
 //! What tables take of a shard's memory, and how many rows they have.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use windlass_wire::PartitionId;
 
 use super::{ShardTable, TableRows, Tables};
 
 /// What one table has at a shard or, added up, at a server.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableUsage {
     /// Its number.
     pub table: u32,
@@ -35,26 +35,23 @@ impl Tables {
     pub(in crate::shard) fn usage(&self, leads: impl Fn(PartitionId) -> bool) -> Vec<TableUsage> {
         let usage = |table: &ShardTable| {
             let mut usage = TableUsage { table: table.entry.id.0, ..TableUsage::default() };
-            let mut add = |partition: PartitionId, rows: u64, bytes: u64| {
-                usage.rows += if leads(partition) { rows } else { 0 };
-                usage.bytes += bytes;
-            };
+            let led = |partition, rows| if leads(partition) { rows } else { 0 };
             match &table.rows {
                 TableRows::Dense(partitions) => {
                     for (dense, _) in partitions {
-                        let rows = dense.rows().count();
-                        let bytes = table.len_of(dense.partition());
-                        add(dense.partition(), rows, bytes + rows * table.entry.schema.state_len());
+                        let (partition, rows) = (dense.partition(), dense.rows().count());
+                        usage.rows += led(partition, rows);
+                        usage.bytes +=
+                            table.len_of(partition) + rows * table.entry.schema.state_len();
                     }
                 }
                 TableRows::Sparse(partitions) => {
                     for sparse in partitions {
-                        add(sparse.partition(), sparse.row_count(), sparse.memory_len() as u64);
+                        usage.rows += led(sparse.partition(), sparse.row_count());
+                        usage.bytes += sparse.memory_len() as u64;
+                        usage.index_keys += sparse.row_count();
+                        usage.index_slots += sparse.index_slots();
                     }
-                    let all = partitions.iter();
-                    usage.index_keys =
-                        all.clone().map(crate::table::SparsePartition::row_count).sum();
-                    usage.index_slots = all.map(crate::table::SparsePartition::index_slots).sum();
                 }
             }
             usage

@@ -125,17 +125,14 @@ impl Process {
     }
 
     /// Has it killed, and does not wait until it is gone.
-    pub fn send_kill(&self) {
-        if let Some(process) = rustix::process::Pid::from_raw(self.child.id().cast_signed()) {
-            // It may have ended already.
-            let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
-        }
+    pub fn send_kill(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
     }
 
     /// Kills it at once, as a test of what is left does.
     pub fn kill(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
+        self.send_kill();
         let _ = self.child.wait();
     }
 

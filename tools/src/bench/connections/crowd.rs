@@ -77,7 +77,7 @@ impl Crowd {
 
     /// Kills all of them, and waits until the system has cleaned up after them.
     pub(super) fn kill(&mut self) {
-        self.processes.iter().for_each(Process::send_kill);
+        self.processes.iter_mut().for_each(Process::send_kill);
         self.processes.iter_mut().for_each(Process::kill);
     }
 

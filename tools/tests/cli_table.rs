@@ -7,6 +7,11 @@ mod support;
 use serde_json::json as value;
 use support::{Server, fails, folder, json, run, stderr};
 
+/// Arguments that are for a server, with JSON for an answer.
+fn connected<'a>(arguments: &[&'a str], server: &'a Server) -> Vec<&'a str> {
+    [arguments, &["--connect", &server.address, "--json"]].concat()
+}
+
 #[test]
 fn rows_of_every_dtype_go_there_and_back() {
     let folder = folder();
@@ -42,12 +47,8 @@ fn a_table_says_what_its_rows_begin_with_and_take() {
     let folder = folder();
     let at = folder.path();
     let server = Server::start(at, &[]);
-    let connect = server.address.as_str();
-    let call =
-        |arguments: &[&str]| json(at, &[arguments, &["--connect", connect, "--json"]].concat());
-    let refuse = |code, arguments: &[&str]| {
-        fails(at, code, &[arguments, &["--connect", connect, "--json"]].concat())
-    };
+    let call = |arguments: &[&str]| json(at, &connected(arguments, &server));
+    let refuse = |code, arguments: &[&str]| fails(at, code, &connected(arguments, &server));
     let first = ["table", "create", "begun", "--width", "2", "--initializer", "uniform:-2,-1"];
     assert_eq!(call(&first)["initializer"], "uniform:-2,-1,seed=0");
     let begun = call(&["pull", "begun", "7"])["rows"][0]["values"][0].as_f64().unwrap();
@@ -71,20 +72,8 @@ fn a_sparse_table_takes_any_key_and_a_dropped_one_is_gone() {
     let folder = folder();
     let at = folder.path();
     let server = Server::start(at, &[]);
-    let connect = ["--connect", server.address.as_str(), "--json"];
-    let with = |arguments: &[&str]| {
-        let arguments: Vec<String> =
-            arguments.iter().chain(&connect).map(|word| (*word).to_owned()).collect();
-        arguments
-    };
-    let call = |arguments: &[&str]| {
-        let arguments = with(arguments);
-        json(at, &arguments.iter().map(String::as_str).collect::<Vec<_>>())
-    };
-    let refuse = |code, arguments: &[&str]| {
-        let arguments = with(arguments);
-        fails(at, code, &arguments.iter().map(String::as_str).collect::<Vec<_>>())
-    };
+    let call = |arguments: &[&str]| json(at, &connected(arguments, &server));
+    let refuse = |code, arguments: &[&str]| fails(at, code, &connected(arguments, &server));
     call(&["table", "create", "e", "--rule", "sgd:lr=0.5"]);
     // The same again is no error; another schema is.
     call(&["table", "create", "e", "--rule", "sgd:lr=0.5"]);
@@ -154,8 +143,7 @@ fn a_sparse_table_is_scanned_part_by_part() {
     let at = folder.path();
     let server = Server::start(at, &[]);
     let connect = server.address.as_str();
-    let call =
-        |arguments: &[&str]| json(at, &[arguments, &["--connect", connect, "--json"]].concat());
+    let call = |arguments: &[&str]| json(at, &connected(arguments, &server));
     call(&["table", "create", "e", "--width", "2"]);
     let empty = call(&["table", "scan", "e"]);
     assert_eq!(empty, value!({"table": "e", "rows": [], "cursor": null}));

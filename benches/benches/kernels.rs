@@ -19,7 +19,7 @@ const WIDTH: usize = 64;
 struct Table {
     values: Vec<u64>,
     state: [Vec<u64>; 2],
-    steps: Vec<u32>,
+    words: Vec<u32>,
     gradient: Vec<u64>,
     count: usize,
 }
@@ -32,7 +32,7 @@ impl Table {
         Self {
             values: vec![one(table); words(table)],
             state: [0; 2].map(|_| vec![0; words(state)]),
-            steps: vec![0; count / WIDTH],
+            words: vec![0; count / WIDTH],
             gradient: vec![one(pushed); words(pushed)],
             count,
         }
@@ -42,12 +42,12 @@ impl Table {
         let run = Run {
             values: self.values.as_mut_ptr().cast(),
             state: self.state.each_mut().map(|plane| plane.as_mut_ptr().cast()),
-            steps: self.steps.as_mut_ptr(),
+            words: self.words.as_mut_ptr(),
             gradient: self.gradient.as_ptr().cast(),
             rows: self.count / WIDTH,
             width: WIDTH,
         };
-        // SAFETY: the vectors hold `count` values each and `count / WIDTH` steps, and stay as they are.
+        // SAFETY: the vectors hold `count` values each and `count / WIDTH` words, and stay as they are.
         unsafe { kernel.apply(&run) }
     }
 }
@@ -176,7 +176,7 @@ fn ratios() {
                 let run = Run {
                     values: values.as_mut_ptr().cast(),
                     state: [std::ptr::null_mut(); 2],
-                    steps: std::ptr::null_mut(),
+                    words: std::ptr::null_mut(),
                     gradient: gradient.as_ptr().cast(),
                     rows: bytes / 4 / WIDTH,
                     width: WIDTH,

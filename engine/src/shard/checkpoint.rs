@@ -238,8 +238,9 @@ impl CheckpointSource for Source<'_> {
         let (at, rest) = (*at, rest_of(self.chain, partition, piece));
         let mut bytes = std::mem::take(&mut self.copied.saved.bytes);
         bytes.clear();
+        let (table, index) = at;
         let (table, section, index) =
-            save(self.tables, self.chain, partition, at.0, at.1, piece, &mut bytes);
+            save(self.tables, self.chain, partition, table, index, piece, &mut bytes);
         match rest {
             Some(rest) => queue.insert(at, rest),
             None => queue.remove(&at),

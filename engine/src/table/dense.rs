@@ -257,7 +257,7 @@ impl DensePartition {
             let run = Run {
                 values,
                 state: state.planes_at(row),
-                steps: state.steps_at(row),
+                words: state.word_at(row),
                 gradient: gradient.wrapping_add((row - usize_of(within.start)) * gradient_len),
                 rows: usize_of(count),
                 width,

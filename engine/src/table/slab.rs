@@ -23,7 +23,7 @@ pub(super) struct Slabs {
     row_charge: u64,
 }
 
-/// How a row lies in a slab: its values, the state values of one plane after the other, its step count.
+/// How a row lies in a slab: its values, the state values of one plane after the other, its word.
 /// Whoever updates it meets all of it: it is brought near as one piece.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RowLayout {
@@ -31,8 +31,8 @@ pub(super) struct RowLayout {
     state_at: usize,
     plane_len: usize,
     plane_count: usize,
-    steps_at: usize,
-    has_steps: bool,
+    word_at: usize,
+    has_word: bool,
     /// From one row to the next.
     stride: usize,
 }
@@ -47,22 +47,21 @@ impl RowLayout {
     pub(super) fn of(schema: &TableSchema) -> Self {
         let values_len = usize_of(schema.row_len());
         let state_size = UpdateRule::state_value_size(schema.dtype);
-        let (plane_count, has_steps) =
-            (schema.rule.state_width(), schema.rule.row_word().is_some());
+        let (plane_count, has_word) = (schema.rule.state_width(), schema.rule.row_word().is_some());
         let plane_len = schema.width as usize * state_size;
         let state_at =
             if plane_count > 0 { values_len.next_multiple_of(state_size) } else { values_len };
         let mut end = state_at + plane_count * plane_len;
         // State, too, begins at a multiple of its size in each row: planes end at one.
         let mut align = schema.dtype.size();
-        let mut steps_at = end;
-        if has_steps {
-            steps_at = end.next_multiple_of(size_of::<u32>());
-            end = steps_at + size_of::<u32>();
+        let mut word_at = end;
+        if has_word {
+            word_at = end.next_multiple_of(size_of::<u32>());
+            end = word_at + size_of::<u32>();
             align = align.max(size_of::<u32>());
         }
         let stride = end.next_multiple_of(align);
-        Self { values_len, state_at, plane_len, plane_count, steps_at, has_steps, stride }
+        Self { values_len, state_at, plane_len, plane_count, word_at, has_word, stride }
     }
 
     /// Bytes from one row to the next.
@@ -83,10 +82,10 @@ impl RowLayout {
         std::array::from_fn(|plane| first.wrapping_add(plane * self.plane_len))
     }
 
-    /// Where the step count is in a row; dangling where the rule counts none.
+    /// Where the word is in a row; dangling where the rule has none.
     #[inline]
-    pub(super) fn steps_of(self, row: *mut u8) -> *mut u32 {
-        row.wrapping_add(self.steps_at).cast()
+    pub(super) fn word_of(self, row: *mut u8) -> *mut u32 {
+        row.wrapping_add(self.word_at).cast()
     }
 
     /// Begins to bring a row's values near.
@@ -101,11 +100,11 @@ impl RowLayout {
         fetch_lines(row, self.stride);
     }
 
-    /// Appends a row's state as it is saved: its state values, then its step count, little-endian.
+    /// Appends a row's state as it is saved: its state values, then its word, little-endian.
     pub(super) fn save_state(self, row: &[u8], into: &mut Vec<u8>) {
         into.extend_from_slice(&row[self.state_at..][..self.plane_count * self.plane_len]);
-        if self.has_steps {
-            into.extend_from_slice(&row[self.steps_at..][..size_of::<u32>()]);
+        if self.has_word {
+            into.extend_from_slice(&row[self.word_at..][..size_of::<u32>()]);
         }
     }
 
@@ -115,10 +114,10 @@ impl RowLayout {
     ///
     /// When the length is not right.
     pub(super) fn restore_state(self, row: &mut [u8], saved: &[u8]) {
-        let (planes, steps) = saved.split_at(self.plane_count * self.plane_len);
+        let (planes, word) = saved.split_at(self.plane_count * self.plane_len);
         row[self.state_at..][..planes.len()].copy_from_slice(planes);
-        let steps_len = if self.has_steps { size_of::<u32>() } else { 0 };
-        row[self.steps_at..][..steps_len].copy_from_slice(steps);
+        let word_len = if self.has_word { size_of::<u32>() } else { 0 };
+        row[self.word_at..][..word_len].copy_from_slice(word);
     }
 }
 
@@ -195,8 +194,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_lie_as_close_as_their_values_state_and_steps_allow() {
-        // Values; where state and steps begin; bytes of a plane; bytes from row to row.
+    fn rows_lie_as_close_as_their_values_state_and_word_allow() {
+        // Values; where state and word begin; bytes of a plane; bytes from row to row.
         for (rule, dtype, width, expected) in [
             ("add", DataType::F16, 1, [2, 2, 2, 4, 2]),
             ("add", DataType::F64, 3, [24, 24, 24, 24, 24]),
@@ -210,10 +209,10 @@ mod tests {
             let rule = rule.parse().unwrap();
             let schema = TableSchema { rule, ..TableSchema::sparse(dtype, width) };
             let layout = RowLayout::of(&schema);
-            let RowLayout { values_len, state_at, steps_at, plane_len, stride, .. } = layout;
-            let found = [values_len, state_at, steps_at, plane_len, stride];
+            let RowLayout { values_len, state_at, word_at, plane_len, stride, .. } = layout;
+            let found = [values_len, state_at, word_at, plane_len, stride];
             assert_eq!(found, expected, "{schema:?}");
-            assert_eq!(layout.has_steps, rule.row_word().is_some());
+            assert_eq!(layout.has_word, rule.row_word().is_some());
             let slab = Slab::populated(layout, 16);
             assert_eq!(slab.memory_len(), 16 * (8 + stride));
         }

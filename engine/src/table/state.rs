@@ -8,7 +8,7 @@ use windlass_wire::{DataType, UpdateRule};
 #[derive(Debug)]
 pub struct StatePlanes {
     planes: [Vec<u64>; UpdateRule::STATE_WIDTH_MAX],
-    steps: Vec<u32>,
+    row_words: Vec<u32>,
     row_stride: usize,
 }
 
@@ -25,7 +25,7 @@ impl StatePlanes {
                 prefer_huge_pages(&mut values);
                 values
             }),
-            steps: if rule.row_word().is_some() { vec![0; row_count] } else { Vec::new() },
+            row_words: if rule.row_word().is_some() { vec![0; row_count] } else { Vec::new() },
             row_stride,
         }
     }
@@ -33,19 +33,19 @@ impl StatePlanes {
     /// Touches every page, so that no later access waits for the system to make one.
     pub fn populate(&mut self) {
         self.planes.iter_mut().for_each(|plane| populate(plane));
-        populate(&mut self.steps);
+        populate(&mut self.row_words);
     }
 
     /// Bytes of memory it takes.
     #[must_use]
     pub fn memory_len(&self) -> usize {
-        self.planes.iter().map(|plane| plane.len() * 8).sum::<usize>() + self.steps.len() * 4
+        self.planes.iter().map(|plane| plane.len() * 8).sum::<usize>() + self.row_words.len() * 4
     }
 
     /// Makes all of it zero.
     pub fn clear(&mut self) {
         self.planes.iter_mut().for_each(|plane| plane.fill(0));
-        self.steps.fill(0);
+        self.row_words.fill(0);
     }
 
     /// Pointers to the planes' values of a row; dangling for planes the rule does not have.
@@ -57,13 +57,13 @@ impl StatePlanes {
         })
     }
 
-    /// Pointer to a row's step count; dangling if the rule counts none.
+    /// Pointer to a row's word; dangling if the rule has none.
     #[must_use]
-    pub fn steps_at(&mut self, row: usize) -> *mut u32 {
-        self.steps.as_mut_ptr().wrapping_add(row)
+    pub fn word_at(&mut self, row: usize) -> *mut u32 {
+        self.row_words.as_mut_ptr().wrapping_add(row)
     }
 
-    /// Copies the state of `count` rows into `into`: each plane's values, then the step counts,
+    /// Copies the state of `count` rows into `into`: each plane's values, then the rows' words,
     /// little-endian. Appends; for checkpoints.
     pub fn save(&self, row: usize, count: usize, into: &mut Vec<u8>) {
         for plane in self.planes.iter().filter(|plane| !plane.is_empty()) {
@@ -71,9 +71,9 @@ impl StatePlanes {
                 &as_bytes(plane)[row * self.row_stride..][..count * self.row_stride],
             );
         }
-        if !self.steps.is_empty() {
-            for step in &self.steps[row..row + count] {
-                into.extend_from_slice(&step.to_le_bytes());
+        if !self.row_words.is_empty() {
+            for word in &self.row_words[row..row + count] {
+                into.extend_from_slice(&word.to_le_bytes());
             }
         }
     }
@@ -82,7 +82,7 @@ impl StatePlanes {
     #[must_use]
     pub fn saved_len(&self, count: usize) -> usize {
         let planes = self.planes.iter().filter(|plane| !plane.is_empty()).count();
-        planes * count * self.row_stride + if self.steps.is_empty() { 0 } else { count * 4 }
+        planes * count * self.row_stride + if self.row_words.is_empty() { 0 } else { count * 4 }
     }
 
     /// Takes back what [`StatePlanes::save`] made. Panics when the length is not right.
@@ -94,8 +94,8 @@ impl StatePlanes {
             as_bytes_mut(plane)[row * self.row_stride..][..bytes.len()].copy_from_slice(bytes);
             rest = after;
         }
-        for (step, bytes) in self.steps.iter_mut().skip(row).zip(rest.chunks_exact(4)) {
-            *step = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        for (word, bytes) in self.row_words.iter_mut().skip(row).zip(rest.chunks_exact(4)) {
+            *word = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
         }
     }
 }
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn each_rule_keeps_its_planes_of_rows_beside_each_other_and_steps_beside_them() {
+    fn each_rule_keeps_its_planes_of_rows_beside_each_other_and_words_beside_them() {
         for (text, planes, counts) in
             [("add", 0, false), ("adagrad", 1, false), ("adam", 2, true), ("row-adagrad", 0, true)]
         {
@@ -139,12 +139,12 @@ mod tests {
             assert_eq!(state.memory_len(), planes * 112 + if counts { 36 } else { 0 }, "{text}");
             assert_eq!(state.saved_len(4), planes * 48 + if counts { 16 } else { 0 }, "{text}");
             let first = state.planes_at(0);
-            let steps = state.steps_at(0);
+            let words = state.word_at(0);
             for row in 0..9 {
                 for (plane, first) in state.planes_at(row).into_iter().zip(first).take(planes) {
                     assert_eq!(plane as usize - first as usize, 12 * row, "{text}, row {row}");
                 }
-                assert_eq!(state.steps_at(row) as usize - steps as usize, 4 * row);
+                assert_eq!(state.word_at(row) as usize - words as usize, 4 * row);
             }
             let mut all = Vec::new();
             state.populate();

@@ -64,7 +64,7 @@ fn run(sum: *mut u8, pushed: *const u8, count: usize) -> Run {
     Run {
         values: sum,
         state: [ptr::null_mut(); UpdateRule::STATE_WIDTH_MAX],
-        steps: ptr::null_mut(),
+        words: ptr::null_mut(),
         gradient: pushed,
         rows: 1,
         width: count,

@@ -207,7 +207,7 @@ impl Apart {
         let run = Run {
             values: values.as_mut_ptr(),
             state: state.planes_at(0),
-            steps: state.steps_at(0),
+            words: state.word_at(0),
             gradient: gradient.as_ptr(),
             rows: 1,
             width,

@@ -12,7 +12,7 @@ use super::{
 ///
 /// The caller promises, with n = `rows * width`, which does not overflow:
 /// - `values` points to n values of the table's dtype, `state[i]`, for each plane i below the rule's
-///   state width, to n state values, and `steps`, if the rule has a word for each row, to `rows` words; all
+///   state width, to n state values, and `words`, if the rule has a word for each row, to `rows` words; all
 ///   may be read and written, and nobody else writes them during the call;
 /// - `gradient` points to n readable values of the gradient's dtype, which overlap none of these.
 ///   Another process may write them meanwhile; the values read are then whatever they are, and
@@ -27,7 +27,7 @@ pub struct Run {
     /// The state planes, each laid out as the values are.
     pub state: [*mut u8; PLANES_MAX],
     /// The word of each row: its step count, which stops at the largest number, or the bits of a binary32.
-    pub steps: *mut u32,
+    pub words: *mut u32,
     /// The gradient, laid out as the values are.
     pub gradient: *const u8,
     /// Number of rows.
@@ -73,7 +73,7 @@ where
     for row in 0..run.rows {
         if S::COUNTS_STEPS {
             // SAFETY: the caller promises a count for each row.
-            let at = unsafe { run.steps.add(row) };
+            let at = unsafe { run.words.add(row) };
             // SAFETY: as above.
             let count = unsafe { at.read_unaligned() }.saturating_add(1);
             // SAFETY: as above, and that it may be written.
@@ -94,7 +94,7 @@ where
         }
         if S::SUMS_SQUARES && run.width > 0 {
             // SAFETY: the caller promises a word for each row.
-            let at = unsafe { run.steps.add(row) };
+            let at = unsafe { run.words.add(row) };
             // SAFETY: as above.
             let sum = f32::from_bits(unsafe { at.read_unaligned() });
             // SAFETY: a row of gradients is left.

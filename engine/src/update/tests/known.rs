@@ -23,7 +23,7 @@ fn check(rule: &str, start: f64, expected: [f64; 4]) {
             let run = Run {
                 values: p64.as_mut_ptr().cast(),
                 state: s64.each_mut().map(|plane| plane.as_mut_ptr().cast()),
-                steps: &raw mut t64,
+                words: &raw mut t64,
                 gradient: g64.as_ptr().cast(),
                 rows: 1,
                 width: WIDTH,
@@ -33,7 +33,7 @@ fn check(rule: &str, start: f64, expected: [f64; 4]) {
             let run = Run {
                 values: p32.as_mut_ptr().cast(),
                 state: s32.each_mut().map(|plane| plane.as_mut_ptr().cast()),
-                steps: &raw mut t32,
+                words: &raw mut t32,
                 gradient: g32.as_ptr().cast(),
                 rows: 1,
                 width: WIDTH,

@@ -118,7 +118,7 @@ fn compare(kernel: &Kernel, rows: usize, width: usize, offset: usize, seed: u64)
     let mut values = Array::new(table.size(), count, 0);
     let mut gradient = Array::new(pushed.size(), count, offset);
     let mut state = [0; 2].map(|_| Array::new(UpdateRule::state_value_size(table), count, 0));
-    let mut steps: Vec<u32> = (0..rows)
+    let mut words: Vec<u32> = (0..rows)
         .map(|_| match random.next() % 8 {
             0 => u32::MAX,
             1 => 0,
@@ -140,7 +140,7 @@ fn compare(kernel: &Kernel, rows: usize, width: usize, offset: usize, seed: u64)
                 true => 1.0,
                 false => oracle::scale_of(rule, pushed, &pushes),
             };
-            (oracle::word_after(rule, pushed, (steps[row], scale), &pushes), scale)
+            (oracle::word_after(rule, pushed, (words[row], scale), &pushes), scale)
         })
         .collect();
     let expected: Vec<Cell> = (0..count)
@@ -154,20 +154,20 @@ fn compare(kernel: &Kernel, rows: usize, width: usize, offset: usize, seed: u64)
     let run = Run {
         values: values.pointer(),
         state: [first.pointer(), second.pointer()],
-        steps: steps.as_mut_ptr(),
+        words: words.as_mut_ptr(),
         gradient: gradient.pointer(),
         rows,
         width,
     };
-    // SAFETY: each array holds `count` values of its dtype and `steps` holds `rows` counts.
+    // SAFETY: each array holds `count` values of its dtype and `words` holds a word for each row.
     unsafe { kernel.apply(&run) };
     for (at, expected) in expected.into_iter().enumerate() {
         let cell = Cell { value: values.read(at), state: [state[0].read(at), state[1].read(at)] };
         let path = kernel.path();
         assert_eq!(cell, expected, "{rule} {table} {pushed} {path} {at} of {rows} x {width}");
     }
-    let words: Vec<u32> = of_rows.iter().map(|(word, _)| *word).collect();
-    assert_eq!(steps, words, "{rule} {table} {pushed}");
+    let expected: Vec<u32> = of_rows.iter().map(|(word, _)| *word).collect();
+    assert_eq!(words, expected, "{rule} {table} {pushed}");
     values.assert_guards(count);
     gradient.assert_guards(count);
     state.iter().for_each(|plane| plane.assert_guards(count));
@@ -231,7 +231,7 @@ fn integers_wrap() {
     let run = Run {
         values: values.as_mut_ptr().cast(),
         state: [std::ptr::null_mut(); 2],
-        steps: std::ptr::null_mut(),
+        words: std::ptr::null_mut(),
         gradient: gradient.as_ptr().cast(),
         rows: 1,
         width: 3,

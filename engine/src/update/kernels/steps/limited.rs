@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::{Constants, PLANES_MAX, Splat, Step};
-use crate::update::kernels::real::Real;
+use crate::update::kernels::real::{CANONICAL_NAN_F32, Real};
 
 /// `S` within limits.
 pub(in super::super) struct Limited<S>(PhantomData<S>);
@@ -76,12 +76,9 @@ impl Constants {
             false => value,
         });
         let sum = f64::from(sum) + sum_of_squares(limited) / width as f64;
-        if sum.is_nan() { f32::from_bits(CANONICAL_NAN) } else { sum as f32 }
+        if sum.is_nan() { CANONICAL_NAN_F32 } else { sum as f32 }
     }
 }
-
-/// The one NaN that rows keep.
-const CANONICAL_NAN: u32 = 0x7FC0_0000;
 
 #[inline(always)]
 fn sum_of_squares(values: impl Iterator<Item = f64>) -> f64 {

@@ -915,6 +915,26 @@ windlass_status windlass_wait_for_workers(const struct windlass_table *table,
                                           uint64_t count);
 
 /**
+ * Removes the rows of keys of a sparse table, with their optimiser state, at every replica. Keys may come in any
+ * order and more than once; one that has no row is passed over. A pull of a removed key brings the table's first
+ * values, and a push makes its row anew. Returns once the removal is as safe as the table's durability says; a push
+ * that is under way may be applied before or after it. Stores in `removed` how many rows there were; should a server
+ * die meanwhile, rows that it had removed already may not be counted.
+ */
+windlass_status windlass_remove_rows(const struct windlass_table *table,
+                                     const uint64_t *keys,
+                                     size_t key_count,
+                                     uint64_t *removed);
+
+/**
+ * Removes the rows of a sparse table whose values have a Euclidean norm below `norm`, as `windlass_remove_rows` does:
+ * each row is compared and removed in one step, so that no push is lost.
+ */
+windlass_status windlass_remove_rows_below(const struct windlass_table *table,
+                                           double norm,
+                                           uint64_t *removed);
+
+/**
  * Starts a push of rows by key. `keys` may come in any order, and more than once: the values of such a key
  * are summed, or the last count where the rule assigns. `values` has width values for each, in the order of
  * the keys, and is copied before this returns. `timestamp`, which may be NULL, gets

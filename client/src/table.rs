@@ -8,7 +8,7 @@ use crate::{
     config::{PullOptions, PushOptions},
     core::{
         Core, Source, TableIndex, pull_into, pull_keys, pull_keys_into, pull_range, push_keys,
-        push_range, set_rule, wait_for_workers,
+        push_range, remove_below, remove_keys, set_rule, wait_for_workers,
     },
     element::Element,
     error::{RequestError, TableError},
@@ -111,6 +111,27 @@ impl<T: Element> Table<T> {
     pub fn set_hyper_parameters(&self, parameters: &str) -> Result<TableEntry, TableError> {
         let name = self.entry().name;
         set_rule(&mut *self.core.enter()?, &name, parameters)
+    }
+
+    /// Removes the rows of keys of a sparse table, with their optimiser state, at every replica; returns how many
+    /// there were. Keys may come in any order and repeatedly. A pull of a removed key brings the table's first values,
+    /// and a push makes its row anew. Returns once the removal is as safe as the table's durability says. A push that
+    /// is under way may be applied before or after it. Should a server die meanwhile, rows that it had removed
+    /// already may not be counted.
+    ///
+    /// # Errors
+    /// When the table is dense, pushes to one of the keys wait for their round, or a server is gone.
+    pub fn remove(&self, keys: &[u64]) -> Result<u64, TableError> {
+        remove_keys(&mut *self.core.enter()?, self.index, keys)
+    }
+
+    /// Removes the rows of a sparse table whose values have a Euclidean norm below `norm`, as [`Table::remove`] does:
+    /// each row is compared and removed in one step, so that no push is lost.
+    ///
+    /// # Errors
+    /// As there, or when `norm` is not a number.
+    pub fn remove_below(&self, norm: f64) -> Result<u64, TableError> {
+        remove_below(&mut *self.core.enter()?, self.index, norm)
     }
 
     /// Values per row.

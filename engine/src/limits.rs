@@ -188,6 +188,9 @@ pub const KEYS_FETCHED_AHEAD: usize = 16;
 /// a cache.
 pub const SCAN_SLOTS_PER_TURN: usize = 8 << 10;
 
+/// Bytes of values whose norms are computed in a turn at most, to find rows to be removed.
+pub const PRUNED_VALUES_LEN_PER_TURN: usize = 1 << 20;
+
 /// Rows that one scan brings in a turn at most.
 pub const SCAN_ROWS_PER_TURN: u32 = 16 << 10;
 

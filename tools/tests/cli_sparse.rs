@@ -209,3 +209,31 @@ fn bad_columns_are_refused_before_a_table_is_made() {
     assert!(text.contains("t.values f32 x 1") && text.contains("t.values f32 x 2"), "{text}");
     assert_eq!(rows(at, connect, "t"), BTreeMap::from([(3, object!([5.0, 6.0]))]));
 }
+
+#[test]
+fn rows_are_removed_by_key_and_by_norm() {
+    let folder = folder();
+    let at = folder.path();
+    let server = Server::start(at, &["--shards", "2", "--partitions", "8"]);
+    let connect = ["--connect", server.address.as_str()];
+    let run = |words: &[&str]| json(at, &[words, &connect, &["--json"]].concat());
+    run(&["table", "create", "t", "--width", "2"]);
+    run(&["table", "create", "dense", "--rows", "4"]);
+    let max = u64::MAX.to_string();
+    run(&["push", "t", "0=1,2", "7=0.3,-0.4", &format!("{max}=1,-1"), "9=5,5"]);
+    assert_eq!(run(&["table", "remove", "t", "0", "8", &max]), object!({"table": "t", "rows": 2}));
+    assert_eq!(
+        run(&["table", "remove", "t", "--below", "0.6"]),
+        object!({"table": "t", "rows": 1})
+    );
+    assert_eq!(rows(at, connect[1], "t"), BTreeMap::from([(9, object!([5.0, 5.0]))]));
+    let fails = |code, words: &[&str]| fails(at, code, &[words, &connect].concat());
+    let text = fails(1, &["table", "remove", "dense", "1"]);
+    assert!(text.contains("rows of dense tables are not removed"), "{text}");
+    let text = fails(1, &["table", "remove", "none", "1"]);
+    assert!(text.contains("there are dense, t"), "{text}");
+    for usage in [&["table", "remove", "t"][..], &["table", "remove", "t", "1", "--below", "2"]] {
+        fails(2, usage);
+    }
+    assert!(fails(1, &["table", "remove", "t", "--below", "nan"]).contains("a number"));
+}

@@ -42,6 +42,8 @@ pub(crate) trait ErasedTable: ErasedBags + ErasedSparsify {
         options: &PullOptions,
     ) -> Result<Box<dyn ErasedPull>, Failure>;
     fn prepare(&self, rows: RowSelection<'_>) -> Result<Box<dyn ErasedPrepared>, Failure>;
+    fn remove(&self, keys: &[u64]) -> Result<u64, Failure>;
+    fn remove_below(&self, norm: f64) -> Result<u64, Failure>;
     fn scan(
         &self,
         cursor: Option<ScanCursor>,
@@ -164,6 +166,14 @@ impl<T: Element> ErasedTable for Table<T> {
 
     fn prepare(&self, rows: RowSelection<'_>) -> Result<Box<dyn ErasedPrepared>, Failure> {
         Ok(Box::new(Self::prepare(self, rows)?))
+    }
+
+    fn remove(&self, keys: &[u64]) -> Result<u64, Failure> {
+        Ok(Self::remove(self, keys)?)
+    }
+
+    fn remove_below(&self, norm: f64) -> Result<u64, Failure> {
+        Ok(Self::remove_below(self, norm)?)
     }
 
     fn wait_for_workers(&self, count: u64) -> Result<(), Failure> {

@@ -1,5 +1,6 @@
 /* Calls every function of the ABI against a server: abi ADDRESS PROVIDERS. Exits with 0 when all is
  * as the header says. Compiled as C99 and as C++11 by tests/tests/c_client.rs. */
+#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -397,6 +398,44 @@ static void hyper_parameters(void) {
     OK(windlass_drop_table(client, "rated"));
 }
 
+/* Rows go, by key and by norm, and come anew. */
+static void removals(void) {
+    windlass_schema schema;
+    windlass_table *table = NULL;
+    windlass_table *dense = NULL;
+    const uint64_t keys[3] = {UINT64_MAX, 5, 70};
+    const uint64_t gone[3] = {5, 6, 5};
+    const float values[3] = {3, -0.5F, 0.25F};
+    float pulled[3] = {0};
+    uint64_t removed = 9;
+
+    schema_of(&schema, WINDLASS_DTYPE_F32, 0, 1);
+    OK(windlass_create_table(client, "thinned", &schema, &table));
+    OK(windlass_push(table, keys, 3, values, 3, NULL, NULL));
+    OK(windlass_wait_all(client));
+    OK(windlass_remove_rows(table, gone, 3, &removed));
+    EXPECT(removed == 1);
+    OK(windlass_remove_rows_below(table, 1, &removed));
+    EXPECT(removed == 1);
+    OK(windlass_pull(table, keys, 3, pulled, 3, NULL));
+    EXPECT(pulled[0] == 3 && pulled[1] == 0 && pulled[2] == 0);
+    OK(windlass_push(table, keys + 1, 1, values, 1, NULL, NULL));
+    OK(windlass_wait_all(client));
+    OK(windlass_pull(table, keys, 3, pulled, 3, NULL));
+    EXPECT(pulled[0] == 3 && pulled[1] == 3 && pulled[2] == 0);
+    FAILS(INVALID_ARGUMENT, windlass_remove_rows(table, gone, 3, NULL));
+    FAILS(INVALID_ARGUMENT, windlass_remove_rows(table, NULL, 3, &removed));
+    EXPECT(windlass_remove_rows_below(table, NAN, &removed) != WINDLASS_STATUS_OK);
+    schema_of(&schema, WINDLASS_DTYPE_F32, 10, 1);
+    OK(windlass_create_table(client, "whole", &schema, &dense));
+    EXPECT(windlass_remove_rows(dense, gone, 1, &removed) != WINDLASS_STATUS_OK);
+    EXPECT(strstr(windlass_last_error(), "rows of dense tables are not removed") != NULL);
+    OK(windlass_close_table(table));
+    OK(windlass_close_table(dense));
+    OK(windlass_drop_table(client, "thinned"));
+    OK(windlass_drop_table(client, "whole"));
+}
+
 /* Workers of a table are let apart and held together again. */
 static void consistency(void) {
     windlass_schema clocked;
@@ -451,6 +490,7 @@ int main(int argc, char **argv)
     OK(windlass_clock(client, &clock));
     EXPECT(clock == 1);
     hyper_parameters();
+    removals();
     consistency();
     mistakes();
     EXPECT(pthread_create(&thread, NULL, from_another_thread, NULL) == 0);

@@ -11,7 +11,7 @@ use std::{
 
 use windlass_client::{
     Aggregation, Client, ClientOptions, Consistency, Durability, Element, Provider, PullOptions,
-    PushOptions, TableSchema, WorkerRank,
+    PushOptions, ScanOptions, TableSchema, WorkerRank,
 };
 use windlass_engine::{CoordinatorConfig, CoordinatorServer, Server, ServerConfig};
 use windlass_transport::control::ControlStream;
@@ -165,6 +165,72 @@ fn moved_under_load(provider: Provider, durability: Durability) {
         drop(ends);
         assert!(pusher.join().unwrap() > 0);
     });
+}
+
+/// Pushes and removes rows until told to stop, so that rows are copied while others take their places.
+fn come_and_go(client: &Client, is_over: &AtomicBool) {
+    let table = client.open_table::<i64>("counted").unwrap();
+    let options = PushOptions::default();
+    // So many rows stay that copying them takes a while.
+    let steady: Vec<u64> = (0..50_000).map(|key| key * 1_000_003 + 1).collect();
+    table.push(&steady, &vec![1; steady.len()], &options).unwrap().wait().unwrap();
+    let mut counts: std::collections::BTreeMap<u64, i64> =
+        steady.into_iter().map(|key| (key, 1)).collect();
+    let mut step = 0_u64;
+    while !is_over.load(Ordering::SeqCst) {
+        let keys: Vec<u64> = (0..200).map(|at| (step * 37 + at * 11) % 3000 * 1_000_003).collect();
+        let mut keys: Vec<u64> = keys.into_iter().filter(|key| key % 7 != step % 7).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        if step % 2 == 1 {
+            let there = keys.iter().filter(|key| counts.remove(*key).is_some()).count();
+            // What a server removed that others know nothing of is not counted.
+            assert!(table.remove(&keys).unwrap() <= there as u64);
+        } else {
+            table.push(&keys, &vec![1; keys.len()], &options).unwrap().wait().unwrap();
+            keys.iter().for_each(|key| *counts.entry(*key).or_insert(0) += 1);
+        }
+        step += 1;
+    }
+    let found = table.scan(&ScanOptions::default()).unwrap().map(Result::unwrap);
+    let found: std::collections::BTreeMap<u64, i64> = found
+        .flat_map(|batch| batch.keys.iter().copied().zip(batch.values.to_vec()).collect::<Vec<_>>())
+        .collect();
+    assert!(step > 5 && found == counts, "after {step} steps");
+}
+
+#[test]
+fn rows_that_come_and_go_are_copied_as_they_are() {
+    for provider in [Provider::Shm {}, Provider::Tcp {}] {
+        let mut cluster = Cluster::start(provider, None);
+        cluster.wait_until_at(&[0]);
+        let client = cluster.client();
+        client.create_table::<i64>("counted", &TableSchema::sparse(i64::DTYPE, 1)).unwrap();
+        cluster.join(None);
+        cluster.wait_until_at(&[0, 1]);
+        for _ in 0..3 {
+            let is_over = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                let (address, is_over) = (cluster.servers[0].advertised().to_owned(), &is_over);
+                let changes = scope.spawn(move || {
+                    let options =
+                        ClientOptions { providers: vec![provider], ..ClientOptions::default() };
+                    come_and_go(&Client::connect_with(&address, options).unwrap(), is_over);
+                });
+                let ends = Ends(is_over);
+                for move_number in 0..4 {
+                    let (drained, other) = (move_number % 2, (move_number + 1) % 2);
+                    cluster.operate(Operation::Undrain { server: ServerId(other) });
+                    cluster.operate(Operation::Drain { server: ServerId(drained) });
+                    cluster.wait_until_at(&[other]);
+                }
+                drop(ends);
+                changes.join().unwrap();
+            });
+            let table = client.open_table::<i64>("counted").unwrap();
+            table.remove_below(f64::INFINITY).unwrap();
+        }
+    }
 }
 
 #[test]

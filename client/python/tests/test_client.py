@@ -347,6 +347,29 @@ def test_consistency_changes_while_workers_use_a_table(client, name, request):
         client.drop_table(each)
 
 
+def test_rows_are_removed_by_key_and_by_norm(client, name):
+    table = client.create_table(name, width=2)
+    keys = [2**64 - 1, 5, 70, 8]
+    table.push(keys, [[3, 4], [0.3, 0.4], [0, 1], [2, 2]]).wait()
+    assert table.remove([5, 6, 5]) == 1
+    assert table.remove(numpy.array([8], dtype=numpy.int32)) == 1
+    assert table.remove([]) == 0
+    assert table.remove_below(4.9) == 1
+    assert table.remove_below(4.9) == 0
+    numpy.testing.assert_array_equal(table.pull(keys), [[3, 4], [0, 0], [0, 0], [0, 0]])
+    table.push([5], [[1, 1]]).wait()
+    numpy.testing.assert_array_equal(table.pull([5]), [[1, 1]])
+    with pytest.raises(TypeError):
+        table.remove([0.5])
+    with pytest.raises(windlass.WindlassError, match="with a number"):
+        table.remove_below(float("nan"))
+    dense = client.create_table(name + "dense", width=1, rows=4)
+    with pytest.raises(windlass.WindlassError, match="are not removed: set them to zeros"):
+        dense.remove([1])
+    for each in (name, name + "dense"):
+        client.drop_table(each)
+
+
 def test_hyper_parameters_change_while_a_table_is_in_use(client, name):
     table = client.create_table(name, width=1, rows=4, rule="sgd:lr=0.5,momentum=0.5")
     client.set_hyper_parameters(name, learning_rate=0.25, nesterov=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import os
-from ctypes import POINTER, byref, c_char_p, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_double, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generator
 
@@ -213,6 +213,8 @@ _FUNCTIONS = {
     "create_table": [c_void_p, c_char_p, POINTER(Schema), _HANDLE_OUT],
     "open_table": [c_void_p, c_char_p, _HANDLE_OUT],
     "close_table": [c_void_p],
+    "remove_rows": [c_void_p, *_KEYS, _U64_OUT],
+    "remove_rows_below": [c_void_p, c_double, _U64_OUT],
     "table_schema": [c_void_p, POINTER(Schema)],
     "wait_for_workers": [c_void_p, c_uint64],
     "push": [c_void_p, *_KEYS, *_PUSH],

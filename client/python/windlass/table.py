@@ -106,6 +106,28 @@ class Table:
         """Changes hyper-parameters of the table's update rule: see `Client.set_hyper_parameters`."""
         self._client.set_hyper_parameters(self.name, **parameters)
 
+    def remove(self, keys: Any) -> int:
+        """Removes the rows of keys of a sparse table, with their optimiser state, and returns how many there were.
+
+        Keys may come in any order and more than once; one that has no row is passed over. A pull of a removed key
+        brings the table's first values, and a push makes its row anew. This returns once the removal is as safe as
+        the table's durability says; a push that is under way may be applied before or after it. Should a server die
+        meanwhile, rows that it had removed already may not be counted.
+        """
+        array = keys_of(keys)
+        removed = c_uint64()
+        library.call("remove_rows", self._open(), array.ctypes.data, array.size, byref(removed))
+        return removed.value
+
+    def remove_below(self, norm: float) -> int:
+        """Removes the rows of a sparse table whose values have a Euclidean norm below `norm`, as `remove` does.
+
+        Each row is compared and removed in one step, so that no push is lost.
+        """
+        removed = c_uint64()
+        library.call("remove_rows_below", self._open(), float(norm), byref(removed))
+        return removed.value
+
     def push(
         self,
         rows: Rows,

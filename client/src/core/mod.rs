@@ -35,6 +35,7 @@ mod readers;
 mod recover;
 mod refused;
 mod remedy;
+mod remove_rows;
 mod requests;
 mod retry_queue;
 mod rounds;
@@ -70,6 +71,7 @@ pub(crate) use self::{
     pull::{claim, pull_keys, pull_range},
     push::{push_keys, push_range},
     read::{pull_into, pull_keys_into},
+    remove_rows::{remove_below, remove_keys},
     requests::RequestId,
     set_rows::{set_keys, set_rows},
     tables::TableIndex,

@@ -37,7 +37,7 @@ pub(crate) fn set_rows(
         };
         let values = Blob(piece.to_vec());
         let request = ClientRequest::SetRows { table: table.id, partition, first, values };
-        ask_leader(core, partition, &request)?;
+        set(core, partition, &request)?;
         first += (piece.len() / row_len) as u64;
         rest = after;
     }
@@ -85,27 +85,33 @@ pub(crate) fn set_keys(
             let (partition, with_state, rows) = (piece[0].0, state_len > 0, Blob(rows));
             let table = table.id;
             let request = ClientRequest::SetKeys { table, partition, with_state, rows };
-            ask_leader(core, partition, &request)?;
+            set(core, partition, &request)?;
         }
     }
     Ok(())
 }
 
-/// Asks whoever leads a partition, and whoever does next, as long as requests are retried: rows that are set
-/// twice are as if they had been set once.
-fn ask_leader(
+fn set(core: &mut Core, partition: PartitionId, request: &ClientRequest) -> Result<(), TableError> {
+    match ask_leader(core, partition, request)? {
+        ClientReply::Done {} => Ok(()),
+        _ => Err(TableError::Unexpected),
+    }
+}
+
+/// Asks whoever leads a partition, and whoever does next, as long as requests are retried: rows that are set,
+/// or removed, twice are as if they had been so once.
+pub(super) fn ask_leader(
     core: &mut Core,
     partition: PartitionId,
     request: &ClientRequest,
-) -> Result<(), TableError> {
+) -> Result<ClientReply, TableError> {
     let since = Instant::now();
     loop {
         let chain = core.cluster.map.chains.get(partition.0 as usize);
         let server = chain.and_then(|chain| chain.servers.first().copied());
         let server = server.ok_or(TableError::Unexpected)?;
         let failed = match ask_server(core, server, request) {
-            Ok(ClientReply::Done {}) => return Ok(()),
-            Ok(_) => return Err(TableError::Unexpected),
+            Ok(reply) => return Ok(reply),
             Err(error) => error,
         };
         let is_over = match &failed {
@@ -123,7 +129,7 @@ fn ask_leader(
     }
 }
 
-fn refused(text: String) -> TableError {
+pub(super) fn refused(text: String) -> TableError {
     TableError::Refused { kind: RefusalKind::Invalid {}, text }
 }
 

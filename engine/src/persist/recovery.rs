@@ -43,11 +43,14 @@ pub struct Block<'a> {
     pub bytes: &'a [u8],
 }
 
+/// A piece of a checkpoint: its partition, table, section and number.
+type Piece = (PartitionId, TableId, u16, u64);
+
 /// Blocks that were copied after the log position from which records are replayed, with the LSN up
 /// to which they hold everything.
 #[derive(Debug, Default)]
 pub struct AppliedBlocks {
-    blocks: HashMap<(PartitionId, TableId, u16, u64), Lsn>,
+    blocks: HashMap<Piece, Lsn>,
 }
 
 impl AppliedBlocks {
@@ -191,6 +194,7 @@ pub fn recover(
         recovered: Recovered::default(),
         chosen: BTreeMap::new(),
         applied: AppliedBlocks::default(),
+        newest: HashMap::new(),
         suspects: Vec::new(),
         blocks: 0,
     };
@@ -223,6 +227,8 @@ struct Recovery {
     /// Which directory's checkpoint a partition comes from.
     chosen: BTreeMap<PartitionId, Chosen>,
     applied: AppliedBlocks,
+    /// The newest file with each piece, of a directory whose files are being read.
+    newest: HashMap<Piece, u64>,
     /// Damage that may concern partitions of which nothing was seen since.
     suspects: Vec<Suspect>,
     /// Blocks seen, for telling progress.
@@ -298,7 +304,8 @@ impl Recovery {
         Ok(())
     }
 
-    /// Reads the data files of a directory's checkpoint.
+    /// Reads the data files of a directory's checkpoint, the newest first: of a piece that is in several the
+    /// newest counts alone. It may lack keys that older ones have.
     fn load(
         &mut self,
         at: usize,
@@ -309,7 +316,7 @@ impl Recovery {
         let Some(manifest) = self.recovered.directories[at].manifest.clone() else {
             return Ok(());
         };
-        for file in &manifest.files {
+        for file in manifest.files.iter().rev() {
             let name = data_name(file.number);
             let before = self.recovered.progress.checkpoint_bytes;
             let mut visit = |block: &Block<'_>| self.restore(at, file.number, &name, block, replay);
@@ -326,6 +333,7 @@ impl Recovery {
                 Err(bad) => self.damage_checkpoint(at, &name, bad.offset, &bad.reason),
             }
         }
+        self.newest = HashMap::new();
         Ok(())
     }
 
@@ -346,14 +354,16 @@ impl Recovery {
         if chosen.directory != at || number < chosen.first_file {
             return;
         }
-        if let Err(error) = replay.restore(block) {
-            let lsn = block.head.lsn.0;
-            let reason = format!("the engine refuses a block: {error}");
-            self.damage(block.partition, lsn, name, 0, reason);
-            return;
-        }
         let head = &block.head;
         let key = (block.partition, head.table, head.section, head.index);
+        if *self.newest.entry(key).or_insert(number) != number {
+            return;
+        }
+        if let Err(error) = replay.restore(block) {
+            let reason = format!("the engine refuses a block: {error}");
+            self.damage(block.partition, head.lsn.0, name, 0, reason);
+            return;
+        }
         if head.lsn > chosen.begin {
             self.applied.blocks.insert(key, head.lsn);
         }

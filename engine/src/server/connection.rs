@@ -7,7 +7,7 @@ use windlass_transport::{
     control::{ControlError, ControlStream, host_identity},
 };
 use windlass_wire::{
-    Blob, Incarnation, PartitionId, SessionId, ShardId, TableId, WorkerRank,
+    Blob, Incarnation, PartitionId, SessionId, ShardId, WorkerRank,
     control::{ClientReply, ClientRequest, Peer, PeerRole, Provider, RefusalKind},
     map::shard_of,
 };
@@ -17,7 +17,7 @@ use crate::{
     coordinator::Joining,
     greeting::Greeting,
     refusal::{Refusal, internal, invalid, refused},
-    shard::{RowsToSet, ServerStatistics, SetError, ShardCommand, ShardHandle},
+    shard::{Answer, Changed, RowsToSet, ServerStatistics, SetError, ShardCommand, ShardHandle},
 };
 
 /// A connection after its greeting.
@@ -191,10 +191,30 @@ impl Connection {
                 ClientReply::Done {}
             }
             ClientRequest::SetRows { table, partition, first, values } => {
-                self.set_rows(table, partition, RowsToSet::Dense { first, values: values.0 })?
+                let rows = RowsToSet::Dense { first, values: values.0 };
+                self.change_rows(partition, |answer| ShardCommand::SetRows {
+                    table,
+                    partition,
+                    rows,
+                    answer,
+                })?;
+                ClientReply::Done {}
             }
             ClientRequest::SetKeys { table, partition, with_state, rows } => {
-                self.set_rows(table, partition, RowsToSet::Sparse { rows: rows.0, with_state })?
+                let rows = RowsToSet::Sparse { rows: rows.0, with_state };
+                self.change_rows(partition, |answer| ShardCommand::SetRows {
+                    table,
+                    partition,
+                    rows,
+                    answer,
+                })?;
+                ClientReply::Done {}
+            }
+            ClientRequest::RemoveRows { table, partition, which } => {
+                let Changed { rows, next } = self.change_rows(partition, |answer| {
+                    ShardCommand::RemoveRows { table, partition, which, answer }
+                })?;
+                ClientReply::RowsRemoved { rows, next }
             }
             ClientRequest::Statistics {} => self.statistics()?,
             ClientRequest::Shutdown {} => ClientReply::Done {},
@@ -211,20 +231,19 @@ impl Connection {
         })
     }
 
-    fn set_rows(
+    /// Has the shard of a partition set or remove rows.
+    fn change_rows(
         &self,
-        table: TableId,
         partition: PartitionId,
-        rows: RowsToSet,
-    ) -> Result<ClientReply, Refusal> {
+        command: impl FnOnce(Answer<Changed, SetError>) -> ShardCommand,
+    ) -> Result<Changed, Refusal> {
         let map = self.shared.cluster.map()?;
         let shard = self.shard(shard_of(partition, self.shared.config.shards))?;
-        let set = shard.ask(|answer| ShardCommand::SetRows { table, partition, rows, answer });
-        set.map(|()| ClientReply::Done {}).map_err(|error| {
+        shard.ask(command).map_err(|error| {
             let kind = match &error {
                 SetError::Refused(_) => RefusalKind::Invalid {},
                 SetError::Full => RefusalKind::Full {},
-                SetError::Moved => RefusalKind::StaleEpoch { epoch: map.epoch },
+                SetError::Moved | SetError::Summed => RefusalKind::StaleEpoch { epoch: map.epoch },
             };
             Refusal::new(kind, error.to_string())
         })

@@ -72,7 +72,7 @@ impl Aggregator {
 
     /// Where the sum of a row is, and whether it is a new one that still has to be set.
     pub(super) fn place_of(&mut self, key: u64) -> (*mut u8, bool) {
-        let (row, new) = self.index.find_or_insert(key);
+        let (row, new) = self.index.find_or_insert(key, self.keys.len() as u64);
         self.place(key, row, new)
     }
 
@@ -84,7 +84,7 @@ impl Aggregator {
             None if (self.keys.len() + 1) * self.sum_len > AGGREGATE_LEN_MAX.max(self.sum_len) => {
                 return None;
             }
-            None => self.index.find_or_insert(key),
+            None => self.index.find_or_insert(key, self.keys.len() as u64),
         };
         Some(self.place(key, row, new))
     }

@@ -325,7 +325,8 @@ fn save(
                 && let (Some(slot), TableRows::Sparse(rows)) =
                     (found.slots.find(partition), &found.rows)
             {
-                for (key, row) in keys {
+                // Some may be gone since they were listed; one that is there again was listed again.
+                for (key, row) in keys.iter().filter(|(key, row)| rows[slot].has_row(*key, *row)) {
                     rows[slot].save_row(*key, *row, into);
                 }
             }

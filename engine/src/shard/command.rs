@@ -6,13 +6,13 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use windlass_transport::{Endpoint, RemoteKey, RemoteRegion, Waker};
 use windlass_wire::{
     ClusterMap, Incarnation, PartitionId, SessionId, ShardId, TableEntry, TableId, WorkerRank,
-    control::{ClockPlace, PartitionPlace, Peer, Provider, RefusalKind, SharedRegion},
+    control::{ClockPlace, PartitionPlace, Peer, Provider, RefusalKind, SharedRegion, WhichRows},
 };
 
 use super::{
-    RowsToSet, ServerStatistics, SetError, Shard, acknowledge, chain, clocks, connect, disconnect,
-    durable, growth, locate, memory::MemoryMade, open_log, recover, rounds, session::Owner,
-    set_rows,
+    Changed, RowsToSet, ServerStatistics, SetError, Shard, acknowledge, chain, clocks, connect,
+    disconnect, durable, growth, locate, memory::MemoryMade, open_log, recover, remove_rows,
+    rounds, session::Owner, set_rows,
 };
 use crate::refusal::Refusal;
 
@@ -189,7 +189,18 @@ pub enum ShardCommand {
         /// The rows.
         rows: RowsToSet,
         /// Answered when every replica has them, as safe as the table's durability says.
-        answer: Answer<(), SetError>,
+        answer: Answer<Changed, SetError>,
+    },
+    /// Removes rows of one partition of a sparse table.
+    RemoveRows {
+        /// The table.
+        table: TableId,
+        /// The partition.
+        partition: PartitionId,
+        /// Which.
+        which: WhichRows,
+        /// Answered as for [`ShardCommand::SetRows`].
+        answer: Answer<Changed, SetError>,
     },
     /// Begins a checkpoint soon, if there is a data directory.
     Checkpoint {},
@@ -404,12 +415,15 @@ impl Shard {
             }
             ShardCommand::SetRows { table, partition, rows, answer } => {
                 let (port, tables, chain) = (&mut self.port, &mut self.tables, &mut self.chain);
-                match set_rows::entries_of(tables, chain, &self.disk, table, partition, &rows) {
-                    Ok(entries) => {
-                        chain::append_set(port, tables, chain, table, partition, &entries, answer);
-                    }
-                    Err(error) => drop(answer.send(Err(error))),
-                }
+                let entries =
+                    set_rows::entries_of(tables, chain, &self.disk, table, partition, &rows);
+                chain::append_set(port, tables, chain, table, partition, entries, answer);
+            }
+            ShardCommand::RemoveRows { table, partition, which, answer } => {
+                let (port, tables, chain) = (&mut self.port, &mut self.tables, &mut self.chain);
+                let entries =
+                    remove_rows::entries_of(tables, chain, &self.disk, table, partition, &which);
+                chain::append_set(port, tables, chain, table, partition, entries, answer);
             }
             ShardCommand::Checkpoint {} => {
                 if let Some(durable) = &mut self.disk.durable {

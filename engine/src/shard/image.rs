@@ -12,7 +12,9 @@ mod lengths;
 use std::time::Duration;
 
 use entry::{DENSE, ENTRY_LEN, SPARSE, begin_entry, end_entry};
-pub(super) use entry::{Entry, SET, dense_entry, holds_images, restore_image, sparse_entry};
+pub(super) use entry::{
+    Entry, SET, dense_entry, holds_images, removed_entry, restore_image, sparse_entry,
+};
 use windlass_wire::{DataType, Durability, PartitionId, RequestHeader, RowRange, Status, TableId};
 
 use super::{

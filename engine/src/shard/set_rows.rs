@@ -7,6 +7,7 @@ use super::{
     chain::Chain,
     command::ShardStopped,
     disk::Disk,
+    ids_hash::IdMap,
     image::{dense_entry, sparse_entry},
     tables::{ShardTable, TableRows, Tables},
 };
@@ -30,7 +31,23 @@ pub enum RowsToSet {
     },
 }
 
-/// Why rows are not set.
+/// What setting or removing rows came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// Rows that were set, or that there were to remove.
+    pub rows: u64,
+    /// Where to look for more rows to remove, unless that was the partition's end.
+    pub next: Option<u64>,
+}
+
+/// The entries of a record that sets or removes rows, and what that changes.
+#[derive(Debug)]
+pub(super) struct Entries {
+    pub(super) bytes: Vec<u8>,
+    pub(super) changed: Changed,
+}
+
+/// Why rows are not set or removed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SetError {
     /// They never will be.
@@ -42,6 +59,9 @@ pub enum SetError {
     /// Another server leads the partition, or this one is behind: asked again, somebody will set them.
     #[error("the partition's chain changes, or has much to do: try again")]
     Moved,
+    /// Pushes to rows that are to be removed wait for their round.
+    #[error("pushes to some of these rows wait for the end of their round: try again after it")]
+    Summed,
 }
 
 impl SetError {
@@ -64,8 +84,20 @@ const OTHER_KIND: &str = "rows of sparse tables are set by key, those of dense o
 const ELSEWHERE: &str = "the rows are not here: another server holds their partition";
 const NOT_FINITE: &str = "values that are not finite are refused by this table";
 
-fn refused(text: &str) -> SetError {
+pub(super) fn refused(text: &str) -> SetError {
     SetError::Refused(text.to_owned())
+}
+
+/// A table, and where a partition of it is here.
+pub(super) fn table_of(
+    tables: &mut IdMap<TableId, ShardTable>,
+    id: TableId,
+    partition: PartitionId,
+) -> Result<(&mut ShardTable, usize), SetError> {
+    let table = tables.get_mut(&id);
+    let table = table.ok_or_else(|| refused("there is no such table: create it first"))?;
+    let slot = table.slots.find(partition).ok_or_else(|| refused(ELSEWHERE))?;
+    Ok((table, slot))
 }
 
 /// Checks the rows, makes room for those of new keys, and puts them as they are recorded.
@@ -76,13 +108,11 @@ pub(super) fn entries_of(
     id: TableId,
     partition: PartitionId,
     rows: &RowsToSet,
-) -> Result<Vec<u8>, SetError> {
+) -> Result<Entries, SetError> {
     chain::check_head(chain, disk, partition)?;
-    let table = tables.by_id.get_mut(&id);
-    let table = table.ok_or_else(|| refused("there is no such table: create it first"))?;
-    let slot = table.slots.find(partition).ok_or_else(|| refused(ELSEWHERE))?;
-    let mut entries = Vec::new();
-    match (rows, &table.rows) {
+    let (table, slot) = table_of(&mut tables.by_id, id, partition)?;
+    let mut bytes = Vec::new();
+    let rows = match (rows, &table.rows) {
         (RowsToSet::Dense { first, values }, TableRows::Dense(partitions)) => {
             let rows = check_range(table, partition, *first, values)?;
             let dense = &partitions[slot].0;
@@ -94,20 +124,22 @@ pub(super) fn entries_of(
                 let part = RowRange::new(at, end);
                 let len = usize::try_from(part.count()).unwrap_or(usize::MAX) * row_len;
                 let (values, behind) = rest.split_at(len);
-                dense_entry(id, part, &dense.saved_of(values), &mut entries);
+                dense_entry(id, part, &dense.saved_of(values), &mut bytes);
                 (at, rest) = (end, behind);
             }
+            rows.count()
         }
         (RowsToSet::Sparse { rows, with_state }, TableRows::Sparse(_)) => {
             let (keys, row_len) = check_keys(table, partition, rows, *with_state)?;
             let saved_len = table.entry.schema.row_len() + table.entry.schema.state_len() + 8;
             let saved_len = usize::try_from(saved_len).unwrap_or(usize::MAX);
-            sparse_entry(id, rows.chunks_exact(row_len), saved_len, &mut entries);
+            sparse_entry(id, rows.chunks_exact(row_len), saved_len, &mut bytes);
             table.make_rows(&keys, &mut tables.memory_left).map_err(|_| SetError::Full)?;
+            keys.len() as u64
         }
         _ => return Err(refused(OTHER_KIND)),
-    }
-    Ok(entries)
+    };
+    Ok(Entries { bytes, changed: Changed { rows, next: None } })
 }
 
 /// The rows of a dense table, if they are of the partition and their values are the table's to hold.

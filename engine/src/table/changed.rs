@@ -15,6 +15,14 @@ impl ChangedPieces {
         Self { bits: vec![u64::MAX; words], count }
     }
 
+    /// A set in which none has.
+    #[must_use]
+    pub fn none(count: u64) -> Self {
+        let mut none = Self::all(count);
+        none.bits.fill(0);
+        none
+    }
+
     /// Whether changes are noted at all.
     #[inline]
     #[must_use]

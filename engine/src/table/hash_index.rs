@@ -1,5 +1,5 @@
-//! From key to row number: open addressing with linear probing, keys never removed one by one. It
-//! grows a few slots at a time, since moving every key at once would stop a shard for as long.
+//! From key to row number: open addressing with linear probing. It grows a few slots at a time, since moving
+//! every key at once would stop a shard for as long.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::limits::MADE_AHEAD_LEN;
 
 mod scan;
 
-/// Numbers keys in the order in which they were first seen.
+/// The rows of keys.
 #[derive(Debug, Default)]
 pub struct HashIndex {
     slots: Slots,
@@ -112,9 +112,9 @@ impl HashIndex {
         }
     }
 
-    /// The row of a key, and whether it is a new one: then the next row's number.
+    /// The row of a key, and whether it is a new one: then `next`, the row it gets.
     #[inline]
-    pub fn find_or_insert(&mut self, key: u64) -> (u64, bool) {
+    pub fn find_or_insert(&mut self, key: u64, next: u64) -> (u64, bool) {
         let growing = self.is_growing();
         if growing && let Some(row) = self.find_growing(key) {
             self.settle(key);
@@ -131,28 +131,23 @@ impl HashIndex {
             at = self.slots.probe(key);
         }
         self.count += 1;
-        self.slots.held[at] = (key, self.count);
+        self.slots.held[at] = (key, next + 1);
         if self.count == self.taken_at_most(FULL_64THS - LEAD_64THS) {
             self.prepare();
         }
-        (self.count - 1, true)
+        (next, true)
     }
 
-    /// Forgets the key that was inserted last.
-    ///
-    /// # Panics
-    ///
-    /// When it is another one.
-    pub fn remove_last(&mut self, key: u64) {
-        let last = self.count.checked_sub(1);
-        assert!(last.is_some() && self.find(key) == last, "key {key} is not the last one");
+    /// Forgets a key; the row it had.
+    pub fn remove(&mut self, key: u64) -> Option<u64> {
+        let row = self.find(key)?;
         self.count -= 1;
         let mut gap = self.slots.probe(key);
-        if self.slots.row_at(gap) != last {
-            // It was made before the slots grew. The others' ways lead past it.
+        if self.slots.row_at(gap).is_none() {
+            // It has not moved since the slots grew. The others' ways lead past it.
             let slot = self.old.slot_left(key);
             slot.into_iter().for_each(|slot| slot.1 = GONE);
-            return;
+            return Some(row);
         }
         let mask = self.slots.mask;
         self.slots.held[gap] = FREE;
@@ -166,6 +161,7 @@ impl HashIndex {
             }
             at = (at + 1) & mask;
         }
+        Some(row)
     }
 
     /// Forgets every key, keeping the memory.
@@ -337,152 +333,4 @@ impl Slots {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-
-    use super::*;
-    use crate::table::ahead::Held;
-
-    #[test]
-    fn agrees_with_a_hash_map() {
-        let mut index = HashIndex::new();
-        let mut oracle = HashMap::new();
-        let mut random = 3_u64;
-        assert_eq!(index.find(0), None);
-        for _ in 0..if cfg!(miri) { 2000 } else { 50_000 } {
-            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            let key = (random >> 40) % 9000;
-            let next = oracle.len() as u64;
-            let row = *oracle.entry(key).or_insert(next);
-            assert_eq!(index.find_or_insert(key), (row, row == next));
-            // While it grows too, most of the time.
-            let other = (random >> 20) % 9000;
-            assert_eq!(index.find(other), oracle.get(&other).copied());
-            if key.is_multiple_of(5) {
-                index.settle(key);
-            }
-        }
-        for key in 0..10_000 {
-            assert_eq!(index.find(key), oracle.get(&key).copied());
-        }
-        assert_eq!(index.len(), oracle.len() as u64);
-        // As if the last ones had never been: in every state of growing.
-        let mut last: Vec<(u64, u64)> = oracle.iter().map(|(key, row)| (*row, *key)).collect();
-        last.sort_unstable();
-        for (row, key) in last.into_iter().rev().take(3000) {
-            index.remove_last(key);
-            assert_eq!((index.find(key), index.len()), (None, row));
-            oracle.remove(&key);
-        }
-        for key in 0..10_000 {
-            assert_eq!(index.find(key), oracle.get(&key).copied());
-        }
-        for key in 0..10_000 {
-            let next = oracle.len() as u64;
-            let row = *oracle.entry(key).or_insert(next);
-            assert_eq!(index.find_or_insert(key), (row, row == next));
-            if row == next && key % 3 == 0 {
-                index.remove_last(key);
-                assert_eq!(index.find(key), None);
-                assert_eq!(index.find_or_insert(key), (row, true));
-            }
-        }
-        assert!(!index.is_empty());
-        index.clear();
-        assert_eq!(index.find(1), None);
-        assert!(index.is_empty());
-    }
-
-    fn insert(index: &mut HashIndex, keys: std::ops::Range<u64>) {
-        keys.for_each(|key| {
-            index.find_or_insert(key);
-        });
-    }
-
-    #[test]
-    fn indices_that_fill_alike_grow_at_different_times() {
-        let mut seen = std::collections::BTreeSet::new();
-        for number in 0..40 {
-            let mut index = HashIndex::staggered(number);
-            let spare = mix(u64::from(number)) >> 61;
-            for slots in [16, 32, 64, 128] {
-                // The last key for which these slots do, and the first for which they do not.
-                let room = slots * (56 - spare) / 64;
-                let len = index.len();
-                insert(&mut index, len..room);
-                assert_eq!(index.memory_len() as u64, 16 * slots, "{number}");
-                index.find_or_insert(room);
-                assert_eq!(index.memory_len() as u64, 16 * (slots + 2 * slots), "{number}");
-                // Keys that are met end the growth.
-                (0..1000).for_each(|key| index.settle(key));
-            }
-            seen.insert(index.len());
-        }
-        assert_eq!(seen.len(), 8);
-    }
-
-    #[test]
-    fn one_met_key_in_sixteen_empties_old_slots_and_others_none() {
-        let mut index = HashIndex::new();
-        insert(&mut index, 0..1024 * 7 / 8 + 1);
-        let mut left = 1024 - MOVED_PER_KEY;
-        for key in 0..100 {
-            assert_eq!(index.old.left, left);
-            index.settle(key);
-            let is_chosen = (slot_hash(key) >> 40).is_multiple_of(16);
-            left -= if is_chosen { MOVED_PER_KEYS_MET } else { 0 };
-        }
-        assert!(0 < left && left < 1000);
-    }
-
-    #[test]
-    fn slots_are_made_ahead_once_and_where_they_are_many() {
-        let held = Held::default();
-        let mut index = HashIndex::new();
-        index.grow_ahead(Arc::new(held.clone()));
-        // The next slots are 16,384, of 16 bytes each, once three in four of these are taken.
-        insert(&mut index, 0..6143);
-        assert_eq!(held.waiting(), 0);
-        for _ in 0..3 {
-            index.find_or_insert(6143);
-            assert_eq!(held.waiting(), 1, "asked for once");
-            index.remove_last(6143);
-        }
-        let (tell, told) = std::sync::mpsc::channel();
-        let make = move || {
-            let slots = Slots::new(1 << 14);
-            tell.send(slots.held.as_ptr() as usize).unwrap();
-            slots
-        };
-        index.next = Some(Ahead::begin(&held, make));
-        held.carry_out();
-        insert(&mut index, 6143..7169);
-        assert_eq!(index.slots.held.as_ptr() as usize, told.recv().unwrap(), "they are in use");
-        insert(&mut index, 7169..12_287);
-        assert_eq!(held.waiting(), 0, "8,192 old slots are given back at once");
-        insert(&mut index, 12_287..28_671);
-        assert_eq!(held.waiting(), 3, "two more slots asked for, and old ones given back");
-        (0..28_671).for_each(|key| assert_eq!(index.find(key), Some(key)));
-    }
-
-    #[test]
-    fn an_index_that_only_meets_keys_is_done_with_its_old_slots() {
-        let mut index = HashIndex::new();
-        let mut count = 0;
-        while index.old.left == 0 || count < 1000 {
-            index.find_or_insert(count);
-            count += 1;
-        }
-        let growing = index.memory_len();
-        let mut met = 0;
-        while index.is_growing() {
-            assert!(met < 2 * count, "it goes on with keys that are met");
-            let key = met % count;
-            index.settle(key);
-            assert_eq!(index.find_or_insert(key), (key, false));
-            met += 1;
-        }
-        assert!(index.memory_len() < growing, "old slots were given back");
-        (0..count).for_each(|key| assert_eq!(index.find(key), Some(key)));
-    }
-}
+mod tests;

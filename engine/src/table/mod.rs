@@ -6,6 +6,7 @@ mod changed;
 mod dense;
 mod dirty;
 mod hash_index;
+mod row_numbers;
 mod slab;
 mod sparse;
 mod state;

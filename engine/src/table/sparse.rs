@@ -9,12 +9,17 @@ use windlass_wire::{PartitionId, TableSchema, map::mix};
 use super::{
     ChangedPieces, DirtyRows, HashIndex,
     ahead::{Ahead, Background},
+    row_numbers::RowNumbers,
     slab::{RowLayout, Slab, Slabs, usize_of},
 };
 use crate::{
     limits::MADE_AHEAD_LEN,
     update::{Kernel, Run},
 };
+
+mod noted;
+
+use noted::NotedKeys;
 
 /// No memory is left for a new row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +37,7 @@ pub struct SparsePartition {
     slabs: Vec<Slab>,
     shape: Slabs,
     layout: RowLayout,
+    rows: RowNumbers,
     /// Rows that the slabs have room for.
     capacity: u64,
     /// Rows at which the next slab is asked for, or is needed.
@@ -42,8 +48,8 @@ pub struct SparsePartition {
     next: Option<Ahead<Slab>>,
     /// Pieces that changed since they were copied into a checkpoint last, when those are taken.
     changed: ChangedPieces,
-    /// The first row made since a checkpoint listed the keys it is going to copy.
-    fresh: Option<u64>,
+    /// Which keys came and went.
+    noted: NotedKeys,
     /// Rows that changed since the log recorded them last, when it records rows.
     dirty: DirtyRows,
 }
@@ -68,6 +74,7 @@ impl SparsePartition {
             first_values: Vec::new(),
             index: HashIndex::staggered(partition.0),
             slabs: Vec::new(),
+            rows: RowNumbers::default(),
             shape: Slabs::of(schema),
             layout: RowLayout::of(schema),
             capacity: 0,
@@ -75,7 +82,7 @@ impl SparsePartition {
             background: None,
             next: None,
             changed: ChangedPieces::default(),
-            fresh: None,
+            noted: NotedKeys::default(),
             dirty: DirtyRows::default(),
         }
     }
@@ -116,47 +123,6 @@ impl SparsePartition {
     pub fn grow_ahead(&mut self, background: Arc<dyn Background>) {
         self.index.grow_ahead(Arc::clone(&background));
         self.background = Some(background);
-    }
-
-    /// From now on changes are noted by piece; all pieces count as changed.
-    pub fn track_changes(&mut self) {
-        self.changed = ChangedPieces::all(PIECES);
-    }
-
-    /// From now on changes are noted by row.
-    pub fn track_dirty(&mut self) {
-        self.dirty.track();
-    }
-
-    /// The rows that changed.
-    #[must_use]
-    pub fn dirty(&self) -> &DirtyRows {
-        &self.dirty
-    }
-
-    /// Takes the keys, with their rows, whose rows changed.
-    pub fn take_dirty(&mut self) -> Vec<(u64, u64)> {
-        let mut rows = Vec::new();
-        self.dirty.take(u64::MAX, |run| rows.extend(run.start..run.end));
-        rows.into_iter().map(|row| (self.key_of(row), row)).collect()
-    }
-
-    /// The pieces that changed.
-    #[must_use]
-    pub fn changed_mut(&mut self) -> &mut ChangedPieces {
-        &mut self.changed
-    }
-
-    /// Notes new keys from now on, or no more.
-    pub fn note_fresh(&mut self, noted: bool) {
-        self.fresh = noted.then_some(self.row_count());
-    }
-
-    /// Takes the keys, with their rows, that were made since they were taken last.
-    pub fn take_fresh(&mut self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let count = self.row_count();
-        let first = self.fresh.as_mut().map_or(count, |first| std::mem::replace(first, count));
-        self.keys_of(first..count)
     }
 
     /// Appends key, values and state of a row.
@@ -212,14 +178,21 @@ impl SparsePartition {
         self.index.len()
     }
 
-    /// Keys and rows, in the order of rows: that in which they were made.
-    pub fn keys(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        self.keys_of(0..self.row_count())
+    /// One more than the largest number that a row has had.
+    #[must_use]
+    pub fn rows_end(&self) -> u64 {
+        self.rows.end()
     }
 
-    /// Keys of some of the rows there are, and these.
+    /// Keys of some of the rows there are, and these; of a row that no key has, nothing.
     pub fn keys_of(&self, rows: std::ops::Range<u64>) -> impl Iterator<Item = (u64, u64)> + '_ {
-        rows.map(|row| (self.key_of(row), row))
+        rows.filter(|row| !self.rows.is_free(*row)).map(|row| (self.key_of(row), row))
+    }
+
+    /// Whether a row is still, or again, that of a key.
+    #[must_use]
+    pub fn has_row(&self, key: u64, row: u64) -> bool {
+        self.key_of(row) == key && !self.rows.is_free(row)
     }
 
     /// See [`HashIndex::scan`].
@@ -313,17 +286,32 @@ impl SparsePartition {
     /// When there is no memory for it.
     #[inline]
     pub fn make_row(&mut self, key: u64, memory: &mut u64) -> Result<(u64, bool), SparseFull> {
-        if self.index.len() >= self.mark && self.index.find(key).is_none() {
+        if self.rows.next() >= self.mark && self.index.find(key).is_none() {
             self.reach_mark(memory)?;
         }
-        let (row, is_new) = self.index.find_or_insert(key);
+        let (row, is_new) = self.index.find_or_insert(key, self.rows.next());
         if is_new {
-            self.slabs[self.shape.locate(row).0].keys.push(key);
-            if !self.begins_with_zeros() {
-                self.initialize(key, row);
-            }
+            self.take_next_row(key);
         }
         Ok((row, is_new))
+    }
+
+    /// Gives a new key the next row.
+    #[inline]
+    fn take_next_row(&mut self, key: u64) {
+        let row = self.rows.next();
+        let (slab, within) = self.shape.locate(row);
+        if self.rows.take_next() {
+            self.slabs[slab].keys.push(key);
+        } else {
+            self.slabs[slab].keys[within] = key;
+        }
+        if let Some(fresh) = &mut self.noted.fresh {
+            fresh.push(row);
+        }
+        if !self.begins_with_zeros() {
+            self.initialize(key, row);
+        }
     }
 
     #[cold]
@@ -333,15 +321,17 @@ impl SparsePartition {
         initializer.fill(key, dtype, &mut self.bytes_of_mut(row)[..len]);
     }
 
-    /// Takes back the row that was made last, to which nothing was applied; the memory for it stays.
-    ///
-    /// # Panics
-    ///
-    /// When it is another key's.
-    pub fn unmake_row(&mut self, key: u64) {
-        self.index.remove_last(key);
-        let made = self.slabs[self.shape.locate(self.index.len()).0].keys.pop();
-        assert_eq!(made, Some(key), "rows and keys are in one order");
+    /// Removes the row of a key, if it has one, with its state; whether it had. The memory for it stays.
+    pub fn remove_row(&mut self, key: u64) -> bool {
+        let Some(row) = self.index.remove(key) else { return false };
+        self.bytes_of_mut(row).fill(0);
+        self.rows.release(row);
+        let piece = piece_of(key);
+        if self.changed.is_tracked() {
+            self.changed.set(piece, piece + 1);
+        }
+        self.noted.thin(piece);
+        true
     }
 
     /// Begins to bring near where looking for a key begins.
@@ -441,7 +431,7 @@ impl SparsePartition {
     /// Asks for the next slab, or puts it in use once the others are full.
     #[cold]
     fn reach_mark(&mut self, memory: &mut u64) -> Result<(), SparseFull> {
-        if self.index.len() < self.capacity {
+        if self.rows.end() < self.capacity {
             self.prepare(memory);
             self.mark = self.capacity;
             return Ok(());

@@ -7,10 +7,12 @@
 mod accumulator;
 mod kernel;
 mod kernels;
+mod norm;
 #[cfg(test)]
 mod tests;
 
 pub use accumulator::Accumulator;
 pub use kernel::{Kernel, KernelError, Run};
 pub use kernels::{finite::FiniteScan, path::Path};
+pub use norm::norm;
 pub use windlass_wire::rule::{Limits, Merge, RuleError, UpdateRule};

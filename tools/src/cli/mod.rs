@@ -22,6 +22,7 @@ mod import;
 mod inspect;
 mod output;
 mod progress;
+mod remove;
 mod replica;
 mod rows;
 mod scan;

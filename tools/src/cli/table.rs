@@ -1,4 +1,4 @@
-//! `windlass table {create,list,show,set,drop}`.
+//! `windlass table {create,list,show,scan,remove,set,drop}`.
 
 use serde::{Deserialize, Serialize};
 use windlass_client::{
@@ -10,7 +10,8 @@ use windlass_engine::shard::TableUsage;
 use windlass_wire::{map::ServerState, rule::RuleDescription};
 
 use super::{
-    ExitStatus, Failure, Output, aggregation, connection::ConnectionArguments, consistency, scan,
+    ExitStatus, Failure, Output, aggregation, connection::ConnectionArguments, consistency, remove,
+    scan,
 };
 use crate::{
     control::Control,
@@ -36,6 +37,8 @@ pub(crate) enum TableCommand {
     },
     /// List the rows of a sparse table, a part at a time, while others push
     Scan(scan::Arguments),
+    /// Remove rows of a sparse table, with their optimiser state, while others push
+    Remove(remove::Arguments),
     /// Change a table that is in use
     Set(SetArguments),
     /// Drop a table with all its rows
@@ -211,6 +214,7 @@ pub(crate) fn run(command: &TableCommand, output: Output) -> Result<(), Failure>
             output.result(&table, || show_text(&table))
         }
         TableCommand::Scan(arguments) => scan::run(arguments, output),
+        TableCommand::Remove(arguments) => remove::run(arguments, output),
         TableCommand::Set(arguments) => set(arguments, output),
         TableCommand::Drop { name, connection } => {
             let client = connect(connection)?;

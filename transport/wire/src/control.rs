@@ -21,12 +21,16 @@ use crate::{
 };
 
 mod place;
+mod which_rows;
 
-pub use self::place::{ClockPlace, PartitionPlace, SharedRegion};
+pub use self::{
+    place::{ClockPlace, PartitionPlace, SharedRegion},
+    which_rows::{REMOVED_KEYS_MAX, WhichRows},
+};
 pub use crate::refusal::RefusalKind;
 
 /// Version of the protocol; peers of different versions refuse each other.
-pub const PROTOCOL_VERSION: u32 = 6;
+pub const PROTOCOL_VERSION: u32 = 7;
 
 /// Length of a frame's header in bytes.
 pub const FRAME_HEADER_LEN: usize = 12;
@@ -249,6 +253,15 @@ pub enum ClientRequest {
         /// scan brings it.
         rows: Blob,
     },
+    /// Removes rows of one partition of a sparse table, with their state. The server leads the partition.
+    RemoveRows {
+        /// The table.
+        table: TableId,
+        /// The partition.
+        partition: PartitionId,
+        /// Which.
+        which: WhichRows,
+    },
     /// Changes the staleness bound of a table while it is in use.
     AlterTable {
         /// Its name.
@@ -412,6 +425,13 @@ pub enum ClientReply {
         /// The clock to start from.
         clock: WorkerClock,
     },
+    /// To `RemoveRows`.
+    RowsRemoved {
+        /// How many there were.
+        rows: u64,
+        /// Where to look for more, unless that was the partition's end.
+        next: Option<u64>,
+    },
 }
 
 crate::codec::wire_enum!(Provider { 1 => Verbs {}, 2 => Shm {}, 3 => Tcp {} });
@@ -442,6 +462,7 @@ crate::codec::wire_enum!(ClientRequest {
     23 => SetRows { table, partition, first, values },
     24 => SetRule { name, parameters },
     25 => SetKeys { table, partition, with_state, rows },
+    26 => RemoveRows { table, partition, which },
 });
 crate::codec::wire_enum!(ClientReply {
     1 => Welcome { session, server, incarnation, started, shard_count, providers, notes },
@@ -459,4 +480,5 @@ crate::codec::wire_enum!(ClientReply {
     13 => Checksums { partitions },
     14 => WorkerRegistered { rank, clock },
     20 => ClockJoined { place },
+    21 => RowsRemoved { rows, next },
 });

@@ -5,7 +5,7 @@ use std::ffi::c_char;
 use windlass_client::{Client, TableEntry};
 
 use super::{
-    arguments::{Handle, fill, handle, out, take, text},
+    arguments::{Handle, fill, handle, keys as keys_of, out, take, text},
     client::WindlassClient,
     schema::{SchemaTexts, WindlassSchema, c_schema, table_schema},
     status::WindlassStatus,
@@ -133,5 +133,47 @@ pub unsafe extern "C" fn windlass_wait_for_workers(
     guard(|| {
         // SAFETY: the header's rules on handles.
         unsafe { handle(table) }?.table.wait_for_workers(count)
+    })
+}
+
+/// Removes the rows of keys of a sparse table, with their optimiser state, at every replica. Keys may come in any
+/// order and more than once; one that has no row is passed over. A pull of a removed key brings the table's first
+/// values, and a push makes its row anew. Returns once the removal is as safe as the table's durability says; a push
+/// that is under way may be applied before or after it. Stores in `removed` how many rows there were; should a server
+/// die meanwhile, rows that it had removed already may not be counted.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn windlass_remove_rows(
+    table: *const WindlassTable,
+    keys: *const u64,
+    key_count: usize,
+    removed: *mut u64,
+) -> WindlassStatus {
+    guard(|| {
+        // SAFETY: the header's rules on pointers.
+        let keys = unsafe { keys_of(keys, key_count) }?;
+        // SAFETY: the header's rules on handles.
+        let table = unsafe { handle(table) }?;
+        // SAFETY: the header's rules on pointers.
+        let removed = unsafe { out(removed, "removed") }?;
+        removed.set(table.table.remove(keys)?);
+        Ok(())
+    })
+}
+
+/// Removes the rows of a sparse table whose values have a Euclidean norm below `norm`, as `windlass_remove_rows` does:
+/// each row is compared and removed in one step, so that no push is lost.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn windlass_remove_rows_below(
+    table: *const WindlassTable,
+    norm: f64,
+    removed: *mut u64,
+) -> WindlassStatus {
+    guard(|| {
+        // SAFETY: the header's rules on handles.
+        let table = unsafe { handle(table) }?;
+        // SAFETY: the header's rules on pointers.
+        let removed = unsafe { out(removed, "removed") }?;
+        removed.set(table.table.remove_below(norm)?);
+        Ok(())
     })
 }

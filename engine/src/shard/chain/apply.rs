@@ -2,7 +2,7 @@
 //! are equal bit for bit.
 #![allow(unsafe_code)]
 
-use windlass_wire::{Lsn, PartitionId, RowRange};
+use windlass_wire::{Lsn, PartitionId, RowRange, scan::position};
 
 use super::{Chain, ServerEvent};
 use crate::{
@@ -12,7 +12,6 @@ use crate::{
         image::{Entry, holds_images},
         tables::{ShardTable, TableRows, Tables},
     },
-    table::SparsePartition,
 };
 
 /// Which rows of a partition a record may change.
@@ -20,12 +19,28 @@ use crate::{
 pub(super) enum Extent {
     /// All.
     Whole,
-    /// Of a dense table those before this row; of a sparse one those that are there. The others are
-    /// being copied and will include it.
+    /// Of a dense table those that have been copied; the others will come with it.
     Copied {
-        /// First row of the table that has not been copied.
+        /// First row of the table that has not.
         end: u64,
     },
+    /// Of a sparse table likewise.
+    Scanned {
+        /// Last position of the scan that has been copied, if any has.
+        reached: Option<u64>,
+    },
+}
+
+impl Extent {
+    /// Whether a key of a sparse table is among them.
+    #[inline]
+    fn has_key(self, key: u64) -> bool {
+        match self {
+            Self::Whole => true,
+            Self::Copied { .. } => false,
+            Self::Scanned { reached } => reached.is_some_and(|reached| position(key) <= reached),
+        }
+    }
 }
 
 /// Why a record cannot be applied.
@@ -117,8 +132,8 @@ pub(super) fn apply(
         TableRows::Dense(partitions) => {
             let dense = &mut partitions[slot].0;
             let end = match extent {
-                Extent::Whole => dense.rows().end,
                 Extent::Copied { end } => end.min(dense.rows().end),
+                Extent::Whole | Extent::Scanned { .. } => dense.rows().end,
             };
             let within = RowRange { start: dense.rows().start, end };
             if record.kind() == Kind::Rows {
@@ -148,7 +163,7 @@ pub(super) fn apply(
         TableRows::Sparse(partitions) => {
             let sparse = &mut partitions[slot];
             for (at, key) in record.keys().enumerate() {
-                if extent != Extent::Whole && !sparse.contains(key) {
+                if !extent.has_key(key) {
                     continue;
                 }
                 let value = delta.wrapping_add(at * row_len);
@@ -180,9 +195,7 @@ fn set(
             // Rows are copied by pieces, and an entry is of one.
             continue;
         }
-        let skips =
-            |sparse: &SparsePartition, key| extent != Extent::Whole && !sparse.contains(key);
-        if !entry.restore(&mut table.rows, slot, memory, skips) {
+        if !entry.restore(&mut table.rows, slot, memory, |key| !extent.has_key(key)) {
             return Err(ApplyError::Memory);
         }
     }

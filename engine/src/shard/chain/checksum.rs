@@ -161,7 +161,7 @@ impl Sum {
         let seed = mix(u64::from(table.entry.id.0));
         let count = match &table.rows {
             TableRows::Dense(partitions) => partitions[slot].0.piece_count(),
-            TableRows::Sparse(partitions) => partitions[slot].row_count(),
+            TableRows::Sparse(partitions) => partitions[slot].rows_end(),
         };
         while self.at < count && *room > 0 {
             bytes.clear();
@@ -171,8 +171,13 @@ impl Sum {
                     (self.at, 0)
                 }
                 TableRows::Sparse(partitions) => {
-                    let key = partitions[slot].key_of(self.at);
-                    partitions[slot].save_row(key, self.at, bytes);
+                    let Some((key, row)) = partitions[slot].keys_of(self.at..self.at + 1).next()
+                    else {
+                        self.at += 1;
+                        *room -= 1;
+                        continue;
+                    };
+                    partitions[slot].save_row(key, row, bytes);
                     partitions[slot].hide_first_values(key, &mut bytes[8..]);
                     (key, 8)
                 }

@@ -15,8 +15,8 @@ use crate::shard::tables::{TableRows, Tables};
 #[derive(Debug)]
 pub(super) struct CopyIn {
     pub(super) start: Lsn,
-    /// Of dense tables, the first piece that has not come.
-    pieces: BTreeMap<TableId, u64>,
+    /// Of dense tables, the first piece that has not come; of sparse ones, the last position that has.
+    reached: BTreeMap<TableId, u64>,
     /// There was no memory for some row: what still comes is dropped, until a map says who copies instead.
     pub(super) is_given_up: bool,
 }
@@ -34,7 +34,7 @@ pub(super) fn start_copy_in(
     for held in part.records.drain(..) {
         chain.kept.spare.put(held.words);
     }
-    part.copy_in = Some(CopyIn { start, pieces: BTreeMap::new(), is_given_up: false });
+    part.copy_in = Some(CopyIn { start, reached: BTreeMap::new(), is_given_up: false });
     part.applied = start;
     part.broken = false;
     chain.disk.forget(index);
@@ -80,7 +80,7 @@ pub(super) fn take_copied_rows(
     let slot = found.slots.find(partition).ok_or(NO_ROWS)?;
     match &mut found.rows {
         TableRows::Dense(partitions) => {
-            let next = copy.pieces.entry(table).or_default();
+            let next = copy.reached.entry(table).or_default();
             if index != *next || !partitions[slot].0.restore_piece(index, bytes) {
                 return Err("copied rows that do not follow, or do not fit their table");
             }
@@ -89,8 +89,10 @@ pub(super) fn take_copied_rows(
         TableRows::Sparse(partitions) => {
             let sparse = &mut partitions[slot];
             let row_len = sparse.saved_row_len();
-            if !bytes.len().is_multiple_of(row_len) {
-                return Err("copied rows that do not fit their table");
+            let before = copy.reached.insert(table, index);
+            if !bytes.len().is_multiple_of(row_len) || before.is_some_and(|before| before >= index)
+            {
+                return Err("copied rows that do not follow, or do not fit their table");
             }
             for row in bytes.chunks_exact(row_len) {
                 if !sparse.restore_row(row, &mut tables.memory_left) {
@@ -164,14 +166,15 @@ pub(super) fn copy_in_record(
     }
     let outcome = part.held(lsn).and_then(|held| held.record().ok()).map(|record| {
         let Some(table) = tables.by_id.get_mut(&record.table()) else { return Ok(()) };
-        let end = match (&table.rows, table.slots.find(partition)) {
+        let reached = copy.reached.get(&record.table()).copied();
+        let extent = match (&table.rows, table.slots.find(partition)) {
             (TableRows::Dense(partitions), Some(slot)) => {
-                let piece = copy.pieces.get(&record.table()).copied().unwrap_or(0);
-                partitions[slot].0.rows_of_piece(piece).start
+                let end = partitions[slot].0.rows_of_piece(reached.unwrap_or(0)).start;
+                Extent::Copied { end }
             }
-            _ => 0,
+            _ => Extent::Scanned { reached },
         };
-        apply(table, &record, Extent::Copied { end }, &mut tables.memory_left)
+        apply(table, &record, extent, &mut tables.memory_left)
     });
     part.applied = lsn;
     match outcome {

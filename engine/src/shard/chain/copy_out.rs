@@ -1,7 +1,7 @@
 //! A tail feeds a learner: rows in order, a few per turn, on the link that carries the log. Rows and records
 //! share one queue, so a copied row includes exactly the records sent before it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use windlass_replication::Time;
 use windlass_wire::{Lsn, PartitionId, ServerId, TableId, chain::ChainFrame};
@@ -17,8 +17,8 @@ use crate::{
 pub(super) struct CopyOut {
     pub(super) learner: ServerId,
     start: Lsn,
-    /// Tables of which every row there is was sent, and how many rows that are.
-    done: BTreeMap<TableId, u64>,
+    /// Tables of which every row was sent.
+    done: BTreeSet<TableId>,
     current: Option<Current>,
 }
 
@@ -26,14 +26,13 @@ pub(super) struct CopyOut {
 #[derive(Debug)]
 struct Current {
     table: TableId,
-    /// Of a dense table, the next piece; of a sparse one, the next row.
+    /// Of a dense table, the next piece; of a sparse one, the next position of its scan.
     next: u64,
 }
 
 /// What the next step of a copy is.
 enum Step {
     Rows { table: TableId, index: u64, bytes: Vec<u8> },
-    Nothing,
     Finished,
 }
 
@@ -45,7 +44,7 @@ impl Chain {
         if under_way.is_some_and(|copy| copy.learner == learner && copy.start == start) {
             return;
         }
-        let fresh = CopyOut { learner, start, done: BTreeMap::new(), current: None };
+        let fresh = CopyOut { learner, start, done: BTreeSet::new(), current: None };
         if part.copy_out.replace(fresh).is_none() {
             self.copies_out += 1;
         }
@@ -79,13 +78,14 @@ pub(super) fn copy_out_some(tables: &mut Tables, chain: &mut Chain) -> bool {
         let link = chain.peers.links.iter().find(|link| link.peer.server == learner);
         let backlog = link.and_then(|link| link.copy_backlog());
         if backlog.is_some_and(|backlog| backlog < COPY_BACKLOG_MAX) {
-            worked |= copy_out_step(tables, chain, partition);
+            copy_out_step(tables, chain, partition);
+            worked = true;
         }
     }
     worked
 }
 
-fn copy_out_step(tables: &mut Tables, chain: &mut Chain, partition: PartitionId) -> bool {
+fn copy_out_step(tables: &mut Tables, chain: &mut Chain, partition: PartitionId) {
     let Tables { by_id: tables, .. } = tables;
     let part = chain.own_mut(partition);
     let copy = part.copy_out.as_mut().expect("a copy that was found to be under way");
@@ -94,14 +94,12 @@ fn copy_out_step(tables: &mut Tables, chain: &mut Chain, partition: PartitionId)
     let mut ids: BTreeSet<TableId> = BTreeSet::new();
     ids.extend(tables.keys().copied());
     match copy.step(partition, &ids, |id| tables.get(&id)) {
-        Step::Nothing => false,
         Step::Rows { table, index, bytes } => {
             let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
             let frame = ChainFrame::CopyRows { partition, epoch, table, index, offset: 0, len };
             if let Some(link) = chain.link_mut(learner) {
                 link.push_copy(frame, bytes);
             }
-            true
         }
         Step::Finished => {
             let mut clocks = Vec::new();
@@ -128,7 +126,6 @@ fn copy_out_step(tables: &mut Tables, chain: &mut Chain, partition: PartitionId)
                 }
                 link.push_copy(frame, bytes);
             }
-            true
         }
     }
 }
@@ -140,93 +137,53 @@ impl CopyOut {
         ids: &BTreeSet<TableId>,
         table_of: impl Fn(TableId) -> Option<&'a ShardTable>,
     ) -> Step {
-        let Some(current) = &mut self.current else {
-            return self.begin_next(partition, ids, table_of);
-        };
-        let Some(table) = table_of(current.table) else {
-            // It was dropped.
-            self.current = None;
-            return Step::Nothing;
-        };
-        let rows = current.next_rows(partition, table);
-        match rows {
-            Some((index, bytes)) => Step::Rows { table: current.table, index, bytes },
-            None => {
-                self.done.insert(current.table, row_count(table, partition));
-                self.current = None;
-                self.begin_next(partition, ids, table_of)
-            }
-        }
-    }
-
-    /// Goes on with a table that has rows which were not sent.
-    fn begin_next<'a>(
-        &mut self,
-        partition: PartitionId,
-        ids: &BTreeSet<TableId>,
-        table_of: impl Fn(TableId) -> Option<&'a ShardTable>,
-    ) -> Step {
-        for id in ids {
-            let Some(table) = table_of(*id) else { continue };
-            let sent = self.done.get(id).copied();
-            if sent == Some(row_count(table, partition)) {
-                continue;
-            }
-            let next = match &table.rows {
-                TableRows::Dense(_) => 0,
-                TableRows::Sparse(_) => sent.unwrap_or(0),
+        while let Some(id) = ids.difference(&self.done).next().copied() {
+            let at = match self.current {
+                Some(Current { table, next }) if table == id => next,
+                _ => 0,
             };
-            let mut current = Current { table: *id, next };
-            let rows = current.next_rows(partition, table);
-            match rows {
-                Some((index, bytes)) => {
-                    self.current = Some(current);
-                    return Step::Rows { table: *id, index, bytes };
-                }
-                None => drop(self.done.insert(*id, row_count(table, partition))),
+            let rows = table_of(id).and_then(|table| next_rows(partition, table, at));
+            self.current =
+                rows.as_ref().and_then(|rows| Some(Current { table: id, next: rows.next? }));
+            if self.current.is_none() {
+                self.done.insert(id);
+            }
+            if let Some(Rows { index, bytes, .. }) = rows {
+                return Step::Rows { table: id, index, bytes };
             }
         }
         Step::Finished
     }
 }
 
-impl Current {
-    /// The next rows' bytes and number; `None` when all have been sent.
-    fn next_rows(&mut self, partition: PartitionId, table: &ShardTable) -> Option<(u64, Vec<u8>)> {
-        let slot = table.slots.find(partition)?;
-        match &table.rows {
-            TableRows::Dense(partitions) => {
-                let dense = &partitions[slot].0;
-                if self.next == dense.piece_count() {
-                    return None;
-                }
-                let mut bytes = Vec::new();
-                dense.save_piece(self.next, &mut bytes);
-                self.next += 1;
-                Some((self.next - 1, bytes))
-            }
-            TableRows::Sparse(partitions) => {
-                let sparse = &partitions[slot];
-                let rows = (COPY_ROWS_LEN / sparse.saved_row_len()).max(1) as u64;
-                let end = sparse.row_count().min(self.next + rows);
-                if self.next == end {
-                    return None;
-                }
-                let mut bytes = Vec::new();
-                for (key, row) in sparse.keys_of(self.next..end) {
-                    sparse.save_row(key, row, &mut bytes);
-                }
-                self.next = end;
-                Some((0, bytes))
-            }
-        }
-    }
+/// Some rows of a table, as they are sent.
+struct Rows {
+    /// See [`ChainFrame::CopyRows`].
+    index: u64,
+    bytes: Vec<u8>,
+    /// Where the next ones begin, unless these are the last.
+    next: Option<u64>,
 }
 
-fn row_count(table: &ShardTable, partition: PartitionId) -> u64 {
-    let Some(slot) = table.slots.find(partition) else { return 0 };
+/// The rows of a table from a piece or position on; `None` where the partition has none.
+fn next_rows(partition: PartitionId, table: &ShardTable, at: u64) -> Option<Rows> {
+    let slot = table.slots.find(partition)?;
+    let mut bytes = Vec::new();
     match &table.rows {
-        TableRows::Dense(partitions) => partitions[slot].0.rows().count(),
-        TableRows::Sparse(partitions) => partitions[slot].row_count(),
+        TableRows::Dense(partitions) => {
+            let dense = &partitions[slot].0;
+            dense.save_piece(at, &mut bytes);
+            let next = Some(at + 1).filter(|next| *next < dense.piece_count());
+            Some(Rows { index: at, bytes, next })
+        }
+        TableRows::Sparse(partitions) => {
+            let sparse = &partitions[slot];
+            let mut found = Vec::new();
+            let next = sparse.scan(at, (COPY_ROWS_LEN / sparse.saved_row_len()).max(1), &mut found);
+            found.iter().for_each(|(_, row)| sparse.fetch_row(*row));
+            found.iter().for_each(|(key, row)| sparse.save_row(*key, *row, &mut bytes));
+            // A part without rows, too, says how far the copy is.
+            Some(Rows { index: next.map_or(u64::MAX, |next| next - 1), bytes, next })
+        }
     }
 }

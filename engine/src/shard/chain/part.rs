@@ -8,8 +8,18 @@ use windlass_wire::{Epoch, Lsn, PartitionId};
 use super::{copy_in::CopyIn, copy_out::CopyOut};
 use crate::{
     persist::record::{Record, RecordError},
-    shard::{command::Answer, set_rows::SetError},
+    shard::{
+        command::Answer,
+        set_rows::{Changed, SetError},
+    },
 };
+
+/// A request that sets or removes rows, answered once every replica has its record.
+pub(super) struct Setting {
+    pub(super) position: Lsn,
+    pub(super) changed: Changed,
+    pub(super) answer: Answer<Changed, SetError>,
+}
 
 /// A replica and what it goes by.
 pub(super) struct Part {
@@ -23,8 +33,8 @@ pub(super) struct Part {
     pub(super) imaged: Lsn,
     /// Messages that wait for a position to be committed, by position.
     pub(super) waiting: VecDeque<(Lsn, u32)>,
-    /// Requests that set rows, with the position that each waits for.
-    pub(super) setting: VecDeque<(Lsn, Answer<(), SetError>)>,
+    /// Requests that set or remove rows.
+    pub(super) setting: VecDeque<Setting>,
     /// How many of the replica's records are in flight.
     pub(super) inflight_count: u64,
     /// As a learner: the copy being taken in.

@@ -1,17 +1,22 @@
-//! Rows set from outside, by a record at the head: replicas get them as they get pushes.
+//! Rows set or removed from outside, by a record at the head: replicas get it as they get pushes.
 
 use windlass_replication::Role;
 use windlass_wire::{Durability, PartitionId, TableId};
 
-use super::{Chain, SYNC, append, append::Small, turn};
+use super::{Chain, SYNC, append, append::Small, part::Setting, turn};
 use crate::{
     persist::{frame::Kind, record::Shape},
     shard::{
-        command::Answer, disk::Disk, image::SET, port::Port, set_rows::SetError, tables::Tables,
+        command::Answer,
+        disk::Disk,
+        image::SET,
+        port::Port,
+        set_rows::{Changed, Entries, SetError},
+        tables::Tables,
     },
 };
 
-/// Whether rows of a partition may be set here now: at the head of its chain.
+/// Whether rows of a partition may be set or removed here now: at the head of its chain.
 pub(in crate::shard) fn check_head(
     chain: &Chain,
     disk: &Disk,
@@ -29,32 +34,41 @@ pub(in crate::shard) fn check_head(
     Ok(())
 }
 
-/// Appends the entries to a chain that is led here; the answer comes once every replica has them.
+/// Appends entries to a chain that is led here; the answer comes once every replica has them.
 pub(in crate::shard) fn append_set(
     port: &mut Port,
     tables: &mut Tables,
     chain: &mut Chain,
     table: TableId,
     partition: PartitionId,
-    entries: &[u8],
-    answer: Answer<(), SetError>,
+    entries: Result<Entries, SetError>,
+    answer: Answer<Changed, SetError>,
 ) {
+    let Entries { bytes, changed } = match entries {
+        Ok(entries) if !entries.bytes.is_empty() => entries,
+        other => {
+            // An asker that is gone needs no answer.
+            let _ = answer.send(other.map(|nothing| nothing.changed));
+            return;
+        }
+    };
     let schema = tables.by_id.get(&table).map(|table| table.entry.schema.durability);
     let tag = SET | if schema == Some(Durability::Sync {}) { SYNC } else { 0 };
-    let shape = Shape { delta_bytes: entries.len(), ..Shape::default() };
+    let shape = Shape { delta_bytes: bytes.len(), ..Shape::default() };
     let small = Small { table, kind: Kind::Engine, tag, shape, expired: &[] };
     let part = chain.part_mut(partition);
     if let Some(part) = part {
-        part.setting.push_back((part.replica.log().last().next(), answer));
+        let position = part.replica.log().last().next();
+        part.setting.push_back(Setting { position, changed, answer });
     }
     let appended = append::append_small(port, tables, chain, partition, &small, |record| {
-        record.delta().copy_from_slice(entries);
+        record.delta().copy_from_slice(&bytes);
     });
     if appended.is_none()
         && let Some(part) = chain.part_mut(partition)
-        && let Some((_, answer)) = part.setting.pop_back()
+        && let Some(Setting { answer, .. }) = part.setting.pop_back()
     {
-        // An asker that is gone needs no answer.
+        // As above.
         let _ = answer.send(Err(SetError::Moved));
     }
 }

@@ -2,7 +2,7 @@
 
 use windlass_wire::{PartitionId, Status};
 
-use super::Chain;
+use super::{Chain, part::Setting};
 use crate::shard::{port::Port, rounds, set_rows::SetError, tables::Tables};
 
 /// Acknowledges what waited for positions up to `lsn`: the whole chain has them.
@@ -14,11 +14,11 @@ pub(super) fn acknowledge_up_to(
 ) {
     loop {
         let part = chain.own_mut(partition);
-        if part.setting.front().is_some_and(|(position, _)| *position <= lsn)
-            && let Some((_, answer)) = part.setting.pop_front()
+        if part.setting.front().is_some_and(|setting| setting.position <= lsn)
+            && let Some(Setting { changed, answer, .. }) = part.setting.pop_front()
         {
             // An asker that is gone needs no answer.
-            let _ = answer.send(Ok(()));
+            let _ = answer.send(Ok(changed));
             continue;
         }
         match part.waiting.front() {
@@ -52,7 +52,7 @@ pub(super) fn end_waiting(
 ) {
     loop {
         let part = chain.own_mut(partition);
-        for (_, answer) in part.setting.drain(..) {
+        for Setting { answer, .. } in part.setting.drain(..) {
             let is_stopped = status == Status::Poisoned;
             let error = if is_stopped { SetError::stopped() } else { SetError::Moved };
             // As above.

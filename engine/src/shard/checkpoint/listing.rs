@@ -23,9 +23,11 @@ pub(super) struct Listing {
     wanted: ChangedPieces,
     /// Where the next part begins: by piece of a dense table, by row of a sparse one.
     at: u64,
-    /// Of a sparse table, its rows when the checkpoint began, and the keys listed so far by piece.
-    rows: u64,
+    /// Of a sparse table, the end of its rows when the checkpoint began, the keys listed so far by piece, and
+    /// the pieces of which an older block may have keys that are gone.
+    rows_end: u64,
     found: Vec<Vec<(u64, u64)>>,
+    thinned: ChangedPieces,
 }
 
 impl Listing {
@@ -36,21 +38,21 @@ impl Listing {
             Extent::Changed => changed,
             Extent::Full => ChangedPieces::all(dense.piece_count()),
         };
-        Self { table, wanted, at: 0, rows: 0, found: Vec::new() }
+        let thinned = ChangedPieces::default();
+        Self { table, wanted, at: 0, rows_end: 0, found: Vec::new(), thinned }
     }
 
     /// Lists a sparse partition. From now on the partition notes new keys, which are added to the pieces as
     /// those are listed.
     pub(super) fn of_sparse(table: TableId, sparse: &mut SparsePartition, extent: Extent) -> Self {
-        let changed = sparse.changed_mut().take();
+        let (changed, thinned) = (sparse.changed_mut().take(), sparse.take_thinned());
         sparse.note_fresh(true);
         let wanted = match extent {
             Extent::Changed => changed,
             Extent::Full => ChangedPieces::all(PIECES),
         };
-        let rows = sparse.row_count();
         let found = vec![Vec::new(); index_of(PIECES)];
-        Self { table, wanted, at: 0, rows, found }
+        Self { table, wanted, at: 0, rows_end: sparse.rows_end(), found, thinned }
     }
 
     pub(super) fn table(&self) -> TableId {
@@ -71,8 +73,8 @@ impl Listing {
         sparse: &SparsePartition,
         queue: &mut Queue,
     ) -> (usize, bool) {
-        // Later rows are noted as new ones.
-        let (from, last) = self.next_part(self.rows);
+        // Later rows are noted as new ones, and so are free ones that were given to new keys.
+        let (from, last) = self.next_part(self.rows_end);
         for (key, row) in sparse.keys_of(from..self.at) {
             let piece = piece_of(key);
             if self.wanted.contains(piece) {
@@ -83,9 +85,10 @@ impl Listing {
         if !last {
             return (cost, false);
         }
-        let filled =
-            (0..).zip(std::mem::take(&mut self.found)).filter(|(_, keys)| !keys.is_empty());
-        queue.extend(filled.map(|(piece, keys)| ((self.table, piece), Piece::Sparse(keys))));
+        let listed = (0..).zip(std::mem::take(&mut self.found));
+        let copied =
+            listed.filter(|(piece, keys)| !keys.is_empty() || self.thinned.contains(*piece));
+        queue.extend(copied.map(|(piece, keys)| ((self.table, piece), Piece::Sparse(keys))));
         (cost, true)
     }
 
@@ -147,5 +150,17 @@ mod tests {
         queue.clear();
         while !list(&mut none, &sparse, &mut queue) {}
         assert!(queue.is_empty(), "nothing has changed since");
+        // Pieces that lost all of their keys are copied, too: older blocks have them.
+        let lost = piece_of(5);
+        let gone: Vec<u64> = (0..60_000).filter(|key| piece_of(*key) == lost).collect();
+        assert!(gone.into_iter().all(|key| sparse.remove_row(key)));
+        let mut thinned = Listing::of_sparse(TableId(1), &mut sparse, Extent::Changed);
+        while !list(&mut thinned, &sparse, &mut queue) {}
+        assert!(matches!(&queue[&(TableId(1), lost)], Piece::Sparse(keys) if keys.is_empty()));
+        assert_eq!(queue.len(), 1);
+        queue.clear();
+        let mut none = Listing::of_sparse(TableId(1), &mut sparse, Extent::Changed);
+        while !list(&mut none, &sparse, &mut queue) {}
+        assert!(queue.is_empty(), "that was told");
     }
 }

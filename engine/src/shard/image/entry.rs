@@ -2,11 +2,13 @@
 //!
 //! ```text
 //!  0   4  table
-//!  4   4  0: neighbouring rows of a dense table, of one piece; 1: rows of a sparse one
+//!  4   4  0: neighbouring rows of a dense table, of one piece; 1: rows of a sparse one; 2: keys of a sparse
+//!         one whose rows are removed
 //!  8   8  first row; 0 for sparse ones
 //! 16   8  number of rows
 //! 24   8  bytes of what follows
-//! 32      values, then state, of the rows; for sparse ones key, values, state of each
+//! 32      values, then state, of the rows; for sparse ones key, values, state of each; for removed ones
+//!         their keys, 8 bytes each
 //! ```
 
 use windlass_wire::{RowRange, TableId};
@@ -33,9 +35,10 @@ pub(in crate::shard) const SET: u16 = 32;
 
 pub(super) const ENTRY_LEN: usize = 32;
 
-/// Rows of dense and of sparse tables.
+/// Rows of dense and of sparse tables, and rows of sparse tables that are removed.
 pub(super) const DENSE: u32 = 0;
 pub(super) const SPARSE: u32 = 1;
+const REMOVED: u32 = 2;
 
 /// An entry, over the bytes it came in.
 #[derive(Clone, Copy, Debug)]
@@ -63,14 +66,14 @@ impl<'a> Entry<'a> {
         self.first
     }
 
-    /// Puts the rows into a slot of their table, but for keys of a sparse one that `skips` names; false when
-    /// they do not fit it, or memory is short.
+    /// Puts the rows into a slot of their table, or removes them from there, but for keys of a sparse one that
+    /// `skips` names; false when they do not fit it, or memory is short.
     pub(in crate::shard) fn restore(
         &self,
         rows: &mut TableRows,
         slot: usize,
         memory: &mut u64,
-        skips: impl Fn(&crate::table::SparsePartition, u64) -> bool,
+        skips: impl Fn(u64) -> bool,
     ) -> bool {
         match (rows, self.kind) {
             (TableRows::Dense(partitions), DENSE) => {
@@ -82,8 +85,18 @@ impl<'a> Entry<'a> {
                 self.rows.len().is_multiple_of(row_len)
                     && self.rows.chunks_exact(row_len).all(|row| {
                         let key = u64::from_le_bytes(std::array::from_fn(|byte| row[byte]));
-                        skips(sparse, key) || sparse.restore_row(row, memory)
+                        skips(key) || sparse.restore_row(row, memory)
                     })
+            }
+            (TableRows::Sparse(partitions), REMOVED) => {
+                let sparse = &mut partitions[slot];
+                for key in self.rows.chunks_exact(8) {
+                    let key = u64::from_le_bytes(std::array::from_fn(|byte| key[byte]));
+                    if !skips(key) {
+                        sparse.remove_row(key);
+                    }
+                }
+                self.rows.len().is_multiple_of(8)
             }
             _ => false,
         }
@@ -118,6 +131,13 @@ pub(in crate::shard) fn sparse_entry<'a>(
         // State that is not given begins anew.
         into.resize(end, 0);
     }
+    end_entry(at, into);
+}
+
+/// Appends keys of a sparse table whose rows are removed.
+pub(in crate::shard) fn removed_entry(table: TableId, keys: &[u64], into: &mut Vec<u8>) {
+    let at = begin_entry(table, REMOVED, 0, keys.len() as u64, into);
+    into.extend_from_slice(bytemuck::cast_slice(keys));
     end_entry(at, into);
 }
 
@@ -170,7 +190,7 @@ pub(in crate::shard) fn restore_image(
         {
             continue;
         }
-        let skips = |_: &_, key: u64| is_newer(piece_of(key));
+        let skips = |key: u64| is_newer(piece_of(key));
         if !entry.restore(rows, slot, &mut tables.memory_left, skips) {
             return Err(ReplayError::Image(id));
         }

@@ -110,6 +110,13 @@ impl ShardTable {
         }
     }
 
+    /// Whether a push to one of these keys waits for its round in a partition.
+    pub(in crate::shard) fn has_open_sum_of(&self, partition: PartitionId, keys: &[u64]) -> bool {
+        let open = self.rounds.as_ref().and_then(|rounds| rounds.open.get(&partition));
+        let mut sums = open.into_iter().flat_map(|open| open.sums.values());
+        sums.any(|sum| keys.iter().any(|key| sum.has_row(*key)))
+    }
+
     /// Tells the rounds of all partitions that workers came or went.
     pub(in crate::shard) fn note_workers(&mut self) {
         let open = self.rounds.iter().flat_map(|rounds| rounds.open.keys().copied());

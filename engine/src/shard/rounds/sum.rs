@@ -85,6 +85,11 @@ impl Sum {
         }
     }
 
+    /// Whether a push to a row is in it.
+    pub(super) fn has_row(&self, key: u64) -> bool {
+        self.rows.has(key)
+    }
+
     /// The pushes in it.
     pub(super) fn covered(&self) -> &[Covered] {
         &self.covered

@@ -56,7 +56,7 @@ impl ShardTable {
                 Err(SparseFull) => {
                     for key in made.drain(..).rev() {
                         let slot = slots.find(layout.partition_of(key));
-                        slot.into_iter().for_each(|slot| partitions[slot].unmake_row(key));
+                        slot.into_iter().for_each(|slot| _ = partitions[slot].remove_row(key));
                     }
                     return Err(Refused::at(Status::Full, at));
                 }

@@ -277,3 +277,118 @@ fn rows_and_state_beside_each_other_are_what_they_are_apart() {
         }
     }
 }
+
+#[test]
+fn rows_come_and_go_as_in_a_map_and_their_memory_is_used_again() {
+    for rule in ["add", "adam:lr=0.1"] {
+        let schema = TableSchema {
+            rule: rule.parse().unwrap(),
+            initializer: "uniform:-1,1,seed=3".parse().unwrap(),
+            ..TableSchema::sparse(DataType::F32, 3)
+        };
+        let kernel = Kernel::new(schema.rule, schema.dtype, schema.dtype).unwrap();
+        let fresh = || SparsePartition::new(PartitionId(0), &schema).of_table("t");
+        let (mut partition, mut memory) = (fresh(), u64::MAX);
+        let push = |partition: &mut SparsePartition, key: u64| {
+            // SAFETY: three readable values of the table's dtype.
+            let applied = unsafe {
+                partition.apply(&kernel, key, [1.0_f32; 3].as_ptr().cast(), &mut { u64::MAX })
+            };
+            applied.unwrap();
+        };
+        // What each key was pushed since its row was made.
+        let mut oracle = BTreeMap::new();
+        let mut random = 9;
+        for step in 0..20_000_u64 {
+            random = mix(random);
+            let key = mix(random % 300);
+            if random >> 40 & 3 == 0 {
+                assert_eq!(partition.remove_row(key), oracle.remove(&key).is_some());
+                assert!(!partition.contains(key) && partition.values_of(key).is_none());
+            } else {
+                push(&mut partition, key);
+                *oracle.entry(key).or_insert(0) += 1;
+            }
+            assert_eq!(partition.row_count(), oracle.len() as u64);
+            if step % 1000 == 0 {
+                let listed = partition.keys_of(0..partition.rows_end());
+                let listed: BTreeMap<u64, u64> = listed.collect();
+                assert!(listed.keys().eq(oracle.keys()));
+                assert!(listed.iter().all(|(key, row)| partition.has_row(*key, *row)));
+                let other = |row: u64| (row + 1) % partition.rows_end();
+                let mut others = listed.iter().map(|(key, row)| (*key, other(*row)));
+                assert!(
+                    others.all(|(key, row)| row == listed[&key] || !partition.has_row(key, row))
+                );
+            }
+        }
+        assert!(partition.rows_end() <= 300, "rows that are free are taken first");
+        for (key, pushes) in oracle {
+            let mut alone = fresh();
+            (0..pushes).for_each(|_| push(&mut alone, key));
+            assert_eq!(
+                saved(&partition, key),
+                saved(&alone, key),
+                "{rule}: nothing of what was before"
+            );
+            assert!(partition.remove_row(key));
+        }
+        assert_eq!(partition.keys_of(0..partition.rows_end()).count(), 0);
+        let rows = partition.rows_end();
+        for key in 0..rows {
+            assert!(partition.make_row(key, &mut memory).unwrap().1);
+        }
+        assert_eq!((partition.rows_end(), memory), (rows, u64::MAX));
+    }
+}
+
+#[test]
+fn removed_rows_are_in_no_list_and_rows_that_are_made_anew_are() {
+    let schema = TableSchema::sparse(DataType::F32, 1);
+    let mut partition = SparsePartition::new(PartitionId(0), &schema);
+    let mut memory = u64::MAX;
+    let mut make = |partition: &mut SparsePartition, key| {
+        let (row, _) = partition.make_row(key, &mut memory).unwrap();
+        partition.dirty.set(row);
+        row
+    };
+    partition.track_dirty();
+    let rows: Vec<u64> = (0..5).map(|key| make(&mut partition, key)).collect();
+    partition.remove_row(1);
+    assert_eq!(partition.take_dirty(), [(0, rows[0]), (2, rows[2]), (3, rows[3]), (4, rows[4])]);
+    partition.note_fresh(true);
+    assert_eq!(make(&mut partition, 7), rows[1], "the free row");
+    let last = make(&mut partition, 8);
+    partition.remove_row(3);
+    let again = make(&mut partition, 3);
+    partition.remove_row(8);
+    let mut fresh: Vec<_> = partition.take_fresh().collect();
+    fresh.sort_unstable();
+    assert_eq!(fresh, [(3, again), (7, rows[1])]);
+    assert_eq!((again, last), (rows[3], 5));
+    // Pieces that lost keys, noted whether or not changes are.
+    let thinned = partition.take_thinned();
+    let pieces: Vec<u64> = (0..PIECES).filter(|piece| thinned.contains(*piece)).collect();
+    let mut expected = [1, 3, 8].map(piece_of);
+    expected.sort_unstable();
+    assert_eq!(pieces, expected);
+    assert!(!partition.take_thinned().is_tracked());
+    partition.track_changes();
+    let _ = partition.changed_mut().take();
+    assert!(!partition.remove_row(999) && partition.remove_row(0));
+    let changed = partition.changed_mut().take();
+    assert!((0..PIECES).all(|piece| changed.contains(piece) == (piece == piece_of(0))));
+}
+
+#[test]
+fn a_full_partition_takes_a_new_key_for_one_that_went() {
+    let schema = TableSchema::sparse(DataType::F32, 2);
+    let mut partition = SparsePartition::new(PartitionId(0), &schema);
+    let mut memory = 5000;
+    let full = (0..).find(|key| partition.make_row(*key, &mut memory).is_err()).unwrap();
+    assert!(partition.remove_row(3) && partition.remove_row(9));
+    assert!(partition.make_row(full, &mut memory).is_ok());
+    assert!(partition.make_row(9, &mut memory).is_ok());
+    assert!(partition.make_row(3, &mut memory).is_err());
+    assert_eq!(partition.row_count(), full);
+}

@@ -124,7 +124,8 @@ pub enum ChainFrame {
         epoch: Epoch,
         /// The table.
         table: TableId,
-        /// Which rows: a number that the table gives them (dense), zero for keyed rows.
+        /// Which rows: the number of their piece (dense), or the last position of the scan that has been copied
+        /// with them, of rows there are and of others (sparse).
         index: u64,
         /// Where in the rows' bytes the piece begins.
         offset: u32,
@@ -271,7 +272,9 @@ impl ChainFrame {
                     let (field, value) = ("a chain frame's whole length", u64::from(len));
                     return Err(DecodeError::TooLong { field, value, max: WHOLE_LEN_MAX.into() });
                 }
-                if u64::from(offset) + body.len() as u64 > u64::from(len) || body.is_empty() {
+                // A part of a copy without rows has one piece without bytes.
+                let is_missing = body.is_empty() && len > 0;
+                if u64::from(offset) + body.len() as u64 > u64::from(len) || is_missing {
                     return Err(DecodeError::Inconsistent { reason: "a piece leaves its whole" });
                 }
                 Ok(())

@@ -5,7 +5,7 @@ use windlass_wire::{
     ShardId, TableId, Ticket, Wire, WorkerClock, WorkerRank,
     control::{
         ClientReply, ClientRequest, ClockPlace, PartitionPlace, Peer, PeerRole, Provider,
-        RefusalKind,
+        RefusalKind, WhichRows,
     },
     coordination::{Kept, Operation, PartitionChecksum},
 };
@@ -102,6 +102,22 @@ fn alterations() -> Vec<(&'static str, ClientRequest)> {
                 rows: Blob(vec![1, 2, 3, 4]),
             },
         ),
+        (
+            "remove_rows",
+            Request::RemoveRows {
+                table: TableId(7),
+                partition: PartitionId(3),
+                which: WhichRows::Keys { keys: Blob(vec![1, 2, 3, 4]) },
+            },
+        ),
+        (
+            "remove_rows_below",
+            Request::RemoveRows {
+                table: TableId(7),
+                partition: PartitionId(3),
+                which: WhichRows::Below { norm: 0.25, from: 9 },
+            },
+        ),
     ]
 }
 
@@ -161,6 +177,7 @@ pub(crate) fn client_replies() -> Vec<(String, Vec<u8>)> {
                     }],
                 },
             ),
+            ("rows_removed", Reply::RowsRemoved { rows: 5, next: Some(9) }),
             (
                 "worker_registered",
                 Reply::WorkerRegistered { rank: WorkerRank(2), clock: WorkerClock(8) },

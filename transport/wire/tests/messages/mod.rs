@@ -10,7 +10,7 @@ use windlass_wire::{
     WorkerRank,
     control::{
         ClientReply, ClientRequest, ClockPlace, PartitionPlace, Peer, PeerRole, Provider,
-        RefusalKind, SharedRegion,
+        RefusalKind, SharedRegion, WhichRows,
     },
     coordination::Kept,
     map::{Chain, ServerState},
@@ -253,6 +253,14 @@ fn any_rows() -> impl Strategy<Value = ClientRequest> {
                 rows: Blob(rows),
             }
         ),
+        (any::<(u32, u32)>(), any::<Vec<u8>>()).prop_map(|((table, partition), keys)| {
+            let which = WhichRows::Keys { keys: Blob(keys) };
+            Request::RemoveRows { table: TableId(table), partition: PartitionId(partition), which }
+        }),
+        any::<(u32, u32, f32, u64)>().prop_map(|(table, partition, norm, from)| {
+            let which = WhichRows::Below { norm: f64::from(norm.abs()), from };
+            Request::RemoveRows { table: TableId(table), partition: PartitionId(partition), which }
+        }),
     ]
 }
 
@@ -267,6 +275,7 @@ pub(crate) fn any_reply() -> impl Strategy<Value = ClientReply> {
         any::<u64>().prop_map(|epoch| RefusalKind::StaleEpoch { epoch: Epoch(epoch) })
     ];
     prop_oneof![
+        any::<(u64, Option<u64>)>().prop_map(|(rows, next)| Reply::RowsRemoved { rows, next }),
         (any::<(u64, u32, u64, u64, u16)>(), lists).prop_map(
             |((session, server, incarnation, started, shard_count), (providers, notes))| {
                 Reply::Welcome {

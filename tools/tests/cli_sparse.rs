@@ -231,7 +231,7 @@ fn rows_are_removed_by_key_and_by_norm() {
     let text = fails(1, &["table", "remove", "dense", "1"]);
     assert!(text.contains("rows of dense tables are not removed"), "{text}");
     let text = fails(1, &["table", "remove", "none", "1"]);
-    assert!(text.contains("there are dense, t"), "{text}");
+    assert!(text.contains("there are t, dense"), "{text}");
     for usage in [&["table", "remove", "t"][..], &["table", "remove", "t", "1", "--below", "2"]] {
         fails(2, usage);
     }

@@ -7,7 +7,7 @@ use windlass_transport::{
     control::{ControlError, ControlStream, host_identity},
 };
 use windlass_wire::{
-    Blob, Incarnation, PartitionId, SessionId, ShardId, WorkerRank,
+    Blob, Incarnation, PartitionId, SessionId, ShardId, TableId, WorkerRank,
     control::{ClientReply, ClientRequest, Peer, PeerRole, Provider, RefusalKind},
     map::shard_of,
 };
@@ -191,24 +191,10 @@ impl Connection {
                 ClientReply::Done {}
             }
             ClientRequest::SetRows { table, partition, first, values } => {
-                let rows = RowsToSet::Dense { first, values: values.0 };
-                self.change_rows(partition, |answer| ShardCommand::SetRows {
-                    table,
-                    partition,
-                    rows,
-                    answer,
-                })?;
-                ClientReply::Done {}
+                self.set_rows(table, partition, RowsToSet::Dense { first, values: values.0 })?
             }
             ClientRequest::SetKeys { table, partition, with_state, rows } => {
-                let rows = RowsToSet::Sparse { rows: rows.0, with_state };
-                self.change_rows(partition, |answer| ShardCommand::SetRows {
-                    table,
-                    partition,
-                    rows,
-                    answer,
-                })?;
-                ClientReply::Done {}
+                self.set_rows(table, partition, RowsToSet::Sparse { rows: rows.0, with_state })?
             }
             ClientRequest::RemoveRows { table, partition, which } => {
                 let Changed { rows, next } = self.change_rows(partition, |answer| {
@@ -229,6 +215,16 @@ impl Connection {
                 ClientReply::Done {}
             }
         })
+    }
+
+    fn set_rows(
+        &self,
+        table: TableId,
+        partition: PartitionId,
+        rows: RowsToSet,
+    ) -> Result<ClientReply, Refusal> {
+        let set = |answer| ShardCommand::SetRows { table, partition, rows, answer };
+        self.change_rows(partition, set).map(|_| ClientReply::Done {})
     }
 
     /// Has the shard of a partition set or remove rows.

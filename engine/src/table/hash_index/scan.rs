@@ -123,6 +123,7 @@ mod tests {
                     more += 1;
                 }
             }
+            assert!(found.iter().all(|(key, row)| *row == *key >> 1), "each with its row");
             let mut seen: Vec<u64> = found.iter().map(|(key, _)| *key).collect();
             let total = seen.len();
             seen.sort_unstable();

@@ -1,6 +1,6 @@
 //! `cargo run --release -p windlass-tests --example simulate -- --seeds 10000 [--start N] [--json]
 //! [--no-shrink] [--trace] [--mutation NAME] [--threads N] [--mode
-//! pushes|sessions|rounds|gray|overlap|frozen|store] [--clients MAX] [--one-copy] [--settles]`: what `cargo xtask simulate` runs.
+//! pushes|sessions|rounds|workers|gray|overlap|frozen|store] [--clients MAX] [--one-copy] [--settles]`: what `cargo xtask simulate` runs.
 
 #![allow(clippy::print_stdout, reason = "a tool")]
 
@@ -32,6 +32,7 @@ fn main() -> ExitCode {
                     "pushes" => Mode::Pushes,
                     "sessions" => Mode::Sessions,
                     "rounds" => Mode::Rounds,
+                    "workers" => Mode::Workers,
                     "gray" => Mode::Gray,
                     "overlap" => Mode::Overlap,
                     "frozen" => Mode::Frozen,
@@ -43,7 +44,10 @@ fn main() -> ExitCode {
             "--mutation" => {
                 let name = arguments.next().expect("a name follows --mutation");
                 let all = Mutation::ALL.into_iter().chain(Mutation::OF_SESSIONS);
-                let all = all.chain(Mutation::OF_ROUNDS).chain(Mutation::OF_GRAY);
+                let all = all
+                    .chain(Mutation::OF_ROUNDS)
+                    .chain(Mutation::OF_GRAY)
+                    .chain(Mutation::OF_WORKERS);
                 let all = all.chain(Mutation::OF_OVERLAP).chain(Mutation::OF_SETTLING);
                 let mut all = all.chain(Mutation::OF_FROZEN).chain(Mutation::OF_STORE);
                 let found = all.find(|one| format!("{one:?}") == name);

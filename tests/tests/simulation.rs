@@ -82,6 +82,26 @@ fn every_deliberate_fault_of_rounds_is_seen() {
     }
 }
 
+fn of_workers() -> Options {
+    Options { mode: Mode::Workers, ..Options::default() }
+}
+
+/// The coordinator hears nobody for longer than a worker may be silent.
+#[test]
+fn no_worker_is_retired_that_was_connected_all_the_time() {
+    let report = simulate(0..300, &of_workers());
+    assert!(report.failed_seeds.is_empty(), "{}", report.first_failure.unwrap_or_default());
+    assert!(report.rounds > 20 * report.seeds, "rounds close: {}", report.rounds);
+    assert!(report.given_up > report.seeds, "workers are given up: {}", report.given_up);
+}
+
+#[test]
+fn every_deliberate_fault_of_workers_is_seen() {
+    for mutation in Mutation::OF_WORKERS {
+        assert!(is_seen(&Options { mutation: Some(mutation), ..of_workers() }), "{mutation:?}");
+    }
+}
+
 #[test]
 fn seeds_that_once_failed_stay_fixed() {
     let text = include_str!("../fixtures/seeds.txt");

@@ -45,16 +45,12 @@ impl Machine {
         ClientReply::Done {}
     }
 
-    /// Workers that a server has connections of. One with a rank that never registered is taken in:
-    /// its rank is its own choice.
+    /// Workers that a server has connections of.
     pub(super) fn hear_workers(&mut self, pulses: &[WorkerPulse]) {
         let now = self.now();
         let mut is_changed = false;
         for &WorkerPulse { rank, incarnation, clock } in pulses {
-            if self.workers.heartbeat(now, rank, incarnation, clock).is_err() {
-                // Also one that was retired though it lived, and came back.
-                is_changed |= self.workers.register(now, Some(rank), incarnation).is_ok();
-            }
+            is_changed |= self.workers.hear(now, rank, incarnation, clock);
         }
         if is_changed {
             self.workers_changed();

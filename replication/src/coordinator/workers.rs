@@ -131,6 +131,20 @@ impl Workers {
         Ok(())
     }
 
+    /// A server has an open connection of a worker, which has finished `clock`. One with a rank that never
+    /// registered is taken in: its rank is its own choice. One that was retired though it lived is live again.
+    /// Returns whether more than a clock has changed.
+    pub fn hear(
+        &mut self,
+        now: Time,
+        rank: WorkerRank,
+        incarnation: Incarnation,
+        clock: WorkerClock,
+    ) -> bool {
+        self.heartbeat(now, rank, incarnation, clock).is_err()
+            && self.register(now, Some(rank), incarnation).is_ok()
+    }
+
     /// A worker leaves for good; its rank is free again.
     pub fn leave(&mut self, rank: WorkerRank, incarnation: Incarnation) -> bool {
         let leaves = self.workers.get(&rank).is_some_and(|known| known.incarnation == incarnation);
@@ -190,11 +204,11 @@ impl Workers {
         }
     }
 
-    /// Reads a registry from all of `bytes`; everybody counts as heard at `now`.
+    /// Reads a registry from all of `bytes`; everybody counts as heard at `now`, which counts as a look.
     pub fn decode(bytes: &[u8], timings: WorkerTimings, now: Time) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
         let count = reader.count("a registry's workers", timings.workers_max, WORKER_BYTES)?;
-        let mut registry = Self::new(timings);
+        let mut registry = Self { looked_at: Some(now), ..Self::new(timings) };
         for _ in 0..count {
             let rank = WorkerRank(reader.read()?);
             let incarnation = Incarnation(reader.read()?);
@@ -251,6 +265,24 @@ mod tests {
         assert!(back.iter().eq(workers.iter()));
         assert!(workers.leave(b.rank, two) && !workers.leave(b.rank, two));
         assert_eq!(workers.register(Time(140), None, one).unwrap().rank, WorkerRank(1));
+    }
+
+    #[test]
+    fn a_worker_that_is_heard_lives_again_where_the_job_is() {
+        let timings =
+            WorkerTimings { heartbeat_timeout_us: 100, look_gap_max_us: 1_000, workers_max: 2 };
+        let mut workers = Workers::new(timings);
+        let (old, new) = (Incarnation(1), Incarnation(2));
+        let (slow, fast) = (WorkerRank(3), WorkerRank(8));
+        assert!(workers.hear(Time(0), slow, new, WorkerClock(0)), "it is taken in");
+        assert!(workers.hear(Time(0), fast, new, WorkerClock(0)));
+        assert!(!workers.hear(Time(0), WorkerRank(9), new, WorkerClock(0)), "there is no room");
+        assert!(!workers.hear(Time(90), fast, new, WorkerClock(7)), "only its clock has moved");
+        assert_eq!(workers.retire_silent(Time(120), true), [slow]);
+        assert!(!workers.hear(Time(130), slow, old, WorkerClock(1)), "its older life is over");
+        assert!(workers.hear(Time(140), slow, new, WorkerClock(1)));
+        let all: Vec<_> = workers.iter().collect();
+        assert_eq!(all, [(slow, true, WorkerClock(7)), (fast, true, WorkerClock(7))]);
     }
 
     #[test]

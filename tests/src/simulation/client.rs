@@ -353,7 +353,10 @@ impl World {
             }
             Message::Refused => self.want_map(c),
             Message::NoRank => self.worker_lost_rank(c),
-            Message::Joined { partition, clock } => self.worker_joined(c, partition, clock),
+            Message::Joined { partition, clock } => {
+                self.note_joined(c, from, partition);
+                self.worker_joined(c, partition, clock);
+            }
             other => unreachable!("no client gets {other:?}"),
         }
     }

@@ -7,7 +7,7 @@ use windlass_replication::{Membership, Time};
 use windlass_wire::{Epoch, PartitionId};
 
 use super::message::Message;
-use super::options::Mutation;
+use super::options::{Mode, Mutation};
 use super::server::place;
 use super::world::{COORDINATOR, Event, World};
 
@@ -31,6 +31,12 @@ impl World {
             },
             Message::Heartbeat { life, map_epoch } => {
                 CoordinatorInput::Heartbeat { server, incarnation: life, map_epoch }
+            }
+            Message::Connected { life, ranks } => {
+                if self.store.admits(server, life) {
+                    self.hear_workers(from, &ranks);
+                }
+                return;
             }
             Message::Hearing { .. } if self.believes_accusers() => return,
             Message::Hearing { life, probe, late } => {
@@ -78,6 +84,20 @@ impl World {
             other => unreachable!("no coordinator gets {other:?}"),
         };
         self.coordinate(leader, input);
+    }
+
+    pub(super) fn coordinator_tick(&mut self, coordinator: usize) {
+        if self.options.mode == Mode::Workers {
+            self.note_connections();
+        }
+        if self.stall_ends_at().is_some() {
+            return;
+        }
+        self.coordinate(coordinator, CoordinatorInput::Tick);
+        self.look_for_silent_workers(coordinator);
+        if self.believes_accusers() {
+            self.believe(coordinator);
+        }
     }
 
     pub(super) fn coordinate(&mut self, coordinator: usize, input: CoordinatorInput) {
@@ -187,12 +207,17 @@ impl World {
     }
 
     pub(super) fn elect(&mut self, coordinator: usize) {
+        if let Some(at) = self.stall_ends_at() {
+            self.schedule_at(at, Event::Elect { coordinator });
+            return;
+        }
         // Who does not reach the store is not elected by it.
         let coordinator = match self.is_off_store(coordinator) {
             true => 1 - coordinator,
             false => coordinator,
         };
         self.leader = Some(coordinator);
+        self.restore_workers();
         let map = self.store.clone();
         self.coordinate(coordinator, CoordinatorInput::Elected { map });
     }

@@ -67,6 +67,7 @@ impl World {
                 self.part_chains(server, restart_us, us);
             }
             FaultKind::Freeze { server, us, deaf_us } => self.freeze(server, us, deaf_us),
+            FaultKind::StallCoordinator { us } => self.stall_coordinator(us),
             FaultKind::CutStore { us } => self.cut_store(us),
             FaultKind::Gray(gray) => self.begin_gray(gray),
             FaultKind::Drain { server } => {

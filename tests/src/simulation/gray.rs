@@ -109,6 +109,19 @@ pub(super) fn any(random: &mut Random, servers: usize) -> FaultKind {
     })
 }
 
+/// The coordinator hears nobody, and nobody hears it.
+pub(super) fn deaf_coordinator(random: &mut Random) -> FaultKind {
+    FaultKind::Gray(Gray {
+        host: None,
+        reach: Reach::All,
+        inbound: true,
+        outbound: true,
+        trouble: Trouble::Deaf,
+        us: random.between(40_000, 250_000),
+        dies: None,
+    })
+}
+
 impl Gray {
     /// The servers' hosts that do not hear, or are not heard.
     fn hosts(self) -> impl Iterator<Item = usize> {
@@ -232,7 +245,7 @@ impl World {
     /// When a message over a control connection arrives: in order, in gray weather.
     pub(super) fn control_arrival(&mut self, server: Node, is_up: bool, latency: u64) -> u64 {
         let now = self.now;
-        if self.options.mode != Mode::Gray {
+        if !matches!(self.options.mode, Mode::Gray | Mode::Workers) {
             return now + latency;
         }
         let ends = if is_up { (server, COORDINATOR) } else { (COORDINATOR, server) };

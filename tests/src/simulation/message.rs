@@ -1,10 +1,12 @@
 //! What travels between the simulated machines.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use windlass_replication::{Covered, Membership, Output, Push, Time};
 use windlass_wire::{
-    Epoch, Incarnation, Lsn, Sequence, ServerId, SessionId, WorkerClock, coordination::Kept,
+    Epoch, Incarnation, Lsn, Sequence, ServerId, SessionId, WorkerClock, WorkerRank,
+    coordination::Kept,
 };
 
 use super::rounds::Turned;
@@ -52,6 +54,15 @@ pub(super) enum Message {
     Heartbeat {
         life: Incarnation,
         map_epoch: Epoch,
+    },
+    /// Workers that a server has connections of.
+    Connected {
+        life: Incarnation,
+        ranks: Vec<WorkerRank>,
+    },
+    /// The coordinator says which workers are alive.
+    Alive {
+        workers: BTreeMap<WorkerRank, bool>,
     },
     Hearing {
         life: Incarnation,

@@ -16,6 +16,7 @@ mod network;
 mod options;
 mod overlap;
 mod random;
+mod registry;
 mod rounds;
 pub mod scale;
 mod schedule;

@@ -70,6 +70,10 @@ impl World {
 
     pub(super) fn deliver(&mut self, from: Node, to: Node, generation: u32, message: Message) {
         if to == COORDINATOR {
+            if let Some(at) = self.read_after_stall() {
+                self.schedule_at(at, Event::Deliver { from, to, generation, message });
+                return;
+            }
             if self.link(from, from).generation == generation {
                 self.coordinator_message(from, message);
             }

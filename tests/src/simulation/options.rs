@@ -49,6 +49,12 @@ pub enum Mutation {
     LeadWithoutStore,
     /// A server stops installing a map at the first partition that it has no memory for.
     InstallHalfWay,
+    /// Silence retires workers though servers are not heard, or the coordinator stood still.
+    RetireThroughStalls,
+    /// A head gives up a worker that is connected to it, since the coordinator says that it is gone.
+    GiveUpConnected,
+    /// A worker that was retired stays so, though it is heard again.
+    ForgetForEver,
     /// A client sends by a new map before what it sent by the old one is answered.
     SettleNothing,
 }
@@ -65,6 +71,9 @@ pub enum Mode {
     /// They are workers of tables in rounds, of all or of two workers; they die and join again, and wait
     /// for what they have pushed two clocks before.
     Rounds,
+    /// They are workers as in `Rounds`, given up by the coordinator's registry, while coordinators hear nobody
+    /// for a while, stand still, or are replaced.
+    Workers,
     /// They push and read as in `Pushes`, while networks fail by half: of a host or of a link.
     Gray,
     /// They push and read as in `Pushes`, while all members of a chain are gone at once.
@@ -79,7 +88,7 @@ pub enum Mode {
 impl Mode {
     /// Whether clients go away for long, and stand still.
     pub(super) fn clients_go_away(self) -> bool {
-        matches!(self, Self::Sessions | Self::Rounds)
+        matches!(self, Self::Sessions | Self::Rounds | Self::Workers)
     }
 }
 
@@ -100,6 +109,10 @@ impl Mutation {
 
     /// Those of [`Mode::Rounds`].
     pub const OF_ROUNDS: [Self; 3] = [Self::WaitForTheDead, Self::RoundForgetsWho, Self::NeverIdle];
+
+    /// Those of [`Mode::Workers`].
+    pub const OF_WORKERS: [Self; 3] =
+        [Self::RetireThroughStalls, Self::GiveUpConnected, Self::ForgetForEver];
 
     /// Those of [`Mode::Gray`].
     pub const OF_GRAY: [Self; 2] = [Self::BelieveAccusers, Self::OverwriteStore];
@@ -134,7 +147,7 @@ pub struct Options {
     /// One copy of each partition: servers are drained and taken back instead of failing.
     pub one_copy: bool,
     /// Clients name no push before another and go by the order of connections, as the library does;
-    /// not in [`Mode::Sessions`] and [`Mode::Rounds`].
+    /// not in [`Mode::Sessions`], [`Mode::Rounds`] and [`Mode::Workers`].
     pub settles: bool,
     /// Faults per seed, at most.
     pub faults_max: u32,

@@ -79,7 +79,7 @@ impl Members {
         }
     }
 
-    fn is_live(&self, rank: WorkerRank) -> bool {
+    pub(super) fn is_live(&self, rank: WorkerRank) -> bool {
         self.workers.get(&rank).is_some_and(|worker| worker.1)
     }
 
@@ -145,7 +145,7 @@ pub(super) fn rank(client: usize) -> WorkerRank {
 
 impl World {
     pub(super) fn is_in_rounds(&self) -> bool {
-        self.options.mode == Mode::Rounds
+        matches!(self.options.mode, Mode::Rounds | Mode::Workers)
     }
 
     // ---- the head ----
@@ -328,6 +328,7 @@ impl World {
                 assert!(clock == pushed.clock || is_late, "{pushed:?} counts in round {clock}");
             }
             self.outcome.rounds += 1;
+            self.check_waited_for(s, p, clock);
             let finished = finished.into_iter().map(|worker| (worker, clock)).collect();
             let turned = Turned { closes: Some(clock), finished, live: Vec::new() };
             let lsn = self.servers[s].parts[p].replica.log().last().next();
@@ -392,7 +393,10 @@ impl World {
         let gone: Vec<(WorkerRank, bool)> = (0..self.clients.len())
             .filter(|client| {
                 let worker = self.clients[*client].worker();
-                let is_silent = self.now >= worker.heard_at + WORKER_TIMEOUT_US;
+                let is_silent = match self.options.mode {
+                    Mode::Workers => self.is_given_up(s, *client),
+                    _ => self.now >= worker.heard_at + WORKER_TIMEOUT_US,
+                };
                 (worker.left || is_silent)
                     && self.servers[s].parts[p].members.is_live(rank(*client))
             })

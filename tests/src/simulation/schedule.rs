@@ -118,6 +118,11 @@ pub enum FaultKind {
         /// How much longer it hears nobody.
         deaf_us: u64,
     },
+    /// The coordinators' processes stand still; what they were sent waits for them.
+    StallCoordinator {
+        /// For how long.
+        us: u64,
+    },
     /// The leading coordinator no longer reaches the store.
     CutStore {
         /// For how long.
@@ -165,6 +170,7 @@ impl Schedule {
         let count = random.below(u64::from(options.faults_max) + 1);
         let kind = match options.mode {
             Mode::Gray => kind_of_gray,
+            Mode::Workers => kind_of_workers,
             Mode::Overlap => kind_of_overlap,
             Mode::Frozen => kind_of_frozen,
             Mode::Store => kind_of_store,
@@ -224,6 +230,15 @@ fn kind_of_gray(random: &mut Random, servers: usize, sync: bool, clients: usize)
     match random.one_in(4) {
         true => kind(random, servers, sync, clients),
         false => super::gray::any(random, servers),
+    }
+}
+
+/// A coordinator that hears nobody or stands still, and other faults beside it.
+fn kind_of_workers(random: &mut Random, servers: usize, sync: bool, clients: usize) -> FaultKind {
+    match random.below(4) {
+        0..=1 => kind(random, servers, sync, clients),
+        2 => super::gray::deaf_coordinator(random),
+        _ => FaultKind::StallCoordinator { us: random.between(5_000, 250_000) },
     }
 }
 

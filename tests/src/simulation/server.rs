@@ -148,6 +148,7 @@ impl World {
         let (probe, late) = (server.probe, server.leases.late_peers(now).collect());
         self.send(s, COORDINATOR, Message::Hearing { life, probe, late });
         self.send(s, COORDINATOR, Message::Heartbeat { life, map_epoch });
+        self.tell_workers(s);
     }
 
     fn lease_output(&mut self, s: usize, output: LeaseOutput) {
@@ -193,6 +194,7 @@ impl World {
                 self.servers[s].probe = sent_at;
                 self.beat(s);
             }
+            Message::Alive { workers } => self.told_of_workers(s, workers),
             // The others hear nothing; a client is told at once that its server takes part in no chain.
             _ if !self.servers[s].joined && !matches!(message, Message::PushInOrder { .. }) => {}
             Message::Ping { asked_at } => {

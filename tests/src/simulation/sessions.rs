@@ -34,7 +34,7 @@ impl World {
             return true;
         }
         let (often, long) = match self.options.mode {
-            Mode::Rounds => (100, 2 * EXPIRY_US),
+            Mode::Rounds | Mode::Workers => (100, 2 * EXPIRY_US),
             _ => (25, 4 * EXPIRY_US),
         };
         if now < HEAL_US && self.random.one_in(often) {

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::rc::Rc;
 
-use windlass_replication::coordinator::{Coordinator, CoordinatorInput, CoordinatorOptions};
+use windlass_replication::coordinator::{Coordinator, CoordinatorOptions};
 use windlass_replication::{LatenessTimings, LeaseOutput, Membership, Output, Time};
 use windlass_wire::{Epoch, Incarnation, Lsn};
 
@@ -15,6 +15,7 @@ use super::memory::{Pushed, Seen};
 use super::message::Message;
 use super::options::{Mode, Options};
 use super::random::Random;
+use super::registry::Registry;
 use super::rounds::RoundsRule;
 use super::schedule::{END_US, Fault, HEAL_US, Schedule};
 use super::server::{Process, Server, TICK_US};
@@ -229,6 +230,7 @@ pub(super) struct World {
     pub(super) quiet_since: Option<u64>,
     pub(super) power_lost_at: Option<u64>,
     pub(super) grays: Grays,
+    pub(super) registry: Registry,
 }
 
 /// The coordinators' timings, in a world that runs about twenty times faster.
@@ -299,6 +301,7 @@ impl World {
             quiet_since: None,
             power_lost_at: None,
             grays: Grays::default(),
+            registry: Registry::new(schedule.servers, schedule.clients),
         };
         if options.mode == Mode::Sessions {
             world.store.session_expiry_ms = super::sessions::EXPIRY_MS;
@@ -423,10 +426,7 @@ impl World {
                 }
             }
             Event::CoordinatorTick { coordinator } => {
-                self.coordinate(coordinator, CoordinatorInput::Tick);
-                if self.believes_accusers() {
-                    self.believe(coordinator);
-                }
+                self.coordinator_tick(coordinator);
                 self.schedule(COORDINATOR_TICK_US, event);
             }
             Event::Stored { coordinator, epoch } => self.compare_and_swap(coordinator, epoch),

@@ -148,6 +148,13 @@ const STEPS: &[Step] = &[
         command: || simulate(&["--mode", "sessions", "--seeds", "3000"]),
     },
     Step {
+        name: "workers",
+        about: "the same with workers whom coordinators give up that hear nobody, stand still, are replaced",
+        minutes_max: 4,
+        needs: &[Need::Part { path: "tests/examples/simulate.rs" }],
+        command: || simulate(&["--mode", "workers", "--seeds", "5000"]),
+    },
+    Step {
         name: "crash",
         about: "power cuts at every IO of a workload, and 100 lives of a whole server",
         minutes_max: 6,

@@ -95,6 +95,13 @@ fn no_worker_is_retired_that_was_connected_all_the_time() {
     assert!(report.given_up > report.seeds, "workers are given up: {}", report.given_up);
 }
 
+/// A server is back with what its disk holds, and then the coordinator hears nobody: those it waits for are well.
+#[test]
+fn a_deaf_coordinator_gives_no_chain_to_one_that_holds_less() {
+    let report = simulate(27_003..27_004, &of_workers());
+    assert!(report.failed_seeds.is_empty(), "{}", report.first_failure.unwrap_or_default());
+}
+
 #[test]
 fn every_deliberate_fault_of_workers_is_seen() {
     for mutation in Mutation::OF_WORKERS {

@@ -409,7 +409,7 @@ impl Coordinator {
         let holds_all = kept == (Kept::Whole {}) && !self.map.is_in_force(server);
         if kept != (Kept::Nothing {}) && !holds_all {
             // Whether others go on without it, or hold more, is to be seen first.
-            for peer in self.returning.insert(now, server, change, &self.map) {
+            for peer in self.returning.insert(now, server, change, &self.map, &self.options) {
                 self.health.hearing().probe(now, peer, outputs);
             }
             return;
@@ -424,7 +424,7 @@ impl Coordinator {
         if draft.is_some() || !returning.is_decided(map, health, wanted) {
             return;
         }
-        for change in returning.take(now, map, wanted, options.disk_wait_us) {
+        for change in returning.take(now, map, wanted, options) {
             self.want(change);
         }
     }
@@ -447,6 +447,7 @@ impl Coordinator {
             if self.map.servers.get(&server).is_some_and(|entry| incarnation <= entry.incarnation) {
                 outputs.push(CoordinatorOutput::Fence { server, incarnation });
             }
+            self.returning.heard(now, server, incarnation, &self.options);
             return;
         }
         self.health.heard(now, server, &self.options);

@@ -3,12 +3,14 @@
 //! is dead, nobody has gone on, and the first with what it held has everything.
 //!
 //! One that comes back with what its disk holds may hold less than another that was only cut off. Where all
-//! of a chain went down together it waits for those that are not back yet, for a while.
+//! of a chain went down together it waits for those that are not back yet, for a while. Time in which it is
+//! not heard itself does not count: whom it waits for may not be heard for the same reason.
 
 use std::collections::BTreeMap;
 
-use windlass_wire::{ServerId, coordination::Kept};
+use windlass_wire::{Incarnation, ServerId, coordination::Kept};
 
+use super::CoordinatorOptions;
 use super::health::Health;
 use crate::membership::{Change, Membership, PartitionEntry};
 use crate::time::Time;
@@ -21,11 +23,27 @@ pub(super) struct Returning {
 
 #[derive(Clone, Debug)]
 struct Return {
+    /// Since when it waits, and is heard.
     since: Time,
+    heard_at: Time,
     join: Change,
     is_of_disk: bool,
     /// Its old life is failed, now that it is known who went on without it.
     is_failed: bool,
+}
+
+impl Return {
+    /// It is heard. After a silence its wait begins anew.
+    fn heard(&mut self, now: Time, silence_us: u64) {
+        if now.since(self.heard_at) >= silence_us {
+            self.since = now;
+        }
+        self.heard_at = now;
+    }
+
+    fn is_life(&self, life: Incarnation) -> bool {
+        matches!(self.join, Change::Join { incarnation, .. } if incarnation == life)
+    }
 }
 
 impl Returning {
@@ -45,13 +63,29 @@ impl Returning {
         server: ServerId,
         join: Change,
         map: &Membership,
+        options: &CoordinatorOptions,
     ) -> Vec<ServerId> {
         let is_of_disk = matches!(join, Change::Join { kept: Kept::Disk {}, .. });
-        let before = self.servers.get(&server);
-        let since = before.map_or(now, |one| one.since);
         let is_failed = !map.is_in_force(server);
-        self.servers.insert(server, Return { since, join, is_of_disk, is_failed });
+        let new = Return { since: now, heard_at: now, join, is_of_disk, is_failed };
+        let one = self.servers.entry(server).or_insert_with(|| new.clone());
+        one.heard(now, options.heartbeat_timeout_us);
+        *one = Return { since: one.since, ..new };
         self.peers(server, map)
+    }
+
+    /// A server that waits to be taken back is alive.
+    pub(super) fn heard(
+        &mut self,
+        now: Time,
+        server: ServerId,
+        life: Incarnation,
+        options: &CoordinatorOptions,
+    ) {
+        let waiting = self.servers.get_mut(&server);
+        if let Some(one) = waiting.filter(|one| one.is_life(life)) {
+            one.heard(now, options.heartbeat_timeout_us);
+        }
     }
 
     /// It has come in yet another life, with nothing or with all.
@@ -90,13 +124,14 @@ impl Returning {
     }
 
     /// It is known who went on: the failures of their old lives, and the joins of those that may come back.
-    /// One with what its disk holds waits for whoever may hold more, for at most `wait_us`.
+    /// One with what its disk holds waits for whoever may hold more, for at most
+    /// [`CoordinatorOptions::disk_wait_us`].
     pub(super) fn take(
         &mut self,
         now: Time,
         map: &Membership,
         wanted: &[Change],
-        wait_us: u64,
+        options: &CoordinatorOptions,
     ) -> Vec<Change> {
         let mut changes = Vec::new();
         for (&server, one) in &mut self.servers {
@@ -105,7 +140,8 @@ impl Returning {
             }
         }
         let may_come = |(server, one): &(&ServerId, &Return)| {
-            let is_over = now.since(one.since) >= wait_us;
+            let is_heard = now.since(one.heard_at) < options.heartbeat_timeout_us;
+            let is_over = is_heard && now.since(one.since) >= options.disk_wait_us;
             !one.is_of_disk || is_over || !self.awaits_others(**server, map, wanted)
         };
         let come = self.servers.iter().filter(may_come).map(|(server, _)| *server);
@@ -138,7 +174,7 @@ impl Returning {
 
 #[cfg(test)]
 mod tests {
-    use windlass_wire::Incarnation;
+    use windlass_wire::Epoch;
 
     use super::super::{CoordinatorInput, tests::Driver};
     use super::*;
@@ -166,6 +202,16 @@ mod tests {
             shards: 2,
             kept,
         });
+    }
+
+    /// The first server waits, and says every 100 ms that it is alive.
+    fn beats(driver: &mut Driver, life: u64, count: u32) {
+        for _ in 0..count {
+            driver.now = driver.now.after(100_000);
+            let (server, incarnation) = (ServerId(1), Incarnation(life));
+            driver.give(CoordinatorInput::Heartbeat { server, incarnation, map_epoch: Epoch(0) });
+            driver.give(CoordinatorInput::Tick);
+        }
     }
 
     /// Who has each partition, and that it is the same of all.
@@ -205,14 +251,32 @@ mod tests {
     fn a_server_as_of_its_disk_goes_on_when_nobody_comes() {
         let mut driver = all_down();
         come_back(&mut driver, 1, 2, Kept::Disk {});
-        driver.now = driver.now.after(7_900_000);
-        // It asks again all the while, perhaps in another life.
+        beats(&mut driver, 2, 40);
+        // It goes on asking in another life.
         come_back(&mut driver, 1, 3, Kept::Disk {});
+        beats(&mut driver, 3, 39);
         assert!(!driver.coordinator.map().is_in_force(ServerId(1)));
-        driver.now = driver.now.after(100_000);
-        driver.give(CoordinatorInput::Tick);
+        beats(&mut driver, 3, 1);
         assert_eq!(members(&driver), [ServerId(1)]);
         assert!(driver.coordinator.map().admits(ServerId(1), Incarnation(3)));
+    }
+
+    /// A coordinator that hears nobody does not know whether those that are waited for have died.
+    #[test]
+    fn a_server_as_of_its_disk_is_not_taken_in_while_it_is_not_heard() {
+        let mut driver = all_down();
+        come_back(&mut driver, 1, 2, Kept::Disk {});
+        beats(&mut driver, 2, 70);
+        driver.now = driver.now.after(3_000_000);
+        driver.give(CoordinatorInput::Tick);
+        assert!(!driver.coordinator.map().is_in_force(ServerId(1)), "nobody is heard");
+        beats(&mut driver, 2, 70);
+        assert!(
+            !driver.coordinator.map().is_in_force(ServerId(1)),
+            "the others may be heard again"
+        );
+        come_back(&mut driver, 2, 2, Kept::Whole {});
+        assert_eq!(members(&driver), [ServerId(2)]);
     }
 
     #[test]

@@ -40,9 +40,6 @@ impl World {
             }
             Message::Hearing { .. } if self.believes_accusers() => return,
             Message::Hearing { life, probe, late } => {
-                if self.options.trace && !late.is_empty() {
-                    eprintln!("{:>7} server {server} hears late: {late:?}", self.now);
-                }
                 CoordinatorInput::Hearing { server, incarnation: life, probe, late }
             }
             Message::Suspect { life, server: suspect } => {
@@ -102,7 +99,11 @@ impl World {
 
     pub(super) fn coordinate(&mut self, coordinator: usize, input: CoordinatorInput) {
         let mut outputs = Vec::new();
+        let told = self.options.trace.then(|| format!("{input:?}"));
         self.coordinators[coordinator].step(Time(self.now), input, &mut outputs);
+        if let Some(told) = told.filter(|told| told != "Tick" || !outputs.is_empty()) {
+            eprintln!("{:>7} coordinator {coordinator}: {told} -> {outputs:?}", self.now);
+        }
         let mut resigns = false;
         for output in outputs {
             match output {

@@ -84,9 +84,14 @@ fn servers_whose_disks_fail_lose_and_double_nothing() {
 fn servers_with_copies_lose_and_double_nothing() {
     let data = tempfile::tempdir().unwrap();
     let mut chained = Chained::new(data.path(), 3);
-    for _ in 0..10 {
+    // What happens in a life is drawn, and how far it comes depends on the machine.
+    let is_met = |chained: &Chained| chained.alone > 1 && chained.interrupted > 1;
+    for life in 0..40 {
+        if life >= 10 && is_met(&chained) {
+            break;
+        }
         chained.live();
     }
-    assert!(chained.alone > 1 && chained.interrupted > 1, "{chained:?}");
+    assert!(is_met(&chained), "{chained:?}");
     assert!(chained.ledger.promised > 300, "too little is acknowledged: {chained:?}");
 }

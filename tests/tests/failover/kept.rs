@@ -113,9 +113,8 @@ fn any_server_of_a_chain_brings_its_rows_back() {
 #[test]
 fn clocks_outlive_kill_nine_of_all_servers() {
     let folder = tempfile::tempdir().unwrap();
-    let replicas = ["--replicas", "3", "--partitions", PARTITIONS, "--data-dir", "coordinator"];
     // Busy machines are slow, and workers that are late are not gone.
-    let options = [&replicas[..], &["--worker-timeout", "120000"]].concat();
+    let options = [&OPTIONS[..], &["--worker-timeout", "120000"]].concat();
     let mut cluster = Cluster::start(folder.path(), &options);
     cluster.keep_data();
     cluster.start_servers_with(&["--worker-timeout", "120000"]);
@@ -128,7 +127,7 @@ fn clocks_outlive_kill_nine_of_all_servers() {
         workers.await_held_back();
         cluster.kill_all();
         if with_coordinator {
-            cluster.restart_coordinator(&OPTIONS);
+            cluster.restart_coordinator(&options);
         }
         for number in 0..REPLICAS as u64 {
             cluster.start_again(number);

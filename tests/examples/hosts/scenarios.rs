@@ -98,6 +98,17 @@ pub(crate) fn run(network: &Network, link_downs: u32) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A host that loses half of what it is sent, so many times.
+pub(crate) fn sicken(network: &Network, times: u32) -> Result<(), Failure> {
+    let folder = tempfile::tempdir()?;
+    let mut stage = Stage::set(network, folder.path());
+    for _ in 0..times {
+        stage.lose_half()?;
+    }
+    stage.check_probe();
+    Ok(())
+}
+
 /// What coordinators are told, with where they keep their map.
 fn with_store(store: [&str; 2]) -> Vec<&str> {
     [&["--replicas", "3", "--partitions", PARTITIONS, "--insecure"][..], &store].concat()

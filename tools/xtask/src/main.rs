@@ -51,7 +51,7 @@ enum Task {
     Crash(passed::CrashArguments),
     /// Real servers killed under load, and others put in their place; prints JSON with `--json`.
     Chaos(PassedOn),
-    /// A cluster over network namespaces, as root: `--link-downs N`; prints JSON.
+    /// A cluster over network namespaces, as root: `--link-downs N`, or `--sick N`; prints JSON.
     Hosts(PassedOn),
     /// A command, or the whole verbs suite, where an RDMA device exists.
     #[command(disable_help_flag = true)]

@@ -17,7 +17,9 @@ use crate::{
 use super::{
     Tcp,
     connection::{Connection, Phase},
+    datapath::rest_not,
     endpoint::{Address, HELLO_LEN, Hello, Nonce},
+    failure::Failure,
     frame::{HEADER_LEN, Header, Kind},
     limits::{ACCEPTS_PER_POLL_MAX, QUEUE_PAIRS_MAX, STRANGERS_MAX},
     socket::Socket,
@@ -100,20 +102,33 @@ impl Tcp {
         remote: &Endpoint,
     ) -> Result<(), ConnectError> {
         let address = Address::decode(remote)?;
-        match role {
-            Role::Active => self.dial(id, &address),
-            Role::Passive => self.expect(id, &address),
+        if role == Role::Passive {
+            return self.expect(id, &address);
         }
+        self.dial(id, &address)?;
+        let connection = self.connections.find_mut(id.0).ok_or(ConnectError::Stale)?;
+        let dialled = connection.socket.as_ref().ok_or(ConnectError::Stale)?;
+        let unreachable =
+            |source| ConnectError::Unreachable { address: address.socket.to_string(), source };
+        dialled.await_answer(self.options.dial_timeout).map_err(unreachable)?;
+        self.answered(id);
+        Ok(())
+    }
+
+    /// Sends for the peer without waiting for its host to answer: a look finds that.
+    pub(super) fn begin_dial(
+        &mut self,
+        id: QueuePairId,
+        remote: &Endpoint,
+    ) -> Result<(), ConnectError> {
+        self.dial(id, &Address::decode(remote)?)
     }
 
     fn dial(&mut self, id: QueuePairId, address: &Address) -> Result<(), ConnectError> {
         let unreachable =
             |source| ConnectError::Unreachable { address: address.socket.to_string(), source };
         let connection = self.connections.find_mut(id.0).ok_or(ConnectError::Stale)?;
-        let stream = TcpStream::connect_timeout(&address.socket, self.options.dial_timeout)
-            .map_err(unreachable)?;
-        let socket = Socket::new(stream, self.options.socket())
-            .map_err(|source| ConnectError::System { step: "setsockopt", source })?;
+        let socket = Socket::dial(&address.socket, self.options.socket()).map_err(unreachable)?;
         let hello = Hello {
             dialled: address.queue_pair,
             dialling: id,
@@ -126,15 +141,46 @@ impl Tcp {
         connection.outbox.stage(&hello.encode());
         connection.peer = Some((address.queue_pair, address.nonce));
         connection.peer_promises = address.promises;
+        connection.interest = Interest { receive: false, send: true };
         self.wait_point
-            .add(&socket, Source::Connection(id), Interest::RECEIVE)
+            .add(&socket, Source::Connection(id), connection.interest)
             .map_err(|error| ConnectError::System { step: "epoll_ctl", source: error.into() })?;
         connection.socket = Some(socket);
+        connection.phase = Phase::Dialling { until: Instant::now() + self.options.dial_timeout };
+        rest_not(connection, &mut self.lists.restless);
+        Ok(())
+    }
+
+    /// Sees to dialled peers whose hosts have answered, or refused.
+    pub(super) fn see_to_answered(&mut self) {
+        while let Some(id) = self.lists.answered.pop() {
+            let Some(connection) = self.connections.find_mut(id.0) else { continue };
+            let Some(socket) = &connection.socket else { continue };
+            match socket.answer() {
+                Ok(true) => self.answered(id),
+                Ok(false) => {}
+                Err(error) => {
+                    connection.settle::<()>(Err(Failure::Lost(error)), &mut self.shared);
+                    self.expected_count -= 1;
+                    self.connected = true;
+                }
+            }
+        }
+    }
+
+    /// The peer's host has answered.
+    fn answered(&mut self, id: QueuePairId) {
+        let Some(connection) = self.connections.find_mut(id.0) else { return };
+        let Some(socket) = &connection.socket else { return };
+        let source = Source::Connection(id);
+        // A descriptor that is registered can be changed.
+        let _ = self.wait_point.change(socket, source, Interest::RECEIVE);
+        connection.interest = Interest::RECEIVE;
         connection.phase = Phase::Ready;
         self.expected_count -= 1;
+        self.connected = true;
         connection.send(&mut self.shared);
         self.heat(id);
-        Ok(())
     }
 
     fn expect(&mut self, id: QueuePairId, address: &Address) -> Result<(), ConnectError> {

@@ -41,6 +41,8 @@ pub(super) enum Phase {
     Pending,
     /// Waits for the peer to dial.
     Connecting,
+    /// Dials, and gives up then.
+    Dialling { until: Instant },
     /// Carries requests.
     Ready,
     /// A request of the peer's was refused: only answers still go out, and what comes in is thrown
@@ -182,15 +184,17 @@ impl Connection {
 
     pub(super) fn state(&self) -> QueuePairState {
         match self.phase {
-            Phase::Pending | Phase::Connecting => QueuePairState::Connecting,
+            Phase::Pending | Phase::Connecting | Phase::Dialling { .. } => {
+                QueuePairState::Connecting
+            }
             Phase::Ready => QueuePairState::Ready,
             Phase::Refusing { .. } | Phase::Failed => QueuePairState::Error,
         }
     }
 
-    /// Whether the peer has still to come.
+    /// Whether the peer has still to come, or to answer.
     pub(super) fn is_expected(&self) -> bool {
-        matches!(self.phase, Phase::Pending | Phase::Connecting)
+        self.state() == QueuePairState::Connecting
     }
 
     /// Lets the peer name a region, by a key that is good on this queue pair only.

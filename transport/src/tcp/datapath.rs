@@ -181,6 +181,11 @@ impl Tcp {
                 self.lists.restless.swap_remove(index);
                 continue;
             }
+            if let Phase::Dialling { .. } = connection.phase {
+                // It is watched for the answer already.
+                is_watched = true;
+                continue;
+            }
             if connection.acknowledgement.wanted {
                 connection.emit_acknowledgement();
             }
@@ -220,7 +225,7 @@ impl Tcp {
     /// Asks the kernel what is ready, and sees to those who dialled.
     fn look(&mut self) {
         let (mut dialled, mut introduced) = (false, false);
-        let (connections, hot) = (&mut self.connections, &mut self.lists.hot);
+        let (connections, lists) = (&mut self.connections, &mut self.lists);
         self.wait_point.look(|source| match source {
             Source::Listener => dialled = true,
             Source::Stranger => introduced = true,
@@ -231,14 +236,19 @@ impl Tcp {
                     connection.socket = None;
                     return;
                 }
+                if let Phase::Dialling { .. } = connection.phase {
+                    lists.answered.push(id);
+                    return;
+                }
                 connection.is_readable = true;
                 if !connection.is_hot {
                     connection.is_hot = true;
-                    hot.push(id);
+                    lists.hot.push(id);
                 }
             }
             Source::Waker | Source::Timer => {}
         });
+        self.see_to_answered();
         if dialled {
             self.accept();
         } else if introduced {
@@ -255,16 +265,19 @@ impl Tcp {
         self.checked_at = now;
         self.drop_late_strangers(now);
         self.accept_again(now);
-        for connection in self.connections.values_mut() {
-            if connection.is_pending() {
-                connection.check(now, &mut self.shared);
+        for connection in self.connections.values_mut().filter(|one| one.is_pending()) {
+            let was_expected = connection.is_expected();
+            connection.check(now, &mut self.shared);
+            if was_expected && !connection.is_expected() {
+                self.expected_count -= 1;
+                self.connected = true;
             }
         }
     }
 }
 
 /// Has the next sleep see to a connection: what it is watched for, or what has to go out, may have changed.
-fn rest_not(connection: &mut Connection, restless: &mut Vec<QueuePairId>) {
+pub(super) fn rest_not(connection: &mut Connection, restless: &mut Vec<QueuePairId>) {
     if !connection.is_restless {
         connection.is_restless = true;
         restless.push(connection.id);

@@ -56,7 +56,11 @@ impl<E: Into<ProtocolError>> From<E> for Failure {
 impl Connection {
     /// Ends what has been silent, stalled or lingering for too long.
     pub(super) fn check(&mut self, now: Instant, shared: &mut Shared) {
-        if self.is_silent(now, shared.silence_max) {
+        if let Phase::Dialling { until } = self.phase {
+            if now >= until {
+                self.settle::<()>(Err(Failure::Lost(io::ErrorKind::TimedOut.into())), shared);
+            }
+        } else if self.is_silent(now, shared.silence_max) {
             tracing::info!(queue_pair = self.id.0, "the peer's host does not answer any more");
             self.end(CompletionStatus::RetryExceeded, shared);
         } else if self.stalled_since.is_some_and(|since| now - since > shared.silence_max) {

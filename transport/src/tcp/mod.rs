@@ -121,6 +121,8 @@ struct Lists {
     restless: Vec<QueuePairId>,
     /// Those whose peers had requests carried out, until they are named.
     writers: Vec<QueuePairId>,
+    /// Dialled ones that were answered, while a look goes on.
+    answered: Vec<QueuePairId>,
 }
 
 /// One thread's access to peers over TCP.
@@ -138,7 +140,7 @@ pub struct Tcp {
     listener: Option<TcpListener>,
     strangers: Vec<Stranger>,
     wait_point: WaitPoint,
-    /// A queue pair became ready since the last `wait`.
+    /// A queue pair became ready, or dialled in vain, since the last `wait`.
     connected: bool,
     polls: u32,
     checked_at: Instant,
@@ -207,8 +209,8 @@ impl Tcp {
         let per_queue_pair = (OUTSTANDING_MAX + RECEIVES_MAX) as usize;
         let ready = &mut self.shared.ready;
         ready.reserve((self.queue_pair_count * per_queue_pair).saturating_sub(ready.len()));
-        let Lists { hot, restless, writers } = &mut self.lists;
-        for list in [hot, restless, writers] {
+        let Lists { hot, restless, writers, answered } = &mut self.lists;
+        for list in [hot, restless, writers, answered] {
             list.reserve(self.queue_pair_count.saturating_sub(list.len()));
         }
     }
@@ -223,7 +225,7 @@ impl Tcp {
         }
         connection.send(&mut self.shared);
         connection.end(CompletionStatus::Flushed, &mut self.shared);
-        let Lists { hot, restless, writers } = &mut self.lists;
+        let Lists { hot, restless, writers, answered: _ } = &mut self.lists;
         for list in [hot, restless, writers] {
             list.retain(|listed| *listed != queue_pair);
         }
@@ -282,6 +284,19 @@ impl Transport for Tcp {
                 Err(error)
             }
         }
+    }
+
+    fn begin_connect(
+        &mut self,
+        pending: PendingQueuePair,
+        remote: &Endpoint,
+    ) -> Result<QueuePairId, ConnectError> {
+        let id = pending.id();
+        let begun = self.begin_dial(id, remote);
+        if begun.is_err() {
+            self.forget(id);
+        }
+        begun.map(|()| id)
     }
 
     fn promises(&self, queue_pair: QueuePairId) -> Promises {

@@ -5,12 +5,16 @@
 use std::{
     io,
     marker::PhantomData,
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     os::fd::{AsFd, AsRawFd, BorrowedFd},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use rustix::net::sockopt;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    net::{self, AddressFamily, SocketFlags, SocketType, sockopt},
+};
 
 use crate::memory::Pages;
 
@@ -113,13 +117,64 @@ pub(super) struct SocketOptions {
 pub(super) struct Socket(TcpStream);
 
 impl Socket {
+    /// The socket of a peer that has dialled.
     pub(super) fn new(stream: TcpStream, options: SocketOptions) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
+        let peer = stream.peer_addr()?;
+        Self::set_up(stream, peer, options)
+    }
+
+    /// Dials without waiting for the peer's host: see [`Self::answer`].
+    pub(super) fn dial(peer: &SocketAddr, options: SocketOptions) -> io::Result<Self> {
+        let family = if peer.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = net::socket_with(family, SocketType::STREAM, flags, None)?;
+        match net::connect(&socket, peer) {
+            Ok(()) | Err(Errno::INPROGRESS) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Self::set_up(TcpStream::from(socket), *peer, options)
+    }
+
+    /// Whether the host that was dialled has answered.
+    ///
+    /// # Errors
+    /// When it refused, or cannot be reached.
+    pub(super) fn answer(&self) -> io::Result<bool> {
+        sockopt::socket_error(&self.0)??;
+        match self.0.peer_addr() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits until the host that was dialled has answered.
+    ///
+    /// # Errors
+    /// As [`Self::answer`], and when it has not answered in time.
+    pub(super) fn await_answer(&self, patience: Duration) -> io::Result<()> {
+        let deadline = Instant::now() + patience;
+        while !self.answer()? {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let left = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+            match poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], Some(&left)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn set_up(stream: TcpStream, peer: SocketAddr, options: SocketOptions) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         if let Some(len) = options.buffer_len {
             sockopt::set_socket_send_buffer_size(&stream, len)?;
             sockopt::set_socket_recv_buffer_size(&stream, len)?;
-        } else if stream.peer_addr()?.ip() == stream.local_addr()?.ip() {
+        } else if peer.ip() == stream.local_addr()?.ip() {
             sockopt::set_socket_send_buffer_size(&stream, LOCAL_SEND_BUFFER_LEN)?;
         }
         // Probes find a peer's host that vanished while nothing was being sent; what was sent and

@@ -1,6 +1,7 @@
 //! What the conformance suite cannot ask of every provider. Two instances in one thread, polled in
 //! turn, so that every run is the same.
 
+mod dialling;
 mod failure;
 mod hostile;
 mod promises;

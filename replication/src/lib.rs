@@ -78,7 +78,7 @@ pub mod time;
 pub use chain::{Replica, ReplicaLimits, Role};
 pub use consistency::Consistency;
 pub use coordinator::{
-    Coordinator, CoordinatorInput, CoordinatorOptions, CoordinatorOutput, Workers,
+    Cause, Coordinator, CoordinatorInput, CoordinatorOptions, CoordinatorOutput, Workers,
 };
 pub use error::ReplicaError;
 pub use inflight::{LogIndex, Position};

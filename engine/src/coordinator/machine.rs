@@ -247,10 +247,11 @@ impl Machine {
                 self.operations.refuse(&change, &error);
             }
             CoordinatorOutput::Outdated { server, epoch } => self.outdated(server, epoch),
+            CoordinatorOutput::Removes { server, cause } => {
+                tracing::warn!(%server, %cause, "a server is removed");
+            }
             CoordinatorOutput::Resign => {
-                tracing::warn!(
-                    "this coordinator hears its servers badly: another one leads, if one waits to"
-                );
+                tracing::warn!("this coordinator hears its servers badly: another may lead");
                 let _ = self.jobs.send(Job { term: self.term, task: Task::Resign });
             }
         }
@@ -309,8 +310,7 @@ impl Machine {
     }
 
     fn send_map(&mut self, connection: u64) {
-        let map = self.map.as_ref().clone();
-        self.members.tell(connection, Instruction::InstallMap { map });
+        self.members.tell(connection, Instruction::InstallMap { map: self.map.as_ref().clone() });
     }
 
     /// Tells a server that it is in, with the tables and workers there are, unless it was told.

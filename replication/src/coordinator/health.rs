@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use windlass_wire::{Epoch, ServerId};
 
 use super::{
-    CoordinatorOptions, CoordinatorOutput, absence::Out, hearing::Hearing, verdict::Verdict,
+    Cause, CoordinatorOptions, CoordinatorOutput, absence::Out, hearing::Hearing, verdict::Verdict,
 };
 use crate::membership::Membership;
 use crate::time::Time;
@@ -37,11 +37,17 @@ struct Pulse {
 }
 
 /// A server that must be failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Dead {
     pub(super) server: ServerId,
+    pub(super) cause: Cause,
+}
+
+impl Dead {
     /// Its connection broke: its process is gone. Otherwise it was not heard, or not in time.
-    pub(super) is_gone: bool,
+    pub(super) fn is_gone(&self) -> bool {
+        self.cause == Cause::Gone
+    }
 }
 
 /// What has to be done about servers in force.
@@ -49,7 +55,7 @@ pub(super) struct Dead {
 pub(super) struct Findings {
     pub(super) dead: Vec<Dead>,
     /// The first has to leave the chains that it shares with the second.
-    pub(super) apart: Option<(ServerId, ServerId)>,
+    pub(super) apart: Option<(ServerId, ServerId, Cause)>,
 }
 
 /// What one look at all servers gave.
@@ -73,7 +79,7 @@ impl Round {
     fn waits(&self, now: Time, options: &CoordinatorOptions) -> bool {
         let is_early = |first: Time| now.since(first) < 2 * options.disconnect_timeout_us;
         let is_patient = self.silent_us < options.heartbeat_timeout_us * 3 / 2
-            && !self.dead.iter().any(|dead| dead.is_gone);
+            && !self.dead.iter().any(|dead| dead.is_gone());
         self.undecided && self.first_gone.is_some_and(is_early)
             || self.in_doubt && is_patient && !self.dead.is_empty()
     }
@@ -236,10 +242,12 @@ impl Health {
         let mut findings = Findings { dead: round.dead, apart: None };
         if findings.dead.is_empty() && !round.undecided {
             match self.hearing.verdict(now, map, options, &excused, out, outputs) {
-                Some(Verdict::Fail(server)) => {
-                    findings.dead.push(Dead { server, is_gone: false });
+                Some((Verdict::Fail(server), view)) => {
+                    findings.dead.push(Dead { server, cause: view.cause(None) });
                 }
-                Some(Verdict::Separate { server, from }) => findings.apart = Some((server, from)),
+                Some((Verdict::Separate { server, from }, view)) => {
+                    findings.apart = Some((server, from, view.cause(Some(from))));
+                }
                 None => {}
             }
         }
@@ -289,7 +297,8 @@ impl Health {
                 other => round.undecided |= other.is_some(),
             }
             if is_unheard || is_gone {
-                round.dead.push(Dead { server, is_gone });
+                let cause = if is_gone { Cause::Gone } else { Cause::Silent(silent_us) };
+                round.dead.push(Dead { server, cause });
                 round.silent_us = round.silent_us.max(silent_us);
                 // Those who stay may have died at the same moment.
                 round.in_doubt |= pulse.suspected_at.is_some_and(|at| {

@@ -190,13 +190,13 @@ impl Hearing {
         excused: &BTreeSet<ServerId>,
         out: &Out,
         outputs: &mut Vec<CoordinatorOutput>,
-    ) -> Option<Verdict> {
-        let verdict = self.judge(now, map, options, excused, out);
+    ) -> Option<(Verdict, View)> {
+        let judged = self.judge(now, map, options, excused, out);
         let since = |verdict| match self.verdict {
             Some((before, since)) if before == verdict => since,
             _ => now,
         };
-        self.verdict = verdict.map(|verdict| (verdict, since(verdict)));
+        self.verdict = judged.as_ref().map(|(verdict, _)| (*verdict, since(*verdict)));
         let (verdict, since) = self.verdict?;
         let (server, from) = match verdict {
             Verdict::Fail(server) => (server, None),
@@ -224,7 +224,7 @@ impl Hearing {
                 }
             }
         }
-        is_certain.then_some(verdict)
+        judged.filter(|_| is_certain)
     }
 
     /// `excused` are those that the coordinator may hear badly.
@@ -235,7 +235,7 @@ impl Hearing {
         options: &CoordinatorOptions,
         excused: &BTreeSet<ServerId>,
         out: &Out,
-    ) -> Option<Verdict> {
+    ) -> Option<(Verdict, View)> {
         for ear in self.servers.values_mut() {
             ear.note_lateness(now, options);
         }
@@ -282,7 +282,7 @@ impl Hearing {
                 }
             }
         }
-        view.verdict(options.late_max_us)
+        Some((view.verdict(options.late_max_us)?, view))
     }
 
     /// Whether two have trouble with each other, and it goes on.

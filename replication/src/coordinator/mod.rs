@@ -7,6 +7,7 @@ mod draft;
 mod health;
 mod hearing;
 mod options;
+mod output;
 mod plan;
 mod returning;
 mod trouble;
@@ -15,11 +16,12 @@ mod workers;
 
 use windlass_wire::{Epoch, Incarnation, PartitionId, ServerId, coordination::Kept};
 
-use crate::membership::{Change, JoiningPhase, Membership, PartitionEntry, TransitionError};
+use crate::membership::{Change, JoiningPhase, Membership, PartitionEntry};
 use crate::time::Time;
 use absence::Out;
-use health::{Dead, Findings, Health};
+use health::{Findings, Health};
 pub use options::CoordinatorOptions;
+pub use output::{Cause, CoordinatorOutput};
 use plan::Planner;
 use returning::Returning;
 pub use workers::{Registered, WorkerError, WorkerTimings, Workers};
@@ -138,59 +140,6 @@ pub enum CoordinatorInput {
     },
     /// Time passed.
     Tick,
-}
-
-/// What a coordinator wants done, in order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CoordinatorOutput {
-    /// Store [`Coordinator::draft`] if the store still holds `expected`; then give `Stored`, or
-    /// `Deposed` when it holds another.
-    Store {
-        /// The epoch the store must hold.
-        expected: Epoch,
-    },
-    /// Send [`Coordinator::map`] (or the delta to it) to every server and client.
-    Publish {
-        /// Its epoch.
-        epoch: Epoch,
-    },
-    /// Tell this life of a server that it is fenced; it destroys its links and rejoins anew.
-    Fence {
-        /// The server.
-        server: ServerId,
-        /// The life that is fenced.
-        incarnation: Incarnation,
-    },
-    /// Ask a server for a heartbeat at once, and to say that this is what it answers.
-    Probe {
-        /// The server.
-        server: ServerId,
-        /// When this was asked first.
-        sent_at: Time,
-    },
-    /// Send the map to a server whose own is old.
-    SendMap {
-        /// The server.
-        to: ServerId,
-    },
-    /// A server acts by a newer map than the store held: the store is an old copy. The coordinator has
-    /// stopped leading, since its next map would contradict those that servers follow.
-    Outdated {
-        /// Who says so.
-        server: ServerId,
-        /// The epoch it acts by.
-        epoch: Epoch,
-    },
-    /// This coordinator hears servers badly that live: another one may hear them better, and should lead,
-    /// if there is one.
-    Resign,
-    /// A server or an operator asked for something that is not legal.
-    Refuse {
-        /// The change.
-        change: Change,
-        /// Why.
-        error: TransitionError,
-    },
 }
 
 /// The coordinator.
@@ -337,23 +286,26 @@ impl Coordinator {
         let Self { health, map, options, out, .. } = self;
         health.hearing().probe_doubtful(now, map, options, outputs);
         let Findings { dead, apart } = health.look(now, map, options, reached, out, outputs);
-        for Dead { server, is_gone } in dead {
-            if self.draft.as_ref().is_some_and(|draft| !draft.is_in_force(server)) {
-                // It is being failed already.
+        for dead in dead {
+            let server = dead.server;
+            let fail = Change::Fail { server };
+            let is_failing = self.draft.as_ref().is_some_and(|draft| !draft.is_in_force(server));
+            if is_failing || self.wanted.contains(&fail) {
                 continue;
             }
-            let fail = Change::Fail { server };
-            if !is_gone && !self.wanted.contains(&fail) {
+            if !dead.is_gone() {
                 self.out.servers.begin(now, server, &self.options);
             }
             self.want(fail);
+            outputs.push(CoordinatorOutput::Removes { server, cause: dead.cause });
         }
-        if let Some((server, from)) = apart.filter(|_| self.draft.is_none()) {
+        if let Some((server, from, cause)) = apart.filter(|_| self.draft.is_none()) {
             let pair = (server.min(from), server.max(from));
             self.out.pairs.begin(now, pair, &self.options);
             let both = |entry: &PartitionEntry| entry.involves(server) && entry.involves(from);
             if self.map.partitions.iter().any(both) {
                 self.want(Change::Separate { server, from });
+                outputs.push(CoordinatorOutput::Removes { server, cause });
             }
         }
         let Self { out, health, options, map, .. } = self;

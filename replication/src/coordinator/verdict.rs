@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use windlass_wire::ServerId;
 
-use super::options::late_min_us;
+use super::{Cause, options::late_min_us};
 use crate::time::Time;
 
 /// What is known of the servers in force, their times in microseconds.
@@ -89,6 +89,12 @@ impl Evidence {
 }
 
 impl View {
+    /// What the log says of it.
+    pub(super) fn cause(self, from: Option<ServerId>) -> Cause {
+        let peers = self.late.into_iter().map(|((by, of), late_us)| (by, of, late_us)).collect();
+        Cause::Late { from, peers, here: self.late_here.into_iter().collect() }
+    }
+
     /// What has to be done first, if anything has to.
     pub(super) fn verdict(&self, late_max_us: u64) -> Option<Verdict> {
         let pairs = self.pairs(2 * late_max_us);

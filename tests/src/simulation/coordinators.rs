@@ -132,7 +132,7 @@ impl World {
                     self.send(COORDINATOR, place(to), Message::Map(map));
                 }
                 CoordinatorOutput::Resign => resigns = self.leader == Some(coordinator),
-                CoordinatorOutput::Refuse { .. } => {}
+                CoordinatorOutput::Refuse { .. } | CoordinatorOutput::Removes { .. } => {}
                 CoordinatorOutput::Outdated { server, epoch } => {
                     // Another one, which did not know that it no longer leads, has stored it.
                     assert!(epoch <= self.store.epoch, "{server} acts by {epoch}: never stored");

@@ -16,6 +16,7 @@ pub mod doctor;
 pub mod error;
 pub mod fabric;
 pub mod fabric_admin;
+pub mod late_run;
 pub mod mailbox;
 pub mod memory;
 pub mod random;

@@ -16,6 +16,7 @@ use super::{
     failure::Failure,
     frame::Header,
     inbox::Inbox,
+    late::Late,
     limits::{GRANTS_MAX, OUTSTANDING_MAX},
     outbox::Outbox,
     region::Regions,
@@ -88,8 +89,8 @@ pub(super) struct Connection {
     pub(super) peer: Option<(QueuePairId, Nonce)>,
     /// What its device promises.
     pub(super) peer_promises: Promises,
-    /// Whether its writes go out of order, one at a time.
-    pub(super) is_late: bool,
+    /// Where its requests wait whose writes show out of order.
+    pub(super) late: Option<Box<Late>>,
     pub(super) socket: Option<Socket>,
     /// Regions the peer may name; see [`Connection::grant`].
     grants: Vec<RegionId>,
@@ -159,7 +160,7 @@ impl Connection {
             nonce,
             peer: None,
             peer_promises: Promises::NONE,
-            is_late: false,
+            late: None,
             socket: None,
             grants: Vec::new(),
             requests: Requests::new(),
@@ -269,7 +270,7 @@ impl Connection {
         if let Phase::Refusing { .. } = self.phase
             && self.outbox.is_empty()
             && self.answers.is_empty()
-            && !self.requests.is_empty()
+            && self.has_requests()
         {
             // The outbox no longer refers to memory of these requests.
             self.report_failure(CompletionStatus::Flushed, shared);
@@ -283,7 +284,7 @@ impl Connection {
     pub(super) fn is_pending(&self) -> bool {
         self.socket.is_some()
             && (!self.outbox.is_empty()
-                || !self.requests.is_empty()
+                || self.has_requests()
                 || self.stalled_since.is_some()
                 || matches!(self.phase, Phase::Refusing { .. }))
     }

@@ -12,7 +12,7 @@ use super::{
     Tcp,
     backwards::{PIECES, backwards},
     connection::{Connection, Phase},
-    late::{REQUESTS_MAX, is_late, late},
+    late::Late,
     limits::{DIRECT_CONNECTIONS_MAX, MESSAGE_LEN_MAX, POLLS_PER_CHECK, RECEIVES_MAX},
     region::Regions,
     wait::{Interest, Source},
@@ -39,15 +39,13 @@ impl Tcp {
         }
         let mut taken_count = 0;
         let mut refusal = Ok(());
-        connection.is_late =
-            !(self.options.writes_in_order && connection.peer_promises.writes_in_order);
-        let reads_max = if self.options.reads_in_order { 1 } else { PIECES as usize };
-        let each_max = if connection.is_late { REQUESTS_MAX.max(reads_max) } else { reads_max };
-        // Writes from `late_from` on are given out together.
-        let mut late_from = 0;
+        if !(self.options.writes_in_order && connection.peer_promises.writes_in_order) {
+            let seed = self.late_seed ^ u64::from(queue_pair.0);
+            connection.late.get_or_insert_with(|| Box::new(Late::new(seed)));
+        }
+        let each_max = if self.options.reads_in_order { 1 } else { PIECES as usize };
         for request in requests.as_slice() {
-            let waiting = taken_count - late_from;
-            if connection.requests.room() < (waiting + 1) * each_max {
+            if connection.room() < each_max {
                 refusal = Err(PostError::QueueFull);
                 break;
             }
@@ -56,20 +54,12 @@ impl Tcp {
                 break;
             }
             taken_count += 1;
-            if connection.is_late && is_late(request) {
-                continue;
-            }
-            let writes = &requests.as_slice()[late_from..taken_count - 1];
-            late(writes, |piece| connection.requests.push(piece));
-            late_from = taken_count;
             if self.options.reads_in_order {
-                connection.requests.push(*request);
+                connection.take(*request);
             } else {
-                backwards(request, |piece| connection.requests.push(piece));
+                backwards(request, |piece| connection.take(piece));
             }
         }
-        let writes = &requests.as_slice()[late_from..taken_count];
-        late(writes, |piece| connection.requests.push(piece));
         requests.take_front(taken_count);
         if taken_count > 0 {
             connection.acknowledgement.request_follows();
@@ -288,7 +278,7 @@ pub(super) fn rest_not(connection: &mut Connection, restless: &mut Vec<QueuePair
 fn is_settled(connection: &Connection) -> bool {
     connection.outbox.is_empty()
         && connection.answers.is_empty()
-        && !connection.requests.has_unemitted()
+        && !connection.has_unsent()
         && !connection.acknowledgement.wanted
         && !connection.has_more
 }

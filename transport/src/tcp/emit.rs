@@ -3,12 +3,13 @@
 
 use windlass_wire::checksum::Checksum;
 
-use crate::fabric::{Operation, RemoteAddress, ScatterList};
+use crate::fabric::{Operation, RemoteAddress, ScatterList, SendRequest};
 
 use super::{
     connection::{Answer, Connection, Phase, Shared},
     failure::Failure,
     frame::{HEADER_LEN, Header, Kind, TRAILER_LEN, status_to_word},
+    late::Next,
     limits::{COPIED_LEN_MAX, OUTSTANDING_MAX},
     outbox::Flush,
     region::{Gone, Regions},
@@ -16,6 +17,9 @@ use super::{
 
 /// Most bytes of a frame that are copied.
 const FRAME_COPIED_LEN_MAX: usize = HEADER_LEN + COPIED_LEN_MAX + TRAILER_LEN;
+
+/// Pieces of late writes without an acknowledgement, at most.
+const PIECES_UNASKED_MAX: u32 = OUTSTANDING_MAX / 4;
 
 impl From<Gone> for Failure {
     fn from(_: Gone) -> Self {
@@ -50,9 +54,47 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether requests wait for the next time, though there is room.
+    /// How many more requests it takes.
+    pub(super) fn room(&self) -> usize {
+        let late = self.late.as_ref().map_or(0, |late| late.len());
+        self.requests.room().saturating_sub(late)
+    }
+
+    /// Takes a request that there is room for.
+    pub(super) fn take(&mut self, request: SendRequest) {
+        match &mut self.late {
+            Some(late) => late.push(request),
+            None => self.requests.push(request),
+        }
+    }
+
+    /// Whether requests have not completed.
+    pub(super) fn has_requests(&self) -> bool {
+        !self.requests.is_empty() || self.holds_back()
+    }
+
+    /// Whether requests have not gone to the outbox.
+    pub(super) fn has_unsent(&self) -> bool {
+        self.requests.has_unemitted() || self.holds_back()
+    }
+
+    /// Whether requests wait for a later turn, though there is room.
     pub(super) fn holds_back(&self) -> bool {
-        self.is_late && self.requests.has_unemitted()
+        self.late.as_ref().is_some_and(|late| late.len() > 0)
+    }
+
+    /// Lets the next piece of a late write go, one a turn.
+    fn let_go(&mut self) {
+        if let Some(late) = &mut self.late
+            && !self.requests.has_unemitted()
+            && self.requests.room() > 0
+        {
+            match late.next() {
+                Some(Next::Piece(piece)) => self.requests.push_piece(piece),
+                Some(Next::Whole(request)) => self.requests.push(request),
+                None => {}
+            }
+        }
     }
 
     /// Makes a frame that only acknowledges. Returns whether there was room.
@@ -70,7 +112,7 @@ impl Connection {
             let answered = self.emit_answer(shared)?;
             let room = self.outbox.has_room(FRAME_COPIED_LEN_MAX);
             let requested = room && self.emit_request(shared)?;
-            if !answered && !requested || self.is_late && requested {
+            if !answered && !requested || self.late.is_some() && requested {
                 break;
             }
         }
@@ -111,8 +153,12 @@ impl Connection {
         if self.phase != Phase::Ready {
             return Ok(false);
         }
+        self.let_go();
         let Some((number, request)) = self.requests.next() else { return Ok(false) };
-        let (signaled, operation) = (request.signaled, request.operation);
+        let operation = request.operation;
+        // Pieces are never signaled, and can take all the room before the request that they are of completes.
+        let acknowledge =
+            request.signaled || self.late.is_some() && number.is_multiple_of(PIECES_UNASKED_MAX);
         let header = |kind, remote: RemoteAddress, length| Header {
             number,
             key: remote.key.0,
@@ -123,17 +169,17 @@ impl Connection {
         match operation {
             Operation::Write { local, remote } => {
                 let header = header(Kind::Write, remote, length_of(&local));
-                self.emit_frame(Header { acknowledge: signaled, ..header }, &local, shared)?;
+                self.emit_frame(Header { acknowledge, ..header }, &local, shared)?;
             }
             Operation::WriteInline { bytes, remote } => {
                 let bytes = bytes.as_slice();
                 let header = header(Kind::Write, remote, inline_len(bytes));
-                self.emit_copied(Header { acknowledge: signaled, ..header }, bytes, shared);
+                self.emit_copied(Header { acknowledge, ..header }, bytes, shared);
             }
             Operation::WriteWithImmediate { bytes, remote, immediate } => {
                 let bytes = bytes.as_slice();
                 let header = Header {
-                    acknowledge: signaled,
+                    acknowledge,
                     operand: u64::from(immediate),
                     ..header(Kind::WriteImmediate, remote, inline_len(bytes))
                 };

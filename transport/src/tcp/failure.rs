@@ -11,7 +11,7 @@ use super::{
     connection::{Acknowledgement, Answer, Connection, Phase, Receiving, Shared},
     frame::FrameError,
     limits::OUTSTANDING_MAX,
-    requests::NotPending,
+    requests::{NotPending, completion},
     socket::Socket,
 };
 
@@ -120,10 +120,11 @@ impl Connection {
             Failure::Refused { number, status } => {
                 let (id, ready) = (self.id, &mut shared.ready);
                 let known = self.requests.refuse(number, status, id, |end| ready.push_back(end));
-                if known.is_err() {
-                    tracing::warn!(queue_pair = self.id.0, number, "refusal of an unknown request");
-                }
-                self.end(CompletionStatus::RetryExceeded, shared);
+                let left = known.unwrap_or_else(|error| {
+                    tracing::warn!(queue_pair = self.id.0, number, %error, "a wrong refusal");
+                    CompletionStatus::RetryExceeded
+                });
+                self.end(left, shared);
             }
             Failure::Refuse { number, status } => {
                 if matches!(self.phase, Phase::Refusing { .. }) {
@@ -160,7 +161,11 @@ impl Connection {
 
     pub(super) fn report_failure(&mut self, status: CompletionStatus, shared: &mut Shared) {
         let (id, ready) = (self.id, &mut shared.ready);
-        self.requests.fail(status, id, |end| ready.push_back(end));
+        let mut status = self.requests.fail(status, id, |end| ready.push_back(end));
+        for request in self.late.iter_mut().flat_map(|late| late.drain()) {
+            ready.push_back(completion(id, &request, status));
+            status = CompletionStatus::Flushed;
+        }
     }
 
     /// Reports requests that have succeeded.

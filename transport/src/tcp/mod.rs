@@ -43,7 +43,7 @@ use crate::{
     memory::Pages,
 };
 
-use crate::slab::Slab;
+use crate::{late_run, slab::Slab};
 use connect::Stranger;
 use connection::{Connection, Shared};
 use limits::{
@@ -130,6 +130,8 @@ struct Lists {
 pub struct Tcp {
     capabilities: Capabilities,
     options: TcpOptions,
+    /// What the order of late writes is drawn from.
+    late_seed: u64,
     shared: Shared,
     connections: Slab<Connection>,
     lists: Lists,
@@ -154,6 +156,19 @@ impl Tcp {
     /// # Errors
     /// When the address to tell peers is not known, or the system has no descriptors left.
     pub fn open(options: TcpOptions) -> Result<Self, OpenError> {
+        Self::open_as(PROVIDER, options)
+    }
+
+    /// The same under the name of the provider that it stands for.
+    pub(crate) fn open_as(
+        provider: &'static str,
+        mut options: TcpOptions,
+    ) -> Result<Self, OpenError> {
+        let late_seed = late_run::seed();
+        if late_seed.is_some() {
+            options.reads_in_order = false;
+            options.writes_in_order = false;
+        }
         if options.advertised.unwrap_or(options.bind.ip()).is_unspecified() {
             return Err(OpenError::Unavailable {
                 provider: PROVIDER,
@@ -168,7 +183,7 @@ impl Tcp {
         })?;
         Ok(Self {
             capabilities: Capabilities {
-                provider: PROVIDER,
+                provider,
                 device: options.bind.to_string(),
                 outstanding_max: OUTSTANDING_MAX,
                 receives_max: RECEIVES_MAX,
@@ -184,6 +199,7 @@ impl Tcp {
                 shares_foreign_memory: true,
             },
             options,
+            late_seed: late_seed.unwrap_or(0),
             shared: Shared {
                 regions: Regions::new(),
                 ready: VecDeque::new(),

@@ -26,6 +26,8 @@ struct Entry {
     request: SendRequest,
     /// Answered, for those that are answered one by one.
     answered: bool,
+    /// Part of a request that is reported by another.
+    is_piece: bool,
 }
 
 /// The peer answers what was not asked.
@@ -59,7 +61,13 @@ impl Requests {
 
     pub(super) fn push(&mut self, request: SendRequest) {
         assert!(self.room() > 0, "room was checked before");
-        self.ring.push_back(Entry { request, answered: false });
+        self.ring.push_back(Entry { request, answered: false, is_piece: false });
+    }
+
+    /// The same of a part of a request, which is never reported.
+    pub(super) fn push_piece(&mut self, request: SendRequest) {
+        self.push(request);
+        self.ring.back_mut().expect("it was just pushed").is_piece = true;
     }
 
     /// The next to emit, with its number; none while it waits for answers to those before it.
@@ -145,30 +153,30 @@ impl Requests {
         status: CompletionStatus,
         queue_pair: QueuePairId,
         mut report: impl FnMut(Completion),
-    ) -> Result<(), NotPending> {
+    ) -> Result<CompletionStatus, NotPending> {
         let position = self.position(number)?;
         for entry in self.ring.drain(..position) {
             if entry.request.signaled {
                 report(completion(queue_pair, &entry.request, CompletionStatus::Success));
             }
         }
-        self.fail(status, queue_pair, report);
-        Ok(())
+        Ok(self.fail(status, queue_pair, report))
     }
 
-    /// Ends all: the first as `status`, the others flushed.
+    /// Ends all: the first as `status`, the others flushed. Returns how what comes behind them ends.
     pub(super) fn fail(
         &mut self,
         status: CompletionStatus,
         queue_pair: QueuePairId,
         mut report: impl FnMut(Completion),
-    ) {
+    ) -> CompletionStatus {
         let mut status = status;
-        for entry in self.ring.drain(..) {
+        for entry in self.ring.drain(..).filter(|entry| !entry.is_piece) {
             report(completion(queue_pair, &entry.request, status));
             status = CompletionStatus::Flushed;
         }
         self.emitted = 0;
+        status
     }
 
     fn number_at(&self, position: usize) -> u32 {
@@ -192,7 +200,8 @@ pub(super) fn opcode_of(operation: &Operation) -> Opcode {
     }
 }
 
-fn completion(
+/// The end of a request.
+pub(super) fn completion(
     queue_pair: QueuePairId,
     request: &SendRequest,
     status: CompletionStatus,

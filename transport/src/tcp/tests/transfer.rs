@@ -177,3 +177,24 @@ fn words_that_a_partial_send_cuts_are_sent_as_they_were() {
         assert!(cuts > 8, "the reads went at once");
     }
 }
+
+/// As many writes as senders leave without a completion are more pieces than a queue pair holds: their room
+/// comes back though the peer has nothing of its own to say.
+#[test]
+fn pieces_of_late_writes_leave_room_for_what_completes_them() {
+    const WRITES: u64 = 128;
+    let options = TcpOptions { writes_in_order: false, ..TcpOptions::LOOPBACK };
+    let mut pair = Pair::new(options);
+    let (target, remote) = pair.share(1, WRITES as usize * 32, Access::READ_WRITE);
+    let bytes = |at: u64| pattern(at, 32);
+    let write = |at: u64| {
+        let (bytes, remote) = (InlineBytes::new(&bytes(at)), remote.at(at * 32));
+        request(at, at + 1 == WRITES, Operation::WriteInline { bytes, remote })
+    };
+    pair.post(0, &(0..WRITES).map(write).collect::<Vec<_>>()).unwrap();
+    pair.until(|pair| !pair.seen[0].is_empty());
+    assert_eq!(pair.ends(0), [(WRITES - 1, CompletionStatus::Success)]);
+    for at in 0..WRITES {
+        assert_eq!(contents(&target, at * 32, 32), bytes(at), "write {at}");
+    }
+}

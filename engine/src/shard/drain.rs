@@ -68,6 +68,9 @@ pub(super) fn drain_session(
     if port.sessions[slot].as_ref().is_some_and(|session| !session.parked.is_empty()) {
         fetch::take_parked(port, tables, chain, disk, slot);
     }
+    // Those that are parked and deferred owe one completion each.
+    let parked = port.sessions[slot].iter().flat_map(|session| &session.parked);
+    let both = parked.filter(|parked| parked.wait.is_some()).count();
     for _ in 0..SESSION_MESSAGES_PER_TURN {
         let Some(session) = &mut port.sessions[slot] else { return };
         let Some(mailbox) = &mut session.mailbox else { return };
@@ -89,7 +92,7 @@ pub(super) fn drain_session(
         }
         let waiting = tables.clocks.waiting_count(slot) + session.deferred_count;
         let taken = taken_before + port.turn.works.len() - works_before;
-        let owed = session.parked.len() + waiting + taken;
+        let owed = session.parked.len() - both + waiting + taken;
         if mailbox.completions.room() <= owed {
             tracing::warn!(
                 session = session.owner.id.0,

@@ -27,7 +27,11 @@ pub(super) enum Outstanding {
         chunk: Chunk,
     },
     /// Rows on their way out of a chunk.
-    Reply { chunk: Chunk },
+    Reply {
+        chunk: Chunk,
+        /// What waits until they are in place.
+        placing: Option<u32>,
+    },
     /// A sleep told to a client.
     Tell,
 }
@@ -45,7 +49,7 @@ pub(super) struct Parked {
     pub(super) durable_at: Option<Position>,
     /// How long it waited for slower workers.
     pub(super) waited_us: u32,
-    /// What its completion waits for in the chains, when it has pushed already.
+    /// What its completion waits for, when it has pushed already or its rows are to be placed.
     pub(super) wait: Option<u32>,
 }
 

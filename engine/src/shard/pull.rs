@@ -4,7 +4,6 @@
 
 use windlass_transport::{
     InlineBytes, Operation, RemoteAddress, fabric::INLINE_LEN_MAX as INLINE_BYTES_MAX,
-    mailbox::digest_of_bytes,
 };
 use windlass_wire::{RequestKind, RowRange, Rows, Status};
 
@@ -39,8 +38,14 @@ pub(super) fn pull_all(port: &mut Port, tables: &mut Tables) {
             clocks::park_pull(port, tables, at);
             continue;
         }
+        let session = port.sessions[work.session].as_ref();
+        let session = session.expect("no session ends while its requests are carried out");
+        // Where writes show in any order, the completion waits until the rows are in place. Their digest alone
+        // would fit before they come where the same bytes were before, and they would then land on what the
+        // client uses the place for next.
+        let placing = (!session.route.writes_in_order).then(|| port.begin_wait(at));
         // Room comes back when the client takes what was sent: others are not to wait for it.
-        match pull_one(port, tables, &work) {
+        match pull_one(port, tables, &work, placing) {
             Pulled::Done => {}
             Pulled::Later => {
                 port.crowd_pull(at);
@@ -58,7 +63,8 @@ pub(super) fn pull_all(port: &mut Port, tables: &mut Tables) {
     }
 }
 
-fn pull_one(port: &mut Port, tables: &mut Tables, work: &Work) -> Pulled {
+/// Writes the rows of a pull; their placing is one of what the message waits for, if it waits.
+fn pull_one(port: &mut Port, tables: &mut Tables, work: &Work, placing: Option<u32>) -> Pulled {
     let table = tables.by_id.get_mut(&work.header.table);
     let table = table.expect("a request that was checked has its table");
     let session = port.sessions[work.session].as_mut();
@@ -77,7 +83,7 @@ fn pull_one(port: &mut Port, tables: &mut Tables, work: &Work) -> Pulled {
     }
     let keys = &port.turn.keys[work.keys.0..work.keys.1];
     let remote = remote_of(place);
-    if len <= INLINE_BYTES_MAX as u64 {
+    if len <= INLINE_BYTES_MAX as u64 && placing.is_none() {
         let mut bytes = [0_u64; INLINE_BYTES_MAX / 8];
         // SAFETY: the array has room for `len` bytes.
         let len = unsafe { fill(table, work, keys, bytes.as_mut_ptr().cast()) };
@@ -87,10 +93,6 @@ fn pull_one(port: &mut Port, tables: &mut Tables, work: &Work) -> Pulled {
             return Pulled::NotFinite;
         };
         let bytes = InlineBytes::new(answer);
-        if !session.route.writes_in_order {
-            let digest = digest_of_bytes(work.number, bytes.as_slice());
-            mailbox.completions.tell_rows(work.number, digest, &mut mailbox.sender);
-        }
         mailbox.sender.push(Operation::WriteInline { bytes, remote });
         return Pulled::Done;
     }
@@ -108,7 +110,10 @@ fn pull_one(port: &mut Port, tables: &mut Tables, work: &Work) -> Pulled {
         let digest = port.staging.digest(work.number, chunk, len);
         mailbox.completions.tell_rows(work.number, digest, &mut mailbox.sender);
     }
-    let work_id = port.staging.start(Outstanding::Reply { chunk });
+    if let Some(wait) = placing {
+        port.waits.add(wait);
+    }
+    let work_id = port.staging.start(Outstanding::Reply { chunk, placing });
     let piece_count = len.div_ceil(piece_len);
     for piece in 0..piece_count {
         let from = piece * piece_len;

@@ -56,7 +56,7 @@ pub(super) struct Work {
     pub(super) durable_at: Option<Position>,
     /// Microseconds it waited for a slower worker: what its completion tells.
     pub(super) waited_us: u32,
-    /// What its completion waits for in the chains.
+    /// What its completion waits for, beside the log.
     pub(super) wait: Option<u32>,
     /// Whether its rows are in records already.
     pub(super) pushed: bool,

@@ -39,6 +39,8 @@ struct Link {
     transport: Box<dyn Transport>,
     queue_pair: QueuePairId,
     writer: MailboxWriter,
+    /// Whether writes show in any order.
+    any_order: bool,
     completions: CompletionReader,
     sender: Sender,
     own: MemoryRegion,
@@ -76,10 +78,20 @@ impl Client {
     }
 
     pub(crate) fn connect(&mut self, node: &Node, provider: Provider) {
+        self.connect_over(node, provider, || transport(provider));
+    }
+
+    /// As `connect`, over transports that are opened so.
+    pub(crate) fn connect_over(
+        &mut self,
+        node: &Node,
+        provider: Provider,
+        open: impl Fn() -> Box<dyn Transport>,
+    ) {
         let options =
             PagesOptions { huge: HugePages::Never, lock: Lock::Never, sealed_for_peers: false };
         for (shard, handle) in (0..SHARDS).zip(&node.handles) {
-            let mut transport = transport(provider);
+            let mut transport = open();
             let pending = transport.create_queue_pair().unwrap();
             let (session, endpoint) = (self.session, pending.endpoint().clone());
             let endpoint = handle
@@ -120,12 +132,16 @@ impl Client {
                 len: mailbox.region.len,
             };
             let outstanding = transport.capabilities().outstanding_max;
+            let any_order = !transport.promises(queue_pair).writes_in_order;
+            let writer = MailboxWriter::new(mirror, remote, mailbox.ring_len, COMPLETION_SLOTS)
+                .in_any_order(any_order);
             self.links.push(Link {
                 server: node.peer.server,
                 shard,
                 transport,
                 queue_pair,
-                writer: MailboxWriter::new(mirror, remote, mailbox.ring_len, COMPLETION_SLOTS),
+                writer,
+                any_order,
                 completions: CompletionReader::new(reply, COMPLETION_SLOTS),
                 sender: Sender::new(queue_pair, outstanding),
                 own,
@@ -360,47 +376,66 @@ impl Client {
         at: impl Fn(&[ServerId]) -> ServerId,
         strong: bool,
     ) -> Result<Vec<f32>, Status> {
-        let layout = self.tables[table].1;
         let width = self.tables[table].0.schema.width as usize;
         let mut rows = Vec::new();
         for key in keys {
-            let partition = layout.partition_of(*key);
-            let server = at(&self.map.chains[partition.0 as usize].servers);
-            let shard = shard_of(partition, SHARDS).0;
-            let header = RequestHeader {
-                strong,
-                ..self.header(RequestKind::Pull, table, self.next, &[*key])
-            };
-            let link = self
-                .links
-                .iter_mut()
-                .find(|link| (link.server, link.shard) == (server, shard))
-                .ok_or(Status::Unreachable)?;
-            let place = Place { key: link.own_remote.key.0, address: link.own_remote.address };
-            let header = RequestHeader { reply: Some(place), ..header };
-            let mut bytes = header.encode();
-            let body: &[u8] = bytemuck::bytes_of(key);
-            RequestHeader::seal(&mut bytes, body, &[]);
-            let number = link.writer.write(&[&bytes, body], true, &mut link.sender).unwrap();
-            link.sender.flush(link.transport.as_mut()).unwrap();
-            let deadline = Instant::now() + Duration::from_secs(20);
-            let word = loop {
-                let mut completions = [Completion::EMPTY; 16];
-                link.transport.poll(&mut completions);
-                let _ = link.sender.flush(link.transport.as_mut());
-                if let Some(word) = link.completions.completion_of(number) {
-                    break word;
-                }
-                assert!(Instant::now() < deadline, "a pull stays unanswered");
-            };
-            link.writer.release(number);
-            if word.status != Status::Done {
-                return Err(word.status);
-            }
+            let partition = self.partition_of(table, *key);
+            let server = at(&self.map.chains[partition].servers);
+            let own = self.pull_into(table, &[*key], server, strong, 0)?;
             let mut row = vec![0.0_f32; width];
-            link.own.pages.read(0, bytemuck::cast_slice_mut(&mut row));
+            own.read(0, bytemuck::cast_slice_mut(&mut row));
             rows.extend(row);
         }
         Ok(rows)
+    }
+
+    /// Has a server write rows of one partition to an offset of the memory that this side shares with it;
+    /// returns that memory once the client may use them.
+    pub(crate) fn pull_into(
+        &mut self,
+        table: usize,
+        keys: &[u64],
+        server: ServerId,
+        strong: bool,
+        offset: u64,
+    ) -> Result<Pages, Status> {
+        let shard = shard_of(self.tables[table].1.partition_of(keys[0]), SHARDS).0;
+        let header = self.header(RequestKind::Pull, table, self.next, keys);
+        let link = self
+            .links
+            .iter_mut()
+            .find(|link| (link.server, link.shard) == (server, shard))
+            .ok_or(Status::Unreachable)?;
+        let address = link.own_remote.address + offset;
+        let reply = Some(Place { key: link.own_remote.key.0, address });
+        let header = RequestHeader { strong, reply, ..header };
+        let mut bytes = header.encode();
+        let body: &[u8] = bytemuck::cast_slice(keys);
+        RequestHeader::seal(&mut bytes, body, &[]);
+        let number = link.writer.write(&[&bytes, body], true, &mut link.sender).unwrap();
+        link.sender.flush(link.transport.as_mut()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let word = loop {
+            let mut completions = [Completion::EMPTY; 16];
+            link.transport.poll(&mut completions);
+            let _ = link.sender.flush(link.transport.as_mut());
+            if let Some(word) = link.completions.completion_of(number)
+                && (word.status != Status::Done || link.has_landed(number, offset, &header))
+            {
+                break word;
+            }
+            assert!(Instant::now() < deadline, "a pull stays unanswered");
+        };
+        link.writer.release(number);
+        if word.status == Status::Done { Ok(link.own.pages.clone()) } else { Err(word.status) }
+    }
+}
+
+impl Link {
+    /// Whether the rows of a completed pull are here, as far as their digest says.
+    fn has_landed(&self, number: u32, offset: u64, header: &RequestHeader) -> bool {
+        let read = |at, section: &mut [u8]| self.own.pages.read(offset + at, section);
+        let digest = || mailbox::digest_of(number, header.values_len(), read);
+        !self.any_order || self.completions.rows_digest(number) == Some(digest())
     }
 }

@@ -8,6 +8,7 @@ mod expiry;
 mod faults;
 mod in_place;
 mod kept;
+mod late_rows;
 mod linked;
 mod memory;
 mod order;

@@ -50,8 +50,8 @@ mod sender;
 mod writer;
 
 pub use completions::{CompletionReader, CompletionWriter};
+pub use landing::digest_of;
 use landing::lay_whole;
-pub use landing::{digest_of, digest_of_bytes};
 pub use reader::{MailboxError, MailboxReader, Message};
 pub use sender::Sender;
 pub use writer::{Laid, MailboxFull, MailboxWriter};

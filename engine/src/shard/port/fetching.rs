@@ -140,7 +140,13 @@ impl Port {
             Some(Outstanding::Fetch { session, number, chunk }) => {
                 self.fetched(session, number, chunk, succeeded);
             }
-            Some(Outstanding::Reply { chunk }) => self.staging.release(chunk),
+            Some(Outstanding::Reply { chunk, placing }) => {
+                self.staging.release(chunk);
+                if let Some(wait) = placing {
+                    let status = if succeeded { Status::Done } else { Status::Unreachable };
+                    self.end_wait(wait, status, 0);
+                }
+            }
             Some(Outstanding::Tell) => self.tells_in_flight -= 1,
             None => {}
         }
@@ -155,7 +161,8 @@ impl Port {
         let len = header.values_len();
         let piece_len = self.transports[session.route.transport].capabilities().message_len_max;
         mailbox.sender.room() as u64 >= len.div_ceil(u64::from(piece_len)) + BESIDE_ROWS
-            && (len <= INLINE_BYTES_MAX as u64 || self.staging.has_room(session.life, len))
+            && (len <= INLINE_BYTES_MAX as u64 && session.route.writes_in_order
+                || self.staging.has_room(session.life, len))
     }
 }
 

@@ -109,13 +109,12 @@ impl Port {
         {
             session.gate.close();
         }
-        if let Some(wait) = wait {
-            self.end_wait(wait, status, detail);
-            return;
-        }
-        match durable_at {
-            Some(position) if status == Status::Done => self.complete_at(slot, number, position),
-            _ => self.complete(slot, number, status, detail),
+        match (durable_at, wait) {
+            (Some(position), wait) if status == Status::Done => {
+                self.complete_at(slot, number, position, wait);
+            }
+            (_, Some(wait)) => self.end_wait(wait, status, detail),
+            (_, None) => self.complete(slot, number, status, detail),
         }
     }
 
@@ -154,16 +153,19 @@ impl Port {
 }
 
 impl Port {
-    /// Completes a request when the log is durable up to `position`.
-    pub(in crate::shard) fn complete_at(&mut self, slot: usize, number: u32, position: Position) {
+    /// Completes a request when the log is durable up to `position`, and what it waits for has come about.
+    fn complete_at(&mut self, slot: usize, number: u32, position: Position, wait: Option<u32>) {
         let session = self.sessions[slot].as_ref().expect("a message is completed to its session");
-        let waiting = Unwritten { slot, life: session.life, number };
+        let waiting = Unwritten { slot, life: session.life, number, wait };
         if self.unwritten.push(position, waiting).is_err() {
             unreachable!("sessions have fewer requests in flight than the queue has room for");
         }
     }
 
     pub(in crate::shard) fn acknowledge_waiting(&mut self, waiting: Unwritten, status: Status) {
+        if let Some(wait) = waiting.wait {
+            return self.end_wait(wait, status, 0);
+        }
         // Its slot may be another connection's by now.
         let session = self.sessions.get(waiting.slot).and_then(Option::as_ref);
         if session.is_some_and(|session| session.life == waiting.life) {
@@ -179,6 +181,8 @@ pub(in crate::shard) struct Unwritten {
     /// Life of the connection.
     life: u64,
     number: u32,
+    /// What else it waits for.
+    wait: Option<u32>,
 }
 
 /// Whether it counts in which order a session's requests are carried out. A clock that went on without

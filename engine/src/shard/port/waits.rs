@@ -1,4 +1,4 @@
-//! Messages whose completion waits for chains or rounds.
+//! Messages whose completion waits for chains, for rounds, or until the rows they pulled are in place.
 
 use windlass_wire::Status;
 
@@ -9,7 +9,7 @@ pub(super) struct Wait {
     pub(super) slot: usize,
     pub(super) life: u64,
     pub(super) number: u32,
-    /// Records not committed yet, and one until the message's own turn is over.
+    /// Records not committed and rows not placed yet, and one until the message's own turn is over.
     pub(super) left: u32,
     pub(super) status: Status,
     pub(super) detail: u32,

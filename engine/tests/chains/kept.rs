@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use windlass_engine::shard::ServerEvent;
-use windlass_wire::{Durability, ServerId, TableEntry, control::Provider};
+use windlass_wire::{Durability, Incarnation, ServerId, TableEntry, control::Provider};
 
 use super::{
     cluster::{Node, assert_equal_replicas},
@@ -97,6 +97,27 @@ fn intervals_are_written_back_and_memory_is_not() {
     world.rejoin(3, 101);
     world.push(50);
     world.check();
+}
+
+/// Both end at one position, and only one of them still has the rows of the table in memory.
+#[test]
+fn nobody_goes_on_from_where_a_disk_ends_that_lacks_a_table_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut tables = kept(Durability::Sync {});
+    tables[2].schema.durability = Durability::Memory {};
+    let mut world = World::start_kept(Provider::Shm {}, 2, tables, folder.path());
+    world.push(150);
+    settle(&mut world);
+    // The last record of each partition is one that its log holds.
+    world.client.push(0, (0..400).collect(), 1.0);
+    settle(&mut world);
+    let mut cut_off = world.nodes.pop().unwrap();
+    world.restart_all(1, 100, Node::kill);
+    cut_off.begin_life(Incarnation(101));
+    world.nodes.push(cut_off);
+    world.is_quiet = true;
+    world.admit(ServerId(2), false);
+    settle(&mut world);
 }
 
 #[test]

@@ -128,9 +128,12 @@ pub(in crate::shard) fn recover_chains(
         let lsn = found.map_or(Lsn(0), |found| found.lsn);
         let on_disk = chain.disk.part_mut(index);
         (on_disk.base, on_disk.logged, on_disk.durable) = (Base::Held, lsn, lsn);
-        let Some(found) = found.filter(|found| found.lsn > Lsn(0)) else { continue };
-        // A cluster that was restored counts its epochs anew, and nobody else has such a log.
-        let epoch = found.epoch.min(chain.map.chains[partition.0 as usize].epoch);
+        if lsn == Lsn(0) {
+            continue;
+        }
+        // Nobody else goes on from here: the disk lacks the rows of tables in memory that others may hold at this
+        // position. A cluster that was restored counts its epochs anew, too.
+        let epoch = chain.map.chains[partition.0 as usize].epoch;
         let epochs = [Position { epoch, lsn }];
         let log = LogIndex::recovered(lsn.next(), lsn, &epochs);
         let none = || SessionTable::new(CHAIN_SESSIONS_MAX);

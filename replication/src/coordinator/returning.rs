@@ -105,7 +105,8 @@ impl Returning {
     }
 
     /// Whether a failure has to wait until it is known who goes on: without the server that fails, the life
-    /// of a chain's member that has come back in another would seem to be the one that does.
+    /// of a chain's member that has come back in another would seem to be the one that does. Nor is that life
+    /// failed before: one that nobody hears would seem to go on without it.
     pub(super) fn holds_up(&self, server: ServerId, map: &Membership, health: &Health) -> bool {
         let open = |id: &ServerId| self.servers.get(id).filter(|one| !one.is_failed);
         let is_in_doubt = |entry: &PartitionEntry| {
@@ -120,7 +121,7 @@ impl Returning {
             };
             entry.members.contains(&server) && !entry.members.iter().any(|id| goes_on(&id))
         };
-        self.is_open() && open(&server).is_none() && map.partitions.iter().any(is_in_doubt)
+        open(&server).is_some() || self.is_open() && map.partitions.iter().any(is_in_doubt)
     }
 
     /// It is known who went on: the failures of their old lives, and the joins of those that may come back.
@@ -306,6 +307,23 @@ mod tests {
         assert_eq!(members(&driver).len(), 3);
         come_back(&mut driver, 2, 2, Kept::Whole {});
         assert_eq!(members(&driver), [ServerId(2)]);
+    }
+
+    /// Its connection broke, so its old life could be failed before the others are missed: they may have died, too.
+    #[test]
+    fn the_old_life_of_a_server_that_is_back_is_not_failed_for_one_that_is_not_heard() {
+        let mut driver = three();
+        driver.now = driver.now.after(1_000);
+        driver.give(CoordinatorInput::Disconnected { server: ServerId(1) });
+        come_back(&mut driver, 1, 2, Kept::Disk {});
+        for _ in 0..10 {
+            driver.now = driver.now.after(10_000);
+            driver.give(CoordinatorInput::Tick);
+        }
+        assert_eq!(members(&driver).len(), 3, "whether the others live is not known");
+        driver.heartbeats(1);
+        driver.give(CoordinatorInput::Tick);
+        assert_eq!(members(&driver).len(), 2, "they went on");
     }
 
     /// A chain that goes on is not held up: who is in force has everything.

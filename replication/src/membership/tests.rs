@@ -61,6 +61,19 @@ fn a_move_is_copy_then_tail_then_member_and_only_then_the_old_one_goes() {
 }
 
 #[test]
+fn nobody_leaves_a_chain_that_has_lost_another_member_meanwhile() {
+    let mut map = map(4);
+    map.apply(Change::Create { partition: P, members: ids(&[1, 2, 3]) }).unwrap();
+    let start = Change::StartJoin { partition: P, server: ServerId(4), leaving: Some(ServerId(1)) };
+    map.apply(start).unwrap();
+    map.apply(Change::Fail { server: ServerId(2) }).unwrap();
+    map.apply(Change::Promote { partition: P }).unwrap();
+    map.apply(Change::Settle { partition: P }).unwrap();
+    assert_eq!(map.partitions[0].members, ids(&[1, 3, 4]));
+    assert_eq!(map.partitions[0].leaving, None);
+}
+
+#[test]
 fn the_last_member_stays_and_an_unsettled_tail_does_not_replace_it() {
     let mut map = map(2);
     map.apply(Change::Create { partition: P, members: ids(&[1]) }).unwrap();

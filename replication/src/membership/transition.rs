@@ -67,7 +67,7 @@ pub enum Change {
         /// The partition.
         partition: PartitionId,
     },
-    /// The new tail holds all that was committed: it is a member, and the leaving one goes.
+    /// The new tail holds all that was committed: it is a member, and the leaving one goes where enough stay.
     Settle {
         /// The partition.
         partition: PartitionId,
@@ -329,14 +329,19 @@ impl Membership {
         let epoch = self.epoch;
         let down: Vec<ServerId> =
             self.servers.keys().copied().filter(|&id| !self.is_in_force(id)).collect();
+        let copies = usize::from(self.replicas).min(self.placeable().count());
         let entry = self.entry_mut(partition)?;
         match entry.joining {
             Some(Joining { server, phase: JoiningPhase::Tail }) => {
                 entry.members.push(server);
                 entry.joining = None;
                 // A last member that went down in the meantime is the last no longer.
-                let gone = entry.members.iter().copied().filter(|id| down.contains(id));
-                for leaving in gone.chain(entry.leaving.take()).collect::<Vec<_>>() {
+                for gone in down {
+                    entry.remove(gone, epoch);
+                }
+                // Where another member has gone meanwhile, none leaves.
+                let leaving = entry.leaving.take();
+                if let Some(leaving) = leaving.filter(|_| entry.members.len() > copies) {
                     entry.remove(leaving, epoch);
                 }
                 Ok(())

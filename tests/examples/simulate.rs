@@ -1,6 +1,6 @@
 //! `cargo run --release -p windlass-tests --example simulate -- --seeds 10000 [--start N] [--json]
 //! [--no-shrink] [--trace] [--mutation NAME] [--threads N] [--mode
-//! pushes|sessions|rounds|workers|gray|overlap|frozen|store] [--clients MAX] [--one-copy] [--settles]`: what `cargo xtask simulate` runs.
+//! pushes|sessions|rounds|workers|gray|overlap|mixed|frozen|store] [--clients MAX] [--one-copy] [--settles]`: what `cargo xtask simulate` runs.
 
 #![allow(clippy::print_stdout, reason = "a tool")]
 
@@ -35,6 +35,7 @@ fn main() -> ExitCode {
                     "workers" => Mode::Workers,
                     "gray" => Mode::Gray,
                     "overlap" => Mode::Overlap,
+                    "mixed" => Mode::Mixed,
                     "frozen" => Mode::Frozen,
                     "store" => Mode::Store,
                     other => panic!("there is no mode {other}"),
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
                     .chain(Mutation::OF_ROUNDS)
                     .chain(Mutation::OF_GRAY)
                     .chain(Mutation::OF_WORKERS);
+                let all = all.chain(Mutation::OF_MIXED);
                 let all = all.chain(Mutation::OF_OVERLAP).chain(Mutation::OF_SETTLING);
                 let mut all = all.chain(Mutation::OF_FROZEN).chain(Mutation::OF_STORE);
                 let found = all.find(|one| format!("{one:?}") == name);

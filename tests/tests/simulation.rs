@@ -256,6 +256,57 @@ fn every_deliberate_fault_of_overlapping_failures_is_seen() {
     }
 }
 
+fn of_mixed() -> Options {
+    Options { mode: Mode::Mixed, ..Options::default() }
+}
+
+/// Rows that a member holds which never ended are lost only with its removal while another goes on, and rows of
+/// synchronous tables never.
+#[test]
+fn tables_of_every_durability_lose_no_more_than_they_may() {
+    let report = simulate(0..400, &of_mixed());
+    assert!(report.failed_seeds.is_empty(), "{}", report.first_failure.unwrap_or_default());
+    assert!(report.excused > report.seeds, "rows in memory are lost: {}", report.excused);
+    assert!(report.moved > report.seeds / 2, "heads are replaced: {}", report.moved);
+}
+
+/// The member that was to leave left, though another one had failed, for one that died just then.
+#[test]
+fn nobody_leaves_a_chain_that_lacks_members() {
+    let report = simulate(23_515..23_516, &of_mixed());
+    assert!(report.failed_seeds.is_empty(), "{}", report.first_failure.unwrap_or_default());
+}
+
+#[test]
+fn every_deliberate_fault_of_mixed_durabilities_is_seen() {
+    for mutation in Mutation::OF_MIXED {
+        let is_found = match mutation {
+            Mutation::LoseWithJoiner => caught_by_replacements(mutation),
+            _ => is_seen(&Options { mutation: Some(mutation), ..of_mixed() }),
+        };
+        assert!(is_found, "{mutation:?}");
+    }
+}
+
+/// This one needs a server that comes back with nothing and another that is failed in one map: a chain that ends
+/// at one moment, and a store that is busy with another map while that is found out.
+fn caught_by_replacements(mutation: Mutation) -> bool {
+    let options = Options { mutation: Some(mutation), ..of_mixed() };
+    (0..10_000).any(|seed| {
+        let mut schedule = Schedule::of(seed, &options);
+        let server = usize::try_from(seed).expect("small") % schedule.servers;
+        let ends = FaultKind::Replace { server, restart_us: 45_000, others_us: 100_000 };
+        let busy = FaultKind::Undrain { server: (server + 1) % schedule.servers };
+        schedule.replicas = 2;
+        schedule.faults = vec![
+            Fault { at_us: 60_000, kind: ends },
+            Fault { at_us: 103_000 + seed % 5_000, kind: busy },
+        ];
+        run_schedule(seed, &schedule, &options).stuck > 0
+            && run_schedule(seed, &schedule, &of_mixed()).is_clean()
+    })
+}
+
 fn of_settling(mode: Mode) -> Options {
     Options { mode, settles: true, ..Options::default() }
 }

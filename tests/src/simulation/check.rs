@@ -29,8 +29,9 @@ impl World {
     /// Once committed, a position never changes. With `sync`, what a member calls committed is on the
     /// disks of those below it; only the head's word speaks for all.
     pub(super) fn check_committed(&mut self, s: usize, p: usize) {
+        let is_mixed = self.is_mixed();
         let part = &mut self.servers[s].parts[p];
-        if self.sync && !part.replica.is_head() {
+        if (self.sync || is_mixed) && !part.replica.is_head() {
             return;
         }
         let committed = part.replica.log().committed();
@@ -70,12 +71,12 @@ impl World {
                 list.iter().filter(|&&push| self.pushes[push as usize].client == rank).count();
             // A later push says the clock of one that was given up, and may never have come.
             let is_missing = |&(index, push): &(usize, &Pushed)| {
-                push.given_up
+                (push.given_up || push.excused)
                     && (push.client, push.partition, push.block) == (rank, p, block)
                     && push.clock <= claimed
                     && !list.iter().any(|applied| *applied as usize == index)
             };
-            let missing = match self.outcome.given_up {
+            let missing = match self.outcome.given_up + self.outcome.excused {
                 0 => 0,
                 _ => self.pushes.iter().enumerate().filter(is_missing).count(),
             };
@@ -184,7 +185,8 @@ impl World {
             if push.partition != p {
                 continue;
             }
-            if count[index] == 0 && push.acknowledged_at.is_some() && !push.dropped {
+            let may_lack = push.dropped || push.excused;
+            if count[index] == 0 && push.acknowledged_at.is_some() && !may_lack {
                 self.outcome.lost += 1;
                 self.found(|| format!("acknowledged {push:?} is lost"));
             }
@@ -207,7 +209,7 @@ impl World {
             let mut reads = self.seen.clone();
             // A loss of all power may undo what was replicated and read but neither on every disk nor
             // acknowledged.
-            let since = self.power_lost_at;
+            let since = self.power_lost_at.max(self.mixed.resumed_at[p]);
             reads.retain(|seen| {
                 seen.partition == p
                     && seen.block == block

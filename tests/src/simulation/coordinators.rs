@@ -2,14 +2,35 @@
 
 use std::rc::Rc;
 
-use windlass_replication::coordinator::{CoordinatorInput, CoordinatorOutput};
-use windlass_replication::{Membership, Time};
+use windlass_replication::coordinator::{CoordinatorInput, CoordinatorOptions, CoordinatorOutput};
+use windlass_replication::{LatenessTimings, Membership, Time};
 use windlass_wire::{Epoch, PartitionId};
 
 use super::message::Message;
 use super::options::{Mode, Mutation};
 use super::server::place;
 use super::world::{COORDINATOR, Event, World};
+
+/// The coordinators' timings, in a world that runs about twenty times faster.
+pub(super) fn coordinator_options(servers: usize) -> CoordinatorOptions {
+    CoordinatorOptions {
+        heartbeat_timeout_us: 40_000,
+        probe_timeout_us: 8_000,
+        late_max_us: 60_000,
+        answers: LatenessTimings { after_us: 15_000, window_us: 300_000 },
+        probe_interval_us: 5_000,
+        absence_min_us: 20_000,
+        absence_max_us: 80_000,
+        absence_forgotten_us: 100_000,
+        tick_gap_max_us: 30_000,
+        disk_wait_us: super::overlap::DISK_WAIT_US,
+        servers_at_creation: servers,
+        copies_per_server_max: 2,
+        disconnect_timeout_us: 8_000,
+        election_grace_us: 0,
+        rebalance: true,
+    }
+}
 
 impl World {
     pub(super) fn coordinator_message(&mut self, from: usize, message: Message) {
@@ -110,7 +131,7 @@ impl World {
                 CoordinatorOutput::Store { .. } => {
                     let draft = self.coordinators[coordinator].draft().expect("what is stored");
                     let epoch = draft.epoch;
-                    let delay = self.random.between(50, 1_500);
+                    let delay = self.store_us();
                     self.schedule(delay, Event::Stored { coordinator, epoch });
                 }
                 CoordinatorOutput::Publish { .. } => {
@@ -170,6 +191,11 @@ impl World {
         if self.takes(&draft) {
             let base = self.coordinators[coordinator].map();
             assert!(*base == self.store, "each map descends from the one before");
+            if let Some(mutated) = self.lost_with_joiner(&draft) {
+                self.put(mutated);
+                self.elect(coordinator);
+                return;
+            }
             self.put(draft);
             self.coordinate(coordinator, CoordinatorInput::Stored { epoch });
             return;
@@ -201,6 +227,7 @@ impl World {
             before.is_some() && before != head(&draft, *p)
         };
         self.outcome.moved += (0..self.partitions).filter(is_moved).count() as u64;
+        self.note_map(&draft);
         self.store = draft;
         if self.options.trace {
             eprintln!("{:>7} MAP {}: {:?}", self.now, self.store.epoch, self.store.partitions);

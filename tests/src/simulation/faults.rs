@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use windlass_replication::coordinator::{Coordinator, CoordinatorInput};
 use windlass_replication::{Change, Membership};
+use windlass_wire::coordination::Kept;
 
 use super::options::Mutation;
 use super::schedule::FaultKind;
@@ -17,7 +18,7 @@ impl World {
         }
         match kind {
             FaultKind::Crash { server, kept, visible, restart_us } => {
-                if self.may_fail(server) {
+                if self.may_be_hit(server, kept) {
                     self.crash(server, kept, visible, restart_us);
                 }
             }
@@ -29,7 +30,7 @@ impl World {
                 }
             }
             FaultKind::Isolate { server, us, clients } => {
-                if self.may_fail(server) {
+                if self.may_be_hit(server, true) {
                     self.unfit(server, us);
                     let until = if clients { self.nodes } else { self.client_base() };
                     for node in 0..until {
@@ -38,7 +39,7 @@ impl World {
                 }
             }
             FaultKind::LoseControl { server, us } => {
-                if self.may_fail(server) {
+                if self.may_be_hit(server, true) {
                     self.unfit(server, us);
                     self.cut(server, server, us);
                 }
@@ -66,6 +67,9 @@ impl World {
             FaultKind::Apart { server, restart_us, us } => {
                 self.part_chains(server, restart_us, us);
             }
+            FaultKind::Replace { server, restart_us, others_us } => {
+                self.replace(server, restart_us, others_us);
+            }
             FaultKind::Freeze { server, us, deaf_us } => self.freeze(server, us, deaf_us),
             FaultKind::StallCoordinator { us } => self.stall_coordinator(us),
             FaultKind::CutStore { us } => self.cut_store(us),
@@ -78,7 +82,7 @@ impl World {
             }
             FaultKind::PowerLoss { restart_us } => {
                 let fit = self.servers.iter().all(|server| server.is_running() && server.joined);
-                if self.sync && fit {
+                if (self.sync || self.is_mixed()) && fit {
                     self.power_lost_at = Some(self.now);
                     for server in 0..self.servers.len() {
                         self.crash(server, true, false, restart_us + server as u64 * 300);
@@ -98,8 +102,13 @@ impl World {
         if matches!(self.servers[server].process, Process::Down { .. }) {
             return;
         }
+        // What it came back with nothing, and was not taken in with, its disk does not hold either.
+        let has_disk =
+            self.servers[server].joined || self.servers[server].kept != (Kept::Nothing {});
+        let kept = kept && (has_disk || !self.is_mixed());
         self.servers[server].process = Process::Down { visible };
         self.unfit(server, restart_us);
+        self.note_end(server, kept);
         self.break_link(server, server);
         for node in (0..self.nodes).filter(|&node| node != server) {
             if !(visible && node >= self.client_base()) {

@@ -293,6 +293,6 @@ impl World {
     }
 
     pub(super) fn coordinator_options(&self) -> CoordinatorOptions {
-        super::world::coordinator_options(self.servers.len())
+        super::coordinators::coordinator_options(self.servers.len())
     }
 }

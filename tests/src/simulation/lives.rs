@@ -27,6 +27,7 @@ impl World {
         let now = self.local(s);
         let me = server.id;
         let peers = map.peers().remove(&me).unwrap_or_default();
+        self.take_from_disk(s, map);
         let server = &mut self.servers[s];
         server.joined = true;
         server.map = Rc::clone(map);
@@ -111,6 +112,22 @@ impl World {
         server.joined = false;
         server.leases = Leases::new(now, TIMINGS);
         server.inbox.clear();
+        if kept && self.is_mixed() {
+            self.recover(s);
+        } else {
+            self.replay(s, kept);
+        }
+        self.servers[s].kept = match kept {
+            true if sync || self.options.mutation == Some(Mutation::DiskIsWhole) => Kept::Whole {},
+            true => Kept::Disk {},
+            false => Kept::Nothing {},
+        };
+        self.renew_links(s);
+    }
+
+    /// Checkpoint and log, where the disk is `kept`.
+    fn replay(&mut self, s: usize, kept: bool) {
+        let server = &mut self.servers[s];
         for (p, part) in server.parts.iter_mut().enumerate() {
             let old =
                 std::mem::replace(part, Part::new(Replica::new(partition(p), server.id, LIMITS)));
@@ -138,11 +155,5 @@ impl World {
             part.checked = durable;
             part.disk = durable;
         }
-        server.kept = match kept {
-            true if sync || self.options.mutation == Some(Mutation::DiskIsWhole) => Kept::Whole {},
-            true => Kept::Disk {},
-            false => Kept::Nothing {},
-        };
-        self.renew_links(s);
     }
 }

@@ -27,6 +27,8 @@ pub(super) struct Pushed {
     pub(super) acknowledged_at: Option<u64>,
     /// Its client will never know.
     pub(super) given_up: bool,
+    /// It was lost as it may be, and may be missing.
+    pub(super) excused: bool,
     /// It came too late for its round, and counts nowhere.
     pub(super) dropped: bool,
 }

@@ -12,6 +12,7 @@ mod gray;
 mod lives;
 mod memory;
 mod message;
+mod mixed;
 mod network;
 mod options;
 mod overlap;
@@ -71,6 +72,8 @@ pub struct Report {
     pub late: u64,
     /// Times a partition got another head.
     pub moved: u64,
+    /// Pushes that were lost as they may be.
+    pub excused: u64,
     /// The seeds in which anything was found, lowest first.
     pub failed_seeds: Vec<u64>,
     /// What was found in the first of them, shrunk if asked.
@@ -137,6 +140,7 @@ impl Report {
         self.rounds += outcome.rounds;
         self.late += outcome.late;
         self.moved += outcome.moved;
+        self.excused += outcome.excused;
         self.lost += outcome.lost;
         self.doubled += outcome.doubled;
         self.stale += outcome.stale;
@@ -153,7 +157,7 @@ impl Report {
     pub fn to_json(&self) -> String {
         let failed: Vec<String> = self.failed_seeds.iter().map(u64::to_string).collect();
         format!(
-            "{{\"seeds\":{},\"steps\":{},\"reads\":{},\"lost\":{},\"doubled\":{},\"stale\":{},\"divergent\":{},\"stuck\":{},\"panicked\":{},\"expired\":{},\"given_up\":{},\"rounds\":{},\"late\":{},\"moved\":{},\"failed_seeds\":[{}]}}",
+            "{{\"seeds\":{},\"steps\":{},\"reads\":{},\"lost\":{},\"doubled\":{},\"stale\":{},\"divergent\":{},\"stuck\":{},\"panicked\":{},\"expired\":{},\"given_up\":{},\"rounds\":{},\"late\":{},\"moved\":{},\"excused\":{},\"failed_seeds\":[{}]}}",
             self.seeds,
             self.steps,
             self.reads,
@@ -168,6 +172,7 @@ impl Report {
             self.rounds,
             self.late,
             self.moved,
+            self.excused,
             failed.join(",")
         )
     }

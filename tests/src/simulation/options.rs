@@ -55,6 +55,14 @@ pub enum Mutation {
     GiveUpConnected,
     /// A worker that was retired stays so, though it is heard again.
     ForgetForEver,
+    /// Pushes to synchronous tables are acknowledged before they are on disk.
+    ForgetSync,
+    /// A server that starts again goes on from its disk where others went on without it.
+    ResumeAnyway,
+    /// What a disk brings back is at the position of those that lost nothing.
+    TrustRecovered,
+    /// A server that comes back with nothing, in the map that fails the other member, leaves the partition lost.
+    LoseWithJoiner,
     /// A client sends by a new map before what it sent by the old one is answered.
     SettleNothing,
 }
@@ -78,6 +86,9 @@ pub enum Mode {
     Gray,
     /// They push and read as in `Pushes`, while all members of a chain are gone at once.
     Overlap,
+    /// They push and read as clients of the library do, to tables of every durability, while servers fail however few
+    /// are left.
+    Mixed,
     /// They push and read as in `Pushes`, while machines stand still, and their clocks with them.
     Frozen,
     /// They push and read as in `Pushes`, while coordinators are cut off from their store, and servers have
@@ -120,6 +131,15 @@ impl Mutation {
     /// Those of [`Mode::Overlap`].
     pub const OF_OVERLAP: [Self; 1] = [Self::DiskIsWhole];
 
+    /// Those of [`Mode::Mixed`].
+    pub const OF_MIXED: [Self; 5] = [
+        Self::ForgetSync,
+        Self::ResumeAnyway,
+        Self::TrustRecovered,
+        Self::LoseWithJoiner,
+        Self::DiskIsWhole,
+    ];
+
     /// Those of [`Mode::Frozen`].
     pub const OF_FROZEN: [Self; 1] = [Self::TrustFrozenClock];
 
@@ -147,7 +167,7 @@ pub struct Options {
     /// One copy of each partition: servers are drained and taken back instead of failing.
     pub one_copy: bool,
     /// Clients name no push before another and go by the order of connections, as the library does;
-    /// not in [`Mode::Sessions`], [`Mode::Rounds`] and [`Mode::Workers`].
+    /// always in [`Mode::Mixed`], not in [`Mode::Sessions`], [`Mode::Rounds`] and [`Mode::Workers`].
     pub settles: bool,
     /// Faults per seed, at most.
     pub faults_max: u32,

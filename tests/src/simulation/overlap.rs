@@ -26,7 +26,8 @@ pub(super) fn any(random: &mut Random, servers: usize) -> FaultKind {
 }
 
 impl World {
-    /// A server crashes, and what its disk holds is as of its last checkpoint. At the same moment those that
+    /// A server crashes, and what its disk holds is as of its last checkpoint, or of
+    /// its last synchronous record. At the same moment those that
     /// share chains with it are cut off, and lose nothing.
     pub(super) fn part_chains(&mut self, server: usize, restart_us: u64, us: u64) {
         let id = self.servers[server].id;
@@ -34,13 +35,14 @@ impl World {
         let members = self.store.partitions.iter().filter(|entry| entry.involves(id));
         let members = members.flat_map(|entry| entry.members.iter().copied());
         let members: BTreeSet<ServerId> = members.collect();
-        let is_fit = (0..self.servers.len()).all(|server| {
-            let server = &self.servers[server];
-            server.is_running() && server.unfit_until <= self.now && server.joined
-        });
         // Somebody else has to be heard, or it is the coordinator that is cut off.
         let in_force = self.store.servers.keys().filter(|id| self.store.is_in_force(**id)).count();
-        if self.sync || !is_settled || !is_fit || members.len() < 2 || in_force <= members.len() {
+        if self.sync
+            || !is_settled
+            || !self.all_are_fit()
+            || members.len() < 2
+            || in_force <= members.len()
+        {
             return;
         }
         for member in members {
@@ -51,8 +53,16 @@ impl World {
             }
         }
         for part in &mut self.servers[server].parts {
-            part.disk = part.snapshot.lsn;
+            let synchronous = part.log.iter().filter(|one| one.sync && one.lsn <= part.disk);
+            let last = synchronous.map(|record| record.lsn).next_back().unwrap_or_default();
+            part.disk = part.snapshot.lsn.max(last);
         }
         self.crash(server, true, false, restart_us);
+    }
+
+    /// Whether all servers run, are in the cluster, and have been well for a while.
+    pub(super) fn all_are_fit(&self) -> bool {
+        let now = self.now;
+        self.servers.iter().all(|one| one.is_running() && one.unfit_until <= now && one.joined)
     }
 }

@@ -108,6 +108,15 @@ pub enum FaultKind {
         /// How long the others are cut off.
         us: u64,
     },
+    /// A server crashes and loses its disk; those that share chains with it crash, too, and are back later.
+    Replace {
+        /// Which server.
+        server: usize,
+        /// When it starts again.
+        restart_us: u64,
+        /// When the others do.
+        others_us: u64,
+    },
     /// A server's machine stands still, and its clock with it; for a while more it hears no server and no
     /// coordinator, and clients can read it.
     Freeze {
@@ -166,12 +175,13 @@ impl Schedule {
         let servers = 3 + random.index(3);
         let replicas = 2 + u8::from(!random.one_in(3));
         let replicas = if options.one_copy { 1 } else { replicas };
-        let sync = random.one_in(4);
+        let sync = random.one_in(4) && options.mode != Mode::Mixed;
         let count = random.below(u64::from(options.faults_max) + 1);
         let kind = match options.mode {
             Mode::Gray => kind_of_gray,
             Mode::Workers => kind_of_workers,
             Mode::Overlap => kind_of_overlap,
+            Mode::Mixed => kind_of_mixed,
             Mode::Frozen => kind_of_frozen,
             Mode::Store => kind_of_store,
             _ if options.one_copy => kind_of_moves,
@@ -247,6 +257,14 @@ fn kind_of_overlap(random: &mut Random, servers: usize, sync: bool, clients: usi
     match random.one_in(2) {
         true => kind(random, servers, sync, clients),
         false => super::overlap::any(random, servers),
+    }
+}
+
+/// Servers that fail however few are left, and other faults beside them.
+fn kind_of_mixed(random: &mut Random, servers: usize, sync: bool, clients: usize) -> FaultKind {
+    match random.one_in(3) {
+        true => kind(random, servers, sync, clients),
+        false => super::mixed::any(random, servers),
     }
 }
 

@@ -78,7 +78,12 @@ impl World {
         sent: Sequence,
     ) -> Option<Sequence> {
         match self.options.mode {
-            Mode::Pushes | Mode::Gray | Mode::Overlap | Mode::Frozen | Mode::Store => Some(sent),
+            Mode::Pushes
+            | Mode::Gray
+            | Mode::Overlap
+            | Mode::Mixed
+            | Mode::Frozen
+            | Mode::Store => Some(sent),
             _ => self.clients[c].last_outstanding(partition),
         }
     }

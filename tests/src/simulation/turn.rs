@@ -11,6 +11,9 @@ use super::options::Mutation;
 use super::server::{TURN_US, header};
 use super::world::{Event, Node, World};
 
+/// How soon a turn that found no room for its records is tried again.
+const ROOM_US: u64 = 500;
+
 impl World {
     pub(super) fn pushed(
         &mut self,
@@ -59,9 +62,13 @@ impl World {
     }
 
     pub(super) fn end_turn_soon(&mut self, s: usize, p: usize) {
+        self.end_turn_after(s, p, TURN_US);
+    }
+
+    fn end_turn_after(&mut self, s: usize, p: usize, us: u64) {
         let life = self.servers[s].life;
         if !std::mem::replace(&mut self.servers[s].parts[p].turn_due, true) {
-            self.schedule(TURN_US, Event::Turn { server: s, life, partition: p });
+            self.schedule(us, Event::Turn { server: s, life, partition: p });
         }
     }
 
@@ -73,8 +80,21 @@ impl World {
         if turn.is_empty() || !part.replica.is_head() {
             return;
         }
+        let records = self.records_of(&turn).map(|(sync, run)| (sync, run.to_vec()));
+        for (sync, run) in records.collect::<Vec<_>>() {
+            let part = &mut self.servers[s].parts[p];
+            if part.replica.has_room() {
+                self.append(s, p, sync, &run);
+            } else {
+                part.turn.extend(run);
+                self.end_turn_after(s, p, ROOM_US);
+            }
+        }
+    }
+
+    fn append(&mut self, s: usize, p: usize, sync: bool, turn: &[(u32, Push)]) {
         let mut covered: Vec<Covered> = Vec::new();
-        for (_, push) in &turn {
+        for (_, push) in turn {
             let one = Covered {
                 session: push.session,
                 incarnation: push.incarnation,
@@ -86,11 +106,12 @@ impl World {
                 None => covered.push(one),
             }
         }
+        let part = &mut self.servers[s].parts[p];
         let lsn = part.replica.log().last().next();
         let record = Rc::new(Record {
             lsn,
             epoch: part.replica.epoch(),
-            sync: self.sync,
+            sync,
             covered,
             pushes: turn.iter().map(|(index, _)| *index).collect(),
             expired: Vec::new(),

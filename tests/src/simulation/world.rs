@@ -5,14 +5,16 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::rc::Rc;
 
-use windlass_replication::coordinator::{Coordinator, CoordinatorOptions};
-use windlass_replication::{LatenessTimings, LeaseOutput, Membership, Output, Time};
+use windlass_replication::coordinator::Coordinator;
+use windlass_replication::{LeaseOutput, Membership, Output, Time};
 use windlass_wire::{Epoch, Incarnation, Lsn};
 
 use super::client::Client;
+use super::coordinators::coordinator_options;
 use super::gray::{Gray, Grays};
 use super::memory::{Pushed, Seen};
 use super::message::Message;
+use super::mixed::Mixed;
 use super::options::{Mode, Options};
 use super::random::Random;
 use super::registry::Registry;
@@ -175,6 +177,8 @@ pub struct Outcome {
     pub late: u64,
     /// Times a partition got another head.
     pub moved: u64,
+    /// Pushes that were lost as they may be.
+    pub excused: u64,
     /// What was found first.
     pub note: Option<String>,
 }
@@ -231,27 +235,7 @@ pub(super) struct World {
     pub(super) power_lost_at: Option<u64>,
     pub(super) grays: Grays,
     pub(super) registry: Registry,
-}
-
-/// The coordinators' timings, in a world that runs about twenty times faster.
-pub(super) fn coordinator_options(servers: usize) -> CoordinatorOptions {
-    CoordinatorOptions {
-        heartbeat_timeout_us: 40_000,
-        probe_timeout_us: 8_000,
-        late_max_us: 60_000,
-        answers: LatenessTimings { after_us: 15_000, window_us: 300_000 },
-        probe_interval_us: 5_000,
-        absence_min_us: 20_000,
-        absence_max_us: 80_000,
-        absence_forgotten_us: 100_000,
-        tick_gap_max_us: 30_000,
-        disk_wait_us: super::overlap::DISK_WAIT_US,
-        servers_at_creation: servers,
-        copies_per_server_max: 2,
-        disconnect_timeout_us: 8_000,
-        election_grace_us: 0,
-        rebalance: true,
-    }
+    pub(super) mixed: Mixed,
 }
 
 impl World {
@@ -302,7 +286,9 @@ impl World {
             power_lost_at: None,
             grays: Grays::default(),
             registry: Registry::new(schedule.servers, schedule.clients),
+            mixed: Mixed::new(schedule.servers, partitions),
         };
+        world.options.settles |= options.mode == Mode::Mixed;
         if options.mode == Mode::Sessions {
             world.store.session_expiry_ms = super::sessions::EXPIRY_MS;
         }

@@ -113,6 +113,13 @@ const STEPS: &[Step] = &[
         command: || simulate(&["--mode", "overlap", "--seeds", "5000"]),
     },
     Step {
+        name: "mixed",
+        about: "the same with tables of every durability, and servers that fail however few are left",
+        minutes_max: 4,
+        needs: &[Need::Part { path: "tests/examples/simulate.rs" }],
+        command: || simulate(&["--mode", "mixed", "--seeds", "5000"]),
+    },
+    Step {
         name: "moves",
         about: "the same with one copy of each partition, which moves as servers are drained",
         minutes_max: 4,

@@ -19,6 +19,10 @@ use windlass_wire::{
 use super::{Links, Session, control::Control};
 use crate::error::ConnectError;
 
+/// How long a client that tries again waits for a host that it dials: the system repeats what was lost after a
+/// second only, and by then others may have the rows.
+const REDIALS_AFTER: Duration = Duration::from_millis(500);
+
 /// What a server says of itself.
 pub(super) struct Welcome {
     pub(super) server: ServerId,
@@ -109,6 +113,9 @@ impl Links {
                 let mut options = session.options.tcp;
                 if let Ok(local) = control.local_address() {
                     options.bind.set_ip(local.ip());
+                }
+                if !session.options.retry_for.is_zero() {
+                    options.dial_timeout = options.dial_timeout.min(REDIALS_AFTER);
                 }
                 Box::new(Tcp::open(options)?)
             }

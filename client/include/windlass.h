@@ -573,6 +573,11 @@ typedef struct windlass_schema {
      * for "zero".
      */
     const char *initializer;
+    /**
+     * Which rows of a sparse table go by themselves: "never"; "age:7d", those that nothing was pushed to for that long (s,
+     * m, h or d of service); "rows:1000000", the oldest of more than that; or "age:7d,rows:1000000"; NULL for "never".
+     */
+    const char *expiry;
 } windlass_schema;
 
 /**
@@ -901,8 +906,8 @@ windlass_status windlass_open_table(const struct windlass_client *client,
 windlass_status windlass_close_table(struct windlass_table *table);
 
 /**
- * A table's schema. Set schema->size first. schema->rule and schema->initializer live as long as the handle, and are as
- * of when the handle was made: windlass_list_tables() has hyper-parameters that were changed since.
+ * A table's schema. Set schema->size first. Its texts live as long as the handle, and are as of when the handle was
+ * made: windlass_list_tables() has hyper-parameters that were changed since.
  */
 windlass_status windlass_table_schema(const struct windlass_table *table,
                                       struct windlass_schema *schema);

@@ -55,7 +55,7 @@ pub use sparsify::{Candidates, ParseSparsifierError, SelectRows, Sparsifier};
 pub use table::{RowSelection, Table};
 pub use watch::Watch;
 pub use windlass_wire::{
-    Aggregation, ClusterMap, Consistency, DataType, Durability, FilterStack, Initializer,
+    Aggregation, ClusterMap, Consistency, DataType, Durability, Expiry, FilterStack, Initializer,
     NotFinitePolicy, ServerId, Status, TableEntry, TableKind, TableSchema, Timestamp, UpdateRule,
     WorkerClock, WorkerRank,
     control::Provider,

@@ -191,6 +191,15 @@ pub const SCAN_SLOTS_PER_TURN: usize = 8 << 10;
 /// Bytes of values whose norms are computed in a turn at most, to find rows to be removed.
 pub const PRUNED_VALUES_LEN_PER_TURN: usize = 1 << 20;
 
+/// Rows whose age is looked at in one piece, at most as many as one record removes.
+pub const AGED_ROWS_PER_PIECE: usize = 4 << 10;
+
+/// Pieces looked at in a turn while a partition has more rows than it may have.
+pub const AGED_PIECES_PER_LOOK: usize = 4;
+
+/// Between two sweeps through a table passes this part of the age at which its rows expire, at least a second.
+pub const AGES_PER_SWEEP: u32 = 16;
+
 /// Rows that one scan brings in a turn at most.
 pub const SCAN_ROWS_PER_TURN: u32 = 16 << 10;
 

@@ -61,6 +61,13 @@ fn a_table_says_what_its_rows_begin_with_and_take() {
     assert!(shown["memory_bytes"].as_u64().unwrap() > 2 * 8, "{shown}");
     let load = shown["index_load"].as_f64().unwrap();
     assert!(load > 0.0 && load < 1.0, "{shown}");
+    let old = ["table", "create", "old", "--expiry", "rows:50,age:7d"];
+    assert_eq!(call(&old)["expiry"], "age:7d,rows:50");
+    assert_eq!(call(&["table", "show", "begun"])["expiry"], "never");
+    let text = refuse(2, &["table", "create", "wrong", "--expiry", "7d"]);
+    assert!(text.contains("use never, age:TIME, rows:COUNT"), "{text}");
+    let dense = ["table", "create", "wrong", "--rows", "9", "--expiry", "age:1d"];
+    assert!(refuse(2, &dense).contains("do not expire"), "{}", refuse(2, &dense));
     let text = refuse(2, &["table", "create", "wrong", "--initializer", "ones"]);
     assert!(text.contains("no initializer"), "{text}");
     let dense = ["table", "create", "wrong", "--rows", "9", "--initializer", "constant:1"];

@@ -70,6 +70,7 @@ static void pushes_and_pulls(void)
     EXPECT(values[2] == 4 && values[5] == 6);
     windlass_table *normal;
     schema.initializer = "uniform:1,2";
+    schema.expiry = "age:120s,rows:100";
     OK(windlass_create_table(client, "uniform pairs", &schema, &normal));
     double first[4];
     OK(windlass_pull(normal, keys, 2, first, 4, NULL));
@@ -78,11 +79,15 @@ static void pushes_and_pulls(void)
     told.size = sizeof told;
     OK(windlass_table_schema(normal, &told));
     EXPECT(strcmp(told.initializer, "uniform:1,2,seed=0") == 0);
+    EXPECT(strcmp(told.expiry, "age:2m,rows:100") == 0);
     OK(windlass_close_table(normal));
     OK(windlass_drop_table(client, "uniform pairs"));
     schema.initializer = "uniform:2,1";
     FAILS(INVALID_SCHEMA, windlass_create_table(client, "falling", &schema, &normal));
     schema.initializer = NULL;
+    schema.expiry = "age:0s";
+    FAILS(INVALID_SCHEMA, windlass_create_table(client, "falling", &schema, &normal));
+    schema.expiry = NULL;
     windlass_pull_options options;
     memset(&options, 0, sizeof options);
     options.size = sizeof options;

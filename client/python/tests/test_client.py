@@ -76,6 +76,23 @@ def test_rows_begin_with_what_the_table_says(client, name):
         client.create_table(name + " wrong", width=4, initializer="ones")
 
 
+def test_rows_that_nothing_is_pushed_to_go_by_themselves(client, name):
+    table = client.create_table(name, width=1, expiry="age:1s,rows:1000000")
+    assert client.open_table(name).schema.expiry == "age:1s,rows:1000000"
+    one = numpy.ones((1, 1), dtype=numpy.float32)
+    table.push([7], one)
+    keys = lambda: {int(key) for batch in table.scan() for key in batch.keys}
+    deadline = time.monotonic() + 60
+    while keys() != {5}:
+        assert time.monotonic() < deadline, keys()
+        table.push([5], one)
+    assert table.pull([7]) == 0
+    with pytest.raises(windlass.WindlassError, match="no expiry"):
+        client.create_table(name + " wrong", width=4, expiry="1d")
+    with pytest.raises(windlass.WindlassError, match="not valid"):
+        client.create_table(name + " wrong", width=4, rows=9, expiry="age:1d")
+
+
 def test_rows_that_are_held_back_arrive_with_later_pushes(client, name):
     table = client.create_table(name, width=2)
     keys, values = [9, 3, 5], numpy.array([[1, 0], [0, 4], [2, 2]], dtype="float32")

@@ -136,6 +136,7 @@ class Client:
         aggregation: Union[str, int] = "immediate",
         fold_late: bool = False,
         initializer: str = "zero",
+        expiry: str = "never",
     ) -> Table:
         """Creates a table, or opens the one of that name and schema.
 
@@ -149,7 +150,9 @@ class Client:
         durability "memory", and its workers have ranks. `initializer` is what rows of a sparse table
         begin with: "zero", "constant:0.5", "uniform:-0.01,0.01", "normal:0,0.02" or
         "truncated-normal:0,0.02" (cut at two deviations), the last three also with ",seed=7". A pull of a
-        key that nobody pushed to returns these values, and makes no row.
+        key that nobody pushed to returns these values, and makes no row. `expiry` is which rows of a sparse
+        table go by themselves: "never"; "age:7d", those that nothing was pushed to for that long (s, m, h or
+        d of service); "rows:1000000", the oldest of more than that; or "age:7d,rows:1000000".
         """
         schema = sized(CSchema)
         schema.dtype = dtypes.number_of(dtype)
@@ -157,6 +160,7 @@ class Client:
         schema.kind, schema.rows = (1, 0) if rows is None else (0, rows)
         schema.rule = encoded(rule, "rule")
         schema.initializer = encoded(initializer, "initializer")
+        schema.expiry = encoded(expiry, "expiry")
         schema.replicas = replicas
         schema.not_finite = reject_not_finite
         if isinstance(durability, int):

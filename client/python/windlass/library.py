@@ -140,6 +140,7 @@ class Schema(ctypes.Structure):
         ("fold_late", c_uint32),
         ("reserved", c_uint32),
         ("initializer", c_char_p),
+        ("expiry", c_char_p),
     ]
 
 

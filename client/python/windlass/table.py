@@ -53,6 +53,8 @@ class Schema:
     fold_late: bool = False
     #: What rows of a sparse table begin with, such as "zero" or "normal:0,0.02,seed=0".
     initializer: str = "zero"
+    #: Which rows of a sparse table go by themselves, such as "never" or "age:7d".
+    expiry: str = "never"
 
 
 def schema_of(fields: CSchema) -> Schema:
@@ -74,6 +76,7 @@ def schema_of(fields: CSchema) -> Schema:
         aggregation=(fields.quorum or "rounds") if fields.aggregation else "immediate",
         fold_late=fields.fold_late == 1,
         initializer=fields.initializer.decode(),
+        expiry=fields.expiry.decode(),
     )
 
 

@@ -192,7 +192,7 @@ impl Shard {
     /// A turn without commands.
     fn turn_once(&mut self) -> bool {
         let polled = poll::poll_transports(&mut self.port, &mut self.chain);
-        chain::note_time(&mut self.port, &mut self.tables, &mut self.chain);
+        chain::note_time(&mut self.port, &mut self.tables, &mut self.chain, &self.disk);
         let worked = self.carry_out_messages(Pace::Turn);
         chain::release_records(&mut self.port, &mut self.tables, &mut self.chain);
         let failed = chain::end_failed_links(&mut self.port, &mut self.chain);

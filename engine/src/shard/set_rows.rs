@@ -129,10 +129,9 @@ pub(super) fn entries_of(
             }
             rows.count()
         }
-        (RowsToSet::Sparse { rows, with_state }, TableRows::Sparse(_)) => {
+        (RowsToSet::Sparse { rows, with_state }, TableRows::Sparse(partitions)) => {
+            let saved_len = partitions[slot].saved_row_len();
             let (keys, row_len) = check_keys(table, partition, rows, *with_state)?;
-            let saved_len = table.entry.schema.row_len() + table.entry.schema.state_len() + 8;
-            let saved_len = usize::try_from(saved_len).unwrap_or(usize::MAX);
             sparse_entry(id, rows.chunks_exact(row_len), saved_len, &mut bytes);
             table.make_rows(&keys, &mut tables.memory_left).map_err(|_| SetError::Full)?;
             keys.len() as u64

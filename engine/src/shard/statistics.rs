@@ -68,6 +68,8 @@ counters! {
         sum sessions_remembered,
         /// Remembered sessions that were forgotten because they were idle.
         sum sessions_expired,
+        /// Rows that were removed because they were too old, or too many.
+        sum rows_expired,
         /// Sessions ended for breaking the protocol.
         sum sessions_failed,
         /// Times a push waited for room in the log.

@@ -87,7 +87,7 @@ impl Shard {
     pub(super) fn deadline(&self) -> Option<Duration> {
         durable::disk_deadline(&self.disk)
             .into_iter()
-            .chain(chain::chain_deadline(&self.chain))
+            .chain(chain::chain_deadline(&self.tables, &self.chain))
             .min()
     }
 

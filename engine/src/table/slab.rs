@@ -23,7 +23,7 @@ pub(super) struct Slabs {
     row_charge: u64,
 }
 
-/// How a row lies in a slab: its values, the state values of one plane after the other, its word.
+/// How a row lies in a slab: its values, the state values of one plane after the other, its word, its stamp.
 /// Whoever updates it meets all of it: it is brought near as one piece.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RowLayout {
@@ -33,6 +33,8 @@ pub(super) struct RowLayout {
     plane_count: usize,
     word_at: usize,
     has_word: bool,
+    /// Where the time of the last push is, if rows expire.
+    stamp_at: Option<usize>,
     /// From one row to the next.
     stride: usize,
 }
@@ -60,8 +62,15 @@ impl RowLayout {
             end = word_at + size_of::<u32>();
             align = align.max(size_of::<u32>());
         }
+        let mut stamp_at = None;
+        if !schema.expiry.is_never() {
+            let at = end.next_multiple_of(size_of::<u32>());
+            end = at + size_of::<u32>();
+            align = align.max(size_of::<u32>());
+            stamp_at = Some(at);
+        }
         let stride = end.next_multiple_of(align);
-        Self { values_len, state_at, plane_len, plane_count, word_at, has_word, stride }
+        Self { values_len, state_at, plane_len, plane_count, word_at, has_word, stamp_at, stride }
     }
 
     /// Bytes from one row to the next.
@@ -86,6 +95,32 @@ impl RowLayout {
     #[inline]
     pub(super) fn word_of(self, row: *mut u8) -> *mut u32 {
         row.wrapping_add(self.word_at).cast()
+    }
+
+    /// Whether rows have a stamp.
+    #[inline]
+    pub(super) fn has_stamp(self) -> bool {
+        self.stamp_at.is_some()
+    }
+
+    /// When something was last pushed to a row; zero where rows have no stamp.
+    pub(super) fn stamp(self, row: &[u8]) -> u32 {
+        let bytes = self.stamp_at.and_then(|at| row[at..].first_chunk());
+        bytes.map_or(0, |bytes| u32::from_le_bytes(*bytes))
+    }
+
+    /// Stamps a row, if rows have a stamp.
+    #[inline]
+    pub(super) fn set_stamp(self, row: &mut [u8], stamp: u32) {
+        if let Some(at) = self.stamp_at {
+            row[at..][..size_of::<u32>()].copy_from_slice(&stamp.to_le_bytes());
+        }
+    }
+
+    /// Begins to bring a row's stamp near.
+    #[inline]
+    pub(super) fn fetch_stamp(self, row: *const u8) {
+        fetch(row.wrapping_add(self.stamp_at.unwrap_or(0)));
     }
 
     /// Begins to bring a row's values near.
@@ -215,6 +250,17 @@ mod tests {
             assert_eq!(layout.has_word, rule.row_word().is_some());
             let slab = Slab::populated(layout, 16);
             assert_eq!(slab.memory_len(), 16 * (8 + stride));
+            let expiry = "age:1h".parse().unwrap();
+            let stamped = RowLayout::of(&TableSchema { expiry, ..schema });
+            let stamp_at = stamped.stamp_at.unwrap();
+            assert!(stamp_at.is_multiple_of(4) && stamp_at + 4 <= stamped.stride);
+            let end = if layout.has_word {
+                word_at + 4
+            } else {
+                state_at + layout.plane_count * plane_len
+            };
+            assert!((end..end + 4).contains(&stamp_at), "behind the rest: {stamped:?}");
+            assert!(stamped.stride <= stride + 8, "{stamped:?}");
         }
     }
 

@@ -17,6 +17,7 @@ use crate::{
     update::{Kernel, Run},
 };
 
+mod age;
 mod noted;
 
 use noted::NotedKeys;
@@ -42,16 +43,24 @@ pub struct SparsePartition {
     capacity: u64,
     /// Rows at which the next slab is asked for, or is needed.
     mark: u64,
-    /// Who makes the next slab before it is needed.
-    background: Option<Arc<dyn Background>>,
-    /// The next slab, which the partition has been charged with.
-    next: Option<Ahead<Slab>>,
+    ahead: SlabAhead,
     /// Pieces that changed since they were copied into a checkpoint last, when those are taken.
     changed: ChangedPieces,
     /// Which keys came and went.
     noted: NotedKeys,
     /// Rows that changed since the log recorded them last, when it records rows.
     dirty: DirtyRows,
+    /// Seconds of service: what rows are stamped with, if they expire. Never zero.
+    time_s: u32,
+}
+
+/// The next slab.
+#[derive(Debug, Default)]
+struct SlabAhead {
+    /// Who makes it before it is needed.
+    background: Option<Arc<dyn Background>>,
+    /// It, once the partition has been charged with it.
+    slab: Option<Ahead<Slab>>,
 }
 
 /// Pieces of a partition, by hash of the key, so that a key's piece never changes.
@@ -79,11 +88,11 @@ impl SparsePartition {
             layout: RowLayout::of(schema),
             capacity: 0,
             mark: 0,
-            background: None,
-            next: None,
+            ahead: SlabAhead::default(),
             changed: ChangedPieces::default(),
             noted: NotedKeys::default(),
             dirty: DirtyRows::default(),
+            time_s: 1,
         }
     }
 
@@ -122,14 +131,17 @@ impl SparsePartition {
     /// is fast enough.
     pub fn grow_ahead(&mut self, background: Arc<dyn Background>) {
         self.index.grow_ahead(Arc::clone(&background));
-        self.background = Some(background);
+        self.ahead.background = Some(background);
     }
 
-    /// Appends key, values and state of a row.
+    /// Appends key, values and state of a row, and its stamp if rows expire.
     pub fn save_row(&self, key: u64, row: u64, into: &mut Vec<u8>) {
         into.extend_from_slice(&key.to_le_bytes());
         self.save_values(row, into);
         self.save_state(row, into);
+        if self.layout.has_stamp() {
+            into.extend_from_slice(&self.stamp_of(row).to_le_bytes());
+        }
     }
 
     /// Appends a row's values.
@@ -140,7 +152,8 @@ impl SparsePartition {
     /// Bytes that [`SparsePartition::save_row`] makes.
     #[must_use]
     pub fn saved_row_len(&self) -> usize {
-        usize_of(8 + self.schema.row_len() + self.schema.state_len())
+        let stamp_len = if self.layout.has_stamp() { size_of::<u32>() } else { 0 };
+        usize_of(8 + self.schema.row_len() + self.schema.state_len()) + stamp_len
     }
 
     /// Takes back what [`SparsePartition::save_row`] made; false when the length is not right or
@@ -159,10 +172,18 @@ impl SparsePartition {
             let piece = piece_of(key);
             self.changed.set(piece, piece + 1);
         }
+        let state_end = 8 + row_len + usize_of(self.schema.state_len());
+        if let Some(stamp) = saved[state_end..].first_chunk() {
+            let stamp = u32::from_le_bytes(*stamp);
+            // Rows that are set are as old as if they were pushed now.
+            let stamp = if stamp == 0 { self.time_s } else { stamp };
+            self.time_s = self.time_s.max(stamp);
+            self.stamp(row, stamp);
+        }
         let layout = self.layout;
         let row = self.bytes_of_mut(row);
         row[..row_len].copy_from_slice(&saved[8..8 + row_len]);
-        layout.restore_state(row, &saved[8 + row_len..]);
+        layout.restore_state(row, &saved[8 + row_len..state_end]);
         true
     }
 
@@ -250,8 +271,10 @@ impl SparsePartition {
         if self.dirty.is_tracked() {
             self.dirty.set(row);
         }
-        let (layout, width) = (self.layout, self.schema.width as usize);
-        let row = self.bytes_of_mut(row).as_mut_ptr();
+        let (layout, width, time_s) = (self.layout, self.schema.width as usize, self.time_s);
+        let row = self.bytes_of_mut(row);
+        layout.set_stamp(row, time_s);
+        let row = row.as_mut_ptr();
         let run = Run {
             values: row,
             state: layout.planes_of(row),
@@ -311,6 +334,9 @@ impl SparsePartition {
         }
         if !self.begins_with_zeros() {
             self.initialize(key, row);
+        }
+        if self.layout.has_stamp() {
+            self.stamp(row, self.time_s);
         }
     }
 
@@ -424,7 +450,7 @@ impl SparsePartition {
     /// Bytes that its rows were charged with.
     #[must_use]
     pub fn charged_len(&self) -> u64 {
-        let slabs = self.slabs.len() + usize::from(self.next.is_some());
+        let slabs = self.slabs.len() + usize::from(self.ahead.slab.is_some());
         (0..slabs).map(|slab| self.shape.charge(slab)).sum()
     }
 
@@ -437,7 +463,7 @@ impl SparsePartition {
             return Ok(());
         }
         let slab = self.slabs.len();
-        let made = match self.next.take() {
+        let made = match self.ahead.slab.take() {
             Some(next) => next.take(),
             None => {
                 let left = memory.checked_sub(self.shape.charge(slab));
@@ -449,19 +475,19 @@ impl SparsePartition {
         self.slabs.push(made.unwrap_or_else(|| Slab::new(self.layout, usize_of(rows))));
         self.capacity += rows;
         let is_large = self.shape.charge(slab + 1) >= MADE_AHEAD_LEN;
-        let asks = self.background.is_some() && is_large;
+        let asks = self.ahead.background.is_some() && is_large;
         self.mark = self.capacity - if asks { rows / 2 } else { 0 };
         Ok(())
     }
 
     /// Has the next slab made, where there is memory for it.
     fn prepare(&mut self, memory: &mut u64) {
-        let Some(background) = &self.background else { return };
+        let Some(background) = &self.ahead.background else { return };
         let slab = self.slabs.len();
         let Some(left) = memory.checked_sub(self.shape.charge(slab)) else { return };
         *memory = left;
         let (layout, rows) = (self.layout, usize_of(self.shape.rows(slab)));
-        self.next = Some(Ahead::begin(&**background, move || Slab::populated(layout, rows)));
+        self.ahead.slab = Some(Ahead::begin(&**background, move || Slab::populated(layout, rows)));
     }
 }
 

@@ -32,6 +32,7 @@ fn tables() -> Vec<TableEntry> {
     let adam = TableSchema {
         rule: "adam:lr=0.01".parse().unwrap(),
         initializer: "normal:0,0.02".parse().unwrap(),
+        expiry: "age:1d,rows:1000000".parse().unwrap(),
         ..TableSchema::sparse(DataType::F32, 8)
     };
     [("dense", dense), ("sparse", sparse), ("adam", adam)]

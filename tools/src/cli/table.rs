@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 use windlass_client::{
-    Aggregation, Client, Consistency, DataType, Durability, Initializer, TableEntry, TableKind,
-    TableSchema, UpdateRule,
+    Aggregation, Client, Consistency, DataType, Durability, Expiry, Initializer, TableEntry,
+    TableKind, TableSchema, UpdateRule,
 };
 
 use windlass_engine::shard::TableUsage;
@@ -106,6 +106,10 @@ pub(crate) struct CreateArguments {
     /// truncated-normal:MEAN,DEVIATION (cut at two deviations), the last three also with ,seed=N
     #[arg(long, value_name = "VALUES", default_value = "zero", allow_hyphen_values = true)]
     initializer: Initializer,
+    /// Which rows of a sparse table go by themselves: never, age:TIME (nothing was pushed to them for that long, such as
+    /// 90s, 30m, 12h or 7d of service), rows:COUNT (the oldest of more than that), or age:TIME,rows:COUNT
+    #[arg(long, value_name = "WHICH", default_value = "never")]
+    expiry: Expiry,
     /// When a push is acknowledged: memory, interval:MS (on disk within MS milliseconds) or sync (on
     /// disk); the last two need servers with --data-dir
     #[arg(long, value_name = "LEVEL", value_parser = durability, default_value = "memory")]
@@ -133,6 +137,7 @@ struct TableResult {
     dtype: &'static str,
     rule: String,
     initializer: String,
+    expiry: String,
     consistency: String,
     aggregation: String,
     replicas: u8,
@@ -251,6 +256,7 @@ fn create(arguments: &CreateArguments, output: Output) -> Result<(), Failure> {
         consistency: arguments.consistency,
         aggregation: arguments.aggregation,
         initializer: arguments.initializer,
+        expiry: arguments.expiry,
         ..TableSchema::sparse(arguments.dtype, arguments.width)
     };
     schema.validate().map_err(|error| Failure::new(ExitStatus::Usage, error))?;
@@ -320,6 +326,7 @@ impl TableResult {
             dtype: schema.dtype.name(),
             rule: schema.rule.to_string(),
             initializer: schema.initializer.to_string(),
+            expiry: schema.expiry.to_string(),
             consistency: consistency::text(schema.consistency),
             aggregation: aggregation::text(schema.aggregation),
             // All tables of a cluster have as many.
@@ -373,6 +380,7 @@ fn show_text(table: &TableResult) -> String {
         ("dtype", table.dtype.to_owned()),
         ("rule", table.rule.clone()),
         ("rows begin with", table.initializer.clone()),
+        ("rows expire", table.expiry.clone()),
         ("consistency", table.consistency.clone()),
         ("aggregation", table.aggregation.clone()),
         ("replicas", table.replicas.to_string()),

@@ -11,6 +11,7 @@ pub mod control;
 pub mod coordination;
 pub mod digest;
 pub mod dtype;
+pub mod expiry;
 pub mod filter;
 pub mod half_bits;
 pub mod ids;
@@ -30,6 +31,7 @@ pub use codec::{Blob, DecodeError, Wire};
 pub use completion::{CompletionWord, Status};
 pub use digest::Digest;
 pub use dtype::DataType;
+pub use expiry::{Expiry, ExpiryError};
 pub use filter::{FilterError, FilterStack};
 pub use ids::{
     Epoch, Incarnation, Key, Lsn, PartitionId, RowRange, Sequence, ServerId, SessionId, ShardId,

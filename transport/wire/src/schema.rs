@@ -3,6 +3,7 @@
 use crate::{
     codec::{DecodeError, Reader, Wire},
     dtype::DataType,
+    expiry::{Expiry, ExpiryError},
     ids::TableId,
     initializer::{Initializer, InitializerError},
     request::WIDTH_MAX,
@@ -98,6 +99,8 @@ pub struct TableSchema {
     pub aggregation: Aggregation,
     /// What rows of a sparse table begin with.
     pub initializer: Initializer,
+    /// Which rows of a sparse table go by themselves.
+    pub expiry: Expiry,
 }
 
 /// Most replicas of a partition.
@@ -155,6 +158,12 @@ pub enum SchemaError {
         /// Why.
         source: InitializerError,
     },
+    /// Rows cannot go by themselves.
+    #[error("the expiry is not valid")]
+    Expiry {
+        /// Why.
+        source: ExpiryError,
+    },
     /// Rows are too large for one request.
     #[error("a row of {bytes} bytes is too large: the most is {max} bytes")]
     RowTooLarge {
@@ -184,6 +193,7 @@ impl TableSchema {
             not_finite: NotFinitePolicy::Accept {},
             aggregation: Aggregation::Immediate {},
             initializer: Initializer::Zero {},
+            expiry: Expiry::default(),
         }
     }
 
@@ -258,7 +268,11 @@ impl TableSchema {
             TableKind::Dense { .. } if !self.initializer.is_zero() => Err(InitializerError::Dense),
             _ => self.initializer.validate(self.dtype),
         }
-        .map_err(|source| SchemaError::Initializer { source })
+        .map_err(|source| SchemaError::Initializer { source })?;
+        if matches!(self.kind, TableKind::Dense { .. }) && !self.expiry.is_never() {
+            return Err(SchemaError::Expiry { source: ExpiryError::Dense });
+        }
+        Ok(())
     }
 }
 
@@ -322,8 +336,11 @@ const ANOTHER_RULE: u8 = 1;
 /// The initializer follows: it is not zero.
 const INITIALIZER: u8 = 2;
 
+/// The expiry follows: rows go by themselves.
+const EXPIRY: u8 = 4;
+
 /// The fields in their order; `rule` is followed by the rule at creation where that is another one, then by the
-/// initializer where that is not zero.
+/// initializer where that is not zero, then by the expiry where rows go by themselves.
 impl Wire for TableSchema {
     fn encode(&self, into: &mut Vec<u8>) {
         self.dtype.encode(into);
@@ -333,10 +350,14 @@ impl Wire for TableSchema {
         Wire::encode(&self.rule, into);
         let another_rule = u8::from(self.first_rule.is_some()) * ANOTHER_RULE;
         let initializer = u8::from(!self.initializer.is_zero()) * INITIALIZER;
-        into[rule_at + FOLLOWS_AT] = another_rule | initializer;
+        let expiry = u8::from(!self.expiry.is_never()) * EXPIRY;
+        into[rule_at + FOLLOWS_AT] = another_rule | initializer | expiry;
         self.first_rule.iter().for_each(|first| Wire::encode(first.as_ref(), into));
         if !self.initializer.is_zero() {
             self.initializer.encode(into);
+        }
+        if !self.expiry.is_never() {
+            self.expiry.encode(into);
         }
         self.consistency.encode(into);
         self.replicas.encode(into);
@@ -349,7 +370,7 @@ impl Wire for TableSchema {
         let (dtype, width, kind) = (Wire::decode(from)?, Wire::decode(from)?, Wire::decode(from)?);
         let mut rule: [u8; UpdateRule::PLAIN_LENGTH] = from.array()?;
         let follows = std::mem::take(&mut rule[FOLLOWS_AT]);
-        if follows & !(ANOTHER_RULE | INITIALIZER) != 0 {
+        if follows & !(ANOTHER_RULE | INITIALIZER | EXPIRY) != 0 {
             return Err(DecodeError::Unknown { field: "rule", value: u64::from(follows) });
         }
         let rule = UpdateRule::decode_behind(rule, from)?;
@@ -366,6 +387,13 @@ impl Wire for TableSchema {
                 initializer => initializer,
             },
         };
+        let expiry = match follows & EXPIRY {
+            0 => Expiry::default(),
+            _ => Wire::decode(from)?,
+        };
+        if follows & EXPIRY != 0 && expiry.is_never() {
+            return Err(DecodeError::Unknown { field: "expiry", value: 0 });
+        }
         Ok(Self {
             dtype,
             width,
@@ -378,6 +406,7 @@ impl Wire for TableSchema {
             not_finite: Wire::decode(from)?,
             aggregation: Wire::decode(from)?,
             initializer,
+            expiry,
         })
     }
 }
@@ -392,6 +421,7 @@ mod tests {
             durability: Durability::Interval { milliseconds: 20 },
             aggregation: Aggregation::Rounds { quorum: 3, fold_late: true },
             initializer: "normal:0,0.02,seed=3".parse().unwrap(),
+            expiry: "age:2h,rows:5000".parse().unwrap(),
             ..TableSchema::sparse(DataType::Bf16, 128)
         };
         assert_eq!(TableSchema::from_bytes(&schema.to_bytes()), Ok(schema));

@@ -3,8 +3,8 @@
 use std::ffi::{CString, c_char};
 
 use windlass_client::{
-    Aggregation, Consistency, DataType, Durability, Initializer, NotFinitePolicy, TableKind,
-    TableSchema, UpdateRule,
+    Aggregation, Consistency, DataType, Durability, Expiry, Initializer, NotFinitePolicy,
+    TableKind, TableSchema, UpdateRule,
 };
 
 use super::{
@@ -132,11 +132,14 @@ pub struct WindlassSchema {
     /// "uniform:-0.01,0.01", "normal:0,0.02", "truncated-normal:0,0.02", the last three also with ",seed=7"; NULL
     /// for "zero".
     pub initializer: *const c_char,
+    /// Which rows of a sparse table go by themselves: "never"; "age:7d", those that nothing was pushed to for that long (s,
+    /// m, h or d of service); "rows:1000000", the oldest of more than that; or "age:7d,rows:1000000"; NULL for "never".
+    pub expiry: *const c_char,
 }
 
-const _: () = assert!(size_of::<WindlassSchema>() == 88);
+const _: () = assert!(size_of::<WindlassSchema>() == 96);
 
-// SAFETY: `repr(C)`, begins with `size`, has no padding (88 bytes are the sum of the fields), and
+// SAFETY: `repr(C)`, begins with `size`, has no padding (96 bytes are the sum of the fields), and
 // holds integers and a raw pointer only.
 unsafe impl SizedStruct for WindlassSchema {
     const NAME: &'static str = "windlass_schema";
@@ -162,6 +165,7 @@ impl Default for WindlassSchema {
             fold_late: 0,
             reserved: 0,
             initializer: std::ptr::null(),
+            expiry: std::ptr::null(),
         }
     }
 }
@@ -182,8 +186,12 @@ pub(super) unsafe fn table_schema(given: *const WindlassSchema) -> Result<TableS
     // SAFETY: as for the rule.
     let initializer = unsafe { optional_text(given.initializer, "initializer") }?.unwrap_or("zero");
     let initializer: Initializer = initializer.parse().map_err(|error| invalid(&error))?;
+    // SAFETY: as for the rule.
+    let expiry = unsafe { optional_text(given.expiry, "expiry") }?.unwrap_or("never");
+    let expiry: Expiry = expiry.parse().map_err(|error| invalid(&error))?;
     let schema = TableSchema {
         initializer,
+        expiry,
         first_rule: None,
         dtype: dtype(given.dtype)?,
         width: given.width,
@@ -221,6 +229,7 @@ pub(super) unsafe fn table_schema(given: *const WindlassSchema) -> Result<TableS
 pub(super) struct SchemaTexts {
     rule: CString,
     initializer: CString,
+    expiry: CString,
 }
 
 impl SchemaTexts {
@@ -229,6 +238,7 @@ impl SchemaTexts {
         Self {
             rule: c_text(&schema.rule.to_string()),
             initializer: c_text(&schema.initializer.to_string()),
+            expiry: c_text(&schema.expiry.to_string()),
         }
     }
 }
@@ -241,6 +251,7 @@ pub(super) fn c_schema(schema: &TableSchema, texts: &SchemaTexts) -> WindlassSch
         replicas: u32::from(schema.replicas),
         rule: texts.rule.as_ptr(),
         initializer: texts.initializer.as_ptr(),
+        expiry: texts.expiry.as_ptr(),
         ..WindlassSchema::default()
     };
     match schema.kind {
@@ -340,6 +351,7 @@ mod tests {
             not_finite: NotFinitePolicy::Reject {},
             aggregation: Aggregation::Rounds { quorum: 4, fold_late: true },
             initializer: "normal:0.5,2,seed=9".parse().unwrap(),
+            expiry: "age:7d,rows:9".parse().unwrap(),
             ..TableSchema::sparse(DataType::F32, 7)
         };
         let texts = SchemaTexts::of(&schema);

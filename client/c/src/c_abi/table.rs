@@ -107,8 +107,8 @@ pub unsafe extern "C" fn windlass_close_table(table: *mut WindlassTable) -> Wind
     })
 }
 
-/// A table's schema. Set schema->size first. schema->rule and schema->initializer live as long as the handle, and are as
-/// of when the handle was made: windlass_list_tables() has hyper-parameters that were changed since.
+/// A table's schema. Set schema->size first. Its texts live as long as the handle, and are as of when the handle was
+/// made: windlass_list_tables() has hyper-parameters that were changed since.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn windlass_table_schema(
     table: *const WindlassTable,

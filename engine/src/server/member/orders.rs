@@ -8,7 +8,7 @@ use crate::refusal::Refusal;
 
 /// What the thread that changes tables is told.
 pub(super) enum TableChange {
-    Order(Order),
+    Order(Box<Order>),
     /// To be dropped when all before is done.
     Settled(Sender<()>),
 }
@@ -18,7 +18,7 @@ impl Member {
     pub(super) fn change_tables(&self, changes: &Receiver<TableChange>) {
         while let Ok(change) = changes.recv() {
             match change {
-                TableChange::Order(order) => self.carry_out(order),
+                TableChange::Order(order) => self.carry_out(*order),
                 TableChange::Settled(told) => drop(told),
             }
         }
@@ -44,7 +44,7 @@ impl Member {
                     | Instruction::DropTable { .. }
                     | Instruction::AlterTable { .. }
                     | Instruction::SetRule { .. } => {
-                        let _ = tables.send(TableChange::Order(order));
+                        let _ = tables.send(TableChange::Order(Box::new(order)));
                     }
                     Instruction::SetTables { .. } => {
                         // What is under way may be among them.

@@ -165,10 +165,10 @@ impl Sum {
         };
         while self.at < count && *room > 0 {
             bytes.clear();
-            let (key, from) = match &table.rows {
+            let key = match &table.rows {
                 TableRows::Dense(partitions) => {
                     partitions[slot].0.save_piece(self.at, bytes);
-                    (self.at, 0)
+                    self.at
                 }
                 TableRows::Sparse(partitions) => {
                     let Some((key, row)) = partitions[slot].keys_of(self.at..self.at + 1).next()
@@ -177,12 +177,14 @@ impl Sum {
                         *room -= 1;
                         continue;
                     };
-                    partitions[slot].save_row(key, row, bytes);
-                    partitions[slot].hide_first_values(key, &mut bytes[8..]);
-                    (key, 8)
+                    // When something was pushed to a row each replica knows by its own time.
+                    partitions[slot].save_values(row, bytes);
+                    partitions[slot].hide_first_values(key, bytes);
+                    partitions[slot].save_state(row, bytes);
+                    key
                 }
             };
-            self.checksum = self.checksum.wrapping_add(row_sum(seed, key, &bytes[from..]));
+            self.checksum = self.checksum.wrapping_add(row_sum(seed, key, bytes));
             self.at += 1;
             *room = room.saturating_sub(bytes.len().max(1));
         }

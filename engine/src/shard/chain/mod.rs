@@ -7,6 +7,7 @@
 //! learners copy in `copy_in` what their feeder sends in `copy_out`; `disk` writes records of durable tables
 //! to the shard's log.
 
+mod aging;
 mod alone;
 mod answer;
 mod append;
@@ -56,6 +57,7 @@ pub use leases::SharedLeases;
 pub use status::PartitionStatus;
 
 pub(super) use self::{
+    aging::{Aging, Sweep},
     alone::push_alone,
     answer::give_up_answers,
     append::{ClosingRecord, append_round, append_stamp},

@@ -6,7 +6,7 @@ use windlass_replication::{Input, Time};
 use windlass_wire::ShardId;
 
 use super::{
-    Chain, answer, clocks, copy_out, disk, expiry, outputs, receive, receive::Incoming, rows,
+    Chain, aging, answer, clocks, copy_out, disk, expiry, outputs, receive, receive::Incoming, rows,
 };
 use crate::{
     limits::{CHAIN_HEAD_LEN_MAX, CHAIN_HELD_LEN_MAX, CHAIN_INFLIGHT_MAX},
@@ -21,7 +21,12 @@ const BACKLOG_WAIT: Duration = Duration::from_micros(100);
 
 /// The beginning of a turn: what is due by now. Between turns the chain's time stands still, which
 /// only makes it wait a little longer; who makes promises looks at the clock.
-pub(in crate::shard) fn note_time(port: &mut Port, tables: &mut Tables, chain: &mut Chain) {
+pub(in crate::shard) fn note_time(
+    port: &mut Port,
+    tables: &mut Tables,
+    chain: &mut Chain,
+    disk: &Disk,
+) {
     // Before the first map nobody expects anything of it.
     if !chain.map.is_founded() {
         return;
@@ -33,7 +38,7 @@ pub(in crate::shard) fn note_time(port: &mut Port, tables: &mut Tables, chain: &
     chain.time.turns_to_tick = TURNS_PER_TICK;
     chain.time.now = chain.context.leases.now();
     if chain.time.now >= chain.time.next_tick {
-        tick_chain(port, tables, chain);
+        tick_chain(port, tables, chain, disk);
     }
     answer::give_up_answers(port, chain, false);
 }
@@ -109,7 +114,7 @@ pub(in crate::shard) fn end_chain_turn(
 }
 
 /// When the chains want a turn at the latest.
-pub(in crate::shard) fn chain_deadline(chain: &Chain) -> Option<Duration> {
+pub(in crate::shard) fn chain_deadline(tables: &Tables, chain: &Chain) -> Option<Duration> {
     if !chain.map.is_founded() {
         return None;
     }
@@ -122,13 +127,14 @@ pub(in crate::shard) fn chain_deadline(chain: &Chain) -> Option<Duration> {
     if !chain.is_settled() || chain.context.leases.has_peers() {
         return Some(Duration::from_micros(chain.time.next_tick.since(now)));
     }
-    // Nobody waits for a tick but sessions that may be over.
+    // Nobody waits for a tick but sessions that may be over, and rows that may be too old.
     let expires = chain.map.session_expiry_ms > 0;
-    expires.then(|| Duration::from_micros(chain.time.next_expiry.since(now)))
+    let next = expires.then_some(chain.time.next_expiry).into_iter().chain(tables.next_aging());
+    next.min().map(|next| Duration::from_micros(next.since(now)))
 }
 
 /// Leases, holds that have run out, reports that may have been missed.
-fn tick_chain(port: &mut Port, tables: &mut Tables, chain: &mut Chain) {
+fn tick_chain(port: &mut Port, tables: &mut Tables, chain: &mut Chain, disk: &Disk) {
     let now = chain.time.now;
     chain.time.next_tick = now.after(chain.context.leases.tick_us());
     if chain.shard == ShardId(0) {
@@ -145,6 +151,7 @@ fn tick_chain(port: &mut Port, tables: &mut Tables, chain: &mut Chain) {
         }
     }
     expiry::expire_sessions(port, tables, chain);
+    aging::age_rows(port, tables, chain, disk);
     disk::tick_disk(chain);
     rows::fence_stale_rows(tables, chain);
 }

@@ -54,7 +54,7 @@ pub(in crate::shard) fn shard() -> Shard {
     chain::configure_chains(port, tables, chain, disk);
     while !chain::is_settled(chain) {
         // Promises of a life before may still hold.
-        chain::note_time(port, tables, chain);
+        chain::note_time(port, tables, chain, disk);
     }
     chain::recover_chains(port, tables, chain, &BTreeMap::new(), BTreeMap::new(), true);
     shard

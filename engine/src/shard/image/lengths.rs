@@ -12,7 +12,8 @@ impl ShardTable {
     /// Bytes of the image of one row that has no neighbour.
     pub(in crate::shard) fn row_image_len(&self) -> u64 {
         let schema = &self.entry.schema;
-        schema.row_len() + schema.state_planes_len() + 4 + 8 + ENTRY_LEN as u64
+        // With its word, stamp and key.
+        schema.row_len() + schema.state_planes_len() + 4 + 4 + 8 + ENTRY_LEN as u64
     }
 
     /// Upper bound for the image of all rows of a partition, in bytes.

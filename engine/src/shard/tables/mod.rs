@@ -9,7 +9,8 @@ pub use usage::TableUsage;
 use windlass_wire::{Durability, PartitionId, TableId};
 
 use super::{
-    arena::Arena, clocks::Clocks, growth::Growth, ids_hash::IdMap, marks::Marks, work::Work,
+    arena::Arena, chain::Aging, clocks::Clocks, growth::Growth, ids_hash::IdMap, marks::Marks,
+    work::Work,
 };
 
 /// The tables of a shard.
@@ -26,6 +27,8 @@ pub(super) struct Tables {
     pub(super) memory_len_max: u64,
     /// Workers' clocks, and pulls that wait for them.
     pub(super) clocks: Clocks,
+    /// When rows that expire are looked at.
+    pub(super) aging: Aging,
 }
 
 impl Tables {
@@ -40,6 +43,7 @@ impl Tables {
             memory_left: memory_len_max,
             memory_len_max,
             clocks,
+            aging: Aging::default(),
         }
     }
 

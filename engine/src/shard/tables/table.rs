@@ -11,6 +11,7 @@ use super::places::Found;
 use crate::{
     shard::{
         arena::Arena,
+        chain::Sweep,
         clocks::{TableClocks, is_clocked},
         marks::Marks,
         memory::{Made, MemoryThread, WantedState},
@@ -41,6 +42,8 @@ pub(in crate::shard) struct ShardTable {
     pub(in crate::shard) clocks: Option<Box<TableClocks>>,
     /// Its open rounds, if pushes count by rounds.
     pub(in crate::shard) rounds: Option<Box<TableRounds>>,
+    /// How far its rows were looked at, if they expire.
+    pub(in crate::shard) sweep: Sweep,
 }
 
 /// The rows held here.
@@ -93,6 +96,7 @@ impl ShardTable {
             found: Found::default(),
             clocks: None,
             rounds: TableRounds::new(schema.aggregation).map(Box::new),
+            sweep: Sweep::default(),
             entry,
         })
     }

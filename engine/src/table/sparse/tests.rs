@@ -63,14 +63,14 @@ fn a_slab_that_was_made_ahead_is_put_in_use() {
     partition.grow_ahead(Arc::new(held.clone()));
     let mut memory = u64::MAX;
     let mut keys = 0..;
-    while partition.next.is_none() {
+    while partition.ahead.slab.is_none() {
         partition.make_row(keys.next().unwrap(), &mut memory).unwrap();
     }
     let (count, charged) = (partition.slabs.len(), memory);
     // A slab that can be told from one made in place.
     let mut marked = Slab::populated(RowLayout::of(&wide()), usize_of(partition.shape.rows(count)));
     marked.rows[0] = 1;
-    partition.next = Some(Ahead::begin(&held, move || marked));
+    partition.ahead.slab = Some(Ahead::begin(&held, move || marked));
     held.carry_out();
     while partition.slabs.len() == count {
         partition.make_row(keys.next().unwrap(), &mut memory).unwrap();
@@ -391,4 +391,49 @@ fn a_full_partition_takes_a_new_key_for_one_that_went() {
     assert!(partition.make_row(9, &mut memory).is_ok());
     assert!(partition.make_row(3, &mut memory).is_err());
     assert_eq!(partition.row_count(), full);
+}
+
+#[test]
+fn rows_are_as_old_as_the_last_push_and_keep_their_age_when_they_are_saved() {
+    let schema = TableSchema {
+        rule: "adam".parse().unwrap(),
+        expiry: "age:1h".parse().unwrap(),
+        ..TableSchema::sparse(DataType::F32, 3)
+    };
+    let kernel = Kernel::new(schema.rule, schema.dtype, schema.dtype).unwrap();
+    let mut memory = u64::MAX;
+    let mut partition = SparsePartition::new(PartitionId(0), &schema);
+    let mut push = |partition: &mut SparsePartition, key| {
+        // SAFETY: a row of values of the table's dtype.
+        unsafe { partition.apply(&kernel, key, [1.0_f32; 3].as_ptr().cast(), &mut memory) }
+            .unwrap();
+    };
+    push(&mut partition, 7);
+    partition.pass_time(5);
+    push(&mut partition, 8);
+    partition.pass_time(10);
+    let age =
+        |partition: &SparsePartition, key| partition.age_of(partition.index.find(key).unwrap());
+    assert_eq!((age(&partition, 7), age(&partition, 8)), (15, 10));
+
+    let mut copy = SparsePartition::new(PartitionId(0), &schema);
+    let mut memory = u64::MAX;
+    for key in [8, 7] {
+        let mut bytes = Vec::new();
+        partition.save_row(key, partition.index.find(key).unwrap(), &mut bytes);
+        assert_eq!(bytes.len(), partition.saved_row_len());
+        assert!(copy.restore_row(&bytes, &mut memory));
+    }
+    // Of the time since nobody has told it.
+    assert_eq!((age(&copy, 7), age(&copy, 8)), (5, 0));
+    push(&mut copy, 7);
+    assert_eq!(age(&copy, 7), 0);
+    // Rows that are set begin anew, and so do keys that come again.
+    copy.pass_time(3);
+    let mut set = 9_u64.to_le_bytes().to_vec();
+    set.resize(copy.saved_row_len(), 0);
+    assert!(copy.restore_row(&set, &mut memory));
+    assert!(copy.remove_row(8));
+    push(&mut copy, 8);
+    assert_eq!([7, 8, 9].map(|key| age(&copy, key)), [3, 0, 0]);
 }

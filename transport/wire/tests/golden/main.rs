@@ -8,9 +8,9 @@ mod coordination;
 use std::{fmt::Write, path::PathBuf};
 
 use windlass_wire::{
-    Aggregation, ClusterMap, CompletionWord, Consistency, DataType, Durability, Epoch, Incarnation,
-    Initializer, NotFinitePolicy, PartitionId, Place, RequestHeader, RequestKind, Rows,
-    ScanColumns, Sequence, ServerEntry, ServerId, Status, TableEntry, TableId, TableKind,
+    Aggregation, ClusterMap, CompletionWord, Consistency, DataType, Durability, Epoch, Expiry,
+    Incarnation, Initializer, NotFinitePolicy, PartitionId, Place, RequestHeader, RequestKind,
+    Rows, ScanColumns, Sequence, ServerEntry, ServerId, Status, TableEntry, TableId, TableKind,
     TableSchema, Ticket, UpdateRule, Wire, WorkerClock,
     codec::Tagged,
     control::{ClientRequest, Peer, PeerRole, Provider, SharedRegion, encode_frame},
@@ -281,6 +281,7 @@ fn parts() -> Vec<(String, Vec<u8>)> {
                 Initializer::TruncatedNormal { mean: 0.0, deviation: 0.02, seed: 7 },
             ],
         ),
+        ("expiry".to_owned(), Expiry { age_s: 90, rows_max: 1_000_000 }.to_bytes()),
         kinds("kinds_of_providers", &[Provider::Verbs {}, Provider::Shm {}, Provider::Tcp {}]),
         kinds(
             "kinds_of_peers",

@@ -4,7 +4,7 @@ pub(crate) mod coordination;
 
 use proptest::{option, prelude::*};
 use windlass_wire::{
-    Aggregation, Blob, ClusterMap, Consistency, DataType, Durability, Epoch, Incarnation,
+    Aggregation, Blob, ClusterMap, Consistency, DataType, Durability, Epoch, Expiry, Incarnation,
     Initializer, NotFinitePolicy, PartitionId, ServerEntry, ServerId, ServerSecret, SessionId,
     ShardId, TableEntry, TableId, TableKind, TableSchema, Ticket, UpdateRule, WorkerClock,
     WorkerRank,
@@ -65,14 +65,15 @@ pub(crate) fn any_schema() -> impl Strategy<Value = TableSchema> {
         3 => Initializer::Normal { mean: first, deviation: second, seed },
         _ => Initializer::TruncatedNormal { mean: first, deviation: second, seed },
     });
-    let rule = (rule, initializer);
+    let expiry = any::<(u32, u64)>().prop_map(|(age_s, rows_max)| Expiry { age_s, rows_max });
+    let rule = (rule, initializer, expiry);
     (dtype, any::<u32>(), kind, rule, consistency, any::<u8>(), durability, policy, aggregation)
         .prop_map(
             |(
                 dtype,
                 width,
                 kind,
-                (rule, initializer),
+                (rule, initializer, expiry),
                 consistency,
                 replicas,
                 durability,
@@ -91,6 +92,7 @@ pub(crate) fn any_schema() -> impl Strategy<Value = TableSchema> {
                     not_finite,
                     aggregation,
                     initializer,
+                    expiry,
                 }
             },
         )

@@ -6,10 +6,11 @@ mod same_rows;
 
 use std::{
     collections::VecDeque,
-    net::{SocketAddr, TcpListener},
+    io::{Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -299,6 +300,100 @@ fn workers_go_on_with_their_clocks_after_restarts() {
         let rows = table.pull(0..100, &PullOptions::default()).unwrap().wait().unwrap();
         assert_same_rows(&rows, &[(ROUNDS * 2) as f64; 100], "after all rounds");
         drop(server);
+    }
+}
+
+/// Stands before a server's control port. Once `ends` is set it ends the server before it hands on what the
+/// server has answered, and keeps the client's connection.
+struct Doorman {
+    address: SocketAddr,
+    ends: Arc<AtomicBool>,
+    server: Arc<Mutex<Option<Server>>>,
+}
+
+impl Doorman {
+    /// Before whatever server will be put in its care, which listens at `inner`.
+    fn new(inner: SocketAddr) -> Self {
+        let listener = TcpListener::bind(anywhere()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (ends, server) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(None)));
+        let doorman = Self { address, ends: ends.clone(), server: server.clone() };
+        std::thread::spawn(move || {
+            for outside in listener.incoming().map_while(Result::ok) {
+                // The server may be down: then the client hears so.
+                let Ok(inside) = TcpStream::connect(inner) else { continue };
+                let (mut asking, mut asked) =
+                    (outside.try_clone().unwrap(), inside.try_clone().unwrap());
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut asking, &mut asked);
+                    let _ = asked.shutdown(Shutdown::Both);
+                });
+                let (ends, server) = (ends.clone(), server.clone());
+                std::thread::spawn(move || answer(inside, outside, &ends, &server));
+            }
+        });
+        doorman
+    }
+}
+
+/// Hands on what a server answers.
+fn answer(
+    mut inside: TcpStream,
+    mut outside: TcpStream,
+    ends: &AtomicBool,
+    server: &Mutex<Option<Server>>,
+) {
+    let mut bytes = vec![0; 1 << 16];
+    while let Ok(count @ 1..) = inside.read(&mut bytes) {
+        let is_last = ends.swap(false, Ordering::AcqRel);
+        if is_last {
+            drop(server.lock().unwrap().take());
+        }
+        if outside.write_all(&bytes[..count]).is_err() {
+            break;
+        }
+        if is_last {
+            // Its connection stands for longer than it does.
+            std::thread::sleep(Duration::from_secs(2));
+            break;
+        }
+    }
+    let _ = outside.shutdown(Shutdown::Both);
+}
+
+/// A server that ends between its answer where to connect to, and the connection: what was asked for is done
+/// when it is back, as if it had ended a moment earlier.
+#[test]
+fn a_server_that_ends_while_a_link_to_it_is_made_is_waited_for() {
+    for provider in PROVIDERS {
+        let data = tempfile::tempdir().unwrap();
+        // A port that is free from then on.
+        let inner = start(anywhere(), provider, None).address();
+        let doorman = Doorman::new(inner);
+        let start = || {
+            let advertise = Some(doorman.address.to_string());
+            let config = config(inner, provider, Some(data.path().to_owned()));
+            Server::start(ServerConfig { advertise, ..config }).unwrap()
+        };
+        let server = start();
+        let client = connect(&server, provider);
+        *doorman.server.lock().unwrap() = Some(server);
+        let schema = kept(TableSchema::dense(f32::DTYPE, 10, 1));
+        let table = client.create_table::<f32>("t", &schema).unwrap();
+        doorman.ends.store(true, Ordering::Release);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while doorman.server.lock().unwrap().is_some() {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                std::thread::sleep(Duration::from_millis(100));
+                *doorman.server.lock().unwrap() = Some(start());
+            });
+            let rows = table.pull(0..10, &PullOptions::default()).unwrap().wait().unwrap();
+            assert_eq!(rows, [0.0; 10], "{provider:?}");
+        });
+        assert!(client.counters().reconnects >= 1, "{:?}", client.counters());
+        drop(doorman.server.lock().unwrap().take());
     }
 }
 

@@ -1,11 +1,11 @@
 //! Linking to a shard: a queue pair, and the regions that both sides show each other. That is done when
 //! something is first sent there: a client of one table links to the shards that hold it.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, io::ErrorKind};
 
 use windlass_transport::{
     Access, Endpoint, MemoryRegion, Pages, QueuePairId, RemoteKey, RemoteRegion, Role,
-    error::chain,
+    error::{ConnectError as LinkError, chain},
     mailbox::{self, CompletionReader, MailboxWriter, Sender},
     memory::{HugePages, Lock, PagesOptions},
 };
@@ -267,6 +267,7 @@ impl Links {
                     | ConnectError::Interrupted
                     | ConnectError::Unexpected { .. } => true,
                     ConnectError::Refused { kind, .. } => is_passing(*kind),
+                    ConnectError::Link { source, .. } => has_ended(source) || control.is_closed(),
                     _ => control.is_closed(),
                 };
                 if is_over {
@@ -278,5 +279,15 @@ impl Links {
                 Err(error)
             }
         }
+    }
+}
+
+/// Whether a server ended since it told where to connect to: it listens there as long as it lives. It may still
+/// hold the control connection.
+fn has_ended(error: &LinkError) -> bool {
+    match error {
+        LinkError::Stale => true,
+        LinkError::Unreachable { source, .. } => source.kind() == ErrorKind::ConnectionRefused,
+        _ => false,
     }
 }

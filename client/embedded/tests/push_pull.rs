@@ -11,7 +11,7 @@ use windlass_client::{
 };
 use windlass_embedded::{Embedded, EmbeddedClient};
 use windlass_engine::ServerConfig;
-use windlass_transport::tcp::TcpOptions;
+use windlass_transport::{late_run::open_shm, shm::ShmOptions, tcp::TcpOptions};
 
 /// Providers, and whether their reads go in ascending order and their writes show in order.
 const PROVIDERS: [(Provider, [bool; 2]); 4] = [
@@ -57,6 +57,13 @@ fn each(test: impl Fn(&EmbeddedClient)) {
             test(&client(provider, shards));
         }
     }
+}
+
+/// A run of this suite over late writes is one.
+#[test]
+fn writes_are_late_where_the_environment_says_so() {
+    let in_order = open_shm(ShmOptions::default()).unwrap().capabilities().promises.writes_in_order;
+    assert_eq!(in_order, std::env::var_os("WINDLASS_LATE_WRITES").is_none());
 }
 
 #[test]

@@ -1,20 +1,32 @@
 //! Tables in rounds through real servers in this process: sums are applied once a round, whole.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::{sync::Barrier, thread, time::Duration};
+use std::{
+    sync::Barrier,
+    thread,
+    time::{Duration, Instant},
+};
 
 use windlass_client::{
     Aggregation, Client, ClientOptions, Consistency, Element, Provider, PullOptions, PushOptions,
-    RequestError, Status, TableSchema, WorkerRank,
+    RequestError, ServerId, Status, TableSchema, WorkerRank,
 };
 use windlass_engine::{Server, ServerConfig};
 
 const ROWS: u64 = 96;
 
+const SHARDS: u16 = 2;
+
+/// Messages of a push of all rows: each partition that has rows has two.
+const PUSH_MESSAGES: u64 = ROWS / 2;
+
+/// Messages of such a push, and of the end of its round.
+const ROUND_MESSAGES: u64 = PUSH_MESSAGES + SHARDS as u64;
+
 fn server(provider: Provider) -> Server {
     let config = ServerConfig {
         providers: vec![provider],
-        shards: 2,
+        shards: SHARDS,
         memory_len_max: 1 << 30,
         worker_timeout_ms: 300,
         ..ServerConfig::default()
@@ -36,6 +48,32 @@ fn schema(quorum: u32, fold_late: bool) -> TableSchema {
         aggregation: Aggregation::Rounds { quorum, fold_late },
         consistency: Consistency::Sequential {},
         ..TableSchema::dense(f64::DTYPE, ROWS, 2)
+    }
+}
+
+/// Messages that wait for a round.
+fn waiting_count(client: &Client) -> u64 {
+    let text = client.server_statistics(ServerId(0)).unwrap();
+    let (_, after) = text.split_once("\"messages_waiting\":").unwrap();
+    after.split(',').next().unwrap().parse().unwrap()
+}
+
+/// Goes on until so many messages wait for a round: what this client has sent is there then. Where a transport
+/// goes on only while it is polled, a test that then waits for another client would wait for ever.
+fn until_waiting(client: &Client, count: u64) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while waiting_count(client) < count {
+        assert!(Instant::now() < deadline, "{} messages wait", waiting_count(client));
+        (0..64).for_each(|_| client.poll());
+    }
+}
+
+/// Waits until no message waits for a round.
+fn until_none_waits(client: &Client) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while waiting_count(client) > 0 {
+        assert!(Instant::now() < deadline, "{} messages wait for nobody", waiting_count(client));
+        thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -111,20 +149,26 @@ fn late_pushes_are_dropped_or_count_in_the_next_round() {
         let rows = |rank: usize| {
             tables[rank].pull(0..ROWS, &PullOptions::default()).unwrap().wait().unwrap()
         };
-        let first = [push(0), push(1)];
-        assert!(rows(2).iter().all(|value| *value == 0.0), "nobody has finished the round");
-        workers[0].advance_clock().unwrap();
-        workers[1].advance_clock().unwrap();
-        first.into_iter().for_each(|pushed| pushed.wait().unwrap());
+        let push_round = |meanwhile: &dyn Fn()| {
+            let already = waiting_count(&workers[0]);
+            let first = push(0);
+            workers[0].advance_clock().unwrap();
+            until_waiting(&workers[0], already + ROUND_MESSAGES);
+            meanwhile();
+            let second = push(1);
+            workers[1].advance_clock().unwrap();
+            second.wait().unwrap();
+            first.wait().unwrap();
+        };
+        push_round(&|| assert!(rows(2).iter().all(|value| *value == 0.0), "one has finished it"));
         assert!(rows(2).iter().all(|value| *value == 3.0), "its round is applied");
         let late = push(2);
-        if !fold_late {
+        if fold_late {
+            until_waiting(&workers[2], PUSH_MESSAGES);
+        } else {
             late.wait().unwrap();
         }
-        let second = [push(0), push(1)];
-        workers[0].advance_clock().unwrap();
-        workers[1].advance_clock().unwrap();
-        second.into_iter().for_each(|pushed| pushed.wait().unwrap());
+        push_round(&|| ());
         assert!(rows(0).iter().all(|value| *value == expected), "{:?}", rows(0));
     }
 }
@@ -167,20 +211,22 @@ fn a_worker_that_comes_back_is_waited_for_again() {
     let its = leaves.open_table::<f64>("t").unwrap();
     drop(its.push(0..ROWS, &ones, &PushOptions::default()).unwrap());
     leaves.advance_clock().unwrap();
+    until_waiting(&leaves, ROUND_MESSAGES);
     drop((its, leaves));
+    until_none_waits(&stays);
     let back = connect(&address, Some(1));
     let its = back.open_table::<f64>("t").unwrap();
     let pushed = table.push(0..ROWS, &ones, &PushOptions::default()).unwrap();
     stays.advance_clock().unwrap();
-    thread::sleep(Duration::from_millis(50));
+    until_waiting(&stays, ROUND_MESSAGES);
     let visitor = connect(&address, None);
     let seen = visitor.open_table::<f64>("t").unwrap();
     let rows = seen.pull(0..ROWS, &PullOptions::default()).unwrap().wait().unwrap();
     assert!(rows.iter().all(|value| *value == 0.0), "{rows:?}");
     let again = its.push(0..ROWS, &ones, &PushOptions::default()).unwrap();
     back.advance_clock().unwrap();
-    pushed.wait().unwrap();
     again.wait().unwrap();
+    pushed.wait().unwrap();
     // What it had pushed before it left was not acknowledged, and counts too.
     let rows = seen.pull(0..ROWS, &PullOptions::default()).unwrap().wait().unwrap();
     assert!(rows.iter().all(|value| *value == 3.0), "{rows:?}");
@@ -269,7 +315,9 @@ fn late_workers_that_wait_in_different_partitions_do_not_wait_for_each_other() {
             joined.wait();
             let early = table.push(0..ROWS, &[1.0; 192], &PushOptions::default()).unwrap();
             first.advance_clock().unwrap();
+            until_waiting(&first, ROUND_MESSAGES);
             second.advance_clock().unwrap();
+            second.wait_all().unwrap();
             early.wait().unwrap();
             drop((table, other, first, second));
             alone.wait();
@@ -299,14 +347,5 @@ fn clients_that_come_again_and_again_leave_nothing_behind() {
         drop(table);
         client.vanish();
     }
-    let waiting = || {
-        let text = slow.server_statistics(windlass_client::ServerId(0)).unwrap();
-        let (_, after) = text.split_once("\"messages_waiting\":").unwrap();
-        after.split(',').next().unwrap().parse::<u64>().unwrap()
-    };
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    while waiting() > 0 {
-        assert!(std::time::Instant::now() < deadline, "{} messages wait for nobody", waiting());
-        thread::sleep(Duration::from_millis(5));
-    }
+    until_none_waits(&slow);
 }

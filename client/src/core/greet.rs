@@ -3,13 +3,8 @@
 use std::time::Duration;
 
 use windlass_transport::{
-    Transport,
-    control::host_identity,
-    error::chain,
-    shm::{Shm, ShmOptions},
-    spin::Spin,
-    tcp::Tcp,
-    verbs::VerbsTransport,
+    Transport, control::host_identity, error::chain, late_run::open_shm, shm::ShmOptions,
+    spin::Spin, tcp::Tcp, verbs::VerbsTransport,
 };
 use windlass_wire::{
     Incarnation, ServerId,
@@ -108,7 +103,7 @@ impl Links {
         }
         let transport: Box<dyn Transport> = match provider {
             Provider::Verbs {} => Box::new(VerbsTransport::open(session.options.verbs.clone())?),
-            Provider::Shm {} => Box::new(Shm::open(ShmOptions::default())?),
+            Provider::Shm {} => open_shm(ShmOptions::default())?,
             Provider::Tcp {} => {
                 let mut options = session.options.tcp;
                 if let Ok(local) = control.local_address() {

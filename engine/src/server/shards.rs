@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use crossbeam::channel::bounded;
 use windlass_transport::{
     Transport,
-    shm::{Shm, ShmOptions},
+    late_run::open_shm,
+    shm::ShmOptions,
     tcp::{Tcp, TcpOptions},
     verbs::VerbsTransport,
 };
@@ -57,7 +58,7 @@ pub(super) fn open_transports(config: &ServerConfig, advertised: Option<IpAddr>)
             Provider::Shm {} => {
                 let mapped_len_max = config.memory_len_max.max(CLIENT_MAPPED_LEN_MIN);
                 let options = ShmOptions { mapped_len_max, ..ShmOptions::default() };
-                Shm::open(options).map(|shm| Box::new(shm) as _)
+                open_shm(options)
             }
             Provider::Tcp {} => {
                 let bind = SocketAddr::new(config.listen.ip(), 0);

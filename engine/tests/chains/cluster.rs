@@ -19,7 +19,8 @@ use windlass_engine::{
 use windlass_replication::LeaseTimings;
 use windlass_transport::{
     Transport,
-    shm::{Shm, ShmOptions},
+    late_run::open_shm,
+    shm::ShmOptions,
     tcp::{Tcp, TcpOptions},
 };
 use windlass_wire::{
@@ -47,7 +48,7 @@ pub(crate) struct Node {
 
 pub(crate) fn transport(provider: Provider) -> Box<dyn Transport> {
     match provider {
-        Provider::Shm {} => Box::new(Shm::open(ShmOptions::default()).unwrap()),
+        Provider::Shm {} => open_shm(ShmOptions::default()).unwrap(),
         _ => Box::new(Tcp::open(TcpOptions::LOOPBACK).unwrap()),
     }
 }

@@ -7,9 +7,10 @@ use windlass_transport::{
     QueuePairState, RemoteKey, RemoteRegion, Role, SendRequest, Transport, WorkId,
     control::{ControlStream, host_identity},
     error::PostError,
+    late_run::open_shm,
     mailbox::{self, CompletionReader, RING_AT},
     memory::{HugePages, Lock, PagesOptions},
-    shm::{Shm, ShmOptions},
+    shm::ShmOptions,
     tcp::{Tcp, TcpOptions},
 };
 use windlass_wire::{
@@ -105,7 +106,7 @@ impl Hostile {
         };
         let text = |error: &dyn std::error::Error| error.to_string();
         let mut transport: Box<dyn Transport> = match target.provider {
-            Provider::Shm {} => Box::new(Shm::open(ShmOptions::default()).map_err(|e| text(&e))?),
+            Provider::Shm {} => open_shm(ShmOptions::default()).map_err(|e| text(&e))?,
             _ => Box::new(Tcp::open(TcpOptions::LOOPBACK).map_err(|e| text(&e))?),
         };
         let pending = transport.create_queue_pair().map_err(|e| text(&e))?;

@@ -27,6 +27,10 @@ const CLIPPY: Need = Need::Component { program: "cargo-clippy", component: "clip
 const RUSTFMT: Need = Need::Component { program: "rustfmt", component: "rustfmt" };
 const C_COMPILER: Need = Need::Program { name: "cc", package: "gcc" };
 
+/// Test binaries of clients and chains that run over late writes.
+const LATE_TESTS: &[&str] =
+    &["chains", "filters", "long_pieces", "push_pull", "rounds", "unsorted"];
+
 const STEPS: &[Step] = &[
     Step {
         name: "fmt",
@@ -66,11 +70,27 @@ const STEPS: &[Step] = &[
         minutes_max: 20,
         needs: &[C_COMPILER],
         command: || {
-            if on_path("cargo-nextest") {
-                cargo(&["nextest", "run", "--workspace", "--config-file", "tests/nextest.toml"])
-            } else {
-                cargo(&["test", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"])
+            let mut command = run_tests();
+            if !on_path("cargo-nextest") {
+                command.args(["--lib", "--bins", "--tests"]);
             }
+            command
+        },
+    },
+    Step {
+        name: "late",
+        about: "clients and chains over writes that show late, in pieces and in any order",
+        minutes_max: 6,
+        needs: &[],
+        command: || {
+            let mut command = run_tests();
+            for name in LATE_TESTS {
+                command.args(["--test", name]);
+            }
+            // It is about memory, and takes as long as all others.
+            command.args(["--", "--skip", "a_push_that_finds_no_memory"]);
+            command.env("WINDLASS_LATE_WRITES", "1");
+            command
         },
     },
     Step {
@@ -243,6 +263,15 @@ const STEPS: &[Step] = &[
         },
     },
 ];
+
+/// Runs tests of the workspace.
+fn run_tests() -> Command {
+    if on_path("cargo-nextest") {
+        cargo(&["nextest", "run", "--workspace", "--config-file", "tests/nextest.toml"])
+    } else {
+        cargo(&["test", "--workspace", "--no-fail-fast"])
+    }
+}
 
 fn simulate(arguments: &[&str]) -> Command {
     let mut command = harness_command("simulate");

@@ -1,6 +1,6 @@
 //! `cargo run --release -p windlass-tests --example simulate -- --seeds 10000 [--start N] [--json]
 //! [--no-shrink] [--trace] [--mutation NAME] [--threads N] [--mode
-//! pushes|sessions|rounds|workers|gray|overlap|mixed|frozen|store] [--clients MAX] [--one-copy] [--settles]`: what `cargo xtask simulate` runs.
+//! pushes|sessions|rounds|workers|gray|overlap|mixed|frozen|store] [--clients MAX] [--one-copy] [--settles] [--workers]`: what `cargo xtask simulate` runs.
 
 #![allow(clippy::print_stdout, reason = "a tool")]
 
@@ -25,6 +25,7 @@ fn main() -> ExitCode {
             }
             "--one-copy" => options.one_copy = true,
             "--settles" => options.settles = true,
+            "--workers" => options.workers = true,
             "--json" => json = true,
             "--trace" => options.trace = true,
             "--mode" => {

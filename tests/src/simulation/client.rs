@@ -214,7 +214,7 @@ impl World {
             self.want_map(c);
             return;
         }
-        if self.options.mode.clients_go_away() && self.is_elsewhere(c) {
+        if self.options.clients_go_away() && self.is_elsewhere(c) {
             return;
         }
         if self.options.settles {
@@ -283,7 +283,7 @@ impl World {
         let (Some(head), epoch) = (entry.head(), entry.epoch) else { return };
         let from = self.client_base() + c;
         let message = Message::Push { partition, epoch, push, index };
-        if self.options.mode.clients_go_away() {
+        if self.options.clients_go_away() {
             self.write(c, place(head), message);
             return;
         }
@@ -352,7 +352,7 @@ impl World {
                 }
             }
             Message::Refused => self.want_map(c),
-            Message::NoRank => self.worker_lost_rank(c),
+            Message::NoRank => self.worker_lost_rank(c, from),
             Message::Joined { partition, clock } => {
                 self.note_joined(c, from, partition);
                 self.worker_joined(c, partition, clock);

@@ -7,7 +7,7 @@ use windlass_replication::{LatenessTimings, Membership, Time};
 use windlass_wire::{Epoch, PartitionId};
 
 use super::message::Message;
-use super::options::{Mode, Mutation};
+use super::options::Mutation;
 use super::server::place;
 use super::world::{COORDINATOR, Event, World};
 
@@ -105,7 +105,7 @@ impl World {
     }
 
     pub(super) fn coordinator_tick(&mut self, coordinator: usize) {
-        if self.options.mode == Mode::Workers {
+        if self.options.has_registry() {
             self.note_connections();
         }
         if self.stall_ends_at().is_some() {

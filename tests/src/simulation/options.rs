@@ -63,6 +63,8 @@ pub enum Mutation {
     TrustRecovered,
     /// A server that comes back with nothing, in the map that fails the other member, leaves the partition lost.
     LoseWithJoiner,
+    /// All three of it at once, seen by what workers read alone.
+    GiveUpSilent,
     /// A client sends by a new map before what it sent by the old one is answered.
     SettleNothing,
 }
@@ -96,13 +98,6 @@ pub enum Mode {
     Store,
 }
 
-impl Mode {
-    /// Whether clients go away for long, and stand still.
-    pub(super) fn clients_go_away(self) -> bool {
-        matches!(self, Self::Sessions | Self::Rounds | Self::Workers)
-    }
-}
-
 impl Mutation {
     /// All that show in [`Mode::Pushes`].
     pub const ALL: [Self; 10] = [
@@ -122,8 +117,8 @@ impl Mutation {
     pub const OF_ROUNDS: [Self; 3] = [Self::WaitForTheDead, Self::RoundForgetsWho, Self::NeverIdle];
 
     /// Those of [`Mode::Workers`].
-    pub const OF_WORKERS: [Self; 3] =
-        [Self::RetireThroughStalls, Self::GiveUpConnected, Self::ForgetForEver];
+    pub const OF_WORKERS: [Self; 4] =
+        [Self::RetireThroughStalls, Self::GiveUpConnected, Self::ForgetForEver, Self::GiveUpSilent];
 
     /// Those of [`Mode::Gray`].
     pub const OF_GRAY: [Self; 2] = [Self::BelieveAccusers, Self::OverwriteStore];
@@ -169,6 +164,9 @@ pub struct Options {
     /// Clients name no push before another and go by the order of connections, as the library does;
     /// always in [`Mode::Mixed`], not in [`Mode::Sessions`], [`Mode::Rounds`] and [`Mode::Workers`].
     pub settles: bool,
+    /// Clients are workers as in [`Mode::Workers`], under the faults of [`Mode::Gray`], [`Mode::Overlap`],
+    /// [`Mode::Frozen`] or [`Mode::Store`].
+    pub workers: bool,
     /// Faults per seed, at most.
     pub faults_max: u32,
     /// A deliberate fault.
@@ -181,6 +179,23 @@ pub struct Options {
     pub threads: usize,
 }
 
+impl Options {
+    /// Whether the coordinator's registry knows the clients, as workers.
+    pub(super) fn has_registry(&self) -> bool {
+        self.workers || self.mode == Mode::Workers
+    }
+
+    /// Whether clients are workers of tables in rounds.
+    pub(super) fn is_in_rounds(&self) -> bool {
+        self.has_registry() || self.mode == Mode::Rounds
+    }
+
+    /// Whether clients go away for long, and stand still.
+    pub(super) fn clients_go_away(&self) -> bool {
+        self.is_in_rounds() || self.mode == Mode::Sessions
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -189,6 +204,7 @@ impl Default for Options {
             clients_max: 3,
             one_copy: false,
             settles: false,
+            workers: false,
             faults_max: 8,
             mutation: None,
             shrink: true,

@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 
 use windlass_replication::Time;
 use windlass_replication::coordinator::{WorkerTimings, Workers};
+use windlass_replication::rounds::Quorum;
 use windlass_wire::{Epoch, Incarnation, WorkerClock, WorkerRank};
 
 use super::message::Message;
-use super::options::{Mode, Mutation};
+use super::options::Mutation;
 use super::rounds::rank;
 use super::schedule::HEAL_US;
 use super::server::Process;
+use super::worker::CLOCKS_AHEAD;
 use super::world::{COORDINATOR, World};
 
 /// More than servers may be silent for.
@@ -64,14 +66,19 @@ impl Registry {
 }
 
 fn timings(mutation: Option<Mutation>) -> WorkerTimings {
-    let look_gap_max_us =
-        if mutation == Some(Mutation::RetireThroughStalls) { u64::MAX } else { LOOK_GAP_MAX_US };
+    let forgets = is_it(mutation, Mutation::RetireThroughStalls);
+    let look_gap_max_us = if forgets { u64::MAX } else { LOOK_GAP_MAX_US };
     WorkerTimings { heartbeat_timeout_us: TIMEOUT_US, look_gap_max_us, workers_max: 16 }
 }
 
+/// Whether a deliberate fault of workers is put in, alone or with the others.
+fn is_it(mutation: Option<Mutation>, one: Mutation) -> bool {
+    mutation == Some(one) || mutation == Some(Mutation::GiveUpSilent)
+}
+
 impl World {
-    fn has_registry(&self) -> bool {
-        self.options.mode == Mode::Workers
+    fn looks_at_reads_alone(&self) -> bool {
+        self.options.mutation == Some(Mutation::GiveUpSilent)
     }
 
     /// Whether a server that is in force has a connection of a worker.
@@ -88,7 +95,7 @@ impl World {
 
     /// What a server says of workers with a heartbeat.
     pub(super) fn tell_workers(&mut self, s: usize) {
-        if self.has_registry() && self.servers[s].joined {
+        if self.options.has_registry() && self.servers[s].joined {
             self.note_connections();
             let life = self.servers[s].life;
             let ranks = self.connected_to(s);
@@ -99,10 +106,11 @@ impl World {
     /// The coordinator hears of workers, and says who is alive.
     pub(super) fn hear_workers(&mut self, from: usize, ranks: &[WorkerRank]) {
         let now = Time(self.now);
+        let forgets = is_it(self.options.mutation, Mutation::ForgetForEver);
         let workers = &mut self.registry.workers;
         for &rank in ranks {
             let is_retired = workers.iter().any(|(known, is_live, _)| known == rank && !is_live);
-            if !(is_retired && self.options.mutation == Some(Mutation::ForgetForEver)) {
+            if !(is_retired && forgets) {
                 workers.hear(now, rank, LIFE, WorkerClock(0));
             }
         }
@@ -116,7 +124,7 @@ impl World {
 
     /// The leader looks who is silent.
     pub(super) fn look_for_silent_workers(&mut self, coordinator: usize) {
-        if !self.has_registry() || self.leader != Some(coordinator) {
+        if !self.options.has_registry() || self.leader != Some(coordinator) {
             return;
         }
         let now = Time(self.now);
@@ -125,10 +133,11 @@ impl World {
         if !is_heard || gap > LOOK_GAP_MAX_US {
             self.registry.heard_since = self.now;
         }
-        let forgets = self.options.mutation == Some(Mutation::RetireThroughStalls);
+        let forgets = is_it(self.options.mutation, Mutation::RetireThroughStalls);
         for rank in self.registry.workers.retire_silent(now, forgets || is_heard) {
             let (is_connected, since) = self.registry.connections[place_of(rank)];
-            if is_connected && self.now >= since + TIMEOUT_US {
+            let is_wrong = is_connected && self.now >= since + TIMEOUT_US;
+            if is_wrong && !self.looks_at_reads_alone() {
                 self.outcome.stale += 1;
                 self.found(|| format!("worker {rank} is retired, and was connected all the time"));
             }
@@ -158,7 +167,7 @@ impl World {
                 wrong = Some((rank, is_connected, since));
             }
         }
-        if let Some((rank, is_connected, since)) = wrong {
+        if let Some((rank, is_connected, since)) = wrong.filter(|_| !self.looks_at_reads_alone()) {
             self.outcome.stuck += 1;
             let what = if is_connected { "connected and retired" } else { "gone and not retired" };
             self.found(|| format!("worker {rank} is {what}, since {since} us"));
@@ -175,7 +184,7 @@ impl World {
 
     /// No round closes without a worker whose session with its head never broke since it has joined.
     pub(super) fn check_waited_for(&mut self, s: usize, p: usize, clock: WorkerClock) {
-        if !self.has_registry() {
+        if !self.options.has_registry() || self.looks_at_reads_alone() {
             return;
         }
         let part = &self.servers[s].parts[p];
@@ -189,6 +198,28 @@ impl World {
         if let Some(c) = (0..self.clients.len()).find(is_left_out) {
             self.outcome.stale += 1;
             self.found(|| format!("round {clock} closes without worker {c}, who is connected"));
+        }
+    }
+
+    /// What a worker reads at a clock lacks no more than its bound allows: of those that are connected all the time
+    /// since they have joined, none is further behind.
+    pub(super) fn check_bound(&mut self, c: usize, clock: WorkerClock) {
+        if !self.options.has_registry() || !matches!(self.rule.quorum, Quorum::All) {
+            return;
+        }
+        let is_behind = |other: &usize| {
+            let worker = self.clients[*other].worker();
+            let (is_connected, since) = self.registry.connections[*other];
+            let is_at_work = worker.clock > WorkerClock(0) && !worker.left;
+            let is_waited_for = is_at_work && is_connected && since <= worker.joined_at;
+            *other != c && is_waited_for && worker.clock.0 + CLOCKS_AHEAD <= clock.0
+        };
+        if let Some(other) = (0..self.clients.len()).find(is_behind) {
+            let behind = self.clients[other].worker().clock;
+            self.outcome.stale += 1;
+            self.found(|| {
+                format!("worker {c} is at clock {clock}, and worker {other} at {behind}")
+            });
         }
     }
 
@@ -225,7 +256,7 @@ impl World {
 
     /// Whether a head gives up a worker, by what its server was told.
     pub(super) fn is_given_up(&self, s: usize, c: usize) -> bool {
-        let ignores = self.options.mutation == Some(Mutation::GiveUpConnected);
+        let ignores = is_it(self.options.mutation, Mutation::GiveUpConnected);
         let is_gone = self.registry.told[s].get(&rank(c)) == Some(&false);
         is_gone && (ignores || !self.has_session(s, c))
     }

@@ -11,7 +11,7 @@ use windlass_wire::{Epoch, Lsn, Sequence, SessionId, WorkerClock, WorkerRank};
 
 use super::memory::{Waiting, session};
 use super::message::{Message, Record};
-use super::options::{Mode, Mutation};
+use super::options::Mutation;
 use super::random::Random;
 use super::server::{LIMITS, header};
 use super::world::{Node, World};
@@ -131,6 +131,8 @@ pub(super) struct Worker {
     /// Where its partitions were when it joined.
     pub(super) joined: BTreeMap<usize, WorkerClock>,
     pub(super) asked_at: u64,
+    /// When it was waited for everywhere.
+    pub(super) joined_at: u64,
     /// When it was last heard of, for the coordinator.
     pub(super) heard_at: u64,
     /// It has joined again.
@@ -145,7 +147,7 @@ pub(super) fn rank(client: usize) -> WorkerRank {
 
 impl World {
     pub(super) fn is_in_rounds(&self) -> bool {
-        matches!(self.options.mode, Mode::Rounds | Mode::Workers)
+        self.options.is_in_rounds()
     }
 
     // ---- the head ----
@@ -393,9 +395,9 @@ impl World {
         let gone: Vec<(WorkerRank, bool)> = (0..self.clients.len())
             .filter(|client| {
                 let worker = self.clients[*client].worker();
-                let is_silent = match self.options.mode {
-                    Mode::Workers => self.is_given_up(s, *client),
-                    _ => self.now >= worker.heard_at + WORKER_TIMEOUT_US,
+                let is_silent = match self.options.has_registry() {
+                    true => self.is_given_up(s, *client),
+                    false => self.now >= worker.heard_at + WORKER_TIMEOUT_US,
                 };
                 (worker.left || is_silent)
                     && self.servers[s].parts[p].members.is_live(rank(*client))

@@ -33,9 +33,9 @@ impl World {
         if self.link(node, node).cuts > 0 {
             return true;
         }
-        let (often, long) = match self.options.mode {
-            Mode::Rounds | Mode::Workers => (100, 2 * EXPIRY_US),
-            _ => (25, 4 * EXPIRY_US),
+        let (often, long) = match self.options.is_in_rounds() {
+            true => (100, 2 * EXPIRY_US),
+            false => (25, 4 * EXPIRY_US),
         };
         if now < HEAL_US && self.random.one_in(often) {
             let us = self.random.between(1_000, long);

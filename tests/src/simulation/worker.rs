@@ -9,10 +9,10 @@ use super::memory::{BLOCKS, Pushed, session};
 use super::message::Message;
 use super::rounds::LANE;
 use super::server::place;
-use super::world::World;
+use super::world::{Node, World};
 
 /// Clocks of a worker that are not acknowledged, at most.
-const CLOCKS_AHEAD: u64 = 2;
+pub(super) const CLOCKS_AHEAD: u64 = 2;
 /// How soon it asks again to be waited for, or says again that it waits.
 const ASK_US: u64 = 4_000;
 
@@ -70,6 +70,7 @@ impl World {
 
     /// All that the worker pushes in one clock, and its end.
     fn work_at(&mut self, c: usize, clock: WorkerClock) {
+        self.check_bound(c, clock);
         for p in 0..self.partitions {
             for _ in 0..self.random.below(3) {
                 let block = self.random.index(BLOCKS);
@@ -105,7 +106,12 @@ impl World {
     }
 
     /// A worker is not waited for any more: what it had under way may count or not.
-    pub(super) fn worker_lost_rank(&mut self, c: usize) {
+    pub(super) fn worker_lost_rank(&mut self, c: usize, from: Node) {
+        // What it had asked of one that no longer leads was settled with the map that says so.
+        let entries = &self.clients[c].map().partitions;
+        if !entries.iter().any(|entry| entry.head().map(place) == Some(from)) {
+            return;
+        }
         for one in self.clients[c].abandon() {
             if let Some(pushed) = self.pushes.get_mut(one as usize) {
                 pushed.given_up = true;
@@ -119,7 +125,7 @@ impl World {
     }
 
     pub(super) fn worker_joined(&mut self, c: usize, p: usize, clock: WorkerClock) {
-        let partitions = self.partitions;
+        let (now, partitions) = (self.now, self.partitions);
         let worker = self.clients[c].worker_mut();
         if worker.clock > WorkerClock(0) {
             return;
@@ -128,6 +134,7 @@ impl World {
         if worker.joined.len() == partitions {
             let last = worker.joined.values().max().copied().unwrap_or_default();
             worker.clock = WorkerClock(last.0 + 1);
+            worker.joined_at = now;
         }
     }
 

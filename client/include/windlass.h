@@ -843,6 +843,14 @@ windlass_status windlass_set_consistency(const struct windlass_client *client,
                                          uint64_t staleness);
 
 /**
+ * Changes which rows of a sparse table go by themselves, while it is in use, to a text as in windlass_schema. Refused for
+ * a table that was created without an expiry, and for "never".
+ */
+windlass_status windlass_set_expiry(const struct windlass_client *client,
+                                    const char *name,
+                                    const char *expiry);
+
+/**
  * Changes hyper-parameters of a table's update rule while the table is in use: `parameters` is "key=value,...", such
  * as "learning_rate=0.01" or "lr=0.01,momentum=0.95"; the others stay. Pushes that were acknowledged before went by the old
  * values, pushes that are sent after this returns go by the new ones. An unknown key or a value out of its range is

@@ -2,7 +2,7 @@
 
 use windlass_transport::error::AllocateError;
 use windlass_wire::{
-    ClusterMap, Consistency, ServerId, TableEntry, TableSchema, Timestamp, WorkerClock,
+    ClusterMap, Consistency, Expiry, ServerId, TableEntry, TableSchema, Timestamp, WorkerClock,
     control::{ClientReply, ClientRequest, Provider},
 };
 
@@ -10,7 +10,7 @@ use crate::{
     config::ClientOptions,
     core::{
         advance_clock, ask_server, connect, create_table, drop_table, list_tables, open_table,
-        set_consistency, set_keys, set_rows, set_rule,
+        set_consistency, set_expiry, set_keys, set_rows, set_rule,
     },
     element::Element,
     error::{ConnectError, RequestError, TableError},
@@ -118,6 +118,16 @@ impl Client {
         consistency: Consistency,
     ) -> Result<TableEntry, TableError> {
         set_consistency(&mut *self.core.enter()?, name, consistency)
+    }
+
+    /// Changes which rows of a sparse table go by themselves, while it is in use. Rows have an age from the table's
+    /// creation on or not at all, so one without an expiry gets none, and none becomes one without. Returns the
+    /// table as it is now.
+    ///
+    /// # Errors
+    /// When there is no such table, or it was created without an expiry.
+    pub fn set_expiry(&self, name: &str, expiry: Expiry) -> Result<TableEntry, TableError> {
+        set_expiry(&mut *self.core.enter()?, name, expiry)
     }
 
     /// Changes hyper-parameters of a table's update rule while the table is in use; the others stay. `parameters` is

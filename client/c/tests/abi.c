@@ -80,6 +80,11 @@ static void pushes_and_pulls(void)
     OK(windlass_table_schema(normal, &told));
     EXPECT(strcmp(told.initializer, "uniform:1,2,seed=0") == 0);
     EXPECT(strcmp(told.expiry, "age:2m,rows:100") == 0);
+    OK(windlass_set_expiry(client, "uniform pairs", "rows:9"));
+    FAILS(INVALID_SCHEMA, windlass_set_expiry(client, "uniform pairs", "rows"));
+    FAILS(UNKNOWN_TABLE, windlass_set_expiry(client, "nowhere", "rows:9"));
+    EXPECT(windlass_set_expiry(client, "sparse pairs", "rows:9") != WINDLASS_STATUS_OK);
+    EXPECT(strstr(windlass_last_error(), "from its creation on") != NULL);
     OK(windlass_close_table(normal));
     OK(windlass_drop_table(client, "uniform pairs"));
     schema.initializer = "uniform:2,1";

@@ -154,6 +154,36 @@ fn rows_grow_old_over_restarts_and_stay_away() {
 }
 
 #[test]
+fn an_expiry_is_changed_while_the_table_is_in_use() {
+    let data = tempfile::tempdir().unwrap();
+    let keys: Vec<u64> = (0..1_000).collect();
+    for life in 0..2 {
+        let servers = start(Provider::Shm {}, 1, Some(data.path()));
+        let client = connect(&servers[0]);
+        if life == 0 {
+            let sync = Durability::Sync {};
+            let table = client.create_table::<i64>("t", &schema("age:1d", sync)).unwrap();
+            push(&table, &keys);
+            let changed = client.set_expiry("t", "age:1s".parse().unwrap()).unwrap();
+            assert_eq!(changed.schema.expiry.to_string(), "age:1s");
+            await_that("they are gone", || all(&table, PullFrom::Tail).is_empty());
+            client.create_table::<i64>("free", &schema("never", sync)).unwrap();
+            for (name, expiry) in [("free", "age:1s"), ("t", "never")] {
+                let refused = client.set_expiry(name, expiry.parse().unwrap()).unwrap_err();
+                assert!(refused.to_string().contains("from its creation on"), "{refused}");
+            }
+        } else {
+            let table = client.open_table::<i64>("t").unwrap();
+            assert_eq!(table.schema().expiry.to_string(), "age:1s", "after a restart");
+            push(&table, &keys);
+            await_that("they are gone", || all(&table, PullFrom::Tail).is_empty());
+        }
+        drop(client);
+        servers.into_iter().for_each(Server::stop);
+    }
+}
+
+#[test]
 fn rows_of_dense_tables_do_not_expire() {
     let servers = start(Provider::Shm {}, 1, None);
     let client = connect(&servers[0]);

@@ -87,6 +87,10 @@ def test_rows_that_nothing_is_pushed_to_go_by_themselves(client, name):
         assert time.monotonic() < deadline, keys()
         table.push([5], one)
     assert table.pull([7]) == 0
+    client.set_expiry(name, "age:1h")
+    assert client.tables()[name].expiry == "age:1h"
+    with pytest.raises(windlass.WindlassError, match="from its creation on"):
+        client.set_expiry(name, "never")
     with pytest.raises(windlass.WindlassError, match="no expiry"):
         client.create_table(name + " wrong", width=4, expiry="1d")
     with pytest.raises(windlass.WindlassError, match="not valid"):

@@ -189,6 +189,13 @@ class Client:
         kind, staleness = _consistency_of(consistency)
         library.call("set_consistency", self._open(), encoded(name, "name"), kind, staleness)
 
+    def set_expiry(self, name: str, expiry: str) -> None:
+        """Changes which rows of a sparse table go by themselves, while it is in use.
+
+        `expiry` is as `create_table` takes it. A table that was created without is refused, and so is "never".
+        """
+        library.call("set_expiry", self._open(), encoded(name, "name"), encoded(expiry, "expiry"))
+
     def set_hyper_parameters(self, name: str, **parameters: Union[float, bool]) -> None:
         """Changes hyper-parameters of a table's update rule, while the table is in use; the others stay.
 

@@ -204,6 +204,7 @@ _FUNCTIONS = {
     "list_tables": [c_void_p, EachTable, c_void_p],
     "drop_table": [c_void_p, c_char_p],
     "set_consistency": [c_void_p, c_char_p, c_uint32, c_uint64],
+    "set_expiry": [c_void_p, c_char_p, c_char_p],
     "set_hyper_parameters": [c_void_p, c_char_p, c_char_p],
     "wait": [c_void_p, c_uint64],
     "wait_all": [c_void_p],

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use windlass_wire::{
-    Consistency, ServerId, TableEntry, TableSchema,
+    Consistency, Expiry, ServerId, TableEntry, TableSchema,
     control::{ClientReply, ClientRequest, RefusalKind},
     schema::TABLE_NAME_LEN_MAX,
 };
@@ -44,6 +44,15 @@ pub(crate) fn set_rule(
 ) -> Result<TableEntry, TableError> {
     let (owned, parameters) = (name.to_owned(), parameters.to_owned());
     alter_table(core, name, &ClientRequest::SetRule { name: owned, parameters })
+}
+
+/// Changes which rows of a sparse table go by themselves.
+pub(crate) fn set_expiry(
+    core: &mut Core,
+    name: &str,
+    expiry: Expiry,
+) -> Result<TableEntry, TableError> {
+    alter_table(core, name, &ClientRequest::SetExpiry { name: name.to_owned(), expiry })
 }
 
 fn alter_table(

@@ -62,7 +62,8 @@ use windlass_wire::{
 
 pub(crate) use self::{
     catalogue::{
-        ask_server, create_table, drop_table, list_tables, open_table, set_consistency, set_rule,
+        ask_server, create_table, drop_table, list_tables, open_table, set_consistency, set_expiry,
+        set_rule,
     },
     clock::{advance_clock, wait_for_workers},
     connect::connect,

@@ -52,6 +52,7 @@ impl Machine {
             | ClientRequest::CreateTable { .. }
             | ClientRequest::AlterTable { .. }
             | ClientRequest::SetRule { .. }
+            | ClientRequest::SetExpiry { .. }
             | ClientRequest::DropTable { .. } => {
                 if self.is_founded() {
                     self.serve(request, answer);
@@ -75,6 +76,9 @@ impl Machine {
             }
             ClientRequest::SetRule { name, parameters } => {
                 self.alter_table(name, Change::Rule(parameters), answer);
+            }
+            ClientRequest::SetExpiry { name, expiry } => {
+                self.alter_table(name, Change::Expiry(expiry), answer);
             }
             _ => {
                 let _ = answer.send(Ok(ClientReply::Map { map: self.map.as_ref().clone() }));

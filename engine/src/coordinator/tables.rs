@@ -9,7 +9,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use windlass_wire::{
-    Aggregation, Consistency, Durability, ServerId, TableEntry, TableId, TableSchema,
+    Aggregation, Consistency, Durability, Expiry, ServerId, TableEntry, TableId, TableSchema,
     control::{ClientReply, RefusalKind},
     coordination::{Instruction, OrderRefusal},
     schema::validate_table_name,
@@ -47,6 +47,7 @@ pub(super) enum Change {
     Consistency(Consistency),
     /// Hyper-parameters of its rule: `key=value,...`.
     Rule(String),
+    Expiry(Expiry),
 }
 
 #[derive(Debug)]
@@ -64,6 +65,7 @@ enum Kind {
     Drop,
     SetConsistency,
     SetRule,
+    SetExpiry,
 }
 
 #[derive(Debug)]
@@ -113,6 +115,9 @@ impl Machine {
                 }
                 Wanted::Alter { name, change: Change::Rule(parameters) } => {
                     self.begin_set_rule(&name, &parameters).map(Ok)
+                }
+                Wanted::Alter { name, change: Change::Expiry(expiry) } => {
+                    self.begin_set_expiry(&name, expiry).map(Ok)
                 }
             };
             match begun {
@@ -210,6 +215,26 @@ impl Machine {
         let entry = entry.clone();
         let version = self.store_catalogue();
         Ok((entry, Kind::SetRule, version))
+    }
+
+    fn begin_set_expiry(
+        &mut self,
+        name: &str,
+        expiry: Expiry,
+    ) -> Result<(TableEntry, Kind, u64), Refusal> {
+        let id = self.find_table(name)?.id;
+        let mut tables = self.catalogue.tables.iter_mut();
+        let entry = tables.find(|table| table.id == id && !table.schema.expiry.is_never());
+        let Some(entry) = entry.filter(|_| !expiry.is_never()) else {
+            return Err(invalid(format!(
+                "table {name:?}: rows have an age or not from its creation on; create it with an expiry, such as \
+                 age:49710d, to change that later, and set that for rows to stay"
+            )));
+        };
+        entry.schema.expiry = expiry;
+        let entry = entry.clone();
+        let version = self.store_catalogue();
+        Ok((entry, Kind::SetExpiry, version))
     }
 
     /// A version of the catalogue is safe.
@@ -347,6 +372,7 @@ impl Current {
                 Instruction::AlterTable { table: *table, consistency: schema.consistency }
             }
             Kind::SetRule => Instruction::SetRule { table: *table, rule: schema.rule },
+            Kind::SetExpiry => Instruction::SetExpiry { table: *table, expiry: schema.expiry },
         }
     }
 }

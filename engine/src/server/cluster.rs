@@ -28,8 +28,7 @@ use crate::{
 /// The state, shared by a server's control threads.
 #[derive(Debug)]
 pub(super) struct Cluster {
-    /// The server and its life. Beside the state, which is locked while rows are recovered: a server that
-    /// joins again meanwhile must not wait for that before it is heard.
+    /// The server and its life. Beside the state: who joins again must be heard while rows are recovered.
     own: Mutex<Peer>,
     state: Mutex<State>,
     changed: Condvar,
@@ -241,6 +240,9 @@ impl Cluster {
             }
             Instruction::SetRule { table, rule } => {
                 self.alter_here(table, |schema| schema.change_rule(rule))
+            }
+            Instruction::SetExpiry { table, expiry } => {
+                self.alter_here(table, |schema| schema.expiry = expiry)
             }
             Instruction::Introduce { tickets } => self.introduce(tickets),
             Instruction::SetWorkers { workers } => {

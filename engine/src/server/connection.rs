@@ -130,6 +130,7 @@ impl Connection {
             | ClientRequest::DropTable { .. }
             | ClientRequest::AlterTable { .. }
             | ClientRequest::SetRule { .. }
+            | ClientRequest::SetExpiry { .. }
             | ClientRequest::CoordinatorStatus {}
             | ClientRequest::Operate { .. }
             | ClientRequest::RegisterWorker { .. }

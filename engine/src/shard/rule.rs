@@ -138,6 +138,7 @@ impl Tables {
             table.rule.change(schema.rule).map_err(|error| chain(&error))?;
             table.entry.schema.change_rule(schema.rule);
         }
+        table.entry.schema.expiry = schema.expiry;
         Ok(())
     }
 }

@@ -69,8 +69,9 @@ fn create_help() -> String {
 #[command(after_help = "Examples:\n  \
     windlass table set weights learning_rate=0.01\n  \
     windlass table set weights lr=0.01 momentum=0.95\n  \
-    windlass table set weights --consistency bounded:4")]
-#[group(id = "change", required = true, multiple = true, args = ["parameters", "consistency"])]
+    windlass table set weights --consistency bounded:4\n  \
+    windlass table set embedding --expiry age:30d")]
+#[group(id = "change", required = true, multiple = true, args = ["parameters", "consistency", "expiry"])]
 pub(crate) struct SetArguments {
     /// The table
     name: String,
@@ -81,6 +82,9 @@ pub(crate) struct SetArguments {
     /// How far its workers may be apart from now on: sequential, bounded:N or eventual
     #[arg(long, value_name = "MODEL", value_parser = consistency::parse)]
     consistency: Option<Consistency>,
+    /// Which of its rows go by themselves from now on, as for `create`; a table that was created without says never
+    #[arg(long, value_name = "WHICH")]
+    expiry: Option<Expiry>,
     #[command(flatten)]
     connection: ConnectionArguments,
 }
@@ -279,6 +283,9 @@ fn set(arguments: &SetArguments, output: Output) -> Result<(), Failure> {
     }
     if let Some(consistency) = arguments.consistency {
         entry = client.set_consistency(name, consistency).map_err(remote)?;
+    }
+    if let Some(expiry) = arguments.expiry {
+        entry = client.set_expiry(name, expiry).map_err(remote)?;
     }
     let table = TableResult::of(&entry, &client);
     output.result(&table, || show_text(&table))

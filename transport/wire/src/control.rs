@@ -12,6 +12,7 @@ use crate::{
     checksum::Checksum,
     codec::{BLOB_LEN_MAX, Blob, DecodeError, Wire},
     coordination::{CoordinatorStatus, Kept, Operation, PartitionChecksum},
+    expiry::Expiry,
     ids::{
         Incarnation, PartitionId, ServerId, SessionId, ShardId, TableId, WorkerClock, WorkerRank,
     },
@@ -276,6 +277,13 @@ pub enum ClientRequest {
         /// `key=value,...`, as [`UpdateRule::with`](crate::UpdateRule::with) takes it.
         parameters: String,
     },
+    /// Changes which rows of a sparse table go by themselves, while it is in use.
+    SetExpiry {
+        /// Its name.
+        name: String,
+        /// Which go from now on.
+        expiry: Expiry,
+    },
     /// The session is no table's worker any more: nobody waits for it from now on.
     LeaveClocks {},
     /// A server joins the cluster. On success the connection turns round: the coordinator sends
@@ -463,6 +471,7 @@ crate::codec::wire_enum!(ClientRequest {
     24 => SetRule { name, parameters },
     25 => SetKeys { table, partition, with_state, rows },
     26 => RemoveRows { table, partition, which },
+    27 => SetExpiry { name, expiry },
 });
 crate::codec::wire_enum!(ClientReply {
     1 => Welcome { session, server, incarnation, started, shard_count, providers, notes },

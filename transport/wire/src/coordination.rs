@@ -6,6 +6,7 @@
 
 use crate::{
     control::RefusalKind,
+    expiry::Expiry,
     ids::{Epoch, Incarnation, Lsn, PartitionId, ServerId, TableId, WorkerClock, WorkerRank},
     map::ClusterMap,
     proof::Ticket,
@@ -88,6 +89,13 @@ pub enum Instruction {
         table: TableId,
         /// The rule.
         rule: UpdateRule,
+    },
+    /// Other rows of a table go by themselves from now on.
+    SetExpiry {
+        /// The table.
+        table: TableId,
+        /// Which.
+        expiry: Expiry,
     },
 }
 
@@ -322,6 +330,7 @@ crate::codec::wire_enum!(Instruction {
     9 => Introduce { tickets },
     20 => AlterTable { table, consistency },
     21 => SetRule { table, rule },
+    22 => SetExpiry { table, expiry },
 });
 crate::codec::wire_struct!(PeerTicket { server, ticket });
 crate::codec::wire_struct!(Order { number, instruction });

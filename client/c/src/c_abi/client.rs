@@ -7,7 +7,7 @@ use windlass_client::{Client, Timestamp};
 use super::{
     arguments::{Handle, SizedStruct, fill, handle, out, set_timestamp, take, text},
     options::{WindlassOptions, client_options},
-    schema::{SchemaTexts, WindlassSchema, c_schema, consistency_of},
+    schema::{SchemaTexts, WindlassSchema, c_schema, consistency_of, expiry_of},
     status::WindlassStatus,
 };
 use crate::{
@@ -181,6 +181,25 @@ pub unsafe extern "C" fn windlass_set_consistency(
         let name = unsafe { text(name, "name") }?;
         // SAFETY: the header's rules on handles.
         unsafe { handle(client) }?.client.set_consistency(name, consistency)?;
+        Ok(())
+    })
+}
+
+/// Changes which rows of a sparse table go by themselves, while it is in use, to a text as in windlass_schema. Refused for
+/// a table that was created without an expiry, and for "never".
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn windlass_set_expiry(
+    client: *const WindlassClient,
+    name: *const c_char,
+    expiry: *const c_char,
+) -> WindlassStatus {
+    guard(|| {
+        // SAFETY: the header's rules on pointers.
+        let name = unsafe { text(name, "name") }?;
+        // SAFETY: as above.
+        let expiry = expiry_of(unsafe { text(expiry, "expiry") }?)?;
+        // SAFETY: the header's rules on handles.
+        unsafe { handle(client) }?.client.set_expiry(name, expiry)?;
         Ok(())
     })
 }

@@ -188,7 +188,7 @@ pub(super) unsafe fn table_schema(given: *const WindlassSchema) -> Result<TableS
     let initializer: Initializer = initializer.parse().map_err(|error| invalid(&error))?;
     // SAFETY: as for the rule.
     let expiry = unsafe { optional_text(given.expiry, "expiry") }?.unwrap_or("never");
-    let expiry: Expiry = expiry.parse().map_err(|error| invalid(&error))?;
+    let expiry = expiry_of(expiry)?;
     let schema = TableSchema {
         initializer,
         expiry,
@@ -222,6 +222,11 @@ pub(super) unsafe fn table_schema(given: *const WindlassSchema) -> Result<TableS
     };
     schema.validate().map_err(|error| invalid(&error))?;
     Ok(schema)
+}
+
+/// What a text means as an expiry.
+pub(super) fn expiry_of(text: &str) -> Result<Expiry, Failure> {
+    text.parse().map_err(|error| invalid(&error))
 }
 
 /// What a schema for C points to.

@@ -43,7 +43,8 @@ impl Member {
                     Instruction::CreateTable { .. }
                     | Instruction::DropTable { .. }
                     | Instruction::AlterTable { .. }
-                    | Instruction::SetRule { .. } => {
+                    | Instruction::SetRule { .. }
+                    | Instruction::SetExpiry { .. } => {
                         let _ = tables.send(TableChange::Order(Box::new(order)));
                     }
                     Instruction::SetTables { .. } => {

@@ -83,6 +83,13 @@ fn alterations() -> Vec<(&'static str, ClientRequest)> {
     let consistency = Consistency::Bounded { tau: 8 };
     vec![
         ("alter_table", Request::AlterTable { name: name(), consistency }),
+        (
+            "set_expiry",
+            Request::SetExpiry {
+                name: name(),
+                expiry: windlass_wire::Expiry { age_s: 90, rows_max: 5 },
+            },
+        ),
         ("set_rule", Request::SetRule { name: name(), parameters: "lr=0.25".to_owned() }),
         (
             "set_rows",

@@ -15,6 +15,8 @@ use super::{every_kind, map, schema, table};
 pub(crate) fn instructions() -> Vec<(String, Vec<u8>)> {
     let alter =
         Instruction::AlterTable { table: TableId(7), consistency: Consistency::Sequential {} };
+    let expiry = windlass_wire::Expiry { age_s: 90, rows_max: 5 };
+    let expiry = Instruction::SetExpiry { table: TableId(7), expiry };
     every_kind(
         "instruction",
         vec![
@@ -23,6 +25,7 @@ pub(crate) fn instructions() -> Vec<(String, Vec<u8>)> {
             ("drop_table", Instruction::DropTable { table: TableId(7) }),
             ("ping", Instruction::Ping {}),
             ("alter_table", alter),
+            ("set_expiry", expiry),
             ("set_rule", Instruction::SetRule { table: TableId(7), rule: schema().rule }),
             (
                 "set_tables",

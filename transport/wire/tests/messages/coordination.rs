@@ -47,6 +47,10 @@ pub(crate) fn any_instruction() -> impl Strategy<Value = Instruction> {
             table: TableId(table),
             rule: schema.rule,
         }),
+        (any::<u32>(), any_schema()).prop_map(|(table, schema)| Instruction::SetExpiry {
+            table: TableId(table),
+            expiry: schema.expiry,
+        }),
         vec(any::<(u32, u64)>(), 0..5).prop_map(|tickets| Instruction::Introduce {
             tickets: tickets
                 .into_iter()

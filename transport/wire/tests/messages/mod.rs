@@ -206,6 +206,8 @@ pub(crate) fn any_request() -> impl Strategy<Value = ClientRequest> {
             consistency: schema.consistency,
         }),
         (text(), text()).prop_map(|(name, parameters)| Request::SetRule { name, parameters }),
+        (text(), any_schema())
+            .prop_map(|(name, schema)| Request::SetExpiry { name, expiry: schema.expiry }),
         Just(Request::LeaveClocks {}),
         Just(Request::Statistics {}),
         Just(Request::Shutdown {}),

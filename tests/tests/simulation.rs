@@ -118,7 +118,7 @@ fn every_deliberate_fault_of_workers_is_seen() {
         let options = Options { mutation: Some(mutation), ..of_workers() };
         let is_found = match mutation {
             // Most seeds of this one take long: nothing goes on.
-            Mutation::GiveUpSilent => (760..10_000).any(|seed| run_seed(seed, &options).stale > 0),
+            Mutation::GiveUpSilent => (900..10_000).any(|seed| run_seed(seed, &options).stale > 0),
             _ => is_seen(&options),
         };
         assert!(is_found, "{mutation:?}");

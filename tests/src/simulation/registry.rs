@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use windlass_replication::Time;
 use windlass_replication::coordinator::{WorkerTimings, Workers};
-use windlass_replication::rounds::Quorum;
+use windlass_replication::rounds::{Late, Quorum};
 use windlass_wire::{Epoch, Incarnation, WorkerClock, WorkerRank};
 
 use super::message::Message;
@@ -202,9 +202,10 @@ impl World {
     }
 
     /// What a worker reads at a clock lacks no more than its bound allows: of those that are connected all the time
-    /// since they have joined, none is further behind.
+    /// since they have joined, none is further behind. Rounds that fold late pushes may close while all wait.
     pub(super) fn check_bound(&mut self, c: usize, clock: WorkerClock) {
-        if !self.options.has_registry() || !matches!(self.rule.quorum, Quorum::All) {
+        let is_bound = matches!((self.rule.quorum, self.rule.late), (Quorum::All, Late::Drop));
+        if !self.options.has_registry() || !is_bound {
             return;
         }
         let is_behind = |other: &usize| {

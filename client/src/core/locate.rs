@@ -8,13 +8,7 @@ use windlass_wire::{
     control::{ClientReply, ClientRequest, RefusalKind},
 };
 
-use super::{
-    Core,
-    message::Replica,
-    places::{Place, is_sound},
-    servers::is_passing,
-    tables::TableIndex,
-};
+use super::{Core, message::Replica, places::Place, servers::is_passing, tables::TableIndex};
 use crate::error::{RequestError, TableError};
 
 /// Learns where rows of a dense table lie, unless that is known. Whether all of them are in view: they lie in
@@ -103,13 +97,13 @@ fn locate_at(
     let partitions = core.cluster.map.partition_count();
     for at in located {
         let state = &core.tables[table];
-        if at.partition.0 >= partitions || !is_sound(&at, &state.layout, state.row_len) {
+        let place = Place::new(link_at, at, &state.layout, state.row_len);
+        let Some(mut place) = place.filter(|_| at.partition.0 < partitions) else {
             return Err(setup("the server named an impossible place".to_owned()));
-        }
+        };
         if core.cluster.routes(replica).link_of(at.partition) != link_at {
             continue;
         }
-        let mut place = Place::new(link_at, at);
         let (address, len) = (place.line(0), place.len());
         let link = &core.links.all[link_at];
         place.view = core.links.transports[link.transport].view(link.queue_pair, address, len);

@@ -63,8 +63,15 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    pub(super) fn new(link: usize, at: PartitionPlace) -> Self {
-        Self { link, at, view: None, current_at: None, counted_at: None }
+    /// Where a server says that rows of `row_len` bytes lie, unless its numbers are impossible.
+    pub(super) fn new(
+        link: usize,
+        at: PartitionPlace,
+        layout: &Layout,
+        row_len: u64,
+    ) -> Option<Self> {
+        let place = Self { link, at, view: None, current_at: None, counted_at: None };
+        is_sound(&at, layout, row_len).then_some(place)
     }
 
     /// Address of the line of a block.
@@ -89,7 +96,7 @@ impl Place {
 
 /// Whether a server's numbers are those of rows of `row_len` bytes in this layout, and lie in its region:
 /// nothing that reads by them looks again.
-pub(super) fn is_sound(place: &PartitionPlace, layout: &Layout, row_len: u64) -> bool {
+fn is_sound(place: &PartitionPlace, layout: &Layout, row_len: u64) -> bool {
     let rows = layout.rows_of(place.partition);
     let (block_rows, stride) = (u64::from(place.block_rows), u64::from(place.block_stride));
     if block_rows == 0 {
@@ -133,7 +140,7 @@ mod tests {
             block_rows: 2,
             block_stride: 128,
         };
-        let check = |place: &PartitionPlace| is_sound(place, &layout, 8);
+        let check = |place: &PartitionPlace| Place::new(0, *place, &layout, 8).is_some();
         assert!(check(&sound));
         let other = partitions().find(|at| *at != partition).unwrap();
         type Change = fn(&mut PartitionPlace, PartitionId);

@@ -76,6 +76,10 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a coordinator may take to answer a join: its store has to be written.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a server that has joined before waits until it asks again: a coordinator that has it wait for others hears
+/// by that that it is there, and takes it for silent after 3/8 of `disk_wait_us`.
+const REJOIN_TIMEOUT: Duration = Duration::from_secs(2);
+
 impl Coordinators {
     /// Coordinators at these addresses.
     pub(super) fn at(addresses: Vec<String>, token: String) -> Self {
@@ -176,8 +180,9 @@ fn try_each<T>(
 
 fn join_here(desk: &Desk, joining: Joining) -> Result<(Joined, Uplink, Downlink), JoinError> {
     let address = "this server";
+    let patience = patience_of(&joining);
     let (connection, downward) = desk.connect(joining);
-    let reply = match downward.recv_timeout(JOIN_TIMEOUT) {
+    let reply = match downward.recv_timeout(patience) {
         Ok(Downward::Reply(reply)) => reply,
         _ => return Err(passing(address, "the coordinator does not answer".to_owned())),
     };
@@ -199,7 +204,7 @@ fn join_at(
         JoinError { coordinator: address.to_owned(), reason: refusal.text, is_passing }
     })?;
     let broken = |error: std::io::Error| passing(error.to_string());
-    stream.set_read_timeout(Some(JOIN_TIMEOUT)).map_err(broken)?;
+    stream.set_read_timeout(Some(patience_of(joining))).map_err(broken)?;
     let reply =
         stream.ask(&joining.clone().into_request()).map_err(|error| passing(chain(&error)))?;
     let joined = joined(address, reply)?;
@@ -207,6 +212,11 @@ fn join_at(
     stream.set_write_timeout(Some(SEND_TIMEOUT)).map_err(broken)?;
     let uplink = stream.try_clone().map_err(broken)?;
     Ok((joined, Uplink::Remote(uplink), Downlink::Remote(stream)))
+}
+
+/// How long an answer is waited for. A server without a number would be given another one each time it asks.
+fn patience_of(joining: &Joining) -> Duration {
+    if joining.server.is_some() { REJOIN_TIMEOUT } else { JOIN_TIMEOUT }
 }
 
 fn joined(address: &str, reply: ClientReply) -> Result<Joined, JoinError> {

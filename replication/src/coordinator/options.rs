@@ -53,6 +53,11 @@ impl CoordinatorOptions {
         late_min_us(self.late_max_us)
     }
 
+    /// A server that waits for others asks again more often than this, or is not heard.
+    pub(super) fn rejoin_silence_us(&self) -> u64 {
+        self.disk_wait_us / 8 * 3
+    }
+
     /// When heartbeats are late.
     pub(super) fn beats(&self) -> LatenessTimings {
         LatenessTimings { after_us: self.heartbeat_timeout_us / 2, ..self.answers }

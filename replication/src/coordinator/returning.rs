@@ -69,7 +69,7 @@ impl Returning {
         let is_failed = !map.is_in_force(server);
         let new = Return { since: now, heard_at: now, join, is_of_disk, is_failed };
         let one = self.servers.entry(server).or_insert_with(|| new.clone());
-        one.heard(now, options.heartbeat_timeout_us);
+        one.heard(now, options.rejoin_silence_us());
         *one = Return { since: one.since, ..new };
         self.peers(server, map)
     }
@@ -84,7 +84,7 @@ impl Returning {
     ) {
         let waiting = self.servers.get_mut(&server);
         if let Some(one) = waiting.filter(|one| one.is_life(life)) {
-            one.heard(now, options.heartbeat_timeout_us);
+            one.heard(now, options.rejoin_silence_us());
         }
     }
 
@@ -141,7 +141,7 @@ impl Returning {
             }
         }
         let may_come = |(server, one): &(&ServerId, &Return)| {
-            let is_heard = now.since(one.heard_at) < options.heartbeat_timeout_us;
+            let is_heard = now.since(one.heard_at) < options.rejoin_silence_us();
             let is_over = is_heard && now.since(one.since) >= options.disk_wait_us;
             !one.is_of_disk || is_over || !self.awaits_others(**server, map, wanted)
         };

@@ -2,36 +2,22 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod connecting;
+mod serving;
 
 use std::{
     collections::BTreeMap,
-    path::Path,
     time::{Duration, Instant},
 };
 
 use connecting::connect;
+use serving::{PARTITIONS, start};
 use windlass_client::{
     Durability, Element, Provider, PullFrom, PullOptions, PushOptions, ScanOptions, Table,
     TableSchema,
 };
-use windlass_engine::{Server, ServerConfig};
+use windlass_engine::Server;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const PARTITIONS: u64 = 8;
-
-fn start(provider: Provider, replicas: u8, data: Option<&Path>) -> Vec<Server> {
-    let config = ServerConfig {
-        providers: vec![provider],
-        memory_len_max: 64 << 20,
-        partitions: u32::try_from(PARTITIONS).unwrap(),
-        shards: 2,
-        replicas,
-        data_dir: data.map(Path::to_owned),
-        expected_servers: if replicas > 1 { 3 } else { 1 },
-        ..ServerConfig::default()
-    };
-    Server::start_together(&config).unwrap()
-}
 
 fn schema(expiry: &str, durability: Durability) -> TableSchema {
     let expiry = expiry.parse().unwrap();
@@ -119,7 +105,7 @@ fn of_too_many_rows_the_oldest_go() {
         rows.len() as u64 <= ROWS && busy.iter().all(|key| rows.contains_key(key))
     });
     // No partition gives away more than it has to.
-    assert!(all(&table, PullFrom::Tail).len() as u64 > ROWS - PARTITIONS * 8);
+    assert!(all(&table, PullFrom::Tail).len() as u64 > ROWS - u64::from(PARTITIONS) * 8);
     drop(client);
     servers.into_iter().for_each(Server::stop);
 }

@@ -2,29 +2,17 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod connecting;
+mod serving;
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use connecting::connect;
+use serving::start;
 use windlass_client::{
     Aggregation, Client, ClientOptions, Consistency, Durability, Element, Provider, PullFrom,
     PullOptions, PushOptions, ScanOptions, Table, TableError, TableSchema, WorkerRank,
 };
-use windlass_engine::{Server, ServerConfig};
-
-fn start(provider: Provider, replicas: u8, data: Option<&Path>) -> Vec<Server> {
-    let config = ServerConfig {
-        providers: vec![provider],
-        memory_len_max: 64 << 20,
-        partitions: 8,
-        shards: 2,
-        replicas,
-        data_dir: data.map(Path::to_owned),
-        expected_servers: if replicas > 1 { 3 } else { 1 },
-        ..ServerConfig::default()
-    };
-    Server::start_together(&config).unwrap()
-}
+use windlass_engine::Server;
 
 fn key(at: u64) -> u64 {
     if at == 0 { u64::MAX } else { (at - 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) }

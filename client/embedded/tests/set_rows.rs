@@ -2,31 +2,19 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod connecting;
+mod serving;
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use connecting::connect;
+use serving::start;
 use windlass_client::{
     Client, Durability, Element, Provider, PullFrom, PullOptions, PushOptions, ScanColumns,
     ScanOptions, Table, TableEntry, TableError, TableSchema,
 };
-use windlass_engine::{Server, ServerConfig};
+use windlass_engine::Server;
 
 const ROWS: u64 = 30_000;
-
-fn start(provider: Provider, replicas: u8, data: Option<&Path>) -> Vec<Server> {
-    let config = ServerConfig {
-        providers: vec![provider],
-        memory_len_max: 256 << 20,
-        partitions: 16,
-        shards: 2,
-        replicas,
-        data_dir: data.map(Path::to_owned),
-        expected_servers: if replicas > 1 { 3 } else { 1 },
-        ..ServerConfig::default()
-    };
-    Server::start_together(&config).unwrap()
-}
 
 fn entry(client: &Client, name: &str) -> TableEntry {
     client.list_tables().unwrap().into_iter().find(|table| table.name == name).unwrap()

@@ -387,13 +387,15 @@ fn show_text(table: &TableResult) -> String {
         ("dtype", table.dtype.to_owned()),
         ("rule", table.rule.clone()),
         ("rows begin with", table.initializer.clone()),
-        ("rows expire", table.expiry.clone()),
         ("consistency", table.consistency.clone()),
         ("aggregation", table.aggregation.clone()),
         ("replicas", table.replicas.to_string()),
         ("durability", table.durability.clone()),
         ("rows lost by a restart", table.emptied.map_or("none so far".to_owned(), units::moment)),
     ];
+    if table.expiry != "never" {
+        facts.push(("rows expire", table.expiry.clone()));
+    }
     if let Some(usage) = &table.usage {
         facts.push(("rows", usage.row_count.to_string()));
         facts.push(("memory, all servers", units::bytes(usage.memory_bytes as f64)));

@@ -16,6 +16,13 @@ pub(super) enum RowsOf<'a> {
 }
 
 impl RowsOf<'_> {
+    fn is_empty(self) -> bool {
+        match self {
+            Self::Range(rows) => rows.start >= rows.end,
+            Self::Keys(keys) => keys.is_empty(),
+        }
+    }
+
     /// Calls `each` for the partition of each row, or run of rows, until it fails.
     #[inline]
     fn each_partition<E>(
@@ -87,12 +94,14 @@ impl Admitted {
         rows: RowsOf<'_>,
         push: SlotPush<'_>,
     ) -> Result<bool, Status> {
+        // A push of no rows is new nowhere, and its session may be unknown.
         self.are_all = chain.is_newest_of_all(push)
-            || rows
-                .each_partition(layout, |partition| {
-                    if chain.is_newest(partition, push) { Ok(()) } else { Err(()) }
-                })
-                .is_ok();
+            || !rows.is_empty()
+                && rows
+                    .each_partition(layout, |partition| {
+                        if chain.is_newest(partition, push) { Ok(()) } else { Err(()) }
+                    })
+                    .is_ok();
         if self.are_all {
             let mut taker = chain.taker(push);
             let taken = rows.each_partition(layout, |partition| {

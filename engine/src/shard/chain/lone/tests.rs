@@ -81,6 +81,19 @@ fn a_push_is_new_to_each_partition_once() {
     assert!((5..35).all(|row| admitted.is_fresh(partition_of(row))));
 }
 
+#[test]
+fn a_push_of_no_rows_by_a_session_that_nobody_knows_changes_nothing() {
+    let (mut chain, mut admitted) = (chain(4, 8), Admitted::default());
+    let layout = Layout::new(TableId(1), TableKind::Dense { rows: 40 }, 4);
+    for none in [RowsOf::Keys(&[]), RowsOf::Range(RowRange::new(3, 3))] {
+        let known = admitted.admit(&mut chain, &layout, none, (1, &push(7, 1)));
+        assert_eq!(known, Ok(false));
+        assert!(!admitted.is_fresh_to_all());
+    }
+    let known = admitted.admit(&mut chain, &layout, RowsOf::Keys(&[5]), (1, &push(7, 1)));
+    assert_eq!((known, admitted.is_fresh(layout.partition_of(5))), (Ok(false), true));
+}
+
 /// Whatever is pushed, told to replicas and ended between: a push is new to a partition exactly once.
 #[test]
 fn what_sessions_pushed_is_known_ahead_of_replicas_and_by_them() {
